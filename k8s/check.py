@@ -1,0 +1,79 @@
+"""What `check` asks about rendered manifests beyond their schemas. Usage: check.py RENDERED LOGFERRY_TOML"""
+
+import re
+import sys
+import tomllib
+
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
+
+KEDA = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentication}
+# KEDA 2.17 has it, the models are of 2.16.
+NEWER_THAN_MODELS = {"ScaledObject.spec.fallback.behavior"}
+# KEDA leaves the trigger's own fields to the scaler. Source: KEDA's documentation, "AWS SQS Queue".
+SQS_TRIGGER = {
+    "queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "scaleOnInFlight", "scaleOnDelayed",
+    "awsRegion", "awsEndpoint",
+}
+
+
+def dropped(given, kept, path):
+    """Yields the path of every key that a model, which ignores what it does not know, did not keep."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if not isinstance(kept, dict) or key not in kept:
+                yield f"{path}.{key}"
+            else:
+                yield from dropped(value, kept[key], f"{path}.{key}")
+    elif isinstance(given, list):
+        for index, (value, other) in enumerate(zip(given, kept)):
+            yield from dropped(value, other, f"{path}.{index}")
+
+
+def problems(manifests, settings):
+    found = {manifest["kind"]: manifest for manifest in manifests}
+    for kind, model in KEDA.items():
+        kept = model.model_validate(found[kind]).model_dump(by_alias=True, exclude_unset=True, mode="json")
+        unknown = set(dropped(found[kind], kept, kind)) - NEWER_THAN_MODELS
+        yield from (f"{path} is not a field of KEDA's" for path in sorted(unknown))
+
+    scaled, deployment = found["ScaledObject"]["spec"], found["Deployment"]
+    trigger = scaled["triggers"][0]
+    yield from (f"{key} is not a field of KEDA's SQS trigger" for key in trigger["metadata"].keys() - SQS_TRIGGER)
+    if trigger["authenticationRef"]["name"] != found["TriggerAuthentication"]["metadata"]["name"]:
+        yield "the trigger names an authentication that is not there"
+    if scaled["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
+        yield "the ScaledObject scales something that is not there"
+
+    pod = deployment["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    maps = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
+    from_maps = maps.get(container["envFrom"][0]["configMapRef"]["name"], {})
+    if trigger["metadata"]["queueURLFromEnv"] not in from_maps:
+        yield "the trigger takes the queue from a variable that the worker does not have"
+    if "logferry.toml" not in maps.get(pod["volumes"][0]["configMap"]["name"], {}):
+        yield "the mounted ConfigMap has no logferry.toml"
+
+    worker = settings["worker"]
+    if int(trigger["metadata"]["queueLength"]) != 4 * worker["concurrency"]:
+        yield "queueLength is not four times worker.concurrency"
+    grace = re.fullmatch(r"(\d+)s", worker["grace_period"])
+    if not grace or pod["terminationGracePeriodSeconds"] <= int(grace[1]):
+        yield "terminationGracePeriodSeconds is not longer than worker.grace_period (in seconds)"
+    port = settings["http"]["listen"].rpartition(":")[2]
+    annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+    if {port} != {str(container["ports"][0]["containerPort"]), annotations["prometheus.io/port"]}:
+        yield "the container's port, its annotation and http.listen differ"
+
+
+def main(rendered, settings):
+    with open(rendered, encoding="utf-8") as file:
+        manifests = list(yaml.safe_load_all(file))
+    with open(settings, "rb") as file:
+        found = list(problems(manifests, tomllib.load(file)))
+    for problem in found:
+        print(f"{rendered}: {problem}", file=sys.stderr)
+    sys.exit(bool(found))
+
+
+main(*sys.argv[1:])

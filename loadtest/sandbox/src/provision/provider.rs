@@ -1,0 +1,391 @@
+//! The provider's account: bucket, topic, queue, tables and the two roles, wired as in production.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+    TimeToLiveSpecification,
+};
+use aws_sdk_s3::types::{
+    BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, Event,
+    NotificationConfiguration, TopicConfiguration, VersioningConfiguration,
+};
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::{Value, json};
+
+use super::account::element;
+use super::{Account, Aws, ProvisionError, failed};
+
+/// How the provider's side is to be.
+#[derive(Clone, Debug)]
+pub struct ProviderSpec {
+    /// The provider's account.
+    pub account: String,
+    /// Goes in front of every name, so that set-ups do not meet; `PREFIX-staging` is the bucket, for example.
+    pub prefix: String,
+    /// Whether the bucket keeps versions, so that events name them.
+    pub versioned: bool,
+    /// Whether the topic delivers S3's events bare rather than in its envelope.
+    pub raw_delivery: bool,
+    /// After so many receives a message moves to the dead-letter queue.
+    pub max_receive_count: u32,
+    /// Of the queue, in whole seconds.
+    pub visibility_timeout: Duration,
+}
+
+impl ProviderSpec {
+    /// Account 111111111111, no versions, envelopes, five receives, thirty seconds.
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            account: "111111111111".to_owned(),
+            prefix: prefix.to_owned(),
+            versioned: false,
+            raw_delivery: false,
+            max_receive_count: 5,
+            visibility_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What stands in the provider's account.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// The provider's account.
+    pub account: String,
+    /// Its Region.
+    pub region: String,
+    /// The staging bucket.
+    pub bucket: String,
+    /// The topic that the bucket tells.
+    pub topic_arn: String,
+    /// The queue that the topic fills.
+    pub queue_url: String,
+    /// The same queue.
+    pub queue_arn: String,
+    /// Where messages go that were received too often.
+    pub dead_letter_url: String,
+    /// `tenant_id` and `type`.
+    pub tenant_table: String,
+    /// `object` and `delivery`.
+    pub ledger_table: String,
+    /// The role of the first hop.
+    pub central_role_arn: String,
+    /// The role that the worker runs as; the account's root may assume it.
+    pub worker_role_arn: String,
+}
+
+impl Provider {
+    /// Creates and wires everything.
+    ///
+    /// The bucket is wired before the queue is subscribed, so the queue starts without S3's test event.
+    ///
+    /// # Errors
+    /// The first step that fails; what was created before stays.
+    pub async fn create(aws: &Aws, spec: &ProviderSpec) -> Result<Self, ProvisionError> {
+        let account = aws.account(&spec.account);
+        let name = |base: &str| format!("{}-{base}", spec.prefix);
+        let (queue_url, queue_arn, dead_letter_url) = create_queues(&account, spec).await?;
+        let bucket = create_bucket(&account, &aws.region, spec).await?;
+        let topic_arn = create_topic(&account, &name("events"), &bucket).await?;
+        notify_topic(&account, &bucket, &topic_arn).await?;
+        allow_topic(&account, &queue_url, &queue_arn, &topic_arn).await?;
+        subscribe(&account, &topic_arn, &queue_arn, spec.raw_delivery).await?;
+        let tenant_table = create_table(&account, name("tenants"), ["tenant_id", "type"]).await?;
+        let ledger_table = create_table(&account, name("ledger"), ["object", "delivery"]).await?;
+        expire_by(&account, &ledger_table, "expires_at").await?;
+        let worker_role_arn = create_worker_role(&account, &name("logferry-worker")).await?;
+        let central_role =
+            create_central_role(&account, &name("central-log-distribution"), &worker_role_arn).await?;
+        Ok(Self {
+            account: spec.account.clone(),
+            region: aws.region.clone(),
+            bucket,
+            topic_arn,
+            queue_url,
+            queue_arn,
+            dead_letter_url,
+            tenant_table,
+            ledger_table,
+            central_role_arn: central_role,
+            worker_role_arn,
+        })
+    }
+
+    /// Puts a row into the tenant table.
+    ///
+    /// # Errors
+    /// When DynamoDB refuses it.
+    pub async fn put_tenant(
+        &self,
+        aws: &Aws,
+        row: HashMap<String, AttributeValue>,
+    ) -> Result<(), ProvisionError> {
+        let table = aws.account(&self.account).dynamodb();
+        let put = table.put_item().table_name(&self.tenant_table).set_item(Some(row)).send();
+        put.await.map_err(failed("put the tenant"))?;
+        Ok(())
+    }
+
+    /// Puts an object into the staging bucket; its event follows.
+    ///
+    /// # Errors
+    /// When S3 refuses it.
+    pub async fn upload(
+        &self,
+        aws: &Aws,
+        key: &str,
+        bytes: impl Into<bytes::Bytes>,
+    ) -> Result<(), ProvisionError> {
+        let put = aws.account(&self.account).s3().put_object().bucket(&self.bucket).key(key);
+        put.body(bytes.into().into()).send().await.map_err(failed("upload the object"))?;
+        Ok(())
+    }
+}
+
+async fn create_queues(
+    account: &Account,
+    spec: &ProviderSpec,
+) -> Result<(String, String, String), ProvisionError> {
+    let dead_letter_url = create_queue(
+        account,
+        &format!("{}-dead-letters", spec.prefix),
+        HashMap::from([(
+            // A dead letter keeps its age, so it must be allowed to grow older than in the queue.
+            QueueAttributeName::MessageRetentionPeriod,
+            "1209600".to_owned(),
+        )]),
+    )
+    .await?;
+    let dead_letter_arn = queue_arn(account, &dead_letter_url).await?;
+    let redrive =
+        json!({ "deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": spec.max_receive_count });
+    let attributes = HashMap::from([
+        (QueueAttributeName::RedrivePolicy, redrive.to_string()),
+        (QueueAttributeName::VisibilityTimeout, spec.visibility_timeout.as_secs().to_string()),
+    ]);
+    let queue_url = create_queue(account, &format!("{}-logs", spec.prefix), attributes).await?;
+    let queue_arn = queue_arn(account, &queue_url).await?;
+    Ok((queue_url, queue_arn, dead_letter_url))
+}
+
+async fn create_queue(
+    account: &Account,
+    name: &str,
+    attributes: HashMap<QueueAttributeName, String>,
+) -> Result<String, ProvisionError> {
+    let create = account.sqs().create_queue().queue_name(name).set_attributes(Some(attributes));
+    let created = create.send().await.map_err(failed("create the queue"))?;
+    Ok(created.queue_url.unwrap_or_default())
+}
+
+async fn queue_arn(account: &Account, url: &str) -> Result<String, ProvisionError> {
+    let get = account.sqs().get_queue_attributes().queue_url(url);
+    let got =
+        get.attribute_names(QueueAttributeName::QueueArn).send().await.map_err(failed("read the queue"))?;
+    Ok(got.attributes.and_then(|mut all| all.remove(&QueueAttributeName::QueueArn)).unwrap_or_default())
+}
+
+async fn create_bucket(
+    account: &Account,
+    region: &str,
+    spec: &ProviderSpec,
+) -> Result<String, ProvisionError> {
+    let bucket = format!("{}-staging", spec.prefix);
+    // us-east-1 is the one Region that must not be named.
+    let place = (region != "us-east-1").then(|| {
+        let region = BucketLocationConstraint::from(region);
+        CreateBucketConfiguration::builder().location_constraint(region).build()
+    });
+    let create = account.s3().create_bucket().bucket(&bucket).set_create_bucket_configuration(place);
+    create.send().await.map_err(failed("create the bucket"))?;
+    if spec.versioned {
+        let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+        let put = account.s3().put_bucket_versioning().bucket(&bucket).versioning_configuration(versioning);
+        put.send().await.map_err(failed("switch versioning on"))?;
+    }
+    Ok(bucket)
+}
+
+async fn create_topic(account: &Account, name: &str, bucket: &str) -> Result<String, ProvisionError> {
+    let created = account
+        .sns_query(&[("Action", "CreateTopic"), ("Name", name)])
+        .await
+        .map_err(failed("create the topic"))?;
+    let topic_arn = element(&created, "TopicArn").unwrap_or_default();
+    let policy =
+        allow_service("s3.amazonaws.com", "sns:Publish", &topic_arn, &format!("arn:aws:s3:::{bucket}"));
+    account
+        .sns_query(&[
+            ("Action", "SetTopicAttributes"),
+            ("TopicArn", &topic_arn),
+            ("AttributeName", "Policy"),
+            ("AttributeValue", &policy),
+        ])
+        .await
+        .map_err(failed("let S3 publish to the topic"))?;
+    Ok(topic_arn)
+}
+
+async fn notify_topic(account: &Account, bucket: &str, topic_arn: &str) -> Result<(), ProvisionError> {
+    let created = Event::from("s3:ObjectCreated:*");
+    let topic = TopicConfiguration::builder().topic_arn(topic_arn).events(created).build();
+    let notification = NotificationConfiguration::builder()
+        .topic_configurations(topic.map_err(failed("build the notification"))?)
+        .build();
+    let put = account.s3().put_bucket_notification_configuration().bucket(bucket);
+    put.notification_configuration(notification)
+        .send()
+        .await
+        .map_err(failed("wire the bucket to the topic"))?;
+    Ok(())
+}
+
+async fn allow_topic(
+    account: &Account,
+    queue_url: &str,
+    queue_arn: &str,
+    topic_arn: &str,
+) -> Result<(), ProvisionError> {
+    let policy = allow_service("sns.amazonaws.com", "sqs:SendMessage", queue_arn, topic_arn);
+    let set = account.sqs().set_queue_attributes().queue_url(queue_url);
+    set.attributes(QueueAttributeName::Policy, policy)
+        .send()
+        .await
+        .map_err(failed("let the topic send to the queue"))?;
+    Ok(())
+}
+
+async fn subscribe(
+    account: &Account,
+    topic_arn: &str,
+    queue_arn: &str,
+    raw_delivery: bool,
+) -> Result<(), ProvisionError> {
+    let mut parameters =
+        vec![("Action", "Subscribe"), ("TopicArn", topic_arn), ("Protocol", "sqs"), ("Endpoint", queue_arn)];
+    if raw_delivery {
+        parameters.push(("Attributes.entry.1.key", "RawMessageDelivery"));
+        parameters.push(("Attributes.entry.1.value", "true"));
+    }
+    account.sns_query(&parameters).await.map_err(failed("subscribe the queue"))?;
+    Ok(())
+}
+
+async fn create_table(
+    account: &Account,
+    name: String,
+    [hash, range]: [&str; 2],
+) -> Result<String, ProvisionError> {
+    let mut create =
+        account.dynamodb().create_table().table_name(&name).billing_mode(BillingMode::PayPerRequest);
+    for (attribute, key_type) in [(hash, KeyType::Hash), (range, KeyType::Range)] {
+        let key = KeySchemaElement::builder().attribute_name(attribute).key_type(key_type).build();
+        let definition = AttributeDefinition::builder()
+            .attribute_name(attribute)
+            .attribute_type(ScalarAttributeType::S)
+            .build();
+        create = create
+            .key_schema(key.map_err(failed("build the table's key"))?)
+            .attribute_definitions(definition.map_err(failed("build the table's key"))?);
+    }
+    create.send().await.map_err(failed("create the table"))?;
+    Ok(name)
+}
+
+async fn expire_by(account: &Account, table: &str, attribute: &str) -> Result<(), ProvisionError> {
+    let specification = TimeToLiveSpecification::builder().attribute_name(attribute).enabled(true).build();
+    let update = account.dynamodb().update_time_to_live().table_name(table);
+    update
+        .time_to_live_specification(specification.map_err(failed("build the time to live"))?)
+        .send()
+        .await
+        .map_err(failed("set the time to live"))?;
+    Ok(())
+}
+
+async fn create_worker_role(account: &Account, name: &str) -> Result<String, ProvisionError> {
+    let trust = statement(json!({
+        "Effect": "Allow",
+        "Principal": { "AWS": root_arn(account) },
+        "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"],
+    }));
+    let policy = statement(json!({
+        "Effect": "Allow",
+        "Action": [
+            "sqs:*", "dynamodb:*", "s3:GetObject*", "s3:PutObject*", "s3:ListBucket", "s3:GetBucket*", "sns:Get*",
+            "sns:List*", "sts:AssumeRole", "sts:SetSourceIdentity",
+        ],
+        "Resource": "*",
+    }));
+    create_role(account, name, &trust, &policy).await
+}
+
+async fn create_central_role(
+    account: &Account,
+    name: &str,
+    worker_role_arn: &str,
+) -> Result<String, ProvisionError> {
+    let trust = statement(json!({
+        "Effect": "Allow",
+        "Principal": { "AWS": [worker_role_arn, root_arn(account)] },
+        "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"],
+    }));
+    // The S3 actions are for deliveries by copy, which go by this role alone.
+    let policy = statement(json!({
+        "Effect": "Allow",
+        "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity", "s3:GetObject*", "s3:PutObject*"],
+        "Resource": "*",
+    }));
+    create_role(account, name, &trust, &policy).await
+}
+
+/// Creates a role, whose name may carry a path, with one inline policy. Answers with its ARN.
+pub(super) async fn create_role(
+    account: &Account,
+    name: &str,
+    trust: &str,
+    policy: &str,
+) -> Result<String, ProvisionError> {
+    let (path, name) = name.rsplit_once('/').unwrap_or(("", name));
+    let path = if path.is_empty() { "/".to_owned() } else { format!("/{}/", path.trim_matches('/')) };
+    let created = account
+        .iam_query(&[
+            ("Action", "CreateRole"),
+            ("RoleName", name),
+            ("Path", &path),
+            ("AssumeRolePolicyDocument", trust),
+        ])
+        .await
+        .map_err(failed("create the role"))?;
+    account
+        .iam_query(&[
+            ("Action", "PutRolePolicy"),
+            ("RoleName", name),
+            ("PolicyName", "logferry"),
+            ("PolicyDocument", policy),
+        ])
+        .await
+        .map_err(failed("put the role's policy"))?;
+    Ok(element(&created, "Arn").unwrap_or_default())
+}
+
+fn root_arn(account: &Account) -> String {
+    format!("arn:aws:iam::{}:root", account.id)
+}
+
+/// A policy that lets a service, on behalf of `source`, do `action` to `resource`.
+fn allow_service(service: &str, action: &str, resource: &str, source: &str) -> String {
+    statement(json!({
+        "Effect": "Allow",
+        "Principal": { "Service": service },
+        "Action": action,
+        "Resource": resource,
+        "Condition": { "ArnLike": { "aws:SourceArn": source } },
+    }))
+}
+
+/// A policy document of that one statement.
+pub(super) fn statement(statement: Value) -> String {
+    json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string()
+}

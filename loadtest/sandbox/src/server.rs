@@ -1,0 +1,488 @@
+//! The HTTP front: one listener for every service. It verifies signatures, injects faults, routes, and writes errors.
+//!
+//! Unsigned, for people and for harnesses in other processes: `GET /_sandbox/health`, `GET /_sandbox/calls` (counts by
+//! `service:Operation`), `POST /_sandbox/faults` (one rule, see [`Fault`]) and `DELETE /_sandbox/faults` (all rules).
+
+mod connection;
+mod payload;
+mod protocol;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use self::connection::{CuttableListener, Switch};
+use self::protocol::{Protocol, Service};
+use crate::call::{Answer, AwsError, Call, Reply};
+use crate::cloud::Cloud;
+use crate::faults::{Effect, ErrorAnswer, Fault, Faults};
+use crate::logs::Totals;
+use crate::sigv4::{Authorization, Refusal, Signed};
+use crate::sts::Key;
+
+/// Largest body of an S3 request.
+const MAX_OBJECT: usize = 64 << 20;
+/// Largest body of any other request, encoded or not.
+const MAX_BODY: usize = 8 << 20;
+
+/// A running sandbox; dropping it stops the server and resets what is under way.
+#[derive(Debug)]
+pub struct Sandbox {
+    address: SocketAddr,
+    front: Arc<Front>,
+    closing: watch::Sender<bool>,
+}
+
+/// What a request handler needs.
+#[derive(Debug)]
+struct Front {
+    cloud: Arc<Cloud>,
+    calls: Mutex<BTreeMap<String, u64>>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Sandbox {
+    /// Starts an empty sandbox on a free port of the loopback address.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start() -> io::Result<Self> {
+        Self::bind((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// Starts an empty sandbox on that address.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let (closing, closed) = watch::channel(false);
+        let front =
+            Arc::new(Front { cloud: Arc::default(), calls: Mutex::default(), closing: closed.clone() });
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&front));
+        let service = router.into_make_service_with_connect_info::<Switch>();
+        let server =
+            axum::serve(CuttableListener(listener), service).with_graceful_shutdown(until_true(closed));
+        tokio::spawn(async { server.await });
+        Ok(Self { address, front, closing })
+    }
+
+    /// Where it listens, `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The faults in force.
+    pub fn faults(&self) -> &Faults {
+        &self.front.cloud.faults
+    }
+
+    /// How often a call arrived, for example `("logs", "PutLogEvents")`, whatever became of it.
+    pub fn calls(&self, service: &str, operation: &str) -> u64 {
+        let calls = self.front.calls.lock().expect("no code panics while it holds the counts");
+        calls.get(&format!("{service}:{operation}")).copied().unwrap_or_default()
+    }
+
+    /// Ends every session of that account's roles now: their next call is refused with `ExpiredToken`.
+    pub fn expire_sessions(&self, account: &str) {
+        self.front.cloud.sts.expire_sessions(account);
+    }
+
+    /// From now on EventBridge's form of that bucket's events goes to the queue, as a rule in EventBridge would have it.
+    ///
+    /// The bucket's notification configuration must switch EventBridge on, and the queue's policy must let it send.
+    pub fn eventbridge_target(&self, bucket: &str, queue_arn: &str) {
+        self.front.cloud.s3.eventbridge_target(bucket, queue_arn);
+    }
+
+    /// From now on PutLogEvents only counts and hashes: for load runs, whose events nobody reads back.
+    pub fn set_count_only(&self) {
+        self.front.cloud.logs.set_count_only();
+    }
+
+    /// From now on PutLogEvents in that account insists on sequence tokens, as AWS did until 2023.
+    pub fn set_strict_sequence(&self, account: &str) {
+        self.front.cloud.logs.set_strict_sequence(account);
+    }
+
+    /// What PutLogEvents accepted in that account so far.
+    pub fn totals(&self, account: &str) -> Totals {
+        self.front.cloud.logs.totals(account)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.closing.send_replace(true);
+    }
+}
+
+async fn until_true(mut flag: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is as good as its word.
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+async fn answer(
+    State(front): State<Arc<Front>>,
+    ConnectInfo(switch): ConnectInfo<Switch>,
+    request: Request,
+) -> Response {
+    tokio::select! {
+        response = front.respond(&switch, request) => response,
+        () = until_true(front.closing.clone()) => {
+            switch.cut();
+            Response::default()
+        }
+    }
+}
+
+impl Front {
+    async fn respond(&self, switch: &Switch, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        if let Some(control) = parts.uri.path().strip_prefix("/_sandbox/") {
+            return self.control(&parts.method, control, body).await;
+        }
+        let request_id = request_id();
+        let authorization = Authorization::read(&parts.headers);
+        let service = authorization.as_ref().and_then(|header| Service::of_scope(&header.service));
+        let protocol = service.map_or_else(|| guess_protocol(&parts), Service::protocol);
+        let method = parts.method.clone();
+        let answer = match (authorization, service) {
+            (Some(authorization), Some(service)) => {
+                self.call(switch, service, &authorization, parts, body).await
+            }
+            (Some(authorization), None) => Err(AwsError::not_implemented(&authorization.service, "*")),
+            (None, _) => Err(protocol::refusal(protocol, Refusal::Missing)),
+        };
+        let mut response = match answer {
+            Ok(reply) => {
+                let mut response = Response::new(reply.body);
+                *response.status_mut() = reply.status;
+                *response.headers_mut() = reply.headers;
+                response
+            }
+            Err(error) => protocol::write_error(protocol, &error, &request_id, &method),
+        };
+        let names: &[_] = match protocol {
+            Protocol::Rest => &["x-amz-request-id", "x-amz-id-2"],
+            _ => &["x-amzn-requestid"],
+        };
+        let id = HeaderValue::from_str(&request_id).expect("an id is plain text");
+        for name in names {
+            response.headers_mut().insert(*name, id.clone());
+        }
+        response
+    }
+
+    async fn call(
+        &self,
+        switch: &Switch,
+        service: Service,
+        authorization: &Authorization,
+        parts: http::request::Parts,
+        body: Body,
+    ) -> Answer {
+        let limit = if service == Service::S3 { MAX_OBJECT } else { MAX_BODY };
+        let body = axum::body::to_bytes(body, limit).await.map_err(|_| payload::too_large())?;
+        let operation = service.operation(&parts, &body);
+        self.count(service, &operation);
+        let key = self
+            .admit(authorization, &parts, &body)
+            .map_err(|refusal| protocol::refusal(service.protocol(), refusal))?;
+        let call = into_call(service, authorization, key, operation, parts, body)?;
+        match self.cloud.faults.strike(service.name(), &call) {
+            Some(effect) => self.serve_faulty(switch, service, &call, effect).await,
+            None => self.serve(service, &call).await,
+        }
+    }
+
+    fn count(&self, service: Service, operation: &str) {
+        let mut calls = self.calls.lock().expect("no code panics while it holds the counts");
+        *calls.entry(format!("{}:{operation}", service.name())).or_default() += 1;
+    }
+
+    /// Finds the key that the request names and checks that it signed the request.
+    fn admit(
+        &self,
+        authorization: &Authorization,
+        request: &http::request::Parts,
+        body: &[u8],
+    ) -> Result<Key, Refusal> {
+        let key = self.cloud.sts.key(&authorization.access_key_id).ok_or(Refusal::UnknownKey)?;
+        let token = request.headers.get("x-amz-security-token").and_then(|value| value.to_str().ok());
+        if token != key.token.as_deref() {
+            return Err(Refusal::UnknownKey);
+        }
+        let signed = Signed {
+            method: &request.method,
+            path: request.uri.path(),
+            query: request.uri.query().unwrap_or_default(),
+            headers: &request.headers,
+            body,
+        };
+        let now = Timestamp::now();
+        authorization.verify(signed, &key.secret, now)?;
+        match key.expires_at.is_some_and(|end| end <= now) {
+            true => Err(Refusal::Expired),
+            false => Ok(key),
+        }
+    }
+
+    async fn serve(&self, service: Service, call: &Call) -> Answer {
+        let cloud = &self.cloud;
+        match service {
+            Service::DynamoDb => cloud.dynamodb.handle(cloud, call).await,
+            Service::Iam => cloud.iam.handle(cloud, call).await,
+            Service::Logs => cloud.logs.handle(cloud, call).await,
+            Service::S3 => cloud.s3.handle(cloud, call).await,
+            Service::Sns => cloud.sns.handle(cloud, call).await,
+            Service::Sqs => cloud.sqs.handle(cloud, call).await,
+            Service::Sts => cloud.sts.handle(cloud, call).await,
+        }
+    }
+
+    async fn serve_faulty(&self, switch: &Switch, service: Service, call: &Call, effect: Effect) -> Answer {
+        match effect {
+            Effect::Error(error) => Err(injected(error)),
+            Effect::Reset => {
+                switch.cut();
+                Ok(Reply::empty())
+            }
+            Effect::Latency { milliseconds } => {
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                self.serve(service, call).await
+            }
+            Effect::SlowBody { bytes_per_second } => {
+                Ok(payload::slowed(self.serve(service, call).await?, bytes_per_second).await)
+            }
+            Effect::HalfBody => Ok(payload::halved(self.serve(service, call).await?).await),
+            Effect::WrongChecksum => Ok(payload::flipped(self.serve(service, call).await?).await),
+            Effect::After { error } => {
+                let answer = self.serve(service, call).await;
+                match error {
+                    Some(error) => Err(injected(error)),
+                    None => {
+                        switch.cut();
+                        answer
+                    }
+                }
+            }
+        }
+    }
+
+    /// The unsigned side door for people and for harnesses in other processes.
+    async fn control(&self, method: &Method, path: &str, body: Body) -> Response {
+        match (method.as_str(), path) {
+            ("GET", "health") => json_response(StatusCode::OK, &json!({ "status": "ok" })),
+            ("GET", "calls") => {
+                let calls = self.calls.lock().expect("no code panics while it holds the counts").clone();
+                json_response(StatusCode::OK, &json!(calls))
+            }
+            ("POST", "faults") => match read_fault(body).await {
+                Ok(fault) => {
+                    json_response(StatusCode::OK, &json!({ "id": self.cloud.faults.add(fault).number() }))
+                }
+                Err(message) => json_response(StatusCode::BAD_REQUEST, &json!({ "message": message })),
+            },
+            ("DELETE", "faults") => {
+                self.cloud.faults.clear();
+                json_response(StatusCode::OK, &json!({ "status": "ok" }))
+            }
+            _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "no such control" })),
+        }
+    }
+}
+
+fn into_call(
+    service: Service,
+    authorization: &Authorization,
+    key: Key,
+    operation: String,
+    mut parts: http::request::Parts,
+    body: Bytes,
+) -> Result<Call, AwsError> {
+    let body = match service {
+        // An object keeps its encoding; only the framing of the transfer goes.
+        Service::S3 => payload::undo_aws_chunked(&mut parts.headers, body)?,
+        _ => payload::undo_gzip(&mut parts.headers, body, MAX_BODY)?,
+    };
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1");
+    Ok(Call {
+        account: key.account,
+        principal: key.principal,
+        region: authorization.region.clone(),
+        operation,
+        endpoint: format!("http://{host}"),
+        query: protocol::query_of(&parts),
+        path: parts.uri.path().to_owned(),
+        method: parts.method,
+        headers: parts.headers,
+        body,
+    })
+}
+
+/// Which family an unsigned request belongs to, so that its refusal can be read.
+fn guess_protocol(request: &http::request::Parts) -> Protocol {
+    let content_type = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let in_query = request.uri.query().is_some_and(|query| query.contains("Action="));
+    if request.headers.contains_key("x-amz-target") {
+        Service::Logs.protocol()
+    } else if in_query
+        || content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"))
+    {
+        Service::Sts.protocol()
+    } else {
+        Protocol::Rest
+    }
+}
+
+fn injected(error: ErrorAnswer) -> AwsError {
+    AwsError::new(error.status, &error.code, error.message)
+}
+
+async fn read_fault(body: Body) -> Result<Fault, String> {
+    let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|error| error.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+fn request_id() -> String {
+    let bits = fastrand::u128(..);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+
+    use super::*;
+    use crate::provision::{Aws, QueryError};
+
+    async fn request(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String) {
+        send(http::Request::builder().method(method).uri(format!("{}{path}", sandbox.endpoint())), body).await
+    }
+
+    async fn send(builder: http::request::Builder, body: &str) -> (u16, String) {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let request = builder.body(Full::<Bytes>::from(body.to_owned())).expect("a legal request");
+        let response = client.request(request).await.expect("the sandbox answers");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("the answer is whole").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn sandbox() -> Sandbox {
+        Sandbox::start().await.expect("loopback has a free port")
+    }
+
+    #[tokio::test]
+    async fn the_side_door_tells_and_injects() {
+        let sandbox = sandbox().await;
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let caller = [("Action", "GetCallerIdentity")];
+        assert_eq!(
+            request(&sandbox, "GET", "/_sandbox/health", "").await,
+            (200, r#"{"status":"ok"}"#.to_owned())
+        );
+        account.sts_query(&caller).await.expect("a root may ask");
+        let calls = request(&sandbox, "GET", "/_sandbox/calls", "").await;
+        assert_eq!(calls, (200, r#"{"sts:GetCallerIdentity":1}"#.to_owned()));
+        let rule =
+            r#"{"service":"sts","operation":"*","effect":{"error":{"status":500,"code":"InternalFailure"}}}"#;
+        assert_eq!(request(&sandbox, "POST", "/_sandbox/faults", rule).await.0, 200);
+        account.sts_query(&caller).await.expect_err("the fault is in force");
+        assert_eq!(request(&sandbox, "DELETE", "/_sandbox/faults", "").await.0, 200);
+        account.sts_query(&caller).await.expect("the fault is gone");
+        assert_eq!(request(&sandbox, "POST", "/_sandbox/faults", "{}").await.0, 400);
+        assert_eq!(request(&sandbox, "GET", "/_sandbox/other", "").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn strangers_are_refused_in_each_protocol() {
+        let sandbox = sandbox().await;
+        let unsigned = |name: &'static str, value: &'static str| {
+            send(http::Request::post(sandbox.endpoint()).header(name, value), "Action=GetCallerIdentity")
+        };
+        let (status, body) = unsigned("content-type", "application/x-www-form-urlencoded").await;
+        assert!(status == 403 && body.contains("<Code>MissingAuthenticationToken</Code>"), "{body}");
+        let (status, body) = unsigned("x-amz-target", "Logs_20140328.PutLogEvents").await;
+        assert!(status == 403 && body.contains(r#""__type":"MissingAuthenticationToken""#), "{body}");
+        let (status, body) = request(&sandbox, "GET", "/bucket/key", "").await;
+        assert!(status == 403 && body.contains("<Error><Code>AccessDenied</Code>"), "{body}");
+
+        let stranger = Aws::new(&sandbox.endpoint(), "us-east-1").account("nobody");
+        match stranger.sts_query(&[("Action", "GetCallerIdentity")]).await {
+            Err(QueryError::Refused { code, .. }) => assert_eq!(code, "InvalidClientTokenId"),
+            other => panic!("not refused: {other:?}"),
+        }
+        use aws_sdk_s3::error::ProvideErrorMetadata;
+        let error = stranger.logs().describe_log_groups().send().await.expect_err("nobody has that key");
+        assert_eq!(error.code(), Some("UnrecognizedClientException"));
+        let error = stranger.s3().list_buckets().send().await.expect_err("nobody has that key");
+        assert_eq!(error.code(), Some("InvalidAccessKeyId"));
+
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let forged = Credentials::new("111111111111", "wrong", None, None, "test");
+        let config = aws_sdk_cloudwatchlogs::config::Builder::from(&aws.account("x").sdk_config())
+            .credentials_provider(forged)
+            .build();
+        let logs = aws_sdk_cloudwatchlogs::Client::from_conf(config);
+        let error = logs.describe_log_groups().send().await.expect_err("that is not its secret");
+        assert_eq!(error.code(), Some("InvalidSignatureException"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_covered_is_named() {
+        let sandbox = sandbox().await;
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        use aws_sdk_s3::error::ProvideErrorMetadata;
+        let error = account.logs().describe_destinations().send().await.expect_err("it is not covered");
+        assert_eq!(error.code(), Some("NotImplemented"));
+        assert_eq!(error.message(), Some("the sandbox does not implement logs:DescribeDestinations"));
+        let error = account.s3().get_object_tagging().bucket("b").key("k").send().await;
+        let error = error.expect_err("it is not covered");
+        assert_eq!(error.message(), Some("the sandbox does not implement s3:GET object tagging"));
+    }
+
+    #[tokio::test]
+    async fn dropping_it_ends_calls_under_way() {
+        let sandbox = sandbox().await;
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let forever = Effect::Latency { milliseconds: 3_600_000 };
+        sandbox.faults().add(Fault::new("sts", "*", forever));
+        let caller = [("Action", "GetCallerIdentity")];
+        let call = tokio::spawn({
+            let account = account.clone();
+            async move { account.sts_query(&caller).await }
+        });
+        while sandbox.calls("sts", "GetCallerIdentity") == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(sandbox);
+        let under_way = call.await.expect("the task does not panic");
+        assert!(matches!(under_way, Err(QueryError::Unanswered(_))), "{under_way:?}");
+        let later = account.sts_query(&caller).await;
+        assert!(matches!(later, Err(QueryError::Unanswered(_))), "{later:?}");
+    }
+}

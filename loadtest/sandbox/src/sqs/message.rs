@@ -1,0 +1,281 @@
+//! A message as SQS keeps it: body, attributes, sizes, and the MD5 sums the SDKs check.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use md5::{Digest, Md5};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::errors::{invalid, refuse};
+use crate::call::AwsError;
+
+/// Bytes of body and attributes that one message, or all of one batch, may have.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 1_048_576;
+const MAX_ATTRIBUTES: usize = 10;
+
+/// Message attributes by name: sorted, as their MD5 sum wants them.
+pub(crate) type Attributes = BTreeMap<String, Attribute>;
+
+/// One typed message attribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attribute {
+    /// `String`, `Number` or `Binary`, with an optional custom suffix after a dot.
+    pub(crate) data_type: String,
+    /// Its value.
+    pub(crate) value: AttributeValue,
+}
+
+/// The value of a message attribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AttributeValue {
+    /// A string or number.
+    Text(String),
+    /// Raw bytes.
+    Binary(Vec<u8>),
+}
+
+/// What stays the same over a message's life, in its first queue and in a dead-letter queue.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) id: String,
+    pub(crate) body: String,
+    pub(crate) body_md5: String,
+    pub(crate) attributes: Attributes,
+    pub(crate) trace_header: Option<String>,
+    pub(crate) group_id: Option<String>,
+    pub(crate) sender_id: String,
+    pub(crate) sent_at: Instant,
+    pub(crate) sent_millis: i64,
+}
+
+impl Attribute {
+    fn bytes(&self) -> &[u8] {
+        match &self.value {
+            AttributeValue::Text(text) => text.as_bytes(),
+            AttributeValue::Binary(bytes) => bytes,
+        }
+    }
+
+    /// The attribute in SQS's JSON form.
+    pub(crate) fn to_json(&self) -> Value {
+        match &self.value {
+            AttributeValue::Text(text) => json!({"DataType": self.data_type, "StringValue": text}),
+            AttributeValue::Binary(bytes) => {
+                json!({"DataType": self.data_type, "BinaryValue": STANDARD.encode(bytes)})
+            }
+        }
+    }
+
+    fn parse(name: &str, value: &Value) -> Result<Self, AwsError> {
+        let data_type = value["DataType"].as_str().unwrap_or_default();
+        let kind = data_type.split('.').next().unwrap_or_default();
+        let text = value["StringValue"].as_str();
+        let value = match kind {
+            "String" | "Number" => text.map(|text| AttributeValue::Text(text.to_owned())),
+            "Binary" => match value["BinaryValue"].as_str().map(|text| STANDARD.decode(text)) {
+                Some(Ok(bytes)) => Some(AttributeValue::Binary(bytes)),
+                Some(Err(_)) => {
+                    return Err(invalid(format!("The value of attribute '{name}' is not base64.")));
+                }
+                None => None,
+            },
+            _ => {
+                return Err(invalid(format!(
+                    "The type of message (user) attribute '{name}' is invalid. You must use only the following \
+                     supported type prefixes: Binary, Number, String."
+                )));
+            }
+        };
+        let attribute = value.map(|value| Self { data_type: data_type.to_owned(), value });
+        let attribute = attribute.filter(|attribute| !attribute.bytes().is_empty()).ok_or_else(|| {
+            invalid(format!(
+                "Message (user) attribute '{name}' must contain a non-empty value of type '{data_type}'."
+            ))
+        })?;
+        if kind == "Number" && text.is_none_or(|text| text.parse::<f64>().is_err()) {
+            return Err(invalid(format!(
+                "Can't cast the value of message (user) attribute '{name}' to a number."
+            )));
+        }
+        Ok(attribute)
+    }
+}
+
+/// Reads `MessageAttributes`, with every rule on names, types and number.
+pub(crate) fn parse_attributes(given: &Map<String, Value>) -> Result<Attributes, AwsError> {
+    if given.len() > MAX_ATTRIBUTES {
+        return Err(invalid(format!(
+            "Number of message attributes [{}] exceeds the allowed maximum [{MAX_ATTRIBUTES}].",
+            given.len()
+        )));
+    }
+    let mut attributes = Attributes::new();
+    for (name, value) in given {
+        let lower = name.to_ascii_lowercase();
+        let legal = !name.is_empty()
+            && name.len() <= 256
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+            && !name.starts_with('.')
+            && !name.ends_with('.')
+            && !name.contains("..")
+            && !lower.starts_with("aws.")
+            && !lower.starts_with("amazon.");
+        if !legal {
+            return Err(invalid(format!("The message attribute name '{name}' is invalid.")));
+        }
+        attributes.insert(name.clone(), Attribute::parse(name, value)?);
+    }
+    Ok(attributes)
+}
+
+/// Checks a body's characters: SQS takes what XML 1.0 can hold.
+pub(crate) fn check_body(body: &str) -> Result<(), AwsError> {
+    if body.is_empty() {
+        return Err(refuse("MissingParameter", "The request must contain the parameter MessageBody."));
+    }
+    let legal = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..);
+    if body.chars().all(legal) {
+        Ok(())
+    } else {
+        Err(refuse(
+            "InvalidMessageContents",
+            "The message contains characters outside the allowed set #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to \
+             #xFFFD | #x10000 to #x10FFFF.",
+        ))
+    }
+}
+
+/// Bytes that count towards the message's limit: body, and name, type and value of each attribute.
+pub(crate) fn message_bytes(body: &str, attributes: &Attributes) -> usize {
+    let attributes = attributes
+        .iter()
+        .map(|(name, attribute)| name.len() + attribute.data_type.len() + attribute.bytes().len());
+    body.len() + attributes.sum::<usize>()
+}
+
+/// Which message attributes a receiver asked for.
+pub(crate) fn select(attributes: &Attributes, wanted: &[String]) -> Attributes {
+    let matches = |name: &str| {
+        wanted.iter().any(|pattern| {
+            pattern == "All"
+                || pattern == name
+                || pattern.strip_suffix(".*").is_some_and(|prefix| {
+                    prefix.is_empty() || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
+                })
+        })
+    };
+    attributes.iter().filter(|(name, _)| matches(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
+}
+
+/// MD5 of a body, in hex.
+pub(crate) fn body_md5(body: &str) -> String {
+    hex(&Md5::digest(body.as_bytes()))
+}
+
+/// MD5 of attributes as SQS computes it: per name in order, length-prefixed name and type, a byte for the kind,
+/// length-prefixed value.
+pub(crate) fn attributes_md5(attributes: &Attributes) -> Option<String> {
+    if attributes.is_empty() {
+        return None;
+    }
+    let mut sum = Md5::new();
+    let mut part = |bytes: &[u8], kind: Option<u8>| {
+        if let Some(kind) = kind {
+            sum.update([kind]);
+        }
+        sum.update(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        sum.update(bytes);
+    };
+    for (name, attribute) in attributes {
+        part(name.as_bytes(), None);
+        part(attribute.data_type.as_bytes(), None);
+        let kind = if matches!(attribute.value, AttributeValue::Text(_)) { 1 } else { 2 };
+        part(attribute.bytes(), Some(kind));
+    }
+    Some(hex(&sum.finalize()))
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
+        .collect()
+}
+
+/// A random identifier in UUID version 4 form, as message and request ids are written.
+pub(crate) fn uuid() -> String {
+    let mut bytes = fastrand::u128(..).to_be_bytes();
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let text = hex(&bytes);
+    format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: &Value) -> Result<Attributes, AwsError> {
+        parse_attributes(value.as_object().expect("an object"))
+    }
+
+    #[test]
+    fn md5_sums_are_those_the_sdks_expect() {
+        assert_eq!(body_md5("This is a test message"), "fafb00f5732ab283681e124bf8747ed1");
+        // Vector computed independently: one String attribute and one Binary one.
+        let attributes = parse(&json!({
+            "timestamp": {"DataType": "Number", "StringValue": "1493147359900"},
+        }))
+        .expect("valid");
+        assert_eq!(attributes_md5(&attributes).as_deref(), Some("235c5c510d26fb653d073faed50ae77c"));
+        assert_eq!(attributes_md5(&Attributes::new()), None);
+    }
+
+    #[test]
+    fn attribute_rules_hold() {
+        let text = |value: &str| json!({"DataType": "String", "StringValue": value});
+        assert!(
+            parse(&json!({"a.b-c_D": text("x"), "b": {"DataType": "Binary.gz", "BinaryValue": "AAE="}}))
+                .is_ok()
+        );
+        for bad in [
+            json!({"AWS.x": text("x")}),
+            json!({".x": text("x")}),
+            json!({"a..b": text("x")}),
+            json!({"a b": text("x")}),
+            json!({"a": text("")}),
+            json!({"a": {"DataType": "Text", "StringValue": "x"}}),
+            json!({"a": {"DataType": "Number", "StringValue": "x"}}),
+            json!({"a": {"DataType": "Binary", "BinaryValue": "***"}}),
+            (0..11).map(|n| (format!("a{n}"), text("x"))).collect::<Map<_, _>>().into(),
+        ] {
+            assert_eq!(parse(&bad).expect_err("refused").code, "InvalidParameterValue", "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_receiver_gets_the_attributes_it_asked_for() {
+        let attribute = json!({"DataType": "String", "StringValue": "x"});
+        let all = parse(&json!({"a": attribute, "bar.x": attribute, "barn": attribute})).expect("valid");
+        let check = |wanted: &[&str], expected: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(select(&all, &wanted).into_keys().collect::<Vec<_>>(), expected, "{wanted:?}");
+        };
+        check(&["All"], &["a", "bar.x", "barn"]);
+        check(&[".*"], &["a", "bar.x", "barn"]);
+        check(&["bar.*"], &["bar.x"]);
+        check(&["a", "missing"], &["a"]);
+        check(&[], &[]);
+    }
+
+    #[test]
+    fn bodies_hold_what_xml_can() {
+        assert!(check_body("tab\tnew\nline é \u{1F680}").is_ok());
+        assert_eq!(check_body("nul\0").expect_err("refused").code, "InvalidMessageContents");
+        assert_eq!(check_body("").expect_err("refused").code, "MissingParameter");
+    }
+}

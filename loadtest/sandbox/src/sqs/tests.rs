@@ -1,0 +1,372 @@
+use super::*;
+use crate::{
+    call::Principal,
+    s3::tests::{role_session, root},
+};
+use http_body_util::BodyExt;
+
+const ACCOUNT: &str = "111111111111";
+
+async fn call(cloud: &Arc<Cloud>, mut call: Call, operation: &str, body: Value) -> Result<Value, AwsError> {
+    operation.clone_into(&mut call.operation);
+    call.body = body.to_string().into();
+    let reply = cloud.sqs.answer(cloud, &call).await?;
+    let body = reply.body.collect().await.expect("the body is in memory").to_bytes();
+    Ok(serde_json::from_slice(&body).expect("JSON"))
+}
+
+async fn try_send(
+    cloud: &Arc<Cloud>,
+    operation: &str,
+    queue: &str,
+    mut body: Value,
+) -> Result<Value, AwsError> {
+    body["QueueUrl"] = json!(format!("http://127.0.0.1:1/{ACCOUNT}/{queue}"));
+    call(cloud, root(ACCOUNT), operation, body).await
+}
+
+/// Calls an operation on a queue of the test account, which must succeed.
+pub(crate) async fn send(cloud: &Arc<Cloud>, operation: &str, queue: &str, body: Value) -> Value {
+    try_send(cloud, operation, queue, body).await.expect("the call succeeds")
+}
+
+async fn refused(cloud: &Arc<Cloud>, operation: &str, queue: &str, body: Value) -> String {
+    try_send(cloud, operation, queue, body).await.expect_err("the call is refused").code
+}
+
+/// Creates a queue in the test account and gives back its ARN.
+pub(crate) async fn create_queue(cloud: &Arc<Cloud>, name: &str, attributes: Value) -> String {
+    let body = json!({"QueueName": name, "Attributes": attributes});
+    call(cloud, root(ACCOUNT), "CreateQueue", body).await.expect("the queue is made");
+    format!("arn:aws:sqs:us-east-1:{ACCOUNT}:{name}")
+}
+
+/// Receives and deletes what is visible, and gives back the bodies.
+pub(crate) async fn bodies(cloud: &Arc<Cloud>, queue: &str) -> Vec<String> {
+    let mut bodies = Vec::new();
+    for message in receive(cloud, queue, json!({"MaxNumberOfMessages": 10})).await {
+        send(cloud, "DeleteMessage", queue, json!({"ReceiptHandle": message["ReceiptHandle"]})).await;
+        bodies.push(message["Body"].as_str().expect("text").to_owned());
+    }
+    bodies
+}
+
+async fn receive(cloud: &Arc<Cloud>, queue: &str, request: Value) -> Vec<Value> {
+    let answer = send(cloud, "ReceiveMessage", queue, request).await;
+    answer["Messages"].as_array().cloned().unwrap_or_default()
+}
+
+async fn with_queue(attributes: Value) -> Arc<Cloud> {
+    let cloud = Arc::new(Cloud::default());
+    create_queue(&cloud, "q", attributes).await;
+    cloud
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_arrives_with_what_was_sent() {
+    let cloud = with_queue(json!({})).await;
+    let sent = send(
+        &cloud,
+        "SendMessage",
+        "q",
+        json!({
+            "MessageBody": "This is a test message",
+            "MessageAttributes": {"timestamp": {"DataType": "Number", "StringValue": "1493147359900"}},
+            "MessageSystemAttributes": {"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1"}},
+        }),
+    )
+    .await;
+    assert_eq!(sent["MD5OfMessageBody"], "fafb00f5732ab283681e124bf8747ed1");
+    assert_eq!(sent["MD5OfMessageAttributes"], "235c5c510d26fb653d073faed50ae77c");
+    let request =
+        json!({"AttributeNames": ["All"], "MessageAttributeNames": ["timestamp"], "VisibilityTimeout": 0});
+    let message = receive(&cloud, "q", request).await.remove(0);
+    assert_eq!(message["MessageId"], sent["MessageId"]);
+    assert_eq!(message["MD5OfBody"], sent["MD5OfMessageBody"]);
+    assert_eq!(message["MD5OfMessageAttributes"], sent["MD5OfMessageAttributes"]);
+    assert_eq!(message["MessageAttributes"]["timestamp"]["StringValue"], "1493147359900");
+    let system = &message["Attributes"];
+    assert_eq!(system["SenderId"], ACCOUNT);
+    assert_eq!(system["ApproximateReceiveCount"], "1");
+    assert_eq!(system["AWSTraceHeader"], "Root=1");
+    assert!(system["SentTimestamp"].is_string() && system["ApproximateFirstReceiveTimestamp"].is_string());
+    let bare = receive(&cloud, "q", json!({})).await.remove(0);
+    assert!(bare.get("Attributes").is_none() && bare.get("MessageAttributes").is_none());
+    let refusal = refused(&cloud, "ReceiveMessage", "q", json!({"AttributeNames": ["Colour"]})).await;
+    assert_eq!(refusal, "InvalidAttributeName");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_wakes_when_a_message_arrives() {
+    let cloud = with_queue(json!({})).await;
+    let waiting = tokio::spawn({
+        let cloud = cloud.clone();
+        async move {
+            let start = Instant::now();
+            let got = receive(&cloud, "q", json!({"WaitTimeSeconds": 20})).await;
+            (got.len(), start.elapsed())
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    send(&cloud, "SendMessage", "q", json!({"MessageBody": "x"})).await;
+    let (got, waited) = waiting.await.expect("no panic");
+    assert_eq!(got, 1);
+    assert!(waited >= Duration::from_secs(3) && waited < Duration::from_secs(4), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_wakes_when_a_message_becomes_visible_and_else_runs_out() {
+    let cloud = with_queue(json!({"VisibilityTimeout": "5"})).await;
+    let start = Instant::now();
+    let poll = |wait: u64| {
+        let cloud = cloud.clone();
+        async move {
+            let got = receive(&cloud, "q", json!({"WaitTimeSeconds": wait})).await;
+            (got.len(), start.elapsed().as_secs())
+        }
+    };
+    // The first poller gets the message and keeps it hidden; the second learns of a timer set after it began to wait.
+    let (first, second) = (tokio::spawn(poll(20)), tokio::spawn(poll(20)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    send(&cloud, "SendMessage", "q", json!({"MessageBody": "x"})).await;
+    let mut got = [first.await.expect("no panic"), second.await.expect("no panic")];
+    got.sort_unstable();
+    assert_eq!(got, [(1, 1), (1, 6)]);
+    send(&cloud, "PurgeQueue", "q", json!({})).await;
+    let begun = start.elapsed().as_secs();
+    assert_eq!(poll(4).await, (0, begun + 4));
+    assert_eq!(refused(&cloud, "PurgeQueue", "q", json!({})).await, "PurgeQueueInProgress");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_message_wakes_a_poll_of_its_own() {
+    let cloud = with_queue(json!({})).await;
+    let polls: Vec<_> = (0..8)
+        .map(|_| {
+            let cloud = cloud.clone();
+            tokio::spawn(async move { receive(&cloud, "q", json!({"WaitTimeSeconds": 20})).await.len() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
+    let entries: Vec<Value> = (0..8).map(|n| json!({"Id": format!("m{n}"), "MessageBody": "x"})).collect();
+    send(&cloud, "SendMessageBatch", "q", json!({"Entries": entries})).await;
+    for poll in polls {
+        assert_eq!(poll.await.expect("no panic"), 1);
+    }
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn visibility_handles_and_deletes() {
+    let cloud = with_queue(json!({})).await;
+    send(&cloud, "SendMessage", "q", json!({"MessageBody": "x"})).await;
+    let handle = receive(&cloud, "q", json!({})).await[0]["ReceiptHandle"].clone();
+    let change = |seconds: u64| json!({"ReceiptHandle": handle, "VisibilityTimeout": seconds});
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    send(&cloud, "ChangeMessageVisibility", "q", change(43_171)).await;
+    assert_eq!(
+        refused(&cloud, "ChangeMessageVisibility", "q", change(43_172)).await,
+        "InvalidParameterValue"
+    );
+    assert_eq!(
+        refused(&cloud, "ChangeMessageVisibility", "q", change(50_000)).await,
+        "InvalidParameterValue"
+    );
+    send(&cloud, "ChangeMessageVisibility", "q", change(0)).await;
+    assert_eq!(refused(&cloud, "ChangeMessageVisibility", "q", change(9)).await, "MessageNotInflight");
+    let bad = json!({"ReceiptHandle": "x"});
+    assert_eq!(refused(&cloud, "DeleteMessage", "q", bad).await, "ReceiptHandleIsInvalid");
+    let newer = receive(&cloud, "q", json!({})).await[0]["ReceiptHandle"].clone();
+    send(&cloud, "DeleteMessage", "q", json!({"ReceiptHandle": handle})).await;
+    let attributes = send(&cloud, "GetQueueAttributes", "q", json!({"AttributeNames": ["All"]})).await;
+    assert_eq!(
+        attributes["Attributes"]["ApproximateNumberOfMessagesNotVisible"], "1",
+        "an old handle keeps it"
+    );
+    send(&cloud, "DeleteMessage", "q", json!({"ReceiptHandle": newer})).await;
+    assert_eq!(refused(&cloud, "ChangeMessageVisibility", "q", change(9)).await, "InvalidParameterValue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_fails_entry_by_entry() {
+    let cloud = with_queue(json!({})).await;
+    let batch = |entries: Value| json!({"Entries": entries});
+    for (entries, code) in [
+        (json!([]), "EmptyBatchRequest"),
+        (
+            json!([{"Id": "a", "MessageBody": "1"}, {"Id": "a", "MessageBody": "2"}]),
+            "BatchEntryIdsNotDistinct",
+        ),
+        (json!([{"Id": "a b", "MessageBody": "1"}]), "InvalidBatchEntryId"),
+        (
+            (0..11).map(|n| json!({"Id": n.to_string(), "MessageBody": "1"})).collect(),
+            "TooManyEntriesInBatchRequest",
+        ),
+        (
+            json!([{"Id": "a", "MessageBody": "x".repeat(600_000)}, {"Id": "b", "MessageBody": "x".repeat(500_000)}]),
+            "BatchRequestTooLong",
+        ),
+    ] {
+        assert_eq!(refused(&cloud, "SendMessageBatch", "q", batch(entries)).await, code);
+    }
+    let mixed = json!([{"Id": "good", "MessageBody": "1"}, {"Id": "bad", "MessageBody": "\u{0}"}]);
+    let answer = send(&cloud, "SendMessageBatch", "q", batch(mixed)).await;
+    assert_eq!(answer["Successful"][0]["Id"], "good");
+    assert_eq!(answer["Failed"][0]["Id"], "bad");
+    assert_eq!(answer["Failed"][0]["Code"], "InvalidMessageContents");
+
+    let handle = receive(&cloud, "q", json!({})).await[0]["ReceiptHandle"].clone();
+    let both = json!([{"Id": "1", "ReceiptHandle": handle}, {"Id": "2", "ReceiptHandle": "AQEBnever"}]);
+    let answer = send(&cloud, "DeleteMessageBatch", "q", batch(both)).await;
+    assert_eq!(answer["Successful"], json!([{"Id": "1"}]));
+    assert_eq!(answer["Failed"][0]["Code"], "ReceiptHandleIsInvalid");
+    let change = json!([{"Id": "1", "ReceiptHandle": handle, "VisibilityTimeout": 3}]);
+    let answer = send(&cloud, "ChangeMessageVisibilityBatch", "q", batch(change)).await;
+    assert_eq!(answer["Failed"][0]["Code"], "InvalidParameterValue");
+    let large = json!({"MessageBody": "x".repeat(1_048_577)});
+    assert_eq!(refused(&cloud, "SendMessage", "q", large).await, "InvalidParameterValue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_received_too_often_goes_to_the_dead_letters() {
+    let cloud = Arc::new(Cloud::default());
+    let dead = create_queue(&cloud, "dead", json!({})).await;
+    let redrive = json!({"deadLetterTargetArn": dead, "maxReceiveCount": "2"}).to_string();
+    let source = create_queue(&cloud, "q", json!({"RedrivePolicy": redrive, "VisibilityTimeout": "1"})).await;
+    let attribute = json!({"DataType": "String", "StringValue": "v"});
+    let sent =
+        send(&cloud, "SendMessage", "q", json!({"MessageBody": "x", "MessageAttributes": {"a": attribute}}))
+            .await;
+    for _ in 0..2 {
+        assert_eq!(receive(&cloud, "q", json!({})).await.len(), 1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(receive(&cloud, "q", json!({})).await.is_empty());
+    let request = json!({"MessageSystemAttributeNames": ["All"], "MessageAttributeNames": ["All"]});
+    let message = receive(&cloud, "dead", request).await.remove(0);
+    assert_eq!(message["MessageId"], sent["MessageId"]);
+    assert_eq!(message["Body"], "x");
+    assert_eq!(message["MessageAttributes"]["a"]["StringValue"], "v");
+    assert_eq!(message["Attributes"]["DeadLetterQueueSourceArn"], source);
+    assert_eq!(message["Attributes"]["ApproximateReceiveCount"], "3");
+    let nowhere =
+        json!({"deadLetterTargetArn": dead.replace("dead", "none"), "maxReceiveCount": 2}).to_string();
+    let body = json!({"Attributes": {"RedrivePolicy": nowhere}});
+    assert_eq!(refused(&cloud, "SetQueueAttributes", "q", body).await, "InvalidParameterValue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn queues_are_found_listed_and_deleted_by_their_owner_alone() {
+    let cloud = with_queue(json!({})).await;
+    create_queue(&cloud, "other", json!({})).await;
+    let listed = call(&cloud, root(ACCOUNT), "ListQueues", json!({})).await.expect("listed");
+    let urls = [format!("http://127.0.0.1:1/{ACCOUNT}/other"), format!("http://127.0.0.1:1/{ACCOUNT}/q")];
+    assert_eq!(listed["QueueUrls"], json!(urls));
+    let page = call(&cloud, root(ACCOUNT), "ListQueues", json!({"MaxResults": 1})).await.expect("listed");
+    assert_eq!((&page["QueueUrls"], &page["NextToken"]), (&json!([urls[0]]), &json!("other")));
+    let stranger = root("222222222222");
+    assert_eq!(call(&cloud, stranger.clone(), "ListQueues", json!({})).await.expect("listed"), json!({}));
+    let send_to = json!({"QueueUrl": urls[1], "MessageBody": "x"});
+    let error = call(&cloud, stranger, "SendMessage", send_to).await.expect_err("not theirs");
+    assert_eq!(error.code, "QueueDoesNotExist");
+    let again = json!({"QueueName": "q", "Attributes": {"VisibilityTimeout": "31"}});
+    let error = call(&cloud, root(ACCOUNT), "CreateQueue", again).await.expect_err("differs");
+    assert_eq!(error.code, "QueueNameExists");
+
+    let waiting = tokio::spawn({
+        let cloud = cloud.clone();
+        async move { refused(&cloud, "ReceiveMessage", "q", json!({"WaitTimeSeconds": 20})).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    send(&cloud, "DeleteQueue", "q", json!({})).await;
+    assert_eq!(waiting.await.expect("no panic"), "QueueDoesNotExist");
+    let create = || call(&cloud, root(ACCOUNT), "CreateQueue", json!({"QueueName": "q"}));
+    assert_eq!(create().await.expect_err("too soon").code, "QueueDeletedRecently");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    create().await.expect("the name is free again");
+}
+
+#[tokio::test]
+async fn a_role_needs_the_action() {
+    let cloud = with_queue(json!({})).await;
+    let policy = json!({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": format!("arn:aws:sqs:*:{ACCOUNT}:q")},
+    ]});
+    let session = role_session(&cloud, ACCOUNT, "sender", &policy).await;
+    assert!(matches!(session.principal, Principal::Session { .. }));
+    let body = json!({"QueueUrl": format!("http://127.0.0.1:1/{ACCOUNT}/q"), "MessageBody": "x"});
+    call(&cloud, session.clone(), "SendMessage", body.clone()).await.expect("allowed");
+    let error = call(&cloud, session, "ReceiveMessage", body).await.expect_err("not allowed");
+    assert_eq!(error.status, 403);
+    let sender =
+        &receive(&cloud, "q", json!({"AttributeNames": ["SenderId"]})).await[0]["Attributes"]["SenderId"];
+    assert!(sender.as_str().is_some_and(|sender| sender.starts_with("AROA") && sender.ends_with(":tests")));
+}
+
+#[tokio::test]
+async fn errors_carry_the_code_that_the_sdks_read() {
+    let cloud = with_queue(json!({})).await;
+    let mut unknown = root(ACCOUNT);
+    unknown.operation = "GetQueueUrl".to_owned();
+    unknown.body = r#"{"QueueName":"none"}"#.into();
+    let reply = cloud.sqs.handle(&cloud, &unknown).await.expect("written as an answer");
+    assert_eq!(reply.status, 400);
+    assert_eq!(reply.headers["x-amzn-query-error"], "AWS.SimpleQueueService.NonExistentQueue;Sender");
+    let body = reply.body.collect().await.expect("the body is in memory").to_bytes();
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(body["__type"], "com.amazonaws.sqs#QueueDoesNotExist");
+    unknown.operation = "StartMessageMoveTask".to_owned();
+    assert_eq!(cloud.sqs.handle(&cloud, &unknown).await.expect_err("not covered").status, 501);
+}
+
+#[tokio::test]
+async fn a_deep_queue_stays_quick() {
+    let cloud = with_queue(json!({})).await;
+    for _ in 0..2_500 {
+        let entries: Vec<Value> = (0..10).map(|n| json!({"Id": n.to_string(), "MessageBody": "x"})).collect();
+        send(&cloud, "SendMessageBatch", "q", json!({"Entries": entries})).await;
+    }
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..2_500 {
+        let messages =
+            receive(&cloud, "q", json!({"MaxNumberOfMessages": 10, "VisibilityTimeout": 600})).await;
+        let entries: Vec<Value> = messages
+            .iter()
+            .enumerate()
+            .map(|(n, message)| json!({"Id": n.to_string(), "ReceiptHandle": message["ReceiptHandle"]}))
+            .collect();
+        seen.extend(messages.iter().filter_map(|message| message["MessageId"].as_str().map(str::to_owned)));
+        let answer = send(&cloud, "DeleteMessageBatch", "q", json!({"Entries": entries})).await;
+        assert_eq!(answer["Failed"], json!([]));
+    }
+    assert_eq!(seen.len(), 25_000);
+    assert!(bodies(&cloud, "q").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_sdk_reads_answers_and_modelled_errors() {
+    let sandbox = crate::Sandbox::start().await.expect("a port is free");
+    let sqs = crate::provision::Aws::new(&sandbox.endpoint(), "us-east-1").account(ACCOUNT).sqs();
+    let missing = sqs.get_queue_url().queue_name("none").send().await.expect_err("there is none");
+    assert!(missing.into_service_error().is_queue_does_not_exist());
+    let created = sqs.create_queue().queue_name("wire").send().await.expect("made");
+    let url = created.queue_url().expect("a URL");
+    sqs.send_message().queue_url(url).message_body("é\n").send().await.expect("sent");
+    let received = sqs.receive_message().queue_url(url).wait_time_seconds(1).send().await.expect("received");
+    let message = &received.messages()[0];
+    assert_eq!(message.body(), Some("é\n"));
+    let handle = message.receipt_handle().expect("a handle");
+    let change = |seconds| {
+        sqs.change_message_visibility()
+            .queue_url(url)
+            .receipt_handle(handle)
+            .visibility_timeout(seconds)
+            .send()
+    };
+    change(0).await.expect("in flight");
+    let late = change(5).await.expect_err("no longer in flight");
+    assert!(late.into_service_error().is_message_not_inflight());
+    let bad = sqs.delete_message().queue_url(url).receipt_handle("x").send().await.expect_err("never was");
+    assert!(bad.into_service_error().is_receipt_handle_is_invalid());
+}

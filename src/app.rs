@@ -1,0 +1,267 @@
+//! Makes the live parts out of a configuration: the one place that names adapters.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use tokio::{net::TcpListener, signal::unix::SignalKind};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    config::{Config, SourceBucket},
+    credentials::assumed::{AssumeRequest, AssumedRole},
+    health::Health,
+    http,
+    metrics::Metrics,
+    object::s3::S3Store,
+    pipeline::{Pipeline, PipelineSettings},
+    queue::sqs::SqsQueue,
+    route::KeyLayout,
+    sink::cloudwatch::{CloudWatchSinks, SinkSettings},
+    tenant::table::TenantTable,
+    verdict::Backoff,
+    worker::{self, Drained, WorkerSettings},
+};
+
+/// Connecting takes that long at most; the SDK's own default. Stated here because a time-out configuration replaces it.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
+/// How often readiness asks the dependencies that the loop itself does not.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const TENANT_TABLE: &str = "tenant_table";
+const CENTRAL_ROLE: &str = "central_role";
+
+/// The worker, built and listening, not yet running.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    sdk: SdkConfig,
+    listener: TcpListener,
+    stop: CancellationToken,
+}
+
+impl App {
+    /// Finds credentials and Region, and binds the endpoint. Asks AWS nothing yet.
+    ///
+    /// # Errors
+    /// There is no Region, or the address is taken.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let sdk = load_sdk(&config).await?;
+        let listener = TcpListener::bind(config.http.listen)
+            .await
+            .with_context(|| format!("http.listen: {} cannot be bound", config.http.listen))?;
+        Ok(Self { config, sdk, listener, stop: CancellationToken::new() })
+    }
+
+    /// The address of the endpoint, with the port that the system chose if none was set.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn listen_address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Cancelling it begins the drain.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Works until stopped, then drains.
+    ///
+    /// # Errors
+    /// The configuration has no queue, table or role, or the endpoint fails.
+    pub async fn run(self) -> anyhow::Result<Drained> {
+        let Self { config, sdk, listener, stop } = self;
+        let required = |value: &Option<String>, field: &'static str| {
+            value.clone().ok_or_else(|| anyhow!("{field} is required"))
+        };
+        let central = central_role(&config, &sdk)?;
+        let tenants = TenantTable::new(
+            aws_sdk_dynamodb::Client::new(&sdk),
+            required(&config.tenants.table, "tenants.table")?,
+            config.tenants.cache_capacity,
+            config.tenants.cache_ttl,
+        );
+        let queue = SqsQueue::new(
+            sqs_client(&config, &sdk),
+            required(&config.queue.url, "queue.url")?,
+            config.queue.dead_letter_url.clone(),
+            config.queue.wait_time,
+            config.queue.visibility_timeout,
+        );
+        let metrics = Metrics::new();
+        let health = Arc::new(Health::new(config.queue.wait_time, &[TENANT_TABLE, CENTRAL_ROLE]));
+        let pipeline = Arc::new(Pipeline::new(
+            S3Store::new(s3_client(&config, &sdk)),
+            tenants.clone(),
+            CloudWatchSinks::new(sdk, &central, sink_settings(&config)),
+            pipeline_settings(&config)?,
+            metrics.clone(),
+        ));
+        let _probes = AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central)));
+        let served = CancellationToken::new();
+        let endpoint = tokio::spawn(http::serve(
+            listener,
+            Arc::clone(&health),
+            metrics.clone(),
+            served.clone().cancelled_owned(),
+        ));
+        let drained = worker::run(
+            Arc::new(queue),
+            move |message| {
+                let pipeline = Arc::clone(&pipeline);
+                async move { pipeline.handle(&message).await }
+            },
+            worker_settings(&config),
+            stop,
+            health,
+            metrics,
+        )
+        .await;
+        // Served through the drain, so that readiness can fail while it lasts.
+        served.cancel();
+        tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?.transpose()?;
+        Ok(drained)
+    }
+}
+
+/// Asks, again and again, what the loop does not: is the table there, may we take the central role?
+async fn probe(health: Arc<Health>, tenants: TenantTable, central: AssumedRole) {
+    loop {
+        let (table, role) = tokio::join!(tenants.probe(), central.credentials());
+        health.dependency(TENANT_TABLE, table.err().map(|error| error.to_string()));
+        health.dependency(CENTRAL_ROLE, role.err().map(|error| error.to_string()));
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT; exits at once at the second: what is unfinished stays in the queue.
+///
+/// # Errors
+/// The system does not let us listen for signals.
+pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        for again in [false, true] {
+            let signal = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if again {
+                tracing::warn!(
+                    signal,
+                    "a second signal: exiting at once; unfinished messages return to the queue"
+                );
+                std::process::exit(1);
+            }
+            tracing::info!(signal, "stopping: no more messages are received");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Most memory that the worker's buffers take, in bytes: what ARCHITECTURE.md explains as slots x (window + open batch +
+/// batch in flight).
+pub fn memory_bound(config: &Config) -> u64 {
+    // The window holds one record and up to two steps of decompressed text; a zstd object has a window of its own, the
+    // state of inflate is small beside it.
+    let window = config.source.max_record.as_u64() + (512 << 10) + (8 << 20);
+    // A batch's body is its text with JSON around each event, escapes included; one is open, one is on its way, and the
+    // one that is being put in order exists twice for that moment.
+    let batches = 3 * (2 << 20);
+    config.worker.concurrency as u64 * (window + batches)
+}
+
+/// The container's memory limit in bytes, if there is one (cgroup v2).
+pub fn memory_limit() -> Option<u64> {
+    std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+}
+
+async fn load_sdk(config: &Config) -> anyhow::Result<SdkConfig> {
+    let tls = Provider::Rustls(CryptoMode::Ring);
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(aws_smithy_http_client::Builder::new().tls_provider(tls).build_https())
+        .retry_config(RetryConfig::standard().with_max_attempts(config.delivery.attempts))
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
+    if let Some(region) = &config.aws.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    let sdk = loader.load().await;
+    sdk.region().is_some().then_some(sdk).context("no Region: set aws.region or AWS_REGION")
+}
+
+fn sqs_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_sqs::Client {
+    // A long poll is no stalled call; its end is what the queue was asked for plus what any call may take.
+    let timeout = config.queue.wait_time + Duration::from_secs(10);
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(timeout);
+    aws_sdk_sqs::Client::from_conf(
+        aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts.build()).build(),
+    )
+}
+
+fn s3_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_s3::Client {
+    let builder = aws_sdk_s3::config::Builder::from(sdk).force_path_style(config.aws.s3_use_path_style);
+    aws_sdk_s3::Client::from_conf(builder.build())
+}
+
+fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole> {
+    let arn = config.credentials.central_role_arn.as_deref();
+    let role = arn.context("credentials.central_role_arn is required")?.parse()?;
+    let request = AssumeRequest {
+        role,
+        session_name: "logferry".to_owned(),
+        external_id: None,
+        policy: None,
+        tags: Vec::new(),
+        source_identity: None,
+        duration: config.credentials.session_duration,
+        refresh_before: config.credentials.refresh_before,
+    };
+    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), request))
+}
+
+fn sink_settings(config: &Config) -> SinkSettings {
+    SinkSettings {
+        session_duration: config.credentials.session_duration,
+        refresh_before: config.credentials.refresh_before,
+        cache_capacity: config.credentials.cache_capacity,
+        attempt_timeout: config.delivery.attempt_timeout,
+    }
+}
+
+fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
+    let buckets = config.source.buckets.iter().map(|bucket| {
+        let bucket: SourceBucket =
+            bucket.parse().map_err(|problem: String| anyhow!("source.buckets: {problem}"))?;
+        Ok((bucket.name, bucket.owner))
+    });
+    let buckets: HashMap<_, _> = buckets.collect::<anyhow::Result<_>>()?;
+    if buckets.is_empty() {
+        tracing::warn!("source.buckets is empty: objects of any bucket that a message names are read");
+    }
+    Ok(PipelineSettings {
+        key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
+        buckets,
+        unknown_tenant: config.tenants.unknown,
+        max_record: usize::try_from(config.source.max_record.as_u64()).context("source.max_record")?,
+        max_object: config.source.max_object.as_u64(),
+        backoff: backoff(config),
+    })
+}
+
+fn worker_settings(config: &Config) -> WorkerSettings {
+    WorkerSettings {
+        concurrency: config.worker.concurrency,
+        max_messages: config.queue.max_messages as usize,
+        visibility_timeout: config.queue.visibility_timeout,
+        grace_period: config.worker.grace_period,
+        backoff: backoff(config),
+    }
+}
+
+fn backoff(config: &Config) -> Backoff {
+    Backoff { first: config.queue.retry_delay, longest: config.queue.max_retry_delay }
+}

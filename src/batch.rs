@@ -1,0 +1,241 @@
+//! Gathers events into PutLogEvents requests that break no limit.
+//!
+//! A batch is written as the request's JSON from the start: a message is copied once, escaped as it was, and the body
+//! goes out as it lies here. Pure: no I/O, no clock.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::records::Message;
+
+/// Most bytes of one batch, messages in UTF-8 plus [`EVENT_OVERHEAD`] each. Source: CloudWatch Logs API reference,
+/// PutLogEvents.
+pub const MAX_BATCH_BYTES: usize = 1_048_576;
+/// What each event counts beyond its message. Same source.
+pub const EVENT_OVERHEAD: usize = 26;
+/// Most events of one batch. Same source.
+pub const MAX_BATCH_EVENTS: usize = 10_000;
+/// Longest message of one event: with its overhead it fills a batch. Source: the service's 1 MB per event, of April 2025.
+pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES - EVENT_OVERHEAD;
+/// Longest time between the first and the last event of one batch, in milliseconds. Source as for [`MAX_BATCH_BYTES`].
+const MAX_SPAN: i64 = 24 * 60 * 60 * 1000;
+/// Room kept behind the events for their end and a sequence token.
+const TAIL: usize = 128;
+
+/// The head of every request to one stream: everything before its events.
+#[derive(Clone, Debug)]
+pub struct BatchHead(Bytes);
+
+impl BatchHead {
+    /// For the stream of that group.
+    pub fn new(log_group_name: &str, log_stream_name: &str) -> Self {
+        let quote = |text: &str| serde_json::to_string(text).expect("a string is always JSON");
+        let (group, stream) = (quote(log_group_name), quote(log_stream_name));
+        Self(format!(r#"{{"logGroupName":{group},"logStreamName":{stream},"logEvents":["#).into())
+    }
+}
+
+/// Events gathered so far, always within every limit.
+#[derive(Debug)]
+pub struct Batch {
+    head: BatchHead,
+    body: Vec<u8>,
+    events: Vec<Event>,
+    bytes: usize,
+    earliest: i64,
+    latest: i64,
+    chronological: bool,
+}
+
+/// Where an event stands in the body.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    timestamp: i64,
+    start: usize,
+    end: usize,
+    /// The last event of its record: the record's fate is this event's.
+    completes_record: bool,
+}
+
+impl Batch {
+    /// Starts an empty batch.
+    pub fn new(head: &BatchHead) -> Self {
+        Self {
+            head: head.clone(),
+            body: head.0.to_vec(),
+            events: Vec::new(),
+            bytes: 0,
+            earliest: i64::MAX,
+            latest: i64::MIN,
+            chronological: true,
+        }
+    }
+
+    /// Nothing in it yet.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Whether an event with a message of `len` bytes (unescaped) can join. An empty batch takes every event that
+    /// [`MAX_MESSAGE_BYTES`] allows.
+    pub fn takes(&self, timestamp: i64, len: usize) -> bool {
+        self.events.len() < MAX_BATCH_EVENTS
+            && self.bytes + len + EVENT_OVERHEAD <= MAX_BATCH_BYTES
+            && (self.is_empty() || self.latest.max(timestamp) - self.earliest.min(timestamp) <= MAX_SPAN)
+    }
+
+    /// Adds an event that [`Batch::takes`] allowed. `completes_record` is false for all but the last part of a record
+    /// that had to be split.
+    pub fn push(&mut self, timestamp: i64, message: &Message<'_>, completes_record: bool) {
+        debug_assert!(self.takes(timestamp, message.len()), "the caller asked first");
+        if !self.is_empty() {
+            self.body.push(b',');
+        }
+        let start = self.body.len();
+        self.body.extend_from_slice(b"{\"timestamp\":");
+        push_decimal(&mut self.body, timestamp);
+        self.body.extend_from_slice(b",\"message\":\"");
+        self.body.extend_from_slice(message.escaped().as_bytes());
+        self.body.extend_from_slice(b"\"}");
+        self.events.push(Event { timestamp, start, end: self.body.len(), completes_record });
+        self.bytes += message.len() + EVENT_OVERHEAD;
+        self.chronological &= timestamp >= self.latest;
+        self.earliest = self.earliest.min(timestamp);
+        self.latest = self.latest.max(timestamp);
+    }
+
+    /// Puts the events in chronological order, equal timestamps in the order they came.
+    pub fn close(mut self) -> ClosedBatch {
+        if !self.chronological {
+            self.events.sort_by_key(|event| event.timestamp);
+            let mut body = Vec::with_capacity(self.body.len() + TAIL);
+            body.extend_from_slice(&self.head.0);
+            for (index, event) in self.events.iter_mut().enumerate() {
+                if index > 0 {
+                    body.push(b',');
+                }
+                let start = body.len();
+                body.extend_from_slice(&self.body[event.start..event.end]);
+                (event.start, event.end) = (start, body.len());
+            }
+            self.body = body;
+        }
+        self.body.reserve_exact(TAIL);
+        ClosedBatch {
+            open_len: self.body.len(),
+            body: self.body.into(),
+            events: self.events,
+            bytes: self.bytes,
+        }
+    }
+}
+
+fn push_decimal(body: &mut Vec<u8>, number: i64) {
+    use std::io::Write;
+    write!(body, "{number}").expect("a vector takes every byte");
+}
+
+/// A batch that is ready to go out.
+#[derive(Debug)]
+pub struct ClosedBatch {
+    body: Bytes,
+    /// The body without its end.
+    open_len: usize,
+    events: Vec<Event>,
+    bytes: usize,
+}
+
+/// Which events of a batch AWS refused: `RejectedLogEventsInfo` as the service defines it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RejectedEvents {
+    /// Index of the first event that is too new; it and all after it are refused.
+    pub too_new_start: Option<usize>,
+    /// Index behind the last event that is too old.
+    pub too_old_end: Option<usize>,
+    /// Index behind the last event that the group's retention has expired.
+    pub expired_end: Option<usize>,
+}
+
+/// The records that a batch completed, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchTally {
+    /// Stored.
+    pub accepted: u64,
+    /// More than 14 days old.
+    pub too_old: u64,
+    /// More than 2 hours in the future.
+    pub too_new: u64,
+    /// Older than the group's retention.
+    pub expired: u64,
+}
+
+impl ClosedBatch {
+    /// The request's body. A second call with another token is for a batch that has to be sent again.
+    pub fn seal(&mut self, sequence_token: Option<&str>) -> Bytes {
+        let taken = std::mem::take(&mut self.body);
+        // Nobody else holds it, unless an attempt of before is still on its way.
+        let mut body = taken.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        body.truncate(self.open_len);
+        match sequence_token {
+            None => body.put_slice(b"]}"),
+            Some(token) => {
+                let token = serde_json::to_string(token).expect("a string is always JSON");
+                body.put_slice(format!("],\"sequenceToken\":{token}}}").as_bytes());
+            }
+        }
+        self.body = body.freeze();
+        self.body.clone()
+    }
+
+    /// Events in it.
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// A closed batch may be empty, but nobody sends it then.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Bytes as CloudWatch Logs counts and bills them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What became of the records that this batch completes. An event that two bounds name is counted once.
+    pub fn tally(&self, rejected: &RejectedEvents) -> BatchTally {
+        let mut tally = BatchTally::default();
+        for (index, _) in self.events.iter().enumerate().filter(|(_, event)| event.completes_record) {
+            let count = if rejected.too_old_end.is_some_and(|end| index < end) {
+                &mut tally.too_old
+            } else if rejected.expired_end.is_some_and(|end| index < end) {
+                &mut tally.expired
+            } else if rejected.too_new_start.is_some_and(|start| index >= start) {
+                &mut tally.too_new
+            } else {
+                &mut tally.accepted
+            };
+            *count += 1;
+        }
+        tally
+    }
+}
+
+/// Cuts text into pieces of at most `max_bytes` at the boundaries of characters.
+///
+/// # Panics
+/// `max_bytes` is below 4: a character may not fit.
+pub fn split_text(text: &str, max_bytes: usize) -> impl Iterator<Item = &str> {
+    assert!(max_bytes >= 4, "a character has up to 4 bytes");
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (piece, tail) = rest.split_at(rest.floor_char_boundary(max_bytes));
+        rest = tail;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests;

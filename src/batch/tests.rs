@@ -1,0 +1,183 @@
+//! Batches against a checker of their own, which knows the service's rules and nothing of how a batch is built.
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+
+fn head() -> BatchHead {
+    BatchHead::new("/logs/a\"b", "stream")
+}
+
+/// Fills batches one after another, as a delivery does.
+fn batches(events: &[(i64, String)]) -> Vec<ClosedBatch> {
+    let mut closed = Vec::new();
+    let mut open = Batch::new(&head());
+    for (timestamp, text) in events {
+        let message = Message::escape(text);
+        if !open.takes(*timestamp, message.len()) {
+            closed.push(std::mem::replace(&mut open, Batch::new(&head())).close());
+        }
+        open.push(*timestamp, &message, true);
+    }
+    closed.push(open.close());
+    closed.retain(|batch| !batch.is_empty());
+    closed
+}
+
+/// Reads a body as the service would and checks every rule of PutLogEvents.
+fn check_legal(body: &[u8]) -> Vec<(i64, String)> {
+    let request: Value = serde_json::from_slice(body).expect("the body is JSON");
+    assert_eq!(request["logGroupName"], "/logs/a\"b");
+    assert_eq!(request["logStreamName"], "stream");
+    let events: Vec<(i64, String)> = request["logEvents"]
+        .as_array()
+        .expect("a list of events")
+        .iter()
+        .map(|event| {
+            assert_eq!(event.as_object().expect("an object").len(), 2);
+            let timestamp = event["timestamp"].as_i64().expect("a number");
+            (timestamp, event["message"].as_str().expect("a string").to_owned())
+        })
+        .collect();
+    assert!((1..=10_000).contains(&events.len()), "{} events", events.len());
+    let bytes: usize = events.iter().map(|(_, message)| message.len() + 26).sum();
+    assert!(bytes <= 1_048_576, "{bytes} bytes");
+    assert!(events.iter().all(|(_, message)| !message.is_empty()));
+    assert!(events.is_sorted_by_key(|(timestamp, _)| *timestamp), "not chronological");
+    let (first, last) = (events[0].0, events[events.len() - 1].0);
+    assert!(last - first <= 24 * 3600 * 1000, "{} ms", last - first);
+    events
+}
+
+#[test]
+fn a_batch_is_exactly_full_and_no_fuller() {
+    let half = "x".repeat(MAX_BATCH_BYTES / 2 - EVENT_OVERHEAD);
+    let events = vec![(1, half.clone()), (2, half.clone()), (3, "y".to_owned())];
+    let mut closed = batches(&events);
+    assert_eq!(closed.iter().map(ClosedBatch::len).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(closed[0].bytes(), MAX_BATCH_BYTES);
+    check_legal(&closed[0].seal(None));
+    let one_more = vec![(1, half.clone()), (2, half + "x")];
+    assert_eq!(batches(&one_more).len(), 2);
+    assert_eq!(batches(&[(1, "z".repeat(MAX_MESSAGE_BYTES))]).len(), 1);
+    let many: Vec<_> = (0..10_001).map(|at| (at, "m".to_owned())).collect();
+    assert_eq!(batches(&many).iter().map(ClosedBatch::len).collect::<Vec<_>>(), [10_000, 1]);
+}
+
+#[test]
+fn limits_count_unescaped_bytes() {
+    // A control character is one byte for the limit and six in the body.
+    let controls = "\u{1}".repeat(MAX_MESSAGE_BYTES);
+    let mut closed = batches(&[(1, controls)]);
+    assert_eq!(closed.len(), 1);
+    let body = closed[0].seal(None);
+    assert!(body.len() > 6 * MAX_MESSAGE_BYTES);
+    check_legal(&body);
+}
+
+#[test]
+fn a_day_fits_and_no_more() {
+    let day = 86_400_000;
+    for (events, expected) in
+        [(vec![0, day], 1), (vec![0, day + 1], 2), (vec![day, 0], 1), (vec![day + 1, 0], 2)]
+    {
+        let events: Vec<_> = events.into_iter().map(|at| (at, "m".to_owned())).collect();
+        assert_eq!(batches(&events).len(), expected, "{events:?}");
+    }
+}
+
+#[test]
+fn equal_timestamps_keep_their_order() {
+    let events: Vec<_> =
+        [(5, "a"), (3, "b"), (5, "c"), (3, "d")].map(|(at, text)| (at, text.to_owned())).into();
+    let sent = check_legal(&batches(&events)[0].seal(None));
+    assert_eq!(sent.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["b", "d", "a", "c"]);
+}
+
+#[test]
+fn a_token_stands_in_the_body_and_can_be_replaced() {
+    let mut batch = batches(&[(1, "m".to_owned())]).remove(0);
+    for (token, expected) in
+        [(None, Value::Null), (Some("4\"9"), "4\"9".into()), (Some("5"), "5".into()), (None, Value::Null)]
+    {
+        let body = batch.seal(token);
+        check_legal(&body);
+        let request: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(request["sequenceToken"], expected);
+    }
+    // The first body is still held while the second is made.
+    let (first, second) = (batch.seal(Some("a")), batch.seal(Some("b")));
+    assert!(first.ends_with(b"\"a\"}") && second.ends_with(b"\"b\"}"));
+}
+
+#[test]
+fn rejected_indices_are_read_exactly() {
+    let events: Vec<_> = (0..10).map(|at| (at, "m".to_owned())).collect();
+    let batch = batches(&events).remove(0);
+    let check = |too_old, expired, too_new, expected: [u64; 4]| {
+        let tally = batch.tally(&RejectedEvents {
+            too_new_start: too_new,
+            too_old_end: too_old,
+            expired_end: expired,
+        });
+        assert_eq!([tally.too_old, tally.expired, tally.accepted, tally.too_new], expected);
+    };
+    check(None, None, None, [0, 0, 10, 0]);
+    check(Some(3), None, None, [3, 0, 7, 0]);
+    check(None, Some(2), None, [0, 2, 8, 0]);
+    check(Some(2), Some(5), Some(8), [2, 3, 3, 2]);
+    check(None, None, Some(0), [0, 0, 0, 10]);
+    check(Some(10), None, Some(10), [10, 0, 0, 0]);
+    check(Some(5), Some(3), None, [5, 0, 5, 0]);
+}
+
+#[test]
+fn a_split_record_counts_once() {
+    let mut batch = Batch::new(&head());
+    for (text, last) in [("a", false), ("b", false), ("c", true), ("d", true)] {
+        batch.push(1, &Message::escape(text), last);
+    }
+    assert_eq!(batch.close().tally(&RejectedEvents::default()).accepted, 2);
+}
+
+#[test]
+fn text_is_split_at_characters() {
+    let check = |text: &str, expected: &[&str]| assert_eq!(split_text(text, 4).collect::<Vec<_>>(), expected);
+    check("", &[]);
+    check("abcd", &["abcd"]);
+    check("abcde", &["abcd", "e"]);
+    check("abcé", &["abc", "é"]);
+    check("😀😀", &["😀", "😀"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn nothing_is_lost_and_every_batch_is_legal(
+        events in proptest::collection::vec((0_i64..200_000_000, prop_oneof![
+            4 => ".{1,30}".boxed(),
+            1 => (1_usize..400_000, "[a-z\u{1}\"é]").prop_map(|(count, text)| text.repeat(count / text.len() + 1)).boxed(),
+        ]), 1..40)
+    ) {
+        let mut sent = Vec::new();
+        let mut chunks = events.as_slice();
+        for mut batch in batches(&events) {
+            let found = check_legal(&batch.seal(None));
+            // Each batch holds a run of the input, in order of time and else as it came.
+            let (mut run, rest) = (chunks[..found.len()].to_vec(), &chunks[found.len()..]);
+            run.sort_by_key(|(timestamp, _)| *timestamp);
+            prop_assert_eq!(&found, &run);
+            chunks = rest;
+            sent.extend(found);
+        }
+        prop_assert_eq!(sent.len(), events.len());
+    }
+
+    #[test]
+    fn pieces_make_the_text(text in ".{0,80}", max in 4_usize..20) {
+        let pieces: Vec<_> = split_text(&text, max).collect();
+        prop_assert!(pieces.iter().all(|piece| (1..=max).contains(&piece.len())));
+        prop_assert_eq!(pieces.concat(), text);
+    }
+}

@@ -1,0 +1,312 @@
+//! Builds a [`Config`] from its layers: defaults < file < environment < flags, remembering where each value is from.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Config;
+
+/// Environment names that are not `LOGFERRY_` + the field's path, and the field each one sets.
+const ALIASES: [(&str, &str); 7] = [
+    ("AWS_REGION", "aws.region"),
+    ("AWS_S3_USE_PATH_STYLE", "aws.s3_use_path_style"),
+    ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", "credentials.central_role_arn"),
+    ("MAX_BATCH_SIZE", "queue.max_messages"),
+    ("RETRY_ATTEMPTS", "delivery.attempts"),
+    ("SQS_QUEUE_URL", "queue.url"),
+    ("TENANT_CONFIG_TABLE", "tenants.table"),
+];
+const PREFIX: &str = "LOGFERRY_";
+/// Names with the prefix that are not fields: the file's path, read before there is a configuration.
+const NOT_FIELDS: [&str; 1] = ["LOGFERRY_CONFIG"];
+
+/// The layer that a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The file.
+    File(PathBuf),
+    /// The environment variable of that name.
+    Environment(String),
+    /// A command-line flag.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// A configuration and, for each field that some layer set, which one did.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// By dotted path; a path that is absent has its default.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+impl Loaded {
+    /// The layer that the field's value came from.
+    pub fn origin(&self, field: &str) -> Origin {
+        self.origins.get(field).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Every field that has a value, by its dotted path, as TOML writes it.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let table = Table::try_from(&self.config).expect("a configuration is a table");
+        let mut paths = Vec::new();
+        collect_leaves("", &table, &mut paths);
+        paths
+            .into_iter()
+            .map(|path| {
+                let mut parts = path.split('.');
+                let first = table.get(parts.next().unwrap_or_default());
+                let value = parts.fold(first, |value, part| value.and_then(|value| value.get(part)));
+                let text = value.map(Value::to_string).unwrap_or_default();
+                (path, text)
+            })
+            .collect()
+    }
+}
+
+/// Why there is no configuration; every problem of every layer at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct LayerError(pub Vec<String>);
+
+/// Reads all layers. `environment` is the whole environment as pairs, so that tests pass their own; `flags` are
+/// `field = value` pairs whose values are written as in the environment.
+///
+/// # Errors
+/// The file cannot be read or parsed, or some layer has a field that does not exist or a value of the wrong type; each
+/// is named with the layer it is in. Rules between values are [`Config::validate`]'s.
+pub fn load(
+    file: Option<PathBuf>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: &[(String, String)],
+) -> Result<Loaded, LayerError> {
+    let mut layers = Layers::default();
+    if let Some(path) = file {
+        layers.file(path);
+    }
+    let mut environment: Vec<_> = environment.into_iter().collect();
+    environment.sort();
+    // Aliases first: the field's own name is the more explicit of the two.
+    for (name, value) in &environment {
+        if let Some((_, field)) = ALIASES.iter().find(|(alias, _)| alias == name) {
+            layers.set(field, value, Origin::Environment(name.clone()));
+        }
+    }
+    for (name, value) in &environment {
+        if let Some(path) = name.strip_prefix(PREFIX).filter(|_| !NOT_FIELDS.contains(&name.as_str())) {
+            layers.set(&path.to_lowercase().replace("__", "."), value, Origin::Environment(name.clone()));
+        }
+    }
+    for (field, value) in flags {
+        layers.set(field, value, Origin::Flag);
+    }
+    layers.finish()
+}
+
+#[derive(Default)]
+struct Layers {
+    values: Table,
+    origins: BTreeMap<String, Origin>,
+    problems: Vec<String>,
+}
+
+impl Layers {
+    fn file(&mut self, path: PathBuf) {
+        let parsed = std::fs::read_to_string(&path)
+            .map_err(|error| error.to_string())
+            // Parsed twice: against `Config` for errors that point at the line, as a table for the merge.
+            .and_then(|text| toml::from_str::<Config>(&text).map(|_| text).map_err(|error| error.to_string()))
+            .and_then(|text| text.parse::<Table>().map_err(|error| error.to_string()));
+        match parsed {
+            Ok(table) => {
+                let mut leaves = Vec::new();
+                collect_leaves("", &table, &mut leaves);
+                self.origins.extend(leaves.into_iter().map(|field| (field, Origin::File(path.clone()))));
+                self.values = table;
+            }
+            Err(error) => self.problems.push(format!("{}: {}", path.display(), error.trim_end())),
+        }
+    }
+
+    /// Sets one field from text: read as the type that the field has, so that `8` is a number for one field and a
+    /// string for another.
+    fn set(&mut self, field: &str, text: &str, origin: Origin) {
+        let literal =
+            format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        let list = Value::Array(text.split(',').map(|item| Value::String(item.trim().to_owned())).collect());
+        let string = Value::String(text.to_owned());
+        // A string first: most fields are, and a table name of digits must not become a number.
+        let mut problem = String::new();
+        for candidate in [Some(string), literal, Some(list)].into_iter().flatten() {
+            let mut alone = Table::new();
+            insert(&mut alone, field, candidate.clone());
+            match Config::deserialize(alone) {
+                Ok(_) => {
+                    insert(&mut self.values, field, candidate);
+                    self.origins.insert(field.to_owned(), origin);
+                    return;
+                }
+                Err(error) if problem.is_empty() => problem = error.to_string(),
+                Err(_) => {}
+            }
+        }
+        self.problems
+            .push(format!("{origin} = {text:?} (field {field}): {}", problem.trim_end().replace('\n', " ")));
+    }
+
+    fn finish(mut self) -> Result<Loaded, LayerError> {
+        if self.problems.is_empty() {
+            match Config::deserialize(self.values) {
+                Ok(config) => return Ok(Loaded { config, origins: self.origins }),
+                Err(error) => self.problems.push(error.to_string()),
+            }
+        }
+        Err(LayerError(self.problems))
+    }
+}
+
+fn insert(table: &mut Table, field: &str, value: Value) {
+    match field.split_once('.') {
+        None => {
+            table.insert(field.to_owned(), value);
+        }
+        Some((head, rest)) => {
+            let inner = table.entry(head).or_insert_with(|| Value::Table(Table::new()));
+            if !inner.is_table() {
+                *inner = Value::Table(Table::new());
+            }
+            if let Value::Table(inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// Dotted paths of everything in the table that is not itself a table.
+fn collect_leaves(prefix: &str, table: &Table, leaves: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => collect_leaves(&path, inner, leaves),
+            _ => leaves.push(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn load_from(pairs: &[(&str, &str)]) -> Result<Loaded, LayerError> {
+        load(None, environment(pairs), &[])
+    }
+
+    #[test]
+    fn the_shipped_file_shows_the_defaults() {
+        let text = include_str!("../../config/logferry.toml");
+        let shipped: Config = toml::from_str(text).expect("the shipped file parses");
+        assert_eq!(shipped, Config::default());
+        // Every field is in it, as a value or, where nothing can be guessed, as a comment.
+        let mut fields = Vec::new();
+        collect_leaves("", &Table::try_from(Config::default()).expect("the default serialises"), &mut fields);
+        for field in fields {
+            let name = field.rsplit('.').next().expect("a path has a last part");
+            assert!(
+                text.lines().any(|line| line.starts_with(&format!("{name} = "))),
+                "{field} is not in the file"
+            );
+        }
+    }
+
+    #[test]
+    fn every_alias_reaches_its_field() {
+        let loaded = load_from(&[
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_S3_USE_PATH_STYLE", "true"),
+            ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", "arn:aws:iam::111111111111:role/central"),
+            ("MAX_BATCH_SIZE", "5"),
+            ("RETRY_ATTEMPTS", "7"),
+            ("SQS_QUEUE_URL", "http://127.0.0.1/q"),
+            ("TENANT_CONFIG_TABLE", "12345"),
+        ])
+        .expect("all aliases are fields");
+        let config = loaded.config;
+        assert_eq!(config.aws.region.as_deref(), Some("eu-central-1"));
+        assert!(config.aws.s3_use_path_style);
+        assert_eq!(config.queue.max_messages, 5);
+        assert_eq!(config.delivery.attempts, 7);
+        assert_eq!(config.queue.url.as_deref(), Some("http://127.0.0.1/q"));
+        assert_eq!(config.tenants.table.as_deref(), Some("12345"));
+        assert_eq!(loaded.origins["tenants.table"], Origin::Environment("TENANT_CONFIG_TABLE".into()));
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let file = std::env::temp_dir().join(format!("logferry-layers-{}.toml", std::process::id()));
+        std::fs::write(
+            &file,
+            "[worker]\nconcurrency = 2\ngrace_period = \"5s\"\n[queue]\nmax_messages = 3\n",
+        )
+        .expect("the temporary directory is writable");
+        let flags = [("worker.concurrency".to_owned(), "4".to_owned())];
+        let pairs =
+            environment(&[("LOGFERRY_WORKER__CONCURRENCY", "3"), ("LOGFERRY_QUEUE__MAX_MESSAGES", "4")]);
+        let loaded = load(Some(file.clone()), pairs, &flags).expect("all layers are right");
+        std::fs::remove_file(&file).expect("the file is there");
+        assert_eq!(loaded.config.worker.concurrency, 4);
+        assert_eq!(loaded.config.worker.grace_period, Duration::from_secs(5));
+        assert_eq!(loaded.config.queue.max_messages, 4);
+        assert_eq!(loaded.origin("worker.concurrency"), Origin::Flag);
+        assert_eq!(loaded.origin("worker.grace_period"), Origin::File(file));
+        assert_eq!(
+            loaded.origin("queue.max_messages"),
+            Origin::Environment("LOGFERRY_QUEUE__MAX_MESSAGES".into())
+        );
+        assert_eq!(loaded.origin("http.listen"), Origin::Default);
+    }
+
+    #[test]
+    fn a_field_s_own_name_beats_its_alias() {
+        let loaded = load_from(&[("LOGFERRY_QUEUE__MAX_MESSAGES", "2"), ("MAX_BATCH_SIZE", "9")])
+            .expect("both are numbers");
+        assert_eq!(loaded.config.queue.max_messages, 2);
+    }
+
+    #[test]
+    fn lists_and_literals_are_read() {
+        let loaded =
+            load_from(&[("LOGFERRY_SOURCE__BUCKETS", "a-bucket, b-bucket=111111111111")]).expect("a list");
+        assert_eq!(loaded.config.source.buckets, ["a-bucket", "b-bucket=111111111111"]);
+        let loaded = load_from(&[("LOGFERRY_SOURCE__BUCKETS", "[\"c-bucket\"]")]).expect("a literal");
+        assert_eq!(loaded.config.source.buckets, ["c-bucket"]);
+    }
+
+    #[test]
+    fn errors_name_the_variable_and_come_together() {
+        let error = load_from(&[("LOGFERRY_QUEUE__MAX_MESAGES", "2"), ("RETRY_ATTEMPTS", "many")])
+            .expect_err("neither is right")
+            .to_string();
+        assert!(error.contains("LOGFERRY_QUEUE__MAX_MESAGES"), "{error}");
+        assert!(error.contains("RETRY_ATTEMPTS") && error.contains("delivery.attempts"), "{error}");
+    }
+}

@@ -1,0 +1,111 @@
+//! The way into a customer's account: two roles, one after the other.
+//!
+//! [`RoleArn`] is pure; [`assumed`] holds a role's credentials and renews them, single-flight, before they end.
+//! Credentials live in memory alone and are never logged.
+
+pub mod assumed;
+
+use std::{fmt, str::FromStr};
+
+/// The ARN of an IAM role, with any path, in any partition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RoleArn {
+    arn: String,
+    account: (usize, usize),
+}
+
+/// Text that is no role's ARN.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{arn:?} is no role ARN (arn:aws:iam::ACCOUNT:role/NAME): {problem}")]
+pub struct RoleArnError {
+    arn: String,
+    problem: &'static str,
+}
+
+impl RoleArn {
+    /// The whole ARN.
+    pub fn as_str(&self) -> &str {
+        &self.arn
+    }
+
+    /// The account's twelve digits.
+    pub fn account(&self) -> &str {
+        &self.arn[self.account.0..self.account.1]
+    }
+
+    /// `aws`, `aws-cn` or `aws-us-gov`.
+    pub fn partition(&self) -> &str {
+        self.arn.split(':').nth(1).expect("checked when it was parsed")
+    }
+}
+
+impl FromStr for RoleArn {
+    type Err = RoleArnError;
+
+    fn from_str(arn: &str) -> Result<Self, RoleArnError> {
+        let fail = |problem| Err(RoleArnError { arn: arn.to_owned(), problem });
+        let parts: Vec<_> = arn.splitn(6, ':').collect();
+        let &["arn", partition, "iam", "", account, resource] = parts.as_slice() else {
+            return fail("it has not the form of one");
+        };
+        if !matches!(partition, "aws" | "aws-cn" | "aws-us-gov") {
+            return fail("its partition is none of aws, aws-cn, aws-us-gov");
+        }
+        if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
+            return fail("its account is no 12-digit account id");
+        }
+        let Some(name) = resource.strip_prefix("role/") else {
+            return fail("it names something other than a role");
+        };
+        // Source: IAM API reference, CreateRole: names of [\w+=,.@-], paths of printable characters between slashes.
+        let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-/".contains(c);
+        if name.is_empty() || name.ends_with('/') || !name.chars().all(legal) {
+            return fail("its name is no name of a role");
+        }
+        let start = arn.len() - resource.len() - 1 - account.len();
+        Ok(Self { arn: arn.to_owned(), account: (start, start + account.len()) })
+    }
+}
+
+impl fmt::Display for RoleArn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.arn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arns_of_all_partitions_are_read() {
+        for (arn, partition) in [
+            ("arn:aws:iam::222222222222:role/customer-logs", "aws"),
+            ("arn:aws-cn:iam::222222222222:role/a/b/customer", "aws-cn"),
+            ("arn:aws-us-gov:iam::222222222222:role/x_+=,.@-", "aws-us-gov"),
+        ] {
+            let role: RoleArn = arn.parse().expect("a role's ARN");
+            assert_eq!((role.account(), role.partition(), role.as_str()), ("222222222222", partition, arn));
+        }
+    }
+
+    #[test]
+    fn everything_else_is_named() {
+        for (arn, part) in [
+            ("", "form"),
+            ("customer-logs", "form"),
+            ("arn:aws:sts::222222222222:assumed-role/x/y", "form"),
+            ("arn:aws:iam:us-east-1:222222222222:role/x", "form"),
+            ("arn:aws-iso:iam::222222222222:role/x", "partition"),
+            ("arn:aws:iam::2222:role/x", "12-digit"),
+            ("arn:aws:iam::222222222222:user/x", "other than a role"),
+            ("arn:aws:iam::222222222222:role/", "no name"),
+            ("arn:aws:iam::222222222222:role/a/", "no name"),
+            ("arn:aws:iam::222222222222:role/a b", "no name"),
+            ("arn:aws:iam::222222222222:role/a:b", "no name"),
+        ] {
+            let error = arn.parse::<RoleArn>().expect_err("no role").to_string();
+            assert!(error.contains(part), "{arn}: {error}");
+        }
+    }
+}

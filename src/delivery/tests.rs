@@ -1,0 +1,462 @@
+//! Lanes against the sink in memory, which itself refuses to take two puts into one stream, or a batch that breaks a
+//! limit.
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::*;
+use crate::{
+    name::StreamTemplate,
+    sink::memory::{Call, MemorySink, MemorySinks, Operation},
+};
+
+const ACCOUNT: &str = "222222222222";
+const REGION: &str = "us-east-1";
+const PLACE: &str = "222222222222/us-east-1";
+const GROUP: &str = "/rosa/acme";
+/// Events this far apart never share a batch.
+const APART: i64 = 2 * 24 * 3600 * 1000;
+
+fn destination(oversize: Oversize) -> CloudWatch {
+    CloudWatch {
+        role: "arn:aws:iam::222222222222:role/customer-logs".parse().expect("a role's ARN"),
+        external_id: None,
+        session_tags: false,
+        source_identity: false,
+        log_group_name: GROUP.into(),
+        log_stream_name: StreamTemplate::default(),
+        retention_days: Some(30),
+        oversize,
+    }
+}
+
+async fn lane_with(sinks: &MemorySinks, streams: &Streams, oversize: Oversize) -> Lane<MemorySink> {
+    let key = StreamKey {
+        account: ACCOUNT.into(),
+        region: REGION.into(),
+        log_group_name: GROUP.into(),
+        log_stream_name: "s".into(),
+    };
+    Lane::new(sinks.sink(ACCOUNT, REGION), &destination(oversize), key, streams).await
+}
+
+async fn lane(sinks: &MemorySinks) -> Lane<MemorySink> {
+    lane_with(sinks, &Streams::new(), Oversize::Split).await
+}
+
+/// Accounts with the group and the stream in them.
+fn ready() -> MemorySinks {
+    let sinks = MemorySinks::new();
+    sinks.create(PLACE, GROUP, &["s"]);
+    sinks
+}
+
+fn record(timestamp: i64, text: &str) -> Record<'static> {
+    Record { index: 0, timestamp: Some(timestamp), message: Message::escape(text) }
+}
+
+async fn push(lane: &mut Lane<MemorySink>, timestamp: i64, text: &str) -> Result<(), SinkError> {
+    lane.push(&record(timestamp, text), 0).await
+}
+
+/// Pushes messages, a batch each, and finishes.
+async fn deliver(lane: &mut Lane<MemorySink>, messages: &[&str]) -> Result<(), SinkError> {
+    for (at, message) in (0..).zip(messages) {
+        push(lane, at * APART, message).await?;
+    }
+    lane.finish().await
+}
+
+fn put(message: &str, token: Option<&str>) -> Call {
+    Call::Put("s".into(), vec![message.into()], token.map(str::to_owned))
+}
+
+fn create_stream() -> Call {
+    Call::CreateStream("s".into())
+}
+
+fn not_found() -> SinkError {
+    SinkError::NotFound("not here".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_stream_is_put_to_at_once() {
+    let sinks = ready();
+    let mut lane = lane(&sinks).await;
+    deliver(&mut lane, &["a"]).await.expect("it arrives");
+    assert_eq!(sinks.calls(), [put("a", None)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_stream_is_created_and_the_same_batch_put_again() {
+    let sinks = MemorySinks::new();
+    sinks.create(PLACE, GROUP, &[]);
+    let mut lane = lane(&sinks).await;
+    deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
+    // No group is created, so none of the customer's gets our retention.
+    assert_eq!(sinks.calls(), [put("a", None), create_stream(), put("a", None), put("b", None)]);
+    assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b"]);
+    assert_eq!(lane.tally().put.accepted, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_group_is_created_with_its_retention() {
+    let sinks = MemorySinks::new();
+    let mut lane = lane(&sinks).await;
+    deliver(&mut lane, &["a"]).await.expect("it arrives");
+    let create_group = Call::CreateGroup(GROUP.into(), Some(30));
+    let expected = [put("a", None), create_stream(), create_group, create_stream(), put("a", None)];
+    assert_eq!(sinks.calls(), expected);
+    assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_deleted_while_we_run_is_created_again() {
+    let sinks = ready();
+    sinks.demand_tokens();
+    let streams = Streams::new();
+    let mut first = lane_with(&sinks, &streams, Oversize::Split).await;
+    deliver(&mut first, &["a"]).await.expect("it arrives");
+    sinks.delete_group(PLACE, GROUP);
+    let mut second = lane_with(&sinks, &streams, Oversize::Split).await;
+    deliver(&mut second, &["b", "c"]).await.expect("they arrive");
+    assert_eq!(sinks.messages(PLACE, GROUP), ["b", "c"]);
+    // The token of the deleted stream went with it.
+    assert_eq!(sinks.calls()[5..], [put("b", None), put("c", Some("s-1"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_exists_and_is_not_found_yet_is_waited_for() {
+    let sinks = ready();
+    (1..=4).for_each(|nth| sinks.fail(Operation::Put, nth, not_found()));
+    let mut lane = lane(&sinks).await;
+    let start = Instant::now();
+    deliver(&mut lane, &["a"]).await.expect("it arrives at last");
+    assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
+    assert_eq!(start.elapsed(), CREATION_PAUSE * (1 + 2 + 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_never_found_ends() {
+    let sinks = ready();
+    sinks.fail_group(GROUP, not_found());
+    let mut lane = lane(&sinks).await;
+    assert_eq!(deliver(&mut lane, &["a"]).await, Err(not_found()));
+    assert_eq!(sinks.count(Operation::Put), MAX_ROUNDS as usize);
+    assert_eq!((lane.tally().read, lane.tally().accounted()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_may_not_be_created_is_an_error() {
+    let sinks = MemorySinks::new();
+    let denied = SinkError::Denied("no logs:CreateLogGroup".into());
+    sinks.fail(Operation::CreateGroup, 1, denied.clone());
+    let mut lane = lane(&sinks).await;
+    assert_eq!(deliver(&mut lane, &["a"]).await, Err(denied));
+    assert_eq!((lane.tally().read, lane.tally().accounted()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_passed_on_also_to_the_next_lane() {
+    let sinks = ready();
+    sinks.demand_tokens();
+    let streams = Streams::new();
+    for messages in [["a", "b"], ["c", "d"]] {
+        let mut lane = lane_with(&sinks, &streams, Oversize::Split).await;
+        deliver(&mut lane, &messages).await.expect("they arrive");
+    }
+    let expected = [put("a", None), put("b", Some("s-1")), put("c", Some("s-2")), put("d", Some("s-3"))];
+    assert_eq!(sinks.calls(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invalid_token_is_replaced_by_the_expected_one() {
+    let sinks = ready();
+    sinks.demand_tokens();
+    deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
+    // Another worker, which knows of no token.
+    let mut other = lane(&sinks).await;
+    deliver(&mut other, &["b", "c"]).await.expect("they arrive");
+    let expected = [put("a", None), put("b", None), put("b", Some("s-1")), put("c", Some("s-2"))];
+    assert_eq!(sinks.calls(), expected);
+    assert_eq!(other.tally().batches, 2);
+
+    let sinks = ready();
+    sinks.fail(Operation::Put, 1, SinkError::InvalidSequenceToken { expected: Some("t\"1".into()) });
+    sinks.fail(Operation::Put, 2, SinkError::InvalidSequenceToken { expected: None });
+    deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
+    assert_eq!(sinks.calls(), [put("a", None), put("a", Some("t\"1")), put("a", None)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_never_right_ends() {
+    let sinks = ready();
+    let error = SinkError::InvalidSequenceToken { expected: Some("t".into()) };
+    (1..=20).for_each(|nth| sinks.fail(Operation::Put, nth, error.clone()));
+    let mut lane = lane(&sinks).await;
+    assert_eq!(deliver(&mut lane, &["a"]).await, Err(error));
+    assert_eq!(sinks.count(Operation::Put), MAX_ROUNDS as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_already_accepted_is_accepted() {
+    let sinks = ready();
+    sinks.store_but_fail(1, SinkError::DataAlreadyAccepted { expected: Some("next".into()) });
+    let mut lane = lane(&sinks).await;
+    deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
+    assert_eq!(sinks.calls(), [put("a", None), put("b", Some("next"))]);
+    assert_eq!((lane.tally().put.accepted, lane.tally().batches), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_batch_is_on_its_way_while_the_next_fills() {
+    let sinks = ready();
+    sinks.hold();
+    let mut lane = lane(&sinks).await;
+    push(&mut lane, 0, "a").await.expect("it fits");
+    // Sends `a` off, and does not wait for an answer that cannot come: `b` and `b2` fill the next batch.
+    push(&mut lane, APART, "b").await.expect("it fits");
+    sinks.until_puts(1).await;
+    push(&mut lane, APART, "b2").await.expect("it fits");
+    {
+        // `c` needs a third batch: not before `a` has arrived.
+        let third = push(&mut lane, 2 * APART, "c");
+        tokio::pin!(third);
+        assert!(tokio::time::timeout(Duration::from_secs(60), &mut third).await.is_err());
+        assert_eq!(sinks.calls(), [put("a", None)]);
+        sinks.release(1);
+        third.await.expect("it fits");
+    }
+    sinks.until_puts(2).await;
+    assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
+    sinks.release(2);
+    lane.finish().await.expect("all arrive");
+    assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b", "b2", "c"]);
+    assert_eq!(lane.tally().put.accepted, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_and_putting_take_the_longer_of_both_times() {
+    let sinks = ready();
+    sinks.put_time(Duration::from_secs(1));
+    let mut lane = lane(&sinks).await;
+    let start = Instant::now();
+    for at in 0..10 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        push(&mut lane, at * APART, "m").await.expect("it fits");
+    }
+    lane.finish().await.expect("all arrive");
+    // One after another it would be 20 s.
+    assert_eq!(start.elapsed(), Duration::from_secs(12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_keep_the_object_s_order_and_events_the_clock_s() {
+    let sinks = ready();
+    sinks.put_time(Duration::from_millis(10));
+    let mut lane = lane(&sinks).await;
+    // Within a batch by time; between batches as the object has them, even back in time.
+    for (timestamp, text) in [(5, "b"), (3, "a"), (5, "c"), (3 * APART, "e"), (2 * APART, "d"), (0, "z")] {
+        push(&mut lane, timestamp, text).await.expect("it fits");
+    }
+    lane.finish().await.expect("all arrive");
+    assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b", "c", "e", "d", "z"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_lanes_into_one_stream_take_turns() {
+    let sinks = ready();
+    sinks.demand_tokens();
+    sinks.put_time(Duration::from_secs(1));
+    let streams = Streams::new();
+    let (mut one, mut two) = (
+        lane_with(&sinks, &streams, Oversize::Split).await,
+        lane_with(&sinks, &streams, Oversize::Split).await,
+    );
+    let start = Instant::now();
+    // The sink ends the test if they meet.
+    let results = tokio::join!(deliver(&mut one, &["a", "b", "c"]), deliver(&mut two, &["1", "2", "3"]));
+    assert_eq!(results, (Ok(()), Ok(())));
+    assert_eq!((start.elapsed(), sinks.count(Operation::Put)), (Duration::from_secs(6), 6));
+    let (letters, digits): (Vec<_>, Vec<_>) =
+        sinks.messages(PLACE, GROUP).into_iter().partition(|message| message.as_str() >= "a");
+    assert_eq!((letters.concat(), digits.concat()), ("abc".to_owned(), "123".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_of_other_accounts_do_not_wait_for_each_other() {
+    let sinks = ready();
+    sinks.create("333333333333/us-east-1", GROUP, &["s"]);
+    sinks.put_time(Duration::from_secs(1));
+    let streams = Streams::new();
+    let mut one = lane_with(&sinks, &streams, Oversize::Split).await;
+    let key = StreamKey { account: "333333333333".into(), ..one.writer.key.clone() };
+    let sink = sinks.sink("333333333333", REGION);
+    let mut two = Lane::new(sink, &destination(Oversize::Split), key, &streams).await;
+    let start = Instant::now();
+    let results = tokio::join!(deliver(&mut one, &["a", "b"]), deliver(&mut two, &["1", "2"]));
+    assert_eq!((results, start.elapsed()), ((Ok(()), Ok(())), Duration::from_secs(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_messages_are_split_at_characters_and_count_once() {
+    let sinks = ready();
+    let mut lane = lane(&sinks).await;
+    // Characters of two and four bytes stand across both boundaries.
+    let text = format!("x{}\"{}", "é".repeat(MAX_MESSAGE_BYTES / 2), "😀".repeat(MAX_MESSAGE_BYTES / 4 + 1));
+    push(&mut lane, 7, &text).await.expect("it fits");
+    push(&mut lane, 8, "after").await.expect("it fits");
+    lane.finish().await.expect("all arrive");
+    let events = sinks.events(PLACE, GROUP);
+    let pieces: Vec<_> = events.iter().filter(|(timestamp, _)| *timestamp == 7).collect();
+    assert_eq!(pieces.len(), 3);
+    assert!(pieces.iter().all(|(_, piece)| piece.len() <= MAX_MESSAGE_BYTES));
+    assert!(
+        pieces.iter().map(|(_, piece)| piece.as_str()).collect::<String>() == text,
+        "the pieces are the text"
+    );
+    assert_eq!(events.last(), Some(&(8, "after".to_owned())));
+    let tally = lane.tally();
+    assert_eq!((tally.read, tally.put.accepted, tally.oversize), (2, 2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_messages_are_truncated_where_the_tenant_wants_it() {
+    let sinks = ready();
+    let mut lane = lane_with(&sinks, &Streams::new(), Oversize::Truncate).await;
+    let text = format!("x{}", "é".repeat(MAX_MESSAGE_BYTES));
+    push(&mut lane, 7, &text).await.expect("it fits");
+    push(&mut lane, 8, &"y".repeat(MAX_MESSAGE_BYTES)).await.expect("it fits");
+    lane.finish().await.expect("all arrive");
+    let messages = sinks.messages(PLACE, GROUP);
+    assert_eq!(
+        messages.iter().map(String::len).collect::<Vec<_>>(),
+        [MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES]
+    );
+    assert!(text.starts_with(&messages[0]));
+    let tally = lane.tally();
+    assert_eq!((tally.read, tally.put.accepted, tally.oversize), (2, 2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn empty_messages_are_skipped_and_undated_ones_get_the_object_s_time() {
+    let sinks = ready();
+    let mut lane = lane(&sinks).await;
+    for (timestamp, text) in [(None, "a"), (Some(5), ""), (None, ""), (Some(9), "b")] {
+        let record = Record { timestamp, ..record(0, text) };
+        lane.push(&record, 7).await.expect("it fits");
+    }
+    lane.finish().await.expect("all arrive");
+    assert_eq!(sinks.events(PLACE, GROUP), [(7, "a".to_owned()), (9, "b".to_owned())]);
+    let tally = lane.tally();
+    assert_eq!((tally.read, tally.empty, tally.undated, tally.put.accepted), (4, 2, 2, 2));
+    assert_eq!((tally.accounted(), tally.bytes, tally.batches), (4, 2 + 2 * 26, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_but_empty_messages_is_not_put() {
+    let sinks = ready();
+    let mut lane = lane(&sinks).await;
+    deliver(&mut lane, &["", ""]).await.expect("nothing to do");
+    assert_eq!((sinks.count(Operation::Put), lane.tally().empty), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_fails_stops_the_lane() {
+    let sinks = ready();
+    let throttled = SinkError::Throttled("slow down".into());
+    sinks.fail(Operation::Put, 2, throttled.clone());
+    let mut lane = lane(&sinks).await;
+    assert_eq!(deliver(&mut lane, &["a", "b", "c", "d"]).await, Err(throttled));
+    // `c` was ready when `b` failed; it must not overtake.
+    assert_eq!(sinks.calls(), [put("a", None), put("b", None)]);
+    assert_eq!(lane.tally().put.accepted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_batch_s_failure_surfaces() {
+    for error in [
+        SinkError::Unavailable("503".into()),
+        SinkError::Denied("no".into()),
+        SinkError::Refused("InvalidParameterException".into()),
+    ] {
+        let sinks = ready();
+        sinks.fail(Operation::Put, 1, error.clone());
+        assert_eq!(deliver(&mut lane(&sinks).await, &["a"]).await, Err(error));
+        assert_eq!(sinks.count(Operation::Put), 1, "the queue's redelivery retries, nobody else");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_lane_takes_back_what_is_on_its_way() {
+    let sinks = ready();
+    sinks.hold();
+    let streams = Streams::new();
+    let mut dropped = lane_with(&sinks, &streams, Oversize::Split).await;
+    push(&mut dropped, 0, "a").await.expect("it fits");
+    push(&mut dropped, APART, "b").await.expect("it fits");
+    sinks.until_puts(1).await;
+    drop(dropped);
+    let mut next = lane_with(&sinks, &streams, Oversize::Split).await;
+    sinks.release(9);
+    deliver(&mut next, &["c"]).await.expect("the stream is free");
+    assert_eq!(sinks.messages(PLACE, GROUP), ["c"]);
+}
+
+/// A record of a generated object.
+fn any_record() -> impl Strategy<Value = (Option<i64>, String)> {
+    let text = prop_oneof![
+        1 => Just(String::new()).boxed(),
+        8 => ".{1,20}".boxed(),
+        1 => (1_usize..2_500_000, "[a\u{1}\"é]").prop_map(|(len, text)| text.repeat(len / text.len() + 1)).boxed(),
+    ];
+    (proptest::option::of(0..3 * APART), text)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn every_record_is_accounted_for_and_arrives_once(
+        records in proptest::collection::vec(any_record(), 0..40),
+        rejected in proptest::collection::vec((1_usize..8, 0_usize..5, 0_usize..5), 0..4),
+        truncate in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let sinks = ready();
+            for (nth, too_old, expired) in rejected {
+                let rejected = RejectedEvents { too_old_end: Some(too_old), expired_end: Some(expired), too_new_start: None };
+                sinks.reject(nth, rejected);
+            }
+            let oversize = if truncate { Oversize::Truncate } else { Oversize::Split };
+            let mut lane = lane_with(&sinks, &Streams::new(), oversize).await;
+            let (mut sent, mut empty) = (Vec::new(), 0);
+            for (timestamp, text) in &records {
+                let record = Record { timestamp: *timestamp, ..record(0, text) };
+                lane.push(&record, APART).await.expect("it fits");
+                match text.is_empty() {
+                    true => empty += 1,
+                    false if truncate => sent.extend(split_text(text, MAX_MESSAGE_BYTES).take(1)),
+                    false => sent.extend(split_text(text, MAX_MESSAGE_BYTES)),
+                }
+            }
+            lane.finish().await.expect("all arrive");
+            let tally = *lane.tally();
+            assert_eq!((tally.read, tally.accounted()), (records.len() as u64, records.len() as u64));
+            assert_eq!(tally.empty, empty);
+            assert_eq!(tally.batches, sinks.count(Operation::Put) as u64);
+            let calls = sinks.calls();
+            let mut put: Vec<&str> = calls
+                .iter()
+                .flat_map(|call| match call {
+                    Call::Put(_, messages, _) => messages.as_slice(),
+                    other => panic!("the stream was there: {other:?}"),
+                })
+                .map(String::as_str)
+                .collect();
+            put.sort_unstable();
+            sent.sort_unstable();
+            assert!(put == sent, "{} events instead of {}", put.len(), sent.len());
+        });
+    }
+}

@@ -1,0 +1,203 @@
+//! Compares what was uploaded with what every account received, record by record.
+
+use std::collections::HashMap;
+
+use logferry_sandbox::provision::ReceivedEvent;
+
+use super::samples::Record;
+
+/// Where records belong, or were found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) account: String,
+    pub(super) log_group: String,
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// It did not arrive where it belongs.
+    Missing,
+    /// It arrived where another tenant's logs belong, or nobody's.
+    Misplaced,
+    /// It arrived once more than it was uploaded.
+    Twice,
+    /// Its timestamp and message are of no record that was uploaded.
+    Altered,
+    /// It is older than the record before it in its stream.
+    OutOfOrder,
+}
+
+/// One flaw, and the record and the place that have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) flaw: Flaw,
+    pub(super) place: Place,
+    pub(super) record: Record,
+}
+
+/// The outcome.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// Records that had to arrive.
+    pub(super) expected: usize,
+    /// Of those: arrived where they belong.
+    pub(super) delivered: usize,
+    /// Whatever is wrong; nothing in here means that all is well.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl Comparison {
+    /// How many records have that flaw.
+    pub(super) fn count(&self, flaw: Flaw) -> usize {
+        self.faults.iter().filter(|fault| fault.flaw == flaw).count()
+    }
+}
+
+/// Takes each record that arrived off what had to arrive at its place; what cannot be taken off, or is left, is a fault.
+///
+/// The events of one stream stand together in `received`, in the order in which CloudWatch Logs gives them.
+pub(super) fn compare(
+    expected: &[(Place, Vec<Record>)],
+    received: &[(Place, Vec<ReceivedEvent>)],
+) -> Comparison {
+    let mut left: HashMap<&Place, HashMap<Record, usize>> = HashMap::new();
+    for (place, records) in expected {
+        let here = left.entry(place).or_default();
+        for record in records {
+            *here.entry(record.clone()).or_default() += 1;
+        }
+    }
+    let mut comparison = Comparison {
+        expected: expected.iter().map(|(_, records)| records.len()).sum(),
+        ..Comparison::default()
+    };
+    for (place, events) in received {
+        for event in events {
+            let record = Record { timestamp: event.timestamp, message: event.message.clone() };
+            let flaw = match left.get_mut(place).and_then(|here| here.get_mut(&record)) {
+                Some(count @ 1..) => {
+                    *count -= 1;
+                    comparison.delivered += 1;
+                    continue;
+                }
+                Some(0) => Flaw::Twice,
+                None => match left.values().any(|there| there.contains_key(&record)) {
+                    true => Flaw::Misplaced,
+                    false => Flaw::Altered,
+                },
+            };
+            comparison.faults.push(Fault { flaw, place: place.clone(), record });
+        }
+        for pair in events.windows(2) {
+            let [before, event] = pair else { continue };
+            if before.stream == event.stream && before.timestamp > event.timestamp {
+                let record = Record { timestamp: event.timestamp, message: event.message.clone() };
+                comparison.faults.push(Fault { flaw: Flaw::OutOfOrder, place: place.clone(), record });
+            }
+        }
+    }
+    for (place, records) in left {
+        for (record, count) in records {
+            let fault = Fault { flaw: Flaw::Missing, place: place.clone(), record };
+            comparison.faults.extend(std::iter::repeat_n(fault, count));
+        }
+    }
+    comparison
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(account: &str) -> Place {
+        Place { account: account.to_owned(), log_group: format!("/logs/{account}") }
+    }
+
+    fn record((timestamp, message): (i64, &str)) -> Record {
+        Record { timestamp, message: message.to_owned() }
+    }
+
+    fn event((timestamp, message): (i64, &str)) -> ReceivedEvent {
+        // The stream is the message's first letter, so that a test can tell streams apart.
+        let stream = message[..1].to_owned();
+        ReceivedEvent { stream, timestamp, message: message.to_owned(), ingestion_time: 0 }
+    }
+
+    /// Two tenants were sent these; `a 1` twice, and `b 9` to both.
+    const ACME: [(i64, &str); 4] = [(1, "a 1"), (1, "a 1"), (2, "a 2"), (9, "b 9")];
+    const GLOBEX: [(i64, &str); 2] = [(1, "c 1"), (9, "b 9")];
+
+    #[track_caller]
+    fn check(acme: &[(i64, &str)], globex: &[(i64, &str)], delivered: usize, flaws: &[(Flaw, &str, &str)]) {
+        let records = |sent: &[_]| sent.iter().copied().map(record).collect();
+        let events = |arrived: &[_]| arrived.iter().copied().map(event).collect();
+        let expected = [(place("acme"), records(&ACME)), (place("globex"), records(&GLOBEX))];
+        let received = [(place("acme"), events(acme)), (place("globex"), events(globex))];
+        let comparison = compare(&expected, &received);
+        assert_eq!((comparison.expected, comparison.delivered), (6, delivered));
+        let mut found: Vec<_> = comparison
+            .faults
+            .iter()
+            .map(|fault| (fault.flaw, &*fault.place.account, &*fault.record.message))
+            .collect();
+        found.sort_by_key(|(_, account, message)| (*account, *message));
+        assert_eq!(found, flaws);
+        for (flaw, ..) in flaws {
+            let count = flaws.iter().filter(|(other, ..)| other == flaw).count();
+            assert_eq!(comparison.count(*flaw), count);
+        }
+    }
+
+    #[test]
+    fn the_same_records_have_no_flaw() {
+        check(&ACME, &GLOBEX, 6, &[]);
+        // Streams stand one after another; only within one is there an order.
+        check(&[(9, "b 9"), (1, "a 1"), (1, "a 1"), (2, "a 2")], &GLOBEX, 6, &[]);
+    }
+
+    #[test]
+    fn a_missing_record_is_found() {
+        check(&ACME[1..], &GLOBEX, 5, &[(Flaw::Missing, "acme", "a 1")]);
+        check(&ACME, &[], 4, &[(Flaw::Missing, "globex", "b 9"), (Flaw::Missing, "globex", "c 1")]);
+    }
+
+    #[test]
+    fn a_record_once_too_often_is_found() {
+        let thrice = [(1, "a 1"), (1, "a 1"), (1, "a 1"), (2, "a 2"), (9, "b 9")];
+        check(&thrice, &GLOBEX, 6, &[(Flaw::Twice, "acme", "a 1")]);
+        check(&ACME, &[(1, "c 1"), (9, "b 9"), (9, "b 9")], 6, &[(Flaw::Twice, "globex", "b 9")]);
+    }
+
+    #[test]
+    fn a_record_in_the_wrong_account_is_found_there_and_missed_where_it_belongs() {
+        let flaws = [(Flaw::Missing, "acme", "a 2"), (Flaw::Misplaced, "globex", "a 2")];
+        check(&[(1, "a 1"), (1, "a 1"), (9, "b 9")], &[(2, "a 2"), (1, "c 1"), (9, "b 9")], 5, &flaws);
+    }
+
+    #[test]
+    fn a_record_in_an_account_or_group_of_nobody_is_found() {
+        let other_group = Place { log_group: "/other".to_owned(), ..place("acme") };
+        for nowhere in [place("provider"), other_group] {
+            let sent = [(place("acme"), vec![record((1, "a"))])];
+            let arrived = [(place("acme"), vec![event((1, "a"))]), (nowhere.clone(), vec![event((1, "a"))])];
+            let comparison = compare(&sent, &arrived);
+            let fault = Fault { flaw: Flaw::Misplaced, place: nowhere, record: record((1, "a")) };
+            assert_eq!((comparison.delivered, comparison.faults), (1, vec![fault]));
+        }
+    }
+
+    #[test]
+    fn a_changed_text_or_time_is_found() {
+        let text = [(1, "a 1"), (1, "a 1"), (2, "a 2!"), (9, "b 9")];
+        check(&text, &GLOBEX, 5, &[(Flaw::Missing, "acme", "a 2"), (Flaw::Altered, "acme", "a 2!")]);
+        let time = [(1, "c 1"), (8, "b 9")];
+        check(&ACME, &time, 5, &[(Flaw::Altered, "globex", "b 9"), (Flaw::Missing, "globex", "b 9")]);
+    }
+
+    #[test]
+    fn disorder_within_a_stream_is_found() {
+        let late = [(1, "a 1"), (2, "a 2"), (1, "a 1"), (9, "b 9")];
+        check(&late, &GLOBEX, 6, &[(Flaw::OutOfOrder, "acme", "a 1")]);
+    }
+}

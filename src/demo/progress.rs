@@ -1,0 +1,60 @@
+//! Shows how much has arrived, and says when all of it has, or when nothing moves any more.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+
+use super::{
+    stage::{Backlog, Stage},
+    worker::WorkerProcess,
+};
+
+/// Without a new event for so long, something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often a line is written where no bar can be drawn.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+const STYLE: &str = "  {bar:40} {human_pos} of {human_len} records";
+
+/// Waits until at least `expected` events have arrived and the queue is empty: whatever arrives twice has arrived then.
+///
+/// # Errors
+/// The worker ended, a message went to the dead-letter queue, or nothing moved for a minute.
+pub(super) async fn until_delivered(
+    stage: &Stage,
+    worker: &mut WorkerProcess,
+    expected: u64,
+) -> anyhow::Result<()> {
+    let bar = ProgressBar::new(expected);
+    bar.set_style(ProgressStyle::with_template(STYLE)?.progress_chars("##."));
+    let mut seen = (0, Backlog::default());
+    let mut moved = Instant::now();
+    let mut told = Instant::now();
+    loop {
+        let now = (stage.events(), stage.backlog().await?);
+        let (events, Backlog { waiting, in_flight, dead }) = now;
+        if now != seen {
+            (seen, moved) = (now, Instant::now());
+        }
+        bar.set_position(events);
+        if bar.is_hidden() && told.elapsed() >= LINE_EVERY {
+            eprintln!("  {} of {} records", HumanCount(events), HumanCount(expected));
+            told = Instant::now();
+        }
+        if dead > 0 {
+            bail!("{dead} of the messages went to the dead-letter queue");
+        }
+        if events >= expected && waiting + in_flight == 0 {
+            bar.finish();
+            return Ok(());
+        }
+        worker.check_runs()?;
+        ensure!(
+            moved.elapsed() < PATIENCE,
+            "nothing has moved for {PATIENCE:?}: {events} of {expected} records have arrived; of the messages, \
+             {waiting} wait and {in_flight} are being worked on"
+        );
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

@@ -1,0 +1,272 @@
+//! What the demo tells, as text for a person.
+
+use std::{collections::BTreeSet, fmt::Display, net::SocketAddr, time::Duration};
+
+use bytesize::ByteSize;
+use indicatif::HumanCount;
+use jiff::{Timestamp, tz::TimeZone};
+use logferry_sandbox::provision::{Customer, ReceivedEvent};
+
+use super::{
+    comparison::{Comparison, Flaw, Place},
+    samples::Upload,
+    stage::Stage,
+    worker::WorkerProcess,
+};
+
+/// No line with a customer's text in it is longer.
+const COLUMNS: usize = 100;
+/// Faults told one by one.
+const FAULTS: usize = 10;
+
+/// Who there is, and how they are wired.
+pub(super) fn accounts(stage: &Stage) -> String {
+    let Stage { aws, provider, customers, .. } = stage;
+    let mut text = format!(
+        "AWS, in this process: {}, {}\n  {:<9}  {}  S3 {} -> SNS {} -> SQS {}",
+        aws.endpoint,
+        aws.region,
+        "provider",
+        provider.account,
+        provider.bucket,
+        last(&provider.topic_arn, ':'),
+        last(&provider.queue_url, '/'),
+    );
+    for Customer { tenant_id, account, role_arn, log_group, .. } in customers {
+        let role = last(role_arn, '/');
+        text += &format!("\n  {tenant_id:<9}  {account}  role {role}, log group {log_group}");
+    }
+    text
+}
+
+/// Where the worker is to be found.
+pub(super) fn worker(worker: &WorkerProcess, address: SocketAddr) -> String {
+    let id = worker.id().map(|id| id.to_string()).unwrap_or_default();
+    format!("Worker: process {id}, http://{address}/metrics, log {}", worker.log().display())
+}
+
+/// What is going to be uploaded.
+pub(super) fn uploads(uploads: &[Upload]) -> String {
+    let records = uploads.iter().map(|upload| upload.records.len() + upload.empty).sum();
+    let bytes = uploads.iter().map(|upload| upload.body.len()).sum();
+    format!(
+        "Uploading {} objects that Vector wrote, timestamps moved to now: {} records, {} of gzip",
+        uploads.len(),
+        count(records),
+        size(bytes)
+    )
+}
+
+/// One row for each customer. `started` has the tenant of each upload and when it began.
+pub(super) fn table(
+    stage: &Stage,
+    received: &[(Place, Vec<ReceivedEvent>)],
+    started: &[(&str, Timestamp)],
+) -> String {
+    let row = |cells: [&dyn Display; 6]| {
+        let [tenant, account, events, bytes, streams, took] = cells.map(|cell| cell.to_string());
+        format!("\n  {tenant:<9}  {account:<12}  {events:>7}  {bytes:>9}  {streams:>7}  {took:>25}")
+    };
+    let mut text = "Arrived".to_owned();
+    text += &row([&"tenant", &"account", &"events", &"bytes", &"streams", &"from upload to last event"]);
+    for Customer { tenant_id, account, .. } in &stage.customers {
+        let events: Vec<_> = in_account(received, account).flat_map(|(_, events)| events).collect();
+        let bytes = events.iter().map(|event| event.message.len()).sum();
+        let streams: BTreeSet<_> = events.iter().map(|event| &event.stream).collect();
+        let first = started.iter().filter(|(tenant, _)| tenant == tenant_id).map(|(_, at)| *at).min();
+        let last = events.iter().filter_map(|event| Timestamp::from_millisecond(event.ingestion_time).ok());
+        let took = first.zip(last.max()).and_then(|(first, last)| last.duration_since(first).try_into().ok());
+        let took = took.map_or_else(|| "-".to_owned(), seconds);
+        text += &row([tenant_id, account, &count(events.len()), &size(bytes), &streams.len(), &took]);
+    }
+    text
+}
+
+/// Two events of each stream, as CloudWatch Logs gave them back.
+pub(super) fn lines(stage: &Stage, received: &[(Place, Vec<ReceivedEvent>)]) -> String {
+    let mut text = "Read back from the customers' accounts".to_owned();
+    for Customer { account, .. } in &stage.customers {
+        for (place, events) in in_account(received, account) {
+            text += &format!("\n  {account} {}", place.log_group);
+            for stream in events.chunk_by(|one, next| one.stream == next.stream) {
+                text += &format!("\n    {}", visible(&stream[0].stream, COLUMNS - 4));
+                for event in worth_seeing(stream) {
+                    let time = time_of_day(event.timestamp);
+                    text += &format!("\n      {time}  {}", visible(&event.message, COLUMNS - 20));
+                }
+            }
+        }
+    }
+    text
+}
+
+/// The outcome as a whole.
+pub(super) fn verdict(comparison: &Comparison, skipped: usize) -> String {
+    let of = |flaw| count(comparison.count(flaw));
+    format!(
+        "{} of {} records delivered to the right account, {} to a wrong one, {} twice,\n\
+         {} altered, {} out of order, {} empty ones skipped (by contract).",
+        count(comparison.delivered),
+        count(comparison.expected),
+        of(Flaw::Misplaced),
+        of(Flaw::Twice),
+        of(Flaw::Altered),
+        of(Flaw::OutOfOrder),
+        count(skipped),
+    )
+}
+
+/// The first faults, one a line; nothing if there is none.
+pub(super) fn faults(comparison: &Comparison) -> String {
+    let faults = &comparison.faults;
+    let line = |fault: &super::comparison::Fault| {
+        let flaw = match fault.flaw {
+            Flaw::Missing => "missing",
+            Flaw::Misplaced => "in a wrong place",
+            Flaw::Twice => "once too often",
+            Flaw::Altered => "altered",
+            Flaw::OutOfOrder => "out of order",
+        };
+        let Place { account, log_group } = &fault.place;
+        let time = time_of_day(fault.record.timestamp);
+        let text = format!("{account} {log_group}: {flaw}: {time} {}", fault.record.message);
+        format!("  {}", visible(&text, COLUMNS - 2))
+    };
+    let mut lines: Vec<_> = faults.iter().take(FAULTS).map(line).collect();
+    if let Some(more @ 1..) = faults.len().checked_sub(FAULTS) {
+        lines.push(format!("  and {} more", count(more)));
+    }
+    lines.join("\n")
+}
+
+/// Commands to look around with, to be copied as they are.
+pub(super) fn commands(stage: &Stage, address: SocketAddr) -> String {
+    let Stage { aws, provider, customers, .. } = stage;
+    let root = |account: &str| {
+        let credentials = format!("AWS_ACCESS_KEY_ID={account} AWS_SECRET_ACCESS_KEY=test");
+        format!("{credentials} aws --endpoint-url {} --region {}", aws.endpoint, aws.region)
+    };
+    let mut text = "Everything stays up until Ctrl-C. To look around:".to_owned();
+    let mut add = |what: &str, command: String| text += &format!("\n\n# {what}\n{command}");
+    for Customer { tenant_id, account, log_group, .. } in customers {
+        add(
+            &format!("what {tenant_id} received"),
+            format!("{} logs tail {log_group} --since 1h", root(account)),
+        );
+    }
+    let (bucket, provider_root) = (&provider.bucket, root(&provider.account));
+    add("the staging bucket", format!("{provider_root} s3 ls --recursive s3://{bucket}"));
+    for (what, url) in [("the queue", &provider.queue_url), ("its dead letters", &provider.dead_letter_url)] {
+        let attributes = "sqs get-queue-attributes --attribute-names All --queue-url";
+        add(what, format!("{provider_root} {attributes} {url}"));
+    }
+    let table = &provider.tenant_table;
+    add("the tenants", format!("{provider_root} dynamodb scan --table-name {table}"));
+    add("what the worker counts", format!("curl http://{address}/metrics"));
+    let key = format!("{}/my-cluster/my-app/my-pod/1.json", customers[0].tenant_id);
+    add(
+        "one more record; the worker delivers it at once",
+        format!("echo '[{{\"message\":\"hello\"}}]' | {provider_root} s3 cp - s3://{bucket}/{key}"),
+    );
+    text
+}
+
+/// `0.42 s`.
+pub(super) fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}
+
+/// `10,465`.
+fn count(number: usize) -> String {
+    HumanCount(number as u64).to_string()
+}
+
+fn size(bytes: usize) -> String {
+    ByteSize::b(bytes as u64).to_string()
+}
+
+/// What stands after the last separator of a URL or an ARN.
+fn last(text: &str, separator: char) -> &str {
+    text.rsplit(separator).next().unwrap_or_default()
+}
+
+fn time_of_day(milliseconds: i64) -> String {
+    let time = Timestamp::from_millisecond(milliseconds).unwrap_or_default();
+    time.to_zoned(TimeZone::UTC).strftime("%H:%M:%S%.3f").to_string()
+}
+
+fn in_account<'a>(
+    received: &'a [(Place, Vec<ReceivedEvent>)],
+    account: &str,
+) -> impl Iterator<Item = &'a (Place, Vec<ReceivedEvent>)> {
+    received.iter().filter(move |(place, _)| place.account == account)
+}
+
+/// The first event of a stream, and the first that is harder to get through unharmed, with control characters or more
+/// than ASCII, or else the one in the middle.
+fn worth_seeing(stream: &[ReceivedEvent]) -> impl Iterator<Item = &ReceivedEvent> {
+    let (first, rest) = stream.split_at(stream.len().min(1));
+    let hard = |event: &&ReceivedEvent| event.message.chars().any(|c| c.is_control() || !c.is_ascii());
+    first.iter().chain(rest.iter().find(hard).or_else(|| rest.get(rest.len() / 2)))
+}
+
+/// The text with its control characters spelt out, cut off where it would not fit into so many columns.
+fn visible(text: &str, columns: usize) -> String {
+    const CUT: &str = "...";
+    let spell = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let spelt: String = text.chars().map(spell).collect();
+    let (mut width, mut fits) = (0, 0);
+    for (at, c) in spelt.char_indices() {
+        // No character before the Hangul takes two columns, and none after takes more.
+        width += if c < '\u{1100}' { 1 } else { 2 };
+        if width > columns {
+            return format!("{}{CUT}", &spelt[..fits]);
+        }
+        if width + CUT.len() <= columns {
+            fits = at + c.len_utf8();
+        }
+    }
+    spelt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::{comparison::Fault, samples::Record};
+
+    #[test]
+    fn text_is_spelt_out_and_cut_to_fit() {
+        let check = |text, columns, shown: &str| assert_eq!(visible(text, columns), shown, "{text:?}");
+        check("plain", 5, "plain");
+        check("plainer", 6, "pla...");
+        check("a\tb\0\u{1b}[0m\r\n", 40, r"a\tb\u{0}\u{1b}[0m\r\n");
+        check("a\\tb", 40, "a\\tb");
+        check("naïve", 5, "naïve");
+        check("订单已创建", 10, "订单已创建");
+        check("订单已创建", 9, "订单已...");
+        check("订单已创建", 8, "订单...");
+    }
+
+    #[test]
+    fn the_verdict_and_the_faults_tell_what_is_wrong() {
+        let fault = |flaw, message: &str| Fault {
+            flaw,
+            place: Place { account: "222222222222".to_owned(), log_group: "/acme".to_owned() },
+            record: Record { timestamp: 1_795_248_000_123, message: message.to_owned() },
+        };
+        let clean = Comparison { expected: 10_465, delivered: 10_465, faults: Vec::new() };
+        assert_eq!(
+            verdict(&clean, 35),
+            "10,465 of 10,465 records delivered to the right account, 0 to a wrong one, 0 twice,\n\
+             0 altered, 0 out of order, 35 empty ones skipped (by contract)."
+        );
+        assert_eq!(faults(&clean), "");
+        let mut broken = Comparison { delivered: 10_464, ..clean };
+        broken.faults = vec![fault(Flaw::Missing, "gone\n")];
+        broken.faults.extend((0..10).map(|_| fault(Flaw::Twice, "again")));
+        assert!(verdict(&broken, 35).contains(" 10 twice"));
+        let told = faults(&broken);
+        assert!(told.starts_with("  222222222222 /acme: missing: 08:00:00.123 gone\\n\n"), "{told}");
+        assert!(told.ends_with("08:00:00.123 again\n  and 1 more"), "{told}");
+    }
+}

@@ -1,0 +1,139 @@
+//! The AWS that the demo runs on: an embedded sandbox, wired as production is, over the wire.
+
+use anyhow::Context;
+use logferry_sandbox::{
+    Sandbox,
+    provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedEvent},
+};
+
+use super::comparison::Place;
+
+const REGION: &str = "us-east-1";
+/// Goes in front of the provider's names, `demo-staging` for example.
+const PREFIX: &str = "demo";
+const CUSTOMERS: [(&str, &str); 3] =
+    [("acme-corp", "222222222222"), ("globex", "333333333333"), ("initech", "444444444444")];
+
+/// Everything but the worker.
+#[derive(Debug)]
+pub(super) struct Stage {
+    sandbox: Sandbox,
+    pub(super) aws: Aws,
+    pub(super) provider: Provider,
+    pub(super) customers: Vec<Customer>,
+}
+
+/// What the queues hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Backlog {
+    /// Messages that wait for a worker.
+    pub(super) waiting: u64,
+    /// Messages that a worker has received and not yet acknowledged.
+    pub(super) in_flight: u64,
+    /// Messages in the dead-letter queue.
+    pub(super) dead: u64,
+}
+
+impl Stage {
+    /// Starts the sandbox and sets the provider and the customers up in it.
+    pub(super) async fn set_up() -> anyhow::Result<Self> {
+        let sandbox = Sandbox::start().await.context("no port can be had on the loopback address")?;
+        let aws = Aws::new(&sandbox.endpoint(), REGION);
+        let provider = Provider::create(&aws, &ProviderSpec::new(PREFIX)).await?;
+        let mut customers = Vec::new();
+        for (tenant_id, account) in CUSTOMERS {
+            let customer = Customer::create(&aws, account, &provider, CustomerSpec::new(tenant_id)).await?;
+            provider.put_tenant(&aws, customer.row()).await?;
+            customers.push(customer);
+        }
+        Ok(Self { sandbox, aws, provider, customers })
+    }
+
+    /// What production gives a worker, with a session of the worker's own role and this endpoint.
+    pub(super) async fn worker_environment(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let provider = &self.provider;
+        let root = self.aws.account(&provider.account);
+        let worker = root.assume_role(&provider.worker_role_arn, "logferry-demo", &[]).await?;
+        let credentials = worker.credentials();
+        let text = str::to_owned;
+        Ok(vec![
+            ("AWS_ENDPOINT_URL", self.aws.endpoint.clone()),
+            ("AWS_REGION", provider.region.clone()),
+            ("AWS_ACCESS_KEY_ID", text(credentials.access_key_id())),
+            ("AWS_SECRET_ACCESS_KEY", text(credentials.secret_access_key())),
+            ("AWS_SESSION_TOKEN", text(credentials.session_token().unwrap_or_default())),
+            ("AWS_S3_USE_PATH_STYLE", text("true")),
+            ("AWS_EC2_METADATA_DISABLED", text("true")),
+            ("SQS_QUEUE_URL", provider.queue_url.clone()),
+            ("TENANT_CONFIG_TABLE", provider.tenant_table.clone()),
+            ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", provider.central_role_arn.clone()),
+            ("LOGFERRY_QUEUE__DEAD_LETTER_URL", provider.dead_letter_url.clone()),
+            ("LOGFERRY_SOURCE__BUCKETS", format!("{}={}", provider.bucket, provider.account)),
+            ("LOGFERRY_HTTP__LISTEN", text("127.0.0.1:0")),
+            ("LOGFERRY_LOG__FORMAT", text("json")),
+        ])
+    }
+
+    /// Where a tenant's records belong.
+    pub(super) fn place(&self, tenant: &str) -> Option<Place> {
+        self.customers.iter().find(|customer| customer.tenant_id == tenant).map(place)
+    }
+
+    /// How many events PutLogEvents accepted so far, in all accounts.
+    pub(super) fn events(&self) -> u64 {
+        self.accounts().map(|account| self.sandbox.totals(account).events).sum()
+    }
+
+    /// What the queues hold at the moment.
+    pub(super) async fn backlog(&self) -> anyhow::Result<Backlog> {
+        let sqs = self.aws.account(&self.provider.account).sqs();
+        let count = async |url: &str, name: &str| {
+            let get = sqs.get_queue_attributes().queue_url(url).attribute_names(name.into());
+            let attributes = get.send().await.context("cannot read the queue's attributes")?.attributes;
+            let count = attributes.and_then(|all| all.get(&name.into())?.parse().ok());
+            count.with_context(|| format!("the queue does not tell its {name}"))
+        };
+        let Provider { queue_url, dead_letter_url, .. } = &self.provider;
+        Ok(Backlog {
+            waiting: count(queue_url, "ApproximateNumberOfMessages").await?,
+            in_flight: count(queue_url, "ApproximateNumberOfMessagesNotVisible").await?,
+            dead: count(dead_letter_url, "ApproximateNumberOfMessages").await?,
+        })
+    }
+
+    /// Reads every log group of every account, the provider's too, by GetLogEvents.
+    pub(super) async fn read_back(&self) -> anyhow::Result<Vec<(Place, Vec<ReceivedEvent>)>> {
+        let mut received = Vec::new();
+        for account in self.accounts() {
+            for log_group in self.log_groups(account).await? {
+                let reader = Customer { account: account.to_owned(), log_group, ..self.customers[0].clone() };
+                received.push((place(&reader), reader.events(&self.aws).await?));
+            }
+        }
+        Ok(received)
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = &str> {
+        let customers = self.customers.iter().map(|customer| &*customer.account);
+        std::iter::once(&*self.provider.account).chain(customers)
+    }
+
+    async fn log_groups(&self, account: &str) -> anyhow::Result<Vec<String>> {
+        let logs = self.aws.account(account).logs();
+        let (mut names, mut token) = (Vec::new(), None);
+        loop {
+            let page = logs.describe_log_groups().set_next_token(token).send().await;
+            let page = page.with_context(|| format!("cannot list the log groups of {account}"))?;
+            let groups = page.log_groups.unwrap_or_default();
+            names.extend(groups.into_iter().filter_map(|group| group.log_group_name));
+            token = page.next_token;
+            if token.is_none() {
+                return Ok(names);
+            }
+        }
+    }
+}
+
+fn place(customer: &Customer) -> Place {
+    Place { account: customer.account.clone(), log_group: customer.log_group.clone() }
+}

@@ -1,0 +1,195 @@
+//! Every metric and its name, in one place.
+
+use std::fmt;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::delivery::Tally;
+
+/// All metrics of a process; cheap to clone, clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: std::sync::Arc<Registry>,
+    /// `logferry_messages_received_total`: receives, redeliveries included.
+    pub messages_received: Counter,
+    /// `logferry_messages_total{verdict}`: `ack`, `retry`, `poison`.
+    pub messages: Family<Verdict, Counter>,
+    /// `logferry_messages_in_flight`: being worked on now.
+    pub messages_in_flight: Gauge,
+    /// `logferry_skipped_total{reason}`: parts of messages that were no work.
+    pub skipped: Family<Reason, Counter>,
+    /// `logferry_failures_total{reason}`: what kept a message from being done; reasons as on dead letters.
+    pub failures: Family<Reason, Counter>,
+    /// `logferry_dead_letters_total{reason}`: messages sent to the dead-letter queue.
+    pub dead_letters: Family<Reason, Counter>,
+    /// `logferry_queue_errors_total{call}`: calls, or entries of calls, that SQS did not take.
+    pub queue_errors: Family<Call, Counter>,
+    /// `logferry_object_bytes_total{form}`: `stored` and `decompressed`.
+    pub object_bytes: Family<Form, Counter>,
+    /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
+    pub records_read: Counter,
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`.
+    pub records: Family<Outcome, Counter>,
+    /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
+    pub records_unaccounted: Counter,
+    /// `logferry_records_undated_total`: had no readable timestamp and got the object's.
+    pub records_undated: Counter,
+    /// `logferry_records_oversize_total`: longer than one event may be.
+    pub records_oversize: Counter,
+    /// `logferry_batches_total`: PutLogEvents calls that were answered.
+    pub batches: Counter,
+    /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
+    pub event_bytes: Counter,
+    /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
+    pub freshness: Histogram,
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $field:ident }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub struct $name {
+            /// The label's value.
+            pub $field: &'static str,
+        }
+
+        impl $name {
+            /// The label with this value.
+            pub fn new($field: &'static str) -> Self {
+                Self { $field }
+            }
+        }
+    };
+}
+
+label!(
+    /// A message's fate.
+    Verdict { verdict }
+);
+label!(
+    /// Why something did not go the usual way.
+    Reason { reason }
+);
+label!(
+    /// A call to the queue.
+    Call { call }
+);
+label!(
+    /// Stored or decompressed.
+    Form { form }
+);
+label!(
+    /// What became of a record.
+    Outcome { outcome }
+);
+
+impl Metrics {
+    /// Everything at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("logferry");
+        let mut metrics = Self {
+            registry: std::sync::Arc::default(),
+            messages_received: Counter::default(),
+            messages: Family::default(),
+            messages_in_flight: Gauge::default(),
+            skipped: Family::default(),
+            failures: Family::default(),
+            dead_letters: Family::default(),
+            queue_errors: Family::default(),
+            object_bytes: Family::default(),
+            records_read: Counter::default(),
+            records: Family::default(),
+            records_unaccounted: Counter::default(),
+            records_undated: Counter::default(),
+            records_oversize: Counter::default(),
+            batches: Counter::default(),
+            event_bytes: Counter::default(),
+            // 0.1 s to about 55 min.
+            freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
+        };
+        let m = &metrics;
+        registry.register(
+            "messages_received",
+            "Messages received, redeliveries included",
+            m.messages_received.clone(),
+        );
+        registry.register("messages", "Messages by verdict", m.messages.clone());
+        registry.register("messages_in_flight", "Messages being worked on", m.messages_in_flight.clone());
+        registry.register("skipped", "Parts of messages that were no work", m.skipped.clone());
+        registry.register("failures", "What kept messages from being done", m.failures.clone());
+        registry.register("dead_letters", "Messages sent to the dead-letter queue", m.dead_letters.clone());
+        registry.register("queue_errors", "Calls or entries that SQS did not take", m.queue_errors.clone());
+        registry.register("object_bytes", "Bytes of objects", m.object_bytes.clone());
+        registry.register("records_read", "Records given to deliveries", m.records_read.clone());
+        registry.register("records", "Records by outcome", m.records.clone());
+        registry.register(
+            "records_unaccounted",
+            "Records without an outcome; always 0",
+            m.records_unaccounted.clone(),
+        );
+        registry.register(
+            "records_undated",
+            "Records without a readable timestamp",
+            m.records_undated.clone(),
+        );
+        registry.register(
+            "records_oversize",
+            "Records longer than one event may be",
+            m.records_oversize.clone(),
+        );
+        registry.register("batches", "PutLogEvents calls that were answered", m.batches.clone());
+        registry.register("event_bytes", "Bytes as CloudWatch Logs bills them", m.event_bytes.clone());
+        registry.register_with_unit(
+            "freshness",
+            "From the S3 event to the acceptance of the object's last record",
+            Unit::Seconds,
+            m.freshness.clone(),
+        );
+        metrics.registry = registry.into();
+        metrics
+    }
+
+    /// Adds what one delivery of one object came to.
+    pub fn count(&self, tally: &Tally) {
+        self.records_read.inc_by(tally.read);
+        let outcomes = [
+            ("accepted", tally.put.accepted),
+            ("too_old", tally.put.too_old),
+            ("too_new", tally.put.too_new),
+            ("expired", tally.put.expired),
+            ("empty", tally.empty),
+        ];
+        for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
+            self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
+        }
+        self.records_undated.inc_by(tally.undated);
+        self.records_oversize.inc_by(tally.oversize);
+        self.batches.inc_by(tally.batches);
+        self.event_bytes.inc_by(tally.bytes);
+    }
+
+    /// The text that Prometheus scrapes (OpenMetrics).
+    ///
+    /// # Errors
+    /// Never in practice: memory takes every byte.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

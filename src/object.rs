@@ -1,0 +1,55 @@
+//! The port to the staging bucket: an object's bytes, as they arrive. `s3` is the adapter.
+
+#[cfg(test)]
+pub mod memory;
+pub mod s3;
+
+use std::future::Future;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::event::ObjectRef;
+
+/// Reads objects. The staging bucket is ours to read only: nothing here writes.
+pub trait ObjectStore: Send + Sync + 'static {
+    /// An open object.
+    type Body: ObjectBody;
+
+    /// Opens the object that the event pinned: that version, else that eTag, else whatever is there. `owner` is the
+    /// account that must own the bucket.
+    ///
+    /// # Errors
+    /// See [`ObjectError`].
+    fn open(
+        &self,
+        object: &ObjectRef,
+        owner: Option<&str>,
+    ) -> impl Future<Output = Result<(Timestamp, Self::Body), ObjectError>> + Send;
+}
+
+/// The bytes of an open object, in order.
+pub trait ObjectBody: Send {
+    /// The next bytes; `None` at the end, once the store has checked that all came as they were stored.
+    ///
+    /// # Errors
+    /// See [`ObjectError`]; what came before is good unless the checksum says otherwise.
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ObjectError>> + Send;
+}
+
+/// Why an object, or the rest of it, cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// There is no such object, or not that version of it any more.
+    #[error("the object is not there: {0}")]
+    Missing(String),
+    /// We may not read it; without ListBucket that is also how S3 answers for an object that is not there.
+    #[error("reading the object is denied: {0}")]
+    Denied(String),
+    /// What came is not what was stored.
+    #[error("the object's checksum does not match: {0}")]
+    ChecksumMismatch(String),
+    /// The store cannot be reached, or the connection broke.
+    #[error("the object cannot be read now: {0}")]
+    Unavailable(String),
+}

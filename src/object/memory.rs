@@ -1,0 +1,156 @@
+//! Objects in memory, for tests: they arrive in chunks and break where they are told to.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{ObjectBody, ObjectError, ObjectStore};
+use crate::event::ObjectRef;
+
+/// Objects by bucket and key; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: HashMap<(String, String), MemoryObject>,
+    opened: Vec<(String, Option<String>)>,
+}
+
+/// An object and how it reads.
+#[derive(Clone, Debug)]
+pub struct MemoryObject {
+    /// As stored.
+    pub bytes: Vec<u8>,
+    /// LastModified.
+    pub modified: Timestamp,
+    /// Bytes of each chunk.
+    pub chunk: usize,
+    /// What its opening fails with.
+    pub refusal: Option<ObjectError>,
+    /// After how many bytes its reading fails, and with what.
+    pub breaks: Option<(usize, ObjectError)>,
+}
+
+/// An open object of a [`MemoryStore`].
+#[derive(Debug)]
+pub struct MemoryBody {
+    chunks: VecDeque<Bytes>,
+    breaks: Option<ObjectError>,
+}
+
+impl MemoryObject {
+    /// Reads whole, a kilobyte at a time.
+    pub fn new(bytes: Vec<u8>, modified: Timestamp) -> Self {
+        Self { bytes, modified, chunk: 1024, refusal: None, breaks: None }
+    }
+
+    /// Cannot be opened.
+    pub fn refused(error: ObjectError) -> Self {
+        Self { refusal: Some(error), ..Self::new(Vec::new(), Timestamp::UNIX_EPOCH) }
+    }
+
+    /// Fails once `read` bytes were read.
+    pub fn breaking(mut self, read: usize, error: ObjectError) -> Self {
+        self.breaks = Some((read, error));
+        self
+    }
+
+    /// Arrives in chunks of that size.
+    pub fn in_chunks(self, chunk: usize) -> Self {
+        Self { chunk, ..self }
+    }
+}
+
+impl MemoryStore {
+    /// Stores an object, in the place of one that was there.
+    pub fn put(&self, bucket: &str, key: &str, object: MemoryObject) {
+        self.lock().objects.insert((bucket.to_owned(), key.to_owned()), object);
+    }
+
+    /// Key and expected owner of every open so far.
+    pub fn opened(&self) -> Vec<(String, Option<String>)> {
+        self.lock().opened.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ObjectStore for MemoryStore {
+    type Body = MemoryBody;
+
+    async fn open(
+        &self,
+        object: &ObjectRef,
+        owner: Option<&str>,
+    ) -> Result<(Timestamp, MemoryBody), ObjectError> {
+        let mut state = self.lock();
+        state.opened.push((object.key.clone(), owner.map(str::to_owned)));
+        let stored = state.objects.get(&(object.bucket.clone(), object.key.clone()));
+        let stored = stored.ok_or_else(|| ObjectError::Missing("NoSuchKey".into()))?;
+        if let Some(error) = &stored.refusal {
+            return Err(error.clone());
+        }
+        let good = stored.breaks.as_ref().map_or(stored.bytes.len(), |(read, _)| *read);
+        let chunks = stored.bytes[..good].chunks(stored.chunk).map(Bytes::copy_from_slice).collect();
+        let breaks = stored.breaks.as_ref().map(|(_, error)| error.clone());
+        Ok((stored.modified, MemoryBody { chunks, breaks }))
+    }
+}
+
+impl ObjectBody for MemoryBody {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
+        // As a network does: never at once, so that others get their turn.
+        tokio::task::yield_now().await;
+        match self.chunks.pop_front() {
+            Some(chunk) => Ok(Some(chunk)),
+            None => self.breaks.take().map_or(Ok(None), Err),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(store: &MemoryStore, key: &str) -> (Vec<Bytes>, Option<ObjectError>) {
+        let object = ObjectRef { bucket: "b".into(), key: key.into(), ..ObjectRef::default() };
+        let mut body = match store.open(&object, Some("owner")).await {
+            Ok((_, body)) => body,
+            Err(error) => return (Vec::new(), Some(error)),
+        };
+        let mut chunks = Vec::new();
+        loop {
+            match body.chunk().await {
+                Ok(Some(chunk)) => chunks.push(chunk),
+                Ok(None) => return (chunks, None),
+                Err(error) => return (chunks, Some(error)),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn objects_read_in_chunks_and_break_as_told() {
+        let store = MemoryStore::default();
+        let object = MemoryObject::new(b"abcdefgh".to_vec(), Timestamp::UNIX_EPOCH).in_chunks(3);
+        store.put("b", "whole", object.clone());
+        store.put("b", "broken", object.breaking(4, ObjectError::Unavailable("reset".into())));
+        store.put("b", "denied", MemoryObject::refused(ObjectError::Denied("no".into())));
+        let (chunks, error) = read(&store, "whole").await;
+        assert_eq!((chunks, error.is_none()), (vec!["abc".into(), "def".into(), "gh".into()], true));
+        let (chunks, error) = read(&store, "broken").await;
+        assert_eq!(chunks, ["abc", "d"]);
+        assert!(matches!(error, Some(ObjectError::Unavailable(_))));
+        assert!(matches!(read(&store, "denied").await, (_, Some(ObjectError::Denied(_)))));
+        assert!(matches!(read(&store, "other").await, (_, Some(ObjectError::Missing(_)))));
+        assert_eq!(store.opened()[0], ("whole".to_owned(), Some("owner".to_owned())));
+    }
+}

@@ -1,0 +1,150 @@
+//! The staging bucket as S3.
+
+use aws_sdk_s3::{
+    Client,
+    config::http::HttpResponse,
+    error::SdkError,
+    operation::get_object::{GetObjectError, GetObjectOutput},
+    primitives::ByteStream,
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{ObjectBody, ObjectError, ObjectStore};
+use crate::{
+    aws::{chain, describe},
+    event::ObjectRef,
+};
+
+/// How often one object's broken connection is taken up again before the message goes back to the queue. The SDK's own
+/// retries end once the response's headers are there.
+const MAX_RESUMES: u32 = 3;
+
+/// Reads objects from S3.
+#[derive(Clone, Debug)]
+pub struct S3Store {
+    client: Client,
+}
+
+impl S3Store {
+    /// Reads with this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+/// An object that is being read; a broken connection is taken up where it broke.
+#[derive(Debug)]
+pub struct S3Body {
+    client: Client,
+    request: Request,
+    stream: ByteStream,
+    read: u64,
+    len: u64,
+    resumes: u32,
+}
+
+/// What to ask for, again if need be: always the same bytes.
+#[derive(Clone, Debug)]
+struct Request {
+    bucket: String,
+    key: String,
+    version_id: Option<String>,
+    if_match: Option<String>,
+    owner: Option<String>,
+}
+
+impl Request {
+    async fn send(&self, client: &Client, from: u64) -> Result<GetObjectOutput, ObjectError> {
+        client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(&self.key)
+            .set_version_id(self.version_id.clone())
+            .set_if_match(self.if_match.clone())
+            .set_expected_bucket_owner(self.owner.clone())
+            .set_range((from > 0).then(|| format!("bytes={from}-")))
+            .send()
+            .await
+            .map_err(refused)
+    }
+}
+
+impl ObjectStore for S3Store {
+    type Body = S3Body;
+
+    async fn open(
+        &self,
+        object: &ObjectRef,
+        owner: Option<&str>,
+    ) -> Result<(Timestamp, S3Body), ObjectError> {
+        let mut request = Request {
+            bucket: object.bucket.clone(),
+            key: object.key.clone(),
+            version_id: object.version_id.clone(),
+            if_match: match object.version_id {
+                Some(_) => None,
+                None => object.etag.as_ref().map(|etag| format!("\"{etag}\"")),
+            },
+            owner: owner.map(str::to_owned),
+        };
+        let output = request.send(&self.client, 0).await?;
+        let modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        request.if_match = output.e_tag.clone().or(request.if_match);
+        request.version_id = output.version_id.clone().filter(|id| id != "null").or(request.version_id);
+        let body = S3Body {
+            client: self.client.clone(),
+            request,
+            stream: output.body,
+            read: 0,
+            len: output.content_length.and_then(|len| len.try_into().ok()).unwrap_or(0),
+            resumes: 0,
+        };
+        // S3 always says when; a store that does not gets the event's time, or now.
+        let modified = modified.or(object.event_time).unwrap_or_else(Timestamp::now);
+        Ok((modified, body))
+    }
+}
+
+impl ObjectBody for S3Body {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(bytes)) => {
+                    self.read += bytes.len() as u64;
+                    return Ok(Some(bytes));
+                }
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    let problem = chain(&error);
+                    // All bytes came and were found wrong: only a new download can help.
+                    if self.read >= self.len {
+                        return Err(ObjectError::ChecksumMismatch(problem));
+                    }
+                    if self.resumes == MAX_RESUMES {
+                        return Err(ObjectError::Unavailable(problem));
+                    }
+                    self.resumes += 1;
+                    tracing::debug!(
+                        object.key = self.request.key,
+                        object.offset = self.read,
+                        error = problem,
+                        "resuming an object"
+                    );
+                    self.stream = self.request.send(&self.client, self.read).await?.body;
+                }
+            }
+        }
+    }
+}
+
+fn refused(error: SdkError<GetObjectError, HttpResponse>) -> ObjectError {
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let problem = describe(&error);
+    match status {
+        Some(404) => ObjectError::Missing(problem),
+        Some(412) => ObjectError::Missing(format!("it was overwritten since the event: {problem}")),
+        Some(403) => ObjectError::Denied(problem),
+        _ => ObjectError::Unavailable(problem),
+    }
+}

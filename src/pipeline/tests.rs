@@ -1,0 +1,177 @@
+//! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
+
+mod content;
+mod fates;
+mod tenants;
+
+use std::{collections::HashMap, sync::Mutex, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    decode::tests::gzip,
+    object::{
+        ObjectError,
+        memory::{MemoryObject, MemoryStore},
+    },
+    sink::memory::{MemorySinks, Operation},
+    tenant::{Attribute, Row},
+    verdict::Poison,
+};
+
+const BUCKET: &str = "staging";
+const OWNER: &str = "999999999999";
+const KEY: &str = "acme/prod-1/web/web-0/1.json.gz";
+/// acme's account and Region, as the sink in memory names places.
+const ACME: &str = "222222222222/us-east-1";
+const GLOBEX: &str = "333333333333/us-east-1";
+const GROUP: &str = "/rosa/logs";
+const MODIFIED: &str = "2026-11-21T23:59:59.500Z";
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) };
+
+/// The tenant table in memory.
+#[derive(Clone, Debug, Default)]
+struct Rows(Arc<Mutex<HashMap<String, Found>>>);
+
+type Found = Result<Option<Arc<Tenant>>, LookupError>;
+
+impl Directory for Rows {
+    async fn find(&self, tenant_id: &str) -> Found {
+        self.0.lock().expect("no test panics with it").get(tenant_id).cloned().unwrap_or(Ok(None))
+    }
+}
+
+struct World {
+    store: MemoryStore,
+    rows: Rows,
+    sinks: MemorySinks,
+    settings: PipelineSettings,
+    metrics: Metrics,
+}
+
+impl World {
+    /// A bucket, and two tenants with one delivery each.
+    fn new() -> Self {
+        let settings = PipelineSettings {
+            key_layout: KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right"),
+            buckets: HashMap::from([(BUCKET.to_owned(), Some(OWNER.to_owned()))]),
+            unknown_tenant: UnknownTenant::DeadLetter,
+            max_record: 1 << 20,
+            max_object: 64 << 20,
+            backoff: BACKOFF,
+        };
+        let world = Self {
+            store: MemoryStore::default(),
+            rows: Rows::default(),
+            sinks: MemorySinks::new(),
+            settings,
+            metrics: Metrics::new(),
+        };
+        world.tenant("acme", [("cloudwatch", row(ACME))]);
+        world.tenant("globex", [("cloudwatch", row(GLOBEX))]);
+        world
+    }
+
+    fn tenant<const N: usize>(&self, tenant_id: &str, rows: [(&str, Row); N]) {
+        let rows = rows.map(|(name, row)| (name.to_owned(), row)).into();
+        self.found(tenant_id, Ok(Tenant::from_rows(tenant_id, rows).map(Arc::new)));
+    }
+
+    fn found(&self, tenant_id: &str, found: Found) {
+        self.rows.0.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
+    }
+
+    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks> {
+        let Self { store, rows, sinks, settings, metrics } = self;
+        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), settings.clone(), metrics.clone())
+    }
+
+    fn put(&self, key: &str, object: MemoryObject) {
+        self.store.put(BUCKET, key, object);
+    }
+
+    async fn handle(&self, body: &str) -> Verdict {
+        self.pipeline().handle(&message(body)).await
+    }
+
+    /// The report and the verdict that `handle` comes to.
+    async fn process(&self, body: &str) -> (Report, Verdict) {
+        let report = self.pipeline().process(body).await;
+        let verdict = verdict::decide(&report.failures, 1, &BACKOFF, 0.0);
+        (report, verdict)
+    }
+}
+
+fn message(body: &str) -> Message {
+    Message { id: "m".into(), body: body.into(), receive_count: 1, ..Message::default() }
+}
+
+/// A row that delivers everything to that place.
+fn row(place: &str) -> Row {
+    let (account, region) = place.split_once('/').expect("ACCOUNT/REGION");
+    Row::from([
+        ("enabled".to_owned(), Attribute::Bool(true)),
+        ("target_region".to_owned(), text(region)),
+        ("log_distribution_role_arn".to_owned(), text(&role(account))),
+        ("log_group_name".to_owned(), text(GROUP)),
+    ])
+}
+
+fn role(account: &str) -> String {
+    format!("arn:aws:iam::{account}:role/customer-logs")
+}
+
+fn with(mut row: Row, name: &str, value: Attribute) -> Row {
+    row.insert(name.to_owned(), value);
+    row
+}
+
+fn text(value: &str) -> Attribute {
+    Attribute::Text(value.to_owned())
+}
+
+fn event_record(bucket: &str, key: &str) -> Value {
+    json!({
+        "eventVersion": "2.1", "eventName": "ObjectCreated:Put", "eventTime": "2026-11-22T00:00:00Z",
+        "s3": {"bucket": {"name": bucket}, "object": {"key": key, "versionId": "v7"}}
+    })
+}
+
+/// A message about objects of the staging bucket.
+fn event(keys: &[&str]) -> String {
+    let records: Vec<_> = keys.iter().map(|key| event_record(BUCKET, key)).collect();
+    json!({ "Records": records }).to_string()
+}
+
+/// Records as Vector writes them, an array on one line.
+fn array(messages: &[&str]) -> Vec<u8> {
+    let records: Vec<_> = messages
+        .iter()
+        .map(|message| json!({"message": message, "timestamp": "2026-11-21T08:00:00Z", "stream": "stdout"}))
+        .collect();
+    Value::Array(records).to_string().into_bytes()
+}
+
+fn object(bytes: Vec<u8>) -> MemoryObject {
+    MemoryObject::new(bytes, MODIFIED.parse().expect("a timestamp"))
+}
+
+fn good_object(messages: &[&str]) -> MemoryObject {
+    object(gzip(&array(messages)))
+}
+
+fn is_retry(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::RetryAfter(_))
+}
+
+fn poison(verdict: Verdict) -> Poison {
+    match verdict {
+        Verdict::Poison(poison) => poison,
+        other => panic!("poison, not {other:?}"),
+    }
+}
+
+fn attribute<'a>(poison: &'a Poison, name: &str) -> Option<&'a str> {
+    poison.attributes.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str())
+}

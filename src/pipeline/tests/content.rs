@@ -1,0 +1,162 @@
+//! What objects hold, whole and broken.
+
+use super::*;
+
+fn message_lines(count: usize, len: usize) -> (Vec<String>, Vec<u8>) {
+    // Text that hardly compresses, and is the same in every run.
+    let mut random = fastrand::Rng::with_seed(7);
+    let messages: Vec<String> =
+        (0..count).map(|_| (0..len).map(|_| random.alphanumeric()).collect()).collect();
+    let lines =
+        messages.iter().map(|message| json!({ "message": message, "timestamp": 1_795_313_296 }).to_string());
+    (messages.clone(), lines.map(|line| line + "\n").collect::<String>().into_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_without_a_message_go_as_their_json() {
+    let world = World::new();
+    let records = json!([
+        {"message": "text", "timestamp": "2026-11-21T08:00:00.250Z"},
+        {"level": "info", "n": 1, "kubernetes": {"pod": "p"}, "stream": "stdout", "timestamp": "2026-11-21T08:00:01Z"},
+        {"message": {"a": [1, 2]}},
+        {"message": ""},
+    ]);
+    world.put(KEY, object(gzip(records.to_string().as_bytes())));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!(verdict, Verdict::Ack);
+    let at = |time: &str| time.parse::<Timestamp>().expect("a timestamp").as_millisecond();
+    let expected = [
+        (at("2026-11-21T08:00:00.250Z"), "text".to_owned()),
+        (at("2026-11-21T08:00:01Z"), r#"{"level":"info","n":1}"#.to_owned()),
+        (at(MODIFIED), r#"{"a":[1,2]}"#.to_owned()),
+    ];
+    assert_eq!(world.sinks.events(ACME, GROUP), expected);
+    let tally = report.delivered[0].tally;
+    assert_eq!((tally.read, tally.put.accepted, tally.empty, tally.undated), (4, 3, 1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_are_named_by_the_template_and_the_object_s_date() {
+    let world = World::new();
+    world.put(KEY, good_object(&["a"]));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    // The UTC date of LastModified, not of the event nor of a record.
+    assert_eq!(world.sinks.streams(ACME, GROUP), ["web-web-0-2026-11-21"]);
+    let template = with(row(ACME), "log_stream_name", text("{tenant}/{cluster}/{date}"));
+    world.tenant("acme", [("cloudwatch", with(template, "log_group_name", text("/other")))]);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.streams(ACME, "/other"), ["acme/prod-1/2026-11-21"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_break_in_the_compression_is_delivered_once() {
+    let (messages, text) = message_lines(400, 500);
+    let whole = gzip(&text);
+    for (what, bytes) in [
+        ("cut", whole[..whole.len() / 2].to_vec()),
+        ("garbled", [&whole[..whole.len() / 2], &[0xff; 300], &whole[whole.len() / 2..]].concat()),
+    ] {
+        let world = World::new();
+        world.put(KEY, object(bytes));
+        let (report, verdict) = world.process(&event(&[KEY])).await;
+        let poison = poison(verdict);
+        assert_eq!(poison.reason, "corrupt_object", "{what}: {poison:?}");
+        let delivered = world.sinks.messages(ACME, GROUP);
+        let offset: usize =
+            attribute(&poison, "record_offset").expect("an offset").parse().expect("a number");
+        assert_eq!(offset, delivered.len(), "{what}");
+        assert!(offset > 100 && messages[..offset] == delivered, "{what}: {offset} records");
+        assert_eq!(report.delivered[0].tally.put.accepted, offset as u64, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_broken_json_is_delivered_once() {
+    let good = String::from_utf8(array(&["a", "b"])).expect("UTF-8");
+    let open = good.trim_end_matches(']');
+    for (text, offset) in [
+        (open.to_owned(), 2),
+        (format!("{open},"), 2),
+        (format!("{open},{{\"message\":\"c\""), 2),
+        (format!("{open},{{\"message\":tru}}]"), 2),
+        (format!("{open} 5]"), 2),
+        (format!("{open},{{\"message\":\"c\"}},nonsense]"), 3),
+        (format!("{{\"message\":\"{}\"}}", "x".repeat(2 << 20)), 0),
+        ("plain text".to_owned(), 0),
+    ] {
+        let world = World::new();
+        two(&world);
+        world.put(KEY, object(gzip(text.as_bytes())));
+        let poison = poison(world.handle(&event(&[KEY])).await);
+        let about = &text[..text.len().min(200)];
+        assert_eq!(poison.reason, "corrupt_object", "{about}");
+        assert_eq!(attribute(&poison, "record_offset"), Some(offset.to_string().as_str()), "{about}");
+        for place in [ACME, GLOBEX] {
+            assert_eq!(world.sinks.messages(place, GROUP), ["a", "b", "c"][..offset], "{about}");
+        }
+    }
+}
+
+fn two(world: &World) {
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", row(GLOBEX))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_records_in_a_window_that_a_long_one_widened_come_before_a_break() {
+    let world = World::new();
+    let long = "l".repeat(300 * 1024);
+    let text = format!("{{\"message\":\"{long}\"}}\n{{\"message\":\"short\"}}\n{{\"message\":\"cut");
+    // Stored without compression, so that the break stands exactly where the text ends.
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("memory takes it");
+    std::io::Write::flush(&mut encoder).expect("memory takes it");
+    world.put(KEY, object(encoder.get_ref().clone()));
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("2")));
+    let lengths: Vec<_> = world.sinks.messages(ACME, GROUP).iter().map(String::len).collect();
+    assert_eq!(lengths, [long.len(), "short".len()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_of_every_size_and_compression_arrive_whole() {
+    for (count, chunk) in
+        [(1, 7), (130, 1 << 16), (263, 1000), (310, 1 << 20), (391, 8192), (523, 1 << 20), (1040, 1 << 16)]
+    {
+        let (messages, text) = message_lines(count, 970);
+        let zstd = zstd::stream::encode_all(text.as_slice(), 3).expect("memory takes it");
+        let small =
+            zstd::stream::encode_all(text.to_ascii_lowercase().as_slice(), 19).expect("memory takes it");
+        let lower: Vec<_> = messages.iter().map(|message| message.to_ascii_lowercase()).collect();
+        for (what, bytes, expected) in [
+            ("plain", text.clone(), &messages),
+            ("gzip", gzip(&text), &messages),
+            ("zstd", zstd, &messages),
+            ("small", small, &lower),
+        ] {
+            let world = World::new();
+            world.put(KEY, object(bytes).in_chunks(chunk));
+            let (report, verdict) = world.process(&event(&[KEY])).await;
+            assert_eq!(verdict, Verdict::Ack, "{what}, {count} records in chunks of {chunk}");
+            assert_eq!(report.delivered[0].tally.read, count as u64);
+            assert!(
+                world.sinks.messages(ACME, GROUP) == *expected,
+                "{what}, {count} records in chunks of {chunk}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn highly_compressible_objects_arrive_whole() {
+    for count in [1, 9_000, 26_214, 26_215, 60_000] {
+        let text = b"{\"m\":\"a\"}\n".repeat(count);
+        let zstd = zstd::stream::encode_all(text.as_slice(), 3).expect("memory takes it");
+        for (what, bytes) in [("gzip", gzip(&text)), ("zstd", zstd)] {
+            let world = World::new();
+            world.put(KEY, object(bytes).in_chunks(1 << 20));
+            let (report, verdict) = world.process(&event(&[KEY])).await;
+            assert_eq!(verdict, Verdict::Ack, "{what}, {count} records");
+            assert_eq!(report.delivered[0].tally.put.accepted, count as u64, "{what}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Several deliveries, tenants and objects at once: one's trouble is nobody else's.
+
+use super::*;
+use crate::{credentials::assumed::AssumeError, sink::SinkError};
+
+const ARCHIVE: &str = "444444444444/eu-central-1";
+
+fn two_deliveries(world: &World) {
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#archive", row(ARCHIVE))]);
+}
+
+fn denied(place: &str) -> AssumeError {
+    AssumeError::Denied {
+        role: place.into(),
+        external_id: None,
+        code: "AccessDenied".into(),
+        message: "no".into(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_deliveries_see_the_object_from_one_download() {
+    let world = World::new();
+    two_deliveries(&world);
+    world.put(KEY, good_object(&["a", "b"]));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!((report.delivered.len(), verdict), (2, Verdict::Ack));
+    assert_eq!(world.store.opened().len(), 1);
+    for place in [ACME, ARCHIVE] {
+        assert_eq!(world.sinks.messages(place, GROUP), ["a", "b"], "{place}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_fails_does_not_hold_up_the_other() {
+    let world = World::new();
+    let bad_group = with(row(ACME), "log_group_name", text("/bad"));
+    world.tenant("acme", [("cloudwatch", bad_group), ("cloudwatch#archive", row(ARCHIVE))]);
+    world.sinks.fail_group("/bad", SinkError::Throttled("slow down".into()));
+    // Many batches: each hour-long step of time is more than a batch spans.
+    let records: Vec<_> =
+        (0..10).map(|day| json!({"message": day.to_string(), "timestamp": day * 200_000})).collect();
+    world.put(KEY, object(gzip(Value::Array(records).to_string().as_bytes())));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert!(is_retry(&verdict));
+    assert_eq!(report.failures.len(), 1);
+    assert_eq!(report.failures[0].delivery.as_deref(), Some("cloudwatch"));
+    assert_eq!(
+        report.delivered.iter().map(|done| done.delivery.as_str()).collect::<Vec<_>>(),
+        ["cloudwatch#archive"]
+    );
+    assert_eq!(world.sinks.messages(ARCHIVE, GROUP).concat(), "0123456789");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_that_is_denied_does_not_hold_up_others() {
+    let world = World::new();
+    two_deliveries(&world);
+    world.sinks.close_role(&role("222222222222"), denied(ACME));
+    let other = "globex/prod-1/web/web-0/1.json.gz";
+    world.put(KEY, good_object(&["acme"]));
+    world.put(other, good_object(&["globex"]));
+    let (report, verdict) = world.process(&event(&[KEY, other])).await;
+    assert!(is_retry(&verdict));
+    assert_eq!(report.failures.len(), 1);
+    assert_eq!(world.sinks.messages(ARCHIVE, GROUP), ["acme"]);
+    assert_eq!(world.sinks.messages(GLOBEX, GROUP), ["globex"]);
+    assert_eq!(world.sinks.messages(ACME, GROUP), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_way_in_the_object_is_not_read() {
+    let world = World::new();
+    world.sinks.close_role(&role("222222222222"), denied(ACME));
+    world.put(KEY, good_object(&["a"]));
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(world.store.opened(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_row_does_not_hold_up_a_good_one() {
+    let world = World::new();
+    let bad = with(row(ACME), "retention_days", Attribute::Number("6".into()));
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#bad", bad.clone())]);
+    world.put(KEY, good_object(&["a"]));
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!((poison.reason, attribute(&poison, "tenant")), ("bad_tenant_row", Some("acme")));
+    assert!(attribute(&poison, "error").is_some_and(|error| error.contains("retention_days")), "{poison:?}");
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a"]);
+    // A row that is off may be as bad as it likes.
+    let off = with(bad, "enabled", Attribute::Bool(false));
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#bad", off)]);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_delivery_has_its_own_filter() {
+    let world = World::new();
+    let filter = |place, patterns: &[&str]| {
+        let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        with(row(place), "desired_logs", Attribute::TextList(patterns))
+    };
+    world.tenant(
+        "acme",
+        [("cloudwatch", filter(ACME, &["web", "kube-*"])), ("cloudwatch#2", filter(ARCHIVE, &["etcd"]))],
+    );
+    let keys =
+        ["web", "etcd", "kube-apiserver", "batch"].map(|application| format!("acme/c/{application}/p/f"));
+    for key in &keys {
+        world.put(key, good_object(&[key]));
+    }
+    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+    let (report, verdict) = world.process(&event(&keys)).await;
+    assert_eq!((report.skipped, verdict), (vec![Skipped::Filtered], Verdict::Ack));
+    let mut web = world.sinks.messages(ACME, GROUP);
+    web.sort();
+    assert_eq!(web, [keys[2], keys[0]]);
+    assert_eq!(world.sinks.messages(ARCHIVE, GROUP), [keys[1]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_object_of_a_message_is_worked_off() {
+    let world = World::new();
+    let other = "globex/prod-1/web/web-0/1.json.gz";
+    world.put(KEY, good_object(&["acme"]));
+    world.put(other, good_object(&["globex"]));
+    assert_eq!(world.handle(&event(&[KEY, other])).await, Verdict::Ack);
+    // Poison in the middle: the others go on. Its trouble alone decides.
+    let poison = poison(world.handle(&event(&[KEY, "a/b", other])).await);
+    assert_eq!((poison.reason, attribute(&poison, "key")), ("bad_key", Some("a/b")));
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["acme", "acme"]);
+    assert_eq!(world.sinks.messages(GLOBEX, GROUP), ["globex", "globex"]);
+    // What may yet go well is tried again first.
+    world.put(other, MemoryObject::refused(ObjectError::Unavailable("503".into())));
+    assert!(is_retry(&world.handle(&event(&["a/b", other])).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_s_lines_reach_another_account() {
+    let world = World::new();
+    let other = "globex/prod-1/web/web-0/1.json.gz";
+    let (acme, globex) = (vec!["acme"; 50], vec!["globex"; 50]);
+    world.put(KEY, good_object(&acme));
+    world.put(other, good_object(&globex));
+    let pipeline = world.pipeline();
+    let (bodies, mut verdicts) = ([event(&[KEY]), event(&[other])].map(|body| message(&body)), Vec::new());
+    for _ in 0..5 {
+        let (one, two) = tokio::join!(pipeline.handle(&bodies[0]), pipeline.handle(&bodies[1]));
+        verdicts.extend([one, two]);
+    }
+    assert_eq!(verdicts, vec![Verdict::Ack; 10]);
+    for (place, own) in [(ACME, "acme"), (GLOBEX, "globex")] {
+        let messages = world.sinks.messages(place, GROUP);
+        assert!(messages.len() == 250 && messages.iter().all(|message| message == own), "{place}");
+    }
+}

@@ -1,0 +1,432 @@
+//! A queue in memory, for tests: strict about receipts, redelivering in tokio's time, failing where it is told to.
+
+use std::{
+    collections::HashMap,
+    ops::RangeInclusive,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{DeadLetter, MAX_BATCH, Message, Queue, QueueError, Receipt};
+use crate::config::MAX_VISIBILITY;
+
+/// What a test sees of a call, messages by their bodies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// With its `max`.
+    Receive(usize),
+    /// The messages that were to go.
+    Delete(Vec<String>),
+    /// The messages that were to be hidden, and for how long.
+    ChangeVisibility(Vec<(String, Duration)>),
+    /// The letter's body.
+    SendDeadLetter(String),
+}
+
+/// Names a method of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// [`Queue::receive`].
+    Receive,
+    /// [`Queue::delete`].
+    Delete,
+    /// [`Queue::change_visibility`].
+    ChangeVisibility,
+    /// [`Queue::send_dead_letter`].
+    SendDeadLetter,
+}
+
+/// A queue in memory.
+#[derive(Debug)]
+pub struct MemoryQueue {
+    visibility_timeout: Duration,
+    wait_time: Duration,
+    has_dead_letters: bool,
+    answer_after: HashMap<Operation, Duration>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: Vec<Stored>,
+    /// Every receipt ever given and the message it was for.
+    receipts: HashMap<Receipt, String>,
+    dead_letters: Vec<DeadLetter>,
+    calls: Vec<(Instant, Call)>,
+    counts: HashMap<Operation, usize>,
+    failing_calls: Vec<(Operation, RangeInclusive<usize>)>,
+    failing_entries: Vec<(Operation, String, usize)>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    body: String,
+    receive_count: u32,
+    visible_at: Instant,
+    /// Of the last receive, and when that was.
+    receipt: Option<(Receipt, Instant)>,
+}
+
+impl MemoryQueue {
+    /// An empty queue with a dead-letter queue; received messages stay hidden for `visibility_timeout`.
+    pub fn new(visibility_timeout: Duration) -> Self {
+        Self {
+            visibility_timeout,
+            wait_time: Duration::from_secs(20),
+            has_dead_letters: true,
+            answer_after: HashMap::new(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Takes its dead-letter queue away.
+    pub fn without_dead_letters(self) -> Self {
+        Self { has_dead_letters: false, ..self }
+    }
+
+    /// A receive's answer takes that long to arrive once messages were taken; the other calls take effect only when
+    /// they answer.
+    pub fn slow(mut self, operation: Operation, answer_after: Duration) -> Self {
+        self.answer_after.insert(operation, answer_after);
+        self
+    }
+
+    /// Puts a message in; its body is its id too, so it must be new.
+    pub fn send(&self, body: &str) {
+        let mut state = self.lock();
+        assert!(state.find(body).is_none(), "the test sends {body:?} twice");
+        let message =
+            Stored { body: body.to_owned(), receive_count: 0, visible_at: Instant::now(), receipt: None };
+        state.messages.push(message);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Puts several messages in, in order.
+    pub fn send_all<'a>(&self, bodies: impl IntoIterator<Item = &'a str>) {
+        bodies.into_iter().for_each(|body| self.send(body));
+    }
+
+    /// Fails those calls of an operation whole, counted from 1.
+    pub fn fail_calls(&self, operation: Operation, calls: RangeInclusive<usize>) {
+        self.lock().failing_calls.push((operation, calls));
+    }
+
+    /// Fails the entry of one message the next `times` times, while the call's other entries go well.
+    pub fn fail_entry(&self, operation: Operation, body: &str, times: usize) {
+        self.lock().failing_entries.push((operation, body.to_owned(), times));
+    }
+
+    /// Every call so far and when it took effect.
+    pub fn calls(&self) -> Vec<(Instant, Call)> {
+        self.lock().calls.clone()
+    }
+
+    /// Bodies of the messages that were not deleted.
+    pub fn left(&self) -> Vec<String> {
+        self.lock().messages.iter().map(|message| message.body.clone()).collect()
+    }
+
+    /// How long until the message can be received; zero if it can be now.
+    pub fn hidden_for(&self, body: &str) -> Duration {
+        let state = self.lock();
+        let message = state.find(body).expect("the test asks for a message that is there");
+        message.visible_at.saturating_duration_since(Instant::now())
+    }
+
+    /// What was sent to the dead-letter queue.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.lock().dead_letters.clone()
+    }
+
+    /// Waits until the condition holds, asking after each call; gives up after a day of tokio's time.
+    pub async fn until(&self, condition: impl Fn(&Self) -> bool) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if condition(self) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let day = Duration::from_secs(24 * 3600);
+        tokio::time::timeout(day, wait).await.expect("what the test waits for happens within a day");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call and says whether it fails whole.
+    fn enter(&self, operation: Operation) -> Result<(), QueueError> {
+        let mut state = self.lock();
+        let count = state.counts.entry(operation).or_default();
+        *count += 1;
+        let count = *count;
+        let fails =
+            state.failing_calls.iter().any(|(which, calls)| *which == operation && calls.contains(&count));
+        if fails { Err(QueueError::Unavailable("this call was told to fail".into())) } else { Ok(()) }
+    }
+
+    async fn travel(&self, operation: Operation) {
+        if let Some(delay) = self.answer_after.get(&operation) {
+            tokio::time::sleep(*delay).await;
+        }
+    }
+
+    fn record(&self, call: Call) {
+        self.lock().calls.push((Instant::now(), call));
+        self.changed.notify_waiters();
+    }
+
+    /// Does a batch call: as a whole, then entry by entry.
+    async fn batch<E>(
+        &self,
+        operation: Operation,
+        entries: &[E],
+        receipt: impl Fn(&E) -> &Receipt,
+        call: impl FnOnce(Vec<String>) -> Call,
+        mut apply: impl FnMut(&mut State, &E) -> Result<(), QueueError>,
+    ) -> Vec<Result<(), QueueError>> {
+        assert!((1..=MAX_BATCH).contains(&entries.len()), "{} entries", entries.len());
+        self.travel(operation).await;
+        let entered = self.enter(operation);
+        let results = {
+            let mut state = self.lock();
+            let body = |state: &State, entry| {
+                state.receipts.get(receipt(entry)).cloned().expect("receipts come from receives")
+            };
+            let bodies = entries.iter().map(|entry| body(&state, entry)).collect();
+            state.calls.push((Instant::now(), call(bodies)));
+            let mut one = |entry| {
+                entered.clone()?;
+                let body = body(&state, entry);
+                state.entry_fails(operation, &body)?;
+                apply(&mut state, entry)
+            };
+            entries.iter().map(&mut one).collect()
+        };
+        self.changed.notify_waiters();
+        results
+    }
+
+    fn take(&self, max: usize) -> Vec<Message> {
+        let mut state = self.lock();
+        let (now, timeout) = (Instant::now(), self.visibility_timeout);
+        let mut taken = Vec::new();
+        for message in state.messages.iter_mut().filter(|message| message.visible_at <= now).take(max) {
+            message.receive_count += 1;
+            message.visible_at = now + timeout;
+            let receipt = Receipt(format!("{}#{}", message.body, message.receive_count));
+            message.receipt = Some((receipt.clone(), now));
+            taken.push(Message {
+                id: message.body.clone(),
+                receipt,
+                body: message.body.clone(),
+                receive_count: message.receive_count,
+                sent_at: None,
+            });
+        }
+        for message in &taken {
+            state.receipts.insert(message.receipt.clone(), message.body.clone());
+        }
+        taken
+    }
+}
+
+impl State {
+    fn find(&self, body: &str) -> Option<&Stored> {
+        self.messages.iter().find(|message| message.body == body)
+    }
+
+    fn entry_fails(&mut self, operation: Operation, body: &str) -> Result<(), QueueError> {
+        let fault = self
+            .failing_entries
+            .iter_mut()
+            .find(|(which, whose, times)| *which == operation && whose == body && *times > 0);
+        match fault {
+            None => Ok(()),
+            Some((_, _, times)) => {
+                *times -= 1;
+                Err(QueueError::Unavailable("this entry was told to fail".into()))
+            }
+        }
+    }
+
+    /// Where the message of this receipt lies; `None` if it was deleted.
+    fn held(&self, receipt: &Receipt) -> Result<Option<usize>, QueueError> {
+        let body = self.receipts.get(receipt).expect("receipts come from receives");
+        let Some(at) = self.messages.iter().position(|message| message.body == *body) else {
+            return Ok(None);
+        };
+        match &self.messages[at].receipt {
+            Some((last, _)) if last == receipt => Ok(Some(at)),
+            _ => Err(QueueError::Gone(format!("{} is the receipt of an earlier receive", receipt.0))),
+        }
+    }
+}
+
+impl Queue for MemoryQueue {
+    async fn receive(&self, max: usize) -> Result<Vec<Message>, QueueError> {
+        assert!((1..=MAX_BATCH).contains(&max), "asked for {max} messages");
+        let deadline = Instant::now() + self.wait_time;
+        self.record(Call::Receive(max));
+        self.enter(Operation::Receive)?;
+        loop {
+            let changed = self.changed.notified();
+            let taken = self.take(max);
+            if !taken.is_empty() || Instant::now() >= deadline {
+                self.changed.notify_waiters();
+                self.travel(Operation::Receive).await;
+                return Ok(taken);
+            }
+            let next = self.lock().messages.iter().map(|message| message.visible_at).min();
+            let wake = next.map_or(deadline, |next| next.min(deadline));
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
+        let apply = |state: &mut State, receipt: &Receipt| {
+            if let Some(at) = state.held(receipt)? {
+                state.messages.remove(at);
+            }
+            Ok(())
+        };
+        self.batch(Operation::Delete, receipts, |receipt| receipt, Call::Delete, apply).await
+    }
+
+    async fn change_visibility(&self, entries: &[(Receipt, Duration)]) -> Vec<Result<(), QueueError>> {
+        let call = |bodies: Vec<String>| {
+            let timeouts = entries.iter().map(|(_, timeout)| *timeout);
+            Call::ChangeVisibility(bodies.into_iter().zip(timeouts).collect())
+        };
+        let apply = |state: &mut State, (receipt, timeout): &(Receipt, Duration)| {
+            let now = Instant::now();
+            let at =
+                state.held(receipt)?.ok_or_else(|| QueueError::Gone("the message was deleted".into()))?;
+            let message = &mut state.messages[at];
+            if message.visible_at <= now {
+                return Err(QueueError::Gone("the message is not in flight".into()));
+            }
+            let received = message.receipt.as_ref().map_or(now, |(_, received)| *received);
+            if now + *timeout > received + MAX_VISIBILITY {
+                return Err(QueueError::Unavailable("InvalidParameterValue: beyond 12 hours in all".into()));
+            }
+            message.visible_at = now + *timeout;
+            Ok(())
+        };
+        self.batch(Operation::ChangeVisibility, entries, |(receipt, _)| receipt, call, apply).await
+    }
+
+    fn has_dead_letters(&self) -> bool {
+        self.has_dead_letters
+    }
+
+    async fn send_dead_letter(&self, letter: &DeadLetter) -> Result<(), QueueError> {
+        assert!(self.has_dead_letters, "there is no dead-letter queue to send to");
+        self.travel(Operation::SendDeadLetter).await;
+        let entered = self.enter(Operation::SendDeadLetter);
+        if entered.is_ok() {
+            self.lock().dead_letters.push(letter.clone());
+        }
+        self.record(Call::SendDeadLetter(letter.body.clone()));
+        entered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    async fn receive(queue: &MemoryQueue) -> Vec<Message> {
+        queue.receive(MAX_BATCH).await.expect("this receive goes well")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_nobody_deletes_comes_again_with_a_new_receipt() {
+        let queue = MemoryQueue::new(TIMEOUT);
+        queue.send("m");
+        let start = Instant::now();
+        let first = receive(&queue).await.remove(0);
+        // The first poll ends empty after its 20 s, the second gets the message when its 30 s are over.
+        assert_eq!(receive(&queue).await, []);
+        assert_eq!(start.elapsed(), Duration::from_secs(20));
+        let second = receive(&queue).await.remove(0);
+        assert_eq!(start.elapsed(), TIMEOUT);
+        assert_eq!((first.receive_count, second.receive_count), (1, 2));
+        assert_ne!(first.receipt, second.receipt);
+
+        let delete = |receipt: &Receipt| std::slice::from_ref(receipt).to_vec();
+        assert!(matches!(queue.delete(&delete(&first.receipt)).await[0], Err(QueueError::Gone(_))));
+        let late = queue.change_visibility(&[(first.receipt, TIMEOUT)]).await;
+        assert!(matches!(late[0], Err(QueueError::Gone(_))));
+        assert_eq!(queue.left(), ["m"]);
+        for _ in 0..2 {
+            assert!(queue.delete(&delete(&second.receipt)).await[0].is_ok(), "deleting twice is no error");
+        }
+        assert_eq!(queue.left(), [""; 0]);
+        let deleted = queue.change_visibility(&[(second.receipt, TIMEOUT)]).await;
+        assert!(matches!(deleted[0], Err(QueueError::Gone(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn visibility_is_extended_given_back_and_limited() {
+        let queue = MemoryQueue::new(TIMEOUT);
+        queue.send("m");
+        let message = receive(&queue).await.remove(0);
+        tokio::time::advance(TIMEOUT / 2).await;
+        assert!(queue.change_visibility(&[(message.receipt.clone(), TIMEOUT)]).await[0].is_ok());
+        assert_eq!(queue.hidden_for("m"), TIMEOUT);
+        let too_long = queue.change_visibility(&[(message.receipt.clone(), MAX_VISIBILITY)]).await;
+        assert!(matches!(too_long[0], Err(QueueError::Unavailable(_))), "12 hours count from the receive");
+        assert!(queue.change_visibility(&[(message.receipt.clone(), Duration::ZERO)]).await[0].is_ok());
+        assert_eq!(queue.hidden_for("m"), Duration::ZERO);
+        let not_in_flight = queue.change_visibility(&[(message.receipt, TIMEOUT)]).await;
+        assert!(matches!(not_in_flight[0], Err(QueueError::Gone(_))));
+        assert_eq!(receive(&queue).await[0].receive_count, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_waits_for_what_is_sent_and_takes_no_more_than_asked() {
+        let queue = MemoryQueue::new(TIMEOUT);
+        let start = Instant::now();
+        let (received, ()) = tokio::join!(receive(&queue), async {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            queue.send("m");
+        });
+        assert_eq!((received.len(), start.elapsed()), (1, Duration::from_secs(7)));
+        queue.send_all(["a", "b", "c"]);
+        assert_eq!(queue.receive(2).await.expect("goes well").len(), 2);
+        assert_eq!(receive(&queue).await.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_and_entries_fail_as_told() {
+        let queue = MemoryQueue::new(TIMEOUT);
+        queue.fail_calls(Operation::Receive, 1..=2);
+        queue.fail_entry(Operation::Delete, "b", 1);
+        queue.send_all(["a", "b"]);
+        for _ in 0..2 {
+            assert!(queue.receive(1).await.is_err());
+        }
+        let receipts: Vec<_> = receive(&queue).await.into_iter().map(|message| message.receipt).collect();
+        let results = queue.delete(&receipts).await;
+        assert!(results[0].is_ok() && matches!(results[1], Err(QueueError::Unavailable(_))), "{results:?}");
+        assert_eq!(queue.left(), ["b"]);
+        assert!(queue.delete(&receipts).await.iter().all(Result::is_ok));
+        let letter = DeadLetter { body: "a".into(), attributes: vec![("reason", "test".into())] };
+        queue.send_dead_letter(&letter).await.expect("goes well");
+        assert_eq!(queue.dead_letters(), [letter]);
+    }
+}

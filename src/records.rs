@@ -1,0 +1,307 @@
+//! From an object's text to its records, one at a time, in place.
+//!
+//! The framing is told by the content: a JSON array on one line (what Vector writes), an array over many lines, one
+//! record a line, or arrays one after another. The reader borrows from the caller's window and keeps nothing but its
+//! position. Pure: no I/O.
+//!
+//! Two paths lead to a record. The scan finds `message` and `timestamp` without building values and hands out the
+//! message as it stands. Whatever is unusual (a repeated or escaped name, a message that is no string, none at all)
+//! takes the strict path through serde_json.
+
+mod scan;
+mod timestamp;
+
+use std::{borrow::Cow, fmt};
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use self::scan::{Scan, ScanError, clean_len, scan};
+
+/// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.
+const VECTOR_METADATA: [&str; 6] =
+    ["file", "kubernetes", "source_type", "stream", "timestamp", "timestamp_end"];
+
+/// One record, borrowed from the window.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// Position in the object, from 0.
+    pub index: u64,
+    /// Milliseconds since 1970; `None` when the record has none that can be read.
+    pub timestamp: Option<i64>,
+    /// What becomes the event.
+    pub message: Message<'a>,
+}
+
+/// A message as the inside of a JSON string: escaped, legal, and ready to be copied into a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    escaped: Cow<'a, str>,
+    len: usize,
+}
+
+impl<'a> Message<'a> {
+    /// Escapes plain text.
+    pub fn escape(text: &str) -> Message<'static> {
+        let quoted = serde_json::to_string(text).expect("a string is always JSON");
+        Message { escaped: Cow::Owned(quoted[1..quoted.len() - 1].to_owned()), len: text.len() }
+    }
+
+    /// The escaped text, without quotes.
+    pub fn escaped(&self) -> &str {
+        &self.escaped
+    }
+
+    /// Bytes of the unescaped text in UTF-8: what CloudWatch Logs counts.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing in it; CloudWatch Logs refuses such an event.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The unescaped text.
+    pub fn unescape(&self) -> String {
+        serde_json::from_str(&format!("\"{}\"", self.escaped)).expect("a message is legal by construction")
+    }
+
+    /// A token that may stand as it is; `None` sends it to the strict path.
+    fn clean(token: &'a [u8]) -> Option<Self> {
+        let len = clean_len(token)?;
+        Some(Self { escaped: Cow::Borrowed(std::str::from_utf8(token).ok()?), len })
+    }
+}
+
+/// What the reader found at the window's start.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// A record; the caller consumes `consumed` bytes once done with it.
+    Record {
+        /// The record.
+        record: Record<'a>,
+        /// Bytes of the window up to its end.
+        consumed: usize,
+    },
+    /// Nothing whole: consume this many bytes and come back with a longer window.
+    More {
+        /// Bytes of the window that are done with.
+        consumed: usize,
+    },
+    /// The object is over, and complete.
+    End,
+}
+
+/// A record that cannot be read. Everything before it is good.
+#[derive(Debug, thiserror::Error)]
+#[error("record {index}: {problem}")]
+pub struct RecordError {
+    /// Position of the record in the object, from 0: how many were read before.
+    pub index: u64,
+    /// What is wrong with it.
+    pub problem: RecordProblem,
+}
+
+/// What is wrong with a record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordProblem {
+    /// Not JSON, or no object where one belongs.
+    #[error("{0}")]
+    Malformed(String),
+    /// The object ends inside it, or inside the array around it.
+    #[error("the object ends before the {0} does")]
+    Truncated(&'static str),
+    /// Longer than `source.max_record`.
+    #[error("it is longer than source.max_record, {0} bytes")]
+    TooLong(usize),
+    /// Nested deeper than any reader of ours follows.
+    #[error("it is nested too deeply")]
+    TooDeep,
+}
+
+/// Reads the records of one object.
+#[derive(Debug)]
+pub struct RecordReader {
+    place: Place,
+    index: u64,
+    max_record: usize,
+    /// Length of the unread window at which a record was last found incomplete: the next attempt waits for twice as
+    /// much, so that a record of many windows is scanned a bounded number of times.
+    retry_at: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Between top-level values.
+    Top,
+    /// After `[`: a record or `]`.
+    ArrayStart,
+    /// After a comma: a record.
+    ArrayComma,
+    /// After a record: a comma or `]`.
+    ArrayRecord,
+}
+
+impl RecordReader {
+    /// Starts on an object whose records may be `max_record` bytes long.
+    pub fn new(max_record: usize) -> Self {
+        Self { place: Place::Top, index: 0, max_record, retry_at: 0 }
+    }
+
+    /// How many records were read so far.
+    pub fn count(&self) -> u64 {
+        self.index
+    }
+
+    /// Looks for the next record at the start of `window`, which holds what follows the bytes consumed so far. `ended`
+    /// says that nothing comes after it.
+    ///
+    /// # Errors
+    /// See [`RecordError`]. The reader is of no further use then: where the next record would begin is a guess.
+    pub fn next<'a>(&mut self, window: &'a [u8], ended: bool) -> Result<Step<'a>, RecordError> {
+        let mut at = 0;
+        loop {
+            at += window[at..].iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count();
+            let Some(byte) = window.get(at) else {
+                return match (ended, self.place) {
+                    (false, _) => Ok(Step::More { consumed: at }),
+                    (true, Place::Top) => Ok(Step::End),
+                    (true, _) => Err(self.error(RecordProblem::Truncated("array"))),
+                };
+            };
+            match (self.place, byte) {
+                (Place::Top, b'[') => self.place = Place::ArrayStart,
+                (Place::ArrayStart | Place::ArrayRecord, b']') => self.place = Place::Top,
+                (Place::ArrayRecord, b',') => self.place = Place::ArrayComma,
+                (Place::Top | Place::ArrayStart | Place::ArrayComma, b'{') => {
+                    return self.record(window, at, ended);
+                }
+                (place, byte) => {
+                    let wanted = match place {
+                        Place::Top => "a JSON object or array",
+                        Place::ArrayStart => "a JSON object or the end of the array",
+                        Place::ArrayComma => "a JSON object",
+                        Place::ArrayRecord => "a comma or the end of the array",
+                    };
+                    let found = char::from(*byte).escape_default();
+                    return Err(
+                        self.error(RecordProblem::Malformed(format!("{wanted} expected, not '{found}'")))
+                    );
+                }
+            }
+            at += 1;
+        }
+    }
+
+    fn record<'a>(&mut self, window: &'a [u8], at: usize, ended: bool) -> Result<Step<'a>, RecordError> {
+        let text = &window[at..];
+        if text.len() < self.retry_at && !ended {
+            return Ok(Step::More { consumed: at });
+        }
+        let found = match scan(text) {
+            Ok(found) => found,
+            Err(ScanError::Incomplete) if text.len() > self.max_record => {
+                return Err(self.error(RecordProblem::TooLong(self.max_record)));
+            }
+            Err(ScanError::Incomplete) if ended => return Err(self.error(RecordProblem::Truncated("record"))),
+            Err(ScanError::Incomplete) => {
+                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                return Ok(Step::More { consumed: at });
+            }
+            Err(ScanError::TooDeep) => return Err(self.error(RecordProblem::TooDeep)),
+            Err(ScanError::Malformed(position, wanted)) => {
+                let problem = format!("byte {position} of it is not JSON: {wanted} expected");
+                return Err(self.error(RecordProblem::Malformed(problem)));
+            }
+        };
+        if found.len > self.max_record {
+            return Err(self.error(RecordProblem::TooLong(self.max_record)));
+        }
+        let (message, timestamp) = match as_it_stands(&found) {
+            Some(parts) => parts,
+            None => strict(&text[..found.len])
+                .map_err(|error| self.error(RecordProblem::Malformed(format!("it is not JSON: {error}"))))?,
+        };
+        let record = Record { index: self.index, timestamp, message };
+        let consumed = at + found.len;
+        self.index += 1;
+        self.retry_at = 0;
+        if self.place != Place::Top {
+            self.place = Place::ArrayRecord;
+        }
+        Ok(Step::Record { record, consumed })
+    }
+
+    fn error(&self, problem: RecordProblem) -> RecordError {
+        RecordError { index: self.index, problem }
+    }
+}
+
+/// The common case: a plain string that may be copied as it stands.
+fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
+    let token = found.message?.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if found.ambiguous {
+        return None;
+    }
+    Some((Message::clean(token)?, found.timestamp.and_then(timestamp::parse)))
+}
+
+/// Every other case, by serde_json: the last of several equal names counts, as it does for every JSON reader here.
+fn strict(text: &[u8]) -> Result<(Message<'static>, Option<i64>), serde_json::Error> {
+    let members: Members<'_> = serde_json::from_slice(text)?;
+    let last = |name: &str| members.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.get());
+    let timestamp = last("timestamp").and_then(|value| timestamp::parse(value.as_bytes()));
+    let message = match last("message") {
+        Some(value) if value.starts_with('"') => {
+            Message::escape(&serde_json::from_str::<Cow<'_, str>>(value)?)
+        }
+        Some(value) => Message::escape(value),
+        None => Message::escape(&members.without(&VECTOR_METADATA)),
+    };
+    Ok((message, timestamp))
+}
+
+/// An object's members in their order, repeated names included, values as they stand.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl Members<'_> {
+    fn without(&self, names: &[&str]) -> String {
+        let kept = self.0.iter().filter(|(key, _)| !names.contains(&key.as_ref()));
+        let members: Vec<_> = kept
+            .map(|(key, value)| {
+                format!("{}:{}", serde_json::to_string(key).expect("a string is always JSON"), value.get())
+            })
+            .collect();
+        format!("{{{}}}", members.join(","))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(Key(key)) = map.next_key()? {
+                    members.push((key, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// A borrowed name where it has no escapes; a bare `Cow` would always be owned.
+#[derive(serde::Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests;

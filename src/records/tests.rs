@@ -1,0 +1,206 @@
+//! The reader against small cases, and against a plain whole-text reader on generated ones.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+type Read = (Vec<(String, Option<i64>)>, Option<RecordError>);
+
+/// Reads `text` as it would arrive in pieces of `chunk` bytes.
+fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
+    let (mut reader, mut records, mut window) = (RecordReader::new(max_record), Vec::new(), Vec::new());
+    let mut chunks = text.chunks(chunk.max(1));
+    let mut ended = false;
+    loop {
+        match reader.next(&window, ended) {
+            Ok(Step::Record { record, consumed }) => {
+                assert_eq!(record.index, records.len() as u64);
+                let message = record.message.unescape();
+                assert_eq!(message.len(), record.message.len(), "{message:?}");
+                records.push((message, record.timestamp));
+                window.drain(..consumed);
+            }
+            Ok(Step::More { consumed }) => {
+                assert!(!ended, "there is no more");
+                window.drain(..consumed);
+                match chunks.next() {
+                    Some(chunk) => window.extend_from_slice(chunk),
+                    None => ended = true,
+                }
+            }
+            Ok(Step::End) => return (records, None),
+            Err(error) => {
+                assert_eq!(error.index, records.len() as u64);
+                return (records, Some(error));
+            }
+        }
+    }
+}
+
+fn check(text: &str, expected: &[(&str, Option<i64>)]) {
+    for chunk in [1, 2, 5, text.len()] {
+        let (records, error) = read(text.as_bytes(), chunk, 1 << 20);
+        assert!(error.is_none(), "{text}: {error:?}");
+        let records: Vec<_> =
+            records.iter().map(|(message, timestamp)| (message.as_str(), *timestamp)).collect();
+        assert_eq!(records, expected, "{text} in pieces of {chunk}");
+    }
+}
+
+fn check_error(text: &str, good: usize, part: &str) {
+    for chunk in [1, 3, text.len()] {
+        let (records, error) = read(text.as_bytes(), chunk, 1 << 20);
+        let error = error.unwrap_or_else(|| panic!("{text} is read")).to_string();
+        assert!(error.contains(part), "{text}: {error}");
+        assert_eq!(records.len(), good, "{text}");
+    }
+}
+
+#[test]
+fn every_framing_gives_the_same_records() {
+    let (a, b) = (r#"{"message":"a","timestamp":1}"#, r#"{"timestamp":2,"message":"b"}"#);
+    let expected = [("a", Some(1000)), ("b", Some(2000))];
+    for text in [
+        format!("[{a},{b}]"),
+        format!("[\n{a},\r\n  {b}\n]\n"),
+        format!("{a}\n{b}\n"),
+        format!("{a}\n{b}"),
+        format!("{a}{b}"),
+        format!("[{a}]\n[{b}]\n"),
+        format!("[{a}]{b}\n[]"),
+    ] {
+        check(&text, &expected);
+    }
+    for nothing in ["", " \n", "[]", "[ ]\n", "[]\n[]"] {
+        check(nothing, &[]);
+    }
+}
+
+#[test]
+fn the_event_is_the_message_alone() {
+    check(r#"[{"kubernetes":{"message":"no"},"message":"yes"}]"#, &[("yes", None)]);
+    check(r#"[{"message":"tab\t \u00e9 \ud83d\ude00 \u0000"}]"#, &[("tab\t é 😀 \0", None)]);
+    check(r#"[{"message":""}]"#, &[("", None)]);
+}
+
+#[test]
+fn other_messages_go_as_their_json() {
+    check(r#"[{"message":{"a": [1,2]}}]"#, &[(r#"{"a": [1,2]}"#, None)]);
+    check(
+        r#"[{"message":12.50},{"message":null},{"message":true}]"#,
+        &[("12.50", None), ("null", None), ("true", None)],
+    );
+}
+
+#[test]
+fn a_record_without_message_goes_as_its_json_without_vectors_metadata() {
+    check(
+        r#"[{"level":"info","file":"/var/log/x","kubernetes":{"a":1},"n": 1.0,"timestamp":5,"stream":"stdout"}]"#,
+        &[(r#"{"level":"info","n":1.0}"#, Some(5000))],
+    );
+    check("{}", &[("{}", None)]);
+}
+
+#[test]
+fn doubtful_names_mean_what_every_json_reader_takes_them_for() {
+    check(r#"{"message":"first","message":"last"}"#, &[("last", None)]);
+    check(r#"{"m\u0065ssage":"escaped"}"#, &[("escaped", None)]);
+    check(r#"{"timestamp":1,"message":"x","t\u0069mestamp":"2"}"#, &[("x", Some(2000))]);
+}
+
+#[test]
+fn unreadable_timestamps_are_none() {
+    check(r#"{"message":"x","timestamp":"yesterday"}"#, &[("x", None)]);
+}
+
+#[test]
+fn what_came_before_a_bad_record_is_read() {
+    let good = r#"{"message":"good"}"#;
+    check_error(&format!("[{good},{{\"message\":}}]"), 1, "byte 11 of it is not JSON");
+    check_error(&format!("[{good},{good}"), 2, "before the array does");
+    check_error(&format!("[{good},{{\"mess"), 1, "before the record does");
+    check_error(&format!("[{good},]"), 1, "a JSON object expected, not ']'");
+    check_error(&format!("[{good}{good}]"), 1, "a comma or the end of the array expected");
+    check_error(&format!("{good}\nplain text"), 1, "expected, not 'p'");
+    check_error(&format!("[{good},\"text\"]"), 1, "a JSON object expected");
+    check_error(&format!("[{good},[{good}]]"), 1, "a JSON object expected");
+    check_error(&format!("{good}]"), 1, "a JSON object or array expected, not ']'");
+    check_error("\0\0", 0, r"not '\u{0}'");
+    check_error(&format!("{good}{{\"message\":\"\\ud800\"}}"), 1, "it is not JSON");
+    check_error(&format!("{good}{{\"message\":\"a\nb\"}}"), 1, "it is not JSON");
+    check_error(&format!("{good}{{\"message\":\"x\",\"a\":{}", "[".repeat(10_000)), 1, "nested too deeply");
+    let (records, error) = read(b"[{\"message\":\"ok\"},{\"message\":\"\xff\"}]", 4, 1 << 20);
+    assert_eq!(records.len(), 1);
+    assert!(error.expect("not UTF-8").to_string().contains("it is not JSON"));
+}
+
+#[test]
+fn a_record_may_be_as_long_as_configured_and_no_longer() {
+    let record = |len: usize| format!(r#"{{"message":"{}"}}"#, "x".repeat(len - 14));
+    for (len, fits) in [(1000, true), (1001, false), (5000, false)] {
+        let text = format!("[{},{}]", record(20), record(len));
+        for chunk in [1, 64, 10_000] {
+            let (records, error) = read(text.as_bytes(), chunk, 1000);
+            assert_eq!(
+                (records.len(), error.is_none()),
+                if fits { (2, true) } else { (1, false) },
+                "{len} in {chunk}"
+            );
+            assert!(error.is_none_or(|error| matches!(error.problem, RecordProblem::TooLong(1000))));
+        }
+    }
+}
+
+/// The plain reader: whole text, serde_json's values.
+fn reference(records: &[Value]) -> Vec<(String, Option<i64>)> {
+    records
+        .iter()
+        .map(|record| {
+            let message = match &record["message"] {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            (message, record["timestamp"].as_i64().map(|seconds| seconds * 1000))
+        })
+        .collect()
+}
+
+fn records() -> impl Strategy<Value = Vec<Value>> {
+    let record =
+        (".{0,20}", any::<bool>(), 0_i64..2_000_000_000, ".{0,8}").prop_map(|(text, is_text, at, extra)| {
+            let message = if is_text { json!(text) } else { json!({ "inner": [text] }) };
+            json!({ "a": {"message": extra}, "message": message, "timestamp": at })
+        });
+    proptest::collection::vec(record, 0..8)
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_gives_what_a_whole_text_reader_gives(records in records(), chunk in 1_usize..200, framing in 0..4) {
+        let lines: Vec<_> = records.iter().map(Value::to_string).collect();
+        let text = match framing {
+            0 => format!("[{}]", lines.join(",")),
+            1 => format!("[\n{}\n]\n", lines.join(",\n")),
+            2 => lines.iter().map(|line| format!("{line}\n")).collect(),
+            _ => lines.iter().map(|line| format!("[{line}]\n")).collect(),
+        };
+        let (found, error) = read(text.as_bytes(), chunk, 1 << 20);
+        prop_assert!(error.is_none(), "{:?}", error);
+        prop_assert_eq!(found, reference(&records));
+    }
+
+    #[test]
+    fn any_bytes_in_any_chunks_end_the_same_way(
+        text in proptest::collection::vec(proptest::sample::select(vec![
+            "{\"message\":\"", "\"}", "[", "]", ",", "\\u", "\n", "é", "{}", ":", "1", "\"",
+        ]), 0..20),
+        chunk in 1_usize..20,
+    ) {
+        let text = text.concat();
+        let (whole, first) = read(text.as_bytes(), text.len(), 64);
+        let (pieces, second) = read(text.as_bytes(), chunk, 64);
+        prop_assert_eq!(whole, pieces);
+        prop_assert_eq!(first.map(|error| error.to_string()), second.map(|error| error.to_string()));
+    }
+}

@@ -1,0 +1,97 @@
+//! The port to a customer's CloudWatch Logs. `cloudwatch` is the adapter; what to do about each error is `delivery`'s.
+
+pub mod cloudwatch;
+#[cfg(test)]
+pub mod memory;
+
+use std::future::Future;
+
+use bytes::Bytes;
+
+use crate::{
+    batch::RejectedEvents,
+    credentials::assumed::AssumeError,
+    tenant::{CloudWatch, Delivery},
+};
+
+/// One customer's CloudWatch Logs, reached in the customer's role. Calls are single: the SDK's own retries are behind
+/// them, nothing else is.
+pub trait LogSink: Send + Sync + 'static {
+    /// Puts a batch; `body` is the request as JSON, group and stream included.
+    fn put_log_events(&self, body: Bytes) -> impl Future<Output = Result<PutAnswer, SinkError>> + Send;
+
+    /// Creates a stream; that it exists already is no error.
+    fn create_log_stream(
+        &self,
+        group: &str,
+        stream: &str,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Creates a group and, if it is new, sets its retention; that it exists already is no error.
+    fn create_log_group(
+        &self,
+        group: &str,
+        retention_days: Option<i32>,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+/// Opens sinks, in the role and Region that a delivery names.
+pub trait LogSinks: Send + Sync + 'static {
+    /// What is opened; cheap to clone.
+    type Sink: LogSink + Clone;
+
+    /// Enters the customer's account; later calls for the same delivery find it open.
+    ///
+    /// # Errors
+    /// One of the two roles cannot be assumed.
+    fn open(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> impl Future<Output = Result<Self::Sink, AssumeError>> + Send;
+}
+
+/// What PutLogEvents answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PutAnswer {
+    /// For the stream's next batch, where the service still sends one.
+    pub next_sequence_token: Option<String>,
+    /// What was refused while the rest was stored.
+    pub rejected: RejectedEvents,
+}
+
+/// Why CloudWatch Logs did not do what it was asked; each holds AWS's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SinkError {
+    /// The group or the stream is not there.
+    #[error("the log group or stream does not exist: {0}")]
+    NotFound(String),
+    /// The stream wants another sequence token.
+    #[error("the stream expects sequence token {expected:?}")]
+    InvalidSequenceToken {
+        /// The token to send.
+        expected: Option<String>,
+    },
+    /// The stream has this very batch.
+    #[error("the stream has this batch already and expects sequence token {expected:?} next")]
+    DataAlreadyAccepted {
+        /// The token of the next batch.
+        expected: Option<String>,
+    },
+    /// The customer's role may not.
+    #[error("the customer's role may not do that: {0}")]
+    Denied(String),
+    /// The role's session could not be had or renewed.
+    #[error(transparent)]
+    Session(AssumeError),
+    /// Too many requests for that account and Region.
+    #[error("throttled: {0}")]
+    Throttled(String),
+    /// The request itself is refused: a limit that AWS lowered, or a defect of ours.
+    #[error("CloudWatch Logs refuses the request: {0}")]
+    Refused(String),
+    /// 5xx, a time-out, the network.
+    #[error("CloudWatch Logs cannot be reached: {0}")]
+    Unavailable(String),
+}

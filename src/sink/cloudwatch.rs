@@ -1,0 +1,369 @@
+//! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_config::SdkConfig;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_cloudwatchlogs::{
+    Client,
+    config::{Region, http::HttpResponse, retry::RetryPartition},
+    error::{ProvideErrorMetadata, SdkError},
+    operation::put_log_events::{PutLogEventsError, PutLogEventsOutput},
+    types::RejectedLogEventsInfo,
+};
+use aws_smithy_runtime::client::identity::IdentityCache;
+use aws_smithy_types::{body::SdkBody, timeout::TimeoutConfig};
+use bytes::Bytes;
+use moka::future::Cache;
+use tokio::sync::OnceCell;
+
+use super::{LogSink, LogSinks, PutAnswer, SinkError};
+use crate::{
+    aws::{describe, find_cause},
+    batch::RejectedEvents,
+    credentials::{
+        RoleArn,
+        assumed::{AssumeError, AssumeRequest, AssumedRole, session_name},
+    },
+    tenant::{CloudWatch, Delivery},
+};
+
+/// What every customer's session has in common.
+#[derive(Clone, Debug)]
+pub struct SinkSettings {
+    /// Life of a session.
+    pub session_duration: Duration,
+    /// How long before its end it is renewed.
+    pub refresh_before: Duration,
+    /// Most sessions remembered.
+    pub cache_capacity: u64,
+    /// Longest single attempt of a call.
+    pub attempt_timeout: Duration,
+}
+
+/// Opens customers' CloudWatch Logs and remembers the open ones.
+#[derive(Clone, Debug)]
+pub struct CloudWatchSinks {
+    base: SdkConfig,
+    settings: SinkSettings,
+    /// Signs with the central role: hop 1 is its credentials provider.
+    sts: aws_sdk_sts::Client,
+    /// Signs with our own credentials; asked once for our account id.
+    own_sts: aws_sdk_sts::Client,
+    own_account: Arc<OnceCell<String>>,
+    open: Cache<SinkKey, CloudWatchSink>,
+}
+
+/// Everything that a session depends on: what differs in any of it must not share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SinkKey {
+    tenant_id: String,
+    role: RoleArn,
+    external_id: String,
+    region: String,
+    log_group_name: String,
+    /// The cluster, where it becomes a session tag.
+    tagged_cluster: Option<String>,
+    source_identity: bool,
+}
+
+/// One customer's CloudWatch Logs.
+#[derive(Clone, Debug)]
+pub struct CloudWatchSink {
+    client: Client,
+    role: AssumedRole,
+}
+
+impl CloudWatchSinks {
+    /// Enters accounts by way of `central`; `base` has the HTTP client, retries and endpoints that all share.
+    pub fn new(base: SdkConfig, central: &AssumedRole, settings: SinkSettings) -> Self {
+        let sts = aws_sdk_sts::config::Builder::from(&base)
+            .credentials_provider(SharedCredentialsProvider::new(central.clone()))
+            .identity_cache(IdentityCache::no_cache())
+            .build();
+        Self {
+            sts: aws_sdk_sts::Client::from_conf(sts),
+            own_sts: aws_sdk_sts::Client::new(&base),
+            own_account: Arc::default(),
+            open: Cache::builder()
+                .max_capacity(settings.cache_capacity)
+                // Longer than a session lives: an idle customer's client is not worth its memory.
+                .time_to_idle(settings.session_duration * 2)
+                .build(),
+            base,
+            settings,
+        }
+    }
+
+    /// Our own account id, the external id of tenants whose row has none.
+    async fn own_account(&self) -> Result<String, AssumeError> {
+        let ask = || async {
+            let identity = self.own_sts.get_caller_identity().send().await;
+            let identity = identity.map_err(|error| describe(&error))?;
+            identity.account.ok_or_else(|| "STS did not say which account we are".to_owned())
+        };
+        self.own_account.get_or_try_init(ask).await.cloned().map_err(|problem: String| {
+            AssumeError::Unavailable { role: "of a tenant without external_id".to_owned(), problem }
+        })
+    }
+
+    fn build(&self, key: &SinkKey) -> CloudWatchSink {
+        let mut tags = Vec::new();
+        if let Some(cluster) = &key.tagged_cluster {
+            tags.push(("tenant_id", key.tenant_id.clone()));
+            if !cluster.is_empty() {
+                tags.push(("cluster_id", cluster.clone()));
+            }
+        }
+        let session_name = session_name(&key.tenant_id);
+        let role = AssumedRole::new(
+            self.sts.clone(),
+            AssumeRequest {
+                role: key.role.clone(),
+                external_id: Some(key.external_id.clone()),
+                policy: Some(session_policy(&key.role, &key.region, &key.log_group_name)),
+                tags,
+                source_identity: key.source_identity.then(|| session_name.clone()),
+                session_name,
+                duration: self.settings.session_duration,
+                refresh_before: self.settings.refresh_before,
+            },
+        );
+        // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
+        let partition = format!("{}/{}", key.role.account(), key.region);
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(self.settings.attempt_timeout);
+        let timeouts = match self.base.timeout_config() {
+            Some(base) => timeouts.build().take_defaults_from(base).clone(),
+            None => timeouts.build(),
+        };
+        let config = aws_sdk_cloudwatchlogs::config::Builder::from(&self.base)
+            .region(Region::new(key.region.clone()))
+            .credentials_provider(SharedCredentialsProvider::new(role.clone()))
+            // The role keeps its session itself; a second cache would hide its renewal.
+            .identity_cache(IdentityCache::no_cache())
+            .retry_partition(RetryPartition::custom(partition).build())
+            .timeout_config(timeouts)
+            .build();
+        CloudWatchSink { client: Client::from_conf(config), role }
+    }
+}
+
+impl LogSinks for CloudWatchSinks {
+    type Sink = CloudWatchSink;
+
+    async fn open(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> Result<CloudWatchSink, AssumeError> {
+        let external_id = match &destination.external_id {
+            Some(id) => id.clone(),
+            None => self.own_account().await?,
+        };
+        let key = SinkKey {
+            tenant_id: delivery.tenant_id.clone(),
+            role: destination.role.clone(),
+            external_id,
+            region: delivery.target_region.clone(),
+            log_group_name: destination.log_group_name.clone(),
+            tagged_cluster: destination.session_tags.then(|| cluster.to_owned()),
+            source_identity: destination.source_identity,
+        };
+        let sink = self.open.get_with_by_ref(&key, async { self.build(&key) }).await;
+        // Asked for here, so that a refusal is the role's error and not some call's.
+        sink.role.credentials().await?;
+        Ok(sink)
+    }
+}
+
+/// Narrows a session to one log group, whatever else the customer's role allows.
+fn session_policy(role: &RoleArn, region: &str, log_group_name: &str) -> String {
+    let group =
+        format!("arn:{}:logs:{region}:{}:log-group:{log_group_name}", role.partition(), role.account());
+    serde_json::json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Effect": "Allow",
+            "Action": ["logs:PutLogEvents", "logs:CreateLogStream", "logs:CreateLogGroup", "logs:PutRetentionPolicy"],
+            "Resource": [&group, format!("{group}:*")],
+        }],
+    })
+    .to_string()
+}
+
+impl LogSink for CloudWatchSink {
+    async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
+        match self.put_once(&body).await {
+            // The customer's clock, or an administrator, ended the session before its time: a new one, once.
+            Err(error) if is_expired(&error) => {
+                self.role.forget().await;
+                self.put_once(&body).await.map_err(put_refused)
+            }
+            other => other.map_err(put_refused),
+        }
+        .map(answer)
+    }
+
+    async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
+        let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
+        created(call.send().await.map(drop))
+    }
+
+    async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
+        let outcome = self.client.create_log_group().log_group_name(group).send().await;
+        let ours = outcome.is_ok();
+        created(outcome.map(drop))?;
+        if let Some(days) = retention_days.filter(|_| ours) {
+            let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
+            call.send().await.map_err(refused)?;
+        }
+        Ok(())
+    }
+}
+
+type PutError = SdkError<PutLogEventsError, HttpResponse>;
+
+impl CloudWatchSink {
+    /// Sends the body as it is. The SDK's own writer escapes every message byte by byte and grows its strings as it
+    /// goes, several times the cost of everything else we do with a batch; the request is replaced before it is signed.
+    async fn put_once(&self, body: &Bytes) -> Result<PutLogEventsOutput, PutError> {
+        let (body, length) = (body.clone(), body.len().to_string());
+        self.client
+            .put_log_events()
+            // Required by the SDK's builder; the real ones are in the body.
+            .log_group_name("-")
+            .log_stream_name("-")
+            .set_log_events(Some(Vec::new()))
+            .customize()
+            .mutate_request(move |request| {
+                *request.body_mut() = SdkBody::from(body.clone());
+                request.headers_mut().insert("content-length", length.clone());
+            })
+            .send()
+            .await
+    }
+}
+
+fn answer(output: PutLogEventsOutput) -> PutAnswer {
+    PutAnswer {
+        rejected: output.rejected_log_events_info.as_ref().map(rejected).unwrap_or_default(),
+        next_sequence_token: output.next_sequence_token,
+    }
+}
+
+fn rejected(info: &RejectedLogEventsInfo) -> RejectedEvents {
+    let index = |value: Option<i32>| value.and_then(|value| usize::try_from(value).ok());
+    RejectedEvents {
+        too_new_start: index(info.too_new_log_event_start_index),
+        too_old_end: index(info.too_old_log_event_end_index),
+        expired_end: index(info.expired_log_event_end_index),
+    }
+}
+
+fn put_refused(error: PutError) -> SinkError {
+    match error.as_service_error() {
+        Some(PutLogEventsError::InvalidSequenceTokenException(detail)) => {
+            SinkError::InvalidSequenceToken { expected: detail.expected_sequence_token.clone() }
+        }
+        Some(PutLogEventsError::DataAlreadyAcceptedException(detail)) => {
+            SinkError::DataAlreadyAccepted { expected: detail.expected_sequence_token.clone() }
+        }
+        _ => refused(error),
+    }
+}
+
+/// That something exists already is what we wanted.
+fn created<E>(outcome: Result<(), SdkError<E, HttpResponse>>) -> Result<(), SinkError>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match outcome {
+        Err(error) if error.code() == Some("ResourceAlreadyExistsException") => Ok(()),
+        other => other.map_err(refused),
+    }
+}
+
+fn is_expired<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    matches!(error.code(), Some("ExpiredTokenException" | "ExpiredToken"))
+}
+
+fn refused<E>(error: SdkError<E, HttpResponse>) -> SinkError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let code = error.code().map(str::to_owned);
+    if let Some(session) = find_cause::<AssumeError>(&error) {
+        return SinkError::Session(session.clone());
+    }
+    classify(code.as_deref(), status, describe(&error))
+}
+
+fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkError {
+    match (code, status) {
+        (Some("ResourceNotFoundException"), _) => SinkError::NotFound(problem),
+        (
+            Some("ThrottlingException" | "Throttling" | "LimitExceededException" | "RequestLimitExceeded"),
+            _,
+        )
+        | (_, Some(429)) => SinkError::Throttled(problem),
+        (
+            Some(
+                "AccessDeniedException"
+                | "AccessDenied"
+                | "UnrecognizedClientException"
+                | "InvalidClientTokenId"
+                | "ExpiredTokenException"
+                | "ExpiredToken"
+                | "InvalidSignatureException",
+            ),
+            _,
+        )
+        | (_, Some(401 | 403)) => SinkError::Denied(problem),
+        (_, Some(400..500)) => SinkError::Refused(problem),
+        _ => SinkError::Unavailable(problem),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_narrowed_to_its_group() {
+        let role: RoleArn = "arn:aws-cn:iam::222222222222:role/x".parse().expect("a role");
+        let policy = session_policy(&role, "cn-north-1", &"g".repeat(512));
+        assert!(policy.len() <= 2048, "STS takes no more");
+        let policy: serde_json::Value = serde_json::from_str(&policy).expect("JSON");
+        let group = format!("arn:aws-cn:logs:cn-north-1:222222222222:log-group:{}", "g".repeat(512));
+        assert_eq!(policy["Statement"][0]["Resource"], serde_json::json!([group, format!("{group}:*")]));
+    }
+
+    #[test]
+    fn aws_errors_are_told_apart() {
+        let check = |code, status, expected: fn(String) -> SinkError| {
+            assert_eq!(classify(code, status, "p".into()), expected("p".into()), "{code:?} {status:?}");
+        };
+        check(Some("ResourceNotFoundException"), Some(400), SinkError::NotFound);
+        check(Some("ThrottlingException"), Some(400), SinkError::Throttled);
+        check(None, Some(429), SinkError::Throttled);
+        check(Some("AccessDeniedException"), Some(400), SinkError::Denied);
+        check(Some("UnrecognizedClientException"), Some(400), SinkError::Denied);
+        check(Some("InvalidParameterException"), Some(400), SinkError::Refused);
+        check(Some("ServiceUnavailableException"), Some(500), SinkError::Unavailable);
+        check(None, None, SinkError::Unavailable);
+    }
+
+    #[test]
+    fn rejected_indices_come_over_one_by_one() {
+        let info = RejectedLogEventsInfo::builder().too_old_log_event_end_index(3).build();
+        assert_eq!(rejected(&info), RejectedEvents { too_old_end: Some(3), ..RejectedEvents::default() });
+        let info = RejectedLogEventsInfo::builder()
+            .too_new_log_event_start_index(0)
+            .expired_log_event_end_index(2)
+            .build();
+        let expected = RejectedEvents { too_new_start: Some(0), expired_end: Some(2), too_old_end: None };
+        assert_eq!(rejected(&info), expected);
+    }
+}

@@ -1,0 +1,437 @@
+//! The customers' CloudWatch Logs in memory, for tests: as strict as the service about what a batch may be, stricter
+//! about order, and failing where it is told to.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::{Notify, Semaphore};
+
+use super::{LogSink, LogSinks, PutAnswer, SinkError};
+use crate::{
+    batch::RejectedEvents,
+    credentials::assumed::AssumeError,
+    tenant::{CloudWatch, Delivery},
+};
+
+/// A timestamp and a message.
+pub type Event = (i64, String);
+
+/// A call that reached a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// The stream, the messages and the sequence token.
+    Put(String, Vec<String>, Option<String>),
+    /// The stream.
+    CreateStream(String),
+    /// The group and its retention.
+    CreateGroup(String, Option<i32>),
+}
+
+/// Names a method of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// [`LogSink::put_log_events`].
+    Put,
+    /// [`LogSink::create_log_stream`].
+    CreateStream,
+    /// [`LogSink::create_log_group`].
+    CreateGroup,
+}
+
+/// All accounts; clones share them.
+#[derive(Clone, Debug)]
+pub struct MemorySinks {
+    shared: Arc<Shared>,
+}
+
+/// One account in one Region.
+#[derive(Clone, Debug)]
+pub struct MemorySink {
+    place: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Every put takes one for good before it is answered.
+    answers: Semaphore,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    groups: BTreeMap<(String, String), BTreeMap<String, Stream>>,
+    calls: Vec<Call>,
+    counts: HashMap<Operation, usize>,
+    errors: HashMap<(Operation, usize), SinkError>,
+    stored_but: HashMap<usize, SinkError>,
+    rejections: HashMap<usize, RejectedEvents>,
+    failing_groups: HashMap<String, SinkError>,
+    closed_roles: HashMap<String, AssumeError>,
+    opened: Vec<(String, String)>,
+    puts_in_flight: HashSet<(String, String, String)>,
+    put_time: Duration,
+    wants_tokens: bool,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    events: Vec<Event>,
+    puts: usize,
+}
+
+impl MemorySinks {
+    /// Accounts without any group.
+    pub fn new() -> Self {
+        let answers = Semaphore::new(Semaphore::MAX_PERMITS);
+        Self { shared: Arc::new(Shared { state: Mutex::default(), answers, changed: Notify::new() }) }
+    }
+
+    /// The sink of an account and Region.
+    pub fn sink(&self, account: &str, region: &str) -> MemorySink {
+        MemorySink { place: format!("{account}/{region}"), shared: Arc::clone(&self.shared) }
+    }
+
+    /// Fails the n-th call of an operation, counted from 1, instead of doing it.
+    pub fn fail(&self, operation: Operation, nth: usize, error: SinkError) {
+        self.lock().errors.insert((operation, nth), error);
+    }
+
+    /// Does the n-th put and answers with an error all the same.
+    pub fn store_but_fail(&self, nth: usize, error: SinkError) {
+        self.lock().stored_but.insert(nth, error);
+    }
+
+    /// Rejects events of the n-th put.
+    pub fn reject(&self, nth: usize, rejected: RejectedEvents) {
+        self.lock().rejections.insert(nth, rejected);
+    }
+
+    /// Fails every put into a group of that name.
+    pub fn fail_group(&self, group: &str, error: SinkError) {
+        self.lock().failing_groups.insert(group.to_owned(), error);
+    }
+
+    /// Lets every put into it pass again.
+    pub fn mend_group(&self, group: &str) {
+        self.lock().failing_groups.remove(group);
+    }
+
+    /// Fails every attempt to enter by this role.
+    pub fn close_role(&self, role: &str, error: AssumeError) {
+        self.lock().closed_roles.insert(role.to_owned(), error);
+    }
+
+    /// Every put takes that long.
+    pub fn put_time(&self, time: Duration) {
+        self.lock().put_time = time;
+    }
+
+    /// Refuses a put without the sequence token of the stream's last one.
+    pub fn demand_tokens(&self) {
+        self.lock().wants_tokens = true;
+    }
+
+    /// Answers no put until [`MemorySinks::release`].
+    pub fn hold(&self) {
+        self.shared.answers.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    /// Answers that many puts.
+    pub fn release(&self, puts: usize) {
+        self.shared.answers.add_permits(puts);
+    }
+
+    /// Creates a group and streams in it; `place` is `ACCOUNT/REGION`.
+    pub fn create(&self, place: &str, group: &str, streams: &[&str]) {
+        let mut state = self.lock();
+        let group = state.groups.entry((place.to_owned(), group.to_owned())).or_default();
+        group.extend(streams.iter().map(|stream| ((*stream).to_owned(), Stream::default())));
+    }
+
+    /// Deletes a group with all its streams.
+    pub fn delete_group(&self, place: &str, group: &str) {
+        self.lock().groups.remove(&(place.to_owned(), group.to_owned()));
+    }
+
+    /// Names of a group's streams.
+    pub fn streams(&self, place: &str, group: &str) -> Vec<String> {
+        let state = self.lock();
+        let group = state.groups.get(&(place.to_owned(), group.to_owned()));
+        group.map(|streams| streams.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// What a group's streams hold, rejected events left out, in the order in which it came.
+    pub fn events(&self, place: &str, group: &str) -> Vec<Event> {
+        let state = self.lock();
+        let group = state.groups.get(&(place.to_owned(), group.to_owned()));
+        group.into_iter().flat_map(BTreeMap::values).flat_map(|stream| stream.events.clone()).collect()
+    }
+
+    /// The messages of [`MemorySinks::events`].
+    pub fn messages(&self, place: &str, group: &str) -> Vec<String> {
+        self.events(place, group).into_iter().map(|(_, message)| message).collect()
+    }
+
+    /// Every call so far, in the order in which they arrived.
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
+    }
+
+    /// How many calls of one kind arrived.
+    pub fn count(&self, operation: Operation) -> usize {
+        self.lock().counts.get(&operation).copied().unwrap_or_default()
+    }
+
+    /// Role and cluster of every open.
+    pub fn opened(&self) -> Vec<(String, String)> {
+        self.lock().opened.clone()
+    }
+
+    /// Waits until that many puts have arrived.
+    pub async fn until_puts(&self, puts: usize) {
+        loop {
+            let changed = self.shared.changed.notified();
+            if self.count(Operation::Put) >= puts {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.lock()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call; tells which one it is and whether it fails.
+    fn enter(&self, operation: Operation, call: Call) -> (usize, Result<(), SinkError>) {
+        let mut state = self.lock();
+        state.calls.push(call);
+        let count = state.counts.entry(operation).or_default();
+        *count += 1;
+        let nth = *count;
+        let error = state.errors.get(&(operation, nth)).cloned();
+        self.changed.notify_waiters();
+        (nth, error.map_or(Ok(()), Err))
+    }
+}
+
+/// Ends a put, also one that is dropped.
+struct InFlight<'a>(&'a Shared, (String, String, String));
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.lock().puts_in_flight.remove(&self.1);
+    }
+}
+
+struct Request {
+    group: String,
+    stream: String,
+    token: Option<String>,
+    events: Vec<Event>,
+}
+
+/// Reads a request as the service would; one that breaks a rule ends the test.
+fn read_request(body: &[u8]) -> Request {
+    let request: Value = serde_json::from_slice(body).expect("a request is JSON");
+    let text = |name: &str| request[name].as_str().map(str::to_owned);
+    let events: Vec<Event> = request["logEvents"]
+        .as_array()
+        .expect("a request has events")
+        .iter()
+        .map(|event| {
+            assert_eq!(event.as_object().map(serde_json::Map::len), Some(2), "{event}");
+            let message = event["message"].as_str().expect("a message is a string").to_owned();
+            assert!(!message.is_empty(), "an event without a message");
+            (event["timestamp"].as_i64().expect("a timestamp is a number"), message)
+        })
+        .collect();
+    assert!((1..=10_000).contains(&events.len()), "{} events", events.len());
+    let bytes: usize = events.iter().map(|(_, message)| message.len() + 26).sum();
+    assert!(bytes <= 1_048_576, "{bytes} bytes");
+    assert!(events.is_sorted_by_key(|(timestamp, _)| *timestamp), "not chronological");
+    let span = events[events.len() - 1].0 - events[0].0;
+    assert!(events[0].0 >= 0 && span <= 24 * 3600 * 1000, "{span} ms");
+    Request {
+        group: text("logGroupName").expect("a request names its group"),
+        stream: text("logStreamName").expect("a request names its stream"),
+        token: text("sequenceToken"),
+        events,
+    }
+}
+
+impl LogSink for MemorySink {
+    async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
+        let Request { group, stream, token, events } = read_request(&body);
+        let messages = events.iter().map(|(_, message)| message.clone()).collect();
+        let (nth, entered) =
+            self.shared.enter(Operation::Put, Call::Put(stream.clone(), messages, token.clone()));
+        let key = (self.place.clone(), group.clone(), stream.clone());
+        let alone = self.shared.lock().puts_in_flight.insert(key.clone());
+        assert!(alone, "two puts into stream {stream} at once");
+        let _in_flight = InFlight(&self.shared, key);
+        self.shared.answers.acquire().await.expect("nobody closes it").forget();
+        let time = self.shared.lock().put_time;
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        entered?;
+
+        let mut state = self.shared.lock();
+        if let Some(error) = state.failing_groups.get(&group) {
+            return Err(error.clone());
+        }
+        let rejected = state.rejections.get(&nth).copied().unwrap_or_default();
+        let (wants_tokens, stored_but) = (state.wants_tokens, state.stored_but.get(&nth).cloned());
+        let streams = state.groups.get_mut(&(self.place.clone(), group));
+        let streams = streams.ok_or_else(|| SinkError::NotFound("the log group".into()))?;
+        let stored = streams.get_mut(&stream).ok_or_else(|| SinkError::NotFound("the log stream".into()))?;
+        let expected = (stored.puts > 0).then(|| format!("{stream}-{}", stored.puts));
+        if wants_tokens && token != expected {
+            return Err(SinkError::InvalidSequenceToken { expected });
+        }
+        let first_good = rejected.too_old_end.max(rejected.expired_end).unwrap_or(0);
+        let good = first_good..rejected.too_new_start.unwrap_or(events.len());
+        stored.events.extend_from_slice(events.get(good).unwrap_or_default());
+        stored.puts += 1;
+        let next_sequence_token = wants_tokens.then(|| format!("{stream}-{}", stored.puts));
+        stored_but.map_or(Ok(PutAnswer { next_sequence_token, rejected }), Err)
+    }
+
+    async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
+        self.shared.enter(Operation::CreateStream, Call::CreateStream(stream.to_owned())).1?;
+        let mut state = self.shared.lock();
+        let streams = state.groups.get_mut(&(self.place.clone(), group.to_owned()));
+        let streams = streams.ok_or_else(|| SinkError::NotFound("the log group".into()))?;
+        streams.entry(stream.to_owned()).or_default();
+        Ok(())
+    }
+
+    async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
+        self.shared.enter(Operation::CreateGroup, Call::CreateGroup(group.to_owned(), retention_days)).1?;
+        self.shared.lock().groups.entry((self.place.clone(), group.to_owned())).or_default();
+        Ok(())
+    }
+}
+
+impl LogSinks for MemorySinks {
+    type Sink = MemorySink;
+
+    async fn open(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> Result<MemorySink, AssumeError> {
+        let role = destination.role.as_str();
+        let mut state = self.lock();
+        state.opened.push((role.to_owned(), cluster.to_owned()));
+        if let Some(error) = state.closed_roles.get(role) {
+            return Err(error.clone());
+        }
+        Ok(self.sink(destination.role.account(), &delivery.target_region))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: &str = "222222222222/us-east-1";
+
+    fn sink(sinks: &MemorySinks) -> MemorySink {
+        sinks.sink("222222222222", "us-east-1")
+    }
+
+    fn body(events: &[(i64, &str)], token: Option<&str>) -> Bytes {
+        let events: Vec<_> = events
+            .iter()
+            .map(|(timestamp, message)| serde_json::json!({"timestamp": timestamp, "message": message}))
+            .collect();
+        let mut request = serde_json::json!({"logGroupName": "g", "logStreamName": "s", "logEvents": events});
+        if let Some(token) = token {
+            request["sequenceToken"] = token.into();
+        }
+        request.to_string().into()
+    }
+
+    #[tokio::test]
+    async fn nothing_is_stored_before_group_and_stream_exist() {
+        let sinks = MemorySinks::new();
+        let sink = sink(&sinks);
+        for _ in 0..2 {
+            assert!(matches!(
+                sink.put_log_events(body(&[(1, "a")], None)).await,
+                Err(SinkError::NotFound(_))
+            ));
+            assert!(matches!(sink.create_log_stream("g", "s").await, Err(SinkError::NotFound(_))));
+            sink.create_log_group("g", Some(7)).await.expect("it is created");
+            sinks.delete_group(PLACE, "g");
+        }
+        sink.create_log_group("g", None).await.expect("it is created");
+        sink.create_log_stream("g", "s").await.expect("it is created");
+        sink.put_log_events(body(&[(1, "a")], None)).await.expect("it is there");
+        assert_eq!(sinks.events(PLACE, "g"), [(1, "a".to_owned())]);
+        assert_eq!(sinks.events("333333333333/us-east-1", "g"), []);
+    }
+
+    #[tokio::test]
+    async fn tokens_errors_and_rejections_come_as_told() {
+        let sinks = MemorySinks::new();
+        let sink = sink(&sinks);
+        sinks.create(PLACE, "g", &["s"]);
+        sinks.demand_tokens();
+        sinks.fail(Operation::Put, 2, SinkError::Throttled("slow down".into()));
+        sinks.reject(3, RejectedEvents { too_old_end: Some(1), too_new_start: Some(2), expired_end: None });
+        let first = sink.put_log_events(body(&[(1, "a")], None)).await.expect("the first needs none");
+        let token = first.next_sequence_token.expect("tokens are demanded");
+        let events = [(1, "b"), (2, "c"), (3, "d")];
+        let throttled = sink.put_log_events(body(&events, Some(&token))).await;
+        assert!(matches!(throttled, Err(SinkError::Throttled(_))));
+        sink.put_log_events(body(&events, Some(&token))).await.expect("the third goes well");
+        let stale = sink.put_log_events(body(&events, Some(&token))).await;
+        assert_eq!(stale, Err(SinkError::InvalidSequenceToken { expected: Some("s-2".into()) }));
+        assert_eq!(sinks.messages(PLACE, "g"), ["a", "c"]);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "two puts into stream s at once")]
+    async fn two_puts_at_once_end_the_test() {
+        let sinks = MemorySinks::new();
+        let sink = sink(&sinks);
+        sinks.hold();
+        let request = || sink.put_log_events(body(&[(1, "a")], None));
+        let _ = tokio::join!(request(), request());
+    }
+
+    #[test]
+    fn a_request_that_breaks_a_rule_ends_the_test() {
+        let long = "x".repeat(1_048_576 - 25);
+        let many: Vec<_> = (0..10_001).map(|at| (at, "m")).collect();
+        for bad in [
+            vec![],
+            vec![(1, "")],
+            vec![(2, "a"), (1, "b")],
+            vec![(0, "a"), (86_400_001, "b")],
+            many,
+            vec![(1, long.as_str())],
+        ] {
+            let request = body(&bad, None);
+            assert!(std::panic::catch_unwind(|| read_request(&request)).is_err(), "{} events", bad.len());
+        }
+        read_request(&body(&[(0, "a"), (86_400_000, "b")], None));
+    }
+}

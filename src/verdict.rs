@@ -1,0 +1,338 @@
+//! Decides what becomes of a message: the one place where an error turns into a fate.
+//!
+//! Pure: chance comes in as an argument.
+
+use std::time::Duration;
+
+use crate::{
+    credentials::assumed::AssumeError,
+    decode::DecodeError,
+    event::{EventError, ObjectRef},
+    object::ObjectError,
+    records::RecordError,
+    route::KeyError,
+    sink::SinkError,
+    tenant::{BadRow, table::LookupError},
+};
+
+/// What becomes of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every record of every object is accounted for: delete it.
+    Ack,
+    /// It may go well later: hide it for that long.
+    RetryAfter(Duration),
+    /// No retry can help: to the dead-letter queue.
+    Poison(Poison),
+}
+
+/// Why a message is poison, as attributes of its dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poison {
+    /// A word for counting and filtering, for example `unknown_tenant`.
+    pub reason: &'static str,
+    /// Name and value of the other attributes: `tenant`, `bucket`, `key`, `version`, `record_offset`, `error`.
+    pub attributes: Vec<(&'static str, String)>,
+}
+
+/// A failure and what it happened to, as far as that was known.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct Failed {
+    /// The object.
+    pub object: Option<ObjectRef>,
+    /// The tenant.
+    pub tenant_id: Option<String>,
+    /// The delivery, by its row's `type`.
+    pub delivery: Option<String>,
+    /// What happened.
+    #[source]
+    pub failure: Failure,
+}
+
+/// Everything that can keep a message from being done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The body is no event.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// The key does not fit the layout.
+    #[error("the key does not fit source.key_layout: {0}")]
+    Key(KeyError),
+    /// The bucket is not one of `source.buckets`.
+    #[error("the bucket is not one of source.buckets")]
+    ForeignBucket,
+    /// The tenant has no row.
+    #[error("the tenant has no row in the tenant table")]
+    UnknownTenant,
+    /// The tenant's settings pause it.
+    #[error("the tenant is paused by its settings row")]
+    TenantPaused,
+    /// A row of the tenant cannot be used.
+    #[error(transparent)]
+    Row(BadRow),
+    /// The tenant table cannot be read.
+    #[error(transparent)]
+    Lookup(LookupError),
+    /// The customer's role, or the central one, cannot be assumed.
+    #[error(transparent)]
+    Role(AssumeError),
+    /// The object cannot be read.
+    #[error(transparent)]
+    Object(ObjectError),
+    /// The object cannot be decompressed, from a record on.
+    #[error("after {records} good records: {error}")]
+    Decode {
+        /// Records read before.
+        records: u64,
+        /// What is wrong.
+        error: DecodeError,
+    },
+    /// The object's text is no list of records, from a record on.
+    #[error(transparent)]
+    Record(RecordError),
+    /// CloudWatch Logs did not take a batch.
+    #[error(transparent)]
+    Sink(SinkError),
+    /// A defect of ours.
+    #[error("a panic, which is a defect of logferry: {0}")]
+    Panic(String),
+}
+
+/// What one failure asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Retry,
+    Poison,
+}
+
+impl Failure {
+    /// A word for metrics and dead letters.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Event(_) => "bad_event",
+            Self::Key(_) => "bad_key",
+            Self::ForeignBucket => "foreign_bucket",
+            Self::UnknownTenant => "unknown_tenant",
+            Self::TenantPaused => "tenant_paused",
+            Self::Row(_) => "bad_tenant_row",
+            Self::Lookup(_) => "tenant_lookup",
+            Self::Role(AssumeError::Denied { .. })
+            | Self::Sink(SinkError::Session(AssumeError::Denied { .. })) => "role_denied",
+            Self::Role(AssumeError::Unavailable { .. })
+            | Self::Sink(SinkError::Session(AssumeError::Unavailable { .. })) => "role_unavailable",
+            Self::Object(ObjectError::Missing(_)) => "object_missing",
+            Self::Object(ObjectError::Denied(_)) => "object_denied",
+            Self::Object(ObjectError::ChecksumMismatch(_)) => "checksum_mismatch",
+            Self::Object(ObjectError::Unavailable(_)) => "object_unavailable",
+            Self::Decode { error: DecodeError::TooLarge { .. }, .. } => "object_too_large",
+            Self::Decode { .. } | Self::Record(_) => "corrupt_object",
+            Self::Sink(SinkError::NotFound(_)) => "group_missing",
+            Self::Sink(SinkError::Denied(_)) => "group_denied",
+            Self::Sink(SinkError::Throttled(_)) => "throttled",
+            Self::Sink(SinkError::Refused(_)) => "batch_refused",
+            Self::Sink(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
+                "sequence"
+            }
+            Self::Sink(SinkError::Unavailable(_)) => "logs_unavailable",
+            Self::Panic(_) => "panic",
+        }
+    }
+
+    /// The record from which on nothing could be read.
+    pub fn record_offset(&self) -> Option<u64> {
+        match self {
+            Self::Decode { records, .. } => Some(*records),
+            Self::Record(error) => Some(error.index),
+            _ => None,
+        }
+    }
+
+    fn fate(&self) -> Fate {
+        match self {
+            Self::Event(_)
+            | Self::Key(_)
+            | Self::ForeignBucket
+            | Self::UnknownTenant
+            | Self::TenantPaused
+            | Self::Row(_)
+            | Self::Decode { .. }
+            | Self::Record(_)
+            | Self::Object(ObjectError::Missing(_)) => Fate::Poison,
+            Self::Lookup(_)
+            | Self::Role(_)
+            | Self::Object(
+                ObjectError::Denied(_) | ObjectError::ChecksumMismatch(_) | ObjectError::Unavailable(_),
+            )
+            | Self::Sink(_)
+            | Self::Panic(_) => Fate::Retry,
+        }
+    }
+}
+
+/// How long a message that failed stays hidden: doubling with each receive, up to a ceiling, less by chance.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// After the first receive.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl Backoff {
+    /// The delay after the `receive_count`th receive; `chance`, 0 to 1, takes off up to a quarter.
+    fn delay(&self, receive_count: u32, chance: f64) -> Duration {
+        let doublings = receive_count.saturating_sub(1).min(20);
+        let full = self.first.saturating_mul(1 << doublings).min(self.longest);
+        full.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
+    }
+}
+
+/// Decides. What may yet go well comes first: once it has, only the poison is left to be judged.
+pub fn decide(failures: &[Failed], receive_count: u32, backoff: &Backoff, chance: f64) -> Verdict {
+    if failures.iter().any(|failed| failed.failure.fate() == Fate::Retry) {
+        return Verdict::RetryAfter(backoff.delay(receive_count, chance));
+    }
+    failures.first().map_or(Verdict::Ack, |failed| Verdict::Poison(poison(failed)))
+}
+
+fn poison(failed: &Failed) -> Poison {
+    let mut attributes = Vec::new();
+    let mut add = |name, value: Option<String>| attributes.extend(value.map(|value| (name, value)));
+    add("tenant", failed.tenant_id.clone());
+    if let Some(object) = &failed.object {
+        add("bucket", Some(object.bucket.clone()));
+        add("key", Some(object.key.clone()));
+        add("version", object.version_id.clone());
+    }
+    add("record_offset", failed.failure.record_offset().map(|offset| offset.to_string()));
+    add("error", Some(failed.to_string()));
+    Poison { reason: failed.failure.reason(), attributes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::RecordProblem;
+
+    const BACKOFF: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) };
+
+    fn failed(failure: Failure) -> Failed {
+        let object = ObjectRef {
+            bucket: "b".into(),
+            key: "k".into(),
+            version_id: Some("v".into()),
+            ..ObjectRef::default()
+        };
+        Failed { object: Some(object), tenant_id: Some("acme".into()), delivery: None, failure }
+    }
+
+    fn record(index: u64) -> Failure {
+        Failure::Record(RecordError { index, problem: RecordProblem::TooDeep })
+    }
+
+    fn denied() -> AssumeError {
+        AssumeError::Denied {
+            role: "r".into(),
+            external_id: None,
+            code: "AccessDenied".into(),
+            message: "no".into(),
+        }
+    }
+
+    fn text() -> String {
+        "words".to_owned()
+    }
+
+    /// Every kind of failure, its reason, and whether it is poison: the table of the contract.
+    fn table() -> Vec<(Failure, &'static str, bool)> {
+        let row = BadRow { tenant_id: text(), name: text(), enabled: true, problems: Vec::new() };
+        let lookup = LookupError { tenant_id: text(), table: text(), problem: text() };
+        let unavailable = || AssumeError::Unavailable { role: text(), problem: text() };
+        let truncated = DecodeError::Truncated { format: "gzip", produced: 1 };
+        vec![
+            (Failure::Event(EventError::Unknown(text())), "bad_event", true),
+            (Failure::Key(KeyError::EmptySegment(1)), "bad_key", true),
+            (Failure::ForeignBucket, "foreign_bucket", true),
+            (Failure::UnknownTenant, "unknown_tenant", true),
+            (Failure::TenantPaused, "tenant_paused", true),
+            (Failure::Row(row), "bad_tenant_row", true),
+            (Failure::Decode { records: 3, error: truncated }, "corrupt_object", true),
+            (
+                Failure::Decode { records: 3, error: DecodeError::TooLarge { limit: 1 } },
+                "object_too_large",
+                true,
+            ),
+            (record(1), "corrupt_object", true),
+            (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
+            (Failure::Object(ObjectError::Denied(text())), "object_denied", false),
+            (Failure::Object(ObjectError::ChecksumMismatch(text())), "checksum_mismatch", false),
+            (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
+            (Failure::Lookup(lookup), "tenant_lookup", false),
+            (Failure::Role(denied()), "role_denied", false),
+            (Failure::Role(unavailable()), "role_unavailable", false),
+            (Failure::Sink(SinkError::Session(denied())), "role_denied", false),
+            (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
+            (Failure::Sink(SinkError::NotFound(text())), "group_missing", false),
+            (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
+            (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
+            (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
+            (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
+            (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+            (Failure::Panic(text()), "panic", false),
+        ]
+    }
+
+    #[test]
+    fn every_failure_has_its_fate() {
+        for (failure, reason, is_poison) in table() {
+            assert_eq!(failure.reason(), reason);
+            match decide(&[failed(failure)], 1, &BACKOFF, 0.0) {
+                Verdict::Poison(poison) => assert!(is_poison && poison.reason == reason, "{reason}"),
+                Verdict::RetryAfter(delay) => assert!(!is_poison && delay == BACKOFF.first, "{reason}"),
+                Verdict::Ack => panic!("{reason} is no success"),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_wrong_is_an_ack_and_a_retry_beats_poison() {
+        assert_eq!(decide(&[], 1, &BACKOFF, 0.5), Verdict::Ack);
+        let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic(text()))];
+        assert!(matches!(decide(&failures, 1, &BACKOFF, 0.0), Verdict::RetryAfter(_)));
+    }
+
+    #[test]
+    fn delays_are_graded_and_jittered() {
+        for (receive_count, chance, seconds) in [
+            (0, 0.0, 10.0),
+            (1, 0.0, 10.0),
+            (2, 0.0, 20.0),
+            (3, 0.0, 40.0),
+            (4, 0.0, 60.0),
+            (1000, 0.0, 60.0),
+            (1, 1.0, 7.5),
+            (3, 0.5, 35.0),
+        ] {
+            let verdict = decide(&[failed(Failure::Panic(text()))], receive_count, &BACKOFF, chance);
+            assert_eq!(
+                verdict,
+                Verdict::RetryAfter(Duration::from_secs_f64(seconds)),
+                "{receive_count} {chance}"
+            );
+        }
+    }
+
+    #[test]
+    fn poison_says_what_it_is_about() {
+        let Verdict::Poison(poison) = decide(&[failed(record(7))], 1, &BACKOFF, 0.0) else {
+            panic!("poison")
+        };
+        let expected =
+            [("tenant", "acme"), ("bucket", "b"), ("key", "k"), ("version", "v"), ("record_offset", "7")];
+        for (name, value) in expected {
+            assert!(poison.attributes.contains(&(name, value.to_owned())), "{name}");
+        }
+        assert!(poison.attributes.iter().any(|(name, value)| *name == "error" && value.contains("record 7")));
+    }
+}

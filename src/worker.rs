@@ -1,0 +1,232 @@
+//! The service's loop: reap what is done, wait for room, receive only what can start; at the end, drain.
+//!
+//! Knows the queue and a function that judges one message; what a message means is the pipeline's business.
+
+pub mod lease;
+pub mod settle;
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{lease::Leases, settle::Settlement};
+use crate::{
+    health::Health,
+    metrics::{Call, Metrics, Reason},
+    queue::{MAX_BATCH, Message, Queue, Receipt},
+    verdict::{Backoff, Failed, Failure, Verdict, decide},
+};
+
+/// First pause after a receive that failed; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How long a poll that is open when we are told to stop may still answer. Messages that the queue has already handed
+/// out are in that answer; without it they would stay hidden until their visibility ends.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+/// Kept out of the grace period for giving messages back and sending the last acknowledgements.
+const LAST_CALLS: Duration = Duration::from_secs(3);
+
+/// How the loop behaves.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Messages worked on at once.
+    pub concurrency: usize,
+    /// Most messages of one receive.
+    pub max_messages: usize,
+    /// How long a received message stays hidden before it is extended.
+    pub visibility_timeout: Duration,
+    /// From the order to stop to the end of [`run`].
+    pub grace_period: Duration,
+    /// Delays of retries.
+    pub backoff: Backoff,
+}
+
+/// How [`run`] ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Messages whose work had to be broken off; they were given back.
+    pub given_back: usize,
+}
+
+/// Receives and works until told to stop, then lets what is running finish within the grace period and gives the rest
+/// back to the queue.
+///
+/// `handle` judges one message; it is dropped when the grace period ends.
+pub async fn run<Q, H, F>(
+    queue: Arc<Q>,
+    handle: H,
+    settings: WorkerSettings,
+    stop: CancellationToken,
+    health: Arc<Health>,
+    metrics: Metrics,
+) -> Drained
+where
+    Q: Queue,
+    H: Fn(Arc<Message>) -> F,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    let mut work = Work {
+        leases: Leases::start(Arc::clone(&queue), settings.visibility_timeout, metrics.clone()),
+        settler: settle::start(Arc::clone(&queue), metrics.clone()),
+        tasks: JoinSet::new(),
+        running: HashMap::new(),
+        handle,
+        backoff: settings.backoff,
+        metrics,
+    };
+    let mut pause = FIRST_PAUSE;
+    while !stop.is_cancelled() {
+        health.loop_moved();
+        let room = settings.concurrency - work.tasks.len();
+        if room == 0 {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(ended) = work.tasks.join_next_with_id() => work.settle(ended).await,
+                () = tokio::time::sleep(health.heartbeat()) => {}
+            }
+            continue;
+        }
+        let receive = queue.receive(room.min(settings.max_messages).min(MAX_BATCH));
+        tokio::pin!(receive);
+        let received = loop {
+            tokio::select! {
+                received = &mut receive => break Some(received),
+                Some(ended) = work.tasks.join_next_with_id() => work.settle(ended).await,
+                () = stop.cancelled() => break tokio::time::timeout(LAST_ANSWER, &mut receive).await.ok(),
+            }
+        };
+        match received {
+            None => {}
+            Some(Ok(messages)) => {
+                health.queue_answered();
+                pause = FIRST_PAUSE;
+                for message in messages {
+                    if stop.is_cancelled() {
+                        work.give_back(&*queue, message.receipt).await;
+                    } else {
+                        work.begin(message);
+                    }
+                }
+            }
+            Some(Err(error)) => {
+                health.queue_failed(error.to_string());
+                work.metrics.queue_errors.get_or_create(&Call::new("receive")).inc();
+                tracing::error!(error = %error, retry_in = ?pause, "receiving messages failed");
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                }
+            }
+        }
+    }
+    health.drain();
+    work.drain(&*queue, settings.grace_period).await
+}
+
+struct Work<H> {
+    leases: Leases,
+    settler: settle::Settler,
+    tasks: JoinSet<Settlement>,
+    /// What each task works on, for those that end without saying.
+    running: HashMap<Id, Arc<Message>>,
+    handle: H,
+    backoff: Backoff,
+    metrics: Metrics,
+}
+
+impl<H, F> Work<H>
+where
+    H: Fn(Arc<Message>) -> F,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    fn begin(&mut self, message: Message) {
+        self.metrics.messages_received.inc();
+        let message = Arc::new(message);
+        let lease = self.leases.hold(message.receipt.clone());
+        let handling = (self.handle)(Arc::clone(&message));
+        let task = self.tasks.spawn({
+            let message = Arc::clone(&message);
+            async move { Settlement { verdict: handling.await, message, lease } }
+        });
+        self.running.insert(task.id(), message);
+        self.count_running();
+    }
+
+    /// Passes on what a task that ended has to say.
+    async fn settle(&mut self, ended: Result<(Id, Settlement), JoinError>) {
+        let settlement = match ended {
+            Ok((id, settlement)) => {
+                self.running.remove(&id);
+                Some(settlement)
+            }
+            Err(error) => {
+                let message = self.running.remove(&error.id());
+                message.filter(|_| error.is_panic()).map(|message| self.panicked(message, error))
+            }
+        };
+        self.count_running();
+        if let Some(settlement) = settlement {
+            self.settler.settle(settlement).await;
+        }
+    }
+
+    /// A panic is one message's misfortune: counted, logged, tried again.
+    fn panicked(&self, message: Arc<Message>, error: JoinError) -> Settlement {
+        let panic = error.into_panic();
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text =
+            text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned());
+        let failed = Failed { object: None, tenant_id: None, delivery: None, failure: Failure::Panic(text) };
+        self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
+        tracing::error!(message.id, message.receive_count, error = %failed, "a message could not be done");
+        let verdict = decide(&[failed], message.receive_count, &self.backoff, fastrand::f64());
+        let lease = self.leases.hold(message.receipt.clone());
+        Settlement { message, verdict, lease }
+    }
+
+    async fn give_back<Q: Queue>(&self, queue: &Q, receipt: Receipt) {
+        for result in queue.change_visibility(&[(receipt, Duration::ZERO)]).await {
+            if let Err(error) = result {
+                tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
+            }
+        }
+    }
+
+    async fn drain<Q: Queue>(mut self, queue: &Q, grace_period: Duration) -> Drained {
+        let deadline = Instant::now() + grace_period.saturating_sub(LAST_CALLS.min(grace_period / 2));
+        tracing::info!(messages = self.tasks.len(), ?grace_period, "draining");
+        while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next_with_id()).await {
+            self.settle(ended).await;
+        }
+        // Whatever is left is broken off first and given back then: two workers must not have it at once.
+        let mut left = Vec::new();
+        self.tasks.abort_all();
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            match ended {
+                Err(error) if error.is_cancelled() => {
+                    left.extend(self.running.remove(&error.id()).map(|message| message.receipt.clone()));
+                }
+                ended => self.settle(ended).await,
+            }
+        }
+        for receipts in left.chunks(MAX_BATCH) {
+            let entries: Vec<_> = receipts.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect();
+            for error in queue.change_visibility(&entries).await.into_iter().filter_map(Result::err) {
+                tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
+            }
+        }
+        self.settler.finish().await;
+        Drained { given_back: left.len() }
+    }
+
+    fn count_running(&self) {
+        self.metrics.messages_in_flight.set(i64::try_from(self.tasks.len()).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests;

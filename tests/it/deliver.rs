@@ -1,0 +1,130 @@
+//! Real objects of Vector's arrive whole, in order, in the right account, once.
+
+use jiff::Timestamp;
+use logferry_sandbox::provision::{Customer, ProviderSpec};
+use serde_json::json;
+
+use crate::{
+    samples::{Object, assert_same_events, expected, fixtures, generated, received},
+    setup::{Setup, s3_event},
+};
+
+const ACCEPTED: &str = "logferry_records_total{outcome=\"accepted\"}";
+const EMPTY: &str = "logferry_records_total{outcome=\"empty\"}";
+
+/// Delivers a folder of samples and compares what arrived, record by record.
+async fn delivers(folder: &str, wiring: impl FnOnce(&mut ProviderSpec)) {
+    let setup = Setup::with(folder, wiring).await;
+    let mut customers = Vec::new();
+    for tenant_id in ["acme-corp", "globex", "initech"] {
+        customers.push(setup.customer(tenant_id).await);
+    }
+    let bystander = setup.customer("bystander").await;
+    let objects = fixtures(folder);
+    for object in &objects {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    let worker = setup.worker().await;
+    setup.acknowledged(&worker, objects.len()).await;
+    setup.no_dead_letters().await;
+
+    let mut accepted = 0;
+    for customer in &customers {
+        accepted += check_customer(&setup, customer, &objects).await;
+    }
+    assert!(accepted > 1000, "the samples hold {accepted} events");
+    assert!(received(&setup.aws, &bystander).await.is_empty());
+
+    let metrics = worker.metrics().await;
+    let read: usize = objects.iter().map(|object| object.text.matches("\"message\":").count()).sum();
+    assert_eq!(metrics.get(ACCEPTED), accepted as f64);
+    assert_eq!(metrics.get("logferry_records_read_total"), read as f64);
+    assert_eq!(metrics.get(EMPTY), (read - accepted) as f64);
+    assert!(metrics.get(EMPTY) > 0.0, "the samples have empty messages");
+    assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
+    assert_eq!(metrics.sum("logferry_failures_total"), 0.0);
+    assert_eq!(metrics.sum("logferry_dead_letters_total"), 0.0);
+}
+
+/// Every stream of a customer holds the events of its one object and nothing else. Returns how many that are.
+async fn check_customer(setup: &Setup, customer: &Customer, objects: &[Object]) -> usize {
+    let tenant = format!("{}/", customer.tenant_id);
+    let mut streams = received(&setup.aws, customer).await;
+    let mut count = 0;
+    for object in objects.iter().filter(|object| object.key.starts_with(&tenant)) {
+        let parts: Vec<_> = object.key.split('/').collect();
+        // Named by the object's date; only at midnight is that not today's.
+        let prefix = format!("{}-{}-", parts[2], parts[3]);
+        let name = streams.keys().find(|name| name.starts_with(&prefix)).cloned();
+        let name = name.unwrap_or_else(|| panic!("no stream {prefix}* among {:?}", streams.keys()));
+        let date: jiff::civil::Date = name[prefix.len()..].parse().expect("the rest of the name is a date");
+        let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+        assert!(date == today || date == today.yesterday().expect("not the first day of time"), "{name}");
+        let expected = expected(&object.text);
+        assert_same_events(&name, &streams.remove(&name).expect("just found"), &expected);
+        count += expected.len();
+    }
+    assert!(streams.is_empty(), "more in {}: {:?}", customer.account, streams.keys());
+    count
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arrays_in_gzip_through_sns_envelopes() {
+    delivers("array-gzip", |_| ()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arrays_in_zstd_through_raw_sns_delivery() {
+    delivers("array-zstd", |spec| spec.raw_delivery = true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ndjson_in_gzip_from_a_bucket_with_versions() {
+    delivers("ndjson-gzip", |spec| spec.versioned = true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_ndjson_through_raw_sns_delivery_with_versions() {
+    delivers("ndjson-plain", |spec| (spec.raw_delivery, spec.versioned) = (true, true)).await;
+}
+
+/// The two shapes that come without SNS, and several objects in one message; keys with every character that S3 encodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_s3_itself_and_of_eventbridge() {
+    let setup = Setup::new("shapes").await;
+    let customer = setup.customer("acme").await;
+    let bucket = format!("{}-silent", setup.provider.bucket);
+    let s3 = setup.account().s3();
+    s3.create_bucket().bucket(&bucket).send().await.expect("the bucket can be created");
+    let objects: Vec<_> = ["acme/c/app one/p/1+1.json", "acme/c/äpp/p/100%.json", "acme/c/app/p/a=b&c.json"]
+        .iter()
+        .map(|key| generated(key, 10, 40))
+        .collect();
+    for Object { key, bytes, .. } in &objects {
+        let put = s3.put_object().bucket(&bucket).key(key).body(bytes.clone().into()).send();
+        put.await.expect("the object can be put");
+    }
+    let removed = json!({ "eventVersion": "2.1", "eventName": "ObjectRemoved:Delete", "s3": null });
+    let record = |key: &str| s3_event(&bucket, key)["Records"][0].clone();
+    let records = ["acme/c/app+one/p/1%2B1.json", "acme/c/%C3%A4pp/p/100%25.json"].map(record);
+    let records = [&records[0], &removed, &records[1]];
+    setup.send(&json!({ "Records": records }).to_string()).await;
+    let bridged = json!({
+        "version": "0", "detail-type": "Object Created", "source": "aws.s3",
+        "detail": { "bucket": { "name": bucket }, "object": { "key": "acme/c/app/p/a=b&c.json", "size": 10 } },
+    });
+    setup.send(&bridged.to_string()).await;
+
+    let worker = setup.worker_with(&[("LOGFERRY_SOURCE__BUCKETS", &bucket)]).await;
+    setup.acknowledged(&worker, 2).await;
+    setup.no_dead_letters().await;
+    let streams = received(&setup.aws, &customer).await;
+    assert_eq!(streams.len(), 3, "{:?}", streams.keys());
+    for object in &objects {
+        let expected = expected(&object.text);
+        let stream = streams.values().find(|events| **events == expected);
+        assert!(stream.is_some(), "{} is in none of {streams:?}", object.key);
+    }
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get("logferry_skipped_total{reason=\"not_object_created\"}"), 1.0);
+}

@@ -1,0 +1,216 @@
+//! What AWS does on bad days, injected by the sandbox: everything arrives, and twice only where an answer was lost.
+
+use logferry_sandbox::{
+    Sandbox,
+    faults::{Effect, ErrorAnswer, Fault},
+    provision::Customer,
+};
+
+use crate::{
+    eventually::{eventually, same},
+    samples::{Object, assert_at_least_once, assert_same_events, expected, generated, received_events},
+    setup::Setup,
+    worker::{Samples, Worker},
+};
+
+fn times(times: u64, fault: Fault) -> Fault {
+    Fault { times: Some(times), ..fault }
+}
+
+fn error(status: u16, code: &str) -> Effect {
+    Effect::Error(ErrorAnswer::new(status, code))
+}
+
+/// What became of one object under these faults.
+struct Outcome {
+    found: Vec<(i64, String)>,
+    expected: Vec<(i64, String)>,
+    metrics: Samples,
+}
+
+impl Outcome {
+    #[track_caller]
+    fn arrived_once(&self) {
+        assert_same_events("acme", &self.found, &self.expected);
+        assert_eq!(self.metrics.get("logferry_records_unaccounted_total"), 0.0);
+    }
+}
+
+/// Delivers one object while the faults hold; `None` when the target cannot have any.
+async fn under(
+    name: &str,
+    object: Object,
+    faults: Vec<Fault>,
+    variables: &[(&str, &str)],
+) -> Option<Outcome> {
+    let setup = Setup::new(name).await;
+    let sandbox = setup.sandbox()?;
+    let customer = setup.customer("acme").await;
+    setup.upload(&object.key, object.bytes).await;
+    // Before the faults, which would hit the harness as well.
+    let mut environment = setup.environment().await;
+    environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    for fault in faults {
+        sandbox.faults().add(fault);
+    }
+    let worker = Worker::start(&environment).await;
+    setup.acknowledged(&worker, 1).await;
+    setup.no_dead_letters().await;
+    let found = received_events(&setup.aws, &customer).await;
+    Some(Outcome { found, expected: expected(&object.text), metrics: worker.metrics().await })
+}
+
+fn small() -> Object {
+    generated("acme/c/app/pod/1.json.gz", 200, 100)
+}
+
+const RETRIES: &str = "logferry_messages_total{verdict=\"retry\"}";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throttling_is_waited_out() {
+    // More than the SDK's own attempts: the message must come again.
+    let throttle = Fault::new("logs", "PutLogEvents", error(400, "ThrottlingException"));
+    let Some(outcome) = under("throttled", small(), vec![times(6, throttle)], &[]).await else { return };
+    outcome.arrived_once();
+    assert!(outcome.metrics.get("logferry_failures_total{reason=\"throttled\"}") >= 1.0);
+    assert!(outcome.metrics.get(RETRIES) >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_service_may_fail_for_a_while() {
+    let faults = [
+        ("sqs", "ReceiveMessage", 500, "InternalFailure"),
+        ("dynamodb", "Query", 500, "InternalServerError"),
+        ("sts", "AssumeRole", 503, "ServiceUnavailable"),
+        ("s3", "GetObject", 503, "SlowDown"),
+        ("logs", "PutLogEvents", 500, "InternalFailure"),
+        ("logs", "CreateLogStream", 500, "InternalFailure"),
+        ("sqs", "DeleteMessageBatch", 500, "InternalFailure"),
+    ];
+    let faults = faults.map(|(service, operation, status, code)| {
+        times(5, Fault::new(service, operation, error(status, code)))
+    });
+    let attempts = [("RETRY_ATTEMPTS", "2")];
+    let Some(outcome) = under("internal", small(), faults.to_vec(), &attempts).await else { return };
+    outcome.arrived_once();
+    for reason in ["tenant_lookup", "role_unavailable", "object_unavailable", "logs_unavailable"] {
+        let name = format!("logferry_failures_total{{reason=\"{reason}\"}}");
+        assert!(outcome.metrics.get(&name) >= 1.0, "{reason}: {:?}", outcome.metrics);
+    }
+    assert!(outcome.metrics.get("logferry_queue_errors_total{call=\"receive\"}") >= 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_before_the_effect_cost_nothing() {
+    let faults =
+        [("logs", "PutLogEvents"), ("s3", "GetObject"), ("sts", "AssumeRole"), ("dynamodb", "Query")];
+    let faults = faults.map(|(service, operation)| times(2, Fault::new(service, operation, Effect::Reset)));
+    let Some(outcome) = under("resets", small(), faults.to_vec(), &[]).await else { return };
+    outcome.arrived_once();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_repeats_one_batch_at_most() {
+    // Eight batches; the answers to two of the calls are lost.
+    let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
+    let lost = Fault::new("logs", "PutLogEvents", Effect::After { error: None });
+    let Some(outcome) = under("lost", object, vec![times(2, lost)], &[]).await else { return };
+    let twice = assert_at_least_once("acme", &outcome.found, &outcome.expected);
+    let batch = outcome.expected.len() / 8 + 10;
+    assert!((1..=2 * batch).contains(&twice), "{twice} events came more than once");
+    assert_eq!(outcome.metrics.get(RETRIES), 0.0, "the SDK's own retry is enough");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_body_is_resumed() {
+    let half = Fault::new("s3", "GetObject", Effect::HalfBody);
+    let Some(outcome) = under("half", incompressible(), vec![times(2, half)], &[]).await else { return };
+    outcome.arrived_once();
+    assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0, "resumed, not begun again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_body_keeps_its_message_hidden() {
+    let object = incompressible();
+    // Longer than the visibility timeout: only if it is extended is the message received once.
+    let slow = Effect::SlowBody { bytes_per_second: (object.bytes.len() / 14) as u64 };
+    let slow = times(1, Fault::new("s3", "GetObject", slow));
+    let visibility = [("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")];
+    let Some(outcome) = under("slow", object, vec![slow], &visibility).await else { return };
+    outcome.arrived_once();
+    assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_checksum_is_read_again() {
+    // Not compressed, so that the flipped bit may well pass for a record.
+    let object = small();
+    let object = Object { bytes: object.text.clone().into_bytes(), ..object };
+    let wrong = Fault::new("s3", "GetObject", Effect::WrongChecksum);
+    let Some(outcome) = under("checksum", object, vec![times(1, wrong)], &[]).await else { return };
+    outcome.arrived_once();
+    assert_eq!(outcome.metrics.get("logferry_failures_total{reason=\"checksum_mismatch\"}"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_ends_early_is_renewed() {
+    let setup = Setup::new("expired").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.customer("acme").await;
+    let first = generated("acme/c/app/pod/1.json.gz", 50, 40);
+    setup.upload(&first.key, first.bytes).await;
+    let worker = setup.worker().await;
+    setup.acknowledged(&worker, 1).await;
+    let before = assumed(sandbox);
+    sandbox.expire_sessions(&customer.account);
+    let second = generated("acme/c/app/pod/2.json.gz", 50, 40);
+    setup.upload(&second.key, second.bytes).await;
+    setup.acknowledged(&worker, 2).await;
+    assert_eq!(assumed(sandbox), before + 1, "one further AssumeRole");
+    assert_eq!(worker.metrics().await.get(RETRIES), 0.0);
+    arrived(&setup, &customer, &[&first.text, &second.text]).await;
+}
+
+fn assumed(sandbox: &Sandbox) -> u64 {
+    sandbox.calls("sts", "AssumeRole")
+}
+
+/// One tenant's throttled account takes no slot from the others for longer than its own calls last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_tenant_s_throttling_is_not_the_others() {
+    let setup = Setup::new("neighbours").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let (busy, calm) = (setup.customer("busy").await, setup.customer("calm").await);
+    let throttle = Fault::new("logs", "PutLogEvents", error(400, "ThrottlingException"));
+    let throttle = sandbox.faults().add(Fault { account: Some(busy.account.clone()), ..throttle });
+    let stuck = generated("busy/c/app/pod/1.json.gz", 50, 40);
+    setup.upload(&stuck.key, stuck.bytes).await;
+    let fine = generated("calm/c/app/pod/1.json.gz", 50, 40);
+    setup.upload(&fine.key, fine.bytes).await;
+    let worker = setup.worker().await;
+    eventually("the calm tenant's message is done and the busy one's is tried again", async || {
+        let metrics = worker.metrics().await;
+        same(&metrics.get("logferry_messages_total{verdict=\"ack\"}"), &1.0)?;
+        if metrics.get(RETRIES) >= 1.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    arrived(&setup, &calm, &[&fine.text]).await;
+    sandbox.faults().remove(throttle);
+    setup.acknowledged(&worker, 2).await;
+    arrived(&setup, &busy, &[&stuck.text]).await;
+}
+
+async fn arrived(setup: &Setup, customer: &Customer, texts: &[&str]) {
+    let mut all: Vec<_> = texts.iter().flat_map(|text| expected(text)).collect();
+    let mut found = received_events(&setup.aws, customer).await;
+    all.sort();
+    found.sort();
+    assert_same_events(&customer.tenant_id, &found, &all);
+    setup.no_dead_letters().await;
+}
+
+/// An object that is large enough, stored, to be cut in two.
+fn incompressible() -> Object {
+    let object = generated("acme/c/app/pod/1.json.gz", 500, 400);
+    Object { bytes: object.text.clone().into_bytes(), ..object }
+}

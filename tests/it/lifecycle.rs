@@ -1,0 +1,166 @@
+//! Starting, stopping and dying: nothing is lost.
+
+use std::time::Instant;
+
+use logferry_sandbox::provision::Customer;
+
+use crate::{
+    eventually::{eventually, same},
+    gate::Gate,
+    samples::{Object, assert_at_least_once, assert_same_events, expected, generated, received_events},
+    setup::Setup,
+    worker::Worker,
+};
+
+/// Where the SDK looks for an endpoint of CloudWatch Logs alone.
+const LOGS_ENDPOINT: &str = "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS";
+/// Lets about two batches of the big object through.
+const GATE_BYTES: usize = 2_500_000;
+
+/// A worker that got stuck in the middle of an object of eight batches.
+struct MidObject {
+    setup: Setup,
+    customer: Customer,
+    object: Object,
+    gate: Gate,
+    worker: Worker,
+}
+
+impl MidObject {
+    async fn new(name: &str, variables: &[(&str, &str)]) -> Self {
+        let setup = Setup::new(name).await;
+        let customer = setup.customer("acme").await;
+        let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
+        setup.upload(&object.key, object.bytes.clone()).await;
+        let gate = Gate::new(&setup.aws.endpoint, GATE_BYTES).await;
+        let mut variables = variables.to_vec();
+        variables.push((LOGS_ENDPOINT, gate.endpoint()));
+        let worker = setup.worker_with(&variables).await;
+        worker.ready().await;
+        let here = Self { gate, setup, customer, object, worker };
+        eventually("the first events are there and the gate is shut", async || {
+            let arrived = here.arrived().await.len();
+            if arrived > 0 && here.gate.is_shut() { Ok(()) } else { Err(format!("{arrived} events")) }
+        })
+        .await;
+        let arrived = here.arrived().await.len();
+        assert!(arrived < 400, "the gate let {arrived} events through");
+        here
+    }
+
+    async fn arrived(&self) -> Vec<(i64, String)> {
+        received_events(&self.setup.aws, &self.customer).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_sigterm_running_work_is_finished_and_readiness_fails() {
+    let mut here = MidObject::new("drain", &[("LOGFERRY_WORKER__GRACE_PERIOD", "30s")]).await;
+    here.worker.sigterm();
+    eventually("readiness fails", async || {
+        same(
+            &here.worker.http_get("/readyz").await.map_err(|error| error.to_string())?,
+            &(503, "draining\n".into()),
+        )
+    })
+    .await;
+    assert_eq!(here.worker.http_get("/healthz").await.expect("it answers").0, 200);
+    let late = generated("acme/c/app/pod/2.json.gz", 5, 40);
+    here.setup.upload(&late.key, late.bytes.clone()).await;
+    here.gate.open();
+    let status = here.worker.wait().await;
+    assert!(status.success(), "{status}");
+    assert_same_events("acme", &here.arrived().await, &expected(&here.object.text));
+    // What came after the order to stop is somebody else's.
+    eventually("the late message is free (visible, in flight)", async || {
+        same(&here.setup.queue_depth().await, &(1, 0))
+    })
+    .await;
+    let second = here.setup.worker().await;
+    here.setup.acknowledged(&second, 1).await;
+    let found = here.arrived().await.len();
+    assert_eq!(found, 405, "the second worker brought the late object and nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_grace_period_cuts_off_goes_to_another_worker_at_once() {
+    let mut here = MidObject::new("cut-off", &[("LOGFERRY_WORKER__GRACE_PERIOD", "2s")]).await;
+    let before = here.arrived().await.len();
+    here.worker.sigterm();
+    let status = here.worker.wait().await;
+    assert!(status.success(), "{status}");
+    assert_eq!(here.setup.queue_depth().await, (1, 0), "given back: visible, in flight");
+    drop(here.gate);
+    let second = here.setup.worker().await;
+    here.setup.acknowledged(&second, 1).await;
+    let found = received_events(&here.setup.aws, &here.customer).await;
+    let twice = assert_at_least_once("acme", &found, &expected(&here.object.text));
+    assert_eq!(twice, before, "what the first worker had put comes a second time");
+    here.setup.no_dead_letters().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_worker_s_message_comes_again() {
+    // The shortest visibility timeout that there may be: what a killed worker had is hidden for so long.
+    let visibility = [("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")];
+    let MidObject { setup, customer, object, gate, worker } = MidObject::new("killed", &visibility).await;
+    worker.kill().await;
+    drop(gate);
+    assert_eq!(setup.queue_depth().await, (0, 1), "still hidden: visible, in flight");
+    let second = setup.worker_with(&visibility).await;
+    setup.acknowledged(&second, 1).await;
+    let found = received_events(&setup.aws, &customer).await;
+    let twice = assert_at_least_once("acme", &found, &expected(&object.text));
+    assert!(twice > 0, "the first worker had put some");
+    setup.no_dead_letters().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_exits_at_once() {
+    let mut here = MidObject::new("twice", &[("LOGFERRY_WORKER__GRACE_PERIOD", "10m")]).await;
+    here.worker.sigterm();
+    eventually("readiness fails", async || {
+        same(&here.worker.http_get("/readyz").await.map_err(|error| error.to_string())?.0, &503)
+    })
+    .await;
+    let second_signal = Instant::now();
+    here.worker.sigterm();
+    let status = here.worker.wait().await;
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert!(second_signal.elapsed().as_secs() < 5, "after {:?}", second_signal.elapsed());
+    assert_eq!(here.setup.queue_depth().await, (0, 1), "nothing is acknowledged: visible, in flight");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_queue_it_lives_but_is_not_ready() {
+    let setup = Setup::new("no-queue").await;
+    let missing = format!("{}-missing", setup.provider.queue_url);
+    let mut worker = setup.worker_with(&[("SQS_QUEUE_URL", &missing)]).await;
+    eventually("only the queue is in the way", async || match worker.http_get("/readyz").await {
+        Ok((503, body)) if body.lines().count() == 1 && body.contains("NonExistentQueue") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(worker.http_get("/healthz").await.expect("it answers"), (200, "ok\n".to_owned()));
+    worker.sigterm();
+    let status = worker.wait().await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_endpoint_answers() {
+    let setup = Setup::new("endpoint").await;
+    let worker = setup.worker().await;
+    worker.ready().await;
+    assert_eq!(worker.http_get("/healthz").await.expect("it answers"), (200, "ok\n".to_owned()));
+    assert_eq!(worker.http_get("/readyz").await.expect("it answers"), (200, "ok\n".to_owned()));
+    let (status, metrics) = worker.http_get("/metrics").await.expect("it answers");
+    assert_eq!(status, 200);
+    assert!(metrics.ends_with("# EOF\n"), "OpenMetrics ends so: {metrics}");
+    assert!(metrics.contains("logferry_records_unaccounted_total 0"), "{metrics}");
+    assert_eq!(worker.http_get("/nothing").await.expect("it answers").0, 404);
+    // The port that the system chose is in the first line of the log.
+    let first = worker.log_lines().into_iter().next().expect("it logs");
+    let address = first["http.listen"].as_str().expect("the address");
+    assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
+}

@@ -1,0 +1,21 @@
+//! The black-box suite: the real program, in a process of its own, against an AWS double, read back from the customers'
+//! side.
+//!
+//! `LOGFERRY_TEST_TARGET` picks the double: `sandbox` (the default, in process) or `ministack` (a public emulator in
+//! Python, which the suite installs under `target/` and starts by itself). The tests are the same on both; those that
+//! need faults injected say so and skip themselves elsewhere.
+
+mod eventually;
+mod gate;
+mod samples;
+mod setup;
+mod target;
+mod worker;
+
+mod config;
+mod conformance;
+mod deliver;
+mod faults;
+mod isolation;
+mod lifecycle;
+mod verdicts;

@@ -1,0 +1,152 @@
+//! Objects to deliver, and what must arrive of them: read by serde_json, independently of the program's own reader.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    path::Path,
+};
+
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use jiff::{SignedDuration, Timestamp};
+use logferry_sandbox::{
+    provision::{Aws, Customer},
+    samples::shift,
+};
+use serde_json::{Deserializer, Value, json};
+
+/// Timestamp in milliseconds and text, of an event.
+pub(crate) type Event = (i64, String);
+
+/// An object for the staging bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    /// Its key.
+    pub(crate) key: String,
+    /// As stored.
+    pub(crate) bytes: Vec<u8>,
+    /// Decompressed.
+    pub(crate) text: String,
+}
+
+/// Every object of that folder of `tests/fixtures`, its timestamps moved to now, in its own compression.
+pub(crate) fn fixtures(folder: &str) -> Vec<Object> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
+    let latest = Timestamp::now() - SignedDuration::from_secs(60);
+    let mut objects = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("the folder is there") {
+            let path = entry.expect("the folder can be listed").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let key = path.strip_prefix(&root).expect("it is in there").to_str().expect("UTF-8").to_owned();
+            let stored = fs::read(&path).expect("the file can be read");
+            let compression = key.rsplit('.').next().expect("a name has a last part").to_owned();
+            let text = match compression.as_str() {
+                "gz" => {
+                    let mut text = String::new();
+                    MultiGzDecoder::new(&stored[..]).read_to_string(&mut text).expect("gzip of UTF-8");
+                    text
+                }
+                "zst" => String::from_utf8(zstd::decode_all(&stored[..]).expect("zstd")).expect("UTF-8"),
+                _ => String::from_utf8(stored).expect("UTF-8"),
+            };
+            let text = shift(&text, latest);
+            let bytes = match compression.as_str() {
+                "gz" => gzip(text.as_bytes()),
+                "zst" => zstd::encode_all(text.as_bytes(), 3).expect("memory takes every byte"),
+                _ => text.clone().into_bytes(),
+            };
+            objects.push(Object { key, bytes, text });
+        }
+    }
+    objects
+}
+
+/// An object as Vector writes it, an array on one line in gzip, with `count` records of `size` bytes a millisecond apart.
+pub(crate) fn generated(key: &str, count: usize, size: usize) -> Object {
+    let first = Timestamp::now() - SignedDuration::from_mins(10);
+    let records: Vec<_> = (0..count)
+        .map(|index| {
+            let at = first + SignedDuration::from_millis(index as i64);
+            let filler = "x".repeat(size.saturating_sub(key.len() + 9));
+            json!({
+                "application": "app",
+                "kubernetes": { "pod_name": "pod", "pod_labels": { "timestamp": "none" } },
+                "message": format!("{index:08} {key}{filler}"),
+                "timestamp": format!("{at:.9}"),
+            })
+        })
+        .collect();
+    let text = serde_json::to_string(&records).expect("JSON");
+    Object { key: key.to_owned(), bytes: gzip(text.as_bytes()), text }
+}
+
+/// The bytes as one gzip member.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("memory takes every byte");
+    encoder.finish().expect("memory takes every byte")
+}
+
+/// What must arrive of an object's text, in CloudWatch's order: records without a message to speak of left out, the rest
+/// by timestamp, those of one millisecond as they stand.
+pub(crate) fn expected(text: &str) -> Vec<Event> {
+    let mut events = Vec::new();
+    for value in Deserializer::from_str(text).into_iter::<Value>() {
+        match value.expect("the object is JSON") {
+            Value::Array(records) => events.extend(records.iter().map(event)),
+            record => events.push(event(&record)),
+        }
+    }
+    events.retain(|(_, message)| !message.is_empty());
+    events.sort_by_key(|(timestamp, _)| *timestamp);
+    events
+}
+
+fn event(record: &Value) -> Event {
+    let timestamp = record["timestamp"].as_str().expect("RFC 3339");
+    let timestamp: Timestamp = timestamp.parse().expect("RFC 3339");
+    let message = record["message"].as_str().expect("a string");
+    let milliseconds = timestamp.as_nanosecond().div_euclid(1_000_000);
+    (i64::try_from(milliseconds).expect("of this age"), message.to_owned())
+}
+
+/// Everything that a customer received, by stream, in CloudWatch's order.
+pub(crate) async fn received(aws: &Aws, customer: &Customer) -> BTreeMap<String, Vec<Event>> {
+    let mut streams = BTreeMap::<String, Vec<Event>>::new();
+    for event in customer.events(aws).await.expect("the customer's group can be read") {
+        streams.entry(event.stream).or_default().push((event.timestamp, event.message));
+    }
+    streams
+}
+
+/// Everything that a customer received, in one list.
+pub(crate) async fn received_events(aws: &Aws, customer: &Customer) -> Vec<Event> {
+    received(aws, customer).await.into_values().flatten().collect()
+}
+
+/// Compares record by record and shows the first difference rather than everything.
+#[track_caller]
+pub(crate) fn assert_same_events(what: &str, found: &[Event], expected: &[Event]) {
+    let different = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    if let Some(at) = different {
+        panic!("{what}: event {at} is {:?} instead of {:?}", found[at], expected[at]);
+    }
+    assert_eq!(found.len(), expected.len(), "{what}: number of events");
+}
+
+/// Checks that every expected event arrived at least once, and nothing else did. Returns how many came more than once.
+#[track_caller]
+pub(crate) fn assert_at_least_once(what: &str, found: &[Event], expected: &[Event]) -> usize {
+    let mut unique = found.to_vec();
+    unique.sort();
+    unique.dedup();
+    let mut expected = expected.to_vec();
+    expected.sort();
+    assert_same_events(what, &unique, &expected);
+    found.len() - expected.len()
+}

@@ -1,0 +1,236 @@
+//! Bad input meets the verdict that the contract names, and its dead letter says what it was about.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::json;
+
+use crate::{
+    eventually::{eventually, same},
+    samples::{assert_same_events, expected, generated, gzip, received_events},
+    setup::{DeadLetter, Setup, s3_event, text},
+};
+
+/// A message that is hopeless from the start, and what its dead letter must say.
+struct Hopeless {
+    body: String,
+    reason: &'static str,
+    attributes: Vec<(&'static str, String)>,
+}
+
+fn about(bucket: &str, key: &str, reason: &'static str, tenant: Option<&str>) -> Hopeless {
+    let mut attributes = vec![("bucket", bucket.to_owned()), ("key", key.to_owned())];
+    attributes.extend(tenant.map(|tenant| ("tenant", tenant.to_owned())));
+    Hopeless { body: s3_event(bucket, key).to_string(), reason, attributes }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hopeless_messages_become_dead_letters() {
+    let setup = Setup::new("hopeless").await;
+    setup.customer("acme").await;
+    let bucket = setup.provider.bucket.as_str();
+    let garbage =
+        |body: &str| Hopeless { body: body.to_owned(), reason: "bad_event", attributes: Vec::new() };
+    let messages = [
+        garbage("not an event"),
+        garbage(r#"{"hello":"world"}"#),
+        garbage(r#"{"Type":"Notification","Message":"{\"Records\":7}"}"#),
+        about(bucket, "acme//app/pod/file.json.gz", "bad_key", None),
+        about(bucket, "acme/c/app/file.json.gz", "bad_key", None),
+        about(bucket, "acme/c/../pod/file.json.gz", "bad_key", None),
+        about("somebody-elses-bucket", "acme/c/app/pod/file.json.gz", "foreign_bucket", None),
+        about(bucket, "nobody/c/app/pod/file.json.gz", "unknown_tenant", Some("nobody")),
+        about(bucket, "acme/c/app/pod/missing.json.gz", "object_missing", Some("acme")),
+    ];
+    for message in &messages {
+        setup.send(&message.body).await;
+    }
+    let worker = setup.worker().await;
+    let letters = setup.dead_letters(messages.len()).await;
+    for Hopeless { body, reason, attributes } in &messages {
+        let letter = letters.iter().find(|letter| letter.body == *body);
+        let letter = letter.unwrap_or_else(|| panic!("no dead letter {body} among {letters:?}"));
+        assert_eq!(letter.get("reason"), *reason, "{letter:?}");
+        for (name, value) in attributes {
+            assert_eq!(letter.get(name), value, "{name} of {letter:?}");
+        }
+        assert!(!letter.get("error").is_empty(), "{letter:?}");
+    }
+    setup.queue_is_empty().await;
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.sum("logferry_dead_letters_total"), messages.len() as f64);
+    assert_eq!(metrics.get("logferry_dead_letters_total{reason=\"bad_key\"}"), 3.0);
+    // Hopeless means at once.
+    assert_eq!(metrics.get("logferry_messages_received_total"), messages.len() as f64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_work_is_acknowledged() {
+    let setup = Setup::new("no-work").await;
+    let bucket = setup.provider.bucket.clone();
+    let disabled = setup.stranger(logferry_sandbox::provision::CustomerSpec::new("asleep")).await;
+    let mut row = disabled.row();
+    row.insert("enabled".to_owned(), AttributeValue::Bool(false));
+    setup.put_row(row).await;
+    let picky = setup.customer("picky").await;
+    let mut row = picky.row();
+    row.insert("desired_logs".to_owned(), AttributeValue::Ss(vec!["web*".to_owned()]));
+    setup.put_row(row).await;
+
+    let test_event = json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": bucket });
+    setup.send(&test_event.to_string()).await;
+    let object = |key: &str| generated(key, 5, 30);
+    let wanted = object("picky/c/web-1/pod/1.json.gz");
+    for object in [
+        &wanted,
+        &object("picky/c/db/pod/1.json.gz"),
+        &object("asleep/c/db/pod/1.json.gz"),
+        &object("nobody/c/a/p/1"),
+    ] {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    setup.upload("picky/c/web-1/pod/2.json.gz", gzip(b"[]")).await;
+    let worker = setup.worker_with(&[("LOGFERRY_TENANTS__UNKNOWN", "discard")]).await;
+    setup.acknowledged(&worker, 6).await;
+    setup.no_dead_letters().await;
+    let metrics = worker.metrics().await;
+    for reason in ["test_event", "filtered", "disabled", "unknown_tenant", "no_records"] {
+        let name = format!("logferry_skipped_total{{reason=\"{reason}\"}}");
+        assert_eq!(metrics.get(&name), 1.0, "{reason}: {metrics:?}");
+    }
+    assert_same_events("picky", &received_events(&setup.aws, &picky).await, &expected(&wanted.text));
+    assert_eq!(received_events(&setup.aws, &disabled).await, []);
+}
+
+/// Delivers one object that breaks part-way; returns how many of its events arrived, and its dead letter.
+async fn broken(name: &str, key: &str, bytes: Vec<u8>, whole: &str) -> (usize, DeadLetter) {
+    let setup = Setup::with(name, |spec| spec.versioned = true).await;
+    let customer = setup.customer("acme").await;
+    setup.upload(key, bytes).await;
+    let worker = setup.worker().await;
+    let letter = setup.dead_letters(1).await.remove(0);
+    setup.queue_is_empty().await;
+    let found = received_events(&setup.aws, &customer).await;
+    let good = expected(whole);
+    assert!(found.len() <= good.len(), "{} of {}", found.len(), good.len());
+    // What came before the break, each once.
+    assert_same_events(key, &found, &good[..found.len()]);
+    let told = ["reason", "tenant", "bucket", "key", "record_offset"].map(|name| letter.get(name).to_owned());
+    let offset = found.len().to_string();
+    assert_eq!(told, ["corrupt_object", "acme", &setup.provider.bucket, key, &offset], "{letter:?}");
+    assert!(!letter.get("version").is_empty(), "{letter:?}");
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
+    assert_eq!(metrics.get("logferry_records_total{outcome=\"accepted\"}"), found.len() as f64);
+    (found.len(), letter)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncated_gzip_is_delivered_up_to_the_break() {
+    let mut object = generated("acme/c/app/pod/1.json.gz", 3000, 100);
+    object.bytes.truncate(object.bytes.len() * 6 / 10);
+    let (arrived, letter) = broken("truncated", &object.key, object.bytes, &object.text).await;
+    assert!((1000..2500).contains(&arrived), "{arrived} of 3000 records in 60 % of the bytes");
+    assert!(letter.get("error").contains("gzip"), "{letter:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_json_is_delivered_up_to_the_break() {
+    let object = generated("acme/c/app/pod/1.json.gz", 100, 100);
+    let at = object.text.match_indices("{\"application\"").nth(60).expect("100 records").0;
+    let bytes = gzip(format!("{}nonsense{}", &object.text[..at], &object.text[at..]).as_bytes());
+    let (arrived, letter) = broken("broken-json", &object.key, bytes, &object.text).await;
+    assert_eq!(arrived, 60);
+    assert!(letter.get("error").contains("record 60"), "{letter:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_every_form_become_events() {
+    let setup = Setup::new("forms").await;
+    let customer = setup.customer("acme").await;
+    let now = jiff::Timestamp::now().as_millisecond();
+    let records = [
+        // No message: the record without what Vector added, as JSON.
+        json!({ "file": "/var/log", "kubernetes": {}, "level": "warn", "n": 1, "source_type": "k", "stream": "stdout", "timestamp": now }),
+        json!({ "message": { "nested": [1, 2] }, "timestamp": (now + 1).to_string() }),
+        json!({ "message": "seconds", "timestamp": (now + 2) as f64 / 1000.0 }),
+        json!({ "message": "no timestamp that can be read", "timestamp": "yesterday" }),
+        json!({ "message": "", "timestamp": now }),
+    ];
+    let text: String = records.iter().map(|record| format!("{record}\n")).collect();
+    setup.upload("acme/c/app/pod/1.json", text).await;
+    let worker = setup.worker().await;
+    setup.acknowledged(&worker, 1).await;
+    let mut found = received_events(&setup.aws, &customer).await;
+    // Its time is the object's, about now: before or after the others.
+    let undated = found.iter().position(|(_, message)| message.starts_with("no timestamp"));
+    let (at, _) = found.remove(undated.expect("it is delivered all the same"));
+    assert!((now - 60_000..now + 60_000).contains(&at), "{at} is not about {now}");
+    let [whole, nested, seconds] = &found[..] else { panic!("not three events: {found:?}") };
+    assert_eq!(whole.0, now);
+    let whole: BTreeMap<String, i64> = serde_json::from_str(&whole.1.replace("\"warn\"", "7")).expect("JSON");
+    assert_eq!(whole, BTreeMap::from([("level".to_owned(), 7), ("n".to_owned(), 1)]));
+    assert_eq!(*nested, (now + 1, r#"{"nested":[1,2]}"#.to_owned()));
+    assert_eq!(*seconds, (now + 2, "seconds".to_owned()));
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get("logferry_records_undated_total"), 1.0);
+    assert_eq!(metrics.get("logferry_records_total{outcome=\"empty\"}"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_tenant_s_messages_wait_in_the_dead_letter_queue() {
+    let setup = Setup::new("paused").await;
+    let customer = setup.customer("acme").await;
+    let paused =
+        [("tenant_id", text("acme")), ("type", text("settings")), ("paused", AttributeValue::Bool(true))];
+    setup.put_row(paused.map(|(name, value)| (name.to_owned(), value)).into()).await;
+    let object = generated("acme/c/app/pod/1.json.gz", 5, 30);
+    setup.upload(&object.key, object.bytes).await;
+    let _worker = setup.worker().await;
+    let letter = setup.dead_letters(1).await.remove(0);
+    let told = ["reason", "tenant", "key"].map(|name| letter.get(name));
+    assert_eq!(told, ["tenant_paused", "acme", &object.key], "{letter:?}");
+    setup.queue_is_empty().await;
+    assert_eq!(received_events(&setup.aws, &customer).await, []);
+}
+
+/// A bad row is named field by field; the tenant's good row beside it is served all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_row_is_named_field_by_field() {
+    let setup = Setup::new("bad-row").await;
+    let customer = setup.customer("acme").await;
+    let mut bad = customer.row();
+    bad.extend(
+        [
+            ("type", text("cloudwatch#second")),
+            ("target_region", text("the moon")),
+            ("log_distribution_role_arn", text("arn:aws:iam::12:role/x")),
+            ("log_group_name", AttributeValue::N("7".to_owned())),
+            ("log_stream_name", text("{namespace}")),
+            ("retention_days", AttributeValue::N("2".to_owned())),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    setup.put_row(bad).await;
+    let object = generated("acme/c/app/pod/1.json.gz", 5, 30);
+    setup.upload(&object.key, object.bytes).await;
+    let worker = setup.worker().await;
+    let letter = setup.dead_letters(1).await.remove(0);
+    assert_eq!(letter.get("reason"), "bad_tenant_row", "{letter:?}");
+    let error = letter.get("error");
+    for field in
+        ["target_region", "log_distribution_role_arn", "log_group_name", "log_stream_name", "retention_days"]
+    {
+        assert!(error.contains(&format!("{field}: ")), "{field} is not named: {error}");
+    }
+    assert!(error.contains("cloudwatch#second"), "{error}");
+    assert!(!error.contains("external_id:"), "named without reason: {error}");
+    setup.queue_is_empty().await;
+    assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
+    eventually("the log names the tenant", async || {
+        let lines = worker.log_lines();
+        let line = lines.iter().find(|line| line["reason"] == "bad_tenant_row");
+        same(&line.map(|line| line["tenant.id"] == "acme"), &Some(true))
+    })
+    .await;
+}
