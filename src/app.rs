@@ -86,7 +86,6 @@ impl App {
             sqs_client(&config, &sdk),
             required(&config.queue.url, "queue.url")?,
             config.queue.dead_letter_url.clone(),
-            config.queue.wait_time,
             config.queue.visibility_timeout,
         );
         let metrics = Metrics::new();
@@ -256,6 +255,7 @@ fn worker_settings(config: &Config) -> WorkerSettings {
     WorkerSettings {
         concurrency: config.worker.concurrency,
         max_messages: config.queue.max_messages as usize,
+        wait_time: config.queue.wait_time,
         visibility_timeout: config.queue.visibility_timeout,
         grace_period: config.worker.grace_period,
         backoff: backoff(config),

@@ -130,6 +130,8 @@ fn worker(loaded: Loaded) -> ExitCode {
     }
     ended(run_async(async {
         let app = App::build(config.clone()).await?;
+        // Before anybody can know that we run: a signal drains from here on.
+        app::stop_on_signals(app.stop_token())?;
         info!(
             version = env!("CARGO_PKG_VERSION"), http.listen = %app.listen_address()?, queue.url = config.queue.url,
             worker.concurrency = config.worker.concurrency, "logferry worker starts"
@@ -145,7 +147,6 @@ fn worker(loaded: Loaded) -> ExitCode {
                 "the buffers may take more than three quarters of the container's memory; lower worker.concurrency or source.max_record"
             );
         }
-        app::stop_on_signals(app.stop_token())?;
         let drained = app.run().await?;
         info!(messages.given_back = drained.given_back, "drained");
         Ok(())

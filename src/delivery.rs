@@ -111,7 +111,7 @@ struct Writer<S> {
     sink: S,
     key: StreamKey,
     retention_days: Option<i32>,
-    stream: Arc<Mutex<Stream>>,
+    streams: Streams,
 }
 
 #[derive(Debug)]
@@ -122,13 +122,17 @@ struct Done {
 
 impl<S: LogSink> Lane<S> {
     /// Opens a lane into the stream that `key` names.
-    pub async fn new(sink: S, destination: &CloudWatch, key: StreamKey, streams: &Streams) -> Self {
+    pub fn new(sink: S, destination: &CloudWatch, key: StreamKey, streams: &Streams) -> Self {
         let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
-        let stream = streams.get(&key).await;
         Self {
             open: Batch::new(&head),
             head,
-            writer: Arc::new(Writer { sink, key, retention_days: destination.retention_days, stream }),
+            writer: Arc::new(Writer {
+                sink,
+                key,
+                retention_days: destination.retention_days,
+                streams: streams.clone(),
+            }),
             on_its_way: None,
             oversize: destination.oversize,
             tally: Tally::default(),
@@ -223,11 +227,12 @@ impl<S: LogSink> Lane<S> {
 impl<S: LogSink> Writer<S> {
     /// Puts one batch: put first, create what is missing, obey what the sequence errors say.
     async fn put(&self, mut batch: ClosedBatch) -> Result<Done, SinkError> {
-        let mut stream = self.stream.lock().await;
+        // Looked up for each batch, so that a stream in use is never forgotten.
+        let stream = self.streams.get(&self.key).await;
+        let mut stream = stream.lock().await;
         let mut pause = CREATION_PAUSE;
         let mut created = false;
-        let mut last_error = None;
-        for _ in 0..MAX_ROUNDS {
+        for rounds_left in (0..MAX_ROUNDS).rev() {
             let body = batch.seal(stream.sequence_token.as_deref());
             let done = |tally| Done { tally, bytes: batch.bytes() };
             match self.sink.put_log_events(body).await {
@@ -246,12 +251,10 @@ impl<S: LogSink> Writer<S> {
                     stream.sequence_token = expected;
                     return Ok(done(batch.tally(&RejectedEvents::default())));
                 }
-                Err(SinkError::InvalidSequenceToken { expected }) => {
-                    last_error = Some(SinkError::InvalidSequenceToken { expected: expected.clone() });
+                Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
                     stream.sequence_token = expected;
                 }
-                Err(error @ SinkError::NotFound(_)) => {
-                    last_error = Some(error);
+                Err(SinkError::NotFound(_)) if rounds_left > 0 => {
                     stream.sequence_token = None;
                     if created {
                         // It exists, says the service, and is not found: eventual consistency.
@@ -264,7 +267,7 @@ impl<S: LogSink> Writer<S> {
                 Err(error) => return Err(error),
             }
         }
-        Err(last_error.expect("every round that does not return leaves an error"))
+        unreachable!("the last round returns")
     }
 
     async fn create(&self) -> Result<(), SinkError> {

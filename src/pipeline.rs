@@ -15,7 +15,7 @@ use crate::{
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
     queue::Message,
-    records::{RecordReader, Step},
+    records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
     sink::{LogSinks, SinkError},
     tenant::{Delivery, Destination, Tenant, table::LookupError},
@@ -263,7 +263,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            lanes.push((delivery.as_ref(), Lane::new(sink, destination, key, &self.streams).await));
+            lanes.push((delivery.as_ref(), Lane::new(sink, destination, key, &self.streams)));
         }
 
         let read = self.read(body, modified, &mut lanes, |name, error| {
@@ -318,10 +318,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                 };
                 let decompressed = (window.unread().len() - unread) as u64;
                 self.metrics.object_bytes.get_or_create(&Form::new("decompressed")).inc_by(decompressed);
-                // What came out before the break is good, and a record that was cut by it is not read.
-                let ended_well = ended && decoded.is_ok();
+                // What came out before a break is good; a record that is cut by it is not read.
+                let more = match (&decoded, ended) {
+                    (Err(_), _) => More::Never,
+                    (Ok(()), true) => More::Ended,
+                    (Ok(()), false) => More::Coming,
+                };
                 loop {
-                    match reader.next(window.unread(), ended_well).map_err(Failure::Record)? {
+                    match reader.next(window.unread(), more).map_err(Failure::Record)? {
                         Step::Record { record, consumed } => {
                             let mut index = 0;
                             while let Some((delivery, lane)) = lanes.get_mut(index) {

@@ -52,8 +52,12 @@ pub enum QueueError {
 
 /// A queue with visibility timeouts. Methods take up to [`MAX_BATCH`] entries and answer entry by entry, in order.
 pub trait Queue: Send + Sync + 'static {
-    /// Waits for messages, up to the queue's long poll, and takes at most `max`, 1 to [`MAX_BATCH`].
-    fn receive(&self, max: usize) -> impl Future<Output = Result<Vec<Message>, QueueError>> + Send;
+    /// Waits up to `wait` for messages and takes at most `max`, 1 to [`MAX_BATCH`].
+    fn receive(
+        &self,
+        max: usize,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Vec<Message>, QueueError>> + Send;
 
     /// Deletes messages for good. Deleting one twice is no error.
     fn delete(&self, receipts: &[Receipt]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;

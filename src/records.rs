@@ -93,6 +93,17 @@ pub enum Step<'a> {
     End,
 }
 
+/// What comes behind the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// More text may come.
+    Coming,
+    /// The object is broken off here: whole records are read, and what is not whole is nobody's error of the text.
+    Never,
+    /// Nothing: the object ends here, and must end well.
+    Ended,
+}
+
 /// A record that cannot be read. Everything before it is good.
 #[derive(Debug, thiserror::Error)]
 #[error("record {index}: {problem}")]
@@ -154,20 +165,19 @@ impl RecordReader {
         self.index
     }
 
-    /// Looks for the next record at the start of `window`, which holds what follows the bytes consumed so far. `ended`
-    /// says that nothing comes after it.
+    /// Looks for the next record at the start of `window`, which holds what follows the bytes consumed so far.
     ///
     /// # Errors
     /// See [`RecordError`]. The reader is of no further use then: where the next record would begin is a guess.
-    pub fn next<'a>(&mut self, window: &'a [u8], ended: bool) -> Result<Step<'a>, RecordError> {
+    pub fn next<'a>(&mut self, window: &'a [u8], more: More) -> Result<Step<'a>, RecordError> {
         let mut at = 0;
         loop {
             at += window[at..].iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count();
             let Some(byte) = window.get(at) else {
-                return match (ended, self.place) {
-                    (false, _) => Ok(Step::More { consumed: at }),
-                    (true, Place::Top) => Ok(Step::End),
-                    (true, _) => Err(self.error(RecordProblem::Truncated("array"))),
+                return match (more, self.place) {
+                    (More::Coming | More::Never, _) => Ok(Step::More { consumed: at }),
+                    (More::Ended, Place::Top) => Ok(Step::End),
+                    (More::Ended, _) => Err(self.error(RecordProblem::Truncated("array"))),
                 };
             };
             match (self.place, byte) {
@@ -175,7 +185,7 @@ impl RecordReader {
                 (Place::ArrayStart | Place::ArrayRecord, b']') => self.place = Place::Top,
                 (Place::ArrayRecord, b',') => self.place = Place::ArrayComma,
                 (Place::Top | Place::ArrayStart | Place::ArrayComma, b'{') => {
-                    return self.record(window, at, ended);
+                    return self.record(window, at, more);
                 }
                 (place, byte) => {
                     let wanted = match place {
@@ -194,9 +204,9 @@ impl RecordReader {
         }
     }
 
-    fn record<'a>(&mut self, window: &'a [u8], at: usize, ended: bool) -> Result<Step<'a>, RecordError> {
+    fn record<'a>(&mut self, window: &'a [u8], at: usize, more: More) -> Result<Step<'a>, RecordError> {
         let text = &window[at..];
-        if text.len() < self.retry_at && !ended {
+        if text.len() < self.retry_at && more == More::Coming {
             return Ok(Step::More { consumed: at });
         }
         let found = match scan(text) {
@@ -204,7 +214,9 @@ impl RecordReader {
             Err(ScanError::Incomplete) if text.len() > self.max_record => {
                 return Err(self.error(RecordProblem::TooLong(self.max_record)));
             }
-            Err(ScanError::Incomplete) if ended => return Err(self.error(RecordProblem::Truncated("record"))),
+            Err(ScanError::Incomplete) if more == More::Ended => {
+                return Err(self.error(RecordProblem::Truncated("record")));
+            }
             Err(ScanError::Incomplete) => {
                 self.retry_at = (text.len() * 2).min(self.max_record + 1);
                 return Ok(Step::More { consumed: at });

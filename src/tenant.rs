@@ -128,7 +128,13 @@ impl Tenant {
         let mut tenant = Self::default();
         for (name, row) in rows {
             if name == SETTINGS {
-                tenant.paused = matches!(row.get("paused"), Some(Attribute::Bool(true)));
+                let mut fields = Fields { row: &row, problems: Vec::new() };
+                tenant.paused = fields.flag("paused");
+                if !fields.problems.is_empty() {
+                    let problems = fields.problems;
+                    let bad = BadRow { tenant_id: tenant_id.to_owned(), name, enabled: true, problems };
+                    tenant.deliveries.push(Err(bad));
+                }
             } else {
                 tenant.deliveries.push(parse_row(tenant_id, &name, &row).map(Arc::new));
             }

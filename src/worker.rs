@@ -27,8 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How long a poll that is open when we are told to stop may still answer. Messages that the queue has already handed
 /// out are in that answer; without it they would stay hidden until their visibility ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-/// Kept out of the grace period for giving messages back and sending the last acknowledgements.
-const LAST_CALLS: Duration = Duration::from_secs(3);
+/// Kept out of the grace period for [`LAST_ANSWER`], giving messages back, and sending the last acknowledgements.
+const LAST_CALLS: Duration = Duration::from_secs(4);
 
 /// How the loop behaves.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct WorkerSettings {
     pub concurrency: usize,
     /// Most messages of one receive.
     pub max_messages: usize,
+    /// Long poll.
+    pub wait_time: Duration,
     /// How long a received message stays hidden before it is extended.
     pub visibility_timeout: Duration,
     /// From the order to stop to the end of [`run`].
@@ -79,6 +81,8 @@ where
         metrics,
     };
     let mut pause = FIRST_PAUSE;
+    // A queue that has not answered lately is asked without a long poll: readiness should not wait for one to end.
+    let mut wait = Duration::ZERO;
     while !stop.is_cancelled() {
         health.loop_moved();
         let room = settings.concurrency - work.tasks.len();
@@ -90,41 +94,54 @@ where
             }
             continue;
         }
-        let receive = queue.receive(room.min(settings.max_messages).min(MAX_BATCH));
+        let receive = queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait);
         tokio::pin!(receive);
-        let received = loop {
+        let unless_stopped = async {
             tokio::select! {
-                received = &mut receive => break Some(received),
-                Some(ended) = work.tasks.join_next_with_id() => work.settle(ended).await,
-                () = stop.cancelled() => break tokio::time::timeout(LAST_ANSWER, &mut receive).await.ok(),
+                received = &mut receive => Some(received),
+                () = stop.cancelled() => None,
             }
         };
-        match received {
-            None => {}
+        match work.settle_while(unless_stopped).await {
             Some(Ok(messages)) => {
                 health.queue_answered();
-                pause = FIRST_PAUSE;
-                for message in messages {
-                    if stop.is_cancelled() {
-                        work.give_back(&*queue, message.receipt).await;
-                    } else {
-                        work.begin(message);
-                    }
-                }
+                (pause, wait) = (FIRST_PAUSE, settings.wait_time);
+                messages.into_iter().for_each(|message| work.begin(message));
             }
             Some(Err(error)) => {
                 health.queue_failed(error.to_string());
                 work.metrics.queue_errors.get_or_create(&Call::new("receive")).inc();
                 tracing::error!(error = %error, retry_in = ?pause, "receiving messages failed");
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                let unless_stopped = async {
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = stop.cancelled() => {}
+                    }
+                };
+                work.settle_while(unless_stopped).await;
+                (pause, wait) = ((pause * 2).min(LONGEST_PAUSE), Duration::ZERO);
+            }
+            None => {
+                health.drain();
+                if let Ok(Ok(messages)) = work.settle_while(tokio::time::timeout(LAST_ANSWER, receive)).await
+                {
+                    give_back(&*queue, messages.into_iter().map(|message| message.receipt).collect()).await;
                 }
             }
         }
     }
     health.drain();
     work.drain(&*queue, settings.grace_period).await
+}
+
+/// Makes messages visible again at once.
+async fn give_back<Q: Queue>(queue: &Q, receipts: Vec<Receipt>) {
+    let entries: Vec<_> = receipts.into_iter().map(|receipt| (receipt, Duration::ZERO)).collect();
+    for batch in entries.chunks(MAX_BATCH) {
+        for error in queue.change_visibility(batch).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
+        }
+    }
 }
 
 struct Work<H> {
@@ -154,6 +171,17 @@ where
         });
         self.running.insert(task.id(), message);
         self.count_running();
+    }
+
+    /// Waits for `future`, passing on meanwhile what tasks that end have to say.
+    async fn settle_while<T>(&mut self, future: impl Future<Output = T>) -> T {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                value = &mut future => return value,
+                Some(ended) = self.tasks.join_next_with_id() => self.settle(ended).await,
+            }
+        }
     }
 
     /// Passes on what a task that ended has to say.
@@ -188,14 +216,6 @@ where
         Settlement { message, verdict, lease }
     }
 
-    async fn give_back<Q: Queue>(&self, queue: &Q, receipt: Receipt) {
-        for result in queue.change_visibility(&[(receipt, Duration::ZERO)]).await {
-            if let Err(error) = result {
-                tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
-            }
-        }
-    }
-
     async fn drain<Q: Queue>(mut self, queue: &Q, grace_period: Duration) -> Drained {
         let deadline = Instant::now() + grace_period.saturating_sub(LAST_CALLS.min(grace_period / 2));
         tracing::info!(messages = self.tasks.len(), ?grace_period, "draining");
@@ -213,14 +233,10 @@ where
                 ended => self.settle(ended).await,
             }
         }
-        for receipts in left.chunks(MAX_BATCH) {
-            let entries: Vec<_> = receipts.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect();
-            for error in queue.change_visibility(&entries).await.into_iter().filter_map(Result::err) {
-                tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
-            }
-        }
+        let given_back = left.len();
+        give_back(queue, left).await;
         self.settler.finish().await;
-        Drained { given_back: left.len() }
+        Drained { given_back }
     }
 
     fn count_running(&self) {

@@ -37,7 +37,7 @@ async fn lane_with(sinks: &MemorySinks, streams: &Streams, oversize: Oversize) -
         log_group_name: GROUP.into(),
         log_stream_name: "s".into(),
     };
-    Lane::new(sinks.sink(ACCOUNT, REGION), &destination(oversize), key, streams).await
+    Lane::new(sinks.sink(ACCOUNT, REGION), &destination(oversize), key, streams)
 }
 
 async fn lane(sinks: &MemorySinks) -> Lane<MemorySink> {
@@ -215,7 +215,8 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
     let mut lane = lane(&sinks).await;
     push(&mut lane, 0, "a").await.expect("it fits");
     // Sends `a` off, and does not wait for an answer that cannot come: `b` and `b2` fill the next batch.
-    push(&mut lane, APART, "b").await.expect("it fits");
+    let second = tokio::time::timeout(Duration::from_secs(60), push(&mut lane, APART, "b")).await;
+    second.expect("it does not wait").expect("it fits");
     sinks.until_puts(1).await;
     push(&mut lane, APART, "b2").await.expect("it fits");
     {
@@ -292,7 +293,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
     let mut one = lane_with(&sinks, &streams, Oversize::Split).await;
     let key = StreamKey { account: "333333333333".into(), ..one.writer.key.clone() };
     let sink = sinks.sink("333333333333", REGION);
-    let mut two = Lane::new(sink, &destination(Oversize::Split), key, &streams).await;
+    let mut two = Lane::new(sink, &destination(Oversize::Split), key, &streams);
     let start = Instant::now();
     let results = tokio::join!(deliver(&mut one, &["a", "b"]), deliver(&mut two, &["1", "2"]));
     assert_eq!((results, start.elapsed()), ((Ok(()), Ok(())), Duration::from_secs(2)));
@@ -394,7 +395,8 @@ async fn a_dropped_lane_takes_back_what_is_on_its_way() {
     let streams = Streams::new();
     let mut dropped = lane_with(&sinks, &streams, Oversize::Split).await;
     push(&mut dropped, 0, "a").await.expect("it fits");
-    push(&mut dropped, APART, "b").await.expect("it fits");
+    let second = tokio::time::timeout(Duration::from_secs(60), push(&mut dropped, APART, "b")).await;
+    second.expect("it does not wait").expect("it fits");
     sinks.until_puts(1).await;
     drop(dropped);
     let mut next = lane_with(&sinks, &streams, Oversize::Split).await;

@@ -48,9 +48,14 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// How many records have that flaw.
+    /// What has that flaw.
+    pub(super) fn of(&self, flaw: Flaw) -> impl Iterator<Item = &Fault> {
+        self.faults.iter().filter(move |fault| fault.flaw == flaw)
+    }
+
+    /// How much has that flaw.
     pub(super) fn count(&self, flaw: Flaw) -> usize {
-        self.faults.iter().filter(|fault| fault.flaw == flaw).count()
+        self.of(flaw).count()
     }
 }
 

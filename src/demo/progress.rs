@@ -13,7 +13,7 @@ use super::{
 /// Without a new event for so long, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How often a line is written where no bar can be drawn.
+/// How often at most a line is written where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 const STYLE: &str = "  {bar:40} {human_pos} of {human_len} records";
 
@@ -30,7 +30,7 @@ pub(super) async fn until_delivered(
     bar.set_style(ProgressStyle::with_template(STYLE)?.progress_chars("##."));
     let mut seen = (0, Backlog::default());
     let mut moved = Instant::now();
-    let mut told = Instant::now();
+    let mut told = (0, Instant::now());
     loop {
         let now = (stage.events(), stage.backlog().await?);
         let (events, Backlog { waiting, in_flight, dead }) = now;
@@ -38,22 +38,28 @@ pub(super) async fn until_delivered(
             (seen, moved) = (now, Instant::now());
         }
         bar.set_position(events);
-        if bar.is_hidden() && told.elapsed() >= LINE_EVERY {
+        if bar.is_hidden() && events != told.0 && told.1.elapsed() >= LINE_EVERY {
             eprintln!("  {} of {} records", HumanCount(events), HumanCount(expected));
-            told = Instant::now();
+            told = (events, Instant::now());
         }
         if dead > 0 {
             bail!("{dead} of the messages went to the dead-letter queue");
         }
         if events >= expected && waiting + in_flight == 0 {
             bar.finish();
+            if !bar.is_hidden() {
+                // The bar leaves the cursor at its end.
+                eprintln!("\n");
+            }
             return Ok(());
         }
         worker.check_runs()?;
         ensure!(
             moved.elapsed() < PATIENCE,
-            "nothing has moved for {PATIENCE:?}: {events} of {expected} records have arrived; of the messages, \
-             {waiting} wait and {in_flight} are being worked on"
+            "nothing has moved for {PATIENCE:?}: {} of {} records have arrived, {waiting} messages wait, \
+             {in_flight} are being worked on",
+            HumanCount(events),
+            HumanCount(expected),
         );
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, fmt::Display, net::SocketAddr, time::Duration};
 use bytesize::ByteSize;
 use indicatif::HumanCount;
 use jiff::{Timestamp, tz::TimeZone};
-use logferry_sandbox::provision::{Customer, ReceivedEvent};
+use logferry_sandbox::provision::{Customer, Provider, ReceivedEvent};
 
 use super::{
-    comparison::{Comparison, Flaw, Place},
+    comparison::{Comparison, Fault, Flaw, Place},
     samples::Upload,
     stage::Stage,
     worker::WorkerProcess,
@@ -16,22 +16,18 @@ use super::{
 
 /// No line with a customer's text in it is longer.
 const COLUMNS: usize = 100;
-/// Faults told one by one.
-const FAULTS: usize = 10;
+/// Faults of one kind that are told one by one.
+const FAULTS: usize = 3;
 
 /// Who there is, and how they are wired.
 pub(super) fn accounts(stage: &Stage) -> String {
     let Stage { aws, provider, customers, .. } = stage;
-    let mut text = format!(
-        "AWS, in this process: {}, {}\n  {:<9}  {}  S3 {} -> SNS {} -> SQS {}",
-        aws.endpoint,
-        aws.region,
-        "provider",
-        provider.account,
-        provider.bucket,
-        last(&provider.topic_arn, ':'),
-        last(&provider.queue_url, '/'),
-    );
+    let mut text = format!("AWS, in this process: {}, {}", aws.endpoint, aws.region);
+    let Provider { account, bucket, .. } = provider;
+    let [topic, queue] = [last(&provider.topic_arn, ':'), last(&provider.queue_url, '/')];
+    text += &format!("\n  {:<9}  {account}  S3 {bucket} -> SNS {topic} -> SQS {queue}", "provider");
+    let [worker, central] = [&provider.worker_role_arn, &provider.central_role_arn].map(|arn| last(arn, '/'));
+    text += &format!("\n  {:<9}  {:<12}  roles {worker} -> {central} -> theirs", "", "");
     for Customer { tenant_id, account, role_arn, log_group, .. } in customers {
         let role = last(role_arn, '/');
         text += &format!("\n  {tenant_id:<9}  {account}  role {role}, log group {log_group}");
@@ -105,7 +101,8 @@ pub(super) fn verdict(comparison: &Comparison, skipped: usize) -> String {
     let of = |flaw| count(comparison.count(flaw));
     format!(
         "{} of {} records delivered to the right account, {} to a wrong one, {} twice,\n\
-         {} altered, {} out of order, {} empty ones skipped (by contract).",
+         {} altered, {} out of order, {} empty ones skipped (by contract).\n\
+         The queue is empty, and so is the dead-letter queue.",
         count(comparison.delivered),
         count(comparison.expected),
         of(Flaw::Misplaced),
@@ -116,25 +113,26 @@ pub(super) fn verdict(comparison: &Comparison, skipped: usize) -> String {
     )
 }
 
-/// The first faults, one a line; nothing if there is none.
+/// Some faults of each kind, one a line; nothing if there is none.
 pub(super) fn faults(comparison: &Comparison) -> String {
-    let faults = &comparison.faults;
-    let line = |fault: &super::comparison::Fault| {
-        let flaw = match fault.flaw {
-            Flaw::Missing => "missing",
-            Flaw::Misplaced => "in a wrong place",
-            Flaw::Twice => "once too often",
-            Flaw::Altered => "altered",
-            Flaw::OutOfOrder => "out of order",
-        };
-        let Place { account, log_group } = &fault.place;
-        let time = time_of_day(fault.record.timestamp);
-        let text = format!("{account} {log_group}: {flaw}: {time} {}", fault.record.message);
-        format!("  {}", visible(&text, COLUMNS - 2))
-    };
-    let mut lines: Vec<_> = faults.iter().take(FAULTS).map(line).collect();
-    if let Some(more @ 1..) = faults.len().checked_sub(FAULTS) {
-        lines.push(format!("  and {} more", count(more)));
+    let kinds = [
+        (Flaw::Missing, "missing"),
+        (Flaw::Misplaced, "in a wrong place"),
+        (Flaw::Twice, "once too often"),
+        (Flaw::Altered, "altered"),
+        (Flaw::OutOfOrder, "out of order"),
+    ];
+    let mut lines = Vec::new();
+    for (flaw, told) in kinds {
+        for Fault { place, record, .. } in comparison.of(flaw).take(FAULTS) {
+            let Place { account, log_group } = place;
+            let time = time_of_day(record.timestamp);
+            let text = format!("{told}, {account} {log_group}: {time}  {}", record.message);
+            lines.push(format!("  {}", visible(&text, COLUMNS - 2)));
+        }
+        if let Some(more @ 1..) = comparison.count(flaw).checked_sub(FAULTS) {
+            lines.push(format!("  {told}: {} more", count(more)));
+        }
     }
     lines.join("\n")
 }
@@ -146,7 +144,7 @@ pub(super) fn commands(stage: &Stage, address: SocketAddr) -> String {
         let credentials = format!("AWS_ACCESS_KEY_ID={account} AWS_SECRET_ACCESS_KEY=test");
         format!("{credentials} aws --endpoint-url {} --region {}", aws.endpoint, aws.region)
     };
-    let mut text = "Everything stays up until Ctrl-C. To look around:".to_owned();
+    let mut text = "Everything stays up until Ctrl-C; the worker's session lasts an hour. To look around, with aws version 2:".to_owned();
     let mut add = |what: &str, command: String| text += &format!("\n\n# {what}\n{command}");
     for Customer { tenant_id, account, log_group, .. } in customers {
         add(
@@ -232,7 +230,7 @@ fn visible(text: &str, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::{comparison::Fault, samples::Record};
+    use crate::demo::samples::Record;
 
     #[test]
     fn text_is_spelt_out_and_cut_to_fit() {
@@ -258,15 +256,17 @@ mod tests {
         assert_eq!(
             verdict(&clean, 35),
             "10,465 of 10,465 records delivered to the right account, 0 to a wrong one, 0 twice,\n\
-             0 altered, 0 out of order, 35 empty ones skipped (by contract)."
+             0 altered, 0 out of order, 35 empty ones skipped (by contract).\n\
+             The queue is empty, and so is the dead-letter queue."
         );
         assert_eq!(faults(&clean), "");
         let mut broken = Comparison { delivered: 10_464, ..clean };
-        broken.faults = vec![fault(Flaw::Missing, "gone\n")];
-        broken.faults.extend((0..10).map(|_| fault(Flaw::Twice, "again")));
-        assert!(verdict(&broken, 35).contains(" 10 twice"));
-        let told = faults(&broken);
-        assert!(told.starts_with("  222222222222 /acme: missing: 08:00:00.123 gone\\n\n"), "{told}");
-        assert!(told.ends_with("08:00:00.123 again\n  and 1 more"), "{told}");
+        broken.faults = (0..5).map(|_| fault(Flaw::Twice, "again")).collect();
+        broken.faults.push(fault(Flaw::Missing, "gone\n"));
+        assert!(verdict(&broken, 35).starts_with("10,464 of 10,465 records "));
+        assert!(verdict(&broken, 35).contains(" 5 twice,"));
+        let again = "  once too often, 222222222222 /acme: 08:00:00.123  again\n";
+        let gone = "  missing, 222222222222 /acme: 08:00:00.123  gone\\n\n";
+        assert_eq!(faults(&broken), format!("{gone}{again}{again}{again}  once too often: 2 more"));
     }
 }

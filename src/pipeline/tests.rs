@@ -58,7 +58,7 @@ impl World {
             buckets: HashMap::from([(BUCKET.to_owned(), Some(OWNER.to_owned()))]),
             unknown_tenant: UnknownTenant::DeadLetter,
             max_record: 1 << 20,
-            max_object: 64 << 20,
+            max_object: 4 << 20,
             backoff: BACKOFF,
         };
         let world = Self {

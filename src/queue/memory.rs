@@ -42,9 +42,7 @@ pub enum Operation {
 #[derive(Debug)]
 pub struct MemoryQueue {
     visibility_timeout: Duration,
-    wait_time: Duration,
     has_dead_letters: bool,
-    answer_after: HashMap<Operation, Duration>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -58,6 +56,7 @@ struct State {
     calls: Vec<(Instant, Call)>,
     counts: HashMap<Operation, usize>,
     failing_calls: Vec<(Operation, RangeInclusive<usize>)>,
+    slow_calls: Vec<(Operation, RangeInclusive<usize>, Duration)>,
     failing_entries: Vec<(Operation, String, usize)>,
 }
 
@@ -73,26 +72,12 @@ struct Stored {
 impl MemoryQueue {
     /// An empty queue with a dead-letter queue; received messages stay hidden for `visibility_timeout`.
     pub fn new(visibility_timeout: Duration) -> Self {
-        Self {
-            visibility_timeout,
-            wait_time: Duration::from_secs(20),
-            has_dead_letters: true,
-            answer_after: HashMap::new(),
-            state: Mutex::default(),
-            changed: Notify::new(),
-        }
+        Self { visibility_timeout, has_dead_letters: true, state: Mutex::default(), changed: Notify::new() }
     }
 
     /// Takes its dead-letter queue away.
     pub fn without_dead_letters(self) -> Self {
         Self { has_dead_letters: false, ..self }
-    }
-
-    /// A receive's answer takes that long to arrive once messages were taken; the other calls take effect only when
-    /// they answer.
-    pub fn slow(mut self, operation: Operation, answer_after: Duration) -> Self {
-        self.answer_after.insert(operation, answer_after);
-        self
     }
 
     /// Puts a message in; its body is its id too, so it must be new.
@@ -114,6 +99,17 @@ impl MemoryQueue {
     /// Fails those calls of an operation whole, counted from 1.
     pub fn fail_calls(&self, operation: Operation, calls: RangeInclusive<usize>) {
         self.lock().failing_calls.push((operation, calls));
+    }
+
+    /// Makes those calls take that long: a receive's answer travels once messages were taken, the other calls take
+    /// effect only when they answer.
+    pub fn slow_calls(&self, operation: Operation, calls: RangeInclusive<usize>, time: Duration) {
+        self.lock().slow_calls.push((operation, calls, time));
+    }
+
+    /// Takes a message away behind everybody's back.
+    pub fn remove(&self, body: &str) {
+        self.lock().messages.retain(|message| message.body != body);
     }
 
     /// Fails the entry of one message the next `times` times, while the call's other entries go well.
@@ -162,21 +158,20 @@ impl MemoryQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call and says whether it fails whole.
-    fn enter(&self, operation: Operation) -> Result<(), QueueError> {
+    /// Counts a call; tells how long it takes and whether it fails whole.
+    fn enter(&self, operation: Operation) -> (Duration, Result<(), QueueError>) {
         let mut state = self.lock();
         let count = state.counts.entry(operation).or_default();
         *count += 1;
         let count = *count;
+        let slow =
+            state.slow_calls.iter().find(|(which, calls, _)| *which == operation && calls.contains(&count));
+        let time = slow.map_or(Duration::ZERO, |(_, _, time)| *time);
         let fails =
             state.failing_calls.iter().any(|(which, calls)| *which == operation && calls.contains(&count));
-        if fails { Err(QueueError::Unavailable("this call was told to fail".into())) } else { Ok(()) }
-    }
-
-    async fn travel(&self, operation: Operation) {
-        if let Some(delay) = self.answer_after.get(&operation) {
-            tokio::time::sleep(*delay).await;
-        }
+        let result =
+            if fails { Err(QueueError::Unavailable("this call was told to fail".into())) } else { Ok(()) };
+        (time, result)
     }
 
     fn record(&self, call: Call) {
@@ -194,8 +189,8 @@ impl MemoryQueue {
         mut apply: impl FnMut(&mut State, &E) -> Result<(), QueueError>,
     ) -> Vec<Result<(), QueueError>> {
         assert!((1..=MAX_BATCH).contains(&entries.len()), "{} entries", entries.len());
-        self.travel(operation).await;
-        let entered = self.enter(operation);
+        let (time, entered) = self.enter(operation);
+        travel(time).await;
         let results = {
             let mut state = self.lock();
             let body = |state: &State, entry| {
@@ -239,6 +234,12 @@ impl MemoryQueue {
     }
 }
 
+async fn travel(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
 impl State {
     fn find(&self, body: &str) -> Option<&Stored> {
         self.messages.iter().find(|message| message.body == body)
@@ -272,17 +273,18 @@ impl State {
 }
 
 impl Queue for MemoryQueue {
-    async fn receive(&self, max: usize) -> Result<Vec<Message>, QueueError> {
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         assert!((1..=MAX_BATCH).contains(&max), "asked for {max} messages");
-        let deadline = Instant::now() + self.wait_time;
+        let deadline = Instant::now() + wait;
         self.record(Call::Receive(max));
-        self.enter(Operation::Receive)?;
+        let (time, entered) = self.enter(Operation::Receive);
+        entered?;
         loop {
             let changed = self.changed.notified();
             let taken = self.take(max);
             if !taken.is_empty() || Instant::now() >= deadline {
                 self.changed.notify_waiters();
-                self.travel(Operation::Receive).await;
+                travel(time).await;
                 return Ok(taken);
             }
             let next = self.lock().messages.iter().map(|message| message.visible_at).min();
@@ -333,8 +335,8 @@ impl Queue for MemoryQueue {
 
     async fn send_dead_letter(&self, letter: &DeadLetter) -> Result<(), QueueError> {
         assert!(self.has_dead_letters, "there is no dead-letter queue to send to");
-        self.travel(Operation::SendDeadLetter).await;
-        let entered = self.enter(Operation::SendDeadLetter);
+        let (time, entered) = self.enter(Operation::SendDeadLetter);
+        travel(time).await;
         if entered.is_ok() {
             self.lock().dead_letters.push(letter.clone());
         }
@@ -348,9 +350,10 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(30);
+    const WAIT: Duration = Duration::from_secs(20);
 
     async fn receive(queue: &MemoryQueue) -> Vec<Message> {
-        queue.receive(MAX_BATCH).await.expect("this receive goes well")
+        queue.receive(MAX_BATCH, WAIT).await.expect("this receive goes well")
     }
 
     #[tokio::test(start_paused = true)]
@@ -407,7 +410,7 @@ mod tests {
         });
         assert_eq!((received.len(), start.elapsed()), (1, Duration::from_secs(7)));
         queue.send_all(["a", "b", "c"]);
-        assert_eq!(queue.receive(2).await.expect("goes well").len(), 2);
+        assert_eq!(queue.receive(2, WAIT).await.expect("goes well").len(), 2);
         assert_eq!(receive(&queue).await.len(), 1);
     }
 
@@ -418,7 +421,7 @@ mod tests {
         queue.fail_entry(Operation::Delete, "b", 1);
         queue.send_all(["a", "b"]);
         for _ in 0..2 {
-            assert!(queue.receive(1).await.is_err());
+            assert!(queue.receive(1, WAIT).await.is_err());
         }
         let receipts: Vec<_> = receive(&queue).await.into_iter().map(|message| message.receipt).collect();
         let results = queue.delete(&receipts).await;

@@ -20,31 +20,29 @@ pub struct SqsQueue {
     client: Client,
     url: String,
     dead_letter_url: Option<String>,
-    wait_time: Duration,
     visibility_timeout: Duration,
 }
 
 impl SqsQueue {
-    /// Polls `url` for up to `wait_time` at a time; what comes is hidden for `visibility_timeout`.
+    /// Polls `url`; what comes is hidden for `visibility_timeout`.
     pub fn new(
         client: Client,
         url: String,
         dead_letter_url: Option<String>,
-        wait_time: Duration,
         visibility_timeout: Duration,
     ) -> Self {
-        Self { client, url, dead_letter_url, wait_time, visibility_timeout }
+        Self { client, url, dead_letter_url, visibility_timeout }
     }
 }
 
 impl Queue for SqsQueue {
-    async fn receive(&self, max: usize) -> Result<Vec<Message>, QueueError> {
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         let output = self
             .client
             .receive_message()
             .queue_url(&self.url)
             .max_number_of_messages(i32::try_from(max).expect("10 at most"))
-            .wait_time_seconds(whole_seconds(self.wait_time))
+            .wait_time_seconds(whole_seconds(wait))
             .visibility_timeout(whole_seconds(self.visibility_timeout))
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)

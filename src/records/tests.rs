@@ -11,9 +11,9 @@ type Read = (Vec<(String, Option<i64>)>, Option<RecordError>);
 fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
     let (mut reader, mut records, mut window) = (RecordReader::new(max_record), Vec::new(), Vec::new());
     let mut chunks = text.chunks(chunk.max(1));
-    let mut ended = false;
+    let mut more = More::Coming;
     loop {
-        match reader.next(&window, ended) {
+        match reader.next(&window, more) {
             Ok(Step::Record { record, consumed }) => {
                 assert_eq!(record.index, records.len() as u64);
                 let message = record.message.unescape();
@@ -22,11 +22,11 @@ fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
                 window.drain(..consumed);
             }
             Ok(Step::More { consumed }) => {
-                assert!(!ended, "there is no more");
+                assert_eq!(more, More::Coming);
                 window.drain(..consumed);
                 match chunks.next() {
                     Some(chunk) => window.extend_from_slice(chunk),
-                    None => ended = true,
+                    None => more = More::Ended,
                 }
             }
             Ok(Step::End) => return (records, None),

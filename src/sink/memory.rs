@@ -196,17 +196,26 @@ impl MemorySinks {
 
     /// Waits until that many puts have arrived.
     pub async fn until_puts(&self, puts: usize) {
-        loop {
-            let changed = self.shared.changed.notified();
-            if self.count(Operation::Put) >= puts {
-                return;
+        let wait = async {
+            loop {
+                let changed = self.shared.changed.notified();
+                if self.count(Operation::Put) >= puts {
+                    return;
+                }
+                changed.await;
             }
-            changed.await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(3600), wait).await.expect("the puts arrive within an hour");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.lock()
+    }
+}
+
+impl Default for MemorySinks {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -82,7 +82,7 @@ async fn settle<Q: Queue>(queue: &Q, batch: Vec<Settlement>, metrics: &Metrics) 
             Verdict::RetryAfter(delay) => {
                 count("retry");
                 // Not extended any more, or an extension could overtake the delay.
-                drop(lease);
+                lease.end().await;
                 delays.push((message.receipt.clone(), delay));
             }
             Verdict::Poison(poison) => {

@@ -88,7 +88,7 @@ async fn every_service_may_fail_for_a_while() {
         ("sqs", "DeleteMessageBatch", 500, "InternalFailure"),
     ];
     let faults = faults.map(|(service, operation, status, code)| {
-        times(5, Fault::new(service, operation, error(status, code)))
+        times(3, Fault::new(service, operation, error(status, code)))
     });
     let attempts = [("RETRY_ATTEMPTS", "2")];
     let Some(outcome) = under("internal", small(), faults.to_vec(), &attempts).await else { return };
@@ -97,7 +97,7 @@ async fn every_service_may_fail_for_a_while() {
         let name = format!("logferry_failures_total{{reason=\"{reason}\"}}");
         assert!(outcome.metrics.get(&name) >= 1.0, "{reason}: {:?}", outcome.metrics);
     }
-    assert!(outcome.metrics.get("logferry_queue_errors_total{call=\"receive\"}") >= 2.0);
+    assert!(outcome.metrics.get("logferry_queue_errors_total{call=\"receive\"}") >= 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,15 +110,27 @@ async fn connections_that_break_before_the_effect_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_repeats_one_batch_at_most() {
+async fn a_lost_answer_repeats_its_batch_and_no_more() {
+    let setup = Setup::new("lost").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.customer("acme").await;
+    let worker = setup.worker().await;
+    // The stream is made first: a lost refusal would repeat nothing.
+    let first = generated("acme/c/app/pod/1.json.gz", 5, 40);
+    setup.upload(&first.key, first.bytes).await;
+    setup.acknowledged(&worker, 1).await;
     // Eight batches; the answers to two of the calls are lost.
-    let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
     let lost = Fault::new("logs", "PutLogEvents", Effect::After { error: None });
-    let Some(outcome) = under("lost", object, vec![times(2, lost)], &[]).await else { return };
-    let twice = assert_at_least_once("acme", &outcome.found, &outcome.expected);
-    let batch = outcome.expected.len() / 8 + 10;
-    assert!((1..=2 * batch).contains(&twice), "{twice} events came more than once");
-    assert_eq!(outcome.metrics.get(RETRIES), 0.0, "the SDK's own retry is enough");
+    sandbox.faults().add(times(2, lost));
+    let second = generated("acme/c/app/pod/2.json.gz", 400, 20_000);
+    setup.upload(&second.key, second.bytes).await;
+    setup.acknowledged(&worker, 2).await;
+    let found = received_events(&setup.aws, &customer).await;
+    let all = [expected(&first.text), expected(&second.text)].concat();
+    let twice = assert_at_least_once("acme", &found, &all);
+    // 52 messages of 20,000 bytes fit into a batch.
+    assert_eq!(twice, 104, "events that came more than once");
+    assert_eq!(worker.metrics().await.get(RETRIES), 0.0, "the SDK's own retry is enough");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,15 +153,35 @@ async fn a_slow_body_keeps_its_message_hidden() {
     assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0);
 }
 
+/// One bit flips on the way. It is the checksum's business, whatever the flip makes of the text.
+async fn flips_a_bit(name: &str, object: Object) {
+    let wrong = Fault::new("s3", "GetObject", Effect::WrongChecksum);
+    let Some(outcome) = under(name, object, vec![times(1, wrong)], &[]).await else { return };
+    outcome.arrived_once();
+    let mismatches = outcome.metrics.get("logferry_failures_total{reason=\"checksum_mismatch\"}");
+    assert_eq!(mismatches, 1.0, "{:?}", outcome.metrics);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_checksum_is_read_again() {
-    // Not compressed, so that the flipped bit may well pass for a record.
-    let object = small();
-    let object = Object { bytes: object.text.clone().into_bytes(), ..object };
-    let wrong = Fault::new("s3", "GetObject", Effect::WrongChecksum);
-    let Some(outcome) = under("checksum", object, vec![times(1, wrong)], &[]).await else { return };
-    outcome.arrived_once();
-    assert_eq!(outcome.metrics.get("logferry_failures_total{reason=\"checksum_mismatch\"}"), 1.0);
+    // The middle, where the bit flips, is in a message: only the checksum tells.
+    let object = generated("acme/c/app/pod/1.json", 3, 4000);
+    flips_a_bit("flip-text", Object { bytes: object.text.clone().into_bytes(), ..object }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_that_breaks_the_json_is_not_the_object_s_fault() {
+    let mut object = generated("acme/c/app/pod/1.json", 200, 100);
+    // Blanks in front move the middle onto the comma between two records.
+    let comma = object.text.find("},{").expect("two records") + 1;
+    object.text.insert_str(0, &" ".repeat(object.text.len() - 2 * comma));
+    assert_eq!(&object.text[object.text.len() / 2..][..1], ",");
+    flips_a_bit("flip-json", Object { bytes: object.text.clone().into_bytes(), ..object }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_that_breaks_the_gzip_is_not_the_object_s_fault() {
+    flips_a_bit("flip-gzip", generated("acme/c/app/pod/1.json.gz", 3000, 100)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,7 +33,10 @@ fn the_sdk_stays_in_the_adapters() {
     for path in sources(&root) {
         let name = path.strip_prefix(&root).expect("it is below src").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("the file is readable");
-        if ["aws_sdk_", "aws_smithy_", "aws_config", "aws_credential_types"].iter().any(|word| text.contains(word)) {
+        if ["aws_sdk_", "aws_smithy_", "aws_config", "aws_credential_types"]
+            .iter()
+            .any(|word| text.contains(word))
+        {
             found.push(name);
         }
     }
@@ -41,7 +44,10 @@ fn the_sdk_stays_in_the_adapters() {
     found.sort();
     let strangers: Vec<_> = found.iter().filter(|name| !ADAPTERS.contains(&name.as_str())).collect();
     assert!(strangers.is_empty(), "these name the AWS SDK and are no adapters: {strangers:?}");
-    assert!(found.len() + 1 >= ADAPTERS.len(), "an adapter without the SDK does not belong in the list: {found:?}");
+    assert!(
+        found.len() + 1 >= ADAPTERS.len(),
+        "an adapter without the SDK does not belong in the list: {found:?}"
+    );
 }
 
 #[test]
@@ -54,7 +60,16 @@ fn pure_modules_do_no_input_or_output() {
         }
         for path in files {
             let text = fs::read_to_string(&path).expect("the file is readable");
-            for word in ["tokio", "async ", "std::fs", "std::net", "SystemTime::now", "Timestamp::now", "Instant::now", "fastrand"] {
+            for word in [
+                "tokio",
+                "async ",
+                "std::fs",
+                "std::net",
+                "SystemTime::now",
+                "Timestamp::now",
+                "Instant::now",
+                "fastrand",
+            ] {
                 assert!(!text.contains(word), "{} has {word:?}, and is a pure module", path.display());
             }
         }

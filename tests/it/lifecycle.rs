@@ -55,7 +55,9 @@ impl MidObject {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_sigterm_running_work_is_finished_and_readiness_fails() {
-    let mut here = MidObject::new("drain", &[("LOGFERRY_WORKER__GRACE_PERIOD", "30s")]).await;
+    // A poll that is open when the signal comes is over before readiness fails, and takes no late message along.
+    let variables = [("LOGFERRY_WORKER__GRACE_PERIOD", "30s"), ("LOGFERRY_QUEUE__WAIT_TIME", "1s")];
+    let mut here = MidObject::new("drain", &variables).await;
     here.worker.sigterm();
     eventually("readiness fails", async || {
         same(

@@ -17,5 +17,6 @@ mod conformance;
 mod deliver;
 mod faults;
 mod isolation;
+mod layers;
 mod lifecycle;
 mod verdicts;

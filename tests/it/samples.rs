@@ -150,3 +150,43 @@ pub(crate) fn assert_at_least_once(what: &str, found: &[Event], expected: &[Even
     assert_same_events(what, &unique, &expected);
     found.len() - expected.len()
 }
+
+/// The judges themselves: one that lets everything pass is worse than none.
+mod judges {
+    use super::{Event, assert_at_least_once, assert_same_events, expected};
+
+    fn events(messages: &[&str]) -> Vec<Event> {
+        messages.iter().map(|message| (1, (*message).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_reader_sorts_by_time_and_leaves_empty_messages_out() {
+        let record = |message: &str, time: &str| {
+            format!(r#"{{"message":"{message}","timestamp":"1970-01-01T00:00:{time}Z"}}"#)
+        };
+        let (late, early) = (record("late", "02.0019"), record("early", "01"));
+        let text = format!("[{late},{}]\n{early}\n{}", record("", "01"), record("same", "01.0009"));
+        let found = expected(&text);
+        let told: Vec<_> = found.iter().map(|(at, message)| (*at, message.as_str())).collect();
+        assert_eq!(told, [(1000, "early"), (1000, "same"), (2001, "late")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "event 1 is")]
+    fn another_event_is_seen() {
+        assert_same_events("x", &events(&["a", "c"]), &events(&["a", "b"]));
+    }
+
+    #[test]
+    #[should_panic(expected = "number of events")]
+    fn a_missing_event_is_seen() {
+        assert_same_events("x", &events(&["a"]), &events(&["a", "b"]));
+    }
+
+    #[test]
+    #[should_panic(expected = "number of events")]
+    fn a_stranger_is_seen_among_duplicates() {
+        assert_eq!(assert_at_least_once("x", &events(&["b", "a", "b"]), &events(&["a", "b"])), 1);
+        assert_at_least_once("x", &events(&["a", "a", "b", "z"]), &events(&["a", "b"]));
+    }
+}

@@ -101,16 +101,33 @@ fn two(world: &World) {
     world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", row(GLOBEX))]);
 }
 
+/// Gzip that gives the whole text and lacks its end; stored without compression, so that the break stands exactly there.
+fn cut_gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("memory takes it");
+    std::io::Write::flush(&mut encoder).expect("memory takes it");
+    encoder.get_ref().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_break_between_two_records_is_no_end() {
+    for text in
+        ["{\"message\":\"a\"}\n{\"message\":\"b\"}\n", "[{\"message\":\"a\"}]\n[{\"message\":\"b\"}]\n"]
+    {
+        let world = World::new();
+        world.put(KEY, object(cut_gzip(text)));
+        let poison = poison(world.handle(&event(&[KEY])).await);
+        assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("2")));
+        assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whole_records_in_a_window_that_a_long_one_widened_come_before_a_break() {
     let world = World::new();
     let long = "l".repeat(300 * 1024);
     let text = format!("{{\"message\":\"{long}\"}}\n{{\"message\":\"short\"}}\n{{\"message\":\"cut");
-    // Stored without compression, so that the break stands exactly where the text ends.
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
-    std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("memory takes it");
-    std::io::Write::flush(&mut encoder).expect("memory takes it");
-    world.put(KEY, object(encoder.get_ref().clone()));
+    world.put(KEY, object(cut_gzip(&text)));
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("2")));
     let lengths: Vec<_> = world.sinks.messages(ACME, GROUP).iter().map(String::len).collect();

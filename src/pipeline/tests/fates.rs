@@ -79,7 +79,7 @@ async fn what_no_retry_can_help_is_poison() {
     let pause = Row::from([("paused".to_owned(), Attribute::Bool(true))]);
     world.tenant("paused", [("cloudwatch", row(ACME)), ("settings", pause)]);
     world.tenant("bad-row", [("cloudwatch", with(row(ACME), "target_region", text("mars")))]);
-    let bomb = object(gzip(&[b"{\"message\":\"x\"}\n".as_slice(), &vec![b' '; 65 << 20]].concat()));
+    let bomb = object(gzip(&[b"{\"message\":\"x\"}\n".as_slice(), &vec![b' '; 5 << 20]].concat()));
     world.put("acme/c/a/p/bomb", bomb.in_chunks(1 << 16));
     for key in ["paused/c/a/p/f", "settings-only/c/a/p/f", "bad-row/c/a/p/f", "nobody/c/a/p/f", "a/b"] {
         world.put(key, good_object(&["must not arrive"]));

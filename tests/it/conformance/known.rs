@@ -1,0 +1,163 @@
+//! Where the doubles differ, and why that may be.
+
+/// One question that the doubles answer differently.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// As it is asked.
+    pub(super) question: &'static str,
+    /// The sandbox's answer.
+    pub(super) sandbox: &'static str,
+    /// ministack's answer.
+    pub(super) ministack: &'static str,
+    /// Who is right, and what follows.
+    #[expect(dead_code, reason = "it is for the reader")]
+    pub(super) reason: &'static str,
+}
+
+/// All of them.
+pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
+    Known {
+        question: "event: version",
+        sandbox: "\"2.1\"",
+        ministack: "\"2.6\"",
+        reason: "Both are 2.x, which is all that a reader may rely on.",
+    },
+    Known {
+        question: "logs: create group with a blank",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok",
+        reason: "ministack does not check names; AWS refuses them.",
+    },
+    Known {
+        question: "logs: create stream with a colon",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok",
+        reason: "ministack does not check names; AWS refuses them.",
+    },
+    Known {
+        question: "logs: put 10,001 events",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok a token",
+        reason: "ministack checks none of the limits of PutLogEvents; AWS takes 10,000.",
+    },
+    Known {
+        question: "logs: put a byte too much",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok a token",
+        reason: "ministack checks none of the limits of PutLogEvents; AWS takes 1,048,576 bytes.",
+    },
+    Known {
+        question: "logs: put a span of a day and a bit",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok a token",
+        reason: "ministack checks none of the limits of PutLogEvents; AWS takes 24 hours.",
+    },
+    Known {
+        question: "logs: put an empty message",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok a token",
+        reason: "ministack does not check lengths; AWS's model asks for at least one character.",
+    },
+    Known {
+        question: "logs: put nothing",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok a token",
+        reason: "ministack does not check lengths; AWS's model asks for at least one event.",
+    },
+    Known {
+        question: "logs: put one and one too new",
+        sandbox: "ok a token, too new from Some(1), too old to None, expired to None",
+        ministack: "ok a token",
+        reason: "ministack keeps every event; AWS rejects what is more than two hours ahead.",
+    },
+    Known {
+        question: "logs: put out of order",
+        sandbox: "400 InvalidParameterException",
+        ministack: "ok a token",
+        reason: "ministack does not check the order; AWS refuses the batch.",
+    },
+    Known {
+        question: "logs: put too old",
+        sandbox: "ok a token, too new from None, too old to Some(1), expired to None",
+        ministack: "ok a token",
+        reason: "ministack keeps every event; AWS rejects what is older than 14 days.",
+    },
+    Known {
+        question: "s3: get a version that never was",
+        sandbox: "400 InvalidArgument",
+        ministack: "404 NoSuchVersion",
+        reason: "The id has not the form of one, which is what AWS says first.",
+    },
+    Known {
+        question: "s3: get of a wrong owner",
+        sandbox: "403 AccessDenied",
+        ministack: "ok Some(10) bytes, range None, etag Some(\"\\\"781e5e245d69b566979b86e28d23f2c7\\\"\"), modified true, version true",
+        reason: "ministack ignores x-amz-expected-bucket-owner.",
+    },
+    Known {
+        question: "sqs: delete it again",
+        sandbox: "ok 1 went well,",
+        ministack: "ok 0 went well, 0: ReceiptHandleIsInvalid, sender true",
+        reason: "AWS deletes what is deleted without complaint; ministack forgets the receipt.",
+    },
+    Known {
+        question: "sqs: hide for more than 12 h",
+        sandbox: "ok 0: InvalidParameterValue, sender true",
+        ministack: "ok 0: ReceiptHandleIsInvalid, sender true",
+        reason: "ministack looks at the receipt, which is of a deleted message here, before the timeout.",
+    },
+    Known {
+        question: "sqs: hide what is deleted",
+        sandbox: "ok 0: InvalidParameterValue, sender true",
+        ministack: "ok 0: ReceiptHandleIsInvalid, sender true",
+        reason: "AWS says InvalidParameterValue of a message that is no longer in flight; ministack forgets the receipt.",
+    },
+    Known {
+        question: "sqs: poll for 21 s",
+        sandbox: "400 InvalidParameterValue",
+        ministack: "ok Some(\"x\") [] [], md5 true",
+        reason: "ministack does not check the range; AWS takes 20 at most.",
+    },
+    Known {
+        question: "sqs: send an empty attribute",
+        sandbox: "400 InvalidParameterValue",
+        ministack: "ok",
+        reason: "ministack takes it; AWS asks for a value.",
+    },
+    Known {
+        question: "sts: a short session name",
+        sandbox: "400 ValidationError",
+        ministack: "ok assumed-role/plain/x, 60 min, key ASIA, source identity None",
+        reason: "ministack does not check session names; AWS asks for 2 to 64 characters.",
+    },
+    Known {
+        question: "sts: an illegal session name",
+        sandbox: "400 ValidationError",
+        ministack: "ok assumed-role/plain/a b, 60 min, key ASIA, source identity None",
+        reason: "ministack does not check session names.",
+    },
+    Known {
+        question: "sts: less than 15 minutes",
+        sandbox: "400 ValidationError",
+        ministack: "ok assumed-role/plain/logferry-acme, 15 min, key ASIA, source identity None",
+        reason: "ministack rounds up; AWS refuses.",
+    },
+    Known {
+        question: "sts: more than an hour",
+        sandbox: "400 ValidationError",
+        ministack: "ok assumed-role/plain/logferry-acme, 60 min, key ASIA, source identity None",
+        reason: "ministack cuts it down; AWS refuses more than an hour for a chained role.",
+    },
+    Known {
+        question: "sts: source identity allowed",
+        sandbox: "ok assumed-role/liberal/logferry-acme, 60 min, key ASIA, source identity Some(\"me\")",
+        ministack: "ok assumed-role/liberal/logferry-acme, 60 min, key ASIA, source identity None",
+        reason: "ministack does not know SourceIdentity.",
+    },
+    Known {
+        question: "sts: source identity not allowed",
+        sandbox: "403 AccessDenied",
+        ministack: "ok assumed-role/plain/logferry-acme, 60 min, key ASIA, source identity None",
+        reason: "ministack does not know SourceIdentity and needs no sts:SetSourceIdentity.",
+    },
+];
