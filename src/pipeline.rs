@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     config::UnknownTenant,
-    decode::{Decoder, Window},
+    decode::{DecodeError, Decoder, Window},
     delivery::{Lane, StreamKey, Streams, Tally},
     event::{self, Ignored, ObjectRef},
     metrics::{Form, Metrics, Reason},
@@ -298,6 +298,24 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
     async fn read(
         &self,
         mut body: O::Body,
+        modified: Timestamp,
+        lanes: &mut Lanes<'_, S::Sink>,
+        failed: impl FnMut(&str, SinkError),
+    ) -> Result<u64, Failure> {
+        let read = self.read_records(&mut body, modified, lanes, failed).await;
+        if matches!(
+            &read,
+            Err(Failure::Record(_) | Failure::Decode { error: DecodeError::Corrupt { .. }, .. })
+        ) {
+            // Was it stored like that, or did it break on its way? The checksum tells, and it comes last.
+            while body.chunk().await.map_err(Failure::Object)?.is_some() {}
+        }
+        read
+    }
+
+    async fn read_records(
+        &self,
+        body: &mut O::Body,
         modified: Timestamp,
         lanes: &mut Lanes<'_, S::Sink>,
         mut failed: impl FnMut(&str, SinkError),

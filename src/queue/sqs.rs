@@ -83,7 +83,7 @@ impl Queue for SqsQueue {
             .queue_url(&self.url)
             .set_entries(Some(requests.collect()));
         match call.send().await {
-            Ok(output) => by_entry(entries.len(), output.failed),
+            Ok(output) => by_entry(entries.len(), output.failed).into_iter().map(no_longer_hidden).collect(),
             Err(error) => unavailable(entries.len(), &describe(&error)),
         }
     }
@@ -155,6 +155,16 @@ fn by_entry(count: usize, failed: Vec<BatchResultErrorEntry>) -> Vec<Result<(), 
     results
 }
 
+/// That the visibility of a message which is not in flight cannot be changed, SQS says as a bad parameter.
+fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
+    result.map_err(|error| match error {
+        QueueError::Unavailable(problem) if problem.starts_with("InvalidParameterValue") => {
+            QueueError::Gone(problem)
+        }
+        other => other,
+    })
+}
+
 fn unavailable(count: usize, problem: &str) -> Vec<Result<(), QueueError>> {
     vec![Err(QueueError::Unavailable(problem.to_owned())); count]
 }
@@ -178,6 +188,9 @@ mod tests {
         assert!(matches!(results[0], Err(QueueError::Unavailable(_))));
         assert!(results[1].is_ok());
         assert!(matches!(results[2], Err(QueueError::Gone(_))));
+        let mut results =
+            by_entry(1, vec![failure("0", "InvalidParameterValue")]).into_iter().map(no_longer_hidden);
+        assert!(matches!(results.next(), Some(Err(QueueError::Gone(_)))));
     }
 
     #[test]

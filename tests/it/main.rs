@@ -15,6 +15,8 @@ mod worker;
 mod config;
 mod conformance;
 mod deliver;
+#[cfg(feature = "demo")]
+mod demo;
 mod faults;
 mod isolation;
 mod layers;

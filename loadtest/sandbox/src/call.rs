@@ -52,8 +52,9 @@ impl Call {
         if self.body.is_empty() {
             return Ok(json!({}));
         }
-        serde_json::from_slice(&self.body)
-            .map_err(|error| AwsError::new(400, "SerializationException", format!("body is not JSON: {error}")))
+        serde_json::from_slice(&self.body).map_err(|error| {
+            AwsError::new(400, "SerializationException", format!("body is not JSON: {error}"))
+        })
     }
 
     /// The body as the form of the Query protocol (IAM, STS, SNS), decoded, in order.
