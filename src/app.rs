@@ -9,7 +9,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    config::{Config, SourceBucket},
+    config::{Config, Problem, SourceBucket},
     credentials::assumed::{AssumeRequest, AssumedRole},
     health::Health,
     http,
@@ -89,7 +89,7 @@ impl App {
             config.queue.visibility_timeout,
         );
         let metrics = Metrics::new();
-        let health = Arc::new(Health::new(config.queue.wait_time, &[TENANT_TABLE, CENTRAL_ROLE]));
+        let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE]));
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
@@ -161,16 +161,27 @@ pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Most memory that the worker's buffers take, in bytes: what ARCHITECTURE.md explains as slots x (window + open batch +
-/// batch in flight).
-pub fn memory_bound(config: &Config) -> u64 {
-    // The window holds one record and up to two steps of decompressed text; a zstd object has a window of its own, the
-    // state of inflate is small beside it.
-    let window = config.source.max_record.as_u64() + (512 << 10) + (8 << 20);
-    // A batch's body is its text with JSON around each event, escapes included; one is open, one is on its way, and the
-    // one that is being put in order exists twice for that moment.
-    let batches = 3 * (2 << 20);
-    config.worker.concurrency as u64 * (window + batches)
+/// What the worker's buffers take, in bytes: slots x (window + open batch + batch in flight). See ARCHITECTURE.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryBound {
+    /// Every slot busy with ordinary records: two steps of decompressed text, three batches of 1.5 MiB (one open, one on
+    /// its way, one being put in order).
+    pub ordinary: u64,
+    /// Every slot busy with the worst: zstd's window (8 MiB), records of `source.max_record` that need the strict path
+    /// (three copies), batches of nothing but escapes (6.5 MiB), and full caches.
+    pub worst: u64,
+}
+
+/// Computes the bound for one delivery per object.
+pub fn memory_bound(config: &Config) -> MemoryBound {
+    const KIB: u64 = 1 << 10;
+    let slots = config.worker.concurrency as u64;
+    let steps = 512 * KIB;
+    let caches = config.credentials.cache_capacity * 20 * KIB + config.tenants.cache_capacity * KIB;
+    MemoryBound {
+        ordinary: slots * (steps + 3 * 1536 * KIB),
+        worst: slots * (steps + 8192 * KIB + 3 * config.source.max_record.as_u64() + 3 * 6656 * KIB) + caches,
+    }
 }
 
 /// The container's memory limit in bytes, if there is one (cgroup v2).
@@ -183,22 +194,33 @@ async fn load_sdk(config: &Config) -> anyhow::Result<SdkConfig> {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(aws_smithy_http_client::Builder::new().tls_provider(tls).build_https())
         .retry_config(RetryConfig::standard().with_max_attempts(config.delivery.attempts))
-        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
+        // A call that is never answered must end too; for GetObject an attempt ends with the response's headers.
+        .timeout_config(timeouts(config.delivery.attempt_timeout));
     if let Some(region) = &config.aws.region {
         loader = loader.region(Region::new(region.clone()));
     }
     let sdk = loader.load().await;
-    sdk.region().is_some().then_some(sdk).context("no Region: set aws.region or AWS_REGION")
+    let problem = || "nothing says it; set it in the file, or as AWS_REGION".to_owned();
+    sdk.region()
+        .is_some()
+        .then_some(sdk)
+        .ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() }.into())
+}
+
+/// What one receive may take with every attempt timing out and the SDK's pauses, 20 s at most, in between.
+fn longest_receive(config: &Config) -> Duration {
+    let attempt = config.queue.wait_time + config.delivery.attempt_timeout + Duration::from_secs(20);
+    attempt * config.delivery.attempts
 }
 
 fn sqs_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_sqs::Client {
     // A long poll is no stalled call; its end is what the queue was asked for plus what any call may take.
-    let timeout = config.queue.wait_time + Duration::from_secs(10);
-    let timeouts =
-        TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(timeout);
-    aws_sdk_sqs::Client::from_conf(
-        aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts.build()).build(),
-    )
+    let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
+    aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts).build())
+}
+
+fn timeouts(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
 }
 
 fn s3_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_s3::Client {
@@ -219,7 +241,7 @@ fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole>
         duration: config.credentials.session_duration,
         refresh_before: config.credentials.refresh_before,
     };
-    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), request))
+    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request))
 }
 
 fn sink_settings(config: &Config) -> SinkSettings {
@@ -227,7 +249,6 @@ fn sink_settings(config: &Config) -> SinkSettings {
         session_duration: config.credentials.session_duration,
         refresh_before: config.credentials.refresh_before,
         cache_capacity: config.credentials.cache_capacity,
-        attempt_timeout: config.delivery.attempt_timeout,
     }
 }
 
@@ -240,6 +261,11 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     let buckets: HashMap<_, _> = buckets.collect::<anyhow::Result<_>>()?;
     if buckets.is_empty() {
         tracing::warn!("source.buckets is empty: objects of any bucket that a message names are read");
+    }
+    if config.queue.dead_letter_url.is_none() {
+        tracing::warn!(
+            "queue.dead_letter_url is not set: poison stays in the queue until its redrive policy takes it"
+        );
     }
     Ok(PipelineSettings {
         key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,

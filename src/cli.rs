@@ -7,7 +7,10 @@ use tracing::{info, warn};
 
 use crate::{
     app::{self, App},
-    config::layers::{self, Loaded},
+    config::{
+        Problem,
+        layers::{self, Loaded},
+    },
     telemetry,
 };
 
@@ -61,7 +64,14 @@ fn parse_set(text: &str) -> Result<(String, String), String> {
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
-    let Cli { command, options } = Cli::parse();
+    let Cli { command, options } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; if they cannot be printed, nobody reads them.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS };
+        }
+    };
     let command = match command {
         Some(command) => command,
         None => match std::env::var("EXECUTION_MODE").as_deref() {
@@ -138,13 +148,14 @@ fn worker(loaded: Loaded) -> ExitCode {
         );
         let (bound, limit) = (app::memory_bound(&config), app::memory_limit());
         info!(
-            memory.buffers_bytes = bound,
+            memory.ordinary_bytes = bound.ordinary,
+            memory.worst_bytes = bound.worst,
             memory.limit_bytes = limit,
-            "memory that the buffers take at most"
+            "memory that the buffers take"
         );
-        if limit.is_some_and(|limit| bound > limit / 4 * 3) {
+        if limit.is_some_and(|limit| bound.ordinary > limit / 4 * 3) {
             warn!(
-                "the buffers may take more than three quarters of the container's memory; lower worker.concurrency or source.max_record"
+                "the buffers take more than three quarters of the container's memory; lower worker.concurrency"
             );
         }
         let drained = app.run().await?;
@@ -162,7 +173,7 @@ fn ended(outcome: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("logferry: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Problem>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }

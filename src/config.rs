@@ -5,11 +5,12 @@
 
 pub mod layers;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::{credentials::RoleArn, route::KeyLayout, tenant::region};
 
@@ -17,6 +18,9 @@ use crate::{credentials::RoleArn, route::KeyLayout, tenant::region};
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 /// SQS holds a long poll for at most 20 seconds. Source: SQS API reference, ReceiveMessage.
 const MAX_WAIT: Duration = Duration::from_secs(20);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that an operator can set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -32,7 +36,7 @@ pub struct Config {
     pub tenants: Tenants,
     /// The way into the customers' accounts.
     pub credentials: Credentials,
-    /// PutLogEvents.
+    /// Calls to AWS.
     pub delivery: Delivery,
     /// Concurrency and shutdown.
     pub worker: Worker,
@@ -173,7 +177,7 @@ pub struct Credentials {
     /// do not renew together.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
-    /// Most customer sessions remembered.
+    /// Most customer sessions remembered, about 20 KiB each.
     pub cache_capacity: u64,
 }
 
@@ -183,18 +187,18 @@ impl Default for Credentials {
             central_role_arn: None,
             session_duration: Duration::from_secs(3600),
             refresh_before: Duration::from_secs(300),
-            cache_capacity: 20_000,
+            cache_capacity: 4_000,
         }
     }
 }
 
-/// PutLogEvents.
+/// Calls to AWS.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Delivery {
     /// Attempts of one AWS call by the SDK, 1 to 10, with jittered backoff in between (`RETRY_ATTEMPTS`).
     pub attempts: u32,
-    /// Longest single attempt of a PutLogEvents call.
+    /// Longest single attempt of an AWS call, 1 s to 10 min; a long poll has its wait on top.
     #[serde(with = "friendly")]
     pub attempt_timeout: Duration,
 }
@@ -211,7 +215,7 @@ impl Default for Delivery {
 pub struct Worker {
     /// Messages worked on at once, 1 to 1024. Memory grows with it: see ARCHITECTURE.md.
     pub concurrency: usize,
-    /// From SIGTERM to exit: what is running may finish within it; the rest goes back to the queue. Keep it under
+    /// From SIGTERM to exit, 1 s to 1 h: what is running may finish within it; the rest goes back to the queue. Keep it under
     /// the orchestrator's own (`terminationGracePeriodSeconds`, `stopTimeout`).
     #[serde(with = "friendly")]
     pub grace_period: Duration,
@@ -288,11 +292,28 @@ impl Config {
         check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
             format!("{} is not within 1 to 10", self.delivery.attempts)
         });
-        check.at_least("delivery.attempt_timeout", self.delivery.attempt_timeout, Duration::from_secs(1));
+        check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
+        check.within("delivery.attempt_timeout", self.delivery.attempt_timeout, SECOND..=10 * MINUTE);
+        check.within("worker.grace_period", self.worker.grace_period, SECOND..=60 * MINUTE);
+        self.validate_log(&mut check);
         check.that("worker.concurrency", (1..=1024).contains(&self.worker.concurrency), || {
             format!("{} is not within 1 to 1024", self.worker.concurrency)
         });
         check.problems
+    }
+
+    fn validate_log(&self, check: &mut Check) {
+        if let Err(error) = self.log.filter.parse::<Targets>() {
+            check.problem("log.filter", error.to_string());
+        }
+        // A word alone would be a target with every level: "debgu" would silence everything else.
+        let alone = self.log.filter.split(',').filter(|part| !part.contains('='));
+        for word in alone.filter(|word| word.trim().parse::<LevelFilter>().is_err()) {
+            check.problem(
+                "log.filter",
+                format!("{word:?} is no level (error, warn, info, debug, trace, off)"),
+            );
+        }
     }
 
     fn validate_queue(&self, check: &mut Check) {
@@ -309,14 +330,14 @@ impl Config {
         check.that("queue.max_messages", (1..=10).contains(&queue.max_messages), || {
             format!("{} is not within 1 to 10, which is what ReceiveMessage takes", queue.max_messages)
         });
-        check.at_least("queue.wait_time", queue.wait_time, Duration::from_secs(1));
-        check.at_most("queue.wait_time", queue.wait_time, MAX_WAIT);
-        check.at_least("queue.visibility_timeout", queue.visibility_timeout, Duration::from_secs(10));
-        check.at_most("queue.visibility_timeout", queue.visibility_timeout, MAX_VISIBILITY);
-        check.at_most("queue.max_retry_delay", queue.max_retry_delay, MAX_VISIBILITY);
-        check.that("queue.retry_delay", queue.retry_delay <= queue.max_retry_delay, || {
-            "must not be longer than queue.max_retry_delay".into()
-        });
+        check.within("queue.wait_time", queue.wait_time, SECOND..=MAX_WAIT);
+        check.within("queue.visibility_timeout", queue.visibility_timeout, 10 * SECOND..=MAX_VISIBILITY);
+        check.within("queue.max_retry_delay", queue.max_retry_delay, SECOND..=MAX_VISIBILITY);
+        check.that(
+            "queue.retry_delay",
+            (SECOND..=queue.max_retry_delay).contains(&queue.retry_delay),
+            || format!("{:?} is not within 1s to queue.max_retry_delay", queue.retry_delay),
+        );
     }
 
     fn validate_source(&self, check: &mut Check) {
@@ -347,19 +368,10 @@ impl Config {
         {
             check.problem(field, error.to_string());
         }
-        check.at_least(
-            "credentials.session_duration",
-            credentials.session_duration,
-            Duration::from_secs(900),
-        );
-        check.at_most(
-            "credentials.session_duration",
-            credentials.session_duration,
-            Duration::from_secs(3600),
-        );
+        check.within("credentials.session_duration", credentials.session_duration, 15 * MINUTE..=60 * MINUTE);
         check.that(
             "credentials.refresh_before",
-            credentials.refresh_before * 2 <= credentials.session_duration,
+            credentials.refresh_before <= credentials.session_duration / 2,
             || "must be at most half of credentials.session_duration".into(),
         );
         check.that("credentials.cache_capacity", credentials.cache_capacity > 0, || {
@@ -428,12 +440,10 @@ impl Check {
         self.that(field, legal, || format!("{url:?} is not an https:// or http:// URL"));
     }
 
-    fn at_least(&mut self, field: &str, value: Duration, least: Duration) {
-        self.that(field, value >= least, || format!("{value:?} is less than {least:?}"));
-    }
-
-    fn at_most(&mut self, field: &str, value: Duration, most: Duration) {
-        self.that(field, value <= most, || format!("{value:?} is more than {most:?}"));
+    fn within(&mut self, field: &str, value: Duration, range: RangeInclusive<Duration>) {
+        self.that(field, range.contains(&value), || {
+            format!("{value:?} is not within {:?} to {:?}", range.start(), range.end())
+        });
     }
 }
 
@@ -484,6 +494,20 @@ mod tests {
         check(|c| c.credentials.refresh_before = Duration::from_secs(3000), &["credentials.refresh_before"]);
         check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
+        check(|c| c.log.filter = "loud".into(), &["log.filter"]);
+        check(|c| c.log.filter = "warn,logferry=loud".into(), &["log.filter"]);
+        check(|c| c.log.filter = "warn,logferry=debug".into(), &[]);
+        check(|c| c.queue.retry_delay = Duration::ZERO, &["queue.retry_delay"]);
+        for absurd in [Duration::ZERO, Duration::MAX] {
+            check(|c| c.tenants.cache_ttl = absurd, &["tenants.cache_ttl"]);
+            check(|c| c.worker.grace_period = absurd, &["worker.grace_period"]);
+            check(|c| c.delivery.attempt_timeout = absurd, &["delivery.attempt_timeout"]);
+            check(|c| c.credentials.session_duration = absurd, {
+                let both = &["credentials.session_duration", "credentials.refresh_before"];
+                if absurd.is_zero() { both } else { &both[..1] }
+            });
+        }
+        check(|c| c.credentials.refresh_before = Duration::MAX, &["credentials.refresh_before"]);
     }
 
     #[test]

@@ -7,6 +7,33 @@ pub mod assumed;
 
 use std::{fmt, str::FromStr};
 
+/// Why a role's credentials are not to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AssumeError {
+    /// STS says no: the role is gone, its trust policy or the caller's policy does not allow it.
+    #[error(
+        "role {role} cannot be assumed: {code}: {message} (check its trust policy, ExternalId {external_id:?}, and that it exists)"
+    )]
+    Denied {
+        /// The role's ARN.
+        role: String,
+        /// What we sent.
+        external_id: Option<String>,
+        /// STS's error code.
+        code: String,
+        /// STS's words.
+        message: String,
+    },
+    /// STS did not answer, or the session it gave cannot be used.
+    #[error("role {role} cannot be assumed now: {problem}")]
+    Unavailable {
+        /// The role's ARN.
+        role: String,
+        /// What the SDK says.
+        problem: String,
+    },
+}
+
 /// The ARN of an IAM role, with any path, in any partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RoleArn {

@@ -184,7 +184,7 @@ impl Decoder {
                     .decompress_vec(input, &mut window.buffer, FlushDecompress::None)
                     .map_err(|error| DecodeError::Corrupt {
                         format: "gzip",
-                        produced: self.produced,
+                        produced: self.produced + (window.buffer.len() - before) as u64,
                         problem: error.to_string(),
                     })?;
                 let used =

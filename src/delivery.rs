@@ -22,7 +22,7 @@ const MAX_ROUNDS: u32 = 6;
 /// First pause when a group or stream was just created and is still not found; doubles each round.
 const CREATION_PAUSE: Duration = Duration::from_millis(50);
 /// Most streams whose sequence token is remembered.
-const MAX_STREAMS: u64 = 100_000;
+const MAX_STREAMS: u64 = 20_000;
 
 /// What is known of streams, shared by all deliveries of a worker.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{error::Category, value::RawValue};
 
 /// What a message's body says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,15 @@ pub fn decode(body: &str) -> Result<Event, EventError> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, EventError> {
-    serde_json::from_str(body).map_err(|error| EventError::Unknown(error.to_string()))
+    // In our own words: serde_json's quote the body, which belongs in no log.
+    serde_json::from_str(body).map_err(|error| {
+        let what = match error.classify() {
+            Category::Data => "a member is missing or of another type than S3 sends",
+            Category::Eof => "it ends too early",
+            Category::Syntax | Category::Io => "it is not JSON",
+        };
+        EventError::Unknown(format!("{what}, at line {} column {}", error.line(), error.column()))
+    })
 }
 
 fn decode_inner(outer: Outer<'_>) -> Result<Event, EventError> {
@@ -344,11 +352,12 @@ mod tests {
         let cut = json!({"Records": [record("a%2", "ObjectCreated:Put")]}).to_string();
         let old = json!({"Records": [{"eventName": "ObjectCreated:Put", "eventVersion": "3.0"}]}).to_string();
         for (body, part) in [
-            ("", "EOF"),
-            ("hello", "expected value"),
+            ("", "ends too early"),
+            ("hello", "not JSON"),
             ("[]", "no S3 event"),
             ("{}", "neither Records"),
-            ("{\"Records\": 5}", "no S3 event"),
+            ("{\"Records\": 5}", "another type"),
+            ("\"secret\"", "another type"),
             ("{\"Type\":\"SubscriptionConfirmation\",\"Message\":\"x\"}", "SubscriptionConfirmation"),
             ("{\"source\":\"aws.ec2\",\"detail-type\":\"Object Created\",\"detail\":{}}", "neither Records"),
             (bad_key.as_str(), "two hexadecimal digits"),
@@ -358,6 +367,7 @@ mod tests {
             (old.as_str(), "eventVersion"),
         ] {
             let error = decode(body).expect_err("not an event").to_string();
+            assert!(!error.contains("secret"), "the body is in the error");
             assert!(error.contains(part), "{body}: {error}");
         }
     }

@@ -25,9 +25,9 @@ struct State {
 const QUEUE: &str = "queue";
 
 impl Health {
-    /// `longest_poll` is what one turn of the loop may take when nothing is wrong. `dependencies` count as unreachable
-    /// until the first word of them; the queue is always one.
-    pub fn new(longest_poll: Duration, dependencies: &[&'static str]) -> Self {
+    /// `longest_receive` is what one receive may take, retries included: an outage of the queue is no reason to be
+    /// restarted. `dependencies` count as unreachable until the first word of them; the queue is always one.
+    pub fn new(longest_receive: Duration, dependencies: &[&'static str]) -> Self {
         let unknown =
             dependencies.iter().copied().chain([QUEUE]).map(|name| (name, Some("not asked yet".to_owned())));
         Self {
@@ -36,14 +36,9 @@ impl Health {
                 draining: false,
                 dependencies: unknown.collect(),
             }),
-            // SDK retries and a pause after a failed receive may come on top of a poll.
-            patience: longest_poll * 2 + Duration::from_secs(60),
+            // A pause after a failed receive may come on top.
+            patience: longest_receive + Duration::from_secs(60),
         }
-    }
-
-    /// How often a loop that waits must say that it lives.
-    pub fn heartbeat(&self) -> Duration {
-        self.patience / 4
     }
 
     /// The receive loop began another turn.

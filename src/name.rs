@@ -31,6 +31,19 @@ enum Place {
     Date,
 }
 
+impl Place {
+    /// What the route says; the date is not the route's.
+    fn value(self, route: &Route) -> Option<&str> {
+        match self {
+            Self::Tenant => Some(&route.tenant),
+            Self::Cluster => Some(&route.cluster),
+            Self::Application => Some(&route.application),
+            Self::Pod => Some(&route.pod),
+            Self::Date => None,
+        }
+    }
+}
+
 const PLACES: [(&str, Place); 5] = [
     ("tenant", Place::Tenant),
     ("cluster", Place::Cluster),
@@ -87,13 +100,10 @@ impl StreamTemplate {
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => name.push_str(literal),
-                Part::Place(Place::Date) => name.push_str(&at.strftime("%Y-%m-%d").to_string()),
                 Part::Place(place) => {
-                    let value = match place {
-                        Place::Tenant => &route.tenant,
-                        Place::Cluster => &route.cluster,
-                        Place::Application => &route.application,
-                        Place::Pod | Place::Date => &route.pod,
+                    let Some(value) = place.value(route) else {
+                        name.push_str(&at.strftime("%Y-%m-%d").to_string());
+                        continue;
                     };
                     for character in value.chars() {
                         let kept = legal(character) && character != '/';
@@ -117,9 +127,12 @@ impl StreamTemplate {
     /// FNV-1a, 64 bits, over the values as they are: stable between versions and machines, which the hasher of the
     /// standard library is not.
     fn fingerprint(&self, route: &Route) -> u64 {
-        let values = [&route.tenant, &route.cluster, &route.application, &route.pod];
+        let values = self.parts.iter().filter_map(|part| match part {
+            Part::Place(place) => place.value(route),
+            Part::Literal(_) => None,
+        });
         // A byte that no UTF-8 has keeps "ab" + "c" and "a" + "bc" apart.
-        let bytes = values.into_iter().flat_map(|value| value.bytes().chain([0xff]));
+        let bytes = values.flat_map(|value| value.bytes().chain([0xff]));
         bytes
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }

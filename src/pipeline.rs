@@ -3,7 +3,7 @@
 //! Reads straight down: [`Pipeline::handle`] judges a message, [`Pipeline::deliver`] carries one object to all who want
 //! it. It knows the ports alone, no adapter, and neither receives messages nor deletes them.
 
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -11,25 +11,16 @@ use crate::{
     config::UnknownTenant,
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, StreamKey, Streams, Tally},
-    event::{self, Ignored, ObjectRef},
+    event::{self, Event, Ignored, ObjectRef},
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
     queue::Message,
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
     sink::{LogSinks, SinkError},
-    tenant::{Delivery, Destination, Tenant, table::LookupError},
+    tenant::{Delivery, Destination, Directory},
     verdict::{self, Backoff, Failed, Failure, Verdict},
 };
-
-/// Finds tenants.
-pub trait Directory: Send + Sync + 'static {
-    /// The tenant's rows; `None` when there are none.
-    ///
-    /// # Errors
-    /// Nobody knows right now.
-    fn find(&self, tenant_id: &str) -> impl Future<Output = Result<Option<Arc<Tenant>>, LookupError>> + Send;
-}
 
 /// What the configuration says of objects and verdicts.
 #[derive(Clone, Debug)]
@@ -83,7 +74,7 @@ pub enum Skipped {
     Disabled,
     /// No enabled delivery of the tenant wants the application.
     Filtered,
-    /// The object holds no records.
+    /// The object, or the event itself, holds no records.
     NoRecords,
 }
 
@@ -160,6 +151,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                     Ignored::TestEvent => Skipped::TestEvent,
                     Ignored::NotObjectCreated(_) => Skipped::NotObjectCreated,
                 }));
+                if event == Event::default() {
+                    report.skipped.push(Skipped::NoRecords);
+                }
                 for object in &event.objects {
                     self.object(object, &mut report).await;
                 }
@@ -270,16 +264,19 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
             report.failures.push(fail(Some(name), Failure::Sink(error)));
         });
         let read = read.await;
-        // A broken connection or a wrong checksum brings the message back, and with it every record: what is not on its
-        // way yet need not go twice. Broken content stays broken, so what came before it is delivered now.
-        let comes_again = matches!(&read, Err(Failure::Object(_)));
+        // What brings the message back brings every record back: what is not on its way yet need not go twice. Broken
+        // content stays broken, so what came before it is delivered now.
+        let comes_again = read.as_ref().is_err_and(Failure::comes_again);
         for (delivery, mut lane) in lanes {
             if comes_again {
                 self.metrics.count(&unfinished(lane.tally()));
                 continue;
             }
             match lane.finish().await {
-                Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
+                Ok(()) => match self.delivered(object, delivery, lane.tally()) {
+                    Ok(delivered) => report.delivered.push(delivered),
+                    Err(failure) => report.failures.push(fail(Some(&delivery.name), failure)),
+                },
                 Err(error) => {
                     self.metrics.count(&unfinished(lane.tally()));
                     report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
@@ -377,18 +374,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
     }
 
     /// Counts a delivery that ended well, and checks that it adds up.
-    fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
+    fn delivered(
+        &self,
+        object: &ObjectRef,
+        delivery: &Delivery,
+        tally: &Tally,
+    ) -> Result<Delivered, Failure> {
         self.metrics.count(tally);
-        if tally.read != tally.accounted() {
-            self.metrics.records_unaccounted.inc_by(tally.read.abs_diff(tally.accounted()));
-            tracing::error!(
-                object.bucket,
-                object.key,
-                tenant.id = delivery.tenant_id,
-                delivery.name,
-                ?tally,
-                "an object does not add up: a defect of logferry, please report it"
-            );
+        let (read, accounted) = (tally.read, tally.accounted());
+        if read != accounted {
+            self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
+            return Err(Failure::Unaccounted { read, accounted });
         }
         if let Some(at) = object.event_time {
             self.metrics.freshness.observe(Timestamp::now().duration_since(at).as_secs_f64().max(0.0));
@@ -403,12 +399,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
             batches = tally.batches,
             "delivered"
         );
-        Delivered {
+        Ok(Delivered {
             tenant_id: delivery.tenant_id.clone(),
             delivery: delivery.name.clone(),
             key: object.key.clone(),
             tally: *tally,
-        }
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     batch::RejectedEvents,
-    credentials::assumed::AssumeError,
+    credentials::AssumeError,
     tenant::{CloudWatch, Delivery},
 };
 

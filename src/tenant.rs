@@ -5,9 +5,30 @@
 
 pub mod table;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use crate::{credentials::RoleArn, name::StreamTemplate};
+
+/// Finds tenants. `table` is the adapter.
+pub trait Directory: Send + Sync + 'static {
+    /// The tenant's rows; `None` when there are none.
+    ///
+    /// # Errors
+    /// Nobody knows right now.
+    fn find(&self, tenant_id: &str) -> impl Future<Output = Result<Option<Arc<Tenant>>, LookupError>> + Send;
+}
+
+/// The tenant table did not answer, or refused.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the rows of tenant {tenant_id:?} cannot be read from table {table:?}: {problem}")]
+pub struct LookupError {
+    /// Whose rows.
+    pub tenant_id: String,
+    /// Where.
+    pub table: String,
+    /// What the SDK says.
+    pub problem: String,
+}
 
 /// A row's attributes by name, as far as their types matter here.
 pub type Row = BTreeMap<String, Attribute>;

@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use crate::{
-    credentials::assumed::AssumeError,
+    credentials::AssumeError,
     decode::DecodeError,
     event::{EventError, ObjectRef},
     object::ObjectError,
     records::RecordError,
     route::KeyError,
     sink::SinkError,
-    tenant::{BadRow, table::LookupError},
+    tenant::{BadRow, LookupError},
 };
 
 /// What becomes of a message.
@@ -31,8 +31,11 @@ pub enum Verdict {
 pub struct Poison {
     /// A word for counting and filtering, for example `unknown_tenant`.
     pub reason: &'static str,
-    /// Name and value of the other attributes: `tenant`, `bucket`, `key`, `version`, `record_offset`, `error`.
+    /// Name and value of the other attributes: `tenant`, `bucket`, `key`, `version`, `record_offset`, `error`, and
+    /// `failures`, how many there were; the others are the first one's.
     pub attributes: Vec<(&'static str, String)>,
+    /// How long the message stays hidden if there is nowhere to send it.
+    pub otherwise: Duration,
 }
 
 /// A failure and what it happened to, as far as that was known.
@@ -95,6 +98,14 @@ pub enum Failure {
     #[error(transparent)]
     Sink(SinkError),
     /// A defect of ours.
+    #[error("{read} records were read and {accounted} are accounted for, which is a defect of logferry")]
+    Unaccounted {
+        /// Records given to the delivery.
+        read: u64,
+        /// Records whose fate is known.
+        accounted: u64,
+    },
+    /// A defect of ours.
     #[error("a panic, which is a defect of logferry: {0}")]
     Panic(String),
 }
@@ -135,6 +146,7 @@ impl Failure {
                 "sequence"
             }
             Self::Sink(SinkError::Unavailable(_)) => "logs_unavailable",
+            Self::Unaccounted { .. } => "unaccounted",
             Self::Panic(_) => "panic",
         }
     }
@@ -146,6 +158,11 @@ impl Failure {
             Self::Record(error) => Some(error.index),
             _ => None,
         }
+    }
+
+    /// Whether the message comes again because of it.
+    pub fn comes_again(&self) -> bool {
+        self.fate() == Fate::Retry
     }
 
     fn fate(&self) -> Fate {
@@ -165,6 +182,7 @@ impl Failure {
                 ObjectError::Denied(_) | ObjectError::ChecksumMismatch(_) | ObjectError::Unavailable(_),
             )
             | Self::Sink(_)
+            | Self::Unaccounted { .. }
             | Self::Panic(_) => Fate::Retry,
         }
     }
@@ -190,13 +208,14 @@ impl Backoff {
 
 /// Decides. What may yet go well comes first: once it has, only the poison is left to be judged.
 pub fn decide(failures: &[Failed], receive_count: u32, backoff: &Backoff, chance: f64) -> Verdict {
-    if failures.iter().any(|failed| failed.failure.fate() == Fate::Retry) {
-        return Verdict::RetryAfter(backoff.delay(receive_count, chance));
+    let delay = backoff.delay(receive_count, chance);
+    if failures.iter().any(|failed| failed.failure.comes_again()) {
+        return Verdict::RetryAfter(delay);
     }
-    failures.first().map_or(Verdict::Ack, |failed| Verdict::Poison(poison(failed)))
+    failures.first().map_or(Verdict::Ack, |failed| Verdict::Poison(poison(failed, failures.len(), delay)))
 }
 
-fn poison(failed: &Failed) -> Poison {
+fn poison(failed: &Failed, failures: usize, otherwise: Duration) -> Poison {
     let mut attributes = Vec::new();
     let mut add = |name, value: Option<String>| attributes.extend(value.map(|value| (name, value)));
     add("tenant", failed.tenant_id.clone());
@@ -207,7 +226,8 @@ fn poison(failed: &Failed) -> Poison {
     }
     add("record_offset", failed.failure.record_offset().map(|offset| offset.to_string()));
     add("error", Some(failed.to_string()));
-    Poison { reason: failed.failure.reason(), attributes }
+    add("failures", Some(failures.to_string()));
+    Poison { reason: failed.failure.reason(), attributes, otherwise }
 }
 
 #[cfg(test)]
@@ -279,6 +299,7 @@ mod tests {
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
             (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+            (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", false),
             (Failure::Panic(text()), "panic", false),
         ]
     }

@@ -29,6 +29,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Kept out of the grace period for [`LAST_ANSWER`], giving messages back, and sending the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
+/// How often a loop that has no room says that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Most verdicts per slot that may wait for the queue.
+const MAX_BACKLOG: usize = 8;
 
 /// How the loop behaves.
 #[derive(Clone, Debug)]
@@ -83,14 +87,19 @@ where
     let mut pause = FIRST_PAUSE;
     // A queue that has not answered lately is asked without a long poll: readiness should not wait for one to end.
     let mut wait = Duration::ZERO;
+    let mut deadline = None;
     while !stop.is_cancelled() {
         health.loop_moved();
-        let room = settings.concurrency - work.tasks.len();
+        let room = match work.settler.backlog() {
+            // The queue takes no acknowledgements: what we received now would only wait for its own.
+            backlog if backlog > MAX_BACKLOG * settings.concurrency => 0,
+            _ => settings.concurrency.saturating_sub(work.tasks.len()),
+        };
         if room == 0 {
             tokio::select! {
                 () = stop.cancelled() => {}
-                Some(ended) = work.tasks.join_next_with_id() => work.settle(ended).await,
-                () = tokio::time::sleep(health.heartbeat()) => {}
+                Some(ended) = work.tasks.join_next_with_id() => work.settle(ended),
+                () = tokio::time::sleep(HEARTBEAT) => {}
             }
             continue;
         }
@@ -123,6 +132,7 @@ where
             }
             None => {
                 health.drain();
+                deadline.get_or_insert_with(|| Instant::now() + settings.grace_period);
                 if let Ok(Ok(messages)) = work.settle_while(tokio::time::timeout(LAST_ANSWER, receive)).await
                 {
                     give_back(&*queue, messages.into_iter().map(|message| message.receipt).collect()).await;
@@ -131,7 +141,8 @@ where
         }
     }
     health.drain();
-    work.drain(&*queue, settings.grace_period).await
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + settings.grace_period);
+    work.drain(&*queue, deadline, LAST_CALLS.min(settings.grace_period / 2)).await
 }
 
 /// Makes messages visible again at once.
@@ -179,13 +190,13 @@ where
         loop {
             tokio::select! {
                 value = &mut future => return value,
-                Some(ended) = self.tasks.join_next_with_id() => self.settle(ended).await,
+                Some(ended) = self.tasks.join_next_with_id() => self.settle(ended),
             }
         }
     }
 
     /// Passes on what a task that ended has to say.
-    async fn settle(&mut self, ended: Result<(Id, Settlement), JoinError>) {
+    fn settle(&mut self, ended: Result<(Id, Settlement), JoinError>) {
         let settlement = match ended {
             Ok((id, settlement)) => {
                 self.running.remove(&id);
@@ -198,7 +209,7 @@ where
         };
         self.count_running();
         if let Some(settlement) = settlement {
-            self.settler.settle(settlement).await;
+            self.settler.settle(settlement);
         }
     }
 
@@ -216,11 +227,12 @@ where
         Settlement { message, verdict, lease }
     }
 
-    async fn drain<Q: Queue>(mut self, queue: &Q, grace_period: Duration) -> Drained {
-        let deadline = Instant::now() + grace_period.saturating_sub(LAST_CALLS.min(grace_period / 2));
-        tracing::info!(messages = self.tasks.len(), ?grace_period, "draining");
-        while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next_with_id()).await {
-            self.settle(ended).await;
+    /// Lets work finish until `last_calls` before the deadline, gives the rest back, and has every verdict carried out.
+    async fn drain<Q: Queue>(mut self, queue: &Q, deadline: Instant, last_calls: Duration) -> Drained {
+        tracing::info!(messages = self.tasks.len(), within = ?(deadline - Instant::now()), "draining");
+        let finish_by = deadline - last_calls;
+        while let Ok(Some(ended)) = tokio::time::timeout_at(finish_by, self.tasks.join_next_with_id()).await {
+            self.settle(ended);
         }
         // Whatever is left is broken off first and given back then: two workers must not have it at once.
         let mut left = Vec::new();
@@ -230,12 +242,18 @@ where
                 Err(error) if error.is_cancelled() => {
                     left.extend(self.running.remove(&error.id()).map(|message| message.receipt.clone()));
                 }
-                ended => self.settle(ended).await,
+                ended => self.settle(ended),
             }
         }
         let given_back = left.len();
-        give_back(queue, left).await;
-        self.settler.finish().await;
+        let last_calls = async {
+            self.leases.at_rest().await;
+            give_back(queue, left).await;
+            self.settler.finish().await;
+        };
+        if tokio::time::timeout_at(deadline, last_calls).await.is_err() {
+            tracing::warn!("the queue did not take every verdict in time; what it did not take comes again");
+        }
         Drained { given_back }
     }
 

@@ -18,8 +18,11 @@ use aws_sdk_sts::{
 };
 use tokio::sync::Mutex;
 
-use super::RoleArn;
+use super::{AssumeError, RoleArn};
 use crate::aws::{describe, find_cause};
+
+/// How long a renewal that failed is put off while the session at hand still holds.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// What to ask AssumeRole for.
 #[derive(Clone, Debug)]
@@ -42,33 +45,6 @@ pub struct AssumeRequest {
     pub refresh_before: Duration,
 }
 
-/// Why a role's credentials are not to be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AssumeError {
-    /// STS says no: the role is gone, its trust policy or the caller's policy does not allow it.
-    #[error(
-        "role {role} cannot be assumed: {code}: {message} (check its trust policy, ExternalId {external_id:?}, and that it exists)"
-    )]
-    Denied {
-        /// The role's ARN.
-        role: String,
-        /// What we sent.
-        external_id: Option<String>,
-        /// STS's error code.
-        code: String,
-        /// STS's words.
-        message: String,
-    },
-    /// STS did not answer, or the session it gave cannot be used.
-    #[error("role {role} cannot be assumed now: {problem}")]
-    Unavailable {
-        /// The role's ARN.
-        role: String,
-        /// What the SDK says.
-        problem: String,
-    },
-}
-
 /// A role and its session, shared by everyone who acts in it.
 #[derive(Clone, Debug)]
 pub struct AssumedRole {
@@ -78,6 +54,8 @@ pub struct AssumedRole {
 #[derive(Debug)]
 struct Shared {
     sts: Client,
+    /// The hop before, in whose role `sts` signs.
+    via: Option<AssumedRole>,
     request: AssumeRequest,
     session: Mutex<Option<Session>>,
 }
@@ -90,9 +68,10 @@ struct Session {
 }
 
 impl AssumedRole {
-    /// A role that nobody has assumed yet; `sts` signs with the credentials of the hop before.
-    pub fn new(sts: Client, request: AssumeRequest) -> Self {
-        Self { shared: Arc::new(Shared { sts, request, session: Mutex::new(None) }) }
+    /// A role that nobody has assumed yet; `sts` signs with the credentials of the hop before, `via` if that is an
+    /// assumed role too.
+    pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest) -> Self {
+        Self { shared: Arc::new(Shared { sts, via, request, session: Mutex::new(None) }) }
     }
 
     /// The role's credentials, from memory or from STS; one call at a time however many ask.
@@ -114,9 +93,10 @@ impl AssumedRole {
                 *session = Some(new);
                 Ok(credentials)
             }
-            Err(error) => match session.as_ref().filter(|session| now < session.expires_at) {
-                // Early renewal is a convenience: the session at hand still holds.
+            Err(error) => match session.as_mut().filter(|session| now < session.expires_at) {
+                // Early renewal is a convenience: the session at hand still holds. Not every call must ask again.
                 Some(session) if matches!(error, AssumeError::Unavailable { .. }) => {
+                    session.refresh_at = now + RENEWAL_PAUSE;
                     tracing::warn!(role.arn = %self.shared.request.role, error = %error, "renewing a session failed; the old one still holds");
                     Ok(session.credentials.clone())
                 }
@@ -130,7 +110,18 @@ impl AssumedRole {
         *self.shared.session.lock().await = None;
     }
 
+    /// Asks STS; if it calls the hop before expired, once more with a new session of that.
     async fn assume(&self) -> Result<Session, AssumeError> {
+        match (self.ask().await, &self.shared.via) {
+            (Err(AssumeError::Denied { code, .. }), Some(via)) if code.starts_with("ExpiredToken") => {
+                via.forget().await;
+                self.ask().await
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    async fn ask(&self) -> Result<Session, AssumeError> {
         let request = &self.shared.request;
         let seconds = i32::try_from(request.duration.as_secs()).expect("validated to be an hour at most");
         let tags = request.tags.iter().map(|(key, value)| Tag::builder().key(*key).value(value).build());

@@ -16,9 +16,11 @@ use crate::{
     event::ObjectRef,
 };
 
-/// How often one object's broken connection is taken up again before the message goes back to the queue. The SDK's own
-/// retries end once the response's headers are there.
+/// How often a broken connection is taken up again without progress before the message goes back to the queue. The SDK's
+/// own retries end once the response's headers are there.
 const MAX_RESUMES: u32 = 3;
+/// That much read since the last break is progress: a large object behind a slow customer may break many times.
+const PROGRESS: u64 = 8 << 20;
 
 /// Reads objects from S3.
 #[derive(Clone, Debug)]
@@ -40,8 +42,9 @@ pub struct S3Body {
     request: Request,
     stream: ByteStream,
     read: u64,
-    len: u64,
+    len: Option<u64>,
     resumes: u32,
+    resumed_at: u64,
 }
 
 /// What to ask for, again if need be: always the same bytes.
@@ -97,8 +100,9 @@ impl ObjectStore for S3Store {
             request,
             stream: output.body,
             read: 0,
-            len: output.content_length.and_then(|len| len.try_into().ok()).unwrap_or(0),
+            len: output.content_length.and_then(|len| len.try_into().ok()),
             resumes: 0,
+            resumed_at: 0,
         };
         // S3 always says when; a store that does not gets the event's time, or now.
         let modified = modified.or(object.event_time).unwrap_or_else(Timestamp::now);
@@ -118,20 +122,30 @@ impl ObjectBody for S3Body {
                 Some(Err(error)) => {
                     let problem = chain(&error);
                     // All bytes came and were found wrong: only a new download can help.
-                    if self.read >= self.len {
+                    if self.len.is_some_and(|len| self.read >= len) {
                         return Err(ObjectError::ChecksumMismatch(problem));
+                    }
+                    if self.read - self.resumed_at >= PROGRESS {
+                        self.resumes = 0;
                     }
                     if self.resumes == MAX_RESUMES {
                         return Err(ObjectError::Unavailable(problem));
                     }
                     self.resumes += 1;
+                    self.resumed_at = self.read;
                     tracing::debug!(
                         object.key = self.request.key,
                         object.offset = self.read,
                         error = problem,
                         "resuming an object"
                     );
-                    self.stream = self.request.send(&self.client, self.read).await?.body;
+                    let output = self.request.send(&self.client, self.read).await?;
+                    let range = output.content_range.unwrap_or_default();
+                    if self.read > 0 && !range.starts_with(&format!("bytes {}-", self.read)) {
+                        let problem = format!("asked from byte {} on, the store sent {range:?}", self.read);
+                        return Err(ObjectError::Unavailable(problem));
+                    }
+                    self.stream = output.body;
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::{
         memory::{MemoryObject, MemoryStore},
     },
     sink::memory::{MemorySinks, Operation},
-    tenant::{Attribute, Row},
+    tenant::{Attribute, LookupError, Row, Tenant},
     verdict::Poison,
 };
 

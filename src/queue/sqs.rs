@@ -14,6 +14,9 @@ use jiff::Timestamp;
 use super::{DeadLetter, Message, Queue, QueueError, Receipt};
 use crate::aws::describe;
 
+/// Longest attribute of a dead letter, in bytes; a key, the longest of them that matters, has up to 1,024.
+const MAX_ATTRIBUTE: usize = 1024;
+
 /// An SQS queue and, perhaps, the queue of its dead letters.
 #[derive(Clone, Debug)]
 pub struct SqsQueue {
@@ -99,13 +102,7 @@ impl Queue for SqsQueue {
         let attributes: HashMap<_, _> = letter
             .attributes
             .iter()
-            // SQS takes neither empty values nor control characters in attributes.
-            .map(|(name, value)| {
-                (
-                    *name,
-                    value.replace(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r'), "\u{fffd}"),
-                )
-            })
+            .map(|(name, value)| (*name, legal_attribute(value)))
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| {
                 let value = MessageAttributeValue::builder().data_type("String").string_value(value).build();
@@ -155,6 +152,16 @@ fn by_entry(count: usize, failed: Vec<BatchResultErrorEntry>) -> Vec<Result<(), 
     results
 }
 
+/// A value that SQS takes as an attribute: no characters that XML 1.0 has not, and short enough that body and attributes
+/// together stay below what a message may be. Source: SQS API reference, SendMessage.
+fn legal_attribute(value: &str) -> String {
+    let legal = |c: char| {
+        !(c.is_control() && !matches!(c, '\t' | '\n' | '\r') || matches!(c, '\u{fffe}' | '\u{ffff}'))
+    };
+    let kept = &value[..value.floor_char_boundary(MAX_ATTRIBUTE)];
+    kept.chars().map(|c| if legal(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
 /// That the visibility of a message which is not in flight cannot be changed, SQS says as a bad parameter.
 fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     result.map_err(|error| match error {
@@ -191,6 +198,12 @@ mod tests {
         let mut results =
             by_entry(1, vec![failure("0", "InvalidParameterValue")]).into_iter().map(no_longer_hidden);
         assert!(matches!(results.next(), Some(Err(QueueError::Gone(_)))));
+    }
+
+    #[test]
+    fn attributes_are_made_legal() {
+        assert_eq!(legal_attribute("a\0b\u{ffff}c\n"), "a\u{fffd}b\u{fffd}c\n");
+        assert_eq!(legal_attribute(&"é".repeat(1000)).chars().count(), 512);
     }
 
     #[test]

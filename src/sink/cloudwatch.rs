@@ -12,7 +12,7 @@ use aws_sdk_cloudwatchlogs::{
     types::RejectedLogEventsInfo,
 };
 use aws_smithy_runtime::client::identity::IdentityCache;
-use aws_smithy_types::{body::SdkBody, timeout::TimeoutConfig};
+use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use moka::future::Cache;
 use tokio::sync::OnceCell;
@@ -22,8 +22,8 @@ use crate::{
     aws::{describe, find_cause},
     batch::RejectedEvents,
     credentials::{
-        RoleArn,
-        assumed::{AssumeError, AssumeRequest, AssumedRole, session_name},
+        AssumeError, RoleArn,
+        assumed::{AssumeRequest, AssumedRole, session_name},
     },
     tenant::{CloudWatch, Delivery},
 };
@@ -37,8 +37,6 @@ pub struct SinkSettings {
     pub refresh_before: Duration,
     /// Most sessions remembered.
     pub cache_capacity: u64,
-    /// Longest single attempt of a call.
-    pub attempt_timeout: Duration,
 }
 
 /// Opens customers' CloudWatch Logs and remembers the open ones.
@@ -48,6 +46,7 @@ pub struct CloudWatchSinks {
     settings: SinkSettings,
     /// Signs with the central role: hop 1 is its credentials provider.
     sts: aws_sdk_sts::Client,
+    central: AssumedRole,
     /// Signs with our own credentials; asked once for our account id.
     own_sts: aws_sdk_sts::Client,
     own_account: Arc<OnceCell<String>>,
@@ -72,6 +71,7 @@ struct SinkKey {
 pub struct CloudWatchSink {
     client: Client,
     role: AssumedRole,
+    account: Arc<str>,
 }
 
 impl CloudWatchSinks {
@@ -83,6 +83,7 @@ impl CloudWatchSinks {
             .build();
         Self {
             sts: aws_sdk_sts::Client::from_conf(sts),
+            central: central.clone(),
             own_sts: aws_sdk_sts::Client::new(&base),
             own_account: Arc::default(),
             open: Cache::builder()
@@ -118,6 +119,7 @@ impl CloudWatchSinks {
         let session_name = session_name(&key.tenant_id);
         let role = AssumedRole::new(
             self.sts.clone(),
+            Some(self.central.clone()),
             AssumeRequest {
                 role: key.role.clone(),
                 external_id: Some(key.external_id.clone()),
@@ -131,20 +133,14 @@ impl CloudWatchSinks {
         );
         // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
         let partition = format!("{}/{}", key.role.account(), key.region);
-        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(self.settings.attempt_timeout);
-        let timeouts = match self.base.timeout_config() {
-            Some(base) => timeouts.build().take_defaults_from(base).clone(),
-            None => timeouts.build(),
-        };
         let config = aws_sdk_cloudwatchlogs::config::Builder::from(&self.base)
             .region(Region::new(key.region.clone()))
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
             // The role keeps its session itself; a second cache would hide its renewal.
             .identity_cache(IdentityCache::no_cache())
-            .retry_partition(RetryPartition::custom(partition).build())
-            .timeout_config(timeouts)
+            .retry_partition(RetryPartition::new(partition))
             .build();
-        CloudWatchSink { client: Client::from_conf(config), role }
+        CloudWatchSink { client: Client::from_conf(config), role, account: key.role.account().into() }
     }
 }
 
@@ -216,7 +212,16 @@ impl LogSink for CloudWatchSink {
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
-            call.send().await.map_err(refused)?;
+            if let Err(error) = call.send().await {
+                // The logs matter more than how long they are kept, and only the customer can mend it.
+                tracing::warn!(
+                    log.group = group,
+                    retention.days = days,
+                    aws.account = %self.account,
+                    error = describe(&error),
+                    "a group was created, but its retention could not be set; it keeps events for ever"
+                );
+            }
         }
         Ok(())
     }
@@ -279,7 +284,15 @@ where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match outcome {
-        Err(error) if error.code() == Some("ResourceAlreadyExistsException") => Ok(()),
+        // Aborted: somebody else is creating it at this moment; the next put tells.
+        Err(error)
+            if matches!(
+                error.code(),
+                Some("ResourceAlreadyExistsException" | "OperationAbortedException")
+            ) =>
+        {
+            Ok(())
+        }
         other => other.map_err(refused),
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
     batch::RejectedEvents,
-    credentials::assumed::AssumeError,
+    credentials::AssumeError,
     tenant::{CloudWatch, Delivery},
 };
 

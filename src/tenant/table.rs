@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use moka::future::Cache;
 
-use super::{Attribute, Row, Tenant};
-use crate::{aws::describe, pipeline::Directory};
+use super::{Attribute, Directory, LookupError, Row, Tenant};
+use crate::aws::describe;
 
 /// The tenant table behind a cache: bounded, each entry for a fixed time, one lookup at a time per tenant. That there
 /// is no such tenant is remembered too.
@@ -15,18 +15,6 @@ pub struct TenantTable {
     client: Client,
     table: String,
     cache: Cache<String, Option<Arc<Tenant>>>,
-}
-
-/// DynamoDB did not answer, or refused.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the rows of tenant {tenant_id:?} cannot be read from table {table:?}: {problem}")]
-pub struct LookupError {
-    /// Whose rows.
-    pub tenant_id: String,
-    /// Where.
-    pub table: String,
-    /// What the SDK says.
-    pub problem: String,
 }
 
 impl TenantTable {

@@ -85,6 +85,11 @@ impl Leases {
         Self { held, extending, visibility_timeout, _extender: AbortOnDropHandle::new(extender) }
     }
 
+    /// Waits until no extension is on its way.
+    pub async fn at_rest(&self) {
+        drop(self.extending.lock().await);
+    }
+
     /// Takes charge of a message that was just received.
     pub fn hold(&self, receipt: Receipt) -> Lease {
         let received = Instant::now();

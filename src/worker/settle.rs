@@ -1,6 +1,12 @@
 //! Carries verdicts out on the queue, gathered into batches.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
@@ -30,21 +36,30 @@ pub struct Settlement {
 /// Takes verdicts; a background task carries them out.
 #[derive(Debug)]
 pub struct Settler {
-    sender: mpsc::Sender<Settlement>,
+    sender: mpsc::UnboundedSender<Settlement>,
+    backlog: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
 /// Starts carrying out verdicts on `queue`.
 pub fn start<Q: Queue>(queue: Arc<Q>, metrics: Metrics) -> Settler {
-    let (sender, receiver) = mpsc::channel(4 * MAX_BATCH);
-    Settler { sender, task: tokio::spawn(settle_all(queue, receiver, metrics)) }
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let backlog = Arc::<AtomicUsize>::default();
+    let task = tokio::spawn(settle_all(queue, receiver, Arc::clone(&backlog), metrics));
+    Settler { sender, backlog, task }
 }
 
 impl Settler {
-    /// Hands a verdict over; waits while the queue is behind.
-    pub async fn settle(&self, settlement: Settlement) {
+    /// Hands a verdict over.
+    pub fn settle(&self, settlement: Settlement) {
+        self.backlog.fetch_add(1, Ordering::Relaxed);
         // It only fails when the task is gone, and the task only goes when this is dropped.
-        let _ = self.sender.send(settlement).await;
+        let _ = self.sender.send(settlement);
+    }
+
+    /// Verdicts that the queue has not taken yet.
+    pub fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
     }
 
     /// Waits until every verdict is carried out.
@@ -56,7 +71,12 @@ impl Settler {
     }
 }
 
-async fn settle_all<Q: Queue>(queue: Arc<Q>, mut receiver: mpsc::Receiver<Settlement>, metrics: Metrics) {
+async fn settle_all<Q: Queue>(
+    queue: Arc<Q>,
+    mut receiver: mpsc::UnboundedReceiver<Settlement>,
+    backlog: Arc<AtomicUsize>,
+    metrics: Metrics,
+) {
     while let Some(first) = receiver.recv().await {
         let mut batch = vec![first];
         let deadline = Instant::now() + LINGER;
@@ -66,7 +86,9 @@ async fn settle_all<Q: Queue>(queue: Arc<Q>, mut receiver: mpsc::Receiver<Settle
                 Ok(None) | Err(_) => break,
             }
         }
+        let count = batch.len();
         settle(&*queue, batch, &metrics).await;
+        backlog.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
@@ -87,8 +109,12 @@ async fn settle<Q: Queue>(queue: &Q, batch: Vec<Settlement>, metrics: &Metrics) 
             }
             Verdict::Poison(poison) => {
                 count("poison");
+                let otherwise = poison.otherwise;
                 if bury(queue, &message, poison, metrics).await {
                     deletions.push((message.receipt.clone(), lease));
+                } else {
+                    lease.end().await;
+                    delays.push((message.receipt.clone(), otherwise));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Several deliveries, tenants and objects at once: one's trouble is nobody else's.
 
 use super::*;
-use crate::{credentials::assumed::AssumeError, sink::SinkError};
+use crate::{credentials::AssumeError, sink::SinkError};
 
 const ARCHIVE: &str = "444444444444/eu-central-1";
 
