@@ -220,22 +220,5 @@ impl ClosedBatch {
     }
 }
 
-/// Cuts text into pieces of at most `max_bytes` at the boundaries of characters.
-///
-/// # Panics
-/// `max_bytes` is below 4: a character may not fit.
-pub fn split_text(text: &str, max_bytes: usize) -> impl Iterator<Item = &str> {
-    assert!(max_bytes >= 4, "a character has up to 4 bytes");
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (piece, tail) = rest.split_at(rest.floor_char_boundary(max_bytes));
-        rest = tail;
-        Some(piece)
-    })
-}
-
 #[cfg(test)]
 mod tests;

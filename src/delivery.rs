@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    batch::{Batch, BatchHead, BatchTally, ClosedBatch, MAX_MESSAGE_BYTES, RejectedEvents, split_text},
+    batch::{Batch, BatchHead, BatchTally, ClosedBatch, MAX_MESSAGE_BYTES, RejectedEvents},
     records::{Message, Record},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
@@ -155,11 +155,10 @@ impl<S: LogSink> Lane<S> {
             return self.add(timestamp, &record.message, true).await;
         }
         self.tally.oversize += 1;
-        let text = record.message.unescape();
-        let mut pieces = split_text(&text, MAX_MESSAGE_BYTES).peekable();
+        let mut pieces = record.message.pieces(MAX_MESSAGE_BYTES).peekable();
         while let Some(piece) = pieces.next() {
             let last = self.oversize == Oversize::Truncate || pieces.peek().is_none();
-            self.add(timestamp, &Message::escape(piece), last).await?;
+            self.add(timestamp, &piece, last).await?;
             if last {
                 break;
             }

@@ -16,7 +16,7 @@ use std::{borrow::Cow, fmt};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use self::scan::{Scan, ScanError, clean_len, scan};
+use self::scan::{Scan, ScanError, clean_len, escape, scan};
 
 /// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.
 const VECTOR_METADATA: [&str; 6] =
@@ -43,8 +43,10 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// Escapes plain text.
     pub fn escape(text: &str) -> Message<'static> {
-        let quoted = serde_json::to_string(text).expect("a string is always JSON");
-        Message { escaped: Cow::Owned(quoted[1..quoted.len() - 1].to_owned()), len: text.len() }
+        let mut quoted = serde_json::to_string(text).expect("a string is always JSON");
+        quoted.pop();
+        quoted.remove(0);
+        Message { escaped: Cow::Owned(quoted), len: text.len() }
     }
 
     /// The escaped text, without quotes.
@@ -62,7 +64,33 @@ impl<'a> Message<'a> {
         self.len == 0
     }
 
+    /// Cuts it into messages of at most `max_bytes` each, at the boundaries of characters.
+    ///
+    /// # Panics
+    /// `max_bytes` is below 4: a character may not fit.
+    pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = Message<'_>> {
+        assert!(max_bytes >= 4, "a character has up to 4 bytes");
+        let mut rest = self.escaped.as_ref();
+        std::iter::from_fn(move || {
+            let (mut at, mut len) = (0, 0);
+            while let Some(character) = rest[at..].chars().next() {
+                let (escaped, plain) = match character {
+                    '\\' => escape(&rest.as_bytes()[at..]).expect("a message is legal by construction"),
+                    other => (other.len_utf8(), other.len_utf8()),
+                };
+                if len + plain > max_bytes {
+                    break;
+                }
+                (at, len) = (at + escaped, len + plain);
+            }
+            let (piece, tail) = rest.split_at(at);
+            rest = tail;
+            (!piece.is_empty()).then_some(Message { escaped: Cow::Borrowed(piece), len })
+        })
+    }
+
     /// The unescaped text.
+    #[cfg(test)]
     pub fn unescape(&self) -> String {
         serde_json::from_str(&format!("\"{}\"", self.escaped)).expect("a message is legal by construction")
     }

@@ -141,16 +141,6 @@ fn a_split_record_counts_once() {
     assert_eq!(batch.close().tally(&RejectedEvents::default()).accepted, 2);
 }
 
-#[test]
-fn text_is_split_at_characters() {
-    let check = |text: &str, expected: &[&str]| assert_eq!(split_text(text, 4).collect::<Vec<_>>(), expected);
-    check("", &[]);
-    check("abcd", &["abcd"]);
-    check("abcde", &["abcd", "e"]);
-    check("abcé", &["abc", "é"]);
-    check("😀😀", &["😀", "😀"]);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
@@ -172,12 +162,5 @@ proptest! {
             sent.extend(found);
         }
         prop_assert_eq!(sent.len(), events.len());
-    }
-
-    #[test]
-    fn pieces_make_the_text(text in ".{0,80}", max in 4_usize..20) {
-        let pieces: Vec<_> = split_text(&text, max).collect();
-        prop_assert!(pieces.iter().all(|piece| (1..=max).contains(&piece.len())));
-        prop_assert_eq!(pieces.concat(), text);
     }
 }

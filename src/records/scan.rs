@@ -218,35 +218,30 @@ pub(super) fn clean_len(text: &[u8]) -> Option<usize> {
     let mut len = text.len();
     let mut rest = text;
     while let Some(backslash) = memchr(b'\\', rest) {
-        rest = &rest[backslash + 1..];
-        match rest.first()? {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
-                len -= 1;
-                rest = &rest[1..];
-            }
-            b'u' => {
-                let unit = hex(rest.get(1..5)?)?;
-                rest = &rest[5..];
-                len -= match unit {
-                    0x0000..=0x007f => 5,
-                    0x0080..=0x07ff => 4,
-                    0xd800..=0xdbff => {
-                        // Two escapes of six bytes make one character of four.
-                        let low = rest.strip_prefix(b"\\u").and_then(|rest| hex(rest.get(..4)?))?;
-                        if !(0xdc00..=0xdfff).contains(&low) {
-                            return None;
-                        }
-                        rest = &rest[6..];
-                        8
-                    }
-                    0xdc00..=0xdfff => return None,
-                    _ => 3,
-                };
-            }
-            _ => return None,
-        }
+        let (escaped, plain) = escape(&rest[backslash..])?;
+        len -= escaped - plain;
+        rest = &rest[backslash + escaped..];
     }
     Some(len)
+}
+
+/// Lengths of the escape that `text` begins with, as it stands and unescaped in UTF-8; `None` if it is not legal.
+pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
+    match text.get(1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some((2, 1)),
+        b'u' => match hex(text.get(2..6)?)? {
+            0x0000..=0x007f => Some((6, 1)),
+            0x0080..=0x07ff => Some((6, 2)),
+            // Two escapes of six bytes make one character of four.
+            0xd800..=0xdbff => {
+                let low = text[6..].strip_prefix(b"\\u").and_then(|rest| hex(rest.get(..4)?))?;
+                (0xdc00..=0xdfff).contains(&low).then_some((12, 4))
+            }
+            0xdc00..=0xdfff => None,
+            _ => Some((6, 3)),
+        },
+        _ => None,
+    }
 }
 
 fn hex(digits: &[u8]) -> Option<u16> {

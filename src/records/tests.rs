@@ -152,6 +152,21 @@ fn a_record_may_be_as_long_as_configured_and_no_longer() {
     }
 }
 
+#[test]
+fn a_message_is_cut_at_characters() {
+    let check = |escaped: &str, expected: &[&str]| {
+        let message = Message::clean(escaped.as_bytes()).expect("a legal message");
+        let pieces: Vec<_> = message.pieces(4).map(|piece| piece.escaped().to_owned()).collect();
+        assert_eq!(pieces, expected);
+    };
+    check("", &[]);
+    check("abcd", &["abcd"]);
+    check("abcde", &["abcd", "e"]);
+    check("abcé", &["abc", "é"]);
+    check("😀😀", &["😀", "😀"]);
+    check(r"ab\n\u0001\ud83d\ude00", &[r"ab\n\u0001", r"\ud83d\ude00"]);
+}
+
 /// The plain reader: whole text, serde_json's values.
 fn reference(records: &[Value]) -> Vec<(String, Option<i64>)> {
     records
@@ -188,6 +203,14 @@ proptest! {
         let (found, error) = read(text.as_bytes(), chunk, 1 << 20);
         prop_assert!(error.is_none(), "{:?}", error);
         prop_assert_eq!(found, reference(&records));
+    }
+
+    #[test]
+    fn pieces_make_the_message(text in ".{0,80}", max in 4_usize..20) {
+        let message = Message::escape(&text);
+        let pieces: Vec<_> = message.pieces(max).map(|piece| (piece.unescape(), piece.len())).collect();
+        prop_assert!(pieces.iter().all(|(text, len)| text.len() == *len && (1..=max).contains(len)));
+        prop_assert_eq!(pieces.into_iter().map(|(text, _)| text).collect::<String>(), text);
     }
 
     #[test]
