@@ -1,6 +1,6 @@
 //! One message's way: event -> object -> records -> batches -> delivery -> verdict.
 //!
-//! Reads straight down: [`Pipeline::handle`] judges a message, [`Pipeline::deliver`] carries one object to all who want
+//! Reads straight down: [`Pipeline::handle`] judges a message, its `deliver` carries one object to all who want
 //! it. It knows the ports alone, no adapter, and neither receives messages nor deletes them.
 
 use std::{collections::HashMap, sync::Arc};
