@@ -294,7 +294,12 @@ impl Config {
         });
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
         check.within("delivery.attempt_timeout", self.delivery.attempt_timeout, SECOND..=10 * MINUTE);
+        let shortest_grace = self.queue.wait_time.saturating_add(4 * SECOND);
         check.within("worker.grace_period", self.worker.grace_period, SECOND..=60 * MINUTE);
+        check.that("worker.grace_period", self.worker.grace_period >= shortest_grace, || {
+            // Or our own last poll could take along what we give back.
+            format!("must be at least 4 s longer than queue.wait_time, {shortest_grace:?}")
+        });
         self.validate_log(&mut check);
         check.that("worker.concurrency", (1..=1024).contains(&self.worker.concurrency), || {
             format!("{} is not within 1 to 1024", self.worker.concurrency)
@@ -494,13 +499,17 @@ mod tests {
         check(|c| c.credentials.refresh_before = Duration::from_secs(3000), &["credentials.refresh_before"]);
         check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
+        check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);
         check(|c| c.log.filter = "loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=debug".into(), &[]);
         check(|c| c.queue.retry_delay = Duration::ZERO, &["queue.retry_delay"]);
         for absurd in [Duration::ZERO, Duration::MAX] {
             check(|c| c.tenants.cache_ttl = absurd, &["tenants.cache_ttl"]);
-            check(|c| c.worker.grace_period = absurd, &["worker.grace_period"]);
+            check(|c| c.worker.grace_period = absurd, {
+                let both = &["worker.grace_period", "worker.grace_period"];
+                if absurd.is_zero() { both } else { &both[..1] }
+            });
             check(|c| c.delivery.attempt_timeout = absurd, &["delivery.attempt_timeout"]);
             check(|c| c.credentials.session_duration = absurd, {
                 let both = &["credentials.session_duration", "credentials.refresh_before"];

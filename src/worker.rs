@@ -17,17 +17,17 @@ use self::{lease::Leases, settle::Settlement};
 use crate::{
     health::Health,
     metrics::{Call, Metrics, Reason},
-    queue::{MAX_BATCH, Message, Queue, Receipt},
+    queue::{MAX_BATCH, Message, Queue, QueueError, Receipt},
     verdict::{Backoff, Failed, Failure, Verdict, decide},
 };
 
 /// First pause after a receive that failed; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// How long a poll that is open when we are told to stop may still answer. Messages that the queue has already handed
-/// out are in that answer; without it they would stay hidden until their visibility ends.
+/// How long a poll that is open when we are told to stop is waited for once nothing else is. Messages that the queue has
+/// already handed out are in its answer; without it they would stay hidden until their visibility ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-/// Kept out of the grace period for [`LAST_ANSWER`], giving messages back, and sending the last acknowledgements.
+/// Kept out of the grace period for giving messages back and sending the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
 /// How often a loop that has no room says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -87,8 +87,10 @@ where
     let mut pause = FIRST_PAUSE;
     // A queue that has not answered lately is asked without a long poll: readiness should not wait for one to end.
     let mut wait = Duration::ZERO;
-    let mut deadline = None;
-    while !stop.is_cancelled() {
+    let open_poll = loop {
+        if stop.is_cancelled() {
+            break None;
+        }
         health.loop_moved();
         let room = match work.settler.backlog() {
             // The queue takes no acknowledgements: what we received now would only wait for its own.
@@ -103,8 +105,7 @@ where
             }
             continue;
         }
-        let receive = queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait);
-        tokio::pin!(receive);
+        let mut receive = Box::pin(queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait));
         let unless_stopped = async {
             tokio::select! {
                 received = &mut receive => Some(received),
@@ -130,19 +131,23 @@ where
                 work.settle_while(unless_stopped).await;
                 (pause, wait) = ((pause * 2).min(LONGEST_PAUSE), Duration::ZERO);
             }
-            None => {
-                health.drain();
-                deadline.get_or_insert_with(|| Instant::now() + settings.grace_period);
-                if let Ok(Ok(messages)) = work.settle_while(tokio::time::timeout(LAST_ANSWER, receive)).await
-                {
-                    give_back(&*queue, messages.into_iter().map(|message| message.receipt).collect()).await;
-                }
-            }
+            None => break Some(receive),
         }
-    }
+    };
     health.drain();
-    let deadline = deadline.unwrap_or_else(|| Instant::now() + settings.grace_period);
-    work.drain(&*queue, deadline, LAST_CALLS.min(settings.grace_period / 2)).await
+    work.drain(&*queue, open_poll, settings.grace_period).await
+}
+
+/// Waits for a poll's answer; for ever, if there is no poll any more.
+async fn answer<F: Future + Unpin>(poll: &mut Option<F>) -> F::Output {
+    match poll {
+        Some(open) => {
+            let answer = open.await;
+            *poll = None;
+            answer
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// Makes messages visible again at once.
@@ -227,12 +232,30 @@ where
         Settlement { message, verdict, lease }
     }
 
-    /// Lets work finish until `last_calls` before the deadline, gives the rest back, and has every verdict carried out.
-    async fn drain<Q: Queue>(mut self, queue: &Q, deadline: Instant, last_calls: Duration) -> Drained {
-        tracing::info!(messages = self.tasks.len(), within = ?(deadline - Instant::now()), "draining");
-        let finish_by = deadline - last_calls;
-        while let Ok(Some(ended)) = tokio::time::timeout_at(finish_by, self.tasks.join_next_with_id()).await {
-            self.settle(ended);
+    /// Lets work finish, gives the rest back, and has every verdict carried out, all within the grace period.
+    ///
+    /// A poll that is still open may be handed what we give back, and would take it along: it is waited for.
+    async fn drain<Q: Queue>(
+        mut self,
+        queue: &Q,
+        mut open_poll: Option<impl Future<Output = Result<Vec<Message>, QueueError>> + Unpin>,
+        grace_period: Duration,
+    ) -> Drained {
+        tracing::info!(messages = self.tasks.len(), ?grace_period, "draining");
+        let stopped = Instant::now();
+        let deadline = stopped + grace_period;
+        let finish_by = deadline - LAST_CALLS.min(grace_period / 2);
+        while !self.tasks.is_empty() || open_poll.is_some() {
+            let patience =
+                if self.tasks.is_empty() { finish_by.min(stopped + LAST_ANSWER) } else { finish_by };
+            tokio::select! {
+                Some(ended) = self.tasks.join_next_with_id() => self.settle(ended),
+                received = answer(&mut open_poll) => {
+                    let receipts = received.unwrap_or_default().into_iter().map(|message| message.receipt);
+                    let _ = tokio::time::timeout_at(deadline, give_back(queue, receipts.collect())).await;
+                }
+                () = tokio::time::sleep_until(patience) => break,
+            }
         }
         // Whatever is left is broken off first and given back then: two workers must not have it at once.
         let mut left = Vec::new();

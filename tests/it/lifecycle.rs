@@ -86,7 +86,7 @@ async fn on_sigterm_running_work_is_finished_and_readiness_fails() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_grace_period_cuts_off_goes_to_another_worker_at_once() {
-    let mut here = MidObject::new("cut-off", &[("LOGFERRY_WORKER__GRACE_PERIOD", "2s")]).await;
+    let mut here = MidObject::new("cut-off", &[("LOGFERRY_WORKER__GRACE_PERIOD", "6s")]).await;
     let before = here.arrived().await.len();
     here.worker.sigterm();
     let status = here.worker.wait().await;
