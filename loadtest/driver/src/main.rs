@@ -1,0 +1,46 @@
+//! The load instrument: objects made up from a seed, through the real worker as a process of its own, into the sandbox
+//! in its counting mode as another, and the CPU that this cost in units of merely inflating the same bytes.
+//!
+//! `loadtest/run` builds and starts it. It needs Linux, for `/proc`.
+
+mod generate;
+mod report;
+mod run;
+mod sandbox;
+mod stage;
+mod usage;
+mod worker;
+mod yardstick;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Measures the worker.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest")]
+enum Command {
+    /// Send objects through the worker, check what arrives, and print what it cost.
+    Run(run::Options),
+    /// Run the sandbox in its counting mode; a run starts it by itself. Ends with its input.
+    Sandbox,
+}
+
+fn main() -> ExitCode {
+    match run_async(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_async(command: Command) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        match command {
+            Command::Run(options) => run::run(options).await,
+            Command::Sandbox => sandbox::serve().await,
+        }
+    })
+}

@@ -1,0 +1,123 @@
+//! The sandbox as a process of its own, and what both sides say to each other.
+//!
+//! The process prints its endpoint on a line. Then each line it reads, account ids with spaces in between, is answered
+//! by one line, a JSON array with what was accepted in each. It ends with its input, and so with its driver.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{self, Read, Write},
+    net::TcpStream,
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::Context;
+use logferry_sandbox::{Sandbox, Totals};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+/// How long the sandbox may take to answer an unsigned request.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often each call arrived, by `service:Operation`.
+pub(crate) type Calls = BTreeMap<String, u64>;
+
+/// [`Totals`] on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    events: u64,
+    bytes: u64,
+    hash: u64,
+    puts: u64,
+}
+
+/// Runs the sandbox until its input ends.
+///
+/// # Errors
+/// No port can be had, or the other side is gone.
+pub(crate) async fn serve() -> anyhow::Result<()> {
+    let sandbox = Sandbox::start().await.context("no port can be had on the loopback address")?;
+    sandbox.set_count_only();
+    // Both ends block, as lines on a pipe do; the server has threads of its own.
+    tokio::task::spawn_blocking(move || answer(&sandbox)).await?
+}
+
+fn answer(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    writeln!(output, "{}", sandbox.endpoint())?;
+    for accounts in io::stdin().lines() {
+        let accounts = accounts?;
+        let lines = accounts.split_whitespace().map(|account| {
+            let Totals { events, bytes, hash, puts } = sandbox.totals(account);
+            Line { events, bytes, hash, puts }
+        });
+        writeln!(output, "{}", serde_json::to_string(&lines.collect::<Vec<_>>())?)?;
+    }
+    Ok(())
+}
+
+/// A running sandbox process; dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct SandboxProcess {
+    _child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    endpoint: String,
+}
+
+impl SandboxProcess {
+    /// Starts it from this same program.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let program = env::current_exe().context("cannot find this program's own file")?;
+        let mut command = Command::new(program);
+        command.arg("sandbox").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("cannot start the sandbox")?;
+        let input = child.stdin.take().context("its input is piped")?;
+        let mut output = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
+        let endpoint = output.next_line().await?.context("the sandbox ended at once")?;
+        Ok(Self { _child: child, input, output, endpoint })
+    }
+
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// What it accepted so far in each of these accounts.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) async fn totals(&mut self, accounts: &[String]) -> anyhow::Result<Vec<Totals>> {
+        self.input.write_all(format!("{}\n", accounts.join(" ")).as_bytes()).await?;
+        let answer = self.output.next_line().await?.context("the sandbox has ended")?;
+        let lines: Vec<Line> = serde_json::from_str(&answer)?;
+        let totals = |Line { events, bytes, hash, puts }| Totals { events, bytes, hash, puts };
+        Ok(lines.into_iter().map(totals).collect())
+    }
+
+    /// Every call that arrived so far.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn calls(&self) -> anyhow::Result<Calls> {
+        let address = self.endpoint.trim_start_matches("http://").to_owned();
+        let exchange = move || {
+            let mut stream = TcpStream::connect(&address)?;
+            stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
+            write!(stream, "GET /_sandbox/calls HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            anyhow::Ok(answer)
+        };
+        let answer = tokio::task::spawn_blocking(exchange).await??;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the sandbox answers no HTTP")?;
+        Ok(serde_json::from_str(body)?)
+    }
+}

@@ -1,0 +1,83 @@
+//! What a process has cost so far, as Linux tells it in `/proc`.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, ensure};
+
+/// Ticks of `/proc/PID/stat` in a second: `USER_HZ`, which Linux keeps at 100 for user space.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// CPU and memory of a process from its start until now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// User and system time of all its threads, in steps of ten milliseconds.
+    pub(crate) cpu: Duration,
+    /// The most memory that was resident at once, in bytes.
+    pub(crate) peak_rss: u64,
+}
+
+/// Reads both of a running process.
+///
+/// # Errors
+/// There is no such process, or no Linux.
+pub(crate) fn of_process(id: u32) -> anyhow::Result<Usage> {
+    let path = format!("/proc/{id}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    let peak: u64 = peak.context("no VmHWM: the process has ended")?.parse()?;
+    Ok(Usage { cpu: cpu(&format!("/proc/{id}/stat"))?, peak_rss: peak * 1024 })
+}
+
+/// CPU time of the calling thread, in steps of ten milliseconds.
+///
+/// # Errors
+/// There is no Linux.
+pub(crate) fn of_this_thread() -> anyhow::Result<Duration> {
+    cpu("/proc/thread-self/stat")
+}
+
+/// The processor, and whether it hashes SHA-256 by itself: every request is signed over its body, so without that the
+/// hash is the worker's largest cost and the ratio of another machine says nothing here.
+pub(crate) fn processor() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim())
+    };
+    let model = field("model name").unwrap_or("unknown");
+    let features = field("flags").or_else(|| field("Features")).unwrap_or_default();
+    let hashes = features.split(' ').any(|feature| matches!(feature, "sha_ni" | "sha2"));
+    format!("{model}, {} SHA-256 instructions", if hashes { "with" } else { "WITHOUT" })
+}
+
+fn cpu(path: &str) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    parse_cpu(&stat).with_context(|| format!("{path} is not as proc(5) has it"))
+}
+
+/// `utime` and `stime`, fields 14 and 15; the second one, the name in brackets, may hold anything.
+fn parse_cpu(stat: &str) -> anyhow::Result<Duration> {
+    let (_, fields) = stat.rsplit_once(") ").context("no name")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    ensure!(fields.len() > 12, "too few fields");
+    let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_counted_behind_the_name() {
+        let stat = "21346 (a) b) R 21337 21337 20855 0 -1 4194304 100 0 0 0 123 7 9 9 20 0 1 0";
+        assert_eq!(parse_cpu(stat).expect("it is well formed"), Duration::from_millis(1300));
+        parse_cpu("1 (a) R 1").expect_err("it is too short");
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        let usage = of_process(std::process::id()).expect("it runs");
+        assert!(usage.peak_rss > 100_000, "{usage:?}");
+    }
+}
