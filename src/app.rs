@@ -274,6 +274,8 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         max_record: usize::try_from(config.source.max_record.as_u64()).context("source.max_record")?,
         max_object: config.source.max_object.as_u64(),
         backoff: backoff(config),
+        // One fills while the other is on its way.
+        most_buffers: 2 * config.worker.concurrency,
     })
 }
 

@@ -3,6 +3,8 @@
 //! A batch is written as the request's JSON from the start: a message is copied once, escaped as it was, and the body
 //! goes out as it lies here. Pure: no I/O, no clock.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::records::Message;
@@ -20,6 +22,12 @@ pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES - EVENT_OVERHEAD;
 const MAX_SPAN: i64 = 24 * 60 * 60 * 1000;
 /// Room kept behind the events for their end and a sequence token.
 const TAIL: usize = 128;
+/// Most bytes of an event in the body besides its message: its JSON, a timestamp of 20 digits, a comma.
+const EVENT_FRAME: usize = 64;
+/// Room for the batch of a small object.
+const SMALL_BODY: usize = 64 * 1024;
+/// Room for a full batch of messages of 100 bytes and more with few escapes.
+const FULL_BODY: usize = 1280 * 1024;
 
 /// The head of every request to one stream: everything before its events.
 #[derive(Clone, Debug)]
@@ -31,6 +39,48 @@ impl BatchHead {
         let quote = |text: &str| serde_json::to_string(text).expect("a string is always JSON");
         let (group, stream) = (quote(log_group_name), quote(log_stream_name));
         Self(format!(r#"{{"logGroupName":{group},"logStreamName":{stream},"logEvents":["#).into())
+    }
+}
+
+/// Buffers of a batch that is done with, for the next one: growing a megabyte anew for each costs more than filling it.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    body: Vec<u8>,
+    events: Vec<Event>,
+}
+
+/// Buffers that nobody uses, for batches to come. Clones share them.
+///
+/// Kept rather than freed: handed back and forth with the allocator, buffers of this size leave holes among everything
+/// else that it holds, a quarter more memory in all.
+#[derive(Clone, Debug)]
+pub struct BufferPool {
+    free: Arc<Mutex<Vec<Buffers>>>,
+    most: usize,
+}
+
+impl BufferPool {
+    /// Keeps at most so many.
+    pub fn new(most: usize) -> Self {
+        Self { free: Arc::default(), most }
+    }
+
+    /// Some that were used before, or new ones.
+    pub fn take(&self) -> Buffers {
+        self.lock().pop().unwrap_or_default()
+    }
+
+    /// Keeps them for somebody else.
+    pub fn give(&self, buffers: Buffers) {
+        let mut free = self.lock();
+        if free.len() < self.most {
+            free.push(buffers);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Buffers>> {
+        // Nothing that could panic happens while it is held.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,15 +109,31 @@ struct Event {
 impl Batch {
     /// Starts an empty batch.
     pub fn new(head: &BatchHead) -> Self {
+        Self::in_buffers(head, Buffers::default())
+    }
+
+    /// Starts an empty batch in buffers of another.
+    pub fn in_buffers(head: &BatchHead, buffers: Buffers) -> Self {
+        let Buffers { mut body, mut events } = buffers;
+        body.clear();
+        body.extend_from_slice(&head.0);
+        events.clear();
         Self {
             head: head.clone(),
-            body: head.0.to_vec(),
-            events: Vec::new(),
+            body,
+            events,
             bytes: 0,
             earliest: i64::MAX,
             latest: i64::MIN,
             chronological: true,
         }
+    }
+
+    /// Its buffers; what was gathered in them is lost.
+    pub fn take_buffers(&mut self) -> Buffers {
+        let fresh = Self::new(&self.head);
+        let Self { body, events, .. } = std::mem::replace(self, fresh);
+        Buffers { body, events }
     }
 
     /// Nothing in it yet.
@@ -87,12 +153,13 @@ impl Batch {
     /// that had to be split.
     pub fn push(&mut self, timestamp: i64, message: &Message<'_>, completes_record: bool) {
         debug_assert!(self.takes(timestamp, message.len()), "the caller asked first");
+        self.make_room(message.escaped().len() + EVENT_FRAME);
         if !self.is_empty() {
             self.body.push(b',');
         }
         let start = self.body.len();
         self.body.extend_from_slice(b"{\"timestamp\":");
-        push_decimal(&mut self.body, timestamp);
+        self.body.extend_from_slice(itoa::Buffer::new().format(timestamp).as_bytes());
         self.body.extend_from_slice(b",\"message\":\"");
         self.body.extend_from_slice(message.escaped().as_bytes());
         self.body.extend_from_slice(b"\"}");
@@ -103,35 +170,52 @@ impl Batch {
         self.latest = self.latest.max(timestamp);
     }
 
-    /// Puts the events in chronological order, equal timestamps in the order they came.
-    pub fn close(mut self) -> ClosedBatch {
-        if !self.chronological {
-            self.events.sort_by_key(|event| event.timestamp);
-            let mut body = Vec::with_capacity(self.body.len() + TAIL);
-            body.extend_from_slice(&self.head.0);
-            for (index, event) in self.events.iter_mut().enumerate() {
-                if index > 0 {
-                    body.push(b',');
-                }
-                let start = body.len();
-                body.extend_from_slice(&self.body[event.start..event.end]);
-                (event.start, event.end) = (start, body.len());
-            }
-            self.body = body;
-        }
-        self.body.reserve_exact(TAIL);
-        ClosedBatch {
-            open_len: self.body.len(),
-            body: self.body.into(),
-            events: self.events,
-            bytes: self.bytes,
+    /// Grows the body at once to what a full batch of ordinary messages takes, and from there in steps: doubling would
+    /// leave half of every buffer unused.
+    fn make_room(&mut self, more: usize) {
+        let needed = self.body.len() + more;
+        if needed > self.body.capacity() {
+            let capacity = match needed {
+                ..SMALL_BODY => SMALL_BODY,
+                ..FULL_BODY => FULL_BODY,
+                _ => needed + needed / 4,
+            };
+            self.body.reserve_exact(capacity - self.body.len());
         }
     }
-}
 
-fn push_decimal(body: &mut Vec<u8>, number: i64) {
-    use std::io::Write;
-    write!(body, "{number}").expect("a vector takes every byte");
+    /// Closes what was gathered, in chronological order, equal timestamps in the order they came, and begins the next
+    /// batch in what is left of `spare`.
+    pub fn close(&mut self, spare: Buffers) -> ClosedBatch {
+        let Buffers { body: mut other, events } = spare;
+        other.clear();
+        other.extend_from_slice(&self.head.0);
+        if self.chronological {
+            std::mem::swap(&mut self.body, &mut other);
+        } else {
+            self.events.sort_by_key(|event| event.timestamp);
+            other.reserve_exact(self.body.len() - other.len() + TAIL);
+            for (index, event) in self.events.iter_mut().enumerate() {
+                if index > 0 {
+                    other.push(b',');
+                }
+                let start = other.len();
+                other.extend_from_slice(&self.body[event.start..event.end]);
+                (event.start, event.end) = (start, other.len());
+            }
+            self.body.truncate(self.head.0.len());
+        }
+        other.reserve_exact(TAIL);
+        let closed = ClosedBatch {
+            open_len: other.len(),
+            body: other.into(),
+            events: std::mem::replace(&mut self.events, events),
+            bytes: self.bytes,
+        };
+        self.events.clear();
+        (self.bytes, self.earliest, self.latest, self.chronological) = (0, i64::MAX, i64::MIN, true);
+        closed
+    }
 }
 
 /// A batch that is ready to go out.
@@ -184,6 +268,19 @@ impl ClosedBatch {
         }
         self.body = body.freeze();
         self.body.clone()
+    }
+
+    /// Its buffers, for a batch to come. Empty ones if the body is still on its way somewhere.
+    pub fn into_buffers(self) -> Buffers {
+        let body = self.body.try_into_mut().map_or_else(
+            |_| Vec::new(),
+            |mut body| {
+                // An empty one changes its type without a copy.
+                body.clear();
+                body.into()
+            },
+        );
+        Buffers { body, events: self.events }
     }
 
     /// Events in it.

@@ -10,7 +10,9 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    batch::{Batch, BatchHead, BatchTally, ClosedBatch, MAX_MESSAGE_BYTES, RejectedEvents},
+    batch::{
+        Batch, BatchHead, BatchTally, BufferPool, Buffers, ClosedBatch, MAX_MESSAGE_BYTES, RejectedEvents,
+    },
     records::{Message, Record},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
@@ -99,8 +101,9 @@ impl Tally {
 #[derive(Debug)]
 pub struct Lane<S> {
     writer: Arc<Writer<S>>,
-    head: BatchHead,
     open: Batch,
+    spare: Option<Buffers>,
+    pool: BufferPool,
     on_its_way: Option<AbortOnDropHandle<Result<Done, SinkError>>>,
     oversize: Oversize,
     tally: Tally,
@@ -118,15 +121,23 @@ struct Writer<S> {
 struct Done {
     tally: BatchTally,
     bytes: usize,
+    buffers: Buffers,
 }
 
 impl<S: LogSink> Lane<S> {
     /// Opens a lane into the stream that `key` names.
-    pub fn new(sink: S, destination: &CloudWatch, key: StreamKey, streams: &Streams) -> Self {
+    pub fn new(
+        sink: S,
+        destination: &CloudWatch,
+        key: StreamKey,
+        streams: &Streams,
+        pool: &BufferPool,
+    ) -> Self {
         let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
         Self {
-            open: Batch::new(&head),
-            head,
+            open: Batch::in_buffers(&head, pool.take()),
+            spare: None,
+            pool: pool.clone(),
             writer: Arc::new(Writer {
                 sink,
                 key,
@@ -187,7 +198,10 @@ impl<S: LogSink> Lane<S> {
         if !self.open.is_empty() {
             self.send().await?;
         }
-        self.arrived().await
+        self.arrived().await?;
+        self.pool.give(self.open.take_buffers());
+        self.spare.take().into_iter().for_each(|buffers| self.pool.give(buffers));
+        Ok(())
     }
 
     /// What became of the records so far.
@@ -197,10 +211,14 @@ impl<S: LogSink> Lane<S> {
 
     /// Sends the open batch off, once the one before has arrived.
     async fn send(&mut self) -> Result<(), SinkError> {
-        let batch = std::mem::replace(&mut self.open, Batch::new(&self.head)).close();
         self.arrived().await?;
+        let spare = self.spare.take().unwrap_or_else(|| self.pool.take());
+        let mut batch = self.open.close(spare);
         let writer = Arc::clone(&self.writer);
-        self.on_its_way = Some(AbortOnDropHandle::new(tokio::spawn(async move { writer.put(batch).await })));
+        self.on_its_way = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let tally = writer.put(&mut batch).await?;
+            Ok(Done { tally, bytes: batch.bytes(), buffers: batch.into_buffers() })
+        })));
         Ok(())
     }
 
@@ -219,13 +237,14 @@ impl<S: LogSink> Lane<S> {
         self.tally.put.expired += expired;
         self.tally.batches += 1;
         self.tally.bytes += done.bytes as u64;
+        self.spare = Some(done.buffers);
         Ok(())
     }
 }
 
 impl<S: LogSink> Writer<S> {
     /// Puts one batch: put first, create what is missing, obey what the sequence errors say.
-    async fn put(&self, mut batch: ClosedBatch) -> Result<Done, SinkError> {
+    async fn put(&self, batch: &mut ClosedBatch) -> Result<BatchTally, SinkError> {
         // Looked up for each batch, so that a stream in use is never forgotten.
         let stream = self.streams.get(&self.key).await;
         let mut stream = stream.lock().await;
@@ -233,7 +252,6 @@ impl<S: LogSink> Writer<S> {
         let mut created = false;
         for rounds_left in (0..MAX_ROUNDS).rev() {
             let body = batch.seal(stream.sequence_token.as_deref());
-            let done = |tally| Done { tally, bytes: batch.bytes() };
             match self.sink.put_log_events(body).await {
                 Ok(answer) => {
                     stream.sequence_token = answer.next_sequence_token;
@@ -244,11 +262,11 @@ impl<S: LogSink> Writer<S> {
                             "CloudWatch Logs rejected events of a batch; they are not retried"
                         );
                     }
-                    return Ok(done(batch.tally(&answer.rejected)));
+                    return Ok(batch.tally(&answer.rejected));
                 }
                 Err(SinkError::DataAlreadyAccepted { expected }) => {
                     stream.sequence_token = expected;
-                    return Ok(done(batch.tally(&RejectedEvents::default())));
+                    return Ok(batch.tally(&RejectedEvents::default()));
                 }
                 Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
                     stream.sequence_token = expected;

@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use jiff::Timestamp;
 
 use crate::{
+    batch::BufferPool,
     config::UnknownTenant,
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, StreamKey, Streams, Tally},
@@ -37,6 +38,8 @@ pub struct PipelineSettings {
     pub max_object: u64,
     /// Delays of retries.
     pub backoff: Backoff,
+    /// Most buffers of batches that are kept for the next ones.
+    pub most_buffers: usize,
 }
 
 /// Everything that a message's way needs.
@@ -46,6 +49,7 @@ pub struct Pipeline<O, D, S> {
     directory: D,
     sinks: S,
     streams: Streams,
+    buffers: BufferPool,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -108,7 +112,8 @@ pub struct Delivered {
 impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
     /// Joins the ports.
     pub fn new(store: O, directory: D, sinks: S, settings: PipelineSettings, metrics: Metrics) -> Self {
-        Self { store, directory, sinks, streams: Streams::new(), settings, metrics }
+        let buffers = BufferPool::new(settings.most_buffers);
+        Self { store, directory, sinks, streams: Streams::new(), buffers, settings, metrics }
     }
 
     /// Works a message off and judges it.
@@ -257,7 +262,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            lanes.push((delivery.as_ref(), Lane::new(sink, destination, key, &self.streams)));
+            lanes.push((delivery.as_ref(), Lane::new(sink, destination, key, &self.streams, &self.buffers)));
         }
 
         let read = self.read(body, modified, &mut lanes, |name, error| {

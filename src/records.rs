@@ -1,8 +1,8 @@
 //! From an object's text to its records, one at a time, in place.
 //!
 //! The framing is told by the content: a JSON array on one line (what Vector writes), an array over many lines, one
-//! record a line, or arrays one after another. The reader borrows from the caller's window and keeps nothing but its
-//! position. Pure: no I/O.
+//! record a line, or arrays one after another. The reader borrows from the caller's window and keeps its position, and
+//! of the record before what stood around its message. Pure: no I/O.
 //!
 //! Two paths lead to a record. The scan finds `message` and `timestamp` without building values and hands out the
 //! message as it stands. Whatever is unusual (a repeated or escaped name, a message that is no string, none at all)
@@ -16,7 +16,7 @@ use std::{borrow::Cow, fmt};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use self::scan::{Scan, ScanError, clean_len, escape, scan};
+use self::scan::{Around, Scan, ScanError, clean, escape, scan};
 
 /// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.
 const VECTOR_METADATA: [&str; 6] =
@@ -97,8 +97,8 @@ impl<'a> Message<'a> {
 
     /// A token that may stand as it is; `None` sends it to the strict path.
     fn clean(token: &'a [u8]) -> Option<Self> {
-        let len = clean_len(token)?;
-        Some(Self { escaped: Cow::Borrowed(std::str::from_utf8(token).ok()?), len })
+        let (text, len) = clean(token)?;
+        Some(Self { escaped: Cow::Borrowed(text), len })
     }
 }
 
@@ -168,6 +168,8 @@ pub struct RecordReader {
     /// Length of the unread window at which a record was last found incomplete: the next attempt waits for twice as
     /// much, so that a record of many windows is scanned a bounded number of times.
     retry_at: usize,
+    /// What stood around the message of the record before.
+    around: Around,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +187,7 @@ enum Place {
 impl RecordReader {
     /// Starts on an object whose records may be `max_record` bytes long.
     pub fn new(max_record: usize) -> Self {
-        Self { place: Place::Top, index: 0, max_record, retry_at: 0 }
+        Self { place: Place::Top, index: 0, max_record, retry_at: 0, around: Around::default() }
     }
 
     /// How many records were read so far.
@@ -237,7 +239,7 @@ impl RecordReader {
         if text.len() < self.retry_at && more == More::Coming {
             return Ok(Step::More { consumed: at });
         }
-        let found = match scan(text) {
+        let found = match scan(text, &mut self.around) {
             Ok(found) => found,
             Err(ScanError::Incomplete) if text.len() > self.max_record => {
                 return Err(self.error(RecordProblem::TooLong(self.max_record)));

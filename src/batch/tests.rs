@@ -9,6 +9,12 @@ fn head() -> BatchHead {
     BatchHead::new("/logs/a\"b", "stream")
 }
 
+/// Buffers as a batch of before leaves them.
+fn used() -> Buffers {
+    let event = Event { timestamp: 1, start: 0, end: 7, completes_record: true };
+    Buffers { body: b"garbage".to_vec(), events: vec![event; 3] }
+}
+
 /// Fills batches one after another, as a delivery does.
 fn batches(events: &[(i64, String)]) -> Vec<ClosedBatch> {
     let mut closed = Vec::new();
@@ -16,11 +22,11 @@ fn batches(events: &[(i64, String)]) -> Vec<ClosedBatch> {
     for (timestamp, text) in events {
         let message = Message::escape(text);
         if !open.takes(*timestamp, message.len()) {
-            closed.push(std::mem::replace(&mut open, Batch::new(&head())).close());
+            closed.push(open.close(used()));
         }
         open.push(*timestamp, &message, true);
     }
-    closed.push(open.close());
+    closed.push(open.close(used()));
     closed.retain(|batch| !batch.is_empty());
     closed
 }
@@ -138,7 +144,7 @@ fn a_split_record_counts_once() {
     for (text, last) in [("a", false), ("b", false), ("c", true), ("d", true)] {
         batch.push(1, &Message::escape(text), last);
     }
-    assert_eq!(batch.close().tally(&RejectedEvents::default()).accepted, 2);
+    assert_eq!(batch.close(Buffers::default()).tally(&RejectedEvents::default()).accepted, 2);
 }
 
 proptest! {

@@ -37,7 +37,7 @@ async fn lane_with(sinks: &MemorySinks, streams: &Streams, oversize: Oversize) -
         log_group_name: GROUP.into(),
         log_stream_name: "s".into(),
     };
-    Lane::new(sinks.sink(ACCOUNT, REGION), &destination(oversize), key, streams)
+    Lane::new(sinks.sink(ACCOUNT, REGION), &destination(oversize), key, streams, &BufferPool::new(2))
 }
 
 async fn lane(sinks: &MemorySinks) -> Lane<MemorySink> {
@@ -293,7 +293,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
     let mut one = lane_with(&sinks, &streams, Oversize::Split).await;
     let key = StreamKey { account: "333333333333".into(), ..one.writer.key.clone() };
     let sink = sinks.sink("333333333333", REGION);
-    let mut two = Lane::new(sink, &destination(Oversize::Split), key, &streams);
+    let mut two = Lane::new(sink, &destination(Oversize::Split), key, &streams, &BufferPool::new(2));
     let start = Instant::now();
     let results = tokio::join!(deliver(&mut one, &["a", "b"]), deliver(&mut two, &["1", "2"]));
     assert_eq!((results, start.elapsed()), ((Ok(()), Ok(())), Duration::from_secs(2)));

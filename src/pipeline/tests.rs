@@ -60,6 +60,7 @@ impl World {
             max_record: 1 << 20,
             max_object: 4 << 20,
             backoff: BACKOFF,
+            most_buffers: 4,
         };
         let world = Self {
             store: MemoryStore::default(),

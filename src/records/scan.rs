@@ -1,15 +1,21 @@
 //! Finds the two fields that matter in a record without building any value.
 //!
 //! Structure is checked in full: brackets, commas, colons, literals, nesting. Text that is skipped is not checked for
-//! UTF-8 or legal escapes, because nobody will see it; text that is delivered is, by [`clean_len`].
+//! UTF-8 or legal escapes, because nobody will see it; text that is delivered is, by [`clean`].
+//!
+//! An object holds the records of one pod, and what stands around their messages is mostly the same from one to the
+//! next: where it is, comparing it takes the place of scanning it ([`Around`]).
 
 use memchr::{memchr, memchr2};
 
 /// Deepest nesting of a record; serde_json's own limit, so that the strict path can follow.
 const MAX_DEPTH: u32 = 127;
+/// Longest text that [`Around`] remembers. The metadata of a Kubernetes record are about 1 KiB; beyond this, comparing
+/// would leave the processor's nearest cache, and the memory would count.
+const MAX_AROUND: usize = 16 * 1024;
 
 /// Where the parts of a record are, as positions from its opening brace.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan<'a> {
     /// Bytes from the opening to the closing brace, both included.
     pub(super) len: usize,
@@ -32,15 +38,47 @@ pub(super) enum ScanError {
     TooDeep,
 }
 
+/// What stood around the two values in the last record whose names left no doubt. Scanning is blind to what comes
+/// behind: the same text always leads to the same place, so a record that repeats it is scanned from there.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    /// From the opening brace to the value of `message`.
+    before_message: Vec<u8>,
+    /// From the end of that value to the value of `timestamp`.
+    before_timestamp: Vec<u8>,
+}
+
+impl Around {
+    fn remember(place: &mut Vec<u8>, text: &[u8]) {
+        place.clear();
+        if text.len() <= MAX_AROUND {
+            place.extend_from_slice(text);
+        }
+    }
+}
+
 /// Scans one record; `bytes` begins with its opening brace and may go on after its end.
-pub(super) fn scan(bytes: &[u8]) -> Result<Scan<'_>, ScanError> {
+pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
     let mut cursor = Cursor { bytes, at: 0 };
     let mut found = Scan::default();
-    cursor.expect(b'{', "an object")?;
-    cursor.skip_space();
-    if cursor.peek()? == b'}' {
-        found.len = cursor.at + 1;
-        return Ok(found);
+    let mut message_end = 0;
+    if cursor.skip(&around.before_message) {
+        found.message = Some(cursor.value_text()?);
+        message_end = cursor.at;
+        if cursor.skip(&around.before_timestamp) {
+            found.timestamp = Some(cursor.value_text()?);
+        }
+        if cursor.ends_object()? {
+            found.len = cursor.at;
+            return Ok(found);
+        }
+    } else {
+        cursor.expect(b'{', "an object")?;
+        cursor.skip_space();
+        if cursor.peek()? == b'}' {
+            found.len = cursor.at + 1;
+            return Ok(found);
+        }
     }
     loop {
         let name = cursor.string()?;
@@ -48,23 +86,29 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan<'_>, ScanError> {
         cursor.expect(b':', "a colon")?;
         cursor.skip_space();
         let start = cursor.at;
-        cursor.value(1)?;
-        let value = &bytes[start..cursor.at];
+        let value = cursor.value_text()?;
+        let doubtless = !found.ambiguous && found.timestamp.is_none();
         match name {
-            b"message" => found.ambiguous |= found.message.replace(value).is_some(),
-            b"timestamp" => found.ambiguous |= found.timestamp.replace(value).is_some(),
+            b"message" => {
+                if doubtless && found.message.is_none() {
+                    Around::remember(&mut around.before_message, &bytes[..start]);
+                    around.before_timestamp.clear();
+                    message_end = cursor.at;
+                }
+                found.ambiguous |= found.message.replace(value).is_some();
+            }
+            b"timestamp" => {
+                if doubtless && found.message.is_some() {
+                    Around::remember(&mut around.before_timestamp, &bytes[message_end..start]);
+                }
+                found.ambiguous |= found.timestamp.replace(value).is_some();
+            }
             _ => found.ambiguous |= memchr(b'\\', name).is_some(),
         }
-        cursor.skip_space();
-        match cursor.peek()? {
-            b',' => cursor.at += 1,
-            b'}' => {
-                found.len = cursor.at + 1;
-                return Ok(found);
-            }
-            _ => return Err(ScanError::Malformed(cursor.at, "a comma or the end of the object")),
+        if cursor.ends_object()? {
+            found.len = cursor.at;
+            return Ok(found);
         }
-        cursor.skip_space();
     }
 }
 
@@ -90,6 +134,40 @@ impl<'a> Cursor<'a> {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.bytes.get(self.at) {
             self.at += 1;
         }
+    }
+
+    /// Moves past `text`, and space behind it, if it stands here; an empty one stands nowhere.
+    fn skip(&mut self, text: &[u8]) -> bool {
+        let here = !text.is_empty() && self.bytes[self.at..].starts_with(text);
+        if here {
+            self.at += text.len();
+            self.skip_space();
+        }
+        here
+    }
+
+    /// Behind a member: moves past the closing brace, or past a comma to the next name.
+    fn ends_object(&mut self) -> Result<bool, ScanError> {
+        self.skip_space();
+        match self.peek()? {
+            b',' => {
+                self.at += 1;
+                self.skip_space();
+                Ok(false)
+            }
+            b'}' => {
+                self.at += 1;
+                Ok(true)
+            }
+            _ => Err(ScanError::Malformed(self.at, "a comma or the end of the object")),
+        }
+    }
+
+    /// A member's value, as it stands.
+    fn value_text(&mut self) -> Result<&'a [u8], ScanError> {
+        let start = self.at;
+        self.value(1)?;
+        Ok(&self.bytes[start..self.at])
     }
 
     /// A string, without its quotes; whatever is escaped stays so.
@@ -208,21 +286,22 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Length in UTF-8 of a JSON string's text once unescaped, if the text may be copied as it stands: legal UTF-8, no
+/// A JSON string's text and its length in UTF-8 once unescaped, if it may be copied as it stands: legal UTF-8, no
 /// control character, every escape legal, every surrogate in its pair. `None`: leave it to the strict path.
-pub(super) fn clean_len(text: &[u8]) -> Option<usize> {
-    std::str::from_utf8(text).ok()?;
-    if text.iter().any(|byte| *byte < 0x20) {
+pub(super) fn clean(token: &[u8]) -> Option<(&str, usize)> {
+    let text = std::str::from_utf8(token).ok()?;
+    // The least of all rather than the first below: without a way out, the compiler takes many bytes at a time.
+    if token.iter().copied().fold(u8::MAX, u8::min) < 0x20 {
         return None;
     }
-    let mut len = text.len();
-    let mut rest = text;
+    let mut len = token.len();
+    let mut rest = token;
     while let Some(backslash) = memchr(b'\\', rest) {
         let (escaped, plain) = escape(&rest[backslash..])?;
         len -= escaped - plain;
         rest = &rest[backslash + escaped..];
     }
-    Some(len)
+    Some((text, len))
 }
 
 /// Lengths of the escape that `text` begins with, as it stands and unescaped in UTF-8; `None` if it is not legal.
@@ -256,6 +335,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn scan(bytes: &[u8]) -> Result<Scan<'_>, ScanError> {
+        super::scan(bytes, &mut Around::default())
+    }
+
+    fn clean_len(token: &[u8]) -> Option<usize> {
+        clean(token).map(|(_, len)| len)
+    }
 
     #[test]
     fn fields_are_found_where_they_are() {
@@ -352,7 +439,39 @@ mod tests {
         }
     }
 
+    /// Few different members, so that records share long beginnings and names come twice.
+    fn members() -> impl Strategy<Value = Vec<&'static str>> {
+        let member = prop_oneof![
+            Just(r#""a":"message""#),
+            Just(r#""a":{"message":"no","timestamp":"no"}"#),
+            Just(r#""b":1"#),
+            Just(r#""m\u0065ssage":"escaped""#),
+            Just(r#""message":"one""#),
+            Just(r#""message" : "two\"""#),
+            Just(r#""message":{"x":[3]}"#),
+            Just(r#""stream":"stdout""#),
+            Just(r#""stream":"stderr""#),
+            Just(r#""timestamp":"2026-11-21T08:00:00Z""#),
+            Just(r#""timestamp": 5"#),
+        ];
+        proptest::collection::vec(member, 0..6)
+    }
+
     proptest! {
+        /// The memory of one record must not show in the next, whatever stands there.
+        #[test]
+        fn a_familiar_record_is_scanned_like_any_other(records in proptest::collection::vec(members(), 1..12), cut in any::<u16>()) {
+            let mut around = Around::default();
+            for record in &records {
+                let text = format!("{{{}}}", record.join(",")).into_bytes();
+                let cut = &text[..usize::from(cut) % text.len()];
+                prop_assert_eq!(super::scan(cut, &mut around), scan(cut));
+                prop_assert_eq!(super::scan(&text, &mut around), scan(&text));
+                let followed = [&text, &b",{"[..]].concat();
+                prop_assert_eq!(super::scan(&followed, &mut around), scan(&text));
+            }
+        }
+
         #[test]
         fn what_is_clean_is_what_serde_json_reads(token in proptest::collection::vec(
             prop_oneof![Just(b"\\".to_vec()), Just(b"u".to_vec()), Just(b"d83d".to_vec()), Just(b"de00".to_vec()),

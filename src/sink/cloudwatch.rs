@@ -1,17 +1,22 @@
 //! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_cloudwatchlogs::{
     Client,
-    config::{Region, http::HttpResponse, retry::RetryPartition},
-    error::{ProvideErrorMetadata, SdkError},
+    config::{
+        ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
+        interceptors::BeforeTransmitInterceptorContextMut, retry::RetryPartition,
+    },
+    error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::put_log_events::{PutLogEventsError, PutLogEventsOutput},
     types::RejectedLogEventsInfo,
 };
 use aws_smithy_runtime::client::identity::IdentityCache;
+use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use moka::future::Cache;
@@ -190,11 +195,12 @@ fn session_policy(role: &RoleArn, region: &str, log_group_name: &str) -> String 
 
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
-        match self.put_once(&body).await {
+        let body = SealedBody::new(body);
+        match self.put_once(body.clone()).await {
             // The customer's clock, or an administrator, ended the session before its time: a new one, once.
             Err(error) if is_expired(&error) => {
                 self.role.forget().await;
-                self.put_once(&body).await.map_err(put_refused)
+                self.put_once(body).await.map_err(put_refused)
             }
             other => other.map_err(put_refused),
         }
@@ -230,10 +236,8 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
-    /// Sends the body as it is. The SDK's own writer escapes every message byte by byte and grows its strings as it
-    /// goes, several times the cost of everything else we do with a batch; the request is replaced before it is signed.
-    async fn put_once(&self, body: &Bytes) -> Result<PutLogEventsOutput, PutError> {
-        let (body, length) = (body.clone(), body.len().to_string());
+    /// Sends the body as it is.
+    async fn put_once(&self, body: SealedBody) -> Result<PutLogEventsOutput, PutError> {
         self.client
             .put_log_events()
             // Required by the SDK's builder; the real ones are in the body.
@@ -241,12 +245,49 @@ impl CloudWatchSink {
             .log_stream_name("-")
             .set_log_events(Some(Vec::new()))
             .customize()
-            .mutate_request(move |request| {
-                *request.body_mut() = SdkBody::from(body.clone());
-                request.headers_mut().insert("content-length", length.clone());
-            })
+            .interceptor(body)
             .send()
             .await
+    }
+}
+
+/// A request's body, to take the place of the SDK's before each attempt is signed. The SDK's own writer escapes every
+/// message byte by byte and grows its strings as it goes, several times the cost of everything else we do with a batch;
+/// and its SHA-256 is half as fast as `ring`'s where the processor has no instructions for it.
+#[derive(Clone, Debug)]
+struct SealedBody {
+    body: Bytes,
+    sha256: String,
+}
+
+impl SealedBody {
+    fn new(body: Bytes) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &body);
+        let mut sha256 = String::with_capacity(2 * digest.as_ref().len());
+        for byte in digest.as_ref() {
+            write!(sha256, "{byte:02x}").expect("a string takes every byte");
+        }
+        Self { body, sha256 }
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for SealedBody {
+    fn name(&self) -> &'static str {
+        "SealedBody"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request_mut();
+        *request.body_mut() = SdkBody::from(self.body.clone());
+        request.headers_mut().insert("content-length", self.body.len().to_string());
+        config.interceptor_state().store_put(PayloadSigningOverride::Precomputed(self.sha256.clone()));
+        Ok(())
     }
 }
 
