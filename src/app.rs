@@ -249,6 +249,7 @@ fn sink_settings(config: &Config) -> SinkSettings {
         session_duration: config.credentials.session_duration,
         refresh_before: config.credentials.refresh_before,
         cache_capacity: config.credentials.cache_capacity,
+        request_compression: config.delivery.request_compression,
     }
 }
 

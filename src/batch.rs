@@ -175,11 +175,8 @@ impl Batch {
     fn make_room(&mut self, more: usize) {
         let needed = self.body.len() + more;
         if needed > self.body.capacity() {
-            let capacity = match needed {
-                ..SMALL_BODY => SMALL_BODY,
-                ..FULL_BODY => FULL_BODY,
-                _ => needed + needed / 4,
-            };
+            let steps = [SMALL_BODY, FULL_BODY];
+            let capacity = steps.into_iter().find(|step| needed <= *step).unwrap_or(needed + needed / 4);
             self.body.reserve_exact(capacity - self.body.len());
         }
     }

@@ -8,6 +8,7 @@
 //! message as it stands. Whatever is unusual (a repeated or escaped name, a message that is no string, none at all)
 //! takes the strict path through serde_json.
 
+mod familiar;
 mod scan;
 mod timestamp;
 
@@ -16,7 +17,7 @@ use std::{borrow::Cow, fmt};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use self::scan::{Around, Scan, ScanError, clean, escape, scan};
+use self::scan::{Around, Scan, ScanError, escape, scan};
 
 /// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.
 const VECTOR_METADATA: [&str; 6] =
@@ -93,12 +94,6 @@ impl<'a> Message<'a> {
     #[cfg(test)]
     pub fn unescape(&self) -> String {
         serde_json::from_str(&format!("\"{}\"", self.escaped)).expect("a message is legal by construction")
-    }
-
-    /// A token that may stand as it is; `None` sends it to the strict path.
-    fn clean(token: &'a [u8]) -> Option<Self> {
-        let (text, len) = clean(token)?;
-        Some(Self { escaped: Cow::Borrowed(text), len })
     }
 }
 
@@ -239,6 +234,8 @@ impl RecordReader {
         if text.len() < self.retry_at && more == More::Coming {
             return Ok(Step::More { consumed: at });
         }
+        // What lies beyond the longest record is not looked at: whether it has arrived yet must make no difference.
+        let text = &text[..text.len().min(self.max_record + 1)];
         let found = match scan(text, &mut self.around) {
             Ok(found) => found,
             Err(ScanError::Incomplete) if text.len() > self.max_record => {
@@ -282,11 +279,13 @@ impl RecordReader {
 
 /// The common case: a plain string that may be copied as it stands.
 fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
-    let token = found.message?.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let (token, len) = (found.message?, found.message_len?);
     if found.ambiguous {
         return None;
     }
-    Some((Message::clean(token)?, found.timestamp.and_then(timestamp::parse)))
+    let text = token.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let escaped = Cow::Borrowed(std::str::from_utf8(text).ok()?);
+    Some((Message { escaped, len }, found.timestamp.and_then(timestamp::parse)))
 }
 
 /// Every other case, by serde_json: the last of several equal names counts, as it does for every JSON reader here.

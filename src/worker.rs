@@ -29,6 +29,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Kept out of the grace period for giving messages back and sending the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
+/// How long free slots wait for more of them, where there are too few for a receive that is worth its price: with small
+/// objects slots come free every millisecond, and a receive for each would be one more call per object.
+const GATHER: Duration = Duration::from_millis(20);
 /// How often a loop that has no room says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Most verdicts per slot that may wait for the queue.
@@ -87,6 +90,8 @@ where
     let mut pause = FIRST_PAUSE;
     // A queue that has not answered lately is asked without a long poll: readiness should not wait for one to end.
     let mut wait = Duration::ZERO;
+    let enough = settings.max_messages.min(settings.concurrency / 2).max(1);
+    let mut gathering = None;
     let open_poll = loop {
         if stop.is_cancelled() {
             break None;
@@ -105,6 +110,18 @@ where
             }
             continue;
         }
+        if room < enough {
+            let until = *gathering.get_or_insert_with(|| Instant::now() + GATHER);
+            if Instant::now() < until {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    Some(ended) = work.tasks.join_next_with_id() => work.settle(ended),
+                    () = tokio::time::sleep_until(until) => {}
+                }
+                continue;
+            }
+        }
+        gathering = None;
         let mut receive = Box::pin(queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait));
         let unless_stopped = async {
             tokio::select! {

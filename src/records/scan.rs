@@ -1,18 +1,22 @@
 //! Finds the two fields that matter in a record without building any value.
 //!
 //! Structure is checked in full: brackets, commas, colons, literals, nesting. Text that is skipped is not checked for
-//! UTF-8 or legal escapes, because nobody will see it; text that is delivered is, by [`clean`].
+//! UTF-8 or legal escapes, because nobody will see it; text that is delivered is.
 //!
-//! An object holds the records of one pod, and what stands around their messages is mostly the same from one to the
-//! next: where it is, comparing it takes the place of scanning it ([`Around`]).
+//! What stands around the messages of an object is mostly the same from one record to the next, all but the text of some
+//! strings: where it is, comparing takes the place of scanning ([`Familiar`]).
 
-use memchr::{memchr, memchr2};
+use std::ops::Range;
+
+use wide::u8x16;
+
+use super::familiar::Familiar;
 
 /// Deepest nesting of a record; serde_json's own limit, so that the strict path can follow.
 const MAX_DEPTH: u32 = 127;
-/// Longest text that [`Around`] remembers. The metadata of a Kubernetes record are about 1 KiB; beyond this, comparing
-/// would leave the processor's nearest cache, and the memory would count.
-const MAX_AROUND: usize = 16 * 1024;
+
+/// Most strings of one record whose place is kept; more make a record unfamiliar, no more.
+const MAX_STRINGS: usize = 1024;
 
 /// Where the parts of a record are, as positions from its opening brace.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub(super) struct Scan<'a> {
     pub(super) len: usize,
     /// The value of `message`, as it stands.
     pub(super) message: Option<&'a [u8]>,
+    /// Length of the message in UTF-8 once unescaped, if it is a string that may be copied as it stands, its UTF-8 aside.
+    pub(super) message_len: Option<usize>,
     /// The value of `timestamp`, as it stands.
     pub(super) timestamp: Option<&'a [u8]>,
     /// A name was escaped or stood twice: what was found may not be what a JSON reader would find.
@@ -38,34 +44,30 @@ pub(super) enum ScanError {
     TooDeep,
 }
 
-/// What stood around the two values in the last record whose names left no doubt. Scanning is blind to what comes
-/// behind: the same text always leads to the same place, so a record that repeats it is scanned from there.
+/// What stood around the two values in the last record whose names left no doubt.
 #[derive(Debug, Default)]
 pub(super) struct Around {
     /// From the opening brace to the value of `message`.
-    before_message: Vec<u8>,
+    before_message: Familiar,
     /// From the end of that value to the value of `timestamp`.
-    before_timestamp: Vec<u8>,
-}
-
-impl Around {
-    fn remember(place: &mut Vec<u8>, text: &[u8]) {
-        place.clear();
-        if text.len() <= MAX_AROUND {
-            place.extend_from_slice(text);
-        }
-    }
+    before_timestamp: Familiar,
+    /// Of the record that is being scanned: strings whose text does not matter, without quotes.
+    strings: Vec<Range<usize>>,
 }
 
 /// Scans one record; `bytes` begins with its opening brace and may go on after its end.
 pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
-    let mut cursor = Cursor { bytes, at: 0 };
+    let Around { before_message, before_timestamp, strings } = around;
+    strings.clear();
+    let mut cursor = Cursor { bytes, at: 0, strings };
     let mut found = Scan::default();
     let mut message_end = 0;
-    if cursor.skip(&around.before_message) {
-        found.message = Some(cursor.value_text()?);
+    if cursor.follow(before_message) {
+        let (message, len) = cursor.message()?;
+        (found.message, found.message_len) = (Some(message), len);
         message_end = cursor.at;
-        if cursor.skip(&around.before_timestamp) {
+        cursor.strings.clear();
+        if cursor.follow(before_timestamp) {
             found.timestamp = Some(cursor.value_text()?);
         }
         if cursor.ends_object()? {
@@ -82,28 +84,38 @@ pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>,
     }
     loop {
         let name = cursor.string()?;
+        // Unlike others, the names at this level matter.
+        cursor.strings.pop();
         cursor.skip_space();
         cursor.expect(b':', "a colon")?;
         cursor.skip_space();
         let start = cursor.at;
-        let value = cursor.value_text()?;
         let doubtless = !found.ambiguous && found.timestamp.is_none();
         match name {
             b"message" => {
-                if doubtless && found.message.is_none() {
-                    Around::remember(&mut around.before_message, &bytes[..start]);
-                    around.before_timestamp.clear();
-                    message_end = cursor.at;
+                let first = doubtless && found.message.is_none();
+                if first {
+                    before_message.remember(bytes, 0..start, cursor.strings);
+                    before_timestamp.forget();
                 }
-                found.ambiguous |= found.message.replace(value).is_some();
+                let (message, len) = cursor.message()?;
+                found.ambiguous |= found.message.replace(message).is_some();
+                found.message_len = len;
+                if first {
+                    message_end = cursor.at;
+                    cursor.strings.clear();
+                }
             }
             b"timestamp" => {
                 if doubtless && found.message.is_some() {
-                    Around::remember(&mut around.before_timestamp, &bytes[message_end..start]);
+                    before_timestamp.remember(bytes, message_end..start, cursor.strings);
                 }
-                found.ambiguous |= found.timestamp.replace(value).is_some();
+                found.ambiguous |= found.timestamp.replace(cursor.value_text()?).is_some();
             }
-            _ => found.ambiguous |= memchr(b'\\', name).is_some(),
+            _ => {
+                found.ambiguous |= name.contains(&b'\\');
+                cursor.value(1)?;
+            }
         }
         if cursor.ends_object()? {
             found.len = cursor.at;
@@ -112,12 +124,81 @@ pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>,
     }
 }
 
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// Where the string ends whose text begins at `start`: the position of its closing quote.
+pub(super) fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        at = special(bytes, at)?;
+        if bytes[at] == b'"' {
+            return Some(at);
+        }
+        // The byte after a backslash is never a quote that ends the string.
+        at += 2;
+    }
 }
 
-impl<'a> Cursor<'a> {
+/// The next quote or backslash. Strings are short and many: calling a search for each costs more than the search.
+fn special(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut rest = bytes.get(at..)?;
+    while let Some((block, more)) = rest.split_first_chunk::<BLOCK>() {
+        let found = specials(u8x16::new(*block));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize);
+        }
+        (at, rest) = (at + BLOCK, more);
+    }
+    rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|found| at + found)
+}
+
+const BLOCK: usize = 16;
+
+/// A bit for each quote and backslash, the first byte's lowest.
+fn specials(block: u8x16) -> u32 {
+    (block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'))).to_bitmask()
+}
+
+/// A bit for each control character, the first byte's lowest.
+fn controls(block: u8x16) -> u32 {
+    block.min(u8x16::splat(0x1f)).simd_eq(block).to_bitmask()
+}
+
+/// Where the string ends whose text begins at `start`, and the length of its text once unescaped, if it may be copied as
+/// it stands, as far as that shows without a look at its UTF-8: no control character, every escape legal, every
+/// surrogate in its pair.
+fn delivered_end(bytes: &[u8], start: usize) -> Option<(usize, Option<usize>)> {
+    let (mut at, mut shorter, mut clean) = (start, 0, true);
+    loop {
+        let rest = bytes.get(at..)?;
+        if let Some(block) = rest.first_chunk::<BLOCK>() {
+            let block = u8x16::new(*block);
+            let plain = specials(block).trailing_zeros().min(BLOCK as u32);
+            clean &= controls(block) & ((1 << plain) - 1) == 0;
+            at += plain as usize;
+            if plain as usize == BLOCK {
+                continue;
+            }
+        } else {
+            let plain = special(rest, 0)?;
+            clean &= rest[..plain].iter().all(|byte| *byte >= 0x20);
+            at += plain;
+        }
+        if bytes[at] == b'"' {
+            return Some((at, clean.then_some(at - start - shorter)));
+        }
+        match escape(&bytes[at..]) {
+            Some((escaped, plain)) => (at, shorter) = (at + escaped, shorter + escaped - plain),
+            None => (at, clean) = (at + 2, false),
+        }
+    }
+}
+
+struct Cursor<'a, 's> {
+    bytes: &'a [u8],
+    at: usize,
+    strings: &'s mut Vec<Range<usize>>,
+}
+
+impl<'a> Cursor<'a, '_> {
     fn peek(&self) -> Result<u8, ScanError> {
         self.bytes.get(self.at).copied().ok_or(ScanError::Incomplete)
     }
@@ -136,14 +217,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Moves past `text`, and space behind it, if it stands here; an empty one stands nowhere.
-    fn skip(&mut self, text: &[u8]) -> bool {
-        let here = !text.is_empty() && self.bytes[self.at..].starts_with(text);
-        if here {
-            self.at += text.len();
-            self.skip_space();
-        }
-        here
+    /// Moves past a familiar piece, and space behind it, if one stands here.
+    fn follow(&mut self, familiar: &Familiar) -> bool {
+        let Some(end) = familiar.follow(&self.bytes[self.at..]) else { return false };
+        self.at += end;
+        self.skip_space();
+        true
     }
 
     /// Behind a member: moves past the closing brace, or past a comma to the next name.
@@ -163,6 +242,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The value of `message`, as it stands, and its length as [`delivered_end`] has it.
+    fn message(&mut self) -> Result<(&'a [u8], Option<usize>), ScanError> {
+        if self.peek()? != b'"' {
+            return Ok((self.value_text()?, None));
+        }
+        let (end, len) = delivered_end(self.bytes, self.at + 1).ok_or(ScanError::Incomplete)?;
+        let text = &self.bytes[self.at..=end];
+        self.at = end + 1;
+        Ok((text, len))
+    }
+
     /// A member's value, as it stands.
     fn value_text(&mut self) -> Result<&'a [u8], ScanError> {
         let start = self.at;
@@ -173,22 +263,12 @@ impl<'a> Cursor<'a> {
     /// A string, without its quotes; whatever is escaped stays so.
     fn string(&mut self) -> Result<&'a [u8], ScanError> {
         self.expect(b'"', "a string")?;
-        let start = self.at;
-        loop {
-            let rest = &self.bytes[self.at..];
-            let next = memchr2(b'"', b'\\', rest).ok_or(ScanError::Incomplete)?;
-            self.at += next;
-            if rest[next] == b'"' {
-                let text = &self.bytes[start..self.at];
-                self.at += 1;
-                return Ok(text);
-            }
-            // The byte after a backslash is never a quote that ends the string.
-            self.at += 2;
-            if self.at > self.bytes.len() {
-                return Err(ScanError::Incomplete);
-            }
+        let text = self.at..string_end(self.bytes, self.at).ok_or(ScanError::Incomplete)?;
+        self.at = text.end + 1;
+        if self.strings.len() < MAX_STRINGS {
+            self.strings.push(text.clone());
         }
+        Ok(&self.bytes[text])
     }
 
     fn value(&mut self, depth: u32) -> Result<(), ScanError> {
@@ -286,24 +366,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A JSON string's text and its length in UTF-8 once unescaped, if it may be copied as it stands: legal UTF-8, no
-/// control character, every escape legal, every surrogate in its pair. `None`: leave it to the strict path.
-pub(super) fn clean(token: &[u8]) -> Option<(&str, usize)> {
-    let text = std::str::from_utf8(token).ok()?;
-    // The least of all rather than the first below: without a way out, the compiler takes many bytes at a time.
-    if token.iter().copied().fold(u8::MAX, u8::min) < 0x20 {
-        return None;
-    }
-    let mut len = token.len();
-    let mut rest = token;
-    while let Some(backslash) = memchr(b'\\', rest) {
-        let (escaped, plain) = escape(&rest[backslash..])?;
-        len -= escaped - plain;
-        rest = &rest[backslash + escaped..];
-    }
-    Some((text, len))
-}
-
 /// Lengths of the escape that `text` begins with, as it stands and unescaped in UTF-8; `None` if it is not legal.
 pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
     match text.get(1)? {
@@ -340,8 +402,13 @@ mod tests {
         super::scan(bytes, &mut Around::default())
     }
 
+    /// The length of a string's text, if it is clean and the string is whole.
     fn clean_len(token: &[u8]) -> Option<usize> {
-        clean(token).map(|(_, len)| len)
+        let quoted = [token, &b"\", and more"[..]].concat();
+        let (end, len) = delivered_end(&quoted, 0)?;
+        assert_eq!(string_end(&quoted, 0), Some(end), "two ways to the same end");
+        std::str::from_utf8(token).ok()?;
+        (end == token.len()).then_some(len?)
     }
 
     #[test]
@@ -444,6 +511,9 @@ mod tests {
         let member = prop_oneof![
             Just(r#""a":"message""#),
             Just(r#""a":{"message":"no","timestamp":"no"}"#),
+            Just(r#""a":"mess\"age""#),
+            Just(r#""a":"""#),
+            Just(r#""a":{"message":"","x":"timestamp"}"#),
             Just(r#""b":1"#),
             Just(r#""m\u0065ssage":"escaped""#),
             Just(r#""message":"one""#),

@@ -1,6 +1,6 @@
 //! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{fmt, io::Write, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -19,6 +19,7 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use moka::future::Cache;
 use tokio::sync::OnceCell;
 
@@ -26,6 +27,7 @@ use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
     aws::{describe, find_cause},
     batch::RejectedEvents,
+    config::RequestCompression,
     credentials::{
         AssumeError, RoleArn,
         assumed::{AssumeRequest, AssumedRole, session_name},
@@ -42,6 +44,8 @@ pub struct SinkSettings {
     pub refresh_before: Duration,
     /// Most sessions remembered.
     pub cache_capacity: u64,
+    /// How bodies travel.
+    pub request_compression: RequestCompression,
 }
 
 /// Opens customers' CloudWatch Logs and remembers the open ones.
@@ -77,6 +81,7 @@ pub struct CloudWatchSink {
     client: Client,
     role: AssumedRole,
     account: Arc<str>,
+    compression: RequestCompression,
 }
 
 impl CloudWatchSinks {
@@ -145,7 +150,12 @@ impl CloudWatchSinks {
             .identity_cache(IdentityCache::no_cache())
             .retry_partition(RetryPartition::new(partition))
             .build();
-        CloudWatchSink { client: Client::from_conf(config), role, account: key.role.account().into() }
+        CloudWatchSink {
+            client: Client::from_conf(config),
+            role,
+            account: key.role.account().into(),
+            compression: self.settings.request_compression,
+        }
     }
 }
 
@@ -195,7 +205,7 @@ fn session_policy(role: &RoleArn, region: &str, log_group_name: &str) -> String 
 
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
-        let body = SealedBody::new(body);
+        let body = SealedBody::new(body, self.compression);
         match self.put_once(body.clone()).await {
             // The customer's clock, or an administrator, ended the session before its time: a new one, once.
             Err(error) if is_expired(&error) => {
@@ -257,17 +267,27 @@ impl CloudWatchSink {
 #[derive(Clone, Debug)]
 struct SealedBody {
     body: Bytes,
+    compression: RequestCompression,
     sha256: String,
 }
 
 impl SealedBody {
-    fn new(body: Bytes) -> Self {
+    fn new(body: Bytes, compression: RequestCompression) -> Self {
+        let body = match compression {
+            RequestCompression::None => body,
+            RequestCompression::Gzip => {
+                let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 2), Compression::fast());
+                encoder.write_all(&body).expect("a vector takes every byte");
+                encoder.finish().expect("a vector takes every byte").into()
+            }
+        };
         let digest = ring::digest::digest(&ring::digest::SHA256, &body);
         let mut sha256 = String::with_capacity(2 * digest.as_ref().len());
         for byte in digest.as_ref() {
-            write!(sha256, "{byte:02x}").expect("a string takes every byte");
+            fmt::Write::write_fmt(&mut sha256, format_args!("{byte:02x}"))
+                .expect("a string takes every byte");
         }
-        Self { body, sha256 }
+        Self { body, compression, sha256 }
     }
 }
 
@@ -286,6 +306,9 @@ impl Intercept for SealedBody {
         let request = context.request_mut();
         *request.body_mut() = SdkBody::from(self.body.clone());
         request.headers_mut().insert("content-length", self.body.len().to_string());
+        if self.compression == RequestCompression::Gzip {
+            request.headers_mut().insert("content-encoding", "gzip");
+        }
         config.interceptor_state().store_put(PayloadSigningOverride::Precomputed(self.sha256.clone()));
         Ok(())
     }
@@ -392,6 +415,21 @@ mod tests {
         let policy: serde_json::Value = serde_json::from_str(&policy).expect("JSON");
         let group = format!("arn:aws-cn:logs:cn-north-1:222222222222:log-group:{}", "g".repeat(512));
         assert_eq!(policy["Statement"][0]["Resource"], serde_json::json!([group, format!("{group}:*")]));
+    }
+
+    #[test]
+    fn a_body_is_hashed_as_it_travels() {
+        let text = Bytes::from_static(br#"{"logEvents":[]}"#);
+        let plain = SealedBody::new(text.clone(), RequestCompression::None);
+        assert_eq!(plain.body, text);
+        // By coreutils' sha256sum.
+        assert_eq!(plain.sha256, "c1469a7abc3f1f38eed12d612a6e6d681ed6b19287f8c5a2b4dec20edd2e06a5");
+        let gzip = SealedBody::new(text.clone(), RequestCompression::Gzip);
+        let mut back = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&gzip.body[..]), &mut back)
+            .expect("gzip");
+        assert_eq!(back, text);
+        assert_eq!(gzip.sha256, SealedBody::new(gzip.body.clone(), RequestCompression::None).sha256);
     }
 
     #[test]

@@ -185,6 +185,36 @@ fn letter() -> DeadLetter {
     }
 }
 
+/// Slots that come free shortly one after another are filled by one receive; one that stays alone does not wait long.
+#[tokio::test(start_paused = true)]
+async fn free_slots_are_gathered_for_a_receive() {
+    let queue = queue();
+    let bodies: Vec<_> = (0..12).map(|number| number.to_string()).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    let settings = WorkerSettings { concurrency: 8, max_messages: 8, ..settings() };
+    let running = start_with(queue, settings, |message| async move {
+        // Four end within the time that is waited for more, one later, alone, and the others at last.
+        let number: u64 = message.body.parse().expect("a number");
+        let time = match number {
+            0..4 => Duration::from_millis(100 + number),
+            4 => 2 * SECOND,
+            _ => 5 * SECOND,
+        };
+        tokio::time::sleep(time).await;
+        Verdict::Ack
+    });
+    let begin = Instant::now();
+    running.queue.until(empty).await;
+    let receives = running.queue.calls().into_iter().filter_map(|(at, call)| match call {
+        QueueCall::Receive(most) => Some((most, at - begin)),
+        _ => None,
+    });
+    let receives: Vec<_> = receives.take(3).collect();
+    let ms = Duration::from_millis;
+    assert_eq!(receives, [(8, ms(0)), (4, ms(103)), (1, 2 * SECOND + GATHER)]);
+    running.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn poison_goes_to_the_dead_letters_and_then_from_the_queue() {
     let queue = queue();

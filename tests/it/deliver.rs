@@ -88,6 +88,21 @@ async fn plain_ndjson_through_raw_sns_delivery_with_versions() {
     delivers("ndjson-plain", |spec| (spec.raw_delivery, spec.versioned) = (true, true)).await;
 }
 
+/// Whoever reads the body without undoing its compression cannot read it at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_bodies_may_travel_in_gzip() {
+    let setup = Setup::new("gzip-bodies").await;
+    let customer = setup.customer("acme").await;
+    let object = generated("acme/c/app/p/1.json", 2000, 200);
+    setup.upload(&object.key, object.bytes.clone()).await;
+    let worker = setup.worker_with(&[("LOGFERRY_DELIVERY__REQUEST_COMPRESSION", "gzip")]).await;
+    setup.acknowledged(&worker, 1).await;
+    setup.no_dead_letters().await;
+    let streams = received(&setup.aws, &customer).await;
+    let [(name, events)] = &Vec::from_iter(&streams)[..] else { panic!("not one stream: {streams:?}") };
+    assert_same_events(name, events, &expected(&object.text));
+}
+
 /// The two shapes that come without SNS, and several objects in one message; keys with every character that S3 encodes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_s3_itself_and_of_eventbridge() {

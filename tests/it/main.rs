@@ -18,6 +18,7 @@ mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
 mod faults;
+mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;

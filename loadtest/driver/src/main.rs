@@ -4,9 +4,11 @@
 //! `loadtest/run` builds and starts it. It needs Linux, for `/proc`.
 
 mod generate;
+mod parallel;
 mod report;
 mod run;
 mod sandbox;
+mod scale;
 mod stage;
 mod usage;
 mod worker;
@@ -22,6 +24,8 @@ use clap::Parser;
 enum Command {
     /// Send objects through the worker, check what arrives, and print what it cost.
     Run(run::Options),
+    /// Make the series of runs whose tables are in loadtest/RESULTS.md.
+    Scale(scale::Options),
     /// Run the sandbox in its counting mode; a run starts it by itself. Ends with its input.
     Sandbox,
 }
@@ -40,6 +44,7 @@ fn run_async(command: Command) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         match command {
             Command::Run(options) => run::run(options).await,
+            Command::Scale(options) => scale::scale(options).await,
             Command::Sandbox => sandbox::serve().await,
         }
     })

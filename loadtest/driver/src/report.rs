@@ -1,4 +1,4 @@
-//! The table that a run ends with.
+//! What a run was and what it cost: as figures, and as the table that `run` ends with.
 
 use std::{
     fmt::Write as _,
@@ -6,33 +6,70 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    sandbox::Calls,
-    usage::{self, Usage},
-};
+use clap::ValueEnum;
+
+use crate::{run::Load, sandbox::Calls, usage};
+
+/// Less CPU of the worker than this says nothing: it is told in steps of 10 ms.
+const SHORTEST: Duration = Duration::from_millis(200);
 
 /// What a run was and what it cost.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) objects: u64,
-    pub(crate) tenants: u64,
-    pub(crate) concurrency: u32,
+    /// What was sent.
+    pub(crate) load: Load,
     pub(crate) records: u64,
     pub(crate) events: u64,
     pub(crate) message_bytes: u64,
-    pub(crate) gzip_bytes: u64,
+    pub(crate) stored_bytes: u64,
     pub(crate) plain_bytes: u64,
-    /// From the worker's start to the last event.
+    /// From when the worker could begin, or was started, to the last event.
     pub(crate) wall: Duration,
-    /// Of the worker, from its start to the last acknowledgement.
-    pub(crate) usage: Usage,
+    /// User and system time of the worker from then to the last acknowledgement.
+    pub(crate) cpu: Duration,
+    /// The most that the worker had resident in all its life, in bytes.
+    pub(crate) peak_rss: u64,
     /// Calls of the worker.
     pub(crate) calls: Calls,
-    /// CPU time of inflating the same bytes.
-    pub(crate) inflate: Duration,
+    /// CPU time of decompressing the same bytes, if they are compressed.
+    pub(crate) yardstick: Option<Duration>,
+    /// CPU time of the SHA-256 of what was put, by the worker's library: what signing cannot do without.
+    pub(crate) sha256: Duration,
 }
 
 impl Report {
+    /// The worker's CPU in units of the yardstick's.
+    pub(crate) fn ratio(&self) -> Option<f64> {
+        let yardstick = self.yardstick.filter(|_| self.cpu >= SHORTEST)?;
+        Some(self.cpu.as_secs_f64() / yardstick.as_secs_f64())
+    }
+
+    /// MB of JSON for each CPU second of the worker.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        (self.cpu >= SHORTEST).then(|| self.plain_bytes as f64 / 1e6 / self.cpu.as_secs_f64())
+    }
+
+    /// CPU of the worker for each event, in microseconds.
+    pub(crate) fn cpu_per_event(&self) -> Option<f64> {
+        (self.cpu >= SHORTEST).then(|| self.cpu.as_secs_f64() * 1e6 / self.events as f64)
+    }
+
+    /// In MiB.
+    pub(crate) fn peak_rss(&self) -> f64 {
+        self.peak_rss as f64 / f64::from(1 << 20)
+    }
+
+    /// Calls for each object besides PutLogEvents. Long polls and their like come with time, not with objects; they are
+    /// counted all the same.
+    pub(crate) fn other_calls(&self) -> f64 {
+        self.calls.values().sum::<u64>() as f64 / self.load.objects as f64 - self.puts()
+    }
+
+    /// PutLogEvents calls for each object.
+    pub(crate) fn puts(&self) -> f64 {
+        self.calls.get("logs:PutLogEvents").copied().unwrap_or_default() as f64 / self.load.objects as f64
+    }
+
     /// Prints the table.
     ///
     /// # Errors
@@ -43,32 +80,59 @@ impl Report {
 
     fn table(&self) -> String {
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        let (cpu, inflate) = (self.usage.cpu.as_secs_f64(), self.inflate.as_secs_f64());
-        let plain = megabytes(self.plain_bytes);
-        let objects = self.objects as f64;
-        // Long polls and their like come with time, not with objects; they are counted all the same.
-        let puts = self.calls.get("logs:PutLogEvents").copied().unwrap_or_default();
-        let others = self.calls.values().sum::<u64>() - puts;
+        let seconds = |duration: Duration| format!("{:.2} s", duration.as_secs_f64());
+        let figure = |figure: Option<f64>| shown(figure, "too short to tell");
+        let load = &self.load;
+        let shape = &load.shape;
+        let start = if load.cold { "cold start included" } else { "after a warm-up" };
+        let yardstick = match self.yardstick {
+            Some(cpu) => {
+                format!(
+                    "{} ({:.1} MB per CPU second)",
+                    seconds(cpu),
+                    megabytes(self.plain_bytes) / cpu.as_secs_f64()
+                )
+            }
+            None => "not applicable".to_owned(),
+        };
+        let ratio = if self.yardstick.is_some() { figure(self.ratio()) } else { "not applicable".to_owned() };
         let rows = [
             ("processor", usage::processor()),
             (
                 "objects",
-                format!("{} ({} tenants, concurrency {})", self.objects, self.tenants, self.concurrency),
+                format!(
+                    "{} ({} tenants, concurrency {}, {start})",
+                    load.objects, load.tenants, load.concurrency
+                ),
+            ),
+            (
+                "format",
+                format!(
+                    "{}, {}, {} members, {} pods",
+                    name(shape.framing),
+                    name(shape.compression),
+                    shape.members,
+                    shape.pods
+                ),
             ),
             ("records", self.records.to_string()),
             ("events", format!("{} ({:.1} MB of messages)", self.events, megabytes(self.message_bytes))),
-            ("MB decompressed", format!("{plain:.1} ({:.1} gzip)", megabytes(self.gzip_bytes))),
-            ("wall", format!("{:.2} s", self.wall.as_secs_f64())),
-            ("worker CPU", format!("{cpu:.2} s (user + system)")),
-            ("worker peak RSS", format!("{:.1} MiB", self.usage.peak_rss as f64 / f64::from(1 << 20))),
-            ("MB per CPU second", rate(plain, cpu)),
-            ("CPU per event", format!("{:.2} µs", cpu * 1e6 / self.events as f64)),
+            (
+                "MB decompressed",
+                format!("{:.1} ({:.1} as stored)", megabytes(self.plain_bytes), megabytes(self.stored_bytes)),
+            ),
+            ("wall", seconds(self.wall)),
+            ("worker CPU", format!("{} (user + system)", seconds(self.cpu))),
+            ("of it SHA-256", format!("about {}", seconds(self.sha256))),
+            ("worker peak RSS", format!("{:.1} MiB", self.peak_rss())),
+            ("MB per CPU second", figure(self.rate())),
+            ("µs CPU per event", figure(self.cpu_per_event())),
             (
                 "AWS calls per object",
-                format!("{:.2}, and {:.2} PutLogEvents", others as f64 / objects, puts as f64 / objects),
+                format!("{:.2}, and {:.2} PutLogEvents", self.other_calls(), self.puts()),
             ),
-            ("yardstick CPU", format!("{inflate:.2} s ({} MB per CPU second)", rate(plain, inflate))),
-            ("YARDSTICK RATIO", ratio(cpu, inflate)),
+            ("yardstick CPU", yardstick),
+            ("YARDSTICK RATIO", ratio),
         ];
         let mut table = String::new();
         for (name, value) in rows {
@@ -82,11 +146,78 @@ impl Report {
     }
 }
 
-fn rate(amount: f64, seconds: f64) -> String {
-    if seconds > 0.0 { format!("{:.1}", amount / seconds) } else { "too short to tell".to_owned() }
+/// A figure with two decimals, or why there is none.
+pub(crate) fn shown(figure: Option<f64>, otherwise: &str) -> String {
+    figure.map_or_else(|| otherwise.to_owned(), |figure| format!("{figure:.2}"))
 }
 
-fn ratio(cpu: f64, inflate: f64) -> String {
-    // Both come in steps of 10 ms.
-    if inflate >= 0.2 { format!("{:.2}", cpu / inflate) } else { "too short to tell".to_owned() }
+/// The name of a value as the command line has it.
+fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::generate::{Shape, Size};
+
+    /// A run of 4 objects, 10,000 events and 20 MB of JSON.
+    pub(crate) fn report(cpu_ms: u64, yardstick_ms: Option<u64>) -> Report {
+        let load = Load {
+            objects: 4,
+            size: Size::Plain(5_000_000),
+            distinct: 1,
+            shape: Shape::default(),
+            seed: 1,
+            tenants: 1,
+            concurrency: 8,
+            cold: false,
+        };
+        let calls = [("logs:PutLogEvents", 8), ("s3:GetObject", 4), ("sqs:ReceiveMessage", 2)];
+        Report {
+            load,
+            records: 10_010,
+            events: 10_000,
+            message_bytes: 3_000_000,
+            stored_bytes: 4_000_000,
+            plain_bytes: 20_000_000,
+            wall: Duration::from_secs(1),
+            cpu: Duration::from_millis(cpu_ms),
+            peak_rss: 48 << 20,
+            calls: calls.map(|(name, count)| (name.to_owned(), count)).into(),
+            yardstick: yardstick_ms.map(Duration::from_millis),
+            sha256: Duration::from_millis(50),
+        }
+    }
+
+    #[test]
+    fn figures_are_in_their_units() {
+        let report = report(500, Some(250));
+        assert_eq!(report.ratio(), Some(2.0));
+        assert_eq!(report.rate(), Some(40.0));
+        assert_eq!(report.cpu_per_event(), Some(50.0));
+        assert_eq!((report.other_calls(), report.puts(), report.peak_rss()), (1.5, 2.0, 48.0));
+        let table = report.table();
+        for line in [
+            "format                array, gzip, 1 members, 200 pods",
+            "MB decompressed       20.0 (4.0 as stored)",
+            "yardstick CPU         0.25 s (80.0 MB per CPU second)",
+            "YARDSTICK RATIO       2.00",
+        ] {
+            assert!(table.lines().any(|it| it == line), "no {line:?} in\n{table}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_not() {
+        assert_eq!(report(190, Some(100)).ratio(), None);
+        assert!(report(190, Some(100)).table().ends_with(
+            "YARDSTICK RATIO       too short to tell
+  logs:PutLogEvents                  8
+  s3:GetObject                       4
+  sqs:ReceiveMessage                 2
+"
+        ));
+        assert!(report(500, None).table().contains("YARDSTICK RATIO       not applicable\n"));
+    }
 }

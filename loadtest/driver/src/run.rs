@@ -1,8 +1,10 @@
-//! One run: generate, upload, then start the worker, wait until everything has arrived, and measure.
+//! One run: generate, upload, have the worker warm up, then let it at the objects, wait until everything has arrived,
+//! and measure.
 
 use std::{
-    env,
+    env, iter,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,16 +15,26 @@ use jiff::{SignedDuration, Timestamp};
 use logferry_sandbox::Totals;
 
 use crate::{
-    generate::{self, Object, Shape, Size},
+    generate::{self, Compression, Framing, Object, Shape, Size},
     report::Report,
     sandbox::{Calls, SandboxProcess},
-    stage::Stage,
+    stage::{Parcel, Stage},
+    usage::Usage,
     worker::WorkerProcess,
     yardstick,
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// On top of it for each account: asking after many costs the machine that is measured.
+const LOOK_AGAIN_PER_ACCOUNT: Duration = Duration::from_micros(50);
+/// Bytes in the MB of the options.
 const MEGABYTE: f64 = 1e6;
+/// Size of the JSON of an object of the warm-up.
+const WARM_PLAIN: usize = 100_000;
+/// Objects of the warm-up for each that is worked on at once: every connection is to be open.
+const WARM_ROUNDS: u64 = 4;
+/// In front of the numbers of the warm-up's objects.
+const WARM_NUMBERS: u64 = 1 << 40;
 
 /// What to send, and through which worker.
 #[derive(Debug, Args)]
@@ -30,7 +42,7 @@ pub(crate) struct Options {
     /// Objects in all. The sandbox keeps every one in memory.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     objects: u64,
-    /// Size of an object's gzip in MB (10^6 bytes).
+    /// Size of an object as stored, its gzip by default, in MB (10^6 bytes).
     #[arg(long, default_value_t = 10.0)]
     gzip_mb: f64,
     /// Size of an object's JSON in MB, instead of --gzip-mb.
@@ -40,15 +52,37 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     distinct: u64,
     /// Messages that the worker takes on at once.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
     /// Tenants, each with an account of its own; the objects are theirs in turn.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     tenants: u64,
+    /// How records are put one after another.
+    #[arg(long, value_enum, default_value_t)]
+    framing: Framing,
+    /// How objects are stored.
+    #[arg(long, value_enum, default_value_t)]
+    compression: Compression,
+    /// Gzip members or zstd frames of an object, cut anywhere.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    members: u32,
+    /// Pods whose records take turns in an object. The staging bucket's layout has one; 200 give the reference's proportions.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pods: u32,
+    /// Measure from the worker's start, without a warm-up.
+    #[arg(long)]
+    cold: bool,
     /// What the objects are made from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Seconds without a new event after which the run has failed.
+    #[command(flatten)]
+    through: Through,
+}
+
+/// What every run goes through.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Through {
+    /// Seconds without a new event after which a run has failed.
     #[arg(long, default_value_t = 60)]
     stall: u64,
     /// The worker's program. Default: `logferry` beside this program.
@@ -56,155 +90,301 @@ pub(crate) struct Options {
     worker: Option<PathBuf>,
 }
 
-/// What the worker did to everything that was there when it started.
-struct Measured {
-    wall: Duration,
-    usage: crate::usage::Usage,
-    calls: Calls,
+/// What is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    /// Objects in all.
+    pub(crate) objects: u64,
+    /// Size of each.
+    pub(crate) size: Size,
+    /// Different ones among them.
+    pub(crate) distinct: u64,
+    /// What they are like.
+    pub(crate) shape: Shape,
+    /// What they are made from.
+    pub(crate) seed: u64,
+    /// Tenants that they are for, in turn.
+    pub(crate) tenants: u64,
+    /// Messages that the worker takes on at once.
+    pub(crate) concurrency: u32,
+    /// Whether the worker's start is measured too, instead of the steady state alone.
+    pub(crate) cold: bool,
 }
 
-/// Runs it all and prints the table.
+/// Makes a run and prints its table.
 ///
 /// # Errors
 /// What arrived is not what was sent, or the run could not be done.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let program = match &options.worker {
-        Some(program) => program.clone(),
-        None => env::current_exe()?.with_file_name("logferry"),
-    };
-    ensure!(program.is_file(), "there is no worker at {}", program.display());
-
-    let mut sandbox = SandboxProcess::start().await?;
-    let stage = Stage::set_up(sandbox.endpoint(), options.tenants).await?;
-    let objects = tokio::task::spawn_blocking({
-        let (size, distinct, seed) = (options.size()?, options.distinct.min(options.objects), options.seed);
-        move || generated(size, distinct, seed)
-    })
-    .await??;
-
-    // Object `number` goes to the tenants in turn; what each is to receive adds up on the way.
-    let accounts = stage.accounts();
-    let mut expected = vec![Totals::default(); accounts.len()];
-    let mut copies: Vec<(&(Object, Bytes), u64)> = objects.iter().map(|object| (object, 0)).collect();
-    for number in 0..options.objects {
-        // The tenants must not each get the same object over and over: the turn moves it on.
-        let turn = number / options.tenants;
-        let chosen = usize::try_from((number + turn) % objects.len() as u64)?;
-        let ((object, gzip), count) = &mut copies[chosen];
-        *count += 1;
-        expected[usize::try_from(number % options.tenants)?] += object.totals;
-        stage.upload(number, gzip.clone()).await?;
-    }
-
-    let environment = stage.worker_environment(options.concurrency).await?;
-    let mut worker = WorkerProcess::start(&program, environment)?;
-    let stall = Duration::from_secs(options.stall);
-    let measured = measure(&mut sandbox, &stage, &mut worker, &accounts, &expected, stall).await;
-    let measured = measured.inspect_err(|_| eprintln!("{}", worker.last_lines()))?;
-    worker.stop().await?;
-    // Once more, after the end: nothing may have come on top.
-    let arrived = sandbox.totals(&accounts).await?;
-    check(&accounts, &arrived, &expected)?;
-
-    let inputs: Vec<(Bytes, u64)> = copies.iter().map(|((_, gzip), count)| (gzip.clone(), *count)).collect();
-    let inflate = tokio::task::spawn_blocking(move || {
-        let inputs: Vec<(&[u8], u64)> = inputs.iter().map(|(gzip, count)| (&gzip[..], *count)).collect();
-        yardstick::inflate(&inputs)
-    })
-    .await??;
-    let sum = |of: fn(&Object) -> u64| copies.iter().map(|((object, _), count)| of(object) * count).sum();
-    let report = Report {
-        objects: options.objects,
-        tenants: options.tenants,
-        concurrency: options.concurrency,
-        records: sum(|object| object.records),
-        events: arrived.iter().map(|totals| totals.events).sum(),
-        message_bytes: arrived.iter().map(|totals| totals.bytes).sum(),
-        gzip_bytes: sum(|object| object.gzip_len),
-        plain_bytes: sum(|object| object.plain),
-        wall: measured.wall,
-        usage: measured.usage,
-        calls: measured.calls,
-        inflate,
-    };
-    report.print()
+    measure(&options.load()?, &options.through).await?.print()
 }
 
 impl Options {
-    fn size(&self) -> anyhow::Result<Size> {
+    fn load(&self) -> anyhow::Result<Load> {
         let bytes = |megabytes: f64| {
             ensure!((0.0..=100_000.0).contains(&megabytes), "{megabytes} MB is no size of an object");
             Ok((megabytes * MEGABYTE) as usize)
         };
-        Ok(match self.plain_mb {
+        let size = match self.plain_mb {
             Some(megabytes) => Size::Plain(bytes(megabytes)?),
-            None => Size::Gzip(bytes(self.gzip_mb)?),
+            None => Size::Stored(bytes(self.gzip_mb)?),
+        };
+        let Self { framing, compression, members, pods, .. } = *self;
+        ensure!(members == 1 || compression != Compression::None, "what is not compressed has no members");
+        Ok(Load {
+            objects: self.objects,
+            size,
+            distinct: self.distinct,
+            shape: Shape { framing, compression, members, pods, ..Shape::default() },
+            seed: self.seed,
+            tenants: self.tenants,
+            concurrency: self.concurrency,
+            cold: self.cold,
         })
     }
 }
 
-/// Makes the different objects. They begin half an hour ago: CloudWatch Logs takes what is up to two hours ahead, and a
-/// gigabyte covers about a quarter of an hour.
-fn generated(size: Size, distinct: u64, seed: u64) -> anyhow::Result<Vec<(Object, Bytes)>> {
-    let start = Timestamp::now() - SignedDuration::from_mins(30);
-    let made = (0..distinct).map(|number| {
-        let (object, gzip) = generate::object(seed.wrapping_add(number), size, &Shape::default(), start)?;
-        Ok((object, gzip.into()))
-    });
-    made.collect()
+impl Through {
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        let program = match &self.worker {
+            Some(program) => program.clone(),
+            None => env::current_exe()?.with_file_name("logferry"),
+        };
+        ensure!(program.is_file(), "there is no worker at {}", program.display());
+        Ok(program)
+    }
 }
 
-/// Waits until every account has what it is to receive and every message is acknowledged.
-async fn measure(
-    sandbox: &mut SandboxProcess,
-    stage: &Stage,
-    worker: &mut WorkerProcess,
-    accounts: &[String],
-    expected: &[Totals],
-    stall: Duration,
-) -> anyhow::Result<Measured> {
-    let before = sandbox.calls().await?;
-    let started = Instant::now();
-    let (mut seen, mut news) = (0, started);
-    let wall = loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        worker.usage()?;
-        let arrived = sandbox.totals(accounts).await?;
-        if check(accounts, &arrived, expected).is_ok() {
-            break started.elapsed();
+/// Objects for the tenants in turn, and what must come of them.
+#[derive(Default)]
+struct Plan {
+    parcels: Vec<Parcel>,
+    /// What each tenant is to receive.
+    expected: Vec<Totals>,
+    /// How often each of the different objects is sent.
+    copies: Vec<u64>,
+}
+
+impl Plan {
+    fn new(
+        made: &[(Object, Bytes)],
+        objects: u64,
+        tenants: u64,
+        first_number: u64,
+        compression: Compression,
+    ) -> anyhow::Result<Self> {
+        let extension = match compression {
+            Compression::Gzip => ".gz",
+            Compression::Zstd => ".zst",
+            Compression::None => "",
+        };
+        let mut plan = Self {
+            parcels: Vec::new(),
+            expected: vec![Totals::default(); usize::try_from(tenants)?],
+            copies: vec![0; made.len()],
+        };
+        for number in 0..objects {
+            let (tenant, turn) = (usize::try_from(number % tenants)?, number / tenants);
+            // The tenants must not each get the same object over and over: the turn moves it on.
+            let chosen = usize::try_from((number + turn) % made.len() as u64)?;
+            let (object, body) = &made[chosen];
+            plan.copies[chosen] += 1;
+            plan.expected[tenant] += object.totals;
+            let (number, body) = (first_number + number, body.clone());
+            plan.parcels.push(Parcel { tenant, turn, number, extension, body });
         }
-        let events = arrived.iter().map(|totals| totals.events).sum();
-        let complete = |totals: &[Totals]| totals.iter().map(|totals| totals.events).sum::<u64>();
-        if events > complete(expected) {
-            check(accounts, &arrived, expected)?;
-        }
-        if events > seen {
-            (seen, news) = (events, Instant::now());
-        }
-        if news.elapsed() > stall {
-            check(accounts, &arrived, expected).context(format!("nothing new for {stall:?}"))?;
+        Ok(plan)
+    }
+}
+
+/// Makes a run.
+///
+/// # Errors
+/// What arrived is not what was sent, or the run could not be done.
+pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Report> {
+    let program = through.program()?;
+    let made = generated(load).await?;
+    let plan = Plan::new(&made, load.objects, load.tenants, 0, load.shape.compression)?;
+    let warm_up = match load.cold {
+        true => Plan { expected: vec![Totals::default(); plan.expected.len()], ..Plan::default() },
+        false => {
+            let size = Size::Plain(WARM_PLAIN);
+            let one = generated(&Load { size, distinct: 1, seed: !load.seed, ..load.clone() }).await?;
+            let objects = load.tenants.max(WARM_ROUNDS * u64::from(load.concurrency));
+            Plan::new(&one, objects, load.tenants, WARM_NUMBERS, load.shape.compression)?
         }
     };
-    // The acknowledgements are part of the work.
-    let ended = Instant::now();
-    loop {
-        let (waiting, dead) = stage.backlog().await?;
-        ensure!(dead == 0, "{dead} dead letters");
-        if waiting == 0 {
-            break;
+
+    let mut sandbox = SandboxProcess::start().await?;
+    let stage = Stage::set_up(sandbox.endpoint(), load.tenants).await?;
+    let all: Vec<Parcel> = warm_up.parcels.iter().chain(&plan.parcels).cloned().collect();
+    stage.create_streams(&all).await?;
+    let mut warm_up_events = stage.upload(&all).await?;
+    drop(all);
+    let events = warm_up_events.split_off(warm_up.parcels.len());
+
+    let environment = stage.worker_environment(load.concurrency).await?;
+    let mut watch = Watch {
+        accounts: stage.accounts(),
+        stall: Duration::from_secs(through.stall),
+        sandbox: &mut sandbox,
+        stage: &stage,
+    };
+    let mut expected = warm_up.expected;
+    let (measured, mut worker) = if load.cold {
+        stage.announce(&events).await?;
+        expected.clone_from(&plan.expected);
+        let before = Before { usage: Usage::default(), calls: watch.sandbox.calls().await? };
+        let mut worker = WorkerProcess::start(&program, environment)?;
+        (watch.measure(&mut worker, &expected, before).await.map_err(|error| worker.explain(error))?, worker)
+    } else {
+        let mut worker = WorkerProcess::start(&program, environment)?;
+        let measured = async {
+            stage.announce(&warm_up_events).await?;
+            watch.wait(&mut worker, &expected).await.context("in the warm-up")?;
+            // What is announced is to wait in the queue, as a backlog does, not to trickle in.
+            worker.pause().await?;
+            stage.announce(&events).await?;
+            for (expected, more) in expected.iter_mut().zip(&plan.expected) {
+                *expected += *more;
+            }
+            let before = Before { usage: worker.usage()?, calls: watch.sandbox.calls().await? };
+            worker.resume().await?;
+            watch.measure(&mut worker, &expected, before).await
+        };
+        (measured.await.map_err(|error| worker.explain(error))?, worker)
+    };
+    worker.stop().await?;
+    // Once more, after the end: nothing may have come on top.
+    watch.check(&expected).await?;
+
+    let inputs: Vec<(Bytes, u64)> =
+        iter::zip(&made, &plan.copies).map(|((_, body), count)| (body.clone(), *count)).collect();
+    let compression = load.shape.compression;
+    let yardstick = tokio::task::spawn_blocking(move || {
+        let inputs: Vec<(&[u8], u64)> = inputs.iter().map(|(body, count)| (&body[..], *count)).collect();
+        yardstick::decompress(&inputs, compression)
+    });
+    let yardstick = yardstick.await??;
+    let sum = |of: fn(&Object) -> u64| {
+        iter::zip(&made, &plan.copies).map(|((object, _), count)| of(object) * count).sum()
+    };
+    let (events, message_bytes) = (sum(|object| object.totals.events), sum(|object| object.totals.bytes));
+    // The frame of an event's JSON, a timestamp of 13 digits and a comma are 43 bytes; escapes are not counted.
+    let put = message_bytes + 43 * events;
+    Ok(Report {
+        load: load.clone(),
+        records: sum(|object| object.records),
+        events,
+        message_bytes,
+        stored_bytes: sum(|object| object.stored),
+        plain_bytes: sum(|object| object.plain),
+        wall: measured.wall,
+        cpu: measured.cpu,
+        peak_rss: measured.peak_rss,
+        calls: measured.calls,
+        yardstick,
+        sha256: tokio::task::spawn_blocking(move || yardstick::sha256(put)).await??,
+    })
+}
+
+/// Makes the different objects, as many at once as there are processors. They begin half an hour ago: CloudWatch Logs
+/// takes what is up to two hours ahead, and a gigabyte covers about a quarter of an hour.
+async fn generated(load: &Load) -> anyhow::Result<Vec<(Object, Bytes)>> {
+    let start = Timestamp::now() - SignedDuration::from_mins(30);
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let Load { size, shape, seed, .. } = *load;
+    crate::parallel::for_each(processors, 0..load.distinct.min(load.objects), |number| async move {
+        let make = move || generate::object(seed.wrapping_add(number), size, &shape, start);
+        let (object, bytes) = tokio::task::spawn_blocking(make).await??;
+        Ok((object, Bytes::from(bytes)))
+    })
+    .await
+}
+
+/// The state of things when measuring begins.
+struct Before {
+    usage: Usage,
+    calls: Calls,
+}
+
+/// What the worker did from then on.
+struct Measured {
+    wall: Duration,
+    cpu: Duration,
+    peak_rss: u64,
+    calls: Calls,
+}
+
+/// Sees what arrives.
+struct Watch<'a> {
+    accounts: Vec<String>,
+    stall: Duration,
+    sandbox: &'a mut SandboxProcess,
+    stage: &'a Arc<Stage>,
+}
+
+impl Watch<'_> {
+    async fn measure(
+        &mut self,
+        worker: &mut WorkerProcess,
+        expected: &[Totals],
+        before: Before,
+    ) -> anyhow::Result<Measured> {
+        let wall = self.wait(worker, expected).await?;
+        let Usage { cpu, peak_rss } = worker.usage()?;
+        let mut calls = self.sandbox.calls().await?;
+        for (name, count) in before.calls {
+            *calls.entry(name).or_default() -= count;
         }
-        ensure!(ended.elapsed() < stall, "{waiting} messages are not acknowledged");
-        tokio::time::sleep(LOOK_AGAIN).await;
+        // That was us, just now.
+        calls.remove("sqs:GetQueueAttributes");
+        calls.retain(|_, count| *count > 0);
+        Ok(Measured { wall, cpu: cpu.saturating_sub(before.usage.cpu), peak_rss, calls })
     }
-    let usage = worker.usage()?;
-    let mut calls = sandbox.calls().await?;
-    for (name, count) in before {
-        *calls.entry(name).or_default() -= count;
+
+    /// Waits until every account has what it is to receive and every message is acknowledged; says how long it took
+    /// until the last event was there.
+    async fn wait(&mut self, worker: &mut WorkerProcess, expected: &[Totals]) -> anyhow::Result<Duration> {
+        let look_again = LOOK_AGAIN + LOOK_AGAIN_PER_ACCOUNT * u32::try_from(self.accounts.len())?;
+        let complete: u64 = expected.iter().map(|totals| totals.events).sum();
+        let started = Instant::now();
+        let (mut seen, mut news) = (0, started);
+        let wall = loop {
+            tokio::time::sleep(look_again).await;
+            worker.usage()?;
+            let arrived = self.sandbox.totals(&self.accounts).await?;
+            let state = check(&self.accounts, &arrived, expected);
+            if state.is_ok() {
+                break started.elapsed();
+            }
+            let events = arrived.iter().map(|totals| totals.events).sum();
+            if events > complete {
+                return Err(state.expect_err("it is not ok").context("too many events arrived"));
+            }
+            if events > seen {
+                (seen, news) = (events, Instant::now());
+            }
+            if news.elapsed() > self.stall {
+                state.context(format!("nothing new for {:?}", self.stall))?;
+            }
+        };
+        // The acknowledgements are part of the work.
+        let ended = Instant::now();
+        loop {
+            let (waiting, dead) = self.stage.backlog().await?;
+            ensure!(dead == 0, "{dead} dead letters");
+            if waiting == 0 {
+                return Ok(wall);
+            }
+            ensure!(ended.elapsed() < self.stall, "{waiting} messages are not acknowledged");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
-    // That was us, just now.
-    calls.remove("sqs:GetQueueAttributes");
-    calls.retain(|_, count| *count > 0);
-    Ok(Measured { wall, usage, calls })
+
+    async fn check(&mut self, expected: &[Totals]) -> anyhow::Result<()> {
+        check(&self.accounts, &self.sandbox.totals(&self.accounts).await?, expected)
+    }
 }
 
 /// Holds what arrived against what is expected, all but the number of puts, which is the worker's own affair.
@@ -233,5 +413,27 @@ mod tests {
         other.add_event(2, "a");
         check(&accounts, &[one, other], &[one, one]).expect_err("another hash");
         check(&accounts, &[one, Totals::default()], &[one, one]).expect_err("too few");
+    }
+
+    #[test]
+    fn objects_are_the_tenants_in_turn() {
+        let made: Vec<_> = (1..=3_u64)
+            .map(|events| {
+                let totals = Totals { events, ..Totals::default() };
+                let body = Bytes::from(vec![b'x'; usize::try_from(events).expect("few")]);
+                (Object { stored: events, plain: events, records: events, totals }, body)
+            })
+            .collect();
+        let plan = Plan::new(&made, 8, 3, 100, Compression::Zstd).expect("it is small");
+        let tenants: Vec<_> = plan.parcels.iter().map(|parcel| parcel.tenant).collect();
+        assert_eq!(tenants, [0, 1, 2, 0, 1, 2, 0, 1]);
+        // Three objects and three tenants: without a shift each would get the same one every time.
+        let sizes: Vec<_> = plan.parcels.iter().map(|parcel| parcel.body.len()).collect();
+        assert_eq!(sizes, [1, 2, 3, 2, 3, 1, 3, 1]);
+        let events: Vec<_> = plan.expected.iter().map(|totals| totals.events).collect();
+        assert_eq!(events, [6, 6, 4]);
+        assert_eq!(plan.copies, [3, 2, 3]);
+        assert!(plan.parcels.iter().zip(100..).all(|(parcel, number)| parcel.number == number));
+        assert_eq!((plan.parcels[7].turn, plan.parcels[7].extension), (2, ".zst"));
     }
 }

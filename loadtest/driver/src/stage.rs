@@ -1,36 +1,78 @@
-//! What stands around the worker: the provider, the tenants, the objects in the bucket.
+//! What stands around the worker: the provider, the tenants, the objects in the bucket, and the news of them.
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context;
+use aws_sdk_s3::types::NotificationConfiguration;
 use bytes::Bytes;
 use jiff::Timestamp;
-use logferry_sandbox::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec};
+use logferry_sandbox::provision::{Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec};
+use serde_json::json;
+
+use crate::parallel;
 
 const REGION: &str = "us-east-1";
 /// Pods of one tenant. More than objects are worked on at once as a rule: batches of one stream wait for each other.
 const PODS: u64 = 128;
+/// Calls at a time.
+const CALLS: usize = 16;
+/// Bytes of uploads at a time, apart from the call that goes beyond: each is held several times over on its way.
+const UPLOADING: usize = 256 << 20;
+/// Tenants up to which the worker's own defaults hold all that it must remember of them.
+const REMEMBERED: usize = 2_000;
 
 /// Everything but the worker and the sandbox itself.
 #[derive(Debug)]
 pub(crate) struct Stage {
     aws: Aws,
     provider: Provider,
+    root: Account,
     customers: Vec<Customer>,
 }
 
+/// One object to upload.
+#[derive(Clone, Debug)]
+pub(crate) struct Parcel {
+    /// Whose it is.
+    pub(crate) tenant: usize,
+    /// How many of that tenant's come before it: each is another pod's, until there are no more.
+    pub(crate) turn: u64,
+    /// What tells its key from the others'.
+    pub(crate) number: u64,
+    /// What the key ends with.
+    pub(crate) extension: &'static str,
+    /// Its contents.
+    pub(crate) body: Bytes,
+}
+
+impl Parcel {
+    fn pod(&self) -> u64 {
+        self.turn % PODS
+    }
+}
+
 impl Stage {
-    /// Sets the provider and so many tenants up.
-    pub(crate) async fn set_up(endpoint: &str, tenants: u64) -> anyhow::Result<Self> {
+    /// Sets the provider and so many tenants up. The bucket tells nobody of its objects: see [`Stage::announce`].
+    pub(crate) async fn set_up(endpoint: &str, tenants: u64) -> anyhow::Result<Arc<Self>> {
         let aws = Aws::new(endpoint, REGION);
         let provider = Provider::create(&aws, &ProviderSpec::new("load")).await?;
-        let mut customers = Vec::new();
-        for number in 0..tenants {
-            let account = format!("{:012}", 200_000_000_000 + number);
-            let spec = CustomerSpec::new(&format!("tenant-{number}"));
-            let customer = Customer::create(&aws, &account, &provider, spec).await?;
-            provider.put_tenant(&aws, customer.row()).await?;
-            customers.push(customer);
-        }
-        Ok(Self { aws, provider, customers })
+        let root = aws.account(&provider.account);
+        let silence = NotificationConfiguration::builder().build();
+        let put = root.s3().put_bucket_notification_configuration().bucket(&provider.bucket);
+        let put = put.notification_configuration(silence).send().await;
+        put.context("cannot switch the bucket's notifications off")?;
+        let customers = parallel::for_each(CALLS, 0..tenants, |number| {
+            let (aws, provider) = (aws.clone(), provider.clone());
+            async move {
+                let account = format!("{:012}", 200_000_000_000 + number);
+                let spec = CustomerSpec::new(&format!("tenant-{number}"));
+                let customer = Customer::create(&aws, &account, &provider, spec).await?;
+                provider.put_tenant(&aws, customer.row()).await?;
+                Ok(customer)
+            }
+        });
+        let customers = customers.await?;
+        Ok(Arc::new(Self { aws, provider, root, customers }))
     }
 
     /// The account of each tenant.
@@ -38,30 +80,109 @@ impl Stage {
         self.customers.iter().map(|customer| customer.account.clone()).collect()
     }
 
-    /// Puts the object of that number into the bucket, for the tenants in turn, in another pod each time until there
-    /// are no more. Creates the pod's log stream as well: a run is to measure the steady state.
-    pub(crate) async fn upload(&self, number: u64, gzip: Bytes) -> anyhow::Result<()> {
-        let tenants = self.customers.len() as u64;
-        let customer = &self.customers[usize::try_from(number % tenants)?];
-        let turn = number / tenants;
-        let (now, pod) = (Timestamp::now(), turn % PODS);
-        if turn < PODS {
-            // By the worker's default template; if that were to change, the worker would create its own.
-            let stream = format!("app-app-{pod}-{}", now.strftime("%Y-%m-%d"));
-            let logs = self.aws.account(&customer.account).logs();
-            let create = logs.create_log_stream().log_group_name(&customer.log_group).log_stream_name(stream);
-            create.send().await.context("cannot create a log stream")?;
-        }
-        let tenant = &customer.tenant_id;
-        let seconds = now.as_second();
-        let key =
-            format!("{tenant}/load-1/app/app-{pod}/{seconds}-00000000-0000-4000-8000-{number:012x}.json.gz");
-        Ok(self.provider.upload(&self.aws, &key, gzip).await?)
+    /// Creates the pods' log streams, as far as there are none yet: a run is to measure the steady state.
+    pub(crate) async fn create_streams(self: &Arc<Self>, parcels: &[Parcel]) -> anyhow::Result<()> {
+        let pods: BTreeSet<_> = parcels.iter().map(|parcel| (parcel.tenant, parcel.pod())).collect();
+        let pods: Vec<_> = pods.into_iter().collect();
+        // By the worker's default template; if that were to change, the worker would create its own.
+        let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
+        parallel::for_each(CALLS, 0..pods.len() as u64, |number| {
+            let stage = Arc::clone(self);
+            let (tenant, pod) = pods[usize::try_from(number).expect("it came from a length")];
+            let stream = format!("app-app-{pod}-{date}");
+            async move {
+                let customer = &stage.customers[tenant];
+                let logs = stage.aws.account(&customer.account).logs();
+                let create = logs.create_log_stream().log_group_name(&customer.log_group);
+                create.log_stream_name(stream).send().await.context("cannot create a log stream")?;
+                Ok(())
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Puts objects into the bucket; answers with S3's event for each, which nobody has been told.
+    pub(crate) async fn upload(self: &Arc<Self>, parcels: &[Parcel]) -> anyhow::Result<Vec<String>> {
+        let largest = parcels.iter().map(|parcel| parcel.body.len()).max().unwrap_or_default();
+        let calls = (UPLOADING / largest.max(1)).clamp(1, CALLS);
+        let s3 = self.root.s3();
+        parallel::for_each(calls, 0..parcels.len() as u64, |number| {
+            let (stage, s3) = (Arc::clone(self), s3.clone());
+            let parcel = parcels[usize::try_from(number).expect("it came from a length")].clone();
+            async move {
+                let (key, size) = (stage.key(&parcel), parcel.body.len());
+                let put = s3.put_object().bucket(&stage.provider.bucket).key(&key).body(parcel.body.into());
+                let put = put.send().await.context("cannot upload an object")?;
+                let etag = put.e_tag.context("S3 names no eTag")?;
+                Ok(stage.event(&key, size, etag.trim_matches('"'), parcel.number))
+            }
+        })
+        .await
+    }
+
+    /// Publishes events on the topic as S3 does.
+    pub(crate) async fn announce(self: &Arc<Self>, events: &[String]) -> anyhow::Result<()> {
+        parallel::for_each(CALLS, 0..events.len() as u64, |number| {
+            let stage = Arc::clone(self);
+            let event = events[usize::try_from(number).expect("it came from a length")].clone();
+            async move {
+                let publish = [
+                    ("Action", "Publish"),
+                    ("TopicArn", &stage.provider.topic_arn),
+                    ("Subject", "Amazon S3 Notification"),
+                    ("Message", &event),
+                ];
+                stage.root.sns_query(&publish).await.context("cannot publish an event")?;
+                Ok(())
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A key of the default layout, of characters that need no encoding in an event.
+    fn key(&self, parcel: &Parcel) -> String {
+        let Parcel { number, extension, .. } = parcel;
+        let (tenant, pod) = (&self.customers[parcel.tenant].tenant_id, parcel.pod());
+        let seconds = Timestamp::now().as_second();
+        format!(
+            "{tenant}/load-1/app/app-{pod}/{seconds}-00000000-0000-4000-8000-{number:012x}.json{extension}"
+        )
+    }
+
+    /// The event as the Amazon S3 user guide has it, "Event message structure".
+    fn event(&self, key: &str, size: usize, etag: &str, sequencer: u64) -> String {
+        let Provider { account, bucket, region, .. } = &self.provider;
+        let record = json!({
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "awsRegion": region,
+            "eventTime": format!("{:.3}", Timestamp::now()),
+            "eventName": "ObjectCreated:Put",
+            "userIdentity": { "principalId": format!("AWS:{account}") },
+            "requestParameters": { "sourceIPAddress": "127.0.0.1" },
+            "responseElements": {
+                "x-amz-request-id": format!("{sequencer:016X}"),
+                "x-amz-id-2": format!("{sequencer:076x}"),
+            },
+            "s3": {
+                "s3SchemaVersion": "1.0",
+                "configurationId": "load",
+                "bucket": {
+                    "name": bucket,
+                    "ownerIdentity": { "principalId": account },
+                    "arn": format!("arn:aws:s3:::{bucket}"),
+                },
+                "object": { "key": key, "size": size, "eTag": etag, "sequencer": format!("{sequencer:016X}") },
+            },
+        });
+        json!({ "Records": [record] }).to_string()
     }
 
     /// Messages that are not acknowledged yet, and dead letters.
     pub(crate) async fn backlog(&self) -> anyhow::Result<(u64, u64)> {
-        let sqs = self.aws.account(&self.provider.account).sqs();
+        let sqs = self.root.sqs();
         let count = async |url: &str| {
             let (visible, hidden) = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible");
             let get = sqs.get_queue_attributes().queue_url(url);
@@ -80,11 +201,10 @@ impl Stage {
         concurrency: u32,
     ) -> anyhow::Result<Vec<(&'static str, String)>> {
         let provider = &self.provider;
-        let root = self.aws.account(&provider.account);
-        let worker = root.assume_role(&provider.worker_role_arn, "loadtest", &[]).await?;
+        let worker = self.root.assume_role(&provider.worker_role_arn, "loadtest", &[]).await?;
         let credentials = worker.credentials();
         let text = str::to_owned;
-        Ok(vec![
+        let mut environment = vec![
             ("AWS_ENDPOINT_URL", self.aws.endpoint.clone()),
             ("AWS_REGION", provider.region.clone()),
             ("AWS_ACCESS_KEY_ID", text(credentials.access_key_id())),
@@ -99,6 +219,12 @@ impl Stage {
             ("LOGFERRY_SOURCE__BUCKETS", format!("{}={}", provider.bucket, provider.account)),
             ("LOGFERRY_WORKER__CONCURRENCY", concurrency.to_string()),
             ("LOGFERRY_HTTP__LISTEN", text("127.0.0.1:0")),
-        ])
+        ];
+        if self.customers.len() > REMEMBERED {
+            let capacity = (2 * self.customers.len()).to_string();
+            environment.push(("LOGFERRY_CREDENTIALS__CACHE_CAPACITY", capacity.clone()));
+            environment.push(("LOGFERRY_TENANTS__CACHE_CAPACITY", capacity));
+        }
+        Ok(environment)
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 const TICKS_PER_SECOND: u64 = 100;
 
 /// CPU and memory of a process from its start until now.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     /// User and system time of all its threads, in steps of ten milliseconds.
     pub(crate) cpu: Duration,
@@ -28,12 +28,36 @@ pub(crate) fn of_process(id: u32) -> anyhow::Result<Usage> {
     Ok(Usage { cpu: cpu(&format!("/proc/{id}/stat"))?, peak_rss: peak * 1024 })
 }
 
-/// CPU time of the calling thread, in steps of ten milliseconds.
+/// CPU time of the calling thread: exact where the kernel keeps scheduler statistics, else in steps of ten milliseconds.
 ///
 /// # Errors
 /// There is no Linux.
 pub(crate) fn of_this_thread() -> anyhow::Result<Duration> {
-    cpu("/proc/thread-self/stat")
+    // Nanoseconds on a processor come first. Source: the kernel's Documentation/scheduler/sched-stats.rst.
+    let exact = fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = exact.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
+    match nanoseconds {
+        // Some kernels have the file and keep no statistics in it.
+        Some(nanoseconds) if nanoseconds > 0 => Ok(Duration::from_nanos(nanoseconds)),
+        _ => cpu("/proc/thread-self/stat"),
+    }
+}
+
+/// Whether SIGSTOP has stopped that process.
+///
+/// # Errors
+/// There is no such process, or no Linux.
+pub(crate) fn is_stopped(id: u32) -> anyhow::Result<bool> {
+    let path = format!("/proc/{id}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(state(&stat) == Some('T'))
+}
+
+/// The machine in a line: see [`processor`]; its cores and its kernel as well.
+pub(crate) fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{}, {cores} cores, Linux {}", processor(), kernel.trim())
 }
 
 /// The processor, and whether it hashes SHA-256 by itself: every request is signed over its body, so without that the
@@ -55,6 +79,11 @@ fn cpu(path: &str) -> anyhow::Result<Duration> {
     parse_cpu(&stat).with_context(|| format!("{path} is not as proc(5) has it"))
 }
 
+/// The state, field 3, one letter.
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// `utime` and `stime`, fields 14 and 15; the second one, the name in brackets, may hold anything.
 fn parse_cpu(stat: &str) -> anyhow::Result<Duration> {
     let (_, fields) = stat.rsplit_once(") ").context("no name")?;
@@ -73,6 +102,19 @@ mod tests {
         let stat = "21346 (a) b) R 21337 21337 20855 0 -1 4194304 100 0 0 0 123 7 9 9 20 0 1 0";
         assert_eq!(parse_cpu(stat).expect("it is well formed"), Duration::from_millis(1300));
         parse_cpu("1 (a) R 1").expect_err("it is too short");
+        assert_eq!(state(stat), Some('R'));
+    }
+
+    #[test]
+    fn work_takes_time_of_this_thread() {
+        let before = of_this_thread().expect("this is Linux");
+        let (started, mut n) = (std::time::Instant::now(), 0_u64);
+        // In steps of ten milliseconds it may take two of them until one shows.
+        while of_this_thread().expect("this is Linux") == before {
+            n = std::hint::black_box(n.wrapping_mul(31) + 1);
+            assert!(started.elapsed().as_secs() < 60, "a minute of work shows nowhere");
+        }
+        assert!(!is_stopped(std::process::id()).expect("this is Linux"), "it runs");
     }
 
     #[test]

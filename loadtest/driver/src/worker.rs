@@ -4,7 +4,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
@@ -57,11 +57,50 @@ impl WorkerProcess {
         if let Some(status) = self.child.try_wait()? {
             bail!("the worker ended by itself: {status}");
         }
-        usage::of_process(self.child.id().context("the worker has ended")?)
+        usage::of_process(self.id()?)
     }
 
-    /// The last lines of its log.
-    pub(crate) fn last_lines(&self) -> String {
+    /// Stops it where it stands, until [`WorkerProcess::resume`]; returns when it stands.
+    ///
+    /// # Errors
+    /// It has ended, or does not stop.
+    pub(crate) async fn pause(&mut self) -> anyhow::Result<()> {
+        self.signal("STOP").await?;
+        let (id, asked) = (self.id()?, Instant::now());
+        while !usage::is_stopped(id)? {
+            ensure!(asked.elapsed() < DRAIN, "the worker did not stop within {DRAIN:?} of SIGSTOP");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) async fn resume(&mut self) -> anyhow::Result<()> {
+        self.signal("CONT").await
+    }
+
+    fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the worker has ended")
+    }
+
+    async fn signal(&self, name: &str) -> anyhow::Result<()> {
+        // Not yet waited for, so the id is still the worker's. The shell's own kill needs no other program.
+        let id = self.id()?.to_string();
+        let kill = Command::new("sh").args(["-c", "kill -\"$0\" \"$1\"", name, &id]).status().await;
+        ensure!(kill.context("cannot run sh")?.success(), "cannot send SIG{name} to the worker");
+        Ok(())
+    }
+
+    /// Says on the standard error what its log ends with, and passes the error on.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        eprintln!("{}", self.last_lines());
+        error
+    }
+
+    fn last_lines(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let mut lines: Vec<_> = text.lines().rev().take(LAST_LINES).collect();
@@ -74,10 +113,7 @@ impl WorkerProcess {
     /// # Errors
     /// It has ended before, or did not end in time, or not with 0.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
-        let id = self.child.id().context("the worker has ended already")?;
-        // Not yet waited for, so the id is still the worker's. The shell's own kill needs no other program.
-        let kill = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id.to_string()]).status().await;
-        ensure!(kill.context("cannot run sh")?.success(), "cannot send SIGTERM to the worker");
+        self.signal("TERM").await?;
         let Ok(status) = tokio::time::timeout(DRAIN, self.child.wait()).await else {
             bail!("the worker did not drain within {DRAIN:?} of SIGTERM");
         };

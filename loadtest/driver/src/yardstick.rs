@@ -1,40 +1,100 @@
-//! The yardstick: what merely inflating the same bytes costs, with the same library on the same machine.
+//! The yardstick: what merely decompressing the same bytes costs, with the same library on the same machine.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use flate2::{Decompress, FlushDecompress, Status};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-use crate::usage;
+use crate::{generate::Compression, usage};
 
 /// The worker inflates in steps of this size too.
 const WINDOW: usize = 256 * 1024;
 
-/// Inflates every object `copies` times on this thread; says how much CPU that took.
+/// Passes over everything are added until this much CPU has gone by: what is over in an instant says little.
+const AT_LEAST: Duration = Duration::from_millis(500);
+/// As the worker: what the format asks every decoder to support.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// Decompresses every object `copies` times on this thread; says how much CPU that took. `None` for what is not compressed.
 ///
 /// # Errors
-/// One of them is not a whole gzip member, or Linux does not tell the time.
-pub(crate) fn inflate(objects: &[(&[u8], u64)]) -> anyhow::Result<Duration> {
+/// One of them is not whole, or Linux does not tell the time.
+pub(crate) fn decompress(
+    objects: &[(&[u8], u64)],
+    compression: Compression,
+) -> anyhow::Result<Option<Duration>> {
+    let one = match compression {
+        Compression::Gzip => inflate_one,
+        Compression::Zstd => unzstd_one,
+        Compression::None => return Ok(None),
+    };
     let mut window = vec![0; WINDOW];
-    let before = usage::of_this_thread()?;
-    for (gzip, copies) in objects {
-        for _ in 0..*copies {
-            inflate_one(gzip, &mut window)?;
+    let (before, mut passes) = (usage::of_this_thread()?, 0);
+    loop {
+        for (object, copies) in objects {
+            for _ in 0..*copies {
+                one(object, &mut window)?;
+            }
+        }
+        passes += 1;
+        let cpu = usage::of_this_thread()? - before;
+        if cpu >= AT_LEAST {
+            return Ok(Some(cpu / passes));
         }
     }
-    Ok(usage::of_this_thread()? - before)
 }
 
-/// Inflates one member and checks its CRC, as the worker must; says how many bytes came out.
-fn inflate_one(gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
-    let mut decoder = Decompress::new_gzip(15);
+/// CPU that the SHA-256 of so many bytes takes on this thread, in bodies as large as PutLogEvents has them.
+///
+/// # Errors
+/// Linux does not tell the time.
+pub(crate) fn sha256(bytes: u64) -> anyhow::Result<Duration> {
+    let body = vec![b'x'; 1 << 20];
+    let (before, mut hashed) = (usage::of_this_thread()?, 0);
+    loop {
+        std::hint::black_box(ring::digest::digest(&ring::digest::SHA256, &body));
+        hashed += body.len() as u64;
+        let cpu = usage::of_this_thread()? - before;
+        if cpu >= AT_LEAST / 2 {
+            return Ok(cpu.mul_f64(bytes as f64 / hashed as f64));
+        }
+    }
+}
+
+/// Inflates all members and checks their CRCs, as the worker must; says how many bytes came out.
+fn inflate_one(mut gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
+    let (mut decoder, mut produced) = (Decompress::new_gzip(15), 0);
     loop {
         let (read, written) = (decoder.total_in(), decoder.total_out());
-        let input = gzip.get(usize::try_from(read)?..).unwrap_or_default();
-        if decoder.decompress(input, window, FlushDecompress::None)? == Status::StreamEnd {
-            return Ok(decoder.total_out());
+        let status = decoder.decompress(gzip, window, FlushDecompress::None)?;
+        gzip = &gzip[usize::try_from(decoder.total_in() - read)?..];
+        produced += decoder.total_out() - written;
+        if status == Status::StreamEnd {
+            if gzip.is_empty() {
+                return Ok(produced);
+            }
+            decoder = Decompress::new_gzip(15);
+        } else {
+            ensure!((decoder.total_in(), decoder.total_out()) != (read, written), "the member is cut short");
         }
-        ensure!((decoder.total_in(), decoder.total_out()) != (read, written), "the member is cut short");
+    }
+}
+
+/// Decompresses all frames; says how many bytes came out.
+fn unzstd_one(zstd: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
+    let mut decoder = Decoder::new()?;
+    decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
+    let (mut input, mut produced) = (InBuffer::around(zstd), 0);
+    loop {
+        let mut output = OutBuffer::around(&mut *window);
+        let open = decoder.run(&mut input, &mut output)? > 0;
+        let (wrote, full) = (output.pos(), output.pos() == output.capacity());
+        produced += wrote as u64;
+        if input.pos() == zstd.len() && !full {
+            ensure!(!open, "the frame is cut short");
+            return Ok(produced);
+        }
     }
 }
 
@@ -42,22 +102,53 @@ fn inflate_one(gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
 mod tests {
     use std::io::Write;
 
-    use flate2::{Compression, write::GzEncoder};
+    use flate2::write::GzEncoder;
 
     use super::*;
 
+    fn text() -> Vec<u8> {
+        (0..1_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect()
+    }
+
+    fn gzip() -> Vec<u8> {
+        let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&text()).expect("memory takes everything");
+        gzip.finish().expect("memory takes everything")
+    }
+
     #[test]
     fn all_of_it_is_inflated() {
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        let text: Vec<u8> = (0..1_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
-        gzip.write_all(&text).expect("memory takes everything");
-        let gzip = gzip.finish().expect("memory takes everything");
+        let gzip = gzip();
         let mut window = vec![0; WINDOW];
         assert_eq!(inflate_one(&gzip, &mut window).expect("it is whole"), 1_000_000);
         inflate_one(&gzip[..gzip.len() / 2], &mut window).expect_err("a half");
+        let two = [&gzip[..], &gzip[..]].concat();
+        assert_eq!(inflate_one(&two, &mut window).expect("two members"), 2_000_000);
+        inflate_one(&two[..two.len() - 9], &mut window).expect_err("the second is cut short");
         let mut wrong = gzip.clone();
         let crc = gzip.len() - 8;
         wrong[crc] ^= 1;
         inflate_one(&wrong, &mut window).expect_err("the CRC is wrong");
+    }
+    #[test]
+    fn all_frames_are_decompressed() {
+        let frame = zstd::encode_all(&text()[..], 3).expect("memory takes everything");
+        let two = [&frame[..], &frame[..]].concat();
+        let mut window = vec![0; WINDOW];
+        assert_eq!(unzstd_one(&frame, &mut window).expect("it is whole"), 1_000_000);
+        assert_eq!(unzstd_one(&two, &mut window).expect("two frames"), 2_000_000);
+        unzstd_one(&two[..two.len() - 5], &mut window).expect_err("the second is cut short");
+    }
+
+    #[test]
+    fn copies_cost() {
+        let gzip = gzip();
+        let cost = |copies| {
+            let cost = decompress(&[(&gzip, copies)], Compression::Gzip).expect("it is whole");
+            cost.expect("gzip has a yardstick").as_secs_f64()
+        };
+        let (few, many) = (cost(1), cost(64));
+        assert!(many > 16.0 * few, "{few} s, and 64 times that {many} s");
+        assert_eq!(decompress(&[(&gzip, 1)], Compression::None).expect("nothing to do"), None);
     }
 }

@@ -33,8 +33,8 @@ use crate::logs::Totals;
 use crate::sigv4::{Authorization, Refusal, Signed};
 use crate::sts::Key;
 
-/// Largest body of an S3 request.
-const MAX_OBJECT: usize = 64 << 20;
+/// Largest body of an S3 request: a load run's largest object, 1 GB of records, is some 170 MB of gzip.
+const MAX_OBJECT: usize = 512 << 20;
 /// Largest body of any other request, encoded or not.
 const MAX_BODY: usize = 8 << 20;
 

@@ -1,0 +1,180 @@
+//! The file with the tables: Markdown, one section a part, each of which can be replaced alone.
+
+use std::{env, fmt, fs, io, path::Path};
+
+use anyhow::Context;
+use jiff::Timestamp;
+
+use super::{Part, spread};
+use crate::{
+    report::{Report, shown},
+    usage,
+};
+
+const HEAD: &str = "# Results
+
+`loadtest/run scale` writes this file; `loadtest/README.md` says what it runs and what the columns mean. The ratios are
+the result; times are those of the machine that is named.
+";
+const NONE: &str = "-";
+
+/// A Markdown table with a row a case.
+#[derive(Debug)]
+pub(super) struct Table {
+    compared: bool,
+    text: String,
+}
+
+impl Table {
+    /// A table without comparisons; `what` is what the rows differ in.
+    pub(super) fn new(what: &str) -> Self {
+        Self::headed(what, false)
+    }
+
+    /// A table whose rows are compared with the first.
+    pub(super) fn compared(what: &str) -> Self {
+        Self::headed(what, true)
+    }
+
+    fn headed(what: &str, compared: bool) -> Self {
+        let mut table = Self { compared, text: String::new() };
+        let mut heads =
+            vec![what, "objects", "MB of JSON", "yardstick ratio", "MB per CPU s", "µs per event"];
+        if compared {
+            heads.push("relative to the first");
+        }
+        heads.extend(["peak RSS, MiB", "PutLogEvents per object", "other calls per object"]);
+        table.line(&heads);
+        let mut rules = vec!["---"];
+        rules.resize(heads.len(), "---:");
+        table.line(&rules);
+        table
+    }
+
+    fn line(&mut self, cells: &[impl AsRef<str>]) {
+        let cells: Vec<_> = cells.iter().map(AsRef::as_ref).collect();
+        self.text.push_str(&format!("| {} |\n", cells.join(" | ")));
+    }
+
+    /// Adds a row: of several runs the median of each figure, and the most memory.
+    pub(super) fn row(&mut self, name: &str, reports: &[Report], relative: &[f64]) {
+        let Some(first) = reports.first() else { return };
+        let median = |of: fn(&Report) -> Option<f64>| {
+            let figures: Vec<f64> = reports.iter().filter_map(of).collect();
+            spread(&figures).1
+        };
+        let mut cells = vec![
+            name.to_owned(),
+            first.load.objects.to_string(),
+            format!("{:.1}", first.plain_bytes as f64 / 1e6),
+            shown(median(Report::ratio), NONE),
+            median(Report::rate).map_or_else(|| NONE.to_owned(), |rate| format!("{rate:.0}")),
+            shown(median(Report::cpu_per_event), NONE),
+        ];
+        if self.compared {
+            cells.push(match spread(relative) {
+                (Some(low), Some(middle), Some(high)) if relative.len() > 1 => {
+                    format!("{middle:.3} ({low:.3} to {high:.3})")
+                }
+                (_, Some(only), _) => format!("{only:.3}"),
+                _ => NONE.to_owned(),
+            });
+        }
+        let rss = reports.iter().map(Report::peak_rss).fold(0.0, f64::max);
+        cells.push(format!("{rss:.1}"));
+        cells.push(shown(median(|report| Some(report.puts())), NONE));
+        cells.push(shown(median(|report| Some(report.other_calls())), NONE));
+        self.line(&cells);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text.trim_end())
+    }
+}
+
+/// Where, when and of what the figures are.
+pub(super) fn conditions(fraction: f64) -> String {
+    let told = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let profile = told("LOGFERRY_PROFILE").unwrap_or_else(|| "unknown".to_owned());
+    let commit = told("LOGFERRY_COMMIT").map(|commit| format!(", commit {commit}")).unwrap_or_default();
+    let machine = usage::machine();
+    let day = Timestamp::now().strftime("%Y-%m-%d");
+    let fraction = match fraction {
+        1.0 => String::new(),
+        _ => format!(" **A try-out with {fraction} of the load: these figures mean nothing.**"),
+    };
+    format!("{machine}; profile `{profile}`{commit}; {day}.{fraction}")
+}
+
+/// Puts a part's section into the file, in its place, and leaves the others alone.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub(super) fn replace(path: &Path, part: Part, text: &str) -> anyhow::Result<()> {
+    let before = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    fs::write(path, replaced(&before, part, text)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn replaced(file: &str, part: Part, text: &str) -> String {
+    let sections: Vec<(&str, &str)> = file
+        .split("\n## ")
+        .skip(1)
+        .map(|section| section.split_once('\n').unwrap_or((section, "")))
+        .collect();
+    let mut written = HEAD.to_owned();
+    for it in Part::ALL {
+        let there = sections.iter().find(|(title, _)| *title == it.title()).map(|(_, text)| *text);
+        if let Some(text) = if it == part { Some(text) } else { there } {
+            written.push_str(&format!("\n## {}\n\n{}\n", it.title(), text.trim()));
+        }
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::report;
+
+    #[test]
+    fn a_part_is_replaced_in_its_place() {
+        let one = replaced("", Part::Sizes, "sizes\n");
+        assert_eq!(one, format!("{HEAD}\n## Sizes of objects\n\nsizes\n"));
+        let two = replaced(&one, Part::Headline, "headline\n\n| a |");
+        let headline = Part::Headline.title();
+        assert_eq!(
+            two,
+            format!("{HEAD}\n## {headline}\n\nheadline\n\n| a |\n\n## Sizes of objects\n\nsizes\n")
+        );
+        let again = replaced(&two, Part::Headline, "other");
+        assert_eq!(again, format!("{HEAD}\n## {headline}\n\nother\n\n## Sizes of objects\n\nsizes\n"));
+        assert_eq!(replaced(&again, Part::Sizes, "sizes"), again);
+    }
+
+    #[test]
+    fn rows_show_the_median() {
+        let mut table = Table::compared("tenants");
+        let reports = [report(400, Some(200)), report(900, Some(300)), report(500, Some(200))];
+        table.row("10", &reports, &[1.0, 1.25, 0.75]);
+        table.row("1", &reports[..1], &[]);
+        let text = table.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[2],
+            "| 10 | 4 | 20.0 | 2.50 | 40 | 50.00 | 1.000 (0.750 to 1.250) | 48.0 | 2.00 | 1.50 |"
+        );
+        assert_eq!(lines[3], "| 1 | 4 | 20.0 | 2.00 | 50 | 40.00 | - | 48.0 | 2.00 | 1.50 |");
+        let columns = |line: &str| line.matches('|').count();
+        assert!(lines.iter().all(|line| columns(line) == 11), "{text}");
+        let mut table = Table::new("size");
+        table.row("1 kB", &[report(100, None)], &[]);
+        let text = table.to_string();
+        assert!(text.lines().all(|line| columns(line) == 10), "{text}");
+        assert!(text.ends_with("| 1 kB | 4 | 20.0 | - | - | - | 48.0 | 2.00 | 1.50 |"), "{text}");
+    }
+}

@@ -1,0 +1,118 @@
+//! Follows a record where it says the same as the one before, all but the text of its strings.
+//!
+//! What a scan makes of a record does not depend on the text of the strings that it skips. A record that has the same
+//! bytes as one that was scanned, up to what stands inside such strings, leads to the same place in the same state; so
+//! that place is found by comparing, many bytes at a time, and by looking for the end of each string that differs.
+
+use std::{iter, ops::Range};
+
+use super::scan::string_end;
+
+/// Longest text that is remembered. The metadata of a Kubernetes record are about 1 KiB; beyond this, comparing would
+/// leave the processor's nearest cache, and the memory would count.
+const MAX_TEXT: usize = 16 * 1024;
+
+/// A piece of a record that was scanned, and where in it strings stand whose text does not matter.
+#[derive(Debug, Default)]
+pub(super) struct Familiar {
+    text: Vec<u8>,
+    strings: Vec<Range<usize>>,
+}
+
+impl Familiar {
+    /// Remembers a piece that begins at `start` of the record, with its strings (without quotes, in order, as positions
+    /// in the record). One that is too long is not remembered, and nothing follows it.
+    pub(super) fn remember(&mut self, record: &[u8], piece: Range<usize>, strings: &[Range<usize>]) {
+        self.forget();
+        if piece.len() <= MAX_TEXT {
+            self.text.extend_from_slice(&record[piece.clone()]);
+            let here = strings.iter().map(|string| string.start - piece.start..string.end - piece.start);
+            self.strings.extend(here);
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.text.clear();
+        self.strings.clear();
+    }
+
+    /// Where `bytes` goes on behind a piece that differs from the remembered one in nothing but the text of its strings;
+    /// `None` if it is another one, or not all there.
+    pub(super) fn follow(&self, bytes: &[u8]) -> Option<usize> {
+        if self.text.is_empty() {
+            return None;
+        }
+        let (mut here, mut there) = (0, 0);
+        let mut strings = self.strings.iter();
+        loop {
+            let same = common_prefix(&self.text[here..], &bytes[there..]);
+            (here, there) = (here + same, there + same);
+            if here == self.text.len() {
+                return Some(there);
+            }
+            // Its closing quote may be where they differ.
+            let string = strings.find(|string| here <= string.end)?;
+            let read = here.checked_sub(string.start)?;
+            there = string_end(bytes, there - read)?;
+            here = string.end;
+        }
+    }
+}
+
+/// How many bytes both begin with.
+fn common_prefix(one: &[u8], other: &[u8]) -> usize {
+    const WIDE: usize = 32;
+    const WORD: usize = 8;
+    let (wide, _) = one.as_chunks::<WIDE>();
+    let (other_wide, _) = other.as_chunks::<WIDE>();
+    let mut same = WIDE * iter::zip(wide, other_wide).take_while(|(one, other)| one == other).count();
+    while let (Some(word), Some(other_word)) =
+        (one[same..].first_chunk::<WORD>(), other[same..].first_chunk::<WORD>())
+    {
+        let different = u64::from_le_bytes(*word) ^ u64::from_le_bytes(*other_word);
+        if different != 0 {
+            return same + different.trailing_zeros() as usize / 8;
+        }
+        same += WORD;
+    }
+    same + iter::zip(&one[same..], &other[same..]).take_while(|(one, other)| one == other).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn strings_may_differ_and_nothing_else() {
+        let record = br#"{"a":"text","n":5,"b":["x"],"message":"m"}"#;
+        let strings = [6..10, 24..25];
+        for string in strings.clone() {
+            assert_eq!(record[string.end], b'"', "the test's own positions");
+        }
+        let mut familiar = Familiar::default();
+        assert_eq!(familiar.follow(record), None, "nothing is remembered");
+        familiar.remember(record, 0..38, &strings);
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(familiar.follow(text.as_bytes()).map(|at| &text[at..]), expected, "{text}");
+        };
+        check(r#"{"a":"text","n":5,"b":["x"],"message":"m"}"#, Some(r#""m"}"#));
+        check(r#"{"a":"","n":5,"b":["longer \" than before"],"message":1"#, Some("1"));
+        check(r#"{"a":"te\"","n":5,"b":["x\\"],"message":"#, Some(""));
+        check(r#"{"a":"text","n":6,"b":["x"],"message":"m"}"#, None);
+        check(r#"{"c":"text","n":5,"b":["x"],"message":"m"}"#, None);
+        check(r#"{"a":"text","n":5,"b":["x","y"],"message":"m"}"#, None);
+        check(r#"{"a":"text","n":5,"b":["x"#, None);
+        check("", None);
+    }
+
+    proptest! {
+        #[test]
+        fn prefixes_are_measured(one in "[ab]{0,100}", other in "[ab]{0,100}", start in "[ab]{0,100}") {
+            let (one, other) = (format!("{start}{one}"), format!("{start}{other}"));
+            let same = one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count();
+            prop_assert_eq!(common_prefix(one.as_bytes(), other.as_bytes()), same);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Batches: each is legal by a checker that knows PutLogEvents and nothing of how a batch is built, and nothing is lost.
+
+use std::{borrow::Cow, rc::Rc};
+
+use logferry::{
+    batch::{Batch, BatchHead, BatchTally, Buffers, ClosedBatch, RejectedEvents},
+    records::{Message, More, RecordReader, Step},
+};
+use serde::Deserialize;
+
+use super::choices::Choices;
+
+/// The service's limits, written down once more.
+const MAX_BYTES: usize = 1_048_576;
+const OVERHEAD: usize = 26;
+const MAX_EVENTS: usize = 10_000;
+const DAY: i64 = 86_400_000;
+/// Where a case ends: about one full batch of either kind, so that a case stays short.
+const ENOUGH_BYTES: usize = 1_100_000;
+const ENOUGH_EVENTS: usize = 10_050;
+/// Most escapes in a long message, for the same reason.
+const MANY_UNITS: usize = 1000;
+
+/// One event as it was given.
+#[derive(Clone)]
+struct Given {
+    timestamp: i64,
+    text: Rc<str>,
+    completes_record: bool,
+}
+
+/// Choices make up a stream and its events, which fill batches as a delivery does.
+pub(crate) fn check(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let names = [choices.text(8), choices.text(8)];
+    let mut lane = Lane::new([&names[0], &names[1]]);
+    let (mut bytes, mut events, mut timestamp) = (0, 0, 1_795_248_000_000);
+    while !choices.is_empty() && bytes < ENOUGH_BYTES && events < ENOUGH_EVENTS {
+        let plan = choices.byte();
+        timestamp = later(&mut choices, plan & 7, timestamp);
+        let (json, times) = message(&mut choices, plan >> 3 & 15);
+        let record = [r#"{"message":""#, &json, r#""}"#].concat();
+        let text: String = serde_json::from_str(&format!("\"{json}\"")).expect("a legal message");
+        let text: Rc<str> = text.into();
+        let mut reader = RecordReader::new(1 << 24);
+        let Ok(Step::Record { record, .. }) = reader.next(record.as_bytes(), More::Ended) else {
+            panic!("a record of {} bytes is not read", record.len());
+        };
+        bytes += times * (text.len() + OVERHEAD);
+        events += times;
+        let given = Given { timestamp, text, completes_record: plan & 0x80 == 0 };
+        for _ in 0..times {
+            lane.add(given.clone(), &record.message, &mut choices);
+        }
+        if choices.byte() == b'.' {
+            lane.finish(&mut choices);
+        }
+    }
+    lane.finish(&mut choices);
+}
+
+/// A batch that fills, and what was given to it.
+struct Lane<'a> {
+    names: [&'a str; 2],
+    open: Batch,
+    spare: Buffers,
+    given: Vec<Given>,
+    bytes: usize,
+    earliest: i64,
+    latest: i64,
+}
+
+impl<'a> Lane<'a> {
+    fn new(names: [&'a str; 2]) -> Self {
+        let open = Batch::new(&BatchHead::new(names[0], names[1]));
+        let (given, spare) = (Vec::new(), Buffers::default());
+        Self { names, open, spare, given, bytes: 0, earliest: i64::MAX, latest: 0 }
+    }
+
+    fn add(&mut self, event: Given, message: &Message<'_>, choices: &mut Choices<'_>) {
+        let counted = event.text.len() + OVERHEAD;
+        let span = self.latest.max(event.timestamp) - self.earliest.min(event.timestamp);
+        let fits = self.given.is_empty()
+            || self.given.len() < MAX_EVENTS && self.bytes + counted <= MAX_BYTES && span <= DAY;
+        assert_eq!(
+            self.open.takes(event.timestamp, event.text.len()),
+            fits,
+            "with {} events",
+            self.given.len()
+        );
+        if !fits {
+            self.finish(choices);
+        }
+        self.open.push(event.timestamp, message, event.completes_record);
+        self.bytes += counted;
+        self.earliest = self.earliest.min(event.timestamp);
+        self.latest = self.latest.max(event.timestamp);
+        self.given.push(event);
+    }
+
+    /// Closes the batch and holds it against what was given; its buffers are for the batch after the next.
+    fn finish(&mut self, choices: &mut Choices<'_>) {
+        assert_eq!(self.open.is_empty(), self.given.is_empty());
+        let batch = self.open.close(std::mem::take(&mut self.spare));
+        let mut given = std::mem::take(&mut self.given);
+        given.sort_by_key(|event| event.timestamp);
+        self.spare = check_closed(batch, &given, self.names, choices);
+        (self.bytes, self.earliest, self.latest) = (0, i64::MAX, 0);
+    }
+}
+
+/// The next event's timestamp; one before 1970 is no timestamp.
+fn later(choices: &mut Choices<'_>, plan: u8, before: i64) -> i64 {
+    let step = i64::from(choices.byte());
+    match plan {
+        0 => before,
+        1 => before.saturating_add(step),
+        2 => before.saturating_sub(step),
+        3 => before.saturating_add(1000 * step),
+        4 => before.saturating_add(DAY + step - 128),
+        5 => before.saturating_sub(DAY + step - 128),
+        6 => choices.one_of(&[
+            0,
+            1,
+            DAY,
+            DAY + 1,
+            1_795_248_000_000,
+            i64::MAX,
+            i64::MAX - DAY,
+            i64::MAX - DAY - 1,
+        ]),
+        _ => before.saturating_add((step - 128) << 20),
+    }
+    .max(0)
+}
+
+/// A message as the inside of a JSON string, never empty, and how often it comes.
+fn message(choices: &mut Choices<'_>, plan: u8) -> (Cow<'static, str>, usize) {
+    const UNITS: [(&str, usize); 10] = [
+        ("x", 1),
+        ("é", 2),
+        (r"\u0001", 1),
+        (r"\n", 1),
+        (r"\ud83d\ude00", 4),
+        ("😀", 4),
+        (r"\u00e9", 2),
+        (r"\/", 1),
+        (r#"\""#, 1),
+        (r"\u65E5", 3),
+    ];
+    match plan {
+        // Exact sizes, in units of any kind: fills a batch, or half of it, or nearly.
+        5 => {
+            let (unit, size) = choices.one_of(&UNITS);
+            let most = MAX_BYTES - OVERHEAD;
+            let half = MAX_BYTES / 2 - OVERHEAD;
+            let all = [
+                most,
+                most - 1,
+                half,
+                half - 1,
+                half + 1,
+                most - OVERHEAD - 1,
+                MAX_BYTES / 3,
+                MAX_BYTES / 8,
+                5000,
+                2000,
+                1000,
+                100,
+            ];
+            let len = choices.one_of(&all);
+            let count = (len / size).min(MANY_UNITS);
+            ((unit.repeat(count) + &"x".repeat(len - count * size)).into(), 1)
+        }
+        6 => {
+            let (unit, _) = choices.one_of(&UNITS);
+            (unit.into(), choices.one_of(&[2, 9_999, 10_000, 100, 500, 2_500, 1_000, 10, 3, 30, 50, 20]))
+        }
+        7 => {
+            let units: Vec<_> = (0..=choices.below(6)).map(|_| choices.one_of(&UNITS).0).collect();
+            (units.concat().into(), 1)
+        }
+        _ => {
+            let text = choices.text(30);
+            let mut quoted = serde_json::to_string(if text.is_empty() { "-" } else { &*text })
+                .expect("a string is always JSON");
+            quoted.pop();
+            quoted.remove(0);
+            (quoted.into(), 1)
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Request {
+    log_group_name: String,
+    log_stream_name: String,
+    log_events: Vec<InputLogEvent>,
+    sequence_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InputLogEvent {
+    timestamp: i64,
+    message: String,
+}
+
+/// Reads a batch's body as the service would. `given` is in the order in which it has to arrive.
+fn check_closed(
+    mut batch: ClosedBatch,
+    given: &[Given],
+    names: [&str; 2],
+    choices: &mut Choices<'_>,
+) -> Buffers {
+    let counted: usize = given.iter().map(|event| event.text.len() + OVERHEAD).sum();
+    assert_eq!((batch.len(), batch.is_empty(), batch.bytes()), (given.len(), given.is_empty(), counted));
+    assert!(given.len() <= MAX_EVENTS && counted <= MAX_BYTES);
+    if let [first, .., last] = given {
+        assert!(last.timestamp - first.timestamp <= DAY);
+    }
+    let token = choices.text(4);
+    let first = batch.seal((!token.is_empty()).then_some(&*token));
+    let request: Request = serde_json::from_slice(&first).expect("the body is JSON");
+    assert_eq!([request.log_group_name.as_str(), request.log_stream_name.as_str()], names);
+    assert_eq!(request.sequence_token.unwrap_or_default(), token);
+    assert_eq!(request.log_events.len(), given.len());
+    for (sent, given) in request.log_events.iter().zip(given) {
+        assert_eq!((sent.timestamp, &*sent.message), (given.timestamp, &*given.text));
+    }
+    // Sent again with another token, while the first body is still on its way or no more.
+    let copy = first.to_vec();
+    let end = match serde_json::to_string(&*token).expect("a string is always JSON") {
+        _ if token.is_empty() => "]}".to_owned(),
+        quoted => format!(r#"],"sequenceToken":{quoted}}}"#),
+    };
+    let events = copy.strip_suffix(end.as_bytes()).expect("it ends in its token");
+    let held = (choices.byte() & 1 == 0).then_some(first);
+    let again = batch.seal(Some("other"));
+    let again_events = again.strip_suffix(br#"],"sequenceToken":"other"}"#);
+    assert!(again_events == Some(events), "the events changed with the token");
+    assert!(held.is_none_or(|held| held == copy), "a body changed on its way");
+    drop(again);
+    check_tally(&batch, given, choices);
+    batch.into_buffers()
+}
+
+/// Each completed record has exactly one fate.
+fn check_tally(batch: &ClosedBatch, given: &[Given], choices: &mut Choices<'_>) {
+    let mut bound = || (choices.byte() & 1 > 0).then(|| choices.below(given.len() + 2));
+    let rejected = RejectedEvents { too_new_start: bound(), too_old_end: bound(), expired_end: bound() };
+    let mut expected = BatchTally::default();
+    for (index, _) in given.iter().enumerate().filter(|(_, event)| event.completes_record) {
+        let before = |end: Option<usize>| end.is_some_and(|end| index < end);
+        match () {
+            () if before(rejected.too_old_end) => expected.too_old += 1,
+            () if before(rejected.expired_end) => expected.expired += 1,
+            () if rejected.too_new_start.is_some_and(|start| index >= start) => expected.too_new += 1,
+            () => expected.accepted += 1,
+        }
+    }
+    assert_eq!(batch.tally(&rejected), expected);
+}

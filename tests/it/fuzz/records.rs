@@ -1,0 +1,366 @@
+//! Records: any chunking reads the same, and what a plain reader of JSON reads is read as it reads it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use logferry::records::{Message, More, RecordReader, Step};
+use serde_json::{Deserializer, value::RawValue};
+
+use super::choices::Choices;
+
+/// Longest record in most cases: longer than any text that comes here.
+const UNLIMITED: usize = 1 << 20;
+/// Deepest nesting that the reader follows, the record itself included.
+const MAX_LEVELS: usize = 127;
+const METADATA: [&str; 6] = ["file", "kubernetes", "source_type", "stream", "timestamp", "timestamp_end"];
+
+/// The first byte chooses the chunks, the second the longest record. `=` and choices make up records; anything else is
+/// text as it stands.
+pub(crate) fn check(data: &[u8]) {
+    let [chunks, longest, rest @ ..] = data else { return };
+    let max_record =
+        [UNLIMITED, UNLIMITED, UNLIMITED, 64, 256, 1000, UNLIMITED, 20][usize::from(longest % 8)];
+    match rest {
+        [b'=', choices @ ..] => any_text(*chunks, max_record, &made_up(&mut Choices::new(choices))),
+        text => any_text(*chunks, max_record, text),
+    }
+}
+
+type Record = (String, Option<i64>);
+
+/// What became of a text: its records, and the words of the error that ended it.
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    records: Vec<Record>,
+    error: Option<String>,
+}
+
+fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
+    let (whole, slices) = read(text, [text.len()], More::Ended, max_record);
+    // A linear congruence over the first byte: the same chunks again for the same file.
+    let mut state = u32::from(chunks);
+    let largest = 1_usize << (chunks & 7);
+    let pieces = std::iter::repeat_with(move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        1 + usize::try_from(state >> 16).expect("two bytes") % largest
+    });
+    assert_eq!(read(text, pieces, More::Ended, max_record).0, whole);
+    assert_eq!(read(text, std::iter::repeat(1 + text.len() / 512), More::Ended, max_record).0, whole);
+    // An object that broke off gives the same but for complaints about its end.
+    let (broken_off, _) = read(text, [text.len()], More::Never, max_record);
+    let at_its_end = |error: &String| error.contains("the object ends before");
+    assert_eq!(broken_off.records, whole.records);
+    assert_eq!(broken_off.error, whole.error.clone().filter(|error| !at_its_end(error)));
+    // No record depends on the one before.
+    for (slice, record) in slices.into_iter().zip(&whole.records) {
+        let (alone, _) = read(slice, [slice.len()], More::Ended, max_record);
+        assert_eq!(alone, Read { records: vec![record.clone()], error: None }, "{}", slice.escape_ascii());
+    }
+    as_a_plain_reader(text, max_record, &whole);
+}
+
+/// Reads `text` as it would arrive in chunks; the second part is each record as it stands there.
+fn read(
+    text: &[u8],
+    chunks: impl IntoIterator<Item = usize>,
+    behind: More,
+    max_record: usize,
+) -> (Read, Vec<&[u8]>) {
+    let mut chunks = chunks.into_iter();
+    let (mut reader, mut slices) = (RecordReader::new(max_record), Vec::new());
+    let mut found = Read { records: Vec::new(), error: None };
+    let (mut start, mut end) = (0, chunks.next().unwrap_or_default().min(text.len()));
+    loop {
+        assert_eq!(reader.count(), found.records.len() as u64);
+        let more = if end == text.len() { behind } else { More::Coming };
+        let window = &text[start..end];
+        match reader.next(window, more) {
+            Ok(Step::Record { record, consumed }) => {
+                assert_eq!(record.index, found.records.len() as u64);
+                found.records.push((unescape(&record.message), record.timestamp));
+                let opening = window.iter().position(|byte| *byte == b'{').expect("a record has one");
+                slices.push(&window[opening..consumed]);
+                start += consumed;
+            }
+            Ok(Step::More { consumed }) => {
+                start += consumed;
+                assert!(start <= end);
+                if end == text.len() {
+                    assert_eq!(behind, More::Never);
+                    return (found, slices);
+                }
+                end = (end + chunks.next().expect("chunks for the whole text")).min(text.len());
+            }
+            Ok(Step::End) => {
+                assert_eq!((more, end), (More::Ended, text.len()));
+                return (found, slices);
+            }
+            Err(error) => {
+                assert_eq!(error.index, found.records.len() as u64);
+                found.error = Some(error.to_string());
+                return (found, slices);
+            }
+        }
+    }
+}
+
+/// The message's text, once it is known to be legal, of the length it says, and the sum of its pieces.
+fn unescape(message: &Message<'_>) -> String {
+    let plain = |message: &Message<'_>| -> String {
+        let text: String =
+            serde_json::from_str(&format!("\"{}\"", message.escaped())).expect("a message is legal JSON");
+        assert_eq!((text.len(), text.is_empty()), (message.len(), message.is_empty()));
+        text
+    };
+    let text = plain(message);
+    for max_bytes in [4, 5 + text.len() / 3] {
+        let pieces: Vec<_> = message.pieces(max_bytes).map(|piece| plain(&piece)).collect();
+        assert!(pieces.iter().all(|piece| (1..=max_bytes).contains(&piece.len())));
+        assert_eq!(pieces.concat(), text);
+    }
+    text
+}
+
+/// What a plain reader makes of one record.
+#[derive(Debug)]
+enum Expected<'a> {
+    /// Its message, and its timestamp's value.
+    Message(String, Option<&'a str>),
+    /// No message: these members go out, as JSON.
+    Members(BTreeMap<String, &'a RawValue>, Option<&'a str>),
+    /// No record; part of the error's words.
+    Error(&'static str),
+}
+
+fn as_a_plain_reader(text: &[u8], max_record: usize, found: &Read) {
+    let (records, complete) = plain_records(text);
+    for (index, record) in records.iter().enumerate() {
+        let read = found.records.get(index);
+        let (timestamp, read_timestamp) = match (expected(record, max_record), read) {
+            (Expected::Message(message, timestamp), Some(read)) => {
+                assert_eq!(read.0, message, "{record}");
+                (timestamp, read.1)
+            }
+            (Expected::Members(members, timestamp), Some(read)) => {
+                let sent: BTreeMap<String, &RawValue> = serde_json::from_str(&read.0).expect("an object");
+                let texts = |members: &BTreeMap<String, &RawValue>| -> Vec<(String, String)> {
+                    members.iter().map(|(name, value)| (name.clone(), value.get().to_owned())).collect()
+                };
+                assert_eq!(texts(&sent), texts(&members), "{record}");
+                (timestamp, read.1)
+            }
+            (Expected::Error(part), None) if index == found.records.len() => {
+                let error = found.error.as_deref().unwrap_or_default();
+                assert!(error.contains(part), "{part:?} expected, not {error:?}: {record}");
+                return;
+            }
+            (expected, read) => panic!("{expected:?} expected, not {read:?} or {:?}: {record}", found.error),
+        };
+        check_timestamp(timestamp, read_timestamp);
+    }
+    // Text that is skipped is not checked for UTF-8, escapes and control characters; without any the readers agree.
+    let simple = std::str::from_utf8(text).is_ok() && !text.iter().any(|byte| *byte < 0x20 || *byte == b'\\');
+    if complete {
+        assert_eq!((found.records.len(), found.error.as_ref()), (records.len(), None));
+    } else if simple {
+        assert!(found.error.is_some(), "no JSON reader reads it all: {}", text.escape_ascii());
+    }
+}
+
+/// The records up to where the text is no array of objects or object any more; `true` if there is no such place.
+fn plain_records(text: &[u8]) -> (Vec<&str>, bool) {
+    let mut records = Vec::new();
+    for value in Deserializer::from_slice(text).into_iter::<&RawValue>() {
+        let values: Vec<&RawValue> = match value {
+            Ok(value) if value.get().starts_with('{') => vec![value],
+            Ok(value) if value.get().starts_with('[') => {
+                serde_json::from_str(value.get()).expect("an array was read")
+            }
+            _ => return (records, false),
+        };
+        for value in values {
+            if !value.get().starts_with('{') {
+                return (records, false);
+            }
+            records.push(value.get());
+        }
+    }
+    (records, true)
+}
+
+fn expected(record: &str, max_record: usize) -> Expected<'_> {
+    if record.len() > max_record {
+        // Too deep, if that stands earlier.
+        return Expected::Error("");
+    }
+    if levels(record) > MAX_LEVELS {
+        return Expected::Error("nested too deeply");
+    }
+    // Lone surrogates are legal until somebody wants the text.
+    let Ok(mut members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(record) else {
+        return Expected::Error("it is not JSON");
+    };
+    let timestamp = members.get("timestamp").map(|value| value.get());
+    match members.get("message").map(|value| value.get()) {
+        Some(value) if value.starts_with('"') => match serde_json::from_str(value) {
+            Ok(message) => Expected::Message(message, timestamp),
+            Err(_) => Expected::Error("it is not JSON"),
+        },
+        Some(value) => Expected::Message(value.to_owned(), timestamp),
+        None => {
+            members.retain(|name, _| !METADATA.contains(&name.as_str()));
+            Expected::Members(members, timestamp)
+        }
+    }
+}
+
+fn levels(record: &str) -> usize {
+    let (mut level, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in record.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => level += 1,
+            b'}' | b']' if !in_text => level -= 1,
+            _ => {}
+        }
+        deepest = deepest.max(level);
+    }
+    deepest
+}
+
+/// Against the plain forms: whole numbers, and what the library reads.
+fn check_timestamp(value: Option<&str>, read: Option<i64>) {
+    assert!(read.is_none_or(|milliseconds| milliseconds >= 0), "{read:?}");
+    let Some(value) = value else {
+        assert_eq!(read, None);
+        return;
+    };
+    let text = value.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let number = text.unwrap_or(value);
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if let (true, Ok(number)) = (digits, number.parse::<i64>()) {
+        let milliseconds = if number > 1_000_000_000_000 { number } else { number * 1000 };
+        assert_eq!(read, Some(milliseconds), "{value}");
+        return;
+    }
+    match text {
+        // The library ends a day before its calendar does.
+        Some(text) if text.contains('\\') || text.starts_with("9999-12-3") => {}
+        Some(text) => match text.parse::<Timestamp>() {
+            Ok(timestamp) => {
+                let milliseconds = timestamp.as_nanosecond().div_euclid(1_000_000);
+                assert_eq!(read.map(i128::from), Some(milliseconds).filter(|at| *at >= 0), "{value}");
+            }
+            Err(_)
+                if text
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E')) => {}
+            Err(_) => assert_eq!(read, None, "{value}"),
+        },
+        None if value.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {}
+        None => assert_eq!(read, None, "{value}"),
+    }
+}
+
+/// Short forms of what is in the field: a record of Vector's, and every way of being unusual.
+const TEMPLATES: [&str; 8] = [
+    concat!(
+        r#"{"application":"etcd","cluster_id":"hcp-eu-1","customer_id":"globex","file":"/var/log/pods/etcd_etcd-0/0.log","#,
+        r#""kubernetes":{"container_name":"etcd","pod_labels":{"app":"etcd"},"pod_name":"etcd-0"},"message":"I1121 ok","#,
+        r#""pod_name":"etcd-0","source_type":"kubernetes_logs","stream":"stderr","timestamp":"2026-11-21T08:00:00.373359129Z"}"#
+    ),
+    r#"{"message":"m","timestamp":"2026-11-21T08:00:00Z"}"#,
+    r#"{"timestamp":1795248000.5,"stream":"stdout","message":"m","z":null}"#,
+    r#"{"a":{"message":"no","timestamp":"no"},"message":{"x":[1,2]},"timestamp":5}"#,
+    r#"{"level":"info","file":"/f","n":1.0,"stream":"stdout"}"#,
+    r#"{"message":"first","timestamp":1,"message":"last","timestamp":2}"#,
+    r#"{"m\u0065ssage":"escaped","t\u0069mestamp":"2"}"#,
+    r#"{ "message" : "caf\u00e9 \ud83d\ude00 \"x\"" , "timestamp" : 1795248000123 }"#,
+];
+const TOKENS: [&[u8]; 24] = [
+    b"\"",
+    b"\\",
+    b"\\\"",
+    b"\\\\",
+    b",",
+    b":",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"\\u0000",
+    b"\\ud83d\\ude00",
+    b"\\ud800",
+    b"\\u00E9",
+    "é".as_bytes(),
+    b"\n",
+    b" ",
+    b"0",
+    b"-",
+    b"\"message\":\"again\",",
+    b"\"timestamp\":7,",
+    b"\"m\\u0065ssage\":1,",
+    b"\xff",
+    b"\0",
+];
+
+/// Records from the templates, each changed in few places, often the one before changed once more: a reader that
+/// remembers something must forget it at the right byte.
+fn made_up(choices: &mut Choices<'_>) -> Vec<u8> {
+    let (open, between, close) =
+        choices.one_of(&[("[", ",", "]"), ("", "\n", "\n"), ("[\n", ",\n ", "\n]\n"), ("[", "][", "]")]);
+    let mut text = open.as_bytes().to_vec();
+    let mut record = Vec::new();
+    let mut count = 0;
+    while !choices.is_empty() && count < 16 {
+        let plan = choices.byte();
+        if count == 0 || plan & 0x80 > 0 {
+            record = TEMPLATES[usize::from(plan & 7)].as_bytes().to_vec();
+        }
+        for _ in 0..(plan >> 3) & 3 {
+            edit(choices, &mut record);
+        }
+        if count > 0 {
+            text.extend_from_slice(between.as_bytes());
+        }
+        text.extend_from_slice(&record);
+        count += 1;
+    }
+    text.extend_from_slice(close.as_bytes());
+    text
+}
+
+/// One change near a place that matters.
+fn edit(choices: &mut Choices<'_>, record: &mut Vec<u8>) {
+    let landmark = choices
+        .one_of(&["\"message\"", "\"message\":\"", "\"timestamp\"", "\"stream\":\"", "{", "}"])
+        .as_bytes();
+    let from = record
+        .windows(landmark.len())
+        .rposition(|window| window == landmark)
+        .map_or(0, |at| at + landmark.len());
+    let place = choices.byte();
+    let at = if place == 255 {
+        choices.below(65_536) % (record.len() + 1)
+    } else {
+        from + usize::from(place & 15)
+    };
+    let at = at.min(record.len());
+    match choices.byte() % 6 {
+        0 => record.splice(at..at, choices.one_of(&TOKENS).iter().copied()).for_each(drop),
+        1 => record.splice(at..at, choices.bytes(24).iter().copied()).for_each(drop),
+        2 => drop(record.drain(at..(at + 1 + choices.below(4)).min(record.len()))),
+        3 if at < record.len() => record[at] = choices.byte(),
+        4 => {
+            let again = record[at..(at + choices.below(40)).min(record.len())].to_vec();
+            record.splice(at..at, again);
+        }
+        _ => {
+            let depth = choices.below(140);
+            let nested = ["[".repeat(depth), "]".repeat(depth), ",".to_owned()].concat();
+            record.splice(at..at, [b"\"deep\":", nested.as_bytes()].concat());
+        }
+    }
+}
