@@ -161,14 +161,14 @@ pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What the worker's buffers take, in bytes: slots x (window + open batch + batch in flight). See ARCHITECTURE.md.
+/// What the worker's buffers take, in bytes: slots x (window + two batches + read-ahead). See ARCHITECTURE.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBound {
-    /// Every slot busy with ordinary records: two steps of decompressed text, three batches of 1.5 MiB (one open, one on
-    /// its way, one being put in order).
+    /// Every slot busy with ordinary records: two steps of decompressed text, two batches of 1.5 MiB (one open, one on its
+    /// way; a third place to put them in order is not needed, the one that arrived is it), three reads of the connection.
     pub ordinary: u64,
     /// Every slot busy with the worst: zstd's window (8 MiB), records of `source.max_record` that need the strict path
-    /// (three copies), batches of nothing but escapes (6.5 MiB), and full caches.
+    /// (three copies), batches of nothing but escapes (8 MiB with room to grow), and full caches.
     pub worst: u64,
 }
 
@@ -176,11 +176,12 @@ pub struct MemoryBound {
 pub fn memory_bound(config: &Config) -> MemoryBound {
     const KIB: u64 = 1 << 10;
     let slots = config.worker.concurrency as u64;
-    let steps = 512 * KIB;
+    let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
+    let strict = 3 * config.source.max_record.as_u64();
     let caches = config.credentials.cache_capacity * 20 * KIB + config.tenants.cache_capacity * KIB;
     MemoryBound {
-        ordinary: slots * (steps + 3 * 1536 * KIB),
-        worst: slots * (steps + 8192 * KIB + 3 * config.source.max_record.as_u64() + 3 * 6656 * KIB) + caches,
+        ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
+        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB) + caches,
     }
 }
 

@@ -17,7 +17,11 @@ const MAX_TEXT: usize = 16 * 1024;
 pub(super) struct Familiar {
     text: Vec<u8>,
     strings: Vec<Range<usize>>,
+    /// For each byte of the text which string it is in, its closing quote included; [`NO_STRING`] for all others.
+    string_at: Vec<u16>,
 }
+
+const NO_STRING: u16 = u16::MAX;
 
 impl Familiar {
     /// Remembers a piece that begins at `start` of the record, with its strings (without quotes, in order, as positions
@@ -28,12 +32,17 @@ impl Familiar {
             self.text.extend_from_slice(&record[piece.clone()]);
             let here = strings.iter().map(|string| string.start - piece.start..string.end - piece.start);
             self.strings.extend(here);
+            self.string_at.resize(piece.len(), NO_STRING);
+            for (number, string) in (0..NO_STRING).zip(&self.strings) {
+                self.string_at[string.start..=string.end].fill(number);
+            }
         }
     }
 
     pub(super) fn forget(&mut self) {
         self.text.clear();
         self.strings.clear();
+        self.string_at.clear();
     }
 
     /// Where `bytes` goes on behind a piece that differs from the remembered one in nothing but the text of its strings;
@@ -43,17 +52,14 @@ impl Familiar {
             return None;
         }
         let (mut here, mut there) = (0, 0);
-        let mut strings = self.strings.iter();
         loop {
             let same = common_prefix(&self.text[here..], &bytes[there..]);
             (here, there) = (here + same, there + same);
             if here == self.text.len() {
                 return Some(there);
             }
-            // Its closing quote may be where they differ.
-            let string = strings.find(|string| here <= string.end)?;
-            let read = here.checked_sub(string.start)?;
-            there = string_end(bytes, there - read)?;
+            let string = self.strings.get(usize::from(self.string_at[here]))?;
+            there = string_end(bytes, there - (here - string.start))?;
             here = string.end;
         }
     }
