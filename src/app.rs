@@ -168,7 +168,8 @@ pub struct MemoryBound {
     /// way; a third place to put them in order is not needed, the one that arrived is it), three reads of the connection.
     pub ordinary: u64,
     /// Every slot busy with the worst: zstd's window (8 MiB), records of `source.max_record` that need the strict path
-    /// (three copies), batches of nothing but escapes (8 MiB with room to grow), and full caches.
+    /// (in the window, unescaped, escaped again with room to grow: four times its length), batches of nothing but escapes
+    /// (8 MiB with room to grow), and full caches.
     pub worst: u64,
 }
 
@@ -177,7 +178,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     const KIB: u64 = 1 << 10;
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
-    let strict = 3 * config.source.max_record.as_u64();
+    let strict = 4 * config.source.max_record.as_u64();
     let caches = config.credentials.cache_capacity * 20 * KIB + config.tenants.cache_capacity * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),

@@ -70,10 +70,11 @@ impl BufferPool {
         self.lock().pop().unwrap_or_default()
     }
 
-    /// Keeps them for somebody else.
+    /// Keeps them for somebody else, unless there are enough, or they have grown beyond what others need: what one
+    /// customer's escapes made large must not stay so.
     pub fn give(&self, buffers: Buffers) {
         let mut free = self.lock();
-        if free.len() < self.most {
+        if free.len() < self.most && buffers.body.capacity() <= FULL_BODY + TAIL {
             free.push(buffers);
         }
     }

@@ -121,7 +121,7 @@ impl Default for Source {
             buckets: Vec::new(),
             key_layout: KeyLayout::DEFAULT.to_owned(),
             max_record: ByteSize::mib(16),
-            max_object: ByteSize::gib(16),
+            max_object: ByteSize::mib(1536),
         }
     }
 }
@@ -201,8 +201,8 @@ pub struct Delivery {
     /// Longest single attempt of an AWS call, 1 s to 10 min; a long poll has its wait on top.
     #[serde(with = "friendly")]
     pub attempt_timeout: Duration,
-    /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire for several times the CPU that the
-    /// rest of the worker takes per byte of a message. CloudWatch Logs bills and limits the uncompressed size either way.
+    /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about half
+    /// as much CPU again. CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
 }
 

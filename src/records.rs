@@ -308,13 +308,21 @@ struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl Members<'_> {
     fn without(&self, names: &[&str]) -> String {
-        let kept = self.0.iter().filter(|(key, _)| !names.contains(&key.as_ref()));
-        let members: Vec<_> = kept
-            .map(|(key, value)| {
-                format!("{}:{}", serde_json::to_string(key).expect("a string is always JSON"), value.get())
-            })
-            .collect();
-        format!("{{{}}}", members.join(","))
+        let kept = || self.0.iter().filter(|(key, _)| !names.contains(&key.as_ref()));
+        // Escapes in a name may need more; that much is there at once.
+        let len: usize = kept().map(|(key, value)| key.len() + value.get().len() + 4).sum();
+        let mut text = String::with_capacity(len + 1);
+        text.push('{');
+        for (key, value) in kept() {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            text.push_str(&serde_json::to_string(key).expect("a string is always JSON"));
+            text.push(':');
+            text.push_str(value.get());
+        }
+        text.push('}');
+        text
     }
 }
 

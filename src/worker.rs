@@ -32,6 +32,8 @@ const LAST_CALLS: Duration = Duration::from_secs(4);
 /// How long free slots wait for more of them, where there are too few for a receive that is worth its price: with small
 /// objects slots come free every millisecond, and a receive for each would be one more call per object.
 const GATHER: Duration = Duration::from_millis(20);
+/// A message that has been worked on for longer will hardly end within [`GATHER`]: its slot is not waited for.
+const SLOW: Duration = Duration::from_millis(200);
 /// How often a loop that has no room says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Most verdicts per slot that may wait for the queue.
@@ -90,7 +92,6 @@ where
     let mut pause = FIRST_PAUSE;
     // A queue that has not answered lately is asked without a long poll: readiness should not wait for one to end.
     let mut wait = Duration::ZERO;
-    let enough = settings.max_messages.min(settings.concurrency / 2).max(1);
     let mut gathering = None;
     let open_poll = loop {
         if stop.is_cancelled() {
@@ -110,7 +111,8 @@ where
             }
             continue;
         }
-        if room < enough {
+        // Worth a receive: half of the slots that come free in quick succession.
+        if room < settings.max_messages.min((settings.concurrency - work.slow()) / 2) {
             let until = *gathering.get_or_insert_with(|| Instant::now() + GATHER);
             if Instant::now() < until {
                 tokio::select! {
@@ -177,12 +179,17 @@ async fn give_back<Q: Queue>(queue: &Q, receipts: Vec<Receipt>) {
     }
 }
 
+struct Running {
+    message: Arc<Message>,
+    since: Instant,
+}
+
 struct Work<H> {
     leases: Leases,
     settler: settle::Settler,
     tasks: JoinSet<Settlement>,
     /// What each task works on, for those that end without saying.
-    running: HashMap<Id, Arc<Message>>,
+    running: HashMap<Id, Running>,
     handle: H,
     backoff: Backoff,
     metrics: Metrics,
@@ -202,7 +209,7 @@ where
             let message = Arc::clone(&message);
             async move { Settlement { verdict: handling.await, message, lease } }
         });
-        self.running.insert(task.id(), message);
+        self.running.insert(task.id(), Running { message, since: Instant::now() });
         self.count_running();
     }
 
@@ -225,8 +232,8 @@ where
                 Some(settlement)
             }
             Err(error) => {
-                let message = self.running.remove(&error.id());
-                message.filter(|_| error.is_panic()).map(|message| self.panicked(message, error))
+                let running = self.running.remove(&error.id());
+                running.filter(|_| error.is_panic()).map(|running| self.panicked(running.message, error))
             }
         };
         self.count_running();
@@ -280,7 +287,7 @@ where
         while let Some(ended) = self.tasks.join_next_with_id().await {
             match ended {
                 Err(error) if error.is_cancelled() => {
-                    left.extend(self.running.remove(&error.id()).map(|message| message.receipt.clone()));
+                    left.extend(self.running.remove(&error.id()).map(|it| it.message.receipt.clone()));
                 }
                 ended => self.settle(ended),
             }
@@ -295,6 +302,11 @@ where
             tracing::warn!("the queue did not take every verdict in time; what it did not take comes again");
         }
         Drained { given_back }
+    }
+
+    /// Messages that have been worked on for long.
+    fn slow(&self) -> usize {
+        self.running.values().filter(|running| running.since.elapsed() > SLOW).count()
     }
 
     fn count_running(&self) {

@@ -170,3 +170,33 @@ proptest! {
         prop_assert_eq!(sent.len(), events.len());
     }
 }
+
+#[test]
+fn the_pool_keeps_few_and_ordinary_buffers() {
+    let pool = BufferPool::new(2);
+    for _ in 0..3 {
+        pool.give(used());
+    }
+    let kept = |pool: &BufferPool| {
+        let all: Vec<_> = (0..4).map(|_| pool.take()).collect();
+        all.iter().filter(|buffers| buffers.body.capacity() > 0).count()
+    };
+    assert_eq!(kept(&pool), 2, "no more than it was told");
+    pool.give(Buffers { body: Vec::with_capacity(2 * FULL_BODY), events: Vec::new() });
+    assert_eq!(kept(&pool), 0, "what has grown is not kept");
+}
+
+/// What a batch of before left in its buffers is in no body that goes out.
+#[test]
+fn buffers_change_hands_without_their_contents() {
+    let mut batch = Batch::in_buffers(&head(), used());
+    batch.push(5, &Message::escape("late"), true);
+    batch.push(4, &Message::escape("early"), true);
+    let mut closed = batch.close(used());
+    let sent = closed.seal(Some("token"));
+    assert_eq!(check_legal(&sent), [(4, "early".to_owned()), (5, "late".to_owned())]);
+    drop(sent);
+    let mut next = Batch::in_buffers(&head(), closed.into_buffers());
+    next.push(6, &Message::escape("next"), true);
+    assert_eq!(check_legal(&next.close(Buffers::default()).seal(None)), [(6, "next".to_owned())]);
+}

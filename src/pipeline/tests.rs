@@ -15,7 +15,7 @@ use crate::{
         ObjectError,
         memory::{MemoryObject, MemoryStore},
     },
-    sink::memory::{MemorySinks, Operation},
+    sink::memory::{Call, MemorySinks, Operation},
     tenant::{Attribute, LookupError, Row, Tenant},
     verdict::Poison,
 };

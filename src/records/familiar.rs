@@ -24,8 +24,8 @@ pub(super) struct Familiar {
 const NO_STRING: u16 = u16::MAX;
 
 impl Familiar {
-    /// Remembers a piece that begins at `start` of the record, with its strings (without quotes, in order, as positions
-    /// in the record). One that is too long is not remembered, and nothing follows it.
+    /// Remembers a piece of the record, with the strings in it (without quotes, in order, as positions in the record). One
+    /// that is too long is not remembered, and nothing follows it.
     pub(super) fn remember(&mut self, record: &[u8], piece: Range<usize>, strings: &[Range<usize>]) {
         self.forget();
         if piece.len() <= MAX_TEXT {

@@ -421,6 +421,22 @@ mod tests {
         assert!(!found.ambiguous);
     }
 
+    /// Beyond what is remembered a record is unfamiliar, no more.
+    #[test]
+    fn long_and_manifold_records_are_scanned_each_time() {
+        let long = format!(r#"{{"a":"{}","message":"m","timestamp":"t"}}"#, "x".repeat(20 * 1024));
+        let many =
+            format!(r#"{{"a":[{}"x"],"message":"m","timestamp":"t"}}"#, r#""x","#.repeat(2 * MAX_STRINGS));
+        let behind =
+            format!(r#"{{"message":"m","a":[{}"x"],"timestamp":"t"}}"#, r#""x","#.repeat(2 * MAX_STRINGS));
+        let mut around = Around::default();
+        for text in [&long, &many, &behind] {
+            for record in [text.clone(), text.replace('x', "yy"), text.replace('m', "n"), text.clone()] {
+                assert_eq!(super::scan(record.as_bytes(), &mut around), scan(record.as_bytes()));
+            }
+        }
+    }
+
     #[test]
     fn doubtful_names_are_told() {
         for text in [

@@ -211,7 +211,31 @@ async fn free_slots_are_gathered_for_a_receive() {
     });
     let receives: Vec<_> = receives.take(3).collect();
     let ms = Duration::from_millis;
-    assert_eq!(receives, [(8, ms(0)), (4, ms(103)), (1, 2 * SECOND + GATHER)]);
+    // The seven that are still worked on by then are no slots to wait for.
+    assert_eq!(receives, [(8, ms(0)), (4, ms(103)), (1, 2 * SECOND)]);
+    running.stop().await;
+}
+
+/// With few slow ones the others are still worth gathering, but never for long.
+#[tokio::test(start_paused = true)]
+async fn a_free_slot_waits_no_longer_than_for_a_moment() {
+    let queue = queue();
+    let bodies: Vec<_> = (0..12).map(|number| number.to_string()).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    let settings = WorkerSettings { concurrency: 8, max_messages: 8, ..settings() };
+    let running = start_with(queue, settings, |message| async move {
+        let number: u64 = message.body.parse().expect("a number");
+        tokio::time::sleep(Duration::from_millis(if number == 0 { 10 } else { 150 })).await;
+        Verdict::Ack
+    });
+    let begin = Instant::now();
+    running.queue.until(empty).await;
+    let receives = running.queue.calls().into_iter().filter_map(|(at, call)| match call {
+        QueueCall::Receive(most) => Some((most, at - begin)),
+        _ => None,
+    });
+    let first: Vec<_> = receives.take(2).collect();
+    assert_eq!(first, [(8, Duration::ZERO), (1, Duration::from_millis(10) + GATHER)]);
     running.stop().await;
 }
 

@@ -101,6 +101,9 @@ async fn request_bodies_may_travel_in_gzip() {
     let streams = received(&setup.aws, &customer).await;
     let [(name, events)] = &Vec::from_iter(&streams)[..] else { panic!("not one stream: {streams:?}") };
     assert_same_events(name, events, &expected(&object.text));
+    if let Some(sandbox) = setup.sandbox() {
+        assert_eq!(sandbox.gzip_bodies(), sandbox.calls("logs", "PutLogEvents"), "none went as it is");
+    }
 }
 
 /// The two shapes that come without SNS, and several objects in one message; keys with every character that S3 encodes.

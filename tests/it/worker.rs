@@ -104,6 +104,13 @@ impl Worker {
         Samples(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
     }
 
+    /// The most memory that it had resident at once, in bytes; `None` where there is no `/proc`.
+    pub(crate) fn peak_rss(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))?;
+        Some(peak.parse::<u64>().ok()? * 1024)
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn sigterm(&self) {
         let pid = self.child.id().to_string();

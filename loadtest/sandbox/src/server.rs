@@ -10,7 +10,10 @@ mod protocol;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 use std::time::Duration;
 
 use axum::Router;
@@ -51,6 +54,7 @@ pub struct Sandbox {
 struct Front {
     cloud: Arc<Cloud>,
     calls: Mutex<BTreeMap<String, u64>>,
+    gzip_bodies: AtomicU64,
     closing: watch::Receiver<bool>,
 }
 
@@ -71,8 +75,12 @@ impl Sandbox {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (closing, closed) = watch::channel(false);
-        let front =
-            Arc::new(Front { cloud: Arc::default(), calls: Mutex::default(), closing: closed.clone() });
+        let front = Arc::new(Front {
+            cloud: Arc::default(),
+            calls: Mutex::default(),
+            gzip_bodies: AtomicU64::default(),
+            closing: closed.clone(),
+        });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&front));
         let service = router.into_make_service_with_connect_info::<Switch>();
         let server =
@@ -95,6 +103,11 @@ impl Sandbox {
     pub fn calls(&self, service: &str, operation: &str) -> u64 {
         let calls = self.front.calls.lock().expect("no code panics while it holds the counts");
         calls.get(&format!("{service}:{operation}")).copied().unwrap_or_default()
+    }
+
+    /// How many requests said that their body is gzip.
+    pub fn gzip_bodies(&self) -> u64 {
+        self.front.gzip_bodies.load(Ordering::Relaxed)
     }
 
     /// Ends every session of that account's roles now: their next call is refused with `ExpiredToken`.
@@ -200,6 +213,9 @@ impl Front {
         let body = axum::body::to_bytes(body, limit).await.map_err(|_| payload::too_large())?;
         let operation = service.operation(&parts, &body);
         self.count(service, &operation);
+        if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
+            self.gzip_bodies.fetch_add(1, Ordering::Relaxed);
+        }
         let key = self
             .admit(authorization, &parts, &body)
             .map_err(|refusal| protocol::refusal(service.protocol(), refusal))?;

@@ -97,6 +97,78 @@ async fn what_came_before_broken_json_is_delivered_once() {
     }
 }
 
+/// One of each kind, behind two good records: a named error with the offset, and what came before delivered, once.
+#[tokio::test(start_paused = true)]
+async fn bad_input_is_named_and_costs_only_itself() {
+    let good = r#"{"message":"a"}{"message":"b"}"#.as_bytes();
+    let behind = |bad: &[u8]| [good, bad].concat();
+    let whole = gzip(good);
+    let mut wrong_crc = gzip(good);
+    let crc = wrong_crc.len() - 8;
+    wrong_crc[crc] ^= 1;
+    let deep = |open: &str| format!(r#"{{"message":"c","x":{}"#, open.repeat(10_000)).into_bytes();
+    let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(5 << 20)).into_bytes();
+    let spaces = b" ".repeat(5 << 20);
+    for (what, object_bytes, reason, said) in [
+        ("truncated gzip", cut_gzip(&String::from_utf8_lossy(good)), "corrupt_object", "ends too early"),
+        ("half a trailer", whole[..whole.len() - 4].to_vec(), "corrupt_object", "ends too early"),
+        ("wrong CRC", wrong_crc, "corrupt_object", "the gzip data is broken"),
+        ("garbage behind", [&whole[..], b"garbage"].concat(), "corrupt_object", "the gzip data is broken"),
+        (
+            "bad UTF-8",
+            gzip(&behind(b"{\"message\":\"\xff\xfe\"}")),
+            "corrupt_object",
+            "record 2: it is not JSON",
+        ),
+        (
+            "half a character",
+            gzip(&behind(b"{\"message\":\"\xe2\x82\"}")),
+            "corrupt_object",
+            "record 2: it is not JSON",
+        ),
+        (
+            "lone surrogate",
+            gzip(&behind(br#"{"message":"\ud800"}"#)),
+            "corrupt_object",
+            "record 2: it is not JSON",
+        ),
+        (
+            "NUL in a message",
+            gzip(&behind(b"{\"message\":\"a\0b\"}")),
+            "corrupt_object",
+            "record 2: it is not JSON",
+        ),
+        ("NULs", gzip(&behind(&[0; 100])), "corrupt_object", "expected, not '\\u{0}'"),
+        ("deep arrays", gzip(&behind(&deep("["))), "corrupt_object", "nested too deeply"),
+        ("deep objects", gzip(&behind(&deep(r#"{"a":"#))), "corrupt_object", "nested too deeply"),
+        ("long record", gzip(&behind(&long)), "corrupt_object", "longer than source.max_record"),
+        ("bomb of spaces", gzip(&behind(&spaces)), "object_too_large", "more than source.max_object"),
+        (
+            "bomb behind bombs",
+            [gzip(good), gzip(&spaces), gzip(&spaces)].concat(),
+            "object_too_large",
+            "more than source.max_object",
+        ),
+    ] {
+        for chunk in [1 << 20, 1000, 7] {
+            if chunk == 7 && object_bytes.len() > 10_000 {
+                continue;
+            }
+            let world = World::new();
+            two(&world);
+            world.put(KEY, object(object_bytes.clone()).in_chunks(chunk));
+            let poison = poison(world.handle(&event(&[KEY])).await);
+            assert_eq!(poison.reason, reason, "{what}");
+            assert_eq!(attribute(&poison, "record_offset"), Some("2"), "{what}: {poison:?}");
+            let error = attribute(&poison, "error").expect("an error");
+            assert!(error.contains(said), "{what}: {said:?} is not in {error:?}");
+            for place in [ACME, GLOBEX] {
+                assert_eq!(world.sinks.messages(place, GROUP), ["a", "b"], "{what} in chunks of {chunk}");
+            }
+        }
+    }
+}
+
 fn two(world: &World) {
     world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", row(GLOBEX))]);
 }
@@ -174,6 +246,96 @@ async fn highly_compressible_objects_arrive_whole() {
             let (report, verdict) = world.process(&event(&[KEY])).await;
             assert_eq!(verdict, Verdict::Ack, "{what}, {count} records");
             assert_eq!(report.delivered[0].tally.put.accepted, count as u64, "{what}");
+        }
+    }
+}
+
+/// What a plain reader makes of a whole object: no windows, no chunks, no batches.
+fn whole_file_reference(text: &[u8]) -> Vec<(i64, String)> {
+    let values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let records = values.flat_map(|value| match value.expect("the test makes JSON") {
+        Value::Array(records) => records,
+        record => vec![record],
+    });
+    let events = records.map(|record| {
+        let at: Timestamp = record["timestamp"].as_str().and_then(|at| at.parse().ok()).expect("a timestamp");
+        (at.as_millisecond(), record["message"].as_str().expect("a message").to_owned())
+    });
+    events.collect()
+}
+
+mod whole_path {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> impl Strategy<Value = Value> {
+        let message = prop_oneof![
+            4 => "[ -~]{1,80}",
+            2 => r#"(\\|"|\n|\t|é|日|😀|\u{1}){1,20}"#,
+            // Several fill a batch: its limits are met within a few records.
+            1 => (1_usize..400_000, "[a-zé\n]").prop_map(|(count, text)| text.repeat(count)),
+        ];
+        let millisecond = prop_oneof![8 => 0_i64..2000, 1 => 0_i64..200_000_000];
+        (message, millisecond, "[a-z]{0,3}", any::<bool>()).prop_map(|(message, millisecond, pod, container)| {
+            let at = Timestamp::from_millisecond(1_795_313_296_000 + millisecond).expect("a time");
+            let mut record = json!({"kubernetes": {"pod_name": pod}, "message": message, "timestamp": format!("{at:.3}")});
+            if container {
+                record["a"] = json!([1, {"message": "not this one"}]);
+            }
+            record
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// From compressed bytes in any chunks to the batches that the account got.
+        #[test]
+        fn any_chunks_and_any_batches_give_what_a_whole_file_reader_gives(
+            records in proptest::collection::vec(record(), 1..40),
+            framing in 0..4, compression in 0..4, chunk in prop_oneof![1_usize..20, 1000_usize..100_000],
+            cut in 0.0..1.0,
+        ) {
+            let texts: Vec<String> = records.iter().map(Value::to_string).collect();
+            let text = match framing {
+                0 => format!("[{}]", texts.join(",")),
+                1 => format!("[\n  {}\n]\n", texts.join(",\n  ")),
+                2 => texts.join("\n"),
+                _ => texts.iter().map(|text| format!("[{text}]")).collect(),
+            }.into_bytes();
+            let (head, tail) = text.split_at((text.len() as f64 * cut) as usize);
+            let zstd = |text: &[u8]| zstd::stream::encode_all(text, 1).expect("memory takes it");
+            let bytes = match compression {
+                0 => gzip(&text),
+                1 => [gzip(head), gzip(tail)].concat(),
+                2 => [zstd(head), zstd(tail)].concat(),
+                _ => text.clone(),
+            };
+            // Byte by byte is for small ones.
+            let chunk = chunk.max(bytes.len() / 3000);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+            runtime.expect("a runtime").block_on(async {
+                let mut world = World::new();
+                world.settings.max_object = 64 << 20;
+                world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+                world.put(KEY, object(bytes).in_chunks(chunk));
+                let (report, verdict) = world.process(&event(&[KEY])).await;
+                assert_eq!(verdict, Verdict::Ack, "{:?}", report.failures);
+                let expected = whole_file_reference(&text);
+                let got = world.sinks.events(ACME, GROUP);
+                assert_eq!(got.len(), expected.len());
+                // In the order of the records, batch by batch; within one, by time.
+                let mut taken = 0;
+                for call in world.sinks.calls() {
+                    let Call::Put(_, messages, _) = call else { panic!("the stream is there: {call:?}") };
+                    let batch = taken..taken + messages.len();
+                    taken = batch.end;
+                    let mut part = expected[batch.clone()].to_vec();
+                    part.sort_by_key(|(at, _)| *at);
+                    assert!(got[batch.clone()] == part, "events {batch:?}");
+                }
+            });
         }
     }
 }
