@@ -103,7 +103,7 @@ async fn bombs_and_giants_cost_no_memory() {
     assert_eq!(events.len(), 3 * 2, "the records before each break: {events:?}");
     if let (Some(before), Some(after)) = (before, worker.peak_rss()) {
         // Three slots with a record of source.max_record each, and its window half as long again.
-        assert!(after - before < 3 * 48 << 20, "{} MiB more", (after - before) >> 20);
+        assert!(after - before < (3 * 48) << 20, "{} MiB more", (after - before) >> 20);
     }
 }
 
