@@ -10,7 +10,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{Config, Problem, SourceBucket},
-    credentials::assumed::{AssumeRequest, AssumedRole},
+    credentials::{
+        assumed::{AssumeRequest, AssumedRole},
+        breaker::ProbeIntervals,
+    },
     health::Health,
     http,
     metrics::Metrics,
@@ -19,7 +22,7 @@ use crate::{
     queue::sqs::SqsQueue,
     route::KeyLayout,
     sink::cloudwatch::{CloudWatchSinks, SinkSettings},
-    tenant::table::TenantTable,
+    tenant::table::{TenantRows, TenantTable},
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
 };
@@ -93,7 +96,7 @@ impl App {
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(sdk, &central, sink_settings(&config)),
+            CloudWatchSinks::new(sdk, &central, sink_settings(&config), metrics.clone()),
             pipeline_settings(&config)?,
             metrics.clone(),
         ));
@@ -122,6 +125,15 @@ impl App {
         tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?.transpose()?;
         Ok(drained)
     }
+}
+
+/// The tenant table for the commands that list and change it. Asks AWS nothing yet.
+///
+/// # Errors
+/// There is no Region, or the configuration has no table.
+pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    Ok(TenantRows::new(aws_sdk_dynamodb::Client::new(&load_sdk(config).await?), table))
 }
 
 /// Asks, again and again, what the loop does not: is the table there, may we take the central role?
@@ -252,6 +264,10 @@ fn sink_settings(config: &Config) -> SinkSettings {
         refresh_before: config.credentials.refresh_before,
         cache_capacity: config.credentials.cache_capacity,
         request_compression: config.delivery.request_compression,
+        probe_intervals: ProbeIntervals {
+            first: config.credentials.probe_interval,
+            longest: config.credentials.max_probe_interval,
+        },
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod tenant;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
@@ -16,6 +18,8 @@ use crate::{
 
 /// The configuration cannot be used. Source: sysexits.h, `EX_USAGE`.
 const EXIT_CONFIG: u8 = 64;
+/// The command line itself is wrong; what clap ends with by custom.
+const EXIT_USAGE: u8 = 2;
 
 /// Delivers customers' Kubernetes logs from an S3 staging bucket to CloudWatch Logs in their own AWS accounts.
 #[derive(Debug, Parser)]
@@ -41,6 +45,8 @@ struct Options {
 enum Command {
     /// Run the service (also by EXECUTION_MODE=sqs without a command).
     Worker,
+    /// Look at and change the tenant table.
+    Tenant(tenant::TenantArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -69,7 +75,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors; if they cannot be printed, nobody reads them.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
     let command = match command {
@@ -86,13 +92,20 @@ pub fn main() -> ExitCode {
     };
     match command {
         Command::Worker => with_config(options, |loaded| {
-            let problems = loaded.config.validate();
-            if !problems.is_empty() {
-                return problems_found(&loaded);
+            if problems_found(&loaded, |_| true) {
+                return ExitCode::from(EXIT_CONFIG);
             }
             worker(loaded)
         }),
-        Command::Config(ConfigCommand::Check) => with_config(options, |loaded| problems_found(&loaded)),
+        Command::Tenant(args) => with_config(options, |loaded| {
+            if problems_found(&loaded, |field| args.concerned_by(field)) {
+                return ExitCode::from(EXIT_CONFIG);
+            }
+            tenant::run(args, &loaded.config)
+        }),
+        Command::Config(ConfigCommand::Check) => with_config(options, |loaded| {
+            if problems_found(&loaded, |_| true) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }
+        }),
         Command::Config(ConfigCommand::Print) => with_config(options, |loaded| print(&loaded)),
         #[cfg(feature = "demo")]
         Command::Demo(demo) => ended(run_async(crate::demo::run(demo))),
@@ -116,13 +129,14 @@ fn usage(problem: &str) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-/// Says every problem and where the bad value came from; success if there is none.
-fn problems_found(loaded: &Loaded) -> ExitCode {
-    let problems = loaded.config.validate();
+/// Says every problem of those fields and where the bad value came from; false if there is none.
+fn problems_found(loaded: &Loaded, concerns: impl Fn(&str) -> bool) -> bool {
+    let mut problems = loaded.config.validate();
+    problems.retain(|problem| concerns(&problem.field));
     for problem in &problems {
         eprintln!("logferry: {problem} ({})", loaded.origin(&problem.field));
     }
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
+    !problems.is_empty()
 }
 
 #[expect(clippy::print_stdout, reason = "the values are the command's result")]

@@ -179,6 +179,13 @@ pub struct Credentials {
     pub refresh_before: Duration,
     /// Most customer sessions remembered, about 20 KiB each.
     pub cache_capacity: u64,
+    /// How long a customer's role that STS refused is left alone, 1 s to 12 h; up to a quarter more is added by chance, and it
+    /// doubles with each probe that is refused too. The default: changes of IAM take effect within seconds to minutes.
+    #[serde(with = "friendly")]
+    pub probe_interval: Duration,
+    /// Longest such interval, up to 12 h. The default is that of `queue.max_retry_delay`: no message comes back later.
+    #[serde(with = "friendly")]
+    pub max_probe_interval: Duration,
 }
 
 impl Default for Credentials {
@@ -188,6 +195,8 @@ impl Default for Credentials {
             session_duration: Duration::from_secs(3600),
             refresh_before: Duration::from_secs(300),
             cache_capacity: 4_000,
+            probe_interval: Duration::from_secs(30),
+            max_probe_interval: Duration::from_secs(900),
         }
     }
 }
@@ -399,6 +408,11 @@ impl Config {
         check.that("credentials.cache_capacity", credentials.cache_capacity > 0, || {
             "must be at least 1".into()
         });
+        let (probe, longest) = (credentials.probe_interval, credentials.max_probe_interval);
+        check.within("credentials.max_probe_interval", longest, SECOND..=MAX_VISIBILITY);
+        check.that("credentials.probe_interval", (SECOND..=longest).contains(&probe), || {
+            format!("{probe:?} is not within 1s to credentials.max_probe_interval")
+        });
     }
 }
 
@@ -514,6 +528,9 @@ mod tests {
             &["credentials.session_duration"],
         );
         check(|c| c.credentials.refresh_before = Duration::from_secs(3000), &["credentials.refresh_before"]);
+        check(|c| c.credentials.probe_interval = Duration::ZERO, &["credentials.probe_interval"]);
+        check(|c| c.credentials.probe_interval = Duration::from_secs(901), &["credentials.probe_interval"]);
+        check(|c| c.credentials.max_probe_interval = Duration::MAX, &["credentials.max_probe_interval"]);
         check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
         check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);

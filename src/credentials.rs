@@ -1,11 +1,15 @@
 //! The way into a customer's account: two roles, one after the other.
 //!
-//! [`RoleArn`] is pure; [`assumed`] holds a role's credentials and renews them, single-flight, before they end.
-//! Credentials live in memory alone and are never logged.
+//! [`RoleArn`] is pure; [`assumed`] holds a role's credentials and renews them, single-flight, before they end. A customer's
+//! role that STS refuses is left alone but for probes: [`breaker`] has the rules, [`refusal`] says what a refusal means,
+//! [`role_breaker`] joins them. Credentials live in memory alone and are never logged.
 
 pub mod assumed;
+pub mod breaker;
+pub mod refusal;
+pub mod role_breaker;
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// Why a role's credentials are not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +27,14 @@ pub enum AssumeError {
         code: String,
         /// STS's words.
         message: String,
+    },
+    /// STS has said no, and is not asked again before the next probe.
+    #[error("{refusal}; it is asked for again in {probe_in:.1?} at the earliest")]
+    Open {
+        /// What STS said: [`AssumeError::Denied`].
+        refusal: Arc<AssumeError>,
+        /// How long until the next probe; nothing if one is due or on its way.
+        probe_in: Duration,
     },
     /// STS did not answer, or the session it gave cannot be used.
     #[error("role {role} cannot be assumed now: {problem}")]

@@ -13,7 +13,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::delivery::Tally;
+use crate::{
+    credentials::{breaker::Change, refusal::Cause},
+    delivery::Tally,
+};
 
 /// All metrics of a process; cheap to clone, clones count together.
 #[derive(Clone, Debug)]
@@ -49,6 +52,10 @@ pub struct Metrics {
     pub batches: Counter,
     /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
     pub event_bytes: Counter,
+    /// `logferry_role_breakers_open`: customers' roles that STS refuses, asked for again by probes alone.
+    pub role_breakers_open: Gauge,
+    /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
+    pub role_breaker_changes: Family<BreakerChange, Counter>,
     /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
     pub freshness: Histogram,
 }
@@ -92,6 +99,22 @@ label!(
     Outcome { outcome }
 );
 
+/// What became of a role's breaker, and the cause of the refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BreakerChange {
+    /// `opened`, `probe_refused` or `closed`.
+    pub change: &'static str,
+    /// What the last refusal was.
+    pub cause: &'static str,
+}
+
+impl BreakerChange {
+    /// The labels of that change.
+    pub fn new(change: Change, cause: Cause) -> Self {
+        Self { change: change.word(), cause: cause.word() }
+    }
+}
+
 impl Metrics {
     /// Everything at zero.
     pub fn new() -> Self {
@@ -113,6 +136,8 @@ impl Metrics {
             records_oversize: Counter::default(),
             batches: Counter::default(),
             event_bytes: Counter::default(),
+            role_breakers_open: Gauge::default(),
+            role_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
             freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
         };
@@ -148,6 +173,16 @@ impl Metrics {
         );
         registry.register("batches", "PutLogEvents calls that were answered", m.batches.clone());
         registry.register("event_bytes", "Bytes as CloudWatch Logs bills them", m.event_bytes.clone());
+        registry.register(
+            "role_breakers_open",
+            "Customers' roles that STS refuses",
+            m.role_breakers_open.clone(),
+        );
+        registry.register(
+            "role_breaker_changes",
+            "Changes of roles' breakers by cause of the refusal",
+            m.role_breaker_changes.clone(),
+        );
         registry.register_with_unit(
             "freshness",
             "From the S3 event to the acceptance of the object's last record",

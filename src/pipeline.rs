@@ -131,14 +131,23 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         for failed in &report.failures {
             self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
             let object = failed.object.as_ref();
-            tracing::warn!(
-                message.id, message.receive_count,
-                object.bucket = object.map(|object| object.bucket.as_str()),
-                object.key = object.map(|object| object.key.as_str()),
-                tenant.id = failed.tenant_id, delivery.name = failed.delivery,
-                reason = failed.failure.reason(), error = %failed, verdict = ?verdict,
-                "a message could not be done"
-            );
+            macro_rules! tell {
+                ($level:ident, $what:literal) => {
+                    tracing::$level!(
+                        message.id, message.receive_count,
+                        object.bucket = object.map(|object| object.bucket.as_str()),
+                        object.key = object.map(|object| object.key.as_str()),
+                        tenant.id = failed.tenant_id, delivery.name = failed.delivery,
+                        reason = failed.failure.reason(), error = %failed, verdict = ?verdict,
+                        $what
+                    )
+                };
+            }
+            match failed.failure.held_for() {
+                // The role's breaker has said so, once for all of them.
+                Some(_) => tell!(debug, "a message waits for a refused role"),
+                None => tell!(warn, "a message could not be done"),
+            }
         }
         verdict
     }

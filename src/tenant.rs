@@ -123,9 +123,19 @@ pub enum Oversize {
     Truncate,
 }
 
+/// One field of a row that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct FieldProblem {
+    /// The attribute's name.
+    pub field: String,
+    /// One sentence: the value, if there is one, and the rule that it breaks.
+    pub problem: String,
+}
+
 /// A row that cannot be used, field by field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("row {name:?} of tenant {tenant_id:?} cannot be used: {}", .problems.join("; "))]
+#[error("row {name:?} of tenant {tenant_id:?} cannot be used: {}", joined(.problems))]
 pub struct BadRow {
     /// The tenant.
     pub tenant_id: String,
@@ -133,12 +143,68 @@ pub struct BadRow {
     pub name: String,
     /// The row asks for delivery, or nobody can tell whether it does.
     pub enabled: bool,
-    /// One sentence per bad field.
-    pub problems: Vec<String>,
+    /// Every bad field.
+    pub problems: Vec<FieldProblem>,
+}
+
+fn joined(problems: &[FieldProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The `type` of the tenant-wide row.
-const SETTINGS: &str = "settings";
+pub const SETTINGS: &str = "settings";
+
+/// Every attribute that means something in some row. Others are ignored, so that operators may keep their own.
+pub const ATTRIBUTES: [&str; 16] = [
+    "tenant_id",
+    "type",
+    "enabled",
+    "desired_logs",
+    "target_region",
+    "log_distribution_role_arn",
+    "external_id",
+    "session_tags",
+    "source_identity",
+    "log_group_name",
+    "log_stream_name",
+    "retention_days",
+    "oversize",
+    "bucket_name",
+    "bucket_prefix",
+    "paused",
+];
+
+/// What one row says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Any `type` but `settings`.
+    Delivery(Arc<Delivery>),
+    /// The tenant-wide row.
+    Settings {
+        /// The tenant is paused.
+        paused: bool,
+    },
+}
+
+/// Reads one row of either kind, as the worker does.
+///
+/// # Errors
+/// Names every field that is missing or has a value that cannot be right.
+pub fn check_row(tenant_id: &str, name: &str, row: &Row) -> Result<Content, BadRow> {
+    if name != SETTINGS {
+        return parse_row(tenant_id, name, row).map(|delivery| Content::Delivery(Arc::new(delivery)));
+    }
+    let mut fields = Fields { row, problems: Vec::new() };
+    let paused = fields.flag("paused");
+    match fields.problems {
+        problems if problems.is_empty() => Ok(Content::Settings { paused }),
+        problems => {
+            let (tenant_id, name) = (tenant_id.to_owned(), name.to_owned());
+            // Doubt is everybody's: nobody can tell whether the tenant is paused.
+            Err(BadRow { tenant_id, name, enabled: true, problems })
+        }
+    }
+}
 
 impl Tenant {
     /// Reads all rows of a tenant; `None` when there are none.
@@ -148,16 +214,10 @@ impl Tenant {
         }
         let mut tenant = Self::default();
         for (name, row) in rows {
-            if name == SETTINGS {
-                let mut fields = Fields { row: &row, problems: Vec::new() };
-                tenant.paused = fields.flag("paused");
-                if !fields.problems.is_empty() {
-                    let problems = fields.problems;
-                    let bad = BadRow { tenant_id: tenant_id.to_owned(), name, enabled: true, problems };
-                    tenant.deliveries.push(Err(bad));
-                }
-            } else {
-                tenant.deliveries.push(parse_row(tenant_id, &name, &row).map(Arc::new));
+            match check_row(tenant_id, &name, &row) {
+                Ok(Content::Delivery(delivery)) => tenant.deliveries.push(Ok(delivery)),
+                Ok(Content::Settings { paused }) => tenant.paused = paused,
+                Err(bad) => tenant.deliveries.push(Err(bad)),
             }
         }
         Some(tenant)
@@ -206,8 +266,7 @@ pub fn parse_row(tenant_id: &str, name: &str, row: &Row) -> Result<Delivery, Bad
         // An enabled row of another kind must not pass silently; a disabled one is nobody's concern.
         other => {
             fields
-                .problems
-                .push(format!("type: {other:?} is not \"cloudwatch\", the one kind of delivery so far"));
+                .problem("type", format!("{other:?} is not \"cloudwatch\", the one kind of delivery so far"));
             None
         }
     };
@@ -231,7 +290,7 @@ pub fn parse_row(tenant_id: &str, name: &str, row: &Row) -> Result<Delivery, Bad
 
 struct Fields<'a> {
     row: &'a Row,
-    problems: Vec<String>,
+    problems: Vec<FieldProblem>,
 }
 
 impl Fields<'_> {
@@ -258,7 +317,7 @@ impl Fields<'_> {
     }
 
     fn problem(&mut self, field: &str, problem: impl std::fmt::Display) {
-        self.problems.push(format!("{field}: {problem}"));
+        self.problems.push(FieldProblem { field: field.to_owned(), problem: problem.to_string() });
     }
 
     fn required<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
@@ -309,12 +368,14 @@ impl Fields<'_> {
     }
 
     fn retention_days(&mut self) -> Option<i32> {
-        let value = match self.row.get("retention_days")? {
+        let given = self.row.get("retention_days")?;
+        let value = match given {
             Attribute::Number(number) => number.parse().ok().filter(|days| RETENTION_DAYS.contains(days)),
             _ => None,
         };
         if value.is_none() {
-            self.problem("retention_days", format!("must be a number out of {RETENTION_DAYS:?}"));
+            let problem = format!("must be a number out of {RETENTION_DAYS:?}, not {}", given.describe());
+            self.problem("retention_days", problem);
         }
         value
     }

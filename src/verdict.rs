@@ -128,8 +128,10 @@ impl Failure {
             Self::TenantPaused => "tenant_paused",
             Self::Row(_) => "bad_tenant_row",
             Self::Lookup(_) => "tenant_lookup",
-            Self::Role(AssumeError::Denied { .. })
-            | Self::Sink(SinkError::Session(AssumeError::Denied { .. })) => "role_denied",
+            Self::Role(AssumeError::Denied { .. } | AssumeError::Open { .. })
+            | Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. })) => {
+                "role_denied"
+            }
             Self::Role(AssumeError::Unavailable { .. })
             | Self::Sink(SinkError::Session(AssumeError::Unavailable { .. })) => "role_unavailable",
             Self::Object(ObjectError::Missing(_)) => "object_missing",
@@ -156,6 +158,15 @@ impl Failure {
         match self {
             Self::Decode { records, .. } => Some(*records),
             Self::Record(error) => Some(error.index),
+            _ => None,
+        }
+    }
+
+    /// How long it is certain that trying again is of no use: until a refused role is asked for again.
+    pub fn held_for(&self) -> Option<Duration> {
+        match self {
+            Self::Role(AssumeError::Open { probe_in, .. })
+            | Self::Sink(SinkError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
             _ => None,
         }
     }
@@ -200,18 +211,37 @@ pub struct Backoff {
 impl Backoff {
     /// The delay after the `receive_count`th receive; `chance`, 0 to 1, takes off up to a quarter.
     fn delay(&self, receive_count: u32, chance: f64) -> Duration {
+        self.full(receive_count).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
+    }
+
+    /// The same, but not before `earliest` as far as the longest delay allows: a receive that comes to nothing would only
+    /// bring the message nearer to the end of its queue's redrive policy. Chance then adds up to a quarter of the delay, so
+    /// that messages which wait for the same moment do not come at once.
+    fn delay_until(&self, earliest: Duration, receive_count: u32, chance: f64) -> Duration {
+        let delay = self.delay(receive_count, chance);
+        if earliest <= delay {
+            return delay;
+        }
+        match self.longest.checked_sub(earliest) {
+            Some(room) => earliest + room.min(self.full(receive_count) / 4).mul_f64(chance.clamp(0.0, 1.0)),
+            None => self.delay(u32::MAX, chance),
+        }
+    }
+
+    fn full(&self, receive_count: u32) -> Duration {
         let doublings = receive_count.saturating_sub(1).min(20);
-        let full = self.first.saturating_mul(1 << doublings).min(self.longest);
-        full.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
+        self.first.saturating_mul(1 << doublings).min(self.longest)
     }
 }
 
-/// Decides. What may yet go well comes first: once it has, only the poison is left to be judged.
+/// Decides. What may yet go well comes first: once it has, only the poison is left to be judged. And what may go well
+/// soon does not wait for what can only go well later.
 pub fn decide(failures: &[Failed], receive_count: u32, backoff: &Backoff, chance: f64) -> Verdict {
-    let delay = backoff.delay(receive_count, chance);
-    if failures.iter().any(|failed| failed.failure.comes_again()) {
-        return Verdict::RetryAfter(delay);
+    let again = failures.iter().filter(|failed| failed.failure.comes_again());
+    if let Some(earliest) = again.map(|failed| failed.failure.held_for().unwrap_or_default()).min() {
+        return Verdict::RetryAfter(backoff.delay_until(earliest, receive_count, chance));
     }
+    let delay = backoff.delay(receive_count, chance);
     failures.first().map_or(Verdict::Ack, |failed| Verdict::Poison(poison(failed, failures.len(), delay)))
 }
 
@@ -260,6 +290,10 @@ mod tests {
         }
     }
 
+    fn open(seconds: u64) -> AssumeError {
+        AssumeError::Open { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
+    }
+
     fn text() -> String {
         "words".to_owned()
     }
@@ -290,6 +324,8 @@ mod tests {
             (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
             (Failure::Lookup(lookup), "tenant_lookup", false),
             (Failure::Role(denied()), "role_denied", false),
+            (Failure::Role(open(0)), "role_denied", false),
+            (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
             (Failure::Role(unavailable()), "role_unavailable", false),
             (Failure::Sink(SinkError::Session(denied())), "role_denied", false),
             (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
@@ -342,6 +378,32 @@ mod tests {
                 "{receive_count} {chance}"
             );
         }
+    }
+
+    #[test]
+    fn what_waits_for_a_probe_does_not_come_before_it() {
+        let check = |failures: Vec<Failure>, receive_count, chance, seconds: f64| {
+            let failures: Vec<_> = failures.into_iter().map(failed).collect();
+            let verdict = decide(&failures, receive_count, &BACKOFF, chance);
+            assert_eq!(verdict, Verdict::RetryAfter(Duration::from_secs_f64(seconds)), "{failures:?}");
+        };
+        let role = |seconds| Failure::Role(open(seconds));
+        check(vec![role(30)], 1, 0.0, 30.0);
+        check(vec![role(30)], 1, 1.0, 32.5);
+        check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
+        // Its own delay is longer.
+        check(vec![role(30)], 3, 0.0, 40.0);
+        check(vec![role(30)], 3, 0.5, 35.0);
+        // Room to the longest delay only, and a probe beyond it.
+        check(vec![role(58)], 2, 1.0, 60.0);
+        check(vec![role(60)], 1, 0.7, 60.0);
+        check(vec![role(300)], 1, 0.0, 60.0);
+        check(vec![role(300)], 1, 1.0, 45.0);
+        // The probe that is due, and others that need not wait.
+        check(vec![role(0)], 1, 0.0, 10.0);
+        check(vec![role(50), role(30)], 1, 0.0, 30.0);
+        check(vec![role(30), Failure::Sink(SinkError::Throttled(text()))], 1, 0.0, 10.0);
+        check(vec![role(30), Failure::ForeignBucket], 1, 0.0, 30.0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A role that is assumed when needed and again before its session ends.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -16,9 +16,8 @@ use aws_sdk_sts::{
     operation::assume_role::AssumeRoleError,
     types::Tag,
 };
-use tokio::sync::Mutex;
 
-use super::{AssumeError, RoleArn};
+use super::{AssumeError, RoleArn, refusal::Cause, role_breaker::RoleBreaker};
 use crate::aws::{describe, find_cause};
 
 /// How long a renewal that failed is put off while the session at hand still holds.
@@ -58,6 +57,17 @@ struct Shared {
     via: Option<AssumedRole>,
     request: AssumeRequest,
     session: Mutex<Option<Session>>,
+    /// Held while STS is asked; other sessions in a customer's role share it.
+    flight: Arc<tokio::sync::Mutex<()>>,
+    /// None for a role of our own.
+    breakers: Option<Breakers>,
+}
+
+/// A customer's role can be refused, and so can what one session in it asks for.
+#[derive(Debug)]
+struct Breakers {
+    role: Arc<RoleBreaker>,
+    session: RoleBreaker,
 }
 
 #[derive(Clone, Debug)]
@@ -68,53 +78,132 @@ struct Session {
 }
 
 impl AssumedRole {
-    /// A role that nobody has assumed yet; `sts` signs with the credentials of the hop before, `via` if that is an
-    /// assumed role too.
+    /// A role of our own that nobody has assumed yet; `sts` signs with the credentials of the hop before, `via` if that
+    /// is an assumed role too.
     pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest) -> Self {
-        Self { shared: Arc::new(Shared { sts, via, request, session: Mutex::new(None) }) }
+        Self::with(sts, via, request, Arc::default(), None)
     }
 
-    /// The role's credentials, from memory or from STS; one call at a time however many ask.
+    /// A customer's role that nobody has assumed yet, entered from `via`, in whose role `sts` signs. While `breaker`, which
+    /// all sessions in the role share, is open, STS is asked by its probes alone.
+    pub fn of_customer(
+        sts: Client,
+        via: AssumedRole,
+        request: AssumeRequest,
+        breaker: Arc<RoleBreaker>,
+    ) -> Self {
+        let (flight, session) = (breaker.flight(), breaker.of_session());
+        Self::with(sts, Some(via), request, flight, Some(Breakers { role: breaker, session }))
+    }
+
+    fn with(
+        sts: Client,
+        via: Option<AssumedRole>,
+        request: AssumeRequest,
+        flight: Arc<tokio::sync::Mutex<()>>,
+        breakers: Option<Breakers>,
+    ) -> Self {
+        let session = Mutex::new(None);
+        Self { shared: Arc::new(Shared { sts, via, request, session, flight, breakers }) }
+    }
+
+    /// The role's credentials, from memory or from STS; one call at a time however many ask. While a customer's role is
+    /// refused, nobody waits: whoever is not the probe is told at once.
     ///
     /// # Errors
-    /// STS refuses or does not answer, and no session is left that still holds.
+    /// STS refuses, has refused and no probe is due, or does not answer, and no session is left that still holds.
     ///
     /// # Cancel safety
-    /// Safe: the next caller asks STS anew.
+    /// Safe: the next caller asks STS anew. A probe that is dropped is spent.
     pub async fn credentials(&self) -> Result<Credentials, AssumeError> {
-        let mut session = self.shared.session.lock().await;
-        let now = SystemTime::now();
-        if let Some(session) = session.as_ref().filter(|session| now < session.refresh_at) {
-            return Ok(session.credentials.clone());
+        if let Some(credentials) = self.fresh() {
+            return Ok(credentials);
         }
+        let _flight = self.turn().await?;
+        // Whoever had the turn before us may have renewed the session, or been refused.
+        if let Some(credentials) = self.fresh() {
+            return Ok(credentials);
+        }
+        for breaker in self.breakers() {
+            breaker.check()?;
+        }
+        self.breakers().for_each(RoleBreaker::begin);
         match self.assume().await {
-            Ok(new) => {
-                let credentials = new.credentials.clone();
-                *session = Some(new);
+            Ok(session) => {
+                self.breakers().for_each(RoleBreaker::succeed);
+                let credentials = session.credentials.clone();
+                *self.session() = Some(session);
                 Ok(credentials)
             }
-            Err(error) => match session.as_mut().filter(|session| now < session.expires_at) {
-                // Early renewal is a convenience: the session at hand still holds. Not every call must ask again.
-                Some(session) if matches!(error, AssumeError::Unavailable { .. }) => {
-                    session.refresh_at = now + RENEWAL_PAUSE;
-                    tracing::warn!(role.arn = %self.shared.request.role, error = %error, "renewing a session failed; the old one still holds");
-                    Ok(session.credentials.clone())
-                }
-                _ => Err(error),
-            },
+            Err(error @ AssumeError::Unavailable { .. }) => self.still_holding(&error).ok_or(error),
+            Err(error) => Err(self.left_alone(error)),
         }
     }
 
     /// Drops the session: the next caller asks STS. For credentials that AWS calls expired.
-    pub async fn forget(&self) {
-        *self.shared.session.lock().await = None;
+    pub fn forget(&self) {
+        *self.session() = None;
+    }
+
+    /// The session at hand, unless it is time for another.
+    fn fresh(&self) -> Option<Credentials> {
+        let now = SystemTime::now();
+        self.session().as_ref().filter(|session| now < session.refresh_at).map(|s| s.credentials.clone())
+    }
+
+    /// The right to ask STS.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, AssumeError> {
+        for breaker in self.breakers() {
+            breaker.check()?;
+        }
+        match self.breakers().find_map(RoleBreaker::open) {
+            None => Ok(self.shared.flight.lock().await),
+            // Due, and taken by another: its answer is not worth a slot's time.
+            Some(open) => self.shared.flight.try_lock().map_err(|_| open),
+        }
+    }
+
+    /// Early renewal is a convenience: the session at hand may still hold. Not every call must ask again.
+    fn still_holding(&self, error: &AssumeError) -> Option<Credentials> {
+        let now = SystemTime::now();
+        let mut session = self.session();
+        let session = session.as_mut().filter(|session| now < session.expires_at)?;
+        session.refresh_at = now + RENEWAL_PAUSE;
+        tracing::warn!(role.arn = %self.shared.request.role, error = %error, "renewing a session failed; the old one still holds");
+        Some(session.credentials.clone())
+    }
+
+    /// Opens the breaker that a refusal concerns, if it is this role's own and somebody has to mend it.
+    fn left_alone(&self, refusal: AssumeError) -> AssumeError {
+        let (Some(breakers), AssumeError::Denied { role, code, message, .. }) =
+            (&self.shared.breakers, &refusal)
+        else {
+            return refusal;
+        };
+        let request = &self.shared.request;
+        // The hop before may be what was refused: that is no customer's affair.
+        let Some(cause) = Cause::of(code, message).filter(|_| *role == request.role.as_str()) else {
+            return refusal;
+        };
+        let breaker = if cause == Cause::Request { &breakers.session } else { &*breakers.role };
+        let central = self.shared.via.as_ref().map_or("", |via| via.shared.request.role.as_str());
+        let remedy = cause.remedy(request, central, message);
+        breaker.refuse(refusal, cause, &remedy)
+    }
+
+    fn breakers(&self) -> impl Iterator<Item = &RoleBreaker> {
+        self.shared.breakers.iter().flat_map(|breakers| [&*breakers.role, &breakers.session])
+    }
+
+    fn session(&self) -> MutexGuard<'_, Option<Session>> {
+        self.shared.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks STS; if it calls the hop before expired, once more with a new session of that.
     async fn assume(&self) -> Result<Session, AssumeError> {
         match (self.ask().await, &self.shared.via) {
             (Err(AssumeError::Denied { code, .. }), Some(via)) if code.starts_with("ExpiredToken") => {
-                via.forget().await;
+                via.forget();
                 self.ask().await
             }
             (answer, _) => answer,
@@ -209,7 +298,121 @@ pub fn session_name(tenant_id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use logferry_sandbox::{
+        Sandbox,
+        faults::{Effect, Fault},
+        provision::Aws,
+    };
+
     use super::*;
+    use crate::{credentials::breaker::ProbeIntervals, metrics::Metrics};
+
+    const CUSTOMER: &str = "222222222222";
+
+    fn request(role: RoleArn, tags: Vec<(&'static str, String)>) -> AssumeRequest {
+        AssumeRequest {
+            role,
+            session_name: session_name("acme"),
+            external_id: None,
+            policy: None,
+            tags,
+            source_identity: None,
+            duration: Duration::from_secs(3600),
+            refresh_before: Duration::from_secs(300),
+        }
+    }
+
+    /// A role of the customer's that may not exist, and sessions in it for clusters.
+    fn customer(
+        sandbox: &Sandbox,
+        interval: Duration,
+    ) -> (Arc<RoleBreaker>, impl Fn(&str) -> AssumedRole + use<>) {
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let sts = Client::new(&account.sdk_config());
+        let arn = |account, name| format!("arn:aws:iam::{account}:role/{name}").parse().expect("a role");
+        let (central, role): (RoleArn, RoleArn) = (arn("111111111111", "central"), arn(CUSTOMER, "customer"));
+        let central = AssumedRole::new(sts.clone(), None, request(central, Vec::new()));
+        let intervals = ProbeIntervals { first: interval, longest: interval };
+        let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, Metrics::new()));
+        let shared = Arc::clone(&breaker);
+        let session = move |cluster: &str| {
+            let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);
+            AssumedRole::of_customer(sts.clone(), central.clone(), request, Arc::clone(&shared))
+        };
+        (breaker, session)
+    }
+
+    async fn create_role(sandbox: &Sandbox) {
+        let trust = r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"sts:*"}]}"#;
+        let create =
+            [("Action", "CreateRole"), ("RoleName", "customer"), ("AssumeRolePolicyDocument", trust)];
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account(CUSTOMER);
+        account.iam_query(&create).await.expect("the role can be created");
+    }
+
+    fn is_open(answer: &Result<Credentials, AssumeError>) -> bool {
+        matches!(answer, Err(AssumeError::Open { .. }))
+    }
+
+    /// Waits until a probe is due.
+    async fn due(breaker: &RoleBreaker) {
+        while breaker.check().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn all_sessions_in_a_refused_role_share_its_probes() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let assumed = || sandbox.calls("sts", "AssumeRole");
+        let (breaker, session) = customer(&sandbox, Duration::from_millis(50));
+        let (one, other) = (session("one"), session("other"));
+
+        // Both at once, and only one of them asks.
+        let (first, second) = tokio::join!(one.credentials(), other.credentials());
+        assert!(is_open(&first) && is_open(&second), "{first:?} {second:?}");
+        assert_eq!(assumed(), 1);
+
+        // Nobody waits for a probe that is under way, though its interval is over.
+        due(&breaker).await;
+        let slow = Fault::new("sts", "AssumeRole", Effect::Latency { milliseconds: 3_600_000 });
+        let slow = sandbox.faults().add(slow);
+        let probe = tokio::spawn({
+            let one = one.clone();
+            async move { one.credentials().await }
+        });
+        while assumed() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        due(&breaker).await;
+        let told = tokio::time::timeout(Duration::from_secs(60), other.credentials()).await;
+        assert!(told.is_ok_and(|told| is_open(&told)));
+        assert_eq!(assumed(), 2);
+        probe.abort();
+        assert!(probe.await.is_err_and(|error| error.is_cancelled()));
+        sandbox.faults().remove(slow);
+
+        // Whoever asks first finds that it is mended, for all.
+        create_role(&sandbox).await;
+        due(&breaker).await;
+        other.credentials().await.expect("it is mended");
+        assert_eq!(breaker.open(), None);
+        one.credentials().await.expect("no probe is needed");
+        assert_eq!(assumed(), 4);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_one_request_stops_its_session_alone() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        create_role(&sandbox).await;
+        let (_, session) = customer(&sandbox, Duration::from_secs(3600));
+        let (bad, good) = (session("no*tag"), session("tag"));
+        for _ in 0..3 {
+            assert!(is_open(&bad.credentials().await));
+        }
+        assert_eq!(sandbox.calls("sts", "AssumeRole"), 1);
+        good.credentials().await.expect("its own request is fine");
+    }
 
     #[test]
     fn session_names_are_legal() {

@@ -1,6 +1,11 @@
 //! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
 
-use std::{fmt, io::Write, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -20,7 +25,7 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use moka::future::Cache;
+use moka::{Expiry, future::Cache};
 use tokio::sync::OnceCell;
 
 use super::{LogSink, LogSinks, PutAnswer, SinkError};
@@ -31,7 +36,10 @@ use crate::{
     credentials::{
         AssumeError, RoleArn,
         assumed::{AssumeRequest, AssumedRole, session_name},
+        breaker::ProbeIntervals,
+        role_breaker::RoleBreaker,
     },
+    metrics::Metrics,
     tenant::{CloudWatch, Delivery},
 };
 
@@ -46,6 +54,8 @@ pub struct SinkSettings {
     pub cache_capacity: u64,
     /// How bodies travel.
     pub request_compression: RequestCompression,
+    /// How long a refused role is left alone.
+    pub probe_intervals: ProbeIntervals,
 }
 
 /// Opens customers' CloudWatch Logs and remembers the open ones.
@@ -60,19 +70,61 @@ pub struct CloudWatchSinks {
     own_sts: aws_sdk_sts::Client,
     own_account: Arc<OnceCell<String>>,
     open: Cache<SinkKey, CloudWatchSink>,
+    /// Apart from the open ones: a role that is refused needs no client.
+    breakers: Cache<RoleKey, Arc<RoleBreaker>>,
+    metrics: Metrics,
+}
+
+/// Everything that decides whether a role lets us in, and nothing that differs between the sessions in it: its clusters,
+/// groups and Regions are refused together, and one probe does for all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RoleKey {
+    tenant_id: String,
+    role: RoleArn,
+    external_id: String,
+    session_tags: bool,
+    source_identity: bool,
+}
+
+/// How long a breaker that nobody looks up is remembered. An open one is looked up by every message that waits for it; if
+/// none does, the tenant is gone or its row names another role, and it must not be shown as refused.
+#[derive(Clone, Copy, Debug)]
+struct BreakerLife {
+    open: Duration,
+    closed: Duration,
+}
+
+impl BreakerLife {
+    fn of(self, breaker: &RoleBreaker) -> Duration {
+        if breaker.open().is_some() { self.open } else { self.closed }
+    }
+}
+
+impl Expiry<RoleKey, Arc<RoleBreaker>> for BreakerLife {
+    fn expire_after_create(&self, _: &RoleKey, breaker: &Arc<RoleBreaker>, _: Instant) -> Option<Duration> {
+        Some(self.of(breaker))
+    }
+
+    fn expire_after_read(
+        &self,
+        _: &RoleKey,
+        breaker: &Arc<RoleBreaker>,
+        _: Instant,
+        _: Option<Duration>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(self.of(breaker))
+    }
 }
 
 /// Everything that a session depends on: what differs in any of it must not share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SinkKey {
-    tenant_id: String,
-    role: RoleArn,
-    external_id: String,
+    role: RoleKey,
     region: String,
     log_group_name: String,
     /// The cluster, where it becomes a session tag.
     tagged_cluster: Option<String>,
-    source_identity: bool,
 }
 
 /// One customer's CloudWatch Logs.
@@ -86,7 +138,7 @@ pub struct CloudWatchSink {
 
 impl CloudWatchSinks {
     /// Enters accounts by way of `central`; `base` has the HTTP client, retries and endpoints that all share.
-    pub fn new(base: SdkConfig, central: &AssumedRole, settings: SinkSettings) -> Self {
+    pub fn new(base: SdkConfig, central: &AssumedRole, settings: SinkSettings, metrics: Metrics) -> Self {
         let sts = aws_sdk_sts::config::Builder::from(&base)
             .credentials_provider(SharedCredentialsProvider::new(central.clone()))
             .identity_cache(IdentityCache::no_cache())
@@ -101,8 +153,18 @@ impl CloudWatchSinks {
                 // Longer than a session lives: an idle customer's client is not worth its memory.
                 .time_to_idle(settings.session_duration * 2)
                 .build(),
+            breakers: Cache::builder()
+                .max_capacity(settings.cache_capacity)
+                .expire_after(BreakerLife {
+                    open: settings.probe_intervals.longest * 2,
+                    // Longer than any session in the role is remembered, so that all of them share one.
+                    closed: settings.session_duration * 3,
+                })
+                .eviction_listener(|_, breaker: Arc<RoleBreaker>, _| breaker.retire())
+                .build(),
             base,
             settings,
+            metrics,
         }
     }
 
@@ -118,42 +180,52 @@ impl CloudWatchSinks {
         })
     }
 
-    fn build(&self, key: &SinkKey) -> CloudWatchSink {
+    async fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
+        let closed = async {
+            let (role, intervals) = (key.role.clone(), self.settings.probe_intervals);
+            Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, self.metrics.clone()))
+        };
+        self.breakers.get_with_by_ref(key, closed).await
+    }
+
+    fn build(&self, key: &SinkKey, breaker: Arc<RoleBreaker>) -> CloudWatchSink {
+        let SinkKey { role: RoleKey { tenant_id, role, external_id, source_identity, .. }, .. } = key;
         let mut tags = Vec::new();
         if let Some(cluster) = &key.tagged_cluster {
-            tags.push(("tenant_id", key.tenant_id.clone()));
+            tags.push(("tenant_id", tenant_id.clone()));
             if !cluster.is_empty() {
                 tags.push(("cluster_id", cluster.clone()));
             }
         }
-        let session_name = session_name(&key.tenant_id);
-        let role = AssumedRole::new(
+        let session_name = session_name(tenant_id);
+        let assumed = AssumedRole::of_customer(
             self.sts.clone(),
-            Some(self.central.clone()),
+            self.central.clone(),
             AssumeRequest {
-                role: key.role.clone(),
-                external_id: Some(key.external_id.clone()),
-                policy: Some(session_policy(&key.role, &key.region, &key.log_group_name)),
+                role: role.clone(),
+                external_id: Some(external_id.clone()),
+                policy: Some(session_policy(role, &key.region, &key.log_group_name)),
                 tags,
-                source_identity: key.source_identity.then(|| session_name.clone()),
+                source_identity: source_identity.then(|| session_name.clone()),
                 session_name,
                 duration: self.settings.session_duration,
                 refresh_before: self.settings.refresh_before,
             },
+            breaker,
         );
         // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
-        let partition = format!("{}/{}", key.role.account(), key.region);
+        let partition = format!("{}/{}", role.account(), key.region);
         let config = aws_sdk_cloudwatchlogs::config::Builder::from(&self.base)
             .region(Region::new(key.region.clone()))
-            .credentials_provider(SharedCredentialsProvider::new(role.clone()))
+            .credentials_provider(SharedCredentialsProvider::new(assumed.clone()))
             // The role keeps its session itself; a second cache would hide its renewal.
             .identity_cache(IdentityCache::no_cache())
             .retry_partition(RetryPartition::new(partition))
             .build();
         CloudWatchSink {
             client: Client::from_conf(config),
-            role,
-            account: key.role.account().into(),
+            account: role.account().into(),
+            role: assumed,
             compression: self.settings.request_compression,
         }
     }
@@ -173,18 +245,33 @@ impl LogSinks for CloudWatchSinks {
             None => self.own_account().await?,
         };
         let key = SinkKey {
-            tenant_id: delivery.tenant_id.clone(),
-            role: destination.role.clone(),
-            external_id,
+            role: RoleKey {
+                tenant_id: delivery.tenant_id.clone(),
+                role: destination.role.clone(),
+                external_id,
+                session_tags: destination.session_tags,
+                source_identity: destination.source_identity,
+            },
             region: delivery.target_region.clone(),
             log_group_name: destination.log_group_name.clone(),
             tagged_cluster: destination.session_tags.then(|| cluster.to_owned()),
-            source_identity: destination.source_identity,
         };
-        let sink = self.open.get_with_by_ref(&key, async { self.build(&key) }).await;
+        let breaker = self.breaker(&key.role).await;
+        let sink = match self.open.get(&key).await {
+            Some(sink) => sink,
+            None => {
+                breaker.check()?;
+                self.open.get_with_by_ref(&key, async { self.build(&key, Arc::clone(&breaker)) }).await
+            }
+        };
         // Asked for here, so that a refusal is the role's error and not some call's.
-        sink.role.credentials().await?;
-        Ok(sink)
+        let entered = sink.role.credentials().await;
+        if entered.is_err() && breaker.open().is_some() {
+            self.open.invalidate(&key).await;
+            // Looked up again, so that it is remembered as an open one.
+            self.breaker(&key.role).await;
+        }
+        entered.map(|_| sink)
     }
 }
 
@@ -209,7 +296,7 @@ impl LogSink for CloudWatchSink {
         match self.put_once(body.clone()).await {
             // The customer's clock, or an administrator, ended the session before its time: a new one, once.
             Err(error) if is_expired(&error) => {
-                self.role.forget().await;
+                self.role.forget();
                 self.put_once(body).await.map_err(put_refused)
             }
             other => other.map_err(put_refused),

@@ -1,26 +1,31 @@
-//! Looks tenants up in DynamoDB and remembers what it found.
+//! Looks tenants up in DynamoDB and remembers what it found; and, for operators, lists and changes rows.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use aws_sdk_dynamodb::{
+    Client,
+    error::ProvideErrorMetadata,
+    operation::update_item::builders::UpdateItemFluentBuilder,
+    types::{AttributeValue, ReturnValue},
+};
 use moka::future::Cache;
 
-use super::{Attribute, Directory, LookupError, Row, Tenant};
+use super::{Attribute, Directory, LookupError, Row, SETTINGS, Tenant};
 use crate::aws::describe;
 
 /// The tenant table behind a cache: bounded, each entry for a fixed time, one lookup at a time per tenant. That there
 /// is no such tenant is remembered too.
 #[derive(Clone, Debug)]
 pub struct TenantTable {
-    client: Client,
-    table: String,
+    rows: TenantRows,
     cache: Cache<String, Option<Arc<Tenant>>>,
 }
 
 impl TenantTable {
     /// Looks up in `table`, remembering up to `capacity` tenants for `ttl` each.
     pub fn new(client: Client, table: String, capacity: u64, ttl: Duration) -> Self {
-        Self { client, table, cache: Cache::builder().max_capacity(capacity).time_to_live(ttl).build() }
+        let cache = Cache::builder().max_capacity(capacity).time_to_live(ttl).build();
+        Self { rows: TenantRows::new(client, table), cache }
     }
 
     /// Finds a tenant; `None` when the table has no row of it.
@@ -47,7 +52,60 @@ impl TenantTable {
     }
 
     async fn query(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
-        let mut pages = self
+        let rows = self.rows.of(tenant_id).await?;
+        Ok(Tenant::from_rows(tenant_id, rows).map(Arc::new))
+    }
+}
+
+impl Directory for TenantTable {
+    async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
+        Self::find(self, tenant_id).await
+    }
+}
+
+/// A row beside its key: `tenant_id` and `type`, which the row itself holds too.
+pub type KeyedRow = (String, String, Row);
+
+/// What putting a row did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// There was no row of that key.
+    Created,
+    /// There was one, and nothing is left of it.
+    Replaced,
+}
+
+/// A change of the table, or a reading of all of it, that failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot {action} in table {table:?}: {problem}")]
+pub struct TableError {
+    /// What was tried.
+    pub action: String,
+    /// Where.
+    pub table: String,
+    /// What the SDK says.
+    pub problem: String,
+}
+
+/// The rows as they are in the table at this moment: nothing is remembered, every read is consistent.
+#[derive(Clone, Debug)]
+pub struct TenantRows {
+    client: Client,
+    table: String,
+}
+
+impl TenantRows {
+    /// Reads and writes `table`.
+    pub fn new(client: Client, table: String) -> Self {
+        Self { client, table }
+    }
+
+    /// One tenant's rows by `type`, in the table's order.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses.
+    pub async fn of(&self, tenant_id: &str) -> Result<Vec<(String, Row)>, LookupError> {
+        let mut items = self
             .client
             .query()
             .table_name(&self.table)
@@ -58,7 +116,7 @@ impl TenantTable {
             .items()
             .send();
         let mut rows = Vec::new();
-        while let Some(item) = pages.next().await {
+        while let Some(item) = items.next().await {
             let item = item.map_err(|error| LookupError {
                 tenant_id: tenant_id.to_owned(),
                 table: self.table.clone(),
@@ -69,14 +127,132 @@ impl TenantTable {
                 rows.push((name.clone(), row(&item)));
             }
         }
-        Ok(Tenant::from_rows(tenant_id, rows).map(Arc::new))
+        Ok(rows)
+    }
+
+    /// Every row, sorted by its key.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses.
+    pub async fn all(&self) -> Result<Vec<KeyedRow>, TableError> {
+        let scan = self.client.scan().table_name(&self.table).consistent_read(true);
+        let mut items = scan.into_paginator().items().send();
+        let mut rows = Vec::new();
+        while let Some(item) = items.next().await {
+            let item = item.map_err(|error| self.failed("list the rows", describe(&error)))?;
+            let (Some(AttributeValue::S(tenant_id)), Some(AttributeValue::S(name))) =
+                (item.get("tenant_id"), item.get("type"))
+            else {
+                let problem = "its key is not tenant_id (S) and type (S)".to_owned();
+                return Err(self.failed("list the rows", problem));
+            };
+            rows.push((tenant_id.clone(), name.clone(), row(&item)));
+        }
+        rows.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        Ok(rows)
+    }
+
+    /// Writes a row, its key included, in the place of the one that is there.
+    ///
+    /// # Errors
+    /// An attribute has a type that no row needs; DynamoDB cannot be reached or refuses. Nothing was written then, or, if
+    /// no answer came, nobody knows.
+    pub async fn put(&self, row: &Row) -> Result<Put, TableError> {
+        let mut put = self.client.put_item().table_name(&self.table).return_values(ReturnValue::AllOld);
+        for (name, attribute) in row {
+            let value = value(attribute)
+                .map_err(|kind| self.failed("put a row", format!("{name} is of type {kind}")))?;
+            put = put.item(name, value);
+        }
+        let answer = put.send().await.map_err(|error| self.failed("put a row", describe(&error)))?;
+        let replaced = answer.attributes.is_some_and(|old| !old.is_empty());
+        Ok(if replaced { Put::Replaced } else { Put::Created })
+    }
+
+    /// Sets `enabled` of a row that exists; false when there is none.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses.
+    pub async fn set_enabled(&self, tenant_id: &str, name: &str, to: bool) -> Result<bool, TableError> {
+        self.set_flag(tenant_id, name, "enabled", to).await
+    }
+
+    /// Pauses a tenant by its `settings` row, which is created if there is none yet.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses.
+    pub async fn pause(&self, tenant_id: &str) -> Result<(), TableError> {
+        let update = self.update(tenant_id, SETTINGS, "paused", true);
+        update.send().await.map_err(|error| self.failed("pause a tenant", describe(&error)))?;
+        Ok(())
+    }
+
+    /// Takes a tenant's pause back; false when it has no `settings` row, and so is not paused.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses.
+    pub async fn resume(&self, tenant_id: &str) -> Result<bool, TableError> {
+        self.set_flag(tenant_id, SETTINGS, "paused", false).await
+    }
+
+    /// Deletes a row; false when there is none.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses.
+    pub async fn delete(&self, tenant_id: &str, name: &str) -> Result<bool, TableError> {
+        let delete = self.client.delete_item().table_name(&self.table).condition_expression(EXISTS);
+        let delete = delete.set_key(Some(key(tenant_id, name)));
+        match delete.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(CONDITION_FAILED) => Ok(false),
+            Err(error) => Err(self.failed("delete a row", describe(&error))),
+        }
+    }
+
+    async fn set_flag(&self, tenant_id: &str, name: &str, field: &str, to: bool) -> Result<bool, TableError> {
+        let update = self.update(tenant_id, name, field, to).condition_expression(EXISTS);
+        match update.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(CONDITION_FAILED) => Ok(false),
+            Err(error) => Err(self.failed("change a row", describe(&error))),
+        }
+    }
+
+    fn update(&self, tenant_id: &str, name: &str, field: &str, to: bool) -> UpdateItemFluentBuilder {
+        let update = self.client.update_item().table_name(&self.table).set_key(Some(key(tenant_id, name)));
+        update
+            .update_expression("SET #field = :to")
+            .expression_attribute_names("#field", field)
+            .expression_attribute_values(":to", AttributeValue::Bool(to))
+    }
+
+    fn failed(&self, action: &str, problem: String) -> TableError {
+        TableError { action: action.to_owned(), table: self.table.clone(), problem }
     }
 }
 
-impl Directory for TenantTable {
-    async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
-        Self::find(self, tenant_id).await
-    }
+/// Without it an update would create the row, and a deletion would pass for one.
+const EXISTS: &str = "attribute_exists(tenant_id)";
+
+/// What DynamoDB answers when [`EXISTS`] does not hold.
+const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
+
+fn key(tenant_id: &str, name: &str) -> HashMap<String, AttributeValue> {
+    let key = [("tenant_id", tenant_id), ("type", name)];
+    key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text.to_owned()))).into()
+}
+
+/// A list of strings becomes L, which may be empty and keeps the order; SS may not, and does not.
+fn value(attribute: &Attribute) -> Result<AttributeValue, &'static str> {
+    Ok(match attribute {
+        Attribute::Text(text) => AttributeValue::S(text.clone()),
+        Attribute::Number(number) => AttributeValue::N(number.clone()),
+        Attribute::Bool(flag) => AttributeValue::Bool(*flag),
+        Attribute::TextList(texts) => {
+            AttributeValue::L(texts.iter().cloned().map(AttributeValue::S).collect())
+        }
+        Attribute::Other(kind) => return Err(kind),
+    })
 }
 
 fn row(item: &HashMap<String, AttributeValue>) -> Row {
@@ -123,5 +299,20 @@ mod tests {
         ] {
             assert_eq!(attribute(&value), expected);
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_alike() {
+        for written in [
+            Attribute::Text("a".into()),
+            Attribute::Number("7".into()),
+            Attribute::Bool(false),
+            Attribute::TextList(vec!["b".into(), "a".into(), "a".into()]),
+            Attribute::TextList(Vec::new()),
+        ] {
+            let value = value(&written).expect("rows have such");
+            assert_eq!(attribute(&value), written);
+        }
+        assert_eq!(value(&Attribute::Other("M")), Err("M"));
     }
 }

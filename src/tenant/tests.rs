@@ -66,7 +66,7 @@ fn every_bad_field_is_named() {
         let error = parse(field, value.clone()).expect_err("the row is bad");
         assert_eq!(error.problems.len(), 1, "{error}");
         assert!(
-            error.problems[0].starts_with(field) && error.problems[0].contains(part),
+            error.problems[0].field == field && error.problems[0].problem.contains(part),
             "{field} {value:?}: {error}"
         );
     }
@@ -75,6 +75,25 @@ fn every_bad_field_is_named() {
     assert!(error.to_string().contains("acme-corp") && error.to_string().contains("cloudwatch#2"));
     let error = parse_row("acme-corp", "firehose", &good()).expect_err("an unknown kind");
     assert!(error.to_string().contains("firehose"), "{error}");
+}
+
+#[test]
+fn every_attribute_that_is_read_is_known() {
+    let elsewhere = ["tenant_id", "type", "bucket_name", "bucket_prefix", "paused"];
+    for field in ATTRIBUTES.iter().filter(|field| !elsewhere.contains(field)) {
+        let error = parse(field, Some(Attribute::Other("M"))).expect_err("no attribute is a map");
+        assert_eq!(error.problems.len(), 1, "{error}");
+        assert_eq!(error.problems[0].field, **field);
+    }
+}
+
+#[test]
+fn a_row_of_either_kind_is_checked() {
+    assert!(matches!(check_row("acme", "cloudwatch", &good()), Ok(Content::Delivery(_))));
+    let settings = |value| check_row("acme", SETTINGS, &Row::from([("paused".to_owned(), value)]));
+    assert_eq!(settings(Attribute::Bool(true)), Ok(Content::Settings { paused: true }));
+    assert_eq!(check_row("acme", SETTINGS, &Row::new()), Ok(Content::Settings { paused: false }));
+    assert!(settings(text("true")).expect_err("a string is no flag").enabled);
 }
 
 #[test]

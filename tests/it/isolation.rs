@@ -1,12 +1,14 @@
 //! What is broken at one customer's is that customer's affair, and mends itself once they have mended it.
 
+use std::time::Instant;
+
 use aws_sdk_dynamodb::types::AttributeValue;
-use logferry_sandbox::provision::{CustomerSpec, QueryError};
-use serde_json::json;
+use logferry_sandbox::provision::{Customer, CustomerSpec, QueryError, TrustAction};
+use serde_json::{Value, json};
 
 use crate::{
-    eventually::eventually,
-    samples::{assert_same_events, expected, generated, received_events},
+    eventually::{eventually, same},
+    samples::{Object, assert_same_events, expected, generated, received_events},
     setup::{Setup, text},
     target::unique_account,
     worker::Worker,
@@ -45,7 +47,12 @@ async fn a_missing_role_stops_nobody_else() {
     for object in &fine {
         setup.upload(&object.key, object.bytes.clone()).await;
     }
-    let worker = setup.worker_with(&[("LOGFERRY_WORKER__CONCURRENCY", "1")]).await;
+    let variables = [
+        ("LOGFERRY_WORKER__CONCURRENCY", "1"),
+        ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"),
+        ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "2s"),
+    ];
+    let worker = setup.worker_with(&variables).await;
     fails_again_and_again(&setup, &worker, "role_denied").await;
     let mut all: Vec<_> = fine.iter().flat_map(|object| expected(&object.text)).collect();
     let mut found = received_events(&setup.aws, &healthy).await;
@@ -70,7 +77,128 @@ async fn copy_of(
     account: &str,
     spec: CustomerSpec,
 ) -> Result<(), logferry_sandbox::provision::ProvisionError> {
-    logferry_sandbox::provision::Customer::create(&setup.aws, account, &setup.provider, spec).await.map(drop)
+    Customer::create(&setup.aws, account, &setup.provider, spec).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_role_is_asked_for_once_per_interval() {
+    let setup = Setup::new("breaker").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let healthy = setup.customer("healthy").await;
+    // A session per cluster, all in one role.
+    let broken = setup.stranger(CustomerSpec::new("broken")).await;
+    let mut row = broken.row();
+    let missing = format!("arn:aws:iam::{}:role/missing", broken.account);
+    row.insert("log_distribution_role_arn".to_owned(), text(&missing));
+    row.insert("session_tags".to_owned(), AttributeValue::Bool(true));
+    setup.put_row(row).await;
+    let lost: Vec<_> =
+        (0..50).map(|n| generated(&format!("broken/c-{}/app/pod-{n}/1.json.gz", n % 5), 5, 40)).collect();
+    let fine: Vec<_> =
+        (0..10).map(|n| generated(&format!("healthy/c/app/pod-{n}/1.json.gz"), 5, 40)).collect();
+    for object in lost.iter().chain(&fine) {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+
+    let mut environment = setup.environment().await;
+    environment.extend(
+        [
+            ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "2s"),
+            ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "4s"),
+            ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "5s"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    let assumed = || sandbox.calls("sts", "AssumeRole");
+    let (before, started) = (assumed(), Instant::now());
+    let worker = Worker::start(&environment).await;
+    let changes =
+        |change| format!("logferry_role_breaker_changes_total{{change=\"{change}\",cause=\"trust_policy\"}}");
+    eventually("the healthy tenant is done and the broken one's messages have seen two probes", async || {
+        let metrics = worker.metrics().await;
+        let done = metrics.get("logferry_messages_total{verdict=\"ack\"}") == 10.0
+            && metrics.get("logferry_failures_total{reason=\"role_denied\"}") >= 100.0
+            && metrics.get(&changes("probe_refused")) >= 2.0;
+        if done { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    // The central role and the healthy tenant's own take one each.
+    let probes = assumed() - before - 2;
+    let allowed = 1 + started.elapsed().as_secs() / 2;
+    assert!((3..=allowed).contains(&probes), "{probes} calls for the refused role, {allowed} allowed");
+    all_arrived(&setup, &healthy, &fine).await;
+    assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 1.0);
+    let told = worker.log_lines();
+    let opened: Vec<_> = told.iter().filter(|line| line["breaker.change"] == "opened").collect();
+    assert_eq!(opened.len(), 1, "one line per change: {opened:?}");
+    assert_eq!((&opened[0]["tenant.id"], &opened[0]["role.arn"]), (&json!("broken"), &json!(missing)));
+
+    let spec = CustomerSpec {
+        role_name: "missing".to_owned(),
+        create_group: false,
+        allow: vec![TrustAction::AssumeRole, TrustAction::TagSession],
+        ..CustomerSpec::new("broken")
+    };
+    copy_of(&setup, &broken.account, spec).await.expect("the role can be made");
+    setup.queue_is_empty().await;
+    all_arrived(&setup, &broken, &lost).await;
+    let metrics = worker.metrics().await;
+    assert_eq!((metrics.get("logferry_role_breakers_open"), metrics.get(&changes("closed"))), (0.0, 1.0));
+    setup.no_dead_letters().await;
+}
+
+/// Checks that every record of the objects arrived once, and nothing else.
+async fn all_arrived(setup: &Setup, customer: &Customer, objects: &[Object]) {
+    let mut all: Vec<_> = objects.iter().flat_map(|object| expected(&object.text)).collect();
+    let mut found = received_events(&setup.aws, customer).await;
+    all.sort();
+    found.sort();
+    assert_same_events(&customer.tenant_id, &found, &all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_told_with_its_likely_cause() {
+    let setup = Setup::new("causes").await;
+    if setup.sandbox().is_none() {
+        return;
+    }
+    // What is wrong with the row, the cause that is told, and a part of what would mend it.
+    let gone = "arn:aws:iam::222222222222:role/gone";
+    let on = AttributeValue::Bool(true);
+    let ways = [
+        ("gone", "log_distribution_role_arn", text(gone), "trust_policy", "role/gone does not exist"),
+        (
+            "id",
+            "external_id",
+            text("somebody-elses"),
+            "trust_policy",
+            "another sts:ExternalId than \"somebody-elses\"",
+        ),
+        ("tags", "session_tags", on.clone(), "tag_session", "must allow sts:TagSession"),
+        ("identity", "source_identity", on, "source_identity", "must allow sts:SetSourceIdentity"),
+    ];
+    for (tenant, field, value, ..) in &ways {
+        let mut row = setup.stranger(CustomerSpec::new(tenant)).await.row();
+        row.insert((*field).to_owned(), value.clone());
+        setup.put_row(row).await;
+        let object = generated(&format!("{tenant}/c/app/pod/1.json.gz"), 5, 40);
+        setup.upload(&object.key, object.bytes).await;
+    }
+    let worker = setup.worker().await;
+    let told = eventually("every role is refused, and that is told", async || {
+        let mut told = worker.log_lines();
+        told.retain(|line| line["breaker.change"] == "opened");
+        same(&told.len(), &ways.len()).map(|()| told)
+    })
+    .await;
+    assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 4.0);
+    for (tenant, _, _, cause, remedy) in &ways {
+        let of_tenant = |line: &&Value| line["tenant.id"] == *tenant;
+        let line = told.iter().find(of_tenant).expect("it is told");
+        assert_eq!(line["breaker.cause"], *cause, "{line}");
+        assert!(line["breaker.remedy"].as_str().is_some_and(|text| text.contains(remedy)), "{line}");
+        assert!(line["error"].as_str().is_some_and(|text| text.contains("AccessDenied")), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,16 +210,30 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
     setup.put_row(row).await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&object.key, object.bytes).await;
-    let worker = setup.worker().await;
+    let worker = setup
+        .worker_with(&[
+            ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "1s"),
+            ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"),
+        ])
+        .await;
     fails_again_and_again(&setup, &worker, "role_denied").await;
     let denied = worker.log_lines().into_iter().find(|line| line["reason"] == "role_denied");
     let error = denied.expect("it is logged")["error"].to_string();
     assert!(error.contains("somebody-elses") && error.contains(&customer.role_arn), "{error}");
 
+    assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 1.0);
     setup.put_row(customer.row()).await;
     setup.queue_is_empty().await;
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     setup.no_dead_letters().await;
+
+    // Nobody asks for it as it was any more, and it is not shown as refused for ever.
+    let again = generated("acme/c/app/pod/2.json.gz", 1, 40);
+    eventually("the gauge forgets it", async || {
+        setup.upload(&again.key, again.bytes.clone()).await;
+        same(&worker.metrics().await.get("logferry_role_breakers_open"), &0.0)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +262,7 @@ async fn a_group_that_may_not_be_created_is_waited_for() {
     let setup = Setup::new("no-group").await;
     let spec = CustomerSpec { create_group: false, ..CustomerSpec::new("acme") };
     let (account, role) = (unique_account(), spec.role_name.clone());
-    let customer = logferry_sandbox::provision::Customer::create(&setup.aws, &account, &setup.provider, spec);
+    let customer = Customer::create(&setup.aws, &account, &setup.provider, spec);
     let customer = customer.await.expect("the customer's side can be set up");
     let root = setup.aws.account(&account);
     let policy = json!({ "Version": "2012-10-17", "Statement": [{

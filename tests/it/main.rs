@@ -22,4 +22,5 @@ mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
+mod tenant;
 mod verdicts;

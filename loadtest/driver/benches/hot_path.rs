@@ -30,8 +30,12 @@ use jiff::Timestamp;
 use logferry::{
     batch::{Batch, BatchHead, Buffers},
     config::RequestCompression,
-    credentials::assumed::{AssumeRequest, AssumedRole},
+    credentials::{
+        assumed::{AssumeRequest, AssumedRole},
+        breaker::ProbeIntervals,
+    },
     decode::{Decoder, Window},
+    metrics::Metrics,
     records::{Message, More, RecordReader, Step},
     sink::{
         LogSink, LogSinks,
@@ -330,6 +334,7 @@ impl Service {
             refresh_before,
             cache_capacity: 1,
             request_compression: RequestCompression::None,
+            probe_intervals: ProbeIntervals { first: hour, longest: hour },
         };
         let destination = CloudWatch {
             role: "arn:aws:iam::222222222222:role/customer".parse().expect("a role"),
@@ -349,7 +354,7 @@ impl Service {
             target_region: "eu-central-1".to_owned(),
             destination: Destination::CloudWatch(destination.clone()),
         };
-        let sinks = CloudWatchSinks::new(base, &central, settings);
+        let sinks = CloudWatchSinks::new(base, &central, settings, Metrics::new());
         sinks.open(&delivery, &destination, "").await.expect("STS answers")
     }
 }

@@ -1,0 +1,501 @@
+//! `logferry tenant`: what operators do with the tenant table, on the worker's own validation.
+//!
+//! Results go to standard output, as a table or as JSON; what was done and what went wrong go to standard error.
+
+mod entry;
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use self::entry::{Entry, columns, printable, table};
+use super::{EXIT_CONFIG, EXIT_USAGE, run_async};
+use crate::{
+    app,
+    config::{Config, Problem},
+    tenant::{
+        Attribute, SETTINGS,
+        table::{Put, TenantRows},
+    },
+};
+
+/// Rows that cannot be used. Source: sysexits.h, `EX_DATAERR`.
+const EXIT_INVALID: u8 = 65;
+/// What was named is not there. Source: sysexits.h, `EX_NOINPUT`.
+const EXIT_NOT_FOUND: u8 = 66;
+/// The fields of the configuration that these commands use.
+const CONCERNS: [&str; 4] = ["aws.region", "delivery.attempts", "delivery.attempt_timeout", "tenants.table"];
+
+/// Shown with the help of every command.
+const MORE: &str = "\
+Rows are JSON: one object or an array of them, with the table's attributes as plain values
+  {\"tenant_id\": \"acme\", \"type\": \"cloudwatch\", \"enabled\": true, \"desired_logs\": [\"web-*\"], ...}
+or as DynamoDB writes them ({\"tenant_id\": {\"S\": \"acme\"}, ...}). Running workers see a change once what they remember
+of the tenant is older than tenants.cache_ttl.
+
+Exit codes: 0 done; 1 AWS refused or did not answer; 2 wrong usage; 64 the configuration cannot be used; 65 rows
+cannot be used, and nothing was written; 66 the tenant, row or file is not there.";
+
+#[derive(Debug, Args)]
+#[command(after_help = MORE)]
+pub(super) struct TenantArgs {
+    #[command(subcommand)]
+    command: TenantCommand,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
+    /// Show every row of the table and what is wrong with the bad ones.
+    #[command(after_help = MORE)]
+    List,
+    /// Show a tenant's rows, attribute by attribute.
+    #[command(after_help = MORE)]
+    Get {
+        /// The tenant's id.
+        tenant: String,
+        /// This row alone.
+        #[arg(long = "type", value_name = "TYPE")]
+        name: Option<String>,
+    },
+    /// Write rows in the place of those of the same key; none unless the worker could use all of them.
+    #[command(after_help = MORE)]
+    Put {
+        /// A file of rows, or - for standard input.
+        file: PathBuf,
+        /// Check the rows and say what would be written.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Check rows as the worker does; writes nothing.
+    #[command(after_help = MORE)]
+    Validate {
+        /// A file of rows, or - for standard input; needs no access to AWS.
+        #[arg(required_unless_present = "table")]
+        file: Option<PathBuf>,
+        /// Every row of the table.
+        #[arg(long, conflicts_with = "file")]
+        table: bool,
+    },
+    /// Switch a delivery on, if the worker can use its row.
+    #[command(after_help = MORE)]
+    Enable(DeliveryKey),
+    /// Switch a delivery off: what comes for it is acknowledged and counted.
+    #[command(after_help = MORE)]
+    Disable(DeliveryKey),
+    /// Pause all deliveries of a tenant: its messages go to the dead-letter queue, to be redriven later.
+    #[command(after_help = MORE)]
+    Pause {
+        /// The tenant's id.
+        tenant: String,
+    },
+    /// Take a pause back.
+    #[command(after_help = MORE)]
+    Resume {
+        /// The tenant's id.
+        tenant: String,
+    },
+    /// Delete a row.
+    #[command(after_help = MORE)]
+    Delete {
+        /// The tenant's id.
+        tenant: String,
+        /// The row's type.
+        #[arg(long = "type", value_name = "TYPE")]
+        name: String,
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct DeliveryKey {
+    /// The tenant's id.
+    tenant: String,
+    /// The row's type, for example cloudwatch or s3#archive.
+    #[arg(long = "type", value_name = "TYPE", value_parser = delivery_type)]
+    name: String,
+}
+
+fn delivery_type(name: &str) -> Result<String, String> {
+    match name {
+        SETTINGS => Err("the settings row is no delivery; pause and resume change it".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
+/// A command that did not do what it was asked for, through no fault of AWS.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0}")]
+    Unconfirmed(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    NotFound(String),
+}
+
+impl Refusal {
+    fn exit_code(&self) -> u8 {
+        match self {
+            // As clap does for a flag that is missing.
+            Self::Unconfirmed(_) => EXIT_USAGE,
+            Self::Invalid(_) => EXIT_INVALID,
+            Self::NotFound(_) => EXIT_NOT_FOUND,
+        }
+    }
+}
+
+impl TenantArgs {
+    /// Whether a problem of that field of the configuration is one of this command's.
+    pub(super) fn concerned_by(&self, field: &str) -> bool {
+        let offline = matches!(self.command, TenantCommand::Validate { table: false, .. });
+        !offline && CONCERNS.contains(&field)
+    }
+}
+
+/// Does what the arguments ask for and says what became of it.
+pub(super) fn run(args: TenantArgs, config: &Config) -> ExitCode {
+    match run_async(execute(args, config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("logferry: {error:#}");
+            match error.downcast_ref::<Refusal>() {
+                Some(refusal) => ExitCode::from(refusal.exit_code()),
+                None if error.is::<Problem>() => ExitCode::from(EXIT_CONFIG),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
+    let TenantArgs { command, json } = args;
+    let show = if json { Show::Json } else { Show::Text };
+    if let TenantCommand::Validate { file: Some(file), .. } = &command {
+        return validated(show, &read_entries(file)?, None);
+    }
+    let rows = app::tenant_rows(config).await?;
+    let seen = Seen(config.tenants.cache_ttl);
+    match command {
+        TenantCommand::List => list(show, &rows).await,
+        TenantCommand::Get { tenant, name } => get(show, &rows, &tenant, name.as_deref()).await,
+        TenantCommand::Put { file, dry_run: true } => would_put(show, &rows, &read_entries(&file)?).await,
+        TenantCommand::Put { file, dry_run: false } => put(show, &rows, &read_entries(&file)?, seen).await,
+        TenantCommand::Validate { .. } => {
+            let entries = all(&rows).await?;
+            validated(show, &entries, Some(&paused(&entries)))
+        }
+        TenantCommand::Enable(key) => enable(show, &rows, &key, seen).await,
+        TenantCommand::Disable(key) => disable(show, &rows, &key, seen).await,
+        TenantCommand::Pause { tenant } => pause(show, &rows, &tenant, seen).await,
+        TenantCommand::Resume { tenant } => resume(show, &rows, &tenant, seen).await,
+        TenantCommand::Delete { tenant, name, yes } => {
+            if !yes {
+                let what = format!("this deletes row {name:?} of tenant {tenant:?}; give --yes to do it");
+                return Err(Refusal::Unconfirmed(what).into());
+            }
+            delete(show, &rows, &tenant, &name, seen).await
+        }
+    }
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Show {
+    Text,
+    Json,
+}
+
+impl Show {
+    /// Writes one of the two to standard output.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    fn result(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> anyhow::Result<()> {
+        let mut out = match self {
+            Self::Text => text(),
+            Self::Json => format!("{:#}\n", json()),
+        };
+        if !out.is_empty() && !out.ends_with('\n') {
+            out.push('\n');
+        }
+        io::stdout().write_all(out.as_bytes()).context("cannot write to standard output")
+    }
+}
+
+/// When running workers see a change.
+#[derive(Clone, Copy, Debug)]
+struct Seen(Duration);
+
+impl Seen {
+    fn tell(self, what: &str) {
+        eprintln!("logferry: {what}; running workers see it within {:?} (tenants.cache_ttl)", self.0);
+    }
+}
+
+async fn all(rows: &TenantRows) -> anyhow::Result<Vec<Entry>> {
+    let rows = rows.all().await?;
+    Ok(rows.into_iter().map(|(tenant_id, name, row)| Entry::new(tenant_id, name, row)).collect())
+}
+
+/// A tenant's rows; an error if there are none.
+async fn of(rows: &TenantRows, tenant_id: &str) -> anyhow::Result<Vec<Entry>> {
+    let found = rows.of(tenant_id).await?;
+    if found.is_empty() {
+        return Err(Refusal::NotFound(format!("tenant {tenant_id:?} has no row")).into());
+    }
+    Ok(found.into_iter().map(|(name, row)| Entry::new(tenant_id.to_owned(), name, row)).collect())
+}
+
+fn no_such_row(tenant_id: &str, name: &str) -> anyhow::Error {
+    Refusal::NotFound(format!("tenant {tenant_id:?} has no row {name:?}")).into()
+}
+
+/// The tenants that their settings row pauses.
+fn paused(entries: &[Entry]) -> BTreeSet<String> {
+    entries.iter().filter(|entry| entry.pauses()).map(|entry| entry.tenant_id().to_owned()).collect()
+}
+
+fn reports<'a>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+    paused: Option<&BTreeSet<String>>,
+) -> Vec<Value> {
+    let paused = |entry: &Entry| paused.map(|paused| paused.contains(entry.tenant_id()));
+    entries.into_iter().map(|entry| entry.report(paused(entry))).collect()
+}
+
+async fn list(show: Show, rows: &TenantRows) -> anyhow::Result<()> {
+    let entries = all(rows).await?;
+    let paused = paused(&entries);
+    show.result(|| table(&entries, &paused), || reports(&entries, Some(&paused)).into())?;
+    let bad = entries.iter().filter(|entry| !entry.is_valid()).count();
+    if show == Show::Text && bad > 0 {
+        eprintln!("logferry: {bad} of {} rows cannot be used", entries.len());
+    }
+    Ok(())
+}
+
+async fn get(show: Show, rows: &TenantRows, tenant_id: &str, name: Option<&str>) -> anyhow::Result<()> {
+    let mut entries = of(rows, tenant_id).await?;
+    let paused = paused(&entries);
+    if let Some(name) = name {
+        entries.retain(|entry| entry.name() == name);
+        if entries.is_empty() {
+            return Err(no_such_row(tenant_id, name));
+        }
+    }
+    let text = || {
+        let details: Vec<_> = entries.iter().map(|entry| entry.details(&paused)).collect();
+        details.join("\n")
+    };
+    show.result(text, || reports(&entries, Some(&paused)).into())
+}
+
+fn validated(show: Show, entries: &[Entry], paused: Option<&BTreeSet<String>>) -> anyhow::Result<()> {
+    let remarkable: Vec<_> =
+        entries.iter().filter(|entry| !entry.is_valid() || !entry.ignored().is_empty()).collect();
+    let text = || match remarkable.is_empty() {
+        true => String::new(),
+        false => table(remarkable.iter().copied(), paused.unwrap_or(&BTreeSet::new())),
+    };
+    show.result(text, || reports(entries, paused).into())?;
+    usable(entries)?;
+    eprintln!("logferry: {} can be used", count(entries.len()));
+    Ok(())
+}
+
+fn count(rows: usize) -> String {
+    if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") }
+}
+
+/// # Errors
+/// Some row cannot be used; how many.
+fn usable(entries: &[Entry]) -> Result<(), Refusal> {
+    match entries.iter().filter(|entry| !entry.is_valid()).count() {
+        0 => Ok(()),
+        bad => Err(Refusal::Invalid(format!("{bad} of {} cannot be used", count(entries.len())))),
+    }
+}
+
+/// Shows the bad ones among rows that were to be written.
+///
+/// # Errors
+/// There are some.
+fn refuse_unusable(show: Show, entries: &[Entry]) -> anyhow::Result<()> {
+    let Err(refusal) = usable(entries) else { return Ok(()) };
+    let bad = entries.iter().filter(|entry| !entry.is_valid());
+    show.result(|| table(bad, &BTreeSet::new()), || reports(entries, None).into())?;
+    Err(Refusal::Invalid(format!("{refusal}; nothing was written")).into())
+}
+
+async fn put(show: Show, rows: &TenantRows, entries: &[Entry], seen: Seen) -> anyhow::Result<()> {
+    refuse_unusable(show, entries)?;
+    warn_of_ignored(entries);
+    let mut done = Vec::new();
+    let mut failed = None;
+    for entry in entries {
+        match rows.put(entry.row()).await {
+            Ok(Put::Created) => done.push((entry, "created")),
+            Ok(Put::Replaced) => done.push((entry, "replaced")),
+            Err(error) => {
+                let (tenant_id, name) = (entry.tenant_id(), entry.name());
+                failed =
+                    Some(anyhow::Error::new(error).context(format!(
+                        "row {name:?} of tenant {tenant_id:?}, after {}",
+                        count(done.len())
+                    )));
+                break;
+            }
+        }
+    }
+    outcomes(show, &done)?;
+    if !done.is_empty() {
+        seen.tell(&format!("{} written", count(done.len())));
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn would_put(show: Show, rows: &TenantRows, entries: &[Entry]) -> anyhow::Result<()> {
+    refuse_unusable(show, entries)?;
+    warn_of_ignored(entries);
+    let mut would = Vec::new();
+    for entry in entries {
+        let present = rows.of(entry.tenant_id()).await?;
+        let present = present.iter().find(|(name, _)| name == entry.name());
+        would.push((
+            entry,
+            match present {
+                None => "would be created",
+                Some((_, row)) if row == entry.row() => "is there already",
+                Some(_) => "would be replaced",
+            },
+        ));
+    }
+    outcomes(show, &would)
+}
+
+fn outcomes(show: Show, outcomes: &[(&Entry, &str)]) -> anyhow::Result<()> {
+    let text = || {
+        let lines = outcomes.iter().map(|(entry, outcome)| {
+            [printable(entry.tenant_id()), printable(entry.name()), (*outcome).into()]
+        });
+        columns(lines)
+    };
+    let json = || {
+        let with_outcome = |(entry, outcome): &(&Entry, &str)| {
+            let mut report = entry.report(None);
+            report["outcome"] = (*outcome).into();
+            report
+        };
+        outcomes.iter().map(with_outcome).collect()
+    };
+    show.result(text, json)
+}
+
+fn warn_of_ignored(entries: &[Entry]) {
+    for entry in entries {
+        for field in entry.ignored() {
+            let (tenant_id, name) = (entry.tenant_id(), entry.name());
+            eprintln!(
+                "logferry: row {name:?} of tenant {tenant_id:?} has {field:?}, which means nothing to logferry"
+            );
+        }
+    }
+}
+
+async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, seen: Seen) -> anyhow::Result<()> {
+    let DeliveryKey { tenant, name } = key;
+    let entries = of(rows, tenant).await?;
+    let entry = entries.iter().find(|entry| entry.name() == name).ok_or_else(|| no_such_row(tenant, name))?;
+    // Once enabled, a bad row would send every message of its tenant to the dead-letter queue.
+    let enabled = entry.with("enabled", Attribute::Bool(true));
+    refuse_unusable(show, std::slice::from_ref(&enabled))?;
+    if !rows.set_enabled(tenant, name, true).await? {
+        return Err(no_such_row(tenant, name));
+    }
+    show.result(String::new, || json!({ "tenant_id": tenant, "type": name, "enabled": true }))?;
+    seen.tell(&format!("row {name:?} of tenant {tenant:?} is enabled"));
+    if paused(&entries).contains(tenant) {
+        eprintln!("logferry: the tenant is paused all the same; `logferry tenant resume` takes that back");
+    }
+    Ok(())
+}
+
+async fn disable(show: Show, rows: &TenantRows, key: &DeliveryKey, seen: Seen) -> anyhow::Result<()> {
+    let DeliveryKey { tenant, name } = key;
+    if !rows.set_enabled(tenant, name, false).await? {
+        return Err(no_such_row(tenant, name));
+    }
+    show.result(String::new, || json!({ "tenant_id": tenant, "type": name, "enabled": false }))?;
+    seen.tell(&format!("row {name:?} of tenant {tenant:?} is disabled"));
+    Ok(())
+}
+
+async fn pause(show: Show, rows: &TenantRows, tenant: &str, seen: Seen) -> anyhow::Result<()> {
+    // A pause of nobody would make a tenant of a misspelt name.
+    of(rows, tenant).await?;
+    rows.pause(tenant).await?;
+    show.result(String::new, || json!({ "tenant_id": tenant, "paused": true }))?;
+    seen.tell(&format!("tenant {tenant:?} is paused"));
+    Ok(())
+}
+
+async fn resume(show: Show, rows: &TenantRows, tenant: &str, seen: Seen) -> anyhow::Result<()> {
+    of(rows, tenant).await?;
+    let was_paused = rows.resume(tenant).await?;
+    show.result(String::new, || json!({ "tenant_id": tenant, "paused": false }))?;
+    if was_paused {
+        seen.tell(&format!("tenant {tenant:?} is not paused"));
+    } else {
+        eprintln!("logferry: tenant {tenant:?} was not paused");
+    }
+    Ok(())
+}
+
+async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: Seen) -> anyhow::Result<()> {
+    if !rows.delete(tenant, name).await? {
+        return Err(no_such_row(tenant, name));
+    }
+    show.result(String::new, || json!({ "tenant_id": tenant, "type": name, "deleted": true }))?;
+    seen.tell(&format!("row {name:?} of tenant {tenant:?} is deleted"));
+    let left = rows.of(tenant).await?;
+    if left.iter().all(|(name, _)| name == SETTINGS) && !left.is_empty() {
+        eprintln!(
+            "logferry: only the settings row of tenant {tenant:?} is left: unless it is paused, its messages are \
+             acknowledged as disabled, not refused as those of an unknown tenant"
+        );
+    }
+    Ok(())
+}
+
+/// Reads the rows of a file, or of standard input.
+///
+/// # Errors
+/// There is no such file, or it holds no rows.
+fn read_entries(file: &Path) -> anyhow::Result<Vec<Entry>> {
+    let mut text = String::new();
+    let (name, read) = match file.to_str() {
+        Some("-") => ("standard input".to_owned(), io::stdin().read_to_string(&mut text)),
+        _ => (
+            file.display().to_string(),
+            std::fs::read_to_string(file).map(|read| {
+                text = read;
+                text.len()
+            }),
+        ),
+    };
+    read.map_err(|error| Refusal::NotFound(format!("{name} cannot be read: {error}")))?;
+    entry::parse(&text).map_err(|problem| Refusal::Invalid(format!("{name}: {problem}")).into())
+}

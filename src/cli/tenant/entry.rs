@@ -1,0 +1,330 @@
+//! Rows as an operator reads and writes them. Pure.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    route::KeyLayout,
+    tenant::{ATTRIBUTES, Attribute, Content, Destination, FieldProblem, Row, SETTINGS, check_row},
+};
+
+/// What DynamoDB allows a sort key, and S3 a whole object key, of which a tenant's id is a part.
+const MAX_KEY_BYTES: usize = 1024;
+
+/// A row with what the worker makes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    tenant_id: String,
+    name: String,
+    row: Row,
+    content: Option<Content>,
+    problems: Vec<FieldProblem>,
+}
+
+impl Entry {
+    /// Checks a row, which holds its key too.
+    pub(super) fn new(tenant_id: String, name: String, row: Row) -> Self {
+        let mut problems = key_problems(&tenant_id, &name);
+        let content = match check_row(&tenant_id, &name, &row) {
+            Ok(content) => Some(content).filter(|_| problems.is_empty()),
+            Err(bad) => {
+                problems.extend(bad.problems);
+                None
+            }
+        };
+        Self { tenant_id, name, row, content, problems }
+    }
+
+    /// Checks a row that is to be written, beyond what the worker reads: its types must be such as can be written.
+    fn to_write(row: Row) -> Self {
+        let text = |field: &str| match row.get(field) {
+            Some(Attribute::Text(text)) => Ok(text.clone()),
+            Some(_) => Err(problem(field, "must be a string".to_owned())),
+            None => Err(problem(field, "is missing".to_owned())),
+        };
+        let (tenant_id, name) = (text("tenant_id"), text("type"));
+        let mut broken: Vec<_> =
+            [&tenant_id, &name].into_iter().filter_map(|key| key.clone().err()).collect();
+        let mut entry = Self::new(tenant_id.unwrap_or_default(), name.unwrap_or_default(), row);
+        // What is wrong with an empty key is said already.
+        entry.problems.retain(|problem| broken.iter().all(|broken| broken.field != problem.field));
+        broken.append(&mut entry.problems);
+        entry.problems = broken;
+        for (field, attribute) in &entry.row {
+            let named = entry.problems.iter().any(|problem| problem.field == *field);
+            if let (Attribute::Other(kind), false) = (attribute, named) {
+                let rule =
+                    format!("is of type {kind}; rows have strings, numbers, booleans and lists of strings");
+                entry.problems.push(problem(field, rule));
+            }
+        }
+        entry.content.take_if(|_| !entry.problems.is_empty());
+        entry
+    }
+
+    /// The same row with another value of one attribute.
+    pub(super) fn with(&self, field: &str, value: Attribute) -> Self {
+        let mut row = self.row.clone();
+        row.insert(field.to_owned(), value);
+        Self::new(self.tenant_id.clone(), self.name.clone(), row)
+    }
+
+    pub(super) fn tenant_id(&self) -> &str {
+        &self.tenant_id
+    }
+
+    /// The row's `type`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn row(&self) -> &Row {
+        &self.row
+    }
+
+    /// The worker can use it.
+    pub(super) fn is_valid(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// It is the settings row of a tenant that is paused.
+    pub(super) fn pauses(&self) -> bool {
+        self.name == SETTINGS && self.row.get("paused") == Some(&Attribute::Bool(true))
+    }
+
+    /// Attributes that mean nothing to logferry: somebody's own, or a slip of the pen.
+    pub(super) fn ignored(&self) -> Vec<&str> {
+        self.row.keys().map(String::as_str).filter(|name| !ATTRIBUTES.contains(name)).collect()
+    }
+
+    /// `None` where there is nothing to enable.
+    fn enabled(&self) -> Option<bool> {
+        (self.name != SETTINGS).then(|| self.row.get("enabled") == Some(&Attribute::Bool(true)))
+    }
+
+    /// All of it as JSON; `paused` is `None` where the tenant's settings are not known.
+    pub(super) fn report(&self, paused: Option<bool>) -> Value {
+        let row: Map<_, _> = self.row.iter().map(|(name, value)| (name.clone(), to_json(value))).collect();
+        let problems: Vec<_> = self
+            .problems
+            .iter()
+            .map(|FieldProblem { field, problem }| {
+                json!({ "field": field, "value": self.row.get(field).map(to_json), "problem": problem })
+            })
+            .collect();
+        json!({
+            "tenant_id": self.tenant_id,
+            "type": self.name,
+            "enabled": self.enabled(),
+            "paused": paused,
+            "target": self.content.as_ref().and_then(target),
+            "valid": self.is_valid(),
+            "problems": problems,
+            "ignored": self.ignored(),
+            "row": row,
+        })
+    }
+
+    /// What it is, what it has, and what is wrong with it, for people.
+    pub(super) fn details(&self, paused: &BTreeSet<String>) -> String {
+        let mut text = format!(
+            "{} {}: {}\n",
+            printable(&self.tenant_id),
+            printable(&self.name),
+            self.state(paused.contains(&self.tenant_id))
+        );
+        let shown = self.row.iter().filter(|(name, _)| !["tenant_id", "type"].contains(&name.as_str()));
+        let value = |value: &Attribute| match value {
+            Attribute::Text(text) => printable(text),
+            Attribute::Number(number) => printable(number),
+            other => printable(&to_json(other).to_string()),
+        };
+        let lines = shown.map(|(name, attribute)| ["".into(), printable(name), value(attribute)]);
+        text.push_str(&columns(lines));
+        for remark in self.remarks() {
+            text.push_str(&format!("  {remark}\n"));
+        }
+        text
+    }
+
+    fn state(&self, paused: bool) -> String {
+        let enabled = self.enabled().map(|enabled| if enabled { "enabled" } else { "disabled" });
+        let paused = paused.then_some("paused");
+        let valid = (!self.is_valid()).then_some("BAD");
+        let words: Vec<_> = [enabled, paused, valid].into_iter().flatten().collect();
+        if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+    }
+
+    /// One line for each thing that is wrong or odd.
+    fn remarks(&self) -> Vec<String> {
+        let problems = self.problems.iter().map(|problem| printable(&problem.to_string()));
+        let ignored =
+            self.ignored().into_iter().map(|name| format!("{}: means nothing to logferry", printable(name)));
+        problems.chain(ignored).collect()
+    }
+}
+
+fn problem(field: &str, problem: String) -> FieldProblem {
+    FieldProblem { field: field.to_owned(), problem }
+}
+
+/// A row under a key that no object's key can name is never read.
+fn key_problems(tenant_id: &str, name: &str) -> Vec<FieldProblem> {
+    let layout = KeyLayout::parse("{tenant}/{file}").expect("it has both names, the file last");
+    let mut problems = Vec::new();
+    if tenant_id.len() > MAX_KEY_BYTES {
+        problems.push(problem("tenant_id", format!("has more than {MAX_KEY_BYTES} bytes")));
+    } else if layout.route(&format!("{tenant_id}/x")).is_err() {
+        let rule =
+            "cannot stand between two slashes of an object's key (no slash, no control character, not \".\")";
+        problems.push(problem("tenant_id", format!("{tenant_id:?} {rule}")));
+    }
+    if name.len() > MAX_KEY_BYTES {
+        problems.push(problem("type", format!("has more than {MAX_KEY_BYTES} bytes")));
+    }
+    problems
+}
+
+fn target(content: &Content) -> Option<Value> {
+    let Content::Delivery(delivery) = content else { return None };
+    Some(match &delivery.destination {
+        Destination::CloudWatch(to) => json!({
+            "account": to.role.account(),
+            "region": delivery.target_region,
+            "log_group_name": to.log_group_name,
+        }),
+    })
+}
+
+/// Reads one row or an array of rows.
+///
+/// # Errors
+/// It is no JSON, or neither of the two. What is wrong inside a row is that row's problem.
+pub(super) fn parse(text: &str) -> Result<Vec<Entry>, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+    let rows = match value {
+        Value::Array(rows) => rows,
+        row => vec![row],
+    };
+    let mut entries = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (index, row) in rows.into_iter().enumerate() {
+        let Value::Object(row) = row else { return Err(format!("row {} is no object", index + 1)) };
+        let row = row.into_iter().map(|(name, value)| (name, from_json(value))).collect();
+        let mut entry = Entry::to_write(row);
+        if !seen.insert((entry.tenant_id.clone(), entry.name.clone())) && entry.is_valid() {
+            entry.content = None;
+            entry.problems.push(problem("type", format!("{:?} of this tenant is there twice", entry.name)));
+        }
+        entries.push(entry);
+    }
+    if entries.is_empty() { Err("no rows".to_owned()) } else { Ok(entries) }
+}
+
+/// Plain JSON, or DynamoDB's own with the type around the value.
+fn from_json(value: Value) -> Attribute {
+    match value {
+        Value::String(text) => Attribute::Text(text),
+        Value::Number(number) => Attribute::Number(number.to_string()),
+        Value::Bool(flag) => Attribute::Bool(flag),
+        Value::Array(values) => list(values),
+        Value::Object(typed) if typed.len() == 1 => match typed.into_iter().next() {
+            Some((kind, Value::String(text))) if kind == "S" => Attribute::Text(text),
+            Some((kind, Value::String(text))) if kind == "N" && is_number(&text) => Attribute::Number(text),
+            Some((kind, Value::Bool(flag))) if kind == "BOOL" => Attribute::Bool(flag),
+            Some((kind, Value::Array(values))) if kind == "SS" || kind == "L" => list(values),
+            _ => Attribute::Other("M"),
+        },
+        Value::Object(_) => Attribute::Other("M"),
+        Value::Null => Attribute::Other("NULL"),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.parse().is_ok_and(f64::is_finite)
+}
+
+fn list(values: Vec<Value>) -> Attribute {
+    let texts: Option<Vec<_>> = values
+        .into_iter()
+        .map(|value| match from_json(value) {
+            Attribute::Text(text) => Some(text),
+            _ => None,
+        })
+        .collect();
+    texts.map_or(Attribute::Other("L of other than S"), Attribute::TextList)
+}
+
+/// The inverse of [`from_json`], but for types that no row needs: those show their type alone.
+fn to_json(attribute: &Attribute) -> Value {
+    match attribute {
+        Attribute::Text(text) => text.as_str().into(),
+        // JSON's own numbers are floating-point beyond these.
+        Attribute::Number(number) => {
+            number.parse::<i64>().map_or_else(|_| json!({ "N": number }), |number| number.into())
+        }
+        Attribute::Bool(flag) => (*flag).into(),
+        Attribute::TextList(texts) => texts.as_slice().into(),
+        Attribute::Other(kind) => json!({ *kind: null }),
+    }
+}
+
+/// One line a row, and its remarks below.
+pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>, paused: &BTreeSet<String>) -> String {
+    let mut lines = vec![["TENANT", "TYPE", "STATE", "TARGET"].map(str::to_owned)];
+    let mut remarks = vec![Vec::new()];
+    for entry in entries {
+        let target = entry.content.as_ref().and_then(target);
+        let target = target.map(|target| {
+            let part = |name: &str| target[name].as_str().unwrap_or_default().to_owned();
+            ["account", "region", "log_group_name"].map(part).join(" ")
+        });
+        lines.push([
+            printable(&entry.tenant_id),
+            printable(&entry.name),
+            entry.state(paused.contains(&entry.tenant_id)),
+            target.unwrap_or_else(|| "-".to_owned()),
+        ]);
+        remarks.push(entry.remarks());
+    }
+    let mut text = String::new();
+    for (line, remarks) in columns(lines).lines().zip(remarks) {
+        text.push_str(&format!("{line}\n"));
+        for remark in remarks {
+            text.push_str(&format!("  {remark}\n"));
+        }
+    }
+    text
+}
+
+/// Lines whose columns stand below each other, two spaces apart.
+pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> String {
+    let lines: Vec<_> = lines.into_iter().collect();
+    let width =
+        |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Text as a terminal may show it: a row must not be able to move the cursor.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! When a role that was refused is asked for again. Pure: time and chance come in as arguments.
+
+use std::time::{Duration, Instant};
+
+/// How long a refused role is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeIntervals {
+    /// After the first refusal; doubles with every probe that is refused too.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl ProbeIntervals {
+    /// The interval, up to a quarter longer by `chance`, 0 to 1, so that roles refused together are not probed together.
+    fn jittered(&self, interval: Duration, chance: f64) -> Duration {
+        interval.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 4.0).min(self.longest)
+    }
+}
+
+/// Closed until a refusal; then open, with one probe per interval, until a probe succeeds.
+///
+/// Whoever asks calls [`Breaker::admit`] first, and then [`Breaker::refuse`] or [`Breaker::succeed`] if there was an answer. An
+/// attempt without an answer, or one that was dropped, leaves it open: its probe is spent.
+#[derive(Clone, Debug)]
+pub struct Breaker {
+    intervals: ProbeIntervals,
+    open: Option<Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    interval: Duration,
+    probe_at: Instant,
+}
+
+/// Whether a call may be made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes: nothing is wrong.
+    Closed,
+    /// Yes, this one; the next one an interval from now.
+    Probe,
+    /// No; the next probe is due after that time.
+    Held(Duration),
+}
+
+/// What an answer did to a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was closed and is open.
+    Opened,
+    /// It was open and stays so, for longer.
+    ProbeRefused,
+    /// It was open and is closed.
+    Closed,
+}
+
+impl Change {
+    /// The word that metrics use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::ProbeRefused => "probe_refused",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl Breaker {
+    /// A closed one.
+    pub fn new(intervals: ProbeIntervals) -> Self {
+        Self { intervals, open: None }
+    }
+
+    /// How long until the next probe, nothing if one is due; `None` while closed.
+    pub fn probe_in(&self, now: Instant) -> Option<Duration> {
+        self.open.map(|open| open.probe_at.saturating_duration_since(now))
+    }
+
+    /// Asks to make a call.
+    pub fn admit(&mut self, now: Instant, chance: f64) -> Admission {
+        let Some(open) = &mut self.open else { return Admission::Closed };
+        match open.probe_at.saturating_duration_since(now) {
+            Duration::ZERO => {
+                open.probe_at = now + self.intervals.jittered(open.interval, chance);
+                Admission::Probe
+            }
+            wait => Admission::Held(wait),
+        }
+    }
+
+    /// The call was refused.
+    pub fn refuse(&mut self, now: Instant, chance: f64) -> Change {
+        let (change, interval) = match self.open {
+            None => (Change::Opened, self.intervals.first),
+            Some(open) => (Change::ProbeRefused, open.interval.saturating_mul(2).min(self.intervals.longest)),
+        };
+        let probe_at = now + self.intervals.jittered(interval, chance);
+        self.open = Some(Open { interval, probe_at });
+        change
+    }
+
+    /// The call succeeded. `None` if it was closed anyway.
+    pub fn succeed(&mut self) -> Option<Change> {
+        self.open.take().map(|_| Change::Closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INTERVALS: ProbeIntervals =
+        ProbeIntervals { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn it_opens_at_the_first_refusal_and_is_graded() {
+        let mut breaker = Breaker::new(INTERVALS);
+        let mut now = Instant::now();
+        assert_eq!((breaker.admit(now, 0.0), breaker.probe_in(now)), (Admission::Closed, None));
+        assert_eq!(breaker.refuse(now, 0.0), Change::Opened);
+        for interval in [30, 60, 120, 240, 480, 900, 900] {
+            let early = now + seconds(interval) - Duration::from_millis(1);
+            assert_eq!(breaker.admit(early, 0.0), Admission::Held(Duration::from_millis(1)), "{interval}");
+            now += seconds(interval);
+            assert_eq!(breaker.probe_in(now), Some(Duration::ZERO), "{interval}");
+            assert_eq!(breaker.admit(now, 0.0), Admission::Probe, "{interval}");
+            assert_eq!(breaker.refuse(now, 0.0), Change::ProbeRefused, "{interval}");
+        }
+    }
+
+    #[test]
+    fn one_probe_at_a_time_and_its_success_closes() {
+        let mut breaker = Breaker::new(INTERVALS);
+        let now = Instant::now();
+        breaker.refuse(now, 0.0);
+        let due = now + seconds(30);
+        assert_eq!(breaker.admit(due, 0.0), Admission::Probe);
+        assert_eq!(breaker.admit(due, 0.0), Admission::Held(seconds(30)), "somebody is asking already");
+        assert_eq!(breaker.succeed(), Some(Change::Closed));
+        assert_eq!(breaker.succeed(), None);
+        assert_eq!(breaker.admit(due, 0.0), Admission::Closed);
+        assert_eq!(breaker.refuse(due, 0.0), Change::Opened);
+        assert_eq!(breaker.probe_in(due), Some(seconds(30)), "from the beginning again");
+    }
+
+    #[test]
+    fn a_probe_without_an_answer_is_spent() {
+        let mut breaker = Breaker::new(INTERVALS);
+        let now = Instant::now();
+        breaker.refuse(now, 0.0);
+        for round in 1..4 {
+            assert_eq!(breaker.admit(now + round * seconds(30), 0.0), Admission::Probe, "{round}");
+        }
+    }
+
+    #[test]
+    fn chance_adds_a_quarter_and_never_passes_the_longest() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(INTERVALS);
+        breaker.refuse(now, 1.0);
+        assert_eq!(breaker.probe_in(now), Some(Duration::from_millis(37_500)));
+        for _ in 0..10 {
+            breaker.refuse(now, 1.0);
+        }
+        assert_eq!(breaker.probe_in(now), Some(seconds(900)));
+    }
+
+    proptest! {
+        /// Whatever is called when: of the calls that are let through, only an answer of "closed" in between brings two
+        /// closer together than the first interval, and a held one is told the truth.
+        #[test]
+        fn at_most_one_probe_per_interval(
+            steps in prop::collection::vec((0_u64..40_000, 0.0..1.0, 0_u8..4), 1..200),
+        ) {
+            let mut breaker = Breaker::new(INTERVALS);
+            let mut now = Instant::now();
+            let (mut last_call, mut promised) = (None::<Instant>, None::<Instant>);
+            for (millis, chance, answer) in steps {
+                now += Duration::from_millis(millis);
+                match breaker.admit(now, chance) {
+                    Admission::Held(wait) => {
+                        prop_assert!(wait > Duration::ZERO && wait <= INTERVALS.longest);
+                        promised = Some(now + wait);
+                        continue;
+                    }
+                    Admission::Probe => {
+                        let since = now - last_call.expect("it opened with a call");
+                        prop_assert!(since >= INTERVALS.first, "{since:?}");
+                        prop_assert!(promised.is_none_or(|promised| now >= promised));
+                    }
+                    Admission::Closed => {}
+                }
+                (last_call, promised) = (Some(now), None);
+                match answer {
+                    // No answer.
+                    0 => {}
+                    1 => {
+                        breaker.succeed();
+                    }
+                    _ => {
+                        breaker.refuse(now, chance);
+                    }
+                }
+            }
+        }
+    }
+}

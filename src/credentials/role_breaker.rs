@@ -1,0 +1,240 @@
+//! The breaker of one customer's role as its sessions share it: what keeps a refused role from being asked for again and
+//! again, and says so once per change. The rules are [`super::breaker`]'s.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{
+    AssumeError, RoleArn,
+    breaker::{Admission, Breaker, Change, ProbeIntervals},
+    refusal::Cause,
+};
+use crate::metrics::{BreakerChange, Metrics};
+
+/// Stands between STS and the sessions of one tenant in one role.
+#[derive(Debug)]
+pub struct RoleBreaker {
+    tenant_id: String,
+    role: RoleArn,
+    intervals: ProbeIntervals,
+    metrics: Metrics,
+    state: Mutex<State>,
+    flight: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    breaker: Breaker,
+    /// STS's last refusal and its cause, while the breaker is open.
+    refusal: Option<(Arc<AssumeError>, Cause)>,
+}
+
+impl RoleBreaker {
+    /// A closed one.
+    pub fn new(tenant_id: &str, role: RoleArn, intervals: ProbeIntervals, metrics: Metrics) -> Self {
+        Self {
+            tenant_id: tenant_id.to_owned(),
+            role,
+            intervals,
+            metrics,
+            state: Mutex::new(State { breaker: Breaker::new(intervals), refusal: None }),
+            flight: Arc::default(),
+        }
+    }
+
+    /// A closed one for a single session in the role: for refusals that concern its request and not the role. Its flight is
+    /// nobody's.
+    pub fn of_session(&self) -> Self {
+        Self::new(&self.tenant_id, self.role.clone(), self.intervals, self.metrics.clone())
+    }
+
+    /// Held by whichever session asks STS: one call at a time in the role.
+    pub fn flight(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.flight)
+    }
+
+    /// Tells at once whether the role is to be left alone.
+    ///
+    /// # Errors
+    /// The breaker is open and no probe is due: [`AssumeError::Open`].
+    pub fn check(&self) -> Result<(), AssumeError> {
+        match self.open() {
+            Some(AssumeError::Open { refusal, probe_in }) if !probe_in.is_zero() => {
+                Err(AssumeError::Open { refusal, probe_in })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The error that an open breaker answers with; `None` while it is closed.
+    pub fn open(&self) -> Option<AssumeError> {
+        let state = self.state();
+        let probe_in = state.breaker.probe_in(now())?;
+        let (refusal, _) = state.refusal.as_ref()?;
+        Some(AssumeError::Open { refusal: Arc::clone(refusal), probe_in })
+    }
+
+    /// Takes the probe that is due, if the breaker is open. Call it right before asking, with the flight in hand.
+    pub fn begin(&self) {
+        if self.state().breaker.admit(now(), fastrand::f64()) == Admission::Probe {
+            tracing::debug!(tenant.id = self.tenant_id, role.arn = %self.role, "a role's breaker is half open: probing");
+        }
+    }
+
+    /// STS refused for a cause that somebody has to mend: opens, or stays open for longer. Returns what to answer with.
+    pub fn refuse(&self, refusal: AssumeError, cause: Cause, remedy: &str) -> AssumeError {
+        let refusal = Arc::new(refusal);
+        let (change, probe_in) = {
+            let mut state = self.state();
+            let now = now();
+            let change = state.breaker.refuse(now, fastrand::f64());
+            state.refusal = Some((Arc::clone(&refusal), cause));
+            (change, state.breaker.probe_in(now).unwrap_or_default())
+        };
+        self.count(change, cause);
+        let consequence = match change {
+            Change::Opened => "a role is refused: its breaker opens, and its messages wait",
+            Change::ProbeRefused | Change::Closed => "a role is still refused: its breaker stays open",
+        };
+        tracing::warn!(
+            tenant.id = self.tenant_id,
+            role.arn = %self.role,
+            error = %refusal,
+            breaker.change = change.word(),
+            breaker.cause = cause.word(),
+            breaker.remedy = remedy,
+            breaker.probe_in = ?probe_in,
+            "{consequence}"
+        );
+        AssumeError::Open { refusal, probe_in }
+    }
+
+    /// STS let us in: closes if it was open.
+    pub fn succeed(&self) {
+        let (change, refusal) = {
+            let mut state = self.state();
+            (state.breaker.succeed(), state.refusal.take())
+        };
+        if let (Some(change), Some((_, cause))) = (change, refusal) {
+            self.count(change, cause);
+            tracing::info!(
+                tenant.id = self.tenant_id,
+                role.arn = %self.role,
+                breaker.change = change.word(),
+                breaker.cause = cause.word(),
+                "a role lets us in again: its breaker closes"
+            );
+        }
+    }
+
+    /// Closes without a word: nobody asks for the role any more.
+    pub fn retire(&self) {
+        let mut state = self.state();
+        state.breaker = Breaker::new(self.intervals);
+        if state.refusal.take().is_some() {
+            self.metrics.role_breakers_open.dec();
+        }
+    }
+
+    fn count(&self, change: Change, cause: Cause) {
+        self.metrics.role_breaker_changes.get_or_create(&BreakerChange::new(change, cause)).inc();
+        match change {
+            Change::Opened => self.metrics.role_breakers_open.inc(),
+            Change::Closed => self.metrics.role_breakers_open.dec(),
+            Change::ProbeRefused => 0,
+        };
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RoleBreaker {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
+/// Tokio's clock, which tests can hold.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const INTERVALS: ProbeIntervals =
+        ProbeIntervals { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
+
+    fn closed(metrics: &Metrics) -> RoleBreaker {
+        let role = "arn:aws:iam::222222222222:role/customer".parse().expect("a role");
+        RoleBreaker::new("acme", role, INTERVALS, metrics.clone())
+    }
+
+    fn denied() -> AssumeError {
+        AssumeError::Denied {
+            role: "r".into(),
+            external_id: None,
+            code: "AccessDenied".into(),
+            message: "no".into(),
+        }
+    }
+
+    fn shows(metrics: &Metrics, line: &str) {
+        let text = metrics.render().expect("metrics are text");
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_tells_when_the_next_probe_is_due() {
+        let breaker = closed(&Metrics::new());
+        assert_eq!((breaker.check(), breaker.open()), (Ok(()), None));
+        let AssumeError::Open { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
+        else {
+            panic!("it is open")
+        };
+        assert_eq!(*refusal, denied());
+        assert!((30.0..=37.5).contains(&probe_in.as_secs_f64()), "{probe_in:?}");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let left = AssumeError::Open { refusal, probe_in: probe_in - Duration::from_secs(10) };
+        assert_eq!(breaker.check(), Err(left));
+        tokio::time::advance(probe_in).await;
+        assert_eq!(breaker.check(), Ok(()), "a probe is due");
+        breaker.begin();
+        assert!(breaker.check().is_err(), "one probe is enough");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn its_state_is_a_gauge_and_its_changes_are_counted() {
+        let metrics = Metrics::new();
+        let (one, other) = (closed(&metrics), closed(&metrics));
+        one.refuse(denied(), Cause::TrustPolicy, "");
+        one.refuse(denied(), Cause::TrustPolicy, "");
+        other.refuse(denied(), Cause::TagSession, "");
+        shows(&metrics, "logferry_role_breakers_open 2");
+        one.succeed();
+        one.succeed();
+        shows(&metrics, "logferry_role_breakers_open 1");
+        other.retire();
+        assert_eq!(other.open(), None);
+        drop(other);
+        one.refuse(denied(), Cause::TrustPolicy, "");
+        drop(one);
+        shows(&metrics, "logferry_role_breakers_open 0");
+        for (change, cause, count) in [
+            ("opened", "trust_policy", 2),
+            ("probe_refused", "trust_policy", 1),
+            ("closed", "trust_policy", 1),
+            ("opened", "tag_session", 1),
+        ] {
+            let labels = format!("change=\"{change}\",cause=\"{cause}\"");
+            shows(&metrics, &format!("logferry_role_breaker_changes_total{{{labels}}} {count}"));
+        }
+    }
+}
