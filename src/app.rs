@@ -191,7 +191,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
     let strict = 4 * config.source.max_record.as_u64();
-    let caches = config.credentials.cache_capacity * 20 * KIB + config.tenants.cache_capacity * KIB;
+    let caches = config.credentials.cache_capacity * 24 * KIB + config.tenants.cache_capacity * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB) + caches,

@@ -177,7 +177,7 @@ pub struct Credentials {
     /// do not renew together.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
-    /// Most customer sessions remembered, about 20 KiB each.
+    /// Most customer sessions remembered, about 24 KiB each.
     pub cache_capacity: u64,
     /// How long a customer's role that STS refused is left alone, 1 s to 12 h; up to a quarter more is added by chance, and it
     /// doubles with each probe that is refused too. The default: changes of IAM take effect within seconds to minutes.
@@ -210,8 +210,8 @@ pub struct Delivery {
     /// Longest single attempt of an AWS call, 1 s to 10 min; a long poll has its wait on top.
     #[serde(with = "friendly")]
     pub attempt_timeout: Duration,
-    /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about half
-    /// as much CPU again. CloudWatch Logs bills and limits the uncompressed size either way.
+    /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about a third
+    /// more CPU. CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
 }
 
