@@ -28,6 +28,7 @@ pub mod demo;
 pub mod event;
 pub mod health;
 pub mod http;
+pub mod ledger;
 pub mod metrics;
 pub mod name;
 pub mod object;
