@@ -207,10 +207,19 @@ impl WorkerProcess {
         let started = Instant::now();
         self.check_runs()?;
         self.signal("TERM").await?;
+        self.drained(limit).await?;
+        Ok(started.elapsed())
+    }
+
+    /// Waits until it has ended after a SIGTERM.
+    ///
+    /// # Errors
+    /// It did not end in time, or not with 0.
+    pub async fn drained(&mut self, limit: Duration) -> Result<(), WorkerError> {
         let status = tokio::time::timeout(limit, self.child.wait()).await;
         let status = status.map_err(|_| WorkerError::Late { what: "drain", limit })??;
         match status.success() {
-            true => Ok(started.elapsed()),
+            true => Ok(()),
             false => Err(WorkerError::Failed(status)),
         }
     }
