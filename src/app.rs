@@ -16,6 +16,7 @@ use crate::{
     },
     health::Health,
     http,
+    ledger::claim::Claims,
     metrics::Metrics,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings},
@@ -93,10 +94,12 @@ impl App {
         );
         let metrics = Metrics::new();
         let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE]));
+        let claims: Claims<crate::ledger::Off> = Claims::new(None, Duration::from_secs(60), metrics.clone());
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
             CloudWatchSinks::new(sdk, &central, sink_settings(&config), metrics.clone()),
+            claims,
             pipeline_settings(&config)?,
             metrics.clone(),
         ));
@@ -110,9 +113,9 @@ impl App {
         ));
         let drained = worker::run(
             Arc::new(queue),
-            move |message| {
+            move |message, stop| {
                 let pipeline = Arc::clone(&pipeline);
-                async move { pipeline.handle(&message).await }
+                async move { pipeline.handle(&message, &stop).await }
             },
             worker_settings(&config),
             stop,

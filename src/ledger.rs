@@ -1,7 +1,11 @@
 //! The port to the ledger: who is on an object, and how many of its records are accounted for. `dynamodb` is the adapter;
-//! `claim` is what a delivery holds while it works.
+//! [`claim`] is what a delivery holds while it works.
 //!
 //! One entry per object and delivery, so that the deliveries of one object advance independently.
+
+pub mod claim;
+#[cfg(test)]
+pub mod memory;
 
 use std::{future::Future, time::Duration};
 

@@ -66,6 +66,7 @@ where
     let task = tokio::spawn({
         let (queue, stop, health, metrics) =
             (Arc::clone(&queue), stop.clone(), Arc::clone(&health), metrics.clone());
+        let handle = move |message, _| handle(message);
         async move { run(queue, handle, settings, stop, health, metrics).await }
     });
     Running { queue, stop, health, metrics, task }
