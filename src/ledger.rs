@@ -3,6 +3,8 @@
 //!
 //! One entry per object and delivery, so that the deliveries of one object advance independently.
 
+pub mod dynamodb;
+
 use std::{future::Future, time::Duration};
 
 use crate::event::ObjectRef;
