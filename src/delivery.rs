@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
 use tokio::sync::Mutex;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     batch::{
@@ -27,6 +27,8 @@ use crate::{
 const MAX_ROUNDS: u32 = 6;
 /// First pause when a group or stream was just created and is still not found; doubles each round.
 const CREATION_PAUSE: Duration = Duration::from_millis(50);
+/// How long a worker that stops waits for an answer of CloudWatch Logs: what is taken without one is put again.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Most streams whose sequence token is remembered.
 const MAX_STREAMS: u64 = 20_000;
 
@@ -278,11 +280,18 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         Ok(self.claim.finish(self.next).await?)
     }
 
-    /// Gives the object back to the ledger. What is on its way has perhaps been taken already: its answer is waited for, and
-    /// what it accounts for is recorded.
-    pub async fn abandon(&mut self) {
+    /// Gives the object back to the ledger. What is on its way has perhaps been taken already: its answer is waited for, but
+    /// not for long once we have to `stop`, and what it accounts for is recorded.
+    pub async fn abandon(&mut self, stop: &CancellationToken) {
+        let patience = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
         // Why it cannot go on was told; a batch that fails now was not accounted for, that is all.
-        let _ = self.arrived().await;
+        tokio::select! {
+            _ = self.arrived() => {}
+            () = patience => self.on_its_way = None,
+        }
         let _ = self.recorded().await;
         self.claim.release(self.accounted).await;
     }

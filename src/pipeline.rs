@@ -319,16 +319,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         };
         for (delivery, mut lane, error) in broken {
             report.failures.push(fail(Some(&delivery.name), error.into()));
-            self.abandon(&mut lane).await;
+            self.abandon(&mut lane, stop).await;
         }
         for (delivery, mut lane) in lanes {
             match self.end(&mut lane, &read, stop).await {
                 Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
                 // What is wrong with the object is told once, not by each delivery.
-                Err(None) => self.abandon(&mut lane).await,
+                Err(None) => self.abandon(&mut lane, stop).await,
                 Err(Some(failure)) => {
                     report.failures.push(fail(Some(&delivery.name), failure));
-                    self.abandon(&mut lane).await;
+                    self.abandon(&mut lane, stop).await;
                 }
             }
         }
@@ -368,8 +368,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
     }
 
     /// Gives a lane up: what it accounts for counts, the rest comes again or is told of.
-    async fn abandon(&self, lane: &mut Lane<S::Sink, L>) {
-        lane.abandon().await;
+    async fn abandon(&self, lane: &mut Lane<S::Sink, L>, stop: &CancellationToken) {
+        lane.abandon(stop).await;
         let tally = lane.tally();
         self.metrics.count(&Tally { read: tally.accounted(), ..*tally });
     }

@@ -105,7 +105,7 @@ async fn a_worker_that_stops_waits_for_the_put_on_its_way_and_gives_the_rest_bac
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, far_apart(5));
-    world.sinks.put_time(Duration::from_secs(1));
+    world.sinks.put_time(Duration::from_millis(500));
     let verdict = async {
         world.sinks.until_puts(2).await;
         world.stop.cancel();
