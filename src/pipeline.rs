@@ -163,6 +163,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             match failed.failure.notice() {
                 Notice::Expected => tell!(debug, "a message waits"),
                 Notice::Unexpected => tell!(warn, "a message could not be done"),
+                Notice::Defect => tell!(error, "a message could not be done"),
             }
         }
         verdict

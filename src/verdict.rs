@@ -193,6 +193,7 @@ impl Failure {
             // A role's breaker has said so, once for all messages; the others are everyday life.
             Some(_) => Notice::Expected,
             None if matches!(self, Self::Stopping) => Notice::Expected,
+            None if matches!(self, Self::Unaccounted { .. } | Self::Panic(_)) => Notice::Defect,
             None => Notice::Unexpected,
         }
     }
@@ -244,6 +245,8 @@ pub enum Notice {
     Expected,
     /// It is.
     Unexpected,
+    /// It must not happen at all.
+    Defect,
 }
 
 /// How long a message that failed stays hidden: doubling with each receive, up to a ceiling, less by chance.
