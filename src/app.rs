@@ -22,7 +22,7 @@ use crate::{
     pipeline::{Pipeline, PipelineSettings},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::cloudwatch::CloudWatchSinks,
+    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::{TenantRows, TenantTable},
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
@@ -94,11 +94,13 @@ impl App {
         );
         let metrics = Metrics::new();
         let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE]));
-        let customers = Customers::new(&sdk, &central, session_settings(&config), metrics.clone());
+        let sessions = session_settings(&config);
+        let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
+        let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(&sdk, customers, config.delivery.request_compression),
+            CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
             pipeline_settings(&config)?,
             metrics.clone(),
         ));

@@ -144,8 +144,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                 };
             }
             match failed.failure.held_for() {
-                // The role's breaker has said so, once for all of them.
-                Some(_) => tell!(debug, "a message waits for a refused role"),
+                // The role's or the group's breaker has said so, once for all of them.
+                Some(_) => tell!(debug, "a message waits for a refused role or a denied group"),
                 None => tell!(warn, "a message could not be done"),
             }
         }
@@ -252,7 +252,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
             let Destination::CloudWatch(destination) = &delivery.destination;
             match self.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sinks.push((*delivery, destination, sink)),
-                Err(error) => report.failures.push(fail(Some(&delivery.name), Failure::Role(error))),
+                Err(error) => report.failures.push(fail(Some(&delivery.name), Failure::Sink(error))),
             }
         }
         if sinks.is_empty() {

@@ -21,7 +21,10 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
-use super::{LogSink, LogSinks, PutAnswer, SinkError};
+use super::{
+    LogSink, LogSinks, PutAnswer, SinkError,
+    group_breaker::{Action, GroupBreakers, GroupKey, Pass},
+};
 use crate::{
     aws::{describe, find_cause},
     batch::RejectedEvents,
@@ -41,6 +44,7 @@ pub struct CloudWatchSinks {
     /// One for all: a client of each customer's own would take 23 KiB.
     client: Client,
     customers: Customers,
+    groups: Arc<GroupBreakers>,
     compression: RequestCompression,
 }
 
@@ -51,14 +55,20 @@ pub struct CloudWatchSink {
     /// Where it differs from the client's: Region, credentials, retries.
     customer: config::Builder,
     role: AssumedRole,
+    group: Pass,
     account: Arc<str>,
     compression: RequestCompression,
 }
 
 impl CloudWatchSinks {
     /// Enters accounts as `customers` does; `base` has the HTTP client, retries and endpoints that all share.
-    pub fn new(base: &SdkConfig, customers: Customers, compression: RequestCompression) -> Self {
-        Self { client: Client::new(base), customers, compression }
+    pub fn new(
+        base: &SdkConfig,
+        customers: Customers,
+        groups: GroupBreakers,
+        compression: RequestCompression,
+    ) -> Self {
+        Self { client: Client::new(base), customers, groups: Arc::new(groups), compression }
     }
 }
 
@@ -70,7 +80,7 @@ impl LogSinks for CloudWatchSinks {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
-    ) -> Result<CloudWatchSink, AssumeError> {
+    ) -> Result<CloudWatchSink, SinkError> {
         let region = &delivery.target_region;
         let role = self.customers.enter(Entry {
             tenant_id: delivery.tenant_id.clone(),
@@ -84,7 +94,14 @@ impl LogSinks for CloudWatchSinks {
                 log_group_name: destination.log_group_name.clone(),
             },
         });
-        let role = role.await?;
+        let role = role.await.map_err(SinkError::Session)?;
+        let group = self.groups.pass(GroupKey {
+            tenant_id: delivery.tenant_id.clone(),
+            role: destination.role.clone(),
+            region: region.clone(),
+            log_group_name: destination.log_group_name.clone(),
+        });
+        let group = group.await?;
         let account = destination.role.account();
         // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
         let partition = RetryPartition::new(format!("{account}/{region}"));
@@ -98,6 +115,7 @@ impl LogSinks for CloudWatchSinks {
             client: self.client.clone(),
             customer,
             role,
+            group,
             account: account.into(),
             compression: self.compression,
         })
@@ -107,25 +125,36 @@ impl LogSinks for CloudWatchSinks {
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
-        match self.put_once(body.clone()).await {
+        let outcome = match self.put_once(body.clone()).await {
             // The customer's clock, or an administrator, ended the session before its time: a new one, once.
             Err(error) if is_expired(&error) => {
                 self.role.forget();
-                self.put_once(body).await.map_err(put_refused)
+                self.put_once(body).await
             }
-            other => other.map_err(put_refused),
+            other => other,
+        };
+        match &outcome {
+            Ok(_) => self.group.succeeded().await,
+            Err(error) => self.tell(Action::PutLogEvents, error).await,
         }
-        .map(answer)
+        outcome.map(answer).map_err(put_refused)
     }
 
     async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
-        created(call.customize().config_override(self.customer.clone()).send().await.map(drop))
+        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        if let Err(error) = &outcome {
+            self.tell(Action::CreateLogStream, error).await;
+        }
+        created(outcome.map(drop))
     }
 
     async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
         let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        if let Err(error) = &outcome {
+            self.tell(Action::CreateLogGroup, error).await;
+        }
         let ours = outcome.is_ok();
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
@@ -149,6 +178,17 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
+    /// Tells the group's breaker, if it is the customer's policies that say no: a refused signature or session is another
+    /// matter.
+    async fn tell<E>(&self, action: Action, error: &SdkError<E, HttpResponse>)
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        if matches!(error.code(), Some("AccessDeniedException" | "AccessDenied")) {
+            self.group.denied(action, &describe(error)).await;
+        }
+    }
+
     /// Sends the body as it is.
     async fn put_once(&self, body: SealedBody) -> Result<PutLogEventsOutput, PutError> {
         self.client

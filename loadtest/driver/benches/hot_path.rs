@@ -41,6 +41,7 @@ use logferry::{
     sink::{
         LogSink, LogSinks,
         cloudwatch::{CloudWatchSink, CloudWatchSinks},
+        group_breaker::GroupBreakers,
     },
     tenant::{CloudWatch, Delivery, Destination, Oversize},
 };
@@ -355,7 +356,8 @@ impl Service {
             destination: Destination::CloudWatch(destination.clone()),
         };
         let customers = Customers::new(&base, &central, settings, Metrics::new());
-        let sinks = CloudWatchSinks::new(&base, customers, RequestCompression::None);
+        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+        let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
         sinks.open(&delivery, &destination, "").await.expect("STS answers")
     }
 }
