@@ -41,7 +41,7 @@ use crate::{
 /// Opens customers' CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSinks {
-    /// One for all: a client of each customer's own would take 23 KiB.
+    /// One for all: a client of each customer's own would take some 20 KiB.
     client: Client,
     customers: Customers,
     groups: Arc<GroupBreakers>,
@@ -68,7 +68,11 @@ impl CloudWatchSinks {
         groups: GroupBreakers,
         compression: RequestCompression,
     ) -> Self {
-        Self { client: Client::new(base), customers, groups: Arc::new(groups), compression }
+        // Without credentials of its own: a call that is given no customer's must fail, not write into our account.
+        let mut shared = base.to_builder();
+        shared.set_credentials_provider(None);
+        let client = Client::new(&shared.build());
+        Self { client, customers, groups: Arc::new(groups), compression }
     }
 }
 
@@ -349,7 +353,46 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use logferry_sandbox::{Sandbox, provision::Aws};
+
     use super::*;
+    use crate::{
+        credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
+        metrics::Metrics,
+    };
+
+    #[tokio::test]
+    async fn a_call_that_is_given_no_customer_goes_nowhere() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+        let role = "arn:aws:iam::111111111111:role/central".parse().expect("a role");
+        let hour = Duration::from_secs(3600);
+        let request = AssumeRequest {
+            role,
+            session_name: "test".to_owned(),
+            external_id: None,
+            policy: None,
+            tags: Vec::new(),
+            source_identity: None,
+            duration: hour,
+            refresh_before: hour / 4,
+        };
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
+        let settings = SessionSettings {
+            session_duration: hour,
+            refresh_before: hour / 4,
+            cache_capacity: 1,
+            probe_intervals: ProbeIntervals { first: hour, longest: hour },
+        };
+        let customers = Customers::new(&base, &central, settings, Metrics::new());
+        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+        let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
+        let call = sinks.client.create_log_group().log_group_name("g").send().await;
+        assert!(call.is_err_and(|error| error.as_service_error().is_none()));
+        assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
+    }
 
     #[test]
     fn a_body_is_hashed_as_it_travels() {

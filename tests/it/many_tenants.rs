@@ -21,7 +21,7 @@ use crate::{
 /// Objects of each tenant.
 const OBJECTS: usize = 2;
 /// What a refused role or a denied group is left alone for, at least.
-const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(3);
 
 /// What is wrong at a customer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
