@@ -13,6 +13,7 @@ use crate::{
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
+        customers::{Customers, SessionSettings},
     },
     health::Health,
     http,
@@ -25,7 +26,7 @@ use crate::{
     pipeline::{Pipeline, PipelineSettings},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::cloudwatch::{CloudWatchSinks, SinkSettings},
+    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::{TenantRows, TenantTable},
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
@@ -105,10 +106,13 @@ impl App {
         };
         let health = Arc::new(Health::new(longest_receive(&config), dependencies));
         let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
+        let sessions = session_settings(&config);
+        let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
+        let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(sdk, &central, sink_settings(&config), metrics.clone()),
+            CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
             claims,
             pipeline_settings(&config)?,
             metrics.clone(),
@@ -291,12 +295,11 @@ fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
     Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, retention }))
 }
 
-fn sink_settings(config: &Config) -> SinkSettings {
-    SinkSettings {
+fn session_settings(config: &Config) -> SessionSettings {
+    SessionSettings {
         session_duration: config.credentials.session_duration,
         refresh_before: config.credentials.refresh_before,
         cache_capacity: config.credentials.cache_capacity,
-        request_compression: config.delivery.request_compression,
         probe_intervals: ProbeIntervals {
             first: config.credentials.probe_interval,
             longest: config.credentials.max_probe_interval,
