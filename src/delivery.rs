@@ -186,7 +186,7 @@ impl<S: LogSink> Lane<S> {
         if !self.open.takes(timestamp, message.len()) {
             self.send().await?;
         }
-        self.open.push(timestamp, message, completes_record);
+        self.open.push(self.tally.read - 1, timestamp, message, completes_record);
         Ok(())
     }
 

@@ -6,13 +6,14 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 9] = [
+const ADAPTERS: [&str; 10] = [
     "app.rs",
     "aws.rs",
     "credentials/assumed.rs",
     "demo.rs",
     "ledger/dynamodb.rs",
     "object/s3.rs",
+    "quarantine/s3.rs",
     "queue/sqs.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
