@@ -36,11 +36,14 @@ pub struct Metrics {
     pub dead_letters: Family<Reason, Counter>,
     /// `logferry_queue_errors_total{call}`: calls, or entries of calls, that SQS did not take.
     pub queue_errors: Family<Call, Counter>,
+    /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer; deliveries went on without it.
+    pub ledger_errors: Family<Call, Counter>,
     /// `logferry_object_bytes_total{form}`: `stored` and `decompressed`.
     pub object_bytes: Family<Form, Counter>,
     /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`.
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`; `resumed`: accounted for by an
+    /// attempt of before.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
     pub records_unaccounted: Counter,
@@ -131,6 +134,7 @@ impl Metrics {
             failures: Family::default(),
             dead_letters: Family::default(),
             queue_errors: Family::default(),
+            ledger_errors: Family::default(),
             object_bytes: Family::default(),
             records_read: Counter::default(),
             records: Family::default(),
@@ -157,6 +161,7 @@ impl Metrics {
         registry.register("failures", "What kept messages from being done", m.failures.clone());
         registry.register("dead_letters", "Messages sent to the dead-letter queue", m.dead_letters.clone());
         registry.register("queue_errors", "Calls or entries that SQS did not take", m.queue_errors.clone());
+        registry.register("ledger_errors", "Calls that the ledger did not answer", m.ledger_errors.clone());
         registry.register("object_bytes", "Bytes of objects", m.object_bytes.clone());
         registry.register("records_read", "Records given to deliveries", m.records_read.clone());
         registry.register("records", "Records by outcome", m.records.clone());
@@ -207,6 +212,7 @@ impl Metrics {
             ("too_new", tally.put.too_new),
             ("expired", tally.put.expired),
             ("empty", tally.empty),
+            ("resumed", tally.resumed),
         ];
         for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
             self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
