@@ -14,6 +14,7 @@ const ADAPTERS: [&str; 10] = [
     "demo.rs",
     "ledger/dynamodb.rs",
     "object/s3.rs",
+    "quarantine/s3.rs",
     "queue/sqs.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
