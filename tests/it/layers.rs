@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 10] = [
+const ADAPTERS: &[&str] = &[
     "app.rs",
     "aws.rs",
     "credentials/assumed.rs",
