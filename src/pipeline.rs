@@ -19,7 +19,7 @@ use crate::{
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
     sink::{LogSinks, SinkError},
-    tenant::{Delivery, Destination, Directory},
+    tenant::{BadRow, Delivery, Destination, Directory, FieldProblem},
     verdict::{self, Backoff, Failed, Failure, Verdict},
 };
 
@@ -249,7 +249,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         // Into the accounts first: without a way in, the object need not be read.
         let mut sinks = Vec::new();
         for delivery in wanted {
-            let Destination::CloudWatch(destination) = &delivery.destination;
+            let Destination::CloudWatch(destination) = &delivery.destination else {
+                let problem = "is s3, to which this version does not deliver".to_owned();
+                let problems = vec![FieldProblem { field: "type".to_owned(), problem }];
+                let (tenant_id, name) = (delivery.tenant_id.clone(), delivery.name.clone());
+                let bad = BadRow { tenant_id, name, enabled: true, problems };
+                report.failures.push(fail(Some(&delivery.name), Failure::Row(bad)));
+                continue;
+            };
             match self.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sinks.push((*delivery, destination, sink)),
                 Err(error) => report.failures.push(fail(Some(&delivery.name), Failure::Role(error))),
