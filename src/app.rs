@@ -22,7 +22,10 @@ use crate::{
     queue::sqs::SqsQueue,
     route::KeyLayout,
     sink::cloudwatch::{CloudWatchSinks, SinkSettings},
-    tenant::table::{TenantRows, TenantTable},
+    tenant::{
+        cache::{CacheSettings, TenantCache},
+        table::TenantRows,
+    },
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
 };
@@ -79,11 +82,17 @@ impl App {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
         let central = central_role(&config, &sdk)?;
-        let tenants = TenantTable::new(
-            aws_sdk_dynamodb::Client::new(&sdk),
-            required(&config.tenants.table, "tenants.table")?,
-            config.tenants.cache_capacity,
-            config.tenants.cache_ttl,
+        let metrics = Metrics::new();
+        let table = required(&config.tenants.table, "tenants.table")?;
+        let tenants = TenantCache::new(
+            TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table.clone()),
+            CacheSettings {
+                table,
+                capacity: config.tenants.cache_capacity,
+                ttl: config.tenants.cache_ttl,
+                max_stale: config.tenants.max_stale,
+            },
+            metrics.clone(),
         );
         let queue = SqsQueue::new(
             sqs_client(&config, &sdk),
@@ -91,7 +100,6 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let metrics = Metrics::new();
         let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE]));
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
@@ -137,7 +145,7 @@ pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
 }
 
 /// Asks, again and again, what the loop does not: is the table there, may we take the central role?
-async fn probe(health: Arc<Health>, tenants: TenantTable, central: AssumedRole) {
+async fn probe(health: Arc<Health>, tenants: TenantCache<TenantRows>, central: AssumedRole) {
     loop {
         let (table, role) = tokio::join!(tenants.probe(), central.credentials());
         health.dependency(TENANT_TABLE, table.err().map(|error| error.to_string()));

@@ -136,6 +136,10 @@ pub struct Tenants {
     /// How long a looked-up tenant, or its absence, is believed.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
+    /// How long after `cache_ttl` a tenant found before serves on while the table does not answer, up to 30 days; 0: not at
+    /// all. Without an answer nobody passes for unknown: messages of tenants that are not remembered wait.
+    #[serde(with = "friendly")]
+    pub max_stale: Duration,
     /// Most tenants remembered.
     pub cache_capacity: u64,
     /// What becomes of an object whose tenant has no row: `dead-letter` or `discard`.
@@ -147,6 +151,7 @@ impl Default for Tenants {
         Self {
             table: None,
             cache_ttl: Duration::from_secs(300),
+            max_stale: DAY,
             cache_capacity: 20_000,
             unknown: UnknownTenant::DeadLetter,
         }
@@ -319,6 +324,7 @@ impl Config {
             format!("{} is not within 1 to 10", self.delivery.attempts)
         });
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
+        check.within("tenants.max_stale", self.tenants.max_stale, Duration::ZERO..=30 * DAY);
         check.within("delivery.attempt_timeout", self.delivery.attempt_timeout, SECOND..=10 * MINUTE);
         let shortest_grace = self.queue.wait_time.saturating_add(4 * SECOND);
         check.within("worker.grace_period", self.worker.grace_period, SECOND..=60 * MINUTE);
@@ -538,6 +544,8 @@ mod tests {
         check(|c| c.log.filter = "warn,logferry=loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=debug".into(), &[]);
         check(|c| c.queue.retry_delay = Duration::ZERO, &["queue.retry_delay"]);
+        check(|c| c.tenants.max_stale = Duration::MAX, &["tenants.max_stale"]);
+        check(|c| c.tenants.max_stale = Duration::ZERO, &[]);
         for absurd in [Duration::ZERO, Duration::MAX] {
             check(|c| c.tenants.cache_ttl = absurd, &["tenants.cache_ttl"]);
             check(|c| c.worker.grace_period = absurd, {

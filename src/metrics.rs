@@ -56,6 +56,9 @@ pub struct Metrics {
     pub role_breakers_open: Gauge,
     /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
     pub role_breaker_changes: Family<BreakerChange, Counter>,
+    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered: `found` and `none` are the table's word,
+    /// `stale` an older entry in its place, `failed` neither.
+    pub tenant_lookups: Family<Lookup, Counter>,
     /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
     pub freshness: Histogram,
 }
@@ -98,6 +101,10 @@ label!(
     /// What became of a record.
     Outcome { outcome }
 );
+label!(
+    /// What came of looking a tenant up.
+    Lookup { result }
+);
 
 /// What became of a role's breaker, and the cause of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,6 +145,7 @@ impl Metrics {
             event_bytes: Counter::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
+            tenant_lookups: Family::default(),
             // 0.1 s to about 55 min.
             freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
         };
@@ -182,6 +190,11 @@ impl Metrics {
             "role_breaker_changes",
             "Changes of roles' breakers by cause of the refusal",
             m.role_breaker_changes.clone(),
+        );
+        registry.register(
+            "tenant_lookups",
+            "Lookups of tenants that no fresh entry answered, by result",
+            m.tenant_lookups.clone(),
         );
         registry.register_with_unit(
             "freshness",

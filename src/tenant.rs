@@ -1,8 +1,10 @@
 //! Who the customers are and what they want: the tenant table's rows, validated.
 //!
 //! A tenant has any number of deliveries, one row each. A row is checked when it is read; a bad one is that delivery's
-//! error, every bad field named, and nobody else's. Pure but for [`table`], which reads DynamoDB.
+//! error, every bad field named, and nobody else's. Pure but for [`table`], which reads DynamoDB, and [`cache`], which
+//! remembers what it said.
 
+pub mod cache;
 mod row;
 pub mod table;
 
@@ -12,7 +14,7 @@ pub(crate) use self::row::region;
 pub use self::row::{check_row, parse_row};
 use crate::{credentials::RoleArn, name::StreamTemplate};
 
-/// Finds tenants. `table` is the adapter.
+/// Finds tenants. `table` is the adapter, `cache` stands in front of it.
 pub trait Directory: Send + Sync + 'static {
     /// The tenant's rows; `None` when there are none.
     ///

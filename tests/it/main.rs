@@ -22,5 +22,6 @@ mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
+mod table;
 mod tenant;
 mod verdicts;
