@@ -13,6 +13,7 @@ use crate::{
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
+        customers::{Customers, SessionSettings},
     },
     health::Health,
     http,
@@ -21,7 +22,7 @@ use crate::{
     pipeline::{Pipeline, PipelineSettings},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::cloudwatch::{CloudWatchSinks, SinkSettings},
+    sink::cloudwatch::CloudWatchSinks,
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -101,10 +102,11 @@ impl App {
             config.queue.visibility_timeout,
         );
         let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE]));
+        let customers = Customers::new(&sdk, &central, session_settings(&config), metrics.clone());
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(sdk, &central, sink_settings(&config), metrics.clone()),
+            CloudWatchSinks::new(&sdk, customers, config.delivery.request_compression),
             pipeline_settings(&config)?,
             metrics.clone(),
         ));
@@ -266,12 +268,11 @@ fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole>
     Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request))
 }
 
-fn sink_settings(config: &Config) -> SinkSettings {
-    SinkSettings {
+fn session_settings(config: &Config) -> SessionSettings {
+    SessionSettings {
         session_duration: config.credentials.session_duration,
         refresh_before: config.credentials.refresh_before,
         cache_capacity: config.credentials.cache_capacity,
-        request_compression: config.delivery.request_compression,
         probe_intervals: ProbeIntervals {
             first: config.credentials.probe_interval,
             longest: config.credentials.max_probe_interval,

@@ -6,10 +6,11 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 8] = [
+const ADAPTERS: [&str; 9] = [
     "app.rs",
     "aws.rs",
     "credentials/assumed.rs",
+    "credentials/customers.rs",
     "demo.rs",
     "object/s3.rs",
     "queue/sqs.rs",
