@@ -6,9 +6,10 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 9] = [
+const ADAPTERS: [&str; 10] = [
     "app.rs",
     "aws.rs",
+    "copy/s3.rs",
     "credentials/assumed.rs",
     "credentials/customers.rs",
     "demo.rs",
