@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{Config, Problem, SourceBucket},
+    copy::s3::S3Copier,
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
@@ -17,6 +18,10 @@ use crate::{
     },
     health::Health,
     http,
+    ledger::{
+        claim::Claims,
+        dynamodb::{DynamoDbLedger, LedgerSettings},
+    },
     metrics::Metrics,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings},
@@ -37,6 +42,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const TENANT_TABLE: &str = "tenant_table";
 const CENTRAL_ROLE: &str = "central_role";
+const LEDGER: &str = "ledger";
 
 /// The worker, built and listening, not yet running.
 #[derive(Debug)]
@@ -101,16 +107,26 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE]));
+        let ledger = ledger(&config, &sdk);
+        let dependencies: &[_] = if ledger.is_some() {
+            &[TENANT_TABLE, CENTRAL_ROLE, LEDGER]
+        } else {
+            &[TENANT_TABLE, CENTRAL_ROLE]
+        };
+        let health = Arc::new(Health::new(longest_receive(&config), dependencies));
         let customers = Customers::new(&sdk, &central, session_settings(&config), metrics.clone());
+        let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(&sdk, customers, config.delivery.request_compression),
+            CloudWatchSinks::new(&sdk, customers.clone(), config.delivery.request_compression),
+            S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
+            claims,
             pipeline_settings(&config)?,
             metrics.clone(),
         ));
-        let _probes = AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central)));
+        let _probes =
+            AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central, ledger)));
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(http::serve(
             listener,
@@ -120,9 +136,9 @@ impl App {
         ));
         let drained = worker::run(
             Arc::new(queue),
-            move |message| {
+            move |message, stop| {
                 let pipeline = Arc::clone(&pipeline);
-                async move { pipeline.handle(&message).await }
+                async move { pipeline.handle(&message, &stop).await }
             },
             worker_settings(&config),
             stop,
@@ -146,9 +162,17 @@ pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
     Ok(TenantRows::new(aws_sdk_dynamodb::Client::new(&load_sdk(config).await?), table))
 }
 
-/// Asks, again and again, what the loop does not: is the table there, may we take the central role?
-async fn probe(health: Arc<Health>, tenants: TenantCache<TenantRows>, central: AssumedRole) {
+/// Asks, again and again, what the loop does not: are the tables there, may we take the central role?
+async fn probe(
+    health: Arc<Health>,
+    tenants: TenantCache<TenantRows>,
+    central: AssumedRole,
+    ledger: Option<DynamoDbLedger>,
+) {
     loop {
+        if let Some(ledger) = &ledger {
+            health.dependency(LEDGER, ledger.probe().await.err().map(|error| error.to_string()));
+        }
         let (table, role) = tokio::join!(tenants.probe(), central.credentials());
         health.dependency(TENANT_TABLE, table.err().map(|error| error.to_string()));
         health.dependency(CENTRAL_ROLE, role.err().map(|error| error.to_string()));
@@ -266,6 +290,17 @@ fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole>
         refresh_before: config.credentials.refresh_before,
     };
     Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request))
+}
+
+fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
+    let crate::config::Ledger { table, lease, retention } = config.ledger.clone();
+    let Some(table) = table else {
+        tracing::warn!(
+            "ledger.table is not set: a message that comes again repeats what was already put for it"
+        );
+        return None;
+    };
+    Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, retention }))
 }
 
 fn session_settings(config: &Config) -> SessionSettings {

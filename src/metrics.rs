@@ -36,11 +36,14 @@ pub struct Metrics {
     pub dead_letters: Family<Reason, Counter>,
     /// `logferry_queue_errors_total{call}`: calls, or entries of calls, that SQS did not take.
     pub queue_errors: Family<Call, Counter>,
+    /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer; deliveries went on without it.
+    pub ledger_errors: Family<Call, Counter>,
     /// `logferry_object_bytes_total{form}`: `stored` and `decompressed`.
     pub object_bytes: Family<Form, Counter>,
     /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`.
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`; `resumed`: accounted for by an
+    /// attempt of before.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
     pub records_unaccounted: Counter,
@@ -59,6 +62,8 @@ pub struct Metrics {
     /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered: `found` and `none` are the table's word,
     /// `stale` an older entry in its place, `failed` neither.
     pub tenant_lookups: Family<Lookup, Counter>,
+    /// `logferry_objects_copied_total`: objects that arrived in customers' buckets.
+    pub objects_copied: Counter,
     /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
     pub freshness: Histogram,
 }
@@ -135,6 +140,7 @@ impl Metrics {
             failures: Family::default(),
             dead_letters: Family::default(),
             queue_errors: Family::default(),
+            ledger_errors: Family::default(),
             object_bytes: Family::default(),
             records_read: Counter::default(),
             records: Family::default(),
@@ -146,6 +152,7 @@ impl Metrics {
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
             tenant_lookups: Family::default(),
+            objects_copied: Counter::default(),
             // 0.1 s to about 55 min.
             freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
         };
@@ -161,6 +168,7 @@ impl Metrics {
         registry.register("failures", "What kept messages from being done", m.failures.clone());
         registry.register("dead_letters", "Messages sent to the dead-letter queue", m.dead_letters.clone());
         registry.register("queue_errors", "Calls or entries that SQS did not take", m.queue_errors.clone());
+        registry.register("ledger_errors", "Calls that the ledger did not answer", m.ledger_errors.clone());
         registry.register("object_bytes", "Bytes of objects", m.object_bytes.clone());
         registry.register("records_read", "Records given to deliveries", m.records_read.clone());
         registry.register("records", "Records by outcome", m.records.clone());
@@ -196,6 +204,11 @@ impl Metrics {
             "Lookups of tenants that no fresh entry answered, by result",
             m.tenant_lookups.clone(),
         );
+        registry.register(
+            "objects_copied",
+            "Objects that arrived in customers' buckets",
+            m.objects_copied.clone(),
+        );
         registry.register_with_unit(
             "freshness",
             "From the S3 event to the acceptance of the object's last record",
@@ -215,6 +228,7 @@ impl Metrics {
             ("too_new", tally.put.too_new),
             ("expired", tally.put.expired),
             ("empty", tally.empty),
+            ("resumed", tally.resumed),
         ];
         for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
             self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);

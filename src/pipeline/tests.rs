@@ -1,7 +1,9 @@
 //! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
 
 mod content;
+mod copies;
 mod fates;
+mod ledger;
 mod tenants;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -10,7 +12,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    copy::memory::MemoryCopier,
     decode::tests::gzip,
+    ledger::memory::MemoryLedger,
     object::{
         ObjectError,
         memory::{MemoryObject, MemoryStore},
@@ -28,6 +32,7 @@ const ACME: &str = "222222222222/us-east-1";
 const GLOBEX: &str = "333333333333/us-east-1";
 const GROUP: &str = "/rosa/logs";
 const MODIFIED: &str = "2026-11-21T23:59:59.500Z";
+const LEASE: Duration = Duration::from_secs(60);
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) };
 
 /// The tenant table in memory.
@@ -46,8 +51,12 @@ struct World {
     store: MemoryStore,
     rows: Rows,
     sinks: MemorySinks,
+    copier: MemoryCopier,
+    /// None: off.
+    ledger: Option<MemoryLedger>,
     settings: PipelineSettings,
     metrics: Metrics,
+    stop: CancellationToken,
 }
 
 impl World {
@@ -66,8 +75,11 @@ impl World {
             store: MemoryStore::default(),
             rows: Rows::default(),
             sinks: MemorySinks::new(),
+            copier: MemoryCopier::default(),
+            ledger: None,
             settings,
             metrics: Metrics::new(),
+            stop: CancellationToken::new(),
         };
         world.tenant("acme", [("cloudwatch", row(ACME))]);
         world.tenant("globex", [("cloudwatch", row(GLOBEX))]);
@@ -83,9 +95,11 @@ impl World {
         self.rows.0.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks> {
-        let Self { store, rows, sinks, settings, metrics } = self;
-        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), settings.clone(), metrics.clone())
+    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger> {
+        let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
+        let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
+        let (settings, metrics) = (settings.clone(), metrics.clone());
+        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), copier.clone(), claims, settings, metrics)
     }
 
     fn put(&self, key: &str, object: MemoryObject) {
@@ -93,12 +107,12 @@ impl World {
     }
 
     async fn handle(&self, body: &str) -> Verdict {
-        self.pipeline().handle(&message(body)).await
+        self.pipeline().handle(&message(body), &self.stop).await
     }
 
     /// The report and the verdict that `handle` comes to.
     async fn process(&self, body: &str) -> (Report, Verdict) {
-        let report = self.pipeline().process(body).await;
+        let report = self.pipeline().process(body, &self.stop).await;
         let verdict = verdict::decide(&report.failures, 1, &BACKOFF, 0.0);
         (report, verdict)
     }
