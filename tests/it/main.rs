@@ -14,6 +14,7 @@ mod worker;
 
 mod config;
 mod conformance;
+mod copies;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
