@@ -27,7 +27,7 @@ use crate::{
     pipeline::{Pipeline, PipelineSettings},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::cloudwatch::CloudWatchSinks,
+    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -114,12 +114,14 @@ impl App {
             &[TENANT_TABLE, CENTRAL_ROLE]
         };
         let health = Arc::new(Health::new(longest_receive(&config), dependencies));
-        let customers = Customers::new(&sdk, &central, session_settings(&config), metrics.clone());
         let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
+        let sessions = session_settings(&config);
+        let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
+        let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(&sdk, customers.clone(), config.delivery.request_compression),
+            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
             S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
             claims,
             pipeline_settings(&config)?,

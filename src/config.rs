@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
-use crate::route::KeyLayout;
+use crate::{quarantine::QuarantinePrefix, route::KeyLayout};
 
 /// SQS accepts at most 12 hours. Source: SQS API reference, ChangeMessageVisibility.
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
@@ -35,6 +35,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// How far each object got.
     pub ledger: Ledger,
+    /// Where records go that cannot be delivered.
+    pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
     /// Concurrency and shutdown.
@@ -183,8 +185,9 @@ pub struct Credentials {
     pub refresh_before: Duration,
     /// Most customer sessions remembered, about 24 KiB each.
     pub cache_capacity: u64,
-    /// How long a customer's role that STS refused is left alone, 1 s to 12 h; up to a quarter more is added by chance, and it
-    /// doubles with each probe that is refused too. The default: changes of IAM take effect within seconds to minutes.
+    /// How long a customer's role that STS refused, or a log group that it may not write, is left alone, 1 s to 12 h; up to a
+    /// quarter more is added by chance, and it doubles with each probe that is refused too. The default: changes of IAM take
+    /// effect within seconds to minutes.
     #[serde(with = "friendly")]
     pub probe_interval: Duration,
     /// Longest such interval, up to 12 h. The default is that of `queue.max_retry_delay`: no message comes back later.
@@ -226,6 +229,25 @@ pub struct Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         Self { table: None, lease: Duration::from_secs(60), retention: Duration::from_secs(14 * 86_400) }
+    }
+}
+
+/// Where records go that cannot be delivered.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quarantine {
+    /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id, none of `source.buckets`: what is written there must not
+    /// come back as logs. Without one there is no quarantine: what CloudWatch Logs rejects is counted, and a line that is no
+    /// record ends its object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// Where its keys begin; `{tenant}` stands in it once.
+    pub prefix: String,
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { bucket: None, prefix: QuarantinePrefix::DEFAULT.to_owned() }
     }
 }
 
@@ -331,7 +353,7 @@ pub struct Problem {
     pub problem: String,
 }
 
-/// One entry of `source.buckets`.
+/// A bucket as `source.buckets` and `quarantine.bucket` name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceBucket {
     /// The bucket's name.

@@ -7,6 +7,7 @@
 pub mod assumed;
 pub mod breaker;
 pub mod customers;
+pub mod flight;
 pub mod refusal;
 pub mod role_breaker;
 pub mod scope;

@@ -51,6 +51,9 @@ pub struct Metrics {
     pub records_undated: Counter,
     /// `logferry_records_oversize_total`: longer than one event may be.
     pub records_oversize: Counter,
+    /// `logferry_quarantined_total{reason}`: lines written to the quarantine; a record that was split may make several, and
+    /// one whose delivery is repeated counts again.
+    pub quarantined: Family<Reason, Counter>,
     /// `logferry_batches_total`: PutLogEvents calls that were answered.
     pub batches: Counter,
     /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
@@ -64,6 +67,10 @@ pub struct Metrics {
     pub tenant_lookups: Family<Lookup, Counter>,
     /// `logferry_objects_copied_total`: objects that arrived in customers' buckets.
     pub objects_copied: Counter,
+    /// `logferry_group_breakers_open`: customers' log groups that may not be written, tried again by probes alone.
+    pub group_breakers_open: Gauge,
+    /// `logferry_group_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by the call that was denied.
+    pub group_breaker_changes: Family<BreakerChange, Counter>,
     /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
     pub freshness: Histogram,
 }
@@ -111,7 +118,7 @@ label!(
     Lookup { result }
 );
 
-/// What became of a role's breaker, and the cause of the refusal.
+/// What became of a role's or a group's breaker, and the cause of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BreakerChange {
     /// `opened`, `probe_refused` or `closed`.
@@ -147,12 +154,15 @@ impl Metrics {
             records_unaccounted: Counter::default(),
             records_undated: Counter::default(),
             records_oversize: Counter::default(),
+            quarantined: Family::default(),
             batches: Counter::default(),
             event_bytes: Counter::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
             tenant_lookups: Family::default(),
             objects_copied: Counter::default(),
+            group_breakers_open: Gauge::default(),
+            group_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
             freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
         };
@@ -187,6 +197,7 @@ impl Metrics {
             "Records longer than one event may be",
             m.records_oversize.clone(),
         );
+        registry.register("quarantined", "Lines written to the quarantine", m.quarantined.clone());
         registry.register("batches", "PutLogEvents calls that were answered", m.batches.clone());
         registry.register("event_bytes", "Bytes as CloudWatch Logs bills them", m.event_bytes.clone());
         registry.register(
@@ -208,6 +219,16 @@ impl Metrics {
             "objects_copied",
             "Objects that arrived in customers' buckets",
             m.objects_copied.clone(),
+        );
+        registry.register(
+            "group_breakers_open",
+            "Customers' log groups that may not be written",
+            m.group_breakers_open.clone(),
+        );
+        registry.register(
+            "group_breaker_changes",
+            "Changes of groups' breakers by the call that was denied",
+            m.group_breaker_changes.clone(),
         );
         registry.register_with_unit(
             "freshness",

@@ -312,7 +312,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             let sink = match self.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sink,
                 Err(error) => {
-                    report.failures.push(fail(Some(&delivery.name), Failure::Role(error)));
+                    report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
                     continue;
                 }
             };

@@ -162,7 +162,7 @@ impl Failure {
             }
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
-            Self::Sink(SinkError::Denied(_)) => "group_denied",
+            Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
             Self::Sink(SinkError::Throttled(_)) | Self::Copy(CopyError::Throttled(_)) => "throttled",
             Self::Copy(CopyError::KeyTooLong(_)) => "key_too_long",
             Self::Copy(CopyError::NoSuchBucket(_)) => "bucket_missing",
@@ -192,12 +192,14 @@ impl Failure {
         }
     }
 
-    /// How long it is certain that trying again is of no use: until a refused role is asked for again, or another's lease
-    /// ends.
+    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, or another's
+    /// lease ends.
     pub fn held_for(&self) -> Option<Duration> {
         match self {
             Self::Role(AssumeError::Open { probe_in, .. })
-            | Self::Sink(SinkError::Session(AssumeError::Open { probe_in, .. }))
+            | Self::Sink(
+                SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
+            )
             | Self::Copy(CopyError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
             Self::Busy(left) => Some(*left),
             _ => None,
@@ -378,6 +380,10 @@ mod tests {
         AssumeError::Open { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
     }
 
+    fn held(seconds: u64) -> SinkError {
+        SinkError::Held { denied: text().into(), probe_in: Duration::from_secs(seconds) }
+    }
+
     fn text() -> String {
         "words".to_owned()
     }
@@ -415,6 +421,7 @@ mod tests {
             (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
             (Failure::Sink(SinkError::NotFound(text())), "group_missing", false),
             (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
+            (Failure::Sink(held(0)), "group_denied", false),
             (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
@@ -490,6 +497,7 @@ mod tests {
         check(vec![role(30)], 1, 1.0, 32.5);
         check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
         check(vec![Failure::Copy(CopyError::Session(open(30)))], 3, 1.0, 30.0);
+        check(vec![Failure::Sink(held(30))], 1, 0.0, 30.0);
         // Its own delay is longer.
         check(vec![role(30)], 3, 0.0, 40.0);
         check(vec![role(30)], 3, 0.5, 35.0);

@@ -21,7 +21,10 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
-use super::{LogSink, LogSinks, PutAnswer, SinkError};
+use super::{
+    LogSink, LogSinks, PutAnswer, SinkError,
+    group_breaker::{Action, GroupBreakers, GroupKey, Pass},
+};
 use crate::{
     aws::{describe, find_cause},
     batch::RejectedEvents,
@@ -38,9 +41,10 @@ use crate::{
 /// Opens customers' CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSinks {
-    /// One for all: a client of each customer's own would take 23 KiB.
+    /// One for all: a client of each customer's own would take some 20 KiB.
     client: Client,
     customers: Customers,
+    groups: Arc<GroupBreakers>,
     compression: RequestCompression,
 }
 
@@ -51,14 +55,24 @@ pub struct CloudWatchSink {
     /// Where it differs from the client's: Region, credentials, retries.
     customer: config::Builder,
     role: AssumedRole,
+    group: Pass,
     account: Arc<str>,
     compression: RequestCompression,
 }
 
 impl CloudWatchSinks {
     /// Enters accounts as `customers` does; `base` has the HTTP client, retries and endpoints that all share.
-    pub fn new(base: &SdkConfig, customers: Customers, compression: RequestCompression) -> Self {
-        Self { client: Client::new(base), customers, compression }
+    pub fn new(
+        base: &SdkConfig,
+        customers: Customers,
+        groups: GroupBreakers,
+        compression: RequestCompression,
+    ) -> Self {
+        // Without credentials of its own: a call that is given no customer's must fail, not write into our account.
+        let mut shared = base.to_builder();
+        shared.set_credentials_provider(None);
+        let client = Client::new(&shared.build());
+        Self { client, customers, groups: Arc::new(groups), compression }
     }
 }
 
@@ -70,7 +84,7 @@ impl LogSinks for CloudWatchSinks {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
-    ) -> Result<CloudWatchSink, AssumeError> {
+    ) -> Result<CloudWatchSink, SinkError> {
         let region = &delivery.target_region;
         let role = self.customers.enter(Entry {
             tenant_id: delivery.tenant_id.clone(),
@@ -84,7 +98,14 @@ impl LogSinks for CloudWatchSinks {
                 log_group_name: destination.log_group_name.clone(),
             },
         });
-        let role = role.await?;
+        let role = role.await.map_err(SinkError::Session)?;
+        let group = self.groups.pass(GroupKey {
+            tenant_id: delivery.tenant_id.clone(),
+            role: destination.role.clone(),
+            region: region.clone(),
+            log_group_name: destination.log_group_name.clone(),
+        });
+        let group = group.await?;
         let account = destination.role.account();
         // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
         let partition = RetryPartition::new(format!("{account}/{region}"));
@@ -98,6 +119,7 @@ impl LogSinks for CloudWatchSinks {
             client: self.client.clone(),
             customer,
             role,
+            group,
             account: account.into(),
             compression: self.compression,
         })
@@ -107,25 +129,36 @@ impl LogSinks for CloudWatchSinks {
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
-        match self.put_once(body.clone()).await {
+        let outcome = match self.put_once(body.clone()).await {
             // The customer's clock, or an administrator, ended the session before its time: a new one, once.
             Err(error) if is_expired(&error) => {
                 self.role.forget();
-                self.put_once(body).await.map_err(put_refused)
+                self.put_once(body).await
             }
-            other => other.map_err(put_refused),
+            other => other,
+        };
+        match &outcome {
+            Ok(_) => self.group.succeeded().await,
+            Err(error) => self.tell(Action::PutLogEvents, error).await,
         }
-        .map(answer)
+        outcome.map(answer).map_err(put_refused)
     }
 
     async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
-        created(call.customize().config_override(self.customer.clone()).send().await.map(drop))
+        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        if let Err(error) = &outcome {
+            self.tell(Action::CreateLogStream, error).await;
+        }
+        created(outcome.map(drop))
     }
 
     async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
         let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        if let Err(error) = &outcome {
+            self.tell(Action::CreateLogGroup, error).await;
+        }
         let ours = outcome.is_ok();
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
@@ -149,6 +182,17 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
+    /// Tells the group's breaker, if it is the customer's policies that say no: a refused signature or session is another
+    /// matter.
+    async fn tell<E>(&self, action: Action, error: &SdkError<E, HttpResponse>)
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        if matches!(error.code(), Some("AccessDeniedException" | "AccessDenied")) {
+            self.group.denied(action, &describe(error)).await;
+        }
+    }
+
     /// Sends the body as it is.
     async fn put_once(&self, body: SealedBody) -> Result<PutLogEventsOutput, PutError> {
         self.client
@@ -309,7 +353,46 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use logferry_sandbox::{Sandbox, provision::Aws};
+
     use super::*;
+    use crate::{
+        credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
+        metrics::Metrics,
+    };
+
+    #[tokio::test]
+    async fn a_call_that_is_given_no_customer_goes_nowhere() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+        let role = "arn:aws:iam::111111111111:role/central".parse().expect("a role");
+        let hour = Duration::from_secs(3600);
+        let request = AssumeRequest {
+            role,
+            session_name: "test".to_owned(),
+            external_id: None,
+            policy: None,
+            tags: Vec::new(),
+            source_identity: None,
+            duration: hour,
+            refresh_before: hour / 4,
+        };
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
+        let settings = SessionSettings {
+            session_duration: hour,
+            refresh_before: hour / 4,
+            cache_capacity: 1,
+            probe_intervals: ProbeIntervals { first: hour, longest: hour },
+        };
+        let customers = Customers::new(&base, &central, settings, Metrics::new());
+        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+        let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
+        let call = sinks.client.create_log_group().log_group_name("g").send().await;
+        assert!(call.is_err_and(|error| error.as_service_error().is_none()));
+        assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
+    }
 
     #[test]
     fn a_body_is_hashed_as_it_travels() {

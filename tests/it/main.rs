@@ -12,6 +12,7 @@ mod setup;
 mod target;
 mod worker;
 
+mod chaos;
 mod config;
 mod conformance;
 mod copies;
@@ -23,6 +24,7 @@ mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
+mod many_tenants;
 mod table;
 mod tenant;
 mod verdicts;

@@ -41,6 +41,7 @@ use logferry::{
     sink::{
         LogSink, LogSinks,
         cloudwatch::{CloudWatchSink, CloudWatchSinks},
+        group_breaker::GroupBreakers,
     },
     tenant::{CloudWatch, Delivery, Destination, Oversize},
 };
@@ -251,11 +252,11 @@ fn into_batches(events: &[(i64, Message<'_>)], buffers: &mut [Buffers; 2]) -> u6
         black_box(closed.seal(None));
         spare = closed.into_buffers();
     };
-    for (timestamp, message) in events {
+    for (record, (timestamp, message)) in (0..).zip(events) {
         if !batch.takes(*timestamp, message.len()) {
             send(&mut batch);
         }
-        batch.push(*timestamp, message, true);
+        batch.push(record, *timestamp, message, true);
     }
     send(&mut batch);
     *buffers = [batch.take_buffers(), spare];
@@ -355,7 +356,8 @@ impl Service {
             destination: Destination::CloudWatch(destination.clone()),
         };
         let customers = Customers::new(&base, &central, settings, Metrics::new());
-        let sinks = CloudWatchSinks::new(&base, customers, RequestCompression::None);
+        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+        let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
         sinks.open(&delivery, &destination, "").await.expect("STS answers")
     }
 }
@@ -370,7 +372,7 @@ fn body(criterion: &mut Criterion) {
         if !batch.takes(timestamp, message.len()) {
             break;
         }
-        batch.push(timestamp, &message, true);
+        batch.push(full.len() as u64, timestamp, &message, true);
         full.push((timestamp, message));
     }
     // Both ways start from messages at hand: escaped for ours, unescaped for the SDK's.
@@ -464,8 +466,8 @@ fn in_one_batch(
     put: impl FnOnce(Bytes),
 ) {
     let mut batch = Batch::in_buffers(head, std::mem::take(buffers));
-    for (timestamp, message) in events {
-        batch.push(*timestamp, message, true);
+    for (record, (timestamp, message)) in (0..).zip(events) {
+        batch.push(record, *timestamp, message, true);
     }
     let mut closed = batch.close(Buffers::default());
     put(closed.seal(None));
