@@ -15,6 +15,7 @@ mod worker;
 mod chaos;
 mod config;
 mod conformance;
+mod copies;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
@@ -24,5 +25,6 @@ mod isolation;
 mod layers;
 mod lifecycle;
 mod many_tenants;
+mod table;
 mod tenant;
 mod verdicts;
