@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings},
+    quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::SqsQueue,
     route::KeyLayout,
     sink::cloudwatch::{CloudWatchSinks, SinkSettings},
@@ -105,11 +106,13 @@ impl App {
         };
         let health = Arc::new(Health::new(longest_receive(&config), dependencies));
         let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
+        let quarantine = quarantine(&config, &sdk, &metrics)?;
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
             CloudWatchSinks::new(sdk, &central, sink_settings(&config), metrics.clone()),
             claims,
+            quarantine,
             pipeline_settings(&config)?,
             metrics.clone(),
         ));
@@ -289,6 +292,16 @@ fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
         return None;
     };
     Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, retention }))
+}
+
+/// None if the configuration has none.
+fn quarantine(config: &Config, sdk: &SdkConfig, metrics: &Metrics) -> anyhow::Result<Option<Quarantine>> {
+    let Some(bucket) = &config.quarantine.bucket else { return Ok(None) };
+    let problem = |field: &'static str| move |problem: String| anyhow!("{field}: {problem}");
+    let SourceBucket { name, owner } = bucket.parse().map_err(problem("quarantine.bucket"))?;
+    let prefix = QuarantinePrefix::parse(&config.quarantine.prefix).map_err(problem("quarantine.prefix"))?;
+    let store = S3Quarantine::new(s3_client(config, sdk), name, owner);
+    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics.clone())))
 }
 
 fn sink_settings(config: &Config) -> SinkSettings {

@@ -20,6 +20,7 @@ use crate::{
     },
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
+    quarantine::Quarantine,
     queue::Message,
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
@@ -54,6 +55,8 @@ pub struct Pipeline<O, D, S, L> {
     directory: D,
     sinks: S,
     claims: Claims<L>,
+    /// None: off.
+    quarantine: Option<Quarantine>,
     streams: Streams,
     buffers: BufferPool,
     settings: PipelineSettings,
@@ -125,11 +128,22 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         directory: D,
         sinks: S,
         claims: Claims<L>,
+        quarantine: Option<Quarantine>,
         settings: PipelineSettings,
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self { store, directory, sinks, claims, streams: Streams::new(), buffers, settings, metrics }
+        Self {
+            store,
+            directory,
+            sinks,
+            claims,
+            quarantine,
+            streams: Streams::new(),
+            buffers,
+            settings,
+            metrics,
+        }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -232,6 +246,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
+                Ok(delivery) if self.quarantine.is_none() && delivery.needs_quarantine() => {
+                    let failure = Failure::Row(delivery.without_quarantine());
+                    report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
+                }
                 Ok(delivery) => wanted.push(delivery),
                 // A row that asks for nothing can be as broken as it likes.
                 Err(bad) if !bad.enabled => {}
@@ -308,7 +326,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let lane = Lane::new(sink, claim, destination, key, &self.streams, &self.buffers);
+            let shelf = self.quarantine.as_ref();
+            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
+            let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
             lanes.push((delivery, lane));
         }
 

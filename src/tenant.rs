@@ -121,6 +121,8 @@ pub enum Oversize {
     Split,
     /// The first event's worth is kept.
     Truncate,
+    /// It goes whole into quarantine, and not to the customer.
+    Quarantine,
 }
 
 /// One field of a row that cannot be used.
@@ -230,6 +232,23 @@ impl Delivery {
         match &self.desired_logs {
             None => true,
             Some(patterns) => patterns.iter().any(|pattern| matches_pattern(pattern, application)),
+        }
+    }
+
+    /// Whether the row puts records into quarantine that could be delivered otherwise.
+    pub fn needs_quarantine(&self) -> bool {
+        matches!(&self.destination, Destination::CloudWatch(to) if to.oversize == Oversize::Quarantine)
+    }
+
+    /// What is wrong with a row that needs a quarantine where there is none. To take it for another policy would break the
+    /// customer's word.
+    pub fn without_quarantine(&self) -> BadRow {
+        let problem = "\"quarantine\" needs the worker's setting quarantine.bucket".to_owned();
+        BadRow {
+            tenant_id: self.tenant_id.clone(),
+            name: self.name.clone(),
+            enabled: self.enabled,
+            problems: vec![FieldProblem { field: "oversize".to_owned(), problem }],
         }
     }
 }
@@ -422,11 +441,8 @@ fn oversize(text: &str) -> Result<Oversize, String> {
     match text {
         "split" => Ok(Oversize::Split),
         "truncate" => Ok(Oversize::Truncate),
-        // Taking it for another policy would break the customer's word; there is nowhere to quarantine to so far.
-        "quarantine" => {
-            Err("\"quarantine\" needs a quarantine destination, which this version does not have".to_owned())
-        }
-        other => Err(format!("{other:?} is none of \"split\", \"truncate\"")),
+        "quarantine" => Ok(Oversize::Quarantine),
+        other => Err(format!("{other:?} is none of \"split\", \"truncate\", \"quarantine\"")),
     }
 }
 

@@ -3,6 +3,7 @@
 mod content;
 mod fates;
 mod ledger;
+mod quarantine;
 mod tenants;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -17,6 +18,7 @@ use crate::{
         ObjectError,
         memory::{MemoryObject, MemoryStore},
     },
+    quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     sink::memory::{Call, MemorySinks, Operation},
     tenant::{Attribute, LookupError, Row, Tenant},
     verdict::Poison,
@@ -51,6 +53,8 @@ struct World {
     sinks: MemorySinks,
     /// None: off.
     ledger: Option<MemoryLedger>,
+    /// None: off.
+    quarantine: Option<MemoryQuarantine>,
     settings: PipelineSettings,
     metrics: Metrics,
     stop: CancellationToken,
@@ -73,6 +77,7 @@ impl World {
             rows: Rows::default(),
             sinks: MemorySinks::new(),
             ledger: None,
+            quarantine: None,
             settings,
             metrics: Metrics::new(),
             stop: CancellationToken::new(),
@@ -94,7 +99,12 @@ impl World {
     fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryLedger> {
         let Self { store, rows, sinks, ledger, settings, metrics, .. } = self;
         let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
-        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), claims, settings.clone(), metrics.clone())
+        let quarantine = self.quarantine.clone().map(|store| {
+            let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
+            Quarantine::new(Arc::new(store), prefix, metrics.clone())
+        });
+        let (store, rows, sinks) = (store.clone(), rows.clone(), sinks.clone());
+        Pipeline::new(store, rows, sinks, claims, quarantine, settings.clone(), metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {
