@@ -13,6 +13,7 @@ use crate::{
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
+        customers::{Customers, SessionSettings},
     },
     health::Health,
     http,
@@ -26,7 +27,7 @@ use crate::{
     quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::cloudwatch::{CloudWatchSinks, SinkSettings},
+    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::{TenantRows, TenantTable},
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
@@ -107,10 +108,13 @@ impl App {
         let health = Arc::new(Health::new(longest_receive(&config), dependencies));
         let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
         let quarantine = quarantine(&config, &sdk, &metrics)?;
+        let sessions = session_settings(&config);
+        let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
+        let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(sdk, &central, sink_settings(&config), metrics.clone()),
+            CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
             claims,
             quarantine,
             pipeline_settings(&config)?,
@@ -216,10 +220,16 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
     let strict = 4 * config.source.max_record.as_u64();
+    // What is set aside and what is on its way there: a mebibyte, or a record that does not shrink, with room to double.
+    let set_aside = if config.quarantine.bucket.is_some() {
+        2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
+    } else {
+        0
+    };
     let caches = config.credentials.cache_capacity * 24 * KIB + config.tenants.cache_capacity * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
-        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB) + caches,
+        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside) + caches,
     }
 }
 
@@ -304,12 +314,11 @@ fn quarantine(config: &Config, sdk: &SdkConfig, metrics: &Metrics) -> anyhow::Re
     Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics.clone())))
 }
 
-fn sink_settings(config: &Config) -> SinkSettings {
-    SinkSettings {
+fn session_settings(config: &Config) -> SessionSettings {
+    SessionSettings {
         session_duration: config.credentials.session_duration,
         refresh_before: config.credentials.refresh_before,
         cache_capacity: config.credentials.cache_capacity,
-        request_compression: config.delivery.request_compression,
         probe_intervals: ProbeIntervals {
             first: config.credentials.probe_interval,
             longest: config.credentials.max_probe_interval,

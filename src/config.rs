@@ -180,8 +180,9 @@ pub struct Credentials {
     pub refresh_before: Duration,
     /// Most customer sessions remembered, about 24 KiB each.
     pub cache_capacity: u64,
-    /// How long a customer's role that STS refused is left alone, 1 s to 12 h; up to a quarter more is added by chance, and it
-    /// doubles with each probe that is refused too. The default: changes of IAM take effect within seconds to minutes.
+    /// How long a customer's role that STS refused, or a log group that it may not write, is left alone, 1 s to 12 h; up to a
+    /// quarter more is added by chance, and it doubles with each probe that is refused too. The default: changes of IAM take
+    /// effect within seconds to minutes.
     #[serde(with = "friendly")]
     pub probe_interval: Duration,
     /// Longest such interval, up to 12 h. The default is that of `queue.max_retry_delay`: no message comes back later.

@@ -62,6 +62,10 @@ pub struct Metrics {
     pub role_breakers_open: Gauge,
     /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
     pub role_breaker_changes: Family<BreakerChange, Counter>,
+    /// `logferry_group_breakers_open`: customers' log groups that may not be written, tried again by probes alone.
+    pub group_breakers_open: Gauge,
+    /// `logferry_group_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by the call that was denied.
+    pub group_breaker_changes: Family<BreakerChange, Counter>,
     /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
     pub freshness: Histogram,
 }
@@ -105,7 +109,7 @@ label!(
     Outcome { outcome }
 );
 
-/// What became of a role's breaker, and the cause of the refusal.
+/// What became of a role's or a group's breaker, and the cause of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BreakerChange {
     /// `opened`, `probe_refused` or `closed`.
@@ -146,6 +150,8 @@ impl Metrics {
             event_bytes: Counter::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
+            group_breakers_open: Gauge::default(),
+            group_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
             freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
         };
@@ -192,6 +198,16 @@ impl Metrics {
             "role_breaker_changes",
             "Changes of roles' breakers by cause of the refusal",
             m.role_breaker_changes.clone(),
+        );
+        registry.register(
+            "group_breakers_open",
+            "Customers' log groups that may not be written",
+            m.group_breakers_open.clone(),
+        );
+        registry.register(
+            "group_breaker_changes",
+            "Changes of groups' breakers by the call that was denied",
+            m.group_breaker_changes.clone(),
         );
         registry.register_with_unit(
             "freshness",

@@ -177,6 +177,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             match failed.failure.notice() {
                 Notice::Expected => tell!(debug, "a message waits"),
                 Notice::Unexpected => tell!(warn, "a message could not be done"),
+                Notice::Defect => tell!(error, "a message could not be done"),
             }
         }
         verdict
@@ -288,7 +289,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             let sink = match self.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sink,
                 Err(error) => {
-                    report.failures.push(fail(Some(&delivery.name), Failure::Role(error)));
+                    report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
                     continue;
                 }
             };

@@ -156,7 +156,7 @@ impl Failure {
             Self::Decode { error: DecodeError::TooLarge { .. }, .. } => "object_too_large",
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
-            Self::Sink(SinkError::Denied(_)) => "group_denied",
+            Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
             Self::Sink(SinkError::Throttled(_)) => "throttled",
             Self::Sink(SinkError::Refused(_)) => "batch_refused",
             Self::Sink(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
@@ -181,12 +181,14 @@ impl Failure {
         }
     }
 
-    /// How long it is certain that trying again is of no use: until a refused role is asked for again, or another's lease
-    /// ends.
+    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, or another's
+    /// lease ends.
     pub fn held_for(&self) -> Option<Duration> {
         match self {
             Self::Role(AssumeError::Open { probe_in, .. })
-            | Self::Sink(SinkError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
+            | Self::Sink(
+                SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
+            ) => Some(*probe_in),
             Self::Busy(left) => Some(*left),
             _ => None,
         }
@@ -198,6 +200,7 @@ impl Failure {
             // A role's breaker has said so, once for all messages; the others are everyday life.
             Some(_) => Notice::Expected,
             None if matches!(self, Self::Stopping) => Notice::Expected,
+            None if matches!(self, Self::Unaccounted { .. } | Self::Panic(_)) => Notice::Defect,
             None => Notice::Unexpected,
         }
     }
@@ -251,6 +254,8 @@ pub enum Notice {
     Expected,
     /// It is.
     Unexpected,
+    /// It must not happen at all.
+    Defect,
 }
 
 /// How long a message that failed stays hidden: doubling with each receive, up to a ceiling, less by chance.
@@ -352,6 +357,10 @@ mod tests {
         AssumeError::Open { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
     }
 
+    fn held(seconds: u64) -> SinkError {
+        SinkError::Held { denied: text().into(), probe_in: Duration::from_secs(seconds) }
+    }
+
     fn text() -> String {
         "words".to_owned()
     }
@@ -389,6 +398,7 @@ mod tests {
             (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
             (Failure::Sink(SinkError::NotFound(text())), "group_missing", false),
             (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
+            (Failure::Sink(held(0)), "group_denied", false),
             (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
@@ -452,6 +462,7 @@ mod tests {
         check(vec![role(30)], 1, 0.0, 30.0);
         check(vec![role(30)], 1, 1.0, 32.5);
         check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
+        check(vec![Failure::Sink(held(30))], 1, 0.0, 30.0);
         // Its own delay is longer.
         check(vec![role(30)], 3, 0.0, 40.0);
         check(vec![role(30)], 3, 0.5, 35.0);

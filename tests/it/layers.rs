@@ -6,10 +6,11 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 10] = [
+const ADAPTERS: [&str; 11] = [
     "app.rs",
     "aws.rs",
     "credentials/assumed.rs",
+    "credentials/customers.rs",
     "demo.rs",
     "ledger/dynamodb.rs",
     "object/s3.rs",

@@ -12,6 +12,7 @@ mod setup;
 mod target;
 mod worker;
 
+mod chaos;
 mod config;
 mod conformance;
 mod deliver;
@@ -22,5 +23,7 @@ mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
+mod many_tenants;
+mod quarantine;
 mod tenant;
 mod verdicts;
