@@ -23,6 +23,7 @@ use crate::{
     },
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
+    quarantine::Quarantine,
     queue::Message,
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
@@ -58,6 +59,8 @@ pub struct Pipeline<O, D, S, C, L> {
     sinks: S,
     copier: C,
     claims: Claims<L>,
+    /// None: off.
+    quarantine: Option<Quarantine>,
     streams: Streams,
     buffers: BufferPool,
     settings: PipelineSettings,
@@ -130,11 +133,23 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         sinks: S,
         copier: C,
         claims: Claims<L>,
+        quarantine: Option<Quarantine>,
         settings: PipelineSettings,
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self { store, directory, sinks, copier, claims, streams: Streams::new(), buffers, settings, metrics }
+        Self {
+            store,
+            directory,
+            sinks,
+            copier,
+            claims,
+            quarantine,
+            streams: Streams::new(),
+            buffers,
+            settings,
+            metrics,
+        }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -238,6 +253,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
+                Ok(delivery) if self.quarantine.is_none() && delivery.needs_quarantine() => {
+                    let failure = Failure::Row(delivery.without_quarantine());
+                    report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
+                }
                 Ok(delivery) => wanted.push(delivery),
                 // A row that asks for nothing can be as broken as it likes.
                 Err(bad) if !bad.enabled => {}
@@ -348,7 +367,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let lane = Lane::new(sink, claim, destination, key, &self.streams, &self.buffers);
+            let shelf = self.quarantine.as_ref();
+            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
+            let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
             lanes.push((delivery, lane));
         }
 

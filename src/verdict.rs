@@ -12,6 +12,7 @@ use crate::{
     event::{EventError, ObjectRef},
     ledger::claim::Lost,
     object::ObjectError,
+    quarantine::QuarantineError,
     records::RecordError,
     route::KeyError,
     sink::SinkError,
@@ -103,6 +104,9 @@ pub enum Failure {
     /// S3 did not copy the object.
     #[error(transparent)]
     Copy(CopyError),
+    /// Records could not be put into quarantine.
+    #[error(transparent)]
+    Quarantine(QuarantineError),
     /// Another delivers the object; for that long at most, unless it goes on.
     #[error("another worker is delivering the object; its lease ends in {0:.1?} unless it is renewed")]
     Busy(Duration),
@@ -175,6 +179,7 @@ impl Failure {
                 "sequence"
             }
             Self::Sink(SinkError::Unavailable(_)) => "logs_unavailable",
+            Self::Quarantine(_) => "quarantine",
             Self::Busy(_) => "object_busy",
             Self::Lost(_) => "lease_lost",
             Self::Stopping => "stopping",
@@ -252,6 +257,7 @@ impl Failure {
                 | CopyError::Refused(_)
                 | CopyError::Unavailable(_),
             )
+            | Self::Quarantine(_)
             | Self::Busy(_)
             | Self::Lost(_)
             | Self::Stopping
@@ -265,6 +271,7 @@ impl From<LaneError> for Failure {
     fn from(error: LaneError) -> Self {
         match error {
             LaneError::Sink(error) => Self::Sink(error),
+            LaneError::Quarantine(error) => Self::Quarantine(error),
             LaneError::Lost(lost) => Self::Lost(lost),
         }
     }
@@ -426,6 +433,7 @@ mod tests {
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
             (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+            (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
             (Failure::Busy(Duration::ZERO), "object_busy", false),
             (Failure::Lost(Lost(text())), "lease_lost", false),
             (Failure::Copy(CopyError::SourceMissing(text())), "object_missing", true),

@@ -25,6 +25,7 @@ mod isolation;
 mod layers;
 mod lifecycle;
 mod many_tenants;
+mod quarantine;
 mod table;
 mod tenant;
 mod verdicts;
