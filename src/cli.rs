@@ -1,5 +1,6 @@
 //! The command line.
 
+mod show;
 mod tenant;
 
 use std::{path::PathBuf, process::ExitCode};
