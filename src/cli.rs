@@ -1,5 +1,6 @@
 //! The command line.
 
+mod redrive;
 mod show;
 mod tenant;
 
@@ -48,6 +49,8 @@ enum Command {
     Worker,
     /// Look at and change the tenant table.
     Tenant(tenant::TenantArgs),
+    /// Look into the dead-letter queue and move messages back.
+    Redrive(redrive::RedriveArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -103,6 +106,12 @@ pub fn main() -> ExitCode {
                 return ExitCode::from(EXIT_CONFIG);
             }
             tenant::run(args, &loaded.config)
+        }),
+        Command::Redrive(args) => with_config(options, |loaded| {
+            if problems_found(&loaded, |field| redrive::CONCERNS.contains(&field)) {
+                return ExitCode::from(EXIT_CONFIG);
+            }
+            redrive::run(args, &loaded.config)
         }),
         Command::Config(ConfigCommand::Check) => with_config(options, |loaded| {
             if problems_found(&loaded, |_| true) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }

@@ -35,6 +35,7 @@ pub mod object;
 pub mod pipeline;
 pub mod queue;
 pub mod records;
+pub mod redrive;
 pub mod route;
 pub mod sink;
 pub mod telemetry;

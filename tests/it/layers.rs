@@ -6,13 +6,16 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 8] = [
+const ADAPTERS: [&str; 11] = [
     "app.rs",
+    "app/commands.rs",
     "aws.rs",
     "credentials/assumed.rs",
     "demo.rs",
     "object/s3.rs",
     "queue/sqs.rs",
+    "queue/sqs/attributes.rs",
+    "queue/sqs/dead_letters.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
 ];

@@ -7,6 +7,7 @@
 
 mod eventually;
 mod gate;
+mod operator;
 mod samples;
 mod setup;
 mod target;
@@ -22,5 +23,6 @@ mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
+mod redrive;
 mod tenant;
 mod verdicts;

@@ -1,0 +1,49 @@
+//! The parts that operators' commands need; asks AWS nothing yet.
+
+use super::{load_sdk, sqs_client};
+use crate::{
+    config::{Config, Problem},
+    queue::sqs::{
+        attributes::{self, AttributesError, QueueAttributes},
+        dead_letters::SqsDeadLetters,
+    },
+};
+
+/// The two queues between which `logferry redrive` moves.
+#[derive(Debug)]
+pub struct RedriveQueues {
+    /// The dead-letter queue, which sends back to the source queue.
+    pub letters: SqsDeadLetters,
+    /// URL of the dead-letter queue.
+    pub dead_letter_url: String,
+    /// URL of the source queue.
+    pub source_url: String,
+    client: aws_sdk_sqs::Client,
+}
+
+impl RedriveQueues {
+    /// What SQS says of the dead-letter queue.
+    ///
+    /// # Errors
+    /// It is missing, or hidden from us, or SQS does not answer.
+    pub async fn attributes(&self) -> Result<QueueAttributes, AttributesError> {
+        attributes::attributes(&self.client, &self.dead_letter_url).await
+    }
+}
+
+/// The queues of the configuration.
+///
+/// # Errors
+/// There is no Region, or the configuration lacks one of the queues: a [`Problem`].
+pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
+    let required = |field: &str, value: &Option<String>, variable: &str| {
+        let problem = || format!("is required; set it in the file or as {variable}");
+        value.clone().ok_or_else(|| Problem { field: field.to_owned(), problem: problem() })
+    };
+    let source_url = required("queue.url", &config.queue.url, "SQS_QUEUE_URL")?;
+    let dead_letter_url =
+        required("queue.dead_letter_url", &config.queue.dead_letter_url, "LOGFERRY_QUEUE__DEAD_LETTER_URL")?;
+    let client = sqs_client(config, &load_sdk(config).await?);
+    let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
+    Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
+}
