@@ -6,6 +6,7 @@
 
 pub mod assumed;
 pub mod breaker;
+pub mod identity;
 pub mod refusal;
 pub mod role_breaker;
 

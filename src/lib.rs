@@ -25,6 +25,7 @@ pub mod decode;
 pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod event;
 pub mod health;
 pub mod http;

@@ -1,12 +1,21 @@
 //! The parts that operators' commands need; asks AWS nothing yet.
 
-use super::{load_sdk, sqs_client};
+use anyhow::Context;
+
+use super::{central_role, load_sdk, sink_settings, sqs_client};
 use crate::{
     config::{Config, Problem},
+    credentials::{
+        assumed::AssumedRole,
+        identity::{Identity, identity},
+    },
+    metrics::Metrics,
     queue::sqs::{
         attributes::{self, AttributesError, QueueAttributes},
         dead_letters::SqsDeadLetters,
     },
+    sink::cloudwatch::CloudWatchSinks,
+    tenant::table::TenantRows,
 };
 
 /// The two queues between which `logferry redrive` moves.
@@ -46,4 +55,52 @@ pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
     let client = sqs_client(config, &load_sdk(config).await?);
     let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
     Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
+}
+
+/// Everything that `logferry doctor` asks.
+#[derive(Debug)]
+pub struct Instruments {
+    /// The tenant table.
+    pub rows: TenantRows,
+    /// The first hop.
+    pub central: AssumedRole,
+    /// The second hop, and what is behind it.
+    pub sinks: CloudWatchSinks,
+    sqs: aws_sdk_sqs::Client,
+    sts: aws_sdk_sts::Client,
+}
+
+impl Instruments {
+    /// Whose credentials we have before any hop.
+    ///
+    /// # Errors
+    /// There are none, they are not valid, or STS does not answer.
+    pub async fn identity(&self) -> Result<Identity, String> {
+        identity(&self.sts).await
+    }
+
+    /// What SQS says of a queue.
+    ///
+    /// # Errors
+    /// It is missing, or hidden from us, or SQS does not answer.
+    pub async fn queue(&self, url: &str) -> Result<QueueAttributes, AttributesError> {
+        attributes::attributes(&self.sqs, url).await
+    }
+}
+
+/// The instruments, made of the same parts as the worker.
+///
+/// # Errors
+/// There is no Region, or the configuration has no table or no central role.
+pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
+    let sdk = load_sdk(config).await?;
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    let central = central_role(config, &sdk)?;
+    Ok(Instruments {
+        rows: TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table),
+        sqs: sqs_client(config, &sdk),
+        sts: aws_sdk_sts::Client::new(&sdk),
+        sinks: CloudWatchSinks::new(sdk, &central, sink_settings(config), Metrics::new()),
+        central,
+    })
 }

@@ -6,11 +6,12 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 11] = [
+const ADAPTERS: [&str; 12] = [
     "app.rs",
     "app/commands.rs",
     "aws.rs",
     "credentials/assumed.rs",
+    "credentials/identity.rs",
     "demo.rs",
     "object/s3.rs",
     "queue/sqs.rs",

@@ -18,6 +18,8 @@ pub struct QueueAttributes {
     pub hidden: u64,
     /// `MessageRetentionPeriod`: what is older is gone.
     pub retention: Duration,
+    /// `VisibilityTimeout`, for receives that do not say their own.
+    pub visibility_timeout: Duration,
     /// Where it moves what was received too often; `None` if nowhere.
     pub redrive: Option<RedrivePolicy>,
 }
@@ -101,6 +103,7 @@ fn read(mut all: HashMap<QueueAttributeName, String>) -> Result<QueueAttributes,
         visible: number(QueueAttributeName::ApproximateNumberOfMessages)?,
         hidden: number(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)?,
         retention: Duration::from_secs(number(QueueAttributeName::MessageRetentionPeriod)?),
+        visibility_timeout: Duration::from_secs(number(QueueAttributeName::VisibilityTimeout)?),
         redrive,
     })
 }
@@ -117,6 +120,7 @@ mod tests {
                 (Name::ApproximateNumberOfMessages, "3"),
                 (Name::ApproximateNumberOfMessagesNotVisible, "2"),
                 (Name::MessageRetentionPeriod, "345600"),
+                (Name::VisibilityTimeout, "30"),
             ]
             .map(|(name, text)| (name, text.to_owned())),
         );
