@@ -77,6 +77,7 @@ pub struct Doctor {
     queue: Queue,
     delivery: Delivery,
     table: String,
+    ledger_table: String,
     central_role_arn: String,
     /// Sent as a session tag where the tenant has those.
     cluster: String,
@@ -99,6 +100,7 @@ impl Doctor {
             instruments,
             queue: config.queue.clone(),
             delivery: config.delivery.clone(),
+            ledger_table: config.ledger.table.clone().unwrap_or_default(),
             table: config.tenants.table.clone().unwrap_or_default(),
             central_role_arn: config.credentials.central_role_arn.clone().unwrap_or_default(),
             cluster,
@@ -116,6 +118,9 @@ impl Doctor {
         }
         let (ours, our_side) = self.our_side().await;
         conditions.extend(ours);
+        if !matches!(patient, Patient::One { .. }) {
+            conditions.push(self.ledger(&our_side).await);
+        }
         match patient {
             Patient::Nobody => {}
             Patient::One { tenant_id, delivery } => {

@@ -2,19 +2,21 @@
 
 use anyhow::Context;
 
-use super::{central_role, load_sdk, sink_settings, sqs_client};
+use super::{central_role, ledger, load_sdk, session_settings, sqs_client};
 use crate::{
     config::{Config, Problem},
     credentials::{
         assumed::AssumedRole,
+        customers::Customers,
         identity::{Identity, identity},
     },
+    ledger::dynamodb::DynamoDbLedger,
     metrics::Metrics,
     queue::sqs::{
         attributes::{self, AttributesError, QueueAttributes},
         dead_letters::SqsDeadLetters,
     },
-    sink::cloudwatch::CloudWatchSinks,
+    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::TenantRows,
 };
 
@@ -62,6 +64,8 @@ pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
 pub struct Instruments {
     /// The tenant table.
     pub rows: TenantRows,
+    /// The ledger's table, if there is one.
+    pub ledger: Option<DynamoDbLedger>,
     /// The first hop.
     pub central: AssumedRole,
     /// The second hop, and what is behind it.
@@ -96,11 +100,15 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let sdk = load_sdk(config).await?;
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &sdk)?;
+    let sessions = session_settings(config);
+    let customers = Customers::new(&sdk, &central, sessions, Metrics::new());
+    let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, Metrics::new());
     Ok(Instruments {
         rows: TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table),
         sqs: sqs_client(config, &sdk),
         sts: aws_sdk_sts::Client::new(&sdk),
-        sinks: CloudWatchSinks::new(sdk, &central, sink_settings(config), Metrics::new()),
+        sinks: CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
+        ledger: ledger(config, &sdk),
         central,
     })
 }

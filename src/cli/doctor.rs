@@ -16,7 +16,9 @@ use crate::{
 };
 
 /// The fields of the configuration that the provider's side needs beside those of the way to a tenant.
-const WIRING: [&str; 5] = [
+const WIRING: [&str; 7] = [
+    "ledger.lease",
+    "ledger.table",
     "queue.dead_letter_url",
     "queue.max_retry_delay",
     "queue.retry_delay",
@@ -37,8 +39,8 @@ const WAY: [&str; 8] = [
 
 const MORE: &str = "\
 Run it with the worker's configuration and as the worker's identity: it checks what that identity may do, with the worker's own
-calls. Without --tenant or --all it checks the provider's side: the queue, its redrive policy and dead-letter queue, the
-tenant table, our identity, the central role. With --tenant, the way to that tenant: the table, both roles with
+calls. Without --tenant or --all it checks the provider's side: the queue, its redrive policy and dead-letter queue, our
+identity, the tenant table, the central role, the ledger. With --tenant, the way to that tenant: the table, both roles with
 everything that is sent along, the log group, a log stream, and a put.
 
 It takes no message out of a queue and stores no event: the one that it puts is 15 days old, which CloudWatch Logs accepts

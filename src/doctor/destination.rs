@@ -44,15 +44,25 @@ impl Doctor {
             findings.extend(behind("the customer's role was not entered"));
             return findings;
         }
+        let request = self.request(delivery, to, our_side);
         let sink = match self.instruments.sinks.open(delivery, to, &self.cluster).await {
             Ok(sink) => sink,
-            Err(error) => {
+            Err(SinkError::Session(error)) => {
                 let mut findings = vec![("customer role", self.refused(delivery, to, our_side, &error))];
                 findings.extend(behind("the customer's role was not entered"));
                 return findings;
             }
+            // The role let us in, and the group is left alone since another delivery of the tenant was denied there.
+            Err(error) => {
+                let mut findings = vec![("customer role", Finding::Ok(entered(&request)))];
+                let fix =
+                    "the fix of the delivery above, which has the same role and group, is this one's too";
+                findings.push(("log group", Finding::failed(error.to_string(), fix)));
+                findings
+                    .extend(["log stream", "put"].map(|name| (name, not_checked("the group was denied"))));
+                return findings;
+            }
         };
-        let request = self.request(delivery, to, our_side);
         let mut findings = vec![("customer role", Finding::Ok(entered(&request)))];
         findings.extend(Probe { doctor: self, sink, delivery, to, our_side }.run().await);
         findings
@@ -222,7 +232,7 @@ impl<S: LogSink> Probe<'_, S> {
         let CloudWatch { role, log_group_name: group, .. } = self.to;
         let region = &self.delivery.target_region;
         match error {
-            SinkError::Denied(_) => format!(
+            SinkError::Denied(_) | SinkError::Held { .. } => format!(
                 "the policy of {role} must allow logs:{call} on arn:{}:logs:{region}:{}:log-group:{group}:*, and nothing \
                  above it (permissions boundary, service control policy) deny it",
                 role.partition(),

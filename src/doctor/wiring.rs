@@ -93,6 +93,31 @@ impl Doctor {
         (conditions, our_side)
     }
 
+    /// The ledger's table, on which nothing is written.
+    pub(super) async fn ledger(&self, our_side: &OurSide) -> Condition {
+        let Some(ledger) = &self.instruments.ledger else {
+            let off = "ledger.table is not set: a message that comes again repeats what was put for it";
+            return ours("ledger", Finding::Skipped(off.to_owned()));
+        };
+        if our_side.identity.is_none() {
+            return ours("ledger", Finding::Skipped("no credentials to ask with".to_owned()));
+        }
+        let table = &self.ledger_table;
+        ours(
+            "ledger",
+            match ledger.probe().await {
+                Ok(()) => Finding::Ok(format!("{table} can be used")),
+                Err(error) => Finding::failed(
+                    error.to_string(),
+                    format!(
+                        "see whether table {table:?} (object S, delivery S) is there, dynamodb:UpdateItem on it is allowed to \
+                     whoever runs this, and DynamoDB can be reached from here; or correct ledger.table or aws.region"
+                    ),
+                ),
+            },
+        )
+    }
+
     async fn table(&self, identity: &Identity) -> Finding {
         match self.instruments.rows.of(NOBODY).await {
             Ok(_) => Finding::Ok(format!("{} can be read", self.table)),
@@ -163,7 +188,7 @@ fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, c
     }
     let tried_for = jiff::SignedDuration::try_from(tried_for(config, count)).unwrap_or_default();
     Finding::Ok(format!(
-        "to {target} after {count} receives: what fails each time is tried for {tried_for:#} at most"
+        "to {target} after {count} receives: what fails at once each time is tried for about {tried_for:#}"
     ))
 }
 
@@ -185,8 +210,10 @@ fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>)
     let (Some(queue), Some(letters)) = (queue, letters) else {
         return Finding::Skipped("one of the two queues cannot be asked".to_owned());
     };
-    let days =
-        |retention: Duration| format!("{:#}", jiff::SignedDuration::try_from(retention).unwrap_or_default());
+    let days = |retention: Duration| match retention.as_secs() {
+        seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        seconds => format!("{seconds} s"),
+    };
     let (of_queue, of_letters) = (days(queue.retention), days(letters.retention));
     if letters.retention > queue.retention {
         Finding::Ok(format!("{of_letters}, longer than the queue's {of_queue}"))
@@ -246,10 +273,10 @@ mod tests {
             let (logs, letters) = (queue("logs", 96, None), queue("letters", of_letters, None));
             check(&retention(Some(&logs), Some(&letters)), expected);
         };
-        check(336, Ok("336h"));
-        check(97, Ok("97h"));
-        check(96, Err("96h"));
-        check(24, Err("24h"));
+        check(336, Ok("14 days, longer than the queue's 4 days"));
+        check(97, Ok("349200 s"));
+        check(96, Err("4 days"));
+        check(24, Err("1 days"));
         assert!(matches!(retention(None, None), Finding::Skipped(_)));
     }
 

@@ -114,7 +114,7 @@ impl Operator {
     }
 }
 
-const WIRING: [&str; 7] = [
+const WIRING: [&str; 8] = [
     "queue",
     "redrive policy",
     "dead-letter queue",
@@ -122,6 +122,7 @@ const WIRING: [&str; 7] = [
     "identity",
     "tenant table",
     "central role",
+    "ledger",
 ];
 const WAY: [&str; 9] = [
     "identity",
@@ -209,6 +210,11 @@ async fn each_broken_part_of_the_provider_s_side_is_named() {
     report.fails("tenant table", "ResourceNotFoundException", "nowhere");
     assert_eq!(report.state("rows"), Some("skipped"), "not a guess");
     operator.set("TENANT_CONFIG_TABLE", &provider.tenant_table);
+
+    operator.set("LOGFERRY_LEDGER__TABLE", "nowhere");
+    operator.ill(&[]).await.fails("ledger", "", "correct ledger.table");
+    operator.environment.remove("LOGFERRY_LEDGER__TABLE");
+    assert_eq!(operator.well(&[]).await.state("ledger"), Some("skipped"));
 
     operator.set_queue(&provider.queue_url, QueueAttributeName::RedrivePolicy, "").await;
     operator.ill(&[]).await.fails("redrive policy", "is then lost", "set RedrivePolicy");

@@ -6,13 +6,15 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 12] = [
+const ADAPTERS: [&str; 14] = [
     "app.rs",
     "app/commands.rs",
     "aws.rs",
     "credentials/assumed.rs",
+    "credentials/customers.rs",
     "credentials/identity.rs",
     "demo.rs",
+    "ledger/dynamodb.rs",
     "object/s3.rs",
     "queue/sqs.rs",
     "queue/sqs/attributes.rs",

@@ -24,6 +24,7 @@ mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
+mod many_tenants;
 mod redrive;
 mod tenant;
 mod verdicts;
