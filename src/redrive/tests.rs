@@ -17,8 +17,8 @@ struct MemoryLetters {
     stuck: Mutex<HashMap<String, u32>>,
     /// Receives after that many fail.
     broken_after: Option<usize>,
-    /// Called with each text that is moved back.
-    on_send: Option<Box<dyn Fn(&MemoryLetters, &str) + Send + Sync>>,
+    /// The cause is not mended: what is moved is a dead letter again at once, sent at that second.
+    buried_again_at: Option<i64>,
 }
 
 #[derive(Default)]
@@ -142,8 +142,10 @@ impl DeadLetters for MemoryLetters {
                 continue;
             }
             self.state().sent.push((Instant::now(), (*body).to_owned()));
-            if let Some(on_send) = &self.on_send {
-                on_send(self, body);
+            if let Some(at) = self.buried_again_at {
+                let id = format!("{} again", body.trim_start_matches("body of "));
+                let sent_at = Timestamp::from_second(at).ok();
+                self.add(StoredLetter { id, body: (*body).to_owned(), sent_at, ..StoredLetter::default() });
             }
             results.push(Ok(()));
         }
@@ -221,26 +223,14 @@ async fn what_is_asked_for_is_moved_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn what_comes_back_is_not_moved_again() {
-    // The cause is not mended: the worker buries each at once.
-    let queue = MemoryLetters::of(["acme"; 25]);
-    let again = |at: i64| {
-        Box::new(move |queue: &MemoryLetters, body: &str| {
-            let id = format!("{} again", body.trim_start_matches("body of "));
-            queue.add(StoredLetter {
-                id,
-                body: body.to_owned(),
-                sent_at: Timestamp::from_second(at).ok(),
-                ..StoredLetter::default()
-            });
-        })
-    };
-    let queue = Arc::new(MemoryLetters { on_send: Some(again(NOW + 1)), ..queue });
+    let again = |at| Arc::new(MemoryLetters { buried_again_at: Some(at), ..MemoryLetters::of(["acme"; 25]) });
+    let queue = again(NOW + 1);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 25, 0));
     assert_eq!(queue.left().0.len(), 25);
 
     // By a clock of ours that is ahead of SQS's.
-    let queue = Arc::new(MemoryLetters { on_send: Some(again(NOW - 1)), ..MemoryLetters::of(["acme"; 25]) });
+    let queue = again(NOW - 1);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 0, 25));
     assert_eq!(queue.left().0.len(), 25);
