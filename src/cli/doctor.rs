@@ -224,10 +224,10 @@ mod tests {
         check(
             &conditions,
             &Patient::Everyone,
-            "ok                              identity  found\n\
-             ok      acme                              every condition holds\n\
-             ok      globex      cloudwatch  row       found\n\
-             FAILED  globex      cloudwatch  put       not found\n\
+            "ok                          identity  found\n\
+             ok      acme                          every condition holds\n\
+             ok      globex  cloudwatch  row       found\n\
+             FAILED  globex  cloudwatch  put       not found\n\
              \x20        fix: make it\n",
         );
     }

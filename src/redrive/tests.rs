@@ -345,3 +345,14 @@ async fn a_slow_move_keeps_its_rate_and_everything_hidden() {
     let mut gaps = state.sent.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(gaps.all(|gap| gap >= Duration::from_millis(990)), "more than one a second");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_moved_and_is_received_again_is_deleted_and_not_moved_again() {
+    let queue = MemoryLetters::of(["acme"; 400]);
+    queue.stuck.lock().expect("nobody panics with it").insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
+    let queue = Arc::new(queue);
+    // Longer than it stays hidden.
+    let outcome = run(&queue, order(Action::Move(NonZeroU32::new(1)))).await;
+    assert_eq!((outcome.letters.len(), outcome.came_back, outcome.undeleted.len()), (400, 0, 0));
+    assert_eq!((queue.left(), queue.sent().len()), ((Vec::new(), Vec::new()), 400));
+}
