@@ -1,5 +1,7 @@
 //! Makes the live parts out of a configuration: the one place that names adapters.
 
+pub mod commands;
+
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};

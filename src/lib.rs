@@ -27,6 +27,7 @@ pub mod decode;
 pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod event;
 pub mod health;
 pub mod http;
@@ -38,6 +39,7 @@ pub mod pipeline;
 pub mod quarantine;
 pub mod queue;
 pub mod records;
+pub mod redrive;
 pub mod route;
 pub mod sink;
 pub mod telemetry;
