@@ -9,11 +9,13 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    budget::Rates,
     config::{Config, Problem, SourceBucket},
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
     },
+    fairness::book::Limits,
     health::Health,
     http,
     metrics::Metrics,
@@ -295,6 +297,13 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         backoff: backoff(config),
         // One fills while the other is on its way.
         most_buffers: 2 * config.worker.concurrency,
+        shares: Limits {
+            slots: config.worker.concurrency,
+            max_objects: config.fairness.max_objects,
+            max_bytes: config.fairness.max_bytes.map(|bytes| bytes.as_u64()),
+            longest_wait: config.queue.max_retry_delay,
+        },
+        rates: Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate },
     })
 }
 

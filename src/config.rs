@@ -38,6 +38,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// Calls to AWS.
     pub delivery: Delivery,
+    /// What one tenant may hold of the worker.
+    pub fairness: Fairness,
     /// Concurrency and shutdown.
     pub worker: Worker,
     /// Health and metrics.
@@ -213,6 +215,11 @@ pub struct Delivery {
     /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about a third
     /// more CPU. CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
+    /// PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is the lowest
+    /// quota that AWS has published for a Region; it is shared by all workers, and by the customer.
+    pub put_rate: u32,
+    /// CreateLogStream requests per second likewise; the default is AWS's quota.
+    pub create_stream_rate: u32,
 }
 
 impl Default for Delivery {
@@ -221,6 +228,8 @@ impl Default for Delivery {
             attempts: 4,
             attempt_timeout: Duration::from_secs(30),
             request_compression: RequestCompression::None,
+            put_rate: 800,
+            create_stream_rate: 50,
         }
     }
 }
@@ -233,6 +242,20 @@ pub enum RequestCompression {
     None,
     /// In gzip, level 1.
     Gzip,
+}
+
+/// What one tenant may hold of the worker. Without a cap a tenant may hold as many slots as are free, and one that nobody else
+/// is active beside may take all of them; what it may not goes back to the queue until its turn comes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fairness {
+    /// Most objects of one tenant that a worker works on at once, at least 1. Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_objects: Option<usize>,
+    /// Most stored bytes of one tenant's objects that a worker works on at once; a larger object is worked on alone.
+    /// Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
 }
 
 /// Concurrency and shutdown.
@@ -317,6 +340,19 @@ impl Config {
         check.that("tenants.cache_capacity", self.tenants.cache_capacity > 0, || "must be at least 1".into());
         check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
             format!("{} is not within 1 to 10", self.delivery.attempts)
+        });
+        for (field, rate) in [
+            ("delivery.put_rate", self.delivery.put_rate),
+            ("delivery.create_stream_rate", self.delivery.create_stream_rate),
+        ] {
+            check.that(field, rate > 0, || "must be at least 1".into());
+        }
+        check.that("fairness.max_objects", self.fairness.max_objects != Some(0), || {
+            "must be at least 1".into()
+        });
+        let no_bytes = Some(ByteSize::b(0));
+        check.that("fairness.max_bytes", self.fairness.max_bytes != no_bytes, || {
+            "must be at least 1 B".into()
         });
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
         check.within("delivery.attempt_timeout", self.delivery.attempt_timeout, SECOND..=10 * MINUTE);
@@ -532,6 +568,10 @@ mod tests {
         check(|c| c.credentials.probe_interval = Duration::from_secs(901), &["credentials.probe_interval"]);
         check(|c| c.credentials.max_probe_interval = Duration::MAX, &["credentials.max_probe_interval"]);
         check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
+        check(|c| c.delivery.put_rate = 0, &["delivery.put_rate"]);
+        check(|c| c.delivery.create_stream_rate = 0, &["delivery.create_stream_rate"]);
+        check(|c| c.fairness.max_objects = Some(0), &["fairness.max_objects"]);
+        check(|c| c.fairness.max_bytes = Some(ByteSize::b(0)), &["fairness.max_bytes"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
         check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);
         check(|c| c.log.filter = "loud".into(), &["log.filter"]);

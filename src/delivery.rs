@@ -13,6 +13,7 @@ use crate::{
     batch::{
         Batch, BatchHead, BatchTally, BufferPool, Buffers, ClosedBatch, MAX_MESSAGE_BYTES, RejectedEvents,
     },
+    budget::Ticket,
     records::{Message, Record},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
@@ -113,6 +114,7 @@ pub struct Lane<S> {
 struct Writer<S> {
     sink: S,
     key: StreamKey,
+    budget: Ticket,
     retention_days: Option<i32>,
     streams: Streams,
 }
@@ -130,6 +132,7 @@ impl<S: LogSink> Lane<S> {
         sink: S,
         destination: &CloudWatch,
         key: StreamKey,
+        budget: Ticket,
         streams: &Streams,
         pool: &BufferPool,
     ) -> Self {
@@ -141,6 +144,7 @@ impl<S: LogSink> Lane<S> {
             writer: Arc::new(Writer {
                 sink,
                 key,
+                budget,
                 retention_days: destination.retention_days,
                 streams: streams.clone(),
             }),
@@ -252,7 +256,10 @@ impl<S: LogSink> Writer<S> {
         let mut created = false;
         for rounds_left in (0..MAX_ROUNDS).rev() {
             let body = batch.seal(stream.sequence_token.as_deref());
-            match self.sink.put_log_events(body).await {
+            self.budget.put_turn().await;
+            let answer = self.sink.put_log_events(body).await;
+            self.budget.heed(&answer);
+            match answer {
                 Ok(answer) => {
                     stream.sequence_token = answer.next_sequence_token;
                     if answer.rejected != RejectedEvents::default() {
@@ -288,11 +295,11 @@ impl<S: LogSink> Writer<S> {
     }
 
     async fn create(&self) -> Result<(), SinkError> {
-        let (group, stream) = (&self.key.log_group_name, &self.key.log_stream_name);
-        match self.sink.create_log_stream(group, stream).await {
+        let group = &self.key.log_group_name;
+        match self.create_stream().await {
             Err(SinkError::NotFound(_)) => {
                 self.sink.create_log_group(group, self.retention_days).await?;
-                match self.sink.create_log_stream(group, stream).await {
+                match self.create_stream().await {
                     // Not visible yet; the next round tries again.
                     Err(SinkError::NotFound(_)) => Ok(()),
                     other => other,
@@ -300,6 +307,13 @@ impl<S: LogSink> Writer<S> {
             }
             other => other,
         }
+    }
+
+    async fn create_stream(&self) -> Result<(), SinkError> {
+        self.budget.create_stream_turn().await;
+        let answer = self.sink.create_log_stream(&self.key.log_group_name, &self.key.log_stream_name).await;
+        self.budget.heed(&answer);
+        answer
     }
 }
 

@@ -18,6 +18,7 @@
 pub mod app;
 pub mod aws;
 pub mod batch;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod credentials;
@@ -26,6 +27,7 @@ pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod event;
+pub mod fairness;
 pub mod health;
 pub mod http;
 pub mod ledger;

@@ -9,10 +9,12 @@ use jiff::Timestamp;
 
 use crate::{
     batch::BufferPool,
+    budget::{Budgets, Rates},
     config::UnknownTenant,
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, StreamKey, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
+    fairness::{Shares, book::Limits},
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
     queue::Message,
@@ -40,6 +42,10 @@ pub struct PipelineSettings {
     pub backoff: Backoff,
     /// Most buffers of batches that are kept for the next ones.
     pub most_buffers: usize,
+    /// What one tenant may hold of the worker.
+    pub shares: Limits,
+    /// What one account and Region is asked.
+    pub rates: Rates,
 }
 
 /// Everything that a message's way needs.
@@ -50,6 +56,8 @@ pub struct Pipeline<O, D, S> {
     sinks: S,
     streams: Streams,
     buffers: BufferPool,
+    shares: Shares,
+    budgets: Budgets,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -113,7 +121,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
     /// Joins the ports.
     pub fn new(store: O, directory: D, sinks: S, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self { store, directory, sinks, streams: Streams::new(), buffers, settings, metrics }
+        let shares = Shares::new(settings.shares);
+        let budgets = Budgets::new(settings.rates, metrics.clone());
+        Self { store, directory, sinks, streams: Streams::new(), buffers, shares, budgets, settings, metrics }
     }
 
     /// Works a message off and judges it.
@@ -129,7 +139,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         let verdict =
             verdict::decide(&report.failures, message.receive_count, &self.settings.backoff, fastrand::f64());
         for failed in &report.failures {
-            self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
+            match failed.failure {
+                Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
+                _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
+            };
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
@@ -144,8 +157,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                 };
             }
             match failed.failure.held_for() {
-                // The role's breaker has said so, once for all of them.
-                Some(_) => tell!(debug, "a message waits for a refused role"),
+                // The breaker of the role or account has said so, once for all of them; and a turn is nothing wrong.
+                Some(_) => tell!(debug, "a message waits"),
                 None => tell!(warn, "a message could not be done"),
             }
         }
@@ -228,7 +241,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
             }
             return;
         }
-        self.deliver(object, &route, &wanted, report).await;
+        let bytes = object.size.unwrap_or_default();
+        let pass = match report.delivered.is_empty() {
+            true => self.shares.enter(&route.tenant, bytes),
+            // Back in the queue, the message would deliver those again.
+            false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
+        };
+        match pass {
+            Ok(_pass) => self.deliver(object, &route, &wanted, report).await,
+            Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
+        }
     }
 
     /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
@@ -250,8 +272,18 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         let mut sinks = Vec::new();
         for delivery in wanted {
             let Destination::CloudWatch(destination) = &delivery.destination;
+            let (account, region) = (destination.role.account(), &delivery.target_region);
+            let budget = match self.budgets.enter(account, region) {
+                Ok(budget) => budget,
+                Err(retry_in) => {
+                    let (account, region) = (account.to_owned(), region.clone());
+                    let paused = Failure::Sink(SinkError::Paused { account, region, retry_in });
+                    report.failures.push(fail(Some(&delivery.name), paused));
+                    continue;
+                }
+            };
             match self.sinks.open(delivery, destination, &route.cluster).await {
-                Ok(sink) => sinks.push((*delivery, destination, sink)),
+                Ok(sink) => sinks.push((*delivery, destination, sink, budget)),
                 Err(error) => report.failures.push(fail(Some(&delivery.name), Failure::Role(error))),
             }
         }
@@ -264,14 +296,15 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
             Err(error) => return report.failures.push(fail(None, Failure::Object(error))),
         };
         let mut lanes: Lanes<'_, S::Sink> = Vec::new();
-        for (delivery, destination, sink) in sinks {
+        for (delivery, destination, sink, budget) in sinks {
             let key = StreamKey {
                 account: destination.role.account().to_owned(),
                 region: delivery.target_region.clone(),
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            lanes.push((delivery.as_ref(), Lane::new(sink, destination, key, &self.streams, &self.buffers)));
+            let lane = Lane::new(sink, destination, key, budget, &self.streams, &self.buffers);
+            lanes.push((delivery.as_ref(), lane));
         }
 
         let read = self.read(body, modified, &mut lanes, |name, error| {

@@ -4,7 +4,7 @@ pub mod cloudwatch;
 #[cfg(test)]
 pub mod memory;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 
@@ -88,6 +88,16 @@ pub enum SinkError {
     /// Too many requests for that account and Region.
     #[error("throttled: {0}")]
     Throttled(String),
+    /// It throttled a moment ago, so nothing was asked.
+    #[error("account {account} throttles in {region}: it is left alone for {retry_in:?}")]
+    Paused {
+        /// The account.
+        account: String,
+        /// The Region.
+        region: String,
+        /// Until it is asked again.
+        retry_in: Duration,
+    },
     /// The request itself is refused: a limit that AWS lowered, or a defect of ours.
     #[error("CloudWatch Logs refuses the request: {0}")]
     Refused(String),

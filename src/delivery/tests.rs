@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
+    budget::{Budgets, Rates},
+    metrics::Metrics,
     name::StreamTemplate,
     sink::memory::{Call, MemorySink, MemorySinks, Operation},
 };
@@ -30,6 +32,12 @@ fn destination(oversize: Oversize) -> CloudWatch {
     }
 }
 
+/// One that nobody has to wait for.
+fn budget() -> Ticket {
+    let budgets = Budgets::new(Rates { puts: 1_000_000, stream_creations: 1_000_000 }, Metrics::new());
+    budgets.enter(ACCOUNT, REGION).expect("it has not throttled")
+}
+
 async fn lane_with(sinks: &MemorySinks, streams: &Streams, oversize: Oversize) -> Lane<MemorySink> {
     let key = StreamKey {
         account: ACCOUNT.into(),
@@ -37,7 +45,8 @@ async fn lane_with(sinks: &MemorySinks, streams: &Streams, oversize: Oversize) -
         log_group_name: GROUP.into(),
         log_stream_name: "s".into(),
     };
-    Lane::new(sinks.sink(ACCOUNT, REGION), &destination(oversize), key, streams, &BufferPool::new(2))
+    let (sink, destination) = (sinks.sink(ACCOUNT, REGION), destination(oversize));
+    Lane::new(sink, &destination, key, budget(), streams, &BufferPool::new(2))
 }
 
 async fn lane(sinks: &MemorySinks) -> Lane<MemorySink> {
@@ -293,7 +302,8 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
     let mut one = lane_with(&sinks, &streams, Oversize::Split).await;
     let key = StreamKey { account: "333333333333".into(), ..one.writer.key.clone() };
     let sink = sinks.sink("333333333333", REGION);
-    let mut two = Lane::new(sink, &destination(Oversize::Split), key, &streams, &BufferPool::new(2));
+    let mut two =
+        Lane::new(sink, &destination(Oversize::Split), key, budget(), &streams, &BufferPool::new(2));
     let start = Instant::now();
     let results = tokio::join!(deliver(&mut one, &["a", "b"]), deliver(&mut two, &["1", "2"]));
     assert_eq!((results, start.elapsed()), ((Ok(()), Ok(())), Duration::from_secs(2)));

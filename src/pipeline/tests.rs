@@ -61,6 +61,13 @@ impl World {
             max_object: 4 << 20,
             backoff: BACKOFF,
             most_buffers: 4,
+            shares: Limits {
+                slots: 4,
+                max_objects: None,
+                max_bytes: None,
+                longest_wait: Duration::from_secs(60),
+            },
+            rates: Rates { puts: 800, stream_creations: 50 },
         };
         let world = Self {
             store: MemoryStore::default(),
