@@ -9,21 +9,26 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    budget::Rates,
+    budget::{Budgets, Rates},
     config::{Config, Problem, SourceBucket},
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
+        customers::{Customers, SessionSettings},
     },
     fairness::book::Limits,
     health::Health,
     http,
+    ledger::{
+        claim::Claims,
+        dynamodb::{DynamoDbLedger, LedgerSettings},
+    },
     metrics::Metrics,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::cloudwatch::{CloudWatchSinks, SinkSettings},
+    sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::{TenantRows, TenantTable},
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
@@ -35,6 +40,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const TENANT_TABLE: &str = "tenant_table";
 const CENTRAL_ROLE: &str = "central_role";
+const LEDGER: &str = "ledger";
 
 /// The worker, built and listening, not yet running.
 #[derive(Debug)]
@@ -94,15 +100,30 @@ impl App {
             config.queue.visibility_timeout,
         );
         let metrics = Metrics::new();
-        let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE]));
+        let ledger = ledger(&config, &sdk);
+        let dependencies: &[_] = if ledger.is_some() {
+            &[TENANT_TABLE, CENTRAL_ROLE, LEDGER]
+        } else {
+            &[TENANT_TABLE, CENTRAL_ROLE]
+        };
+        let health = Arc::new(Health::new(longest_receive(&config), dependencies));
+        let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
+        let sessions = session_settings(&config);
+        let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
+        let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
+        let sinks = CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression);
+        let rates =
+            Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(sdk, &central, sink_settings(&config), metrics.clone()),
+            BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
+            claims,
             pipeline_settings(&config)?,
             metrics.clone(),
         ));
-        let _probes = AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central)));
+        let _probes =
+            AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central, ledger)));
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(http::serve(
             listener,
@@ -112,9 +133,9 @@ impl App {
         ));
         let drained = worker::run(
             Arc::new(queue),
-            move |message| {
+            move |message, stop| {
                 let pipeline = Arc::clone(&pipeline);
-                async move { pipeline.handle(&message).await }
+                async move { pipeline.handle(&message, &stop).await }
             },
             worker_settings(&config),
             stop,
@@ -138,9 +159,17 @@ pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
     Ok(TenantRows::new(aws_sdk_dynamodb::Client::new(&load_sdk(config).await?), table))
 }
 
-/// Asks, again and again, what the loop does not: is the table there, may we take the central role?
-async fn probe(health: Arc<Health>, tenants: TenantTable, central: AssumedRole) {
+/// Asks, again and again, what the loop does not: are the tables there, may we take the central role?
+async fn probe(
+    health: Arc<Health>,
+    tenants: TenantTable,
+    central: AssumedRole,
+    ledger: Option<DynamoDbLedger>,
+) {
     loop {
+        if let Some(ledger) = &ledger {
+            health.dependency(LEDGER, ledger.probe().await.err().map(|error| error.to_string()));
+        }
         let (table, role) = tokio::join!(tenants.probe(), central.credentials());
         health.dependency(TENANT_TABLE, table.err().map(|error| error.to_string()));
         health.dependency(CENTRAL_ROLE, role.err().map(|error| error.to_string()));
@@ -260,12 +289,22 @@ fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole>
     Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request))
 }
 
-fn sink_settings(config: &Config) -> SinkSettings {
-    SinkSettings {
+fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
+    let crate::config::Ledger { table, lease, retention } = config.ledger.clone();
+    let Some(table) = table else {
+        tracing::warn!(
+            "ledger.table is not set: a message that comes again repeats what was already put for it"
+        );
+        return None;
+    };
+    Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, retention }))
+}
+
+fn session_settings(config: &Config) -> SessionSettings {
+    SessionSettings {
         session_duration: config.credentials.session_duration,
         refresh_before: config.credentials.refresh_before,
         cache_capacity: config.credentials.cache_capacity,
-        request_compression: config.delivery.request_compression,
         probe_intervals: ProbeIntervals {
             first: config.credentials.probe_interval,
             longest: config.credentials.max_probe_interval,
@@ -303,7 +342,6 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
             max_bytes: config.fairness.max_bytes.map(|bytes| bytes.as_u64()),
             longest_wait: config.queue.max_retry_delay,
         },
-        rates: Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate },
     })
 }
 

@@ -1,9 +1,9 @@
 //! What one account and Region may be asked: PutLogEvents and CreateLogStream each at a rate, and nothing for a moment once it
 //! throttled and the SDK's retries did not cure it.
 //!
-//! CloudWatch Logs counts requests per account and Region, so all streams and tenants that deliver there share a budget. The
-//! pipeline asks for a [`Ticket`] before it opens an object; `delivery` waits for a turn before each call and tells what came
-//! of it. Calls that the SDK repeats by itself are not counted.
+//! CloudWatch Logs counts requests per account and Region, so all streams and tenants that deliver there share a budget.
+//! `sink::budgeted` takes a [`Ticket`] when it opens a sink, waits for a turn before each call, and tells what came of it. Calls
+//! that the SDK repeats by itself are not counted.
 
 use std::{
     collections::HashMap,
@@ -99,12 +99,14 @@ impl Budgets {
     /// Asks whether an account may be asked.
     ///
     /// # Errors
-    /// It throttled a moment ago: how long it is still left alone.
-    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, Duration> {
+    /// It throttled a moment ago: [`SinkError::Paused`].
+    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, SinkError> {
         let place = (account.to_owned(), region.to_owned());
         let admission = self.with(&place, |budget, now| budget.pause.admit(now, fastrand::f64()));
         match admission {
-            Admission::Held(wait) => Err(wait),
+            Admission::Held(retry_in) => {
+                Err(SinkError::Paused { account: place.0, region: place.1, retry_in })
+            }
             admitted => Ok(Ticket { budgets: self.clone(), place, probe: admitted == Admission::Probe }),
         }
     }
@@ -270,7 +272,9 @@ mod tests {
         first.iter().for_each(|ticket| ticket.heed(&throttled()));
         assert_eq!(gauge(), 1);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
-            let wait = budgets.enter("1", "r").expect_err("it is left alone");
+            let Err(SinkError::Paused { retry_in: wait, .. }) = budgets.enter("1", "r") else {
+                panic!("it is left alone")
+            };
             let pause = Duration::from_secs(pause);
             assert!(wait >= pause && wait <= pause * 5 / 4, "{wait:?} instead of {pause:?}");
             budgets.enter("1", "s").expect("another Region has its own quota");

@@ -1,13 +1,16 @@
 //! The way into a customer's account: two roles, one after the other.
 //!
-//! [`RoleArn`] is pure; [`assumed`] holds a role's credentials and renews them, single-flight, before they end. A customer's
-//! role that STS refuses is left alone but for probes: [`breaker`] has the rules, [`refusal`] says what a refusal means,
+//! [`RoleArn`] is pure; [`assumed`] holds a role's credentials and renews them, single-flight, before they end;
+//! [`customers`] remembers those of all customers, each narrowed to its [`scope`]. A customer's role that STS refuses is left alone but for probes: [`breaker`] has the rules, [`refusal`] says what a refusal means,
 //! [`role_breaker`] joins them. Credentials live in memory alone and are never logged.
 
 pub mod assumed;
 pub mod breaker;
+pub mod customers;
+pub mod flight;
 pub mod refusal;
 pub mod role_breaker;
+pub mod scope;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 

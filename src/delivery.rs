@@ -7,13 +7,16 @@ use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
 use tokio::sync::Mutex;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     batch::{
         Batch, BatchHead, BatchTally, BufferPool, Buffers, ClosedBatch, MAX_MESSAGE_BYTES, RejectedEvents,
     },
-    budget::Ticket,
+    ledger::{
+        Ledger, Position,
+        claim::{Claim, Lost},
+    },
     records::{Message, Record},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
@@ -24,6 +27,8 @@ use crate::{
 const MAX_ROUNDS: u32 = 6;
 /// First pause when a group or stream was just created and is still not found; doubles each round.
 const CREATION_PAUSE: Duration = Duration::from_millis(50);
+/// How long a worker that stops waits for an answer of CloudWatch Logs: what is taken without one is put again.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Most streams whose sequence token is remembered.
 const MAX_STREAMS: u64 = 20_000;
 
@@ -80,6 +85,8 @@ pub struct Tally {
     pub put: BatchTally,
     /// Skipped because their message is empty.
     pub empty: u64,
+    /// Passed over: an attempt of before accounted for them.
+    pub resumed: u64,
     /// Of those read: had no timestamp of their own and got the object's.
     pub undated: u64,
     /// Of those read: cut into several events, or short of their end, as the tenant's policy says.
@@ -94,27 +101,48 @@ impl Tally {
     /// Records whose fate is known; after a delivery that ended well, as many as were read.
     pub fn accounted(&self) -> u64 {
         let BatchTally { accepted, too_old, too_new, expired } = self.put;
-        accepted + too_old + too_new + expired + self.empty
+        accepted + too_old + too_new + expired + self.empty + self.resumed
     }
 }
 
 /// One object's way into one stream.
+///
+/// Its place in the ledger follows it: the position behind a batch is recorded once the batch was answered, while the next
+/// one is being put; and that one is answered only after the record was made. A worker that dies repeats two batches at most.
 #[derive(Debug)]
-pub struct Lane<S> {
+pub struct Lane<S, L> {
     writer: Arc<Writer<S>>,
     open: Batch,
     spare: Option<Buffers>,
     pool: BufferPool,
-    on_its_way: Option<AbortOnDropHandle<Result<Done, SinkError>>>,
+    on_its_way: Option<(Position, AbortOnDropHandle<Result<Done, SinkError>>)>,
     oversize: Oversize,
     tally: Tally,
+    claim: Arc<Claim<L>>,
+    /// Of the event that is added next: where the open batch ends.
+    next: Position,
+    /// Behind the last batch that was answered.
+    accounted: Position,
+    /// `accounted` is not in the ledger yet, nor on its way there.
+    unrecorded: bool,
+    recording: Option<AbortOnDropHandle<Result<(), Lost>>>,
+}
+
+/// Why a lane cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// A batch could not be delivered.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// Another worker has the object.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 #[derive(Debug)]
 struct Writer<S> {
     sink: S,
     key: StreamKey,
-    budget: Ticket,
     retention_days: Option<i32>,
     streams: Streams,
 }
@@ -126,13 +154,13 @@ struct Done {
     buffers: Buffers,
 }
 
-impl<S: LogSink> Lane<S> {
-    /// Opens a lane into the stream that `key` names.
+impl<S: LogSink, L: Ledger> Lane<S, L> {
+    /// Opens a lane into the stream that `key` names, from where `claim` goes on.
     pub fn new(
         sink: S,
+        claim: Arc<Claim<L>>,
         destination: &CloudWatch,
         key: StreamKey,
-        budget: Ticket,
         streams: &Streams,
         pool: &BufferPool,
     ) -> Self {
@@ -144,39 +172,71 @@ impl<S: LogSink> Lane<S> {
             writer: Arc::new(Writer {
                 sink,
                 key,
-                budget,
                 retention_days: destination.retention_days,
                 streams: streams.clone(),
             }),
             on_its_way: None,
             oversize: destination.oversize,
             tally: Tally::default(),
+            next: Position::default(),
+            accounted: claim.from(),
+            unrecorded: false,
+            recording: None,
+            claim,
         }
     }
 
-    /// Takes a record; `object_time` in milliseconds stands in for a timestamp that it has not.
+    /// Takes a record; `object_time` in milliseconds stands in for a timestamp that it has not. All records of the object
+    /// are given, also those that are accounted for.
     ///
     /// # Errors
-    /// A batch of before could not be delivered. The lane is of no further use then.
-    pub async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), SinkError> {
+    /// A batch of before could not be delivered, or the object is another worker's. The lane can only be abandoned then.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, it leaves a lane that can only be abandoned.
+    pub async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), LaneError> {
+        let (index, from) = (self.tally.read, self.claim.from());
         self.tally.read += 1;
+        self.next = Position { records: index, events: 0 };
+        let behind = Position { records: index + 1, events: 0 };
+        if index < from.records {
+            self.tally.resumed += 1;
+            self.next = behind;
+            return Ok(());
+        }
         self.tally.undated += u64::from(record.timestamp.is_none());
         let timestamp = record.timestamp.unwrap_or(object_time);
         if record.message.is_empty() {
             self.tally.empty += 1;
-            return Ok(());
+        } else if record.message.len() <= MAX_MESSAGE_BYTES {
+            self.add(timestamp, &record.message, true).await?;
+        } else {
+            self.tally.oversize += 1;
+            let put_before = if index == from.records { from.events } else { 0 };
+            self.add_pieces(timestamp, &record.message, put_before).await?;
         }
-        if record.message.len() <= MAX_MESSAGE_BYTES {
-            return self.add(timestamp, &record.message, true).await;
-        }
-        self.tally.oversize += 1;
-        let mut pieces = record.message.pieces(MAX_MESSAGE_BYTES).peekable();
-        while let Some(piece) = pieces.next() {
-            let last = self.oversize == Oversize::Truncate || pieces.peek().is_none();
-            self.add(timestamp, &piece, last).await?;
-            if last {
-                break;
+        self.next = behind;
+        Ok(())
+    }
+
+    /// Adds a message longer than one event may be, but for the first pieces that were put before.
+    async fn add_pieces(
+        &mut self,
+        timestamp: i64,
+        message: &Message<'_>,
+        put_before: u64,
+    ) -> Result<(), LaneError> {
+        let mut pieces = message.pieces(MAX_MESSAGE_BYTES).peekable();
+        let mut completed = false;
+        while let Some(piece) = pieces.next().filter(|_| !completed) {
+            completed = self.oversize == Oversize::Truncate || pieces.peek().is_none();
+            if self.next.events >= put_before {
+                self.add(timestamp, &piece, completed).await?;
+            } else if completed {
+                // The last of them was put before its record counted: the tenant's policy has changed since.
+                self.tally.resumed += 1;
             }
+            self.next.events += 1;
         }
         Ok(())
     }
@@ -186,7 +246,7 @@ impl<S: LogSink> Lane<S> {
         timestamp: i64,
         message: &Message<'_>,
         completes_record: bool,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), LaneError> {
         if !self.open.takes(timestamp, message.len()) {
             self.send().await?;
         }
@@ -197,15 +257,43 @@ impl<S: LogSink> Lane<S> {
     /// Delivers what is left and waits for the last answer.
     ///
     /// # Errors
-    /// A batch could not be delivered.
-    pub async fn finish(&mut self) -> Result<(), SinkError> {
+    /// As [`Lane::push`].
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn flush(&mut self) -> Result<(), LaneError> {
         if !self.open.is_empty() {
             self.send().await?;
         }
         self.arrived().await?;
+        self.recorded().await?;
         self.pool.give(self.open.take_buffers());
         self.spare.take().into_iter().for_each(|buffers| self.pool.give(buffers));
         Ok(())
+    }
+
+    /// Records in the ledger that the object is done. Flush it first.
+    ///
+    /// # Errors
+    /// Another worker has the object.
+    pub async fn complete(&self) -> Result<(), LaneError> {
+        Ok(self.claim.finish(self.next).await?)
+    }
+
+    /// Gives the object back to the ledger. What is on its way has perhaps been taken already: its answer is waited for, but
+    /// not for long once we have to `stop`, and what it accounts for is recorded.
+    pub async fn abandon(&mut self, stop: &CancellationToken) {
+        let patience = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        // Why it cannot go on was told; a batch that fails now was not accounted for, that is all.
+        tokio::select! {
+            _ = self.arrived() => {}
+            () = patience => self.on_its_way = None,
+        }
+        let _ = self.recorded().await;
+        self.claim.release(self.accounted).await;
     }
 
     /// What became of the records so far.
@@ -214,25 +302,35 @@ impl<S: LogSink> Lane<S> {
     }
 
     /// Sends the open batch off, once the one before has arrived.
-    async fn send(&mut self) -> Result<(), SinkError> {
+    async fn send(&mut self) -> Result<(), LaneError> {
         self.arrived().await?;
+        self.recorded().await?;
+        if std::mem::take(&mut self.unrecorded) {
+            let (claim, position) = (Arc::clone(&self.claim), self.accounted);
+            let checkpoint = async move { claim.checkpoint(position).await };
+            self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint)));
+        }
         let spare = self.spare.take().unwrap_or_else(|| self.pool.take());
         let mut batch = self.open.close(spare);
         let writer = Arc::clone(&self.writer);
-        self.on_its_way = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        let put = tokio::spawn(async move {
             let tally = writer.put(&mut batch).await?;
             Ok(Done { tally, bytes: batch.bytes(), buffers: batch.into_buffers() })
-        })));
+        });
+        self.on_its_way = Some((self.next, AbortOnDropHandle::new(put)));
         Ok(())
     }
 
-    async fn arrived(&mut self) -> Result<(), SinkError> {
-        let Some(handle) = self.on_its_way.take() else { return Ok(()) };
-        let done = match handle.await {
+    /// Waits for the answer to the batch on its way. Safe to drop: the next call waits on.
+    async fn arrived(&mut self) -> Result<(), LaneError> {
+        let Some((position, put)) = &mut self.on_its_way else { return Ok(()) };
+        let (position, answer) = (*position, put.await);
+        self.on_its_way = None;
+        let done = match answer {
             Ok(done) => done?,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Only a runtime that is shutting down cancels it.
-            Err(_) => return Err(SinkError::Unavailable("the worker is shutting down".to_owned())),
+            Err(_) => return Err(SinkError::Unavailable("the worker is shutting down".to_owned()).into()),
         };
         let BatchTally { accepted, too_old, too_new, expired } = done.tally;
         self.tally.put.accepted += accepted;
@@ -242,7 +340,20 @@ impl<S: LogSink> Lane<S> {
         self.tally.batches += 1;
         self.tally.bytes += done.bytes as u64;
         self.spare = Some(done.buffers);
+        (self.accounted, self.unrecorded) = (position, true);
         Ok(())
+    }
+
+    /// Waits until the position on its way to the ledger is there. Safe to drop: the next call waits on.
+    async fn recorded(&mut self) -> Result<(), LaneError> {
+        let Some(checkpoint) = &mut self.recording else { return Ok(()) };
+        let answer = checkpoint.await;
+        self.recording = None;
+        match answer {
+            Ok(answer) => Ok(answer?),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(SinkError::Unavailable("the worker is shutting down".to_owned()).into()),
+        }
     }
 }
 
@@ -256,10 +367,7 @@ impl<S: LogSink> Writer<S> {
         let mut created = false;
         for rounds_left in (0..MAX_ROUNDS).rev() {
             let body = batch.seal(stream.sequence_token.as_deref());
-            self.budget.put_turn().await;
-            let answer = self.sink.put_log_events(body).await;
-            self.budget.heed(&answer);
-            match answer {
+            match self.sink.put_log_events(body).await {
                 Ok(answer) => {
                     stream.sequence_token = answer.next_sequence_token;
                     if answer.rejected != RejectedEvents::default() {
@@ -295,11 +403,11 @@ impl<S: LogSink> Writer<S> {
     }
 
     async fn create(&self) -> Result<(), SinkError> {
-        let group = &self.key.log_group_name;
-        match self.create_stream().await {
+        let (group, stream) = (&self.key.log_group_name, &self.key.log_stream_name);
+        match self.sink.create_log_stream(group, stream).await {
             Err(SinkError::NotFound(_)) => {
                 self.sink.create_log_group(group, self.retention_days).await?;
-                match self.create_stream().await {
+                match self.sink.create_log_stream(group, stream).await {
                     // Not visible yet; the next round tries again.
                     Err(SinkError::NotFound(_)) => Ok(()),
                     other => other,
@@ -307,13 +415,6 @@ impl<S: LogSink> Writer<S> {
             }
             other => other,
         }
-    }
-
-    async fn create_stream(&self) -> Result<(), SinkError> {
-        self.budget.create_stream_turn().await;
-        let answer = self.sink.create_log_stream(&self.key.log_group_name, &self.key.log_stream_name).await;
-        self.budget.heed(&answer);
-        answer
     }
 }
 

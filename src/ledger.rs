@@ -1,7 +1,12 @@
-//! The port to the ledger: who is on an object, and how many of its records are accounted for. `dynamodb` is the adapter;
-//! `claim` is what a delivery holds while it works.
+//! The port to the ledger: who is on an object, and how many of its records are accounted for. [`dynamodb`] is the adapter;
+//! [`claim`] is what a delivery holds while it works.
 //!
 //! One entry per object and delivery, so that the deliveries of one object advance independently.
+
+pub mod claim;
+pub mod dynamodb;
+#[cfg(test)]
+pub mod memory;
 
 use std::{future::Future, time::Duration};
 

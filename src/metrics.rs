@@ -36,11 +36,14 @@ pub struct Metrics {
     pub dead_letters: Family<Reason, Counter>,
     /// `logferry_queue_errors_total{call}`: calls, or entries of calls, that SQS did not take.
     pub queue_errors: Family<Call, Counter>,
+    /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer; deliveries went on without it.
+    pub ledger_errors: Family<Call, Counter>,
     /// `logferry_object_bytes_total{form}`: `stored` and `decompressed`.
     pub object_bytes: Family<Form, Counter>,
     /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`.
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`; `resumed`: accounted for by an
+    /// attempt of before.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
     pub records_unaccounted: Counter,
@@ -62,6 +65,10 @@ pub struct Metrics {
     pub role_breakers_open: Gauge,
     /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
     pub role_breaker_changes: Family<BreakerChange, Counter>,
+    /// `logferry_group_breakers_open`: customers' log groups that may not be written, tried again by probes alone.
+    pub group_breakers_open: Gauge,
+    /// `logferry_group_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by the call that was denied.
+    pub group_breaker_changes: Family<BreakerChange, Counter>,
     /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
     pub freshness: Histogram,
 }
@@ -105,7 +112,7 @@ label!(
     Outcome { outcome }
 );
 
-/// What became of a role's breaker, and the cause of the refusal.
+/// What became of a role's or a group's breaker, and the cause of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BreakerChange {
     /// `opened`, `probe_refused` or `closed`.
@@ -134,6 +141,7 @@ impl Metrics {
             failures: Family::default(),
             dead_letters: Family::default(),
             queue_errors: Family::default(),
+            ledger_errors: Family::default(),
             object_bytes: Family::default(),
             records_read: Counter::default(),
             records: Family::default(),
@@ -147,6 +155,8 @@ impl Metrics {
             throttled_accounts: Gauge::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
+            group_breakers_open: Gauge::default(),
+            group_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
             freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
         };
@@ -162,6 +172,7 @@ impl Metrics {
         registry.register("failures", "What kept messages from being done", m.failures.clone());
         registry.register("dead_letters", "Messages sent to the dead-letter queue", m.dead_letters.clone());
         registry.register("queue_errors", "Calls or entries that SQS did not take", m.queue_errors.clone());
+        registry.register("ledger_errors", "Calls that the ledger did not answer", m.ledger_errors.clone());
         registry.register("object_bytes", "Bytes of objects", m.object_bytes.clone());
         registry.register("records_read", "Records given to deliveries", m.records_read.clone());
         registry.register("records", "Records by outcome", m.records.clone());
@@ -203,6 +214,16 @@ impl Metrics {
             "Changes of roles' breakers by cause of the refusal",
             m.role_breaker_changes.clone(),
         );
+        registry.register(
+            "group_breakers_open",
+            "Customers' log groups that may not be written",
+            m.group_breakers_open.clone(),
+        );
+        registry.register(
+            "group_breaker_changes",
+            "Changes of groups' breakers by the call that was denied",
+            m.group_breaker_changes.clone(),
+        );
         registry.register_with_unit(
             "freshness",
             "From the S3 event to the acceptance of the object's last record",
@@ -222,6 +243,7 @@ impl Metrics {
             ("too_new", tally.put.too_new),
             ("expired", tally.put.expired),
             ("empty", tally.empty),
+            ("resumed", tally.resumed),
         ];
         for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
             self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);

@@ -6,23 +6,27 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::BufferPool,
-    budget::{Budgets, Rates},
     config::UnknownTenant,
     decode::{DecodeError, Decoder, Window},
-    delivery::{Lane, StreamKey, Streams, Tally},
+    delivery::{Lane, LaneError, StreamKey, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Shares, book::Limits},
+    ledger::{
+        Ledger,
+        claim::{Claim, Claimed, Claims},
+    },
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
     queue::Message,
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
-    sink::{LogSinks, SinkError},
-    tenant::{Delivery, Destination, Directory},
-    verdict::{self, Backoff, Failed, Failure, Verdict},
+    sink::LogSinks,
+    tenant::{CloudWatch, Delivery, Destination, Directory},
+    verdict::{self, Backoff, Failed, Failure, Notice, Verdict},
 };
 
 /// What the configuration says of objects and verdicts.
@@ -44,20 +48,18 @@ pub struct PipelineSettings {
     pub most_buffers: usize,
     /// What one tenant may hold of the worker.
     pub shares: Limits,
-    /// What one account and Region is asked.
-    pub rates: Rates,
 }
 
 /// Everything that a message's way needs.
 #[derive(Debug)]
-pub struct Pipeline<O, D, S> {
+pub struct Pipeline<O, D, S, L> {
     store: O,
     directory: D,
     sinks: S,
+    claims: Claims<L>,
     streams: Streams,
     buffers: BufferPool,
     shares: Shares,
-    budgets: Budgets,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -88,6 +90,8 @@ pub enum Skipped {
     Filtered,
     /// The object, or the event itself, holds no records.
     NoRecords,
+    /// Every delivery of the object is done, says the ledger.
+    AlreadyDelivered,
 }
 
 impl Skipped {
@@ -100,6 +104,7 @@ impl Skipped {
             Self::Disabled => "disabled",
             Self::Filtered => "filtered",
             Self::NoRecords => "no_records",
+            Self::AlreadyDelivered => "already_delivered",
         }
     }
 }
@@ -117,22 +122,29 @@ pub struct Delivered {
     pub tally: Tally,
 }
 
-impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> {
     /// Joins the ports.
-    pub fn new(store: O, directory: D, sinks: S, settings: PipelineSettings, metrics: Metrics) -> Self {
+    pub fn new(
+        store: O,
+        directory: D,
+        sinks: S,
+        claims: Claims<L>,
+        settings: PipelineSettings,
+        metrics: Metrics,
+    ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        let shares = Shares::new(settings.shares);
-        let budgets = Budgets::new(settings.rates, metrics.clone());
-        Self { store, directory, sinks, streams: Streams::new(), buffers, shares, budgets, settings, metrics }
+        let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
+        Self { store, directory, sinks, claims, streams, buffers, shares, settings, metrics }
     }
 
-    /// Works a message off and judges it.
+    /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
+    /// told how far it came, and the message goes back at once.
     ///
     /// # Cancel safety
-    /// Safe in the sense of the queue: a message whose handling is dropped was not acknowledged and comes again; what
-    /// was put by then arrives twice.
-    pub async fn handle(&self, message: &Message) -> Verdict {
-        let report = self.process(&message.body).await;
+    /// Safe in the sense of the queue: a message whose handling is dropped was not acknowledged and comes again; up to two
+    /// batches of it arrive twice, and everything that was put if there is no ledger.
+    pub async fn handle(&self, message: &Message, stop: &CancellationToken) -> Verdict {
+        let report = self.process(&message.body, stop).await;
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
@@ -156,17 +168,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                     )
                 };
             }
-            match failed.failure.held_for() {
-                // The breaker of the role or account has said so, once for all of them; and a turn is nothing wrong.
-                Some(_) => tell!(debug, "a message waits"),
-                None => tell!(warn, "a message could not be done"),
+            match failed.failure.notice() {
+                Notice::Expected => tell!(debug, "a message waits"),
+                Notice::Unexpected => tell!(warn, "a message could not be done"),
+                Notice::Defect => tell!(error, "a message could not be done"),
             }
         }
         verdict
     }
 
     /// Works a message's body off, object by object; one that fails does not stop the next.
-    pub async fn process(&self, body: &str) -> Report {
+    pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
         let mut report = Report::default();
         match event::decode(body) {
             Err(error) => {
@@ -182,7 +194,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                     report.skipped.push(Skipped::NoRecords);
                 }
                 for object in &event.objects {
-                    self.object(object, &mut report).await;
+                    self.object(object, stop, &mut report).await;
                 }
             }
         }
@@ -190,7 +202,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
     }
 
     /// Finds out who wants the object, then delivers it.
-    async fn object(&self, object: &ObjectRef, report: &mut Report) {
+    async fn object(&self, object: &ObjectRef, stop: &CancellationToken, report: &mut Report) {
         let fail = |tenant_id: Option<&str>, delivery: Option<&str>, failure| Failed {
             object: Some(object.clone()),
             tenant_id: tenant_id.map(str::to_owned),
@@ -244,11 +256,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         let bytes = object.size.unwrap_or_default();
         let pass = match report.delivered.is_empty() {
             true => self.shares.enter(&route.tenant, bytes),
-            // Back in the queue, the message would deliver those again.
+            // Back in the queue, the message would bring those again.
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
-            Ok(_pass) => self.deliver(object, &route, &wanted, report).await,
+            Ok(_pass) => self.deliver(object, &route, &wanted, stop, report).await,
             Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
         }
     }
@@ -260,6 +272,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         object: &ObjectRef,
         route: &Route,
         wanted: &[&Arc<Delivery>],
+        stop: &CancellationToken,
         report: &mut Report,
     ) {
         let fail = |delivery: Option<&str>, failure| Failed {
@@ -269,64 +282,71 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
             failure,
         };
         // Into the accounts first: without a way in, the object need not be read.
-        let mut sinks = Vec::new();
+        let (mut ready, mut done) = (Vec::new(), 0);
         for delivery in wanted {
             let Destination::CloudWatch(destination) = &delivery.destination;
-            let (account, region) = (destination.role.account(), &delivery.target_region);
-            let budget = match self.budgets.enter(account, region) {
-                Ok(budget) => budget,
-                Err(retry_in) => {
-                    let (account, region) = (account.to_owned(), region.clone());
-                    let paused = Failure::Sink(SinkError::Paused { account, region, retry_in });
-                    report.failures.push(fail(Some(&delivery.name), paused));
+            let sink = match self.sinks.open(delivery, destination, &route.cluster).await {
+                Ok(sink) => sink,
+                Err(error) => {
+                    report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
                     continue;
                 }
             };
-            match self.sinks.open(delivery, destination, &route.cluster).await {
-                Ok(sink) => sinks.push((*delivery, destination, sink, budget)),
-                Err(error) => report.failures.push(fail(Some(&delivery.name), Failure::Role(error))),
+            match self.claims.claim(object, &delivery.name).await {
+                Claimed::Ours(claim) => ready.push(Ready { delivery, destination, sink, claim }),
+                Claimed::Done => done += 1,
+                Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
             }
         }
-        if sinks.is_empty() {
+        if done == wanted.len() {
+            report.skipped.push(Skipped::AlreadyDelivered);
+        }
+        if ready.is_empty() {
             return;
         }
         let owner = self.settings.buckets.get(&object.bucket).and_then(Option::as_deref);
-        let (modified, body) = match self.store.open(object, owner).await {
-            Ok(open) => open,
-            Err(error) => return report.failures.push(fail(None, Failure::Object(error))),
+        let opened = tokio::select! {
+            opened = self.store.open(object, owner) => opened.map_err(Failure::Object),
+            () = stop.cancelled() => Err(Failure::Stopping),
         };
-        let mut lanes: Lanes<'_, S::Sink> = Vec::new();
-        for (delivery, destination, sink, budget) in sinks {
+        let (modified, body) = match opened {
+            Ok(open) => open,
+            Err(failure) => {
+                for ready in ready {
+                    ready.claim.release(ready.claim.from()).await;
+                }
+                return report.failures.push(fail(None, failure));
+            }
+        };
+        let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
+        for Ready { delivery, destination, sink, claim } in ready {
             let key = StreamKey {
                 account: destination.role.account().to_owned(),
                 region: delivery.target_region.clone(),
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let lane = Lane::new(sink, destination, key, budget, &self.streams, &self.buffers);
-            lanes.push((delivery.as_ref(), lane));
+            let lane = Lane::new(sink, claim, destination, key, &self.streams, &self.buffers);
+            lanes.push((delivery, lane));
         }
 
-        let read = self.read(body, modified, &mut lanes, |name, error| {
-            report.failures.push(fail(Some(name), Failure::Sink(error)));
-        });
-        let read = read.await;
-        // What brings the message back brings every record back: what is not on its way yet need not go twice. Broken
-        // content stays broken, so what came before it is delivered now.
-        let comes_again = read.as_ref().is_err_and(Failure::comes_again);
+        let mut broken = Vec::new();
+        let read = tokio::select! {
+            read = self.read(body, modified, &mut lanes, &mut broken) => read,
+            () = stop.cancelled() => Err(Failure::Stopping),
+        };
+        for (delivery, mut lane, error) in broken {
+            report.failures.push(fail(Some(&delivery.name), error.into()));
+            self.abandon(&mut lane, stop).await;
+        }
         for (delivery, mut lane) in lanes {
-            if comes_again {
-                self.metrics.count(&unfinished(lane.tally()));
-                continue;
-            }
-            match lane.finish().await {
-                Ok(()) => match self.delivered(object, delivery, lane.tally()) {
-                    Ok(delivered) => report.delivered.push(delivered),
-                    Err(failure) => report.failures.push(fail(Some(&delivery.name), failure)),
-                },
-                Err(error) => {
-                    self.metrics.count(&unfinished(lane.tally()));
-                    report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
+            match self.end(&mut lane, &read, stop).await {
+                Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
+                // What is wrong with the object is told once, not by each delivery.
+                Err(None) => self.abandon(&mut lane, stop).await,
+                Err(Some(failure)) => {
+                    report.failures.push(fail(Some(&delivery.name), failure));
+                    self.abandon(&mut lane, stop).await;
                 }
             }
         }
@@ -337,16 +357,51 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         }
     }
 
-    /// Reads all records, giving each to every lane, and tells how many there were. A lane that fails is taken out and
-    /// `failed` told; without any left there is nothing more to read for.
-    async fn read(
+    /// Ends a lane as far as the object was read. On an error the lane is still to be abandoned; none is told where the
+    /// object is to blame.
+    async fn end(
+        &self,
+        lane: &mut Lane<S::Sink, L>,
+        read: &Result<u64, Failure>,
+        stop: &CancellationToken,
+    ) -> Result<(), Option<Failure>> {
+        if read.as_ref().is_err_and(Failure::comes_again) {
+            // What brings the message back brings every record back: what is not on its way yet need not go now.
+            return Err(None);
+        }
+        // Broken content stays broken, so what came before it is delivered now.
+        tokio::select! {
+            flushed = lane.flush() => flushed.map_err(|error| Some(error.into()))?,
+            () = stop.cancelled() => return Err(Some(Failure::Stopping)),
+        }
+        if read.is_err() {
+            return Err(None);
+        }
+        let (read, accounted) = (lane.tally().read, lane.tally().accounted());
+        if read != accounted {
+            self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
+            return Err(Some(Failure::Unaccounted { read, accounted }));
+        }
+        lane.complete().await.map_err(|error| Some(error.into()))
+    }
+
+    /// Gives a lane up: what it accounts for counts, the rest comes again or is told of.
+    async fn abandon(&self, lane: &mut Lane<S::Sink, L>, stop: &CancellationToken) {
+        lane.abandon(stop).await;
+        let tally = lane.tally();
+        self.metrics.count(&Tally { read: tally.accounted(), ..*tally });
+    }
+
+    /// Reads all records, giving each to every lane, and tells how many there were. A lane that fails moves to `broken`;
+    /// without any left there is nothing more to read for.
+    async fn read<'a>(
         &self,
         mut body: O::Body,
         modified: Timestamp,
-        lanes: &mut Lanes<'_, S::Sink>,
-        failed: impl FnMut(&str, SinkError),
+        lanes: &mut Lanes<'a, S::Sink, L>,
+        broken: &mut BrokenLanes<'a, S::Sink, L>,
     ) -> Result<u64, Failure> {
-        let read = self.read_records(&mut body, modified, lanes, failed).await;
+        let read = self.read_records(&mut body, modified, lanes, broken).await;
         if matches!(
             &read,
             Err(Failure::Record(_) | Failure::Decode { error: DecodeError::Corrupt { .. }, .. })
@@ -357,12 +412,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         read
     }
 
-    async fn read_records(
+    async fn read_records<'a>(
         &self,
         body: &mut O::Body,
         modified: Timestamp,
-        lanes: &mut Lanes<'_, S::Sink>,
-        mut failed: impl FnMut(&str, SinkError),
+        lanes: &mut Lanes<'a, S::Sink, L>,
+        broken: &mut BrokenLanes<'a, S::Sink, L>,
     ) -> Result<u64, Failure> {
         let object_time = modified.as_millisecond().max(0);
         let mut decoder = Decoder::new(self.settings.max_object);
@@ -390,13 +445,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
                     match reader.next(window.unread(), more).map_err(Failure::Record)? {
                         Step::Record { record, consumed } => {
                             let mut index = 0;
-                            while let Some((delivery, lane)) = lanes.get_mut(index) {
+                            while let Some((_, lane)) = lanes.get_mut(index) {
                                 match lane.push(&record, object_time).await {
                                     Ok(()) => index += 1,
                                     Err(error) => {
-                                        failed(&delivery.name, error);
-                                        let (_, lane) = lanes.remove(index);
-                                        self.metrics.count(&unfinished(lane.tally()));
+                                        let (delivery, lane) = lanes.remove(index);
+                                        broken.push((delivery, lane, error));
                                     }
                                 }
                             }
@@ -420,19 +474,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
         }
     }
 
-    /// Counts a delivery that ended well, and checks that it adds up.
-    fn delivered(
-        &self,
-        object: &ObjectRef,
-        delivery: &Delivery,
-        tally: &Tally,
-    ) -> Result<Delivered, Failure> {
+    /// Counts a delivery that ended well.
+    fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
         self.metrics.count(tally);
-        let (read, accounted) = (tally.read, tally.accounted());
-        if read != accounted {
-            self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
-            return Err(Failure::Unaccounted { read, accounted });
-        }
         if let Some(at) = object.event_time {
             self.metrics.freshness.observe(Timestamp::now().duration_since(at).as_secs_f64().max(0.0));
         }
@@ -443,25 +487,32 @@ impl<O: ObjectStore, D: Directory, S: LogSinks> Pipeline<O, D, S> {
             delivery.name,
             records.read = tally.read,
             records.accepted = tally.put.accepted,
+            records.resumed = tally.resumed,
             batches = tally.batches,
             "delivered"
         );
-        Ok(Delivered {
+        Delivered {
             tenant_id: delivery.tenant_id.clone(),
             delivery: delivery.name.clone(),
             key: object.key.clone(),
             tally: *tally,
-        })
+        }
     }
 }
 
-/// The open lanes of one object, each with its delivery.
-type Lanes<'a, S> = Vec<(&'a Delivery, Lane<S>)>;
-
-/// What a delivery that did not end well may count: the records whose fate is known.
-fn unfinished(tally: &Tally) -> Tally {
-    Tally { read: tally.accounted(), ..*tally }
+/// A delivery that can begin: its account is open and the object is ours.
+struct Ready<'a, S, L> {
+    delivery: &'a Delivery,
+    destination: &'a CloudWatch,
+    sink: S,
+    claim: Arc<Claim<L>>,
 }
+
+/// The open lanes of one object, each with its delivery.
+type Lanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>)>;
+
+/// Lanes that cannot go on, and why.
+type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError)>;
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,12 @@
 //! The port to a customer's CloudWatch Logs. `cloudwatch` is the adapter; what to do about each error is `delivery`'s.
 
+pub mod budgeted;
 pub mod cloudwatch;
+pub mod group_breaker;
 #[cfg(test)]
 pub mod memory;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -43,13 +45,14 @@ pub trait LogSinks: Send + Sync + 'static {
     /// Enters the customer's account; later calls for the same delivery find it open.
     ///
     /// # Errors
-    /// One of the two roles cannot be assumed.
+    /// One of the two roles cannot be assumed ([`SinkError::Session`]), or the group was denied and is left alone
+    /// ([`SinkError::Held`]).
     fn open(
         &self,
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
-    ) -> impl Future<Output = Result<Self::Sink, AssumeError>> + Send;
+    ) -> impl Future<Output = Result<Self::Sink, SinkError>> + Send;
 }
 
 /// What PutLogEvents answers.
@@ -82,6 +85,16 @@ pub enum SinkError {
     /// The customer's role may not.
     #[error("the customer's role may not do that: {0}")]
     Denied(String),
+    /// The customer's role was denied before, and the group is left alone until the next probe.
+    #[error(
+        "the customer's role may not do that: {denied}; it is tried again in {probe_in:.1?} at the earliest"
+    )]
+    Held {
+        /// AWS's words.
+        denied: Arc<str>,
+        /// How long until the next probe.
+        probe_in: Duration,
+    },
     /// The role's session could not be had or renewed.
     #[error(transparent)]
     Session(AssumeError),
@@ -89,7 +102,7 @@ pub enum SinkError {
     #[error("throttled: {0}")]
     Throttled(String),
     /// It throttled a moment ago, so nothing was asked.
-    #[error("account {account} throttles in {region}: it is left alone for {retry_in:?}")]
+    #[error("account {account} throttles in {region}: it is left alone for {retry_in:.1?}")]
     Paused {
         /// The account.
         account: String,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::{
     credentials::AssumeError,
     decode::DecodeError,
+    delivery::LaneError,
     event::{EventError, ObjectRef},
+    ledger::claim::Lost,
     object::ObjectError,
     records::RecordError,
     route::KeyError,
@@ -78,7 +80,7 @@ pub enum Failure {
     #[error(transparent)]
     Lookup(LookupError),
     /// The tenant holds its share of the worker's slots; a turn to wait for, and nothing wrong.
-    #[error("the tenant holds its share of the worker's slots; its turn comes in {wait:?}")]
+    #[error("the tenant holds its share of the worker's slots; its turn comes in {wait:.1?}")]
     OverShare {
         /// Until then.
         wait: Duration,
@@ -103,6 +105,15 @@ pub enum Failure {
     /// CloudWatch Logs did not take a batch.
     #[error(transparent)]
     Sink(SinkError),
+    /// Another delivers the object; for that long at most, unless it goes on.
+    #[error("another worker is delivering the object; its lease ends in {0:.1?} unless it is renewed")]
+    Busy(Duration),
+    /// Another took the object over.
+    #[error(transparent)]
+    Lost(Lost),
+    /// We have to stop.
+    #[error("the worker is stopping")]
+    Stopping,
     /// A defect of ours.
     #[error("{read} records were read and {accounted} are accounted for, which is a defect of logferry")]
     Unaccounted {
@@ -148,13 +159,16 @@ impl Failure {
             Self::Decode { error: DecodeError::TooLarge { .. }, .. } => "object_too_large",
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
-            Self::Sink(SinkError::Denied(_)) => "group_denied",
+            Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
             Self::Sink(SinkError::Throttled(_) | SinkError::Paused { .. }) => "throttled",
             Self::Sink(SinkError::Refused(_)) => "batch_refused",
             Self::Sink(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 "sequence"
             }
             Self::Sink(SinkError::Unavailable(_)) => "logs_unavailable",
+            Self::Busy(_) => "object_busy",
+            Self::Lost(_) => "lease_lost",
+            Self::Stopping => "stopping",
             Self::Unaccounted { .. } => "unaccounted",
             Self::Panic(_) => "panic",
         }
@@ -169,15 +183,29 @@ impl Failure {
         }
     }
 
-    /// How long it is certain that trying again is of no use: until a refused role, or an account that throttles, is asked
-    /// again, or until the tenant's turn comes.
+    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, an
+    /// account that throttles is asked again, another's lease ends, or the tenant's turn comes.
     pub fn held_for(&self) -> Option<Duration> {
         match self {
-            Self::OverShare { wait } => Some(*wait),
-            Self::Sink(SinkError::Paused { retry_in, .. }) => Some(*retry_in),
             Self::Role(AssumeError::Open { probe_in, .. })
-            | Self::Sink(SinkError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
+            | Self::Sink(
+                SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
+            ) => Some(*probe_in),
+            Self::Sink(SinkError::Paused { retry_in, .. }) => Some(*retry_in),
+            Self::Busy(left) => Some(*left),
+            Self::OverShare { wait } => Some(*wait),
             _ => None,
+        }
+    }
+
+    /// How much an operator should hear of it.
+    pub fn notice(&self) -> Notice {
+        match self.held_for() {
+            // A role's breaker has said so, once for all messages; the others are everyday life.
+            Some(_) => Notice::Expected,
+            None if matches!(self, Self::Stopping) => Notice::Expected,
+            None if matches!(self, Self::Unaccounted { .. } | Self::Panic(_)) => Notice::Defect,
+            None => Notice::Unexpected,
         }
     }
 
@@ -204,10 +232,33 @@ impl Failure {
                 ObjectError::Denied(_) | ObjectError::ChecksumMismatch(_) | ObjectError::Unavailable(_),
             )
             | Self::Sink(_)
+            | Self::Busy(_)
+            | Self::Lost(_)
+            | Self::Stopping
             | Self::Unaccounted { .. }
             | Self::Panic(_) => Fate::Retry,
         }
     }
+}
+
+impl From<LaneError> for Failure {
+    fn from(error: LaneError) -> Self {
+        match error {
+            LaneError::Sink(error) => Self::Sink(error),
+            LaneError::Lost(lost) => Self::Lost(lost),
+        }
+    }
+}
+
+/// Whether something is news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// It was said already, or happens every day.
+    Expected,
+    /// It is.
+    Unexpected,
+    /// It must not happen at all.
+    Defect,
 }
 
 /// How long a message that failed stays hidden: doubling with each receive, up to a ceiling, less by chance.
@@ -248,6 +299,10 @@ impl Backoff {
 /// Decides. What may yet go well comes first: once it has, only the poison is left to be judged. And what may go well
 /// soon does not wait for what can only go well later.
 pub fn decide(failures: &[Failed], receive_count: u32, backoff: &Backoff, chance: f64) -> Verdict {
+    if failures.iter().any(|failed| matches!(failed.failure, Failure::Stopping)) {
+        // Others have room for it.
+        return Verdict::RetryAfter(Duration::ZERO);
+    }
     let again = failures.iter().filter(|failed| failed.failure.comes_again());
     let delays = again.map(|failed| match &failed.failure {
         // A place in a queue: it is not graded, and chance is in it.
@@ -310,6 +365,10 @@ mod tests {
         AssumeError::Open { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
     }
 
+    fn held(seconds: u64) -> SinkError {
+        SinkError::Held { denied: text().into(), probe_in: Duration::from_secs(seconds) }
+    }
+
     fn paused(seconds: u64) -> SinkError {
         SinkError::Paused { account: text(), region: text(), retry_in: Duration::from_secs(seconds) }
     }
@@ -352,11 +411,14 @@ mod tests {
             (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
             (Failure::Sink(SinkError::NotFound(text())), "group_missing", false),
             (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
+            (Failure::Sink(held(0)), "group_denied", false),
             (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
             (Failure::Sink(paused(0)), "throttled", false),
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
             (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+            (Failure::Busy(Duration::ZERO), "object_busy", false),
+            (Failure::Lost(Lost(text())), "lease_lost", false),
             (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", false),
             (Failure::Panic(text()), "panic", false),
         ]
@@ -413,6 +475,7 @@ mod tests {
         check(vec![role(30)], 1, 0.0, 30.0);
         check(vec![role(30)], 1, 1.0, 32.5);
         check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
+        check(vec![Failure::Sink(held(30))], 1, 0.0, 30.0);
         // Its own delay is longer.
         check(vec![role(30)], 3, 0.0, 40.0);
         check(vec![role(30)], 3, 0.5, 35.0);

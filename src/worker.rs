@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How long a poll that is open when we are told to stop is waited for once nothing else is. Messages that the queue has
 /// already handed out are in its answer; without it they would stay hidden until their visibility ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-/// Kept out of the grace period for giving messages back and sending the last acknowledgements.
+/// Kept out of the grace period for breaking work off in order, giving messages back and sending the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
 /// How long free slots wait for more of them, where there are too few for a receive that is worth its price: with small
 /// objects slots come free every millisecond, and a receive for each would be one more call per object.
@@ -59,14 +59,15 @@ pub struct WorkerSettings {
 /// How [`run`] ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Messages whose work had to be broken off; they were given back.
+    /// Messages whose work had to be broken off; they were given back, but for those that ended at that moment.
     pub given_back: usize,
 }
 
 /// Receives and works until told to stop, then lets what is running finish within the grace period and gives the rest
 /// back to the queue.
 ///
-/// `handle` judges one message; it is dropped when the grace period ends.
+/// `handle` judges one message. Its token is cancelled when the grace period is nearly over, so that it can break its work
+/// off in order; what has not returned soon after that is dropped.
 pub async fn run<Q, H, F>(
     queue: Arc<Q>,
     handle: H,
@@ -77,7 +78,7 @@ pub async fn run<Q, H, F>(
 ) -> Drained
 where
     Q: Queue,
-    H: Fn(Arc<Message>) -> F,
+    H: Fn(Arc<Message>, CancellationToken) -> F,
     F: Future<Output = Verdict> + Send + 'static,
 {
     let mut work = Work {
@@ -85,6 +86,7 @@ where
         settler: settle::start(Arc::clone(&queue), metrics.clone()),
         tasks: JoinSet::new(),
         running: HashMap::new(),
+        break_off: CancellationToken::new(),
         handle,
         backoff: settings.backoff,
         metrics,
@@ -190,6 +192,8 @@ struct Work<H> {
     tasks: JoinSet<Settlement>,
     /// What each task works on, for those that end without saying.
     running: HashMap<Id, Running>,
+    /// Tells messages that their time is over.
+    break_off: CancellationToken,
     handle: H,
     backoff: Backoff,
     metrics: Metrics,
@@ -197,14 +201,14 @@ struct Work<H> {
 
 impl<H, F> Work<H>
 where
-    H: Fn(Arc<Message>) -> F,
+    H: Fn(Arc<Message>, CancellationToken) -> F,
     F: Future<Output = Verdict> + Send + 'static,
 {
     fn begin(&mut self, message: Message) {
         self.metrics.messages_received.inc();
         let message = Arc::new(message);
         let lease = self.leases.hold(message.receipt.clone());
-        let handling = (self.handle)(Arc::clone(&message));
+        let handling = (self.handle)(Arc::clone(&message), self.break_off.clone());
         let task = self.tasks.spawn({
             let message = Arc::clone(&message);
             async move { Settlement { verdict: handling.await, message, lease } }
@@ -282,6 +286,12 @@ where
             }
         }
         // Whatever is left is broken off first and given back then: two workers must not have it at once.
+        let given_back = self.tasks.len();
+        self.break_off.cancel();
+        let abort_at = finish_by + (deadline - finish_by) / 2;
+        while let Ok(Some(ended)) = tokio::time::timeout_at(abort_at, self.tasks.join_next_with_id()).await {
+            self.settle(ended);
+        }
         let mut left = Vec::new();
         self.tasks.abort_all();
         while let Some(ended) = self.tasks.join_next_with_id().await {
@@ -292,7 +302,6 @@ where
                 ended => self.settle(ended),
             }
         }
-        let given_back = left.len();
         let last_calls = async {
             self.leases.at_rest().await;
             give_back(queue, left).await;

@@ -17,7 +17,7 @@ use aws_sdk_sts::{
     types::Tag,
 };
 
-use super::{AssumeError, RoleArn, refusal::Cause, role_breaker::RoleBreaker};
+use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause, role_breaker::RoleBreaker};
 use crate::aws::{describe, find_cause};
 
 /// How long a renewal that failed is put off while the session at hand still holds.
@@ -58,7 +58,7 @@ struct Shared {
     request: AssumeRequest,
     session: Mutex<Option<Session>>,
     /// Held while STS is asked; other sessions in a customer's role share it.
-    flight: Arc<tokio::sync::Mutex<()>>,
+    flight: Arc<Flight>,
     /// None for a role of our own.
     breakers: Option<Breakers>,
 }
@@ -100,7 +100,7 @@ impl AssumedRole {
         sts: Client,
         via: Option<AssumedRole>,
         request: AssumeRequest,
-        flight: Arc<tokio::sync::Mutex<()>>,
+        flight: Arc<Flight>,
         breakers: Option<Breakers>,
     ) -> Self {
         let session = Mutex::new(None);
@@ -108,7 +108,8 @@ impl AssumedRole {
     }
 
     /// The role's credentials, from memory or from STS; one call at a time however many ask. While a customer's role is
-    /// refused, nobody waits: whoever is not the probe is told at once.
+    /// refused, nobody waits: whoever is not the probe is told at once. While STS does not answer, whoever waited for the one
+    /// who asked shares what came of it.
     ///
     /// # Errors
     /// STS refuses, has refused and no probe is due, or does not answer, and no session is left that still holds.
@@ -119,7 +120,10 @@ impl AssumedRole {
         if let Some(credentials) = self.fresh() {
             return Ok(credentials);
         }
-        let _flight = self.turn().await?;
+        let _turn = match self.turn().await {
+            Err(error @ AssumeError::Unavailable { .. }) => return self.still_holding(&error).ok_or(error),
+            turn => turn?,
+        };
         // Whoever had the turn before us may have renewed the session, or been refused.
         if let Some(credentials) = self.fresh() {
             return Ok(credentials);
@@ -128,7 +132,12 @@ impl AssumedRole {
             breaker.check()?;
         }
         self.breakers().for_each(RoleBreaker::begin);
-        match self.assume().await {
+        let answer = self.assume().await;
+        match &answer {
+            Err(error @ AssumeError::Unavailable { .. }) => self.shared.flight.fail(error),
+            _ => self.shared.flight.answer(),
+        }
+        match answer {
             Ok(session) => {
                 self.breakers().for_each(RoleBreaker::succeed);
                 let credentials = session.credentials.clone();
@@ -157,9 +166,9 @@ impl AssumedRole {
             breaker.check()?;
         }
         match self.breakers().find_map(RoleBreaker::open) {
-            None => Ok(self.shared.flight.lock().await),
+            None => self.shared.flight.turn().await,
             // Due, and taken by another: its answer is not worth a slot's time.
-            Some(open) => self.shared.flight.try_lock().map_err(|_| open),
+            Some(open) => self.shared.flight.turn_or(open),
         }
     }
 
@@ -300,7 +309,7 @@ pub fn session_name(tenant_id: &str) -> String {
 mod tests {
     use logferry_sandbox::{
         Sandbox,
-        faults::{Effect, Fault},
+        faults::{Effect, ErrorAnswer, Fault},
         provision::Aws,
     };
 
@@ -412,6 +421,32 @@ mod tests {
         }
         assert_eq!(sandbox.calls("sts", "AssumeRole"), 1);
         good.credentials().await.expect("its own request is fine");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_attempt_shares_its_failure() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        create_role(&sandbox).await;
+        let (_, session) = customer(&sandbox, Duration::from_secs(3600));
+        let sessions = ["one", "other", "third"].map(&session);
+        let down = Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable"));
+        let down = sandbox.faults().add(Fault::new("sts", "AssumeRole", down));
+        let [one, other, third] = &sessions;
+        let told = tokio::join!(one.credentials(), other.credentials(), third.credentials());
+        for told in <[_; 3]>::from(told) {
+            assert!(matches!(told, Err(AssumeError::Unavailable { .. })), "{told:?}");
+        }
+        let tried = sandbox.calls("sts", "AssumeRole");
+        assert!(tried <= 3, "{tried} calls, and the SDK makes three of one");
+
+        sandbox.faults().remove(down);
+        let back = async {
+            while other.credentials().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
+        assert_eq!(sandbox.calls("sts", "AssumeRole"), tried + 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 use super::{
     AssumeError, RoleArn,
     breaker::{Admission, Breaker, Change, ProbeIntervals},
+    flight::Flight,
     refusal::Cause,
 };
 use crate::metrics::{BreakerChange, Metrics};
@@ -21,7 +22,7 @@ pub struct RoleBreaker {
     intervals: ProbeIntervals,
     metrics: Metrics,
     state: Mutex<State>,
-    flight: Arc<tokio::sync::Mutex<()>>,
+    flight: Arc<Flight>,
 }
 
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl RoleBreaker {
     }
 
     /// Held by whichever session asks STS: one call at a time in the role.
-    pub fn flight(&self) -> Arc<tokio::sync::Mutex<()>> {
+    pub fn flight(&self) -> Arc<Flight> {
         Arc::clone(&self.flight)
     }
 

@@ -6,13 +6,18 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    budget::{Budgets, Rates},
+    event::ObjectRef,
+    ledger::{
+        claim::{Claimed, Claims},
+        memory::MemoryLedger,
+    },
     metrics::Metrics,
     name::StreamTemplate,
     sink::memory::{Call, MemorySink, MemorySinks, Operation},
 };
 
 const ACCOUNT: &str = "222222222222";
+const LEASE: Duration = Duration::from_secs(60);
 const REGION: &str = "us-east-1";
 const PLACE: &str = "222222222222/us-east-1";
 const GROUP: &str = "/rosa/acme";
@@ -32,24 +37,41 @@ fn destination(oversize: Oversize) -> CloudWatch {
     }
 }
 
-/// One that nobody has to wait for.
-fn budget() -> Ticket {
-    let budgets = Budgets::new(Rates { puts: 1_000_000, stream_creations: 1_000_000 }, Metrics::new());
-    budgets.enter(ACCOUNT, REGION).expect("it has not throttled")
+/// A claim without a ledger.
+async fn unguarded() -> Arc<Claim<MemoryLedger>> {
+    claim(&Claims::new(None, LEASE, Metrics::new())).await
 }
 
-async fn lane_with(sinks: &MemorySinks, streams: &Streams, oversize: Oversize) -> Lane<MemorySink> {
+async fn claim(claims: &Claims<MemoryLedger>) -> Arc<Claim<MemoryLedger>> {
+    let object = ObjectRef { etag: Some("e".into()), ..ObjectRef::default() };
+    match claims.claim(&object, "cloudwatch").await {
+        Claimed::Ours(claim) => claim,
+        other => panic!("ours, not {other:?}"),
+    }
+}
+
+async fn lane_with(
+    sinks: &MemorySinks,
+    streams: &Streams,
+    oversize: Oversize,
+) -> Lane<MemorySink, MemoryLedger> {
     let key = StreamKey {
         account: ACCOUNT.into(),
         region: REGION.into(),
         log_group_name: GROUP.into(),
         log_stream_name: "s".into(),
     };
-    let (sink, destination) = (sinks.sink(ACCOUNT, REGION), destination(oversize));
-    Lane::new(sink, &destination, key, budget(), streams, &BufferPool::new(2))
+    Lane::new(
+        sinks.sink(ACCOUNT, REGION),
+        unguarded().await,
+        &destination(oversize),
+        key,
+        streams,
+        &BufferPool::new(2),
+    )
 }
 
-async fn lane(sinks: &MemorySinks) -> Lane<MemorySink> {
+async fn lane(sinks: &MemorySinks) -> Lane<MemorySink, MemoryLedger> {
     lane_with(sinks, &Streams::new(), Oversize::Split).await
 }
 
@@ -64,16 +86,20 @@ fn record(timestamp: i64, text: &str) -> Record<'static> {
     Record { index: 0, timestamp: Some(timestamp), message: Message::escape(text) }
 }
 
-async fn push(lane: &mut Lane<MemorySink>, timestamp: i64, text: &str) -> Result<(), SinkError> {
+async fn push(
+    lane: &mut Lane<MemorySink, MemoryLedger>,
+    timestamp: i64,
+    text: &str,
+) -> Result<(), LaneError> {
     lane.push(&record(timestamp, text), 0).await
 }
 
 /// Pushes messages, a batch each, and finishes.
-async fn deliver(lane: &mut Lane<MemorySink>, messages: &[&str]) -> Result<(), SinkError> {
+async fn deliver(lane: &mut Lane<MemorySink, MemoryLedger>, messages: &[&str]) -> Result<(), LaneError> {
     for (at, message) in (0..).zip(messages) {
         push(lane, at * APART, message).await?;
     }
-    lane.finish().await
+    lane.flush().await
 }
 
 fn put(message: &str, token: Option<&str>) -> Call {
@@ -150,7 +176,7 @@ async fn what_is_never_found_ends() {
     let sinks = ready();
     sinks.fail_group(GROUP, not_found());
     let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a"]).await, Err(not_found()));
+    assert_eq!(deliver(&mut lane, &["a"]).await, Err(not_found().into()));
     assert_eq!(sinks.count(Operation::Put), MAX_ROUNDS as usize);
     assert_eq!((lane.tally().read, lane.tally().accounted()), (1, 0));
 }
@@ -161,7 +187,7 @@ async fn a_group_that_may_not_be_created_is_an_error() {
     let denied = SinkError::Denied("no logs:CreateLogGroup".into());
     sinks.fail(Operation::CreateGroup, 1, denied.clone());
     let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a"]).await, Err(denied));
+    assert_eq!(deliver(&mut lane, &["a"]).await, Err(denied.into()));
     assert_eq!((lane.tally().read, lane.tally().accounted()), (1, 0));
 }
 
@@ -203,7 +229,7 @@ async fn a_token_that_is_never_right_ends() {
     let error = SinkError::InvalidSequenceToken { expected: Some("t".into()) };
     (1..=20).for_each(|nth| sinks.fail(Operation::Put, nth, error.clone()));
     let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a"]).await, Err(error));
+    assert_eq!(deliver(&mut lane, &["a"]).await, Err(error.into()));
     assert_eq!(sinks.count(Operation::Put), MAX_ROUNDS as usize);
 }
 
@@ -240,7 +266,7 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
     sinks.until_puts(2).await;
     assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
     sinks.release(2);
-    lane.finish().await.expect("all arrive");
+    lane.flush().await.expect("all arrive");
     assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b", "b2", "c"]);
     assert_eq!(lane.tally().put.accepted, 4);
 }
@@ -255,7 +281,7 @@ async fn reading_and_putting_take_the_longer_of_both_times() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         push(&mut lane, at * APART, "m").await.expect("it fits");
     }
-    lane.finish().await.expect("all arrive");
+    lane.flush().await.expect("all arrive");
     // One after another it would be 20 s.
     assert_eq!(start.elapsed(), Duration::from_secs(12));
 }
@@ -269,7 +295,7 @@ async fn batches_keep_the_object_s_order_and_events_the_clock_s() {
     for (timestamp, text) in [(5, "b"), (3, "a"), (5, "c"), (3 * APART, "e"), (2 * APART, "d"), (0, "z")] {
         push(&mut lane, timestamp, text).await.expect("it fits");
     }
-    lane.finish().await.expect("all arrive");
+    lane.flush().await.expect("all arrive");
     assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b", "c", "e", "d", "z"]);
 }
 
@@ -303,7 +329,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
     let key = StreamKey { account: "333333333333".into(), ..one.writer.key.clone() };
     let sink = sinks.sink("333333333333", REGION);
     let mut two =
-        Lane::new(sink, &destination(Oversize::Split), key, budget(), &streams, &BufferPool::new(2));
+        Lane::new(sink, unguarded().await, &destination(Oversize::Split), key, &streams, &BufferPool::new(2));
     let start = Instant::now();
     let results = tokio::join!(deliver(&mut one, &["a", "b"]), deliver(&mut two, &["1", "2"]));
     assert_eq!((results, start.elapsed()), ((Ok(()), Ok(())), Duration::from_secs(2)));
@@ -317,7 +343,7 @@ async fn long_messages_are_split_at_characters_and_count_once() {
     let text = format!("x{}\"{}", "é".repeat(MAX_MESSAGE_BYTES / 2), "😀".repeat(MAX_MESSAGE_BYTES / 4 + 1));
     push(&mut lane, 7, &text).await.expect("it fits");
     push(&mut lane, 8, "after").await.expect("it fits");
-    lane.finish().await.expect("all arrive");
+    lane.flush().await.expect("all arrive");
     let events = sinks.events(PLACE, GROUP);
     let pieces: Vec<_> = events.iter().filter(|(timestamp, _)| *timestamp == 7).collect();
     assert_eq!(pieces.len(), 3);
@@ -338,7 +364,7 @@ async fn long_messages_are_truncated_where_the_tenant_wants_it() {
     let text = format!("x{}", "é".repeat(MAX_MESSAGE_BYTES));
     push(&mut lane, 7, &text).await.expect("it fits");
     push(&mut lane, 8, &"y".repeat(MAX_MESSAGE_BYTES)).await.expect("it fits");
-    lane.finish().await.expect("all arrive");
+    lane.flush().await.expect("all arrive");
     let messages = sinks.messages(PLACE, GROUP);
     assert_eq!(
         messages.iter().map(String::len).collect::<Vec<_>>(),
@@ -357,7 +383,7 @@ async fn empty_messages_are_skipped_and_undated_ones_get_the_object_s_time() {
         let record = Record { timestamp, ..record(0, text) };
         lane.push(&record, 7).await.expect("it fits");
     }
-    lane.finish().await.expect("all arrive");
+    lane.flush().await.expect("all arrive");
     assert_eq!(sinks.events(PLACE, GROUP), [(7, "a".to_owned()), (9, "b".to_owned())]);
     let tally = lane.tally();
     assert_eq!((tally.read, tally.empty, tally.undated, tally.put.accepted), (4, 2, 2, 2));
@@ -378,7 +404,7 @@ async fn a_batch_that_fails_stops_the_lane() {
     let throttled = SinkError::Throttled("slow down".into());
     sinks.fail(Operation::Put, 2, throttled.clone());
     let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a", "b", "c", "d"]).await, Err(throttled));
+    assert_eq!(deliver(&mut lane, &["a", "b", "c", "d"]).await, Err(throttled.into()));
     // `c` was ready when `b` failed; it must not overtake.
     assert_eq!(sinks.calls(), [put("a", None), put("b", None)]);
     assert_eq!(lane.tally().put.accepted, 1);
@@ -393,7 +419,7 @@ async fn the_last_batch_s_failure_surfaces() {
     ] {
         let sinks = ready();
         sinks.fail(Operation::Put, 1, error.clone());
-        assert_eq!(deliver(&mut lane(&sinks).await, &["a"]).await, Err(error));
+        assert_eq!(deliver(&mut lane(&sinks).await, &["a"]).await, Err(error.into()));
         assert_eq!(sinks.count(Operation::Put), 1, "the queue's redelivery retries, nobody else");
     }
 }
@@ -462,7 +488,7 @@ proptest! {
                     false => sent.extend(cut(text)),
                 }
             }
-            lane.finish().await.expect("all arrive");
+            lane.flush().await.expect("all arrive");
             let tally = *lane.tally();
             assert_eq!((tally.read, tally.accounted()), (records.len() as u64, records.len() as u64));
             assert_eq!(tally.empty, empty);

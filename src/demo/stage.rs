@@ -67,6 +67,7 @@ impl Stage {
             ("SQS_QUEUE_URL", provider.queue_url.clone()),
             ("TENANT_CONFIG_TABLE", provider.tenant_table.clone()),
             ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", provider.central_role_arn.clone()),
+            ("LOGFERRY_LEDGER__TABLE", provider.ledger_table.clone()),
             ("LOGFERRY_QUEUE__DEAD_LETTER_URL", provider.dead_letter_url.clone()),
             ("LOGFERRY_SOURCE__BUCKETS", format!("{}={}", provider.bucket, provider.account)),
             ("LOGFERRY_HTTP__LISTEN", text("127.0.0.1:0")),

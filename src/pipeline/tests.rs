@@ -2,6 +2,7 @@
 
 mod content;
 mod fates;
+mod ledger;
 mod tenants;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     decode::tests::gzip,
+    ledger::memory::MemoryLedger,
     object::{
         ObjectError,
         memory::{MemoryObject, MemoryStore},
@@ -28,6 +30,7 @@ const ACME: &str = "222222222222/us-east-1";
 const GLOBEX: &str = "333333333333/us-east-1";
 const GROUP: &str = "/rosa/logs";
 const MODIFIED: &str = "2026-11-21T23:59:59.500Z";
+const LEASE: Duration = Duration::from_secs(60);
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) };
 
 /// The tenant table in memory.
@@ -46,8 +49,11 @@ struct World {
     store: MemoryStore,
     rows: Rows,
     sinks: MemorySinks,
+    /// None: off.
+    ledger: Option<MemoryLedger>,
     settings: PipelineSettings,
     metrics: Metrics,
+    stop: CancellationToken,
 }
 
 impl World {
@@ -67,14 +73,15 @@ impl World {
                 max_bytes: None,
                 longest_wait: Duration::from_secs(60),
             },
-            rates: Rates { puts: 800, stream_creations: 50 },
         };
         let world = Self {
             store: MemoryStore::default(),
             rows: Rows::default(),
             sinks: MemorySinks::new(),
+            ledger: None,
             settings,
             metrics: Metrics::new(),
+            stop: CancellationToken::new(),
         };
         world.tenant("acme", [("cloudwatch", row(ACME))]);
         world.tenant("globex", [("cloudwatch", row(GLOBEX))]);
@@ -90,9 +97,10 @@ impl World {
         self.rows.0.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks> {
-        let Self { store, rows, sinks, settings, metrics } = self;
-        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), settings.clone(), metrics.clone())
+    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryLedger> {
+        let Self { store, rows, sinks, ledger, settings, metrics, .. } = self;
+        let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
+        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), claims, settings.clone(), metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {
@@ -100,12 +108,12 @@ impl World {
     }
 
     async fn handle(&self, body: &str) -> Verdict {
-        self.pipeline().handle(&message(body)).await
+        self.pipeline().handle(&message(body), &self.stop).await
     }
 
     /// The report and the verdict that `handle` comes to.
     async fn process(&self, body: &str) -> (Report, Verdict) {
-        let report = self.pipeline().process(body).await;
+        let report = self.pipeline().process(body, &self.stop).await;
         let verdict = verdict::decide(&report.failures, 1, &BACKOFF, 0.0);
         (report, verdict)
     }

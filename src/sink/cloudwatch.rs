@@ -1,11 +1,6 @@
 //! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
 
-use std::{
-    fmt,
-    io::Write,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, io::Write, sync::Arc};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -13,7 +8,7 @@ use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_cloudwatchlogs::{
     Client,
     config::{
-        ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
+        self, ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
         interceptors::BeforeTransmitInterceptorContextMut, retry::RetryPartition,
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
@@ -25,209 +20,59 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use moka::{Expiry, future::Cache};
-use tokio::sync::OnceCell;
 
-use super::{LogSink, LogSinks, PutAnswer, SinkError};
+use super::{
+    LogSink, LogSinks, PutAnswer, SinkError,
+    group_breaker::{Action, GroupBreakers, GroupKey, Pass},
+};
 use crate::{
     aws::{describe, find_cause},
     batch::RejectedEvents,
     config::RequestCompression,
     credentials::{
-        AssumeError, RoleArn,
-        assumed::{AssumeRequest, AssumedRole, session_name},
-        breaker::ProbeIntervals,
-        role_breaker::RoleBreaker,
+        AssumeError,
+        assumed::AssumedRole,
+        customers::{Customers, Entry},
+        scope::Scope,
     },
-    metrics::Metrics,
     tenant::{CloudWatch, Delivery},
 };
 
-/// What every customer's session has in common.
-#[derive(Clone, Debug)]
-pub struct SinkSettings {
-    /// Life of a session.
-    pub session_duration: Duration,
-    /// How long before its end it is renewed.
-    pub refresh_before: Duration,
-    /// Most sessions remembered.
-    pub cache_capacity: u64,
-    /// How bodies travel.
-    pub request_compression: RequestCompression,
-    /// How long a refused role is left alone.
-    pub probe_intervals: ProbeIntervals,
-}
-
-/// Opens customers' CloudWatch Logs and remembers the open ones.
+/// Opens customers' CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSinks {
-    base: SdkConfig,
-    settings: SinkSettings,
-    /// Signs with the central role: hop 1 is its credentials provider.
-    sts: aws_sdk_sts::Client,
-    central: AssumedRole,
-    /// Signs with our own credentials; asked once for our account id.
-    own_sts: aws_sdk_sts::Client,
-    own_account: Arc<OnceCell<String>>,
-    open: Cache<SinkKey, CloudWatchSink>,
-    /// Apart from the open ones: a role that is refused needs no client.
-    breakers: Cache<RoleKey, Arc<RoleBreaker>>,
-    metrics: Metrics,
-}
-
-/// Everything that decides whether a role lets us in, and nothing that differs between the sessions in it: its clusters,
-/// groups and Regions are refused together, and one probe does for all.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct RoleKey {
-    tenant_id: String,
-    role: RoleArn,
-    external_id: String,
-    session_tags: bool,
-    source_identity: bool,
-}
-
-/// How long a breaker that nobody looks up is remembered. An open one is looked up by every message that waits for it; if
-/// none does, the tenant is gone or its row names another role, and it must not be shown as refused.
-#[derive(Clone, Copy, Debug)]
-struct BreakerLife {
-    open: Duration,
-    closed: Duration,
-}
-
-impl BreakerLife {
-    fn of(self, breaker: &RoleBreaker) -> Duration {
-        if breaker.open().is_some() { self.open } else { self.closed }
-    }
-}
-
-impl Expiry<RoleKey, Arc<RoleBreaker>> for BreakerLife {
-    fn expire_after_create(&self, _: &RoleKey, breaker: &Arc<RoleBreaker>, _: Instant) -> Option<Duration> {
-        Some(self.of(breaker))
-    }
-
-    fn expire_after_read(
-        &self,
-        _: &RoleKey,
-        breaker: &Arc<RoleBreaker>,
-        _: Instant,
-        _: Option<Duration>,
-        _: Instant,
-    ) -> Option<Duration> {
-        Some(self.of(breaker))
-    }
-}
-
-/// Everything that a session depends on: what differs in any of it must not share one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct SinkKey {
-    role: RoleKey,
-    region: String,
-    log_group_name: String,
-    /// The cluster, where it becomes a session tag.
-    tagged_cluster: Option<String>,
+    /// One for all: a client of each customer's own would take some 20 KiB.
+    client: Client,
+    customers: Customers,
+    groups: Arc<GroupBreakers>,
+    compression: RequestCompression,
 }
 
 /// One customer's CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSink {
     client: Client,
+    /// Where it differs from the client's: Region, credentials, retries.
+    customer: config::Builder,
     role: AssumedRole,
+    group: Pass,
     account: Arc<str>,
     compression: RequestCompression,
 }
 
 impl CloudWatchSinks {
-    /// Enters accounts by way of `central`; `base` has the HTTP client, retries and endpoints that all share.
-    pub fn new(base: SdkConfig, central: &AssumedRole, settings: SinkSettings, metrics: Metrics) -> Self {
-        let sts = aws_sdk_sts::config::Builder::from(&base)
-            .credentials_provider(SharedCredentialsProvider::new(central.clone()))
-            .identity_cache(IdentityCache::no_cache())
-            .build();
-        Self {
-            sts: aws_sdk_sts::Client::from_conf(sts),
-            central: central.clone(),
-            own_sts: aws_sdk_sts::Client::new(&base),
-            own_account: Arc::default(),
-            open: Cache::builder()
-                .max_capacity(settings.cache_capacity)
-                // Longer than a session lives: an idle customer's client is not worth its memory.
-                .time_to_idle(settings.session_duration * 2)
-                .build(),
-            breakers: Cache::builder()
-                .max_capacity(settings.cache_capacity)
-                .expire_after(BreakerLife {
-                    open: settings.probe_intervals.longest * 2,
-                    // Longer than any session in the role is remembered, so that all of them share one.
-                    closed: settings.session_duration * 3,
-                })
-                .eviction_listener(|_, breaker: Arc<RoleBreaker>, _| breaker.retire())
-                .build(),
-            base,
-            settings,
-            metrics,
-        }
-    }
-
-    /// Our own account id, the external id of tenants whose row has none.
-    async fn own_account(&self) -> Result<String, AssumeError> {
-        let ask = || async {
-            let identity = self.own_sts.get_caller_identity().send().await;
-            let identity = identity.map_err(|error| describe(&error))?;
-            identity.account.ok_or_else(|| "STS did not say which account we are".to_owned())
-        };
-        self.own_account.get_or_try_init(ask).await.cloned().map_err(|problem: String| {
-            AssumeError::Unavailable { role: "of a tenant without external_id".to_owned(), problem }
-        })
-    }
-
-    async fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
-        let closed = async {
-            let (role, intervals) = (key.role.clone(), self.settings.probe_intervals);
-            Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, self.metrics.clone()))
-        };
-        self.breakers.get_with_by_ref(key, closed).await
-    }
-
-    fn build(&self, key: &SinkKey, breaker: Arc<RoleBreaker>) -> CloudWatchSink {
-        let SinkKey { role: RoleKey { tenant_id, role, external_id, source_identity, .. }, .. } = key;
-        let mut tags = Vec::new();
-        if let Some(cluster) = &key.tagged_cluster {
-            tags.push(("tenant_id", tenant_id.clone()));
-            if !cluster.is_empty() {
-                tags.push(("cluster_id", cluster.clone()));
-            }
-        }
-        let session_name = session_name(tenant_id);
-        let assumed = AssumedRole::of_customer(
-            self.sts.clone(),
-            self.central.clone(),
-            AssumeRequest {
-                role: role.clone(),
-                external_id: Some(external_id.clone()),
-                policy: Some(session_policy(role, &key.region, &key.log_group_name)),
-                tags,
-                source_identity: source_identity.then(|| session_name.clone()),
-                session_name,
-                duration: self.settings.session_duration,
-                refresh_before: self.settings.refresh_before,
-            },
-            breaker,
-        );
-        // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
-        let partition = format!("{}/{}", role.account(), key.region);
-        let config = aws_sdk_cloudwatchlogs::config::Builder::from(&self.base)
-            .region(Region::new(key.region.clone()))
-            .credentials_provider(SharedCredentialsProvider::new(assumed.clone()))
-            // The role keeps its session itself; a second cache would hide its renewal.
-            .identity_cache(IdentityCache::no_cache())
-            .retry_partition(RetryPartition::new(partition))
-            .build();
-        CloudWatchSink {
-            client: Client::from_conf(config),
-            account: role.account().into(),
-            role: assumed,
-            compression: self.settings.request_compression,
-        }
+    /// Enters accounts as `customers` does; `base` has the HTTP client, retries and endpoints that all share.
+    pub fn new(
+        base: &SdkConfig,
+        customers: Customers,
+        groups: GroupBreakers,
+        compression: RequestCompression,
+    ) -> Self {
+        // Without credentials of its own: a call that is given no customer's must fail, not write into our account.
+        let mut shared = base.to_builder();
+        shared.set_credentials_provider(None);
+        let client = Client::new(&shared.build());
+        Self { client, customers, groups: Arc::new(groups), compression }
     }
 }
 
@@ -239,82 +84,86 @@ impl LogSinks for CloudWatchSinks {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
-    ) -> Result<CloudWatchSink, AssumeError> {
-        let external_id = match &destination.external_id {
-            Some(id) => id.clone(),
-            None => self.own_account().await?,
-        };
-        let key = SinkKey {
-            role: RoleKey {
-                tenant_id: delivery.tenant_id.clone(),
-                role: destination.role.clone(),
-                external_id,
-                session_tags: destination.session_tags,
-                source_identity: destination.source_identity,
+    ) -> Result<CloudWatchSink, SinkError> {
+        let region = &delivery.target_region;
+        let role = self.customers.enter(Entry {
+            tenant_id: delivery.tenant_id.clone(),
+            role: destination.role.clone(),
+            external_id: destination.external_id.clone(),
+            session_tags: destination.session_tags,
+            source_identity: destination.source_identity,
+            cluster: cluster.to_owned(),
+            scope: Scope::LogGroup {
+                region: region.clone(),
+                log_group_name: destination.log_group_name.clone(),
             },
-            region: delivery.target_region.clone(),
+        });
+        let role = role.await.map_err(SinkError::Session)?;
+        let group = self.groups.pass(GroupKey {
+            tenant_id: delivery.tenant_id.clone(),
+            role: destination.role.clone(),
+            region: region.clone(),
             log_group_name: destination.log_group_name.clone(),
-            tagged_cluster: destination.session_tags.then(|| cluster.to_owned()),
-        };
-        let breaker = self.breaker(&key.role).await;
-        let sink = match self.open.get(&key).await {
-            Some(sink) => sink,
-            None => {
-                breaker.check()?;
-                self.open.get_with_by_ref(&key, async { self.build(&key, Arc::clone(&breaker)) }).await
-            }
-        };
-        // Asked for here, so that a refusal is the role's error and not some call's.
-        let entered = sink.role.credentials().await;
-        if entered.is_err() && breaker.open().is_some() {
-            self.open.invalidate(&key).await;
-            // Looked up again, so that it is remembered as an open one.
-            self.breaker(&key.role).await;
-        }
-        entered.map(|_| sink)
+        });
+        let group = group.await?;
+        let account = destination.role.account();
+        // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
+        let partition = RetryPartition::new(format!("{account}/{region}"));
+        let customer = config::Builder::default()
+            .region(Region::new(region.clone()))
+            .credentials_provider(SharedCredentialsProvider::new(role.clone()))
+            // The role keeps its session itself; a second cache would hide its renewal.
+            .identity_cache(IdentityCache::no_cache())
+            .retry_partition(partition);
+        Ok(CloudWatchSink {
+            client: self.client.clone(),
+            customer,
+            role,
+            group,
+            account: account.into(),
+            compression: self.compression,
+        })
     }
-}
-
-/// Narrows a session to one log group, whatever else the customer's role allows.
-fn session_policy(role: &RoleArn, region: &str, log_group_name: &str) -> String {
-    let group =
-        format!("arn:{}:logs:{region}:{}:log-group:{log_group_name}", role.partition(), role.account());
-    serde_json::json!({
-        "Version": "2012-10-17",
-        "Statement": [{
-            "Effect": "Allow",
-            "Action": ["logs:PutLogEvents", "logs:CreateLogStream", "logs:CreateLogGroup", "logs:PutRetentionPolicy"],
-            "Resource": [&group, format!("{group}:*")],
-        }],
-    })
-    .to_string()
 }
 
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
-        match self.put_once(body.clone()).await {
+        let outcome = match self.put_once(body.clone()).await {
             // The customer's clock, or an administrator, ended the session before its time: a new one, once.
             Err(error) if is_expired(&error) => {
                 self.role.forget();
-                self.put_once(body).await.map_err(put_refused)
+                self.put_once(body).await
             }
-            other => other.map_err(put_refused),
+            other => other,
+        };
+        match &outcome {
+            Ok(_) => self.group.succeeded().await,
+            Err(error) => self.tell(Action::PutLogEvents, error).await,
         }
-        .map(answer)
+        outcome.map(answer).map_err(put_refused)
     }
 
     async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
-        created(call.send().await.map(drop))
+        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        if let Err(error) = &outcome {
+            self.tell(Action::CreateLogStream, error).await;
+        }
+        created(outcome.map(drop))
     }
 
     async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
-        let outcome = self.client.create_log_group().log_group_name(group).send().await;
+        let call = self.client.create_log_group().log_group_name(group);
+        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        if let Err(error) = &outcome {
+            self.tell(Action::CreateLogGroup, error).await;
+        }
         let ours = outcome.is_ok();
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
+            let call = call.customize().config_override(self.customer.clone());
             if let Err(error) = call.send().await {
                 // The logs matter more than how long they are kept, and only the customer can mend it.
                 tracing::warn!(
@@ -333,6 +182,17 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
+    /// Tells the group's breaker, if it is the customer's policies that say no: a refused signature or session is another
+    /// matter.
+    async fn tell<E>(&self, action: Action, error: &SdkError<E, HttpResponse>)
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        if matches!(error.code(), Some("AccessDeniedException" | "AccessDenied")) {
+            self.group.denied(action, &describe(error)).await;
+        }
+    }
+
     /// Sends the body as it is.
     async fn put_once(&self, body: SealedBody) -> Result<PutLogEventsOutput, PutError> {
         self.client
@@ -342,6 +202,7 @@ impl CloudWatchSink {
             .log_stream_name("-")
             .set_log_events(Some(Vec::new()))
             .customize()
+            .config_override(self.customer.clone())
             .interceptor(body)
             .send()
             .await
@@ -492,16 +353,45 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn a_session_is_narrowed_to_its_group() {
-        let role: RoleArn = "arn:aws-cn:iam::222222222222:role/x".parse().expect("a role");
-        let policy = session_policy(&role, "cn-north-1", &"g".repeat(512));
-        assert!(policy.len() <= 2048, "STS takes no more");
-        let policy: serde_json::Value = serde_json::from_str(&policy).expect("JSON");
-        let group = format!("arn:aws-cn:logs:cn-north-1:222222222222:log-group:{}", "g".repeat(512));
-        assert_eq!(policy["Statement"][0]["Resource"], serde_json::json!([group, format!("{group}:*")]));
+    use logferry_sandbox::{Sandbox, provision::Aws};
+
+    use super::*;
+    use crate::{
+        credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
+        metrics::Metrics,
+    };
+
+    #[tokio::test]
+    async fn a_call_that_is_given_no_customer_goes_nowhere() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+        let role = "arn:aws:iam::111111111111:role/central".parse().expect("a role");
+        let hour = Duration::from_secs(3600);
+        let request = AssumeRequest {
+            role,
+            session_name: "test".to_owned(),
+            external_id: None,
+            policy: None,
+            tags: Vec::new(),
+            source_identity: None,
+            duration: hour,
+            refresh_before: hour / 4,
+        };
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
+        let settings = SessionSettings {
+            session_duration: hour,
+            refresh_before: hour / 4,
+            cache_capacity: 1,
+            probe_intervals: ProbeIntervals { first: hour, longest: hour },
+        };
+        let customers = Customers::new(&base, &central, settings, Metrics::new());
+        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+        let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
+        let call = sinks.client.create_log_group().log_group_name("g").send().await;
+        assert!(call.is_err_and(|error| error.as_service_error().is_none()));
+        assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
     }
 
     #[test]

@@ -344,12 +344,12 @@ impl LogSinks for MemorySinks {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
-    ) -> Result<MemorySink, AssumeError> {
+    ) -> Result<MemorySink, SinkError> {
         let role = destination.role.as_str();
         let mut state = self.lock();
         state.opened.push((role.to_owned(), cluster.to_owned()));
         if let Some(error) = state.closed_roles.get(role) {
-            return Err(error.clone());
+            return Err(SinkError::Session(error.clone()));
         }
         Ok(self.sink(destination.role.account(), &delivery.target_region))
     }

@@ -61,6 +61,15 @@ where
     H: Fn(Arc<Message>) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
+    start_stoppable(queue, settings, move |message, _| handle(message))
+}
+
+/// With a handler that can be broken off.
+fn start_stoppable<H, F>(queue: MemoryQueue, settings: WorkerSettings, handle: H) -> Running
+where
+    H: Fn(Arc<Message>, CancellationToken) -> F + Send + Sync + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
     let (queue, stop, metrics) = (Arc::new(queue), CancellationToken::new(), Metrics::new());
     let health = Arc::new(Health::new(Duration::from_secs(20), &[]));
     let task = tokio::spawn({

@@ -282,12 +282,23 @@ async fn a_group_that_may_not_be_created_is_waited_for() {
     setup.put_row(customer.row()).await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&object.key, object.bytes).await;
-    let worker = setup.worker().await;
+    let variables =
+        [("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"), ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "2s")];
+    let worker = setup.worker_with(&variables).await;
     fails_again_and_again(&setup, &worker, "group_denied").await;
+    let told = worker.log_lines();
+    let opened: Vec<_> = told.iter().filter(|line| line["breaker.change"] == "opened").collect();
+    assert_eq!(opened.len(), 1, "one line per change: {opened:?}");
+    let named = (&opened[0]["tenant.id"], &opened[0]["log.group"], &opened[0]["breaker.cause"]);
+    assert_eq!(named, (&json!("acme"), &json!(customer.log_group), &json!("create_log_group")));
+    let remedy = opened[0]["breaker.remedy"].as_str().unwrap_or_default();
+    assert!(remedy.contains("must allow logs:CreateLogGroup"), "{remedy}");
+    assert_eq!(worker.metrics().await.get("logferry_group_breakers_open"), 1.0);
 
     let create = root.logs().create_log_group().log_group_name(&customer.log_group).send();
     create.await.expect("the account's root may create it");
     setup.queue_is_empty().await;
+    assert_eq!(worker.metrics().await.get("logferry_group_breakers_open"), 0.0);
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     setup.no_dead_letters().await;
 }

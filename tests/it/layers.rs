@@ -6,11 +6,13 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 8] = [
+const ADAPTERS: [&str; 10] = [
     "app.rs",
     "aws.rs",
     "credentials/assumed.rs",
+    "credentials/customers.rs",
     "demo.rs",
+    "ledger/dynamodb.rs",
     "object/s3.rs",
     "queue/sqs.rs",
     "sink/cloudwatch.rs",

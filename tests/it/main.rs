@@ -22,5 +22,6 @@ mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
+mod many_tenants;
 mod tenant;
 mod verdicts;

@@ -33,13 +33,15 @@ use logferry::{
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
+        customers::{Customers, SessionSettings},
     },
     decode::{Decoder, Window},
     metrics::Metrics,
     records::{Message, More, RecordReader, Step},
     sink::{
         LogSink, LogSinks,
-        cloudwatch::{CloudWatchSink, CloudWatchSinks, SinkSettings},
+        cloudwatch::{CloudWatchSink, CloudWatchSinks},
+        group_breaker::GroupBreakers,
     },
     tenant::{CloudWatch, Delivery, Destination, Oversize},
 };
@@ -329,11 +331,10 @@ impl Service {
             refresh_before,
         };
         let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, central);
-        let settings = SinkSettings {
+        let settings = SessionSettings {
             session_duration: hour,
             refresh_before,
             cache_capacity: 1,
-            request_compression: RequestCompression::None,
             probe_intervals: ProbeIntervals { first: hour, longest: hour },
         };
         let destination = CloudWatch {
@@ -354,7 +355,9 @@ impl Service {
             target_region: "eu-central-1".to_owned(),
             destination: Destination::CloudWatch(destination.clone()),
         };
-        let sinks = CloudWatchSinks::new(base, &central, settings, Metrics::new());
+        let customers = Customers::new(&base, &central, settings, Metrics::new());
+        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+        let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
         sinks.open(&delivery, &destination, "").await.expect("STS answers")
     }
 }

@@ -84,6 +84,7 @@ impl Report {
         let figure = |figure: Option<f64>| shown(figure, "too short to tell");
         let load = &self.load;
         let shape = &load.shape;
+        let ledger = if load.ledger { "ledger" } else { "no ledger" };
         let start = if load.cold { "cold start included" } else { "after a warm-up" };
         let yardstick = match self.yardstick {
             Some(cpu) => {
@@ -101,7 +102,7 @@ impl Report {
             (
                 "objects",
                 format!(
-                    "{} ({} tenants, concurrency {}, {start})",
+                    "{} ({} tenants, concurrency {}, {ledger}, {start})",
                     load.objects, load.tenants, load.concurrency
                 ),
             ),
@@ -171,6 +172,7 @@ pub(crate) mod tests {
             seed: 1,
             tenants: 1,
             concurrency: 8,
+            ledger: true,
             cold: false,
         };
         let calls = [("logs:PutLogEvents", 8), ("s3:GetObject", 4), ("sqs:ReceiveMessage", 2)];

@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// Messages that the worker takes on at once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
+    /// Without the ledger.
+    #[arg(long)]
+    no_ledger: bool,
     /// Tenants, each with an account of its own; the objects are theirs in turn.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     tenants: u64,
@@ -107,6 +110,8 @@ pub(crate) struct Load {
     pub(crate) tenants: u64,
     /// Messages that the worker takes on at once.
     pub(crate) concurrency: u32,
+    /// Whether the worker keeps a ledger.
+    pub(crate) ledger: bool,
     /// Whether the worker's start is measured too, instead of the steady state alone.
     pub(crate) cold: bool,
 }
@@ -139,6 +144,7 @@ impl Options {
             seed: self.seed,
             tenants: self.tenants,
             concurrency: self.concurrency,
+            ledger: !self.no_ledger,
             cold: self.cold,
         })
     }
@@ -223,7 +229,10 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     drop(all);
     let events = warm_up_events.split_off(warm_up.parcels.len());
 
-    let environment = stage.worker_environment(load.concurrency).await?;
+    let mut environment = stage.worker_environment(load.concurrency).await?;
+    if load.ledger {
+        environment.push(stage.ledger());
+    }
     let mut watch = Watch {
         accounts: stage.accounts(),
         stall: Duration::from_secs(through.stall),

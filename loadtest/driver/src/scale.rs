@@ -120,6 +120,7 @@ impl Options {
             seed: 1,
             tenants: 1,
             concurrency: 8,
+            ledger: true,
             cold: false,
         }
     }

@@ -195,6 +195,11 @@ impl Stage {
         Ok((count(&self.provider.queue_url).await?, count(&self.provider.dead_letter_url).await?))
     }
 
+    /// What tells a worker where its ledger is.
+    pub(crate) fn ledger(&self) -> (&'static str, String) {
+        ("LOGFERRY_LEDGER__TABLE", self.provider.ledger_table.clone())
+    }
+
     /// What production gives a worker, with a session of the worker's own role and the sandbox as its endpoint.
     pub(crate) async fn worker_environment(
         &self,

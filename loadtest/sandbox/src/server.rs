@@ -110,6 +110,11 @@ impl Sandbox {
         self.front.gzip_bodies.load(Ordering::Relaxed)
     }
 
+    /// How often AssumeRole named that role, whether it exists or not.
+    pub fn times_asked(&self, role_arn: &str) -> u64 {
+        self.front.cloud.sts.times_asked(role_arn)
+    }
+
     /// Ends every session of that account's roles now: their next call is refused with `ExpiredToken`.
     pub fn expire_sessions(&self, account: &str) {
         self.front.cloud.sts.expire_sessions(account);

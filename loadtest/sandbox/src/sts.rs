@@ -39,6 +39,8 @@ pub(crate) struct Key {
 #[derive(Debug, Default)]
 pub(crate) struct Sts {
     sessions: Mutex<HashMap<String, Key>>,
+    /// AssumeRole calls by the role they named, whatever became of them.
+    asked: Mutex<HashMap<String, u64>>,
 }
 
 impl Sts {
@@ -65,6 +67,11 @@ impl Sts {
         self.sessions().get(access_key_id).cloned()
     }
 
+    /// How often that role was asked for.
+    pub(crate) fn times_asked(&self, role_arn: &str) -> u64 {
+        self.asked().get(role_arn).copied().unwrap_or_default()
+    }
+
     /// Ends every session of that account's roles now.
     pub(crate) fn expire_sessions(&self, account: &str) {
         let now = Timestamp::now();
@@ -75,6 +82,7 @@ impl Sts {
 
     fn assume_role(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         let request = Request::read(call)?;
+        *self.asked().entry(request.role_arn.clone()).or_default() += 1;
         if matches!(call.principal, Principal::Session { .. }) && request.seconds > MAX_SESSION_SECONDS {
             return Err(invalid(
                 "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining",
@@ -138,6 +146,10 @@ impl Sts {
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<String, Key>> {
         self.sessions.lock().expect("no code panics while it holds the sessions")
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.asked.lock().expect("no code panics while it holds the counts")
     }
 }
 

@@ -186,7 +186,9 @@ async fn delays_grow_with_the_receives() {
         [(1, 7.5, 10.0), (2, 15.0, 20.0), (3, 30.0, 40.0), (50, 45.0, 60.0)]
     {
         let message = Message { receive_count, ..message(&event(&[KEY])) };
-        let Verdict::RetryAfter(delay) = world.pipeline().handle(&message).await else { panic!("a retry") };
+        let Verdict::RetryAfter(delay) = world.pipeline().handle(&message, &world.stop).await else {
+            panic!("a retry")
+        };
         assert!((shortest..=longest).contains(&delay.as_secs_f64()), "{receive_count}: {delay:?}");
     }
 }

@@ -145,7 +145,8 @@ async fn nobody_s_lines_reach_another_account() {
     let pipeline = world.pipeline();
     let (bodies, mut verdicts) = ([event(&[KEY]), event(&[other])].map(|body| message(&body)), Vec::new());
     for _ in 0..5 {
-        let (one, two) = tokio::join!(pipeline.handle(&bodies[0]), pipeline.handle(&bodies[1]));
+        let (one, two) =
+            tokio::join!(pipeline.handle(&bodies[0], &world.stop), pipeline.handle(&bodies[1], &world.stop));
         verdicts.extend([one, two]);
     }
     assert_eq!(verdicts, vec![Verdict::Ack; 10]);

@@ -191,3 +191,33 @@ async fn an_extension_on_its_way_does_not_overtake_what_is_given_back() {
     tokio::time::sleep(10 * SECOND).await;
     assert_eq!(queue.hidden_for("m"), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn work_is_told_to_break_off_before_it_is_dropped() {
+    let queue = queue();
+    queue.send_all(["tidy", "stubborn"]);
+    let tidied = Arc::<AtomicUsize>::default();
+    let running = start_stoppable(queue, settings(), {
+        let tidied = Arc::clone(&tidied);
+        move |message, stop| {
+            let tidied = Arc::clone(&tidied);
+            async move {
+                stop.cancelled().await;
+                if message.body == "tidy" {
+                    tokio::time::sleep(SECOND).await;
+                    tidied.fetch_add(1, Ordering::Relaxed);
+                    return Verdict::RetryAfter(Duration::ZERO);
+                }
+                std::future::pending().await
+            }
+        }
+    });
+    until_in_flight(&running, 2).await;
+    let (queue, stopped) = (Arc::clone(&running.queue), Instant::now());
+    assert_eq!(running.stop().await, Drained { given_back: 2 });
+    assert!(stopped.elapsed() <= GRACE, "{:?}", stopped.elapsed());
+    assert_eq!(tidied.load(Ordering::Relaxed), 1);
+    for body in ["tidy", "stubborn"] {
+        assert_eq!(queue.hidden_for(body), Duration::ZERO, "{body}");
+    }
+}

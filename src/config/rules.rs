@@ -1,0 +1,274 @@
+//! Every rule that a configuration must keep.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use bytesize::ByteSize;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use super::{Config, MAX_VISIBILITY, MAX_WAIT, Problem, SourceBucket};
+use crate::{credentials::RoleArn, route::KeyLayout, tenant::region};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Config {
+    /// Finds every broken rule at once; an empty list means that `worker` can start with this.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut check = Check::default();
+        if let Some(Err(problem)) = self.aws.region.as_deref().map(region) {
+            check.problem("aws.region", problem);
+        }
+        self.validate_queue(&mut check);
+        self.validate_source(&mut check);
+        self.validate_credentials(&mut check);
+        check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE");
+        check.that("tenants.cache_capacity", self.tenants.cache_capacity > 0, || "must be at least 1".into());
+        check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
+            format!("{} is not within 1 to 10", self.delivery.attempts)
+        });
+        for (field, rate) in [
+            ("delivery.put_rate", self.delivery.put_rate),
+            ("delivery.create_stream_rate", self.delivery.create_stream_rate),
+        ] {
+            check.that(field, rate > 0, || "must be at least 1".into());
+        }
+        check.that("fairness.max_objects", self.fairness.max_objects != Some(0), || {
+            "must be at least 1".into()
+        });
+        let no_bytes = Some(ByteSize::b(0));
+        check.that("fairness.max_bytes", self.fairness.max_bytes != no_bytes, || {
+            "must be at least 1 B".into()
+        });
+        let ledger = &self.ledger;
+        check.that("ledger.table", ledger.table.as_deref() != Some(""), || {
+            "must not be empty; leave it out to go without a ledger".into()
+        });
+        check.that("ledger.table", ledger.table.is_none() || ledger.table != self.tenants.table, || {
+            "must not be the same as tenants.table: their keys differ".into()
+        });
+        check.within("ledger.lease", ledger.lease, SECOND..=15 * MINUTE);
+        check.within("ledger.retention", ledger.retention, 60 * MINUTE..=365 * DAY);
+        check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
+        check.within("delivery.attempt_timeout", self.delivery.attempt_timeout, SECOND..=10 * MINUTE);
+        let shortest_grace = self.queue.wait_time.saturating_add(4 * SECOND);
+        check.within("worker.grace_period", self.worker.grace_period, SECOND..=60 * MINUTE);
+        check.that("worker.grace_period", self.worker.grace_period >= shortest_grace, || {
+            // Or our own last poll could take along what we give back.
+            format!("must be at least 4 s longer than queue.wait_time, {shortest_grace:?}")
+        });
+        self.validate_log(&mut check);
+        check.that("worker.concurrency", (1..=1024).contains(&self.worker.concurrency), || {
+            format!("{} is not within 1 to 1024", self.worker.concurrency)
+        });
+        check.problems
+    }
+
+    fn validate_log(&self, check: &mut Check) {
+        if let Err(error) = self.log.filter.parse::<Targets>() {
+            check.problem("log.filter", error.to_string());
+        }
+        // A word alone would be a target with every level: "debgu" would silence everything else.
+        let alone = self.log.filter.split(',').filter(|part| !part.contains('='));
+        for word in alone.filter(|word| word.trim().parse::<LevelFilter>().is_err()) {
+            check.problem(
+                "log.filter",
+                format!("{word:?} is no level (error, warn, info, debug, trace, off)"),
+            );
+        }
+    }
+
+    fn validate_queue(&self, check: &mut Check) {
+        let queue = &self.queue;
+        if check.required("queue.url", queue.url.as_deref(), "SQS_QUEUE_URL") {
+            check.url("queue.url", queue.url.as_deref().unwrap_or_default());
+        }
+        if let Some(url) = &queue.dead_letter_url {
+            check.url("queue.dead_letter_url", url);
+            check.that("queue.dead_letter_url", queue.url.as_ref() != Some(url), || {
+                "must not be the same as queue.url, or a dead letter would come straight back".into()
+            });
+        }
+        check.that("queue.max_messages", (1..=10).contains(&queue.max_messages), || {
+            format!("{} is not within 1 to 10, which is what ReceiveMessage takes", queue.max_messages)
+        });
+        check.within("queue.wait_time", queue.wait_time, SECOND..=MAX_WAIT);
+        check.within("queue.visibility_timeout", queue.visibility_timeout, 10 * SECOND..=MAX_VISIBILITY);
+        check.within("queue.max_retry_delay", queue.max_retry_delay, SECOND..=MAX_VISIBILITY);
+        check.that(
+            "queue.retry_delay",
+            (SECOND..=queue.max_retry_delay).contains(&queue.retry_delay),
+            || format!("{:?} is not within 1s to queue.max_retry_delay", queue.retry_delay),
+        );
+    }
+
+    fn validate_source(&self, check: &mut Check) {
+        if let Err(error) = KeyLayout::parse(&self.source.key_layout) {
+            check.problem("source.key_layout", error.to_string());
+        }
+        for bucket in &self.source.buckets {
+            if let Err(problem) = bucket.parse::<SourceBucket>() {
+                check.problem("source.buckets", problem);
+            }
+        }
+        let (record, object) = (self.source.max_record, self.source.max_object);
+        check.that("source.max_record", record >= ByteSize::mib(1), || {
+            format!("{record} is less than 1 MiB, the size that one event may have")
+        });
+        check.that("source.max_record", record <= ByteSize::mib(256), || {
+            format!("{record} is more than 256 MiB; each slot of worker.concurrency may hold that much")
+        });
+        check
+            .that("source.max_object", object >= record, || "must not be less than source.max_record".into());
+    }
+
+    fn validate_credentials(&self, check: &mut Check) {
+        let credentials = &self.credentials;
+        let field = "credentials.central_role_arn";
+        if check.required(field, credentials.central_role_arn.as_deref(), "CENTRAL_LOG_DISTRIBUTION_ROLE_ARN")
+            && let Err(error) = credentials.central_role_arn.as_deref().unwrap_or_default().parse::<RoleArn>()
+        {
+            check.problem(field, error.to_string());
+        }
+        check.within("credentials.session_duration", credentials.session_duration, 15 * MINUTE..=60 * MINUTE);
+        check.that(
+            "credentials.refresh_before",
+            credentials.refresh_before <= credentials.session_duration / 2,
+            || "must be at most half of credentials.session_duration".into(),
+        );
+        check.that("credentials.cache_capacity", credentials.cache_capacity > 0, || {
+            "must be at least 1".into()
+        });
+        let (probe, longest) = (credentials.probe_interval, credentials.max_probe_interval);
+        check.within("credentials.max_probe_interval", longest, SECOND..=MAX_VISIBILITY);
+        check.that("credentials.probe_interval", (SECOND..=longest).contains(&probe), || {
+            format!("{probe:?} is not within 1s to credentials.max_probe_interval")
+        });
+    }
+}
+
+#[derive(Default)]
+struct Check {
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn problem(&mut self, field: &str, problem: String) {
+        self.problems.push(Problem { field: field.to_owned(), problem });
+    }
+
+    fn that(&mut self, field: &str, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.problem(field, problem());
+        }
+    }
+
+    fn required(&mut self, field: &str, value: Option<&str>, variable: &str) -> bool {
+        let given = value.is_some_and(|value| !value.is_empty());
+        self.that(field, given, || format!("is required; set it in the file or as {variable}"));
+        given
+    }
+
+    fn url(&mut self, field: &str, url: &str) {
+        let legal =
+            (url.starts_with("https://") || url.starts_with("http://")) && !url.contains(char::is_whitespace);
+        self.that(field, legal, || format!("{url:?} is not an https:// or http:// URL"));
+    }
+
+    fn within(&mut self, field: &str, value: Duration, range: RangeInclusive<Duration>) {
+        self.that(field, range.contains(&value), || {
+            format!("{value:?} is not within {:?} to {:?}", range.start(), range.end())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete() -> Config {
+        let mut config = Config::default();
+        config.queue.url = Some("https://sqs.us-east-1.amazonaws.com/111111111111/logs".into());
+        config.tenants.table = Some("tenants".into());
+        config.credentials.central_role_arn = Some("arn:aws:iam::111111111111:role/central".into());
+        config
+    }
+
+    fn check(change: impl FnOnce(&mut Config), fields: &[&str]) {
+        let mut config = complete();
+        change(&mut config);
+        let found: Vec<_> = config.validate().into_iter().map(|problem| problem.field).collect();
+        assert_eq!(found, fields);
+    }
+
+    #[test]
+    fn defaults_lack_only_what_nobody_can_guess() {
+        let fields: Vec<_> = Config::default().validate().into_iter().map(|problem| problem.field).collect();
+        assert_eq!(fields, ["queue.url", "credentials.central_role_arn", "tenants.table"]);
+        check(|_| (), &[]);
+    }
+
+    #[test]
+    fn every_broken_rule_is_named() {
+        check(|c| c.aws.region = Some(String::new()), &["aws.region"]);
+        check(|c| c.queue.url = Some("logs".into()), &["queue.url"]);
+        check(|c| c.queue.dead_letter_url = c.queue.url.clone(), &["queue.dead_letter_url"]);
+        check(|c| c.queue.max_messages = 11, &["queue.max_messages"]);
+        check(|c| c.queue.wait_time = Duration::from_secs(21), &["queue.wait_time"]);
+        check(|c| c.queue.visibility_timeout = Duration::from_secs(1), &["queue.visibility_timeout"]);
+        check(|c| c.queue.retry_delay = Duration::from_secs(1000), &["queue.retry_delay"]);
+        check(|c| c.source.key_layout = "{tenant}".into(), &["source.key_layout"]);
+        check(|c| c.source.buckets = vec!["Bad Bucket".into(), "ok-bucket=1".into()], &["source.buckets"; 2]);
+        check(|c| c.source.max_record = ByteSize::kib(1), &["source.max_record"]);
+        check(|c| c.source.max_object = ByteSize::mib(2), &["source.max_object"]);
+        check(|c| c.credentials.central_role_arn = Some("central".into()), &["credentials.central_role_arn"]);
+        check(
+            |c| c.credentials.session_duration = Duration::from_secs(7200),
+            &["credentials.session_duration"],
+        );
+        check(|c| c.credentials.refresh_before = Duration::from_secs(3000), &["credentials.refresh_before"]);
+        check(|c| c.credentials.probe_interval = Duration::ZERO, &["credentials.probe_interval"]);
+        check(|c| c.credentials.probe_interval = Duration::from_secs(901), &["credentials.probe_interval"]);
+        check(|c| c.credentials.max_probe_interval = Duration::MAX, &["credentials.max_probe_interval"]);
+        check(|c| c.ledger.table = Some(String::new()), &["ledger.table"]);
+        check(|c| c.ledger.table = c.tenants.table.clone(), &["ledger.table"]);
+        check(|c| c.ledger.table = Some("ledger".into()), &[]);
+        check(|c| c.ledger.lease = Duration::from_secs(901), &["ledger.lease"]);
+        check(|c| c.ledger.retention = Duration::from_secs(3599), &["ledger.retention"]);
+        check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
+        check(|c| c.delivery.put_rate = 0, &["delivery.put_rate"]);
+        check(|c| c.delivery.create_stream_rate = 0, &["delivery.create_stream_rate"]);
+        check(|c| c.fairness.max_objects = Some(0), &["fairness.max_objects"]);
+        check(|c| c.fairness.max_bytes = Some(ByteSize::b(0)), &["fairness.max_bytes"]);
+        check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
+        check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);
+        check(|c| c.log.filter = "loud".into(), &["log.filter"]);
+        check(|c| c.log.filter = "warn,logferry=loud".into(), &["log.filter"]);
+        check(|c| c.log.filter = "warn,logferry=debug".into(), &[]);
+        check(|c| c.queue.retry_delay = Duration::ZERO, &["queue.retry_delay"]);
+        for absurd in [Duration::ZERO, Duration::MAX] {
+            check(|c| c.tenants.cache_ttl = absurd, &["tenants.cache_ttl"]);
+            check(|c| c.worker.grace_period = absurd, {
+                let both = &["worker.grace_period", "worker.grace_period"];
+                if absurd.is_zero() { both } else { &both[..1] }
+            });
+            check(|c| c.delivery.attempt_timeout = absurd, &["delivery.attempt_timeout"]);
+            check(|c| c.credentials.session_duration = absurd, {
+                let both = &["credentials.session_duration", "credentials.refresh_before"];
+                if absurd.is_zero() { both } else { &both[..1] }
+            });
+        }
+        check(|c| c.credentials.refresh_before = Duration::MAX, &["credentials.refresh_before"]);
+    }
+
+    #[test]
+    fn several_problems_come_together() {
+        check(
+            |c| {
+                c.queue.max_messages = 0;
+                c.worker.concurrency = 5000;
+            },
+            &["queue.max_messages", "worker.concurrency"],
+        );
+    }
+}

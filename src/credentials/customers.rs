@@ -1,0 +1,241 @@
+//! The customers' roles and the sessions in them, entered by way of the central role: what all adapters that act in a
+//! customer's account share.
+//!
+//! Holds no client: what one costs is the adapters' affair. Credentials live in memory alone.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_config::SdkConfig;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_runtime::client::identity::IdentityCache;
+use moka::{Expiry, future::Cache};
+use tokio::sync::OnceCell;
+
+use super::{
+    AssumeError, RoleArn,
+    assumed::{AssumeRequest, AssumedRole, session_name},
+    breaker::ProbeIntervals,
+    role_breaker::RoleBreaker,
+    scope::Scope,
+};
+use crate::{aws::describe, metrics::Metrics};
+
+/// What every customer's session has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionSettings {
+    /// Life of a session.
+    pub session_duration: Duration,
+    /// How long before its end it is renewed.
+    pub refresh_before: Duration,
+    /// Most sessions remembered.
+    pub cache_capacity: u64,
+    /// How long a refused role is left alone.
+    pub probe_intervals: ProbeIntervals,
+}
+
+/// Who wants into which account, and for what.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The tenant.
+    pub tenant_id: String,
+    /// The customer's role.
+    pub role: RoleArn,
+    /// What its trust policy asks for; our own account id if the tenant's row has none.
+    pub external_id: Option<String>,
+    /// Whether `tenant_id` and `cluster_id` are sent as session tags.
+    pub session_tags: bool,
+    /// Whether a source identity is sent.
+    pub source_identity: bool,
+    /// The cluster whose logs these are; empty if unknown.
+    pub cluster: String,
+    /// What the session is narrowed to.
+    pub scope: Scope,
+}
+
+/// Enters customers' accounts and remembers their sessions; cheap to clone, clones share all of it.
+#[derive(Clone, Debug)]
+pub struct Customers {
+    settings: SessionSettings,
+    /// Signs with the central role: hop 1 is its credentials provider.
+    sts: aws_sdk_sts::Client,
+    central: AssumedRole,
+    /// Signs with our own credentials; asked once for our account id.
+    own_sts: aws_sdk_sts::Client,
+    own_account: Arc<OnceCell<String>>,
+    sessions: Cache<SessionKey, AssumedRole>,
+    /// Apart from the sessions: a role that is refused has none.
+    breakers: Cache<RoleKey, Arc<RoleBreaker>>,
+    metrics: Metrics,
+}
+
+/// Everything that decides whether a role lets us in, and nothing that differs between the sessions in it: its clusters,
+/// groups and Regions are refused together, and one probe does for all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RoleKey {
+    tenant_id: String,
+    role: RoleArn,
+    external_id: String,
+    session_tags: bool,
+    source_identity: bool,
+}
+
+/// Everything that a session depends on: what differs in any of it must not share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SessionKey {
+    role: RoleKey,
+    scope: Scope,
+    /// The cluster, where it becomes a session tag.
+    tagged_cluster: Option<String>,
+}
+
+/// How long a breaker that nobody looks up is remembered. An open one is looked up by every message that waits for it; if
+/// none does, the tenant is gone or its row names another role, and it must not be shown as refused.
+#[derive(Clone, Copy, Debug)]
+struct BreakerLife {
+    open: Duration,
+    closed: Duration,
+}
+
+impl BreakerLife {
+    fn of(self, breaker: &RoleBreaker) -> Duration {
+        if breaker.open().is_some() { self.open } else { self.closed }
+    }
+}
+
+impl Expiry<RoleKey, Arc<RoleBreaker>> for BreakerLife {
+    fn expire_after_create(&self, _: &RoleKey, breaker: &Arc<RoleBreaker>, _: Instant) -> Option<Duration> {
+        Some(self.of(breaker))
+    }
+
+    fn expire_after_read(
+        &self,
+        _: &RoleKey,
+        breaker: &Arc<RoleBreaker>,
+        _: Instant,
+        _: Option<Duration>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(self.of(breaker))
+    }
+}
+
+impl Customers {
+    /// Enters accounts by way of `central`; `base` has the HTTP client, retries and endpoints that all share.
+    pub fn new(base: &SdkConfig, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
+        let sts = aws_sdk_sts::config::Builder::from(base)
+            .credentials_provider(SharedCredentialsProvider::new(central.clone()))
+            .identity_cache(IdentityCache::no_cache())
+            .build();
+        Self {
+            settings,
+            sts: aws_sdk_sts::Client::from_conf(sts),
+            central: central.clone(),
+            own_sts: aws_sdk_sts::Client::new(base),
+            own_account: Arc::default(),
+            sessions: Cache::builder()
+                .max_capacity(settings.cache_capacity)
+                // Longer than a session lives: an idle customer's is not worth its memory.
+                .time_to_idle(settings.session_duration * 2)
+                .build(),
+            breakers: Cache::builder()
+                .max_capacity(settings.cache_capacity)
+                .expire_after(BreakerLife {
+                    open: settings.probe_intervals.longest * 2,
+                    // Longer than any session in the role is remembered, so that all of them share one.
+                    closed: settings.session_duration * 3,
+                })
+                .eviction_listener(|_, breaker: Arc<RoleBreaker>, _| breaker.retire())
+                .build(),
+            metrics,
+        }
+    }
+
+    /// Enters a customer's account; the role that comes back has a session and renews it. Later calls for the same entry find
+    /// it in memory.
+    ///
+    /// # Errors
+    /// One of the two roles cannot be assumed, or the customer's has been refused and no probe is due.
+    pub async fn enter(&self, entry: Entry) -> Result<AssumedRole, AssumeError> {
+        let external_id = match entry.external_id {
+            Some(id) => id,
+            None => self.own_account().await?,
+        };
+        let key = SessionKey {
+            role: RoleKey {
+                tenant_id: entry.tenant_id,
+                role: entry.role,
+                external_id,
+                session_tags: entry.session_tags,
+                source_identity: entry.source_identity,
+            },
+            scope: entry.scope,
+            tagged_cluster: entry.session_tags.then_some(entry.cluster),
+        };
+        let breaker = self.breaker(&key.role).await;
+        let role = match self.sessions.get(&key).await {
+            Some(role) => role,
+            None => {
+                breaker.check()?;
+                self.sessions.get_with_by_ref(&key, async { self.session(&key, Arc::clone(&breaker)) }).await
+            }
+        };
+        // Asked for here, so that a refusal is the role's error and not some call's.
+        let entered = role.credentials().await;
+        if entered.is_err() && breaker.open().is_some() {
+            self.sessions.invalidate(&key).await;
+            // Looked up again, so that it is remembered as an open one.
+            self.breaker(&key.role).await;
+        }
+        entered.map(|_| role)
+    }
+
+    /// Our own account id, the external id of tenants whose row has none.
+    async fn own_account(&self) -> Result<String, AssumeError> {
+        let ask = || async {
+            let identity = self.own_sts.get_caller_identity().send().await;
+            let identity = identity.map_err(|error| describe(&error))?;
+            identity.account.ok_or_else(|| "STS did not say which account we are".to_owned())
+        };
+        self.own_account.get_or_try_init(ask).await.cloned().map_err(|problem: String| {
+            AssumeError::Unavailable { role: "of a tenant without external_id".to_owned(), problem }
+        })
+    }
+
+    async fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
+        let closed = async {
+            let (role, intervals) = (key.role.clone(), self.settings.probe_intervals);
+            Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, self.metrics.clone()))
+        };
+        self.breakers.get_with_by_ref(key, closed).await
+    }
+
+    fn session(&self, key: &SessionKey, breaker: Arc<RoleBreaker>) -> AssumedRole {
+        let RoleKey { tenant_id, role, external_id, source_identity, .. } = &key.role;
+        let mut tags = Vec::new();
+        if let Some(cluster) = &key.tagged_cluster {
+            tags.push(("tenant_id", tenant_id.clone()));
+            if !cluster.is_empty() {
+                tags.push(("cluster_id", cluster.clone()));
+            }
+        }
+        let session_name = session_name(tenant_id);
+        AssumedRole::of_customer(
+            self.sts.clone(),
+            self.central.clone(),
+            AssumeRequest {
+                role: role.clone(),
+                external_id: Some(external_id.clone()),
+                policy: Some(key.scope.policy(role)),
+                tags,
+                source_identity: source_identity.then(|| session_name.clone()),
+                session_name,
+                duration: self.settings.session_duration,
+                refresh_before: self.settings.refresh_before,
+            },
+            breaker,
+        )
+    }
+}

@@ -1,0 +1,135 @@
+//! What a session in a customer's role is for, and the inline policy that keeps it to that. Pure.
+
+use serde_json::{Value, json};
+
+use super::RoleArn;
+
+/// What one session may touch, whatever else the customer's role allows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Writing one log group.
+    LogGroup {
+        /// The group's Region.
+        region: String,
+        /// The group.
+        log_group_name: String,
+    },
+    /// Copying objects from one prefix to another, within S3.
+    Copy {
+        /// Where the objects are.
+        source_bucket: String,
+        /// What their keys begin with.
+        source_prefix: String,
+        /// Where they go.
+        bucket: String,
+        /// What their keys begin with there.
+        prefix: String,
+    },
+}
+
+impl Scope {
+    /// The inline session policy for a session in `role`. STS takes 2,048 characters: any group's name fits, two prefixes do
+    /// unless they are longer than anybody's.
+    pub fn policy(&self, role: &RoleArn) -> String {
+        let partition = role.partition();
+        let statements = match self {
+            Self::LogGroup { region, log_group_name } => {
+                let group =
+                    format!("arn:{partition}:logs:{region}:{}:log-group:{log_group_name}", role.account());
+                json!([allow(
+                    &[
+                        "logs:PutLogEvents",
+                        "logs:CreateLogStream",
+                        "logs:CreateLogGroup",
+                        "logs:PutRetentionPolicy"
+                    ],
+                    &[&group, &format!("{group}:*")],
+                )])
+            }
+            Self::Copy { source_bucket, source_prefix, bucket, prefix } => {
+                let below = |bucket, prefix| format!("arn:{partition}:s3:::{bucket}/{}*", literal(prefix));
+                let mut keys = allow(&["kms:Decrypt", "kms:GenerateDataKey"], &["*"]);
+                // Encrypted buckets on either side; which keys they use is for their owners to say.
+                keys["Condition"] = json!({ "StringLike": { "kms:ViaService": "s3.*" } });
+                json!([
+                    allow(
+                        // A copy takes the object's tags along.
+                        &[
+                            "s3:GetObject",
+                            "s3:GetObjectVersion",
+                            "s3:GetObjectTagging",
+                            "s3:GetObjectVersionTagging"
+                        ],
+                        &[&below(source_bucket, source_prefix)],
+                    ),
+                    allow(
+                        &["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectTagging"],
+                        &[&below(bucket, prefix)],
+                    ),
+                    keys,
+                ])
+            }
+        };
+        json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
+    }
+}
+
+fn allow(actions: &[&str], resources: &[&str]) -> Value {
+    json!({ "Effect": "Allow", "Action": actions, "Resource": resources })
+}
+
+/// The text as a policy means it literally: no wildcards, no variables. Source: IAM User Guide, "IAM policy elements:
+/// Variables and tags".
+fn literal(text: &str) -> String {
+    let mut literal = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '*' | '?' | '$' => literal.extend(['$', '{', c, '}']),
+            _ => literal.push(c),
+        }
+    }
+    literal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(scope: &Scope, role: &str) -> Value {
+        let text = scope.policy(&role.parse().expect("a role"));
+        assert!(text.len() <= 2048, "STS takes no more: {}", text.len());
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    #[test]
+    fn a_session_is_narrowed_to_its_group() {
+        let scope = Scope::LogGroup { region: "cn-north-1".into(), log_group_name: "g".repeat(512) };
+        let policy = policy(&scope, "arn:aws-cn:iam::222222222222:role/x");
+        let group = format!("arn:aws-cn:logs:cn-north-1:222222222222:log-group:{}", "g".repeat(512));
+        assert_eq!(policy["Statement"][0]["Resource"], json!([group, format!("{group}:*")]));
+    }
+
+    #[test]
+    fn a_copy_is_narrowed_to_its_prefixes() {
+        let check = |source_prefix: &str, prefix: &str, from: &str, to: &str| {
+            let scope = Scope::Copy {
+                source_bucket: "staging".into(),
+                source_prefix: source_prefix.into(),
+                bucket: "theirs".into(),
+                prefix: prefix.into(),
+            };
+            let policy = policy(&scope, "arn:aws-us-gov:iam::222222222222:role/x");
+            assert_eq!(
+                policy["Statement"][0]["Resource"],
+                json!([format!("arn:aws-us-gov:s3:::staging/{from}")])
+            );
+            assert_eq!(
+                policy["Statement"][1]["Resource"],
+                json!([format!("arn:aws-us-gov:s3:::theirs/{to}")])
+            );
+        };
+        check("acme/", "ROSA/cluster-logs/acme/", "acme/*", "ROSA/cluster-logs/acme/*");
+        // Neither widens the policy by what it is called.
+        check("*/", "a?b${aws:username}/", "${*}/*", "a${?}b${$}{aws:username}/*");
+    }
+}

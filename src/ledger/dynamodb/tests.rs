@@ -1,0 +1,277 @@
+//! The ledger against the sandbox's DynamoDB, with the time held.
+
+use logferry_sandbox::{
+    Sandbox,
+    faults::{Effect, Fault},
+    provision::{Account, Aws, Provider, ProviderSpec},
+};
+
+use super::*;
+
+const LEASE: u64 = 60_000;
+const RETENTION: u64 = 3_600;
+
+struct World {
+    sandbox: Sandbox,
+    account: Account,
+    provider: Provider,
+    ledger: DynamoDbLedger,
+    key: EntryKey,
+}
+
+/// Milliseconds after some moment.
+fn at(milliseconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000) + Duration::from_millis(milliseconds)
+}
+
+fn position(records: u64, events: u64) -> Position {
+    Position { records, events }
+}
+
+fn ours(records: u64, events: u64) -> Result<Begun, LedgerError> {
+    Ok(Begun::Ours(position(records, events)))
+}
+
+fn busy(milliseconds: u64) -> Result<Begun, LedgerError> {
+    Ok(Begun::Busy(Duration::from_millis(milliseconds)))
+}
+
+fn settings(table: &str) -> LedgerSettings {
+    LedgerSettings {
+        table: table.to_owned(),
+        lease: Duration::from_millis(LEASE),
+        retention: Duration::from_secs(RETENTION),
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let provider = Provider::create(&aws, &ProviderSpec::new("ledger")).await.expect("it can be set up");
+        let account = aws.account(&provider.account);
+        let worker = account.assume_role(&provider.worker_role_arn, "worker", &[]).await;
+        let worker = worker.expect("the account may be the worker").sdk_config();
+        let ledger = DynamoDbLedger::new(&worker, settings(&provider.ledger_table));
+        let key = EntryKey { object: "staging/a/b?eTag=e".to_owned(), delivery: "cloudwatch".to_owned() };
+        Self { sandbox, account, provider, ledger, key }
+    }
+
+    async fn begin(&self, owner: &str, now: u64) -> Result<Begun, LedgerError> {
+        self.ledger.begin_at(&self.key, owner, at(now)).await
+    }
+
+    async fn checkpoint(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
+        self.ledger.checkpoint_at(&self.key, owner, position(at_record, 0), at(now)).await
+    }
+
+    async fn release(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
+        self.ledger.release_at(&self.key, owner, position(at_record, 0), at(now)).await
+    }
+
+    async fn finish(&self, owner: &str, records: u64, now: u64) -> Result<(), LedgerError> {
+        self.ledger.finish_at(&self.key, owner, position(records, 0), at(now)).await
+    }
+
+    async fn item(&self) -> Item {
+        let get = self.account.dynamodb().get_item().table_name(&self.provider.ledger_table);
+        let get = get.key("object", AttributeValue::S(self.key.object.clone()));
+        let get = get.key("delivery", AttributeValue::S(self.key.delivery.clone()));
+        get.send().await.expect("the table is there").item.unwrap_or_default()
+    }
+
+    /// The item without its key, in words.
+    async fn shown(&self) -> String {
+        let mut item: Vec<_> = self.item().await.into_iter().collect();
+        item.retain(|(name, _)| name != "object" && name != "delivery");
+        item.sort_by(|a, b| a.0.cmp(&b.0));
+        let shown = item.into_iter().map(|(name, value)| match value {
+            AttributeValue::S(text) | AttributeValue::N(text) => format!("{name}={text}"),
+            AttributeValue::Bool(flag) => format!("{name}={flag}"),
+            other => format!("{name}={other:?}"),
+        });
+        shown.collect::<Vec<_>>().join(" ")
+    }
+
+    fn lost(&self) -> Result<(), LedgerError> {
+        Err(lost(&self.key))
+    }
+}
+
+#[tokio::test]
+async fn an_object_is_worked_through_and_then_done() {
+    let world = World::new().await;
+    assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    assert_eq!(world.shown().await, "expires_at=1800003600 lease_owner=one lease_until=1800000060000");
+    let split = position(7, 2);
+    assert_eq!(world.ledger.checkpoint_at(&world.key, "one", split, at(1_000)).await, Ok(()));
+    assert_eq!(
+        world.shown().await,
+        "events=2 expires_at=1800003601 lease_owner=one lease_until=1800000061000 records=7"
+    );
+    assert_eq!(world.begin("one", 2_000).await, ours(7, 2));
+    assert_eq!(world.finish("one", 9, 3_000).await, Ok(()));
+    assert_eq!(world.shown().await, "done=true events=0 expires_at=1800003603 records=9");
+    assert_eq!(world.begin("other", 4_000).await, Ok(Begun::Done));
+    // Another delivery of the object is on its own.
+    let other = EntryKey { delivery: "s3".to_owned(), ..world.key.clone() };
+    assert_eq!(world.ledger.begin_at(&other, "one", at(4_000)).await, ours(0, 0));
+}
+
+#[tokio::test]
+async fn a_second_worker_waits_until_the_lease_is_given_back_or_ends() {
+    let world = World::new().await;
+    assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    assert_eq!(world.begin("other", 1_000).await, busy(LEASE - 1_000));
+    // A checkpoint renews it.
+    assert_eq!(world.checkpoint("one", 5, 30_000).await, Ok(()));
+    assert_eq!(world.begin("other", LEASE + 1).await, busy(29_999));
+    assert_eq!(world.release("one", 6, 40_000).await, Ok(()));
+    assert_eq!(world.shown().await, "events=0 expires_at=1800003640 records=6");
+    assert_eq!(world.begin("other", 40_001).await, ours(6, 0));
+    // Nobody gives that one back.
+    assert_eq!(world.begin("third", 40_001 + LEASE).await, busy(0));
+    assert_eq!(world.begin("third", 40_002 + LEASE).await, ours(6, 0));
+}
+
+#[tokio::test]
+async fn who_lost_the_lease_is_told_and_changes_nothing() {
+    let world = World::new().await;
+    assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    assert_eq!(world.begin("other", LEASE + 1).await, ours(0, 0));
+    let before = world.shown().await;
+    assert_eq!(world.checkpoint("one", 5, LEASE + 2).await, world.lost());
+    assert_eq!(world.release("one", 5, LEASE + 2).await, world.lost());
+    assert_eq!(world.finish("one", 5, LEASE + 2).await, world.lost());
+    assert_eq!(world.shown().await, before);
+    assert_eq!(world.finish("other", 9, LEASE + 3).await, Ok(()));
+    // What it knows is out of date, and there is nothing left to be done.
+    assert_eq!(world.checkpoint("one", 5, LEASE + 4).await, world.lost());
+    assert_eq!(world.release("one", 5, LEASE + 4).await, Ok(()));
+    assert_eq!(world.finish("one", 9, LEASE + 4).await, Ok(()));
+    assert_eq!(world.shown().await, "done=true events=0 expires_at=1800003660 records=9");
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_has_is_taken_by_any_call() {
+    let world = World::new().await;
+    assert_eq!(world.checkpoint("one", 5, 0).await, Ok(()));
+    assert_eq!(world.begin("other", 1_000).await, busy(LEASE - 1_000));
+    // It ran out, and nobody else came.
+    assert_eq!(world.checkpoint("one", 8, LEASE + 1).await, Ok(()));
+    assert_eq!(world.begin("other", LEASE + 1).await, busy(LEASE));
+    assert_eq!(world.release("other", 9, 3 * LEASE).await, Ok(()));
+    assert_eq!(world.finish("third", 9, 3 * LEASE).await, Ok(()));
+    assert_eq!(world.begin("one", 3 * LEASE).await, Ok(Begun::Done));
+}
+
+#[tokio::test]
+async fn repeated_calls_answer_alike() {
+    let world = World::new().await;
+    for _ in 0..2 {
+        assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    }
+    for _ in 0..2 {
+        assert_eq!(world.checkpoint("one", 5, 0).await, Ok(()));
+    }
+    for _ in 0..2 {
+        assert_eq!(world.release("one", 6, 0).await, Ok(()));
+    }
+    assert_eq!(world.begin("other", 0).await, ours(6, 0));
+    for _ in 0..2 {
+        assert_eq!(world.finish("other", 9, 0).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_position_never_goes_back() {
+    let world = World::new().await;
+    let checkpoint = async |records, events, now| {
+        let late = position(records, events);
+        world.ledger.checkpoint_at(&world.key, "one", late, at(now)).await
+    };
+    assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    assert_eq!(checkpoint(5, 3, 0).await, Ok(()));
+    // Less, but the lease is renewed.
+    for (records, events) in [(5, 2), (4, 9), (0, 0)] {
+        assert_eq!(checkpoint(records, events, 10_000 + records).await, Ok(()));
+        assert_eq!(world.begin("other", 20_000).await, busy(LEASE + records - 10_000));
+    }
+    assert_eq!(world.begin("one", 20_000).await, ours(5, 3));
+    assert_eq!(checkpoint(5, 4, 20_000).await, Ok(()));
+    assert_eq!(checkpoint(6, 0, 20_000).await, Ok(()));
+    // Numbers, not texts.
+    assert_eq!(checkpoint(10, 0, 20_000).await, Ok(()));
+    assert_eq!(world.release("one", 9, 20_000).await, Ok(()));
+    assert_eq!(world.begin("other", 20_000).await, ours(10, 0));
+}
+
+#[tokio::test]
+async fn a_table_that_is_wrong_is_named_with_the_fix() {
+    let world = World::new().await;
+    let check = async |account: &Account, table: &str, words: &[&str]| {
+        let ledger = DynamoDbLedger::new(&account.sdk_config(), settings(table));
+        let told = [
+            ledger.probe().await.expect_err("it is wrong"),
+            ledger.begin(&world.key, "one").await.expect_err("it is wrong"),
+            ledger.finish(&world.key, "one", position(1, 0)).await.expect_err("it is wrong"),
+        ];
+        for error in told {
+            assert!(matches!(error, LedgerError::Unavailable(_)), "{error:?}");
+            let text = error.to_string();
+            for word in words.iter().chain(&[table]) {
+                assert!(text.contains(word), "{word} is not in {text}");
+            }
+        }
+    };
+    let account = &world.account;
+    check(account, "nowhere", &["ResourceNotFoundException", "create it", "ledger.table"]).await;
+    check(account, &world.provider.tenant_table, &["key", "object (S) + delivery (S)"]).await;
+    let stranger = world.account.assume_role(&world.provider.central_role_arn, "stranger", &[]).await;
+    let stranger = stranger.expect("the account may take the first hop");
+    let denied = ["AccessDeniedException", "dynamodb:UpdateItem"];
+    check(&stranger, &world.provider.ledger_table, &denied).await;
+    world.ledger.probe().await.expect("this one is right");
+    assert_eq!(world.item().await, Item::new());
+}
+
+#[tokio::test]
+async fn a_broken_entry_is_named_with_the_fix() {
+    let world = World::new().await;
+    let put = world.account.dynamodb().put_item().table_name(&world.provider.ledger_table);
+    let text = |value: &str| AttributeValue::S(value.to_owned());
+    let put = put.item("object", text(&world.key.object)).item("delivery", text(&world.key.delivery));
+    put.item("records", text("many")).send().await.expect("the table takes it");
+    let told = world.begin("one", 0).await.expect_err("it has no position").to_string();
+    for word in ["ledger-ledger", "staging/a/b?eTag=e", "cloudwatch", "records", "many", "delete the item"] {
+        assert!(told.contains(word), "{word} is not in {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_was_lost_is_made_again() {
+    let world = World::new().await;
+    let lose_one = || {
+        let lost = Fault::new("dynamodb", "UpdateItem", Effect::After { error: None });
+        world.sandbox.faults().add(Fault { times: Some(1), ..lost });
+    };
+    lose_one();
+    assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    lose_one();
+    assert_eq!(world.checkpoint("one", 5, 0).await, Ok(()));
+    lose_one();
+    assert_eq!(world.release("one", 6, 0).await, Ok(()));
+    lose_one();
+    assert_eq!(world.finish("other", 9, 0).await, Ok(()));
+    assert_eq!(world.sandbox.calls("dynamodb", "UpdateItem"), 8);
+}
+
+#[tokio::test]
+async fn a_silent_dynamodb_is_given_up() {
+    let world = World::new().await;
+    let slow = Effect::Latency { milliseconds: 3_600_000 };
+    world.sandbox.faults().add(Fault::new("dynamodb", "UpdateItem", slow));
+    let begun = world.ledger.begin(&world.key, "one").await;
+    assert!(matches!(begun, Err(LedgerError::Unavailable(_))), "{begun:?}");
+    assert!(matches!(world.ledger.probe().await, Err(LedgerError::Unavailable(_))));
+}

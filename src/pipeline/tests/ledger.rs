@@ -1,0 +1,229 @@
+//! Messages that come again, are given back, or die, with a ledger in memory.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::sink::SinkError;
+
+/// A world with a ledger.
+fn world() -> World {
+    World { ledger: Some(MemoryLedger::new(LEASE)), ..World::new() }
+}
+
+fn ledger(world: &World) -> &MemoryLedger {
+    world.ledger.as_ref().expect("this world has one")
+}
+
+/// An object of `count` records, each in a batch of its own: they are too far apart to share one.
+fn far_apart(count: usize) -> MemoryObject {
+    let records = (0..count).map(|index| {
+        let day = jiff::civil::date(2026, 1, 1) + jiff::Span::new().days(2 * index as i64);
+        json!({"message": index.to_string(), "timestamp": format!("{day}T08:00:00Z")})
+    });
+    object(gzip(Value::Array(records.collect()).to_string().as_bytes()))
+}
+
+fn numbers(count: usize) -> Vec<String> {
+    (0..count).map(|index| index.to_string()).collect()
+}
+
+fn throttled() -> SinkError {
+    SinkError::Throttled("slow down".into())
+}
+
+fn shows(world: &World, line: &str) {
+    let text = world.metrics.render().expect("metrics are text");
+    assert!(text.lines().any(|found| found == line), "{line} in {text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_notification_of_a_finished_object_costs_no_put() {
+    let world = world();
+    world.put(KEY, good_object(&["a", "b"]));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
+    assert_eq!(
+        (world.store.opened().len(), world.sinks.count(Operation::Put)),
+        (1, 2),
+        "one to find the group"
+    );
+    shows(&world, "logferry_skipped_total{reason=\"already_delivered\"} 1");
+    shows(&world, "logferry_records_read_total 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_goes_on_where_it_stopped() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, far_apart(5));
+    world.sinks.fail(Operation::Put, 3, throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["0", "1"]);
+    // At once: the lease was given back.
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(5));
+    shows(&world, "logferry_records_total{outcome=\"accepted\"} 5");
+    shows(&world, "logferry_records_total{outcome=\"resumed\"} 2");
+    shows(&world, "logferry_records_unaccounted_total 0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_of_one_object_advance_independently() {
+    let world = world();
+    let second = with(row(ACME), "log_group_name", text("/second"));
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", second)]);
+    world.put(KEY, far_apart(3));
+    world.sinks.fail_group("/second", throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(3));
+    world.sinks.mend_group("/second");
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(3));
+    assert_eq!(world.sinks.messages(ACME, "/second"), numbers(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_worker_on_the_same_object_waits() {
+    let world = world();
+    world.put(KEY, far_apart(3));
+    world.sinks.put_time(Duration::from_secs(1));
+    let (one, other) = (world.pipeline(), world.pipeline());
+    let (first, second) = (message(&event(&[KEY])), message(&event(&[KEY])));
+    let (first, second) = tokio::join!(one.handle(&first, &world.stop), async {
+        world.sinks.until_puts(1).await;
+        other.handle(&second, &world.stop).await
+    });
+    assert_eq!(first, Verdict::Ack);
+    assert!(matches!(second, Verdict::RetryAfter(delay) if delay >= BACKOFF.first), "{second:?}");
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stops_waits_for_the_put_on_its_way_and_gives_the_rest_back() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, far_apart(5));
+    world.sinks.put_time(Duration::from_millis(500));
+    let verdict = async {
+        world.sinks.until_puts(2).await;
+        world.stop.cancel();
+    };
+    let body = event(&[KEY]);
+    let (verdict, ()) = tokio::join!(world.handle(&body), verdict);
+    assert_eq!(verdict, Verdict::RetryAfter(Duration::ZERO));
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["0", "1"]);
+    let next = World { stop: CancellationToken::new(), ..world };
+    assert_eq!(next.handle(&body).await, Verdict::Ack);
+    assert_eq!(next.sinks.messages(ACME, GROUP), numbers(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_costs_no_repetition() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.sinks.put_time(Duration::from_secs(1));
+    let whole = far_apart(400).in_chunks(64);
+    let broken = ObjectError::Unavailable("connection reset".into());
+    world.put(KEY, whole.clone().breaking(whole.bytes.len() / 2, broken));
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    let delivered = world.sinks.messages(ACME, GROUP).len();
+    assert!((50..350).contains(&delivered), "{delivered}");
+    world.put(KEY, whole);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_piece_of_a_record_that_was_split_comes_twice() {
+    let long: String = (0..400_000).map(|number| format!("{number:06},")).collect();
+    for failing in 1..=3 {
+        let world = World {
+            settings: PipelineSettings { max_record: 4 << 20, max_object: 8 << 20, ..World::new().settings },
+            ..world()
+        };
+        world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+        world.put(KEY, good_object(&["before", &long, "behind"]));
+        world.sinks.fail(Operation::Put, failing, throttled());
+        assert!(is_retry(&world.handle(&event(&[KEY])).await), "{failing}");
+        assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack, "{failing}");
+        let found = world.sinks.messages(ACME, GROUP).concat();
+        assert!(found == format!("before{long}behind"), "{failing}: {} bytes", found.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_loses_the_lease_stops() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, far_apart(10));
+    world.sinks.put_time(Duration::from_secs(1));
+    let theft = async {
+        world.sinks.until_puts(3).await;
+        ledger(&world).steal();
+    };
+    let body = event(&[KEY]);
+    let (verdict, ()) = tokio::join!(world.handle(&body), theft);
+    assert!(is_retry(&verdict), "{verdict:?}");
+    assert!(world.sinks.count(Operation::Put) <= 5, "{}", world.sinks.count(Operation::Put));
+    shows(&world, "logferry_failures_total{reason=\"lease_lost\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_ledger_a_worker_delivers_all_the_same() {
+    let world = world();
+    world.put(KEY, far_apart(3));
+    ledger(&world).set_down(true);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(3));
+    shows(&world, "logferry_ledger_errors_total{call=\"begin\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_content_is_poison_again_and_repeats_nothing() {
+    let world = world();
+    world.put(KEY, object(gzip(b"[{\"message\":\"a\"},{\"message\":\"b\"},{")));
+    for _ in 0..2 {
+        let poison = poison(world.handle(&event(&[KEY])).await);
+        assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("2")));
+        assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// A worker dies at any moment, several times: nothing is lost, two batches at most are repeated each time.
+    #[test]
+    fn a_worker_that_dies_repeats_two_batches_at_most(
+        lives in prop::collection::vec(0_u64..4_000, 1..4),
+        put_time in 1_u64..400,
+        call_time in 0_u64..400,
+    ) {
+        const BATCHES: usize = 8;
+        let millis = Duration::from_millis;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let ledger = MemoryLedger::new(LEASE).with_call_time(millis(call_time));
+            let world = World { ledger: Some(ledger), ..World::new() };
+            world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+            world.put(KEY, far_apart(BATCHES));
+            world.sinks.put_time(millis(put_time));
+            let body = event(&[KEY]);
+            let mut allowed = BATCHES;
+            for life in lives {
+                allowed += 2;
+                let _ = tokio::time::timeout(millis(life), world.handle(&body)).await;
+                tokio::time::sleep(LEASE).await;
+            }
+            assert_eq!(world.handle(&body).await, Verdict::Ack);
+            let found = world.sinks.messages(ACME, GROUP);
+            assert!(found.len() <= allowed, "{found:?}");
+            let mut distinct: Vec<usize> = found.iter().map(|it| it.parse().expect("a number")).collect();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct, (0..BATCHES).collect::<Vec<_>>());
+        });
+    }
+}

@@ -1,0 +1,316 @@
+//! Log groups that may not be written: one is left alone but for probes, as a refused role is, by the same rules
+//! ([`crate::credentials::breaker`]). Looked at before an object is opened, so that a denied group costs one object per
+//! interval and not a download of each.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use moka::future::Cache;
+
+use super::SinkError;
+use crate::{
+    credentials::{
+        RoleArn,
+        breaker::{Admission, Breaker, Change, ProbeIntervals},
+    },
+    metrics::{BreakerChange, Metrics},
+};
+
+/// Names a group and the role that is to write it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    /// The tenant.
+    pub tenant_id: String,
+    /// The customer's role.
+    pub role: RoleArn,
+    /// The group's Region.
+    pub region: String,
+    /// The group.
+    pub log_group_name: String,
+}
+
+/// A call that CloudWatch Logs can deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `logs:PutLogEvents`.
+    PutLogEvents,
+    /// `logs:CreateLogStream`.
+    CreateLogStream,
+    /// `logs:CreateLogGroup`.
+    CreateLogGroup,
+}
+
+impl Action {
+    /// IAM's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PutLogEvents => "logs:PutLogEvents",
+            Self::CreateLogStream => "logs:CreateLogStream",
+            Self::CreateLogGroup => "logs:CreateLogGroup",
+        }
+    }
+
+    /// The word that metrics use.
+    fn word(self) -> &'static str {
+        match self {
+            Self::PutLogEvents => "put_log_events",
+            Self::CreateLogStream => "create_log_stream",
+            Self::CreateLogGroup => "create_log_group",
+        }
+    }
+}
+
+/// The groups that were denied. One that may be written takes no memory here.
+#[derive(Debug)]
+pub struct GroupBreakers {
+    open: Cache<GroupKey, Arc<OpenBreaker>>,
+    intervals: ProbeIntervals,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct OpenBreaker {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    breaker: Breaker,
+    denied: Arc<str>,
+    action: Action,
+}
+
+/// Leave to write a group, and the duty to tell what came of it. An open breaker listens to its probe alone: what began
+/// before it opened says nothing new.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    key: Arc<GroupKey>,
+    breakers: Arc<GroupBreakers>,
+    probe: Option<Arc<OpenBreaker>>,
+}
+
+impl GroupBreakers {
+    /// None is denied yet; at most `capacity` are remembered.
+    pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
+        let gauge = metrics.group_breakers_open.clone();
+        Self {
+            open: Cache::builder()
+                .max_capacity(capacity)
+                // Every message that waits for it looks it up. If none does, the tenant's row names another.
+                .time_to_idle(intervals.longest * 2)
+                .eviction_listener(move |_, _, _| {
+                    gauge.dec();
+                })
+                .build(),
+            intervals,
+            metrics,
+        }
+    }
+
+    /// Asks to write a group; takes its probe if one is due.
+    ///
+    /// # Errors
+    /// It was denied, and no probe is due: [`SinkError::Held`].
+    pub async fn pass(self: &Arc<Self>, key: GroupKey) -> Result<Pass, SinkError> {
+        let probe = self.open.get(&key).await;
+        let key = Arc::new(key);
+        if let Some(breaker) = &probe {
+            let mut state = breaker.state();
+            if let Admission::Held(probe_in) = state.breaker.admit(now(), fastrand::f64()) {
+                return Err(SinkError::Held { denied: Arc::clone(&state.denied), probe_in });
+            }
+            tracing::debug!(
+                tenant.id = key.tenant_id,
+                log.group = key.log_group_name,
+                "a group's breaker is half open: probing"
+            );
+        }
+        Ok(Pass { key, breakers: Arc::clone(self), probe })
+    }
+
+    fn count(&self, change: Change, action: Action) {
+        let labels = BreakerChange { change: change.word(), cause: action.word() };
+        self.metrics.group_breaker_changes.get_or_create(&labels).inc();
+    }
+}
+
+impl Pass {
+    /// The group took events: closes its breaker if this was the probe.
+    pub async fn succeeded(&self) {
+        let Some(probe) = &self.probe else { return };
+        let (change, action) = {
+            let mut state = probe.state();
+            (state.breaker.succeed(), state.action)
+        };
+        let Some(change) = change else { return };
+        self.breakers.open.invalidate(&*self.key).await;
+        self.breakers.count(change, action);
+        tracing::info!(
+            tenant.id = self.key.tenant_id,
+            role.arn = %self.key.role,
+            aws.region = self.key.region,
+            log.group = self.key.log_group_name,
+            breaker.change = change.word(),
+            breaker.cause = action.word(),
+            "a group may be written again: its breaker closes"
+        );
+    }
+
+    /// The role may not do that to the group: opens the group's breaker, or keeps it open for longer.
+    pub async fn denied(&self, action: Action, problem: &str) {
+        let mut opened = None;
+        let breaker = self.breakers.open.get_with_by_ref(&*self.key, async {
+            opened = Some(Change::Opened);
+            self.breakers.metrics.group_breakers_open.inc();
+            Arc::new(OpenBreaker::new(self.breakers.intervals, action, problem))
+        });
+        let breaker = breaker.await;
+        let ours = self.probe.as_ref().is_some_and(|probe| Arc::ptr_eq(probe, &breaker));
+        let (change, probe_in) = {
+            let mut state = breaker.state();
+            let change = match opened {
+                Some(opened) => opened,
+                None if ours => {
+                    state.action = action;
+                    state.denied = problem.into();
+                    state.breaker.refuse(now(), fastrand::f64())
+                }
+                None => return,
+            };
+            (change, state.breaker.probe_in(now()).unwrap_or_default())
+        };
+        self.breakers.count(change, action);
+        let consequence = match change {
+            Change::Opened => "a group may not be written: its breaker opens, and its messages wait",
+            Change::ProbeRefused | Change::Closed => {
+                "a group may still not be written: its breaker stays open"
+            }
+        };
+        let GroupKey { tenant_id, role, region, log_group_name } = &*self.key;
+        let group =
+            format!("arn:{}:logs:{region}:{}:log-group:{log_group_name}", role.partition(), role.account());
+        let itself = match action {
+            Action::CreateLogGroup => "; or the customer creates the group",
+            Action::PutLogEvents | Action::CreateLogStream => "",
+        };
+        let remedy = format!("the policies of {role} must allow {} on {group}:*{itself}", action.name());
+        tracing::warn!(
+            tenant.id = tenant_id,
+            role.arn = %role,
+            aws.region = region,
+            log.group = log_group_name,
+            error = problem,
+            breaker.change = change.word(),
+            breaker.cause = action.word(),
+            breaker.remedy = remedy,
+            breaker.probe_in = ?probe_in,
+            "{consequence}"
+        );
+    }
+}
+
+impl OpenBreaker {
+    fn new(intervals: ProbeIntervals, action: Action, problem: &str) -> Self {
+        let mut breaker = Breaker::new(intervals);
+        breaker.refuse(now(), fastrand::f64());
+        Self { state: Mutex::new(State { breaker, denied: problem.into(), action }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tokio's clock, which tests can hold.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const INTERVALS: ProbeIntervals =
+        ProbeIntervals { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
+
+    fn breakers(metrics: &Metrics) -> Arc<GroupBreakers> {
+        Arc::new(GroupBreakers::new(INTERVALS, 100, metrics.clone()))
+    }
+
+    fn key(group: &str) -> GroupKey {
+        GroupKey {
+            tenant_id: "acme".into(),
+            role: "arn:aws:iam::222222222222:role/customer".parse().expect("a role"),
+            region: "eu-central-1".into(),
+            log_group_name: group.into(),
+        }
+    }
+
+    async fn held(breakers: &Arc<GroupBreakers>, group: &str) -> Option<Duration> {
+        match breakers.pass(key(group)).await {
+            Err(SinkError::Held { probe_in, .. }) => Some(probe_in),
+            Err(error) => panic!("{error}"),
+            Ok(_) => None,
+        }
+    }
+
+    fn shows(metrics: &Metrics, line: &str) {
+        let text = metrics.render().expect("metrics are text");
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_denied_group_is_probed_once_per_interval_and_no_other_is_held() {
+        let breakers = breakers(&Metrics::new());
+        breakers.pass(key("g")).await.expect("nothing is known").denied(Action::PutLogEvents, "no").await;
+        let mut least = 30.0;
+        for _ in 0..3 {
+            let wait = held(&breakers, "g").await.expect("it is left alone");
+            assert!((least..=least * 1.25).contains(&wait.as_secs_f64()), "{wait:?}");
+            assert_eq!(held(&breakers, "another").await, None);
+            tokio::time::advance(wait).await;
+            let probe = breakers.pass(key("g")).await.expect("a probe is due");
+            assert!(held(&breakers, "g").await.is_some(), "one is enough");
+            probe.denied(Action::CreateLogStream, "still no").await;
+            least *= 2.0;
+        }
+        let Err(SinkError::Held { denied, .. }) = breakers.pass(key("g")).await else { panic!("held") };
+        assert_eq!(&*denied, "still no");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn its_probe_closes_it_and_nobody_else_says_anything_of_it() {
+        let metrics = Metrics::new();
+        let breakers = breakers(&metrics);
+        let early = [breakers.pass(key("g")).await, breakers.pass(key("g")).await];
+        let [one, other] = early.map(|pass| pass.expect("nothing is known"));
+        one.denied(Action::CreateLogGroup, "no").await;
+        let wait = held(&breakers, "g").await.expect("it is left alone");
+        // Both began when nothing was known.
+        one.denied(Action::CreateLogGroup, "no").await;
+        other.denied(Action::CreateLogGroup, "no").await;
+        other.succeeded().await;
+        assert_eq!(held(&breakers, "g").await, Some(wait));
+        shows(&metrics, "logferry_group_breakers_open 1");
+
+        tokio::time::advance(wait).await;
+        let probe = breakers.pass(key("g")).await.expect("a probe is due");
+        probe.succeeded().await;
+        probe.succeeded().await;
+        assert_eq!(held(&breakers, "g").await, None);
+        breakers.open.run_pending_tasks().await;
+        shows(&metrics, "logferry_group_breakers_open 0");
+        for change in ["opened", "closed"] {
+            let labels = format!("change=\"{change}\",cause=\"create_log_group\"");
+            shows(&metrics, &format!("logferry_group_breaker_changes_total{{{labels}}} 1"));
+        }
+        // Denied again in the middle of an object: from the beginning.
+        probe.denied(Action::PutLogEvents, "no").await;
+        let wait = held(&breakers, "g").await.expect("it is left alone");
+        assert!(wait <= Duration::from_millis(37_500), "{wait:?}");
+    }
+}
