@@ -12,6 +12,7 @@ mod setup;
 mod target;
 mod worker;
 
+mod chaos;
 mod config;
 mod conformance;
 mod deliver;
