@@ -229,7 +229,7 @@ mod tests {
         check(800, burst(10), 8080);
         check(50, Duration::from_nanos(1), 6);
         check(50, burst(10), 505);
-        check(1, burst(10), 10);
+        check(1, burst(10), 11);
         check(3, burst(10), 31);
     }
 

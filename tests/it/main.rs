@@ -18,6 +18,7 @@ mod conformance;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
+mod fairness;
 mod faults;
 mod fuzz;
 mod isolation;

@@ -123,7 +123,7 @@ fn a_slow_backlog_waits_and_nobody_else_does() {
     for other in others {
         assert!(other.mean_refusals() < 0.01, "{}", other.mean_refusals());
         // At the very start nobody knows of them, nor how slow the objects in front of them are.
-        assert!(other.longest_wait < Duration::from_secs(8), "{:?}", other.longest_wait);
+        assert!(other.longest_wait < Duration::from_secs(10), "{:?}", other.longest_wait);
         let late = other.waits.iter().filter(|wait| **wait > STEP * 4).count();
         assert!(late * 50 < other.done, "{late} of {} waited", other.done);
     }
