@@ -11,6 +11,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    budget::{Budgets, Rates},
     config::{Config, Problem, SourceBucket},
     copy::s3::S3Copier,
     credentials::{
@@ -18,6 +19,7 @@ use crate::{
         breaker::ProbeIntervals,
         customers::{Customers, SessionSettings},
     },
+    fairness::book::Limits,
     health::Health,
     http,
     ledger::{
@@ -30,7 +32,7 @@ use crate::{
     quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -122,10 +124,14 @@ impl App {
         let sessions = session_settings(&config);
         let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
         let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
+        let sinks =
+            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
+        let rates =
+            Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
+            BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
             S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
             claims,
             quarantine,
@@ -362,6 +368,12 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         backoff: backoff(config),
         // One fills while the other is on its way.
         most_buffers: 2 * config.worker.concurrency,
+        shares: Limits {
+            slots: config.worker.concurrency,
+            max_objects: config.fairness.max_objects,
+            max_bytes: config.fairness.max_bytes.map(|bytes| bytes.as_u64()),
+            longest_wait: config.queue.max_retry_delay,
+        },
     })
 }
 

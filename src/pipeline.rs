@@ -17,6 +17,7 @@ use crate::{
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, LaneError, StreamKey, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
+    fairness::{Shares, book::Limits},
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -49,6 +50,8 @@ pub struct PipelineSettings {
     pub backoff: Backoff,
     /// Most buffers of batches that are kept for the next ones.
     pub most_buffers: usize,
+    /// What one tenant may hold of the worker.
+    pub shares: Limits,
 }
 
 /// Everything that a message's way needs.
@@ -63,6 +66,7 @@ pub struct Pipeline<O, D, S, C, L> {
     quarantine: Option<Quarantine>,
     streams: Streams,
     buffers: BufferPool,
+    shares: Shares,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -138,6 +142,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
+        let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
         Self {
             store,
             directory,
@@ -145,8 +150,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             copier,
             claims,
             quarantine,
-            streams: Streams::new(),
+            streams,
             buffers,
+            shares,
             settings,
             metrics,
         }
@@ -166,7 +172,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let verdict =
             verdict::decide(&report.failures, message.receive_count, &self.settings.backoff, fastrand::f64());
         for failed in &report.failures {
-            self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
+            match failed.failure {
+                Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
+                _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
+            };
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
@@ -269,7 +278,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             }
             return;
         }
-        self.deliver(object, &route, &wanted, stop, report).await;
+        let bytes = object.size.unwrap_or_default();
+        let pass = match report.delivered.is_empty() {
+            true => self.shares.enter(&route.tenant, bytes),
+            // Back in the queue, the message would bring those again.
+            false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
+        };
+        match pass {
+            Ok(_pass) => self.deliver(object, &route, &wanted, stop, report).await,
+            Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
+        }
     }
 
     /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither

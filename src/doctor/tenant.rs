@@ -184,7 +184,8 @@ impl Doctor {
                         Destination::CloudWatch(to) => self.cloudwatch(delivery, to, our_side).await,
                         // To write into the customer's bucket is the only proof that we may.
                         Destination::S3(_) => {
-                            let why = "deliveries to S3 are not examined: their first object tells".to_owned();
+                            let why =
+                                "deliveries to S3 are not examined: their first object tells".to_owned();
                             vec![("bucket", Finding::Skipped(why))]
                         }
                     };

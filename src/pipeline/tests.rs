@@ -74,6 +74,12 @@ impl World {
             max_object: 4 << 20,
             backoff: BACKOFF,
             most_buffers: 4,
+            shares: Limits {
+                slots: 4,
+                max_objects: None,
+                max_bytes: None,
+                longest_wait: Duration::from_secs(60),
+            },
         };
         let world = Self {
             store: MemoryStore::default(),

@@ -21,6 +21,7 @@ mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+mod fairness;
 mod faults;
 mod fuzz;
 mod isolation;
