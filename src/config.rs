@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
-use crate::route::KeyLayout;
+use crate::{quarantine::QuarantinePrefix, route::KeyLayout};
 
 /// SQS accepts at most 12 hours. Source: SQS API reference, ChangeMessageVisibility.
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
@@ -35,6 +35,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// How far each object got.
     pub ledger: Ledger,
+    /// Where records go that cannot be delivered.
+    pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
     /// Concurrency and shutdown.
@@ -135,6 +137,10 @@ pub struct Tenants {
     /// How long a looked-up tenant, or its absence, is believed.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
+    /// How long after `cache_ttl` a tenant found before serves on while the table does not answer, up to 30 days; 0: not at
+    /// all. Without an answer nobody passes for unknown: messages of tenants that are not remembered wait.
+    #[serde(with = "friendly")]
+    pub max_stale: Duration,
     /// Most tenants remembered.
     pub cache_capacity: u64,
     /// What becomes of an object whose tenant has no row: `dead-letter` or `discard`.
@@ -146,6 +152,7 @@ impl Default for Tenants {
         Self {
             table: None,
             cache_ttl: Duration::from_secs(300),
+            max_stale: Duration::from_secs(86_400),
             cache_capacity: 20_000,
             unknown: UnknownTenant::DeadLetter,
         }
@@ -222,6 +229,25 @@ pub struct Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         Self { table: None, lease: Duration::from_secs(60), retention: Duration::from_secs(14 * 86_400) }
+    }
+}
+
+/// Where records go that cannot be delivered.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quarantine {
+    /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id, none of `source.buckets`: what is written there must not
+    /// come back as logs. Without one there is no quarantine: what CloudWatch Logs rejects is counted, and a line that is no
+    /// record ends its object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// Where its keys begin; `{tenant}` stands in it once.
+    pub prefix: String,
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { bucket: None, prefix: QuarantinePrefix::DEFAULT.to_owned() }
     }
 }
 
@@ -327,7 +353,7 @@ pub struct Problem {
     pub problem: String,
 }
 
-/// One entry of `source.buckets`.
+/// A bucket as `source.buckets` and `quarantine.bucket` name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceBucket {
     /// The bucket's name.

@@ -51,6 +51,9 @@ pub struct Metrics {
     pub records_undated: Counter,
     /// `logferry_records_oversize_total`: longer than one event may be.
     pub records_oversize: Counter,
+    /// `logferry_quarantined_total{reason}`: lines written to the quarantine; a record that was split may make several, and
+    /// one whose delivery is repeated counts again.
+    pub quarantined: Family<Reason, Counter>,
     /// `logferry_batches_total`: PutLogEvents calls that were answered.
     pub batches: Counter,
     /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
@@ -59,6 +62,11 @@ pub struct Metrics {
     pub role_breakers_open: Gauge,
     /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
     pub role_breaker_changes: Family<BreakerChange, Counter>,
+    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered: `found` and `none` are the table's word,
+    /// `stale` an older entry in its place, `failed` neither.
+    pub tenant_lookups: Family<Lookup, Counter>,
+    /// `logferry_objects_copied_total`: objects that arrived in customers' buckets.
+    pub objects_copied: Counter,
     /// `logferry_group_breakers_open`: customers' log groups that may not be written, tried again by probes alone.
     pub group_breakers_open: Gauge,
     /// `logferry_group_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by the call that was denied.
@@ -105,6 +113,10 @@ label!(
     /// What became of a record.
     Outcome { outcome }
 );
+label!(
+    /// What came of looking a tenant up.
+    Lookup { result }
+);
 
 /// What became of a role's or a group's breaker, and the cause of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,10 +154,13 @@ impl Metrics {
             records_unaccounted: Counter::default(),
             records_undated: Counter::default(),
             records_oversize: Counter::default(),
+            quarantined: Family::default(),
             batches: Counter::default(),
             event_bytes: Counter::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
+            tenant_lookups: Family::default(),
+            objects_copied: Counter::default(),
             group_breakers_open: Gauge::default(),
             group_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
@@ -182,6 +197,7 @@ impl Metrics {
             "Records longer than one event may be",
             m.records_oversize.clone(),
         );
+        registry.register("quarantined", "Lines written to the quarantine", m.quarantined.clone());
         registry.register("batches", "PutLogEvents calls that were answered", m.batches.clone());
         registry.register("event_bytes", "Bytes as CloudWatch Logs bills them", m.event_bytes.clone());
         registry.register(
@@ -193,6 +209,16 @@ impl Metrics {
             "role_breaker_changes",
             "Changes of roles' breakers by cause of the refusal",
             m.role_breaker_changes.clone(),
+        );
+        registry.register(
+            "tenant_lookups",
+            "Lookups of tenants that no fresh entry answered, by result",
+            m.tenant_lookups.clone(),
+        );
+        registry.register(
+            "objects_copied",
+            "Objects that arrived in customers' buckets",
+            m.objects_copied.clone(),
         );
         registry.register(
             "group_breakers_open",

@@ -182,6 +182,7 @@ impl Doctor {
                     conditions.push(tenant.condition(Some(name), "row", valid));
                     let findings = match &delivery.destination {
                         Destination::CloudWatch(to) => self.cloudwatch(delivery, to, our_side).await,
+                        Destination::S3(to) => self.bucket(delivery, to, our_side).await,
                     };
                     let findings = findings.into_iter();
                     conditions

@@ -1,6 +1,7 @@
 //! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
 
 mod content;
+mod copies;
 mod fates;
 mod ledger;
 mod tenants;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    copy::memory::MemoryCopier,
     decode::tests::gzip,
     ledger::memory::MemoryLedger,
     object::{
@@ -49,6 +51,7 @@ struct World {
     store: MemoryStore,
     rows: Rows,
     sinks: MemorySinks,
+    copier: MemoryCopier,
     /// None: off.
     ledger: Option<MemoryLedger>,
     settings: PipelineSettings,
@@ -72,6 +75,7 @@ impl World {
             store: MemoryStore::default(),
             rows: Rows::default(),
             sinks: MemorySinks::new(),
+            copier: MemoryCopier::default(),
             ledger: None,
             settings,
             metrics: Metrics::new(),
@@ -91,10 +95,11 @@ impl World {
         self.rows.0.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryLedger> {
-        let Self { store, rows, sinks, ledger, settings, metrics, .. } = self;
+    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger> {
+        let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
         let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
-        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), claims, settings.clone(), metrics.clone())
+        let (settings, metrics) = (settings.clone(), metrics.clone());
+        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), copier.clone(), claims, settings, metrics)
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

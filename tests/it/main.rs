@@ -13,8 +13,10 @@ mod setup;
 mod target;
 mod worker;
 
+mod chaos;
 mod config;
 mod conformance;
+mod copies;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
@@ -26,5 +28,6 @@ mod layers;
 mod lifecycle;
 mod many_tenants;
 mod redrive;
+mod table;
 mod tenant;
 mod verdicts;

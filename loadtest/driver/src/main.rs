@@ -3,6 +3,7 @@
 //!
 //! `loadtest/run` builds and starts it. It needs Linux, for `/proc`.
 
+mod chaos;
 mod generate;
 mod parallel;
 mod report;
@@ -26,6 +27,8 @@ enum Command {
     Run(run::Options),
     /// Make the series of runs whose tables are in loadtest/RESULTS.md.
     Scale(scale::Options),
+    /// Make seeded runs of faults, kills and duplicate notifications, and compare what arrived record by record.
+    Chaos(chaos::Options),
     /// Run the sandbox in its counting mode; a run starts it by itself. Ends with its input.
     Sandbox,
 }
@@ -45,6 +48,7 @@ fn run_async(command: Command) -> anyhow::Result<()> {
         match command {
             Command::Run(options) => run::run(options).await,
             Command::Scale(options) => scale::scale(options).await,
+            Command::Chaos(options) => chaos::chaos(options).await,
             Command::Sandbox => sandbox::serve().await,
         }
     })

@@ -152,7 +152,15 @@ impl Options {
 
 impl Through {
     fn program(&self) -> anyhow::Result<PathBuf> {
-        let program = match &self.worker {
+        Self::program_at(self.worker.as_ref())
+    }
+
+    /// The worker's program: that one, or `logferry` beside this program.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn program_at(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+        let program = match given {
             Some(program) => program.clone(),
             None => env::current_exe()?.with_file_name("logferry"),
         };

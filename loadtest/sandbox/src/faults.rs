@@ -1,10 +1,11 @@
 //! Faults that the front injects before, around or after a call, so that tests see what clients do about them.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 use serde::Deserialize;
 
-use crate::call::Call;
+use crate::call::{Call, Principal};
 
 /// One rule: which calls it hits, and what happens to them.
 ///
@@ -23,6 +24,9 @@ pub struct Fault {
     /// Only calls whose path or body holds this text.
     #[serde(default)]
     pub contains: Option<String>,
+    /// Only calls of a role's session, such as a worker's; an account's root, such as a harness, is spared.
+    #[serde(default)]
+    pub sessions_only: bool,
     /// The share of the matching calls that it hits, 0 to 1; without it, all.
     #[serde(default)]
     pub probability: Option<f64>,
@@ -41,6 +45,7 @@ impl Fault {
             operation: operation.to_owned(),
             account: None,
             contains: None,
+            sessions_only: false,
             probability: None,
             times: None,
             effect,
@@ -51,6 +56,7 @@ impl Fault {
         self.service == service
             && (self.operation == "*" || self.operation == call.operation)
             && self.account.as_ref().is_none_or(|account| *account == call.account)
+            && (!self.sessions_only || matches!(call.principal, Principal::Session { .. }))
             && self.contains.as_ref().is_none_or(|text| {
                 call.path.contains(text.as_str())
                     || String::from_utf8_lossy(&call.body).contains(text.as_str())
@@ -86,6 +92,21 @@ pub enum Effect {
         #[serde(default)]
         error: Option<ErrorAnswer>,
     },
+}
+
+impl Effect {
+    /// A word for counting: the error's code, or the field's name in JSON.
+    fn word(&self) -> &str {
+        match self {
+            Self::Error(error) => &error.code,
+            Self::Reset => "reset",
+            Self::Latency { .. } => "latency",
+            Self::SlowBody { .. } => "slow_body",
+            Self::HalfBody => "half_body",
+            Self::WrongChecksum => "wrong_checksum",
+            Self::After { .. } => "after",
+        }
+    }
 }
 
 /// A refusal to answer with.
@@ -128,11 +149,17 @@ struct Rules {
     rules: Vec<(FaultId, Fault)>,
     next: u64,
     random: fastrand::Rng,
+    struck: BTreeMap<String, u64>,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self(Mutex::new(Rules { rules: Vec::new(), next: 1, random: fastrand::Rng::with_seed(0) }))
+        Self(Mutex::new(Rules {
+            rules: Vec::new(),
+            next: 1,
+            random: fastrand::Rng::with_seed(0),
+            struck: BTreeMap::new(),
+        }))
     }
 }
 
@@ -161,10 +188,15 @@ impl Faults {
         self.lock().random = fastrand::Rng::with_seed(seed);
     }
 
+    /// How many calls were hit so far, by `service:Operation effect`; an error's effect is its code.
+    pub fn struck(&self) -> BTreeMap<String, u64> {
+        self.lock().struck.clone()
+    }
+
     /// What happens to this call; a rule that hits has one of its times less.
     pub(crate) fn strike(&self, service: &str, call: &Call) -> Option<Effect> {
         let mut guard = self.lock();
-        let Rules { rules, random, .. } = &mut *guard;
+        let Rules { rules, random, struck, .. } = &mut *guard;
         let at = rules.iter().position(|(_, fault)| {
             fault.times != Some(0)
                 && fault.covers(service, call)
@@ -178,6 +210,7 @@ impl Faults {
                 rules.remove(at);
             }
         }
+        *struck.entry(format!("{service}:{} {}", call.operation, effect.word())).or_default() += 1;
         Some(effect)
     }
 
@@ -229,6 +262,8 @@ mod tests {
         }
         account.sts_query(CALLER).await.expect("the fault is used up");
         assert_eq!(sandbox.calls("sts", "GetCallerIdentity"), 3);
+        let struck = Vec::from_iter(sandbox.faults().struck());
+        assert_eq!(struck, [("sts:GetCallerIdentity ServiceUnavailable".to_owned(), 2)]);
     }
 
     #[tokio::test]
@@ -247,6 +282,18 @@ mod tests {
         account.iam_query(&[("Action", "GetRole")]).await.expect_err("a rule covers all of iam");
         faults.clear();
         other.sts_query(CALLER).await.expect("no rule is left");
+    }
+
+    #[tokio::test]
+    async fn a_rule_can_spare_the_root() {
+        let (sandbox, account) = sandbox().await;
+        let created = create_role(&account, "role").await.expect("nothing is injected yet");
+        let (_, rest) = created.split_once("<Arn>").expect("the role's ARN");
+        let (arn, _) = rest.split_once("</Arn>").expect("the role's ARN");
+        let session = account.assume_role(arn, "session", &[]).await.expect("anybody may");
+        sandbox.faults().add(Fault { sessions_only: true, ..sts(Effect::Reset) });
+        account.sts_query(CALLER).await.expect("the root is spared");
+        assert!(is_unanswered(&session.sts_query(CALLER).await));
     }
 
     #[tokio::test]

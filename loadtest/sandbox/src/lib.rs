@@ -21,6 +21,7 @@ mod sigv4;
 mod sns;
 mod sqs;
 mod sts;
+pub mod worker;
 
-pub use logs::Totals;
+pub use logs::{Put, Totals};
 pub use server::Sandbox;

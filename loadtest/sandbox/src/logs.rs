@@ -6,6 +6,7 @@
 
 mod input;
 mod put;
+mod puts;
 mod read;
 mod store;
 mod totals;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 use input::{Rest, constraint, group_name, invalid_parameter, parse, refuse_rest, required, stream_name};
+pub use puts::Put;
 use store::{AccountLogs, Group, Stream};
 pub use totals::Totals;
 
@@ -98,6 +100,11 @@ impl Logs {
     /// What an account accepted so far, in every Region, deleted groups and streams included.
     pub(crate) fn totals(&self, account: &str) -> Totals {
         self.lock().get(account).map(AccountLogs::totals).unwrap_or_default()
+    }
+
+    /// Every batch that was accepted and kept, of all accounts: see [`Put`].
+    pub(crate) fn puts(&self) -> Vec<Put> {
+        puts::of(&self.lock())
     }
 
     fn counts_only(&self) -> bool {

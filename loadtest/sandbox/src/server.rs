@@ -32,7 +32,7 @@ use self::protocol::{Protocol, Service};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 use crate::faults::{Effect, ErrorAnswer, Fault, Faults};
-use crate::logs::Totals;
+use crate::logs::{Put, Totals};
 use crate::sigv4::{Authorization, Refusal, Signed};
 use crate::sts::Key;
 
@@ -135,6 +135,12 @@ impl Sandbox {
     /// From now on PutLogEvents in that account insists on sequence tokens, as AWS did until 2023.
     pub fn set_strict_sequence(&self, account: &str) {
         self.front.cloud.logs.set_strict_sequence(account);
+    }
+
+    /// Every batch that PutLogEvents accepted, in any account, as far as it is kept: nothing while it only counts, and
+    /// nothing of what was deleted. Those of one group are in the order of their acceptance.
+    pub fn puts(&self) -> Vec<Put> {
+        self.front.cloud.logs.puts()
     }
 
     /// What PutLogEvents accepted in that account so far.

@@ -76,6 +76,8 @@ pub(super) struct Stream {
     pub(super) totals: Totals,
     /// In order of [`Event::key`]; empty while only counting.
     pub(super) events: Vec<Event>,
+    /// Serial of the first event of each put of which anything was kept.
+    pub(super) puts: Vec<u64>,
     /// The batch accepted last: what it held and the token that came with the right to send it.
     last_batch: Option<(Totals, Option<String>)>,
 }
@@ -101,6 +103,7 @@ impl Stream {
             last_ingestion: None,
             totals: Totals::default(),
             events: Vec::new(),
+            puts: Vec::new(),
             last_batch: None,
         }
     }
@@ -151,6 +154,9 @@ impl Stream {
         self.first_event = Some(self.first_event.map_or(first, |oldest| oldest.min(first)));
         self.last_event = Some(self.last_event.map_or(last, |newest| newest.max(last)));
         self.last_ingestion = Some(now);
+        if !batch.kept.is_empty() {
+            self.puts.push(*next_serial);
+        }
         for (timestamp, message) in batch.kept {
             self.events.push(Event { timestamp, serial: *next_serial, ingested: now, message });
             *next_serial += 1;

@@ -441,3 +441,27 @@ async fn policies_decide_by_the_arns_that_aws_evaluates() {
         assert_eq!(allowed("DescribeLogGroups").await, listing, "DescribeLogGroups on {resource}");
     }
 }
+
+#[tokio::test]
+async fn puts_are_told_as_they_came() {
+    let cloud = cloud_with_stream().await;
+    let other = json!({ "logGroupName": "g", "logStreamName": "a" });
+    ask(&cloud, "CreateLogStream", other.clone()).await.expect("a new stream");
+    let at = now();
+    put(&cloud, &[(at, "1"), (at, "2")]).await.expect("a legal batch");
+    put_with(&cloud, &[(at, "other")], other).await.expect("a legal batch");
+    // Of one time with what is there, and earlier; the first event is too old and not kept.
+    put(&cloud, &[(at - 15 * DAY, "old"), (at - 5, "3"), (at, "1")]).await.expect("a legal batch");
+    put(&cloud, &[(at - 15 * DAY, "old")]).await.expect("a legal batch");
+    put(&cloud, &[(at - 9, "4")]).await.expect("a legal batch");
+    let puts = cloud.logs.puts();
+    let told: Vec<_> = puts
+        .iter()
+        .map(|put| (put.log_stream.as_str(), put.events.iter().map(|(_, text)| text.as_str()).collect()))
+        .collect();
+    let expected: [(&str, Vec<&str>); 4] =
+        [("s", vec!["1", "2"]), ("a", vec!["other"]), ("s", vec!["3", "1"]), ("s", vec!["4"])];
+    assert_eq!(told, expected);
+    assert_eq!(puts[2].events[0].0, at - 5);
+    assert!(puts.iter().all(|put| put.account == ACCOUNT && put.log_group == "g"), "{puts:?}");
+}

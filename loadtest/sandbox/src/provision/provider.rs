@@ -112,6 +112,34 @@ impl Provider {
         })
     }
 
+    /// What production gives a worker: a session of the worker's own role, this endpoint, and the names of everything. It
+    /// lasts an hour.
+    ///
+    /// # Errors
+    /// When STS refuses the session.
+    pub async fn worker_environment(&self, aws: &Aws) -> Result<Vec<(&'static str, String)>, ProvisionError> {
+        let root = aws.account(&self.account);
+        let worker = root.assume_role(&self.worker_role_arn, "worker", &[]).await;
+        let worker = worker.map_err(failed("become the worker"))?;
+        let credentials = worker.credentials();
+        let text = str::to_owned;
+        Ok(vec![
+            ("AWS_ENDPOINT_URL", aws.endpoint.clone()),
+            ("AWS_REGION", self.region.clone()),
+            ("AWS_ACCESS_KEY_ID", text(credentials.access_key_id())),
+            ("AWS_SECRET_ACCESS_KEY", text(credentials.secret_access_key())),
+            ("AWS_SESSION_TOKEN", text(credentials.session_token().unwrap_or_default())),
+            ("AWS_S3_USE_PATH_STYLE", text("true")),
+            ("AWS_EC2_METADATA_DISABLED", text("true")),
+            ("SQS_QUEUE_URL", self.queue_url.clone()),
+            ("TENANT_CONFIG_TABLE", self.tenant_table.clone()),
+            ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", self.central_role_arn.clone()),
+            ("LOGFERRY_QUEUE__DEAD_LETTER_URL", self.dead_letter_url.clone()),
+            ("LOGFERRY_SOURCE__BUCKETS", format!("{}={}", self.bucket, self.account)),
+            ("LOGFERRY_HTTP__LISTEN", text("127.0.0.1:0")),
+        ])
+    }
+
     /// Puts a row into the tenant table.
     ///
     /// # Errors

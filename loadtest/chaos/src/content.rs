@@ -1,0 +1,310 @@
+//! Objects whose every event says whose it is: the number of its object, of its record, and, in long ones, of every
+//! piece.
+
+use std::{io::Write, sync::Arc};
+
+use fastrand::Rng;
+use flate2::{Compression as Level, write::GzEncoder};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::comparison::Event;
+
+/// Most bytes of one message: what PutLogEvents takes less the overhead of an event. Source: CloudWatch Logs API
+/// reference, PutLogEvents.
+const MAX_MESSAGE: usize = 1_048_576 - 26;
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+
+/// What is in an object. Times are relative to the start of the run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Content {
+    /// What its random bytes are made from.
+    pub(crate) seed: u64,
+    pub(crate) size: Size,
+    pub(crate) framing: Framing,
+    pub(crate) compression: Compression,
+    /// Gzip members or zstd frames, cut anywhere.
+    pub(crate) members: usize,
+    pub(crate) damage: Damage,
+}
+
+/// How many records, and what they are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// None at all.
+    Nothing,
+    /// So many short ones; some messages are empty, one in ten is late by minutes.
+    Short(usize),
+    /// So many of 40 to 90 kB: some twenty make a batch.
+    Long(usize),
+    /// So many, each two to five hours after the one before: every few make a batch, as its span may be 24 hours.
+    Days(usize),
+    /// So many, around the age of 14 days: some are too old, and in one batch with others that are not.
+    Old(usize),
+    /// A few short ones around one that has to be split.
+    Oversize,
+}
+
+/// How records are put one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// One array on one line.
+    Array,
+    /// One array, a record a line.
+    ArrayLines,
+    /// A record a line.
+    Ndjson,
+}
+
+/// How it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Gzip,
+    Zstd,
+    None,
+}
+
+/// What is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// Nothing.
+    Whole,
+    /// Nonsense in front of the record with this number.
+    Nonsense(usize),
+    /// The last two fifths of the stored bytes are missing: how many records are left is for the worker to say.
+    Truncated,
+}
+
+/// An object as it is stored, and what must come of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) records: usize,
+    /// Every event that CloudWatch Logs is to take, in the object's order, without regard to any damage.
+    pub(crate) events: Arc<[Event]>,
+}
+
+/// Makes the object with that number.
+pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
+    let mut rng = Rng::with_seed(content.seed);
+    let (mut records, mut events) = (Vec::new(), Vec::new());
+    for (index, (at, message)) in messages(content.size, number, &mut rng).into_iter().enumerate() {
+        // Between two milliseconds, so that rounding the wrong way would show.
+        let time = start + SignedDuration::from_millis(at) + SignedDuration::from_nanos(123_456);
+        let timestamp = i64::try_from(time.as_nanosecond().div_euclid(1_000_000)).expect("of this age");
+        records.push(
+            json!({
+                "application": "app",
+                "kubernetes": { "pod_name": "pod", "pod_labels": { "message": "none", "timestamp": "none" } },
+                "message": message,
+                "timestamp": format!("{time:.9}"),
+            })
+            .to_string(),
+        );
+        if at >= -14 * DAY {
+            let pieces =
+                pieces(&message).map(|text| Event { record: index, timestamp, message: text.to_owned() });
+            events.extend(pieces);
+        }
+    }
+    let text = content.framing.join(&records, content.damage);
+    let mut bytes = content.compression.encode(text.as_bytes(), content.members, &mut rng);
+    if content.damage == Damage::Truncated {
+        bytes.truncate(bytes.len() * 3 / 5);
+    }
+    Made { bytes, records: records.len(), events: events.into() }
+}
+
+/// Milliseconds after the start of the run, and text, of every record.
+fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
+    let name = |index: usize| format!("object {number} record {index}: ");
+    let short = |index: usize, rng: &mut Rng| name(index) + ENDINGS[rng.usize(..ENDINGS.len())];
+    let steady = |index: usize| index as i64 - 10 * 60_000;
+    match size {
+        Size::Nothing => Vec::new(),
+        Size::Short(count) => (0..count)
+            .map(|index| {
+                let late = if rng.u8(..10) == 0 { rng.i64(0..300_000) } else { 0 };
+                let text = if rng.u8(..30) == 0 { String::new() } else { short(index, rng) };
+                (steady(index) - late, text)
+            })
+            .collect(),
+        Size::Long(count) => {
+            (0..count).map(|index| (steady(index), long(&name(index), rng.usize(40_000..90_000)))).collect()
+        }
+        Size::Days(count) => {
+            // The steps are five hours at most: the first is nine days old at most.
+            let mut at = -9 * DAY;
+            let step = |rng: &mut Rng| rng.i64(2 * HOUR..5 * HOUR);
+            (0..count.min(40))
+                .map(|index| {
+                    at += step(rng);
+                    (at, short(index, rng))
+                })
+                .collect()
+        }
+        Size::Old(count) => {
+            // An hour to either side: however long a run takes, it is not an hour.
+            (0..count)
+                .map(|index| {
+                    let side = if rng.bool() { -HOUR } else { HOUR };
+                    (side - 14 * DAY + index as i64, short(index, rng))
+                })
+                .collect()
+        }
+        Size::Oversize => (0..7)
+            .map(|index| match index {
+                3 => (steady(index), long(&name(index), rng.usize(1_100_000..2_400_000))),
+                _ => (steady(index), short(index, rng)),
+            })
+            .collect(),
+    }
+}
+
+/// Ends of messages, with what JSON escapes and what has several bytes.
+const ENDINGS: [&str; 6] = [
+    "done",
+    "said \"no\"\tand left",
+    "Exception\n\tat Main.java:1\r\n",
+    "größer ☃ 𝄞 ende",
+    "{\"level\":\"info\",\"nested\":[1,{\"message\":\"x\"}]}",
+    "\u{1}\u{7f} \\ / control",
+];
+
+/// So many bytes or a few more; every stretch of twenty is of this record and this place alone.
+fn long(name: &str, bytes: usize) -> String {
+    let mark: String = name.chars().filter(char::is_ascii_digit).collect();
+    let mut text = name.to_owned();
+    while text.len() < bytes {
+        text.push_str(&format!("«{mark}:{}»", text.len()));
+    }
+    text
+}
+
+/// What a message is split into: as much as an event may have, at a character's end.
+fn pieces(message: &str) -> impl Iterator<Item = &str> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        let (piece, tail) = rest.split_at(rest.floor_char_boundary(MAX_MESSAGE));
+        rest = tail;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+impl Framing {
+    fn join(self, records: &[String], damage: Damage) -> String {
+        let [before, between, after] = match self {
+            Self::Array => ["[", ",", "]"],
+            Self::ArrayLines => ["[\n  ", ",\n  ", "\n]\n"],
+            Self::Ndjson => ["", "\n", "\n"],
+        };
+        let mut text = before.to_owned();
+        for (index, record) in records.iter().enumerate() {
+            if index > 0 {
+                text.push_str(between);
+            }
+            if damage == Damage::Nonsense(index) {
+                text.push_str("nonsense");
+            }
+            text.push_str(record);
+        }
+        text + after
+    }
+}
+
+impl Compression {
+    fn encode(self, text: &[u8], members: usize, rng: &mut Rng) -> Vec<u8> {
+        let mut cuts: Vec<_> = (1..members).map(|_| rng.usize(..=text.len())).collect();
+        cuts.extend([0, text.len()]);
+        cuts.sort_unstable();
+        let parts = cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]);
+        match self {
+            Self::None => text.to_vec(),
+            Self::Gzip => parts.flat_map(gzip).collect(),
+            Self::Zstd => {
+                parts.flat_map(|part| zstd::encode_all(part, 1).expect("memory takes every byte")).collect()
+            }
+        }
+    }
+}
+
+fn gzip(part: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
+    encoder.write_all(part).expect("memory takes every byte");
+    encoder.finish().expect("memory takes every byte")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, io::Read};
+
+    use flate2::read::MultiGzDecoder;
+    use serde_json::{Deserializer, Value};
+
+    use super::*;
+
+    fn content(size: Size) -> Content {
+        Content {
+            seed: 7,
+            size,
+            framing: Framing::Ndjson,
+            compression: Compression::Gzip,
+            members: 3,
+            damage: Damage::Whole,
+        }
+    }
+
+    fn start() -> Timestamp {
+        "2026-11-22T08:00:00Z".parse().expect("a time")
+    }
+
+    #[test]
+    fn every_event_is_told_from_every_other() {
+        let mut seen = HashSet::new();
+        let sizes = [Size::Short(300), Size::Long(20), Size::Days(40), Size::Old(50), Size::Oversize];
+        for (number, size) in sizes.into_iter().enumerate() {
+            let made = make(&content(size), number, start());
+            assert!(
+                !made.events.is_empty()
+                    && made.records >= made.events.iter().map(|e| e.record).max().unwrap_or(0)
+            );
+            for event in made.events.iter() {
+                assert!(event.message.len() <= MAX_MESSAGE);
+                assert!(seen.insert(event.message.clone()), "{}", &event.message[..40]);
+            }
+        }
+        let oversize = make(&content(Size::Oversize), 9, start());
+        assert!(oversize.events.len() > 7, "one is split");
+    }
+
+    #[test]
+    fn what_must_arrive_is_what_the_bytes_say() {
+        for size in [Size::Short(200), Size::Old(60), Size::Days(30), Size::Nothing] {
+            let made = make(&content(size), 1, start());
+            let mut text = String::new();
+            MultiGzDecoder::new(&made.bytes[..]).read_to_string(&mut text).expect("gzip of UTF-8");
+            let oldest = start().as_millisecond() - 14 * DAY;
+            let mut expected = Vec::new();
+            for value in Deserializer::from_str(&text).into_iter::<Value>() {
+                let value = value.expect("JSON");
+                let time: Timestamp =
+                    value["timestamp"].as_str().and_then(|at| at.parse().ok()).expect("a time");
+                let message = value["message"].as_str().expect("a string").to_owned();
+                if !message.is_empty() && time.as_millisecond() >= oldest {
+                    expected.push((time.as_millisecond(), message));
+                }
+            }
+            let events: Vec<_> = made.events.iter().map(|e| (e.timestamp, e.message.clone())).collect();
+            assert_eq!(events, expected, "{size:?}");
+        }
+    }
+
+    #[test]
+    fn the_seed_decides_every_byte() {
+        let one = make(&content(Size::Short(50)), 1, start());
+        assert_eq!(one.bytes, make(&content(Size::Short(50)), 1, start()).bytes);
+        let other = Content { seed: 8, ..content(Size::Short(50)) };
+        assert_ne!(one.bytes, make(&other, 1, start()).bytes);
+    }
+}

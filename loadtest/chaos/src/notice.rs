@@ -1,0 +1,70 @@
+//! Messages about objects, as S3 and EventBridge write them, for those that the bucket itself tells nobody of, and for
+//! those that come twice.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// In which shape a message reaches the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// From S3 directly; takes several objects.
+    Direct,
+    /// Through EventBridge; takes one.
+    EventBridge,
+    /// Through the topic, with or without its envelope; takes several.
+    Topic,
+}
+
+/// An object as its events name it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) bucket: String,
+    pub(crate) key: String,
+    pub(crate) size: usize,
+    pub(crate) etag: String,
+    pub(crate) version_id: Option<String>,
+}
+
+/// S3's event about these objects. Source: Amazon S3 user guide, "Event message structure".
+pub(crate) fn s3_event(objects: &[&Stored], region: &str) -> Value {
+    let records = objects.iter().map(|stored| {
+        let Stored { bucket, key, size, etag, version_id } = stored;
+        let mut object = json!({ "key": key, "size": size, "eTag": etag, "sequencer": "0066A1B2C3D4E5F600" });
+        if let Some(version_id) = version_id {
+            object["versionId"] = json!(version_id);
+        }
+        json!({
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "awsRegion": region,
+            "eventTime": format!("{:.3}", Timestamp::now()),
+            "eventName": "ObjectCreated:Put",
+            "s3": {
+                "s3SchemaVersion": "1.0",
+                "bucket": { "name": bucket, "arn": format!("arn:aws:s3:::{bucket}") },
+                "object": object,
+            },
+        })
+    });
+    json!({ "Records": records.collect::<Vec<_>>() })
+}
+
+/// EventBridge's event about the object. Source: Amazon S3 user guide, "EventBridge event message structure".
+pub(crate) fn eventbridge_event(stored: &Stored, account: &str, region: &str) -> Value {
+    let Stored { bucket, key, size, etag, version_id } = stored;
+    let mut object = json!({ "key": key, "size": size, "etag": etag, "sequencer": "0066A1B2C3D4E5F600" });
+    if let Some(version_id) = version_id {
+        object["version-id"] = json!(version_id);
+    }
+    json!({
+        "version": "0",
+        "id": "17793124-05d4-b198-2fde-7ededc63b103",
+        "detail-type": "Object Created",
+        "source": "aws.s3",
+        "account": account,
+        "time": format!("{:.0}", Timestamp::now()),
+        "region": region,
+        "resources": [format!("arn:aws:s3:::{bucket}")],
+        "detail": { "version": "0", "bucket": { "name": bucket }, "object": object, "reason": "PutObject" },
+    })
+}

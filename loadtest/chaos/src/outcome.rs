@@ -1,0 +1,232 @@
+//! What came of one run, whether that is good enough, and what many came to.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use crate::{comparison::Comparison, plan::Kind};
+
+/// Batches that a killed worker may have put without leaving word of them.
+const REPEATS_PER_KILL: u64 = 2;
+
+/// One run, done.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub(crate) kind: Kind,
+    /// Whether there was a ledger; without one, repeats are counted and not judged.
+    pub(crate) ledger: bool,
+    pub(crate) took: Duration,
+    pub(crate) kills: u64,
+    /// Calls that were hit, by `service:Operation effect`.
+    pub(crate) faults: BTreeMap<String, u64>,
+    /// Answers of PutLogEvents that were lost after it took effect.
+    pub(crate) lost_answers: u64,
+    pub(crate) objects: u64,
+    pub(crate) records: u64,
+    pub(crate) messages: u64,
+    /// Of those: about objects that had been told of before.
+    pub(crate) again: u64,
+    pub(crate) dead_letters: u64,
+    pub(crate) unaccounted: u64,
+    pub(crate) comparison: Comparison,
+    /// Whatever else is wrong.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Outcome {
+    /// Everything that is wrong, a line each; nothing means that all is well.
+    pub fn complaints(&self) -> Vec<String> {
+        let Comparison { lost, altered, wrong_account, out_of_order, repeated_batches, .. } = self.comparison;
+        let mut complaints = self.problems.clone();
+        let counts = [
+            (lost, "events lost"),
+            (altered, "events altered, or in another group or stream"),
+            (wrong_account, "events in a wrong account"),
+            (out_of_order, "events out of order"),
+            (self.unaccounted, "records unaccounted for"),
+        ];
+        complaints.extend(
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")),
+        );
+        let allowed = REPEATS_PER_KILL * self.kills + self.lost_answers;
+        if self.ledger && repeated_batches > allowed {
+            complaints.push(format!(
+                "{repeated_batches} batches repeated, {allowed} allowed by {} kills and {} lost answers",
+                self.kills, self.lost_answers
+            ));
+        }
+        if !complaints.is_empty() {
+            complaints.extend(self.comparison.told.iter().cloned());
+        }
+        complaints
+    }
+
+    /// How long it took.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+}
+
+/// The sums of many runs.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    runs: u64,
+    failed: u64,
+    kills: u64,
+    faults: BTreeMap<String, u64>,
+    objects: u64,
+    records: u64,
+    events: u64,
+    messages: u64,
+    again: u64,
+    dead_letters: u64,
+    lost: u64,
+    altered: u64,
+    wrong_account: u64,
+    out_of_order: u64,
+    unaccounted: u64,
+    lost_answers: u64,
+    /// By kind: runs, repeated batches, the most of them in a run.
+    repeats: BTreeMap<Kind, (u64, u64, u64)>,
+    /// Runs by how many batches were repeated for each kill, rounded up.
+    per_kill: BTreeMap<u64, u64>,
+}
+
+impl Summary {
+    /// Adds a run.
+    pub fn add(&mut self, outcome: &Outcome) {
+        let Comparison { expected, lost, altered, wrong_account, out_of_order, repeated_batches, .. } =
+            outcome.comparison;
+        self.runs += 1;
+        self.failed += u64::from(!outcome.complaints().is_empty());
+        self.kills += outcome.kills;
+        for (fault, count) in &outcome.faults {
+            *self.faults.entry(fault.clone()).or_default() += count;
+        }
+        self.objects += outcome.objects;
+        self.records += outcome.records;
+        self.events += expected;
+        self.messages += outcome.messages;
+        self.again += outcome.again;
+        self.dead_letters += outcome.dead_letters;
+        self.lost += lost;
+        self.altered += altered;
+        self.wrong_account += wrong_account;
+        self.out_of_order += out_of_order;
+        self.unaccounted += outcome.unaccounted;
+        self.lost_answers += outcome.lost_answers;
+        let (runs, batches, most) = self.repeats.entry(outcome.kind).or_default();
+        *runs += 1;
+        *batches += repeated_batches;
+        *most = repeated_batches.max(*most);
+        if outcome.kills > 0 {
+            *self.per_kill.entry(repeated_batches.div_ceil(outcome.kills)).or_default() += 1;
+        }
+    }
+
+    /// Adds a run that could not be finished.
+    pub fn add_failure(&mut self) {
+        self.runs += 1;
+        self.failed += 1;
+    }
+
+    /// Whether no run has anything to complain of.
+    pub fn is_good(&self) -> bool {
+        self.failed == 0
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: u64 = self.faults.values().sum();
+        let rows = [
+            ("runs", self.runs),
+            ("of them failed", self.failed),
+            ("kills", self.kills),
+            ("faults", faults),
+            ("notifications", self.messages),
+            ("of them duplicates", self.again),
+            ("objects", self.objects),
+            ("records put into S3", self.records),
+            ("events to arrive", self.events),
+            ("dead letters", self.dead_letters),
+            ("lost", self.lost),
+            ("in a wrong account", self.wrong_account),
+            ("altered", self.altered),
+            ("out of order", self.out_of_order),
+            ("unaccounted", self.unaccounted),
+            ("answers lost after their effect", self.lost_answers),
+        ];
+        for (what, count) in rows {
+            writeln!(to, "{what:32} {count:>10}")?;
+        }
+        for (kind, (runs, batches, most)) in &self.repeats {
+            writeln!(
+                to,
+                "repeated batches, {:14} {batches:>10}   in {runs} runs, {most} at most in one",
+                kind.word()
+            )?;
+        }
+        for (batches, runs) in &self.per_kill {
+            writeln!(to, "  runs with up to {batches} for each kill {runs:>10}")?;
+        }
+        writeln!(to, "faults by call and effect:")?;
+        for (fault, count) in &self.faults {
+            writeln!(to, "  {fault:66} {count:>8}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(kind: Kind) -> Outcome {
+        Outcome {
+            kind,
+            ledger: true,
+            took: Duration::ZERO,
+            kills: 0,
+            faults: BTreeMap::new(),
+            lost_answers: 0,
+            objects: 1,
+            records: 1,
+            messages: 1,
+            again: 0,
+            dead_letters: 0,
+            unaccounted: 0,
+            comparison: Comparison { expected: 1, ..Comparison::default() },
+            problems: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Outcome), complaints: usize) {
+        let mut outcome = outcome(Kind::Kills);
+        change(&mut outcome);
+        assert_eq!(outcome.complaints().len(), complaints, "{:?}", outcome.complaints());
+        let mut summary = Summary::default();
+        summary.add(&outcome);
+        assert_eq!(summary.is_good(), complaints == 0);
+    }
+
+    #[test]
+    fn every_flaw_is_a_complaint() {
+        check(|_| (), 0);
+        check(|o| o.comparison.lost = 1, 1);
+        check(|o| o.comparison.altered = 1, 1);
+        check(|o| o.comparison.wrong_account = 1, 1);
+        check(|o| o.comparison.out_of_order = 1, 1);
+        check(|o| o.unaccounted = 1, 1);
+        check(|o| o.problems.push("late".to_owned()), 1);
+    }
+
+    #[test]
+    fn a_kill_excuses_two_batches_and_a_lost_answer_one() {
+        check(|o| o.comparison.repeated_batches = 1, 1);
+        check(|o| (o.comparison.repeated_batches, o.kills) = (4, 2), 0);
+        check(|o| (o.comparison.repeated_batches, o.kills) = (5, 2), 1);
+        check(|o| (o.comparison.repeated_batches, o.lost_answers) = (3, 3), 0);
+        check(|o| (o.comparison.repeated_batches, o.lost_answers) = (4, 3), 1);
+        check(|o| (o.comparison.repeated_batches, o.ledger) = (9, false), 0);
+    }
+}

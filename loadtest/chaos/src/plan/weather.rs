@@ -1,0 +1,150 @@
+//! Which calls fail, how, when and how often.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
+
+use super::{some, within};
+
+/// One rule of faults and when it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Weather {
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
+    pub(crate) fault: Fault,
+}
+
+impl PartialEq for Weather {
+    fn eq(&self, other: &Self) -> bool {
+        let Fault { service, operation, effect, probability, times, .. } = &self.fault;
+        let theirs = &other.fault;
+        (self.from, self.to, service, operation, effect, times)
+            == (other.from, other.to, &theirs.service, &theirs.operation, &theirs.effect, &theirs.times)
+            && *probability == theirs.probability
+    }
+}
+
+/// A call, and the refusals that it is given: status and code as AWS has them. What would be a lie is not among them: that
+/// an object is missing, that a batch was taken before, that a condition does not hold.
+type Refusals = (&'static str, &'static str, &'static [(u16, &'static str)]);
+
+const REFUSALS: [Refusals; 9] = [
+    (
+        "logs",
+        "PutLogEvents",
+        &[
+            (400, "ThrottlingException"),
+            (503, "ServiceUnavailableException"),
+            (500, "InternalFailure"),
+            (400, "ExpiredTokenException"),
+            (400, "UnrecognizedClientException"),
+            (400, "AccessDeniedException"),
+            (400, "ResourceNotFoundException"),
+        ],
+    ),
+    (
+        "logs",
+        "CreateLogStream",
+        &[
+            (400, "ThrottlingException"),
+            (503, "ServiceUnavailableException"),
+            (400, "LimitExceededException"),
+            (400, "OperationAbortedException"),
+        ],
+    ),
+    ("s3", "GetObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
+    (
+        "sqs",
+        "ReceiveMessage",
+        &[
+            (500, "InternalFailure"),
+            (503, "ServiceUnavailable"),
+            (403, "RequestThrottled"),
+            (403, "OverLimit"),
+        ],
+    ),
+    ("sqs", "DeleteMessageBatch", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
+    ("sqs", "ChangeMessageVisibilityBatch", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
+    ("sqs", "SendMessage", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
+    (
+        "sts",
+        "AssumeRole",
+        &[(400, "Throttling"), (503, "ServiceUnavailable"), (500, "InternalFailure"), (403, "AccessDenied")],
+    ),
+    (
+        "dynamodb",
+        "*",
+        &[
+            (400, "ProvisionedThroughputExceededException"),
+            (400, "ThrottlingException"),
+            (500, "InternalServerError"),
+        ],
+    ),
+];
+
+impl Weather {
+    /// One call that fails now and then, before it takes effect; or, where nothing is lost by it, after.
+    pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
+        // The calls that matter most come up most.
+        let call = some(rng, &[0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 8]);
+        let (service, operation, refusals) = REFUSALS[call];
+        let effect = match (rng.u8(..10), service, operation) {
+            (0..5, _, _) => {
+                let (status, code) = some(rng, refusals);
+                Effect::Error(ErrorAnswer::new(status, code))
+            }
+            (5, _, _) => Effect::Latency { milliseconds: rng.u64(20..900) },
+            (6, "s3", _) => Effect::HalfBody,
+            (7, "s3", _) => Effect::WrongChecksum,
+            (8, "s3", _) => Effect::SlowBody { bytes_per_second: rng.u64(20_000..400_000) },
+            // The effect stands and the answer is lost: a message waits for its visibility to end, is deleted twice, an
+            // entry is written twice.
+            (7 | 8, "sqs", "ReceiveMessage" | "DeleteMessageBatch") | (7 | 8, "dynamodb", _) => {
+                Effect::After { error: None }
+            }
+            _ => Effect::Reset,
+        };
+        let probability = match effect {
+            // Each costs its message ten seconds.
+            Effect::After { .. } if operation == "ReceiveMessage" => 0.1,
+            _ => some(rng, &[0.1, 0.3, 0.5]),
+        };
+        Self::new(
+            period,
+            4,
+            rng,
+            Fault { probability: Some(probability), ..worker_s(service, operation, effect) },
+        )
+    }
+
+    /// A service that cannot be reached at all for a while.
+    pub(super) fn outage(period: Duration, rng: &mut Rng) -> Self {
+        let service = some(rng, &["logs", "s3", "sqs", "sts", "dynamodb"]);
+        Self::new(period, 2, rng, worker_s(service, "*", Effect::Reset))
+    }
+
+    /// Answers that are lost after the events were taken.
+    pub(super) fn lost_answers(period: Duration, rng: &mut Rng) -> Self {
+        let error = ErrorAnswer::new(503, "ServiceUnavailableException");
+        let effect = some(
+            rng,
+            &[Effect::After { error: None }, Effect::After { error: Some(error) }, Effect::HalfBody],
+        );
+        let fault = worker_s("logs", "PutLogEvents", effect);
+        let fault = Fault { probability: Some(0.3), times: Some(rng.u64(1..=3)), ..fault };
+        // In front of the others would be best; all the time is good enough.
+        Self { from: Duration::ZERO, to: period, fault }
+    }
+
+    fn new(period: Duration, seconds: u64, rng: &mut Rng, fault: Fault) -> Self {
+        let from = within(period - Duration::from_millis(500), rng);
+        let lasts = Duration::from_millis(100) + within(Duration::from_secs(seconds), rng);
+        Self { from, to: (from + lasts).min(period), fault }
+    }
+}
+
+/// A rule for calls of workers alone: the harness is the accounts' root.
+fn worker_s(service: &str, operation: &str, effect: Effect) -> Fault {
+    Fault { sessions_only: true, ..Fault::new(service, operation, effect) }
+}

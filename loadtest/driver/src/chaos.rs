@@ -1,0 +1,160 @@
+//! Many seeded runs of chaos, several at a time, each in a sandbox of its own; see `logferry-chaos`.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::ensure;
+use clap::{Args, ValueEnum};
+use logferry_chaos::{Kind, Outcome, Plan, Setting, Summary};
+use tokio::task::JoinSet;
+
+use crate::run::Through;
+
+/// What to run.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Runs in which workers are killed; beside them a quarter as many with faults alone, and a tenth as many with answers
+    /// that are lost after their effect. With --kind: runs of that kind, and no others.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+    /// Only runs of this kind.
+    #[arg(long, value_enum)]
+    kind: Option<KindName>,
+    /// The first seed; each run has the next one.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Workers that share a queue.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=10))]
+    workers: u64,
+    /// Runs at a time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    parallel: u64,
+    /// Seconds that the ledger's lease lasts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    lease: u64,
+    /// Without a ledger: repeated batches are counted and not judged.
+    #[arg(long)]
+    no_ledger: bool,
+    /// The worker's program. Default: `logferry` beside this program.
+    #[arg(long)]
+    worker: Option<PathBuf>,
+}
+
+/// [`Kind`] as an option.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KindName {
+    /// Faults before their call takes effect, and SIGKILL.
+    Kills,
+    /// The same faults, and nobody dies.
+    Faults,
+    /// Faults, and answers of PutLogEvents that are lost after it took effect.
+    LostAnswers,
+}
+
+impl From<KindName> for Kind {
+    fn from(name: KindName) -> Self {
+        match name {
+            KindName::Kills => Self::Kills,
+            KindName::Faults => Self::Faults,
+            KindName::LostAnswers => Self::LostAnswers,
+        }
+    }
+}
+
+/// One run to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Job {
+    seed: u64,
+    kind: Kind,
+}
+
+/// Makes the runs, says of each one that fails how to repeat it, and prints the sums.
+///
+/// # Errors
+/// A run failed.
+pub(crate) async fn chaos(options: Options) -> anyhow::Result<()> {
+    let program: Arc<_> = Through::program_at(options.worker.as_ref())?.into();
+    let lease = (!options.no_ledger).then(|| Duration::from_secs(options.lease));
+    let jobs = jobs(options.seed, options.runs, options.kind.map(Kind::from));
+    let (count, mut summary, mut running) = (jobs.len(), Summary::default(), JoinSet::new());
+    let workers = usize::try_from(options.workers)?;
+    let mut jobs = jobs.into_iter();
+    let mut done = 0;
+    loop {
+        while running.len() < usize::try_from(options.parallel)?
+            && let Some(job) = jobs.next()
+        {
+            let program = Arc::clone(&program);
+            running.spawn(async move {
+                let plan = Plan::new(job.seed, job.kind, workers);
+                (job, logferry_chaos::run(&plan, Setting { program: &program, lease }).await)
+            });
+        }
+        let Some(ended) = running.join_next().await else { break };
+        let (job, outcome) = ended?;
+        done += 1;
+        let complaints = note(&mut summary, outcome);
+        if !complaints.is_empty() {
+            let Job { seed, kind } = job;
+            let again = format!(
+                "loadtest/run chaos --runs 1 --seed {seed} --kind {} --workers {workers}",
+                kind.word()
+            );
+            eprintln!("seed {seed} failed ({again}):\n  {}", complaints.join("\n  "));
+        }
+        if done % 10 == 0 {
+            eprintln!("{done} of {count} runs");
+        }
+    }
+    print(&summary);
+    ensure!(summary.is_good(), "see the seeds above");
+    Ok(())
+}
+
+/// Adds a run; answers with what is wrong with it.
+fn note(summary: &mut Summary, outcome: anyhow::Result<Outcome>) -> Vec<String> {
+    match outcome {
+        Ok(outcome) => {
+            summary.add(&outcome);
+            outcome.complaints()
+        }
+        Err(error) => {
+            summary.add_failure();
+            vec![format!("it could not be carried out: {error:#}")]
+        }
+    }
+}
+
+fn jobs(first: u64, runs: u64, kind: Option<Kind>) -> Vec<Job> {
+    let counts = match kind {
+        Some(kind) => vec![(kind, runs)],
+        None => vec![
+            (Kind::Kills, runs),
+            (Kind::Faults, runs.div_ceil(4)),
+            (Kind::LostAnswers, runs.div_ceil(10)),
+        ],
+    };
+    let kinds = counts.into_iter().flat_map(|(kind, count)| (0..count).map(move |_| kind));
+    kinds.zip(first..).map(|(kind, seed)| Job { seed, kind }).collect()
+}
+
+#[expect(clippy::print_stdout, reason = "the sums are the output")]
+fn print(summary: &Summary) {
+    println!("{summary}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_repeats_its_run_alone() {
+        let all = jobs(5, 8, None);
+        let of = |kind| all.iter().filter(|job| job.kind == kind).count();
+        assert_eq!(Kind::ALL.map(of), [8, 2, 1]);
+        let seeds: Vec<_> = all.iter().map(|job| job.seed).collect();
+        assert_eq!(seeds, (5..16).collect::<Vec<_>>());
+        for job in all {
+            assert_eq!(jobs(job.seed, 1, Some(job.kind)), [job]);
+        }
+    }
+}
