@@ -4,13 +4,15 @@
 //! stores no event. It does make what the worker would make at the first delivery: the log group if it is missing, and one
 //! stream, which stays empty.
 
-mod destination;
+mod bucket;
+mod cloudwatch;
+mod role;
 mod tenant;
 mod wiring;
 
 use crate::{
     app::commands::Instruments,
-    config::{Config, Delivery, Queue},
+    config::{Config, Delivery, Queue, SourceBucket},
     credentials::{AssumeError, identity::Identity, refusal::Cause},
 };
 
@@ -79,9 +81,14 @@ pub struct Doctor {
     table: String,
     ledger_table: String,
     central_role_arn: String,
+    /// The first of `source.buckets`.
+    source_bucket: Option<String>,
     /// Sent as a session tag where the tenant has those.
     cluster: String,
 }
+
+/// Of each condition, by its name, what was found.
+type Findings = Vec<(&'static str, Finding)>;
 
 /// What the checks before found, for those that depend on it.
 #[derive(Clone, Debug)]
@@ -103,6 +110,12 @@ impl Doctor {
             ledger_table: config.ledger.table.clone().unwrap_or_default(),
             table: config.tenants.table.clone().unwrap_or_default(),
             central_role_arn: config.credentials.central_role_arn.clone().unwrap_or_default(),
+            source_bucket: config
+                .source
+                .buckets
+                .first()
+                .and_then(|bucket| bucket.parse::<SourceBucket>().ok())
+                .map(|bucket| bucket.name),
             cluster,
         }
     }

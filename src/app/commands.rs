@@ -68,7 +68,9 @@ pub struct Instruments {
     pub ledger: Option<DynamoDbLedger>,
     /// The first hop.
     pub central: AssumedRole,
-    /// The second hop, and what is behind it.
+    /// The second hop.
+    pub customers: Customers,
+    /// CloudWatch Logs behind it.
     pub sinks: CloudWatchSinks,
     sqs: aws_sdk_sqs::Client,
     sts: aws_sdk_sts::Client,
@@ -107,7 +109,8 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
         rows: TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table),
         sqs: sqs_client(config, &sdk),
         sts: aws_sdk_sts::Client::new(&sdk),
-        sinks: CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
+        sinks: CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
+        customers,
         ledger: ledger(config, &sdk),
         central,
     })

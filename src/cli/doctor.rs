@@ -41,7 +41,8 @@ const MORE: &str = "\
 Run it with the worker's configuration and as the worker's identity: it checks what that identity may do, with the worker's own
 calls. Without --tenant or --all it checks the provider's side: the queue, its redrive policy and dead-letter queue, our
 identity, the tenant table, the central role, the ledger. With --tenant, the way to that tenant: the table, both roles with
-everything that is sent along, the log group, a log stream, and a put.
+everything that is sent along, the log group, a log stream, and a put. Of a delivery to S3, the role alone: a copy would leave an
+object behind.
 
 It takes no message out of a queue and stores no event: the one that it puts is 15 days old, which CloudWatch Logs accepts
 and throws away (tooOldLogEventEndIndex). It leaves behind what the worker makes at its first delivery: the log group, if it was

@@ -182,12 +182,7 @@ impl Doctor {
                     conditions.push(tenant.condition(Some(name), "row", valid));
                     let findings = match &delivery.destination {
                         Destination::CloudWatch(to) => self.cloudwatch(delivery, to, our_side).await,
-                        // To write into the customer's bucket is the only proof that we may.
-                        Destination::S3(_) => {
-                            let why =
-                                "deliveries to S3 are not examined: their first object tells".to_owned();
-                            vec![("bucket", Finding::Skipped(why))]
-                        }
+                        Destination::S3(to) => self.bucket(delivery, to, our_side).await,
                     };
                     let findings = findings.into_iter();
                     conditions

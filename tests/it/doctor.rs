@@ -346,6 +346,27 @@ async fn rows_that_deliver_nothing_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_not_tried_and_the_way_to_it_is() {
+    let operator = Operator::new("doctor-bucket").await;
+    let customer = operator.setup.stranger(CustomerSpec::new("acme")).await;
+    let mut row = customer.row();
+    row.remove("log_group_name");
+    row.extend(
+        [("type", "s3"), ("bucket_name", "acme-logs")].map(|(name, value)| (name.to_owned(), text(value))),
+    );
+    operator.setup.put_row(row.clone()).await;
+    let report = operator.well(&["--tenant", "acme"]).await;
+    assert_eq!((report.state("customer role"), report.state("copy")), (Some("ok"), Some("skipped")));
+    row.insert("external_id".to_owned(), text("somebody-elses"));
+    operator.setup.put_row(row.clone()).await;
+    operator.ill_tenant("acme").await.fails("customer role", "AccessDenied", "another sts:ExternalId");
+    row.remove("log_distribution_role_arn");
+    operator.setup.put_row(row).await;
+    let report = operator.well(&["--tenant", "acme", "--delivery", "s3"]).await;
+    assert!(report.0.to_string().contains("the central role writes"), "{:#}", report.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_command_or_configuration_is_told_apart() {
     let mut operator = Operator::new("doctor-usage").await;
     for arguments in [&["--delivery", "cloudwatch"][..], &["--all", "--tenant", "acme"], &["acme"]] {

@@ -1,4 +1,4 @@
-//! The second hop, and CloudWatch Logs behind it, with the worker's own calls.
+//! CloudWatch Logs behind the second hop, with the worker's own calls.
 
 use std::time::Duration;
 
@@ -6,13 +6,10 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::{Doctor, Finding, OurSide};
+use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
     batch::RejectedEvents,
-    credentials::{
-        AssumeError,
-        assumed::{AssumeRequest, session_name},
-    },
+    credentials::{customers::Entry, scope::Scope},
     sink::{LogSink, LogSinks, PutAnswer, SinkError},
     tenant::{CloudWatch, Delivery},
 };
@@ -25,8 +22,6 @@ const TOO_OLD: SignedDuration = SignedDuration::from_hours(15 * 24);
 /// Times that a group or stream is asked for that was just created and is not found, and the first pause between.
 const ROUNDS: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(50);
-
-type Findings = Vec<(&'static str, Finding)>;
 
 impl Doctor {
     /// The customer's role, the group, a stream in it, and a put of one event that nobody keeps.
@@ -44,17 +39,17 @@ impl Doctor {
             findings.extend(behind("the customer's role was not entered"));
             return findings;
         }
-        let request = self.request(delivery, to, our_side);
+        let entry = entry(self, delivery, to);
         let sink = match self.instruments.sinks.open(delivery, to, &self.cluster).await {
             Ok(sink) => sink,
             Err(SinkError::Session(error)) => {
-                let mut findings = vec![("customer role", self.refused(delivery, to, our_side, &error))];
+                let mut findings = vec![("customer role", self.refused(&entry, our_side, &error))];
                 findings.extend(behind("the customer's role was not entered"));
                 return findings;
             }
             // The role let us in, and the group is left alone since another delivery of the tenant was denied there.
             Err(error) => {
-                let mut findings = vec![("customer role", Finding::Ok(entered(&request)))];
+                let mut findings = vec![("customer role", self.entered(&entry, our_side))];
                 let fix =
                     "the fix of the delivery above, which has the same role and group, is this one's too";
                 findings.push(("log group", Finding::failed(error.to_string(), fix)));
@@ -63,63 +58,25 @@ impl Doctor {
                 return findings;
             }
         };
-        let mut findings = vec![("customer role", Finding::Ok(entered(&request)))];
+        let mut findings = vec![("customer role", self.entered(&entry, our_side))];
         findings.extend(Probe { doctor: self, sink, delivery, to, our_side }.run().await);
         findings
     }
-
-    fn refused(
-        &self,
-        delivery: &Delivery,
-        to: &CloudWatch,
-        our_side: &OurSide,
-        error: &AssumeError,
-    ) -> Finding {
-        let request = self.request(delivery, to, our_side);
-        self.refusal(error, |cause, message| match cause {
-            Some(cause) => cause.remedy(&request, &self.central_role_arn, message),
-            None => "STS's words say what is wrong; nothing in the tenant's row is known to be".to_owned(),
-        })
-    }
-
-    /// What the second hop asks for, as far as refusals depend on it.
-    fn request(&self, delivery: &Delivery, to: &CloudWatch, our_side: &OurSide) -> AssumeRequest {
-        let mut tags = Vec::new();
-        if to.session_tags {
-            tags.push(("tenant_id", delivery.tenant_id.clone()));
-            if !self.cluster.is_empty() {
-                tags.push(("cluster_id", self.cluster.clone()));
-            }
-        }
-        let own_account = || our_side.identity.as_ref().map(|identity| identity.account.clone());
-        let session_name = session_name(&delivery.tenant_id);
-        AssumeRequest {
-            role: to.role.clone(),
-            external_id: to.external_id.clone().or_else(own_account),
-            policy: None,
-            tags,
-            source_identity: to.source_identity.then(|| session_name.clone()),
-            session_name,
-            duration: Duration::ZERO,
-            refresh_before: Duration::ZERO,
-        }
-    }
 }
 
-fn entered(request: &AssumeRequest) -> String {
-    let AssumeRequest { role, session_name, external_id, tags, source_identity, .. } = request;
-    let mut found = format!("{role} is assumed as {session_name:?}");
-    if let Some(id) = external_id {
-        found.push_str(&format!(", ExternalId {id:?}"));
+fn entry(doctor: &Doctor, delivery: &Delivery, to: &CloudWatch) -> Entry {
+    Entry {
+        tenant_id: delivery.tenant_id.clone(),
+        role: to.role.clone(),
+        external_id: to.external_id.clone(),
+        session_tags: to.session_tags,
+        source_identity: to.source_identity,
+        cluster: doctor.cluster.clone(),
+        scope: Scope::LogGroup {
+            region: delivery.target_region.clone(),
+            log_group_name: to.log_group_name.clone(),
+        },
     }
-    if !tags.is_empty() {
-        let tags: Vec<_> = tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        found.push_str(&format!(", session tags {}", tags.join(" ")));
-    }
-    if let Some(identity) = source_identity {
-        found.push_str(&format!(", source identity {identity:?}"));
-    }
-    found
 }
 
 /// CloudWatch Logs of one delivery, entered.
@@ -223,7 +180,7 @@ impl<S: LogSink> Probe<'_, S> {
 
     fn refused(&self, call: &str, error: &SinkError) -> Finding {
         if let SinkError::Session(session) = error {
-            return self.doctor.refused(self.delivery, self.to, self.our_side, session);
+            return self.doctor.refused(&entry(self.doctor, self.delivery, self.to), self.our_side, session);
         }
         Finding::failed(format!("{call}: {error}"), self.fix(call, error))
     }
