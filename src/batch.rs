@@ -24,6 +24,10 @@ const MAX_SPAN: i64 = 24 * 60 * 60 * 1000;
 const TAIL: usize = 128;
 /// Most bytes of an event in the body besides its message: its JSON, a timestamp of 20 digits, a comma.
 const EVENT_FRAME: usize = 64;
+/// An event in the body: its timestamp stands behind the first, its message between the other two.
+const EVENT_START: &[u8] = b"{\"timestamp\":";
+const EVENT_MESSAGE: &[u8] = b",\"message\":\"";
+const EVENT_END: &[u8] = b"\"}";
 /// Room for the batch of a small object.
 const SMALL_BODY: usize = 64 * 1024;
 /// Room for a full batch of messages of 100 bytes and more with few escapes.
@@ -95,6 +99,8 @@ pub struct Batch {
     earliest: i64,
     latest: i64,
     chronological: bool,
+    /// Position of the first event's record in the object.
+    first_record: u64,
 }
 
 /// Where an event stands in the body.
@@ -103,9 +109,14 @@ struct Event {
     timestamp: i64,
     start: usize,
     end: usize,
+    /// Its record, counted from the batch's first.
+    record: u32,
     /// The last event of its record: the record's fate is this event's.
     completes_record: bool,
 }
+
+/// Ten thousand of them lie beside each batch.
+const _: () = assert!(size_of::<Event>() == 32);
 
 impl Batch {
     /// Starts an empty batch.
@@ -127,6 +138,7 @@ impl Batch {
             earliest: i64::MAX,
             latest: i64::MIN,
             chronological: true,
+            first_record: 0,
         }
     }
 
@@ -150,21 +162,26 @@ impl Batch {
             && (self.is_empty() || self.latest.max(timestamp) - self.earliest.min(timestamp) <= MAX_SPAN)
     }
 
-    /// Adds an event that [`Batch::takes`] allowed. `completes_record` is false for all but the last part of a record
-    /// that had to be split.
-    pub fn push(&mut self, timestamp: i64, message: &Message<'_>, completes_record: bool) {
+    /// Adds an event that [`Batch::takes`] allowed. `record` is its record's position in the object, which only grows;
+    /// `completes_record` is false for all but the last part of a record that had to be split.
+    pub fn push(&mut self, record: u64, timestamp: i64, message: &Message<'_>, completes_record: bool) {
         debug_assert!(self.takes(timestamp, message.len()), "the caller asked first");
         self.make_room(message.escaped().len() + EVENT_FRAME);
         if !self.is_empty() {
             self.body.push(b',');
         }
         let start = self.body.len();
-        self.body.extend_from_slice(b"{\"timestamp\":");
+        self.body.extend_from_slice(EVENT_START);
         self.body.extend_from_slice(itoa::Buffer::new().format(timestamp).as_bytes());
-        self.body.extend_from_slice(b",\"message\":\"");
+        self.body.extend_from_slice(EVENT_MESSAGE);
         self.body.extend_from_slice(message.escaped().as_bytes());
-        self.body.extend_from_slice(b"\"}");
-        self.events.push(Event { timestamp, start, end: self.body.len(), completes_record });
+        self.body.extend_from_slice(EVENT_END);
+        if self.events.is_empty() {
+            self.first_record = record;
+        }
+        // A batch would have to lie between four thousand million records with empty messages.
+        let record = u32::try_from(record - self.first_record).unwrap_or(u32::MAX);
+        self.events.push(Event { timestamp, start, end: self.body.len(), record, completes_record });
         self.bytes += message.len() + EVENT_OVERHEAD;
         self.chronological &= timestamp >= self.latest;
         self.earliest = self.earliest.min(timestamp);
@@ -209,6 +226,7 @@ impl Batch {
             body: other.into(),
             events: std::mem::replace(&mut self.events, events),
             bytes: self.bytes,
+            first_record: self.first_record,
         };
         self.events.clear();
         (self.bytes, self.earliest, self.latest, self.chronological) = (0, i64::MAX, i64::MIN, true);
@@ -224,6 +242,7 @@ pub struct ClosedBatch {
     open_len: usize,
     events: Vec<Event>,
     bytes: usize,
+    first_record: u64,
 }
 
 /// Which events of a batch AWS refused: `RejectedLogEventsInfo` as the service defines it.
@@ -235,6 +254,45 @@ pub struct RejectedEvents {
     pub too_old_end: Option<usize>,
     /// Index behind the last event that the group's retention has expired.
     pub expired_end: Option<usize>,
+}
+
+/// Why AWS refused an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rejection {
+    /// More than 14 days old.
+    TooOld,
+    /// More than 2 hours in the future.
+    TooNew,
+    /// Older than the group's retention.
+    Expired,
+}
+
+impl RejectedEvents {
+    /// What they say of one event; where two bounds name it, the first of too old, expired, too new.
+    fn reason(&self, index: usize) -> Option<Rejection> {
+        if self.too_old_end.is_some_and(|end| index < end) {
+            Some(Rejection::TooOld)
+        } else if self.expired_end.is_some_and(|end| index < end) {
+            Some(Rejection::Expired)
+        } else if self.too_new_start.is_some_and(|start| index >= start) {
+            Some(Rejection::TooNew)
+        } else {
+            None
+        }
+    }
+}
+
+/// An event that AWS refused, as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RejectedEvent<'a> {
+    /// Why.
+    pub reason: Rejection,
+    /// Its record's position in the object; a record that was split has several events.
+    pub record: u64,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// The message as the inside of a JSON string.
+    pub escaped: &'a str,
 }
 
 /// The records that a batch completed, by what became of them.
@@ -300,18 +358,31 @@ impl ClosedBatch {
     pub fn tally(&self, rejected: &RejectedEvents) -> BatchTally {
         let mut tally = BatchTally::default();
         for (index, _) in self.events.iter().enumerate().filter(|(_, event)| event.completes_record) {
-            let count = if rejected.too_old_end.is_some_and(|end| index < end) {
-                &mut tally.too_old
-            } else if rejected.expired_end.is_some_and(|end| index < end) {
-                &mut tally.expired
-            } else if rejected.too_new_start.is_some_and(|start| index >= start) {
-                &mut tally.too_new
-            } else {
-                &mut tally.accepted
+            let count = match rejected.reason(index) {
+                Some(Rejection::TooOld) => &mut tally.too_old,
+                Some(Rejection::Expired) => &mut tally.expired,
+                Some(Rejection::TooNew) => &mut tally.too_new,
+                None => &mut tally.accepted,
             };
             *count += 1;
         }
         tally
+    }
+
+    /// The events that were refused, in the batch's order.
+    pub fn rejected(&self, rejected: &RejectedEvents) -> impl Iterator<Item = RejectedEvent<'_>> {
+        let reasons = self.events.iter().enumerate().map(|(index, event)| (rejected.reason(index), event));
+        reasons.filter_map(|(reason, event)| {
+            let digits = itoa::Buffer::new().format(event.timestamp).len();
+            let start = event.start + EVENT_START.len() + digits + EVENT_MESSAGE.len();
+            let escaped = &self.body[start..event.end - EVENT_END.len()];
+            Some(RejectedEvent {
+                reason: reason?,
+                record: self.first_record + u64::from(event.record),
+                timestamp: event.timestamp,
+                escaped: std::str::from_utf8(escaped).expect("it was copied from a text"),
+            })
+        })
     }
 }
 

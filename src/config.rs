@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
-use crate::route::KeyLayout;
+use crate::{quarantine::QuarantinePrefix, route::KeyLayout};
 
 /// SQS accepts at most 12 hours. Source: SQS API reference, ChangeMessageVisibility.
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
@@ -35,6 +35,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// How far each object got.
     pub ledger: Ledger,
+    /// Where records go that cannot be delivered.
+    pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
     /// Concurrency and shutdown.
@@ -225,6 +227,25 @@ impl Default for Ledger {
     }
 }
 
+/// Where records go that cannot be delivered.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quarantine {
+    /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id, none of `source.buckets`: what is written there must not
+    /// come back as logs. Without one there is no quarantine: what CloudWatch Logs rejects is counted, and a line that is no
+    /// record ends its object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// Where its keys begin; `{tenant}` stands in it once.
+    pub prefix: String,
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { bucket: None, prefix: QuarantinePrefix::DEFAULT.to_owned() }
+    }
+}
+
 /// Calls to AWS.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -327,7 +348,7 @@ pub struct Problem {
     pub problem: String,
 }
 
-/// One entry of `source.buckets`.
+/// A bucket as `source.buckets` and `quarantine.bucket` name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceBucket {
     /// The bucket's name.

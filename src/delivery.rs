@@ -250,7 +250,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         if !self.open.takes(timestamp, message.len()) {
             self.send().await?;
         }
-        self.open.push(timestamp, message, completes_record);
+        self.open.push(self.tally.read - 1, timestamp, message, completes_record);
         Ok(())
     }
 

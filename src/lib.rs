@@ -13,7 +13,7 @@
 //! 4. Memory is bounded by a published formula ([`app::memory_bound`]), held at start-up against the container's limit.
 //! 5. There are two layers of retries: the SDK's, and the queue's redelivery. Never a third.
 //! 6. The SDK's types stay in the adapters ([`queue::sqs`], [`object::s3`], [`sink::cloudwatch`], [`tenant::table`],
-//!    [`ledger::dynamodb`], [`credentials::assumed`], with [`aws`] for their errors) and in [`app`].
+//!    [`ledger::dynamodb`], [`quarantine::s3`], [`credentials::assumed`], with [`aws`] for their errors) and in [`app`].
 
 pub mod app;
 pub mod aws;
@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod name;
 pub mod object;
 pub mod pipeline;
+pub mod quarantine;
 pub mod queue;
 pub mod records;
 pub mod route;

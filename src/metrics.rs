@@ -51,6 +51,9 @@ pub struct Metrics {
     pub records_undated: Counter,
     /// `logferry_records_oversize_total`: longer than one event may be.
     pub records_oversize: Counter,
+    /// `logferry_quarantined_total{reason}`: lines written to the quarantine; a record that was split may make several, and
+    /// one whose delivery is repeated counts again.
+    pub quarantined: Family<Reason, Counter>,
     /// `logferry_batches_total`: PutLogEvents calls that were answered.
     pub batches: Counter,
     /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
@@ -142,6 +145,7 @@ impl Metrics {
             records_unaccounted: Counter::default(),
             records_undated: Counter::default(),
             records_oversize: Counter::default(),
+            quarantined: Family::default(),
             batches: Counter::default(),
             event_bytes: Counter::default(),
             role_breakers_open: Gauge::default(),
@@ -182,6 +186,7 @@ impl Metrics {
             "Records longer than one event may be",
             m.records_oversize.clone(),
         );
+        registry.register("quarantined", "Lines written to the quarantine", m.quarantined.clone());
         registry.register("batches", "PutLogEvents calls that were answered", m.batches.clone());
         registry.register("event_bytes", "Bytes as CloudWatch Logs bills them", m.event_bytes.clone());
         registry.register(

@@ -11,7 +11,7 @@ fn head() -> BatchHead {
 
 /// Buffers as a batch of before leaves them.
 fn used() -> Buffers {
-    let event = Event { timestamp: 1, start: 0, end: 7, completes_record: true };
+    let event = Event { timestamp: 1, start: 0, end: 7, record: 9, completes_record: true };
     Buffers { body: b"garbage".to_vec(), events: vec![event; 3] }
 }
 
@@ -19,12 +19,12 @@ fn used() -> Buffers {
 fn batches(events: &[(i64, String)]) -> Vec<ClosedBatch> {
     let mut closed = Vec::new();
     let mut open = Batch::new(&head());
-    for (timestamp, text) in events {
+    for (record, (timestamp, text)) in (100..).zip(events) {
         let message = Message::escape(text);
         if !open.takes(*timestamp, message.len()) {
             closed.push(open.close(used()));
         }
-        open.push(*timestamp, &message, true);
+        open.push(record, *timestamp, &message, true);
     }
     closed.push(open.close(used()));
     closed.retain(|batch| !batch.is_empty());
@@ -139,12 +139,29 @@ fn rejected_indices_are_read_exactly() {
 }
 
 #[test]
+fn rejected_events_are_shown_as_they_were_sent() {
+    let events = [(30, "c\n\"é"), (-10, "a"), (20, "b")].map(|(at, text)| (at, text.to_owned()));
+    let mut batch = batches(&events).remove(0);
+    let _body = batch.seal(Some("token"));
+    let rejected = RejectedEvents { too_old_end: Some(1), too_new_start: Some(2), expired_end: None };
+    let shown: Vec<_> = batch.rejected(&rejected).collect();
+    let event = |reason, record, timestamp, escaped| RejectedEvent { reason, record, timestamp, escaped };
+    let expected = [event(Rejection::TooOld, 101, -10, "a"), event(Rejection::TooNew, 100, 30, r#"c\n\"é"#)];
+    assert_eq!(shown, expected);
+    assert_eq!(batch.rejected(&RejectedEvents::default()).count(), 0);
+}
+
+#[test]
 fn a_split_record_counts_once() {
     let mut batch = Batch::new(&head());
-    for (text, last) in [("a", false), ("b", false), ("c", true), ("d", true)] {
-        batch.push(1, &Message::escape(text), last);
+    for (record, text, last) in [(7, "a", false), (7, "b", false), (7, "c", true), (9, "d", true)] {
+        batch.push(record, 1, &Message::escape(text), last);
     }
-    assert_eq!(batch.close(Buffers::default()).tally(&RejectedEvents::default()).accepted, 2);
+    let closed = batch.close(Buffers::default());
+    assert_eq!(closed.tally(&RejectedEvents::default()).accepted, 2);
+    let all = RejectedEvents { too_old_end: Some(4), ..RejectedEvents::default() };
+    let shown: Vec<_> = closed.rejected(&all).map(|event| (event.record, event.escaped)).collect();
+    assert_eq!(shown, [(7, "a"), (7, "b"), (7, "c"), (9, "d")]);
 }
 
 proptest! {
@@ -190,13 +207,13 @@ fn the_pool_keeps_few_and_ordinary_buffers() {
 #[test]
 fn buffers_change_hands_without_their_contents() {
     let mut batch = Batch::in_buffers(&head(), used());
-    batch.push(5, &Message::escape("late"), true);
-    batch.push(4, &Message::escape("early"), true);
+    batch.push(0, 5, &Message::escape("late"), true);
+    batch.push(1, 4, &Message::escape("early"), true);
     let mut closed = batch.close(used());
     let sent = closed.seal(Some("token"));
     assert_eq!(check_legal(&sent), [(4, "early".to_owned()), (5, "late".to_owned())]);
     drop(sent);
     let mut next = Batch::in_buffers(&head(), closed.into_buffers());
-    next.push(6, &Message::escape("next"), true);
+    next.push(2, 6, &Message::escape("next"), true);
     assert_eq!(check_legal(&next.close(Buffers::default()).seal(None)), [(6, "next".to_owned())]);
 }

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Config, MAX_VISIBILITY, MAX_WAIT, Problem, SourceBucket};
-use crate::{credentials::RoleArn, route::KeyLayout, tenant::region};
+use crate::{credentials::RoleArn, quarantine::QuarantinePrefix, route::KeyLayout, tenant::region};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -21,6 +21,7 @@ impl Config {
         }
         self.validate_queue(&mut check);
         self.validate_source(&mut check);
+        self.validate_quarantine(&mut check);
         self.validate_credentials(&mut check);
         check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE");
         check.that("tenants.cache_capacity", self.tenants.cache_capacity > 0, || "must be at least 1".into());
@@ -107,6 +108,28 @@ impl Config {
         });
         check
             .that("source.max_object", object >= record, || "must not be less than source.max_record".into());
+    }
+
+    fn validate_quarantine(&self, check: &mut Check) {
+        if let Err(problem) = QuarantinePrefix::parse(&self.quarantine.prefix) {
+            check.problem("quarantine.prefix", problem);
+        }
+        match self.quarantine.bucket.as_deref().map(str::parse::<SourceBucket>) {
+            Some(Err(problem)) => check.problem("quarantine.bucket", problem),
+            Some(Ok(bucket)) => {
+                let sources =
+                    self.source.buckets.iter().filter_map(|source| source.parse::<SourceBucket>().ok());
+                check.that(
+                    "quarantine.bucket",
+                    sources.into_iter().all(|source| source.name != bucket.name),
+                    || {
+                        "must not be one of source.buckets, or what is written there would come back as logs"
+                            .into()
+                    },
+                );
+            }
+            None => {}
+        }
     }
 
     fn validate_credentials(&self, check: &mut Check) {
@@ -222,6 +245,16 @@ mod tests {
         check(|c| c.ledger.table = Some("ledger".into()), &[]);
         check(|c| c.ledger.lease = Duration::from_secs(901), &["ledger.lease"]);
         check(|c| c.ledger.retention = Duration::from_secs(3599), &["ledger.retention"]);
+        check(|c| c.quarantine.prefix = "quarantine/".into(), &["quarantine.prefix"]);
+        check(|c| c.quarantine.bucket = Some(String::new()), &["quarantine.bucket"]);
+        check(
+            |c| {
+                c.source.buckets = vec!["a-bucket=111111111111".into()];
+                c.quarantine.bucket = Some("a-bucket".into());
+            },
+            &["quarantine.bucket"],
+        );
+        check(|c| c.quarantine.bucket = Some("b-bucket=111111111111".into()), &[]);
         check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
         check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);

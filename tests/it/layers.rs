@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
-const ADAPTERS: [&str; 10] = [
+const ADAPTERS: &[&str] = &[
     "app.rs",
     "aws.rs",
     "credentials/assumed.rs",
@@ -14,6 +14,7 @@ const ADAPTERS: [&str; 10] = [
     "demo.rs",
     "ledger/dynamodb.rs",
     "object/s3.rs",
+    "quarantine/s3.rs",
     "queue/sqs.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",

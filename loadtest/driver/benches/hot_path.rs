@@ -252,11 +252,11 @@ fn into_batches(events: &[(i64, Message<'_>)], buffers: &mut [Buffers; 2]) -> u6
         black_box(closed.seal(None));
         spare = closed.into_buffers();
     };
-    for (timestamp, message) in events {
+    for (record, (timestamp, message)) in (0..).zip(events) {
         if !batch.takes(*timestamp, message.len()) {
             send(&mut batch);
         }
-        batch.push(*timestamp, message, true);
+        batch.push(record, *timestamp, message, true);
     }
     send(&mut batch);
     *buffers = [batch.take_buffers(), spare];
@@ -372,7 +372,7 @@ fn body(criterion: &mut Criterion) {
         if !batch.takes(timestamp, message.len()) {
             break;
         }
-        batch.push(timestamp, &message, true);
+        batch.push(full.len() as u64, timestamp, &message, true);
         full.push((timestamp, message));
     }
     // Both ways start from messages at hand: escaped for ours, unescaped for the SDK's.
@@ -466,8 +466,8 @@ fn in_one_batch(
     put: impl FnOnce(Bytes),
 ) {
     let mut batch = Batch::in_buffers(head, std::mem::take(buffers));
-    for (timestamp, message) in events {
-        batch.push(*timestamp, message, true);
+    for (record, (timestamp, message)) in (0..).zip(events) {
+        batch.push(record, *timestamp, message, true);
     }
     let mut closed = batch.close(Buffers::default());
     put(closed.seal(None));

@@ -1,6 +1,12 @@
-//! DynamoDB: a tenant's rows, and a conditional put.
+//! DynamoDB: a tenant's rows, a conditional put, and an entry of the ledger.
 
-use aws_sdk_dynamodb::{operation::query::QueryOutput, types::AttributeValue};
+use aws_sdk_dynamodb::{
+    operation::{
+        query::QueryOutput,
+        update_item::{UpdateItemError, UpdateItemOutput},
+    },
+    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
+};
 
 use super::{Answers, nothing};
 use crate::setup::{Setup, text};
@@ -51,4 +57,61 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     );
     let half = dynamodb.put_item().table_name(table).item("tenant_id", text("acme"));
     answers.answer("dynamodb: put half a key", half.send().await, nothing);
+    ask_ledger(setup, answers).await;
+}
+
+/// An item's attributes in order, the key's left out.
+fn shown(item: Option<&std::collections::HashMap<String, AttributeValue>>) -> String {
+    let mut shown: Vec<_> =
+        item.into_iter().flatten().map(|(name, value)| format!("{name} {value:?}")).collect();
+    shown.retain(|text| !text.starts_with("object") && !text.starts_with("delivery"));
+    shown.sort();
+    shown.join(", ")
+}
+
+/// What the ledger's calls rest on: numbers that compare as numbers, conditions on attributes that are not there, the item
+/// after a write, and the item that did not meet the condition.
+async fn ask_ledger(setup: &Setup, answers: &mut Answers) {
+    let dynamodb = setup.account().dynamodb();
+    let update = |table: &str, records: u32, owner: &str| {
+        dynamodb
+            .update_item()
+            .table_name(table)
+            .key("object", text("staging/a b/ü?eTag=e"))
+            .key("delivery", text("cloudwatch"))
+            .update_expression("SET records = :records, lease_owner = :owner REMOVE lease_until")
+            .condition_expression(
+                "attribute_not_exists(done) AND (attribute_not_exists(lease_owner) OR lease_owner = :owner) \
+                 AND (attribute_not_exists(records) OR records < :records)",
+            )
+            .expression_attribute_values(":records", AttributeValue::N(records.to_string()))
+            .expression_attribute_values(":owner", text(owner))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    };
+    let written = |output: UpdateItemOutput| shown(output.attributes());
+    let table = &setup.provider.ledger_table;
+    let mut ask = async |question: &str, table: &str, records: u32, owner: &str| {
+        let answer = update(table, records, owner).send().await;
+        if let Err(Some(UpdateItemError::ConditionalCheckFailedException(failed))) =
+            answer.as_ref().map_err(|error| error.as_service_error())
+        {
+            answers.note(&format!("dynamodb: {question}, the item"), shown(failed.item()));
+        }
+        answers.answer(&format!("dynamodb: {question}"), answer, written);
+    };
+    ask("update what is not there", table, 9, "one").await;
+    ask("update to a number with more digits", table, 10, "one").await;
+    ask("update backwards", table, 9, "one").await;
+    ask("update as another", table, 11, "other").await;
+    ask("update no table", "missing", 1, "one").await;
+    ask("update by another schema", &setup.provider.tenant_table, 1, "one").await;
+    let reserved = update(table, 12, "one").update_expression("SET object = :records, lease_owner = :owner");
+    answers.answer("dynamodb: update a reserved word", reserved.send().await, written);
+    let unused = update(table, 12, "one").expression_attribute_values(":unused", text("x"));
+    answers.answer("dynamodb: update with an unused value", unused.send().await, written);
+    let absent = update(table, 12, "one").key("object", text("logferry/readiness"));
+    let absent =
+        absent.condition_expression("attribute_exists(done) AND records < :records AND lease_owner = :owner");
+    answers.answer("dynamodb: update what must be there and is not", absent.send().await, written);
 }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, rc::Rc};
 
 use logferry::{
-    batch::{Batch, BatchHead, BatchTally, Buffers, ClosedBatch, RejectedEvents},
+    batch::{Batch, BatchHead, BatchTally, Buffers, ClosedBatch, RejectedEvents, Rejection},
     records::{Message, More, RecordReader, Step},
 };
 use serde::Deserialize;
@@ -26,6 +26,7 @@ const MANY_UNITS: usize = 1000;
 struct Given {
     timestamp: i64,
     text: Rc<str>,
+    record: u64,
     completes_record: bool,
 }
 
@@ -35,6 +36,7 @@ pub(crate) fn check(data: &[u8]) {
     let names = [choices.text(8), choices.text(8)];
     let mut lane = Lane::new([&names[0], &names[1]]);
     let (mut bytes, mut events, mut timestamp) = (0, 0, 1_795_248_000_000);
+    let mut number = 0;
     while !choices.is_empty() && bytes < ENOUGH_BYTES && events < ENOUGH_EVENTS {
         let plan = choices.byte();
         timestamp = later(&mut choices, plan & 7, timestamp);
@@ -48,9 +50,16 @@ pub(crate) fn check(data: &[u8]) {
         };
         bytes += times * (text.len() + OVERHEAD);
         events += times;
-        let given = Given { timestamp, text, completes_record: plan & 0x80 == 0 };
         for _ in 0..times {
-            lane.add(given.clone(), &record.message, &mut choices);
+            let given = Given {
+                timestamp,
+                text: Rc::clone(&text),
+                record: number,
+                completes_record: plan & 0x80 == 0,
+            };
+            // The pieces of one record share its number, and records without a message leave theirs out.
+            number += u64::from(plan & 0x80 == 0) * (1 + u64::from(plan & 1));
+            lane.add(given, &record.message, &mut choices);
         }
         if choices.byte() == b'.' {
             lane.finish(&mut choices);
@@ -91,7 +100,7 @@ impl<'a> Lane<'a> {
         if !fits {
             self.finish(choices);
         }
-        self.open.push(event.timestamp, message, event.completes_record);
+        self.open.push(event.record, event.timestamp, message, event.completes_record);
         self.bytes += counted;
         self.earliest = self.earliest.min(event.timestamp);
         self.latest = self.latest.max(event.timestamp);
@@ -251,14 +260,29 @@ fn check_tally(batch: &ClosedBatch, given: &[Given], choices: &mut Choices<'_>) 
     let mut bound = || (choices.byte() & 1 > 0).then(|| choices.below(given.len() + 2));
     let rejected = RejectedEvents { too_new_start: bound(), too_old_end: bound(), expired_end: bound() };
     let mut expected = BatchTally::default();
-    for (index, _) in given.iter().enumerate().filter(|(_, event)| event.completes_record) {
+    let mut refused = batch.rejected(&rejected);
+    for (index, event) in given.iter().enumerate() {
         let before = |end: Option<usize>| end.is_some_and(|end| index < end);
-        match () {
-            () if before(rejected.too_old_end) => expected.too_old += 1,
-            () if before(rejected.expired_end) => expected.expired += 1,
-            () if rejected.too_new_start.is_some_and(|start| index >= start) => expected.too_new += 1,
-            () => expected.accepted += 1,
+        let (count, reason) = match () {
+            () if before(rejected.too_old_end) => (&mut expected.too_old, Some(Rejection::TooOld)),
+            () if before(rejected.expired_end) => (&mut expected.expired, Some(Rejection::Expired)),
+            () if rejected.too_new_start.is_some_and(|start| index >= start) => {
+                (&mut expected.too_new, Some(Rejection::TooNew))
+            }
+            () => (&mut expected.accepted, None),
+        };
+        *count += u64::from(event.completes_record);
+        if let Some(reason) = reason {
+            let found = refused.next().expect("every refused event is shown");
+            let message: String =
+                serde_json::from_str(&format!("\"{}\"", found.escaped)).expect("a legal message");
+            assert_eq!(
+                (found.reason, found.record, found.timestamp),
+                (reason, event.record, event.timestamp)
+            );
+            assert_eq!(message, *event.text);
         }
     }
+    assert_eq!(refused.next(), None);
     assert_eq!(batch.tally(&rejected), expected);
 }
