@@ -300,12 +300,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         stop: &CancellationToken,
         report: &mut Report,
     ) {
-        let (mut logs, mut buckets): (Vec<(&Delivery, &CloudWatch)>, Vec<(&Delivery, &Bucket)>) =
-            Default::default();
+        let mut logs = Vec::new();
+        let mut buckets = Vec::new();
         for delivery in wanted {
             match &delivery.destination {
-                Destination::CloudWatch(destination) => logs.push((delivery, destination)),
-                Destination::S3(destination) => buckets.push((delivery, destination)),
+                Destination::CloudWatch(destination) => logs.push((delivery.as_ref(), destination)),
+                Destination::S3(destination) => buckets.push((delivery.as_ref(), destination)),
             }
         }
         let (mut logged, mut copied) = (Report::default(), Report::default());
