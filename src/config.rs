@@ -39,6 +39,8 @@ pub struct Config {
     pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
+    /// What one tenant may hold of the worker.
+    pub fairness: Fairness,
     /// Concurrency and shutdown.
     pub worker: Worker,
     /// Health and metrics.
@@ -263,6 +265,11 @@ pub struct Delivery {
     /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about a third
     /// more CPU. CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
+    /// PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is the lowest
+    /// quota that AWS has published for a Region; it is shared by all workers, and by the customer.
+    pub put_rate: u32,
+    /// CreateLogStream requests per second likewise; the default is AWS's quota.
+    pub create_stream_rate: u32,
 }
 
 impl Default for Delivery {
@@ -271,6 +278,8 @@ impl Default for Delivery {
             attempts: 4,
             attempt_timeout: Duration::from_secs(30),
             request_compression: RequestCompression::None,
+            put_rate: 800,
+            create_stream_rate: 50,
         }
     }
 }
@@ -283,6 +292,20 @@ pub enum RequestCompression {
     None,
     /// In gzip, level 1.
     Gzip,
+}
+
+/// What one tenant may hold of the worker. Without a cap a tenant may hold as many slots as are free, and one that nobody else
+/// is active beside may take all of them; what it may not goes back to the queue until its turn comes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fairness {
+    /// Most objects of one tenant that a worker works on at once, at least 1. Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_objects: Option<usize>,
+    /// Most stored bytes of one tenant's objects that a worker works on at once; a larger object is worked on alone.
+    /// Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
 }
 
 /// Concurrency and shutdown.

@@ -19,6 +19,7 @@
 pub mod app;
 pub mod aws;
 pub mod batch;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod copy;
@@ -29,6 +30,7 @@ pub mod delivery;
 pub mod demo;
 pub mod doctor;
 pub mod event;
+pub mod fairness;
 pub mod health;
 pub mod http;
 pub mod ledger;

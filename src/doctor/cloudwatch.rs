@@ -198,7 +198,7 @@ impl<S: LogSink> Probe<'_, S> {
             SinkError::NotFound(_) => {
                 "somebody deletes the group or the stream while it is used; try again".to_owned()
             }
-            SinkError::Throttled(_) => {
+            SinkError::Throttled(_) | SinkError::Paused { .. } => {
                 "too many calls in that account and Region at this moment; try again".to_owned()
             }
             SinkError::Refused(_) => {

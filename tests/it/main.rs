@@ -21,12 +21,14 @@ mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+mod fairness;
 mod faults;
 mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
 mod many_tenants;
+mod quarantine;
 mod redrive;
 mod table;
 mod tenant;
