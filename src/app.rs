@@ -19,6 +19,7 @@ use crate::{
         breaker::ProbeIntervals,
         customers::{Customers, SessionSettings},
     },
+    delivery::MAX_STREAMS,
     fairness::book::Limits,
     health::Health,
     http,
@@ -244,7 +245,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     } else {
         0
     };
-    let caches = config.credentials.cache_capacity * 24 * KIB + config.tenants.cache_capacity * KIB;
+    let caches =
+        config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside) + caches,
