@@ -54,16 +54,27 @@ pub struct PipelineSettings {
     pub shares: Limits,
 }
 
+/// What a pipeline stands between.
+#[derive(Debug)]
+pub struct Ports<O, D, S, C, L> {
+    /// The staging bucket.
+    pub store: O,
+    /// The tenants.
+    pub directory: D,
+    /// The customers' CloudWatch Logs.
+    pub sinks: S,
+    /// The customers' buckets.
+    pub copier: C,
+    /// The ledger.
+    pub claims: Claims<L>,
+    /// Where records go that cannot be delivered; none: they are counted and no more.
+    pub quarantine: Option<Quarantine>,
+}
+
 /// Everything that a message's way needs.
 #[derive(Debug)]
 pub struct Pipeline<O, D, S, C, L> {
-    store: O,
-    directory: D,
-    sinks: S,
-    copier: C,
-    claims: Claims<L>,
-    /// None: off.
-    quarantine: Option<Quarantine>,
+    ports: Ports<O, D, S, C, L>,
     streams: Streams,
     buffers: BufferPool,
     shares: Shares,
@@ -131,31 +142,10 @@ pub struct Delivered {
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Joins the ports.
-    pub fn new(
-        store: O,
-        directory: D,
-        sinks: S,
-        copier: C,
-        claims: Claims<L>,
-        quarantine: Option<Quarantine>,
-        settings: PipelineSettings,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
-        Self {
-            store,
-            directory,
-            sinks,
-            copier,
-            claims,
-            quarantine,
-            streams,
-            buffers,
-            shares,
-            settings,
-            metrics,
-        }
+        Self { ports, streams, buffers, shares, settings, metrics }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -240,7 +230,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Err(error) => return report.failures.push(fail(None, None, Failure::Key(error))),
         };
         let tenant_id = Some(route.tenant.as_str());
-        let tenant = match self.directory.find(&route.tenant).await {
+        let tenant = match self.ports.directory.find(&route.tenant).await {
             Ok(Some(tenant)) if tenant.paused => {
                 return report.failures.push(fail(tenant_id, None, Failure::TenantPaused));
             }
@@ -262,7 +252,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
-                Ok(delivery) if self.quarantine.is_none() && delivery.needs_quarantine() => {
+                Ok(delivery) if self.ports.quarantine.is_none() && delivery.needs_quarantine() => {
                     let failure = Failure::Row(delivery.without_quarantine());
                     report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
                 }
@@ -346,14 +336,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         // Into the accounts first: without a way in, the object need not be read.
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
-            let sink = match self.sinks.open(delivery, destination, &route.cluster).await {
+            let sink = match self.ports.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sink,
                 Err(error) => {
                     report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
                     continue;
                 }
             };
-            match self.claims.claim(object, &delivery.name).await {
+            match self.ports.claims.claim(object, &delivery.name).await {
                 Claimed::Ours(claim) => ready.push(Ready { delivery, destination, sink, claim }),
                 Claimed::Done => done += 1,
                 Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
@@ -364,7 +354,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
         let owner = self.owner(object);
         let opened = tokio::select! {
-            opened = self.store.open(object, owner) => opened.map_err(Failure::Object),
+            opened = self.ports.store.open(object, owner) => opened.map_err(Failure::Object),
             () = stop.cancelled() => Err(Failure::Stopping),
         };
         let (modified, body) = match opened {
@@ -385,7 +375,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let shelf = self.quarantine.as_ref();
+            let shelf = self.ports.quarantine.as_ref();
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
             let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
             lanes.push((delivery, lane));

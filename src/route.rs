@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+/// Longest key of an object. Source: Amazon S3 user guide, "Naming Amazon S3 objects".
+const MAX_KEY_BYTES: usize = 1024;
+
 /// Which segment of a key names what. Parsed once, at start-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLayout {
@@ -84,6 +87,9 @@ pub enum KeyError {
     /// Nothing between two slashes.
     #[error("segment {0} of the key is empty")]
     EmptySegment(usize),
+    /// Longer than any key of S3: no object can have it, and no table either.
+    #[error("the key has {0} bytes; S3 has none of more than {MAX_KEY_BYTES}")]
+    TooLong(usize),
     /// `.` or `..`.
     #[error("segment {0} of the key is a relative path")]
     Traversal(usize),
@@ -136,9 +142,12 @@ impl KeyLayout {
     /// Reads a decoded key.
     ///
     /// # Errors
-    /// The key does not fit: too few or too many segments, an empty one, `.` or `..`, a control character, another
-    /// text where the layout has a literal.
+    /// The key does not fit: too long, too few or too many segments, an empty one, `.` or `..`, a control character,
+    /// another text where the layout has a literal.
     pub fn route(&self, key: &str) -> Result<Route, KeyError> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(KeyError::TooLong(key.len()));
+        }
         let found = key.split('/').count();
         let expected = self.segments.len();
         // The emptiness of a segment says more than the count that follows from it.
@@ -253,6 +262,9 @@ mod tests {
         check(KeyLayout::DEFAULT, "/b/c/d/e", Err(KeyError::EmptySegment(1)));
         check(KeyLayout::DEFAULT, "a//c/d/e", Err(KeyError::EmptySegment(2)));
         check(KeyLayout::DEFAULT, "a/b/c/d/", Err(KeyError::EmptySegment(5)));
+        let long = |bytes: usize| format!("a/b/c/d/{}", "x".repeat(bytes - 8));
+        check(KeyLayout::DEFAULT, &long(1024), Ok(["a", "b", "c", "d", &long(1024)[8..]]));
+        check(KeyLayout::DEFAULT, &long(1025), Err(KeyError::TooLong(1025)));
         check(KeyLayout::DEFAULT, "a/../c/d/e", Err(KeyError::Traversal(2)));
         check(KeyLayout::DEFAULT, "a/./c/d/e", Err(KeyError::Traversal(2)));
         check(KeyLayout::DEFAULT, "a\0/b/c/d/e", Err(KeyError::ControlCharacter(1)));

@@ -1,5 +1,7 @@
 //! The staging bucket as S3.
 
+use std::fmt;
+
 use aws_sdk_s3::{
     Client,
     config::http::HttpResponse,
@@ -7,6 +9,7 @@ use aws_sdk_s3::{
     operation::get_object::GetObjectOutput,
     primitives::ByteStream,
 };
+use aws_smithy_checksums::{ChecksumAlgorithm, http::HttpChecksum};
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -45,6 +48,45 @@ pub struct S3Body {
     len: Option<u64>,
     resumes: u32,
     resumed_at: u64,
+    /// Until it is checked.
+    checksum: Option<Running>,
+}
+
+/// The checksum of everything that was read. The SDK has its own, of one response; it knows nothing of the next one, and S3
+/// sends none with a part of an object.
+struct Running {
+    algorithm: Box<dyn HttpChecksum>,
+    expected: String,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("expected", &self.expected).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// The whole object's checksum that the response names, of those that cost next to nothing to compute beside the SDK; a
+    /// composite one, of its parts' checksums, cannot be told from the bytes alone.
+    fn of(output: &GetObjectOutput) -> Option<Self> {
+        let (algorithm, expected) = [
+            (ChecksumAlgorithm::Crc64Nvme, output.checksum_crc64_nvme()),
+            (ChecksumAlgorithm::Crc32, output.checksum_crc32()),
+            (ChecksumAlgorithm::Crc32c, output.checksum_crc32_c()),
+        ]
+        .into_iter()
+        .find_map(|(algorithm, expected)| Some((algorithm, expected.filter(|it| !it.contains('-'))?)))?;
+        Some(Self { algorithm: algorithm.into_impl(), expected: expected.to_owned() })
+    }
+
+    fn check(self) -> Result<(), ObjectError> {
+        let Self { algorithm, expected } = self;
+        let (name, found) = (algorithm.header_name(), algorithm.header_value());
+        if found.as_bytes() == expected.as_bytes() {
+            return Ok(());
+        }
+        Err(ObjectError::ChecksumMismatch(format!("{name} is {expected}, and the bytes read have {found:?}")))
+    }
 }
 
 /// What to ask for, again if need be: always the same bytes.
@@ -96,6 +138,7 @@ impl ObjectStore for S3Store {
     ) -> Result<(Timestamp, S3Body), ObjectError> {
         let mut request = Request::of(object, owner);
         let output = request.send(&self.client, 0).await?;
+        let checksum = Running::of(&output);
         let modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
         request.if_match = output.e_tag.clone().or(request.if_match);
         request.version_id = real(output.version_id.clone()).or(request.version_id);
@@ -107,6 +150,7 @@ impl ObjectStore for S3Store {
             len: output.content_length.and_then(|len| len.try_into().ok()),
             resumes: 0,
             resumed_at: 0,
+            checksum,
         };
         // S3 always says when; a store that does not gets the event's time, or now.
         let modified = modified.or(object.event_time).unwrap_or_else(Timestamp::now);
@@ -139,9 +183,14 @@ impl ObjectBody for S3Body {
             match self.stream.next().await {
                 Some(Ok(bytes)) => {
                     self.read += bytes.len() as u64;
+                    if let Some(checksum) = &mut self.checksum {
+                        checksum.algorithm.update(&bytes);
+                    }
                     return Ok(Some(bytes));
                 }
-                None => return Ok(None),
+                None => {
+                    return self.checksum.take().map_or(Ok(None), |checksum| checksum.check().map(|()| None));
+                }
                 Some(Err(error)) => {
                     let problem = chain(&error);
                     // All bytes came and were found wrong: only a new download can help.

@@ -190,6 +190,20 @@ async fn a_flipped_bit_that_breaks_the_gzip_is_not_the_object_s_fault() {
     flips_a_bit("flip-gzip", generated("acme/c/app/pod/1.json.gz", 3000, 100)).await;
 }
 
+/// The first half came by one connection, the flipped bit by the next: neither response's own checksum covers both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resumed_object_is_held_against_its_checksum_as_a_whole() {
+    // The middle of the second half is in a message.
+    let object = generated("acme/c/app/pod/1.json", 3, 4000);
+    let object = Object { bytes: object.text.clone().into_bytes(), ..object };
+    let faults = [Effect::HalfBody, Effect::WrongChecksum];
+    let faults = faults.map(|effect| times(1, Fault::new("s3", "GetObject", effect)));
+    let Some(outcome) = under("flip-resumed", object, faults.to_vec(), &[]).await else { return };
+    outcome.arrived_once();
+    let mismatches = outcome.metrics.get("logferry_failures_total{reason=\"checksum_mismatch\"}");
+    assert_eq!(mismatches, 1.0, "{:?}", outcome.metrics);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_ends_early_is_renewed() {
     let setup = Setup::new("expired").await;

@@ -56,7 +56,8 @@ fn fitting(layout: &KeyLayout, pieces: &[&str]) -> String {
 fn routes(layout: &KeyLayout, key: &str) {
     let segments: Vec<String> = layout.to_string().split('/').map(str::to_owned).collect();
     let parts: Vec<_> = key.split('/').collect();
-    let fits = parts.len() == segments.len()
+    let fits = key.len() <= 1024
+        && parts.len() == segments.len()
         && parts.iter().all(|part| is_legal(part))
         && segments.iter().zip(&parts).all(|(segment, part)| segment.starts_with('{') || segment == part);
     match layout.route(key) {

@@ -1,0 +1,156 @@
+//! A service that cannot be reached for a while: the worker says so, recovers by itself, and loses nothing. The real minute
+//! of it is in the long form, `loadtest/run chaos --outages`.
+
+use logferry_sandbox::{
+    Sandbox,
+    faults::{Effect, Fault, FaultId},
+};
+
+use crate::{
+    eventually::{eventually, same},
+    samples::{Object, assert_at_least_once, assert_same_events, expected, generated, received_events},
+    setup::Setup,
+    worker::Worker,
+};
+
+/// Every call of a worker to that service is reset from now on.
+fn unreachable(sandbox: &Sandbox, service: &str) -> FaultId {
+    sandbox.faults().add(Fault { sessions_only: true, ..Fault::new(service, "*", Effect::Reset) })
+}
+
+fn object(key: &str) -> Object {
+    generated(key, 50, 40)
+}
+
+/// Waits until readiness fails for these dependencies and no other.
+async fn says_what_is_wrong(worker: &Worker, dependencies: &[&str]) {
+    eventually("readiness says what is wrong", async || {
+        let (status, body) = worker.http_get("/readyz").await.map_err(|error| error.to_string())?;
+        let named: Vec<_> = body.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        same(&(status, named), &(503, dependencies.to_vec())).map_err(|seen| format!("{seen}: {body}"))
+    })
+    .await;
+    assert_eq!(worker.http_get("/healthz").await.expect("it answers").0, 200, "no reason to be restarted");
+}
+
+async fn counts(worker: &Worker, metric: &str) {
+    eventually("a metric says what is wrong", async || {
+        let metrics = worker.metrics().await;
+        if metrics.sum(metric) + metrics.get(metric) >= 1.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqs_cannot_be_reached() {
+    let setup = Setup::new("no-sqs").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.customer("acme").await;
+    let (first, second) = (object("acme/c/app/pod/1.json.gz"), object("acme/c/app/pod/2.json.gz"));
+    // The first is being worked on when the queue goes: its acknowledgement has to wait.
+    let late = Fault::new("logs", "PutLogEvents", Effect::Latency { milliseconds: 1000 });
+    sandbox.faults().add(Fault { times: Some(1), ..late });
+    let worker = setup.worker().await;
+    worker.ready().await;
+    setup.upload(&first.key, first.bytes.clone()).await;
+    eventually("it is being worked on", async || match sandbox.calls("logs", "PutLogEvents") {
+        0 => Err("no call yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    let outage = unreachable(sandbox, "sqs");
+    says_what_is_wrong(&worker, &["queue"]).await;
+    counts(&worker, "logferry_queue_errors_total{call=\"receive\"}").await;
+    setup.upload(&second.key, second.bytes.clone()).await;
+    sandbox.faults().remove(outage);
+    worker.ready().await;
+    setup.queue_is_empty().await;
+    setup.no_dead_letters().await;
+    let mut found = received_events(&setup.aws, &customer).await;
+    let mut all = [expected(&first.text), expected(&second.text)].concat();
+    found.sort();
+    all.sort();
+    assert_same_events("acme", &found, &all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dynamodb_cannot_be_reached() {
+    let setup = Setup::new("no-dynamodb").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let (known, unknown) = (setup.customer("known").await, setup.customer("unknown").await);
+    let worker = setup.worker().await;
+    worker.ready().await;
+    let before = object("known/c/app/pod/1.json.gz");
+    setup.upload(&before.key, before.bytes.clone()).await;
+    setup.acknowledged(&worker, 1).await;
+    let outage = unreachable(sandbox, "dynamodb");
+    let (during, new) = (object("known/c/app/pod/2.json.gz"), object("unknown/c/app/pod/1.json.gz"));
+    setup.upload(&during.key, during.bytes.clone()).await;
+    setup.upload(&new.key, new.bytes.clone()).await;
+    counts(&worker, "logferry_failures_total{reason=\"tenant_lookup\"}").await;
+    says_what_is_wrong(&worker, &["ledger", "tenant_table"]).await;
+    sandbox.faults().remove(outage);
+    worker.ready().await;
+    setup.queue_is_empty().await;
+    setup.no_dead_letters().await;
+    let found = received_events(&setup.aws, &unknown).await;
+    assert_same_events("unknown", &found, &expected(&new.text));
+    // Without the ledger, once at least.
+    let found = received_events(&setup.aws, &known).await;
+    assert_at_least_once("known", &found, &[expected(&before.text), expected(&during.text)].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_cannot_be_reached() {
+    let setup = Setup::new("no-ledger").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.customer("acme").await;
+    let worker = setup.worker().await;
+    worker.ready().await;
+    let fault = Fault::new("dynamodb", "UpdateItem", Effect::Reset);
+    let outage = sandbox.faults().add(Fault { sessions_only: true, ..fault });
+    let object = object("acme/c/app/pod/1.json.gz");
+    setup.upload(&object.key, object.bytes.clone()).await;
+    // It is worth no stop.
+    setup.acknowledged(&worker, 1).await;
+    counts(&worker, "logferry_ledger_errors_total").await;
+    says_what_is_wrong(&worker, &["ledger"]).await;
+    sandbox.faults().remove(outage);
+    worker.ready().await;
+    assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sts_cannot_be_reached() {
+    let setup = Setup::new("no-sts").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let (served, new) = (setup.customer("served").await, setup.customer("new").await);
+    let environment = setup.environment().await;
+    let running = Worker::start(&environment).await;
+    running.ready().await;
+    let first = object("served/c/app/pod/1.json.gz");
+    setup.upload(&first.key, first.bytes.clone()).await;
+    setup.acknowledged(&running, 1).await;
+    let outage = unreachable(sandbox, "sts");
+    // A session that is there lasts its hour; whoever is new has to wait.
+    let (second, third) = (object("served/c/app/pod/2.json.gz"), object("new/c/app/pod/1.json.gz"));
+    setup.upload(&second.key, second.bytes.clone()).await;
+    setup.acknowledged(&running, 2).await;
+    setup.upload(&third.key, third.bytes.clone()).await;
+    counts(&running, "logferry_failures_total{reason=\"role_unavailable\"}").await;
+    let starting = Worker::start(&environment).await;
+    says_what_is_wrong(&starting, &["central_role"]).await;
+    sandbox.faults().remove(outage);
+    starting.ready().await;
+    setup.queue_is_empty().await;
+    setup.no_dead_letters().await;
+    let all = [expected(&first.text), expected(&second.text)].concat();
+    let mut found = received_events(&setup.aws, &served).await;
+    found.sort();
+    assert_same_events("served", &found, &{
+        let mut all = all;
+        all.sort();
+        all
+    });
+    assert_same_events("new", &received_events(&setup.aws, &new).await, &expected(&third.text));
+}
