@@ -116,8 +116,7 @@ impl App {
             tenants.clone(),
             CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
             claims,
-            quarantine,
-            pipeline_settings(&config)?,
+            PipelineSettings { quarantine, ..pipeline_settings(&config)? },
             metrics.clone(),
         ));
         let _probes =
@@ -350,6 +349,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         backoff: backoff(config),
         // One fills while the other is on its way.
         most_buffers: 2 * config.worker.concurrency,
+        quarantine: None,
     })
 }
 

@@ -46,6 +46,8 @@ pub struct PipelineSettings {
     pub backoff: Backoff,
     /// Most buffers of batches that are kept for the next ones.
     pub most_buffers: usize,
+    /// Where records go that cannot be delivered; without it they are counted, or end their object.
+    pub quarantine: Option<Quarantine>,
 }
 
 /// Everything that a message's way needs.
@@ -55,8 +57,6 @@ pub struct Pipeline<O, D, S, L> {
     directory: D,
     sinks: S,
     claims: Claims<L>,
-    /// None: off.
-    quarantine: Option<Quarantine>,
     streams: Streams,
     buffers: BufferPool,
     settings: PipelineSettings,
@@ -128,22 +128,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         directory: D,
         sinks: S,
         claims: Claims<L>,
-        quarantine: Option<Quarantine>,
         settings: PipelineSettings,
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self {
-            store,
-            directory,
-            sinks,
-            claims,
-            quarantine,
-            streams: Streams::new(),
-            buffers,
-            settings,
-            metrics,
-        }
+        Self { store, directory, sinks, claims, streams: Streams::new(), buffers, settings, metrics }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -247,7 +236,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
-                Ok(delivery) if self.quarantine.is_none() && delivery.needs_quarantine() => {
+                Ok(delivery) if self.settings.quarantine.is_none() && delivery.needs_quarantine() => {
                     let failure = Failure::Row(delivery.without_quarantine());
                     report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
                 }
@@ -327,7 +316,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let shelf = self.quarantine.as_ref();
+            let shelf = self.settings.quarantine.as_ref();
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
             let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
             lanes.push((delivery, lane));
@@ -426,6 +415,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         let mut decoder = Decoder::new(self.settings.max_object);
         let mut window = Window::default();
         let mut reader = RecordReader::new(self.settings.max_record);
+        if self.settings.quarantine.is_some() {
+            reader = reader.stepping_over_bad_lines();
+        }
         loop {
             let chunk = body.chunk().await.map_err(Failure::Object)?;
             let (mut input, ended) = (chunk.as_deref().unwrap_or_default(), chunk.is_none());
@@ -445,28 +437,33 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                     (Ok(()), false) => More::Coming,
                 };
                 loop {
-                    match reader.next(window.unread(), more).map_err(Failure::Record)? {
-                        Step::Record { record, consumed } => {
-                            let mut index = 0;
-                            while let Some((_, lane)) = lanes.get_mut(index) {
-                                match lane.push(&record, object_time).await {
-                                    Ok(()) => index += 1,
-                                    Err(error) => {
-                                        let (delivery, lane) = lanes.remove(index);
-                                        broken.push((delivery, lane, error));
-                                    }
-                                }
-                            }
-                            window.consume(consumed);
-                            if lanes.is_empty() {
-                                return Ok(reader.count());
-                            }
-                        }
+                    let step = reader.next(window.unread(), more).map_err(Failure::Record)?;
+                    let consumed = match &step {
+                        Step::Record { consumed, .. } | Step::BadLine { consumed, .. } => *consumed,
                         Step::More { consumed } => {
-                            window.consume(consumed);
+                            window.consume(*consumed);
                             break;
                         }
                         Step::End => return Ok(reader.count()),
+                    };
+                    let mut index = 0;
+                    while let Some((_, lane)) = lanes.get_mut(index) {
+                        let pushed = match &step {
+                            Step::Record { record, .. } => lane.push(record, object_time).await,
+                            Step::BadLine { text, .. } => lane.push_bad_line(text).await,
+                            Step::More { .. } | Step::End => Ok(()),
+                        };
+                        match pushed {
+                            Ok(()) => index += 1,
+                            Err(error) => {
+                                let (delivery, lane) = lanes.remove(index);
+                                broken.push((delivery, lane, error));
+                            }
+                        }
+                    }
+                    window.consume(consumed);
+                    if lanes.is_empty() {
+                        return Ok(reader.count());
                     }
                 }
                 decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;

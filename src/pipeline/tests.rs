@@ -71,6 +71,7 @@ impl World {
             max_object: 4 << 20,
             backoff: BACKOFF,
             most_buffers: 4,
+            quarantine: None,
         };
         let world = Self {
             store: MemoryStore::default(),
@@ -103,8 +104,8 @@ impl World {
             let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
             Quarantine::new(Arc::new(store), prefix, metrics.clone())
         });
-        let (store, rows, sinks) = (store.clone(), rows.clone(), sinks.clone());
-        Pipeline::new(store, rows, sinks, claims, quarantine, settings.clone(), metrics.clone())
+        let settings = PipelineSettings { quarantine, ..settings.clone() };
+        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), claims, settings, metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {
