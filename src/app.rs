@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{Config, Problem, SourceBucket},
+    copy::s3::S3Copier,
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
@@ -28,7 +29,10 @@ use crate::{
     queue::sqs::SqsQueue,
     route::KeyLayout,
     sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
-    tenant::table::{TenantRows, TenantTable},
+    tenant::{
+        cache::{CacheSettings, TenantCache},
+        table::TenantRows,
+    },
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
 };
@@ -86,11 +90,17 @@ impl App {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
         let central = central_role(&config, &sdk)?;
-        let tenants = TenantTable::new(
-            aws_sdk_dynamodb::Client::new(&sdk),
-            required(&config.tenants.table, "tenants.table")?,
-            config.tenants.cache_capacity,
-            config.tenants.cache_ttl,
+        let metrics = Metrics::new();
+        let table = required(&config.tenants.table, "tenants.table")?;
+        let tenants = TenantCache::new(
+            TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table.clone()),
+            CacheSettings {
+                table,
+                capacity: config.tenants.cache_capacity,
+                ttl: config.tenants.cache_ttl,
+                max_stale: config.tenants.max_stale,
+            },
+            metrics.clone(),
         );
         let queue = SqsQueue::new(
             sqs_client(&config, &sdk),
@@ -98,7 +108,6 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let metrics = Metrics::new();
         let ledger = ledger(&config, &sdk);
         let dependencies: &[_] = if ledger.is_some() {
             &[TENANT_TABLE, CENTRAL_ROLE, LEDGER]
@@ -114,7 +123,8 @@ impl App {
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
+            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
+            S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
             claims,
             PipelineSettings { quarantine, ..pipeline_settings(&config)? },
             metrics.clone(),
@@ -159,7 +169,7 @@ pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
 /// Asks, again and again, what the loop does not: are the tables there, may we take the central role?
 async fn probe(
     health: Arc<Health>,
-    tenants: TenantTable,
+    tenants: TenantCache<TenantRows>,
     central: AssumedRole,
     ledger: Option<DynamoDbLedger>,
 ) {

@@ -137,6 +137,10 @@ pub struct Tenants {
     /// How long a looked-up tenant, or its absence, is believed.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
+    /// How long after `cache_ttl` a tenant found before serves on while the table does not answer, up to 30 days; 0: not at
+    /// all. Without an answer nobody passes for unknown: messages of tenants that are not remembered wait.
+    #[serde(with = "friendly")]
+    pub max_stale: Duration,
     /// Most tenants remembered.
     pub cache_capacity: u64,
     /// What becomes of an object whose tenant has no row: `dead-letter` or `discard`.
@@ -148,6 +152,7 @@ impl Default for Tenants {
         Self {
             table: None,
             cache_ttl: Duration::from_secs(300),
+            max_stale: Duration::from_secs(86_400),
             cache_capacity: 20_000,
             unknown: UnknownTenant::DeadLetter,
         }

@@ -62,6 +62,11 @@ pub struct Metrics {
     pub role_breakers_open: Gauge,
     /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
     pub role_breaker_changes: Family<BreakerChange, Counter>,
+    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered: `found` and `none` are the table's word,
+    /// `stale` an older entry in its place, `failed` neither.
+    pub tenant_lookups: Family<Lookup, Counter>,
+    /// `logferry_objects_copied_total`: objects that arrived in customers' buckets.
+    pub objects_copied: Counter,
     /// `logferry_group_breakers_open`: customers' log groups that may not be written, tried again by probes alone.
     pub group_breakers_open: Gauge,
     /// `logferry_group_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by the call that was denied.
@@ -108,6 +113,10 @@ label!(
     /// What became of a record.
     Outcome { outcome }
 );
+label!(
+    /// What came of looking a tenant up.
+    Lookup { result }
+);
 
 /// What became of a role's or a group's breaker, and the cause of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -150,6 +159,8 @@ impl Metrics {
             event_bytes: Counter::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
+            tenant_lookups: Family::default(),
+            objects_copied: Counter::default(),
             group_breakers_open: Gauge::default(),
             group_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
@@ -198,6 +209,16 @@ impl Metrics {
             "role_breaker_changes",
             "Changes of roles' breakers by cause of the refusal",
             m.role_breaker_changes.clone(),
+        );
+        registry.register(
+            "tenant_lookups",
+            "Lookups of tenants that no fresh entry answered, by result",
+            m.tenant_lookups.clone(),
+        );
+        registry.register(
+            "objects_copied",
+            "Objects that arrived in customers' buckets",
+            m.objects_copied.clone(),
         );
         registry.register(
             "group_breakers_open",

@@ -3,6 +3,8 @@
 //! Reads straight down: [`Pipeline::handle`] judges a message, its `deliver` carries one object to all who want
 //! it. It knows the ports alone, no adapter, and neither receives messages nor deletes them.
 
+mod copies;
+
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
@@ -11,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch::BufferPool,
     config::UnknownTenant,
+    copy::ObjectCopier,
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, LaneError, StreamKey, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
@@ -25,7 +28,7 @@ use crate::{
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
     sink::LogSinks,
-    tenant::{CloudWatch, Delivery, Destination, Directory},
+    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory},
     verdict::{self, Backoff, Failed, Failure, Notice, Verdict},
 };
 
@@ -52,10 +55,11 @@ pub struct PipelineSettings {
 
 /// Everything that a message's way needs.
 #[derive(Debug)]
-pub struct Pipeline<O, D, S, L> {
+pub struct Pipeline<O, D, S, C, L> {
     store: O,
     directory: D,
     sinks: S,
+    copier: C,
     claims: Claims<L>,
     streams: Streams,
     buffers: BufferPool,
@@ -121,18 +125,19 @@ pub struct Delivered {
     pub tally: Tally,
 }
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Joins the ports.
     pub fn new(
         store: O,
         directory: D,
         sinks: S,
+        copier: C,
         claims: Claims<L>,
         settings: PipelineSettings,
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self { store, directory, sinks, claims, streams: Streams::new(), buffers, settings, metrics }
+        Self { store, directory, sinks, copier, claims, streams: Streams::new(), buffers, settings, metrics }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -255,8 +260,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         self.deliver(object, &route, &wanted, stop, report).await;
     }
 
-    /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
-    /// behind; the others go on.
+    /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither
+    /// waits for the other, and each delivery has its own entry in the ledger: what went well is not repeated.
     async fn deliver(
         &self,
         object: &ObjectRef,
@@ -265,6 +270,43 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         stop: &CancellationToken,
         report: &mut Report,
     ) {
+        let (mut logs, mut buckets): (Vec<(&Delivery, &CloudWatch)>, Vec<(&Delivery, &Bucket)>) =
+            Default::default();
+        for delivery in wanted {
+            match &delivery.destination {
+                Destination::CloudWatch(destination) => logs.push((delivery, destination)),
+                Destination::S3(destination) => buckets.push((delivery, destination)),
+            }
+        }
+        let (mut logged, mut copied) = (Report::default(), Report::default());
+        let (logs_done, copies_done) = tokio::join!(
+            self.log(object, route, &logs, stop, &mut logged),
+            self.copy(object, route, &buckets, stop, &mut copied),
+        );
+        if logs_done + copies_done == wanted.len() {
+            report.skipped.push(Skipped::AlreadyDelivered);
+        }
+        // What is wrong with the object is told once.
+        if logged.failures.iter().any(|failed| matches!(failed.failure, Failure::Object(_))) {
+            copied.failures.retain(|failed| !matches!(failed.failure, Failure::Object(_)));
+        }
+        for part in [logged, copied] {
+            report.skipped.extend(part.skipped);
+            report.delivered.extend(part.delivered);
+            report.failures.extend(part.failures);
+        }
+    }
+
+    /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
+    /// behind; the others go on. Answers with how many were done already.
+    async fn log(
+        &self,
+        object: &ObjectRef,
+        route: &Route,
+        wanted: &[(&Delivery, &CloudWatch)],
+        stop: &CancellationToken,
+        report: &mut Report,
+    ) -> usize {
         let fail = |delivery: Option<&str>, failure| Failed {
             object: Some(object.clone()),
             tenant_id: Some(route.tenant.clone()),
@@ -273,8 +315,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         };
         // Into the accounts first: without a way in, the object need not be read.
         let (mut ready, mut done) = (Vec::new(), 0);
-        for delivery in wanted {
-            let Destination::CloudWatch(destination) = &delivery.destination;
+        for &(delivery, destination) in wanted {
             let sink = match self.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sink,
                 Err(error) => {
@@ -288,13 +329,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                 Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
             }
         }
-        if done == wanted.len() {
-            report.skipped.push(Skipped::AlreadyDelivered);
-        }
         if ready.is_empty() {
-            return;
+            return done;
         }
-        let owner = self.settings.buckets.get(&object.bucket).and_then(Option::as_deref);
+        let owner = self.owner(object);
         let opened = tokio::select! {
             opened = self.store.open(object, owner) => opened.map_err(Failure::Object),
             () = stop.cancelled() => Err(Failure::Stopping),
@@ -305,7 +343,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                 for ready in ready {
                     ready.claim.release(ready.claim.from()).await;
                 }
-                return report.failures.push(fail(None, failure));
+                report.failures.push(fail(None, failure));
+                return done;
             }
         };
         let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
@@ -347,6 +386,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             Ok(_) => {}
             Err(failure) => report.failures.push(fail(None, failure)),
         }
+        done
+    }
+
+    /// The account that must own the object's bucket, where that is known.
+    fn owner(&self, object: &ObjectRef) -> Option<&str> {
+        self.settings.buckets.get(&object.bucket).and_then(Option::as_deref)
     }
 
     /// Ends a lane as far as the object was read. On an error the lane is still to be abandoned; none is told where the

@@ -1,6 +1,7 @@
 //! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
 
 mod content;
+mod copies;
 mod fates;
 mod ledger;
 mod quarantine;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    copy::memory::MemoryCopier,
     decode::tests::gzip,
     ledger::memory::MemoryLedger,
     object::{
@@ -51,6 +53,7 @@ struct World {
     store: MemoryStore,
     rows: Rows,
     sinks: MemorySinks,
+    copier: MemoryCopier,
     /// None: off.
     ledger: Option<MemoryLedger>,
     /// None: off.
@@ -77,6 +80,7 @@ impl World {
             store: MemoryStore::default(),
             rows: Rows::default(),
             sinks: MemorySinks::new(),
+            copier: MemoryCopier::default(),
             ledger: None,
             quarantine: None,
             settings,
@@ -97,15 +101,16 @@ impl World {
         self.rows.0.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryLedger> {
-        let Self { store, rows, sinks, ledger, settings, metrics, .. } = self;
+    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger> {
+        let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
         let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
         let quarantine = self.quarantine.clone().map(|store| {
             let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
             Quarantine::new(Arc::new(store), prefix, metrics.clone())
         });
         let settings = PipelineSettings { quarantine, ..settings.clone() };
-        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), claims, settings, metrics.clone())
+        let (store, rows, sinks, copier) = (store.clone(), rows.clone(), sinks.clone(), copier.clone());
+        Pipeline::new(store, rows, sinks, copier, claims, settings, metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -15,6 +15,7 @@ mod worker;
 mod chaos;
 mod config;
 mod conformance;
+mod copies;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
@@ -25,5 +26,6 @@ mod layers;
 mod lifecycle;
 mod many_tenants;
 mod quarantine;
+mod table;
 mod tenant;
 mod verdicts;

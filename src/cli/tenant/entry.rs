@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    credentials::RoleArn,
     route::KeyLayout,
     tenant::{ATTRIBUTES, Attribute, Content, Destination, FieldProblem, Row, SETTINGS, check_row},
 };
@@ -194,7 +195,25 @@ fn target(content: &Content) -> Option<Value> {
             "region": delivery.target_region,
             "log_group_name": to.log_group_name,
         }),
+        Destination::S3(to) => json!({
+            "account": to.role.as_ref().map(RoleArn::account),
+            "region": delivery.target_region,
+            "bucket_name": to.bucket_name,
+            "bucket_prefix": to.bucket_prefix,
+        }),
     })
+}
+
+/// The same in a line; the account of a bucket is known only where a role there is entered.
+fn target_line(content: &Content) -> Option<String> {
+    let Content::Delivery(delivery) = content else { return None };
+    let account = delivery.destination.role().map(|role| role.account().to_owned());
+    let place = match &delivery.destination {
+        Destination::CloudWatch(to) => to.log_group_name.clone(),
+        Destination::S3(to) => format!("s3://{}/{}", to.bucket_name, to.bucket_prefix),
+    };
+    let words: Vec<_> = account.into_iter().chain([delivery.target_region.clone(), place]).collect();
+    Some(words.join(" "))
 }
 
 /// Reads one row or an array of rows.
@@ -275,11 +294,7 @@ pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>, paused: &B
     let mut lines = vec![["TENANT", "TYPE", "STATE", "TARGET"].map(str::to_owned)];
     let mut remarks = vec![Vec::new()];
     for entry in entries {
-        let target = entry.content.as_ref().and_then(target);
-        let target = target.map(|target| {
-            let part = |name: &str| target[name].as_str().unwrap_or_default().to_owned();
-            ["account", "region", "log_group_name"].map(part).join(" ")
-        });
+        let target = entry.content.as_ref().and_then(target_line);
         lines.push([
             printable(&entry.tenant_id),
             printable(&entry.name),
