@@ -1,5 +1,7 @@
 //! Makes the live parts out of a configuration: the one place that names adapters.
 
+pub mod commands;
+
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
@@ -9,6 +11,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    budget::{Budgets, Rates},
     config::{Config, Problem, SourceBucket},
     copy::s3::S3Copier,
     credentials::{
@@ -16,6 +19,8 @@ use crate::{
         breaker::ProbeIntervals,
         customers::{Customers, SessionSettings},
     },
+    delivery::MAX_STREAMS,
+    fairness::book::Limits,
     health::Health,
     http,
     ledger::{
@@ -28,7 +33,7 @@ use crate::{
     quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -120,10 +125,14 @@ impl App {
         let sessions = session_settings(&config);
         let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
         let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
+        let sinks =
+            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
+        let rates =
+            Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
+            BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
             S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
             claims,
             PipelineSettings { quarantine, ..pipeline_settings(&config)? },
@@ -235,7 +244,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     } else {
         0
     };
-    let caches = config.credentials.cache_capacity * 24 * KIB + config.tenants.cache_capacity * KIB;
+    let caches =
+        config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside) + caches,
@@ -360,6 +370,12 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         // One fills while the other is on its way.
         most_buffers: 2 * config.worker.concurrency,
         quarantine: None,
+        shares: Limits {
+            slots: config.worker.concurrency,
+            max_objects: config.fairness.max_objects,
+            max_bytes: config.fairness.max_bytes.map(|bytes| bytes.as_u64()),
+            longest_wait: config.queue.max_retry_delay,
+        },
     })
 }
 

@@ -32,8 +32,8 @@ const CREATION_PAUSE: Duration = Duration::from_millis(50);
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// A file for the quarantine goes out with the open batch, but not later than when it has grown to that many bytes.
 const FULL_FILE: usize = 1 << 20;
-/// Most streams whose sequence token is remembered.
-const MAX_STREAMS: u64 = 20_000;
+/// Most streams whose sequence token is remembered, at most 1 KiB each.
+pub const MAX_STREAMS: u64 = 20_000;
 
 /// What is known of streams, shared by all deliveries of a worker.
 #[derive(Clone, Debug)]

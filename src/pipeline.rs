@@ -17,6 +17,7 @@ use crate::{
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, LaneError, StreamKey, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
+    fairness::{Shares, book::Limits},
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -51,6 +52,8 @@ pub struct PipelineSettings {
     pub most_buffers: usize,
     /// Where records go that cannot be delivered; without it they are counted, or end their object.
     pub quarantine: Option<Quarantine>,
+    /// What one tenant may hold of the worker.
+    pub shares: Limits,
 }
 
 /// Everything that a message's way needs.
@@ -63,6 +66,7 @@ pub struct Pipeline<O, D, S, C, L> {
     claims: Claims<L>,
     streams: Streams,
     buffers: BufferPool,
+    shares: Shares,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -137,7 +141,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self { store, directory, sinks, copier, claims, streams: Streams::new(), buffers, settings, metrics }
+        let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
+        Self { store, directory, sinks, copier, claims, streams, buffers, shares, settings, metrics }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -154,7 +159,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let verdict =
             verdict::decide(&report.failures, message.receive_count, &self.settings.backoff, fastrand::f64());
         for failed in &report.failures {
-            self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
+            match failed.failure {
+                Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
+                _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
+            };
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
@@ -257,7 +265,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             }
             return;
         }
-        self.deliver(object, &route, &wanted, stop, report).await;
+        let bytes = object.size.unwrap_or_default();
+        let pass = match report.delivered.is_empty() {
+            true => self.shares.enter(&route.tenant, bytes),
+            // Back in the queue, the message would bring those again.
+            false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
+        };
+        match pass {
+            Ok(_pass) => self.deliver(object, &route, &wanted, stop, report).await,
+            Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
+        }
     }
 
     /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither
@@ -270,12 +287,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         stop: &CancellationToken,
         report: &mut Report,
     ) {
-        let (mut logs, mut buckets): (Vec<(&Delivery, &CloudWatch)>, Vec<(&Delivery, &Bucket)>) =
-            Default::default();
+        let mut logs = Vec::new();
+        let mut buckets = Vec::new();
         for delivery in wanted {
             match &delivery.destination {
-                Destination::CloudWatch(destination) => logs.push((delivery, destination)),
-                Destination::S3(destination) => buckets.push((delivery, destination)),
+                Destination::CloudWatch(destination) => logs.push((delivery.as_ref(), destination)),
+                Destination::S3(destination) => buckets.push((delivery.as_ref(), destination)),
             }
         }
         let (mut logged, mut copied) = (Report::default(), Report::default());

@@ -75,6 +75,12 @@ impl World {
             backoff: BACKOFF,
             most_buffers: 4,
             quarantine: None,
+            shares: Limits {
+                slots: 4,
+                max_objects: None,
+                max_bytes: None,
+                longest_wait: Duration::from_secs(60),
+            },
         };
         let world = Self {
             store: MemoryStore::default(),

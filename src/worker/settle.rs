@@ -13,6 +13,7 @@ use tokio::{
     task::{JoinError, JoinHandle, JoinSet},
     time::Instant,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::lease::Lease;
 use crate::{
@@ -44,6 +45,10 @@ pub struct Settlement {
 pub struct Settler {
     sender: mpsc::UnboundedSender<Settlement>,
     backlog: Arc<AtomicUsize>,
+    /// SQS counts delays in seconds: what is odd about one is waited for here, in no slot. Rounded up, messages that were
+    /// refused together would come again together.
+    odd: TaskTracker,
+    finishing: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -52,15 +57,33 @@ pub fn start<Q: Queue>(queue: Arc<Q>, metrics: Metrics) -> Settler {
     let (sender, receiver) = mpsc::unbounded_channel();
     let backlog = Arc::<AtomicUsize>::default();
     let task = tokio::spawn(settle_all(queue, receiver, Arc::clone(&backlog), metrics));
-    Settler { sender, backlog, task }
+    Settler { sender, backlog, odd: TaskTracker::new(), finishing: CancellationToken::new(), task }
 }
 
 impl Settler {
     /// Hands a verdict over.
     pub fn settle(&self, settlement: Settlement) {
-        self.backlog.fetch_add(1, Ordering::Relaxed);
-        // It only fails when the task is gone, and the task only goes when this is dropped.
-        let _ = self.sender.send(settlement);
+        let (backlog, sender) = (Arc::clone(&self.backlog), self.sender.clone());
+        let send = move |settlement| {
+            backlog.fetch_add(1, Ordering::Relaxed);
+            // It only fails when the task is gone, and the task only goes when this is dropped.
+            let _ = sender.send(settlement);
+        };
+        match settlement.verdict {
+            Verdict::RetryAfter(delay) if delay.subsec_nanos() > 0 => {
+                let seconds = Duration::from_secs(delay.as_secs());
+                let finishing = self.finishing.clone();
+                self.odd.spawn(async move {
+                    tokio::select! {
+                        () = tokio::time::sleep(delay - seconds) => {
+                            send(Settlement { verdict: Verdict::RetryAfter(seconds), ..settlement });
+                        }
+                        () = finishing.cancelled() => send(settlement),
+                    }
+                });
+            }
+            _ => send(settlement),
+        }
     }
 
     /// Verdicts that the queue has not taken yet.
@@ -70,6 +93,9 @@ impl Settler {
 
     /// Waits until every verdict is carried out.
     pub async fn finish(self) {
+        self.finishing.cancel();
+        self.odd.close();
+        self.odd.wait().await;
         drop(self.sender);
         if let Err(error) = self.task.await {
             tracing::error!(error = %error, "verdicts were lost; their messages come again");
