@@ -231,6 +231,22 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.counted().await
     }
 
+    /// Takes a line that is no record, for the quarantine.
+    ///
+    /// # Errors
+    /// As [`Lane::push`].
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn push_bad_line(&mut self, text: &str) -> Result<(), LaneError> {
+        if self.count().is_none() {
+            return Ok(());
+        }
+        // Nobody reads on behind a bad line without a quarantine; it would be found as unaccounted for.
+        self.set_aside(QuarantineReason::Malformed, None, &Message::escape(text));
+        self.counted().await
+    }
+
     /// Counts the next record; tells how many of its events were put before, or none if it is accounted for.
     fn count(&mut self) -> Option<u64> {
         let (index, from) = (self.tally.read, self.claim.from());

@@ -480,6 +480,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut decoder = Decoder::new(self.settings.max_object);
         let mut window = Window::default();
         let mut reader = RecordReader::new(self.settings.max_record);
+        if self.ports.quarantine.is_some() {
+            reader = reader.stepping_over_bad_lines();
+        }
         loop {
             let chunk = body.chunk().await.map_err(Failure::Object)?;
             let (mut input, ended) = (chunk.as_deref().unwrap_or_default(), chunk.is_none());
@@ -499,28 +502,33 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     (Ok(()), false) => More::Coming,
                 };
                 loop {
-                    match reader.next(window.unread(), more).map_err(Failure::Record)? {
-                        Step::Record { record, consumed } => {
-                            let mut index = 0;
-                            while let Some((_, lane)) = lanes.get_mut(index) {
-                                match lane.push(&record, object_time).await {
-                                    Ok(()) => index += 1,
-                                    Err(error) => {
-                                        let (delivery, lane) = lanes.remove(index);
-                                        broken.push((delivery, lane, error));
-                                    }
-                                }
-                            }
-                            window.consume(consumed);
-                            if lanes.is_empty() {
-                                return Ok(reader.count());
-                            }
-                        }
+                    let step = reader.next(window.unread(), more).map_err(Failure::Record)?;
+                    let consumed = match &step {
+                        Step::Record { consumed, .. } | Step::BadLine { consumed, .. } => *consumed,
                         Step::More { consumed } => {
-                            window.consume(consumed);
+                            window.consume(*consumed);
                             break;
                         }
                         Step::End => return Ok(reader.count()),
+                    };
+                    let mut index = 0;
+                    while let Some((_, lane)) = lanes.get_mut(index) {
+                        let pushed = match &step {
+                            Step::Record { record, .. } => lane.push(record, object_time).await,
+                            Step::BadLine { text, .. } => lane.push_bad_line(text).await,
+                            Step::More { .. } | Step::End => Ok(()),
+                        };
+                        match pushed {
+                            Ok(()) => index += 1,
+                            Err(error) => {
+                                let (delivery, lane) = lanes.remove(index);
+                                broken.push((delivery, lane, error));
+                            }
+                        }
+                    }
+                    window.consume(consumed);
+                    if lanes.is_empty() {
+                        return Ok(reader.count());
                     }
                 }
                 decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;
