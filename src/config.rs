@@ -39,6 +39,8 @@ pub struct Config {
     pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
+    /// What one tenant may hold of the worker.
+    pub fairness: Fairness,
     /// Concurrency and shutdown.
     pub worker: Worker,
     /// Health and metrics.
@@ -183,7 +185,8 @@ pub struct Credentials {
     /// do not renew together.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
-    /// Most customer sessions remembered, about 24 KiB each.
+    /// Most customer sessions remembered, one for each log group of a tenant (and cluster, with session tags), at most 7 KiB
+    /// each. The default holds as many as `tenants.cache_capacity` tenants with one group each.
     pub cache_capacity: u64,
     /// How long a customer's role that STS refused, or a log group that it may not write, is left alone, 1 s to 12 h; up to a
     /// quarter more is added by chance, and it doubles with each probe that is refused too. The default: changes of IAM take
@@ -201,7 +204,7 @@ impl Default for Credentials {
             central_role_arn: None,
             session_duration: Duration::from_secs(3600),
             refresh_before: Duration::from_secs(300),
-            cache_capacity: 4_000,
+            cache_capacity: 20_000,
             probe_interval: Duration::from_secs(30),
             max_probe_interval: Duration::from_secs(900),
         }
@@ -263,6 +266,11 @@ pub struct Delivery {
     /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about a third
     /// more CPU. CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
+    /// PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is the lowest
+    /// quota that AWS has published for a Region; it is shared by all workers, and by the customer.
+    pub put_rate: u32,
+    /// CreateLogStream requests per second likewise; the default is AWS's quota.
+    pub create_stream_rate: u32,
 }
 
 impl Default for Delivery {
@@ -271,6 +279,8 @@ impl Default for Delivery {
             attempts: 4,
             attempt_timeout: Duration::from_secs(30),
             request_compression: RequestCompression::None,
+            put_rate: 800,
+            create_stream_rate: 50,
         }
     }
 }
@@ -283,6 +293,20 @@ pub enum RequestCompression {
     None,
     /// In gzip, level 1.
     Gzip,
+}
+
+/// What one tenant may hold of the worker. Without a cap a tenant may hold as many slots as are free, and one that nobody else
+/// is active beside may take all of them; what it may not goes back to the queue until its turn comes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fairness {
+    /// Most objects of one tenant that a worker works on at once, at least 1. Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_objects: Option<usize>,
+    /// Most stored bytes of one tenant's objects that a worker works on at once; a larger object is worked on alone.
+    /// Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
 }
 
 /// Concurrency and shutdown.

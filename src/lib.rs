@@ -19,6 +19,7 @@
 pub mod app;
 pub mod aws;
 pub mod batch;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod copy;
@@ -27,7 +28,9 @@ pub mod decode;
 pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod event;
+pub mod fairness;
 pub mod health;
 pub mod http;
 pub mod ledger;
@@ -38,6 +41,7 @@ pub mod pipeline;
 pub mod quarantine;
 pub mod queue;
 pub mod records;
+pub mod redrive;
 pub mod route;
 pub mod sink;
 pub mod telemetry;

@@ -17,12 +17,14 @@ use crate::{
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, LaneError, StreamKey, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
+    fairness::{Shares, book::Limits},
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
     },
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
+    quarantine::Quarantine,
     queue::Message,
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
@@ -48,6 +50,8 @@ pub struct PipelineSettings {
     pub backoff: Backoff,
     /// Most buffers of batches that are kept for the next ones.
     pub most_buffers: usize,
+    /// What one tenant may hold of the worker.
+    pub shares: Limits,
 }
 
 /// Everything that a message's way needs.
@@ -58,8 +62,11 @@ pub struct Pipeline<O, D, S, C, L> {
     sinks: S,
     copier: C,
     claims: Claims<L>,
+    /// None: off.
+    quarantine: Option<Quarantine>,
     streams: Streams,
     buffers: BufferPool,
+    shares: Shares,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -130,11 +137,25 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         sinks: S,
         copier: C,
         claims: Claims<L>,
+        quarantine: Option<Quarantine>,
         settings: PipelineSettings,
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self { store, directory, sinks, copier, claims, streams: Streams::new(), buffers, settings, metrics }
+        let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
+        Self {
+            store,
+            directory,
+            sinks,
+            copier,
+            claims,
+            quarantine,
+            streams,
+            buffers,
+            shares,
+            settings,
+            metrics,
+        }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -151,7 +172,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let verdict =
             verdict::decide(&report.failures, message.receive_count, &self.settings.backoff, fastrand::f64());
         for failed in &report.failures {
-            self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
+            match failed.failure {
+                Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
+                _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
+            };
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
@@ -238,6 +262,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
+                Ok(delivery) if self.quarantine.is_none() && delivery.needs_quarantine() => {
+                    let failure = Failure::Row(delivery.without_quarantine());
+                    report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
+                }
                 Ok(delivery) => wanted.push(delivery),
                 // A row that asks for nothing can be as broken as it likes.
                 Err(bad) if !bad.enabled => {}
@@ -250,7 +278,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             }
             return;
         }
-        self.deliver(object, &route, &wanted, stop, report).await;
+        let bytes = object.size.unwrap_or_default();
+        let pass = match report.delivered.is_empty() {
+            true => self.shares.enter(&route.tenant, bytes),
+            // Back in the queue, the message would bring those again.
+            false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
+        };
+        match pass {
+            Ok(_pass) => self.deliver(object, &route, &wanted, stop, report).await,
+            Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
+        }
     }
 
     /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither
@@ -348,7 +385,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let lane = Lane::new(sink, claim, destination, key, &self.streams, &self.buffers);
+            let shelf = self.quarantine.as_ref();
+            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
+            let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
             lanes.push((delivery, lane));
         }
 

@@ -145,6 +145,8 @@ pub enum Oversize {
     Split,
     /// The first event's worth is kept.
     Truncate,
+    /// It goes whole into quarantine, and not to the customer.
+    Quarantine,
 }
 
 /// One field of a row that cannot be used.
@@ -244,6 +246,23 @@ impl Delivery {
         match &self.desired_logs {
             None => true,
             Some(patterns) => patterns.iter().any(|pattern| matches_pattern(pattern, application)),
+        }
+    }
+
+    /// Whether the row puts records into quarantine that could be delivered otherwise.
+    pub fn needs_quarantine(&self) -> bool {
+        matches!(&self.destination, Destination::CloudWatch(to) if to.oversize == Oversize::Quarantine)
+    }
+
+    /// What is wrong with a row that needs a quarantine where there is none. To take it for another policy would break the
+    /// customer's word.
+    pub fn without_quarantine(&self) -> BadRow {
+        let problem = "\"quarantine\" needs the worker's setting quarantine.bucket".to_owned();
+        BadRow {
+            tenant_id: self.tenant_id.clone(),
+            name: self.name.clone(),
+            enabled: self.enabled,
+            problems: vec![FieldProblem { field: "oversize".to_owned(), problem }],
         }
     }
 }

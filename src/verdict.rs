@@ -12,6 +12,7 @@ use crate::{
     event::{EventError, ObjectRef},
     ledger::claim::Lost,
     object::ObjectError,
+    quarantine::QuarantineError,
     records::RecordError,
     route::KeyError,
     sink::SinkError,
@@ -80,6 +81,12 @@ pub enum Failure {
     /// The tenant table cannot be read.
     #[error(transparent)]
     Lookup(LookupError),
+    /// The tenant holds its share of the worker's slots; a turn to wait for, and nothing wrong.
+    #[error("the tenant holds its share of the worker's slots; its turn comes in {wait:.1?}")]
+    OverShare {
+        /// Until then.
+        wait: Duration,
+    },
     /// The customer's role, or the central one, cannot be assumed.
     #[error(transparent)]
     Role(AssumeError),
@@ -103,6 +110,9 @@ pub enum Failure {
     /// S3 did not copy the object.
     #[error(transparent)]
     Copy(CopyError),
+    /// Records could not be put into quarantine.
+    #[error(transparent)]
+    Quarantine(QuarantineError),
     /// Another delivers the object; for that long at most, unless it goes on.
     #[error("another worker is delivering the object; its lease ends in {0:.1?} unless it is renewed")]
     Busy(Duration),
@@ -143,6 +153,7 @@ impl Failure {
             Self::TenantPaused => "tenant_paused",
             Self::Row(_) => "bad_tenant_row",
             Self::Lookup(_) => "tenant_lookup",
+            Self::OverShare { .. } => "over_share",
             Self::Role(AssumeError::Denied { .. } | AssumeError::Open { .. })
             | Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. }))
             | Self::Copy(CopyError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. })) => {
@@ -163,7 +174,8 @@ impl Failure {
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
             Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
-            Self::Sink(SinkError::Throttled(_)) | Self::Copy(CopyError::Throttled(_)) => "throttled",
+            Self::Sink(SinkError::Throttled(_) | SinkError::Paused { .. })
+            | Self::Copy(CopyError::Throttled(_)) => "throttled",
             Self::Copy(CopyError::KeyTooLong(_)) => "key_too_long",
             Self::Copy(CopyError::NoSuchBucket(_)) => "bucket_missing",
             Self::Copy(CopyError::WrongRegion(_)) => "bucket_elsewhere",
@@ -175,6 +187,7 @@ impl Failure {
                 "sequence"
             }
             Self::Sink(SinkError::Unavailable(_)) => "logs_unavailable",
+            Self::Quarantine(_) => "quarantine",
             Self::Busy(_) => "object_busy",
             Self::Lost(_) => "lease_lost",
             Self::Stopping => "stopping",
@@ -192,8 +205,8 @@ impl Failure {
         }
     }
 
-    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, or another's
-    /// lease ends.
+    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, an
+    /// account that throttles is asked again, another's lease ends, or the tenant's turn comes.
     pub fn held_for(&self) -> Option<Duration> {
         match self {
             Self::Role(AssumeError::Open { probe_in, .. })
@@ -201,7 +214,9 @@ impl Failure {
                 SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
             )
             | Self::Copy(CopyError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
+            Self::Sink(SinkError::Paused { retry_in, .. }) => Some(*retry_in),
             Self::Busy(left) => Some(*left),
+            Self::OverShare { wait } => Some(*wait),
             _ => None,
         }
     }
@@ -237,6 +252,7 @@ impl Failure {
                 CopyError::SourceMissing(_) | CopyError::TooLarge(_) | CopyError::KeyTooLong(_),
             ) => Fate::Poison,
             Self::Lookup(_)
+            | Self::OverShare { .. }
             | Self::Role(_)
             | Self::Object(
                 ObjectError::Denied(_) | ObjectError::ChecksumMismatch(_) | ObjectError::Unavailable(_),
@@ -252,6 +268,7 @@ impl Failure {
                 | CopyError::Refused(_)
                 | CopyError::Unavailable(_),
             )
+            | Self::Quarantine(_)
             | Self::Busy(_)
             | Self::Lost(_)
             | Self::Stopping
@@ -265,6 +282,7 @@ impl From<LaneError> for Failure {
     fn from(error: LaneError) -> Self {
         match error {
             LaneError::Sink(error) => Self::Sink(error),
+            LaneError::Quarantine(error) => Self::Quarantine(error),
             LaneError::Lost(lost) => Self::Lost(lost),
         }
     }
@@ -324,8 +342,13 @@ pub fn decide(failures: &[Failed], receive_count: u32, backoff: &Backoff, chance
         return Verdict::RetryAfter(Duration::ZERO);
     }
     let again = failures.iter().filter(|failed| failed.failure.comes_again());
-    if let Some(earliest) = again.map(|failed| failed.failure.held_for().unwrap_or_default()).min() {
-        return Verdict::RetryAfter(backoff.delay_until(earliest, receive_count, chance));
+    let delays = again.map(|failed| match &failed.failure {
+        // A place in a queue: it is not graded, and chance is in it.
+        Failure::OverShare { wait } => *wait,
+        failure => backoff.delay_until(failure.held_for().unwrap_or_default(), receive_count, chance),
+    });
+    if let Some(earliest) = delays.min() {
+        return Verdict::RetryAfter(earliest);
     }
     let delay = backoff.delay(receive_count, chance);
     failures.first().map_or(Verdict::Ack, |failed| Verdict::Poison(poison(failed, failures.len(), delay)))
@@ -384,6 +407,10 @@ mod tests {
         SinkError::Held { denied: text().into(), probe_in: Duration::from_secs(seconds) }
     }
 
+    fn paused(seconds: u64) -> SinkError {
+        SinkError::Paused { account: text(), region: text(), retry_in: Duration::from_secs(seconds) }
+    }
+
     fn text() -> String {
         "words".to_owned()
     }
@@ -413,6 +440,7 @@ mod tests {
             (Failure::Object(ObjectError::ChecksumMismatch(text())), "checksum_mismatch", false),
             (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
             (Failure::Lookup(lookup), "tenant_lookup", false),
+            (Failure::OverShare { wait: BACKOFF.first }, "over_share", false),
             (Failure::Role(denied()), "role_denied", false),
             (Failure::Role(open(0)), "role_denied", false),
             (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
@@ -423,9 +451,11 @@ mod tests {
             (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
             (Failure::Sink(held(0)), "group_denied", false),
             (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
+            (Failure::Sink(paused(0)), "throttled", false),
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
             (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+            (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
             (Failure::Busy(Duration::ZERO), "object_busy", false),
             (Failure::Lost(Lost(text())), "lease_lost", false),
             (Failure::Copy(CopyError::SourceMissing(text())), "object_missing", true),
@@ -511,6 +541,13 @@ mod tests {
         check(vec![role(50), role(30)], 1, 0.0, 30.0);
         check(vec![role(30), Failure::Sink(SinkError::Throttled(text()))], 1, 0.0, 10.0);
         check(vec![role(30), Failure::ForeignBucket], 1, 0.0, 30.0);
+        check(vec![Failure::Sink(paused(30))], 1, 0.0, 30.0);
+        // A turn is kept to, however often the message came.
+        let turn = |seconds| Failure::OverShare { wait: Duration::from_secs(seconds) };
+        check(vec![turn(3)], 1, 0.5, 3.0);
+        check(vec![turn(3)], 7, 0.5, 3.0);
+        check(vec![turn(45), role(30)], 1, 0.0, 30.0);
+        check(vec![turn(3), role(30), Failure::ForeignBucket], 1, 0.0, 3.0);
     }
 
     #[test]

@@ -28,6 +28,19 @@ impl Config {
         check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
             format!("{} is not within 1 to 10", self.delivery.attempts)
         });
+        for (field, rate) in [
+            ("delivery.put_rate", self.delivery.put_rate),
+            ("delivery.create_stream_rate", self.delivery.create_stream_rate),
+        ] {
+            check.that(field, rate > 0, || "must be at least 1".into());
+        }
+        check.that("fairness.max_objects", self.fairness.max_objects != Some(0), || {
+            "must be at least 1".into()
+        });
+        let no_bytes = Some(ByteSize::b(0));
+        check.that("fairness.max_bytes", self.fairness.max_bytes != no_bytes, || {
+            "must be at least 1 B".into()
+        });
         let ledger = &self.ledger;
         check.that("ledger.table", ledger.table.as_deref() != Some(""), || {
             "must not be empty; leave it out to go without a ledger".into()
@@ -257,6 +270,10 @@ mod tests {
         );
         check(|c| c.quarantine.bucket = Some("b-bucket=111111111111".into()), &[]);
         check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
+        check(|c| c.delivery.put_rate = 0, &["delivery.put_rate"]);
+        check(|c| c.delivery.create_stream_rate = 0, &["delivery.create_stream_rate"]);
+        check(|c| c.fairness.max_objects = Some(0), &["fairness.max_objects"]);
+        check(|c| c.fairness.max_bytes = Some(ByteSize::b(0)), &["fairness.max_bytes"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
         check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);
         check(|c| c.log.filter = "loud".into(), &["log.filter"]);

@@ -4,6 +4,7 @@ mod content;
 mod copies;
 mod fates;
 mod ledger;
+mod quarantine;
 mod tenants;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -19,6 +20,7 @@ use crate::{
         ObjectError,
         memory::{MemoryObject, MemoryStore},
     },
+    quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     sink::memory::{Call, MemorySinks, Operation},
     tenant::{Attribute, LookupError, Row, Tenant},
     verdict::Poison,
@@ -54,6 +56,8 @@ struct World {
     copier: MemoryCopier,
     /// None: off.
     ledger: Option<MemoryLedger>,
+    /// None: off.
+    quarantine: Option<MemoryQuarantine>,
     settings: PipelineSettings,
     metrics: Metrics,
     stop: CancellationToken,
@@ -70,6 +74,12 @@ impl World {
             max_object: 4 << 20,
             backoff: BACKOFF,
             most_buffers: 4,
+            shares: Limits {
+                slots: 4,
+                max_objects: None,
+                max_bytes: None,
+                longest_wait: Duration::from_secs(60),
+            },
         };
         let world = Self {
             store: MemoryStore::default(),
@@ -77,6 +87,7 @@ impl World {
             sinks: MemorySinks::new(),
             copier: MemoryCopier::default(),
             ledger: None,
+            quarantine: None,
             settings,
             metrics: Metrics::new(),
             stop: CancellationToken::new(),
@@ -98,8 +109,12 @@ impl World {
     fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger> {
         let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
         let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
-        let (settings, metrics) = (settings.clone(), metrics.clone());
-        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), copier.clone(), claims, settings, metrics)
+        let quarantine = self.quarantine.clone().map(|store| {
+            let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
+            Quarantine::new(Arc::new(store), prefix, metrics.clone())
+        });
+        let (store, rows, sinks, copier) = (store.clone(), rows.clone(), sinks.clone(), copier.clone());
+        Pipeline::new(store, rows, sinks, copier, claims, quarantine, settings.clone(), metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -321,10 +321,7 @@ fn oversize(text: &str) -> Result<Oversize, String> {
     match text {
         "split" => Ok(Oversize::Split),
         "truncate" => Ok(Oversize::Truncate),
-        // Taking it for another policy would break the customer's word; there is nowhere to quarantine to so far.
-        "quarantine" => {
-            Err("\"quarantine\" needs a quarantine destination, which this version does not have".to_owned())
-        }
-        other => Err(format!("{other:?} is none of \"split\", \"truncate\"")),
+        "quarantine" => Ok(Oversize::Quarantine),
+        other => Err(format!("{other:?} is none of \"split\", \"truncate\", \"quarantine\"")),
     }
 }

@@ -260,7 +260,6 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
         ("retention_days", number("1.5"), "the number 1.5", "must be a number out of"),
         ("retention_days", string("7"), "the string \"7\"", "must be a number out of"),
         ("oversize", string("drop"), "\"drop\"", "none of"),
-        ("oversize", string("quarantine"), "\"quarantine\"", "quarantine destination"),
     ];
     let s3 = vec![
         ("bucket_name", None, "", "is missing"),

@@ -8,15 +8,19 @@ use std::{
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
 const ADAPTERS: &[&str] = &[
     "app.rs",
+    "app/commands.rs",
     "aws.rs",
     "copy/s3.rs",
     "credentials/assumed.rs",
     "credentials/customers.rs",
+    "credentials/identity.rs",
     "demo.rs",
     "ledger/dynamodb.rs",
     "object/s3.rs",
     "quarantine/s3.rs",
     "queue/sqs.rs",
+    "queue/sqs/attributes.rs",
+    "queue/sqs/dead_letters.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
 ];

@@ -7,6 +7,7 @@
 
 mod eventually;
 mod gate;
+mod operator;
 mod samples;
 mod setup;
 mod target;
@@ -19,12 +20,16 @@ mod copies;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
+mod fairness;
 mod faults;
 mod fuzz;
 mod isolation;
 mod layers;
 mod lifecycle;
 mod many_tenants;
+mod quarantine;
+mod redrive;
 mod table;
 mod tenant;
 mod verdicts;

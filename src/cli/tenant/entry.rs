@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    cli::show::{columns, printable},
     credentials::RoleArn,
     route::KeyLayout,
     tenant::{ATTRIBUTES, Attribute, Content, Destination, FieldProblem, Row, SETTINGS, check_row},
@@ -311,34 +312,6 @@ pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>, paused: &B
         }
     }
     text
-}
-
-/// Lines whose columns stand below each other, two spaces apart.
-pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> String {
-    let lines: Vec<_> = lines.into_iter().collect();
-    let width =
-        |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// Text as a terminal may show it: a row must not be able to move the cursor.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]
