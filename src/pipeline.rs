@@ -131,6 +131,7 @@ pub struct Delivered {
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Joins the ports.
+    #[expect(clippy::too_many_arguments, reason = "one for each port, and each of a type of its own")]
     pub fn new(
         store: O,
         directory: D,
