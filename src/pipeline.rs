@@ -247,6 +247,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Err(error) => return report.failures.push(fail(tenant_id, None, Failure::Lookup(error))),
         };
 
+        if let Some(bad) = &tenant.bad_settings {
+            // Were it a pause, what is delivered could not be taken back.
+            return report.failures.push(fail(tenant_id, Some(&bad.name), Failure::Row(bad.clone())));
+        }
         let (mut wanted, mut filtered, failed_before) = (Vec::new(), false, report.failures.len());
         for row in &tenant.deliveries {
             match row {

@@ -70,7 +70,9 @@ impl Attribute {
 pub struct Tenant {
     /// The tenant's `type = settings` row pauses it.
     pub paused: bool,
-    /// Each row, in the table's order of `type`.
+    /// That row cannot be used: nobody can tell whether the tenant is paused, so nothing of its may be delivered.
+    pub bad_settings: Option<BadRow>,
+    /// Each row of a delivery, in the table's order of `type`.
     pub deliveries: Vec<Result<Arc<Delivery>, BadRow>>,
 }
 
@@ -223,6 +225,7 @@ impl Tenant {
             match check_row(tenant_id, &name, &row) {
                 Ok(Content::Delivery(delivery)) => tenant.deliveries.push(Ok(delivery)),
                 Ok(Content::Settings { paused }) => tenant.paused = paused,
+                Err(bad) if name == SETTINGS => tenant.bad_settings = Some(bad),
                 Err(bad) => tenant.deliveries.push(Err(bad)),
             }
         }

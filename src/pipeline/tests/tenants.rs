@@ -94,6 +94,18 @@ async fn a_bad_row_does_not_hold_up_a_good_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_delivered_while_nobody_can_tell_whether_the_tenant_is_paused() {
+    let world = World::new();
+    let doubtful = Row::from([("paused".to_owned(), text("true"))]);
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("settings", doubtful)]);
+    world.put(KEY, good_object(&["a"]));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!((report.failures.len(), poison(verdict).reason), (1, "bad_tenant_row"));
+    assert_eq!(report.failures[0].delivery.as_deref(), Some("settings"));
+    assert_eq!(world.sinks.messages(ACME, GROUP), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_delivery_has_its_own_filter() {
     let world = World::new();
     let filter = |place, patterns: &[&str]| {
