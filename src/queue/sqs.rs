@@ -69,7 +69,9 @@ impl Queue for SqsQueue {
         let call =
             self.client.delete_message_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
         match call.send().await {
-            Ok(output) => by_entry(receipts.len(), output.failed),
+            Ok(output) => {
+                by_entry(receipts.len(), output.successful.iter().map(|entry| entry.id()), output.failed)
+            }
             Err(error) => unavailable(receipts.len(), &describe(&error)),
         }
     }
@@ -89,7 +91,10 @@ impl Queue for SqsQueue {
             .queue_url(&self.url)
             .set_entries(Some(requests.collect()));
         match call.send().await {
-            Ok(output) => by_entry(entries.len(), output.failed).into_iter().map(no_longer_hidden).collect(),
+            Ok(output) => {
+                let done = output.successful.iter().map(|entry| entry.id());
+                by_entry(entries.len(), done, output.failed).into_iter().map(no_longer_hidden).collect()
+            }
             Err(error) => unavailable(entries.len(), &describe(&error)),
         }
     }
@@ -143,8 +148,19 @@ fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
     })
 }
 
-fn by_entry(count: usize, failed: Vec<BatchResultErrorEntry>) -> Vec<Result<(), QueueError>> {
-    let mut results = vec![Ok(()); count];
+/// What became of each entry. One that SQS names neither as done nor as failed counts as failed: to delete a letter because
+/// its copy was not refused could lose it.
+fn by_entry<'a>(
+    count: usize,
+    done: impl IntoIterator<Item = &'a str>,
+    failed: Vec<BatchResultErrorEntry>,
+) -> Vec<Result<(), QueueError>> {
+    let mut results = unavailable(count, "SQS does not say what became of it");
+    for id in done {
+        if let Some(result) = id.parse().ok().and_then(|index: usize| results.get_mut(index)) {
+            *result = Ok(());
+        }
+    }
     for entry in failed {
         let problem = format!("{}: {}", entry.code, entry.message.as_deref().unwrap_or("no message"));
         let gone = entry.code.contains("ReceiptHandleIsInvalid") || entry.code.contains("MessageNotInflight");
@@ -193,13 +209,14 @@ mod tests {
                 .build()
                 .expect("all members are set")
         };
-        let results =
-            by_entry(3, vec![failure("2", "ReceiptHandleIsInvalid"), failure("0", "InternalError")]);
+        let failures = vec![failure("2", "ReceiptHandleIsInvalid"), failure("0", "InternalError")];
+        let results = by_entry(4, ["1", "9", "x"], failures);
         assert!(matches!(results[0], Err(QueueError::Unavailable(_))));
         assert!(results[1].is_ok());
         assert!(matches!(results[2], Err(QueueError::Gone(_))));
+        assert!(matches!(results[3], Err(QueueError::Unavailable(_))), "SQS does not name it at all");
         let mut results =
-            by_entry(1, vec![failure("0", "InvalidParameterValue")]).into_iter().map(no_longer_hidden);
+            by_entry(1, [], vec![failure("0", "InvalidParameterValue")]).into_iter().map(no_longer_hidden);
         assert!(matches!(results.next(), Some(Err(QueueError::Gone(_)))));
     }
 

@@ -47,7 +47,9 @@ impl SqsDeadLetters {
         });
         let call = self.client.send_message_batch().queue_url(&self.source_url);
         match call.set_entries(Some(entries.collect())).send().await {
-            Ok(output) => by_entry(bodies.len(), output.failed),
+            Ok(output) => {
+                by_entry(bodies.len(), output.successful.iter().map(|entry| entry.id()), output.failed)
+            }
             Err(error) => unavailable(bodies.len(), &describe(&error)),
         }
     }
