@@ -158,6 +158,16 @@ struct Sweep<D> {
     outcome: Outcome,
 }
 
+/// What several receives gave together.
+#[derive(Default)]
+struct Received {
+    letters: Vec<StoredLetter>,
+    /// One of them waited and got nothing.
+    ran_dry: bool,
+    /// The error of one that failed.
+    failure: Option<QueueError>,
+}
+
 /// A letter and what it takes to move it.
 struct Candidate {
     letter: Letter,
@@ -173,20 +183,23 @@ impl<D: DeadLetters> Sweep<D> {
                 return Ok(());
             }
             self.held.keep(&*self.queue).await;
-            let (received, failure) = self.receive().await;
-            let mut anything_new = false;
+            let Received { letters, ran_dry, failure } = self.receive().await;
+            let (mut anything_old, before) = (false, self.outcome.newcomers);
             let mut candidates = VecDeque::new();
-            for stored in received {
+            for stored in letters {
                 let (is_new, candidate) = self.sort(stored).await;
-                anything_new |= is_new;
+                anything_old |= is_new;
                 candidates.extend(candidate);
             }
+            // SQS keeps no order: behind newcomers there may be old ones, unless it has said that nothing is left. Without
+            // the latter, a queue into which letters trickle would never be done.
+            let only_newcomers = self.outcome.newcomers > before && !ran_dry;
             self.act(candidates, progress).await?;
             progress(self.progress());
             if let Some(error) = failure {
                 return Err(BrokenOff::Unreadable(error));
             }
-            if !anything_new {
+            if !anything_old && !only_newcomers {
                 return Ok(());
             }
         }
@@ -204,21 +217,24 @@ impl<D: DeadLetters> Sweep<D> {
         self.order.limit.is_some_and(|limit| self.outcome.letters.len() >= limit)
     }
 
-    /// What several receives give, and the error of one that failed. None is dropped: what SQS has handed out is hidden.
-    async fn receive(&self) -> (Vec<StoredLetter>, Option<QueueError>) {
+    /// Receives several times at once. No receive is dropped: what SQS has handed out is hidden.
+    async fn receive(&self) -> Received {
         let mut receives = JoinSet::new();
         for _ in 0..RECEIVERS {
             let queue = Arc::clone(&self.queue);
             receives.spawn(async move { queue.receive(HOLD).await });
         }
-        let (mut received, mut failure) = (Vec::new(), None);
+        let mut received = Received::default();
         for result in receives.join_all().await {
             match result {
-                Ok(letters) => received.extend(letters),
-                Err(error) => failure = Some(error),
+                Ok(letters) => {
+                    received.ran_dry |= letters.is_empty();
+                    received.letters.extend(letters);
+                }
+                Err(error) => received.failure = Some(error),
             }
         }
-        (received, failure)
+        received
     }
 
     /// Whether a letter is new to us and was there when we began, and the letter itself if it is asked for. All others are

@@ -17,6 +17,8 @@ struct MemoryLetters {
     stuck: Mutex<HashMap<String, u32>>,
     /// Receives after that many fail.
     broken_after: Option<usize>,
+    /// With every so manieth receive another letter arrives.
+    trickles: Option<usize>,
     /// The cause is not mended: what is moved is a dead letter again at once, sent at that second.
     buried_again_at: Option<i64>,
 }
@@ -110,6 +112,10 @@ impl DeadLetters for MemoryLetters {
                 return Err(unavailable());
             }
             let now = Instant::now();
+            if self.trickles.is_some_and(|every| state.receives.is_multiple_of(every)) {
+                let letter = newcomer(&format!("late-{}", state.receives));
+                state.letters.push(Stored { letter, receives: 0, visible_at: now });
+            }
             let visible = state.letters.iter_mut().filter(|stored| stored.visible_at <= now);
             let take = |stored: &mut Stored| {
                 stored.receives += 1;
@@ -185,6 +191,12 @@ fn order(action: Action) -> Order {
     }
 }
 
+/// A letter that was sent after the sweep began.
+fn newcomer(id: &str) -> StoredLetter {
+    let sent_at = Timestamp::from_second(NOW + 1).ok();
+    StoredLetter { id: id.to_owned(), body: format!("body of {id}"), sent_at, ..StoredLetter::default() }
+}
+
 fn of_tenant(tenant: &str) -> Filter {
     Filter { tenants: vec![tenant.to_owned()], ..Filter::default() }
 }
@@ -234,6 +246,30 @@ async fn what_comes_back_is_not_moved_again() {
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 0, 25));
     assert_eq!(queue.left().0.len(), 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newcomers_hide_no_old_letter() {
+    let queue = MemoryLetters::default();
+    // More of them, and before the others, than one round receives.
+    for index in 0..RECEIVERS * MAX_BATCH * 2 {
+        queue.add(newcomer(&format!("new-{index}")));
+    }
+    for index in 0..25 {
+        queue.bury(&format!("old-{index}"), "acme", NOW - 60);
+    }
+    let outcome = run(&Arc::new(queue), order(Action::Look)).await;
+    assert_eq!((outcome.letters.len(), outcome.newcomers), (25, 80));
+    assert!(outcome.broken_off.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trickle_of_newcomers_does_not_keep_a_sweep_for_ever() {
+    let queue = Arc::new(MemoryLetters { trickles: Some(RECEIVERS), ..MemoryLetters::of(["acme"; 25]) });
+    let outcome = run(&queue, order(Action::Look));
+    let outcome = tokio::time::timeout(HOLD, outcome).await.expect("it ends");
+    assert_eq!(outcome.letters.len(), 25);
+    assert!(outcome.broken_off.is_none());
 }
 
 #[tokio::test(start_paused = true)]
