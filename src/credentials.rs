@@ -100,10 +100,14 @@ impl FromStr for RoleArn {
         let Some(name) = resource.strip_prefix("role/") else {
             return fail("it names something other than a role");
         };
-        // Source: IAM API reference, CreateRole: names of [\w+=,.@-], paths of printable characters between slashes.
-        let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-/".contains(c);
-        if name.is_empty() || name.ends_with('/') || !name.chars().all(legal) {
+        let (path, name) = name.rsplit_once('/').unwrap_or(("", name));
+        // Source: IAM API reference, CreateRole: names of [\w+=,.@-], paths of \u0021 to \u007E between slashes.
+        let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
+        if name.is_empty() || !name.chars().all(legal) {
             return fail("its name is no name of a role");
+        }
+        if !path.chars().all(|c| c.is_ascii_graphic()) {
+            return fail("its path has a character that no role's path may have");
         }
         let start = arn.len() - resource.len() - 1 - account.len();
         Ok(Self { arn: arn.to_owned(), account: (start, start + account.len()) })
@@ -126,6 +130,7 @@ mod tests {
             ("arn:aws:iam::222222222222:role/customer-logs", "aws"),
             ("arn:aws-cn:iam::222222222222:role/a/b/customer", "aws-cn"),
             ("arn:aws-us-gov:iam::222222222222:role/x_+=,.@-", "aws-us-gov"),
+            ("arn:aws:iam::222222222222:role/a:b/c!~*/x", "aws"),
         ] {
             let role: RoleArn = arn.parse().expect("a role's ARN");
             assert_eq!((role.account(), role.partition(), role.as_str()), ("222222222222", partition, arn));
@@ -146,6 +151,8 @@ mod tests {
             ("arn:aws:iam::222222222222:role/a/", "no name"),
             ("arn:aws:iam::222222222222:role/a b", "no name"),
             ("arn:aws:iam::222222222222:role/a:b", "no name"),
+            ("arn:aws:iam::222222222222:role/é/b", "path"),
+            ("arn:aws:iam::222222222222:role/a b/c", "path"),
         ] {
             let error = arn.parse::<RoleArn>().expect_err("no role").to_string();
             assert!(error.contains(part), "{arn}: {error}");

@@ -58,8 +58,24 @@ impl Scope {
                 ])
             }
         };
-        json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
+        ascii(&json!({ "Version": "2012-10-17", "Statement": statements }).to_string())
     }
+}
+
+/// The same JSON without any character beyond ASCII, which only its strings can have: STS takes none beyond U+00FF. Source:
+/// STS API reference, AssumeRole, `Policy`.
+fn ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                ascii.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    ascii
 }
 
 fn allow(actions: &[&str], resources: &[&str]) -> Value {
@@ -86,6 +102,7 @@ mod tests {
     fn policy(scope: &Scope, role: &str) -> Value {
         let text = scope.policy(&role.parse().expect("a role"));
         assert!(text.len() <= 2048, "STS takes no more: {}", text.len());
+        assert!(text.is_ascii(), "{text}");
         serde_json::from_str(&text).expect("JSON")
     }
 
@@ -117,6 +134,7 @@ mod tests {
             );
         };
         check("acme/", "ROSA/cluster-logs/acme/", "acme/*", "ROSA/cluster-logs/acme/*");
+        check("日本/", "é😀/", "日本/*", "é😀/*");
         // Neither widens the policy by what it is called.
         check("*/", "a?b${aws:username}/", "${*}/*", "a${?}b${$}{aws:username}/*");
     }
