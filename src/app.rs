@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     budget::{Budgets, Rates},
     config::{Config, Problem, SourceBucket},
-    copy::s3::S3Copier,
+    copy::s3::{Addressing, S3Copier},
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
@@ -35,6 +35,7 @@ use crate::{
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
+        OwnBuckets,
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
     },
@@ -133,7 +134,7 @@ impl App {
             store: S3Store::new(s3_client(&config, &sdk)),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
-            copier: S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
+            copier: S3Copier::new(&sdk, addressing(&config), customers, central.clone()),
             claims,
             quarantine,
         };
@@ -296,6 +297,10 @@ fn s3_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 
+fn addressing(config: &Config) -> Addressing {
+    if config.aws.s3_use_path_style { Addressing::Path } else { Addressing::VirtualHost }
+}
+
 fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole> {
     let arn = config.credentials.central_role_arn.as_deref();
     let role = arn.context("credentials.central_role_arn is required")?.parse()?;
@@ -363,6 +368,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     Ok(PipelineSettings {
         key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
         buckets,
+        own_buckets: OwnBuckets::of(config),
         unknown_tenant: config.tenants.unknown,
         max_record: usize::try_from(config.source.max_record.as_u64()).context("source.max_record")?,
         max_object: config.source.max_object.as_u64(),

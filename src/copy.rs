@@ -17,17 +17,30 @@ use crate::{
 
 /// Copies objects into customers' buckets. Calls are single: the SDK's own retries are behind them, nothing else is.
 pub trait ObjectCopier: Send + Sync + 'static {
-    /// Enters the customer's account, if the row names a role, and copies. A repetition puts the same object in the place of
-    /// the first one.
+    /// A session in the role that copies.
+    type Session: Send + Sync;
+
+    /// Enters the customer's account, if the row names a role; what cannot be copied at all is refused here. Costs nothing
+    /// where a session is at hand.
+    ///
+    /// # Errors
+    /// [`CopyError::Session`], or [`CopyError::KeyTooLong`].
+    fn enter(&self, way: &Way<'_>) -> impl Future<Output = Result<Self::Session, CopyError>> + Send;
+
+    /// Copies. A repetition puts the same object in the place of the first one.
     ///
     /// # Errors
     /// See [`CopyError`].
-    fn copy(&self, job: &CopyJob<'_>) -> impl Future<Output = Result<(), CopyError>> + Send;
+    fn copy(
+        &self,
+        session: &Self::Session,
+        job: &CopyJob<'_>,
+    ) -> impl Future<Output = Result<(), CopyError>> + Send;
 }
 
-/// One object for one bucket.
+/// One object's way into one bucket.
 #[derive(Clone, Copy, Debug)]
-pub struct CopyJob<'a> {
+pub struct Way<'a> {
     /// Whose.
     pub delivery: &'a Delivery,
     /// Where to.
@@ -36,12 +49,19 @@ pub struct CopyJob<'a> {
     pub route: &'a Route,
     /// The object as the event pinned it.
     pub object: &'a ObjectRef,
-    /// The account that must own its bucket.
+    /// What the keys of all the tenant's objects in this place begin with: what a session is narrowed to.
+    pub source_prefix: &'a str,
+}
+
+/// One object for one bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyJob<'a> {
+    /// From where to where.
+    pub way: Way<'a>,
+    /// The account that must own the object's bucket.
     pub owner: Option<&'a str>,
     /// What is known of the object.
     pub head: &'a ObjectHead,
-    /// What the keys of all the tenant's objects in this place begin with: what a session is narrowed to.
-    pub source_prefix: &'a str,
 }
 
 /// Why an object was not copied; each holds AWS's words.
@@ -86,7 +106,7 @@ const MAX_COPY: u64 = 5 << 30;
 /// Bytes of names and values of an object's own metadata. Source: S3 User Guide, "Working with object metadata".
 const MAX_METADATA: usize = 2048;
 
-impl CopyJob<'_> {
+impl Way<'_> {
     /// The key in the customer's bucket: `{bucket_prefix}{tenant}/{application}/{pod}/{file}`, without the names that the
     /// key layout does not have.
     ///
@@ -103,6 +123,13 @@ impl CopyJob<'_> {
         if key.len() > MAX_KEY { Err(CopyError::KeyTooLong(key.len())) } else { Ok(key) }
     }
 
+    /// What the keys of the tenant's copies begin with.
+    fn destination_prefix(&self) -> String {
+        format!("{}{}/", self.destination.bucket_prefix, self.route.tenant)
+    }
+}
+
+impl CopyJob<'_> {
     /// # Errors
     /// S3 would refuse it.
     fn check_size(&self) -> Result<(), CopyError> {
@@ -116,7 +143,7 @@ impl CopyJob<'_> {
 
     /// `x-amz-copy-source`, with the version that the event named, or that is there now.
     fn source(&self) -> String {
-        let mut source = format!("{}/{}", self.object.bucket, encoded(&self.object.key));
+        let mut source = format!("{}/{}", self.way.object.bucket, encoded(&self.way.object.key));
         if let Some(version) = self.version() {
             let _ = write!(source, "?versionId={}", encoded(version));
         }
@@ -125,23 +152,23 @@ impl CopyJob<'_> {
 
     /// Pins the object where no version does.
     fn if_match(&self) -> Option<String> {
-        let etag = self.object.etag.as_ref().or(self.head.etag.as_ref())?;
+        let etag = self.way.object.etag.as_ref().or(self.head.etag.as_ref())?;
         self.version().is_none().then(|| format!("\"{}\"", etag.trim_matches('"')))
     }
 
     fn version(&self) -> Option<&str> {
-        self.object.version_id.as_deref().or(self.head.version_id.as_deref())
+        self.way.object.version_id.as_deref().or(self.head.version_id.as_deref())
     }
 
-    /// Where the copy came from, as the customer's object metadata; URL-encoded, for S3 takes ASCII alone. What does not fit
-    /// any more is left out, the least telling first.
+    /// Where the copy came from, as the customer's object metadata; URL-encoded, for S3 takes ASCII alone. In this order, each
+    /// for which the ones before it leave room.
     fn metadata(&self) -> Vec<(&'static str, String)> {
-        let Route { tenant, cluster, .. } = self.route;
+        let Route { tenant, cluster, .. } = self.way.route;
         let all = [
             ("delivered-by", Some(concat!("logferry/", env!("CARGO_PKG_VERSION")))),
             ("tenant-id", Some(tenant.as_str())),
-            ("source-bucket", Some(self.object.bucket.as_str())),
-            ("source-key", Some(self.object.key.as_str())),
+            ("source-bucket", Some(self.way.object.bucket.as_str())),
+            ("source-key", Some(self.way.object.key.as_str())),
             ("source-version", self.version()),
             ("cluster-id", Some(cluster.as_str()).filter(|cluster| !cluster.is_empty())),
         ];
@@ -155,11 +182,6 @@ impl CopyJob<'_> {
             }
         }
         metadata
-    }
-
-    /// What the keys of the tenant's copies begin with.
-    fn destination_prefix(&self) -> String {
-        format!("{}{}/", self.destination.bucket_prefix, self.route.tenant)
     }
 }
 
@@ -219,13 +241,15 @@ pub(crate) mod tests {
         pub(crate) fn job(&self) -> CopyJob<'_> {
             let Destination::S3(destination) = &self.delivery.destination else { panic!("it is a bucket") };
             CopyJob {
-                delivery: &self.delivery,
-                destination,
-                route: &self.route,
-                object: &self.object,
+                way: Way {
+                    delivery: &self.delivery,
+                    destination,
+                    route: &self.route,
+                    object: &self.object,
+                    source_prefix: "",
+                },
                 owner: None,
                 head: &self.head,
-                source_prefix: "",
             }
         }
     }
@@ -241,7 +265,7 @@ pub(crate) mod tests {
         let check = |prefix: &str, key: &str, expected: Result<&str, CopyError>| {
             let row = [("target_region", "us-east-1"), ("bucket_name", "theirs"), ("bucket_prefix", prefix)];
             let order = Order::new(key, &row);
-            assert_eq!(order.job().key(), expected.map(str::to_owned), "{prefix} {key}");
+            assert_eq!(order.job().way.key(), expected.map(str::to_owned), "{prefix} {key}");
         };
         check("ROSA/cluster-logs/", KEY, Ok("ROSA/cluster-logs/acme/web/web-0/1.json.gz"));
         check("", "a b/c/d+e/日本/f", Ok("a b/d+e/日本/f"));
@@ -251,7 +275,7 @@ pub(crate) mod tests {
         // A layout without a pod leaves no empty segment behind.
         let mut order = order(KEY);
         order.route.pod.clear();
-        assert_eq!(order.job().key().as_deref(), Ok("ROSA/cluster-logs/acme/web/1.json.gz"));
+        assert_eq!(order.job().way.key().as_deref(), Ok("ROSA/cluster-logs/acme/web/1.json.gz"));
     }
 
     #[test]
@@ -305,7 +329,7 @@ pub(crate) mod tests {
         ]
         .map(|(name, value)| (name, value.to_owned()));
         assert_eq!(order.job().metadata(), expected);
-        // 700 characters of two bytes are 4,200 when encoded.
+        // 400 characters of two bytes are 2,400 when encoded.
         let order = self::order(&format!("acme/prod-1/web/web-0/{}", "é".repeat(400)));
         let names: Vec<_> = order.job().metadata().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["delivered-by", "tenant-id", "source-bucket", "cluster-id"]);

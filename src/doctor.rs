@@ -14,6 +14,7 @@ use crate::{
     app::commands::Instruments,
     config::{Config, Delivery, Queue, SourceBucket},
     credentials::{AssumeError, identity::Identity, refusal::Cause},
+    tenant::OwnBuckets,
 };
 
 /// One thing that delivery needs, and whether it is there.
@@ -83,6 +84,7 @@ pub struct Doctor {
     central_role_arn: String,
     /// The first of `source.buckets`.
     source_bucket: Option<String>,
+    own_buckets: OwnBuckets,
     /// Sent as a session tag where the tenant has those.
     cluster: String,
 }
@@ -116,6 +118,7 @@ impl Doctor {
                 .first()
                 .and_then(|bucket| bucket.parse::<SourceBucket>().ok())
                 .map(|bucket| bucket.name),
+            own_buckets: OwnBuckets::of(config),
             cluster,
         }
     }

@@ -29,7 +29,7 @@ use crate::{
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
     sink::LogSinks,
-    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory},
+    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets},
     verdict::{self, Backoff, Failed, Failure, Notice, Verdict},
 };
 
@@ -40,6 +40,8 @@ pub struct PipelineSettings {
     pub key_layout: KeyLayout,
     /// Buckets that may be read and their owners; empty: any.
     pub buckets: HashMap<String, Option<String>>,
+    /// What rows may not name, and whether there is a quarantine for those that need one.
+    pub own_buckets: OwnBuckets,
     /// What becomes of objects of unknown tenants.
     pub unknown_tenant: UnknownTenant,
     /// Longest record in bytes.
@@ -256,11 +258,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
-                Ok(delivery) if self.ports.quarantine.is_none() && delivery.needs_quarantine() => {
-                    let failure = Failure::Row(delivery.without_quarantine());
-                    report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
-                }
-                Ok(delivery) => wanted.push(delivery),
+                Ok(delivery) => match self.settings.own_buckets.check_for(delivery, &object.bucket) {
+                    Ok(()) => wanted.push(delivery),
+                    Err(bad) => {
+                        report.failures.push(fail(tenant_id, Some(&delivery.name), Failure::Row(bad)))
+                    }
+                },
                 // A row that asks for nothing can be as broken as it likes.
                 Err(bad) if !bad.enabled => {}
                 Err(bad) => report.failures.push(fail(tenant_id, Some(&bad.name), Failure::Row(bad.clone()))),

@@ -5,13 +5,17 @@
 //! remembers what it said.
 
 pub mod cache;
+mod own;
 mod row;
 pub mod table;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 pub(crate) use self::row::region;
-pub use self::row::{check_row, parse_row};
+pub use self::{
+    own::OwnBuckets,
+    row::{check_row, parse_row},
+};
 use crate::{credentials::RoleArn, name::StreamTemplate};
 
 /// Finds tenants. `table` is the adapter, `cache` stands in front of it.
@@ -136,6 +140,8 @@ pub struct Bucket {
     pub source_identity: bool,
     /// The bucket, which stands in the delivery's `target_region`.
     pub bucket_name: String,
+    /// The account that must own the bucket: what the row says, or else the role's; `None`: any, for nothing tells.
+    pub bucket_owner: Option<String>,
     /// What keys there begin with; empty, or with a slash at its end.
     pub bucket_prefix: String,
 }
@@ -183,7 +189,7 @@ fn joined(problems: &[FieldProblem]) -> String {
 pub const SETTINGS: &str = "settings";
 
 /// Every attribute that means something in some row. Others are ignored, so that operators may keep their own.
-pub const ATTRIBUTES: [&str; 16] = [
+pub const ATTRIBUTES: [&str; 17] = [
     "tenant_id",
     "type",
     "enabled",
@@ -199,6 +205,7 @@ pub const ATTRIBUTES: [&str; 16] = [
     "oversize",
     "bucket_name",
     "bucket_prefix",
+    "bucket_owner",
     "paused",
 ];
 
@@ -249,23 +256,6 @@ impl Delivery {
         match &self.desired_logs {
             None => true,
             Some(patterns) => patterns.iter().any(|pattern| matches_pattern(pattern, application)),
-        }
-    }
-
-    /// Whether the row puts records into quarantine that could be delivered otherwise.
-    pub fn needs_quarantine(&self) -> bool {
-        matches!(&self.destination, Destination::CloudWatch(to) if to.oversize == Oversize::Quarantine)
-    }
-
-    /// What is wrong with a row that needs a quarantine where there is none. To take it for another policy would break the
-    /// customer's word.
-    pub fn without_quarantine(&self) -> BadRow {
-        let problem = "\"quarantine\" needs the worker's setting quarantine.bucket".to_owned();
-        BadRow {
-            tenant_id: self.tenant_id.clone(),
-            name: self.name.clone(),
-            enabled: self.enabled,
-            problems: vec![FieldProblem { field: "oversize".to_owned(), problem }],
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     app,
     config::{Config, Problem},
     tenant::{
-        Attribute, SETTINGS,
+        Attribute, OwnBuckets, SETTINGS,
         table::{Put, TenantRows},
     },
 };
@@ -186,20 +186,29 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
     let TenantArgs { command, json } = args;
     let show = if json { Show::Json } else { Show::Text };
     if let TenantCommand::Validate { file: Some(file), .. } = &command {
-        return validated(show, &read_entries(file)?, None);
+        let entries = read_entries(file)?;
+        warn_of_misfits(&entries, config);
+        return validated(show, &entries, None);
     }
     let rows = app::tenant_rows(config).await?;
     let seen = Seen(config.tenants.cache_ttl);
     match command {
         TenantCommand::List => list(show, &rows).await,
         TenantCommand::Get { tenant, name } => get(show, &rows, &tenant, name.as_deref()).await,
-        TenantCommand::Put { file, dry_run: true } => would_put(show, &rows, &read_entries(&file)?).await,
-        TenantCommand::Put { file, dry_run: false } => put(show, &rows, &read_entries(&file)?, seen).await,
+        TenantCommand::Put { file, dry_run } => {
+            let entries = read_entries(&file)?;
+            warn_of_misfits(&entries, config);
+            match dry_run {
+                true => would_put(show, &rows, &entries).await,
+                false => put(show, &rows, &entries, seen).await,
+            }
+        }
         TenantCommand::Validate { .. } => {
             let entries = all(&rows).await?;
+            warn_of_misfits(&entries, config);
             validated(show, &entries, Some(&paused(&entries)))
         }
-        TenantCommand::Enable(key) => enable(show, &rows, &key, seen).await,
+        TenantCommand::Enable(key) => enable(show, &rows, &key, config).await,
         TenantCommand::Disable(key) => disable(show, &rows, &key, seen).await,
         TenantCommand::Pause { tenant } => pause(show, &rows, &tenant, seen).await,
         TenantCommand::Resume { tenant } => resume(show, &rows, &tenant, seen).await,
@@ -393,18 +402,29 @@ fn warn_of_ignored(entries: &[Entry]) {
     }
 }
 
-async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, seen: Seen) -> anyhow::Result<()> {
+/// Rows that the worker would refuse by its own configuration: no error, for the one at hand need not be the workers'.
+fn warn_of_misfits(entries: &[Entry], config: &Config) {
+    let own_buckets = OwnBuckets::of(config);
+    for bad in entries.iter().filter_map(|entry| entry.misfit(&own_buckets)) {
+        eprintln!(
+            "logferry: warning: by the configuration at hand, {bad}: a worker with it dead-letters the tenant's messages"
+        );
+    }
+}
+
+async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, config: &Config) -> anyhow::Result<()> {
     let DeliveryKey { tenant, name } = key;
     let entries = of(rows, tenant).await?;
     let entry = entries.iter().find(|entry| entry.name() == name).ok_or_else(|| no_such_row(tenant, name))?;
     // Once enabled, a bad row would send every message of its tenant to the dead-letter queue.
     let enabled = entry.with("enabled", Attribute::Bool(true));
     refuse_unusable(show, std::slice::from_ref(&enabled))?;
+    warn_of_misfits(std::slice::from_ref(&enabled), config);
     if !rows.set_enabled(tenant, name, true).await? {
         return Err(no_such_row(tenant, name));
     }
     show.result(String::new, || json!({ "tenant_id": tenant, "type": name, "enabled": true }))?;
-    seen.tell(&format!("row {name:?} of tenant {tenant:?} is enabled"));
+    Seen(config.tenants.cache_ttl).tell(&format!("row {name:?} of tenant {tenant:?} is enabled"));
     if paused(&entries).contains(tenant) {
         eprintln!("logferry: the tenant is paused all the same; `logferry tenant resume` takes that back");
     }

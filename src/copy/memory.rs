@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{CopyError, CopyJob, ObjectCopier};
+use super::{CopyError, CopyJob, ObjectCopier, Way};
+use crate::credentials::AssumeError;
 
 /// Buckets by name; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,7 @@ struct State {
     /// By bucket and key: the copy's source.
     copies: BTreeMap<(String, String), String>,
     refusals: HashMap<String, CopyError>,
+    closed: HashMap<String, AssumeError>,
     calls: usize,
 }
 
@@ -27,9 +29,15 @@ impl MemoryCopier {
         self.state().refusals.insert(bucket.to_owned(), error);
     }
 
-    /// Takes that back.
+    /// The role that copies into that bucket cannot be entered, until it is [mended](Self::mend).
+    pub fn close_role(&self, bucket: &str, error: AssumeError) {
+        self.state().closed.insert(bucket.to_owned(), error);
+    }
+
+    /// Takes either back.
     pub fn mend(&self, bucket: &str) {
         self.state().refusals.remove(bucket);
+        self.state().closed.remove(bucket);
     }
 
     /// Key and source of everything in the bucket.
@@ -50,12 +58,20 @@ impl MemoryCopier {
 }
 
 impl ObjectCopier for MemoryCopier {
-    async fn copy(&self, job: &CopyJob<'_>) -> Result<(), CopyError> {
+    type Session = ();
+
+    async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
+        way.key()?;
+        let closed = self.state().closed.get(&way.destination.bucket_name).cloned();
+        closed.map_or(Ok(()), |error| Err(CopyError::Session(error)))
+    }
+
+    async fn copy(&self, (): &(), job: &CopyJob<'_>) -> Result<(), CopyError> {
         // As a network does: never at once, so that others get their turn.
         tokio::task::yield_now().await;
         job.check_size()?;
-        let key = job.key()?;
-        let bucket = &job.destination.bucket_name;
+        let key = job.way.key()?;
+        let bucket = &job.way.destination.bucket_name;
         let mut state = self.state();
         state.calls += 1;
         if let Some(error) = state.refusals.get(bucket) {
@@ -76,11 +92,11 @@ mod tests {
         let copier = MemoryCopier::default();
         let order = Order::new("a/c/b/p/f", &[("target_region", "us-east-1"), ("bucket_name", "theirs")]);
         copier.break_bucket("theirs", CopyError::Throttled("slow down".into()));
-        assert!(matches!(copier.copy(&order.job()).await, Err(CopyError::Throttled(_))));
+        assert!(matches!(copier.copy(&(), &order.job()).await, Err(CopyError::Throttled(_))));
         assert_eq!(copier.copies("theirs"), []);
         copier.mend("theirs");
         for _ in 0..2 {
-            assert_eq!(copier.copy(&order.job()).await, Ok(()));
+            assert_eq!(copier.copy(&(), &order.job()).await, Ok(()));
         }
         let copies = [("ROSA/cluster-logs/a/b/p/f".to_owned(), "staging/a/c/b/p/f".to_owned())];
         assert_eq!((copier.copies("theirs"), copier.calls()), (copies.into(), 3));

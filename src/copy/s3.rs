@@ -1,9 +1,12 @@
 //! Customers' buckets through the AWS SDK, in the customer's role, or in the central one where the bucket's own policy lets
 //! that in.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_config::{SdkConfig, timeout::TimeoutConfig};
+use aws_credential_types::provider::{
+    ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future,
+};
 use aws_sdk_s3::{
     Client,
     config::{self, Region, http::HttpResponse, retry::RetryPartition},
@@ -13,7 +16,7 @@ use aws_sdk_s3::{
 };
 use aws_smithy_runtime::client::identity::IdentityCache;
 
-use super::{CopyError, CopyJob, ObjectCopier};
+use super::{CopyError, CopyJob, ObjectCopier, Way};
 use crate::{
     aws::{describe, find_cause},
     credentials::{
@@ -33,33 +36,74 @@ pub struct S3Copier {
     central: AssumedRole,
 }
 
+/// How S3's requests name a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// In the host's name, as AWS wants it.
+    VirtualHost,
+    /// In the path, for S3-compatible services.
+    Path,
+}
+
+/// Has no credentials.
+#[derive(Debug)]
+struct Nobody;
+
+impl ProvideCredentials for Nobody {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let error =
+            CredentialsError::not_loaded("a copy needs the customer's credentials or the central role's");
+        future::ProvideCredentials::ready(Err(error))
+    }
+}
+
+/// How long one attempt may take. S3 answers when the copy is done, and 5 GB take minutes; the lease on the object is renewed
+/// meanwhile. Longer than any copy was seen to take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
+
 impl S3Copier {
-    /// Enters accounts as `customers` does, and acts as `central` where a row names no role.
-    pub fn new(client: Client, customers: Customers, central: AssumedRole) -> Self {
-        Self { client, customers, central }
+    /// Enters accounts as `customers` does, and acts as `central` where a row names no role; `base` has the HTTP client,
+    /// retries and endpoints that all share.
+    pub fn new(base: &SdkConfig, addressing: Addressing, customers: Customers, central: AssumedRole) -> Self {
+        let timeouts = base.timeout_config().map_or_else(TimeoutConfig::builder, TimeoutConfig::to_builder);
+        let config = config::Builder::from(base)
+            // A call that is given nobody's credentials must fail, not act as the worker. With no provider at all, S3's
+            // client would send it unsigned, which an open bucket takes.
+            .credentials_provider(SharedCredentialsProvider::new(Nobody))
+            .timeout_config(timeouts.operation_attempt_timeout(ATTEMPT_TIMEOUT).build())
+            .force_path_style(addressing == Addressing::Path)
+            .build();
+        Self { client: Client::from_conf(config), customers, central }
     }
 
-    async fn role(&self, job: &CopyJob<'_>) -> Result<AssumedRole, AssumeError> {
-        let Some(role) = &job.destination.role else { return Ok(self.central.clone()) };
+    async fn role(&self, way: &Way<'_>) -> Result<AssumedRole, AssumeError> {
+        // Asked for here, so that a refusal is told before anything is spent.
+        let Some(role) = &way.destination.role else {
+            return self.central.credentials().await.map(|_| self.central.clone());
+        };
         let entry = Entry {
-            tenant_id: job.delivery.tenant_id.clone(),
+            tenant_id: way.delivery.tenant_id.clone(),
             role: role.clone(),
-            external_id: job.destination.external_id.clone(),
-            session_tags: job.destination.session_tags,
-            source_identity: job.destination.source_identity,
-            cluster: job.route.cluster.clone(),
+            external_id: way.destination.external_id.clone(),
+            session_tags: way.destination.session_tags,
+            source_identity: way.destination.source_identity,
+            cluster: way.route.cluster.clone(),
             scope: Scope::Copy {
-                source_bucket: job.object.bucket.clone(),
-                source_prefix: job.source_prefix.to_owned(),
-                bucket: job.destination.bucket_name.clone(),
-                prefix: job.destination_prefix(),
+                source_bucket: way.object.bucket.clone(),
+                source_prefix: way.source_prefix.to_owned(),
+                bucket: way.destination.bucket_name.clone(),
+                prefix: way.destination_prefix(),
             },
         };
         self.customers.enter(entry).await
     }
 
     async fn copy_once(&self, job: &CopyJob<'_>, key: &str, role: &AssumedRole) -> Result<(), Refusal> {
-        let (bucket, region) = (&job.destination.bucket_name, &job.delivery.target_region);
+        let Way { destination, delivery, .. } = &job.way;
+        let (bucket, region) = (&destination.bucket_name, &delivery.target_region);
         let customer = config::Builder::default()
             .region(Region::new(region.clone()))
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
@@ -76,6 +120,8 @@ impl S3Copier {
             .copy_source(job.source())
             .set_copy_source_if_match(job.if_match())
             .set_expected_source_bucket_owner(job.owner.map(str::to_owned))
+            // A bucket's name is free again once it is deleted, and whoever takes it may let everybody write.
+            .set_expected_bucket_owner(destination.bucket_owner.clone())
             // Where ACLs are still on, the object would else be ours, in the customer's bucket.
             .acl(ObjectCannedAcl::BucketOwnerFullControl)
             // S3 copies either all of an object's metadata or none. Ours must go with it, so what readers need of the
@@ -95,15 +141,21 @@ impl S3Copier {
 }
 
 impl ObjectCopier for S3Copier {
-    async fn copy(&self, job: &CopyJob<'_>) -> Result<(), CopyError> {
+    type Session = AssumedRole;
+
+    async fn enter(&self, way: &Way<'_>) -> Result<AssumedRole, CopyError> {
+        way.key()?;
+        self.role(way).await.map_err(CopyError::Session)
+    }
+
+    async fn copy(&self, role: &AssumedRole, job: &CopyJob<'_>) -> Result<(), CopyError> {
         job.check_size()?;
-        let key = job.key()?;
-        let role = self.role(job).await.map_err(CopyError::Session)?;
-        match self.copy_once(job, &key, &role).await {
+        let key = job.way.key()?;
+        match self.copy_once(job, &key, role).await {
             // The customer's clock, or an administrator, ended the session before its time: a new one, once.
             Err(error) if matches!(error.code(), Some("ExpiredToken" | "ExpiredTokenException")) => {
                 role.forget();
-                self.copy_once(job, &key, &role).await.map_err(refused)
+                self.copy_once(job, &key, role).await.map_err(refused)
             }
             other => other.map_err(refused),
         }

@@ -175,9 +175,14 @@ impl Doctor {
                 continue;
             }
             conditions.push(tenant.condition(Some(name), "enabled", of_enabled(&tenant.id, name, enabled)));
+            let fits = delivery.as_ref().map_or(Ok(()), |delivery| self.own_buckets.check(delivery));
             match delivery {
                 Err(bad) => conditions.extend(bad_row(&tenant, name, bad)),
                 Ok(delivery) => {
+                    if let Err(bad) = &fits {
+                        conditions.extend(bad_row(&tenant, name, bad));
+                        continue;
+                    }
                     let valid = Finding::Ok("every field can be used".to_owned());
                     conditions.push(tenant.condition(Some(name), "row", valid));
                     let findings = match &delivery.destination {
@@ -211,8 +216,9 @@ fn bad_row<'a>(
     bad: &'a BadRow,
 ) -> impl Iterator<Item = Condition> + use<'a> {
     bad.problems.iter().map(move |problem| {
+        let setting = if problem.field == "oversize" { "set quarantine.bucket for the workers, or " } else { "" };
         let fix = format!(
-            "correct {} in the row (`logferry tenant get {} --type {name}` shows it, `put` replaces it)",
+            "{setting}correct {} in the row (`logferry tenant get {} --type {name}` shows it, `put` replaces it)",
             problem.field, tenant.id
         );
         tenant.condition(Some(name), "row", Finding::failed(problem.to_string(), fix))

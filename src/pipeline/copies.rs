@@ -1,12 +1,12 @@
 //! Objects that go to customers' buckets as they are.
 
 use super::*;
-use crate::copy::CopyJob;
+use crate::copy::{CopyJob, Way};
 
-/// A copy that can begin: the object is ours.
-struct Ready<'a, L> {
-    delivery: &'a Delivery,
-    destination: &'a Bucket,
+/// A copy that can begin: its account is open and the object is ours.
+struct Ready<'a, S, L> {
+    way: Way<'a>,
+    session: S,
     claim: Arc<Claim<L>>,
 }
 
@@ -27,10 +27,20 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             delivery: delivery.map(str::to_owned),
             failure,
         };
+        let source_prefix = self.settings.key_layout.tenant_prefix(&object.key);
+        // Into the accounts first: without a way in, the object need be neither claimed nor looked at.
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
+            let way = Way { delivery, destination, route, object, source_prefix };
+            let session = match self.ports.copier.enter(&way).await {
+                Ok(session) => session,
+                Err(error) => {
+                    report.failures.push(fail(Some(&delivery.name), Failure::Copy(error)));
+                    continue;
+                }
+            };
             match self.ports.claims.claim(object, &delivery.name).await {
-                Claimed::Ours(claim) => ready.push(Ready { delivery, destination, claim }),
+                Claimed::Ours(claim) => ready.push(Ready { way, session, claim }),
                 Claimed::Done => done += 1,
                 Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
             }
@@ -54,11 +64,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 return done;
             }
         };
-        let source_prefix = self.settings.key_layout.tenant_prefix(&object.key);
-        for Ready { delivery, destination, claim } in ready {
-            let job = CopyJob { delivery, destination, route, object, owner, head: &head, source_prefix };
+        for Ready { way, session, claim } in ready {
+            let delivery = way.delivery;
+            let job = CopyJob { way, owner, head: &head };
             let copied = tokio::select! {
-                copied = self.ports.copier.copy(&job) => copied.map_err(Failure::Copy),
+                copied = self.ports.copier.copy(&session, &job) => copied.map_err(Failure::Copy),
                 () = stop.cancelled() => Err(Failure::Stopping),
             };
             if copied.is_err() {

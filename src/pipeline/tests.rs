@@ -27,6 +27,7 @@ use crate::{
 };
 
 const BUCKET: &str = "staging";
+const QUARANTINE: &str = "aside";
 const OWNER: &str = "999999999999";
 const KEY: &str = "acme/prod-1/web/web-0/1.json.gz";
 /// acme's account and Region, as the sink in memory names places.
@@ -69,6 +70,7 @@ impl World {
         let settings = PipelineSettings {
             key_layout: KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right"),
             buckets: HashMap::from([(BUCKET.to_owned(), Some(OWNER.to_owned()))]),
+            own_buckets: OwnBuckets { staging: [BUCKET.to_owned()].into(), quarantine: None },
             unknown_tenant: UnknownTenant::DeadLetter,
             max_record: 1 << 20,
             max_object: 4 << 20,
@@ -121,7 +123,9 @@ impl World {
             claims,
             quarantine,
         };
-        Pipeline::new(ports, settings.clone(), metrics.clone())
+        let mut settings = settings.clone();
+        settings.own_buckets.quarantine = self.quarantine.as_ref().map(|_| QUARANTINE.to_owned());
+        Pipeline::new(ports, settings, metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -53,6 +53,10 @@ pub fn parse_row(tenant_id: &str, name: &str, row: &Row) -> Result<Delivery, Bad
     if let (Some(region), Some(role)) = (&target_region, destination.as_ref().and_then(Destination::role)) {
         fields.same_partition(region, role);
     }
+    if fields.row.get("session_tags") == Some(&Attribute::Bool(true)) && !is_tag_value(tenant_id) {
+        let rule = "true makes the tenant's id a session tag's value, which is 1 to 256 letters, digits, spaces and [_.:/=+-@]";
+        fields.problem("session_tags", format!("{rule}; {tenant_id:?} is not"));
+    }
     match (target_region, destination, fields.problems.is_empty()) {
         (Some(target_region), Some(destination), true) => Ok(Delivery {
             tenant_id: tenant_id.to_owned(),
@@ -119,12 +123,15 @@ impl Fields<'_> {
         }
         let bucket_name = self.required("bucket_name", bucket_name);
         let bucket_prefix = self.optional("bucket_prefix", bucket_prefix);
+        let bucket_owner = self.optional("bucket_owner", account_id);
+        let bucket_owner = bucket_owner.or_else(|| role.as_ref().map(|role| role.account().to_owned()));
         Some(Bucket {
             role,
             external_id,
             session_tags,
             source_identity,
             bucket_name: bucket_name?,
+            bucket_owner,
             bucket_prefix: bucket_prefix.unwrap_or_else(|| DEFAULT_BUCKET_PREFIX.to_owned()),
         })
     }
@@ -307,14 +314,29 @@ fn log_group_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Source: S3 API reference, `x-amz-expected-bucket-owner`.
+fn account_id(text: &str) -> Result<String, String> {
+    if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no 12-digit account id"))
+    }
+}
+
 /// Source: STS API reference, AssumeRole.
 fn external_id(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-\\".contains(c);
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c);
     if (2..=1224).contains(&text.len()) && text.chars().all(legal) {
         Ok(text.to_owned())
     } else {
         Err(format!("{text:?} is not 2 to 1224 of [A-Za-z0-9_+=,.@:/-]"))
     }
+}
+
+/// Source: STS API reference, Tag: `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`. A tag of no characters would tell nothing.
+fn is_tag_value(text: &str) -> bool {
+    let legal = |c: char| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c);
+    (1..=256).contains(&text.chars().count()) && text.chars().all(legal)
 }
 
 fn oversize(text: &str) -> Result<Oversize, String> {

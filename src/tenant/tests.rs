@@ -95,6 +95,7 @@ fn rows_of_the_two_forms_in_the_field_load_unchanged() {
             session_tags: false,
             source_identity: false,
             bucket_name: "acme-corp-logs".to_owned(),
+            bucket_owner: None,
             bucket_prefix: "ROSA/cluster-logs/".to_owned(),
         }),
     ];
@@ -127,6 +128,34 @@ fn prefixes_end_with_a_slash() {
         let delivery = parse_s3("bucket_prefix", given.map(text)).expect("the row is right");
         assert_eq!(as_bucket(delivery).bucket_prefix, expected, "{given:?}");
     }
+}
+
+#[test]
+fn a_bucket_s_owner_is_known_by_its_role_or_said() {
+    let owner = |row: Row| {
+        let delivery = parse_row("acme-corp", "s3", &row).expect("the row is right");
+        as_bucket(delivery).bucket_owner
+    };
+    let said = |row| changed(row, "bucket_owner", Some(text("333333333333")));
+    let no_role = || changed(bucket(), "log_distribution_role_arn", None);
+    assert_eq!(owner(bucket()).as_deref(), Some("222222222222"));
+    assert_eq!(owner(said(bucket())).as_deref(), Some("333333333333"), "the role may stand elsewhere");
+    assert_eq!(owner(said(no_role())).as_deref(), Some("333333333333"));
+    assert_eq!(owner(no_role()), None);
+}
+
+#[test]
+fn a_tenant_whose_id_can_be_no_tag_has_none() {
+    let tagged = changed(good(), "session_tags", Some(Attribute::Bool(true)));
+    for (tenant_id, right) in
+        [("acme-corp", true), ("a b_c.d:e=f+g@h", true), ("日本", true), ("a*b", false), ("a,b", false)]
+    {
+        let told = parse_row(tenant_id, "cloudwatch", &tagged).map(drop).map_err(|bad| bad.to_string());
+        assert_eq!(told.is_ok(), right, "{told:?}");
+        assert!(told.err().is_none_or(|told| told.contains("session_tags: true makes")));
+        assert!(parse_row(tenant_id, "cloudwatch", &good()).is_ok());
+    }
+    assert!(parse_row(&"x".repeat(257), "s3", &changed(tagged, "bucket_name", Some(text("acme")))).is_err());
 }
 
 #[test]
@@ -238,6 +267,7 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
         ("desired_logs", patterns("a\nb"), "\"a\\nb\"", "can match no application"),
         ("external_id", string("x"), "\"x\"", "2 to 1224"),
         ("external_id", string("a b"), "\"a b\"", "2 to 1224"),
+        ("external_id", string("a\\b"), "\"a\\\\b\"", "2 to 1224"),
         ("external_id", Some(list.clone()), "a list", "must be a string"),
         ("session_tags", string("yes"), "the string \"yes\"", "must be BOOL"),
         ("source_identity", Some(list), "a list", "must be BOOL"),
@@ -263,6 +293,9 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
     ];
     let s3 = vec![
         ("bucket_name", None, "", "is missing"),
+        ("bucket_owner", string("22222222222"), "\"22222222222\"", "12-digit"),
+        ("bucket_owner", string("22222222222x"), "\"22222222222x\"", "12-digit"),
+        ("bucket_owner", number("222222222222"), "the number 222222222222", "must be a string"),
         ("bucket_name", string("ab"), "\"ab\"", "3 to 63"),
         ("bucket_name", string(&long[..64]), &long[..64], "3 to 63"),
         ("bucket_name", string("Acme-Logs"), "\"Acme-Logs\"", "[a-z0-9.-]"),

@@ -364,7 +364,23 @@ async fn a_copy_is_not_tried_and_the_way_to_it_is() {
     row.retain(|name, _| name != "log_distribution_role_arn" && name != "external_id");
     operator.setup.put_row(row).await;
     let report = operator.well(&["--tenant", "acme", "--delivery", "s3"]).await;
+    assert_eq!(report.state("customer role"), Some("skipped"), "nothing was asked");
     assert!(report.0.to_string().contains("the central role writes"), "{:#}", report.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_the_configuration_rules_out_fail() {
+    let operator = Operator::new("doctor-misfit").await;
+    let oversize = ("oversize", text("quarantine"));
+    let customer = operator.customer_with(CustomerSpec::new("acme"), std::slice::from_ref(&oversize)).await;
+    let report = operator.ill_tenant("acme").await;
+    report.fails("row", "oversize: \"quarantine\" needs", "set quarantine.bucket for the workers");
+    assert_eq!(report.state("customer role"), None, "the worker comes no further");
+    let mut row = customer.bucket_row(&operator.setup.provider.bucket, false);
+    row.insert("tenant_id".to_owned(), text("acme"));
+    operator.setup.put_row(row).await;
+    let report = operator.ill(&["--tenant", "acme", "--delivery", "s3"]).await;
+    report.fails("row", "one of the worker's source.buckets", "correct bucket_name");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -184,6 +184,19 @@ async fn a_delivery_is_switched_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_configuration_rules_out_is_warned_of() {
+    let operator = Operator::new("tenant-misfit").await;
+    let mut row = good("acme", "cloudwatch");
+    row["oversize"] = json!("quarantine");
+    let warning = "oversize: \"quarantine\" needs the worker's setting quarantine.bucket";
+    for arguments in [&["validate", "-"][..], &["put", "-", "--dry-run"], &["put", "-"]] {
+        operator.tenant_reading(arguments, &row.to_string()).await.with(0).saying(warning);
+    }
+    operator.tenant(&["validate", "--table"]).await.with(0).saying(warning);
+    operator.tenant(&["enable", "acme", "--type", "cloudwatch"]).await.with(0).saying(warning);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_there_is_not_made() {
     let operator = Operator::new("tenant-nobody").await;
     for command in [

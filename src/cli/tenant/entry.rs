@@ -6,9 +6,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     cli::show::{columns, printable},
-    credentials::RoleArn,
     route::KeyLayout,
-    tenant::{ATTRIBUTES, Attribute, Content, Destination, FieldProblem, Row, SETTINGS, check_row},
+    tenant::{
+        ATTRIBUTES, Attribute, BadRow, Content, Destination, FieldProblem, OwnBuckets, Row, SETTINGS,
+        check_row,
+    },
 };
 
 /// What DynamoDB allows a sort key, and S3 a whole object key, of which a tenant's id is a part.
@@ -98,6 +100,12 @@ impl Entry {
     /// Attributes that mean nothing to logferry: somebody's own, or a slip of the pen.
     pub(super) fn ignored(&self) -> Vec<&str> {
         self.row.keys().map(String::as_str).filter(|name| !ATTRIBUTES.contains(name)).collect()
+    }
+
+    /// What the worker has against the row by the rest of the configuration.
+    pub(super) fn misfit(&self, own_buckets: &OwnBuckets) -> Option<BadRow> {
+        let Some(Content::Delivery(delivery)) = &self.content else { return None };
+        own_buckets.check(delivery).err()
     }
 
     /// `None` where there is nothing to enable.
@@ -197,7 +205,7 @@ fn target(content: &Content) -> Option<Value> {
             "log_group_name": to.log_group_name,
         }),
         Destination::S3(to) => json!({
-            "account": to.role.as_ref().map(RoleArn::account),
+            "account": to.bucket_owner,
             "region": delivery.target_region,
             "bucket_name": to.bucket_name,
             "bucket_prefix": to.bucket_prefix,
@@ -205,13 +213,14 @@ fn target(content: &Content) -> Option<Value> {
     })
 }
 
-/// The same in a line; the account of a bucket is known only where a role there is entered.
+/// The same in a line; the account of a bucket is known only where the row or its role tells it.
 fn target_line(content: &Content) -> Option<String> {
     let Content::Delivery(delivery) = content else { return None };
-    let account = delivery.destination.role().map(|role| role.account().to_owned());
-    let place = match &delivery.destination {
-        Destination::CloudWatch(to) => to.log_group_name.clone(),
-        Destination::S3(to) => format!("s3://{}/{}", to.bucket_name, to.bucket_prefix),
+    let (account, place) = match &delivery.destination {
+        Destination::CloudWatch(to) => (Some(to.role.account().to_owned()), to.log_group_name.clone()),
+        Destination::S3(to) => {
+            (to.bucket_owner.clone(), format!("s3://{}/{}", to.bucket_name, to.bucket_prefix))
+        }
     };
     let words: Vec<_> = account.into_iter().chain([delivery.target_region.clone(), place]).collect();
     Some(words.join(" "))

@@ -13,8 +13,11 @@ use crate::{
     copy::tests::Order,
     credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
     metrics::Metrics,
+    tenant::Destination,
 };
 
+/// The attempt timeout of other calls.
+const SHORT: Duration = Duration::from_millis(500);
 const KEY: &str = "acme/prod-1/web app/web+0/é.json.gz";
 const COPY: &str = "ROSA/cluster-logs/acme/web app/web+0/é.json.gz";
 
@@ -60,8 +63,10 @@ impl World {
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };
         let customers = Customers::new(&sdk, &central, settings, Metrics::new());
-        let s3 = config::Builder::from(&sdk).force_path_style(true).build();
-        let copier = S3Copier::new(Client::from_conf(s3), customers, central);
+        // Shorter than some test's copy takes.
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SHORT).build();
+        let base = sdk.to_builder().timeout_config(timeouts).build();
+        let copier = S3Copier::new(&base, Addressing::Path, customers, central);
         Self { sandbox, aws, provider, customer, copier }
     }
 
@@ -80,8 +85,14 @@ impl World {
     }
 
     async fn copy(&self, order: &Order) -> Result<(), CopyError> {
-        let job = CopyJob { source_prefix: "acme/", owner: Some(&self.provider.account), ..order.job() };
-        self.copier.copy(&job).await
+        let mut job = CopyJob { owner: Some(&self.provider.account), ..order.job() };
+        job.way.source_prefix = "acme/";
+        self.copy_job(&job).await
+    }
+
+    async fn copy_job(&self, job: &CopyJob<'_>) -> Result<(), CopyError> {
+        let session = self.copier.enter(&job.way).await?;
+        self.copier.copy(&session, job).await
     }
 
     async fn received(&self) -> Vec<ReceivedObject> {
@@ -184,9 +195,47 @@ async fn refusals_are_told_apart() {
     let error = refused(&stranger, |_| ()).await;
     assert!(matches!(error, CopyError::Session(AssumeError::Open { .. })), "{error}");
     let job = CopyJob { owner: Some("999999999999"), ..good.job() };
-    let error = world.copier.copy(&job).await.expect_err("the staging bucket is another's");
+    let error = world.copy_job(&job).await.expect_err("the staging bucket is another's");
     assert!(matches!(error, CopyError::Denied(_)), "{error}");
     assert_eq!(world.received().await, []);
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_another_s_by_now_gets_nothing() {
+    let world = World::new(false).await;
+    let owned_by = async |row: &[(&str, &str)], owner| {
+        let row: Vec<_> = row.iter().copied().chain([("bucket_owner", owner)]).collect();
+        world.copy(&world.put(KEY, b"good", &row).await).await
+    };
+    for row in [&CENTRAL[..], &IN_ROLE] {
+        let error = owned_by(row, "333333333333").await.expect_err("it is not the bucket that was meant");
+        assert!(matches!(error, CopyError::Denied(_)), "{error}");
+        assert_eq!(world.received().await, []);
+    }
+    assert_eq!(owned_by(&CENTRAL, "222222222222").await, Ok(()));
+    // The row says nothing of it; the role's account does.
+    let policy = world.customer.account.clone();
+    let order = world.put(KEY, b"good", &IN_ROLE).await;
+    let Destination::S3(to) = &order.delivery.destination else { panic!("it is a bucket") };
+    assert_eq!(to.bucket_owner, Some(policy));
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_no_role_goes_nowhere() {
+    let world = World::new(false).await;
+    let call = world.copier.client.copy_object().bucket("theirs").key("k").copy_source("staging/k");
+    assert!(call.send().await.is_err_and(|error| error.as_service_error().is_none()));
+    assert_eq!(world.sandbox.calls("s3", "CopyObject"), 0);
+}
+
+#[tokio::test]
+async fn a_copy_may_take_longer_than_other_calls() {
+    let world = World::new(false).await;
+    let order = world.put(KEY, b"large", &IN_ROLE).await;
+    let slow = Effect::Latency { milliseconds: 2 * SHORT.as_millis() as u64 };
+    world.sandbox.faults().add(Fault::new("s3", "CopyObject", slow));
+    assert_eq!(world.copy(&order).await, Ok(()));
+    assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Deliveries to buckets, alone and beside CloudWatch Logs.
 
 use super::*;
-use crate::{copy::CopyError, sink::SinkError};
+use crate::{copy::CopyError, credentials::AssumeError, sink::SinkError};
 
 const BUCKET_THERE: &str = "acme-logs";
 const COPY: &str = "ROSA/cluster-logs/acme/web/web-0/1.json.gz";
@@ -106,6 +106,44 @@ async fn one_bucket_s_trouble_is_not_the_other_s() {
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((poison.reason, attribute(&poison, "key")), ("object_too_large", Some(KEY)));
     assert_eq!(world.copier.calls(), 3, "the archive's was done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_copied_into_a_bucket_of_the_provider_s() {
+    let mut world = World { quarantine: Some(MemoryQuarantine::default()), ..world() };
+    world.settings.own_buckets.staging.insert("another".to_owned());
+    // Without source.buckets, the object's own bucket is known by the object alone.
+    world.settings.buckets.clear();
+    world.settings.own_buckets.staging.remove(BUCKET);
+    for bucket in [BUCKET, "another", QUARANTINE] {
+        world.tenant("acme", [("s3", bucket_row(bucket)), ("s3#2", bucket_row(BUCKET_THERE))]);
+        let poison = poison(world.handle(&event(&[KEY])).await);
+        assert_eq!(poison.reason, "bad_tenant_row", "{bucket}");
+        assert!(
+            attribute(&poison, "error").is_some_and(|error| error.contains("bucket_name: ")),
+            "{poison:?}"
+        );
+    }
+    assert_eq!((copied(&world, BUCKET_THERE), world.copier.calls()), (1, 1), "the good row, once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_way_in_nothing_is_claimed_nor_looked_at() {
+    let world = world();
+    world.tenant("acme", [("s3", bucket_row(BUCKET_THERE))]);
+    let denied = AssumeError::Denied {
+        role: "r".into(),
+        external_id: None,
+        code: "AccessDenied".into(),
+        message: "no".into(),
+    };
+    world.copier.close_role(BUCKET_THERE, denied);
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert!(is_retry(&verdict));
+    assert_eq!(report.failures[0].failure.reason(), "role_denied");
+    assert_eq!((world.store.heads(), world.copier.calls()), (Vec::new(), 0));
+    let ledger = world.ledger.as_ref().expect("this world has one");
+    assert_eq!(ledger.calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]

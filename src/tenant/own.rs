@@ -1,0 +1,108 @@
+//! What a row asks of this worker that it cannot have, though nothing in the row itself is wrong. Pure.
+
+use std::collections::BTreeSet;
+
+use super::{BadRow, Delivery, Destination, FieldProblem, Oversize};
+use crate::config::{Config, SourceBucket};
+
+/// The provider's own buckets, as the configuration names them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnBuckets {
+    /// `source.buckets`.
+    pub staging: BTreeSet<String>,
+    /// `quarantine.bucket`; `None`: there is no quarantine.
+    pub quarantine: Option<String>,
+}
+
+impl OwnBuckets {
+    /// Those of the configuration, as far as they can be read.
+    pub fn of(config: &Config) -> Self {
+        let name = |bucket: &String| bucket.parse().ok().map(|bucket: SourceBucket| bucket.name);
+        Self {
+            staging: config.source.buckets.iter().filter_map(name).collect(),
+            quarantine: config.quarantine.bucket.as_ref().and_then(name),
+        }
+    }
+
+    /// # Errors
+    /// The row names a bucket of ours, where a copy would come back as another object to deliver, or lie among what is set
+    /// aside; or it needs a quarantine, and there is none: to take it for another policy would break the customer's word.
+    pub fn check(&self, delivery: &Delivery) -> Result<(), BadRow> {
+        let (field, problem) = match &delivery.destination {
+            Destination::CloudWatch(to)
+                if to.oversize == Oversize::Quarantine && self.quarantine.is_none() =>
+            {
+                ("oversize", "\"quarantine\" needs the worker's setting quarantine.bucket".to_owned())
+            }
+            Destination::S3(to) if self.staging.contains(&to.bucket_name) => {
+                ("bucket_name", format!("{:?} is one of the worker's source.buckets", to.bucket_name))
+            }
+            Destination::S3(to) if self.quarantine.as_ref() == Some(&to.bucket_name) => {
+                ("bucket_name", format!("{:?} is the worker's quarantine.bucket", to.bucket_name))
+            }
+            Destination::CloudWatch(_) | Destination::S3(_) => return Ok(()),
+        };
+        Err(bad(delivery, field, problem))
+    }
+
+    /// As [`Self::check`], for an object of that bucket, which `source.buckets` need not name.
+    ///
+    /// # Errors
+    /// The same, and the row names the object's own bucket.
+    pub fn check_for(&self, delivery: &Delivery, bucket: &str) -> Result<(), BadRow> {
+        match &delivery.destination {
+            Destination::S3(to) if to.bucket_name == bucket => {
+                Err(bad(delivery, "bucket_name", format!("{bucket:?} is the bucket that the object is in")))
+            }
+            Destination::CloudWatch(_) | Destination::S3(_) => self.check(delivery),
+        }
+    }
+}
+
+fn bad(delivery: &Delivery, field: &str, problem: String) -> BadRow {
+    BadRow {
+        tenant_id: delivery.tenant_id.clone(),
+        name: delivery.name.clone(),
+        enabled: delivery.enabled,
+        problems: vec![FieldProblem { field: field.to_owned(), problem }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::{Attribute, Row, parse_row};
+
+    #[test]
+    fn rows_are_held_against_the_configuration() {
+        let mut config = Config::default();
+        let row = |fields: &[(&str, &str)]| {
+            let fields =
+                fields.iter().map(|(name, value)| ((*name).to_owned(), Attribute::Text((*value).to_owned())));
+            let mut row: Row = fields.collect();
+            row.insert("target_region".to_owned(), Attribute::Text("us-east-1".to_owned()));
+            row
+        };
+        let check = |config: &Config, kind: &str, fields: &[(&str, &str)], expected: Option<&str>| {
+            let delivery = parse_row("acme", kind, &row(fields)).expect("the row itself is right");
+            let told = OwnBuckets::of(config).check(&delivery).err();
+            let told = told.map(|bad| bad.problems[0].to_string());
+            assert_eq!(told.as_deref(), expected);
+        };
+        let role = ("log_distribution_role_arn", "arn:aws:iam::222222222222:role/x");
+        let quarantined = [role, ("log_group_name", "g"), ("oversize", "quarantine")];
+        let needs = "oversize: \"quarantine\" needs the worker's setting quarantine.bucket";
+        check(&config, "cloudwatch", &quarantined, Some(needs));
+        config.quarantine.bucket = Some("aside=111111111111".to_owned());
+        config.source.buckets = vec!["staging=111111111111".to_owned(), "staging-2".to_owned()];
+        check(&config, "cloudwatch", &quarantined, None);
+        for (bucket, problem) in [
+            ("staging", Some("bucket_name: \"staging\" is one of the worker's source.buckets")),
+            ("staging-2", Some("bucket_name: \"staging-2\" is one of the worker's source.buckets")),
+            ("aside", Some("bucket_name: \"aside\" is the worker's quarantine.bucket")),
+            ("theirs", None),
+        ] {
+            check(&config, "s3", &[("bucket_name", bucket)], problem);
+        }
+    }
+}
