@@ -260,7 +260,8 @@ impl Default for Quarantine {
 pub struct Delivery {
     /// Attempts of one AWS call by the SDK, 1 to 10, with jittered backoff in between (`RETRY_ATTEMPTS`).
     pub attempts: u32,
-    /// Longest single attempt of an AWS call, 1 s to 10 min; a long poll has its wait on top.
+    /// Longest single attempt of an AWS call, 1 s to 10 min; a long poll has its wait on top, and a copy
+    /// within S3 has 10 min.
     #[serde(with = "friendly")]
     pub attempt_timeout: Duration,
     /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about a third
