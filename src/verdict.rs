@@ -248,6 +248,8 @@ impl Failure {
             | Self::Decode { .. }
             | Self::Record(_)
             | Self::Object(ObjectError::Missing(_))
+            // A second attempt would take up behind the difference and hide it: the letter is the evidence.
+            | Self::Unaccounted { .. }
             | Self::Copy(
                 CopyError::SourceMissing(_) | CopyError::TooLarge(_) | CopyError::KeyTooLong(_),
             ) => Fate::Poison,
@@ -272,7 +274,6 @@ impl Failure {
             | Self::Busy(_)
             | Self::Lost(_)
             | Self::Stopping
-            | Self::Unaccounted { .. }
             | Self::Panic(_) => Fate::Retry,
         }
     }
@@ -470,7 +471,7 @@ mod tests {
             (Failure::Copy(CopyError::Throttled(text())), "throttled", false),
             (Failure::Copy(CopyError::Refused(text())), "copy_refused", false),
             (Failure::Copy(CopyError::Unavailable(text())), "bucket_unavailable", false),
-            (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", false),
+            (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", true),
             (Failure::Panic(text()), "panic", false),
         ]
     }

@@ -48,7 +48,7 @@ impl Config {
         check.that("ledger.table", ledger.table.is_none() || ledger.table != self.tenants.table, || {
             "must not be the same as tenants.table: their keys differ".into()
         });
-        check.within("ledger.lease", ledger.lease, SECOND..=15 * MINUTE);
+        check.within("ledger.lease", ledger.lease, 10 * SECOND..=15 * MINUTE);
         check.within("ledger.retention", ledger.retention, 60 * MINUTE..=365 * DAY);
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
         check.within("tenants.max_stale", self.tenants.max_stale, Duration::ZERO..=30 * DAY);

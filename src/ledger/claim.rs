@@ -95,18 +95,22 @@ impl<L: Ledger> Claims<L> {
         };
         let ended = tokio::sync::Mutex::new(false);
         let entry = Arc::new(Entry { ledger: Arc::clone(ledger), key, owner, ended });
-        let renewal = tokio::spawn(renew(Arc::clone(&entry), from, self.renew_every));
+        let renewal = tokio::spawn(renew(Arc::clone(&entry), self.renew_every));
         let _renewal = Some(AbortOnDropHandle::new(renewal));
         Claimed::Ours(Arc::new(Claim { from, entry: Some(entry), _renewal }))
     }
 }
 
 /// Keeps the lease while a batch takes longer than it: until it is given back or lost.
-async fn renew<L: Ledger>(entry: Arc<Entry<L>>, from: Position, every: Duration) {
+async fn renew<L: Ledger>(entry: Arc<Entry<L>>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
         let ended = entry.ended.lock().await;
-        if *ended || entry.checkpoint(from).await.is_err() {
+        if *ended {
+            return;
+        }
+        let answer = entry.ledger.ledger.renew(&entry.key, &entry.owner).await;
+        if entry.ledger.learn("renew", answer).is_err() {
             return;
         }
     }
@@ -128,7 +132,8 @@ impl<L: Ledger> Claim<L> {
     pub async fn checkpoint(&self, position: Position) -> Result<(), Lost> {
         let Some(entry) = &self.entry else { return Ok(()) };
         let _turn = entry.ended.lock().await;
-        entry.checkpoint(position).await
+        let answer = entry.ledger.ledger.checkpoint(&entry.key, &entry.owner, position).await;
+        entry.ledger.learn("checkpoint", answer).map(drop)
     }
 
     /// Records a position and gives the lease back.
@@ -141,6 +146,15 @@ impl<L: Ledger> Claim<L> {
         let _ = entry.ledger.learn("release", answer);
     }
 
+    /// Forgets the position and gives the lease back: the next attempt begins at the start.
+    pub async fn restart(&self) {
+        let Some(entry) = &self.entry else { return };
+        let mut ended = entry.ended.lock().await;
+        *ended = true;
+        let answer = entry.ledger.ledger.restart(&entry.key, &entry.owner).await;
+        let _ = entry.ledger.learn("restart", answer);
+    }
+
     /// Records that every record is accounted for.
     ///
     /// # Errors
@@ -151,13 +165,6 @@ impl<L: Ledger> Claim<L> {
         *ended = true;
         let answer = entry.ledger.ledger.finish(&entry.key, &entry.owner, position).await;
         entry.ledger.learn("finish", answer).map(drop)
-    }
-}
-
-impl<L: Ledger> Entry<L> {
-    async fn checkpoint(&self, position: Position) -> Result<(), Lost> {
-        let answer = self.ledger.ledger.checkpoint(&self.key, &self.owner, position).await;
-        self.ledger.learn("checkpoint", answer).map(drop)
     }
 }
 
@@ -179,6 +186,15 @@ impl<L: Ledger> Guarded<L> {
             Ok(answer) => (Ok(Some(answer)), None),
             Err(LedgerError::Lost(object)) => (Err(Lost(object)), None),
             Err(LedgerError::Unavailable(problem)) => (Ok(None), Some(problem)),
+            Err(LedgerError::Unreadable(problem)) => {
+                self.metrics.ledger_errors.get_or_create(&Call::new(call)).inc();
+                tracing::warn!(
+                    call,
+                    error = problem,
+                    "an entry of the ledger cannot be used: its object goes on without it"
+                );
+                return Ok(None);
+            }
         };
         let was_down = match &problem {
             Some(_) => self.ask_again().replace(Instant::now() + PAUSE).is_some(),

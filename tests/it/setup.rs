@@ -125,7 +125,7 @@ impl Setup {
             ("TENANT_CONFIG_TABLE", &provider.tenant_table),
             ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", &provider.central_role_arn),
             ("LOGFERRY_LEDGER__TABLE", &provider.ledger_table),
-            ("LOGFERRY_LEDGER__LEASE", "3s"),
+            ("LOGFERRY_LEDGER__LEASE", "10s"),
             ("LOGFERRY_QUEUE__DEAD_LETTER_URL", &provider.dead_letter_url),
             ("LOGFERRY_QUEUE__WAIT_TIME", "2s"),
             ("LOGFERRY_QUEUE__RETRY_DELAY", "1s"),
