@@ -42,7 +42,7 @@ pub struct Metrics {
     pub object_bytes: Family<Form, Counter>,
     /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`; `resumed`: accounted for by an
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`, `quarantined`; `resumed`: accounted for by an
     /// attempt of before.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
@@ -68,6 +68,11 @@ pub struct Metrics {
     pub role_breakers_open: Gauge,
     /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
     pub role_breaker_changes: Family<BreakerChange, Counter>,
+    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered: `found` and `none` are the table's word,
+    /// `stale` an older entry in its place, `failed` neither.
+    pub tenant_lookups: Family<Lookup, Counter>,
+    /// `logferry_objects_copied_total`: objects that arrived in customers' buckets.
+    pub objects_copied: Counter,
     /// `logferry_group_breakers_open`: customers' log groups that may not be written, tried again by probes alone.
     pub group_breakers_open: Gauge,
     /// `logferry_group_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by the call that was denied.
@@ -114,6 +119,10 @@ label!(
     /// What became of a record.
     Outcome { outcome }
 );
+label!(
+    /// What came of looking a tenant up.
+    Lookup { result }
+);
 
 /// What became of a role's or a group's breaker, and the cause of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -159,6 +168,8 @@ impl Metrics {
             throttled_accounts: Gauge::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
+            tenant_lookups: Family::default(),
+            objects_copied: Counter::default(),
             group_breakers_open: Gauge::default(),
             group_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
@@ -220,6 +231,16 @@ impl Metrics {
             m.role_breaker_changes.clone(),
         );
         registry.register(
+            "tenant_lookups",
+            "Lookups of tenants that no fresh entry answered, by result",
+            m.tenant_lookups.clone(),
+        );
+        registry.register(
+            "objects_copied",
+            "Objects that arrived in customers' buckets",
+            m.objects_copied.clone(),
+        );
+        registry.register(
             "group_breakers_open",
             "Customers' log groups that may not be written",
             m.group_breakers_open.clone(),
@@ -248,6 +269,7 @@ impl Metrics {
             ("too_new", tally.put.too_new),
             ("expired", tally.put.expired),
             ("empty", tally.empty),
+            ("quarantined", tally.quarantined),
             ("resumed", tally.resumed),
         ];
         for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle, JoinSet},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::lease::Lease;
@@ -22,6 +26,8 @@ use crate::{
 const LINGER: Duration = Duration::from_millis(50);
 /// Times that an entry which SQS did not take is sent again, a [`LINGER`] apart. The SDK retries whole calls, not entries.
 const ENTRY_ATTEMPTS: u32 = 3;
+/// Batches on their way at once: a dead letter that the queue is slow to take must not hold up everybody's acknowledgements.
+const MAX_BATCHES: usize = 8;
 
 /// A message with its verdict, still leased until the verdict is carried out.
 #[derive(Debug)]
@@ -103,6 +109,7 @@ async fn settle_all<Q: Queue>(
     backlog: Arc<AtomicUsize>,
     metrics: Metrics,
 ) {
+    let mut batches = JoinSet::new();
     while let Some(first) = receiver.recv().await {
         let mut batch = vec![first];
         let deadline = Instant::now() + LINGER;
@@ -112,9 +119,27 @@ async fn settle_all<Q: Queue>(
                 Ok(None) | Err(_) => break,
             }
         }
-        let count = batch.len();
-        settle(&*queue, batch, &metrics).await;
-        backlog.fetch_sub(count, Ordering::Relaxed);
+        while batches.len() >= MAX_BATCHES {
+            ended(batches.join_next().await);
+        }
+        while let Some(batch) = batches.try_join_next() {
+            ended(Some(batch));
+        }
+        let (queue, backlog, metrics) = (Arc::clone(&queue), Arc::clone(&backlog), metrics.clone());
+        batches.spawn(async move {
+            let count = batch.len();
+            settle(&*queue, batch, &metrics).await;
+            backlog.fetch_sub(count, Ordering::Relaxed);
+        });
+    }
+    while let Some(batch) = batches.join_next().await {
+        ended(Some(batch));
+    }
+}
+
+fn ended(batch: Option<Result<(), JoinError>>) {
+    if let Some(Err(error)) = batch {
+        tracing::error!(error = %error, "verdicts were lost; their messages come again");
     }
 }
 

@@ -1,9 +1,12 @@
 //! Everything at once, from a few seeds: faults of every call, duplicate notifications, SIGKILL. Nothing is lost, altered
 //! or in a wrong account. `loadtest/run chaos` is the same with as many seeds as asked for.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use logferry_chaos::{Kind, Plan, Setting, run};
+
+/// Shorter than a message stays hidden after its worker was killed.
+const LEASE: Duration = Duration::from_secs(5);
 
 /// Carries out the plan of that seed, unless another target than the sandbox is asked for: no other has faults.
 async fn chaos(seed: u64, kind: Kind, workers: usize) {
@@ -11,7 +14,7 @@ async fn chaos(seed: u64, kind: Kind, workers: usize) {
         eprintln!("skipped: only the sandbox injects faults");
         return;
     }
-    let setting = Setting { program: Path::new(env!("CARGO_BIN_EXE_logferry")), lease: None };
+    let setting = Setting { program: Path::new(env!("CARGO_BIN_EXE_logferry")), lease: Some(LEASE) };
     let outcome = run(&Plan::new(seed, kind, workers), setting).await.expect("the plan can be carried out");
     let complaints = outcome.complaints();
     assert!(complaints.is_empty(), "seed {seed}, {kind:?}, {workers} workers: {complaints:#?}");

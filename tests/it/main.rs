@@ -7,6 +7,7 @@
 
 mod eventually;
 mod gate;
+mod operator;
 mod samples;
 mod setup;
 mod target;
@@ -15,9 +16,11 @@ mod worker;
 mod chaos;
 mod config;
 mod conformance;
+mod copies;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod fairness;
 mod faults;
 mod fuzz;
@@ -25,5 +28,8 @@ mod isolation;
 mod layers;
 mod lifecycle;
 mod many_tenants;
+mod quarantine;
+mod redrive;
+mod table;
 mod tenant;
 mod verdicts;

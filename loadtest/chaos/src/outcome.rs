@@ -26,6 +26,8 @@ pub struct Outcome {
     pub(crate) again: u64,
     pub(crate) dead_letters: u64,
     pub(crate) unaccounted: u64,
+    /// How often a worker said that it goes on without the ledger: then repeats are to be expected, and are not judged.
+    pub(crate) without_ledger: u64,
     pub(crate) comparison: Comparison,
     /// Whatever else is wrong.
     pub(crate) problems: Vec<String>,
@@ -47,7 +49,7 @@ impl Outcome {
             counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")),
         );
         let allowed = REPEATS_PER_KILL * self.kills + self.lost_answers;
-        if self.ledger && repeated_batches > allowed {
+        if self.ledger && self.without_ledger == 0 && repeated_batches > allowed {
             complaints.push(format!(
                 "{repeated_batches} batches repeated, {allowed} allowed by {} kills and {} lost answers",
                 self.kills, self.lost_answers
@@ -84,8 +86,8 @@ pub struct Summary {
     out_of_order: u64,
     unaccounted: u64,
     lost_answers: u64,
-    /// By kind: runs, repeated batches, the most of them in a run.
-    repeats: BTreeMap<Kind, (u64, u64, u64)>,
+    /// By kind and whether the ledger was always there: runs, repeated batches, the most of them in a run.
+    repeats: BTreeMap<(Kind, bool), (u64, u64, u64)>,
     /// Runs by how many batches were repeated for each kill, rounded up.
     per_kill: BTreeMap<u64, u64>,
 }
@@ -113,11 +115,12 @@ impl Summary {
         self.out_of_order += out_of_order;
         self.unaccounted += outcome.unaccounted;
         self.lost_answers += outcome.lost_answers;
-        let (runs, batches, most) = self.repeats.entry(outcome.kind).or_default();
+        let always = outcome.ledger && outcome.without_ledger == 0;
+        let (runs, batches, most) = self.repeats.entry((outcome.kind, always)).or_default();
         *runs += 1;
         *batches += repeated_batches;
         *most = repeated_batches.max(*most);
-        if outcome.kills > 0 {
+        if outcome.kills > 0 && always {
             *self.per_kill.entry(repeated_batches.div_ceil(outcome.kills)).or_default() += 1;
         }
     }
@@ -158,15 +161,14 @@ impl fmt::Display for Summary {
         for (what, count) in rows {
             writeln!(to, "{what:32} {count:>10}")?;
         }
-        for (kind, (runs, batches, most)) in &self.repeats {
-            writeln!(
-                to,
-                "repeated batches, {:14} {batches:>10}   in {runs} runs, {most} at most in one",
-                kind.word()
-            )?;
+        writeln!(to, "repeated batches:")?;
+        for ((kind, always), (runs, batches, most)) in &self.repeats {
+            let ledger = if *always { "" } else { ", without the ledger at times" };
+            let what = format!("{}{ledger}", kind.word());
+            writeln!(to, "  {what:44} {batches:>6} in {runs:>4} runs, {most:>3} at most in one")?;
         }
         for (batches, runs) in &self.per_kill {
-            writeln!(to, "  runs with up to {batches} for each kill {runs:>10}")?;
+            writeln!(to, "  up to {batches} for each kill{:20} {runs:>13} runs", "")?;
         }
         writeln!(to, "faults by call and effect:")?;
         for (fault, count) in &self.faults {
@@ -194,6 +196,7 @@ mod tests {
             again: 0,
             dead_letters: 0,
             unaccounted: 0,
+            without_ledger: 0,
             comparison: Comparison { expected: 1, ..Comparison::default() },
             problems: Vec::new(),
         }
@@ -228,5 +231,6 @@ mod tests {
         check(|o| (o.comparison.repeated_batches, o.lost_answers) = (3, 3), 0);
         check(|o| (o.comparison.repeated_batches, o.lost_answers) = (4, 3), 1);
         check(|o| (o.comparison.repeated_batches, o.ledger) = (9, false), 0);
+        check(|o| (o.comparison.repeated_batches, o.without_ledger) = (9, 1), 0);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-pub(crate) use self::weather::Weather;
+pub(crate) use self::weather::{ONE_BATCH, Weather};
 use crate::{
     content::{Compression, Content, Damage, Framing, Size},
     notice::Shape,
@@ -26,11 +26,13 @@ pub enum Kind {
     Faults,
     /// Faults, and answers of PutLogEvents that are lost after CloudWatch Logs took the events: nobody can know then.
     LostAnswers,
+    /// Faults, and a ledger that cannot be reached for seconds: deliveries go on without it.
+    NoLedger,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Kills, Self::Faults, Self::LostAnswers];
+    pub const ALL: [Self; 4] = [Self::Kills, Self::Faults, Self::LostAnswers, Self::NoLedger];
 
     /// A word for people and options.
     pub fn word(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Kind {
             Self::Kills => "kills",
             Self::Faults => "faults",
             Self::LostAnswers => "lost-answers",
+            Self::NoLedger => "no-ledger",
         }
     }
 }
@@ -135,13 +138,16 @@ impl Plan {
             .collect();
         let mut weather: Vec<_> = (0..rng.usize(10..=20)).map(|_| Weather::usual(PERIOD, &mut rng)).collect();
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::outage(PERIOD, &mut rng)));
-        if kind == Kind::LostAnswers {
-            weather.extend((0..rng.usize(1..=3)).map(|_| Weather::lost_answers(PERIOD, &mut rng)));
-        }
-        let kills = match kind {
-            Kind::Kills => kills(workers, &mut rng),
-            Kind::Faults | Kind::LostAnswers => Vec::new(),
+        let mut more = |one: fn(Duration, &mut Rng) -> Weather| {
+            let count = rng.usize(1..=3);
+            weather.extend(std::iter::repeat_with(|| one(PERIOD, &mut rng)).take(count));
         };
+        match kind {
+            Kind::Kills | Kind::Faults => {}
+            Kind::LostAnswers => more(Weather::lost_answers),
+            Kind::NoLedger => more(Weather::ledger_outage),
+        }
+        let kills = if kind == Kind::Kills { kills(workers, &mut rng) } else { Vec::new() };
         Self {
             seed,
             kind,
@@ -283,7 +289,7 @@ mod tests {
     #[test]
     fn plans_make_sense() {
         for seed in 0..500 {
-            let kind = Kind::ALL[seed as usize % 3];
+            let kind = Kind::ALL[seed as usize % 4];
             let plan = Plan::new(seed, kind, 3);
             let lost = plan.weather.iter().filter(loses_an_answer).count();
             assert_eq!(lost > 0, kind == Kind::LostAnswers, "{seed}");

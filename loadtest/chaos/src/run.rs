@@ -19,10 +19,10 @@ use logferry_sandbox::{
 
 use crate::{
     comparison::{Lane, compare},
-    content::{self, Damage, Made},
+    content::{self, Damage, Made, Size},
     notice::{Shape, Stored, eventbridge_event, s3_event},
     outcome::Outcome,
-    plan::{Message, Plan, Wanted},
+    plan::{Message, ONE_BATCH, Plan, Wanted},
     workers::Workers,
 };
 
@@ -87,7 +87,8 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
     if let Err(error) = workers.stop().await {
         problems.push(format!("{error:#}"));
     }
-    problems.extend(workers.confessions()?);
+    let confessions = workers.confessions()?;
+    problems.extend(confessions.defects);
 
     let letters = stage.dead_letters().await?;
     let readable = stage.judge_letters(plan, &letters, &stored, &mut problems);
@@ -110,6 +111,7 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
         again: again as u64,
         dead_letters: letters.len() as u64,
         unaccounted,
+        without_ledger: confessions.without_ledger,
         comparison,
         problems,
     };
@@ -250,7 +252,10 @@ impl Stage {
     async fn upload(&self, plan: &Plan, number: usize) -> anyhow::Result<Stored> {
         let object = &plan.objects[number];
         let bucket = if object.silent { &self.silent_bucket } else { &self.provider.bucket };
-        let key = key(&tenant_id(object.tenant), object.application, object.pod, number);
+        let mut key = key(&tenant_id(object.tenant), object.application, object.pod, number);
+        if matches!(object.content.size, Size::Short(_)) {
+            key.push_str(ONE_BATCH);
+        }
         let bytes = self.made[number].bytes.clone();
         let size = bytes.len();
         let put = self.root.s3().put_object().bucket(bucket).key(&key).body(bytes.into()).send();

@@ -21,6 +21,18 @@ const TICK: Duration = Duration::from_millis(1);
 const DRAIN: Duration = Duration::from_secs(60);
 const UNACCOUNTED: &str = "logferry_records_unaccounted_total";
 
+/// How a worker says that it goes on without the ledger.
+const WITHOUT_LEDGER: &str = "the ledger cannot be used";
+
+/// What workers say of themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Confessions {
+    /// Lines that tell of a defect.
+    pub(crate) defects: Vec<String>,
+    /// How often one went on without the ledger.
+    pub(crate) without_ledger: u64,
+}
+
 /// All workers of a run; dropping it kills them. Their logs are in a folder of their own.
 #[derive(Debug)]
 pub(crate) struct Workers {
@@ -134,21 +146,23 @@ impl Workers {
         Ok(sum)
     }
 
-    /// Lines of any log, those of the killed too, that tell of a defect.
-    pub(crate) fn confessions(&self) -> anyhow::Result<Vec<String>> {
-        let mut lines = Vec::new();
+    /// Reads what all of them have logged, the killed too.
+    pub(crate) fn confessions(&self) -> anyhow::Result<Confessions> {
+        let mut confessions = Confessions::default();
         for number in 0..self.started {
             let path = self.folder.join(format!("worker-{number}.log"));
             let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             for line in String::from_utf8_lossy(&text).lines() {
-                let reason = serde_json::from_str::<Value>(line).map(|line| line["reason"].clone());
-                let defect = matches!(reason.as_ref().map(Value::as_str), Ok(Some("unaccounted" | "panic")));
+                let read: Value = serde_json::from_str(line).unwrap_or_default();
+                let defect = matches!(read["reason"].as_str(), Some("unaccounted" | "panic"));
                 if defect || line.contains("panicked at") {
-                    lines.push(line.to_owned());
+                    confessions.defects.push(line.to_owned());
                 }
+                let message = read["message"].as_str().unwrap_or_default();
+                confessions.without_ledger += u64::from(message.starts_with(WITHOUT_LEDGER));
             }
         }
-        Ok(lines)
+        Ok(confessions)
     }
 
     /// Sends SIGTERM to all and waits until they have drained.

@@ -12,8 +12,8 @@ use crate::run::Through;
 /// What to run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Runs in which workers are killed; beside them a quarter as many with faults alone, and a tenth as many with answers
-    /// that are lost after their effect. With --kind: runs of that kind, and no others.
+    /// Runs in which workers are killed; beside them a quarter as many with faults alone, and a tenth as many each with
+    /// answers that are lost after their effect, and with a ledger out of reach. With --kind: runs of that kind alone.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Only runs of this kind.
@@ -48,6 +48,8 @@ enum KindName {
     Faults,
     /// Faults, and answers of PutLogEvents that are lost after it took effect.
     LostAnswers,
+    /// Faults, and a ledger that cannot be reached for seconds.
+    NoLedger,
 }
 
 impl From<KindName> for Kind {
@@ -56,6 +58,7 @@ impl From<KindName> for Kind {
             KindName::Kills => Self::Kills,
             KindName::Faults => Self::Faults,
             KindName::LostAnswers => Self::LostAnswers,
+            KindName::NoLedger => Self::NoLedger,
         }
     }
 }
@@ -131,6 +134,7 @@ fn jobs(first: u64, runs: u64, kind: Option<Kind>) -> Vec<Job> {
             (Kind::Kills, runs),
             (Kind::Faults, runs.div_ceil(4)),
             (Kind::LostAnswers, runs.div_ceil(10)),
+            (Kind::NoLedger, runs.div_ceil(10)),
         ],
     };
     let kinds = counts.into_iter().flat_map(|(kind, count)| (0..count).map(move |_| kind));
@@ -150,9 +154,9 @@ mod tests {
     fn a_seed_repeats_its_run_alone() {
         let all = jobs(5, 8, None);
         let of = |kind| all.iter().filter(|job| job.kind == kind).count();
-        assert_eq!(Kind::ALL.map(of), [8, 2, 1]);
+        assert_eq!(Kind::ALL.map(of), [8, 2, 1, 1]);
         let seeds: Vec<_> = all.iter().map(|job| job.seed).collect();
-        assert_eq!(seeds, (5..16).collect::<Vec<_>>());
+        assert_eq!(seeds, (5..17).collect::<Vec<_>>());
         for job in all {
             assert_eq!(jobs(job.seed, 1, Some(job.kind)), [job]);
         }

@@ -7,6 +7,10 @@ use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 
 use super::{some, within};
 
+/// What the keys of objects end with of which nothing is put before all of it was read. A wrong bit in the others is
+/// delivered before the checksum tells: that cannot be taken back, only delivered again.
+pub(crate) const ONE_BATCH: &str = ".one-batch";
+
 /// One rule of faults and when it holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Weather {
@@ -29,7 +33,7 @@ impl PartialEq for Weather {
 /// an object is missing, that a batch was taken before, that a condition does not hold.
 type Refusals = (&'static str, &'static str, &'static [(u16, &'static str)]);
 
-const REFUSALS: [Refusals; 9] = [
+const REFUSALS: [Refusals; 10] = [
     (
         "logs",
         "PutLogEvents",
@@ -72,22 +76,21 @@ const REFUSALS: [Refusals; 9] = [
         "AssumeRole",
         &[(400, "Throttling"), (503, "ServiceUnavailable"), (500, "InternalFailure"), (403, "AccessDenied")],
     ),
-    (
-        "dynamodb",
-        "*",
-        &[
-            (400, "ProvisionedThroughputExceededException"),
-            (400, "ThrottlingException"),
-            (500, "InternalServerError"),
-        ],
-    ),
+    ("dynamodb", "Query", DYNAMODB),
+    ("dynamodb", "UpdateItem", DYNAMODB),
+];
+
+const DYNAMODB: &[(u16, &str)] = &[
+    (400, "ProvisionedThroughputExceededException"),
+    (400, "ThrottlingException"),
+    (500, "InternalServerError"),
 ];
 
 impl Weather {
     /// One call that fails now and then, before it takes effect; or, where nothing is lost by it, after.
     pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
         // The calls that matter most come up most.
-        let call = some(rng, &[0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 8]);
+        let call = some(rng, &[0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9]);
         let (service, operation, refusals) = REFUSALS[call];
         let effect = match (rng.u8(..10), service, operation) {
             (0..5, _, _) => {
@@ -108,20 +111,26 @@ impl Weather {
         let probability = match effect {
             // Each costs its message ten seconds.
             Effect::After { .. } if operation == "ReceiveMessage" => 0.1,
+            // Few enough for the repetitions of a call: a ledger that cannot be used is a kind of its own.
+            _ if operation == "UpdateItem" => 0.05,
             _ => some(rng, &[0.1, 0.3, 0.5]),
         };
-        Self::new(
-            period,
-            4,
-            rng,
-            Fault { probability: Some(probability), ..worker_s(service, operation, effect) },
-        )
+        let contains = (effect == Effect::WrongChecksum).then(|| ONE_BATCH.to_owned());
+        let fault =
+            Fault { probability: Some(probability), contains, ..worker_s(service, operation, effect) };
+        Self::new(period, 4, rng, fault)
     }
 
-    /// A service that cannot be reached at all for a while.
+    /// A service that cannot be reached at all for a while; of DynamoDB, the tenant table.
     pub(super) fn outage(period: Duration, rng: &mut Rng) -> Self {
-        let service = some(rng, &["logs", "s3", "sqs", "sts", "dynamodb"]);
-        Self::new(period, 2, rng, worker_s(service, "*", Effect::Reset))
+        let services = [("logs", "*"), ("s3", "*"), ("sqs", "*"), ("sts", "*"), ("dynamodb", "Query")];
+        let (service, operation) = some(rng, &services);
+        Self::new(period, 2, rng, worker_s(service, operation, Effect::Reset))
+    }
+
+    /// The ledger cannot be reached at all for a while.
+    pub(super) fn ledger_outage(period: Duration, rng: &mut Rng) -> Self {
+        Self::new(period, 4, rng, worker_s("dynamodb", "UpdateItem", Effect::Reset))
     }
 
     /// Answers that are lost after the events were taken.
