@@ -56,7 +56,7 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) rate: u64,
     /// Seconds of a phase.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
     /// Objects of the noisy tenant that are in the queue when its phase begins.
     #[arg(long, default_value_t = 1000)]
@@ -71,7 +71,7 @@ pub(crate) struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { tenants: 20, rate: 60, seconds: 20, backlog: 1000, concurrency: 16, rounds: 3 }
+        Self { tenants: 20, rate: 60, seconds: 30, backlog: 1000, concurrency: 16, rounds: 3 }
     }
 }
 
