@@ -1,8 +1,11 @@
 //! What stands around the worker: the provider, the tenants, the objects in the bucket, and the news of them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aws_sdk_s3::types::NotificationConfiguration;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -193,6 +196,28 @@ impl Stage {
             counts.sum::<Result<u64, _>>().context("the queue does not tell its length")
         };
         Ok((count(&self.provider.queue_url).await?, count(&self.provider.dead_letter_url).await?))
+    }
+
+    /// When CloudWatch Logs took each event of a tenant whose message starts with that, in milliseconds since 1970, by message.
+    pub(crate) async fn arrivals(
+        &self,
+        tenant: usize,
+        prefix: &str,
+    ) -> anyhow::Result<BTreeMap<String, i64>> {
+        let customer = &self.customers[tenant];
+        let logs = self.aws.account(&customer.account).logs();
+        let mut pages = logs.filter_log_events().log_group_name(&customer.log_group).into_paginator().send();
+        let mut arrivals = BTreeMap::new();
+        while let Some(page) = pages.next().await {
+            for event in page.context("cannot read a tenant's events")?.events.unwrap_or_default() {
+                let message = event.message.unwrap_or_default();
+                if message.starts_with(prefix) {
+                    let first = arrivals.insert(message, event.ingestion_time.unwrap_or_default());
+                    ensure!(first.is_none(), "an event arrived twice");
+                }
+            }
+        }
+        Ok(arrivals)
     }
 
     /// What tells a worker where its ledger is.
