@@ -258,6 +258,7 @@ mod tests {
         check(|c| c.ledger.table = c.tenants.table.clone(), &["ledger.table"]);
         check(|c| c.ledger.table = Some("ledger".into()), &[]);
         check(|c| c.ledger.lease = Duration::from_secs(901), &["ledger.lease"]);
+        check(|c| c.ledger.lease = Duration::from_secs(9), &["ledger.lease"]);
         check(|c| c.ledger.retention = Duration::from_secs(3599), &["ledger.retention"]);
         check(|c| c.quarantine.prefix = "quarantine/".into(), &["quarantine.prefix"]);
         check(|c| c.quarantine.bucket = Some(String::new()), &["quarantine.bucket"]);

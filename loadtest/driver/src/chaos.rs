@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     parallel: u64,
     /// Seconds that the ledger's lease lasts.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(10..=600))]
     lease: u64,
     /// Without a ledger: repeated batches are counted and not judged.
     #[arg(long)]
