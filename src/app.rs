@@ -1,5 +1,7 @@
 //! Makes the live parts out of a configuration: the one place that names adapters.
 
+pub mod commands;
+
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
@@ -9,12 +11,15 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    budget::{Budgets, Rates},
     config::{Config, Problem, SourceBucket},
+    copy::s3::S3Copier,
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
         breaker::ProbeIntervals,
         customers::{Customers, SessionSettings},
     },
+    fairness::book::Limits,
     health::Health,
     http,
     ledger::{
@@ -24,10 +29,14 @@ use crate::{
     metrics::Metrics,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings},
+    quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::SqsQueue,
     route::KeyLayout,
-    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
-    tenant::table::{TenantRows, TenantTable},
+    sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    tenant::{
+        cache::{CacheSettings, TenantCache},
+        table::TenantRows,
+    },
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
 };
@@ -85,11 +94,17 @@ impl App {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
         let central = central_role(&config, &sdk)?;
-        let tenants = TenantTable::new(
-            aws_sdk_dynamodb::Client::new(&sdk),
-            required(&config.tenants.table, "tenants.table")?,
-            config.tenants.cache_capacity,
-            config.tenants.cache_ttl,
+        let metrics = Metrics::new();
+        let table = required(&config.tenants.table, "tenants.table")?;
+        let tenants = TenantCache::new(
+            TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table.clone()),
+            CacheSettings {
+                table,
+                capacity: config.tenants.cache_capacity,
+                ttl: config.tenants.cache_ttl,
+                max_stale: config.tenants.max_stale,
+            },
+            metrics.clone(),
         );
         let queue = SqsQueue::new(
             sqs_client(&config, &sdk),
@@ -97,7 +112,6 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let metrics = Metrics::new();
         let ledger = ledger(&config, &sdk);
         let dependencies: &[_] = if ledger.is_some() {
             &[TENANT_TABLE, CENTRAL_ROLE, LEDGER]
@@ -106,14 +120,21 @@ impl App {
         };
         let health = Arc::new(Health::new(longest_receive(&config), dependencies));
         let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
+        let quarantine = quarantine(&config, &sdk, &metrics)?;
         let sessions = session_settings(&config);
         let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
         let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
+        let sinks =
+            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
+        let rates =
+            Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
         let pipeline = Arc::new(Pipeline::new(
             S3Store::new(s3_client(&config, &sdk)),
             tenants.clone(),
-            CloudWatchSinks::new(&sdk, customers, groups, config.delivery.request_compression),
+            BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
+            S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
             claims,
+            quarantine,
             pipeline_settings(&config)?,
             metrics.clone(),
         ));
@@ -157,7 +178,7 @@ pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
 /// Asks, again and again, what the loop does not: are the tables there, may we take the central role?
 async fn probe(
     health: Arc<Health>,
-    tenants: TenantTable,
+    tenants: TenantCache<TenantRows>,
     central: AssumedRole,
     ledger: Option<DynamoDbLedger>,
 ) {
@@ -217,10 +238,16 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
     let strict = 4 * config.source.max_record.as_u64();
+    // What is set aside and what is on its way there: a mebibyte, or a record that does not shrink, with room to double.
+    let set_aside = if config.quarantine.bucket.is_some() {
+        2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
+    } else {
+        0
+    };
     let caches = config.credentials.cache_capacity * 24 * KIB + config.tenants.cache_capacity * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
-        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB) + caches,
+        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside) + caches,
     }
 }
 
@@ -295,6 +322,16 @@ fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
     Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, retention }))
 }
 
+/// None if the configuration has none.
+fn quarantine(config: &Config, sdk: &SdkConfig, metrics: &Metrics) -> anyhow::Result<Option<Quarantine>> {
+    let Some(bucket) = &config.quarantine.bucket else { return Ok(None) };
+    let problem = |field: &'static str| move |problem: String| anyhow!("{field}: {problem}");
+    let SourceBucket { name, owner } = bucket.parse().map_err(problem("quarantine.bucket"))?;
+    let prefix = QuarantinePrefix::parse(&config.quarantine.prefix).map_err(problem("quarantine.prefix"))?;
+    let store = S3Quarantine::new(s3_client(config, sdk), name, owner);
+    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics.clone())))
+}
+
 fn session_settings(config: &Config) -> SessionSettings {
     SessionSettings {
         session_duration: config.credentials.session_duration,
@@ -331,6 +368,12 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         backoff: backoff(config),
         // One fills while the other is on its way.
         most_buffers: 2 * config.worker.concurrency,
+        shares: Limits {
+            slots: config.worker.concurrency,
+            max_objects: config.fairness.max_objects,
+            max_bytes: config.fairness.max_bytes.map(|bytes| bytes.as_u64()),
+            longest_wait: config.queue.max_retry_delay,
+        },
     })
 }
 

@@ -1,5 +1,8 @@
 //! The command line.
 
+mod doctor;
+mod redrive;
+mod show;
 mod tenant;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -47,6 +50,10 @@ enum Command {
     Worker,
     /// Look at and change the tenant table.
     Tenant(tenant::TenantArgs),
+    /// Check the wiring, and the way to tenants, for real; say what fails and what mends it.
+    Doctor(doctor::DoctorArgs),
+    /// Look into the dead-letter queue and move messages back.
+    Redrive(redrive::RedriveArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -102,6 +109,18 @@ pub fn main() -> ExitCode {
                 return ExitCode::from(EXIT_CONFIG);
             }
             tenant::run(args, &loaded.config)
+        }),
+        Command::Doctor(args) => with_config(options, |loaded| {
+            if problems_found(&loaded, |field| args.concerned_by(field)) {
+                return ExitCode::from(EXIT_CONFIG);
+            }
+            doctor::run(args, &loaded.config)
+        }),
+        Command::Redrive(args) => with_config(options, |loaded| {
+            if problems_found(&loaded, |field| redrive::CONCERNS.contains(&field)) {
+                return ExitCode::from(EXIT_CONFIG);
+            }
+            redrive::run(args, &loaded.config)
         }),
         Command::Config(ConfigCommand::Check) => with_config(options, |loaded| {
             if problems_found(&loaded, |_| true) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }

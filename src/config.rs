@@ -39,6 +39,8 @@ pub struct Config {
     pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
+    /// What one tenant may hold of the worker.
+    pub fairness: Fairness,
     /// Concurrency and shutdown.
     pub worker: Worker,
     /// Health and metrics.
@@ -137,6 +139,10 @@ pub struct Tenants {
     /// How long a looked-up tenant, or its absence, is believed.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
+    /// How long after `cache_ttl` a tenant found before serves on while the table does not answer, up to 30 days; 0: not at
+    /// all. Without an answer nobody passes for unknown: messages of tenants that are not remembered wait.
+    #[serde(with = "friendly")]
+    pub max_stale: Duration,
     /// Most tenants remembered.
     pub cache_capacity: u64,
     /// What becomes of an object whose tenant has no row: `dead-letter` or `discard`.
@@ -148,6 +154,7 @@ impl Default for Tenants {
         Self {
             table: None,
             cache_ttl: Duration::from_secs(300),
+            max_stale: Duration::from_secs(86_400),
             cache_capacity: 20_000,
             unknown: UnknownTenant::DeadLetter,
         }
@@ -258,6 +265,11 @@ pub struct Delivery {
     /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about a third
     /// more CPU. CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
+    /// PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is the lowest
+    /// quota that AWS has published for a Region; it is shared by all workers, and by the customer.
+    pub put_rate: u32,
+    /// CreateLogStream requests per second likewise; the default is AWS's quota.
+    pub create_stream_rate: u32,
 }
 
 impl Default for Delivery {
@@ -266,6 +278,8 @@ impl Default for Delivery {
             attempts: 4,
             attempt_timeout: Duration::from_secs(30),
             request_compression: RequestCompression::None,
+            put_rate: 800,
+            create_stream_rate: 50,
         }
     }
 }
@@ -278,6 +292,20 @@ pub enum RequestCompression {
     None,
     /// In gzip, level 1.
     Gzip,
+}
+
+/// What one tenant may hold of the worker. Without a cap a tenant may hold as many slots as are free, and one that nobody else
+/// is active beside may take all of them; what it may not goes back to the queue until its turn comes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fairness {
+    /// Most objects of one tenant that a worker works on at once, at least 1. Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_objects: Option<usize>,
+    /// Most stored bytes of one tenant's objects that a worker works on at once; a larger object is worked on alone.
+    /// Default: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
 }
 
 /// Concurrency and shutdown.

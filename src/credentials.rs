@@ -8,6 +8,7 @@ pub mod assumed;
 pub mod breaker;
 pub mod customers;
 pub mod flight;
+pub mod identity;
 pub mod refusal;
 pub mod role_breaker;
 pub mod scope;

@@ -17,6 +17,7 @@ use crate::{
         Ledger, Position,
         claim::{Claim, Lost},
     },
+    quarantine::{QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     records::{Message, Record},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
@@ -29,6 +30,8 @@ const MAX_ROUNDS: u32 = 6;
 const CREATION_PAUSE: Duration = Duration::from_millis(50);
 /// How long a worker that stops waits for an answer of CloudWatch Logs: what is taken without one is put again.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
+/// A file for the quarantine goes out with the open batch, but not later than when it has grown to that many bytes.
+const FULL_FILE: usize = 1 << 20;
 /// Most streams whose sequence token is remembered.
 const MAX_STREAMS: u64 = 20_000;
 
@@ -85,11 +88,13 @@ pub struct Tally {
     pub put: BatchTally,
     /// Skipped because their message is empty.
     pub empty: u64,
+    /// Put into quarantine: too long and not to be cut, or no record at all.
+    pub quarantined: u64,
     /// Passed over: an attempt of before accounted for them.
     pub resumed: u64,
     /// Of those read: had no timestamp of their own and got the object's.
     pub undated: u64,
-    /// Of those read: cut into several events, or short of their end, as the tenant's policy says.
+    /// Of those read: cut into several events, short of their end, or in quarantine, as the tenant's policy says.
     pub oversize: u64,
     /// PutLogEvents calls that were answered.
     pub batches: u64,
@@ -101,7 +106,7 @@ impl Tally {
     /// Records whose fate is known; after a delivery that ended well, as many as were read.
     pub fn accounted(&self) -> u64 {
         let BatchTally { accepted, too_old, too_new, expired } = self.put;
-        accepted + too_old + too_new + expired + self.empty + self.resumed
+        accepted + too_old + too_new + expired + self.empty + self.quarantined + self.resumed
     }
 }
 
@@ -115,8 +120,10 @@ pub struct Lane<S, L> {
     open: Batch,
     spare: Option<Buffers>,
     pool: BufferPool,
-    on_its_way: Option<(Position, AbortOnDropHandle<Result<Done, SinkError>>)>,
+    on_its_way: Option<(Position, AbortOnDropHandle<Result<Done, LaneError>>)>,
     oversize: Oversize,
+    /// What goes into quarantine with the open batch, and how many records that is.
+    aside: (QuarantineFile, u64),
     tally: Tally,
     claim: Arc<Claim<L>>,
     /// Of the event that is added next: where the open batch ends.
@@ -134,6 +141,9 @@ pub enum LaneError {
     /// A batch could not be delivered.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// What could not be delivered could not be put into quarantine either.
+    #[error(transparent)]
+    Quarantine(#[from] QuarantineError),
     /// Another worker has the object.
     #[error(transparent)]
     Lost(#[from] Lost),
@@ -145,22 +155,28 @@ struct Writer<S> {
     key: StreamKey,
     retention_days: Option<i32>,
     streams: Streams,
+    /// None: there is no quarantine.
+    shelf: Option<Shelf>,
 }
 
 #[derive(Debug)]
 struct Done {
     tally: BatchTally,
+    quarantined: u64,
+    batches: u64,
     bytes: usize,
     buffers: Buffers,
 }
 
 impl<S: LogSink, L: Ledger> Lane<S, L> {
-    /// Opens a lane into the stream that `key` names, from where `claim` goes on.
+    /// Opens a lane into the stream that `key` names, from where `claim` goes on. What cannot be delivered goes onto
+    /// `shelf`; without one, events that CloudWatch Logs rejects are counted, and a message too long for one event is cut.
     pub fn new(
         sink: S,
         claim: Arc<Claim<L>>,
         destination: &CloudWatch,
         key: StreamKey,
+        shelf: Option<Shelf>,
         streams: &Streams,
         pool: &BufferPool,
     ) -> Self {
@@ -174,9 +190,11 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
                 key,
                 retention_days: destination.retention_days,
                 streams: streams.clone(),
+                shelf,
             }),
             on_its_way: None,
             oversize: destination.oversize,
+            aside: (QuarantineFile::default(), 0),
             tally: Tally::default(),
             next: Position::default(),
             accounted: claim.from(),
@@ -195,15 +213,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Cancel safety
     /// Dropped while it waits, it leaves a lane that can only be abandoned.
     pub async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), LaneError> {
-        let (index, from) = (self.tally.read, self.claim.from());
-        self.tally.read += 1;
-        self.next = Position { records: index, events: 0 };
-        let behind = Position { records: index + 1, events: 0 };
-        if index < from.records {
-            self.tally.resumed += 1;
-            self.next = behind;
-            return Ok(());
-        }
+        let Some(put_before) = self.count() else { return Ok(()) };
         self.tally.undated += u64::from(record.timestamp.is_none());
         let timestamp = record.timestamp.unwrap_or(object_time);
         if record.message.is_empty() {
@@ -212,11 +222,41 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             self.add(timestamp, &record.message, true).await?;
         } else {
             self.tally.oversize += 1;
-            let put_before = if index == from.records { from.events } else { 0 };
-            self.add_pieces(timestamp, &record.message, put_before).await?;
+            let shelved = self.oversize == Oversize::Quarantine
+                && self.set_aside(QuarantineReason::Oversize, Some(timestamp), &record.message);
+            if !shelved {
+                self.add_pieces(timestamp, &record.message, put_before).await?;
+            }
         }
-        self.next = behind;
-        Ok(())
+        self.counted().await
+    }
+
+    /// Counts the next record; tells how many of its events were put before, or none if it is accounted for.
+    fn count(&mut self) -> Option<u64> {
+        let (index, from) = (self.tally.read, self.claim.from());
+        self.tally.read += 1;
+        self.next = Position { records: index, events: 0 };
+        if index < from.records {
+            self.tally.resumed += 1;
+            self.next.records += 1;
+            return None;
+        }
+        Some(if index == from.records { from.events } else { 0 })
+    }
+
+    /// The record is in the open batch, or beside it.
+    async fn counted(&mut self) -> Result<(), LaneError> {
+        self.next = Position { records: self.tally.read, events: 0 };
+        if self.aside.0.bytes() >= FULL_FILE { self.send().await } else { Ok(()) }
+    }
+
+    /// Keeps a record for the quarantine; false if there is none.
+    fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
+        let Some(shelf) = &self.writer.shelf else { return false };
+        let (file, records) = &mut self.aside;
+        shelf.add(file, reason, self.next.records, timestamp, message.escaped());
+        *records += 1;
+        true
     }
 
     /// Adds a message longer than one event may be, but for the first pieces that were put before.
@@ -250,7 +290,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         if !self.open.takes(timestamp, message.len()) {
             self.send().await?;
         }
-        self.open.push(self.tally.read - 1, timestamp, message, completes_record);
+        self.open.push(self.next.records, timestamp, message, completes_record);
         Ok(())
     }
 
@@ -262,7 +302,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Cancel safety
     /// As [`Lane::push`].
     pub async fn flush(&mut self) -> Result<(), LaneError> {
-        if !self.open.is_empty() {
+        if !self.open.is_empty() || !self.aside.0.is_empty() {
             self.send().await?;
         }
         self.arrived().await?;
@@ -301,7 +341,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         &self.tally
     }
 
-    /// Sends the open batch off, once the one before has arrived.
+    /// Sends the open batch off with what was set aside, once the one before has arrived.
     async fn send(&mut self) -> Result<(), LaneError> {
         self.arrived().await?;
         self.recorded().await?;
@@ -311,12 +351,10 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint)));
         }
         let spare = self.spare.take().unwrap_or_else(|| self.pool.take());
-        let mut batch = self.open.close(spare);
+        let batch = self.open.close(spare);
+        let (file, quarantined) = std::mem::take(&mut self.aside);
         let writer = Arc::clone(&self.writer);
-        let put = tokio::spawn(async move {
-            let tally = writer.put(&mut batch).await?;
-            Ok(Done { tally, bytes: batch.bytes(), buffers: batch.into_buffers() })
-        });
+        let put = tokio::spawn(async move { writer.deliver(batch, file, quarantined).await });
         self.on_its_way = Some((self.next, AbortOnDropHandle::new(put)));
         Ok(())
     }
@@ -337,7 +375,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.tally.put.too_old += too_old;
         self.tally.put.too_new += too_new;
         self.tally.put.expired += expired;
-        self.tally.batches += 1;
+        self.tally.quarantined += done.quarantined;
+        self.tally.batches += done.batches;
         self.tally.bytes += done.bytes as u64;
         self.spare = Some(done.buffers);
         (self.accounted, self.unrecorded) = (position, true);
@@ -358,8 +397,35 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
 }
 
 impl<S: LogSink> Writer<S> {
-    /// Puts one batch: put first, create what is missing, obey what the sequence errors say.
-    async fn put(&self, batch: &mut ClosedBatch) -> Result<BatchTally, SinkError> {
+    /// Puts one batch, then into quarantine what of it was rejected, with what the file holds already.
+    async fn deliver(
+        &self,
+        mut batch: ClosedBatch,
+        mut file: QuarantineFile,
+        quarantined: u64,
+    ) -> Result<Done, LaneError> {
+        let mut rejected = RejectedEvents::default();
+        if !batch.is_empty() {
+            rejected = self.put(&mut batch).await?;
+        }
+        if let Some(shelf) = &self.shelf {
+            for event in batch.rejected(&rejected) {
+                let reason = QuarantineReason::Rejected(event.reason);
+                shelf.add(&mut file, reason, event.record, Some(event.timestamp), event.escaped);
+            }
+            shelf.put(file).await?;
+        }
+        Ok(Done {
+            tally: batch.tally(&rejected),
+            quarantined,
+            batches: u64::from(!batch.is_empty()),
+            bytes: batch.bytes(),
+            buffers: batch.into_buffers(),
+        })
+    }
+
+    /// Puts one batch: put first, create what is missing, obey what the sequence errors say. Tells what was rejected.
+    async fn put(&self, batch: &mut ClosedBatch) -> Result<RejectedEvents, SinkError> {
         // Looked up for each batch, so that a stream in use is never forgotten.
         let stream = self.streams.get(&self.key).await;
         let mut stream = stream.lock().await;
@@ -377,11 +443,11 @@ impl<S: LogSink> Writer<S> {
                             "CloudWatch Logs rejected events of a batch; they are not retried"
                         );
                     }
-                    return Ok(batch.tally(&answer.rejected));
+                    return Ok(answer.rejected);
                 }
                 Err(SinkError::DataAlreadyAccepted { expected }) => {
                     stream.sequence_token = expected;
-                    return Ok(batch.tally(&RejectedEvents::default()));
+                    return Ok(RejectedEvents::default());
                 }
                 Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
                     stream.sequence_token = expected;

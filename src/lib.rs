@@ -12,20 +12,25 @@
 //! 3. [`event`], [`route`], [`decode`], [`records`], [`batch`], [`name`] and [`verdict`] do no I/O and read no clock.
 //! 4. Memory is bounded by a published formula ([`app::memory_bound`]), held at start-up against the container's limit.
 //! 5. There are two layers of retries: the SDK's, and the queue's redelivery. Never a third.
-//! 6. The SDK's types stay in the adapters ([`queue::sqs`], [`object::s3`], [`sink::cloudwatch`], [`tenant::table`],
-//!    [`ledger::dynamodb`], [`quarantine::s3`], [`credentials::assumed`], with [`aws`] for their errors) and in [`app`].
+//! 6. The SDK's types stay in the adapters ([`queue::sqs`], [`object::s3`], [`sink::cloudwatch`], [`copy::s3`],
+//!    [`tenant::table`], [`ledger::dynamodb`], [`quarantine::s3`], [`credentials::assumed`], [`credentials::customers`], with
+//!    [`aws`] for their errors) and in [`app`].
 
 pub mod app;
 pub mod aws;
 pub mod batch;
+pub mod budget;
 pub mod cli;
 pub mod config;
+pub mod copy;
 pub mod credentials;
 pub mod decode;
 pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod event;
+pub mod fairness;
 pub mod health;
 pub mod http;
 pub mod ledger;
@@ -36,6 +41,7 @@ pub mod pipeline;
 pub mod quarantine;
 pub mod queue;
 pub mod records;
+pub mod redrive;
 pub mod route;
 pub mod sink;
 pub mod telemetry;

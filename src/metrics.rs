@@ -42,7 +42,7 @@ pub struct Metrics {
     pub object_bytes: Family<Form, Counter>,
     /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`; `resumed`: accounted for by an
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`, `quarantined`; `resumed`: accounted for by an
     /// attempt of before.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
@@ -58,10 +58,21 @@ pub struct Metrics {
     pub batches: Counter,
     /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
     pub event_bytes: Counter,
+    /// `logferry_fairness_deferrals_total`: objects that went back to the queue because their tenant held its share; no failures.
+    pub fairness_deferrals: Counter,
+    /// `logferry_budget_waits_total{call}`: calls that waited for `delivery.put_rate` or `delivery.create_stream_rate`.
+    pub budget_waits: Family<Call, Counter>,
+    /// `logferry_throttled_accounts`: accounts and Regions that are left alone for a moment because they throttle.
+    pub throttled_accounts: Gauge,
     /// `logferry_role_breakers_open`: customers' roles that STS refuses, asked for again by probes alone.
     pub role_breakers_open: Gauge,
     /// `logferry_role_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by what the refusal was.
     pub role_breaker_changes: Family<BreakerChange, Counter>,
+    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered: `found` and `none` are the table's word,
+    /// `stale` an older entry in its place, `failed` neither.
+    pub tenant_lookups: Family<Lookup, Counter>,
+    /// `logferry_objects_copied_total`: objects that arrived in customers' buckets.
+    pub objects_copied: Counter,
     /// `logferry_group_breakers_open`: customers' log groups that may not be written, tried again by probes alone.
     pub group_breakers_open: Gauge,
     /// `logferry_group_breaker_changes_total{change, cause}`: `opened`, `probe_refused`, `closed`, by the call that was denied.
@@ -97,7 +108,7 @@ label!(
     Reason { reason }
 );
 label!(
-    /// A call to the queue.
+    /// A call to AWS.
     Call { call }
 );
 label!(
@@ -107,6 +118,10 @@ label!(
 label!(
     /// What became of a record.
     Outcome { outcome }
+);
+label!(
+    /// What came of looking a tenant up.
+    Lookup { result }
 );
 
 /// What became of a role's or a group's breaker, and the cause of the refusal.
@@ -148,8 +163,13 @@ impl Metrics {
             quarantined: Family::default(),
             batches: Counter::default(),
             event_bytes: Counter::default(),
+            fairness_deferrals: Counter::default(),
+            budget_waits: Family::default(),
+            throttled_accounts: Gauge::default(),
             role_breakers_open: Gauge::default(),
             role_breaker_changes: Family::default(),
+            tenant_lookups: Family::default(),
+            objects_copied: Counter::default(),
             group_breakers_open: Gauge::default(),
             group_breaker_changes: Family::default(),
             // 0.1 s to about 55 min.
@@ -190,6 +210,17 @@ impl Metrics {
         registry.register("batches", "PutLogEvents calls that were answered", m.batches.clone());
         registry.register("event_bytes", "Bytes as CloudWatch Logs bills them", m.event_bytes.clone());
         registry.register(
+            "fairness_deferrals",
+            "Objects that went back because their tenant held its share",
+            m.fairness_deferrals.clone(),
+        );
+        registry.register("budget_waits", "Calls that waited for their rate", m.budget_waits.clone());
+        registry.register(
+            "throttled_accounts",
+            "Accounts and Regions left alone for a moment because they throttle",
+            m.throttled_accounts.clone(),
+        );
+        registry.register(
             "role_breakers_open",
             "Customers' roles that STS refuses",
             m.role_breakers_open.clone(),
@@ -198,6 +229,16 @@ impl Metrics {
             "role_breaker_changes",
             "Changes of roles' breakers by cause of the refusal",
             m.role_breaker_changes.clone(),
+        );
+        registry.register(
+            "tenant_lookups",
+            "Lookups of tenants that no fresh entry answered, by result",
+            m.tenant_lookups.clone(),
+        );
+        registry.register(
+            "objects_copied",
+            "Objects that arrived in customers' buckets",
+            m.objects_copied.clone(),
         );
         registry.register(
             "group_breakers_open",
@@ -228,6 +269,7 @@ impl Metrics {
             ("too_new", tally.put.too_new),
             ("expired", tally.put.expired),
             ("empty", tally.empty),
+            ("quarantined", tally.quarantined),
             ("resumed", tally.resumed),
         ];
         for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {

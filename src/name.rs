@@ -124,6 +124,13 @@ impl StreamTemplate {
         name
     }
 
+    /// A short name that begins with `base`, which has no slash, and that no object's name in this template can be: a name has
+    /// as many slashes as the template itself, since values bring none.
+    pub fn never_rendered(&self, base: &str) -> String {
+        let slash = |part: &Part| matches!(part, Part::Literal(literal) if literal.contains('/'));
+        if self.parts.iter().any(slash) { base.to_owned() } else { format!("{base}/probe") }
+    }
+
     /// FNV-1a, 64 bits, over the values as they are: stable between versions and machines, which the hasher of the
     /// standard library is not.
     fn fingerprint(&self, route: &Route) -> u64 {
@@ -212,6 +219,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_name_that_is_never_rendered_is_not(values in prop::collection::vec("[a-z/-]{0,20}|doctor|doctor/probe", 2)) {
+            for template in ["{application}", "{application}-{pod}", "{application}/{pod}", "x/{application}", "logferry-{pod}"] {
+                let parsed = StreamTemplate::parse(template).expect("the template is right");
+                let never = parsed.never_rendered("logferry-doctor");
+                prop_assert!(never.chars().all(legal));
+                prop_assert_ne!(render(template, &route(&values[0], &values[1])), never);
+            }
+        }
+
         #[test]
         fn every_name_is_legal(application in ".{0,300}", pod in ".{0,300}") {
             let name = render(StreamTemplate::DEFAULT, &route(&application, &pod));

@@ -26,6 +26,31 @@ pub trait ObjectStore: Send + Sync + 'static {
         object: &ObjectRef,
         owner: Option<&str>,
     ) -> impl Future<Output = Result<(Timestamp, Self::Body), ObjectError>> + Send;
+
+    /// Tells what is known of that same object without reading it.
+    ///
+    /// # Errors
+    /// See [`ObjectError`].
+    fn head(
+        &self,
+        object: &ObjectRef,
+        owner: Option<&str>,
+    ) -> impl Future<Output = Result<ObjectHead, ObjectError>> + Send;
+}
+
+/// What S3 says of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectHead {
+    /// Bytes as stored.
+    pub size: Option<u64>,
+    /// With its quotes.
+    pub etag: Option<String>,
+    /// Of this version, where the bucket keeps versions.
+    pub version_id: Option<String>,
+    /// What the object is said to be.
+    pub content_type: Option<String>,
+    /// How it is packed.
+    pub content_encoding: Option<String>,
 }
 
 /// The bytes of an open object, in order.

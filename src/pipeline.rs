@@ -3,6 +3,8 @@
 //! Reads straight down: [`Pipeline::handle`] judges a message, its `deliver` carries one object to all who want
 //! it. It knows the ports alone, no adapter, and neither receives messages nor deletes them.
 
+mod copies;
+
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
@@ -11,20 +13,23 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch::BufferPool,
     config::UnknownTenant,
+    copy::ObjectCopier,
     decode::{DecodeError, Decoder, Window},
     delivery::{Lane, LaneError, StreamKey, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
+    fairness::{Shares, book::Limits},
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
     },
     metrics::{Form, Metrics, Reason},
     object::{ObjectBody, ObjectStore},
+    quarantine::Quarantine,
     queue::Message,
     records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
     sink::LogSinks,
-    tenant::{CloudWatch, Delivery, Destination, Directory},
+    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory},
     verdict::{self, Backoff, Failed, Failure, Notice, Verdict},
 };
 
@@ -45,17 +50,23 @@ pub struct PipelineSettings {
     pub backoff: Backoff,
     /// Most buffers of batches that are kept for the next ones.
     pub most_buffers: usize,
+    /// What one tenant may hold of the worker.
+    pub shares: Limits,
 }
 
 /// Everything that a message's way needs.
 #[derive(Debug)]
-pub struct Pipeline<O, D, S, L> {
+pub struct Pipeline<O, D, S, C, L> {
     store: O,
     directory: D,
     sinks: S,
+    copier: C,
     claims: Claims<L>,
+    /// None: off.
+    quarantine: Option<Quarantine>,
     streams: Streams,
     buffers: BufferPool,
+    shares: Shares,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -118,18 +129,33 @@ pub struct Delivered {
     pub tally: Tally,
 }
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Joins the ports.
     pub fn new(
         store: O,
         directory: D,
         sinks: S,
+        copier: C,
         claims: Claims<L>,
+        quarantine: Option<Quarantine>,
         settings: PipelineSettings,
         metrics: Metrics,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        Self { store, directory, sinks, claims, streams: Streams::new(), buffers, settings, metrics }
+        let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
+        Self {
+            store,
+            directory,
+            sinks,
+            copier,
+            claims,
+            quarantine,
+            streams,
+            buffers,
+            shares,
+            settings,
+            metrics,
+        }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -146,7 +172,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         let verdict =
             verdict::decide(&report.failures, message.receive_count, &self.settings.backoff, fastrand::f64());
         for failed in &report.failures {
-            self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
+            match failed.failure {
+                Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
+                _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
+            };
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
@@ -233,6 +262,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
+                Ok(delivery) if self.quarantine.is_none() && delivery.needs_quarantine() => {
+                    let failure = Failure::Row(delivery.without_quarantine());
+                    report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
+                }
                 Ok(delivery) => wanted.push(delivery),
                 // A row that asks for nothing can be as broken as it likes.
                 Err(bad) if !bad.enabled => {}
@@ -245,11 +278,20 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             }
             return;
         }
-        self.deliver(object, &route, &wanted, stop, report).await;
+        let bytes = object.size.unwrap_or_default();
+        let pass = match report.delivered.is_empty() {
+            true => self.shares.enter(&route.tenant, bytes),
+            // Back in the queue, the message would bring those again.
+            false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
+        };
+        match pass {
+            Ok(_pass) => self.deliver(object, &route, &wanted, stop, report).await,
+            Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
+        }
     }
 
-    /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
-    /// behind; the others go on.
+    /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither
+    /// waits for the other, and each delivery has its own entry in the ledger: what went well is not repeated.
     async fn deliver(
         &self,
         object: &ObjectRef,
@@ -258,6 +300,43 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         stop: &CancellationToken,
         report: &mut Report,
     ) {
+        let (mut logs, mut buckets): (Vec<(&Delivery, &CloudWatch)>, Vec<(&Delivery, &Bucket)>) =
+            Default::default();
+        for delivery in wanted {
+            match &delivery.destination {
+                Destination::CloudWatch(destination) => logs.push((delivery, destination)),
+                Destination::S3(destination) => buckets.push((delivery, destination)),
+            }
+        }
+        let (mut logged, mut copied) = (Report::default(), Report::default());
+        let (logs_done, copies_done) = tokio::join!(
+            self.log(object, route, &logs, stop, &mut logged),
+            self.copy(object, route, &buckets, stop, &mut copied),
+        );
+        if logs_done + copies_done == wanted.len() {
+            report.skipped.push(Skipped::AlreadyDelivered);
+        }
+        // What is wrong with the object is told once.
+        if logged.failures.iter().any(|failed| matches!(failed.failure, Failure::Object(_))) {
+            copied.failures.retain(|failed| !matches!(failed.failure, Failure::Object(_)));
+        }
+        for part in [logged, copied] {
+            report.skipped.extend(part.skipped);
+            report.delivered.extend(part.delivered);
+            report.failures.extend(part.failures);
+        }
+    }
+
+    /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
+    /// behind; the others go on. Answers with how many were done already.
+    async fn log(
+        &self,
+        object: &ObjectRef,
+        route: &Route,
+        wanted: &[(&Delivery, &CloudWatch)],
+        stop: &CancellationToken,
+        report: &mut Report,
+    ) -> usize {
         let fail = |delivery: Option<&str>, failure| Failed {
             object: Some(object.clone()),
             tenant_id: Some(route.tenant.clone()),
@@ -266,8 +345,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
         };
         // Into the accounts first: without a way in, the object need not be read.
         let (mut ready, mut done) = (Vec::new(), 0);
-        for delivery in wanted {
-            let Destination::CloudWatch(destination) = &delivery.destination;
+        for &(delivery, destination) in wanted {
             let sink = match self.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sink,
                 Err(error) => {
@@ -281,13 +359,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                 Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
             }
         }
-        if done == wanted.len() {
-            report.skipped.push(Skipped::AlreadyDelivered);
-        }
         if ready.is_empty() {
-            return;
+            return done;
         }
-        let owner = self.settings.buckets.get(&object.bucket).and_then(Option::as_deref);
+        let owner = self.owner(object);
         let opened = tokio::select! {
             opened = self.store.open(object, owner) => opened.map_err(Failure::Object),
             () = stop.cancelled() => Err(Failure::Stopping),
@@ -298,7 +373,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                 for ready in ready {
                     ready.claim.release(ready.claim.from()).await;
                 }
-                return report.failures.push(fail(None, failure));
+                report.failures.push(fail(None, failure));
+                return done;
             }
         };
         let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
@@ -309,7 +385,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let lane = Lane::new(sink, claim, destination, key, &self.streams, &self.buffers);
+            let shelf = self.quarantine.as_ref();
+            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
+            let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
             lanes.push((delivery, lane));
         }
 
@@ -338,6 +416,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, L: Ledger> Pipeline<O, D, S, L> 
             Ok(_) => {}
             Err(failure) => report.failures.push(fail(None, failure)),
         }
+        done
+    }
+
+    /// The account that must own the object's bucket, where that is known.
+    fn owner(&self, object: &ObjectRef) -> Option<&str> {
+        self.settings.buckets.get(&object.bucket).and_then(Option::as_deref)
     }
 
     /// Ends a lane as far as the object was read. On an error the lane is still to be abandoned; none is told where the

@@ -243,7 +243,8 @@ impl QuarantineFile {
 
 impl Default for QuarantineFile {
     fn default() -> Self {
-        let gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        // The lowest level with Huffman codes of its own: below it, text hardly shrinks.
+        let gzip = GzEncoder::new(Vec::new(), Compression::new(3));
         Self { gzip, first: u64::MAX, lines: BTreeMap::new() }
     }
 }

@@ -3,6 +3,7 @@
 //! The queue keeps every message until it is deleted and hands it out again once its visibility ends; whoever received
 //! it owes it a verdict. `sqs` is the adapter.
 
+pub mod dead_letters;
 #[cfg(test)]
 pub mod memory;
 pub mod sqs;

@@ -184,6 +184,15 @@ impl KeyLayout {
     }
 }
 
+impl KeyLayout {
+    /// The key up to and with the slash behind its tenant: no other tenant's object begins so. The key fits the layout.
+    pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
+        let tenant = self.segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
+        let slashes = key.match_indices('/').map(|(at, _)| at);
+        tenant.and_then(|tenant| slashes.into_iter().nth(tenant)).map_or(key, |slash| &key[..=slash])
+    }
+}
+
 impl fmt::Display for KeyLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, segment) in self.segments.iter().enumerate() {
@@ -230,6 +239,18 @@ mod tests {
         check(other, &format!("prod-cluster-1/acme-corp/payment-app/pod-xyz-123/{file}"), Ok(names));
         check("logs/{tenant}/{file}", "logs/acme-corp/x", Ok(["acme-corp", "", "", "", "x"]));
         check(KeyLayout::DEFAULT, "a b/c+d/日本/p/f", Ok(["a b", "c+d", "日本", "p", "f"]));
+    }
+
+    #[test]
+    fn a_tenant_s_keys_have_a_prefix_of_their_own() {
+        for (layout, prefix) in [
+            (KeyLayout::DEFAULT, "a/"),
+            ("{cluster}/{tenant}/{application}/{pod}/{file}", "a/b/"),
+            ("{application}/{cluster}/{pod}/{tenant}/{file}", "a/b/c/d/"),
+        ] {
+            let layout = KeyLayout::parse(layout).expect("the layout is right");
+            assert_eq!(layout.tenant_prefix("a/b/c/d/e"), prefix);
+        }
     }
 
     #[test]

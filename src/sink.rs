@@ -1,5 +1,6 @@
 //! The port to a customer's CloudWatch Logs. `cloudwatch` is the adapter; what to do about each error is `delivery`'s.
 
+pub mod budgeted;
 pub mod cloudwatch;
 pub mod group_breaker;
 #[cfg(test)]
@@ -100,6 +101,16 @@ pub enum SinkError {
     /// Too many requests for that account and Region.
     #[error("throttled: {0}")]
     Throttled(String),
+    /// It throttled a moment ago, so nothing was asked.
+    #[error("account {account} throttles in {region}: it is left alone for {retry_in:.1?}")]
+    Paused {
+        /// The account.
+        account: String,
+        /// The Region.
+        region: String,
+        /// Until it is asked again.
+        retry_in: Duration,
+    },
     /// The request itself is refused: a limit that AWS lowered, or a defect of ours.
     #[error("CloudWatch Logs refuses the request: {0}")]
     Refused(String),

@@ -1,15 +1,20 @@
 //! Who the customers are and what they want: the tenant table's rows, validated.
 //!
 //! A tenant has any number of deliveries, one row each. A row is checked when it is read; a bad one is that delivery's
-//! error, every bad field named, and nobody else's. Pure but for [`table`], which reads DynamoDB.
+//! error, every bad field named, and nobody else's. Pure but for [`table`], which reads DynamoDB, and [`cache`], which
+//! remembers what it said.
 
+pub mod cache;
+mod row;
 pub mod table;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
+pub(crate) use self::row::region;
+pub use self::row::{check_row, parse_row};
 use crate::{credentials::RoleArn, name::StreamTemplate};
 
-/// Finds tenants. `table` is the adapter.
+/// Finds tenants. `table` is the adapter, `cache` stands in front of it.
 pub trait Directory: Send + Sync + 'static {
     /// The tenant's rows; `None` when there are none.
     ///
@@ -91,6 +96,8 @@ pub struct Delivery {
 pub enum Destination {
     /// The customer's CloudWatch Logs.
     CloudWatch(CloudWatch),
+    /// A bucket of the customer's.
+    S3(Bucket),
 }
 
 /// A destination in CloudWatch Logs.
@@ -114,6 +121,23 @@ pub struct CloudWatch {
     pub oversize: Oversize,
 }
 
+/// A destination in S3: objects are copied as they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bucket {
+    /// The role in the customer's account; `None`: our central role writes, as the bucket's own policy allows it.
+    pub role: Option<RoleArn>,
+    /// What the role's trust policy asks for; `None`: our own account id.
+    pub external_id: Option<String>,
+    /// Pass `tenant_id` and `cluster_id` as session tags.
+    pub session_tags: bool,
+    /// Set the session's source identity.
+    pub source_identity: bool,
+    /// The bucket, which stands in the delivery's `target_region`.
+    pub bucket_name: String,
+    /// What keys there begin with; empty, or with a slash at its end.
+    pub bucket_prefix: String,
+}
+
 /// What becomes of a message longer than one event may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oversize {
@@ -121,6 +145,8 @@ pub enum Oversize {
     Split,
     /// The first event's worth is kept.
     Truncate,
+    /// It goes whole into quarantine, and not to the customer.
+    Quarantine,
 }
 
 /// One field of a row that cannot be used.
@@ -186,26 +212,6 @@ pub enum Content {
     },
 }
 
-/// Reads one row of either kind, as the worker does.
-///
-/// # Errors
-/// Names every field that is missing or has a value that cannot be right.
-pub fn check_row(tenant_id: &str, name: &str, row: &Row) -> Result<Content, BadRow> {
-    if name != SETTINGS {
-        return parse_row(tenant_id, name, row).map(|delivery| Content::Delivery(Arc::new(delivery)));
-    }
-    let mut fields = Fields { row, problems: Vec::new() };
-    let paused = fields.flag("paused");
-    match fields.problems {
-        problems if problems.is_empty() => Ok(Content::Settings { paused }),
-        problems => {
-            let (tenant_id, name) = (tenant_id.to_owned(), name.to_owned());
-            // Doubt is everybody's: nobody can tell whether the tenant is paused.
-            Err(BadRow { tenant_id, name, enabled: true, problems })
-        }
-    }
-}
-
 impl Tenant {
     /// Reads all rows of a tenant; `None` when there are none.
     pub fn from_rows(tenant_id: &str, rows: Vec<(String, Row)>) -> Option<Self> {
@@ -224,12 +230,39 @@ impl Tenant {
     }
 }
 
+impl Destination {
+    /// The role in the customer's account, if one is entered.
+    pub fn role(&self) -> Option<&RoleArn> {
+        match self {
+            Self::CloudWatch(to) => Some(&to.role),
+            Self::S3(to) => to.role.as_ref(),
+        }
+    }
+}
+
 impl Delivery {
     /// Whether the application's logs are wanted.
     pub fn wants(&self, application: &str) -> bool {
         match &self.desired_logs {
             None => true,
             Some(patterns) => patterns.iter().any(|pattern| matches_pattern(pattern, application)),
+        }
+    }
+
+    /// Whether the row puts records into quarantine that could be delivered otherwise.
+    pub fn needs_quarantine(&self) -> bool {
+        matches!(&self.destination, Destination::CloudWatch(to) if to.oversize == Oversize::Quarantine)
+    }
+
+    /// What is wrong with a row that needs a quarantine where there is none. To take it for another policy would break the
+    /// customer's word.
+    pub fn without_quarantine(&self) -> BadRow {
+        let problem = "\"quarantine\" needs the worker's setting quarantine.bucket".to_owned();
+        BadRow {
+            tenant_id: self.tenant_id.clone(),
+            name: self.name.clone(),
+            enabled: self.enabled,
+            problems: vec![FieldProblem { field: "oversize".to_owned(), problem }],
         }
     }
 }
@@ -249,185 +282,6 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
         }
     }
     true
-}
-
-/// Reads one row.
-///
-/// # Errors
-/// Names every field that is missing or has a value that cannot be right.
-pub fn parse_row(tenant_id: &str, name: &str, row: &Row) -> Result<Delivery, BadRow> {
-    let mut fields = Fields { row, problems: Vec::new() };
-    let kind = name.split_once('#').map_or(name, |(kind, _)| kind);
-    let enabled = fields.flag("enabled");
-    let desired_logs = fields.text_list("desired_logs");
-    let target_region = fields.required("target_region", region);
-    let destination = match kind {
-        "cloudwatch" => fields.cloudwatch().map(Destination::CloudWatch),
-        // An enabled row of another kind must not pass silently; a disabled one is nobody's concern.
-        other => {
-            fields
-                .problem("type", format!("{other:?} is not \"cloudwatch\", the one kind of delivery so far"));
-            None
-        }
-    };
-    match (target_region, destination, fields.problems.is_empty()) {
-        (Some(target_region), Some(destination), true) => Ok(Delivery {
-            tenant_id: tenant_id.to_owned(),
-            name: name.to_owned(),
-            enabled,
-            desired_logs,
-            target_region,
-            destination,
-        }),
-        _ => Err(BadRow {
-            tenant_id: tenant_id.to_owned(),
-            name: name.to_owned(),
-            enabled: row.get("enabled").is_some_and(|flag| *flag != Attribute::Bool(false)),
-            problems: fields.problems,
-        }),
-    }
-}
-
-struct Fields<'a> {
-    row: &'a Row,
-    problems: Vec<FieldProblem>,
-}
-
-impl Fields<'_> {
-    fn cloudwatch(&mut self) -> Option<CloudWatch> {
-        let role = self
-            .required("log_distribution_role_arn", |text| text.parse::<RoleArn>().map_err(|e| e.to_string()));
-        let log_group_name = self.required("log_group_name", log_group_name);
-        let external_id = self.optional("external_id", external_id);
-        let session_tags = self.flag("session_tags");
-        let source_identity = self.flag("source_identity");
-        let log_stream_name = self.optional("log_stream_name", StreamTemplate::parse).unwrap_or_default();
-        let retention_days = self.retention_days();
-        let oversize = self.optional("oversize", oversize).unwrap_or(Oversize::Split);
-        Some(CloudWatch {
-            role: role?,
-            external_id,
-            session_tags,
-            source_identity,
-            log_group_name: log_group_name?,
-            log_stream_name,
-            retention_days,
-            oversize,
-        })
-    }
-
-    fn problem(&mut self, field: &str, problem: impl std::fmt::Display) {
-        self.problems.push(FieldProblem { field: field.to_owned(), problem: problem.to_string() });
-    }
-
-    fn required<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        if !self.row.contains_key(field) {
-            self.problem(field, "is missing");
-            return None;
-        }
-        self.optional(field, parse)
-    }
-
-    fn optional<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        match self.row.get(field) {
-            None => None,
-            Some(Attribute::Text(text)) => match parse(text) {
-                Ok(value) => Some(value),
-                Err(problem) => {
-                    self.problem(field, problem);
-                    None
-                }
-            },
-            Some(other) => {
-                self.problem(field, format!("must be a string (S), not {}", other.describe()));
-                None
-            }
-        }
-    }
-
-    fn flag(&mut self, field: &str) -> bool {
-        match self.row.get(field) {
-            None => false,
-            Some(Attribute::Bool(flag)) => *flag,
-            Some(other) => {
-                self.problem(field, format!("must be BOOL, not {}", other.describe()));
-                false
-            }
-        }
-    }
-
-    fn text_list(&mut self, field: &str) -> Option<Vec<String>> {
-        match self.row.get(field) {
-            None => None,
-            Some(Attribute::TextList(list)) => Some(list.clone()),
-            Some(other) => {
-                self.problem(field, format!("must be SS or L of strings, not {}", other.describe()));
-                None
-            }
-        }
-    }
-
-    fn retention_days(&mut self) -> Option<i32> {
-        let given = self.row.get("retention_days")?;
-        let value = match given {
-            Attribute::Number(number) => number.parse().ok().filter(|days| RETENTION_DAYS.contains(days)),
-            _ => None,
-        };
-        if value.is_none() {
-            let problem = format!("must be a number out of {RETENTION_DAYS:?}, not {}", given.describe());
-            self.problem("retention_days", problem);
-        }
-        value
-    }
-}
-
-/// Source: CloudWatch Logs API reference, PutRetentionPolicy.
-const RETENTION_DAYS: [i32; 22] =
-    [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
-
-/// A Region's name has at least three parts, the last of them digits.
-pub(crate) fn region(text: &str) -> Result<String, String> {
-    let parts: Vec<_> = text.split('-').collect();
-    let legal = parts.len() >= 3
-        && parts.iter().all(|part| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        })
-        && parts.last().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
-    if legal { Ok(text.to_owned()) } else { Err(format!("{text:?} is no Region such as \"eu-central-1\"")) }
-}
-
-/// Source: CloudWatch Logs API reference, CreateLogGroup.
-fn log_group_name(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | '#');
-    if text.is_empty() || text.len() > 512 || !text.chars().all(legal) {
-        return Err(format!("{text:?} is not 1 to 512 of [.-_/#A-Za-z0-9]"));
-    }
-    if text.starts_with("aws/") {
-        return Err(format!("{text:?} begins with \"aws/\", which is reserved"));
-    }
-    Ok(text.to_owned())
-}
-
-/// Source: STS API reference, AssumeRole.
-fn external_id(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-\\".contains(c);
-    if (2..=1224).contains(&text.len()) && text.chars().all(legal) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("{text:?} is not 2 to 1224 of [A-Za-z0-9_+=,.@:/-]"))
-    }
-}
-
-fn oversize(text: &str) -> Result<Oversize, String> {
-    match text {
-        "split" => Ok(Oversize::Split),
-        "truncate" => Ok(Oversize::Truncate),
-        // Taking it for another policy would break the customer's word; there is nowhere to quarantine to so far.
-        "quarantine" => {
-            Err("\"quarantine\" needs a quarantine destination, which this version does not have".to_owned())
-        }
-        other => Err(format!("{other:?} is none of \"split\", \"truncate\"")),
-    }
 }
 
 #[cfg(test)]

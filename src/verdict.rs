@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use crate::{
+    copy::CopyError,
     credentials::AssumeError,
     decode::DecodeError,
     delivery::LaneError,
     event::{EventError, ObjectRef},
     ledger::claim::Lost,
     object::ObjectError,
+    quarantine::QuarantineError,
     records::RecordError,
     route::KeyError,
     sink::SinkError,
@@ -79,6 +81,12 @@ pub enum Failure {
     /// The tenant table cannot be read.
     #[error(transparent)]
     Lookup(LookupError),
+    /// The tenant holds its share of the worker's slots; a turn to wait for, and nothing wrong.
+    #[error("the tenant holds its share of the worker's slots; its turn comes in {wait:.1?}")]
+    OverShare {
+        /// Until then.
+        wait: Duration,
+    },
     /// The customer's role, or the central one, cannot be assumed.
     #[error(transparent)]
     Role(AssumeError),
@@ -99,6 +107,12 @@ pub enum Failure {
     /// CloudWatch Logs did not take a batch.
     #[error(transparent)]
     Sink(SinkError),
+    /// S3 did not copy the object.
+    #[error(transparent)]
+    Copy(CopyError),
+    /// Records could not be put into quarantine.
+    #[error(transparent)]
+    Quarantine(QuarantineError),
     /// Another delivers the object; for that long at most, unless it goes on.
     #[error("another worker is delivering the object; its lease ends in {0:.1?} unless it is renewed")]
     Busy(Duration),
@@ -139,26 +153,41 @@ impl Failure {
             Self::TenantPaused => "tenant_paused",
             Self::Row(_) => "bad_tenant_row",
             Self::Lookup(_) => "tenant_lookup",
+            Self::OverShare { .. } => "over_share",
             Self::Role(AssumeError::Denied { .. } | AssumeError::Open { .. })
-            | Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. })) => {
+            | Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. }))
+            | Self::Copy(CopyError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. })) => {
                 "role_denied"
             }
             Self::Role(AssumeError::Unavailable { .. })
-            | Self::Sink(SinkError::Session(AssumeError::Unavailable { .. })) => "role_unavailable",
-            Self::Object(ObjectError::Missing(_)) => "object_missing",
+            | Self::Sink(SinkError::Session(AssumeError::Unavailable { .. }))
+            | Self::Copy(CopyError::Session(AssumeError::Unavailable { .. })) => "role_unavailable",
+            Self::Object(ObjectError::Missing(_)) | Self::Copy(CopyError::SourceMissing(_)) => {
+                "object_missing"
+            }
             Self::Object(ObjectError::Denied(_)) => "object_denied",
             Self::Object(ObjectError::ChecksumMismatch(_)) => "checksum_mismatch",
             Self::Object(ObjectError::Unavailable(_)) => "object_unavailable",
-            Self::Decode { error: DecodeError::TooLarge { .. }, .. } => "object_too_large",
+            Self::Decode { error: DecodeError::TooLarge { .. }, .. } | Self::Copy(CopyError::TooLarge(_)) => {
+                "object_too_large"
+            }
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
             Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
-            Self::Sink(SinkError::Throttled(_)) => "throttled",
+            Self::Sink(SinkError::Throttled(_) | SinkError::Paused { .. })
+            | Self::Copy(CopyError::Throttled(_)) => "throttled",
+            Self::Copy(CopyError::KeyTooLong(_)) => "key_too_long",
+            Self::Copy(CopyError::NoSuchBucket(_)) => "bucket_missing",
+            Self::Copy(CopyError::WrongRegion(_)) => "bucket_elsewhere",
+            Self::Copy(CopyError::Denied(_)) => "bucket_denied",
+            Self::Copy(CopyError::Refused(_)) => "copy_refused",
+            Self::Copy(CopyError::Unavailable(_)) => "bucket_unavailable",
             Self::Sink(SinkError::Refused(_)) => "batch_refused",
             Self::Sink(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 "sequence"
             }
             Self::Sink(SinkError::Unavailable(_)) => "logs_unavailable",
+            Self::Quarantine(_) => "quarantine",
             Self::Busy(_) => "object_busy",
             Self::Lost(_) => "lease_lost",
             Self::Stopping => "stopping",
@@ -176,15 +205,18 @@ impl Failure {
         }
     }
 
-    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, or another's
-    /// lease ends.
+    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, an
+    /// account that throttles is asked again, another's lease ends, or the tenant's turn comes.
     pub fn held_for(&self) -> Option<Duration> {
         match self {
             Self::Role(AssumeError::Open { probe_in, .. })
             | Self::Sink(
                 SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
-            ) => Some(*probe_in),
+            )
+            | Self::Copy(CopyError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
+            Self::Sink(SinkError::Paused { retry_in, .. }) => Some(*retry_in),
             Self::Busy(left) => Some(*left),
+            Self::OverShare { wait } => Some(*wait),
             _ => None,
         }
     }
@@ -215,13 +247,28 @@ impl Failure {
             | Self::Row(_)
             | Self::Decode { .. }
             | Self::Record(_)
-            | Self::Object(ObjectError::Missing(_)) => Fate::Poison,
+            | Self::Object(ObjectError::Missing(_))
+            | Self::Copy(
+                CopyError::SourceMissing(_) | CopyError::TooLarge(_) | CopyError::KeyTooLong(_),
+            ) => Fate::Poison,
             Self::Lookup(_)
+            | Self::OverShare { .. }
             | Self::Role(_)
             | Self::Object(
                 ObjectError::Denied(_) | ObjectError::ChecksumMismatch(_) | ObjectError::Unavailable(_),
             )
             | Self::Sink(_)
+            // A bucket that is not there, or not where the row says, is the customer's to make or the row's to mend: soon.
+            | Self::Copy(
+                CopyError::NoSuchBucket(_)
+                | CopyError::WrongRegion(_)
+                | CopyError::Denied(_)
+                | CopyError::Session(_)
+                | CopyError::Throttled(_)
+                | CopyError::Refused(_)
+                | CopyError::Unavailable(_),
+            )
+            | Self::Quarantine(_)
             | Self::Busy(_)
             | Self::Lost(_)
             | Self::Stopping
@@ -235,6 +282,7 @@ impl From<LaneError> for Failure {
     fn from(error: LaneError) -> Self {
         match error {
             LaneError::Sink(error) => Self::Sink(error),
+            LaneError::Quarantine(error) => Self::Quarantine(error),
             LaneError::Lost(lost) => Self::Lost(lost),
         }
     }
@@ -294,8 +342,13 @@ pub fn decide(failures: &[Failed], receive_count: u32, backoff: &Backoff, chance
         return Verdict::RetryAfter(Duration::ZERO);
     }
     let again = failures.iter().filter(|failed| failed.failure.comes_again());
-    if let Some(earliest) = again.map(|failed| failed.failure.held_for().unwrap_or_default()).min() {
-        return Verdict::RetryAfter(backoff.delay_until(earliest, receive_count, chance));
+    let delays = again.map(|failed| match &failed.failure {
+        // A place in a queue: it is not graded, and chance is in it.
+        Failure::OverShare { wait } => *wait,
+        failure => backoff.delay_until(failure.held_for().unwrap_or_default(), receive_count, chance),
+    });
+    if let Some(earliest) = delays.min() {
+        return Verdict::RetryAfter(earliest);
     }
     let delay = backoff.delay(receive_count, chance);
     failures.first().map_or(Verdict::Ack, |failed| Verdict::Poison(poison(failed, failures.len(), delay)))
@@ -354,6 +407,10 @@ mod tests {
         SinkError::Held { denied: text().into(), probe_in: Duration::from_secs(seconds) }
     }
 
+    fn paused(seconds: u64) -> SinkError {
+        SinkError::Paused { account: text(), region: text(), retry_in: Duration::from_secs(seconds) }
+    }
+
     fn text() -> String {
         "words".to_owned()
     }
@@ -383,6 +440,7 @@ mod tests {
             (Failure::Object(ObjectError::ChecksumMismatch(text())), "checksum_mismatch", false),
             (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
             (Failure::Lookup(lookup), "tenant_lookup", false),
+            (Failure::OverShare { wait: BACKOFF.first }, "over_share", false),
             (Failure::Role(denied()), "role_denied", false),
             (Failure::Role(open(0)), "role_denied", false),
             (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
@@ -393,11 +451,25 @@ mod tests {
             (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
             (Failure::Sink(held(0)), "group_denied", false),
             (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
+            (Failure::Sink(paused(0)), "throttled", false),
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
             (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+            (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
             (Failure::Busy(Duration::ZERO), "object_busy", false),
             (Failure::Lost(Lost(text())), "lease_lost", false),
+            (Failure::Copy(CopyError::SourceMissing(text())), "object_missing", true),
+            (Failure::Copy(CopyError::TooLarge(text())), "object_too_large", true),
+            (Failure::Copy(CopyError::KeyTooLong(1025)), "key_too_long", true),
+            (Failure::Copy(CopyError::NoSuchBucket(text())), "bucket_missing", false),
+            (Failure::Copy(CopyError::WrongRegion(text())), "bucket_elsewhere", false),
+            (Failure::Copy(CopyError::Denied(text())), "bucket_denied", false),
+            (Failure::Copy(CopyError::Session(denied())), "role_denied", false),
+            (Failure::Copy(CopyError::Session(open(0))), "role_denied", false),
+            (Failure::Copy(CopyError::Session(unavailable())), "role_unavailable", false),
+            (Failure::Copy(CopyError::Throttled(text())), "throttled", false),
+            (Failure::Copy(CopyError::Refused(text())), "copy_refused", false),
+            (Failure::Copy(CopyError::Unavailable(text())), "bucket_unavailable", false),
             (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", false),
             (Failure::Panic(text()), "panic", false),
         ]
@@ -454,6 +526,7 @@ mod tests {
         check(vec![role(30)], 1, 0.0, 30.0);
         check(vec![role(30)], 1, 1.0, 32.5);
         check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
+        check(vec![Failure::Copy(CopyError::Session(open(30)))], 3, 1.0, 30.0);
         check(vec![Failure::Sink(held(30))], 1, 0.0, 30.0);
         // Its own delay is longer.
         check(vec![role(30)], 3, 0.0, 40.0);
@@ -468,6 +541,13 @@ mod tests {
         check(vec![role(50), role(30)], 1, 0.0, 30.0);
         check(vec![role(30), Failure::Sink(SinkError::Throttled(text()))], 1, 0.0, 10.0);
         check(vec![role(30), Failure::ForeignBucket], 1, 0.0, 30.0);
+        check(vec![Failure::Sink(paused(30))], 1, 0.0, 30.0);
+        // A turn is kept to, however often the message came.
+        let turn = |seconds| Failure::OverShare { wait: Duration::from_secs(seconds) };
+        check(vec![turn(3)], 1, 0.5, 3.0);
+        check(vec![turn(3)], 7, 0.5, 3.0);
+        check(vec![turn(45), role(30)], 1, 0.0, 30.0);
+        check(vec![turn(3), role(30), Failure::ForeignBucket], 1, 0.0, 3.0);
     }
 
     #[test]

@@ -6,18 +6,20 @@ mod entry;
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use self::entry::{Entry, columns, printable, table};
-use super::{EXIT_CONFIG, EXIT_USAGE, run_async};
+use self::entry::{Entry, table};
+use super::{
+    EXIT_CONFIG, EXIT_USAGE, run_async,
+    show::{Show, columns, printable},
+};
 use crate::{
     app,
     config::{Config, Problem},
@@ -208,30 +210,6 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
             }
             delete(show, &rows, &tenant, &name, seen).await
         }
-    }
-}
-
-/// How results are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Show {
-    Text,
-    Json,
-}
-
-impl Show {
-    /// Writes one of the two to standard output.
-    ///
-    /// # Errors
-    /// Nobody reads any more.
-    fn result(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> anyhow::Result<()> {
-        let mut out = match self {
-            Self::Text => text(),
-            Self::Json => format!("{:#}\n", json()),
-        };
-        if !out.is_empty() && !out.ends_with('\n') {
-            out.push('\n');
-        }
-        io::stdout().write_all(out.as_bytes()).context("cannot write to standard output")
     }
 }
 

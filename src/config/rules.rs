@@ -28,6 +28,19 @@ impl Config {
         check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
             format!("{} is not within 1 to 10", self.delivery.attempts)
         });
+        for (field, rate) in [
+            ("delivery.put_rate", self.delivery.put_rate),
+            ("delivery.create_stream_rate", self.delivery.create_stream_rate),
+        ] {
+            check.that(field, rate > 0, || "must be at least 1".into());
+        }
+        check.that("fairness.max_objects", self.fairness.max_objects != Some(0), || {
+            "must be at least 1".into()
+        });
+        let no_bytes = Some(ByteSize::b(0));
+        check.that("fairness.max_bytes", self.fairness.max_bytes != no_bytes, || {
+            "must be at least 1 B".into()
+        });
         let ledger = &self.ledger;
         check.that("ledger.table", ledger.table.as_deref() != Some(""), || {
             "must not be empty; leave it out to go without a ledger".into()
@@ -38,6 +51,7 @@ impl Config {
         check.within("ledger.lease", ledger.lease, SECOND..=15 * MINUTE);
         check.within("ledger.retention", ledger.retention, 60 * MINUTE..=365 * DAY);
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
+        check.within("tenants.max_stale", self.tenants.max_stale, Duration::ZERO..=30 * DAY);
         check.within("delivery.attempt_timeout", self.delivery.attempt_timeout, SECOND..=10 * MINUTE);
         let shortest_grace = self.queue.wait_time.saturating_add(4 * SECOND);
         check.within("worker.grace_period", self.worker.grace_period, SECOND..=60 * MINUTE);
@@ -256,12 +270,18 @@ mod tests {
         );
         check(|c| c.quarantine.bucket = Some("b-bucket=111111111111".into()), &[]);
         check(|c| c.delivery.attempts = 0, &["delivery.attempts"]);
+        check(|c| c.delivery.put_rate = 0, &["delivery.put_rate"]);
+        check(|c| c.delivery.create_stream_rate = 0, &["delivery.create_stream_rate"]);
+        check(|c| c.fairness.max_objects = Some(0), &["fairness.max_objects"]);
+        check(|c| c.fairness.max_bytes = Some(ByteSize::b(0)), &["fairness.max_bytes"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
         check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);
         check(|c| c.log.filter = "loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=debug".into(), &[]);
         check(|c| c.queue.retry_delay = Duration::ZERO, &["queue.retry_delay"]);
+        check(|c| c.tenants.max_stale = Duration::MAX, &["tenants.max_stale"]);
+        check(|c| c.tenants.max_stale = Duration::ZERO, &[]);
         for absurd in [Duration::ZERO, Duration::MAX] {
             check(|c| c.tenants.cache_ttl = absurd, &["tenants.cache_ttl"]);
             check(|c| c.worker.grace_period = absurd, {

@@ -52,20 +52,8 @@ impl Scope {
                 // Encrypted buckets on either side; which keys they use is for their owners to say.
                 keys["Condition"] = json!({ "StringLike": { "kms:ViaService": "s3.*" } });
                 json!([
-                    allow(
-                        // A copy takes the object's tags along.
-                        &[
-                            "s3:GetObject",
-                            "s3:GetObjectVersion",
-                            "s3:GetObjectTagging",
-                            "s3:GetObjectVersionTagging"
-                        ],
-                        &[&below(source_bucket, source_prefix)],
-                    ),
-                    allow(
-                        &["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectTagging"],
-                        &[&below(bucket, prefix)],
-                    ),
+                    allow(&["s3:GetObject", "s3:GetObjectVersion"], &[&below(source_bucket, source_prefix)]),
+                    allow(&["s3:PutObject", "s3:PutObjectAcl"], &[&below(bucket, prefix)]),
                     keys,
                 ])
             }

@@ -66,6 +66,7 @@ async fn lane_with(
         unguarded().await,
         &destination(oversize),
         key,
+        None,
         streams,
         &BufferPool::new(2),
     )
@@ -328,8 +329,15 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
     let mut one = lane_with(&sinks, &streams, Oversize::Split).await;
     let key = StreamKey { account: "333333333333".into(), ..one.writer.key.clone() };
     let sink = sinks.sink("333333333333", REGION);
-    let mut two =
-        Lane::new(sink, unguarded().await, &destination(Oversize::Split), key, &streams, &BufferPool::new(2));
+    let mut two = Lane::new(
+        sink,
+        unguarded().await,
+        &destination(Oversize::Split),
+        key,
+        None,
+        &streams,
+        &BufferPool::new(2),
+    );
     let start = Instant::now();
     let results = tokio::join!(deliver(&mut one, &["a", "b"]), deliver(&mut two, &["1", "2"]));
     assert_eq!((results, start.elapsed()), ((Ok(()), Ok(())), Duration::from_secs(2)));

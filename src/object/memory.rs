@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{ObjectBody, ObjectError, ObjectStore};
+use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::event::ObjectRef;
 
 /// Objects by bucket and key; clones share them.
@@ -21,6 +21,7 @@ pub struct MemoryStore {
 struct State {
     objects: HashMap<(String, String), MemoryObject>,
     opened: Vec<(String, Option<String>)>,
+    heads: Vec<(String, Option<String>)>,
 }
 
 /// An object and how it reads.
@@ -74,6 +75,11 @@ impl MemoryStore {
         self.lock().objects.insert((bucket.to_owned(), key.to_owned()), object);
     }
 
+    /// Key and expected owner of every head so far.
+    pub fn heads(&self) -> Vec<(String, Option<String>)> {
+        self.lock().heads.clone()
+    }
+
     /// Key and expected owner of every open so far.
     pub fn opened(&self) -> Vec<(String, Option<String>)> {
         self.lock().opened.clone()
@@ -103,6 +109,17 @@ impl ObjectStore for MemoryStore {
         let chunks = stored.bytes[..good].chunks(stored.chunk).map(Bytes::copy_from_slice).collect();
         let breaks = stored.breaks.as_ref().map(|(_, error)| error.clone());
         Ok((stored.modified, MemoryBody { chunks, breaks }))
+    }
+
+    async fn head(&self, object: &ObjectRef, owner: Option<&str>) -> Result<ObjectHead, ObjectError> {
+        let mut state = self.lock();
+        state.heads.push((object.key.clone(), owner.map(str::to_owned)));
+        let key = (object.bucket.clone(), object.key.clone());
+        let stored = state.objects.get(&key).ok_or_else(|| ObjectError::Missing("404".into()))?;
+        match &stored.refusal {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(ObjectHead { size: Some(stored.bytes.len() as u64), ..ObjectHead::default() }),
+        }
     }
 }
 

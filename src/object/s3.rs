@@ -5,15 +5,15 @@ use std::fmt;
 use aws_sdk_s3::{
     Client,
     config::http::HttpResponse,
-    error::SdkError,
-    operation::get_object::{GetObjectError, GetObjectOutput},
+    error::{ProvideErrorMetadata, SdkError},
+    operation::get_object::GetObjectOutput,
     primitives::ByteStream,
 };
 use aws_smithy_checksums::{ChecksumAlgorithm, http::HttpChecksum};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{ObjectBody, ObjectError, ObjectStore};
+use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::{
     aws::{chain, describe},
     event::ObjectRef,
@@ -100,6 +100,19 @@ struct Request {
 }
 
 impl Request {
+    fn of(object: &ObjectRef, owner: Option<&str>) -> Self {
+        Self {
+            bucket: object.bucket.clone(),
+            key: object.key.clone(),
+            version_id: object.version_id.clone(),
+            if_match: match object.version_id {
+                Some(_) => None,
+                None => object.etag.as_ref().map(|etag| format!("\"{etag}\"")),
+            },
+            owner: owner.map(str::to_owned),
+        }
+    }
+
     async fn send(&self, client: &Client, from: u64) -> Result<GetObjectOutput, ObjectError> {
         client
             .get_object()
@@ -123,21 +136,12 @@ impl ObjectStore for S3Store {
         object: &ObjectRef,
         owner: Option<&str>,
     ) -> Result<(Timestamp, S3Body), ObjectError> {
-        let mut request = Request {
-            bucket: object.bucket.clone(),
-            key: object.key.clone(),
-            version_id: object.version_id.clone(),
-            if_match: match object.version_id {
-                Some(_) => None,
-                None => object.etag.as_ref().map(|etag| format!("\"{etag}\"")),
-            },
-            owner: owner.map(str::to_owned),
-        };
+        let mut request = Request::of(object, owner);
         let output = request.send(&self.client, 0).await?;
         let checksum = Running::of(&output);
         let modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
         request.if_match = output.e_tag.clone().or(request.if_match);
-        request.version_id = output.version_id.clone().filter(|id| id != "null").or(request.version_id);
+        request.version_id = real(output.version_id.clone()).or(request.version_id);
         let body = S3Body {
             client: self.client.clone(),
             request,
@@ -152,6 +156,25 @@ impl ObjectStore for S3Store {
         let modified = modified.or(object.event_time).unwrap_or_else(Timestamp::now);
         Ok((modified, body))
     }
+
+    async fn head(&self, object: &ObjectRef, owner: Option<&str>) -> Result<ObjectHead, ObjectError> {
+        let Request { bucket, key, version_id, if_match, owner } = Request::of(object, owner);
+        let head = self.client.head_object().bucket(bucket).key(key).set_version_id(version_id);
+        let head = head.set_if_match(if_match).set_expected_bucket_owner(owner).send().await;
+        let head = head.map_err(refused)?;
+        Ok(ObjectHead {
+            size: head.content_length.and_then(|len| len.try_into().ok()),
+            etag: head.e_tag,
+            version_id: real(head.version_id),
+            content_type: head.content_type,
+            content_encoding: head.content_encoding,
+        })
+    }
+}
+
+/// What S3 calls the version of an object that has none.
+fn real(version_id: Option<String>) -> Option<String> {
+    version_id.filter(|id| id != "null")
 }
 
 impl ObjectBody for S3Body {
@@ -201,7 +224,10 @@ impl ObjectBody for S3Body {
     }
 }
 
-fn refused(error: SdkError<GetObjectError, HttpResponse>) -> ObjectError {
+fn refused<E>(error: SdkError<E, HttpResponse>) -> ObjectError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
     let status = error.raw_response().map(|response| response.status().as_u16());
     let problem = describe(&error);
     match status {

@@ -1,8 +1,10 @@
 //! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
 
 mod content;
+mod copies;
 mod fates;
 mod ledger;
+mod quarantine;
 mod tenants;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -11,12 +13,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    copy::memory::MemoryCopier,
     decode::tests::gzip,
     ledger::memory::MemoryLedger,
     object::{
         ObjectError,
         memory::{MemoryObject, MemoryStore},
     },
+    quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     sink::memory::{Call, MemorySinks, Operation},
     tenant::{Attribute, LookupError, Row, Tenant},
     verdict::Poison,
@@ -49,8 +53,11 @@ struct World {
     store: MemoryStore,
     rows: Rows,
     sinks: MemorySinks,
+    copier: MemoryCopier,
     /// None: off.
     ledger: Option<MemoryLedger>,
+    /// None: off.
+    quarantine: Option<MemoryQuarantine>,
     settings: PipelineSettings,
     metrics: Metrics,
     stop: CancellationToken,
@@ -67,12 +74,20 @@ impl World {
             max_object: 4 << 20,
             backoff: BACKOFF,
             most_buffers: 4,
+            shares: Limits {
+                slots: 4,
+                max_objects: None,
+                max_bytes: None,
+                longest_wait: Duration::from_secs(60),
+            },
         };
         let world = Self {
             store: MemoryStore::default(),
             rows: Rows::default(),
             sinks: MemorySinks::new(),
+            copier: MemoryCopier::default(),
             ledger: None,
+            quarantine: None,
             settings,
             metrics: Metrics::new(),
             stop: CancellationToken::new(),
@@ -91,10 +106,15 @@ impl World {
         self.rows.0.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryLedger> {
-        let Self { store, rows, sinks, ledger, settings, metrics, .. } = self;
+    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger> {
+        let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
         let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
-        Pipeline::new(store.clone(), rows.clone(), sinks.clone(), claims, settings.clone(), metrics.clone())
+        let quarantine = self.quarantine.clone().map(|store| {
+            let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
+            Quarantine::new(Arc::new(store), prefix, metrics.clone())
+        });
+        let (store, rows, sinks, copier) = (store.clone(), rows.clone(), sinks.clone(), copier.clone());
+        Pipeline::new(store, rows, sinks, copier, claims, quarantine, settings.clone(), metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -1,5 +1,8 @@
 //! The queue as SQS.
 
+pub mod attributes;
+pub mod dead_letters;
+
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_sqs::{

@@ -1,6 +1,6 @@
-//! Looks tenants up in DynamoDB and remembers what it found; and, for operators, lists and changes rows.
+//! Looks tenants up in DynamoDB; and, for operators, lists and changes rows.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -8,60 +8,9 @@ use aws_sdk_dynamodb::{
     operation::update_item::builders::UpdateItemFluentBuilder,
     types::{AttributeValue, ReturnValue},
 };
-use moka::future::Cache;
 
 use super::{Attribute, Directory, LookupError, Row, SETTINGS, Tenant};
 use crate::aws::describe;
-
-/// The tenant table behind a cache: bounded, each entry for a fixed time, one lookup at a time per tenant. That there
-/// is no such tenant is remembered too.
-#[derive(Clone, Debug)]
-pub struct TenantTable {
-    rows: TenantRows,
-    cache: Cache<String, Option<Arc<Tenant>>>,
-}
-
-impl TenantTable {
-    /// Looks up in `table`, remembering up to `capacity` tenants for `ttl` each.
-    pub fn new(client: Client, table: String, capacity: u64, ttl: Duration) -> Self {
-        let cache = Cache::builder().max_capacity(capacity).time_to_live(ttl).build();
-        Self { rows: TenantRows::new(client, table), cache }
-    }
-
-    /// Finds a tenant; `None` when the table has no row of it.
-    ///
-    /// # Errors
-    /// DynamoDB cannot be reached or refuses; nothing is remembered then.
-    ///
-    /// # Cancel safety
-    /// Safe: a lookup that was dropped is begun anew by the next caller.
-    pub async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
-        self.cache
-            .try_get_with_by_ref(tenant_id, self.query(tenant_id))
-            .await
-            .map_err(|error: Arc<LookupError>| (*error).clone())
-    }
-
-    /// Asks the table for a tenant that cannot exist: is it there, and may we read it?
-    ///
-    /// # Errors
-    /// As [`TenantTable::find`].
-    pub async fn probe(&self) -> Result<(), LookupError> {
-        // No segment of a key can be this: it has a slash.
-        self.query("logferry/readiness").await.map(drop)
-    }
-
-    async fn query(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
-        let rows = self.rows.of(tenant_id).await?;
-        Ok(Tenant::from_rows(tenant_id, rows).map(Arc::new))
-    }
-}
-
-impl Directory for TenantTable {
-    async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
-        Self::find(self, tenant_id).await
-    }
-}
 
 /// A row beside its key: `tenant_id` and `type`, which the row itself holds too.
 pub type KeyedRow = (String, String, Row);
@@ -228,6 +177,12 @@ impl TenantRows {
 
     fn failed(&self, action: &str, problem: String) -> TableError {
         TableError { action: action.to_owned(), table: self.table.clone(), problem }
+    }
+}
+
+impl Directory for TenantRows {
+    async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
+        Ok(Tenant::from_rows(tenant_id, self.of(tenant_id).await?).map(Arc::new))
     }
 }
 

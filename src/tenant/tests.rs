@@ -15,73 +15,310 @@ fn good() -> Row {
     ])
 }
 
-fn parse(field: &str, value: Option<Attribute>) -> Result<Delivery, BadRow> {
-    let mut row = good();
+fn bucket() -> Row {
+    Row::from([
+        ("enabled".to_owned(), Attribute::Bool(true)),
+        ("target_region".to_owned(), text("us-east-1")),
+        ("log_distribution_role_arn".to_owned(), text("arn:aws:iam::222222222222:role/path/customer-logs")),
+        ("bucket_name".to_owned(), text("acme-logs")),
+    ])
+}
+
+fn changed(mut row: Row, field: &str, value: Option<Attribute>) -> Row {
     match value {
         Some(value) => row.insert(field.to_owned(), value),
         None => row.remove(field),
     };
-    parse_row("acme-corp", "cloudwatch", &row)
+    row
+}
+
+fn parse(field: &str, value: Option<Attribute>) -> Result<Delivery, BadRow> {
+    parse_row("acme-corp", "cloudwatch", &changed(good(), field, value))
+}
+
+fn parse_s3(field: &str, value: Option<Attribute>) -> Result<Delivery, BadRow> {
+    parse_row("acme-corp", "s3", &changed(bucket(), field, value))
+}
+
+fn as_bucket(delivery: Delivery) -> Bucket {
+    let Destination::S3(bucket) = delivery.destination else { panic!("it is a bucket") };
+    bucket
 }
 
 #[test]
 fn a_row_of_the_field_is_read() {
     let delivery = parse("", None).expect("the row is right");
     assert!(delivery.enabled && delivery.desired_logs.is_none());
-    let Destination::CloudWatch(cloudwatch) = delivery.destination;
+    let Destination::CloudWatch(cloudwatch) = delivery.destination else { panic!("it is CloudWatch") };
     assert_eq!(cloudwatch.role.account(), "222222222222");
     assert_eq!(cloudwatch.log_stream_name, StreamTemplate::default());
     assert_eq!((cloudwatch.oversize, cloudwatch.external_id), (Oversize::Split, None));
     assert!(!parse("enabled", None).expect("absent means false").enabled);
 }
 
+/// The two forms that customers' rows have today, with nothing in them that came later.
 #[test]
-fn every_bad_field_is_named() {
-    let list = Attribute::TextList(vec!["a".into()]);
-    for (field, value, part) in [
-        ("target_region", None, "is missing"),
-        ("target_region", Some(text("mars")), "no Region"),
-        ("target_region", Some(text("us-east-1; x")), "no Region"),
-        ("target_region", Some(Attribute::Number("1".into())), "must be a string"),
-        ("log_distribution_role_arn", None, "is missing"),
-        ("log_distribution_role_arn", Some(text("arn:aws:iam::22:role/x")), "12-digit"),
-        ("log_distribution_role_arn", Some(text("arn:aws:iam::222222222222:user/x")), "role"),
-        ("log_group_name", None, "is missing"),
-        ("log_group_name", Some(text("a b")), "512"),
-        ("log_group_name", Some(text("aws/x")), "reserved"),
-        ("log_group_name", Some(text("")), "512"),
-        ("log_group_name", Some(text("group:*")), "512"),
-        ("enabled", Some(text("true")), "must be BOOL"),
-        ("desired_logs", Some(text("web")), "must be SS or L"),
-        ("external_id", Some(text("x")), "2 to 1224"),
-        ("external_id", Some(list.clone()), "must be a string"),
-        ("session_tags", Some(text("yes")), "must be BOOL"),
-        ("source_identity", Some(list), "must be BOOL"),
-        ("log_stream_name", Some(text("{namespace}")), "is unknown"),
-        ("retention_days", Some(Attribute::Number("2".into())), "must be a number out of"),
-        ("retention_days", Some(text("7")), "must be a number out of"),
-        ("oversize", Some(text("drop")), "none of"),
-        ("oversize", Some(text("quarantine")), "quarantine destination"),
-    ] {
-        let error = parse(field, value.clone()).expect_err("the row is bad");
-        assert_eq!(error.problems.len(), 1, "{error}");
-        assert!(
-            error.problems[0].field == field && error.problems[0].problem.contains(part),
-            "{field} {value:?}: {error}"
-        );
+fn rows_of_the_two_forms_in_the_field_load_unchanged() {
+    let wanted = Attribute::TextList(vec!["kube-apiserver".into(), "payment-*".into()]);
+    let both = [
+        ("tenant_id".to_owned(), text("acme-corp")),
+        ("enabled".to_owned(), Attribute::Bool(true)),
+        ("target_region".to_owned(), text("eu-west-1")),
+        ("desired_logs".to_owned(), wanted),
+    ];
+    let mut cloudwatch = Row::from(both.clone());
+    cloudwatch.insert("type".to_owned(), text("cloudwatch"));
+    let role = "arn:aws:iam::222222222222:role/CustomerLogDistribution";
+    cloudwatch.insert("log_distribution_role_arn".to_owned(), text(role));
+    cloudwatch.insert("log_group_name".to_owned(), text("/ROSA/cluster-logs/acme"));
+    let mut s3 = Row::from(both);
+    s3.insert("type".to_owned(), text("s3"));
+    s3.insert("bucket_name".to_owned(), text("acme-corp-logs"));
+    s3.insert("bucket_prefix".to_owned(), text("ROSA/cluster-logs/"));
+
+    let rows = vec![("cloudwatch".to_owned(), cloudwatch), ("s3".to_owned(), s3)];
+    let tenant = Tenant::from_rows("acme-corp", rows).expect("there are rows");
+    let destinations = [
+        Destination::CloudWatch(CloudWatch {
+            role: role.parse().expect("a role"),
+            external_id: None,
+            session_tags: false,
+            source_identity: false,
+            log_group_name: "/ROSA/cluster-logs/acme".to_owned(),
+            log_stream_name: StreamTemplate::default(),
+            retention_days: None,
+            oversize: Oversize::Split,
+        }),
+        Destination::S3(Bucket {
+            role: None,
+            external_id: None,
+            session_tags: false,
+            source_identity: false,
+            bucket_name: "acme-corp-logs".to_owned(),
+            bucket_prefix: "ROSA/cluster-logs/".to_owned(),
+        }),
+    ];
+    for ((delivery, destination), name) in
+        tenant.deliveries.into_iter().zip(destinations).zip(["cloudwatch", "s3"])
+    {
+        let delivery = delivery.expect("the row is right");
+        let expected = Delivery {
+            tenant_id: "acme-corp".to_owned(),
+            name: name.to_owned(),
+            enabled: true,
+            desired_logs: Some(vec!["kube-apiserver".to_owned(), "payment-*".to_owned()]),
+            target_region: "eu-west-1".to_owned(),
+            destination,
+        };
+        assert_eq!(*delivery, expected);
+        assert!(delivery.wants("payment-app") && !delivery.wants("web"));
     }
+}
+
+#[test]
+fn prefixes_end_with_a_slash() {
+    for (given, expected) in [
+        (None, "ROSA/cluster-logs/"),
+        (Some(""), ""),
+        (Some("logs"), "logs/"),
+        (Some("logs/"), "logs/"),
+        (Some("a b/c..d/..."), "a b/c..d/.../"),
+    ] {
+        let delivery = parse_s3("bucket_prefix", given.map(text)).expect("the row is right");
+        assert_eq!(as_bucket(delivery).bucket_prefix, expected, "{given:?}");
+    }
+}
+
+#[test]
+fn a_bucket_needs_no_role() {
+    let delivery = parse_s3("log_distribution_role_arn", None).expect("the row is right");
+    assert_eq!(as_bucket(delivery).role, None);
+    for (field, value) in [
+        ("external_id", text("acme-id")),
+        ("session_tags", Attribute::Bool(true)),
+        ("source_identity", Attribute::Bool(true)),
+    ] {
+        let with_role = as_bucket(parse_s3(field, Some(value.clone())).expect("the row is right"));
+        assert!(with_role.role.is_some());
+        let mut row = bucket();
+        row.remove("log_distribution_role_arn");
+        let row = changed(row, field, Some(value));
+        let error = parse_row("acme-corp", "s3", &row).expect_err("there is no role to ask it of");
+        assert_eq!(error.problems.len(), 1, "{error}");
+        assert!(error.problems[0].field == field, "{error}");
+        assert!(error.problems[0].problem.contains("needs a log_distribution_role_arn"), "{error}");
+    }
+}
+
+#[test]
+fn every_partition_and_region_goes_with_its_own() {
+    for (region, partition, right) in [
+        ("us-east-1", "aws", true),
+        ("ap-southeast-5", "aws", true),
+        ("mx-central-1", "aws", true),
+        ("cn-northwest-1", "aws-cn", true),
+        ("us-gov-west-1", "aws-us-gov", true),
+        ("us-east-1", "aws-cn", false),
+        ("cn-north-1", "aws", false),
+        ("us-gov-east-1", "aws", false),
+        ("us-west-2", "aws-us-gov", false),
+    ] {
+        let role = format!("arn:{partition}:iam::222222222222:role/customer");
+        for (kind, row) in [("cloudwatch", good()), ("s3", bucket())] {
+            let row = changed(row, "target_region", Some(text(region)));
+            let row = changed(row, "log_distribution_role_arn", Some(text(&role)));
+            let told = parse_row("acme-corp", kind, &row).map(drop).map_err(|error| error.to_string());
+            assert_eq!(told.is_ok(), right, "{region} {partition}: {told:?}");
+            if let Err(told) = told {
+                for part in [region, partition, "target_region", "is in partition"] {
+                    assert!(told.contains(part), "{part} in {told}");
+                }
+            }
+        }
+    }
+}
+
+/// Every malformed value: the one problem names the field, what is in it, and the rule.
+#[test]
+fn every_bad_field_is_named_with_its_value_and_the_rule() {
+    let list = Attribute::TextList(vec!["a".into()]);
+    let number = |digits: &str| Some(Attribute::Number(digits.into()));
+    let string = |value: &str| Some(text(value));
+    let patterns = |pattern: &str| Some(Attribute::TextList(vec!["web".into(), pattern.into(), "*".into()]));
+    let long = "x".repeat(513);
+    let both: Vec<(&str, Option<Attribute>, &str, &str)> = vec![
+        ("target_region", None, "", "is missing"),
+        ("target_region", string("mars"), "\"mars\"", "is no Region"),
+        ("target_region", string(""), "\"\"", "is no Region"),
+        ("target_region", string("us-east"), "\"us-east\"", "is no Region"),
+        ("target_region", string("us-east-1a"), "\"us-east-1a\"", "is no Region"),
+        ("target_region", string("US-EAST-1"), "\"US-EAST-1\"", "is no Region"),
+        ("target_region", string("us--1"), "\"us--1\"", "is no Region"),
+        ("target_region", string("us-east-1; x"), "\"us-east-1; x\"", "is no Region"),
+        ("target_region", number("1"), "the number 1", "must be a string"),
+        (
+            "log_distribution_role_arn",
+            string("arn:aws:iam::22:role/x"),
+            "\"arn:aws:iam::22:role/x\"",
+            "12-digit",
+        ),
+        (
+            "log_distribution_role_arn",
+            string("arn:aws:iam::222222222222:user/x"),
+            ":user/x\"",
+            "other than a role",
+        ),
+        (
+            "log_distribution_role_arn",
+            string("arn:aws:iam::222222222222:role/"),
+            ":role/\"",
+            "no name of a role",
+        ),
+        (
+            "log_distribution_role_arn",
+            string("arn:aws:iam::222222222222:role/a b"),
+            "/a b\"",
+            "no name of a role",
+        ),
+        (
+            "log_distribution_role_arn",
+            string("arn:aws-iso:iam::222222222222:role/x"),
+            "aws-iso",
+            "partition is none of",
+        ),
+        ("log_distribution_role_arn", string("arn:aws:sts::222222222222:role/x"), ":sts:", "not the form"),
+        ("log_distribution_role_arn", string(""), "\"\"", "not the form"),
+        ("log_distribution_role_arn", Some(list.clone()), "a list", "must be a string"),
+        ("enabled", string("true"), "the string \"true\"", "must be BOOL"),
+        ("enabled", number("1"), "the number 1", "must be BOOL"),
+        ("desired_logs", string("web"), "the string \"web\"", "must be SS or L"),
+        ("desired_logs", Some(Attribute::Other("L of other than S")), "L of other than S", "must be SS or L"),
+        ("desired_logs", patterns(""), "\"\"", "can match no application"),
+        ("desired_logs", patterns("a/b"), "\"a/b\"", "can match no application"),
+        ("desired_logs", patterns("a\nb"), "\"a\\nb\"", "can match no application"),
+        ("external_id", string("x"), "\"x\"", "2 to 1224"),
+        ("external_id", string("a b"), "\"a b\"", "2 to 1224"),
+        ("external_id", Some(list.clone()), "a list", "must be a string"),
+        ("session_tags", string("yes"), "the string \"yes\"", "must be BOOL"),
+        ("source_identity", Some(list), "a list", "must be BOOL"),
+    ];
+    let cloudwatch = vec![
+        ("log_distribution_role_arn", None, "", "is missing"),
+        ("log_group_name", None, "", "is missing"),
+        ("log_group_name", string("a b"), "\"a b\"", "1 to 512"),
+        ("log_group_name", string("aws/x"), "\"aws/x\"", "reserved"),
+        ("log_group_name", string(""), "\"\"", "1 to 512"),
+        ("log_group_name", string("group:*"), "\"group:*\"", "1 to 512"),
+        ("log_group_name", string(&long), &long, "1 to 512"),
+        ("log_stream_name", string("{namespace}"), "{namespace}", "is unknown"),
+        ("log_stream_name", string("{pod"), "\"{pod\"", "brace without its partner"),
+        ("log_stream_name", string("pod}"), "\"pod}\"", "brace without its partner"),
+        ("log_stream_name", string("{pod}:x"), "\":x\"", "no log stream's name may have"),
+        ("log_stream_name", string(""), "0", "1 to 512"),
+        ("log_stream_name", string(&long), "513", "1 to 512"),
+        ("retention_days", number("2"), "the number 2", "must be a number out of"),
+        ("retention_days", number("1.5"), "the number 1.5", "must be a number out of"),
+        ("retention_days", string("7"), "the string \"7\"", "must be a number out of"),
+        ("oversize", string("drop"), "\"drop\"", "none of"),
+    ];
+    let s3 = vec![
+        ("bucket_name", None, "", "is missing"),
+        ("bucket_name", string("ab"), "\"ab\"", "3 to 63"),
+        ("bucket_name", string(&long[..64]), &long[..64], "3 to 63"),
+        ("bucket_name", string("Acme-Logs"), "\"Acme-Logs\"", "[a-z0-9.-]"),
+        ("bucket_name", string("acme_logs"), "\"acme_logs\"", "[a-z0-9.-]"),
+        ("bucket_name", string("acme/logs"), "\"acme/logs\"", "[a-z0-9.-]"),
+        ("bucket_name", string("arn:aws:s3:::acme"), "\"arn:aws:s3:::acme\"", "[a-z0-9.-]"),
+        ("bucket_name", string("-acme"), "\"-acme\"", "begin and end"),
+        ("bucket_name", string("acme."), "\"acme.\"", "begin and end"),
+        ("bucket_name", string("acme..logs"), "\"acme..logs\"", "two dots"),
+        ("bucket_name", string("192.168.5.4"), "\"192.168.5.4\"", "IP address"),
+        ("bucket_name", string("xn--acme"), "\"xn--acme\"", "reserved"),
+        ("bucket_name", string("acme-s3alias"), "\"acme-s3alias\"", "reserved"),
+        ("bucket_name", string("acme--x-s3"), "\"acme--x-s3\"", "reserved"),
+        ("bucket_name", number("7"), "the number 7", "must be a string"),
+        ("bucket_prefix", string("/logs/"), "\"/logs/\"", "begins with a slash"),
+        ("bucket_prefix", string("/"), "\"/\"", "begins with a slash"),
+        ("bucket_prefix", string("a/../b/"), "\"a/../b/\"", "segment"),
+        ("bucket_prefix", string(".."), "\"..\"", "segment"),
+        ("bucket_prefix", string("./a"), "\"./a\"", "segment"),
+        ("bucket_prefix", string("a\tb"), "\"a\\tb\"", "control character"),
+        ("bucket_prefix", string(&long[..512]), &long[..512], "longer than 512"),
+        ("bucket_prefix", Some(Attribute::Bool(true)), "true", "must be a string"),
+    ];
+    let check = |kind: &str, good: &Row, cases: &[(&str, Option<Attribute>, &str, &str)]| {
+        for (field, value, shown, rule) in cases {
+            let row = changed(good.clone(), field, value.clone());
+            let error = parse_row("acme-corp", kind, &row).expect_err("the row is bad");
+            assert_eq!(error.problems.len(), 1, "{kind} {field} {value:?}: {error}");
+            let FieldProblem { field: named, problem } = &error.problems[0];
+            assert_eq!(named, field, "{error}");
+            assert!(problem.contains(shown) && problem.contains(rule), "{field} {value:?}: {problem}");
+            let told = error.to_string();
+            assert!(told.contains("acme-corp") && told.contains(kind), "{told}");
+        }
+    };
+    check("cloudwatch", &good(), &both);
+    check("s3", &bucket(), &both);
+    check("cloudwatch#2", &good(), &cloudwatch);
+    check("s3#archive", &bucket(), &s3);
     let error = parse_row("acme-corp", "cloudwatch#2", &Row::new()).expect_err("an empty row");
     assert_eq!(error.problems.len(), 3);
-    assert!(error.to_string().contains("acme-corp") && error.to_string().contains("cloudwatch#2"));
-    let error = parse_row("acme-corp", "firehose", &good()).expect_err("an unknown kind");
-    assert!(error.to_string().contains("firehose"), "{error}");
+    assert_eq!(parse_row("acme-corp", "s3", &Row::new()).expect_err("an empty row").problems.len(), 2);
+    for kind in ["firehose", "", "S3", "s3-archive", "cloudwatch "] {
+        let error = parse_row("acme-corp", kind, &good()).expect_err("an unknown kind");
+        assert_eq!(error.problems[0].field, "type");
+        assert!(error.problems[0].problem.contains(&format!("{kind:?} is neither")), "{error}");
+    }
 }
 
 #[test]
 fn every_attribute_that_is_read_is_known() {
-    let elsewhere = ["tenant_id", "type", "bucket_name", "bucket_prefix", "paused"];
+    let elsewhere = ["tenant_id", "type", "paused"];
     for field in ATTRIBUTES.iter().filter(|field| !elsewhere.contains(field)) {
-        let error = parse(field, Some(Attribute::Other("M"))).expect_err("no attribute is a map");
+        let value = Some(Attribute::Other("M"));
+        let parse = if field.starts_with("bucket_") { parse_s3 } else { parse };
+        let error = parse(field, value).expect_err("no attribute is a map");
         assert_eq!(error.problems.len(), 1, "{error}");
         assert_eq!(error.problems[0].field, **field);
     }

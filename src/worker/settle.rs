@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle, JoinSet},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::lease::Lease;
 use crate::{
@@ -21,6 +26,8 @@ use crate::{
 const LINGER: Duration = Duration::from_millis(50);
 /// Times that an entry which SQS did not take is sent again, a [`LINGER`] apart. The SDK retries whole calls, not entries.
 const ENTRY_ATTEMPTS: u32 = 3;
+/// Batches on their way at once: a dead letter that the queue is slow to take must not hold up everybody's acknowledgements.
+const MAX_BATCHES: usize = 8;
 
 /// A message with its verdict, still leased until the verdict is carried out.
 #[derive(Debug)]
@@ -38,6 +45,10 @@ pub struct Settlement {
 pub struct Settler {
     sender: mpsc::UnboundedSender<Settlement>,
     backlog: Arc<AtomicUsize>,
+    /// SQS counts delays in seconds: what is odd about one is waited for here, in no slot. Rounded up, messages that were
+    /// refused together would come again together.
+    odd: TaskTracker,
+    finishing: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -46,15 +57,33 @@ pub fn start<Q: Queue>(queue: Arc<Q>, metrics: Metrics) -> Settler {
     let (sender, receiver) = mpsc::unbounded_channel();
     let backlog = Arc::<AtomicUsize>::default();
     let task = tokio::spawn(settle_all(queue, receiver, Arc::clone(&backlog), metrics));
-    Settler { sender, backlog, task }
+    Settler { sender, backlog, odd: TaskTracker::new(), finishing: CancellationToken::new(), task }
 }
 
 impl Settler {
     /// Hands a verdict over.
     pub fn settle(&self, settlement: Settlement) {
-        self.backlog.fetch_add(1, Ordering::Relaxed);
-        // It only fails when the task is gone, and the task only goes when this is dropped.
-        let _ = self.sender.send(settlement);
+        let (backlog, sender) = (Arc::clone(&self.backlog), self.sender.clone());
+        let send = move |settlement| {
+            backlog.fetch_add(1, Ordering::Relaxed);
+            // It only fails when the task is gone, and the task only goes when this is dropped.
+            let _ = sender.send(settlement);
+        };
+        match settlement.verdict {
+            Verdict::RetryAfter(delay) if delay.subsec_nanos() > 0 => {
+                let seconds = Duration::from_secs(delay.as_secs());
+                let finishing = self.finishing.clone();
+                self.odd.spawn(async move {
+                    tokio::select! {
+                        () = tokio::time::sleep(delay - seconds) => {
+                            send(Settlement { verdict: Verdict::RetryAfter(seconds), ..settlement });
+                        }
+                        () = finishing.cancelled() => send(settlement),
+                    }
+                });
+            }
+            _ => send(settlement),
+        }
     }
 
     /// Verdicts that the queue has not taken yet.
@@ -64,6 +93,9 @@ impl Settler {
 
     /// Waits until every verdict is carried out.
     pub async fn finish(self) {
+        self.finishing.cancel();
+        self.odd.close();
+        self.odd.wait().await;
         drop(self.sender);
         if let Err(error) = self.task.await {
             tracing::error!(error = %error, "verdicts were lost; their messages come again");
@@ -77,6 +109,7 @@ async fn settle_all<Q: Queue>(
     backlog: Arc<AtomicUsize>,
     metrics: Metrics,
 ) {
+    let mut batches = JoinSet::new();
     while let Some(first) = receiver.recv().await {
         let mut batch = vec![first];
         let deadline = Instant::now() + LINGER;
@@ -86,9 +119,27 @@ async fn settle_all<Q: Queue>(
                 Ok(None) | Err(_) => break,
             }
         }
-        let count = batch.len();
-        settle(&*queue, batch, &metrics).await;
-        backlog.fetch_sub(count, Ordering::Relaxed);
+        while batches.len() >= MAX_BATCHES {
+            ended(batches.join_next().await);
+        }
+        while let Some(batch) = batches.try_join_next() {
+            ended(Some(batch));
+        }
+        let (queue, backlog, metrics) = (Arc::clone(&queue), Arc::clone(&backlog), metrics.clone());
+        batches.spawn(async move {
+            let count = batch.len();
+            settle(&*queue, batch, &metrics).await;
+            backlog.fetch_sub(count, Ordering::Relaxed);
+        });
+    }
+    while let Some(batch) = batches.join_next().await {
+        ended(Some(batch));
+    }
+}
+
+fn ended(batch: Option<Result<(), JoinError>>) {
+    if let Some(Err(error)) = batch {
+        tracing::error!(error = %error, "verdicts were lost; their messages come again");
     }
 }
 

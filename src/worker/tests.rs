@@ -261,6 +261,24 @@ async fn poison_goes_to_the_dead_letters_and_then_from_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_letter_holds_up_no_acknowledgement() {
+    let queue = queue();
+    queue.send("poison");
+    queue.slow_calls(Operation::SendDeadLetter, 1..=1, 20 * SECOND);
+    let running =
+        start(
+            queue,
+            |message| async move { if message.body == "poison" { bad_key() } else { Verdict::Ack } },
+        );
+    tokio::time::sleep(SECOND).await;
+    running.queue.send("good");
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(running.queue.left(), ["poison"]);
+    running.queue.until(empty).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn poison_stays_until_its_letter_is_safe() {
     let queue = queue();
     queue.send("m");

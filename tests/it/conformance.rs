@@ -3,6 +3,7 @@
 //! Neither is AWS, and each keeps the other honest. Where they differ and know it, the difference stands with its reason
 //! in [`known`]; one that is gone must leave the list.
 
+mod copy;
 mod dynamodb;
 mod known;
 mod logs;
@@ -66,6 +67,7 @@ async fn ask(target: Target) -> BTreeMap<String, String> {
     logs::ask(&setup, &mut answers).await;
     sts::ask(&setup, &mut answers).await;
     s3::ask(&setup, &mut answers).await;
+    copy::ask(&setup, &mut answers).await;
     sqs::ask(&setup, &mut answers).await;
     dynamodb::ask(&setup, &mut answers).await;
     answers.0

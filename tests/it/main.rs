@@ -7,6 +7,7 @@
 
 mod eventually;
 mod gate;
+mod operator;
 mod samples;
 mod setup;
 mod target;
@@ -15,9 +16,12 @@ mod worker;
 mod chaos;
 mod config;
 mod conformance;
+mod copies;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
+mod fairness;
 mod faults;
 mod fuzz;
 mod hostile;
@@ -27,5 +31,8 @@ mod lifecycle;
 mod many_tenants;
 mod never_lost;
 mod outages;
+mod quarantine;
+mod redrive;
+mod table;
 mod tenant;
 mod verdicts;

@@ -155,7 +155,8 @@ impl Setup {
         self.depth(&self.provider.queue_url).await
     }
 
-    async fn depth(&self, url: &str) -> (u64, u64) {
+    /// Messages of a queue: visible, in flight.
+    pub(crate) async fn depth(&self, url: &str) -> (u64, u64) {
         use QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
         let (visible, hidden) = (ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible);
         let get = self.account().sqs().get_queue_attributes().queue_url(url);

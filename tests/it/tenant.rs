@@ -3,15 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    process::Stdio,
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
 use crate::{
     eventually::eventually,
+    operator::{self, Ended},
     samples::{generated, received_events},
     setup::{Setup, text},
     target::unique,
@@ -22,35 +21,6 @@ use crate::{
 struct Operator {
     setup: Setup,
     environment: BTreeMap<String, String>,
-}
-
-/// What a command left behind.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ended {
-    /// Checks the exit code.
-    #[track_caller]
-    fn with(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self
-    }
-
-    /// Checks that standard error says it.
-    #[track_caller]
-    fn saying(self, words: &str) -> Self {
-        assert!(self.stderr.contains(words), "{words:?} is not said: {self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}: {self:?}"))
-    }
 }
 
 impl Operator {
@@ -68,24 +38,7 @@ impl Operator {
 
     /// The same with something on standard input.
     async fn tenant_reading(&self, arguments: &[&str], stdin: &str) -> Ended {
-        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_logferry"))
-            .arg("tenant")
-            .args(arguments)
-            .env_clear()
-            .envs(&self.environment)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("cargo built the program");
-        let mut input = child.stdin.take().expect("it is piped");
-        // A command that reads nothing may be gone already.
-        let _ = input.write_all(stdin.as_bytes()).await;
-        drop(input);
-        let output = child.wait_with_output().await.expect("it can be waited for");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        operator::reading(&[&["tenant"], arguments].concat(), &self.environment, stdin).await
     }
 
     /// A row as it is in the table.

@@ -4,12 +4,14 @@
 //! the same name: the prefix in [`ProviderSpec`] keeps parallel tests apart in one emulator.
 
 mod account;
+mod bucket;
 mod customer;
 mod provider;
 
 use std::error::Error;
 
 pub use self::account::{Account, Aws, QueryError};
+pub use self::bucket::ReceivedObject;
 pub use self::customer::{Customer, CustomerSpec, ReceivedEvent, TrustAction};
 pub use self::provider::{Provider, ProviderSpec};
 

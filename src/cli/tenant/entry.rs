@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    cli::show::{columns, printable},
+    credentials::RoleArn,
     route::KeyLayout,
     tenant::{ATTRIBUTES, Attribute, Content, Destination, FieldProblem, Row, SETTINGS, check_row},
 };
@@ -194,7 +196,25 @@ fn target(content: &Content) -> Option<Value> {
             "region": delivery.target_region,
             "log_group_name": to.log_group_name,
         }),
+        Destination::S3(to) => json!({
+            "account": to.role.as_ref().map(RoleArn::account),
+            "region": delivery.target_region,
+            "bucket_name": to.bucket_name,
+            "bucket_prefix": to.bucket_prefix,
+        }),
     })
+}
+
+/// The same in a line; the account of a bucket is known only where a role there is entered.
+fn target_line(content: &Content) -> Option<String> {
+    let Content::Delivery(delivery) = content else { return None };
+    let account = delivery.destination.role().map(|role| role.account().to_owned());
+    let place = match &delivery.destination {
+        Destination::CloudWatch(to) => to.log_group_name.clone(),
+        Destination::S3(to) => format!("s3://{}/{}", to.bucket_name, to.bucket_prefix),
+    };
+    let words: Vec<_> = account.into_iter().chain([delivery.target_region.clone(), place]).collect();
+    Some(words.join(" "))
 }
 
 /// Reads one row or an array of rows.
@@ -275,11 +295,7 @@ pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>, paused: &B
     let mut lines = vec![["TENANT", "TYPE", "STATE", "TARGET"].map(str::to_owned)];
     let mut remarks = vec![Vec::new()];
     for entry in entries {
-        let target = entry.content.as_ref().and_then(target);
-        let target = target.map(|target| {
-            let part = |name: &str| target[name].as_str().unwrap_or_default().to_owned();
-            ["account", "region", "log_group_name"].map(part).join(" ")
-        });
+        let target = entry.content.as_ref().and_then(target_line);
         lines.push([
             printable(&entry.tenant_id),
             printable(&entry.name),
@@ -296,34 +312,6 @@ pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>, paused: &B
         }
     }
     text
-}
-
-/// Lines whose columns stand below each other, two spaces apart.
-pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> String {
-    let lines: Vec<_> = lines.into_iter().collect();
-    let width =
-        |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// Text as a terminal may show it: a row must not be able to move the cursor.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]

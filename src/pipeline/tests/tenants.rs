@@ -155,3 +155,43 @@ async fn nobody_s_lines_reach_another_account() {
         assert!(messages.len() == 250 && messages.iter().all(|message| message == own), "{place}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_over_its_share_goes_back_unread_and_nobody_else_does() {
+    let world = World::new();
+    let pipeline = world.pipeline();
+    let key = |tenant: &str, pod: usize| format!("{tenant}/prod-1/web/web-{pod}/1.json.gz");
+    for pod in 0..5 {
+        world.put(&key("acme", pod), good_object(&["a"]));
+        world.put(&key("globex", pod), good_object(&["g"]));
+    }
+    let handle = async |keys: &[&str]| pipeline.handle(&message(&event(keys)), &world.stop).await;
+    assert_eq!(handle(&[&key("globex", 0)]).await, Verdict::Ack);
+    world.sinks.hold();
+    let (first, second) = (key("acme", 0), key("acme", 1));
+    let (first, second) = ([first.as_str()], [second.as_str()]);
+    let in_flight = futures(handle(&first), handle(&second));
+    let meanwhile = async {
+        world.sinks.until_puts(4).await;
+        let opened = world.store.opened().len();
+        let Verdict::RetryAfter(wait) = handle(&[&key("acme", 2)]).await else {
+            panic!("it has two of four")
+        };
+        assert!(wait >= Duration::from_secs(1) && wait < BACKOFF.first, "a turn, not a failure: {wait:?}");
+        assert_eq!(world.store.opened().len(), opened, "nothing was read");
+        assert_eq!(world.metrics.fairness_deferrals.get(), 1);
+        assert_eq!(world.metrics.failures.get_or_create(&Reason::new("over_share")).get(), 0);
+        world.sinks.release(100);
+        // Behind another tenant's object in the same message it is worked on, or that one would be brought twice.
+        assert_eq!(handle(&[&key("globex", 1), &key("acme", 3)]).await, Verdict::Ack);
+    };
+    let (verdicts, ()) = tokio::join!(in_flight, meanwhile);
+    assert_eq!(verdicts, (Verdict::Ack, Verdict::Ack));
+    assert_eq!(handle(&[&key("acme", 2)]).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP).len(), 4);
+}
+
+/// Both at once.
+async fn futures<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+    tokio::join!(a, b)
+}

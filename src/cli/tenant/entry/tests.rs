@@ -53,6 +53,35 @@ fn what_is_shown_can_be_put_again() {
 }
 
 #[test]
+fn buckets_are_rows_too() {
+    let bucket = |change: fn(&mut Value)| {
+        let mut row = json!({
+            "tenant_id": "acme", "type": "s3", "enabled": true, "target_region": "us-east-1",
+            "bucket_name": "acme-logs", "bucket_prefix": "logs",
+        });
+        change(&mut row);
+        only(row)
+    };
+    let plain = bucket(|_| ());
+    let with_role = bucket(|row| {
+        row["log_distribution_role_arn"] = "arn:aws:iam::222222222222:role/customer-logs".into();
+    });
+    let bad = bucket(|row| row["bucket_name"] = "192.168.5.4".into());
+    let target = |account: Value| json!({ "account": account, "region": "us-east-1", "bucket_name": "acme-logs", "bucket_prefix": "logs/" });
+    assert_eq!(plain.report(None)["target"], target(Value::Null));
+    assert_eq!(with_role.report(None)["target"], target("222222222222".into()));
+    assert!(plain.is_valid() && plain.ignored().is_empty() && !bad.is_valid());
+    let expected = "\
+TENANT  TYPE  STATE         TARGET
+acme    s3    enabled       us-east-1 s3://acme-logs/logs/
+acme    s3    enabled       222222222222 us-east-1 s3://acme-logs/logs/
+acme    s3    enabled, BAD  -
+  bucket_name: \"192.168.5.4\" is an IP address, which no bucket's name may be
+";
+    assert_eq!(table(&[plain, with_role, bad], &BTreeSet::new()), expected);
+}
+
+#[test]
 fn bad_fields_come_with_their_value_and_the_rule() {
     let entry = only(row(|row| {
         row["target_region"] = "mars".into();

@@ -1,0 +1,117 @@
+//! The parts that operators' commands need; asks AWS nothing yet.
+
+use anyhow::Context;
+
+use super::{central_role, ledger, load_sdk, session_settings, sqs_client};
+use crate::{
+    config::{Config, Problem},
+    credentials::{
+        assumed::AssumedRole,
+        customers::Customers,
+        identity::{Identity, identity},
+    },
+    ledger::dynamodb::DynamoDbLedger,
+    metrics::Metrics,
+    queue::sqs::{
+        attributes::{self, AttributesError, QueueAttributes},
+        dead_letters::SqsDeadLetters,
+    },
+    sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    tenant::table::TenantRows,
+};
+
+/// The two queues between which `logferry redrive` moves.
+#[derive(Debug)]
+pub struct RedriveQueues {
+    /// The dead-letter queue, which sends back to the source queue.
+    pub letters: SqsDeadLetters,
+    /// URL of the dead-letter queue.
+    pub dead_letter_url: String,
+    /// URL of the source queue.
+    pub source_url: String,
+    client: aws_sdk_sqs::Client,
+}
+
+impl RedriveQueues {
+    /// What SQS says of the dead-letter queue.
+    ///
+    /// # Errors
+    /// It is missing, or hidden from us, or SQS does not answer.
+    pub async fn attributes(&self) -> Result<QueueAttributes, AttributesError> {
+        attributes::attributes(&self.client, &self.dead_letter_url).await
+    }
+}
+
+/// The queues of the configuration.
+///
+/// # Errors
+/// There is no Region, or the configuration lacks one of the queues: a [`Problem`].
+pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
+    let required = |field: &str, value: &Option<String>, variable: &str| {
+        let problem = || format!("is required; set it in the file or as {variable}");
+        value.clone().ok_or_else(|| Problem { field: field.to_owned(), problem: problem() })
+    };
+    let source_url = required("queue.url", &config.queue.url, "SQS_QUEUE_URL")?;
+    let dead_letter_url =
+        required("queue.dead_letter_url", &config.queue.dead_letter_url, "LOGFERRY_QUEUE__DEAD_LETTER_URL")?;
+    let client = sqs_client(config, &load_sdk(config).await?);
+    let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
+    Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
+}
+
+/// Everything that `logferry doctor` asks.
+#[derive(Debug)]
+pub struct Instruments {
+    /// The tenant table.
+    pub rows: TenantRows,
+    /// The ledger's table, if there is one.
+    pub ledger: Option<DynamoDbLedger>,
+    /// The first hop.
+    pub central: AssumedRole,
+    /// The second hop.
+    pub customers: Customers,
+    /// CloudWatch Logs behind it.
+    pub sinks: CloudWatchSinks,
+    sqs: aws_sdk_sqs::Client,
+    sts: aws_sdk_sts::Client,
+}
+
+impl Instruments {
+    /// Whose credentials we have before any hop.
+    ///
+    /// # Errors
+    /// There are none, they are not valid, or STS does not answer.
+    pub async fn identity(&self) -> Result<Identity, String> {
+        identity(&self.sts).await
+    }
+
+    /// What SQS says of a queue.
+    ///
+    /// # Errors
+    /// It is missing, or hidden from us, or SQS does not answer.
+    pub async fn queue(&self, url: &str) -> Result<QueueAttributes, AttributesError> {
+        attributes::attributes(&self.sqs, url).await
+    }
+}
+
+/// The instruments, made of the same parts as the worker.
+///
+/// # Errors
+/// There is no Region, or the configuration has no table or no central role.
+pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
+    let sdk = load_sdk(config).await?;
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    let central = central_role(config, &sdk)?;
+    let sessions = session_settings(config);
+    let customers = Customers::new(&sdk, &central, sessions, Metrics::new());
+    let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, Metrics::new());
+    Ok(Instruments {
+        rows: TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table),
+        sqs: sqs_client(config, &sdk),
+        sts: aws_sdk_sts::Client::new(&sdk),
+        sinks: CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
+        customers,
+        ledger: ledger(config, &sdk),
+        central,
+    })
+}

@@ -1,0 +1,62 @@
+//! How commands show their results: as aligned text for people, or as JSON.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use serde_json::Value;
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    Text,
+    Json,
+}
+
+impl Show {
+    /// Writes one of the two to standard output.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    pub(super) fn result(
+        self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> Value,
+    ) -> anyhow::Result<()> {
+        let mut out = match self {
+            Self::Text => text(),
+            Self::Json => format!("{:#}\n", json()),
+        };
+        if !out.is_empty() && !out.ends_with('\n') {
+            out.push('\n');
+        }
+        io::stdout().write_all(out.as_bytes()).context("cannot write to standard output")
+    }
+}
+
+/// Lines whose columns stand below each other, two spaces apart.
+pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> String {
+    let lines: Vec<_> = lines.into_iter().collect();
+    let width =
+        |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Text as a terminal may show it: a row must not be able to move the cursor.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}

@@ -1,0 +1,313 @@
+//! The port to customers' buckets: an object is copied there inside S3, as it is, and never passes through the worker.
+//! `s3` is the adapter; what an error means for the message is `verdict`'s.
+
+#[cfg(test)]
+pub mod memory;
+pub mod s3;
+
+use std::{fmt::Write, future::Future};
+
+use crate::{
+    credentials::AssumeError,
+    event::ObjectRef,
+    object::ObjectHead,
+    route::Route,
+    tenant::{Bucket, Delivery},
+};
+
+/// Copies objects into customers' buckets. Calls are single: the SDK's own retries are behind them, nothing else is.
+pub trait ObjectCopier: Send + Sync + 'static {
+    /// Enters the customer's account, if the row names a role, and copies. A repetition puts the same object in the place of
+    /// the first one.
+    ///
+    /// # Errors
+    /// See [`CopyError`].
+    fn copy(&self, job: &CopyJob<'_>) -> impl Future<Output = Result<(), CopyError>> + Send;
+}
+
+/// One object for one bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyJob<'a> {
+    /// Whose.
+    pub delivery: &'a Delivery,
+    /// Where to.
+    pub destination: &'a Bucket,
+    /// What the object's key says.
+    pub route: &'a Route,
+    /// The object as the event pinned it.
+    pub object: &'a ObjectRef,
+    /// The account that must own its bucket.
+    pub owner: Option<&'a str>,
+    /// What is known of the object.
+    pub head: &'a ObjectHead,
+    /// What the keys of all the tenant's objects in this place begin with: what a session is narrowed to.
+    pub source_prefix: &'a str,
+}
+
+/// Why an object was not copied; each holds AWS's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyError {
+    /// The object, or the version that the event named, is not there any more.
+    #[error("the object to be copied is not there: {0}")]
+    SourceMissing(String),
+    /// The object is larger than a copy may be.
+    #[error("the object is too large for a copy: {0}")]
+    TooLarge(String),
+    /// The prefix and the object's names together are longer than a key may be.
+    #[error("the key in the customer's bucket would have {0} bytes, which is more than {MAX_KEY}")]
+    KeyTooLong(usize),
+    /// There is no such bucket.
+    #[error("the customer's bucket does not exist: {0}")]
+    NoSuchBucket(String),
+    /// The bucket is elsewhere.
+    #[error("the customer's bucket is not in the row's target_region: {0}")]
+    WrongRegion(String),
+    /// One of the two buckets, their keys or the roles' policies do not allow it: S3 does not say which.
+    #[error("the copy is denied: {0}")]
+    Denied(String),
+    /// The role's session could not be had or renewed.
+    #[error(transparent)]
+    Session(AssumeError),
+    /// Too many requests for that bucket.
+    #[error("throttled: {0}")]
+    Throttled(String),
+    /// The request itself is refused, by a key that is disabled for example.
+    #[error("S3 refuses the copy: {0}")]
+    Refused(String),
+    /// 5xx, a time-out, the network.
+    #[error("S3 cannot be reached: {0}")]
+    Unavailable(String),
+}
+
+/// Bytes of a key. Source: S3 User Guide, "Naming Amazon S3 objects".
+const MAX_KEY: usize = 1024;
+/// Largest object that CopyObject takes. Source: S3 API reference, CopyObject.
+const MAX_COPY: u64 = 5 << 30;
+/// Bytes of names and values of an object's own metadata. Source: S3 User Guide, "Working with object metadata".
+const MAX_METADATA: usize = 2048;
+
+impl CopyJob<'_> {
+    /// The key in the customer's bucket: `{bucket_prefix}{tenant}/{application}/{pod}/{file}`, without the names that the
+    /// key layout does not have.
+    ///
+    /// # Errors
+    /// It would be longer than a key may be.
+    fn key(&self) -> Result<String, CopyError> {
+        let Route { tenant, application, pod, file, .. } = self.route;
+        let mut key = self.destination.bucket_prefix.clone();
+        for name in [tenant, application, pod].into_iter().filter(|name| !name.is_empty()) {
+            key.push_str(name);
+            key.push('/');
+        }
+        key.push_str(file);
+        if key.len() > MAX_KEY { Err(CopyError::KeyTooLong(key.len())) } else { Ok(key) }
+    }
+
+    /// # Errors
+    /// S3 would refuse it.
+    fn check_size(&self) -> Result<(), CopyError> {
+        match self.head.size {
+            Some(size) if size > MAX_COPY => {
+                Err(CopyError::TooLarge(format!("{size} bytes, and CopyObject takes {MAX_COPY}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `x-amz-copy-source`, with the version that the event named, or that is there now.
+    fn source(&self) -> String {
+        let mut source = format!("{}/{}", self.object.bucket, encoded(&self.object.key));
+        if let Some(version) = self.version() {
+            let _ = write!(source, "?versionId={}", encoded(version));
+        }
+        source
+    }
+
+    /// Pins the object where no version does.
+    fn if_match(&self) -> Option<String> {
+        let etag = self.object.etag.as_ref().or(self.head.etag.as_ref())?;
+        self.version().is_none().then(|| format!("\"{}\"", etag.trim_matches('"')))
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.object.version_id.as_deref().or(self.head.version_id.as_deref())
+    }
+
+    /// Where the copy came from, as the customer's object metadata; URL-encoded, for S3 takes ASCII alone. What does not fit
+    /// any more is left out, the least telling first.
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        let Route { tenant, cluster, .. } = self.route;
+        let all = [
+            ("delivered-by", Some(concat!("logferry/", env!("CARGO_PKG_VERSION")))),
+            ("tenant-id", Some(tenant.as_str())),
+            ("source-bucket", Some(self.object.bucket.as_str())),
+            ("source-key", Some(self.object.key.as_str())),
+            ("source-version", self.version()),
+            ("cluster-id", Some(cluster.as_str()).filter(|cluster| !cluster.is_empty())),
+        ];
+        let mut room = MAX_METADATA;
+        let mut metadata = Vec::new();
+        for (name, value) in all {
+            let Some(value) = value.map(encoded) else { continue };
+            if let Some(left) = room.checked_sub(name.len() + value.len()) {
+                room = left;
+                metadata.push((name, value));
+            }
+        }
+        metadata
+    }
+
+    /// What the keys of the tenant's copies begin with.
+    fn destination_prefix(&self) -> String {
+        format!("{}{}/", self.destination.bucket_prefix, self.route.tenant)
+    }
+}
+
+/// Percent-encodes everything but slashes and what RFC 3986 calls unreserved. A plus becomes `%2B`: S3 takes a bare one for a
+/// space.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        route::KeyLayout,
+        tenant::{Attribute, Destination, parse_row},
+    };
+
+    /// Everything that a job borrows.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Order {
+        /// The row.
+        pub(crate) delivery: Arc<Delivery>,
+        /// The key, read.
+        pub(crate) route: Route,
+        /// The event's word.
+        pub(crate) object: ObjectRef,
+        /// S3's word.
+        pub(crate) head: ObjectHead,
+    }
+
+    impl Order {
+        /// An object for a bucket, with nothing that pins it.
+        pub(crate) fn new(key: &str, row: &[(&str, &str)]) -> Self {
+            let mut row: crate::tenant::Row = row
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Attribute::Text((*value).to_owned())))
+                .collect();
+            row.insert("enabled".to_owned(), Attribute::Bool(true));
+            let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
+            let route = layout.route(key).expect("the key fits");
+            let delivery = parse_row(&route.tenant, "s3", &row).expect("the row is right").into();
+            let object = ObjectRef { bucket: "staging".into(), key: key.to_owned(), ..ObjectRef::default() };
+            Self { delivery, route, object, head: ObjectHead::default() }
+        }
+
+        /// The job.
+        pub(crate) fn job(&self) -> CopyJob<'_> {
+            let Destination::S3(destination) = &self.delivery.destination else { panic!("it is a bucket") };
+            CopyJob {
+                delivery: &self.delivery,
+                destination,
+                route: &self.route,
+                object: &self.object,
+                owner: None,
+                head: &self.head,
+                source_prefix: "",
+            }
+        }
+    }
+
+    const KEY: &str = "acme/prod-1/web/web-0/1.json.gz";
+
+    fn order(key: &str) -> Order {
+        Order::new(key, &[("target_region", "us-east-1"), ("bucket_name", "theirs")])
+    }
+
+    #[test]
+    fn keys_keep_their_names() {
+        let check = |prefix: &str, key: &str, expected: Result<&str, CopyError>| {
+            let row = [("target_region", "us-east-1"), ("bucket_name", "theirs"), ("bucket_prefix", prefix)];
+            let order = Order::new(key, &row);
+            assert_eq!(order.job().key(), expected.map(str::to_owned), "{prefix} {key}");
+        };
+        check("ROSA/cluster-logs/", KEY, Ok("ROSA/cluster-logs/acme/web/web-0/1.json.gz"));
+        check("", "a b/c/d+e/日本/f", Ok("a b/d+e/日本/f"));
+        let longest = "x".repeat(MAX_KEY - "logs/acme/a/p/".len());
+        check("logs", &format!("acme/c/a/p/{longest}"), Ok(&format!("logs/acme/a/p/{longest}")));
+        check("logs", &format!("acme/c/a/p/{longest}x"), Err(CopyError::KeyTooLong(1025)));
+        // A layout without a pod leaves no empty segment behind.
+        let mut order = order(KEY);
+        order.route.pod.clear();
+        assert_eq!(order.job().key().as_deref(), Ok("ROSA/cluster-logs/acme/web/1.json.gz"));
+    }
+
+    #[test]
+    fn sources_are_encoded_and_pinned() {
+        let check = |key: &str, change: fn(&mut Order), source: &str, if_match: Option<&str>| {
+            let mut order = order(key);
+            change(&mut order);
+            let job = order.job();
+            assert_eq!((job.source().as_str(), job.if_match().as_deref()), (source, if_match));
+        };
+        check(KEY, |_| (), "staging/acme/prod-1/web/web-0/1.json.gz", None);
+        let encoded = "staging/a%20b/c%2Bd/%C3%A9%3FversionId%3D1/p%25/~f_-.%26";
+        check("a b/c+d/é?versionId=1/p%/~f_-.&", |_| (), encoded, None);
+        let key = "a/b/c/d/e";
+        check(key, |o| o.object.etag = Some("e1".into()), "staging/a/b/c/d/e", Some("\"e1\""));
+        check(key, |o| o.head.etag = Some("\"e2\"".into()), "staging/a/b/c/d/e", Some("\"e2\""));
+        let both = |o: &mut Order| {
+            o.object.etag = Some("e1".into());
+            o.head.etag = Some("\"e2\"".into());
+        };
+        check(key, both, "staging/a/b/c/d/e", Some("\"e1\""));
+        check(key, |o| o.head.version_id = Some("v&2".into()), "staging/a/b/c/d/e?versionId=v%262", None);
+        let versions = |o: &mut Order| {
+            o.object =
+                ObjectRef { version_id: Some("v1".into()), etag: Some("e1".into()), ..o.object.clone() };
+            o.head.version_id = Some("v2".into());
+        };
+        check(key, versions, "staging/a/b/c/d/e?versionId=v1", None);
+    }
+
+    #[test]
+    fn the_size_is_known_before_s3_is_asked() {
+        for (size, legal) in [(None, true), (Some(MAX_COPY), true), (Some(MAX_COPY + 1), false)] {
+            let mut order = order(KEY);
+            order.head.size = size;
+            assert_eq!(order.job().check_size().is_ok(), legal, "{size:?}");
+        }
+    }
+
+    #[test]
+    fn metadata_say_where_a_copy_is_from_as_far_as_they_fit() {
+        let mut order = order("acme/prod-é/web/web 0/1.json.gz");
+        order.object.version_id = Some("v1".into());
+        let expected = [
+            ("delivered-by", concat!("logferry/", env!("CARGO_PKG_VERSION"))),
+            ("tenant-id", "acme"),
+            ("source-bucket", "staging"),
+            ("source-key", "acme/prod-%C3%A9/web/web%200/1.json.gz"),
+            ("source-version", "v1"),
+            ("cluster-id", "prod-%C3%A9"),
+        ]
+        .map(|(name, value)| (name, value.to_owned()));
+        assert_eq!(order.job().metadata(), expected);
+        // 700 characters of two bytes are 4,200 when encoded.
+        let order = self::order(&format!("acme/prod-1/web/web-0/{}", "é".repeat(400)));
+        let names: Vec<_> = order.job().metadata().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["delivered-by", "tenant-id", "source-bucket", "cluster-id"]);
+    }
+}

@@ -1,0 +1,88 @@
+//! Customers' buckets in memory, for tests.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{CopyError, CopyJob, ObjectCopier};
+
+/// Buckets by name; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryCopier {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By bucket and key: the copy's source.
+    copies: BTreeMap<(String, String), String>,
+    refusals: HashMap<String, CopyError>,
+    calls: usize,
+}
+
+impl MemoryCopier {
+    /// Every copy into that bucket fails so, until it is [mended](Self::mend).
+    pub fn break_bucket(&self, bucket: &str, error: CopyError) {
+        self.state().refusals.insert(bucket.to_owned(), error);
+    }
+
+    /// Takes that back.
+    pub fn mend(&self, bucket: &str) {
+        self.state().refusals.remove(bucket);
+    }
+
+    /// Key and source of everything in the bucket.
+    pub fn copies(&self, bucket: &str) -> Vec<(String, String)> {
+        let state = self.state();
+        let inside = state.copies.iter().filter(|((name, _), _)| name == bucket);
+        inside.map(|((_, key), source)| (key.clone(), source.clone())).collect()
+    }
+
+    /// How often a copy was asked for.
+    pub fn calls(&self) -> usize {
+        self.state().calls
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ObjectCopier for MemoryCopier {
+    async fn copy(&self, job: &CopyJob<'_>) -> Result<(), CopyError> {
+        // As a network does: never at once, so that others get their turn.
+        tokio::task::yield_now().await;
+        job.check_size()?;
+        let key = job.key()?;
+        let bucket = &job.destination.bucket_name;
+        let mut state = self.state();
+        state.calls += 1;
+        if let Some(error) = state.refusals.get(bucket) {
+            return Err(error.clone());
+        }
+        state.copies.insert((bucket.clone(), key), job.source());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::tests::Order;
+
+    #[tokio::test]
+    async fn copies_arrive_unless_the_bucket_is_broken() {
+        let copier = MemoryCopier::default();
+        let order = Order::new("a/c/b/p/f", &[("target_region", "us-east-1"), ("bucket_name", "theirs")]);
+        copier.break_bucket("theirs", CopyError::Throttled("slow down".into()));
+        assert!(matches!(copier.copy(&order.job()).await, Err(CopyError::Throttled(_))));
+        assert_eq!(copier.copies("theirs"), []);
+        copier.mend("theirs");
+        for _ in 0..2 {
+            assert_eq!(copier.copy(&order.job()).await, Ok(()));
+        }
+        let copies = [("ROSA/cluster-logs/a/b/p/f".to_owned(), "staging/a/c/b/p/f".to_owned())];
+        assert_eq!((copier.copies("theirs"), copier.calls()), (copies.into(), 3));
+    }
+}

@@ -1,0 +1,48 @@
+//! The way to a customer's bucket. The copy itself is not tried: it would leave an object there.
+
+use super::{Doctor, Finding, Findings, OurSide};
+use crate::{
+    credentials::{customers::Entry, scope::Scope},
+    tenant::{Bucket, Delivery},
+};
+
+impl Doctor {
+    /// The role that copies, and why nothing was copied.
+    pub(super) async fn bucket(&self, delivery: &Delivery, to: &Bucket, our_side: &OurSide) -> Findings {
+        let role = match &to.role {
+            _ if our_side.no_central => {
+                Finding::Skipped("there is no way there but through the central role".to_owned())
+            }
+            None => Finding::Ok(format!(
+                "the row names none: the central role writes, which the policy of bucket {} must allow",
+                to.bucket_name
+            )),
+            Some(role) => {
+                let entry = Entry {
+                    tenant_id: delivery.tenant_id.clone(),
+                    role: role.clone(),
+                    external_id: to.external_id.clone(),
+                    session_tags: to.session_tags,
+                    source_identity: to.source_identity,
+                    cluster: self.cluster.clone(),
+                    // Of what is to be read, STS looks at nothing but the length.
+                    scope: Scope::Copy {
+                        source_bucket: self.source_bucket.clone().unwrap_or_else(|| to.bucket_name.clone()),
+                        source_prefix: format!("{}/", delivery.tenant_id),
+                        bucket: to.bucket_name.clone(),
+                        prefix: format!("{}{}/", to.bucket_prefix, delivery.tenant_id),
+                    },
+                };
+                match self.instruments.customers.enter(entry.clone()).await {
+                    Ok(_) => self.entered(&entry, our_side),
+                    Err(error) => self.refused(&entry, our_side, &error),
+                }
+            }
+        };
+        let copy = format!(
+            "a copy would leave an object in s3://{}/{}; the log and the metrics of a worker tell of the first",
+            to.bucket_name, to.bucket_prefix
+        );
+        vec![("customer role", role), ("copy", Finding::Skipped(copy))]
+    }
+}

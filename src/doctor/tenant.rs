@@ -1,0 +1,220 @@
+//! A tenant's side: its rows, and for each delivery the way to its destination.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::task::JoinSet;
+
+use super::{Condition, Doctor, Finding, OurSide, wiring::table_fix};
+use crate::tenant::{BadRow, Content, Destination, Row, SETTINGS, check_row};
+
+/// Tenants examined at once: STS takes a few hundred calls a second, and an examination waits more than it works.
+const AT_ONCE: usize = 8;
+
+/// A tenant's rows as the worker reads them.
+struct Tenant {
+    id: String,
+    paused: bool,
+    deliveries: Vec<(String, Result<Arc<crate::tenant::Delivery>, BadRow>)>,
+    bad_settings: Option<BadRow>,
+}
+
+impl Tenant {
+    fn read(id: String, rows: Vec<(String, Row)>) -> Self {
+        let mut tenant = Self { id, paused: false, deliveries: Vec::new(), bad_settings: None };
+        for (name, row) in rows {
+            match check_row(&tenant.id, &name, &row) {
+                Ok(Content::Settings { paused }) => tenant.paused = paused,
+                Ok(Content::Delivery(delivery)) => tenant.deliveries.push((name, Ok(delivery))),
+                Err(bad) if name == SETTINGS => tenant.bad_settings = Some(bad),
+                Err(bad) => tenant.deliveries.push((name, Err(bad))),
+            }
+        }
+        tenant
+    }
+
+    fn is_enabled(delivery: &Result<Arc<crate::tenant::Delivery>, BadRow>) -> bool {
+        match delivery {
+            Ok(delivery) => delivery.enabled,
+            Err(bad) => bad.enabled,
+        }
+    }
+
+    fn has_enabled(&self) -> bool {
+        self.deliveries.iter().any(|(_, delivery)| Self::is_enabled(delivery))
+    }
+
+    fn condition(&self, delivery: Option<&str>, name: &'static str, finding: Finding) -> Condition {
+        Condition { tenant_id: Some(self.id.clone()), delivery: delivery.map(str::to_owned), name, finding }
+    }
+}
+
+impl Doctor {
+    /// One tenant, and the delivery of that name alone if there is one.
+    pub(super) async fn tenant(
+        &self,
+        tenant_id: &str,
+        delivery: Option<&str>,
+        our_side: &OurSide,
+    ) -> Vec<Condition> {
+        let about = |finding| {
+            let tenant_id = Some(tenant_id.to_owned());
+            vec![Condition { tenant_id, delivery: None, name: "rows", finding }]
+        };
+        if our_side.no_table {
+            return about(Finding::Skipped("the tenant table cannot be read".to_owned()));
+        }
+        let rows = match self.instruments.rows.of(tenant_id).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let fix = "DynamoDB answered before: try again";
+                return about(Finding::failed(error.problem, fix));
+            }
+        };
+        if rows.is_empty() {
+            return about(Finding::failed(
+                format!("table {:?} has no row of tenant {tenant_id:?}", self.table),
+                "write its rows with `logferry tenant put`; or correct the id, which is the tenant's segment of the \
+                 objects' keys",
+            ));
+        }
+        let tenant = Tenant::read(tenant_id.to_owned(), rows);
+        if let Some(name) = delivery.filter(|name| tenant.deliveries.iter().all(|(other, _)| other != name)) {
+            let there: Vec<_> = tenant.deliveries.iter().map(|(name, _)| format!("{name:?}")).collect();
+            let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            return about(Finding::failed(
+                format!("tenant {tenant_id:?} has no row of type {name:?}; deliveries there are: {there}"),
+                "write the row with `logferry tenant put`, or correct --delivery",
+            ));
+        }
+        self.examine_tenant(tenant, delivery, our_side).await
+    }
+
+    /// Every tenant with an enabled delivery, in the table's order; those that are paused are named.
+    pub(super) async fn everyone(self, our_side: OurSide) -> Vec<Condition> {
+        let about_all = |finding| {
+            vec![Condition { tenant_id: None, delivery: None, name: "every tenant's rows", finding }]
+        };
+        let Some(identity) = our_side.identity.as_ref().filter(|_| !our_side.no_table) else {
+            return about_all(Finding::Skipped("the tenant table cannot be read".to_owned()));
+        };
+        let rows = match self.instruments.rows.all().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let fix = table_fix(&self.table, &error.problem, "Scan", identity);
+                return about_all(Finding::failed(error.problem, fix));
+            }
+        };
+        let mut tenants: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (tenant_id, name, row) in rows {
+            tenants.entry(tenant_id).or_default().push((name, row));
+        }
+        let tenants = tenants.into_iter().map(|(id, rows)| Tenant::read(id, rows));
+        let tenants: Vec<_> = tenants.filter(|tenant| tenant.has_enabled()).collect();
+        let mut found = BTreeMap::new();
+        let mut running = JoinSet::new();
+        let (doctor, our_side) = (Arc::new(self), Arc::new(our_side));
+        for (index, tenant) in tenants.into_iter().enumerate() {
+            if tenant.paused {
+                let paused =
+                    Finding::Skipped(format!("paused; `logferry tenant resume {}` ends that", tenant.id));
+                found.insert(index, vec![tenant.condition(None, "not paused", paused)]);
+                continue;
+            }
+            if running.len() >= AT_ONCE
+                && let Some(Ok((index, conditions))) = running.join_next().await
+            {
+                found.insert(index, conditions);
+            }
+            let (doctor, our_side) = (Arc::clone(&doctor), Arc::clone(&our_side));
+            running.spawn(async move { (index, doctor.examine_tenant(tenant, None, &our_side).await) });
+        }
+        found.extend(running.join_all().await);
+        found.into_values().flatten().collect()
+    }
+
+    async fn examine_tenant(
+        &self,
+        tenant: Tenant,
+        asked: Option<&str>,
+        our_side: &OurSide,
+    ) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        match &tenant.bad_settings {
+            Some(bad) => conditions.extend(bad_row(&tenant, SETTINGS, bad)),
+            None if tenant.paused => conditions.push(tenant.condition(
+                None,
+                "not paused",
+                Finding::failed(
+                    "the settings row pauses the tenant: its messages go to the dead-letter queue",
+                    format!(
+                        "`logferry tenant resume {0}`, then `logferry redrive move --tenant {0} --reason tenant_paused`",
+                        tenant.id
+                    ),
+                ),
+            )),
+            None => conditions.push(tenant.condition(None, "not paused", Finding::Ok(String::new()))),
+        }
+        if tenant.deliveries.is_empty() {
+            let nothing = Finding::failed(
+                "the tenant has a settings row and no delivery: its messages are acknowledged and delivered nowhere",
+                "write a row with `logferry tenant put`",
+            );
+            conditions.push(tenant.condition(None, "rows", nothing));
+        }
+        // Where nothing is enabled, everything is looked at: somebody is about to enable it.
+        let all = !tenant.has_enabled();
+        for (name, delivery) in &tenant.deliveries {
+            let enabled = Tenant::is_enabled(delivery);
+            let chosen = asked.map_or(all || enabled, |asked| asked == name);
+            if asked.is_some() && !chosen {
+                continue;
+            }
+            if !chosen {
+                let off = Finding::Skipped("the row is disabled: nothing is delivered by it".to_owned());
+                conditions.push(tenant.condition(Some(name), "enabled", off));
+                continue;
+            }
+            conditions.push(tenant.condition(Some(name), "enabled", of_enabled(&tenant.id, name, enabled)));
+            match delivery {
+                Err(bad) => conditions.extend(bad_row(&tenant, name, bad)),
+                Ok(delivery) => {
+                    let valid = Finding::Ok("every field can be used".to_owned());
+                    conditions.push(tenant.condition(Some(name), "row", valid));
+                    let findings = match &delivery.destination {
+                        Destination::CloudWatch(to) => self.cloudwatch(delivery, to, our_side).await,
+                        Destination::S3(to) => self.bucket(delivery, to, our_side).await,
+                    };
+                    let findings = findings.into_iter();
+                    conditions
+                        .extend(findings.map(|(what, finding)| tenant.condition(Some(name), what, finding)));
+                }
+            }
+        }
+        conditions
+    }
+}
+
+fn of_enabled(tenant_id: &str, name: &str, enabled: bool) -> Finding {
+    if enabled {
+        return Finding::Ok(String::new());
+    }
+    Finding::failed(
+        "the row is disabled: nothing is delivered by it",
+        format!("`logferry tenant enable {tenant_id} --type {name}`"),
+    )
+}
+
+/// A condition for each field that cannot be used.
+fn bad_row<'a>(
+    tenant: &'a Tenant,
+    name: &'a str,
+    bad: &'a BadRow,
+) -> impl Iterator<Item = Condition> + use<'a> {
+    bad.problems.iter().map(move |problem| {
+        let fix = format!(
+            "correct {} in the row (`logferry tenant get {} --type {name}` shows it, `put` replaces it)",
+            problem.field, tenant.id
+        );
+        tenant.condition(Some(name), "row", Finding::failed(problem.to_string(), fix))
+    })
+}

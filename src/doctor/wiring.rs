@@ -1,0 +1,296 @@
+//! The provider's side: the queues, who we are, the table, the first hop.
+
+use std::time::Duration;
+
+use super::{Condition, Doctor, Finding, OurSide};
+use crate::{
+    config::Queue,
+    credentials::{AssumeError, identity::Identity, refusal::Cause},
+    queue::sqs::attributes::{AttributesError, QueueAttributes},
+};
+
+/// No tenant has this id: no segment of a key can have a slash.
+const NOBODY: &str = "logferry/doctor";
+
+fn ours(name: &'static str, finding: Finding) -> Condition {
+    Condition { tenant_id: None, delivery: None, name, finding }
+}
+
+impl Doctor {
+    /// The queue, where its messages go that cannot be delivered, and whether they are kept long enough there.
+    pub(super) async fn queues(&self) -> Vec<Condition> {
+        let queue = match &self.queue.url {
+            Some(url) => self.attributes("queue.url", url).await,
+            // The command line asks for it before.
+            None => Err(Finding::failed("queue.url is not set", "set it in the file or as SQS_QUEUE_URL")),
+        };
+        let letters = match &self.queue.dead_letter_url {
+            Some(url) => self.attributes("queue.dead_letter_url", url).await,
+            None => Err(Finding::Skipped(
+                "queue.dead_letter_url is not set: what cannot be delivered comes again until the queue's redrive policy \
+                 takes it, and then has no reason"
+                    .to_owned(),
+            )),
+        };
+        let found = |attributes: &QueueAttributes| {
+            let QueueAttributes { arn, visible, hidden, .. } = attributes;
+            Finding::Ok(format!("{arn}: about {visible} visible, {hidden} in flight"))
+        };
+        let of_queue = queue.as_ref().map_or_else(Finding::clone, |queue| {
+            let Finding::Ok(found) = found(queue) else { unreachable!("found says so") };
+            let (ours, theirs) = (self.queue.visibility_timeout, queue.visibility_timeout);
+            Finding::Ok(format!(
+                "{found}; each receive hides for {ours:?}, not for the queue's own {theirs:?}"
+            ))
+        });
+        vec![
+            ours("queue", of_queue),
+            ours("redrive policy", redrive(queue.as_ref().ok(), letters.as_ref().ok(), &self.queue)),
+            ours("dead-letter queue", letters.as_ref().map_or_else(Finding::clone, found)),
+            ours("dead-letter retention", retention(queue.as_ref().ok(), letters.as_ref().ok())),
+        ]
+    }
+
+    async fn attributes(&self, field: &str, url: &str) -> Result<QueueAttributes, Finding> {
+        self.instruments.queue(url).await.map_err(|error| {
+            let fix = match &error {
+                AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
+                AttributesError::Denied(_) => {
+                    "allow sqs:GetQueueAttributes on it to whoever runs this; the worker itself does without"
+                        .to_owned()
+                }
+                AttributesError::Unavailable(_) => {
+                    format!("see whether {field} and aws.region are right and SQS can be reached from here")
+                }
+            };
+            Finding::failed(format!("{url}: {error}"), fix)
+        })
+    }
+
+    /// Who we are, the table, and the first hop; and what that means for the tenants' own conditions.
+    pub(super) async fn our_side(&self) -> (Vec<Condition>, OurSide) {
+        let identity = self.instruments.identity().await;
+        let of_identity = match &identity {
+            Ok(Identity { account, arn }) => Finding::Ok(format!("{arn}, account {account}")),
+            Err(problem) => Finding::failed(
+                problem,
+                "give this process credentials of the provider's account (task role, IRSA, profile or environment), \
+                 and see whether STS can be reached from here",
+            ),
+        };
+        let identity = identity.ok();
+        let (table, central) = match &identity {
+            None => {
+                let why = || Finding::Skipped("no credentials to ask with".to_owned());
+                (why(), why())
+            }
+            Some(identity) => (self.table(identity).await, self.central(identity).await),
+        };
+        let holds = |finding: &Finding| matches!(finding, Finding::Ok(_));
+        let our_side = OurSide { identity, no_central: !holds(&central), no_table: !holds(&table) };
+        let conditions =
+            vec![ours("identity", of_identity), ours("tenant table", table), ours("central role", central)];
+        (conditions, our_side)
+    }
+
+    /// The ledger's table, on which nothing is written.
+    pub(super) async fn ledger(&self, our_side: &OurSide) -> Condition {
+        let Some(ledger) = &self.instruments.ledger else {
+            let off = "ledger.table is not set: a message that comes again repeats what was put for it";
+            return ours("ledger", Finding::Skipped(off.to_owned()));
+        };
+        if our_side.identity.is_none() {
+            return ours("ledger", Finding::Skipped("no credentials to ask with".to_owned()));
+        }
+        let table = &self.ledger_table;
+        ours(
+            "ledger",
+            match ledger.probe().await {
+                Ok(()) => Finding::Ok(format!("{table} can be used")),
+                Err(error) => Finding::failed(
+                    error.to_string(),
+                    format!(
+                        "see whether table {table:?} (object S, delivery S) is there, dynamodb:UpdateItem on it is allowed to \
+                     whoever runs this, and DynamoDB can be reached from here; or correct ledger.table or aws.region"
+                    ),
+                ),
+            },
+        )
+    }
+
+    async fn table(&self, identity: &Identity) -> Finding {
+        match self.instruments.rows.of(NOBODY).await {
+            Ok(_) => Finding::Ok(format!("{} can be read", self.table)),
+            Err(error) => Finding::failed(
+                error.problem.as_str(),
+                table_fix(&self.table, &error.problem, "Query", identity),
+            ),
+        }
+    }
+
+    async fn central(&self, identity: &Identity) -> Finding {
+        let role = &self.central_role_arn;
+        match self.instruments.central.credentials().await {
+            Ok(_) => Finding::Ok(format!("{role} is assumed")),
+            Err(error) => self.refusal(&error, |cause, _| central_fix(role, identity, cause, &error)),
+        }
+    }
+}
+
+/// What mends a table that cannot be read, told by DynamoDB's error.
+pub(super) fn table_fix(table: &str, problem: &str, call: &str, identity: &Identity) -> String {
+    if problem.starts_with("ResourceNotFoundException") {
+        format!("create table {table:?} (tenant_id S, type S), or correct tenants.table or aws.region")
+    } else if problem.starts_with("AccessDenied") {
+        format!("allow dynamodb:{call} on table {table:?} to {}", identity.arn)
+    } else if problem.starts_with("ValidationException") {
+        format!("see whether {table:?} is the tenant table: its key is tenant_id (S) and type (S)")
+    } else {
+        "see whether DynamoDB can be reached from here, and try again".to_owned()
+    }
+}
+
+fn central_fix(role: &str, identity: &Identity, cause: Option<Cause>, error: &AssumeError) -> String {
+    let arn = &identity.arn;
+    match cause {
+        Some(Cause::CentralRolePolicy) => format!("the policy of {arn} must allow sts:AssumeRole on {role}"),
+        Some(Cause::Request) | None => {
+            format!(
+                "STS's words say what is wrong with the request or with the credentials of {arn}: {error}"
+            )
+        }
+        Some(Cause::TrustPolicy | Cause::TagSession | Cause::SourceIdentity) => format!(
+            "one of: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
+             sts:AssumeRole to {arn}; the policy of the latter does not allow sts:AssumeRole on it"
+        ),
+    }
+}
+
+fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, config: &Queue) -> Finding {
+    let Some(queue) = queue else { return Finding::Skipped("the queue cannot be asked".to_owned()) };
+    let Some(policy) = &queue.redrive else {
+        return Finding::failed(
+            "the queue has no redrive policy: a message that never goes well comes again until its retention ends, \
+             and is then lost",
+            "set RedrivePolicy of the queue, with the dead-letter queue as deadLetterTargetArn and a maxReceiveCount",
+        );
+    };
+    let (target, count) = (&policy.target_arn, policy.max_receive_count);
+    if let Some(letters) = letters.filter(|letters| letters.arn != *target) {
+        return Finding::failed(
+            format!(
+                "the queue's policy moves messages to {target}, the worker sends them to {}",
+                letters.arn
+            ),
+            "let deadLetterTargetArn of the queue's RedrivePolicy and queue.dead_letter_url name the same queue: \
+             `logferry redrive` and whoever watches them see one",
+        );
+    }
+    let tried_for = jiff::SignedDuration::try_from(tried_for(config, count)).unwrap_or_default();
+    Finding::Ok(format!(
+        "to {target} after {count} receives: what fails at once each time is tried for about {tried_for:#}"
+    ))
+}
+
+/// How long a message comes again that fails at once each time, longer delays than the graded ones aside.
+fn tried_for(config: &Queue, receives: u32) -> Duration {
+    let mut delay = config.retry_delay;
+    let mut sum = Duration::ZERO;
+    for receive in 0..receives {
+        if delay >= config.max_retry_delay {
+            return sum.saturating_add(config.max_retry_delay.saturating_mul(receives - receive));
+        }
+        sum = sum.saturating_add(delay);
+        delay = (delay * 2).min(config.max_retry_delay);
+    }
+    sum
+}
+
+fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>) -> Finding {
+    let (Some(queue), Some(letters)) = (queue, letters) else {
+        return Finding::Skipped("one of the two queues cannot be asked".to_owned());
+    };
+    let days = |retention: Duration| match retention.as_secs() {
+        seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        seconds => format!("{seconds} s"),
+    };
+    let (of_queue, of_letters) = (days(queue.retention), days(letters.retention));
+    if letters.retention > queue.retention {
+        Finding::Ok(format!("{of_letters}, longer than the queue's {of_queue}"))
+    } else {
+        // A message that SQS moves keeps the time at which it was sent. Source: SQS Developer Guide, "Dead-letter queues".
+        Finding::failed(
+            format!(
+                "{of_letters}, and the queue's is {of_queue}: a message keeps its age when SQS moves it, and may be gone at once"
+            ),
+            "raise MessageRetentionPeriod of the dead-letter queue, to 1209600 (14 days) best",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::sqs::attributes::RedrivePolicy;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn queue(name: &str, hours: u32, redrive_to: Option<&str>) -> QueueAttributes {
+        let arn = |name: &str| format!("arn:aws:sqs:eu-central-1:111111111111:{name}");
+        QueueAttributes {
+            arn: arn(name),
+            retention: HOUR * hours,
+            redrive: redrive_to.map(|to| RedrivePolicy { target_arn: arn(to), max_receive_count: 5 }),
+            ..QueueAttributes::default()
+        }
+    }
+
+    fn check(finding: &Finding, expected: Result<&str, &str>) {
+        match (finding, expected) {
+            (Finding::Ok(found), Ok(words)) => assert!(found.contains(words), "{finding:?}"),
+            (Finding::Failed { problem, fix }, Err(words)) => {
+                assert!(problem.contains(words) && !fix.is_empty(), "{finding:?}");
+            }
+            _ => panic!("{finding:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn letters_must_be_found_where_they_are_looked_for() {
+        let config = Queue::default();
+        let (logs, letters) = (queue("logs", 96, Some("letters")), queue("letters", 336, None));
+        check(&redrive(Some(&logs), Some(&letters), &config), Ok("after 5 receives"));
+        check(&redrive(Some(&logs), None, &config), Ok("after 5 receives"));
+        check(&redrive(Some(&queue("logs", 96, None)), Some(&letters), &config), Err("no redrive policy"));
+        let elsewhere = queue("logs", 96, Some("old-letters"));
+        check(&redrive(Some(&elsewhere), Some(&letters), &config), Err("old-letters"));
+        assert!(matches!(redrive(None, Some(&letters), &config), Finding::Skipped(_)));
+    }
+
+    #[test]
+    fn letters_must_be_kept_longer_than_messages() {
+        let check = |of_letters: u32, expected| {
+            let (logs, letters) = (queue("logs", 96, None), queue("letters", of_letters, None));
+            check(&retention(Some(&logs), Some(&letters)), expected);
+        };
+        check(336, Ok("14 days, longer than the queue's 4 days"));
+        check(97, Ok("349200 s"));
+        check(96, Err("4 days"));
+        check(24, Err("1 days"));
+        assert!(matches!(retention(None, None), Finding::Skipped(_)));
+    }
+
+    #[test]
+    fn receives_are_told_as_time() {
+        // 15 s doubling up to 15 min.
+        let check = |receives, seconds| {
+            assert_eq!(tried_for(&Queue::default(), receives), Duration::from_secs(seconds), "{receives}");
+        };
+        check(0, 0);
+        check(1, 15);
+        check(5, 15 + 30 + 60 + 120 + 240);
+        check(7, 945 + 900);
+        check(100, 945 + 94 * 900);
+        check(u32::MAX, 945 + (u64::from(u32::MAX) - 6) * 900);
+    }
+}

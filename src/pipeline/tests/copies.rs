@@ -1,0 +1,162 @@
+//! Deliveries to buckets, alone and beside CloudWatch Logs.
+
+use super::*;
+use crate::{copy::CopyError, sink::SinkError};
+
+const BUCKET_THERE: &str = "acme-logs";
+const COPY: &str = "ROSA/cluster-logs/acme/web/web-0/1.json.gz";
+
+fn bucket_row(bucket: &str) -> Row {
+    Row::from([
+        ("enabled".to_owned(), Attribute::Bool(true)),
+        ("target_region".to_owned(), text("us-east-1")),
+        ("bucket_name".to_owned(), text(bucket)),
+    ])
+}
+
+/// acme with both kinds of delivery, a ledger, and an object.
+fn world() -> World {
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..World::new() };
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("s3", bucket_row(BUCKET_THERE))]);
+    world.put(KEY, good_object(&["a", "b"]));
+    world
+}
+
+fn copied(world: &World, bucket: &str) -> usize {
+    world.copier.copies(bucket).len()
+}
+
+fn throttled() -> CopyError {
+    CopyError::Throttled("slow down".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_gets_the_object_and_the_group_its_records_from_one_download() {
+    let world = world();
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!(verdict, Verdict::Ack);
+    let names: Vec<_> =
+        report.delivered.iter().map(|done| (done.delivery.as_str(), done.tally.read)).collect();
+    assert_eq!(names, [("cloudwatch", 2), ("s3", 0)]);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
+    let source = format!("{BUCKET}/{KEY}?versionId=v7");
+    assert_eq!(world.copier.copies(BUCKET_THERE), [(COPY.to_owned(), source)]);
+    let owner = Some(OWNER.to_owned());
+    assert_eq!(world.store.opened(), [(KEY.to_owned(), owner.clone())]);
+    assert_eq!(world.store.heads(), [(KEY.to_owned(), owner)]);
+    // A second notification costs neither.
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!((report.skipped, verdict), (vec![Skipped::AlreadyDelivered], Verdict::Ack));
+    assert_eq!((world.copier.calls(), world.store.opened().len(), world.store.heads().len()), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_of_buckets_alone_costs_no_download() {
+    let world = world();
+    world.tenant("acme", [("s3", bucket_row(BUCKET_THERE)), ("s3#2", bucket_row("archive"))]);
+    // It need not even hold records.
+    world.put(KEY, object(b"neither gzip nor JSON".to_vec()));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!((copied(&world, BUCKET_THERE), copied(&world, "archive")), (1, 1));
+    assert_eq!((world.store.opened().len(), world.store.heads().len()), (0, 1));
+    let text = world.metrics.render().expect("metrics are text");
+    assert!(text.contains("\nlogferry_objects_copied_total 2\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cloudwatch_accepted_is_not_repeated_while_the_bucket_fails() {
+    let world = world();
+    world.copier.break_bucket(BUCKET_THERE, throttled());
+    for _ in 0..3 {
+        let (report, verdict) = world.process(&event(&[KEY])).await;
+        assert!(is_retry(&verdict));
+        let failed: Vec<_> =
+            report.failures.iter().map(|f| (f.delivery.as_deref(), f.failure.reason())).collect();
+        assert_eq!(failed, [(Some("s3"), "throttled")]);
+    }
+    assert_eq!((world.sinks.messages(ACME, GROUP).len(), world.copier.calls()), (2, 3));
+    assert_eq!(world.store.opened().len(), 1, "nobody is left to read for");
+    world.copier.mend(BUCKET_THERE);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!((world.sinks.messages(ACME, GROUP).len(), copied(&world, BUCKET_THERE)), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_copied_is_not_repeated_while_cloudwatch_fails() {
+    let world = world();
+    world.sinks.fail_group(GROUP, SinkError::Throttled("slow down".into()));
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(copied(&world, BUCKET_THERE), 1);
+    world.sinks.mend_group(GROUP);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!((world.sinks.messages(ACME, GROUP).len(), world.copier.calls()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bucket_s_trouble_is_not_the_other_s() {
+    let world = world();
+    world.tenant("acme", [("s3", bucket_row(BUCKET_THERE)), ("s3#2", bucket_row("archive"))]);
+    world.copier.break_bucket(BUCKET_THERE, CopyError::NoSuchBucket("404".into()));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert!(is_retry(&verdict));
+    assert_eq!(report.failures[0].failure.reason(), "bucket_missing");
+    assert_eq!(copied(&world, "archive"), 1);
+    // What no retry can help is poison, once the others are done.
+    world.copier.break_bucket(BUCKET_THERE, CopyError::TooLarge("6 GB".into()));
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!((poison.reason, attribute(&poison, "key")), ("object_too_large", Some(KEY)));
+    assert_eq!(world.copier.calls(), 3, "the archive's was done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_object_is_told_once() {
+    let world = world();
+    let (report, verdict) = world.process(&event(&["acme/c/app/pod/missing"])).await;
+    assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
+    assert_eq!(poison(verdict).reason, "object_missing");
+    world.tenant("acme", [("s3", bucket_row(BUCKET_THERE))]);
+    let (report, verdict) = world.process(&event(&["acme/c/app/pod/missing"])).await;
+    assert_eq!((report.failures.len(), poison(verdict).reason), (1, "object_missing"));
+    assert_eq!(world.copier.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_content_is_copied_as_it_is() {
+    let world = world();
+    world.put(KEY, object(b"[{\"message\":\"a\"},".to_vec()));
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!(poison.reason, "corrupt_object");
+    assert_eq!(copied(&world, BUCKET_THERE), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stops_gives_its_copies_back() {
+    let world = world();
+    world.tenant("acme", [("s3", bucket_row(BUCKET_THERE))]);
+    world.stop.cancel();
+    let verdict = world.handle(&event(&[KEY])).await;
+    assert_eq!(verdict, Verdict::RetryAfter(Duration::ZERO));
+    // At once: the lease was given back.
+    let next = World { stop: CancellationToken::new(), ..world };
+    assert_eq!(next.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(copied(&next, BUCKET_THERE), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn buckets_have_filters_too() {
+    let world = world();
+    let etcd = Attribute::TextList(vec!["etcd".into()]);
+    world.tenant(
+        "acme",
+        [("cloudwatch", row(ACME)), ("s3", with(bucket_row(BUCKET_THERE), "desired_logs", etcd))],
+    );
+    let etcd = "acme/prod-1/etcd/etcd-0/1.json.gz";
+    world.put(etcd, good_object(&["c"]));
+    assert_eq!(world.handle(&event(&[KEY, etcd])).await, Verdict::Ack);
+    let mut messages = world.sinks.messages(ACME, GROUP);
+    messages.sort();
+    assert_eq!(messages, ["a", "b", "c"]);
+    let copies = world.copier.copies(BUCKET_THERE);
+    assert_eq!(copies.len(), 1);
+    assert_eq!(copies[0].0, "ROSA/cluster-logs/acme/etcd/etcd-0/1.json.gz");
+}

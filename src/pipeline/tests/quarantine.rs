@@ -1,0 +1,177 @@
+//! Records that CloudWatch Logs does not take, with a quarantine in memory.
+
+use super::*;
+use crate::{batch::RejectedEvents, sink::SinkError};
+
+/// A world with a quarantine, in which the stream is there.
+fn world() -> World {
+    let settings = PipelineSettings { max_record: 4 << 20, max_object: 32 << 20, ..World::new().settings };
+    let world = World { quarantine: Some(MemoryQuarantine::default()), settings, ..World::new() };
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world
+}
+
+fn quarantine(world: &World) -> &MemoryQuarantine {
+    world.quarantine.as_ref().expect("this world has one")
+}
+
+/// Reason, record and message of each line.
+fn lines(world: &World) -> Vec<(String, u64, String)> {
+    let text = |line: &Value, name: &str| line[name].as_str().expect("a text").to_owned();
+    let lines = quarantine(world).lines().into_iter();
+    lines
+        .map(|line| {
+            (text(&line, "reason"), line["record"].as_u64().expect("a number"), text(&line, "message"))
+        })
+        .collect()
+}
+
+fn line(reason: &str, record: u64, message: &str) -> (String, u64, String) {
+    (reason.to_owned(), record, message.to_owned())
+}
+
+/// A message of more than one event, which does not compress, another for each seed.
+fn long(seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..1_200_000).map(|_| random.alphanumeric()).collect()
+}
+
+fn quarantines_oversize(world: &World) {
+    world.tenant("acme", [("cloudwatch", with(row(ACME), "oversize", text("quarantine")))]);
+}
+
+fn adds_up(world: &World, outcomes: &[(&str, u64)]) {
+    let shown = world.metrics.render().expect("metrics are text");
+    let mut expected: Vec<_> = outcomes
+        .iter()
+        .map(|(outcome, count)| format!("logferry_records_total{{outcome=\"{outcome}\"}} {count}"))
+        .collect();
+    expected.push("logferry_records_unaccounted_total 0".to_owned());
+    for line in expected {
+        assert!(shown.lines().any(|found| found == line), "{line} is not in {shown}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_events_go_into_quarantine_and_the_message_is_done() {
+    let world = world();
+    world.put(KEY, good_object(&["a", "", "b\n\"", "c", "d", "e"]));
+    let rejected = RejectedEvents { too_old_end: Some(2), expired_end: Some(3), too_new_start: Some(4) };
+    world.sinks.reject(1, rejected);
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!(verdict, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["d"]);
+    assert_eq!(
+        lines(&world),
+        [
+            line("too_old", 0, "a"),
+            line("too_old", 2, "b\n\""),
+            line("expired", 3, "c"),
+            line("too_new", 5, "e")
+        ]
+    );
+    let first = &quarantine(&world).lines()[0];
+    let expected = json!({
+        "reason": "too_old", "tenant_id": "acme", "delivery": "cloudwatch", "bucket": BUCKET, "key": KEY,
+        "version_id": "v7", "record": 0, "message": "a",
+        "timestamp": "2026-11-21T08:00:00Z".parse::<Timestamp>().expect("a timestamp").as_millisecond(),
+    });
+    assert_eq!(first, &expected);
+    assert_eq!(report.delivered[0].tally.accounted(), 6);
+    adds_up(&world, &[("accepted", 1), ("too_old", 2), ("expired", 1), ("too_new", 1), ("empty", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_accounted_for_before_it_is_in_quarantine() {
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    world.put(KEY, good_object(&["a", "b"]));
+    for put in 1..=2 {
+        world.sinks.reject(put, RejectedEvents { too_old_end: Some(1), ..RejectedEvents::default() });
+    }
+    quarantine(&world).set_down(true);
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert!(is_retry(&verdict), "{verdict:?}");
+    let [failed] = &report.failures[..] else { panic!("one failure, not {:?}", report.failures) };
+    assert_eq!(failed.failure.reason(), "quarantine");
+    assert_eq!(world.ledger.as_ref().expect("it has one").checkpoints(), []);
+    quarantine(&world).set_down(false);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(lines(&world), [line("too_old", 0, "a")]);
+    // The batch was taken before its rest could be put away.
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["b", "b"]);
+    adds_up(&world, &[("accepted", 1), ("too_old", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_quarantine_rejected_events_are_counted() {
+    let world = World { quarantine: None, ..world() };
+    world.put(KEY, good_object(&["a", "b"]));
+    world.sinks.reject(1, RejectedEvents { too_old_end: Some(1), ..RejectedEvents::default() });
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    adds_up(&world, &[("accepted", 1), ("too_old", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_s_long_messages_go_whole_into_quarantine() {
+    let world = world();
+    quarantines_oversize(&world);
+    let long = long(1);
+    world.put(KEY, good_object(&["a", &long, "b"]));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!(verdict, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
+    assert!(lines(&world) == [line("oversize", 1, &long)], "{:?}", quarantine(&world).keys());
+    let tally = report.delivered[0].tally;
+    assert_eq!((tally.read, tally.put.accepted, tally.quarantined, tally.oversize), (3, 2, 1, 1));
+    adds_up(&world, &[("accepted", 2), ("quarantined", 1)]);
+    // Nothing else in it: nothing is put.
+    let (puts, key) = (world.sinks.count(Operation::Put), "acme/prod-1/web/web-0/2.json.gz");
+    world.put(key, good_object(&[&long]));
+    assert_eq!(world.handle(&event(&[key])).await, Verdict::Ack);
+    assert_eq!((world.sinks.count(Operation::Put), quarantine(&world).keys().len()), (puts, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_holds_one_file_s_worth_of_long_messages() {
+    let world = world();
+    quarantines_oversize(&world);
+    let all: Vec<_> = (0..5).map(long).collect();
+    world.put(KEY, good_object(&all.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let expected: Vec<_> = (0..).zip(&all).map(|(index, text)| line("oversize", index, text)).collect();
+    assert!(lines(&world) == expected, "{:?}", quarantine(&world).keys());
+    // 1.2 million letters and digits are 900 KB of gzip: two of them are a file.
+    assert_eq!(quarantine(&world).keys().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_quarantine_is_not_put_there_again() {
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    quarantines_oversize(&world);
+    let (one, other) = (long(1), long(2));
+    let records = [(0, "a"), (0, one.as_str()), (2, "b"), (4, other.as_str()), (4, "c")].map(|(day, message)| {
+        json!({"message": message, "timestamp": format!("2026-11-{:02}T08:00:00Z", day + 10)})
+    });
+    world.put(KEY, object(gzip(Value::from(records.to_vec()).to_string().as_bytes())));
+    world.sinks.fail(Operation::Put, 2, SinkError::Throttled("slow down".into()));
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(quarantine(&world).calls(), 1);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(quarantine(&world).calls(), 2);
+    assert!(lines(&world) == [line("oversize", 1, &one), line("oversize", 3, &other)]);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b", "c"]);
+    adds_up(&world, &[("accepted", 3), ("quarantined", 2), ("resumed", 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_needs_a_quarantine_where_there_is_none_is_bad() {
+    let world = World { quarantine: None, ..world() };
+    quarantines_oversize(&world);
+    world.put(KEY, good_object(&["a"]));
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!(poison.reason, "bad_tenant_row");
+    assert!(
+        attribute(&poison, "error").is_some_and(|error| error.contains("quarantine.bucket")),
+        "{poison:?}"
+    );
+}

@@ -1,0 +1,429 @@
+//! Looks through a dead-letter queue and moves letters back to where they came from.
+//!
+//! SQS has no way to look at messages without receiving them: whatever is received is held, hidden from others, until
+//! everything was seen, and then given back; so nothing is counted twice. A letter is moved by sending its text to the source
+//! queue and deleting it after that: whoever kills us in between has the message twice, and never not at all.
+//!
+//! Letters that arrive meanwhile are left alone, so that what the worker buries again does not go round and round.
+
+pub mod letter;
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use self::letter::{Filter, Letter, names_the_same_queue};
+use crate::{
+    queue::{
+        MAX_BATCH, QueueError, Receipt,
+        dead_letters::{DeadLetters, StoredLetter},
+    },
+    route::KeyLayout,
+};
+
+/// How long letters are hidden; renewed at half of it for as long as the sweep lasts. Also how long they stay away from
+/// everybody if we are killed.
+pub const HOLD: Duration = Duration::from_secs(300);
+/// Receives at once, to see a full queue within reasonable time.
+const RECEIVERS: usize = 4;
+/// Calls at once that give letters back.
+const RETURNERS: usize = 8;
+/// Times that an entry which SQS did not take is sent again, a [`PAUSE`] apart. The SDK retries whole calls, not entries.
+const ENTRY_ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What to do with the letters that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Look,
+    /// Move them to the source queue, at most so many per second.
+    Move(Option<NonZeroU32>),
+}
+
+/// What a sweep is to do.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Which letters.
+    pub filter: Filter,
+    /// At most so many of them.
+    pub limit: Option<usize>,
+    /// What with them.
+    pub action: Action,
+    /// URL of the source queue: letters that SQS moved from another one are not ours.
+    pub source_url: String,
+    /// What the keys' segments name.
+    pub layout: KeyLayout,
+    /// When the sweep began: what was sent later is left alone.
+    pub now: Timestamp,
+}
+
+/// How far a sweep has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Letters seen.
+    pub seen: usize,
+    /// Letters found that are asked for; of a move, those moved.
+    pub done: usize,
+}
+
+/// What a sweep found and did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The letters that were asked for, or, of a move, those that were moved.
+    pub letters: Vec<Letter>,
+    /// Letters that were not asked for.
+    pub others: usize,
+    /// Letters that another queue's redrive policy moved here: never touched.
+    pub of_other_queues: usize,
+    /// Letters that arrived while we looked.
+    pub newcomers: usize,
+    /// Letters with the text of one that was just moved: it came back at once, or was there twice.
+    pub came_back: usize,
+    /// Letters that the source queue did not take; they are dead letters still.
+    pub unsent: Vec<(Letter, QueueError)>,
+    /// Letters that were moved and could not be deleted: moving them again would have the message there twice.
+    pub undeleted: Vec<(Letter, QueueError)>,
+    /// Letters that could not be given back; they come back by themselves within [`HOLD`].
+    pub unreturned: usize,
+    /// What ended it before everything was seen.
+    pub broken_off: Option<BrokenOff>,
+}
+
+/// What ends a sweep early.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokenOff {
+    /// Somebody asked for that.
+    #[error("interrupted")]
+    Interrupted,
+    /// The dead-letter queue cannot be read.
+    #[error("the dead-letter queue cannot be read: {0}")]
+    Unreadable(#[source] QueueError),
+    /// The source queue takes nothing.
+    #[error("the source queue takes nothing")]
+    Unwritable,
+}
+
+/// Looks at every letter, does what is ordered, and gives back what it holds. `progress` is told now and then.
+///
+/// # Cancel safety
+/// Not safe: what is held would stay hidden for up to [`HOLD`]. Cancel `stop` instead.
+pub async fn sweep<D: DeadLetters>(
+    queue: Arc<D>,
+    order: Order,
+    stop: CancellationToken,
+    mut progress: impl FnMut(Progress),
+) -> Outcome {
+    let mut sweep = Sweep {
+        queue,
+        order,
+        stop,
+        held: Held::default(),
+        seen: HashSet::new(),
+        moved: HashSet::new(),
+        bodies: HashSet::new(),
+        hasher: RandomState::new(),
+        next_at: Instant::now(),
+        outcome: Outcome::default(),
+    };
+    if let Err(broken_off) = sweep.run(&mut progress).await {
+        sweep.outcome.broken_off = Some(broken_off);
+    }
+    sweep.outcome.unreturned = give_back(&sweep.queue, sweep.held).await;
+    sweep.outcome
+}
+
+struct Sweep<D> {
+    queue: Arc<D>,
+    order: Order,
+    stop: CancellationToken,
+    held: Held,
+    /// By id.
+    seen: HashSet<String>,
+    /// By id: in the source queue again.
+    moved: HashSet<String>,
+    /// Hashes of the texts that were moved.
+    bodies: HashSet<u64>,
+    hasher: RandomState,
+    /// When the rate allows the next batch.
+    next_at: Instant,
+    outcome: Outcome,
+}
+
+/// A letter and what it takes to move it.
+struct Candidate {
+    letter: Letter,
+    receipt: Receipt,
+    body: String,
+}
+
+impl<D: DeadLetters> Sweep<D> {
+    async fn run(&mut self, progress: &mut impl FnMut(Progress)) -> Result<(), BrokenOff> {
+        loop {
+            self.unless_stopped()?;
+            if self.is_full() {
+                return Ok(());
+            }
+            self.held.keep(&*self.queue).await;
+            let (received, failure) = self.receive().await;
+            let mut anything_new = false;
+            let mut candidates = VecDeque::new();
+            for stored in received {
+                let (is_new, candidate) = self.sort(stored).await;
+                anything_new |= is_new;
+                candidates.extend(candidate);
+            }
+            self.act(candidates, progress).await?;
+            progress(self.progress());
+            if let Some(error) = failure {
+                return Err(BrokenOff::Unreadable(error));
+            }
+            if !anything_new {
+                return Ok(());
+            }
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { seen: self.seen.len(), done: self.outcome.letters.len() }
+    }
+
+    fn unless_stopped(&self) -> Result<(), BrokenOff> {
+        if self.stop.is_cancelled() { Err(BrokenOff::Interrupted) } else { Ok(()) }
+    }
+
+    fn is_full(&self) -> bool {
+        self.order.limit.is_some_and(|limit| self.outcome.letters.len() >= limit)
+    }
+
+    /// What several receives give, and the error of one that failed. None is dropped: what SQS has handed out is hidden.
+    async fn receive(&self) -> (Vec<StoredLetter>, Option<QueueError>) {
+        let mut receives = JoinSet::new();
+        for _ in 0..RECEIVERS {
+            let queue = Arc::clone(&self.queue);
+            receives.spawn(async move { queue.receive(HOLD).await });
+        }
+        let (mut received, mut failure) = (Vec::new(), None);
+        for result in receives.join_all().await {
+            match result {
+                Ok(letters) => received.extend(letters),
+                Err(error) => failure = Some(error),
+            }
+        }
+        (received, failure)
+    }
+
+    /// Whether a letter is new to us and was there when we began, and the letter itself if it is asked for. All others are
+    /// held.
+    async fn sort(&mut self, stored: StoredLetter) -> (bool, Option<Candidate>) {
+        let letter = Letter::read(&stored, &self.order.layout);
+        if self.moved.contains(&stored.id) {
+            // It is in the source queue, and could not be deleted here, or SQS gives it out all the same.
+            self.delete(vec![(letter, stored.receipt)]).await;
+            return (false, None);
+        }
+        let is_new = self.seen.insert(stored.id.clone());
+        let of_ours = |arn: &String| names_the_same_queue(&self.order.source_url, arn);
+        let count = if !is_new {
+            // Its time with us was over before ours with it.
+            None
+        } else if !stored.source_arn.as_ref().is_none_or(of_ours) {
+            Some(&mut self.outcome.of_other_queues)
+        } else if stored.sent_at.is_some_and(|sent_at| sent_at > self.order.now) {
+            self.outcome.newcomers += 1;
+            self.held.add(stored.id, stored.receipt);
+            return (false, None);
+        } else if self.bodies.contains(&self.hasher.hash_one(&stored.body)) {
+            Some(&mut self.outcome.came_back)
+        } else if !self.order.filter.matches(&letter) {
+            Some(&mut self.outcome.others)
+        } else {
+            return (true, Some(Candidate { letter, receipt: stored.receipt, body: stored.body }));
+        };
+        if let Some(count) = count {
+            *count += 1;
+        }
+        self.held.add(stored.id, stored.receipt);
+        (is_new, None)
+    }
+
+    /// Does what is ordered with what is asked for; holds what is left when that is broken off or the limit is reached.
+    async fn act(
+        &mut self,
+        mut candidates: VecDeque<Candidate>,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<(), BrokenOff> {
+        let mut result = Ok(());
+        while result.is_ok() && !candidates.is_empty() && !self.is_full() {
+            let room = self.order.limit.map_or(usize::MAX, |limit| limit - self.outcome.letters.len());
+            match self.order.action {
+                Action::Look => {
+                    let found = candidates.drain(..room.min(candidates.len()));
+                    for Candidate { letter, receipt, .. } in found {
+                        self.held.add(letter.id.clone(), receipt);
+                        self.outcome.letters.push(letter);
+                    }
+                }
+                Action::Move(rate) => {
+                    let per_batch = rate.map_or(MAX_BATCH, |rate| MAX_BATCH.min(rate.get() as usize));
+                    let batch = candidates.drain(..room.min(per_batch).min(candidates.len()));
+                    let batch = batch.collect();
+                    result = self.move_batch(batch, rate).await;
+                    progress(self.progress());
+                }
+            }
+        }
+        for Candidate { letter, receipt, .. } in candidates {
+            self.held.add(letter.id, receipt);
+        }
+        result
+    }
+
+    async fn move_batch(&mut self, batch: Vec<Candidate>, rate: Option<NonZeroU32>) -> Result<(), BrokenOff> {
+        if let Err(interrupted) = self.pace(batch.len(), rate).await {
+            for Candidate { letter, receipt, .. } in batch {
+                self.held.add(letter.id, receipt);
+            }
+            return Err(interrupted);
+        }
+        let count = batch.len();
+        let (sent, unsent) = with_attempts(batch, async |batch: &[Candidate]| {
+            let bodies: Vec<_> = batch.iter().map(|candidate| candidate.body.as_str()).collect();
+            self.queue.send_back(&bodies).await
+        })
+        .await;
+        let took_nothing = unsent.len() == count;
+        for (Candidate { letter, receipt, .. }, error) in unsent {
+            self.held.add(letter.id.clone(), receipt);
+            self.outcome.unsent.push((letter, error));
+        }
+        self.moved.extend(sent.iter().map(|candidate| candidate.letter.id.clone()));
+        self.bodies.extend(sent.iter().map(|candidate| self.hasher.hash_one(&candidate.body)));
+        self.outcome.letters.extend(sent.iter().map(|candidate| candidate.letter.clone()));
+        self.delete(sent.into_iter().map(|candidate| (candidate.letter, candidate.receipt)).collect()).await;
+        if took_nothing { Err(BrokenOff::Unwritable) } else { Ok(()) }
+    }
+
+    /// Waits until the rate allows so many more.
+    async fn pace(&mut self, count: usize, rate: Option<NonZeroU32>) -> Result<(), BrokenOff> {
+        let Some(rate) = rate else { return self.unless_stopped() };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(BrokenOff::Interrupted),
+            () = tokio::time::sleep_until(self.next_at) => {}
+        }
+        self.next_at = Instant::now() + Duration::from_secs_f64(count as f64 / f64::from(rate.get()));
+        Ok(())
+    }
+
+    /// Deletes what was sent.
+    async fn delete(&mut self, letters: Vec<(Letter, Receipt)>) {
+        let (deleted, undeleted) = with_attempts(letters, async |letters: &[(Letter, Receipt)]| {
+            let receipts: Vec<_> = letters.iter().map(|(_, receipt)| receipt.clone()).collect();
+            self.queue.delete(&receipts).await
+        })
+        .await;
+        let tried = deleted.iter().chain(undeleted.iter().map(|(entry, _)| entry));
+        let tried: HashSet<_> = tried.map(|(letter, _)| letter.id.as_str()).collect();
+        self.outcome.undeleted.retain(|(letter, _)| !tried.contains(letter.id.as_str()));
+        let undeleted = undeleted.into_iter().map(|((letter, _), error)| (letter, error));
+        self.outcome.undeleted.extend(undeleted);
+    }
+}
+
+/// Calls for entries again while some of them fail; those that went well, and those that did not.
+async fn with_attempts<T>(
+    entries: Vec<T>,
+    mut call: impl AsyncFnMut(&[T]) -> Vec<Result<(), QueueError>>,
+) -> (Vec<T>, Vec<(T, QueueError)>) {
+    let (mut good, mut left) = (Vec::new(), entries);
+    for attempt in 1.. {
+        if left.is_empty() {
+            break;
+        }
+        let results = call(&left).await;
+        let mut failed = Vec::new();
+        for (entry, result) in left.into_iter().zip(results) {
+            match result {
+                Ok(()) => good.push(entry),
+                Err(error) => failed.push((entry, error)),
+            }
+        }
+        if attempt == ENTRY_ATTEMPTS || failed.is_empty() {
+            return (good, failed);
+        }
+        left = failed.into_iter().map(|(entry, _)| entry).collect();
+        tokio::time::sleep(PAUSE).await;
+    }
+    (good, Vec::new())
+}
+
+/// Letters that are hidden, the longest held first.
+#[derive(Default)]
+struct Held {
+    receipts: HashMap<String, Receipt>,
+    since: VecDeque<(Instant, String)>,
+}
+
+impl Held {
+    fn add(&mut self, id: String, receipt: Receipt) {
+        self.since.push_back((Instant::now(), id.clone()));
+        self.receipts.insert(id, receipt);
+    }
+
+    /// Hides those anew whose time is half over.
+    async fn keep<D: DeadLetters>(&mut self, queue: &D) {
+        while self.since.front().is_some_and(|(since, _)| since.elapsed() >= HOLD / 2) {
+            let count = self.since.len().min(MAX_BATCH);
+            let batch: Vec<_> = self.since.drain(..count).map(|(_, id)| id).collect();
+            let receipts: Vec<_> = batch.iter().filter_map(|id| self.receipts.get(id).cloned()).collect();
+            // One that cannot be hidden is received again, and known.
+            queue.hide(&receipts, HOLD).await;
+            self.since.extend(batch.into_iter().map(|id| (Instant::now(), id)));
+        }
+    }
+}
+
+/// Makes everything visible that is held; how many could not be.
+async fn give_back<D: DeadLetters>(queue: &Arc<D>, held: Held) -> usize {
+    let receipts: Vec<_> = held.receipts.into_values().collect();
+    let mut calls = JoinSet::new();
+    let mut failed = 0;
+    for batch in receipts.chunks(MAX_BATCH) {
+        if calls.len() >= RETURNERS {
+            failed += calls.join_next().await.map_or(0, |failed| failed.unwrap_or_default());
+        }
+        calls.spawn(give_back_batch(Arc::clone(queue), batch.to_vec()));
+    }
+    failed + calls.join_all().await.into_iter().sum::<usize>()
+}
+
+async fn give_back_batch<D: DeadLetters>(queue: Arc<D>, mut left: Vec<Receipt>) -> usize {
+    for attempt in 1..=ENTRY_ATTEMPTS {
+        let results = queue.hide(&left, Duration::ZERO).await;
+        // What is no longer ours is visible, or somebody else's.
+        let failed = |result: &Result<(), QueueError>| matches!(result, Err(QueueError::Unavailable(_)));
+        left = left
+            .into_iter()
+            .zip(results)
+            .filter(|(_, result)| failed(result))
+            .map(|(receipt, _)| receipt)
+            .collect();
+        if left.is_empty() || attempt == ENTRY_ATTEMPTS {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    left.len()
+}
+
+#[cfg(test)]
+mod tests;

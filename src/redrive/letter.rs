@@ -1,0 +1,237 @@
+//! What a dead letter is about, and which ones an operator asks for. Pure.
+
+use jiff::Timestamp;
+
+use crate::{
+    event::{self, ObjectRef},
+    queue::dead_letters::StoredLetter,
+    route::KeyLayout,
+};
+
+/// The reason of letters that SQS's redrive policy moved, which nobody wrote a reason on.
+pub const UNKNOWN: &str = "unknown";
+
+/// A dead letter without its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Letter {
+    /// The dead-letter queue's id of it.
+    pub id: String,
+    /// The worker's word for why it is here, or [`UNKNOWN`].
+    pub reason: String,
+    /// The worker's word for whose it is, or, if it has none, whom the keys in the text name.
+    pub tenants: Vec<String>,
+    /// The object that the worker names, or else the first of the text.
+    pub bucket: Option<String>,
+    /// The object's key, decoded.
+    pub key: Option<String>,
+    /// The object's version.
+    pub version: Option<String>,
+    /// The record from which on nothing could be read.
+    pub record_offset: Option<String>,
+    /// What failed, in the worker's words.
+    pub error: Option<String>,
+    /// Objects that its text tells of; 0 if it is no event.
+    pub objects: usize,
+    /// When it became a dead letter; of one that SQS moved, when it was first received.
+    pub since: Option<Timestamp>,
+}
+
+impl Letter {
+    /// Reads what a letter says of itself, and its text where it says nothing.
+    pub fn read(stored: &StoredLetter, layout: &KeyLayout) -> Self {
+        let attribute = |name: &str| stored.attributes.get(name).cloned();
+        let objects = event::decode(&stored.body).map(|event| event.objects).unwrap_or_default();
+        let first = objects.first();
+        let of_first = |part: fn(&ObjectRef) -> Option<String>| {
+            first.filter(|_| !stored.attributes.contains_key("key")).and_then(part)
+        };
+        let reason = attribute("reason");
+        Self {
+            id: stored.id.clone(),
+            since: match reason {
+                Some(_) => stored.sent_at,
+                None => stored.first_received_at.or(stored.sent_at),
+            },
+            reason: reason.unwrap_or_else(|| UNKNOWN.to_owned()),
+            tenants: attribute("tenant").map_or_else(|| tenants(&objects, layout), |tenant| vec![tenant]),
+            bucket: attribute("bucket").or_else(|| of_first(|object| Some(object.bucket.clone()))),
+            key: attribute("key").or_else(|| of_first(|object| Some(object.key.clone()))),
+            version: attribute("version").or_else(|| of_first(|object| object.version_id.clone())),
+            record_offset: attribute("record_offset"),
+            error: attribute("error"),
+            objects: objects.len(),
+        }
+    }
+}
+
+fn tenants(objects: &[ObjectRef], layout: &KeyLayout) -> Vec<String> {
+    let routes = objects.iter().filter_map(|object| layout.route(&object.key).ok());
+    let mut tenants: Vec<_> = routes.map(|route| route.tenant).collect();
+    tenants.sort();
+    tenants.dedup();
+    tenants
+}
+
+/// Which letters are asked for; what is empty asks for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of one of these tenants.
+    pub tenants: Vec<String>,
+    /// With one of these reasons.
+    pub reasons: Vec<String>,
+    /// Became dead letters at this moment or earlier.
+    pub until: Option<Timestamp>,
+    /// Became dead letters at this moment or later.
+    pub from: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Whether the letter is asked for. One whose age nobody knows has none of any bounds.
+    pub fn matches(&self, letter: &Letter) -> bool {
+        let tenant = self.tenants.is_empty() || letter.tenants.iter().any(|id| self.tenants.contains(id));
+        let reason = self.reasons.is_empty() || self.reasons.contains(&letter.reason);
+        let until = self.until.is_none_or(|until| letter.since.is_some_and(|since| since <= until));
+        let from = self.from.is_none_or(|from| letter.since.is_some_and(|since| since >= from));
+        tenant && reason && until && from
+    }
+}
+
+/// Whether a queue's URL and a queue's ARN name the same account and queue.
+pub fn names_the_same_queue(url: &str, arn: &str) -> bool {
+    let mut of_url = url.trim_end_matches('/').rsplit('/');
+    let mut of_arn = arn.rsplit(':');
+    (of_url.next(), of_url.next()) == (of_arn.next(), of_arn.next())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn body(keys: &[&str]) -> String {
+        let record = |key: &&str| {
+            json!({ "eventVersion": "2.1", "eventName": "ObjectCreated:Put",
+                "s3": { "bucket": { "name": "staging" }, "object": { "key": key, "versionId": "v7" } } })
+        };
+        json!({ "Records": keys.iter().map(record).collect::<Vec<_>>() }).to_string()
+    }
+
+    fn check(attributes: &[(&str, &str)], body: &str, expected: Letter) {
+        let stored = StoredLetter {
+            id: "1".into(),
+            body: body.into(),
+            attributes: attributes.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            sent_at: Some(at(100)),
+            first_received_at: Some(at(50)),
+            ..StoredLetter::default()
+        };
+        let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
+        assert_eq!(Letter::read(&stored, &layout), expected);
+    }
+
+    #[test]
+    fn the_worker_s_words_go_before_the_text() {
+        let attributes = [
+            ("reason", "corrupt_object"),
+            ("tenant", "acme"),
+            ("bucket", "b"),
+            ("key", "acme/c/a/p/2"),
+            ("record_offset", "7"),
+            ("error", "not JSON"),
+        ];
+        check(
+            &attributes,
+            &body(&["acme/c/a/p/1", "globex/c/a/p/2"]),
+            Letter {
+                id: "1".into(),
+                reason: "corrupt_object".into(),
+                tenants: vec!["acme".into()],
+                bucket: Some("b".into()),
+                key: Some("acme/c/a/p/2".into()),
+                // The text's first object is another one: its version is not this one's.
+                version: None,
+                record_offset: Some("7".into()),
+                error: Some("not JSON".into()),
+                objects: 2,
+                since: Some(at(100)),
+            },
+        );
+    }
+
+    #[test]
+    fn the_text_speaks_where_the_worker_did_not() {
+        let expected = Letter {
+            id: "1".into(),
+            reason: UNKNOWN.into(),
+            tenants: vec!["acme".into(), "globex".into()],
+            bucket: Some("staging".into()),
+            key: Some("globex/c/a/p/1 2".into()),
+            version: Some("v7".into()),
+            objects: 3,
+            since: Some(at(50)),
+            ..Letter::default()
+        };
+        check(&[], &body(&["globex/c/a/p/1+2", "acme/c/a/p/2", "acme/c/a/p/3"]), expected);
+        let nothing =
+            Letter { id: "1".into(), reason: "bad_event".into(), since: Some(at(100)), ..Letter::default() };
+        check(&[("reason", "bad_event")], "hello", nothing);
+        let bad_key = Letter {
+            id: "1".into(),
+            reason: UNKNOWN.into(),
+            bucket: Some("staging".into()),
+            key: Some("acme".into()),
+            version: Some("v7".into()),
+            objects: 1,
+            since: Some(at(50)),
+            ..Letter::default()
+        };
+        check(&[], &body(&["acme"]), bad_key);
+    }
+
+    #[test]
+    fn filters_join_by_and() {
+        let letter = Letter {
+            reason: "unknown_tenant".into(),
+            tenants: vec!["acme".into(), "globex".into()],
+            since: Some(at(100)),
+            ..Letter::default()
+        };
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let check = |tenants: &[&str], reasons: &[&str], until: Option<i64>, from: Option<i64>, expected| {
+            let filter = Filter {
+                tenants: words(tenants),
+                reasons: words(reasons),
+                until: until.map(at),
+                from: from.map(at),
+            };
+            assert_eq!(filter.matches(&letter), expected, "{filter:?}");
+        };
+        check(&[], &[], None, None, true);
+        check(&["globex"], &[], None, None, true);
+        check(&["initech"], &[], None, None, false);
+        check(&["initech", "acme"], &["unknown_tenant"], Some(100), Some(100), true);
+        check(&["acme"], &["bad_key"], None, None, false);
+        check(&[], &[], Some(99), None, false);
+        check(&[], &[], None, Some(101), false);
+        let undated = Letter { since: None, ..letter.clone() };
+        assert!(!Filter { from: Some(at(0)), ..Filter::default() }.matches(&undated));
+        assert!(Filter::default().matches(&undated));
+    }
+
+    #[test]
+    fn queues_are_compared_by_account_and_name() {
+        let url = "https://sqs.eu-central-1.amazonaws.com/111111111111/logs";
+        assert!(names_the_same_queue(url, "arn:aws:sqs:eu-central-1:111111111111:logs"));
+        assert!(names_the_same_queue(
+            "http://localhost:4566/111111111111/logs/",
+            "arn:aws:sqs:x:111111111111:logs"
+        ));
+        assert!(!names_the_same_queue(url, "arn:aws:sqs:eu-central-1:111111111111:other"));
+        assert!(!names_the_same_queue(url, "arn:aws:sqs:eu-central-1:222222222222:logs"));
+    }
+}

@@ -1,0 +1,358 @@
+//! Sweeps of a dead-letter queue in memory, in paused time.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::*;
+
+/// A dead-letter queue as strict about receipts as SQS, and what its source queue got.
+#[derive(Default)]
+struct MemoryLetters {
+    state: Mutex<State>,
+    /// The source queue refuses these texts so many times.
+    refused: Mutex<HashMap<String, u32>>,
+    /// Deletions of these ids fail so many times.
+    stuck: Mutex<HashMap<String, u32>>,
+    /// Receives after that many fail.
+    broken_after: Option<usize>,
+    /// The cause is not mended: what is moved is a dead letter again at once, sent at that second.
+    buried_again_at: Option<i64>,
+}
+
+#[derive(Default)]
+struct State {
+    letters: Vec<Stored>,
+    sent: Vec<(Instant, String)>,
+    receives: usize,
+    hidings: usize,
+}
+
+struct Stored {
+    letter: StoredLetter,
+    receives: usize,
+    visible_at: Instant,
+}
+
+impl MemoryLetters {
+    fn of(tenants: impl IntoIterator<Item = &'static str>) -> Self {
+        let queue = Self::default();
+        for (index, tenant) in tenants.into_iter().enumerate() {
+            queue.bury(&format!("{tenant}-{index}"), tenant, NOW - 60);
+        }
+        queue
+    }
+
+    fn bury(&self, id: &str, tenant: &str, at: i64) {
+        let attributes = [("reason", "unknown_tenant"), ("tenant", tenant)];
+        let letter = StoredLetter {
+            id: id.to_owned(),
+            body: format!("body of {id}"),
+            attributes: BTreeMap::from(attributes.map(|(name, value)| (name.into(), value.into()))),
+            sent_at: Timestamp::from_second(at).ok(),
+            ..StoredLetter::default()
+        };
+        self.add(letter);
+    }
+
+    fn add(&self, letter: StoredLetter) {
+        self.state().letters.push(Stored { letter, receives: 0, visible_at: Instant::now() });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ids of the letters that anybody could receive now, and of those that nobody could.
+    fn left(&self) -> (Vec<String>, Vec<String>) {
+        let state = self.state();
+        let visible = |stored: &&Stored| stored.visible_at <= Instant::now();
+        let ids = |letters: Vec<&Stored>| letters.iter().map(|stored| stored.letter.id.clone()).collect();
+        let (visible, hidden) = state.letters.iter().partition(visible);
+        (ids(visible), ids(hidden))
+    }
+
+    fn sent(&self) -> Vec<String> {
+        self.state().sent.iter().map(|(_, body)| body.clone()).collect()
+    }
+}
+
+/// Counts a failure that is due for that name.
+fn fails(due: &Mutex<HashMap<String, u32>>, name: &str) -> bool {
+    let mut due = due.lock().unwrap_or_else(PoisonError::into_inner);
+    match due.get_mut(name) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn unavailable() -> QueueError {
+    QueueError::Unavailable("InternalError".to_owned())
+}
+
+impl State {
+    fn named(&mut self, receipt: &Receipt) -> Result<&mut Stored, QueueError> {
+        let named = |stored: &&mut Stored| format!("{}#{}", stored.letter.id, stored.receives) == receipt.0;
+        self.letters.iter_mut().find(named).ok_or_else(|| QueueError::Gone(receipt.0.clone()))
+    }
+}
+
+impl DeadLetters for MemoryLetters {
+    async fn receive(&self, hidden_for: Duration) -> Result<Vec<StoredLetter>, QueueError> {
+        let received = {
+            let mut state = self.state();
+            state.receives += 1;
+            if self.broken_after.is_some_and(|after| state.receives > after) {
+                return Err(unavailable());
+            }
+            let now = Instant::now();
+            let visible = state.letters.iter_mut().filter(|stored| stored.visible_at <= now);
+            let take = |stored: &mut Stored| {
+                stored.receives += 1;
+                stored.visible_at = now + hidden_for;
+                let receipt = Receipt(format!("{}#{}", stored.letter.id, stored.receives));
+                StoredLetter { receipt, ..stored.letter.clone() }
+            };
+            visible.take(MAX_BATCH).map(take).collect::<Vec<_>>()
+        };
+        if received.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(received)
+    }
+
+    async fn hide(&self, receipts: &[Receipt], hidden_for: Duration) -> Vec<Result<(), QueueError>> {
+        assert!((1..=MAX_BATCH).contains(&receipts.len()), "{} entries", receipts.len());
+        let mut state = self.state();
+        state.hidings += 1;
+        let mut hide = |receipt| state.named(receipt).map(|s| s.visible_at = Instant::now() + hidden_for);
+        receipts.iter().map(&mut hide).collect()
+    }
+
+    async fn send_back(&self, bodies: &[&str]) -> Vec<Result<(), QueueError>> {
+        assert!((1..=MAX_BATCH).contains(&bodies.len()), "{} entries", bodies.len());
+        let mut results = Vec::new();
+        for body in bodies {
+            if fails(&self.refused, body) {
+                results.push(Err(unavailable()));
+                continue;
+            }
+            self.state().sent.push((Instant::now(), (*body).to_owned()));
+            if let Some(at) = self.buried_again_at {
+                let id = format!("{} again", body.trim_start_matches("body of "));
+                let sent_at = Timestamp::from_second(at).ok();
+                self.add(StoredLetter { id, body: (*body).to_owned(), sent_at, ..StoredLetter::default() });
+            }
+            results.push(Ok(()));
+        }
+        results
+    }
+
+    async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
+        assert!((1..=MAX_BATCH).contains(&receipts.len()), "{} entries", receipts.len());
+        let mut results = Vec::new();
+        for receipt in receipts {
+            let id = receipt.0.split('#').next().expect("it has a first part").to_owned();
+            if fails(&self.stuck, &id) {
+                results.push(Err(unavailable()));
+                continue;
+            }
+            let sent = format!("body of {id}");
+            assert!(self.sent().contains(&sent), "{id} is deleted before it was sent");
+            let mut state = self.state();
+            results.push(state.named(receipt).map(drop));
+            state.letters.retain(|stored| stored.letter.id != id);
+        }
+        results
+    }
+}
+
+/// The sweep's beginning, in seconds since 1970.
+const NOW: i64 = 1_795_313_284;
+
+fn order(action: Action) -> Order {
+    Order {
+        filter: Filter::default(),
+        limit: None,
+        action,
+        source_url: "https://sqs.eu-central-1.amazonaws.com/111111111111/logs".to_owned(),
+        layout: KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right"),
+        now: Timestamp::from_second(NOW).expect("a time"),
+    }
+}
+
+fn of_tenant(tenant: &str) -> Filter {
+    Filter { tenants: vec![tenant.to_owned()], ..Filter::default() }
+}
+
+async fn run(queue: &Arc<MemoryLetters>, order: Order) -> Outcome {
+    sweep(Arc::clone(queue), order, CancellationToken::new(), |_| ()).await
+}
+
+fn ids(letters: &[Letter]) -> Vec<&str> {
+    let mut ids: Vec<_> = letters.iter().map(|letter| letter.id.as_str()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test(start_paused = true)]
+async fn looking_sees_each_once_and_leaves_all_as_it_was() {
+    let queue = Arc::new(MemoryLetters::of(std::iter::repeat_n("acme", 137)));
+    let outcome = run(&queue, order(Action::Look)).await;
+    assert_eq!(outcome.letters.len(), 137);
+    assert!(outcome.broken_off.is_none());
+    let (visible, hidden) = queue.left();
+    assert_eq!((visible.len(), hidden.len()), (137, 0));
+    assert_eq!(queue.sent(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_is_moved_and_nothing_else() {
+    let tenants = std::iter::repeat_n(["acme", "globex"], 30).flatten();
+    let queue = Arc::new(MemoryLetters::of(tenants));
+    let outcome = run(&queue, Order { filter: of_tenant("acme"), ..order(Action::Move(None)) }).await;
+    assert_eq!((outcome.letters.len(), outcome.others), (30, 30));
+    let (visible, hidden) = queue.left();
+    assert!(visible.iter().all(|id| id.starts_with("globex")), "{visible:?}");
+    assert_eq!((visible.len(), hidden.len(), queue.sent().len()), (30, 0, 30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_is_not_moved_again() {
+    let again = |at| Arc::new(MemoryLetters { buried_again_at: Some(at), ..MemoryLetters::of(["acme"; 25]) });
+    let queue = again(NOW + 1);
+    let outcome = run(&queue, order(Action::Move(None))).await;
+    assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 25, 0));
+    assert_eq!(queue.left().0.len(), 25);
+
+    // By a clock of ours that is ahead of SQS's.
+    let queue = again(NOW - 1);
+    let outcome = run(&queue, order(Action::Move(None))).await;
+    assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 0, 25));
+    assert_eq!(queue.left().0.len(), 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_queue_s_letters_are_never_touched() {
+    let queue = MemoryLetters::default();
+    for (id, name) in [("ours", "logs"), ("theirs", "billing")] {
+        queue.add(StoredLetter {
+            id: id.to_owned(),
+            body: format!("body of {id}"),
+            source_arn: Some(format!("arn:aws:sqs:eu-central-1:111111111111:{name}")),
+            ..StoredLetter::default()
+        });
+    }
+    let queue = Arc::new(queue);
+    let outcome = run(&queue, order(Action::Move(None))).await;
+    assert_eq!((ids(&outcome.letters), outcome.of_other_queues), (vec!["ours"], 1));
+    assert_eq!(queue.left().0, ["theirs"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_that_fail_are_tried_again_and_then_told() {
+    let queue = MemoryLetters::of(["acme"; 12]);
+    queue
+        .refused
+        .lock()
+        .expect("nobody panics with it")
+        .extend([("body of acme-1".to_owned(), 2), ("body of acme-2".to_owned(), u32::MAX)]);
+    queue
+        .stuck
+        .lock()
+        .expect("nobody panics with it")
+        .extend([("acme-3".to_owned(), 2), ("acme-4".to_owned(), u32::MAX)]);
+    let queue = Arc::new(queue);
+    let outcome = run(&queue, order(Action::Move(None))).await;
+    assert_eq!(outcome.letters.len(), 11);
+    let told =
+        |failures: &[(Letter, QueueError)]| failures.iter().map(|(l, _)| l.id.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        (told(&outcome.unsent), told(&outcome.undeleted)),
+        (vec!["acme-2".into()], vec!["acme-4".into()])
+    );
+    // The one that was not moved is there for the next attempt; the other one must not invite it.
+    assert_eq!(queue.left(), (vec!["acme-2".into()], vec!["acme-4".into()]));
+    assert_eq!(queue.sent().len(), 11, "each once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_queue_that_takes_nothing_ends_it() {
+    let queue = MemoryLetters::of(["acme"; 200]);
+    let all = (0..200).map(|index| (format!("body of acme-{index}"), u32::MAX));
+    queue.refused.lock().expect("nobody panics with it").extend(all);
+    let queue = Arc::new(queue);
+    let outcome = run(&queue, order(Action::Move(None))).await;
+    assert!(matches!(outcome.broken_off, Some(BrokenOff::Unwritable)), "{outcome:?}");
+    assert_eq!(outcome.unsent.len(), 10, "one batch is enough to know");
+    assert_eq!(queue.left().0.len(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_cannot_be_read_any_more_gets_back_what_it_gave() {
+    let queue = Arc::new(MemoryLetters { broken_after: Some(6), ..MemoryLetters::of(["acme"; 100]) });
+    let outcome = run(&queue, order(Action::Look)).await;
+    assert!(matches!(outcome.broken_off, Some(BrokenOff::Unreadable(_))), "{outcome:?}");
+    assert_eq!(outcome.letters.len(), 60);
+    assert_eq!(queue.left().0.len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_gives_everything_back() {
+    let queue = Arc::new(MemoryLetters::of(["acme"; 100]));
+    let stop = CancellationToken::new();
+    let interrupt = |progress: Progress| {
+        if progress.done >= 10 {
+            stop.cancel();
+        }
+    };
+    let rate = NonZeroU32::new(10);
+    let outcome = sweep(Arc::clone(&queue), order(Action::Move(rate)), stop.clone(), interrupt).await;
+    assert!(matches!(outcome.broken_off, Some(BrokenOff::Interrupted)), "{outcome:?}");
+    assert_eq!((outcome.letters.len(), queue.sent().len()), (10, 10));
+    let (visible, hidden) = queue.left();
+    assert_eq!((visible.len(), hidden.len()), (90, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_kept_to_the_letter() {
+    for action in [Action::Look, Action::Move(None)] {
+        let queue = Arc::new(MemoryLetters::of(["acme"; 100]));
+        let outcome = run(&queue, Order { limit: Some(13), ..order(action) }).await;
+        assert_eq!(outcome.letters.len(), 13);
+        let moved = if action == Action::Look { 0 } else { 13 };
+        assert_eq!((queue.left().0.len(), queue.sent().len()), (100 - moved, moved));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_move_keeps_its_rate_and_everything_hidden() {
+    let tenants = std::iter::repeat_n(["acme", "globex", "globex"], 300).flatten();
+    let queue = Arc::new(MemoryLetters::of(tenants));
+    let asked = Order { filter: of_tenant("acme"), ..order(Action::Move(NonZeroU32::new(1))) };
+    let started = Instant::now();
+    let outcome = run(&queue, asked).await;
+    // As long as what is not asked for stays hidden all the time, each letter is received once.
+    let most = queue.state().letters.iter().map(|stored| stored.receives).max();
+    assert_eq!((outcome.letters.len(), outcome.others, most), (300, 600, Some(1)));
+    assert!((299..320).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    let state = queue.state();
+    assert!(state.hidings > 60, "{} calls hide and give back 600 letters", state.hidings);
+    let mut gaps = state.sent.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(gaps.all(|gap| gap >= Duration::from_millis(990)), "more than one a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_moved_and_is_received_again_is_deleted_and_not_moved_again() {
+    let queue = MemoryLetters::of(["acme"; 400]);
+    queue.stuck.lock().expect("nobody panics with it").insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
+    let queue = Arc::new(queue);
+    // Longer than it stays hidden.
+    let outcome = run(&queue, order(Action::Move(NonZeroU32::new(1)))).await;
+    assert_eq!((outcome.letters.len(), outcome.came_back, outcome.undeleted.len()), (400, 0, 0));
+    assert_eq!((queue.left(), queue.sent().len()), ((Vec::new(), Vec::new()), 400));
+}

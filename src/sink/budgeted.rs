@@ -1,0 +1,158 @@
+//! Keeps every account's budget ([`crate::budget`]) around any sinks: an account that throttled a moment ago is not opened, and
+//! calls wait for their turn.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{LogSink, LogSinks, PutAnswer, SinkError};
+use crate::{
+    budget::{Budgets, Ticket},
+    tenant::{CloudWatch, Delivery},
+};
+
+/// Sinks within their accounts' budgets.
+#[derive(Debug)]
+pub struct BudgetedSinks<S> {
+    sinks: S,
+    budgets: Budgets,
+}
+
+/// One sink within its account's budget.
+#[derive(Clone, Debug)]
+pub struct BudgetedSink<S> {
+    sink: S,
+    ticket: Arc<Ticket>,
+}
+
+impl<S> BudgetedSinks<S> {
+    /// Puts `budgets` in front of `sinks`.
+    pub fn new(sinks: S, budgets: Budgets) -> Self {
+        Self { sinks, budgets }
+    }
+}
+
+impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
+    type Sink = BudgetedSink<S::Sink>;
+
+    async fn open(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> Result<Self::Sink, SinkError> {
+        let ticket = self.budgets.enter(destination.role.account(), &delivery.target_region)?;
+        let sink = self.sinks.open(delivery, destination, cluster).await?;
+        Ok(BudgetedSink { sink, ticket: Arc::new(ticket) })
+    }
+}
+
+impl<S: LogSink> LogSink for BudgetedSink<S> {
+    async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
+        self.ticket.put_turn().await;
+        let answer = self.sink.put_log_events(body).await;
+        self.ticket.heed(&answer);
+        answer
+    }
+
+    async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
+        self.ticket.create_stream_turn().await;
+        let answer = self.sink.create_log_stream(group, stream).await;
+        self.ticket.heed(&answer);
+        answer
+    }
+
+    async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
+        self.sink.create_log_group(group, retention_days).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        budget::Rates,
+        metrics::Metrics,
+        name::StreamTemplate,
+        sink::memory::{MemorySinks, Operation},
+        tenant::{Destination, Oversize},
+    };
+
+    const GROUP: &str = "/rosa/acme";
+    const PLACE: &str = "222222222222/us-east-1";
+
+    fn delivery() -> Delivery {
+        Delivery {
+            tenant_id: "acme".into(),
+            name: "cloudwatch".into(),
+            enabled: true,
+            desired_logs: None,
+            target_region: "us-east-1".into(),
+            destination: Destination::CloudWatch(destination()),
+        }
+    }
+
+    fn destination() -> CloudWatch {
+        CloudWatch {
+            role: "arn:aws:iam::222222222222:role/customer-logs".parse().expect("a role's ARN"),
+            external_id: None,
+            session_tags: false,
+            source_identity: false,
+            log_group_name: GROUP.into(),
+            log_stream_name: StreamTemplate::default(),
+            retention_days: None,
+            oversize: Oversize::Split,
+        }
+    }
+
+    fn body() -> Bytes {
+        format!(
+            "{{\"logGroupName\":\"{GROUP}\",\"logStreamName\":\"s\",\"logEvents\":[{{\"timestamp\":1,\"message\":\"m\"}}]}}"
+        )
+        .into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_account_is_not_opened_until_it_takes_requests_again() {
+        let sinks = MemorySinks::new();
+        sinks.create(PLACE, GROUP, &["s"]);
+        sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
+        let rates = Rates { puts: 800, stream_creations: 50 };
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, Metrics::new()));
+        let open = async || budgeted.open(&delivery(), &destination(), "c").await;
+        let sink = open().await.expect("nothing is wrong");
+        sink.put_log_events(body()).await.expect_err("it throttles");
+        let Err(SinkError::Paused { account, region, retry_in }) = open().await else {
+            panic!("it is left alone")
+        };
+        assert_eq!((account.as_str(), region.as_str()), ("222222222222", "us-east-1"));
+        assert_eq!(sinks.opened().len(), 1, "nobody was asked");
+        tokio::time::advance(retry_in).await;
+        let probe = open().await.expect("one may see");
+        open().await.map(drop).expect_err("one alone");
+        probe.put_log_events(body()).await.expect("it takes it");
+        open().await.map(drop).expect("it takes requests again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_wait_for_their_turns() {
+        let sinks = MemorySinks::new();
+        sinks.create(PLACE, GROUP, &["s"]);
+        let rates = Rates { puts: 100, stream_creations: 10 };
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, Metrics::new()));
+        let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
+        let start = tokio::time::Instant::now();
+        for _ in 0..111 {
+            sink.put_log_events(body()).await.expect("it takes it");
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+        for stream in 0..22 {
+            sink.create_log_stream(GROUP, &format!("s-{stream}")).await.expect("it takes it");
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        sink.create_log_group("another", None).await.expect("it takes it");
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+    }
+}

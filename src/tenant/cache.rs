@@ -1,0 +1,276 @@
+//! Remembers tenants in front of the directory that knows them, and goes on with what it remembers while that one is down.
+//!
+//! An entry is believed for a time, then looked up anew, one lookup at a time per tenant. If that fails, what was found
+//! before serves on. That there is no such tenant is remembered too, but does not outlive its time: the verdict on it is
+//! final, and a tenant may have been added since.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use moka::future::Cache;
+use tokio::time::{Instant, timeout};
+
+use super::{Directory, LookupError, Tenant};
+use crate::metrics::{Lookup, Metrics};
+
+/// While the directory is down it is asked once per this time, whoever is looked for: an outage must not cost every
+/// message a time-out.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// A lookup that need not succeed, because there is an older entry or because the directory is known to be down, is given
+/// up after this time. DynamoDB answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// No segment of a key can be this: it has a slash.
+const NOBODY: &str = "logferry/readiness";
+
+/// How much is remembered, and for how long.
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// The table's name, for what is said of it.
+    pub table: String,
+    /// Most tenants remembered.
+    pub capacity: u64,
+    /// After this time an entry is looked up anew.
+    pub ttl: Duration,
+    /// How long after that it serves on while it cannot be.
+    pub max_stale: Duration,
+}
+
+/// A directory behind a cache; cheap to clone, clones remember together.
+#[derive(Clone, Debug)]
+pub struct TenantCache<D> {
+    shared: Arc<Shared<D>>,
+}
+
+#[derive(Debug)]
+struct Shared<D> {
+    directory: D,
+    settings: CacheSettings,
+    slots: Cache<String, Arc<Slot>>,
+    outage: Mutex<Option<Outage>>,
+    metrics: Metrics,
+}
+
+/// One tenant's place.
+#[derive(Debug, Default)]
+struct Slot {
+    known: Mutex<Known>,
+    /// Held while the directory is asked.
+    flight: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// What the directory said, and when.
+    found: Option<(Found, Instant)>,
+    /// That it did not answer, and when.
+    failed: Option<(LookupError, Instant)>,
+}
+
+type Found = Option<Arc<Tenant>>;
+
+/// The directory does not answer.
+#[derive(Debug)]
+struct Outage {
+    began: Instant,
+    error: LookupError,
+    probe_at: Instant,
+    /// Lookups that an older entry answered.
+    stale: AtomicU64,
+}
+
+impl<D: Directory> TenantCache<D> {
+    /// Remembers what `directory` says.
+    pub fn new(directory: D, settings: CacheSettings, metrics: Metrics) -> Self {
+        let slots = Cache::builder()
+            .max_capacity(settings.capacity)
+            .time_to_idle(settings.ttl.saturating_add(settings.max_stale))
+            .build();
+        let outage = Mutex::new(None);
+        Self { shared: Arc::new(Shared { directory, settings, slots, outage, metrics }) }
+    }
+
+    /// Asks the directory for a tenant that cannot exist: is it there, and may we read it? What comes of it is what
+    /// lookups learn too: during an outage they need not find out themselves.
+    ///
+    /// # Errors
+    /// As [`Directory::find`].
+    pub async fn probe(&self) -> Result<(), LookupError> {
+        match self.shared.directory.find(NOBODY).await {
+            Ok(_) => {
+                self.shared.recovered();
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.failed(&error);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<D: Directory> Directory for TenantCache<D> {
+    /// As in the trait.
+    ///
+    /// # Cancel safety
+    /// Safe: a lookup that was dropped is begun anew by the next caller.
+    async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
+        let shared = &self.shared;
+        let slot = shared.slots.get_with_by_ref(tenant_id, async { Arc::default() }).await;
+        let asked = Instant::now();
+        if let Some(found) = slot.fresh(asked, shared.settings.ttl) {
+            return Ok(found);
+        }
+        let stale = slot.stale(asked, &shared.settings);
+        let down = shared.outage().is_some();
+        let answer = match shared.check(tenant_id) {
+            Err(error) => Err(error),
+            Ok(()) if stale.is_some() || down => {
+                timeout(PATIENCE, shared.look_up(&slot, tenant_id, asked)).await.unwrap_or_else(|_| {
+                    let error = shared.no_answer(tenant_id);
+                    shared.failed(&error);
+                    Err(error)
+                })
+            }
+            Ok(()) => shared.look_up(&slot, tenant_id, asked).await,
+        };
+        answer.or_else(|error| shared.instead(stale, error))
+    }
+}
+
+impl<D: Directory> Shared<D> {
+    /// Asks the directory, unless somebody did so since `asked`.
+    async fn look_up(&self, slot: &Slot, tenant_id: &str, asked: Instant) -> Result<Found, LookupError> {
+        let _flight = slot.flight.lock().await;
+        if let Some(found) = slot.fresh(Instant::now(), self.settings.ttl) {
+            return Ok(found);
+        }
+        if let Some((error, _)) = slot.known().failed.as_ref().filter(|(_, at)| *at >= asked) {
+            return Err(error.clone());
+        }
+        self.admit(tenant_id)?;
+        match self.directory.find(tenant_id).await {
+            Ok(found) => {
+                *slot.known() = Known { found: Some((found.clone(), Instant::now())), failed: None };
+                self.recovered();
+                self.count(if found.is_some() { "found" } else { "none" });
+                Ok(found)
+            }
+            Err(error) => {
+                slot.known().failed = Some((error.clone(), Instant::now()));
+                self.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// What was found before, or the error.
+    fn instead(&self, stale: Option<Arc<Tenant>>, error: LookupError) -> Result<Found, LookupError> {
+        let Some(tenant) = stale else {
+            self.count("failed");
+            return Err(error);
+        };
+        self.count("stale");
+        if let Some(outage) = &*self.outage() {
+            outage.stale.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Some(tenant))
+    }
+
+    /// Tells at once whether the directory is to be left alone.
+    fn check(&self, tenant_id: &str) -> Result<(), LookupError> {
+        match &*self.outage() {
+            Some(outage) if Instant::now() < outage.probe_at => Err(outage.error_for(tenant_id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, and takes the probe if there is one to take.
+    fn admit(&self, tenant_id: &str) -> Result<(), LookupError> {
+        let now = Instant::now();
+        match &mut *self.outage() {
+            Some(outage) if now < outage.probe_at => Err(outage.error_for(tenant_id)),
+            Some(outage) => {
+                outage.probe_at = now + PROBE_INTERVAL;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: &LookupError) {
+        let now = Instant::now();
+        let probe_at = now + PROBE_INTERVAL;
+        let mut outage = self.outage();
+        match &mut *outage {
+            Some(outage) => (outage.error, outage.probe_at) = (error.clone(), probe_at),
+            None => {
+                *outage =
+                    Some(Outage { began: now, error: error.clone(), probe_at, stale: AtomicU64::default() });
+                tracing::warn!(
+                    error = %error,
+                    tenants.max_stale = ?self.settings.max_stale,
+                    "tenants cannot be looked up: those found before are served from memory, messages of others wait"
+                );
+            }
+        }
+    }
+
+    fn recovered(&self) {
+        if let Some(outage) = self.outage().take() {
+            tracing::info!(
+                outage.duration = ?outage.began.elapsed(),
+                outage.stale = outage.stale.into_inner(),
+                "tenants can be looked up again"
+            );
+        }
+    }
+
+    fn no_answer(&self, tenant_id: &str) -> LookupError {
+        LookupError {
+            tenant_id: tenant_id.to_owned(),
+            table: self.settings.table.clone(),
+            problem: format!("no answer within {PATIENCE:?}"),
+        }
+    }
+
+    fn count(&self, result: &'static str) {
+        self.metrics.tenant_lookups.get_or_create(&Lookup::new(result)).inc();
+    }
+
+    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
+        // Every statement leaves it whole.
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outage {
+    /// Somebody else's error, as this tenant's.
+    fn error_for(&self, tenant_id: &str) -> LookupError {
+        LookupError { tenant_id: tenant_id.to_owned(), ..self.error.clone() }
+    }
+}
+
+impl Slot {
+    fn fresh(&self, now: Instant, ttl: Duration) -> Option<Found> {
+        self.known().found.as_ref().filter(|(_, at)| now.duration_since(*at) < ttl).map(|(f, _)| f.clone())
+    }
+
+    fn stale(&self, now: Instant, settings: &CacheSettings) -> Option<Arc<Tenant>> {
+        let longest = settings.ttl.saturating_add(settings.max_stale);
+        let known = self.known();
+        let (found, _) = known.found.as_ref().filter(|(_, at)| now.duration_since(*at) < longest)?;
+        found.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

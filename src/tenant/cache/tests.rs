@@ -1,0 +1,215 @@
+//! Fresh, stale and failed lookups, in front of a directory that answers as it is told.
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(60);
+const MAX_STALE: Duration = Duration::from_secs(3600);
+
+/// What the directory does with a lookup.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mood {
+    Answers,
+    Refuses,
+    Hangs,
+}
+
+#[derive(Clone, Debug)]
+struct Moody(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    mood: Mood,
+    paused: bool,
+    asked: Vec<String>,
+}
+
+impl Directory for Moody {
+    /// Everybody but "nobody" is a tenant; an answer takes a second.
+    async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
+        let (mood, paused) = {
+            let mut state = self.0.lock().expect("no test panics with it");
+            state.asked.push(tenant_id.to_owned());
+            (state.mood, state.paused)
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        match mood {
+            Mood::Answers if tenant_id == "nobody" => Ok(None),
+            Mood::Answers => Ok(Some(Arc::new(Tenant { paused, ..Tenant::default() }))),
+            Mood::Refuses => Err(refusal(tenant_id)),
+            Mood::Hangs => std::future::pending().await,
+        }
+    }
+}
+
+fn refusal(tenant_id: &str) -> LookupError {
+    LookupError { tenant_id: tenant_id.into(), table: "tenants".into(), problem: "down".into() }
+}
+
+struct World {
+    directory: Moody,
+    cache: TenantCache<Moody>,
+    metrics: Metrics,
+}
+
+impl World {
+    fn new(max_stale: Duration) -> Self {
+        let state = State { mood: Mood::Answers, paused: false, asked: Vec::new() };
+        let directory = Moody(Arc::new(Mutex::new(state)));
+        let settings = CacheSettings { table: "tenants".into(), capacity: 100, ttl: TTL, max_stale };
+        let metrics = Metrics::new();
+        let cache = TenantCache::new(directory.clone(), settings, metrics.clone());
+        Self { directory, cache, metrics }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.directory.0.lock().expect("no test panics with it")
+    }
+
+    fn is(&self, mood: Mood) {
+        self.state().mood = mood;
+    }
+
+    /// Whom the directory was asked for since the last time.
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().asked)
+    }
+
+    /// `Some(true)` is a tenant, `Some(false)` certainly none, `None` an error.
+    async fn find(&self, tenant_id: &str) -> Option<bool> {
+        self.cache.find(tenant_id).await.ok().map(|found| found.is_some())
+    }
+
+    async fn check(&self, tenant_id: &str, expected: Option<bool>, asked: &[&str]) {
+        assert_eq!((self.find(tenant_id).await, self.asked()), (expected, owned(asked)), "{tenant_id}");
+    }
+
+    fn counted(&self, expected: [u64; 4]) {
+        let results = ["found", "none", "stale", "failed"];
+        let counts =
+            results.map(|result| self.metrics.tenant_lookups.get_or_create(&Lookup::new(result)).get());
+        assert_eq!(counts, expected, "{results:?}");
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+async fn after(time: Duration) {
+    tokio::time::advance(time).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_is_believed_for_its_time() {
+    let world = World::new(MAX_STALE);
+    world.check("acme", Some(true), &["acme"]).await;
+    world.check("nobody", Some(false), &["nobody"]).await;
+    after(TTL - Duration::from_secs(2)).await;
+    world.check("acme", Some(true), &[]).await;
+    world.check("nobody", Some(false), &[]).await;
+    world.state().paused = true;
+    after(Duration::from_secs(2)).await;
+    let found = world.cache.find("acme").await.expect("it answers").expect("it is a tenant");
+    assert!(found.paused, "looked up anew");
+    world.counted([2, 1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_ask_at_once_cost_one_lookup_also_if_it_fails() {
+    for (mood, expected, counts) in
+        [(Mood::Refuses, None, [0, 0, 0, 3]), (Mood::Answers, Some(true), [1, 0, 0, 0])]
+    {
+        let world = World::new(MAX_STALE);
+        world.is(mood);
+        let answers = tokio::join!(world.find("acme"), world.find("acme"), world.find("acme"));
+        assert_eq!((answers, world.asked()), ((expected, expected, expected), owned(&["acme"])), "{mood:?}");
+        world.counted(counts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_bridged_by_what_was_found_before() {
+    let world = World::new(MAX_STALE);
+    world.check("acme", Some(true), &["acme"]).await;
+    world.check("globex", Some(true), &["globex"]).await;
+    world.check("nobody", Some(false), &["nobody"]).await;
+    world.is(Mood::Refuses);
+    after(TTL).await;
+    // One is asked for; after that nobody is, until the next probe.
+    world.check("acme", Some(true), &["acme"]).await;
+    world.check("acme", Some(true), &[]).await;
+    world.check("globex", Some(true), &[]).await;
+    // The verdict on an unknown tenant is final: not on an old word. Nor on none at all.
+    world.check("nobody", None, &[]).await;
+    world.check("initech", None, &[]).await;
+    world.counted([2, 1, 3, 2]);
+    let error = world.cache.find("initech").await.expect_err("nobody knows");
+    assert_eq!((error.tenant_id.as_str(), error.problem.as_str()), ("initech", "down"));
+    after(PROBE_INTERVAL).await;
+    world.check("initech", None, &["initech"]).await;
+    world.check("globex", Some(true), &[]).await;
+    // Over: whoever asks first finds out, for all.
+    world.is(Mood::Answers);
+    after(PROBE_INTERVAL).await;
+    world.check("globex", Some(true), &["globex"]).await;
+    world.check("acme", Some(true), &["acme"]).await;
+    world.check("nobody", Some(false), &["nobody"]).await;
+    assert!(world.cache.shared.outage().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_entry_does_not_serve_for_ever() {
+    for (max_stale, bridged, expected) in [
+        (MAX_STALE, MAX_STALE - Duration::from_secs(3), Some(true)),
+        (MAX_STALE, MAX_STALE, None),
+        (Duration::ZERO, Duration::ZERO, None),
+    ] {
+        let world = World::new(max_stale);
+        world.check("acme", Some(true), &["acme"]).await;
+        world.is(Mood::Refuses);
+        after(TTL + bridged).await;
+        world.check("acme", expected, &["acme"]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_hangs_costs_no_message_its_slot() {
+    let world = World::new(MAX_STALE);
+    world.check("acme", Some(true), &["acme"]).await;
+    world.check("globex", Some(true), &["globex"]).await;
+    world.is(Mood::Hangs);
+    after(TTL).await;
+    let began = Instant::now();
+    world.check("acme", Some(true), &["acme"]).await;
+    assert_eq!(began.elapsed(), PATIENCE);
+    // It is known now: nobody waits, also not those of whom nothing is known.
+    for _ in 0..10 {
+        world.check("acme", Some(true), &[]).await;
+        world.check("globex", Some(true), &[]).await;
+        world.check("initech", None, &[]).await;
+    }
+    assert_eq!(began.elapsed(), PATIENCE);
+    // Not even a probe waits for longer.
+    after(PROBE_INTERVAL).await;
+    let began = Instant::now();
+    world.check("initech", None, &["initech"]).await;
+    assert_eq!(began.elapsed(), PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_finds_outages_and_their_end_too() {
+    let world = World::new(MAX_STALE);
+    world.check("acme", Some(true), &["acme"]).await;
+    world.is(Mood::Refuses);
+    assert!(world.cache.probe().await.is_err());
+    assert_eq!(world.asked(), [NOBODY]);
+    after(TTL - Duration::from_secs(1)).await;
+    assert!(world.cache.probe().await.is_err());
+    world.asked();
+    world.check("acme", Some(true), &[]).await;
+    world.is(Mood::Answers);
+    world.cache.probe().await.expect("it answers");
+    world.asked();
+    world.check("acme", Some(true), &["acme"]).await;
+    world.counted([2, 0, 1, 0]);
+}

@@ -1,0 +1,327 @@
+//! One row, field by field: what each may hold, and the words for what it may not. Pure.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use super::{
+    Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Oversize, Row,
+    SETTINGS,
+};
+use crate::{
+    credentials::{RoleArn, RoleArnError},
+    name::StreamTemplate,
+};
+
+/// Reads one row of either kind, as the worker does.
+///
+/// # Errors
+/// Names every field that is missing or has a value that cannot be right.
+pub fn check_row(tenant_id: &str, name: &str, row: &Row) -> Result<Content, BadRow> {
+    if name != SETTINGS {
+        return parse_row(tenant_id, name, row).map(|delivery| Content::Delivery(Arc::new(delivery)));
+    }
+    let mut fields = Fields { row, problems: Vec::new() };
+    let paused = fields.flag("paused");
+    match fields.problems {
+        problems if problems.is_empty() => Ok(Content::Settings { paused }),
+        problems => {
+            let (tenant_id, name) = (tenant_id.to_owned(), name.to_owned());
+            // Doubt is everybody's: nobody can tell whether the tenant is paused.
+            Err(BadRow { tenant_id, name, enabled: true, problems })
+        }
+    }
+}
+
+/// Reads one row.
+///
+/// # Errors
+/// Names every field that is missing or has a value that cannot be right.
+pub fn parse_row(tenant_id: &str, name: &str, row: &Row) -> Result<Delivery, BadRow> {
+    let mut fields = Fields { row, problems: Vec::new() };
+    let kind = name.split_once('#').map_or(name, |(kind, _)| kind);
+    let enabled = fields.flag("enabled");
+    let desired_logs = fields.desired_logs();
+    let target_region = fields.required("target_region", region);
+    let destination = match kind {
+        "cloudwatch" => fields.cloudwatch().map(Destination::CloudWatch),
+        "s3" => fields.s3().map(Destination::S3),
+        // An enabled row of another kind must not pass silently; a disabled one is nobody's concern.
+        other => {
+            fields.problem("type", format!("{other:?} is neither \"cloudwatch\" nor \"s3\""));
+            None
+        }
+    };
+    if let (Some(region), Some(role)) = (&target_region, destination.as_ref().and_then(Destination::role)) {
+        fields.same_partition(region, role);
+    }
+    match (target_region, destination, fields.problems.is_empty()) {
+        (Some(target_region), Some(destination), true) => Ok(Delivery {
+            tenant_id: tenant_id.to_owned(),
+            name: name.to_owned(),
+            enabled,
+            desired_logs,
+            target_region,
+            destination,
+        }),
+        _ => Err(BadRow {
+            tenant_id: tenant_id.to_owned(),
+            name: name.to_owned(),
+            enabled: row.get("enabled").is_some_and(|flag| *flag != Attribute::Bool(false)),
+            problems: fields.problems,
+        }),
+    }
+}
+
+struct Fields<'a> {
+    row: &'a Row,
+    problems: Vec<FieldProblem>,
+}
+
+impl Fields<'_> {
+    fn cloudwatch(&mut self) -> Option<CloudWatch> {
+        let role = self.required("log_distribution_role_arn", role_arn);
+        let log_group_name = self.required("log_group_name", log_group_name);
+        let external_id = self.optional("external_id", external_id);
+        let session_tags = self.flag("session_tags");
+        let source_identity = self.flag("source_identity");
+        let log_stream_name = self.optional("log_stream_name", StreamTemplate::parse).unwrap_or_default();
+        let retention_days = self.retention_days();
+        let oversize = self.optional("oversize", oversize).unwrap_or(Oversize::Split);
+        Some(CloudWatch {
+            role: role?,
+            external_id,
+            session_tags,
+            source_identity,
+            log_group_name: log_group_name?,
+            log_stream_name,
+            retention_days,
+            oversize,
+        })
+    }
+
+    fn s3(&mut self) -> Option<Bucket> {
+        let role = self.optional("log_distribution_role_arn", role_arn);
+        let external_id = self.optional("external_id", external_id);
+        let session_tags = self.flag("session_tags");
+        let source_identity = self.flag("source_identity");
+        if !self.row.contains_key("log_distribution_role_arn") {
+            let asked = [
+                ("external_id", external_id.is_some()),
+                ("session_tags", session_tags),
+                ("source_identity", source_identity),
+            ];
+            for (field, _) in asked.into_iter().filter(|(_, asked)| *asked) {
+                let given = self.row[field].describe();
+                self.problem(
+                    field,
+                    format!("{given} needs a log_distribution_role_arn, and the row has none"),
+                );
+            }
+        }
+        let bucket_name = self.required("bucket_name", bucket_name);
+        let bucket_prefix = self.optional("bucket_prefix", bucket_prefix);
+        Some(Bucket {
+            role,
+            external_id,
+            session_tags,
+            source_identity,
+            bucket_name: bucket_name?,
+            bucket_prefix: bucket_prefix.unwrap_or_else(|| DEFAULT_BUCKET_PREFIX.to_owned()),
+        })
+    }
+
+    /// A role is of no use in a Region of another partition.
+    fn same_partition(&mut self, region: &str, role: &RoleArn) {
+        let partition = partition(region);
+        if role.partition() != partition {
+            let rule = format!("{region:?} is in partition {partition}, and {role} in {}", role.partition());
+            self.problem("target_region", rule);
+        }
+    }
+
+    fn problem(&mut self, field: &str, problem: impl std::fmt::Display) {
+        self.problems.push(FieldProblem { field: field.to_owned(), problem: problem.to_string() });
+    }
+
+    fn required<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        if !self.row.contains_key(field) {
+            self.problem(field, "is missing");
+            return None;
+        }
+        self.optional(field, parse)
+    }
+
+    fn optional<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match self.row.get(field) {
+            None => None,
+            Some(Attribute::Text(text)) => match parse(text) {
+                Ok(value) => Some(value),
+                Err(problem) => {
+                    self.problem(field, problem);
+                    None
+                }
+            },
+            Some(other) => {
+                self.problem(field, format!("must be a string (S), not {}", other.describe()));
+                None
+            }
+        }
+    }
+
+    fn flag(&mut self, field: &str) -> bool {
+        match self.row.get(field) {
+            None => false,
+            Some(Attribute::Bool(flag)) => *flag,
+            Some(other) => {
+                self.problem(field, format!("must be BOOL, not {}", other.describe()));
+                false
+            }
+        }
+    }
+
+    fn desired_logs(&mut self) -> Option<Vec<String>> {
+        match self.row.get("desired_logs") {
+            None => None,
+            Some(Attribute::TextList(list)) => {
+                for pattern in list.iter().filter(|pattern| !is_application_pattern(pattern)) {
+                    let rule =
+                        "can match no application (1 character or more, no slash, no control character)";
+                    self.problem("desired_logs", format!("{pattern:?} {rule}"));
+                }
+                Some(list.clone())
+            }
+            Some(other) => {
+                let rule = format!("must be SS or L of strings, not {}", other.describe());
+                self.problem("desired_logs", rule);
+                None
+            }
+        }
+    }
+
+    fn retention_days(&mut self) -> Option<i32> {
+        let given = self.row.get("retention_days")?;
+        let value = match given {
+            Attribute::Number(number) => number.parse().ok().filter(|days| RETENTION_DAYS.contains(days)),
+            _ => None,
+        };
+        if value.is_none() {
+            let problem = format!("must be a number out of {RETENTION_DAYS:?}, not {}", given.describe());
+            self.problem("retention_days", problem);
+        }
+        value
+    }
+}
+
+/// Where a bucket's objects go that names no place.
+const DEFAULT_BUCKET_PREFIX: &str = "ROSA/cluster-logs/";
+/// Leaves as much of a key's 1,024 bytes for the tenant, the application, the pod and the file.
+const MAX_BUCKET_PREFIX: usize = 512;
+
+/// Source: CloudWatch Logs API reference, PutRetentionPolicy.
+const RETENTION_DAYS: [i32; 22] =
+    [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
+
+/// A Region's name has at least three parts, the last of them digits.
+pub(crate) fn region(text: &str) -> Result<String, String> {
+    let parts: Vec<_> = text.split('-').collect();
+    let legal = parts.len() >= 3
+        && parts.iter().all(|part| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        })
+        && parts.last().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    if legal { Ok(text.to_owned()) } else { Err(format!("{text:?} is no Region such as \"eu-central-1\"")) }
+}
+
+/// Source: AWS General Reference, "Amazon Resource Names".
+fn partition(region: &str) -> &'static str {
+    match region {
+        _ if region.starts_with("cn-") => "aws-cn",
+        _ if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    }
+}
+
+fn role_arn(text: &str) -> Result<RoleArn, String> {
+    text.parse().map_err(|error: RoleArnError| error.to_string())
+}
+
+/// An application is one segment of a key.
+fn is_application_pattern(pattern: &str) -> bool {
+    !pattern.is_empty() && !pattern.contains(|c: char| c == '/' || c.is_control())
+}
+
+/// Source: S3 User Guide, "General purpose bucket naming rules".
+fn bucket_name(text: &str) -> Result<String, String> {
+    const RESERVED_STARTS: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
+    const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let problem = if !(3..=63).contains(&text.len())
+        || !text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '-'))
+    {
+        "is not 3 to 63 of [a-z0-9.-]".to_owned()
+    } else if !(text.starts_with(alphanumeric) && text.ends_with(alphanumeric)) {
+        "does not begin and end with one of [a-z0-9]".to_owned()
+    } else if text.contains("..") {
+        "has two dots next to each other, which no bucket's name may".to_owned()
+    } else if text.parse::<Ipv4Addr>().is_ok() {
+        "is an IP address, which no bucket's name may be".to_owned()
+    } else if let Some(start) = RESERVED_STARTS.iter().find(|start| text.starts_with(**start)) {
+        format!("begins with {start:?}, which is reserved")
+    } else if let Some(end) = RESERVED_ENDS.iter().find(|end| text.ends_with(**end)) {
+        format!("ends with {end:?}, which is reserved for what is no general purpose bucket")
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(format!("{text:?} {problem}"))
+}
+
+/// Rows in the field have prefixes with and without a slash at the end, and mean the same by both.
+fn bucket_prefix(text: &str) -> Result<String, String> {
+    let prefix = match text {
+        "" => String::new(),
+        _ if text.ends_with('/') => text.to_owned(),
+        _ => format!("{text}/"),
+    };
+    let problem = if prefix.starts_with('/') {
+        "begins with a slash".to_owned()
+    } else if prefix.split('/').any(|segment| matches!(segment, "." | "..")) {
+        "has a segment \".\" or \"..\"".to_owned()
+    } else if prefix.contains(char::is_control) {
+        "has a control character".to_owned()
+    } else if prefix.len() > MAX_BUCKET_PREFIX {
+        format!("is longer than {MAX_BUCKET_PREFIX} bytes, half of what an object's key may have")
+    } else {
+        return Ok(prefix);
+    };
+    Err(format!("{text:?} {problem}"))
+}
+
+/// Source: CloudWatch Logs API reference, CreateLogGroup.
+fn log_group_name(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | '#');
+    if text.is_empty() || text.len() > 512 || !text.chars().all(legal) {
+        return Err(format!("{text:?} is not 1 to 512 of [.-_/#A-Za-z0-9]"));
+    }
+    if text.starts_with("aws/") {
+        return Err(format!("{text:?} begins with \"aws/\", which is reserved"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Source: STS API reference, AssumeRole.
+fn external_id(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-\\".contains(c);
+    if (2..=1224).contains(&text.len()) && text.chars().all(legal) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not 2 to 1224 of [A-Za-z0-9_+=,.@:/-]"))
+    }
+}
+
+fn oversize(text: &str) -> Result<Oversize, String> {
+    match text {
+        "split" => Ok(Oversize::Split),
+        "truncate" => Ok(Oversize::Truncate),
+        "quarantine" => Ok(Oversize::Quarantine),
+        other => Err(format!("{other:?} is none of \"split\", \"truncate\", \"quarantine\"")),
+    }
+}

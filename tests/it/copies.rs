@@ -1,0 +1,171 @@
+//! Objects arrive in customers' buckets as they were, and each delivery of an object has its own fate.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use logferry_sandbox::{
+    faults::{Effect, ErrorAnswer, Fault},
+    provision::{Customer, CustomerSpec},
+};
+
+use crate::{
+    eventually::eventually,
+    samples::{Object, assert_same_events, expected, generated, received_events},
+    setup::{Setup, text},
+    target::{unique, unique_account},
+};
+
+/// A customer with a bucket, which the central role or, if asked to, the customer's own role may write to.
+async fn with_bucket(setup: &Setup, tenant_id: &str, in_role: bool) -> (Customer, String) {
+    bucket_in(setup, &unique_account(), tenant_id, in_role).await
+}
+
+/// The same in that account.
+async fn bucket_in(setup: &Setup, account: &str, tenant_id: &str, in_role: bool) -> (Customer, String) {
+    let spec = CustomerSpec::new(tenant_id);
+    let customer = Customer::create(&setup.aws, account, &setup.provider, spec).await;
+    let customer = customer.expect("the customer's side can be set up");
+    let bucket = format!("{}-{tenant_id}", setup.provider.bucket);
+    customer.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
+    if in_role {
+        customer.let_role_copy(&setup.aws, &setup.provider, &bucket).await.expect("a policy");
+    }
+    (customer, bucket)
+}
+
+fn prefixed(mut row: HashMap<String, AttributeValue>, prefix: &str) -> HashMap<String, AttributeValue> {
+    row.insert("bucket_prefix".to_owned(), text(prefix));
+    row
+}
+
+/// Key and bytes of everything in a customer's bucket.
+async fn received(setup: &Setup, customer: &Customer, bucket: &str) -> Vec<(String, bytes::Bytes)> {
+    let objects = customer.objects(&setup.aws, bucket).await.expect("the bucket can be read");
+    objects.into_iter().map(|object| (object.key, object.bytes)).collect()
+}
+
+fn copy_of(object: &Object, prefix: &str) -> (String, bytes::Bytes) {
+    let [tenant, _, rest] = object.key.splitn(3, '/').collect::<Vec<_>>().try_into().expect("three parts");
+    (format!("{prefix}{tenant}/{rest}"), object.bytes.clone().into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_receive_their_own_tenants_objects_as_they_are() {
+    let setup = Setup::with("copies", |spec| spec.versioned = true).await;
+    if setup.sandbox().is_none() {
+        // ministack copies within one account alone: see the next test.
+        return;
+    }
+    // One by the central role, one by its own, one of each kind; and one that has no bucket.
+    let (central, central_bucket) = with_bucket(&setup, "central", false).await;
+    let (own, own_bucket) = with_bucket(&setup, "own", true).await;
+    let (both, both_bucket) = with_bucket(&setup, "both", true).await;
+    let logs = setup.customer("logs").await;
+    let readers = [own.account.as_str(), &both.account];
+    setup.provider.let_read(&setup.aws, &readers).await.expect("a policy");
+    setup.put_row(central.bucket_row(&central_bucket, false)).await;
+    setup.put_row(prefixed(own.bucket_row(&own_bucket, true), "from us")).await;
+    setup.put_row(prefixed(both.bucket_row(&both_bucket, true), "")).await;
+    setup.put_row(both.row()).await;
+    let worker = setup.worker().await;
+
+    let object = |key: &str| generated(key, 20, 40);
+    let (plain, odd) = (object("central/c/app/pod/1.json.gz"), object("central/c/a b/p+d/\u{e4}.json.gz"));
+    let (own_s, both_s, log) = (
+        object("own/c/app/pod/1.json.gz"),
+        object("both/c/app/pod/1.json.gz"),
+        object("logs/c/app/pod/1.json.gz"),
+    );
+    for object in [&plain, &odd, &own_s, &both_s, &log] {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    setup.acknowledged(&worker, 5).await;
+
+    let prefix = "ROSA/cluster-logs/";
+    let mut expected_there = vec![copy_of(&plain, prefix), copy_of(&odd, prefix)];
+    expected_there.sort();
+    assert_eq!(received(&setup, &central, &central_bucket).await, expected_there);
+    assert_eq!(received(&setup, &own, &own_bucket).await, [copy_of(&own_s, "from us/")]);
+    assert_eq!(received(&setup, &both, &both_bucket).await, [copy_of(&both_s, "")]);
+    assert_same_events("both", &received_events(&setup.aws, &both).await, &expected(&both_s.text));
+    assert_same_events("logs", &received_events(&setup.aws, &logs).await, &expected(&log.text));
+    let objects = own.objects(&setup.aws, &own_bucket).await.expect("the bucket can be read");
+    let metadata = &objects[0].metadata;
+    for (name, value) in
+        [("tenant-id", "own"), ("cluster-id", "c"), ("source-bucket", &setup.provider.bucket)]
+    {
+        assert_eq!(metadata[name], value, "{metadata:?}");
+    }
+    assert_eq!(metadata["source-key"], own_s.key);
+    assert!(metadata.contains_key("source-version"), "{metadata:?}");
+    assert_eq!(worker.metrics().await.get("logferry_objects_copied_total"), 4.0);
+    setup.no_dead_letters().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_of_the_provider_s_own_receives_objects_too() {
+    let setup = Setup::new("copies-near").await;
+    let account = setup.provider.account.clone();
+    let tenant = format!("near-{}", unique());
+    let (customer, bucket) = bucket_in(&setup, &account, &tenant, false).await;
+    setup.put_row(customer.bucket_row(&bucket, false)).await;
+    let worker = setup.worker().await;
+    let objects = ["app/pod/1.json.gz", "a b/p+d/\u{e4}.json.gz"]
+        .map(|name| generated(&format!("{tenant}/c/{name}"), 20, 40));
+    for object in &objects {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    setup.acknowledged(&worker, 2).await;
+    let mut copies: Vec<_> = objects.iter().map(|object| copy_of(object, "ROSA/cluster-logs/")).collect();
+    copies.sort();
+    assert_eq!(received(&setup, &customer, &bucket).await, copies);
+    setup.no_dead_letters().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_delivery_has_done_the_other_s_failure_does_not_repeat() {
+    let setup = Setup::new("copy-fails").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let (customer, bucket) = with_bucket(&setup, "acme", false).await;
+    setup.put_row(customer.row()).await;
+    setup.put_row(customer.bucket_row(&bucket, false)).await;
+    let denied = Effect::Error(ErrorAnswer::new(403, "AccessDenied"));
+    let denied = sandbox.faults().add(Fault::new("s3", "CopyObject", denied));
+    let worker = setup.worker().await;
+    let first = generated("acme/c/app/pod/1.json.gz", 20, 40);
+    setup.upload(&first.key, first.bytes.clone()).await;
+    let denials = "logferry_failures_total{reason=\"bucket_denied\"}";
+    eventually("the copy is tried again and again", async || {
+        let metrics = worker.metrics().await;
+        if metrics.get(denials) >= 3.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&first.text));
+    assert_eq!(received(&setup, &customer, &bucket).await, []);
+    sandbox.faults().remove(denied);
+    setup.acknowledged(&worker, 1).await;
+    assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&first.text));
+    assert_eq!(received(&setup, &customer, &bucket).await, [copy_of(&first, "ROSA/cluster-logs/")]);
+
+    // And the other way round.
+    let throttle = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
+    let throttle = sandbox.faults().add(Fault::new("logs", "PutLogEvents", throttle));
+    let second = generated("acme/c/app/pod/2.json.gz", 20, 40);
+    setup.upload(&second.key, second.bytes.clone()).await;
+    eventually("CloudWatch Logs is tried again and again", async || {
+        let metrics = worker.metrics().await;
+        let throttled = metrics.get("logferry_failures_total{reason=\"throttled\"}");
+        if throttled >= 2.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    sandbox.faults().remove(throttle);
+    setup.acknowledged(&worker, 2).await;
+    assert_eq!(worker.metrics().await.get("logferry_objects_copied_total"), 2.0, "each once");
+    let all = [expected(&first.text), expected(&second.text)].concat();
+    let mut found = received_events(&setup.aws, &customer).await;
+    found.sort();
+    let mut all = all;
+    all.sort();
+    assert_same_events("acme", &found, &all);
+    setup.no_dead_letters().await;
+}

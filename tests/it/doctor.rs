@@ -1,0 +1,382 @@
+//! `logferry doctor`: what does not work is said, with what mends it, and nothing else is touched.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::QueueAttributeName;
+use logferry_sandbox::provision::{Customer, CustomerSpec};
+use serde_json::{Value, json};
+
+use crate::{
+    operator::{self, Ended},
+    setup::{Setup, text},
+};
+
+/// What an operator has: both sides, and the worker's own environment.
+struct Operator {
+    setup: Setup,
+    environment: BTreeMap<String, String>,
+}
+
+/// What the doctor said.
+struct Report(Value);
+
+impl Report {
+    fn conditions(&self) -> &[Value] {
+        self.0["conditions"].as_array().expect("an array")
+    }
+
+    /// Every condition with its state, in order.
+    fn states<'a>(&'a self) -> Vec<(&'a str, &'a str)> {
+        let text = |value: &'a Value| value.as_str().expect("a string");
+        self.conditions().iter().map(|of| (text(&of["condition"]), text(&of["state"]))).collect()
+    }
+
+    /// Checks that exactly this fails, for that reason and with that fix.
+    #[track_caller]
+    fn fails(&self, condition: &str, problem: &str, fix: &str) {
+        let failed: Vec<_> = self.conditions().iter().filter(|of| of["state"] == "failed").collect();
+        let [failed] = failed.as_slice() else { panic!("not one failure: {failed:#?}") };
+        assert_eq!(failed["condition"], condition, "{failed:#}");
+        let says = |field: &str, words: &str| failed[field].as_str().is_some_and(|text| text.contains(words));
+        assert!(says("detail", problem), "{problem:?} is not said: {failed:#}");
+        assert!(says("fix", fix), "{fix:?} is not said: {failed:#}");
+    }
+
+    fn state(&self, condition: &str) -> Option<&str> {
+        self.states().into_iter().find(|(name, _)| *name == condition).map(|(_, state)| state)
+    }
+}
+
+impl Operator {
+    async fn new(name: &str) -> Self {
+        let setup = Setup::new(name).await;
+        let environment = setup.environment().await;
+        Self { setup, environment }
+    }
+
+    async fn doctor(&self, arguments: &[&str]) -> Ended {
+        operator::run(&[&["doctor"], arguments].concat(), &self.environment).await
+    }
+
+    /// What it says if all is well.
+    async fn well(&self, arguments: &[&str]) -> Report {
+        Report(self.doctor(&[arguments, &["--json"]].concat()).await.with(0).json())
+    }
+
+    /// What it says if something is not.
+    async fn ill(&self, arguments: &[&str]) -> Report {
+        let report = Report(self.doctor(&[arguments, &["--json"]].concat()).await.with(1).json());
+        assert_eq!(report.0["healthy"], false);
+        report
+    }
+
+    async fn ill_tenant(&self, tenant: &str) -> Report {
+        self.ill(&["--tenant", tenant]).await
+    }
+
+    /// The same with another value of one variable.
+    fn set(&mut self, variable: &str, value: &str) -> Option<String> {
+        self.environment.insert(variable.to_owned(), value.to_owned())
+    }
+
+    async fn set_queue(&self, url: &str, attribute: QueueAttributeName, value: &str) {
+        let set = self.setup.account().sqs().set_queue_attributes().queue_url(url);
+        set.attributes(attribute, value).send().await.expect("the attribute can be set");
+    }
+
+    /// A customer whose row is changed before it is put.
+    async fn customer_with(&self, spec: CustomerSpec, changes: &[(&str, AttributeValue)]) -> Customer {
+        let customer = self.setup.stranger(spec).await;
+        let mut row = customer.row();
+        row.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.setup.put_row(row).await;
+        customer
+    }
+
+    /// A customer whose role may do this and no more.
+    async fn customer_allowing(&self, spec: CustomerSpec, actions: &[&str]) -> Customer {
+        let role = spec.role_name.clone();
+        let customer = self.customer_with(spec, &[]).await;
+        let account = &customer.account;
+        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": actions,
+            "Resource": format!("arn:aws:logs:*:{account}:log-group:{}*", customer.log_group),
+        }] });
+        let put = [
+            ("Action", "PutRolePolicy"),
+            ("RoleName", &role),
+            ("PolicyName", "logferry"),
+            ("PolicyDocument", &policy.to_string()),
+        ];
+        self.setup.aws.account(account).iam_query(&put).await.expect("the policy can be replaced");
+        customer
+    }
+}
+
+const WIRING: [&str; 8] = [
+    "queue",
+    "redrive policy",
+    "dead-letter queue",
+    "dead-letter retention",
+    "identity",
+    "tenant table",
+    "central role",
+    "ledger",
+];
+const WAY: [&str; 9] = [
+    "identity",
+    "tenant table",
+    "central role",
+    "not paused",
+    "enabled",
+    "row",
+    "customer role",
+    "log group",
+    "log stream",
+];
+
+fn all_ok<'a>(conditions: &[&'a str]) -> Vec<(&'a str, &'a str)> {
+    conditions.iter().map(|condition| (*condition, "ok")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_healthy_setup_is_called_so() {
+    let operator = Operator::new("doctor-well").await;
+    let customer = operator.setup.customer("acme").await;
+    assert_eq!(operator.well(&[]).await.states(), all_ok(&WIRING));
+    let report = operator.well(&["--tenant", "acme"]).await;
+    assert_eq!(report.states(), all_ok(&[&WAY[..], &["put"]].concat()));
+    let text =
+        operator.doctor(&["--tenant", "acme"]).await.with(0).saying("10 conditions: 0 failed, 0 skipped");
+    assert!(text.stdout.contains(&customer.role_arn) && text.stdout.contains("acme-external-id"), "{text:?}");
+    if operator.setup.sandbox().is_some() {
+        // ministack keeps an event of any age.
+        assert_eq!(customer.events(&operator.setup.aws).await.expect("the group is there"), []);
+        assert!(text.stdout.contains("thrown away as too old"), "{text:?}");
+    }
+    assert_eq!(
+        operator.well(&["--all"]).await.states(),
+        all_ok(&[&WIRING[..], &WAY[3..], &["put"]].concat())
+    );
+    let text = operator.doctor(&["--all"]).await.with(0).stdout;
+    assert!(text.contains("every condition holds") && !text.contains("log stream"), "{text}");
+    // Nothing was taken out of a queue.
+    assert_eq!(operator.setup.queue_depth().await, (0, 0));
+
+    // The way to a tenant needs no queue.
+    for queue in ["SQS_QUEUE_URL", "LOGFERRY_QUEUE__DEAD_LETTER_URL"] {
+        let mut without = operator.environment.clone();
+        without.remove(queue);
+        operator::run(&["doctor", "--tenant", "acme"], &without).await.with(0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_broken_part_of_the_provider_s_side_is_named() {
+    let mut operator = Operator::new("doctor-wiring").await;
+    let provider = operator.setup.provider.clone();
+
+    let missing = format!("{}-missing", provider.queue_url);
+    operator.set("SQS_QUEUE_URL", &missing);
+    operator.ill(&[]).await.fails("queue", "does not exist", "correct queue.url");
+    operator.set("SQS_QUEUE_URL", &provider.queue_url);
+    operator.set("LOGFERRY_QUEUE__DEAD_LETTER_URL", &missing);
+    operator.ill(&[]).await.fails("dead-letter queue", "does not exist", "correct queue.dead_letter_url");
+    operator.environment.remove("LOGFERRY_QUEUE__DEAD_LETTER_URL");
+    let report = operator.well(&[]).await;
+    assert_eq!(report.state("dead-letter queue"), Some("skipped"));
+    assert_eq!(report.state("dead-letter retention"), Some("skipped"));
+
+    let other =
+        operator.setup.account().sqs().create_queue().queue_name(format!("{}-other", provider.bucket));
+    let other = other.send().await.expect("a queue").queue_url.expect("its URL");
+    operator.set_queue(&other, QueueAttributeName::MessageRetentionPeriod, "1209600").await;
+    operator.set("LOGFERRY_QUEUE__DEAD_LETTER_URL", &other);
+    operator.ill(&[]).await.fails("redrive policy", "-other", "name the same queue");
+    operator.set("LOGFERRY_QUEUE__DEAD_LETTER_URL", &provider.dead_letter_url);
+    let letters = &provider.dead_letter_url;
+    operator.set_queue(letters, QueueAttributeName::MessageRetentionPeriod, "345600").await;
+    operator.ill(&[]).await.fails(
+        "dead-letter retention",
+        "may be gone at once",
+        "raise MessageRetentionPeriod",
+    );
+    operator.set_queue(letters, QueueAttributeName::MessageRetentionPeriod, "1209600").await;
+
+    operator.set("TENANT_CONFIG_TABLE", "nowhere");
+    operator.ill(&[]).await.fails("tenant table", "ResourceNotFoundException", "correct tenants.table");
+    let report = operator.ill_tenant("acme").await;
+    report.fails("tenant table", "ResourceNotFoundException", "nowhere");
+    assert_eq!(report.state("rows"), Some("skipped"), "not a guess");
+    operator.set("TENANT_CONFIG_TABLE", &provider.tenant_table);
+
+    operator.set("LOGFERRY_LEDGER__TABLE", "nowhere");
+    operator.ill(&[]).await.fails("ledger", "", "correct ledger.table");
+    operator.environment.remove("LOGFERRY_LEDGER__TABLE");
+    assert_eq!(operator.well(&[]).await.state("ledger"), Some("skipped"));
+
+    operator.set_queue(&provider.queue_url, QueueAttributeName::RedrivePolicy, "").await;
+    operator.ill(&[]).await.fails("redrive policy", "is then lost", "set RedrivePolicy");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_hop_that_is_refused_is_named_and_nothing_behind_it_is_guessed() {
+    let mut operator = Operator::new("doctor-central").await;
+    operator.setup.customer("acme").await;
+    let missing = format!("{}-missing", operator.setup.provider.central_role_arn);
+    operator.set("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", &missing);
+    operator.ill(&[]).await.fails("central role", "AccessDenied", "does not exist");
+    let report = operator.ill_tenant("acme").await;
+    report.fails("central role", &missing, "credentials.central_role_arn");
+    for behind in ["customer role", "log group", "log stream", "put"] {
+        assert_eq!(report.state(behind), Some("skipped"), "{behind}");
+    }
+    assert_eq!(report.state("row"), Some("ok"));
+
+    // Nobody's credentials.
+    operator.set("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE");
+    let report = operator.ill_tenant("acme").await;
+    report.fails("identity", "", "credentials");
+    assert_eq!(report.state("central role"), Some("skipped"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_hop_that_is_refused_is_told_with_what_mends_it() {
+    let operator = Operator::new("doctor-role").await;
+    let gone = "arn:aws:iam::222222222222:role/gone";
+    operator.customer_with(CustomerSpec::new("gone"), &[("log_distribution_role_arn", text(gone))]).await;
+    operator.ill_tenant("gone").await.fails("customer role", "AccessDenied", "role/gone does not exist");
+    operator.customer_with(CustomerSpec::new("id"), &[("external_id", text("somebody-elses"))]).await;
+    let report = operator.ill_tenant("id").await;
+    report.fails("customer role", "AccessDenied", "another sts:ExternalId than \"somebody-elses\"");
+    assert_eq!(report.state("put"), Some("skipped"));
+    if operator.setup.sandbox().is_none() {
+        // It does not name the action that was refused, or does not ask for it.
+        return;
+    }
+    let on = || AttributeValue::Bool(true);
+    operator.customer_with(CustomerSpec::new("tags"), &[("session_tags", on())]).await;
+    operator.ill_tenant("tags").await.fails("customer role", "sts:TagSession", "must allow sts:TagSession");
+    operator.customer_with(CustomerSpec::new("identity"), &[("source_identity", on())]).await;
+    let report = operator.ill_tenant("identity").await;
+    report.fails("customer role", "sts:SetSourceIdentity", "must allow sts:SetSourceIdentity");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_refuses_is_told_call_by_call() {
+    let operator = Operator::new("doctor-group").await;
+    let no_group = |tenant: &str| CustomerSpec { create_group: false, ..CustomerSpec::new(tenant) };
+    let put_only = ["logs:CreateLogStream", "logs:PutLogEvents"];
+    let customer = operator.customer_allowing(no_group("missing"), &put_only).await;
+    let report = operator.ill_tenant("missing").await;
+    report.fails("log group", "does not exist and was not created", "create the group, or the policy of");
+    assert_eq!((report.state("log stream"), report.state("put")), (Some("skipped"), Some("skipped")));
+    assert_eq!(customer.events(&operator.setup.aws).await.expect("no group is no event"), []);
+
+    operator.customer_allowing(CustomerSpec::new("no-put"), &["logs:CreateLogStream"]).await;
+    let report = operator.ill_tenant("no-put").await;
+    report.fails("put", "PutLogEvents", "must allow logs:PutLogEvents on arn:aws:logs:us-east-1:");
+    assert_eq!(report.state("log stream"), Some("ok"));
+
+    operator.customer_allowing(CustomerSpec::new("no-stream"), &["logs:PutLogEvents"]).await;
+    let report = operator.ill_tenant("no-stream").await;
+    report.fails("log stream", "CreateLogStream", "must allow logs:CreateLogStream on");
+    assert_eq!((report.state("log group"), report.state("put")), (Some("skipped"), Some("skipped")));
+
+    // One that may be created is, as the worker would.
+    let days = AttributeValue::N("30".to_owned());
+    let customer = operator.customer_with(no_group("new"), &[("retention_days", days)]).await;
+    let report = operator.well(&["--tenant", "new"]).await;
+    assert!(report.0.to_string().contains("was missing, and was created, for 30 days"), "{:#}", report.0);
+    let logs = operator.setup.aws.account(&customer.account).logs();
+    let groups = logs.describe_log_groups().log_group_name_prefix(&customer.log_group).send().await;
+    let groups = groups.expect("the account's root may look").log_groups.unwrap_or_default();
+    assert_eq!(groups.iter().map(|group| group.retention_in_days).collect::<Vec<_>>(), [Some(30)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_deliver_nothing_are_told() {
+    let operator = Operator::new("doctor-rows").await;
+    operator.ill_tenant("nobody").await.fails("rows", "no row of tenant \"nobody\"", "logferry tenant put");
+
+    let bad = [("target_region", text("mars")), ("retention_days", AttributeValue::N("2".to_owned()))];
+    operator.customer_with(CustomerSpec::new("bad"), &bad).await;
+    let report = operator.ill_tenant("bad").await;
+    let failed: Vec<_> = report.conditions().iter().filter(|of| of["state"] == "failed").collect();
+    assert_eq!(failed.len(), 2, "one for each field: {failed:#?}");
+    for (failed, field) in failed.iter().zip(["target_region: \"mars\"", "retention_days: "]) {
+        assert_eq!(failed["condition"], "row");
+        assert!(failed["detail"].as_str().is_some_and(|detail| detail.starts_with(field)), "{failed}");
+    }
+    assert_eq!(report.state("customer role"), None);
+
+    // Looked at all the same: somebody is about to enable it.
+    operator.customer_with(CustomerSpec::new("asleep"), &[("enabled", AttributeValue::Bool(false))]).await;
+    let report = operator.ill_tenant("asleep").await;
+    report.fails("enabled", "disabled", "logferry tenant enable asleep --type cloudwatch");
+    assert_eq!(report.state("put"), Some("ok"));
+
+    // A second row that is disabled is nobody's concern, until somebody asks.
+    let customer = operator.setup.customer("two").await;
+    let mut second = customer.row();
+    second.insert("type".to_owned(), text("cloudwatch#audit"));
+    second.insert("enabled".to_owned(), AttributeValue::Bool(false));
+    operator.setup.put_row(second).await;
+    let report = operator.well(&["--tenant", "two"]).await;
+    assert_eq!(report.states().iter().filter(|(_, state)| *state == "skipped").count(), 1);
+    operator.well(&["--tenant", "two", "--delivery", "cloudwatch"]).await;
+    let report = operator.ill(&["--tenant", "two", "--delivery", "cloudwatch#audit"]).await;
+    report.fails("enabled", "disabled", "--type cloudwatch#audit");
+    let report = operator.ill(&["--tenant", "two", "--delivery", "s3"]).await;
+    report.fails("rows", "\"cloudwatch\", \"cloudwatch#audit\"", "--delivery");
+
+    let settings = [("tenant_id", "two"), ("type", "settings")].map(|(name, value)| (name, text(value)));
+    let settings = settings.into_iter().chain([("paused", AttributeValue::Bool(true))]);
+    operator.setup.put_row(settings.map(|(name, value)| (name.to_owned(), value)).collect()).await;
+    let report = operator.ill_tenant("two").await;
+    report.fails("not paused", "pauses the tenant", "logferry tenant resume two");
+    assert_eq!(report.state("put"), Some("ok"));
+
+    // All of them at once: the paused one is no failure, the disabled one is not looked at.
+    let all = operator.doctor(&["--all"]).await.with(1).saying("2 failed, 1 skipped");
+    assert!(all.stdout.contains("paused; `logferry tenant resume two`"), "{all:?}");
+    assert!(!all.stdout.contains("asleep"), "{all:?}");
+    assert_eq!(all.stdout.matches("fix: ").count(), 2, "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_not_tried_and_the_way_to_it_is() {
+    let operator = Operator::new("doctor-bucket").await;
+    let customer = operator.setup.stranger(CustomerSpec::new("acme")).await;
+    let mut row = customer.row();
+    row.remove("log_group_name");
+    row.extend(
+        [("type", "s3"), ("bucket_name", "acme-logs")].map(|(name, value)| (name.to_owned(), text(value))),
+    );
+    operator.setup.put_row(row.clone()).await;
+    let report = operator.well(&["--tenant", "acme"]).await;
+    assert_eq!((report.state("customer role"), report.state("copy")), (Some("ok"), Some("skipped")));
+    row.insert("external_id".to_owned(), text("somebody-elses"));
+    operator.setup.put_row(row.clone()).await;
+    operator.ill_tenant("acme").await.fails("customer role", "AccessDenied", "another sts:ExternalId");
+    row.remove("log_distribution_role_arn");
+    operator.setup.put_row(row).await;
+    let report = operator.well(&["--tenant", "acme", "--delivery", "s3"]).await;
+    assert!(report.0.to_string().contains("the central role writes"), "{:#}", report.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_command_or_configuration_is_told_apart() {
+    let mut operator = Operator::new("doctor-usage").await;
+    for arguments in [&["--delivery", "cloudwatch"][..], &["--all", "--tenant", "acme"], &["acme"]] {
+        operator.doctor(arguments).await.with(2);
+    }
+    operator.set("LOGFERRY_CREDENTIALS__SESSION_DURATION", "1m");
+    operator.doctor(&[]).await.with(64).saying("credentials.session_duration");
+    operator.environment.remove("LOGFERRY_CREDENTIALS__SESSION_DURATION");
+    operator.environment.remove("SQS_QUEUE_URL");
+    operator.doctor(&[]).await.with(64).saying("queue.url: is required");
+    operator.environment.remove("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN");
+    operator.doctor(&["--tenant", "acme"]).await.with(64).saying("credentials.central_role_arn: is required");
+}

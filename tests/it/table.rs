@@ -1,0 +1,77 @@
+//! While the tenant table does not answer, those who are known go on, and those who are not wait.
+
+use logferry_sandbox::{
+    faults::{Effect, Fault},
+    provision::CustomerSpec,
+};
+
+use crate::{
+    eventually::{eventually, same},
+    samples::{assert_same_events, expected, generated, received_events},
+    setup::Setup,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn known_tenants_go_on_while_the_table_is_away() {
+    let setup = Setup::new("table-away").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let known = setup.customer("known").await;
+    let newcomer = setup.stranger(CustomerSpec::new("newcomer")).await;
+    setup.put_row(newcomer.row()).await;
+    let worker = setup.worker_with(&[("RETRY_ATTEMPTS", "1")]).await;
+    let mut texts = Vec::new();
+    let mut deliver = async |number: usize| {
+        let object = generated(&format!("known/c/app/pod-{number}/1.json.gz"), 5, 40);
+        setup.upload(&object.key, object.bytes).await;
+        texts.push(object.text);
+        eventually("the known tenant's object is delivered", async || {
+            same(&received_events(&setup.aws, &known).await.len(), &(5 * texts.len()))
+        })
+        .await;
+    };
+    deliver(0).await;
+    worker.ready().await;
+
+    let away = sandbox.faults().add(Fault::new("dynamodb", "Query", Effect::Reset));
+    let late = generated("newcomer/c/app/pod/1.json.gz", 5, 40);
+    setup.upload(&late.key, late.bytes).await;
+    // Entries are fresh for a second: an older one serves sooner or later.
+    let stale = "logferry_tenant_lookups_total{result=\"stale\"}";
+    let mut number = 1;
+    while worker.metrics().await.get(stale) < 3.0 {
+        deliver(number).await;
+        number += 1;
+    }
+    eventually("the newcomer's message is tried again", async || {
+        let metrics = worker.metrics().await;
+        let failed = metrics.get("logferry_tenant_lookups_total{result=\"failed\"}");
+        let retried = metrics.get("logferry_failures_total{reason=\"tenant_lookup\"}");
+        if failed >= 2.0 && retried >= 2.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    assert_eq!(received_events(&setup.aws, &newcomer).await, []);
+    setup.no_dead_letters().await;
+    eventually("readiness says why", async || match worker.http_get("/readyz").await {
+        Ok((503, body)) if body.contains("tenant_table: ") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+
+    sandbox.faults().remove(away);
+    setup.queue_is_empty().await;
+    assert_same_events("newcomer", &received_events(&setup.aws, &newcomer).await, &expected(&late.text));
+    worker.ready().await;
+    setup.no_dead_letters().await;
+    let mut all: Vec<_> = texts.iter().flat_map(|text| expected(text)).collect();
+    let mut found = received_events(&setup.aws, &known).await;
+    all.sort();
+    found.sort();
+    assert_same_events("known", &found, &all);
+    let told = |message: &str| {
+        let lines = worker.log_lines();
+        let told = lines.iter().filter(|line| line.to_string().contains(message)).cloned();
+        told.collect::<Vec<_>>()
+    };
+    let (began, ended) = (told("tenants cannot be looked up"), told("tenants can be looked up again"));
+    assert_eq!((began.len(), ended.len()), (1, 1), "once per outage: {began:?} {ended:?}");
+}
