@@ -19,6 +19,7 @@ use crate::{
         breaker::ProbeIntervals,
         customers::{Customers, SessionSettings},
     },
+    delivery::MAX_STREAMS,
     fairness::book::Limits,
     health::Health,
     http,
@@ -28,7 +29,7 @@ use crate::{
     },
     metrics::Metrics,
     object::s3::S3Store,
-    pipeline::{Pipeline, PipelineSettings},
+    pipeline::{Pipeline, PipelineSettings, Ports},
     quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::SqsQueue,
     route::KeyLayout,
@@ -128,16 +129,15 @@ impl App {
             CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
         let rates =
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
-        let pipeline = Arc::new(Pipeline::new(
-            S3Store::new(s3_client(&config, &sdk)),
-            tenants.clone(),
-            BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
-            S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
+        let ports = Ports {
+            store: S3Store::new(s3_client(&config, &sdk)),
+            directory: tenants.clone(),
+            sinks: BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
+            copier: S3Copier::new(s3_client(&config, &sdk), customers, central.clone()),
             claims,
             quarantine,
-            pipeline_settings(&config)?,
-            metrics.clone(),
-        ));
+        };
+        let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.clone()));
         let _probes =
             AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central, ledger)));
         let served = CancellationToken::new();
@@ -244,7 +244,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     } else {
         0
     };
-    let caches = config.credentials.cache_capacity * 24 * KIB + config.tenants.cache_capacity * KIB;
+    let caches =
+        config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside) + caches,

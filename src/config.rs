@@ -185,7 +185,8 @@ pub struct Credentials {
     /// do not renew together.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
-    /// Most customer sessions remembered, about 24 KiB each.
+    /// Most customer sessions remembered, one for each log group of a tenant (and cluster, with session tags), at most 7 KiB
+    /// each. The default holds as many as `tenants.cache_capacity` tenants with one group each.
     pub cache_capacity: u64,
     /// How long a customer's role that STS refused, or a log group that it may not write, is left alone, 1 s to 12 h; up to a
     /// quarter more is added by chance, and it doubles with each probe that is refused too. The default: changes of IAM take
@@ -203,7 +204,7 @@ impl Default for Credentials {
             central_role_arn: None,
             session_duration: Duration::from_secs(3600),
             refresh_before: Duration::from_secs(300),
-            cache_capacity: 4_000,
+            cache_capacity: 20_000,
             probe_interval: Duration::from_secs(30),
             max_probe_interval: Duration::from_secs(900),
         }

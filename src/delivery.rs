@@ -32,8 +32,8 @@ const CREATION_PAUSE: Duration = Duration::from_millis(50);
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// A file for the quarantine goes out with the open batch, but not later than when it has grown to that many bytes.
 const FULL_FILE: usize = 1 << 20;
-/// Most streams whose sequence token is remembered.
-const MAX_STREAMS: u64 = 20_000;
+/// Most streams whose sequence token is remembered, at most 1 KiB each.
+pub const MAX_STREAMS: u64 = 20_000;
 
 /// What is known of streams, shared by all deliveries of a worker.
 #[derive(Clone, Debug)]
@@ -228,6 +228,22 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
                 self.add_pieces(timestamp, &record.message, put_before).await?;
             }
         }
+        self.counted().await
+    }
+
+    /// Takes a line that is no record, for the quarantine.
+    ///
+    /// # Errors
+    /// As [`Lane::push`].
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn push_bad_line(&mut self, text: &str) -> Result<(), LaneError> {
+        if self.count().is_none() {
+            return Ok(());
+        }
+        // Nobody reads on behind a bad line without a quarantine; it would be found as unaccounted for.
+        self.set_aside(QuarantineReason::Malformed, None, &Message::escape(text));
         self.counted().await
     }
 

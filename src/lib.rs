@@ -7,7 +7,7 @@
 //! What holds everywhere:
 //!
 //! 1. A message is acknowledged only when every record of every object in it is accounted for: accepted, rejected and
-//!    counted, or skipped and counted.
+//!    counted, skipped and counted, or in quarantine.
 //! 2. Delivery is at least once. Duplicates are possible and bounded; silent loss is not possible.
 //! 3. [`event`], [`route`], [`decode`], [`records`], [`batch`], [`name`] and [`verdict`] do no I/O and read no clock.
 //! 4. Memory is bounded by a published formula ([`app::memory_bound`]), held at start-up against the container's limit.

@@ -54,16 +54,27 @@ pub struct PipelineSettings {
     pub shares: Limits,
 }
 
+/// What a pipeline stands between.
+#[derive(Debug)]
+pub struct Ports<O, D, S, C, L> {
+    /// The staging bucket.
+    pub store: O,
+    /// The tenants.
+    pub directory: D,
+    /// The customers' CloudWatch Logs.
+    pub sinks: S,
+    /// The customers' buckets.
+    pub copier: C,
+    /// The ledger.
+    pub claims: Claims<L>,
+    /// Where records go that cannot be delivered; none: they are counted and no more.
+    pub quarantine: Option<Quarantine>,
+}
+
 /// Everything that a message's way needs.
 #[derive(Debug)]
 pub struct Pipeline<O, D, S, C, L> {
-    store: O,
-    directory: D,
-    sinks: S,
-    copier: C,
-    claims: Claims<L>,
-    /// None: off.
-    quarantine: Option<Quarantine>,
+    ports: Ports<O, D, S, C, L>,
     streams: Streams,
     buffers: BufferPool,
     shares: Shares,
@@ -131,31 +142,10 @@ pub struct Delivered {
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Joins the ports.
-    pub fn new(
-        store: O,
-        directory: D,
-        sinks: S,
-        copier: C,
-        claims: Claims<L>,
-        quarantine: Option<Quarantine>,
-        settings: PipelineSettings,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
-        Self {
-            store,
-            directory,
-            sinks,
-            copier,
-            claims,
-            quarantine,
-            streams,
-            buffers,
-            shares,
-            settings,
-            metrics,
-        }
+        Self { ports, streams, buffers, shares, settings, metrics }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -240,7 +230,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Err(error) => return report.failures.push(fail(None, None, Failure::Key(error))),
         };
         let tenant_id = Some(route.tenant.as_str());
-        let tenant = match self.directory.find(&route.tenant).await {
+        let tenant = match self.ports.directory.find(&route.tenant).await {
             Ok(Some(tenant)) if tenant.paused => {
                 return report.failures.push(fail(tenant_id, None, Failure::TenantPaused));
             }
@@ -262,7 +252,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match row {
                 Ok(delivery) if !delivery.enabled => {}
                 Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
-                Ok(delivery) if self.quarantine.is_none() && delivery.needs_quarantine() => {
+                Ok(delivery) if self.ports.quarantine.is_none() && delivery.needs_quarantine() => {
                     let failure = Failure::Row(delivery.without_quarantine());
                     report.failures.push(fail(tenant_id, Some(&delivery.name), failure));
                 }
@@ -300,12 +290,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         stop: &CancellationToken,
         report: &mut Report,
     ) {
-        let (mut logs, mut buckets): (Vec<(&Delivery, &CloudWatch)>, Vec<(&Delivery, &Bucket)>) =
-            Default::default();
+        let mut logs = Vec::new();
+        let mut buckets = Vec::new();
         for delivery in wanted {
             match &delivery.destination {
-                Destination::CloudWatch(destination) => logs.push((delivery, destination)),
-                Destination::S3(destination) => buckets.push((delivery, destination)),
+                Destination::CloudWatch(destination) => logs.push((delivery.as_ref(), destination)),
+                Destination::S3(destination) => buckets.push((delivery.as_ref(), destination)),
             }
         }
         let (mut logged, mut copied) = (Report::default(), Report::default());
@@ -346,14 +336,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         // Into the accounts first: without a way in, the object need not be read.
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
-            let sink = match self.sinks.open(delivery, destination, &route.cluster).await {
+            let sink = match self.ports.sinks.open(delivery, destination, &route.cluster).await {
                 Ok(sink) => sink,
                 Err(error) => {
                     report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
                     continue;
                 }
             };
-            match self.claims.claim(object, &delivery.name).await {
+            match self.ports.claims.claim(object, &delivery.name).await {
                 Claimed::Ours(claim) => ready.push(Ready { delivery, destination, sink, claim }),
                 Claimed::Done => done += 1,
                 Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
@@ -364,7 +354,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
         let owner = self.owner(object);
         let opened = tokio::select! {
-            opened = self.store.open(object, owner) => opened.map_err(Failure::Object),
+            opened = self.ports.store.open(object, owner) => opened.map_err(Failure::Object),
             () = stop.cancelled() => Err(Failure::Stopping),
         };
         let (modified, body) = match opened {
@@ -385,7 +375,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified),
             };
-            let shelf = self.quarantine.as_ref();
+            let shelf = self.ports.quarantine.as_ref();
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
             let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
             lanes.push((delivery, lane));
@@ -490,6 +480,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut decoder = Decoder::new(self.settings.max_object);
         let mut window = Window::default();
         let mut reader = RecordReader::new(self.settings.max_record);
+        if self.ports.quarantine.is_some() {
+            reader = reader.stepping_over_bad_lines();
+        }
         loop {
             let chunk = body.chunk().await.map_err(Failure::Object)?;
             let (mut input, ended) = (chunk.as_deref().unwrap_or_default(), chunk.is_none());
@@ -509,28 +502,33 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     (Ok(()), false) => More::Coming,
                 };
                 loop {
-                    match reader.next(window.unread(), more).map_err(Failure::Record)? {
-                        Step::Record { record, consumed } => {
-                            let mut index = 0;
-                            while let Some((_, lane)) = lanes.get_mut(index) {
-                                match lane.push(&record, object_time).await {
-                                    Ok(()) => index += 1,
-                                    Err(error) => {
-                                        let (delivery, lane) = lanes.remove(index);
-                                        broken.push((delivery, lane, error));
-                                    }
-                                }
-                            }
-                            window.consume(consumed);
-                            if lanes.is_empty() {
-                                return Ok(reader.count());
-                            }
-                        }
+                    let step = reader.next(window.unread(), more).map_err(Failure::Record)?;
+                    let consumed = match &step {
+                        Step::Record { consumed, .. } | Step::BadLine { consumed, .. } => *consumed,
                         Step::More { consumed } => {
-                            window.consume(consumed);
+                            window.consume(*consumed);
                             break;
                         }
                         Step::End => return Ok(reader.count()),
+                    };
+                    let mut index = 0;
+                    while let Some((_, lane)) = lanes.get_mut(index) {
+                        let pushed = match &step {
+                            Step::Record { record, .. } => lane.push(record, object_time).await,
+                            Step::BadLine { text, .. } => lane.push_bad_line(text).await,
+                            Step::More { .. } | Step::End => Ok(()),
+                        };
+                        match pushed {
+                            Ok(()) => index += 1,
+                            Err(error) => {
+                                let (delivery, lane) = lanes.remove(index);
+                                broken.push((delivery, lane, error));
+                            }
+                        }
+                    }
+                    window.consume(consumed);
+                    if lanes.is_empty() {
+                        return Ok(reader.count());
                     }
                 }
                 decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;

@@ -107,6 +107,15 @@ pub enum Step<'a> {
         /// Bytes of the window up to its end.
         consumed: usize,
     },
+    /// A line that is no record, where one is expected; only from [`RecordReader::stepping_over_bad_lines`]. It counts as one.
+    BadLine {
+        /// Position in the object, from 0, among the records.
+        index: u64,
+        /// The line, or what is left of it behind the records that it began with.
+        text: &'a str,
+        /// Bytes of the window up to its end.
+        consumed: usize,
+    },
     /// Nothing whole: consume this many bytes and come back with a longer window.
     More {
         /// Bytes of the window that are done with.
@@ -165,6 +174,8 @@ pub struct RecordReader {
     retry_at: usize,
     /// What stood around the message of the record before.
     around: Around,
+    /// A line that is no record may be stepped over: each record stands on a line of its own, as far as we know.
+    by_lines: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +193,14 @@ enum Place {
 impl RecordReader {
     /// Starts on an object whose records may be `max_record` bytes long.
     pub fn new(max_record: usize) -> Self {
-        Self { place: Place::Top, index: 0, max_record, retry_at: 0, around: Around::default() }
+        let around = Around::default();
+        Self { place: Place::Top, index: 0, max_record, retry_at: 0, around, by_lines: false }
+    }
+
+    /// Goes on behind a line that is no record, where it is certain where the line ends: between records, not within an array,
+    /// in an object whose first record, if it was one, stood on one line.
+    pub fn stepping_over_bad_lines(self) -> Self {
+        Self { by_lines: true, ..self }
     }
 
     /// How many records were read so far.
@@ -220,9 +238,8 @@ impl RecordReader {
                         Place::ArrayRecord => "a comma or the end of the array",
                     };
                     let found = char::from(*byte).escape_default();
-                    return Err(
-                        self.error(RecordProblem::Malformed(format!("{wanted} expected, not '{found}'")))
-                    );
+                    let problem = format!("{wanted} expected, not '{found}'");
+                    return self.malformed(window, at, 0, more, problem);
                 }
             }
             at += 1;
@@ -251,7 +268,7 @@ impl RecordReader {
             Err(ScanError::TooDeep) => return Err(self.error(RecordProblem::TooDeep)),
             Err(ScanError::Malformed(position, wanted)) => {
                 let problem = format!("byte {position} of it is not JSON: {wanted} expected");
-                return Err(self.error(RecordProblem::Malformed(problem)));
+                return self.malformed(window, at, position, more, problem);
             }
         };
         if found.len > self.max_record {
@@ -259,9 +276,17 @@ impl RecordReader {
         }
         let (message, timestamp) = match as_it_stands(&found) {
             Some(parts) => parts,
-            None => strict(&text[..found.len])
-                .map_err(|error| self.error(RecordProblem::Malformed(format!("it is not JSON: {error}"))))?,
+            None => match strict(&text[..found.len]) {
+                Ok(parts) => parts,
+                Err(error) => {
+                    let problem = format!("it is not JSON: {error}");
+                    return self.malformed(window, at, found.len, more, problem);
+                }
+            },
         };
+        if self.by_lines && self.index == 0 && self.place == Place::Top {
+            self.by_lines = !text[..found.len].contains(&b'\n');
+        }
         let record = Record { index: self.index, timestamp, message };
         let consumed = at + found.len;
         self.index += 1;
@@ -272,9 +297,59 @@ impl RecordReader {
         Ok(Step::Record { record, consumed })
     }
 
+    /// What begins at `at` and is bad `reach` bytes later: a line to be stepped over, or the end of the object's records.
+    fn malformed<'a>(
+        &mut self,
+        window: &'a [u8],
+        at: usize,
+        reach: usize,
+        more: More,
+        problem: String,
+    ) -> Result<Step<'a>, RecordError> {
+        let error = self.error(RecordProblem::Malformed(problem));
+        if !self.by_lines || self.place != Place::Top {
+            return Err(error);
+        }
+        let text = &window[at..];
+        let text = &text[..text.len().min(self.max_record + 1)];
+        let end = match (text.iter().position(|byte| *byte == b'\n'), more) {
+            (Some(end), _) => end,
+            (None, _) if text.len() > self.max_record => return Err(error),
+            (None, More::Ended) => text.len(),
+            (None, More::Never) => return Ok(Step::More { consumed: at }),
+            (None, More::Coming) => {
+                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                return Ok(Step::More { consumed: at });
+            }
+        };
+        // A record that goes on behind the line would be cut in two; but no string of JSON's does.
+        if reach > end && !ends_in_string(&text[..end]) {
+            return Err(error);
+        }
+        let Ok(line) = std::str::from_utf8(&text[..end]) else { return Err(error) };
+        let step = Step::BadLine { index: self.index, text: line.trim_end_matches('\r'), consumed: at + end };
+        self.index += 1;
+        self.retry_at = 0;
+        Ok(step)
+    }
+
     fn error(&self, problem: RecordProblem) -> RecordError {
         RecordError { index: self.index, problem }
     }
+}
+
+/// Whether the text breaks off within a string.
+fn ends_in_string(text: &[u8]) -> bool {
+    let (mut inside, mut escaped) = (false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if inside => escaped = true,
+            b'"' => inside = !inside,
+            _ => {}
+        }
+    }
+    inside
 }
 
 /// The common case: a plain string that may be copied as it stands.

@@ -342,7 +342,7 @@ mod tests {
         let (central, role): (RoleArn, RoleArn) = (arn("111111111111", "central"), arn(CUSTOMER, "customer"));
         let central = AssumedRole::new(sts.clone(), None, request(central, Vec::new()));
         let intervals = ProbeIntervals { first: interval, longest: interval };
-        let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, Metrics::new()));
+        let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::new()));
         let shared = Arc::clone(&breaker);
         let session = move |cluster: &str| {
             let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);

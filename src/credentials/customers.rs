@@ -207,7 +207,7 @@ impl Customers {
     async fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
         let closed = async {
             let (role, intervals) = (key.role.clone(), self.settings.probe_intervals);
-            Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, self.metrics.clone()))
+            Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, &self.metrics))
         };
         self.breakers.get_with_by_ref(key, closed).await
     }

@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+
 use super::{
     AssumeError, RoleArn,
     breaker::{Admission, Breaker, Change, ProbeIntervals},
@@ -20,7 +22,9 @@ pub struct RoleBreaker {
     tenant_id: String,
     role: RoleArn,
     intervals: ProbeIntervals,
-    metrics: Metrics,
+    /// Of all metrics the two that are its own: there are two breakers for each tenant.
+    gauge: Gauge,
+    changes: Family<BreakerChange, Counter>,
     state: Mutex<State>,
     flight: Arc<Flight>,
 }
@@ -34,12 +38,13 @@ struct State {
 
 impl RoleBreaker {
     /// A closed one.
-    pub fn new(tenant_id: &str, role: RoleArn, intervals: ProbeIntervals, metrics: Metrics) -> Self {
+    pub fn new(tenant_id: &str, role: RoleArn, intervals: ProbeIntervals, metrics: &Metrics) -> Self {
         Self {
             tenant_id: tenant_id.to_owned(),
             role,
             intervals,
-            metrics,
+            gauge: metrics.role_breakers_open.clone(),
+            changes: metrics.role_breaker_changes.clone(),
             state: Mutex::new(State { breaker: Breaker::new(intervals), refusal: None }),
             flight: Arc::default(),
         }
@@ -48,7 +53,15 @@ impl RoleBreaker {
     /// A closed one for a single session in the role: for refusals that concern its request and not the role. Its flight is
     /// nobody's.
     pub fn of_session(&self) -> Self {
-        Self::new(&self.tenant_id, self.role.clone(), self.intervals, self.metrics.clone())
+        Self {
+            tenant_id: self.tenant_id.clone(),
+            role: self.role.clone(),
+            intervals: self.intervals,
+            gauge: self.gauge.clone(),
+            changes: self.changes.clone(),
+            state: Mutex::new(State { breaker: Breaker::new(self.intervals), refusal: None }),
+            flight: Arc::default(),
+        }
     }
 
     /// Held by whichever session asks STS: one call at a time in the role.
@@ -135,15 +148,15 @@ impl RoleBreaker {
         let mut state = self.state();
         state.breaker = Breaker::new(self.intervals);
         if state.refusal.take().is_some() {
-            self.metrics.role_breakers_open.dec();
+            self.gauge.dec();
         }
     }
 
     fn count(&self, change: Change, cause: Cause) {
-        self.metrics.role_breaker_changes.get_or_create(&BreakerChange::new(change, cause)).inc();
+        self.changes.get_or_create(&BreakerChange::new(change, cause)).inc();
         match change {
-            Change::Opened => self.metrics.role_breakers_open.inc(),
-            Change::Closed => self.metrics.role_breakers_open.dec(),
+            Change::Opened => self.gauge.inc(),
+            Change::Closed => self.gauge.dec(),
             Change::ProbeRefused => 0,
         };
     }
@@ -175,7 +188,7 @@ mod tests {
 
     fn closed(metrics: &Metrics) -> RoleBreaker {
         let role = "arn:aws:iam::222222222222:role/customer".parse().expect("a role");
-        RoleBreaker::new("acme", role, INTERVALS, metrics.clone())
+        RoleBreaker::new("acme", role, INTERVALS, metrics)
     }
 
     fn denied() -> AssumeError {

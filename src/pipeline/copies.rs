@@ -29,7 +29,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
-            match self.claims.claim(object, &delivery.name).await {
+            match self.ports.claims.claim(object, &delivery.name).await {
                 Claimed::Ours(claim) => ready.push(Ready { delivery, destination, claim }),
                 Claimed::Done => done += 1,
                 Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
@@ -41,7 +41,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let owner = self.owner(object);
         // With our own eyes: in the customer's role, S3 does not tell a missing object from a forbidden one.
         let head = tokio::select! {
-            head = self.store.head(object, owner) => head.map_err(Failure::Object),
+            head = self.ports.store.head(object, owner) => head.map_err(Failure::Object),
             () = stop.cancelled() => Err(Failure::Stopping),
         };
         let head = match head {
@@ -58,7 +58,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for Ready { delivery, destination, claim } in ready {
             let job = CopyJob { delivery, destination, route, object, owner, head: &head, source_prefix };
             let copied = tokio::select! {
-                copied = self.copier.copy(&job) => copied.map_err(Failure::Copy),
+                copied = self.ports.copier.copy(&job) => copied.map_err(Failure::Copy),
                 () = stop.cancelled() => Err(Failure::Stopping),
             };
             if copied.is_err() {

@@ -113,8 +113,15 @@ impl World {
             let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
             Quarantine::new(Arc::new(store), prefix, metrics.clone())
         });
-        let (store, rows, sinks, copier) = (store.clone(), rows.clone(), sinks.clone(), copier.clone());
-        Pipeline::new(store, rows, sinks, copier, claims, quarantine, settings.clone(), metrics.clone())
+        let ports = Ports {
+            store: store.clone(),
+            directory: rows.clone(),
+            sinks: sinks.clone(),
+            copier: copier.clone(),
+            claims,
+            quarantine,
+        };
+        Pipeline::new(ports, settings.clone(), metrics.clone())
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -9,7 +9,12 @@ type Read = (Vec<(String, Option<i64>)>, Option<RecordError>);
 
 /// Reads `text` as it would arrive in pieces of `chunk` bytes.
 fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
-    let (mut reader, mut records, mut window) = (RecordReader::new(max_record), Vec::new(), Vec::new());
+    read_by(RecordReader::new(max_record), text, chunk)
+}
+
+/// The same by that reader; a bad line is shown between angle brackets.
+fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
+    let (mut records, mut window) = (Vec::new(), Vec::new());
     let mut chunks = text.chunks(chunk.max(1));
     let mut more = More::Coming;
     loop {
@@ -19,6 +24,11 @@ fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
                 let message = record.message.unescape();
                 assert_eq!(message.len(), record.message.len(), "{message:?}");
                 records.push((message, record.timestamp));
+                window.drain(..consumed);
+            }
+            Ok(Step::BadLine { index, text, consumed }) => {
+                assert_eq!(index, records.len() as u64);
+                records.push((format!("<{text}>"), None));
                 window.drain(..consumed);
             }
             Ok(Step::More { consumed }) => {
@@ -135,6 +145,56 @@ fn what_came_before_a_bad_record_is_read() {
     assert!(error.expect("not UTF-8").to_string().contains("it is not JSON"));
 }
 
+fn check_lines(text: &[u8], expected: &[&str], error: Option<&str>) {
+    for chunk in [1, 2, 7, text.len()] {
+        let (records, found) = read_by(RecordReader::new(60).stepping_over_bad_lines(), text, chunk);
+        let records: Vec<_> = records.iter().map(|(message, _)| message.as_str()).collect();
+        let text = text.escape_ascii();
+        assert_eq!(records, expected, "{text} in pieces of {chunk}");
+        let found = found.map(|error| error.to_string());
+        let as_expected = match (&found, error) {
+            (Some(found), Some(part)) => found.contains(part),
+            (found, error) => found.is_none() && error.is_none(),
+        };
+        assert!(as_expected, "{text} in pieces of {chunk}: {found:?} instead of {error:?}");
+    }
+}
+
+#[test]
+fn a_line_that_is_no_record_is_stepped_over() {
+    let check = |text: &str, expected: &[&str]| check_lines(text.as_bytes(), expected, None);
+    let (a, b) = (r#"{"message":"a"}"#, r#"{"message":"b"}"#);
+    check(&format!("{a}\nplain text\n{b}\n"), &["a", "<plain text>", "b"]);
+    check(&format!("oops é\r\n{a}\n\n42 \n{b}\nend"), &["<oops é>", "a", "<42 >", "b", "<end>"]);
+    check(&format!("{a}\n{{\"message\":}}\n{b}\n"), &["a", r#"<{"message":}>"#, "b"]);
+    check(&format!("{a} more {b}\n{b}\n"), &["a", r#"<more {"message":"b"}>"#, "b"]);
+    check(&format!("{a}\n]\n{b}\n"), &["a", "<]>", "b"]);
+    check(&format!("[{a}]\nx\n[{b}]\n"), &["a", "<x>", "b"]);
+    // A line that was cut within a string, and one that has a lone surrogate.
+    check(&format!("{a}\n{{\"message\":\"ab\\\"c\n{b}\n"), &["a", r#"<{"message":"ab\"c>"#, "b"]);
+    check(&format!("{a}\n{{\"message\":\"\\ud800\"}}\n{b}\n"), &["a", r#"<{"message":"\ud800"}>"#, "b"]);
+    check("\0\n", &["<\0>"]);
+}
+
+#[test]
+fn a_line_is_stepped_over_only_where_its_end_is_certain() {
+    let (a, b) = (r#"{"message":"a"}"#, r#"{"message":"b"}"#);
+    let check = |text: &str, expected: &[&str], error| check_lines(text.as_bytes(), expected, Some(error));
+    // Within an array.
+    check(&format!("[{a},\nx\n{b}]"), &["a"], "a JSON object expected");
+    check(&format!("{a}\n[x]\n{b}\n"), &["a"], "end of the array expected");
+    // What goes on behind its line, and an object of such records.
+    check(&format!("{a}\n{{\"message\"\n{b}\n"), &["a"], "is not JSON");
+    check(&format!("{{\n\"message\":\"a\"}}\nx\n{b}\n"), &["a"], "not 'x'");
+    // What breaks off with its object, and what is too long.
+    check(&format!("{a}\n{{\"message\":\"b"), &["a"], "before the record does");
+    let long = "x".repeat(60);
+    check(&format!("{a}\n{long}x\n{b}\n"), &["a"], "not 'x'");
+    check_lines(format!("{a}\n{long}\n{b}\n").as_bytes(), &["a", &format!("<{long}>"), "b"], None);
+    // What could not be kept as it was.
+    check_lines(&[a.as_bytes(), b"\n\xff\n", b.as_bytes()].concat(), &["a"], Some("expected, not"));
+}
+
 #[test]
 fn a_record_may_be_as_long_as_configured_and_no_longer() {
     let record = |len: usize| format!(r#"{{"message":"{}"}}"#, "x".repeat(len - 14));
@@ -226,5 +286,29 @@ proptest! {
         let (pieces, second) = read(text.as_bytes(), chunk, 64);
         prop_assert_eq!(whole, pieces);
         prop_assert_eq!(first.map(|error| error.to_string()), second.map(|error| error.to_string()));
+        let by_lines = |chunk| read_by(RecordReader::new(64).stepping_over_bad_lines(), text.as_bytes(), chunk);
+        let ((whole, first), (pieces, second)) = (by_lines(text.len()), by_lines(chunk));
+        prop_assert_eq!(whole, pieces);
+        prop_assert_eq!(first.map(|error| error.to_string()), second.map(|error| error.to_string()));
+    }
+
+    #[test]
+    fn bad_lines_cost_no_record(
+        records in records(),
+        bad in proptest::collection::vec((0_usize..9, "[^\\[{\\s\"][^\n\r\"]{0,30}"), 0..5),
+        chunk in 1_usize..200,
+    ) {
+        let mut lines: Vec<_> = records.iter().map(Value::to_string).collect();
+        let mut expected = reference(&records);
+        for (at, text) in bad {
+            let at = at.min(lines.len());
+            expected.insert(at, (format!("<{text}>"), None));
+            lines.insert(at, text);
+        }
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let reader = RecordReader::new(1 << 20).stepping_over_bad_lines();
+        let (found, error) = read_by(reader, text.as_bytes(), chunk);
+        prop_assert!(error.is_none(), "{:?}", error);
+        prop_assert_eq!(found, expected);
     }
 }

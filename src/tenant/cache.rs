@@ -58,17 +58,10 @@ struct Shared<D> {
 /// One tenant's place.
 #[derive(Debug, Default)]
 struct Slot {
-    known: Mutex<Known>,
+    /// What the directory said, and when.
+    known: Mutex<Option<(Found, Instant)>>,
     /// Held while the directory is asked.
     flight: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    /// What the directory said, and when.
-    found: Option<(Found, Instant)>,
-    /// That it did not answer, and when.
-    failed: Option<(LookupError, Instant)>,
 }
 
 type Found = Option<Arc<Tenant>>;
@@ -121,47 +114,43 @@ impl<D: Directory> Directory for TenantCache<D> {
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
         let shared = &self.shared;
         let slot = shared.slots.get_with_by_ref(tenant_id, async { Arc::default() }).await;
-        let asked = Instant::now();
-        if let Some(found) = slot.fresh(asked, shared.settings.ttl) {
+        let now = Instant::now();
+        if let Some(found) = slot.fresh(now, shared.settings.ttl) {
             return Ok(found);
         }
-        let stale = slot.stale(asked, &shared.settings);
+        let stale = slot.stale(now, &shared.settings);
         let down = shared.outage().is_some();
         let answer = match shared.check(tenant_id) {
             Err(error) => Err(error),
             Ok(()) if stale.is_some() || down => {
-                timeout(PATIENCE, shared.look_up(&slot, tenant_id, asked)).await.unwrap_or_else(|_| {
+                timeout(PATIENCE, shared.look_up(&slot, tenant_id)).await.unwrap_or_else(|_| {
                     let error = shared.no_answer(tenant_id);
                     shared.failed(&error);
                     Err(error)
                 })
             }
-            Ok(()) => shared.look_up(&slot, tenant_id, asked).await,
+            Ok(()) => shared.look_up(&slot, tenant_id).await,
         };
         answer.or_else(|error| shared.instead(stale, error))
     }
 }
 
 impl<D: Directory> Shared<D> {
-    /// Asks the directory, unless somebody did so since `asked`.
-    async fn look_up(&self, slot: &Slot, tenant_id: &str, asked: Instant) -> Result<Found, LookupError> {
+    /// Asks the directory, unless somebody just did: those who waited find its answer, or the outage that it found.
+    async fn look_up(&self, slot: &Slot, tenant_id: &str) -> Result<Found, LookupError> {
         let _flight = slot.flight.lock().await;
         if let Some(found) = slot.fresh(Instant::now(), self.settings.ttl) {
             return Ok(found);
         }
-        if let Some((error, _)) = slot.known().failed.as_ref().filter(|(_, at)| *at >= asked) {
-            return Err(error.clone());
-        }
         self.admit(tenant_id)?;
         match self.directory.find(tenant_id).await {
             Ok(found) => {
-                *slot.known() = Known { found: Some((found.clone(), Instant::now())), failed: None };
+                *slot.known() = Some((found.clone(), Instant::now()));
                 self.recovered();
                 self.count(if found.is_some() { "found" } else { "none" });
                 Ok(found)
             }
             Err(error) => {
-                slot.known().failed = Some((error.clone(), Instant::now()));
                 self.failed(&error);
                 Err(error)
             }
@@ -257,17 +246,17 @@ impl Outage {
 
 impl Slot {
     fn fresh(&self, now: Instant, ttl: Duration) -> Option<Found> {
-        self.known().found.as_ref().filter(|(_, at)| now.duration_since(*at) < ttl).map(|(f, _)| f.clone())
+        self.known().as_ref().filter(|(_, at)| now.duration_since(*at) < ttl).map(|(f, _)| f.clone())
     }
 
     fn stale(&self, now: Instant, settings: &CacheSettings) -> Option<Arc<Tenant>> {
         let longest = settings.ttl.saturating_add(settings.max_stale);
         let known = self.known();
-        let (found, _) = known.found.as_ref().filter(|(_, at)| now.duration_since(*at) < longest)?;
+        let (found, _) = known.as_ref().filter(|(_, at)| now.duration_since(*at) < longest)?;
         found.clone()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, Option<(Found, Instant)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

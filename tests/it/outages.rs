@@ -68,7 +68,8 @@ async fn sqs_cannot_be_reached() {
     setup.no_dead_letters().await;
     let mut found = received_events(&setup.aws, &customer).await;
     let mut all = [expected(&first.text), expected(&second.text)].concat();
-    (found.sort(), all.sort());
+    found.sort();
+    all.sort();
     assert_same_events("acme", &found, &all);
 }
 

@@ -19,7 +19,7 @@ const CALLS: usize = 16;
 /// Bytes of uploads at a time, apart from the call that goes beyond: each is held several times over on its way.
 const UPLOADING: usize = 256 << 20;
 /// Tenants up to which the worker's own defaults hold all that it must remember of them.
-const REMEMBERED: usize = 2_000;
+const REMEMBERED: usize = 10_000;
 
 /// Everything but the worker and the sandbox itself.
 #[derive(Debug)]

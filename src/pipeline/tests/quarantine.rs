@@ -175,3 +175,33 @@ async fn a_row_that_needs_a_quarantine_where_there_is_none_is_bad() {
         "{poison:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_no_record_costs_no_other() {
+    let text = "{\"message\":\"a\"}\nno json\n{\"message\":\"b\"}\n{\"message\":\"cut\n{\"message\":\"c\"}\n";
+    let world = world();
+    world.put(KEY, object(gzip(text.as_bytes())));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!(verdict, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b", "c"]);
+    assert_eq!(lines(&world), [line("malformed", 1, "no json"), line("malformed", 3, "{\"message\":\"cut")]);
+    assert_eq!(report.delivered[0].tally.read, 5);
+    adds_up(&world, &[("accepted", 3), ("quarantined", 2)]);
+    // Without a quarantine it ends its object.
+    let world = World { quarantine: None, ..world };
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_break_in_the_object_still_ends_it() {
+    let whole = gzip("{\"message\":\"a\"}\nno json\n".repeat(2000).as_bytes());
+    let world = world();
+    world.put(KEY, object(whole[..whole.len() - 9].to_vec()));
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!(poison.reason, "corrupt_object");
+    let (delivered, kept) = (world.sinks.messages(ACME, GROUP).len(), lines(&world).len());
+    assert!(delivered > 0 && delivered.abs_diff(kept) <= 1, "{delivered} {kept}");
+    let offset = attribute(&poison, "record_offset").map(str::to_owned);
+    assert_eq!(offset, Some((delivered + kept).to_string()));
+}

@@ -148,6 +148,14 @@ async fn an_outage_is_bridged_by_what_was_found_before() {
     after(PROBE_INTERVAL).await;
     world.check("initech", None, &["initech"]).await;
     world.check("globex", Some(true), &[]).await;
+    // One probe at a time: whoever comes while it is on its way need not wait for it.
+    after(PROBE_INTERVAL).await;
+    let began = Instant::now();
+    let (probe, other) = tokio::join!(world.find("initech"), async {
+        let other = world.find("globex").await;
+        (other, began.elapsed())
+    });
+    assert_eq!((probe, other, world.asked()), (None, (Some(true), Duration::ZERO), owned(&["initech"])));
     // Over: whoever asks first finds out, for all.
     world.is(Mood::Answers);
     after(PROBE_INTERVAL).await;

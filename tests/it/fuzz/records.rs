@@ -51,6 +51,13 @@ fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
     let at_its_end = |error: &String| error.contains("the object ends before");
     assert_eq!(broken_off.records, whole.records);
     assert_eq!(broken_off.error, whole.error.clone().filter(|error| !at_its_end(error)));
+    // Where bad lines are stepped over, too; and what is read without that is read with it.
+    let by_lines = || RecordReader::new(max_record).stepping_over_bad_lines();
+    let (lines, _) = read_by(by_lines(), text, [text.len()], More::Ended);
+    let chunked = read_by(by_lines(), text, std::iter::repeat(1 + usize::from(chunks >> 4)), More::Ended);
+    assert_eq!(chunked.0, lines);
+    assert!(lines.records.starts_with(&whole.records), "{lines:?} {whole:?}");
+    assert!(whole.error.is_some() || lines == whole);
     // No record depends on the one before.
     for (slice, record) in slices.into_iter().zip(&whole.records) {
         let (alone, _) = read(slice, [slice.len()], More::Ended, max_record);
@@ -66,8 +73,16 @@ fn read(
     behind: More,
     max_record: usize,
 ) -> (Read, Vec<&[u8]>) {
-    let mut chunks = chunks.into_iter();
-    let (mut reader, mut slices) = (RecordReader::new(max_record), Vec::new());
+    read_by(RecordReader::new(max_record), text, chunks, behind)
+}
+
+fn read_by(
+    mut reader: RecordReader,
+    text: &[u8],
+    chunks: impl IntoIterator<Item = usize>,
+    behind: More,
+) -> (Read, Vec<&[u8]>) {
+    let (mut chunks, mut slices) = (chunks.into_iter(), Vec::new());
     let mut found = Read { records: Vec::new(), error: None };
     let (mut start, mut end) = (0, chunks.next().unwrap_or_default().min(text.len()));
     loop {
@@ -80,6 +95,12 @@ fn read(
                 found.records.push((unescape(&record.message), record.timestamp));
                 let opening = window.iter().position(|byte| *byte == b'{').expect("a record has one");
                 slices.push(&window[opening..consumed]);
+                start += consumed;
+            }
+            Ok(Step::BadLine { index, text: line, consumed }) => {
+                assert_eq!(index, found.records.len() as u64);
+                assert!(window[..consumed].ends_with(line.as_bytes()) || window[..consumed].ends_with(b"\r"));
+                found.records.push((format!("no record: {line}"), None));
                 start += consumed;
             }
             Ok(Step::More { consumed }) => {
