@@ -4,7 +4,7 @@
 //! once, and a metric says so. A lease that another took is another matter: whoever lost it stops.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,8 +17,10 @@ use crate::{
     metrics::{Call, Metrics},
 };
 
-/// How long a ledger that did not answer is not asked about further objects: each would wait for the time-out.
+/// How long a ledger that does not answer is not asked about further objects: each would wait for the time-out.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Calls in a row without an answer that make it so: an object that goes on without the ledger may arrive twice.
+const FAILURES: u32 = 3;
 
 /// Hands out claims.
 #[derive(Debug)]
@@ -67,15 +69,22 @@ struct Entry<L> {
 #[derive(Debug)]
 struct Guarded<L> {
     ledger: L,
-    /// While it does not answer: when it is asked again.
-    ask_again: Mutex<Option<Instant>>,
+    outage: Mutex<Outage>,
     metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Outage {
+    /// Calls in a row that were not answered.
+    failures: u32,
+    /// When it is asked again.
+    ask_again: Option<Instant>,
 }
 
 impl<L: Ledger> Claims<L> {
     /// Claims in `ledger`, whose leases last for `lease`; without a ledger, every claim is granted from the start.
     pub fn new(ledger: Option<L>, lease: Duration, metrics: Metrics) -> Self {
-        let guarded = |ledger| Arc::new(Guarded { ledger, ask_again: Mutex::default(), metrics });
+        let guarded = |ledger| Arc::new(Guarded { ledger, outage: Mutex::default(), metrics });
         Self { ledger: ledger.map(guarded), renew_every: lease / 3 }
     }
 
@@ -171,7 +180,7 @@ impl<L: Ledger> Claim<L> {
 impl<L: Ledger> Guarded<L> {
     /// None: nobody knows.
     async fn begin(&self, key: &EntryKey, owner: &str) -> Option<Begun> {
-        let resting = self.ask_again().is_some_and(|at| Instant::now() < at);
+        let resting = self.outage().ask_again.is_some_and(|at| Instant::now() < at);
         if resting {
             self.metrics.ledger_errors.get_or_create(&Call::new("begin")).inc();
             return None;
@@ -196,14 +205,20 @@ impl<L: Ledger> Guarded<L> {
                 return Ok(None);
             }
         };
-        let was_down = match &problem {
-            Some(_) => self.ask_again().replace(Instant::now() + PAUSE).is_some(),
-            None => self.ask_again().take().is_some(),
+        let failures = {
+            let mut outage = self.outage();
+            let failures = std::mem::replace(&mut outage.failures, 0);
+            if problem.is_some() {
+                outage.failures = failures.saturating_add(1);
+            }
+            let down = outage.failures >= FAILURES;
+            outage.ask_again = down.then(|| Instant::now() + PAUSE);
+            failures
         };
         match problem {
             Some(problem) => {
                 self.metrics.ledger_errors.get_or_create(&Call::new(call)).inc();
-                if !was_down {
+                if failures == 0 {
                     tracing::error!(
                         call,
                         error = problem,
@@ -211,14 +226,14 @@ impl<L: Ledger> Guarded<L> {
                     );
                 }
             }
-            None if was_down => tracing::info!("the ledger can be used again"),
+            None if failures > 0 => tracing::info!("the ledger can be used again"),
             None => {}
         }
         answer
     }
 
-    fn ask_again(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.ask_again.lock().unwrap_or_else(PoisonError::into_inner)
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -301,15 +316,16 @@ mod tests {
         ledger.set_down(true);
         let claim = ours(&claims).await;
         claim.checkpoint(at(3)).await.expect("nobody else has it");
-        assert_eq!(ledger.calls(), 2);
         drop(ours(&claims).await);
-        assert_eq!(ledger.calls(), 2, "it is left alone for a while");
+        assert_eq!(ledger.calls(), 3);
+        drop(ours(&claims).await);
+        assert_eq!(ledger.calls(), 3, "it is left alone for a while");
         ledger.set_down(false);
         // The claim of before finds it again.
         claim.finish(at(5)).await.expect("nobody else has it");
         assert!(matches!(claims.claim(&object(), "cloudwatch").await, Claimed::Done));
         let text = metrics.render().expect("metrics are text");
-        assert!(text.contains("logferry_ledger_errors_total{call=\"begin\"} 2"), "{text}");
+        assert!(text.contains("logferry_ledger_errors_total{call=\"begin\"} 3"), "{text}");
         assert!(text.contains("logferry_ledger_errors_total{call=\"checkpoint\"} 1"), "{text}");
     }
 

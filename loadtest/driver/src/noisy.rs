@@ -160,7 +160,7 @@ impl Load {
 
         let mut environment = stage.worker_environment(self.concurrency).await?;
         environment.push(stage.ledger());
-        let mut worker = WorkerProcess::start(&through.program()?, environment)?;
+        let mut worker = WorkerProcess::start(&through.program()?, &environment)?;
         let made = async {
             let measured_events = events.split_off(usize::try_from(warm_up)?);
             self.send(&stage, &events).await?;

@@ -257,10 +257,10 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         stage.announce(&events).await?;
         expected.clone_from(&plan.expected);
         let before = Before { usage: Usage::default(), calls: watch.sandbox.calls().await? };
-        let mut worker = WorkerProcess::start(&program, environment)?;
+        let mut worker = WorkerProcess::start(&program, &environment)?;
         (watch.measure(&mut worker, &expected, before).await.map_err(|error| worker.explain(error))?, worker)
     } else {
-        let mut worker = WorkerProcess::start(&program, environment)?;
+        let mut worker = WorkerProcess::start(&program, &environment)?;
         let measured = async {
             stage.announce(&warm_up_events).await?;
             watch.wait(&mut worker, &expected).await.context("in the warm-up")?;
