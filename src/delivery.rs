@@ -113,7 +113,7 @@ impl Tally {
 /// One object's way into one stream.
 ///
 /// Its place in the ledger follows it: the position behind a batch is recorded once the batch was answered, while the next
-/// one is being put; and that one is answered only after the record was made. A worker that dies repeats two batches at most.
+/// one is being put; and that one is answered only after the record was made. A worker that dies repeats two batches of it at most.
 #[derive(Debug)]
 pub struct Lane<S, L> {
     writer: Arc<Writer<S>>,
