@@ -172,7 +172,12 @@ impl Ticket {
                 news.then(|| budget.pause.refuse(now, fastrand::f64()))
             }),
             // No answer of the account's.
-            Err(SinkError::Unavailable(_) | SinkError::Session(_) | SinkError::Paused { .. }) => None,
+            Err(
+                SinkError::Unavailable(_)
+                | SinkError::Session(_)
+                | SinkError::Held { .. }
+                | SinkError::Paused { .. },
+            ) => None,
             Ok(_) | Err(_) => self.budgets.with(&self.place, |budget, _| budget.pause.succeed()),
         };
         let (account, region) = &self.place;

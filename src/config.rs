@@ -219,8 +219,8 @@ pub struct Ledger {
     /// comes again repeats what was already put for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// How long a worker that is gone keeps others off its objects, 1 s to 15 min. Each checkpoint renews it, so it must
-    /// be longer than a batch takes with its retries.
+    /// How long a worker that is gone keeps others off its objects, 10 s to 15 min. While it lives it renews the lease every
+    /// third of it; two calls that take their longest, 3 s each, must fit in between.
     #[serde(with = "friendly")]
     pub lease: Duration,
     /// How long an entry is kept after its last change, 1 h to 8760 h (365 days): for as long as a message about the object can

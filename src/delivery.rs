@@ -113,7 +113,7 @@ impl Tally {
 /// One object's way into one stream.
 ///
 /// Its place in the ledger follows it: the position behind a batch is recorded once the batch was answered, while the next
-/// one is being put; and that one is answered only after the record was made. A worker that dies repeats two batches at most.
+/// one is being put; and that one is answered only after the record was made. A worker that dies repeats two batches of it at most.
 #[derive(Debug)]
 pub struct Lane<S, L> {
     writer: Arc<Writer<S>>,
@@ -126,6 +126,8 @@ pub struct Lane<S, L> {
     aside: (QuarantineFile, u64),
     tally: Tally,
     claim: Arc<Claim<L>>,
+    /// Where the open batch begins.
+    begin: Position,
     /// Of the event that is added next: where the open batch ends.
     next: Position,
     /// Behind the last batch that was answered.
@@ -196,6 +198,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             oversize: destination.oversize,
             aside: (QuarantineFile::default(), 0),
             tally: Tally::default(),
+            begin: claim.from(),
             next: Position::default(),
             accounted: claim.from(),
             unrecorded: false,
@@ -243,7 +246,11 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             return Ok(());
         }
         // Nobody reads on behind a bad line without a quarantine; it would be found as unaccounted for.
-        self.set_aside(QuarantineReason::Malformed, None, &Message::escape(text));
+        if let Some(shelf) = &self.writer.shelf {
+            let (file, records) = &mut self.aside;
+            shelf.add_line(file, QuarantineReason::Malformed, self.next.records, text);
+            *records += 1;
+        }
         self.counted().await
     }
 
@@ -339,6 +346,22 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Gives the object back to the ledger. What is on its way has perhaps been taken already: its answer is waited for, but
     /// not for long once we have to `stop`, and what it accounts for is recorded.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
+        self.come_to_rest(stop).await;
+        self.claim.release(self.accounted).await;
+    }
+
+    /// As [`Lane::abandon`] where what came was not what is stored: if any of it was put, the next attempt begins at the
+    /// start. To have records twice is better than to have them altered.
+    pub async fn distrust(&mut self, stop: &CancellationToken) {
+        self.come_to_rest(stop).await;
+        if self.accounted == self.claim.from() {
+            self.claim.release(self.accounted).await;
+        } else {
+            self.claim.restart().await;
+        }
+    }
+
+    async fn come_to_rest(&mut self, stop: &CancellationToken) {
         let patience = async {
             stop.cancelled().await;
             tokio::time::sleep(LAST_ANSWER).await;
@@ -349,7 +372,11 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             () = patience => self.on_its_way = None,
         }
         let _ = self.recorded().await;
-        self.claim.release(self.accounted).await;
+    }
+
+    /// Where it went on from.
+    pub fn from(&self) -> Position {
+        self.claim.from()
     }
 
     /// What became of the records so far.
@@ -370,7 +397,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         let batch = self.open.close(spare);
         let (file, quarantined) = std::mem::take(&mut self.aside);
         let writer = Arc::clone(&self.writer);
-        let put = tokio::spawn(async move { writer.deliver(batch, file, quarantined).await });
+        let begin = std::mem::replace(&mut self.begin, self.next);
+        let put = tokio::spawn(async move { writer.deliver(batch, file, quarantined, begin).await });
         self.on_its_way = Some((self.next, AbortOnDropHandle::new(put)));
         Ok(())
     }
@@ -419,6 +447,7 @@ impl<S: LogSink> Writer<S> {
         mut batch: ClosedBatch,
         mut file: QuarantineFile,
         quarantined: u64,
+        begin: Position,
     ) -> Result<Done, LaneError> {
         let mut rejected = RejectedEvents::default();
         if !batch.is_empty() {
@@ -429,7 +458,7 @@ impl<S: LogSink> Writer<S> {
                 let reason = QuarantineReason::Rejected(event.reason);
                 shelf.add(&mut file, reason, event.record, Some(event.timestamp), event.escaped);
             }
-            shelf.put(file).await?;
+            shelf.put(file, begin).await?;
         }
         Ok(Done {
             tally: batch.tally(&rejected),

@@ -17,10 +17,11 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
+use logferry_sandbox::worker::WorkerProcess;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::{comparison::compare, stage::Stage, worker::WorkerProcess};
+use self::{comparison::compare, stage::Stage};
 
 /// What the demo can be asked for.
 #[derive(Debug, clap::Args)]
@@ -39,7 +40,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     let stage = Stage::set_up().await.context("cannot set up the demo's AWS")?;
     say(report::accounts(&stage))?;
 
-    let mut worker = WorkerProcess::start(stage.worker_environment().await?)?;
+    let mut worker = worker::start(&stage.worker_environment().await?)?;
     let mut outcome = tokio::select! {
         outcome = deliver_and_compare(&stage, &mut worker) => outcome,
         () = stop.cancelled() => Err(anyhow!("interrupted")),
@@ -47,18 +48,18 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     if options.keep && outcome.is_ok() {
         say(report::commands(&stage, worker.listening().await?))?;
         outcome = tokio::select! {
-            ended = worker.ended() => ended,
+            ended = worker.ended() => ended.map_err(Into::into),
             () = stop.cancelled() => Ok(()),
         };
     }
-    let drained = worker.stop().await;
+    let drained = worker::stop(&mut worker).await;
     match outcome.and(drained) {
         Ok(took) => {
             say(format!("The worker drained on SIGTERM and exited 0 after {}.", report::seconds(took)))
         }
         Err(error) => {
             if !stop.is_cancelled() {
-                eprintln!("The last lines of {}:\n{}", worker.log().display(), worker.last_lines());
+                eprintln!("{}", worker::last_words(&worker));
             }
             Err(error)
         }

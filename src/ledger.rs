@@ -50,6 +50,9 @@ pub enum LedgerError {
     /// It cannot be reached, or refuses.
     #[error("the ledger cannot be used: {0}")]
     Unavailable(String),
+    /// This entry cannot be read; others can.
+    #[error("the ledger's entry cannot be used: {0}")]
+    Unreadable(String),
 }
 
 /// Keeps entries. A call that is repeated, with the same `owner` and nothing in between, changes nothing and answers
@@ -60,11 +63,17 @@ pub trait Ledger: Send + Sync + 'static {
     /// Takes the lease, unless the entry is done or another's lease still holds.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`] alone.
+    /// Any but [`LedgerError::Lost`].
     fn begin(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
 
-    /// Records a position and renews the lease; a position before the one in the ledger changes nothing but the lease.
-    /// Takes a lease that nobody has: it may have run out, or the ledger may not have answered when we began.
+    /// Renews the lease. Takes one that nobody has: it may have run out, or the ledger may not have answered when we began.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    fn renew(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Records a position and renews the lease, as [`Ledger::renew`] does. An owner's positions only grow, so an entry that is
+    /// further already shows another's work: the lease counts as lost.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -75,7 +84,8 @@ pub trait Ledger: Send + Sync + 'static {
         position: Position,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Records a position and gives the lease back, so that the next attempt need not wait for its end.
+    /// Records a position and gives the lease back, so that the next attempt need not wait for its end. A position before the
+    /// one in the ledger changes nothing but the lease.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -85,6 +95,12 @@ pub trait Ledger: Send + Sync + 'static {
         owner: &str,
         position: Position,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Forgets the position and gives the lease back: what was delivered may not be what is in the object.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    fn restart(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Records that every record is accounted for, `position.records` of them.
     ///

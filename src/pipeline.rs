@@ -8,6 +8,7 @@ mod copies;
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
         claim::{Claim, Claimed, Claims},
     },
     metrics::{Form, Metrics, Reason},
-    object::{ObjectBody, ObjectStore},
+    object::{ObjectBody, ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
     records::{More, RecordReader, Step},
@@ -340,20 +341,31 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             delivery: delivery.map(str::to_owned),
             failure,
         };
-        // Into the accounts first: without a way in, the object need not be read.
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
-            let sink = match self.ports.sinks.open(delivery, destination, &route.cluster).await {
-                Ok(sink) => sink,
-                Err(error) => {
-                    report.failures.push(fail(Some(&delivery.name), Failure::Sink(error)));
+            // The ledger first: what is done needs no way into the account.
+            let claim = match self.ports.claims.claim(object, &delivery.name).await {
+                Claimed::Ours(claim) => claim,
+                Claimed::Done => {
+                    done += 1;
+                    continue;
+                }
+                Claimed::Busy(left) => {
+                    report.failures.push(fail(Some(&delivery.name), Failure::Busy(left)));
                     continue;
                 }
             };
-            match self.ports.claims.claim(object, &delivery.name).await {
-                Claimed::Ours(claim) => ready.push(Ready { delivery, destination, sink, claim }),
-                Claimed::Done => done += 1,
-                Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
+            // And the accounts before the object: without a way in, it need not be read.
+            let sink = tokio::select! {
+                sink = self.ports.sinks.open(delivery, destination, &route.cluster) => sink.map_err(Failure::Sink),
+                () = stop.cancelled() => Err(Failure::Stopping),
+            };
+            match sink {
+                Ok(sink) => ready.push(Ready { delivery, destination, sink, claim }),
+                Err(failure) => {
+                    claim.release(claim.from()).await;
+                    report.failures.push(fail(Some(&delivery.name), failure));
+                }
             }
         }
         if ready.is_empty() {
@@ -393,21 +405,22 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             read = self.read(body, modified, &mut lanes, &mut broken) => read,
             () = stop.cancelled() => Err(Failure::Stopping),
         };
-        for (delivery, mut lane, error) in broken {
+        let mut given_up = Vec::new();
+        for (delivery, lane, error) in broken {
             report.failures.push(fail(Some(&delivery.name), error.into()));
-            self.abandon(&mut lane, stop).await;
+            given_up.push(lane);
         }
         for (delivery, mut lane) in lanes {
             match self.end(&mut lane, &read, stop).await {
                 Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
-                // What is wrong with the object is told once, not by each delivery.
-                Err(None) => self.abandon(&mut lane, stop).await,
-                Err(Some(failure)) => {
-                    report.failures.push(fail(Some(&delivery.name), failure));
-                    self.abandon(&mut lane, stop).await;
+                Err(failure) => {
+                    // What is wrong with the object is told once, not by each delivery.
+                    report.failures.extend(failure.map(|failure| fail(Some(&delivery.name), failure)));
+                    given_up.push(lane);
                 }
             }
         }
+        self.give_up(given_up, &read, stop).await;
         match read {
             Ok(0) => report.skipped.push(Skipped::NoRecords),
             Ok(_) => {}
@@ -441,7 +454,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if read.is_err() {
             return Err(None);
         }
-        let (read, accounted) = (lane.tally().read, lane.tally().accounted());
+        // An object that is shorter than it was does not add up either.
+        let (read, accounted) = (lane.tally().read, lane.tally().accounted().max(lane.from().records));
         if read != accounted {
             self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
             return Err(Some(Failure::Unaccounted { read, accounted }));
@@ -449,11 +463,34 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         lane.complete().await.map_err(|error| Some(error.into()))
     }
 
-    /// Gives a lane up: what it accounts for counts, the rest comes again or is told of.
-    async fn abandon(&self, lane: &mut Lane<S::Sink, L>, stop: &CancellationToken) {
-        lane.abandon(stop).await;
-        let tally = lane.tally();
-        self.metrics.count(&Tally { read: tally.accounted(), ..*tally });
+    /// Gives lanes up, all at once: what they account for counts, the rest comes again or is told of.
+    async fn give_up(
+        &self,
+        lanes: Vec<Lane<S::Sink, L>>,
+        read: &Result<u64, Failure>,
+        stop: &CancellationToken,
+    ) {
+        let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
+        let mut running = JoinSet::new();
+        for mut lane in lanes {
+            let stop = stop.clone();
+            running.spawn(async move {
+                if altered {
+                    lane.distrust(&stop).await
+                } else {
+                    lane.abandon(&stop).await
+                }
+                *lane.tally()
+            });
+        }
+        while let Some(ended) = running.join_next().await {
+            match ended {
+                Ok(tally) => self.metrics.count(&Tally { read: tally.accounted(), ..tally }),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // Only a runtime that is shutting down cancels it.
+                Err(_) => {}
+            }
+        }
     }
 
     /// Reads all records, giving each to every lane, and tells how many there were. A lane that fails moves to `broken`;

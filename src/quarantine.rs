@@ -17,7 +17,7 @@ use flate2::{Compression, write::GzEncoder};
 use crate::{
     batch::Rejection,
     event::ObjectRef,
-    ledger::EntryKey,
+    ledger::{EntryKey, Position},
     metrics::{Metrics, Reason},
 };
 
@@ -167,7 +167,7 @@ fn legal(name: &str) -> String {
 #[derive(Clone, Debug)]
 pub struct Shelf {
     quarantine: Quarantine,
-    /// The key of a file up to the number of its first record.
+    /// The key of a file up to the position where its batch begins.
     stem: String,
     /// The part of every line that says where it comes from.
     source: String,
@@ -184,30 +184,50 @@ impl Shelf {
         timestamp: Option<i64>,
         escaped: &str,
     ) {
+        self.begin(file, reason, record, timestamp);
+        for part in ["\"", escaped, "\"}\n"] {
+            file.gzip.write_all(part.as_bytes()).expect("memory takes every byte");
+        }
+    }
+
+    /// Adds a line of an object that is no record.
+    pub fn add_line(&self, file: &mut QuarantineFile, reason: QuarantineReason, record: u64, line: &str) {
+        self.begin(file, reason, record, None);
+        // Straight into the file: a long line of control characters would take six times its length.
+        serde_json::to_writer(&mut file.gzip, line)
+            .expect("memory takes every byte, and a string is always JSON");
+        file.gzip.write_all(b"}\n").expect("memory takes every byte");
+    }
+
+    fn begin(
+        &self,
+        file: &mut QuarantineFile,
+        reason: QuarantineReason,
+        record: u64,
+        timestamp: Option<i64>,
+    ) {
         let mut head = format!("{{\"reason\":\"{}\",{},\"record\":{record}", reason.word(), self.source);
         if let Some(timestamp) = timestamp {
             head.push_str(&format!(",\"timestamp\":{timestamp}"));
         }
-        head.push_str(",\"message\":\"");
-        for part in [&head, escaped, "\"}\n"] {
-            file.gzip.write_all(part.as_bytes()).expect("memory takes every byte");
-        }
-        file.first = file.first.min(record);
+        head.push_str(",\"message\":");
+        file.gzip.write_all(head.as_bytes()).expect("memory takes every byte");
         *file.lines.entry(reason.word()).or_default() += 1;
     }
 
-    /// Writes a file, unless nothing is in it, and counts its lines by reason.
+    /// Writes a file, unless nothing is in it, and counts its lines by reason. Its name has the position where its batch
+    /// begins: a batch that is put again has the same one, and no other has.
     ///
     /// # Errors
     /// The store does not take it: its records are not accounted for.
     ///
     /// # Cancel safety
     /// Safe: dropped half-way, the file is there or not.
-    pub async fn put(&self, file: QuarantineFile) -> Result<(), QuarantineError> {
+    pub async fn put(&self, file: QuarantineFile, begin: Position) -> Result<(), QuarantineError> {
         if file.is_empty() {
             return Ok(());
         }
-        let key = format!("{}-{:010}.ndjson.gz", self.stem, file.first);
+        let key = format!("{}-{:010}-{:04}.ndjson.gz", self.stem, begin.records, begin.events);
         let body = file.gzip.finish().expect("memory takes every byte");
         let Quarantine { store, metrics, .. } = &self.quarantine;
         store.put(&key, body.into()).await?;
@@ -223,8 +243,6 @@ impl Shelf {
 #[derive(Debug)]
 pub struct QuarantineFile {
     gzip: GzEncoder<Vec<u8>>,
-    /// The lowest position of a record in it.
-    first: u64,
     /// Lines by reason.
     lines: BTreeMap<&'static str, u64>,
 }
@@ -245,7 +263,7 @@ impl Default for QuarantineFile {
     fn default() -> Self {
         // The lowest level with Huffman codes of its own: below it, text hardly shrinks.
         let gzip = GzEncoder::new(Vec::new(), Compression::new(3));
-        Self { gzip, first: u64::MAX, lines: BTreeMap::new() }
+        Self { gzip, lines: BTreeMap::new() }
     }
 }
 

@@ -311,6 +311,9 @@ impl RecordReader {
             return Err(error);
         }
         let text = &window[at..];
+        if text.len() < self.retry_at && more == More::Coming {
+            return Ok(Step::More { consumed: at });
+        }
         let text = &text[..text.len().min(self.max_record + 1)];
         let end = match (text.iter().position(|byte| *byte == b'\n'), more) {
             (Some(end), _) => end,

@@ -87,9 +87,6 @@ pub enum Failure {
         /// Until then.
         wait: Duration,
     },
-    /// The customer's role, or the central one, cannot be assumed.
-    #[error(transparent)]
-    Role(AssumeError),
     /// The object cannot be read.
     #[error(transparent)]
     Object(ObjectError),
@@ -154,13 +151,11 @@ impl Failure {
             Self::Row(_) => "bad_tenant_row",
             Self::Lookup(_) => "tenant_lookup",
             Self::OverShare { .. } => "over_share",
-            Self::Role(AssumeError::Denied { .. } | AssumeError::Open { .. })
-            | Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. }))
+            Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. }))
             | Self::Copy(CopyError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. })) => {
                 "role_denied"
             }
-            Self::Role(AssumeError::Unavailable { .. })
-            | Self::Sink(SinkError::Session(AssumeError::Unavailable { .. }))
+            Self::Sink(SinkError::Session(AssumeError::Unavailable { .. }))
             | Self::Copy(CopyError::Session(AssumeError::Unavailable { .. })) => "role_unavailable",
             Self::Object(ObjectError::Missing(_)) | Self::Copy(CopyError::SourceMissing(_)) => {
                 "object_missing"
@@ -209,8 +204,7 @@ impl Failure {
     /// account that throttles is asked again, another's lease ends, or the tenant's turn comes.
     pub fn held_for(&self) -> Option<Duration> {
         match self {
-            Self::Role(AssumeError::Open { probe_in, .. })
-            | Self::Sink(
+            Self::Sink(
                 SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
             )
             | Self::Copy(CopyError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
@@ -248,12 +242,13 @@ impl Failure {
             | Self::Decode { .. }
             | Self::Record(_)
             | Self::Object(ObjectError::Missing(_))
+            // A second attempt would take up behind the difference and hide it: the letter is the evidence.
+            | Self::Unaccounted { .. }
             | Self::Copy(
                 CopyError::SourceMissing(_) | CopyError::TooLarge(_) | CopyError::KeyTooLong(_),
             ) => Fate::Poison,
             Self::Lookup(_)
             | Self::OverShare { .. }
-            | Self::Role(_)
             | Self::Object(
                 ObjectError::Denied(_) | ObjectError::ChecksumMismatch(_) | ObjectError::Unavailable(_),
             )
@@ -272,7 +267,6 @@ impl Failure {
             | Self::Busy(_)
             | Self::Lost(_)
             | Self::Stopping
-            | Self::Unaccounted { .. }
             | Self::Panic(_) => Fate::Retry,
         }
     }
@@ -441,10 +435,7 @@ mod tests {
             (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
             (Failure::Lookup(lookup), "tenant_lookup", false),
             (Failure::OverShare { wait: BACKOFF.first }, "over_share", false),
-            (Failure::Role(denied()), "role_denied", false),
-            (Failure::Role(open(0)), "role_denied", false),
             (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
-            (Failure::Role(unavailable()), "role_unavailable", false),
             (Failure::Sink(SinkError::Session(denied())), "role_denied", false),
             (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
             (Failure::Sink(SinkError::NotFound(text())), "group_missing", false),
@@ -470,7 +461,7 @@ mod tests {
             (Failure::Copy(CopyError::Throttled(text())), "throttled", false),
             (Failure::Copy(CopyError::Refused(text())), "copy_refused", false),
             (Failure::Copy(CopyError::Unavailable(text())), "bucket_unavailable", false),
-            (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", false),
+            (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", true),
             (Failure::Panic(text()), "panic", false),
         ]
     }
@@ -522,7 +513,7 @@ mod tests {
             let verdict = decide(&failures, receive_count, &BACKOFF, chance);
             assert_eq!(verdict, Verdict::RetryAfter(Duration::from_secs_f64(seconds)), "{failures:?}");
         };
-        let role = |seconds| Failure::Role(open(seconds));
+        let role = |seconds| Failure::Sink(SinkError::Session(open(seconds)));
         check(vec![role(30)], 1, 0.0, 30.0);
         check(vec![role(30)], 1, 1.0, 32.5);
         check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);

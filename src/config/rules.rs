@@ -48,7 +48,7 @@ impl Config {
         check.that("ledger.table", ledger.table.is_none() || ledger.table != self.tenants.table, || {
             "must not be the same as tenants.table: their keys differ".into()
         });
-        check.within("ledger.lease", ledger.lease, SECOND..=15 * MINUTE);
+        check.within("ledger.lease", ledger.lease, 10 * SECOND..=15 * MINUTE);
         check.within("ledger.retention", ledger.retention, 60 * MINUTE..=365 * DAY);
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
         check.within("tenants.max_stale", self.tenants.max_stale, Duration::ZERO..=30 * DAY);
@@ -258,6 +258,7 @@ mod tests {
         check(|c| c.ledger.table = c.tenants.table.clone(), &["ledger.table"]);
         check(|c| c.ledger.table = Some("ledger".into()), &[]);
         check(|c| c.ledger.lease = Duration::from_secs(901), &["ledger.lease"]);
+        check(|c| c.ledger.lease = Duration::from_secs(9), &["ledger.lease"]);
         check(|c| c.ledger.retention = Duration::from_secs(3599), &["ledger.retention"]);
         check(|c| c.quarantine.prefix = "quarantine/".into(), &["quarantine.prefix"]);
         check(|c| c.quarantine.bucket = Some(String::new()), &["quarantine.bucket"]);

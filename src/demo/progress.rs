@@ -4,11 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use logferry_sandbox::worker::WorkerProcess;
 
-use super::{
-    stage::{Backlog, Stage},
-    worker::WorkerProcess,
-};
+use super::stage::{Backlog, Stage};
 
 /// Without a new event for so long, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -5,13 +5,15 @@ use std::{collections::BTreeSet, fmt::Display, net::SocketAddr, time::Duration};
 use bytesize::ByteSize;
 use indicatif::HumanCount;
 use jiff::{Timestamp, tz::TimeZone};
-use logferry_sandbox::provision::{Customer, Provider, ReceivedEvent};
+use logferry_sandbox::{
+    provision::{Customer, Provider, ReceivedEvent},
+    worker::WorkerProcess,
+};
 
 use super::{
     comparison::{Comparison, Fault, Flaw, Place},
     samples::Upload,
     stage::Stage,
-    worker::WorkerProcess,
 };
 
 /// No line with a customer's text in it is longer.

@@ -51,28 +51,9 @@ impl Stage {
 
     /// What production gives a worker, with a session of the worker's own role and this endpoint.
     pub(super) async fn worker_environment(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let provider = &self.provider;
-        let root = self.aws.account(&provider.account);
-        let worker = root.assume_role(&provider.worker_role_arn, "logferry-demo", &[]).await?;
-        let credentials = worker.credentials();
-        let text = str::to_owned;
-        Ok(vec![
-            ("AWS_ENDPOINT_URL", self.aws.endpoint.clone()),
-            ("AWS_REGION", provider.region.clone()),
-            ("AWS_ACCESS_KEY_ID", text(credentials.access_key_id())),
-            ("AWS_SECRET_ACCESS_KEY", text(credentials.secret_access_key())),
-            ("AWS_SESSION_TOKEN", text(credentials.session_token().unwrap_or_default())),
-            ("AWS_S3_USE_PATH_STYLE", text("true")),
-            ("AWS_EC2_METADATA_DISABLED", text("true")),
-            ("SQS_QUEUE_URL", provider.queue_url.clone()),
-            ("TENANT_CONFIG_TABLE", provider.tenant_table.clone()),
-            ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", provider.central_role_arn.clone()),
-            ("LOGFERRY_LEDGER__TABLE", provider.ledger_table.clone()),
-            ("LOGFERRY_QUEUE__DEAD_LETTER_URL", provider.dead_letter_url.clone()),
-            ("LOGFERRY_SOURCE__BUCKETS", format!("{}={}", provider.bucket, provider.account)),
-            ("LOGFERRY_HTTP__LISTEN", text("127.0.0.1:0")),
-            ("LOGFERRY_LOG__FORMAT", text("json")),
-        ])
+        let mut environment = self.provider.worker_environment(&self.aws).await?;
+        environment.extend([self.provider.ledger_variable(), ("LOGFERRY_LOG__FORMAT", "json".to_owned())]);
+        Ok(environment)
     }
 
     /// Where a tenant's records belong.

@@ -4,7 +4,7 @@
 //! once, and a metric says so. A lease that another took is another matter: whoever lost it stops.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,8 +17,10 @@ use crate::{
     metrics::{Call, Metrics},
 };
 
-/// How long a ledger that did not answer is not asked about further objects: each would wait for the time-out.
+/// How long a ledger that does not answer is not asked about further objects: each would wait for the time-out.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Calls in a row without an answer that make it so: an object that goes on without the ledger may arrive twice.
+const FAILURES: u32 = 3;
 
 /// Hands out claims.
 #[derive(Debug)]
@@ -67,15 +69,22 @@ struct Entry<L> {
 #[derive(Debug)]
 struct Guarded<L> {
     ledger: L,
-    /// While it does not answer: when it is asked again.
-    ask_again: Mutex<Option<Instant>>,
+    outage: Mutex<Outage>,
     metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Outage {
+    /// Calls in a row that were not answered.
+    failures: u32,
+    /// When it is asked again.
+    ask_again: Option<Instant>,
 }
 
 impl<L: Ledger> Claims<L> {
     /// Claims in `ledger`, whose leases last for `lease`; without a ledger, every claim is granted from the start.
     pub fn new(ledger: Option<L>, lease: Duration, metrics: Metrics) -> Self {
-        let guarded = |ledger| Arc::new(Guarded { ledger, ask_again: Mutex::default(), metrics });
+        let guarded = |ledger| Arc::new(Guarded { ledger, outage: Mutex::default(), metrics });
         Self { ledger: ledger.map(guarded), renew_every: lease / 3 }
     }
 
@@ -95,18 +104,22 @@ impl<L: Ledger> Claims<L> {
         };
         let ended = tokio::sync::Mutex::new(false);
         let entry = Arc::new(Entry { ledger: Arc::clone(ledger), key, owner, ended });
-        let renewal = tokio::spawn(renew(Arc::clone(&entry), from, self.renew_every));
+        let renewal = tokio::spawn(renew(Arc::clone(&entry), self.renew_every));
         let _renewal = Some(AbortOnDropHandle::new(renewal));
         Claimed::Ours(Arc::new(Claim { from, entry: Some(entry), _renewal }))
     }
 }
 
 /// Keeps the lease while a batch takes longer than it: until it is given back or lost.
-async fn renew<L: Ledger>(entry: Arc<Entry<L>>, from: Position, every: Duration) {
+async fn renew<L: Ledger>(entry: Arc<Entry<L>>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
         let ended = entry.ended.lock().await;
-        if *ended || entry.checkpoint(from).await.is_err() {
+        if *ended {
+            return;
+        }
+        let answer = entry.ledger.ledger.renew(&entry.key, &entry.owner).await;
+        if entry.ledger.learn("renew", answer).is_err() {
             return;
         }
     }
@@ -128,7 +141,8 @@ impl<L: Ledger> Claim<L> {
     pub async fn checkpoint(&self, position: Position) -> Result<(), Lost> {
         let Some(entry) = &self.entry else { return Ok(()) };
         let _turn = entry.ended.lock().await;
-        entry.checkpoint(position).await
+        let answer = entry.ledger.ledger.checkpoint(&entry.key, &entry.owner, position).await;
+        entry.ledger.learn("checkpoint", answer).map(drop)
     }
 
     /// Records a position and gives the lease back.
@@ -139,6 +153,15 @@ impl<L: Ledger> Claim<L> {
         let answer = entry.ledger.ledger.release(&entry.key, &entry.owner, position).await;
         // Lost or not, it is not ours any more.
         let _ = entry.ledger.learn("release", answer);
+    }
+
+    /// Forgets the position and gives the lease back: the next attempt begins at the start.
+    pub async fn restart(&self) {
+        let Some(entry) = &self.entry else { return };
+        let mut ended = entry.ended.lock().await;
+        *ended = true;
+        let answer = entry.ledger.ledger.restart(&entry.key, &entry.owner).await;
+        let _ = entry.ledger.learn("restart", answer);
     }
 
     /// Records that every record is accounted for.
@@ -154,17 +177,10 @@ impl<L: Ledger> Claim<L> {
     }
 }
 
-impl<L: Ledger> Entry<L> {
-    async fn checkpoint(&self, position: Position) -> Result<(), Lost> {
-        let answer = self.ledger.ledger.checkpoint(&self.key, &self.owner, position).await;
-        self.ledger.learn("checkpoint", answer).map(drop)
-    }
-}
-
 impl<L: Ledger> Guarded<L> {
     /// None: nobody knows.
     async fn begin(&self, key: &EntryKey, owner: &str) -> Option<Begun> {
-        let resting = self.ask_again().is_some_and(|at| Instant::now() < at);
+        let resting = self.outage().ask_again.is_some_and(|at| Instant::now() < at);
         if resting {
             self.metrics.ledger_errors.get_or_create(&Call::new("begin")).inc();
             return None;
@@ -179,15 +195,30 @@ impl<L: Ledger> Guarded<L> {
             Ok(answer) => (Ok(Some(answer)), None),
             Err(LedgerError::Lost(object)) => (Err(Lost(object)), None),
             Err(LedgerError::Unavailable(problem)) => (Ok(None), Some(problem)),
+            Err(LedgerError::Unreadable(problem)) => {
+                self.metrics.ledger_errors.get_or_create(&Call::new(call)).inc();
+                tracing::warn!(
+                    call,
+                    error = problem,
+                    "an entry of the ledger cannot be used: its object goes on without it"
+                );
+                return Ok(None);
+            }
         };
-        let was_down = match &problem {
-            Some(_) => self.ask_again().replace(Instant::now() + PAUSE).is_some(),
-            None => self.ask_again().take().is_some(),
+        let failures = {
+            let mut outage = self.outage();
+            let failures = std::mem::replace(&mut outage.failures, 0);
+            if problem.is_some() {
+                outage.failures = failures.saturating_add(1);
+            }
+            let down = outage.failures >= FAILURES;
+            outage.ask_again = down.then(|| Instant::now() + PAUSE);
+            failures
         };
         match problem {
             Some(problem) => {
                 self.metrics.ledger_errors.get_or_create(&Call::new(call)).inc();
-                if !was_down {
+                if failures == 0 {
                     tracing::error!(
                         call,
                         error = problem,
@@ -195,14 +226,14 @@ impl<L: Ledger> Guarded<L> {
                     );
                 }
             }
-            None if was_down => tracing::info!("the ledger can be used again"),
+            None if failures > 0 => tracing::info!("the ledger can be used again"),
             None => {}
         }
         answer
     }
 
-    fn ask_again(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.ask_again.lock().unwrap_or_else(PoisonError::into_inner)
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -285,15 +316,16 @@ mod tests {
         ledger.set_down(true);
         let claim = ours(&claims).await;
         claim.checkpoint(at(3)).await.expect("nobody else has it");
-        assert_eq!(ledger.calls(), 2);
         drop(ours(&claims).await);
-        assert_eq!(ledger.calls(), 2, "it is left alone for a while");
+        assert_eq!(ledger.calls(), 3);
+        drop(ours(&claims).await);
+        assert_eq!(ledger.calls(), 3, "it is left alone for a while");
         ledger.set_down(false);
         // The claim of before finds it again.
         claim.finish(at(5)).await.expect("nobody else has it");
         assert!(matches!(claims.claim(&object(), "cloudwatch").await, Claimed::Done));
         let text = metrics.render().expect("metrics are text");
-        assert!(text.contains("logferry_ledger_errors_total{call=\"begin\"} 2"), "{text}");
+        assert!(text.contains("logferry_ledger_errors_total{call=\"begin\"} 3"), "{text}");
         assert!(text.contains("logferry_ledger_errors_total{call=\"checkpoint\"} 1"), "{text}");
     }
 

@@ -70,6 +70,8 @@ pub struct DynamoDbLedger {
 enum Lease {
     Take,
     GiveBack,
+    /// Gives it back, and forgets the position.
+    Restart,
     /// Gives it back for good.
     Finish,
 }
@@ -142,10 +144,18 @@ impl DynamoDbLedger {
         position: Position,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        match self.advance(key, owner, Lease::Take, position, now).await? {
-            Some(Refusal::Done | Refusal::Busy(_)) => Err(lost(key)),
-            Some(Refusal::Behind) | None => Ok(()),
+        match self.write(key, owner, Lease::Take, Some(position), now).await? {
+            Err(_) => Err(lost(key)),
+            Ok(_) => Ok(()),
         }
+    }
+
+    async fn renew_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<(), LedgerError> {
+        self.write(key, owner, Lease::Take, None, now).await?.map(drop).map_err(|_| lost(key))
+    }
+
+    async fn restart_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<(), LedgerError> {
+        self.write(key, owner, Lease::Restart, None, now).await?.map(drop).map_err(|_| lost(key))
     }
 
     async fn release_at(
@@ -155,9 +165,13 @@ impl DynamoDbLedger {
         position: Position,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        match self.advance(key, owner, Lease::GiveBack, position, now).await? {
-            Some(Refusal::Busy(_)) => Err(lost(key)),
-            Some(Refusal::Done | Refusal::Behind) | None => Ok(()),
+        let mut answer = self.write(key, owner, Lease::GiveBack, Some(position), now).await?;
+        if let Err(Refusal::Behind) = answer {
+            answer = self.write(key, owner, Lease::GiveBack, None, now).await?;
+        }
+        match answer {
+            Err(Refusal::Busy(_)) => Err(lost(key)),
+            Err(Refusal::Done | Refusal::Behind) | Ok(_) => Ok(()),
         }
     }
 
@@ -172,21 +186,6 @@ impl DynamoDbLedger {
             Err(Refusal::Busy(_)) => Err(lost(key)),
             // Done: by a first attempt of this very call, or by another who went on from where we were.
             Ok(_) | Err(Refusal::Done | Refusal::Behind) => Ok(()),
-        }
-    }
-
-    /// Writes the position, or, where the entry is further, the lease alone.
-    async fn advance(
-        &self,
-        key: &EntryKey,
-        owner: &str,
-        lease: Lease,
-        position: Position,
-        now: SystemTime,
-    ) -> Result<Option<Refusal>, LedgerError> {
-        match self.write(key, owner, lease, Some(position), now).await? {
-            Err(Refusal::Behind) => Ok(self.write(key, owner, lease, None, now).await?.err()),
-            answer => Ok(answer.err()),
         }
     }
 
@@ -225,6 +224,7 @@ impl DynamoDbLedger {
                 update = update.expression_attribute_values(":until", until);
             }
             Lease::GiveBack => {}
+            Lease::Restart => remove = " REMOVE lease_owner, lease_until, records, events",
             Lease::Finish => {
                 set.push("done = :done");
                 update = update.expression_attribute_values(":done", AttributeValue::Bool(true));
@@ -282,7 +282,7 @@ impl DynamoDbLedger {
         let Some(value) = item.get(name) else { return Ok(0) };
         value.as_n().ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| {
             let (table, EntryKey { object, delivery }) = (&self.settings.table, key);
-            LedgerError::Unavailable(format!(
+            LedgerError::Unreadable(format!(
                 "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value:?}, no whole number; \
                  delete the item: the object then starts anew"
             ))
@@ -309,6 +309,14 @@ impl Ledger for DynamoDbLedger {
 
     async fn checkpoint(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
         self.checkpoint_at(key, owner, position, SystemTime::now()).await
+    }
+
+    async fn renew(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
+        self.renew_at(key, owner, SystemTime::now()).await
+    }
+
+    async fn restart(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
+        self.restart_at(key, owner, SystemTime::now()).await
     }
 
     async fn release(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {

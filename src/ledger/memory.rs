@@ -141,9 +141,24 @@ impl Ledger for MemoryLedger {
         self.slowly(|| self.take(key, owner)).await
     }
 
+    async fn renew(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
+        let renew = |entry: &mut Entry| entry.lease = Some((owner.to_owned(), Instant::now() + self.lease));
+        self.slowly(|| self.change(key, owner, Position::default(), renew)).await
+    }
+
     async fn checkpoint(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
         let renew = |entry: &mut Entry| entry.lease = Some((owner.to_owned(), Instant::now() + self.lease));
-        self.slowly(|| self.change(key, owner, position, renew)).await
+        let ahead = || self.state().entries.get(key).is_some_and(|entry| entry.position > position);
+        self.slowly(|| match ahead() {
+            true => Err(LedgerError::Lost(key.object.clone())),
+            false => self.change(key, owner, position, renew),
+        })
+        .await
+    }
+
+    async fn restart(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
+        let restart = |entry: &mut Entry| (entry.lease, entry.position) = (None, Position::default());
+        self.slowly(|| self.change(key, owner, Position::default(), restart)).await
     }
 
     async fn release(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {

@@ -20,7 +20,7 @@ async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch#2");
     let mut file = QuarantineFile::default();
     assert!(file.is_empty());
-    shelf.put(file).await.expect("nothing to do");
+    shelf.put(file, Position::default()).await.expect("nothing to do");
     assert_eq!(store.calls(), 0);
     file = QuarantineFile::default();
     let escaped = r#"tab\t \u00fc \"quoted\" \ud83d\ude00"#;
@@ -29,7 +29,7 @@ async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
     shelf.add(&mut file, too_old, 12, Some(1_700_000_000_000), escaped);
     shelf.add(&mut file, QuarantineReason::Malformed, 13, None, "no json");
     shelf.add(&mut file, too_old, 14, Some(1), "b");
-    shelf.put(file).await.expect("the store is up");
+    shelf.put(file, Position::default()).await.expect("the store is up");
     let source = json!({
         "tenant_id": "acme", "delivery": "cloudwatch#2", "bucket": "staging", "key": KEY, "etag": "e\"e",
     });
@@ -61,7 +61,8 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
         let shelf = quarantine.shelf(object, "acme", delivery);
         let mut file = QuarantineFile::default();
         shelf.add(&mut file, QuarantineReason::Oversize, record, None, "x");
-        shelf.put(file).await.expect("the store is up");
+        let begin = Position { records: record, events: 0 };
+        shelf.put(file, begin).await.expect("the store is up");
     };
     let one = object(KEY);
     for _ in 0..2 {
@@ -71,7 +72,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
     let [key] = &keys[..] else { panic!("one file, not {keys:?}") };
     let key =
         key.strip_prefix("quarantine/acme/1---x.json.gz/cloudwatch-").expect("its object's name is in it");
-    assert!(key.ends_with("-0000000012.ndjson.gz") && key.len() == 16 + 21, "{key}");
+    assert!(key.ends_with("-0000000012-0000.ndjson.gz") && key.len() == 16 + 26, "{key}");
     // Another record, delivery, version, key.
     put(&one, "cloudwatch", 13).await;
     put(&one, "cloudwatch#2", 12).await;
@@ -89,7 +90,7 @@ async fn what_was_not_written_is_not_counted() {
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch");
     let mut file = QuarantineFile::default();
     shelf.add(&mut file, QuarantineReason::Oversize, 1, None, "x");
-    let told = shelf.put(file).await.expect_err("it is down").to_string();
+    let told = shelf.put(file, Position::default()).await.expect_err("it is down").to_string();
     assert!(told.contains("quarantine/acme/") && told.contains("down"), "{told}");
     let text = metrics.render().expect("metrics are text");
     assert!(!text.contains("logferry_quarantined_total{"), "{text}");
@@ -106,7 +107,7 @@ async fn the_longest_names_fit_into_a_key() {
         let shelf = quarantine.shelf(&object(&key), &tenant, &"\u{fc}".repeat(500));
         let mut file = QuarantineFile::default();
         shelf.add(&mut file, QuarantineReason::Oversize, u64::MAX, None, "x");
-        shelf.put(file).await.expect("the store is up");
+        shelf.put(file, Position::default()).await.expect("the store is up");
     }
     assert_eq!(store.keys().len(), 2);
     assert!(store.keys().iter().all(|key| key.len() <= MAX_KEY_BYTES), "{:?}", store.keys());

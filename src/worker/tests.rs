@@ -1,5 +1,6 @@
 //! The loop on a queue in memory and in paused time, with a closure in the pipeline's place.
 
+mod delays;
 mod drain;
 mod leases;
 

@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use logferry_chaos::{Kind, Plan, Setting, run};
 
 /// Shorter than a message stays hidden after its worker was killed.
-const LEASE: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(10);
 
 /// Carries out the plan of that seed, unless another target than the sandbox is asked for: no other has faults.
 async fn chaos(seed: u64, kind: Kind, workers: usize) {

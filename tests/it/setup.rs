@@ -109,33 +109,19 @@ impl Setup {
 
     /// What a worker's environment holds, complete, with retries every second.
     pub(crate) async fn environment(&self) -> BTreeMap<String, String> {
-        let provider = &self.provider;
-        let role = self.account().assume_role(&provider.worker_role_arn, "worker", &[]).await;
-        let role = role.expect("the account may be the worker");
-        let credentials = role.credentials();
-        let variables = [
-            ("AWS_ENDPOINT_URL", self.target.endpoint.as_str()),
-            ("AWS_ACCESS_KEY_ID", credentials.access_key_id()),
-            ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key()),
-            ("AWS_SESSION_TOKEN", credentials.session_token().unwrap_or_default()),
-            ("AWS_REGION", REGION),
-            ("AWS_S3_USE_PATH_STYLE", "true"),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-            ("SQS_QUEUE_URL", &provider.queue_url),
-            ("TENANT_CONFIG_TABLE", &provider.tenant_table),
-            ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", &provider.central_role_arn),
-            ("LOGFERRY_LEDGER__TABLE", &provider.ledger_table),
-            ("LOGFERRY_LEDGER__LEASE", "3s"),
-            ("LOGFERRY_QUEUE__DEAD_LETTER_URL", &provider.dead_letter_url),
+        let production = self.provider.worker_environment(&self.aws).await;
+        let mut variables = production.expect("the account may be the worker");
+        variables.push(self.provider.ledger_variable());
+        let ours = [
+            ("LOGFERRY_LEDGER__LEASE", "10s"),
             ("LOGFERRY_QUEUE__WAIT_TIME", "2s"),
             ("LOGFERRY_QUEUE__RETRY_DELAY", "1s"),
             ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "1s"),
-            ("LOGFERRY_SOURCE__BUCKETS", &format!("{}={}", provider.bucket, provider.account)),
             ("LOGFERRY_TENANTS__CACHE_TTL", "1s"),
-            ("LOGFERRY_HTTP__LISTEN", "127.0.0.1:0"),
             ("LOGFERRY_LOG__FILTER", "info,logferry=debug"),
         ];
-        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        variables.extend(ours.map(|(name, value)| (name, value.to_owned())));
+        variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// A worker on all of it.

@@ -16,5 +16,5 @@ mod run;
 mod workers;
 
 pub use outcome::{Outcome, Summary};
-pub use plan::{Kind, Plan};
+pub use plan::{Kind, Outage, Plan};
 pub use run::{Setting, run};

@@ -1,11 +1,13 @@
 //! What a run is to be, from its seed alone.
 
+mod outage;
 mod weather;
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
+pub use self::outage::Outage;
 pub(crate) use self::weather::{ONE_BATCH, Weather};
 use crate::{
     content::{Compression, Content, Damage, Framing, Size},
@@ -28,10 +30,12 @@ pub enum Kind {
     LostAnswers,
     /// Faults, and a ledger that cannot be reached for seconds: deliveries go on without it.
     NoLedger,
+    /// One service that cannot be reached for a minute, and nothing else: see [`Plan::outage`].
+    Outage,
 }
 
 impl Kind {
-    /// All of them.
+    /// All that a seed makes plans of.
     pub const ALL: [Self; 4] = [Self::Kills, Self::Faults, Self::LostAnswers, Self::NoLedger];
 
     /// A word for people and options.
@@ -41,6 +45,7 @@ impl Kind {
             Self::Faults => "faults",
             Self::LostAnswers => "lost-answers",
             Self::NoLedger => "no-ledger",
+            Self::Outage => "outage",
         }
     }
 }
@@ -70,6 +75,8 @@ pub struct Plan {
     /// Messages after everything has been delivered: more of the same objects.
     pub(crate) late: Vec<Message>,
     pub(crate) weather: Vec<Weather>,
+    /// What the workers are to say, and when.
+    pub(crate) outage: Option<Outage>,
     pub(crate) kills: Vec<Kill>,
     /// When all faults end.
     pub(crate) period: Duration,
@@ -143,7 +150,7 @@ impl Plan {
             weather.extend(std::iter::repeat_with(|| one(PERIOD, &mut rng)).take(count));
         };
         match kind {
-            Kind::Kills | Kind::Faults => {}
+            Kind::Kills | Kind::Faults | Kind::Outage => {}
             Kind::LostAnswers => more(Weather::lost_answers),
             Kind::NoLedger => more(Weather::ledger_outage),
         }
@@ -161,6 +168,7 @@ impl Plan {
             messages,
             late,
             weather,
+            outage: None,
             kills,
             period: PERIOD,
         }

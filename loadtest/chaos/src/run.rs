@@ -22,7 +22,7 @@ use crate::{
     content::{self, Damage, Made, Size},
     notice::{Shape, Stored, eventbridge_event, s3_event},
     outcome::Outcome,
-    plan::{Message, ONE_BATCH, Plan, Wanted},
+    plan::{Message, ONE_BATCH, Outage, Plan, Wanted},
     workers::Workers,
 };
 
@@ -62,13 +62,24 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
         stage.sandbox.faults().clear();
         rained
     };
-    let (stored, killed) = tokio::join!(timeline, workers.kill(&plan.kills, &stage.sandbox, begun));
+    let befall = async {
+        workers.kill(&plan.kills, &stage.sandbox, begun).await?;
+        match plan.outage {
+            Some(outage) => workers.watch(outage, begun).await,
+            None => Ok(Vec::new()),
+        }
+    };
+    let (stored, befallen) = tokio::join!(timeline, befall);
     let stored = stored?;
-    if let Err(error) = killed {
-        problems.push(format!("{error:#}"));
+    match befallen {
+        Ok(missing) => problems.extend(missing),
+        Err(error) => problems.push(format!("{error:#}")),
     }
     let settled = async {
         stage.wait_until_done(&mut workers).await?;
+        if plan.outage.is_some() {
+            workers.ready().await?;
+        }
         for message in &plan.late {
             stage.send(message, &stored).await?;
         }
@@ -194,7 +205,7 @@ impl Stage {
         lease: Option<Duration>,
     ) -> anyhow::Result<Vec<(&'static str, String)>> {
         let mut environment = self.provider.worker_environment(&self.aws).await?;
-        let Provider { account, bucket, ledger_table, .. } = &self.provider;
+        let Provider { account, bucket, .. } = &self.provider;
         let buckets = format!("{bucket}={account},{}={account}", self.silent_bucket);
         environment.extend([
             ("LOGFERRY_SOURCE__BUCKETS", buckets),
@@ -209,7 +220,7 @@ impl Stage {
             ("RETRY_ATTEMPTS", plan.attempts.to_string()),
         ]);
         if let Some(lease) = lease {
-            environment.push(("LOGFERRY_LEDGER__TABLE", ledger_table.clone()));
+            environment.push(self.provider.ledger_variable());
             environment.push(("LOGFERRY_LEDGER__LEASE", format!("{}s", lease.as_secs())));
         }
         Ok(environment)
@@ -237,6 +248,10 @@ impl Stage {
                 }
                 Step::Send(message) => self.send(message, &stored).await?,
                 Step::Begin(number) => {
+                    if plan.outage == Some(Outage::Sts) {
+                        let customers = self.tenants.iter().flatten();
+                        customers.for_each(|(customer, _)| self.sandbox.expire_sessions(&customer.account));
+                    }
                     let fault = plan.weather[number].fault.clone();
                     faults.insert(number, self.sandbox.faults().add(fault));
                 }

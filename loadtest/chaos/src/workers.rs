@@ -13,12 +13,16 @@ use logferry_sandbox::{
 };
 use serde_json::Value;
 
-use crate::plan::Kill;
+use crate::plan::{Kill, Outage};
 
 /// How closely a kill follows what it waits for.
 const TICK: Duration = Duration::from_millis(1);
 /// How long a worker may take from SIGTERM to its end.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How often a worker is asked what it thinks of an outage.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a worker may take until it is ready again: it asks its dependencies every quarter of a minute.
+const RECOVER: Duration = Duration::from_secs(60);
 const UNACCOUNTED: &str = "logferry_records_unaccounted_total";
 
 /// How a worker says that it goes on without the ledger.
@@ -134,16 +138,66 @@ impl Workers {
 
     /// What the workers that are left have counted as unaccounted.
     pub(crate) async fn unaccounted(&mut self) -> anyhow::Result<u64> {
-        let mut sum = 0;
+        let counts = self.counts(UNACCOUNTED).await?;
+        ensure!(counts.iter().all(Option::is_some), "{UNACCOUNTED} is not among the metrics");
+        Ok(counts.into_iter().flatten().sum())
+    }
+
+    /// The sum of the samples whose name and labels begin so, of each worker; none where there is no sample.
+    async fn counts(&mut self, metric: &str) -> anyhow::Result<Vec<Option<u64>>> {
+        let mut counts = Vec::new();
         for worker in self.running() {
             let address = worker.listening().await?;
             let (status, text) = http_get(address, "/metrics").await.context("a worker has no metrics")?;
             ensure!(status == 200, "/metrics answers {status}");
-            let value =
-                text.lines().find_map(|line| line.strip_prefix(UNACCOUNTED)?.trim().parse::<u64>().ok());
-            sum += value.with_context(|| format!("{UNACCOUNTED} is not among the metrics"))?;
+            let samples = text.lines().filter(|line| line.starts_with(metric));
+            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+            counts.push(values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value)));
         }
-        Ok(sum)
+        Ok(counts)
+    }
+
+    /// Watches the workers through an outage. Answers with what they did not say.
+    pub(crate) async fn watch(&mut self, outage: Outage, begun: Instant) -> anyhow::Result<Vec<String>> {
+        let mut silent: Vec<_> = (0..self.slots.len()).collect();
+        while begun.elapsed() < Outage::TO {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let mut said = Vec::new();
+            for worker in self.running() {
+                let address = worker.listening().await?;
+                let (status, text) =
+                    http_get(address, "/readyz").await.context("a worker does not answer")?;
+                let named = outage.dependency().is_none_or(|word| status == 503 && text.contains(word));
+                said.push(named && begun.elapsed() > Outage::FROM);
+                let (status, text) =
+                    http_get(address, "/healthz").await.context("a worker does not answer")?;
+                ensure!(status == 200, "an outage is no reason to be restarted: {text}");
+            }
+            silent.retain(|worker| !said[*worker]);
+        }
+        let metric = outage.metric();
+        let mut missing: Vec<_> =
+            silent.iter().map(|at| format!("/readyz of worker {at} did not tell")).collect();
+        if self.counts(metric).await?.into_iter().flatten().sum::<u64>() == 0 {
+            missing.push(format!("no worker counted {metric}"));
+        }
+        Ok(missing)
+    }
+
+    /// Waits until every worker is ready.
+    pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
+        let asked = Instant::now();
+        for worker in self.running() {
+            let address = worker.listening().await?;
+            loop {
+                match http_get(address, "/readyz").await.context("a worker does not answer")? {
+                    (200, _) => break,
+                    (_, text) => ensure!(asked.elapsed() < RECOVER, "not ready within {RECOVER:?}: {text}"),
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+        Ok(())
     }
 
     /// Reads what all of them have logged, the killed too.

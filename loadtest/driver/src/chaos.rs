@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
-use logferry_chaos::{Kind, Outcome, Plan, Setting, Summary};
+use logferry_chaos::{Kind, Outage, Outcome, Plan, Setting, Summary};
 use tokio::task::JoinSet;
 
 use crate::run::Through;
@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// Only runs of this kind.
     #[arg(long, value_enum)]
     kind: Option<KindName>,
+    /// Instead of all that: a run each with SQS, DynamoDB and STS out of reach for a minute.
+    #[arg(long, conflicts_with_all = ["runs", "kind"])]
+    outages: bool,
     /// The first seed; each run has the next one.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -29,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     parallel: u64,
     /// Seconds that the ledger's lease lasts.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(10..=600))]
     lease: u64,
     /// Without a ledger: repeated batches are counted and not judged.
     #[arg(long)]
@@ -67,7 +70,38 @@ impl From<KindName> for Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Job {
     seed: u64,
-    kind: Kind,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Chaos(Kind),
+    Outage(Outage),
+}
+
+impl Job {
+    fn plan(self, workers: usize) -> Plan {
+        match self.what {
+            What::Chaos(kind) => Plan::new(self.seed, kind, workers),
+            What::Outage(outage) => Plan::outage(self.seed, outage, workers),
+        }
+    }
+
+    /// What it is called, and the command that repeats it; of outages, with the other two.
+    fn told(self, first_seed: u64, workers: usize) -> (String, String) {
+        let (seed, command) = (self.seed, "loadtest/run chaos");
+        match self.what {
+            What::Chaos(kind) => {
+                let kind = kind.word();
+                let again = format!("{command} --runs 1 --seed {seed} --kind {kind} --workers {workers}");
+                (format!("seed {seed}"), again)
+            }
+            What::Outage(outage) => {
+                let again = format!("{command} --outages --seed {first_seed} --workers {workers}");
+                (format!("a minute without {}", outage.service()), again)
+            }
+        }
+    }
 }
 
 /// Makes the runs, says of each one that fails how to repeat it, and prints the sums.
@@ -77,7 +111,10 @@ struct Job {
 pub(crate) async fn chaos(options: Options) -> anyhow::Result<()> {
     let program: Arc<_> = Through::program_at(options.worker.as_ref())?.into();
     let lease = (!options.no_ledger).then(|| Duration::from_secs(options.lease));
-    let jobs = jobs(options.seed, options.runs, options.kind.map(Kind::from));
+    let jobs = match options.outages {
+        true => outages(options.seed),
+        false => jobs(options.seed, options.runs, options.kind.map(Kind::from)),
+    };
     let (count, mut summary, mut running) = (jobs.len(), Summary::default(), JoinSet::new());
     let workers = usize::try_from(options.workers)?;
     let mut jobs = jobs.into_iter();
@@ -88,7 +125,7 @@ pub(crate) async fn chaos(options: Options) -> anyhow::Result<()> {
         {
             let program = Arc::clone(&program);
             running.spawn(async move {
-                let plan = Plan::new(job.seed, job.kind, workers);
+                let plan = job.plan(workers);
                 (job, logferry_chaos::run(&plan, Setting { program: &program, lease }).await)
             });
         }
@@ -97,12 +134,8 @@ pub(crate) async fn chaos(options: Options) -> anyhow::Result<()> {
         done += 1;
         let complaints = note(&mut summary, outcome);
         if !complaints.is_empty() {
-            let Job { seed, kind } = job;
-            let again = format!(
-                "loadtest/run chaos --runs 1 --seed {seed} --kind {} --workers {workers}",
-                kind.word()
-            );
-            eprintln!("seed {seed} failed ({again}):\n  {}", complaints.join("\n  "));
+            let (name, again) = job.told(options.seed, workers);
+            eprintln!("{name} failed ({again}):\n  {}", complaints.join("\n  "));
         }
         if done % 10 == 0 {
             eprintln!("{done} of {count} runs");
@@ -138,7 +171,15 @@ fn jobs(first: u64, runs: u64, kind: Option<Kind>) -> Vec<Job> {
         ],
     };
     let kinds = counts.into_iter().flat_map(|(kind, count)| (0..count).map(move |_| kind));
-    kinds.zip(first..).map(|(kind, seed)| Job { seed, kind }).collect()
+    kinds.zip(first..).map(|(kind, seed)| Job { seed, what: What::Chaos(kind) }).collect()
+}
+
+fn outages(first: u64) -> Vec<Job> {
+    Outage::ALL
+        .into_iter()
+        .zip(first..)
+        .map(|(outage, seed)| Job { seed, what: What::Outage(outage) })
+        .collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the sums are the output")]
@@ -153,12 +194,13 @@ mod tests {
     #[test]
     fn a_seed_repeats_its_run_alone() {
         let all = jobs(5, 8, None);
-        let of = |kind| all.iter().filter(|job| job.kind == kind).count();
+        let of = |kind| all.iter().filter(|job| job.what == What::Chaos(kind)).count();
         assert_eq!(Kind::ALL.map(of), [8, 2, 1, 1]);
         let seeds: Vec<_> = all.iter().map(|job| job.seed).collect();
         assert_eq!(seeds, (5..17).collect::<Vec<_>>());
         for job in all {
-            assert_eq!(jobs(job.seed, 1, Some(job.kind)), [job]);
+            let What::Chaos(kind) = job.what else { panic!("no outage was asked for") };
+            assert_eq!(jobs(job.seed, 1, Some(kind)), [job]);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod generate;
+mod noisy;
 mod parallel;
 mod report;
 mod run;
@@ -29,8 +30,14 @@ enum Command {
     Scale(scale::Options),
     /// Make seeded runs of faults, kills and duplicate notifications, and compare what arrived record by record.
     Chaos(chaos::Options),
-    /// Run the sandbox in its counting mode; a run starts it by itself. Ends with its input.
-    Sandbox,
+    /// Measure what a throttled tenant's backlog does to the other tenants' latency; fails if their p95 rises too much.
+    Noisy(noisy::Options),
+    /// Run the sandbox, in its counting mode unless told otherwise; a run starts it by itself. Ends with its input.
+    Sandbox {
+        /// Keep the events.
+        #[arg(long)]
+        keep: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,7 +56,9 @@ fn run_async(command: Command) -> anyhow::Result<()> {
             Command::Run(options) => run::run(options).await,
             Command::Scale(options) => scale::scale(options).await,
             Command::Chaos(options) => chaos::chaos(options).await,
-            Command::Sandbox => sandbox::serve().await,
+            Command::Noisy(options) => noisy::noisy(options).await,
+            Command::Sandbox { keep: false } => sandbox::serve_counting().await,
+            Command::Sandbox { keep: true } => sandbox::serve_keeping().await,
         }
     })
 }

@@ -151,8 +151,17 @@ impl Options {
 }
 
 impl Through {
-    fn program(&self) -> anyhow::Result<PathBuf> {
+    /// The worker's program.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn program(&self) -> anyhow::Result<PathBuf> {
         Self::program_at(self.worker.as_ref())
+    }
+
+    /// How long nothing may arrive.
+    pub(crate) fn stall(&self) -> Duration {
+        Duration::from_secs(self.stall)
     }
 
     /// The worker's program: that one, or `logferry` beside this program.
@@ -241,21 +250,17 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     if load.ledger {
         environment.push(stage.ledger());
     }
-    let mut watch = Watch {
-        accounts: stage.accounts(),
-        stall: Duration::from_secs(through.stall),
-        sandbox: &mut sandbox,
-        stage: &stage,
-    };
+    let mut watch =
+        Watch { accounts: stage.accounts(), stall: through.stall(), sandbox: &mut sandbox, stage: &stage };
     let mut expected = warm_up.expected;
     let (measured, mut worker) = if load.cold {
         stage.announce(&events).await?;
         expected.clone_from(&plan.expected);
         let before = Before { usage: Usage::default(), calls: watch.sandbox.calls().await? };
-        let mut worker = WorkerProcess::start(&program, environment)?;
+        let mut worker = WorkerProcess::start(&program, &environment)?;
         (watch.measure(&mut worker, &expected, before).await.map_err(|error| worker.explain(error))?, worker)
     } else {
-        let mut worker = WorkerProcess::start(&program, environment)?;
+        let mut worker = WorkerProcess::start(&program, &environment)?;
         let measured = async {
             stage.announce(&warm_up_events).await?;
             watch.wait(&mut worker, &expected).await.context("in the warm-up")?;

@@ -12,9 +12,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use logferry_sandbox::{Sandbox, Totals};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -35,13 +36,29 @@ struct Line {
     puts: u64,
 }
 
-/// Runs the sandbox until its input ends.
+/// Runs the sandbox in its counting mode until its input ends.
 ///
 /// # Errors
 /// No port can be had, or the other side is gone.
-pub(crate) async fn serve() -> anyhow::Result<()> {
-    let sandbox = Sandbox::start().await.context("no port can be had on the loopback address")?;
+pub(crate) async fn serve_counting() -> anyhow::Result<()> {
+    let sandbox = start().await?;
     sandbox.set_count_only();
+    serve(sandbox).await
+}
+
+/// Runs the sandbox until its input ends; events can be read back.
+///
+/// # Errors
+/// No port can be had, or the other side is gone.
+pub(crate) async fn serve_keeping() -> anyhow::Result<()> {
+    serve(start().await?).await
+}
+
+async fn start() -> anyhow::Result<Sandbox> {
+    Sandbox::start().await.context("no port can be had on the loopback address")
+}
+
+async fn serve(sandbox: Sandbox) -> anyhow::Result<()> {
     // Both ends block, as lines on a pipe do; the server has threads of its own.
     tokio::task::spawn_blocking(move || answer(&sandbox)).await?
 }
@@ -70,14 +87,26 @@ pub(crate) struct SandboxProcess {
 }
 
 impl SandboxProcess {
-    /// Starts it from this same program.
+    /// Starts it from this same program, in its counting mode.
     ///
     /// # Errors
     /// It does not start.
     pub(crate) async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&["sandbox"]).await
+    }
+
+    /// Starts it from this same program; events can be read back.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) async fn start_keeping() -> anyhow::Result<Self> {
+        Self::start_with(&["sandbox", "--keep"]).await
+    }
+
+    async fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
         let program = env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
-        command.arg("sandbox").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start the sandbox")?;
         let input = child.stdin.take().context("its input is piped")?;
         let mut output = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
@@ -107,17 +136,46 @@ impl SandboxProcess {
     /// # Errors
     /// It does not answer.
     pub(crate) async fn calls(&self) -> anyhow::Result<Calls> {
+        Ok(serde_json::from_str(&self.control("GET", "calls", String::new()).await?)?)
+    }
+
+    /// Has it throttle every PutLogEvents of that account from now on.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub(crate) async fn throttle(&self, account: &str) -> anyhow::Result<()> {
+        let error = json!({ "status": 400, "code": "ThrottlingException", "message": "Rate exceeded" });
+        let fault = json!({
+            "service": "logs", "operation": "PutLogEvents", "account": account, "effect": { "error": error },
+        });
+        let answer = self.control("POST", "faults", fault.to_string()).await?;
+        ensure!(answer.contains("\"id\""), "the sandbox takes no fault: {answer}");
+        Ok(())
+    }
+
+    /// Makes an unsigned request; the answer's body.
+    async fn control(
+        &self,
+        method: &'static str,
+        path: &'static str,
+        body: String,
+    ) -> anyhow::Result<String> {
         let address = self.endpoint.trim_start_matches("http://").to_owned();
         let exchange = move || {
             let mut stream = TcpStream::connect(&address)?;
             stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
-            write!(stream, "GET /_sandbox/calls HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+            write!(
+                stream,
+                "{method} /_sandbox/{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             anyhow::Ok(answer)
         };
         let answer = tokio::task::spawn_blocking(exchange).await??;
         let (_, body) = answer.split_once("\r\n\r\n").context("the sandbox answers no HTTP")?;
-        Ok(serde_json::from_str(body)?)
+        Ok(body.to_owned())
     }
 }

@@ -3,7 +3,7 @@
 //! Where runs are compared, the baseline is run before and after each of the others: the machine is not the same from
 //! one minute to the next.
 
-mod results;
+pub(crate) mod results;
 
 use std::{path::PathBuf, time::Instant};
 
@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use self::results::Table;
 use crate::{
     generate::{Compression, Framing, Shape, Size},
+    noisy,
     report::{Report, shown},
     run::{self, Load, Through},
 };
@@ -56,10 +57,13 @@ pub(crate) enum Part {
     Sizes,
     /// What else Vector can be told to write.
     Formats,
+    /// A throttled tenant's backlog beside ordinary tenants.
+    Noisy,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Headline, Self::Concurrency, Self::Tenants, Self::Sizes, Self::Formats];
+    const ALL: [Self; 6] =
+        [Self::Headline, Self::Concurrency, Self::Tenants, Self::Sizes, Self::Formats, Self::Noisy];
 
     fn title(self) -> &'static str {
         match self {
@@ -68,6 +72,7 @@ impl Part {
             Self::Tenants => "Tenants",
             Self::Sizes => "Sizes of objects",
             Self::Formats => "Formats",
+            Self::Noisy => "Noisy neighbour",
         }
     }
 }
@@ -90,6 +95,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
             Part::Tenants => options.tenants().await,
             Part::Sizes => options.sizes().await,
             Part::Formats => options.formats().await,
+            Part::Noisy => options.noisy().await,
         };
         let text = text.with_context(|| format!("the part {:?} failed", part.title()))?;
         results::replace(&options.results, part, &format!("{conditions}\n\n{text}"))?;
@@ -217,6 +223,11 @@ impl Options {
             table.row(name, &[self.run(name, &self.load(objects, plain)).await?], &[]);
         }
         Ok(format!("One tenant, 8 at once.\n\n{table}"))
+    }
+
+    async fn noisy(&self) -> anyhow::Result<String> {
+        let load = noisy::Load { rounds: self.repeats, ..noisy::Load::default() };
+        Ok(noisy::measure(&load, &self.through).await?.to_string())
     }
 
     async fn formats(&self) -> anyhow::Result<String> {

@@ -1,8 +1,11 @@
 //! What stands around the worker: the provider, the tenants, the objects in the bucket, and the news of them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aws_sdk_s3::types::NotificationConfiguration;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -195,9 +198,31 @@ impl Stage {
         Ok((count(&self.provider.queue_url).await?, count(&self.provider.dead_letter_url).await?))
     }
 
+    /// When CloudWatch Logs took each event of a tenant whose message starts with that, in milliseconds since 1970, by message.
+    pub(crate) async fn arrivals(
+        &self,
+        tenant: usize,
+        prefix: &str,
+    ) -> anyhow::Result<BTreeMap<String, i64>> {
+        let customer = &self.customers[tenant];
+        let logs = self.aws.account(&customer.account).logs();
+        let mut pages = logs.filter_log_events().log_group_name(&customer.log_group).into_paginator().send();
+        let mut arrivals = BTreeMap::new();
+        while let Some(page) = pages.next().await {
+            for event in page.context("cannot read a tenant's events")?.events.unwrap_or_default() {
+                let message = event.message.unwrap_or_default();
+                if message.starts_with(prefix) {
+                    let first = arrivals.insert(message, event.ingestion_time.unwrap_or_default());
+                    ensure!(first.is_none(), "an event arrived twice");
+                }
+            }
+        }
+        Ok(arrivals)
+    }
+
     /// What tells a worker where its ledger is.
     pub(crate) fn ledger(&self) -> (&'static str, String) {
-        ("LOGFERRY_LEDGER__TABLE", self.provider.ledger_table.clone())
+        self.provider.ledger_variable()
     }
 
     /// What production gives a worker, with a session of the worker's own role and the sandbox as its endpoint.
@@ -205,26 +230,8 @@ impl Stage {
         &self,
         concurrency: u32,
     ) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let provider = &self.provider;
-        let worker = self.root.assume_role(&provider.worker_role_arn, "loadtest", &[]).await?;
-        let credentials = worker.credentials();
-        let text = str::to_owned;
-        let mut environment = vec![
-            ("AWS_ENDPOINT_URL", self.aws.endpoint.clone()),
-            ("AWS_REGION", provider.region.clone()),
-            ("AWS_ACCESS_KEY_ID", text(credentials.access_key_id())),
-            ("AWS_SECRET_ACCESS_KEY", text(credentials.secret_access_key())),
-            ("AWS_SESSION_TOKEN", text(credentials.session_token().unwrap_or_default())),
-            ("AWS_S3_USE_PATH_STYLE", text("true")),
-            ("AWS_EC2_METADATA_DISABLED", text("true")),
-            ("SQS_QUEUE_URL", provider.queue_url.clone()),
-            ("TENANT_CONFIG_TABLE", provider.tenant_table.clone()),
-            ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", provider.central_role_arn.clone()),
-            ("LOGFERRY_QUEUE__DEAD_LETTER_URL", provider.dead_letter_url.clone()),
-            ("LOGFERRY_SOURCE__BUCKETS", format!("{}={}", provider.bucket, provider.account)),
-            ("LOGFERRY_WORKER__CONCURRENCY", concurrency.to_string()),
-            ("LOGFERRY_HTTP__LISTEN", text("127.0.0.1:0")),
-        ];
+        let mut environment = self.provider.worker_environment(&self.aws).await?;
+        environment.push(("LOGFERRY_WORKER__CONCURRENCY", concurrency.to_string()));
         if self.customers.len() > REMEMBERED {
             let capacity = (2 * self.customers.len()).to_string();
             environment.push(("LOGFERRY_CREDENTIALS__CACHE_CAPACITY", capacity.clone()));

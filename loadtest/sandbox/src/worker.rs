@@ -79,8 +79,7 @@ struct Listening {
 }
 
 impl WorkerProcess {
-    /// Starts `program worker` in a process group of its own, so that Ctrl-C is for the starter alone; `log` must not be
-    /// there yet.
+    /// Starts `program worker`; `log` must not be there yet. Ctrl-C reaches it as well as its starter.
     ///
     /// # Errors
     /// [`WorkerError::Start`] or [`WorkerError::Log`].
@@ -89,10 +88,33 @@ impl WorkerProcess {
         environment: &[(&'static str, String)],
         log: PathBuf,
     ) -> Result<Self, WorkerError> {
+        Self::spawn(Command::new(program), program, environment, log)
+    }
+
+    /// The same in a process group of its own: Ctrl-C is for the starter alone, which has to stop it.
+    ///
+    /// # Errors
+    /// [`WorkerError::Start`] or [`WorkerError::Log`].
+    pub fn start_apart(
+        program: &Path,
+        environment: &[(&'static str, String)],
+        log: PathBuf,
+    ) -> Result<Self, WorkerError> {
+        let mut command = Command::new(program);
+        command.process_group(0);
+        Self::spawn(command, program, environment, log)
+    }
+
+    fn spawn(
+        mut command: Command,
+        program: &Path,
+        environment: &[(&'static str, String)],
+        log: PathBuf,
+    ) -> Result<Self, WorkerError> {
         let no_log = |source| WorkerError::Log { path: log.display().to_string(), source };
         let file = fs::File::create_new(&log).map_err(no_log)?;
         let inherited = INHERITED.into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
-        let child = Command::new(program)
+        let child = command
             .arg("worker")
             .env_clear()
             .envs(inherited)
@@ -100,7 +122,6 @@ impl WorkerProcess {
             .stdin(Stdio::null())
             .stdout(file.try_clone().map_err(no_log)?)
             .stderr(file)
-            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| WorkerError::Start { program: program.display().to_string(), source })?;

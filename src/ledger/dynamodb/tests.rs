@@ -192,11 +192,12 @@ async fn a_position_never_goes_back() {
     };
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(checkpoint(5, 3, 0).await, Ok(()));
-    // Less, but the lease is renewed.
+    // Less is another's more: whoever comes with it began without the ledger, or slept.
     for (records, events) in [(5, 2), (4, 9), (0, 0)] {
-        assert_eq!(checkpoint(records, events, 10_000 + records).await, Ok(()));
-        assert_eq!(world.begin("other", 20_000).await, busy(LEASE + records - 10_000));
+        assert_eq!(checkpoint(records, events, 10_000).await, world.lost());
     }
+    assert_eq!(world.ledger.renew_at(&world.key, "one", at(10_000)).await, Ok(()));
+    assert_eq!(world.begin("other", 20_000).await, busy(LEASE - 10_000));
     assert_eq!(world.begin("one", 20_000).await, ours(5, 3));
     assert_eq!(checkpoint(5, 4, 20_000).await, Ok(()));
     assert_eq!(checkpoint(6, 0, 20_000).await, Ok(()));
@@ -204,6 +205,16 @@ async fn a_position_never_goes_back() {
     assert_eq!(checkpoint(10, 0, 20_000).await, Ok(()));
     assert_eq!(world.release("one", 9, 20_000).await, Ok(()));
     assert_eq!(world.begin("other", 20_000).await, ours(10, 0));
+}
+
+#[tokio::test]
+async fn a_restart_forgets_the_position_and_gives_the_lease_back() {
+    let world = World::new().await;
+    assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    assert_eq!(world.checkpoint("one", 5, 0).await, Ok(()));
+    assert_eq!(world.ledger.restart_at(&world.key, "other", at(0)).await, world.lost());
+    assert_eq!(world.ledger.restart_at(&world.key, "one", at(0)).await, Ok(()));
+    assert_eq!(world.begin("other", 0).await, ours(0, 0));
 }
 
 #[tokio::test]

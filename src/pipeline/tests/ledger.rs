@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::sink::SinkError;
+use crate::{credentials::AssumeError, sink::SinkError};
 
 /// A world with a ledger.
 fn world() -> World {
@@ -189,6 +189,74 @@ async fn broken_content_is_poison_again_and_repeats_nothing() {
         assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("2")));
         assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_altered_is_delivered_again_from_the_start() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    let whole = far_apart(5);
+    let mismatch = ObjectError::ChecksumMismatch("CRC64".into());
+    world.put(KEY, whole.clone().breaking(whole.bytes.len(), mismatch));
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(4), "the last batch was not put yet");
+    world.put(KEY, whole);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), [numbers(4), numbers(5)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_object_needs_no_way_in() {
+    let world = world();
+    world.put(KEY, good_object(&["a"]));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let refusal = AssumeError::Unavailable { role: "r".into(), problem: "STS is down".into() };
+    world.sinks.close_role(&role("222222222222"), refusal);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let other = "acme/prod-1/web/web-0/2.json.gz";
+    world.put(other, good_object(&["b"]));
+    assert!(is_retry(&world.handle(&event(&[other])).await), "one that is not done does");
+    assert!(
+        is_retry(&world.handle(&event(&[other])).await),
+        "and its lease was given back, not left to run out"
+    );
+    shows(&world, "logferry_failures_total{reason=\"role_unavailable\"} 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_began_without_the_ledger_stops_once_it_shows_more() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, far_apart(20));
+    world.sinks.fail(Operation::Put, 11, throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    world.sinks.put_time(Duration::from_secs(1));
+    ledger(&world).set_down(true);
+    let up_again = async {
+        world.sinks.until_puts(12).await;
+        ledger(&world).set_down(false);
+    };
+    let body = event(&[KEY]);
+    let (verdict, ()) = tokio::join!(world.handle(&body), up_again);
+    assert!(is_retry(&verdict), "{verdict:?}");
+    shows(&world, "logferry_failures_total{reason=\"lease_lost\"} 1");
+    tokio::time::sleep(LEASE).await;
+    assert_eq!(world.handle(&body).await, Verdict::Ack);
+    let found = world.sinks.messages(ACME, GROUP).len();
+    assert!((20..=23).contains(&found), "{found} of 20, three again at most");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_became_shorter_does_not_add_up() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, far_apart(5));
+    world.sinks.fail(Operation::Put, 4, throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    world.put(KEY, far_apart(2));
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!(poison.reason, "unaccounted");
+    shows(&world, "logferry_records_unaccounted_total 1");
 }
 
 proptest! {

@@ -205,3 +205,18 @@ async fn a_break_in_the_object_still_ends_it() {
     let offset = attribute(&poison, "record_offset").map(str::to_owned);
     assert_eq!(offset, Some((delivered + kept).to_string()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_piece_of_a_rejected_record_is_kept() {
+    let world = world();
+    let whole: String = (0..2).map(long).collect();
+    world.put(KEY, good_object(&[&whole]));
+    for put in 1..=3 {
+        world.sinks.reject(put, RejectedEvents { too_old_end: Some(1), ..RejectedEvents::default() });
+    }
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let found = lines(&world);
+    assert_eq!(found.len(), 3, "a batch, and so a file, for each piece");
+    assert!(found.into_iter().map(|(_, _, text)| text).collect::<String>() == whole);
+    adds_up(&world, &[("too_old", 1)]);
+}

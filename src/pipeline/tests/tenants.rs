@@ -182,7 +182,7 @@ async fn a_tenant_over_its_share_goes_back_unread_and_nobody_else_does() {
     world.sinks.hold();
     let (first, second) = (key("acme", 0), key("acme", 1));
     let (first, second) = ([first.as_str()], [second.as_str()]);
-    let in_flight = futures(handle(&first), handle(&second));
+    let in_flight = async { tokio::join!(handle(&first), handle(&second)) };
     let meanwhile = async {
         world.sinks.until_puts(4).await;
         let opened = world.store.opened().len();
@@ -201,9 +201,4 @@ async fn a_tenant_over_its_share_goes_back_unread_and_nobody_else_does() {
     assert_eq!(verdicts, (Verdict::Ack, Verdict::Ack));
     assert_eq!(handle(&[&key("acme", 2)]).await, Verdict::Ack);
     assert_eq!(world.sinks.messages(ACME, GROUP).len(), 4);
-}
-
-/// Both at once.
-async fn futures<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
-    tokio::join!(a, b)
 }

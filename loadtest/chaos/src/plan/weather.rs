@@ -146,6 +146,11 @@ impl Weather {
         Self { from: Duration::ZERO, to: period, fault }
     }
 
+    /// Every call of that kind is reset.
+    pub(super) fn unreachable(from: Duration, to: Duration, service: &str, operation: &str) -> Self {
+        Self { from, to, fault: worker_s(service, operation, Effect::Reset) }
+    }
+
     fn new(period: Duration, seconds: u64, rng: &mut Rng, fault: Fault) -> Self {
         let from = within(period - Duration::from_millis(500), rng);
         let lasts = Duration::from_millis(100) + within(Duration::from_secs(seconds), rng);

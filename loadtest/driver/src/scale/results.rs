@@ -95,7 +95,7 @@ impl fmt::Display for Table {
 }
 
 /// Where, when and of what the figures are.
-pub(super) fn conditions(fraction: f64) -> String {
+pub(crate) fn conditions(fraction: f64) -> String {
     let told = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let profile = told("LOGFERRY_PROFILE").unwrap_or_else(|| "unknown".to_owned());
     let commit = told("LOGFERRY_COMMIT").map(|commit| format!(", commit {commit}")).unwrap_or_default();
@@ -112,7 +112,7 @@ pub(super) fn conditions(fraction: f64) -> String {
 ///
 /// # Errors
 /// The file cannot be read or written.
-pub(super) fn replace(path: &Path, part: Part, text: &str) -> anyhow::Result<()> {
+pub(crate) fn replace(path: &Path, part: Part, text: &str) -> anyhow::Result<()> {
     let before = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read.with_context(|| format!("cannot read {}", path.display()))?,

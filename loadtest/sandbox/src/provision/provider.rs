@@ -112,8 +112,13 @@ impl Provider {
         })
     }
 
-    /// What production gives a worker: a session of the worker's own role, this endpoint, and the names of everything. It
-    /// lasts an hour.
+    /// What tells a worker where its ledger is.
+    pub fn ledger_variable(&self) -> (&'static str, String) {
+        ("LOGFERRY_LEDGER__TABLE", self.ledger_table.clone())
+    }
+
+    /// What production gives a worker, but for the ledger: a session of the worker's own role, this endpoint, and the names
+    /// of everything. It lasts an hour.
     ///
     /// # Errors
     /// When STS refuses the session.

@@ -1,0 +1,82 @@
+//! A minute without one service, while objects keep coming.
+
+use std::time::Duration;
+
+use super::{Kind, Plan, UPLOADS, Weather};
+
+/// A service that no worker reaches for a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// The queue.
+    Sqs,
+    /// The tenant table and the ledger.
+    DynamoDb,
+    /// Both hops into the customers' accounts; their sessions end when it begins, or nobody would notice within the hour.
+    Sts,
+}
+
+impl Outage {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sqs, Self::DynamoDb, Self::Sts];
+    /// When it begins and ends.
+    pub(crate) const FROM: Duration = Duration::from_secs(10);
+    pub(crate) const TO: Duration = Duration::from_secs(70);
+
+    /// Its service, by the signing name.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::Sqs => "sqs",
+            Self::DynamoDb => "dynamodb",
+            Self::Sts => "sts",
+        }
+    }
+
+    /// What `/readyz` of every worker is to name meanwhile.
+    pub(crate) fn dependency(self) -> Option<&'static str> {
+        match self {
+            Self::Sqs => Some("queue: "),
+            Self::DynamoDb => Some("tenant_table: "),
+            // The session of the first hop lasts longer.
+            Self::Sts => None,
+        }
+    }
+
+    /// What some worker is to count.
+    pub(crate) fn metric(self) -> &'static str {
+        match self {
+            Self::Sqs => "logferry_queue_errors_total{call=\"receive\"}",
+            Self::DynamoDb => "logferry_ledger_errors_total{",
+            Self::Sts => "logferry_failures_total{reason=\"role_unavailable\"}",
+        }
+    }
+}
+
+impl Plan {
+    /// The objects and messages of that seed over more than a minute, and a service that cannot be reached in the middle.
+    pub fn outage(seed: u64, outage: Outage, workers: usize) -> Self {
+        let mut plan = Self::new(seed, Kind::Outage, workers);
+        let stretch = |at: &mut Duration| *at = at.mul_f64(Outage::TO.div_duration_f64(UPLOADS));
+        plan.objects.iter_mut().for_each(|object| stretch(&mut object.at));
+        plan.messages.iter_mut().for_each(|message| stretch(&mut message.at));
+        plan.weather = vec![Weather::unreachable(Outage::FROM, Outage::TO, outage.service(), "*")];
+        plan.outage = Some(outage);
+        plan.period = Outage::TO + Duration::from_secs(1);
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_come_before_during_and_after() {
+        let plan = Plan::outage(1, Outage::Sqs, 3);
+        let of = |from, to| plan.objects.iter().filter(|object| (from..to).contains(&object.at)).count();
+        assert!(of(Duration::ZERO, Outage::FROM) > 0 && of(Outage::FROM, Outage::TO) > 0);
+        for (number, object) in plan.objects.iter().enumerate() {
+            let mut told = plan.messages.iter().filter(|message| message.objects.contains(&number));
+            assert!(told.all(|message| message.at >= object.at), "nobody tells before it is there");
+        }
+    }
+}

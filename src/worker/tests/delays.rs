@@ -1,0 +1,54 @@
+//! Delays to the millisecond on a queue that counts in seconds.
+
+use super::*;
+use crate::worker::settle::{self, Settler};
+
+struct Waiting {
+    queue: Arc<MemoryQueue>,
+    settler: Settler,
+    _leases: Leases,
+}
+
+/// One message that is to come again after `delay`.
+async fn waiting(delay: Duration) -> Waiting {
+    let queue = Arc::new(queue());
+    queue.send("m");
+    let message = queue.receive(1, SECOND).await.expect("it goes well").remove(0);
+    let leases = Leases::start(Arc::clone(&queue), VISIBILITY, Metrics::new());
+    let settler = settle::start(Arc::clone(&queue), Metrics::new());
+    let lease = leases.hold(message.receipt.clone());
+    let verdict = Verdict::RetryAfter(delay);
+    settler.settle(Settlement { message: Arc::new(message), verdict, lease });
+    Waiting { queue, settler, _leases: leases }
+}
+
+/// The delays that the queue was asked for.
+fn hidden(queue: &MemoryQueue) -> Vec<Duration> {
+    let calls = queue.calls().into_iter().filter_map(|(_, call)| match call {
+        QueueCall::ChangeVisibility(entries) => Some(entries),
+        _ => None,
+    });
+    calls.flatten().map(|(_, delay)| delay).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_odd_part_of_a_delay_is_waited_for_here() {
+    for (delay, seconds, odd) in [(2400, 2, 400), (400, 0, 400), (3000, 3, 0)] {
+        let start = Instant::now();
+        let Waiting { queue, settler, _leases } = waiting(Duration::from_millis(delay)).await;
+        assert_eq!(settler.backlog(), usize::from(odd == 0), "what waits is no backlog");
+        let again = queue.receive(1, Duration::from_secs(20)).await.expect("it goes well");
+        assert_eq!((again.len(), hidden(&queue)), (1, vec![Duration::from_secs(seconds)]));
+        let late = start.elapsed() - Duration::from_millis(delay);
+        assert!(late < Duration::from_millis(200), "{delay} ms and {late:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_it_at_the_end() {
+    let start = Instant::now();
+    let Waiting { queue, settler, _leases } = waiting(Duration::from_millis(2900)).await;
+    settler.finish().await;
+    assert_eq!(hidden(&queue), [Duration::from_millis(2900)], "the queue rounds it up");
+    assert!(start.elapsed() < Duration::from_millis(200));
+}
