@@ -18,9 +18,9 @@ use aws_sdk_sts::{
 };
 
 use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause, role_breaker::RoleBreaker};
-use crate::aws::{describe, find_cause};
+use crate::aws::{describe, find_cause, refuses_session};
 
-/// How long a renewal that failed is put off while the session at hand still holds.
+/// How long after one early renewal was begun the next one is, if the session at hand is still the same.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// What to ask AssumeRole for.
@@ -109,25 +109,100 @@ impl AssumedRole {
 
     /// The role's credentials, from memory or from STS; one call at a time however many ask. While a customer's role is
     /// refused, nobody waits: whoever is not the probe is told at once. While STS does not answer, whoever waited for the one
-    /// who asked shares what came of it.
+    /// who asked shares what came of it. Nobody waits for a renewal while the session at hand still holds.
     ///
     /// # Errors
-    /// STS refuses, has refused and no probe is due, or does not answer, and no session is left that still holds.
+    /// No session is left that still holds, and STS refuses, has refused and no probe is due, or does not answer.
     ///
     /// # Cancel safety
     /// Safe: the next caller asks STS anew. A probe that is dropped is spent.
     pub async fn credentials(&self) -> Result<Credentials, AssumeError> {
-        if let Some(credentials) = self.fresh() {
+        if let Some(credentials) = self.holding() {
             return Ok(credentials);
         }
-        let _turn = match self.turn().await {
-            Err(error @ AssumeError::Unavailable { .. }) => return self.still_holding(&error).ok_or(error),
-            turn => turn?,
-        };
+        let _turn = self.turn().await?;
         // Whoever had the turn before us may have renewed the session, or been refused.
-        if let Some(credentials) = self.fresh() {
+        if let Some(credentials) = self.holding() {
             return Ok(credentials);
         }
+        self.renew().await
+    }
+
+    /// Makes a call that acts in the role; if AWS says that its session is no good any more, once more in a new one.
+    ///
+    /// # Errors
+    /// The call's own.
+    pub async fn call<T, E, F>(&self, call: impl Fn() -> F) -> Result<T, SdkError<E, HttpResponse>>
+    where
+        E: ProvideErrorMetadata,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let session = self.at_hand();
+        match (call().await, session) {
+            (Err(error), Some(session)) if refuses_session(error.code()) => {
+                self.forget(&session);
+                call().await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Replaces the session at hand by a new one: what the role may do may have changed in a way that an old one does not show.
+    ///
+    /// # Errors
+    /// As [`AssumedRole::credentials`] has them.
+    pub async fn enter_anew(&self) -> Result<Credentials, AssumeError> {
+        if let Some(session) = self.at_hand() {
+            self.forget(&session);
+        }
+        self.credentials().await
+    }
+
+    /// Drops the session if it is still that one: another caller may have replaced it.
+    fn forget(&self, failed: &Credentials) {
+        self.session().take_if(|session| session.credentials == *failed);
+    }
+
+    /// The credentials of the session at hand, whether it still holds or not.
+    fn at_hand(&self) -> Option<Credentials> {
+        self.session().as_ref().map(|session| session.credentials.clone())
+    }
+
+    /// The credentials of the session at hand if it still holds; begins its renewal, aside, if it is time for that.
+    fn holding(&self) -> Option<Credentials> {
+        let now = SystemTime::now();
+        let mut session = self.session();
+        let session = session.as_mut().filter(|session| now < session.expires_at)?;
+        if session.refresh_at <= now {
+            // Whoever comes meanwhile begins no other.
+            session.refresh_at = now + RENEWAL_PAUSE;
+            tokio::spawn(self.clone().renew_early(session.credentials.clone()));
+        }
+        Some(session.credentials.clone())
+    }
+
+    /// Renews a session that still holds.
+    async fn renew_early(self, old: Credentials) {
+        let renewed = async {
+            let _turn = self.turn().await?;
+            match self.at_hand() {
+                Some(session) if session == old => self.renew().await.map(drop),
+                _ => Ok(()),
+            }
+        };
+        match renewed.await {
+            // The breaker has said so.
+            Ok(()) | Err(AssumeError::Open { .. }) => {}
+            Err(error) => tracing::warn!(
+                role.arn = %self.shared.request.role,
+                error = %error,
+                "renewing a session failed; the old one still holds"
+            ),
+        }
+    }
+
+    /// Gets a session from STS; to be called with the right to ask in hand.
+    async fn renew(&self) -> Result<Credentials, AssumeError> {
         for breaker in self.breakers() {
             breaker.check()?;
         }
@@ -137,27 +212,11 @@ impl AssumedRole {
             Err(error @ AssumeError::Unavailable { .. }) => self.shared.flight.fail(error),
             _ => self.shared.flight.answer(),
         }
-        match answer {
-            Ok(session) => {
-                self.breakers().for_each(RoleBreaker::succeed);
-                let credentials = session.credentials.clone();
-                *self.session() = Some(session);
-                Ok(credentials)
-            }
-            Err(error @ AssumeError::Unavailable { .. }) => self.still_holding(&error).ok_or(error),
-            Err(error) => Err(self.left_alone(error)),
-        }
-    }
-
-    /// Drops the session: the next caller asks STS. For credentials that AWS calls expired.
-    pub fn forget(&self) {
-        *self.session() = None;
-    }
-
-    /// The session at hand, unless it is time for another.
-    fn fresh(&self) -> Option<Credentials> {
-        let now = SystemTime::now();
-        self.session().as_ref().filter(|session| now < session.refresh_at).map(|s| s.credentials.clone())
+        let session = answer.map_err(|error| self.left_alone(error))?;
+        self.breakers().for_each(RoleBreaker::succeed);
+        let credentials = session.credentials.clone();
+        *self.session() = Some(session);
+        Ok(credentials)
     }
 
     /// The right to ask STS.
@@ -170,16 +229,6 @@ impl AssumedRole {
             // Due, and taken by another: its answer is not worth a slot's time.
             Some(open) => self.shared.flight.turn_or(open),
         }
-    }
-
-    /// Early renewal is a convenience: the session at hand may still hold. Not every call must ask again.
-    fn still_holding(&self, error: &AssumeError) -> Option<Credentials> {
-        let now = SystemTime::now();
-        let mut session = self.session();
-        let session = session.as_mut().filter(|session| now < session.expires_at)?;
-        session.refresh_at = now + RENEWAL_PAUSE;
-        tracing::warn!(role.arn = %self.shared.request.role, error = %error, "renewing a session failed; the old one still holds");
-        Some(session.credentials.clone())
     }
 
     /// Opens the breaker that a refusal concerns, if it is this role's own and somebody has to mend it.
@@ -208,11 +257,14 @@ impl AssumedRole {
         self.shared.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks STS; if it calls the hop before expired, once more with a new session of that.
+    /// Asks STS; if it says that the session of the hop before is no good any more, once more in a new one of that.
     async fn assume(&self) -> Result<Session, AssumeError> {
-        match (self.ask().await, &self.shared.via) {
-            (Err(AssumeError::Denied { code, .. }), Some(via)) if code.starts_with("ExpiredToken") => {
-                via.forget();
+        let via = self.shared.via.as_ref().and_then(|via| Some((via, via.at_hand()?)));
+        match (self.ask().await, via) {
+            (Err(AssumeError::Denied { code, .. }), Some((via, session)))
+                if refuses_session(Some(code.as_str())) =>
+            {
+                via.forget(&session);
                 self.ask().await
             }
             (answer, _) => answer,
@@ -307,6 +359,8 @@ pub fn session_name(tenant_id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aws_credential_types::provider::SharedCredentialsProvider;
+    use aws_smithy_runtime::client::identity::IdentityCache;
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
@@ -349,6 +403,15 @@ mod tests {
             AssumedRole::of_customer(sts.clone(), central.clone(), request, Arc::clone(&shared))
         };
         (breaker, session)
+    }
+
+    /// An existing role, in a session that is to be renewed as soon as it is there.
+    async fn renewed_at_once(sandbox: &Sandbox) -> AssumedRole {
+        create_role(sandbox).await;
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let role = format!("arn:aws:iam::{CUSTOMER}:role/customer").parse().expect("a role");
+        let early = AssumeRequest { refresh_before: Duration::from_secs(3600), ..request(role, Vec::new()) };
+        AssumedRole::new(Client::new(&account.sdk_config()), None, early)
     }
 
     async fn create_role(sandbox: &Sandbox) {
@@ -447,6 +510,77 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
         assert_eq!(sandbox.calls("sts", "AssumeRole"), tried + 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_an_early_renewal() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let assumed = || sandbox.calls("sts", "AssumeRole");
+        let role = renewed_at_once(&sandbox).await;
+        let first = role.credentials().await.expect("STS answers");
+        let slow = Fault::new("sts", "AssumeRole", Effect::Latency { milliseconds: 3_600_000 });
+        let slow = sandbox.faults().add(slow);
+        for _ in 0..10 {
+            let told = tokio::time::timeout(Duration::from_secs(60), role.credentials()).await;
+            assert_eq!(told.expect("nobody waits"), Ok(first.clone()));
+        }
+        while assumed() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(assumed(), 2, "one renews for all");
+        sandbox.faults().remove(slow);
+    }
+
+    #[tokio::test]
+    async fn a_session_is_renewed_before_its_end() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let role = renewed_at_once(&sandbox).await;
+        let first = role.credentials().await.expect("STS answers");
+        let renewed = async {
+            while role.credentials().await.expect("it holds") == first {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("it is renewed aside");
+    }
+
+    #[tokio::test]
+    async fn calls_that_fail_together_cost_one_session() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        create_role(&sandbox).await;
+        let (_, session) = customer(&sandbox, Duration::from_secs(3600));
+        let role = session("one");
+        role.credentials().await.expect("STS answers");
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+        let account = account.to_builder().credentials_provider(SharedCredentialsProvider::new(role.clone()));
+        let config = aws_sdk_sts::config::Builder::from(&account.build());
+        let whoami = Client::from_conf(config.identity_cache(IdentityCache::no_cache()).build());
+        let assumed = || sandbox.calls("sts", "AssumeRole");
+        let calls = async |times| {
+            let mut calls = tokio::task::JoinSet::new();
+            for _ in 0..times {
+                let (role, whoami) = (role.clone(), whoami.clone());
+                calls.spawn(async move { role.call(|| whoami.get_caller_identity().send()).await });
+            }
+            for answer in calls.join_all().await {
+                answer.expect("another session does");
+            }
+        };
+        sandbox.expire_sessions(CUSTOMER);
+        calls(8).await;
+        assert_eq!(assumed(), 2);
+        // As after the role was deleted and made anew.
+        let unknown = Effect::Error(ErrorAnswer::new(403, "InvalidClientTokenId"));
+        let unknown = Fault { times: Some(1), ..Fault::new("sts", "GetCallerIdentity", unknown) };
+        sandbox.faults().add(unknown);
+        calls(1).await;
+        assert_eq!(assumed(), 3);
+        // Whoever is late drops nothing: the session that failed is gone already.
+        let old = role.at_hand().expect("one is at hand");
+        let new = role.enter_anew().await.expect("STS answers");
+        assert_ne!(new, old);
+        role.forget(&old);
+        assert_eq!(role.at_hand(), Some(new));
     }
 
     #[test]

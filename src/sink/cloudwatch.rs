@@ -26,7 +26,7 @@ use super::{
     group_breaker::{Action, GroupBreakers, GroupKey, Pass},
 };
 use crate::{
-    aws::{describe, find_cause},
+    aws::{describe, find_cause, refuses_session},
     batch::RejectedEvents,
     config::RequestCompression,
     credentials::{
@@ -106,6 +106,11 @@ impl LogSinks for CloudWatchSinks {
             log_group_name: destination.log_group_name.clone(),
         });
         let group = group.await?;
+        if group.is_probe() {
+            // A session outlives the role that was mended by being made anew, and may have been revoked: in both cases a new
+            // one can do what it cannot.
+            role.enter_anew().await.map_err(SinkError::Session)?;
+        }
         let account = destination.role.account();
         // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
         let partition = RetryPartition::new(format!("{account}/{region}"));
@@ -129,14 +134,7 @@ impl LogSinks for CloudWatchSinks {
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
-        let outcome = match self.put_once(body.clone()).await {
-            // The customer's clock, or an administrator, ended the session before its time: a new one, once.
-            Err(error) if is_expired(&error) => {
-                self.role.forget();
-                self.put_once(body).await
-            }
-            other => other,
-        };
+        let outcome = self.role.call(|| self.put_once(body.clone())).await;
         match &outcome {
             Ok(_) => self.group.succeeded().await,
             Err(error) => self.tell(Action::PutLogEvents, error).await,
@@ -146,7 +144,8 @@ impl LogSink for CloudWatchSink {
 
     async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
-        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        let send = || call.clone().customize().config_override(self.customer.clone()).send();
+        let outcome = self.role.call(send).await;
         if let Err(error) = &outcome {
             self.tell(Action::CreateLogStream, error).await;
         }
@@ -155,7 +154,8 @@ impl LogSink for CloudWatchSink {
 
     async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
-        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        let send = || call.clone().customize().config_override(self.customer.clone()).send();
+        let outcome = self.role.call(send).await;
         if let Err(error) = &outcome {
             self.tell(Action::CreateLogGroup, error).await;
         }
@@ -309,10 +309,6 @@ where
     }
 }
 
-fn is_expired<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
-    matches!(error.code(), Some("ExpiredTokenException" | "ExpiredToken"))
-}
-
 fn refused<E>(error: SdkError<E, HttpResponse>) -> SinkError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -333,19 +329,9 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
             _,
         )
         | (_, Some(429)) => SinkError::Throttled(problem),
-        (
-            Some(
-                "AccessDeniedException"
-                | "AccessDenied"
-                | "UnrecognizedClientException"
-                | "InvalidClientTokenId"
-                | "ExpiredTokenException"
-                | "ExpiredToken"
-                | "InvalidSignatureException",
-            ),
-            _,
-        )
+        (Some("AccessDeniedException" | "AccessDenied" | "InvalidSignatureException"), _)
         | (_, Some(401 | 403)) => SinkError::Denied(problem),
+        (code, _) if refuses_session(code) => SinkError::Denied(problem),
         (_, Some(400..500)) => SinkError::Refused(problem),
         _ => SinkError::Unavailable(problem),
     }
