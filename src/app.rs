@@ -133,7 +133,10 @@ impl App {
         let ports = Ports {
             store: S3Store::new(s3_client(&config, &sdk)),
             directory: tenants.clone(),
-            sinks: BudgetedSinks::new(sinks, Budgets::new(rates, metrics.clone())),
+            sinks: BudgetedSinks::new(
+                sinks,
+                Budgets::new(rates, config.queue.max_retry_delay, metrics.clone()),
+            ),
             copier: S3Copier::new(&sdk, addressing(&config), customers, central.clone()),
             claims,
             quarantine,

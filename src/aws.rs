@@ -40,6 +40,23 @@ pub fn find_cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> O
     causes(error).find_map(|error| error.downcast_ref::<E>())
 }
 
+/// Whether AWS's error code says that the session itself is no good any more: it ended before its time, or its role was deleted
+/// and made anew. Another session may do. Sources: the services' lists of common errors; S3 API reference, "Error responses".
+pub fn refuses_session(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some(
+            "ExpiredToken"
+                | "ExpiredTokenException"
+                | "InvalidAccessKeyId"
+                | "InvalidClientTokenId"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "UnrecognizedClientException"
+        )
+    )
+}
+
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| {
         let error: &'a (dyn Error + 'static) = *error;
@@ -50,6 +67,22 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_that_is_no_good_is_told_from_one_that_may_not() {
+        for (code, expected) in [
+            ("ExpiredToken", true),
+            ("ExpiredTokenException", true),
+            ("UnrecognizedClientException", true),
+            ("InvalidClientTokenId", true),
+            ("InvalidAccessKeyId", true),
+            ("AccessDeniedException", false),
+            ("InvalidSignatureException", false),
+        ] {
+            assert_eq!(refuses_session(Some(code)), expected, "{code}");
+        }
+        assert!(!refuses_session(None));
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot connect")]

@@ -1,13 +1,17 @@
 //! What one account and Region may be asked: PutLogEvents and CreateLogStream each at a rate, and nothing for a moment once it
-//! throttled and the SDK's retries did not cure it.
+//! throttled or did not answer and the SDK's retries did not cure it.
 //!
 //! CloudWatch Logs counts requests per account and Region, so all streams and tenants that deliver there share a budget.
 //! `sink::budgeted` takes a [`Ticket`] when it opens a sink, waits for a turn before each call, and tells what came of it. Calls
 //! that the SDK repeats by itself are not counted.
+//!
+//! A Region that takes connections and never answers would hold a slot for each of its tenants, for as long as an attempt and its
+//! repetitions may take. So one delivery at a time sees whether a place answers again, however long it takes; and where several
+//! accounts of a Region had no answer, one for the whole Region.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -17,13 +21,15 @@ use crate::{
     sink::SinkError,
 };
 
-/// How long an account that throttles is left alone. A quota is per second, so a second may do; where it does not, the account
+/// How long an account that throttles, or has no answer, is left alone. A quota is per second, so a second may do; where it does not, the account
 /// is too busy with others' requests, or its quota was lowered.
 const PAUSES: ProbeIntervals =
     ProbeIntervals { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 /// The length of time within which calls may come all at once: a tenth of the second that AWS counts in.
 const BURST: Duration = Duration::from_millis(100);
-/// What nobody asked for in that time is forgotten; everything in it is over by then.
+/// Accounts of a Region without an answer that speak for the Region: fewer may be their own affair.
+const SILENT_ACCOUNTS: usize = 3;
+/// What nobody asked for in that time is forgotten, unless it is left alone; everything in it is over by then.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Requests per second into one account and Region.
@@ -39,6 +45,7 @@ pub struct Rates {
 #[derive(Clone, Debug)]
 pub struct Budgets {
     rates: Rates,
+    longest_delay: Duration,
     metrics: Metrics,
     state: Arc<Mutex<State>>,
 }
@@ -46,6 +53,8 @@ pub struct Budgets {
 #[derive(Debug, Default)]
 struct State {
     budgets: HashMap<Place, Budget>,
+    /// Regions of which some account had no answer, and no account one since.
+    silent: HashMap<String, Silence>,
     swept: Option<Instant>,
 }
 
@@ -56,8 +65,77 @@ type Place = (String, String);
 struct Budget {
     puts: Pace,
     stream_creations: Pace,
-    pause: Breaker,
+    pause: Pause,
+    cause: Cause,
     used: Instant,
+}
+
+impl Budget {
+    fn throttles(&self) -> bool {
+        self.pause.breaker.probe_in(self.used).is_some() && self.cause == Cause::Throttled
+    }
+}
+
+/// What nobody in a Region has answered to.
+#[derive(Debug)]
+struct Silence {
+    accounts: HashSet<String>,
+    pause: Pause,
+    used: Instant,
+}
+
+/// Why an account is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Throttled,
+    Unanswered,
+}
+
+/// Open or closed, and the probe that is under way.
+#[derive(Debug)]
+struct Pause {
+    breaker: Breaker,
+    /// Alive until the probe is answered or dropped.
+    probe: Weak<()>,
+}
+
+impl Pause {
+    fn new() -> Self {
+        Self { breaker: Breaker::new(PAUSES), probe: Weak::new() }
+    }
+
+    /// How long nothing may be asked; `None` if something may, at least a probe.
+    fn held(&self, now: Instant) -> Option<Duration> {
+        let wait = self.breaker.probe_in(now)?;
+        // The probe may take much longer than the interval: one at a time, or each would hold a slot.
+        let under_way = self.probe.strong_count() > 0;
+        let wait = if under_way { wait.max(PAUSES.first) } else { wait };
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Takes the probe, if there is something to find out.
+    fn admit(&mut self, now: Instant) -> Option<Arc<()>> {
+        if self.breaker.admit(now, fastrand::f64()) != Admission::Probe {
+            return None;
+        }
+        let probe = Arc::new(());
+        self.probe = Arc::downgrade(&probe);
+        Some(probe)
+    }
+
+    /// Those that were let in before it opened say nothing new: it is the probes that tell.
+    fn refuse(&mut self, now: Instant, probe: Option<&Arc<()>>) -> Option<Change> {
+        if probe.is_none() && self.breaker.probe_in(now).is_some() {
+            return None;
+        }
+        self.probe = Weak::new();
+        Some(self.breaker.refuse(now, fastrand::f64()))
+    }
+
+    fn succeed(&mut self) -> Option<Change> {
+        self.probe = Weak::new();
+        self.breaker.succeed()
+    }
 }
 
 /// One delivery's part in a budget.
@@ -65,8 +143,10 @@ struct Budget {
 pub struct Ticket {
     budgets: Budgets,
     place: Place,
-    /// Whether it was let through to see if the account still throttles.
-    probe: bool,
+    /// Whether it was let through to see how the account does now.
+    probe: Option<Arc<()>>,
+    /// The same for its Region.
+    region_probe: Option<Arc<()>>,
 }
 
 /// The generic cell rate algorithm: calls an interval apart in the long run, with a burst of them at once.
@@ -91,57 +171,102 @@ impl Pace {
 }
 
 impl Budgets {
-    /// Nobody was asked anything yet.
-    pub fn new(rates: Rates, metrics: Metrics) -> Self {
-        Self { rates, metrics, state: Arc::default() }
+    /// Nobody was asked anything yet. That an account is left alone is remembered for longer than `longest_delay`, the longest
+    /// that a message waits before it comes again.
+    pub fn new(rates: Rates, longest_delay: Duration, metrics: Metrics) -> Self {
+        Self { rates, longest_delay, metrics, state: Arc::default() }
     }
 
-    /// Asks whether an account may be asked.
+    /// Tells whether an account is left alone now, and takes nothing.
     ///
     /// # Errors
-    /// It throttled a moment ago: [`SinkError::Paused`].
-    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, SinkError> {
+    /// As [`Budgets::enter`] has them.
+    pub fn check(&self, account: &str, region: &str) -> Result<(), SinkError> {
         let place = (account.to_owned(), region.to_owned());
-        let admission = self.with(&place, |budget, now| budget.pause.admit(now, fastrand::f64()));
-        match admission {
-            Admission::Held(retry_in) => {
-                Err(SinkError::Paused { account: place.0, region: place.1, retry_in })
-            }
-            admitted => Ok(Ticket { budgets: self.clone(), place, probe: admitted == Admission::Probe }),
-        }
+        self.with(&place, |budget, silent, now| held(&place, budget, silent.get(region), now))
     }
 
-    fn with<T>(&self, place: &Place, act: impl FnOnce(&mut Budget, Instant) -> T) -> T {
+    /// Asks whether an account may be asked; takes its probe if one is due.
+    ///
+    /// # Errors
+    /// It throttled a moment ago, [`SinkError::Paused`]; or it did not answer, or several of its Region did not,
+    /// [`SinkError::Unreached`].
+    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, SinkError> {
+        let place = (account.to_owned(), region.to_owned());
+        let (probe, region_probe) = self.with(&place, |budget, silent, now| {
+            held(&place, budget, silent.get(region), now)?;
+            let of_region = silent.get_mut(region).and_then(|silence| {
+                silence.used = now;
+                silence.pause.admit(now)
+            });
+            Ok((budget.pause.admit(now), of_region))
+        })?;
+        Ok(Ticket { budgets: self.clone(), place, probe, region_probe })
+    }
+
+    fn with<T>(
+        &self,
+        place: &Place,
+        act: impl FnOnce(&mut Budget, &mut HashMap<String, Silence>, Instant) -> T,
+    ) -> T {
         let now = tokio::time::Instant::now().into_std();
         let mut state = self.lock();
         if state.swept.is_none_or(|swept| now.duration_since(swept) >= IDLE) {
             state.swept = Some(now);
-            state.budgets.retain(|_, budget| {
-                let stays = now.duration_since(budget.used) < IDLE;
-                if !stays && budget.pause.probe_in(now).is_some() {
-                    self.metrics.throttled_accounts.dec();
-                }
-                stays
-            });
+            self.sweep(&mut state, now);
         }
         if !state.budgets.contains_key(place) {
             let fresh = Budget {
                 puts: Pace::new(self.rates.puts),
                 stream_creations: Pace::new(self.rates.stream_creations),
-                pause: Breaker::new(PAUSES),
+                pause: Pause::new(),
+                cause: Cause::Throttled,
                 used: now,
             };
             state.budgets.insert(place.clone(), fresh);
         }
-        let budget = state.budgets.get_mut(place).expect("it was there, or has just been inserted");
+        let State { budgets, silent, .. } = &mut *state;
+        let budget = budgets.get_mut(place).expect("it was there, or has just been inserted");
         budget.used = now;
-        act(budget, now)
+        let before = budget.throttles();
+        let done = act(budget, silent, now);
+        match (before, budget.throttles()) {
+            (false, true) => self.metrics.throttled_accounts.inc(),
+            (true, false) => self.metrics.throttled_accounts.dec(),
+            _ => 0,
+        };
+        done
+    }
+
+    fn sweep(&self, state: &mut State, now: Instant) {
+        let paused = IDLE.max(self.longest_delay.saturating_mul(2));
+        state.silent.retain(|_, silence| now.duration_since(silence.used) < paused);
+        state.budgets.retain(|_, budget| {
+            let open = budget.pause.breaker.probe_in(now).is_some();
+            let stays = now.duration_since(budget.used) < if open { paused } else { IDLE };
+            if !stays && budget.throttles() {
+                self.metrics.throttled_accounts.dec();
+            }
+            stays
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every budget is right after each statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The error that says why nothing may be asked now, if so.
+fn held(place: &Place, budget: &Budget, silence: Option<&Silence>, now: Instant) -> Result<(), SinkError> {
+    let of_place = budget.pause.held(now);
+    let of_region = silence.and_then(|silence| silence.pause.held(now));
+    let Some(retry_in) = of_place.max(of_region) else { return Ok(()) };
+    let (account, region) = place.clone();
+    if of_region.is_none() && budget.cause == Cause::Throttled {
+        return Err(SinkError::Paused { account, region, retry_in });
+    }
+    Err(SinkError::Unreached { region, retry_in })
 }
 
 impl Ticket {
@@ -156,157 +281,70 @@ impl Ticket {
     }
 
     async fn turn(&self, call: &'static str, pace: impl FnOnce(&mut Budget) -> &mut Pace) {
-        let wait = self.budgets.with(&self.place, |budget, now| pace(budget).take(now));
+        let wait = self.budgets.with(&self.place, |budget, _, now| pace(budget).take(now));
         if !wait.is_zero() {
             self.budgets.metrics.budget_waits.get_or_create(&Call::new(call)).inc();
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// Heeds what the account answered.
+    /// Heeds what the account answered, or that it did not.
     pub fn heed<T>(&self, answer: &Result<T, SinkError>) {
-        let change = match answer {
-            Err(SinkError::Throttled(_)) => self.budgets.with(&self.place, |budget, now| {
-                // Those that were let in before it throttled say nothing new: it is the probes that tell.
-                let news = self.probe || budget.pause.probe_in(now).is_none();
-                news.then(|| budget.pause.refuse(now, fastrand::f64()))
-            }),
-            // No answer of the account's.
+        let trouble = match answer {
+            Err(SinkError::Throttled(_)) => Some(Cause::Throttled),
+            Err(SinkError::Unavailable(_)) => Some(Cause::Unanswered),
+            // Nothing was asked.
             Err(
-                SinkError::Unavailable(_)
-                | SinkError::Session(_)
+                SinkError::Session(_)
                 | SinkError::Held { .. }
-                | SinkError::Paused { .. },
-            ) => None,
-            Ok(_) | Err(_) => self.budgets.with(&self.place, |budget, _| budget.pause.succeed()),
+                | SinkError::Paused { .. }
+                | SinkError::Unreached { .. },
+            ) => return,
+            Ok(_) | Err(_) => None,
         };
         let (account, region) = &self.place;
-        match change {
-            Some(Change::Opened) => {
-                self.budgets.metrics.throttled_accounts.inc();
-                tracing::info!(
-                    aws.account = account,
-                    aws.region = region,
-                    "an account throttles: it is left alone for a moment, and its messages wait"
-                );
+        let (change, of_region) = self.budgets.with(&self.place, |budget, silent, now| {
+            let change = match trouble {
+                None => budget.pause.succeed(),
+                Some(cause) => {
+                    let change = budget.pause.refuse(now, self.probe.as_ref());
+                    if change.is_some() {
+                        budget.cause = cause;
+                    }
+                    change
+                }
+            };
+            if trouble != Some(Cause::Unanswered) {
+                return (change, silent.remove(region).and_then(|mut silence| silence.pause.succeed()));
             }
+            let fresh = || Silence { accounts: HashSet::new(), pause: Pause::new(), used: now };
+            let silence = silent.entry(region.clone()).or_insert_with(fresh);
+            silence.used = now;
+            silence.accounts.insert(account.clone());
+            let all = silence.accounts.len() >= SILENT_ACCOUNTS;
+            (change, all.then(|| silence.pause.refuse(now, self.region_probe.as_ref())).flatten())
+        });
+        match change {
+            Some(Change::Opened) => tracing::info!(
+                aws.account = account,
+                aws.region = region,
+                "an account throttles or does not answer: it is left alone for a moment, and its messages wait"
+            ),
             Some(Change::Closed) => {
-                self.budgets.metrics.throttled_accounts.dec();
                 tracing::info!(aws.account = account, aws.region = region, "an account takes requests again");
             }
+            Some(Change::ProbeRefused) | None => {}
+        }
+        match of_region {
+            Some(Change::Opened) => tracing::warn!(
+                aws.region = region,
+                "several accounts of a Region have no answer: one delivery at a time tries it, and its messages wait"
+            ),
+            Some(Change::Closed) => tracing::info!(aws.region = region, "a Region answers again"),
             Some(Change::ProbeRefused) | None => {}
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RATES: Rates = Rates { puts: 800, stream_creations: 50 };
-
-    fn budgets() -> Budgets {
-        Budgets::new(RATES, Metrics::new())
-    }
-
-    fn throttled() -> Result<(), SinkError> {
-        Err(SinkError::Throttled("slow down".to_owned()))
-    }
-
-    /// Takes turns as fast as they come; how many fit into the time, the first of all included.
-    fn check(per_second: u32, time: Duration, expected: u32) {
-        let (mut pace, start) = (Pace::new(per_second), Instant::now());
-        let (mut now, mut calls) = (start, 0);
-        loop {
-            now += pace.take(now);
-            if now - start >= time {
-                break;
-            }
-            calls += 1;
-        }
-        assert_eq!(calls, expected, "{per_second} a second for {time:?}");
-    }
-
-    #[test]
-    fn calls_keep_their_pace_and_a_tenth_of_a_second_may_come_at_once() {
-        let burst = |seconds: u64| Duration::from_secs(seconds);
-        check(800, Duration::from_nanos(1), 81);
-        check(800, burst(10), 8080);
-        check(50, Duration::from_nanos(1), 6);
-        check(50, burst(10), 505);
-        check(1, burst(10), 11);
-        check(3, burst(10), 31);
-    }
-
-    #[test]
-    fn a_rest_brings_the_burst_back_and_no_more() {
-        let (mut pace, now) = (Pace::new(50), Instant::now());
-        (0..6).for_each(|_| assert_eq!(pace.take(now), Duration::ZERO));
-        assert_eq!(pace.take(now), Duration::from_millis(20));
-        let later = now + Duration::from_secs(3600);
-        (0..6).for_each(|_| assert_eq!(pace.take(later), Duration::ZERO));
-        assert_eq!(pace.take(later), Duration::from_millis(20));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn all_of_an_account_and_region_share_a_budget_and_nobody_else() {
-        let budgets = budgets();
-        let start = tokio::time::Instant::now();
-        let one = budgets.enter("1", "r").expect("nothing is wrong");
-        let two = budgets.enter("1", "r").expect("nothing is wrong");
-        for _ in 0..28 {
-            one.create_stream_turn().await;
-            two.create_stream_turn().await;
-        }
-        assert_eq!(start.elapsed(), Duration::from_secs(1), "56 at 50 a second with 6 at once");
-        assert_eq!(budgets.metrics.budget_waits.get_or_create(&Call::new("create_log_stream")).get(), 50);
-        for (account, region) in [("1", "s"), ("2", "r")] {
-            let other = budgets.enter(account, region).expect("nothing is wrong");
-            other.create_stream_turn().await;
-        }
-        one.put_turn().await;
-        assert_eq!(start.elapsed(), Duration::from_secs(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_account_that_throttles_is_left_alone_longer_and_longer() {
-        let budgets = budgets();
-        let gauge = || budgets.metrics.throttled_accounts.get();
-        let first: Vec<_> = (0..8).map(|_| budgets.enter("1", "r").expect("nothing is wrong yet")).collect();
-        // All of them are told the same.
-        first.iter().for_each(|ticket| ticket.heed(&throttled()));
-        assert_eq!(gauge(), 1);
-        for pause in [1, 2, 4, 8, 16, 30, 30] {
-            let Err(SinkError::Paused { retry_in: wait, .. }) = budgets.enter("1", "r") else {
-                panic!("it is left alone")
-            };
-            let pause = Duration::from_secs(pause);
-            assert!(wait >= pause && wait <= pause * 5 / 4, "{wait:?} instead of {pause:?}");
-            budgets.enter("1", "s").expect("another Region has its own quota");
-            tokio::time::advance(wait).await;
-            let probe = budgets.enter("1", "r").expect("one may see");
-            budgets.enter("1", "r").expect_err("one alone");
-            probe.heed(&Err::<(), _>(SinkError::Unavailable("no answer".to_owned())));
-            probe.heed(&throttled());
-        }
-        assert_eq!(gauge(), 1);
-        first[0].heed(&Ok(()));
-        assert_eq!(gauge(), 0);
-        let after = budgets.enter("1", "r").expect("it takes requests again");
-        after.heed(&throttled());
-        after.heed(&Err::<(), _>(SinkError::NotFound("a stream".to_owned())));
-        budgets.enter("1", "r").expect("that was an answer too");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_nobody_asks_for_is_forgotten() {
-        let budgets = budgets();
-        budgets.enter("0", "r").expect("nothing is wrong").heed(&throttled());
-        for account in 1..1000 {
-            budgets.enter(&account.to_string(), "r").expect("nothing is wrong");
-            tokio::time::advance(Duration::from_secs(1)).await;
-        }
-        assert!(budgets.lock().budgets.len() <= 2 * IDLE.as_secs() as usize + 1);
-        assert_eq!(budgets.metrics.throttled_accounts.get(), 0);
-    }
-}
+mod tests;

@@ -111,6 +111,14 @@ pub enum SinkError {
         /// Until it is asked again.
         retry_in: Duration,
     },
+    /// It did not answer a moment ago, so nothing was asked.
+    #[error("CloudWatch Logs in {region} could not be reached: it is left alone for {retry_in:.1?}")]
+    Unreached {
+        /// The Region.
+        region: String,
+        /// Until it is asked again.
+        retry_in: Duration,
+    },
     /// The request itself is refused: a limit that AWS lowered, or a defect of ours.
     #[error("CloudWatch Logs refuses the request: {0}")]
     Refused(String),

@@ -181,7 +181,7 @@ impl Failure {
             Self::Sink(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 "sequence"
             }
-            Self::Sink(SinkError::Unavailable(_)) => "logs_unavailable",
+            Self::Sink(SinkError::Unavailable(_) | SinkError::Unreached { .. }) => "logs_unavailable",
             Self::Quarantine(_) => "quarantine",
             Self::Busy(_) => "object_busy",
             Self::Lost(_) => "lease_lost",
@@ -208,7 +208,9 @@ impl Failure {
                 SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
             )
             | Self::Copy(CopyError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
-            Self::Sink(SinkError::Paused { retry_in, .. }) => Some(*retry_in),
+            Self::Sink(SinkError::Paused { retry_in, .. } | SinkError::Unreached { retry_in, .. }) => {
+                Some(*retry_in)
+            }
             Self::Busy(left) => Some(*left),
             Self::OverShare { wait } => Some(*wait),
             _ => None,
@@ -405,6 +407,10 @@ mod tests {
         SinkError::Paused { account: text(), region: text(), retry_in: Duration::from_secs(seconds) }
     }
 
+    fn unreached(seconds: u64) -> SinkError {
+        SinkError::Unreached { region: text(), retry_in: Duration::from_secs(seconds) }
+    }
+
     fn text() -> String {
         "words".to_owned()
     }
@@ -446,6 +452,7 @@ mod tests {
             (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
             (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
             (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+            (Failure::Sink(unreached(7)), "logs_unavailable", false),
             (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
             (Failure::Busy(Duration::ZERO), "object_busy", false),
             (Failure::Lost(Lost(text())), "lease_lost", false),

@@ -151,14 +151,7 @@ impl ObjectCopier for S3Copier {
     async fn copy(&self, role: &AssumedRole, job: &CopyJob<'_>) -> Result<(), CopyError> {
         job.check_size()?;
         let key = job.way.key()?;
-        match self.copy_once(job, &key, role).await {
-            // The customer's clock, or an administrator, ended the session before its time: a new one, once.
-            Err(error) if matches!(error.code(), Some("ExpiredToken" | "ExpiredTokenException")) => {
-                role.forget();
-                self.copy_once(job, &key, role).await.map_err(refused)
-            }
-            other => other.map_err(refused),
-        }
+        role.call(|| self.copy_once(job, &key, role)).await.map_err(refused)
     }
 }
 

@@ -18,9 +18,9 @@ use aws_sdk_sts::{
 };
 
 use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause, role_breaker::RoleBreaker};
-use crate::aws::{describe, find_cause};
+use crate::aws::{describe, find_cause, refuses_session};
 
-/// How long a renewal that failed is put off while the session at hand still holds.
+/// How long after one early renewal was begun the next one is, if the session at hand is still the same.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// What to ask AssumeRole for.
@@ -109,25 +109,100 @@ impl AssumedRole {
 
     /// The role's credentials, from memory or from STS; one call at a time however many ask. While a customer's role is
     /// refused, nobody waits: whoever is not the probe is told at once. While STS does not answer, whoever waited for the one
-    /// who asked shares what came of it.
+    /// who asked shares what came of it. Nobody waits for a renewal while the session at hand still holds.
     ///
     /// # Errors
-    /// STS refuses, has refused and no probe is due, or does not answer, and no session is left that still holds.
+    /// No session is left that still holds, and STS refuses, has refused and no probe is due, or does not answer.
     ///
     /// # Cancel safety
     /// Safe: the next caller asks STS anew. A probe that is dropped is spent.
     pub async fn credentials(&self) -> Result<Credentials, AssumeError> {
-        if let Some(credentials) = self.fresh() {
+        if let Some(credentials) = self.holding() {
             return Ok(credentials);
         }
-        let _turn = match self.turn().await {
-            Err(error @ AssumeError::Unavailable { .. }) => return self.still_holding(&error).ok_or(error),
-            turn => turn?,
-        };
+        let _turn = self.turn().await?;
         // Whoever had the turn before us may have renewed the session, or been refused.
-        if let Some(credentials) = self.fresh() {
+        if let Some(credentials) = self.holding() {
             return Ok(credentials);
         }
+        self.renew().await
+    }
+
+    /// Makes a call that acts in the role; if AWS says that its session is no good any more, once more in a new one.
+    ///
+    /// # Errors
+    /// The call's own.
+    pub async fn call<T, E, F>(&self, call: impl Fn() -> F) -> Result<T, SdkError<E, HttpResponse>>
+    where
+        E: ProvideErrorMetadata,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let session = self.at_hand();
+        match (call().await, session) {
+            (Err(error), Some(session)) if refuses_session(error.code()) => {
+                self.forget(&session);
+                call().await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Replaces the session at hand by a new one: what the role may do may have changed in a way that an old one does not show.
+    ///
+    /// # Errors
+    /// As [`AssumedRole::credentials`] has them.
+    pub async fn enter_anew(&self) -> Result<Credentials, AssumeError> {
+        if let Some(session) = self.at_hand() {
+            self.forget(&session);
+        }
+        self.credentials().await
+    }
+
+    /// Drops the session if it is still that one: another caller may have replaced it.
+    fn forget(&self, failed: &Credentials) {
+        self.session().take_if(|session| session.credentials == *failed);
+    }
+
+    /// The credentials of the session at hand, whether it still holds or not.
+    fn at_hand(&self) -> Option<Credentials> {
+        self.session().as_ref().map(|session| session.credentials.clone())
+    }
+
+    /// The credentials of the session at hand if it still holds; begins its renewal, aside, if it is time for that.
+    fn holding(&self) -> Option<Credentials> {
+        let now = SystemTime::now();
+        let mut session = self.session();
+        let session = session.as_mut().filter(|session| now < session.expires_at)?;
+        if session.refresh_at <= now {
+            // Whoever comes meanwhile begins no other.
+            session.refresh_at = now + RENEWAL_PAUSE;
+            tokio::spawn(self.clone().renew_early(session.credentials.clone()));
+        }
+        Some(session.credentials.clone())
+    }
+
+    /// Renews a session that still holds.
+    async fn renew_early(self, old: Credentials) {
+        let renewed = async {
+            let _turn = self.turn().await?;
+            match self.at_hand() {
+                Some(session) if session == old => self.renew().await.map(drop),
+                _ => Ok(()),
+            }
+        };
+        match renewed.await {
+            // The breaker has said so.
+            Ok(()) | Err(AssumeError::Open { .. }) => {}
+            Err(error) => tracing::warn!(
+                role.arn = %self.shared.request.role,
+                error = %error,
+                "renewing a session failed; the old one still holds"
+            ),
+        }
+    }
+
+    /// Gets a session from STS; to be called with the right to ask in hand.
+    async fn renew(&self) -> Result<Credentials, AssumeError> {
         for breaker in self.breakers() {
             breaker.check()?;
         }
@@ -137,27 +212,11 @@ impl AssumedRole {
             Err(error @ AssumeError::Unavailable { .. }) => self.shared.flight.fail(error),
             _ => self.shared.flight.answer(),
         }
-        match answer {
-            Ok(session) => {
-                self.breakers().for_each(RoleBreaker::succeed);
-                let credentials = session.credentials.clone();
-                *self.session() = Some(session);
-                Ok(credentials)
-            }
-            Err(error @ AssumeError::Unavailable { .. }) => self.still_holding(&error).ok_or(error),
-            Err(error) => Err(self.left_alone(error)),
-        }
-    }
-
-    /// Drops the session: the next caller asks STS. For credentials that AWS calls expired.
-    pub fn forget(&self) {
-        *self.session() = None;
-    }
-
-    /// The session at hand, unless it is time for another.
-    fn fresh(&self) -> Option<Credentials> {
-        let now = SystemTime::now();
-        self.session().as_ref().filter(|session| now < session.refresh_at).map(|s| s.credentials.clone())
+        let session = answer.map_err(|error| self.left_alone(error))?;
+        self.breakers().for_each(RoleBreaker::succeed);
+        let credentials = session.credentials.clone();
+        *self.session() = Some(session);
+        Ok(credentials)
     }
 
     /// The right to ask STS.
@@ -170,16 +229,6 @@ impl AssumedRole {
             // Due, and taken by another: its answer is not worth a slot's time.
             Some(open) => self.shared.flight.turn_or(open),
         }
-    }
-
-    /// Early renewal is a convenience: the session at hand may still hold. Not every call must ask again.
-    fn still_holding(&self, error: &AssumeError) -> Option<Credentials> {
-        let now = SystemTime::now();
-        let mut session = self.session();
-        let session = session.as_mut().filter(|session| now < session.expires_at)?;
-        session.refresh_at = now + RENEWAL_PAUSE;
-        tracing::warn!(role.arn = %self.shared.request.role, error = %error, "renewing a session failed; the old one still holds");
-        Some(session.credentials.clone())
     }
 
     /// Opens the breaker that a refusal concerns, if it is this role's own and somebody has to mend it.
@@ -208,11 +257,14 @@ impl AssumedRole {
         self.shared.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks STS; if it calls the hop before expired, once more with a new session of that.
+    /// Asks STS; if it says that the session of the hop before is no good any more, once more in a new one of that.
     async fn assume(&self) -> Result<Session, AssumeError> {
-        match (self.ask().await, &self.shared.via) {
-            (Err(AssumeError::Denied { code, .. }), Some(via)) if code.starts_with("ExpiredToken") => {
-                via.forget();
+        let via = self.shared.via.as_ref().and_then(|via| Some((via, via.at_hand()?)));
+        match (self.ask().await, via) {
+            (Err(AssumeError::Denied { code, .. }), Some((via, session)))
+                if refuses_session(Some(code.as_str())) =>
+            {
+                via.forget(&session);
                 self.ask().await
             }
             (answer, _) => answer,
@@ -306,153 +358,4 @@ pub fn session_name(tenant_id: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use logferry_sandbox::{
-        Sandbox,
-        faults::{Effect, ErrorAnswer, Fault},
-        provision::Aws,
-    };
-
-    use super::*;
-    use crate::{credentials::breaker::ProbeIntervals, metrics::Metrics};
-
-    const CUSTOMER: &str = "222222222222";
-
-    fn request(role: RoleArn, tags: Vec<(&'static str, String)>) -> AssumeRequest {
-        AssumeRequest {
-            role,
-            session_name: session_name("acme"),
-            external_id: None,
-            policy: None,
-            tags,
-            source_identity: None,
-            duration: Duration::from_secs(3600),
-            refresh_before: Duration::from_secs(300),
-        }
-    }
-
-    /// A role of the customer's that may not exist, and sessions in it for clusters.
-    fn customer(
-        sandbox: &Sandbox,
-        interval: Duration,
-    ) -> (Arc<RoleBreaker>, impl Fn(&str) -> AssumedRole + use<>) {
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
-        let sts = Client::new(&account.sdk_config());
-        let arn = |account, name| format!("arn:aws:iam::{account}:role/{name}").parse().expect("a role");
-        let (central, role): (RoleArn, RoleArn) = (arn("111111111111", "central"), arn(CUSTOMER, "customer"));
-        let central = AssumedRole::new(sts.clone(), None, request(central, Vec::new()));
-        let intervals = ProbeIntervals { first: interval, longest: interval };
-        let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::new()));
-        let shared = Arc::clone(&breaker);
-        let session = move |cluster: &str| {
-            let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);
-            AssumedRole::of_customer(sts.clone(), central.clone(), request, Arc::clone(&shared))
-        };
-        (breaker, session)
-    }
-
-    async fn create_role(sandbox: &Sandbox) {
-        let trust = r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"sts:*"}]}"#;
-        let create =
-            [("Action", "CreateRole"), ("RoleName", "customer"), ("AssumeRolePolicyDocument", trust)];
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account(CUSTOMER);
-        account.iam_query(&create).await.expect("the role can be created");
-    }
-
-    fn is_open(answer: &Result<Credentials, AssumeError>) -> bool {
-        matches!(answer, Err(AssumeError::Open { .. }))
-    }
-
-    /// Waits until a probe is due.
-    async fn due(breaker: &RoleBreaker) {
-        while breaker.check().is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn all_sessions_in_a_refused_role_share_its_probes() {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        let assumed = || sandbox.calls("sts", "AssumeRole");
-        let (breaker, session) = customer(&sandbox, Duration::from_millis(50));
-        let (one, other) = (session("one"), session("other"));
-
-        // Both at once, and only one of them asks.
-        let (first, second) = tokio::join!(one.credentials(), other.credentials());
-        assert!(is_open(&first) && is_open(&second), "{first:?} {second:?}");
-        assert_eq!(assumed(), 1);
-
-        // Nobody waits for a probe that is under way, though its interval is over.
-        due(&breaker).await;
-        let slow = Fault::new("sts", "AssumeRole", Effect::Latency { milliseconds: 3_600_000 });
-        let slow = sandbox.faults().add(slow);
-        let probe = tokio::spawn({
-            let one = one.clone();
-            async move { one.credentials().await }
-        });
-        while assumed() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        due(&breaker).await;
-        let told = tokio::time::timeout(Duration::from_secs(60), other.credentials()).await;
-        assert!(told.is_ok_and(|told| is_open(&told)));
-        assert_eq!(assumed(), 2);
-        probe.abort();
-        assert!(probe.await.is_err_and(|error| error.is_cancelled()));
-        sandbox.faults().remove(slow);
-
-        // Whoever asks first finds that it is mended, for all.
-        create_role(&sandbox).await;
-        due(&breaker).await;
-        other.credentials().await.expect("it is mended");
-        assert_eq!(breaker.open(), None);
-        one.credentials().await.expect("no probe is needed");
-        assert_eq!(assumed(), 4);
-    }
-
-    #[tokio::test]
-    async fn what_is_wrong_with_one_request_stops_its_session_alone() {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        create_role(&sandbox).await;
-        let (_, session) = customer(&sandbox, Duration::from_secs(3600));
-        let (bad, good) = (session("no*tag"), session("tag"));
-        for _ in 0..3 {
-            assert!(is_open(&bad.credentials().await));
-        }
-        assert_eq!(sandbox.calls("sts", "AssumeRole"), 1);
-        good.credentials().await.expect("its own request is fine");
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_an_attempt_shares_its_failure() {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        create_role(&sandbox).await;
-        let (_, session) = customer(&sandbox, Duration::from_secs(3600));
-        let sessions = ["one", "other", "third"].map(&session);
-        let down = Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable"));
-        let down = sandbox.faults().add(Fault::new("sts", "AssumeRole", down));
-        let [one, other, third] = &sessions;
-        let told = tokio::join!(one.credentials(), other.credentials(), third.credentials());
-        for told in <[_; 3]>::from(told) {
-            assert!(matches!(told, Err(AssumeError::Unavailable { .. })), "{told:?}");
-        }
-        let tried = sandbox.calls("sts", "AssumeRole");
-        assert!(tried <= 3, "{tried} calls, and the SDK makes three of one");
-
-        sandbox.faults().remove(down);
-        let back = async {
-            while other.credentials().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
-        assert_eq!(sandbox.calls("sts", "AssumeRole"), tried + 1);
-    }
-
-    #[test]
-    fn session_names_are_legal() {
-        assert_eq!(session_name("acme-corp"), "logferry-acme-corp");
-        assert_eq!(session_name("a b/ü"), "logferry-a-b--");
-        assert_eq!(session_name(&"x".repeat(100)).len(), 64);
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 //! Holds no client: what one costs is the adapters' affair. Credentials live in memory alone.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -12,16 +12,17 @@ use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime::client::identity::IdentityCache;
 use moka::{Expiry, future::Cache};
-use tokio::sync::OnceCell;
 
 use super::{
     AssumeError, RoleArn,
     assumed::{AssumeRequest, AssumedRole, session_name},
     breaker::ProbeIntervals,
+    flight::Flight,
+    identity::identity,
     role_breaker::RoleBreaker,
     scope::Scope,
 };
-use crate::{aws::describe, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// What every customer's session has in common.
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +63,45 @@ pub struct Customers {
     /// Signs with the central role: hop 1 is its credentials provider.
     sts: aws_sdk_sts::Client,
     central: AssumedRole,
-    /// Signs with our own credentials; asked once for our account id.
-    own_sts: aws_sdk_sts::Client,
-    own_account: Arc<OnceCell<String>>,
+    own_account: Arc<OwnAccount>,
     sessions: Cache<SessionKey, AssumedRole>,
     /// Apart from the sessions: a role that is refused has none.
     breakers: Cache<RoleKey, Arc<RoleBreaker>>,
     metrics: Metrics,
+}
+
+/// Our own account id, the external id of tenants whose row has none: asked for once, and a failure is shared.
+#[derive(Debug)]
+struct OwnAccount {
+    /// Signs with our own credentials.
+    sts: aws_sdk_sts::Client,
+    id: OnceLock<String>,
+    flight: Flight,
+}
+
+impl OwnAccount {
+    async fn id(&self) -> Result<String, AssumeError> {
+        if let Some(id) = self.id.get() {
+            return Ok(id.clone());
+        }
+        let _turn = self.flight.turn().await?;
+        // Whoever had the turn before us may know it.
+        if let Some(id) = self.id.get() {
+            return Ok(id.clone());
+        }
+        match identity(&self.sts).await {
+            Ok(identity) => {
+                self.flight.answer();
+                Ok(self.id.get_or_init(|| identity.account).clone())
+            }
+            Err(problem) => {
+                let role = "of a tenant without external_id".to_owned();
+                let error = AssumeError::Unavailable { role, problem };
+                self.flight.fail(&error);
+                Err(error)
+            }
+        }
+    }
 }
 
 /// Everything that decides whether a role lets us in, and nothing that differs between the sessions in it: its clusters,
@@ -133,8 +166,11 @@ impl Customers {
             settings,
             sts: aws_sdk_sts::Client::from_conf(sts),
             central: central.clone(),
-            own_sts: aws_sdk_sts::Client::new(base),
-            own_account: Arc::default(),
+            own_account: Arc::new(OwnAccount {
+                sts: aws_sdk_sts::Client::new(base),
+                id: OnceLock::new(),
+                flight: Flight::default(),
+            }),
             sessions: Cache::builder()
                 .max_capacity(settings.cache_capacity)
                 // Longer than a session lives: an idle customer's is not worth its memory.
@@ -161,7 +197,7 @@ impl Customers {
     pub async fn enter(&self, entry: Entry) -> Result<AssumedRole, AssumeError> {
         let external_id = match entry.external_id {
             Some(id) => id,
-            None => self.own_account().await?,
+            None => self.own_account.id().await?,
         };
         let key = SessionKey {
             role: RoleKey {
@@ -190,18 +226,6 @@ impl Customers {
             self.breaker(&key.role).await;
         }
         entered.map(|_| role)
-    }
-
-    /// Our own account id, the external id of tenants whose row has none.
-    async fn own_account(&self) -> Result<String, AssumeError> {
-        let ask = || async {
-            let identity = self.own_sts.get_caller_identity().send().await;
-            let identity = identity.map_err(|error| describe(&error))?;
-            identity.account.ok_or_else(|| "STS did not say which account we are".to_owned())
-        };
-        self.own_account.get_or_try_init(ask).await.cloned().map_err(|problem: String| {
-            AssumeError::Unavailable { role: "of a tenant without external_id".to_owned(), problem }
-        })
     }
 
     async fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
@@ -237,5 +261,45 @@ impl Customers {
             },
             breaker,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use logferry_sandbox::{
+        Sandbox,
+        faults::{Effect, ErrorAnswer, Fault},
+        provision::Aws,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn our_account_is_asked_for_once_and_a_failure_is_shared() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let asked = || sandbox.calls("sts", "GetCallerIdentity");
+        let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+        let ours = OwnAccount {
+            sts: aws_sdk_sts::Client::new(&base),
+            id: OnceLock::new(),
+            flight: Flight::default(),
+        };
+        let down = Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable"));
+        let down = sandbox.faults().add(Fault::new("sts", "GetCallerIdentity", down));
+        let told = tokio::join!(ours.id(), ours.id(), ours.id());
+        for told in <[_; 3]>::from(told) {
+            assert!(matches!(told, Err(AssumeError::Unavailable { .. })), "{told:?}");
+        }
+        let tried = asked();
+        assert!(tried <= 3, "{tried} calls, and the SDK makes three of one");
+        sandbox.faults().remove(down);
+        let back = async {
+            while ours.id().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
+        assert_eq!(ours.id().await, Ok("111111111111".to_owned()));
+        assert_eq!(asked(), tried + 1);
     }
 }

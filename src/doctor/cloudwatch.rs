@@ -205,7 +205,7 @@ impl<S: LogSink> Probe<'_, S> {
                 "CloudWatch Logs's words say what is wrong; see log_group_name and target_region in the row"
                     .to_owned()
             }
-            SinkError::Unavailable(_) | SinkError::Session(_) => format!(
+            SinkError::Unavailable(_) | SinkError::Unreached { .. } | SinkError::Session(_) => format!(
                 "see whether CloudWatch Logs of target_region {region} can be reached from here, and try again"
             ),
             SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. } => {

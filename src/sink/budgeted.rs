@@ -41,8 +41,11 @@ impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
         destination: &CloudWatch,
         cluster: &str,
     ) -> Result<Self::Sink, SinkError> {
-        let ticket = self.budgets.enter(destination.role.account(), &delivery.target_region)?;
+        let (account, region) = (destination.role.account(), &delivery.target_region);
+        self.budgets.check(account, region)?;
         let sink = self.sinks.open(delivery, destination, cluster).await?;
+        // Only now: one tenant's role that is refused must not use up the probe of all that deliver there.
+        let ticket = self.budgets.enter(account, region)?;
         Ok(BudgetedSink { sink, ticket: Arc::new(ticket) })
     }
 }
@@ -74,6 +77,7 @@ mod tests {
     use super::*;
     use crate::{
         budget::Rates,
+        credentials::AssumeError,
         metrics::Metrics,
         name::StreamTemplate,
         sink::memory::{MemorySinks, Operation},
@@ -81,6 +85,7 @@ mod tests {
     };
 
     const GROUP: &str = "/rosa/acme";
+    const DELAY: Duration = Duration::from_secs(900);
     const PLACE: &str = "222222222222/us-east-1";
 
     fn delivery() -> Delivery {
@@ -120,7 +125,7 @@ mod tests {
         sinks.create(PLACE, GROUP, &["s"]);
         sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
         let rates = Rates { puts: 800, stream_creations: 50 };
-        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, Metrics::new()));
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
         let open = async || budgeted.open(&delivery(), &destination(), "c").await;
         let sink = open().await.expect("nothing is wrong");
         sink.put_log_events(body()).await.expect_err("it throttles");
@@ -137,11 +142,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_role_that_is_refused_uses_no_probe_up() {
+        let sinks = MemorySinks::new();
+        sinks.create(PLACE, GROUP, &["s"]);
+        sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
+        let rates = Rates { puts: 800, stream_creations: 50 };
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
+        let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
+        sink.put_log_events(body()).await.expect_err("it throttles");
+        let Err(SinkError::Paused { retry_in, .. }) = budgeted.open(&delivery(), &destination(), "c").await
+        else {
+            panic!("it is left alone")
+        };
+        tokio::time::advance(retry_in).await;
+        let broken = "arn:aws:iam::222222222222:role/broken";
+        let refusal = AssumeError::Unavailable { role: broken.into(), problem: "503".into() };
+        sinks.close_role(broken, refusal);
+        let of_another = CloudWatch { role: broken.parse().expect("a role's ARN"), ..destination() };
+        let refused = budgeted.open(&delivery(), &of_another, "c").await.map(drop);
+        assert!(matches!(refused, Err(SinkError::Session(_))), "{refused:?}");
+        budgeted
+            .open(&delivery(), &destination(), "c")
+            .await
+            .map(drop)
+            .expect("the probe is still to be had");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn calls_wait_for_their_turns() {
         let sinks = MemorySinks::new();
         sinks.create(PLACE, GROUP, &["s"]);
         let rates = Rates { puts: 100, stream_creations: 10 };
-        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, Metrics::new()));
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
         let start = tokio::time::Instant::now();
         for _ in 0..111 {

@@ -26,7 +26,7 @@ use super::{
     group_breaker::{Action, GroupBreakers, GroupKey, Pass},
 };
 use crate::{
-    aws::{describe, find_cause},
+    aws::{describe, find_cause, refuses_session},
     batch::RejectedEvents,
     config::RequestCompression,
     credentials::{
@@ -106,6 +106,11 @@ impl LogSinks for CloudWatchSinks {
             log_group_name: destination.log_group_name.clone(),
         });
         let group = group.await?;
+        if group.is_probe() {
+            // A session outlives the role that was mended by being made anew, and may have been revoked: in both cases a new
+            // one can do what it cannot.
+            role.enter_anew().await.map_err(SinkError::Session)?;
+        }
         let account = destination.role.account();
         // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
         let partition = RetryPartition::new(format!("{account}/{region}"));
@@ -129,14 +134,7 @@ impl LogSinks for CloudWatchSinks {
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
-        let outcome = match self.put_once(body.clone()).await {
-            // The customer's clock, or an administrator, ended the session before its time: a new one, once.
-            Err(error) if is_expired(&error) => {
-                self.role.forget();
-                self.put_once(body).await
-            }
-            other => other,
-        };
+        let outcome = self.role.call(|| self.put_once(body.clone())).await;
         match &outcome {
             Ok(_) => self.group.succeeded().await,
             Err(error) => self.tell(Action::PutLogEvents, error).await,
@@ -146,7 +144,8 @@ impl LogSink for CloudWatchSink {
 
     async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
-        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        let send = || call.clone().customize().config_override(self.customer.clone()).send();
+        let outcome = self.role.call(send).await;
         if let Err(error) = &outcome {
             self.tell(Action::CreateLogStream, error).await;
         }
@@ -155,7 +154,8 @@ impl LogSink for CloudWatchSink {
 
     async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
-        let outcome = call.customize().config_override(self.customer.clone()).send().await;
+        let send = || call.clone().customize().config_override(self.customer.clone()).send();
+        let outcome = self.role.call(send).await;
         if let Err(error) = &outcome {
             self.tell(Action::CreateLogGroup, error).await;
         }
@@ -309,10 +309,6 @@ where
     }
 }
 
-fn is_expired<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
-    matches!(error.code(), Some("ExpiredTokenException" | "ExpiredToken"))
-}
-
 fn refused<E>(error: SdkError<E, HttpResponse>) -> SinkError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -333,106 +329,13 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
             _,
         )
         | (_, Some(429)) => SinkError::Throttled(problem),
-        (
-            Some(
-                "AccessDeniedException"
-                | "AccessDenied"
-                | "UnrecognizedClientException"
-                | "InvalidClientTokenId"
-                | "ExpiredTokenException"
-                | "ExpiredToken"
-                | "InvalidSignatureException",
-            ),
-            _,
-        )
+        (Some("AccessDeniedException" | "AccessDenied" | "InvalidSignatureException"), _)
         | (_, Some(401 | 403)) => SinkError::Denied(problem),
+        (code, _) if refuses_session(code) => SinkError::Denied(problem),
         (_, Some(400..500)) => SinkError::Refused(problem),
         _ => SinkError::Unavailable(problem),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use logferry_sandbox::{Sandbox, provision::Aws};
-
-    use super::*;
-    use crate::{
-        credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
-        metrics::Metrics,
-    };
-
-    #[tokio::test]
-    async fn a_call_that_is_given_no_customer_goes_nowhere() {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
-        let role = "arn:aws:iam::111111111111:role/central".parse().expect("a role");
-        let hour = Duration::from_secs(3600);
-        let request = AssumeRequest {
-            role,
-            session_name: "test".to_owned(),
-            external_id: None,
-            policy: None,
-            tags: Vec::new(),
-            source_identity: None,
-            duration: hour,
-            refresh_before: hour / 4,
-        };
-        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
-        let settings = SessionSettings {
-            session_duration: hour,
-            refresh_before: hour / 4,
-            cache_capacity: 1,
-            probe_intervals: ProbeIntervals { first: hour, longest: hour },
-        };
-        let customers = Customers::new(&base, &central, settings, Metrics::new());
-        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
-        let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
-        let call = sinks.client.create_log_group().log_group_name("g").send().await;
-        assert!(call.is_err_and(|error| error.as_service_error().is_none()));
-        assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
-    }
-
-    #[test]
-    fn a_body_is_hashed_as_it_travels() {
-        let text = Bytes::from_static(br#"{"logEvents":[]}"#);
-        let plain = SealedBody::new(text.clone(), RequestCompression::None);
-        assert_eq!(plain.body, text);
-        // By coreutils' sha256sum.
-        assert_eq!(plain.sha256, "c1469a7abc3f1f38eed12d612a6e6d681ed6b19287f8c5a2b4dec20edd2e06a5");
-        let gzip = SealedBody::new(text.clone(), RequestCompression::Gzip);
-        let mut back = Vec::new();
-        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&gzip.body[..]), &mut back)
-            .expect("gzip");
-        assert_eq!(back, text);
-        assert_eq!(gzip.sha256, SealedBody::new(gzip.body.clone(), RequestCompression::None).sha256);
-    }
-
-    #[test]
-    fn aws_errors_are_told_apart() {
-        let check = |code, status, expected: fn(String) -> SinkError| {
-            assert_eq!(classify(code, status, "p".into()), expected("p".into()), "{code:?} {status:?}");
-        };
-        check(Some("ResourceNotFoundException"), Some(400), SinkError::NotFound);
-        check(Some("ThrottlingException"), Some(400), SinkError::Throttled);
-        check(None, Some(429), SinkError::Throttled);
-        check(Some("AccessDeniedException"), Some(400), SinkError::Denied);
-        check(Some("UnrecognizedClientException"), Some(400), SinkError::Denied);
-        check(Some("InvalidParameterException"), Some(400), SinkError::Refused);
-        check(Some("ServiceUnavailableException"), Some(500), SinkError::Unavailable);
-        check(None, None, SinkError::Unavailable);
-    }
-
-    #[test]
-    fn rejected_indices_come_over_one_by_one() {
-        let info = RejectedLogEventsInfo::builder().too_old_log_event_end_index(3).build();
-        assert_eq!(rejected(&info), RejectedEvents { too_old_end: Some(3), ..RejectedEvents::default() });
-        let info = RejectedLogEventsInfo::builder()
-            .too_new_log_event_start_index(0)
-            .expired_log_event_end_index(2)
-            .build();
-        let expected = RejectedEvents { too_new_start: Some(0), expired_end: Some(2), too_old_end: None };
-        assert_eq!(rejected(&info), expected);
-    }
-}
+mod tests;

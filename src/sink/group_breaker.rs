@@ -137,6 +137,11 @@ impl GroupBreakers {
 }
 
 impl Pass {
+    /// Whether it was let through to see if the group may be written again.
+    pub fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
     /// The group took events: closes its breaker if this was the probe.
     pub async fn succeeded(&self) {
         let Some(probe) = &self.probe else { return };

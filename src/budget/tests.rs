@@ -1,0 +1,192 @@
+use super::*;
+
+const RATES: Rates = Rates { puts: 800, stream_creations: 50 };
+
+fn budgets() -> Budgets {
+    Budgets::new(RATES, Duration::from_secs(600), Metrics::new())
+}
+
+fn throttled() -> Result<(), SinkError> {
+    Err(SinkError::Throttled("slow down".to_owned()))
+}
+
+/// Takes turns as fast as they come; how many fit into the time, the first of all included.
+fn check(per_second: u32, time: Duration, expected: u32) {
+    let (mut pace, start) = (Pace::new(per_second), Instant::now());
+    let (mut now, mut calls) = (start, 0);
+    loop {
+        now += pace.take(now);
+        if now - start >= time {
+            break;
+        }
+        calls += 1;
+    }
+    assert_eq!(calls, expected, "{per_second} a second for {time:?}");
+}
+
+#[test]
+fn calls_keep_their_pace_and_a_tenth_of_a_second_may_come_at_once() {
+    let burst = |seconds: u64| Duration::from_secs(seconds);
+    check(800, Duration::from_nanos(1), 81);
+    check(800, burst(10), 8080);
+    check(50, Duration::from_nanos(1), 6);
+    check(50, burst(10), 505);
+    check(1, burst(10), 11);
+    check(3, burst(10), 31);
+}
+
+#[test]
+fn a_rest_brings_the_burst_back_and_no_more() {
+    let (mut pace, now) = (Pace::new(50), Instant::now());
+    (0..6).for_each(|_| assert_eq!(pace.take(now), Duration::ZERO));
+    assert_eq!(pace.take(now), Duration::from_millis(20));
+    let later = now + Duration::from_secs(3600);
+    (0..6).for_each(|_| assert_eq!(pace.take(later), Duration::ZERO));
+    assert_eq!(pace.take(later), Duration::from_millis(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_of_an_account_and_region_share_a_budget_and_nobody_else() {
+    let budgets = budgets();
+    let start = tokio::time::Instant::now();
+    let one = budgets.enter("1", "r").expect("nothing is wrong");
+    let two = budgets.enter("1", "r").expect("nothing is wrong");
+    for _ in 0..28 {
+        one.create_stream_turn().await;
+        two.create_stream_turn().await;
+    }
+    assert_eq!(start.elapsed(), Duration::from_secs(1), "56 at 50 a second with 6 at once");
+    assert_eq!(budgets.metrics.budget_waits.get_or_create(&Call::new("create_log_stream")).get(), 50);
+    for (account, region) in [("1", "s"), ("2", "r")] {
+        let other = budgets.enter(account, region).expect("nothing is wrong");
+        other.create_stream_turn().await;
+    }
+    one.put_turn().await;
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_throttles_is_left_alone_longer_and_longer() {
+    let budgets = budgets();
+    let gauge = || budgets.metrics.throttled_accounts.get();
+    let first: Vec<_> = (0..8).map(|_| budgets.enter("1", "r").expect("nothing is wrong yet")).collect();
+    // All of them are told the same.
+    first.iter().for_each(|ticket| ticket.heed(&throttled()));
+    assert_eq!(gauge(), 1);
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        let Err(SinkError::Paused { retry_in: wait, .. }) = budgets.enter("1", "r") else {
+            panic!("it is left alone")
+        };
+        let pause = Duration::from_secs(pause);
+        assert!(wait >= pause && wait <= pause * 5 / 4, "{wait:?} instead of {pause:?}");
+        budgets.enter("1", "s").expect("another Region has its own quota");
+        tokio::time::advance(wait).await;
+        let probe = budgets.enter("1", "r").expect("one may see");
+        budgets.enter("1", "r").expect_err("one alone");
+        // Longer than its interval.
+        tokio::time::advance(Duration::from_secs(40)).await;
+        budgets.enter("1", "r").expect_err("one alone, however long it takes");
+        probe.heed(&throttled());
+    }
+    assert_eq!(gauge(), 1);
+    first[0].heed(&Ok(()));
+    assert_eq!(gauge(), 0);
+    let after = budgets.enter("1", "r").expect("it takes requests again");
+    after.heed(&throttled());
+    after.heed(&Err::<(), _>(SinkError::NotFound("a stream".to_owned())));
+    budgets.enter("1", "r").expect("that was an answer too");
+}
+
+fn unanswered() -> Result<(), SinkError> {
+    Err(SinkError::Unavailable("no answer".to_owned()))
+}
+
+/// How long a place of Region `r` is left alone for want of an answer.
+#[track_caller]
+fn unreached(budgets: &Budgets, account: &str) -> Duration {
+    match budgets.enter(account, "r") {
+        Err(SinkError::Unreached { retry_in, .. }) => retry_in,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_without_an_answer_takes_one_slot_and_no_more() {
+    let budgets = budgets();
+    let first: Vec<_> = (0..8).map(|_| budgets.enter("1", "r").expect("nothing is wrong yet")).collect();
+    first.iter().for_each(|ticket| ticket.heed(&unanswered()));
+    assert_eq!(budgets.metrics.throttled_accounts.get(), 0);
+    for pause in [1, 2, 4] {
+        let wait = unreached(&budgets, "1");
+        assert!(wait >= Duration::from_secs(pause) && wait <= Duration::from_secs(pause) * 5 / 4, "{wait:?}");
+        budgets.enter("2", "r").expect("another account may have an answer");
+        tokio::time::advance(wait).await;
+        budgets.check("1", "r").expect("a probe is due");
+        let probe = budgets.enter("1", "r").expect("one may see");
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(30)).await;
+            assert!(unreached(&budgets, "1") >= Duration::from_secs(1));
+        }
+        probe.heed(&unanswered());
+    }
+    // A probe that ends without having asked, an object without records, is spent.
+    tokio::time::advance(unreached(&budgets, "1")).await;
+    drop(budgets.enter("1", "r").expect("one may see"));
+    tokio::time::advance(unreached(&budgets, "1")).await;
+    budgets.enter("1", "r").expect("one may see").heed(&Err::<(), _>(SinkError::Denied("no".to_owned())));
+    budgets.enter("1", "r").expect("that was an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_without_an_answer_takes_one_slot_for_all() {
+    let budgets = budgets();
+    let accounts = ["1", "2", "3"];
+    let tickets = accounts.map(|account| budgets.enter(account, "r").expect("nothing is wrong yet"));
+    let [one, two, three] = &tickets;
+    one.heed(&unanswered());
+    two.heed(&unanswered());
+    budgets.enter("4", "r").expect("two accounts may be their own affair").heed(&Ok(()));
+    for ticket in [three, two] {
+        ticket.heed(&unanswered());
+        budgets.enter("5", "r").expect("another had an answer since");
+    }
+    one.heed(&unanswered());
+    for _ in 0..3 {
+        let wait = unreached(&budgets, "5");
+        budgets.enter("5", "s").expect("another Region is none of this one's affair");
+        tokio::time::advance(wait).await;
+        let probe = budgets.enter("5", "r").expect("one may see");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        for account in ["1", "5", "6"] {
+            unreached(&budgets, account);
+        }
+        probe.heed(&unanswered());
+    }
+    tokio::time::advance(Duration::from_secs(60)).await;
+    budgets.enter("6", "r").expect("one may see").heed(&Ok(()));
+    budgets.enter("7", "r").expect("the Region answers");
+    let _probe = budgets.enter("1", "r").expect("one of its own may see");
+    unreached(&budgets, "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_remembered_until_the_last_message_came_again() {
+    let budgets = budgets();
+    budgets.enter("1", "r").expect("nothing is wrong").heed(&throttled());
+    tokio::time::advance(Duration::from_secs(700)).await;
+    let _probe = budgets.enter("1", "r").expect("one may see");
+    budgets.enter("1", "r").expect_err("one alone");
+    assert_eq!(budgets.metrics.throttled_accounts.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_asks_for_is_forgotten() {
+    let budgets = budgets();
+    budgets.enter("0", "r").expect("nothing is wrong").heed(&throttled());
+    for account in 1..1000 {
+        budgets.enter(&account.to_string(), "r").expect("nothing is wrong");
+        tokio::time::advance(Duration::from_secs(2)).await;
+    }
+    assert!(budgets.lock().budgets.len() <= 2 * IDLE.as_secs() as usize + 1);
+    assert_eq!(budgets.metrics.throttled_accounts.get(), 0);
+}

@@ -1,0 +1,232 @@
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_runtime::client::identity::IdentityCache;
+use logferry_sandbox::{
+    Sandbox,
+    faults::{Effect, ErrorAnswer, Fault},
+    provision::Aws,
+};
+
+use super::*;
+use crate::{credentials::breaker::ProbeIntervals, metrics::Metrics};
+
+const CUSTOMER: &str = "222222222222";
+
+fn request(role: RoleArn, tags: Vec<(&'static str, String)>) -> AssumeRequest {
+    AssumeRequest {
+        role,
+        session_name: session_name("acme"),
+        external_id: None,
+        policy: None,
+        tags,
+        source_identity: None,
+        duration: Duration::from_secs(3600),
+        refresh_before: Duration::from_secs(300),
+    }
+}
+
+/// A role of the customer's that may not exist, and sessions in it for clusters.
+fn customer(
+    sandbox: &Sandbox,
+    interval: Duration,
+) -> (Arc<RoleBreaker>, impl Fn(&str) -> AssumedRole + use<>) {
+    let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+    let sts = Client::new(&account.sdk_config());
+    let arn = |account, name| format!("arn:aws:iam::{account}:role/{name}").parse().expect("a role");
+    let (central, role): (RoleArn, RoleArn) = (arn("111111111111", "central"), arn(CUSTOMER, "customer"));
+    let central = AssumedRole::new(sts.clone(), None, request(central, Vec::new()));
+    let intervals = ProbeIntervals { first: interval, longest: interval };
+    let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::new()));
+    let shared = Arc::clone(&breaker);
+    let session = move |cluster: &str| {
+        let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);
+        AssumedRole::of_customer(sts.clone(), central.clone(), request, Arc::clone(&shared))
+    };
+    (breaker, session)
+}
+
+/// An existing role, in a session that is to be renewed as soon as it is there.
+async fn renewed_at_once(sandbox: &Sandbox) -> AssumedRole {
+    create_role(sandbox).await;
+    let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+    let role = format!("arn:aws:iam::{CUSTOMER}:role/customer").parse().expect("a role");
+    let early = AssumeRequest { refresh_before: Duration::from_secs(3600), ..request(role, Vec::new()) };
+    AssumedRole::new(Client::new(&account.sdk_config()), None, early)
+}
+
+async fn create_role(sandbox: &Sandbox) {
+    let trust = r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"sts:*"}]}"#;
+    let create = [("Action", "CreateRole"), ("RoleName", "customer"), ("AssumeRolePolicyDocument", trust)];
+    let account = Aws::new(&sandbox.endpoint(), "us-east-1").account(CUSTOMER);
+    account.iam_query(&create).await.expect("the role can be created");
+}
+
+fn is_open(answer: &Result<Credentials, AssumeError>) -> bool {
+    matches!(answer, Err(AssumeError::Open { .. }))
+}
+
+/// Waits until a probe is due.
+async fn due(breaker: &RoleBreaker) {
+    while breaker.check().is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn all_sessions_in_a_refused_role_share_its_probes() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    let assumed = || sandbox.calls("sts", "AssumeRole");
+    let (breaker, session) = customer(&sandbox, Duration::from_millis(50));
+    let (one, other) = (session("one"), session("other"));
+
+    // Both at once, and only one of them asks.
+    let (first, second) = tokio::join!(one.credentials(), other.credentials());
+    assert!(is_open(&first) && is_open(&second), "{first:?} {second:?}");
+    assert_eq!(assumed(), 1);
+
+    // Nobody waits for a probe that is under way, though its interval is over.
+    due(&breaker).await;
+    let slow = Fault::new("sts", "AssumeRole", Effect::Latency { milliseconds: 3_600_000 });
+    let slow = sandbox.faults().add(slow);
+    let probe = tokio::spawn({
+        let one = one.clone();
+        async move { one.credentials().await }
+    });
+    while assumed() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    due(&breaker).await;
+    let told = tokio::time::timeout(Duration::from_secs(60), other.credentials()).await;
+    assert!(told.is_ok_and(|told| is_open(&told)));
+    assert_eq!(assumed(), 2);
+    probe.abort();
+    assert!(probe.await.is_err_and(|error| error.is_cancelled()));
+    sandbox.faults().remove(slow);
+
+    // Whoever asks first finds that it is mended, for all.
+    create_role(&sandbox).await;
+    due(&breaker).await;
+    other.credentials().await.expect("it is mended");
+    assert_eq!(breaker.open(), None);
+    one.credentials().await.expect("no probe is needed");
+    assert_eq!(assumed(), 4);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_one_request_stops_its_session_alone() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    create_role(&sandbox).await;
+    let (_, session) = customer(&sandbox, Duration::from_secs(3600));
+    let (bad, good) = (session("no*tag"), session("tag"));
+    for _ in 0..3 {
+        assert!(is_open(&bad.credentials().await));
+    }
+    assert_eq!(sandbox.calls("sts", "AssumeRole"), 1);
+    good.credentials().await.expect("its own request is fine");
+}
+
+#[tokio::test]
+async fn who_waits_for_an_attempt_shares_its_failure() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    create_role(&sandbox).await;
+    let (_, session) = customer(&sandbox, Duration::from_secs(3600));
+    let sessions = ["one", "other", "third"].map(&session);
+    let down = Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable"));
+    let down = sandbox.faults().add(Fault::new("sts", "AssumeRole", down));
+    let [one, other, third] = &sessions;
+    let told = tokio::join!(one.credentials(), other.credentials(), third.credentials());
+    for told in <[_; 3]>::from(told) {
+        assert!(matches!(told, Err(AssumeError::Unavailable { .. })), "{told:?}");
+    }
+    let tried = sandbox.calls("sts", "AssumeRole");
+    assert!(tried <= 3, "{tried} calls, and the SDK makes three of one");
+
+    sandbox.faults().remove(down);
+    let back = async {
+        while other.credentials().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
+    assert_eq!(sandbox.calls("sts", "AssumeRole"), tried + 1);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_an_early_renewal() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    let assumed = || sandbox.calls("sts", "AssumeRole");
+    let role = renewed_at_once(&sandbox).await;
+    let first = role.credentials().await.expect("STS answers");
+    let slow = Fault::new("sts", "AssumeRole", Effect::Latency { milliseconds: 3_600_000 });
+    let slow = sandbox.faults().add(slow);
+    for _ in 0..10 {
+        let told = tokio::time::timeout(Duration::from_secs(60), role.credentials()).await;
+        assert_eq!(told.expect("nobody waits"), Ok(first.clone()));
+    }
+    let begun = async {
+        while assumed() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), begun).await.expect("it is renewed aside");
+    assert_eq!(assumed(), 2, "one renews for all");
+    sandbox.faults().remove(slow);
+}
+
+#[tokio::test]
+async fn a_session_is_renewed_before_its_end() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    let role = renewed_at_once(&sandbox).await;
+    let first = role.credentials().await.expect("STS answers");
+    let renewed = async {
+        while role.credentials().await.expect("it holds") == first {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("it is renewed aside");
+}
+
+#[tokio::test]
+async fn calls_that_fail_together_cost_one_session() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    create_role(&sandbox).await;
+    let (_, session) = customer(&sandbox, Duration::from_secs(3600));
+    let role = session("one");
+    role.credentials().await.expect("STS answers");
+    let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+    let account = account.to_builder().credentials_provider(SharedCredentialsProvider::new(role.clone()));
+    let config = aws_sdk_sts::config::Builder::from(&account.build());
+    let whoami = Client::from_conf(config.identity_cache(IdentityCache::no_cache()).build());
+    let assumed = || sandbox.calls("sts", "AssumeRole");
+    let calls = async |times| {
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..times {
+            let (role, whoami) = (role.clone(), whoami.clone());
+            calls.spawn(async move { role.call(|| whoami.get_caller_identity().send()).await });
+        }
+        for answer in calls.join_all().await {
+            answer.expect("another session does");
+        }
+    };
+    sandbox.expire_sessions(CUSTOMER);
+    calls(8).await;
+    assert_eq!(assumed(), 2);
+    // As after the role was deleted and made anew.
+    let unknown = Effect::Error(ErrorAnswer::new(403, "InvalidClientTokenId"));
+    let unknown = Fault { times: Some(1), ..Fault::new("sts", "GetCallerIdentity", unknown) };
+    sandbox.faults().add(unknown);
+    calls(1).await;
+    assert_eq!(assumed(), 3);
+    // Whoever is late drops nothing: the session that failed is gone already.
+    let old = role.at_hand().expect("one is at hand");
+    let new = role.enter_anew().await.expect("STS answers");
+    assert_ne!(new, old);
+    role.forget(&old);
+    assert_eq!(role.at_hand(), Some(new));
+}
+
+#[test]
+fn session_names_are_legal() {
+    assert_eq!(session_name("acme-corp"), "logferry-acme-corp");
+    assert_eq!(session_name("a b/ü"), "logferry-a-b--");
+    assert_eq!(session_name(&"x".repeat(100)).len(), 64);
+}

@@ -1,0 +1,174 @@
+use std::time::Duration;
+
+use logferry_sandbox::{
+    Sandbox,
+    faults::{Effect, ErrorAnswer, Fault},
+    provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec},
+};
+
+use super::*;
+use crate::{
+    credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
+    metrics::Metrics,
+    name::StreamTemplate,
+    tenant::{Destination, Oversize},
+};
+
+#[tokio::test]
+async fn a_call_that_is_given_no_customer_goes_nowhere() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+    let role = "arn:aws:iam::111111111111:role/central".parse().expect("a role");
+    let hour = Duration::from_secs(3600);
+    let request = AssumeRequest {
+        role,
+        session_name: "test".to_owned(),
+        external_id: None,
+        policy: None,
+        tags: Vec::new(),
+        source_identity: None,
+        duration: hour,
+        refresh_before: hour / 4,
+    };
+    let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
+    let settings = SessionSettings {
+        session_duration: hour,
+        refresh_before: hour / 4,
+        cache_capacity: 1,
+        probe_intervals: ProbeIntervals { first: hour, longest: hour },
+    };
+    let customers = Customers::new(&base, &central, settings, Metrics::new());
+    let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+    let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
+    let call = sinks.client.create_log_group().log_group_name("g").send().await;
+    assert!(call.is_err_and(|error| error.as_service_error().is_none()));
+    assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
+}
+
+#[tokio::test]
+async fn what_a_session_may_not_a_new_one_tries() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+    let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
+    let customer = Customer::create(&aws, "222222222222", &provider, CustomerSpec::new("acme")).await;
+    let customer = customer.expect("it can be set up");
+    let root = aws.account(&provider.account);
+    let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
+    let base = worker.sdk_config();
+    let (hour, moment) = (Duration::from_secs(3600), Duration::from_millis(20));
+    let request = AssumeRequest {
+        role: provider.central_role_arn.parse().expect("a role"),
+        session_name: "test".to_owned(),
+        external_id: None,
+        policy: None,
+        tags: Vec::new(),
+        source_identity: None,
+        duration: hour,
+        refresh_before: hour / 4,
+    };
+    let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
+    let settings = SessionSettings {
+        session_duration: hour,
+        refresh_before: hour / 4,
+        cache_capacity: 10,
+        probe_intervals: ProbeIntervals { first: moment, longest: moment },
+    };
+    let customers = Customers::new(&base, &central, settings, Metrics::new());
+    let groups = GroupBreakers::new(settings.probe_intervals, 10, Metrics::new());
+    let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
+    let destination = CloudWatch {
+        role: customer.role_arn.parse().expect("a role"),
+        external_id: Some(customer.external_id.clone()),
+        session_tags: false,
+        source_identity: false,
+        log_group_name: customer.log_group.clone(),
+        log_stream_name: StreamTemplate::default(),
+        retention_days: None,
+        oversize: Oversize::Split,
+    };
+    let delivery = Delivery {
+        tenant_id: "acme".into(),
+        name: "cloudwatch".into(),
+        enabled: true,
+        desired_logs: None,
+        target_region: "us-east-1".into(),
+        destination: Destination::CloudWatch(destination.clone()),
+    };
+    let body = || {
+        let events =
+            [serde_json::json!({"timestamp": jiff::Timestamp::now().as_millisecond(), "message": "m"})];
+        let body = serde_json::json!({"logGroupName": customer.log_group, "logStreamName": "s", "logEvents": events});
+        Bytes::from(body.to_string())
+    };
+    let fail_once = |operation, code| {
+        let effect = Effect::Error(ErrorAnswer::new(400, code));
+        sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", operation, effect) });
+    };
+    let sessions = || sandbox.times_asked(&customer.role_arn);
+
+    // A session of a role that was deleted and made anew.
+    let sink = sinks.open(&delivery, &destination, "c").await.expect("the role lets us in");
+    fail_once("CreateLogStream", "UnrecognizedClientException");
+    sink.create_log_stream(&customer.log_group, "s").await.expect("another session may");
+    assert_eq!(sessions(), 2);
+    fail_once("PutLogEvents", "UnrecognizedClientException");
+    sink.put_log_events(body()).await.expect("another session may");
+    assert_eq!(sessions(), 3);
+
+    // A session that was revoked.
+    fail_once("PutLogEvents", "AccessDeniedException");
+    let denied = sink.put_log_events(body()).await;
+    assert!(matches!(denied, Err(SinkError::Denied(_))), "{denied:?}");
+    assert_eq!(sessions(), 3);
+    let probe = loop {
+        match sinks.open(&delivery, &destination, "c").await {
+            Err(SinkError::Held { probe_in, .. }) => tokio::time::sleep(probe_in).await,
+            probe => break probe.expect("the role lets us in"),
+        }
+    };
+    assert_eq!(sessions(), 4, "the probe goes out in a new one");
+    probe.put_log_events(body()).await.expect("it may");
+    sinks.open(&delivery, &destination, "c").await.expect("the group may be written");
+    assert_eq!(sessions(), 4);
+}
+
+#[test]
+fn a_body_is_hashed_as_it_travels() {
+    let text = Bytes::from_static(br#"{"logEvents":[]}"#);
+    let plain = SealedBody::new(text.clone(), RequestCompression::None);
+    assert_eq!(plain.body, text);
+    // By coreutils' sha256sum.
+    assert_eq!(plain.sha256, "c1469a7abc3f1f38eed12d612a6e6d681ed6b19287f8c5a2b4dec20edd2e06a5");
+    let gzip = SealedBody::new(text.clone(), RequestCompression::Gzip);
+    let mut back = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&gzip.body[..]), &mut back).expect("gzip");
+    assert_eq!(back, text);
+    assert_eq!(gzip.sha256, SealedBody::new(gzip.body.clone(), RequestCompression::None).sha256);
+}
+
+#[test]
+fn aws_errors_are_told_apart() {
+    let check = |code, status, expected: fn(String) -> SinkError| {
+        assert_eq!(classify(code, status, "p".into()), expected("p".into()), "{code:?} {status:?}");
+    };
+    check(Some("ResourceNotFoundException"), Some(400), SinkError::NotFound);
+    check(Some("ThrottlingException"), Some(400), SinkError::Throttled);
+    check(None, Some(429), SinkError::Throttled);
+    check(Some("AccessDeniedException"), Some(400), SinkError::Denied);
+    check(Some("UnrecognizedClientException"), Some(400), SinkError::Denied);
+    check(Some("InvalidParameterException"), Some(400), SinkError::Refused);
+    check(Some("ServiceUnavailableException"), Some(500), SinkError::Unavailable);
+    check(None, None, SinkError::Unavailable);
+}
+
+#[test]
+fn rejected_indices_come_over_one_by_one() {
+    let info = RejectedLogEventsInfo::builder().too_old_log_event_end_index(3).build();
+    assert_eq!(rejected(&info), RejectedEvents { too_old_end: Some(3), ..RejectedEvents::default() });
+    let info = RejectedLogEventsInfo::builder()
+        .too_new_log_event_start_index(0)
+        .expired_log_event_end_index(2)
+        .build();
+    let expected = RejectedEvents { too_new_start: Some(0), expired_end: Some(2), too_old_end: None };
+    assert_eq!(rejected(&info), expected);
+}
