@@ -1,10 +1,13 @@
 //! Objects whose every event says whose it is: the number of its object, of its record, and, in long ones, of every
 //! piece.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::{Read, Write},
+    sync::Arc,
+};
 
 use fastrand::Rng;
-use flate2::{Compression as Level, write::GzEncoder};
+use flate2::{Compression as Level, read::GzDecoder, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
@@ -72,7 +75,7 @@ pub(crate) enum Damage {
     Whole,
     /// Nonsense in front of the record with this number.
     Nonsense(usize),
-    /// The last two fifths of the stored bytes are missing: how many records are left is for the worker to say.
+    /// The last two fifths of the stored bytes are missing.
     Truncated,
 }
 
@@ -81,6 +84,8 @@ pub(crate) enum Damage {
 pub(crate) struct Made {
     pub(crate) bytes: Vec<u8>,
     pub(crate) records: usize,
+    /// Records in front of the damage: all of them where there is none.
+    pub(crate) readable: usize,
     /// Every event that CloudWatch Logs is to take, in the object's order, without regard to any damage.
     pub(crate) events: Arc<[Event]>,
 }
@@ -110,10 +115,34 @@ pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
     }
     let text = content.framing.join(&records, content.damage);
     let mut bytes = content.compression.encode(text.as_bytes(), content.members, &mut rng);
-    if content.damage == Damage::Truncated {
-        bytes.truncate(bytes.len() * 3 / 5);
+    let readable = match content.damage {
+        Damage::Whole => records.len(),
+        Damage::Nonsense(at) => at,
+        Damage::Truncated => {
+            bytes.truncate(bytes.len() * 3 / 5);
+            whole_in(&records, &text, inflated(&bytes))
+        }
+    };
+    Made { bytes, records: records.len(), readable, events: events.into() }
+}
+
+/// How many bytes come out of gzip data that breaks off.
+fn inflated(bytes: &[u8]) -> usize {
+    let (mut decoder, mut room, mut count) = (GzDecoder::new(bytes), [0; 4096], 0);
+    while let Ok(more @ 1..) = decoder.read(&mut room) {
+        count += more;
     }
-    Made { bytes, records: records.len(), events: events.into() }
+    count
+}
+
+/// How many records end within the first `bytes` of the text that holds them all, in order.
+fn whole_in(records: &[String], text: &str, bytes: usize) -> usize {
+    let mut end = 0;
+    let ends = records.iter().map(|record| {
+        end += text[end..].find(record).expect("the text was made of them") + record.len();
+        end
+    });
+    ends.take_while(|end| *end <= bytes).count()
 }
 
 /// Milliseconds after the start of the run, and text, of every record.

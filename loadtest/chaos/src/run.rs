@@ -102,8 +102,8 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
     problems.extend(confessions.defects);
 
     let letters = stage.dead_letters().await?;
-    let readable = stage.judge_letters(plan, &letters, &stored, &mut problems);
-    let comparison = compare(&stage.lanes(plan, &readable), &stage.sandbox.puts());
+    stage.judge_letters(plan, &letters, &stored, &mut problems);
+    let comparison = compare(&stage.lanes(plan), &stage.sandbox.puts());
     let faults = stage.sandbox.faults().struck();
     let lost = |fault: &&str| matches!(*fault, "logs:PutLogEvents after" | "logs:PutLogEvents half_body");
     let messages =
@@ -149,8 +149,12 @@ struct Stage {
 /// What a dead letter says.
 struct Letter {
     reason: String,
+    /// Of the first object that is to blame.
     key: String,
     record_offset: Option<usize>,
+    /// How many things are wrong.
+    failures: usize,
+    body: String,
 }
 
 impl Stage {
@@ -354,20 +358,21 @@ impl Stage {
                     reason: take("reason").unwrap_or_else(|| "none: SQS itself moved it".to_owned()),
                     key: take("key").unwrap_or_default(),
                     record_offset: take("record_offset").and_then(|offset| offset.parse().ok()),
+                    failures: take("failures").and_then(|count| count.parse().ok()).unwrap_or_default(),
+                    body: message.body.unwrap_or_default(),
                 }
             }));
         }
     }
 
-    /// Checks that there are letters about what is damaged or missing and about nothing else; answers with how many
-    /// records of each object can be read.
+    /// Checks that there are letters about what is damaged or missing and about nothing else.
     fn judge_letters(
         &self,
         plan: &Plan,
         letters: &[Letter],
         stored: &HashMap<usize, Stored>,
         problems: &mut Vec<String>,
-    ) -> Vec<usize> {
+    ) {
         let mut by_key: BTreeMap<&str, Vec<&Letter>> = BTreeMap::new();
         for letter in letters {
             by_key.entry(&letter.key).or_default().push(letter);
@@ -378,45 +383,36 @@ impl Stage {
         if about.is_empty() == asked_for || about.iter().any(|letter| letter.reason != "object_missing") {
             problems.push(format!("{} dead letters about a missing object", about.len()));
         }
-        let mut readable = Vec::new();
         for (number, object) in plan.objects.iter().enumerate() {
             let key = stored.get(&number).map(|stored| stored.key.as_str()).unwrap_or_default();
-            let records = self.made[number].records;
             if object.content.damage == Damage::Whole {
-                readable.push(records);
                 continue;
             }
+            let readable = self.made[number].readable;
             let about = by_key.remove(key).unwrap_or_default();
-            let offsets: Vec<_> = about.iter().map(|letter| letter.record_offset).collect();
-            let corrupt = about.iter().all(|letter| letter.reason == "corrupt_object");
-            let offset = match offsets.first() {
-                Some(Some(offset)) if corrupt && offsets.iter().all(|other| *other == Some(*offset)) => {
-                    *offset
-                }
-                _ => {
-                    problems
-                        .push(format!("the damaged object {key} has dead letters with offsets {offsets:?}"));
-                    records
-                }
+            let right = |letter: &&Letter| {
+                letter.reason == "corrupt_object" && letter.record_offset == Some(readable)
             };
-            let right = match object.content.damage {
-                Damage::Nonsense(at) => offset == at,
-                _ => offset < records,
-            };
-            if !right {
-                problems
-                    .push(format!("{key}: {:?}, and the dead letter says {offset}", object.content.damage));
+            if !about.iter().all(right) {
+                let offsets: Vec<_> =
+                    about.iter().map(|letter| (letter.reason.as_str(), letter.record_offset)).collect();
+                problems.push(format!(
+                    "{key} is damaged behind {readable} records: dead letters say {offsets:?}"
+                ));
             }
-            readable.push(offset);
+            // A message of several objects names the first that is to blame, and counts the others.
+            let beside = |letter: &Letter| letter.failures > 1 && letter.body.contains(key);
+            if about.is_empty() && !letters.iter().any(beside) {
+                problems.push(format!("{key} is damaged and no dead letter is about it"));
+            }
         }
         for (key, letters) in by_key {
             let reasons: Vec<_> = letters.iter().map(|letter| letter.reason.as_str()).collect();
             problems.push(format!("dead letters that should not be: {key} {reasons:?}"));
         }
-        readable
     }
 
-    fn lanes(&self, plan: &Plan, readable: &[usize]) -> Vec<Lane> {
+    fn lanes(&self, plan: &Plan) -> Vec<Lane> {
         let mut lanes = Vec::new();
         for (number, object) in plan.objects.iter().enumerate() {
             for (customer, wanted) in &self.tenants[object.tenant] {
@@ -429,7 +425,7 @@ impl Stage {
                     log_group: customer.log_group.clone(),
                     stream: format!("{}-pod-{}-", object.application, object.pod),
                     events: self.made[number].events.clone(),
-                    readable: readable[number],
+                    readable: self.made[number].readable,
                 });
             }
         }
