@@ -126,6 +126,7 @@ impl App {
         let sessions = session_settings(&config);
         let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
         let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
+        let tidying = tidy(customers.clone(), groups.clone());
         let sinks =
             CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
         let rates =
@@ -144,6 +145,7 @@ impl App {
         let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.clone()));
         let _probes =
             AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central, ledger)));
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(http::serve(
             listener,
@@ -194,6 +196,14 @@ async fn probe(
         health.dependency(TENANT_TABLE, table.err().map(|error| error.to_string()));
         health.dependency(CENTRAL_ROLE, role.err().map(|error| error.to_string()));
         tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
+
+/// Sees to it that what nobody asks for any more is not shown as refused.
+async fn tidy(customers: Customers, groups: GroupBreakers) {
+    loop {
+        tokio::time::sleep(PROBE_INTERVAL).await;
+        tokio::join!(customers.tidy(), groups.tidy());
     }
 }
 

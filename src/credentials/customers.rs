@@ -189,6 +189,12 @@ impl Customers {
         }
     }
 
+    /// Forgets roles that nobody has asked for in long: a cache that is not used does so only when it is told.
+    pub async fn tidy(&self) {
+        self.breakers.run_pending_tasks().await;
+        self.sessions.run_pending_tasks().await;
+    }
+
     /// Enters a customer's account; the role that comes back has a session and renews it. Later calls for the same entry find
     /// it in memory.
     ///

@@ -63,7 +63,7 @@ impl Action {
 }
 
 /// The groups that were denied. One that may be written takes no memory here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GroupBreakers {
     open: Cache<GroupKey, Arc<OpenBreaker>>,
     intervals: ProbeIntervals,
@@ -92,6 +92,11 @@ pub struct Pass {
 }
 
 impl GroupBreakers {
+    /// Forgets those that nobody has looked up for long: a cache that is not used does so only when it is told.
+    pub async fn tidy(&self) {
+        self.open.run_pending_tasks().await;
+    }
+
     /// None is denied yet; at most `capacity` are remembered.
     pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
         let gauge = metrics.group_breakers_open.clone();
