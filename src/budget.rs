@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    credentials::breaker::{Admission, Breaker, Change, ProbeIntervals},
+    credentials::breaker::{Admission, Breaker, Change, ProbeIntervals, now},
     metrics::{Call, Metrics},
     sink::SinkError,
 };
@@ -209,7 +209,7 @@ impl Budgets {
         place: &Place,
         act: impl FnOnce(&mut Budget, &mut HashMap<String, Silence>, Instant) -> T,
     ) -> T {
-        let now = tokio::time::Instant::now().into_std();
+        let now = now();
         let mut state = self.lock();
         if state.swept.is_none_or(|swept| now.duration_since(swept) >= IDLE) {
             state.swept = Some(now);

@@ -10,7 +10,7 @@ pub mod memory;
 
 use std::{future::Future, time::Duration};
 
-use crate::event::ObjectRef;
+use crate::{digest, event::ObjectRef};
 
 /// Names an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -128,8 +128,7 @@ impl EntryKey {
         // key; such a name is cut and told apart by its hash.
         let mut object = format!("{bucket}/{key}?{pin}");
         if object.len() > MAX_OBJECT_BYTES {
-            let hash = ring::digest::digest(&ring::digest::SHA256, object.as_bytes());
-            let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = digest::sha256(object.as_bytes());
             object.truncate(object.floor_char_boundary(MAX_OBJECT_BYTES - hash.len() - 1));
             object.push('#');
             object.push_str(&hash);

@@ -28,6 +28,7 @@ pub mod decode;
 pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod digest;
 pub mod doctor;
 pub mod event;
 pub mod fairness;

@@ -1,11 +1,12 @@
 //! One message's way: event -> object -> records -> batches -> delivery -> verdict.
 //!
 //! Reads straight down: [`Pipeline::handle`] judges a message, its `deliver` carries one object to all who want
-//! it. It knows the ports alone, no adapter, and neither receives messages nor deletes them.
+//! it, by `logs` or `copies`. It knows the ports alone, no adapter, and neither receives messages nor deletes them.
 
 mod copies;
+mod logs;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::Future, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -15,19 +16,17 @@ use crate::{
     batch::BufferPool,
     config::UnknownTenant,
     copy::ObjectCopier,
-    decode::{DecodeError, Decoder, Window},
-    delivery::{Lane, LaneError, StreamKey, Streams, Tally},
+    delivery::{Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Shares, book::Limits},
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
     },
-    metrics::{Form, Metrics, Reason},
-    object::{ObjectBody, ObjectError, ObjectStore},
+    metrics::{Metrics, Reason},
+    object::ObjectStore,
     quarantine::Quarantine,
     queue::Message,
-    records::{More, RecordReader, Step},
     route::{KeyLayout, Route},
     sink::LogSinks,
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets},
@@ -217,12 +216,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     /// Finds out who wants the object, then delivers it.
     async fn object(&self, object: &ObjectRef, stop: &CancellationToken, report: &mut Report) {
-        let fail = |tenant_id: Option<&str>, delivery: Option<&str>, failure| Failed {
-            object: Some(object.clone()),
-            tenant_id: tenant_id.map(str::to_owned),
-            delivery: delivery.map(str::to_owned),
-            failure,
-        };
+        let fail = |tenant_id, delivery, failure| Failed::of(object, tenant_id, delivery, failure);
         let buckets = &self.settings.buckets;
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
             report.failures.push(fail(None, None, Failure::ForeignBucket));
@@ -283,21 +277,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
-            Ok(_pass) => self.deliver(object, &route, &wanted, stop, report).await,
+            Ok(_pass) => self.deliver(Task { object, route: &route, stop }, &wanted, report).await,
             Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
         }
     }
 
     /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither
     /// waits for the other, and each delivery has its own entry in the ledger: what went well is not repeated.
-    async fn deliver(
-        &self,
-        object: &ObjectRef,
-        route: &Route,
-        wanted: &[&Arc<Delivery>],
-        stop: &CancellationToken,
-        report: &mut Report,
-    ) {
+    async fn deliver(&self, task: Task<'_>, wanted: &[&Arc<Delivery>], report: &mut Report) {
         let mut logs = Vec::new();
         let mut buckets = Vec::new();
         for delivery in wanted {
@@ -307,10 +294,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             }
         }
         let (mut logged, mut copied) = (Report::default(), Report::default());
-        let (logs_done, copies_done) = tokio::join!(
-            self.log(object, route, &logs, stop, &mut logged),
-            self.copy(object, route, &buckets, stop, &mut copied),
-        );
+        let (logs_done, copies_done) =
+            tokio::join!(self.log(task, &logs, &mut logged), self.copy(task, &buckets, &mut copied),);
         if logs_done + copies_done == wanted.len() {
             report.skipped.push(Skipped::AlreadyDelivered);
         }
@@ -325,262 +310,32 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
-    /// behind; the others go on. Answers with how many were done already.
-    async fn log(
+    /// Claims the object for a delivery and enters its account; nothing if the delivery is done.
+    async fn begin<T>(
         &self,
-        object: &ObjectRef,
-        route: &Route,
-        wanted: &[(&Delivery, &CloudWatch)],
-        stop: &CancellationToken,
-        report: &mut Report,
-    ) -> usize {
-        let fail = |delivery: Option<&str>, failure| Failed {
-            object: Some(object.clone()),
-            tenant_id: Some(route.tenant.clone()),
-            delivery: delivery.map(str::to_owned),
-            failure,
+        task: Task<'_>,
+        delivery: &Delivery,
+        enter: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Option<(T, Arc<Claim<L>>)>, Failure> {
+        // The ledger first: what is done needs no way into the account.
+        let claim = match self.ports.claims.claim(task.object, &delivery.name).await {
+            Claimed::Ours(claim) => claim,
+            Claimed::Done => return Ok(None),
+            Claimed::Busy(left) => return Err(Failure::Busy(left)),
         };
-        let (mut ready, mut done) = (Vec::new(), 0);
-        for &(delivery, destination) in wanted {
-            // The ledger first: what is done needs no way into the account.
-            let claim = match self.ports.claims.claim(object, &delivery.name).await {
-                Claimed::Ours(claim) => claim,
-                Claimed::Done => {
-                    done += 1;
-                    continue;
-                }
-                Claimed::Busy(left) => {
-                    report.failures.push(fail(Some(&delivery.name), Failure::Busy(left)));
-                    continue;
-                }
-            };
-            // And the accounts before the object: without a way in, it need not be read.
-            let sink = tokio::select! {
-                sink = self.ports.sinks.open(delivery, destination, &route.cluster) => sink.map_err(Failure::Sink),
-                () = stop.cancelled() => Err(Failure::Stopping),
-            };
-            match sink {
-                Ok(sink) => ready.push(Ready { delivery, destination, sink, claim }),
-                Err(failure) => {
-                    claim.release(claim.from()).await;
-                    report.failures.push(fail(Some(&delivery.name), failure));
-                }
-            }
-        }
-        if ready.is_empty() {
-            return done;
-        }
-        let owner = self.owner(object);
-        let opened = tokio::select! {
-            opened = self.ports.store.open(object, owner) => opened.map_err(Failure::Object),
-            () = stop.cancelled() => Err(Failure::Stopping),
-        };
-        let (modified, body) = match opened {
-            Ok(open) => open,
+        // And the account before the object: without a way in, it need not be read.
+        match task.unless_stopped(enter).await {
+            Ok(entered) => Ok(Some((entered, claim))),
             Err(failure) => {
-                for ready in ready {
-                    ready.claim.release(ready.claim.from()).await;
-                }
-                report.failures.push(fail(None, failure));
-                return done;
-            }
-        };
-        let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
-        for Ready { delivery, destination, sink, claim } in ready {
-            let key = StreamKey {
-                account: destination.role.account().to_owned(),
-                region: delivery.target_region.clone(),
-                log_group_name: destination.log_group_name.clone(),
-                log_stream_name: destination.log_stream_name.render(route, modified),
-            };
-            let shelf = self.ports.quarantine.as_ref();
-            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
-            let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
-            lanes.push((delivery, lane));
-        }
-
-        let mut broken = Vec::new();
-        let read = tokio::select! {
-            read = self.read(body, modified, &mut lanes, &mut broken) => read,
-            () = stop.cancelled() => Err(Failure::Stopping),
-        };
-        let mut given_up = Vec::new();
-        for (delivery, lane, error) in broken {
-            report.failures.push(fail(Some(&delivery.name), error.into()));
-            given_up.push(lane);
-        }
-        for (delivery, mut lane) in lanes {
-            match self.end(&mut lane, &read, stop).await {
-                Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
-                Err(failure) => {
-                    // What is wrong with the object is told once, not by each delivery.
-                    report.failures.extend(failure.map(|failure| fail(Some(&delivery.name), failure)));
-                    given_up.push(lane);
-                }
+                claim.release(claim.from()).await;
+                Err(failure)
             }
         }
-        self.give_up(given_up, &read, stop).await;
-        match read {
-            Ok(0) => report.skipped.push(Skipped::NoRecords),
-            Ok(_) => {}
-            Err(failure) => report.failures.push(fail(None, failure)),
-        }
-        done
     }
 
     /// The account that must own the object's bucket, where that is known.
     fn owner(&self, object: &ObjectRef) -> Option<&str> {
         self.settings.buckets.get(&object.bucket).and_then(Option::as_deref)
-    }
-
-    /// Ends a lane as far as the object was read. On an error the lane is still to be abandoned; none is told where the
-    /// object is to blame.
-    async fn end(
-        &self,
-        lane: &mut Lane<S::Sink, L>,
-        read: &Result<u64, Failure>,
-        stop: &CancellationToken,
-    ) -> Result<(), Option<Failure>> {
-        if read.as_ref().is_err_and(Failure::comes_again) {
-            // What brings the message back brings every record back: what is not on its way yet need not go now.
-            return Err(None);
-        }
-        // Broken content stays broken, so what came before it is delivered now.
-        tokio::select! {
-            flushed = lane.flush() => flushed.map_err(|error| Some(error.into()))?,
-            () = stop.cancelled() => return Err(Some(Failure::Stopping)),
-        }
-        if read.is_err() {
-            return Err(None);
-        }
-        // An object that is shorter than it was does not add up either.
-        let (read, accounted) = (lane.tally().read, lane.tally().accounted().max(lane.from().records));
-        if read != accounted {
-            self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
-            return Err(Some(Failure::Unaccounted { read, accounted }));
-        }
-        lane.complete().await.map_err(|error| Some(error.into()))
-    }
-
-    /// Gives lanes up, all at once: what they account for counts, the rest comes again or is told of.
-    async fn give_up(
-        &self,
-        lanes: Vec<Lane<S::Sink, L>>,
-        read: &Result<u64, Failure>,
-        stop: &CancellationToken,
-    ) {
-        let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
-        let mut running = JoinSet::new();
-        for mut lane in lanes {
-            let stop = stop.clone();
-            running.spawn(async move {
-                if altered {
-                    lane.distrust(&stop).await
-                } else {
-                    lane.abandon(&stop).await
-                }
-                *lane.tally()
-            });
-        }
-        while let Some(ended) = running.join_next().await {
-            match ended {
-                Ok(tally) => self.metrics.count(&Tally { read: tally.accounted(), ..tally }),
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // Only a runtime that is shutting down cancels it.
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Reads all records, giving each to every lane, and tells how many there were. A lane that fails moves to `broken`;
-    /// without any left there is nothing more to read for.
-    async fn read<'a>(
-        &self,
-        mut body: O::Body,
-        modified: Timestamp,
-        lanes: &mut Lanes<'a, S::Sink, L>,
-        broken: &mut BrokenLanes<'a, S::Sink, L>,
-    ) -> Result<u64, Failure> {
-        let read = self.read_records(&mut body, modified, lanes, broken).await;
-        if matches!(
-            &read,
-            Err(Failure::Record(_) | Failure::Decode { error: DecodeError::Corrupt { .. }, .. })
-        ) {
-            // Was it stored like that, or did it break on its way? The checksum tells, and it comes last.
-            while body.chunk().await.map_err(Failure::Object)?.is_some() {}
-        }
-        read
-    }
-
-    async fn read_records<'a>(
-        &self,
-        body: &mut O::Body,
-        modified: Timestamp,
-        lanes: &mut Lanes<'a, S::Sink, L>,
-        broken: &mut BrokenLanes<'a, S::Sink, L>,
-    ) -> Result<u64, Failure> {
-        let object_time = modified.as_millisecond().max(0);
-        let mut decoder = Decoder::new(self.settings.max_object);
-        let mut window = Window::default();
-        let mut reader = RecordReader::new(self.settings.max_record);
-        if self.ports.quarantine.is_some() {
-            reader = reader.stepping_over_bad_lines();
-        }
-        loop {
-            let chunk = body.chunk().await.map_err(Failure::Object)?;
-            let (mut input, ended) = (chunk.as_deref().unwrap_or_default(), chunk.is_none());
-            self.metrics.object_bytes.get_or_create(&Form::new("stored")).inc_by(input.len() as u64);
-            loop {
-                let unread = window.unread().len();
-                let decoded = match ended {
-                    false => decoder.decode(&mut input, &mut window),
-                    true => decoder.finish(&mut window),
-                };
-                let decompressed = (window.unread().len() - unread) as u64;
-                self.metrics.object_bytes.get_or_create(&Form::new("decompressed")).inc_by(decompressed);
-                // What came out before a break is good; a record that is cut by it is not read.
-                let more = match (&decoded, ended) {
-                    (Err(_), _) => More::Never,
-                    (Ok(()), true) => More::Ended,
-                    (Ok(()), false) => More::Coming,
-                };
-                loop {
-                    let step = reader.next(window.unread(), more).map_err(Failure::Record)?;
-                    let consumed = match &step {
-                        Step::Record { consumed, .. } | Step::BadLine { consumed, .. } => *consumed,
-                        Step::More { consumed } => {
-                            window.consume(*consumed);
-                            break;
-                        }
-                        Step::End => return Ok(reader.count()),
-                    };
-                    let mut index = 0;
-                    while let Some((_, lane)) = lanes.get_mut(index) {
-                        let pushed = match &step {
-                            Step::Record { record, .. } => lane.push(record, object_time).await,
-                            Step::BadLine { text, .. } => lane.push_bad_line(text).await,
-                            Step::More { .. } | Step::End => Ok(()),
-                        };
-                        match pushed {
-                            Ok(()) => index += 1,
-                            Err(error) => {
-                                let (delivery, lane) = lanes.remove(index);
-                                broken.push((delivery, lane, error));
-                            }
-                        }
-                    }
-                    window.consume(consumed);
-                    if lanes.is_empty() {
-                        return Ok(reader.count());
-                    }
-                }
-                decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;
-                if input.is_empty() {
-                    break;
-                }
-            }
-        }
     }
 
     /// Counts a delivery that ended well.
@@ -609,19 +364,27 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 }
 
-/// A delivery that can begin: its account is open and the object is ours.
-struct Ready<'a, S, L> {
-    delivery: &'a Delivery,
-    destination: &'a CloudWatch,
-    sink: S,
-    claim: Arc<Claim<L>>,
+/// An object on its way, and the order to stop.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    object: &'a ObjectRef,
+    route: &'a Route,
+    stop: &'a CancellationToken,
 }
 
-/// The open lanes of one object, each with its delivery.
-type Lanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>)>;
+impl Task<'_> {
+    fn failed(&self, delivery: Option<&str>, failure: Failure) -> Failed {
+        Failed::of(self.object, Some(&self.route.tenant), delivery, failure)
+    }
 
-/// Lanes that cannot go on, and why.
-type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError)>;
+    /// Does something, or drops it when we have to stop.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done,
+            () = self.stop.cancelled() => Err(Failure::Stopping),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

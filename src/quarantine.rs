@@ -16,6 +16,7 @@ use flate2::{Compression, write::GzEncoder};
 
 use crate::{
     batch::Rejection,
+    digest,
     event::ObjectRef,
     ledger::{EntryKey, Position},
     metrics::{Metrics, Reason},
@@ -148,9 +149,8 @@ impl Quarantine {
         }
         let entry = EntryKey::of(object, delivery);
         let identity = entry.map_or_else(|| format!("{bucket}/{key}"), |entry| entry.object);
-        let digest =
-            ring::digest::digest(&ring::digest::SHA256, format!("{identity}\n{delivery}").as_bytes());
-        let hash: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = digest::sha256(format!("{identity}\n{delivery}").as_bytes());
+        let hash = &digest[..16];
         let file = legal(key.rsplit('/').next().unwrap_or_default());
         let stem = format!("{}{file}/{}-{hash}", self.prefix.render(tenant_id), legal(delivery));
         Shelf { quarantine: self.clone(), stem, source }
@@ -186,7 +186,7 @@ impl Shelf {
     ) {
         self.begin(file, reason, record, timestamp);
         for part in ["\"", escaped, "\"}\n"] {
-            file.gzip.write_all(part.as_bytes()).expect("memory takes every byte");
+            file.gzip().write_all(part.as_bytes()).expect("memory takes every byte");
         }
     }
 
@@ -194,9 +194,9 @@ impl Shelf {
     pub fn add_line(&self, file: &mut QuarantineFile, reason: QuarantineReason, record: u64, line: &str) {
         self.begin(file, reason, record, None);
         // Straight into the file: a long line of control characters would take six times its length.
-        serde_json::to_writer(&mut file.gzip, line)
+        serde_json::to_writer(file.gzip(), line)
             .expect("memory takes every byte, and a string is always JSON");
-        file.gzip.write_all(b"}\n").expect("memory takes every byte");
+        file.gzip().write_all(b"}\n").expect("memory takes every byte");
     }
 
     fn begin(
@@ -211,7 +211,7 @@ impl Shelf {
             head.push_str(&format!(",\"timestamp\":{timestamp}"));
         }
         head.push_str(",\"message\":");
-        file.gzip.write_all(head.as_bytes()).expect("memory takes every byte");
+        file.gzip().write_all(head.as_bytes()).expect("memory takes every byte");
         *file.lines.entry(reason.word()).or_default() += 1;
     }
 
@@ -224,11 +224,9 @@ impl Shelf {
     /// # Cancel safety
     /// Safe: dropped half-way, the file is there or not.
     pub async fn put(&self, file: QuarantineFile, begin: Position) -> Result<(), QuarantineError> {
-        if file.is_empty() {
-            return Ok(());
-        }
+        let Some(gzip) = file.gzip else { return Ok(()) };
         let key = format!("{}-{:010}-{:04}.ndjson.gz", self.stem, begin.records, begin.events);
-        let body = file.gzip.finish().expect("memory takes every byte");
+        let body = gzip.finish().expect("memory takes every byte");
         let Quarantine { store, metrics, .. } = &self.quarantine;
         store.put(&key, body.into()).await?;
         for (reason, count) in &file.lines {
@@ -240,9 +238,10 @@ impl Shelf {
 }
 
 /// Records on their way to the quarantine, compressed as they come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct QuarantineFile {
-    gzip: GzEncoder<Vec<u8>>,
+    /// Made for the first record: a compressor is a quarter of a megabyte, and nearly every batch does without.
+    gzip: Option<GzEncoder<Vec<u8>>>,
     /// Lines by reason.
     lines: BTreeMap<&'static str, u64>,
 }
@@ -250,20 +249,17 @@ pub struct QuarantineFile {
 impl QuarantineFile {
     /// Nothing in it yet.
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.gzip.is_none()
     }
 
     /// Bytes of memory that it takes, roughly: what is compressed so far.
     pub fn bytes(&self) -> usize {
-        self.gzip.get_ref().len()
+        self.gzip.as_ref().map_or(0, |gzip| gzip.get_ref().len())
     }
-}
 
-impl Default for QuarantineFile {
-    fn default() -> Self {
+    fn gzip(&mut self) -> &mut GzEncoder<Vec<u8>> {
         // The lowest level with Huffman codes of its own: below it, text hardly shrinks.
-        let gzip = GzEncoder::new(Vec::new(), Compression::new(3));
-        Self { gzip, lines: BTreeMap::new() }
+        self.gzip.get_or_insert_with(|| GzEncoder::new(Vec::new(), Compression::new(3)))
     }
 }
 

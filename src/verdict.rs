@@ -57,6 +57,14 @@ pub struct Failed {
     pub failure: Failure,
 }
 
+impl Failed {
+    /// A failure with an object, of a tenant and a delivery as far as they are known.
+    pub fn of(object: &ObjectRef, tenant_id: Option<&str>, delivery: Option<&str>, failure: Failure) -> Self {
+        let (tenant_id, delivery) = (tenant_id.map(str::to_owned), delivery.map(str::to_owned));
+        Self { object: Some(object.clone()), tenant_id, delivery, failure }
+    }
+}
+
 /// Everything that can keep a message from being done.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {

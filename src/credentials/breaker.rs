@@ -2,6 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+/// Tokio's clock, which tests can hold: what callers pass on.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// How long a refused role is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeIntervals {

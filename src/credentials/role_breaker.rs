@@ -1,16 +1,13 @@
 //! The breaker of one customer's role as its sessions share it: what keeps a refused role from being asked for again and
 //! again, and says so once per change. The rules are [`super::breaker`]'s.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 
 use super::{
     AssumeError, RoleArn,
-    breaker::{Admission, Breaker, Change, ProbeIntervals},
+    breaker::{Admission, Breaker, Change, ProbeIntervals, now},
     flight::Flight,
     refusal::Cause,
 };
@@ -170,11 +167,6 @@ impl Drop for RoleBreaker {
     fn drop(&mut self) {
         self.retire();
     }
-}
-
-/// Tokio's clock, which tests can hold.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

@@ -15,34 +15,20 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// with how many were done already.
     pub(super) async fn copy(
         &self,
-        object: &ObjectRef,
-        route: &Route,
+        task: Task<'_>,
         wanted: &[(&Delivery, &Bucket)],
-        stop: &CancellationToken,
         report: &mut Report,
     ) -> usize {
-        let fail = |delivery: Option<&str>, failure| Failed {
-            object: Some(object.clone()),
-            tenant_id: Some(route.tenant.clone()),
-            delivery: delivery.map(str::to_owned),
-            failure,
-        };
+        let Task { object, route, .. } = task;
         let source_prefix = self.settings.key_layout.tenant_prefix(&object.key);
-        // Into the accounts first: without a way in, the object need be neither claimed nor looked at.
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
             let way = Way { delivery, destination, route, object, source_prefix };
-            let session = match self.ports.copier.enter(&way).await {
-                Ok(session) => session,
-                Err(error) => {
-                    report.failures.push(fail(Some(&delivery.name), Failure::Copy(error)));
-                    continue;
-                }
-            };
-            match self.ports.claims.claim(object, &delivery.name).await {
-                Claimed::Ours(claim) => ready.push(Ready { way, session, claim }),
-                Claimed::Done => done += 1,
-                Claimed::Busy(left) => report.failures.push(fail(Some(&delivery.name), Failure::Busy(left))),
+            let enter = async { self.ports.copier.enter(&way).await.map_err(Failure::Copy) };
+            match self.begin(task, delivery, enter).await {
+                Ok(Some((session, claim))) => ready.push(Ready { way, session, claim }),
+                Ok(None) => done += 1,
+                Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),
             }
         }
         if ready.is_empty() {
@@ -50,33 +36,27 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
         let owner = self.owner(object);
         // With our own eyes: in the customer's role, S3 does not tell a missing object from a forbidden one.
-        let head = tokio::select! {
-            head = self.ports.store.head(object, owner) => head.map_err(Failure::Object),
-            () = stop.cancelled() => Err(Failure::Stopping),
-        };
-        let head = match head {
+        let head = self.ports.store.head(object, owner);
+        let head = match task.unless_stopped(async { head.await.map_err(Failure::Object) }).await {
             Ok(head) => head,
             Err(failure) => {
                 for Ready { claim, .. } in ready {
                     claim.release(claim.from()).await;
                 }
-                report.failures.push(fail(None, failure));
+                report.failures.push(task.failed(None, failure));
                 return done;
             }
         };
         for Ready { way, session, claim } in ready {
             let delivery = way.delivery;
             let job = CopyJob { way, owner, head: &head };
-            let copied = tokio::select! {
-                copied = self.ports.copier.copy(&session, &job) => copied.map_err(Failure::Copy),
-                () = stop.cancelled() => Err(Failure::Stopping),
-            };
-            if copied.is_err() {
-                claim.release(claim.from()).await;
-            }
-            let finished = match copied {
+            let copy = async { self.ports.copier.copy(&session, &job).await.map_err(Failure::Copy) };
+            let finished = match task.unless_stopped(copy).await {
                 Ok(()) => claim.finish(claim.from()).await.map_err(Failure::Lost),
-                Err(failure) => Err(failure),
+                Err(failure) => {
+                    claim.release(claim.from()).await;
+                    Err(failure)
+                }
             };
             match finished {
                 Ok(()) => {
@@ -84,7 +64,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     // It has no records to account for: they all are where the object is.
                     report.delivered.push(self.delivered(object, delivery, &Tally::default()));
                 }
-                Err(failure) => report.failures.push(fail(Some(&delivery.name), failure)),
+                Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),
             }
         }
         done

@@ -1,6 +1,6 @@
 //! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
 
-use std::{fmt, io::Write, sync::Arc};
+use std::{io::Write, sync::Arc};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -35,6 +35,7 @@ use crate::{
         customers::{Customers, Entry},
         scope::Scope,
     },
+    digest,
     tenant::{CloudWatch, Delivery},
 };
 
@@ -229,12 +230,7 @@ impl SealedBody {
                 encoder.finish().expect("a vector takes every byte").into()
             }
         };
-        let digest = ring::digest::digest(&ring::digest::SHA256, &body);
-        let mut sha256 = String::with_capacity(2 * digest.as_ref().len());
-        for byte in digest.as_ref() {
-            fmt::Write::write_fmt(&mut sha256, format_args!("{byte:02x}"))
-                .expect("a string takes every byte");
-        }
+        let sha256 = digest::sha256(&body);
         Self { body, compression, sha256 }
     }
 }

@@ -2,10 +2,7 @@
 //! ([`crate::credentials::breaker`]). Looked at before an object is opened, so that a denied group costs one object per
 //! interval and not a download of each.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moka::future::Cache;
 
@@ -13,7 +10,7 @@ use super::SinkError;
 use crate::{
     credentials::{
         RoleArn,
-        breaker::{Admission, Breaker, Change, ProbeIntervals},
+        breaker::{Admission, Breaker, Change, ProbeIntervals, now},
     },
     metrics::{BreakerChange, Metrics},
 };
@@ -92,11 +89,6 @@ pub struct Pass {
 }
 
 impl GroupBreakers {
-    /// Forgets those that nobody has looked up for long: a cache that is not used does so only when it is told.
-    pub async fn tidy(&self) {
-        self.open.run_pending_tasks().await;
-    }
-
     /// None is denied yet; at most `capacity` are remembered.
     pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
         let gauge = metrics.group_breakers_open.clone();
@@ -112,6 +104,11 @@ impl GroupBreakers {
             intervals,
             metrics,
         }
+    }
+
+    /// Forgets those that nobody has looked up for long: a cache that is not used does so only when it is told.
+    pub async fn tidy(&self) {
+        self.open.run_pending_tasks().await;
     }
 
     /// Asks to write a group; takes its probe if one is due.
@@ -231,11 +228,6 @@ impl OpenBreaker {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Tokio's clock, which tests can hold.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

@@ -1,0 +1,23 @@
+//! SHA-256 as the hexadecimal text that signatures and names want.
+
+use std::fmt::Write;
+
+/// Hashes bytes into 64 lower-case digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let mut text = String::with_capacity(2 * digest.as_ref().len());
+    for byte in digest.as_ref() {
+        write!(text, "{byte:02x}").expect("a string takes every byte");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_known_text_has_its_digest() {
+        // Source: FIPS 180-2, appendix B.1.
+        let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(super::sha256(b"abc"), known);
+    }
+}

@@ -1,0 +1,248 @@
+//! Objects whose records go to customers' CloudWatch Logs: read once, for all who want them.
+
+use super::*;
+use crate::{
+    decode::{DecodeError, Decoder, Window},
+    delivery::{Lane, LaneError, StreamKey},
+    metrics::Form,
+    object::{ObjectBody, ObjectError},
+    records::{More, RecordReader, Step},
+};
+
+/// A delivery that can begin: its account is open and the object is ours.
+struct Ready<'a, S, L> {
+    delivery: &'a Delivery,
+    destination: &'a CloudWatch,
+    sink: S,
+    claim: Arc<Claim<L>>,
+}
+
+/// The open lanes of one object, each with its delivery.
+type Lanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>)>;
+
+/// Lanes that cannot go on, and why.
+type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError)>;
+
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+    /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
+    /// behind; the others go on. Answers with how many were done already.
+    pub(super) async fn log(
+        &self,
+        task: Task<'_>,
+        wanted: &[(&Delivery, &CloudWatch)],
+        report: &mut Report,
+    ) -> usize {
+        let (mut ready, mut done) = (Vec::new(), 0);
+        for &(delivery, destination) in wanted {
+            let open = self.ports.sinks.open(delivery, destination, &task.route.cluster);
+            match self.begin(task, delivery, async { open.await.map_err(Failure::Sink) }).await {
+                Ok(Some((sink, claim))) => ready.push(Ready { delivery, destination, sink, claim }),
+                Ok(None) => done += 1,
+                Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),
+            }
+        }
+        if ready.is_empty() {
+            return done;
+        }
+        let Task { object, route, stop } = task;
+        let open = self.ports.store.open(object, self.owner(object));
+        let (modified, body) = match task.unless_stopped(async { open.await.map_err(Failure::Object) }).await
+        {
+            Ok(open) => open,
+            Err(failure) => {
+                for ready in ready {
+                    ready.claim.release(ready.claim.from()).await;
+                }
+                report.failures.push(task.failed(None, failure));
+                return done;
+            }
+        };
+        let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
+        for Ready { delivery, destination, sink, claim } in ready {
+            let key = StreamKey {
+                account: destination.role.account().to_owned(),
+                region: delivery.target_region.clone(),
+                log_group_name: destination.log_group_name.clone(),
+                log_stream_name: destination.log_stream_name.render(route, modified),
+            };
+            let shelf = self.ports.quarantine.as_ref();
+            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
+            let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
+            lanes.push((delivery, lane));
+        }
+
+        let mut broken = Vec::new();
+        let read = task.unless_stopped(self.read(body, modified, &mut lanes, &mut broken)).await;
+        let mut given_up = Vec::new();
+        for (delivery, lane, error) in broken {
+            report.failures.push(task.failed(Some(&delivery.name), error.into()));
+            given_up.push(lane);
+        }
+        for (delivery, mut lane) in lanes {
+            match self.end(&mut lane, &read, stop).await {
+                Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
+                Err(failure) => {
+                    // What is wrong with the object is told once, not by each delivery.
+                    report.failures.extend(failure.map(|failure| task.failed(Some(&delivery.name), failure)));
+                    given_up.push(lane);
+                }
+            }
+        }
+        self.give_up(given_up, &read, stop).await;
+        match read {
+            Ok(0) => report.skipped.push(Skipped::NoRecords),
+            Ok(_) => {}
+            Err(failure) => report.failures.push(task.failed(None, failure)),
+        }
+        done
+    }
+
+    /// Ends a lane as far as the object was read. On an error the lane is still to be abandoned; none is told where the
+    /// object is to blame.
+    async fn end(
+        &self,
+        lane: &mut Lane<S::Sink, L>,
+        read: &Result<u64, Failure>,
+        stop: &CancellationToken,
+    ) -> Result<(), Option<Failure>> {
+        if read.as_ref().is_err_and(Failure::comes_again) {
+            // What brings the message back brings every record back: what is not on its way yet need not go now.
+            return Err(None);
+        }
+        // Broken content stays broken, so what came before it is delivered now.
+        tokio::select! {
+            flushed = lane.flush() => flushed.map_err(|error| Some(error.into()))?,
+            () = stop.cancelled() => return Err(Some(Failure::Stopping)),
+        }
+        if read.is_err() {
+            return Err(None);
+        }
+        // An object that is shorter than it was does not add up either.
+        let (read, accounted) = (lane.tally().read, lane.tally().accounted().max(lane.from().records));
+        if read != accounted {
+            self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
+            return Err(Some(Failure::Unaccounted { read, accounted }));
+        }
+        lane.complete().await.map_err(|error| Some(error.into()))
+    }
+
+    /// Gives lanes up, all at once: what they account for counts, the rest comes again or is told of.
+    async fn give_up(
+        &self,
+        lanes: Vec<Lane<S::Sink, L>>,
+        read: &Result<u64, Failure>,
+        stop: &CancellationToken,
+    ) {
+        let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
+        let mut running = JoinSet::new();
+        for mut lane in lanes {
+            let stop = stop.clone();
+            running.spawn(async move {
+                if altered {
+                    lane.distrust(&stop).await
+                } else {
+                    lane.abandon(&stop).await
+                }
+                *lane.tally()
+            });
+        }
+        while let Some(ended) = running.join_next().await {
+            match ended {
+                Ok(tally) => self.metrics.count(&Tally { read: tally.accounted(), ..tally }),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // Only a runtime that is shutting down cancels it.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Reads all records, giving each to every lane, and tells how many there were. A lane that fails moves to `broken`;
+    /// without any left there is nothing more to read for.
+    async fn read<'a>(
+        &self,
+        mut body: O::Body,
+        modified: Timestamp,
+        lanes: &mut Lanes<'a, S::Sink, L>,
+        broken: &mut BrokenLanes<'a, S::Sink, L>,
+    ) -> Result<u64, Failure> {
+        let read = self.read_records(&mut body, modified, lanes, broken).await;
+        if matches!(
+            &read,
+            Err(Failure::Record(_) | Failure::Decode { error: DecodeError::Corrupt { .. }, .. })
+        ) {
+            // Was it stored like that, or did it break on its way? The checksum tells, and it comes last.
+            while body.chunk().await.map_err(Failure::Object)?.is_some() {}
+        }
+        read
+    }
+
+    async fn read_records<'a>(
+        &self,
+        body: &mut O::Body,
+        modified: Timestamp,
+        lanes: &mut Lanes<'a, S::Sink, L>,
+        broken: &mut BrokenLanes<'a, S::Sink, L>,
+    ) -> Result<u64, Failure> {
+        let object_time = modified.as_millisecond().max(0);
+        let mut decoder = Decoder::new(self.settings.max_object);
+        let mut window = Window::default();
+        let mut reader = RecordReader::new(self.settings.max_record);
+        if self.ports.quarantine.is_some() {
+            reader = reader.stepping_over_bad_lines();
+        }
+        loop {
+            let chunk = body.chunk().await.map_err(Failure::Object)?;
+            let (mut input, ended) = (chunk.as_deref().unwrap_or_default(), chunk.is_none());
+            self.metrics.object_bytes.get_or_create(&Form::new("stored")).inc_by(input.len() as u64);
+            loop {
+                let unread = window.unread().len();
+                let decoded = match ended {
+                    false => decoder.decode(&mut input, &mut window),
+                    true => decoder.finish(&mut window),
+                };
+                let decompressed = (window.unread().len() - unread) as u64;
+                self.metrics.object_bytes.get_or_create(&Form::new("decompressed")).inc_by(decompressed);
+                // What came out before a break is good; a record that is cut by it is not read.
+                let more = match (&decoded, ended) {
+                    (Err(_), _) => More::Never,
+                    (Ok(()), true) => More::Ended,
+                    (Ok(()), false) => More::Coming,
+                };
+                loop {
+                    let step = reader.next(window.unread(), more).map_err(Failure::Record)?;
+                    let consumed = match &step {
+                        Step::Record { consumed, .. } | Step::BadLine { consumed, .. } => *consumed,
+                        Step::More { consumed } => {
+                            window.consume(*consumed);
+                            break;
+                        }
+                        Step::End => return Ok(reader.count()),
+                    };
+                    let mut index = 0;
+                    while let Some((_, lane)) = lanes.get_mut(index) {
+                        let pushed = match &step {
+                            Step::Record { record, .. } => lane.push(record, object_time).await,
+                            Step::BadLine { text, .. } => lane.push_bad_line(text).await,
+                            Step::More { .. } | Step::End => Ok(()),
+                        };
+                        match pushed {
+                            Ok(()) => index += 1,
+                            Err(error) => {
+                                let (delivery, lane) = lanes.remove(index);
+                                broken.push((delivery, lane, error));
+                            }
+                        }
+                    }
+                    window.consume(consumed);
+                    if lanes.is_empty() {
+                        return Ok(reader.count());
+                    }
+                }
+                decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;
+                if input.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+}
