@@ -1,12 +1,19 @@
 //! SHA-256 as the hexadecimal text that signatures and names want.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+pub mod multi_buffer;
+
 use std::fmt::Write;
 
 /// Hashes bytes into 64 lower-case digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let mut text = String::with_capacity(2 * digest.as_ref().len());
-    for byte in digest.as_ref() {
+    hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+fn hex(digest: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * digest.len());
+    for byte in digest {
         write!(text, "{byte:02x}").expect("a string takes every byte");
     }
     text

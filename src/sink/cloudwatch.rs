@@ -35,7 +35,7 @@ use crate::{
         customers::{Customers, Entry},
         scope::Scope,
     },
-    digest,
+    digest::multi_buffer::{Member, MultiBuffer},
     tenant::{CloudWatch, Delivery},
 };
 
@@ -47,6 +47,7 @@ pub struct CloudWatchSinks {
     customers: Customers,
     groups: Arc<GroupBreakers>,
     compression: RequestCompression,
+    hasher: MultiBuffer,
 }
 
 /// One customer's CloudWatch Logs.
@@ -59,6 +60,7 @@ pub struct CloudWatchSink {
     group: Pass,
     account: Arc<str>,
     compression: RequestCompression,
+    hasher: Arc<Member>,
 }
 
 impl CloudWatchSinks {
@@ -73,7 +75,7 @@ impl CloudWatchSinks {
         let mut shared = base.to_builder();
         shared.set_credentials_provider(None);
         let client = Client::new(&shared.build());
-        Self { client, customers, groups: Arc::new(groups), compression }
+        Self { client, customers, groups: Arc::new(groups), compression, hasher: MultiBuffer::default() }
     }
 }
 
@@ -128,13 +130,14 @@ impl LogSinks for CloudWatchSinks {
             group,
             account: account.into(),
             compression: self.compression,
+            hasher: Arc::new(self.hasher.join()),
         })
     }
 }
 
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
-        let body = SealedBody::new(body, self.compression);
+        let body = SealedBody::new(body, self.compression, &self.hasher).await;
         let outcome = self.role.call(|| self.put_once(body.clone())).await;
         match &outcome {
             Ok(_) => self.group.succeeded().await,
@@ -212,7 +215,7 @@ impl CloudWatchSink {
 
 /// A request's body, to take the place of the SDK's before each attempt is signed. The SDK's own writer escapes every
 /// message byte by byte and grows its strings as it goes, several times the cost of everything else we do with a batch;
-/// and its SHA-256 is half as fast as `ring`'s where the processor has no instructions for it.
+/// and its SHA-256 is a fraction as fast as ours where the processor has no instructions for it.
 #[derive(Clone, Debug)]
 struct SealedBody {
     body: Bytes,
@@ -221,7 +224,7 @@ struct SealedBody {
 }
 
 impl SealedBody {
-    fn new(body: Bytes, compression: RequestCompression) -> Self {
+    async fn new(body: Bytes, compression: RequestCompression, hasher: &Member) -> Self {
         let body = match compression {
             RequestCompression::None => body,
             RequestCompression::Gzip => {
@@ -230,7 +233,7 @@ impl SealedBody {
                 encoder.finish().expect("a vector takes every byte").into()
             }
         };
-        let sha256 = digest::sha256(&body);
+        let sha256 = hasher.sha256(&body).await;
         Self { body, compression, sha256 }
     }
 }
