@@ -6,6 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_s3::config::ResponseChecksumValidation;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -306,7 +307,10 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
 }
 
 fn s3_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_s3::Client {
-    let builder = aws_sdk_s3::config::Builder::from(sdk).force_path_style(config.aws.s3_use_path_style);
+    let builder = aws_sdk_s3::config::Builder::from(sdk)
+        .force_path_style(config.aws.s3_use_path_style)
+        // The store checks checksums, across broken connections too.
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 

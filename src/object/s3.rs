@@ -32,7 +32,7 @@ pub struct S3Store {
 }
 
 impl S3Store {
-    /// Reads with this client.
+    /// Reads with this client, which should have `ResponseChecksumValidation::WhenRequired`: checksums are checked here.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
@@ -45,15 +45,15 @@ pub struct S3Body {
     request: Request,
     stream: ByteStream,
     read: u64,
-    len: Option<u64>,
     resumes: u32,
     resumed_at: u64,
     /// Until it is checked.
     checksum: Option<Running>,
 }
 
-/// The checksum of everything that was read. The SDK has its own, of one response; it knows nothing of the next one, and S3
-/// sends none with a part of an object.
+/// The checksum of everything that was read. The SDK's own is of one response; it knows nothing of the next one, and S3 sends
+/// none with a part of an object. So that nothing is summed up twice, the client is told to leave it to us: see
+/// [`S3Store::new`].
 struct Running {
     algorithm: Box<dyn HttpChecksum>,
     expected: String,
@@ -66,13 +66,15 @@ impl fmt::Debug for Running {
 }
 
 impl Running {
-    /// The whole object's checksum that the response names, of those that cost next to nothing to compute beside the SDK; a
-    /// composite one, of its parts' checksums, cannot be told from the bytes alone.
+    /// The whole object's checksum that the response names, the cheapest first; a composite one, of its parts' checksums, cannot
+    /// be told from the bytes alone.
     fn of(output: &GetObjectOutput) -> Option<Self> {
         let (algorithm, expected) = [
             (ChecksumAlgorithm::Crc64Nvme, output.checksum_crc64_nvme()),
             (ChecksumAlgorithm::Crc32, output.checksum_crc32()),
             (ChecksumAlgorithm::Crc32c, output.checksum_crc32_c()),
+            (ChecksumAlgorithm::Sha1, output.checksum_sha1()),
+            (ChecksumAlgorithm::Sha256, output.checksum_sha256()),
         ]
         .into_iter()
         .find_map(|(algorithm, expected)| Some((algorithm, expected.filter(|it| !it.contains('-'))?)))?;
@@ -122,6 +124,11 @@ impl Request {
             .set_if_match(self.if_match.clone())
             .set_expected_bucket_owner(self.owner.clone())
             .set_range((from > 0).then(|| format!("bytes={from}-")))
+            .customize()
+            // Asks for the checksum, without the SDK's checking it.
+            .mutate_request(|request| {
+                request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
+            })
             .send()
             .await
             .map_err(refused)
@@ -147,7 +154,6 @@ impl ObjectStore for S3Store {
             request,
             stream: output.body,
             read: 0,
-            len: output.content_length.and_then(|len| len.try_into().ok()),
             resumes: 0,
             resumed_at: 0,
             checksum,
@@ -193,10 +199,6 @@ impl ObjectBody for S3Body {
                 }
                 Some(Err(error)) => {
                     let problem = chain(&error);
-                    // All bytes came and were found wrong: only a new download can help.
-                    if self.len.is_some_and(|len| self.read >= len) {
-                        return Err(ObjectError::ChecksumMismatch(problem));
-                    }
                     if self.read - self.resumed_at >= PROGRESS {
                         self.resumes = 0;
                     }

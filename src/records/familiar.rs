@@ -6,6 +6,8 @@
 
 use std::{iter, ops::Range};
 
+use fearless_simd::{prelude::*, u8x32};
+
 use super::scan::string_end;
 
 /// Longest text that is remembered. The metadata of a Kubernetes record are about 1 KiB; beyond this, comparing would
@@ -47,31 +49,43 @@ impl Familiar {
 
     /// Where `bytes` goes on behind a piece that differs from the remembered one in nothing but the text of its strings;
     /// `None` if it is another one, or not all there.
-    pub(super) fn follow(&self, bytes: &[u8]) -> Option<usize> {
+    #[inline(always)]
+    pub(super) fn follow<S: Simd>(&self, simd: S, bytes: &[u8]) -> Option<usize> {
         if self.text.is_empty() {
             return None;
         }
         let (mut here, mut there) = (0, 0);
         loop {
-            let same = common_prefix(&self.text[here..], &bytes[there..]);
+            let same = common_prefix(simd, &self.text[here..], &bytes[there..]);
             (here, there) = (here + same, there + same);
             if here == self.text.len() {
                 return Some(there);
             }
             let string = self.strings.get(usize::from(self.string_at[here]))?;
-            there = string_end(bytes, there - (here - string.start))?;
+            there = string_end(simd, bytes, there - (here - string.start))?;
             here = string.end;
         }
     }
 }
 
 /// How many bytes both begin with.
-fn common_prefix(one: &[u8], other: &[u8]) -> usize {
+#[inline(always)]
+fn common_prefix<S: Simd>(simd: S, one: &[u8], other: &[u8]) -> usize {
     const WIDE: usize = 32;
     const WORD: usize = 8;
-    let (wide, _) = one.as_chunks::<WIDE>();
-    let (other_wide, _) = other.as_chunks::<WIDE>();
-    let mut same = WIDE * iter::zip(wide, other_wide).take_while(|(one, other)| one == other).count();
+    let mut same = 0;
+    while let (Some(wide), Some(other_wide)) =
+        (one[same..].first_chunk::<WIDE>(), other[same..].first_chunk::<WIDE>())
+    {
+        let (wide, other_wide): (u8x32<S>, u8x32<S>) =
+            ((*wide).simd_into(simd), (*other_wide).simd_into(simd));
+        let alike = wide.simd_eq(other_wide).to_bitmask();
+        if alike.trailing_ones() < WIDE as u32 {
+            return same + alike.trailing_ones() as usize;
+        }
+        // By a constant: the next comparison need not wait for this one's outcome.
+        same += WIDE;
+    }
     while let (Some(word), Some(other_word)) =
         (one[same..].first_chunk::<WORD>(), other[same..].first_chunk::<WORD>())
     {
@@ -86,9 +100,14 @@ fn common_prefix(one: &[u8], other: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use fearless_simd::{Level, dispatch};
     use proptest::prelude::*;
 
     use super::*;
+
+    fn follow(familiar: &Familiar, bytes: &[u8]) -> Option<usize> {
+        dispatch!(Level::new(), simd => familiar.follow(simd, bytes))
+    }
 
     #[test]
     fn strings_may_differ_and_nothing_else() {
@@ -98,10 +117,10 @@ mod tests {
             assert_eq!(record[string.end], b'"', "the test's own positions");
         }
         let mut familiar = Familiar::default();
-        assert_eq!(familiar.follow(record), None, "nothing is remembered");
+        assert_eq!(follow(&familiar, record), None, "nothing is remembered");
         familiar.remember(record, 0..38, &strings);
         let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(familiar.follow(text.as_bytes()).map(|at| &text[at..]), expected, "{text}");
+            assert_eq!(follow(&familiar, text.as_bytes()).map(|at| &text[at..]), expected, "{text}");
         };
         check(r#"{"a":"text","n":5,"b":["x"],"message":"m"}"#, Some(r#""m"}"#));
         check(r#"{"a":"","n":5,"b":["longer \" than before"],"message":1"#, Some("1"));
@@ -118,7 +137,8 @@ mod tests {
         fn prefixes_are_measured(one in "[ab]{0,100}", other in "[ab]{0,100}", start in "[ab]{0,100}") {
             let (one, other) = (format!("{start}{one}"), format!("{start}{other}"));
             let same = one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count();
-            prop_assert_eq!(common_prefix(one.as_bytes(), other.as_bytes()), same);
+            let (one, other) = (one.as_bytes(), other.as_bytes());
+            prop_assert_eq!(dispatch!(Level::new(), simd => common_prefix(simd, one, other)), same);
         }
     }
 }

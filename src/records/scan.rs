@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use wide::u8x16;
+use fearless_simd::{Level, dispatch, prelude::*, u8x32};
 
 use super::familiar::Familiar;
 
@@ -57,9 +57,15 @@ pub(super) struct Around {
 
 /// Scans one record; `bytes` begins with its opening brace and may go on after its end.
 pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
+    dispatch!(Level::new(), simd => scan_by(simd, bytes, around))
+}
+
+/// What is used for every record is inlined here, so that it is made for the processor's vectors too.
+#[inline(always)]
+fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
     let Around { before_message, before_timestamp, strings } = around;
     strings.clear();
-    let mut cursor = Cursor { bytes, at: 0, strings };
+    let mut cursor = Cursor { simd, bytes, at: 0, strings };
     let mut found = Scan::default();
     let mut message_end = 0;
     if cursor.follow(before_message) {
@@ -125,10 +131,11 @@ pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>,
 }
 
 /// Where the string ends whose text begins at `start`: the position of its closing quote.
-pub(super) fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
+#[inline(always)]
+pub(super) fn string_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
-        at = special(bytes, at)?;
+        at = special(simd, bytes, at)?;
         if bytes[at] == b'"' {
             return Some(at);
         }
@@ -138,10 +145,11 @@ pub(super) fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 /// The next quote or backslash. Strings are short and many: calling a search for each costs more than the search.
-fn special(bytes: &[u8], mut at: usize) -> Option<usize> {
+#[inline(always)]
+fn special<S: Simd>(simd: S, bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut rest = bytes.get(at..)?;
     while let Some((block, more)) = rest.split_first_chunk::<BLOCK>() {
-        let found = specials(u8x16::new(*block));
+        let found = specials((*block).simd_into(simd));
         if found != 0 {
             return Some(at + found.trailing_zeros() as usize);
         }
@@ -150,59 +158,79 @@ fn special(bytes: &[u8], mut at: usize) -> Option<usize> {
     rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|found| at + found)
 }
 
-const BLOCK: usize = 16;
+/// Bytes looked at together.
+const BLOCK: usize = 32;
 
 /// A bit for each quote and backslash, the first byte's lowest.
-fn specials(block: u8x16) -> u32 {
-    (block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'))).to_bitmask()
+#[inline(always)]
+fn specials<S: Simd>(block: u8x32<S>) -> u64 {
+    (block.simd_eq(b'"') | block.simd_eq(b'\\')).to_bitmask()
 }
 
 /// A bit for each control character, the first byte's lowest.
-fn controls(block: u8x16) -> u32 {
-    block.min(u8x16::splat(0x1f)).simd_eq(block).to_bitmask()
+#[inline(always)]
+fn controls<S: Simd>(block: u8x32<S>) -> u64 {
+    block.min(0x1f).simd_eq(block).to_bitmask()
 }
 
 /// Where the string ends whose text begins at `start`, and the length of its text once unescaped, if it may be copied as
 /// it stands, as far as that shows without a look at its UTF-8: no control character, every escape legal, every
 /// surrogate in its pair.
-fn delivered_end(bytes: &[u8], start: usize) -> Option<(usize, Option<usize>)> {
+#[inline(always)]
+fn delivered_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<(usize, Option<usize>)> {
     let (mut at, mut shorter, mut clean) = (start, 0, true);
     loop {
         let rest = bytes.get(at..)?;
-        if let Some(block) = rest.first_chunk::<BLOCK>() {
-            let block = u8x16::new(*block);
-            let plain = specials(block).trailing_zeros().min(BLOCK as u32);
-            clean &= controls(block) & ((1 << plain) - 1) == 0;
-            at += plain as usize;
-            if plain as usize == BLOCK {
-                continue;
+        let (mut specials, controls, len) = match rest.first_chunk::<BLOCK>() {
+            Some(block) => {
+                let block = (*block).simd_into(simd);
+                (specials(block), controls(block), BLOCK)
             }
-        } else {
-            let plain = special(rest, 0)?;
-            clean &= rest[..plain].iter().all(|byte| *byte >= 0x20);
-            at += plain;
+            None if rest.is_empty() => return None,
+            None => {
+                let bits = |wanted: fn(&u8) -> bool| {
+                    rest.iter().rev().fold(0, |bits, byte| bits << 1 | u64::from(wanted(byte)))
+                };
+                (bits(|byte| matches!(byte, b'"' | b'\\')), bits(|byte| *byte < 0x20), rest.len())
+            }
+        };
+        let mut next = len;
+        while specials != 0 {
+            let here = specials.trailing_zeros() as usize;
+            if rest[here] == b'"' {
+                clean &= controls & ((1 << here) - 1) == 0;
+                return Some((at + here, clean.then_some(at + here - start - shorter)));
+            }
+            // Most are escaped quotes: those of JSON within the message.
+            let escape = if *rest.get(here + 1)? == b'"' { Some((2, 1)) } else { escape(&rest[here..]) };
+            clean &= escape.is_some();
+            let (escaped, plain) = escape.unwrap_or((2, 1));
+            shorter += escaped - plain;
+            next = here + escaped;
+            if next >= len {
+                break;
+            }
+            specials &= u64::MAX << next;
         }
-        if bytes[at] == b'"' {
-            return Some((at, clean.then_some(at - start - shorter)));
-        }
-        match escape(&bytes[at..]) {
-            Some((escaped, plain)) => (at, shorter) = (at + escaped, shorter + escaped - plain),
-            None => (at, clean) = (at + 2, false),
-        }
+        clean &= controls == 0;
+        at += next.max(len);
     }
 }
 
-struct Cursor<'a, 's> {
+struct Cursor<'a, 's, S> {
+    simd: S,
     bytes: &'a [u8],
     at: usize,
     strings: &'s mut Vec<Range<usize>>,
 }
 
-impl<'a> Cursor<'a, '_> {
+impl<'a, S: Simd> Cursor<'a, '_, S> {
+    #[inline(always)]
     fn peek(&self) -> Result<u8, ScanError> {
         self.bytes.get(self.at).copied().ok_or(ScanError::Incomplete)
     }
 
+    #[inline(always)]
     fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), ScanError> {
         if self.peek()? != byte {
             return Err(ScanError::Malformed(self.at, what));
@@ -211,6 +239,7 @@ impl<'a> Cursor<'a, '_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn skip_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.bytes.get(self.at) {
             self.at += 1;
@@ -218,14 +247,16 @@ impl<'a> Cursor<'a, '_> {
     }
 
     /// Moves past a familiar piece, and space behind it, if one stands here.
+    #[inline(always)]
     fn follow(&mut self, familiar: &Familiar) -> bool {
-        let Some(end) = familiar.follow(&self.bytes[self.at..]) else { return false };
+        let Some(end) = familiar.follow(self.simd, &self.bytes[self.at..]) else { return false };
         self.at += end;
         self.skip_space();
         true
     }
 
     /// Behind a member: moves past the closing brace, or past a comma to the next name.
+    #[inline(always)]
     fn ends_object(&mut self) -> Result<bool, ScanError> {
         self.skip_space();
         match self.peek()? {
@@ -243,11 +274,12 @@ impl<'a> Cursor<'a, '_> {
     }
 
     /// The value of `message`, as it stands, and its length as [`delivered_end`] has it.
+    #[inline(always)]
     fn message(&mut self) -> Result<(&'a [u8], Option<usize>), ScanError> {
         if self.peek()? != b'"' {
             return Ok((self.value_text()?, None));
         }
-        let (end, len) = delivered_end(self.bytes, self.at + 1).ok_or(ScanError::Incomplete)?;
+        let (end, len) = delivered_end(self.simd, self.bytes, self.at + 1).ok_or(ScanError::Incomplete)?;
         let text = &self.bytes[self.at..=end];
         self.at = end + 1;
         Ok((text, len))
@@ -263,7 +295,12 @@ impl<'a> Cursor<'a, '_> {
     /// A string, without its quotes; whatever is escaped stays so.
     fn string(&mut self) -> Result<&'a [u8], ScanError> {
         self.expect(b'"', "a string")?;
-        let text = self.at..string_end(self.bytes, self.at).ok_or(ScanError::Incomplete)?;
+        let (simd, bytes, start) = (self.simd, self.bytes, self.at);
+        let end = simd.vectorize(
+            #[inline(always)]
+            || string_end(simd, bytes, start),
+        );
+        let text = start..end.ok_or(ScanError::Incomplete)?;
         self.at = text.end + 1;
         if self.strings.len() < MAX_STRINGS {
             self.strings.push(text.clone());
@@ -405,8 +442,9 @@ mod tests {
     /// The length of a string's text, if it is clean and the string is whole.
     fn clean_len(token: &[u8]) -> Option<usize> {
         let quoted = [token, &b"\", and more"[..]].concat();
-        let (end, len) = delivered_end(&quoted, 0)?;
-        assert_eq!(string_end(&quoted, 0), Some(end), "two ways to the same end");
+        let (end, len) = dispatch!(Level::new(), simd => delivered_end(simd, &quoted, 0))?;
+        let same = dispatch!(Level::new(), simd => string_end(simd, &quoted, 0));
+        assert_eq!(same, Some(end), "two ways to the same end");
         std::str::from_utf8(token).ok()?;
         (end == token.len()).then_some(len?)
     }
