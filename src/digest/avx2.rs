@@ -20,74 +20,18 @@ type State = [[u32; LANES]; 8];
 
 /// Section 5.3.3: the first 32 bits of the fractional parts of the square roots of the first eight primes.
 const INITIAL: [u32; 8] =
-    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+    [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
 
 /// Section 4.2.2: those of the cube roots of the first 64 primes.
 const K: [u32; 64] = [
-    0x428a_2f98,
-    0x7137_4491,
-    0xb5c0_fbcf,
-    0xe9b5_dba5,
-    0x3956_c25b,
-    0x59f1_11f1,
-    0x923f_82a4,
-    0xab1c_5ed5,
-    0xd807_aa98,
-    0x1283_5b01,
-    0x2431_85be,
-    0x550c_7dc3,
-    0x72be_5d74,
-    0x80de_b1fe,
-    0x9bdc_06a7,
-    0xc19b_f174,
-    0xe49b_69c1,
-    0xefbe_4786,
-    0x0fc1_9dc6,
-    0x240c_a1cc,
-    0x2de9_2c6f,
-    0x4a74_84aa,
-    0x5cb0_a9dc,
-    0x76f9_88da,
-    0x983e_5152,
-    0xa831_c66d,
-    0xb003_27c8,
-    0xbf59_7fc7,
-    0xc6e0_0bf3,
-    0xd5a7_9147,
-    0x06ca_6351,
-    0x1429_2967,
-    0x27b7_0a85,
-    0x2e1b_2138,
-    0x4d2c_6dfc,
-    0x5338_0d13,
-    0x650a_7354,
-    0x766a_0abb,
-    0x81c2_c92e,
-    0x9272_2c85,
-    0xa2bf_e8a1,
-    0xa81a_664b,
-    0xc24b_8b70,
-    0xc76c_51a3,
-    0xd192_e819,
-    0xd699_0624,
-    0xf40e_3585,
-    0x106a_a070,
-    0x19a4_c116,
-    0x1e37_6c08,
-    0x2748_774c,
-    0x34b0_bcb5,
-    0x391c_0cb3,
-    0x4ed8_aa4a,
-    0x5b9c_ca4f,
-    0x682e_6ff3,
-    0x748f_82ee,
-    0x78a5_636f,
-    0x84c8_7814,
-    0x8cc7_0208,
-    0x90be_fffa,
-    0xa450_6ceb,
-    0xbef9_a3f7,
-    0xc671_78f2,
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 ];
 
 /// A processor that has AVX2.
@@ -110,42 +54,38 @@ impl Kernel {
 
     /// Hashes at most [`Kernel::LANES`] messages in the time of the longest.
     pub(super) fn hash(self, messages: &[&[u8]]) -> Vec<[u8; 32]> {
-        hash(self.0, messages)
-    }
-}
-
-fn hash(avx2: Avx2, messages: &[&[u8]]) -> Vec<[u8; 32]> {
-    assert!(messages.len() <= LANES, "{} messages have no lane", messages.len() - LANES);
-    let ends: Vec<Vec<u8>> = messages.iter().map(|message| padded_end(message)).collect();
-    // What is to come of each message: its whole blocks, and its end.
-    let mut parts: Vec<[&[Block]; 2]> = Vec::new();
-    for (message, end) in messages.iter().zip(&ends) {
-        let (blocks, end) = (message.as_chunks().0, end.as_chunks().0);
-        parts.push(if blocks.is_empty() { [end, &[]] } else { [blocks, end] });
-    }
-    let mut state = INITIAL.map(|word| [word; LANES]);
-    let mut digests = vec![[0; 32]; messages.len()];
-    // All go on as far as each of them can.
-    while let Some(shortest) =
-        parts.iter().map(|[now, _]| *now).filter(|now| !now.is_empty()).min_by_key(|now| now.len())
-    {
-        // A lane without a message, or behind its end, takes in what does not matter.
-        let lanes = std::array::from_fn(|lane| match parts.get(lane) {
-            Some([now, _]) if !now.is_empty() => &now[..shortest.len()],
-            _ => shortest,
-        });
-        compress(avx2, &mut state, lanes);
-        for (lane, (part, digest)) in parts.iter_mut().zip(&mut digests).enumerate() {
-            let Some(rest) = part[0].get(shortest.len()..) else { continue };
-            *part = if rest.is_empty() { [part[1], &[]] } else { [rest, part[1]] };
-            if part[0].is_empty() {
-                for (bytes, words) in digest.as_chunks_mut().0.iter_mut().zip(&state) {
-                    *bytes = words[lane].to_be_bytes();
+        assert!(messages.len() <= LANES, "{} messages have no lane", messages.len() - LANES);
+        let ends: Vec<Vec<u8>> = messages.iter().map(|message| padded_end(message)).collect();
+        // What is to come of each message: its whole blocks, and its end.
+        let mut parts: Vec<[&[Block]; 2]> = Vec::new();
+        for (message, end) in messages.iter().zip(&ends) {
+            let (blocks, end) = (message.as_chunks().0, end.as_chunks().0);
+            parts.push(if blocks.is_empty() { [end, &[]] } else { [blocks, end] });
+        }
+        let mut state = INITIAL.map(|word| [word; LANES]);
+        let mut digests = vec![[0; 32]; messages.len()];
+        // All go on as far as each of them can.
+        while let Some(shortest) =
+            parts.iter().map(|[now, _]| *now).filter(|now| !now.is_empty()).min_by_key(|now| now.len())
+        {
+            // A lane without a message, or behind its end, takes in what does not matter.
+            let lanes = std::array::from_fn(|lane| match parts.get(lane) {
+                Some([now, _]) if !now.is_empty() => &now[..shortest.len()],
+                _ => shortest,
+            });
+            compress(self.0, &mut state, lanes);
+            for (lane, (part, digest)) in parts.iter_mut().zip(&mut digests).enumerate() {
+                let Some(rest) = part[0].get(shortest.len()..) else { continue };
+                *part = if rest.is_empty() { [part[1], &[]] } else { [rest, part[1]] };
+                if part[0].is_empty() {
+                    for (bytes, words) in digest.as_chunks_mut().0.iter_mut().zip(&state) {
+                        *bytes = words[lane].to_be_bytes();
+                    }
                 }
             }
         }
+        digests
     }
-    digests
 }
 
 /// What stands behind the whole blocks: the rest, a bit, zeros, and the length in bits. Section 5.1.1.
@@ -169,24 +109,33 @@ fearless_simd::kernel!(
         let mut sum: [Words; 8] = state.map(|words| words.simd_into(avx2));
         for block in 0..lanes[0].len() {
             let mut w = words(avx2, lanes.map(|lane| &lane[block]));
-            let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = sum;
-            for (round, k) in K.as_chunks::<16>().0.iter().enumerate() {
-                for t in 0..16 {
-                    if round > 0 {
-                        let (w2, w7, w15) = (w[(t + 14) % 16], w[(t + 9) % 16], w[(t + 1) % 16]);
+            let mut v = sum;
+            // Without a macro, the compiler keeps loops here, and moves eight words on in each round.
+            macro_rules! rounds {
+                ($k:ident, $first:ident, $($t:literal)*) => { $({
+                    const T: usize = $t;
+                    if !$first {
+                        let (w2, w7, w15) = (w[(T + 14) % 16], w[(T + 9) % 16], w[(T + 1) % 16]);
                         let sigma1 = rotr(w2, 17) ^ rotr(w2, 19) ^ (w2 >> 10);
                         let sigma0 = rotr(w15, 7) ^ rotr(w15, 18) ^ (w15 >> 3);
-                        w[t] = sigma1 + w7 + sigma0 + w[t];
+                        w[T] = sigma1 + w7 + sigma0 + w[T];
                     }
-                    let sum1 = rotr(e, 6) ^ rotr(e, 11) ^ rotr(e, 25);
-                    let ch = (e & (f ^ g)) ^ g;
-                    let t1 = h + sum1 + ch + (w[t] + k[t]);
-                    let sum0 = rotr(a, 2) ^ rotr(a, 13) ^ rotr(a, 22);
-                    let maj = ((a ^ b) & (a ^ c)) ^ a;
-                    (h, g, f, e, d, c, b, a) = (g, f, e, d + t1, c, b, a, t1 + sum0 + maj);
-                }
+                    // Where each stands in this round: h is the next round's a.
+                    let [a, b, c, d, e, f, g, h] = [0, 1, 2, 3, 4, 5, 6, 7].map(|at| (at + 16 - T) % 8);
+                    let sum1 = rotr(v[e], 6) ^ rotr(v[e], 11) ^ rotr(v[e], 25);
+                    let ch = (v[e] & (v[f] ^ v[g])) ^ v[g];
+                    let t1 = v[h] + sum1 + ch + (w[T] + $k[T]);
+                    let sum0 = rotr(v[a], 2) ^ rotr(v[a], 13) ^ rotr(v[a], 22);
+                    let maj = ((v[a] ^ v[b]) & (v[a] ^ v[c])) ^ v[a];
+                    v[d] += t1;
+                    v[h] = t1 + sum0 + maj;
+                })* };
             }
-            for (sum, word) in sum.iter_mut().zip([a, b, c, d, e, f, g, h]) {
+            for (sixteen, k) in K.as_chunks::<16>().0.iter().enumerate() {
+                let first = sixteen == 0;
+                rounds!(k, first, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            }
+            for (sum, word) in sum.iter_mut().zip(v) {
                 *sum += word;
             }
         }

@@ -36,6 +36,7 @@ use logferry::{
         customers::{Customers, SessionSettings},
     },
     decode::{Decoder, Window},
+    digest::multi_buffer::{Member, MultiBuffer},
     metrics::Metrics,
     records::{Message, More, RecordReader, Step},
     sink::{
@@ -47,7 +48,7 @@ use logferry::{
 };
 use serde::Deserialize;
 use sha2::Digest;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinSet};
 use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 use self::driver::generate::{self, Compression, Shape, Size};
@@ -417,6 +418,23 @@ fn body(criterion: &mut Criterion) {
     });
     hashes.bench_function("sha2", |bencher| bencher.iter(|| sha2::Sha256::digest(&sealed)));
     hashes.finish();
+
+    let (buffer, body) = (MultiBuffer::default(), sealed);
+    let members: Vec<Arc<Member>> = std::iter::repeat_with(|| Arc::new(buffer.join())).take(8).collect();
+    let mut together = group(criterion, "sha256 of eight bodies", 8 * body.len());
+    together.bench_function("ours", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(async {
+                let mut running = JoinSet::new();
+                for member in members.clone() {
+                    let body = body.clone();
+                    running.spawn(async move { member.sha256(&body).await });
+                }
+                running.join_all().await
+            })
+        });
+    });
+    together.finish();
 }
 
 fn put_events(runtime: &Runtime, client: &Client, events: &[(i64, String)]) {

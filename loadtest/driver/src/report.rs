@@ -33,8 +33,6 @@ pub(crate) struct Report {
     pub(crate) calls: Calls,
     /// CPU time of decompressing the same bytes, if they are compressed.
     pub(crate) yardstick: Option<Duration>,
-    /// CPU time of the SHA-256 of what was put, by the worker's library: what signing cannot do without.
-    pub(crate) sha256: Duration,
 }
 
 impl Report {
@@ -124,7 +122,6 @@ impl Report {
             ),
             ("wall", seconds(self.wall)),
             ("worker CPU", format!("{} (user + system)", seconds(self.cpu))),
-            ("of it SHA-256", format!("about {}", seconds(self.sha256))),
             ("worker peak RSS", format!("{:.1} MiB", self.peak_rss())),
             ("MB per CPU second", figure(self.rate())),
             ("µs CPU per event", figure(self.cpu_per_event())),
@@ -188,7 +185,6 @@ pub(crate) mod tests {
             peak_rss: 48 << 20,
             calls: calls.map(|(name, count)| (name.to_owned(), count)).into(),
             yardstick: yardstick_ms.map(Duration::from_millis),
-            sha256: Duration::from_millis(50),
         }
     }
 

@@ -171,21 +171,16 @@ impl Options {
         for (title, pods, plain) in loads {
             let mut table = Table::new("run");
             let load = Load { shape: Shape { pods, ..Shape::default() }, ..self.load(40.0, plain) };
-            let (mut ratios, mut shares, mut without) = (Vec::new(), Vec::new(), Vec::new());
+            let mut ratios = Vec::new();
             for number in 1..=self.repeats {
                 let report = self.run(&format!("headline {number}, {pods} pods"), &load).await?;
                 ratios.extend(report.ratio());
-                let share = report.sha256.as_secs_f64() / report.cpu.as_secs_f64();
-                shares.push(share * 100.0);
-                without.extend(report.ratio().map(|ratio| ratio * (1.0 - share)));
                 table.row(&number.to_string(), &[report], &[]);
             }
             let (low, middle, high) = spread(&ratios);
-            let [low, middle, high, without, share] =
-                [low, middle, high, spread(&without).1, spread(&shares).1].map(|figure| shown(figure, "?"));
+            let [low, middle, high] = [low, middle, high].map(|figure| shown(figure, "?"));
             text.push_str(&format!(
-                "{title}. Yardstick ratio: **{middle}** in the middle, {low} to {high}. SHA-256 is {share} % of the \
-                 worker's CPU; without it the ratio would be {without}.\n\n{table}\n\n"
+                "{title}. Yardstick ratio: **{middle}** in the middle, {low} to {high}.\n\n{table}\n\n"
             ));
         }
         Ok(text)

@@ -45,23 +45,6 @@ pub(crate) fn decompress(
     }
 }
 
-/// CPU that the SHA-256 of so many bytes takes on this thread, in bodies as large as PutLogEvents has them.
-///
-/// # Errors
-/// Linux does not tell the time.
-pub(crate) fn sha256(bytes: u64) -> anyhow::Result<Duration> {
-    let body = vec![b'x'; 1 << 20];
-    let (before, mut hashed) = (usage::of_this_thread()?, 0);
-    loop {
-        std::hint::black_box(ring::digest::digest(&ring::digest::SHA256, &body));
-        hashed += body.len() as u64;
-        let cpu = usage::of_this_thread()? - before;
-        if cpu >= AT_LEAST / 2 {
-            return Ok(cpu.mul_f64(bytes as f64 / hashed as f64));
-        }
-    }
-}
-
 /// Inflates all members and checks their CRCs, as the worker must; says how many bytes came out.
 fn inflate_one(mut gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
     let (mut decoder, mut produced) = (Decompress::new_gzip(15), 0);
