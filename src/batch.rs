@@ -174,7 +174,7 @@ impl Batch {
         self.body.extend_from_slice(EVENT_START);
         self.body.extend_from_slice(itoa::Buffer::new().format(timestamp).as_bytes());
         self.body.extend_from_slice(EVENT_MESSAGE);
-        self.body.extend_from_slice(message.escaped().as_bytes());
+        self.body.extend_from_slice(message.escaped());
         self.body.extend_from_slice(EVENT_END);
         if self.events.is_empty() {
             self.first_record = record;
@@ -210,13 +210,17 @@ impl Batch {
         } else {
             self.events.sort_by_key(|event| event.timestamp);
             other.reserve_exact(self.body.len() - other.len() + TAIL);
-            for (index, event) in self.events.iter_mut().enumerate() {
-                if index > 0 {
+            // Most events still follow the one that they followed: such runs are copied whole, commas included.
+            for run in self.events.chunk_by_mut(|one, next| one.end + 1 == next.start) {
+                if other.len() > self.head.0.len() {
                     other.push(b',');
                 }
-                let start = other.len();
-                other.extend_from_slice(&self.body[event.start..event.end]);
-                (event.start, event.end) = (start, other.len());
+                let (from, to) = (run[0].start, run[run.len() - 1].end);
+                let at = other.len();
+                other.extend_from_slice(&self.body[from..to]);
+                for event in run {
+                    (event.start, event.end) = (event.start - from + at, event.end - from + at);
+                }
             }
             self.body.truncate(self.head.0.len());
         }
@@ -291,8 +295,8 @@ pub struct RejectedEvent<'a> {
     pub record: u64,
     /// Milliseconds since 1970.
     pub timestamp: i64,
-    /// The message as the inside of a JSON string.
-    pub escaped: &'a str,
+    /// The message as the inside of a JSON string, in UTF-8.
+    pub escaped: &'a [u8],
 }
 
 /// The records that a batch completed, by what became of them.
@@ -375,12 +379,11 @@ impl ClosedBatch {
         reasons.filter_map(|(reason, event)| {
             let digits = itoa::Buffer::new().format(event.timestamp).len();
             let start = event.start + EVENT_START.len() + digits + EVENT_MESSAGE.len();
-            let escaped = &self.body[start..event.end - EVENT_END.len()];
             Some(RejectedEvent {
                 reason: reason?,
                 record: self.first_record + u64::from(event.record),
                 timestamp: event.timestamp,
-                escaped: std::str::from_utf8(escaped).expect("it was copied from a text"),
+                escaped: &self.body[start..event.end - EVENT_END.len()],
             })
         })
     }

@@ -182,11 +182,11 @@ impl Shelf {
         reason: QuarantineReason,
         record: u64,
         timestamp: Option<i64>,
-        escaped: &str,
+        escaped: &[u8],
     ) {
         self.begin(file, reason, record, timestamp);
-        for part in ["\"", escaped, "\"}\n"] {
-            file.gzip().write_all(part.as_bytes()).expect("memory takes every byte");
+        for part in [b"\"", escaped, b"\"}\n"] {
+            file.gzip().write_all(part).expect("memory takes every byte");
         }
     }
 

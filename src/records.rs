@@ -37,7 +37,8 @@ pub struct Record<'a> {
 /// A message as the inside of a JSON string: escaped, legal, and ready to be copied into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    escaped: Cow<'a, str>,
+    /// UTF-8 by construction. As bytes: most messages are known to be ASCII, and need not be looked at again for a `str`.
+    escaped: Cow<'a, [u8]>,
     len: usize,
 }
 
@@ -47,11 +48,11 @@ impl<'a> Message<'a> {
         let mut quoted = serde_json::to_string(text).expect("a string is always JSON");
         quoted.pop();
         quoted.remove(0);
-        Message { escaped: Cow::Owned(quoted), len: text.len() }
+        Message { escaped: Cow::Owned(quoted.into_bytes()), len: text.len() }
     }
 
-    /// The escaped text, without quotes.
-    pub fn escaped(&self) -> &str {
+    /// The escaped text in UTF-8, without quotes.
+    pub fn escaped(&self) -> &[u8] {
         &self.escaped
     }
 
@@ -74,10 +75,14 @@ impl<'a> Message<'a> {
         let mut rest = self.escaped.as_ref();
         std::iter::from_fn(move || {
             let (mut at, mut len) = (0, 0);
-            while let Some(character) = rest[at..].chars().next() {
-                let (escaped, plain) = match character {
-                    '\\' => escape(&rest.as_bytes()[at..]).expect("a message is legal by construction"),
-                    other => (other.len_utf8(), other.len_utf8()),
+            while let Some(first) = rest.get(at) {
+                let (escaped, plain) = match first {
+                    b'\\' => escape(&rest[at..]).expect("a message is legal by construction"),
+                    // The first byte of a character tells how many it has.
+                    0xf0.. => (4, 4),
+                    0xe0.. => (3, 3),
+                    0xc0.. => (2, 2),
+                    _ => (1, 1),
                 };
                 if len + plain > max_bytes {
                     break;
@@ -93,7 +98,8 @@ impl<'a> Message<'a> {
     /// The unescaped text.
     #[cfg(test)]
     pub fn unescape(&self) -> String {
-        serde_json::from_str(&format!("\"{}\"", self.escaped)).expect("a message is legal by construction")
+        let quoted = [b"\"", self.escaped(), b"\""].concat();
+        serde_json::from_slice(&quoted).expect("a message is legal by construction")
     }
 }
 
@@ -357,13 +363,18 @@ fn ends_in_string(text: &[u8]) -> bool {
 
 /// The common case: a plain string that may be copied as it stands.
 fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
-    let (token, len) = (found.message?, found.message_len?);
+    let (token, reading) = (found.message?, found.reading?);
     if found.ambiguous {
         return None;
     }
     let text = token.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    let escaped = Cow::Borrowed(std::str::from_utf8(text).ok()?);
-    Some((Message { escaped, len }, found.timestamp.and_then(timestamp::parse)))
+    if !reading.ascii {
+        std::str::from_utf8(text).ok()?;
+    }
+    Some((
+        Message { escaped: Cow::Borrowed(text), len: reading.len },
+        found.timestamp.and_then(timestamp::parse),
+    ))
 }
 
 /// Every other case, by serde_json: the last of several equal names counts, as it does for every JSON reader here.

@@ -25,10 +25,10 @@ async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
     file = QuarantineFile::default();
     let escaped = r#"tab\t \u00fc \"quoted\" \ud83d\ude00"#;
     let too_old = QuarantineReason::Rejected(Rejection::TooOld);
-    shelf.add(&mut file, QuarantineReason::Oversize, 17, Some(-5), "long");
-    shelf.add(&mut file, too_old, 12, Some(1_700_000_000_000), escaped);
-    shelf.add(&mut file, QuarantineReason::Malformed, 13, None, "no json");
-    shelf.add(&mut file, too_old, 14, Some(1), "b");
+    shelf.add(&mut file, QuarantineReason::Oversize, 17, Some(-5), b"long");
+    shelf.add(&mut file, too_old, 12, Some(1_700_000_000_000), escaped.as_bytes());
+    shelf.add(&mut file, QuarantineReason::Malformed, 13, None, b"no json");
+    shelf.add(&mut file, too_old, 14, Some(1), b"b");
     shelf.put(file, Position::default()).await.expect("the store is up");
     let source = json!({
         "tenant_id": "acme", "delivery": "cloudwatch#2", "bucket": "staging", "key": KEY, "etag": "e\"e",
@@ -60,7 +60,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
     let put = async |object: &ObjectRef, delivery: &str, record: u64| {
         let shelf = quarantine.shelf(object, "acme", delivery);
         let mut file = QuarantineFile::default();
-        shelf.add(&mut file, QuarantineReason::Oversize, record, None, "x");
+        shelf.add(&mut file, QuarantineReason::Oversize, record, None, b"x");
         let begin = Position { records: record, events: 0 };
         shelf.put(file, begin).await.expect("the store is up");
     };
@@ -89,7 +89,7 @@ async fn what_was_not_written_is_not_counted() {
     store.set_down(true);
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch");
     let mut file = QuarantineFile::default();
-    shelf.add(&mut file, QuarantineReason::Oversize, 1, None, "x");
+    shelf.add(&mut file, QuarantineReason::Oversize, 1, None, b"x");
     let told = shelf.put(file, Position::default()).await.expect_err("it is down").to_string();
     assert!(told.contains("quarantine/acme/") && told.contains("down"), "{told}");
     let text = metrics.render().expect("metrics are text");
@@ -106,7 +106,7 @@ async fn the_longest_names_fit_into_a_key() {
     for tenant in [key.clone(), format!("x{key}")] {
         let shelf = quarantine.shelf(&object(&key), &tenant, &"\u{fc}".repeat(500));
         let mut file = QuarantineFile::default();
-        shelf.add(&mut file, QuarantineReason::Oversize, u64::MAX, None, "x");
+        shelf.add(&mut file, QuarantineReason::Oversize, u64::MAX, None, b"x");
         shelf.put(file, Position::default()).await.expect("the store is up");
     }
     assert_eq!(store.keys().len(), 2);

@@ -25,12 +25,21 @@ pub(super) struct Scan<'a> {
     pub(super) len: usize,
     /// The value of `message`, as it stands.
     pub(super) message: Option<&'a [u8]>,
-    /// Length of the message in UTF-8 once unescaped, if it is a string that may be copied as it stands, its UTF-8 aside.
-    pub(super) message_len: Option<usize>,
+    /// How the message reads, if it is a string that may be copied as it stands, its UTF-8 aside.
+    pub(super) reading: Option<Reading>,
     /// The value of `timestamp`, as it stands.
     pub(super) timestamp: Option<&'a [u8]>,
     /// A name was escaped or stood twice: what was found may not be what a JSON reader would find.
     pub(super) ambiguous: bool,
+}
+
+/// What a string that may be copied as it stands reads like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// Its length in UTF-8 once unescaped.
+    pub(super) len: usize,
+    /// As it stands, all is ASCII, and so UTF-8.
+    pub(super) ascii: bool,
 }
 
 /// Why the scan stopped.
@@ -69,8 +78,8 @@ fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result
     let mut found = Scan::default();
     let mut message_end = 0;
     if cursor.follow(before_message) {
-        let (message, len) = cursor.message()?;
-        (found.message, found.message_len) = (Some(message), len);
+        let (message, reading) = cursor.message()?;
+        (found.message, found.reading) = (Some(message), reading);
         message_end = cursor.at;
         cursor.strings.clear();
         if cursor.follow(before_timestamp) {
@@ -104,9 +113,9 @@ fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result
                     before_message.remember(bytes, 0..start, cursor.strings);
                     before_timestamp.forget();
                 }
-                let (message, len) = cursor.message()?;
+                let (message, reading) = cursor.message()?;
                 found.ambiguous |= found.message.replace(message).is_some();
-                found.message_len = len;
+                found.reading = reading;
                 if first {
                     message_end = cursor.at;
                     cursor.strings.clear();
@@ -173,33 +182,43 @@ fn controls<S: Simd>(block: u8x32<S>) -> u64 {
     block.min(0x1f).simd_eq(block).to_bitmask()
 }
 
-/// Where the string ends whose text begins at `start`, and the length of its text once unescaped, if it may be copied as
-/// it stands, as far as that shows without a look at its UTF-8: no control character, every escape legal, every
-/// surrogate in its pair.
+/// A bit for each byte beyond ASCII, the first byte's lowest.
 #[inline(always)]
-fn delivered_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<(usize, Option<usize>)> {
-    let (mut at, mut shorter, mut clean) = (start, 0, true);
+fn highs<S: Simd>(block: u8x32<S>) -> u64 {
+    block.max(0x80).simd_eq(block).to_bitmask()
+}
+
+/// Where the string ends whose text begins at `start`, and how it reads, if it may be copied as it stands, as far as that
+/// shows without a look at its UTF-8: no control character, every escape legal, every surrogate in its pair.
+#[inline(always)]
+fn delivered_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<(usize, Option<Reading>)> {
+    let (mut at, mut shorter, mut clean, mut ascii) = (start, 0, true, true);
     loop {
         let rest = bytes.get(at..)?;
-        let (mut specials, controls, len) = match rest.first_chunk::<BLOCK>() {
+        let (mut specials, controls, highs, len) = match rest.first_chunk::<BLOCK>() {
             Some(block) => {
                 let block = (*block).simd_into(simd);
-                (specials(block), controls(block), BLOCK)
+                (specials(block), controls(block), highs(block), BLOCK)
             }
             None if rest.is_empty() => return None,
             None => {
-                let bits = |wanted: fn(&u8) -> bool| {
-                    rest.iter().rev().fold(0, |bits, byte| bits << 1 | u64::from(wanted(byte)))
+                let bits = |wanted: fn(u8) -> bool| {
+                    rest.iter().rev().fold(0, |bits, byte| bits << 1 | u64::from(wanted(*byte)))
                 };
-                (bits(|byte| matches!(byte, b'"' | b'\\')), bits(|byte| *byte < 0x20), rest.len())
+                let specials = bits(|byte| matches!(byte, b'"' | b'\\'));
+                (specials, bits(|byte| byte < 0x20), bits(|byte| !byte.is_ascii()), rest.len())
             }
         };
         let mut next = len;
         while specials != 0 {
             let here = specials.trailing_zeros() as usize;
             if rest[here] == b'"' {
-                clean &= controls & ((1 << here) - 1) == 0;
-                return Some((at + here, clean.then_some(at + here - start - shorter)));
+                let before = (1 << here) - 1;
+                (clean, ascii) = (clean && controls & before == 0, ascii && highs & before == 0);
+                return Some((
+                    at + here,
+                    clean.then_some(Reading { len: at + here - start - shorter, ascii }),
+                ));
             }
             // Most are escaped quotes: those of JSON within the message.
             let escape = if *rest.get(here + 1)? == b'"' { Some((2, 1)) } else { escape(&rest[here..]) };
@@ -212,7 +231,7 @@ fn delivered_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<(usize,
             }
             specials &= u64::MAX << next;
         }
-        clean &= controls == 0;
+        (clean, ascii) = (clean && controls == 0, ascii && highs == 0);
         at += next.max(len);
     }
 }
@@ -273,16 +292,17 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         }
     }
 
-    /// The value of `message`, as it stands, and its length as [`delivered_end`] has it.
+    /// The value of `message`, as it stands, and how it reads, as [`delivered_end`] has it.
     #[inline(always)]
-    fn message(&mut self) -> Result<(&'a [u8], Option<usize>), ScanError> {
+    fn message(&mut self) -> Result<(&'a [u8], Option<Reading>), ScanError> {
         if self.peek()? != b'"' {
             return Ok((self.value_text()?, None));
         }
-        let (end, len) = delivered_end(self.simd, self.bytes, self.at + 1).ok_or(ScanError::Incomplete)?;
+        let (end, reading) =
+            delivered_end(self.simd, self.bytes, self.at + 1).ok_or(ScanError::Incomplete)?;
         let text = &self.bytes[self.at..=end];
         self.at = end + 1;
-        Ok((text, len))
+        Ok((text, reading))
     }
 
     /// A member's value, as it stands.
@@ -442,11 +462,13 @@ mod tests {
     /// The length of a string's text, if it is clean and the string is whole.
     fn clean_len(token: &[u8]) -> Option<usize> {
         let quoted = [token, &b"\", and more"[..]].concat();
-        let (end, len) = dispatch!(Level::new(), simd => delivered_end(simd, &quoted, 0))?;
+        let (end, reading) = dispatch!(Level::new(), simd => delivered_end(simd, &quoted, 0))?;
         let same = dispatch!(Level::new(), simd => string_end(simd, &quoted, 0));
         assert_eq!(same, Some(end), "two ways to the same end");
+        let reading = reading.filter(|_| end == token.len())?;
+        assert_eq!(reading.ascii, token.is_ascii());
         std::str::from_utf8(token).ok()?;
-        (end == token.len()).then_some(len?)
+        Some(reading.len)
     }
 
     #[test]

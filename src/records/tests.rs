@@ -216,8 +216,11 @@ fn a_record_may_be_as_long_as_configured_and_no_longer() {
 fn a_message_is_cut_at_characters() {
     let check = |escaped: &str, expected: &[&str]| {
         let text: String = serde_json::from_str(&format!("\"{escaped}\"")).expect("a legal message");
-        let message = Message { escaped: Cow::Borrowed(escaped), len: text.len() };
-        let pieces: Vec<_> = message.pieces(4).map(|piece| piece.escaped().to_owned()).collect();
+        let message = Message { escaped: Cow::Borrowed(escaped.as_bytes()), len: text.len() };
+        let pieces: Vec<_> = message
+            .pieces(4)
+            .map(|piece| String::from_utf8(piece.escaped().to_vec()).expect("UTF-8"))
+            .collect();
         assert_eq!(pieces, expected);
     };
     check("", &[]);
