@@ -1,14 +1,11 @@
 //! SHA-256 of several bodies at once, for processors without instructions for it.
 //!
 //! Each step of SHA-256 needs the one before, so a processor's vectors are of no use to one body; but they can take a body
-//! of its own in each lane, and eight take as long as three take one after the other. A body that is worth it waits for
-//! others to come, never for long. Where the processor has the instructions, or no vectors wide enough, nobody waits.
+//! of its own in each lane, and eight take little longer than two one after the other. A body that is worth it waits for
+//! others to come. Where the processor has the instructions, or no vectors wide enough, nobody waits.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,32 +22,32 @@ const WORTH_WAITING: usize = 256 * 1024;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Fewer of the same length are hashed faster one after the other.
 const FEWEST: usize = 3;
+/// Rounds without a wait for more, after one waited in vain: at first, and at most, doubling in between.
+const ROUNDS: (u32, u32) = (8, 64);
 
-/// Brings together the bodies of all who [join](Self::join).
+/// Brings together bodies that come at about the same time. Clones share them.
+///
+/// How many are worth waiting for shows by itself: after a round that waited in vain, the next ones wait for no more than
+/// came. So bodies that come one by one, of one object or one stream, hardly ever wait.
 #[derive(Clone, Debug)]
 pub struct MultiBuffer {
-    shared: Arc<Shared>,
-}
-
-/// One who may come with a body; as long as it lives, others may wait for it.
-#[derive(Debug)]
-pub struct Member {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
     /// None where one after the other is best.
     kernel: Option<Kernel>,
-    members: AtomicUsize,
-    waiting: Mutex<Waiting>,
+    gathering: Arc<Mutex<Gathering>>,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Groups that have left before.
-    round: u64,
+/// A round that has not begun.
+#[derive(Debug)]
+struct Gathering {
+    /// Rounds before.
+    number: u64,
     bodies: Vec<Body>,
+    /// Bodies that are waited for.
+    wanted: usize,
+    /// Rounds until as many are waited for as can be hashed at once, if it is fewer.
+    rounds_left: u32,
+    /// Rounds from the next failure to the next attempt.
+    rounds: u32,
 }
 
 #[derive(Debug)]
@@ -67,85 +64,97 @@ impl Default for MultiBuffer {
 
 impl MultiBuffer {
     fn with(kernel: Option<Kernel>) -> Self {
-        let shared = Shared { kernel, members: AtomicUsize::new(0), waiting: Mutex::default() };
-        Self { shared: Arc::new(shared) }
+        let gathering = Gathering {
+            number: 0,
+            bodies: Vec::new(),
+            wanted: Kernel::LANES,
+            rounds_left: 0,
+            rounds: ROUNDS.0,
+        };
+        Self { kernel, gathering: Arc::new(Mutex::new(gathering)) }
     }
 
-    /// Lets somebody come with bodies.
-    pub fn join(&self) -> Member {
-        self.shared.members.fetch_add(1, Ordering::Relaxed);
-        Member { shared: self.shared.clone() }
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.shared.members.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Member {
-    /// Hashes a body into 64 lower-case digits, together with those of other members if that is faster: then it waits until
-    /// each has come with one, as many have as are hashed at once, or 100 ms have gone by.
+    /// Hashes a body into 64 lower-case digits, together with others if that is faster: then it waits until enough have come,
+    /// 100 ms at most. A round takes the thread that it is called on, for some 10 ms.
     ///
     /// # Cancel safety
     /// Safe: the others get theirs.
     pub async fn sha256(&self, body: &Bytes) -> String {
-        // One body of each is what may come.
-        let full = self.shared.members.load(Ordering::Relaxed).min(Kernel::LANES);
-        let Some(kernel) = self.shared.kernel.filter(|_| full >= FEWEST && body.len() >= WORTH_WAITING)
-        else {
+        let Some(kernel) = self.kernel.filter(|_| body.len() >= WORTH_WAITING) else {
             return sha256(body);
         };
+        // Dropped behind the channel's end, by which it knows the body of one who has given up.
+        let _tidy = Tidy(self);
         let (digest, mut hashed) = oneshot::channel();
-        let round = {
-            let mut waiting = self.shared.lock();
-            let round = waiting.round;
-            waiting.bodies.push(Body { bytes: body.clone(), digest });
-            if waiting.bodies.len() >= full {
-                waiting.leave(kernel);
-            }
-            round
-        };
+        let (round, complete) = self.lock().come(Body { bytes: body.clone(), digest });
+        hash(kernel, complete);
         let digest = match timeout(PATIENCE, &mut hashed).await {
             Ok(digest) => digest,
             Err(_) => {
-                self.shared.leave_if_still(round, kernel);
+                let incomplete = self.lock().wait_no_longer(round);
+                hash(kernel, incomplete);
+                // It is there, or another thread is at it.
                 hashed.await
             }
         };
-        // Only a runtime that is shutting down hashes no more.
         digest.unwrap_or_else(|_| sha256(body))
     }
-}
 
-impl Shared {
-    fn leave_if_still(&self, round: u64, kernel: Kernel) {
-        let mut waiting = self.lock();
-        if waiting.round == round {
-            waiting.leave(kernel);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Gathering> {
         // Nothing that could panic happens while it is held.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
-    /// Hashes those that are here, on a thread that nobody waits for: it takes some 10 ms.
-    fn leave(&mut self, kernel: Kernel) {
-        self.round += 1;
-        let bodies = std::mem::take(&mut self.bodies);
-        tokio::task::spawn_blocking(move || hash(kernel, bodies));
+impl Gathering {
+    /// Adds a body; says in which round it is, and gives the round's bodies out if it can begin.
+    fn come(&mut self, body: Body) -> (u64, Vec<Body>) {
+        let number = self.number;
+        self.bodies.push(body);
+        if self.bodies.len() < self.wanted {
+            return (number, Vec::new());
+        }
+        if self.wanted == Kernel::LANES {
+            self.rounds = ROUNDS.0;
+        } else {
+            self.rounds_left -= 1;
+            if self.rounds_left == 0 {
+                self.wanted = Kernel::LANES;
+            }
+        }
+        (number, self.begin())
+    }
+
+    /// Gives the bodies of a round out that has waited in vain; none if it has begun meanwhile.
+    fn wait_no_longer(&mut self, number: u64) -> Vec<Body> {
+        if self.number != number {
+            return Vec::new();
+        }
+        let came = self.bodies.len();
+        self.wanted = if came < FEWEST { 1 } else { came };
+        (self.rounds_left, self.rounds) = (self.rounds, (2 * self.rounds).min(ROUNDS.1));
+        self.begin()
+    }
+
+    fn begin(&mut self) -> Vec<Body> {
+        self.number += 1;
+        std::mem::take(&mut self.bodies)
+    }
+}
+
+/// Removes bodies whose digests nobody waits for any more.
+struct Tidy<'a>(&'a MultiBuffer);
+
+impl Drop for Tidy<'_> {
+    fn drop(&mut self) {
+        self.0.lock().bodies.retain(|body| !body.digest.is_closed());
     }
 }
 
 fn hash(kernel: Kernel, bodies: Vec<Body>) {
     let messages: Vec<&[u8]> = bodies.iter().map(|body| &body.bytes[..]).collect();
-    let (all, longest) =
-        messages.iter().fold((0, 0), |(all, longest), it| (all + it.len(), longest.max(it.len())));
+    let all: usize = messages.iter().map(|message| message.len()).sum();
+    let longest = messages.iter().map(|message| message.len()).max().unwrap_or_default();
     let digests: Vec<String> = if all < FEWEST * longest {
         messages.iter().map(|message| sha256(message)).collect()
     } else {
@@ -179,11 +188,13 @@ impl Kernel {
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
-    use std::iter;
-
-    use tokio::time::Instant;
+    use tokio::{task::JoinSet, time::Instant};
 
     use super::*;
+
+    fn buffer() -> Option<MultiBuffer> {
+        Kernel::new().map(|kernel| MultiBuffer::with(Some(kernel)))
+    }
 
     /// Different ones, of slightly different lengths, all worth waiting for.
     fn bodies(count: usize) -> Vec<Bytes> {
@@ -193,65 +204,72 @@ mod tests {
         (0..count).map(body).collect()
     }
 
-    /// Lets members come with a body each; says how long that took.
-    async fn hashed(kernel: Option<Kernel>, members: usize, bodies: &[Bytes]) -> Duration {
-        let buffer = MultiBuffer::with(kernel);
-        let mut idle: Vec<Member> = iter::repeat_with(|| buffer.join()).take(members).collect();
+    /// Lets bodies come at once; says how long they took.
+    async fn hashed(buffer: &MultiBuffer, bodies: &[Bytes]) -> Duration {
         let start = Instant::now();
-        let busy = idle.drain(..bodies.len()).zip(bodies.to_vec());
-        let busy: Vec<_> = busy
-            .map(|(member, body)| tokio::spawn(async move { (member.sha256(&body).await, member) }))
-            .collect();
-        for (busy, body) in busy.into_iter().zip(bodies) {
-            let (digest, member) = busy.await.expect("hashing does not panic");
-            assert_eq!(digest, sha256(body), "{kernel:?}, {members} members");
-            idle.push(member);
+        let mut running = JoinSet::new();
+        for (body, expected) in bodies.iter().map(|body| (body.clone(), sha256(body))) {
+            let buffer = buffer.clone();
+            running.spawn(async move { assert_eq!(buffer.sha256(&body).await, expected) });
         }
+        running.join_all().await;
         assert!(bodies.iter().all(Bytes::is_unique), "somebody holds a body still");
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_gets_the_digest_of_its_own() {
+        let Some(buffer) = buffer() else { return };
         let bodies = bodies(12);
-        for kernel in [None, Kernel::new()] {
-            for members in [2, 3, 8, 12] {
-                hashed(kernel, members, &bodies[..members]).await;
-            }
+        for count in [1, 2, 3, 8, 12, 7, 12] {
+            hashed(&buffer, &bodies[..count]).await;
+            hashed(&MultiBuffer::with(None), &bodies[..count]).await;
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_without_need() {
-        let Some(kernel) = Kernel::new() else { return };
+        let Some(buffer) = buffer() else { return };
         let bodies = bodies(16);
-        // All have come, or as many as are hashed at once.
-        assert_eq!(hashed(Some(kernel), 5, &bodies[..5]).await, Duration::ZERO);
-        assert_eq!(hashed(Some(kernel), 20, &bodies).await, Duration::ZERO);
-        // There is nobody to wait for, or it would be no faster.
-        assert_eq!(hashed(Some(kernel), 2, &bodies[..1]).await, Duration::ZERO);
-        assert_eq!(hashed(None, 16, &bodies[..1]).await, Duration::ZERO);
-        assert_eq!(hashed(Some(kernel), 16, &[Bytes::copy_from_slice(b"short")]).await, Duration::ZERO);
+        assert_eq!(hashed(&buffer, &bodies).await, Duration::ZERO, "two full rounds");
+        assert_eq!(hashed(&buffer, &[Bytes::copy_from_slice(b"short")]).await, Duration::ZERO);
+        assert_eq!(hashed(&MultiBuffer::with(None), &bodies[..1]).await, Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_long() {
-        let Some(kernel) = Kernel::new() else { return };
-        for came in [1, 5] {
-            let took = hashed(Some(kernel), 8, &bodies(came)).await;
-            assert!(took >= PATIENCE && took < PATIENCE * 2, "{took:?}");
+    async fn what_comes_shows_how_many_are_worth_waiting_for() {
+        let Some(buffer) = buffer() else { return };
+        let (five, eight) = (bodies(5), bodies(8));
+        let waited = hashed(&buffer, &five).await;
+        assert!(waited >= PATIENCE && waited < 2 * PATIENCE, "{waited:?}");
+        for _ in 0..ROUNDS.0 {
+            assert_eq!(hashed(&buffer, &five).await, Duration::ZERO);
+        }
+        // Are there more now? There are.
+        for _ in 0..3 {
+            assert_eq!(hashed(&buffer, &eight).await, Duration::ZERO);
+            assert_eq!(buffer.lock().wanted, Kernel::LANES);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_keeps_nobody() {
-        let Some(kernel) = Kernel::new() else { return };
+    async fn bodies_that_come_one_by_one_hardly_wait() {
+        let Some(buffer) = buffer() else { return };
+        let body = bodies(1);
+        let mut waited = Duration::ZERO;
+        for _ in 0..100 {
+            waited += hashed(&buffer, &body).await;
+        }
+        // The first, and one after 8, 16 and 32 more.
+        assert!(waited < 5 * PATIENCE, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_leaves_nothing_behind() {
+        let Some(buffer) = buffer() else { return };
         let bodies = bodies(3);
-        let buffer = MultiBuffer::with(Some(kernel));
-        let [first, second, third] = [(); 3].map(|()| buffer.join());
-        timeout(PATIENCE / 2, first.sha256(&bodies[0])).await.expect_err("two are missing");
-        let (second, third) = tokio::join!(second.sha256(&bodies[1]), third.sha256(&bodies[2]));
-        assert_eq!((second, third), (sha256(&bodies[1]), sha256(&bodies[2])));
-        assert!(buffer.shared.lock().bodies.is_empty());
+        timeout(PATIENCE / 2, buffer.sha256(&bodies[0])).await.expect_err("seven are missing");
+        assert!(buffer.lock().bodies.is_empty() && bodies[0].is_unique());
+        hashed(&buffer, &bodies[1..]).await;
     }
 }

@@ -45,6 +45,7 @@ pub struct S3Body {
     request: Request,
     stream: ByteStream,
     read: u64,
+    len: Option<u64>,
     resumes: u32,
     resumed_at: u64,
     /// Until it is checked.
@@ -154,6 +155,7 @@ impl ObjectStore for S3Store {
             request,
             stream: output.body,
             read: 0,
+            len: output.content_length.and_then(|len| len.try_into().ok()),
             resumes: 0,
             resumed_at: 0,
             checksum,
@@ -183,6 +185,12 @@ fn real(version_id: Option<String>) -> Option<String> {
     version_id.filter(|id| id != "null")
 }
 
+impl S3Body {
+    fn ended(&mut self) -> Result<Option<Bytes>, ObjectError> {
+        self.checksum.take().map_or(Ok(None), |checksum| checksum.check().map(|()| None))
+    }
+}
+
 impl ObjectBody for S3Body {
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
         loop {
@@ -194,9 +202,9 @@ impl ObjectBody for S3Body {
                     }
                     return Ok(Some(bytes));
                 }
-                None => {
-                    return self.checksum.take().map_or(Ok(None), |checksum| checksum.check().map(|()| None));
-                }
+                None => return self.ended(),
+                // What becomes of the connection behind the last byte does not matter.
+                Some(Err(_)) if self.len.is_some_and(|len| self.read >= len) => return self.ended(),
                 Some(Err(error)) => {
                     let problem = chain(&error);
                     if self.read - self.resumed_at >= PROGRESS {
@@ -237,5 +245,43 @@ where
         Some(412) => ObjectError::Missing(format!("it was overwritten since the event: {problem}")),
         Some(403) => ObjectError::Denied(problem),
         _ => ObjectError::Unavailable(problem),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::operation::get_object::builders::GetObjectOutputBuilder;
+
+    use super::*;
+
+    type Named = fn(GetObjectOutputBuilder) -> GetObjectOutputBuilder;
+
+    /// The checksum that a response names, if it is one of the whole object.
+    fn running(named: Named) -> Option<Running> {
+        Running::of(&named(GetObjectOutput::builder()).build())
+    }
+
+    #[test]
+    fn whole_objects_checksums_are_checked() {
+        // The check values of the catalogue of CRCs; SHA by coreutils.
+        let all: [Named; 5] = [
+            |output| output.checksum_crc64_nvme("rosUhgp5mIg="),
+            |output| output.checksum_crc32("y/Q5Jg=="),
+            |output| output.checksum_crc32_c("4waSgw=="),
+            |output| output.checksum_sha1("98O8HYCOBHMq32eZZczDTKeuNEE="),
+            |output| output.checksum_sha256("FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
+        ];
+        let check = |named: Named, text: &[u8]| {
+            let mut running = running(named).expect("the response names a checksum");
+            text.chunks(2).for_each(|part| running.algorithm.update(part));
+            running.check()
+        };
+        for named in all {
+            check(named, b"123456789").expect("it is right");
+            let error = check(named, b"123456780").expect_err("the last byte is wrong");
+            assert!(matches!(error, ObjectError::ChecksumMismatch(_)), "{error:?}");
+        }
+        assert!(running(|output| output.checksum_crc32("y/Q5Jg==-3")).is_none(), "of parts");
+        assert!(running(|output| output).is_none());
     }
 }

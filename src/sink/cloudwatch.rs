@@ -35,7 +35,7 @@ use crate::{
         customers::{Customers, Entry},
         scope::Scope,
     },
-    digest::multi_buffer::{Member, MultiBuffer},
+    digest::multi_buffer::MultiBuffer,
     tenant::{CloudWatch, Delivery},
 };
 
@@ -60,7 +60,7 @@ pub struct CloudWatchSink {
     group: Pass,
     account: Arc<str>,
     compression: RequestCompression,
-    hasher: Arc<Member>,
+    hasher: MultiBuffer,
 }
 
 impl CloudWatchSinks {
@@ -130,7 +130,7 @@ impl LogSinks for CloudWatchSinks {
             group,
             account: account.into(),
             compression: self.compression,
-            hasher: Arc::new(self.hasher.join()),
+            hasher: self.hasher.clone(),
         })
     }
 }
@@ -224,7 +224,7 @@ struct SealedBody {
 }
 
 impl SealedBody {
-    async fn new(body: Bytes, compression: RequestCompression, hasher: &Member) -> Self {
+    async fn new(body: Bytes, compression: RequestCompression, hasher: &MultiBuffer) -> Self {
         let body = match compression {
             RequestCompression::None => body,
             RequestCompression::Gzip => {

@@ -134,7 +134,7 @@ async fn what_a_session_may_not_a_new_one_tries() {
 
 #[tokio::test]
 async fn a_body_is_hashed_as_it_travels() {
-    let hasher = MultiBuffer::default().join();
+    let hasher = MultiBuffer::default();
     let text = Bytes::from_static(br#"{"logEvents":[]}"#);
     let plain = SealedBody::new(text.clone(), RequestCompression::None, &hasher).await;
     assert_eq!(plain.body, text);
