@@ -208,7 +208,7 @@ impl Batch {
         if self.chronological {
             std::mem::swap(&mut self.body, &mut other);
         } else {
-            self.events.sort_by_key(|event| event.timestamp);
+            sort(&mut self.events);
             other.reserve_exact(self.body.len() - other.len() + TAIL);
             // Most events still follow the one that they followed: such runs are copied whole, commas included.
             for run in self.events.chunk_by_mut(|one, next| one.end + 1 == next.start) {
@@ -235,6 +235,32 @@ impl Batch {
         self.events.clear();
         (self.bytes, self.earliest, self.latest, self.chronological) = (0, i64::MAX, i64::MIN, true);
         closed
+    }
+}
+
+/// Puts events in chronological order, equal timestamps in the order they came. A few among thousands come late: only they
+/// are sorted, and then merged with the others, which are in order.
+fn sort(events: &mut Vec<Event>) {
+    let mut latest = i64::MIN;
+    let is_late = |event: &mut Event| {
+        latest = latest.max(event.timestamp);
+        event.timestamp < latest
+    };
+    let mut late: Vec<Event> = events.extract_if(.., is_late).collect();
+    late.sort_by_key(|event| event.timestamp);
+    // From the back: what is moved is moved once, into room that is free.
+    let mut left = events.len();
+    events.extend_from_slice(&late);
+    for to in (0..events.len()).rev() {
+        let Some(last) = late.last() else { break };
+        // Those of the same time came before: what came behind is later than what was too late by then.
+        if left > 0 && events[left - 1].timestamp > last.timestamp {
+            left -= 1;
+            events[to] = events[left];
+        } else {
+            events[to] = *last;
+            late.pop();
+        }
     }
 }
 

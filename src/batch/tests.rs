@@ -168,6 +168,24 @@ fn a_split_record_counts_once() {
 }
 
 proptest! {
+    #[test]
+    fn late_events_find_their_place(timestamps in proptest::collection::vec(0_i64..8, 0..40)) {
+        let mut events: Vec<Event> = timestamps
+            .iter()
+            .zip(0..)
+            .map(|(timestamp, record)| {
+                Event { timestamp: *timestamp, start: 0, end: 0, record, completes_record: true }
+            })
+            .collect();
+        let mut expected: Vec<_> = events.iter().map(|event| (event.timestamp, event.record)).collect();
+        expected.sort();
+        sort(&mut events);
+        let found: Vec<_> = events.iter().map(|event| (event.timestamp, event.record)).collect();
+        prop_assert_eq!(found, expected);
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn nothing_is_lost_and_every_batch_is_legal(
