@@ -18,8 +18,8 @@ use super::{hex, sha256};
 
 /// Shorter bodies are hashed at once, in less than 1 ms.
 const WORTH_WAITING: usize = 256 * 1024;
-/// Longest wait for others: about what PutLogEvents takes for a full body, and what two busy cores need to fill eight.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Longest wait for others: twice what one busy core needs to fill eight. Waits in vain are rare, see [`ROUNDS`].
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Fewer of the same length are hashed faster one after the other.
 const FEWEST: usize = 3;
 /// Rounds without a wait for more, after one waited in vain: at first, and at most, doubling in between.
@@ -75,7 +75,7 @@ impl MultiBuffer {
     }
 
     /// Hashes a body into 64 lower-case digits, together with others if that is faster: then it waits until enough have come,
-    /// 100 ms at most. A round takes the thread that it is called on, for some 10 ms.
+    /// 250 ms at most. A round takes the thread that it is called on, for some 10 ms.
     ///
     /// # Cancel safety
     /// Safe: the others get theirs.
