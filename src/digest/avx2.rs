@@ -105,7 +105,7 @@ fn rotr(x: Words, by: u32) -> Words {
 
 fearless_simd::kernel!(
     /// Takes in all blocks, which must be as many in each lane. Section 6.2.2.
-    fn compress(avx2: Avx2, state: &mut State, lanes: [&[Block]; 8]) {
+    fn compress(avx2: Avx2, state: &mut State, lanes: [&[Block]; LANES]) {
         let mut sum: [Words; 8] = state.map(|words| words.simd_into(avx2));
         for block in 0..lanes[0].len() {
             let mut w = words(avx2, lanes.map(|lane| &lane[block]));
@@ -146,7 +146,7 @@ fearless_simd::kernel!(
 fearless_simd::kernel!(
     /// The words of a block of each lane, which are big-endian: word by word instead of lane by lane.
     #[inline]
-    fn words(avx2: Avx2, blocks: [&Block; 8]) -> [Words; 16] {
+    fn words(avx2: Avx2, blocks: [&Block; LANES]) -> [Words; 16] {
         let swap = _mm256_setr_epi8(
             3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15,
             14, 13, 12,

@@ -151,6 +151,7 @@ impl Drop for Tidy<'_> {
     }
 }
 
+/// Hashes a round's bodies, if there are any.
 fn hash(kernel: Kernel, bodies: Vec<Body>) {
     let messages: Vec<&[u8]> = bodies.iter().map(|body| &body.bytes[..]).collect();
     let all: usize = messages.iter().map(|message| message.len()).sum();

@@ -14,14 +14,11 @@ use crate::{
     tenant::{Destination, Oversize},
 };
 
-#[tokio::test]
-async fn a_call_that_is_given_no_customer_goes_nowhere() {
-    let sandbox = Sandbox::start().await.expect("loopback has a free port");
-    let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
-    let role = "arn:aws:iam::111111111111:role/central".parse().expect("a role");
+/// Sinks whose refused groups are probed at this interval.
+fn sinks(base: &SdkConfig, central_role: &str, probe_interval: Duration) -> CloudWatchSinks {
     let hour = Duration::from_secs(3600);
     let request = AssumeRequest {
-        role,
+        role: central_role.parse().expect("a role"),
         session_name: "test".to_owned(),
         external_id: None,
         policy: None,
@@ -30,16 +27,23 @@ async fn a_call_that_is_given_no_customer_goes_nowhere() {
         duration: hour,
         refresh_before: hour / 4,
     };
-    let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
+    let central = AssumedRole::new(aws_sdk_sts::Client::new(base), None, request);
     let settings = SessionSettings {
         session_duration: hour,
         refresh_before: hour / 4,
-        cache_capacity: 1,
-        probe_intervals: ProbeIntervals { first: hour, longest: hour },
+        cache_capacity: 10,
+        probe_intervals: ProbeIntervals { first: probe_interval, longest: probe_interval },
     };
-    let customers = Customers::new(&base, &central, settings, Metrics::new());
-    let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
-    let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
+    let customers = Customers::new(base, &central, settings, Metrics::new());
+    let groups = GroupBreakers::new(settings.probe_intervals, 10, Metrics::new());
+    CloudWatchSinks::new(base, customers, groups, RequestCompression::None)
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_no_customer_goes_nowhere() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+    let sinks = sinks(&base, "arn:aws:iam::111111111111:role/central", Duration::from_secs(3600));
     let call = sinks.client.create_log_group().log_group_name("g").send().await;
     assert!(call.is_err_and(|error| error.as_service_error().is_none()));
     assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
@@ -54,28 +58,8 @@ async fn what_a_session_may_not_a_new_one_tries() {
     let customer = customer.expect("it can be set up");
     let root = aws.account(&provider.account);
     let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
-    let base = worker.sdk_config();
-    let (hour, moment) = (Duration::from_secs(3600), Duration::from_millis(20));
-    let request = AssumeRequest {
-        role: provider.central_role_arn.parse().expect("a role"),
-        session_name: "test".to_owned(),
-        external_id: None,
-        policy: None,
-        tags: Vec::new(),
-        source_identity: None,
-        duration: hour,
-        refresh_before: hour / 4,
-    };
-    let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
-    let settings = SessionSettings {
-        session_duration: hour,
-        refresh_before: hour / 4,
-        cache_capacity: 10,
-        probe_intervals: ProbeIntervals { first: moment, longest: moment },
-    };
-    let customers = Customers::new(&base, &central, settings, Metrics::new());
-    let groups = GroupBreakers::new(settings.probe_intervals, 10, Metrics::new());
-    let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
+    let moment = Duration::from_millis(20);
+    let sinks = sinks(&worker.sdk_config(), &provider.central_role_arn, moment);
     let destination = CloudWatch {
         role: customer.role_arn.parse().expect("a role"),
         external_id: Some(customer.external_id.clone()),
