@@ -25,3 +25,4 @@ pub mod worker;
 
 pub use logs::{Put, Totals};
 pub use server::Sandbox;
+pub use sqs::{QueueCounts, QueueLimits, UnknownQueue};

@@ -119,4 +119,21 @@ mod tests {
             ProviderSpec { visibility_timeout: Duration::from_secs(5), ..ProviderSpec::new("elsewhere") };
         delivers_by_hand(&elsewhere, spec).await;
     }
+
+    #[tokio::test]
+    async fn a_worker_sends_to_its_queue_only_where_it_may() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        for (prefix, worker_may_send) in [("may", true), ("may-not", false)] {
+            let spec = ProviderSpec { worker_may_send, ..ProviderSpec::new(prefix) };
+            let provider = Provider::create(&aws, &spec).await.expect("the provider's side can be set up");
+            let root = aws.account(&provider.account);
+            let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await;
+            let sqs = worker.expect("the account may be the worker").sqs();
+            let send =
+                async |url: &str| sqs.send_message().queue_url(url).message_body("x").send().await.is_ok();
+            assert_eq!(send(&provider.queue_url).await, worker_may_send);
+            assert!(send(&provider.dead_letter_url).await, "dead letters are another queue");
+        }
+    }
 }

@@ -1,9 +1,7 @@
 //! The HTTP front: one listener for every service. It verifies signatures, injects faults, routes, and writes errors.
-//!
-//! Unsigned, for people and for harnesses in other processes: `GET /_sandbox/health`, `GET /_sandbox/calls` (counts by
-//! `service:Operation`), `POST /_sandbox/faults` (one rule, see [`Fault`]) and `DELETE /_sandbox/faults` (all rules).
 
 mod connection;
+mod control;
 mod payload;
 mod protocol;
 
@@ -19,11 +17,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, header};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -31,9 +28,10 @@ use self::connection::{CuttableListener, Switch};
 use self::protocol::{Protocol, Service};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
-use crate::faults::{Effect, ErrorAnswer, Fault, Faults};
+use crate::faults::{Effect, ErrorAnswer, Faults};
 use crate::logs::{Put, Totals};
 use crate::sigv4::{Authorization, Refusal, Signed};
+use crate::sqs::{QueueCounts, QueueLimits, UnknownQueue};
 use crate::sts::Key;
 
 /// Largest body of an S3 request: a load run's largest object, 1 GB of records, is some 170 MB of gzip.
@@ -125,6 +123,22 @@ impl Sandbox {
     /// The bucket's notification configuration must switch EventBridge on, and the queue's policy must let it send.
     pub fn eventbridge_target(&self, bucket: &str, queue_arn: &str) {
         self.front.cloud.s3.eventbridge_target(bucket, queue_arn);
+    }
+
+    /// Sets limits of a queue, by its ARN, that AWS sets or keeps within bounds.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub fn limit_queue(&self, queue_arn: &str, limits: QueueLimits) -> Result<(), UnknownQueue> {
+        self.front.cloud.sqs.limit(queue_arn, limits)
+    }
+
+    /// How many messages a queue, by its ARN, holds and has held.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub fn queue_counts(&self, queue_arn: &str) -> Result<QueueCounts, UnknownQueue> {
+        self.front.cloud.sqs.counts(queue_arn)
     }
 
     /// From now on PutLogEvents only counts and hashes: for load runs, whose events nobody reads back.
@@ -310,28 +324,6 @@ impl Front {
             }
         }
     }
-
-    /// The unsigned side door for people and for harnesses in other processes.
-    async fn control(&self, method: &Method, path: &str, body: Body) -> Response {
-        match (method.as_str(), path) {
-            ("GET", "health") => json_response(StatusCode::OK, &json!({ "status": "ok" })),
-            ("GET", "calls") => {
-                let calls = self.calls.lock().expect("no code panics while it holds the counts").clone();
-                json_response(StatusCode::OK, &json!(calls))
-            }
-            ("POST", "faults") => match read_fault(body).await {
-                Ok(fault) => {
-                    json_response(StatusCode::OK, &json!({ "id": self.cloud.faults.add(fault).number() }))
-                }
-                Err(message) => json_response(StatusCode::BAD_REQUEST, &json!({ "message": message })),
-            },
-            ("DELETE", "faults") => {
-                self.cloud.faults.clear();
-                json_response(StatusCode::OK, &json!({ "status": "ok" }))
-            }
-            _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "no such control" })),
-        }
-    }
 }
 
 fn into_call(
@@ -381,15 +373,6 @@ fn injected(error: ErrorAnswer) -> AwsError {
     AwsError::new(error.status, &error.code, error.message)
 }
 
-async fn read_fault(body: Body) -> Result<Fault, String> {
-    let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|error| error.to_string())?;
-    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
-}
-
-fn json_response(status: StatusCode, value: &Value) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
-}
-
 fn request_id() -> String {
     let bits = fastrand::u128(..);
     let hex = format!("{bits:032x}");
@@ -404,9 +387,10 @@ mod tests {
     use hyper_util::rt::TokioExecutor;
 
     use super::*;
+    use crate::faults::Fault;
     use crate::provision::{Aws, QueryError};
 
-    async fn request(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub(super) async fn request(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String) {
         send(http::Request::builder().method(method).uri(format!("{}{path}", sandbox.endpoint())), body).await
     }
 
@@ -419,30 +403,8 @@ mod tests {
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
-    async fn sandbox() -> Sandbox {
+    pub(super) async fn sandbox() -> Sandbox {
         Sandbox::start().await.expect("loopback has a free port")
-    }
-
-    #[tokio::test]
-    async fn the_side_door_tells_and_injects() {
-        let sandbox = sandbox().await;
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
-        let caller = [("Action", "GetCallerIdentity")];
-        assert_eq!(
-            request(&sandbox, "GET", "/_sandbox/health", "").await,
-            (200, r#"{"status":"ok"}"#.to_owned())
-        );
-        account.sts_query(&caller).await.expect("a root may ask");
-        let calls = request(&sandbox, "GET", "/_sandbox/calls", "").await;
-        assert_eq!(calls, (200, r#"{"sts:GetCallerIdentity":1}"#.to_owned()));
-        let rule =
-            r#"{"service":"sts","operation":"*","effect":{"error":{"status":500,"code":"InternalFailure"}}}"#;
-        assert_eq!(request(&sandbox, "POST", "/_sandbox/faults", rule).await.0, 200);
-        account.sts_query(&caller).await.expect_err("the fault is in force");
-        assert_eq!(request(&sandbox, "DELETE", "/_sandbox/faults", "").await.0, 200);
-        account.sts_query(&caller).await.expect("the fault is gone");
-        assert_eq!(request(&sandbox, "POST", "/_sandbox/faults", "{}").await.0, 400);
-        assert_eq!(request(&sandbox, "GET", "/_sandbox/other", "").await.0, 404);
     }
 
     #[tokio::test]

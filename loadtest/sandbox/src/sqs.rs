@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+pub use self::{backlog::QueueCounts, queue::QueueLimits};
 use self::{
     backlog::Tracked,
     errors::{invalid_value, missing, no_queue, refuse},
@@ -77,6 +78,11 @@ pub(crate) enum Undelivered {
     #[error("the message is too large")]
     TooLarge,
 }
+
+/// There is no queue with that ARN.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no queue {0:?} in the sandbox")]
+pub struct UnknownQueue(String);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -174,6 +180,21 @@ impl Sqs {
     /// Whether a queue exists and would take a service's messages.
     pub(crate) fn accepts(&self, queue_arn: &str, sender: &Sender<'_>) -> Result<(), Undelivered> {
         self.accepting(queue_arn, sender).map(|_| ())
+    }
+
+    /// How many messages a queue holds and has held.
+    pub(crate) fn counts(&self, queue_arn: &str) -> Result<QueueCounts, UnknownQueue> {
+        Ok(self.known(queue_arn)?.counts())
+    }
+
+    /// Changes a queue's limits.
+    pub(crate) fn limit(&self, queue_arn: &str, limits: QueueLimits) -> Result<(), UnknownQueue> {
+        self.known(queue_arn)?.limit(limits);
+        Ok(())
+    }
+
+    fn known(&self, queue_arn: &str) -> Result<Arc<Queue>, UnknownQueue> {
+        self.by_arn(queue_arn).ok_or_else(|| UnknownQueue(queue_arn.to_owned()))
     }
 
     /// How many deliveries of services were dropped.

@@ -32,10 +32,12 @@ pub struct ProviderSpec {
     pub max_receive_count: u32,
     /// Of the queue, in whole seconds.
     pub visibility_timeout: Duration,
+    /// Whether the worker's role may send to the queue that it receives from, as long waits need.
+    pub worker_may_send: bool,
 }
 
 impl ProviderSpec {
-    /// Account 111111111111, no versions, envelopes, five receives, thirty seconds.
+    /// Account 111111111111, no versions, envelopes, five receives, thirty seconds, a worker that may send.
     pub fn new(prefix: &str) -> Self {
         Self {
             account: "111111111111".to_owned(),
@@ -44,6 +46,7 @@ impl ProviderSpec {
             raw_delivery: false,
             max_receive_count: 5,
             visibility_timeout: Duration::from_secs(30),
+            worker_may_send: true,
         }
     }
 }
@@ -94,7 +97,8 @@ impl Provider {
         let tenant_table = create_table(&account, name("tenants"), ["tenant_id", "type"]).await?;
         let ledger_table = create_table(&account, name("ledger"), ["object", "delivery"]).await?;
         expire_by(&account, &ledger_table, "expires_at").await?;
-        let worker_role_arn = create_worker_role(&account, &name("logferry-worker")).await?;
+        let worker_role_arn =
+            create_worker_role(&account, &name("logferry-worker"), &worker_policy(spec, &queue_arn)).await?;
         let central_role =
             create_central_role(&account, &name("central-log-distribution"), &worker_role_arn).await?;
         Ok(Self {
@@ -337,21 +341,26 @@ async fn expire_by(account: &Account, table: &str, attribute: &str) -> Result<()
     Ok(())
 }
 
-async fn create_worker_role(account: &Account, name: &str) -> Result<String, ProvisionError> {
+async fn create_worker_role(account: &Account, name: &str, policy: &str) -> Result<String, ProvisionError> {
     let trust = statement(json!({
         "Effect": "Allow",
         "Principal": { "AWS": root_arn(account) },
         "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"],
     }));
-    let policy = statement(json!({
+    create_role(account, name, &trust, policy).await
+}
+
+fn worker_policy(spec: &ProviderSpec, queue_arn: &str) -> String {
+    let allowed = json!({
         "Effect": "Allow",
         "Action": [
             "sqs:*", "dynamodb:*", "s3:GetObject*", "s3:PutObject*", "s3:ListBucket", "s3:GetBucket*", "sns:Get*",
             "sns:List*", "sts:AssumeRole", "sts:SetSourceIdentity",
         ],
         "Resource": "*",
-    }));
-    create_role(account, name, &trust, &policy).await
+    });
+    let denied = json!({ "Effect": "Deny", "Action": "sqs:SendMessage", "Resource": queue_arn });
+    document(if spec.worker_may_send { json!([allowed]) } else { json!([allowed, denied]) })
 }
 
 async fn create_central_role(
@@ -420,5 +429,9 @@ fn allow_service(service: &str, action: &str, resource: &str, source: &str) -> S
 
 /// A policy document of that one statement.
 pub(super) fn statement(statement: Value) -> String {
-    json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string()
+    document(json!([statement]))
+}
+
+fn document(statements: Value) -> String {
+    json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
 }

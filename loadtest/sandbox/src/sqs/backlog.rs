@@ -9,13 +9,14 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::message::Message;
 
-/// Messages that may be in flight at a time (SQS: "about 120,000").
-pub(crate) const MAX_IN_FLIGHT: usize = 120_000;
+/// Messages that may be in flight at a time, unless a test sets another quota (SQS: "about 120,000").
+const MAX_IN_FLIGHT: usize = 120_000;
 /// How long one receive may keep a message from others, extensions included.
 pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 
@@ -29,6 +30,9 @@ pub(crate) struct Backlog {
     delayed: BTreeSet<(Instant, u64)>,
     in_flight: BTreeSet<(Instant, u64)>,
     ages: BTreeSet<(Instant, u64)>,
+    quota: usize,
+    most_in_flight: usize,
+    expired: u64,
 }
 
 /// A message with what its stay in queues has added.
@@ -84,12 +88,19 @@ pub(crate) struct Taken {
     pub(crate) earlier_timer: bool,
 }
 
-/// Messages by state, as the queue's attributes report them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) visible: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) delayed: usize,
+/// How many messages a queue holds, and has held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct QueueCounts {
+    /// Messages that the next receive may bring: `ApproximateNumberOfMessages`.
+    pub visible: usize,
+    /// Messages received and hidden since: `ApproximateNumberOfMessagesNotVisible`.
+    pub in_flight: usize,
+    /// Messages sent with a delay that has not passed: `ApproximateNumberOfMessagesDelayed`.
+    pub delayed: usize,
+    /// The most messages that were in flight at one moment.
+    pub most_in_flight: usize,
+    /// Messages that nobody deleted and that the retention period ended.
+    pub expired: u64,
 }
 
 /// Why a message's visibility was not changed.
@@ -116,7 +127,20 @@ impl Backlog {
             delayed: BTreeSet::new(),
             in_flight: BTreeSet::new(),
             ages: BTreeSet::new(),
+            quota: MAX_IN_FLIGHT,
+            most_in_flight: 0,
+            expired: 0,
         }
+    }
+
+    /// Lets so many messages be in flight from now on; those that are beyond it already stay there.
+    pub(crate) fn set_quota(&mut self, messages: usize) {
+        self.quota = messages;
+    }
+
+    /// Whether no message can be received until one in flight is deleted or becomes visible.
+    pub(crate) fn is_at_quota(&self) -> bool {
+        self.in_flight.len() >= self.quota
     }
 
     /// Adds a message that becomes visible after `delay`.
@@ -136,6 +160,7 @@ impl Backlog {
             && now.saturating_duration_since(sent) >= retention
         {
             self.remove(number);
+            self.expired += 1;
         }
         for due in [&self.delayed, &self.in_flight].map(|timers| first_due(timers, now)).concat() {
             self.place(due.1, Place::Ready(due.0));
@@ -157,7 +182,7 @@ impl Backlog {
         while taken.received.len() < max
             && let Some(&(_, number)) = self.ready.first()
         {
-            if self.in_flight.len() >= MAX_IN_FLIGHT {
+            if self.is_at_quota() {
                 taken.over_limit = taken.received.is_empty();
                 break;
             }
@@ -176,6 +201,7 @@ impl Backlog {
             self.place(number, Place::InFlight(now + visibility));
             again.push(number);
         }
+        self.most_in_flight = self.most_in_flight.max(self.in_flight.len());
         if visibility.is_zero() {
             for number in again {
                 self.place(number, Place::Ready(now));
@@ -226,8 +252,14 @@ impl Backlog {
     }
 
     /// Counts messages by state.
-    pub(crate) fn counts(&self) -> Counts {
-        Counts { visible: self.ready.len(), in_flight: self.in_flight.len(), delayed: self.delayed.len() }
+    pub(crate) fn counts(&self) -> QueueCounts {
+        QueueCounts {
+            visible: self.ready.len(),
+            in_flight: self.in_flight.len(),
+            delayed: self.delayed.len(),
+            most_in_flight: self.most_in_flight,
+            expired: self.expired,
+        }
     }
 
     /// Removes everything, in flight or not.
@@ -335,6 +367,12 @@ mod tests {
         taken.iter().map(|(id, _)| id.as_str()).collect()
     }
 
+    /// Visible, in flight, delayed.
+    fn held(backlog: &Backlog) -> [usize; 3] {
+        let QueueCounts { visible, in_flight, delayed, .. } = backlog.counts();
+        [visible, in_flight, delayed]
+    }
+
     #[test]
     fn a_message_comes_back_when_its_visibility_ends_and_not_before() {
         let start = Instant::now();
@@ -345,7 +383,8 @@ mod tests {
         assert_eq!(backlog.next_visible(), Some(start + seconds(30)));
         let again = take(&mut backlog, start + seconds(31), 10, 30);
         assert_eq!(ids(&again), ["a", "b"]);
-        assert_eq!(backlog.counts(), Counts { visible: 0, in_flight: 2, delayed: 0 });
+        assert_eq!(held(&backlog), [0, 2, 0]);
+        assert_eq!(backlog.counts().most_in_flight, 2);
     }
 
     #[test]
@@ -389,11 +428,13 @@ mod tests {
         let start = Instant::now();
         let mut backlog = Backlog::new(1);
         backlog.push(start, tracked(start, "late"), seconds(10));
+        assert_eq!(held(&backlog), [0, 0, 1], "a delayed message is not in flight");
         assert!(take(&mut backlog, start, 1, 30).is_empty());
         assert_eq!(ids(&take(&mut backlog, start + seconds(10), 10, 0)), ["late"], "once per receive");
         assert_eq!(ids(&take(&mut backlog, start + seconds(10), 10, 30)), ["late"]);
         backlog.settle(start + RETENTION, RETENTION);
-        assert_eq!(backlog.counts(), Counts { visible: 0, in_flight: 0, delayed: 0 });
+        assert_eq!(held(&backlog), [0, 0, 0]);
+        assert_eq!(backlog.counts().expired, 1);
     }
 
     #[test]
@@ -412,7 +453,8 @@ mod tests {
         assert!(taken.received.is_empty());
         let dead = taken.dead.pop().expect("given up");
         assert_eq!((dead.receives, dead.first_received_millis), (2, Some(5)));
-        assert_eq!(backlog.counts(), Counts { visible: 0, in_flight: 0, delayed: 0 });
+        assert_eq!(held(&backlog), [0, 0, 0]);
+        assert_eq!(backlog.counts().expired, 0, "it was moved");
 
         let mut letters = Backlog::new(9);
         letters.push(now, dead, Duration::ZERO);
@@ -424,18 +466,25 @@ mod tests {
     }
 
     #[test]
-    fn in_flight_messages_have_a_limit() {
-        let now = Instant::now();
-        let mut backlog = Backlog::new(1);
-        let one = tracked(now, "a");
-        for _ in 0..=MAX_IN_FLIGHT {
-            backlog.push(now, one.clone(), Duration::ZERO);
-        }
-        assert_eq!(
-            backlog.receive(now, MAX_IN_FLIGHT + 1, seconds(9), None, 0).received.len(),
-            MAX_IN_FLIGHT
-        );
-        let taken = backlog.receive(now, 1, seconds(9), None, 0);
-        assert!(taken.over_limit && taken.received.is_empty());
+    fn in_flight_messages_have_a_quota() {
+        let check = |quota: Option<usize>, most: usize| {
+            let now = Instant::now();
+            let mut backlog = Backlog::new(1);
+            quota.into_iter().for_each(|quota| backlog.set_quota(quota));
+            let one = tracked(now, "a");
+            for _ in 0..=most {
+                backlog.push(now, one.clone(), Duration::ZERO);
+            }
+            let first = backlog.receive(now, most + 1, seconds(9), None, 0).received;
+            assert_eq!(first.len(), most, "a receive stops at the quota");
+            let taken = backlog.receive(now, 1, seconds(9), None, 0);
+            assert!(taken.over_limit && taken.received.is_empty());
+            assert!(backlog.delete(&first[0].1));
+            let taken = backlog.receive(now, 10, seconds(9), None, 0);
+            assert_eq!((taken.received.len(), taken.over_limit), (1, false), "a delete makes room");
+            assert_eq!(backlog.counts().most_in_flight, most);
+        };
+        check(None, 120_000);
+        check(Some(3), 3);
     }
 }

@@ -7,7 +7,7 @@ use md5::{Digest, Md5};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::errors::{invalid, refuse};
+use super::errors::{invalid, invalid_value, refuse};
 use crate::call::AwsError;
 
 /// Bytes of body and attributes that one message, or all of one batch, may have.
@@ -146,6 +146,17 @@ pub(crate) fn check_body(body: &str) -> Result<(), AwsError> {
     }
 }
 
+/// Checks a message group's name; on a standard queue it names whom fair queues are fair to.
+pub(crate) fn check_group_id(id: &str) -> Result<(), AwsError> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte.is_ascii_punctuation();
+    if !id.is_empty() && id.len() <= 128 && id.bytes().all(legal) {
+        return Ok(());
+    }
+    let reason =
+        "MessageGroupId can only include alphanumeric and punctuation characters. 1 to 128 in length.";
+    Err(invalid_value("MessageGroupId", id, reason))
+}
+
 /// Bytes that count towards the message's limit: body, and name, type and value of each attribute.
 pub(crate) fn message_bytes(body: &str, attributes: &Attributes) -> usize {
     let attributes = attributes
@@ -270,6 +281,16 @@ mod tests {
         check(&["bar.*"], &["bar.x"]);
         check(&["a", "missing"], &["a"]);
         check(&[], &[]);
+    }
+
+    #[test]
+    fn group_ids_have_no_spaces_and_128_characters_at_most() {
+        for good in ["acme-corp", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", &"x".repeat(128)] {
+            assert!(check_group_id(good).is_ok(), "{good}");
+        }
+        for bad in ["", "two words", "größe", &"x".repeat(129)] {
+            assert_eq!(check_group_id(bad).expect_err("refused").code, "InvalidParameterValue", "{bad}");
+        }
     }
 
     #[test]

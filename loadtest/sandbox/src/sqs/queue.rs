@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    backlog::{Backlog, Counts, NotChanged, Taken, Tracked},
+    backlog::{Backlog, NotChanged, QueueCounts, Taken, Tracked},
     settings::Settings,
 };
 
@@ -31,6 +32,20 @@ struct State {
     modified: i64,
     purged: Option<Instant>,
     deleted: bool,
+}
+
+/// Limits of a queue that AWS sets, or keeps within bounds, and that a test needs otherwise.
+///
+/// As JSON, for `POST /_sandbox/queues/ARN`: `{"in_flight": 500, "retention_milliseconds": 2000}`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueLimits {
+    /// Messages that may be in flight at a time; 120,000 until it is set.
+    #[serde(default)]
+    pub in_flight: Option<usize>,
+    /// How long a message is kept after it was sent. SQS itself takes a minute at least.
+    #[serde(default)]
+    pub retention_milliseconds: Option<u64>,
 }
 
 /// What a receiver gets.
@@ -76,6 +91,28 @@ impl Queue {
         state.modified = jiff::Timestamp::now().as_second();
     }
 
+    /// How many messages it holds now, and has held.
+    pub(crate) fn counts(&self) -> QueueCounts {
+        let mut state = self.state();
+        let retention = state.settings.retention;
+        state.backlog.settle(Instant::now(), retention);
+        state.backlog.counts()
+    }
+
+    /// Sets what is given of these limits, and leaves the others.
+    pub(crate) fn limit(&self, limits: QueueLimits) {
+        let QueueLimits { in_flight, retention_milliseconds } = limits;
+        let mut state = self.state();
+        if let Some(messages) = in_flight {
+            state.backlog.set_quota(messages);
+        }
+        if let Some(milliseconds) = retention_milliseconds {
+            state.settings.retention = Duration::from_millis(milliseconds);
+        }
+        drop(state);
+        self.arrivals.notify_waiters();
+    }
+
     /// The tags it was created with.
     pub(crate) fn tags(&self) -> Map<String, Value> {
         self.state().tags.clone()
@@ -83,10 +120,8 @@ impl Queue {
 
     /// Every attribute, settable or not, by name.
     pub(crate) fn attributes(&self) -> Map<String, Value> {
-        let mut state = self.state();
-        let retention = state.settings.retention;
-        state.backlog.settle(Instant::now(), retention);
-        let Counts { visible, in_flight, delayed } = state.backlog.counts();
+        let QueueCounts { visible, in_flight, delayed, .. } = self.counts();
+        let state = self.state();
         let mut all = state.settings.print();
         all.insert("QueueArn".to_owned(), json!(self.arn));
         for (name, value) in [
@@ -175,7 +210,15 @@ impl Queue {
 
     /// Deletes by handle; `false` if the handle never was.
     pub(crate) fn delete_message(&self, handle: &str) -> bool {
-        self.state().backlog.delete(handle)
+        let mut state = self.state();
+        let was_at_quota = state.backlog.is_at_quota();
+        let known = state.backlog.delete(handle);
+        drop(state);
+        if was_at_quota {
+            // A long poll may now receive what has been visible all the while.
+            self.arrivals.notify_one();
+        }
+        known
     }
 
     /// Moves the moment at which a message in flight becomes visible.

@@ -228,6 +228,121 @@ async fn a_batch_fails_entry_by_entry() {
     assert_eq!(refused(&cloud, "SendMessage", "q", large).await, "InvalidParameterValue");
 }
 
+async fn depth(cloud: &Arc<Cloud>, queue: &str) -> [String; 3] {
+    let all = send(cloud, "GetQueueAttributes", queue, json!({"AttributeNames": ["All"]})).await;
+    ["", "NotVisible", "Delayed"].map(|state| {
+        let count = &all["Attributes"][format!("ApproximateNumberOfMessages{state}")];
+        count.as_str().expect("text").to_owned()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn delayed_messages_are_neither_visible_nor_in_flight() {
+    let cloud = with_queue(json!({})).await;
+    let entry = |id: &str, delay: i64| json!({"Id": id, "MessageBody": id, "DelaySeconds": delay});
+    let entries = json!([entry("now", 0), entry("later", 900), entry("long", 901), entry("before", -1)]);
+    let answer = send(&cloud, "SendMessageBatch", "q", json!({"Entries": entries})).await;
+    let ids = |of: &str| {
+        answer[of].as_array().expect("a list").iter().map(|entry| entry["Id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (ids("Successful"), ids("Failed")),
+        (vec![json!("now"), json!("later")], vec![json!("long"), json!("before")])
+    );
+    assert_eq!(answer["Failed"][0]["Code"], "InvalidParameterValue");
+    send(&cloud, "SendMessage", "q", json!({"MessageBody": "soon", "DelaySeconds": 30})).await;
+    let long = json!({"MessageBody": "long", "DelaySeconds": 901});
+    assert_eq!(refused(&cloud, "SendMessage", "q", long).await, "InvalidParameterValue");
+    assert_eq!(depth(&cloud, "q").await, ["1", "0", "2"]);
+    assert_eq!(bodies(&cloud, "q").await, ["now"]);
+    let start = Instant::now();
+    let mut waits = Vec::new();
+    while waits.len() < 2 {
+        let messages = receive(&cloud, "q", json!({"WaitTimeSeconds": 20, "VisibilityTimeout": 3_600})).await;
+        waits.extend(messages.iter().map(|message| (message["Body"].clone(), start.elapsed().as_secs())));
+    }
+    assert_eq!(waits, [(json!("soon"), 30), (json!("later"), 900)]);
+    assert_eq!(depth(&cloud, "q").await, ["0", "2", "0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_in_flight_quota_a_short_poll_is_refused_and_a_long_one_is_empty() {
+    let cloud = with_queue(json!({})).await;
+    let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
+    cloud.sqs.limit(&arn, QueueLimits { in_flight: Some(2), ..QueueLimits::default() }).expect("it exists");
+    for body in ["a", "b", "c"] {
+        send(&cloud, "SendMessage", "q", json!({"MessageBody": body})).await;
+    }
+    let two = receive(&cloud, "q", json!({"MaxNumberOfMessages": 10, "VisibilityTimeout": 600})).await;
+    assert_eq!(two.len(), 2, "a receive stops at the quota");
+    assert_eq!(refused(&cloud, "ReceiveMessage", "q", json!({})).await, "OverLimit");
+    let start = Instant::now();
+    assert!(receive(&cloud, "q", json!({"WaitTimeSeconds": 5})).await.is_empty());
+    assert_eq!(start.elapsed().as_secs(), 5);
+    let poll = tokio::spawn({
+        let cloud = cloud.clone();
+        async move { receive(&cloud, "q", json!({"WaitTimeSeconds": 20})).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    send(&cloud, "DeleteMessage", "q", json!({"ReceiptHandle": two[0]["ReceiptHandle"]})).await;
+    assert_eq!(poll.await.expect("no panic")[0]["Body"], "c");
+    assert_eq!(start.elapsed().as_secs(), 8, "a delete makes room at once");
+    let counts = cloud.sqs.counts(&arn).expect("it exists");
+    assert_eq!((counts.in_flight, counts.most_in_flight), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_outlives_the_retention_period_is_gone_in_flight_or_not() {
+    let cloud = with_queue(json!({"MessageRetentionPeriod": "60"})).await;
+    let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
+    let check = async |age: Duration| {
+        let before = cloud.sqs.counts(&arn).expect("it exists").expired;
+        for delay in [0, 0, 900] {
+            send(&cloud, "SendMessage", "q", json!({"MessageBody": "x", "DelaySeconds": delay})).await;
+        }
+        receive(&cloud, "q", json!({"VisibilityTimeout": 900})).await;
+        tokio::time::sleep(age - Duration::from_millis(1)).await;
+        assert_eq!(depth(&cloud, "q").await, ["1", "1", "1"]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(depth(&cloud, "q").await, ["0", "0", "0"]);
+        assert_eq!(cloud.sqs.counts(&arn).expect("it exists").expired, before + 3);
+    };
+    check(Duration::from_secs(60)).await;
+    let limits = QueueLimits { retention_milliseconds: Some(1_500), ..QueueLimits::default() };
+    cloud.sqs.limit(&arn, limits).expect("it exists");
+    check(Duration::from_millis(1_500)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_sent_anew_is_a_new_one_with_what_it_was_given() {
+    let cloud = with_queue(json!({})).await;
+    let entry = json!({
+        "Id": "0",
+        "MessageBody": "x",
+        "MessageGroupId": "acme-corp",
+        "MessageAttributes": {"attempts": {"DataType": "Number", "StringValue": "7"}},
+        "MessageSystemAttributes": {"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1"}},
+    });
+    let request = json!({
+        "MessageSystemAttributeNames": ["All"], "MessageAttributeNames": ["All"], "WaitTimeSeconds": 20,
+    });
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        send(&cloud, "SendMessageBatch", "q", json!({"Entries": [entry]})).await;
+        let message = receive(&cloud, "q", request.clone()).await.remove(0);
+        send(&cloud, "DeleteMessage", "q", json!({"ReceiptHandle": message["ReceiptHandle"]})).await;
+        let system = &message["Attributes"];
+        assert_eq!(system["MessageGroupId"], "acme-corp");
+        assert_eq!(system["AWSTraceHeader"], "Root=1");
+        assert_eq!(system["ApproximateReceiveCount"], "1");
+        assert_eq!(message["MessageAttributes"]["attempts"]["StringValue"], "7");
+        seen.push(message["MessageId"].clone());
+    }
+    assert_ne!(seen[0], seen[1]);
+    let bad = json!({"MessageBody": "x", "MessageGroupId": "acme corp"});
+    assert_eq!(refused(&cloud, "SendMessage", "q", bad).await, "InvalidParameterValue");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_received_too_often_goes_to_the_dead_letters() {
     let cloud = Arc::new(Cloud::default());

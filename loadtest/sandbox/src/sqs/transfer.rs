@@ -11,8 +11,8 @@ use super::{
     backlog::{NotChanged, Tracked},
     errors::{bad_handle, invalid, invalid_value, missing, no_queue, query_code, refuse},
     message::{
-        Attributes, MAX_MESSAGE_BYTES, Message, attributes_md5, body_md5, check_body, message_bytes,
-        parse_attributes, select, uuid,
+        Attributes, MAX_MESSAGE_BYTES, Message, attributes_md5, body_md5, check_body, check_group_id,
+        message_bytes, parse_attributes, select, uuid,
     },
     queue::{Queue, Received},
 };
@@ -144,7 +144,7 @@ impl Sqs {
         match queue.receive(max as usize, visibility, wait, dead_letters).await {
             Received::OverLimit => Err(refuse(
                 "OverLimit",
-                "Too many messages in flight: the queue is at its limit of about 120000 in-flight messages.",
+                "Too many messages in flight: the queue is at its quota of in-flight messages.",
             )),
             Received::Deleted => Err(no_queue()),
             Received::Messages(messages) if messages.is_empty() => Ok(Reply::json(&json!({}))),
@@ -220,6 +220,9 @@ impl Send {
             return Err(invalid(
                 "The request includes the parameter MessageDeduplicationId, which is not valid for this queue type.",
             ));
+        }
+        if let Some(group) = &self.message_group_id {
+            check_group_id(group)?;
         }
         let delay = ranged(self.delay_seconds, "DelaySeconds", 0..=900)?.map(Duration::from_secs);
         let mut system = Attributes::new();
