@@ -105,6 +105,7 @@ impl App {
                 table,
                 capacity: config.tenants.cache_capacity,
                 ttl: config.tenants.cache_ttl,
+                negative_ttl: config.tenants.negative_ttl,
                 max_stale: config.tenants.max_stale,
             },
             metrics.clone(),

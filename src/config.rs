@@ -136,9 +136,14 @@ pub struct Tenants {
     /// DynamoDB table, key `tenant_id` + `type` (`TENANT_CONFIG_TABLE`). Required by `worker`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// How long a looked-up tenant, or its absence, is believed.
+    /// How long a tenant that was found is believed, 1 s to 24 h. A message becomes a dead letter because of a tenant's rows
+    /// only after a consistent read that was sent since the worker began with that message.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
+    /// How long "there is no such tenant" is believed, up to 24 h. No message is dead-lettered or discarded on it: that
+    /// takes the same consistent read.
+    #[serde(with = "friendly")]
+    pub negative_ttl: Duration,
     /// How long after `cache_ttl` a tenant found before serves on while the table does not answer, up to 30 days; 0: not at
     /// all. Without an answer nobody passes for unknown: messages of tenants that are not remembered wait.
     #[serde(with = "friendly")]
@@ -154,6 +159,7 @@ impl Default for Tenants {
         Self {
             table: None,
             cache_ttl: Duration::from_secs(300),
+            negative_ttl: Duration::from_secs(30),
             max_stale: Duration::from_secs(86_400),
             cache_capacity: 20_000,
             unknown: UnknownTenant::DeadLetter,

@@ -5,6 +5,7 @@
 
 mod copies;
 mod logs;
+mod wanted;
 
 use std::{collections::HashMap, future::Future, sync::Arc};
 
@@ -226,48 +227,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Ok(route) => route,
             Err(error) => return report.failures.push(fail(None, None, Failure::Key(error))),
         };
-        let tenant_id = Some(route.tenant.as_str());
-        let tenant = match self.ports.directory.find(&route.tenant).await {
-            Ok(Some(tenant)) if tenant.paused => {
-                return report.failures.push(fail(tenant_id, None, Failure::TenantPaused));
-            }
-            Ok(Some(tenant)) => tenant,
-            Ok(None) => {
-                match self.settings.unknown_tenant {
-                    UnknownTenant::DeadLetter => {
-                        report.failures.push(fail(tenant_id, None, Failure::UnknownTenant))
-                    }
-                    UnknownTenant::Discard => report.skipped.push(Skipped::UnknownTenant),
-                }
-                return;
-            }
-            Err(error) => return report.failures.push(fail(tenant_id, None, Failure::Lookup(error))),
-        };
-
-        if let Some(bad) = &tenant.bad_settings {
-            // Were it a pause, what is delivered could not be taken back.
-            return report.failures.push(fail(tenant_id, Some(&bad.name), Failure::Row(bad.clone())));
-        }
-        let (mut wanted, mut filtered, failed_before) = (Vec::new(), false, report.failures.len());
-        for row in &tenant.deliveries {
-            match row {
-                Ok(delivery) if !delivery.enabled => {}
-                Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
-                Ok(delivery) => match self.settings.own_buckets.check_for(delivery, &object.bucket) {
-                    Ok(()) => wanted.push(delivery),
-                    Err(bad) => {
-                        report.failures.push(fail(tenant_id, Some(&delivery.name), Failure::Row(bad)))
-                    }
-                },
-                // A row that asks for nothing can be as broken as it likes.
-                Err(bad) if !bad.enabled => {}
-                Err(bad) => report.failures.push(fail(tenant_id, Some(&bad.name), Failure::Row(bad.clone()))),
-            }
-        }
-        if wanted.is_empty() {
-            if report.failures.len() == failed_before {
-                report.skipped.push(if filtered { Skipped::Filtered } else { Skipped::Disabled });
-            }
+        let wanted = self.wanted(object, &route).await;
+        report.skipped.extend(wanted.skipped);
+        report.failures.extend(wanted.failures);
+        if wanted.deliveries.is_empty() {
             return;
         }
         let bytes = object.size.unwrap_or_default();
@@ -277,14 +240,18 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
-            Ok(_pass) => self.deliver(Task { object, route: &route, stop }, &wanted, report).await,
-            Err(wait) => report.failures.push(fail(tenant_id, None, Failure::OverShare { wait })),
+            Ok(_pass) => {
+                self.deliver(Task { object, route: &route, stop }, &wanted.deliveries, report).await
+            }
+            Err(wait) => {
+                report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait }))
+            }
         }
     }
 
     /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither
     /// waits for the other, and each delivery has its own entry in the ledger: what went well is not repeated.
-    async fn deliver(&self, task: Task<'_>, wanted: &[&Arc<Delivery>], report: &mut Report) {
+    async fn deliver(&self, task: Task<'_>, wanted: &[Arc<Delivery>], report: &mut Report) {
         let mut logs = Vec::new();
         let mut buckets = Vec::new();
         for delivery in wanted {

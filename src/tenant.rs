@@ -11,6 +11,8 @@ pub mod table;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
+use tokio::time::Instant;
+
 pub(crate) use self::row::region;
 pub use self::{
     own::OwnBuckets,
@@ -20,11 +22,25 @@ use crate::{credentials::RoleArn, name::StreamTemplate};
 
 /// Finds tenants. `table` is the adapter, `cache` stands in front of it.
 pub trait Directory: Send + Sync + 'static {
-    /// The tenant's rows; `None` when there are none.
+    /// The tenant's rows; `None` when there are none. A directory may remember them, and that there are none.
     ///
     /// # Errors
     /// Nobody knows right now.
     fn find(&self, tenant_id: &str) -> impl Future<Output = Result<Option<Arc<Tenant>>, LookupError>> + Send;
+
+    /// The same, from a consistent read that was sent at `since` or later: what a final verdict needs. A directory that
+    /// remembers nothing need not implement it.
+    ///
+    /// # Errors
+    /// Nobody knows right now.
+    fn confirm(
+        &self,
+        tenant_id: &str,
+        since: Instant,
+    ) -> impl Future<Output = Result<Option<Arc<Tenant>>, LookupError>> + Send {
+        let _ = since;
+        self.find(tenant_id)
+    }
 }
 
 /// The tenant table did not answer, or refused.

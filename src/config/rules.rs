@@ -51,6 +51,7 @@ impl Config {
         check.within("ledger.lease", ledger.lease, 10 * SECOND..=15 * MINUTE);
         check.within("ledger.retention", ledger.retention, 60 * MINUTE..=365 * DAY);
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
+        check.within("tenants.negative_ttl", self.tenants.negative_ttl, Duration::ZERO..=DAY);
         check.within("tenants.max_stale", self.tenants.max_stale, Duration::ZERO..=30 * DAY);
         check.within("delivery.attempt_timeout", self.delivery.attempt_timeout, SECOND..=10 * MINUTE);
         let shortest_grace = self.queue.wait_time.saturating_add(4 * SECOND);
@@ -281,6 +282,8 @@ mod tests {
         check(|c| c.log.filter = "warn,logferry=loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=debug".into(), &[]);
         check(|c| c.queue.retry_delay = Duration::ZERO, &["queue.retry_delay"]);
+        check(|c| c.tenants.negative_ttl = Duration::MAX, &["tenants.negative_ttl"]);
+        check(|c| c.tenants.negative_ttl = Duration::ZERO, &[]);
         check(|c| c.tenants.max_stale = Duration::MAX, &["tenants.max_stale"]);
         check(|c| c.tenants.max_stale = Duration::ZERO, &[]);
         for absurd in [Duration::ZERO, Duration::MAX] {

@@ -1,8 +1,8 @@
 //! Remembers tenants in front of the directory that knows them, and goes on with what it remembers while that one is down.
 //!
-//! An entry is believed for a time, then looked up anew, one lookup at a time per tenant. If that fails, what was found
-//! before serves on. That there is no such tenant is remembered too, but does not outlive its time: the verdict on it is
-//! final, and a tenant may have been added since.
+//! An entry is believed for a time, then looked up anew, one lookup at a time per tenant. If the lookup fails, what was
+//! found before serves on. That there is no such tenant is remembered for a shorter time and never serves on: the tenant may
+//! have been added since. A final verdict needs more than a remembered entry: see [`Directory::confirm`].
 
 use std::{
     sync::{
@@ -34,8 +34,10 @@ pub struct CacheSettings {
     pub table: String,
     /// Most tenants remembered.
     pub capacity: u64,
-    /// After this time an entry is looked up anew.
+    /// After this time a tenant is looked up anew.
     pub ttl: Duration,
+    /// After this time "there is no such tenant" is looked up anew.
+    pub negative_ttl: Duration,
     /// How long after that it serves on while it cannot be.
     pub max_stale: Duration,
 }
@@ -58,13 +60,29 @@ struct Shared<D> {
 /// One tenant's place.
 #[derive(Debug, Default)]
 struct Slot {
-    /// What the directory said, and when.
-    known: Mutex<Option<(Found, Instant)>>,
+    known: Mutex<Option<Known>>,
     /// Held while the directory is asked.
     flight: tokio::sync::Mutex<()>,
 }
 
 type Found = Option<Arc<Tenant>>;
+
+/// What the directory said.
+#[derive(Clone, Debug)]
+struct Known {
+    found: Found,
+    /// When it was asked: the answer holds what was in the table then, or later.
+    asked_at: Instant,
+}
+
+/// Which entry answers without a lookup.
+#[derive(Clone, Copy, Debug)]
+enum Need {
+    /// One that is not older than its time to live.
+    Fresh,
+    /// One that was asked for at this moment or later.
+    AskedSince(Instant),
+}
 
 /// The directory does not answer.
 #[derive(Debug)]
@@ -112,40 +130,61 @@ impl<D: Directory> Directory for TenantCache<D> {
     /// # Cancel safety
     /// Safe: a lookup that was dropped is begun anew by the next caller.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
-        let shared = &self.shared;
-        let slot = shared.slots.get_with_by_ref(tenant_id, async { Arc::default() }).await;
-        let now = Instant::now();
-        if let Some(found) = slot.fresh(now, shared.settings.ttl) {
-            return Ok(found);
-        }
-        let stale = slot.stale(now, &shared.settings);
-        let down = shared.outage().is_some();
-        let answer = match shared.check(tenant_id) {
-            Err(error) => Err(error),
-            Ok(()) if stale.is_some() || down => {
-                timeout(PATIENCE, shared.look_up(&slot, tenant_id)).await.unwrap_or_else(|_| {
-                    let error = shared.no_answer(tenant_id);
-                    shared.failed(&error);
-                    Err(error)
-                })
-            }
-            Ok(()) => shared.look_up(&slot, tenant_id).await,
-        };
-        answer.or_else(|error| shared.instead(stale, error))
+        let slot = self.shared.slot(tenant_id).await;
+        self.shared.answer(&slot, tenant_id, Need::Fresh).await
+    }
+
+    /// As in the trait. Those who wait for a lookup share the next one: a flood of messages of one tenant costs one lookup
+    /// after the other, never two at once.
+    ///
+    /// # Cancel safety
+    /// As [`Self::find`].
+    async fn confirm(&self, tenant_id: &str, since: Instant) -> Result<Found, LookupError> {
+        let slot = self.shared.slot(tenant_id).await;
+        self.shared.answer(&slot, tenant_id, Need::AskedSince(since)).await
     }
 }
 
 impl<D: Directory> Shared<D> {
+    async fn slot(&self, tenant_id: &str) -> Arc<Slot> {
+        self.slots.get_with_by_ref(tenant_id, async { Arc::default() }).await
+    }
+
+    /// The entry that will do, else what the directory says, else, where an entry need only be fresh, a stale one.
+    async fn answer(&self, slot: &Slot, tenant_id: &str, need: Need) -> Result<Found, LookupError> {
+        if let Some(found) = slot.found(need, &self.settings) {
+            return Ok(found);
+        }
+        let stale = match need {
+            Need::Fresh => slot.stale(&self.settings),
+            Need::AskedSince(_) => None,
+        };
+        let down = self.outage().is_some();
+        let answer = match self.check(tenant_id) {
+            Err(error) => Err(error),
+            Ok(()) if stale.is_some() || down => {
+                timeout(PATIENCE, self.look_up(slot, tenant_id, need)).await.unwrap_or_else(|_| {
+                    let error = self.no_answer(tenant_id);
+                    self.failed(&error);
+                    Err(error)
+                })
+            }
+            Ok(()) => self.look_up(slot, tenant_id, need).await,
+        };
+        answer.or_else(|error| self.instead(stale, error))
+    }
+
     /// Asks the directory, unless somebody just did: those who waited find its answer, or the outage that it found.
-    async fn look_up(&self, slot: &Slot, tenant_id: &str) -> Result<Found, LookupError> {
+    async fn look_up(&self, slot: &Slot, tenant_id: &str, need: Need) -> Result<Found, LookupError> {
         let _flight = slot.flight.lock().await;
-        if let Some(found) = slot.fresh(Instant::now(), self.settings.ttl) {
+        if let Some(found) = slot.found(need, &self.settings) {
             return Ok(found);
         }
         self.admit(tenant_id)?;
+        let asked_at = Instant::now();
         match self.directory.find(tenant_id).await {
             Ok(found) => {
-                *slot.known() = Some((found.clone(), Instant::now()));
+                *slot.known() = Some(Known { found: found.clone(), asked_at });
                 self.recovered();
                 self.count(if found.is_some() { "found" } else { "none" });
                 Ok(found)
@@ -245,18 +284,26 @@ impl Outage {
 }
 
 impl Slot {
-    fn fresh(&self, now: Instant, ttl: Duration) -> Option<Found> {
-        self.known().as_ref().filter(|(_, at)| now.duration_since(*at) < ttl).map(|(f, _)| f.clone())
+    fn found(&self, need: Need, settings: &CacheSettings) -> Option<Found> {
+        let known = self.known();
+        let Known { found, asked_at } = known.as_ref()?;
+        let will_do = match need {
+            Need::Fresh => {
+                let ttl = if found.is_some() { settings.ttl } else { settings.negative_ttl };
+                asked_at.elapsed() < ttl
+            }
+            Need::AskedSince(since) => *asked_at >= since,
+        };
+        will_do.then(|| found.clone())
     }
 
-    fn stale(&self, now: Instant, settings: &CacheSettings) -> Option<Arc<Tenant>> {
+    fn stale(&self, settings: &CacheSettings) -> Option<Arc<Tenant>> {
         let longest = settings.ttl.saturating_add(settings.max_stale);
         let known = self.known();
-        let (found, _) = known.as_ref().filter(|(_, at)| now.duration_since(*at) < longest)?;
-        found.clone()
+        known.as_ref().filter(|known| known.asked_at.elapsed() < longest)?.found.clone()
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<(Found, Instant)>> {
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -93,6 +93,93 @@ async fn a_bad_row_does_not_hold_up_a_good_one() {
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
 }
 
+fn from_rows<const N: usize>(rows: [(&str, Row); N]) -> Found {
+    Ok(Tenant::from_rows("acme", rows.map(|(name, row)| (name.to_owned(), row)).into()).map(Arc::new))
+}
+
+fn away() -> Found {
+    Err(LookupError { tenant_id: "acme".into(), table: "tenants".into(), problem: "no answer".into() })
+}
+
+/// What is remembered of a tenant and would be the end of its messages.
+fn fatal_memories() -> [Found; 4] {
+    let paused = Row::from([("paused".to_owned(), Attribute::Bool(true))]);
+    let doubtful = Row::from([("paused".to_owned(), text("true"))]);
+    [
+        Ok(None),
+        from_rows([("cloudwatch", row(ACME)), ("settings", paused)]),
+        from_rows([("cloudwatch", row(ACME)), ("settings", doubtful)]),
+        from_rows([("cloudwatch", with(row(ACME), "log_group_name", text("a b")))]),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_message_ends_because_of_what_was_so_before() {
+    for unknown in [UnknownTenant::DeadLetter, UnknownTenant::Discard] {
+        for memory in fatal_memories() {
+            let mut world = World::new();
+            world.settings.unknown_tenant = unknown;
+            world.put(KEY, good_object(&["a"]));
+            world.remembered("acme", memory.clone());
+            assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack, "{memory:?}");
+            assert_eq!(world.sinks.messages(ACME, GROUP), ["a"], "{memory:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_table_no_message_ends() {
+    for unknown in [UnknownTenant::DeadLetter, UnknownTenant::Discard] {
+        for memory in fatal_memories() {
+            let mut world = World::new();
+            world.settings.unknown_tenant = unknown;
+            world.put(KEY, good_object(&["a"]));
+            world.remembered("acme", memory.clone());
+            world.found("acme", away());
+            let (report, verdict) = world.process(&event(&[KEY])).await;
+            assert!(is_retry(&verdict), "{verdict:?} {memory:?}");
+            let reasons: Vec<_> = report.failures.iter().map(|failed| failed.failure.reason()).collect();
+            assert_eq!((reasons, report.skipped), (vec!["tenant_lookup"], vec![]), "{memory:?}");
+            assert_eq!(world.sinks.messages(ACME, GROUP), [""; 0], "{memory:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_table_a_good_row_is_served_and_a_bad_one_waits() {
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..World::new() };
+    world.put(KEY, good_object(&["a"]));
+    let bad = with(row(ARCHIVE), "log_group_name", text("a b"));
+    world.remembered("acme", from_rows([("cloudwatch", row(ACME)), ("cloudwatch#archive", bad)]));
+    world.found("acme", away());
+    for _ in 0..2 {
+        let (report, verdict) = world.process(&event(&[KEY])).await;
+        assert!(is_retry(&verdict), "{verdict:?}");
+        assert_eq!((report.failures.len(), report.failures[0].failure.reason()), (1, "tenant_lookup"));
+        assert_eq!(world.sinks.messages(ACME, GROUP), ["a"]);
+    }
+    // The table is back, and the row was mended.
+    two_deliveries(&world);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    for place in [ACME, ARCHIVE] {
+        assert_eq!(world.sinks.messages(place, GROUP), ["a"], "{place}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_will_do_where_nothing_is_lost_by_it() {
+    let world = World::new();
+    world.put(KEY, good_object(&["a"]));
+    world.found("acme", away());
+    world.remembered("acme", from_rows([("cloudwatch", row(ACME))]));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a"]);
+    let off = with(row(ACME), "enabled", Attribute::Bool(false));
+    world.remembered("acme", from_rows([("cloudwatch", off)]));
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!((report.skipped, verdict), (vec![Skipped::Disabled], Verdict::Ack));
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_delivered_while_nobody_can_tell_whether_the_tenant_is_paused() {
     let world = World::new();

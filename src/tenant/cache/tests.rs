@@ -3,6 +3,7 @@
 use super::*;
 
 const TTL: Duration = Duration::from_secs(60);
+const NEGATIVE_TTL: Duration = Duration::from_secs(20);
 const MAX_STALE: Duration = Duration::from_secs(3600);
 
 /// What the directory does with a lookup.
@@ -20,20 +21,22 @@ struct Moody(Arc<Mutex<State>>);
 struct State {
     mood: Mood,
     paused: bool,
+    /// "nobody" is a tenant by now.
+    added: bool,
     asked: Vec<String>,
 }
 
 impl Directory for Moody {
-    /// Everybody but "nobody" is a tenant; an answer takes a second.
+    /// Everybody but "nobody" is a tenant; an answer takes a second and says what was so at its beginning.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
-        let (mood, paused) = {
+        let (mood, paused, added) = {
             let mut state = self.0.lock().expect("no test panics with it");
             state.asked.push(tenant_id.to_owned());
-            (state.mood, state.paused)
+            (state.mood, state.paused, state.added)
         };
         tokio::time::sleep(Duration::from_secs(1)).await;
         match mood {
-            Mood::Answers if tenant_id == "nobody" => Ok(None),
+            Mood::Answers if tenant_id == "nobody" && !added => Ok(None),
             Mood::Answers => Ok(Some(Arc::new(Tenant { paused, ..Tenant::default() }))),
             Mood::Refuses => Err(refusal(tenant_id)),
             Mood::Hangs => std::future::pending().await,
@@ -53,9 +56,15 @@ struct World {
 
 impl World {
     fn new(max_stale: Duration) -> Self {
-        let state = State { mood: Mood::Answers, paused: false, asked: Vec::new() };
+        let state = State { mood: Mood::Answers, paused: false, added: false, asked: Vec::new() };
         let directory = Moody(Arc::new(Mutex::new(state)));
-        let settings = CacheSettings { table: "tenants".into(), capacity: 100, ttl: TTL, max_stale };
+        let settings = CacheSettings {
+            table: "tenants".into(),
+            capacity: 100,
+            ttl: TTL,
+            negative_ttl: NEGATIVE_TTL,
+            max_stale,
+        };
         let metrics = Metrics::new();
         let cache = TenantCache::new(directory.clone(), settings, metrics.clone());
         Self { directory, cache, metrics }
@@ -104,14 +113,70 @@ async fn what_was_found_is_believed_for_its_time() {
     let world = World::new(MAX_STALE);
     world.check("acme", Some(true), &["acme"]).await;
     world.check("nobody", Some(false), &["nobody"]).await;
-    after(TTL - Duration::from_secs(2)).await;
-    world.check("acme", Some(true), &[]).await;
+    // Either answer took a second.
+    after(NEGATIVE_TTL - Duration::from_secs(2)).await;
     world.check("nobody", Some(false), &[]).await;
+    world.state().added = true;
+    after(Duration::from_secs(1)).await;
+    world.check("nobody", Some(true), &["nobody"]).await;
+    after(TTL - NEGATIVE_TTL - Duration::from_secs(3)).await;
+    world.check("acme", Some(true), &[]).await;
     world.state().paused = true;
-    after(Duration::from_secs(2)).await;
+    after(Duration::from_secs(1)).await;
     let found = world.cache.find("acme").await.expect("it answers").expect("it is a tenant");
     assert!(found.paused, "looked up anew");
-    world.counted([2, 1, 0, 0]);
+    world.counted([3, 1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_confirms_what_was_asked_since() {
+    let world = World::new(MAX_STALE);
+    let confirm = async |tenant_id: &str, since| {
+        let found = world.cache.confirm(tenant_id, since).await;
+        (found.ok().map(|found| found.is_some()), world.asked())
+    };
+    let began = Instant::now();
+    world.check("nobody", Some(false), &["nobody"]).await;
+    assert_eq!(confirm("nobody", began).await, (Some(false), owned(&[])), "asked for since");
+    world.state().added = true;
+    // The absence is remembered, and is no answer for who began after it was asked for, even while it was under way.
+    world.check("nobody", Some(false), &[]).await;
+    let since = began + Duration::from_millis(1);
+    assert_eq!(confirm("nobody", since).await, (Some(true), owned(&["nobody"])));
+    world.check("nobody", Some(true), &[]).await;
+    // A pause that was taken back.
+    world.state().paused = true;
+    world.check("acme", Some(true), &["acme"]).await;
+    world.state().paused = false;
+    let now = Instant::now();
+    let found = world.cache.confirm("acme", now).await.expect("it answers").expect("it is a tenant");
+    assert!(!found.paused);
+    assert_eq!(world.asked(), ["acme"]);
+    // While the table is away nothing is confirmed, whatever is remembered, and it is not asked for each.
+    world.is(Mood::Refuses);
+    after(Duration::from_secs(1)).await;
+    assert_eq!(confirm("acme", Instant::now()).await, (None, owned(&["acme"])));
+    assert_eq!(confirm("acme", Instant::now()).await, (None, owned(&[])));
+    world.check("acme", Some(true), &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_messages_is_confirmed_by_one_lookup_after_the_other() {
+    let world = World::new(MAX_STALE);
+    let seconds = 10;
+    let mut flood = tokio::task::JoinSet::new();
+    for tenths in 0..seconds * 10 {
+        let cache = world.cache.clone();
+        flood.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100 * tenths)).await;
+            cache.confirm("nobody", Instant::now()).await
+        });
+    }
+    let answers = flood.join_all().await;
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(None))), "{answers:?}");
+    let asked = world.asked().len() as u64;
+    // A lookup takes a second; who comes while one is under way shares the next.
+    assert!((seconds..=seconds + 1).contains(&asked), "{asked} for 100 messages in {seconds} s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +204,7 @@ async fn an_outage_is_bridged_by_what_was_found_before() {
     world.check("acme", Some(true), &["acme"]).await;
     world.check("acme", Some(true), &[]).await;
     world.check("globex", Some(true), &[]).await;
-    // The verdict on an unknown tenant is final: not on an old word. Nor on none at all.
+    // That there is no such tenant is not said on an old word, nor on none at all.
     world.check("nobody", None, &[]).await;
     world.check("initech", None, &[]).await;
     world.counted([2, 1, 3, 2]);
@@ -211,7 +276,7 @@ async fn readiness_finds_outages_and_their_end_too() {
     world.is(Mood::Refuses);
     assert!(world.cache.probe().await.is_err());
     assert_eq!(world.asked(), [NOBODY]);
-    after(TTL - Duration::from_secs(1)).await;
+    after(TTL - Duration::from_secs(2)).await;
     assert!(world.cache.probe().await.is_err());
     world.asked();
     world.check("acme", Some(true), &[]).await;

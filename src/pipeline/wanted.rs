@@ -1,0 +1,90 @@
+//! Who wants an object.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::tenant::{LookupError, Tenant};
+
+/// What a tenant's rows say of one object.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Those that want the object.
+    pub(super) deliveries: Vec<Arc<Delivery>>,
+    /// Why nobody does, where nothing is wrong.
+    pub(super) skipped: Option<Skipped>,
+    /// What is wrong with the tenant or its rows.
+    pub(super) failures: Vec<Failed>,
+}
+
+impl Wanted {
+    /// Something of the object would be lost to the customer because of what the rows say: by a dead letter, or because the
+    /// tenant is unknown. A row that is disabled, or that filters the object out, is everyday life and may be
+    /// `tenants.cache_ttl` old.
+    fn is_loss(&self) -> bool {
+        !self.failures.is_empty() || self.skipped == Some(Skipped::UnknownTenant)
+    }
+
+    /// Good rows are served, as they are while the table is away; the others wait until the table can be asked.
+    fn unconfirmed(self, object: &ObjectRef, tenant_id: &str, error: LookupError) -> Self {
+        let failures = vec![Failed::of(object, Some(tenant_id), None, Failure::Lookup(error))];
+        Self { deliveries: self.deliveries, skipped: None, failures }
+    }
+}
+
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+    /// Finds out who wants the object. What would be a loss is judged by the table as it is now, not by what is remembered
+    /// of it: a row may have been added, mended or resumed since.
+    pub(super) async fn wanted(&self, object: &ObjectRef, route: &Route) -> Wanted {
+        let (directory, began) = (&self.ports.directory, Instant::now());
+        let remembered = match directory.find(&route.tenant).await {
+            Ok(found) => self.judge(object, route, found.as_deref()),
+            Err(error) => return Wanted::default().unconfirmed(object, &route.tenant, error),
+        };
+        if !remembered.is_loss() {
+            return remembered;
+        }
+        match directory.confirm(&route.tenant, began).await {
+            Ok(found) => self.judge(object, route, found.as_deref()),
+            Err(error) => remembered.unconfirmed(object, &route.tenant, error),
+        }
+    }
+
+    fn judge(&self, object: &ObjectRef, route: &Route, tenant: Option<&Tenant>) -> Wanted {
+        let mut wanted = Wanted::default();
+        let fail = |delivery, failure| Failed::of(object, Some(&route.tenant), delivery, failure);
+        let Some(tenant) = tenant else {
+            match self.settings.unknown_tenant {
+                UnknownTenant::DeadLetter => wanted.failures.push(fail(None, Failure::UnknownTenant)),
+                UnknownTenant::Discard => wanted.skipped = Some(Skipped::UnknownTenant),
+            }
+            return wanted;
+        };
+        if tenant.paused {
+            wanted.failures.push(fail(None, Failure::TenantPaused));
+            return wanted;
+        }
+        if let Some(bad) = &tenant.bad_settings {
+            // Were it a pause, what is delivered could not be taken back.
+            wanted.failures.push(fail(Some(&bad.name), Failure::Row(bad.clone())));
+            return wanted;
+        }
+        let mut filtered = false;
+        for row in &tenant.deliveries {
+            match row {
+                Ok(delivery) if !delivery.enabled => {}
+                Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
+                Ok(delivery) => match self.settings.own_buckets.check_for(delivery, &object.bucket) {
+                    Ok(()) => wanted.deliveries.push(Arc::clone(delivery)),
+                    Err(bad) => wanted.failures.push(fail(Some(&delivery.name), Failure::Row(bad))),
+                },
+                // A row that asks for nothing can be as broken as it likes.
+                Err(bad) if !bad.enabled => {}
+                Err(bad) => wanted.failures.push(fail(Some(&bad.name), Failure::Row(bad.clone()))),
+            }
+        }
+        if wanted.deliveries.is_empty() && wanted.failures.is_empty() {
+            wanted.skipped = Some(if filtered { Skipped::Filtered } else { Skipped::Disabled });
+        }
+        wanted
+    }
+}
