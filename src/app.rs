@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_sdk_s3::config::ResponseChecksumValidation;
+use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -32,7 +32,7 @@ use crate::{
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings, Ports},
     quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
-    queue::sqs::SqsQueue,
+    queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
@@ -41,11 +41,15 @@ use crate::{
         table::TenantRows,
     },
     verdict::Backoff,
-    worker::{self, Drained, WorkerSettings},
+    worker::{self, Drained, WorkerSettings, settle::bodies_bound},
 };
 
 /// Connecting takes that long at most; the SDK's own default. Stated here because a time-out configuration replaces it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
+/// Longest single attempt of a call to SQS that is no long poll; it usually takes milliseconds, and a mebibyte some hundreds.
+const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
+/// Longest such call with its repetitions.
+const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
 /// How often readiness asks the dependencies that the loop itself does not.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const TENANT_TABLE: &str = "tenant_table";
@@ -111,7 +115,7 @@ impl App {
             metrics.clone(),
         );
         let queue = SqsQueue::new(
-            sqs_client(&config, &sdk),
+            Clients { polling: sqs_client(&config, &sdk), calling: short_sqs_client(&sdk) },
             required(&config.queue.url, "queue.url")?,
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
@@ -264,7 +268,9 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
-        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside) + caches,
+        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside)
+            + caches
+            + bodies_bound(config.worker.concurrency) as u64,
     }
 }
 
@@ -301,6 +307,19 @@ fn sqs_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_sqs::Client {
     // A long poll is no stalled call; its end is what the queue was asked for plus what any call may take.
     let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
     aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts).build())
+}
+
+/// For the worker's own calls: a lease that is extended and a message that is deleted wait for no slow answer.
+fn short_sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(LONGEST_SQS_ATTEMPT)
+        .operation_attempt_timeout(LONGEST_SQS_ATTEMPT)
+        .operation_timeout(LONGEST_SQS_CALL);
+    let config = aws_sdk_sqs::config::Builder::from(sdk)
+        // Polls that fail must not spend these calls' retries.
+        .retry_partition(RetryPartition::new("sqs-calls"))
+        .timeout_config(timeouts.build());
+    aws_sdk_sqs::Client::from_conf(config.build())
 }
 
 fn timeouts(attempt: Duration) -> TimeoutConfig {
@@ -409,10 +428,12 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         wait_time: config.queue.wait_time,
         visibility_timeout: config.queue.visibility_timeout,
         grace_period: config.worker.grace_period,
+        max_hidden: config.queue.max_hidden,
         backoff: backoff(config),
     }
 }
 
 fn backoff(config: &Config) -> Backoff {
-    Backoff { first: config.queue.retry_delay, longest: config.queue.max_retry_delay }
+    let crate::config::Queue { retry_delay: first, max_retry_delay: longest, max_age, .. } = config.queue;
+    Backoff { first, longest, max_age }
 }

@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
-use crate::{quarantine::QuarantinePrefix, route::KeyLayout};
+use crate::{quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout};
 
 /// SQS accepts at most 12 hours. Source: SQS API reference, ChangeMessageVisibility.
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
@@ -80,12 +80,20 @@ pub struct Queue {
     /// it for as long as the message is worked on.
     #[serde(with = "friendly")]
     pub visibility_timeout: Duration,
-    /// First delay of a message that must be tried again; doubles with each receive.
+    /// First delay of a message that must be tried again; doubles with each attempt.
     #[serde(with = "friendly")]
     pub retry_delay: Duration,
-    /// Longest such delay, up to 12 h.
+    /// Longest such delay, up to 15 min: SQS delays no message for longer.
     #[serde(with = "friendly")]
     pub max_retry_delay: Duration,
+    /// How long a message is tried again, from its first receive, 1 s to 14 days, the longest that SQS keeps a message. After
+    /// that it goes to the dead-letter queue with the reason of its last failure.
+    #[serde(with = "friendly")]
+    pub max_age: Duration,
+    /// Most messages that one worker lets wait hidden at once; SQS counts them as in flight, of which it has 120,000 for all of a
+    /// queue's workers. Beyond that number, and where the delay is longer than 60 s, a message waits as a new one with
+    /// `DelaySeconds`, which is not in flight.
+    pub max_hidden: usize,
 }
 
 impl Default for Queue {
@@ -97,7 +105,9 @@ impl Default for Queue {
             wait_time: MAX_WAIT,
             visibility_timeout: Duration::from_secs(120),
             retry_delay: Duration::from_secs(15),
-            max_retry_delay: Duration::from_secs(900),
+            max_retry_delay: MAX_DELAY,
+            max_age: Duration::from_secs(3 * 86_400),
+            max_hidden: 1000,
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Metrics {
     registry: std::sync::Arc<Registry>,
     /// `logferry_messages_received_total`: receives, redeliveries included.
     pub messages_received: Counter,
-    /// `logferry_messages_total{verdict}`: `ack`, `retry`, `poison`.
+    /// `logferry_messages_total{verdict}`: `ack`, `retry`, `poison`, `overdue`.
     pub messages: Family<Verdict, Counter>,
     /// `logferry_messages_in_flight`: being worked on now.
     pub messages_in_flight: Gauge,
@@ -34,6 +34,11 @@ pub struct Metrics {
     pub failures: Family<Reason, Counter>,
     /// `logferry_dead_letters_total{reason}`: messages sent to the dead-letter queue.
     pub dead_letters: Family<Reason, Counter>,
+    /// `logferry_dead_letters_overdue_total{reason}`: those of them whose retries were ended by `queue.max_age`, or by the end of the
+    /// queue's retention.
+    pub dead_letters_overdue: Family<Reason, Counter>,
+    /// `logferry_messages_sent_anew_total{reason}`: messages that wait in the queue's delay, not in flight, by what they wait for.
+    pub messages_sent_anew: Family<Reason, Counter>,
     /// `logferry_queue_errors_total{call}`: calls, or entries of calls, that SQS did not take.
     pub queue_errors: Family<Call, Counter>,
     /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer; deliveries went on without it.
@@ -152,6 +157,8 @@ impl Metrics {
             skipped: Family::default(),
             failures: Family::default(),
             dead_letters: Family::default(),
+            dead_letters_overdue: Family::default(),
+            messages_sent_anew: Family::default(),
             queue_errors: Family::default(),
             ledger_errors: Family::default(),
             object_bytes: Family::default(),
@@ -186,6 +193,16 @@ impl Metrics {
         registry.register("skipped", "Parts of messages that were no work", m.skipped.clone());
         registry.register("failures", "What kept messages from being done", m.failures.clone());
         registry.register("dead_letters", "Messages sent to the dead-letter queue", m.dead_letters.clone());
+        registry.register(
+            "dead_letters_overdue",
+            "Dead letters whose retries were ended by their age",
+            m.dead_letters_overdue.clone(),
+        );
+        registry.register(
+            "messages_sent_anew",
+            "Messages that wait in the queue's delay, by reason",
+            m.messages_sent_anew.clone(),
+        );
         registry.register("queue_errors", "Calls or entries that SQS did not take", m.queue_errors.clone());
         registry.register("ledger_errors", "Calls that the ledger did not answer", m.ledger_errors.clone());
         registry.register("object_bytes", "Bytes of objects", m.object_bytes.clone());

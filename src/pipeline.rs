@@ -162,8 +162,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
-        let verdict =
-            verdict::decide(&report.failures, message.receive_count, &self.settings.backoff, fastrand::f64());
+        let verdict = verdict::decide(
+            &report.failures,
+            message.attempts,
+            message.age(),
+            &self.settings.backoff,
+            fastrand::f64(),
+        );
+        let retry_in = verdict.retry_after().map(tracing::field::debug);
         for failed in &report.failures {
             match failed.failure {
                 Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
@@ -173,16 +179,19 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
                     tracing::$level!(
-                        message.id, message.receive_count,
+                        message.id, message.attempts, message.age = ?message.age(),
                         object.bucket = object.map(|object| object.bucket.as_str()),
                         object.key = object.map(|object| object.key.as_str()),
                         tenant.id = failed.tenant_id, delivery.name = failed.delivery,
-                        reason = failed.failure.reason(), error = %failed, verdict = ?verdict,
+                        reason = failed.failure.reason(), error = %failed, verdict = verdict.word(), retry_in,
                         $what
                     )
                 };
             }
             match failed.failure.notice() {
+                Notice::Expected if matches!(verdict, Verdict::Overdue(_)) => {
+                    tell!(warn, "a message was retried for longer than queue.max_age")
+                }
                 Notice::Expected => tell!(debug, "a message waits"),
                 Notice::Unexpected => tell!(warn, "a message could not be done"),
                 Notice::Defect => tell!(error, "a message could not be done"),

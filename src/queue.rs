@@ -8,12 +8,12 @@ pub mod dead_letters;
 pub mod memory;
 pub mod sqs;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use tokio::time::Instant;
 
 /// A received message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The queue's id of it, the same at every receive.
     pub id: String,
@@ -21,15 +21,45 @@ pub struct Message {
     pub receipt: Receipt,
     /// Its text.
     pub body: String,
-    /// `ApproximateReceiveCount`, from 1.
-    pub receive_count: u32,
-    /// When it was sent to the queue.
-    pub sent_at: Option<Timestamp>,
+    /// How often it was received, this time included, from 1: `ApproximateReceiveCount`, and what it carries from the messages
+    /// that it was sent anew for.
+    pub attempts: u32,
+    /// `AWSTraceHeader`: where whoever sent it wants its trace to go on.
+    pub trace_header: Option<String>,
+    /// When this receive was, by our clock.
+    pub received_at: Instant,
+    /// Time from its first receive, or that of the message it was first sent anew for, to this one.
+    pub age_when_received: Duration,
+    /// Time that the queue had kept it when it was received: `SentTimestamp`.
+    pub kept_when_received: Duration,
+}
+
+impl Message {
+    /// Time since its first receive.
+    pub fn age(&self) -> Duration {
+        self.age_when_received + self.received_at.elapsed()
+    }
+
+    /// How long the queue has kept it by now; its retention counts from there.
+    pub fn kept_for(&self) -> Duration {
+        self.kept_when_received + self.received_at.elapsed()
+    }
 }
 
 /// Names one receive of one message; later receives make it invalid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Receipt(pub String);
+
+/// A message that takes another's place in the queue: its text, its age, its attempts and its trace go along.
+#[derive(Clone, Debug)]
+pub struct SentAnew {
+    /// The other, which is to be deleted once this was sent.
+    pub message: Arc<Message>,
+    /// Nobody receives the new one before that, at most [`MAX_DELAY`].
+    pub delay: Duration,
+    /// The tenant, if it is known: SQS's fair queues tell messages apart by it.
+    pub tenant_id: Option<String>,
+}
 
 /// A message on its way to the dead-letter queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +76,9 @@ pub enum QueueError {
     /// The message is no longer ours: deleted, or its visibility ended.
     #[error("the message is no longer ours: {0}")]
     Gone(String),
+    /// IAM does not allow the call: another attempt would end alike.
+    #[error("the worker may not do that: {0}")]
+    Denied(String),
     /// The queue cannot be reached or refuses.
     #[error("the queue does not take the call: {0}")]
     Unavailable(String),
@@ -69,6 +102,23 @@ pub trait Queue: Send + Sync + 'static {
         entries: &[(Receipt, Duration)],
     ) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
+    /// Sends each message anew, out of flight until its delay ends; the one that it replaces stays until it is deleted.
+    ///
+    /// An entry whose answer is lost may have been sent all the same.
+    fn send_anew(&self, entries: &[SentAnew]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
+
+    /// Asks whether messages may be sent anew, without sending one.
+    ///
+    /// # Errors
+    /// [`QueueError::Denied`] says that they may not; [`QueueError::Unavailable`], that there is no answer.
+    fn probe_sending(&self) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// How long the queue keeps a message from when it was sent (`MessageRetentionPeriod`); what is older is gone.
+    ///
+    /// # Errors
+    /// We may not ask, or there is no answer.
+    fn retention(&self) -> impl Future<Output = Result<Duration, QueueError>> + Send;
+
     /// Whether there is a dead-letter queue to send to.
     fn has_dead_letters(&self) -> bool;
 
@@ -78,3 +128,9 @@ pub trait Queue: Send + Sync + 'static {
 
 /// Most entries of one call. Source: SQS API reference, ReceiveMessage and the batch calls.
 pub const MAX_BATCH: usize = 10;
+
+/// Longest `DelaySeconds`. Source: SQS API reference, SendMessage.
+pub const MAX_DELAY: Duration = Duration::from_secs(900);
+/// Longest text of a message and its attributes together, in bytes; also of a batch that is sent. Source: SQS API reference,
+/// SendMessageBatch.
+pub const MAX_MESSAGE_BYTES: usize = 1_048_576;

@@ -24,22 +24,51 @@ use crate::{
 pub enum Verdict {
     /// Every record of every object is accounted for: delete it.
     Ack,
-    /// It may go well later: hide it for that long.
-    RetryAfter(Duration),
+    /// It may go well later: it comes again after [`Cause::delay`].
+    Retry(Cause),
     /// No retry can help: to the dead-letter queue.
-    Poison(Poison),
+    Poison(Cause),
+    /// It was retried for longer than [`Backoff::max_age`]: to the dead-letter queue, with the reason of the last retry.
+    Overdue(Cause),
 }
 
-/// Why a message is poison, as attributes of its dead letter.
+impl Verdict {
+    /// A word for metrics and logs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Retry(_) => "retry",
+            Self::Poison(_) => "poison",
+            Self::Overdue(_) => "overdue",
+        }
+    }
+
+    /// How long the message waits, if it is to be tried again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Retry(cause) => Some(cause.delay),
+            Self::Ack | Self::Poison(_) | Self::Overdue(_) => None,
+        }
+    }
+}
+
+/// Why a message is not done, as attributes of its dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Poison {
+pub struct Cause {
     /// A word for counting and filtering, for example `unknown_tenant`.
     pub reason: &'static str,
-    /// Name and value of the other attributes: `tenant`, `bucket`, `key`, `version`, `record_offset`, `error`, and
-    /// `failures`, how many there were; the others are the first one's.
+    /// Name and value of the other attributes: `tenant`, `bucket`, `key`, `version`, `record_offset` and `error` of one failure;
+    /// `tenants`, every tenant of all failures, joined by `/`, where there are several; and `failures`, how many there were.
     pub attributes: Vec<(&'static str, String)>,
-    /// How long the message stays hidden if there is nowhere to send it.
-    pub otherwise: Duration,
+    /// How long the message waits until it comes again, as a retry or because it cannot be sent to the dead-letter queue.
+    pub delay: Duration,
+}
+
+impl Cause {
+    /// The tenant, if it was known.
+    pub fn tenant_id(&self) -> Option<&str> {
+        self.attributes.iter().find(|(name, _)| *name == "tenant").map(|(_, value)| value.as_str())
+    }
 }
 
 /// A failure and what it happened to, as far as that was known.
@@ -303,65 +332,85 @@ pub enum Notice {
     Defect,
 }
 
-/// How long a message that failed stays hidden: doubling with each receive, up to a ceiling, less by chance.
+/// How long a message that failed waits, doubling with each attempt up to a ceiling, less by chance; and how long it is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
-    /// After the first receive.
+    /// After the first attempt.
     pub first: Duration,
     /// The longest.
     pub longest: Duration,
+    /// From a message's first receive to its last retry.
+    pub max_age: Duration,
 }
 
 impl Backoff {
-    /// The delay after the `receive_count`th receive; `chance`, 0 to 1, takes off up to a quarter.
-    fn delay(&self, receive_count: u32, chance: f64) -> Duration {
-        self.full(receive_count).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
+    /// The delay after that many attempts; `chance`, 0 to 1, takes off up to a quarter.
+    fn delay(&self, attempts: u32, chance: f64) -> Duration {
+        self.full(attempts).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
     }
 
-    /// The same, but not before `earliest` as far as the longest delay allows: a receive that comes to nothing would only
-    /// bring the message nearer to the end of its queue's redrive policy. Chance then adds up to a quarter of the delay, so
-    /// that messages which wait for the same moment do not come at once.
-    fn delay_until(&self, earliest: Duration, receive_count: u32, chance: f64) -> Duration {
-        let delay = self.delay(receive_count, chance);
+    /// The same, but not before `earliest` as far as the longest delay allows: an attempt before that would come to nothing.
+    /// Chance then adds up to a quarter of the delay, so that messages which wait for the same moment do not come at once.
+    fn delay_until(&self, earliest: Duration, attempts: u32, chance: f64) -> Duration {
+        let delay = self.delay(attempts, chance);
         if earliest <= delay {
             return delay;
         }
         match self.longest.checked_sub(earliest) {
-            Some(room) => earliest + room.min(self.full(receive_count) / 4).mul_f64(chance.clamp(0.0, 1.0)),
+            Some(room) => earliest + room.min(self.full(attempts) / 4).mul_f64(chance.clamp(0.0, 1.0)),
             None => self.delay(u32::MAX, chance),
         }
     }
 
-    fn full(&self, receive_count: u32) -> Duration {
-        let doublings = receive_count.saturating_sub(1).min(20);
+    fn full(&self, attempts: u32) -> Duration {
+        let doublings = attempts.saturating_sub(1).min(20);
         self.first.saturating_mul(1 << doublings).min(self.longest)
     }
 }
 
-/// Decides. What may yet go well comes first: once it has, only the poison is left to be judged. And what may go well
-/// soon does not wait for what can only go well later.
-pub fn decide(failures: &[Failed], receive_count: u32, backoff: &Backoff, chance: f64) -> Verdict {
-    if failures.iter().any(|failed| matches!(failed.failure, Failure::Stopping)) {
+/// Decides about a message after so many `attempts`, at that `age` since its first receive.
+///
+/// What may yet go well comes first: once it has, only the poison is left to be judged. And what may go well soon does not
+/// wait for what can only go well later.
+///
+/// Past `backoff.max_age` nothing is retried but what nothing is wrong with: a message that waits for its tenant's turn, or
+/// that a stopping worker gives back.
+pub fn decide(failures: &[Failed], attempts: u32, age: Duration, backoff: &Backoff, chance: f64) -> Verdict {
+    let cause = |failed, delay| cause(failed, failures, delay);
+    if let Some(failed) = failures.iter().find(|failed| matches!(failed.failure, Failure::Stopping)) {
         // Others have room for it.
-        return Verdict::RetryAfter(Duration::ZERO);
+        return Verdict::Retry(cause(failed, Duration::ZERO));
     }
-    let again = failures.iter().filter(|failed| failed.failure.comes_again());
-    let delays = again.map(|failed| match &failed.failure {
+    let again = || failures.iter().filter(|failed| failed.failure.comes_again());
+    let delay = backoff.delay(attempts, chance);
+    let waits_for_its_turn = |failed: &&Failed| matches!(failed.failure, Failure::OverShare { .. });
+    if age > backoff.max_age
+        && let Some(failed) = again().find(|failed| !waits_for_its_turn(failed))
+    {
+        return Verdict::Overdue(cause(failed, delay));
+    }
+    let delays = again().map(|failed| match &failed.failure {
         // A place in a queue: it is not graded, and chance is in it.
-        Failure::OverShare { wait } => *wait,
-        failure => backoff.delay_until(failure.held_for().unwrap_or_default(), receive_count, chance),
+        Failure::OverShare { wait } => (*wait, failed),
+        failure => (backoff.delay_until(failure.held_for().unwrap_or_default(), attempts, chance), failed),
     });
-    if let Some(earliest) = delays.min() {
-        return Verdict::RetryAfter(earliest);
+    match (delays.min_by_key(|(delay, _)| *delay), failures.first()) {
+        (Some((earliest, failed)), _) => Verdict::Retry(cause(failed, earliest)),
+        (None, Some(failed)) => Verdict::Poison(cause(failed, delay)),
+        (None, None) => Verdict::Ack,
     }
-    let delay = backoff.delay(receive_count, chance);
-    failures.first().map_or(Verdict::Ack, |failed| Verdict::Poison(poison(failed, failures.len(), delay)))
 }
 
-fn poison(failed: &Failed, failures: usize, otherwise: Duration) -> Poison {
+/// What a letter says of `failed`, which is one of `failures`.
+fn cause(failed: &Failed, failures: &[Failed], delay: Duration) -> Cause {
     let mut attributes = Vec::new();
     let mut add = |name, value: Option<String>| attributes.extend(value.map(|value| (name, value)));
     add("tenant", failed.tenant_id.clone());
+    let mut tenants: Vec<_> = failures.iter().filter_map(|failed| failed.tenant_id.as_deref()).collect();
+    tenants.sort_unstable();
+    tenants.dedup();
+    // No tenant's name has a slash: it is a segment of a key.
+    add("tenants", (tenants.len() > 1).then(|| tenants.join("/")));
     if let Some(object) = &failed.object {
         add("bucket", Some(object.bucket.clone()));
         add("key", Some(object.key.clone()));
@@ -369,8 +418,8 @@ fn poison(failed: &Failed, failures: usize, otherwise: Duration) -> Poison {
     }
     add("record_offset", failed.failure.record_offset().map(|offset| offset.to_string()));
     add("error", Some(failed.to_string()));
-    add("failures", Some(failures.to_string()));
-    Poison { reason: failed.failure.reason(), attributes, otherwise }
+    add("failures", Some(failures.len().to_string()));
+    Cause { reason: failed.failure.reason(), attributes, delay }
 }
 
 #[cfg(test)]
@@ -378,7 +427,16 @@ mod tests {
     use super::*;
     use crate::records::RecordProblem;
 
-    const BACKOFF: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) };
+    const BACKOFF: Backoff = Backoff {
+        first: Duration::from_secs(10),
+        longest: Duration::from_secs(60),
+        max_age: Duration::from_secs(3600),
+    };
+
+    /// The verdict on a message that is young.
+    fn judge(failures: &[Failed], attempts: u32, chance: f64) -> Verdict {
+        decide(failures, attempts, BACKOFF.max_age, &BACKOFF, chance)
+    }
 
     fn failed(failure: Failure) -> Failed {
         let object = ObjectRef {
@@ -485,24 +543,68 @@ mod tests {
     fn every_failure_has_its_fate() {
         for (failure, reason, is_poison) in table() {
             assert_eq!(failure.reason(), reason);
-            match decide(&[failed(failure)], 1, &BACKOFF, 0.0) {
-                Verdict::Poison(poison) => assert!(is_poison && poison.reason == reason, "{reason}"),
-                Verdict::RetryAfter(delay) => assert!(!is_poison && delay == BACKOFF.first, "{reason}"),
-                Verdict::Ack => panic!("{reason} is no success"),
-            }
+            let (cause, was_poison) = match judge(&[failed(failure)], 1, 0.0) {
+                Verdict::Poison(cause) => (cause, true),
+                Verdict::Retry(cause) => (cause, false),
+                other => panic!("{reason}: {other:?}"),
+            };
+            assert_eq!((cause.reason, cause.delay, was_poison), (reason, BACKOFF.first, is_poison));
         }
     }
 
     #[test]
     fn nothing_wrong_is_an_ack_and_a_retry_beats_poison() {
-        assert_eq!(decide(&[], 1, &BACKOFF, 0.5), Verdict::Ack);
+        assert_eq!(judge(&[], 1, 0.5), Verdict::Ack);
         let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic(text()))];
-        assert!(matches!(decide(&failures, 1, &BACKOFF, 0.0), Verdict::RetryAfter(_)));
+        assert!(matches!(judge(&failures, 1, 0.0), Verdict::Retry(cause) if cause.reason == "panic"));
+    }
+
+    #[test]
+    fn what_was_retried_for_too_long_is_a_letter_with_its_reason() {
+        let check = |failures: Vec<Failure>, overdue: Option<&str>| {
+            let failures: Vec<_> = failures.into_iter().map(failed).collect();
+            let young = judge(&failures, 7, 0.0);
+            let verdict = decide(&failures, 7, BACKOFF.max_age + Duration::from_millis(1), &BACKOFF, 0.0);
+            match overdue {
+                None => assert_eq!(verdict, young),
+                Some(reason) => {
+                    assert!(matches!(young, Verdict::Retry(_)), "{young:?}");
+                    assert!(
+                        matches!(&verdict, Verdict::Overdue(cause) if cause.reason == reason),
+                        "{verdict:?}"
+                    );
+                }
+            }
+        };
+        for (failure, reason, is_poison) in table() {
+            let is_turn = matches!(failure, Failure::OverShare { .. });
+            check(vec![failure], (!is_poison && !is_turn).then_some(reason));
+        }
+        let turn = || Failure::OverShare { wait: Duration::from_secs(3) };
+        check(vec![turn(), Failure::Panic(text())], Some("panic"));
+        check(vec![turn(), Failure::ForeignBucket], None);
+        check(vec![Failure::ForeignBucket, Failure::Panic(text())], Some("panic"));
+        check(vec![Failure::Panic(text()), Failure::Stopping], None);
+        check(vec![], None);
+    }
+
+    #[test]
+    fn a_letter_names_every_tenant_that_failed() {
+        let of = |tenant: &str| Failed { tenant_id: Some(tenant.into()), ..failed(Failure::UnknownTenant) };
+        let check = |failures: &[Failed], expected: Option<&str>| {
+            let Verdict::Poison(cause) = judge(failures, 1, 0.0) else { panic!("poison") };
+            let tenants = cause.attributes.iter().find(|(name, _)| *name == "tenants");
+            assert_eq!(tenants.map(|(_, value)| value.as_str()), expected);
+            assert_eq!(cause.tenant_id(), failures[0].tenant_id.as_deref());
+        };
+        check(&[of("globex"), of("acme"), of("globex")], Some("acme/globex"));
+        check(&[of("acme"), of("acme")], None);
+        check(&[Failed { tenant_id: None, ..of("") }], None);
     }
 
     #[test]
     fn delays_are_graded_and_jittered() {
-        for (receive_count, chance, seconds) in [
+        for (attempts, chance, seconds) in [
             (0, 0.0, 10.0),
             (1, 0.0, 10.0),
             (2, 0.0, 20.0),
@@ -512,21 +614,17 @@ mod tests {
             (1, 1.0, 7.5),
             (3, 0.5, 35.0),
         ] {
-            let verdict = decide(&[failed(Failure::Panic(text()))], receive_count, &BACKOFF, chance);
-            assert_eq!(
-                verdict,
-                Verdict::RetryAfter(Duration::from_secs_f64(seconds)),
-                "{receive_count} {chance}"
-            );
+            let verdict = judge(&[failed(Failure::Panic(text()))], attempts, chance);
+            assert_eq!(verdict.retry_after(), Some(Duration::from_secs_f64(seconds)), "{attempts} {chance}");
         }
     }
 
     #[test]
     fn what_waits_for_a_probe_does_not_come_before_it() {
-        let check = |failures: Vec<Failure>, receive_count, chance, seconds: f64| {
+        let check = |failures: Vec<Failure>, attempts, chance, seconds: f64| {
             let failures: Vec<_> = failures.into_iter().map(failed).collect();
-            let verdict = decide(&failures, receive_count, &BACKOFF, chance);
-            assert_eq!(verdict, Verdict::RetryAfter(Duration::from_secs_f64(seconds)), "{failures:?}");
+            let verdict = judge(&failures, attempts, chance);
+            assert_eq!(verdict.retry_after(), Some(Duration::from_secs_f64(seconds)), "{failures:?}");
         };
         let role = |seconds| Failure::Sink(SinkError::Session(open(seconds)));
         check(vec![role(30)], 1, 0.0, 30.0);
@@ -558,9 +656,7 @@ mod tests {
 
     #[test]
     fn poison_says_what_it_is_about() {
-        let Verdict::Poison(poison) = decide(&[failed(record(7))], 1, &BACKOFF, 0.0) else {
-            panic!("poison")
-        };
+        let Verdict::Poison(poison) = judge(&[failed(record(7))], 1, 0.0) else { panic!("poison") };
         let expected =
             [("tenant", "acme"), ("bucket", "b"), ("key", "k"), ("version", "v"), ("record_offset", "7")];
         for (name, value) in expected {

@@ -2,8 +2,11 @@
 //!
 //! Knows the queue and a function that judges one message; what a message means is the pipeline's business.
 
+mod batcher;
 pub mod lease;
+mod places;
 pub mod settle;
+mod terms;
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
@@ -13,11 +16,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{lease::Leases, settle::Settlement};
+use self::{
+    lease::{Lease, Leases},
+    settle::{MAX_HELD_BYTES, Settlement, Settler},
+};
 use crate::{
     health::Health,
     metrics::{Call, Metrics, Reason},
-    queue::{MAX_BATCH, Message, Queue, QueueError, Receipt},
+    queue::{MAX_BATCH, Message, Queue, QueueError},
     verdict::{Backoff, Failed, Failure, Verdict, decide},
 };
 
@@ -52,6 +58,8 @@ pub struct WorkerSettings {
     pub visibility_timeout: Duration,
     /// From the order to stop to the end of [`run`].
     pub grace_period: Duration,
+    /// Most messages that wait hidden at once.
+    pub max_hidden: usize,
     /// Delays of retries.
     pub backoff: Backoff,
 }
@@ -82,8 +90,13 @@ where
     F: Future<Output = Verdict> + Send + 'static,
 {
     let mut work = Work {
-        leases: Leases::start(Arc::clone(&queue), settings.visibility_timeout, metrics.clone()),
-        settler: settle::start(Arc::clone(&queue), metrics.clone()),
+        leases: Leases::new(Arc::clone(&queue), settings.visibility_timeout, metrics.clone()),
+        settler: Settler::start(
+            Arc::clone(&queue),
+            settings.max_hidden,
+            settings.backoff.max_age + settings.backoff.longest,
+            metrics.clone(),
+        ),
         tasks: JoinSet::new(),
         running: HashMap::new(),
         break_off: CancellationToken::new(),
@@ -100,11 +113,10 @@ where
             break None;
         }
         health.loop_moved();
-        let room = match work.settler.backlog() {
-            // The queue takes no acknowledgements: what we received now would only wait for its own.
-            backlog if backlog > MAX_BACKLOG * settings.concurrency => 0,
-            _ => settings.concurrency.saturating_sub(work.tasks.len()),
-        };
+        // Where the queue takes no verdicts, what we received now would only wait for its own.
+        let is_behind = work.settler.backlog() > MAX_BACKLOG * settings.concurrency
+            || work.settler.held_bytes() > MAX_HELD_BYTES;
+        let room = if is_behind { 0 } else { settings.concurrency.saturating_sub(work.tasks.len()) };
         if room == 0 {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -156,7 +168,7 @@ where
         }
     };
     health.drain();
-    work.drain(&*queue, open_poll, settings.grace_period).await
+    work.drain(open_poll, settings.grace_period).await
 }
 
 /// Waits for a poll's answer; for ever, if there is no poll any more.
@@ -171,26 +183,17 @@ async fn answer<F: Future + Unpin>(poll: &mut Option<F>) -> F::Output {
     }
 }
 
-/// Makes messages visible again at once.
-async fn give_back<Q: Queue>(queue: &Q, receipts: Vec<Receipt>) {
-    let entries: Vec<_> = receipts.into_iter().map(|receipt| (receipt, Duration::ZERO)).collect();
-    for batch in entries.chunks(MAX_BATCH) {
-        for error in queue.change_visibility(batch).await.into_iter().filter_map(Result::err) {
-            tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
-        }
-    }
-}
-
 struct Running {
     message: Arc<Message>,
+    lease: Lease,
     since: Instant,
 }
 
-struct Work<H> {
-    leases: Leases,
-    settler: settle::Settler,
-    tasks: JoinSet<Settlement>,
-    /// What each task works on, for those that end without saying.
+struct Work<Q, H> {
+    leases: Leases<Q>,
+    settler: Settler<Q>,
+    tasks: JoinSet<Verdict>,
+    /// What each task works on.
     running: HashMap<Id, Running>,
     /// Tells messages that their time is over.
     break_off: CancellationToken,
@@ -199,8 +202,9 @@ struct Work<H> {
     metrics: Metrics,
 }
 
-impl<H, F> Work<H>
+impl<Q, H, F> Work<Q, H>
 where
+    Q: Queue,
     H: Fn(Arc<Message>, CancellationToken) -> F,
     F: Future<Output = Verdict> + Send + 'static,
 {
@@ -208,12 +212,11 @@ where
         self.metrics.messages_received.inc();
         let message = Arc::new(message);
         let lease = self.leases.hold(message.receipt.clone());
-        let handling = (self.handle)(Arc::clone(&message), self.break_off.clone());
-        let task = self.tasks.spawn({
-            let message = Arc::clone(&message);
-            async move { Settlement { verdict: handling.await, message, lease } }
-        });
-        self.running.insert(task.id(), Running { message, since: Instant::now() });
+        if self.settler.owes_delete(&message.id) {
+            return self.settler.delete(message, lease);
+        }
+        let task = self.tasks.spawn((self.handle)(Arc::clone(&message), self.break_off.clone()));
+        self.running.insert(task.id(), Running { message, lease, since: Instant::now() });
         self.count_running();
     }
 
@@ -229,43 +232,37 @@ where
     }
 
     /// Passes on what a task that ended has to say.
-    fn settle(&mut self, ended: Result<(Id, Settlement), JoinError>) {
-        let settlement = match ended {
-            Ok((id, settlement)) => {
-                self.running.remove(&id);
-                Some(settlement)
-            }
-            Err(error) => {
-                let running = self.running.remove(&error.id());
-                running.filter(|_| error.is_panic()).map(|running| self.panicked(running.message, error))
-            }
-        };
+    fn settle(&mut self, ended: Result<(Id, Verdict), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Running { message, lease, .. } = self.running.remove(&id).expect("each task has one");
         self.count_running();
-        if let Some(settlement) = settlement {
-            self.settler.settle(settlement);
+        match ended {
+            Ok((_, verdict)) => self.settler.settle(Settlement { message, verdict, lease }),
+            Err(error) if error.is_panic() => {
+                let verdict = self.panicked(&message, error);
+                self.settler.settle(Settlement { message, verdict, lease });
+            }
+            Err(_) => self.settler.give_back(message.receipt.clone(), Some(lease)),
         }
     }
 
     /// A panic is one message's misfortune: counted, logged, tried again.
-    fn panicked(&self, message: Arc<Message>, error: JoinError) -> Settlement {
+    fn panicked(&self, message: &Message, error: JoinError) -> Verdict {
         let panic = error.into_panic();
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text =
             text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned());
         let failed = Failed { object: None, tenant_id: None, delivery: None, failure: Failure::Panic(text) };
         self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
-        tracing::error!(message.id, message.receive_count, error = %failed, "a message could not be done");
-        let verdict = decide(&[failed], message.receive_count, &self.backoff, fastrand::f64());
-        let lease = self.leases.hold(message.receipt.clone());
-        Settlement { message, verdict, lease }
+        tracing::error!(message.id, message.attempts, error = %failed, "a message could not be done");
+        decide(&[failed], message.attempts, message.age(), &self.backoff, fastrand::f64())
     }
 
     /// Lets work finish, gives the rest back, and has every verdict carried out, all within the grace period.
     ///
     /// A poll that is still open may be handed what we give back, and would take it along: it is waited for.
-    async fn drain<Q: Queue>(
+    async fn drain(
         mut self,
-        queue: &Q,
         mut open_poll: Option<impl Future<Output = Result<Vec<Message>, QueueError>> + Unpin>,
         grace_period: Duration,
     ) -> Drained {
@@ -279,8 +276,9 @@ where
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id() => self.settle(ended),
                 received = answer(&mut open_poll) => {
-                    let receipts = received.unwrap_or_default().into_iter().map(|message| message.receipt);
-                    let _ = tokio::time::timeout_at(deadline, give_back(queue, receipts.collect())).await;
+                    for message in received.unwrap_or_default() {
+                        self.settler.give_back(message.receipt, None);
+                    }
                 }
                 () = tokio::time::sleep_until(patience) => break,
             }
@@ -292,22 +290,11 @@ where
         while let Ok(Some(ended)) = tokio::time::timeout_at(abort_at, self.tasks.join_next_with_id()).await {
             self.settle(ended);
         }
-        let mut left = Vec::new();
         self.tasks.abort_all();
         while let Some(ended) = self.tasks.join_next_with_id().await {
-            match ended {
-                Err(error) if error.is_cancelled() => {
-                    left.extend(self.running.remove(&error.id()).map(|it| it.message.receipt.clone()));
-                }
-                ended => self.settle(ended),
-            }
+            self.settle(ended);
         }
-        let last_calls = async {
-            self.leases.at_rest().await;
-            give_back(queue, left).await;
-            self.settler.finish().await;
-        };
-        if tokio::time::timeout_at(deadline, last_calls).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.settler.finish()).await.is_err() {
             tracing::warn!("the queue did not take every verdict in time; what it did not take comes again");
         }
         Drained { given_back }

@@ -6,11 +6,17 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Config, MAX_VISIBILITY, MAX_WAIT, Problem, SourceBucket};
-use crate::{credentials::RoleArn, quarantine::QuarantinePrefix, route::KeyLayout, tenant::region};
+use crate::{
+    credentials::RoleArn, quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout, tenant::region,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
+/// SQS keeps no message for longer. Source: SQS API reference, SetQueueAttributes.
+const MAX_RETENTION: Duration = Duration::from_secs(14 * 86_400);
+/// Messages of a standard queue in flight. Source: SQS Developer Guide, "Message quotas".
+const MAX_IN_FLIGHT: usize = 120_000;
 
 impl Config {
     /// Finds every broken rule at once; an empty list means that `worker` can start with this.
@@ -97,7 +103,14 @@ impl Config {
         });
         check.within("queue.wait_time", queue.wait_time, SECOND..=MAX_WAIT);
         check.within("queue.visibility_timeout", queue.visibility_timeout, 10 * SECOND..=MAX_VISIBILITY);
-        check.within("queue.max_retry_delay", queue.max_retry_delay, SECOND..=MAX_VISIBILITY);
+        check.within("queue.max_retry_delay", queue.max_retry_delay, SECOND..=MAX_DELAY);
+        check.within("queue.max_age", queue.max_age, SECOND..=MAX_RETENTION);
+        check.that("queue.max_hidden", queue.max_hidden <= MAX_IN_FLIGHT, || {
+            format!(
+                "{} is more than the {MAX_IN_FLIGHT} messages that SQS lets be in flight",
+                queue.max_hidden
+            )
+        });
         check.that(
             "queue.retry_delay",
             (SECOND..=queue.max_retry_delay).contains(&queue.retry_delay),
@@ -242,6 +255,12 @@ mod tests {
         check(|c| c.queue.wait_time = Duration::from_secs(21), &["queue.wait_time"]);
         check(|c| c.queue.visibility_timeout = Duration::from_secs(1), &["queue.visibility_timeout"]);
         check(|c| c.queue.retry_delay = Duration::from_secs(1000), &["queue.retry_delay"]);
+        check(|c| c.queue.max_retry_delay = Duration::from_secs(901), &["queue.max_retry_delay"]);
+        check(|c| c.queue.max_age = Duration::ZERO, &["queue.max_age"]);
+        check(|c| c.queue.max_age = 14 * DAY, &[]);
+        check(|c| c.queue.max_age = 14 * DAY + SECOND, &["queue.max_age"]);
+        check(|c| c.queue.max_hidden = 120_001, &["queue.max_hidden"]);
+        check(|c| c.queue.max_hidden = 0, &[]);
         check(|c| c.source.key_layout = "{tenant}".into(), &["source.key_layout"]);
         check(|c| c.source.buckets = vec!["Bad Bucket".into(), "ok-bucket=1".into()], &["source.buckets"; 2]);
         check(|c| c.source.max_record = ByteSize::kib(1), &["source.max_record"]);

@@ -24,7 +24,7 @@ use crate::{
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     sink::memory::{Call, MemorySinks, Operation},
     tenant::{Attribute, LookupError, Row, Tenant},
-    verdict::Poison,
+    verdict::Cause,
 };
 
 const BUCKET: &str = "staging";
@@ -37,7 +37,11 @@ const GLOBEX: &str = "333333333333/us-east-1";
 const GROUP: &str = "/rosa/logs";
 const MODIFIED: &str = "2026-11-21T23:59:59.500Z";
 const LEASE: Duration = Duration::from_secs(60);
-const BACKOFF: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) };
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(10),
+    longest: Duration::from_secs(60),
+    max_age: Duration::from_secs(3600),
+};
 
 /// The tenant table in memory, behind a directory that may remember something else.
 #[derive(Clone, Debug, Default)]
@@ -157,13 +161,13 @@ impl World {
     /// The report and the verdict that `handle` comes to.
     async fn process(&self, body: &str) -> (Report, Verdict) {
         let report = self.pipeline().process(body, &self.stop).await;
-        let verdict = verdict::decide(&report.failures, 1, &BACKOFF, 0.0);
+        let verdict = verdict::decide(&report.failures, 1, Duration::ZERO, &BACKOFF, 0.0);
         (report, verdict)
     }
 }
 
 fn message(body: &str) -> Message {
-    Message { id: "m".into(), body: body.into(), receive_count: 1, ..Message::default() }
+    Message { body: body.into(), ..Message::sample("m") }
 }
 
 /// A row that delivers everything to that place.
@@ -221,16 +225,16 @@ fn good_object(messages: &[&str]) -> MemoryObject {
 }
 
 fn is_retry(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::RetryAfter(_))
+    verdict.retry_after().is_some()
 }
 
-fn poison(verdict: Verdict) -> Poison {
+fn poison(verdict: Verdict) -> Cause {
     match verdict {
         Verdict::Poison(poison) => poison,
         other => panic!("poison, not {other:?}"),
     }
 }
 
-fn attribute<'a>(poison: &'a Poison, name: &str) -> Option<&'a str> {
+fn attribute<'a>(poison: &'a Cause, name: &str) -> Option<&'a str> {
     poison.attributes.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str())
 }

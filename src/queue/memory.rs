@@ -9,7 +9,9 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{DeadLetter, MAX_BATCH, Message, Queue, QueueError, Receipt};
+use super::{
+    DeadLetter, MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew,
+};
 use crate::config::MAX_VISIBILITY;
 
 /// What a test sees of a call, messages by their bodies.
@@ -21,6 +23,8 @@ pub enum Call {
     Delete(Vec<String>),
     /// The messages that were to be hidden, and for how long.
     ChangeVisibility(Vec<(String, Duration)>),
+    /// The messages that were to be sent anew, and their delays.
+    SendAnew(Vec<(String, Duration)>),
     /// The letter's body.
     SendDeadLetter(String),
 }
@@ -34,15 +38,37 @@ pub enum Operation {
     Delete,
     /// [`Queue::change_visibility`].
     ChangeVisibility,
+    /// [`Queue::send_anew`].
+    SendAnew,
     /// [`Queue::send_dead_letter`].
     SendDeadLetter,
+    /// [`Queue::retention`].
+    Retention,
 }
 
-/// A queue in memory.
+impl Message {
+    /// A message that was just received for the first time, for those who need one without a queue; its id is its body too.
+    pub fn sample(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            receipt: Receipt(format!("{id}#1")),
+            body: id.to_owned(),
+            attempts: 1,
+            trace_header: None,
+            received_at: Instant::now(),
+            age_when_received: Duration::ZERO,
+            kept_when_received: Duration::ZERO,
+        }
+    }
+}
+
+/// A queue in memory. A message's first id is its body; one that is sent anew gets `BODY+1`, `BODY+2` and so on.
 #[derive(Debug)]
 pub struct MemoryQueue {
     visibility_timeout: Duration,
+    retention: Duration,
     has_dead_letters: bool,
+    may_send: bool,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -50,8 +76,11 @@ pub struct MemoryQueue {
 #[derive(Debug, Default)]
 struct State {
     messages: Vec<Stored>,
-    /// Every receipt ever given and the message it was for.
-    receipts: HashMap<Receipt, String>,
+    /// Every receipt ever given, and id and body of the message it was for.
+    receipts: HashMap<Receipt, (String, String)>,
+    /// Messages sent anew so far.
+    sent_anew: Vec<SentAnew>,
+    highest_in_flight: usize,
     dead_letters: Vec<DeadLetter>,
     calls: Vec<(Instant, Call)>,
     counts: HashMap<Operation, usize>,
@@ -62,8 +91,15 @@ struct State {
 
 #[derive(Debug)]
 struct Stored {
+    id: String,
     body: String,
     receive_count: u32,
+    sent_at: Instant,
+    /// Of this message or of those that it was sent anew for.
+    first_received: Option<Instant>,
+    /// Of those that it was sent anew for.
+    attempts: u32,
+    trace_header: Option<String>,
     visible_at: Instant,
     /// Of the last receive, and when that was.
     receipt: Option<(Receipt, Instant)>,
@@ -72,7 +108,24 @@ struct Stored {
 impl MemoryQueue {
     /// An empty queue with a dead-letter queue; received messages stay hidden for `visibility_timeout`.
     pub fn new(visibility_timeout: Duration) -> Self {
-        Self { visibility_timeout, has_dead_letters: true, state: Mutex::default(), changed: Notify::new() }
+        Self {
+            visibility_timeout,
+            retention: Duration::from_secs(4 * 86_400),
+            has_dead_letters: true,
+            may_send: true,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Keeps messages for that long.
+    pub fn with_retention(self, retention: Duration) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// Takes the permission to send to it away.
+    pub fn without_sending(self) -> Self {
+        Self { may_send: false, ..self }
     }
 
     /// Takes its dead-letter queue away.
@@ -82,11 +135,25 @@ impl MemoryQueue {
 
     /// Puts a message in; its body is its id too, so it must be new.
     pub fn send(&self, body: &str) {
+        self.send_traced(body, None);
+    }
+
+    /// Puts a message in that carries a trace header.
+    pub fn send_traced(&self, body: &str, trace_header: Option<&str>) {
         let mut state = self.lock();
         assert!(state.find(body).is_none(), "the test sends {body:?} twice");
-        let message =
-            Stored { body: body.to_owned(), receive_count: 0, visible_at: Instant::now(), receipt: None };
-        state.messages.push(message);
+        let now = Instant::now();
+        state.messages.push(Stored {
+            id: body.to_owned(),
+            body: body.to_owned(),
+            receive_count: 0,
+            sent_at: now,
+            first_received: None,
+            attempts: 0,
+            trace_header: trace_header.map(str::to_owned),
+            visible_at: now,
+            receipt: None,
+        });
         drop(state);
         self.changed.notify_waiters();
     }
@@ -132,6 +199,21 @@ impl MemoryQueue {
         let state = self.lock();
         let message = state.find(body).expect("the test asks for a message that is there");
         message.visible_at.saturating_duration_since(Instant::now())
+    }
+
+    /// Messages that were received and neither deleted nor given out of hand: SQS's quota counts them.
+    pub fn in_flight(&self) -> usize {
+        self.lock().in_flight()
+    }
+
+    /// The most that there were at once.
+    pub fn highest_in_flight(&self) -> usize {
+        self.lock().highest_in_flight
+    }
+
+    /// What was sent anew so far.
+    pub fn sent_anew(&self) -> Vec<SentAnew> {
+        self.lock().sent_anew.clone()
     }
 
     /// What was sent to the dead-letter queue.
@@ -194,7 +276,8 @@ impl MemoryQueue {
         let results = {
             let mut state = self.lock();
             let body = |state: &State, entry| {
-                state.receipts.get(receipt(entry)).cloned().expect("receipts come from receives")
+                let (_, body) = state.receipts.get(receipt(entry)).expect("receipts come from receives");
+                body.clone()
             };
             let bodies = entries.iter().map(|entry| body(&state, entry)).collect();
             state.calls.push((Instant::now(), call(bodies)));
@@ -213,23 +296,29 @@ impl MemoryQueue {
     fn take(&self, max: usize) -> Vec<Message> {
         let mut state = self.lock();
         let (now, timeout) = (Instant::now(), self.visibility_timeout);
+        state.messages.retain(|message| now - message.sent_at < self.retention);
         let mut taken = Vec::new();
         for message in state.messages.iter_mut().filter(|message| message.visible_at <= now).take(max) {
             message.receive_count += 1;
             message.visible_at = now + timeout;
-            let receipt = Receipt(format!("{}#{}", message.body, message.receive_count));
+            let receipt = Receipt(format!("{}#{}", message.id, message.receive_count));
             message.receipt = Some((receipt.clone(), now));
+            let first_received = *message.first_received.get_or_insert(now);
             taken.push(Message {
-                id: message.body.clone(),
+                id: message.id.clone(),
                 receipt,
                 body: message.body.clone(),
-                receive_count: message.receive_count,
-                sent_at: None,
+                attempts: message.attempts + message.receive_count,
+                trace_header: message.trace_header.clone(),
+                received_at: now,
+                age_when_received: now - first_received,
+                kept_when_received: now - message.sent_at,
             });
         }
         for message in &taken {
-            state.receipts.insert(message.receipt.clone(), message.body.clone());
+            state.receipts.insert(message.receipt.clone(), (message.id.clone(), message.body.clone()));
         }
+        state.highest_in_flight = state.highest_in_flight.max(state.in_flight());
         taken
     }
 }
@@ -241,6 +330,12 @@ async fn travel(time: Duration) {
 }
 
 impl State {
+    fn in_flight(&self) -> usize {
+        let now = Instant::now();
+        let received = |message: &&Stored| message.receipt.is_some() && message.visible_at > now;
+        self.messages.iter().filter(received).count()
+    }
+
     fn find(&self, body: &str) -> Option<&Stored> {
         self.messages.iter().find(|message| message.body == body)
     }
@@ -261,8 +356,8 @@ impl State {
 
     /// Where the message of this receipt lies; `None` if it was deleted.
     fn held(&self, receipt: &Receipt) -> Result<Option<usize>, QueueError> {
-        let body = self.receipts.get(receipt).expect("receipts come from receives");
-        let Some(at) = self.messages.iter().position(|message| message.body == *body) else {
+        let (id, _) = self.receipts.get(receipt).expect("receipts come from receives");
+        let Some(at) = self.messages.iter().position(|message| message.id == *id) else {
             return Ok(None);
         };
         match &self.messages[at].receipt {
@@ -329,6 +424,48 @@ impl Queue for MemoryQueue {
         self.batch(Operation::ChangeVisibility, entries, |(receipt, _)| receipt, call, apply).await
     }
 
+    async fn send_anew(&self, entries: &[SentAnew]) -> Vec<Result<(), QueueError>> {
+        let call = |bodies: Vec<String>| {
+            Call::SendAnew(bodies.into_iter().zip(entries.iter().map(|entry| entry.delay)).collect())
+        };
+        let apply = |state: &mut State, entry: &SentAnew| {
+            let SentAnew { message, delay, .. } = entry;
+            assert!(*delay <= MAX_DELAY, "{delay:?} is more than SQS's DelaySeconds may be");
+            if !self.may_send {
+                return Err(QueueError::Denied("sqs:SendMessage".into()));
+            }
+            if message.body.len() >= MAX_MESSAGE_BYTES {
+                return Err(QueueError::Unavailable("no room for attributes".into()));
+            }
+            let now = Instant::now();
+            state.sent_anew.push(entry.clone());
+            let number = state.sent_anew.iter().filter(|sent| sent.message.body == message.body).count();
+            state.messages.push(Stored {
+                id: format!("{}+{number}", message.body),
+                body: message.body.clone(),
+                receive_count: 0,
+                sent_at: now,
+                first_received: Some(now - message.age()),
+                attempts: message.attempts,
+                trace_header: message.trace_header.clone(),
+                visible_at: now + *delay,
+                receipt: None,
+            });
+            Ok(())
+        };
+        self.batch(Operation::SendAnew, entries, |entry| &entry.message.receipt, call, apply).await
+    }
+
+    async fn probe_sending(&self) -> Result<(), QueueError> {
+        if self.may_send { Ok(()) } else { Err(QueueError::Denied("sqs:SendMessage".into())) }
+    }
+
+    async fn retention(&self) -> Result<Duration, QueueError> {
+        let (time, entered) = self.enter(Operation::Retention);
+        travel(time).await;
+        entered.map(|()| self.retention)
+    }
+
     fn has_dead_letters(&self) -> bool {
         self.has_dead_letters
     }
@@ -347,10 +484,13 @@ impl Queue for MemoryQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(30);
     const WAIT: Duration = Duration::from_secs(20);
+    const SECOND: Duration = Duration::from_secs(1);
 
     async fn receive(queue: &MemoryQueue) -> Vec<Message> {
         queue.receive(MAX_BATCH, WAIT).await.expect("this receive goes well")
@@ -367,7 +507,8 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(20));
         let second = receive(&queue).await.remove(0);
         assert_eq!(start.elapsed(), TIMEOUT);
-        assert_eq!((first.receive_count, second.receive_count), (1, 2));
+        assert_eq!((first.attempts, second.attempts), (1, 2));
+        assert_eq!((first.age(), second.age(), second.kept_for()), (TIMEOUT, TIMEOUT, TIMEOUT));
         assert_ne!(first.receipt, second.receipt);
 
         let delete = |receipt: &Receipt| std::slice::from_ref(receipt).to_vec();
@@ -397,7 +538,7 @@ mod tests {
         assert_eq!(queue.hidden_for("m"), Duration::ZERO);
         let not_in_flight = queue.change_visibility(&[(message.receipt, TIMEOUT)]).await;
         assert!(matches!(not_in_flight[0], Err(QueueError::Gone(_))));
-        assert_eq!(receive(&queue).await[0].receive_count, 2);
+        assert_eq!(receive(&queue).await[0].attempts, 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -412,6 +553,55 @@ mod tests {
         queue.send_all(["a", "b", "c"]);
         assert_eq!(queue.receive(2, WAIT).await.expect("goes well").len(), 2);
         assert_eq!(receive(&queue).await.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_sent_anew_is_another_that_is_as_old() {
+        let queue = MemoryQueue::new(TIMEOUT);
+        queue.send_traced("m", Some("Root=1"));
+        let begin = Instant::now();
+        tokio::time::advance(TIMEOUT).await;
+        let first = Arc::new(receive(&queue).await.remove(0));
+        tokio::time::advance(TIMEOUT / 3).await;
+        assert_eq!(queue.in_flight(), 1);
+        let delay = Duration::from_secs(100);
+        let entry = SentAnew { message: Arc::clone(&first), delay, tenant_id: Some("acme".into()) };
+        assert!(queue.send_anew(&[entry]).await[0].is_ok());
+        assert_eq!((queue.left(), queue.in_flight()), (vec!["m".to_owned(), "m".to_owned()], 1));
+        assert!(queue.delete(std::slice::from_ref(&first.receipt)).await[0].is_ok());
+        assert_eq!((queue.left(), queue.in_flight()), (vec!["m".to_owned()], 0), "delayed, not in flight");
+        while begin.elapsed() < TIMEOUT * 4 / 3 + delay {
+            assert_eq!(queue.in_flight(), 0);
+            assert!(queue.receive(1, SECOND).await.expect("goes well").len() <= 1);
+        }
+        tokio::time::advance(TIMEOUT).await;
+        let second = receive(&queue).await.remove(0);
+        assert_eq!((second.id.as_str(), second.body.as_str()), ("m+1", "m"));
+        assert_eq!(second.attempts, 3, "one of the first, and two of its own");
+        assert_eq!(second.trace_header.as_deref(), Some("Root=1"));
+        assert_eq!(second.age() - second.kept_for(), TIMEOUT / 3);
+        assert_eq!(queue.highest_in_flight(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_older_than_the_retention_is_gone() {
+        let queue = MemoryQueue::new(TIMEOUT).with_retention(TIMEOUT * 3);
+        queue.send("m");
+        for left in [1, 1, 1, 0] {
+            assert_eq!(queue.receive(1, Duration::ZERO).await.expect("goes well").len(), left);
+            tokio::time::advance(TIMEOUT).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_permission_nothing_is_sent() {
+        let queue = MemoryQueue::new(TIMEOUT).without_sending();
+        queue.send("m");
+        assert!(matches!(queue.probe_sending().await, Err(QueueError::Denied(_))));
+        let message = Arc::new(receive(&queue).await.remove(0));
+        let entry = SentAnew { message, delay: SECOND, tenant_id: None };
+        assert!(matches!(queue.send_anew(&[entry]).await[0], Err(QueueError::Denied(_))));
+        assert_eq!(queue.left(), ["m"]);
     }
 
     #[tokio::test(start_paused = true)]

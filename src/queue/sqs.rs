@@ -2,28 +2,38 @@
 
 pub mod attributes;
 pub mod dead_letters;
+mod sending;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use aws_sdk_sqs::{
     Client,
+    error::ProvideErrorMetadata,
     types::{
         BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
-        MessageAttributeValue, MessageSystemAttributeName,
+        MessageSystemAttributeName,
     },
 };
 use jiff::Timestamp;
+use tokio::time::Instant;
 
-use super::{DeadLetter, Message, Queue, QueueError, Receipt};
+use self::attributes::AttributesError;
+use super::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew};
 use crate::aws::describe;
 
-/// Longest attribute of a dead letter, in bytes; a key, the longest of them that matters, has up to 1,024.
-const MAX_ATTRIBUTE: usize = 1024;
+/// The clients that an [`SqsQueue`] calls with.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// For ReceiveMessage: it has the patience of a long poll.
+    pub polling: Client,
+    /// For all other calls.
+    pub calling: Client,
+}
 
 /// An SQS queue and, perhaps, the queue of its dead letters.
 #[derive(Clone, Debug)]
 pub struct SqsQueue {
-    client: Client,
+    clients: Clients,
     url: String,
     dead_letter_url: Option<String>,
     visibility_timeout: Duration,
@@ -32,30 +42,40 @@ pub struct SqsQueue {
 impl SqsQueue {
     /// Polls `url`; what comes is hidden for `visibility_timeout`.
     pub fn new(
-        client: Client,
+        clients: Clients,
         url: String,
         dead_letter_url: Option<String>,
         visibility_timeout: Duration,
     ) -> Self {
-        Self { client, url, dead_letter_url, visibility_timeout }
+        Self { clients, url, dead_letter_url, visibility_timeout }
     }
 }
 
 impl Queue for SqsQueue {
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
+        use MessageSystemAttributeName::{
+            ApproximateFirstReceiveTimestamp, ApproximateReceiveCount, AwsTraceHeader, SentTimestamp,
+        };
         let output = self
-            .client
+            .clients
+            .polling
             .receive_message()
             .queue_url(&self.url)
             .max_number_of_messages(i32::try_from(max).expect("10 at most"))
             .wait_time_seconds(whole_seconds(wait))
             .visibility_timeout(whole_seconds(self.visibility_timeout))
-            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
-            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+            .message_system_attribute_names(ApproximateReceiveCount)
+            .message_system_attribute_names(ApproximateFirstReceiveTimestamp)
+            .message_system_attribute_names(SentTimestamp)
+            .message_system_attribute_names(AwsTraceHeader)
+            .message_attribute_names(sending::FIRST_RECEIVED)
+            .message_attribute_names(sending::ATTEMPTS)
             .send()
             .await
-            .map_err(|error| QueueError::Unavailable(describe(&error)))?;
-        Ok(output.messages.unwrap_or_default().into_iter().filter_map(message).collect())
+            .map_err(|error| refusal(error.code(), describe(&error)))?;
+        let (now, received_at) = (Timestamp::now(), Instant::now());
+        let messages = output.messages.unwrap_or_default().into_iter();
+        Ok(messages.filter_map(|received| message(received, now, received_at)).collect())
     }
 
     async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
@@ -66,13 +86,13 @@ impl Queue for SqsQueue {
                 .build()
                 .expect("id and handle are set")
         });
-        let call =
-            self.client.delete_message_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
+        let call = self.clients.calling.delete_message_batch().queue_url(&self.url);
+        let call = call.set_entries(Some(entries.collect()));
         match call.send().await {
             Ok(output) => {
                 by_entry(receipts.len(), output.successful.iter().map(|entry| entry.id()), output.failed)
             }
-            Err(error) => unavailable(receipts.len(), &describe(&error)),
+            Err(error) => every_entry(receipts.len(), &refusal(error.code(), describe(&error))),
         }
     }
 
@@ -85,17 +105,46 @@ impl Queue for SqsQueue {
                 .build()
                 .expect("id and handle are set")
         });
-        let call = self
-            .client
-            .change_message_visibility_batch()
-            .queue_url(&self.url)
-            .set_entries(Some(requests.collect()));
+        let call = self.clients.calling.change_message_visibility_batch().queue_url(&self.url);
+        let call = call.set_entries(Some(requests.collect()));
         match call.send().await {
             Ok(output) => {
                 let done = output.successful.iter().map(|entry| entry.id());
                 by_entry(entries.len(), done, output.failed).into_iter().map(no_longer_hidden).collect()
             }
-            Err(error) => unavailable(entries.len(), &describe(&error)),
+            Err(error) => every_entry(entries.len(), &refusal(error.code(), describe(&error))),
+        }
+    }
+
+    async fn send_anew(&self, entries: &[SentAnew]) -> Vec<Result<(), QueueError>> {
+        let now = Timestamp::now();
+        let requests = entries.iter().enumerate().map(|(index, entry)| sending::anew(index, entry, now));
+        sending::send(&self.clients.calling, &self.url, requests.collect()).await
+    }
+
+    async fn probe_sending(&self) -> Result<(), QueueError> {
+        let call = self.clients.calling.send_message_batch().queue_url(&self.url);
+        match call.entries(sending::impossible()).send().await {
+            Ok(_) => Ok(()),
+            // IAM is asked before the entry is looked at: a word on the entry means that we may.
+            Err(error) => match refusal(error.code(), describe(&error)) {
+                QueueError::Unavailable(_)
+                    if error.raw_response().is_some_and(|it| it.status().is_client_error()) =>
+                {
+                    Ok(())
+                }
+                other => Err(other),
+            },
+        }
+    }
+
+    async fn retention(&self) -> Result<Duration, QueueError> {
+        match attributes::attributes(&self.clients.calling, &self.url).await {
+            Ok(attributes) => Ok(attributes.retention),
+            Err(AttributesError::Denied(problem)) => Err(QueueError::Denied(problem)),
+            Err(AttributesError::Missing(problem) | AttributesError::Unavailable(problem)) => {
+                Err(QueueError::Unavailable(problem))
+            }
         }
     }
 
@@ -107,25 +156,16 @@ impl Queue for SqsQueue {
         let url = self.dead_letter_url.as_ref();
         let url =
             url.ok_or_else(|| QueueError::Unavailable("queue.dead_letter_url is not set".to_owned()))?;
-        let attributes: HashMap<_, _> = letter
-            .attributes
-            .iter()
-            .map(|(name, value)| (*name, legal_attribute(value)))
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| {
-                let value = MessageAttributeValue::builder().data_type("String").string_value(value).build();
-                (name.to_owned(), value.expect("the type is set"))
-            })
-            .collect();
-        self.client
+        self.clients
+            .calling
             .send_message()
             .queue_url(url)
             .message_body(&letter.body)
-            .set_message_attributes(Some(attributes))
+            .set_message_attributes(Some(sending::letter_attributes(&letter.body, &letter.attributes)))
             .send()
             .await
             .map(drop)
-            .map_err(|error| QueueError::Unavailable(describe(&error)))
+            .map_err(|error| refusal(error.code(), describe(&error)))
     }
 }
 
@@ -134,13 +174,29 @@ fn whole_seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
-    let attribute = |name| message.attributes.as_ref().and_then(|attributes| attributes.get(&name));
-    let receive_count = attribute(MessageSystemAttributeName::ApproximateReceiveCount);
-    let sent_at = attribute(MessageSystemAttributeName::SentTimestamp);
+/// What SQS gave out at `now`, which is `received_at` by the clock that only runs forward.
+fn message(message: aws_sdk_sqs::types::Message, now: Timestamp, received_at: Instant) -> Option<Message> {
+    use MessageSystemAttributeName::{
+        ApproximateFirstReceiveTimestamp, ApproximateReceiveCount, AwsTraceHeader, SentTimestamp,
+    };
+    let system = |name| message.attributes.as_ref().and_then(|attributes| attributes.get(&name));
+    let ours = |name| message.message_attributes.as_ref().and_then(|all| all.get(name)?.string_value());
+    // What cannot be read, or lies ahead of our clock, is as good as now.
+    let since = |millis: Option<&str>| {
+        let then = millis.and_then(|text| text.parse().ok()).filter(|millis| *millis > 0);
+        let then = then.and_then(|millis| Timestamp::from_millisecond(millis).ok());
+        then.and_then(|then| Duration::try_from(now.duration_since(then)).ok()).unwrap_or_default()
+    };
+    let count = |text: Option<&str>| text.and_then(|text| text.parse::<u32>().ok());
+    let receives = count(system(ApproximateReceiveCount).map(String::as_str)).unwrap_or(1);
+    let before = count(ours(sending::ATTEMPTS)).unwrap_or(0);
+    let first_received = system(ApproximateFirstReceiveTimestamp).map(String::as_str);
     Some(Message {
-        receive_count: receive_count.and_then(|count| count.parse().ok()).unwrap_or(1),
-        sent_at: sent_at.and_then(|at| at.parse().ok()).and_then(|at| Timestamp::from_millisecond(at).ok()),
+        attempts: receives.saturating_add(before),
+        age_when_received: since(ours(sending::FIRST_RECEIVED)).max(since(first_received)),
+        kept_when_received: since(system(SentTimestamp).map(String::as_str)),
+        trace_header: system(AwsTraceHeader).cloned(),
+        received_at,
         id: message.message_id?,
         // A message without a receipt could not be answered for; SQS never sends one.
         receipt: Receipt(message.receipt_handle?),
@@ -155,7 +211,8 @@ fn by_entry<'a>(
     done: impl IntoIterator<Item = &'a str>,
     failed: Vec<BatchResultErrorEntry>,
 ) -> Vec<Result<(), QueueError>> {
-    let mut results = unavailable(count, "SQS does not say what became of it");
+    let unknown = QueueError::Unavailable("SQS does not say what became of it".to_owned());
+    let mut results = every_entry(count, &unknown);
     for id in done {
         if let Some(result) = id.parse().ok().and_then(|index: usize| results.get_mut(index)) {
             *result = Ok(());
@@ -165,20 +222,10 @@ fn by_entry<'a>(
         let problem = format!("{}: {}", entry.code, entry.message.as_deref().unwrap_or("no message"));
         let gone = entry.code.contains("ReceiptHandleIsInvalid") || entry.code.contains("MessageNotInflight");
         if let Some(result) = entry.id.parse().ok().and_then(|index: usize| results.get_mut(index)) {
-            *result = Err(if gone { QueueError::Gone(problem) } else { QueueError::Unavailable(problem) });
+            *result = Err(if gone { QueueError::Gone(problem) } else { refusal(Some(&entry.code), problem) });
         }
     }
     results
-}
-
-/// A value that SQS takes as an attribute: no characters that XML 1.0 has not, and short enough that body and attributes
-/// together stay below what a message may be. Source: SQS API reference, SendMessage.
-fn legal_attribute(value: &str) -> String {
-    let legal = |c: char| {
-        !(c.is_control() && !matches!(c, '\t' | '\n' | '\r') || matches!(c, '\u{fffe}' | '\u{ffff}'))
-    };
-    let kept = &value[..value.floor_char_boundary(MAX_ATTRIBUTE)];
-    kept.chars().map(|c| if legal(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 /// That the visibility of a message which is not in flight cannot be changed, SQS says as a bad parameter.
@@ -191,12 +238,24 @@ fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     })
 }
 
-fn unavailable(count: usize, problem: &str) -> Vec<Result<(), QueueError>> {
-    vec![Err(QueueError::Unavailable(problem.to_owned())); count]
+/// What AWS's code of an error means for the caller.
+fn refusal(code: Option<&str>, problem: String) -> QueueError {
+    match code {
+        // With a key of KMS on the queue also `KMS.AccessDeniedException`.
+        Some(code) if code.contains("AccessDenied") => QueueError::Denied(problem),
+        _ => QueueError::Unavailable(problem),
+    }
+}
+
+/// The same for every entry of a call that failed whole.
+fn every_entry(count: usize, error: &QueueError) -> Vec<Result<(), QueueError>> {
+    vec![Err(error.clone()); count]
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_sqs::types::MessageAttributeValue;
+
     use super::*;
 
     #[test]
@@ -218,12 +277,38 @@ mod tests {
         let mut results =
             by_entry(1, [], vec![failure("0", "InvalidParameterValue")]).into_iter().map(no_longer_hidden);
         assert!(matches!(results.next(), Some(Err(QueueError::Gone(_)))));
+        let denied = by_entry(1, [], vec![failure("0", "KMS.AccessDeniedException")]);
+        assert!(matches!(denied[0], Err(QueueError::Denied(_))));
     }
 
     #[test]
-    fn attributes_are_made_legal() {
-        assert_eq!(legal_attribute("a\0b\u{ffff}c\n"), "a\u{fffd}b\u{fffd}c\n");
-        assert_eq!(legal_attribute(&"é".repeat(1000)).chars().count(), 512);
+    fn age_and_attempts_are_carried_along() {
+        let now = Timestamp::from_second(1_000_000).expect("a time");
+        let check = |sent: &str, first: &str, receives: &str, ours: Option<(&str, &str)>, expected| {
+            let text = |value: &str| {
+                let value = MessageAttributeValue::builder().data_type("String").string_value(value);
+                value.build().expect("the type is set")
+            };
+            let mut received = aws_sdk_sqs::types::Message::builder()
+                .message_id("1")
+                .receipt_handle("r")
+                .attributes(MessageSystemAttributeName::SentTimestamp, sent)
+                .attributes(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp, first)
+                .attributes(MessageSystemAttributeName::ApproximateReceiveCount, receives);
+            if let Some((first, attempts)) = ours {
+                received = received
+                    .message_attributes(sending::FIRST_RECEIVED, text(first))
+                    .message_attributes(sending::ATTEMPTS, text(attempts));
+            }
+            let message = message(received.build(), now, Instant::now()).expect("it has id and receipt");
+            let Message { attempts, age_when_received: age, kept_when_received: kept, .. } = message;
+            assert_eq!((kept.as_secs(), age.as_secs(), attempts), expected);
+        };
+        check("999990000", "999999000", "2", None, (10, 1, 2));
+        check("999990000", "999999000", "2", Some(("999000000", "40")), (10, 1000, 42));
+        // Nonsense counts as now, and as no attempt; a clock that is behind SQS's makes no age negative.
+        check("1000000500", "0", "1", Some(("soon", "-1")), (0, 0, 1));
+        check("999990000", "x", "4294967295", Some(("9999999999999999999", "5")), (10, 0, u32::MAX));
     }
 
     #[test]

@@ -1,145 +1,112 @@
 //! Keeps received messages hidden for as long as somebody works on them.
+//!
+//! Each lease has a task and calls of its own: a call that hangs harms no other message.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     config::MAX_VISIBILITY,
     metrics::{Call, Metrics},
-    queue::{MAX_BATCH, Queue, QueueError, Receipt},
+    queue::{Queue, QueueError, Receipt},
 };
 
-/// All leases of a worker. A background task extends each one at half of the visibility timeout, in batches; dropping
-/// this stops it.
+/// How long one extension may take. With the shortest `queue.visibility_timeout`, 10 s, the message is still hidden then.
+const LONGEST_EXTENSION: Duration = Duration::from_secs(4);
+
+/// Makes leases.
 #[derive(Debug)]
-pub struct Leases {
-    held: Held,
-    extending: Arc<tokio::sync::Mutex<()>>,
+pub struct Leases<Q> {
+    queue: Arc<Q>,
     visibility_timeout: Duration,
-    _extender: AbortOnDropHandle<()>,
+    metrics: Metrics,
 }
 
-type Held = Arc<Mutex<HashMap<Receipt, Term>>>;
-
-#[derive(Clone, Copy, Debug)]
-struct Term {
-    received: Instant,
-    extend_at: Instant,
-}
-
-/// One message's lease: it is extended until this drops.
+/// One message's lease: at half of the visibility timeout it is extended, again and again, until this drops.
 #[derive(Debug)]
 pub struct Lease {
-    receipt: Receipt,
-    held: Held,
-    /// Held by the extender while its calls are on their way.
-    extending: Arc<tokio::sync::Mutex<()>>,
+    _ended: DropGuard,
+    extending: JoinHandle<()>,
 }
 
 impl Lease {
-    /// Ends the lease and waits until no extension of it is on its way any more: what is asked of the queue after that
-    /// is not overtaken.
+    /// Ends the lease and waits until no extension of it is on its way any more, 4 s at most: what is asked of the queue
+    /// after that is not overtaken.
     pub async fn end(self) {
-        let extending = Arc::clone(&self.extending);
-        drop(self);
-        drop(extending.lock().await);
+        let Self { _ended, extending } = self;
+        drop(_ended);
+        // A panic in it would have been told, and nothing is on its way after one.
+        let _ = extending.await;
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        lock(&self.held).remove(&self.receipt);
-    }
-}
-
-fn lock(held: &Held) -> std::sync::MutexGuard<'_, HashMap<Receipt, Term>> {
-    // A map of terms is right after every statement, so a panic elsewhere leaves nothing half done.
-    held.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Leases {
-    /// Starts with no leases. Messages arrive hidden for `visibility_timeout` and are extended by as much.
-    pub fn start<Q: Queue>(queue: Arc<Q>, visibility_timeout: Duration, metrics: Metrics) -> Self {
-        let held = Held::default();
-        let extending = Arc::<tokio::sync::Mutex<()>>::default();
-        let extender = tokio::spawn({
-            let (held, extending) = (Arc::clone(&held), Arc::clone(&extending));
-            async move {
-                // An eighth of the timeout late is still well before it ends.
-                let mut ticks =
-                    tokio::time::interval((visibility_timeout / 8).max(Duration::from_millis(100)));
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                loop {
-                    let now = ticks.tick().await;
-                    let _extending = extending.lock().await;
-                    extend_due(&*queue, &held, visibility_timeout, now, &metrics).await;
-                }
-            }
-        });
-        Self { held, extending, visibility_timeout, _extender: AbortOnDropHandle::new(extender) }
-    }
-
-    /// Waits until no extension is on its way.
-    pub async fn at_rest(&self) {
-        drop(self.extending.lock().await);
+impl<Q: Queue> Leases<Q> {
+    /// For messages that arrive hidden for `visibility_timeout` and are to be extended by as much.
+    pub fn new(queue: Arc<Q>, visibility_timeout: Duration, metrics: Metrics) -> Self {
+        Self { queue, visibility_timeout, metrics }
     }
 
     /// Takes charge of a message that was just received.
     pub fn hold(&self, receipt: Receipt) -> Lease {
-        let received = Instant::now();
-        let term = Term { received, extend_at: received + self.visibility_timeout / 2 };
-        lock(&self.held).insert(receipt.clone(), term);
-        Lease { receipt, held: Arc::clone(&self.held), extending: Arc::clone(&self.extending) }
+        let ended = CancellationToken::new();
+        let extending = tokio::spawn(extend(
+            Arc::clone(&self.queue),
+            receipt,
+            self.visibility_timeout,
+            ended.clone(),
+            self.metrics.clone(),
+        ));
+        Lease { _ended: ended.drop_guard(), extending }
     }
 }
 
-async fn extend_due<Q: Queue>(
-    queue: &Q,
-    held: &Held,
+/// Extends one lease until it ends. An extension that fails is tried again after a sixteenth of the timeout: even where the
+/// first attempt took its longest there is one more before the message is visible.
+async fn extend<Q: Queue>(
+    queue: Arc<Q>,
+    receipt: Receipt,
     visibility_timeout: Duration,
-    now: Instant,
-    metrics: &Metrics,
+    ended: CancellationToken,
+    metrics: Metrics,
 ) {
-    let due: Vec<(Receipt, Duration)> = lock(held)
-        .iter()
-        .filter(|(_, term)| term.extend_at <= now)
+    let received = Instant::now();
+    let mut next = received + visibility_timeout / 2;
+    loop {
+        tokio::select! {
+            biased;
+            () = ended.cancelled() => return,
+            () = tokio::time::sleep_until(next) => {}
+        }
         // SQS counts its twelve hours from the receive; beyond them the message comes again whatever we do.
-        .map(|(receipt, term)| (receipt.clone(), visibility_timeout.min(left(term, now))))
-        .collect();
-    for batch in due.chunks(MAX_BATCH) {
-        let results = queue.change_visibility(batch).await;
-        let mut held = lock(held);
-        for ((receipt, _), result) in batch.iter().zip(results) {
-            let Some(term) = held.get_mut(receipt) else { continue };
-            match result {
-                Ok(()) if left(term, now) > visibility_timeout => {
-                    term.extend_at = now + visibility_timeout / 2
-                }
-                Ok(()) => drop(held.remove(receipt)),
-                Err(QueueError::Gone(problem)) => {
-                    held.remove(receipt);
-                    tracing::warn!(
-                        error = problem,
-                        "a message is no longer ours while we work on it; it may be delivered twice"
-                    );
-                }
-                // Still due: the next tick tries again.
-                Err(error) => {
-                    metrics.queue_errors.get_or_create(&Call::new("change_visibility")).inc();
-                    tracing::warn!(error = %error, "a message's visibility could not be extended");
-                }
+        let left = left(received);
+        let entry = [(receipt.clone(), visibility_timeout.min(left))];
+        let answer = tokio::time::timeout(LONGEST_EXTENSION, queue.change_visibility(&entry)).await;
+        match answer.map(|mut results| results.pop()) {
+            Ok(Some(Ok(()))) if left > visibility_timeout => next += visibility_timeout / 2,
+            Ok(Some(Ok(()))) => return,
+            Ok(Some(Err(QueueError::Gone(problem)))) => {
+                tracing::warn!(
+                    error = problem,
+                    "a message is no longer ours while we work on it; it may be delivered twice"
+                );
+                return;
+            }
+            failed => {
+                let error = match failed {
+                    Ok(Some(Err(error))) => error.to_string(),
+                    _ => format!("no answer within {LONGEST_EXTENSION:?}"),
+                };
+                metrics.queue_errors.get_or_create(&Call::new("change_visibility")).inc();
+                tracing::warn!(error, "a message's visibility could not be extended");
+                next = Instant::now() + visibility_timeout / 16;
             }
         }
     }
 }
 
-fn left(term: &Term, now: Instant) -> Duration {
+fn left(received: Instant) -> Duration {
     // A second less than SQS's own limit: its clock started a little before ours.
-    (MAX_VISIBILITY - Duration::from_secs(1)).saturating_sub(now - term.received)
+    (MAX_VISIBILITY - Duration::from_secs(1)).saturating_sub(received.elapsed())
 }

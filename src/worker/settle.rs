@@ -1,33 +1,54 @@
-//! Carries verdicts out on the queue, gathered into batches.
+//! Carries verdicts out on the queue.
+//!
+//! Each message has a task, in no slot, which makes one call after another; what several ask of the queue at once goes out
+//! in one call (`batcher`). A message is sent, anew or as a letter, before it is deleted: whoever kills the worker in between
+//! has it twice, and never not at all.
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinHandle, JoinSet},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::lease::Lease;
+use super::{
+    batcher::{Batcher, LINGER, MAX_BATCHES},
+    lease::Lease,
+    places::Places,
+    terms::{Terms, ends_within},
+};
 use crate::{
     metrics::{Call, Metrics, Reason, Verdict as VerdictLabel},
-    queue::{DeadLetter, MAX_BATCH, Message, Queue, QueueError, Receipt},
-    verdict::{Poison, Verdict},
+    queue::{DeadLetter, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew},
+    verdict::{Cause, Verdict},
 };
 
-/// How long the first of a batch waits for others.
-const LINGER: Duration = Duration::from_millis(50);
-/// Times that an entry which SQS did not take is sent again, a [`LINGER`] apart. The SDK retries whole calls, not entries.
-const ENTRY_ATTEMPTS: u32 = 3;
-/// Batches on their way at once: a dead letter that the queue is slow to take must not hold up everybody's acknowledgements.
-const MAX_BATCHES: usize = 8;
+/// Longest wait that hides a message; what waits longer is sent anew and takes no place in flight.
+const LONGEST_HIDING: Duration = Duration::from_secs(60);
+/// Dead letters on their way at once.
+const MAX_LETTERS: usize = 8;
+/// How long a delete that the queue does not take is tried again, with the message still leased.
+const DELETE_FOR: Duration = Duration::from_secs(300);
+/// Longest pause between such attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Most messages that are known to be done with and could not be deleted; an id has 36 bytes.
+const MAX_OWED: usize = 10_000;
+/// Bytes of bodies that wait here for the queue; while there are more, nothing is received.
+pub(super) const MAX_HELD_BYTES: usize = 32 << 20;
+
+/// Most bytes that bodies of messages take, of a worker with that many slots: those that wait for the queue, those that are
+/// worked on, and the requests and the answer that they are copied from and to.
+pub const fn bodies_bound(concurrency: usize) -> usize {
+    // SQS's JSON doubles a text of nothing but quotes, and the SDK holds text and request, or answer and text.
+    let requests = (MAX_LETTERS + MAX_BATCHES) * 3 * MAX_MESSAGE_BYTES;
+    let answer = 10 * 3 * MAX_MESSAGE_BYTES;
+    MAX_HELD_BYTES + concurrency * MAX_MESSAGE_BYTES + requests + answer
+}
 
 /// A message with its verdict, still leased until the verdict is carried out.
 #[derive(Debug)]
@@ -40,213 +61,343 @@ pub struct Settlement {
     pub lease: Lease,
 }
 
-/// Takes verdicts; a background task carries them out.
+/// Takes verdicts; tasks in the background carry them out.
 #[derive(Debug)]
-pub struct Settler {
-    sender: mpsc::UnboundedSender<Settlement>,
+pub struct Settler<Q> {
+    calls: Arc<Calls<Q>>,
+    tasks: TaskTracker,
+}
+
+/// What the tasks share.
+#[derive(Debug)]
+struct Calls<Q> {
+    queue: Arc<Q>,
+    deletes: Batcher<Receipt>,
+    hides: Batcher<(Receipt, Duration)>,
+    sends: Batcher<SentAnew>,
+    letters: Semaphore,
+    places: Places,
+    terms: Terms,
+    /// Ids of messages that are done with and not deleted yet.
+    owed: Mutex<HashSet<String>>,
     backlog: Arc<AtomicUsize>,
-    /// SQS counts delays in seconds: what is odd about one is waited for here, in no slot. Rounded up, messages that were
-    /// refused together would come again together.
-    odd: TaskTracker,
+    held_bytes: Arc<AtomicUsize>,
     finishing: CancellationToken,
-    task: JoinHandle<()>,
+    metrics: Metrics,
 }
 
-/// Starts carrying out verdicts on `queue`.
-pub fn start<Q: Queue>(queue: Arc<Q>, metrics: Metrics) -> Settler {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let backlog = Arc::<AtomicUsize>::default();
-    let task = tokio::spawn(settle_all(queue, receiver, Arc::clone(&backlog), metrics));
-    Settler { sender, backlog, odd: TaskTracker::new(), finishing: CancellationToken::new(), task }
-}
-
-impl Settler {
-    /// Hands a verdict over.
-    pub fn settle(&self, settlement: Settlement) {
-        let (backlog, sender) = (Arc::clone(&self.backlog), self.sender.clone());
-        let send = move |settlement| {
-            backlog.fetch_add(1, Ordering::Relaxed);
-            // It only fails when the task is gone, and the task only goes when this is dropped.
-            let _ = sender.send(settlement);
-        };
-        match settlement.verdict {
-            Verdict::RetryAfter(delay) if delay.subsec_nanos() > 0 => {
-                let seconds = Duration::from_secs(delay.as_secs());
-                let finishing = self.finishing.clone();
-                self.odd.spawn(async move {
-                    tokio::select! {
-                        () = tokio::time::sleep(delay - seconds) => {
-                            send(Settlement { verdict: Verdict::RetryAfter(seconds), ..settlement });
-                        }
-                        () = finishing.cancelled() => send(settlement),
-                    }
-                });
+impl<Q: Queue> Settler<Q> {
+    /// Starts with nothing to do. At most `max_hidden` messages wait hidden at once; `longest_retry` is how long after its first
+    /// receive a message may be received for the last time.
+    pub fn start(queue: Arc<Q>, max_hidden: usize, longest_retry: Duration, metrics: Metrics) -> Self {
+        let deletes = Batcher::start({
+            let queue = Arc::clone(&queue);
+            move |entries: Vec<_>| {
+                let queue = Arc::clone(&queue);
+                async move { queue.delete(&entries).await }
             }
-            _ => send(settlement),
-        }
+        });
+        let hides = Batcher::start({
+            let queue = Arc::clone(&queue);
+            move |entries: Vec<_>| {
+                let queue = Arc::clone(&queue);
+                async move { queue.change_visibility(&entries).await }
+            }
+        });
+        let sends = Batcher::start({
+            let queue = Arc::clone(&queue);
+            move |entries: Vec<_>| {
+                let queue = Arc::clone(&queue);
+                async move { queue.send_anew(&entries).await }
+            }
+        });
+        let calls = Calls {
+            deletes,
+            hides,
+            sends,
+            letters: Semaphore::new(MAX_LETTERS),
+            places: Places::new(max_hidden),
+            terms: Terms::start(Arc::clone(&queue), longest_retry),
+            queue,
+            owed: Mutex::default(),
+            backlog: Arc::default(),
+            held_bytes: Arc::default(),
+            finishing: CancellationToken::new(),
+            metrics,
+        };
+        Self { calls: Arc::new(calls), tasks: TaskTracker::new() }
+    }
+
+    /// Hands a verdict over.
+    pub fn settle(&self, Settlement { message, verdict, lease }: Settlement) {
+        self.calls.metrics.messages.get_or_create(&VerdictLabel::new(verdict.word())).inc();
+        self.carry_out(message, verdict, lease);
+    }
+
+    /// Deletes a message that is known to be done with.
+    pub fn delete(&self, message: Arc<Message>, lease: Lease) {
+        self.carry_out(message, Verdict::Ack, lease);
+    }
+
+    fn carry_out(&self, message: Arc<Message>, mut verdict: Verdict, lease: Lease) {
+        let odd_part = odd_part(&verdict);
+        let (calls, held) = (Arc::clone(&self.calls), Held::new(&self.calls.held_bytes, message));
+        let counted = odd_part.is_zero().then(|| Counted::new(&self.calls.backlog));
+        self.tasks.spawn(async move {
+            let _counted = match counted {
+                Some(counted) => counted,
+                None => {
+                    tokio::select! {
+                        () = tokio::time::sleep(odd_part) => {
+                            if let Verdict::Retry(cause) = &mut verdict {
+                                cause.delay -= odd_part;
+                            }
+                        }
+                        () = calls.finishing.cancelled() => {}
+                    }
+                    Counted::new(&calls.backlog)
+                }
+            };
+            calls.carry_out(&held.message, verdict, lease).await;
+        });
+    }
+
+    /// Makes a message visible at once; waits before for the last call of its lease, if it has one.
+    pub fn give_back(&self, receipt: Receipt, lease: Option<Lease>) {
+        let calls = Arc::clone(&self.calls);
+        self.tasks.spawn(async move {
+            if let Some(lease) = lease {
+                lease.end().await;
+            }
+            if let Err(error) = calls.hides.call((receipt, Duration::ZERO)).await {
+                tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
+            }
+        });
+    }
+
+    /// Whether the message was done with before, and only its delete is missing.
+    pub fn owes_delete(&self, id: &str) -> bool {
+        self.calls.owed().contains(id)
     }
 
     /// Verdicts that the queue has not taken yet.
     pub fn backlog(&self) -> usize {
-        self.backlog.load(Ordering::Relaxed)
+        self.calls.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the messages that wait for the queue.
+    pub fn held_bytes(&self) -> usize {
+        self.calls.held_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until every verdict is carried out.
     pub async fn finish(self) {
-        self.finishing.cancel();
-        self.odd.close();
-        self.odd.wait().await;
-        drop(self.sender);
-        if let Err(error) = self.task.await {
-            tracing::error!(error = %error, "verdicts were lost; their messages come again");
-        }
+        self.calls.finishing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
 
-async fn settle_all<Q: Queue>(
-    queue: Arc<Q>,
-    mut receiver: mpsc::UnboundedReceiver<Settlement>,
-    backlog: Arc<AtomicUsize>,
-    metrics: Metrics,
-) {
-    let mut batches = JoinSet::new();
-    while let Some(first) = receiver.recv().await {
-        let mut batch = vec![first];
-        let deadline = Instant::now() + LINGER;
-        while batch.len() < MAX_BATCH {
-            match tokio::time::timeout_at(deadline, receiver.recv()).await {
-                Ok(Some(settlement)) => batch.push(settlement),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        while batches.len() >= MAX_BATCHES {
-            ended(batches.join_next().await);
-        }
-        while let Some(batch) = batches.try_join_next() {
-            ended(Some(batch));
-        }
-        let (queue, backlog, metrics) = (Arc::clone(&queue), Arc::clone(&backlog), metrics.clone());
-        batches.spawn(async move {
-            let count = batch.len();
-            settle(&*queue, batch, &metrics).await;
-            backlog.fetch_sub(count, Ordering::Relaxed);
-        });
-    }
-    while let Some(batch) = batches.join_next().await {
-        ended(Some(batch));
+/// SQS counts delays in seconds. What is odd about one is waited for before the call, in no slot: rounded up, messages that were
+/// refused together would come again together.
+fn odd_part(verdict: &Verdict) -> Duration {
+    Duration::from_nanos(verdict.retry_after().unwrap_or_default().subsec_nanos().into())
+}
+
+/// A message whose body counts as held until this drops.
+struct Held {
+    bytes: Arc<AtomicUsize>,
+    message: Arc<Message>,
+}
+
+impl Held {
+    fn new(bytes: &Arc<AtomicUsize>, message: Arc<Message>) -> Self {
+        bytes.fetch_add(message.body.len(), Ordering::Relaxed);
+        Self { bytes: Arc::clone(bytes), message }
     }
 }
 
-fn ended(batch: Option<Result<(), JoinError>>) {
-    if let Some(Err(error)) = batch {
-        tracing::error!(error = %error, "verdicts were lost; their messages come again");
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.bytes.fetch_sub(self.message.body.len(), Ordering::Relaxed);
     }
 }
 
-async fn settle<Q: Queue>(queue: &Q, batch: Vec<Settlement>, metrics: &Metrics) {
-    let count = |verdict| metrics.messages.get_or_create(&VerdictLabel::new(verdict)).inc();
-    let (mut deletions, mut delays) = (Vec::new(), Vec::new());
-    for Settlement { message, verdict, lease } in batch {
+/// A verdict that counts as backlog until this drops.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(backlog: &Arc<AtomicUsize>) -> Self {
+        backlog.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(backlog))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<Q: Queue> Calls<Q> {
+    async fn carry_out(&self, message: &Arc<Message>, verdict: Verdict, lease: Lease) {
         match verdict {
-            Verdict::Ack => {
-                count("ack");
-                deletions.push((message.receipt.clone(), lease));
-            }
-            Verdict::RetryAfter(delay) => {
-                count("retry");
-                // Not extended any more, or an extension could overtake the delay.
-                lease.end().await;
-                delays.push((message.receipt.clone(), delay));
-            }
-            Verdict::Poison(poison) => {
-                count("poison");
-                let otherwise = poison.otherwise;
-                if bury(queue, &message, poison, metrics).await {
-                    deletions.push((message.receipt.clone(), lease));
-                } else {
-                    lease.end().await;
-                    delays.push((message.receipt.clone(), otherwise));
-                }
-            }
+            Verdict::Ack => self.delete(message, lease).await,
+            Verdict::Retry(cause) => self.wait(message, &cause, lease, LONGEST_HIDING).await,
+            Verdict::Poison(cause) => match self.bury(message, &cause).await {
+                Ok(()) => self.delete(message, lease).await,
+                Err(Unburied) => self.wait(message, &cause, lease, self.longest_hiding_of_poison()).await,
+            },
+            Verdict::Overdue(cause) => match self.bury_overdue(message, &cause).await {
+                Ok(()) => self.delete(message, lease).await,
+                Err(Unburied) => self.wait(message, &cause, lease, self.longest_hiding_of_poison()).await,
+            },
         }
     }
-    delete(queue, deletions, metrics).await;
-    hide(queue, delays, metrics).await;
-}
 
-/// Sends a dead letter. True when the message itself can go: the letter is safe.
-async fn bury<Q: Queue>(queue: &Q, message: &Message, poison: Poison, metrics: &Metrics) -> bool {
-    if !queue.has_dead_letters() {
-        // The queue's redrive policy takes it after its receives are used up; until then it comes again.
-        tracing::warn!(
-            message.id,
-            reason = poison.reason,
-            "poison, and no dead-letter queue configured: left to the queue's redrive policy"
-        );
-        return false;
-    }
-    let mut attributes = vec![("reason", poison.reason.to_owned())];
-    attributes.extend(poison.attributes);
-    let letter = DeadLetter { body: message.body.clone(), attributes };
-    match queue.send_dead_letter(&letter).await {
-        Ok(()) => {
-            metrics.dead_letters.get_or_create(&Reason::new(poison.reason)).inc();
-            true
+    /// Lets a message come again after its delay: hidden until then, if that is not longer than `longest_hiding`, or sent anew.
+    ///
+    /// Before the queue's retention would end the message it is sent anew, however short its delay, or else buried.
+    async fn wait(&self, message: &Arc<Message>, cause: &Cause, lease: Lease, longest_hiding: Duration) {
+        let delay = cause.delay;
+        let retention = self.terms.retention();
+        let ends = retention.is_some_and(|retention| ends_within(retention, message, delay));
+        // While the retention is not known nothing may hide for long, and a short one ends soon.
+        let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
+        if !(delay.is_zero() && !ends || may_hide && self.places.take(delay)) {
+            if self.send_anew(message, cause).await.is_ok() {
+                return self.delete(message, lease).await;
+            }
+            if ends && self.bury_overdue(message, cause).await.is_ok() {
+                return self.delete(message, lease).await;
+            }
         }
-        Err(error) => {
-            failed(
-                metrics,
-                "send_dead_letter",
+        // Not extended any more, or an extension could overtake the delay.
+        lease.end().await;
+        if let Err(error) = self.hides.call((message.receipt.clone(), delay)).await {
+            self.failed(
+                "change_visibility",
                 &error,
-                "a dead letter could not be sent; the message comes again",
+                "a message's retry could not be delayed; it returns when its visibility ends",
             );
-            false
         }
     }
-}
 
-async fn delete<Q: Queue>(queue: &Q, mut entries: Vec<(Receipt, Lease)>, metrics: &Metrics) {
-    for attempt in 1..=ENTRY_ATTEMPTS {
-        if entries.is_empty() {
-            return;
+    /// The queue's redrive policy counts receives, and a message that is sent anew begins at none: where that policy is the only
+    /// way to a letter, poison hides.
+    fn longest_hiding_of_poison(&self) -> Duration {
+        if self.queue.has_dead_letters() { LONGEST_HIDING } else { Duration::MAX }
+    }
+
+    async fn send_anew(&self, message: &Arc<Message>, cause: &Cause) -> Result<(), Unsent> {
+        if !self.terms.may_send() {
+            return Err(Unsent);
         }
-        let receipts: Vec<_> = entries.iter().map(|(receipt, _)| receipt.clone()).collect();
-        let results = queue.delete(&receipts).await;
-        let mut left = Vec::new();
-        for (entry, result) in entries.into_iter().zip(results) {
-            match result {
-                Ok(()) => {}
-                Err(QueueError::Unavailable(_)) if attempt < ENTRY_ATTEMPTS => left.push(entry),
-                Err(error) => failed(
-                    metrics,
-                    "delete",
+        let entry = SentAnew {
+            message: Arc::clone(message),
+            delay: cause.delay.min(self.terms.longest_delay()),
+            tenant_id: cause.tenant_id().map(str::to_owned),
+        };
+        match self.sends.call(entry).await {
+            Ok(()) => {
+                self.metrics.messages_sent_anew.get_or_create(&Reason::new(cause.reason)).inc();
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error, QueueError::Denied(_)) {
+                    self.terms.sending_was_denied();
+                }
+                self.failed(
+                    "send_anew",
                     &error,
-                    "a finished message could not be deleted; it comes again",
-                ),
+                    "a message that waits for long could not be sent anew; it is hidden instead",
+                );
+                Err(Unsent)
             }
         }
-        entries = left;
-        if !entries.is_empty() {
-            tokio::time::sleep(LINGER).await;
+    }
+
+    /// Buries a message whose retries end here, by its age or by the queue's.
+    async fn bury_overdue(&self, message: &Message, cause: &Cause) -> Result<(), Unburied> {
+        self.bury(message, cause).await?;
+        self.metrics.dead_letters_overdue.get_or_create(&Reason::new(cause.reason)).inc();
+        Ok(())
+    }
+
+    /// Sends a dead letter.
+    async fn bury(&self, message: &Message, cause: &Cause) -> Result<(), Unburied> {
+        if !self.queue.has_dead_letters() {
+            tracing::warn!(
+                message.id,
+                reason = cause.reason,
+                "poison, and no dead-letter queue configured: left to the queue's redrive policy"
+            );
+            return Err(Unburied);
+        }
+        let mut attributes = vec![("reason", cause.reason.to_owned()), ("message_id", message.id.clone())];
+        attributes.extend(cause.attributes.iter().cloned());
+        let letter = DeadLetter { body: message.body.clone(), attributes };
+        let _turn = self.letters.acquire().await.expect("nobody closes it");
+        match self.queue.send_dead_letter(&letter).await {
+            Ok(()) => {
+                self.metrics.dead_letters.get_or_create(&Reason::new(cause.reason)).inc();
+                Ok(())
+            }
+            Err(error) => {
+                let consequence = "a dead letter could not be sent; the message comes again";
+                self.failed("send_dead_letter", &error, consequence);
+                Err(Unburied)
+            }
         }
     }
+
+    /// Deletes a message that is done with, leased until then. If that cannot be done the message comes again, and
+    /// [`Settler::owes_delete`] knows it.
+    async fn delete(&self, message: &Message, lease: Lease) {
+        self.owe_delete(&message.id);
+        let (begun, mut pause) = (Instant::now(), LINGER);
+        while let Err(error) = self.deletes.call(message.receipt.clone()).await {
+            let again = matches!(error, QueueError::Unavailable(_))
+                && begun.elapsed() < DELETE_FOR
+                && !self.finishing.is_cancelled();
+            if !again {
+                self.failed("delete", &error, "a finished message could not be deleted; it comes again");
+                return;
+            }
+            self.failed("delete", &error, "a finished message could not be deleted yet");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.finishing.cancelled() => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        self.owed().remove(&message.id);
+        drop(lease);
+    }
+
+    fn owe_delete(&self, id: &str) {
+        let mut owed = self.owed();
+        if owed.len() >= MAX_OWED {
+            // Which of them is forgotten does not matter.
+            let other = owed.iter().next().cloned();
+            other.map(|other| owed.remove(&other));
+        }
+        owed.insert(id.to_owned());
+    }
+
+    fn owed(&self) -> MutexGuard<'_, HashSet<String>> {
+        // A set is right after every statement, so a panic elsewhere leaves nothing half done.
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, call: &'static str, error: &QueueError, consequence: &str) {
+        self.metrics.queue_errors.get_or_create(&Call::new(call)).inc();
+        tracing::warn!(call, error = %error, "{consequence}");
+    }
 }
 
-async fn hide<Q: Queue>(queue: &Q, entries: Vec<(Receipt, Duration)>, metrics: &Metrics) {
-    if entries.is_empty() {
-        return;
-    }
-    for error in queue.change_visibility(&entries).await.into_iter().filter_map(Result::err) {
-        failed(
-            metrics,
-            "change_visibility",
-            &error,
-            "a message's retry could not be delayed; it returns when its visibility ends",
-        );
-    }
-}
+/// The message was not sent anew.
+struct Unsent;
 
-fn failed(metrics: &Metrics, call: &'static str, error: &QueueError, consequence: &str) {
-    metrics.queue_errors.get_or_create(&Call::new(call)).inc();
-    tracing::warn!(call, error = %error, "{consequence}");
-}
+/// The message is no dead letter.
+struct Unburied;

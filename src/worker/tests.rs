@@ -3,6 +3,7 @@
 mod delays;
 mod drain;
 mod leases;
+mod waiting;
 
 use std::sync::{
     Mutex,
@@ -15,7 +16,7 @@ use crate::{
         DeadLetter,
         memory::{Call as QueueCall, MemoryQueue, Operation},
     },
-    verdict::Poison,
+    verdict::Cause,
 };
 
 const VISIBILITY: Duration = Duration::from_secs(30);
@@ -53,7 +54,12 @@ fn settings() -> WorkerSettings {
         wait_time: Duration::from_secs(20),
         visibility_timeout: VISIBILITY,
         grace_period: GRACE,
-        backoff: Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) },
+        max_hidden: 100,
+        backoff: Backoff {
+            first: Duration::from_secs(10),
+            longest: Duration::from_secs(60),
+            max_age: Duration::from_secs(3600),
+        },
     }
 }
 
@@ -95,7 +101,7 @@ type Log = Arc<Mutex<Vec<(String, u32, Instant)>>>;
 fn note(log: &Log, message: &Message) {
     log.lock().expect("no test panics with it").push((
         message.body.clone(),
-        message.receive_count,
+        message.attempts,
         Instant::now(),
     ));
 }
@@ -160,12 +166,12 @@ async fn a_message_is_deleted_after_its_ack_and_not_before() {
 async fn a_retry_hides_the_message_for_its_delay() {
     let queue = queue();
     queue.send("m");
-    let (log, delay, begin) = (Log::default(), Duration::from_secs(100), Instant::now());
+    let (log, delay, begin) = (Log::default(), Duration::from_secs(60), Instant::now());
     let running = start(queue, {
         let log = Arc::clone(&log);
         move |message| {
             note(&log, &message);
-            let verdict = if message.receive_count == 1 { Verdict::RetryAfter(delay) } else { Verdict::Ack };
+            let verdict = if message.attempts == 1 { retry_after(delay) } else { Verdict::Ack };
             async move { verdict }
         }
     });
@@ -179,16 +185,22 @@ async fn a_retry_hides_the_message_for_its_delay() {
     running.stop().await;
 }
 
+/// A retry of the tenant acme.
+fn retry_after(delay: Duration) -> Verdict {
+    let attributes = vec![("tenant", "acme".into())];
+    Verdict::Retry(Cause { reason: "role_denied", attributes, delay })
+}
+
 fn bad_key() -> Verdict {
-    Verdict::Poison(Poison {
+    Verdict::Poison(Cause {
         reason: "bad_key",
         attributes: vec![("tenant", "acme".into()), ("key", "a/b".into())],
-        otherwise: 5 * SECOND,
+        delay: 5 * SECOND,
     })
 }
 
 fn letter() -> DeadLetter {
-    let attributes = [("reason", "bad_key"), ("tenant", "acme"), ("key", "a/b")];
+    let attributes = [("reason", "bad_key"), ("message_id", "m"), ("tenant", "acme"), ("key", "a/b")];
     DeadLetter {
         body: "m".into(),
         attributes: attributes.map(|(name, value)| (name, value.to_owned())).into(),
@@ -371,25 +383,6 @@ async fn acknowledgements_go_out_together_and_entries_that_fail_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_cannot_be_deleted_comes_again() {
-    let queue = queue();
-    queue.send("m");
-    queue.fail_entry(Operation::Delete, "m", 3);
-    let log = Log::default();
-    let running = start(queue, {
-        let log = Arc::clone(&log);
-        move |message| {
-            note(&log, &message);
-            async { Verdict::Ack }
-        }
-    });
-    running.queue.until(empty).await;
-    assert_eq!(handled(&log), [("m".to_owned(), 1), ("m".to_owned(), 2)]);
-    assert!(running.metric("logferry_queue_errors_total{call=\"delete\"} 1\n"));
-    running.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_panic_is_one_message_s_and_is_tried_again() {
     let queue = queue();
     queue.send_all(["bad", "good"]);
@@ -399,7 +392,7 @@ async fn a_panic_is_one_message_s_and_is_tried_again() {
         move |message| {
             note(&log, &message);
             async move {
-                assert!(message.body == "good" || message.receive_count > 1, "the test wants this panic");
+                assert!(message.body == "good" || message.attempts > 1, "the test wants this panic");
                 tokio::time::sleep(SECOND).await;
                 Verdict::Ack
             }

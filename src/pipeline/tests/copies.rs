@@ -178,7 +178,7 @@ async fn a_worker_that_stops_gives_its_copies_back() {
     world.tenant("acme", [("s3", bucket_row(BUCKET_THERE))]);
     world.stop.cancel();
     let verdict = world.handle(&event(&[KEY])).await;
-    assert_eq!(verdict, Verdict::RetryAfter(Duration::ZERO));
+    assert_eq!(verdict.retry_after(), Some(Duration::ZERO));
     // At once: the lease was given back.
     let next = World { stop: CancellationToken::new(), ..world };
     assert_eq!(next.handle(&event(&[KEY])).await, Verdict::Ack);

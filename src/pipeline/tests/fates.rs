@@ -170,7 +170,7 @@ async fn what_may_yet_go_well_is_tried_again() {
         world.put(KEY, good_object(&["a"]));
         trouble(&world);
         let (report, verdict) = world.process(&event(&[KEY])).await;
-        assert_eq!(verdict, Verdict::RetryAfter(BACKOFF.first), "{reason}");
+        assert_eq!(verdict.retry_after(), Some(BACKOFF.first), "{reason}");
         assert_eq!((report.failures.len(), report.delivered.len()), (1, 0), "{reason}");
         assert_eq!(report.failures[0].failure.reason(), reason);
         assert_eq!(report.failures[0].tenant_id.as_deref(), Some("acme"), "{reason}");
@@ -179,17 +179,16 @@ async fn what_may_yet_go_well_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delays_grow_with_the_receives() {
+async fn delays_grow_with_the_attempts() {
     let world = World::new();
     world.put(KEY, MemoryObject::refused(ObjectError::Unavailable("503".into())));
-    for (receive_count, shortest, longest) in
-        [(1, 7.5, 10.0), (2, 15.0, 20.0), (3, 30.0, 40.0), (50, 45.0, 60.0)]
+    for (attempts, shortest, longest) in [(1, 7.5, 10.0), (2, 15.0, 20.0), (3, 30.0, 40.0), (50, 45.0, 60.0)]
     {
-        let message = Message { receive_count, ..message(&event(&[KEY])) };
-        let Verdict::RetryAfter(delay) = world.pipeline().handle(&message, &world.stop).await else {
+        let message = Message { attempts, ..message(&event(&[KEY])) };
+        let Some(delay) = world.pipeline().handle(&message, &world.stop).await.retry_after() else {
             panic!("a retry")
         };
-        assert!((shortest..=longest).contains(&delay.as_secs_f64()), "{receive_count}: {delay:?}");
+        assert!((shortest..=longest).contains(&delay.as_secs_f64()), "{attempts}: {delay:?}");
     }
 }
 

@@ -1,14 +1,11 @@
 //! The dead-letter queue as SQS.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
-use aws_sdk_sqs::{
-    Client,
-    types::{MessageSystemAttributeName, SendMessageBatchRequestEntry},
-};
+use aws_sdk_sqs::{Client, types::MessageSystemAttributeName};
 use jiff::Timestamp;
 
-use super::{SqsQueue, by_entry, unavailable, whole_seconds};
+use super::{Clients, SqsQueue, sending, whole_seconds};
 use crate::{
     aws::describe,
     queue::{
@@ -17,8 +14,6 @@ use crate::{
     },
 };
 
-/// Longest body of one SendMessageBatch, all entries together, in bytes. Source: SQS API reference, SendMessageBatch.
-const MAX_BATCH_BYTES: usize = 1_048_576;
 /// Long enough for SQS to ask all its servers, which a receive without a wait does not.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -36,22 +31,9 @@ impl SqsDeadLetters {
     /// Takes letters out of `url`, and sends them to `source_url`.
     pub fn new(client: Client, url: String, source_url: String) -> Self {
         // Its visibility timeout is that of its receives, and it does not receive.
-        let queue = SqsQueue::new(client.clone(), url.clone(), None, Duration::ZERO);
+        let clients = Clients { polling: client.clone(), calling: client.clone() };
+        let queue = SqsQueue::new(clients, url.clone(), None, Duration::ZERO);
         Self { client, url, source_url, queue }
-    }
-
-    async fn send_batch(&self, bodies: &[&str]) -> Vec<Result<(), QueueError>> {
-        let entries = bodies.iter().enumerate().map(|(index, body)| {
-            let entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(*body);
-            entry.build().expect("id and body are set")
-        });
-        let call = self.client.send_message_batch().queue_url(&self.source_url);
-        match call.set_entries(Some(entries.collect())).send().await {
-            Ok(output) => {
-                by_entry(bodies.len(), output.successful.iter().map(|entry| entry.id()), output.failed)
-            }
-            Err(error) => unavailable(bodies.len(), &describe(&error)),
-        }
     }
 }
 
@@ -83,34 +65,13 @@ impl DeadLetters for SqsDeadLetters {
     }
 
     async fn send_back(&self, bodies: &[&str]) -> Vec<Result<(), QueueError>> {
-        let mut results = Vec::new();
-        let lengths: Vec<_> = bodies.iter().map(|body| body.len()).collect();
-        for range in batches(&lengths) {
-            results.extend(self.send_batch(&bodies[range]).await);
-        }
-        results
+        let entries = bodies.iter().enumerate().map(|(index, body)| sending::plain(index, body));
+        sending::send(&self.client, &self.source_url, entries.collect()).await
     }
 
     async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
         self.queue.delete(receipts).await
     }
-}
-
-/// Cuts entries of these lengths, in order, into as few calls as their bytes allow.
-fn batches(lengths: &[usize]) -> Vec<Range<usize>> {
-    let mut batches: Vec<Range<usize>> = Vec::new();
-    let mut bytes = 0;
-    for (index, length) in lengths.iter().enumerate() {
-        bytes += length;
-        match batches.last_mut() {
-            Some(batch) if bytes <= MAX_BATCH_BYTES && batch.len() < MAX_BATCH => batch.end = index + 1,
-            _ => {
-                batches.push(index..index + 1);
-                bytes = *length;
-            }
-        }
-    }
-    batches
 }
 
 fn letter(message: aws_sdk_sqs::types::Message) -> Option<StoredLetter> {
@@ -133,19 +94,4 @@ fn letter(message: aws_sdk_sqs::types::Message) -> Option<StoredLetter> {
         receipt: Receipt(message.receipt_handle?),
         body: message.body.unwrap_or_default(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_keep_both_limits() {
-        let check = |lengths: &[usize], expected: &[Range<usize>]| assert_eq!(batches(lengths), expected);
-        check(&[], &[]);
-        check(&[5; 3], std::slice::from_ref(&(0..3)));
-        check(&[5; 21], &[0..10, 10..20, 20..21]);
-        check(&[MAX_BATCH_BYTES; 2], &[0..1, 1..2]);
-        check(&[MAX_BATCH_BYTES - 1, 1, 1], &[0..2, 2..3]);
-    }
 }

@@ -1,12 +1,11 @@
 //! Delays to the millisecond on a queue that counts in seconds.
 
 use super::*;
-use crate::worker::settle::{self, Settler};
+use crate::worker::settle::Settler;
 
 struct Waiting {
     queue: Arc<MemoryQueue>,
-    settler: Settler,
-    _leases: Leases,
+    settler: Settler<MemoryQueue>,
 }
 
 /// One message that is to come again after `delay`.
@@ -14,12 +13,15 @@ async fn waiting(delay: Duration) -> Waiting {
     let queue = Arc::new(queue());
     queue.send("m");
     let message = queue.receive(1, SECOND).await.expect("it goes well").remove(0);
-    let leases = Leases::start(Arc::clone(&queue), VISIBILITY, Metrics::new());
-    let settler = settle::start(Arc::clone(&queue), Metrics::new());
+    let leases = Leases::new(Arc::clone(&queue), VISIBILITY, Metrics::new());
+    let WorkerSettings { max_hidden, backoff, .. } = settings();
+    let settler = Settler::start(Arc::clone(&queue), max_hidden, backoff.max_age, Metrics::new());
+    // Until it has read the queue's retention.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     let lease = leases.hold(message.receipt.clone());
-    let verdict = Verdict::RetryAfter(delay);
+    let verdict = retry_after(delay);
     settler.settle(Settlement { message: Arc::new(message), verdict, lease });
-    Waiting { queue, settler, _leases: leases }
+    Waiting { queue, settler }
 }
 
 /// The delays that the queue was asked for.
@@ -35,7 +37,7 @@ fn hidden(queue: &MemoryQueue) -> Vec<Duration> {
 async fn the_odd_part_of_a_delay_is_waited_for_here() {
     for (delay, seconds, odd) in [(2400, 2, 400), (400, 0, 400), (3000, 3, 0)] {
         let start = Instant::now();
-        let Waiting { queue, settler, _leases } = waiting(Duration::from_millis(delay)).await;
+        let Waiting { queue, settler } = waiting(Duration::from_millis(delay)).await;
         assert_eq!(settler.backlog(), usize::from(odd == 0), "what waits is no backlog");
         let again = queue.receive(1, Duration::from_secs(20)).await.expect("it goes well");
         assert_eq!((again.len(), hidden(&queue)), (1, vec![Duration::from_secs(seconds)]));
@@ -47,7 +49,7 @@ async fn the_odd_part_of_a_delay_is_waited_for_here() {
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_it_at_the_end() {
     let start = Instant::now();
-    let Waiting { queue, settler, _leases } = waiting(Duration::from_millis(2900)).await;
+    let Waiting { queue, settler } = waiting(Duration::from_millis(2900)).await;
     settler.finish().await;
     assert_eq!(hidden(&queue), [Duration::from_millis(2900)], "the queue rounds it up");
     assert!(start.elapsed() < Duration::from_millis(200));

@@ -83,7 +83,7 @@ async fn work_that_does_not_finish_is_given_back_at_once() {
         queue.receive(10, Duration::from_secs(20)).await.expect("goes well"),
     );
     assert_eq!((first.len(), rest.len(), now.elapsed()), (10, 1, Duration::ZERO));
-    assert!(first.iter().all(|message| message.receive_count == 2));
+    assert!(first.iter().all(|message| message.attempts == 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +161,7 @@ async fn leases_and_verdicts_hold_while_draining() {
                 tokio::time::sleep(15 * SECOND).await;
                 match message.body.as_str() {
                     "ack" => Verdict::Ack,
-                    "retry" => Verdict::RetryAfter(100 * SECOND),
+                    "retry" => retry_after(50 * SECOND),
                     "poison" => bad_key(),
                     _ => panic!("the test wants this panic"),
                 }
@@ -173,7 +173,7 @@ async fn leases_and_verdicts_hold_while_draining() {
     assert_eq!(running.stop().await, Drained { given_back: 0 });
     assert_eq!(handled(&log).len(), 4, "each was handled once");
     assert_eq!((queue.left(), queue.dead_letters().len()), (vec!["retry".to_owned(), "panic".to_owned()], 1));
-    assert_eq!(queue.hidden_for("retry"), 100 * SECOND);
+    assert_eq!(queue.hidden_for("retry"), 50 * SECOND);
     assert!(queue.hidden_for("panic") > 7 * SECOND);
 }
 
@@ -206,7 +206,7 @@ async fn work_is_told_to_break_off_before_it_is_dropped() {
                 if message.body == "tidy" {
                     tokio::time::sleep(SECOND).await;
                     tidied.fetch_add(1, Ordering::Relaxed);
-                    return Verdict::RetryAfter(Duration::ZERO);
+                    return retry_after(Duration::ZERO);
                 }
                 std::future::pending().await
             }

@@ -14,7 +14,7 @@ fn work(
         note(&log, &message);
         let verdict = verdict.clone();
         Box::pin(async move {
-            if message.receive_count > 1 {
+            if message.attempts > 1 {
                 return Verdict::Ack;
             }
             tokio::time::sleep(time).await;
@@ -56,7 +56,7 @@ async fn work_longer_than_the_visibility_timeout_is_done_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_messages_are_extended_together() {
+async fn each_message_is_extended_by_itself() {
     let queue = queue();
     let bodies: Vec<_> = (0..23).map(|number| number.to_string()).collect();
     queue.send_all(bodies.iter().map(String::as_str));
@@ -65,14 +65,50 @@ async fn many_messages_are_extended_together() {
     let running = start_with(queue, settings, work(&log, VISIBILITY * 2 / 3, Verdict::Ack));
     running.queue.until(empty).await;
     assert_eq!(handled(&log).len(), 23);
-    let sizes: Vec<_> = answers(&running.queue)
-        .into_iter()
-        .filter_map(|call| match call {
-            QueueCall::ChangeVisibility(entries) => Some(entries.len()),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(sizes, [10, 10, 3]);
+    let sizes = answers(&running.queue).into_iter().filter_map(|call| match call {
+        QueueCall::ChangeVisibility(entries) => Some(entries.len()),
+        _ => None,
+    });
+    assert_eq!(sizes.collect::<Vec<_>>(), [1; 23]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_that_hangs_harms_no_other_message() {
+    let queue = MemoryQueue::new(10 * SECOND);
+    queue.send_all(["hangs", "works", "waits"]);
+    // One of the first extensions, at 5 s, is answered when all is over; everything else at once.
+    queue.slow_calls(Operation::ChangeVisibility, 1..=1, 1000 * SECOND);
+    let (log, begin) = (Log::default(), Instant::now());
+    let settings = WorkerSettings { visibility_timeout: 10 * SECOND, ..settings() };
+    let running = start_with(queue, settings, {
+        let log = Arc::clone(&log);
+        move |message| {
+            note(&log, &message);
+            Box::pin(async move {
+                match message.body.as_str() {
+                    // Ends while the hung call is on its way: its own delay is not held up.
+                    "waits" if message.attempts == 1 => {
+                        tokio::time::sleep(6 * SECOND).await;
+                        retry_after(20 * SECOND)
+                    }
+                    "waits" => Verdict::Ack,
+                    _ => {
+                        tokio::time::sleep(100 * SECOND).await;
+                        Verdict::Ack
+                    }
+                }
+            })
+        }
+    });
+    running.queue.until(empty).await;
+    let mut handled = handled(&log);
+    handled.sort();
+    let once = |body: &str| (body.to_owned(), 1);
+    // Its extension is tried again while it is still hidden.
+    assert_eq!(handled, [once("hangs"), once("waits"), ("waits".to_owned(), 2), once("works")]);
+    let again = log.lock().expect("no test panics with it")[3].2 - begin;
+    assert!((26 * SECOND..27 * SECOND).contains(&again), "{again:?}");
     running.stop().await;
 }
 
@@ -93,11 +129,11 @@ async fn an_extension_that_fails_is_tried_again_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_extended_after_the_verdict() {
-    let delay = 10 * VISIBILITY;
+    let delay = 2 * VISIBILITY;
     let (log, begin) = (Log::default(), Instant::now());
     let queue = queue();
     queue.send("m");
-    let running = start(queue, work(&log, SECOND, Verdict::RetryAfter(delay)));
+    let running = start(queue, work(&log, SECOND, retry_after(delay)));
     running.queue.until(empty).await;
     let changes = changes(&running.queue, "m", begin);
     assert_eq!(changes.iter().map(|(_, time)| *time).collect::<Vec<_>>(), [delay]);
@@ -142,9 +178,9 @@ async fn an_extension_on_its_way_does_not_overtake_a_retry() {
     queue.send("m");
     // The first extension is slow (the SDK retries it), and the verdict comes meanwhile.
     queue.slow_calls(Operation::ChangeVisibility, 1..=1, 5 * SECOND);
-    let delay = 20 * VISIBILITY;
+    let delay = 2 * VISIBILITY;
     let (log, begin) = (Log::default(), Instant::now());
-    let running = start(queue, work(&log, VISIBILITY / 2 + 2 * SECOND, Verdict::RetryAfter(delay)));
+    let running = start(queue, work(&log, VISIBILITY / 2 + 2 * SECOND, retry_after(delay)));
     running.queue.until(empty).await;
     assert!(begin.elapsed() >= delay, "it came again after {:?}", begin.elapsed());
     running.stop().await;

@@ -1,0 +1,226 @@
+//! Messages that are sent: anew to the queue they came from, or as letters to another one.
+
+use std::{collections::HashMap, ops::Range};
+
+use aws_sdk_sqs::{
+    Client,
+    error::ProvideErrorMetadata,
+    types::{
+        MessageAttributeValue, MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+        SendMessageBatchRequestEntry,
+    },
+};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{by_entry, every_entry, refusal, whole_seconds};
+use crate::{
+    aws::describe,
+    queue::{MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, QueueError, SentAnew},
+};
+
+/// When a message was first received, in epoch milliseconds: an attribute of ours on messages that were sent anew.
+pub(super) const FIRST_RECEIVED: &str = "logferry.first_received";
+/// How often it was received before it was sent anew, likewise.
+pub(super) const ATTEMPTS: &str = "logferry.attempts";
+/// Longest attribute of a dead letter, in bytes; a key, the longest of them that matters, has up to 1,024.
+const MAX_ATTRIBUTE: usize = 1024;
+/// Longest `MessageGroupId`. Source: SQS API reference, SendMessage.
+const MAX_GROUP_ID: usize = 128;
+
+/// Sends entries to `url`, in as few calls as their number and bytes allow.
+pub(super) async fn send(
+    client: &Client,
+    url: &str,
+    entries: Vec<SendMessageBatchRequestEntry>,
+) -> Vec<Result<(), QueueError>> {
+    let lengths: Vec<_> = entries.iter().map(length).collect();
+    let mut entries = entries.into_iter();
+    let mut results = Vec::new();
+    for range in batches(&lengths) {
+        let batch: Vec<_> = entries.by_ref().take(range.len()).collect();
+        let call = client.send_message_batch().queue_url(url).set_entries(Some(batch));
+        results.extend(match call.send().await {
+            Ok(output) => {
+                by_entry(range.len(), output.successful.iter().map(|entry| entry.id()), output.failed)
+            }
+            Err(error) => every_entry(range.len(), &refusal(error.code(), describe(&error))),
+        });
+    }
+    results
+}
+
+/// An entry with a text alone; ids only have to differ within a call.
+pub(super) fn plain(index: usize, body: &str) -> SendMessageBatchRequestEntry {
+    let entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(body);
+    entry.build().expect("id and body are set")
+}
+
+/// An entry that takes a message's place; `now` is our clock's time.
+pub(super) fn anew(index: usize, sent: &SentAnew, now: Timestamp) -> SendMessageBatchRequestEntry {
+    let message = &sent.message;
+    let age = SignedDuration::try_from(message.age()).unwrap_or(SignedDuration::MAX);
+    let first_received = now.checked_sub(age).unwrap_or(Timestamp::MIN).as_millisecond();
+    let mut entry = plain(index, &message.body);
+    entry.delay_seconds = Some(whole_seconds(sent.delay.min(MAX_DELAY)));
+    entry.message_group_id = sent.tenant_id.clone().filter(|id| is_group_id(id));
+    entry.message_attributes = Some(HashMap::from([
+        (FIRST_RECEIVED.to_owned(), text_attribute(first_received.to_string())),
+        (ATTEMPTS.to_owned(), text_attribute(message.attempts.to_string())),
+    ]));
+    entry.message_system_attributes = message.trace_header.as_ref().map(|header| {
+        let value = MessageSystemAttributeValue::builder().data_type("String").string_value(header);
+        let value = value.build().expect("the type is set");
+        HashMap::from([(MessageSystemAttributeNameForSends::AwsTraceHeader, value)])
+    });
+    entry
+}
+
+/// An entry that SQS must refuse, twice over: it has no text, and a delay that is too long.
+pub(super) fn impossible() -> SendMessageBatchRequestEntry {
+    let mut entry = plain(0, "");
+    entry.delay_seconds = Some(whole_seconds(MAX_DELAY) + 1);
+    entry
+}
+
+/// A letter's attributes as SQS takes them, without those that are empty or that do not fit beside its text.
+pub(super) fn letter_attributes(
+    body: &str,
+    attributes: &[(&'static str, String)],
+) -> HashMap<String, MessageAttributeValue> {
+    let mut room = MAX_MESSAGE_BYTES.saturating_sub(body.len());
+    let mut fitting = HashMap::new();
+    for (name, value) in attributes {
+        let value = legal_attribute(value);
+        let length = attribute_length(name, &value);
+        if !value.is_empty() && length <= room {
+            room -= length;
+            fitting.insert((*name).to_owned(), text_attribute(value));
+        }
+    }
+    fitting
+}
+
+/// What SQS counts: name, type and value.
+fn attribute_length(name: &str, value: &str) -> usize {
+    name.len() + "String".len() + value.len()
+}
+
+fn length(entry: &SendMessageBatchRequestEntry) -> usize {
+    let attributes = entry.message_attributes.iter().flatten();
+    let lengths =
+        attributes.map(|(name, value)| attribute_length(name, value.string_value().unwrap_or_default()));
+    entry.message_body.len() + lengths.sum::<usize>()
+}
+
+fn text_attribute(value: String) -> MessageAttributeValue {
+    let value = MessageAttributeValue::builder().data_type("String").string_value(value).build();
+    value.expect("the type is set")
+}
+
+/// A value that SQS takes as an attribute: no characters that XML 1.0 has not, and of a bounded length. Source: SQS API
+/// reference, SendMessage.
+fn legal_attribute(value: &str) -> String {
+    let legal = |c: char| {
+        !(c.is_control() && !matches!(c, '\t' | '\n' | '\r') || matches!(c, '\u{fffe}' | '\u{ffff}'))
+    };
+    let kept = &value[..value.floor_char_boundary(MAX_ATTRIBUTE)];
+    kept.chars().map(|c| if legal(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// Whether SQS takes it as a MessageGroupId: ASCII letters, digits and punctuation. Source: SQS API reference, SendMessage.
+fn is_group_id(id: &str) -> bool {
+    (1..=MAX_GROUP_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Cuts entries of these lengths, in order, into as few calls as their bytes allow.
+fn batches(lengths: &[usize]) -> Vec<Range<usize>> {
+    let mut batches: Vec<Range<usize>> = Vec::new();
+    let mut bytes = 0;
+    for (index, length) in lengths.iter().enumerate() {
+        bytes += length;
+        match batches.last_mut() {
+            Some(batch) if bytes <= MAX_MESSAGE_BYTES && batch.len() < MAX_BATCH => batch.end = index + 1,
+            _ => {
+                batches.push(index..index + 1);
+                bytes = *length;
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::queue::{Message, Receipt};
+
+    #[test]
+    fn batches_keep_both_limits() {
+        let check = |lengths: &[usize], expected: &[Range<usize>]| assert_eq!(batches(lengths), expected);
+        check(&[], &[]);
+        check(&[5; 3], std::slice::from_ref(&(0..3)));
+        check(&[5; 21], &[0..10, 10..20, 20..21]);
+        check(&[MAX_MESSAGE_BYTES; 2], &[0..1, 1..2]);
+        check(&[MAX_MESSAGE_BYTES - 1, 1, 1], &[0..2, 2..3]);
+    }
+
+    #[test]
+    fn attributes_are_made_legal() {
+        assert_eq!(legal_attribute("a\0b\u{ffff}c\n"), "a\u{fffd}b\u{fffd}c\n");
+        assert_eq!(legal_attribute(&"é".repeat(1000)).chars().count(), 512);
+    }
+
+    #[test]
+    fn attributes_that_do_not_fit_beside_the_text_are_left_out() {
+        let check = |room: usize, expected: &[&str]| {
+            let attributes =
+                [("reason", "bad_key".to_owned()), ("key", "k".repeat(900)), ("tenant", "acme".to_owned())];
+            let body = "b".repeat(MAX_MESSAGE_BYTES - room);
+            let mut names: Vec<_> = letter_attributes(&body, &attributes).into_keys().collect();
+            names.sort();
+            assert_eq!(names, expected, "{room} bytes of room");
+        };
+        check(2000, &["key", "reason", "tenant"]);
+        check(100, &["reason", "tenant"]);
+        check(19, &["reason"]);
+        check(0, &[]);
+    }
+
+    #[test]
+    fn what_a_new_message_would_lose_goes_along() {
+        let check = |tenant: Option<&str>, group: Option<&str>, trace: Option<&str>| {
+            let message = Message {
+                id: "1".into(),
+                receipt: Receipt("r".into()),
+                body: "text".into(),
+                attempts: 7,
+                trace_header: trace.map(str::to_owned),
+                received_at: Instant::now(),
+                age_when_received: Duration::from_secs(3600),
+                kept_when_received: Duration::ZERO,
+            };
+            let (message, delay) = (Arc::new(message), Duration::from_millis(61_500));
+            let now = Timestamp::from_second(1_000_000).expect("a time");
+            let entry = anew(3, &SentAnew { message, delay, tenant_id: tenant.map(str::to_owned) }, now);
+            assert_eq!((entry.id(), entry.message_body(), entry.delay_seconds()), ("3", "text", Some(62)));
+            let attribute = |name| entry.message_attributes().and_then(|all| all.get(name)?.string_value());
+            assert_eq!(attribute(ATTEMPTS), Some("7"));
+            let first: i64 = attribute(FIRST_RECEIVED).expect("it is there").parse().expect("a number");
+            // Whatever passes between the receive and here counts as well.
+            assert!((996_390_000..=996_400_000).contains(&first), "{first}");
+            let system = entry.message_system_attributes().and_then(|all| all.values().next());
+            assert_eq!(system.and_then(|value| value.string_value()), trace);
+            assert_eq!(entry.message_group_id(), group);
+        };
+        check(Some("acme"), Some("acme"), Some("Root=1-5759e988-bd862e3fe1be46a994272793"));
+        check(Some("a-b_c.d(e)"), Some("a-b_c.d(e)"), None);
+        check(None, None, None);
+        for no_group in ["", "é", "a b", &"x".repeat(129)] {
+            check(Some(no_group), None, None);
+        }
+    }
+}

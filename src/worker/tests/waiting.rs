@@ -1,0 +1,246 @@
+//! Messages that wait: hidden while that is short, sent anew when it is long, and never until the queue forgets them.
+
+use super::*;
+use crate::queue::SentAnew;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Says `again` at each attempt but the last, which is acknowledged.
+fn until_attempt(
+    log: &Log,
+    last: u32,
+    again: Verdict,
+) -> impl Fn(Arc<Message>) -> std::future::Ready<Verdict> + Send + Sync + 'static {
+    let log = Arc::clone(log);
+    move |message| {
+        note(&log, &message);
+        std::future::ready(if message.attempts < last { again.clone() } else { Verdict::Ack })
+    }
+}
+
+fn send_anew(body: &str, delay: Duration) -> QueueCall {
+    QueueCall::SendAnew(vec![(body.to_owned(), delay)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_wait_takes_no_place_in_flight() {
+    let queue = queue();
+    queue.send_traced("m", Some("Root=1"));
+    let (log, begin, delay) = (Log::default(), Instant::now(), 15 * MINUTE);
+    let running = start(queue, until_attempt(&log, 4, retry_after(delay)));
+    running.queue.until(|queue| queue.left().len() == 1 && queue.sent_anew().len() == 1).await;
+    assert_eq!(running.queue.in_flight(), 0);
+    running.queue.until(empty).await;
+    // Sent before it is deleted, and once for each wait.
+    let round = [send_anew("m", delay), delete(&["m"])];
+    assert_eq!(answers(&running.queue), [&round, &round, &round, &round[1..]].concat());
+    // Each knows of the attempts before it, and of its trace and tenant.
+    assert_eq!(handled(&log), (1..=4).map(|attempt| ("m".to_owned(), attempt)).collect::<Vec<_>>());
+    assert!(begin.elapsed() >= 3 * delay);
+    let sent = running.queue.sent_anew();
+    let SentAnew { message, tenant_id, .. } = &sent[2];
+    assert_eq!((message.trace_header.as_deref(), tenant_id.as_deref()), (Some("Root=1"), Some("acme")));
+    assert!(message.age_when_received >= 2 * delay, "{message:?}");
+    assert_eq!(message.kept_when_received, delay);
+    assert!(running.metric("logferry_messages_sent_anew_total{reason=\"role_denied\"} 3\n"));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_long_waits_are_few_calls() {
+    let queue = queue();
+    let bodies: Vec<_> = (0..20).map(|number| number.to_string()).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    let settings = WorkerSettings { concurrency: 40, ..settings() };
+    let running = start_with(queue, settings, until_attempt(&Log::default(), 2, retry_after(HOUR / 4)));
+    running.queue.until(|queue| queue.sent_anew().len() == 20 && queue.left().len() == 20).await;
+    assert_eq!(answers(&running.queue).len(), 4, "{:?}", answers(&running.queue));
+    running.queue.until(empty).await;
+    running.stop().await;
+}
+
+/// Of many messages that wait for a moment only so many are hidden; the others wait as new ones.
+#[tokio::test(start_paused = true)]
+async fn hidden_messages_take_a_bounded_number_of_places() {
+    let queue = queue();
+    let bodies: Vec<_> = (0..200).map(|number| number.to_string()).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    let log = Log::default();
+    let running = start(queue, until_attempt(&log, 5, retry_after(30 * SECOND)));
+    running.queue.until(empty).await;
+    let WorkerSettings { concurrency, max_hidden, .. } = settings();
+    // Beside those that hide and those that are worked on there are some whose verdicts are on their way.
+    let highest = running.queue.highest_in_flight();
+    assert!((max_hidden..=max_hidden + 10 * concurrency).contains(&highest), "{highest}");
+    assert_eq!(handled(&log).len(), 5 * 200, "each was worked on as often as it asked for");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_permission_to_send_a_message_hides() {
+    let queue = queue().without_sending();
+    queue.send_all(["a", "b"]);
+    let log = Log::default();
+    let running = start(queue, until_attempt(&log, 3, retry_after(15 * MINUTE)));
+    running.queue.until(empty).await;
+    assert_eq!(handled(&log).len(), 6);
+    let answers = answers(&running.queue);
+    let hidden = answers.iter().filter(|call| matches!(call, QueueCall::ChangeVisibility(_))).count();
+    // Asked again each time, because a minute has passed, and not for each message.
+    let denied = answers.iter().filter(|call| matches!(call, QueueCall::SendAnew(_))).count();
+    assert_eq!((hidden, denied, running.queue.sent_anew().len()), (2, 2, 0), "{answers:?}");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_sent_hides_and_what_was_sent_is_deleted() {
+    let queue = queue();
+    queue.send_all(["sent", "unsent"]);
+    queue.fail_entry(Operation::SendAnew, "unsent", 1);
+    let delay = 2 * MINUTE;
+    let running = start(queue, until_attempt(&Log::default(), 2, retry_after(delay)));
+    running.queue.until(|queue| answers(queue).len() == 3).await;
+    let both = ["sent", "unsent"].map(|body| (body.to_owned(), delay)).into();
+    let mut expected = [QueueCall::SendAnew(both), hide("unsent", delay), delete(&["sent"])];
+    let mut found = answers(&running.queue);
+    expected.sort_by_key(|call| format!("{call:?}"));
+    found.sort_by_key(|call| format!("{call:?}"));
+    assert_eq!(found, expected);
+    running.queue.until(empty).await;
+    running.stop().await;
+}
+
+/// With a retention that is shorter than the trouble: nothing may vanish, whatever the delays and permissions are.
+#[tokio::test(start_paused = true)]
+async fn no_message_outlives_the_queue_s_retention_silently() {
+    for delay in [SECOND, 10 * SECOND, 50 * SECOND, 15 * MINUTE] {
+        for may_send in [true, false] {
+            let queue = queue().with_retention(MINUTE);
+            let queue = if may_send { queue } else { queue.without_sending() };
+            let bodies: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+            queue.send_all(bodies.iter().map(String::as_str));
+            let begin = Instant::now();
+            let running = start_with(queue, WorkerSettings { concurrency: 20, ..settings() }, move |_| {
+                std::future::ready(if begin.elapsed() < HOUR { retry_after(delay) } else { Verdict::Ack })
+            });
+            running.queue.until(empty).await;
+            let letters = running.queue.dead_letters();
+            if may_send {
+                let acknowledged = running.metric("logferry_messages_total{verdict=\"ack\"} 10\n");
+                assert!(letters.is_empty() && acknowledged, "{delay:?}: {letters:?}");
+            } else {
+                assert!(begin.elapsed() < MINUTE, "in good time");
+                let reasons = letters.iter().filter(|letter| letter.attributes[0].1 == "role_denied");
+                assert_eq!(reasons.count(), 10, "{delay:?}: {letters:?}");
+                assert!(running.metric("logferry_dead_letters_overdue_total{reason=\"role_denied\"} 10\n"));
+            }
+            running.stop().await;
+        }
+    }
+}
+
+/// The same while the retention cannot be read for long: nothing that waits may hide, or wait for more than a moment.
+#[tokio::test(start_paused = true)]
+async fn an_unknown_retention_is_taken_for_a_short_one() {
+    let queue = queue().with_retention(MINUTE);
+    queue.send("m");
+    queue.fail_calls(Operation::Retention, 1..=8);
+    let begin = Instant::now();
+    let running = start(queue, move |_| {
+        std::future::ready(if begin.elapsed() < HOUR { retry_after(15 * MINUTE) } else { Verdict::Ack })
+    });
+    running.queue.until(empty).await;
+    assert!(begin.elapsed() >= HOUR && running.queue.dead_letters().is_empty());
+    assert!(running.queue.sent_anew().iter().all(|sent| sent.delay == 30 * SECOND));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_overdue_is_a_letter_with_its_reason() {
+    let queue = queue();
+    queue.send("m");
+    let running = start(queue, |_| {
+        let attributes = vec![("tenant", "acme".into())];
+        let cause = Cause { reason: "role_denied", attributes, delay: SECOND };
+        std::future::ready(Verdict::Overdue(cause))
+    });
+    running.queue.until(empty).await;
+    let letters = running.queue.dead_letters();
+    assert!(letters[0].attributes.starts_with(&[("reason", "role_denied".to_owned())]), "{letters:?}");
+    assert!(running.metric("logferry_dead_letters_overdue_total{reason=\"role_denied\"} 1\n"));
+    assert!(running.metric("logferry_messages_total{verdict=\"overdue\"} 1\n"));
+    running.stop().await;
+}
+
+/// Poison that only the queue's redrive policy can take must be received as often as that demands.
+#[tokio::test(start_paused = true)]
+async fn poison_without_a_dead_letter_queue_is_not_sent_anew() {
+    let queue = queue().without_dead_letters();
+    queue.send("m");
+    let log = Log::default();
+    let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE };
+    let running = start(queue, until_attempt(&log, 5, Verdict::Poison(poison)));
+    running.queue.until(empty).await;
+    assert_eq!((handled(&log).len(), running.queue.sent_anew().len()), (5, 0));
+    running.stop().await;
+}
+
+/// Whatever was done with a message, if it cannot be deleted for a while, nothing is done twice.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_deleted_is_tried_again_and_then_remembered() {
+    // Refused for 45 s; and for much longer, so that the message comes again.
+    for (failing, comes_again) in [(15, false), (100, true)] {
+        for verdict in [Verdict::Ack, bad_key(), retry_after(10 * MINUTE)] {
+            let queue = queue();
+            queue.send("m");
+            queue.fail_calls(Operation::Delete, 1..=failing);
+            let (log, begin) = (Log::default(), Instant::now());
+            let running = start(queue, until_attempt(&log, 2, verdict.clone()));
+            running.queue.until(empty).await;
+            let anew = usize::from(verdict.retry_after().is_some());
+            assert_eq!(handled(&log).len(), 1 + anew, "{verdict:?}");
+            let letters = usize::from(matches!(verdict, Verdict::Poison(_)));
+            assert_eq!(running.queue.dead_letters().len(), letters, "{verdict:?}");
+            assert_eq!(running.queue.sent_anew().len(), anew, "{verdict:?}");
+            assert!(begin.elapsed() > 45 * SECOND, "{:?}", begin.elapsed());
+            let receives = if comes_again { 2 } else { 1 } + anew;
+            let received = format!("logferry_messages_received_total {receives}\n");
+            assert!(comes_again || running.metric(&received), "{verdict:?}, {failing}");
+            running.stop().await;
+        }
+    }
+}
+
+/// Bodies that wait for a slow dead-letter queue are no more than a bound.
+#[tokio::test(start_paused = true)]
+async fn bodies_that_wait_for_the_queue_are_bounded() {
+    let queue = queue();
+    let large = "x".repeat(1 << 20);
+    let bodies: Vec<_> = (0..60).map(|number| format!("{number} {large}")).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    queue.slow_calls(Operation::SendDeadLetter, 1..=1000, 10 * SECOND);
+    let WorkerSettings { concurrency, .. } = settings();
+    let running = start(queue, |_| std::future::ready(bad_key()));
+    running.queue.until(|queue| queue.left().len() < 60).await;
+    let most = MAX_HELD_BYTES / (1 << 20) + concurrency;
+    let highest = running.queue.highest_in_flight();
+    assert!((most - concurrency..=most).contains(&highest), "{highest}");
+    running.queue.until(empty).await;
+    assert_eq!(running.queue.dead_letters().len(), 60);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_waits_are_sent_within_the_last_calls() {
+    let queue = queue();
+    queue.send_all(["a", "b"]);
+    let running = start(queue, |_| async {
+        tokio::time::sleep(10 * SECOND).await;
+        retry_after(10 * MINUTE)
+    });
+    running.queue.until(|_| running.metrics.messages_in_flight.get() == 2).await;
+    let queue = Arc::clone(&running.queue);
+    assert_eq!(running.stop().await, Drained { given_back: 0 });
+    assert_eq!((queue.sent_anew().len(), queue.left().len(), queue.in_flight()), (2, 2, 0));
+}
