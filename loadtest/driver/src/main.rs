@@ -6,6 +6,7 @@
 mod chaos;
 mod generate;
 mod noisy;
+mod ordinary;
 mod parallel;
 mod report;
 mod run;
@@ -13,6 +14,7 @@ mod sandbox;
 mod scale;
 mod stage;
 mod usage;
+mod waiting;
 mod worker;
 mod yardstick;
 
@@ -32,6 +34,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Measure what a throttled tenant's backlog does to the other tenants' latency; fails if their p95 rises too much.
     Noisy(noisy::Options),
+    /// Measure what messages that wait, for a denied role or for their turn, do to the other tenants; fails if a bound is broken.
+    Waiting(waiting::Options),
     /// Run the sandbox, in its counting mode unless told otherwise; a run starts it by itself. Ends with its input.
     Sandbox {
         /// Keep the events.
@@ -57,6 +61,7 @@ fn run_async(command: Command) -> anyhow::Result<()> {
             Command::Scale(options) => scale::scale(options).await,
             Command::Chaos(options) => chaos::chaos(options).await,
             Command::Noisy(options) => noisy::noisy(options).await,
+            Command::Waiting(options) => waiting::waiting(options).await,
             Command::Sandbox { keep: false } => sandbox::serve_counting().await,
             Command::Sandbox { keep: true } => sandbox::serve_keeping().await,
         }

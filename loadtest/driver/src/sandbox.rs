@@ -13,9 +13,9 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use logferry_sandbox::{Sandbox, Totals};
+use logferry_sandbox::{QueueCounts, Sandbox, Totals};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -145,21 +145,49 @@ impl SandboxProcess {
     /// It does not answer, or refuses.
     pub(crate) async fn throttle(&self, account: &str) -> anyhow::Result<()> {
         let error = json!({ "status": 400, "code": "ThrottlingException", "message": "Rate exceeded" });
+        self.spoil_puts(account, json!({ "error": error })).await
+    }
+
+    /// Has every PutLogEvents of that account take so much longer from now on.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub(crate) async fn slow_down(&self, account: &str, by: Duration) -> anyhow::Result<()> {
+        self.spoil_puts(account, json!({ "latency": { "milliseconds": by.as_millis() } })).await
+    }
+
+    async fn spoil_puts(&self, account: &str, effect: Value) -> anyhow::Result<()> {
         let fault = json!({
-            "service": "logs", "operation": "PutLogEvents", "account": account, "effect": { "error": error },
+            "service": "logs", "operation": "PutLogEvents", "account": account, "effect": effect,
         });
         let answer = self.control("POST", "faults", fault.to_string()).await?;
         ensure!(answer.contains("\"id\""), "the sandbox takes no fault: {answer}");
         Ok(())
     }
 
+    /// Lets so many messages of the queue be in flight.
+    ///
+    /// # Errors
+    /// It does not answer, or there is no such queue.
+    pub(crate) async fn set_in_flight_quota(&self, queue_arn: &str, messages: u64) -> anyhow::Result<()> {
+        let limits = json!({ "in_flight": messages }).to_string();
+        let answer = self.control("POST", &format!("queues/{queue_arn}"), limits).await?;
+        ensure!(answer.contains("\"ok\""), "the sandbox takes no quota: {answer}");
+        Ok(())
+    }
+
+    /// How many messages the queue holds and has held.
+    ///
+    /// # Errors
+    /// It does not answer, or there is no such queue.
+    pub(crate) async fn queue_counts(&self, queue_arn: &str) -> anyhow::Result<QueueCounts> {
+        let answer = self.control("GET", &format!("queues/{queue_arn}"), String::new()).await?;
+        serde_json::from_str(&answer).with_context(|| format!("the sandbox tells no counts: {answer}"))
+    }
+
     /// Makes an unsigned request; the answer's body.
-    async fn control(
-        &self,
-        method: &'static str,
-        path: &'static str,
-        body: String,
-    ) -> anyhow::Result<String> {
+    async fn control(&self, method: &'static str, path: &str, body: String) -> anyhow::Result<String> {
+        let path = path.to_owned();
         let address = self.endpoint.trim_start_matches("http://").to_owned();
         let exchange = move || {
             let mut stream = TcpStream::connect(&address)?;

@@ -59,11 +59,21 @@ pub(crate) enum Part {
     Formats,
     /// A throttled tenant's backlog beside ordinary tenants.
     Noisy,
+    /// A denied role and a backlog beside ordinary tenants: `loadtest/run waiting` alone makes it.
+    #[value(skip)]
+    Waiting,
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Headline, Self::Concurrency, Self::Tenants, Self::Sizes, Self::Formats, Self::Noisy];
+    const ALL: [Self; 7] = [
+        Self::Headline,
+        Self::Concurrency,
+        Self::Tenants,
+        Self::Sizes,
+        Self::Formats,
+        Self::Noisy,
+        Self::Waiting,
+    ];
 
     fn title(self) -> &'static str {
         match self {
@@ -73,6 +83,7 @@ impl Part {
             Self::Sizes => "Sizes of objects",
             Self::Formats => "Formats",
             Self::Noisy => "Noisy neighbour",
+            Self::Waiting => "Messages that wait",
         }
     }
 }
@@ -96,6 +107,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
             Part::Sizes => options.sizes().await,
             Part::Formats => options.formats().await,
             Part::Noisy => options.noisy().await,
+            Part::Waiting => continue,
         };
         let text = text.with_context(|| format!("the part {:?} failed", part.title()))?;
         results::replace(&options.results, part, &format!("{conditions}\n\n{text}"))?;

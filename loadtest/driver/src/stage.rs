@@ -5,14 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use aws_sdk_s3::types::NotificationConfiguration;
 use bytes::Bytes;
 use jiff::Timestamp;
-use logferry_sandbox::provision::{Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec};
+use logferry_sandbox::provision::{
+    Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction,
+};
 use serde_json::json;
 
-use crate::parallel;
+use crate::{ordinary::FIRST_MESSAGE, parallel};
 
 const REGION: &str = "us-east-1";
 /// Pods of one tenant. More than objects are worked on at once as a rule: batches of one stream wait for each other.
@@ -21,6 +23,8 @@ const PODS: u64 = 128;
 const CALLS: usize = 16;
 /// Bytes of uploads at a time, apart from the call that goes beyond: each is held several times over on its way.
 const UPLOADING: usize = 256 << 20;
+/// Seconds that a dead letter stays hidden once it was taken: the longest that SQS takes.
+const MAX_VISIBILITY: i32 = 43_200;
 /// Tenants up to which the worker's own defaults hold all that it must remember of them.
 const REMEMBERED: usize = 10_000;
 
@@ -183,37 +187,69 @@ impl Stage {
         json!({ "Records": [record] }).to_string()
     }
 
+    /// The queue that the worker receives from.
+    pub(crate) fn queue_arn(&self) -> &str {
+        &self.provider.queue_arn
+    }
+
+    /// Has STS refuse the tenant's role from now on. Sessions that were assumed before go on.
+    pub(crate) async fn deny(&self, tenant: usize) -> anyhow::Result<()> {
+        Ok(self.customers[tenant].allow(&self.aws, &self.provider, &[]).await?)
+    }
+
+    /// Puts the trust policy of the tenant's role back.
+    pub(crate) async fn mend(&self, tenant: usize) -> anyhow::Result<()> {
+        let actions = [TrustAction::AssumeRole];
+        Ok(self.customers[tenant].allow(&self.aws, &self.provider, &actions).await?)
+    }
+
     /// Messages that are not acknowledged yet, and dead letters.
     pub(crate) async fn backlog(&self) -> anyhow::Result<(u64, u64)> {
         let sqs = self.root.sqs();
         let count = async |url: &str| {
-            let (visible, hidden) = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible");
-            let get = sqs.get_queue_attributes().queue_url(url);
-            let got = get.attribute_names(visible.into()).attribute_names(hidden.into()).send().await;
-            let attributes =
-                got.context("cannot read the queue's attributes")?.attributes.unwrap_or_default();
+            let states = ["", "NotVisible", "Delayed"];
+            let names = states.map(|state| format!("ApproximateNumberOfMessages{state}").as_str().into());
+            let get = sqs.get_queue_attributes().queue_url(url).set_attribute_names(Some(names.into()));
+            let got = get.send().await.context("cannot read the queue's attributes")?;
+            let attributes = got.attributes.unwrap_or_default();
             let counts = attributes.values().map(|text| text.parse::<u64>());
             counts.sum::<Result<u64, _>>().context("the queue does not tell its length")
         };
         Ok((count(&self.provider.queue_url).await?, count(&self.provider.dead_letter_url).await?))
     }
 
-    /// When CloudWatch Logs took each event of a tenant whose message starts with that, in milliseconds since 1970, by message.
-    pub(crate) async fn arrivals(
-        &self,
-        tenant: usize,
-        prefix: &str,
-    ) -> anyhow::Result<BTreeMap<String, i64>> {
+    /// Takes all dead letters: the reason and the object's key of each.
+    pub(crate) async fn take_letters(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let (sqs, mut letters) = (self.root.sqs(), Vec::new());
+        loop {
+            let receive = sqs.receive_message().queue_url(&self.provider.dead_letter_url);
+            let receive = receive.max_number_of_messages(10).message_attribute_names("All");
+            let got = receive.visibility_timeout(MAX_VISIBILITY).send().await;
+            let messages = got.context("cannot read the dead-letter queue")?.messages.unwrap_or_default();
+            if messages.is_empty() {
+                return Ok(letters);
+            }
+            letters.extend(messages.into_iter().map(|message| {
+                let mut attributes = message.message_attributes.unwrap_or_default();
+                let mut take = |name| attributes.remove(name).and_then(|value| value.string_value);
+                let reason = take("reason").unwrap_or_else(|| "none: SQS itself moved it".to_owned());
+                (reason, take("key").unwrap_or_default())
+            }));
+        }
+    }
+
+    /// When CloudWatch Logs took the first message of each object of a tenant, in milliseconds since 1970, each time that it
+    /// did, by message.
+    pub(crate) async fn arrivals(&self, tenant: usize) -> anyhow::Result<BTreeMap<String, Vec<i64>>> {
         let customer = &self.customers[tenant];
         let logs = self.aws.account(&customer.account).logs();
         let mut pages = logs.filter_log_events().log_group_name(&customer.log_group).into_paginator().send();
-        let mut arrivals = BTreeMap::new();
+        let mut arrivals = BTreeMap::<_, Vec<i64>>::new();
         while let Some(page) = pages.next().await {
             for event in page.context("cannot read a tenant's events")?.events.unwrap_or_default() {
                 let message = event.message.unwrap_or_default();
-                if message.starts_with(prefix) {
-                    let first = arrivals.insert(message, event.ingestion_time.unwrap_or_default());
-                    ensure!(first.is_none(), "an event arrived twice");
+                if message.starts_with(FIRST_MESSAGE) {
+                    arrivals.entry(message).or_default().push(event.ingestion_time.unwrap_or_default());
                 }
             }
         }

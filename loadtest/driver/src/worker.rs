@@ -61,6 +61,20 @@ impl WorkerProcess {
         Ok(self.0.signal("CONT").await?)
     }
 
+    /// Sends SIGKILL, waits for the end, and removes its log.
+    ///
+    /// # Errors
+    /// It has ended before.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        self.0.kill().await?;
+        self.remove_log()
+    }
+
+    fn remove_log(&self) -> anyhow::Result<()> {
+        let log = self.0.log();
+        fs::remove_file(log).with_context(|| format!("cannot remove {}", log.display()))
+    }
+
     fn id(&self) -> anyhow::Result<u32> {
         self.0.id().context("the worker has ended")
     }
@@ -78,7 +92,6 @@ impl WorkerProcess {
     /// It has ended before, or did not end in time, or not with 0.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
         self.0.stop(DRAIN).await?;
-        let log = self.0.log();
-        fs::remove_file(log).with_context(|| format!("cannot remove {}", log.display()))
+        self.remove_log()
     }
 }

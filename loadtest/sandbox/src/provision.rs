@@ -103,6 +103,11 @@ mod tests {
         assert_eq!(told, [(now, "one"), (now + 1, "two")]);
         assert!(events.iter().all(|event| event.stream == "s" && event.ingestion_time > 0), "{events:?}");
 
+        customer.allow(aws, &provider, &[]).await.expect("the trust policy can be replaced");
+        central.assume_role(&customer.role_arn, "delivery", &id).await.expect_err("nobody may");
+        customer.allow(aws, &provider, &[TrustAction::AssumeRole]).await.expect("it can be put back");
+        central.assume_role(&customer.role_arn, "delivery", &id).await.expect("it may again");
+
         let missing = Customer { log_group: format!("{group}-missing"), ..customer };
         assert_eq!(missing.events(aws).await.expect("no group is no event"), []);
     }

@@ -104,12 +104,7 @@ impl Customer {
     ) -> Result<Self, ProvisionError> {
         let CustomerSpec { tenant_id, role_name, external_id, log_group, create_group, allow } = spec;
         let root = aws.account(account);
-        let trust = statement(json!({
-            "Effect": "Allow",
-            "Principal": { "AWS": provider.central_role_arn },
-            "Action": allow.into_iter().map(TrustAction::name).collect::<Vec<_>>(),
-            "Condition": { "StringEquals": { "sts:ExternalId": external_id } },
-        }));
+        let trust = trust(provider, &external_id, &allow);
         let policy = statement(json!({
             "Effect": "Allow",
             "Action": [
@@ -125,6 +120,31 @@ impl Customer {
         }
         let region = aws.region.clone();
         Ok(Self { account: account.to_owned(), region, tenant_id, role_arn, external_id, log_group })
+    }
+
+    /// Replaces the role's trust policy by one that lets the provider's central role do this alone; without any action STS
+    /// refuses the role to everybody. Sessions that were assumed before go on.
+    ///
+    /// # Errors
+    /// When IAM refuses.
+    pub async fn allow(
+        &self,
+        aws: &Aws,
+        provider: &Provider,
+        actions: &[TrustAction],
+    ) -> Result<(), ProvisionError> {
+        let policy = match actions {
+            [] => statement(json!({ "Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRole" })),
+            actions => trust(provider, &self.external_id, actions),
+        };
+        let update = [
+            ("Action", "UpdateAssumeRolePolicy"),
+            ("RoleName", self.role_arn.rsplit('/').next().unwrap_or_default()),
+            ("PolicyDocument", &policy),
+        ];
+        let root = aws.account(&self.account);
+        root.iam_query(&update).await.map_err(failed("replace the role's trust policy"))?;
+        Ok(())
     }
 
     /// The tenant's row for delivery to this account's CloudWatch Logs.
@@ -193,6 +213,15 @@ impl Customer {
             }
         }
     }
+}
+
+fn trust(provider: &Provider, external_id: &str, actions: &[TrustAction]) -> String {
+    statement(json!({
+        "Effect": "Allow",
+        "Principal": { "AWS": provider.central_role_arn },
+        "Action": actions.iter().map(|action| action.name()).collect::<Vec<_>>(),
+        "Condition": { "StringEquals": { "sts:ExternalId": external_id } },
+    }))
 }
 
 fn received(stream: &str, event: OutputLogEvent) -> ReceivedEvent {

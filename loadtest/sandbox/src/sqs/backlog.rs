@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -89,7 +89,7 @@ pub(crate) struct Taken {
 }
 
 /// How many messages a queue holds, and has held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueCounts {
     /// Messages that the next receive may bring: `ApproximateNumberOfMessages`.
     pub visible: usize,

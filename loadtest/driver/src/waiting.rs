@@ -1,0 +1,448 @@
+//! What messages that wait do to everybody else: a tenant whose role is denied and a tenant with a backlog have more messages
+//! than the queue lets be in flight, and ordinary tenants send small objects beside them.
+//!
+//! Three phases, each with a worker and a sandbox of its own: the ordinary tenants alone; beside the two, until the role was
+//! mended and everything has arrived; and a role that is never mended, until its messages are dead letters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use logferry_sandbox::QueueCounts;
+
+use crate::{
+    ordinary::{Ordinary, RECORDS, parcel, percentile, ratio, wait},
+    run::Through,
+    sandbox::SandboxProcess,
+    scale::{Part, results},
+    stage::{Parcel, Stage},
+    worker::WorkerProcess,
+};
+
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// By how much the ordinary tenants' p95 may rise.
+const ALLOWED: f64 = 1.25;
+/// How long one PutLogEvents of the tenant with the backlog takes: it is over its share for minutes.
+const SLOW_PUT: Duration = Duration::from_millis(300);
+/// One in so many messages of the denied tenant is sent in the phase in which they become letters.
+const FEWER_LETTERS: u64 = 10;
+/// Batches that a killed worker may repeat, of each object that it was at.
+const REPEATS_PER_OBJECT: u64 = 2;
+/// The reason that a letter about a denied role has.
+const ROLE_DENIED: &str = "role_denied";
+/// Settings of the worker that bring its waits into the scale of minutes: what hides for a minute in production hides for five
+/// seconds here, as there are 500 places instead of 120,000.
+const SETTINGS: [(&str, &str); 8] = [
+    ("LOGFERRY_QUEUE__MAX_HIDDEN", "5s"),
+    ("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "30s"),
+    ("LOGFERRY_QUEUE__RETRY_DELAY", "5s"),
+    ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "60s"),
+    ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "5s"),
+    ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "60s"),
+    ("LOGFERRY_LEDGER__LEASE", "10s"),
+    ("LOGFERRY_LEDGER__MAX_CLOCK_SKEW", "1s"),
+];
+
+/// What to measure, and where the table goes.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    load: Load,
+    /// The file with the tables.
+    #[arg(long, default_value = "loadtest/RESULTS.md")]
+    results: PathBuf,
+    #[command(flatten)]
+    through: Through,
+}
+
+/// What is sent.
+#[derive(Clone, Debug, Args)]
+struct Load {
+    #[command(flatten)]
+    ordinary: Ordinary,
+    /// Seconds of a phase until the role is mended.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Messages of the denied tenant, and as many of the one with the backlog.
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
+    messages: u64,
+    /// Messages that the queue lets be in flight.
+    #[arg(long, default_value_t = 500)]
+    quota: u64,
+    /// Messages that are to be in flight at most.
+    #[arg(long, default_value_t = 400)]
+    most: u64,
+    /// Seconds after which a message that cannot be delivered is to be a letter, in the last phase.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(60..=3600))]
+    max_age: u64,
+    /// Messages that the worker takes on at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: u32,
+    /// SIGKILLs at random moments of the second phase and of the third; another worker takes over at once. The ordinary
+    /// tenants' latency is not judged then.
+    #[arg(long, default_value_t = 0)]
+    kills: u64,
+    /// What the moments of the kills are made from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Which phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The ordinary tenants alone.
+    Calm,
+    /// Beside a denied role, which is mended, and a backlog.
+    Beside,
+    /// Beside a denied role, which is not mended while its messages are kept.
+    Expiring,
+}
+
+/// What came of one phase.
+#[derive(Debug, Default)]
+struct Found {
+    /// Milliseconds from event to acceptance of each object of the ordinary tenants.
+    latencies: Vec<i64>,
+    counts: Option<QueueCounts>,
+    /// Objects of the denied tenant and of the one with the backlog that arrived, and how often one came again.
+    arrived: [Arrived; 2],
+    /// Dead letters: how many different objects of each reason, and how many letters there are about an object beyond one.
+    letters: BTreeMap<String, u64>,
+    letters_again: u64,
+    kills: u64,
+}
+
+/// What arrived of one tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Arrived {
+    objects: u64,
+    again: u64,
+}
+
+/// One line of the table: what was to be, what is, and whether that is good enough.
+#[derive(Debug)]
+struct Line {
+    what: &'static str,
+    bound: String,
+    found: String,
+    holds: bool,
+}
+
+/// What came of all of it.
+#[derive(Debug)]
+struct Report {
+    load: Load,
+    lines: Vec<Line>,
+}
+
+/// Measures, prints the table, writes it, and judges.
+///
+/// # Errors
+/// A phase could not be finished, or one of the bounds is broken.
+pub(crate) async fn waiting(options: Options) -> anyhow::Result<()> {
+    let Options { load, results, through } = options;
+    let calm = match load.kills {
+        0 => load.run(Phase::Calm, &through).await?,
+        _ => Found::default(),
+    };
+    let beside = load.run(Phase::Beside, &through).await?;
+    let expiring = load.run(Phase::Expiring, &through).await?;
+    let report = Report { lines: load.lines(&calm, &beside, &expiring), load };
+    let text = format!("{}\n\n{report}", results::conditions(1.0));
+    eprintln!("{text}");
+    if report.load.kills == 0 {
+        results::replace(&results, Part::Waiting, &text)?;
+    }
+    let broken: Vec<_> = report.lines.iter().filter(|line| !line.holds).map(|line| line.what).collect();
+    ensure!(broken.is_empty(), "these bounds are broken: {}", broken.join("; "));
+    Ok(())
+}
+
+impl Load {
+    async fn run(&self, phase: Phase, through: &Through) -> anyhow::Result<Found> {
+        let started = Instant::now();
+        let found = self.phase(phase, through).await.with_context(|| format!("phase {phase:?}"))?;
+        eprintln!(
+            "{phase:?}: {:.0?}; p50 {} ms, p95 {} ms, p99 {} ms; {:?}",
+            started.elapsed(),
+            percentile(&found.latencies, 50),
+            percentile(&found.latencies, 95),
+            percentile(&found.latencies, 99),
+            found.counts
+        );
+        Ok(found)
+    }
+
+    /// Objects of the denied tenant and of the one with the backlog.
+    fn messages(&self, phase: Phase) -> [u64; 2] {
+        match phase {
+            Phase::Calm => [0, 0],
+            Phase::Beside => [self.messages, self.messages],
+            Phase::Expiring => [self.messages.div_ceil(FEWER_LETTERS), 0],
+        }
+    }
+
+    async fn phase(&self, phase: Phase, through: &Through) -> anyhow::Result<Found> {
+        let sandbox = SandboxProcess::start_keeping().await?;
+        let Ordinary { tenants, rate } = self.ordinary;
+        let stage = Stage::set_up(sandbox.endpoint(), tenants + 2).await?;
+        sandbox.set_in_flight_quota(stage.queue_arn(), self.quota).await?;
+        let (warm_up, measured) = (self.ordinary.warm_up(), rate * self.seconds);
+        let parcels = self.ordinary.parcels(warm_up + measured)?;
+        let first = usize::try_from(tenants)?;
+        let mut others = Vec::new();
+        for (tenant, count) in (first..).zip(self.messages(phase)) {
+            let begin = warm_up + measured + others.len() as u64;
+            let of_tenant = (0..count).map(|turn| parcel(tenant, turn, begin + turn, 1));
+            others.extend(of_tenant.collect::<anyhow::Result<Vec<Parcel>>>()?);
+        }
+        stage.create_streams(&parcels).await?;
+        stage.create_streams(&others).await?;
+        let events = stage.upload(&parcels).await?;
+        let others = stage.upload(&others).await?;
+        stage.deny(first).await?;
+        let accounts = stage.accounts();
+        sandbox.slow_down(accounts.last().context("there are tenants")?, SLOW_PUT).await?;
+
+        let mut environment = stage.worker_environment(self.concurrency).await?;
+        environment.push(stage.ledger());
+        environment.extend(SETTINGS.map(|(name, value)| (name, value.to_owned())));
+        if phase == Phase::Expiring {
+            environment.push(("LOGFERRY_QUEUE__MAX_AGE", format!("{}s", self.max_age)));
+        }
+        let program = through.program()?;
+        let worker = Mortal::start(&program, &environment)?;
+        let mut stretch = Stretch { load: self, phase, sandbox, stage, worker, stall: through.stall() };
+        stretch.made(&events, &others).await
+    }
+
+    fn lines(&self, calm: &Found, beside: &Found, expiring: &Found) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let mut line =
+            |what, bound: String, found: String, holds| lines.push(Line { what, bound, found, holds });
+        let (p95, alone) = (percentile(&beside.latencies, 95), percentile(&calm.latencies, 95));
+        if self.kills == 0 {
+            let ratio = ratio(&calm.latencies, &beside.latencies, 95);
+            let bound = format!("below {ALLOWED} times {alone} ms");
+            line(
+                "ordinary tenants' p95 beside the two",
+                bound,
+                format!("{p95} ms: {ratio:.2}"),
+                ratio < ALLOWED,
+            );
+        }
+        let [denied, backlog] = self.messages(Phase::Beside);
+        let letters = self.messages(Phase::Expiring)[0];
+        let objects = [
+            ("objects of the denied tenant, its role mended", denied, beside.arrived[0]),
+            ("objects of the tenant with the backlog", backlog, beside.arrived[1]),
+        ];
+        for (what, sent, arrived) in objects {
+            line(what, format!("{sent}"), format!("{}", arrived.objects), arrived.objects == sent);
+        }
+        let again: u64 = beside.arrived.iter().map(|arrived| arrived.again).sum();
+        let excused = REPEATS_PER_OBJECT * u64::from(self.concurrency) * beside.kills;
+        line("of them twice", format!("{excused} at most"), format!("{again}"), again <= excused);
+        let dead: u64 = beside.letters.values().sum();
+        line("dead letters meanwhile", "0".to_owned(), format!("{dead}"), dead == 0);
+        let right = expiring.letters.get(ROLE_DENIED).copied().unwrap_or_default();
+        let all: u64 = expiring.letters.values().sum();
+        let found = format!("{right}, and {} of other reasons", all - right);
+        line(
+            "letters `role_denied` past `queue.max_age`",
+            format!("{letters}"),
+            found,
+            [right, all] == [letters; 2],
+        );
+        line(
+            "second letters about one object",
+            "0".to_owned(),
+            expiring.letters_again.to_string(),
+            expiring.letters_again == 0,
+        );
+        let of_counts = |figure: fn(&QueueCounts) -> u64| {
+            [beside, expiring]
+                .iter()
+                .filter_map(|found| found.counts.as_ref().map(figure))
+                .max()
+                .unwrap_or(u64::MAX)
+        };
+        let most = of_counts(|counts| counts.most_in_flight as u64);
+        let bound = format!("{} at most of {}", self.most, self.quota);
+        line("most messages in flight at once", bound, format!("{most}"), most <= self.most);
+        let expired = of_counts(|counts| counts.expired);
+        line("messages that the queue's retention ended", "0".to_owned(), format!("{expired}"), expired == 0);
+        lines
+    }
+}
+
+/// A phase under way.
+struct Stretch<'a> {
+    load: &'a Load,
+    phase: Phase,
+    sandbox: SandboxProcess,
+    stage: Arc<Stage>,
+    worker: Mortal<'a>,
+    stall: Duration,
+}
+
+impl Stretch<'_> {
+    async fn made(&mut self, events: &[String], others: &[String]) -> anyhow::Result<Found> {
+        let found = self.carry_out(events, others).await;
+        let counts = self.sandbox.queue_counts(self.stage.queue_arn()).await?;
+        match found {
+            Ok(found) => {
+                self.worker.running.stop().await?;
+                Ok(Found { counts: Some(counts), kills: self.worker.kills, ..found })
+            }
+            Err(error) => {
+                Err(self.worker.running.explain(error).context(format!("the queue has {counts:?}")))
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, events: &[String], others: &[String]) -> anyhow::Result<Found> {
+        let Load { ordinary, kills, seed, .. } = self.load;
+        let (warm_up, measured) = events.split_at(usize::try_from(ordinary.warm_up())?);
+        let accounts = self.stage.accounts();
+        let (ordinary_accounts, both) = accounts.split_at(usize::try_from(ordinary.tenants)?);
+        let denied = ordinary_accounts.len();
+        ordinary.send(&self.stage, warm_up).await?;
+        wait(&mut self.sandbox, ordinary_accounts, warm_up.len() as u64 * RECORDS, self.stall).await?;
+        // So that all of it is there at once, whatever publishing takes.
+        self.worker.running.pause().await?;
+        self.stage.announce(others).await?;
+        self.worker.running.resume().await?;
+        let kills = if self.phase == Phase::Calm { 0 } else { *kills };
+        let lasts = Duration::from_secs(self.load.seconds);
+        let (sent, killed) =
+            tokio::join!(ordinary.send(&self.stage, measured), self.worker.kill(kills, *seed, lasts));
+        let sent = sent?;
+        killed?;
+        if kills == 0 {
+            wait(&mut self.sandbox, ordinary_accounts, events.len() as u64 * RECORDS, self.stall).await?;
+        }
+        if self.phase == Phase::Beside {
+            let refused = self.sandbox.totals(&both[..1]).await?;
+            ensure!(refused.iter().all(|totals| totals.events == 0), "the role was not denied");
+            self.stage.mend(denied).await?;
+        }
+        self.wait_until_empty().await?;
+        let latencies = ordinary.latencies(&self.stage, &sent).await?;
+        let [denied, backlog] = [self.arrived(denied).await?, self.arrived(denied + 1).await?];
+        let (letters, letters_again) = count_letters(self.stage.take_letters().await?);
+        Ok(Found {
+            latencies: latencies.into_iter().flatten().collect(),
+            arrived: [denied, backlog],
+            letters,
+            letters_again,
+            ..Found::default()
+        })
+    }
+
+    /// Waits until the queue has no message left, visible, hidden or delayed.
+    async fn wait_until_empty(&mut self) -> anyhow::Result<()> {
+        // A message may wait for its longest delay, or for its age, before anything is seen of it.
+        let patience = self.stall + Duration::from_secs(self.load.max_age);
+        let (mut least, mut news) = (u64::MAX, Instant::now());
+        loop {
+            let (left, _) = self.stage.backlog().await?;
+            if left == 0 {
+                return Ok(());
+            }
+            if left < least {
+                (least, news) = (left, Instant::now());
+            }
+            ensure!(news.elapsed() < patience, "{left} messages are left, and none less for {patience:?}");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn arrived(&self, tenant: usize) -> anyhow::Result<Arrived> {
+        let arrivals = self.stage.arrivals(tenant).await?;
+        let objects = arrivals.len() as u64;
+        Ok(Arrived {
+            objects,
+            again: arrivals.values().map(|times| times.len() as u64).sum::<u64>() - objects,
+        })
+    }
+}
+
+/// How many objects the letters are about, by reason, and how many letters are about an object that has one.
+fn count_letters(letters: Vec<(String, String)>) -> (BTreeMap<String, u64>, u64) {
+    let count = letters.len() as u64;
+    let (mut keys, mut by_reason) = (BTreeSet::new(), BTreeMap::new());
+    for (reason, key) in letters {
+        if keys.insert(key) {
+            *by_reason.entry(reason).or_default() += 1;
+        }
+    }
+    (by_reason, count - keys.len() as u64)
+}
+
+/// The worker, and how to start the next one.
+struct Mortal<'a> {
+    program: &'a Path,
+    environment: &'a [(&'static str, String)],
+    running: WorkerProcess,
+    kills: u64,
+}
+
+impl<'a> Mortal<'a> {
+    fn start(program: &'a Path, environment: &'a [(&'static str, String)]) -> anyhow::Result<Self> {
+        let running = WorkerProcess::start(program, environment)?;
+        Ok(Self { program, environment, running, kills: 0 })
+    }
+
+    /// Kills the worker so many times within that time, and starts the next one at once.
+    async fn kill(&mut self, kills: u64, seed: u64, within: Duration) -> anyhow::Result<()> {
+        let (mut rng, begun) = (fastrand::Rng::with_seed(seed), Instant::now());
+        let mut moments: Vec<_> = (0..kills).map(|_| within.mul_f64(rng.f64())).collect();
+        moments.sort_unstable();
+        for moment in moments {
+            tokio::time::sleep_until((begun + moment).into()).await;
+            let next = WorkerProcess::start(self.program, self.environment)?;
+            std::mem::replace(&mut self.running, next).kill().await?;
+            self.kills += 1;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Load {
+            ordinary: Ordinary { tenants, rate },
+            seconds,
+            messages,
+            quota,
+            max_age,
+            concurrency,
+            kills,
+            ..
+        } = &self.load;
+        let letters = self.load.messages(Phase::Expiring)[0];
+        writeln!(
+            f,
+            "{tenants} ordinary tenants send {rate} objects a second together, {RECORDS} records each, for {seconds} s: first \
+             alone, then beside a tenant with {messages} messages whose role is denied for those {seconds} s and one with \
+             {messages} messages whose puts take {} ms. The queue lets {quota} messages be in flight; {concurrency} at once; \
+             {kills} kills. In a last phase the role stays denied, {letters} messages wait for it, and `queue.max_age` is \
+             {max_age} s.\n",
+            SLOW_PUT.as_millis()
+        )?;
+        writeln!(f, "| what | bound | found |")?;
+        writeln!(f, "| --- | ---: | ---: |")?;
+        for Line { what, bound, found, holds } in &self.lines {
+            let verdict = if *holds { "" } else { " **broken**" };
+            writeln!(f, "| {what} | {bound} | {found}{verdict} |")?;
+        }
+        Ok(())
+    }
+}
