@@ -94,7 +94,7 @@ impl App {
     /// Works until stopped, then drains.
     ///
     /// # Errors
-    /// The configuration has no queue, table or role, or the endpoint fails.
+    /// The configuration has no queue, table or role.
     pub async fn run(self) -> anyhow::Result<Drained> {
         let Self { config, sdk, listener, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
@@ -173,7 +173,7 @@ impl App {
         .await;
         // Served through the drain, so that readiness can fail while it lasts.
         served.cancel();
-        tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?.transpose()?;
+        tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?;
         Ok(drained)
     }
 }
@@ -409,6 +409,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         unknown_tenant: config.tenants.unknown,
         max_record: usize::try_from(config.source.max_record.as_u64()).context("source.max_record")?,
         max_object: config.source.max_object.as_u64(),
+        max_stored: config.source.max_stored.as_u64(),
         backoff: backoff(config),
         // One fills while the other is on its way.
         most_buffers: 2 * config.worker.concurrency,
@@ -418,6 +419,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
             max_bytes: config.fairness.max_bytes.map(|bytes| bytes.as_u64()),
             longest_wait: config.queue.max_retry_delay,
         },
+        threads: tokio::runtime::Handle::current().metrics().num_workers(),
     })
 }
 

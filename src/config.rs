@@ -126,6 +126,10 @@ pub struct Source {
     pub max_record: ByteSize,
     /// Most decompressed bytes of one object: what stops a gzip bomb.
     pub max_object: ByteSize,
+    /// Most stored bytes of one object whose records are read: what stops an object that is long without containing much, such
+    /// as padding or empty gzip members. Larger ones go to the dead-letter queue. A copy into a tenant's bucket has S3's own
+    /// limit instead, 5 GB.
+    pub max_stored: ByteSize,
 }
 
 impl Default for Source {
@@ -135,6 +139,7 @@ impl Default for Source {
             key_layout: KeyLayout::DEFAULT.to_owned(),
             max_record: ByteSize::mib(16),
             max_object: ByteSize::mib(1536),
+            max_stored: ByteSize::mib(1536),
         }
     }
 }

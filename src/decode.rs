@@ -11,6 +11,9 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation,
 
 /// Bytes decompressed at a time. Large enough that the calls cost nothing, small enough for a core's cache.
 const STEP: usize = 256 * 1024;
+/// Room beyond which a step must not write, whatever room an earlier, longer record has left: what a step writes keeps a
+/// thread.
+const MOST_ROOM: usize = 8 * STEP;
 /// Largest zstd window that is accepted, as a power of two: 8 MiB, what the format's specification (RFC 8878, 3.1.1.1.2)
 /// asks every decoder to support. More would be memory that no formula of ours counts.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -42,8 +45,11 @@ impl Window {
             self.buffer.drain(..self.start);
             self.start = 0;
         }
-        if self.buffer.capacity() - self.buffer.len() < STEP {
+        let room = self.buffer.capacity() - self.buffer.len();
+        if room < STEP {
             self.buffer.reserve_exact(STEP);
+        } else if room > MOST_ROOM {
+            self.buffer.shrink_to(self.buffer.len() + STEP);
         }
     }
 }
@@ -349,6 +355,23 @@ pub(crate) mod tests {
             assert!(window.buffer.capacity() <= 2 * STEP, "the window grows");
         };
         assert!(matches!(error, DecodeError::TooLarge { limit } if limit == 8 << 20), "{error:?}");
+    }
+
+    #[test]
+    fn a_step_stays_small_behind_a_long_record() {
+        for (name, bomb) in [("gzip", gzip(&vec![0; 64 << 20])), ("zstd", zstd(&vec![0; 64 << 20]))] {
+            let (mut decoder, mut window) = (Decoder::new(u64::MAX), Window::default());
+            let mut input = bomb.as_slice();
+            // One that takes 16 MiB before anything is consumed.
+            while window.unread().len() < 16 << 20 {
+                decoder.decode(&mut input, &mut window).expect("it is whole");
+            }
+            while !input.is_empty() {
+                window.consume(window.unread().len());
+                decoder.decode(&mut input, &mut window).expect("it is whole");
+                assert!(window.unread().len() <= MOST_ROOM, "{name}: {}", window.unread().len());
+            }
+        }
     }
 
     proptest! {

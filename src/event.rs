@@ -4,10 +4,13 @@
 //! delivery, from S3 directly, and from EventBridge. Pure: no I/O, no clock. What an object's key means is `route`'s
 //! business.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
 use serde_json::{error::Category, value::RawValue};
 
 /// What a message's body says.
@@ -97,7 +100,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, EventError> {
 
 fn decode_inner(outer: Outer<'_>) -> Result<Event, EventError> {
     if let Some(records) = outer.records {
-        return from_records(parse(records.get())?);
+        return from_records(records.get());
     }
     if outer.event.as_deref() == Some("s3:TestEvent") {
         return Ok(Event { ignored: vec![Ignored::TestEvent], ..Event::default() });
@@ -117,15 +120,56 @@ fn decode_inner(outer: Outer<'_>) -> Result<Event, EventError> {
     }
 }
 
-fn from_records(records: Vec<Record<'_>>) -> Result<Event, EventError> {
-    let mut event = Event::default();
-    for (index, record) in records.into_iter().enumerate() {
+fn from_records(records: &str) -> Result<Event, EventError> {
+    let Records { event, bad } = parse(records)?;
+    match bad {
+        Some(bad) => Err(bad),
+        None => Ok(event),
+    }
+}
+
+/// The records' objects, taken as they are read: a list of tens of thousands of small records would take many times the
+/// message's own length.
+#[derive(Default)]
+struct Records {
+    event: Event,
+    /// The first record that cannot be right.
+    bad: Option<EventError>,
+}
+
+impl<'de> Deserialize<'de> for Records {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneByOne;
+        impl<'de> Visitor<'de> for OneByOne {
+            type Value = Records;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of records")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<Records, A::Error> {
+                let (mut all, mut index) = (Records::default(), 0);
+                while let Some(record) = records.next_element()? {
+                    if all.bad.is_none() {
+                        all.bad = all.event.add(record, index).err();
+                    }
+                    index += 1;
+                }
+                Ok(all)
+            }
+        }
+        deserializer.deserialize_seq(OneByOne)
+    }
+}
+
+impl Event {
+    fn add(&mut self, record: Record<'_>, index: usize) -> Result<(), EventError> {
         let bad = |field, problem: String| EventError::BadRecord { index, field, problem };
         // Buckets' own notifications say "ObjectCreated:Put", a test client may say "s3:ObjectCreated:Put".
         let name = record.event_name.strip_prefix("s3:").unwrap_or(&record.event_name);
         if !name.starts_with("ObjectCreated") {
-            event.ignored.push(Ignored::NotObjectCreated(record.event_name.into_owned()));
-            continue;
+            self.ignored.push(Ignored::NotObjectCreated(record.event_name.into_owned()));
+            return Ok(());
         }
         if let Some(version) = &record.event_version
             && !version.starts_with("2.")
@@ -134,12 +178,10 @@ fn from_records(records: Vec<Record<'_>>) -> Result<Event, EventError> {
         }
         let s3 = record.s3.ok_or_else(|| bad("s3", "is missing".to_owned()))?;
         let key = decode_form(&s3.object.key).map_err(|problem| bad("s3.object.key", problem))?;
-        event.objects.push(
-            object(s3.bucket, s3.object, key, record.event_time.as_deref())
-                .map_err(|(field, problem)| bad(field, problem))?,
-        );
+        let object = object(s3.bucket, s3.object, key, record.event_time.as_deref());
+        self.objects.push(object.map_err(|(field, problem)| bad(field, problem))?);
+        Ok(())
     }
-    Ok(event)
 }
 
 /// EventBridge does not encode keys.

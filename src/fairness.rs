@@ -2,36 +2,44 @@
 //! take them all.
 //!
 //! The rule is in [`book`], which is pure; here it gets a clock, chance and a lock. The pipeline asks for a [`Pass`] before it
-//! reads an object; what is refused goes back to the queue with a delay and holds no slot meanwhile.
+//! reads an object; what is refused goes back to the queue with a delay and holds no slot meanwhile. What passes shares the
+//! processor ([`cpu`]), which slots say nothing of: one object can take more of it than a thousand others.
 
 pub mod book;
+pub mod cpu;
+mod slices;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use self::book::{Book, Limits};
+use self::{
+    book::{Book, Limits},
+    cpu::{Cpu, Pace},
+};
 
 /// The shares of one worker; clones share them.
 #[derive(Clone, Debug)]
 pub struct Shares {
     book: Arc<Mutex<Book>>,
+    cpu: Cpu,
 }
 
 /// An object's right to be worked on; counts until it drops.
 #[derive(Debug)]
 pub struct Pass {
     book: Arc<Mutex<Book>>,
-    tenant_id: String,
+    cpu: Cpu,
+    tenant_id: Arc<str>,
     bytes: u64,
     since: Instant,
 }
 
 impl Shares {
-    /// Nothing is in flight yet.
-    pub fn new(limits: Limits) -> Self {
-        Self { book: Arc::new(Mutex::new(Book::new(limits))) }
+    /// Nothing is in flight yet; `threads` slices of the processor's run at once.
+    pub fn new(limits: Limits, threads: usize) -> Self {
+        Self { book: Arc::new(Mutex::new(Book::new(limits))), cpu: Cpu::new(threads) }
     }
 
     /// Lets an object of `bytes` stored bytes in, if its tenant's share allows it.
@@ -53,7 +61,18 @@ impl Shares {
     }
 
     fn pass(&self, tenant_id: &str, bytes: u64, since: Instant) -> Pass {
-        Pass { book: Arc::clone(&self.book), tenant_id: tenant_id.to_owned(), bytes, since }
+        let (book, cpu) = (Arc::clone(&self.book), self.cpu.clone());
+        Pass { book, cpu, tenant_id: tenant_id.into(), bytes, since }
+    }
+}
+
+impl Pass {
+    /// Does what keeps a thread busy in the tenant's share of the processor. See [`Cpu::share`].
+    ///
+    /// # Cancel safety
+    /// As safe as `work`.
+    pub async fn in_slices<F: Future>(&self, work: impl FnOnce(Pace) -> F) -> F::Output {
+        self.cpu.share(&self.tenant_id, work).await
     }
 }
 
@@ -81,7 +100,7 @@ mod tests {
     async fn a_pass_counts_until_it_drops() {
         let limits =
             Limits { slots: 4, max_objects: Some(2), max_bytes: None, longest_wait: Duration::from_secs(60) };
-        let shares = Shares::new(limits);
+        let shares = Shares::new(limits, 1);
         let first = shares.enter("acme", 1).expect("nothing is in flight");
         let second = shares.enter("acme", 1).expect("two may be");
         shares.enter("acme", 1).expect_err("three may not");

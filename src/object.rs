@@ -55,6 +55,9 @@ pub struct ObjectHead {
 
 /// The bytes of an open object, in order.
 pub trait ObjectBody: Send {
+    /// How many there are, if the store says.
+    fn len(&self) -> Option<u64>;
+
     /// The next bytes; `None` at the end, once the store has checked that all came as they were stored.
     ///
     /// # Errors
@@ -74,6 +77,16 @@ pub enum ObjectError {
     /// What came is not what was stored.
     #[error("the object's checksum does not match: {0}")]
     ChecksumMismatch(String),
+    /// More than `source.max_stored`.
+    #[error(
+        "the object has {stored} stored bytes or more, and source.max_stored is {limit} bytes; raise it and redrive"
+    )]
+    TooLarge {
+        /// Bytes that it has at least.
+        stored: u64,
+        /// The configured ceiling.
+        limit: u64,
+    },
     /// The store cannot be reached, or the connection broke.
     #[error("the object cannot be read now: {0}")]
     Unavailable(String),

@@ -5,6 +5,7 @@
 
 mod copies;
 mod logs;
+mod reading;
 mod wanted;
 
 use std::{collections::HashMap, future::Future, sync::Arc};
@@ -19,13 +20,13 @@ use crate::{
     copy::ObjectCopier,
     delivery::{Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
-    fairness::{Shares, book::Limits},
+    fairness::{Pass, Shares, book::Limits},
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
     },
     metrics::{Metrics, Reason},
-    object::ObjectStore,
+    object::{ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
     route::{KeyLayout, Route},
@@ -49,12 +50,16 @@ pub struct PipelineSettings {
     pub max_record: usize,
     /// Most decompressed bytes of one object.
     pub max_object: u64,
+    /// Most stored bytes of one object whose records are read.
+    pub max_stored: u64,
     /// Delays of retries.
     pub backoff: Backoff,
     /// Most buffers of batches that are kept for the next ones.
     pub most_buffers: usize,
     /// What one tenant may hold of the worker.
     pub shares: Limits,
+    /// Threads of the runtime: as many objects are decoded at the same moment.
+    pub threads: usize,
 }
 
 /// What a pipeline stands between.
@@ -147,7 +152,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Joins the ports.
     pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        let (streams, shares) = (Streams::new(), Shares::new(settings.shares));
+        let (streams, shares) = (Streams::new(), Shares::new(settings.shares, settings.threads));
         Self { ports, streams, buffers, shares, settings, metrics }
     }
 
@@ -249,8 +254,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
-            Ok(_pass) => {
-                self.deliver(Task { object, route: &route, stop }, &wanted.deliveries, report).await
+            Ok(pass) => {
+                let task = Task { object, route: &route, pass: &pass, stop };
+                self.deliver(task, &wanted.deliveries, report).await
             }
             Err(wait) => {
                 report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait }))
@@ -275,8 +281,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if logs_done + copies_done == wanted.len() {
             report.skipped.push(Skipped::AlreadyDelivered);
         }
-        // What is wrong with the object is told once.
-        if logged.failures.iter().any(|failed| matches!(failed.failure, Failure::Object(_))) {
+        // What is wrong with the object is told once; but to be too large to be read is nothing to a copy.
+        let of_object = |failed: &Failed| match &failed.failure {
+            Failure::Object(error) => !matches!(error, ObjectError::TooLarge { .. }),
+            _ => false,
+        };
+        if logged.failures.iter().any(of_object) {
             copied.failures.retain(|failed| !matches!(failed.failure, Failure::Object(_)));
         }
         for part in [logged, copied] {
@@ -340,11 +350,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 }
 
-/// An object on its way, and the order to stop.
+/// An object on its way, its right to be, and the order to stop.
 #[derive(Clone, Copy)]
 struct Task<'a> {
     object: &'a ObjectRef,
     route: &'a Route,
+    pass: &'a Pass,
     stop: &'a CancellationToken,
 }
 

@@ -10,18 +10,12 @@
 
 mod familiar;
 mod scan;
+mod strict;
 mod timestamp;
 
-use std::{borrow::Cow, fmt};
-
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 use self::scan::{Around, Scan, ScanError, escape, scan};
-
-/// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.
-const VECTOR_METADATA: [&str; 6] =
-    ["file", "kubernetes", "source_type", "stream", "timestamp", "timestamp_end"];
 
 /// One record, borrowed from the window.
 #[derive(Debug)]
@@ -43,14 +37,6 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Escapes plain text.
-    pub fn escape(text: &str) -> Message<'static> {
-        let mut quoted = serde_json::to_string(text).expect("a string is always JSON");
-        quoted.pop();
-        quoted.remove(0);
-        Message { escaped: Cow::Owned(quoted.into_bytes()), len: text.len() }
-    }
-
     /// The escaped text in UTF-8, without quotes.
     pub fn escaped(&self) -> &[u8] {
         &self.escaped
@@ -282,7 +268,7 @@ impl RecordReader {
         }
         let (message, timestamp) = match as_it_stands(&found) {
             Some(parts) => parts,
-            None => match strict(&text[..found.len]) {
+            None => match strict::read(&text[..found.len]) {
                 Ok(parts) => parts,
                 Err(error) => {
                     let problem = format!("it is not JSON: {error}");
@@ -376,70 +362,6 @@ fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
         found.timestamp.and_then(timestamp::parse),
     ))
 }
-
-/// Every other case, by serde_json: the last of several equal names counts, as it does for every JSON reader here.
-fn strict(text: &[u8]) -> Result<(Message<'static>, Option<i64>), serde_json::Error> {
-    let members: Members<'_> = serde_json::from_slice(text)?;
-    let last = |name: &str| members.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.get());
-    let timestamp = last("timestamp").and_then(|value| timestamp::parse(value.as_bytes()));
-    let message = match last("message") {
-        Some(value) if value.starts_with('"') => {
-            Message::escape(&serde_json::from_str::<Cow<'_, str>>(value)?)
-        }
-        Some(value) => Message::escape(value),
-        None => Message::escape(&members.without(&VECTOR_METADATA)),
-    };
-    Ok((message, timestamp))
-}
-
-/// An object's members in their order, repeated names included, values as they stand.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl Members<'_> {
-    fn without(&self, names: &[&str]) -> String {
-        let kept = || self.0.iter().filter(|(key, _)| !names.contains(&key.as_ref()));
-        // Escapes in a name may need more; that much is there at once.
-        let len: usize = kept().map(|(key, value)| key.len() + value.get().len() + 4).sum();
-        let mut text = String::with_capacity(len + 1);
-        text.push('{');
-        for (key, value) in kept() {
-            if text.len() > 1 {
-                text.push(',');
-            }
-            text.push_str(&serde_json::to_string(key).expect("a string is always JSON"));
-            text.push(':');
-            text.push_str(value.get());
-        }
-        text.push('}');
-        text
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(Key(key)) = map.next_key()? {
-                    members.push((key, map.next_value()?));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
-}
-
-/// A borrowed name where it has no escapes; a bare `Cow` would always be owned.
-#[derive(serde::Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests;

@@ -200,9 +200,9 @@ impl Failure {
             Self::Object(ObjectError::Denied(_)) => "object_denied",
             Self::Object(ObjectError::ChecksumMismatch(_)) => "checksum_mismatch",
             Self::Object(ObjectError::Unavailable(_)) => "object_unavailable",
-            Self::Decode { error: DecodeError::TooLarge { .. }, .. } | Self::Copy(CopyError::TooLarge(_)) => {
-                "object_too_large"
-            }
+            Self::Decode { error: DecodeError::TooLarge { .. }, .. }
+            | Self::Object(ObjectError::TooLarge { .. })
+            | Self::Copy(CopyError::TooLarge(_)) => "object_too_large",
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
             Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
@@ -280,7 +280,7 @@ impl Failure {
             | Self::Row(_)
             | Self::Decode { .. }
             | Self::Record(_)
-            | Self::Object(ObjectError::Missing(_))
+            | Self::Object(ObjectError::Missing(_) | ObjectError::TooLarge { .. })
             // A second attempt would take up behind the difference and hide it: the letter is the evidence.
             | Self::Unaccounted { .. }
             | Self::Copy(
@@ -502,6 +502,7 @@ mod tests {
             ),
             (record(1), "corrupt_object", true),
             (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
+            (Failure::Object(ObjectError::TooLarge { stored: 2, limit: 1 }), "object_too_large", true),
             (Failure::Object(ObjectError::Denied(text())), "object_denied", false),
             (Failure::Object(ObjectError::ChecksumMismatch(text())), "checksum_mismatch", false),
             (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),

@@ -136,6 +136,9 @@ impl Config {
         });
         check
             .that("source.max_object", object >= record, || "must not be less than source.max_record".into());
+        let stored = self.source.max_stored;
+        check
+            .that("source.max_stored", stored >= ByteSize::mib(1), || format!("{stored} is less than 1 MiB"));
     }
 
     fn validate_quarantine(&self, check: &mut Check) {
@@ -265,6 +268,7 @@ mod tests {
         check(|c| c.source.buckets = vec!["Bad Bucket".into(), "ok-bucket=1".into()], &["source.buckets"; 2]);
         check(|c| c.source.max_record = ByteSize::kib(1), &["source.max_record"]);
         check(|c| c.source.max_object = ByteSize::mib(2), &["source.max_object"]);
+        check(|c| c.source.max_stored = ByteSize::kib(1023), &["source.max_stored"]);
         check(|c| c.credentials.central_role_arn = Some("central".into()), &["credentials.central_role_arn"]);
         check(
             |c| c.credentials.session_duration = Duration::from_secs(7200),

@@ -33,6 +33,10 @@ pub struct MemoryObject {
     pub modified: Timestamp,
     /// Bytes of each chunk.
     pub chunk: usize,
+    /// The store says how many bytes it has.
+    pub sized: bool,
+    /// The whole of it has arrived before it is read.
+    pub at_once: bool,
     /// What its opening fails with.
     pub refusal: Option<ObjectError>,
     /// After how many bytes its reading fails, and with what.
@@ -42,6 +46,8 @@ pub struct MemoryObject {
 /// An open object of a [`MemoryStore`].
 #[derive(Debug)]
 pub struct MemoryBody {
+    len: Option<u64>,
+    at_once: bool,
     chunks: VecDeque<Bytes>,
     breaks: Option<ObjectError>,
 }
@@ -49,7 +55,7 @@ pub struct MemoryBody {
 impl MemoryObject {
     /// Reads whole, a kilobyte at a time.
     pub fn new(bytes: Vec<u8>, modified: Timestamp) -> Self {
-        Self { bytes, modified, chunk: 1024, refusal: None, breaks: None }
+        Self { bytes, modified, chunk: 1024, sized: true, at_once: false, refusal: None, breaks: None }
     }
 
     /// Cannot be opened.
@@ -61,6 +67,16 @@ impl MemoryObject {
     pub fn breaking(mut self, read: usize, error: ObjectError) -> Self {
         self.breaks = Some((read, error));
         self
+    }
+
+    /// Its length shows only as it is read.
+    pub fn of_unknown_length(self) -> Self {
+        Self { sized: false, ..self }
+    }
+
+    /// None of its chunks is waited for.
+    pub fn there_at_once(self) -> Self {
+        Self { at_once: true, ..self }
     }
 
     /// Arrives in chunks of that size.
@@ -108,7 +124,8 @@ impl ObjectStore for MemoryStore {
         let good = stored.breaks.as_ref().map_or(stored.bytes.len(), |(read, _)| *read);
         let chunks = stored.bytes[..good].chunks(stored.chunk).map(Bytes::copy_from_slice).collect();
         let breaks = stored.breaks.as_ref().map(|(_, error)| error.clone());
-        Ok((stored.modified, MemoryBody { chunks, breaks }))
+        let len = stored.sized.then_some(stored.bytes.len() as u64);
+        Ok((stored.modified, MemoryBody { len, at_once: stored.at_once, chunks, breaks }))
     }
 
     async fn head(&self, object: &ObjectRef, owner: Option<&str>) -> Result<ObjectHead, ObjectError> {
@@ -124,9 +141,15 @@ impl ObjectStore for MemoryStore {
 }
 
 impl ObjectBody for MemoryBody {
+    fn len(&self) -> Option<u64> {
+        self.len
+    }
+
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
-        // As a network does: never at once, so that others get their turn.
-        tokio::task::yield_now().await;
+        // As a network does: rarely at once, so that others get their turn.
+        if !self.at_once {
+            tokio::task::yield_now().await;
+        }
         match self.chunks.pop_front() {
             Some(chunk) => Ok(Some(chunk)),
             None => self.breaks.take().map_or(Ok(None), Err),

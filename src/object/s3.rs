@@ -192,6 +192,10 @@ impl S3Body {
 }
 
 impl ObjectBody for S3Body {
+    fn len(&self) -> Option<u64> {
+        self.len
+    }
+
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
         loop {
             match self.stream.next().await {

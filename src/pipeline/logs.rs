@@ -1,12 +1,9 @@
 //! Objects whose records go to customers' CloudWatch Logs: read once, for all who want them.
 
-use super::*;
+use super::{reading::within, *};
 use crate::{
-    decode::{DecodeError, Decoder, Window},
     delivery::{Lane, LaneError, StreamKey},
-    metrics::Form,
-    object::{ObjectBody, ObjectError},
-    records::{More, RecordReader, Step},
+    object::ObjectBody,
 };
 
 /// A delivery that can begin: its account is open and the object is ours.
@@ -18,10 +15,10 @@ struct Ready<'a, S, L> {
 }
 
 /// The open lanes of one object, each with its delivery.
-type Lanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>)>;
+pub(super) type Lanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>)>;
 
 /// Lanes that cannot go on, and why.
-type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError)>;
+pub(super) type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError)>;
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
@@ -33,6 +30,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         report: &mut Report,
     ) -> usize {
         let (mut ready, mut done) = (Vec::new(), 0);
+        if wanted.is_empty() {
+            return done;
+        }
+        let max_stored = self.settings.max_stored;
+        if let Err(error) = within(max_stored, task.object.size.unwrap_or_default()) {
+            report.failures.push(task.failed(None, Failure::Object(error)));
+            return done;
+        }
         for &(delivery, destination) in wanted {
             let open = self.ports.sinks.open(delivery, destination, &task.route.cluster);
             match self.begin(task, delivery, async { open.await.map_err(Failure::Sink) }).await {
@@ -44,8 +49,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if ready.is_empty() {
             return done;
         }
-        let Task { object, route, stop } = task;
-        let open = self.ports.store.open(object, self.owner(object));
+        let Task { object, route, pass, stop } = task;
+        let open = async {
+            let (modified, body) = self.ports.store.open(object, self.owner(object)).await?;
+            within(max_stored, body.len().unwrap_or_default())?;
+            Ok((modified, body))
+        };
         let (modified, body) = match task.unless_stopped(async { open.await.map_err(Failure::Object) }).await
         {
             Ok(open) => open,
@@ -72,7 +81,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
 
         let mut broken = Vec::new();
-        let read = task.unless_stopped(self.read(body, modified, &mut lanes, &mut broken)).await;
+        let read = pass.in_slices(|pace| self.read(body, pace, modified, &mut lanes, &mut broken));
+        let read = task.unless_stopped(read).await;
         let mut given_up = Vec::new();
         for (delivery, lane, error) in broken {
             report.failures.push(task.failed(Some(&delivery.name), error.into()));
@@ -152,96 +162,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // Only a runtime that is shutting down cancels it.
                 Err(_) => {}
-            }
-        }
-    }
-
-    /// Reads all records, giving each to every lane, and tells how many there were. A lane that fails moves to `broken`;
-    /// without any left there is nothing more to read for.
-    async fn read<'a>(
-        &self,
-        mut body: O::Body,
-        modified: Timestamp,
-        lanes: &mut Lanes<'a, S::Sink, L>,
-        broken: &mut BrokenLanes<'a, S::Sink, L>,
-    ) -> Result<u64, Failure> {
-        let read = self.read_records(&mut body, modified, lanes, broken).await;
-        if matches!(
-            &read,
-            Err(Failure::Record(_) | Failure::Decode { error: DecodeError::Corrupt { .. }, .. })
-        ) {
-            // Was it stored like that, or did it break on its way? The checksum tells, and it comes last.
-            while body.chunk().await.map_err(Failure::Object)?.is_some() {}
-        }
-        read
-    }
-
-    async fn read_records<'a>(
-        &self,
-        body: &mut O::Body,
-        modified: Timestamp,
-        lanes: &mut Lanes<'a, S::Sink, L>,
-        broken: &mut BrokenLanes<'a, S::Sink, L>,
-    ) -> Result<u64, Failure> {
-        let object_time = modified.as_millisecond().max(0);
-        let mut decoder = Decoder::new(self.settings.max_object);
-        let mut window = Window::default();
-        let mut reader = RecordReader::new(self.settings.max_record);
-        if self.ports.quarantine.is_some() {
-            reader = reader.stepping_over_bad_lines();
-        }
-        loop {
-            let chunk = body.chunk().await.map_err(Failure::Object)?;
-            let (mut input, ended) = (chunk.as_deref().unwrap_or_default(), chunk.is_none());
-            self.metrics.object_bytes.get_or_create(&Form::new("stored")).inc_by(input.len() as u64);
-            loop {
-                let unread = window.unread().len();
-                let decoded = match ended {
-                    false => decoder.decode(&mut input, &mut window),
-                    true => decoder.finish(&mut window),
-                };
-                let decompressed = (window.unread().len() - unread) as u64;
-                self.metrics.object_bytes.get_or_create(&Form::new("decompressed")).inc_by(decompressed);
-                // What came out before a break is good; a record that is cut by it is not read.
-                let more = match (&decoded, ended) {
-                    (Err(_), _) => More::Never,
-                    (Ok(()), true) => More::Ended,
-                    (Ok(()), false) => More::Coming,
-                };
-                loop {
-                    let step = reader.next(window.unread(), more).map_err(Failure::Record)?;
-                    let consumed = match &step {
-                        Step::Record { consumed, .. } | Step::BadLine { consumed, .. } => *consumed,
-                        Step::More { consumed } => {
-                            window.consume(*consumed);
-                            break;
-                        }
-                        Step::End => return Ok(reader.count()),
-                    };
-                    let mut index = 0;
-                    while let Some((_, lane)) = lanes.get_mut(index) {
-                        let pushed = match &step {
-                            Step::Record { record, .. } => lane.push(record, object_time).await,
-                            Step::BadLine { text, .. } => lane.push_bad_line(text).await,
-                            Step::More { .. } | Step::End => Ok(()),
-                        };
-                        match pushed {
-                            Ok(()) => index += 1,
-                            Err(error) => {
-                                let (delivery, lane) = lanes.remove(index);
-                                broken.push((delivery, lane, error));
-                            }
-                        }
-                    }
-                    window.consume(consumed);
-                    if lanes.is_empty() {
-                        return Ok(reader.count());
-                    }
-                }
-                decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;
-                if input.is_empty() {
-                    break;
-                }
             }
         }
     }

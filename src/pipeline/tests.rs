@@ -1,5 +1,6 @@
 //! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
 
+mod ceilings;
 mod content;
 mod copies;
 mod fates;
@@ -17,10 +18,7 @@ use crate::{
     copy::memory::MemoryCopier,
     decode::tests::gzip,
     ledger::memory::MemoryLedger,
-    object::{
-        ObjectError,
-        memory::{MemoryObject, MemoryStore},
-    },
+    object::memory::{MemoryObject, MemoryStore},
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     sink::memory::{Call, MemorySinks, Operation},
     tenant::{Attribute, LookupError, Row, Tenant},
@@ -91,6 +89,7 @@ impl World {
             unknown_tenant: UnknownTenant::DeadLetter,
             max_record: 1 << 20,
             max_object: 4 << 20,
+            max_stored: 4 << 20,
             backoff: BACKOFF,
             most_buffers: 4,
             shares: Limits {
@@ -99,6 +98,7 @@ impl World {
                 max_bytes: None,
                 longest_wait: Duration::from_secs(60),
             },
+            threads: 1,
         };
         let world = Self {
             store: MemoryStore::default(),

@@ -17,6 +17,7 @@ mod chaos;
 mod config;
 mod conformance;
 mod copies;
+mod cpu;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;

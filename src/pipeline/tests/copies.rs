@@ -203,3 +203,20 @@ async fn buckets_have_filters_too() {
     assert_eq!(copies.len(), 1);
     assert_eq!(copies[0].0, "ROSA/cluster-logs/acme/etcd/etcd-0/1.json.gz");
 }
+
+/// What is too long to be read is not read for a copy either: S3's own limit is the copy's.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_too_large_to_be_read_is_copied() {
+    let mut world = world();
+    world.settings.max_stored = 8;
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!((poison.reason, copied(&world, BUCKET_THERE)), ("object_too_large", 1));
+    // If the copy is to be tried again, so is the message.
+    let mut world = self::world();
+    world.settings.max_stored = 8;
+    world.copier.break_bucket(BUCKET_THERE, throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    world.tenant("acme", [("s3", bucket_row("more-logs"))]);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(copied(&world, "more-logs"), 1);
+}

@@ -140,7 +140,12 @@ async fn no_piece_of_a_record_that_was_split_comes_twice() {
     let long: String = (0..400_000).map(|number| format!("{number:06},")).collect();
     for failing in 1..=3 {
         let world = World {
-            settings: PipelineSettings { max_record: 4 << 20, max_object: 8 << 20, ..World::new().settings },
+            settings: PipelineSettings {
+                max_record: 4 << 20,
+                max_object: 8 << 20,
+                max_stored: 8 << 20,
+                ..World::new().settings
+            },
             ..world()
         };
         world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);

@@ -5,7 +5,12 @@ use crate::{batch::RejectedEvents, sink::SinkError};
 
 /// A world with a quarantine, in which the stream is there.
 fn world() -> World {
-    let settings = PipelineSettings { max_record: 4 << 20, max_object: 32 << 20, ..World::new().settings };
+    let settings = PipelineSettings {
+        max_record: 4 << 20,
+        max_object: 32 << 20,
+        max_stored: 32 << 20,
+        ..World::new().settings
+    };
     let world = World { quarantine: Some(MemoryQuarantine::default()), settings, ..World::new() };
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world

@@ -1,0 +1,110 @@
+//! Objects that keep a processor busy and wait for nothing: they cost their own tenant time, and nobody else.
+
+use std::time::{Duration, Instant};
+
+use logferry_sandbox::provision::Customer;
+
+use crate::{
+    eventually::{eventually, same},
+    samples::{Object, assert_same_events, expected, generated, gzip, received_events},
+    setup::Setup,
+    worker::Worker,
+};
+
+const ACKNOWLEDGED: &str = "logferry_messages_total{verdict=\"ack\"}";
+
+/// A mebibyte of the text, again and again.
+fn mebibyte(text: &str) -> Vec<u8> {
+    text.as_bytes().repeat((1 << 20) / text.len())
+}
+
+/// Objects of seconds of work on a fast machine and of minutes here, none of which is ever put.
+fn busy() -> [(&'static str, Vec<u8>); 4] {
+    let zstd = |text: &[u8]| zstd::encode_all(text, 3).expect("memory takes every byte");
+    [
+        ("empty-messages", gzip(&mebibyte("{\"message\":\"\"}\n")).repeat(1400)),
+        ("whitespace", zstd(&mebibyte(" \n")).repeat(1400)),
+        ("empty-members", gzip(b"").repeat(1 << 20)),
+        ("zeros-behind", [gzip(b"[]"), vec![0; 24 << 20]].concat()),
+    ]
+}
+
+/// 24 of them, six of each kind, in a worker that others want something of.
+struct Beside {
+    setup: Setup,
+    worker: Worker,
+    others: Vec<Customer>,
+}
+
+impl Beside {
+    async fn new(name: &str) -> Option<Self> {
+        let setup = Setup::new(name).await;
+        setup.sandbox()?;
+        setup.customer("busy").await;
+        let mut others = Vec::new();
+        for name in ["one", "two", "three"] {
+            others.push(setup.customer(name).await);
+        }
+        let variables = [("LOGFERRY_WORKER__GRACE_PERIOD", "10s"), ("LOGFERRY_QUEUE__WAIT_TIME", "1s")];
+        let worker = setup.worker_with(&variables).await;
+        worker.ready().await;
+        for (kind, bytes) in busy() {
+            for number in 0..6 {
+                setup.upload(&format!("busy/c/{kind}/pod/{number}"), bytes.clone()).await;
+            }
+        }
+        let stored = "logferry_object_bytes_total{form=\"stored\"}";
+        eventually("they are being read", async || {
+            let metrics = worker.metrics().await;
+            if metrics.get(stored) > 0.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+        })
+        .await;
+        Some(Self { setup, worker, others })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_never_waits_holds_up_nobody() {
+    let Some(mut here) = Beside::new("cpu").await else { return };
+    let mut slowest = Duration::ZERO;
+    let mut sent: Vec<Vec<Object>> = vec![Vec::new(); here.others.len()];
+    for number in 0..6 {
+        for (other, sent) in here.others.iter().zip(&mut sent) {
+            let object = generated(&format!("{}/c/app/pod/{number}.json.gz", other.tenant_id), 20, 100);
+            let (began, count) = (Instant::now(), 20 * (number + 1));
+            here.setup.upload(&object.key, object.bytes.clone()).await;
+            sent.push(object);
+            eventually("another tenant's object arrives", async || {
+                same(&received_events(&here.setup.aws, other).await.len(), &count)
+            })
+            .await;
+            slowest = slowest.max(began.elapsed());
+        }
+        let began = Instant::now();
+        let (status, body) = here.worker.http_get("/healthz").await.expect("it answers");
+        assert_eq!(status, 200, "{body}");
+        assert!(began.elapsed() < Duration::from_secs(1), "health took {:?}", began.elapsed());
+    }
+    let metrics = here.worker.metrics().await;
+    eprintln!("the slowest of 18 took {slowest:?} beside {} busy ones", 42.0 - metrics.get(ACKNOWLEDGED));
+    assert!(metrics.get(ACKNOWLEDGED) < 42.0, "all was done before it could be in anybody's way");
+    assert!(slowest < Duration::from_secs(10), "one took {slowest:?}");
+    for (other, sent) in here.others.iter().zip(&sent) {
+        let all: Vec<_> = sent.iter().flat_map(|object| expected(&object.text)).collect();
+        let mut found = received_events(&here.setup.aws, other).await;
+        found.sort();
+        let mut all = all;
+        all.sort();
+        assert_same_events(&other.tenant_id, &found, &all);
+    }
+
+    here.worker.sigterm();
+    let began = Instant::now();
+    assert!(here.worker.wait().await.success());
+    assert!(began.elapsed() < Duration::from_secs(12), "the drain took {:?}", began.elapsed());
+    assert_eq!(metrics.sum("logferry_ledger_errors_total"), 0.0, "{metrics:?}");
+    let without_it =
+        here.worker.log_lines().into_iter().filter(|line| line.to_string().contains("without it"));
+    assert_eq!(without_it.count(), 0, "the ledger was always in reach");
+    here.setup.no_dead_letters().await;
+}
