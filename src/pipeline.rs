@@ -113,6 +113,8 @@ pub enum Skipped {
     NoRecords,
     /// Every delivery of the object is done, says the ledger.
     AlreadyDelivered,
+    /// A later version of the object is in the customer's bucket already.
+    Superseded,
 }
 
 impl Skipped {
@@ -126,6 +128,7 @@ impl Skipped {
             Self::Filtered => "filtered",
             Self::NoRecords => "no_records",
             Self::AlreadyDelivered => "already_delivered",
+            Self::Superseded => "superseded",
         }
     }
 }
@@ -240,12 +243,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
-            Ok(_pass) => {
-                self.deliver(Task { object, route: &route, stop }, &wanted.deliveries, report).await
-            }
-            Err(wait) => {
-                report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait }))
-            }
+            Ok(_pass) => self.deliver(Task { object, route: &route, stop }, &wanted.deliveries, report).await,
+            Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
         }
     }
 
