@@ -1,4 +1,4 @@
-//! Everything at once, from a few seeds: faults of every call, duplicate notifications, SIGKILL. Nothing is lost, altered
+//! Everything at once, from a few seeds: faults of every call, duplicate notifications, SIGKILL, SIGSTOP. Nothing is lost, altered
 //! or in a wrong account. `loadtest/run chaos` is the same with as many seeds as asked for.
 
 use std::{path::Path, time::Duration};
@@ -33,6 +33,11 @@ async fn one_worker_that_is_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_workers_of_which_some_are_killed() {
     chaos(3, Kind::Kills, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_workers_of_which_some_are_paused() {
+    chaos(5, Kind::Pauses, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

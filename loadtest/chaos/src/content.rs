@@ -11,11 +11,13 @@ use flate2::{Compression as Level, read::GzDecoder, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::comparison::Event;
+use crate::{comparison::Event, quarantine::Aside};
 
 /// Most bytes of one message: what PutLogEvents takes less the overhead of an event. Source: CloudWatch Logs API
 /// reference, PutLogEvents.
 const MAX_MESSAGE: usize = 1_048_576 - 26;
+/// What stands in front of a record that nobody can read.
+const NONSENSE: &str = "nonsense";
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 
@@ -73,8 +75,10 @@ pub(crate) enum Compression {
 pub(crate) enum Damage {
     /// Nothing.
     Whole,
-    /// Nonsense in front of the record with this number.
+    /// Nonsense in front of the record with this number, where nobody can read on behind it.
     Nonsense(usize),
+    /// The same, where each record has a line of its own and there is a quarantine for that line.
+    BadLine(usize),
     /// The last two fifths of the stored bytes are missing.
     Truncated,
 }
@@ -84,16 +88,29 @@ pub(crate) enum Damage {
 pub(crate) struct Made {
     pub(crate) bytes: Vec<u8>,
     pub(crate) records: usize,
-    /// Records in front of the damage: all of them where there is none.
+    /// Records in front of the damage: all of them where there is none that ends the object.
     pub(crate) readable: usize,
     /// Every event that CloudWatch Logs is to take, in the object's order, without regard to any damage.
     pub(crate) events: Arc<[Event]>,
+    /// What a quarantine is to keep instead, for every delivery.
+    pub(crate) aside: Vec<Aside>,
+    /// Records that are split, unless the delivery wants them in the quarantine.
+    pub(crate) oversize: Vec<Aside>,
+}
+
+impl Made {
+    /// The events of a delivery that wants no pieces of a long record.
+    pub(crate) fn events_without_pieces(&self) -> Arc<[Event]> {
+        let whole = |event: &&Event| self.oversize.iter().all(|aside| aside.record != event.record);
+        self.events.iter().filter(whole).cloned().collect()
+    }
 }
 
 /// Makes the object with that number.
 pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
     let mut rng = Rng::with_seed(content.seed);
     let (mut records, mut events) = (Vec::new(), Vec::new());
+    let (mut aside, mut oversize) = (Vec::new(), Vec::new());
     for (index, (at, message)) in messages(content.size, number, &mut rng).into_iter().enumerate() {
         // Between two milliseconds, so that rounding the wrong way would show.
         let time = start + SignedDuration::from_millis(at) + SignedDuration::from_nanos(123_456);
@@ -107,23 +124,33 @@ pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
             })
             .to_string(),
         );
-        if at >= -14 * DAY {
+        let set_aside =
+            |reason, message| Aside { reason, record: index, timestamp: Some(timestamp), message };
+        if content.damage == Damage::BadLine(index) {
+            let line = format!("{NONSENSE}{}", records[index]);
+            aside.push(Aside { timestamp: None, ..set_aside("malformed", line) });
+        } else if at < -14 * DAY {
+            aside.push(set_aside("too_old", message));
+        } else {
             let pieces =
                 pieces(&message).map(|text| Event { record: index, timestamp, message: text.to_owned() });
             events.extend(pieces);
+            if message.len() > MAX_MESSAGE {
+                oversize.push(set_aside("oversize", message));
+            }
         }
     }
     let text = content.framing.join(&records, content.damage);
     let mut bytes = content.compression.encode(text.as_bytes(), content.members, &mut rng);
     let readable = match content.damage {
-        Damage::Whole => records.len(),
+        Damage::Whole | Damage::BadLine(_) => records.len(),
         Damage::Nonsense(at) => at,
         Damage::Truncated => {
             bytes.truncate(bytes.len() * 3 / 5);
             whole_in(&records, &text, inflated(&bytes))
         }
     };
-    Made { bytes, records: records.len(), readable, events: events.into() }
+    Made { bytes, records: records.len(), readable, events: events.into(), aside, oversize }
 }
 
 /// How many bytes come out of gzip data that breaks off.
@@ -233,8 +260,8 @@ impl Framing {
             if index > 0 {
                 text.push_str(between);
             }
-            if damage == Damage::Nonsense(index) {
-                text.push_str("nonsense");
+            if [Damage::Nonsense(index), Damage::BadLine(index)].contains(&damage) {
+                text.push_str(NONSENSE);
             }
             text.push_str(record);
         }
@@ -314,19 +341,49 @@ mod tests {
             let mut text = String::new();
             MultiGzDecoder::new(&made.bytes[..]).read_to_string(&mut text).expect("gzip of UTF-8");
             let oldest = start().as_millisecond() - 14 * DAY;
-            let mut expected = Vec::new();
+            let (mut expected, mut old) = (Vec::new(), Vec::new());
             for value in Deserializer::from_str(&text).into_iter::<Value>() {
                 let value = value.expect("JSON");
                 let time: Timestamp =
                     value["timestamp"].as_str().and_then(|at| at.parse().ok()).expect("a time");
                 let message = value["message"].as_str().expect("a string").to_owned();
-                if !message.is_empty() && time.as_millisecond() >= oldest {
+                if time.as_millisecond() < oldest {
+                    old.push((Some(time.as_millisecond()), message));
+                } else if !message.is_empty() {
                     expected.push((time.as_millisecond(), message));
                 }
             }
             let events: Vec<_> = made.events.iter().map(|e| (e.timestamp, e.message.clone())).collect();
             assert_eq!(events, expected, "{size:?}");
+            let aside: Vec<_> = made.aside.iter().map(|a| (a.timestamp, a.message.clone())).collect();
+            assert_eq!(aside, old, "{size:?}");
         }
+    }
+
+    #[test]
+    fn a_long_record_arrives_in_pieces_or_lies_aside() {
+        let made = make(&content(Size::Oversize), 1, start());
+        let [long] = &made.oversize[..] else { panic!("one is too long") };
+        let pieces = made.events.iter().filter(|event| event.record == long.record);
+        assert_eq!(pieces.map(|event| event.message.as_str()).collect::<String>(), long.message);
+        let others = made.events_without_pieces();
+        assert_eq!(others.len(), made.records - 1);
+        assert!(others.iter().all(|event| event.record != long.record));
+    }
+
+    #[test]
+    fn a_bad_line_is_one_of_the_lines() {
+        let damaged = Content { damage: Damage::BadLine(3), ..content(Size::Short(9)) };
+        let made = make(&damaged, 1, start());
+        let mut text = String::new();
+        MultiGzDecoder::new(&made.bytes[..]).read_to_string(&mut text).expect("gzip of UTF-8");
+        let [bad] = &made.aside[..] else { panic!("one line is bad") };
+        assert_eq!(
+            (bad.reason, bad.record, text.lines().nth(3)),
+            ("malformed", 3, Some(bad.message.as_str()))
+        );
+        assert_eq!(made.readable, 9);
+        assert!(made.events.iter().all(|event| event.record != 3));
     }
 
     #[test]

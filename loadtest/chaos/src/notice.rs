@@ -23,13 +23,15 @@ pub(crate) struct Stored {
     pub(crate) size: usize,
     pub(crate) etag: String,
     pub(crate) version_id: Option<String>,
+    /// In hex; of two objects with one key the newer one has the larger.
+    pub(crate) sequencer: String,
 }
 
 /// S3's event about these objects. Source: Amazon S3 user guide, "Event message structure".
 pub(crate) fn s3_event(objects: &[&Stored], region: &str) -> Value {
     let records = objects.iter().map(|stored| {
-        let Stored { bucket, key, size, etag, version_id } = stored;
-        let mut object = json!({ "key": key, "size": size, "eTag": etag, "sequencer": "0066A1B2C3D4E5F600" });
+        let Stored { bucket, key, size, etag, version_id, sequencer } = stored;
+        let mut object = json!({ "key": key, "size": size, "eTag": etag, "sequencer": sequencer });
         if let Some(version_id) = version_id {
             object["versionId"] = json!(version_id);
         }
@@ -51,8 +53,8 @@ pub(crate) fn s3_event(objects: &[&Stored], region: &str) -> Value {
 
 /// EventBridge's event about the object. Source: Amazon S3 user guide, "EventBridge event message structure".
 pub(crate) fn eventbridge_event(stored: &Stored, account: &str, region: &str) -> Value {
-    let Stored { bucket, key, size, etag, version_id } = stored;
-    let mut object = json!({ "key": key, "size": size, "etag": etag, "sequencer": "0066A1B2C3D4E5F600" });
+    let Stored { bucket, key, size, etag, version_id, sequencer } = stored;
+    let mut object = json!({ "key": key, "size": size, "etag": etag, "sequencer": sequencer });
     if let Some(version_id) = version_id {
         object["version-id"] = json!(version_id);
     }

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crate::{comparison::Comparison, plan::Kind};
+use crate::{comparison::Comparison, plan::Kind, quarantine::Kept};
 
-/// Batches that a killed worker may have put without leaving word of them.
-const REPEATS_PER_KILL: u64 = 2;
+/// Batches that a worker that was killed or paused may have put without leaving word of them.
+const REPEATS_PER_BLOW: u64 = 2;
 
 /// One run, done.
 #[derive(Clone, Debug)]
@@ -15,6 +15,7 @@ pub struct Outcome {
     pub(crate) ledger: bool,
     pub(crate) took: Duration,
     pub(crate) kills: u64,
+    pub(crate) pauses: u64,
     /// Calls that were hit, by `service:Operation effect`.
     pub(crate) faults: BTreeMap<String, u64>,
     /// Answers of PutLogEvents that were lost after it took effect.
@@ -29,6 +30,11 @@ pub struct Outcome {
     /// How often a worker said that it goes on without the ledger: then repeats are to be expected, and are not judged.
     pub(crate) without_ledger: u64,
     pub(crate) comparison: Comparison,
+    pub(crate) kept: Kept,
+    /// Copies in customers' buckets that were looked at.
+    pub(crate) copies: u64,
+    /// Messages that workers sent anew.
+    pub(crate) sent_anew: u64,
     /// Whatever else is wrong.
     pub(crate) problems: Vec<String>,
 }
@@ -44,21 +50,30 @@ impl Outcome {
             (wrong_account, "events in a wrong account"),
             (out_of_order, "events out of order"),
             (self.unaccounted, "records unaccounted for"),
+            (self.kept.missing, "records that are not in quarantine"),
+            (self.kept.foreign, "records in quarantine that should not be there, or not so"),
         ];
         complaints.extend(
             counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")),
         );
-        let allowed = REPEATS_PER_KILL * self.kills + self.lost_answers;
+        if self.without_ledger > 0 && self.kind != Kind::NoLedger {
+            complaints.push("a worker went on without a ledger that was there".to_owned());
+        }
+        let allowed = REPEATS_PER_BLOW * self.blows() + self.lost_answers;
         if self.ledger && self.without_ledger == 0 && repeated_batches > allowed {
             complaints.push(format!(
-                "{repeated_batches} batches repeated, {allowed} allowed by {} kills and {} lost answers",
-                self.kills, self.lost_answers
+                "{repeated_batches} batches repeated, {allowed} allowed by {} kills, {} pauses and {} lost answers",
+                self.kills, self.pauses, self.lost_answers
             ));
         }
         if !complaints.is_empty() {
-            complaints.extend(self.comparison.told.iter().cloned());
+            complaints.extend(self.comparison.told.iter().chain(&self.kept.told).cloned());
         }
         complaints
+    }
+
+    fn blows(&self) -> u64 {
+        self.kills + self.pauses
     }
 
     /// How long it took.
@@ -73,10 +88,17 @@ pub struct Summary {
     runs: u64,
     failed: u64,
     kills: u64,
+    pauses: u64,
     faults: BTreeMap<String, u64>,
     objects: u64,
     records: u64,
     events: u64,
+    quarantined: u64,
+    not_quarantined: u64,
+    wrongly_quarantined: u64,
+    quarantined_again: u64,
+    copies: u64,
+    sent_anew: u64,
     messages: u64,
     again: u64,
     dead_letters: u64,
@@ -88,8 +110,8 @@ pub struct Summary {
     lost_answers: u64,
     /// By kind and whether the ledger was always there: runs, repeated batches, the most of them in a run.
     repeats: BTreeMap<(Kind, bool), (u64, u64, u64)>,
-    /// Runs by how many batches were repeated for each kill, rounded up.
-    per_kill: BTreeMap<u64, u64>,
+    /// Runs by how many batches were repeated for each kill or pause, rounded up.
+    per_blow: BTreeMap<u64, u64>,
 }
 
 impl Summary {
@@ -100,6 +122,7 @@ impl Summary {
         self.runs += 1;
         self.failed += u64::from(!outcome.complaints().is_empty());
         self.kills += outcome.kills;
+        self.pauses += outcome.pauses;
         for (fault, count) in &outcome.faults {
             *self.faults.entry(fault.clone()).or_default() += count;
         }
@@ -108,6 +131,12 @@ impl Summary {
         self.events += expected;
         self.messages += outcome.messages;
         self.again += outcome.again;
+        self.quarantined += outcome.kept.expected;
+        self.not_quarantined += outcome.kept.missing;
+        self.wrongly_quarantined += outcome.kept.foreign;
+        self.quarantined_again += outcome.kept.again;
+        self.copies += outcome.copies;
+        self.sent_anew += outcome.sent_anew;
         self.dead_letters += outcome.dead_letters;
         self.lost += lost;
         self.altered += altered;
@@ -120,8 +149,8 @@ impl Summary {
         *runs += 1;
         *batches += repeated_batches;
         *most = repeated_batches.max(*most);
-        if outcome.kills > 0 && always {
-            *self.per_kill.entry(repeated_batches.div_ceil(outcome.kills)).or_default() += 1;
+        if outcome.blows() > 0 && always {
+            *self.per_blow.entry(repeated_batches.div_ceil(outcome.blows())).or_default() += 1;
         }
     }
 
@@ -144,14 +173,21 @@ impl fmt::Display for Summary {
             ("runs", self.runs),
             ("of them failed", self.failed),
             ("kills", self.kills),
+            ("pauses", self.pauses),
             ("faults", faults),
             ("notifications", self.messages),
             ("of them duplicates", self.again),
             ("objects", self.objects),
             ("records put into S3", self.records),
             ("events to arrive", self.events),
+            ("messages sent anew", self.sent_anew),
+            ("records to lie in quarantine", self.quarantined),
+            ("copies in customers' buckets", self.copies),
             ("dead letters", self.dead_letters),
             ("lost", self.lost),
+            ("not in quarantine", self.not_quarantined),
+            ("wrongly in quarantine", self.wrongly_quarantined),
+            ("in quarantine twice", self.quarantined_again),
             ("in a wrong account", self.wrong_account),
             ("altered", self.altered),
             ("out of order", self.out_of_order),
@@ -167,8 +203,8 @@ impl fmt::Display for Summary {
             let what = format!("{}{ledger}", kind.word());
             writeln!(to, "  {what:44} {batches:>6} in {runs:>4} runs, {most:>3} at most in one")?;
         }
-        for (batches, runs) in &self.per_kill {
-            writeln!(to, "  up to {batches} for each kill{:20} {runs:>13} runs", "")?;
+        for (batches, runs) in &self.per_blow {
+            writeln!(to, "  up to {batches} for each kill or pause{:11} {runs:>13} runs", "")?;
         }
         writeln!(to, "faults by call and effect:")?;
         for (fault, count) in &self.faults {
@@ -188,6 +224,7 @@ mod tests {
             ledger: true,
             took: Duration::ZERO,
             kills: 0,
+            pauses: 0,
             faults: BTreeMap::new(),
             lost_answers: 0,
             objects: 1,
@@ -198,6 +235,9 @@ mod tests {
             unaccounted: 0,
             without_ledger: 0,
             comparison: Comparison { expected: 1, ..Comparison::default() },
+            kept: Kept::default(),
+            copies: 0,
+            sent_anew: 0,
             problems: Vec::new(),
         }
     }
@@ -220,17 +260,30 @@ mod tests {
         check(|o| o.comparison.wrong_account = 1, 1);
         check(|o| o.comparison.out_of_order = 1, 1);
         check(|o| o.unaccounted = 1, 1);
+        check(|o| o.kept.missing = 1, 1);
+        check(|o| o.kept.foreign = 1, 1);
+        check(|o| o.kept.again = 1, 0);
+        check(|o| o.without_ledger = 1, 1);
         check(|o| o.problems.push("late".to_owned()), 1);
     }
 
     #[test]
-    fn a_kill_excuses_two_batches_and_a_lost_answer_one() {
+    fn a_kill_or_a_pause_excuses_two_batches_and_a_lost_answer_one() {
         check(|o| o.comparison.repeated_batches = 1, 1);
         check(|o| (o.comparison.repeated_batches, o.kills) = (4, 2), 0);
         check(|o| (o.comparison.repeated_batches, o.kills) = (5, 2), 1);
+        check(|o| (o.comparison.repeated_batches, o.kills, o.pauses) = (4, 1, 1), 0);
+        check(|o| (o.comparison.repeated_batches, o.pauses) = (3, 1), 1);
         check(|o| (o.comparison.repeated_batches, o.lost_answers) = (3, 3), 0);
         check(|o| (o.comparison.repeated_batches, o.lost_answers) = (4, 3), 1);
         check(|o| (o.comparison.repeated_batches, o.ledger) = (9, false), 0);
-        check(|o| (o.comparison.repeated_batches, o.without_ledger) = (9, 1), 0);
+        let without_ledger = |o: &mut Outcome| (o.kind, o.without_ledger) = (Kind::NoLedger, 1);
+        check(
+            |o| {
+                without_ledger(o);
+                o.comparison.repeated_batches = 9
+            },
+            0,
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What a run is to be, from its seed alone.
 
 mod outage;
+mod stroke;
 mod weather;
 
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 pub use self::outage::Outage;
+pub(crate) use self::stroke::{Blow, Stroke};
 pub(crate) use self::weather::{ONE_BATCH, Weather};
 use crate::{
     content::{Compression, Content, Damage, Framing, Size},
@@ -22,8 +24,10 @@ const UPLOADS: Duration = Duration::from_secs(4);
 /// What befalls the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Faults, every one before its call takes effect as far as PutLogEvents goes, and SIGKILL.
+    /// Faults, every one before its call takes effect as far as PutLogEvents goes, and SIGKILL, and now and then SIGSTOP.
     Kills,
+    /// The same faults, and SIGSTOP, for longer than the lease or than an attempt may take.
+    Pauses,
     /// The same faults, and nobody dies.
     Faults,
     /// Faults, and answers of PutLogEvents that are lost after CloudWatch Logs took the events: nobody can know then.
@@ -36,12 +40,13 @@ pub enum Kind {
 
 impl Kind {
     /// All that a seed makes plans of.
-    pub const ALL: [Self; 4] = [Self::Kills, Self::Faults, Self::LostAnswers, Self::NoLedger];
+    pub const ALL: [Self; 5] = [Self::Kills, Self::Pauses, Self::Faults, Self::LostAnswers, Self::NoLedger];
 
     /// A word for people and options.
     pub fn word(self) -> &'static str {
         match self {
             Self::Kills => "kills",
+            Self::Pauses => "pauses",
             Self::Faults => "faults",
             Self::LostAnswers => "lost-answers",
             Self::NoLedger => "no-ledger",
@@ -67,8 +72,11 @@ pub struct Plan {
     pub(crate) raw_delivery: bool,
     /// Whether the buckets keep versions.
     pub(crate) versioned: bool,
-    /// Of each tenant: what its second delivery wants, if it has one.
-    pub(crate) tenants: Vec<Option<Wanted>>,
+    pub(crate) tenants: Vec<Tenant>,
+    /// Whether there is a quarantine.
+    pub(crate) quarantine: bool,
+    /// Messages that a worker lets wait hidden; the others that wait are sent anew.
+    pub(crate) max_hidden: usize,
     pub(crate) objects: Vec<Object>,
     /// Messages beside those that the bucket sends by itself.
     pub(crate) messages: Vec<Message>,
@@ -77,9 +85,29 @@ pub struct Plan {
     pub(crate) weather: Vec<Weather>,
     /// What the workers are to say, and when.
     pub(crate) outage: Option<Outage>,
-    pub(crate) kills: Vec<Kill>,
+    pub(crate) denials: Vec<Denial>,
+    pub(crate) strokes: Vec<Stroke>,
     /// When all faults end.
     pub(crate) period: Duration,
+}
+
+/// What a tenant's rows say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tenant {
+    /// What its second delivery wants, if it has one.
+    pub(crate) second: Option<Wanted>,
+    /// Whether what is too long for one event goes to the quarantine instead of being split.
+    pub(crate) quarantines_oversize: bool,
+    /// Whether its objects are copied into a bucket of its own as well.
+    pub(crate) has_bucket: bool,
+}
+
+/// A tenant whose roles are refused for a while; their sessions end when it begins.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Denial {
+    pub(crate) tenant: usize,
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
 }
 
 /// What a second delivery takes.
@@ -100,6 +128,15 @@ pub(crate) struct Object {
     pub(crate) at: Duration,
     /// Whether it goes to the bucket that tells nobody, so that a message of ours has to.
     pub(crate) silent: bool,
+    /// The object, uploaded before, of whose key this one is a newer version.
+    pub(crate) replaces: Option<usize>,
+}
+
+impl Object {
+    /// Whether nobody can read it to its end.
+    pub(crate) fn is_damaged(&self) -> bool {
+        matches!(self.content.damage, Damage::Nonsense(_) | Damage::Truncated)
+    }
 }
 
 /// A message to send.
@@ -113,26 +150,21 @@ pub(crate) struct Message {
     pub(crate) again: bool,
 }
 
-/// One SIGKILL.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kill {
-    pub(crate) worker: usize,
-    /// When so many calls of that operation have arrived, and a little later; but at `latest` in any case.
-    pub(crate) after: (&'static str, &'static str, u64),
-    pub(crate) delay: Duration,
-    pub(crate) latest: Duration,
-    /// How long it takes until another takes its place.
-    pub(crate) restart: Duration,
-}
-
 impl Plan {
     /// Makes the plan of that seed.
     pub fn new(seed: u64, kind: Kind, workers: usize) -> Self {
         // Neighbouring seeds are to have nothing in common.
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6a09_e667_f3bc_c909);
-        let tenants: Vec<_> = (0..rng.usize(3..=5)).map(|number| second_delivery(number, &mut rng)).collect();
-        let mut objects: Vec<_> = (0..rng.usize(12..=24)).map(|_| object(tenants.len(), &mut rng)).collect();
+        let quarantine = rng.bool();
+        let tenants: Vec<_> =
+            (0..rng.usize(3..=5)).map(|number| tenant(number, quarantine, &mut rng)).collect();
+        let versioned = rng.bool();
+        let mut objects: Vec<_> =
+            (0..rng.usize(12..=24)).map(|_| object(tenants.len(), quarantine, &mut rng)).collect();
         objects.sort_by_key(|object| object.at);
+        if versioned {
+            replace(&mut objects, &mut rng);
+        }
         let messages = messages(&objects, &mut rng);
         let whole: Vec<_> = (0..objects.len()).collect();
         let late = (0..rng.usize(1..=4))
@@ -145,16 +177,22 @@ impl Plan {
             .collect();
         let mut weather: Vec<_> = (0..rng.usize(10..=20)).map(|_| Weather::usual(PERIOD, &mut rng)).collect();
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::outage(PERIOD, &mut rng)));
+        weather.extend((0..rng.usize(0..=2)).map(|_| Weather::throttled_ledger(PERIOD, &mut rng)));
         let mut more = |one: fn(Duration, &mut Rng) -> Weather| {
             let count = rng.usize(1..=3);
             weather.extend(std::iter::repeat_with(|| one(PERIOD, &mut rng)).take(count));
         };
         match kind {
-            Kind::Kills | Kind::Faults | Kind::Outage => {}
+            Kind::Kills | Kind::Pauses | Kind::Faults | Kind::Outage => {}
             Kind::LostAnswers => more(Weather::lost_answers),
-            Kind::NoLedger => more(Weather::ledger_outage),
+            Kind::NoLedger => weather.push(Weather::ledger_outage(&mut rng)),
         }
-        let kills = if kind == Kind::Kills { kills(workers, &mut rng) } else { Vec::new() };
+        let denials = match kind {
+            Kind::Outage => Vec::new(),
+            _ => (0..rng.usize(0..=2)).map(|_| denial(tenants.len(), &mut rng)).collect(),
+        };
+        let strokes = stroke::strokes(kind, workers, &mut rng);
+        let period = weather.iter().map(|weather| weather.to).fold(PERIOD, Duration::max);
         Self {
             seed,
             kind,
@@ -162,29 +200,55 @@ impl Plan {
             concurrency: some(&mut rng, &[1, 2, 4, 8]),
             attempts: rng.u32(2..=4),
             raw_delivery: rng.bool(),
-            versioned: rng.bool(),
+            versioned,
             tenants,
+            quarantine,
+            max_hidden: some(&mut rng, &[0, 2, 1000]),
             objects,
             messages,
             late,
             weather,
             outage: None,
-            kills,
-            period: PERIOD,
+            denials,
+            strokes,
+            period,
         }
     }
 }
 
-fn second_delivery(number: usize, rng: &mut Rng) -> Option<Wanted> {
-    // The first always has two, so that no run is without.
-    match rng.u8(..4) {
+fn tenant(number: usize, quarantine: bool, rng: &mut Rng) -> Tenant {
+    // The first always has two deliveries and a bucket, so that no run is without.
+    let second = match rng.u8(..4) {
         0 => Some(Wanted::All),
         1 => Some(Wanted::Web),
         _ => (number == 0).then_some(Wanted::All),
+    };
+    let quarantines_oversize = quarantine && rng.bool();
+    Tenant { second, quarantines_oversize, has_bucket: number == 0 || rng.u8(..3) == 0 }
+}
+
+fn denial(tenants: usize, rng: &mut Rng) -> Denial {
+    let from = within(PERIOD - Duration::from_millis(500), rng);
+    let to = from + Duration::from_millis(500) + within(Duration::from_secs(3), rng);
+    Denial { tenant: rng.usize(..tenants), from, to: to.min(PERIOD) }
+}
+
+/// Makes every third object, as far as it is fit for it, a newer version of one before it.
+fn replace(objects: &mut [Object], rng: &mut Rng) {
+    let fit = |object: &Object| {
+        object.content.damage == Damage::Whole && matches!(object.content.size, Size::Short(_))
+    };
+    for newer in 1..objects.len() {
+        let older = rng.usize(..newer);
+        if rng.u8(..3) == 0 && fit(&objects[newer]) && fit(&objects[older]) {
+            let Object { tenant, application, pod, silent, .. } = objects[older];
+            let object = &mut objects[newer];
+            *object = Object { tenant, application, pod, silent, replaces: Some(older), ..object.clone() };
+        }
     }
 }
 
-fn object(tenants: usize, rng: &mut Rng) -> Object {
+fn object(tenants: usize, quarantine: bool, rng: &mut Rng) -> Object {
     let size = match rng.u8(..20) {
         0 => Size::Nothing,
         1..=3 => Size::Short(1),
@@ -198,6 +262,9 @@ fn object(tenants: usize, rng: &mut Rng) -> Object {
         some(rng, &[Compression::Gzip, Compression::Gzip, Compression::Zstd, Compression::None]);
     let framing = some(rng, &[Framing::Array, Framing::ArrayLines, Framing::Ndjson]);
     let damage = match (size, rng.u8(..12)) {
+        (Size::Short(count @ 2..) | Size::Days(count), 0) if quarantine && framing == Framing::Ndjson => {
+            Damage::BadLine(rng.usize(..count))
+        }
         (Size::Short(count @ 2..) | Size::Days(count), 0) => Damage::Nonsense(rng.usize(..count)),
         (Size::Short(20..) | Size::Long(_), 1) if compression == Compression::Gzip => Damage::Truncated,
         _ => Damage::Whole,
@@ -211,6 +278,7 @@ fn object(tenants: usize, rng: &mut Rng) -> Object {
         content: Content { seed: rng.u64(..), size, framing, compression, members, damage },
         at: within(UPLOADS, rng),
         silent: rng.u8(..3) == 0,
+        replaces: None,
     }
 }
 
@@ -245,29 +313,6 @@ fn messages(objects: &[Object], rng: &mut Rng) -> Vec<Message> {
     messages
 }
 
-fn kills(workers: usize, rng: &mut Rng) -> Vec<Kill> {
-    let mut kills: Vec<_> = (0..rng.usize(1..=4))
-        .map(|_| {
-            let after = match rng.u8(..8) {
-                0 => ("s3", "GetObject", rng.u64(1..15)),
-                1 => ("sqs", "DeleteMessageBatch", rng.u64(1..10)),
-                // The ledger's; without one it is never called, and `latest` decides.
-                2 | 3 => ("dynamodb", "UpdateItem", rng.u64(1..60)),
-                _ => ("logs", "PutLogEvents", rng.u64(1..40)),
-            };
-            Kill {
-                worker: rng.usize(..workers),
-                after,
-                delay: Duration::from_micros(rng.u64(..20_000)),
-                latest: Duration::from_millis(500) + within(PERIOD - Duration::from_millis(500), rng),
-                restart: within(Duration::from_millis(1500), rng),
-            }
-        })
-        .collect();
-    kills.sort_by_key(|kill| kill.latest);
-    kills
-}
-
 fn some<T: Clone>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())].clone()
 }
@@ -297,11 +342,24 @@ mod tests {
     #[test]
     fn plans_make_sense() {
         for seed in 0..500 {
-            let kind = Kind::ALL[seed as usize % 4];
+            let kind = Kind::ALL[seed as usize % Kind::ALL.len()];
             let plan = Plan::new(seed, kind, 3);
             let lost = plan.weather.iter().filter(loses_an_answer).count();
             assert_eq!(lost > 0, kind == Kind::LostAnswers, "{seed}");
-            assert_eq!(!plan.kills.is_empty(), kind == Kind::Kills, "{seed}");
+            let struck = matches!(kind, Kind::Kills | Kind::Pauses);
+            assert_eq!(!plan.strokes.is_empty(), struck, "{seed}");
+            let killed = plan.strokes.iter().any(|stroke| matches!(stroke.blow, Blow::Kill { .. }));
+            assert!(!killed || kind == Kind::Kills, "{seed}");
+            for denial in &plan.denials {
+                assert!(
+                    denial.from < denial.to && denial.to <= plan.period && denial.tenant < plan.tenants.len()
+                );
+            }
+            for object in plan.objects.iter().filter(|object| !plan.quarantine || object.replaces.is_some()) {
+                assert!(!matches!(object.content.damage, Damage::BadLine(_)), "{seed}: nowhere to put it");
+                let Some(older) = object.replaces.map(|older| &plan.objects[older]) else { continue };
+                assert!(plan.versioned && older.at <= object.at && older.silent == object.silent, "{seed}");
+            }
             assert!(
                 plan.weather.iter().all(|weather| weather.from < weather.to && weather.to <= plan.period)
             );

@@ -13,9 +13,9 @@ use logferry_sandbox::{
 };
 use serde_json::Value;
 
-use crate::plan::{Kill, Outage};
+use crate::plan::{Blow, Outage, Stroke};
 
-/// How closely a kill follows what it waits for.
+/// How closely a blow follows what it waits for.
 const TICK: Duration = Duration::from_millis(1);
 /// How long a worker may take from SIGTERM to its end.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ const RECOVER: Duration = Duration::from_secs(60);
 const UNACCOUNTED: &str = "logferry_records_unaccounted_total";
 
 /// How a worker says that it goes on without the ledger.
-const WITHOUT_LEDGER: &str = "the ledger cannot be used";
+const WITHOUT_LEDGER: &str = "the ledger is out of reach";
 
 /// What workers say of themselves.
 #[derive(Debug, Default)]
@@ -47,11 +47,15 @@ pub(crate) struct Workers {
     started: usize,
     /// SIGKILLs so far.
     pub(crate) kills: u64,
+    /// SIGSTOPs so far.
+    pub(crate) pauses: u64,
 }
 
 #[derive(Debug)]
 enum Slot {
     Running(WorkerProcess),
+    /// Until then it stands still.
+    Paused(WorkerProcess, Instant),
     /// Until then nobody takes its place.
     Dead(Instant),
 }
@@ -66,7 +70,7 @@ impl Workers {
     ) -> anyhow::Result<Self> {
         fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let (program, slots) = (program.to_owned(), Vec::new());
-        let mut workers = Self { program, environment, folder, slots, started: 0, kills: 0 };
+        let mut workers = Self { program, environment, folder, slots, started: 0, kills: 0, pauses: 0 };
         for _ in 0..count {
             let worker = workers.another()?;
             workers.slots.push(Slot::Running(worker));
@@ -80,10 +84,11 @@ impl Workers {
         Ok(WorkerProcess::start(&self.program, &self.environment, log)?)
     }
 
-    /// Kills as planned and starts the next ones; returns when all of that has happened and every worker runs.
-    pub(crate) async fn kill(
+    /// Strikes as planned, starts the next ones and lets the paused ones go on; returns when all of that has happened and
+    /// every worker runs.
+    pub(crate) async fn strike(
         &mut self,
-        plan: &[Kill],
+        plan: &[Stroke],
         sandbox: &Sandbox,
         started: Instant,
     ) -> anyhow::Result<()> {
@@ -92,25 +97,17 @@ impl Workers {
         let mut reached: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            for at in 0..self.slots.len() {
-                if matches!(self.slots[at], Slot::Dead(until) if until <= now) {
-                    self.slots[at] = Slot::Running(self.another()?);
-                }
-            }
+            self.bring_back(now).await?;
             match next {
-                Some(kill) => {
-                    let (service, operation, count) = kill.after;
+                Some(stroke) => {
+                    let (service, operation, count) = stroke.after;
                     if reached.is_none() && sandbox.calls(service, operation) >= count {
                         reached = Some(now);
                     }
                     let due =
-                        reached.is_some_and(|at| now >= at + kill.delay) || now >= started + kill.latest;
+                        reached.is_some_and(|at| now >= at + stroke.delay) || now >= started + stroke.latest;
                     if due {
-                        if let Slot::Running(worker) = &mut self.slots[kill.worker] {
-                            worker.kill().await?;
-                            self.kills += 1;
-                            self.slots[kill.worker] = Slot::Dead(now + kill.restart);
-                        }
+                        self.hit(stroke, now).await?;
                         (next, reached) = (plan.next(), None);
                     }
                 }
@@ -121,10 +118,47 @@ impl Workers {
         }
     }
 
+    /// Strikes a worker, if it runs.
+    async fn hit(&mut self, stroke: &Stroke, now: Instant) -> anyhow::Result<()> {
+        let slot = &mut self.slots[stroke.worker];
+        let Slot::Running(worker) = slot else { return Ok(()) };
+        match stroke.blow {
+            Blow::Kill { restart } => {
+                worker.kill().await?;
+                self.kills += 1;
+                *slot = Slot::Dead(now + restart);
+            }
+            Blow::Pause { lasts } => {
+                worker.signal("STOP").await?;
+                self.pauses += 1;
+                let running = std::mem::replace(slot, Slot::Dead(now));
+                if let Slot::Running(worker) = running {
+                    *slot = Slot::Paused(worker, now + lasts);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a worker in the place of each that is dead for long enough, and lets those go on that were paused for long enough.
+    async fn bring_back(&mut self, now: Instant) -> anyhow::Result<()> {
+        for at in 0..self.slots.len() {
+            match std::mem::replace(&mut self.slots[at], Slot::Dead(now)) {
+                Slot::Dead(until) if until <= now => self.slots[at] = Slot::Running(self.another()?),
+                Slot::Paused(worker, until) if until <= now => {
+                    worker.signal("CONT").await?;
+                    self.slots[at] = Slot::Running(worker);
+                }
+                as_before => self.slots[at] = as_before,
+            }
+        }
+        Ok(())
+    }
+
     fn running(&mut self) -> impl Iterator<Item = &mut WorkerProcess> {
         self.slots.iter_mut().filter_map(|slot| match slot {
             Slot::Running(worker) => Some(worker),
-            Slot::Dead(_) => None,
+            Slot::Paused(..) | Slot::Dead(_) => None,
         })
     }
 

@@ -12,8 +12,9 @@ use crate::run::Through;
 /// What to run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Runs in which workers are killed; beside them a quarter as many with faults alone, and a tenth as many each with
-    /// answers that are lost after their effect, and with a ledger out of reach. With --kind: runs of that kind alone.
+    /// Runs in which workers are killed; beside them a quarter as many each with workers that are paused and with faults alone,
+    /// and a tenth as many each with answers that are lost after their effect, and with a ledger out of reach. With --kind:
+    /// runs of that kind alone.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Only runs of this kind.
@@ -47,6 +48,8 @@ pub(crate) struct Options {
 enum KindName {
     /// Faults before their call takes effect, and SIGKILL.
     Kills,
+    /// The same faults, and SIGSTOP.
+    Pauses,
     /// The same faults, and nobody dies.
     Faults,
     /// Faults, and answers of PutLogEvents that are lost after it took effect.
@@ -59,6 +62,7 @@ impl From<KindName> for Kind {
     fn from(name: KindName) -> Self {
         match name {
             KindName::Kills => Self::Kills,
+            KindName::Pauses => Self::Pauses,
             KindName::Faults => Self::Faults,
             KindName::LostAnswers => Self::LostAnswers,
             KindName::NoLedger => Self::NoLedger,
@@ -165,6 +169,7 @@ fn jobs(first: u64, runs: u64, kind: Option<Kind>) -> Vec<Job> {
         Some(kind) => vec![(kind, runs)],
         None => vec![
             (Kind::Kills, runs),
+            (Kind::Pauses, runs.div_ceil(4)),
             (Kind::Faults, runs.div_ceil(4)),
             (Kind::LostAnswers, runs.div_ceil(10)),
             (Kind::NoLedger, runs.div_ceil(10)),
@@ -195,9 +200,9 @@ mod tests {
     fn a_seed_repeats_its_run_alone() {
         let all = jobs(5, 8, None);
         let of = |kind| all.iter().filter(|job| job.what == What::Chaos(kind)).count();
-        assert_eq!(Kind::ALL.map(of), [8, 2, 1, 1]);
+        assert_eq!(Kind::ALL.map(of), [8, 2, 2, 1, 1]);
         let seeds: Vec<_> = all.iter().map(|job| job.seed).collect();
-        assert_eq!(seeds, (5..17).collect::<Vec<_>>());
+        assert_eq!(seeds, (5..19).collect::<Vec<_>>());
         for job in all {
             let What::Chaos(kind) = job.what else { panic!("no outage was asked for") };
             assert_eq!(jobs(job.seed, 1, Some(kind)), [job]);

@@ -36,10 +36,9 @@ const FEWER_LETTERS: u64 = 10;
 const REPEATS_PER_OBJECT: u64 = 2;
 /// The reason that a letter about a denied role has.
 const ROLE_DENIED: &str = "role_denied";
-/// Settings of the worker that bring its waits into the scale of minutes: what hides for a minute in production hides for five
-/// seconds here, as there are 500 places instead of 120,000.
+/// Settings of the worker that bring its waits into the scale of minutes, and what it may hide into that of the quota.
 const SETTINGS: [(&str, &str); 8] = [
-    ("LOGFERRY_QUEUE__MAX_HIDDEN", "5s"),
+    ("LOGFERRY_QUEUE__MAX_HIDDEN", "200"),
     ("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "30s"),
     ("LOGFERRY_QUEUE__RETRY_DELAY", "5s"),
     ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "60s"),
@@ -444,5 +443,86 @@ impl fmt::Display for Report {
             writeln!(f, "| {what} | {bound} | {found}{verdict} |")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(kills: u64) -> Load {
+        Load {
+            ordinary: Ordinary::default(),
+            seconds: 1,
+            messages: 50,
+            quota: 500,
+            most: 400,
+            max_age: 60,
+            concurrency: 16,
+            kills,
+            seed: 1,
+        }
+    }
+
+    fn counts(most_in_flight: usize) -> QueueCounts {
+        QueueCounts { visible: 0, in_flight: 0, delayed: 0, most_in_flight, expired: 0 }
+    }
+
+    /// What has to come of the three phases.
+    fn good(kills: u64) -> [Found; 3] {
+        let calm = Found { latencies: vec![100; 10], counts: Some(counts(3)), ..Found::default() };
+        let all = Arrived { objects: 50, again: 0 };
+        let beside = Found {
+            latencies: vec![124; 10],
+            counts: Some(counts(400)),
+            arrived: [all; 2],
+            kills,
+            ..Found::default()
+        };
+        let letters = [(ROLE_DENIED.to_owned(), 5)].into();
+        let expiring = Found { letters, counts: Some(counts(200)), ..Found::default() };
+        [calm, beside, expiring]
+    }
+
+    #[track_caller]
+    fn check(kills: u64, change: impl FnOnce(&mut [Found; 3]), broken: usize) {
+        let mut found = good(kills);
+        change(&mut found);
+        let [calm, beside, expiring] = &found;
+        let lines = load(kills).lines(calm, beside, expiring);
+        assert_eq!(lines.iter().filter(|line| !line.holds).count(), broken, "{lines:#?}");
+        let report = Report { load: load(kills), lines }.to_string();
+        assert_eq!(report.matches("**broken**").count(), broken, "{report}");
+    }
+
+    #[test]
+    fn every_bound_can_break() {
+        check(0, |_| (), 0);
+        check(0, |[_, beside, _]| beside.latencies = vec![125; 10], 1);
+        check(0, |[_, beside, _]| beside.counts = Some(counts(401)), 1);
+        check(0, |[.., expiring]| expiring.counts = Some(counts(401)), 1);
+        check(0, |[.., expiring]| expiring.counts = Some(QueueCounts { expired: 1, ..counts(1) }), 1);
+        check(0, |[_, beside, _]| beside.arrived[0].objects = 49, 1);
+        check(0, |[_, beside, _]| beside.arrived[1].objects = 49, 1);
+        check(0, |[_, beside, _]| beside.arrived[1].again = 1, 1);
+        check(0, |[_, beside, _]| beside.letters = [("corrupt_object".to_owned(), 1)].into(), 1);
+        check(0, |[.., expiring]| expiring.letters = [(ROLE_DENIED.to_owned(), 4)].into(), 1);
+        check(0, |[.., expiring]| expiring.letters.extend([("panic".to_owned(), 1)]), 1);
+        check(0, |[.., expiring]| expiring.letters_again = 1, 1);
+    }
+
+    #[test]
+    fn kills_excuse_what_the_worker_was_at_and_nothing_is_said_of_latency() {
+        check(1, |[_, beside, _]| beside.arrived[1].again = 32, 0);
+        check(1, |[_, beside, _]| beside.arrived[1].again = 33, 1);
+        check(1, |[_, beside, _]| beside.latencies = vec![9_999; 10], 0);
+        check(1, |[_, beside, _]| beside.arrived[0].objects = 49, 1);
+    }
+
+    #[test]
+    fn letters_are_counted_by_object() {
+        let letter = |reason: &str, key: &str| (reason.to_owned(), key.to_owned());
+        let letters = vec![letter("a", "1"), letter("a", "2"), letter("b", "3"), letter("a", "1")];
+        assert_eq!(count_letters(letters), ([("a".to_owned(), 2), ("b".to_owned(), 1)].into(), 1));
     }
 }

@@ -33,7 +33,7 @@ impl PartialEq for Weather {
 /// an object is missing, that a batch was taken before, that a condition does not hold.
 type Refusals = (&'static str, &'static str, &'static [(u16, &'static str)]);
 
-const REFUSALS: [Refusals; 10] = [
+const REFUSALS: [Refusals; 15] = [
     (
         "logs",
         "PutLogEvents",
@@ -78,6 +78,12 @@ const REFUSALS: [Refusals; 10] = [
     ),
     ("dynamodb", "Query", DYNAMODB),
     ("dynamodb", "UpdateItem", DYNAMODB),
+    ("sqs", "ChangeMessageVisibility", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
+    ("sqs", "SendMessageBatch", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
+    ("s3", "CopyObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
+    ("s3", "HeadObject", &[(503, "SlowDown"), (500, "InternalError")]),
+    // The quarantine's files.
+    ("s3", "PutObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
 ];
 
 const DYNAMODB: &[(u16, &str)] = &[
@@ -90,7 +96,7 @@ impl Weather {
     /// One call that fails now and then, before it takes effect; or, where nothing is lost by it, after.
     pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
         // The calls that matter most come up most.
-        let call = some(rng, &[0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9]);
+        let call = some(rng, &[0, 0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12, 13, 14]);
         let (service, operation, refusals) = REFUSALS[call];
         let effect = match (rng.u8(..10), service, operation) {
             (0..5, _, _) => {
@@ -98,12 +104,12 @@ impl Weather {
                 Effect::Error(ErrorAnswer::new(status, code))
             }
             (5, _, _) => Effect::Latency { milliseconds: rng.u64(20..900) },
-            (6, "s3", _) => Effect::HalfBody,
-            (7, "s3", _) => Effect::WrongChecksum,
-            (8, "s3", _) => Effect::SlowBody { bytes_per_second: rng.u64(20_000..400_000) },
+            (6, "s3", "GetObject") => Effect::HalfBody,
+            (7, "s3", "GetObject") => Effect::WrongChecksum,
+            (8, "s3", "GetObject") => Effect::SlowBody { bytes_per_second: rng.u64(20_000..400_000) },
             // The effect stands and the answer is lost: a message waits for its visibility to end, is deleted twice, an
-            // entry is written twice.
-            (7 | 8, "sqs", "ReceiveMessage" | "DeleteMessageBatch") | (7 | 8, "dynamodb", _) => {
+            // entry is written twice, a copy or a file is made twice, a letter or a message is sent twice.
+            (7 | 8, "sqs" | "dynamodb", _) | (7 | 8, "s3", "CopyObject" | "PutObject") => {
                 Effect::After { error: None }
             }
             _ => Effect::Reset,
@@ -128,10 +134,25 @@ impl Weather {
         Self::new(period, 2, rng, worker_s(service, operation, Effect::Reset))
     }
 
-    /// The ledger cannot be reached at all for a while.
-    pub(super) fn ledger_outage(period: Duration, rng: &mut Rng) -> Self {
-        Self::new(period, 4, rng, worker_s("dynamodb", "UpdateItem", Effect::Reset))
+    /// The ledger throttles every call for a moment, or takes its time over each: it is there all the same.
+    pub(super) fn throttled_ledger(period: Duration, rng: &mut Rng) -> Self {
+        let throttled = Effect::Error(ErrorAnswer::new(400, "ProvisionedThroughputExceededException"));
+        let slow = Effect::Latency { milliseconds: rng.u64(100..900) };
+        let effect = some(rng, &[throttled, slow]);
+        let fault =
+            Fault { probability: Some(some(rng, &[0.5, 1.0])), ..worker_s("dynamodb", "UpdateItem", effect) };
+        Self::new(period, 2, rng, fault)
     }
+
+    /// The ledger cannot be reached at all, for longer than workers wait for it.
+    pub(super) fn ledger_outage(rng: &mut Rng) -> Self {
+        let from = within(Duration::from_secs(3), rng);
+        let lasts = Self::OUT_OF_REACH + Duration::from_secs(2) + within(Duration::from_secs(3), rng);
+        Self { from, to: from + lasts, fault: worker_s("dynamodb", "UpdateItem", Effect::Reset) }
+    }
+
+    /// How long the ledger is away before workers go on without it, in runs of that kind.
+    pub(crate) const OUT_OF_REACH: Duration = Duration::from_secs(5);
 
     /// Answers that are lost after the events were taken.
     pub(super) fn lost_answers(period: Duration, rng: &mut Rng) -> Self {

@@ -1,0 +1,71 @@
+//! Which worker is struck, when, and how.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::{Kind, PERIOD, within};
+
+/// One blow to one worker.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stroke {
+    pub(crate) worker: usize,
+    /// When so many calls of that operation have arrived, and a little later; but at `latest` in any case.
+    pub(crate) after: (&'static str, &'static str, u64),
+    pub(crate) delay: Duration,
+    pub(crate) latest: Duration,
+    pub(crate) blow: Blow,
+}
+
+/// What happens to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blow {
+    /// SIGKILL; another takes its place after that time.
+    Kill { restart: Duration },
+    /// SIGSTOP, and SIGCONT after that time.
+    Pause { lasts: Duration },
+}
+
+impl Blow {
+    /// Longest attempt of a call where a pause may be longer than it and shorter than the lease.
+    pub(crate) const SHORT_ATTEMPT: Duration = Duration::from_secs(4);
+
+    fn pause(rng: &mut Rng) -> Self {
+        // Longer than an attempt, shorter than the shortest lease of ten seconds; or so long that another worker has taken over.
+        let seconds = if rng.bool() { 5.0 + 4.0 * rng.f64() } else { 12.0 + 4.0 * rng.f64() };
+        Self::Pause { lasts: Duration::from_secs_f64(seconds) }
+    }
+}
+
+/// The blows of a run of that kind.
+pub(super) fn strokes(kind: Kind, workers: usize, rng: &mut Rng) -> Vec<Stroke> {
+    let (count, pauses) = match kind {
+        // One pause in four blows.
+        Kind::Kills => (rng.usize(1..=4), 1),
+        Kind::Pauses => (rng.usize(1..=3), 4),
+        Kind::Faults | Kind::LostAnswers | Kind::NoLedger | Kind::Outage => (0, 0),
+    };
+    let mut strokes: Vec<_> = (0..count)
+        .map(|number| {
+            let after = match rng.u8(..8) {
+                0 => ("s3", "GetObject", rng.u64(1..15)),
+                1 => ("sqs", "DeleteMessageBatch", rng.u64(1..10)),
+                // The ledger's; without one it is never called, and `latest` decides.
+                2 | 3 => ("dynamodb", "UpdateItem", rng.u64(1..60)),
+                _ => ("logs", "PutLogEvents", rng.u64(1..40)),
+            };
+            let restart = within(Duration::from_millis(1500), rng);
+            // The first blow of a kind of blows is one of them.
+            let paused = pauses == 4 || number > 0 && rng.usize(..4) < pauses;
+            Stroke {
+                worker: rng.usize(..workers),
+                after,
+                delay: Duration::from_micros(rng.u64(..20_000)),
+                latest: Duration::from_millis(500) + within(PERIOD - Duration::from_millis(500), rng),
+                blow: if paused { Blow::pause(rng) } else { Blow::Kill { restart } },
+            }
+        })
+        .collect();
+    strokes.sort_by_key(|stroke| stroke.latest);
+    strokes
+}
