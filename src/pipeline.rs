@@ -249,12 +249,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
-            Ok(_pass) => {
-                self.deliver(Task { object, route: &route, stop }, &wanted.deliveries, report).await
-            }
-            Err(wait) => {
-                report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait }))
-            }
+            Ok(_pass) => self.deliver(Task { object, route: &route, stop }, &wanted.deliveries, report).await,
+            Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
         }
     }
 

@@ -36,3 +36,4 @@ mod redrive;
 mod table;
 mod tenant;
 mod verdicts;
+mod waiting;
