@@ -139,27 +139,10 @@ impl<Q: Queue> Settler<Q> {
         self.carry_out(message, Verdict::Ack, lease);
     }
 
-    fn carry_out(&self, message: Arc<Message>, mut verdict: Verdict, lease: Lease) {
-        let odd_part = odd_part(&verdict);
+    fn carry_out(&self, message: Arc<Message>, verdict: Verdict, lease: Lease) {
         let (calls, held) = (Arc::clone(&self.calls), Held::new(&self.calls.held_bytes, message));
-        let counted = odd_part.is_zero().then(|| Counted::new(&self.calls.backlog));
-        self.tasks.spawn(async move {
-            let _counted = match counted {
-                Some(counted) => counted,
-                None => {
-                    tokio::select! {
-                        () = tokio::time::sleep(odd_part) => {
-                            if let Verdict::Retry(cause) = &mut verdict {
-                                cause.delay -= odd_part;
-                            }
-                        }
-                        () = calls.finishing.cancelled() => {}
-                    }
-                    Counted::new(&calls.backlog)
-                }
-            };
-            calls.carry_out(&held.message, verdict, lease).await;
-        });
+        let counted = Counted::new(&self.calls.backlog);
+        self.tasks.spawn(async move { calls.carry_out(&held.message, verdict, lease, counted).await });
     }
 
     /// Makes a message visible at once; waits before for the last call of its lease, if it has one.
@@ -198,12 +181,6 @@ impl<Q: Queue> Settler<Q> {
     }
 }
 
-/// SQS counts delays in seconds. What is odd about one is waited for before the call, in no slot: rounded up, messages that were
-/// refused together would come again together.
-fn odd_part(verdict: &Verdict) -> Duration {
-    Duration::from_nanos(verdict.retry_after().unwrap_or_default().subsec_nanos().into())
-}
-
 /// A message whose body counts as held until this drops.
 struct Held {
     bytes: Arc<AtomicUsize>,
@@ -240,37 +217,47 @@ impl Drop for Counted {
 }
 
 impl<Q: Queue> Calls<Q> {
-    async fn carry_out(&self, message: &Arc<Message>, verdict: Verdict, lease: Lease) {
-        match verdict {
-            Verdict::Ack => self.delete(message, lease).await,
-            Verdict::Retry(cause) => self.wait(message, &cause, lease, LONGEST_HIDING).await,
+    async fn carry_out(&self, message: &Arc<Message>, verdict: Verdict, lease: Lease, counted: Counted) {
+        let (cause, longest_hiding) = match verdict {
+            Verdict::Ack => return self.delete(message, lease).await,
+            Verdict::Retry(cause) => (cause, LONGEST_HIDING),
             Verdict::Poison(cause) => match self.bury(message, &cause).await {
-                Ok(()) => self.delete(message, lease).await,
-                Err(Unburied) => self.wait(message, &cause, lease, self.longest_hiding_of_poison()).await,
+                Ok(()) => return self.delete(message, lease).await,
+                Err(Unburied) => (cause, self.longest_hiding_of_poison()),
             },
             Verdict::Overdue(cause) => match self.bury_overdue(message, &cause).await {
-                Ok(()) => self.delete(message, lease).await,
-                Err(Unburied) => self.wait(message, &cause, lease, self.longest_hiding_of_poison()).await,
+                Ok(()) => return self.delete(message, lease).await,
+                Err(Unburied) => (cause, self.longest_hiding_of_poison()),
             },
-        }
-    }
-
-    /// Lets a message come again after its delay: hidden until then, if that is not longer than `longest_hiding`, or sent anew.
-    ///
-    /// Before the queue's retention would end the message it is sent anew, however short its delay, or else buried.
-    async fn wait(&self, message: &Arc<Message>, cause: &Cause, lease: Lease, longest_hiding: Duration) {
+        };
         let delay = cause.delay;
+        // Before the queue's retention ends it, a message is sent anew, however short its delay, or else buried.
         let retention = self.terms.retention();
         let ends = retention.is_some_and(|retention| ends_within(retention, message, delay));
-        // While the retention is not known nothing may hide for long, and a short one ends soon.
+        // While the retention is not known nothing is hidden: it may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
         if !(delay.is_zero() && !ends || may_hide && self.places.take(delay)) {
-            if self.send_anew(message, cause).await.is_ok() {
+            if self.send_anew(message, &cause).await.is_ok() {
                 return self.delete(message, lease).await;
             }
-            if ends && self.bury_overdue(message, cause).await.is_ok() {
+            if ends && self.bury_overdue(message, &cause).await.is_ok() {
                 return self.delete(message, lease).await;
             }
+        }
+        self.hide(message, delay, lease, counted).await;
+    }
+
+    /// Hides a message for its delay. SQS counts delays in seconds, and the odd part of one is waited for here first, in no slot:
+    /// rounded up, messages that were refused together would come again together.
+    async fn hide(&self, message: &Message, mut delay: Duration, lease: Lease, mut counted: Counted) {
+        let odd_part = Duration::from_nanos(delay.subsec_nanos().into());
+        if !odd_part.is_zero() {
+            drop(counted);
+            tokio::select! {
+                () = tokio::time::sleep(odd_part) => delay -= odd_part,
+                () = self.finishing.cancelled() => {}
+            }
+            counted = Counted::new(&self.backlog);
         }
         // Not extended any more, or an extension could overtake the delay.
         lease.end().await;
@@ -281,6 +268,7 @@ impl<Q: Queue> Calls<Q> {
                 "a message's retry could not be delayed; it returns when its visibility ends",
             );
         }
+        drop(counted);
     }
 
     /// The queue's redrive policy counts receives, and a message that is sent anew begins at none: where that policy is the only

@@ -37,3 +37,4 @@ mod redrive;
 mod table;
 mod tenant;
 mod verdicts;
+mod waiting;

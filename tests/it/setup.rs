@@ -136,20 +136,28 @@ impl Setup {
         Worker::start(&environment).await
     }
 
-    /// Messages of the worker's queue: visible, in flight.
+    /// Messages of the worker's queue: visible or delayed, in flight.
     pub(crate) async fn queue_depth(&self) -> (u64, u64) {
         self.depth(&self.provider.queue_url).await
     }
 
-    /// Messages of a queue: visible, in flight.
+    /// Messages of a queue: visible or delayed, in flight.
     pub(crate) async fn depth(&self, url: &str) -> (u64, u64) {
-        use QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
-        let (visible, hidden) = (ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible);
+        use QueueAttributeName::{
+            ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
+            ApproximateNumberOfMessagesNotVisible,
+        };
+        let names = [
+            ApproximateNumberOfMessages,
+            ApproximateNumberOfMessagesDelayed,
+            ApproximateNumberOfMessagesNotVisible,
+        ];
         let get = self.account().sqs().get_queue_attributes().queue_url(url);
-        let got = get.attribute_names(visible.clone()).attribute_names(hidden.clone()).send().await;
+        let got = get.set_attribute_names(Some(names.to_vec())).send().await;
         let attributes = got.expect("the queue tells").attributes.unwrap_or_default();
-        let count = |name| attributes.get(&name).and_then(|text| text.parse().ok()).expect("a number");
-        (count(visible), count(hidden))
+        let count = |name| attributes.get(name).and_then(|text| text.parse::<u64>().ok());
+        let [visible, delayed, hidden] = names.each_ref().map(|name| count(name).expect("a number"));
+        (visible + delayed, hidden)
     }
 
     /// Waits until every message is done with.

@@ -38,6 +38,7 @@ async fn the_odd_part_of_a_delay_is_waited_for_here() {
     for (delay, seconds, odd) in [(2400, 2, 400), (400, 0, 400), (3000, 3, 0)] {
         let start = Instant::now();
         let Waiting { queue, settler } = waiting(Duration::from_millis(delay)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(settler.backlog(), usize::from(odd == 0), "what waits is no backlog");
         let again = queue.receive(1, Duration::from_secs(20)).await.expect("it goes well");
         assert_eq!((again.len(), hidden(&queue)), (1, vec![Duration::from_secs(seconds)]));

@@ -77,6 +77,26 @@ async fn hidden_messages_take_a_bounded_number_of_places() {
     running.stop().await;
 }
 
+/// Waits of less than a second, which SQS cannot count, take places too.
+#[tokio::test(start_paused = true)]
+async fn moments_take_a_bounded_number_of_places() {
+    let queue = queue();
+    let bodies: Vec<_> = (0..400).map(|number| number.to_string()).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    let (log, moment) = (Log::default(), Duration::from_millis(900));
+    let running = start_with(
+        queue,
+        WorkerSettings { max_hidden: 30, ..settings() },
+        until_attempt(&log, 3, retry_after(moment)),
+    );
+    running.queue.until(empty).await;
+    let WorkerSettings { concurrency, .. } = settings();
+    let highest = running.queue.highest_in_flight();
+    assert!((30..=30 + 10 * concurrency).contains(&highest), "{highest}");
+    assert_eq!(handled(&log).len(), 3 * 400);
+    running.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_the_permission_to_send_a_message_hides() {
     let queue = queue().without_sending();

@@ -1,0 +1,266 @@
+//! Messages that cannot be delivered for long: they take no place in flight, outlive no retention silently, and end as
+//! letters that say why.
+
+use std::time::{Duration, Instant};
+
+use logferry_sandbox::{
+    QueueLimits, Sandbox,
+    faults::{Effect, ErrorAnswer, Fault},
+    provision::{Customer, CustomerSpec},
+};
+
+use crate::{
+    eventually::{eventually, same},
+    samples::{Object, assert_same_events, expected, generated, received_events},
+    setup::{Setup, text},
+    worker::Worker,
+};
+
+/// No message waits hidden, whatever its delay; the refused role is probed every second.
+const ANEW: [(&str, &str); 5] = [
+    ("LOGFERRY_QUEUE__MAX_HIDDEN", "0"),
+    // A quarter less by chance is still more than a second, which SQS can count.
+    ("LOGFERRY_QUEUE__RETRY_DELAY", "2s"),
+    ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "2s"),
+    ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"),
+    ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "1s"),
+];
+const ROLE_DENIED: &str = "logferry_failures_total{reason=\"role_denied\"}";
+const SENT_ANEW: &str = "logferry_messages_sent_anew_total{reason=\"role_denied\"}";
+
+/// A tenant whose role is not there yet.
+struct Refused {
+    customer: Customer,
+    objects: Vec<Object>,
+}
+
+impl Refused {
+    /// The tenant, with so many objects in the queue.
+    async fn with(setup: &Setup, count: usize) -> Self {
+        let customer = setup.stranger(CustomerSpec::new("refused")).await;
+        let mut row = customer.row();
+        let missing = format!("arn:aws:iam::{}:role/missing", customer.account);
+        row.insert("log_distribution_role_arn".to_owned(), text(&missing));
+        setup.put_row(row).await;
+        let object = |n| generated(&format!("refused/c/app/pod-{n}/1.json.gz"), 5, 40);
+        let objects: Vec<_> = (0..count).map(object).collect();
+        for object in &objects {
+            setup.upload(&object.key, object.bytes.clone()).await;
+        }
+        Self { customer, objects }
+    }
+
+    /// Makes the role, and checks that everything arrives once.
+    async fn mended(&self, setup: &Setup) {
+        let role_name = "missing".to_owned();
+        let spec = CustomerSpec { role_name, create_group: false, ..CustomerSpec::new("refused") };
+        let made = Customer::create(&setup.aws, &self.customer.account, &setup.provider, spec).await;
+        made.expect("the role can be made");
+        setup.queue_is_empty().await;
+        setup.no_dead_letters().await;
+        arrived_once(setup, &self.customer, &self.objects).await;
+    }
+}
+
+async fn arrived_once(setup: &Setup, customer: &Customer, objects: &[Object]) {
+    let mut all: Vec<_> = objects.iter().flat_map(|object| expected(&object.text)).collect();
+    let mut found = received_events(&setup.aws, customer).await;
+    all.sort();
+    found.sort();
+    assert_same_events(&customer.tenant_id, &found, &all);
+}
+
+async fn until_metric(worker: &Worker, name: &str, least: f64) {
+    eventually("a metric rises", async || {
+        let metrics = worker.metrics().await;
+        if metrics.get(name) >= least { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+}
+
+/// Waits until the worker has said something like that.
+async fn says(worker: &Worker, words: &str) {
+    eventually("the worker says so", async || {
+        let lines = worker.log_lines();
+        let found = lines.iter().any(|line| line.to_string().contains(words));
+        if found { Ok(()) } else { Err(format!("{words:?} is not in its log")) }
+    })
+    .await;
+}
+
+fn keep_for(setup: &Setup, sandbox: &Sandbox, milliseconds: u64) {
+    let limits = QueueLimits { retention_milliseconds: Some(milliseconds), ..QueueLimits::default() };
+    sandbox.limit_queue(&setup.provider.queue_arn, limits).expect("the queue is there");
+}
+
+/// A tenant with a refused role has more messages than may be in flight, and nobody else notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
+    const QUOTA: usize = 40;
+    let setup = Setup::new("quota").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let limits = QueueLimits { in_flight: Some(QUOTA), ..QueueLimits::default() };
+    sandbox.limit_queue(&setup.provider.queue_arn, limits).expect("the queue is there");
+    let refused = Refused::with(&setup, 3 * QUOTA).await;
+    let settings = [
+        ("LOGFERRY_QUEUE__RETRY_DELAY", "10s"),
+        ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "10s"),
+        // Beside the messages that it works on, a worker holds up to eight per slot whose verdicts the queue has not taken.
+        ("LOGFERRY_WORKER__CONCURRENCY", "3"),
+    ];
+    let worker = setup.worker_with(&[&ANEW[..], &settings].concat()).await;
+    until_metric(&worker, SENT_ANEW, 3.0 * QUOTA as f64).await;
+    let healthy = setup.customer("healthy").await;
+    let fine: Vec<_> =
+        (0..10).map(|n| generated(&format!("healthy/c/app/pod-{n}/1.json.gz"), 5, 40)).collect();
+    for object in &fine {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    until_metric(&worker, "logferry_messages_total{verdict=\"ack\"}", 10.0).await;
+    arrived_once(&setup, &healthy, &fine).await;
+    refused.mended(&setup).await;
+    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue is there");
+    assert!(counts.most_in_flight < QUOTA, "{counts:?}");
+    assert_eq!(counts.expired, 0);
+}
+
+/// On any endpoint: messages wait as new ones, and arrive once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_sent_anew_arrive_once() {
+    let setup = Setup::new("anew").await;
+    let refused = Refused::with(&setup, 5).await;
+    let worker = setup.worker_with(&ANEW).await;
+    until_metric(&worker, SENT_ANEW, 15.0).await;
+    refused.mended(&setup).await;
+}
+
+/// On any endpoint: what is too old is a letter, and has its reason.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_retried_for_too_long_is_a_letter_with_its_reason() {
+    let setup = Setup::new("overdue").await;
+    Refused::with(&setup, 5).await;
+    let max_age = ("LOGFERRY_QUEUE__MAX_AGE", "4s");
+    let worker = setup.worker_with(&[&ANEW[..], &[max_age]].concat()).await;
+    let started = Instant::now();
+    let letters = setup.dead_letters(5).await;
+    assert!(started.elapsed() >= Duration::from_secs(3), "tried for all that time");
+    for letter in &letters {
+        assert_eq!((letter.get("reason"), letter.get("tenant")), ("role_denied", "refused"), "{letter:?}");
+    }
+    setup.queue_is_empty().await;
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get("logferry_dead_letters_overdue_total{reason=\"role_denied\"}"), 5.0);
+    assert!(metrics.get(SENT_ANEW) >= 5.0, "their age went along: {metrics:?}");
+}
+
+/// A queue that forgets messages before the trouble ends: none of them vanishes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_message_vanishes_with_the_queue_s_retention() {
+    let setup = Setup::new("retention").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    keep_for(&setup, sandbox, 8_000);
+    let refused = Refused::with(&setup, 10).await;
+    let worker = setup.worker_with(&ANEW[1..]).await;
+    says(&worker, "the queue keeps messages for less than queue.max_age").await;
+    let started = Instant::now();
+    // Twice as long as the queue keeps a message.
+    eventually("the trouble lasts", async || match started.elapsed() {
+        elapsed if elapsed > Duration::from_secs(16) => Ok(()),
+        elapsed => Err(format!("{elapsed:?}")),
+    })
+    .await;
+    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue is there");
+    assert_eq!((counts.expired, counts.visible + counts.in_flight + counts.delayed), (0, 10), "{counts:?}");
+    refused.mended(&setup).await;
+    assert_eq!(sandbox.queue_counts(&setup.provider.queue_arn).expect("it is there").expired, 0);
+}
+
+/// The same where nothing can be sent anew: they are letters before the queue forgets them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_permission_to_send_letters_come_in_good_time() {
+    let setup = Setup::with("no-send", |spec| spec.worker_may_send = false).await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    keep_for(&setup, sandbox, 10_000);
+    Refused::with(&setup, 10).await;
+    let worker = setup.worker_with(&ANEW[1..]).await;
+    says(&worker, "allow the worker's role sqs:SendMessage on the queue").await;
+    let letters = setup.dead_letters(10).await;
+    assert!(letters.iter().all(|letter| letter.get("reason") == "role_denied"), "{letters:?}");
+    setup.queue_is_empty().await;
+    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue is there");
+    assert_eq!(counts.expired, 0, "{counts:?}");
+    assert!(worker.metrics().await.get(ROLE_DENIED) > 10.0, "tried until then");
+}
+
+/// Without the permission messages hide as they ever did, and nothing else is different.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_permission_to_send_messages_hide() {
+    let setup = Setup::with("hide", |spec| spec.worker_may_send = false).await;
+    if setup.sandbox().is_none() {
+        return;
+    }
+    let refused = Refused::with(&setup, 5).await;
+    let worker = setup.worker_with(&ANEW).await;
+    until_metric(&worker, ROLE_DENIED, 15.0).await;
+    refused.mended(&setup).await;
+    assert_eq!(worker.metrics().await.get(SENT_ANEW), 0.0);
+}
+
+/// A queue that does not tell its retention when the worker starts is asked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_retention_is_read_once_the_queue_tells() {
+    let setup = Setup::new("retention-later").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    keep_for(&setup, sandbox, 60_000);
+    let silent = Fault::new("sqs", "GetQueueAttributes", Effect::Reset);
+    let outage = sandbox.faults().add(Fault { sessions_only: true, ..silent });
+    let worker = setup.worker().await;
+    says(&worker, "MessageRetentionPeriod could not be read").await;
+    worker.ready().await;
+    sandbox.faults().remove(outage);
+    says(&worker, "the queue keeps messages for less than queue.max_age").await;
+    worker.ready().await;
+}
+
+/// Deletes are refused while a poison message is buried, and go well later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_message_is_one_letter_however_late_it_is_deleted() {
+    let setup = Setup::new("one-letter").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let refused = Effect::Error(ErrorAnswer::new(500, "InternalFailure"));
+    let fault = Fault::new("sqs", "DeleteMessageBatch", refused);
+    let outage = sandbox.faults().add(Fault { sessions_only: true, ..fault });
+    let worker = setup.worker_with(&[("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")]).await;
+    setup.send("no event").await;
+    until_metric(&worker, "logferry_queue_errors_total{call=\"delete\"}", 5.0).await;
+    assert_eq!(setup.queue_depth().await, (0, 1), "leased until it is deleted");
+    sandbox.faults().remove(outage);
+    setup.queue_is_empty().await;
+    assert_eq!(setup.depth(&setup.provider.dead_letter_url).await, (1, 0), "one letter");
+    let letters = setup.dead_letters(1).await;
+    assert!(!letters[0].get("message_id").is_empty(), "{letters:?}");
+    assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 1.0);
+}
+
+/// One extension of a lease hangs; no message comes twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_that_hangs_loses_no_lease() {
+    let setup = Setup::new("hung-extension").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.customer("acme").await;
+    let slow = Effect::Latency { milliseconds: 15_000 };
+    sandbox.faults().add(Fault { times: Some(4), ..Fault::new("logs", "PutLogEvents", slow) });
+    let hung = Effect::Latency { milliseconds: 600_000 };
+    let hung = Fault::new("sqs", "ChangeMessageVisibilityBatch", hung);
+    sandbox.faults().add(Fault { times: Some(1), ..hung });
+    let worker = setup.worker_with(&[("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")]).await;
+    let objects: Vec<_> =
+        (0..4).map(|n| generated(&format!("acme/c/app/pod-{n}/1.json.gz"), 5, 40)).collect();
+    for object in &objects {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    setup.acknowledged(&worker, 4).await;
+    assert!(sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4, "each was extended");
+    assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 4.0, "none came again");
+    arrived_once(&setup, &customer, &objects).await;
+}
