@@ -3,16 +3,16 @@
 //! Whoever reaches the port can open connections, so none may cost the worker its descriptors: their number has a limit, each
 //! is for one request and short, and a newcomer takes the place of the oldest. Requests' bodies are not read.
 
-use std::{collections::VecDeque, convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
 };
-use hyper_util::rt::TokioIo;
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -23,8 +23,6 @@ use crate::{health::Health, metrics::Metrics};
 
 /// What prometheus-client writes. Source: the OpenMetrics specification, "Overall structure".
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// What prose is written in.
-const TEXT: &str = "text/plain; charset=utf-8";
 /// Most connections at once. A process has 1,024 descriptors where nobody gave it more, and AWS needs most of them.
 const MAX_CONNECTIONS: usize = 64;
 /// From a connection's first byte to its end. kubelet gives a probe 1 s by default, Prometheus a scrape 10 s.
@@ -41,6 +39,7 @@ pub async fn serve(
     metrics: Metrics,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
+    let router = router(health, metrics);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let closing = CancellationToken::new();
     let mut connections: VecDeque<AbortOnDropHandle<()>> = VecDeque::new();
@@ -63,9 +62,9 @@ pub async fn serve(
         }
         // The connection that was closed for this one has to be gone, descriptor and all.
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
-        let (health, metrics, closing) = (Arc::clone(&health), metrics.clone(), closing.clone());
+        let (router, closing) = (router.clone(), closing.clone());
         connections.push_back(AbortOnDropHandle::new(tokio::spawn(async move {
-            let answered = converse(stream, &health, &metrics, &closing);
+            let answered = converse(stream, router, &closing);
             // One that takes too long is cut off; nothing depends on it.
             let _ = tokio::time::timeout(LONGEST_CONNECTION, answered).await;
             drop(place);
@@ -78,14 +77,19 @@ pub async fn serve(
     }
 }
 
-/// Answers one request.
-async fn converse(stream: TcpStream, health: &Health, metrics: &Metrics, closing: &CancellationToken) {
-    let answer = service_fn(async |request: Request<Incoming>| {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), health, metrics))
-    });
+fn router(health: Arc<Health>, metrics: Metrics) -> Router {
+    let alive = Arc::clone(&health);
+    Router::new()
+        .route("/healthz", get(async move || answer(alive.alive())))
+        .route("/readyz", get(async move || answer(health.ready())))
+        .route("/metrics", get(async move || scrape(&metrics)))
+}
+
+/// Answers one request. No route reads a body.
+async fn converse(stream: TcpStream, router: Router, closing: &CancellationToken) {
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(MAX_HEAD);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     let result = tokio::select! {
         result = &mut connection => result,
         () = closing.cancelled() => {
@@ -98,34 +102,16 @@ async fn converse(stream: TcpStream, health: &Health, metrics: &Metrics, closing
     }
 }
 
-fn answer(method: &Method, path: &str, health: &Health, metrics: &Metrics) -> Response<String> {
-    let known = ["/healthz", "/readyz", "/metrics"].contains(&path);
-    if known && method != Method::GET && method != Method::HEAD {
-        let mut refusal = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".to_owned());
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refusal;
-    }
-    match path {
-        "/healthz" => state(health.alive()),
-        "/readyz" => state(health.ready()),
-        "/metrics" => match metrics.render() {
-            Ok(text) => respond(StatusCode::OK, OPENMETRICS, text),
-            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-        },
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "/healthz, /readyz or /metrics\n".to_owned()),
-    }
-}
-
-fn state(state: Result<(), String>) -> Response<String> {
+fn answer(state: Result<(), String>) -> Response {
     match state {
-        Ok(()) => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
-        Err(problem) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{problem}\n")),
+        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
+        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
     }
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<String> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+fn scrape(metrics: &Metrics) -> Response {
+    match metrics.render() {
+        Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
