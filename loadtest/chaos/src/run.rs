@@ -226,6 +226,8 @@ impl Stage {
         if let Some(lease) = lease {
             environment.push(self.provider.ledger_variable());
             environment.push(("LOGFERRY_LEDGER__LEASE", format!("{}s", lease.as_secs())));
+            // One machine has one clock.
+            environment.push(("LOGFERRY_LEDGER__MAX_CLOCK_SKEW", "1s".to_owned()));
         }
         Ok(environment)
     }
