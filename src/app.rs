@@ -25,7 +25,7 @@ use crate::{
     health::Health,
     http,
     ledger::{
-        claim::Claims,
+        claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
     },
     metrics::Metrics,
@@ -121,13 +121,12 @@ impl App {
             config.queue.visibility_timeout,
         );
         let ledger = ledger(&config, &sdk);
-        let dependencies: &[_] = if ledger.is_some() {
-            &[TENANT_TABLE, CENTRAL_ROLE, LEDGER]
-        } else {
-            &[TENANT_TABLE, CENTRAL_ROLE]
+        let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE, LEDGER]));
+        let claims = ClaimSettings {
+            lease: config.ledger.lease,
+            out_of_reach_after: config.ledger.out_of_reach_after,
         };
-        let health = Arc::new(Health::new(longest_receive(&config), dependencies));
-        let claims = Claims::new(ledger.clone(), config.ledger.lease, metrics.clone());
+        let claims = Claims::new(ledger, claims, metrics.clone());
         let quarantine = quarantine(&config, &sdk, &metrics)?;
         let sessions = session_settings(&config);
         let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
@@ -145,12 +144,12 @@ impl App {
                 Budgets::new(rates, config.queue.max_retry_delay, metrics.clone()),
             ),
             copier: S3Copier::new(&sdk, addressing(&config), customers, central.clone()),
-            claims,
+            claims: claims.clone(),
             quarantine,
         };
         let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.clone()));
         let _probes =
-            AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central, ledger)));
+            AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central, claims)));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(http::serve(
@@ -192,12 +191,10 @@ async fn probe(
     health: Arc<Health>,
     tenants: TenantCache<TenantRows>,
     central: AssumedRole,
-    ledger: Option<DynamoDbLedger>,
+    claims: Claims<DynamoDbLedger>,
 ) {
     loop {
-        if let Some(ledger) = &ledger {
-            health.dependency(LEDGER, ledger.probe().await.err().map(|error| error.to_string()));
-        }
+        health.dependency(LEDGER, claims.probe().await.err().map(|error| error.to_string()));
         let (table, role) = tokio::join!(tenants.probe(), central.credentials());
         health.dependency(TENANT_TABLE, table.err().map(|error| error.to_string()));
         health.dependency(CENTRAL_ROLE, role.err().map(|error| error.to_string()));
@@ -355,14 +352,14 @@ fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole>
 }
 
 fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
-    let crate::config::Ledger { table, lease, retention } = config.ledger.clone();
+    let crate::config::Ledger { table, lease, max_clock_skew, retention, .. } = config.ledger.clone();
     let Some(table) = table else {
         tracing::warn!(
             "ledger.table is not set: a message that comes again repeats what was already put for it"
         );
         return None;
     };
-    Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, retention }))
+    Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, max_clock_skew, retention }))
 }
 
 /// None if the configuration has none.

@@ -296,6 +296,7 @@ impl Ticket {
             // Nothing was asked.
             Err(
                 SinkError::Session(_)
+                | SinkError::LeaseEnded(_)
                 | SinkError::Held { .. }
                 | SinkError::Paused { .. }
                 | SinkError::Unreached { .. },

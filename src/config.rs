@@ -244,6 +244,14 @@ pub struct Ledger {
     /// third of it; two calls that take their longest, 3 s each, must fit in between.
     #[serde(with = "friendly")]
     pub lease: Duration,
+    /// How far the clocks of two workers may differ, up to 5 min: a lease is taken over only when it ended that long ago by the
+    /// clock of the worker that takes it.
+    #[serde(with = "friendly")]
+    pub max_clock_skew: Duration,
+    /// How long the ledger must not have answered before deliveries go on without it, 5 s to 1 h; what is tried again then may
+    /// arrive twice. Until then their messages wait. An answer that it throttles counts as one.
+    #[serde(with = "friendly")]
+    pub out_of_reach_after: Duration,
     /// How long an entry is kept after its last change, 1 h to 8760 h (365 days): for as long as a message about the object can
     /// come again. The default, 14 days, is the longest that SQS keeps one.
     #[serde(with = "friendly")]
@@ -252,7 +260,13 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { table: None, lease: Duration::from_secs(60), retention: Duration::from_secs(14 * 86_400) }
+        Self {
+            table: None,
+            lease: Duration::from_secs(60),
+            max_clock_skew: Duration::from_secs(30),
+            out_of_reach_after: Duration::from_secs(120),
+            retention: Duration::from_secs(14 * 86_400),
+        }
     }
 }
 

@@ -3,81 +3,37 @@
 //! Knows what each of CloudWatch Logs' answers asks for; does not know where the records come from, nor what becomes of
 //! the message when a delivery fails.
 
-use std::{sync::Arc, time::Duration};
+mod writer;
 
-use moka::future::Cache;
-use tokio::sync::Mutex;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::writer::{Done, Writer};
+pub use self::writer::{MAX_STREAMS, StreamKey, Streams};
 use crate::{
-    batch::{
-        Batch, BatchHead, BatchTally, BufferPool, Buffers, ClosedBatch, MAX_MESSAGE_BYTES, RejectedEvents,
-    },
-    ledger::{
-        Ledger, Position,
-        claim::{Claim, Lost},
-    },
-    quarantine::{QuarantineError, QuarantineFile, QuarantineReason, Shelf},
+    batch::{Batch, BatchHead, BatchTally, BufferPool, Buffers, MAX_MESSAGE_BYTES},
+    ledger::{Ledger, LedgerError, Position, Progress, claim::Claim, owed::Owed},
+    object::trail::{Fingerprint, Trail},
+    quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     records::{Message, Record},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
 };
 
-/// How often one batch is put while its stream is created or its token corrected. Neither takes more than two rounds;
-/// the rest is for a group that the service does not see yet although it exists.
-const MAX_ROUNDS: u32 = 6;
-/// First pause when a group or stream was just created and is still not found; doubles each round.
-const CREATION_PAUSE: Duration = Duration::from_millis(50);
 /// How long a worker that stops waits for an answer of CloudWatch Logs: what is taken without one is put again.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// A file for the quarantine goes out with the open batch, but not later than when it has grown to that many bytes.
 const FULL_FILE: usize = 1 << 20;
-/// Most streams whose sequence token is remembered, at most 1 KiB each.
-pub const MAX_STREAMS: u64 = 20_000;
-
-/// What is known of streams, shared by all deliveries of a worker.
-#[derive(Clone, Debug)]
-pub struct Streams {
-    known: Cache<StreamKey, Arc<Mutex<Stream>>>,
-}
-
-/// Names a stream among all accounts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct StreamKey {
-    /// The customer's account.
-    pub account: String,
-    /// Region of the group.
-    pub region: String,
-    /// The group.
-    pub log_group_name: String,
-    /// The stream.
-    pub log_stream_name: String,
-}
-
-/// One stream; whoever puts into it holds its lock, so that its batches go out one after another.
-#[derive(Debug, Default)]
-struct Stream {
-    sequence_token: Option<String>,
-}
-
-impl Streams {
-    /// Nothing is known yet.
-    pub fn new() -> Self {
-        Self {
-            known: Cache::builder().max_capacity(MAX_STREAMS).time_to_idle(Duration::from_secs(3600)).build(),
-        }
-    }
-
-    async fn get(&self, key: &StreamKey) -> Arc<Mutex<Stream>> {
-        self.known.get_with_by_ref(key, async { Arc::default() }).await
-    }
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// Nor later than with that many records.
+const FULL_FILE_RECORDS: usize = 10_000;
+/// A lane that owes that much, in bytes of its ledger entry, puts no further batch. The last one adds 10,000 events and 10,000
+/// records that were set aside at most, of two to four bytes each: with 104 KiB an entry stays far from the 400 KiB that
+/// DynamoDB allows an item.
+const MOST_OWED: usize = 24 << 10;
 
 /// What became of the records that one delivery was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,7 +46,8 @@ pub struct Tally {
     pub empty: u64,
     /// Put into quarantine: too long and not to be cut, or no record at all.
     pub quarantined: u64,
-    /// Passed over: an attempt of before accounted for them.
+    /// Passed over: an attempt of before accounted for them. What it owed to the quarantine counts here too if CloudWatch Logs
+    /// had rejected it then; else it counts as quarantined once it is there.
     pub resumed: u64,
     /// Of those read: had no timestamp of their own and got the object's.
     pub undated: u64,
@@ -110,31 +67,62 @@ impl Tally {
     }
 }
 
+/// What all lanes of a worker share.
+#[derive(Debug)]
+pub struct Shared {
+    /// What is known of streams.
+    pub streams: Streams,
+    /// Buffers for batches.
+    pub buffers: BufferPool,
+}
+
 /// One object's way into one stream.
 ///
 /// Its place in the ledger follows it: the position behind a batch is recorded once the batch was answered, while the next
 /// one is being put; and that one is answered only after the record was made. A worker that dies repeats two batches of it at most.
 #[derive(Debug)]
 pub struct Lane<S, L> {
-    writer: Arc<Writer<S>>,
+    writer: Arc<Writer<S, L>>,
     open: Batch,
     spare: Option<Buffers>,
     pool: BufferPool,
-    on_its_way: Option<(Position, AbortOnDropHandle<Result<Done, LaneError>>)>,
+    on_its_way: Option<OnItsWay>,
     oversize: Oversize,
-    /// What goes into quarantine with the open batch, and how many records that is.
-    aside: (QuarantineFile, u64),
+    /// What goes into quarantine with the open batch.
+    aside: QuarantineFile,
+    due: Due,
     tally: Tally,
     claim: Arc<Claim<L>>,
     /// Where the open batch begins.
     begin: Position,
     /// Of the event that is added next: where the open batch ends.
     next: Position,
-    /// Behind the last batch that was answered.
-    accounted: Position,
-    /// `accounted` is not in the ledger yet, nor on its way there.
+    trail: Trail,
+    /// Up to the end of the last batch that was answered.
+    progress: Progress,
+    /// `progress` is not in the ledger yet, nor on its way there.
     unrecorded: bool,
-    recording: Option<AbortOnDropHandle<Result<(), Lost>>>,
+    recording: Option<AbortOnDropHandle<Result<(), LedgerError>>>,
+}
+
+/// A batch that is being put.
+#[derive(Debug)]
+struct OnItsWay {
+    /// Where it ends.
+    end: Position,
+    /// What was read of the object by then.
+    read: Fingerprint,
+    put: AbortOnDropHandle<Result<Done, LaneError>>,
+}
+
+/// What attempts before owed to the quarantine.
+#[derive(Debug)]
+struct Due {
+    /// The next such record; none comes at [`u64::MAX`].
+    next: u64,
+    reason: QuarantineReason,
+    /// Those that were found again, and are not in quarantine yet.
+    file: QuarantineFile,
 }
 
 /// Why a lane cannot go on.
@@ -146,61 +134,54 @@ pub enum LaneError {
     /// What could not be delivered could not be put into quarantine either.
     #[error(transparent)]
     Quarantine(#[from] QuarantineError),
-    /// Another worker has the object.
+    /// Another worker has the object, or the ledger does not answer.
     #[error(transparent)]
-    Lost(#[from] Lost),
-}
-
-#[derive(Debug)]
-struct Writer<S> {
-    sink: S,
-    key: StreamKey,
-    retention_days: Option<i32>,
-    streams: Streams,
-    /// None: there is no quarantine.
-    shelf: Option<Shelf>,
-}
-
-#[derive(Debug)]
-struct Done {
-    tally: BatchTally,
-    quarantined: u64,
-    batches: u64,
-    bytes: usize,
-    buffers: Buffers,
+    Ledger(#[from] LedgerError),
 }
 
 impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Opens a lane into the stream that `key` names, from where `claim` goes on. What cannot be delivered goes onto
     /// `shelf`; without one, events that CloudWatch Logs rejects are counted, and a message too long for one event is cut.
+    /// `trail` is the object's, from its start.
     pub fn new(
         sink: S,
         claim: Arc<Claim<L>>,
         destination: &CloudWatch,
         key: StreamKey,
         shelf: Option<Shelf>,
-        streams: &Streams,
-        pool: &BufferPool,
+        trail: Trail,
+        shared: &Shared,
     ) -> Self {
         let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
+        let mut progress = claim.from().clone();
+        if shelf.is_none() {
+            // The quarantine was switched off since: what was rejected is counted, and no more.
+            progress.owed = Owed::default();
+        }
+        let mut due = Due::new();
+        due.look(&progress.owed, 0);
         Self {
-            open: Batch::in_buffers(&head, pool.take()),
+            open: Batch::in_buffers(&head, shared.buffers.take()),
             spare: None,
-            pool: pool.clone(),
+            pool: shared.buffers.clone(),
             writer: Arc::new(Writer {
                 sink,
                 key,
                 retention_days: destination.retention_days,
-                streams: streams.clone(),
+                streams: shared.streams.clone(),
+                claim: Arc::clone(&claim),
                 shelf,
+                unshelved: OnceLock::new(),
             }),
             on_its_way: None,
             oversize: destination.oversize,
-            aside: (QuarantineFile::default(), 0),
+            aside: QuarantineFile::default(),
+            due,
             tally: Tally::default(),
-            begin: claim.from(),
+            begin: progress.position,
             next: Position::default(),
-            accounted: claim.from(),
+            trail,
+            progress,
             unrecorded: false,
             recording: None,
             claim,
@@ -216,9 +197,14 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Cancel safety
     /// Dropped while it waits, it leaves a lane that can only be abandoned.
     pub async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), LaneError> {
-        let Some(put_before) = self.count() else { return Ok(()) };
-        self.tally.undated += u64::from(record.timestamp.is_none());
         let timestamp = record.timestamp.unwrap_or(object_time);
+        let owed = self.owed();
+        if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
+            let message = record.message.escaped();
+            shelf.add(&mut self.due.file, reason, self.tally.read, Some(timestamp), message);
+        }
+        let Some(put_before) = self.count(owed) else { return self.pay_if_full().await };
+        self.tally.undated += u64::from(record.timestamp.is_none());
         if record.message.is_empty() {
             self.tally.empty += 1;
         } else if record.message.len() <= MAX_MESSAGE_BYTES {
@@ -242,25 +228,39 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Cancel safety
     /// As [`Lane::push`].
     pub async fn push_bad_line(&mut self, text: &str) -> Result<(), LaneError> {
-        if self.count().is_none() {
-            return Ok(());
+        let owed = self.owed();
+        if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
+            shelf.add_line(&mut self.due.file, reason, self.tally.read, text);
+        }
+        if self.count(owed).is_none() {
+            return self.pay_if_full().await;
         }
         // Nobody reads on behind a bad line without a quarantine; it would be found as unaccounted for.
         if let Some(shelf) = &self.writer.shelf {
-            let (file, records) = &mut self.aside;
-            shelf.add_line(file, QuarantineReason::Malformed, self.next.records, text);
-            *records += 1;
+            shelf.add_line(&mut self.aside, QuarantineReason::Malformed, self.next.records, text);
         }
         self.counted().await
     }
 
+    /// Why the next record is owed, if it is.
+    fn owed(&mut self) -> Option<QuarantineReason> {
+        if self.tally.read != self.due.next {
+            return None;
+        }
+        let reason = self.due.reason;
+        self.due.look(&self.claim.from().owed, self.due.next + 1);
+        Some(reason)
+    }
+
     /// Counts the next record; tells how many of its events were put before, or none if it is accounted for.
-    fn count(&mut self) -> Option<u64> {
-        let (index, from) = (self.tally.read, self.claim.from());
+    fn count(&mut self, owed: Option<QuarantineReason>) -> Option<u64> {
+        let (index, from) = (self.tally.read, self.claim.from().position);
         self.tally.read += 1;
         self.next = Position { records: index, events: 0 };
         if index < from.records {
-            self.tally.resumed += 1;
+            if !owed.is_some_and(counts_in_quarantine) {
+                self.tally.resumed += 1;
+            }
             self.next.records += 1;
             return None;
         }
@@ -270,15 +270,34 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// The record is in the open batch, or beside it.
     async fn counted(&mut self) -> Result<(), LaneError> {
         self.next = Position { records: self.tally.read, events: 0 };
-        if self.aside.0.bytes() >= FULL_FILE { self.send().await } else { Ok(()) }
+        if is_full(&self.aside) { self.send().await } else { self.pay_if_full().await }
+    }
+
+    async fn pay_if_full(&mut self) -> Result<(), LaneError> {
+        if is_full(&self.due.file) { self.pay().await } else { Ok(()) }
+    }
+
+    /// Puts into quarantine what was owed and found again. What is not taken stays owed.
+    async fn pay(&mut self) -> Result<(), LaneError> {
+        let file = std::mem::take(&mut self.due.file);
+        let Some(&(first, _)) = file.records().first() else { return Ok(()) };
+        let counted = file.records().iter().filter(|(_, reason)| counts_in_quarantine(*reason)).count();
+        match self.writer.shelve(file, FileName::Owed(first)).await {
+            Ok(()) => {}
+            Err(LaneError::Quarantine(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        // All that comes before is in this file, or in one before.
+        self.progress.owed.paid_before(self.tally.read);
+        self.tally.quarantined += counted as u64;
+        self.unrecorded = true;
+        Ok(())
     }
 
     /// Keeps a record for the quarantine; false if there is none.
     fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
         let Some(shelf) = &self.writer.shelf else { return false };
-        let (file, records) = &mut self.aside;
-        shelf.add(file, reason, self.next.records, timestamp, message.escaped());
-        *records += 1;
+        shelf.add(&mut self.aside, reason, self.next.records, timestamp, message.escaped());
         true
     }
 
@@ -320,15 +339,17 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Delivers what is left and waits for the last answer.
     ///
     /// # Errors
-    /// As [`Lane::push`].
+    /// As [`Lane::push`]; or records are owed to the quarantine.
     ///
     /// # Cancel safety
     /// As [`Lane::push`].
     pub async fn flush(&mut self) -> Result<(), LaneError> {
-        if !self.open.is_empty() || !self.aside.0.is_empty() {
+        if !self.open.is_empty() || !self.aside.is_empty() {
             self.send().await?;
         }
         self.arrived().await?;
+        self.pay().await?;
+        self.is_owing()?;
         self.recorded().await?;
         self.pool.give(self.open.take_buffers());
         self.spare.take().into_iter().for_each(|buffers| self.pool.give(buffers));
@@ -343,19 +364,32 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         Ok(self.claim.finish(self.next).await?)
     }
 
+    /// # Errors
+    /// The quarantine could not be written, so that records are owed to it.
+    fn is_owing(&self) -> Result<(), LaneError> {
+        match self.writer.unshelved.get() {
+            Some(error) if !self.progress.owed.is_empty() => Err(error.clone().into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the object back to the ledger. What is on its way has perhaps been taken already: its answer is waited for, but
     /// not for long once we have to `stop`, and what it accounts for is recorded.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
         self.come_to_rest(stop).await;
-        self.claim.release(self.accounted).await;
+        self.claim.release(&self.progress).await;
     }
 
-    /// As [`Lane::abandon`] where what came was not what is stored: if any of it was put, the next attempt begins at the
-    /// start. To have records twice is better than to have them altered.
+    /// As [`Lane::abandon`] where what came was not what is stored, or not what an attempt before had read: if any of it was
+    /// put, or may have been then, the next attempt begins at the start. To have records twice is better than to have them
+    /// altered.
     pub async fn distrust(&mut self, stop: &CancellationToken) {
         self.come_to_rest(stop).await;
-        if self.accounted == self.claim.from() {
-            self.claim.release(self.accounted).await;
+        let from = self.claim.from();
+        let read = self.trail.read().offset;
+        let confirmed = from.fingerprints.iter().all(|fingerprint| fingerprint.offset <= read);
+        if confirmed && self.progress.position == from.position {
+            self.claim.release(&self.progress).await;
         } else {
             self.claim.restart().await;
         }
@@ -376,7 +410,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
 
     /// Where it went on from.
     pub fn from(&self) -> Position {
-        self.claim.from()
+        self.claim.from().position
     }
 
     /// What became of the records so far.
@@ -387,26 +421,32 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Sends the open batch off with what was set aside, once the one before has arrived.
     async fn send(&mut self) -> Result<(), LaneError> {
         self.arrived().await?;
+        // Before the first batch: whether the quarantine can be written is known then.
+        self.pay().await?;
+        if !self.progress.owed.is_empty() && self.progress.owed.encode().len() >= MOST_OWED {
+            self.is_owing()?;
+        }
         self.recorded().await?;
         if std::mem::take(&mut self.unrecorded) {
-            let (claim, position) = (Arc::clone(&self.claim), self.accounted);
-            let checkpoint = async move { claim.checkpoint(position).await };
+            let (claim, progress) = (Arc::clone(&self.claim), self.progress.clone());
+            let checkpoint = async move { claim.checkpoint(&progress).await };
             self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint)));
         }
         let spare = self.spare.take().unwrap_or_else(|| self.pool.take());
         let batch = self.open.close(spare);
-        let (file, quarantined) = std::mem::take(&mut self.aside);
+        let file = std::mem::take(&mut self.aside);
         let writer = Arc::clone(&self.writer);
         let begin = std::mem::replace(&mut self.begin, self.next);
-        let put = tokio::spawn(async move { writer.deliver(batch, file, quarantined, begin).await });
-        self.on_its_way = Some((self.next, AbortOnDropHandle::new(put)));
+        let put = tokio::spawn(async move { writer.deliver(batch, file, begin).await });
+        let put = AbortOnDropHandle::new(put);
+        self.on_its_way = Some(OnItsWay { end: self.next, read: self.trail.read(), put });
         Ok(())
     }
 
     /// Waits for the answer to the batch on its way. Safe to drop: the next call waits on.
     async fn arrived(&mut self) -> Result<(), LaneError> {
-        let Some((position, put)) = &mut self.on_its_way else { return Ok(()) };
-        let (position, answer) = (*position, put.await);
+        let Some(OnItsWay { end, read, put }) = &mut self.on_its_way else { return Ok(()) };
+        let (end, read, answer) = (*end, *read, put.await);
         self.on_its_way = None;
         let done = match answer {
             Ok(done) => done?,
@@ -423,7 +463,12 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.tally.batches += done.batches;
         self.tally.bytes += done.bytes as u64;
         self.spare = Some(done.buffers);
-        (self.accounted, self.unrecorded) = (position, true);
+        self.progress.position = end;
+        self.progress.owed.add(done.owed);
+        // It stands for those that it confirms.
+        self.progress.fingerprints.retain(|fingerprint| fingerprint.offset > read.offset);
+        self.progress.fingerprints.push(read);
+        self.unrecorded = true;
         Ok(())
     }
 
@@ -440,93 +485,31 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     }
 }
 
-impl<S: LogSink> Writer<S> {
-    /// Puts one batch, then into quarantine what of it was rejected, with what the file holds already.
-    async fn deliver(
-        &self,
-        mut batch: ClosedBatch,
-        mut file: QuarantineFile,
-        quarantined: u64,
-        begin: Position,
-    ) -> Result<Done, LaneError> {
-        let mut rejected = RejectedEvents::default();
-        if !batch.is_empty() {
-            rejected = self.put(&mut batch).await?;
-        }
-        if let Some(shelf) = &self.shelf {
-            for event in batch.rejected(&rejected) {
-                let reason = QuarantineReason::Rejected(event.reason);
-                shelf.add(&mut file, reason, event.record, Some(event.timestamp), event.escaped);
-            }
-            shelf.put(file, begin).await?;
-        }
-        Ok(Done {
-            tally: batch.tally(&rejected),
-            quarantined,
-            batches: u64::from(!batch.is_empty()),
-            bytes: batch.bytes(),
-            buffers: batch.into_buffers(),
-        })
+impl Due {
+    /// Nothing is due.
+    fn new() -> Self {
+        Self { next: u64::MAX, reason: QuarantineReason::Malformed, file: QuarantineFile::default() }
     }
 
-    /// Puts one batch: put first, create what is missing, obey what the sequence errors say. Tells what was rejected.
-    async fn put(&self, batch: &mut ClosedBatch) -> Result<RejectedEvents, SinkError> {
-        // Looked up for each batch, so that a stream in use is never forgotten.
-        let stream = self.streams.get(&self.key).await;
-        let mut stream = stream.lock().await;
-        let mut pause = CREATION_PAUSE;
-        let mut created = false;
-        for rounds_left in (0..MAX_ROUNDS).rev() {
-            let body = batch.seal(stream.sequence_token.as_deref());
-            match self.sink.put_log_events(body).await {
-                Ok(answer) => {
-                    stream.sequence_token = answer.next_sequence_token;
-                    if answer.rejected != RejectedEvents::default() {
-                        tracing::warn!(
-                            log.group = self.key.log_group_name, log.stream = self.key.log_stream_name,
-                            aws.account = self.key.account, batch.events = batch.len(), rejected = ?answer.rejected,
-                            "CloudWatch Logs rejected events of a batch; they are not retried"
-                        );
-                    }
-                    return Ok(answer.rejected);
-                }
-                Err(SinkError::DataAlreadyAccepted { expected }) => {
-                    stream.sequence_token = expected;
-                    return Ok(RejectedEvents::default());
-                }
-                Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
-                    stream.sequence_token = expected;
-                }
-                Err(SinkError::NotFound(_)) if rounds_left > 0 => {
-                    stream.sequence_token = None;
-                    if created {
-                        // It exists, says the service, and is not found: eventual consistency.
-                        tokio::time::sleep(pause).await;
-                        pause *= 2;
-                    }
-                    self.create().await?;
-                    created = true;
-                }
-                Err(error) => return Err(error),
-            }
+    /// Finds the next record from that one on.
+    fn look(&mut self, owed: &Owed, record: u64) {
+        match owed.next(record) {
+            Some((next, reason)) => (self.next, self.reason) = (next, reason),
+            None => self.next = u64::MAX,
         }
-        unreachable!("the last round returns")
     }
+}
 
-    async fn create(&self) -> Result<(), SinkError> {
-        let (group, stream) = (&self.key.log_group_name, &self.key.log_stream_name);
-        match self.sink.create_log_stream(group, stream).await {
-            Err(SinkError::NotFound(_)) => {
-                self.sink.create_log_group(group, self.retention_days).await?;
-                match self.sink.create_log_stream(group, stream).await {
-                    // Not visible yet; the next round tries again.
-                    Err(SinkError::NotFound(_)) => Ok(()),
-                    other => other,
-                }
-            }
-            other => other,
-        }
+/// What was rejected counted as that when CloudWatch Logs answered; the rest counts once it is in quarantine.
+fn counts_in_quarantine(reason: QuarantineReason) -> bool {
+    match reason {
+        QuarantineReason::Rejected(_) => false,
+        QuarantineReason::Oversize | QuarantineReason::Malformed => true,
     }
+}
+
+fn is_full(file: &QuarantineFile) -> bool {
+    file.bytes() >= FULL_FILE || file.records().len() >= FULL_FILE_RECORDS
 }
 
 #[cfg(test)]

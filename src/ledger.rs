@@ -5,12 +5,14 @@
 
 pub mod claim;
 pub mod dynamodb;
+pub mod lease;
 #[cfg(test)]
 pub mod memory;
+pub mod owed;
 
 use std::{future::Future, time::Duration};
 
-use crate::{digest, event::ObjectRef};
+use crate::{digest, event::ObjectRef, ledger::owed::Owed, object::trail::Fingerprint};
 
 /// Names an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,14 +32,26 @@ pub struct Position {
     pub events: u64,
 }
 
+/// What was done of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What comes before it is in CloudWatch Logs, rejected, skipped, in the quarantine, or owed to the quarantine.
+    pub position: Position,
+    /// Records before the position that the quarantine has not taken yet.
+    pub owed: Owed,
+    /// What the attempts that came to this position had read of the stored bytes. An attempt that reads the same bytes again
+    /// confirms a fingerprint, and its own takes the place of those that it confirmed; so there is one at most for each attempt.
+    pub fingerprints: Vec<Fingerprint>,
+}
+
 /// What the ledger says to somebody who wants to work on an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begun {
     /// The lease is ours; go on from here.
-    Ours(Position),
+    Ours(Progress),
     /// Every record is accounted for.
     Done,
-    /// Another has the lease, for that long at most unless it is renewed.
+    /// Another has the lease: it may be taken after that long, unless it is renewed.
     Busy(Duration),
 }
 
@@ -47,6 +61,9 @@ pub enum LedgerError {
     /// The lease is another's by now: what we know of the object is out of date.
     #[error("the lease of {0} was lost to another worker")]
     Lost(String),
+    /// It answers that there are too many requests: it lives, and the same call may go well soon.
+    #[error("the ledger throttles: {0}")]
+    Throttled(String),
     /// It cannot be reached, or refuses.
     #[error("the ledger cannot be used: {0}")]
     Unavailable(String),
@@ -60,20 +77,15 @@ pub enum LedgerError {
 ///
 /// `owner` is new for each attempt at an object, never reused.
 pub trait Ledger: Send + Sync + 'static {
-    /// Takes the lease, unless the entry is done or another's lease still holds.
+    /// Takes the lease, unless the entry is done or another's lease still runs.
     ///
     /// # Errors
     /// Any but [`LedgerError::Lost`].
     fn begin(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
 
-    /// Renews the lease. Takes one that nobody has: it may have run out, or the ledger may not have answered when we began.
-    ///
-    /// # Errors
-    /// See [`LedgerError`].
-    fn renew(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<(), LedgerError>> + Send;
-
-    /// Records a position and renews the lease, as [`Ledger::renew`] does. An owner's positions only grow, so an entry that is
-    /// further already shows another's work: the lease counts as lost.
+    /// Records progress and renews the lease, or takes one that nobody has: it may have run out, or the ledger may not have
+    /// answered when we began. An owner's positions only grow, so an entry that is further already shows another's work: the
+    /// lease counts as lost. To renew the lease alone, record the same progress again.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -81,10 +93,10 @@ pub trait Ledger: Send + Sync + 'static {
         &self,
         key: &EntryKey,
         owner: &str,
-        position: Position,
+        progress: &Progress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Records a position and gives the lease back, so that the next attempt need not wait for its end. A position before the
+    /// Records progress and gives the lease back, so that the next attempt need not wait for its end. A position before the
     /// one in the ledger changes nothing but the lease.
     ///
     /// # Errors
@@ -93,10 +105,10 @@ pub trait Ledger: Send + Sync + 'static {
         &self,
         key: &EntryKey,
         owner: &str,
-        position: Position,
+        progress: &Progress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Forgets the position and gives the lease back: what was delivered may not be what is in the object.
+    /// Forgets all progress and gives the lease back: what was delivered may not be what is in the object.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -112,6 +124,12 @@ pub trait Ledger: Send + Sync + 'static {
         owner: &str,
         position: Position,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Asks whether the ledger can be used, and changes nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError::Throttled`] or [`LedgerError::Unavailable`].
+    fn probe(&self) -> impl Future<Output = Result<(), LedgerError>> + Send;
 }
 
 impl EntryKey {

@@ -41,8 +41,11 @@ pub struct Metrics {
     pub messages_sent_anew: Family<Reason, Counter>,
     /// `logferry_queue_errors_total{call}`: calls, or entries of calls, that SQS did not take.
     pub queue_errors: Family<Call, Counter>,
-    /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer; deliveries went on without it.
+    /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer, or throttled; what needs them waits.
     pub ledger_errors: Family<Call, Counter>,
+    /// `logferry_ledger_out_of_reach`: 1 while the ledger has not answered for `ledger.out_of_reach_after`, so that deliveries go on
+    /// without it and what is tried again may arrive twice.
+    pub ledger_out_of_reach: Gauge,
     /// `logferry_object_bytes_total{form}`: `stored` and `decompressed`.
     pub object_bytes: Family<Form, Counter>,
     /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
@@ -161,6 +164,7 @@ impl Metrics {
             messages_sent_anew: Family::default(),
             queue_errors: Family::default(),
             ledger_errors: Family::default(),
+            ledger_out_of_reach: Gauge::default(),
             object_bytes: Family::default(),
             records_read: Counter::default(),
             records: Family::default(),
@@ -204,7 +208,16 @@ impl Metrics {
             m.messages_sent_anew.clone(),
         );
         registry.register("queue_errors", "Calls or entries that SQS did not take", m.queue_errors.clone());
-        registry.register("ledger_errors", "Calls that the ledger did not answer", m.ledger_errors.clone());
+        registry.register(
+            "ledger_errors",
+            "Calls that the ledger did not answer, or throttled",
+            m.ledger_errors.clone(),
+        );
+        registry.register(
+            "ledger_out_of_reach",
+            "Whether deliveries go on without the ledger because it does not answer",
+            m.ledger_out_of_reach.clone(),
+        );
         registry.register("object_bytes", "Bytes of objects", m.object_bytes.clone());
         registry.register("records_read", "Records given to deliveries", m.records_read.clone());
         registry.register("records", "Records by outcome", m.records.clone());

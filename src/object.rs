@@ -3,6 +3,7 @@
 #[cfg(test)]
 pub mod memory;
 pub mod s3;
+pub mod trail;
 
 use std::future::Future;
 

@@ -18,7 +18,7 @@ use crate::{
     batch::BufferPool,
     config::UnknownTenant,
     copy::ObjectCopier,
-    delivery::{Streams, Tally},
+    delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
     ledger::{
@@ -83,8 +83,7 @@ pub struct Ports<O, D, S, C, L> {
 #[derive(Debug)]
 pub struct Pipeline<O, D, S, C, L> {
     ports: Ports<O, D, S, C, L>,
-    streams: Streams,
-    buffers: BufferPool,
+    lanes: delivery::Shared,
     shares: Shares,
     settings: PipelineSettings,
     metrics: Metrics,
@@ -155,8 +154,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Joins the ports.
     pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        let (streams, shares) = (Streams::new(), Shares::new(settings.shares, settings.threads));
-        Self { ports, streams, buffers, shares, settings, metrics }
+        let lanes = delivery::Shared { streams: Streams::new(), buffers };
+        let shares = Shares::new(settings.shares, settings.threads);
+        Self { ports, lanes, shares, settings, metrics }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -261,9 +261,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 let task = Task { object, route: &route, pass: &pass, stop };
                 self.deliver(task, &wanted.deliveries, report).await
             }
-            Err(wait) => {
-                report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait }))
-            }
+            Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
         }
     }
 
@@ -307,7 +305,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         enter: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Option<(T, Arc<Claim<L>>)>, Failure> {
         // The ledger first: what is done needs no way into the account.
-        let claim = match self.ports.claims.claim(task.object, &delivery.name).await {
+        let claimed = self.ports.claims.claim(task.object, &delivery.name).await;
+        let claim = match claimed.map_err(Failure::Ledger)? {
             Claimed::Ours(claim) => claim,
             Claimed::Done => return Ok(None),
             Claimed::Busy(left) => return Err(Failure::Busy(left)),

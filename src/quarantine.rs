@@ -213,19 +213,23 @@ impl Shelf {
         head.push_str(",\"message\":");
         file.gzip().write_all(head.as_bytes()).expect("memory takes every byte");
         *file.lines.entry(reason.word()).or_default() += 1;
+        file.records.push((record, reason));
     }
 
-    /// Writes a file, unless nothing is in it, and counts its lines by reason. Its name has the position where its batch
-    /// begins: a batch that is put again has the same one, and no other has.
+    /// Writes a file, unless nothing is in it, and counts its lines by reason.
     ///
     /// # Errors
     /// The store does not take it: its records are not accounted for.
     ///
     /// # Cancel safety
     /// Safe: dropped half-way, the file is there or not.
-    pub async fn put(&self, file: QuarantineFile, begin: Position) -> Result<(), QuarantineError> {
+    pub async fn put(&self, file: QuarantineFile, name: FileName) -> Result<(), QuarantineError> {
         let Some(gzip) = file.gzip else { return Ok(()) };
-        let key = format!("{}-{:010}-{:04}.ndjson.gz", self.stem, begin.records, begin.events);
+        let name = match name {
+            FileName::Batch(Position { records, events }) => format!("{records:010}-{events:04}"),
+            FileName::Owed(record) => format!("{record:010}-owed"),
+        };
+        let key = format!("{}-{name}.ndjson.gz", self.stem);
         let body = gzip.finish().expect("memory takes every byte");
         let Quarantine { store, metrics, .. } = &self.quarantine;
         store.put(&key, body.into()).await?;
@@ -244,12 +248,29 @@ pub struct QuarantineFile {
     gzip: Option<GzEncoder<Vec<u8>>>,
     /// Lines by reason.
     lines: BTreeMap<&'static str, u64>,
+    /// The record of each line, and why it is here.
+    records: Vec<(u64, QuarantineReason)>,
+}
+
+/// What a file is named after, beside its object and its delivery: no two files that hold different records have one name, and a
+/// file that is written again replaces what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileName {
+    /// What one batch left behind: the position where the batch begins.
+    Batch(Position),
+    /// What attempts before owed: the first record in it.
+    Owed(u64),
 }
 
 impl QuarantineFile {
     /// Nothing in it yet.
     pub fn is_empty(&self) -> bool {
         self.gzip.is_none()
+    }
+
+    /// The record of each line and why it is here, in the order in which they were added.
+    pub fn records(&self) -> &[(u64, QuarantineReason)] {
+        &self.records
     }
 
     /// Bytes of memory that it takes, roughly: what is compressed so far.

@@ -13,20 +13,27 @@ use bytes::Bytes;
 use crate::{
     batch::RejectedEvents,
     credentials::AssumeError,
+    ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
 
 /// One customer's CloudWatch Logs, reached in the customer's role. Calls are single: the SDK's own retries are behind
-/// them, nothing else is.
+/// them, nothing else is. No attempt is sent, neither the first nor one of the SDK's, once the lease that is given with the call
+/// has ended: the call fails with [`SinkError::LeaseEnded`].
 pub trait LogSink: Send + Sync + 'static {
     /// Puts a batch; `body` is the request as JSON, group and stream included.
-    fn put_log_events(&self, body: Bytes) -> impl Future<Output = Result<PutAnswer, SinkError>> + Send;
+    fn put_log_events(
+        &self,
+        body: Bytes,
+        lease: &Lease,
+    ) -> impl Future<Output = Result<PutAnswer, SinkError>> + Send;
 
     /// Creates a stream; that it exists already is no error.
     fn create_log_stream(
         &self,
         group: &str,
         stream: &str,
+        lease: &Lease,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Creates a group and, if it is new, sets its retention; that it exists already is no error.
@@ -34,6 +41,7 @@ pub trait LogSink: Send + Sync + 'static {
         &self,
         group: &str,
         retention_days: Option<i32>,
+        lease: &Lease,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 
@@ -98,6 +106,9 @@ pub enum SinkError {
     /// The role's session could not be had or renewed.
     #[error(transparent)]
     Session(AssumeError),
+    /// The lease on the object ended: an attempt of before may have gone well, another was not sent.
+    #[error(transparent)]
+    LeaseEnded(LeaseEnded),
     /// Too many requests for that account and Region.
     #[error("throttled: {0}")]
     Throttled(String),

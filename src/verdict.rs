@@ -10,7 +10,7 @@ use crate::{
     decode::DecodeError,
     delivery::LaneError,
     event::{EventError, ObjectRef},
-    ledger::claim::Lost,
+    ledger::LedgerError,
     object::ObjectError,
     quarantine::QuarantineError,
     records::RecordError,
@@ -148,11 +148,13 @@ pub enum Failure {
     #[error(transparent)]
     Quarantine(QuarantineError),
     /// Another delivers the object; for that long at most, unless it goes on.
-    #[error("another worker is delivering the object; its lease ends in {0:.1?} unless it is renewed")]
+    #[error(
+        "another worker is delivering the object; it may be taken over in {0:.1?}, unless its lease is renewed"
+    )]
     Busy(Duration),
-    /// Another took the object over.
+    /// Another took the object over, or the ledger cannot say whether.
     #[error(transparent)]
-    Lost(Lost),
+    Ledger(LedgerError),
     /// We have to stop.
     #[error("the worker is stopping")]
     Stopping,
@@ -219,10 +221,13 @@ impl Failure {
             Self::Sink(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 "sequence"
             }
+            Self::Sink(SinkError::LeaseEnded(_)) => "lease_ended",
             Self::Sink(SinkError::Unavailable(_) | SinkError::Unreached { .. }) => "logs_unavailable",
             Self::Quarantine(_) => "quarantine",
             Self::Busy(_) => "object_busy",
-            Self::Lost(_) => "lease_lost",
+            Self::Ledger(LedgerError::Lost(_)) => "lease_lost",
+            Self::Ledger(LedgerError::Throttled(_) | LedgerError::Unavailable(_)) => "ledger_unavailable",
+            Self::Ledger(LedgerError::Unreadable(_)) => "ledger_unreadable",
             Self::Stopping => "stopping",
             Self::Unaccounted { .. } => "unaccounted",
             Self::Panic(_) => "panic",
@@ -308,7 +313,9 @@ impl Failure {
             )
             | Self::Quarantine(_)
             | Self::Busy(_)
-            | Self::Lost(_)
+            // To go on without an entry that cannot be read could repeat everything; whoever mends or deletes it is in time until
+            // the message has waited too long.
+            | Self::Ledger(_)
             | Self::Stopping
             | Self::Panic(_) => Fate::Retry,
         }
@@ -320,7 +327,7 @@ impl From<LaneError> for Failure {
         match error {
             LaneError::Sink(error) => Self::Sink(error),
             LaneError::Quarantine(error) => Self::Quarantine(error),
-            LaneError::Lost(lost) => Self::Lost(lost),
+            LaneError::Ledger(error) => Self::Ledger(error),
         }
     }
 }
@@ -526,7 +533,10 @@ mod tests {
             (Failure::Sink(unreached(7)), "logs_unavailable", false),
             (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
             (Failure::Busy(Duration::ZERO), "object_busy", false),
-            (Failure::Lost(Lost(text())), "lease_lost", false),
+            (Failure::Ledger(LedgerError::Lost(text())), "lease_lost", false),
+            (Failure::Ledger(LedgerError::Throttled(text())), "ledger_unavailable", false),
+            (Failure::Ledger(LedgerError::Unavailable(text())), "ledger_unavailable", false),
+            (Failure::Ledger(LedgerError::Unreadable(text())), "ledger_unreadable", false),
             (Failure::Copy(CopyError::SourceMissing(text())), "object_missing", true),
             (Failure::Copy(CopyError::TooLarge(text())), "object_too_large", true),
             (Failure::Copy(CopyError::KeyTooLong(1025)), "key_too_long", true),

@@ -55,6 +55,8 @@ impl Config {
             "must not be the same as tenants.table: their keys differ".into()
         });
         check.within("ledger.lease", ledger.lease, 10 * SECOND..=15 * MINUTE);
+        check.within("ledger.max_clock_skew", ledger.max_clock_skew, Duration::ZERO..=5 * MINUTE);
+        check.within("ledger.out_of_reach_after", ledger.out_of_reach_after, 5 * SECOND..=60 * MINUTE);
         check.within("ledger.retention", ledger.retention, 60 * MINUTE..=365 * DAY);
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
         check.within("tenants.negative_ttl", self.tenants.negative_ttl, Duration::ZERO..=DAY);
@@ -283,6 +285,10 @@ mod tests {
         check(|c| c.ledger.table = Some("ledger".into()), &[]);
         check(|c| c.ledger.lease = Duration::from_secs(901), &["ledger.lease"]);
         check(|c| c.ledger.lease = Duration::from_secs(9), &["ledger.lease"]);
+        check(|c| c.ledger.max_clock_skew = Duration::from_secs(301), &["ledger.max_clock_skew"]);
+        check(|c| c.ledger.max_clock_skew = Duration::ZERO, &[]);
+        check(|c| c.ledger.out_of_reach_after = Duration::from_secs(4), &["ledger.out_of_reach_after"]);
+        check(|c| c.ledger.out_of_reach_after = Duration::from_secs(3601), &["ledger.out_of_reach_after"]);
         check(|c| c.ledger.retention = Duration::from_secs(3599), &["ledger.retention"]);
         check(|c| c.quarantine.prefix = "quarantine/".into(), &["quarantine.prefix"]);
         check(|c| c.quarantine.bucket = Some(String::new()), &["quarantine.bucket"]);

@@ -4,11 +4,15 @@
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::*;
+use super::{
+    writer::{CREATION_PAUSE, MAX_ROUNDS},
+    *,
+};
 use crate::{
+    batch::RejectedEvents,
     event::ObjectRef,
     ledger::{
-        claim::{Claimed, Claims},
+        claim::{ClaimSettings, Claimed, Claims},
         memory::MemoryLedger,
     },
     metrics::Metrics,
@@ -17,7 +21,8 @@ use crate::{
 };
 
 const ACCOUNT: &str = "222222222222";
-const LEASE: Duration = Duration::from_secs(60);
+const SETTINGS: ClaimSettings =
+    ClaimSettings { lease: Duration::from_secs(60), out_of_reach_after: Duration::from_secs(120) };
 const REGION: &str = "us-east-1";
 const PLACE: &str = "222222222222/us-east-1";
 const GROUP: &str = "/rosa/acme";
@@ -39,12 +44,12 @@ fn destination(oversize: Oversize) -> CloudWatch {
 
 /// A claim without a ledger.
 async fn unguarded() -> Arc<Claim<MemoryLedger>> {
-    claim(&Claims::new(None, LEASE, Metrics::new())).await
+    claim(&Claims::new(None, SETTINGS, Metrics::new())).await
 }
 
 async fn claim(claims: &Claims<MemoryLedger>) -> Arc<Claim<MemoryLedger>> {
     let object = ObjectRef { etag: Some("e".into()), ..ObjectRef::default() };
-    match claims.claim(&object, "cloudwatch").await {
+    match claims.claim(&object, "cloudwatch").await.expect("the ledger answers") {
         Claimed::Ours(claim) => claim,
         other => panic!("ours, not {other:?}"),
     }
@@ -67,9 +72,13 @@ async fn lane_with(
         &destination(oversize),
         key,
         None,
-        streams,
-        &BufferPool::new(2),
+        Trail::default(),
+        &shared(streams),
     )
+}
+
+fn shared(streams: &Streams) -> Shared {
+    Shared { streams: streams.clone(), buffers: BufferPool::new(2) }
 }
 
 async fn lane(sinks: &MemorySinks) -> Lane<MemorySink, MemoryLedger> {
@@ -335,8 +344,8 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
         &destination(Oversize::Split),
         key,
         None,
-        &streams,
-        &BufferPool::new(2),
+        Trail::default(),
+        &shared(&streams),
     );
     let start = Instant::now();
     let results = tokio::join!(deliver(&mut one, &["a", "b"]), deliver(&mut two, &["1", "2"]));

@@ -10,6 +10,7 @@ use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
     batch::RejectedEvents,
     credentials::{customers::Entry, scope::Scope},
+    ledger::lease::Lease,
     sink::{LogSink, LogSinks, PutAnswer, SinkError},
     tenant::{CloudWatch, Delivery},
 };
@@ -106,11 +107,11 @@ impl<S: LogSink> Probe<'_, S> {
         let group = &self.to.log_group_name;
         let place = format!("{group} in {}, account {}", self.delivery.target_region, self.to.role.account());
         let made = || Finding::Ok(format!("{stream} is there or was created; it stays, empty"));
-        match self.sink.create_log_stream(group, stream).await {
+        match self.sink.create_log_stream(group, stream, &Lease::unlimited()).await {
             Ok(()) => (Finding::Ok(place), made()),
             Err(SinkError::NotFound(_)) => match self
                 .sink
-                .create_log_group(group, self.to.retention_days)
+                .create_log_group(group, self.to.retention_days, &Lease::unlimited())
                 .await
             {
                 Ok(()) => {
@@ -141,13 +142,13 @@ impl<S: LogSink> Probe<'_, S> {
     async fn create_in_new_group(&self, stream: &str) -> Result<(), SinkError> {
         let mut pause = PAUSE;
         for _ in 1..ROUNDS {
-            match self.sink.create_log_stream(&self.to.log_group_name, stream).await {
+            match self.sink.create_log_stream(&self.to.log_group_name, stream, &Lease::unlimited()).await {
                 Err(SinkError::NotFound(_)) => tokio::time::sleep(pause).await,
                 other => return other,
             }
             pause *= 2;
         }
-        self.sink.create_log_stream(&self.to.log_group_name, stream).await
+        self.sink.create_log_stream(&self.to.log_group_name, stream, &Lease::unlimited()).await
     }
 
     async fn put(&self, stream: &str) -> Finding {
@@ -159,12 +160,12 @@ impl<S: LogSink> Probe<'_, S> {
         });
         let body = Bytes::from(body.to_string());
         let mut pause = PAUSE;
-        let mut answer = self.sink.put_log_events(body.clone()).await;
+        let mut answer = self.sink.put_log_events(body.clone(), &Lease::unlimited()).await;
         for _ in 1..ROUNDS {
             let Err(SinkError::NotFound(_)) = answer else { break };
             tokio::time::sleep(pause).await;
             pause *= 2;
-            answer = self.sink.put_log_events(body.clone()).await;
+            answer = self.sink.put_log_events(body.clone(), &Lease::unlimited()).await;
         }
         match answer {
             Ok(PutAnswer { rejected, .. }) => Finding::Ok(taken(&rejected).to_owned()),
@@ -208,9 +209,9 @@ impl<S: LogSink> Probe<'_, S> {
             SinkError::Unavailable(_) | SinkError::Unreached { .. } | SinkError::Session(_) => format!(
                 "see whether CloudWatch Logs of target_region {region} can be reached from here, and try again"
             ),
-            SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. } => {
-                "try again".to_owned()
-            }
+            SinkError::InvalidSequenceToken { .. }
+            | SinkError::DataAlreadyAccepted { .. }
+            | SinkError::LeaseEnded(_) => "try again".to_owned(),
         }
     }
 }

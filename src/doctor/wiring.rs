@@ -6,6 +6,7 @@ use super::{Condition, Doctor, Finding, OurSide};
 use crate::{
     config::Queue,
     credentials::{AssumeError, identity::Identity, refusal::Cause},
+    ledger::Ledger,
     queue::sqs::attributes::{AttributesError, QueueAttributes},
 };
 

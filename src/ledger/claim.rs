@@ -1,34 +1,49 @@
 //! What a delivery holds while it works on an object: its entry in the ledger, and the lease on it.
 //!
-//! The ledger spares repetitions; it is not worth a stop. While it cannot be used, deliveries go on without it, at least
-//! once, and a metric says so. A lease that another took is another matter: whoever lost it stops.
+//! Nothing is put without a lease that runs. A ledger that throttles, or does not answer for a moment, is asked again for as
+//! long as the lease runs; then the delivery stops, and its message waits. Only while the ledger is out of reach ([`Reach`])
+//! do deliveries go on without it, at least once, and a metric says so.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod reach;
+
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Begun, EntryKey, Ledger, LedgerError, Position};
-use crate::{
-    event::ObjectRef,
-    metrics::{Call, Metrics},
+use self::reach::Reach;
+use super::{
+    Begun, EntryKey, Ledger, LedgerError, Position, Progress,
+    lease::{Lease, Moment},
 };
+use crate::{event::ObjectRef, metrics::Metrics};
 
-/// How long a ledger that does not answer is not asked about further objects: each would wait for the time-out.
-const PAUSE: Duration = Duration::from_secs(5);
-/// Calls in a row without an answer that make it so: an object that goes on without the ledger may arrive twice.
-const FAILURES: u32 = 3;
+/// How long a question outside of a lease's end is asked again, while a slot waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before a question is asked again; the SDK's own attempts, with their backoff, are behind each.
+const PAUSE: Duration = Duration::from_millis(500);
 
-/// Hands out claims.
+/// What a claim needs to know of the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimSettings {
+    /// How long a lease lasts unless it is renewed.
+    pub lease: Duration,
+    /// How long the ledger must not have answered before deliveries go on without it.
+    pub out_of_reach_after: Duration,
+}
+
+/// Hands out claims. Clones share the ledger, and what is known of it.
 #[derive(Debug)]
 pub struct Claims<L> {
     /// None: the ledger is off.
     ledger: Option<Arc<Guarded<L>>>,
-    /// How often a lease is renewed.
-    renew_every: Duration,
+    lease: Duration,
+}
+
+impl<L> Clone for Claims<L> {
+    fn clone(&self) -> Self {
+        Self { ledger: self.ledger.clone(), lease: self.lease }
+    }
 }
 
 /// What came of asking for a claim.
@@ -38,19 +53,15 @@ pub enum Claimed<L> {
     Ours(Arc<Claim<L>>),
     /// Every record is accounted for.
     Done,
-    /// Another is at it, for that long at most unless it renews its lease.
+    /// Another is at it: it may be taken after that long, unless the other renews its lease.
     Busy(Duration),
 }
-
-/// A lease that was lost: another works on the object now, or has done it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease of {0} was lost to another worker")]
-pub struct Lost(pub String);
 
 /// One delivery's hold on one object. While it lives, its lease is renewed; dropped without an end, its lease runs out.
 #[derive(Debug)]
 pub struct Claim<L> {
-    from: Position,
+    from: Progress,
+    lease: Lease,
     /// None: the ledger is off, or the object cannot be told from another under its key.
     entry: Option<Arc<Entry<L>>>,
     _renewal: Option<AbortOnDropHandle<()>>,
@@ -61,284 +72,274 @@ struct Entry<L> {
     ledger: Arc<Guarded<L>>,
     key: EntryKey,
     owner: String,
-    /// One call at a time; true once the lease was given back: a renewal must not take it again.
-    ended: tokio::sync::Mutex<bool>,
+    lease: Lease,
+    /// One call at a time.
+    state: tokio::sync::Mutex<State>,
 }
 
-/// The ledger, and whether it can be used.
+#[derive(Debug)]
+struct State {
+    /// What the entry says, as far as we told it: a renewal says it again.
+    progress: Progress,
+    /// The lease was given back: a renewal must not take it again.
+    ended: bool,
+}
+
+/// The ledger, and whether it answers.
 #[derive(Debug)]
 struct Guarded<L> {
     ledger: L,
-    outage: Mutex<Outage>,
-    metrics: Metrics,
-}
-
-#[derive(Debug, Default)]
-struct Outage {
-    /// Calls in a row that were not answered.
-    failures: u32,
-    /// When it is asked again.
-    ask_again: Option<Instant>,
+    reach: Reach,
 }
 
 impl<L: Ledger> Claims<L> {
-    /// Claims in `ledger`, whose leases last for `lease`; without a ledger, every claim is granted from the start.
-    pub fn new(ledger: Option<L>, lease: Duration, metrics: Metrics) -> Self {
-        let guarded = |ledger| Arc::new(Guarded { ledger, outage: Mutex::default(), metrics });
-        Self { ledger: ledger.map(guarded), renew_every: lease / 3 }
+    /// Claims in `ledger`; without a ledger, every claim is granted from the start.
+    pub fn new(ledger: Option<L>, settings: ClaimSettings, metrics: Metrics) -> Self {
+        let ClaimSettings { lease, out_of_reach_after } = settings;
+        let guarded = |ledger| Arc::new(Guarded { ledger, reach: Reach::new(out_of_reach_after, metrics) });
+        Self { ledger: ledger.map(guarded), lease }
     }
 
-    /// Claims an object for a delivery.
-    pub async fn claim(&self, object: &ObjectRef, delivery: &str) -> Claimed<L> {
-        let unguarded =
-            || Claimed::Ours(Arc::new(Claim { from: Position::default(), entry: None, _renewal: None }));
+    /// Claims an object for a delivery. A ledger that does not answer is asked again for some seconds, unless others found a
+    /// moment ago that it does not.
+    ///
+    /// # Errors
+    /// The ledger did not answer, and is not out of reach yet; or the entry cannot be read. The message must wait: to begin at
+    /// the start could repeat everything.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, it may leave a lease that runs out by itself.
+    pub async fn claim(&self, object: &ObjectRef, delivery: &str) -> Result<Claimed<L>, LedgerError> {
+        let unguarded = || {
+            Ok(Claimed::Ours(Arc::new(Claim {
+                from: Progress::default(),
+                lease: Lease::unlimited(),
+                entry: None,
+                _renewal: None,
+            })))
+        };
         let Some(ledger) = &self.ledger else { return unguarded() };
         let Some(key) = EntryKey::of(object, delivery) else { return unguarded() };
         let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        let from = match ledger.begin(&key, &owner).await {
-            Some(Begun::Done) => return Claimed::Done,
-            Some(Begun::Busy(left)) => return Claimed::Busy(left),
+        let lease = Lease::of(self.lease);
+        let from = match ledger.begin(&key, &owner, &lease).await? {
+            Some(Begun::Done) => return Ok(Claimed::Done),
+            Some(Begun::Busy(left)) => return Ok(Claimed::Busy(left)),
             Some(Begun::Ours(from)) => from,
-            // From the start, then; a later checkpoint may find the ledger again.
-            None => Position::default(),
+            // Out of reach: from the start, then. A later checkpoint may find the ledger again.
+            None => Progress::default(),
         };
-        let ended = tokio::sync::Mutex::new(false);
-        let entry = Arc::new(Entry { ledger: Arc::clone(ledger), key, owner, ended });
-        let renewal = tokio::spawn(renew(Arc::clone(&entry), self.renew_every));
+        let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
+        let ledger = Arc::clone(ledger);
+        let entry = Arc::new(Entry { ledger, key, owner, lease: lease.clone(), state });
+        let renewal = tokio::spawn(renew(Arc::clone(&entry), self.lease / 3));
         let _renewal = Some(AbortOnDropHandle::new(renewal));
-        Claimed::Ours(Arc::new(Claim { from, entry: Some(entry), _renewal }))
+        Ok(Claimed::Ours(Arc::new(Claim { from, lease, entry: Some(entry), _renewal })))
+    }
+
+    /// Asks whether the ledger can be used; without a ledger there is nothing to ask.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn probe(&self) -> Result<(), LedgerError> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let answer = ledger.ledger.probe().await;
+        ledger.reach.learn("probe", &answer);
+        answer
     }
 }
 
 /// Keeps the lease while a batch takes longer than it: until it is given back or lost.
 async fn renew<L: Ledger>(entry: Arc<Entry<L>>, every: Duration) {
+    let mut pause = every;
     loop {
-        tokio::time::sleep(every).await;
-        let ended = entry.ended.lock().await;
-        if *ended {
-            return;
-        }
-        let answer = entry.ledger.ledger.renew(&entry.key, &entry.owner).await;
-        if entry.ledger.learn("renew", answer).is_err() {
-            return;
-        }
+        tokio::time::sleep(pause).await;
+        pause = match entry.renew().await {
+            Ok(()) => every,
+            Err(LedgerError::Lost(_)) => return,
+            Err(_) => PAUSE,
+        };
     }
 }
 
 impl<L: Ledger> Claim<L> {
-    /// Where to go on: what comes before is accounted for.
-    pub fn from(&self) -> Position {
-        self.from
+    /// Where to go on.
+    pub fn from(&self) -> &Progress {
+        &self.from
     }
 
-    /// Records a position and renews the lease.
+    /// Whether there is a ledger that remembers what is recorded.
+    pub fn is_recorded(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    /// Sees to it that the lease runs, before something is done that only its holder may do. Asks the ledger only if the lease
+    /// is about to end, or has ended: after a pause of the process.
     ///
     /// # Errors
-    /// The lease is another's by now.
+    /// Another has the object, or the lease cannot be renewed: nothing may be done.
     ///
     /// # Cancel safety
-    /// Safe: a position is recorded or not.
-    pub async fn checkpoint(&self, position: Position) -> Result<(), Lost> {
+    /// Safe: the lease is renewed or not.
+    pub async fn hold(&self) -> Result<&Lease, LedgerError> {
+        if let Some(entry) = &self.entry
+            && self.lease.check().is_err()
+        {
+            entry.renew().await?;
+        }
+        Ok(&self.lease)
+    }
+
+    /// Records progress and renews the lease; asks again for as long as the lease runs.
+    ///
+    /// # Errors
+    /// Another has the object, or nothing could be recorded before the lease ended.
+    ///
+    /// # Cancel safety
+    /// Safe: the progress is recorded or not.
+    pub async fn checkpoint(&self, progress: &Progress) -> Result<(), LedgerError> {
         let Some(entry) = &self.entry else { return Ok(()) };
-        let _turn = entry.ended.lock().await;
-        let answer = entry.ledger.ledger.checkpoint(&entry.key, &entry.owner, position).await;
-        entry.ledger.learn("checkpoint", answer).map(drop)
+        loop {
+            match entry.record("checkpoint", progress.clone()).await {
+                Err(error) if error.may_pass() && self.lease.check().is_ok() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
-    /// Records a position and gives the lease back.
-    pub async fn release(&self, position: Position) {
-        let Some(entry) = &self.entry else { return };
-        let mut ended = entry.ended.lock().await;
-        *ended = true;
-        let answer = entry.ledger.ledger.release(&entry.key, &entry.owner, position).await;
-        // Lost or not, it is not ours any more.
-        let _ = entry.ledger.learn("release", answer);
+    /// Records progress and gives the lease back.
+    pub async fn release(&self, progress: &Progress) {
+        // Recorded or not, the lease is not ours any more.
+        let _ = self.end("release", |ledger, key, owner| ledger.release(key, owner, progress)).await;
     }
 
-    /// Forgets the position and gives the lease back: the next attempt begins at the start.
+    /// Forgets all progress and gives the lease back: the next attempt begins at the start.
     pub async fn restart(&self) {
-        let Some(entry) = &self.entry else { return };
-        let mut ended = entry.ended.lock().await;
-        *ended = true;
-        let answer = entry.ledger.ledger.restart(&entry.key, &entry.owner).await;
-        let _ = entry.ledger.learn("restart", answer);
+        let _ = self.end("restart", |ledger, key, owner| ledger.restart(key, owner)).await;
     }
 
-    /// Records that every record is accounted for.
+    /// Records that every record is accounted for. If the ledger does not answer, it learns nothing: there is nothing left
+    /// to be done, and only a second notification of the object could repeat what was not recorded.
     ///
     /// # Errors
     /// The lease was another's by then, who may have put the same records.
-    pub async fn finish(&self, position: Position) -> Result<(), Lost> {
+    pub async fn finish(&self, position: Position) -> Result<(), LedgerError> {
+        match self.end("finish", |ledger, key, owner| ledger.finish(key, owner, position)).await {
+            Err(error @ LedgerError::Lost(_)) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The last call of a claim; asks again for some seconds.
+    async fn end<'a, F>(
+        &'a self,
+        call: &'static str,
+        ask: impl Fn(&'a L, &'a EntryKey, &'a str) -> F,
+    ) -> Result<(), LedgerError>
+    where
+        F: Future<Output = Result<(), LedgerError>>,
+    {
         let Some(entry) = &self.entry else { return Ok(()) };
-        let mut ended = entry.ended.lock().await;
-        *ended = true;
-        let answer = entry.ledger.ledger.finish(&entry.key, &entry.owner, position).await;
-        entry.ledger.learn("finish", answer).map(drop)
+        let Entry { ledger, key, owner, .. } = entry.as_ref();
+        let mut state = entry.state.lock().await;
+        state.ended = true;
+        ledger.patiently(call, || ask(&ledger.ledger, key, owner)).await.map(drop)
+    }
+}
+
+impl<L: Ledger> Entry<L> {
+    async fn renew(&self) -> Result<(), LedgerError> {
+        let mut state = self.state.lock().await;
+        let progress = state.progress.clone();
+        self.tell("renew", &mut state, progress).await
+    }
+
+    async fn record(&self, call: &'static str, progress: Progress) -> Result<(), LedgerError> {
+        let mut state = self.state.lock().await;
+        self.tell(call, &mut state, progress).await
+    }
+
+    /// One call. Without the ledger, while it is out of reach, the lease counts as renewed.
+    async fn tell(
+        &self,
+        call: &'static str,
+        state: &mut State,
+        progress: Progress,
+    ) -> Result<(), LedgerError> {
+        if state.ended {
+            return Err(LedgerError::Lost(self.key.object.clone()));
+        }
+        // Before the call is sent: the ledger counts from when it arrives.
+        let asked = Moment::now();
+        let answer = self.ledger.ledger.checkpoint(&self.key, &self.owner, &progress).await;
+        self.ledger.reach.learn(call, &answer);
+        // Recorded perhaps although no answer came; to say the same again is harmless.
+        state.progress = progress;
+        let answer = match answer {
+            Err(error) if error.may_pass() && self.ledger.reach.is_out() => Ok(()),
+            answer => answer,
+        };
+        match &answer {
+            Ok(()) => self.lease.renewed(asked),
+            Err(LedgerError::Lost(_)) => self.lease.lost(),
+            Err(_) => {}
+        }
+        answer
     }
 }
 
 impl<L: Ledger> Guarded<L> {
-    /// None: nobody knows.
-    async fn begin(&self, key: &EntryKey, owner: &str) -> Option<Begun> {
-        let resting = self.outage().ask_again.is_some_and(|at| Instant::now() < at);
-        if resting {
-            self.metrics.ledger_errors.get_or_create(&Call::new("begin")).inc();
-            return None;
+    /// None: it is out of reach.
+    async fn begin(&self, key: &EntryKey, owner: &str, lease: &Lease) -> Result<Option<Begun>, LedgerError> {
+        if let Some(trouble) = self.reach.resting("begin") {
+            lease.renewed(Moment::now());
+            return if self.reach.is_out() { Ok(None) } else { Err(trouble) };
         }
-        let answer = self.ledger.begin(key, owner).await;
-        self.learn("begin", answer).ok().flatten()
+        let begin = || async {
+            let asked = Moment::now();
+            let begun = self.ledger.begin(key, owner).await;
+            lease.renewed(asked);
+            begun
+        };
+        self.patiently("begin", begin).await
     }
 
-    /// Notes whether the ledger can be used, and tells once when that changes.
-    fn learn<T>(&self, call: &'static str, answer: Result<T, LedgerError>) -> Result<Option<T>, Lost> {
-        let (answer, problem) = match answer {
-            Ok(answer) => (Ok(Some(answer)), None),
-            Err(LedgerError::Lost(object)) => (Err(Lost(object)), None),
-            Err(LedgerError::Unavailable(problem)) => (Ok(None), Some(problem)),
-            Err(LedgerError::Unreadable(problem)) => {
-                self.metrics.ledger_errors.get_or_create(&Call::new(call)).inc();
-                tracing::warn!(
-                    call,
-                    error = problem,
-                    "an entry of the ledger cannot be used: its object goes on without it"
-                );
-                return Ok(None);
-            }
-        };
-        let failures = {
-            let mut outage = self.outage();
-            let failures = std::mem::replace(&mut outage.failures, 0);
-            if problem.is_some() {
-                outage.failures = failures.saturating_add(1);
-            }
-            let down = outage.failures >= FAILURES;
-            outage.ask_again = down.then(|| Instant::now() + PAUSE);
-            failures
-        };
-        match problem {
-            Some(problem) => {
-                self.metrics.ledger_errors.get_or_create(&Call::new(call)).inc();
-                if failures == 0 {
-                    tracing::error!(
-                        call,
-                        error = problem,
-                        "the ledger cannot be used: deliveries go on without it, and what is tried again may arrive twice"
-                    );
+    /// Asks until there is an answer, for some seconds. None: it is out of reach.
+    async fn patiently<T, F>(&self, call: &'static str, ask: impl Fn() -> F) -> Result<Option<T>, LedgerError>
+    where
+        F: Future<Output = Result<T, LedgerError>>,
+    {
+        let begun = Instant::now();
+        loop {
+            let answer = ask().await;
+            self.reach.learn(call, &answer);
+            match answer {
+                Err(error) if error.may_pass() => {
+                    if self.reach.is_out() {
+                        return Ok(None);
+                    }
+                    if begun.elapsed() >= PATIENCE {
+                        return Err(error);
+                    }
                 }
+                answer => return answer.map(Some),
             }
-            None if failures > 0 => tracing::info!("the ledger can be used again"),
-            None => {}
+            tokio::time::sleep(PAUSE).await;
         }
-        answer
     }
+}
 
-    fn outage(&self) -> MutexGuard<'_, Outage> {
-        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+impl LedgerError {
+    /// Whether the same call may go well soon.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Throttled(_) | Self::Unavailable(_) => true,
+            Self::Lost(_) | Self::Unreadable(_) => false,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::memory::MemoryLedger;
-
-    const LEASE: Duration = Duration::from_secs(60);
-
-    fn object() -> ObjectRef {
-        ObjectRef {
-            bucket: "staging".into(),
-            key: "k".into(),
-            version_id: Some("v".into()),
-            ..ObjectRef::default()
-        }
-    }
-
-    fn claims(ledger: &MemoryLedger, metrics: &Metrics) -> Claims<MemoryLedger> {
-        Claims::new(Some(ledger.clone()), LEASE, metrics.clone())
-    }
-
-    async fn ours(claims: &Claims<MemoryLedger>) -> Arc<Claim<MemoryLedger>> {
-        match claims.claim(&object(), "cloudwatch").await {
-            Claimed::Ours(claim) => claim,
-            other => panic!("ours, not {other:?}"),
-        }
-    }
-
-    fn at(records: u64) -> Position {
-        Position { records, events: 0 }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
-        let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
-        let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
-        let claim = ours(&one).await;
-        assert_eq!(claim.from(), at(0));
-        claim.checkpoint(at(7)).await.expect("it is ours");
-        let busy = other.claim(&object(), "cloudwatch").await;
-        assert!(matches!(busy, Claimed::Busy(left) if left == LEASE), "{busy:?}");
-        assert!(matches!(other.claim(&object(), "cloudwatch#2").await, Claimed::Ours(_)), "another delivery");
-        claim.release(at(9)).await;
-        let claim = ours(&other).await;
-        assert_eq!(claim.from(), at(9));
-        claim.finish(at(12)).await.expect("it is ours");
-        assert!(matches!(one.claim(&object(), "cloudwatch").await, Claimed::Done));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lease_lasts_as_long_as_its_claim() {
-        let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
-        let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
-        let claim = ours(&one).await;
-        tokio::time::sleep(10 * LEASE).await;
-        assert!(matches!(other.claim(&object(), "cloudwatch").await, Claimed::Busy(_)));
-        // As when its worker dies.
-        drop(claim);
-        tokio::time::sleep(LEASE).await;
-        assert_eq!(ours(&other).await.from(), at(0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_released_lease_is_not_renewed() {
-        let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
-        let claims = claims(&ledger, &metrics);
-        let claim = ours(&claims).await;
-        claim.release(at(0)).await;
-        tokio::time::sleep(2 * LEASE).await;
-        ours(&claims).await;
-        assert_eq!(claim.checkpoint(at(1)).await, Err(Lost("staging/k?versionId=v".into())));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_the_ledger_deliveries_go_on() {
-        let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
-        let claims = claims(&ledger, &metrics);
-        ledger.set_down(true);
-        let claim = ours(&claims).await;
-        claim.checkpoint(at(3)).await.expect("nobody else has it");
-        drop(ours(&claims).await);
-        assert_eq!(ledger.calls(), 3);
-        drop(ours(&claims).await);
-        assert_eq!(ledger.calls(), 3, "it is left alone for a while");
-        ledger.set_down(false);
-        // The claim of before finds it again.
-        claim.finish(at(5)).await.expect("nobody else has it");
-        assert!(matches!(claims.claim(&object(), "cloudwatch").await, Claimed::Done));
-        let text = metrics.render().expect("metrics are text");
-        assert!(text.contains("logferry_ledger_errors_total{call=\"begin\"} 3"), "{text}");
-        assert!(text.contains("logferry_ledger_errors_total{call=\"checkpoint\"} 1"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn off_or_unpinned_everything_is_granted() {
-        let off = Claims::<MemoryLedger>::new(None, LEASE, Metrics::new());
-        let claim = ours(&off).await;
-        claim.finish(at(1)).await.expect("nobody minds");
-        assert_eq!(ours(&off).await.from(), at(0));
-        let unpinned = ObjectRef { version_id: None, ..object() };
-        let ledger = MemoryLedger::new(LEASE);
-        let claims = claims(&ledger, &Metrics::new());
-        assert!(matches!(claims.claim(&unpinned, "cloudwatch").await, Claimed::Ours(_)));
-        assert_eq!(ledger.calls(), 0);
-    }
-}
+mod tests;

@@ -5,10 +5,13 @@
 //! | `object`, `delivery` | S, S | the key: an [`EntryKey`] |
 //! | `lease_owner`, `lease_until` | S, N | who is on it, and until when, in epoch milliseconds; absent when nobody is |
 //! | `records`, `events` | N, N | a [`Position`] |
+//! | `owed` | B | records before the position that the quarantine has not taken yet: an [`Owed`]; absent when there are none |
+//! | `fingerprints` | S | [`Fingerprint`]s of the stored bytes that led to the position, `OFFSET:CRC32` and a blank in between; absent in entries of versions that kept none |
 //! | `done` | BOOL | there, and true, once every record is accounted for |
 //! | `expires_at` | N | the table's time to live, in epoch seconds |
 //!
-//! Leases are judged by the asking worker's clock: clocks that differ make a lease longer or shorter by as much.
+//! `lease_until` is by the clock of the lease's owner. Another worker takes the lease once it ended by that worker's own clock
+//! more than `ledger.max_clock_skew` ago: so by the owner's clock it has ended too, as long as their clocks differ by no more.
 
 use std::{
     collections::HashMap,
@@ -28,8 +31,8 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 
-use super::{Begun, EntryKey, Ledger, LedgerError, Position};
-use crate::aws::describe;
+use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, owed::Owed};
+use crate::{aws::describe, object::trail::Fingerprint};
 
 /// Longest that one question holds a delivery up while DynamoDB is down; what it usually takes is a few milliseconds.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
@@ -42,7 +45,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Nobody has finished the object.
 const UNFINISHED: &str = "attribute_not_exists(done)";
 /// No other has it.
-const FREE: &str = "(attribute_not_exists(lease_until) OR lease_owner = :owner OR lease_until < :now)";
+const FREE: &str = "(attribute_not_exists(lease_until) OR lease_owner = :owner OR lease_until < :stale)";
 /// The position is not before the one that is there: an attempt whose answer was given up can arrive after later calls.
 const FORWARD: &str =
     "(attribute_not_exists(records) OR records < :records OR (records = :records AND events <= :events))";
@@ -54,6 +57,8 @@ pub struct LedgerSettings {
     pub table: String,
     /// How long a lease lasts unless it is renewed.
     pub lease: Duration,
+    /// How far the clocks of two workers may differ.
+    pub max_clock_skew: Duration,
     /// How long an entry is kept after its last change.
     pub retention: Duration,
 }
@@ -65,15 +70,19 @@ pub struct DynamoDbLedger {
     settings: LedgerSettings,
 }
 
-/// What a call does to the lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lease {
+/// What a call changes.
+#[derive(Clone, Copy, Debug)]
+enum Change<'a> {
+    /// Takes the lease.
     Take,
-    GiveBack,
-    /// Gives it back, and forgets the position.
+    /// Takes or renews it, and records progress.
+    Checkpoint(&'a Progress),
+    /// Gives it back, and records progress if there is some to record.
+    Release(Option<&'a Progress>),
+    /// Gives it back, and forgets all progress.
     Restart,
     /// Gives it back for good.
-    Finish,
+    Finish(Position),
 }
 
 /// Why DynamoDB did not write: what was in the item.
@@ -88,8 +97,8 @@ enum Refusal {
 type Item = HashMap<String, AttributeValue>;
 
 impl DynamoDbLedger {
-    /// Works on `settings.table`. A call takes three seconds at most, with its repetitions: whoever asks rather goes on
-    /// without an answer than waits for one.
+    /// Works on `settings.table`. A call takes three seconds at most, with the SDK's repetitions: a lease must be renewed in
+    /// good time even if one call fails.
     pub fn new(sdk: &SdkConfig, settings: LedgerSettings) -> Self {
         let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
         let timeouts = TimeoutConfig::builder()
@@ -104,31 +113,15 @@ impl DynamoDbLedger {
         Self { client: Client::from_conf(config.build()), settings }
     }
 
-    /// Asks for a change of an entry that cannot exist, on the condition that it does: is the table there, is its key
-    /// right, and may we write?
-    ///
-    /// # Errors
-    /// [`LedgerError::Unavailable`] alone.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is ever written.
-    pub async fn probe(&self) -> Result<(), LedgerError> {
-        // An entry's object has a pin, which this has not.
-        let key = EntryKey { object: "logferry/readiness".to_owned(), delivery: "readiness".to_owned() };
-        let update = self.update(&key).update_expression("SET done = :done");
-        let update = update.condition_expression("attribute_exists(done)");
-        match update.expression_attribute_values(":done", AttributeValue::Bool(true)).send().await {
-            Ok(_) => Ok(()),
-            Err(error) if condition_failed(&error) => Ok(()),
-            Err(error) => Err(self.unavailable(&error)),
-        }
-    }
-
     async fn begin_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<Begun, LedgerError> {
-        match self.write(key, owner, Lease::Take, None, now).await? {
-            Ok(item) => Ok(Begun::Ours(Position {
-                records: self.number(key, &item, "records")?,
-                events: self.number(key, &item, "events")?,
+        match self.write(key, owner, Change::Take, now).await? {
+            Ok(item) => Ok(Begun::Ours(Progress {
+                position: Position {
+                    records: self.number(key, &item, "records")?,
+                    events: self.number(key, &item, "events")?,
+                },
+                owed: self.owed(key, &item)?,
+                fingerprints: self.fingerprints(key, &item)?,
             })),
             Err(Refusal::Done) => Ok(Begun::Done),
             Err(Refusal::Busy(left)) => Ok(Begun::Busy(left)),
@@ -141,33 +134,26 @@ impl DynamoDbLedger {
         &self,
         key: &EntryKey,
         owner: &str,
-        position: Position,
+        progress: &Progress,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        match self.write(key, owner, Lease::Take, Some(position), now).await? {
-            Err(_) => Err(lost(key)),
-            Ok(_) => Ok(()),
-        }
-    }
-
-    async fn renew_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<(), LedgerError> {
-        self.write(key, owner, Lease::Take, None, now).await?.map(drop).map_err(|_| lost(key))
+        self.write(key, owner, Change::Checkpoint(progress), now).await?.map(drop).map_err(|_| lost(key))
     }
 
     async fn restart_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<(), LedgerError> {
-        self.write(key, owner, Lease::Restart, None, now).await?.map(drop).map_err(|_| lost(key))
+        self.write(key, owner, Change::Restart, now).await?.map(drop).map_err(|_| lost(key))
     }
 
     async fn release_at(
         &self,
         key: &EntryKey,
         owner: &str,
-        position: Position,
+        progress: &Progress,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        let mut answer = self.write(key, owner, Lease::GiveBack, Some(position), now).await?;
+        let mut answer = self.write(key, owner, Change::Release(Some(progress)), now).await?;
         if let Err(Refusal::Behind) = answer {
-            answer = self.write(key, owner, Lease::GiveBack, None, now).await?;
+            answer = self.write(key, owner, Change::Release(None), now).await?;
         }
         match answer {
             Err(Refusal::Busy(_)) => Err(lost(key)),
@@ -182,57 +168,84 @@ impl DynamoDbLedger {
         position: Position,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        match self.write(key, owner, Lease::Finish, Some(position), now).await? {
+        match self.write(key, owner, Change::Finish(position), now).await? {
             Err(Refusal::Busy(_)) => Err(lost(key)),
             // Done: by a first attempt of this very call, or by another who went on from where we were.
             Ok(_) | Err(Refusal::Done | Refusal::Behind) => Ok(()),
         }
     }
 
-    /// Makes one change, if the entry is unfinished, no other's, and not further than `position`.
+    /// Makes one change, if the entry is unfinished, no other's, and not further than a position that the change records.
     async fn write(
         &self,
         key: &EntryKey,
         owner: &str,
-        lease: Lease,
-        position: Option<Position>,
+        change: Change<'_>,
         now: SystemTime,
     ) -> Result<Result<Item, Refusal>, LedgerError> {
         let (mut set, mut conditions) = (vec!["expires_at = :expires_at"], vec![UNFINISHED, FREE]);
+        let mut remove = Vec::new();
         let mut update = self
             .update(key)
             .expression_attribute_values(":owner", AttributeValue::S(owner.to_owned()))
-            .expression_attribute_values(":now", milliseconds(now))
+            .expression_attribute_values(":stale", milliseconds(now - self.settings.max_clock_skew))
             .expression_attribute_values(":expires_at", seconds(now + self.settings.retention))
             .return_values(ReturnValue::AllNew);
+        let (position, progress) = match change {
+            Change::Checkpoint(progress) | Change::Release(Some(progress)) => {
+                // All of the object is more than any part of it; only a part may be behind.
+                conditions.push(FORWARD);
+                (Some(progress.position), Some(progress))
+            }
+            Change::Finish(position) => (Some(position), None),
+            Change::Take | Change::Release(None) | Change::Restart => (None, None),
+        };
         if let Some(position) = position {
             set.extend(["records = :records", "events = :events"]);
             update = update
                 .expression_attribute_values(":records", number(position.records))
                 .expression_attribute_values(":events", number(position.events));
-            // All of the object is more than any part of it.
-            if lease != Lease::Finish {
-                conditions.push(FORWARD);
+        }
+        if let Some(progress) = progress {
+            match progress.owed.is_empty() {
+                true => remove.push("owed"),
+                false => {
+                    set.push("owed = :owed");
+                    let owed = AttributeValue::B(progress.owed.encode().into());
+                    update = update.expression_attribute_values(":owed", owed);
+                }
+            }
+            match &progress.fingerprints[..] {
+                [] => remove.push("fingerprints"),
+                fingerprints => {
+                    set.push("fingerprints = :fingerprints");
+                    let words: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
+                    let words = AttributeValue::S(words.join(" "));
+                    update = update.expression_attribute_values(":fingerprints", words);
+                }
             }
         }
-        let mut remove = " REMOVE lease_owner, lease_until";
-        match lease {
-            Lease::Take => {
-                remove = "";
+        match change {
+            Change::Take | Change::Checkpoint(_) => {
                 set.extend(["lease_owner = :owner", "lease_until = :until"]);
                 let until = milliseconds(now + self.settings.lease);
                 update = update.expression_attribute_values(":until", until);
             }
-            Lease::GiveBack => {}
-            Lease::Restart => remove = " REMOVE lease_owner, lease_until, records, events",
-            Lease::Finish => {
+            Change::Release(_) => remove.extend(["lease_owner", "lease_until"]),
+            Change::Restart => {
+                remove.extend(["lease_owner", "lease_until", "records", "events", "owed", "fingerprints"]);
+            }
+            Change::Finish(_) => {
+                remove.extend(["lease_owner", "lease_until", "owed", "fingerprints"]);
                 set.push("done = :done");
                 update = update.expression_attribute_values(":done", AttributeValue::Bool(true));
             }
         }
-        let update = update
-            .update_expression(format!("SET {}{remove}", set.join(", ")))
-            .condition_expression(conditions.join(" AND "));
+        let mut expression = format!("SET {}", set.join(", "));
+        if !remove.is_empty() {
+            expression.push_str(&format!(" REMOVE {}", remove.join(", ")));
+        }
+        let update = update.update_expression(expression).condition_expression(conditions.join(" AND "));
         match update.send().await {
             Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
             Err(error) => match error.as_service_error() {
@@ -243,7 +256,7 @@ impl DynamoDbLedger {
                         self.settings.table
                     ))),
                 },
-                _ => Err(self.unavailable(&error)),
+                _ => Err(self.failed(&error)),
             },
         }
     }
@@ -261,7 +274,7 @@ impl DynamoDbLedger {
         }
         let mine = item.get("lease_owner").is_some_and(|value| value.as_s().is_ok_and(|name| name == owner));
         let until = UNIX_EPOCH + Duration::from_millis(self.number(key, item, "lease_until")?);
-        match until.duration_since(now) {
+        match (until + self.settings.max_clock_skew).duration_since(now) {
             Ok(left) if !mine && item.contains_key("lease_until") => Ok(Refusal::Busy(left)),
             _ => Ok(Refusal::Behind),
         }
@@ -280,17 +293,43 @@ impl DynamoDbLedger {
     /// Reads a number of an entry; 0 where it has none.
     fn number(&self, key: &EntryKey, item: &Item, name: &str) -> Result<u64, LedgerError> {
         let Some(value) = item.get(name) else { return Ok(0) };
-        value.as_n().ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| {
-            let (table, EntryKey { object, delivery }) = (&self.settings.table, key);
-            LedgerError::Unreadable(format!(
-                "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value:?}, no whole number; \
-                 delete the item: the object then starts anew"
-            ))
-        })
+        let number = value.as_n().ok().and_then(|digits| digits.parse().ok());
+        number.ok_or_else(|| self.unreadable(key, name, value, "no whole number"))
     }
 
-    fn unavailable(&self, error: &SdkError<UpdateItemError, HttpResponse>) -> LedgerError {
+    /// Reads what an entry owes; nothing where it does not say.
+    fn owed(&self, key: &EntryKey, item: &Item) -> Result<Owed, LedgerError> {
+        let Some(value) = item.get("owed") else { return Ok(Owed::default()) };
+        let owed = value.as_b().ok().and_then(|bytes| Owed::decode(bytes.as_ref()));
+        owed.ok_or_else(|| self.unreadable(key, "owed", value, "no list of records"))
+    }
+
+    /// Reads an entry's fingerprints; none where it does not say.
+    fn fingerprints(&self, key: &EntryKey, item: &Item) -> Result<Vec<Fingerprint>, LedgerError> {
+        let Some(value) = item.get("fingerprints") else { return Ok(Vec::new()) };
+        let words = value.as_s().ok().map(|words| words.split(' ').map(str::parse).collect());
+        words
+            .and_then(Result::ok)
+            .ok_or_else(|| self.unreadable(key, "fingerprints", value, "no list of OFFSET:CRC32"))
+    }
+
+    fn unreadable(&self, key: &EntryKey, name: &str, value: &AttributeValue, why: &str) -> LedgerError {
+        let (table, EntryKey { object, delivery }) = (&self.settings.table, key);
+        LedgerError::Unreadable(format!(
+            "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value:?}, {why}; \
+             delete the item, and the object is delivered from its start"
+        ))
+    }
+
+    fn failed(&self, error: &SdkError<UpdateItemError, HttpResponse>) -> LedgerError {
         let fix = match error.code() {
+            Some(
+                "ThrottlingException" | "ProvisionedThroughputExceededException" | "RequestLimitExceeded",
+            ) => {
+                let fix = "raise the table's capacity, or make it on-demand, if that lasts";
+                let table = &self.settings.table;
+                return LedgerError::Throttled(format!("table {table:?}: {}; {fix}", describe(error)));
+            }
             Some("ResourceNotFoundException") => {
                 "; create it with the key object (S) + delivery (S), or correct ledger.table or aws.region"
             }
@@ -307,24 +346,34 @@ impl Ledger for DynamoDbLedger {
         self.begin_at(key, owner, SystemTime::now()).await
     }
 
-    async fn checkpoint(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
-        self.checkpoint_at(key, owner, position, SystemTime::now()).await
-    }
-
-    async fn renew(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
-        self.renew_at(key, owner, SystemTime::now()).await
+    async fn checkpoint(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+        self.checkpoint_at(key, owner, progress, SystemTime::now()).await
     }
 
     async fn restart(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
         self.restart_at(key, owner, SystemTime::now()).await
     }
 
-    async fn release(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
-        self.release_at(key, owner, position, SystemTime::now()).await
+    async fn release(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+        self.release_at(key, owner, progress, SystemTime::now()).await
     }
 
     async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
         self.finish_at(key, owner, position, SystemTime::now()).await
+    }
+
+    /// Asks for a change of an entry that cannot exist, on the condition that it does: is the table there, is its key
+    /// right, and may we write?
+    async fn probe(&self) -> Result<(), LedgerError> {
+        // An entry's object has a pin, which this has not.
+        let key = EntryKey { object: "logferry/readiness".to_owned(), delivery: "readiness".to_owned() };
+        let update = self.update(&key).update_expression("SET done = :done");
+        let update = update.condition_expression("attribute_exists(done)");
+        match update.expression_attribute_values(":done", AttributeValue::Bool(true)).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if condition_failed(&error) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
+        }
     }
 }
 

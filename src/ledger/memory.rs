@@ -1,4 +1,4 @@
-//! A ledger in memory, for tests: leases by tokio's clock, and down when it is told to be.
+//! A ledger in memory, for tests: leases by tokio's clock, and down or throttling when it is told to be.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Begun, EntryKey, Ledger, LedgerError, Position};
+use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress};
 
 /// All entries; clones share them.
 #[derive(Clone, Debug)]
@@ -24,12 +24,13 @@ struct State {
     checkpoints: Vec<Position>,
     calls: usize,
     down: bool,
+    throttled: usize,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     lease: Option<(String, Instant)>,
-    position: Position,
+    progress: Progress,
     done: bool,
 }
 
@@ -62,6 +63,11 @@ impl MemoryLedger {
         self.state().down = down;
     }
 
+    /// The next calls are throttled, so many of them.
+    pub fn throttle(&self, calls: usize) {
+        self.state().throttled = calls;
+    }
+
     /// Calls so far.
     pub fn calls(&self) -> usize {
         self.state().calls
@@ -70,6 +76,20 @@ impl MemoryLedger {
     /// The positions of all checkpoints so far that moved an entry on, in order.
     pub fn checkpoints(&self) -> Vec<Position> {
         self.state().checkpoints.clone()
+    }
+
+    /// Leaves no fingerprint in any entry, as versions did that kept none.
+    pub fn forget_fingerprints(&self) {
+        for entry in self.state().entries.values_mut() {
+            entry.progress.fingerprints.clear();
+        }
+    }
+
+    /// Ends every lease, as if its time had run out.
+    pub fn let_leases_end(&self) {
+        for entry in self.state().entries.values_mut() {
+            entry.lease = None;
+        }
     }
 
     /// Takes everybody's lease away, as if another worker had waited for its end.
@@ -87,7 +107,16 @@ impl MemoryLedger {
     fn called(&self) -> Result<MutexGuard<'_, State>, LedgerError> {
         let mut state = self.state();
         state.calls += 1;
-        if state.down { Err(LedgerError::Unavailable("down".to_owned())) } else { Ok(state) }
+        if state.down {
+            return Err(LedgerError::Unavailable("down".to_owned()));
+        }
+        match state.throttled.checked_sub(1) {
+            None => Ok(state),
+            Some(left) => {
+                state.throttled = left;
+                Err(LedgerError::Throttled("slow down".to_owned()))
+            }
+        }
     }
 
     /// Changes the entry of somebody who has the lease, or may take it.
@@ -95,19 +124,18 @@ impl MemoryLedger {
         &self,
         key: &EntryKey,
         owner: &str,
-        position: Position,
-        change: impl FnOnce(&mut Entry),
+        change: impl FnOnce(&mut Entry) -> Result<(), LedgerError>,
     ) -> Result<(), LedgerError> {
         let mut state = self.called()?;
         let entry = state.entries.entry(key.clone()).or_default();
         if entry.done || entry.free_for(owner).is_err() {
             return Err(LedgerError::Lost(key.object.clone()));
         }
-        let moved = position > entry.position;
-        entry.position = entry.position.max(position);
-        change(entry);
-        if moved {
-            state.checkpoints.push(position);
+        let before = entry.progress.position;
+        change(entry)?;
+        let after = entry.progress.position;
+        if after > before {
+            state.checkpoints.push(after);
         }
         Ok(())
     }
@@ -132,7 +160,7 @@ impl MemoryLedger {
             return Ok(Begun::Busy(left));
         }
         entry.lease = Some((owner.to_owned(), until));
-        Ok(Begun::Ours(entry.position))
+        Ok(Begun::Ours(entry.progress.clone()))
     }
 }
 
@@ -141,32 +169,47 @@ impl Ledger for MemoryLedger {
         self.slowly(|| self.take(key, owner)).await
     }
 
-    async fn renew(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
-        let renew = |entry: &mut Entry| entry.lease = Some((owner.to_owned(), Instant::now() + self.lease));
-        self.slowly(|| self.change(key, owner, Position::default(), renew)).await
-    }
-
-    async fn checkpoint(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
-        let renew = |entry: &mut Entry| entry.lease = Some((owner.to_owned(), Instant::now() + self.lease));
-        let ahead = || self.state().entries.get(key).is_some_and(|entry| entry.position > position);
-        self.slowly(|| match ahead() {
-            true => Err(LedgerError::Lost(key.object.clone())),
-            false => self.change(key, owner, position, renew),
-        })
-        .await
+    async fn checkpoint(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+        let record = |entry: &mut Entry| {
+            if entry.progress.position > progress.position {
+                return Err(LedgerError::Lost(key.object.clone()));
+            }
+            entry.progress = progress.clone();
+            entry.lease = Some((owner.to_owned(), Instant::now() + self.lease));
+            Ok(())
+        };
+        self.slowly(|| self.change(key, owner, record)).await
     }
 
     async fn restart(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
-        let restart = |entry: &mut Entry| (entry.lease, entry.position) = (None, Position::default());
-        self.slowly(|| self.change(key, owner, Position::default(), restart)).await
+        let restart = |entry: &mut Entry| {
+            *entry = Entry::default();
+            Ok(())
+        };
+        self.slowly(|| self.change(key, owner, restart)).await
     }
 
-    async fn release(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
-        self.slowly(|| self.change(key, owner, position, |entry| entry.lease = None)).await
+    async fn release(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+        let release = |entry: &mut Entry| {
+            if entry.progress.position <= progress.position {
+                entry.progress = progress.clone();
+            }
+            entry.lease = None;
+            Ok(())
+        };
+        self.slowly(|| self.change(key, owner, release)).await
     }
 
     async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
-        let end = |entry: &mut Entry| (entry.lease, entry.done) = (None, true);
-        self.slowly(|| self.change(key, owner, position, end)).await
+        let end = |entry: &mut Entry| {
+            let progress = Progress { position, ..Progress::default() };
+            *entry = Entry { progress, done: true, lease: None };
+            Ok(())
+        };
+        self.slowly(|| self.change(key, owner, end)).await
+    }
+
+    async fn probe(&self) -> Result<(), LedgerError> {
+        self.slowly(|| self.called().map(drop)).await
     }
 }

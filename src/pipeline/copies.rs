@@ -50,9 +50,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for Ready { way, session, claim } in ready {
             let delivery = way.delivery;
             let job = CopyJob { way, owner, head: &head };
-            let copy = async { self.ports.copier.copy(&session, &job).await.map_err(Failure::Copy) };
+            let copy = async {
+                claim.hold().await.map_err(Failure::Ledger)?;
+                self.ports.copier.copy(&session, &job).await.map_err(Failure::Copy)
+            };
             let finished = match task.unless_stopped(copy).await {
-                Ok(copied) => claim.finish(claim.from()).await.map(|()| copied).map_err(Failure::Lost),
+                Ok(copied) => {
+                    claim.finish(claim.from().position).await.map(|()| copied).map_err(Failure::Ledger)
+                }
                 Err(failure) => {
                     claim.release(claim.from()).await;
                     Err(failure)

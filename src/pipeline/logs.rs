@@ -3,7 +3,10 @@
 use super::{reading::within, *};
 use crate::{
     delivery::{Lane, LaneError, StreamKey},
-    object::ObjectBody,
+    object::{
+        ObjectBody,
+        trail::{Trail, TrailedBody},
+    },
 };
 
 /// A delivery that can begin: its account is open and the object is ours.
@@ -66,6 +69,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 return done;
             }
         };
+        let trail = Trail::default();
+        let before = ready.iter().flat_map(|ready| ready.claim.from().fingerprints.iter().copied());
+        let body = TrailedBody::new(body, trail.clone(), before.collect());
         let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
         for Ready { delivery, destination, sink, claim } in ready {
             let key = StreamKey {
@@ -76,7 +82,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             };
             let shelf = self.ports.quarantine.as_ref();
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
-            let lane = Lane::new(sink, claim, destination, key, shelf, &self.streams, &self.buffers);
+            let lane = Lane::new(sink, claim, destination, key, shelf, trail.clone(), &self.lanes);
             lanes.push((delivery, lane));
         }
 

@@ -8,7 +8,7 @@ use crate::{
     decode::{DecodeError, Decoder, Window},
     fairness::cpu::{Pace, without_pause},
     metrics::Form,
-    object::{ObjectBody, ObjectError},
+    object::{ObjectBody, ObjectError, trail::TrailedBody},
     records::{More, RecordReader, Step},
 };
 
@@ -43,7 +43,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// without any left there is nothing more to read for.
     pub(super) async fn read<'a>(
         &self,
-        mut body: O::Body,
+        mut body: TrailedBody<O::Body>,
         mut pace: Pace,
         modified: Timestamp,
         lanes: &mut Lanes<'a, S::Sink, L>,
@@ -65,7 +65,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     async fn read_records<'a>(
         &self,
-        stored: &mut Stored<'_, O::Body>,
+        stored: &mut Stored<'_, TrailedBody<O::Body>>,
         pace: &mut Pace,
         modified: Timestamp,
         lanes: &mut Lanes<'a, S::Sink, L>,

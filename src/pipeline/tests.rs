@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     copy::memory::MemoryCopier,
     decode::tests::gzip,
-    ledger::memory::MemoryLedger,
+    ledger::{claim::ClaimSettings, memory::MemoryLedger},
     object::memory::{MemoryObject, MemoryStore},
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     sink::memory::{Call, MemorySinks, Operation},
@@ -40,6 +40,7 @@ const BACKOFF: Backoff = Backoff {
     longest: Duration::from_secs(60),
     max_age: Duration::from_secs(3600),
 };
+const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(120);
 
 /// The tenant table in memory, behind a directory that may remember something else.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +64,8 @@ impl Directory for Rows {
         self.table.lock().expect("no test panics with it").get(tenant_id).cloned().unwrap_or(Ok(None))
     }
 }
+
+type TestPipeline = Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger>;
 
 struct World {
     store: MemoryStore,
@@ -129,9 +132,10 @@ impl World {
         self.rows.remembered.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    fn pipeline(&self) -> Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger> {
+    fn pipeline(&self) -> TestPipeline {
         let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
-        let claims = Claims::new(ledger.clone(), LEASE, metrics.clone());
+        let claims = ClaimSettings { lease: LEASE, out_of_reach_after: OUT_OF_REACH_AFTER };
+        let claims = Claims::new(ledger.clone(), claims, metrics.clone());
         let quarantine = self.quarantine.clone().map(|store| {
             let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
             Quarantine::new(Arc::new(store), prefix, metrics.clone())

@@ -20,7 +20,7 @@ async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch#2");
     let mut file = QuarantineFile::default();
     assert!(file.is_empty());
-    shelf.put(file, Position::default()).await.expect("nothing to do");
+    shelf.put(file, FileName::Batch(Position::default())).await.expect("nothing to do");
     assert_eq!(store.calls(), 0);
     file = QuarantineFile::default();
     let escaped = r#"tab\t \u00fc \"quoted\" \ud83d\ude00"#;
@@ -29,7 +29,7 @@ async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
     shelf.add(&mut file, too_old, 12, Some(1_700_000_000_000), escaped.as_bytes());
     shelf.add(&mut file, QuarantineReason::Malformed, 13, None, b"no json");
     shelf.add(&mut file, too_old, 14, Some(1), b"b");
-    shelf.put(file, Position::default()).await.expect("the store is up");
+    shelf.put(file, FileName::Batch(Position::default())).await.expect("the store is up");
     let source = json!({
         "tenant_id": "acme", "delivery": "cloudwatch#2", "bucket": "staging", "key": KEY, "etag": "e\"e",
     });
@@ -62,7 +62,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
         let mut file = QuarantineFile::default();
         shelf.add(&mut file, QuarantineReason::Oversize, record, None, b"x");
         let begin = Position { records: record, events: 0 };
-        shelf.put(file, begin).await.expect("the store is up");
+        shelf.put(file, FileName::Batch(begin)).await.expect("the store is up");
     };
     let one = object(KEY);
     for _ in 0..2 {
@@ -90,7 +90,8 @@ async fn what_was_not_written_is_not_counted() {
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch");
     let mut file = QuarantineFile::default();
     shelf.add(&mut file, QuarantineReason::Oversize, 1, None, b"x");
-    let told = shelf.put(file, Position::default()).await.expect_err("it is down").to_string();
+    let told =
+        shelf.put(file, FileName::Batch(Position::default())).await.expect_err("it is down").to_string();
     assert!(told.contains("quarantine/acme/") && told.contains("down"), "{told}");
     let text = metrics.render().expect("metrics are text");
     assert!(!text.contains("logferry_quarantined_total{"), "{text}");
@@ -107,7 +108,7 @@ async fn the_longest_names_fit_into_a_key() {
         let shelf = quarantine.shelf(&object(&key), &tenant, &"\u{fc}".repeat(500));
         let mut file = QuarantineFile::default();
         shelf.add(&mut file, QuarantineReason::Oversize, u64::MAX, None, b"x");
-        shelf.put(file, Position::default()).await.expect("the store is up");
+        shelf.put(file, FileName::Batch(Position::default())).await.expect("the store is up");
     }
     assert_eq!(store.keys().len(), 2);
     assert!(store.keys().iter().all(|key| key.len() <= MAX_KEY_BYTES), "{:?}", store.keys());

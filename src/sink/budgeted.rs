@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
     budget::{Budgets, Ticket},
+    ledger::lease::Lease,
     tenant::{CloudWatch, Delivery},
 };
 
@@ -51,22 +52,27 @@ impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
 }
 
 impl<S: LogSink> LogSink for BudgetedSink<S> {
-    async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
+    async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
         self.ticket.put_turn().await;
-        let answer = self.sink.put_log_events(body).await;
+        let answer = self.sink.put_log_events(body, lease).await;
         self.ticket.heed(&answer);
         answer
     }
 
-    async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
+    async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         self.ticket.create_stream_turn().await;
-        let answer = self.sink.create_log_stream(group, stream).await;
+        let answer = self.sink.create_log_stream(group, stream, lease).await;
         self.ticket.heed(&answer);
         answer
     }
 
-    async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
-        self.sink.create_log_group(group, retention_days).await
+    async fn create_log_group(
+        &self,
+        group: &str,
+        retention_days: Option<i32>,
+        lease: &Lease,
+    ) -> Result<(), SinkError> {
+        self.sink.create_log_group(group, retention_days, lease).await
     }
 }
 
@@ -128,7 +134,7 @@ mod tests {
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
         let open = async || budgeted.open(&delivery(), &destination(), "c").await;
         let sink = open().await.expect("nothing is wrong");
-        sink.put_log_events(body()).await.expect_err("it throttles");
+        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
         let Err(SinkError::Paused { account, region, retry_in }) = open().await else {
             panic!("it is left alone")
         };
@@ -137,7 +143,7 @@ mod tests {
         tokio::time::advance(retry_in).await;
         let probe = open().await.expect("one may see");
         open().await.map(drop).expect_err("one alone");
-        probe.put_log_events(body()).await.expect("it takes it");
+        probe.put_log_events(body(), &Lease::unlimited()).await.expect("it takes it");
         open().await.map(drop).expect("it takes requests again");
     }
 
@@ -149,7 +155,7 @@ mod tests {
         let rates = Rates { puts: 800, stream_creations: 50 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
-        sink.put_log_events(body()).await.expect_err("it throttles");
+        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
         let Err(SinkError::Paused { retry_in, .. }) = budgeted.open(&delivery(), &destination(), "c").await
         else {
             panic!("it is left alone")
@@ -177,14 +183,16 @@ mod tests {
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
         let start = tokio::time::Instant::now();
         for _ in 0..111 {
-            sink.put_log_events(body()).await.expect("it takes it");
+            sink.put_log_events(body(), &Lease::unlimited()).await.expect("it takes it");
         }
         assert_eq!(start.elapsed(), Duration::from_secs(1));
         for stream in 0..22 {
-            sink.create_log_stream(GROUP, &format!("s-{stream}")).await.expect("it takes it");
+            sink.create_log_stream(GROUP, &format!("s-{stream}"), &Lease::unlimited())
+                .await
+                .expect("it takes it");
         }
         assert_eq!(start.elapsed(), Duration::from_secs(3));
-        sink.create_log_group("another", None).await.expect("it takes it");
+        sink.create_log_group("another", None, &Lease::unlimited()).await.expect("it takes it");
         assert_eq!(start.elapsed(), Duration::from_secs(3));
     }
 }

@@ -8,8 +8,10 @@ use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_cloudwatchlogs::{
     Client,
     config::{
-        self, ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
-        interceptors::BeforeTransmitInterceptorContextMut, retry::RetryPartition,
+        self, ConfigBag, Intercept, Region, RuntimeComponents,
+        http::HttpResponse,
+        interceptors::{BeforeTransmitInterceptorContextMut, BeforeTransmitInterceptorContextRef},
+        retry::RetryPartition,
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::put_log_events::{PutLogEventsError, PutLogEventsOutput},
@@ -36,6 +38,7 @@ use crate::{
         scope::Scope,
     },
     digest::multi_buffer::MultiBuffer,
+    ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
 
@@ -136,9 +139,9 @@ impl LogSinks for CloudWatchSinks {
 }
 
 impl LogSink for CloudWatchSink {
-    async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
+    async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression, &self.hasher).await;
-        let outcome = self.role.call(|| self.put_once(body.clone())).await;
+        let outcome = self.role.call(|| self.put_once(body.clone(), lease)).await;
         match &outcome {
             Ok(_) => self.group.succeeded().await,
             Err(error) => self.tell(Action::PutLogEvents, error).await,
@@ -146,9 +149,12 @@ impl LogSink for CloudWatchSink {
         outcome.map(answer).map_err(put_refused)
     }
 
-    async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
+    async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
-        let send = || call.clone().customize().config_override(self.customer.clone()).send();
+        let send = || {
+            let call = call.clone().customize().config_override(self.customer.clone());
+            call.interceptor(Fence(lease.clone())).send()
+        };
         let outcome = self.role.call(send).await;
         if let Err(error) = &outcome {
             self.tell(Action::CreateLogStream, error).await;
@@ -156,9 +162,17 @@ impl LogSink for CloudWatchSink {
         created(outcome.map(drop))
     }
 
-    async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
+    async fn create_log_group(
+        &self,
+        group: &str,
+        retention_days: Option<i32>,
+        lease: &Lease,
+    ) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
-        let send = || call.clone().customize().config_override(self.customer.clone()).send();
+        let send = || {
+            let call = call.clone().customize().config_override(self.customer.clone());
+            call.interceptor(Fence(lease.clone())).send()
+        };
         let outcome = self.role.call(send).await;
         if let Err(error) = &outcome {
             self.tell(Action::CreateLogGroup, error).await;
@@ -198,7 +212,7 @@ impl CloudWatchSink {
     }
 
     /// Sends the body as it is.
-    async fn put_once(&self, body: SealedBody) -> Result<PutLogEventsOutput, PutError> {
+    async fn put_once(&self, body: SealedBody, lease: &Lease) -> Result<PutLogEventsOutput, PutError> {
         self.client
             .put_log_events()
             // Required by the SDK's builder; the real ones are in the body.
@@ -208,6 +222,7 @@ impl CloudWatchSink {
             .customize()
             .config_override(self.customer.clone())
             .interceptor(body)
+            .interceptor(Fence(lease.clone()))
             .send()
             .await
     }
@@ -258,6 +273,27 @@ impl Intercept for SealedBody {
         }
         config.interceptor_state().store_put(PayloadSigningOverride::Precomputed(self.sha256.clone()));
         Ok(())
+    }
+}
+
+/// Lets no attempt out whose lease has ended. The SDK repeats an attempt that had no answer in time; after a pause of the process
+/// that is at once, while another worker may have the object by now. An error from here is not tried again.
+#[derive(Clone, Debug)]
+struct Fence(Lease);
+
+#[dyn_dispatch_hint]
+impl Intercept for Fence {
+    fn name(&self) -> &'static str {
+        "Fence"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        Ok(self.0.check()?)
     }
 }
 
@@ -316,6 +352,9 @@ where
     let code = error.code().map(str::to_owned);
     if let Some(session) = find_cause::<AssumeError>(&error) {
         return SinkError::Session(session.clone());
+    }
+    if let Some(ended) = find_cause::<LeaseEnded>(&error) {
+        return SinkError::LeaseEnded(*ended);
     }
     classify(code.as_deref(), status, describe(&error))
 }

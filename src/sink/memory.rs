@@ -15,6 +15,7 @@ use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
     batch::RejectedEvents,
     credentials::AssumeError,
+    ledger::lease::Lease,
     tenant::{CloudWatch, Delivery},
 };
 
@@ -72,6 +73,7 @@ struct State {
     errors: HashMap<(Operation, usize), SinkError>,
     stored_but: HashMap<usize, SinkError>,
     rejections: HashMap<usize, RejectedEvents>,
+    too_old_before: i64,
     failing_groups: HashMap<String, SinkError>,
     closed_roles: HashMap<String, AssumeError>,
     opened: Vec<(String, String)>,
@@ -111,6 +113,11 @@ impl MemorySinks {
     /// Rejects events of the n-th put.
     pub fn reject(&self, nth: usize, rejected: RejectedEvents) {
         self.lock().rejections.insert(nth, rejected);
+    }
+
+    /// Rejects events of before that time, in milliseconds.
+    pub fn reject_before(&self, time: i64) {
+        self.lock().too_old_before = time;
     }
 
     /// Fails every put into a group of that name.
@@ -283,7 +290,8 @@ fn read_request(body: &[u8]) -> Request {
 }
 
 impl LogSink for MemorySink {
-    async fn put_log_events(&self, body: Bytes) -> Result<PutAnswer, SinkError> {
+    async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
+        lease.check().map_err(SinkError::LeaseEnded)?;
         let Request { group, stream, token, events } = read_request(&body);
         let messages = events.iter().map(|(_, message)| message.clone()).collect();
         let (nth, entered) =
@@ -303,7 +311,9 @@ impl LogSink for MemorySink {
         if let Some(error) = state.failing_groups.get(&group) {
             return Err(error.clone());
         }
-        let rejected = state.rejections.get(&nth).copied().unwrap_or_default();
+        let mut rejected = state.rejections.get(&nth).copied().unwrap_or_default();
+        let too_old = events.partition_point(|(timestamp, _)| *timestamp < state.too_old_before);
+        rejected.too_old_end = rejected.too_old_end.max((too_old > 0).then_some(too_old));
         let (wants_tokens, stored_but) = (state.wants_tokens, state.stored_but.get(&nth).cloned());
         let streams = state.groups.get_mut(&(self.place.clone(), group));
         let streams = streams.ok_or_else(|| SinkError::NotFound("the log group".into()))?;
@@ -320,7 +330,8 @@ impl LogSink for MemorySink {
         stored_but.map_or(Ok(PutAnswer { next_sequence_token, rejected }), Err)
     }
 
-    async fn create_log_stream(&self, group: &str, stream: &str) -> Result<(), SinkError> {
+    async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
+        lease.check().map_err(SinkError::LeaseEnded)?;
         self.shared.enter(Operation::CreateStream, Call::CreateStream(stream.to_owned())).1?;
         let mut state = self.shared.lock();
         let streams = state.groups.get_mut(&(self.place.clone(), group.to_owned()));
@@ -329,7 +340,13 @@ impl LogSink for MemorySink {
         Ok(())
     }
 
-    async fn create_log_group(&self, group: &str, retention_days: Option<i32>) -> Result<(), SinkError> {
+    async fn create_log_group(
+        &self,
+        group: &str,
+        retention_days: Option<i32>,
+        lease: &Lease,
+    ) -> Result<(), SinkError> {
+        lease.check().map_err(SinkError::LeaseEnded)?;
         self.shared.enter(Operation::CreateGroup, Call::CreateGroup(group.to_owned(), retention_days)).1?;
         self.shared.lock().groups.entry((self.place.clone(), group.to_owned())).or_default();
         Ok(())
@@ -383,16 +400,19 @@ mod tests {
         let sink = sink(&sinks);
         for _ in 0..2 {
             assert!(matches!(
-                sink.put_log_events(body(&[(1, "a")], None)).await,
+                sink.put_log_events(body(&[(1, "a")], None), &Lease::unlimited()).await,
                 Err(SinkError::NotFound(_))
             ));
-            assert!(matches!(sink.create_log_stream("g", "s").await, Err(SinkError::NotFound(_))));
-            sink.create_log_group("g", Some(7)).await.expect("it is created");
+            assert!(matches!(
+                sink.create_log_stream("g", "s", &Lease::unlimited()).await,
+                Err(SinkError::NotFound(_))
+            ));
+            sink.create_log_group("g", Some(7), &Lease::unlimited()).await.expect("it is created");
             sinks.delete_group(PLACE, "g");
         }
-        sink.create_log_group("g", None).await.expect("it is created");
-        sink.create_log_stream("g", "s").await.expect("it is created");
-        sink.put_log_events(body(&[(1, "a")], None)).await.expect("it is there");
+        sink.create_log_group("g", None, &Lease::unlimited()).await.expect("it is created");
+        sink.create_log_stream("g", "s", &Lease::unlimited()).await.expect("it is created");
+        sink.put_log_events(body(&[(1, "a")], None), &Lease::unlimited()).await.expect("it is there");
         assert_eq!(sinks.events(PLACE, "g"), [(1, "a".to_owned())]);
         assert_eq!(sinks.events("333333333333/us-east-1", "g"), []);
     }
@@ -405,13 +425,18 @@ mod tests {
         sinks.demand_tokens();
         sinks.fail(Operation::Put, 2, SinkError::Throttled("slow down".into()));
         sinks.reject(3, RejectedEvents { too_old_end: Some(1), too_new_start: Some(2), expired_end: None });
-        let first = sink.put_log_events(body(&[(1, "a")], None)).await.expect("the first needs none");
+        let first = sink
+            .put_log_events(body(&[(1, "a")], None), &Lease::unlimited())
+            .await
+            .expect("the first needs none");
         let token = first.next_sequence_token.expect("tokens are demanded");
         let events = [(1, "b"), (2, "c"), (3, "d")];
-        let throttled = sink.put_log_events(body(&events, Some(&token))).await;
+        let throttled = sink.put_log_events(body(&events, Some(&token)), &Lease::unlimited()).await;
         assert!(matches!(throttled, Err(SinkError::Throttled(_))));
-        sink.put_log_events(body(&events, Some(&token))).await.expect("the third goes well");
-        let stale = sink.put_log_events(body(&events, Some(&token))).await;
+        sink.put_log_events(body(&events, Some(&token)), &Lease::unlimited())
+            .await
+            .expect("the third goes well");
+        let stale = sink.put_log_events(body(&events, Some(&token)), &Lease::unlimited()).await;
         assert_eq!(stale, Err(SinkError::InvalidSequenceToken { expected: Some("s-2".into()) }));
         assert_eq!(sinks.messages(PLACE, "g"), ["a", "c"]);
     }
@@ -422,7 +447,8 @@ mod tests {
         let sinks = MemorySinks::new();
         let sink = sink(&sinks);
         sinks.hold();
-        let request = || sink.put_log_events(body(&[(1, "a")], None));
+        let lease = Lease::unlimited();
+        let request = || sink.put_log_events(body(&[(1, "a")], None), &lease);
         let _ = tokio::join!(request(), request());
     }
 

@@ -32,6 +32,7 @@ mod lifecycle;
 mod many_tenants;
 mod never_lost;
 mod outages;
+mod promises;
 mod quarantine;
 mod redrive;
 mod table;

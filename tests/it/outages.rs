@@ -8,7 +8,7 @@ use logferry_sandbox::{
 
 use crate::{
     eventually::{eventually, same},
-    samples::{Object, assert_at_least_once, assert_same_events, expected, generated, received_events},
+    samples::{Object, assert_same_events, expected, generated, received_events},
     setup::Setup,
     worker::Worker,
 };
@@ -95,9 +95,11 @@ async fn dynamodb_cannot_be_reached() {
     setup.no_dead_letters().await;
     let found = received_events(&setup.aws, &unknown).await;
     assert_same_events("unknown", &found, &expected(&new.text));
-    // Without the ledger, once at least.
-    let found = received_events(&setup.aws, &known).await;
-    assert_at_least_once("known", &found, &[expected(&before.text), expected(&during.text)].concat());
+    let mut found = received_events(&setup.aws, &known).await;
+    let mut all = [expected(&before.text), expected(&during.text)].concat();
+    found.sort();
+    all.sort();
+    assert_same_events("known", &found, &all);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,13 +107,17 @@ async fn the_ledger_cannot_be_reached() {
     let setup = Setup::new("no-ledger").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
-    let worker = setup.worker().await;
+    let worker = setup.worker_with(&[("LOGFERRY_LEDGER__OUT_OF_REACH_AFTER", "15s")]).await;
     worker.ready().await;
     let fault = Fault::new("dynamodb", "UpdateItem", Effect::Reset);
     let outage = sandbox.faults().add(Fault { sessions_only: true, ..fault });
     let object = object("acme/c/app/pod/1.json.gz");
     setup.upload(&object.key, object.bytes.clone()).await;
-    // It is worth no stop.
+    // For a while it waits.
+    counts(&worker, "logferry_failures_total{reason=\"ledger_unavailable\"}").await;
+    assert_eq!(received_events(&setup.aws, &customer).await, []);
+    // But not for ever.
+    counts(&worker, "logferry_ledger_out_of_reach").await;
     setup.acknowledged(&worker, 1).await;
     counts(&worker, "logferry_ledger_errors_total").await;
     says_what_is_wrong(&worker, &["ledger"]).await;

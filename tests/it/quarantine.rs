@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Creates the quarantine's bucket.
-async fn bucket(setup: &Setup) -> String {
+pub(crate) async fn bucket(setup: &Setup) -> String {
     let bucket = format!("{}-quarantine", setup.provider.bucket);
     let created = setup.account().s3().create_bucket().bucket(&bucket).send().await;
     created.expect("the bucket can be created");
@@ -19,7 +19,7 @@ async fn bucket(setup: &Setup) -> String {
 }
 
 /// Every file in it by its key, in lines.
-async fn files(setup: &Setup, bucket: &str) -> Vec<(String, Vec<Value>)> {
+pub(crate) async fn files(setup: &Setup, bucket: &str) -> Vec<(String, Vec<Value>)> {
     let s3 = setup.account().s3();
     let listed = s3.list_objects_v2().bucket(bucket).send().await.expect("the bucket can be listed");
     let mut files = Vec::new();

@@ -114,6 +114,8 @@ impl Setup {
         variables.push(self.provider.ledger_variable());
         let ours = [
             ("LOGFERRY_LEDGER__LEASE", "10s"),
+            // One machine has one clock.
+            ("LOGFERRY_LEDGER__MAX_CLOCK_SKEW", "1s"),
             ("LOGFERRY_QUEUE__WAIT_TIME", "2s"),
             ("LOGFERRY_QUEUE__RETRY_DELAY", "1s"),
             ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "1s"),

@@ -113,9 +113,24 @@ impl Worker {
 
     /// Sends SIGTERM.
     pub(crate) fn sigterm(&self) {
+        self.signal("TERM");
+    }
+
+    /// Takes its time away, as a starved or suspended host does, until [`Worker::resume`].
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-TERM", &pid]).status().expect("there is a kill");
-        assert!(status.success(), "kill -TERM: {status}");
+        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        let status = status.expect("there is a kill");
+        assert!(status.success(), "kill -{name}: {status}");
     }
 
     /// Sends SIGKILL and waits for the end.

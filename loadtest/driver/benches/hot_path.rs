@@ -37,6 +37,7 @@ use logferry::{
     },
     decode::{Decoder, Window},
     digest::multi_buffer::MultiBuffer,
+    ledger::lease::Lease,
     metrics::Metrics,
     records::{Message, More, RecordReader, Step},
     sink::{
@@ -471,7 +472,9 @@ fn put_ours(
     buffers: &mut Buffers,
 ) {
     in_one_batch(head, events, buffers, |body| {
-        runtime.block_on(sink.put_log_events(body)).expect("the service accepts everything");
+        runtime
+            .block_on(sink.put_log_events(body, &Lease::unlimited()))
+            .expect("the service accepts everything");
     });
 }
 

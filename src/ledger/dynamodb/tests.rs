@@ -2,13 +2,15 @@
 
 use logferry_sandbox::{
     Sandbox,
-    faults::{Effect, Fault},
+    faults::{Effect, ErrorAnswer, Fault},
     provision::{Account, Aws, Provider, ProviderSpec},
 };
 
 use super::*;
+use crate::quarantine::QuarantineReason;
 
 const LEASE: u64 = 60_000;
+const SKEW: u64 = 5_000;
 const RETENTION: u64 = 3_600;
 
 struct World {
@@ -28,8 +30,12 @@ fn position(records: u64, events: u64) -> Position {
     Position { records, events }
 }
 
+fn progress(records: u64, events: u64) -> Progress {
+    Progress { position: position(records, events), ..Progress::default() }
+}
+
 fn ours(records: u64, events: u64) -> Result<Begun, LedgerError> {
-    Ok(Begun::Ours(position(records, events)))
+    Ok(Begun::Ours(progress(records, events)))
 }
 
 fn busy(milliseconds: u64) -> Result<Begun, LedgerError> {
@@ -40,6 +46,7 @@ fn settings(table: &str) -> LedgerSettings {
     LedgerSettings {
         table: table.to_owned(),
         lease: Duration::from_millis(LEASE),
+        max_clock_skew: Duration::from_millis(SKEW),
         retention: Duration::from_secs(RETENTION),
     }
 }
@@ -62,11 +69,11 @@ impl World {
     }
 
     async fn checkpoint(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
-        self.ledger.checkpoint_at(&self.key, owner, position(at_record, 0), at(now)).await
+        self.ledger.checkpoint_at(&self.key, owner, &progress(at_record, 0), at(now)).await
     }
 
     async fn release(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
-        self.ledger.release_at(&self.key, owner, position(at_record, 0), at(now)).await
+        self.ledger.release_at(&self.key, owner, &progress(at_record, 0), at(now)).await
     }
 
     async fn finish(&self, owner: &str, records: u64, now: u64) -> Result<(), LedgerError> {
@@ -103,8 +110,8 @@ async fn an_object_is_worked_through_and_then_done() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(world.shown().await, "expires_at=1800003600 lease_owner=one lease_until=1800000060000");
-    let split = position(7, 2);
-    assert_eq!(world.ledger.checkpoint_at(&world.key, "one", split, at(1_000)).await, Ok(()));
+    let split = progress(7, 2);
+    assert_eq!(world.ledger.checkpoint_at(&world.key, "one", &split, at(1_000)).await, Ok(()));
     assert_eq!(
         world.shown().await,
         "events=2 expires_at=1800003601 lease_owner=one lease_until=1800000061000 records=7"
@@ -122,44 +129,47 @@ async fn an_object_is_worked_through_and_then_done() {
 async fn a_second_worker_waits_until_the_lease_is_given_back_or_ends() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
-    assert_eq!(world.begin("other", 1_000).await, busy(LEASE - 1_000));
+    assert_eq!(world.begin("other", 1_000).await, busy(LEASE + SKEW - 1_000));
     // A checkpoint renews it.
     assert_eq!(world.checkpoint("one", 5, 30_000).await, Ok(()));
-    assert_eq!(world.begin("other", LEASE + 1).await, busy(29_999));
+    assert_eq!(world.begin("other", LEASE + 1).await, busy(SKEW + 29_999));
     assert_eq!(world.release("one", 6, 40_000).await, Ok(()));
     assert_eq!(world.shown().await, "events=0 expires_at=1800003640 records=6");
     assert_eq!(world.begin("other", 40_001).await, ours(6, 0));
     // Nobody gives that one back.
-    assert_eq!(world.begin("third", 40_001 + LEASE).await, busy(0));
-    assert_eq!(world.begin("third", 40_002 + LEASE).await, ours(6, 0));
+    // By its owner's clock it may run still.
+    assert_eq!(world.begin("third", 40_002 + LEASE).await, busy(SKEW - 1));
+    assert_eq!(world.begin("third", 40_001 + LEASE + SKEW).await, busy(0));
+    assert_eq!(world.begin("third", 40_002 + LEASE + SKEW).await, ours(6, 0));
 }
 
 #[tokio::test]
 async fn who_lost_the_lease_is_told_and_changes_nothing() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
-    assert_eq!(world.begin("other", LEASE + 1).await, ours(0, 0));
+    const LATER: u64 = LEASE + SKEW;
+    assert_eq!(world.begin("other", LATER + 1).await, ours(0, 0));
     let before = world.shown().await;
-    assert_eq!(world.checkpoint("one", 5, LEASE + 2).await, world.lost());
-    assert_eq!(world.release("one", 5, LEASE + 2).await, world.lost());
-    assert_eq!(world.finish("one", 5, LEASE + 2).await, world.lost());
+    assert_eq!(world.checkpoint("one", 5, LATER + 2).await, world.lost());
+    assert_eq!(world.release("one", 5, LATER + 2).await, world.lost());
+    assert_eq!(world.finish("one", 5, LATER + 2).await, world.lost());
     assert_eq!(world.shown().await, before);
-    assert_eq!(world.finish("other", 9, LEASE + 3).await, Ok(()));
+    assert_eq!(world.finish("other", 9, LATER + 3).await, Ok(()));
     // What it knows is out of date, and there is nothing left to be done.
-    assert_eq!(world.checkpoint("one", 5, LEASE + 4).await, world.lost());
-    assert_eq!(world.release("one", 5, LEASE + 4).await, Ok(()));
-    assert_eq!(world.finish("one", 9, LEASE + 4).await, Ok(()));
-    assert_eq!(world.shown().await, "done=true events=0 expires_at=1800003660 records=9");
+    assert_eq!(world.checkpoint("one", 5, LATER + 4).await, world.lost());
+    assert_eq!(world.release("one", 5, LATER + 4).await, Ok(()));
+    assert_eq!(world.finish("one", 9, LATER + 4).await, Ok(()));
+    assert_eq!(world.shown().await, "done=true events=0 expires_at=1800003665 records=9");
 }
 
 #[tokio::test]
 async fn a_lease_that_nobody_has_is_taken_by_any_call() {
     let world = World::new().await;
     assert_eq!(world.checkpoint("one", 5, 0).await, Ok(()));
-    assert_eq!(world.begin("other", 1_000).await, busy(LEASE - 1_000));
+    assert_eq!(world.begin("other", 1_000).await, busy(LEASE + SKEW - 1_000));
     // It ran out, and nobody else came.
     assert_eq!(world.checkpoint("one", 8, LEASE + 1).await, Ok(()));
-    assert_eq!(world.begin("other", LEASE + 1).await, busy(LEASE));
+    assert_eq!(world.begin("other", LEASE + 1).await, busy(LEASE + SKEW));
     assert_eq!(world.release("other", 9, 3 * LEASE).await, Ok(()));
     assert_eq!(world.finish("third", 9, 3 * LEASE).await, Ok(()));
     assert_eq!(world.begin("one", 3 * LEASE).await, Ok(Begun::Done));
@@ -187,8 +197,8 @@ async fn repeated_calls_answer_alike() {
 async fn a_position_never_goes_back() {
     let world = World::new().await;
     let checkpoint = async |records, events, now| {
-        let late = position(records, events);
-        world.ledger.checkpoint_at(&world.key, "one", late, at(now)).await
+        let late = progress(records, events);
+        world.ledger.checkpoint_at(&world.key, "one", &late, at(now)).await
     };
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(checkpoint(5, 3, 0).await, Ok(()));
@@ -196,8 +206,8 @@ async fn a_position_never_goes_back() {
     for (records, events) in [(5, 2), (4, 9), (0, 0)] {
         assert_eq!(checkpoint(records, events, 10_000).await, world.lost());
     }
-    assert_eq!(world.ledger.renew_at(&world.key, "one", at(10_000)).await, Ok(()));
-    assert_eq!(world.begin("other", 20_000).await, busy(LEASE - 10_000));
+    assert_eq!(checkpoint(5, 3, 10_000).await, Ok(()), "the same again renews the lease");
+    assert_eq!(world.begin("other", 20_000).await, busy(LEASE + SKEW - 10_000));
     assert_eq!(world.begin("one", 20_000).await, ours(5, 3));
     assert_eq!(checkpoint(5, 4, 20_000).await, Ok(()));
     assert_eq!(checkpoint(6, 0, 20_000).await, Ok(()));
@@ -211,10 +221,57 @@ async fn a_position_never_goes_back() {
 async fn a_restart_forgets_the_position_and_gives_the_lease_back() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
-    assert_eq!(world.checkpoint("one", 5, 0).await, Ok(()));
+    assert_eq!(world.ledger.checkpoint_at(&world.key, "one", &full(), at(0)).await, Ok(()));
     assert_eq!(world.ledger.restart_at(&world.key, "other", at(0)).await, world.lost());
     assert_eq!(world.ledger.restart_at(&world.key, "one", at(0)).await, Ok(()));
+    assert_eq!(world.shown().await, "expires_at=1800003600");
     assert_eq!(world.begin("other", 0).await, ours(0, 0));
+}
+
+/// Progress with everything in it.
+fn full() -> Progress {
+    let owed = Owed::of(vec![(3, QuarantineReason::Oversize), (4, QuarantineReason::Oversize)]);
+    let fingerprints =
+        vec![Fingerprint { offset: 9, crc32: 0xcbf4_3926 }, Fingerprint { offset: u64::MAX, crc32: 1 }];
+    Progress { position: position(7, 0), owed, fingerprints }
+}
+
+#[tokio::test]
+async fn what_is_owed_and_what_was_read_go_with_the_position() {
+    let world = World::new().await;
+    assert_eq!(world.begin("one", 0).await, ours(0, 0));
+    assert_eq!(world.ledger.checkpoint_at(&world.key, "one", &full(), at(0)).await, Ok(()));
+    assert_eq!(world.begin("one", 0).await, Ok(Begun::Ours(full())));
+    let further = Progress { position: position(8, 0), ..full() };
+    assert_eq!(world.ledger.release_at(&world.key, "one", &further, at(0)).await, Ok(()));
+    let shown = world.shown().await;
+    assert!(shown.contains("fingerprints=9:cbf43926 18446744073709551615:00000001"), "{shown}");
+    assert_eq!(world.begin("other", 0).await, Ok(Begun::Ours(further)));
+    // Paid, and the position where it was.
+    assert_eq!(world.checkpoint("other", 8, 0).await, Ok(()));
+    assert_eq!(world.begin("other", 0).await, ours(8, 0));
+    assert_eq!(
+        world
+            .ledger
+            .checkpoint_at(&world.key, "other", &Progress { position: position(8, 0), ..full() }, at(0))
+            .await,
+        Ok(())
+    );
+    assert_eq!(world.finish("other", 9, 0).await, Ok(()));
+    assert_eq!(world.shown().await, "done=true events=0 expires_at=1800003600 records=9");
+}
+
+#[tokio::test]
+async fn throttling_is_told_from_absence() {
+    let world = World::new().await;
+    for code in ["ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"] {
+        let refusal = Effect::Error(ErrorAnswer::new(400, code));
+        let fault = world.sandbox.faults().add(Fault::new("dynamodb", "UpdateItem", refusal));
+        let begun = world.ledger.begin(&world.key, "one").await;
+        assert!(matches!(begun, Err(LedgerError::Throttled(_))), "{begun:?}");
+        assert!(matches!(world.ledger.probe().await, Err(LedgerError::Throttled(_))));
+        world.sandbox.faults().remove(fault);
+    }
 }
 
 #[tokio::test]
@@ -249,13 +306,21 @@ async fn a_table_that_is_wrong_is_named_with_the_fix() {
 #[tokio::test]
 async fn a_broken_entry_is_named_with_the_fix() {
     let world = World::new().await;
-    let put = world.account.dynamodb().put_item().table_name(&world.provider.ledger_table);
     let text = |value: &str| AttributeValue::S(value.to_owned());
-    let put = put.item("object", text(&world.key.object)).item("delivery", text(&world.key.delivery));
-    put.item("records", text("many")).send().await.expect("the table takes it");
-    let told = world.begin("one", 0).await.expect_err("it has no position").to_string();
-    for word in ["ledger-ledger", "staging/a/b?eTag=e", "cloudwatch", "records", "many", "delete the item"] {
-        assert!(told.contains(word), "{word} is not in {told}");
+    for (name, value, shown) in [
+        ("records", text("many"), "many"),
+        ("owed", AttributeValue::B(vec![7, 1].into()), "0701"),
+        ("fingerprints", text("9:cbf43926 9"), "9:cbf43926 9"),
+    ] {
+        let put = world.account.dynamodb().put_item().table_name(&world.provider.ledger_table);
+        let put = put.item("object", text(&world.key.object)).item("delivery", text(&world.key.delivery));
+        put.item(name, value).send().await.expect("the table takes it");
+        let told = world.begin("one", 0).await.expect_err("it cannot be read");
+        assert!(matches!(told, LedgerError::Unreadable(_)), "{told:?}");
+        let told = told.to_string();
+        for word in ["ledger-ledger", "staging/a/b?eTag=e", "cloudwatch", name, shown, "delete the item"] {
+            assert!(told.contains(word), "{word} is not in {told}");
+        }
     }
 }
 

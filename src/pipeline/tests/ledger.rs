@@ -175,14 +175,85 @@ async fn whoever_loses_the_lease_stops() {
     shows(&world, "logferry_failures_total{reason=\"lease_lost\"} 1");
 }
 
+/// Receives the message every minute until it is done.
+async fn until_done(pipeline: &TestPipeline, world: &World) -> usize {
+    let body = event(&[KEY]);
+    let receives = async {
+        for receives in 1.. {
+            if pipeline.handle(&message(&body), &world.stop).await == Verdict::Ack {
+                return receives;
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        unreachable!("the numbers do not end")
+    };
+    tokio::time::timeout(Duration::from_secs(3600), receives).await.expect("it is done within an hour")
+}
+
 #[tokio::test(start_paused = true)]
-async fn without_its_ledger_a_worker_delivers_all_the_same() {
+async fn only_without_any_sign_of_its_ledger_a_worker_delivers_all_the_same() {
     let world = world();
     world.put(KEY, far_apart(3));
     ledger(&world).set_down(true);
-    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let receives = until_done(&world.pipeline(), &world).await;
+    assert!((3..6).contains(&receives), "{receives} receives, a minute apart");
     assert_eq!(world.sinks.messages(ACME, GROUP), numbers(3));
-    shows(&world, "logferry_ledger_errors_total{call=\"begin\"} 1");
+    shows(&world, &format!("logferry_failures_total{{reason=\"ledger_unavailable\"}} {}", receives - 1));
+    shows(&world, "logferry_ledger_out_of_reach 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_throttles_costs_no_repetition() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, far_apart(20));
+    world.sinks.put_time(Duration::from_secs(1));
+    world.sinks.fail(Operation::Put, 15, throttled());
+    let throttling = async {
+        for puts in [3, 9, 15] {
+            world.sinks.until_puts(puts).await;
+            ledger(&world).throttle(3);
+        }
+    };
+    let body = event(&[KEY]);
+    let (verdict, ()) = tokio::join!(world.handle(&body), throttling);
+    assert!(is_retry(&verdict), "{verdict:?}");
+    // The next attempt begins with three that are throttled.
+    ledger(&world).throttle(3);
+    assert_eq!(world.handle(&body).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(20));
+    // An hour of it: the message waits.
+    let other = "acme/prod-1/web/web-0/2.json.gz";
+    world.put(other, far_apart(3));
+    ledger(&world).throttle(usize::MAX);
+    let pipeline = world.pipeline();
+    for _ in 0..60 {
+        assert!(is_retry(&pipeline.handle(&message(&event(&[other])), &world.stop).await));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    assert_eq!(world.sinks.messages(ACME, GROUP), numbers(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_cannot_be_renewed_stops_the_delivery() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, far_apart(20));
+    world.sinks.put_time(Duration::from_secs(10));
+    let outage = async {
+        world.sinks.until_puts(3).await;
+        ledger(&world).set_down(true);
+    };
+    let body = event(&[KEY]);
+    let (verdict, ()) = tokio::join!(world.handle(&body), outage);
+    assert!(is_retry(&verdict), "{verdict:?}");
+    assert_eq!(world.sinks.count(Operation::Put), 4, "one more than is recorded was on its way");
+    shows(&world, "logferry_failures_total{reason=\"ledger_unavailable\"} 1");
+    ledger(&world).set_down(false);
+    tokio::time::sleep(LEASE).await;
+    assert_eq!(world.handle(&body).await, Verdict::Ack);
+    let found = world.sinks.messages(ACME, GROUP).len();
+    assert!((20..=22).contains(&found), "{found} of 20, two again at most");
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,12 +312,9 @@ async fn whoever_began_without_the_ledger_stops_once_it_shows_more() {
         world.sinks.until_puts(12).await;
         ledger(&world).set_down(false);
     };
-    let body = event(&[KEY]);
-    let (verdict, ()) = tokio::join!(world.handle(&body), up_again);
-    assert!(is_retry(&verdict), "{verdict:?}");
+    let pipeline = world.pipeline();
+    tokio::join!(until_done(&pipeline, &world), up_again);
     shows(&world, "logferry_failures_total{reason=\"lease_lost\"} 1");
-    tokio::time::sleep(LEASE).await;
-    assert_eq!(world.handle(&body).await, Verdict::Ack);
     let found = world.sinks.messages(ACME, GROUP).len();
     assert!((20..=23).contains(&found), "{found} of 20, three again at most");
 }
@@ -258,10 +326,99 @@ async fn an_object_that_became_shorter_does_not_add_up() {
     world.put(KEY, far_apart(5));
     world.sinks.fail(Operation::Put, 4, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    // Else it begins anew.
+    ledger(&world).forget_fingerprints();
     world.put(KEY, far_apart(2));
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!(poison.reason, "unaccounted");
     shows(&world, "logferry_records_unaccounted_total 1");
+}
+
+/// The object with one bit of one message another, as a network might do it; its checksum finds out at the end.
+fn altered(whole: &MemoryObject, bit: usize) -> MemoryObject {
+    let mut object = whole.clone();
+    let digits: Vec<_> = (0..object.bytes.len()).filter(|at| object.bytes[*at] == b'#').collect();
+    // A hash becomes a plus or a comma: still JSON.
+    object.bytes[digits[bit % digits.len()]] ^= if bit.is_multiple_of(2) { 0x08 } else { 0x0f };
+    let length = object.bytes.len();
+    object.breaking(length, ObjectError::ChecksumMismatch("CRC64".into()))
+}
+
+/// Plain text, so that a bit can flip in it: `count` records, each in a batch of its own.
+fn plain(count: usize, chunk: usize) -> MemoryObject {
+    let records = (0..count).map(|index| {
+        let day = jiff::civil::date(2026, 1, 1) + jiff::Span::new().days(2 * index as i64);
+        json!({"message": format!("#{index}"), "timestamp": format!("{day}T08:00:00Z")})
+    });
+    object(Value::Array(records.collect()).to_string().into_bytes()).in_chunks(chunk)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_on_behind_altered_bytes() {
+    let world = world();
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.sinks.put_time(Duration::from_secs(1));
+    let whole = plain(8, 100);
+    world.put(KEY, altered(&whole, 1));
+    let body = event(&[KEY]);
+    // It dies with two batches recorded, before any checksum was seen.
+    let _ = tokio::time::timeout(Duration::from_millis(3_500), world.handle(&body)).await;
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["#0", ",1", "#2"]);
+    world.put(KEY, whole);
+    tokio::time::sleep(LEASE).await;
+    assert!(is_retry(&world.handle(&body).await));
+    shows(&world, "logferry_failures_total{reason=\"checksum_mismatch\"} 1");
+    assert_eq!(world.handle(&body).await, Verdict::Ack);
+    let found = world.sinks.messages(ACME, GROUP);
+    let whole: Vec<_> = (0..8).map(|index| format!("#{index}")).collect();
+    assert_eq!(found[found.len() - 8..], whole, "from the start: {found:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Attempts read altered bytes and die, at any moment and in chunks of any size: what is finished was delivered as it is.
+    #[test]
+    fn no_altered_line_stands_alone_behind_a_finished_object(
+        lives in prop::collection::vec((prop::option::of(0_usize..8), 0_u64..3_000, 1_usize..400), 1..5),
+        put_time in 1_u64..400,
+        second in any::<bool>(),
+    ) {
+        const BATCHES: usize = 8;
+        let millis = Duration::from_millis;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let world = world();
+            world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+            if second {
+                world.sinks.create(ACME, "/second", &["web-web-0-2026-11-21"]);
+                let other = with(row(ACME), "log_group_name", text("/second"));
+                world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", other)]);
+            }
+            world.sinks.put_time(millis(put_time));
+            let (body, mut chunk) = (event(&[KEY]), 1);
+            for (bit, life, chunks) in lives {
+                chunk = chunks;
+                let whole = plain(BATCHES, chunk);
+                world.put(KEY, bit.map_or(whole.clone(), |bit| altered(&whole, bit)));
+                let _ = tokio::time::timeout(millis(life), world.handle(&body)).await;
+                tokio::time::sleep(LEASE).await;
+            }
+            world.put(KEY, plain(BATCHES, chunk));
+            let mut receives = 0;
+            while world.handle(&body).await != Verdict::Ack {
+                receives += 1;
+                // One for each lane whose bytes were others.
+                assert!(receives <= 2, "{receives} retries of right bytes");
+            }
+            for group in [GROUP, "/second"].into_iter().take(1 + usize::from(second)) {
+                let found = world.sinks.messages(ACME, group);
+                for index in 0..BATCHES {
+                    assert!(found.contains(&format!("#{index}")), "{index} is not in {found:?} of {group}");
+                }
+            }
+        });
+    }
 }
 
 proptest! {

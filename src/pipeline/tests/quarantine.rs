@@ -1,5 +1,7 @@
 //! Records that CloudWatch Logs does not take, with a quarantine in memory.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{batch::RejectedEvents, sink::SinkError};
 
@@ -87,24 +89,97 @@ async fn rejected_events_go_into_quarantine_and_the_message_is_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_accounted_for_before_it_is_in_quarantine() {
+async fn what_is_owed_to_the_quarantine_is_all_that_is_tried_again() {
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    let old = |day: usize| format!("2026-10-0{day}T08:00:00Z");
+    let records: Vec<_> = (0..1_000)
+        .map(|index| match index % 2 {
+            0 => json!({"message": format!("good {index}"), "timestamp": "2026-11-21T08:00:00Z"}).to_string(),
+            _ => json!({"message": format!("old {index}"), "timestamp": old(1 + index / 500)}).to_string(),
+        })
+        .collect();
+    world.put(KEY, object(gzip(records.join("\n").as_bytes())));
+    world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("one").as_millisecond());
+    quarantine(&world).set_down(true);
+    for receive in 1..=12 {
+        let (report, verdict) = world.process(&event(&[KEY])).await;
+        assert!(is_retry(&verdict), "{verdict:?}");
+        let [failed] = &report.failures[..] else { panic!("one failure, not {:?}", report.failures) };
+        assert_eq!(failed.failure.reason(), "quarantine");
+        assert_eq!(quarantine(&world).calls(), receive, "one try of each receive tells");
+        adds_up(&world, &[("accepted", 500), ("too_old", 500)]);
+    }
+    let good: Vec<_> = (0..1_000).step_by(2).map(|index| format!("good {index}")).collect();
+    assert_eq!(world.sinks.messages(ACME, GROUP), good, "each once");
+    quarantine(&world).set_down(false);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let kept: Vec<_> =
+        (1..1_000).step_by(2).map(|index| line("too_old", index, &format!("old {index}"))).collect();
+    assert_eq!(lines(&world), kept);
+    assert_eq!(world.sinks.messages(ACME, GROUP), good);
+    adds_up(&world, &[("accepted", 500), ("too_old", 500)]);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(lines(&world), kept, "and it is done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_ledger_nobody_remembers_what_is_owed() {
+    let world = world();
     world.put(KEY, good_object(&["a", "b"]));
     for put in 1..=2 {
         world.sinks.reject(put, RejectedEvents { too_old_end: Some(1), ..RejectedEvents::default() });
     }
     quarantine(&world).set_down(true);
-    let (report, verdict) = world.process(&event(&[KEY])).await;
-    assert!(is_retry(&verdict), "{verdict:?}");
-    let [failed] = &report.failures[..] else { panic!("one failure, not {:?}", report.failures) };
-    assert_eq!(failed.failure.reason(), "quarantine");
-    assert_eq!(world.ledger.as_ref().expect("it has one").checkpoints(), []);
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
     quarantine(&world).set_down(false);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(lines(&world), [line("too_old", 0, "a")]);
-    // The batch was taken before its rest could be put away.
-    assert_eq!(world.sinks.messages(ACME, GROUP), ["b", "b"]);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["b", "b"], "better twice than lost");
     adds_up(&world, &[("accepted", 1), ("too_old", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_messages_and_lines_are_owed_too() {
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    quarantines_oversize(&world);
+    let long = long(1);
+    let text = format!("{}\nno json\n{}\n", json!({"message": "a"}), json!({ "message": long }));
+    world.put(KEY, object(gzip(text.as_bytes())));
+    quarantine(&world).set_down(true);
+    for _ in 0..3 {
+        assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    }
+    adds_up(&world, &[("accepted", 1)]);
+    quarantine(&world).set_down(false);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert!(lines(&world) == [line("malformed", 1, "no json"), line("oversize", 2, &long)]);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a"]);
+    adds_up(&world, &[("accepted", 1), ("quarantined", 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_owes_too_much_stops_and_goes_on_later() {
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    // Every other line is none: two bytes each in the ledger.
+    let count = 60_000_u64;
+    let text: String = (0..count).map(|index| format!("{{\"message\":\"{index}\"}}\nno json\n")).collect();
+    world.put(KEY, object(gzip(text.as_bytes())));
+    quarantine(&world).set_down(true);
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    let put = world.sinks.messages(ACME, GROUP).len();
+    for _ in 0..3 {
+        assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    }
+    assert_eq!(world.sinks.messages(ACME, GROUP).len(), put, "it puts no more");
+    assert!((12_000..40_000).contains(&put), "{put} before it stopped");
+    quarantine(&world).set_down(false);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let all: Vec<_> = (0..count).map(|index| index.to_string()).collect();
+    assert!(world.sinks.messages(ACME, GROUP) == all, "each once");
+    let mut kept: Vec<_> = lines(&world).into_iter().map(|(_, record, _)| record).collect();
+    kept.sort_unstable();
+    assert!(kept.into_iter().eq((0..count).map(|index| 2 * index + 1)), "each once");
+    adds_up(&world, &[("accepted", count), ("quarantined", count)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,4 +299,67 @@ async fn every_piece_of_a_rejected_record_is_kept() {
     assert_eq!(found.len(), 3, "a batch, and so a file, for each piece");
     assert!(found.into_iter().map(|(_, _, text)| text).collect::<String>() == whole);
     adds_up(&world, &[("too_old", 1)]);
+}
+
+/// What a record is, and what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Good,
+    TooOld,
+    Malformed,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// The quarantine comes and goes, and puts fail: every record gets where it belongs, once, and counts once.
+    #[test]
+    fn what_is_owed_is_paid_once(
+        kinds in prop::collection::vec(prop::sample::select(vec![Kind::Good, Kind::TooOld, Kind::Malformed]), 1..40),
+        down in prop::collection::vec(any::<bool>(), 0..6),
+        failing in prop::collection::vec(1_usize..20, 0..3),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+            world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("one").as_millisecond());
+            let text: Vec<_> = (0..).zip(&kinds).map(|(index, kind): (usize, _)| match kind {
+                Kind::Good => json!({"message": index.to_string(), "timestamp": "2026-11-21T08:00:00Z"}).to_string(),
+                Kind::TooOld => json!({"message": index.to_string(), "timestamp": "2026-10-21T08:00:00Z"}).to_string(),
+                Kind::Malformed => format!("x{index}"),
+            }).collect();
+            world.put(KEY, object(gzip(text.join("\n").as_bytes())));
+            for nth in failing {
+                world.sinks.fail(Operation::Put, nth, SinkError::Throttled("slow down".into()));
+            }
+            for down in down {
+                quarantine(&world).set_down(down);
+                world.handle(&event(&[KEY])).await;
+            }
+            quarantine(&world).set_down(false);
+            let mut receives = 0;
+            while world.handle(&event(&[KEY])).await != Verdict::Ack {
+                receives += 1;
+                assert!(receives < 10, "it does not end");
+            }
+            let of = |wanted: Kind| (0_u64..).zip(&kinds).filter(move |(_, kind)| **kind == wanted).map(|(index, _)| index);
+            let good: Vec<_> = of(Kind::Good).map(|index| index.to_string()).collect();
+            assert_eq!(world.sinks.messages(ACME, GROUP), good);
+            let mut kept = lines(&world);
+            kept.sort_by_key(|(_, record, _)| *record);
+            let mut expected: Vec<_> = of(Kind::TooOld).map(|index| line("too_old", index, &index.to_string())).collect();
+            expected.extend(of(Kind::Malformed).map(|index| line("malformed", index, &format!("x{index}"))));
+            expected.sort_by_key(|(_, record, _)| *record);
+            assert_eq!(kept, expected);
+            let counts = [("accepted", Kind::Good), ("too_old", Kind::TooOld), ("quarantined", Kind::Malformed)];
+            let counts: Vec<_> = counts.iter().map(|(outcome, kind)| (*outcome, of(*kind).count() as u64)).filter(|(_, count)| *count > 0).collect();
+            adds_up(&world, &counts);
+            let shown = world.metrics.render().expect("metrics are text");
+            for (reason, kind) in [("too_old", Kind::TooOld), ("malformed", Kind::Malformed)] {
+                let count = of(kind).count();
+                let line = format!("logferry_quarantined_total{{reason=\"{reason}\"}} {count}");
+                assert!(count == 0 || shown.lines().any(|found| found == line), "{line} is not in {shown}");
+            }
+        });
+    }
 }

@@ -9,6 +9,7 @@ use logferry_sandbox::{
 use super::*;
 use crate::{
     credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
+    ledger::lease::Moment,
     metrics::Metrics,
     name::StreamTemplate,
     tenant::{Destination, Oversize},
@@ -49,41 +50,94 @@ async fn a_call_that_is_given_no_customer_goes_nowhere() {
     assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
 }
 
+/// A customer's account behind both hops, its group without a stream.
+struct World {
+    sandbox: Sandbox,
+    customer: Customer,
+    /// The worker.
+    sdk: SdkConfig,
+    central_role: String,
+    delivery: Delivery,
+    destination: CloudWatch,
+}
+
+impl World {
+    async fn new() -> Self {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
+        let customer = Customer::create(&aws, "222222222222", &provider, CustomerSpec::new("acme")).await;
+        let customer = customer.expect("it can be set up");
+        let root = aws.account(&provider.account);
+        let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
+        let destination = CloudWatch {
+            role: customer.role_arn.parse().expect("a role"),
+            external_id: Some(customer.external_id.clone()),
+            session_tags: false,
+            source_identity: false,
+            log_group_name: customer.log_group.clone(),
+            log_stream_name: StreamTemplate::default(),
+            retention_days: None,
+            oversize: Oversize::Split,
+        };
+        let delivery = Delivery {
+            tenant_id: "acme".into(),
+            name: "cloudwatch".into(),
+            enabled: true,
+            desired_logs: None,
+            target_region: "us-east-1".into(),
+            destination: Destination::CloudWatch(destination.clone()),
+        };
+        let (sdk, central_role) = (worker.sdk_config(), provider.central_role_arn);
+        Self { sandbox, customer, sdk, central_role, delivery, destination }
+    }
+
+    /// A batch of one event.
+    fn body(&self) -> Bytes {
+        let at = jiff::Timestamp::now().as_millisecond();
+        let events = [serde_json::json!({"timestamp": at, "message": "m"})];
+        let group = &self.customer.log_group;
+        let body = serde_json::json!({"logGroupName": group, "logStreamName": "s", "logEvents": events});
+        Bytes::from(body.to_string())
+    }
+}
+
+#[tokio::test]
+async fn no_attempt_goes_out_once_the_lease_has_ended() {
+    let world = World::new().await;
+    let timeouts = aws_config::timeout::TimeoutConfig::builder();
+    let timeouts = timeouts.operation_attempt_timeout(Duration::from_secs(2)).build();
+    let sdk = world.sdk.to_builder().timeout_config(timeouts).build();
+    let sinks = sinks(&sdk, &world.central_role, Duration::from_secs(1));
+    let sink = sinks.open(&world.delivery, &world.destination, "c").await.expect("the role lets us in");
+    sink.create_log_stream(&world.customer.log_group, "s", &Lease::unlimited()).await.expect("it may");
+    let slow = Effect::Latency { milliseconds: 3_600_000 };
+    world.sandbox.faults().add(Fault::new("logs", "PutLogEvents", slow));
+    // It ends before the first attempt does.
+    let lease = Lease::of(Duration::from_secs(1));
+    lease.renewed(Moment::now());
+    let ended = Err(SinkError::LeaseEnded(LeaseEnded));
+    assert_eq!(sink.put_log_events(world.body(), &lease).await, ended);
+    let calls = || {
+        ["PutLogEvents", "CreateLogStream", "CreateLogGroup"]
+            .map(|operation| world.sandbox.calls("logs", operation))
+    };
+    let before = calls();
+    assert_eq!(before[0], 1, "the SDK tries again, and is stopped");
+    // Ended from the beginning.
+    assert_eq!(sink.put_log_events(world.body(), &lease).await, ended);
+    let ended = Err(SinkError::LeaseEnded(LeaseEnded));
+    assert_eq!(sink.create_log_stream("g", "other", &lease).await, ended);
+    assert_eq!(sink.create_log_group("g", None, &lease).await, ended);
+    assert_eq!(calls(), before);
+}
+
 #[tokio::test]
 async fn what_a_session_may_not_a_new_one_tries() {
-    let sandbox = Sandbox::start().await.expect("loopback has a free port");
-    let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-    let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
-    let customer = Customer::create(&aws, "222222222222", &provider, CustomerSpec::new("acme")).await;
-    let customer = customer.expect("it can be set up");
-    let root = aws.account(&provider.account);
-    let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
+    let world = World::new().await;
+    let World { sandbox, customer, destination, delivery, .. } = &world;
     let moment = Duration::from_millis(20);
-    let sinks = sinks(&worker.sdk_config(), &provider.central_role_arn, moment);
-    let destination = CloudWatch {
-        role: customer.role_arn.parse().expect("a role"),
-        external_id: Some(customer.external_id.clone()),
-        session_tags: false,
-        source_identity: false,
-        log_group_name: customer.log_group.clone(),
-        log_stream_name: StreamTemplate::default(),
-        retention_days: None,
-        oversize: Oversize::Split,
-    };
-    let delivery = Delivery {
-        tenant_id: "acme".into(),
-        name: "cloudwatch".into(),
-        enabled: true,
-        desired_logs: None,
-        target_region: "us-east-1".into(),
-        destination: Destination::CloudWatch(destination.clone()),
-    };
-    let body = || {
-        let events =
-            [serde_json::json!({"timestamp": jiff::Timestamp::now().as_millisecond(), "message": "m"})];
-        let body = serde_json::json!({"logGroupName": customer.log_group, "logStreamName": "s", "logEvents": events});
-        Bytes::from(body.to_string())
-    };
+    let sinks = sinks(&world.sdk, &world.central_role, moment);
     let fail_once = |operation, code| {
         let effect = Effect::Error(ErrorAnswer::new(400, code));
         sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", operation, effect) });
@@ -91,28 +145,28 @@ async fn what_a_session_may_not_a_new_one_tries() {
     let sessions = || sandbox.times_asked(&customer.role_arn);
 
     // A session of a role that was deleted and made anew.
-    let sink = sinks.open(&delivery, &destination, "c").await.expect("the role lets us in");
+    let sink = sinks.open(delivery, destination, "c").await.expect("the role lets us in");
     fail_once("CreateLogStream", "UnrecognizedClientException");
-    sink.create_log_stream(&customer.log_group, "s").await.expect("another session may");
+    sink.create_log_stream(&customer.log_group, "s", &Lease::unlimited()).await.expect("another session may");
     assert_eq!(sessions(), 2);
     fail_once("PutLogEvents", "UnrecognizedClientException");
-    sink.put_log_events(body()).await.expect("another session may");
+    sink.put_log_events(world.body(), &Lease::unlimited()).await.expect("another session may");
     assert_eq!(sessions(), 3);
 
     // A session that was revoked.
     fail_once("PutLogEvents", "AccessDeniedException");
-    let denied = sink.put_log_events(body()).await;
+    let denied = sink.put_log_events(world.body(), &Lease::unlimited()).await;
     assert!(matches!(denied, Err(SinkError::Denied(_))), "{denied:?}");
     assert_eq!(sessions(), 3);
     let probe = loop {
-        match sinks.open(&delivery, &destination, "c").await {
+        match sinks.open(delivery, destination, "c").await {
             Err(SinkError::Held { probe_in, .. }) => tokio::time::sleep(probe_in).await,
             probe => break probe.expect("the role lets us in"),
         }
     };
     assert_eq!(sessions(), 4, "the probe goes out in a new one");
-    probe.put_log_events(body()).await.expect("it may");
-    sinks.open(&delivery, &destination, "c").await.expect("the group may be written");
+    probe.put_log_events(world.body(), &Lease::unlimited()).await.expect("it may");
+    sinks.open(delivery, destination, "c").await.expect("the group may be written");
     assert_eq!(sessions(), 4);
 }
 

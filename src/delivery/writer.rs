@@ -1,0 +1,221 @@
+//! Puts one batch after another into one stream, and what cannot be delivered into quarantine.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use moka::future::Cache;
+use tokio::sync::Mutex;
+
+use super::LaneError;
+use crate::{
+    batch::{BatchTally, Buffers, ClosedBatch, RejectedEvents},
+    ledger::{Ledger, Position, claim::Claim, owed::Owed},
+    quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
+    sink::{LogSink, SinkError},
+};
+
+/// How often one batch is put while its stream is created, its token corrected or its lease renewed. None takes more than two
+/// rounds; the rest is for a group that the service does not see yet although it exists.
+pub(super) const MAX_ROUNDS: u32 = 6;
+/// First pause when a group or stream was just created and is still not found; doubles each round.
+pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);
+/// Most streams whose sequence token is remembered, at most 1 KiB each.
+pub const MAX_STREAMS: u64 = 20_000;
+
+/// What is known of streams, shared by all deliveries of a worker.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    known: Cache<StreamKey, Arc<Mutex<Stream>>>,
+}
+
+/// Names a stream among all accounts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    /// The customer's account.
+    pub account: String,
+    /// Region of the group.
+    pub region: String,
+    /// The group.
+    pub log_group_name: String,
+    /// The stream.
+    pub log_stream_name: String,
+}
+
+/// One stream; whoever puts into it holds its lock, so that its batches go out one after another.
+#[derive(Debug, Default)]
+struct Stream {
+    sequence_token: Option<String>,
+}
+
+impl Streams {
+    /// Nothing is known yet.
+    pub fn new() -> Self {
+        Self {
+            known: Cache::builder().max_capacity(MAX_STREAMS).time_to_idle(Duration::from_secs(3600)).build(),
+        }
+    }
+
+    async fn get(&self, key: &StreamKey) -> Arc<Mutex<Stream>> {
+        self.known.get_with_by_ref(key, async { Arc::default() }).await
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Writer<S, L> {
+    pub(super) sink: S,
+    pub(super) key: StreamKey,
+    pub(super) retention_days: Option<i32>,
+    pub(super) streams: Streams,
+    pub(super) claim: Arc<Claim<L>>,
+    /// None: there is no quarantine.
+    pub(super) shelf: Option<Shelf>,
+    /// Why the quarantine could not be written: after that, this attempt leaves it alone.
+    pub(super) unshelved: OnceLock<QuarantineError>,
+}
+
+/// A batch that was answered.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) tally: BatchTally,
+    /// Set aside with it, and in quarantine.
+    pub(super) quarantined: u64,
+    /// Not in quarantine, and to go there.
+    pub(super) owed: Owed,
+    pub(super) batches: u64,
+    pub(super) bytes: usize,
+    pub(super) buffers: Buffers,
+}
+
+impl<S: LogSink, L: Ledger> Writer<S, L> {
+    /// Puts one batch, then into quarantine what of it was rejected, with what the file holds already. If the quarantine does
+    /// not take the file, the batch has been put all the same: its records are then owed.
+    pub(super) async fn deliver(
+        &self,
+        mut batch: ClosedBatch,
+        mut file: QuarantineFile,
+        begin: Position,
+    ) -> Result<Done, LaneError> {
+        let mut rejected = RejectedEvents::default();
+        if !batch.is_empty() {
+            rejected = self.put(&mut batch).await?;
+        }
+        let mut quarantined = 0;
+        let mut owed = Owed::default();
+        if let Some(shelf) = &self.shelf {
+            let set_aside = file.records().len() as u64;
+            for event in batch.rejected(&rejected) {
+                let reason = QuarantineReason::Rejected(event.reason);
+                shelf.add(&mut file, reason, event.record, Some(event.timestamp), event.escaped);
+            }
+            let records = file.records().to_vec();
+            match self.shelve(file, FileName::Batch(begin)).await {
+                Ok(()) => quarantined = set_aside,
+                // Without a ledger nobody would remember it: the message brings the whole batch again.
+                Err(error @ LaneError::Quarantine(_)) if !self.claim.is_recorded() => return Err(error),
+                Err(LaneError::Quarantine(_)) => owed = Owed::of(records),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Done {
+            tally: batch.tally(&rejected),
+            quarantined,
+            owed,
+            batches: u64::from(!batch.is_empty()),
+            bytes: batch.bytes(),
+            buffers: batch.into_buffers(),
+        })
+    }
+
+    /// Puts a file into quarantine, unless that failed before.
+    ///
+    /// # Errors
+    /// [`LaneError::Quarantine`] if it is not there, or the lease cannot be kept.
+    pub(super) async fn shelve(&self, file: QuarantineFile, name: FileName) -> Result<(), LaneError> {
+        let Some(shelf) = &self.shelf else { return Ok(()) };
+        if file.is_empty() {
+            return Ok(());
+        }
+        if let Some(error) = self.unshelved.get() {
+            return Err(error.clone().into());
+        }
+        self.claim.hold().await?;
+        shelf.put(file, name).await.map_err(|error| {
+            // The first one is as good as any.
+            let _ = self.unshelved.set(error.clone());
+            error.into()
+        })
+    }
+
+    /// Puts one batch: put first, create what is missing, obey what the sequence errors say. Tells what was rejected.
+    async fn put(&self, batch: &mut ClosedBatch) -> Result<RejectedEvents, LaneError> {
+        // Looked up for each batch, so that a stream in use is never forgotten.
+        let stream = self.streams.get(&self.key).await;
+        let mut stream = stream.lock().await;
+        let mut pause = CREATION_PAUSE;
+        let mut created = false;
+        for rounds_left in (0..MAX_ROUNDS).rev() {
+            let body = batch.seal(stream.sequence_token.as_deref());
+            let lease = self.claim.hold().await?;
+            match self.sink.put_log_events(body, lease).await {
+                Ok(answer) => {
+                    stream.sequence_token = answer.next_sequence_token;
+                    if answer.rejected != RejectedEvents::default() {
+                        tracing::warn!(
+                            log.group = self.key.log_group_name, log.stream = self.key.log_stream_name,
+                            aws.account = self.key.account, batch.events = batch.len(), rejected = ?answer.rejected,
+                            "CloudWatch Logs rejected events of a batch; they are not retried"
+                        );
+                    }
+                    return Ok(answer.rejected);
+                }
+                Err(SinkError::DataAlreadyAccepted { expected }) => {
+                    stream.sequence_token = expected;
+                    return Ok(RejectedEvents::default());
+                }
+                Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
+                    stream.sequence_token = expected;
+                }
+                // The process slept, or was starved: the next round asks the ledger whether the object is still ours.
+                Err(SinkError::LeaseEnded(_)) if rounds_left > 0 => {}
+                Err(SinkError::NotFound(_)) if rounds_left > 0 => {
+                    stream.sequence_token = None;
+                    if created {
+                        // It exists, says the service, and is not found: eventual consistency.
+                        tokio::time::sleep(pause).await;
+                        pause *= 2;
+                    }
+                    self.create().await?;
+                    created = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the last round returns")
+    }
+
+    /// Creates the stream, and the group if need be.
+    async fn create(&self) -> Result<(), LaneError> {
+        let (group, stream) = (&self.key.log_group_name, &self.key.log_stream_name);
+        let lease = self.claim.hold().await?;
+        let mut created = self.sink.create_log_stream(group, stream, lease).await;
+        if let Err(SinkError::NotFound(_)) = created {
+            created = self.sink.create_log_group(group, self.retention_days, lease).await;
+            if created.is_ok() {
+                created = self.sink.create_log_stream(group, stream, lease).await;
+            }
+        }
+        match created {
+            // Not visible yet, or the lease ended: the next round tries again.
+            Err(SinkError::NotFound(_) | SinkError::LeaseEnded(_)) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}

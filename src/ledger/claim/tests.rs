@@ -1,0 +1,215 @@
+use super::*;
+use crate::ledger::memory::MemoryLedger;
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn object() -> ObjectRef {
+    ObjectRef {
+        bucket: "staging".into(),
+        key: "k".into(),
+        version_id: Some("v".into()),
+        ..ObjectRef::default()
+    }
+}
+
+const SETTINGS: ClaimSettings = ClaimSettings { lease: LEASE, out_of_reach_after: Duration::from_secs(120) };
+
+fn claims(ledger: &MemoryLedger, metrics: &Metrics) -> Claims<MemoryLedger> {
+    Claims::new(Some(ledger.clone()), SETTINGS, metrics.clone())
+}
+
+async fn ours(claims: &Claims<MemoryLedger>) -> Arc<Claim<MemoryLedger>> {
+    match claimed(claims).await {
+        Claimed::Ours(claim) => claim,
+        other => panic!("ours, not {other:?}"),
+    }
+}
+
+async fn claimed(claims: &Claims<MemoryLedger>) -> Claimed<MemoryLedger> {
+    claims.claim(&object(), "cloudwatch").await.expect("the ledger answers, or is out of reach")
+}
+
+fn position(records: u64) -> Position {
+    Position { records, events: 0 }
+}
+
+fn at(records: u64) -> Progress {
+    Progress { position: position(records), ..Progress::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
+    let claim = ours(&one).await;
+    assert_eq!(claim.from(), &at(0));
+    claim.checkpoint(&at(7)).await.expect("it is ours");
+    let busy = claimed(&other).await;
+    assert!(matches!(busy, Claimed::Busy(left) if left == LEASE), "{busy:?}");
+    assert!(matches!(other.claim(&object(), "cloudwatch#2").await, Ok(Claimed::Ours(_))), "another delivery");
+    claim.release(&at(9)).await;
+    let claim = ours(&other).await;
+    assert_eq!(claim.from(), &at(9));
+    claim.finish(position(12)).await.expect("it is ours");
+    assert!(matches!(claimed(&one).await, Claimed::Done));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_lasts_as_long_as_its_claim() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
+    let claim = ours(&one).await;
+    tokio::time::sleep(10 * LEASE).await;
+    assert!(matches!(claimed(&other).await, Claimed::Busy(_)));
+    // As when its worker dies.
+    drop(claim);
+    tokio::time::sleep(LEASE).await;
+    assert_eq!(ours(&other).await.from(), &at(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_lease_is_not_renewed() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let claims = claims(&ledger, &metrics);
+    let claim = ours(&claims).await;
+    claim.release(&at(0)).await;
+    tokio::time::sleep(2 * LEASE).await;
+    ours(&claims).await;
+    let lost = LedgerError::Lost("staging/k?versionId=v".into());
+    assert_eq!(claim.checkpoint(&at(1)).await, Err(lost));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_throttles_is_waited_for_and_never_passes_for_absent() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let claims = claims(&ledger, &metrics);
+    let claim = ours(&claims).await;
+    claim.checkpoint(&at(3)).await.expect("it is ours");
+    claim.release(&at(3)).await;
+    ledger.throttle(3);
+    let claim = ours(&claims).await;
+    assert_eq!(claim.from(), &at(3), "not from the start");
+    ledger.throttle(3);
+    claim.checkpoint(&at(5)).await.expect("it is ours");
+    claim.release(&at(5)).await;
+    // For as long as it likes: the message waits, and nobody goes on without it.
+    ledger.throttle(usize::MAX);
+    for _ in 0..100 {
+        let refused = claims.claim(&object(), "cloudwatch").await;
+        assert!(matches!(refused, Err(LedgerError::Throttled(_))), "{refused:?}");
+        tokio::time::sleep(LEASE).await;
+    }
+    let text = metrics.render().expect("metrics are text");
+    assert!(text.contains("logferry_ledger_out_of_reach 0"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_fails_is_left_alone_by_what_is_new() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let claims = claims(&ledger, &metrics);
+    ledger.set_down(true);
+    let start = Instant::now();
+    claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
+    assert_eq!(start.elapsed(), PATIENCE);
+    let calls = ledger.calls();
+    claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
+    assert_eq!((start.elapsed(), ledger.calls()), (PATIENCE, calls), "another found so a moment ago");
+    ledger.set_down(false);
+    tokio::time::sleep(PATIENCE).await;
+    ours(&claims).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_after_minutes_of_silence_deliveries_go_on_without_the_ledger() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let claims = claims(&ledger, &metrics);
+    ledger.set_down(true);
+    let start = Instant::now();
+    let claim = loop {
+        match claims.claim(&object(), "cloudwatch").await {
+            Ok(Claimed::Ours(claim)) => break claim,
+            Ok(other) => panic!("ours, not {other:?}"),
+            Err(_) => tokio::time::sleep(PATIENCE).await,
+        }
+    };
+    let silent = start.elapsed().as_secs();
+    assert!((120..150).contains(&silent), "after {silent} s");
+    claim.checkpoint(&at(3)).await.expect("nobody else has it");
+    claim.hold().await.expect("nobody can have it");
+    let text = metrics.render().expect("metrics are text");
+    assert!(text.contains("logferry_ledger_out_of_reach 1"), "{text}");
+    ledger.set_down(false);
+    // The claim of before finds it again.
+    claim.finish(position(5)).await.expect("nobody else has it");
+    assert!(matches!(claimed(&claims).await, Claimed::Done));
+    let text = metrics.render().expect("metrics are text");
+    assert!(text.contains("logferry_ledger_out_of_reach 0"), "{text}");
+    // Silence begins anew.
+    ledger.set_down(true);
+    claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_slept_did_not_hear_silence() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let claims = claims(&ledger, &metrics);
+    ledger.set_down(true);
+    for _ in 0..3 {
+        claims.probe().await.expect_err("it is down");
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+    }
+    claims.claim(&object(), "cloudwatch").await.expect_err("three times half a minute, and ten seconds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_slept_asks_before_it_goes_on() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
+    let claim = ours(&one).await;
+    claim.checkpoint(&at(3)).await.expect("it is ours");
+    // As after a pause of its process, in which no renewal could run.
+    claim.lease.lost();
+    let calls = ledger.calls();
+    claim.hold().await.expect("nobody else took it").check().expect("it runs again");
+    assert_eq!(ledger.calls(), calls + 1);
+    claim.hold().await.expect("it runs");
+    assert_eq!(ledger.calls(), calls + 1, "a lease that runs costs no call");
+    claim.lease.lost();
+    ledger.let_leases_end();
+    let taken = ours(&other).await;
+    assert_eq!(taken.from(), &at(3));
+    let lost = Err(LedgerError::Lost("staging/k?versionId=v".into()));
+    assert_eq!(claim.hold().await.map(drop), lost);
+    // Given back since, but further: the other's work would be repeated.
+    taken.release(&at(4)).await;
+    assert_eq!(claim.hold().await.map(drop), lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_waits_for_the_ledger_until_the_lease_ends() {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let claims = claims(&ledger, &metrics);
+    let claim = ours(&claims).await;
+    ledger.set_down(true);
+    let start = Instant::now();
+    let refused = claim.checkpoint(&at(1)).await;
+    assert!(matches!(refused, Err(LedgerError::Unavailable(_))), "{refused:?}");
+    let waited = start.elapsed();
+    assert!(waited > LEASE * 8 / 10 && waited < LEASE, "{waited:?}");
+    assert!(claim.hold().await.is_err());
+    // What is done is done, whether the ledger hears of it or not.
+    claim.finish(position(1)).await.expect("nobody else has it");
+}
+
+#[tokio::test]
+async fn off_or_unpinned_everything_is_granted() {
+    let off = Claims::<MemoryLedger>::new(None, SETTINGS, Metrics::new());
+    let claim = ours(&off).await;
+    claim.finish(position(1)).await.expect("nobody minds");
+    assert_eq!(ours(&off).await.from(), &at(0));
+    let unpinned = ObjectRef { version_id: None, ..object() };
+    let ledger = MemoryLedger::new(LEASE);
+    let claims = claims(&ledger, &Metrics::new());
+    assert!(matches!(claims.claim(&unpinned, "cloudwatch").await, Ok(Claimed::Ours(_))));
+    assert_eq!(ledger.calls(), 0);
+}

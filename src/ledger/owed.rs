@@ -1,0 +1,210 @@
+//! Which records a delivery owes to the quarantine: read, and gone past, while the quarantine could not be written. Pure.
+
+use crate::{batch::Rejection, quarantine::QuarantineReason};
+
+/// Records and why each is owed, in runs of neighbours with the same reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owed {
+    /// In order; no two have a record in common.
+    runs: Vec<Run>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    first: u64,
+    /// Behind the last.
+    end: u64,
+    reason: QuarantineReason,
+}
+
+/// Bits of a run's first number that hold its reason.
+const REASON_BITS: u32 = 3;
+
+impl Owed {
+    /// These records, in any order; of a record that is named twice, the first reason counts.
+    pub fn of(mut records: Vec<(u64, QuarantineReason)>) -> Self {
+        records.sort_by_key(|(record, _)| *record);
+        let mut owed = Self::default();
+        for (record, reason) in records {
+            owed.append(Run { first: record, end: record + 1, reason });
+        }
+        owed
+    }
+
+    /// Nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Adds what another batch owes. Of a record that both have, one reason stays.
+    pub fn add(&mut self, more: Self) {
+        let mut runs = std::mem::take(&mut self.runs);
+        runs.extend(more.runs);
+        runs.sort_by_key(|run| run.first);
+        runs.into_iter().for_each(|run| self.append(run));
+    }
+
+    /// Adds a run that begins behind the first record of the last one.
+    fn append(&mut self, mut run: Run) {
+        if let Some(last) = self.runs.last_mut() {
+            run.first = run.first.max(last.end);
+            if run.first == last.end && run.reason == last.reason {
+                last.end = last.end.max(run.end);
+                return;
+            }
+        }
+        if run.first < run.end {
+            self.runs.push(run);
+        }
+    }
+
+    /// Forgets every record before that one: the quarantine has them.
+    pub fn paid_before(&mut self, record: u64) {
+        self.runs.retain_mut(|run| {
+            run.first = run.first.max(record);
+            run.first < run.end
+        });
+    }
+
+    /// The first record from that one on that is owed, and why.
+    pub fn next(&self, record: u64) -> Option<(u64, QuarantineReason)> {
+        let run = self.runs.get(self.runs.partition_point(|run| run.end <= record))?;
+        Some((run.first.max(record), run.reason))
+    }
+
+    /// As few bytes: each run is two numbers in base 128, the lowest digits first and all but the last with the high bit set. The
+    /// first is how many records lie before it, counted from the run before, with the reason in its lowest three bits; the
+    /// second is how many records it has.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut end = 0;
+        for run in &self.runs {
+            write(&mut bytes, (run.first - end) << REASON_BITS | code(run.reason));
+            write(&mut bytes, run.end - run.first);
+            end = run.end;
+        }
+        bytes
+    }
+
+    /// Reads what [`Owed::encode`] wrote; none of anything else.
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let mut owed = Self::default();
+        let mut end = 0_u64;
+        while !bytes.is_empty() {
+            let head = read(&mut bytes)?;
+            let first = end.checked_add(head >> REASON_BITS)?;
+            let count = read(&mut bytes)?;
+            end = first.checked_add(count).filter(|end| *end > first)?;
+            owed.runs.push(Run { first, end, reason: reason(head & ((1 << REASON_BITS) - 1))? });
+        }
+        Some(owed)
+    }
+}
+
+fn code(reason: QuarantineReason) -> u64 {
+    match reason {
+        QuarantineReason::Rejected(Rejection::TooOld) => 0,
+        QuarantineReason::Rejected(Rejection::TooNew) => 1,
+        QuarantineReason::Rejected(Rejection::Expired) => 2,
+        QuarantineReason::Oversize => 3,
+        QuarantineReason::Malformed => 4,
+    }
+}
+
+fn reason(code: u64) -> Option<QuarantineReason> {
+    let all = [
+        QuarantineReason::Rejected(Rejection::TooOld),
+        QuarantineReason::Rejected(Rejection::TooNew),
+        QuarantineReason::Rejected(Rejection::Expired),
+        QuarantineReason::Oversize,
+        QuarantineReason::Malformed,
+    ];
+    usize::try_from(code).ok().and_then(|code| all.get(code).copied())
+}
+
+fn write(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn read(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let digit = u64::from(byte & 0x7f);
+        number |= digit << shift;
+        if digit << shift >> shift != digit {
+            return None;
+        }
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_reason() -> impl Strategy<Value = QuarantineReason> {
+        (0_u64..5).prop_map(|code| reason(code).expect("there are five"))
+    }
+
+    fn records(owed: &Owed) -> Vec<(u64, QuarantineReason)> {
+        std::iter::successors(owed.next(0), |(record, _)| owed.next(record + 1)).collect()
+    }
+
+    #[test]
+    fn every_other_record_takes_two_bytes_and_a_run_hardly_more() {
+        let too_old = QuarantineReason::Rejected(Rejection::TooOld);
+        let every_other = Owed::of((0..5_000).map(|index| (2 * index, too_old)).collect());
+        assert_eq!(every_other.encode().len(), 10_000);
+        let run = Owed::of((70..1_000_000).map(|index| (index, QuarantineReason::Malformed)).collect());
+        assert_eq!(run.encode().len(), 5);
+    }
+
+    #[test]
+    fn what_is_no_list_is_told() {
+        let too_far = [&[0xff; 9][..], &[0x7f, 1]].concat();
+        for bytes in [&[0][..], &[0x80], &[0, 0], &[5, 1], &[0x80; 11], &too_far] {
+            assert_eq!(Owed::decode(bytes), None, "{bytes:?}");
+        }
+        assert_eq!(Owed::decode(&[]), Some(Owed::default()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_is_what_was_put_into_it(
+            batches in prop::collection::vec(prop::collection::vec((0_u64..60, any_reason()), 0..20), 0..4),
+            paid in 0_u64..60,
+        ) {
+            let (mut owed, mut expected) = (Owed::default(), BTreeMap::<_, HashSet<_>>::new());
+            for batch in batches {
+                owed.add(Owed::of(batch.clone()));
+                for (record, reason) in batch {
+                    expected.entry(record).or_default().insert(reason);
+                }
+            }
+            prop_assert_eq!(Owed::decode(&owed.encode()), Some(owed.clone()));
+            let matches = |owed: &Owed, expected: &BTreeMap<u64, HashSet<QuarantineReason>>| {
+                let found = records(owed);
+                found.iter().map(|(record, _)| record).eq(expected.keys())
+                    && found.iter().all(|(record, reason)| expected[record].contains(reason))
+            };
+            prop_assert!(matches(&owed, &expected), "{:?} of {:?}", owed, expected);
+            owed.paid_before(paid);
+            expected.retain(|record, _| *record >= paid);
+            prop_assert!(matches(&owed, &expected), "{:?} of {:?}", owed, expected);
+            prop_assert_eq!(owed.is_empty(), owed.encode().is_empty());
+        }
+    }
+}
