@@ -48,15 +48,22 @@ impl Beside {
         let variables = [("LOGFERRY_WORKER__GRACE_PERIOD", "10s"), ("LOGFERRY_QUEUE__WAIT_TIME", "1s")];
         let worker = setup.worker_with(&variables).await;
         worker.ready().await;
+        // Seen to be there, they leave the busy one no more than half of the slots.
+        for other in &others {
+            let first = generated(&format!("{}/c/app/pod/first.json.gz", other.tenant_id), 20, 100);
+            setup.upload(&first.key, first.bytes.clone()).await;
+        }
+        setup.acknowledged(&worker, others.len()).await;
+        let stored = "logferry_object_bytes_total{form=\"stored\"}";
+        let before = worker.metrics().await.get(stored);
         for (kind, bytes) in busy() {
             for number in 0..6 {
                 setup.upload(&format!("busy/c/{kind}/pod/{number}"), bytes.clone()).await;
             }
         }
-        let stored = "logferry_object_bytes_total{form=\"stored\"}";
         eventually("they are being read", async || {
             let metrics = worker.metrics().await;
-            if metrics.get(stored) > 0.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+            if metrics.get(stored) > before { Ok(()) } else { Err(format!("{metrics:?}")) }
         })
         .await;
         Some(Self { setup, worker, others })
@@ -71,7 +78,7 @@ async fn what_never_waits_holds_up_nobody() {
     for number in 0..6 {
         for (other, sent) in here.others.iter().zip(&mut sent) {
             let object = generated(&format!("{}/c/app/pod/{number}.json.gz", other.tenant_id), 20, 100);
-            let (began, count) = (Instant::now(), 20 * (number + 1));
+            let (began, count) = (Instant::now(), 20 * (number + 2));
             here.setup.upload(&object.key, object.bytes.clone()).await;
             sent.push(object);
             eventually("another tenant's object arrives", async || {
@@ -86,14 +93,14 @@ async fn what_never_waits_holds_up_nobody() {
         assert!(began.elapsed() < Duration::from_secs(1), "health took {:?}", began.elapsed());
     }
     let metrics = here.worker.metrics().await;
-    eprintln!("the slowest of 18 took {slowest:?} beside {} busy ones", 42.0 - metrics.get(ACKNOWLEDGED));
-    assert!(metrics.get(ACKNOWLEDGED) < 42.0, "all was done before it could be in anybody's way");
+    eprintln!("the slowest of 18 took {slowest:?} beside {} busy ones", 45.0 - metrics.get(ACKNOWLEDGED));
+    assert!(metrics.get(ACKNOWLEDGED) < 45.0, "all was done before it could be in anybody's way");
     assert!(slowest < Duration::from_secs(10), "one took {slowest:?}");
     for (other, sent) in here.others.iter().zip(&sent) {
-        let all: Vec<_> = sent.iter().flat_map(|object| expected(&object.text)).collect();
         let mut found = received_events(&here.setup.aws, other).await;
+        found.retain(|(_, message)| !message.contains("/first.json.gz"));
         found.sort();
-        let mut all = all;
+        let mut all: Vec<_> = sent.iter().flat_map(|object| expected(&object.text)).collect();
         all.sort();
         assert_same_events(&other.tenant_id, &found, &all);
     }

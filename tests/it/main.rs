@@ -22,6 +22,7 @@ mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+mod endpoint;
 mod fairness;
 mod faults;
 mod fuzz;

@@ -111,6 +111,16 @@ impl Worker {
         Some(peak.parse::<u64>().ok()? * 1024)
     }
 
+    /// Descriptors that it has open; `None` where there is no `/proc`.
+    pub(crate) fn descriptors(&self) -> Option<usize> {
+        Some(std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).ok()?.count())
+    }
+
+    /// Where its endpoint listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn sigterm(&self) {
         self.signal("TERM");
