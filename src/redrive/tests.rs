@@ -233,6 +233,40 @@ async fn what_is_asked_for_is_moved_and_nothing_else() {
     assert_eq!((visible.len(), hidden.len(), queue.sent().len()), (30, 0, 30));
 }
 
+/// The answer of a send was lost, so the worker buried one message twice, or three times: it is one letter.
+#[tokio::test(start_paused = true)]
+async fn copies_of_a_letter_are_one() {
+    // Near each other, and so far apart that the first is moved before the last is seen.
+    for apart in [1, 95] {
+        let build = || {
+            let queue = MemoryLetters::default();
+            let copy = |id: &str, message_id: &str| {
+                queue.bury(id, "acme", NOW - 60);
+                let letter = &mut queue.state().letters.pop().expect("it was just added").letter.clone();
+                letter.body = format!("body of {message_id}");
+                letter.attributes.insert("message_id".into(), message_id.into());
+                queue.add(letter.clone());
+            };
+            copy("a", "1");
+            copy("b", "1");
+            for index in 0..apart {
+                copy(&format!("other-{index}"), &format!("m-{index}"));
+            }
+            copy("c", "1");
+            Arc::new(queue)
+        };
+        let queue = build();
+        let looked = run(&queue, order(Action::Look)).await;
+        assert_eq!((looked.letters.len(), looked.copies), (apart + 1, 2));
+        assert_eq!(queue.left().0.len(), apart + 3, "everything is given back");
+        let queue = build();
+        let moved = run(&queue, order(Action::Move(None))).await;
+        assert_eq!((moved.letters.len(), moved.copies, moved.came_back), (apart + 1, 2, 0));
+        assert_eq!(queue.sent().iter().filter(|body| *body == "body of 1").count(), 1);
+        assert_eq!(queue.left(), (vec![], vec![]));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_comes_back_is_not_moved_again() {
     let again = |at| Arc::new(MemoryLetters { buried_again_at: Some(at), ..MemoryLetters::of(["acme"; 25]) });

@@ -10,7 +10,7 @@ use logferry_sandbox::{
 };
 
 use crate::{
-    eventually::{eventually, same},
+    eventually::eventually,
     samples::{Object, assert_same_events, expected, generated, received_events},
     setup::{Setup, text},
     worker::Worker,
