@@ -167,9 +167,10 @@ impl DeadLetters for MemoryLetters {
                 results.push(Err(unavailable()));
                 continue;
             }
-            let sent = format!("body of {id}");
-            assert!(self.sent().contains(&sent), "{id} is deleted before it was sent");
+            let sent = self.sent();
             let mut state = self.state();
+            let mut unsent = state.letters.iter().filter(|stored| !sent.contains(&stored.letter.body));
+            assert!(unsent.all(|stored| stored.letter.id != id), "{id} is deleted before it was sent");
             results.push(state.named(receipt).map(drop));
             state.letters.retain(|stored| stored.letter.id != id);
         }
