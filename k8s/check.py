@@ -57,6 +57,10 @@ def problems(manifests, settings):
     worker = settings["worker"]
     if int(trigger["metadata"]["queueLength"]) != 4 * worker["concurrency"]:
         yield "queueLength is not four times worker.concurrency"
+    if settings["queue"]["max_hidden"] + worker["concurrency"] >= int(trigger["metadata"]["queueLength"]):
+        yield "messages that wait hidden would start replicas: queue.max_hidden + worker.concurrency reaches queueLength"
+    if trigger["metadata"].get("scaleOnDelayed") != "false":
+        yield "messages that wait in the queue's delay would start replicas: scaleOnDelayed is not false"
     grace = re.fullmatch(r"(\d+)s", worker["grace_period"])
     if not grace or pod["terminationGracePeriodSeconds"] <= int(grace[1]):
         yield "terminationGracePeriodSeconds is not longer than worker.grace_period (in seconds)"

@@ -92,7 +92,8 @@ pub struct Queue {
     pub max_age: Duration,
     /// Most messages that one worker lets wait hidden at once; SQS counts them as in flight, of which it has 120,000 for all of a
     /// queue's workers. Beyond that number, and where the delay is longer than 60 s, a message waits as a new one with
-    /// `DelaySeconds`, which is not in flight.
+    /// `DelaySeconds`, which is not in flight. The default, with the default of `worker.concurrency`, is fewer than the messages for
+    /// which scaling by what is in flight would start another worker.
     pub max_hidden: usize,
 }
 
@@ -107,7 +108,7 @@ impl Default for Queue {
             retry_delay: Duration::from_secs(15),
             max_retry_delay: MAX_DELAY,
             max_age: Duration::from_secs(3 * 86_400),
-            max_hidden: 1000,
+            max_hidden: 32,
         }
     }
 }

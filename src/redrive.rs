@@ -4,6 +4,9 @@
 //! everything was seen, and then given back; so nothing is counted twice. A letter is moved by sending its text to the source
 //! queue and deleting it after that: whoever kills us in between has the message twice, and never not at all.
 //!
+//! A message can have been buried twice, where the worker never got the answer of its send: such copies count as one letter, and
+//! once one of them was moved the others are deleted.
+//!
 //! Letters that arrive meanwhile are left alone, so that what the worker buries again does not go round and round.
 
 pub mod letter;
@@ -86,6 +89,8 @@ pub struct Outcome {
     pub of_other_queues: usize,
     /// Letters that arrived while we looked.
     pub newcomers: usize,
+    /// Further copies of letters that were asked for; of a move, deleted with the letter that was moved.
+    pub copies: usize,
     /// Letters with the text of one that was just moved: it came back at once, or was there twice.
     pub came_back: usize,
     /// Letters that the source queue did not take; they are dead letters still.
@@ -129,6 +134,7 @@ pub async fn sweep<D: DeadLetters>(
         held: Held::default(),
         seen: HashSet::new(),
         moved: HashSet::new(),
+        sources: HashMap::new(),
         bodies: HashSet::new(),
         hasher: RandomState::new(),
         next_at: Instant::now(),
@@ -150,6 +156,8 @@ struct Sweep<D> {
     seen: HashSet<String>,
     /// By id: in the source queue again.
     moved: HashSet<String>,
+    /// Letters that were asked for, by the id that their message had in the source queue.
+    sources: HashMap<String, Copies>,
     /// Hashes of the texts that were moved.
     bodies: HashSet<u64>,
     hasher: RandomState,
@@ -166,6 +174,15 @@ struct Received {
     ran_dry: bool,
     /// The error of one that failed.
     failure: Option<QueueError>,
+}
+
+/// What is known of one message's letters beside the first.
+#[derive(Default)]
+struct Copies {
+    /// The first was moved.
+    moved: bool,
+    /// The others; they are held.
+    others: Vec<Letter>,
 }
 
 /// A letter and what it takes to move it.
@@ -257,11 +274,22 @@ impl<D: DeadLetters> Sweep<D> {
             self.outcome.newcomers += 1;
             self.held.add(stored.id, stored.receipt);
             return (false, None);
+        } else if let Some(copies) = letter.message_id.as_ref().and_then(|id| self.sources.get_mut(id)) {
+            self.outcome.copies += 1;
+            if copies.moved {
+                self.delete(vec![(letter, stored.receipt)]).await;
+                return (true, None);
+            }
+            copies.others.push(letter);
+            None
         } else if self.bodies.contains(&self.hasher.hash_one(&stored.body)) {
             Some(&mut self.outcome.came_back)
         } else if !self.order.filter.matches(&letter) {
             Some(&mut self.outcome.others)
         } else {
+            if let Some(id) = &letter.message_id {
+                self.sources.insert(id.clone(), Copies::default());
+            }
             return (true, Some(Candidate { letter, receipt: stored.receipt, body: stored.body }));
         };
         if let Some(count) = count {
@@ -324,7 +352,22 @@ impl<D: DeadLetters> Sweep<D> {
         self.moved.extend(sent.iter().map(|candidate| candidate.letter.id.clone()));
         self.bodies.extend(sent.iter().map(|candidate| self.hasher.hash_one(&candidate.body)));
         self.outcome.letters.extend(sent.iter().map(|candidate| candidate.letter.clone()));
-        self.delete(sent.into_iter().map(|candidate| (candidate.letter, candidate.receipt)).collect()).await;
+        let mut done = Vec::new();
+        for Candidate { letter, receipt, .. } in sent {
+            let copies = letter.message_id.as_ref().and_then(|id| self.sources.get_mut(id));
+            if let Some(copies) = copies {
+                copies.moved = true;
+                let others = copies.others.drain(..);
+                done.extend(others.filter_map(|copy| {
+                    let receipt = self.held.take(&copy.id)?;
+                    Some((copy, receipt))
+                }));
+            }
+            done.push((letter, receipt));
+        }
+        for batch in done.chunks(MAX_BATCH) {
+            self.delete(batch.to_vec()).await;
+        }
         if took_nothing { Err(BrokenOff::Unwritable) } else { Ok(()) }
     }
 
@@ -393,6 +436,12 @@ impl Held {
     fn add(&mut self, id: String, receipt: Receipt) {
         self.since.push_back((Instant::now(), id.clone()));
         self.receipts.insert(id, receipt);
+    }
+
+    /// Hands one over to whoever deletes it.
+    fn take(&mut self, id: &str) -> Option<Receipt> {
+        self.since.retain(|(_, held)| held != id);
+        self.receipts.remove(id)
     }
 
     /// Hides those anew whose time is half over.

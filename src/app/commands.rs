@@ -1,5 +1,7 @@
 //! The parts that operators' commands need; asks AWS nothing yet.
 
+use std::time::Duration;
+
 use anyhow::Context;
 
 use super::{central_role, ledger, load_sdk, session_settings, sqs_client};
@@ -12,9 +14,13 @@ use crate::{
     },
     ledger::dynamodb::DynamoDbLedger,
     metrics::Metrics,
-    queue::sqs::{
-        attributes::{self, AttributesError, QueueAttributes},
-        dead_letters::SqsDeadLetters,
+    queue::{
+        Queue, QueueError,
+        sqs::{
+            Clients, SqsQueue,
+            attributes::{self, AttributesError, QueueAttributes},
+            dead_letters::SqsDeadLetters,
+        },
     },
     sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::TenantRows,
@@ -91,6 +97,16 @@ impl Instruments {
     /// It is missing, or hidden from us, or SQS does not answer.
     pub async fn queue(&self, url: &str) -> Result<QueueAttributes, AttributesError> {
         attributes::attributes(&self.sqs, url).await
+    }
+
+    /// Whether we may send to a queue; nothing is sent.
+    ///
+    /// # Errors
+    /// We may not, or SQS does not answer.
+    pub async fn may_send(&self, url: &str) -> Result<(), QueueError> {
+        let clients = Clients { polling: self.sqs.clone(), calling: self.sqs.clone() };
+        // It receives nothing, and so hides nothing.
+        SqsQueue::new(clients, url.to_owned(), None, Duration::ZERO).probe_sending().await
     }
 }
 

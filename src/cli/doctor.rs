@@ -16,10 +16,11 @@ use crate::{
 };
 
 /// The fields of the configuration that the provider's side needs beside those of the way to a tenant.
-const WIRING: [&str; 7] = [
+const WIRING: [&str; 8] = [
     "ledger.lease",
     "ledger.table",
     "queue.dead_letter_url",
+    "queue.max_age",
     "queue.max_retry_delay",
     "queue.retry_delay",
     "queue.url",

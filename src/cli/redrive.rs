@@ -221,6 +221,12 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> bool {
         Doing::Move(_) => format!(" moved to {source_url}"),
     };
     eprintln!("logferry: {}{what}", report::count(outcome.letters.len()));
+    if outcome.copies > 0 {
+        let copies = report::count(outcome.copies);
+        eprintln!(
+            "logferry: {copies} more are copies of those: a message was buried again, because the answer was lost"
+        );
+    }
     let left = [
         (outcome.others, "not asked for"),
         (outcome.newcomers, "arrived meanwhile and left alone"),

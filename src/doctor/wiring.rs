@@ -7,7 +7,11 @@ use crate::{
     config::Queue,
     credentials::{AssumeError, identity::Identity, refusal::Cause},
     ledger::Ledger,
-    queue::sqs::attributes::{AttributesError, QueueAttributes},
+    queue::{
+        QueueError,
+        sqs::attributes::{AttributesError, QueueAttributes},
+    },
+    worker::settle::LONGEST_HIDING,
 };
 
 /// No tenant has this id: no segment of a key can have a slash.
@@ -44,8 +48,14 @@ impl Doctor {
                 "{found}; each receive hides for {ours:?}, not for the queue's own {theirs:?}"
             ))
         });
+        let sending = match &self.queue.url {
+            Some(url) if queue.is_ok() => sending(self.instruments.may_send(url).await),
+            _ => Finding::Skipped("the queue cannot be asked".to_owned()),
+        };
         vec![
             ours("queue", of_queue),
+            ours("long waits", sending),
+            ours("queue retention", kept_for_long_enough(queue.as_ref().ok(), &self.queue)),
             ours("redrive policy", redrive(queue.as_ref().ok(), letters.as_ref().ok(), &self.queue)),
             ours("dead-letter queue", letters.as_ref().map_or_else(Finding::clone, found)),
             ours("dead-letter retention", retention(queue.as_ref().ok(), letters.as_ref().ok())),
@@ -57,7 +67,8 @@ impl Doctor {
             let fix = match &error {
                 AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
                 AttributesError::Denied(_) => {
-                    "allow sqs:GetQueueAttributes on it to whoever runs this; the worker itself does without"
+                    "allow sqs:GetQueueAttributes on it to whoever runs this; the worker asks its own queue how long it keeps \
+                     messages, and takes it for 4 days where it may not"
                         .to_owned()
                 }
                 AttributesError::Unavailable(_) => {
@@ -187,35 +198,83 @@ fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, c
              `logferry redrive` and whoever watches them see one",
         );
     }
-    let tried_for = jiff::SignedDuration::try_from(tried_for(config, count)).unwrap_or_default();
+    let short_waits = short_waits(config);
+    if count <= short_waits {
+        return Finding::failed(
+            format!(
+                "to {target} after {count} receives, and a message is received {short_waits} times before its waits are so long \
+                 that it is sent anew: SQS moves it before that, without a reason"
+            ),
+            format!(
+                "set maxReceiveCount of the queue's RedrivePolicy above {short_waits}, best to 100: it is the last resort, for \
+                 messages at which workers die; queue.max_age ends what is retried"
+            ),
+        );
+    }
     Finding::Ok(format!(
-        "to {target} after {count} receives: what fails at once each time is tried for about {tried_for:#}"
+        "to {target} after {count} receives of one message; what is sent anew begins at none, and queue.max_age ends it, with \
+         its reason"
     ))
 }
 
-/// How long a message comes again that fails at once each time, longer delays than the graded ones aside.
-fn tried_for(config: &Queue, receives: u32) -> Duration {
+/// Receives of a message that fails at once each time, until it waits for so long that it is sent anew.
+fn short_waits(config: &Queue) -> u32 {
     let mut delay = config.retry_delay;
-    let mut sum = Duration::ZERO;
-    for receive in 0..receives {
-        if delay >= config.max_retry_delay {
-            return sum.saturating_add(config.max_retry_delay.saturating_mul(receives - receive));
-        }
-        sum = sum.saturating_add(delay);
-        delay = (delay * 2).min(config.max_retry_delay);
+    let mut receives = 1;
+    while delay <= LONGEST_HIDING && delay < config.max_retry_delay {
+        delay *= 2;
+        receives += 1;
     }
-    sum
+    receives
+}
+
+/// Whether messages that wait for long can leave the places in flight.
+fn sending(answer: Result<(), QueueError>) -> Finding {
+    match answer {
+        Ok(()) => Finding::Ok(
+            "messages that wait for long can be sent anew, and are not in flight meanwhile".to_owned(),
+        ),
+        Err(QueueError::Denied(problem)) => Finding::failed(
+            format!(
+                "messages that wait for long stay in flight, of which SQS has 120,000 for all tenants together: {problem}"
+            ),
+            "allow sqs:SendMessage on the queue to the worker's role",
+        ),
+        Err(error) => {
+            Finding::failed(error.to_string(), "see whether SQS can be reached from here, and try again")
+        }
+    }
+}
+
+fn kept_for_long_enough(queue: Option<&QueueAttributes>, config: &Queue) -> Finding {
+    let Some(queue) = queue else { return Finding::Skipped("the queue cannot be asked".to_owned()) };
+    let needed = config.max_age + config.max_retry_delay;
+    let (kept, needed_text) = (readable(queue.retention), readable(needed));
+    if queue.retention >= needed {
+        Finding::Ok(format!("{kept}, and a message is retried for {needed_text} at most"))
+    } else {
+        Finding::failed(
+            format!(
+                "{kept}, and a message may be retried for {needed_text} (queue.max_age plus queue.max_retry_delay): where none can \
+                 be sent anew, letters come earlier than queue.max_age says"
+            ),
+            "raise MessageRetentionPeriod of the queue, or lower queue.max_age",
+        )
+    }
+}
+
+fn readable(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        seconds => format!("{seconds} s"),
+    }
 }
 
 fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>) -> Finding {
     let (Some(queue), Some(letters)) = (queue, letters) else {
         return Finding::Skipped("one of the two queues cannot be asked".to_owned());
     };
-    let days = |retention: Duration| match retention.as_secs() {
-        seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
-        seconds => format!("{seconds} s"),
-    };
-    let (of_queue, of_letters) = (days(queue.retention), days(letters.retention));
+    let (of_queue, of_letters) = (readable(queue.retention), readable(letters.retention));
     if letters.retention > queue.retention {
         Finding::Ok(format!("{of_letters}, longer than the queue's {of_queue}"))
     } else {
@@ -263,6 +322,9 @@ mod tests {
         check(&redrive(Some(&logs), Some(&letters), &config), Ok("after 5 receives"));
         check(&redrive(Some(&logs), None, &config), Ok("after 5 receives"));
         check(&redrive(Some(&queue("logs", 96, None)), Some(&letters), &config), Err("no redrive policy"));
+        let mut hasty = logs.clone();
+        hasty.redrive.iter_mut().for_each(|policy| policy.max_receive_count = 4);
+        check(&redrive(Some(&hasty), Some(&letters), &config), Err("received 4 times before"));
         let elsewhere = queue("logs", 96, Some("old-letters"));
         check(&redrive(Some(&elsewhere), Some(&letters), &config), Err("old-letters"));
         assert!(matches!(redrive(None, Some(&letters), &config), Finding::Skipped(_)));
@@ -282,16 +344,36 @@ mod tests {
     }
 
     #[test]
-    fn receives_are_told_as_time() {
-        // 15 s doubling up to 15 min.
-        let check = |receives, seconds| {
-            assert_eq!(tried_for(&Queue::default(), receives), Duration::from_secs(seconds), "{receives}");
+    fn messages_must_be_kept_for_as_long_as_they_are_retried() {
+        let config = Queue::default();
+        let check = |hours, expected| {
+            check(&kept_for_long_enough(Some(&queue("logs", hours, None)), &config), expected)
         };
-        check(0, 0);
-        check(1, 15);
-        check(5, 15 + 30 + 60 + 120 + 240);
-        check(7, 945 + 900);
-        check(100, 945 + 94 * 900);
-        check(u32::MAX, 945 + (u64::from(u32::MAX) - 6) * 900);
+        check(96, Ok("4 days, and a message is retried for 260100 s"));
+        check(73, Ok("262800 s"));
+        check(72, Err("3 days, and a message may be retried for 260100 s"));
+        assert!(matches!(kept_for_long_enough(None, &config), Finding::Skipped(_)));
+    }
+
+    #[test]
+    fn short_waits_are_counted_by_the_delays() {
+        let check = |first, longest, receives| {
+            let seconds = Duration::from_secs;
+            let config =
+                Queue { retry_delay: seconds(first), max_retry_delay: seconds(longest), ..Queue::default() };
+            assert_eq!(short_waits(&config), receives, "{first} s to {longest} s");
+        };
+        // 15, 30 and 60 s hide; 120 s do not.
+        check(15, 900, 4);
+        check(61, 900, 1);
+        check(1, 900, 7);
+        check(30, 30, 1);
+    }
+
+    #[test]
+    fn what_is_denied_is_told_with_its_remedy() {
+        check(&sending(Ok(())), Ok("sent anew"));
+        check(&sending(Err(QueueError::Denied("no".into()))), Err("120,000"));
+        check(&sending(Err(QueueError::Unavailable("503".into()))), Err("503"));
     }
 }

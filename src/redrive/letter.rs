@@ -16,9 +16,11 @@ pub const UNKNOWN: &str = "unknown";
 pub struct Letter {
     /// The dead-letter queue's id of it.
     pub id: String,
+    /// The id that the message had in the source queue, if the worker sent the letter: the same on all copies of one letter.
+    pub message_id: Option<String>,
     /// The worker's word for why it is here, or [`UNKNOWN`].
     pub reason: String,
-    /// The worker's word for whose it is, or, if it has none, whom the keys in the text name.
+    /// The worker's word for whose failures it tells of, or, if it has none, whom the keys in the text name.
     pub tenants: Vec<String>,
     /// The object that the worker names, or else the first of the text.
     pub bucket: Option<String>,
@@ -48,12 +50,17 @@ impl Letter {
         let reason = attribute("reason");
         Self {
             id: stored.id.clone(),
+            message_id: attribute("message_id"),
             since: match reason {
                 Some(_) => stored.sent_at,
                 None => stored.first_received_at.or(stored.sent_at),
             },
             reason: reason.unwrap_or_else(|| UNKNOWN.to_owned()),
-            tenants: attribute("tenant").map_or_else(|| tenants(&objects, layout), |tenant| vec![tenant]),
+            tenants: match (attribute("tenants"), attribute("tenant")) {
+                (Some(tenants), _) => tenants.split('/').map(str::to_owned).collect(),
+                (None, Some(tenant)) => vec![tenant],
+                (None, None) => tenants(&objects, layout),
+            },
             bucket: attribute("bucket").or_else(|| of_first(|object| Some(object.bucket.clone()))),
             key: attribute("key").or_else(|| of_first(|object| Some(object.key.clone()))),
             version: attribute("version").or_else(|| of_first(|object| object.version_id.clone())),
@@ -149,6 +156,7 @@ mod tests {
             &body(&["acme/c/a/p/1", "globex/c/a/p/2"]),
             Letter {
                 id: "1".into(),
+                message_id: None,
                 reason: "corrupt_object".into(),
                 tenants: vec!["acme".into()],
                 bucket: Some("b".into()),
@@ -161,6 +169,32 @@ mod tests {
                 since: Some(at(100)),
             },
         );
+    }
+
+    #[test]
+    fn a_letter_of_two_tenants_is_found_under_both() {
+        let attributes = [
+            ("reason", "unknown_tenant"),
+            ("tenant", "acme"),
+            ("tenants", "acme/globex"),
+            ("message_id", "7"),
+            ("key", "acme/c/a/p/1"),
+        ];
+        let expected = Letter {
+            id: "1".into(),
+            message_id: Some("7".into()),
+            reason: "unknown_tenant".into(),
+            tenants: vec!["acme".into(), "globex".into()],
+            key: Some("acme/c/a/p/1".into()),
+            objects: 3,
+            since: Some(at(100)),
+            ..Letter::default()
+        };
+        check(&attributes, &body(&["acme/c/a/p/1", "globex/c/a/p/2", "fine/c/a/p/3"]), expected.clone());
+        for (tenant, matches) in [("acme", true), ("globex", true), ("fine", false)] {
+            let filter = Filter { tenants: vec![tenant.into()], ..Filter::default() };
+            assert_eq!(filter.matches(&expected), matches, "{tenant}");
+        }
     }
 
     #[test]

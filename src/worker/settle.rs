@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Longest wait that hides a message; what waits longer is sent anew and takes no place in flight.
-const LONGEST_HIDING: Duration = Duration::from_secs(60);
+pub const LONGEST_HIDING: Duration = Duration::from_secs(60);
 /// Dead letters on their way at once.
 const MAX_LETTERS: usize = 8;
 /// How long a delete that the queue does not take is tried again, with the message still leased.

@@ -202,6 +202,31 @@ async fn a_message_moved_back_is_delivered_once_its_cause_is_mended() {
     setup.no_dead_letters().await;
 }
 
+/// A message with two tenants' poison, buried twice because the answer of the first letter was lost: one letter of both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_was_buried_twice_is_moved_once() {
+    let operator = Operator::new("redrive-copies").await;
+    let setup = &operator.setup;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let lost = Fault::new("sqs", "SendMessage", Effect::After { error: None });
+    sandbox.faults().add(Fault { times: Some(1), sessions_only: true, ..lost });
+    let worker = setup.worker().await;
+    let mut event = s3_event("staging", "acme/c/app/pod/1.json.gz");
+    let other = s3_event("staging", "globex/c/app/pod/1.json.gz")["Records"][0].clone();
+    event["Records"].as_array_mut().expect("an array").push(other);
+    setup.send(&event.to_string()).await;
+    eventually("the message is buried", async || same(&operator.letters().await, &(2, 0))).await;
+    setup.queue_is_empty().await;
+    worker.kill().await;
+    for tenant in ["acme", "globex"] {
+        let listed = operator.redrive(&["list", "--json", "--tenant", tenant]).await.with(0).json();
+        assert_eq!(listed["copies"], 1, "{listed}");
+        assert_eq!(groups(&listed), [group("unknown_tenant", "acme,globex", 1)]);
+    }
+    operator.redrive(&["move", "--tenant", "globex"]).await.with(0).saying("that are copies");
+    assert_eq!((operator.letters().await, setup.queue_depth().await), ((0, 0), (1, 0)));
+}
+
 /// `kill -9` right after messages were sent: they are in both queues, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_sending_and_deleting_it_loses_nothing() {

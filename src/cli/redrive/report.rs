@@ -122,6 +122,7 @@ pub(super) fn json(outcome: &Outcome, doing: Doing) -> Value {
     let mut report = json!({
         "messages": outcome.letters.len(),
         "groups": groups(&outcome.letters).iter().map(group).collect::<Vec<_>>(),
+        "copies": outcome.copies,
         "left": {
             "not_asked_for": outcome.others,
             "arrived_meanwhile": outcome.newcomers,
