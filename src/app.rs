@@ -261,11 +261,13 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     } else {
         0
     };
+    // A body of 1 MiB names 11,000 objects, in 200 bytes each, and what became of each takes 450; lists have room to double.
+    let message = 12 * 1024 * KIB;
     let caches =
         config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
-        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside)
+        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside + message)
             + caches
             + bodies_bound(config.worker.concurrency) as u64,
     }

@@ -31,6 +31,7 @@ mod isolation;
 mod layers;
 mod lifecycle;
 mod many_tenants;
+mod memory;
 mod never_lost;
 mod outages;
 mod promises;

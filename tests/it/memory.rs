@@ -1,0 +1,147 @@
+//! The worst of each kind of input, against the bound that the worker prints when it starts.
+
+use std::io::Write;
+
+use logferry_sandbox::{
+    faults::{Effect, Fault},
+    provision::CustomerSpec,
+};
+
+use crate::{
+    eventually::eventually,
+    quarantine,
+    samples::gzip,
+    setup::{Setup, s3_event, text},
+    worker::Worker,
+};
+
+/// Longest record, a quarter of the default: the reader is slow in this build.
+const RECORD: usize = 4 << 20;
+const SLOTS: usize = 2;
+
+/// A record as long as one may be: `filler` again and again, between those two.
+fn record(begin: &str, filler: &str, end: &str) -> Vec<u8> {
+    let times = (RECORD - begin.len() - end.len()) / filler.len();
+    [begin, &filler.repeat(times), end].concat().into_bytes()
+}
+
+fn letters(len: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(11);
+    std::iter::repeat_with(|| random.alphanumeric()).take(len).collect()
+}
+
+/// In a frame whose reader has to keep 8 MiB.
+fn zstd_with_a_large_window(text: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("level 1 is known");
+    encoder.window_log(23).expect("it is known");
+    encoder.write_all(text).expect("memory takes every byte");
+    encoder.finish().expect("memory takes every byte")
+}
+
+/// What the worker says that it takes at most, and what it took.
+fn bound_and_peak(worker: &Worker) -> Option<(u64, u64)> {
+    let lines = worker.log_lines();
+    let bound = lines.iter().find_map(|line| line["memory.worst_bytes"].as_u64()).expect("it prints one");
+    Some((bound, worker.peak_rss()?))
+}
+
+async fn worker(setup: &Setup, variables: &[(&str, &str)]) -> Worker {
+    let (slots, record) = (SLOTS.to_string(), format!("{RECORD} B"));
+    let mut all = vec![
+        ("LOGFERRY_WORKER__CONCURRENCY", slots.as_str()),
+        ("LOGFERRY_SOURCE__MAX_RECORD", record.as_str()),
+        // Whatever is reserved for full caches would hide what is to be seen.
+        ("LOGFERRY_TENANTS__CACHE_CAPACITY", "100"),
+        ("LOGFERRY_CREDENTIALS__CACHE_CAPACITY", "100"),
+        ("LOGFERRY_LOG__FILTER", "info"),
+    ];
+    all.extend(variables);
+    setup.worker_with(&all).await
+}
+
+/// Lets the worker have as many objects of each kind as it has slots, and looks at its memory after each.
+async fn check(setup: &Setup, kinds: &[(&str, Vec<u8>)], variables: &[(&str, &str)]) {
+    let Some(sandbox) = setup.sandbox() else { return };
+    let worker = worker(setup, variables).await;
+    // So slow that what is read piles up as far as it can.
+    let slow = Effect::Latency { milliseconds: 100 };
+    sandbox.faults().add(Fault::new("logs", "PutLogEvents", slow));
+    for (done, (kind, stored)) in kinds.iter().enumerate() {
+        for number in 0..SLOTS {
+            setup.upload(&format!("acme/c/{}/pod/{number}", kind.replace(' ', "-")), stored.clone()).await;
+        }
+        setup.acknowledged(&worker, (done + 1) * SLOTS).await;
+        let Some((bound, peak)) = bound_and_peak(&worker) else { return };
+        eprintln!("{} MiB of {} MiB after {kind}", peak >> 20, bound >> 20);
+        assert!(peak <= bound, "{kind}: a peak of {peak} bytes, and the bound is {bound}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_worst_records_stay_within_the_bound() {
+    let escaped_name = |filler: &str| record("{\"", filler, "\":1}");
+    let hard = format!("{{\"message\":\"{}\"}}", letters(RECORD / 2));
+    let kinds = [
+        ("millions of members", gzip(&record("{\"a\":1", ",\"\":1", "}"))),
+        ("nothing but quotes", gzip(&record("{\"a\":\"\"", ",\"\":\"\"", "}"))),
+        ("a name of escapes", gzip(&escaped_name("\\\""))),
+        ("a name of control characters", gzip(&escaped_name("\\u0001"))),
+        ("a message of members", gzip(&record("{\"message\":{\"a\":1", ",\"\":1", "}}"))),
+        ("a message of white space", gzip(&record("{\"message\":[", "\n", "]}"))),
+        ("a message named twice", gzip(&record("{\"message\":1,\"message\":\"", "\\u0001", "\"}"))),
+        ("a message of escapes", gzip(&record("{\"message\":\"", "\\u0001", "\"}"))),
+        ("a window of 8 MiB", zstd_with_a_large_window(hard.as_bytes())),
+    ];
+    let setup = Setup::new("worst-records").await;
+    setup.customer("acme").await;
+    check(&setup, &kinds, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_worst_of_what_is_set_aside_stays_within_the_bound() {
+    let kinds = [
+        ("a line that is no record", letters(RECORD).into_bytes()),
+        ("a message that is too long", format!("{{\"message\":\"{}\"}}", letters(RECORD - 14)).into_bytes()),
+    ];
+    let setup = Setup::new("worst-aside").await;
+    let mut row = setup.stranger(CustomerSpec::new("acme")).await.row();
+    row.insert("oversize".to_owned(), text("quarantine"));
+    setup.put_row(row).await;
+    let bucket = format!("{}={}", quarantine::bucket(&setup).await, setup.provider.account);
+    check(&setup, &kinds, &[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_worst_messages_stay_within_the_bound() {
+    let setup = Setup::new("worst-messages").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let worker = worker(&setup, &[]).await;
+    let slow = Effect::Latency { milliseconds: 3000 };
+    sandbox.faults().add(Fault { sessions_only: true, ..Fault::new("sqs", "SendMessage", slow) });
+    let refused = s3_event("b", "k")["Records"][0].to_string();
+    let small = r#"{"eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"b"},"object":{"key":"k"}}}"#;
+    let kinds = [
+        ("records whose keys are bad", format!("{{\"Records\":[{}]}}", vec![small; 11_000].join(","))),
+        ("records of today's", format!("{{\"Records\":[{}]}}", vec![refused.as_str(); 2500].join(","))),
+        (
+            "records that are no work",
+            format!("{{\"Records\":[{}]}}", vec![r#"{"eventName":""}"#; 60_000].join(",")),
+        ),
+        ("no event at all", "\"".repeat(1_040_000)),
+    ];
+    let mut sent = 0;
+    for (kind, body) in &kinds {
+        for _ in 0..3 * SLOTS {
+            setup.send(body).await;
+            sent += 1;
+        }
+        eventually("all are judged", async || {
+            let judged = worker.metrics().await.sum("logferry_messages_total");
+            if judged >= f64::from(sent) { Ok(()) } else { Err(format!("{judged} of {sent}")) }
+        })
+        .await;
+        let Some((bound, peak)) = bound_and_peak(&worker) else { return };
+        eprintln!("worst-messages: {} MiB of {} MiB after {kind}", peak >> 20, bound >> 20);
+        assert!(peak <= bound, "{kind}: a peak of {peak} bytes, and the bound is {bound}");
+    }
+}
