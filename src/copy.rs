@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub mod memory;
+mod origin;
 pub mod s3;
 
 use std::{fmt::Write, future::Future};
@@ -15,7 +16,8 @@ use crate::{
     tenant::{Bucket, Delivery},
 };
 
-/// Copies objects into customers' buckets. Calls are single: the SDK's own retries are behind them, nothing else is.
+/// Copies objects into customers' buckets. Calls are single: the SDK's own retries are behind them, and what lies under the
+/// copy's key is looked at again where it changed meanwhile.
 pub trait ObjectCopier: Send + Sync + 'static {
     /// A session in the role that copies.
     type Session: Send + Sync;
@@ -27,7 +29,8 @@ pub trait ObjectCopier: Send + Sync + 'static {
     /// [`CopyError::Session`], or [`CopyError::KeyTooLong`].
     fn enter(&self, way: &Way<'_>) -> impl Future<Output = Result<Self::Session, CopyError>> + Send;
 
-    /// Copies. A repetition puts the same object in the place of the first one.
+    /// Copies, unless a copy of a later version of the same object lies there, or one of another object. A repetition puts
+    /// the same object in the place of the first one.
     ///
     /// # Errors
     /// See [`CopyError`].
@@ -35,7 +38,16 @@ pub trait ObjectCopier: Send + Sync + 'static {
         &self,
         session: &Self::Session,
         job: &CopyJob<'_>,
-    ) -> impl Future<Output = Result<(), CopyError>> + Send;
+    ) -> impl Future<Output = Result<Copied, CopyError>> + Send;
+}
+
+/// What came of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// The object is in the customer's bucket.
+    Written,
+    /// A later version of it was there already, and stays.
+    Superseded,
 }
 
 /// One object's way into one bucket.
@@ -76,6 +88,17 @@ pub enum CopyError {
     /// The prefix and the object's names together are longer than a key may be.
     #[error("the key in the customer's bucket would have {0} bytes, which is more than {MAX_KEY}")]
     KeyTooLong(usize),
+    /// A copy of another object lies under the same key.
+    #[error(
+        "{key:?} in the customer's bucket is the copy of another object, {original}: give the row a bucket_key with \
+         every name that the keys of source.key_layout have, {{cluster}} for example"
+    )]
+    Collision {
+        /// The key in the customer's bucket.
+        key: String,
+        /// Bucket and key of what lies there, URL-encoded.
+        original: String,
+    },
     /// There is no such bucket.
     #[error("the customer's bucket does not exist: {0}")]
     NoSuchBucket(String),
@@ -103,29 +126,20 @@ pub enum CopyError {
 const MAX_KEY: usize = 1024;
 /// Largest object that CopyObject takes. Source: S3 API reference, CopyObject.
 const MAX_COPY: u64 = 5 << 30;
-/// Bytes of names and values of an object's own metadata. Source: S3 User Guide, "Working with object metadata".
-const MAX_METADATA: usize = 2048;
 
 impl Way<'_> {
-    /// The key in the customer's bucket: `{bucket_prefix}{tenant}/{application}/{pod}/{file}`, without the names that the
-    /// key layout does not have.
+    /// The key in the customer's bucket: the row's `bucket_prefix`, then its `bucket_key`.
     ///
     /// # Errors
     /// It would be longer than a key may be.
     fn key(&self) -> Result<String, CopyError> {
-        let Route { tenant, application, pod, file, .. } = self.route;
-        let mut key = self.destination.bucket_prefix.clone();
-        for name in [tenant, application, pod].into_iter().filter(|name| !name.is_empty()) {
-            key.push_str(name);
-            key.push('/');
-        }
-        key.push_str(file);
+        let key = self.destination.bucket_prefix.clone() + &self.destination.bucket_key.render(self.route);
         if key.len() > MAX_KEY { Err(CopyError::KeyTooLong(key.len())) } else { Ok(key) }
     }
 
     /// What the keys of the tenant's copies begin with.
     fn destination_prefix(&self) -> String {
-        format!("{}{}/", self.destination.bucket_prefix, self.route.tenant)
+        self.destination.bucket_prefix.clone() + &self.destination.bucket_key.tenant_prefix(self.route)
     }
 }
 
@@ -158,30 +172,6 @@ impl CopyJob<'_> {
 
     fn version(&self) -> Option<&str> {
         self.way.object.version_id.as_deref().or(self.head.version_id.as_deref())
-    }
-
-    /// Where the copy came from, as the customer's object metadata; URL-encoded, for S3 takes ASCII alone. In this order, each
-    /// for which the ones before it leave room.
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        let Route { tenant, cluster, .. } = self.way.route;
-        let all = [
-            ("delivered-by", Some(concat!("logferry/", env!("CARGO_PKG_VERSION")))),
-            ("tenant-id", Some(tenant.as_str())),
-            ("source-bucket", Some(self.way.object.bucket.as_str())),
-            ("source-key", Some(self.way.object.key.as_str())),
-            ("source-version", self.version()),
-            ("cluster-id", Some(cluster.as_str()).filter(|cluster| !cluster.is_empty())),
-        ];
-        let mut room = MAX_METADATA;
-        let mut metadata = Vec::new();
-        for (name, value) in all {
-            let Some(value) = value.map(encoded) else { continue };
-            if let Some(left) = room.checked_sub(name.len() + value.len()) {
-                room = left;
-                metadata.push((name, value));
-            }
-        }
-        metadata
     }
 }
 
@@ -268,6 +258,18 @@ pub(crate) mod tests {
             assert_eq!(order.job().way.key(), expected.map(str::to_owned), "{prefix} {key}");
         };
         check("ROSA/cluster-logs/", KEY, Ok("ROSA/cluster-logs/acme/web/web-0/1.json.gz"));
+        let with_cluster = Order::new(
+            KEY,
+            &[
+                ("target_region", "us-east-1"),
+                ("bucket_name", "theirs"),
+                ("bucket_prefix", "logs"),
+                ("bucket_key", "{cluster}/{tenant}/{application}/{pod}/{file}"),
+            ],
+        );
+        let way = with_cluster.job().way;
+        assert_eq!(way.key().as_deref(), Ok("logs/prod-1/acme/web/web-0/1.json.gz"));
+        assert_eq!(way.destination_prefix(), "logs/prod-1/acme/");
         check("", "a b/c/d+e/日本/f", Ok("a b/d+e/日本/f"));
         let longest = "x".repeat(MAX_KEY - "logs/acme/a/p/".len());
         check("logs", &format!("acme/c/a/p/{longest}"), Ok(&format!("logs/acme/a/p/{longest}")));
@@ -313,25 +315,5 @@ pub(crate) mod tests {
             order.head.size = size;
             assert_eq!(order.job().check_size().is_ok(), legal, "{size:?}");
         }
-    }
-
-    #[test]
-    fn metadata_say_where_a_copy_is_from_as_far_as_they_fit() {
-        let mut order = order("acme/prod-é/web/web 0/1.json.gz");
-        order.object.version_id = Some("v1".into());
-        let expected = [
-            ("delivered-by", concat!("logferry/", env!("CARGO_PKG_VERSION"))),
-            ("tenant-id", "acme"),
-            ("source-bucket", "staging"),
-            ("source-key", "acme/prod-%C3%A9/web/web%200/1.json.gz"),
-            ("source-version", "v1"),
-            ("cluster-id", "prod-%C3%A9"),
-        ]
-        .map(|(name, value)| (name, value.to_owned()));
-        assert_eq!(order.job().metadata(), expected);
-        // 400 characters of two bytes are 2,400 when encoded.
-        let order = self::order(&format!("acme/prod-1/web/web-0/{}", "é".repeat(400)));
-        let names: Vec<_> = order.job().metadata().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["delivered-by", "tenant-id", "source-bucket", "cluster-id"]);
     }
 }

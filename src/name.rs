@@ -3,8 +3,11 @@
 //! Pure. A value from a key can never leave its place in the template: what the name may not hold is replaced, and
 //! whenever something was replaced or cut, a hash of the original follows, so that two inputs do not become one name.
 
+mod object_key;
+
 use jiff::Timestamp;
 
+pub use self::object_key::ObjectKeyTemplate;
 use crate::route::Route;
 
 /// Longest name of a log stream. Source: CloudWatch Logs API reference, CreateLogStream.

@@ -118,6 +118,8 @@ pub enum Skipped {
     NoRecords,
     /// Every delivery of the object is done, says the ledger.
     AlreadyDelivered,
+    /// A later version of the object is in the customer's bucket already.
+    Superseded,
 }
 
 impl Skipped {
@@ -131,6 +133,7 @@ impl Skipped {
             Self::Filtered => "filtered",
             Self::NoRecords => "no_records",
             Self::AlreadyDelivered => "already_delivered",
+            Self::Superseded => "superseded",
         }
     }
 }

@@ -18,7 +18,10 @@ pub use self::{
     own::OwnBuckets,
     row::{check_row, parse_row},
 };
-use crate::{credentials::RoleArn, name::StreamTemplate};
+use crate::{
+    credentials::RoleArn,
+    name::{ObjectKeyTemplate, StreamTemplate},
+};
 
 /// Finds tenants. `table` is the adapter, `cache` stands in front of it.
 pub trait Directory: Send + Sync + 'static {
@@ -160,6 +163,8 @@ pub struct Bucket {
     pub bucket_owner: Option<String>,
     /// What keys there begin with; empty, or with a slash at its end.
     pub bucket_prefix: String,
+    /// What stands behind that in a copy's key.
+    pub bucket_key: ObjectKeyTemplate,
 }
 
 /// What becomes of a message longer than one event may be.
@@ -205,7 +210,7 @@ fn joined(problems: &[FieldProblem]) -> String {
 pub const SETTINGS: &str = "settings";
 
 /// Every attribute that means something in some row. Others are ignored, so that operators may keep their own.
-pub const ATTRIBUTES: [&str; 17] = [
+pub const ATTRIBUTES: [&str; 18] = [
     "tenant_id",
     "type",
     "enabled",
@@ -221,6 +226,7 @@ pub const ATTRIBUTES: [&str; 17] = [
     "oversize",
     "bucket_name",
     "bucket_prefix",
+    "bucket_key",
     "bucket_owner",
     "paused",
 ];

@@ -209,6 +209,7 @@ impl Failure {
             Self::Sink(SinkError::Throttled(_) | SinkError::Paused { .. })
             | Self::Copy(CopyError::Throttled(_)) => "throttled",
             Self::Copy(CopyError::KeyTooLong(_)) => "key_too_long",
+            Self::Copy(CopyError::Collision { .. }) => "copy_collision",
             Self::Copy(CopyError::NoSuchBucket(_)) => "bucket_missing",
             Self::Copy(CopyError::WrongRegion(_)) => "bucket_elsewhere",
             Self::Copy(CopyError::Denied(_)) => "bucket_denied",
@@ -284,7 +285,10 @@ impl Failure {
             // A second attempt would take up behind the difference and hide it: the letter is the evidence.
             | Self::Unaccounted { .. }
             | Self::Copy(
-                CopyError::SourceMissing(_) | CopyError::TooLarge(_) | CopyError::KeyTooLong(_),
+                CopyError::SourceMissing(_)
+                | CopyError::TooLarge(_)
+                | CopyError::KeyTooLong(_)
+                | CopyError::Collision { .. },
             ) => Fate::Poison,
             Self::Lookup(_)
             | Self::OverShare { .. }
@@ -526,6 +530,7 @@ mod tests {
             (Failure::Copy(CopyError::SourceMissing(text())), "object_missing", true),
             (Failure::Copy(CopyError::TooLarge(text())), "object_too_large", true),
             (Failure::Copy(CopyError::KeyTooLong(1025)), "key_too_long", true),
+            (Failure::Copy(CopyError::Collision { key: text(), original: text() }), "copy_collision", true),
             (Failure::Copy(CopyError::NoSuchBucket(text())), "bucket_missing", false),
             (Failure::Copy(CopyError::WrongRegion(text())), "bucket_elsewhere", false),
             (Failure::Copy(CopyError::Denied(text())), "bucket_denied", false),

@@ -1,11 +1,11 @@
 //! Customers' buckets in memory, for tests.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{CopyError, CopyJob, ObjectCopier, Way};
+use super::{Copied, CopyError, CopyJob, ObjectCopier, Way};
 use crate::credentials::AssumeError;
 
 /// Buckets by name; clones share them.
@@ -20,6 +20,7 @@ struct State {
     copies: BTreeMap<(String, String), String>,
     refusals: HashMap<String, CopyError>,
     closed: HashMap<String, AssumeError>,
+    superseding: HashSet<String>,
     calls: usize,
 }
 
@@ -34,7 +35,12 @@ impl MemoryCopier {
         self.state().closed.insert(bucket.to_owned(), error);
     }
 
-    /// Takes either back.
+    /// A later version of everything is in that bucket already.
+    pub fn supersede(&self, bucket: &str) {
+        self.state().superseding.insert(bucket.to_owned());
+    }
+
+    /// Takes either of the first two back.
     pub fn mend(&self, bucket: &str) {
         self.state().refusals.remove(bucket);
         self.state().closed.remove(bucket);
@@ -66,7 +72,7 @@ impl ObjectCopier for MemoryCopier {
         closed.map_or(Ok(()), |error| Err(CopyError::Session(error)))
     }
 
-    async fn copy(&self, (): &(), job: &CopyJob<'_>) -> Result<(), CopyError> {
+    async fn copy(&self, (): &(), job: &CopyJob<'_>) -> Result<Copied, CopyError> {
         // As a network does: never at once, so that others get their turn.
         tokio::task::yield_now().await;
         job.check_size()?;
@@ -77,8 +83,11 @@ impl ObjectCopier for MemoryCopier {
         if let Some(error) = state.refusals.get(bucket) {
             return Err(error.clone());
         }
+        if state.superseding.contains(bucket) {
+            return Ok(Copied::Superseded);
+        }
         state.copies.insert((bucket.clone(), key), job.source());
-        Ok(())
+        Ok(Copied::Written)
     }
 }
 
@@ -96,7 +105,7 @@ mod tests {
         assert_eq!(copier.copies("theirs"), []);
         copier.mend("theirs");
         for _ in 0..2 {
-            assert_eq!(copier.copy(&(), &order.job()).await, Ok(()));
+            assert_eq!(copier.copy(&(), &order.job()).await, Ok(Copied::Written));
         }
         let copies = [("ROSA/cluster-logs/a/b/p/f".to_owned(), "staging/a/c/b/p/f".to_owned())];
         assert_eq!((copier.copies("theirs"), copier.calls()), (copies.into(), 3));

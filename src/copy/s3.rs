@@ -11,12 +11,12 @@ use aws_sdk_s3::{
     Client,
     config::{self, Region, http::HttpResponse, retry::RetryPartition},
     error::{ProvideErrorMetadata, SdkError},
-    operation::copy_object::CopyObjectError,
+    operation::{copy_object::CopyObjectError, head_object::HeadObjectError},
     types::{MetadataDirective, ObjectCannedAcl, TaggingDirective},
 };
 use aws_smithy_runtime::client::identity::IdentityCache;
 
-use super::{CopyError, CopyJob, ObjectCopier, Way};
+use super::{Copied, CopyError, CopyJob, ObjectCopier, Way, origin::Standing};
 use crate::{
     aws::{describe, find_cause},
     credentials::{
@@ -32,8 +32,34 @@ use crate::{
 pub struct S3Copier {
     /// One for all: Region, credentials and retries are each call's.
     client: Client,
+    /// Those of all calls but copies.
+    timeouts: TimeoutConfig,
     customers: Customers,
     central: AssumedRole,
+}
+
+/// What lies under a copy's key.
+#[derive(Debug)]
+enum There {
+    Nothing,
+    Object {
+        /// With its quotes.
+        etag: Option<String>,
+        metadata: HashMap<String, String>,
+    },
+    /// Nobody tells: the role may not read it, or, where it may not list the bucket, there is nothing. Or the call could not
+    /// be made, and a copy cannot either: its error says why, which HeadObject's does not.
+    Hidden,
+}
+
+/// What must be true of a copy's key for the copy to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Condition {
+    /// Nothing lies there.
+    Absent,
+    /// That is what lies there.
+    Unchanged(String),
+    None,
 }
 
 /// How S3's requests name a bucket.
@@ -63,6 +89,9 @@ impl ProvideCredentials for Nobody {
 /// How long one attempt may take. S3 answers when the copy is done, and 5 GB take minutes; the lease on the object is renewed
 /// meanwhile. Longer than any copy was seen to take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often what lies under a copy's key is looked at, if others write there meanwhile. One look is the rule, and two where the
+/// role may write and not read.
+const LOOKS: u32 = 3;
 
 impl S3Copier {
     /// Enters accounts as `customers` does, and acts as `central` where a row names no role; `base` has the HTTP client,
@@ -73,10 +102,10 @@ impl S3Copier {
             // A call that is given nobody's credentials must fail, not act as the worker. With no provider at all, S3's
             // client would send it unsigned, which an open bucket takes.
             .credentials_provider(SharedCredentialsProvider::new(Nobody))
-            .timeout_config(timeouts.operation_attempt_timeout(ATTEMPT_TIMEOUT).build())
+            .timeout_config(timeouts.clone().operation_attempt_timeout(ATTEMPT_TIMEOUT).build())
             .force_path_style(addressing == Addressing::Path)
             .build();
-        Self { client: Client::from_conf(config), customers, central }
+        Self { client: Client::from_conf(config), timeouts: timeouts.build(), customers, central }
     }
 
     async fn role(&self, way: &Way<'_>) -> Result<AssumedRole, AssumeError> {
@@ -101,22 +130,56 @@ impl S3Copier {
         self.customers.enter(entry).await
     }
 
-    async fn copy_once(&self, job: &CopyJob<'_>, key: &str, role: &AssumedRole) -> Result<(), Refusal> {
-        let Way { destination, delivery, .. } = &job.way;
-        let (bucket, region) = (&destination.bucket_name, &delivery.target_region);
-        let customer = config::Builder::default()
+    /// What makes a call the customer's own.
+    fn customer(way: &Way<'_>, role: &AssumedRole) -> config::Builder {
+        let (bucket, region) = (&way.destination.bucket_name, &way.delivery.target_region);
+        config::Builder::default()
             .region(Region::new(region.clone()))
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
             // The role keeps its session itself; a second cache would hide its renewal.
             .identity_cache(IdentityCache::no_cache())
             // A bucket of retry tokens per destination: one throttled customer must not spend everyone's.
-            .retry_partition(RetryPartition::new(format!("{bucket}/{region}")));
+            .retry_partition(RetryPartition::new(format!("{bucket}/{region}")))
+    }
+
+    async fn look(&self, way: &Way<'_>, key: &str, role: &AssumedRole) -> Result<There, CopyError> {
+        let head = self
+            .client
+            .head_object()
+            .bucket(&way.destination.bucket_name)
+            .key(key)
+            .set_expected_bucket_owner(way.destination.bucket_owner.clone())
+            .customize()
+            .config_override(Self::customer(way, role).timeout_config(self.timeouts.clone()))
+            .send()
+            .await;
+        match head {
+            Ok(head) => Ok(There::Object { etag: head.e_tag, metadata: head.metadata.unwrap_or_default() }),
+            Err(error) => there(error),
+        }
+    }
+
+    async fn copy_once(
+        &self,
+        job: &CopyJob<'_>,
+        key: &str,
+        role: &AssumedRole,
+        condition: &Condition,
+    ) -> Result<(), Refusal> {
+        let destination = job.way.destination;
+        let (if_none_match, if_match) = match condition {
+            Condition::Absent => (Some("*".to_owned()), None),
+            Condition::Unchanged(etag) => (None, Some(etag.clone())),
+            Condition::None => (None, None),
+        };
         let metadata: HashMap<_, _> =
             job.metadata().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         self.client
             .copy_object()
-            .bucket(bucket)
+            .bucket(&destination.bucket_name)
             .key(key)
+            .set_if_none_match(if_none_match)
+            .set_if_match(if_match)
             .copy_source(job.source())
             .set_copy_source_if_match(job.if_match())
             .set_expected_source_bucket_owner(job.owner.map(str::to_owned))
@@ -133,7 +196,7 @@ impl S3Copier {
             // Tags in the staging bucket are the provider's own; to copy them would need further permissions of everyone.
             .tagging_directive(TaggingDirective::Replace)
             .customize()
-            .config_override(customer)
+            .config_override(Self::customer(&job.way, role))
             .send()
             .await
             .map(drop)
@@ -148,16 +211,64 @@ impl ObjectCopier for S3Copier {
         self.role(way).await.map_err(CopyError::Session)
     }
 
-    async fn copy(&self, role: &AssumedRole, job: &CopyJob<'_>) -> Result<(), CopyError> {
+    async fn copy(&self, role: &AssumedRole, job: &CopyJob<'_>) -> Result<Copied, CopyError> {
         job.check_size()?;
         let key = job.way.key()?;
-        role.call(|| self.copy_once(job, &key, role)).await.map_err(refused)
+        // Something lies there that the role may not look at.
+        let mut blind = false;
+        for _ in 0..LOOKS {
+            let condition = match self.look(&job.way, &key, role).await? {
+                There::Nothing => Condition::Absent,
+                There::Object { etag, metadata } => match job.standing(&key, &metadata)? {
+                    Standing::Newer => return Ok(Copied::Superseded),
+                    Standing::Replaced => etag.map_or(Condition::None, Condition::Unchanged),
+                },
+                There::Hidden if blind => Condition::None,
+                There::Hidden => {
+                    blind = true;
+                    Condition::Absent
+                }
+            };
+            match role.call(|| self.copy_once(job, &key, role, &condition)).await {
+                Ok(()) => return Ok(Copied::Written),
+                Err(error) if condition.is_refused(&error) => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        Err(CopyError::Unavailable(format!(
+            "what lies under {key:?} changed at each of {LOOKS} attempts to copy"
+        )))
     }
 }
 
 type Refusal = SdkError<CopyObjectError, HttpResponse>;
 
-fn refused(error: Refusal) -> CopyError {
+impl Condition {
+    /// The condition may be why the copy was refused. What pins the copy's source is refused alike: the next attempt, whose
+    /// first step is to look at the source, finds out.
+    fn is_refused(&self, error: &Refusal) -> bool {
+        *self != Self::None
+            && match error.code() {
+                // With a condition on what is there, a missing object may be that one.
+                Some("NoSuchKey") => matches!(self, Self::Unchanged(_)),
+                code => matches!(code, Some("PreconditionFailed" | "ConditionalRequestConflict")),
+            }
+    }
+}
+
+/// Source: S3 API reference, HeadObject: an error has no body, and so no code.
+fn there(error: SdkError<HeadObjectError, HttpResponse>) -> Result<There, CopyError> {
+    match error.raw_response().map(|response| response.status().as_u16()) {
+        Some(404) => Ok(There::Nothing),
+        Some(301 | 307 | 400 | 401 | 403) => Ok(There::Hidden),
+        _ => Err(refused(error)),
+    }
+}
+
+fn refused<E>(error: SdkError<E, HttpResponse>) -> CopyError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
     if let Some(session) = find_cause::<AssumeError>(&error) {
         return CopyError::Session(session.clone());
     }

@@ -53,7 +53,8 @@ impl Scope {
                 keys["Condition"] = json!({ "StringLike": { "kms:ViaService": "s3.*" } });
                 json!([
                     allow(&["s3:GetObject", "s3:GetObjectVersion"], &[&below(source_bucket, source_prefix)]),
-                    allow(&["s3:PutObject", "s3:PutObjectAcl"], &[&below(bucket, prefix)]),
+                    // To read, where the role may, is to look at what a copy would overwrite.
+                    allow(&["s3:PutObject", "s3:PutObjectAcl", "s3:GetObject"], &[&below(bucket, prefix)]),
                     keys,
                 ])
             }

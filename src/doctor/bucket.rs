@@ -3,6 +3,7 @@
 use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
     credentials::{customers::Entry, scope::Scope},
+    route::Route,
     tenant::{Bucket, Delivery},
 };
 
@@ -18,6 +19,8 @@ impl Doctor {
                 to.bucket_name
             )),
             Some(role) => {
+                let cluster = self.cluster.clone();
+                let route = Route { tenant: delivery.tenant_id.clone(), cluster, ..Route::default() };
                 let entry = Entry {
                     tenant_id: delivery.tenant_id.clone(),
                     role: role.clone(),
@@ -30,7 +33,7 @@ impl Doctor {
                         source_bucket: self.source_bucket.clone().unwrap_or_else(|| to.bucket_name.clone()),
                         source_prefix: format!("{}/", delivery.tenant_id),
                         bucket: to.bucket_name.clone(),
-                        prefix: format!("{}{}/", to.bucket_prefix, delivery.tenant_id),
+                        prefix: to.bucket_prefix.clone() + &to.bucket_key.tenant_prefix(&route),
                     },
                 };
                 match self.instruments.customers.enter(entry.clone()).await {

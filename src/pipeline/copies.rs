@@ -1,7 +1,7 @@
 //! Objects that go to customers' buckets as they are.
 
 use super::*;
-use crate::copy::{CopyJob, Way};
+use crate::copy::{Copied, CopyJob, Way};
 
 /// A copy that can begin: its account is open and the object is ours.
 struct Ready<'a, S, L> {
@@ -52,14 +52,15 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             let job = CopyJob { way, owner, head: &head };
             let copy = async { self.ports.copier.copy(&session, &job).await.map_err(Failure::Copy) };
             let finished = match task.unless_stopped(copy).await {
-                Ok(()) => claim.finish(claim.from()).await.map_err(Failure::Lost),
+                Ok(copied) => claim.finish(claim.from()).await.map(|()| copied).map_err(Failure::Lost),
                 Err(failure) => {
                     claim.release(claim.from()).await;
                     Err(failure)
                 }
             };
             match finished {
-                Ok(()) => {
+                Ok(Copied::Superseded) => report.skipped.push(Skipped::Superseded),
+                Ok(Copied::Written) => {
                     self.metrics.objects_copied.inc();
                     // It has no records to account for: they all are where the object is.
                     report.delivered.push(self.delivered(object, delivery, &Tally::default()));

@@ -52,8 +52,7 @@ type Found = Result<Option<Arc<Tenant>>, LookupError>;
 
 impl Directory for Rows {
     async fn find(&self, tenant_id: &str) -> Found {
-        let remembered =
-            self.remembered.lock().expect("no test panics with it").get(tenant_id).cloned();
+        let remembered = self.remembered.lock().expect("no test panics with it").get(tenant_id).cloned();
         match remembered {
             Some(found) => found,
             None => self.confirm(tenant_id, Instant::now()).await,

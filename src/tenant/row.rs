@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     credentials::{RoleArn, RoleArnError},
-    name::StreamTemplate,
+    name::{ObjectKeyTemplate, StreamTemplate},
 };
 
 /// Reads one row of either kind, as the worker does.
@@ -123,6 +123,7 @@ impl Fields<'_> {
         }
         let bucket_name = self.required("bucket_name", bucket_name);
         let bucket_prefix = self.optional("bucket_prefix", bucket_prefix);
+        let bucket_key = self.optional("bucket_key", ObjectKeyTemplate::parse).unwrap_or_default();
         let bucket_owner = self.optional("bucket_owner", account_id);
         let bucket_owner = bucket_owner.or_else(|| role.as_ref().map(|role| role.account().to_owned()));
         Some(Bucket {
@@ -133,6 +134,7 @@ impl Fields<'_> {
             bucket_name: bucket_name?,
             bucket_owner,
             bucket_prefix: bucket_prefix.unwrap_or_else(|| DEFAULT_BUCKET_PREFIX.to_owned()),
+            bucket_key,
         })
     }
 

@@ -97,6 +97,7 @@ fn rows_of_the_two_forms_in_the_field_load_unchanged() {
             bucket_name: "acme-corp-logs".to_owned(),
             bucket_owner: None,
             bucket_prefix: "ROSA/cluster-logs/".to_owned(),
+            bucket_key: ObjectKeyTemplate::default(),
         }),
     ];
     for ((delivery, destination), name) in
@@ -310,6 +311,14 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
         ("bucket_name", string("acme-s3alias"), "\"acme-s3alias\"", "reserved"),
         ("bucket_name", string("acme--x-s3"), "\"acme--x-s3\"", "reserved"),
         ("bucket_name", number("7"), "the number 7", "must be a string"),
+        (
+            "bucket_key",
+            string("{tenant}/{file}.gz"),
+            "\"{tenant}/{file}.gz\"",
+            "neither plain text nor one of",
+        ),
+        ("bucket_key", string("{pod}/{file}"), "\"{pod}/{file}\"", "no segment {tenant}"),
+        ("bucket_key", number("7"), "the number 7", "must be a string"),
         ("bucket_prefix", string("/logs/"), "\"/logs/\"", "begins with a slash"),
         ("bucket_prefix", string("/"), "\"/\"", "begins with a slash"),
         ("bucket_prefix", string("a/../b/"), "\"a/../b/\"", "segment"),

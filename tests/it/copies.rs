@@ -9,7 +9,7 @@ use logferry_sandbox::{
 };
 
 use crate::{
-    eventually::eventually,
+    eventually::{eventually, same},
     samples::{Object, assert_same_events, expected, generated, received_events},
     setup::{Setup, text},
     target::{unique, unique_account},
@@ -120,6 +120,89 @@ async fn a_bucket_of_the_provider_s_own_receives_objects_too() {
     copies.sort();
     assert_eq!(received(&setup, &customer, &bucket).await, copies);
     setup.no_dead_letters().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_comes_late_does_not_bring_an_old_version_back() {
+    let setup = Setup::with("copies-late", |spec| spec.versioned = true).await;
+    if setup.sandbox().is_none() {
+        // ministack's events have no sequencer that tells versions apart.
+        return;
+    }
+    let account = setup.provider.account.clone();
+    let (customer, bucket) = bucket_in(&setup, &account, "late", false).await;
+    setup.put_row(customer.bucket_row(&bucket, false)).await;
+    let [old, new] = [20, 30].map(|records| generated("late/c/app/pod/1.json.gz", records, 40));
+    setup.upload(&old.key, old.bytes).await;
+    // The old version's message is somebody else's while the new one's is worked off.
+    let sqs = setup.account().sqs();
+    let mut held = Vec::new();
+    eventually("the event is in the queue", async || {
+        let receive = sqs.receive_message().queue_url(&setup.provider.queue_url).visibility_timeout(600);
+        let received = receive.send().await.expect("the queue can be read");
+        held.extend(
+            received.messages.unwrap_or_default().into_iter().filter_map(|message| message.receipt_handle),
+        );
+        if held.is_empty() { Err("nothing yet".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    setup.upload(&new.key, new.bytes.clone()).await;
+    let worker = setup.worker().await;
+    eventually("the new version is copied", async || {
+        let metrics = worker.metrics().await;
+        same(&metrics.get("logferry_objects_copied_total"), &1.0)
+    })
+    .await;
+    for handle in held {
+        let release = sqs.change_message_visibility().queue_url(&setup.provider.queue_url);
+        release.receipt_handle(handle).visibility_timeout(0).send().await.expect("it is ours");
+    }
+    setup.acknowledged(&worker, 2).await;
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get("logferry_skipped_total{reason=\"superseded\"}"), 1.0, "{metrics:?}");
+    assert_eq!(metrics.get("logferry_objects_copied_total"), 1.0);
+    assert_eq!(received(&setup, &customer, &bucket).await, [copy_of(&new, "ROSA/cluster-logs/")]);
+    setup.no_dead_letters().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_clusters_objects_of_one_name_overwrite_each_other_never() {
+    let setup = Setup::new("copies-collide").await;
+    let account = setup.provider.account.clone();
+    let tenant = format!("collide-{}", unique());
+    let (customer, bucket) = bucket_in(&setup, &account, &tenant, false).await;
+    let mut row = customer.bucket_row(&bucket, false);
+    setup.put_row(row.clone()).await;
+    let worker = setup.worker().await;
+    let [one, other] =
+        ["one", "other"].map(|cluster| generated(&format!("{tenant}/{cluster}/app/pod/1.json.gz"), 20, 40));
+    setup.upload(&one.key, one.bytes.clone()).await;
+    setup.acknowledged(&worker, 1).await;
+    setup.upload(&other.key, other.bytes.clone()).await;
+    let letter = setup.dead_letters(1).await.remove(0);
+    assert_eq!(
+        (letter.get("reason"), letter.get("key")),
+        ("copy_collision", other.key.as_str()),
+        "{letter:?}"
+    );
+    assert!(letter.get("error").contains("bucket_key"), "{letter:?}");
+    let first = copy_of(&one, "ROSA/cluster-logs/");
+    assert_eq!(received(&setup, &customer, &bucket).await, [first.clone()]);
+    // The row is mended, and the message comes again.
+    row.insert("bucket_key".to_owned(), text("{tenant}/{cluster}/{application}/{pod}/{file}"));
+    setup.put_row(row).await;
+    eventually("the worker knows the new row", async || {
+        let lookups = worker.metrics().await.get("logferry_tenant_lookups_total{result=\"found\"}");
+        setup.send(&letter.body).await;
+        setup.queue_is_empty().await;
+        let copies = received(&setup, &customer, &bucket).await.len();
+        same(&copies, &2).map_err(|counts| format!("{counts} after {lookups} lookups"))
+    })
+    .await;
+    let second = (format!("ROSA/cluster-logs/{}", other.key), other.bytes.into());
+    let mut both = [first, second];
+    both.sort();
+    assert_eq!(received(&setup, &customer, &bucket).await, both);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -84,15 +84,37 @@ impl World {
         order
     }
 
-    async fn copy(&self, order: &Order) -> Result<(), CopyError> {
+    async fn copy(&self, order: &Order) -> Result<Copied, CopyError> {
         let mut job = CopyJob { owner: Some(&self.provider.account), ..order.job() };
         job.way.source_prefix = "acme/";
         self.copy_job(&job).await
     }
 
-    async fn copy_job(&self, job: &CopyJob<'_>) -> Result<(), CopyError> {
+    async fn copy_job(&self, job: &CopyJob<'_>) -> Result<Copied, CopyError> {
         let session = self.copier.enter(&job.way).await?;
         self.copier.copy(&session, job).await
+    }
+
+    /// Lets both roles look at what is in the bucket.
+    async fn let_look(&self) {
+        self.customer.let_look(&self.aws, &self.provider, "theirs").await.expect("policies");
+    }
+
+    /// Stores versions of one object, each with the sequencer of its event; in one that keeps versions, all can be copied.
+    async fn versions<const N: usize>(&self, row: &[(&str, &str)], texts: [&'static str; N]) -> [Order; N] {
+        let mut orders = Vec::new();
+        for (index, text) in texts.into_iter().enumerate() {
+            let mut order = self.put(KEY, text.as_bytes(), row).await;
+            order.object.sequencer = Some(format!("0055AED6DCD9028{:02X}", 0xFE + index));
+            orders.push(order);
+        }
+        orders.try_into().expect("as many")
+    }
+
+    /// The texts of what is in the bucket, by key.
+    async fn texts(&self) -> Vec<String> {
+        let received = self.received().await.into_iter();
+        received.map(|copy| String::from_utf8(copy.bytes.to_vec()).expect("UTF-8")).collect()
     }
 
     async fn received(&self) -> Vec<ReceivedObject> {
@@ -106,6 +128,7 @@ impl World {
     }
 }
 
+const WRITTEN: Result<Copied, CopyError> = Ok(Copied::Written);
 const CENTRAL: [(&str, &str); 2] = [("target_region", "us-east-1"), ("bucket_name", "theirs")];
 
 /// A row that names the customer's role, which asks for an ExternalId.
@@ -119,10 +142,11 @@ const IN_ROLE: [(&str, &str); 4] = [
 #[tokio::test]
 async fn a_copy_is_the_object_and_says_where_it_is_from() {
     let world = World::new(true).await;
+    world.let_look().await;
     for (row, assumed) in [(&CENTRAL[..], 1), (&IN_ROLE[..], 2)] {
         let before = world.sandbox.calls("s3", "CopyObject");
         let order = world.put(KEY, b"\x1f\x8b, more or less", row).await;
-        assert_eq!(world.copy(&order).await, Ok(()));
+        assert_eq!(world.copy(&order).await, WRITTEN);
         let [copy] = world.received().await.try_into().expect("one object");
         assert_eq!((copy.key.as_str(), &copy.bytes[..]), (COPY, &b"\x1f\x8b, more or less"[..]));
         assert_eq!(copy.content_encoding.as_deref(), Some("gzip"));
@@ -149,7 +173,7 @@ async fn it_is_the_version_or_the_etag_of_the_event() {
     let world = World::new(true).await;
     let first = world.put(KEY, b"first", &CENTRAL).await;
     world.put(KEY, b"second", &CENTRAL).await;
-    assert_eq!(world.copy(&first).await, Ok(()));
+    assert_eq!(world.copy(&first).await, WRITTEN);
     assert_eq!(&world.received().await[0].bytes[..], b"first");
 
     let world = World::new(false).await;
@@ -157,15 +181,117 @@ async fn it_is_the_version_or_the_etag_of_the_event() {
     let second = world.put(KEY, b"second", &CENTRAL).await;
     let error = world.copy(&first).await.expect_err("it was overwritten");
     assert!(matches!(error, CopyError::SourceMissing(_)), "{error}");
-    assert_eq!(world.copy(&second).await, Ok(()));
+    assert_eq!(world.copy(&second).await, WRITTEN);
     assert_eq!(&world.received().await[0].bytes[..], b"second");
+}
+
+#[tokio::test]
+async fn an_older_version_never_takes_the_place_of_a_later_one() {
+    for row in [&CENTRAL[..], &IN_ROLE] {
+        let world = World::new(true).await;
+        world.let_look().await;
+        let [first, second, third] = world.versions(row, ["first", "second", "third"]).await;
+        assert_eq!(world.copy(&second).await, WRITTEN);
+        for _ in 0..2 {
+            assert_eq!(world.copy(&first).await, Ok(Copied::Superseded));
+            assert_eq!(world.texts().await, ["second"]);
+        }
+        assert_eq!(world.copy(&second).await, WRITTEN, "the same again");
+        assert_eq!(world.copy(&third).await, WRITTEN);
+        assert_eq!(world.copy(&second).await, Ok(Copied::Superseded));
+        assert_eq!(world.texts().await, ["third"]);
+        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "none for what was superseded");
+    }
+}
+
+#[tokio::test]
+async fn the_later_version_wins_whichever_comes_last() {
+    for there in [None, Some("zeroth")] {
+        let world = World::new(true).await;
+        world.let_look().await;
+        let [zeroth, first, second] = world.versions(&CENTRAL, ["zeroth", "first", "second"]).await;
+        if there.is_some() {
+            assert_eq!(world.copy(&zeroth).await, WRITTEN);
+        }
+        // Every copy is decided upon before any is made, and the later one is made first.
+        let slow = Effect::Latency { milliseconds: 300 };
+        let slow = world.sandbox.faults().add(Fault::new("s3", "CopyObject", slow));
+        let second = world.copy(&second);
+        let first = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            world.copy(&first).await
+        };
+        assert_eq!(tokio::join!(second, first), (WRITTEN, Ok(Copied::Superseded)), "{there:?}");
+        assert_eq!(world.texts().await, ["second"], "{there:?}");
+        world.sandbox.faults().remove(slow);
+    }
+}
+
+#[tokio::test]
+async fn two_sources_do_not_share_a_key() {
+    let world = World::new(false).await;
+    world.let_look().await;
+    let other = KEY.replace("prod-1", "prod-2");
+    let template = ("bucket_key", "{tenant}/{cluster}/{application}/{pod}/{file}");
+    let with_cluster: Vec<_> = CENTRAL.into_iter().chain([template]).collect();
+    assert_eq!(world.copy(&world.put(KEY, b"one", &CENTRAL).await).await, WRITTEN);
+    let error = world.copy(&world.put(&other, b"two", &CENTRAL).await).await.expect_err("it is another's");
+    assert!(matches!(&error, CopyError::Collision { key, .. } if key == COPY), "{error}");
+    assert_eq!(world.texts().await, ["one"]);
+    for (key, text) in [(KEY, &b"three"[..]), (&other, b"four")] {
+        assert_eq!(world.copy(&world.put(key, text, &with_cluster).await).await, WRITTEN);
+    }
+    let keys: Vec<_> = world.received().await.into_iter().map(|copy| copy.key).collect();
+    let rest = "web app/web+0/é.json.gz";
+    let expected = ["prod-1", "prod-2"].map(|cluster| format!("ROSA/cluster-logs/acme/{cluster}/{rest}"));
+    assert_eq!(keys, [&expected[..], &[COPY.to_owned()]].concat());
+    assert_eq!(world.texts().await, ["three", "four", "one"]);
+}
+
+#[tokio::test]
+async fn what_is_no_copy_of_ours_is_replaced() {
+    let world = World::new(false).await;
+    world.let_look().await;
+    let put = world.aws.account(&world.customer.account).s3().put_object().bucket("theirs").key(COPY);
+    put.metadata("source-key", "a").body(b"theirs".to_vec().into()).send().await.expect("it is their bucket");
+    assert_eq!(world.copy(&world.put(KEY, b"ours", &IN_ROLE).await).await, WRITTEN);
+    assert_eq!(world.texts().await, ["ours"]);
+}
+
+#[tokio::test]
+async fn who_may_not_look_copies_all_the_same() {
+    for row in [&CENTRAL[..], &IN_ROLE] {
+        let world = World::new(true).await;
+        let [first, second] = world.versions(row, ["first", "second"]).await;
+        assert_eq!(world.copy(&second).await, WRITTEN);
+        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1, "nothing was there");
+        assert_eq!(world.copy(&first).await, WRITTEN);
+        assert_eq!(world.texts().await, ["first"]);
+        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "one of them if nothing was there");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_copied_while_nobody_tells_what_is_there() {
+    let world = World::new(false).await;
+    world.let_look().await;
+    let order = world.put(KEY, b"good", &CENTRAL).await;
+    let slow = Effect::Latency { milliseconds: 2 * SHORT.as_millis() as u64 };
+    for effect in [Effect::Error(ErrorAnswer::new(503, "SlowDown")), Effect::Reset, slow] {
+        let fault = world.sandbox.faults().add(Fault::new("s3", "HeadObject", effect));
+        let error = world.copy(&order).await.expect_err("S3 does not answer");
+        assert!(matches!(error, CopyError::Unavailable(_)), "{error}");
+        world.sandbox.faults().remove(fault);
+    }
+    assert_eq!(world.sandbox.calls("s3", "CopyObject"), 0);
+    assert_eq!(world.copy(&order).await, WRITTEN);
 }
 
 #[tokio::test]
 async fn a_session_reaches_the_tenant_s_own_objects_alone() {
     let world = World::new(false).await;
     let own = world.put(KEY, b"own", &IN_ROLE).await;
-    assert_eq!(world.copy(&own).await, Ok(()));
+    assert_eq!(world.copy(&own).await, WRITTEN);
     // The role itself may read all of the staging bucket.
     let mut foreign = world.put("globex/c/app/pod/f", b"foreign", &IN_ROLE).await;
     foreign.route = own.route.clone();
@@ -212,7 +338,7 @@ async fn a_bucket_that_is_another_s_by_now_gets_nothing() {
         assert!(matches!(error, CopyError::Denied(_)), "{error}");
         assert_eq!(world.received().await, []);
     }
-    assert_eq!(owned_by(&CENTRAL, "222222222222").await, Ok(()));
+    assert_eq!(owned_by(&CENTRAL, "222222222222").await, WRITTEN);
     // The row says nothing of it; the role's account does.
     let policy = world.customer.account.clone();
     let order = world.put(KEY, b"good", &IN_ROLE).await;
@@ -234,7 +360,7 @@ async fn a_copy_may_take_longer_than_other_calls() {
     let order = world.put(KEY, b"large", &IN_ROLE).await;
     let slow = Effect::Latency { milliseconds: 2 * SHORT.as_millis() as u64 };
     world.sandbox.faults().add(Fault::new("s3", "CopyObject", slow));
-    assert_eq!(world.copy(&order).await, Ok(()));
+    assert_eq!(world.copy(&order).await, WRITTEN);
     assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1);
 }
 
@@ -251,12 +377,12 @@ async fn bad_days_are_the_sdk_s_then_the_queue_s() {
     let error = world.copy(&order).await.expect_err("it broke off");
     assert!(matches!(error, CopyError::Unavailable(_)), "{error}");
     world.fail(1, 200, "InternalError");
-    assert_eq!(world.copy(&order).await, Ok(()));
+    assert_eq!(world.copy(&order).await, WRITTEN);
 
     let assumed = || world.sandbox.calls("sts", "AssumeRole");
     let before = assumed();
     world.sandbox.expire_sessions(&world.customer.account);
-    assert_eq!(world.copy(&order).await, Ok(()));
+    assert_eq!(world.copy(&order).await, WRITTEN);
     assert_eq!(assumed(), before + 1, "a new session, once");
 }
 

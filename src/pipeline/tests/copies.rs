@@ -164,6 +164,32 @@ async fn a_missing_object_is_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_object_whose_later_version_is_there_is_done() {
+    let world = world();
+    world.copier.supersede(BUCKET_THERE);
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert_eq!((report.skipped, verdict), (vec![Skipped::Superseded], Verdict::Ack));
+    let delivered: Vec<_> = report.delivered.iter().map(|done| done.delivery.as_str()).collect();
+    assert_eq!((delivered, copied(&world, BUCKET_THERE)), (vec!["cloudwatch"], 0));
+    // For good, and it does not count as copied.
+    let (report, _) = world.process(&event(&[KEY])).await;
+    assert_eq!((report.skipped, world.copier.calls()), (vec![Skipped::AlreadyDelivered], 1));
+    let text = world.metrics.render().expect("metrics are text");
+    assert!(text.contains("\nlogferry_objects_copied_total 0\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collision_is_poison_and_says_what_to_do() {
+    let world = world();
+    let collision = CopyError::Collision { key: COPY.into(), original: "staging/acme/prod-2/web".into() };
+    world.copier.break_bucket(BUCKET_THERE, collision);
+    let poison = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!((poison.reason, attribute(&poison, "key")), ("copy_collision", Some(KEY)));
+    assert!(attribute(&poison, "error").is_some_and(|error| error.contains("bucket_key")), "{poison:?}");
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"], "the log group's records are there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn broken_content_is_copied_as_it_is() {
     let world = world();
     world.put(KEY, object(b"[{\"message\":\"a\"},".to_vec()));

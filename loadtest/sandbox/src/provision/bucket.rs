@@ -40,16 +40,44 @@ impl Customer {
         });
         let create = s3.create_bucket().bucket(name).set_create_bucket_configuration(place);
         create.send().await.map_err(failed("create the customer's bucket"))?;
-        let policy = statement(json!({
-            "Effect": "Allow",
-            // Emulators know the account alone.
-            "Principal": { "AWS": [&provider.central_role_arn, &root_arn(&provider.account)] },
-            "Action": ["s3:PutObject", "s3:PutObjectAcl"],
-            "Resource": format!("arn:aws:s3:::{name}/*"),
-            "Condition": { "StringEquals": { "s3:x-amz-acl": "bucket-owner-full-control" } },
-        }));
+        let policy = statement(let_central_write(provider, name));
         let put = s3.put_bucket_policy().bucket(name).policy(policy);
         put.send().await.map_err(failed("let the central role write to the customer's bucket"))?;
+        Ok(())
+    }
+
+    /// Lets both the central role and the customer's own also read a bucket of the customer's, and so look at what a copy
+    /// would overwrite. Neither may list it.
+    ///
+    /// # Errors
+    /// When S3 or IAM refuses.
+    pub async fn let_look(&self, aws: &Aws, provider: &Provider, bucket: &str) -> Result<(), ProvisionError> {
+        let resource = format!("arn:aws:s3:::{bucket}/*");
+        let mut look = json!({ "Effect": "Allow", "Action": "s3:GetObject", "Resource": resource });
+        self.put_role_policy(aws, &format!("{bucket}-look"), json!([look])).await?;
+        look["Principal"] = json!({ "AWS": [&provider.central_role_arn, &root_arn(&provider.account)] });
+        let statements = json!([let_central_write(provider, bucket), look]);
+        let policy = json!({ "Version": "2012-10-17", "Statement": statements }).to_string();
+        let put = aws.account(&self.account).s3().put_bucket_policy().bucket(bucket).policy(policy);
+        put.send().await.map_err(failed("let the central role look into the customer's bucket"))?;
+        Ok(())
+    }
+
+    async fn put_role_policy(
+        &self,
+        aws: &Aws,
+        name: &str,
+        statements: serde_json::Value,
+    ) -> Result<(), ProvisionError> {
+        let policy = json!({ "Version": "2012-10-17", "Statement": statements }).to_string();
+        let put = [
+            ("Action", "PutRolePolicy"),
+            ("RoleName", self.role_arn.rsplit('/').next().unwrap_or_default()),
+            ("PolicyName", name),
+            ("PolicyDocument", &policy),
+        ];
+        let put = aws.account(&self.account).iam_query(&put).await;
+        put.map_err(failed("give the customer's role a policy"))?;
         Ok(())
     }
 
@@ -64,7 +92,7 @@ impl Customer {
         provider: &Provider,
         bucket: &str,
     ) -> Result<(), ProvisionError> {
-        let policy = json!({ "Version": "2012-10-17", "Statement": [
+        let statements = json!([
             {
                 "Effect": "Allow",
                 "Action": ["s3:GetObject", "s3:GetObjectVersion"],
@@ -75,16 +103,8 @@ impl Customer {
                 "Action": ["s3:PutObject", "s3:PutObjectAcl"],
                 "Resource": format!("arn:aws:s3:::{bucket}/*"),
             },
-        ] });
-        let name = self.role_arn.rsplit('/').next().unwrap_or_default();
-        let put = [
-            ("Action", "PutRolePolicy"),
-            ("RoleName", name),
-            ("PolicyName", bucket),
-            ("PolicyDocument", &policy.to_string()),
-        ];
-        aws.account(&self.account).iam_query(&put).await.map_err(failed("let the customer's role copy"))?;
-        Ok(())
+        ]);
+        self.put_role_policy(aws, bucket, statements).await
     }
 
     /// The tenant's row for copies into a bucket, in the customer's role if it is to be entered.
@@ -146,6 +166,18 @@ impl Provider {
         put.send().await.map_err(failed("let the customers read the staging bucket"))?;
         Ok(())
     }
+}
+
+/// A bucket policy's statement, as the customers of the field have it.
+fn let_central_write(provider: &Provider, bucket: &str) -> serde_json::Value {
+    json!({
+        "Effect": "Allow",
+        // Emulators know the account alone.
+        "Principal": { "AWS": [&provider.central_role_arn, &root_arn(&provider.account)] },
+        "Action": ["s3:PutObject", "s3:PutObjectAcl"],
+        "Resource": format!("arn:aws:s3:::{bucket}/*"),
+        "Condition": { "StringEquals": { "s3:x-amz-acl": "bucket-owner-full-control" } },
+    })
 }
 
 fn root_arn(account: &str) -> String {

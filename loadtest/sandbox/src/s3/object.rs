@@ -117,6 +117,8 @@ impl S3 {
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         authorize_write(cloud, call, bucket, &key)?;
+        let there = bucket.latest(&key).and_then(|version| version.object.as_deref());
+        conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
         let changed = replace || given.iter().any(|(name, _)| is_storage_header(name.as_str()));
         if (&from_name, &from_key) == (&name, &key) && from_version.is_none() && !changed {
             return Err(AwsError::new(
@@ -270,9 +272,13 @@ fn object_arn(bucket: &Bucket, key: &str) -> String {
     format!("{}/{key}", bucket.arn())
 }
 
-/// A write needs PutObject, and PutObjectAcl as well if it carries an ACL.
+/// A write needs PutObject, PutObjectAcl as well if it carries an ACL, and GetObject if it must find a certain object. Source:
+/// S3 User Guide, "How to prevent object overwrites with conditional writes".
 fn authorize_write(cloud: &Cloud, call: &Call, bucket: &Bucket, key: &str) -> Result<(), AwsError> {
     let arn = object_arn(bucket, key);
+    if call.headers.contains_key("if-match") {
+        authorize(cloud, call, bucket, "s3:GetObject", &arn, &[])?;
+    }
     let Some(acl) = call.header("x-amz-acl") else {
         return authorize(cloud, call, bucket, "s3:PutObject", &arn, &[]);
     };

@@ -1,0 +1,200 @@
+//! Keys of copies in a customer's bucket.
+
+use crate::route::Route;
+
+/// Leaves most of a key's 1,024 bytes for the prefix and the names.
+const MAX_TEMPLATE: usize = 256;
+
+/// The part of a copy's key behind `bucket_prefix`, with places for what the object's own key says; checked once, when the
+/// tenant's row is read.
+///
+/// Every segment is one name or plain text, and names have no slash: two objects get one key only if they differ in names
+/// that the template leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectKeyTemplate {
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    Name(Name),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Tenant,
+    Cluster,
+    Application,
+    Pod,
+    File,
+}
+
+const NAMES: [(&str, Name); 5] = [
+    ("{tenant}", Name::Tenant),
+    ("{cluster}", Name::Cluster),
+    ("{application}", Name::Application),
+    ("{pod}", Name::Pod),
+    ("{file}", Name::File),
+];
+
+impl ObjectKeyTemplate {
+    /// Without the cluster.
+    pub const DEFAULT: &'static str = "{tenant}/{application}/{pod}/{file}";
+
+    /// Reads a template such as `{cluster}/{tenant}/{application}/{pod}/{file}`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_TEMPLATE {
+            return Err(format!("a template has at most {MAX_TEMPLATE} bytes, not {}", text.len()));
+        }
+        let mut segments = Vec::new();
+        for part in text.split('/') {
+            let segment = segment(part).map_err(|problem| format!("{text:?} {problem}"))?;
+            if matches!(segment, Segment::Name(_)) && segments.contains(&segment) {
+                return Err(format!("{text:?} has {part} twice"));
+            }
+            segments.push(segment);
+        }
+        if segments.last() != Some(&Segment::Name(Name::File)) {
+            return Err(format!("{text:?} does not end with the segment {{file}}"));
+        }
+        let tenant = segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
+        let before = &segments[..tenant.ok_or_else(|| format!("{text:?} has no segment {{tenant}}"))?];
+        // What stands up to the tenant is what the worker's session in the customer's account is confined to.
+        if before.iter().any(|segment| !matches!(segment, Segment::Literal(_) | Segment::Name(Name::Cluster)))
+        {
+            return Err(format!("{text:?} has another name than {{cluster}} before {{tenant}}"));
+        }
+        Ok(Self { segments })
+    }
+
+    /// The key of an object's copy, without the prefix; a name that the key layout does not have leaves no segment.
+    pub fn render(&self, route: &Route) -> String {
+        self.joined(self.segments.len(), route)
+    }
+
+    /// What the keys of all copies of one tenant's, from one cluster if that comes first, begin with; a slash is at its end.
+    pub fn tenant_prefix(&self, route: &Route) -> String {
+        let tenant = self.segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
+        self.joined(tenant.map_or(0, |at| at + 1), route) + "/"
+    }
+
+    fn joined(&self, segments: usize, route: &Route) -> String {
+        let texts = self.segments[..segments].iter().map(|segment| match segment {
+            Segment::Literal(literal) => literal.as_str(),
+            Segment::Name(Name::Tenant) => &route.tenant,
+            Segment::Name(Name::Cluster) => &route.cluster,
+            Segment::Name(Name::Application) => &route.application,
+            Segment::Name(Name::Pod) => &route.pod,
+            Segment::Name(Name::File) => &route.file,
+        });
+        texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("/")
+    }
+}
+
+impl Default for ObjectKeyTemplate {
+    fn default() -> Self {
+        Self::parse(Self::DEFAULT).expect("the default is right")
+    }
+}
+
+fn segment(text: &str) -> Result<Segment, String> {
+    if let Some((_, name)) = NAMES.iter().find(|(name, _)| *name == text) {
+        return Ok(Segment::Name(*name));
+    }
+    let problem = if text.is_empty() {
+        "has an empty segment".to_owned()
+    } else if matches!(text, "." | "..") {
+        format!("has a segment {text:?}")
+    } else if text.contains(char::is_control) {
+        "has a control character".to_owned()
+    } else if text.contains(['{', '}']) {
+        let names = "{tenant}, {cluster}, {application}, {pod} and {file}";
+        format!("has the segment {text:?}, which is neither plain text nor one of {names}")
+    } else {
+        return Ok(Segment::Literal(text.to_owned()));
+    };
+    Err(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn template(text: &str) -> ObjectKeyTemplate {
+        ObjectKeyTemplate::parse(text).expect("the template is right")
+    }
+
+    fn route(names: [&str; 5]) -> Route {
+        let [tenant, cluster, application, pod, file] = names.map(str::to_owned);
+        Route { tenant, cluster, application, pod, file }
+    }
+
+    #[test]
+    fn keys_follow_the_template() {
+        let check = |text: &str, names: [&str; 5], key: &str, prefix: &str| {
+            let (template, route) = (template(text), route(names));
+            assert_eq!(
+                (template.render(&route).as_str(), template.tenant_prefix(&route).as_str()),
+                (key, prefix)
+            );
+        };
+        let names = ["acme", "c1", "web", "web-0", "1.gz"];
+        check(ObjectKeyTemplate::DEFAULT, names, "acme/web/web-0/1.gz", "acme/");
+        check("{cluster}/{tenant}/x y/{pod}/{file}", names, "c1/acme/x y/web-0/1.gz", "c1/acme/");
+        check("logs/{tenant}/{cluster}/{file}", names, "logs/acme/c1/1.gz", "logs/acme/");
+        check("{tenant}/{file}", names, "acme/1.gz", "acme/");
+        // A layout without a pod, and one without a cluster.
+        check(ObjectKeyTemplate::DEFAULT, ["acme", "c1", "web", "", "1.gz"], "acme/web/1.gz", "acme/");
+        check("{cluster}/{tenant}/{file}", ["acme", "", "web", "", "1.gz"], "acme/1.gz", "acme/");
+        // Values are not read as a template.
+        check("{tenant}/{pod}/{file}", ["{pod}", "", "", "{file}", "f"], "{pod}/{file}/f", "{pod}/");
+    }
+
+    #[test]
+    fn bad_templates_are_errors() {
+        let long = format!("{}/{{tenant}}/{{file}}", "x".repeat(250));
+        for (text, part) in [
+            ("", "empty segment"),
+            ("/{tenant}/{file}", "empty segment"),
+            ("{tenant}//{file}", "empty segment"),
+            ("{tenant}/{file}/", "empty segment"),
+            ("{tenant}/../{file}", "\"..\""),
+            ("./{tenant}/{file}", "\".\""),
+            ("{tenant}/a\tb/{file}", "control character"),
+            ("{tenant}/{namespace}/{file}", "\"{namespace}\""),
+            ("{tenant}/{application}-{pod}/{file}", "\"{application}-{pod}\""),
+            ("{tenant}/{pod/{file}", "\"{pod\""),
+            ("{tenant}/{pod}/{pod}/{file}", "{pod} twice"),
+            ("{tenant}/{pod}", "does not end"),
+            ("{tenant}/{file}/{pod}", "does not end"),
+            ("{application}/{file}", "no segment {tenant}"),
+            ("{application}/{tenant}/{file}", "before {tenant}"),
+            ("{cluster}/{pod}/{tenant}/{file}", "before {tenant}"),
+            (&long, "at most 256 bytes"),
+        ] {
+            let error = ObjectKeyTemplate::parse(text).expect_err("not a template");
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_template_with_every_name_keeps_objects_apart(
+            one in prop::array::uniform5("[a-b./{}]{0,3}[a-b]"),
+            other in prop::array::uniform5("[a-b./{}]{0,3}[a-b]"),
+        ) {
+            let names = |names: &[String; 5]| names.clone().map(|name| name.replace('/', ""));
+            let (one, other) = (names(&one), names(&other));
+            let template = template("x/{cluster}/{tenant}/{application}/{pod}/{file}");
+            let key = |names: &[String; 5]| template.render(&route(names.each_ref().map(String::as_str)));
+            prop_assert_eq!(key(&one) == key(&other), one == other);
+            prop_assert!(key(&one).starts_with(&template.tenant_prefix(&route(one.each_ref().map(String::as_str)))));
+        }
+    }
+}
