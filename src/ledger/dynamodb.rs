@@ -10,6 +10,8 @@
 //!
 //! Leases are judged by the asking worker's clock: clocks that differ make a lease longer or shorter by as much.
 
+pub mod entries;
+
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime, UNIX_EPOCH},
