@@ -261,9 +261,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 let task = Task { object, route: &route, pass: &pass, stop };
                 self.deliver(task, &wanted.deliveries, report).await
             }
-            Err(wait) => {
-                report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait }))
-            }
+            Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
         }
     }
 
