@@ -183,7 +183,8 @@ impl Plan {
             weather.extend(std::iter::repeat_with(|| one(PERIOD, &mut rng)).take(count));
         };
         match kind {
-            Kind::Kills | Kind::Pauses | Kind::Faults | Kind::Outage => {}
+            Kind::Kills | Kind::Faults | Kind::Outage => {}
+            Kind::Pauses => weather.push(Weather::slow_puts(PERIOD, &mut rng)),
             Kind::LostAnswers => more(Weather::lost_answers),
             Kind::NoLedger => weather.push(Weather::ledger_outage(&mut rng)),
         }

@@ -144,6 +144,13 @@ impl Weather {
         Self::new(period, 2, rng, fault)
     }
 
+    /// Every other put takes its time, so that a worker which is paused is in the middle of some.
+    pub(super) fn slow_puts(period: Duration, rng: &mut Rng) -> Self {
+        let effect = Effect::Latency { milliseconds: rng.u64(300..1500) };
+        let fault = Fault { probability: Some(0.5), ..worker_s("logs", "PutLogEvents", effect) };
+        Self { from: Duration::ZERO, to: period, fault }
+    }
+
     /// The ledger cannot be reached at all, for longer than workers wait for it.
     pub(super) fn ledger_outage(rng: &mut Rng) -> Self {
         let from = within(Duration::from_secs(3), rng);
