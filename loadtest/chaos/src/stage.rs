@@ -96,8 +96,11 @@ impl Stage {
             }
             if tenant.has_bucket {
                 let customer = &deliveries[0].0;
-                customer.create_bucket(&aws, &provider, &customers_bucket(number)).await?;
-                provider.put_tenant(&aws, customer.bucket_row(&customers_bucket(number), false)).await?;
+                let bucket = customers_bucket(number);
+                customer.create_bucket(&aws, &provider, &bucket).await?;
+                // Only who may look at what lies there keeps the newest version.
+                customer.let_look(&aws, &provider, &bucket).await?;
+                provider.put_tenant(&aws, customer.bucket_row(&bucket, false)).await?;
             }
             tenants.push(deliveries);
         }

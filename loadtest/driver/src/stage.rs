@@ -61,8 +61,17 @@ impl Parcel {
 impl Stage {
     /// Sets the provider and so many tenants up. The bucket tells nobody of its objects: see [`Stage::announce`].
     pub(crate) async fn set_up(endpoint: &str, tenants: u64) -> anyhow::Result<Arc<Self>> {
+        Self::set_up_as(&ProviderSpec::new("load"), endpoint, tenants).await
+    }
+
+    /// The same with a provider of that kind.
+    pub(crate) async fn set_up_as(
+        spec: &ProviderSpec,
+        endpoint: &str,
+        tenants: u64,
+    ) -> anyhow::Result<Arc<Self>> {
         let aws = Aws::new(endpoint, REGION);
-        let provider = Provider::create(&aws, &ProviderSpec::new("load")).await?;
+        let provider = Provider::create(&aws, spec).await?;
         let root = aws.account(&provider.account);
         let silence = NotificationConfiguration::builder().build();
         let put = root.s3().put_bucket_notification_configuration().bucket(&provider.bucket);
@@ -218,7 +227,7 @@ impl Stage {
         Ok((count(&self.provider.queue_url).await?, count(&self.provider.dead_letter_url).await?))
     }
 
-    /// Takes all dead letters: the reason and the object's key of each.
+    /// Takes all dead letters: of each the reason, and the object's key, or the message's id where SQS itself moved it.
     pub(crate) async fn take_letters(&self) -> anyhow::Result<Vec<(String, String)>> {
         let (sqs, mut letters) = (self.root.sqs(), Vec::new());
         loop {
@@ -233,7 +242,7 @@ impl Stage {
                 let mut attributes = message.message_attributes.unwrap_or_default();
                 let mut take = |name| attributes.remove(name).and_then(|value| value.string_value);
                 let reason = take("reason").unwrap_or_else(|| "none: SQS itself moved it".to_owned());
-                (reason, take("key").unwrap_or_default())
+                (reason, take("key").or(message.message_id).unwrap_or_default())
             }));
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use logferry_sandbox::QueueCounts;
+use logferry_sandbox::{QueueCounts, provision::ProviderSpec};
 
 use crate::{
     ordinary::{Ordinary, RECORDS, parcel, percentile, ratio, wait},
@@ -34,6 +34,8 @@ const SLOW_PUT: Duration = Duration::from_millis(300);
 const FEWER_LETTERS: u64 = 10;
 /// Batches that a killed worker may repeat, of each object that it was at.
 const REPEATS_PER_OBJECT: u64 = 2;
+/// The redrive policy's: the waits here are so short that many of them hide, and each of those is a receive.
+const MAX_RECEIVE_COUNT: u32 = 1000;
 /// The reason that a letter about a denied role has.
 const ROLE_DENIED: &str = "role_denied";
 /// Settings of the worker that bring its waits into the scale of minutes, and what it may hide into that of the quota.
@@ -190,7 +192,8 @@ impl Load {
     async fn phase(&self, phase: Phase, through: &Through) -> anyhow::Result<Found> {
         let sandbox = SandboxProcess::start_keeping().await?;
         let Ordinary { tenants, rate } = self.ordinary;
-        let stage = Stage::set_up(sandbox.endpoint(), tenants + 2).await?;
+        let spec = ProviderSpec { max_receive_count: MAX_RECEIVE_COUNT, ..ProviderSpec::new("load") };
+        let stage = Stage::set_up_as(&spec, sandbox.endpoint(), tenants + 2).await?;
         sandbox.set_in_flight_quota(stage.queue_arn(), self.quota).await?;
         let (warm_up, measured) = (self.ordinary.warm_up(), rate * self.seconds);
         let parcels = self.ordinary.parcels(warm_up + measured)?;
