@@ -3,6 +3,7 @@
 //! Knows what each of CloudWatch Logs' answers asks for; does not know where the records come from, nor what becomes of
 //! the message when a delivery fails.
 
+mod due;
 mod writer;
 
 use std::{
@@ -12,8 +13,11 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::writer::{Done, Writer};
 pub use self::writer::{MAX_STREAMS, StreamKey, Streams};
+use self::{
+    due::Due,
+    writer::{Done, Writer},
+};
 use crate::{
     batch::{Batch, BatchHead, BatchTally, BufferPool, Buffers, MAX_MESSAGE_BYTES},
     ledger::{Ledger, LedgerError, Position, Progress, claim::Claim, owed::Owed},
@@ -26,10 +30,6 @@ use crate::{
 
 /// How long a worker that stops waits for an answer of CloudWatch Logs: what is taken without one is put again.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-/// A file for the quarantine goes out with the open batch, but not later than when it has grown to that many bytes.
-const FULL_FILE: usize = 1 << 20;
-/// Nor later than with that many records.
-const FULL_FILE_RECORDS: usize = 10_000;
 /// A lane that owes that much, in bytes of its ledger entry, puts no further batch. The last one adds 10,000 events and 10,000
 /// records that were set aside at most, of two to four bytes each: with 104 KiB an entry stays far from the 400 KiB that
 /// DynamoDB allows an item.
@@ -115,16 +115,6 @@ struct OnItsWay {
     put: AbortOnDropHandle<Result<Done, LaneError>>,
 }
 
-/// What attempts before owed to the quarantine.
-#[derive(Debug)]
-struct Due {
-    /// The next such record; none comes at [`u64::MAX`].
-    next: u64,
-    reason: QuarantineReason,
-    /// Those that were found again, and are not in quarantine yet.
-    file: QuarantineFile,
-}
-
 /// Why a lane cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LaneError {
@@ -158,8 +148,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             // The quarantine was switched off since: what was rejected is counted, and no more.
             progress.owed = Owed::default();
         }
-        let mut due = Due::new();
-        due.look(&progress.owed, 0);
+        let due = Due::of(progress.owed.clone());
         Self {
             open: Batch::in_buffers(&head, shared.buffers.take()),
             spare: None,
@@ -198,7 +187,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Dropped while it waits, it leaves a lane that can only be abandoned.
     pub async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), LaneError> {
         let timestamp = record.timestamp.unwrap_or(object_time);
-        let owed = self.owed();
+        let owed = self.due.find(self.tally.read);
         if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
             let message = record.message.escaped();
             shelf.add(&mut self.due.file, reason, self.tally.read, Some(timestamp), message);
@@ -228,7 +217,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Cancel safety
     /// As [`Lane::push`].
     pub async fn push_bad_line(&mut self, text: &str) -> Result<(), LaneError> {
-        let owed = self.owed();
+        let owed = self.due.find(self.tally.read);
         if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
             shelf.add_line(&mut self.due.file, reason, self.tally.read, text);
         }
@@ -242,23 +231,13 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.counted().await
     }
 
-    /// Why the next record is owed, if it is.
-    fn owed(&mut self) -> Option<QuarantineReason> {
-        if self.tally.read != self.due.next {
-            return None;
-        }
-        let reason = self.due.reason;
-        self.due.look(&self.claim.from().owed, self.due.next + 1);
-        Some(reason)
-    }
-
     /// Counts the next record; tells how many of its events were put before, or none if it is accounted for.
     fn count(&mut self, owed: Option<QuarantineReason>) -> Option<u64> {
         let (index, from) = (self.tally.read, self.claim.from().position);
         self.tally.read += 1;
         self.next = Position { records: index, events: 0 };
         if index < from.records {
-            if !owed.is_some_and(counts_in_quarantine) {
+            if !owed.is_some_and(QuarantineReason::counts_in_quarantine) {
                 self.tally.resumed += 1;
             }
             self.next.records += 1;
@@ -270,18 +249,18 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// The record is in the open batch, or beside it.
     async fn counted(&mut self) -> Result<(), LaneError> {
         self.next = Position { records: self.tally.read, events: 0 };
-        if is_full(&self.aside) { self.send().await } else { self.pay_if_full().await }
+        if self.aside.is_full() { self.send().await } else { self.pay_if_full().await }
     }
 
     async fn pay_if_full(&mut self) -> Result<(), LaneError> {
-        if is_full(&self.due.file) { self.pay().await } else { Ok(()) }
+        if self.due.file.is_full() { self.pay().await } else { Ok(()) }
     }
 
     /// Puts into quarantine what was owed and found again. What is not taken stays owed.
     async fn pay(&mut self) -> Result<(), LaneError> {
         let file = std::mem::take(&mut self.due.file);
         let Some(&(first, _)) = file.records().first() else { return Ok(()) };
-        let counted = file.records().iter().filter(|(_, reason)| counts_in_quarantine(*reason)).count();
+        let counted = file.records().iter().filter(|(_, reason)| reason.counts_in_quarantine()).count();
         match self.writer.shelve(file, FileName::Owed(first)).await {
             Ok(()) => {}
             Err(LaneError::Quarantine(_)) => return Ok(()),
@@ -483,33 +462,6 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             Err(_) => Err(SinkError::Unavailable("the worker is shutting down".to_owned()).into()),
         }
     }
-}
-
-impl Due {
-    /// Nothing is due.
-    fn new() -> Self {
-        Self { next: u64::MAX, reason: QuarantineReason::Malformed, file: QuarantineFile::default() }
-    }
-
-    /// Finds the next record from that one on.
-    fn look(&mut self, owed: &Owed, record: u64) {
-        match owed.next(record) {
-            Some((next, reason)) => (self.next, self.reason) = (next, reason),
-            None => self.next = u64::MAX,
-        }
-    }
-}
-
-/// What was rejected counted as that when CloudWatch Logs answered; the rest counts once it is in quarantine.
-fn counts_in_quarantine(reason: QuarantineReason) -> bool {
-    match reason {
-        QuarantineReason::Rejected(_) => false,
-        QuarantineReason::Oversize | QuarantineReason::Malformed => true,
-    }
-}
-
-fn is_full(file: &QuarantineFile) -> bool {
-    file.bytes() >= FULL_FILE || file.records().len() >= FULL_FILE_RECORDS
 }
 
 #[cfg(test)]

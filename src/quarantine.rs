@@ -22,6 +22,10 @@ use crate::{
     metrics::{Metrics, Reason},
 };
 
+/// A file goes out with its batch, but not later than when it has grown to that many bytes ...
+const FULL_FILE: usize = 1 << 20;
+/// ... or to that many lines, each of which the ledger may have to remember.
+const FULL_FILE_RECORDS: usize = 10_000;
 /// Longest key that S3 takes, in bytes. Source: S3 user guide, "Naming Amazon S3 objects".
 const MAX_KEY_BYTES: usize = 1024;
 /// Longest prefix, its place for the tenant included.
@@ -69,6 +73,15 @@ pub enum QuarantineReason {
 }
 
 impl QuarantineReason {
+    /// Whether such a record counts as quarantined, once it is there. What was rejected counted as that when CloudWatch Logs
+    /// answered.
+    pub fn counts_in_quarantine(self) -> bool {
+        match self {
+            Self::Rejected(_) => false,
+            Self::Oversize | Self::Malformed => true,
+        }
+    }
+
     /// The word that lines and metrics use.
     pub fn word(self) -> &'static str {
         match self {
@@ -268,13 +281,18 @@ impl QuarantineFile {
         self.gzip.is_none()
     }
 
+    /// Whether it is to go out before more comes in.
+    pub fn is_full(&self) -> bool {
+        self.bytes() >= FULL_FILE || self.records.len() >= FULL_FILE_RECORDS
+    }
+
     /// The record of each line and why it is here, in the order in which they were added.
     pub fn records(&self) -> &[(u64, QuarantineReason)] {
         &self.records
     }
 
     /// Bytes of memory that it takes, roughly: what is compressed so far.
-    pub fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.gzip.as_ref().map_or(0, |gzip| gzip.get_ref().len())
     }
 
