@@ -1,6 +1,7 @@
 //! The command line.
 
 mod doctor;
+mod ledger;
 mod redrive;
 mod show;
 mod tenant;
@@ -23,6 +24,8 @@ use crate::{
 const EXIT_CONFIG: u8 = 64;
 /// The command line itself is wrong; what clap ends with by custom.
 const EXIT_USAGE: u8 = 2;
+/// What was named is not there. Source: sysexits.h, `EX_NOINPUT`.
+const EXIT_NOT_FOUND: u8 = 66;
 
 /// Delivers customers' Kubernetes logs from an S3 staging bucket to CloudWatch Logs in their own AWS accounts.
 #[derive(Debug, Parser)]
@@ -54,6 +57,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Look into the dead-letter queue and move messages back.
     Redrive(redrive::RedriveArgs),
+    /// Look into the ledger of delivered objects, and make it forget some.
+    Ledger(ledger::LedgerArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -121,6 +126,12 @@ pub fn main() -> ExitCode {
                 return ExitCode::from(EXIT_CONFIG);
             }
             redrive::run(args, &loaded.config)
+        }),
+        Command::Ledger(args) => with_config(options, |loaded| {
+            if problems_found(&loaded, |field| ledger::CONCERNS.contains(&field)) {
+                return ExitCode::from(EXIT_CONFIG);
+            }
+            ledger::run(args, &loaded.config)
         }),
         Command::Config(ConfigCommand::Check) => with_config(options, |loaded| {
             if problems_found(&loaded, |_| true) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }

@@ -12,7 +12,7 @@ use crate::{
         customers::Customers,
         identity::{Identity, identity},
     },
-    ledger::dynamodb::DynamoDbLedger,
+    ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
     metrics::Metrics,
     queue::{
         Queue, QueueError,
@@ -63,6 +63,17 @@ pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
     let client = sqs_client(config, &load_sdk(config).await?);
     let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
     Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
+}
+
+/// The ledger's entries.
+///
+/// # Errors
+/// There is no Region, or the configuration has no ledger: a [`Problem`].
+pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
+    let problem = || "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
+    let missing = || Problem { field: "ledger.table".to_owned(), problem: problem() };
+    let table = config.ledger.table.clone().ok_or_else(missing)?;
+    Ok(LedgerEntries::new(aws_sdk_dynamodb::Client::new(&load_sdk(config).await?), table))
 }
 
 /// Everything that `logferry doctor` asks.

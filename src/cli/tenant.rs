@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use self::entry::{Entry, table};
 use super::{
-    EXIT_CONFIG, EXIT_USAGE, run_async,
+    EXIT_CONFIG, EXIT_NOT_FOUND, EXIT_USAGE, run_async,
     show::{Show, columns, printable},
 };
 use crate::{
@@ -31,8 +31,6 @@ use crate::{
 
 /// Rows that cannot be used. Source: sysexits.h, `EX_DATAERR`.
 const EXIT_INVALID: u8 = 65;
-/// What was named is not there. Source: sysexits.h, `EX_NOINPUT`.
-const EXIT_NOT_FOUND: u8 = 66;
 /// The fields of the configuration that these commands use.
 const CONCERNS: [&str; 4] = ["aws.region", "delivery.attempts", "delivery.attempt_timeout", "tenants.table"];
 

@@ -13,6 +13,8 @@
 //! `lease_until` is by the clock of the lease's owner. Another worker takes the lease once it ended by that worker's own clock
 //! more than `ledger.max_clock_skew` ago: so by the owner's clock it has ended too, as long as their clocks differ by no more.
 
+pub mod entries;
+
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime, UNIX_EPOCH},

@@ -16,6 +16,7 @@ const ADAPTERS: &[&str] = &[
     "credentials/identity.rs",
     "demo.rs",
     "ledger/dynamodb.rs",
+    "ledger/dynamodb/entries.rs",
     "object/s3.rs",
     "quarantine/s3.rs",
     "queue/sqs.rs",

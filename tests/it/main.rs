@@ -29,6 +29,7 @@ mod fuzz;
 mod hostile;
 mod isolation;
 mod layers;
+mod ledger_command;
 mod lifecycle;
 mod many_tenants;
 mod memory;

@@ -1,0 +1,91 @@
+//! How entries are shown. Pure.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Fate, Found, selection::parts};
+use crate::{
+    cli::show::{columns, printable},
+    ledger::dynamodb::entries::Entry,
+};
+
+/// One entry's state in a word.
+fn state(entry: &Entry, now: Timestamp) -> &'static str {
+    match &entry.lease {
+        _ if entry.done => "done",
+        Some(lease) if lease.until > now => "leased",
+        _ => "unfinished",
+    }
+}
+
+/// A line for each entry.
+pub(super) fn text(found: &[Found], now: Timestamp) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
+    let heads = ["OBJECT", "DELIVERY", "STATE", "RECORDS", "CHANGED", "EXPIRES", "OTHERS"].map(str::to_owned);
+    let or_dash =
+        |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
+    let rows = found.iter().map(|Found { entry, changed_at, .. }| {
+        let state = match (state(entry, now), &entry.lease) {
+            ("leased", Some(lease)) => format!("leased until {}", second(lease.until)),
+            (state, _) => state.to_owned(),
+        };
+        let records = match entry.position.events {
+            0 => entry.position.records.to_string(),
+            events => format!("{} and {events} events", entry.position.records),
+        };
+        let others: Vec<_> = entry.others.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        [
+            printable(&entry.key.object),
+            printable(&entry.key.delivery),
+            state,
+            records,
+            or_dash(changed_at.map(second)),
+            or_dash(entry.expires_at.map(second)),
+            or_dash(Some(printable(&others.join(" ")))),
+        ]
+    });
+    columns(std::iter::once(heads).chain(rows))
+}
+
+fn second(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// An array of all entries.
+pub(super) fn json(found: &[Found], now: Timestamp) -> Value {
+    found.iter().map(|found| object(found, now)).collect()
+}
+
+fn object(Found { entry, changed_at, fate }: &Found, now: Timestamp) -> Value {
+    let (object, pin) = parts(&entry.key.object);
+    let (bucket, key) = object.split_once('/').unwrap_or((object, ""));
+    let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let lease = entry.lease.as_ref();
+    let mut shown = json!({
+        "object": entry.key.object,
+        "bucket": bucket,
+        "key": key,
+        "version_id": pin.strip_prefix("versionId="),
+        "etag": pin.strip_prefix("eTag="),
+        "delivery": entry.key.delivery,
+        "state": state(entry, now),
+        "lease_until": time(lease.map(|lease| lease.until)),
+        "lease_owner": lease.map(|lease| &lease.owner),
+        "records": entry.position.records,
+        "events": entry.position.events,
+        "changed_at": time(*changed_at),
+        "expires_at": time(entry.expires_at),
+        "others": entry.others,
+    });
+    let fate = match fate {
+        Fate::Shown => return shown,
+        Fate::WouldBeForgotten => json!("would be forgotten"),
+        Fate::Forgotten => json!("forgotten"),
+        Fate::Leased => json!("left: leased"),
+        Fate::Failed(error) => json!(format!("left: {error}")),
+    };
+    shown["fate"] = fate;
+    shown
+}

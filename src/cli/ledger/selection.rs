@@ -1,0 +1,243 @@
+//! Which entries a command is about. Pure.
+
+use clap::Args;
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+
+use crate::{
+    event::ObjectRef,
+    ledger::{EntryKey, dynamodb::entries::Entry},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct SelectionArgs {
+    /// The object: s3://BUCKET/KEY.
+    #[arg(value_name = "OBJECT", value_parser = object, required_unless_present = "prefix", conflicts_with = "prefix")]
+    object: Option<Place>,
+    /// This version of the object alone; all of them without it.
+    #[arg(long, value_name = "ID", conflicts_with = "prefix")]
+    version: Option<String>,
+    /// All objects whose keys begin so: s3://BUCKET/TENANT/
+    #[arg(long, value_name = "PREFIX", value_parser = place)]
+    prefix: Option<Place>,
+    /// Of this delivery, by its row's type; may be given several times.
+    #[arg(long = "delivery", value_name = "TYPE")]
+    deliveries: Vec<String>,
+    /// Changed at that time or later: 2026-11-27T08:00:00Z, or an age such as 90s, 2h, 3d.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Moment>,
+    /// Changed before that time.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Moment>,
+}
+
+/// A bucket, and a key or what keys begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    bucket: String,
+    key: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    At(Timestamp),
+    Ago(SignedDuration),
+}
+
+impl Moment {
+    fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            // An age that reaches back before all time is as good as none.
+            Self::Ago(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+/// Which entries.
+#[derive(Clone, Debug)]
+pub(super) struct Selection {
+    /// How they are found.
+    pub(super) reach: Reach,
+    object: Option<Place>,
+    deliveries: Vec<String>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    /// How long after its last change an entry expires.
+    retention: SignedDuration,
+}
+
+/// How entries are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A Query for one version of an object.
+    Pinned(String),
+    /// A Scan of the table for one object.
+    Object(String),
+    /// A Scan of the table for many.
+    Prefix(String),
+}
+
+impl SelectionArgs {
+    pub(super) fn at(self, now: Timestamp, retention: SignedDuration) -> Selection {
+        let reach = match (&self.object, self.version, self.prefix) {
+            (Some(Place { bucket, key }), version @ Some(_), _) => {
+                let (bucket, key) = (bucket.clone(), key.clone());
+                let object = ObjectRef { bucket, key, version_id: version, ..ObjectRef::default() };
+                Reach::Pinned(EntryKey::of(&object, "").expect("a version pins it").object)
+            }
+            (Some(Place { bucket, key }), None, _) => Reach::Object(format!("{bucket}/{key}?")),
+            (None, _, Some(Place { bucket, key })) => Reach::Prefix(format!("{bucket}/{key}")),
+            (None, _, None) => unreachable!("clap asks for one of them"),
+        };
+        Selection {
+            reach,
+            object: self.object,
+            deliveries: self.deliveries,
+            since: self.since.map(|since| since.before(now)),
+            until: self.until.map(|until| until.before(now)),
+            retention,
+        }
+    }
+}
+
+impl Selection {
+    /// Whether an entry within reach is one of those.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        let changed = self.changed_at(entry);
+        let object = |place: &Place| {
+            let (object, _) = parts(&entry.key.object);
+            object == format!("{}/{}", place.bucket, place.key)
+        };
+        (self.deliveries.is_empty() || self.deliveries.contains(&entry.key.delivery))
+            && self.object.as_ref().is_none_or(object)
+            && self.since.is_none_or(|since| changed.is_some_and(|changed| changed >= since))
+            && self.until.is_none_or(|until| changed.is_some_and(|changed| changed < until))
+    }
+
+    /// When the entry was last changed: every change sets its end of life anew.
+    pub(super) fn changed_at(&self, entry: &Entry) -> Option<Timestamp> {
+        entry.expires_at?.checked_sub(self.retention).ok()
+    }
+}
+
+/// The object's bucket and key, and what pins it: neither a version nor an eTag has a question mark.
+pub(super) fn parts(object: &str) -> (&str, &str) {
+    object.rsplit_once('?').unwrap_or((object, ""))
+}
+
+fn object(text: &str) -> Result<Place, String> {
+    place(text).and_then(|place| match place.key.is_empty() {
+        true => Err("it has no key; for all of a bucket say --prefix".to_owned()),
+        false => Ok(place),
+    })
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    let parts = text.strip_prefix("s3://").and_then(|rest| rest.split_once('/'));
+    match parts {
+        Some((bucket, key)) if !bucket.is_empty() => {
+            Ok(Place { bucket: bucket.to_owned(), key: key.to_owned() })
+        }
+        _ => Err("it does not have the form s3://BUCKET/KEY".to_owned()),
+    }
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    let bad = || {
+        format!("{text:?} is neither a time such as 2026-11-27T08:00:00Z nor an age such as 90s, 2h or 3d")
+    };
+    if let Ok(at) = text.parse() {
+        return Ok(Moment::At(at));
+    }
+    let span: Span = text.parse().map_err(|_| bad())?;
+    let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
+    if age.is_negative() { Err(bad()) } else { Ok(Moment::Ago(age)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::ledger::Position;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        selection: SelectionArgs,
+    }
+
+    const NOW: &str = "2026-11-27T08:00:00Z";
+
+    fn selection(arguments: &[&str]) -> Result<Selection, String> {
+        let command = Command::try_parse_from([&["test"], arguments].concat());
+        let command = command.map_err(|error| error.to_string())?;
+        Ok(command.selection.at(NOW.parse().expect("a time"), SignedDuration::from_hours(1)))
+    }
+
+    fn entry(object: &str, delivery: &str, expires_at: Option<&str>) -> Entry {
+        Entry {
+            key: EntryKey { object: object.to_owned(), delivery: delivery.to_owned() },
+            done: true,
+            lease: None,
+            position: Position::default(),
+            expires_at: expires_at.map(|at| at.parse().expect("a time")),
+            others: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn entries_are_reached_by_version_by_key_or_by_prefix() {
+        let check = |arguments: &[&str], expected: Reach| {
+            assert_eq!(selection(arguments).map(|selection| selection.reach), Ok(expected), "{arguments:?}");
+        };
+        check(&["s3://b/a/k", "--version", "v"], Reach::Pinned("b/a/k?versionId=v".to_owned()));
+        check(&["s3://b/a/k"], Reach::Object("b/a/k?".to_owned()));
+        check(&["--prefix", "s3://b/a/"], Reach::Prefix("b/a/".to_owned()));
+        check(&["--prefix", "s3://b/"], Reach::Prefix("b/".to_owned()));
+        for (arguments, words) in [
+            (&[][..], "OBJECT"),
+            (&["s3://b/k", "--prefix", "s3://b/"], "--prefix"),
+            (&["--prefix", "s3://b/", "--version", "v"], "--version"),
+            (&["s3://b/"], "no key"),
+            (&["b/k"], "s3://BUCKET/KEY"),
+            (&["s3:///k"], "s3://BUCKET/KEY"),
+            (&["--prefix", "s3://b"], "s3://BUCKET/KEY"),
+            (&["s3://b/k", "--since", "yesterday"], "neither a time"),
+            (&["s3://b/k", "--since=-2h"], "neither a time"),
+        ] {
+            let error = selection(arguments).expect_err("no selection");
+            assert!(error.contains(words), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn of_those_within_reach_only_those_asked_for_are_taken() {
+        let check = |arguments: &[&str], entry: &Entry, taken: bool| {
+            let selection = selection(arguments).expect("a selection");
+            assert_eq!(selection.has(entry), taken, "{arguments:?} {entry:?}");
+        };
+        // What expires in an hour was changed now.
+        let of = |object| entry(object, "cloudwatch", Some("2026-11-27T09:00:00Z"));
+        check(&["s3://b/k"], &of("b/k?versionId=v"), true);
+        check(&["s3://b/k"], &of("b/k?eTag=e"), true);
+        check(&["s3://b/k"], &of("b/k?x?eTag=e"), false);
+        check(&["s3://b/k?x"], &of("b/k?x?eTag=e"), true);
+        let all = ["--prefix", "s3://b/"];
+        let and = |more: &[&'static str]| [&all[..], more].concat();
+        check(&and(&["--delivery", "s3"]), &of("b/k?eTag=e"), false);
+        check(&and(&["--delivery", "s3", "--delivery", "cloudwatch"]), &of("b/k?eTag=e"), true);
+        check(&and(&["--since", NOW]), &of("b/k?eTag=e"), true);
+        check(&and(&["--until", NOW]), &of("b/k?eTag=e"), false);
+        let older = entry("b/k?eTag=e", "s3", Some("2026-11-27T07:00:00Z"));
+        check(&and(&["--since", "2h"]), &older, true);
+        check(&and(&["--since", "1h 59m"]), &older, false);
+        check(&and(&["--since", "3h", "--until", "119m"]), &older, true);
+        check(&and(&["--until", "2026-11-27T06:00:00Z"]), &older, false);
+        // Nobody knows when.
+        check(&all, &entry("b/k?eTag=e", "s3", None), true);
+        check(&and(&["--until", NOW]), &entry("b/k?eTag=e", "s3", None), false);
+    }
+}

@@ -1,0 +1,302 @@
+//! The ledger's entries for operators: found by object or by what keys begin with, and deleted. What the worker does with
+//! entries is its parent's.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aws_sdk_dynamodb::{
+    Client,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    types::AttributeValue,
+};
+use jiff::Timestamp;
+
+use super::{EntryKey, Item, Position};
+use crate::aws::describe;
+
+/// Reads and deletes entries; every read is consistent.
+#[derive(Clone, Debug)]
+pub struct LedgerEntries {
+    client: Client,
+    table: String,
+}
+
+/// One entry as it is in the table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its name.
+    pub key: EntryKey,
+    /// Every record is accounted for.
+    pub done: bool,
+    /// Who was on it last, where the lease was not given back.
+    pub lease: Option<Lease>,
+    /// How far the delivery is.
+    pub position: Position,
+    /// When the table's time to live deletes it.
+    pub expires_at: Option<Timestamp>,
+    /// All other attributes, in words.
+    pub others: BTreeMap<String, String>,
+}
+
+/// A worker's hold on an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its end, unless it is renewed.
+    pub until: Timestamp,
+    /// The attempt that has it.
+    pub owner: String,
+}
+
+/// One page of a scan.
+#[derive(Debug)]
+pub struct Page {
+    /// Those asked for.
+    pub entries: Vec<Entry>,
+    /// How many were looked at for them.
+    pub seen: usize,
+    /// Where the next page begins; none at the end.
+    pub next: Option<PageStart>,
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug)]
+pub struct PageStart(HashMap<String, AttributeValue>);
+
+/// What must be true of an entry that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// No lease on it holds at that time.
+    Unleased(Timestamp),
+    /// Nothing.
+    None,
+}
+
+/// What became of an entry that was to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// It is not in the table any more.
+    Gone,
+    /// A lease on it holds.
+    Leased,
+}
+
+/// The table cannot be read or changed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot {action} in the ledger, table {table:?}: {problem}")]
+pub struct EntriesError {
+    /// What was tried.
+    pub action: &'static str,
+    /// Where.
+    pub table: String,
+    /// What DynamoDB says, or what is wrong with the entry, and what to do.
+    pub problem: String,
+}
+
+impl LedgerEntries {
+    /// Those of `table`.
+    pub fn new(client: Client, table: String) -> Self {
+        Self { client, table }
+    }
+
+    /// The entries of one pinned object, as [`EntryKey::object`] names it: one for each delivery.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses, or an entry cannot be read.
+    pub async fn of(&self, object: &str) -> Result<Vec<Entry>, EntriesError> {
+        let query = self.client.query().table_name(&self.table).consistent_read(true);
+        let query = query
+            .key_condition_expression("#object = :object")
+            .expression_attribute_names("#object", "object")
+            .expression_attribute_values(":object", AttributeValue::S(object.to_owned()));
+        let mut items = query.into_paginator().items().send();
+        let mut entries = Vec::new();
+        while let Some(item) = items.next().await {
+            let item = item.map_err(|error| self.refused("read entries", "dynamodb:Query", &error))?;
+            entries.push(self.entry(item)?);
+        }
+        Ok(entries)
+    }
+
+    /// The next page of a scan for entries whose [`EntryKey::object`] begins with `prefix`. It looks at `most` entries, or at
+    /// as many as make 1 MB; what it looks at is what it costs, not what it finds.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses, or an entry cannot be read.
+    pub async fn page(
+        &self,
+        prefix: &str,
+        from: Option<PageStart>,
+        most: Option<i32>,
+    ) -> Result<Page, EntriesError> {
+        let scan = self.client.scan().table_name(&self.table).consistent_read(true);
+        let page = scan
+            .filter_expression("begins_with(#object, :prefix)")
+            .expression_attribute_names("#object", "object")
+            .expression_attribute_values(":prefix", AttributeValue::S(prefix.to_owned()))
+            .set_exclusive_start_key(from.map(|PageStart(key)| key))
+            .set_limit(most)
+            .send()
+            .await
+            .map_err(|error| self.refused("read entries", "dynamodb:Scan", &error))?;
+        let items = page.items.unwrap_or_default();
+        Ok(Page {
+            entries: items.into_iter().map(|item| self.entry(item)).collect::<Result<_, _>>()?,
+            seen: usize::try_from(page.scanned_count).unwrap_or_default(),
+            next: page.last_evaluated_key.map(PageStart),
+        })
+    }
+
+    /// Deletes an entry; one that is not there is gone too.
+    ///
+    /// # Errors
+    /// DynamoDB cannot be reached or refuses. The entry is there still, or, if no answer came, nobody knows.
+    pub async fn forget(&self, key: &EntryKey, guard: Guard) -> Result<Forgotten, EntriesError> {
+        let mut delete = self.client.delete_item().table_name(&self.table);
+        for (name, value) in [("object", &key.object), ("delivery", &key.delivery)] {
+            delete = delete.key(name, AttributeValue::S(value.clone()));
+        }
+        if let Guard::Unleased(now) = guard {
+            delete = delete
+                .condition_expression("attribute_not_exists(lease_until) OR lease_until <= :now")
+                .expression_attribute_values(":now", AttributeValue::N(now.as_millisecond().to_string()));
+        }
+        match delete.send().await {
+            Ok(_) => Ok(Forgotten::Gone),
+            Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(Forgotten::Leased),
+            Err(error) => Err(self.refused("delete an entry", "dynamodb:DeleteItem", &error)),
+        }
+    }
+
+    fn entry(&self, mut item: Item) -> Result<Entry, EntriesError> {
+        let key = match (item.remove("object"), item.remove("delivery")) {
+            (Some(AttributeValue::S(object)), Some(AttributeValue::S(delivery))) => {
+                EntryKey { object, delivery }
+            }
+            _ => {
+                return Err(
+                    self.failed("read entries", "its key is not object (S) and delivery (S)".to_owned())
+                );
+            }
+        };
+        let mut number = |name: &str| {
+            let value = item.remove(name)?;
+            let number = value.as_n().ok().and_then(|digits| digits.parse::<u64>().ok());
+            Some(number.ok_or_else(|| {
+                let EntryKey { object, delivery } = &key;
+                let problem = format!(
+                    "{name} of object {object:?}, delivery {delivery:?} is {value:?}, no whole number; delete the item: \
+                     the object then starts anew"
+                );
+                self.failed("read an entry", problem)
+            }))
+        };
+        let [records, events, until, expires_at] =
+            ["records", "events", "lease_until", "expires_at"].map(|name| number(name).transpose());
+        let position =
+            Position { records: records?.unwrap_or_default(), events: events?.unwrap_or_default() };
+        let until = until?.and_then(|until| Timestamp::from_millisecond(i64::try_from(until).ok()?).ok());
+        let expires_at = expires_at?.and_then(|at| Timestamp::from_second(i64::try_from(at).ok()?).ok());
+        let owner = item.remove("lease_owner").map(|owner| words(&owner)).unwrap_or_default();
+        Ok(Entry {
+            done: item.remove("done").is_some(),
+            lease: until.map(|until| Lease { until, owner }),
+            position,
+            expires_at,
+            others: item.iter().map(|(name, value)| (name.clone(), words(value))).collect(),
+            key,
+        })
+    }
+
+    fn refused<E>(
+        &self,
+        action: &'static str,
+        needed: &str,
+        error: &SdkError<E, HttpResponse>,
+    ) -> EntriesError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let fix = match error.code() {
+            Some("ResourceNotFoundException") => "; correct ledger.table or aws.region".to_owned(),
+            Some("AccessDeniedException") => format!("; allow {needed} on it"),
+            Some("ValidationException") => "; its key must be object (S) + delivery (S)".to_owned(),
+            _ => String::new(),
+        };
+        self.failed(action, describe(error) + &fix)
+    }
+
+    fn failed(&self, action: &'static str, problem: String) -> EntriesError {
+        EntriesError { action, table: self.table.clone(), problem }
+    }
+}
+
+/// An attribute that this version of the program has no meaning for.
+fn words(value: &AttributeValue) -> String {
+    match value {
+        AttributeValue::S(text) => text.clone(),
+        AttributeValue::N(number) => number.clone(),
+        AttributeValue::Bool(flag) => flag.to_string(),
+        AttributeValue::B(bytes) => format!("{} bytes", bytes.as_ref().len()),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::primitives::Blob;
+
+    use super::*;
+
+    fn item(attributes: &[(&str, AttributeValue)]) -> Item {
+        let key = [("object", "b/k?eTag=e"), ("delivery", "cloudwatch")];
+        let key = key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text.to_owned())));
+        let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        key.into_iter().chain(attributes).collect()
+    }
+
+    fn entry(attributes: &[(&str, AttributeValue)]) -> Result<Entry, EntriesError> {
+        let config = aws_sdk_dynamodb::Config::builder().behavior_version_latest().build();
+        LedgerEntries::new(Client::from_conf(config), "ledger".to_owned()).entry(item(attributes))
+    }
+
+    #[test]
+    fn entries_are_read_with_what_nobody_knows() {
+        let n = |digits: &str| AttributeValue::N(digits.to_owned());
+        let none = entry(&[]).expect("it is an entry");
+        assert_eq!(
+            (none.done, none.lease, none.position, none.expires_at),
+            (false, None, Position::default(), None)
+        );
+        let all = entry(&[
+            ("done", AttributeValue::Bool(true)),
+            ("lease_until", n("1800000000500")),
+            ("lease_owner", AttributeValue::S("o".to_owned())),
+            ("records", n("7")),
+            ("events", n("2")),
+            ("expires_at", n("1800000060")),
+            ("owed", AttributeValue::B(Blob::new("abc"))),
+            ("fingerprints", AttributeValue::S("12:ab".to_owned())),
+        ]);
+        let all = all.expect("it is an entry");
+        let until = Timestamp::from_millisecond(1_800_000_000_500).expect("a time");
+        assert_eq!(all.lease, Some(Lease { until, owner: "o".to_owned() }));
+        assert_eq!((all.done, all.position), (true, Position { records: 7, events: 2 }));
+        assert_eq!(all.expires_at, Timestamp::from_second(1_800_000_060).ok());
+        let others = [("fingerprints", "12:ab"), ("owed", "3 bytes")];
+        assert_eq!(all.others, others.map(|(name, words)| (name.to_owned(), words.to_owned())).into());
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_named() {
+        for (name, value) in [
+            ("records", AttributeValue::S("7".to_owned())),
+            ("lease_until", AttributeValue::N("1.5".to_owned())),
+        ] {
+            let error = entry(&[(name, value)]).expect_err("no whole number").to_string();
+            assert!(
+                [name, "b/k?eTag=e", "delete the item"].iter().all(|part| error.contains(part)),
+                "{error}"
+            );
+        }
+    }
+}
