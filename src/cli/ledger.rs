@@ -21,8 +21,14 @@ use crate::{
 };
 
 /// The fields of the configuration that these commands use.
-pub(super) const CONCERNS: [&str; 5] =
-    ["aws.region", "delivery.attempts", "delivery.attempt_timeout", "ledger.retention", "ledger.table"];
+pub(super) const CONCERNS: [&str; 6] = [
+    "aws.region",
+    "delivery.attempts",
+    "delivery.attempt_timeout",
+    "ledger.max_clock_skew",
+    "ledger.retention",
+    "ledger.table",
+];
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Entries that are deleted at once.
@@ -40,7 +46,8 @@ table by a Scan: some 128 kB of entries per read capacity of 16 units. --rate sp
 The ledger does not keep times of change: they are the end of an entry's life less ledger.retention, and wrong for entries
 that were written with another one.
 
-An entry under a lease is one that a worker is busy with; `forget` leaves it alone. With --force it is forgotten too: its
+An entry under a lease is one that a worker is busy with; `forget` leaves it alone, until ledger.max_clock_skew after the
+lease's end: the worker's clock may be behind. With --force it is forgotten too: its
 worker goes on and writes the entry anew, and what it put before may arrive again.
 
 Needs dynamodb:Query, Scan and DeleteItem on the table, as far as you use them.
@@ -164,8 +171,11 @@ async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> 
     let entries = app::commands::ledger_entries(config).await?;
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;
-    let outcome = sweep(&entries, &selection, rate, doing, now, &stop).await;
-    show.result(|| report::text(&outcome.found, now), || report::json(&outcome.found, now))?;
+    // What ended before that has ended by every worker's clock.
+    let skew = SignedDuration::try_from(config.ledger.max_clock_skew).unwrap_or(SignedDuration::MAX);
+    let ended_at = now.checked_sub(skew).unwrap_or(Timestamp::MIN);
+    let outcome = sweep(&entries, &selection, rate, doing, ended_at, &stop).await;
+    show.result(|| report::text(&outcome.found, ended_at), || report::json(&outcome.found, ended_at))?;
     Ok(told(&outcome, &selection, doing))
 }
 
@@ -175,7 +185,7 @@ async fn sweep(
     selection: &Selection,
     rate: Option<NonZeroU16>,
     doing: Doing,
-    now: Timestamp,
+    ended_at: Timestamp,
     stop: &CancellationToken,
 ) -> Outcome {
     let (mut outcome, mut seen) = (Outcome::default(), 0);
@@ -215,7 +225,7 @@ async fn sweep(
         for some in asked_for.chunks(DELETIONS) {
             let mut running = JoinSet::new();
             for entry in some {
-                running.spawn(settle(entries.clone(), entry.clone(), doing, now));
+                running.spawn(settle(entries.clone(), entry.clone(), doing, ended_at));
             }
             let settled = running.join_all().await.into_iter();
             outcome.found.extend(settled.map(|(entry, fate)| {
@@ -238,16 +248,16 @@ async fn sweep(
     outcome
 }
 
-async fn settle(entries: LedgerEntries, entry: Entry, doing: Doing, now: Timestamp) -> (Entry, Fate) {
-    let leased = entry.lease.as_ref().is_some_and(|lease| lease.until > now);
+async fn settle(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at: Timestamp) -> (Entry, Fate) {
+    let leased = entry.lease.as_ref().is_some_and(|lease| lease.until > ended_at);
     let fate = match doing {
         Doing::Show => Fate::Shown,
         Doing::DryRun(Leases::Respected) if leased => Fate::Leased,
         Doing::DryRun(_) => Fate::WouldBeForgotten,
         Doing::Forget(leases) => {
-            // Held against the table once more: a worker may have begun since the entry was read.
+            // On a condition: a worker may have begun since the entry was read.
             let guard = match leases {
-                Leases::Respected => Guard::Unleased(Timestamp::now()),
+                Leases::Respected => Guard::Unleased(ended_at),
                 Leases::Overridden => Guard::None,
             };
             match entries.forget(&entry.key, guard).await {

@@ -9,17 +9,17 @@ use crate::{
     ledger::dynamodb::entries::Entry,
 };
 
-/// One entry's state in a word.
-fn state(entry: &Entry, now: Timestamp) -> &'static str {
+/// One entry's state in a word; a lease counts until its end is before `ended_at`.
+fn state(entry: &Entry, ended_at: Timestamp) -> &'static str {
     match &entry.lease {
         _ if entry.done => "done",
-        Some(lease) if lease.until > now => "leased",
+        Some(lease) if lease.until > ended_at => "leased",
         _ => "unfinished",
     }
 }
 
 /// A line for each entry.
-pub(super) fn text(found: &[Found], now: Timestamp) -> String {
+pub(super) fn text(found: &[Found], ended_at: Timestamp) -> String {
     if found.is_empty() {
         return String::new();
     }
@@ -27,7 +27,7 @@ pub(super) fn text(found: &[Found], now: Timestamp) -> String {
     let or_dash =
         |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
     let rows = found.iter().map(|Found { entry, changed_at, .. }| {
-        let state = match (state(entry, now), &entry.lease) {
+        let state = match (state(entry, ended_at), &entry.lease) {
             ("leased", Some(lease)) => format!("leased until {}", second(lease.until)),
             (state, _) => state.to_owned(),
         };
@@ -54,11 +54,11 @@ fn second(at: Timestamp) -> String {
 }
 
 /// An array of all entries.
-pub(super) fn json(found: &[Found], now: Timestamp) -> Value {
-    found.iter().map(|found| object(found, now)).collect()
+pub(super) fn json(found: &[Found], ended_at: Timestamp) -> Value {
+    found.iter().map(|found| object(found, ended_at)).collect()
 }
 
-fn object(Found { entry, changed_at, fate }: &Found, now: Timestamp) -> Value {
+fn object(Found { entry, changed_at, fate }: &Found, ended_at: Timestamp) -> Value {
     let (object, pin) = parts(&entry.key.object);
     let (bucket, key) = object.split_once('/').unwrap_or((object, ""));
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
@@ -70,7 +70,7 @@ fn object(Found { entry, changed_at, fate }: &Found, now: Timestamp) -> Value {
         "version_id": pin.strip_prefix("versionId="),
         "etag": pin.strip_prefix("eTag="),
         "delivery": entry.key.delivery,
-        "state": state(entry, now),
+        "state": state(entry, ended_at),
         "lease_until": time(lease.map(|lease| lease.until)),
         "lease_owner": lease.map(|lease| &lease.owner),
         "records": entry.position.records,

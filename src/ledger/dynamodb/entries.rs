@@ -65,7 +65,7 @@ pub struct PageStart(HashMap<String, AttributeValue>);
 /// What must be true of an entry that is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// No lease on it holds at that time.
+    /// There is no lease on it, or one that ended at that time or before.
     Unleased(Timestamp),
     /// Nothing.
     None,
@@ -76,7 +76,7 @@ pub enum Guard {
 pub enum Forgotten {
     /// It is not in the table any more.
     Gone,
-    /// A lease on it holds.
+    /// A lease on it holds, or ended later than that.
     Leased,
 }
 
