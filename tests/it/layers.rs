@@ -22,6 +22,7 @@ const ADAPTERS: &[&str] = &[
     "queue/sqs.rs",
     "queue/sqs/attributes.rs",
     "queue/sqs/dead_letters.rs",
+    "queue/sqs/sending.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
 ];
