@@ -224,7 +224,7 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> bool {
     if outcome.copies > 0 {
         let copies = report::count(outcome.copies);
         eprintln!(
-            "logferry: {copies} more are copies of those: a message was buried again, because the answer was lost"
+            "logferry: beside {copies} with the same messages: the answer was lost when the worker sent the first"
         );
     }
     let left = [

@@ -10,8 +10,6 @@ use tokio::{
 
 use crate::queue::{MAX_BATCH, QueueError};
 
-/// How long the first of a batch waits for others.
-pub(super) const LINGER: Duration = Duration::from_millis(50);
 /// Batches on their way at once.
 pub(super) const MAX_BATCHES: usize = 8;
 
@@ -28,13 +26,13 @@ struct Pending<E> {
 }
 
 impl<E: Send + 'static> Batcher<E> {
-    /// Starts with a call that answers entry by entry, in order.
-    pub(super) fn start<F>(call: impl Fn(Vec<E>) -> F + Send + 'static) -> Self
+    /// Starts with a call that answers entry by entry, in order; the first entry of a batch waits that long for others.
+    pub(super) fn start<F>(linger: Duration, call: impl Fn(Vec<E>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Vec<Result<(), QueueError>>> + Send + 'static,
     {
         let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(gather(receiver, call));
+        tokio::spawn(gather(receiver, linger, call));
         Self { sender }
     }
 
@@ -56,6 +54,7 @@ impl<E: Send + 'static> Batcher<E> {
 
 async fn gather<E: Send + 'static, F>(
     mut receiver: mpsc::UnboundedReceiver<Pending<E>>,
+    linger: Duration,
     call: impl Fn(Vec<E>) -> F,
 ) where
     F: Future<Output = Vec<Result<(), QueueError>>> + Send + 'static,
@@ -63,7 +62,7 @@ async fn gather<E: Send + 'static, F>(
     let mut calls = JoinSet::new();
     while let Some(first) = receiver.recv().await {
         let mut batch = vec![first];
-        let deadline = Instant::now() + LINGER;
+        let deadline = Instant::now() + linger;
         while batch.len() < MAX_BATCH {
             match tokio::time::timeout_at(deadline, receiver.recv()).await {
                 Ok(Some(pending)) => batch.push(pending),

@@ -17,7 +17,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    batcher::{Batcher, LINGER, MAX_BATCHES},
+    batcher::{Batcher, MAX_BATCHES},
     lease::Lease,
     places::Places,
     terms::{Terms, ends_within},
@@ -28,6 +28,8 @@ use crate::{
     verdict::{Cause, Verdict},
 };
 
+/// How long the first of a batch waits for others.
+const LINGER: Duration = Duration::from_millis(50);
 /// Longest wait that hides a message; what waits longer is sent anew and takes no place in flight.
 pub const LONGEST_HIDING: Duration = Duration::from_secs(60);
 /// Dead letters on their way at once.
@@ -73,6 +75,8 @@ pub struct Settler<Q> {
 struct Calls<Q> {
     queue: Arc<Q>,
     deletes: Batcher<Receipt>,
+    /// Of messages that were sent before, here or to the dead-letter queue: whoever kills the worker has those twice.
+    deletes_at_once: Batcher<Receipt>,
     hides: Batcher<(Receipt, Duration)>,
     sends: Batcher<SentAnew>,
     letters: Semaphore,
@@ -90,21 +94,21 @@ impl<Q: Queue> Settler<Q> {
     /// Starts with nothing to do. At most `max_hidden` messages wait hidden at once; `longest_retry` is how long after its first
     /// receive a message may be received for the last time.
     pub fn start(queue: Arc<Q>, max_hidden: usize, longest_retry: Duration, metrics: Metrics) -> Self {
-        let deletes = Batcher::start({
+        let deletes = |linger| {
             let queue = Arc::clone(&queue);
-            move |entries: Vec<_>| {
+            Batcher::start(linger, move |entries: Vec<_>| {
                 let queue = Arc::clone(&queue);
                 async move { queue.delete(&entries).await }
-            }
-        });
-        let hides = Batcher::start({
+            })
+        };
+        let hides = Batcher::start(LINGER, {
             let queue = Arc::clone(&queue);
             move |entries: Vec<_>| {
                 let queue = Arc::clone(&queue);
                 async move { queue.change_visibility(&entries).await }
             }
         });
-        let sends = Batcher::start({
+        let sends = Batcher::start(LINGER, {
             let queue = Arc::clone(&queue);
             move |entries: Vec<_>| {
                 let queue = Arc::clone(&queue);
@@ -112,7 +116,8 @@ impl<Q: Queue> Settler<Q> {
             }
         });
         let calls = Calls {
-            deletes,
+            deletes: deletes(LINGER),
+            deletes_at_once: deletes(Duration::ZERO),
             hides,
             sends,
             letters: Semaphore::new(MAX_LETTERS),
@@ -219,14 +224,14 @@ impl Drop for Counted {
 impl<Q: Queue> Calls<Q> {
     async fn carry_out(&self, message: &Arc<Message>, verdict: Verdict, lease: Lease, counted: Counted) {
         let (cause, longest_hiding) = match verdict {
-            Verdict::Ack => return self.delete(message, lease).await,
+            Verdict::Ack => return self.delete(message, lease, &self.deletes).await,
             Verdict::Retry(cause) => (cause, LONGEST_HIDING),
             Verdict::Poison(cause) => match self.bury(message, &cause).await {
-                Ok(()) => return self.delete(message, lease).await,
+                Ok(()) => return self.delete(message, lease, &self.deletes_at_once).await,
                 Err(Unburied) => (cause, self.longest_hiding_of_poison()),
             },
             Verdict::Overdue(cause) => match self.bury_overdue(message, &cause).await {
-                Ok(()) => return self.delete(message, lease).await,
+                Ok(()) => return self.delete(message, lease, &self.deletes_at_once).await,
                 Err(Unburied) => (cause, self.longest_hiding_of_poison()),
             },
         };
@@ -238,10 +243,10 @@ impl<Q: Queue> Calls<Q> {
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
         if !(delay.is_zero() && !ends || may_hide && self.places.take(delay)) {
             if self.send_anew(message, &cause).await.is_ok() {
-                return self.delete(message, lease).await;
+                return self.delete(message, lease, &self.deletes_at_once).await;
             }
             if ends && self.bury_overdue(message, &cause).await.is_ok() {
-                return self.delete(message, lease).await;
+                return self.delete(message, lease, &self.deletes_at_once).await;
             }
         }
         self.hide(message, delay, lease, counted).await;
@@ -341,10 +346,10 @@ impl<Q: Queue> Calls<Q> {
 
     /// Deletes a message that is done with, leased until then. If that cannot be done the message comes again, and
     /// [`Settler::owes_delete`] knows it.
-    async fn delete(&self, message: &Message, lease: Lease) {
+    async fn delete(&self, message: &Message, lease: Lease, deletes: &Batcher<Receipt>) {
         self.owe_delete(&message.id);
         let (begun, mut pause) = (Instant::now(), LINGER);
-        while let Err(error) = self.deletes.call(message.receipt.clone()).await {
+        while let Err(error) = deletes.call(message.receipt.clone()).await {
             let again = matches!(error, QueueError::Unavailable(_))
                 && begun.elapsed() < DELETE_FOR
                 && !self.finishing.is_cancelled();

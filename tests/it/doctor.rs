@@ -114,8 +114,10 @@ impl Operator {
     }
 }
 
-const WIRING: [&str; 8] = [
+const WIRING: [&str; 10] = [
     "queue",
+    "long waits",
+    "queue retention",
     "redrive policy",
     "dead-letter queue",
     "dead-letter retention",
@@ -138,6 +140,17 @@ const WAY: [&str; 9] = [
 
 fn all_ok<'a>(conditions: &[&'a str]) -> Vec<(&'a str, &'a str)> {
     conditions.iter().map(|condition| (*condition, "ok")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_may_not_send_to_its_queue_is_told_what_that_means() {
+    let setup = Setup::with("doctor-send", |spec| spec.worker_may_send = false).await;
+    if setup.sandbox().is_none() {
+        return;
+    }
+    let operator = Operator { environment: setup.environment().await, setup };
+    operator.ill(&[]).await.fails("long waits", "120,000", "allow sqs:SendMessage on the queue");
+    assert_eq!(operator.setup.queue_depth().await, (0, 0), "asking sends nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,6 +216,9 @@ async fn each_broken_part_of_the_provider_s_side_is_named() {
         "raise MessageRetentionPeriod",
     );
     operator.set_queue(letters, QueueAttributeName::MessageRetentionPeriod, "1209600").await;
+    operator.set("LOGFERRY_QUEUE__MAX_AGE", "96h");
+    operator.ill(&[]).await.fails("queue retention", "345601 s", "raise MessageRetentionPeriod");
+    operator.environment.remove("LOGFERRY_QUEUE__MAX_AGE");
 
     operator.set("TENANT_CONFIG_TABLE", "nowhere");
     operator.ill(&[]).await.fails("tenant table", "ResourceNotFoundException", "correct tenants.table");
