@@ -115,7 +115,11 @@ impl App {
             metrics.clone(),
         );
         let queue = SqsQueue::new(
-            Clients { polling: sqs_client(&config, &sdk), calling: short_sqs_client(&sdk) },
+            Clients {
+                polling: sqs_client(&config, &sdk),
+                sending: short_sqs_client(&sdk, 1),
+                calling: short_sqs_client(&sdk, config.delivery.attempts),
+            },
             required(&config.queue.url, "queue.url")?,
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
@@ -309,7 +313,7 @@ fn sqs_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_sqs::Client {
 }
 
 /// For the worker's own calls: a lease that is extended and a message that is deleted wait for no slow answer.
-fn short_sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
+fn short_sqs_client(sdk: &SdkConfig, attempts: u32) -> aws_sdk_sqs::Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(LONGEST_SQS_ATTEMPT)
         .operation_attempt_timeout(LONGEST_SQS_ATTEMPT)
@@ -317,6 +321,7 @@ fn short_sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
     let config = aws_sdk_sqs::config::Builder::from(sdk)
         // Polls that fail must not spend these calls' retries.
         .retry_partition(RetryPartition::new("sqs-calls"))
+        .retry_config(RetryConfig::standard().with_max_attempts(attempts))
         .timeout_config(timeouts.build());
     aws_sdk_sqs::Client::from_conf(config.build())
 }

@@ -254,7 +254,7 @@ pub struct Ledger {
     #[serde(with = "friendly")]
     pub out_of_reach_after: Duration,
     /// How long an entry is kept after its last change, 1 h to 8760 h (365 days): for as long as a message about the object can
-    /// come again. The default, 14 days, is the longest that SQS keeps one.
+    /// come again. The default is queue.max_age, the 14 days that a dead-letter queue keeps a letter at most, and a day.
     #[serde(with = "friendly")]
     pub retention: Duration,
 }
@@ -266,7 +266,7 @@ impl Default for Ledger {
             lease: Duration::from_secs(60),
             max_clock_skew: Duration::from_secs(30),
             out_of_reach_after: Duration::from_secs(120),
-            retention: Duration::from_secs(14 * 86_400),
+            retention: Duration::from_secs(18 * 86_400),
         }
     }
 }

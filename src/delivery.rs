@@ -20,7 +20,8 @@ use self::{
 };
 use crate::{
     batch::{Batch, BatchHead, BatchTally, BufferPool, Buffers, MAX_MESSAGE_BYTES},
-    ledger::{Ledger, LedgerError, Position, Progress, claim::Claim, owed::Owed},
+    fairness::cpu::without_pause,
+    ledger::{Ledger, LedgerError, Position, Progress, claim::Claim},
     object::trail::{Fingerprint, Trail},
     quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     records::{Message, Record},
@@ -143,11 +144,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         shared: &Shared,
     ) -> Self {
         let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
-        let mut progress = claim.from().clone();
-        if shelf.is_none() {
-            // The quarantine was switched off since: what was rejected is counted, and no more.
-            progress.owed = Owed::default();
-        }
+        let progress = claim.from().clone();
         let due = Due::of(progress.owed.clone());
         Self {
             open: Batch::in_buffers(&head, shared.buffers.take()),
@@ -190,7 +187,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         let owed = self.due.find(self.tally.read);
         if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
             let message = record.message.escaped();
-            shelf.add(&mut self.due.file, reason, self.tally.read, Some(timestamp), message);
+            let (file, record) = (&mut self.due.file, self.tally.read);
+            without_pause(message.len(), || shelf.add(file, reason, record, Some(timestamp), message));
         }
         let Some(put_before) = self.count(owed) else { return self.pay_if_full().await };
         self.tally.undated += u64::from(record.timestamp.is_none());
@@ -219,14 +217,16 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     pub async fn push_bad_line(&mut self, text: &str) -> Result<(), LaneError> {
         let owed = self.due.find(self.tally.read);
         if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
-            shelf.add_line(&mut self.due.file, reason, self.tally.read, text);
+            let (file, record) = (&mut self.due.file, self.tally.read);
+            without_pause(text.len(), || shelf.add_line(file, reason, record, text));
         }
         if self.count(owed).is_none() {
             return self.pay_if_full().await;
         }
         // Nobody reads on behind a bad line without a quarantine; it would be found as unaccounted for.
         if let Some(shelf) = &self.writer.shelf {
-            shelf.add_line(&mut self.aside, QuarantineReason::Malformed, self.next.records, text);
+            let (file, record) = (&mut self.aside, self.next.records);
+            without_pause(text.len(), || shelf.add_line(file, QuarantineReason::Malformed, record, text));
         }
         self.counted().await
     }
@@ -276,7 +276,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Keeps a record for the quarantine; false if there is none.
     fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
         let Some(shelf) = &self.writer.shelf else { return false };
-        shelf.add(&mut self.aside, reason, self.next.records, timestamp, message.escaped());
+        let (file, record, text) = (&mut self.aside, self.next.records, message.escaped());
+        without_pause(text.len(), || shelf.add(file, reason, record, timestamp, text));
         true
     }
 
@@ -344,10 +345,18 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     }
 
     /// # Errors
-    /// The quarantine could not be written, so that records are owed to it.
+    /// The quarantine could not be written or is not there, so that records are owed to it.
     fn is_owing(&self) -> Result<(), LaneError> {
         match self.writer.unshelved.get() {
             Some(error) if !self.progress.owed.is_empty() => Err(error.clone().into()),
+            // The quarantine was switched off since. What CloudWatch Logs rejected was counted, and no more is asked; the rest is
+            // nowhere yet.
+            None if self.writer.shelf.is_none() && self.progress.owed.counts_in_quarantine() => {
+                let problem =
+                    "an attempt before owes records to it, and quarantine.bucket is not set; set it again"
+                        .to_owned();
+                Err(QuarantineError { key: "of owed records".to_owned(), problem }.into())
+            }
             _ => Ok(()),
         }
     }
@@ -380,11 +389,15 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             tokio::time::sleep(LAST_ANSWER).await;
         };
         // Why it cannot go on was told; a batch that fails now was not accounted for, that is all.
+        let rest = async {
+            let _ = self.arrived().await;
+            let _ = self.recorded().await;
+        };
         tokio::select! {
-            _ = self.arrived() => {}
-            () = patience => self.on_its_way = None,
+            () = rest => {}
+            // What gives the lease back records the position too.
+            () = patience => (self.on_its_way, self.recording) = (None, None),
         }
-        let _ = self.recorded().await;
     }
 
     /// Where it went on from.

@@ -57,7 +57,7 @@ pub struct ObjectHead {
 /// The bytes of an open object, in order.
 pub trait ObjectBody: Send {
     /// How many there are, if the store says.
-    fn len(&self) -> Option<u64>;
+    fn content_length(&self) -> Option<u64>;
 
     /// The next bytes; `None` at the end, once the store has checked that all came as they were stored.
     ///

@@ -115,7 +115,8 @@ impl Instruments {
     /// # Errors
     /// We may not, or SQS does not answer.
     pub async fn may_send(&self, url: &str) -> Result<(), QueueError> {
-        let clients = Clients { polling: self.sqs.clone(), calling: self.sqs.clone() };
+        let clients =
+            Clients { polling: self.sqs.clone(), sending: self.sqs.clone(), calling: self.sqs.clone() };
         // It receives nothing, and so hides nothing.
         SqsQueue::new(clients, url.to_owned(), None, Duration::ZERO).probe_sending().await
     }

@@ -58,6 +58,16 @@ impl Config {
         check.within("ledger.max_clock_skew", ledger.max_clock_skew, Duration::ZERO..=5 * MINUTE);
         check.within("ledger.out_of_reach_after", ledger.out_of_reach_after, 5 * SECOND..=60 * MINUTE);
         check.within("ledger.retention", ledger.retention, 60 * MINUTE..=365 * DAY);
+        check.that(
+            "ledger.retention",
+            ledger.table.is_none() || ledger.retention >= self.queue.max_age,
+            || {
+                format!(
+                    "must be at least queue.max_age, {:?}: a message can come again until then",
+                    self.queue.max_age
+                )
+            },
+        );
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
         check.within("tenants.negative_ttl", self.tenants.negative_ttl, Duration::ZERO..=DAY);
         check.within("tenants.max_stale", self.tenants.max_stale, Duration::ZERO..=30 * DAY);
@@ -290,6 +300,12 @@ mod tests {
         check(|c| c.ledger.out_of_reach_after = Duration::from_secs(4), &["ledger.out_of_reach_after"]);
         check(|c| c.ledger.out_of_reach_after = Duration::from_secs(3601), &["ledger.out_of_reach_after"]);
         check(|c| c.ledger.retention = Duration::from_secs(3599), &["ledger.retention"]);
+        let day = Duration::from_secs(86_400);
+        let with_ledger = |c: &mut Config, retention| {
+            (c.ledger.table, c.ledger.retention) = (Some("ledger".into()), retention);
+        };
+        check(|c| with_ledger(c, 2 * day), &["ledger.retention"]);
+        check(|c| with_ledger(c, 3 * day), &[]);
         check(|c| c.quarantine.prefix = "quarantine/".into(), &["quarantine.prefix"]);
         check(|c| c.quarantine.bucket = Some(String::new()), &["quarantine.bucket"]);
         check(

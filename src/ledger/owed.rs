@@ -36,6 +36,11 @@ impl Owed {
         self.runs.is_empty()
     }
 
+    /// Whether a record is owed that counts only once it is in quarantine: one that CloudWatch Logs never saw.
+    pub fn counts_in_quarantine(&self) -> bool {
+        self.runs.iter().any(|run| run.reason.counts_in_quarantine())
+    }
+
     /// Adds what another batch owes. Of a record that both have, one reason stays.
     pub fn add(&mut self, more: Self) {
         let mut runs = std::mem::take(&mut self.runs);

@@ -141,7 +141,7 @@ impl ObjectStore for MemoryStore {
 }
 
 impl ObjectBody for MemoryBody {
-    fn len(&self) -> Option<u64> {
+    fn content_length(&self) -> Option<u64> {
         self.len
     }
 

@@ -192,7 +192,7 @@ impl S3Body {
 }
 
 impl ObjectBody for S3Body {
-    fn len(&self) -> Option<u64> {
+    fn content_length(&self) -> Option<u64> {
         self.len
     }
 

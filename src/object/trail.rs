@@ -100,8 +100,8 @@ impl<B> TrailedBody<B> {
 }
 
 impl<B: ObjectBody> ObjectBody for TrailedBody<B> {
-    fn len(&self) -> Option<u64> {
-        self.body.len()
+    fn content_length(&self) -> Option<u64> {
+        self.body.content_length()
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
@@ -135,7 +135,7 @@ mod tests {
     struct Chunks(std::vec::IntoIter<Bytes>);
 
     impl ObjectBody for Chunks {
-        fn len(&self) -> Option<u64> {
+        fn content_length(&self) -> Option<u64> {
             None
         }
 

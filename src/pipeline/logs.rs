@@ -55,7 +55,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let Task { object, route, pass, stop } = task;
         let open = async {
             let (modified, body) = self.ports.store.open(object, self.owner(object)).await?;
-            within(max_stored, body.len().unwrap_or_default())?;
+            within(max_stored, body.content_length().unwrap_or_default())?;
             Ok((modified, body))
         };
         let (modified, body) = match task.unless_stopped(async { open.await.map_err(Failure::Object) }).await

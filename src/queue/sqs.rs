@@ -26,6 +26,8 @@ use crate::aws::describe;
 pub struct Clients {
     /// For ReceiveMessage: it has the patience of a long poll.
     pub polling: Client,
+    /// For sending: it makes one attempt. SQS keeps a message whose answer is lost, and another attempt would send it twice.
+    pub sending: Client,
     /// For all other calls.
     pub calling: Client,
 }
@@ -119,7 +121,7 @@ impl Queue for SqsQueue {
     async fn send_anew(&self, entries: &[SentAnew]) -> Vec<Result<(), QueueError>> {
         let now = Timestamp::now();
         let requests = entries.iter().enumerate().map(|(index, entry)| sending::anew(index, entry, now));
-        sending::send(&self.clients.calling, &self.url, requests.collect()).await
+        sending::send(&self.clients.sending, &self.url, requests.collect()).await
     }
 
     async fn probe_sending(&self) -> Result<(), QueueError> {
@@ -157,7 +159,7 @@ impl Queue for SqsQueue {
         let url =
             url.ok_or_else(|| QueueError::Unavailable("queue.dead_letter_url is not set".to_owned()))?;
         self.clients
-            .calling
+            .sending
             .send_message()
             .queue_url(url)
             .message_body(&letter.body)

@@ -162,7 +162,8 @@ impl<D: Directory> Shared<D> {
         let down = self.outage().is_some();
         let answer = match self.check(tenant_id) {
             Err(error) => Err(error),
-            Ok(()) if stale.is_some() || down => {
+            // A lookup that only confirms a loss may not hold its slot: the message can wait.
+            Ok(()) if stale.is_some() || down || matches!(need, Need::AskedSince(_)) => {
                 timeout(PATIENCE, self.look_up(slot, tenant_id, need)).await.unwrap_or_else(|_| {
                     let error = self.no_answer(tenant_id);
                     self.failed(&error);

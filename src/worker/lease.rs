@@ -86,6 +86,8 @@ async fn extend<Q: Queue>(
         match answer.map(|mut results| results.pop()) {
             Ok(Some(Ok(()))) if left > visibility_timeout => next += visibility_timeout / 2,
             Ok(Some(Ok(()))) => return,
+            // Deleted or given back while the call was on its way.
+            Ok(Some(Err(QueueError::Gone(_)))) if ended.is_cancelled() => return,
             Ok(Some(Err(QueueError::Gone(problem)))) => {
                 tracing::warn!(
                     error = problem,

@@ -34,6 +34,11 @@ const LINGER: Duration = Duration::from_millis(50);
 pub const LONGEST_HIDING: Duration = Duration::from_secs(60);
 /// Dead letters on their way at once.
 const MAX_LETTERS: usize = 8;
+/// How long a letter waits for its turn to be sent; a slow dead-letter queue must not hold up what others receive.
+const LETTER_WAIT: Duration = Duration::from_secs(1);
+/// How long a dead-letter queue that is slow or does not answer is left alone: receiving waits for verdicts once many are
+/// under way, and letters must not be those.
+const LETTERS_PAUSE: Duration = Duration::from_secs(5);
 /// How long a delete that the queue does not take is tried again, with the message still leased.
 const DELETE_FOR: Duration = Duration::from_secs(300);
 /// Longest pause between such attempts.
@@ -75,11 +80,13 @@ pub struct Settler<Q> {
 struct Calls<Q> {
     queue: Arc<Q>,
     deletes: Batcher<Receipt>,
-    /// Of messages that were sent before, here or to the dead-letter queue: whoever kills the worker has those twice.
+    /// For messages that were sent anew or buried. They go out at once: a worker that is killed before its delete leaves two.
     deletes_at_once: Batcher<Receipt>,
     hides: Batcher<(Receipt, Duration)>,
     sends: Batcher<SentAnew>,
     letters: Semaphore,
+    /// Until then the dead-letter queue is left alone: it was slow, or did not answer.
+    no_letters_before: Mutex<Option<Instant>>,
     places: Places,
     terms: Terms,
     /// Ids of messages that are done with and not deleted yet.
@@ -121,6 +128,7 @@ impl<Q: Queue> Settler<Q> {
             hides,
             sends,
             letters: Semaphore::new(MAX_LETTERS),
+            no_letters_before: Mutex::default(),
             places: Places::new(max_hidden),
             terms: Terms::start(Arc::clone(&queue), longest_retry),
             queue,
@@ -235,15 +243,22 @@ impl<Q: Queue> Calls<Q> {
                 Err(Unburied) => (cause, self.longest_hiding_of_poison()),
             },
         };
-        let delay = cause.delay;
+        let mut delay = cause.delay;
         // Before the queue's retention ends it, a message is sent anew, however short its delay, or else buried.
         let retention = self.terms.retention();
         let ends = retention.is_some_and(|retention| ends_within(retention, message, delay));
         // While the retention is not known nothing is hidden: it may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
-        if !(delay.is_zero() && !ends || may_hide && self.places.take(delay)) {
-            if self.send_anew(message, &cause).await.is_ok() {
+        // Without a dead-letter queue poison hides whatever places there are: see `longest_hiding_of_poison`.
+        let has_place = || longest_hiding == Duration::MAX || self.places.take(delay);
+        if !(delay.is_zero() && !ends || may_hide && has_place()) {
+            // Where a send failed, the message may be there twice. Each further one would be sent twice as well, so for a while
+            // only those are sent that the queue would lose.
+            if (ends || !self.terms.sending_fails()) && self.send_anew(message, &cause).await.is_ok() {
                 return self.delete(message, lease, &self.deletes_at_once).await;
+            }
+            if self.terms.may_send() {
+                delay = delay.min(LONGEST_HIDING);
             }
             if ends && self.bury_overdue(message, &cause).await.is_ok() {
                 return self.delete(message, lease, &self.deletes_at_once).await;
@@ -299,6 +314,8 @@ impl<Q: Queue> Calls<Q> {
             Err(error) => {
                 if matches!(error, QueueError::Denied(_)) {
                     self.terms.sending_was_denied();
+                } else {
+                    self.terms.sending_failed();
                 }
                 self.failed(
                     "send_anew",
@@ -330,18 +347,46 @@ impl<Q: Queue> Calls<Q> {
         let mut attributes = vec![("reason", cause.reason.to_owned()), ("message_id", message.id.clone())];
         attributes.extend(cause.attributes.iter().cloned());
         let letter = DeadLetter { body: message.body.clone(), attributes };
-        let _turn = self.letters.acquire().await.expect("nobody closes it");
+        let pausing = || self.letters_pause(None).is_some_and(|until| Instant::now() < until);
+        if pausing() {
+            return Err(Unburied);
+        }
+        let Ok(turn) = tokio::time::timeout(LETTER_WAIT, self.letters.acquire()).await else {
+            self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
+            tracing::warn!(
+                message.id,
+                retry_in = ?LETTERS_PAUSE,
+                "the dead-letter queue is slow; messages that belong there wait in the queue"
+            );
+            return Err(Unburied);
+        };
+        let _turn = turn.expect("nobody closes it");
+        // It may have failed while this letter waited for its turn.
+        if pausing() {
+            return Err(Unburied);
+        }
         match self.queue.send_dead_letter(&letter).await {
             Ok(()) => {
                 self.metrics.dead_letters.get_or_create(&Reason::new(cause.reason)).inc();
                 Ok(())
             }
             Err(error) => {
+                if matches!(error, QueueError::Unavailable(_)) {
+                    self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
+                }
                 let consequence = "a dead letter could not be sent; the message comes again";
                 self.failed("send_dead_letter", &error, consequence);
                 Err(Unburied)
             }
         }
+    }
+
+    /// Until when the dead-letter queue is left alone, after setting it where there is something to set.
+    fn letters_pause(&self, until: Option<Instant>) -> Option<Instant> {
+        // One value, right after every statement: a panic elsewhere leaves nothing half done.
+        let mut pause = self.no_letters_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *pause = until.or(*pause);
+        *pause
     }
 
     /// Deletes a message that is done with, leased until then. If that cannot be done the message comes again, and

@@ -10,8 +10,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::queue::{Message, Queue, QueueError};
 
-/// `MessageRetentionPeriod` unless somebody sets it. Source: SQS API reference, CreateQueue.
-const DEFAULT_RETENTION: Duration = Duration::from_secs(4 * 86_400);
 /// The shortest that SQS takes. Source: SQS API reference, SetQueueAttributes.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60);
 /// At most that much of its retention is left when a message is sent anew or buried to save it.
@@ -21,8 +19,8 @@ const READ_EVERY: Duration = Duration::from_secs(900);
 /// Pauses after a read that failed; they double.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long sending is not tried after it was denied.
-const DENIED_FOR: Duration = Duration::from_secs(60);
+/// How long sending is not tried after it was denied, or failed.
+const NO_SENDING: Duration = Duration::from_secs(60);
 
 /// What is known by now; a background task reads the retention, until this drops.
 #[derive(Debug)]
@@ -37,6 +35,8 @@ struct Known {
     retention: Option<Duration>,
     /// Until then it is of no use to send.
     denied_until: Option<Instant>,
+    /// Until then sending may leave copies: SQS keeps what it took and did not answer.
+    failed_until: Option<Instant>,
 }
 
 impl Terms {
@@ -65,9 +65,19 @@ impl Terms {
         lock(&self.known).denied_until.is_none_or(|until| until <= Instant::now())
     }
 
+    /// Whether a send failed lately: SQS may have taken the message all the same.
+    pub(super) fn sending_fails(&self) -> bool {
+        lock(&self.known).failed_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Remembers for a minute that sending failed.
+    pub(super) fn sending_failed(&self) {
+        lock(&self.known).failed_until = Some(Instant::now() + NO_SENDING);
+    }
+
     /// Remembers for a minute that sending was denied.
     pub(super) fn sending_was_denied(&self) {
-        lock(&self.known).denied_until = Some(Instant::now() + DENIED_FOR);
+        lock(&self.known).denied_until = Some(Instant::now() + NO_SENDING);
     }
 }
 
@@ -99,11 +109,11 @@ async fn probe_sending<Q: Queue>(queue: &Q) {
 }
 
 async fn read<Q: Queue>(queue: &Q, known: &Mutex<Known>, needed: Duration) {
-    let (mut pause, mut told) = (FIRST_PAUSE, None);
+    let (mut pause, mut told, mut denied) = (FIRST_PAUSE, None, false);
     loop {
         match queue.retention().await {
             Ok(retention) => {
-                pause = FIRST_PAUSE;
+                (pause, denied) = (FIRST_PAUSE, false);
                 if told != Some(retention) && retention < needed {
                     tracing::warn!(
                         ?retention,
@@ -115,16 +125,18 @@ async fn read<Q: Queue>(queue: &Q, known: &Mutex<Known>, needed: Duration) {
                 (lock(known).retention, told) = (Some(retention), Some(retention));
                 tokio::time::sleep(READ_EVERY).await;
             }
+            // Not known, then: what waits is sent anew and comes back soon, as long as nobody can say how short the retention is.
             Err(QueueError::Denied(problem)) => {
-                if told != Some(DEFAULT_RETENTION) {
+                if !denied {
                     tracing::warn!(
                         error = problem,
-                        assumed = ?DEFAULT_RETENTION,
-                        "the queue's MessageRetentionPeriod cannot be read, and a shorter one than assumed could lose messages; \
-                         allow the worker's role sqs:GetQueueAttributes on the queue"
+                        longest_wait = ?(SHORTEST_RETENTION / 2),
+                        "the queue's MessageRetentionPeriod cannot be read, and it may be short: no message waits for longer than \
+                         that; allow the worker's role sqs:GetQueueAttributes on the queue"
                     );
                 }
-                (lock(known).retention, told) = (Some(DEFAULT_RETENTION), Some(DEFAULT_RETENTION));
+                denied = true;
+                lock(known).retention = None;
                 tokio::time::sleep(READ_EVERY).await;
             }
             Err(error) => {

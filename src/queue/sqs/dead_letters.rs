@@ -31,7 +31,7 @@ impl SqsDeadLetters {
     /// Takes letters out of `url`, and sends them to `source_url`.
     pub fn new(client: Client, url: String, source_url: String) -> Self {
         // Its visibility timeout is that of its receives, and it does not receive.
-        let clients = Clients { polling: client.clone(), calling: client.clone() };
+        let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client.clone() };
         let queue = SqsQueue::new(clients, url.clone(), None, Duration::ZERO);
         Self { client, url, source_url, queue }
     }

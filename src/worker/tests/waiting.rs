@@ -122,7 +122,7 @@ async fn what_could_not_be_sent_hides_and_what_was_sent_is_deleted() {
     let running = start(queue, until_attempt(&Log::default(), 2, retry_after(delay)));
     running.queue.until(|queue| answers(queue).len() == 3).await;
     let both = ["sent", "unsent"].map(|body| (body.to_owned(), delay)).into();
-    let mut expected = [QueueCall::SendAnew(both), hide("unsent", delay), delete(&["sent"])];
+    let mut expected = [QueueCall::SendAnew(both), hide("unsent", MINUTE), delete(&["sent"])];
     let mut found = answers(&running.queue);
     expected.sort_by_key(|call| format!("{call:?}"));
     found.sort_by_key(|call| format!("{call:?}"));
@@ -232,22 +232,38 @@ async fn what_cannot_be_deleted_is_tried_again_and_then_remembered() {
     }
 }
 
-/// Bodies that wait for a slow dead-letter queue are no more than a bound.
+/// Bodies that wait for a queue that is slow to delete are no more than a bound.
 #[tokio::test(start_paused = true)]
 async fn bodies_that_wait_for_the_queue_are_bounded() {
     let queue = queue();
     let large = "x".repeat(1 << 20);
     let bodies: Vec<_> = (0..60).map(|number| format!("{number} {large}")).collect();
     queue.send_all(bodies.iter().map(String::as_str));
-    queue.slow_calls(Operation::SendDeadLetter, 1..=1000, 10 * SECOND);
+    queue.slow_calls(Operation::Delete, 1..=1000, 10 * SECOND);
     let WorkerSettings { concurrency, .. } = settings();
-    let running = start(queue, |_| std::future::ready(bad_key()));
+    let running = start(queue, |_| std::future::ready(Verdict::Ack));
     running.queue.until(|queue| queue.left().len() < 60).await;
     let most = MAX_HELD_BYTES / (1 << 20) + concurrency;
     let highest = running.queue.highest_in_flight();
     assert!((most - concurrency..=most).contains(&highest), "{highest}");
     running.queue.until(empty).await;
-    assert_eq!(running.queue.dead_letters().len(), 60);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_queue_that_hangs_holds_up_nobody_else() {
+    let queue = queue();
+    let bodies: Vec<_> = (0..400).map(|number| format!("poison {number}")).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send("good");
+    queue.slow_calls(Operation::SendDeadLetter, 1..=100_000, 6 * SECOND);
+    let begin = Instant::now();
+    let running = start(queue, |message| {
+        std::future::ready(if message.body == "good" { Verdict::Ack } else { bad_key() })
+    });
+    running.queue.until(|queue| !queue.left().iter().any(|body| body == "good")).await;
+    // All of the poison was received before, and 128 verdicts at most wait for the queue at once.
+    assert!(begin.elapsed() < 15 * SECOND, "{:?}", begin.elapsed());
     running.stop().await;
 }
 
