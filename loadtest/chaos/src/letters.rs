@@ -99,7 +99,7 @@ mod tests {
         let with = |more: Letter| [a.clone(), b.clone(), more];
         check(&[a.clone(), b.clone()], [0; 2], 0);
         check(&with(a.clone()), [0; 2], 0);
-        check(&[a.clone()], [0; 2], 1);
+        check(std::slice::from_ref(&a), [0; 2], 1);
         check(&with(letter("a", "corrupt_object", Some(2))), [0; 2], 1);
         check(&with(letter("a", "role_denied", Some(3))), [0; 2], 1);
         check(&with(letter("c", "corrupt_object", Some(3))), [0; 2], 1);
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_letter_names_the_first_and_counts_the_others() {
         let both = Letter { failures: 2, body: "a b".to_owned(), ..letter("a", "corrupt_object", Some(3)) };
-        check(&[both.clone()], [0; 2], 0);
+        check(std::slice::from_ref(&both), [0; 2], 0);
         check(&[Letter { failures: 1, ..both }], [0; 2], 1);
     }
 
