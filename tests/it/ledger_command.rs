@@ -67,7 +67,7 @@ fn number(value: i64) -> AttributeValue {
 
 /// An entry of a finished object, changed so many seconds ago.
 fn done(seconds_ago: i64) -> Vec<(&'static str, AttributeValue)> {
-    let retention = 14 * 86_400;
+    let retention = 18 * 86_400;
     let expires_at = Timestamp::now().as_second() - seconds_ago + retention;
     vec![("done", AttributeValue::Bool(true)), ("records", number(7)), ("expires_at", number(expires_at))]
 }
