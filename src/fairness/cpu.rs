@@ -2,7 +2,7 @@
 //!
 //! The runtime's threads do everything: they read objects, and they renew leases, write the ledger, answer health checks and
 //! notice SIGTERM. Reading what never waits for anything, such as gigabytes of empty messages, would keep a thread for as
-//! long as it lasts. So reading runs in slices: [`Pace`] ends one after some work, and a slice begins when [`Slices`] says so.
+//! long as it lasts. So reading runs in slices: [`Pace`] ends one after some work, and a slice begins when `Slices` says so.
 //! Between two slices a thread does whatever else is due, because who waited for a slice stands behind that.
 
 use std::{

@@ -1,7 +1,7 @@
 //! What a delivery holds while it works on an object: its entry in the ledger, and the lease on it.
 //!
 //! Nothing is put without a lease that runs. A ledger that throttles, or does not answer for a moment, is asked again for as
-//! long as the lease runs; then the delivery stops, and its message waits. Only while the ledger is out of reach ([`Reach`])
+//! long as the lease runs; then the delivery stops, and its message waits. Only while the ledger is out of reach (`Reach`)
 //! do deliveries go on without it, at least once, and a metric says so.
 
 mod reach;
