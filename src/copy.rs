@@ -22,6 +22,10 @@ pub trait ObjectCopier: Send + Sync + 'static {
     /// A session in the role that copies.
     type Session: Send + Sync;
 
+    /// The error that [`ObjectCopier::enter`] is known to end with, without any call: the role was refused a moment ago, and is
+    /// left alone.
+    fn closed(&self, way: &Way<'_>) -> impl Future<Output = Option<CopyError>> + Send;
+
     /// Enters the customer's account, if the row names a role; what cannot be copied at all is refused here. Costs nothing
     /// where a session is at hand.
     ///

@@ -297,14 +297,20 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Claims the object for a delivery and enters its account; nothing if the delivery is done.
+    /// Claims the object for a delivery and enters its account; nothing if the delivery is done. `closed` is why the account
+    /// is known to let nobody in.
     async fn begin<T>(
         &self,
         task: Task<'_>,
         delivery: &Delivery,
+        closed: impl Future<Output = Option<Failure>>,
         enter: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Option<(T, Arc<Claim<L>>)>, Failure> {
-        // The ledger first: what is done needs no way into the account.
+        // Thousands of messages may wait for a refused role: each attempt of each would be two calls of the ledger.
+        if let Some(failure) = closed.await {
+            return Err(failure);
+        }
+        // The ledger before the account: what is done needs no way in.
         let claimed = self.ports.claims.claim(task.object, &delivery.name).await;
         let claim = match claimed.map_err(Failure::Ledger)? {
             Claimed::Ours(claim) => claim,

@@ -50,6 +50,15 @@ pub trait LogSinks: Send + Sync + 'static {
     /// What is opened; cheap to clone.
     type Sink: LogSink + Clone;
 
+    /// The error that [`LogSinks::open`] is known to end with, without any call: the role or the group was refused, or the
+    /// account throttled, a moment ago, and is left alone. Nothing that was refused is asked for again by this.
+    fn closed(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> impl Future<Output = Option<SinkError>> + Send;
+
     /// Enters the customer's account; later calls for the same delivery find it open.
     ///
     /// # Errors

@@ -66,6 +66,11 @@ impl MemoryCopier {
 impl ObjectCopier for MemoryCopier {
     type Session = ();
 
+    async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
+        let closed = self.state().closed.get(&way.destination.bucket_name).cloned();
+        closed.filter(|error| matches!(error, AssumeError::Open { .. })).map(CopyError::Session)
+    }
+
     async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
         way.key()?;
         let closed = self.state().closed.get(&way.destination.bucket_name).cloned();

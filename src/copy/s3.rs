@@ -20,7 +20,7 @@ use super::{Copied, CopyError, CopyJob, ObjectCopier, Way, origin::Standing};
 use crate::{
     aws::{describe, find_cause},
     credentials::{
-        AssumeError,
+        AssumeError, RoleArn,
         assumed::AssumedRole,
         customers::{Customers, Entry},
         scope::Scope,
@@ -113,21 +113,7 @@ impl S3Copier {
         let Some(role) = &way.destination.role else {
             return self.central.credentials().await.map(|_| self.central.clone());
         };
-        let entry = Entry {
-            tenant_id: way.delivery.tenant_id.clone(),
-            role: role.clone(),
-            external_id: way.destination.external_id.clone(),
-            session_tags: way.destination.session_tags,
-            source_identity: way.destination.source_identity,
-            cluster: way.route.cluster.clone(),
-            scope: Scope::Copy {
-                source_bucket: way.object.bucket.clone(),
-                source_prefix: way.source_prefix.to_owned(),
-                bucket: way.destination.bucket_name.clone(),
-                prefix: way.destination_prefix(),
-            },
-        };
-        self.customers.enter(entry).await
+        self.customers.enter(entry(way, role)).await
     }
 
     /// What makes a call the customer's own.
@@ -203,8 +189,30 @@ impl S3Copier {
     }
 }
 
+fn entry(way: &Way<'_>, role: &RoleArn) -> Entry {
+    Entry {
+        tenant_id: way.delivery.tenant_id.clone(),
+        role: role.clone(),
+        external_id: way.destination.external_id.clone(),
+        session_tags: way.destination.session_tags,
+        source_identity: way.destination.source_identity,
+        cluster: way.route.cluster.clone(),
+        scope: Scope::Copy {
+            source_bucket: way.object.bucket.clone(),
+            source_prefix: way.source_prefix.to_owned(),
+            bucket: way.destination.bucket_name.clone(),
+            prefix: way.destination_prefix(),
+        },
+    }
+}
+
 impl ObjectCopier for S3Copier {
     type Session = AssumedRole;
+
+    async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
+        let role = way.destination.role.as_ref()?;
+        self.customers.closed(entry(way, role)).await.map(CopyError::Session)
+    }
 
     async fn enter(&self, way: &Way<'_>) -> Result<AssumedRole, CopyError> {
         way.key()?;

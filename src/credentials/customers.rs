@@ -124,6 +124,23 @@ struct SessionKey {
     tagged_cluster: Option<String>,
 }
 
+impl SessionKey {
+    /// None: the entry has no external id, and our own account's is not known.
+    fn of(entry: Entry, own_account: Option<String>) -> Option<Self> {
+        Some(Self {
+            role: RoleKey {
+                tenant_id: entry.tenant_id,
+                role: entry.role,
+                external_id: entry.external_id.or(own_account)?,
+                session_tags: entry.session_tags,
+                source_identity: entry.source_identity,
+            },
+            scope: entry.scope,
+            tagged_cluster: entry.session_tags.then_some(entry.cluster),
+        })
+    }
+}
+
 /// How long a breaker that nobody looks up is remembered. An open one is looked up by every message that waits for it; if
 /// none does, the tenant is gone or its row names another role, and it must not be shown as refused.
 #[derive(Clone, Copy, Debug)]
@@ -201,21 +218,11 @@ impl Customers {
     /// # Errors
     /// One of the two roles cannot be assumed, or the customer's has been refused and no probe is due.
     pub async fn enter(&self, entry: Entry) -> Result<AssumedRole, AssumeError> {
-        let external_id = match entry.external_id {
-            Some(id) => id,
-            None => self.own_account.id().await?,
+        let own_account = match entry.external_id {
+            Some(_) => None,
+            None => Some(self.own_account.id().await?),
         };
-        let key = SessionKey {
-            role: RoleKey {
-                tenant_id: entry.tenant_id,
-                role: entry.role,
-                external_id,
-                session_tags: entry.session_tags,
-                source_identity: entry.source_identity,
-            },
-            scope: entry.scope,
-            tagged_cluster: entry.session_tags.then_some(entry.cluster),
-        };
+        let key = SessionKey::of(entry, own_account).expect("one of the two is there");
         let breaker = self.breaker(&key.role).await;
         let role = match self.sessions.get(&key).await {
             Some(role) => role,
@@ -232,6 +239,14 @@ impl Customers {
             self.breaker(&key.role).await;
         }
         entered.map(|_| role)
+    }
+
+    /// The error that [`Customers::enter`] is known to end with, without a call: the role is refused, no probe is due, and there
+    /// is no session from before.
+    pub async fn closed(&self, entry: Entry) -> Option<AssumeError> {
+        let key = SessionKey::of(entry, self.own_account.id.get().cloned())?;
+        let refused = self.breakers.get(&key.role).await?.check().err()?;
+        (!self.sessions.contains_key(&key)).then_some(refused)
     }
 
     async fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {

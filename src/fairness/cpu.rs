@@ -2,16 +2,13 @@
 //!
 //! The runtime's threads do everything: they read objects, and they renew leases, write the ledger, answer health checks and
 //! notice SIGTERM. Reading what never waits for anything, such as gigabytes of empty messages, would keep a thread for as
-//! long as it lasts. So reading runs in slices: [`Pace`] ends one after some work, and a slice begins when `Slices` says so.
-//! Between two slices a thread does whatever else is due, because who waited for a slice stands behind that.
+//! long as it lasts. So reading runs in slices: [`Pace`] ends one after a millisecond, and `Slices` says whose is next.
+//! Between two slices a thread does whatever else is due.
 
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -21,11 +18,16 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::slices::{Slices, Waiting};
+use super::slices::Slices;
 
-/// Bytes of work after which reading pauses: well under a millisecond of inflating and scanning in the usual case, some
+/// Bytes of work between two looks at the clock: a tenth of a millisecond of inflating and scanning in the usual case, some
 /// milliseconds in the worst.
-const SLICE: usize = 256 << 10;
+const LOOK: usize = 256 << 10;
+/// How long a slice lasts. A pause costs some microseconds.
+const SLICE: Duration = Duration::from_millis(1);
+/// How long one object of a tenant goes on, slice by slice, while others of the same tenant wait. Each change of the object
+/// brings another one's buffers into the processor's caches.
+const TURN: Duration = Duration::from_millis(10);
 /// Work on more bytes than that is not done beside a thread's other tasks.
 const LONG: usize = 1 << 20;
 
@@ -41,39 +43,67 @@ impl Cpu {
         Self { slices: Arc::new(Mutex::new(Slices::new(at_once))) }
     }
 
-    /// Does a tenant's work in slices of the tenant's: one lasts until the work waits for something, or until its [`Pace`] ends
-    /// it. While the work waits for something it holds none.
+    /// Does a tenant's work in slices of the tenant's, which its [`Pace`] ends. While the work waits for something it runs in
+    /// none, and goes on with the rest of its slice afterwards.
     ///
     /// # Cancel safety
     /// As safe as `work`. A slice that was given to what is dropped goes to the next one.
     pub async fn share<F: Future>(&self, tenant_id: &Arc<str>, work: impl FnOnce(Pace) -> F) -> F::Output {
-        let goes_on: Arc<AtomicBool> = Arc::default();
-        let mut work = pin!(work(Pace { goes_on: Arc::clone(&goes_on), done: 0 }));
+        let watch: Arc<Watch> = Arc::default();
+        let mut work = pin!(work(Pace { watch: Arc::clone(&watch), done: 0 }));
         let mut slice = self.begin(tenant_id).await;
+        let (mut slice_took, mut turn_took) = (Duration::ZERO, Duration::ZERO);
         loop {
+            let began = watch.start(SLICE.saturating_sub(slice_took));
             let polled = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+            let took = began.elapsed();
+            slice.took += took;
             if let Poll::Ready(output) = polled {
                 return output;
             }
-            slice = if goes_on.swap(false, Ordering::Relaxed) {
-                slice.then_another().await
+            slice_took += took;
+            turn_took += took;
+            if watch.rang() {
+                slice_took = Duration::ZERO;
+                let waits = slice.make_way(turn_took >= TURN);
+                if let Some(waits) = waits {
+                    turn_took = Duration::ZERO;
+                    drop(slice);
+                    slice = given(waits).await;
+                }
+                // Behind everything else that the thread has to do, what has arrived from the network included.
+                tokio::task::yield_now().await;
             } else {
                 drop(slice);
                 next_poll().await;
-                self.begin(tenant_id).await
-            };
+                slice = if slice_took < SLICE {
+                    self.resume(tenant_id)
+                } else {
+                    (slice_took, turn_took) = (Duration::ZERO, Duration::ZERO);
+                    self.begin(tenant_id).await
+                };
+            }
         }
     }
 
     async fn begin(&self, tenant_id: &Arc<str>) -> Slice {
-        let (sender, waits) = oneshot::channel();
-        let begun = self.lock().begin(tenant_id, sender);
-        match begun {
-            Ok(()) => {
-                Slice { cpu: self.clone(), tenant_id: Arc::clone(tenant_id), since: Some(Instant::now()) }
+        let waits = {
+            let mut slices = self.lock();
+            if slices.begin(tenant_id) {
+                return self.slice(tenant_id);
             }
-            Err(Waiting) => given(waits).await,
-        }
+            queue(&mut slices, tenant_id)
+        };
+        given(waits).await
+    }
+
+    fn resume(&self, tenant_id: &Arc<str>) -> Slice {
+        self.lock().resume(tenant_id);
+        self.slice(tenant_id)
+    }
+
+    fn slice(&self, tenant_id: &Arc<str>) -> Slice {
+        Slice { cpu: self.clone(), tenant_id: Arc::clone(tenant_id), took: Duration::ZERO }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slices<oneshot::Sender<Slice>>> {
@@ -87,40 +117,46 @@ impl Cpu {
 struct Slice {
     cpu: Cpu,
     tenant_id: Arc<str>,
-    /// The processor's own time, not Tokio's: what it is for is what it costs. None: not begun yet.
-    since: Option<Instant>,
+    /// Time that is not in the tenant's account yet. The processor's own, not Tokio's, because it is the processor that is
+    /// shared.
+    took: Duration,
+}
+
+fn queue(slices: &mut Slices<oneshot::Sender<Slice>>, tenant_id: &Arc<str>) -> oneshot::Receiver<Slice> {
+    let (sender, waits) = oneshot::channel();
+    slices.queue(tenant_id, sender);
+    waits
 }
 
 /// Waits for a slice.
 async fn given(slice: oneshot::Receiver<Slice>) -> Slice {
-    let mut slice = slice.await.expect("whoever has a slice passes it on");
-    // Everything else that is due goes first, what has arrived from the network included.
-    tokio::task::yield_now().await;
-    slice.since = Some(Instant::now());
-    slice
+    slice.await.expect("whoever has a slice passes it on")
 }
 
 impl Slice {
-    /// Ends it and waits for the next one.
-    async fn then_another(self) -> Self {
-        // Queued before this one ends, or whoever happens to come first would be the next.
-        let (sender, waits) = oneshot::channel();
-        self.cpu.lock().queue(&self.tenant_id, sender);
-        drop(self);
-        given(waits).await
+    /// Accounts for what it took, and queues if the next one is another's: before this one ends, or whoever happens to come
+    /// first would be the next.
+    fn make_way(&mut self, turn_is_over: bool) -> Option<oneshot::Receiver<Self>> {
+        let mut slices = self.cpu.lock();
+        slices.took(&self.tenant_id, std::mem::take(&mut self.took));
+        let goes_on = slices.goes_on(&self.tenant_id, turn_is_over);
+        (!goes_on).then(|| queue(&mut slices, &self.tenant_id))
     }
 }
 
 impl Drop for Slice {
     fn drop(&mut self) {
-        let took = self.since.map_or(Duration::ZERO, |since| since.elapsed());
-        let mut next = self.cpu.lock().end(&self.tenant_id, took);
+        let mut next = {
+            let mut slices = self.cpu.lock();
+            slices.took(&self.tenant_id, self.took);
+            slices.end(&self.tenant_id)
+        };
         while let Some((tenant_id, waiter)) = next.take() {
             if waiter.is_closed() {
-                next = self.cpu.lock().end(&tenant_id, Duration::ZERO);
+                next = self.cpu.lock().end(&tenant_id);
             } else {
                 // If it is gone by now, the slice comes back, and passes on as it drops.
-                drop(waiter.send(Slice { cpu: self.cpu.clone(), tenant_id, since: None }));
+                drop(waiter.send(self.cpu.slice(&tenant_id)));
             }
         }
     }
@@ -135,23 +171,71 @@ async fn next_poll() {
 /// Ends the slices of work that does not wait for anything. An order to stop is seen in between.
 #[derive(Debug)]
 pub struct Pace {
-    /// The work paused by itself, and would go on.
-    goes_on: Arc<AtomicBool>,
+    watch: Arc<Watch>,
+    /// Bytes since the last look at the clock.
     done: usize,
 }
 
 impl Pace {
-    /// Tells that about so many bytes were worked on.
+    /// Tells that about so many bytes were worked on. If it is time, [`Pace::pause`] comes next.
+    #[must_use]
+    pub fn is_over(&mut self, bytes: usize) -> bool {
+        self.done = self.done.saturating_add(bytes);
+        if self.done < LOOK {
+            return false;
+        }
+        self.done = 0;
+        self.watch.rings()
+    }
+
+    /// Ends the slice and waits for the next one.
     ///
     /// # Cancel safety
     /// Safe: nothing is lost.
-    pub async fn did(&mut self, bytes: usize) {
-        self.done = self.done.saturating_add(bytes);
-        if self.done >= SLICE {
-            self.done = 0;
-            self.goes_on.store(true, Ordering::Relaxed);
-            next_poll().await;
+    pub async fn pause(&mut self) {
+        next_poll().await;
+    }
+}
+
+/// What [`Cpu::share`] and the [`Pace`] of its work know of the slice that runs.
+#[derive(Debug, Default)]
+struct Watch(Mutex<Alarm>);
+
+#[derive(Debug, Default)]
+enum Alarm {
+    #[default]
+    Off,
+    At(Instant),
+    /// The work paused by itself, and would go on.
+    Rang,
+}
+
+impl Watch {
+    /// Begins a stretch that may last so long; says when it began.
+    fn start(&self, lasts: Duration) -> Instant {
+        let now = Instant::now();
+        *self.lock() = Alarm::At(now + lasts);
+        now
+    }
+
+    /// Whether the time is over.
+    fn rings(&self) -> bool {
+        let mut alarm = self.lock();
+        let rings = matches!(*alarm, Alarm::At(at) if Instant::now() >= at);
+        if rings {
+            *alarm = Alarm::Rang;
         }
+        rings
+    }
+
+    /// Whether the work paused because its time was over.
+    fn rang(&self) -> bool {
+        matches!(std::mem::take(&mut *self.lock()), Alarm::Rang)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Alarm> {
+        // Right after every statement: a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -167,7 +251,7 @@ pub fn without_pause<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::task::JoinSet;
 
@@ -177,9 +261,11 @@ mod tests {
     async fn burn(mut pace: Pace, slices: usize, did: Arc<AtomicUsize>) {
         for _ in 0..slices {
             let began = Instant::now();
-            while began.elapsed() < Duration::from_micros(200) {}
+            while began.elapsed() < SLICE {}
             did.fetch_add(1, Ordering::Relaxed);
-            pace.did(SLICE).await;
+            if pace.is_over(LOOK) {
+                pace.pause().await;
+            }
         }
     }
 
@@ -220,7 +306,7 @@ mod tests {
             tasks.shutdown().await;
         }
         let both = (cpu.begin(&tenant_id).await, cpu.begin(&tenant_id).await);
-        assert!(cpu.lock().begin(&tenant_id, oneshot::channel().0).is_err(), "two there are, {both:?}");
+        assert!(!cpu.lock().begin(&tenant_id), "two there are, {both:?}");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::Crc;
+use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{ObjectBody, ObjectError};
 
@@ -60,7 +60,7 @@ impl Trail {
 pub struct TrailedBody<B> {
     body: B,
     trail: Trail,
-    crc: Crc,
+    crc: Digest,
     read: u64,
     /// Of attempts before, behind what was read; the nearest comes last.
     expected: Vec<Fingerprint>,
@@ -70,7 +70,7 @@ impl<B> TrailedBody<B> {
     /// Reads `body` and tells `trail` how far it came; what is read must have the fingerprints `expected`.
     pub fn new(body: B, trail: Trail, mut expected: Vec<Fingerprint>) -> Self {
         expected.sort_unstable_by(|one, other| other.cmp(one));
-        Self { body, trail, crc: Crc::new(), read: 0, expected }
+        Self { body, trail, crc: Digest::new(CrcAlgorithm::Crc32IsoHdlc), read: 0, expected }
     }
 
     /// Sums up what came, and compares on the way.
@@ -83,14 +83,19 @@ impl<B> TrailedBody<B> {
             let (before, rest) = bytes.split_at((expected.offset - self.read) as usize);
             self.sum(before);
             bytes = rest;
-            if self.crc.sum() != expected.crc32 {
-                return Err(altered(expected, &format!("now their CRC-32 is {:08x}", self.crc.sum())));
+            if self.crc32() != expected.crc32 {
+                return Err(altered(expected, &format!("now their CRC-32 is {:08x}", self.crc32())));
             }
             self.expected.pop();
         }
         self.sum(bytes);
-        *self.trail.lock() = Fingerprint { offset: self.read, crc32: self.crc.sum() };
+        *self.trail.lock() = Fingerprint { offset: self.read, crc32: self.crc32() };
         Ok(())
+    }
+
+    fn crc32(&self) -> u32 {
+        // Of 32 bits, in the library's type for all widths.
+        self.crc.finalize() as u32
     }
 
     fn sum(&mut self, bytes: &[u8]) {

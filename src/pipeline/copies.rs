@@ -24,8 +24,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
             let way = Way { delivery, destination, route, object, source_prefix };
+            let closed = async { self.ports.copier.closed(&way).await.map(Failure::Copy) };
             let enter = async { self.ports.copier.enter(&way).await.map_err(Failure::Copy) };
-            match self.begin(task, delivery, enter).await {
+            match self.begin(task, delivery, closed, enter).await {
                 Ok(Some((session, claim))) => ready.push(Ready { way, session, claim }),
                 Ok(None) => done += 1,
                 Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),

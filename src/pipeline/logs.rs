@@ -42,8 +42,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             return done;
         }
         for &(delivery, destination) in wanted {
-            let open = self.ports.sinks.open(delivery, destination, &task.route.cluster);
-            match self.begin(task, delivery, async { open.await.map_err(Failure::Sink) }).await {
+            let (sinks, cluster) = (&self.ports.sinks, &task.route.cluster);
+            let closed = async { sinks.closed(delivery, destination, cluster).await.map(Failure::Sink) };
+            let open = async { sinks.open(delivery, destination, cluster).await.map_err(Failure::Sink) };
+            match self.begin(task, delivery, closed, open).await {
                 Ok(Some((sink, claim))) => ready.push(Ready { delivery, destination, sink, claim }),
                 Ok(None) => done += 1,
                 Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),

@@ -57,7 +57,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         ) {
             // Was it stored like that, or did it break on its way? The checksum tells, and it comes last.
             while let Some(chunk) = stored.chunk().await? {
-                pace.did(chunk.len()).await;
+                if pace.is_over(chunk.len()) {
+                    pace.pause().await;
+                }
             }
         }
         read
@@ -92,7 +94,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 };
                 let decompressed = window.unread().len() - unread;
                 bytes_decompressed.inc_by(decompressed as u64);
-                pace.did(STEP_WORK + before - input.len() + decompressed).await;
+                if pace.is_over(STEP_WORK + before - input.len() + decompressed) {
+                    pace.pause().await;
+                }
                 // What came out before a break is good; a record that is cut by it is not read.
                 let more = match (&decoded, ended) {
                     (Err(_), _) => More::Never,
@@ -131,7 +135,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     if lanes.is_empty() {
                         return Ok(reader.count());
                     }
-                    pace.did(work).await;
+                    if pace.is_over(work) {
+                        pace.pause().await;
+                    }
                 }
                 decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;
                 if input.is_empty() {

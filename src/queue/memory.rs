@@ -85,6 +85,7 @@ struct State {
     calls: Vec<(Instant, Call)>,
     counts: HashMap<Operation, usize>,
     failing_calls: Vec<(Operation, RangeInclusive<usize>)>,
+    lost_answers: Vec<(Operation, RangeInclusive<usize>)>,
     slow_calls: Vec<(Operation, RangeInclusive<usize>, Duration)>,
     failing_entries: Vec<(Operation, String, usize)>,
 }
@@ -166,6 +167,11 @@ impl MemoryQueue {
     /// Fails those calls of an operation whole, counted from 1.
     pub fn fail_calls(&self, operation: Operation, calls: RangeInclusive<usize>) {
         self.lock().failing_calls.push((operation, calls));
+    }
+
+    /// Loses the answers to those batch calls, which take effect.
+    pub fn lose_answers(&self, operation: Operation, calls: RangeInclusive<usize>) {
+        self.lock().lost_answers.push((operation, calls));
     }
 
     /// Makes those calls take that long: a receive's answer travels once messages were taken, the other calls take
@@ -280,12 +286,22 @@ impl MemoryQueue {
                 body.clone()
             };
             let bodies = entries.iter().map(|entry| body(&state, entry)).collect();
+            let call_number = state.counts[&operation];
+            let lost = state
+                .lost_answers
+                .iter()
+                .any(|(which, calls)| *which == operation && calls.contains(&call_number));
             state.calls.push((Instant::now(), call(bodies)));
             let mut one = |entry| {
                 entered.clone()?;
                 let body = body(&state, entry);
                 state.entry_fails(operation, &body)?;
-                apply(&mut state, entry)
+                let answer = apply(&mut state, entry);
+                if lost {
+                    Err(QueueError::Unavailable("this answer was told to be lost".into()))
+                } else {
+                    answer
+                }
             };
             entries.iter().map(&mut one).collect()
         };

@@ -36,6 +36,18 @@ impl<S> BudgetedSinks<S> {
 impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
     type Sink = BudgetedSink<S::Sink>;
 
+    async fn closed(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> Option<SinkError> {
+        match self.budgets.check(destination.role.account(), &delivery.target_region) {
+            Err(error) => Some(error),
+            Ok(()) => self.sinks.closed(delivery, destination, cluster).await,
+        }
+    }
+
     async fn open(
         &self,
         delivery: &Delivery,

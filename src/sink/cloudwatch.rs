@@ -82,8 +82,44 @@ impl CloudWatchSinks {
     }
 }
 
+fn entry(delivery: &Delivery, destination: &CloudWatch, cluster: &str) -> Entry {
+    Entry {
+        tenant_id: delivery.tenant_id.clone(),
+        role: destination.role.clone(),
+        external_id: destination.external_id.clone(),
+        session_tags: destination.session_tags,
+        source_identity: destination.source_identity,
+        cluster: cluster.to_owned(),
+        scope: Scope::LogGroup {
+            region: delivery.target_region.clone(),
+            log_group_name: destination.log_group_name.clone(),
+        },
+    }
+}
+
+fn group_key(delivery: &Delivery, destination: &CloudWatch) -> GroupKey {
+    GroupKey {
+        tenant_id: delivery.tenant_id.clone(),
+        role: destination.role.clone(),
+        region: delivery.target_region.clone(),
+        log_group_name: destination.log_group_name.clone(),
+    }
+}
+
 impl LogSinks for CloudWatchSinks {
     type Sink = CloudWatchSink;
+
+    async fn closed(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> Option<SinkError> {
+        match self.customers.closed(entry(delivery, destination, cluster)).await {
+            Some(refused) => Some(SinkError::Session(refused)),
+            None => self.groups.held(&group_key(delivery, destination)).await,
+        }
+    }
 
     async fn open(
         &self,
@@ -92,26 +128,9 @@ impl LogSinks for CloudWatchSinks {
         cluster: &str,
     ) -> Result<CloudWatchSink, SinkError> {
         let region = &delivery.target_region;
-        let role = self.customers.enter(Entry {
-            tenant_id: delivery.tenant_id.clone(),
-            role: destination.role.clone(),
-            external_id: destination.external_id.clone(),
-            session_tags: destination.session_tags,
-            source_identity: destination.source_identity,
-            cluster: cluster.to_owned(),
-            scope: Scope::LogGroup {
-                region: region.clone(),
-                log_group_name: destination.log_group_name.clone(),
-            },
-        });
+        let role = self.customers.enter(entry(delivery, destination, cluster));
         let role = role.await.map_err(SinkError::Session)?;
-        let group = self.groups.pass(GroupKey {
-            tenant_id: delivery.tenant_id.clone(),
-            role: destination.role.clone(),
-            region: region.clone(),
-            log_group_name: destination.log_group_name.clone(),
-        });
-        let group = group.await?;
+        let group = self.groups.pass(group_key(delivery, destination)).await?;
         if group.is_probe() {
             // A session outlives the role that was mended by being made anew, and may have been revoked: in both cases a new
             // one can do what it cannot.

@@ -132,6 +132,14 @@ impl GroupBreakers {
         Ok(Pass { key, breakers: Arc::clone(self), probe })
     }
 
+    /// The error that [`GroupBreakers::pass`] would end with; no probe is taken.
+    pub async fn held(&self, key: &GroupKey) -> Option<SinkError> {
+        let breaker = self.open.get(key).await?;
+        let state = breaker.state();
+        let probe_in = state.breaker.probe_in(now()).filter(|probe_in| !probe_in.is_zero())?;
+        Some(SinkError::Held { denied: Arc::clone(&state.denied), probe_in })
+    }
+
     fn count(&self, change: Change, action: Action) {
         let labels = BreakerChange { change: change.word(), cause: action.word() };
         self.metrics.group_breaker_changes.get_or_create(&labels).inc();

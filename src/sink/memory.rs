@@ -356,6 +356,11 @@ impl LogSink for MemorySink {
 impl LogSinks for MemorySinks {
     type Sink = MemorySink;
 
+    async fn closed(&self, _: &Delivery, destination: &CloudWatch, _: &str) -> Option<SinkError> {
+        let closed = self.lock().closed_roles.get(destination.role.as_str()).cloned();
+        closed.filter(|error| matches!(error, AssumeError::Open { .. })).map(SinkError::Session)
+    }
+
     async fn open(
         &self,
         delivery: &Delivery,

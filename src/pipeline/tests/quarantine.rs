@@ -122,6 +122,36 @@ async fn what_is_owed_to_the_quarantine_is_all_that_is_tried_again() {
     assert_eq!(lines(&world), kept, "and it is done");
 }
 
+/// What CloudWatch Logs rejected was counted; what it never saw is nowhere but in the quarantine.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_to_a_quarantine_that_is_off_now_is_not_forgotten() {
+    for (oversize, reason) in [(false, "too_old"), (true, "oversize")] {
+        let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+        quarantines_oversize(&world);
+        let message = if oversize { long(1) } else { "rejected".to_owned() };
+        world.put(KEY, good_object(&[&message, "good"]));
+        if !oversize {
+            world.sinks.reject(1, RejectedEvents { too_old_end: Some(1), ..RejectedEvents::default() });
+        }
+        quarantine(&world).set_down(true);
+        assert!(is_retry(&world.handle(&event(&[KEY])).await), "{reason}");
+        // The row must change with it, or it is a bad one.
+        let off = world.quarantine.take();
+        world.tenant("acme", [("cloudwatch", row(ACME))]);
+        let (report, verdict) = world.process(&event(&[KEY])).await;
+        assert_eq!(is_retry(&verdict), oversize, "{reason}: {:?}", report.failures);
+        if oversize {
+            let error = report.failures[0].to_string();
+            assert!(error.contains("quarantine.bucket is not set; set it again"), "{error}");
+            off.as_ref().expect("it was on").set_down(false);
+            world.quarantine = off;
+            assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+            assert_eq!(lines(&world), [line("oversize", 0, &message)]);
+        }
+        assert_eq!(world.sinks.messages(ACME, GROUP), ["good"], "{reason}: once");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_ledger_nobody_remembers_what_is_owed() {
     let world = world();

@@ -77,6 +77,23 @@ async fn without_a_way_in_the_object_is_not_read() {
     assert_eq!(world.store.opened(), []);
 }
 
+/// Thousands of messages may wait for a role: each attempt of each would cost the ledger two calls.
+#[tokio::test(start_paused = true)]
+async fn a_role_that_is_left_alone_costs_the_ledger_nothing() {
+    let world = World { ledger: Some(MemoryLedger::new(Duration::from_secs(30))), ..World::new() };
+    let calls = || world.ledger.as_ref().expect("it is on").calls();
+    world.put(KEY, good_object(&["a"]));
+    world.sinks.close_role(&role("222222222222"), denied(ACME));
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    let asked = calls();
+    assert!(asked > 0, "the first one has to ask");
+    let open = AssumeError::Open { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
+    world.sinks.close_role(&role("222222222222"), open);
+    let (report, verdict) = world.process(&event(&[KEY])).await;
+    assert!(is_retry(&verdict));
+    assert_eq!((report.failures[0].failure.reason(), calls()), ("role_denied", asked));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bad_row_does_not_hold_up_a_good_one() {
     let world = World::new();

@@ -160,6 +160,25 @@ async fn an_answer_confirms_what_was_asked_since() {
     world.check("acme", Some(true), &[]).await;
 }
 
+/// A message that waits for a confirmation holds a slot, so it waits no longer than a moment.
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_has_little_patience() {
+    let world = World::new(MAX_STALE);
+    world.check("nobody", Some(false), &["nobody"]).await;
+    world.is(Mood::Hangs);
+    let began = Instant::now();
+    let confirmed = world.cache.confirm("nobody", began).await;
+    assert!(confirmed.is_err(), "{confirmed:?}");
+    assert_eq!(began.elapsed(), PATIENCE);
+    // And those behind it are told at once.
+    let confirmed = world.cache.confirm("nobody", Instant::now()).await;
+    assert!(confirmed.is_err() && began.elapsed() == PATIENCE, "{confirmed:?}, {:?}", began.elapsed());
+    world.is(Mood::Answers);
+    after(PROBE_INTERVAL).await;
+    let confirmed = world.cache.confirm("nobody", Instant::now()).await;
+    assert!(matches!(confirmed, Ok(None)), "{confirmed:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_messages_is_confirmed_by_one_lookup_after_the_other() {
     let world = World::new(MAX_STALE);

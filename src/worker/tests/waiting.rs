@@ -23,6 +23,10 @@ fn send_anew(body: &str, delay: Duration) -> QueueCall {
     QueueCall::SendAnew(vec![(body.to_owned(), delay)])
 }
 
+fn sends(queue: &MemoryQueue) -> usize {
+    answers(queue).iter().filter(|call| matches!(call, QueueCall::SendAnew(_))).count()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_wait_takes_no_place_in_flight() {
     let queue = queue();
@@ -108,7 +112,7 @@ async fn without_the_permission_to_send_a_message_hides() {
     let answers = answers(&running.queue);
     let hidden = answers.iter().filter(|call| matches!(call, QueueCall::ChangeVisibility(_))).count();
     // Asked again each time, because a minute has passed, and not for each message.
-    let denied = answers.iter().filter(|call| matches!(call, QueueCall::SendAnew(_))).count();
+    let denied = sends(&running.queue);
     assert_eq!((hidden, denied, running.queue.sent_anew().len()), (2, 2, 0), "{answers:?}");
     running.stop().await;
 }
@@ -127,6 +131,39 @@ async fn what_could_not_be_sent_hides_and_what_was_sent_is_deleted() {
     expected.sort_by_key(|call| format!("{call:?}"));
     found.sort_by_key(|call| format!("{call:?}"));
     assert_eq!(found, expected);
+    running.queue.until(empty).await;
+    running.stop().await;
+}
+
+/// SQS keeps what it took, whether its answer arrives or not: the message is there twice then. A worker that sent it again
+/// each time that it comes would double them all, time after time.
+#[tokio::test(start_paused = true)]
+async fn lost_answers_of_sends_do_not_multiply_messages() {
+    let queue = queue();
+    let bodies: Vec<_> = (0..20).map(|number| number.to_string()).collect();
+    queue.send_all(bodies.iter().map(String::as_str));
+    queue.lose_answers(Operation::SendAnew, 1..=usize::MAX);
+    let begin = Instant::now();
+    let running = start(queue, move |_| {
+        std::future::ready(if begin.elapsed() < HOUR { retry_after(2 * MINUTE) } else { Verdict::Ack })
+    });
+    running.queue.until(empty).await;
+    // A send for each minute of the hour at most, of a batch or two that were on their way before the first was known to fail.
+    let (copies, sends) = (running.queue.sent_anew().len(), sends(&running.queue));
+    assert!(sends <= 2 * 60 && copies <= 10 * sends, "{copies} copies by {sends} sends");
+    running.stop().await;
+}
+
+/// A send that fails once says nothing for long: after a minute messages are sent anew again.
+#[tokio::test(start_paused = true)]
+async fn a_minute_after_a_failed_send_messages_are_sent_again() {
+    let queue = queue();
+    queue.send("m");
+    queue.lose_answers(Operation::SendAnew, 1..=1);
+    let (log, begin) = (Log::default(), Instant::now());
+    let running = start(queue, until_attempt(&log, 4, retry_after(10 * MINUTE)));
+    running.queue.until(|queue| sends(queue) == 2).await;
+    assert!((MINUTE..2 * MINUTE).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     running.queue.until(empty).await;
     running.stop().await;
 }
