@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    batch::MAX_BATCH_EVENTS,
     budget::{Budgets, Rates},
     config::{Config, Problem, SourceBucket},
     copy::s3::{Addressing, S3Copier},
@@ -416,6 +417,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         max_stored: config.source.max_stored.as_u64(),
         backoff: backoff(config),
         // One fills while the other is on its way.
+        max_batch_events: MAX_BATCH_EVENTS,
         most_buffers: 2 * config.worker.concurrency,
         shares: Limits {
             slots: config.worker.concurrency,

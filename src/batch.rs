@@ -3,7 +3,10 @@
 //! A batch is written as the request's JSON from the start: a message is copied once, escaped as it was, and the body
 //! goes out as it lies here. Pure: no I/O, no clock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -18,8 +21,12 @@ pub const EVENT_OVERHEAD: usize = 26;
 pub const MAX_BATCH_EVENTS: usize = 10_000;
 /// Longest message of one event: with its overhead it fills a batch. Source: the service's 1 MB per event, of April 2025.
 pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES - EVENT_OVERHEAD;
-/// Longest time between the first and the last event of one batch, in milliseconds. Source as for [`MAX_BATCH_BYTES`].
-const MAX_SPAN: i64 = 24 * 60 * 60 * 1000;
+/// Longest time between the first and the last event of one request, in milliseconds. Source as for [`MAX_BATCH_BYTES`].
+const MAX_SPAN: i64 = DAY;
+const DAY: i64 = 24 * 60 * 60 * 1000;
+/// Most days (UTC) of one batch, and so most requests that it takes. CloudWatch Logs stores events of the last 14 days and the
+/// next two hours, which lie on 16 days at most. Source as for [`MAX_BATCH_BYTES`].
+pub const MAX_BATCH_DAYS: usize = 16;
 /// Room kept behind the events for their end and a sequence token.
 const TAIL: usize = 128;
 /// Most bytes of an event in the body besides its message: its JSON, a timestamp of 20 digits, a comma.
@@ -89,16 +96,19 @@ impl BufferPool {
     }
 }
 
-/// Events gathered so far, always within every limit.
+/// Events gathered so far, within the limits of one request in bytes and number. They may lie on several days: records that
+/// alternate between days are gathered together, and go out as one request for each day.
 #[derive(Debug)]
 pub struct Batch {
     head: BatchHead,
+    max_events: usize,
     body: Vec<u8>,
     events: Vec<Event>,
     bytes: usize,
-    earliest: i64,
     latest: i64,
     chronological: bool,
+    /// Days since 1970 on which events lie, the latest event's last.
+    days: Vec<i64>,
     /// Position of the first event's record in the object.
     first_record: u64,
 }
@@ -132,14 +142,20 @@ impl Batch {
         events.clear();
         Self {
             head: head.clone(),
+            max_events: MAX_BATCH_EVENTS,
             body,
             events,
             bytes: 0,
-            earliest: i64::MAX,
             latest: i64::MIN,
             chronological: true,
+            days: Vec::new(),
             first_record: 0,
         }
+    }
+
+    /// Lets it gather no more than so many events, of [`MAX_BATCH_EVENTS`].
+    pub fn of_at_most(self, max_events: usize) -> Self {
+        Self { max_events: max_events.min(MAX_BATCH_EVENTS), ..self }
     }
 
     /// Its buffers; what was gathered in them is lost.
@@ -157,9 +173,9 @@ impl Batch {
     /// Whether an event with a message of `len` bytes (unescaped) can join. An empty batch takes every event that
     /// [`MAX_MESSAGE_BYTES`] allows.
     pub fn takes(&self, timestamp: i64, len: usize) -> bool {
-        self.events.len() < MAX_BATCH_EVENTS
+        self.events.len() < self.max_events
             && self.bytes + len + EVENT_OVERHEAD <= MAX_BATCH_BYTES
-            && (self.is_empty() || self.latest.max(timestamp) - self.earliest.min(timestamp) <= MAX_SPAN)
+            && (self.days.len() < MAX_BATCH_DAYS || self.days.contains(&day(timestamp)))
     }
 
     /// Adds an event that [`Batch::takes`] allowed. `record` is its record's position in the object, which only grows;
@@ -184,7 +200,10 @@ impl Batch {
         self.events.push(Event { timestamp, start, end: self.body.len(), record, completes_record });
         self.bytes += message.len() + EVENT_OVERHEAD;
         self.chronological &= timestamp >= self.latest;
-        self.earliest = self.earliest.min(timestamp);
+        if self.days.last() != Some(&day(timestamp)) {
+            self.days.retain(|known| *known != day(timestamp));
+            self.days.push(day(timestamp));
+        }
         self.latest = self.latest.max(timestamp);
     }
 
@@ -226,6 +245,7 @@ impl Batch {
         }
         other.reserve_exact(TAIL);
         let closed = ClosedBatch {
+            head_len: self.head.0.len(),
             open_len: other.len(),
             body: other.into(),
             events: std::mem::replace(&mut self.events, events),
@@ -233,9 +253,14 @@ impl Batch {
             first_record: self.first_record,
         };
         self.events.clear();
-        (self.bytes, self.earliest, self.latest, self.chronological) = (0, i64::MAX, i64::MIN, true);
+        self.days.clear();
+        (self.bytes, self.latest, self.chronological) = (0, i64::MIN, true);
         closed
     }
+}
+
+fn day(timestamp: i64) -> i64 {
+    timestamp.div_euclid(DAY)
 }
 
 /// Puts events in chronological order, equal timestamps in the order they came. A few among thousands come late: only they
@@ -264,9 +289,10 @@ fn sort(events: &mut Vec<Event>) {
     }
 }
 
-/// A batch that is ready to go out.
+/// A batch that is ready to go out, in one or more [`Part`]s.
 #[derive(Debug)]
 pub struct ClosedBatch {
+    head_len: usize,
     body: Bytes,
     /// The body without its end.
     open_len: usize,
@@ -275,7 +301,10 @@ pub struct ClosedBatch {
     first_record: u64,
 }
 
-/// Which events of a batch AWS refused: `RejectedLogEventsInfo` as the service defines it.
+/// Neighbouring events of a batch that go out as one request, by their index.
+pub type Part = Range<usize>;
+
+/// Which events of a request AWS rejected: `RejectedLogEventsInfo` as the service defines it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RejectedEvents {
     /// Index of the first event that is too new; it and all after it are refused.
@@ -286,9 +315,11 @@ pub struct RejectedEvents {
     pub expired_end: Option<usize>,
 }
 
-/// Why AWS refused an event.
+/// Why AWS did not store an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rejection {
+    /// A request with this event alone is refused, and one without it is not.
+    Refused,
     /// More than 14 days old.
     TooOld,
     /// More than 2 hours in the future.
@@ -312,7 +343,36 @@ impl RejectedEvents {
     }
 }
 
-/// An event that AWS refused, as it was sent.
+/// The events of a batch that were not stored, by their index in it, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rejections(Vec<(usize, Rejection)>);
+
+impl Rejections {
+    /// Adds what the answer to one part says; the parts come in order.
+    pub fn add(&mut self, part: &Part, rejected: &RejectedEvents) {
+        if *rejected != RejectedEvents::default() {
+            let reasons = part.clone().map(|index| (index, rejected.reason(index - part.start)));
+            self.0.extend(reasons.filter_map(|(index, reason)| Some((index, reason?))));
+        }
+    }
+
+    /// Adds an event that is refused by itself; in order with what is added before and after.
+    pub fn refuse(&mut self, index: usize) {
+        self.0.push((index, Rejection::Refused));
+    }
+
+    /// How many there are with that reason.
+    pub fn count(&self, reason: Rejection) -> usize {
+        self.0.iter().filter(|(_, of)| *of == reason).count()
+    }
+
+    /// All events are stored.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// An event that AWS did not store, as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejectedEvent<'a> {
     /// Why.
@@ -336,22 +396,33 @@ pub struct BatchTally {
     pub too_new: u64,
     /// Older than the group's retention.
     pub expired: u64,
+    /// Refused by themselves.
+    pub refused: u64,
 }
 
 impl ClosedBatch {
-    /// The request's body. A second call with another token is for a batch that has to be sent again.
-    pub fn seal(&mut self, sequence_token: Option<&str>) -> Bytes {
+    /// The first part of the events from that index on: as many as may go out in one request. Empty at the batch's end.
+    pub fn part(&self, from: usize) -> Part {
+        let rest = &self.events[from..];
+        let Some(first) = rest.first() else { return from..from };
+        from..from + rest.partition_point(|event| event.timestamp.saturating_sub(first.timestamp) <= MAX_SPAN)
+    }
+
+    /// The request's body for a part. A second call with another token is for a part that has to be sent again.
+    pub fn seal(&mut self, part: &Part, sequence_token: Option<&str>) -> Bytes {
+        if *part != (0..self.events.len()) {
+            let (from, to) = (self.events[part.start].start, self.events[part.end - 1].end);
+            let mut body = BytesMut::with_capacity(self.head_len + to - from + TAIL);
+            body.put_slice(&self.body[..self.head_len]);
+            body.put_slice(&self.body[from..to]);
+            end_body(&mut body, sequence_token);
+            return body.freeze();
+        }
         let taken = std::mem::take(&mut self.body);
         // Nobody else holds it, unless an attempt of before is still on its way.
         let mut body = taken.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         body.truncate(self.open_len);
-        match sequence_token {
-            None => body.put_slice(b"]}"),
-            Some(token) => {
-                let token = serde_json::to_string(token).expect("a string is always JSON");
-                body.put_slice(format!("],\"sequenceToken\":{token}}}").as_bytes());
-            }
-        }
+        end_body(&mut body, sequence_token);
         self.body = body.freeze();
         self.body.clone()
     }
@@ -385,33 +456,47 @@ impl ClosedBatch {
     }
 
     /// What became of the records that this batch completes. An event that two bounds name is counted once.
-    pub fn tally(&self, rejected: &RejectedEvents) -> BatchTally {
-        let mut tally = BatchTally::default();
-        for (index, _) in self.events.iter().enumerate().filter(|(_, event)| event.completes_record) {
-            let count = match rejected.reason(index) {
-                Some(Rejection::TooOld) => &mut tally.too_old,
-                Some(Rejection::Expired) => &mut tally.expired,
-                Some(Rejection::TooNew) => &mut tally.too_new,
-                None => &mut tally.accepted,
-            };
-            *count += 1;
+    pub fn tally(&self, rejections: &Rejections) -> BatchTally {
+        let complete = self.events.iter().filter(|event| event.completes_record).count();
+        let mut tally = BatchTally { accepted: complete as u64, ..BatchTally::default() };
+        for (index, reason) in &rejections.0 {
+            if self.events[*index].completes_record {
+                tally.accepted -= 1;
+                *match reason {
+                    Rejection::Refused => &mut tally.refused,
+                    Rejection::TooOld => &mut tally.too_old,
+                    Rejection::Expired => &mut tally.expired,
+                    Rejection::TooNew => &mut tally.too_new,
+                } += 1;
+            }
         }
         tally
     }
 
-    /// The events that were refused, in the batch's order.
-    pub fn rejected(&self, rejected: &RejectedEvents) -> impl Iterator<Item = RejectedEvent<'_>> {
-        let reasons = self.events.iter().enumerate().map(|(index, event)| (rejected.reason(index), event));
-        reasons.filter_map(|(reason, event)| {
+    /// The events that were not stored, in the batch's order.
+    pub fn rejected(&self, rejections: &Rejections) -> impl Iterator<Item = RejectedEvent<'_>> {
+        rejections.0.iter().map(|(index, reason)| {
+            let event = &self.events[*index];
             let digits = itoa::Buffer::new().format(event.timestamp).len();
             let start = event.start + EVENT_START.len() + digits + EVENT_MESSAGE.len();
-            Some(RejectedEvent {
-                reason: reason?,
+            RejectedEvent {
+                reason: *reason,
                 record: self.first_record + u64::from(event.record),
                 timestamp: event.timestamp,
                 escaped: &self.body[start..event.end - EVENT_END.len()],
-            })
+            }
         })
+    }
+}
+
+/// Ends a request's body behind its events.
+fn end_body(body: &mut BytesMut, sequence_token: Option<&str>) {
+    match sequence_token {
+        None => body.put_slice(b"]}"),
+        Some(token) => {
+            let token = serde_json::to_string(token).expect("a string is always JSON");
+            body.put_slice(format!("],\"sequenceToken\":{token}}}").as_bytes());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows what each of CloudWatch Logs' answers asks for; does not know where the records come from, nor what becomes of
 //! the message when a delivery fails.
 
+mod blame;
 mod due;
 mod writer;
 
@@ -63,8 +64,8 @@ pub struct Tally {
 impl Tally {
     /// Records whose fate is known; after a delivery that ended well, as many as were read.
     pub fn accounted(&self) -> u64 {
-        let BatchTally { accepted, too_old, too_new, expired } = self.put;
-        accepted + too_old + too_new + expired + self.empty + self.quarantined + self.resumed
+        let BatchTally { accepted, too_old, too_new, expired, refused } = self.put;
+        accepted + too_old + too_new + expired + refused + self.empty + self.quarantined + self.resumed
     }
 }
 
@@ -75,6 +76,8 @@ pub struct Shared {
     pub streams: Streams,
     /// Buffers for batches.
     pub buffers: BufferPool,
+    /// Most events of one batch.
+    pub max_batch_events: usize,
 }
 
 /// One object's way into one stream.
@@ -147,7 +150,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         let progress = claim.from().clone();
         let due = Due::of(progress.owed.clone());
         Self {
-            open: Batch::in_buffers(&head, shared.buffers.take()),
+            open: Batch::in_buffers(&head, shared.buffers.take()).of_at_most(shared.max_batch_events),
             spare: None,
             pool: shared.buffers.clone(),
             writer: Arc::new(Writer {
@@ -446,11 +449,12 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             // Only a runtime that is shutting down cancels it.
             Err(_) => return Err(SinkError::Unavailable("the worker is shutting down".to_owned()).into()),
         };
-        let BatchTally { accepted, too_old, too_new, expired } = done.tally;
+        let BatchTally { accepted, too_old, too_new, expired, refused } = done.tally;
         self.tally.put.accepted += accepted;
         self.tally.put.too_old += too_old;
         self.tally.put.too_new += too_new;
         self.tally.put.expired += expired;
+        self.tally.put.refused += refused;
         self.tally.quarantined += done.quarantined;
         self.tally.batches += done.batches;
         self.tally.bytes += done.bytes as u64;

@@ -50,7 +50,7 @@ pub struct Metrics {
     pub object_bytes: Family<Form, Counter>,
     /// `logferry_records_read_total`: records given to deliveries; one that goes to two counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `empty`, `quarantined`; `resumed`: accounted for by an
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `quarantined`; `resumed`: accounted for by an
     /// attempt of before.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
@@ -298,6 +298,7 @@ impl Metrics {
             ("too_old", tally.put.too_old),
             ("too_new", tally.put.too_new),
             ("expired", tally.put.expired),
+            ("refused", tally.put.refused),
             ("empty", tally.empty),
             ("quarantined", tally.quarantined),
             ("resumed", tally.resumed),

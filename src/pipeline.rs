@@ -54,6 +54,8 @@ pub struct PipelineSettings {
     pub max_stored: u64,
     /// Delays of retries.
     pub backoff: Backoff,
+    /// Most events of one batch: the service's limit, or less.
+    pub max_batch_events: usize,
     /// Most buffers of batches that are kept for the next ones.
     pub most_buffers: usize,
     /// What one tenant may hold of the worker.
@@ -154,7 +156,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Joins the ports.
     pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
-        let lanes = delivery::Shared { streams: Streams::new(), buffers };
+        let max_batch_events = settings.max_batch_events;
+        let lanes = delivery::Shared { streams: Streams::new(), buffers, max_batch_events };
         let shares = Shares::new(settings.shares, settings.threads);
         Self { ports, lanes, shares, settings, metrics }
     }

@@ -85,6 +85,7 @@ impl QuarantineReason {
     /// The word that lines and metrics use.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Rejected(Rejection::Refused) => "refused",
             Self::Rejected(Rejection::TooOld) => "too_old",
             Self::Rejected(Rejection::TooNew) => "too_new",
             Self::Rejected(Rejection::Expired) => "expired",

@@ -31,6 +31,24 @@ fn batches(events: &[(i64, String)]) -> Vec<ClosedBatch> {
     closed
 }
 
+/// The bodies of a batch's requests, in order.
+fn bodies(batch: &mut ClosedBatch) -> Vec<Bytes> {
+    let mut from = 0;
+    std::iter::from_fn(|| {
+        let part = batch.part(from);
+        from = part.end;
+        (!part.is_empty()).then(|| batch.seal(&part, None))
+    })
+    .collect()
+}
+
+/// The body of a batch that is one request.
+fn body(batch: &mut ClosedBatch, sequence_token: Option<&str>) -> Bytes {
+    let part = batch.part(0);
+    assert_eq!(part, 0..batch.len());
+    batch.seal(&part, sequence_token)
+}
+
 /// Reads a body as the service would and checks every rule of PutLogEvents.
 fn check_legal(body: &[u8]) -> Vec<(i64, String)> {
     let request: Value = serde_json::from_slice(body).expect("the body is JSON");
@@ -63,7 +81,7 @@ fn a_batch_is_exactly_full_and_no_fuller() {
     let mut closed = batches(&events);
     assert_eq!(closed.iter().map(ClosedBatch::len).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(closed[0].bytes(), MAX_BATCH_BYTES);
-    check_legal(&closed[0].seal(None));
+    check_legal(&body(&mut closed[0], None));
     let one_more = vec![(1, half.clone()), (2, half + "x")];
     assert_eq!(batches(&one_more).len(), 2);
     assert_eq!(batches(&[(1, "z".repeat(MAX_MESSAGE_BYTES))]).len(), 1);
@@ -77,27 +95,54 @@ fn limits_count_unescaped_bytes() {
     let controls = "\u{1}".repeat(MAX_MESSAGE_BYTES);
     let mut closed = batches(&[(1, controls)]);
     assert_eq!(closed.len(), 1);
-    let body = closed[0].seal(None);
+    let body = body(&mut closed[0], None);
     assert!(body.len() > 6 * MAX_MESSAGE_BYTES);
     check_legal(&body);
 }
 
 #[test]
-fn a_day_fits_and_no_more() {
+fn a_request_spans_a_day_and_no_more() {
     let day = 86_400_000;
-    for (events, expected) in
-        [(vec![0, day], 1), (vec![0, day + 1], 2), (vec![day, 0], 1), (vec![day + 1, 0], 2)]
-    {
+    for (events, expected) in [
+        (vec![0, day], vec![2]),
+        (vec![day, 0], vec![2]),
+        (vec![0, day + 1], vec![1, 1]),
+        (vec![day + 1, 0], vec![1, 1]),
+        (vec![0, 5 * day, 1, 5 * day + 1, 2, -9 * day], vec![1, 3, 2]),
+        ((0..500).map(|turn| turn + turn % 3 * 2 * day).collect(), vec![167, 167, 166]),
+        (vec![i64::MIN / 2, 0, i64::MAX / 2], vec![1, 1, 1]),
+    ] {
         let events: Vec<_> = events.into_iter().map(|at| (at, "m".to_owned())).collect();
-        assert_eq!(batches(&events).len(), expected, "{events:?}");
+        let mut closed = batches(&events);
+        assert_eq!(closed.len(), 1, "{events:?}");
+        let found: Vec<_> = bodies(&mut closed[0]).iter().map(|body| check_legal(body).len()).collect();
+        assert_eq!(found, expected, "{events:?}");
     }
+}
+
+#[test]
+fn a_batch_goes_out_in_as_many_requests_as_may_hold_what_is_stored() {
+    let day = 86_400_000;
+    for (days, expected) in [(16, vec![16]), (17, vec![16, 1]), (40, vec![16, 16, 8])] {
+        let events: Vec<_> = (0..days).map(|at| (at * (day + 1), "m".to_owned())).collect();
+        let requests: Vec<_> = batches(&events).iter_mut().map(|batch| bodies(batch).len()).collect();
+        assert_eq!(requests, expected);
+    }
+    // All that the service stores at one time, in any order.
+    let now = 1_795_000_000_123;
+    let turns = |turn: i64| now - 14 * day + (turn * 7_654_321).rem_euclid(14 * day + day / 12);
+    let events: Vec<_> = (0..9_000).map(|turn| (turns(turn), "m".to_owned())).collect();
+    let mut closed = batches(&events);
+    assert_eq!(closed.len(), 1);
+    let requests = bodies(&mut closed[0]).len();
+    assert!((14..=MAX_BATCH_DAYS).contains(&requests), "{requests}");
 }
 
 #[test]
 fn equal_timestamps_keep_their_order() {
     let events: Vec<_> =
         [(5, "a"), (3, "b"), (5, "c"), (3, "d")].map(|(at, text)| (at, text.to_owned())).into();
-    let sent = check_legal(&batches(&events)[0].seal(None));
+    let sent = check_legal(&body(&mut batches(&events)[0], None));
     assert_eq!(sent.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["b", "d", "a", "c"]);
 }
 
@@ -107,14 +152,20 @@ fn a_token_stands_in_the_body_and_can_be_replaced() {
     for (token, expected) in
         [(None, Value::Null), (Some("4\"9"), "4\"9".into()), (Some("5"), "5".into()), (None, Value::Null)]
     {
-        let body = batch.seal(token);
+        let body = body(&mut batch, token);
         check_legal(&body);
         let request: Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(request["sequenceToken"], expected);
     }
     // The first body is still held while the second is made.
-    let (first, second) = (batch.seal(Some("a")), batch.seal(Some("b")));
+    let (first, second) = (body(&mut batch, Some("a")), body(&mut batch, Some("b")));
     assert!(first.ends_with(b"\"a\"}") && second.ends_with(b"\"b\"}"));
+}
+
+fn rejections(part: Part, rejected: &RejectedEvents) -> Rejections {
+    let mut rejections = Rejections::default();
+    rejections.add(&part, rejected);
+    rejections
 }
 
 #[test]
@@ -122,11 +173,8 @@ fn rejected_indices_are_read_exactly() {
     let events: Vec<_> = (0..10).map(|at| (at, "m".to_owned())).collect();
     let batch = batches(&events).remove(0);
     let check = |too_old, expired, too_new, expected: [u64; 4]| {
-        let tally = batch.tally(&RejectedEvents {
-            too_new_start: too_new,
-            too_old_end: too_old,
-            expired_end: expired,
-        });
+        let rejected = RejectedEvents { too_new_start: too_new, too_old_end: too_old, expired_end: expired };
+        let tally = batch.tally(&rejections(0..10, &rejected));
         assert_eq!([tally.too_old, tally.expired, tally.accepted, tally.too_new], expected);
     };
     check(None, None, None, [0, 0, 10, 0]);
@@ -136,22 +184,30 @@ fn rejected_indices_are_read_exactly() {
     check(None, None, Some(0), [0, 0, 0, 10]);
     check(Some(10), None, Some(10), [10, 0, 0, 0]);
     check(Some(5), Some(3), None, [5, 0, 5, 0]);
+    // They count within the request, which may be a part of the batch.
+    let mut several = rejections(2..5, &RejectedEvents { too_old_end: Some(1), ..RejectedEvents::default() });
+    several.refuse(5);
+    several.add(&(6..10), &RejectedEvents { too_new_start: Some(3), ..RejectedEvents::default() });
+    let expected = BatchTally { accepted: 7, too_old: 1, refused: 1, too_new: 1, expired: 0 };
+    assert_eq!(batch.tally(&several), expected);
+    let shown: Vec<_> = batch.rejected(&several).map(|event| (event.reason, event.timestamp)).collect();
+    assert_eq!(shown, [(Rejection::TooOld, 2), (Rejection::Refused, 5), (Rejection::TooNew, 9)]);
 }
 
 #[test]
 fn rejected_events_are_shown_as_they_were_sent() {
     let events = [(30, "c\n\"é"), (-10, "a"), (20, "b")].map(|(at, text)| (at, text.to_owned()));
     let mut batch = batches(&events).remove(0);
-    let _body = batch.seal(Some("token"));
+    let _body = body(&mut batch, Some("token"));
     let rejected = RejectedEvents { too_old_end: Some(1), too_new_start: Some(2), expired_end: None };
-    let shown: Vec<_> = batch.rejected(&rejected).collect();
+    let shown: Vec<_> = batch.rejected(&rejections(0..3, &rejected)).collect();
     let event = |reason, record, timestamp, escaped: &'static str| {
         let escaped = escaped.as_bytes();
         RejectedEvent { reason, record, timestamp, escaped }
     };
     let expected = [event(Rejection::TooOld, 101, -10, "a"), event(Rejection::TooNew, 100, 30, r#"c\n\"é"#)];
     assert_eq!(shown, expected);
-    assert_eq!(batch.rejected(&RejectedEvents::default()).count(), 0);
+    assert_eq!(batch.rejected(&Rejections::default()).count(), 0);
 }
 
 #[test]
@@ -161,9 +217,10 @@ fn a_split_record_counts_once() {
         batch.push(record, 1, &Message::escape(text), last);
     }
     let closed = batch.close(Buffers::default());
-    assert_eq!(closed.tally(&RejectedEvents::default()).accepted, 2);
+    assert_eq!(closed.tally(&Rejections::default()).accepted, 2);
     let all = RejectedEvents { too_old_end: Some(4), ..RejectedEvents::default() };
-    let shown: Vec<_> = closed.rejected(&all).map(|event| (event.record, event.escaped)).collect();
+    let shown: Vec<_> =
+        closed.rejected(&rejections(0..4, &all)).map(|event| (event.record, event.escaped)).collect();
     assert_eq!(shown, [(7, &b"a"[..]), (7, b"b"), (7, b"c"), (9, b"d")]);
 }
 
@@ -189,7 +246,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn nothing_is_lost_and_every_batch_is_legal(
-        events in proptest::collection::vec((0_i64..200_000_000, prop_oneof![
+        events in proptest::collection::vec((0_i64..600_000_000, prop_oneof![
             4 => ".{1,30}".boxed(),
             1 => (1_usize..400_000, "[a-z\u{1}\"é]").prop_map(|(count, text)| text.repeat(count / text.len() + 1)).boxed(),
         ]), 1..40)
@@ -197,7 +254,7 @@ proptest! {
         let mut sent = Vec::new();
         let mut chunks = events.as_slice();
         for mut batch in batches(&events) {
-            let found = check_legal(&batch.seal(None));
+            let found: Vec<_> = bodies(&mut batch).iter().flat_map(|body| check_legal(body)).collect();
             // Each batch holds a run of the input, in order of time and else as it came.
             let (mut run, rest) = (chunks[..found.len()].to_vec(), &chunks[found.len()..]);
             run.sort_by_key(|(timestamp, _)| *timestamp);
@@ -231,10 +288,10 @@ fn buffers_change_hands_without_their_contents() {
     batch.push(0, 5, &Message::escape("late"), true);
     batch.push(1, 4, &Message::escape("early"), true);
     let mut closed = batch.close(used());
-    let sent = closed.seal(Some("token"));
+    let sent = body(&mut closed, Some("token"));
     assert_eq!(check_legal(&sent), [(4, "early".to_owned()), (5, "late".to_owned())]);
     drop(sent);
     let mut next = Batch::in_buffers(&head(), closed.into_buffers());
     next.push(2, 6, &Message::escape("next"), true);
-    assert_eq!(check_legal(&next.close(Buffers::default()).seal(None)), [(6, "next".to_owned())]);
+    assert_eq!(check_legal(&body(&mut next.close(Buffers::default()), None)), [(6, "next".to_owned())]);
 }

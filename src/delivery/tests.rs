@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    batch::RejectedEvents,
+    batch::{MAX_BATCH_EVENTS, RejectedEvents},
     event::ObjectRef,
     ledger::{
         claim::{ClaimSettings, Claimed, Claims},
@@ -26,7 +26,7 @@ const SETTINGS: ClaimSettings =
 const REGION: &str = "us-east-1";
 const PLACE: &str = "222222222222/us-east-1";
 const GROUP: &str = "/rosa/acme";
-/// Events this far apart never share a batch.
+/// Events this far apart never share a put.
 const APART: i64 = 2 * 24 * 3600 * 1000;
 
 fn destination(oversize: Oversize) -> CloudWatch {
@@ -78,7 +78,7 @@ async fn lane_with(
 }
 
 fn shared(streams: &Streams) -> Shared {
-    Shared { streams: streams.clone(), buffers: BufferPool::new(2) }
+    Shared { streams: streams.clone(), buffers: BufferPool::new(2), max_batch_events: MAX_BATCH_EVENTS }
 }
 
 async fn lane(sinks: &MemorySinks) -> Lane<MemorySink, MemoryLedger> {
@@ -110,6 +110,16 @@ async fn deliver(lane: &mut Lane<MemorySink, MemoryLedger>, messages: &[&str]) -
         push(lane, at * APART, message).await?;
     }
     lane.flush().await
+}
+
+/// A message that shares no batch with another of its kind, because both together are too long.
+fn half_a_batch(text: &str) -> String {
+    text.to_owned() + &" ".repeat(MAX_MESSAGE_BYTES / 2)
+}
+
+/// What the group got, without what made it long.
+fn found(sinks: &MemorySinks) -> Vec<String> {
+    sinks.messages(PLACE, GROUP).into_iter().map(|message| message.trim_end().to_owned()).collect()
 }
 
 fn put(message: &str, token: Option<&str>) -> Call {
@@ -258,26 +268,27 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
     let sinks = ready();
     sinks.hold();
     let mut lane = lane(&sinks).await;
-    push(&mut lane, 0, "a").await.expect("it fits");
+    let [a, b, c] = ["a", "b", "c"].map(half_a_batch);
+    push(&mut lane, 0, &a).await.expect("it fits");
     // Sends `a` off, and does not wait for an answer that cannot come: `b` and `b2` fill the next batch.
-    let second = tokio::time::timeout(Duration::from_secs(60), push(&mut lane, APART, "b")).await;
+    let second = tokio::time::timeout(Duration::from_secs(60), push(&mut lane, 1, &b)).await;
     second.expect("it does not wait").expect("it fits");
     sinks.until_puts(1).await;
-    push(&mut lane, APART, "b2").await.expect("it fits");
+    push(&mut lane, 1, "b2").await.expect("it fits");
     {
         // `c` needs a third batch: not before `a` has arrived.
-        let third = push(&mut lane, 2 * APART, "c");
+        let third = push(&mut lane, 2, &c);
         tokio::pin!(third);
         assert!(tokio::time::timeout(Duration::from_secs(60), &mut third).await.is_err());
-        assert_eq!(sinks.calls(), [put("a", None)]);
+        assert_eq!(sinks.calls(), [put(&a, None)]);
         sinks.release(1);
         third.await.expect("it fits");
     }
     sinks.until_puts(2).await;
-    assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
+    assert_eq!(found(&sinks), ["a"]);
     sinks.release(2);
     lane.flush().await.expect("all arrive");
-    assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b", "b2", "c"]);
+    assert_eq!(found(&sinks), ["a", "b", "b2", "c"]);
     assert_eq!(lane.tally().put.accepted, 4);
 }
 
@@ -289,7 +300,7 @@ async fn reading_and_putting_take_the_longer_of_both_times() {
     let start = Instant::now();
     for at in 0..10 {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        push(&mut lane, at * APART, "m").await.expect("it fits");
+        push(&mut lane, at, &half_a_batch("m")).await.expect("it fits");
     }
     lane.flush().await.expect("all arrive");
     // One after another it would be 20 s.
@@ -302,11 +313,19 @@ async fn batches_keep_the_object_s_order_and_events_the_clock_s() {
     sinks.put_time(Duration::from_millis(10));
     let mut lane = lane(&sinks).await;
     // Within a batch by time; between batches as the object has them, even back in time.
-    for (timestamp, text) in [(5, "b"), (3, "a"), (5, "c"), (3 * APART, "e"), (2 * APART, "d"), (0, "z")] {
-        push(&mut lane, timestamp, text).await.expect("it fits");
+    let long = |text: &str| half_a_batch(text);
+    for (timestamp, text) in [
+        (5, long("b")),
+        (3, "a".to_owned()),
+        (9 * APART, "d".to_owned()),
+        (5, "c".to_owned()),
+        (2 * APART, long("e")),
+        (0, long("z")),
+    ] {
+        push(&mut lane, timestamp, &text).await.expect("it fits");
     }
     lane.flush().await.expect("all arrive");
-    assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b", "c", "e", "d", "z"]);
+    assert_eq!(found(&sinks), ["a", "b", "c", "d", "e", "z"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,9 +440,10 @@ async fn a_batch_that_fails_stops_the_lane() {
     let throttled = SinkError::Throttled("slow down".into());
     sinks.fail(Operation::Put, 2, throttled.clone());
     let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a", "b", "c", "d"]).await, Err(throttled.into()));
+    let messages = ["a", "b", "c", "d"].map(half_a_batch);
+    assert_eq!(deliver(&mut lane, &messages.each_ref().map(String::as_str)).await, Err(throttled.into()));
     // `c` was ready when `b` failed; it must not overtake.
-    assert_eq!(sinks.calls(), [put("a", None), put("b", None)]);
+    assert_eq!(sinks.calls(), [put(&messages[0], None), put(&messages[1], None)]);
     assert_eq!(lane.tally().put.accepted, 1);
 }
 
@@ -447,8 +467,9 @@ async fn a_dropped_lane_takes_back_what_is_on_its_way() {
     sinks.hold();
     let streams = Streams::new();
     let mut dropped = lane_with(&sinks, &streams, Oversize::Split).await;
-    push(&mut dropped, 0, "a").await.expect("it fits");
-    let second = tokio::time::timeout(Duration::from_secs(60), push(&mut dropped, APART, "b")).await;
+    push(&mut dropped, 0, &half_a_batch("a")).await.expect("it fits");
+    let long = half_a_batch("b");
+    let second = tokio::time::timeout(Duration::from_secs(60), push(&mut dropped, 1, &long)).await;
     second.expect("it does not wait").expect("it fits");
     sinks.until_puts(1).await;
     drop(dropped);

@@ -8,9 +8,12 @@ use std::{
 use moka::future::Cache;
 use tokio::sync::Mutex;
 
-use super::LaneError;
+use super::{
+    LaneError,
+    blame::{Blame, Refusal},
+};
 use crate::{
-    batch::{BatchTally, Buffers, ClosedBatch, RejectedEvents},
+    batch::{BatchTally, Buffers, ClosedBatch, Part, RejectedEvents, Rejection, Rejections},
     ledger::{Ledger, Position, claim::Claim, owed::Owed},
     quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     sink::{LogSink, SinkError},
@@ -94,24 +97,32 @@ pub(super) struct Done {
     pub(super) buffers: Buffers,
 }
 
+/// What came of a batch.
+#[derive(Debug, Default)]
+struct Put {
+    /// Requests that were accepted.
+    requests: u64,
+    rejections: Rejections,
+}
+
 impl<S: LogSink, L: Ledger> Writer<S, L> {
     /// Puts one batch, then into quarantine what of it was rejected, with what the file holds already. If the quarantine does
     /// not take the file, the batch has been put all the same: its records are then owed.
+    ///
+    /// # Errors
+    /// A part of the batch was not put. Other parts may have been, and the next attempt puts them again.
     pub(super) async fn deliver(
         &self,
         mut batch: ClosedBatch,
         mut file: QuarantineFile,
         begin: Position,
     ) -> Result<Done, LaneError> {
-        let mut rejected = RejectedEvents::default();
-        if !batch.is_empty() {
-            rejected = self.put(&mut batch).await?;
-        }
+        let Put { requests, rejections } = self.put(&mut batch).await?;
         let mut quarantined = 0;
         let mut owed = Owed::default();
         if let Some(shelf) = &self.shelf {
             let set_aside = file.records().len() as u64;
-            for event in batch.rejected(&rejected) {
+            for event in batch.rejected(&rejections) {
                 let reason = QuarantineReason::Rejected(event.reason);
                 shelf.add(&mut file, reason, event.record, Some(event.timestamp), event.escaped);
             }
@@ -125,10 +136,10 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             }
         }
         Ok(Done {
-            tally: batch.tally(&rejected),
+            tally: batch.tally(&rejections),
             quarantined,
             owed,
-            batches: u64::from(!batch.is_empty()),
+            batches: requests,
             bytes: batch.bytes(),
             buffers: batch.into_buffers(),
         })
@@ -154,26 +165,70 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         })
     }
 
-    /// Puts one batch: put first, create what is missing, obey what the sequence errors say. Tells what was rejected.
-    async fn put(&self, batch: &mut ClosedBatch) -> Result<RejectedEvents, LaneError> {
+    /// Puts a batch, part by part in its order. A part that is refused is put again in halves, until the events to blame are
+    /// alone.
+    async fn put(&self, batch: &mut ClosedBatch) -> Result<Put, LaneError> {
+        let (mut put, mut refusal) = (Put::default(), None);
         // Looked up for each batch, so that a stream in use is never forgotten.
         let stream = self.streams.get(&self.key).await;
         let mut stream = stream.lock().await;
+        let mut blame = Blame::default();
+        let mut from = 0;
+        while from < batch.len() {
+            let part = blame.next().unwrap_or_else(|| batch.part(from));
+            match self.put_part(batch, &part, &mut stream).await {
+                Ok(rejected) => {
+                    put.requests += 1;
+                    put.rejections.add(&part, &rejected);
+                    from = part.end;
+                }
+                Err(error @ LaneError::Sink(SinkError::Refused(_))) => {
+                    match blame.refused(part.clone()) {
+                        Refusal::Halved => {}
+                        Refusal::Event => {
+                            put.rejections.refuse(part.start);
+                            from = part.end;
+                        }
+                        Refusal::Group => return Err(error),
+                    }
+                    refusal = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match refusal {
+            // Nothing of the batch was taken: then the group may be to blame as well.
+            Some(error) if put.requests == 0 => return Err(error),
+            Some(error) => tracing::warn!(
+                log.group = self.key.log_group_name,
+                log.stream = self.key.log_stream_name,
+                aws.account = self.key.account,
+                batch.events = batch.len(),
+                refused = put.rejections.count(Rejection::Refused),
+                error = %error,
+                "CloudWatch Logs refuses events by themselves; they are not retried"
+            ),
+            None => {}
+        }
+        Ok(put)
+    }
+
+    /// Puts one part of a batch: put first, create what is missing, obey what the sequence errors say.
+    async fn put_part(
+        &self,
+        batch: &mut ClosedBatch,
+        part: &Part,
+        stream: &mut Stream,
+    ) -> Result<RejectedEvents, LaneError> {
         let mut pause = CREATION_PAUSE;
         let mut created = false;
         for rounds_left in (0..MAX_ROUNDS).rev() {
-            let body = batch.seal(stream.sequence_token.as_deref());
+            let body = batch.seal(part, stream.sequence_token.as_deref());
             let lease = self.claim.hold().await?;
             match self.sink.put_log_events(body, lease).await {
                 Ok(answer) => {
                     stream.sequence_token = answer.next_sequence_token;
-                    if answer.rejected != RejectedEvents::default() {
-                        tracing::warn!(
-                            log.group = self.key.log_group_name, log.stream = self.key.log_stream_name,
-                            aws.account = self.key.account, batch.events = batch.len(), rejected = ?answer.rejected,
-                            "CloudWatch Logs rejected events of a batch; they are not retried"
-                        );
-                    }
+                    self.tell_of(&answer.rejected, part);
                     return Ok(answer.rejected);
                 }
                 Err(SinkError::DataAlreadyAccepted { expected }) => {
@@ -199,6 +254,24 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             }
         }
         unreachable!("the last round returns")
+    }
+
+    fn tell_of(&self, rejected: &RejectedEvents, part: &Part) {
+        if *rejected == RejectedEvents::default() {
+            return;
+        }
+        let mut rejections = Rejections::default();
+        rejections.add(part, rejected);
+        tracing::warn!(
+            log.group = self.key.log_group_name,
+            log.stream = self.key.log_stream_name,
+            aws.account = self.key.account,
+            batch.events = part.len(),
+            too_old = rejections.count(Rejection::TooOld),
+            too_new = rejections.count(Rejection::TooNew),
+            expired = rejections.count(Rejection::Expired),
+            "CloudWatch Logs rejected events of a batch; they are not retried"
+        );
     }
 
     /// Creates the stream, and the group if need be.

@@ -113,6 +113,7 @@ fn code(reason: QuarantineReason) -> u64 {
         QuarantineReason::Rejected(Rejection::Expired) => 2,
         QuarantineReason::Oversize => 3,
         QuarantineReason::Malformed => 4,
+        QuarantineReason::Rejected(Rejection::Refused) => 5,
     }
 }
 
@@ -123,6 +124,7 @@ fn reason(code: u64) -> Option<QuarantineReason> {
         QuarantineReason::Rejected(Rejection::Expired),
         QuarantineReason::Oversize,
         QuarantineReason::Malformed,
+        QuarantineReason::Rejected(Rejection::Refused),
     ];
     usize::try_from(code).ok().and_then(|code| all.get(code).copied())
 }
@@ -180,7 +182,7 @@ mod tests {
     #[test]
     fn what_is_no_list_is_told() {
         let too_far = [&[0xff; 9][..], &[0x7f, 1]].concat();
-        for bytes in [&[0][..], &[0x80], &[0, 0], &[5, 1], &[0x80; 11], &too_far] {
+        for bytes in [&[0][..], &[0x80], &[0, 0], &[6, 1], &[0x80; 11], &too_far] {
             assert_eq!(Owed::decode(bytes), None, "{bytes:?}");
         }
         assert_eq!(Owed::decode(&[]), Some(Owed::default()));

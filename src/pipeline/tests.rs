@@ -6,6 +6,7 @@ mod copies;
 mod fates;
 mod ledger;
 mod quarantine;
+mod requests;
 mod tenants;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
+    batch::MAX_BATCH_EVENTS,
     copy::memory::MemoryCopier,
     decode::tests::gzip,
     ledger::{claim::ClaimSettings, memory::MemoryLedger},
@@ -93,6 +95,7 @@ impl World {
             max_object: 4 << 20,
             max_stored: 4 << 20,
             backoff: BACKOFF,
+            max_batch_events: MAX_BATCH_EVENTS,
             most_buffers: 4,
             shares: Limits {
                 slots: 4,

@@ -74,6 +74,7 @@ struct State {
     stored_but: HashMap<usize, SinkError>,
     rejections: HashMap<usize, RejectedEvents>,
     too_old_before: i64,
+    refused: Vec<String>,
     failing_groups: HashMap<String, SinkError>,
     closed_roles: HashMap<String, AssumeError>,
     opened: Vec<(String, String)>,
@@ -118,6 +119,11 @@ impl MemorySinks {
     /// Rejects events of before that time, in milliseconds.
     pub fn reject_before(&self, time: i64) {
         self.lock().too_old_before = time;
+    }
+
+    /// Refuses every put with an event of this message.
+    pub fn refuse_message(&self, text: &str) {
+        self.lock().refused.push(text.to_owned());
     }
 
     /// Fails every put into a group of that name.
@@ -310,6 +316,10 @@ impl LogSink for MemorySink {
         let mut state = self.shared.lock();
         if let Some(error) = state.failing_groups.get(&group) {
             return Err(error.clone());
+        }
+        let refused = |(_, message): &Event| state.refused.contains(message);
+        if events.iter().any(refused) {
+            return Err(SinkError::Refused("InvalidParameterException: an event".into()));
         }
         let mut rejected = state.rejections.get(&nth).copied().unwrap_or_default();
         let too_old = events.partition_point(|(timestamp, _)| *timestamp < state.too_old_before);

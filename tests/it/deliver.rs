@@ -1,7 +1,10 @@
 //! Real objects of Vector's arrive whole, in order, in the right account, once.
 
 use jiff::Timestamp;
-use logferry_sandbox::provision::{Customer, ProviderSpec};
+use logferry_sandbox::{
+    faults::{Effect, ErrorAnswer, Fault},
+    provision::{Customer, ProviderSpec},
+};
 use serde_json::json;
 
 use crate::{
@@ -145,4 +148,42 @@ async fn events_of_s3_itself_and_of_eventbridge() {
     }
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get("logferry_skipped_total{reason=\"not_object_created\"}"), 1.0);
+}
+
+/// PutLogEvents takes events within 24 hours of each other, and refuses a request whole for one event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_in_turns_and_a_refused_event_cost_few_puts() {
+    let setup = Setup::new("requests").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.customer("acme").await;
+    let error = Effect::Error(ErrorAnswer::new(400, "InvalidParameterException"));
+    sandbox
+        .faults()
+        .add(Fault { contains: Some("event 33 ".into()), ..Fault::new("logs", "PutLogEvents", error) });
+    let (now, two_days) = (Timestamp::now().as_millisecond(), 2 * 24 * 3600 * 1000);
+    let records: Vec<_> = (0..100)
+        .map(|index| json!({"message": format!("event {index} "), "timestamp": now - index % 2 * two_days - 1000 + index}))
+        .collect();
+    setup.upload("acme/c/app/pod/1.json", serde_json::to_vec(&records).expect("JSON")).await;
+    let worker = setup.worker().await;
+    setup.acknowledged(&worker, 1).await;
+    let mut found: Vec<_> = received(&setup.aws, &customer).await.into_values().flatten().collect();
+    found.sort_unstable();
+    let mut expected: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let message = record["message"].as_str().expect("a text").to_owned();
+            (record["timestamp"].as_i64().expect("a number"), message)
+        })
+        .filter(|(_, message)| message != "event 33 ")
+        .collect();
+    expected.sort_unstable();
+    assert_same_events("acme", &found, &expected);
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get("logferry_records_total{outcome=\"refused\"}"), 1.0);
+    assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
+    // One finds the group missing; two days; and the day with the refused event, halved six times.
+    let puts = sandbox.calls("logs", "PutLogEvents");
+    assert!((4..=16).contains(&puts), "{puts} puts");
+    setup.no_dead_letters().await;
 }

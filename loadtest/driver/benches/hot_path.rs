@@ -251,7 +251,12 @@ fn into_batches(events: &[(i64, Message<'_>)], buffers: &mut [Buffers; 2]) -> u6
     let mut send = |batch: &mut Batch| {
         let mut closed = batch.close(std::mem::take(&mut spare));
         sent += closed.len() as u64;
-        black_box(closed.seal(None));
+        let mut from = 0;
+        while from < closed.len() {
+            let part = closed.part(from);
+            black_box(closed.seal(&part, None));
+            from = part.end;
+        }
         spare = closed.into_buffers();
     };
     for (record, (timestamp, message)) in (0..).zip(events) {
@@ -387,7 +392,8 @@ fn body(criterion: &mut Criterion) {
         })
         .collect();
     let messages = plain.iter().map(|(_, message)| message.len()).sum();
-    let sealed = batch.close(Buffers::default()).seal(None);
+    let mut closed = batch.close(Buffers::default());
+    let sealed = closed.seal(&(0..full.len()), None);
     eprintln!("body: {} events, {messages} bytes of messages, a body of {} bytes", full.len(), sealed.len());
 
     let runtime =
@@ -490,7 +496,8 @@ fn in_one_batch(
         batch.push(record, *timestamp, message, true);
     }
     let mut closed = batch.close(Buffers::default());
-    put(closed.seal(None));
+    let whole = 0..closed.len();
+    put(closed.seal(&whole, None));
     *buffers = closed.into_buffers();
 }
 

@@ -169,6 +169,9 @@ impl Load {
     async fn run(&self, phase: Phase, through: &Through) -> anyhow::Result<Found> {
         let started = Instant::now();
         let found = self.phase(phase, through).await.with_context(|| format!("phase {phase:?}"))?;
+        let by_time =
+            found.latencies.chunks(self.ordinary.rate as usize * 5).map(|chunk| percentile(chunk, 95));
+        eprintln!("p95 in ms of each 5 s: {:?}", by_time.collect::<Vec<_>>());
         eprintln!(
             "{phase:?}: {:.0?}; p50 {} ms, p95 {} ms, p99 {} ms; {:?}",
             started.elapsed(),
@@ -340,7 +343,7 @@ impl Stretch<'_> {
         let [denied, backlog] = [self.arrived(denied).await?, self.arrived(denied + 1).await?];
         let (letters, letters_again) = count_letters(self.stage.take_letters().await?);
         Ok(Found {
-            latencies: latencies.into_iter().flatten().collect(),
+            latencies: in_order(&latencies),
             arrived: [denied, backlog],
             letters,
             letters_again,
@@ -374,6 +377,14 @@ impl Stretch<'_> {
             again: arrivals.values().map(|times| times.len() as u64).sum::<u64>() - objects,
         })
     }
+}
+
+/// The tenants' figures, whose objects were sent in turn, by when each was sent.
+fn in_order(latencies: &[Vec<i64>]) -> Vec<i64> {
+    let turns = latencies.iter().map(Vec::len).max().unwrap_or_default();
+    (0..turns)
+        .flat_map(|turn| latencies.iter().filter_map(move |of_tenant| of_tenant.get(turn)).copied())
+        .collect()
 }
 
 /// How many objects the letters are about, by reason, and how many letters are about an object that has one.

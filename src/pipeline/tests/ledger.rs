@@ -5,21 +5,19 @@ use proptest::prelude::*;
 use super::*;
 use crate::{credentials::AssumeError, sink::SinkError};
 
-/// A world with a ledger.
+/// A world with a ledger, in which each event has a batch of its own.
 fn world() -> World {
-    World { ledger: Some(MemoryLedger::new(LEASE)), ..World::new() }
+    let settings = PipelineSettings { max_batch_events: 1, ..World::new().settings };
+    World { ledger: Some(MemoryLedger::new(LEASE)), settings, ..World::new() }
 }
 
 fn ledger(world: &World) -> &MemoryLedger {
     world.ledger.as_ref().expect("this world has one")
 }
 
-/// An object of `count` records, each in a batch of its own: they are too far apart to share one.
-fn far_apart(count: usize) -> MemoryObject {
-    let records = (0..count).map(|index| {
-        let day = jiff::civil::date(2026, 1, 1) + jiff::Span::new().days(2 * index as i64);
-        json!({"message": index.to_string(), "timestamp": format!("{day}T08:00:00Z")})
-    });
+/// An object of `count` records.
+fn several(count: usize) -> MemoryObject {
+    let records = numbers(count).into_iter().map(|number| json!({"message": number}));
     object(gzip(Value::Array(records.collect()).to_string().as_bytes()))
 }
 
@@ -45,7 +43,7 @@ async fn a_second_notification_of_a_finished_object_costs_no_put() {
     assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
     assert_eq!(
         (world.store.opened().len(), world.sinks.count(Operation::Put)),
-        (1, 2),
+        (1, 3),
         "one to find the group"
     );
     shows(&world, "logferry_skipped_total{reason=\"already_delivered\"} 1");
@@ -56,7 +54,7 @@ async fn a_second_notification_of_a_finished_object_costs_no_put() {
 async fn a_message_goes_on_where_it_stopped() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    world.put(KEY, far_apart(5));
+    world.put(KEY, several(5));
     world.sinks.fail(Operation::Put, 3, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.sinks.messages(ACME, GROUP), ["0", "1"]);
@@ -73,7 +71,7 @@ async fn deliveries_of_one_object_advance_independently() {
     let world = world();
     let second = with(row(ACME), "log_group_name", text("/second"));
     world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", second)]);
-    world.put(KEY, far_apart(3));
+    world.put(KEY, several(3));
     world.sinks.fail_group("/second", throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.sinks.messages(ACME, GROUP), numbers(3));
@@ -86,7 +84,7 @@ async fn deliveries_of_one_object_advance_independently() {
 #[tokio::test(start_paused = true)]
 async fn a_second_worker_on_the_same_object_waits() {
     let world = world();
-    world.put(KEY, far_apart(3));
+    world.put(KEY, several(3));
     world.sinks.put_time(Duration::from_secs(1));
     let (one, other) = (world.pipeline(), world.pipeline());
     let (first, second) = (message(&event(&[KEY])), message(&event(&[KEY])));
@@ -104,7 +102,7 @@ async fn a_second_worker_on_the_same_object_waits() {
 async fn a_worker_that_stops_waits_for_the_put_on_its_way_and_gives_the_rest_back() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    world.put(KEY, far_apart(5));
+    world.put(KEY, several(5));
     world.sinks.put_time(Duration::from_millis(500));
     let verdict = async {
         world.sinks.until_puts(2).await;
@@ -124,7 +122,7 @@ async fn a_body_that_breaks_costs_no_repetition() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.sinks.put_time(Duration::from_secs(1));
-    let whole = far_apart(400).in_chunks(64);
+    let whole = several(400).in_chunks(64);
     let broken = ObjectError::Unavailable("connection reset".into());
     world.put(KEY, whole.clone().breaking(whole.bytes.len() / 2, broken));
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
@@ -162,7 +160,7 @@ async fn no_piece_of_a_record_that_was_split_comes_twice() {
 async fn whoever_loses_the_lease_stops() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    world.put(KEY, far_apart(10));
+    world.put(KEY, several(10));
     world.sinks.put_time(Duration::from_secs(1));
     let theft = async {
         world.sinks.until_puts(3).await;
@@ -193,7 +191,7 @@ async fn until_done(pipeline: &TestPipeline, world: &World) -> usize {
 #[tokio::test(start_paused = true)]
 async fn only_without_any_sign_of_its_ledger_a_worker_delivers_all_the_same() {
     let world = world();
-    world.put(KEY, far_apart(3));
+    world.put(KEY, several(3));
     ledger(&world).set_down(true);
     let receives = until_done(&world.pipeline(), &world).await;
     assert!((3..6).contains(&receives), "{receives} receives, a minute apart");
@@ -206,7 +204,7 @@ async fn only_without_any_sign_of_its_ledger_a_worker_delivers_all_the_same() {
 async fn a_ledger_that_throttles_costs_no_repetition() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    world.put(KEY, far_apart(20));
+    world.put(KEY, several(20));
     world.sinks.put_time(Duration::from_secs(1));
     world.sinks.fail(Operation::Put, 15, throttled());
     let throttling = async {
@@ -224,7 +222,7 @@ async fn a_ledger_that_throttles_costs_no_repetition() {
     assert_eq!(world.sinks.messages(ACME, GROUP), numbers(20));
     // An hour of it: the message waits.
     let other = "acme/prod-1/web/web-0/2.json.gz";
-    world.put(other, far_apart(3));
+    world.put(other, several(3));
     ledger(&world).throttle(usize::MAX);
     let pipeline = world.pipeline();
     for _ in 0..60 {
@@ -238,7 +236,7 @@ async fn a_ledger_that_throttles_costs_no_repetition() {
 async fn a_lease_that_cannot_be_renewed_stops_the_delivery() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    world.put(KEY, far_apart(20));
+    world.put(KEY, several(20));
     world.sinks.put_time(Duration::from_secs(10));
     let outage = async {
         world.sinks.until_puts(3).await;
@@ -271,7 +269,7 @@ async fn broken_content_is_poison_again_and_repeats_nothing() {
 async fn what_may_be_altered_is_delivered_again_from_the_start() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    let whole = far_apart(5);
+    let whole = several(5);
     let mismatch = ObjectError::ChecksumMismatch("CRC64".into());
     world.put(KEY, whole.clone().breaking(whole.bytes.len(), mismatch));
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
@@ -303,7 +301,7 @@ async fn a_finished_object_needs_no_way_in() {
 async fn whoever_began_without_the_ledger_stops_once_it_shows_more() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    world.put(KEY, far_apart(20));
+    world.put(KEY, several(20));
     world.sinks.fail(Operation::Put, 11, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     world.sinks.put_time(Duration::from_secs(1));
@@ -323,12 +321,12 @@ async fn whoever_began_without_the_ledger_stops_once_it_shows_more() {
 async fn an_object_that_became_shorter_does_not_add_up() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-    world.put(KEY, far_apart(5));
+    world.put(KEY, several(5));
     world.sinks.fail(Operation::Put, 4, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     // Else it begins anew.
     ledger(&world).forget_fingerprints();
-    world.put(KEY, far_apart(2));
+    world.put(KEY, several(2));
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!(poison.reason, "unaccounted");
     shows(&world, "logferry_records_unaccounted_total 1");
@@ -344,12 +342,9 @@ fn altered(whole: &MemoryObject, bit: usize) -> MemoryObject {
     object.breaking(length, ObjectError::ChecksumMismatch("CRC64".into()))
 }
 
-/// Plain text, so that a bit can flip in it: `count` records, each in a batch of its own.
+/// Plain text, so that a bit can flip in it: `count` records.
 fn plain(count: usize, chunk: usize) -> MemoryObject {
-    let records = (0..count).map(|index| {
-        let day = jiff::civil::date(2026, 1, 1) + jiff::Span::new().days(2 * index as i64);
-        json!({"message": format!("#{index}"), "timestamp": format!("{day}T08:00:00Z")})
-    });
+    let records = (0..count).map(|index| json!({"message": format!("#{index}")}));
     object(Value::Array(records.collect()).to_string().into_bytes()).in_chunks(chunk)
 }
 
@@ -436,9 +431,9 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
             let ledger = MemoryLedger::new(LEASE).with_call_time(millis(call_time));
-            let world = World { ledger: Some(ledger), ..World::new() };
+            let world = World { ledger: Some(ledger), ..world() };
             world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
-            world.put(KEY, far_apart(BATCHES));
+            world.put(KEY, several(BATCHES));
             world.sinks.put_time(millis(put_time));
             let body = event(&[KEY]);
             let mut allowed = BATCHES;

@@ -256,7 +256,8 @@ async fn memory_holds_one_file_s_worth_of_long_messages() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_in_quarantine_is_not_put_there_again() {
-    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    world.settings.max_batch_events = 1;
     quarantines_oversize(&world);
     let (one, other) = (long(1), long(2));
     let records = [(0, "a"), (0, one.as_str()), (2, "b"), (4, other.as_str()), (4, "c")].map(|(day, message)| {

@@ -1,9 +1,11 @@
 //! Batches: each is legal by a checker that knows PutLogEvents and nothing of how a batch is built, and nothing is lost.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, collections::HashSet, rc::Rc};
 
 use logferry::{
-    batch::{Batch, BatchHead, BatchTally, Buffers, ClosedBatch, RejectedEvents, Rejection},
+    batch::{
+        Batch, BatchHead, BatchTally, Buffers, ClosedBatch, Part, RejectedEvents, Rejection, Rejections,
+    },
     records::{Message, More, RecordReader, Step},
 };
 use serde::Deserialize;
@@ -15,6 +17,7 @@ const MAX_BYTES: usize = 1_048_576;
 const OVERHEAD: usize = 26;
 const MAX_EVENTS: usize = 10_000;
 const DAY: i64 = 86_400_000;
+const MAX_DAYS: usize = 16;
 /// Where a case ends: about one full batch of either kind, so that a case stays short.
 const ENOUGH_BYTES: usize = 1_100_000;
 const ENOUGH_EVENTS: usize = 10_050;
@@ -75,22 +78,23 @@ struct Lane<'a> {
     spare: Buffers,
     given: Vec<Given>,
     bytes: usize,
-    earliest: i64,
-    latest: i64,
+    days: HashSet<i64>,
 }
 
 impl<'a> Lane<'a> {
     fn new(names: [&'a str; 2]) -> Self {
         let open = Batch::new(&BatchHead::new(names[0], names[1]));
         let (given, spare) = (Vec::new(), Buffers::default());
-        Self { names, open, spare, given, bytes: 0, earliest: i64::MAX, latest: 0 }
+        Self { names, open, spare, given, bytes: 0, days: HashSet::new() }
     }
 
     fn add(&mut self, event: Given, message: &Message<'_>, choices: &mut Choices<'_>) {
         let counted = event.text.len() + OVERHEAD;
-        let span = self.latest.max(event.timestamp) - self.earliest.min(event.timestamp);
+        let day = event.timestamp.div_euclid(DAY);
         let fits = self.given.is_empty()
-            || self.given.len() < MAX_EVENTS && self.bytes + counted <= MAX_BYTES && span <= DAY;
+            || self.given.len() < MAX_EVENTS
+                && self.bytes + counted <= MAX_BYTES
+                && (self.days.len() < MAX_DAYS || self.days.contains(&day));
         assert_eq!(
             self.open.takes(event.timestamp, event.text.len()),
             fits,
@@ -102,8 +106,7 @@ impl<'a> Lane<'a> {
         }
         self.open.push(event.record, event.timestamp, message, event.completes_record);
         self.bytes += counted;
-        self.earliest = self.earliest.min(event.timestamp);
-        self.latest = self.latest.max(event.timestamp);
+        self.days.insert(day);
         self.given.push(event);
     }
 
@@ -114,7 +117,8 @@ impl<'a> Lane<'a> {
         let mut given = std::mem::take(&mut self.given);
         given.sort_by_key(|event| event.timestamp);
         self.spare = check_closed(batch, &given, self.names, choices);
-        (self.bytes, self.earliest, self.latest) = (0, i64::MAX, 0);
+        self.bytes = 0;
+        self.days.clear();
     }
 }
 
@@ -226,11 +230,33 @@ fn check_closed(
     let counted: usize = given.iter().map(|event| event.text.len() + OVERHEAD).sum();
     assert_eq!((batch.len(), batch.is_empty(), batch.bytes()), (given.len(), given.is_empty(), counted));
     assert!(given.len() <= MAX_EVENTS && counted <= MAX_BYTES);
+    let mut from = 0;
+    let mut parts = 0;
+    while from < given.len() {
+        let part = batch.part(from);
+        assert!(part.start == from && part.end > from, "{part:?} from {from}");
+        from = part.end;
+        parts += 1;
+        check_part(&mut batch, part.clone(), &given[part], names, choices);
+    }
+    assert!(parts <= MAX_DAYS && batch.part(from).is_empty(), "{parts} requests");
+    check_tally(&batch, given, choices);
+    batch.into_buffers()
+}
+
+/// Reads a request's body as the service would.
+fn check_part(
+    batch: &mut ClosedBatch,
+    part: Part,
+    given: &[Given],
+    names: [&str; 2],
+    choices: &mut Choices<'_>,
+) {
     if let [first, .., last] = given {
         assert!(last.timestamp - first.timestamp <= DAY);
     }
     let token = choices.text(4);
-    let first = batch.seal((!token.is_empty()).then_some(&*token));
+    let first = batch.seal(&part, (!token.is_empty()).then_some(&*token));
     let request: Request = serde_json::from_slice(&first).expect("the body is JSON");
     assert_eq!([request.log_group_name.as_str(), request.log_stream_name.as_str()], names);
     assert_eq!(request.sequence_token.unwrap_or_default(), token);
@@ -246,13 +272,10 @@ fn check_closed(
     };
     let events = copy.strip_suffix(end.as_bytes()).expect("it ends in its token");
     let held = (choices.byte() & 1 == 0).then_some(first);
-    let again = batch.seal(Some("other"));
+    let again = batch.seal(&part, Some("other"));
     let again_events = again.strip_suffix(br#"],"sequenceToken":"other"}"#);
     assert!(again_events == Some(events), "the events changed with the token");
     assert!(held.is_none_or(|held| held == copy), "a body changed on its way");
-    drop(again);
-    check_tally(&batch, given, choices);
-    batch.into_buffers()
 }
 
 /// Each completed record has exactly one fate.
@@ -260,7 +283,9 @@ fn check_tally(batch: &ClosedBatch, given: &[Given], choices: &mut Choices<'_>) 
     let mut bound = || (choices.byte() & 1 > 0).then(|| choices.below(given.len() + 2));
     let rejected = RejectedEvents { too_new_start: bound(), too_old_end: bound(), expired_end: bound() };
     let mut expected = BatchTally::default();
-    let mut refused = batch.rejected(&rejected);
+    let mut rejections = Rejections::default();
+    rejections.add(&(0..given.len()), &rejected);
+    let mut refused = batch.rejected(&rejections);
     for (index, event) in given.iter().enumerate() {
         let before = |end: Option<usize>| end.is_some_and(|end| index < end);
         let (count, reason) = match () {
@@ -284,5 +309,5 @@ fn check_tally(batch: &ClosedBatch, given: &[Given], choices: &mut Choices<'_>) 
         }
     }
     assert_eq!(refused.next(), None);
-    assert_eq!(batch.tally(&rejected), expected);
+    assert_eq!(batch.tally(&rejections), expected);
 }
