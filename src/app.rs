@@ -1,13 +1,13 @@
 //! Makes the live parts out of a configuration: the one place that names adapters.
 
 pub mod commands;
+mod outbound;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -284,9 +284,9 @@ pub fn memory_limit() -> Option<u64> {
 }
 
 async fn load_sdk(config: &Config) -> anyhow::Result<SdkConfig> {
-    let tls = Provider::Rustls(CryptoMode::Ring);
+    let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(aws_smithy_http_client::Builder::new().tls_provider(tls).build_https())
+        .http_client(http_client)
         .retry_config(RetryConfig::standard().with_max_attempts(config.delivery.attempts))
         // A call that is never answered must end too; for GetObject an attempt ends with the response's headers.
         .timeout_config(timeouts(config.delivery.attempt_timeout));

@@ -9,6 +9,7 @@ use std::{
 const ADAPTERS: &[&str] = &[
     "app.rs",
     "app/commands.rs",
+    "app/outbound.rs",
     "aws.rs",
     "copy/s3.rs",
     "credentials/assumed.rs",

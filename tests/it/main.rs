@@ -35,6 +35,7 @@ mod many_tenants;
 mod memory;
 mod never_lost;
 mod outages;
+mod outbound;
 mod promises;
 mod quarantine;
 mod redrive;

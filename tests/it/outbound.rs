@@ -1,0 +1,244 @@
+//! Proxies, certificates and endpoints as any AWS program takes them from its environment.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig, crypto,
+        pki_types::{CertificateDer, PrivateKeyDer},
+    },
+};
+
+use crate::{
+    eventually::eventually,
+    samples::{assert_same_events, expected, generated, received_events},
+    setup::Setup,
+    worker::logferry,
+};
+
+/// A name that nobody but the proxy knows.
+const HOST: &str = "aws.internal";
+
+/// An HTTP proxy that takes every call to one address, wherever it wanted to go, and writes down where.
+struct Proxy {
+    address: SocketAddr,
+    targets: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Proxy {
+    /// Calls within a tunnel (CONNECT) go to `tunnels`, others to `plain`.
+    async fn start(plain: SocketAddr, tunnels: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let targets: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        tokio::spawn({
+            let targets = Arc::clone(&targets);
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(Self::serve(client, plain, tunnels, Arc::clone(&targets)));
+                }
+            }
+        });
+        Self { address, targets }
+    }
+
+    async fn serve(
+        mut client: TcpStream,
+        plain: SocketAddr,
+        tunnels: SocketAddr,
+        targets: Arc<Mutex<BTreeSet<String>>>,
+    ) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await?);
+        }
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let mut words = text.split(' ');
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let target = target.strip_prefix("http://").unwrap_or(target).split('/').next().unwrap_or_default();
+        targets.lock().expect("no test panics with it").insert(target.to_owned());
+        if method == "CONNECT" {
+            let mut server = TcpStream::connect(tunnels).await?;
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+            copy_bidirectional(&mut client, &mut server).await?;
+        } else {
+            // A server takes requests in the form that a proxy gets; those that follow on the connection have it too.
+            let mut server = TcpStream::connect(plain).await?;
+            server.write_all(&head).await?;
+            copy_bidirectional(&mut client, &mut server).await?;
+        }
+        Ok(())
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.targets.lock().expect("no test panics with it").iter().cloned().collect()
+    }
+}
+
+/// Speaks TLS in front of a plain server, with a certificate of a CA of the test's own. Its address, and the CA's file.
+async fn terminator(plain: SocketAddr, name: &str) -> (SocketAddr, PathBuf) {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+    let key = KeyPair::generate().expect("a key");
+    // S3 puts the bucket before the endpoint's name.
+    let names = vec![HOST.to_owned(), format!("*.{HOST}")];
+    let certificate =
+        CertificateParams::new(names).expect("good names").signed_by(&key, &ca).expect("a certificate");
+    let file = std::env::temp_dir().join(format!("logferry-ca-{name}-{}.pem", std::process::id()));
+    std::fs::write(&file, ca.pem()).expect("there is room");
+
+    let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("the key is the certificate's");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(client).await?;
+                let mut server = TcpStream::connect(plain).await?;
+                copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    (address, file)
+}
+
+fn address_of(endpoint: &str) -> SocketAddr {
+    endpoint.trim_start_matches("http://").trim_end_matches('/').parse().expect("the sandbox's address")
+}
+
+/// Delivers an object with that environment and compares.
+async fn delivers(setup: &Setup, variables: &[(&str, &str)]) {
+    let customer = setup.customer("acme").await;
+    let object = generated("acme/c/app/pod/1.json.gz", 50, 100);
+    setup.upload(&object.key, object.bytes.clone()).await;
+    let worker = setup.worker_with(variables).await;
+    setup.acknowledged(&worker, 1).await;
+    let mut found = received_events(&setup.aws, &customer).await;
+    found.sort();
+    let mut sent = expected(&object.text);
+    sent.sort();
+    assert_same_events("acme", &found, &sent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_takes_the_proxy_of_the_environment() {
+    let setup = Setup::new("proxy").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let aws = address_of(&sandbox.endpoint());
+    let proxy = Proxy::start(aws, aws).await;
+    let endpoint = format!("http://{HOST}:4566");
+    delivers(&setup, &[("AWS_ENDPOINT_URL", &endpoint), ("HTTP_PROXY", &proxy.url())]).await;
+    assert_eq!(proxy.targets(), [format!("{HOST}:4566")], "and nobody else is asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_of_certificates_is_trusted_through_a_proxy() {
+    let setup = Setup::new("bundle").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let aws = address_of(&sandbox.endpoint());
+    let (tls, ca) = terminator(aws, "bundle").await;
+    let proxy = Proxy::start(aws, tls).await;
+    let (endpoint, ca) = (format!("https://{HOST}"), ca.display().to_string());
+    let variables = [("AWS_ENDPOINT_URL", endpoint.as_str()), ("https_proxy", &proxy.url())];
+    for bundle in ["AWS_CA_BUNDLE", "SSL_CERT_FILE"] {
+        let setup = Setup::new(&format!("bundle-{}", bundle.to_lowercase().replace('_', "-"))).await;
+        let sandbox = setup.sandbox().expect("it was there a moment ago");
+        let aws = address_of(&sandbox.endpoint());
+        let (tls, ca) = terminator(aws, bundle).await;
+        let proxy = Proxy::start(aws, tls).await;
+        let ca = ca.display().to_string();
+        let variables =
+            [("AWS_ENDPOINT_URL", endpoint.as_str()), ("HTTPS_PROXY", &proxy.url()), (bundle, &ca)];
+        delivers(&setup, &variables).await;
+        assert_eq!(proxy.targets(), [format!("{HOST}:443")], "{bundle}");
+    }
+    // Without it the certificate is nobody's, and the log says so.
+    let worker = setup.worker_with(&variables).await;
+    eventually("the worker says that it does not know the certificate's issuer", async || {
+        let lines = worker.log_lines();
+        let told = lines.iter().any(|line| line.to_string().contains("UnknownIssuer"));
+        if told { Ok(()) } else { Err(format!("{lines:?}")) }
+    })
+    .await;
+    let _ = std::fs::remove_file(ca);
+}
+
+/// Emulators listen on this machine, and credentials come from its link.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn this_machine_is_reached_without_a_proxy() {
+    let setup = Setup::new("near").await;
+    if setup.sandbox().is_none() {
+        return;
+    }
+    let nobody = "http://127.0.0.1:9";
+    delivers(&setup, &[("HTTP_PROXY", nobody), ("HTTPS_PROXY", nobody)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fips_and_dual_stack_endpoints_are_asked_for() {
+    let setup = Setup::new("endpoints").await;
+    if setup.sandbox().is_none() {
+        return;
+    }
+    for (variable, endings) in [
+        ("AWS_USE_FIPS_ENDPOINT", [".amazonaws.com:443", "-fips."]),
+        ("AWS_USE_DUALSTACK_ENDPOINT", [".api.aws:443", "sqs."]),
+    ] {
+        // Nobody answers behind it.
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        let proxy = Proxy::start(nobody, nobody).await;
+        let mut environment = setup.environment().await;
+        environment.remove("AWS_ENDPOINT_URL");
+        environment
+            .extend([(variable.to_owned(), "true".to_owned()), ("HTTPS_PROXY".to_owned(), proxy.url())]);
+        let _worker = crate::worker::Worker::start(&environment).await;
+        eventually("the queue is asked for", async || {
+            let targets = proxy.targets();
+            let right = targets
+                .iter()
+                .any(|target| target.starts_with("sqs") && endings.iter().all(|part| target.contains(part)));
+            if right { Ok(()) } else { Err(format!("{variable}: {targets:?}")) }
+        })
+        .await;
+    }
+}
+
+#[test]
+fn a_bundle_that_is_none_ends_the_command() {
+    let variables = [
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_CA_BUNDLE", "/nowhere/ca.pem"),
+        ("TENANT_CONFIG_TABLE", "tenants"),
+        ("SQS_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/111111111111/logferry"),
+        ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", "arn:aws:iam::111111111111:role/central"),
+    ];
+    let output = logferry(&["worker"], &variables);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{text}");
+    assert!(text.contains("AWS_CA_BUNDLE: /nowhere/ca.pem: No such file"), "{text}");
+}
