@@ -96,8 +96,11 @@ impl BufferPool {
     }
 }
 
-/// Events gathered so far, within the limits of one request in bytes and number. They may lie on several days: records that
-/// alternate between days are gathered together, and go out as one request for each day.
+/// Events gathered so far, within the limits of one request in bytes and number.
+///
+/// They lie within a day, until the first event comes that is more than a day older than another one of the batch. From then on
+/// events of several days are gathered together, and go out as one request for each day: a batch for each event would be the
+/// price of records that alternate between days.
 #[derive(Debug)]
 pub struct Batch {
     head: BatchHead,
@@ -105,8 +108,10 @@ pub struct Batch {
     body: Vec<u8>,
     events: Vec<Event>,
     bytes: usize,
+    earliest: i64,
     latest: i64,
     chronological: bool,
+    gathers_days: bool,
     /// Days since 1970 on which events lie, the latest event's last.
     days: Vec<i64>,
     /// Position of the first event's record in the object.
@@ -146,8 +151,10 @@ impl Batch {
             body,
             events,
             bytes: 0,
+            earliest: i64::MAX,
             latest: i64::MIN,
             chronological: true,
+            gathers_days: false,
             days: Vec::new(),
             first_record: 0,
         }
@@ -175,6 +182,15 @@ impl Batch {
     pub fn takes(&self, timestamp: i64, len: usize) -> bool {
         self.events.len() < self.max_events
             && self.bytes + len + EVENT_OVERHEAD <= MAX_BATCH_BYTES
+            && (self.is_empty() || self.spans_a_day(timestamp) || self.takes_day(timestamp))
+    }
+
+    fn spans_a_day(&self, timestamp: i64) -> bool {
+        self.latest.max(timestamp).saturating_sub(self.earliest.min(timestamp)) <= MAX_SPAN
+    }
+
+    fn takes_day(&self, timestamp: i64) -> bool {
+        (self.gathers_days || timestamp < self.latest)
             && (self.days.len() < MAX_BATCH_DAYS || self.days.contains(&day(timestamp)))
     }
 
@@ -186,6 +202,7 @@ impl Batch {
         if !self.is_empty() {
             self.body.push(b',');
         }
+        self.gathers_days |= !self.is_empty() && !self.spans_a_day(timestamp);
         let start = self.body.len();
         self.body.extend_from_slice(EVENT_START);
         self.body.extend_from_slice(itoa::Buffer::new().format(timestamp).as_bytes());
@@ -200,6 +217,7 @@ impl Batch {
         self.events.push(Event { timestamp, start, end: self.body.len(), record, completes_record });
         self.bytes += message.len() + EVENT_OVERHEAD;
         self.chronological &= timestamp >= self.latest;
+        self.earliest = self.earliest.min(timestamp);
         if self.days.last() != Some(&day(timestamp)) {
             self.days.retain(|known| *known != day(timestamp));
             self.days.push(day(timestamp));
@@ -254,7 +272,7 @@ impl Batch {
         };
         self.events.clear();
         self.days.clear();
-        (self.bytes, self.latest, self.chronological) = (0, i64::MIN, true);
+        (self.bytes, self.earliest, self.latest, self.chronological) = (0, i64::MAX, i64::MIN, true);
         closed
     }
 }

@@ -78,23 +78,29 @@ struct Lane<'a> {
     spare: Buffers,
     given: Vec<Given>,
     bytes: usize,
+    span: Option<(i64, i64)>,
     days: HashSet<i64>,
+    gathers_days: bool,
 }
 
 impl<'a> Lane<'a> {
     fn new(names: [&'a str; 2]) -> Self {
         let open = Batch::new(&BatchHead::new(names[0], names[1]));
         let (given, spare) = (Vec::new(), Buffers::default());
-        Self { names, open, spare, given, bytes: 0, days: HashSet::new() }
+        Self { names, open, spare, given, bytes: 0, span: None, days: HashSet::new(), gathers_days: false }
     }
 
     fn add(&mut self, event: Given, message: &Message<'_>, choices: &mut Choices<'_>) {
         let counted = event.text.len() + OVERHEAD;
-        let day = event.timestamp.div_euclid(DAY);
+        let (at, day) = (event.timestamp, event.timestamp.div_euclid(DAY));
+        let (earliest, latest) = self.span.unwrap_or((at, at));
+        let within_a_day = latest.max(at) - earliest.min(at) <= DAY;
+        let of_a_day =
+            (self.gathers_days || at < latest) && (self.days.len() < MAX_DAYS || self.days.contains(&day));
         let fits = self.given.is_empty()
             || self.given.len() < MAX_EVENTS
                 && self.bytes + counted <= MAX_BYTES
-                && (self.days.len() < MAX_DAYS || self.days.contains(&day));
+                && (within_a_day || of_a_day);
         assert_eq!(
             self.open.takes(event.timestamp, event.text.len()),
             fits,
@@ -106,6 +112,9 @@ impl<'a> Lane<'a> {
         }
         self.open.push(event.record, event.timestamp, message, event.completes_record);
         self.bytes += counted;
+        let (earliest, latest) = self.span.unwrap_or((at, at));
+        self.span = Some((earliest.min(at), latest.max(at)));
+        self.gathers_days |= latest.max(at) - earliest.min(at) > DAY;
         self.days.insert(day);
         self.given.push(event);
     }
@@ -117,7 +126,7 @@ impl<'a> Lane<'a> {
         let mut given = std::mem::take(&mut self.given);
         given.sort_by_key(|event| event.timestamp);
         self.spare = check_closed(batch, &given, self.names, choices);
-        self.bytes = 0;
+        (self.bytes, self.span) = (0, None);
         self.days.clear();
     }
 }
