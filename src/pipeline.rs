@@ -117,6 +117,8 @@ pub enum Skipped {
     Filtered,
     /// The object, or the event itself, holds no records.
     NoRecords,
+    /// The object stands for a folder, and holds nothing.
+    FolderMarker,
     /// Every delivery of the object is done, says the ledger.
     AlreadyDelivered,
     /// A later version of the object is in the customer's bucket already.
@@ -133,6 +135,7 @@ impl Skipped {
             Self::Disabled => "disabled",
             Self::Filtered => "filtered",
             Self::NoRecords => "no_records",
+            Self::FolderMarker => "folder_marker",
             Self::AlreadyDelivered => "already_delivered",
             Self::Superseded => "superseded",
         }
@@ -242,6 +245,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
             report.failures.push(fail(None, None, Failure::ForeignBucket));
             return;
+        }
+        if object.is_folder_marker() {
+            return report.skipped.push(Skipped::FolderMarker);
         }
         let route = match self.settings.key_layout.route(&object.key) {
             Ok(route) => route,
