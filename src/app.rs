@@ -105,7 +105,7 @@ impl App {
         let metrics = Metrics::new();
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
-            TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table.clone()),
+            rows(&config, &sdk, table.clone()),
             CacheSettings {
                 table,
                 capacity: config.tenants.cache_capacity,
@@ -188,7 +188,11 @@ impl App {
 /// There is no Region, or the configuration has no table.
 pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
     let table = config.tenants.table.clone().context("tenants.table is required")?;
-    Ok(TenantRows::new(aws_sdk_dynamodb::Client::new(&load_sdk(config).await?), table))
+    Ok(rows(config, &load_sdk(config).await?, table))
+}
+
+fn rows(config: &Config, sdk: &SdkConfig, table: String) -> TenantRows {
+    TenantRows::new(aws_sdk_dynamodb::Client::new(sdk), table, config.tenants.default_region.clone())
 }
 
 /// Asks, again and again, what the loop does not: are the tables there, may we take the central role?

@@ -152,6 +152,9 @@ pub struct Tenants {
     /// DynamoDB table, key `tenant_id` + `type` (`TENANT_CONFIG_TABLE`). Required by `worker`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// Region of the destination of rows that have no `target_region`. Default: such a row is a bad one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_region: Option<String>,
     /// How long a tenant that was found is believed, 1 s to 24 h. A message becomes a dead letter because of a tenant's rows
     /// only after a consistent read that was sent since the worker began with that message.
     #[serde(with = "friendly")]
@@ -174,6 +177,7 @@ impl Default for Tenants {
     fn default() -> Self {
         Self {
             table: None,
+            default_region: None,
             cache_ttl: Duration::from_secs(300),
             negative_ttl: Duration::from_secs(30),
             max_stale: Duration::from_secs(86_400),

@@ -226,7 +226,7 @@ pub(crate) mod tests {
             row.insert("enabled".to_owned(), Attribute::Bool(true));
             let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
             let route = layout.route(key).expect("the key fits");
-            let delivery = parse_row(&route.tenant, "s3", &row).expect("the row is right").into();
+            let delivery = parse_row(&route.tenant, "s3", &row, None).expect("the row is right").into();
             let object = ObjectRef { bucket: "staging".into(), key: key.to_owned(), ..ObjectRef::default() };
             Self { delivery, route, object, head: ObjectHead::default() }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{central_role, ledger, load_sdk, session_settings, sqs_client};
+use super::{central_role, ledger, load_sdk, rows, session_settings, sqs_client};
 use crate::{
     config::{Config, Problem},
     credentials::{
@@ -134,7 +134,7 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let customers = Customers::new(&sdk, &central, sessions, Metrics::new());
     let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, Metrics::new());
     Ok(Instruments {
-        rows: TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table),
+        rows: rows(config, &sdk, table),
         sqs: sqs_client(config, &sdk),
         sts: aws_sdk_sts::Client::new(&sdk),
         sinks: CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),

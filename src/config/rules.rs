@@ -22,9 +22,8 @@ impl Config {
     /// Finds every broken rule at once; an empty list means that `worker` can start with this.
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::default();
-        if let Some(Err(problem)) = self.aws.region.as_deref().map(region) {
-            check.problem("aws.region", problem);
-        }
+        check.region("aws.region", self.aws.region.as_deref());
+        check.region("tenants.default_region", self.tenants.default_region.as_deref());
         self.validate_queue(&mut check);
         self.validate_source(&mut check);
         self.validate_quarantine(&mut check);
@@ -222,6 +221,12 @@ impl Check {
         given
     }
 
+    fn region(&mut self, field: &str, value: Option<&str>) {
+        if let Some(Err(problem)) = value.map(region) {
+            self.problem(field, problem);
+        }
+    }
+
     fn url(&mut self, field: &str, url: &str) {
         let legal =
             (url.starts_with("https://") || url.starts_with("http://")) && !url.contains(char::is_whitespace);
@@ -264,6 +269,8 @@ mod tests {
     #[test]
     fn every_broken_rule_is_named() {
         check(|c| c.aws.region = Some(String::new()), &["aws.region"]);
+        check(|c| c.tenants.default_region = Some("eu".into()), &["tenants.default_region"]);
+        check(|c| c.tenants.default_region = Some("eusc-de-east-1".into()), &[]);
         check(|c| c.queue.url = Some("logs".into()), &["queue.url"]);
         check(|c| c.queue.dead_letter_url = c.queue.url.clone(), &["queue.dead_letter_url"]);
         check(|c| c.queue.max_messages = 11, &["queue.max_messages"]);

@@ -123,7 +123,7 @@ impl World {
 
     fn tenant<const N: usize>(&self, tenant_id: &str, rows: [(&str, Row); N]) {
         let rows = rows.map(|(name, row)| (name.to_owned(), row)).into();
-        self.found(tenant_id, Ok(Tenant::from_rows(tenant_id, rows).map(Arc::new)));
+        self.found(tenant_id, Ok(Tenant::from_rows(tenant_id, rows, None, Timestamp::now()).map(Arc::new)));
     }
 
     fn found(&self, tenant_id: &str, found: Found) {
