@@ -4,6 +4,7 @@
 //! comes from is the business of [`layers`]; making live parts of it is the business of `app`.
 
 pub mod layers;
+mod names;
 mod rules;
 
 use std::{net::SocketAddr, time::Duration};
@@ -90,6 +91,9 @@ pub struct Queue {
     /// that it goes to the dead-letter queue with the reason of its last failure.
     #[serde(with = "friendly")]
     pub max_age: Duration,
+    /// How often a message is received, 1 to 1000, until what AWS refuses for what it is (an object by 400, 405 or 301 of S3 or because
+    /// it is archived, a batch by a 4xx of PutLogEvents) goes to the dead-letter queue.
+    pub max_refusals: u32,
     /// Most messages that one worker lets wait hidden at once; SQS counts them as in flight, of which it has 120,000 for all of a
     /// queue's workers. Beyond that number, and where the delay is longer than 60 s, a message waits as a new one with
     /// `DelaySeconds`, which is not in flight. The default, with the default of `worker.concurrency`, is fewer than the messages for
@@ -108,6 +112,7 @@ impl Default for Queue {
             retry_delay: Duration::from_secs(15),
             max_retry_delay: MAX_DELAY,
             max_age: Duration::from_secs(3 * 86_400),
+            max_refusals: 3,
             max_hidden: 32,
         }
     }
