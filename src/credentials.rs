@@ -16,12 +16,15 @@ pub mod scope;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use self::identity::IdentityError;
+
 /// Why a role's credentials are not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssumeError {
     /// STS says no: the role is gone, its trust policy or the caller's policy does not allow it.
     #[error(
-        "role {role} cannot be assumed: {code}: {message} (check its trust policy, ExternalId {external_id:?}, and that it exists)"
+        "role {role} cannot be assumed: {code}: {message} (check its trust policy, {}, and that it exists)",
+        sent(.external_id.as_deref())
     )]
     Denied {
         /// The role's ARN.
@@ -41,6 +44,9 @@ pub enum AssumeError {
         /// How long until the next probe; nothing if one is due or on its way.
         probe_in: Duration,
     },
+    /// Who asks is refused, and not the role: nobody's breaker opens.
+    #[error(transparent)]
+    Ours(IdentityError),
     /// STS did not answer, or the session it gave cannot be used.
     #[error("role {role} cannot be assumed now: {problem}")]
     Unavailable {
@@ -49,6 +55,10 @@ pub enum AssumeError {
         /// What the SDK says.
         problem: String,
     },
+}
+
+fn sent(external_id: Option<&str>) -> String {
+    external_id.map_or_else(|| "no ExternalId was sent".to_owned(), |id| format!("ExternalId {id:?}"))
 }
 
 /// The ARN of an IAM role, with any path, in any partition.

@@ -21,6 +21,7 @@ use crate::{
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
+    health::Health,
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -89,6 +90,7 @@ pub struct Pipeline<O, D, S, C, L> {
     shares: Shares,
     settings: PipelineSettings,
     metrics: Metrics,
+    health: Arc<Health>,
 }
 
 /// What came of a message's objects.
@@ -156,13 +158,18 @@ pub struct Delivered {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Joins the ports.
-    pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
+    /// Joins the ports. What AWS refuses us ourselves is told to `health`.
+    pub fn new(
+        ports: Ports<O, D, S, C, L>,
+        settings: PipelineSettings,
+        metrics: Metrics,
+        health: Arc<Health>,
+    ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let max_batch_events = settings.max_batch_events;
         let lanes = delivery::Shared { streams: Streams::new(), buffers, max_batch_events };
         let shares = Shares::new(settings.shares, settings.threads);
-        Self { ports, lanes, shares, settings, metrics }
+        Self { ports, lanes, shares, settings, metrics, health }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -189,6 +196,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
                 _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
             };
+            if let Some(name) = failed.failure.blames_us() {
+                self.health.complain(name, failed.to_string());
+            }
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {

@@ -18,7 +18,7 @@ use super::{
     assumed::{AssumeRequest, AssumedRole, session_name},
     breaker::ProbeIntervals,
     flight::Flight,
-    identity::identity,
+    identity::{WhoAmIError, identity},
     role_breaker::RoleBreaker,
     scope::Scope,
 };
@@ -94,9 +94,14 @@ impl OwnAccount {
                 self.flight.answer();
                 Ok(self.id.get_or_init(|| identity.account).clone())
             }
-            Err(problem) => {
-                let role = "of a tenant without external_id".to_owned();
-                let error = AssumeError::Unavailable { role, problem };
+            Err(error) => {
+                let error = match error {
+                    WhoAmIError::Refused(ours) => AssumeError::Ours(ours),
+                    WhoAmIError::Unanswered(problem) => AssumeError::Unavailable {
+                        role: "of a tenant without external_id".to_owned(),
+                        problem,
+                    },
+                };
                 self.flight.fail(&error);
                 Err(error)
             }

@@ -175,7 +175,21 @@ impl Drop for Worker {
             }
             let log = self.log.lock().map(|log| log.join("\n")).unwrap_or_default();
             eprintln!("-- log of the worker\n{log}\n--");
+            return;
         }
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        let log = self.log.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default();
+        log.iter().for_each(|line| assert_plain(line));
+    }
+}
+
+/// Checks that a text for people shows nothing of Rust's own way to print values.
+#[track_caller]
+pub(crate) fn assert_plain(text: &str) {
+    for debug in ["Some(", "Ok(", "Err(", "None,", "None }", " { "] {
+        assert!(!text.contains(debug), "Rust's {debug:?} in a text for people: {text}");
     }
 }
 
