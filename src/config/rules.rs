@@ -141,7 +141,9 @@ impl Config {
             Ok(found) => found.region,
             Err(problem) => return check.problem(field, problem),
         };
-        if let (Some(there), Some(here)) = (of_url, self.aws.region.as_deref())
+        // What is no Region is told already.
+        let here = self.aws.region.as_deref().filter(|here| region(here).is_ok());
+        if let (Some(there), Some(here)) = (of_url, here)
             && there != here
         {
             check.problem(field, format!("{url:?} is in Region {there}, and aws.region is {here}"));

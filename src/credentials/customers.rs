@@ -11,7 +11,7 @@ use std::{
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime::client::identity::IdentityCache;
-use moka::{Expiry, future::Cache};
+use moka::{Expiry, future::Cache, policy::EvictionPolicy};
 
 use super::{
     AssumeError, RoleArn,
@@ -195,11 +195,13 @@ impl Customers {
             }),
             sessions: Cache::builder()
                 .max_capacity(settings.cache_capacity)
+                .eviction_policy(EvictionPolicy::lru())
                 // Longer than a session lives: an idle customer's is not worth its memory.
                 .time_to_idle(settings.session_duration * 2)
                 .build(),
             breakers: Cache::builder()
                 .max_capacity(settings.cache_capacity)
+                .eviction_policy(EvictionPolicy::lru())
                 .expire_after(BreakerLife {
                     open: settings.probe_intervals.longest * 2,
                     // Longer than any session in the role is remembered, so that all of them share one.

@@ -109,7 +109,7 @@ fn names_are_such_as_aws_has() {
             ["queue.url", "is in Region eu-central-1, and aws.region is eu-west-1"],
         ),
         ("AWS_REGION", "eu-central-1\n".to_owned(), ["aws.region", "no Region"]),
-        ("LOGFERRY_SOURCE__BUCKETS", "staging\n".to_owned(), ["source.buckets", "bucket name"]),
+        ("LOGFERRY_SOURCE__BUCKETS", "stag ing".to_owned(), ["source.buckets", "bucket name"]),
         ("LOGFERRY_TENANTS__DEFAULT_REGION", "Europe".to_owned(), ["tenants.default_region", "no Region"]),
         ("LOGFERRY_QUEUE__MAX_REFUSALS", "0".to_owned(), ["queue.max_refusals", "not within 1"]),
     ] {

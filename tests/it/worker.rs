@@ -228,3 +228,17 @@ pub(crate) async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, St
     let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     status.map(|status| (status, body.to_owned())).ok_or_else(|| Error::other(format!("no HTTP: {answer:?}")))
 }
+
+#[test]
+fn rust_s_own_way_to_print_is_found() {
+    for text in [
+        "ExternalId Some(\"x\")",
+        "Ok(3)",
+        "Err(\"no\")",
+        "RejectedEvents { too_old_end: None }",
+        "a: None, b",
+    ] {
+        assert!(std::panic::catch_unwind(|| assert_plain(text)).is_err(), "{text}");
+    }
+    assert_plain("role r cannot be assumed: AccessDenied: no (check its trust policy, ExternalId \"x\")");
+}

@@ -199,7 +199,8 @@ mod tests {
         check(19 + 99, &[("key", 90), ("reason", 7)]);
         check(19 + 10, &[("reason", 7)]);
         check(18, &[("reason", 6)]);
-        check(12, &[]);
+        check(12, &[("key", 2)]);
+        check(10, &[]);
         check(0, &[]);
     }
 
