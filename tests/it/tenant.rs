@@ -431,7 +431,7 @@ fn files_are_checked_without_aws() {
 
 #[test]
 fn exit_codes_are_told_apart() {
-    let table = [("AWS_REGION", "us-east-1"), ("TENANT_CONFIG_TABLE", "t")];
+    let table = [("AWS_REGION", "us-east-1"), ("TENANT_CONFIG_TABLE", "tenants")];
     for (arguments, environment, code, words) in [
         (&["list"][..], &table[..1], 64, "TENANT_CONFIG_TABLE"),
         (&["list"], &table[1..], 64, "aws.region"),
