@@ -2,6 +2,7 @@
 
 pub mod commands;
 mod outbound;
+mod readiness;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::readiness::Readiness;
 use crate::{
     batch::MAX_BATCH_EVENTS,
     budget::{Budgets, Rates},
@@ -51,11 +53,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
 /// Longest such call with its repetitions.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
-/// How often readiness asks the dependencies that the loop itself does not.
-const PROBE_INTERVAL: Duration = Duration::from_secs(15);
-const TENANT_TABLE: &str = "tenant_table";
-const CENTRAL_ROLE: &str = "central_role";
-const LEDGER: &str = "ledger";
 
 /// The worker, built and listening, not yet running.
 #[derive(Debug)]
@@ -105,7 +102,7 @@ impl App {
         let metrics = Metrics::new();
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
-            TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table.clone()),
+            rows(&config, &sdk, table.clone()),
             CacheSettings {
                 table,
                 capacity: config.tenants.cache_capacity,
@@ -126,7 +123,7 @@ impl App {
             config.queue.visibility_timeout,
         );
         let ledger = ledger(&config, &sdk);
-        let health = Arc::new(Health::new(longest_receive(&config), &[TENANT_TABLE, CENTRAL_ROLE, LEDGER]));
+        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
         let claims = ClaimSettings {
             lease: config.ledger.lease,
             out_of_reach_after: config.ledger.out_of_reach_after,
@@ -152,9 +149,21 @@ impl App {
             claims: claims.clone(),
             quarantine,
         };
-        let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.clone()));
-        let _probes =
-            AbortOnDropHandle::new(tokio::spawn(probe(Arc::clone(&health), tenants, central, claims)));
+        let pipeline =
+            Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.clone(), Arc::clone(&health)));
+        let calling = short_sqs_client(&sdk, config.delivery.attempts);
+        let readiness = Readiness {
+            health: Arc::clone(&health),
+            tenants,
+            central,
+            claims,
+            sts: aws_sdk_sts::Client::new(&sdk),
+            letters: config.queue.dead_letter_url.clone().map(|url| SqsQueue::asking(calling, url)),
+            s3: s3_client(&config, &sdk),
+            source: source_buckets(&config)?,
+            quarantine: quarantine_bucket(&config)?,
+        };
+        let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(http::serve(
@@ -188,29 +197,17 @@ impl App {
 /// There is no Region, or the configuration has no table.
 pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
     let table = config.tenants.table.clone().context("tenants.table is required")?;
-    Ok(TenantRows::new(aws_sdk_dynamodb::Client::new(&load_sdk(config).await?), table))
+    Ok(rows(config, &load_sdk(config).await?, table))
 }
 
-/// Asks, again and again, what the loop does not: are the tables there, may we take the central role?
-async fn probe(
-    health: Arc<Health>,
-    tenants: TenantCache<TenantRows>,
-    central: AssumedRole,
-    claims: Claims<DynamoDbLedger>,
-) {
-    loop {
-        health.dependency(LEDGER, claims.probe().await.err().map(|error| error.to_string()));
-        let (table, role) = tokio::join!(tenants.probe(), central.credentials());
-        health.dependency(TENANT_TABLE, table.err().map(|error| error.to_string()));
-        health.dependency(CENTRAL_ROLE, role.err().map(|error| error.to_string()));
-        tokio::time::sleep(PROBE_INTERVAL).await;
-    }
+fn rows(config: &Config, sdk: &SdkConfig, table: String) -> TenantRows {
+    TenantRows::new(aws_sdk_dynamodb::Client::new(sdk), table, config.tenants.default_region.clone())
 }
 
 /// Sees to it that what nobody asks for any more is not shown as refused.
 async fn tidy(customers: Customers, groups: GroupBreakers) {
     loop {
-        tokio::time::sleep(PROBE_INTERVAL).await;
+        tokio::time::sleep(readiness::INTERVAL).await;
         tokio::join!(customers.tidy(), groups.tidy());
     }
 }
@@ -372,12 +369,21 @@ fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
 
 /// None if the configuration has none.
 fn quarantine(config: &Config, sdk: &SdkConfig, metrics: &Metrics) -> anyhow::Result<Option<Quarantine>> {
-    let Some(bucket) = &config.quarantine.bucket else { return Ok(None) };
-    let problem = |field: &'static str| move |problem: String| anyhow!("{field}: {problem}");
-    let SourceBucket { name, owner } = bucket.parse().map_err(problem("quarantine.bucket"))?;
-    let prefix = QuarantinePrefix::parse(&config.quarantine.prefix).map_err(problem("quarantine.prefix"))?;
+    let Some(SourceBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
+    let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
+        .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
     let store = S3Quarantine::new(s3_client(config, sdk), name, owner);
     Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics.clone())))
+}
+
+fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<SourceBucket>> {
+    let bucket = config.quarantine.bucket.as_ref().map(|bucket| bucket.parse()).transpose();
+    bucket.map_err(|problem: String| anyhow!("quarantine.bucket: {problem}"))
+}
+
+fn source_buckets(config: &Config) -> anyhow::Result<Vec<SourceBucket>> {
+    let buckets = config.source.buckets.iter().map(|bucket| bucket.parse());
+    buckets.collect::<Result<_, _>>().map_err(|problem: String| anyhow!("source.buckets: {problem}"))
 }
 
 fn session_settings(config: &Config) -> SessionSettings {
@@ -393,12 +399,8 @@ fn session_settings(config: &Config) -> SessionSettings {
 }
 
 fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
-    let buckets = config.source.buckets.iter().map(|bucket| {
-        let bucket: SourceBucket =
-            bucket.parse().map_err(|problem: String| anyhow!("source.buckets: {problem}"))?;
-        Ok((bucket.name, bucket.owner))
-    });
-    let buckets: HashMap<_, _> = buckets.collect::<anyhow::Result<_>>()?;
+    let buckets = source_buckets(config)?.into_iter().map(|bucket| (bucket.name, bucket.owner));
+    let buckets: HashMap<_, _> = buckets.collect();
     if buckets.is_empty() {
         tracing::warn!("source.buckets is empty: objects of any bucket that a message names are read");
     }
@@ -442,6 +444,7 @@ fn worker_settings(config: &Config) -> WorkerSettings {
 }
 
 fn backoff(config: &Config) -> Backoff {
-    let crate::config::Queue { retry_delay: first, max_retry_delay: longest, max_age, .. } = config.queue;
-    Backoff { first, longest, max_age }
+    let crate::config::Queue { retry_delay: first, max_retry_delay: longest, max_age, max_refusals, .. } =
+        config.queue;
+    Backoff { first, longest, max_age, max_refusals }
 }

@@ -4,6 +4,7 @@
 //! comes from is the business of [`layers`]; making live parts of it is the business of `app`.
 
 pub mod layers;
+mod names;
 mod rules;
 
 use std::{net::SocketAddr, time::Duration};
@@ -90,6 +91,9 @@ pub struct Queue {
     /// that it goes to the dead-letter queue with the reason of its last failure.
     #[serde(with = "friendly")]
     pub max_age: Duration,
+    /// How often a message is received, 1 to 1000, until what AWS refuses for what it is (an object by 400, 405 or 301 of S3 or because
+    /// it is archived, a batch by a 4xx of PutLogEvents) goes to the dead-letter queue.
+    pub max_refusals: u32,
     /// Most messages that one worker lets wait hidden at once; SQS counts them as in flight, of which it has 120,000 for all of a
     /// queue's workers. Beyond that number, and where the delay is longer than 60 s, a message waits as a new one with
     /// `DelaySeconds`, which is not in flight. The default, with the default of `worker.concurrency`, is fewer than the messages for
@@ -108,6 +112,7 @@ impl Default for Queue {
             retry_delay: Duration::from_secs(15),
             max_retry_delay: MAX_DELAY,
             max_age: Duration::from_secs(3 * 86_400),
+            max_refusals: 3,
             max_hidden: 32,
         }
     }
@@ -152,6 +157,9 @@ pub struct Tenants {
     /// DynamoDB table, key `tenant_id` + `type` (`TENANT_CONFIG_TABLE`). Required by `worker`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// Region of the destination of rows that have no `target_region`. Default: such a row is a bad one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_region: Option<String>,
     /// How long a tenant that was found is believed, 1 s to 24 h. A message becomes a dead letter because of a tenant's rows
     /// only after a consistent read that was sent since the worker began with that message.
     #[serde(with = "friendly")]
@@ -174,6 +182,7 @@ impl Default for Tenants {
     fn default() -> Self {
         Self {
             table: None,
+            default_region: None,
             cache_ttl: Duration::from_secs(300),
             negative_ttl: Duration::from_secs(30),
             max_stale: Duration::from_secs(86_400),

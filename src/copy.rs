@@ -9,7 +9,7 @@ pub mod s3;
 use std::{fmt::Write, future::Future};
 
 use crate::{
-    credentials::AssumeError,
+    credentials::{AssumeError, identity::IdentityError},
     event::ObjectRef,
     object::ObjectHead,
     route::Route,
@@ -115,9 +115,15 @@ pub enum CopyError {
     /// The role's session could not be had or renewed.
     #[error(transparent)]
     Session(AssumeError),
+    /// The call was refused for our clock or our signature.
+    #[error(transparent)]
+    Ours(IdentityError),
     /// Too many requests for that bucket.
     #[error("throttled: {0}")]
     Throttled(String),
+    /// The source is archived, and cannot be read before somebody restores it.
+    #[error("the object is archived: {0}; restore it and redrive")]
+    SourceArchived(String),
     /// The request itself is refused, by a key that is disabled for example.
     #[error("S3 refuses the copy: {0}")]
     Refused(String),
@@ -226,7 +232,7 @@ pub(crate) mod tests {
             row.insert("enabled".to_owned(), Attribute::Bool(true));
             let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
             let route = layout.route(key).expect("the key fits");
-            let delivery = parse_row(&route.tenant, "s3", &row).expect("the row is right").into();
+            let delivery = parse_row(&route.tenant, "s3", &row, None).expect("the row is right").into();
             let object = ObjectRef { bucket: "staging".into(), key: key.to_owned(), ..ObjectRef::default() };
             Self { delivery, route, object, head: ObjectHead::default() }
         }

@@ -9,18 +9,22 @@ pub mod breaker;
 pub mod customers;
 pub mod flight;
 pub mod identity;
+pub mod partition;
 pub mod refusal;
 pub mod role_breaker;
 pub mod scope;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use self::identity::IdentityError;
+
 /// Why a role's credentials are not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssumeError {
     /// STS says no: the role is gone, its trust policy or the caller's policy does not allow it.
     #[error(
-        "role {role} cannot be assumed: {code}: {message} (check its trust policy, ExternalId {external_id:?}, and that it exists)"
+        "role {role} cannot be assumed: {code}: {message} (check its trust policy, {}, and that it exists)",
+        sent(.external_id.as_deref())
     )]
     Denied {
         /// The role's ARN.
@@ -40,6 +44,9 @@ pub enum AssumeError {
         /// How long until the next probe; nothing if one is due or on its way.
         probe_in: Duration,
     },
+    /// Who asks is refused, and not the role: nobody's breaker opens.
+    #[error(transparent)]
+    Ours(IdentityError),
     /// STS did not answer, or the session it gave cannot be used.
     #[error("role {role} cannot be assumed now: {problem}")]
     Unavailable {
@@ -48,6 +55,10 @@ pub enum AssumeError {
         /// What the SDK says.
         problem: String,
     },
+}
+
+fn sent(external_id: Option<&str>) -> String {
+    external_id.map_or_else(|| "no ExternalId was sent".to_owned(), |id| format!("ExternalId {id:?}"))
 }
 
 /// The ARN of an IAM role, with any path, in any partition.
@@ -76,7 +87,7 @@ impl RoleArn {
         &self.arn[self.account.0..self.account.1]
     }
 
-    /// `aws`, `aws-cn` or `aws-us-gov`.
+    /// Its partition, for example `aws` or `aws-us-gov`.
     pub fn partition(&self) -> &str {
         self.arn.split(':').nth(1).expect("checked when it was parsed")
     }
@@ -91,8 +102,8 @@ impl FromStr for RoleArn {
         let &["arn", partition, "iam", "", account, resource] = parts.as_slice() else {
             return fail("it has not the form of one");
         };
-        if !matches!(partition, "aws" | "aws-cn" | "aws-us-gov") {
-            return fail("its partition is none of aws, aws-cn, aws-us-gov");
+        if !partition::is_known(partition) {
+            return fail("its partition is none of AWS's");
         }
         if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
             return fail("its account is no 12-digit account id");
@@ -130,6 +141,11 @@ mod tests {
             ("arn:aws:iam::222222222222:role/customer-logs", "aws"),
             ("arn:aws-cn:iam::222222222222:role/a/b/customer", "aws-cn"),
             ("arn:aws-us-gov:iam::222222222222:role/x_+=,.@-", "aws-us-gov"),
+            ("arn:aws-iso:iam::222222222222:role/x", "aws-iso"),
+            ("arn:aws-iso-b:iam::222222222222:role/x", "aws-iso-b"),
+            ("arn:aws-iso-e:iam::222222222222:role/x", "aws-iso-e"),
+            ("arn:aws-iso-f:iam::222222222222:role/x", "aws-iso-f"),
+            ("arn:aws-eusc:iam::222222222222:role/x", "aws-eusc"),
             ("arn:aws:iam::222222222222:role/a:b/c!~*/x", "aws"),
         ] {
             let role: RoleArn = arn.parse().expect("a role's ARN");
@@ -144,7 +160,9 @@ mod tests {
             ("customer-logs", "form"),
             ("arn:aws:sts::222222222222:assumed-role/x/y", "form"),
             ("arn:aws:iam:us-east-1:222222222222:role/x", "form"),
-            ("arn:aws-iso:iam::222222222222:role/x", "partition"),
+            ("arn:aws-moon:iam::222222222222:role/x", "partition"),
+            ("arn::iam::222222222222:role/x", "partition"),
+            ("arn:aws:iam::222222222222:role/x\n", "no name"),
             ("arn:aws:iam::2222:role/x", "12-digit"),
             ("arn:aws:iam::222222222222:user/x", "other than a role"),
             ("arn:aws:iam::222222222222:role/", "no name"),

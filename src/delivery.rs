@@ -5,6 +5,7 @@
 
 mod blame;
 mod due;
+mod streams;
 mod writer;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::writer::{MAX_STREAMS, StreamKey, Streams};
+pub use self::streams::{MAX_STREAMS, StreamKey, Streams};
 use self::{
     due::Due,
     writer::{Done, Writer},

@@ -13,7 +13,11 @@ mod wiring;
 use crate::{
     app::commands::Instruments,
     config::{Config, Delivery, Queue, SourceBucket},
-    credentials::{AssumeError, identity::Identity, refusal::Cause},
+    credentials::{
+        AssumeError,
+        identity::{Identity, IdentityError},
+        refusal::Cause,
+    },
     tenant::OwnBuckets,
 };
 
@@ -82,8 +86,10 @@ pub struct Doctor {
     table: String,
     ledger_table: String,
     central_role_arn: String,
-    /// The first of `source.buckets`.
-    source_bucket: Option<String>,
+    /// `source.buckets`.
+    source: Vec<SourceBucket>,
+    /// `quarantine.bucket`.
+    quarantine: Option<SourceBucket>,
     own_buckets: OwnBuckets,
     /// Sent as a session tag where the tenant has those.
     cluster: String,
@@ -112,12 +118,8 @@ impl Doctor {
             ledger_table: config.ledger.table.clone().unwrap_or_default(),
             table: config.tenants.table.clone().unwrap_or_default(),
             central_role_arn: config.credentials.central_role_arn.clone().unwrap_or_default(),
-            source_bucket: config
-                .source
-                .buckets
-                .first()
-                .and_then(|bucket| bucket.parse::<SourceBucket>().ok())
-                .map(|bucket| bucket.name),
+            source: config.source.buckets.iter().filter_map(|bucket| bucket.parse().ok()).collect(),
+            quarantine: config.quarantine.bucket.as_ref().and_then(|bucket| bucket.parse().ok()),
             own_buckets: OwnBuckets::of(config),
             cluster,
         }
@@ -136,6 +138,7 @@ impl Doctor {
         conditions.extend(ours);
         if !matches!(patient, Patient::One { .. }) {
             conditions.push(self.ledger(&our_side).await);
+            conditions.extend(self.buckets(&our_side).await);
         }
         match patient {
             Patient::Nobody => {}
@@ -151,10 +154,12 @@ impl Doctor {
     fn refusal(&self, error: &AssumeError, remedy: impl FnOnce(Option<Cause>, &str) -> String) -> Finding {
         match error {
             AssumeError::Open { refusal, .. } => self.refusal(refusal, remedy),
-            AssumeError::Denied { role, code, message, .. } => Finding::failed(
+            AssumeError::Denied { role, code, message, .. }
+            | AssumeError::Ours(IdentityError::CentralRole { role, code, message }) => Finding::failed(
                 format!("{role}: {code}: {message}"),
                 remedy(Cause::of(code, message), message),
             ),
+            AssumeError::Ours(error) => Finding::failed(error.to_string(), error.remedy()),
             AssumeError::Unavailable { role, problem } => Finding::failed(
                 format!("{role}: {problem}"),
                 format!(

@@ -41,6 +41,13 @@ pub struct ObjectRef {
     pub event_time: Option<Timestamp>,
 }
 
+impl ObjectRef {
+    /// Whether it is what the S3 console makes of a folder: an object of no bytes whose key ends in a slash.
+    pub fn is_folder_marker(&self) -> bool {
+        self.size == Some(0) && self.key.ends_with('/')
+    }
+}
+
 /// Why a part of a message is no work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ignored {

@@ -20,7 +20,16 @@ struct State {
     draining: bool,
     /// What is wrong with each dependency; one that is fine has `None`, one never asked is absent.
     dependencies: BTreeMap<&'static str, Option<String>>,
+    /// What messages failed for, though none of them is to blame, and when they last did.
+    complaints: BTreeMap<&'static str, (Instant, String)>,
 }
+
+/// Who we are for AWS: credentials, clock, central role.
+pub const IDENTITY: &str = "identity";
+/// The buckets that objects are read from.
+pub const SOURCE_BUCKET: &str = "source_bucket";
+/// How long a complaint counts: if it is not over, further messages have it meanwhile.
+const COMPLAINT_LASTS: Duration = Duration::from_secs(60);
 
 const QUEUE: &str = "queue";
 
@@ -35,6 +44,7 @@ impl Health {
                 last_move: Instant::now(),
                 draining: false,
                 dependencies: unknown.collect(),
+                complaints: BTreeMap::new(),
             }),
             // A pause after a failed receive may come on top.
             patience: longest_receive + Duration::from_secs(60),
@@ -59,6 +69,11 @@ impl Health {
     /// What is wrong with a dependency now, if anything.
     pub fn dependency(&self, name: &'static str, problem: Option<String>) {
         self.lock().dependencies.insert(name, problem);
+    }
+
+    /// A message failed for what is wrong with that dependency, which counts for a minute.
+    pub fn complain(&self, name: &'static str, problem: String) {
+        self.lock().complaints.insert(name, (Instant::now(), problem));
     }
 
     /// No more messages will be received.
@@ -90,7 +105,9 @@ impl Health {
             .dependencies
             .iter()
             .filter_map(|(name, problem)| problem.as_ref().map(|problem| format!("{name}: {problem}")));
-        let problems: Vec<_> = draining.into_iter().chain(broken).collect();
+        let complaints = state.complaints.iter().filter(|(_, (at, _))| at.elapsed() < COMPLAINT_LASTS);
+        let complaints = complaints.map(|(name, (_, problem))| format!("{name}: {problem}"));
+        let problems: Vec<_> = draining.into_iter().chain(complaints).chain(broken).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
     }
 
@@ -115,6 +132,10 @@ mod tests {
         health.queue_failed("no route to host".into());
         assert_eq!(health.ready(), Err("queue: no route to host".into()));
         health.queue_answered();
+        health.complain(IDENTITY, "the clock is wrong".into());
+        assert_eq!(health.ready(), Err("identity: the clock is wrong".into()));
+        health.lock().complaints.values_mut().for_each(|(at, _)| *at -= COMPLAINT_LASTS);
+        assert_eq!(health.ready(), Ok(()));
         health.drain();
         assert_eq!(health.ready(), Err("draining".into()));
         assert_eq!(health.alive(), Ok(()));

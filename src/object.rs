@@ -1,5 +1,6 @@
 //! The port to the staging bucket: an object's bytes, as they arrive. `s3` is the adapter.
 
+pub mod bucket;
 #[cfg(test)]
 pub mod memory;
 pub mod s3;
@@ -10,7 +11,7 @@ use std::future::Future;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::event::ObjectRef;
+use crate::{credentials::identity::IdentityError, event::ObjectRef};
 
 /// Reads objects. The staging bucket is ours to read only: nothing here writes.
 pub trait ObjectStore: Send + Sync + 'static {
@@ -72,6 +73,21 @@ pub enum ObjectError {
     /// There is no such object, or not that version of it any more.
     #[error("the object is not there: {0}")]
     Missing(String),
+    /// There is no such bucket: the wiring is wrong, or the bucket was deleted.
+    #[error(
+        "the staging bucket is not there: {0}; create it, or correct what sends its notifications to the queue"
+    )]
+    NoBucket(String),
+    /// S3 refuses the request itself, and is not known to change its mind: a version id of a form that it has not, a delete
+    /// marker, a bucket in another Region.
+    #[error("S3 refuses the request: {0}")]
+    Refused(String),
+    /// It is archived, and cannot be read before somebody restores it.
+    #[error("the object is archived: {0}; restore it and redrive")]
+    Archived(String),
+    /// We are refused, and not the object.
+    #[error(transparent)]
+    Ours(IdentityError),
     /// We may not read it; without ListBucket that is also how S3 answers for an object that is not there.
     #[error("reading the object is denied: {0}")]
     Denied(String),

@@ -21,6 +21,7 @@ use crate::{
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
+    health::Health,
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -89,6 +90,7 @@ pub struct Pipeline<O, D, S, C, L> {
     shares: Shares,
     settings: PipelineSettings,
     metrics: Metrics,
+    health: Arc<Health>,
 }
 
 /// What came of a message's objects.
@@ -117,6 +119,8 @@ pub enum Skipped {
     Filtered,
     /// The object, or the event itself, holds no records.
     NoRecords,
+    /// The object stands for a folder, and holds nothing.
+    FolderMarker,
     /// Every delivery of the object is done, says the ledger.
     AlreadyDelivered,
     /// A later version of the object is in the customer's bucket already.
@@ -133,6 +137,7 @@ impl Skipped {
             Self::Disabled => "disabled",
             Self::Filtered => "filtered",
             Self::NoRecords => "no_records",
+            Self::FolderMarker => "folder_marker",
             Self::AlreadyDelivered => "already_delivered",
             Self::Superseded => "superseded",
         }
@@ -153,13 +158,18 @@ pub struct Delivered {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Joins the ports.
-    pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
+    /// Joins the ports. What AWS refuses us ourselves is told to `health`.
+    pub fn new(
+        ports: Ports<O, D, S, C, L>,
+        settings: PipelineSettings,
+        metrics: Metrics,
+        health: Arc<Health>,
+    ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let max_batch_events = settings.max_batch_events;
         let lanes = delivery::Shared { streams: Streams::new(), buffers, max_batch_events };
         let shares = Shares::new(settings.shares, settings.threads);
-        Self { ports, lanes, shares, settings, metrics }
+        Self { ports, lanes, shares, settings, metrics, health }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -186,6 +196,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
                 _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
             };
+            if let Some(name) = failed.failure.blames_us() {
+                self.health.complain(name, failed.to_string());
+            }
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
@@ -242,6 +255,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
             report.failures.push(fail(None, None, Failure::ForeignBucket));
             return;
+        }
+        if object.is_folder_marker() {
+            return report.skipped.push(Skipped::FolderMarker);
         }
         let route = match self.settings.key_layout.route(&object.key) {
             Ok(route) => route,

@@ -250,7 +250,12 @@ impl Shelf {
         for (reason, count) in &file.lines {
             metrics.quarantined.get_or_create(&Reason::new(reason)).inc_by(*count);
         }
-        tracing::warn!(quarantine.key = key, quarantine.lines = ?file.lines, "records were put into quarantine");
+        let lines: Vec<_> = file.lines.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+        tracing::warn!(
+            quarantine.key = key,
+            quarantine.lines = lines.join(", "),
+            "records were put into quarantine"
+        );
         Ok(())
     }
 }

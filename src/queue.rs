@@ -79,6 +79,9 @@ pub enum QueueError {
     /// IAM does not allow the call: another attempt would end alike.
     #[error("the worker may not do that: {0}")]
     Denied(String),
+    /// There is no such queue.
+    #[error("the queue does not exist: {0}")]
+    Missing(String),
     /// The queue cannot be reached or refuses.
     #[error("the queue does not take the call: {0}")]
     Unavailable(String),

@@ -68,6 +68,9 @@ pub enum LayoutError {
     /// `{file}` is not the last segment.
     #[error("{{file}} must be the last segment")]
     FileNotLast,
+    /// A literal that no key can have.
+    #[error("its segment {0:?} can stand in no key: it has a control character, or is \".\" or \"..\"")]
+    IllegalLiteral(String),
     /// `a//b`, or a slash at an end.
     #[error("it has an empty segment")]
     EmptySegment,
@@ -126,6 +129,9 @@ impl KeyLayout {
                 None if segment.is_empty() => return Err(LayoutError::EmptySegment),
                 None if segment.contains(['{', '}']) => {
                     return Err(LayoutError::UnknownName(segment.to_owned()));
+                }
+                None if segment.contains(char::is_control) || matches!(segment, "." | "..") => {
+                    return Err(LayoutError::IllegalLiteral(segment.to_owned()));
                 }
                 None => Segment::Literal(segment.to_owned()),
             });
@@ -285,6 +291,8 @@ mod tests {
             ("{tenant}//{file}", LayoutError::EmptySegment),
             ("{tenant}/{tenant}/{file}", LayoutError::Twice("{tenant}".into())),
             ("{tenant}/{namespace}/{file}", LayoutError::UnknownName("{namespace}".into())),
+            ("logs\n/{tenant}/{file}", LayoutError::IllegalLiteral("logs\n".into())),
+            ("../{tenant}/{file}", LayoutError::IllegalLiteral("..".into())),
             ("x{tenant}/{file}", LayoutError::UnknownName("x{tenant}".into())),
         ] {
             assert_eq!(KeyLayout::parse(layout), Err(expected), "{layout}");

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::{
     batch::RejectedEvents,
-    credentials::AssumeError,
+    credentials::{AssumeError, identity::IdentityError},
     ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
@@ -88,13 +88,13 @@ pub enum SinkError {
     #[error("the log group or stream does not exist: {0}")]
     NotFound(String),
     /// The stream wants another sequence token.
-    #[error("the stream expects sequence token {expected:?}")]
+    #[error("the stream expects {}", token(.expected.as_deref()))]
     InvalidSequenceToken {
         /// The token to send.
         expected: Option<String>,
     },
     /// The stream has this very batch.
-    #[error("the stream has this batch already and expects sequence token {expected:?} next")]
+    #[error("the stream has this batch already and expects {} next", token(.expected.as_deref()))]
     DataAlreadyAccepted {
         /// The token of the next batch.
         expected: Option<String>,
@@ -115,6 +115,15 @@ pub enum SinkError {
     /// The role's session could not be had or renewed.
     #[error(transparent)]
     Session(AssumeError),
+    /// The call was refused for our clock or our signature.
+    #[error(transparent)]
+    Ours(IdentityError),
+    /// The group is missing, and the customer's account has as many groups as its quota allows. Waiting does not help.
+    #[error(
+        "the log group does not exist, and the customer's account has reached its quota of log groups: the customer creates the \
+         group, or has the quota raised: {0}"
+    )]
+    GroupQuota(String),
     /// The lease on the object ended: an attempt of before may have gone well, another was not sent.
     #[error(transparent)]
     LeaseEnded(LeaseEnded),
@@ -145,4 +154,8 @@ pub enum SinkError {
     /// 5xx, a time-out, the network.
     #[error("CloudWatch Logs cannot be reached: {0}")]
     Unavailable(String),
+}
+
+fn token(expected: Option<&str>) -> String {
+    expected.map_or_else(|| "no sequence token".to_owned(), |token| format!("sequence token {token:?}"))
 }

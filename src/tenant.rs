@@ -11,12 +11,13 @@ pub mod table;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub(crate) use self::row::region;
 pub use self::{
     own::OwnBuckets,
-    row::{check_row, parse_row},
+    row::{check_row, expired_at, parse_row},
 };
 use crate::{
     credentials::RoleArn,
@@ -209,8 +210,9 @@ fn joined(problems: &[FieldProblem]) -> String {
 /// The `type` of the tenant-wide row.
 pub const SETTINGS: &str = "settings";
 
-/// Every attribute that means something in some row. Others are ignored, so that operators may keep their own.
-pub const ATTRIBUTES: [&str; 18] = [
+/// Every attribute that means something in some row. Others are ignored, so that operators may keep their own; a row that is
+/// put in another's place leaves them as they are.
+pub const ATTRIBUTES: [&str; 19] = [
     "tenant_id",
     "type",
     "enabled",
@@ -229,7 +231,14 @@ pub const ATTRIBUTES: [&str; 18] = [
     "bucket_key",
     "bucket_owner",
     "paused",
+    TTL,
 ];
+
+/// The attribute by which a row ends by itself: seconds since 1970.
+pub const TTL: &str = "ttl";
+
+/// Attributes that other programs of the field write into rows and that mean nothing here: nobody's slip of the pen.
+pub const FOREIGN: [&str; 3] = ["created_at", "updated_at", "groups"];
 
 /// What one row says.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,14 +253,20 @@ pub enum Content {
 }
 
 impl Tenant {
-    /// Reads all rows of a tenant; `None` when there are none.
-    pub fn from_rows(tenant_id: &str, rows: Vec<(String, Row)>) -> Option<Self> {
+    /// Reads all rows of a tenant, as [`check_row`] does; `None` when there are none, or none whose `ttl` lies ahead of `now`.
+    pub fn from_rows(
+        tenant_id: &str,
+        mut rows: Vec<(String, Row)>,
+        default_region: Option<&str>,
+        now: Timestamp,
+    ) -> Option<Self> {
+        rows.retain(|(_, row)| expired_at(row, now).is_none());
         if rows.is_empty() {
             return None;
         }
         let mut tenant = Self::default();
         for (name, row) in rows {
-            match check_row(tenant_id, &name, &row) {
+            match check_row(tenant_id, &name, &row, default_region) {
                 Ok(Content::Delivery(delivery)) => tenant.deliveries.push(Ok(delivery)),
                 Ok(Content::Settings { paused }) => tenant.paused = paused,
                 Err(bad) if name == SETTINGS => tenant.bad_settings = Some(bad),

@@ -10,6 +10,7 @@ use crate::{
     decode::DecodeError,
     delivery::LaneError,
     event::{EventError, ObjectRef},
+    health,
     ledger::LedgerError,
     object::ObjectError,
     quarantine::QuarantineError,
@@ -174,7 +175,12 @@ pub enum Failure {
 /// What one failure asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
+    /// It may go well later.
     Retry,
+    /// It was refused for what it is. AWS is known to be wrong about that at times, but not again and again: it is tried until
+    /// [`Backoff::max_refusals`], and poison then.
+    Refusal,
+    /// No retry can help.
     Poison,
 }
 
@@ -190,6 +196,9 @@ impl Failure {
             Self::Row(_) => "bad_tenant_row",
             Self::Lookup(_) => "tenant_lookup",
             Self::OverShare { .. } => "over_share",
+            Self::Sink(SinkError::Ours(_) | SinkError::Session(AssumeError::Ours(_)))
+            | Self::Copy(CopyError::Ours(_) | CopyError::Session(AssumeError::Ours(_)))
+            | Self::Object(ObjectError::Ours(_)) => "identity",
             Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. }))
             | Self::Copy(CopyError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. })) => {
                 "role_denied"
@@ -199,6 +208,11 @@ impl Failure {
             Self::Object(ObjectError::Missing(_)) | Self::Copy(CopyError::SourceMissing(_)) => {
                 "object_missing"
             }
+            Self::Object(ObjectError::NoBucket(_)) => "source_bucket_missing",
+            Self::Object(ObjectError::Refused(_)) => "object_refused",
+            Self::Object(ObjectError::Archived(_)) | Self::Copy(CopyError::SourceArchived(_)) => {
+                "object_archived"
+            }
             Self::Object(ObjectError::Denied(_)) => "object_denied",
             Self::Object(ObjectError::ChecksumMismatch(_)) => "checksum_mismatch",
             Self::Object(ObjectError::Unavailable(_)) => "object_unavailable",
@@ -207,6 +221,7 @@ impl Failure {
             | Self::Copy(CopyError::TooLarge(_)) => "object_too_large",
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
+            Self::Sink(SinkError::GroupQuota(_)) => "group_quota",
             Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
             Self::Sink(SinkError::Throttled(_) | SinkError::Paused { .. })
             | Self::Copy(CopyError::Throttled(_)) => "throttled",
@@ -243,6 +258,17 @@ impl Failure {
         }
     }
 
+    /// What of the worker's own surroundings is at fault, by the name that readiness has for it; `None`: nothing is known to be.
+    pub fn blames_us(&self) -> Option<&'static str> {
+        match self {
+            Self::Sink(SinkError::Ours(_) | SinkError::Session(AssumeError::Ours(_)))
+            | Self::Copy(CopyError::Ours(_) | CopyError::Session(AssumeError::Ours(_)))
+            | Self::Object(ObjectError::Ours(_)) => Some(health::IDENTITY),
+            Self::Object(ObjectError::NoBucket(_)) => Some(health::SOURCE_BUCKET),
+            _ => None,
+        }
+    }
+
     /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, an
     /// account that throttles is asked again, another's lease ends, or the tenant's turn comes.
     pub fn held_for(&self) -> Option<Duration> {
@@ -271,9 +297,9 @@ impl Failure {
         }
     }
 
-    /// Whether the message comes again because of it.
+    /// Whether the message comes again because of it, but for the last attempt at what is refused.
     pub fn comes_again(&self) -> bool {
-        self.fate() == Fate::Retry
+        self.fate() != Fate::Poison
     }
 
     fn fate(&self) -> Fate {
@@ -295,20 +321,42 @@ impl Failure {
                 | CopyError::KeyTooLong(_)
                 | CopyError::Collision { .. },
             ) => Fate::Poison,
+            Self::Object(ObjectError::Refused(_) | ObjectError::Archived(_))
+            | Self::Sink(SinkError::Refused(_))
+            | Self::Copy(
+                CopyError::SourceArchived(_) | CopyError::WrongRegion(_) | CopyError::Refused(_),
+            ) => Fate::Refusal,
             Self::Lookup(_)
             | Self::OverShare { .. }
             | Self::Object(
-                ObjectError::Denied(_) | ObjectError::ChecksumMismatch(_) | ObjectError::Unavailable(_),
+                ObjectError::NoBucket(_)
+                | ObjectError::Denied(_)
+                | ObjectError::Ours(_)
+                | ObjectError::ChecksumMismatch(_)
+                | ObjectError::Unavailable(_),
             )
-            | Self::Sink(_)
-            // A bucket that is not there, or not where the row says, is the customer's to make or the row's to mend: soon.
+            | Self::Sink(
+                SinkError::NotFound(_)
+                | SinkError::InvalidSequenceToken { .. }
+                | SinkError::DataAlreadyAccepted { .. }
+                | SinkError::Denied(_)
+                | SinkError::Held { .. }
+                | SinkError::Session(_)
+                | SinkError::Ours(_)
+                | SinkError::GroupQuota(_)
+                | SinkError::LeaseEnded(_)
+                | SinkError::Throttled(_)
+                | SinkError::Paused { .. }
+                | SinkError::Unreached { .. }
+                | SinkError::Unavailable(_),
+            )
+            // A bucket that is not there is the customer's to make: soon.
             | Self::Copy(
                 CopyError::NoSuchBucket(_)
-                | CopyError::WrongRegion(_)
                 | CopyError::Denied(_)
                 | CopyError::Session(_)
+                | CopyError::Ours(_)
                 | CopyError::Throttled(_)
-                | CopyError::Refused(_)
                 | CopyError::Unavailable(_),
             )
             | Self::Quarantine(_)
@@ -352,6 +400,8 @@ pub struct Backoff {
     pub longest: Duration,
     /// From a message's first receive to its last retry.
     pub max_age: Duration,
+    /// How often a message is received, at least 1, until what AWS refuses for what it is counts as hopeless.
+    pub max_refusals: u32,
 }
 
 impl Backoff {
@@ -392,7 +442,13 @@ pub fn decide(failures: &[Failed], attempts: u32, age: Duration, backoff: &Backo
         // Others have room for it.
         return Verdict::Retry(cause(failed, Duration::ZERO));
     }
-    let again = || failures.iter().filter(|failed| failed.failure.comes_again());
+    let again = || {
+        failures.iter().filter(|failed| match failed.failure.fate() {
+            Fate::Retry => true,
+            Fate::Refusal => attempts < backoff.max_refusals,
+            Fate::Poison => false,
+        })
+    };
     let delay = backoff.delay(attempts, chance);
     let waits_for_its_turn = |failed: &&Failed| matches!(failed.failure, Failure::OverShare { .. });
     if age > backoff.max_age
@@ -434,250 +490,4 @@ fn cause(failed: &Failed, failures: &[Failed], delay: Duration) -> Cause {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::records::RecordProblem;
-
-    const BACKOFF: Backoff = Backoff {
-        first: Duration::from_secs(10),
-        longest: Duration::from_secs(60),
-        max_age: Duration::from_secs(3600),
-    };
-
-    /// The verdict on a message that is young.
-    fn judge(failures: &[Failed], attempts: u32, chance: f64) -> Verdict {
-        decide(failures, attempts, BACKOFF.max_age, &BACKOFF, chance)
-    }
-
-    fn failed(failure: Failure) -> Failed {
-        let object = ObjectRef {
-            bucket: "b".into(),
-            key: "k".into(),
-            version_id: Some("v".into()),
-            ..ObjectRef::default()
-        };
-        Failed { object: Some(object), tenant_id: Some("acme".into()), delivery: None, failure }
-    }
-
-    fn record(index: u64) -> Failure {
-        Failure::Record(RecordError { index, problem: RecordProblem::TooDeep })
-    }
-
-    fn denied() -> AssumeError {
-        AssumeError::Denied {
-            role: "r".into(),
-            external_id: None,
-            code: "AccessDenied".into(),
-            message: "no".into(),
-        }
-    }
-
-    fn open(seconds: u64) -> AssumeError {
-        AssumeError::Open { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
-    }
-
-    fn held(seconds: u64) -> SinkError {
-        SinkError::Held { denied: text().into(), probe_in: Duration::from_secs(seconds) }
-    }
-
-    fn paused(seconds: u64) -> SinkError {
-        SinkError::Paused { account: text(), region: text(), retry_in: Duration::from_secs(seconds) }
-    }
-
-    fn unreached(seconds: u64) -> SinkError {
-        SinkError::Unreached { region: text(), retry_in: Duration::from_secs(seconds) }
-    }
-
-    fn text() -> String {
-        "words".to_owned()
-    }
-
-    /// Every kind of failure, its reason, and whether it is poison: the table of the contract.
-    fn table() -> Vec<(Failure, &'static str, bool)> {
-        let row = BadRow { tenant_id: text(), name: text(), enabled: true, problems: Vec::new() };
-        let lookup = LookupError { tenant_id: text(), table: text(), problem: text() };
-        let unavailable = || AssumeError::Unavailable { role: text(), problem: text() };
-        let truncated = DecodeError::Truncated { format: "gzip", produced: 1 };
-        vec![
-            (Failure::Event(EventError::Unknown(text())), "bad_event", true),
-            (Failure::Key(KeyError::EmptySegment(1)), "bad_key", true),
-            (Failure::ForeignBucket, "foreign_bucket", true),
-            (Failure::UnknownTenant, "unknown_tenant", true),
-            (Failure::TenantPaused, "tenant_paused", true),
-            (Failure::Row(row), "bad_tenant_row", true),
-            (Failure::Decode { records: 3, error: truncated }, "corrupt_object", true),
-            (
-                Failure::Decode { records: 3, error: DecodeError::TooLarge { limit: 1 } },
-                "object_too_large",
-                true,
-            ),
-            (record(1), "corrupt_object", true),
-            (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
-            (Failure::Object(ObjectError::TooLarge { stored: 2, limit: 1 }), "object_too_large", true),
-            (Failure::Object(ObjectError::Denied(text())), "object_denied", false),
-            (Failure::Object(ObjectError::ChecksumMismatch(text())), "checksum_mismatch", false),
-            (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
-            (Failure::Lookup(lookup), "tenant_lookup", false),
-            (Failure::OverShare { wait: BACKOFF.first }, "over_share", false),
-            (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
-            (Failure::Sink(SinkError::Session(denied())), "role_denied", false),
-            (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
-            (Failure::Sink(SinkError::NotFound(text())), "group_missing", false),
-            (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
-            (Failure::Sink(held(0)), "group_denied", false),
-            (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
-            (Failure::Sink(paused(0)), "throttled", false),
-            (Failure::Sink(SinkError::Refused(text())), "batch_refused", false),
-            (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
-            (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
-            (Failure::Sink(unreached(7)), "logs_unavailable", false),
-            (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
-            (Failure::Busy(Duration::ZERO), "object_busy", false),
-            (Failure::Ledger(LedgerError::Lost(text())), "lease_lost", false),
-            (Failure::Ledger(LedgerError::Throttled(text())), "ledger_unavailable", false),
-            (Failure::Ledger(LedgerError::Unavailable(text())), "ledger_unavailable", false),
-            (Failure::Ledger(LedgerError::Unreadable(text())), "ledger_unreadable", false),
-            (Failure::Copy(CopyError::SourceMissing(text())), "object_missing", true),
-            (Failure::Copy(CopyError::TooLarge(text())), "object_too_large", true),
-            (Failure::Copy(CopyError::KeyTooLong(1025)), "key_too_long", true),
-            (Failure::Copy(CopyError::Collision { key: text(), original: text() }), "copy_collision", true),
-            (Failure::Copy(CopyError::NoSuchBucket(text())), "bucket_missing", false),
-            (Failure::Copy(CopyError::WrongRegion(text())), "bucket_elsewhere", false),
-            (Failure::Copy(CopyError::Denied(text())), "bucket_denied", false),
-            (Failure::Copy(CopyError::Session(denied())), "role_denied", false),
-            (Failure::Copy(CopyError::Session(open(0))), "role_denied", false),
-            (Failure::Copy(CopyError::Session(unavailable())), "role_unavailable", false),
-            (Failure::Copy(CopyError::Throttled(text())), "throttled", false),
-            (Failure::Copy(CopyError::Refused(text())), "copy_refused", false),
-            (Failure::Copy(CopyError::Unavailable(text())), "bucket_unavailable", false),
-            (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", true),
-            (Failure::Panic(text()), "panic", false),
-        ]
-    }
-
-    #[test]
-    fn every_failure_has_its_fate() {
-        for (failure, reason, is_poison) in table() {
-            assert_eq!(failure.reason(), reason);
-            let (cause, was_poison) = match judge(&[failed(failure)], 1, 0.0) {
-                Verdict::Poison(cause) => (cause, true),
-                Verdict::Retry(cause) => (cause, false),
-                other => panic!("{reason}: {other:?}"),
-            };
-            assert_eq!((cause.reason, cause.delay, was_poison), (reason, BACKOFF.first, is_poison));
-        }
-    }
-
-    #[test]
-    fn nothing_wrong_is_an_ack_and_a_retry_beats_poison() {
-        assert_eq!(judge(&[], 1, 0.5), Verdict::Ack);
-        let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic(text()))];
-        assert!(matches!(judge(&failures, 1, 0.0), Verdict::Retry(cause) if cause.reason == "panic"));
-    }
-
-    #[test]
-    fn what_was_retried_for_too_long_is_a_letter_with_its_reason() {
-        let check = |failures: Vec<Failure>, overdue: Option<&str>| {
-            let failures: Vec<_> = failures.into_iter().map(failed).collect();
-            let young = judge(&failures, 7, 0.0);
-            let verdict = decide(&failures, 7, BACKOFF.max_age + Duration::from_millis(1), &BACKOFF, 0.0);
-            match overdue {
-                None => assert_eq!(verdict, young),
-                Some(reason) => {
-                    assert!(matches!(young, Verdict::Retry(_)), "{young:?}");
-                    assert!(
-                        matches!(&verdict, Verdict::Overdue(cause) if cause.reason == reason),
-                        "{verdict:?}"
-                    );
-                }
-            }
-        };
-        for (failure, reason, is_poison) in table() {
-            let is_turn = matches!(failure, Failure::OverShare { .. });
-            check(vec![failure], (!is_poison && !is_turn).then_some(reason));
-        }
-        let turn = || Failure::OverShare { wait: Duration::from_secs(3) };
-        check(vec![turn(), Failure::Panic(text())], Some("panic"));
-        check(vec![turn(), Failure::ForeignBucket], None);
-        check(vec![Failure::ForeignBucket, Failure::Panic(text())], Some("panic"));
-        check(vec![Failure::Panic(text()), Failure::Stopping], None);
-        check(vec![], None);
-    }
-
-    #[test]
-    fn a_letter_names_every_tenant_that_failed() {
-        let of = |tenant: &str| Failed { tenant_id: Some(tenant.into()), ..failed(Failure::UnknownTenant) };
-        let check = |failures: &[Failed], expected: Option<&str>| {
-            let Verdict::Poison(cause) = judge(failures, 1, 0.0) else { panic!("poison") };
-            let tenants = cause.attributes.iter().find(|(name, _)| *name == "tenants");
-            assert_eq!(tenants.map(|(_, value)| value.as_str()), expected);
-            assert_eq!(cause.tenant_id(), failures[0].tenant_id.as_deref());
-        };
-        check(&[of("globex"), of("acme"), of("globex")], Some("acme/globex"));
-        check(&[of("acme"), of("acme")], None);
-        check(&[Failed { tenant_id: None, ..of("") }], None);
-    }
-
-    #[test]
-    fn delays_are_graded_and_jittered() {
-        for (attempts, chance, seconds) in [
-            (0, 0.0, 10.0),
-            (1, 0.0, 10.0),
-            (2, 0.0, 20.0),
-            (3, 0.0, 40.0),
-            (4, 0.0, 60.0),
-            (1000, 0.0, 60.0),
-            (1, 1.0, 7.5),
-            (3, 0.5, 35.0),
-        ] {
-            let verdict = judge(&[failed(Failure::Panic(text()))], attempts, chance);
-            assert_eq!(verdict.retry_after(), Some(Duration::from_secs_f64(seconds)), "{attempts} {chance}");
-        }
-    }
-
-    #[test]
-    fn what_waits_for_a_probe_does_not_come_before_it() {
-        let check = |failures: Vec<Failure>, attempts, chance, seconds: f64| {
-            let failures: Vec<_> = failures.into_iter().map(failed).collect();
-            let verdict = judge(&failures, attempts, chance);
-            assert_eq!(verdict.retry_after(), Some(Duration::from_secs_f64(seconds)), "{failures:?}");
-        };
-        let role = |seconds| Failure::Sink(SinkError::Session(open(seconds)));
-        check(vec![role(30)], 1, 0.0, 30.0);
-        check(vec![role(30)], 1, 1.0, 32.5);
-        check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
-        check(vec![Failure::Copy(CopyError::Session(open(30)))], 3, 1.0, 30.0);
-        check(vec![Failure::Sink(held(30))], 1, 0.0, 30.0);
-        // Its own delay is longer.
-        check(vec![role(30)], 3, 0.0, 40.0);
-        check(vec![role(30)], 3, 0.5, 35.0);
-        // Room to the longest delay only, and a probe beyond it.
-        check(vec![role(58)], 2, 1.0, 60.0);
-        check(vec![role(60)], 1, 0.7, 60.0);
-        check(vec![role(300)], 1, 0.0, 60.0);
-        check(vec![role(300)], 1, 1.0, 45.0);
-        // The probe that is due, and others that need not wait.
-        check(vec![role(0)], 1, 0.0, 10.0);
-        check(vec![role(50), role(30)], 1, 0.0, 30.0);
-        check(vec![role(30), Failure::Sink(SinkError::Throttled(text()))], 1, 0.0, 10.0);
-        check(vec![role(30), Failure::ForeignBucket], 1, 0.0, 30.0);
-        check(vec![Failure::Sink(paused(30))], 1, 0.0, 30.0);
-        // A turn is kept to, however often the message came.
-        let turn = |seconds| Failure::OverShare { wait: Duration::from_secs(seconds) };
-        check(vec![turn(3)], 1, 0.5, 3.0);
-        check(vec![turn(3)], 7, 0.5, 3.0);
-        check(vec![turn(45), role(30)], 1, 0.0, 30.0);
-        check(vec![turn(3), role(30), Failure::ForeignBucket], 1, 0.0, 3.0);
-    }
-
-    #[test]
-    fn poison_says_what_it_is_about() {
-        let Verdict::Poison(poison) = judge(&[failed(record(7))], 1, 0.0) else { panic!("poison") };
-        let expected =
-            [("tenant", "acme"), ("bucket", "b"), ("key", "k"), ("version", "v"), ("record_offset", "7")];
-        for (name, value) in expected {
-            assert!(poison.attributes.contains(&(name, value.to_owned())), "{name}");
-        }
-        assert!(poison.attributes.iter().any(|(name, value)| *name == "error" && value.contains("record 7")));
-    }
-}
+mod tests;

@@ -1,23 +1,22 @@
 //! The parts that operators' commands need; asks AWS nothing yet.
 
-use std::time::Duration;
-
 use anyhow::Context;
 
-use super::{central_role, ledger, load_sdk, session_settings, sqs_client};
+use super::{central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client};
 use crate::{
-    config::{Config, Problem},
+    config::{Config, Problem, SourceBucket},
     credentials::{
         assumed::AssumedRole,
         customers::Customers,
-        identity::{Identity, identity},
+        identity::{Identity, WhoAmIError, identity},
     },
     ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
     metrics::Metrics,
+    object::bucket::{self, BucketError},
     queue::{
         Queue, QueueError,
         sqs::{
-            Clients, SqsQueue,
+            SqsQueue,
             attributes::{self, AttributesError, QueueAttributes},
             dead_letters::SqsDeadLetters,
         },
@@ -91,6 +90,7 @@ pub struct Instruments {
     pub sinks: CloudWatchSinks,
     sqs: aws_sdk_sqs::Client,
     sts: aws_sdk_sts::Client,
+    s3: aws_sdk_s3::Client,
 }
 
 impl Instruments {
@@ -98,7 +98,7 @@ impl Instruments {
     ///
     /// # Errors
     /// There are none, they are not valid, or STS does not answer.
-    pub async fn identity(&self) -> Result<Identity, String> {
+    pub async fn identity(&self) -> Result<Identity, WhoAmIError> {
         identity(&self.sts).await
     }
 
@@ -115,10 +115,15 @@ impl Instruments {
     /// # Errors
     /// We may not, or SQS does not answer.
     pub async fn may_send(&self, url: &str) -> Result<(), QueueError> {
-        let clients =
-            Clients { polling: self.sqs.clone(), sending: self.sqs.clone(), calling: self.sqs.clone() };
-        // It receives nothing, and so hides nothing.
-        SqsQueue::new(clients, url.to_owned(), None, Duration::ZERO).probe_sending().await
+        SqsQueue::asking(self.sqs.clone(), url.to_owned()).probe_sending().await
+    }
+
+    /// Looks at a bucket.
+    ///
+    /// # Errors
+    /// See [`BucketError`].
+    pub async fn bucket(&self, bucket: &SourceBucket) -> Result<(), BucketError> {
+        bucket::probe(&self.s3, bucket).await
     }
 }
 
@@ -134,9 +139,10 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let customers = Customers::new(&sdk, &central, sessions, Metrics::new());
     let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, Metrics::new());
     Ok(Instruments {
-        rows: TenantRows::new(aws_sdk_dynamodb::Client::new(&sdk), table),
+        rows: rows(config, &sdk, table),
         sqs: sqs_client(config, &sdk),
         sts: aws_sdk_sts::Client::new(&sdk),
+        s3: s3_client(config, &sdk),
         sinks: CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
         customers,
         ledger: ledger(config, &sdk),

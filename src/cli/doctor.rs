@@ -16,18 +16,20 @@ use crate::{
 };
 
 /// The fields of the configuration that the provider's side needs beside those of the way to a tenant.
-const WIRING: [&str; 8] = [
+const WIRING: [&str; 10] = [
     "ledger.lease",
     "ledger.table",
     "queue.dead_letter_url",
+    "quarantine.bucket",
     "queue.max_age",
     "queue.max_retry_delay",
     "queue.retry_delay",
     "queue.url",
     "queue.visibility_timeout",
+    "source.buckets",
 ];
 /// The fields that the way to a tenant needs.
-const WAY: [&str; 8] = [
+const WAY: [&str; 9] = [
     "aws.region",
     "credentials.central_role_arn",
     "credentials.refresh_before",
@@ -35,13 +37,14 @@ const WAY: [&str; 8] = [
     "delivery.attempts",
     "delivery.attempt_timeout",
     "queue.wait_time",
+    "tenants.default_region",
     "tenants.table",
 ];
 
 const MORE: &str = "\
 Run it with the worker's configuration and as the worker's identity: it checks what that identity may do, with the worker's own
 calls. Without --tenant or --all it checks the provider's side: the queue, its redrive policy and dead-letter queue, our
-identity, the tenant table, the central role, the ledger. With --tenant, the way to that tenant: the table, both roles with
+identity, the tenant table, the central role, the ledger, the buckets. With --tenant, the way to that tenant: the table, both roles with
 everything that is sent along, the log group, a log stream, and a put. Of a delivery to S3, the role alone: a copy would leave an
 object behind.
 

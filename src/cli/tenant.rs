@@ -15,7 +15,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use self::entry::{Entry, table};
+use self::entry::{Entry, Reading, table};
 use super::{
     EXIT_CONFIG, EXIT_NOT_FOUND, EXIT_USAGE, run_async,
     show::{Show, columns, printable},
@@ -32,7 +32,13 @@ use crate::{
 /// Rows that cannot be used. Source: sysexits.h, `EX_DATAERR`.
 const EXIT_INVALID: u8 = 65;
 /// The fields of the configuration that these commands use.
-const CONCERNS: [&str; 4] = ["aws.region", "delivery.attempts", "delivery.attempt_timeout", "tenants.table"];
+const CONCERNS: [&str; 5] = [
+    "aws.region",
+    "delivery.attempts",
+    "delivery.attempt_timeout",
+    "tenants.table",
+    "tenants.default_region",
+];
 
 /// Shown with the help of every command.
 const MORE: &str = "\
@@ -68,7 +74,8 @@ enum TenantCommand {
         #[arg(long = "type", value_name = "TYPE")]
         name: Option<String>,
     },
-    /// Write rows in the place of those of the same key; none unless the worker could use all of them.
+    /// Write rows in the place of those of the same key; none unless the worker could use all of them. Attributes that mean
+    /// nothing to logferry, and a ttl, stay as they are where the new row does not name them.
     #[command(after_help = MORE)]
     Put {
         /// A file of rows, or - for standard input.
@@ -184,7 +191,7 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
     let TenantArgs { command, json } = args;
     let show = if json { Show::Json } else { Show::Text };
     if let TenantCommand::Validate { file: Some(file), .. } = &command {
-        let entries = read_entries(file)?;
+        let entries = read_entries(file, config)?;
         warn_of_misfits(&entries, config);
         return validated(show, &entries, None);
     }
@@ -194,7 +201,7 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
         TenantCommand::List => list(show, &rows).await,
         TenantCommand::Get { tenant, name } => get(show, &rows, &tenant, name.as_deref()).await,
         TenantCommand::Put { file, dry_run } => {
-            let entries = read_entries(&file)?;
+            let entries = read_entries(&file, config)?;
             warn_of_misfits(&entries, config);
             match dry_run {
                 true => would_put(show, &rows, &entries).await,
@@ -231,8 +238,8 @@ impl Seen {
 }
 
 async fn all(rows: &TenantRows) -> anyhow::Result<Vec<Entry>> {
-    let rows = rows.all().await?;
-    Ok(rows.into_iter().map(|(tenant_id, name, row)| Entry::new(tenant_id, name, row)).collect())
+    let (all, reading) = (rows.all().await?, Reading::new(rows.default_region()));
+    Ok(all.into_iter().map(|(tenant_id, name, row)| Entry::new(tenant_id, name, row, reading)).collect())
 }
 
 /// A tenant's rows; an error if there are none.
@@ -241,7 +248,8 @@ async fn of(rows: &TenantRows, tenant_id: &str) -> anyhow::Result<Vec<Entry>> {
     if found.is_empty() {
         return Err(Refusal::NotFound(format!("tenant {tenant_id:?} has no row")).into());
     }
-    Ok(found.into_iter().map(|(name, row)| Entry::new(tenant_id.to_owned(), name, row)).collect())
+    let reading = Reading::new(rows.default_region());
+    Ok(found.into_iter().map(|(name, row)| Entry::new(tenant_id.to_owned(), name, row, reading)).collect())
 }
 
 fn no_such_row(tenant_id: &str, name: &str) -> anyhow::Error {
@@ -290,7 +298,7 @@ async fn get(show: Show, rows: &TenantRows, tenant_id: &str, name: Option<&str>)
 
 fn validated(show: Show, entries: &[Entry], paused: Option<&BTreeSet<String>>) -> anyhow::Result<()> {
     let remarkable: Vec<_> =
-        entries.iter().filter(|entry| !entry.is_valid() || !entry.ignored().is_empty()).collect();
+        entries.iter().filter(|entry| !entry.is_valid() || !entry.unknown().is_empty()).collect();
     let text = || match remarkable.is_empty() {
         true => String::new(),
         false => table(remarkable.iter().copied(), paused.unwrap_or(&BTreeSet::new())),
@@ -327,7 +335,7 @@ fn refuse_unusable(show: Show, entries: &[Entry]) -> anyhow::Result<()> {
 
 async fn put(show: Show, rows: &TenantRows, entries: &[Entry], seen: Seen) -> anyhow::Result<()> {
     refuse_unusable(show, entries)?;
-    warn_of_ignored(entries);
+    warn_of_oddities(entries);
     let mut done = Vec::new();
     let mut failed = None;
     for entry in entries {
@@ -354,7 +362,7 @@ async fn put(show: Show, rows: &TenantRows, entries: &[Entry], seen: Seen) -> an
 
 async fn would_put(show: Show, rows: &TenantRows, entries: &[Entry]) -> anyhow::Result<()> {
     refuse_unusable(show, entries)?;
-    warn_of_ignored(entries);
+    warn_of_oddities(entries);
     let mut would = Vec::new();
     for entry in entries {
         let present = rows.of(entry.tenant_id()).await?;
@@ -363,7 +371,7 @@ async fn would_put(show: Show, rows: &TenantRows, entries: &[Entry]) -> anyhow::
             entry,
             match present {
                 None => "would be created",
-                Some((_, row)) if row == entry.row() => "is there already",
+                Some((_, row)) if entry.is_there(row) => "is there already",
                 Some(_) => "would be replaced",
             },
         ));
@@ -389,12 +397,17 @@ fn outcomes(show: Show, outcomes: &[(&Entry, &str)]) -> anyhow::Result<()> {
     show.result(text, json)
 }
 
-fn warn_of_ignored(entries: &[Entry]) {
+fn warn_of_oddities(entries: &[Entry]) {
     for entry in entries {
-        for field in entry.ignored() {
-            let (tenant_id, name) = (entry.tenant_id(), entry.name());
+        let (tenant_id, name) = (entry.tenant_id(), entry.name());
+        for field in entry.unknown() {
             eprintln!(
                 "logferry: row {name:?} of tenant {tenant_id:?} has {field:?}, which means nothing to logferry"
+            );
+        }
+        if entry.is_expired() {
+            eprintln!(
+                "logferry: row {name:?} of tenant {tenant_id:?} has a ttl that has passed: it is gone for the worker"
             );
         }
     }
@@ -415,8 +428,10 @@ async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, config: &Confi
     let entries = of(rows, tenant).await?;
     let entry = entries.iter().find(|entry| entry.name() == name).ok_or_else(|| no_such_row(tenant, name))?;
     // Once enabled, a bad row would send every message of its tenant to the dead-letter queue.
-    let enabled = entry.with("enabled", Attribute::Bool(true));
+    let reading = Reading::new(rows.default_region());
+    let enabled = entry.with("enabled", Attribute::Bool(true), reading);
     refuse_unusable(show, std::slice::from_ref(&enabled))?;
+    warn_of_oddities(std::slice::from_ref(&enabled));
     warn_of_misfits(std::slice::from_ref(&enabled), config);
     if !rows.set_enabled(tenant, name, true).await? {
         return Err(no_such_row(tenant, name));
@@ -480,7 +495,7 @@ async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: S
 ///
 /// # Errors
 /// There is no such file, or it holds no rows.
-fn read_entries(file: &Path) -> anyhow::Result<Vec<Entry>> {
+fn read_entries(file: &Path, config: &Config) -> anyhow::Result<Vec<Entry>> {
     let mut text = String::new();
     let (name, read) = match file.to_str() {
         Some("-") => ("standard input".to_owned(), io::stdin().read_to_string(&mut text)),
@@ -493,5 +508,6 @@ fn read_entries(file: &Path) -> anyhow::Result<Vec<Entry>> {
         ),
     };
     read.map_err(|error| Refusal::NotFound(format!("{name} cannot be read: {error}")))?;
-    entry::parse(&text).map_err(|problem| Refusal::Invalid(format!("{name}: {problem}")).into())
+    let reading = Reading::new(config.tenants.default_region.as_deref());
+    entry::parse(&text, reading).map_err(|problem| Refusal::Invalid(format!("{name}: {problem}")).into())
 }

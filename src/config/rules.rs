@@ -5,7 +5,10 @@ use std::{ops::RangeInclusive, time::Duration};
 use bytesize::ByteSize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{Config, MAX_VISIBILITY, MAX_WAIT, Problem, SourceBucket};
+use super::{
+    Config, MAX_VISIBILITY, MAX_WAIT, Problem, SourceBucket,
+    names::{queue_url, table},
+};
 use crate::{
     credentials::RoleArn, quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout, tenant::region,
 };
@@ -22,14 +25,15 @@ impl Config {
     /// Finds every broken rule at once; an empty list means that `worker` can start with this.
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::default();
-        if let Some(Err(problem)) = self.aws.region.as_deref().map(region) {
-            check.problem("aws.region", problem);
-        }
+        check.region("aws.region", self.aws.region.as_deref());
+        check.region("tenants.default_region", self.tenants.default_region.as_deref());
         self.validate_queue(&mut check);
         self.validate_source(&mut check);
         self.validate_quarantine(&mut check);
         self.validate_credentials(&mut check);
-        check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE");
+        if check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE") {
+            check.name("tenants.table", self.tenants.table.as_deref().map(table));
+        }
         check.that("tenants.cache_capacity", self.tenants.cache_capacity > 0, || "must be at least 1".into());
         check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
             format!("{} is not within 1 to 10", self.delivery.attempts)
@@ -48,9 +52,7 @@ impl Config {
             "must be at least 1 B".into()
         });
         let ledger = &self.ledger;
-        check.that("ledger.table", ledger.table.as_deref() != Some(""), || {
-            "must not be empty; leave it out to go without a ledger".into()
-        });
+        check.name("ledger.table", ledger.table.as_deref().map(table));
         check.that("ledger.table", ledger.table.is_none() || ledger.table != self.tenants.table, || {
             "must not be the same as tenants.table: their keys differ".into()
         });
@@ -102,10 +104,10 @@ impl Config {
     fn validate_queue(&self, check: &mut Check) {
         let queue = &self.queue;
         if check.required("queue.url", queue.url.as_deref(), "SQS_QUEUE_URL") {
-            check.url("queue.url", queue.url.as_deref().unwrap_or_default());
+            self.validate_queue_url(check, "queue.url", queue.url.as_deref().unwrap_or_default());
         }
         if let Some(url) = &queue.dead_letter_url {
-            check.url("queue.dead_letter_url", url);
+            self.validate_queue_url(check, "queue.dead_letter_url", url);
             check.that("queue.dead_letter_url", queue.url.as_ref() != Some(url), || {
                 "must not be the same as queue.url, or a dead letter would come straight back".into()
             });
@@ -117,6 +119,9 @@ impl Config {
         check.within("queue.visibility_timeout", queue.visibility_timeout, 10 * SECOND..=MAX_VISIBILITY);
         check.within("queue.max_retry_delay", queue.max_retry_delay, SECOND..=MAX_DELAY);
         check.within("queue.max_age", queue.max_age, SECOND..=MAX_RETENTION);
+        check.that("queue.max_refusals", (1..=1000).contains(&queue.max_refusals), || {
+            format!("{} is not within 1 to 1000", queue.max_refusals)
+        });
         check.that("queue.max_hidden", queue.max_hidden <= MAX_IN_FLIGHT, || {
             format!(
                 "{} is more than the {MAX_IN_FLIGHT} messages that SQS lets be in flight",
@@ -128,6 +133,21 @@ impl Config {
             (SECOND..=queue.max_retry_delay).contains(&queue.retry_delay),
             || format!("{:?} is not within 1s to queue.max_retry_delay", queue.retry_delay),
         );
+    }
+
+    /// The client of the queues asks in aws.region, whatever their URLs say.
+    fn validate_queue_url(&self, check: &mut Check, field: &str, url: &str) {
+        let of_url = match queue_url(url) {
+            Ok(found) => found.region,
+            Err(problem) => return check.problem(field, problem),
+        };
+        // What is no Region is told already.
+        let here = self.aws.region.as_deref().filter(|here| region(here).is_ok());
+        if let (Some(there), Some(here)) = (of_url, here)
+            && there != here
+        {
+            check.problem(field, format!("{url:?} is in Region {there}, and aws.region is {here}"));
+        }
     }
 
     fn validate_source(&self, check: &mut Check) {
@@ -222,10 +242,16 @@ impl Check {
         given
     }
 
-    fn url(&mut self, field: &str, url: &str) {
-        let legal =
-            (url.starts_with("https://") || url.starts_with("http://")) && !url.contains(char::is_whitespace);
-        self.that(field, legal, || format!("{url:?} is not an https:// or http:// URL"));
+    fn region(&mut self, field: &str, value: Option<&str>) {
+        if let Some(Err(problem)) = value.map(region) {
+            self.problem(field, problem);
+        }
+    }
+
+    fn name(&mut self, field: &str, legal: Option<Result<(), String>>) {
+        if let Some(Err(problem)) = legal {
+            self.problem(field, problem);
+        }
     }
 
     fn within(&mut self, field: &str, value: Duration, range: RangeInclusive<Duration>) {
@@ -264,7 +290,40 @@ mod tests {
     #[test]
     fn every_broken_rule_is_named() {
         check(|c| c.aws.region = Some(String::new()), &["aws.region"]);
+        check(|c| c.tenants.default_region = Some("eu".into()), &["tenants.default_region"]);
+        check(|c| c.tenants.default_region = Some("eusc-de-east-1".into()), &[]);
         check(|c| c.queue.url = Some("logs".into()), &["queue.url"]);
+        let queue = |region: &str, name: &str| {
+            Some(format!("https://sqs.{region}.amazonaws.com/111111111111/{name}"))
+        };
+        check(|c| c.queue.url = queue("eu-west-1", "logs.fifo"), &["queue.url"]);
+        check(|c| c.queue.url = queue("eu-west-1", "logs\n"), &["queue.url"]);
+        check(|c| c.queue.dead_letter_url = queue("eu-west-1", "letters.fifo"), &["queue.dead_letter_url"]);
+        let both = |c: &mut Config, region: &str| {
+            c.aws.region = Some("eu-west-1".into());
+            c.queue.url = queue(region, "logs");
+            c.queue.dead_letter_url = queue("us-east-1", "letters");
+        };
+        check(|c| both(c, "eu-west-1"), &["queue.dead_letter_url"]);
+        check(|c| both(c, "eu-west-2"), &["queue.url", "queue.dead_letter_url"]);
+        check(
+            |c| {
+                both(c, "eu-west-2");
+                c.aws.region = None;
+            },
+            &[],
+        );
+        for bad in ["ab", "tenants\n", "a b c", "arn:aws:dynamodb:x:1:table/t"] {
+            check(|c| c.tenants.table = Some(bad.into()), &["tenants.table"]);
+            check(|c| c.ledger.table = Some(bad.into()), &["ledger.table"]);
+        }
+        check(|c| c.aws.region = Some("eu-west-1\n".into()), &["aws.region"]);
+        check(|c| c.source.buckets = vec!["a-bucket\n".into()], &["source.buckets"]);
+        check(|c| c.source.key_layout = "logs\n/{tenant}/{file}".into(), &["source.key_layout"]);
+        check(
+            |c| c.credentials.central_role_arn = Some("arn:aws:iam::111111111111:role/central\n".into()),
+            &["credentials.central_role_arn"],
+        );
         check(|c| c.queue.dead_letter_url = c.queue.url.clone(), &["queue.dead_letter_url"]);
         check(|c| c.queue.max_messages = 11, &["queue.max_messages"]);
         check(|c| c.queue.wait_time = Duration::from_secs(21), &["queue.wait_time"]);
@@ -274,6 +333,8 @@ mod tests {
         check(|c| c.queue.max_age = Duration::ZERO, &["queue.max_age"]);
         check(|c| c.queue.max_age = 14 * DAY, &[]);
         check(|c| c.queue.max_age = 14 * DAY + SECOND, &["queue.max_age"]);
+        check(|c| c.queue.max_refusals = 0, &["queue.max_refusals"]);
+        check(|c| c.queue.max_refusals = 1001, &["queue.max_refusals"]);
         check(|c| c.queue.max_hidden = 120_001, &["queue.max_hidden"]);
         check(|c| c.queue.max_hidden = 0, &[]);
         check(|c| c.source.key_layout = "{tenant}".into(), &["source.key_layout"]);

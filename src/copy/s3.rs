@@ -23,6 +23,7 @@ use crate::{
         AssumeError, RoleArn,
         assumed::AssumedRole,
         customers::{Customers, Entry},
+        identity::IdentityError,
         scope::Scope,
     },
 };
@@ -280,6 +281,9 @@ where
     if let Some(session) = find_cause::<AssumeError>(&error) {
         return CopyError::Session(session.clone());
     }
+    if let Some(ours) = IdentityError::of(&error) {
+        return CopyError::Ours(ours);
+    }
     let status = error.raw_response().map(|response| response.status().as_u16());
     classify(error.code(), status, describe(&error))
 }
@@ -302,7 +306,7 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> CopyErr
         | (_, Some(301 | 307)) => CopyError::WrongRegion(problem),
         (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded"), _)
         | (_, Some(429)) => CopyError::Throttled(problem),
-        (Some("InvalidObjectState"), _) => CopyError::Refused(problem),
+        (Some("InvalidObjectState"), _) => CopyError::SourceArchived(problem),
         (Some("AccessDenied" | "InvalidAccessKeyId" | "ExpiredToken" | "InvalidToken"), _)
         | (_, Some(401 | 403)) => CopyError::Denied(problem),
         (_, Some(400..500)) => CopyError::Refused(problem),

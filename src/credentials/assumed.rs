@@ -17,7 +17,9 @@ use aws_sdk_sts::{
     types::Tag,
 };
 
-use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause, role_breaker::RoleBreaker};
+use super::{
+    AssumeError, RoleArn, flight::Flight, identity::IdentityError, refusal::Cause, role_breaker::RoleBreaker,
+};
 use crate::aws::{describe, find_cause, refuses_session};
 
 /// How long after one early renewal was begun the next one is, if the session at hand is still the same.
@@ -209,7 +211,9 @@ impl AssumedRole {
         self.breakers().for_each(RoleBreaker::begin);
         let answer = self.assume().await;
         match &answer {
-            Err(error @ AssumeError::Unavailable { .. }) => self.shared.flight.fail(error),
+            Err(error @ (AssumeError::Unavailable { .. } | AssumeError::Ours(_))) => {
+                self.shared.flight.fail(error)
+            }
             _ => self.shared.flight.answer(),
         }
         let session = answer.map_err(|error| self.left_alone(error))?;
@@ -260,7 +264,7 @@ impl AssumedRole {
     /// Asks STS; if it says that the session of the hop before is no good any more, once more in a new one of that.
     async fn assume(&self) -> Result<Session, AssumeError> {
         let via = self.shared.via.as_ref().and_then(|via| Some((via, via.at_hand()?)));
-        match (self.ask().await, via) {
+        let answer = match (self.ask().await, via) {
             (Err(AssumeError::Denied { code, .. }), Some((via, session)))
                 if refuses_session(Some(code.as_str())) =>
             {
@@ -268,6 +272,21 @@ impl AssumedRole {
                 self.ask().await
             }
             (answer, _) => answer,
+        };
+        answer.map_err(|error| self.blamed(error))
+    }
+
+    /// Tells a refusal of whoever asks from one of the role: it concerns us if the session that signed is no good, and in any case
+    /// if the role is our own.
+    fn blamed(&self, error: AssumeError) -> AssumeError {
+        match error {
+            AssumeError::Denied { code, message, .. } if refuses_session(Some(code.as_str())) => {
+                AssumeError::Ours(IdentityError::Credentials { problem: format!("{code}: {message}") })
+            }
+            AssumeError::Denied { role, code, message, .. } if self.shared.breakers.is_none() => {
+                AssumeError::Ours(IdentityError::CentralRole { role, code, message })
+            }
+            other => other,
         }
     }
 
@@ -312,6 +331,9 @@ impl AssumedRole {
 
     fn refused(&self, error: SdkError<AssumeRoleError, HttpResponse>) -> AssumeError {
         let status = error.raw_response().map(|response| response.status().as_u16());
+        if let Some(ours) = IdentityError::of(&error) {
+            return AssumeError::Ours(ours);
+        }
         match error.as_service_error() {
             // 4xx other than throttling: asking again will not help until somebody changes something.
             Some(service) if status.is_some_and(|status| status < 500) && !is_throttle(service.code()) => {
@@ -325,6 +347,7 @@ impl AssumedRole {
             // The hop before ours failed: its own error says more than the SDK's wrapping of it.
             _ => find_cause::<AssumeError>(&error)
                 .cloned()
+                .or_else(|| IdentityError::of_own(&error).map(AssumeError::Ours))
                 .unwrap_or_else(|| self.unavailable(describe(&error))),
         }
     }

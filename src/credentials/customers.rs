@@ -11,14 +11,14 @@ use std::{
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime::client::identity::IdentityCache;
-use moka::{Expiry, future::Cache};
+use moka::{Expiry, future::Cache, policy::EvictionPolicy};
 
 use super::{
     AssumeError, RoleArn,
     assumed::{AssumeRequest, AssumedRole, session_name},
     breaker::ProbeIntervals,
     flight::Flight,
-    identity::identity,
+    identity::{WhoAmIError, identity},
     role_breaker::RoleBreaker,
     scope::Scope,
 };
@@ -94,9 +94,14 @@ impl OwnAccount {
                 self.flight.answer();
                 Ok(self.id.get_or_init(|| identity.account).clone())
             }
-            Err(problem) => {
-                let role = "of a tenant without external_id".to_owned();
-                let error = AssumeError::Unavailable { role, problem };
+            Err(error) => {
+                let error = match error {
+                    WhoAmIError::Refused(ours) => AssumeError::Ours(ours),
+                    WhoAmIError::Unanswered(problem) => AssumeError::Unavailable {
+                        role: "of a tenant without external_id".to_owned(),
+                        problem,
+                    },
+                };
                 self.flight.fail(&error);
                 Err(error)
             }
@@ -190,11 +195,13 @@ impl Customers {
             }),
             sessions: Cache::builder()
                 .max_capacity(settings.cache_capacity)
+                .eviction_policy(EvictionPolicy::lru())
                 // Longer than a session lives: an idle customer's is not worth its memory.
                 .time_to_idle(settings.session_duration * 2)
                 .build(),
             breakers: Cache::builder()
                 .max_capacity(settings.cache_capacity)
+                .eviction_policy(EvictionPolicy::lru())
                 .expire_after(BreakerLife {
                     open: settings.probe_intervals.longest * 2,
                     // Longer than any session in the role is remembered, so that all of them share one.

@@ -1,8 +1,16 @@
-//! Who we are before any role is assumed.
+//! Who we are before any role is assumed, and what AWS's refusals say against us, where no customer can mend it.
 
-use aws_sdk_sts::Client;
+use std::error::Error;
 
-use crate::aws::describe;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_sts::{
+    Client,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use jiff::{SignedDuration, Timestamp, civil::DateTime, fmt::rfc2822::DateTimeParser, tz::TimeZone};
+
+use crate::aws::{describe, find_cause, refuses_session};
 
 /// What STS calls us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,14 +21,199 @@ pub struct Identity {
     pub arn: String,
 }
 
+/// AWS refuses us for what we are, whoever's role a call was made in: no customer can mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Requests are refused for the time in their signatures.
+    #[error("this host's clock is {}, and AWS refuses what it signs: {problem}; {}", skewed(*.skew), self.remedy())]
+    Clock {
+        /// How far the clock is ahead of AWS's, as far as the answer tells; negative: behind.
+        skew: Option<SignedDuration>,
+        /// AWS's words.
+        problem: String,
+    },
+    /// There are no credentials, they have ended, or AWS does not know them.
+    #[error("our own credentials are missing, have ended or are not valid: {problem}; {}", self.remedy())]
+    Credentials {
+        /// AWS's words, or the SDK's.
+        problem: String,
+    },
+    /// STS refuses the first hop.
+    #[error("our own role {role} cannot be assumed: {code}: {message}; {}", self.remedy())]
+    CentralRole {
+        /// The role's ARN.
+        role: String,
+        /// STS's error code.
+        code: String,
+        /// STS's words.
+        message: String,
+    },
+}
+
+/// Why STS does not say who we are.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WhoAmIError {
+    /// It does not take us for anybody.
+    #[error(transparent)]
+    Refused(IdentityError),
+    /// It does not answer.
+    #[error("STS does not say who we are: {0}")]
+    Unanswered(String),
+}
+
+/// A clock that differs by less is not what a request was refused for: AWS allows five minutes at least.
+const TOLERATED: SignedDuration = SignedDuration::from_secs(60);
+
+impl IdentityError {
+    /// What a refused call says against us, in whoever's role it was made; `None`: nothing.
+    pub fn of<E>(error: &SdkError<E, HttpResponse>) -> Option<Self>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let date = error.raw_response().and_then(|response| response.headers().get("date"));
+        Self::of_code(error.code(), describe(error), date, Timestamp::now())
+    }
+
+    /// The same of a call that our own credentials sign, and no role's.
+    pub fn of_own<E>(error: &SdkError<E, HttpResponse>) -> Option<Self>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let problem = || describe(error);
+        let refused = refuses_session(error.code()) || find_cause::<CredentialsError>(error).is_some();
+        Self::of(error).or_else(|| refused.then(|| Self::Credentials { problem: problem() }))
+    }
+
+    /// `date` is the header of that name in AWS's answer, `now` our own time.
+    fn of_code(code: Option<&str>, problem: String, date: Option<&str>, now: Timestamp) -> Option<Self> {
+        // Sources: the services' lists of common errors; S3 API reference, "Error responses".
+        let is_of_time = match code? {
+            "RequestTimeTooSkewed" | "RequestExpired" => true,
+            "SignatureDoesNotMatch"
+            | "InvalidSignatureException"
+            | "IncompleteSignature"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException" => false,
+            _ => return None,
+        };
+        let by_header = || {
+            let date = DateTimeParser::new().parse_timestamp(date?).ok()?;
+            Some(now.duration_since(date)).filter(|skew| skew.abs() >= TOLERATED)
+        };
+        let skew = skew_told(&problem).or_else(by_header);
+        Some(match is_of_time || skew.is_some() {
+            true => Self::Clock { skew, problem },
+            false => Self::Credentials { problem },
+        })
+    }
+
+    /// What an operator does about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Clock { .. } => "set the host's clock right, by NTP best".to_owned(),
+            Self::Credentials { .. } => {
+                "give this process valid credentials of the provider's account (task role, IRSA, profile or environment)"
+                    .to_owned()
+            }
+            Self::CentralRole { role, .. } => format!(
+                "one of: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
+                 sts:AssumeRole to us; our own policy does not allow sts:AssumeRole on it"
+            ),
+        }
+    }
+}
+
+fn skewed(skew: Option<SignedDuration>) -> String {
+    match skew.map(|skew| skew.as_secs()) {
+        Some(seconds) if seconds < 0 => format!("{} s behind AWS's", -seconds),
+        Some(seconds) => format!("{seconds} s ahead of AWS's"),
+        None => "not AWS's".to_owned(),
+    }
+}
+
+/// How far we are ahead, by the times in AWS's words. Source: IAM User Guide, "Troubleshoot Signature Version 4 signing": "Signature
+/// expired: 20110909T233600Z is now earlier than 20110909T234000Z (20110909T234500Z - 5 min.)", where the first is the
+/// request's time and the one in brackets AWS's.
+fn skew_told(problem: &str) -> Option<SignedDuration> {
+    let words = problem.split(|c: char| !c.is_ascii_alphanumeric());
+    let times: Vec<_> = words
+        .filter(|word| word.len() == 16)
+        .filter_map(|word| DateTime::strptime("%Y%m%dT%H%M%SZ", word).ok()?.to_zoned(TimeZone::UTC).ok())
+        .map(|time| time.timestamp())
+        .collect();
+    match times[..] {
+        [ours, theirs] | [ours, _, theirs] => Some(ours.duration_since(theirs)),
+        _ => None,
+    }
+}
+
 /// Asks STS whose credentials `sts` signs with, which needs no permission.
 ///
 /// # Errors
-/// There are no credentials, they are not valid, or STS does not answer; in the SDK's words.
-pub async fn identity(sts: &Client) -> Result<Identity, String> {
-    let answer = sts.get_caller_identity().send().await.map_err(|error| describe(&error))?;
+/// There are no credentials, they are not valid, or STS does not answer.
+pub async fn identity(sts: &Client) -> Result<Identity, WhoAmIError> {
+    let answer = sts.get_caller_identity().send().await.map_err(|error| {
+        IdentityError::of_own(&error)
+            .map_or_else(|| WhoAmIError::Unanswered(describe(&error)), WhoAmIError::Refused)
+    })?;
     match (answer.account, answer.arn) {
         (Some(account), Some(arn)) => Ok(Identity { account, arn }),
-        _ => Err("STS did not say who we are".to_owned()),
+        _ => Err(WhoAmIError::Unanswered("the answer has no account".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_told_in_seconds() {
+        let now: Timestamp = "2026-11-27T12:00:00Z".parse().expect("a time");
+        let check = |code: &str, message: &str, date: Option<&str>, expected: Option<&str>| {
+            let told = IdentityError::of_code(Some(code), format!("{code}: {message}"), date, now);
+            let told = told.map(|told| told.to_string());
+            match (&told, expected) {
+                (Some(told), Some(words)) => assert!(told.contains(words), "{words}: {told}"),
+                _ => assert_eq!(told.is_none(), expected.is_none(), "{code}: {told:?}"),
+            }
+        };
+        let expired = "Signature expired: 20110909T233600Z is now earlier than 20110909T234000Z (20110909T234500Z - 5 min.)";
+        let early = "Signature not yet current: 20110909T234600Z is still later than 20110909T234500Z (20110909T234000Z + 5 min.)";
+        for code in ["SignatureDoesNotMatch", "InvalidSignatureException"] {
+            check(code, expired, None, Some("clock is 540 s behind AWS's"));
+            check(code, early, None, Some("clock is 360 s ahead of AWS's"));
+            check(code, "20261127T110000Z is earlier than 20261127T120000Z", None, Some("3600 s behind"));
+            check(code, "it does not match", None, Some("our own credentials"));
+            let hour_ago = Some("Fri, 27 Nov 2026 11:00:00 GMT");
+            check(code, "it does not match", hour_ago, Some("clock is 3600 s ahead"));
+            check(
+                code,
+                "it does not match",
+                Some("Fri, 27 Nov 2026 12:00:59 GMT"),
+                Some("our own credentials"),
+            );
+            check(code, "it does not match", Some("yesterday"), Some("our own credentials"));
+        }
+        check("RequestTimeTooSkewed", "too large", None, Some("clock is not AWS's"));
+        let later = Some("Fri, 27 Nov 2026 12:20:00 GMT");
+        check("RequestTimeTooSkewed", "too large", later, Some("clock is 1200 s behind AWS's"));
+        check("IncompleteSignature", "no", None, Some("our own credentials"));
+        for code in ["AccessDenied", "ExpiredToken", "ThrottlingException"] {
+            check(code, expired, later, None);
+        }
+        assert_eq!(IdentityError::of_code(None, expired.to_owned(), later, now), None);
+    }
+
+    #[test]
+    fn every_error_names_its_remedy() {
+        let (problem, text) = (|| "AWS's words".to_owned(), |error: IdentityError| error.to_string());
+        let told = text(IdentityError::Clock { skew: None, problem: problem() });
+        assert!(told.contains("AWS's words") && told.contains("NTP"), "{told}");
+        let told = text(IdentityError::Credentials { problem: problem() });
+        assert!(told.contains("AWS's words") && told.contains("task role"), "{told}");
+        let (role, code) = ("arn:aws:iam::1:role/c".to_owned(), "AccessDenied".to_owned());
+        let told = text(IdentityError::CentralRole { role, code, message: problem() });
+        assert!(told.contains("AccessDenied: AWS's words") && told.contains("central_role_arn"), "{told}");
     }
 }

@@ -5,12 +5,10 @@ use std::{
     time::Duration,
 };
 
-use moka::future::Cache;
-use tokio::sync::Mutex;
-
 use super::{
     LaneError,
     blame::{Blame, Refusal},
+    streams::{Stream, StreamKey, Streams},
 };
 use crate::{
     batch::{BatchTally, Buffers, ClosedBatch, Part, RejectedEvents, Rejection, Rejections},
@@ -24,53 +22,6 @@ use crate::{
 pub(super) const MAX_ROUNDS: u32 = 6;
 /// First pause when a group or stream was just created and is still not found; doubles each round.
 pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);
-/// Most streams whose sequence token is remembered, at most 1 KiB each.
-pub const MAX_STREAMS: u64 = 20_000;
-
-/// What is known of streams, shared by all deliveries of a worker.
-#[derive(Clone, Debug)]
-pub struct Streams {
-    known: Cache<StreamKey, Arc<Mutex<Stream>>>,
-}
-
-/// Names a stream among all accounts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct StreamKey {
-    /// The customer's account.
-    pub account: String,
-    /// Region of the group.
-    pub region: String,
-    /// The group.
-    pub log_group_name: String,
-    /// The stream.
-    pub log_stream_name: String,
-}
-
-/// One stream; whoever puts into it holds its lock, so that its batches go out one after another.
-#[derive(Debug, Default)]
-struct Stream {
-    sequence_token: Option<String>,
-}
-
-impl Streams {
-    /// Nothing is known yet.
-    pub fn new() -> Self {
-        Self {
-            known: Cache::builder().max_capacity(MAX_STREAMS).time_to_idle(Duration::from_secs(3600)).build(),
-        }
-    }
-
-    async fn get(&self, key: &StreamKey) -> Arc<Mutex<Stream>> {
-        self.known.get_with_by_ref(key, async { Arc::default() }).await
-    }
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Writer<S, L> {
     pub(super) sink: S,
@@ -169,8 +120,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
     /// alone.
     async fn put(&self, batch: &mut ClosedBatch) -> Result<Put, LaneError> {
         let (mut put, mut refusal) = (Put::default(), None);
-        // Looked up for each batch, so that a stream in use is never forgotten.
-        let stream = self.streams.get(&self.key).await;
+        let stream = self.streams.get(&self.key);
         let mut stream = stream.lock().await;
         let mut blame = Blame::default();
         let mut from = 0;

@@ -30,7 +30,11 @@ impl Doctor {
                     cluster: self.cluster.clone(),
                     // Of what is to be read, STS looks at nothing but the length.
                     scope: Scope::Copy {
-                        source_bucket: self.source_bucket.clone().unwrap_or_else(|| to.bucket_name.clone()),
+                        source_bucket: self
+                            .source
+                            .first()
+                            .map_or(&to.bucket_name, |bucket| &bucket.name)
+                            .clone(),
                         source_prefix: format!("{}/", delivery.tenant_id),
                         bucket: to.bucket_name.clone(),
                         prefix: to.bucket_prefix.clone() + &to.bucket_key.tenant_prefix(&route),

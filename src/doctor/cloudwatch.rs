@@ -209,6 +209,10 @@ impl<S: LogSink> Probe<'_, S> {
             SinkError::Unavailable(_) | SinkError::Unreached { .. } | SinkError::Session(_) => format!(
                 "see whether CloudWatch Logs of target_region {region} can be reached from here, and try again"
             ),
+            SinkError::Ours(error) => error.remedy(),
+            SinkError::GroupQuota(_) => {
+                format!("the customer creates {group}, or has the quota of log groups in {region} raised")
+            }
             SinkError::InvalidSequenceToken { .. }
             | SinkError::DataAlreadyAccepted { .. }
             | SinkError::LeaseEnded(_) => "try again".to_owned(),

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use super::{Condition, Doctor, Finding, OurSide, wiring::table_fix};
-use crate::tenant::{BadRow, Content, Destination, Row, SETTINGS, check_row};
+use crate::tenant::{BadRow, Content, Destination, Row, SETTINGS, check_row, expired_at};
 
 /// Tenants examined at once: STS takes a few hundred calls a second, and an examination waits more than it works.
 const AT_ONCE: usize = 8;
@@ -13,16 +14,23 @@ const AT_ONCE: usize = 8;
 /// A tenant's rows as the worker reads them.
 struct Tenant {
     id: String,
+    /// Names of the rows whose `ttl` has passed, and when.
+    expired: Vec<(String, Timestamp)>,
     paused: bool,
     deliveries: Vec<(String, Result<Arc<crate::tenant::Delivery>, BadRow>)>,
     bad_settings: Option<BadRow>,
 }
 
 impl Tenant {
-    fn read(id: String, rows: Vec<(String, Row)>) -> Self {
-        let mut tenant = Self { id, paused: false, deliveries: Vec::new(), bad_settings: None };
+    fn read(id: String, rows: Vec<(String, Row)>, default_region: Option<&str>) -> Self {
+        let (expired, deliveries) = (Vec::new(), Vec::new());
+        let mut tenant = Self { id, expired, paused: false, deliveries, bad_settings: None };
         for (name, row) in rows {
-            match check_row(&tenant.id, &name, &row) {
+            if let Some(at) = expired_at(&row, Timestamp::now()) {
+                tenant.expired.push((name, at));
+                continue;
+            }
+            match check_row(&tenant.id, &name, &row, default_region) {
                 Ok(Content::Settings { paused }) => tenant.paused = paused,
                 Ok(Content::Delivery(delivery)) => tenant.deliveries.push((name, Ok(delivery))),
                 Err(bad) if name == SETTINGS => tenant.bad_settings = Some(bad),
@@ -77,7 +85,7 @@ impl Doctor {
                  objects' keys",
             ));
         }
-        let tenant = Tenant::read(tenant_id.to_owned(), rows);
+        let tenant = Tenant::read(tenant_id.to_owned(), rows, self.instruments.rows.default_region());
         if let Some(name) = delivery.filter(|name| tenant.deliveries.iter().all(|(other, _)| other != name)) {
             let there: Vec<_> = tenant.deliveries.iter().map(|(name, _)| format!("{name:?}")).collect();
             let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
@@ -108,7 +116,8 @@ impl Doctor {
         for (tenant_id, name, row) in rows {
             tenants.entry(tenant_id).or_default().push((name, row));
         }
-        let tenants = tenants.into_iter().map(|(id, rows)| Tenant::read(id, rows));
+        let default_region = self.instruments.rows.default_region();
+        let tenants = tenants.into_iter().map(|(id, rows)| Tenant::read(id, rows, default_region));
         let tenants: Vec<_> = tenants.filter(|tenant| tenant.has_enabled()).collect();
         let mut found = BTreeMap::new();
         let mut running = JoinSet::new();
@@ -139,6 +148,10 @@ impl Doctor {
         our_side: &OurSide,
     ) -> Vec<Condition> {
         let mut conditions = Vec::new();
+        for (name, at) in &tenant.expired {
+            let gone = format!("its ttl passed at {at}: the row is gone for the worker");
+            conditions.push(tenant.condition(Some(name), "ttl", Finding::Skipped(gone)));
+        }
         match &tenant.bad_settings {
             Some(bad) => conditions.extend(bad_row(&tenant, SETTINGS, bad)),
             None if tenant.paused => conditions.push(tenant.condition(
@@ -156,7 +169,7 @@ impl Doctor {
         }
         if tenant.deliveries.is_empty() {
             let nothing = Finding::failed(
-                "the tenant has a settings row and no delivery: its messages are acknowledged and delivered nowhere",
+                "the tenant has no row of a delivery: nothing of it is delivered",
                 "write a row with `logferry tenant put`",
             );
             conditions.push(tenant.condition(None, "rows", nothing));

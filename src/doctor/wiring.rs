@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use super::{Condition, Doctor, Finding, OurSide};
 use crate::{
-    config::Queue,
-    credentials::{AssumeError, identity::Identity, refusal::Cause},
+    config::{Queue, SourceBucket},
+    credentials::{
+        AssumeError,
+        identity::{Identity, WhoAmIError},
+        refusal::Cause,
+    },
     ledger::Ledger,
+    object::bucket::BucketError,
     queue::{
         QueueError,
         sqs::attributes::{AttributesError, QueueAttributes},
@@ -52,12 +57,23 @@ impl Doctor {
             Some(url) if queue.is_ok() => sending(self.instruments.may_send(url).await),
             _ => Finding::Skipped("the queue cannot be asked".to_owned()),
         };
+        let of_letters = match (&letters, &self.queue.dead_letter_url) {
+            (Ok(letters), Some(url)) => match self.instruments.may_send(url).await {
+                Ok(()) => found(letters),
+                Err(error) => Finding::failed(
+                    format!("{}: {error}", letters.arn),
+                    "allow sqs:SendMessage on the dead-letter queue to the worker's role",
+                ),
+            },
+            (Ok(letters), None) => found(letters),
+            (Err(finding), _) => finding.clone(),
+        };
         vec![
             ours("queue", of_queue),
             ours("long waits", sending),
             ours("queue retention", kept_for_long_enough(queue.as_ref().ok(), &self.queue)),
             ours("redrive policy", redrive(queue.as_ref().ok(), letters.as_ref().ok(), &self.queue)),
-            ours("dead-letter queue", letters.as_ref().map_or_else(Finding::clone, found)),
+            ours("dead-letter queue", of_letters),
             ours("dead-letter retention", retention(queue.as_ref().ok(), letters.as_ref().ok())),
         ]
     }
@@ -84,10 +100,10 @@ impl Doctor {
         let identity = self.instruments.identity().await;
         let of_identity = match &identity {
             Ok(Identity { account, arn }) => Finding::Ok(format!("{arn}, account {account}")),
-            Err(problem) => Finding::failed(
-                problem,
-                "give this process credentials of the provider's account (task role, IRSA, profile or environment), \
-                 and see whether STS can be reached from here",
+            Err(WhoAmIError::Refused(error)) => Finding::failed(error.to_string(), error.remedy()),
+            Err(error) => Finding::failed(
+                error.to_string(),
+                "see whether STS can be reached from here, with credentials of the provider's account",
             ),
         };
         let identity = identity.ok();
@@ -130,6 +146,26 @@ impl Doctor {
         )
     }
 
+    /// The buckets that objects are read from, and the one of the quarantine, if there is one.
+    pub(super) async fn buckets(&self, our_side: &OurSide) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        let known = our_side.identity.is_some();
+        if self.source.is_empty() {
+            let any = "source.buckets is empty: objects of any bucket that a message names are read";
+            conditions.push(ours("source bucket", Finding::Skipped(any.to_owned())));
+        }
+        let source = self.source.iter().map(|bucket| ("source bucket", "source.buckets", bucket));
+        let quarantine = self.quarantine.iter().map(|bucket| ("quarantine", "quarantine.bucket", bucket));
+        for (name, field, bucket) in source.chain(quarantine) {
+            let finding = match known {
+                true => of_bucket(field, bucket, self.instruments.bucket(bucket).await),
+                false => Finding::Skipped("no credentials to ask with".to_owned()),
+            };
+            conditions.push(ours(name, finding));
+        }
+        conditions
+    }
+
     async fn table(&self, identity: &Identity) -> Finding {
         match self.instruments.rows.of(NOBODY).await {
             Ok(_) => Finding::Ok(format!("{} can be read", self.table)),
@@ -145,6 +181,20 @@ impl Doctor {
         match self.instruments.central.credentials().await {
             Ok(_) => Finding::Ok(format!("{role} is assumed")),
             Err(error) => self.refusal(&error, |cause, _| central_fix(role, identity, cause, &error)),
+        }
+    }
+}
+
+fn of_bucket(field: &str, bucket: &SourceBucket, answer: Result<(), BucketError>) -> Finding {
+    match answer {
+        Ok(()) => Finding::Ok(format!("{} is there", bucket.name)),
+        // To read and to write its objects does not need it.
+        Err(error @ BucketError::Hidden(_)) => Finding::Skipped(format!("{error}: s3:ListBucket would tell")),
+        Err(error @ BucketError::Unavailable { .. }) => {
+            Finding::failed(error.to_string(), "see whether S3 can be reached from here, and try again")
+        }
+        Err(error) => {
+            Finding::failed(error.to_string(), format!("create the bucket, or correct {field} or aws.region"))
         }
     }
 }

@@ -317,8 +317,14 @@ impl DynamoDbLedger {
 
     fn unreadable(&self, key: &EntryKey, name: &str, value: &AttributeValue, why: &str) -> LedgerError {
         let (table, EntryKey { object, delivery }) = (&self.settings.table, key);
+        let value = match value {
+            AttributeValue::B(bytes) => {
+                bytes.as_ref().iter().take(32).map(|byte| format!("{byte:02x}")).collect()
+            }
+            other => entries::words(other),
+        };
         LedgerError::Unreadable(format!(
-            "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value:?}, {why}; \
+            "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value}, {why}; \
              delete the item, and the object is delivered from its start"
         ))
     }

@@ -6,7 +6,7 @@ use aws_sdk_s3::{
     Client,
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
-    operation::get_object::GetObjectOutput,
+    operation::{get_object::GetObjectOutput, head_object::HeadObjectError},
     primitives::ByteStream,
 };
 use aws_smithy_checksums::{ChecksumAlgorithm, http::HttpChecksum};
@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::{
     aws::{chain, describe},
+    credentials::identity::IdentityError,
     event::ObjectRef,
 };
 
@@ -88,7 +89,8 @@ impl Running {
         if found.as_bytes() == expected.as_bytes() {
             return Ok(());
         }
-        Err(ObjectError::ChecksumMismatch(format!("{name} is {expected}, and the bytes read have {found:?}")))
+        let found = String::from_utf8_lossy(found.as_bytes());
+        Err(ObjectError::ChecksumMismatch(format!("{name} is {expected}, and the bytes read have {found}")))
     }
 }
 
@@ -166,10 +168,17 @@ impl ObjectStore for S3Store {
     }
 
     async fn head(&self, object: &ObjectRef, owner: Option<&str>) -> Result<ObjectHead, ObjectError> {
-        let Request { bucket, key, version_id, if_match, owner } = Request::of(object, owner);
+        let asked = Request::of(object, owner);
+        let Request { bucket, key, version_id, if_match, owner } = asked.clone();
         let head = self.client.head_object().bucket(bucket).key(key).set_version_id(version_id);
-        let head = head.set_if_match(if_match).set_expected_bucket_owner(owner).send().await;
-        let head = head.map_err(refused)?;
+        let head = match head.set_if_match(if_match).set_expected_bucket_owner(owner).send().await {
+            Ok(head) => head,
+            Err(error) if is_silent(&error) => {
+                asked.send(&self.client, 0).await?;
+                return Err(ObjectError::Unavailable(describe(&error)));
+            }
+            Err(error) => return Err(refused(error)),
+        };
         Ok(ObjectHead {
             size: head.content_length.and_then(|len| len.try_into().ok()),
             etag: head.e_tag,
@@ -238,16 +247,36 @@ impl ObjectBody for S3Body {
     }
 }
 
+/// An answer to HEAD has no body, so a refusal has no code: GetObject's says what is wrong. Source: S3 API reference, HeadObject.
+fn is_silent(error: &SdkError<HeadObjectError, HttpResponse>) -> bool {
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    // What is not there is named "NotFound", whether it is the object or the bucket.
+    matches!(status, Some(301 | 307 | 400..500)) && status != Some(412)
+}
+
 fn refused<E>(error: SdkError<E, HttpResponse>) -> ObjectError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
+    if let Some(ours) = IdentityError::of_own(&error) {
+        return ObjectError::Ours(ours);
+    }
     let status = error.raw_response().map(|response| response.status().as_u16());
-    let problem = describe(&error);
-    match status {
-        Some(404) => ObjectError::Missing(problem),
-        Some(412) => ObjectError::Missing(format!("it was overwritten since the event: {problem}")),
-        Some(403) => ObjectError::Denied(problem),
+    classify(error.code(), status, describe(&error))
+}
+
+/// Source: S3 API reference, "Error responses".
+fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> ObjectError {
+    match (code, status) {
+        (Some("NoSuchBucket"), _) => ObjectError::NoBucket(problem),
+        (Some("InvalidObjectState"), _) => ObjectError::Archived(problem),
+        (_, Some(404)) => ObjectError::Missing(problem),
+        (_, Some(412)) => ObjectError::Missing(format!("it was overwritten since the event: {problem}")),
+        (_, Some(401 | 403)) => ObjectError::Denied(problem),
+        // A request that came too slowly; and a key that KMS disabled or has no time for, which its owner mends.
+        (Some("RequestTimeout"), _) | (_, Some(408 | 409 | 429)) => ObjectError::Unavailable(problem),
+        (Some(code), _) if code.starts_with("KMS.") => ObjectError::Denied(problem),
+        (_, Some(301 | 307 | 400..500)) => ObjectError::Refused(problem),
         _ => ObjectError::Unavailable(problem),
     }
 }
@@ -257,6 +286,36 @@ mod tests {
     use aws_sdk_s3::operation::get_object::builders::GetObjectOutputBuilder;
 
     use super::*;
+
+    #[test]
+    fn what_no_second_request_changes_is_told_from_what_may() {
+        type Kind = fn(String) -> ObjectError;
+        let table: [(Option<&str>, u16, Kind); 18] = [
+            (Some("NoSuchKey"), 404, ObjectError::Missing),
+            (Some("NoSuchVersion"), 404, ObjectError::Missing),
+            (Some("NoSuchBucket"), 404, ObjectError::NoBucket),
+            (Some("AccessDenied"), 403, ObjectError::Denied),
+            (Some("InvalidObjectState"), 403, ObjectError::Archived),
+            (Some("InvalidArgument"), 400, ObjectError::Refused),
+            (Some("InvalidRequest"), 400, ObjectError::Refused),
+            (Some("AuthorizationHeaderMalformed"), 400, ObjectError::Refused),
+            (None, 400, ObjectError::Refused),
+            (Some("MethodNotAllowed"), 405, ObjectError::Refused),
+            (Some("PermanentRedirect"), 301, ObjectError::Refused),
+            (Some("RequestTimeout"), 400, ObjectError::Unavailable),
+            (Some("KMS.DisabledException"), 400, ObjectError::Denied),
+            (Some("OperationAborted"), 409, ObjectError::Unavailable),
+            (Some("SlowDown"), 503, ObjectError::Unavailable),
+            (None, 429, ObjectError::Unavailable),
+            (Some("InternalError"), 500, ObjectError::Unavailable),
+            (None, 403, ObjectError::Denied),
+        ];
+        for (code, status, expected) in table {
+            let found = classify(code, Some(status), "p".into());
+            assert_eq!(format!("{found:?}"), format!("{:?}", expected("p".into())), "{code:?} {status}");
+        }
+        assert!(matches!(classify(None, None, String::new()), ObjectError::Unavailable(_)));
+    }
 
     type Named = fn(GetObjectOutputBuilder) -> GetObjectOutputBuilder;
 

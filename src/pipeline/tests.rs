@@ -41,6 +41,7 @@ const BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(10),
     longest: Duration::from_secs(60),
     max_age: Duration::from_secs(3600),
+    max_refusals: 3,
 };
 const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(120);
 
@@ -123,7 +124,7 @@ impl World {
 
     fn tenant<const N: usize>(&self, tenant_id: &str, rows: [(&str, Row); N]) {
         let rows = rows.map(|(name, row)| (name.to_owned(), row)).into();
-        self.found(tenant_id, Ok(Tenant::from_rows(tenant_id, rows).map(Arc::new)));
+        self.found(tenant_id, Ok(Tenant::from_rows(tenant_id, rows, None, Timestamp::now()).map(Arc::new)));
     }
 
     fn found(&self, tenant_id: &str, found: Found) {
@@ -153,7 +154,7 @@ impl World {
         };
         let mut settings = settings.clone();
         settings.own_buckets.quarantine = self.quarantine.as_ref().map(|_| QUARANTINE.to_owned());
-        Pipeline::new(ports, settings, metrics.clone())
+        Pipeline::new(ports, settings, metrics.clone(), Arc::new(Health::new(Duration::ZERO, &[])))
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

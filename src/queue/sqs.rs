@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use self::attributes::AttributesError;
 use super::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew};
-use crate::aws::describe;
+use crate::{aws::describe, credentials::identity::IdentityError};
 
 /// The clients that an [`SqsQueue`] calls with.
 #[derive(Clone, Debug)]
@@ -50,6 +50,12 @@ impl SqsQueue {
         visibility_timeout: Duration,
     ) -> Self {
         Self { clients, url, dead_letter_url, visibility_timeout }
+    }
+
+    /// A queue that is asked whether it takes messages, and nothing else.
+    pub fn asking(client: Client, url: String) -> Self {
+        let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client };
+        Self::new(clients, url, None, Duration::ZERO)
     }
 }
 
@@ -128,10 +134,12 @@ impl Queue for SqsQueue {
         let call = self.clients.calling.send_message_batch().queue_url(&self.url);
         match call.entries(sending::impossible()).send().await {
             Ok(_) => Ok(()),
+            Err(error) if is_missing(error.code()) => Err(QueueError::Missing(describe(&error))),
             // IAM is asked before the entry is looked at: a word on the entry means that we may.
             Err(error) => match refusal(error.code(), describe(&error)) {
                 QueueError::Unavailable(_)
-                    if error.raw_response().is_some_and(|it| it.status().is_client_error()) =>
+                    if IdentityError::of_own(&error).is_none()
+                        && error.raw_response().is_some_and(|it| it.status().is_client_error()) =>
                 {
                     Ok(())
                 }
@@ -247,6 +255,11 @@ fn refusal(code: Option<&str>, problem: String) -> QueueError {
         Some(code) if code.contains("AccessDenied") => QueueError::Denied(problem),
         _ => QueueError::Unavailable(problem),
     }
+}
+
+/// Whether AWS's code of an error says that there is no such queue, in the words of either protocol.
+fn is_missing(code: Option<&str>) -> bool {
+    code.is_some_and(|code| code.contains("NonExistentQueue") || code.contains("QueueDoesNotExist"))
 }
 
 /// The same for every entry of a call that failed whole.

@@ -35,6 +35,7 @@ use crate::{
         AssumeError,
         assumed::AssumedRole,
         customers::{Customers, Entry},
+        identity::IdentityError,
         scope::Scope,
     },
     digest::multi_buffer::MultiBuffer,
@@ -197,6 +198,11 @@ impl LogSink for CloudWatchSink {
             self.tell(Action::CreateLogGroup, error).await;
         }
         let ours = outcome.is_ok();
+        if let Err(error) = &outcome
+            && error.code() == Some("LimitExceededException")
+        {
+            return Err(SinkError::GroupQuota(describe(error)));
+        }
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
@@ -375,6 +381,9 @@ where
     if let Some(ended) = find_cause::<LeaseEnded>(&error) {
         return SinkError::LeaseEnded(*ended);
     }
+    if let Some(ours) = IdentityError::of(&error) {
+        return SinkError::Ours(ours);
+    }
     classify(code.as_deref(), status, describe(&error))
 }
 
@@ -386,8 +395,9 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
             _,
         )
         | (_, Some(429)) => SinkError::Throttled(problem),
-        (Some("AccessDeniedException" | "AccessDenied" | "InvalidSignatureException"), _)
-        | (_, Some(401 | 403)) => SinkError::Denied(problem),
+        (Some("AccessDeniedException" | "AccessDenied"), _) | (_, Some(401 | 403)) => {
+            SinkError::Denied(problem)
+        }
         (code, _) if refuses_session(code) => SinkError::Denied(problem),
         (_, Some(400..500)) => SinkError::Refused(problem),
         _ => SinkError::Unavailable(problem),

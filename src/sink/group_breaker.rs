@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moka::future::Cache;
+use moka::{future::Cache, policy::EvictionPolicy};
 
 use super::SinkError;
 use crate::{
@@ -95,6 +95,7 @@ impl GroupBreakers {
         Self {
             open: Cache::builder()
                 .max_capacity(capacity)
+                .eviction_policy(EvictionPolicy::lru())
                 // Every message that waits for it looks it up. If none does, the tenant's row names another.
                 .time_to_idle(intervals.longest * 2)
                 .eviction_listener(move |_, _, _| {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use moka::future::Cache;
+use moka::{future::Cache, policy::EvictionPolicy};
 use tokio::time::{Instant, timeout};
 
 use super::{Directory, LookupError, Tenant};
@@ -99,6 +99,7 @@ impl<D: Directory> TenantCache<D> {
     pub fn new(directory: D, settings: CacheSettings, metrics: Metrics) -> Self {
         let slots = Cache::builder()
             .max_capacity(settings.capacity)
+            .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(settings.ttl.saturating_add(settings.max_stale))
             .build();
         let outage = Mutex::new(None);

@@ -84,7 +84,7 @@ mod tests {
             row
         };
         let check = |config: &Config, kind: &str, fields: &[(&str, &str)], expected: Option<&str>| {
-            let delivery = parse_row("acme", kind, &row(fields)).expect("the row itself is right");
+            let delivery = parse_row("acme", kind, &row(fields), None).expect("the row itself is right");
             let told = OwnBuckets::of(config).check(&delivery).err();
             let told = told.map(|bad| bad.problems[0].to_string());
             assert_eq!(told.as_deref(), expected);

@@ -2,22 +2,31 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use jiff::Timestamp;
+
 use super::{
     Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Oversize, Row,
     SETTINGS,
 };
 use crate::{
-    credentials::{RoleArn, RoleArnError},
+    credentials::{RoleArn, RoleArnError, partition},
     name::{ObjectKeyTemplate, StreamTemplate},
 };
 
-/// Reads one row of either kind, as the worker does.
+/// Reads one row of either kind, as the worker does. `default_region` is `tenants.default_region`, the destination's Region
+/// where the row has no `target_region`.
 ///
 /// # Errors
 /// Names every field that is missing or has a value that cannot be right.
-pub fn check_row(tenant_id: &str, name: &str, row: &Row) -> Result<Content, BadRow> {
+pub fn check_row(
+    tenant_id: &str,
+    name: &str,
+    row: &Row,
+    default_region: Option<&str>,
+) -> Result<Content, BadRow> {
     if name != SETTINGS {
-        return parse_row(tenant_id, name, row).map(|delivery| Content::Delivery(Arc::new(delivery)));
+        let delivery = parse_row(tenant_id, name, row, default_region)?;
+        return Ok(Content::Delivery(Arc::new(delivery)));
     }
     let mut fields = Fields { row, problems: Vec::new() };
     let paused = fields.flag("paused");
@@ -31,16 +40,35 @@ pub fn check_row(tenant_id: &str, name: &str, row: &Row) -> Result<Content, BadR
     }
 }
 
-/// Reads one row.
+/// When the row's `ttl` passed; `None`: the row has none, or one that lies ahead. A row whose `ttl` has passed is gone for
+/// everybody, though DynamoDB may take days to delete the item. As in DynamoDB, a `ttl` that is no number means nothing.
+/// Source: DynamoDB Developer Guide, "Using time to live (TTL)".
+pub fn expired_at(row: &Row, now: Timestamp) -> Option<Timestamp> {
+    let Some(Attribute::Number(seconds)) = row.get("ttl") else { return None };
+    let seconds: f64 = seconds.parse().ok()?;
+    // A number too large for a time lies ahead, and one too small is as good as the first moment.
+    let ttl = Timestamp::from_second(seconds as i64).unwrap_or(match seconds > 0.0 {
+        true => Timestamp::MAX,
+        false => Timestamp::MIN,
+    });
+    (ttl < now).then_some(ttl)
+}
+
+/// Reads one row of a delivery; see [`check_row`].
 ///
 /// # Errors
 /// Names every field that is missing or has a value that cannot be right.
-pub fn parse_row(tenant_id: &str, name: &str, row: &Row) -> Result<Delivery, BadRow> {
+pub fn parse_row(
+    tenant_id: &str,
+    name: &str,
+    row: &Row,
+    default_region: Option<&str>,
+) -> Result<Delivery, BadRow> {
     let mut fields = Fields { row, problems: Vec::new() };
     let kind = name.split_once('#').map_or(name, |(kind, _)| kind);
     let enabled = fields.flag("enabled");
     let desired_logs = fields.desired_logs();
-    let target_region = fields.required("target_region", region);
+    let target_region = fields.target_region(default_region);
     let destination = match kind {
         "cloudwatch" => fields.cloudwatch().map(Destination::CloudWatch),
         "s3" => fields.s3().map(Destination::S3),
@@ -140,7 +168,7 @@ impl Fields<'_> {
 
     /// A role is of no use in a Region of another partition.
     fn same_partition(&mut self, region: &str, role: &RoleArn) {
-        let partition = partition(region);
+        let partition = partition::of_region(region);
         if role.partition() != partition {
             let rule = format!("{region:?} is in partition {partition}, and {role} in {}", role.partition());
             self.problem("target_region", rule);
@@ -187,9 +215,25 @@ impl Fields<'_> {
         }
     }
 
+    fn target_region(&mut self, default_region: Option<&str>) -> Option<String> {
+        if self.row.contains_key("target_region") {
+            return self.optional("target_region", region);
+        }
+        if default_region.is_none() {
+            self.problem(
+                "target_region",
+                "is missing, and the worker's setting tenants.default_region is not set",
+            );
+        }
+        default_region.map(str::to_owned)
+    }
+
+    /// `None`: all. Rows in the field say so by an empty list too, and by a list of one empty string, because a set of
+    /// DynamoDB's cannot be empty.
     fn desired_logs(&mut self) -> Option<Vec<String>> {
         match self.row.get("desired_logs") {
             None => None,
+            Some(Attribute::TextList(list)) if list.iter().all(String::is_empty) && list.len() <= 1 => None,
             Some(Attribute::TextList(list)) => {
                 for pattern in list.iter().filter(|pattern| !is_application_pattern(pattern)) {
                     let rule =
@@ -238,15 +282,6 @@ pub(crate) fn region(text: &str) -> Result<String, String> {
         })
         && parts.last().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     if legal { Ok(text.to_owned()) } else { Err(format!("{text:?} is no Region such as \"eu-central-1\"")) }
-}
-
-/// Source: AWS General Reference, "Amazon Resource Names".
-fn partition(region: &str) -> &'static str {
-    match region {
-        _ if region.starts_with("cn-") => "aws-cn",
-        _ if region.starts_with("us-gov-") => "aws-us-gov",
-        _ => "aws",
-    }
 }
 
 fn role_arn(text: &str) -> Result<RoleArn, String> {

@@ -5,11 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use aws_sdk_dynamodb::{
     Client,
     error::ProvideErrorMetadata,
-    operation::update_item::builders::UpdateItemFluentBuilder,
+    operation::{put_item::builders::PutItemFluentBuilder, update_item::builders::UpdateItemFluentBuilder},
     types::{AttributeValue, ReturnValue},
 };
 
-use super::{Attribute, Directory, LookupError, Row, SETTINGS, Tenant};
+use jiff::Timestamp;
+
+use super::{ATTRIBUTES, Attribute, Directory, LookupError, Row, SETTINGS, TTL, Tenant};
 use crate::aws::describe;
 
 /// A row beside its key: `tenant_id` and `type`, which the row itself holds too.
@@ -20,7 +22,7 @@ pub type KeyedRow = (String, String, Row);
 pub enum Put {
     /// There was no row of that key.
     Created,
-    /// There was one, and nothing is left of it.
+    /// There was one. Of its attributes those are left that logferry does not know and the new row does not name.
     Replaced,
 }
 
@@ -41,12 +43,18 @@ pub struct TableError {
 pub struct TenantRows {
     client: Client,
     table: String,
+    default_region: Option<String>,
 }
 
 impl TenantRows {
-    /// Reads and writes `table`.
-    pub fn new(client: Client, table: String) -> Self {
-        Self { client, table }
+    /// Reads and writes `table`; `default_region` is that of rows without a `target_region`.
+    pub fn new(client: Client, table: String, default_region: Option<String>) -> Self {
+        Self { client, table, default_region }
+    }
+
+    /// The Region of rows without a `target_region`, if there is one.
+    pub fn default_region(&self) -> Option<&str> {
+        self.default_region.as_deref()
     }
 
     /// One tenant's rows by `type`, in the table's order.
@@ -101,21 +109,30 @@ impl TenantRows {
         Ok(rows)
     }
 
-    /// Writes a row, its key included, in the place of the one that is there.
+    /// Writes a row, its key included, in the place of the one that is there. What other programs keep in that one, and the new
+    /// one does not name, stays: every attribute that is none of [`ATTRIBUTES`], and a `ttl` that lies ahead. Of a row whose
+    /// `ttl` has passed nothing stays.
     ///
     /// # Errors
     /// An attribute has a type that no row needs; DynamoDB cannot be reached or refuses. Nothing was written then, or, if
     /// no answer came, nobody knows.
     pub async fn put(&self, row: &Row) -> Result<Put, TableError> {
-        let mut put = self.client.put_item().table_name(&self.table).return_values(ReturnValue::AllOld);
+        let mut item = HashMap::new();
         for (name, attribute) in row {
             let value = value(attribute)
                 .map_err(|kind| self.failed("put a row", format!("{name} is of type {kind}")))?;
-            put = put.item(name, value);
+            item.insert(name.clone(), value);
         }
-        let answer = put.send().await.map_err(|error| self.failed("put a row", describe(&error)))?;
-        let replaced = answer.attributes.is_some_and(|old| !old.is_empty());
-        Ok(if replaced { Put::Replaced } else { Put::Created })
+        let update = self.client.update_item().table_name(&self.table).return_values(ReturnValue::AllOld);
+        let old = match unless_expired(replacement(update, &item)).send().await {
+            Ok(answer) => answer.attributes,
+            Err(error) if error.code() == Some(CONDITION_FAILED) => {
+                let put = self.put_item(item).return_values(ReturnValue::AllOld).send().await;
+                put.map_err(|error| self.failed("put a row", describe(&error)))?.attributes
+            }
+            Err(error) => return Err(self.failed("put a row", describe(&error))),
+        };
+        Ok(if old.is_some_and(|old| !old.is_empty()) { Put::Replaced } else { Put::Created })
     }
 
     /// Sets `enabled` of a row that exists; false when there is none.
@@ -126,14 +143,21 @@ impl TenantRows {
         self.set_flag(tenant_id, name, "enabled", to).await
     }
 
-    /// Pauses a tenant by its `settings` row, which is created if there is none yet.
+    /// Pauses a tenant by its `settings` row, which is created if there is none yet, or none whose `ttl` lies ahead.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses.
     pub async fn pause(&self, tenant_id: &str) -> Result<(), TableError> {
-        let update = self.update(tenant_id, SETTINGS, "paused", true);
-        update.send().await.map_err(|error| self.failed("pause a tenant", describe(&error)))?;
-        Ok(())
+        let failed = |problem| self.failed("pause a tenant", problem);
+        match unless_expired(self.update(tenant_id, SETTINGS, "paused", true)).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(CONDITION_FAILED) => {
+                let mut item = key(tenant_id, SETTINGS);
+                item.insert("paused".to_owned(), AttributeValue::Bool(true));
+                self.put_item(item).send().await.map(drop).map_err(|error| failed(describe(&error)))
+            }
+            Err(error) => Err(failed(describe(&error))),
+        }
     }
 
     /// Takes a tenant's pause back; false when it has no `settings` row, and so is not paused.
@@ -175,6 +199,10 @@ impl TenantRows {
             .expression_attribute_values(":to", AttributeValue::Bool(to))
     }
 
+    fn put_item(&self, item: HashMap<String, AttributeValue>) -> PutItemFluentBuilder {
+        self.client.put_item().table_name(&self.table).set_item(Some(item))
+    }
+
     fn failed(&self, action: &str, problem: String) -> TableError {
         TableError { action: action.to_owned(), table: self.table.clone(), problem }
     }
@@ -182,7 +210,8 @@ impl TenantRows {
 
 impl Directory for TenantRows {
     async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
-        Ok(Tenant::from_rows(tenant_id, self.of(tenant_id).await?).map(Arc::new))
+        let rows = self.of(tenant_id).await?;
+        Ok(Tenant::from_rows(tenant_id, rows, self.default_region(), Timestamp::now()).map(Arc::new))
     }
 }
 
@@ -191,6 +220,44 @@ const EXISTS: &str = "attribute_exists(tenant_id)";
 
 /// What DynamoDB answers when [`EXISTS`] does not hold.
 const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
+
+/// Refuses where a row is gone by its `ttl`; that there is no row, or no `ttl` that is a number, is no hindrance.
+fn unless_expired(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
+    let now = AttributeValue::N(Timestamp::now().as_second().to_string());
+    update
+        .condition_expression("NOT #ttl < :now")
+        .expression_attribute_names("#ttl", TTL)
+        .expression_attribute_values(":now", now)
+}
+
+/// Makes a row that item, but for attributes of others: sets what the item has, and removes what logferry knows and the item
+/// has not.
+fn replacement(
+    mut update: UpdateItemFluentBuilder,
+    item: &HashMap<String, AttributeValue>,
+) -> UpdateItemFluentBuilder {
+    let is_key = |name: &str| matches!(name, "tenant_id" | "type");
+    let (mut set, mut remove) = (Vec::new(), Vec::new());
+    for (index, (name, value)) in item.iter().enumerate() {
+        if is_key(name) {
+            update = update.key(name, value.clone());
+        } else {
+            set.push(format!("#set{index} = :set{index}"));
+            update = update
+                .expression_attribute_names(format!("#set{index}"), name)
+                .expression_attribute_values(format!(":set{index}"), value.clone());
+        }
+    }
+    let gone = ATTRIBUTES.iter().filter(|name| !is_key(name) && **name != TTL && !item.contains_key(**name));
+    for (index, name) in gone.enumerate() {
+        remove.push(format!("#remove{index}"));
+        update = update.expression_attribute_names(format!("#remove{index}"), *name);
+    }
+    let sections = [("SET", set), ("REMOVE", remove)];
+    let sections = sections.into_iter().filter(|(_, parts)| !parts.is_empty());
+    let sections: Vec<_> = sections.map(|(word, parts)| format!("{word} {}", parts.join(", "))).collect();
+    update.update_expression(sections.join(" "))
+}
 
 fn key(tenant_id: &str, name: &str) -> HashMap<String, AttributeValue> {
     let key = [("tenant_id", tenant_id), ("type", name)];

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const NOW: &str = "2026-11-27T12:00:00Z";
+
 fn text(value: &str) -> Attribute {
     Attribute::Text(value.to_owned())
 }
@@ -33,11 +35,15 @@ fn changed(mut row: Row, field: &str, value: Option<Attribute>) -> Row {
 }
 
 fn parse(field: &str, value: Option<Attribute>) -> Result<Delivery, BadRow> {
-    parse_row("acme-corp", "cloudwatch", &changed(good(), field, value))
+    parse_row("acme-corp", "cloudwatch", &changed(good(), field, value), None)
 }
 
 fn parse_s3(field: &str, value: Option<Attribute>) -> Result<Delivery, BadRow> {
-    parse_row("acme-corp", "s3", &changed(bucket(), field, value))
+    parse_row("acme-corp", "s3", &changed(bucket(), field, value), None)
+}
+
+fn tenant_of(rows: Vec<(String, Row)>) -> Option<Tenant> {
+    Tenant::from_rows("acme-corp", rows, None, NOW.parse().expect("a time"))
 }
 
 fn as_bucket(delivery: Delivery) -> Bucket {
@@ -62,6 +68,10 @@ fn rows_of_the_two_forms_in_the_field_load_unchanged() {
     let wanted = Attribute::TextList(vec!["kube-apiserver".into(), "payment-*".into()]);
     let both = [
         ("tenant_id".to_owned(), text("acme-corp")),
+        ("created_at".to_owned(), text("2025-02-03T04:05:06Z")),
+        ("updated_at".to_owned(), Attribute::Number("1764244800".into())),
+        ("groups".to_owned(), Attribute::TextList(vec!["sre".into()])),
+        (TTL.to_owned(), Attribute::Number("4102444800".into())),
         ("enabled".to_owned(), Attribute::Bool(true)),
         ("target_region".to_owned(), text("eu-west-1")),
         ("desired_logs".to_owned(), wanted),
@@ -77,7 +87,7 @@ fn rows_of_the_two_forms_in_the_field_load_unchanged() {
     s3.insert("bucket_prefix".to_owned(), text("ROSA/cluster-logs/"));
 
     let rows = vec![("cloudwatch".to_owned(), cloudwatch), ("s3".to_owned(), s3)];
-    let tenant = Tenant::from_rows("acme-corp", rows).expect("there are rows");
+    let tenant = tenant_of(rows).expect("there are rows");
     let destinations = [
         Destination::CloudWatch(CloudWatch {
             role: role.parse().expect("a role"),
@@ -134,7 +144,7 @@ fn prefixes_end_with_a_slash() {
 #[test]
 fn a_bucket_s_owner_is_known_by_its_role_or_said() {
     let owner = |row: Row| {
-        let delivery = parse_row("acme-corp", "s3", &row).expect("the row is right");
+        let delivery = parse_row("acme-corp", "s3", &row, None).expect("the row is right");
         as_bucket(delivery).bucket_owner
     };
     let said = |row| changed(row, "bucket_owner", Some(text("333333333333")));
@@ -151,12 +161,14 @@ fn a_tenant_whose_id_can_be_no_tag_has_none() {
     for (tenant_id, right) in
         [("acme-corp", true), ("a b_c.d:e=f+g@h", true), ("日本", true), ("a*b", false), ("a,b", false)]
     {
-        let told = parse_row(tenant_id, "cloudwatch", &tagged).map(drop).map_err(|bad| bad.to_string());
+        let told = parse_row(tenant_id, "cloudwatch", &tagged, None).map(drop).map_err(|bad| bad.to_string());
         assert_eq!(told.is_ok(), right, "{told:?}");
         assert!(told.err().is_none_or(|told| told.contains("session_tags: true makes")));
-        assert!(parse_row(tenant_id, "cloudwatch", &good()).is_ok());
+        assert!(parse_row(tenant_id, "cloudwatch", &good(), None).is_ok());
     }
-    assert!(parse_row(&"x".repeat(257), "s3", &changed(tagged, "bucket_name", Some(text("acme")))).is_err());
+    assert!(
+        parse_row(&"x".repeat(257), "s3", &changed(tagged, "bucket_name", Some(text("acme"))), None).is_err()
+    );
 }
 
 #[test]
@@ -173,7 +185,7 @@ fn a_bucket_needs_no_role() {
         let mut row = bucket();
         row.remove("log_distribution_role_arn");
         let row = changed(row, field, Some(value));
-        let error = parse_row("acme-corp", "s3", &row).expect_err("there is no role to ask it of");
+        let error = parse_row("acme-corp", "s3", &row, None).expect_err("there is no role to ask it of");
         assert_eq!(error.problems.len(), 1, "{error}");
         assert!(error.problems[0].field == field, "{error}");
         assert!(error.problems[0].problem.contains("needs a log_distribution_role_arn"), "{error}");
@@ -188,6 +200,12 @@ fn every_partition_and_region_goes_with_its_own() {
         ("mx-central-1", "aws", true),
         ("cn-northwest-1", "aws-cn", true),
         ("us-gov-west-1", "aws-us-gov", true),
+        ("us-iso-west-1", "aws-iso", true),
+        ("us-isob-east-1", "aws-iso-b", true),
+        ("eu-isoe-west-1", "aws-iso-e", true),
+        ("us-isof-east-1", "aws-iso-f", true),
+        ("eusc-de-east-1", "aws-eusc", true),
+        ("eusc-de-east-1", "aws", false),
         ("us-east-1", "aws-cn", false),
         ("cn-north-1", "aws", false),
         ("us-gov-east-1", "aws", false),
@@ -197,7 +215,7 @@ fn every_partition_and_region_goes_with_its_own() {
         for (kind, row) in [("cloudwatch", good()), ("s3", bucket())] {
             let row = changed(row, "target_region", Some(text(region)));
             let row = changed(row, "log_distribution_role_arn", Some(text(&role)));
-            let told = parse_row("acme-corp", kind, &row).map(drop).map_err(|error| error.to_string());
+            let told = parse_row("acme-corp", kind, &row, None).map(drop).map_err(|error| error.to_string());
             assert_eq!(told.is_ok(), right, "{region} {partition}: {told:?}");
             if let Err(told) = told {
                 for part in [region, partition, "target_region", "is in partition"] {
@@ -252,8 +270,8 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
         ),
         (
             "log_distribution_role_arn",
-            string("arn:aws-iso:iam::222222222222:role/x"),
-            "aws-iso",
+            string("arn:aws-moon:iam::222222222222:role/x"),
+            "aws-moon",
             "partition is none of",
         ),
         ("log_distribution_role_arn", string("arn:aws:sts::222222222222:role/x"), ":sts:", "not the form"),
@@ -331,7 +349,7 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
     let check = |kind: &str, good: &Row, cases: &[(&str, Option<Attribute>, &str, &str)]| {
         for (field, value, shown, rule) in cases {
             let row = changed(good.clone(), field, value.clone());
-            let error = parse_row("acme-corp", kind, &row).expect_err("the row is bad");
+            let error = parse_row("acme-corp", kind, &row, None).expect_err("the row is bad");
             assert_eq!(error.problems.len(), 1, "{kind} {field} {value:?}: {error}");
             let FieldProblem { field: named, problem } = &error.problems[0];
             assert_eq!(named, field, "{error}");
@@ -344,11 +362,11 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
     check("s3", &bucket(), &both);
     check("cloudwatch#2", &good(), &cloudwatch);
     check("s3#archive", &bucket(), &s3);
-    let error = parse_row("acme-corp", "cloudwatch#2", &Row::new()).expect_err("an empty row");
+    let error = parse_row("acme-corp", "cloudwatch#2", &Row::new(), None).expect_err("an empty row");
     assert_eq!(error.problems.len(), 3);
-    assert_eq!(parse_row("acme-corp", "s3", &Row::new()).expect_err("an empty row").problems.len(), 2);
+    assert_eq!(parse_row("acme-corp", "s3", &Row::new(), None).expect_err("an empty row").problems.len(), 2);
     for kind in ["firehose", "", "S3", "s3-archive", "cloudwatch "] {
-        let error = parse_row("acme-corp", kind, &good()).expect_err("an unknown kind");
+        let error = parse_row("acme-corp", kind, &good(), None).expect_err("an unknown kind");
         assert_eq!(error.problems[0].field, "type");
         assert!(error.problems[0].problem.contains(&format!("{kind:?} is neither")), "{error}");
     }
@@ -356,7 +374,7 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
 
 #[test]
 fn every_attribute_that_is_read_is_known() {
-    let elsewhere = ["tenant_id", "type", "paused"];
+    let elsewhere = ["tenant_id", "type", "paused", TTL];
     for field in ATTRIBUTES.iter().filter(|field| !elsewhere.contains(field)) {
         let value = Some(Attribute::Other("M"));
         let parse = if field.starts_with("bucket_") { parse_s3 } else { parse };
@@ -368,10 +386,10 @@ fn every_attribute_that_is_read_is_known() {
 
 #[test]
 fn a_row_of_either_kind_is_checked() {
-    assert!(matches!(check_row("acme", "cloudwatch", &good()), Ok(Content::Delivery(_))));
-    let settings = |value| check_row("acme", SETTINGS, &Row::from([("paused".to_owned(), value)]));
+    assert!(matches!(check_row("acme", "cloudwatch", &good(), None), Ok(Content::Delivery(_))));
+    let settings = |value| check_row("acme", SETTINGS, &Row::from([("paused".to_owned(), value)]), None);
     assert_eq!(settings(Attribute::Bool(true)), Ok(Content::Settings { paused: true }));
-    assert_eq!(check_row("acme", SETTINGS, &Row::new()), Ok(Content::Settings { paused: false }));
+    assert_eq!(check_row("acme", SETTINGS, &Row::new(), None), Ok(Content::Settings { paused: false }));
     assert!(settings(text("true")).expect_err("a string is no flag").enabled);
 }
 
@@ -382,12 +400,12 @@ fn a_bad_row_is_nobody_else_s_error() {
         ("cloudwatch#broken".to_owned(), Row::new()),
         ("settings".to_owned(), Row::from([("paused".to_owned(), Attribute::Bool(true))])),
     ];
-    let tenant = Tenant::from_rows("acme-corp", rows).expect("there are rows");
+    let tenant = tenant_of(rows).expect("there are rows");
     assert!(tenant.paused);
     assert_eq!(tenant.deliveries.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false]);
-    assert!(Tenant::from_rows("nobody", Vec::new()).is_none());
+    assert!(tenant_of(Vec::new()).is_none());
     let doubtful = vec![("settings".to_owned(), Row::from([("paused".to_owned(), text("true"))]))];
-    let tenant = Tenant::from_rows("acme-corp", doubtful).expect("there is a row");
+    let tenant = tenant_of(doubtful).expect("there is a row");
     assert_eq!(tenant.deliveries, []);
     let error = tenant.bad_settings.expect("a string is no flag");
     assert!(error.to_string().contains("paused: must be BOOL"), "{error}");
@@ -414,6 +432,58 @@ fn patterns_choose_applications() {
     let wanted = Attribute::TextList(vec!["etcd".into(), "kube-*".into()]);
     let delivery = parse("desired_logs", Some(wanted)).expect("the row is right");
     assert!(delivery.wants("kube-apiserver") && delivery.wants("etcd") && !delivery.wants("web"));
-    let nothing = parse("desired_logs", Some(Attribute::TextList(Vec::new()))).expect("the row is right");
-    assert!(!nothing.wants("web"));
+    for all in [vec![], vec![String::new()]] {
+        let all = parse("desired_logs", Some(Attribute::TextList(all))).expect("the row is right");
+        assert!(all.desired_logs.is_none() && all.wants("web"));
+    }
+}
+
+#[test]
+fn a_row_without_a_region_has_the_default_one() {
+    for (kind, row) in [("cloudwatch", good()), ("s3", bucket())] {
+        let region = |row: &Row, default| {
+            parse_row("acme-corp", kind, row, default).map(|delivery| delivery.target_region)
+        };
+        assert_eq!(region(&row, Some("eu-west-1")).as_deref(), Ok("us-east-1"));
+        let without = changed(row.clone(), "target_region", None);
+        assert_eq!(region(&without, Some("eu-west-1")).as_deref(), Ok("eu-west-1"));
+        let error = region(&without, None).expect_err("nothing says where");
+        assert!(error.to_string().contains("target_region: is missing"), "{error}");
+        assert!(error.to_string().contains("tenants.default_region"), "{error}");
+        let error = region(&without, Some("cn-north-1")).expect_err("the role is elsewhere");
+        assert!(error.to_string().contains("is in partition aws-cn"), "{error}");
+        let empty = changed(row, "target_region", Some(text("")));
+        assert!(region(&empty, Some("eu-west-1")).is_err(), "a default is for what is absent");
+    }
+}
+
+#[test]
+fn a_row_whose_ttl_has_passed_is_gone() {
+    let now: Timestamp = NOW.parse().expect("a time");
+    let number = |text: &str| Attribute::Number(text.to_owned());
+    for (ttl, expired) in [
+        (number(&now.as_second().to_string()), false),
+        (number(&(now.as_second() - 1).to_string()), true),
+        (number(&(now.as_second() + 1).to_string()), false),
+        (number("1.5E+9"), true),
+        (number("-7"), true),
+        (number("0"), true),
+        // Milliseconds lie far ahead, as they do for DynamoDB.
+        (number("1600000000000"), false),
+        (number("9e99"), false),
+        (number("-9e99"), true),
+        (text("1600000000"), false),
+        (Attribute::Bool(true), false),
+    ] {
+        let row = changed(good(), TTL, Some(ttl.clone()));
+        assert_eq!(expired_at(&row, now).is_some(), expired, "{ttl:?}");
+        let found = tenant_of(vec![("cloudwatch".to_owned(), row)]);
+        assert_eq!(found.map(|tenant| tenant.deliveries.len()), (!expired).then_some(1), "{ttl:?}");
+    }
+    let paused = Row::from([("paused".to_owned(), Attribute::Bool(true)), (TTL.to_owned(), number("1"))]);
+    let broken = Row::from([(TTL.to_owned(), number("1")), ("enabled".to_owned(), text("true"))]);
+    let rows = [("cloudwatch", good()), ("cloudwatch#broken", broken), (SETTINGS, paused)];
+    let found = tenant_of(rows.map(|(name, row)| (name.to_owned(), row)).into()).expect("one row is left");
+    assert!(!found.paused && found.bad_settings.is_none());
+    assert_eq!(found.deliveries.iter().map(Result::is_ok).collect::<Vec<_>>(), [true]);
 }

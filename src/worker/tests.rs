@@ -59,6 +59,7 @@ fn settings() -> WorkerSettings {
             first: Duration::from_secs(10),
             longest: Duration::from_secs(60),
             max_age: Duration::from_secs(3600),
+            max_refusals: 3,
         },
     }
 }

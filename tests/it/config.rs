@@ -95,6 +95,29 @@ fn a_flag_is_named() {
 }
 
 #[test]
+fn names_are_such_as_aws_has() {
+    let queue = |name: &str| format!("https://sqs.eu-central-1.amazonaws.com/111111111111/{name}");
+    for (name, value, words) in [
+        ("TENANT_CONFIG_TABLE", "tenants\n".to_owned(), ["tenants.table", "no name of a table"]),
+        ("LOGFERRY_LEDGER__TABLE", "a ledger".to_owned(), ["ledger.table", "no name of a table"]),
+        ("SQS_QUEUE_URL", queue("logs.fifo"), ["queue.url", "use a standard queue"]),
+        ("SQS_QUEUE_URL", queue("logs\n"), ["queue.url", "name of a queue"]),
+        ("LOGFERRY_QUEUE__DEAD_LETTER_URL", queue("letters.fifo"), ["queue.dead_letter_url", "FIFO"]),
+        (
+            "AWS_REGION",
+            "eu-west-1".to_owned(),
+            ["queue.url", "is in Region eu-central-1, and aws.region is eu-west-1"],
+        ),
+        ("AWS_REGION", "eu-central-1\n".to_owned(), ["aws.region", "no Region"]),
+        ("LOGFERRY_SOURCE__BUCKETS", "stag ing".to_owned(), ["source.buckets", "bucket name"]),
+        ("LOGFERRY_TENANTS__DEFAULT_REGION", "Europe".to_owned(), ["tenants.default_region", "no Region"]),
+        ("LOGFERRY_QUEUE__MAX_REFUSALS", "0".to_owned(), ["queue.max_refusals", "not within 1"]),
+    ] {
+        refused(None, &[(name, &value)], &[], &words);
+    }
+}
+
+#[test]
 fn what_is_required_is_asked_for_by_every_name() {
     let output = logferry(&["worker"], &[]);
     let told = String::from_utf8_lossy(&output.stderr);

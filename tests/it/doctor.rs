@@ -114,7 +114,7 @@ impl Operator {
     }
 }
 
-const WIRING: [&str; 10] = [
+const WIRING: [&str; 11] = [
     "queue",
     "long waits",
     "queue retention",
@@ -125,6 +125,7 @@ const WIRING: [&str; 10] = [
     "tenant table",
     "central role",
     "ledger",
+    "source bucket",
 ];
 const WAY: [&str; 9] = [
     "identity",

@@ -39,6 +39,8 @@ mod outbound;
 mod promises;
 mod quarantine;
 mod redrive;
+mod refusals;
+mod rows;
 mod table;
 mod tenant;
 mod verdicts;

@@ -8,6 +8,8 @@ use tokio::{
     process::{Child, Command},
 };
 
+use crate::worker::assert_plain;
+
 /// What a command left behind.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -78,5 +80,8 @@ pub(crate) fn start(arguments: &[&str], environment: &BTreeMap<String, String>) 
 pub(crate) async fn end(child: Child) -> Ended {
     let output = child.wait_with_output().await.expect("it can be waited for");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    let ended =
+        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+    assert_plain(&ended.stderr);
+    ended
 }

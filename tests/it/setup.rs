@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     eventually::{eventually, same},
     target::{Target, unique, unique_account},
-    worker::Worker,
+    worker::{Worker, assert_plain},
 };
 
 /// The one Region of all tests.
@@ -187,6 +187,7 @@ impl Setup {
             same(&letters.len(), &count).map_err(|counts| format!("{counts}: {letters:?}"))
         })
         .await;
+        letters.iter().flat_map(|letter| letter.attributes.values()).for_each(|value| assert_plain(value));
         letters
     }
 }

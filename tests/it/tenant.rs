@@ -125,8 +125,126 @@ async fn rows_are_put_listed_and_got() {
     assert!(again.stdout.contains("is there already"), "{again:?}");
     let put = operator.tenant_reading(&["put", "-", "--json"], &good("acme", "cloudwatch").to_string()).await;
     assert_eq!(put.with(0).json()[0]["outcome"], "replaced");
-    assert!(!operator.row("acme", "cloudwatch").await.expect("it was put").contains_key("owner"));
+    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    assert_eq!(stored["owner"], text("team-7"), "somebody else's attribute stays");
+    assert!(!stored.contains_key("retention_days"), "one of logferry's does not: {stored:?}");
     std::fs::remove_file(file).expect("it is there");
+}
+
+/// Other programs keep attributes of their own in the table, of types that logferry's rows do not have, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_of_other_programs_are_kept() {
+    let operator = Operator::new("tenant-foreign").await;
+    let number = |number: i64| AttributeValue::N(number.to_string());
+    let next_year = number(jiff::Timestamp::now().as_second() + 31_536_000);
+    let foreign = [
+        ("created_at", text("2025-02-03T04:05:06Z")),
+        ("updated_at", number(1_764_244_800)),
+        ("groups", AttributeValue::Ss(vec!["sre".into(), "audit".into()])),
+        ("ttl", next_year),
+        ("contact", AttributeValue::M([("mail".to_owned(), text("a@b"))].into())),
+    ];
+    let of_ours = [
+        ("enabled", AttributeValue::Bool(false)),
+        ("target_region", text("us-east-1")),
+        ("log_distribution_role_arn", text("arn:aws:iam::222222222222:role/customer-logs")),
+        ("log_group_name", text("/logferry/acme")),
+        ("retention_days", number(30)),
+    ];
+    operator.put_stored("acme", "cloudwatch", &[&foreign[..], &of_ours].concat()).await;
+    operator.put_stored("acme", "settings", &foreign).await;
+    let kept = async |name: &str| {
+        let row = operator.row("acme", name).await.expect("it is there");
+        for (name, value) in &foreign {
+            match (&row[*name], value) {
+                // A set has no order.
+                (AttributeValue::Ss(found), AttributeValue::Ss(value)) => {
+                    assert_eq!(found.len(), value.len())
+                }
+                (found, value) => assert_eq!(found, value, "{name}"),
+            }
+        }
+        row
+    };
+    for arguments in [
+        &["enable", "acme", "--type", "cloudwatch"][..],
+        &["disable", "acme", "--type", "cloudwatch"],
+        &["pause", "acme"],
+        &["resume", "acme"],
+    ] {
+        operator.tenant(arguments).await.with(0);
+        kept("cloudwatch").await;
+        kept("settings").await;
+    }
+    let row = good("acme", "cloudwatch").to_string();
+    let would = operator.tenant_reading(&["put", "-", "--dry-run"], &row).await.with(0);
+    assert!(would.stdout.contains("would be replaced"), "{would:?}");
+    operator.tenant_reading(&["put", "-"], &row).await.with(0);
+    let stored = kept("cloudwatch").await;
+    assert!(flag(&stored, "enabled") == Some(true) && !stored.contains_key("retention_days"), "{stored:?}");
+    let again = operator.tenant_reading(&["put", "-", "--dry-run"], &row).await.with(0);
+    assert!(again.stdout.contains("is there already"), "{again:?}");
+    // Nobody's slip of the pen, but for the one that nobody knows.
+    let listed = operator.tenant(&["list"]).await.with(0).stdout;
+    assert!(listed.contains("contact: means nothing") && !listed.contains("created_at"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_whose_ttl_has_passed_is_shown_as_gone_and_replaced_whole() {
+    let operator = Operator::new("tenant-expired").await;
+    let past = AttributeValue::N((jiff::Timestamp::now().as_second() - 60).to_string());
+    let rows = json!([good("acme", "cloudwatch"), good("globex", "cloudwatch")]);
+    operator.tenant_reading(&["put", "-"], &rows.to_string()).await.with(0);
+    let mut stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    stored.extend([("ttl".to_owned(), past.clone()), ("owner".to_owned(), text("team-7"))]);
+    operator.setup.put_row(stored).await;
+    let paused = AttributeValue::Bool(true);
+    operator.put_stored("acme", "settings", &[("paused", paused.clone()), ("ttl", past)]).await;
+
+    let listed = operator.tenant(&["list", "--json"]).await.with(0).json();
+    let told: Vec<_> =
+        listed.as_array().expect("an array").iter().map(|row| row["expired"].clone()).collect();
+    assert_eq!(told, [true, true, false]);
+    assert_eq!(listed[0]["paused"], false, "the pause is gone too: {listed}");
+    let got = operator.tenant(&["get", "acme"]).await.with(0).stdout;
+    assert!(got.contains("enabled, expired") && got.contains("ttl: passed at 20"), "{got}");
+
+    // What is gone cannot be paused, or hold anything up: it is made anew.
+    operator.tenant(&["pause", "acme"]).await.with(0);
+    let settings = operator.row("acme", "settings").await.expect("it was made");
+    assert_eq!((settings.get("paused"), settings.get("ttl")), (Some(&paused), None));
+    operator.tenant_reading(&["put", "-"], &good("acme", "cloudwatch").to_string()).await.with(0);
+    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    assert!(!stored.contains_key("ttl") && !stored.contains_key("owner"), "{stored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_every_partition_can_be_used() {
+    let operator = Operator::new("tenant-partitions").await;
+    let rows: Vec<_> = [
+        ("aws", "eu-central-1"),
+        ("aws-cn", "cn-north-1"),
+        ("aws-us-gov", "us-gov-west-1"),
+        ("aws-iso", "us-iso-east-1"),
+        ("aws-iso-b", "us-isob-east-1"),
+        ("aws-iso-e", "eu-isoe-west-1"),
+        ("aws-iso-f", "us-isof-south-1"),
+        ("aws-eusc", "eusc-de-east-1"),
+    ]
+    .into_iter()
+    .map(|(partition, region)| {
+        let mut row = good(partition, "cloudwatch");
+        row["target_region"] = json!(region);
+        row["log_distribution_role_arn"] = json!(format!("arn:{partition}:iam::222222222222:role/a/x"));
+        row
+    })
+    .collect();
+    let validated = operator.tenant_reading(&["validate", "-"], &json!(rows).to_string()).await;
+    validated.with(0).saying("8 rows can be used");
+    let mut row = good("a", "cloudwatch");
+    row["log_distribution_role_arn"] = json!("arn:aws-moon:iam::222222222222:role/x");
+    let validated = operator.tenant_reading(&["validate", "-"], &row.to_string()).await.with(65);
+    assert!(validated.stdout.contains("its partition is none of AWS's"), "{validated:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,7 +431,7 @@ fn files_are_checked_without_aws() {
 
 #[test]
 fn exit_codes_are_told_apart() {
-    let table = [("AWS_REGION", "us-east-1"), ("TENANT_CONFIG_TABLE", "t")];
+    let table = [("AWS_REGION", "us-east-1"), ("TENANT_CONFIG_TABLE", "tenants")];
     for (arguments, environment, code, words) in [
         (&["list"][..], &table[..1], 64, "TENANT_CONFIG_TABLE"),
         (&["list"], &table[1..], 64, "aws.region"),

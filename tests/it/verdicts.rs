@@ -133,11 +133,13 @@ async fn what_is_no_work_is_acknowledged() {
         setup.upload(&object.key, object.bytes.clone()).await;
     }
     setup.upload("picky/c/web-1/pod/2.json.gz", gzip(b"[]")).await;
+    // What a console makes of a folder.
+    setup.upload("picky/c/web-1/", "").await;
     let worker = setup.worker_with(&[("LOGFERRY_TENANTS__UNKNOWN", "discard")]).await;
-    setup.acknowledged(&worker, 6).await;
+    setup.acknowledged(&worker, 7).await;
     setup.no_dead_letters().await;
     let metrics = worker.metrics().await;
-    for reason in ["test_event", "filtered", "disabled", "unknown_tenant", "no_records"] {
+    for reason in ["test_event", "filtered", "disabled", "unknown_tenant", "no_records", "folder_marker"] {
         let name = format!("logferry_skipped_total{{reason=\"{reason}\"}}");
         assert_eq!(metrics.get(&name), 1.0, "{reason}: {metrics:?}");
     }

@@ -175,7 +175,21 @@ impl Drop for Worker {
             }
             let log = self.log.lock().map(|log| log.join("\n")).unwrap_or_default();
             eprintln!("-- log of the worker\n{log}\n--");
+            return;
         }
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        let log = self.log.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default();
+        log.iter().for_each(|line| assert_plain(line));
+    }
+}
+
+/// Checks that a text for people shows nothing of Rust's own way to print values.
+#[track_caller]
+pub(crate) fn assert_plain(text: &str) {
+    for debug in ["Some(", "Ok(", "Err(", "None,", "None }", " { "] {
+        assert!(!text.contains(debug), "Rust's {debug:?} in a text for people: {text}");
     }
 }
 
@@ -213,4 +227,18 @@ pub(crate) async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, St
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     status.map(|status| (status, body.to_owned())).ok_or_else(|| Error::other(format!("no HTTP: {answer:?}")))
+}
+
+#[test]
+fn rust_s_own_way_to_print_is_found() {
+    for text in [
+        "ExternalId Some(\"x\")",
+        "Ok(3)",
+        "Err(\"no\")",
+        "RejectedEvents { too_old_end: None }",
+        "a: None, b",
+    ] {
+        assert!(std::panic::catch_unwind(|| assert_plain(text)).is_err(), "{text}");
+    }
+    assert_plain("role r cannot be assumed: AccessDenied: no (check its trust policy, ExternalId \"x\")");
 }

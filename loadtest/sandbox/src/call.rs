@@ -47,6 +47,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The partition of the caller's Region, `aws` or `aws-eusc`; the sandbox has no others.
+    pub fn partition(&self) -> &'static str {
+        partition(&self.region)
+    }
+
     /// The body as JSON; for the JSON protocols.
     pub fn json(&self) -> Result<Value, AwsError> {
         if self.body.is_empty() {
@@ -200,6 +205,11 @@ impl AwsError {
             format!("User: {caller} is not authorized to perform: {action} on resource: {resource}"),
         )
     }
+}
+
+/// The partition of a Region, `aws` or `aws-eusc`; the sandbox has no others.
+pub fn partition(region: &str) -> &'static str {
+    if region.starts_with("eusc-") { "aws-eusc" } else { "aws" }
 }
 
 /// What every service method answers.

@@ -119,7 +119,7 @@ impl Iam {
         if !(path.starts_with('/') && path.ends_with('/') && path.bytes().all(legal)) {
             return Err(invalid("The specified value for path is invalid. It must begin and end with /"));
         }
-        let arn = format!("arn:aws:iam::{}:role{path}{name}", call.account);
+        let arn = format!("arn:{}:iam::{}:role{path}{name}", call.partition(), call.account);
         self.authorize(call, "iam:CreateRole", &arn)?;
         let trust_text = form.required("AssumeRolePolicyDocument")?;
         let role = Role {
@@ -279,7 +279,8 @@ fn read_trust(text: &str) -> Result<Policy, AwsError> {
 }
 
 fn key_of(role_arn: &str) -> Option<(String, String)> {
-    let (account, resource) = role_arn.strip_prefix("arn:aws:iam::")?.split_once(':')?;
+    let (partition, rest) = role_arn.strip_prefix("arn:")?.split_once(":iam::")?;
+    let (account, resource) = rest.split_once(':').filter(|_| matches!(partition, "aws" | "aws-eusc"))?;
     Some((account.to_owned(), resource.strip_prefix("role/")?.rsplit('/').next()?.to_owned()))
 }
 

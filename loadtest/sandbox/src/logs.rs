@@ -245,7 +245,7 @@ fn authorize(cloud: &Cloud, call: &Call, resource: &str) -> Result<(), AwsError>
 }
 
 fn group_arn(call: &Call, group: &str) -> String {
-    format!("arn:aws:logs:{}:{}:log-group:{group}", call.region, call.account)
+    format!("arn:{}:logs:{}:{}:log-group:{group}", call.partition(), call.region, call.account)
 }
 
 fn no_such_group() -> AwsError {

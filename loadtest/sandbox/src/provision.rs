@@ -12,7 +12,7 @@ use std::error::Error;
 
 pub use self::account::{Account, Aws, QueryError};
 pub use self::bucket::ReceivedObject;
-pub use self::customer::{Customer, CustomerSpec, ReceivedEvent, TrustAction};
+pub use self::customer::{Customer, CustomerSpec, Policies, ReceivedEvent, TrustAction};
 pub use self::provider::{Provider, ProviderSpec};
 
 /// A step of the set-up that failed.

@@ -2,19 +2,35 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::{
     cli::show::{columns, printable},
     route::KeyLayout,
     tenant::{
-        ATTRIBUTES, Attribute, BadRow, Content, Destination, FieldProblem, OwnBuckets, Row, SETTINGS,
-        check_row,
+        ATTRIBUTES, Attribute, BadRow, Content, Destination, FOREIGN, FieldProblem, OwnBuckets, Row,
+        SETTINGS, TTL, check_row, expired_at,
     },
 };
 
 /// What DynamoDB allows a sort key, and S3 a whole object key, of which a tenant's id is a part.
 const MAX_KEY_BYTES: usize = 1024;
+
+/// What decides, beside a row's own attributes, what the worker makes of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading<'a> {
+    /// `tenants.default_region`.
+    pub(super) default_region: Option<&'a str>,
+    pub(super) now: Timestamp,
+}
+
+impl<'a> Reading<'a> {
+    /// By that setting, and now.
+    pub(super) fn new(default_region: Option<&'a str>) -> Self {
+        Self { default_region, now: Timestamp::now() }
+    }
+}
 
 /// A row with what the worker makes of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,25 +39,28 @@ pub(super) struct Entry {
     name: String,
     row: Row,
     content: Option<Content>,
+    /// When its `ttl` passed, if it has.
+    expired_at: Option<Timestamp>,
     problems: Vec<FieldProblem>,
 }
 
 impl Entry {
     /// Checks a row, which holds its key too.
-    pub(super) fn new(tenant_id: String, name: String, row: Row) -> Self {
+    pub(super) fn new(tenant_id: String, name: String, row: Row, reading: Reading<'_>) -> Self {
         let mut problems = key_problems(&tenant_id, &name);
-        let content = match check_row(&tenant_id, &name, &row) {
+        let expired_at = expired_at(&row, reading.now);
+        let content = match check_row(&tenant_id, &name, &row, reading.default_region) {
             Ok(content) => Some(content).filter(|_| problems.is_empty()),
             Err(bad) => {
                 problems.extend(bad.problems);
                 None
             }
         };
-        Self { tenant_id, name, row, content, problems }
+        Self { tenant_id, name, row, content, expired_at, problems }
     }
 
     /// Checks a row that is to be written, beyond what the worker reads: its types must be such as can be written.
-    fn to_write(row: Row) -> Self {
+    fn to_write(row: Row, reading: Reading<'_>) -> Self {
         let text = |field: &str| match row.get(field) {
             Some(Attribute::Text(text)) => Ok(text.clone()),
             Some(_) => Err(problem(field, "must be a string".to_owned())),
@@ -50,7 +69,7 @@ impl Entry {
         let (tenant_id, name) = (text("tenant_id"), text("type"));
         let mut broken: Vec<_> =
             [&tenant_id, &name].into_iter().filter_map(|key| key.clone().err()).collect();
-        let mut entry = Self::new(tenant_id.unwrap_or_default(), name.unwrap_or_default(), row);
+        let mut entry = Self::new(tenant_id.unwrap_or_default(), name.unwrap_or_default(), row, reading);
         // What is wrong with an empty key is said already.
         entry.problems.retain(|problem| broken.iter().all(|broken| broken.field != problem.field));
         broken.append(&mut entry.problems);
@@ -58,8 +77,9 @@ impl Entry {
         for (field, attribute) in &entry.row {
             let named = entry.problems.iter().any(|problem| problem.field == *field);
             if let (Attribute::Other(kind), false) = (attribute, named) {
-                let rule =
-                    format!("is of type {kind}; rows have strings, numbers, booleans and lists of strings");
+                let rule = format!(
+                    "is of type {kind}; strings, numbers, booleans and lists of strings can be written"
+                );
                 entry.problems.push(problem(field, rule));
             }
         }
@@ -68,10 +88,22 @@ impl Entry {
     }
 
     /// The same row with another value of one attribute.
-    pub(super) fn with(&self, field: &str, value: Attribute) -> Self {
+    pub(super) fn with(&self, field: &str, value: Attribute, reading: Reading<'_>) -> Self {
         let mut row = self.row.clone();
         row.insert(field.to_owned(), value);
-        Self::new(self.tenant_id.clone(), self.name.clone(), row)
+        Self::new(self.tenant_id.clone(), self.name.clone(), row, reading)
+    }
+
+    /// Whether putting it in the place of that row would change nothing: what the latter has beside is kept.
+    pub(super) fn is_there(&self, row: &Row) -> bool {
+        let left = |name: &String| !ATTRIBUTES.contains(&name.as_str()) || name == TTL;
+        self.row.iter().all(|(name, value)| row.get(name) == Some(value))
+            && row.keys().all(|name| self.row.contains_key(name) || left(name))
+    }
+
+    /// Its `ttl` has passed: it is gone for the worker.
+    pub(super) fn is_expired(&self) -> bool {
+        self.expired_at.is_some()
     }
 
     pub(super) fn tenant_id(&self) -> &str {
@@ -94,12 +126,17 @@ impl Entry {
 
     /// It is the settings row of a tenant that is paused.
     pub(super) fn pauses(&self) -> bool {
-        self.name == SETTINGS && self.row.get("paused") == Some(&Attribute::Bool(true))
+        self.name == SETTINGS && !self.is_expired() && self.row.get("paused") == Some(&Attribute::Bool(true))
     }
 
-    /// Attributes that mean nothing to logferry: somebody's own, or a slip of the pen.
-    pub(super) fn ignored(&self) -> Vec<&str> {
+    /// Attributes that mean nothing to logferry.
+    fn ignored(&self) -> Vec<&str> {
         self.row.keys().map(String::as_str).filter(|name| !ATTRIBUTES.contains(name)).collect()
+    }
+
+    /// Those among them that may be a slip of the pen: no other program is known to write them.
+    pub(super) fn unknown(&self) -> Vec<&str> {
+        self.ignored().into_iter().filter(|name| !FOREIGN.contains(name)).collect()
     }
 
     /// What the worker has against the row by the rest of the configuration.
@@ -130,6 +167,7 @@ impl Entry {
             "paused": paused,
             "target": self.content.as_ref().and_then(target),
             "valid": self.is_valid(),
+            "expired": self.is_expired(),
             "problems": problems,
             "ignored": self.ignored(),
             "row": row,
@@ -161,17 +199,20 @@ impl Entry {
     fn state(&self, paused: bool) -> String {
         let enabled = self.enabled().map(|enabled| if enabled { "enabled" } else { "disabled" });
         let paused = paused.then_some("paused");
+        let expired = self.is_expired().then_some("expired");
         let valid = (!self.is_valid()).then_some("BAD");
-        let words: Vec<_> = [enabled, paused, valid].into_iter().flatten().collect();
+        let words: Vec<_> = [enabled, paused, expired, valid].into_iter().flatten().collect();
         if words.is_empty() { "-".to_owned() } else { words.join(", ") }
     }
 
     /// One line for each thing that is wrong or odd.
     fn remarks(&self) -> Vec<String> {
         let problems = self.problems.iter().map(|problem| printable(&problem.to_string()));
-        let ignored =
-            self.ignored().into_iter().map(|name| format!("{}: means nothing to logferry", printable(name)));
-        problems.chain(ignored).collect()
+        let expired =
+            self.expired_at.map(|at| format!("{TTL}: passed at {at}, and so the row is gone for the worker"));
+        let unknown =
+            self.unknown().into_iter().map(|name| format!("{}: means nothing to logferry", printable(name)));
+        problems.chain(expired).chain(unknown).collect()
     }
 }
 
@@ -230,7 +271,7 @@ fn target_line(content: &Content) -> Option<String> {
 ///
 /// # Errors
 /// It is no JSON, or neither of the two. What is wrong inside a row is that row's problem.
-pub(super) fn parse(text: &str) -> Result<Vec<Entry>, String> {
+pub(super) fn parse(text: &str, reading: Reading<'_>) -> Result<Vec<Entry>, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
     let rows = match value {
         Value::Array(rows) => rows,
@@ -241,7 +282,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Entry>, String> {
     for (index, row) in rows.into_iter().enumerate() {
         let Value::Object(row) = row else { return Err(format!("row {} is no object", index + 1)) };
         let row = row.into_iter().map(|(name, value)| (name, from_json(value))).collect();
-        let mut entry = Entry::to_write(row);
+        let mut entry = Entry::to_write(row, reading);
         if !seen.insert((entry.tenant_id.clone(), entry.name.clone())) && entry.is_valid() {
             entry.content = None;
             entry.problems.push(problem("type", format!("{:?} of this tenant is there twice", entry.name)));

@@ -406,7 +406,7 @@ fn errors_are_told_by_code_and_status() {
     check(Some("AccessDenied"), Some(403), "p", CopyError::Denied);
     check(Some("AccessDenied"), Some(200), "p", CopyError::Denied);
     check(None, Some(403), "p", CopyError::Denied);
-    check(Some("InvalidObjectState"), Some(403), "p", CopyError::Refused);
+    check(Some("InvalidObjectState"), Some(403), "p", CopyError::SourceArchived);
     check(Some("KMS.DisabledException"), Some(400), "p", CopyError::Refused);
     check(Some("ServiceUnavailable"), Some(503), "p", CopyError::Unavailable);
     check(Some("InternalError"), Some(200), "p", CopyError::Unavailable);

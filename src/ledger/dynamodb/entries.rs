@@ -183,8 +183,9 @@ impl LedgerEntries {
             let number = value.as_n().ok().and_then(|digits| digits.parse::<u64>().ok());
             Some(number.ok_or_else(|| {
                 let EntryKey { object, delivery } = &key;
+                let value = words(&value);
                 let problem = format!(
-                    "{name} of object {object:?}, delivery {delivery:?} is {value:?}, no whole number; delete the item: \
+                    "{name} of object {object:?}, delivery {delivery:?} is {value}, no whole number; delete the item: \
                      the object then starts anew"
                 );
                 self.failed("read an entry", problem)
@@ -230,14 +231,19 @@ impl LedgerEntries {
     }
 }
 
-/// An attribute that this version of the program has no meaning for.
-fn words(value: &AttributeValue) -> String {
+/// An attribute's value for people.
+pub(super) fn words(value: &AttributeValue) -> String {
     match value {
         AttributeValue::S(text) => text.clone(),
         AttributeValue::N(number) => number.clone(),
         AttributeValue::Bool(flag) => flag.to_string(),
         AttributeValue::B(bytes) => format!("{} bytes", bytes.as_ref().len()),
-        other => format!("{other:?}"),
+        AttributeValue::Null(_) => "NULL".to_owned(),
+        AttributeValue::L(values) => format!("a list of {}", values.len()),
+        AttributeValue::M(values) => format!("a map of {}", values.len()),
+        AttributeValue::Ss(values) | AttributeValue::Ns(values) => values.join(", "),
+        AttributeValue::Bs(values) => format!("a set of {} binary values", values.len()),
+        _ => "a value of an unknown type".to_owned(),
     }
 }
 

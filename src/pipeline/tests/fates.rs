@@ -49,6 +49,9 @@ async fn what_is_no_work_is_acknowledged_and_counted() {
         (event(&["acme/c/a/p/empty"]), Skipped::NoRecords),
         (event(&["acme/c/a/p/list"]), Skipped::NoRecords),
         (event(&["acme/c/a/p/blank"]), Skipped::NoRecords),
+        (sized("acme/c/a/p/", 0), Skipped::FolderMarker),
+        (sized("acme/", 0), Skipped::FolderMarker),
+        (sized("folder of nobody/", 0), Skipped::FolderMarker),
     ] {
         let (report, verdict) = world.process(&body).await;
         assert_eq!((report.skipped, verdict), (vec![expected], Verdict::Ack), "{body}");
@@ -58,6 +61,23 @@ async fn what_is_no_work_is_acknowledged_and_counted() {
     }
     assert_eq!(world.sinks.count(Operation::Put), 0);
     assert_eq!(world.handle(&json!({"Records": []}).to_string()).await, Verdict::Ack);
+    // What holds bytes is no marker, and what has a name is an object.
+    for (body, reason) in [
+        (sized("acme/c/a/p/", 1), "bad_key"),
+        (event(&["acme/c/a/p/"]), "bad_key"),
+        (sized("acme/c/a/p", 0), "bad_key"),
+    ] {
+        let (report, _) = world.process(&body).await;
+        let reasons: Vec<_> = report.failures.iter().map(|failed| failed.failure.reason()).collect();
+        assert_eq!((reasons, report.skipped), (vec![reason], vec![]), "{body}");
+    }
+}
+
+/// A message about an object of that size.
+fn sized(key: &str, size: u64) -> String {
+    let mut record = event_record(BUCKET, key);
+    record["s3"]["object"]["size"] = size.into();
+    json!({ "Records": [record] }).to_string()
 }
 
 #[tokio::test(start_paused = true)]

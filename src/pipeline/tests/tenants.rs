@@ -111,7 +111,13 @@ async fn a_bad_row_does_not_hold_up_a_good_one() {
 }
 
 fn from_rows<const N: usize>(rows: [(&str, Row); N]) -> Found {
-    Ok(Tenant::from_rows("acme", rows.map(|(name, row)| (name.to_owned(), row)).into()).map(Arc::new))
+    Ok(Tenant::from_rows(
+        "acme",
+        rows.map(|(name, row)| (name.to_owned(), row)).into(),
+        None,
+        Timestamp::now(),
+    )
+    .map(Arc::new))
 }
 
 fn away() -> Found {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use aws_sdk_sqs::{Client, error::ProvideErrorMetadata, types::QueueAttributeName};
 use serde::Deserialize;
 
+use super::is_missing;
 use crate::aws::describe;
 
 /// A queue's attributes, as far as operators' commands look at them.
@@ -57,9 +58,7 @@ pub async fn attributes(client: &Client, url: &str) -> Result<QueueAttributes, A
     match answer {
         Ok(output) => read(output.attributes.unwrap_or_default()).map_err(AttributesError::Unavailable),
         Err(error) => Err(match error.code() {
-            Some(code) if code.contains("NonExistentQueue") || code.contains("QueueDoesNotExist") => {
-                AttributesError::Missing(describe(&error))
-            }
+            code if is_missing(code) => AttributesError::Missing(describe(&error)),
             Some(code) if code.contains("AccessDenied") => AttributesError::Denied(describe(&error)),
             _ => AttributesError::Unavailable(describe(&error)),
         }),

@@ -82,7 +82,8 @@ pub(super) fn impossible() -> SendMessageBatchRequestEntry {
     entry
 }
 
-/// A letter's attributes as SQS takes them, without those that are empty or that do not fit beside its text.
+/// A letter's attributes as SQS takes them, with its text at most [`MAX_MESSAGE_BYTES`] long: the first ones keep their room, the
+/// last are shortened at a character's boundary, or left out where nothing of them fits.
 pub(super) fn letter_attributes(
     body: &str,
     attributes: &[(&'static str, String)],
@@ -90,10 +91,10 @@ pub(super) fn letter_attributes(
     let mut room = MAX_MESSAGE_BYTES.saturating_sub(body.len());
     let mut fitting = HashMap::new();
     for (name, value) in attributes {
-        let value = legal_attribute(value);
-        let length = attribute_length(name, &value);
-        if !value.is_empty() && length <= room {
-            room -= length;
+        let mut value = legal_attribute(value);
+        value.truncate(value.floor_char_boundary(room.saturating_sub(attribute_length(name, ""))));
+        if !value.is_empty() {
+            room -= attribute_length(name, &value);
             fitting.insert((*name).to_owned(), text_attribute(value));
         }
     }
@@ -175,19 +176,58 @@ mod tests {
     }
 
     #[test]
-    fn attributes_that_do_not_fit_beside_the_text_are_left_out() {
-        let check = |room: usize, expected: &[&str]| {
+    fn attributes_that_do_not_fit_beside_the_text_are_shortened() {
+        let check = |room: usize, expected: &[(&str, usize)]| {
             let attributes =
-                [("reason", "bad_key".to_owned()), ("key", "k".repeat(900)), ("tenant", "acme".to_owned())];
+                [("reason", "bad_key".to_owned()), ("key", "é".repeat(450)), ("tenant", "acme".to_owned())];
             let body = "b".repeat(MAX_MESSAGE_BYTES - room);
-            let mut names: Vec<_> = letter_attributes(&body, &attributes).into_keys().collect();
-            names.sort();
-            assert_eq!(names, expected, "{room} bytes of room");
+            let fitting = letter_attributes(&body, &attributes);
+            let text = |name: &str| fitting.get(name).and_then(|value| value.string_value());
+            let found: Vec<_> = ["key", "reason", "tenant"]
+                .into_iter()
+                .filter_map(|name| Some((name, text(name)?.len())))
+                .collect();
+            assert_eq!(found, expected, "{room} bytes of room");
+            let length: usize = found.iter().map(|(name, length)| name.len() + 6 + length).sum();
+            assert!(length <= room, "{length} bytes in {room}");
+            assert!(text("reason").is_none_or(|reason| "bad_key".starts_with(reason)));
         };
-        check(2000, &["key", "reason", "tenant"]);
-        check(100, &["reason", "tenant"]);
-        check(19, &["reason"]);
+        check(2000, &[("key", 900), ("reason", 7), ("tenant", 4)]);
+        check(19 + 909, &[("key", 900), ("reason", 7)]);
+        check(19 + 909 + 14, &[("key", 900), ("reason", 7), ("tenant", 2)]);
+        check(19 + 100, &[("key", 90), ("reason", 7)]);
+        check(19 + 99, &[("key", 90), ("reason", 7)]);
+        check(19 + 10, &[("reason", 7)]);
+        check(18, &[("reason", 6)]);
+        check(12, &[("key", 2)]);
+        check(10, &[]);
         check(0, &[]);
+    }
+
+    /// Lengths, characters and numbers of attributes by chance: what is sent is legal, and what fits whole comes whole.
+    #[test]
+    fn letters_fit_whatever_they_say() {
+        let mut random = fastrand::Rng::with_seed(12);
+        for _ in 0..2000 {
+            let room = random.usize(0..6000);
+            let body = "b".repeat(MAX_MESSAGE_BYTES - room);
+            let names = ["reason", "message_id", "tenant", "bucket", "key", "version", "error", "failures"];
+            let mut value = || {
+                let c = *random.choice(&['x', 'é', '日', '😀', '\0']).expect("there are some");
+                c.to_string().repeat(random.usize(0..1500))
+            };
+            let attributes: Vec<_> = names.into_iter().map(|name| (name, value())).collect();
+            let fitting = letter_attributes(&body, &attributes);
+            let lengths = fitting
+                .iter()
+                .map(|(name, value)| attribute_length(name, value.string_value().unwrap_or_default()));
+            assert!(lengths.sum::<usize>() <= room);
+            let reason = legal_attribute(&attributes[0].1);
+            let sent = fitting.get("reason").and_then(|value| value.string_value());
+            if !reason.is_empty() && attribute_length("reason", &reason) <= room {
+                assert_eq!(sent, Some(reason.as_str()));
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
+use crate::call::partition;
+
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 /// The secret that the sandbox and ministack give to every account's root.
 const ROOT_SECRET: &str = "test";
@@ -155,7 +157,9 @@ impl Account {
     /// [`QueryError`] says whether AWS refused or did not answer.
     pub async fn iam_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
         // IAM is global and signs for this Region.
-        self.query("iam", "us-east-1", "2010-05-08", parameters).await
+        // IAM is global, in one Region of each partition.
+        let region = if partition(&self.aws.region) == "aws" { "us-east-1" } else { &self.aws.region };
+        self.query("iam", region, "2010-05-08", parameters).await
     }
 
     /// Asks STS; `Action` is among the parameters. Answers with the XML.

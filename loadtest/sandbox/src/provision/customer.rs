@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::provider::{create_role, statement};
 use super::{Aws, Provider, ProvisionError, failed};
+use crate::call::partition;
 
 /// How a customer's side is to be.
 #[derive(Clone, Debug)]
@@ -24,6 +25,18 @@ pub struct CustomerSpec {
     pub create_group: bool,
     /// What the trust policy lets the central role do.
     pub allow: Vec<TrustAction>,
+    /// What else the role's policies say.
+    pub policies: Policies,
+}
+
+/// What a customer's role asks for and allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policies {
+    /// The trust policy asks for the external id; the role may create the group and set its retention.
+    Full,
+    /// As most customers of the field have it: the trust policy has no condition, and the role may do nothing but
+    /// `logs:CreateLogStream` and `logs:PutLogEvents` on the group's ARN with `:*`.
+    Published,
 }
 
 /// What a customer's trust policy can allow.
@@ -57,6 +70,7 @@ impl CustomerSpec {
             log_group: format!("/logferry/{tenant_id}"),
             create_group: true,
             allow: vec![TrustAction::AssumeRole],
+            policies: Policies::Full,
         }
     }
 }
@@ -102,17 +116,28 @@ impl Customer {
         provider: &Provider,
         spec: CustomerSpec,
     ) -> Result<Self, ProvisionError> {
-        let CustomerSpec { tenant_id, role_name, external_id, log_group, create_group, allow } = spec;
+        let CustomerSpec { tenant_id, role_name, external_id, log_group, create_group, allow, policies } =
+            spec;
         let root = aws.account(account);
-        let trust = trust(provider, &external_id, &allow);
-        let policy = statement(json!({
-            "Effect": "Allow",
-            "Action": [
-                "logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:PutRetentionPolicy",
-            ],
-            // The star covers the forms of AWS (`NAME:*`) and of emulators (`NAME`).
-            "Resource": format!("arn:aws:logs:{}:{account}:log-group:{log_group}*", aws.region),
-        }));
+        let asked_for = (policies == Policies::Full).then_some(external_id.as_str());
+        let trust = trust(provider, asked_for, &allow);
+        let (partition, region) = (partition(&aws.region), &aws.region);
+        let group = format!("arn:{partition}:logs:{region}:{account}:log-group:{log_group}");
+        let policy = statement(match policies {
+            Policies::Full => json!({
+                "Effect": "Allow",
+                "Action": [
+                    "logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:PutRetentionPolicy",
+                ],
+                // The star covers the forms of AWS (`NAME:*`) and of emulators (`NAME`).
+                "Resource": format!("{group}*"),
+            }),
+            Policies::Published => json!({
+                "Effect": "Allow",
+                "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
+                "Resource": format!("{group}:*"),
+            }),
+        });
         let role_arn = create_role(&root, &role_name, &trust, &policy).await?;
         if create_group {
             let create = root.logs().create_log_group().log_group_name(&log_group);
@@ -135,7 +160,7 @@ impl Customer {
     ) -> Result<(), ProvisionError> {
         let policy = match actions {
             [] => statement(json!({ "Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRole" })),
-            actions => trust(provider, &self.external_id, actions),
+            actions => trust(provider, Some(&self.external_id), actions),
         };
         let update = [
             ("Action", "UpdateAssumeRolePolicy"),
@@ -215,13 +240,16 @@ impl Customer {
     }
 }
 
-fn trust(provider: &Provider, external_id: &str, actions: &[TrustAction]) -> String {
-    statement(json!({
+fn trust(provider: &Provider, external_id: Option<&str>, actions: &[TrustAction]) -> String {
+    let mut allowed = json!({
         "Effect": "Allow",
         "Principal": { "AWS": provider.central_role_arn },
         "Action": actions.iter().map(|action| action.name()).collect::<Vec<_>>(),
-        "Condition": { "StringEquals": { "sts:ExternalId": external_id } },
-    }))
+    });
+    if let Some(external_id) = external_id {
+        allowed["Condition"] = json!({ "StringEquals": { "sts:ExternalId": external_id } });
+    }
+    statement(allowed)
 }
 
 fn received(stream: &str, event: OutputLogEvent) -> ReceivedEvent {

@@ -8,6 +8,10 @@ const GOOD: &str = r#"{
     "log_group_name": "/rosa/acme", "desired_logs": ["web", "api-*"], "retention_days": 30
 }"#;
 
+fn reading() -> Reading<'static> {
+    Reading::new(None)
+}
+
 fn row(change: impl FnOnce(&mut Value)) -> Value {
     let mut row = serde_json::from_str(GOOD).expect("it is JSON");
     change(&mut row);
@@ -15,7 +19,7 @@ fn row(change: impl FnOnce(&mut Value)) -> Value {
 }
 
 fn only(value: Value) -> Entry {
-    let mut entries = parse(&value.to_string()).expect("rows");
+    let mut entries = parse(&value.to_string(), reading()).expect("rows");
     assert_eq!(entries.len(), 1);
     entries.remove(0)
 }
@@ -136,7 +140,7 @@ fn only_what_can_be_written_is_valid_in_a_file() {
     // The worker does not mind.
     let stored =
         Row::from([("paused".into(), Attribute::Bool(true)), ("note".into(), Attribute::Other("M"))]);
-    let stored = Entry::new("acme".into(), "settings".into(), stored);
+    let stored = Entry::new("acme".into(), "settings".into(), stored, reading());
     assert!(stored.is_valid() && stored.pauses());
     assert_eq!(stored.report(None)["row"]["note"], json!({ "M": null }));
 }
@@ -150,10 +154,10 @@ fn files_that_hold_no_rows_are_refused() {
         ("7", "row 1 is no object"),
         ("[{}, 1]", "row 2"),
     ] {
-        let error = parse(text).expect_err("no rows");
+        let error = parse(text, reading()).expect_err("no rows");
         assert!(error.contains(part), "{text}: {error}");
     }
-    let twice = parse(&json!([row(|_| ()), row(|row| row["enabled"] = false.into())]).to_string());
+    let twice = parse(&json!([row(|_| ()), row(|row| row["enabled"] = false.into())]).to_string(), reading());
     let twice = twice.expect("rows");
     assert!(twice[0].is_valid());
     assert!(twice[1].problems[0].problem.contains("twice"), "{twice:?}");

@@ -1,0 +1,115 @@
+//! What readiness asks, again and again, that the loop itself does not.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    config::SourceBucket,
+    credentials::{
+        AssumeError,
+        assumed::AssumedRole,
+        identity::{WhoAmIError, identity},
+    },
+    health::{Health, IDENTITY, SOURCE_BUCKET},
+    ledger::{claim::Claims, dynamodb::DynamoDbLedger},
+    object::bucket::{self, BucketError},
+    queue::{Queue, QueueError, sqs::SqsQueue},
+    tenant::{cache::TenantCache, table::TenantRows},
+};
+
+const TENANT_TABLE: &str = "tenant_table";
+const CENTRAL_ROLE: &str = "central_role";
+const LEDGER: &str = "ledger";
+const DEAD_LETTER_QUEUE: &str = "dead_letter_queue";
+const QUARANTINE_BUCKET: &str = "quarantine_bucket";
+/// What must have answered once before the worker is ready.
+pub(super) const NEEDED: [&str; 3] = [TENANT_TABLE, CENTRAL_ROLE, LEDGER];
+/// How often it is asked.
+pub(super) const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Whom readiness asks. Of those that only some messages need (dead-letter queue, buckets), and of who we are, it believes what
+/// is said against them; that they do not answer says nothing.
+#[derive(Debug)]
+pub(super) struct Readiness {
+    pub(super) health: Arc<Health>,
+    pub(super) tenants: TenantCache<TenantRows>,
+    pub(super) central: AssumedRole,
+    pub(super) claims: Claims<DynamoDbLedger>,
+    /// Signs with our own credentials.
+    pub(super) sts: aws_sdk_sts::Client,
+    pub(super) letters: Option<SqsQueue>,
+    pub(super) s3: aws_sdk_s3::Client,
+    pub(super) source: Vec<SourceBucket>,
+    pub(super) quarantine: Option<SourceBucket>,
+}
+
+impl Readiness {
+    /// Asks for ever.
+    pub(super) async fn keep_asking(self) {
+        loop {
+            tokio::join!(self.ledger(), self.table(), self.ourselves(), self.letters(), self.buckets());
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn ledger(&self) {
+        self.tell(LEDGER, self.claims.probe().await.err());
+    }
+
+    async fn table(&self) {
+        self.tell(TENANT_TABLE, self.tenants.probe().await.err());
+    }
+
+    /// Who we are, and whether the central role lets us in.
+    async fn ourselves(&self) {
+        let (identity, role) = tokio::join!(identity(&self.sts), self.central.credentials());
+        match (identity, role) {
+            (Err(WhoAmIError::Refused(ours)), role) => {
+                self.tell(IDENTITY, Some(ours));
+                self.tell(CENTRAL_ROLE, role.err());
+            }
+            // What refuses us is said once.
+            (_, Err(AssumeError::Ours(ours))) => {
+                self.tell(IDENTITY, Some(ours));
+                self.health.dependency(CENTRAL_ROLE, None);
+            }
+            (identity, role) => {
+                if identity.is_ok() {
+                    self.health.dependency(IDENTITY, None);
+                }
+                self.tell(CENTRAL_ROLE, role.err());
+            }
+        }
+    }
+
+    async fn letters(&self) {
+        let Some(letters) = &self.letters else { return };
+        let remedy = "create it, correct queue.dead_letter_url, or allow sqs:SendMessage on it";
+        match letters.probe_sending().await {
+            Err(QueueError::Unavailable(_)) => {}
+            answer => self.tell(DEAD_LETTER_QUEUE, answer.err().map(|error| format!("{error}; {remedy}"))),
+        }
+    }
+
+    async fn buckets(&self) {
+        let source = self.source.iter().map(|bucket| (SOURCE_BUCKET, "source.buckets", bucket));
+        let quarantine =
+            self.quarantine.iter().map(|bucket| (QUARANTINE_BUCKET, "quarantine.bucket", bucket));
+        let mut found = BTreeMap::new();
+        for (name, field, bucket) in source.chain(quarantine) {
+            let problem = match bucket::probe(&self.s3, bucket).await {
+                Err(BucketError::Unavailable { .. }) => continue,
+                Ok(()) | Err(BucketError::Hidden(_)) => None,
+                Err(error) => Some(format!("{error}; create it, or correct {field} or aws.region")),
+            };
+            let worst = found.entry(name).or_insert(None);
+            *worst = worst.take().or(problem);
+        }
+        for (name, problem) in found {
+            self.tell(name, problem);
+        }
+    }
+
+    fn tell<E: ToString>(&self, name: &'static str, problem: Option<E>) {
+        self.health.dependency(name, problem.map(|problem| problem.to_string()));
+    }
+}

@@ -1,0 +1,87 @@
+//! Whether the buckets that the configuration names are there, for readiness and `logferry doctor`.
+
+use aws_sdk_s3::Client;
+
+use crate::{aws::describe, config::SourceBucket};
+
+/// What is wrong with a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BucketError {
+    /// There is none of that name.
+    #[error("bucket {0:?} does not exist")]
+    Missing(String),
+    /// It is in another Region than we ask in.
+    #[error("bucket {bucket:?} is in Region {region}, and not in aws.region")]
+    Elsewhere {
+        /// The bucket.
+        bucket: String,
+        /// Where it is, if S3 tells.
+        region: String,
+    },
+    /// It is there, and hidden from us: its objects may be readable all the same.
+    #[error("bucket {0:?} may not be looked at, or belongs to another account than the configuration names")]
+    Hidden(String),
+    /// No answer, or none that can be understood.
+    #[error("bucket {bucket:?}: {problem}")]
+    Unavailable {
+        /// The bucket.
+        bucket: String,
+        /// The SDK's words.
+        problem: String,
+    },
+}
+
+/// Looks at a bucket, not into it: HeadBucket, which needs `s3:ListBucket`.
+///
+/// # Errors
+/// See [`BucketError`].
+pub async fn probe(client: &Client, bucket: &SourceBucket) -> Result<(), BucketError> {
+    let head = client.head_bucket().bucket(&bucket.name).set_expected_bucket_owner(bucket.owner.clone());
+    let Err(error) = head.send().await else { return Ok(()) };
+    let name = || bucket.name.clone();
+    let Some(response) = error.raw_response() else {
+        return Err(BucketError::Unavailable { bucket: name(), problem: describe(&error) });
+    };
+    // An answer to HEAD has no body, and so no code. Source: S3 API reference, HeadBucket.
+    Err(match response.status().as_u16() {
+        404 => BucketError::Missing(name()),
+        301 | 307 => {
+            let region = response.headers().get("x-amz-bucket-region").unwrap_or("unknown").to_owned();
+            BucketError::Elsewhere { bucket: name(), region }
+        }
+        403 => BucketError::Hidden(name()),
+        _ => BucketError::Unavailable { bucket: name(), problem: describe(&error) },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use logferry_sandbox::{
+        Sandbox,
+        faults::{Effect, ErrorAnswer, Fault},
+        provision::{Aws, Provider, ProviderSpec},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bucket_is_there_or_it_is_said_what_is_wrong() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let provider = Provider::create(&aws, &ProviderSpec::new("b")).await.expect("it can be set up");
+        let s3 = aws.account(&provider.account).s3();
+        let stranger = aws.account("999999999999").s3();
+        let bucket = |text: &str| text.parse::<SourceBucket>().expect("a bucket");
+        let ours = bucket(&provider.bucket);
+        assert_eq!(probe(&s3, &ours).await, Ok(()));
+        assert_eq!(probe(&stranger, &ours).await, Err(BucketError::Hidden(ours.name.clone())));
+        let foreign = bucket(&format!("{}=999999999999", ours.name));
+        assert_eq!(probe(&s3, &foreign).await, Err(BucketError::Hidden(ours.name.clone())));
+        let nowhere = probe(&s3, &bucket("nowhere")).await;
+        assert_eq!(nowhere, Err(BucketError::Missing("nowhere".to_owned())));
+        let down = Effect::Error(ErrorAnswer::new(500, "InternalError"));
+        sandbox.faults().add(Fault::new("s3", "HeadBucket", down));
+        let told = probe(&s3, &ours).await;
+        assert!(matches!(told, Err(BucketError::Unavailable { .. })), "{told:?}");
+    }
+}

@@ -1,0 +1,294 @@
+//! Every kind of failure, and what becomes of its message.
+
+use super::*;
+use crate::{credentials::identity::IdentityError, records::RecordProblem};
+
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(10),
+    longest: Duration::from_secs(60),
+    max_age: Duration::from_secs(3600),
+    max_refusals: 3,
+};
+
+/// The verdict on a message that is young.
+fn judge(failures: &[Failed], attempts: u32, chance: f64) -> Verdict {
+    decide(failures, attempts, BACKOFF.max_age, &BACKOFF, chance)
+}
+
+fn failed(failure: Failure) -> Failed {
+    let object = ObjectRef {
+        bucket: "b".into(),
+        key: "k".into(),
+        version_id: Some("v".into()),
+        ..ObjectRef::default()
+    };
+    Failed { object: Some(object), tenant_id: Some("acme".into()), delivery: None, failure }
+}
+
+fn record(index: u64) -> Failure {
+    Failure::Record(RecordError { index, problem: RecordProblem::TooDeep })
+}
+
+fn denied() -> AssumeError {
+    AssumeError::Denied {
+        role: "r".into(),
+        external_id: None,
+        code: "AccessDenied".into(),
+        message: "no".into(),
+    }
+}
+
+fn open(seconds: u64) -> AssumeError {
+    AssumeError::Open { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
+}
+
+fn held(seconds: u64) -> SinkError {
+    SinkError::Held { denied: text().into(), probe_in: Duration::from_secs(seconds) }
+}
+
+fn paused(seconds: u64) -> SinkError {
+    SinkError::Paused { account: text(), region: text(), retry_in: Duration::from_secs(seconds) }
+}
+
+fn unreached(seconds: u64) -> SinkError {
+    SinkError::Unreached { region: text(), retry_in: Duration::from_secs(seconds) }
+}
+
+fn text() -> String {
+    "words".to_owned()
+}
+
+/// Every kind of failure, its reason, and whether it is poison: the table of the contract.
+fn table() -> Vec<(Failure, &'static str, bool)> {
+    let row = BadRow { tenant_id: text(), name: text(), enabled: true, problems: Vec::new() };
+    let lookup = LookupError { tenant_id: text(), table: text(), problem: text() };
+    let unavailable = || AssumeError::Unavailable { role: text(), problem: text() };
+    let truncated = DecodeError::Truncated { format: "gzip", produced: 1 };
+    vec![
+        (Failure::Event(EventError::Unknown(text())), "bad_event", true),
+        (Failure::Key(KeyError::EmptySegment(1)), "bad_key", true),
+        (Failure::ForeignBucket, "foreign_bucket", true),
+        (Failure::UnknownTenant, "unknown_tenant", true),
+        (Failure::TenantPaused, "tenant_paused", true),
+        (Failure::Row(row), "bad_tenant_row", true),
+        (Failure::Decode { records: 3, error: truncated }, "corrupt_object", true),
+        (Failure::Decode { records: 3, error: DecodeError::TooLarge { limit: 1 } }, "object_too_large", true),
+        (record(1), "corrupt_object", true),
+        (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
+        (Failure::Object(ObjectError::TooLarge { stored: 2, limit: 1 }), "object_too_large", true),
+        (Failure::Object(ObjectError::Denied(text())), "object_denied", false),
+        (Failure::Object(ObjectError::NoBucket(text())), "source_bucket_missing", false),
+        (Failure::Object(ObjectError::Ours(ours())), "identity", false),
+        (Failure::Sink(SinkError::Ours(ours())), "identity", false),
+        (Failure::Sink(SinkError::Session(AssumeError::Ours(ours()))), "identity", false),
+        (Failure::Copy(CopyError::Ours(ours())), "identity", false),
+        (Failure::Copy(CopyError::Session(AssumeError::Ours(ours()))), "identity", false),
+        (Failure::Sink(SinkError::GroupQuota(text())), "group_quota", false),
+        (Failure::Object(ObjectError::ChecksumMismatch(text())), "checksum_mismatch", false),
+        (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
+        (Failure::Lookup(lookup), "tenant_lookup", false),
+        (Failure::OverShare { wait: BACKOFF.first }, "over_share", false),
+        (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
+        (Failure::Sink(SinkError::Session(denied())), "role_denied", false),
+        (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
+        (Failure::Sink(SinkError::NotFound(text())), "group_missing", false),
+        (Failure::Sink(SinkError::Denied(text())), "group_denied", false),
+        (Failure::Sink(held(0)), "group_denied", false),
+        (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
+        (Failure::Sink(paused(0)), "throttled", false),
+        (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
+        (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
+        (Failure::Sink(unreached(7)), "logs_unavailable", false),
+        (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
+        (Failure::Busy(Duration::ZERO), "object_busy", false),
+        (Failure::Ledger(LedgerError::Lost(text())), "lease_lost", false),
+        (Failure::Ledger(LedgerError::Throttled(text())), "ledger_unavailable", false),
+        (Failure::Ledger(LedgerError::Unavailable(text())), "ledger_unavailable", false),
+        (Failure::Ledger(LedgerError::Unreadable(text())), "ledger_unreadable", false),
+        (Failure::Copy(CopyError::SourceMissing(text())), "object_missing", true),
+        (Failure::Copy(CopyError::TooLarge(text())), "object_too_large", true),
+        (Failure::Copy(CopyError::KeyTooLong(1025)), "key_too_long", true),
+        (Failure::Copy(CopyError::Collision { key: text(), original: text() }), "copy_collision", true),
+        (Failure::Copy(CopyError::NoSuchBucket(text())), "bucket_missing", false),
+        (Failure::Copy(CopyError::Denied(text())), "bucket_denied", false),
+        (Failure::Copy(CopyError::Session(denied())), "role_denied", false),
+        (Failure::Copy(CopyError::Session(open(0))), "role_denied", false),
+        (Failure::Copy(CopyError::Session(unavailable())), "role_unavailable", false),
+        (Failure::Copy(CopyError::Throttled(text())), "throttled", false),
+        (Failure::Copy(CopyError::Unavailable(text())), "bucket_unavailable", false),
+        (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", true),
+        (Failure::Panic(text()), "panic", false),
+    ]
+}
+
+fn ours() -> IdentityError {
+    IdentityError::Credentials { problem: text() }
+}
+
+/// What is refused for what it is, and its reason.
+fn refusals() -> Vec<(Failure, &'static str)> {
+    vec![
+        (Failure::Object(ObjectError::Refused(text())), "object_refused"),
+        (Failure::Object(ObjectError::Archived(text())), "object_archived"),
+        (Failure::Sink(SinkError::Refused(text())), "batch_refused"),
+        (Failure::Copy(CopyError::SourceArchived(text())), "object_archived"),
+        (Failure::Copy(CopyError::WrongRegion(text())), "bucket_elsewhere"),
+        (Failure::Copy(CopyError::Refused(text())), "copy_refused"),
+    ]
+}
+
+#[test]
+fn what_is_refused_is_tried_a_few_times_and_poison_then() {
+    for (index, (_, reason)) in refusals().into_iter().enumerate() {
+        let refused = || failed(refusals().swap_remove(index).0);
+        for (attempts, is_poison) in [(1, false), (2, false), (3, true), (70, true)] {
+            match judge(&[refused()], attempts, 0.0) {
+                Verdict::Retry(cause) => assert_eq!((cause.reason, is_poison), (reason, false), "{attempts}"),
+                Verdict::Poison(cause) => assert_eq!((cause.reason, is_poison), (reason, true), "{attempts}"),
+                other => panic!("{reason}: {other:?}"),
+            }
+        }
+        // What may yet go well comes first, however often the message was received.
+        let verdict = judge(&[refused(), failed(Failure::Panic(text()))], 70, 0.0);
+        assert!(matches!(&verdict, Verdict::Retry(cause) if cause.reason == "panic"), "{verdict:?}");
+        let verdict = judge(&[failed(Failure::ForeignBucket), refused()], 2, 0.0);
+        assert!(matches!(&verdict, Verdict::Retry(cause) if cause.reason == reason), "{verdict:?}");
+    }
+}
+
+#[test]
+fn what_blames_us_is_told_from_what_blames_a_customer() {
+    let mut blamed = Vec::new();
+    for (failure, reason, _) in table() {
+        match (failure.blames_us(), reason) {
+            (Some(name), reason) => blamed.push((name, reason)),
+            (None, reason) => assert!(!["identity", "source_bucket_missing"].contains(&reason), "{reason}"),
+        }
+    }
+    blamed.sort_unstable();
+    let identity = [(health::IDENTITY, "identity"); 5];
+    assert_eq!(blamed, [&identity[..], &[(health::SOURCE_BUCKET, "source_bucket_missing")]].concat());
+}
+
+#[test]
+fn every_failure_has_its_fate() {
+    for (failure, reason, is_poison) in table() {
+        assert_eq!(failure.reason(), reason);
+        let (cause, was_poison) = match judge(&[failed(failure)], 1, 0.0) {
+            Verdict::Poison(cause) => (cause, true),
+            Verdict::Retry(cause) => (cause, false),
+            other => panic!("{reason}: {other:?}"),
+        };
+        assert_eq!((cause.reason, cause.delay, was_poison), (reason, BACKOFF.first, is_poison));
+    }
+}
+
+#[test]
+fn nothing_wrong_is_an_ack_and_a_retry_beats_poison() {
+    assert_eq!(judge(&[], 1, 0.5), Verdict::Ack);
+    let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic(text()))];
+    assert!(matches!(judge(&failures, 1, 0.0), Verdict::Retry(cause) if cause.reason == "panic"));
+}
+
+#[test]
+fn what_was_retried_for_too_long_is_a_letter_with_its_reason() {
+    let check = |failures: Vec<Failure>, overdue: Option<&str>| {
+        let failures: Vec<_> = failures.into_iter().map(failed).collect();
+        let young = judge(&failures, 7, 0.0);
+        let verdict = decide(&failures, 7, BACKOFF.max_age + Duration::from_millis(1), &BACKOFF, 0.0);
+        match overdue {
+            None => assert_eq!(verdict, young),
+            Some(reason) => {
+                assert!(matches!(young, Verdict::Retry(_)), "{young:?}");
+                assert!(matches!(&verdict, Verdict::Overdue(cause) if cause.reason == reason), "{verdict:?}");
+            }
+        }
+    };
+    for (failure, reason, is_poison) in table() {
+        let is_turn = matches!(failure, Failure::OverShare { .. });
+        check(vec![failure], (!is_poison && !is_turn).then_some(reason));
+    }
+    let turn = || Failure::OverShare { wait: Duration::from_secs(3) };
+    check(vec![turn(), Failure::Panic(text())], Some("panic"));
+    check(vec![turn(), Failure::ForeignBucket], None);
+    check(vec![Failure::ForeignBucket, Failure::Panic(text())], Some("panic"));
+    check(vec![Failure::Panic(text()), Failure::Stopping], None);
+    check(vec![], None);
+}
+
+#[test]
+fn a_letter_names_every_tenant_that_failed() {
+    let of = |tenant: &str| Failed { tenant_id: Some(tenant.into()), ..failed(Failure::UnknownTenant) };
+    let check = |failures: &[Failed], expected: Option<&str>| {
+        let Verdict::Poison(cause) = judge(failures, 1, 0.0) else { panic!("poison") };
+        let tenants = cause.attributes.iter().find(|(name, _)| *name == "tenants");
+        assert_eq!(tenants.map(|(_, value)| value.as_str()), expected);
+        assert_eq!(cause.tenant_id(), failures[0].tenant_id.as_deref());
+    };
+    check(&[of("globex"), of("acme"), of("globex")], Some("acme/globex"));
+    check(&[of("acme"), of("acme")], None);
+    check(&[Failed { tenant_id: None, ..of("") }], None);
+}
+
+#[test]
+fn delays_are_graded_and_jittered() {
+    for (attempts, chance, seconds) in [
+        (0, 0.0, 10.0),
+        (1, 0.0, 10.0),
+        (2, 0.0, 20.0),
+        (3, 0.0, 40.0),
+        (4, 0.0, 60.0),
+        (1000, 0.0, 60.0),
+        (1, 1.0, 7.5),
+        (3, 0.5, 35.0),
+    ] {
+        let verdict = judge(&[failed(Failure::Panic(text()))], attempts, chance);
+        assert_eq!(verdict.retry_after(), Some(Duration::from_secs_f64(seconds)), "{attempts} {chance}");
+    }
+}
+
+#[test]
+fn what_waits_for_a_probe_does_not_come_before_it() {
+    let check = |failures: Vec<Failure>, attempts, chance, seconds: f64| {
+        let failures: Vec<_> = failures.into_iter().map(failed).collect();
+        let verdict = judge(&failures, attempts, chance);
+        assert_eq!(verdict.retry_after(), Some(Duration::from_secs_f64(seconds)), "{failures:?}");
+    };
+    let role = |seconds| Failure::Sink(SinkError::Session(open(seconds)));
+    check(vec![role(30)], 1, 0.0, 30.0);
+    check(vec![role(30)], 1, 1.0, 32.5);
+    check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
+    check(vec![Failure::Copy(CopyError::Session(open(30)))], 3, 1.0, 30.0);
+    check(vec![Failure::Sink(held(30))], 1, 0.0, 30.0);
+    // Its own delay is longer.
+    check(vec![role(30)], 3, 0.0, 40.0);
+    check(vec![role(30)], 3, 0.5, 35.0);
+    // Room to the longest delay only, and a probe beyond it.
+    check(vec![role(58)], 2, 1.0, 60.0);
+    check(vec![role(60)], 1, 0.7, 60.0);
+    check(vec![role(300)], 1, 0.0, 60.0);
+    check(vec![role(300)], 1, 1.0, 45.0);
+    // The probe that is due, and others that need not wait.
+    check(vec![role(0)], 1, 0.0, 10.0);
+    check(vec![role(50), role(30)], 1, 0.0, 30.0);
+    check(vec![role(30), Failure::Sink(SinkError::Throttled(text()))], 1, 0.0, 10.0);
+    check(vec![role(30), Failure::ForeignBucket], 1, 0.0, 30.0);
+    check(vec![Failure::Sink(paused(30))], 1, 0.0, 30.0);
+    // A turn is kept to, however often the message came.
+    let turn = |seconds| Failure::OverShare { wait: Duration::from_secs(seconds) };
+    check(vec![turn(3)], 1, 0.5, 3.0);
+    check(vec![turn(3)], 7, 0.5, 3.0);
+    check(vec![turn(45), role(30)], 1, 0.0, 30.0);
+    check(vec![turn(3), role(30), Failure::ForeignBucket], 1, 0.0, 3.0);
+}
+
+#[test]
+fn poison_says_what_it_is_about() {
+    let Verdict::Poison(poison) = judge(&[failed(record(7))], 1, 0.0) else { panic!("poison") };
+    let expected =
+        [("tenant", "acme"), ("bucket", "b"), ("key", "k"), ("version", "v"), ("record_offset", "7")];
+    for (name, value) in expected {
+        assert!(poison.attributes.contains(&(name, value.to_owned())), "{name}");
+    }
+    assert!(poison.attributes.iter().any(|(name, value)| *name == "error" && value.contains("record 7")));
+}

@@ -1,0 +1,257 @@
+//! What AWS refuses: for what it is, for what the worker itself is, or for how the provider's side is wired. Each by its own name.
+
+use logferry_sandbox::{
+    faults::{Effect, ErrorAnswer, Fault},
+    provision::CustomerSpec,
+};
+use serde_json::Value;
+
+use crate::{
+    eventually::eventually,
+    samples::{assert_same_events, expected, generated, received_events},
+    setup::{Setup, s3_event},
+    worker::Worker,
+};
+
+/// The operation is refused like that, by the worker's sessions alone: the harness asks as an account's root.
+fn refused(service: &str, operation: &str, status: u16, code: &str, message: &str) -> Fault {
+    let error = ErrorAnswer { message: message.to_owned(), ..ErrorAnswer::new(status, code) };
+    Fault { sessions_only: true, ..Fault::new(service, operation, Effect::Error(error)) }
+}
+
+fn failures(reason: &str) -> String {
+    format!("logferry_failures_total{{reason=\"{reason}\"}}")
+}
+
+/// Waits until messages failed so often for that reason, and checks that none is a dead letter, however often it was refused.
+async fn is_retried(setup: &Setup, worker: &Worker, reason: &str) {
+    eventually("it is tried again and again", async || {
+        let metrics = worker.metrics().await;
+        if metrics.get(&failures(reason)) > 4.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    setup.no_dead_letters().await;
+}
+
+/// Waits until `/readyz` has a line of that dependency with all these words.
+async fn readiness_says(worker: &Worker, dependency: &str, words: &[&str]) {
+    eventually("readiness says what is wrong", async || {
+        let (status, body) = worker.http_get("/readyz").await.map_err(|error| error.to_string())?;
+        let line = body.lines().find(|line| line.starts_with(&format!("{dependency}: "))).unwrap_or_default();
+        let all = status == 503 && words.iter().all(|word| line.contains(word));
+        if all && !line.is_empty() { Ok(()) } else { Err(format!("{status} {body}")) }
+    })
+    .await;
+}
+
+async fn opened_no_breaker(worker: &Worker) {
+    let metrics = worker.metrics().await;
+    for name in [
+        "logferry_role_breakers_open",
+        "logferry_group_breakers_open",
+        "logferry_role_breaker_changes_total",
+        "logferry_group_breaker_changes_total",
+    ] {
+        assert_eq!(metrics.sum(name), 0.0, "{name}: {metrics:?}");
+    }
+    assert_eq!(metrics.get(&failures("role_denied")), 0.0, "{metrics:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_s3_refuses_is_a_letter_after_a_few_receives() {
+    let setup = Setup::with("refused-object", |spec| spec.versioned = true).await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    setup.customer("acme").await;
+    let bucket = setup.provider.bucket.as_str();
+    let key = |name: &str| format!("acme/c/app/p/{name}");
+    let injected = [
+        ("moved", 301, "PermanentRedirect", "object_refused"),
+        ("marker", 405, "MethodNotAllowed", "object_refused"),
+        ("archived", 403, "InvalidObjectState", "object_archived"),
+        ("teapot", 418, "Teapot", "object_refused"),
+    ];
+    for (name, status, code, _) in injected {
+        let fault = refused("s3", "GetObject", status, code, "no");
+        sandbox.faults().add(Fault { contains: Some(key(name)), ..fault });
+        setup.send(&s3_event(bucket, &key(name)).to_string()).await;
+    }
+    // The sandbox refuses this one by itself, as S3 does.
+    let mut bad_version = s3_event(bucket, &key("version"));
+    bad_version["Records"][0]["s3"]["object"]["versionId"] = "nope".into();
+    setup.send(&bad_version.to_string()).await;
+
+    let worker = setup.worker().await;
+    let letters = setup.dead_letters(5).await;
+    let of_version = ("version", 400, "InvalidArgument", "object_refused");
+    for (name, _, code, reason) in injected.into_iter().chain([of_version]) {
+        let letter = letters.iter().find(|letter| letter.get("key") == key(name));
+        let letter = letter.unwrap_or_else(|| panic!("no letter about {name} among {letters:?}"));
+        assert_eq!((letter.get("reason"), letter.get("tenant")), (reason, "acme"), "{letter:?}");
+        assert!(letter.get("error").contains(code), "{letter:?}");
+    }
+    setup.queue_is_empty().await;
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get("logferry_messages_total{verdict=\"retry\"}"), 10.0, "three receives each");
+    assert_eq!(metrics.get("logferry_messages_total{verdict=\"poison\"}"), 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_cloudwatch_logs_refuses_is_a_letter_after_a_few_receives() {
+    let setup = Setup::new("refused-batch").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    setup.customer("acme").await;
+    let message = "Log event too large: 300000 bytes exceeds limit of 262144";
+    for (tenant, code) in [("acme", "InvalidParameterException"), ("globex", "NobodyKnowsException")] {
+        setup.customer(tenant).await;
+        let fault = refused("logs", "PutLogEvents", 400, code, message);
+        sandbox.faults().add(Fault { contains: Some(format!("/logferry/{tenant}")), ..fault });
+        let object = generated(&format!("{tenant}/c/app/p/1"), 20, 40);
+        setup.upload(&object.key, object.bytes).await;
+    }
+    let worker = setup.worker_with(&[("LOGFERRY_QUEUE__MAX_REFUSALS", "2")]).await;
+    let letters = setup.dead_letters(2).await;
+    for letter in &letters {
+        assert_eq!(letter.get("reason"), "batch_refused", "{letter:?}");
+        assert!(letter.get("error").contains(message), "{letter:?}");
+    }
+    setup.queue_is_empty().await;
+    let retries = worker.metrics().await.get("logferry_messages_total{verdict=\"retry\"}");
+    assert_eq!(retries, 2.0, "two receives each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_is_missing_is_the_wiring_s_fault() {
+    let setup = Setup::new("no-such-bucket").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.customer("acme").await;
+    let fault = refused("s3", "GetObject", 404, "NoSuchBucket", "The specified bucket does not exist");
+    let fault = sandbox.faults().add(fault);
+    let object = generated("acme/c/app/p/1", 20, 40);
+    setup.upload(&object.key, object.bytes).await;
+    let worker = setup.worker().await;
+    is_retried(&setup, &worker, "source_bucket_missing").await;
+    assert_eq!(worker.metrics().await.get(&failures("object_missing")), 0.0);
+    readiness_says(&worker, "source_bucket", &["NoSuchBucket", "create it"]).await;
+    sandbox.faults().remove(fault);
+    setup.acknowledged(&worker, 1).await;
+    assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_of_groups_is_told_as_what_it_is() {
+    let setup = Setup::new("group-quota").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let customer = setup.stranger(CustomerSpec { create_group: false, ..CustomerSpec::new("acme") }).await;
+    setup.put_row(customer.row()).await;
+    let fault = refused("logs", "CreateLogGroup", 400, "LimitExceededException", "Resource limit exceeded.");
+    let fault = sandbox.faults().add(fault);
+    let object = generated("acme/c/app/p/1", 20, 40);
+    setup.upload(&object.key, object.bytes).await;
+    let worker = setup.worker().await;
+    is_retried(&setup, &worker, "group_quota").await;
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.get(&failures("throttled")), 0.0, "{metrics:?}");
+    assert_eq!(metrics.get("logferry_throttled_accounts"), 0.0, "the account is not left alone for it");
+    let lines = worker.log_lines();
+    let told =
+        lines.iter().find(|line| line["reason"] == "group_quota").map(|line| line["error"].to_string());
+    let told = told.expect("the log says so");
+    assert!(told.contains("quota of log groups") && told.contains("Resource limit exceeded"), "{told}");
+    sandbox.faults().remove(fault);
+    setup.acknowledged(&worker, 1).await;
+    assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
+}
+
+/// Our clock, our credentials: wherever AWS says so, nobody's breaker opens, and readiness names the remedy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_ourselves_is_nobody_else_s() {
+    let late = "Signature expired: 20261127T113000Z is now earlier than 20261127T114500Z (20261127T120000Z - 15 min.)";
+    let clock: &[&str] = &["clock is 1800 s behind AWS's", "NTP"];
+    let credentials: &[&str] = &["our own credentials", "task role"];
+    let cases = [
+        ("sts", "AssumeRole", 403, "SignatureDoesNotMatch", late, clock),
+        ("sts", "AssumeRole", 403, "ExpiredToken", "The security token is expired", credentials),
+        ("sts", "AssumeRole", 403, "InvalidClientTokenId", "The token is invalid", credentials),
+        ("s3", "GetObject", 403, "RequestTimeTooSkewed", "The difference is too large.", &["clock", "NTP"]),
+        ("s3", "GetObject", 400, "ExpiredToken", "The provided token has expired.", credentials),
+        ("logs", "PutLogEvents", 400, "InvalidSignatureException", late, clock),
+    ];
+    let one =
+        async |(service, operation, status, code, message, words): (&str, &str, u16, &str, &str, &[&str])| {
+            let setup = Setup::new("ourselves").await;
+            let Some(sandbox) = setup.sandbox() else { return };
+            let customer = setup.customer("acme").await;
+            let environment = setup.environment().await;
+            let fault = sandbox.faults().add(refused(service, operation, status, code, message));
+            let object = generated("acme/c/app/p/1", 20, 40);
+            setup.upload(&object.key, object.bytes).await;
+            let worker = Worker::start(&environment).await;
+            is_retried(&setup, &worker, "identity").await;
+            readiness_says(&worker, "identity", words).await;
+            opened_no_breaker(&worker).await;
+            sandbox.faults().remove(fault);
+            setup.acknowledged(&worker, 1).await;
+            assert_same_events(code, &received_events(&setup.aws, &customer).await, &expected(&object.text));
+        };
+    let [a, b, c, d, e, f] = cases;
+    tokio::join!(one(a), one(b), one(c), one(d), one(e), one(f));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_central_role_that_refuses_us_is_our_affair() {
+    let setup = Setup::new("no-central").await;
+    setup.customer("acme").await;
+    let object = generated("acme/c/app/p/1", 20, 40);
+    setup.upload(&object.key, object.bytes).await;
+    let missing = format!("{}-missing", setup.provider.central_role_arn);
+    let worker = setup.worker_with(&[("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", &missing)]).await;
+    is_retried(&setup, &worker, "identity").await;
+    readiness_says(&worker, "identity", &[&missing, "credentials.central_role_arn", "trust policy"]).await;
+    opened_no_breaker(&worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_are_nobody_s_are_named_by_readiness() {
+    let setup = Setup::new("nobody").await;
+    if setup.sandbox().is_none() {
+        // ministack takes any credentials.
+        return;
+    }
+    let mut environment = setup.environment().await;
+    environment.insert("AWS_ACCESS_KEY_ID".to_owned(), "AKIAIOSFODNN7EXAMPLE".to_owned());
+    let worker = Worker::start(&environment).await;
+    readiness_says(&worker, "identity", &["our own credentials", "task role"]).await;
+}
+
+/// What only some messages need: the dead-letter queue, the staging bucket, the quarantine's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_some_messages_need_is_looked_at_before_they_come() {
+    let setup = Setup::new("looked-at").await;
+    let mut environment = setup.environment().await;
+    let no_queue = format!("{}-missing", setup.provider.dead_letter_url);
+    let no_bucket = format!("{}-missing", setup.provider.bucket);
+    let both = format!("{},{no_bucket}", setup.provider.bucket);
+    let quarantine = format!("{}-quarantine", setup.provider.bucket);
+    for (name, value) in [
+        ("LOGFERRY_QUEUE__DEAD_LETTER_URL", &no_queue),
+        ("LOGFERRY_SOURCE__BUCKETS", &both),
+        ("LOGFERRY_QUARANTINE__BUCKET", &quarantine),
+    ] {
+        environment.insert(name.to_owned(), value.clone());
+    }
+    let worker = Worker::start(&environment).await;
+    readiness_says(&worker, "dead_letter_queue", &["does not exist", "queue.dead_letter_url"]).await;
+    readiness_says(&worker, "source_bucket", &[&no_bucket, "source.buckets"]).await;
+    readiness_says(&worker, "quarantine_bucket", &[&quarantine, "quarantine.bucket"]).await;
+    let arguments = ["doctor", "--json"];
+    let report = crate::operator::run(&arguments, &environment).await.with(1).json();
+    let conditions = report["conditions"].as_array().expect("an array");
+    let failed = |name: &str, words: &str| {
+        let of_name = |condition: &&Value| condition["condition"] == name && condition["state"] == "failed";
+        let found = conditions.iter().find(of_name).unwrap_or_else(|| panic!("{name} in {report:#}"));
+        assert!(found["detail"].to_string().contains(words), "{found}");
+    };
+    failed("dead-letter queue", "missing");
+    failed("source bucket", &no_bucket);
+    failed("quarantine", &quarantine);
+}

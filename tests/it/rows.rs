@@ -1,0 +1,144 @@
+//! Rows as the field has them: written by other programs, and beside customers' policies that allow the least.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use logferry_sandbox::provision::{Aws, Customer, CustomerSpec, Policies};
+
+use crate::{
+    eventually::eventually,
+    samples::{assert_same_events, expected, generated, received_events},
+    setup::{Setup, text},
+    target::unique_account,
+};
+
+type StoredRow = HashMap<String, AttributeValue>;
+
+fn number(seconds: i64) -> AttributeValue {
+    AttributeValue::N(seconds.to_string())
+}
+
+/// What other programs of the field write into every row.
+fn as_the_field_writes(mut row: StoredRow) -> StoredRow {
+    let now = jiff::Timestamp::now();
+    let more = [
+        ("created_at", text(&now.to_string())),
+        ("updated_at", number(now.as_second())),
+        ("groups", AttributeValue::L(Vec::new())),
+        ("ttl", number(now.as_second() + 86_400)),
+        ("desired_logs", AttributeValue::L(vec![text("")])),
+    ];
+    row.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    row
+}
+
+/// A customer whose policies are those that the field publishes, and the row for it.
+async fn published(setup: &Setup, tenant_id: &str) -> (Customer, StoredRow) {
+    let spec = CustomerSpec { policies: Policies::Published, ..CustomerSpec::new(tenant_id) };
+    let customer = setup.stranger(spec).await;
+    let mut row = as_the_field_writes(customer.row());
+    row.remove("external_id");
+    (customer, row)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_other_programs_deliver_unchanged() {
+    let setup = Setup::new("field-rows").await;
+    let (acme, row) = published(&setup, "acme").await;
+    setup.put_row(row).await;
+    // The shortest form: the Region is the worker's to say, and an empty list wants everything.
+    let (globex, mut row) = published(&setup, "globex").await;
+    row.remove("target_region");
+    row.insert("desired_logs".to_owned(), AttributeValue::L(Vec::new()));
+    setup.put_row(row).await;
+    // The other schema: a bucket, which the central role writes to.
+    let initech = setup.stranger(CustomerSpec::new("initech")).await;
+    let bucket = format!("{}-initech", setup.provider.bucket);
+    initech.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
+    setup.put_row(as_the_field_writes(initech.bucket_row(&bucket, false))).await;
+
+    let objects =
+        ["acme/c/app/p/1", "globex/c/app/p/1", "initech/c/app/p/1"].map(|key| generated(key, 20, 40));
+    for object in &objects {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    let worker = setup.worker_with(&[("LOGFERRY_TENANTS__DEFAULT_REGION", &setup.aws.region)]).await;
+    setup.acknowledged(&worker, 3).await;
+    for (customer, object) in [(&acme, &objects[0]), (&globex, &objects[1])] {
+        let found = received_events(&setup.aws, customer).await;
+        assert_same_events(&customer.tenant_id, &found, &expected(&object.text));
+    }
+    let copies = initech.objects(&setup.aws, &bucket).await.expect("the bucket can be read");
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    assert_eq!(copies[0].bytes, objects[2].bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_whose_ttl_has_passed_is_gone() {
+    let setup = Setup::new("expired-row").await;
+    let acme = setup.stranger(CustomerSpec::new("acme")).await;
+    let ago = number(jiff::Timestamp::now().as_second() - 1);
+    let mut row = acme.row();
+    row.insert("ttl".to_owned(), ago.clone());
+    setup.put_row(row).await;
+    // A pause that is gone holds nobody up.
+    let globex = setup.customer("globex").await;
+    let settings = [
+        ("tenant_id", text("globex")),
+        ("type", text("settings")),
+        ("paused", AttributeValue::Bool(true)),
+        ("ttl", ago),
+    ];
+    setup.put_row(settings.map(|(name, value)| (name.to_owned(), value)).into()).await;
+    let objects = ["acme/c/app/p/1", "globex/c/app/p/1"].map(|key| generated(key, 5, 40));
+    for object in &objects {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    let _worker = setup.worker().await;
+    let letter = setup.dead_letters(1).await.remove(0);
+    assert_eq!((letter.get("reason"), letter.get("tenant")), ("unknown_tenant", "acme"), "{letter:?}");
+    setup.queue_is_empty().await;
+    assert_eq!(received_events(&setup.aws, &acme).await, []);
+    let found = received_events(&setup.aws, &globex).await;
+    assert_same_events("globex", &found, &expected(&objects[1].text));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_nothing_says_is_a_bad_row() {
+    let setup = Setup::new("no-region").await;
+    let acme = setup.stranger(CustomerSpec::new("acme")).await;
+    let mut row = acme.row();
+    row.remove("target_region");
+    setup.put_row(row).await;
+    setup.upload("acme/c/app/p/1", "[]").await;
+    let _worker = setup.worker().await;
+    let letter = setup.dead_letters(1).await.remove(0);
+    assert_eq!(letter.get("reason"), "bad_tenant_row", "{letter:?}");
+    assert!(letter.get("error").contains("target_region: is missing"), "{letter:?}");
+    assert!(letter.get("error").contains("tenants.default_region"), "{letter:?}");
+}
+
+/// Role, log group and session policy are named with the partition of the customer's Region.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_customer_in_another_partition_receives() {
+    let setup = Setup::new("partition").await;
+    if setup.sandbox().is_none() {
+        // ministack knows one partition.
+        return;
+    }
+    let there = Aws::new(&setup.aws.endpoint, "eusc-de-east-1");
+    let spec = CustomerSpec::new("acme");
+    let acme = Customer::create(&there, &unique_account(), &setup.provider, spec).await;
+    let acme = acme.expect("the customer's side can be set up");
+    assert!(acme.role_arn.starts_with("arn:aws-eusc:iam::"), "{}", acme.role_arn);
+    setup.put_row(acme.row()).await;
+    let object = generated("acme/c/app/p/1", 20, 40);
+    setup.upload(&object.key, object.bytes.clone()).await;
+    let worker = setup.worker().await;
+    setup.acknowledged(&worker, 1).await;
+    let found = eventually("the events arrive", async || {
+        let found = received_events(&there, &acme).await;
+        if found.is_empty() { Err("none yet".to_owned()) } else { Ok(found) }
+    });
+    assert_same_events("acme", &found.await, &expected(&object.text));
+}
