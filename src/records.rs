@@ -13,7 +13,9 @@ mod scan;
 mod strict;
 mod timestamp;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::RangeInclusive};
+
+use jiff::Timestamp;
 
 use self::scan::{Around, Scan, ScanError, escape, scan};
 
@@ -22,7 +24,7 @@ use self::scan::{Around, Scan, ScanError, escape, scan};
 pub struct Record<'a> {
     /// Position in the object, from 0.
     pub index: u64,
-    /// Milliseconds since 1970; `None` when the record has none that can be read.
+    /// Milliseconds since 1970; `None` when the record has none that can be read and believed.
     pub timestamp: Option<i64>,
     /// What becomes the event.
     pub message: Message<'a>,
@@ -166,6 +168,8 @@ pub struct RecordReader {
     retry_at: usize,
     /// What stood around the message of the record before.
     around: Around,
+    /// What a record's timestamp may be, in milliseconds since 1970.
+    believable: RangeInclusive<i64>,
     /// A line that is no record may be stepped over: each record stands on a line of its own, as far as we know.
     by_lines: bool,
 }
@@ -183,10 +187,18 @@ enum Place {
 }
 
 impl RecordReader {
-    /// Starts on an object whose records may be `max_record` bytes long.
-    pub fn new(max_record: usize) -> Self {
-        let around = Around::default();
-        Self { place: Place::Top, index: 0, max_record, retry_at: 0, around, by_lines: false }
+    /// Starts on an object whose records may be `max_record` bytes long. A timestamp before 2000, or more than a day after `now`,
+    /// counts as none.
+    pub fn new(max_record: usize, now: Timestamp) -> Self {
+        Self {
+            place: Place::Top,
+            index: 0,
+            max_record,
+            retry_at: 0,
+            around: Around::default(),
+            believable: timestamp::believable(now),
+            by_lines: false,
+        }
     }
 
     /// Goes on behind a line that is no record, where it is certain where the line ends: between records, not within an array,
@@ -279,6 +291,7 @@ impl RecordReader {
         if self.by_lines && self.index == 0 && self.place == Place::Top {
             self.by_lines = !text[..found.len].contains(&b'\n');
         }
+        let timestamp = timestamp.and_then(|value| timestamp::parse(value, &self.believable));
         let record = Record { index: self.index, timestamp, message };
         let consumed = at + found.len;
         self.index += 1;
@@ -347,8 +360,8 @@ fn ends_in_string(text: &[u8]) -> bool {
     inside
 }
 
-/// The common case: a plain string that may be copied as it stands.
-fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
+/// The common case: a plain string that may be copied as it stands. The second part is the timestamp's value.
+fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<&'a [u8]>)> {
     let (token, reading) = (found.message?, found.reading?);
     if found.ambiguous {
         return None;
@@ -357,10 +370,7 @@ fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
     if !reading.ascii {
         std::str::from_utf8(text).ok()?;
     }
-    Some((
-        Message { escaped: Cow::Borrowed(text), len: reading.len },
-        found.timestamp.and_then(timestamp::parse),
-    ))
+    Some((Message { escaped: Cow::Borrowed(text), len: reading.len }, found.timestamp))
 }
 
 #[cfg(test)]

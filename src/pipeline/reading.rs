@@ -78,7 +78,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let (bytes_stored, bytes_decompressed) = (form("stored"), form("decompressed"));
         let mut decoder = Decoder::new(self.settings.max_object);
         let mut window = Window::default();
-        let mut reader = RecordReader::new(self.settings.max_record);
+        // Ours may be slow: what S3 stored then is no later than now.
+        let now = modified.max(Timestamp::now());
+        let mut reader = RecordReader::new(self.settings.max_record, now);
         if self.ports.quarantine.is_some() {
             reader = reader.stepping_over_bad_lines();
         }

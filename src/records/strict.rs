@@ -8,14 +8,15 @@ use std::{borrow::Cow, fmt, io};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Message, timestamp};
+use super::Message;
 
 /// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.
 const VECTOR_METADATA: [&str; 6] =
     ["file", "kubernetes", "source_type", "stream", "timestamp", "timestamp_end"];
 
-/// Reads a record's message and its time in milliseconds, if it has one: the last of several equal names counts, as it does for every JSON reader here.
-pub(super) fn read(text: &[u8]) -> Result<(Message<'static>, Option<i64>), serde_json::Error> {
+/// Reads a record's message, and its timestamp's value as it stands: the last of several equal names counts, as it does for every
+/// JSON reader.
+pub(super) fn read(text: &[u8]) -> Result<(Message<'static>, Option<&[u8]>), serde_json::Error> {
     let mut members = Members::default();
     members.read(text)?;
     let message = match members.message {
@@ -23,7 +24,7 @@ pub(super) fn read(text: &[u8]) -> Result<(Message<'static>, Option<i64>), serde
         Some(value) => Message::escape(value),
         None => whole(text)?,
     };
-    Ok((message, members.timestamp.and_then(|value| timestamp::parse(value.as_bytes()))))
+    Ok((message, members.timestamp.map(str::as_bytes)))
 }
 
 /// The record itself, without Vector's metadata.

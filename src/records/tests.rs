@@ -5,11 +5,14 @@ use serde_json::{Value, json};
 
 use super::*;
 
+/// 2026-11-21T12:00:00Z.
+const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
+
 type Read = (Vec<(String, Option<i64>)>, Option<RecordError>);
 
 /// Reads `text` as it would arrive in pieces of `chunk` bytes.
 fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
-    read_by(RecordReader::new(max_record), text, chunk)
+    read_by(RecordReader::new(max_record, NOW), text, chunk)
 }
 
 /// The same by that reader; a bad line is shown between angle brackets.
@@ -69,8 +72,8 @@ fn check_error(text: &str, good: usize, part: &str) {
 
 #[test]
 fn every_framing_gives_the_same_records() {
-    let (a, b) = (r#"{"message":"a","timestamp":1}"#, r#"{"timestamp":2,"message":"b"}"#);
-    let expected = [("a", Some(1000)), ("b", Some(2000))];
+    let (a, b) = (r#"{"message":"a","timestamp":1795248001}"#, r#"{"timestamp":1795248002,"message":"b"}"#);
+    let expected = [("a", Some(1_795_248_001_000)), ("b", Some(1_795_248_002_000))];
     for text in [
         format!("[{a},{b}]"),
         format!("[\n{a},\r\n  {b}\n]\n"),
@@ -106,8 +109,8 @@ fn other_messages_go_as_their_json() {
 #[test]
 fn a_record_without_message_goes_as_its_json_without_vectors_metadata() {
     check(
-        r#"[{"level":"info","file":"/var/log/x","kubernetes":{"a":1},"n": 1.0,"timestamp":5,"stream":"stdout"}]"#,
-        &[(r#"{"level":"info","n":1.0}"#, Some(5000))],
+        r#"[{"level":"info","file":"/var/log/x","kubernetes":{"a":1},"n": 1.0,"timestamp":1795248005,"stream":"stdout"}]"#,
+        &[(r#"{"level":"info","n":1.0}"#, Some(1_795_248_005_000))],
     );
     check("{}", &[("{}", None)]);
 }
@@ -116,12 +119,19 @@ fn a_record_without_message_goes_as_its_json_without_vectors_metadata() {
 fn doubtful_names_mean_what_every_json_reader_takes_them_for() {
     check(r#"{"message":"first","message":"last"}"#, &[("last", None)]);
     check(r#"{"m\u0065ssage":"escaped"}"#, &[("escaped", None)]);
-    check(r#"{"timestamp":1,"message":"x","t\u0069mestamp":"2"}"#, &[("x", Some(2000))]);
+    check(
+        r#"{"timestamp":1,"message":"x","t\u0069mestamp":"1795248002"}"#,
+        &[("x", Some(1_795_248_002_000))],
+    );
 }
 
 #[test]
 fn unreadable_timestamps_are_none() {
     check(r#"{"message":"x","timestamp":"yesterday"}"#, &[("x", None)]);
+    check(
+        r#"{"message":"x","timestamp":5}{"message":"y","timestamp":"2026-11-23T00:00:00Z"}"#,
+        &[("x", None), ("y", None)],
+    );
 }
 
 #[test]
@@ -147,7 +157,7 @@ fn what_came_before_a_bad_record_is_read() {
 
 fn check_lines(text: &[u8], expected: &[&str], error: Option<&str>) {
     for chunk in [1, 2, 7, text.len()] {
-        let (records, found) = read_by(RecordReader::new(60).stepping_over_bad_lines(), text, chunk);
+        let (records, found) = read_by(RecordReader::new(60, NOW).stepping_over_bad_lines(), text, chunk);
         let records: Vec<_> = records.iter().map(|(message, _)| message.as_str()).collect();
         let text = text.escape_ascii();
         assert_eq!(records, expected, "{text} in pieces of {chunk}");
@@ -246,11 +256,12 @@ fn reference(records: &[Value]) -> Vec<(String, Option<i64>)> {
 }
 
 fn records() -> impl Strategy<Value = Vec<Value>> {
-    let record =
-        (".{0,20}", any::<bool>(), 0_i64..2_000_000_000, ".{0,8}").prop_map(|(text, is_text, at, extra)| {
+    let record = (".{0,20}", any::<bool>(), 946_684_800_i64..1_795_300_000, ".{0,8}").prop_map(
+        |(text, is_text, at, extra)| {
             let message = if is_text { json!(text) } else { json!({ "inner": [text] }) };
             json!({ "a": {"message": extra}, "message": message, "timestamp": at })
-        });
+        },
+    );
     proptest::collection::vec(record, 0..8)
 }
 
@@ -289,7 +300,7 @@ proptest! {
         let (pieces, second) = read(text.as_bytes(), chunk, 64);
         prop_assert_eq!(whole, pieces);
         prop_assert_eq!(first.map(|error| error.to_string()), second.map(|error| error.to_string()));
-        let by_lines = |chunk| read_by(RecordReader::new(64).stepping_over_bad_lines(), text.as_bytes(), chunk);
+        let by_lines = |chunk| read_by(RecordReader::new(64, NOW).stepping_over_bad_lines(), text.as_bytes(), chunk);
         let ((whole, first), (pieces, second)) = (by_lines(text.len()), by_lines(chunk));
         prop_assert_eq!(whole, pieces);
         prop_assert_eq!(first.map(|error| error.to_string()), second.map(|error| error.to_string()));
@@ -309,7 +320,7 @@ proptest! {
             lines.insert(at, text);
         }
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        let reader = RecordReader::new(1 << 20).stepping_over_bad_lines();
+        let reader = RecordReader::new(1 << 20, NOW).stepping_over_bad_lines();
         let (found, error) = read_by(reader, text.as_bytes(), chunk);
         prop_assert!(error.is_none(), "{:?}", error);
         prop_assert_eq!(found, expected);

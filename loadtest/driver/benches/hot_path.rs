@@ -199,7 +199,7 @@ fn by_reader(text: &[u8]) -> Found {
 }
 
 fn each_record<'a>(text: &'a [u8], mut take: impl FnMut(i64, Message<'a>)) {
-    let (mut reader, mut rest) = (RecordReader::new(MAX_RECORD), text);
+    let (mut reader, mut rest) = (RecordReader::new(MAX_RECORD, Timestamp::MAX), text);
     while let Step::Record { record, consumed } = reader.next(rest, More::Ended).expect("the text is right") {
         take(record.timestamp.expect("every record has one"), record.message);
         rest = &rest[consumed..];

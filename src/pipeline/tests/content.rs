@@ -280,7 +280,7 @@ mod whole_path {
         ];
         let millisecond = prop_oneof![8 => 0_i64..2000, 1 => 0_i64..200_000_000];
         (message, millisecond, "[a-z]{0,3}", any::<bool>()).prop_map(|(message, millisecond, pod, container)| {
-            let at = Timestamp::from_millisecond(1_795_313_296_000 + millisecond).expect("a time");
+            let at = Timestamp::from_millisecond(1_795_140_496_000 + millisecond).expect("a time");
             let mut record = json!({"kubernetes": {"pod_name": pod}, "message": message, "timestamp": format!("{at:.3}")});
             if container {
                 record["a"] = json!([1, {"message": "not this one"}]);
