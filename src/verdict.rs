@@ -13,7 +13,7 @@ use crate::{
     ledger::LedgerError,
     object::ObjectError,
     quarantine::QuarantineError,
-    records::RecordError,
+    records::{RecordError, RecordProblem},
     route::KeyError,
     sink::SinkError,
     tenant::{BadRow, LookupError},
@@ -138,6 +138,9 @@ pub enum Failure {
     /// The object's text is no list of records, from a record on.
     #[error(transparent)]
     Record(RecordError),
+    /// A record could not be read, and there is no quarantine; the others were delivered.
+    #[error("{}", LaneError::Unkept(.0.clone()))]
+    Unkept(RecordError),
     /// CloudWatch Logs did not take a batch.
     #[error(transparent)]
     Sink(SinkError),
@@ -205,6 +208,10 @@ impl Failure {
             Self::Decode { error: DecodeError::TooLarge { .. }, .. }
             | Self::Object(ObjectError::TooLarge { .. })
             | Self::Copy(CopyError::TooLarge(_)) => "object_too_large",
+            Self::Decode { error: DecodeError::WindowTooLarge { .. }, .. } => "window_too_large",
+            Self::Record(RecordError { problem: RecordProblem::Unsupported(_), .. })
+            | Self::Decode { error: DecodeError::Dictionary { .. }, .. } => "unsupported_format",
+            Self::Unkept(_) => "record_too_long",
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
             Self::Sink(SinkError::Denied(_) | SinkError::Held { .. }) => "group_denied",
@@ -238,7 +245,7 @@ impl Failure {
     pub fn record_offset(&self) -> Option<u64> {
         match self {
             Self::Decode { records, .. } => Some(*records),
-            Self::Record(error) => Some(error.index),
+            Self::Record(error) | Self::Unkept(error) => Some(error.index),
             _ => None,
         }
     }
@@ -286,6 +293,7 @@ impl Failure {
             | Self::Row(_)
             | Self::Decode { .. }
             | Self::Record(_)
+            | Self::Unkept(_)
             | Self::Object(ObjectError::Missing(_) | ObjectError::TooLarge { .. })
             // A second attempt would take up behind the difference and hide it: the letter is the evidence.
             | Self::Unaccounted { .. }
@@ -327,6 +335,7 @@ impl From<LaneError> for Failure {
         match error {
             LaneError::Sink(error) => Self::Sink(error),
             LaneError::Quarantine(error) => Self::Quarantine(error),
+            LaneError::Unkept(error) => Self::Unkept(error),
             LaneError::Ledger(error) => Self::Ledger(error),
         }
     }
@@ -436,7 +445,6 @@ fn cause(failed: &Failed, failures: &[Failed], delay: Duration) -> Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::RecordProblem;
 
     const BACKOFF: Backoff = Backoff {
         first: Duration::from_secs(10),
@@ -460,7 +468,7 @@ mod tests {
     }
 
     fn record(index: u64) -> Failure {
-        Failure::Record(RecordError { index, problem: RecordProblem::TooDeep })
+        Failure::Record(RecordError { index, problem: RecordProblem::Truncated("record") })
     }
 
     fn denied() -> AssumeError {
@@ -511,7 +519,30 @@ mod tests {
                 "object_too_large",
                 true,
             ),
+            (
+                Failure::Decode {
+                    records: 3,
+                    error: DecodeError::WindowTooLarge { window: 2, limit: 1, produced: 0 },
+                },
+                "window_too_large",
+                true,
+            ),
+            (
+                Failure::Decode { records: 3, error: DecodeError::Dictionary { id: 7, produced: 0 } },
+                "unsupported_format",
+                true,
+            ),
             (record(1), "corrupt_object", true),
+            (
+                Failure::Record(RecordError { index: 0, problem: RecordProblem::Unsupported(text()) }),
+                "unsupported_format",
+                true,
+            ),
+            (
+                Failure::Unkept(RecordError { index: 3, problem: RecordProblem::SteppedOver }),
+                "record_too_long",
+                true,
+            ),
             (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
             (Failure::Object(ObjectError::TooLarge { stored: 2, limit: 1 }), "object_too_large", true),
             (Failure::Object(ObjectError::Denied(text())), "object_denied", false),
