@@ -245,9 +245,9 @@ pub struct MemoryBound {
     /// Every slot busy with ordinary records: two steps of decompressed text, two batches of 1.5 MiB (one open, one on its
     /// way; a third place to put them in order is not needed, the one that arrived is it), three reads of the connection.
     pub ordinary: u64,
-    /// Every slot busy with the worst: zstd's window (8 MiB), records of `source.max_record` that need the strict path
-    /// (in the window, unescaped, escaped again with room to grow: four times its length), batches of nothing but escapes
-    /// (8 MiB with room to grow), and full caches.
+    /// Every slot busy with the worst: zstd's window (8 MiB, and larger ones in `source.zstd_windows`), records of
+    /// `source.max_record` that have to be mended (in the window, and three times that where each byte becomes U+FFFD), batches of
+    /// nothing but escapes (8 MiB with room to grow), and full caches.
     pub worst: u64,
 }
 
@@ -256,7 +256,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     const KIB: u64 = 1 << 10;
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
-    let strict = 4 * config.source.max_record.as_u64();
+    let mended = 4 * config.source.max_record.as_u64();
     // What is set aside and what is on its way there: a mebibyte, or a record that does not shrink, with room to double.
     let set_aside = if config.quarantine.bucket.is_some() {
         2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
@@ -269,7 +269,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
-        worst: slots * (steps + read_ahead + 8192 * KIB + strict + 2 * 8192 * KIB + set_aside + message)
+        worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
+            + config.source.zstd_windows.as_u64()
             + caches
             + bodies_bound(config.worker.concurrency) as u64,
     }
@@ -416,6 +417,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         unknown_tenant: config.tenants.unknown,
         max_record: usize::try_from(config.source.max_record.as_u64()).context("source.max_record")?,
         max_object: config.source.max_object.as_u64(),
+        zstd_windows: config.source.zstd_windows.as_u64(),
         max_stored: config.source.max_stored.as_u64(),
         backoff: backoff(config),
         // One fills while the other is on its way.

@@ -128,10 +128,14 @@ pub struct Source {
     /// What an object key's segments name. `{tenant}` and `{file}` are required, the others are `{cluster}`,
     /// `{application}`, `{pod}`; anything else is a literal. `{file}` comes last.
     pub key_layout: String,
-    /// Longest single record, decompressed.
+    /// Longest single record, decompressed. A longer one is stepped over: its place goes into quarantine, or its message's dead letter
+    /// names it.
     pub max_record: ByteSize,
     /// Most decompressed bytes of one object: what stops a gzip bomb.
     pub max_object: ByteSize,
+    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on: a frame with such a window (`zstd --ultra`, Vector's
+    /// level `best`) waits for its share. No window may be larger than this, nor than 128 MiB; `0 B` allows none beyond 8 MiB.
+    pub zstd_windows: ByteSize,
     /// Most stored bytes of one object whose records are read: what stops an object that is long without containing much, such
     /// as padding or empty gzip members. Larger ones go to the dead-letter queue. A copy into a tenant's bucket has S3's own
     /// limit instead, 5 GB.
@@ -145,6 +149,7 @@ impl Default for Source {
             key_layout: KeyLayout::DEFAULT.to_owned(),
             max_record: ByteSize::mib(16),
             max_object: ByteSize::mib(1536),
+            zstd_windows: ByteSize::mib(128),
             max_stored: ByteSize::mib(1536),
         }
     }
@@ -285,8 +290,8 @@ impl Default for Ledger {
 #[serde(default, deny_unknown_fields)]
 pub struct Quarantine {
     /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id, none of `source.buckets`: what is written there must not
-    /// come back as logs. Without one there is no quarantine: what CloudWatch Logs rejects is counted, and a line that is no
-    /// record ends its object.
+    /// come back as logs. Without one there is no quarantine: what CloudWatch Logs rejects is counted, a line that is no record
+    /// ends its object, and a record that is too long makes its message a dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
     /// Where its keys begin; `{tenant}` stands in it once.

@@ -4,21 +4,20 @@
 //! frames), or none. Pure and push-style: the caller feeds what arrived and takes what came out, so backpressure
 //! reaches the socket by itself.
 
-use std::io;
+mod frames;
 
+use self::frames::{Frames, is_zstd};
+pub use self::frames::{MAX_WINDOW, ORDINARY_WINDOW};
 use flate2::{Decompress, FlushDecompress, Status};
-use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 /// Bytes decompressed at a time. Large enough that the calls cost nothing, small enough for a core's cache.
 const STEP: usize = 256 * 1024;
 /// Room beyond which a step must not write, whatever room an earlier, longer record has left: what a step writes keeps a
 /// thread.
 const MOST_ROOM: usize = 8 * STEP;
-/// Largest zstd window that is accepted, as a power of two: 8 MiB, what the format's specification (RFC 8878, 3.1.1.1.2)
-/// asks every decoder to support. More would be memory that no formula of ours counts.
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// As many bytes tell the compression.
+const HEAD: usize = 4;
 
 /// Decompressed text that nobody has read yet.
 #[derive(Debug, Default)]
@@ -60,6 +59,18 @@ pub struct Decoder {
     state: State,
     produced: u64,
     limit: u64,
+    max_window: u64,
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a frame may wait for its window"]
+pub enum Decoded {
+    /// It went well.
+    Step,
+    /// A zstd frame begins that needs a window of so many bytes, more than [`ORDINARY_WINDOW`]. Nothing larger than that is held any
+    /// more. Go on, also without further input, once there is memory and [`Decoder::allow`] has said so.
+    NeedsWindow(u64),
 }
 
 enum State {
@@ -68,11 +79,7 @@ enum State {
     Gzip(Decompress),
     /// After a gzip member: another one, zero padding, or the end.
     BetweenMembers,
-    Zstd {
-        decoder: ZstdDecoder<'static>,
-        /// No frame is open.
-        complete: bool,
-    },
+    Zstd(Frames),
     Plain,
 }
 
@@ -82,7 +89,7 @@ impl std::fmt::Debug for State {
             Self::Detecting(_) => "Detecting",
             Self::Gzip(_) => "Gzip",
             Self::BetweenMembers => "BetweenMembers",
-            Self::Zstd { .. } => "Zstd",
+            Self::Zstd(_) => "Zstd",
             Self::Plain => "Plain",
         })
     }
@@ -109,6 +116,29 @@ pub enum DecodeError {
         /// Decompressed bytes so far.
         produced: u64,
     },
+    /// A zstd frame asks for more memory than it may have.
+    #[error(
+        "the zstd frame behind {produced} decompressed bytes needs a window of {window} bytes, and the largest is {limit} bytes; \
+         source.zstd_windows raises it up to 128 MiB, beyond that compress with a smaller window (zstd --long=27, or less)"
+    )]
+    WindowTooLarge {
+        /// What it asks for, in bytes.
+        window: u64,
+        /// What it may have, in bytes.
+        limit: u64,
+        /// Decompressed bytes so far.
+        produced: u64,
+    },
+    /// A zstd frame was compressed with a dictionary.
+    #[error(
+        "the zstd frame behind {produced} decompressed bytes was compressed with dictionary {id}; dictionaries are not supported"
+    )]
+    Dictionary {
+        /// The dictionary's number.
+        id: u32,
+        /// Decompressed bytes so far.
+        produced: u64,
+    },
     /// More than `source.max_object`.
     #[error("the object decompresses to more than source.max_object, {limit} bytes")]
     TooLarge {
@@ -118,9 +148,16 @@ pub enum DecodeError {
 }
 
 impl Decoder {
-    /// Starts on an object that may decompress to at most `limit` bytes.
-    pub fn new(limit: u64) -> Self {
-        Self { state: State::Detecting(Vec::new()), produced: 0, limit }
+    /// Starts on an object that may decompress to at most `limit` bytes, with zstd windows of at most `max_window` bytes.
+    pub fn new(limit: u64, max_window: u64) -> Self {
+        Self { state: State::Detecting(Vec::new()), produced: 0, limit, max_window }
+    }
+
+    /// A window of so many bytes may be used, from now on and until [`Decoded::NeedsWindow`] asks for another.
+    pub fn allow(&mut self, window: u64) {
+        if let State::Zstd(frames) = &mut self.state {
+            frames.allow(window);
+        }
     }
 
     /// Decodes from `input` into the window, at most one step, and moves `input` past what it used up. Call it until
@@ -128,17 +165,18 @@ impl Decoder {
     ///
     /// # Errors
     /// See [`DecodeError`]; what is in the window by then is good.
-    pub fn decode(&mut self, input: &mut &[u8], window: &mut Window) -> Result<(), DecodeError> {
+    pub fn decode(&mut self, input: &mut &[u8], window: &mut Window) -> Result<Decoded, DecodeError> {
         if let State::Detecting(head) = &mut self.state {
-            let wanted = ZSTD_MAGIC.len() - head.len();
+            let wanted = HEAD - head.len();
             let (more, rest) = input.split_at(wanted.min(input.len()));
             head.extend_from_slice(more);
             *input = rest;
-            if head.len() < ZSTD_MAGIC.len() {
-                return Ok(());
+            if head.len() < HEAD {
+                return Ok(Decoded::Step);
             }
             let head = std::mem::take(head);
-            return self.begin(&head, window);
+            self.begin(&head, window)?;
+            return Ok(Decoded::Step);
         }
         self.step(input, window)
     }
@@ -154,35 +192,33 @@ impl Decoder {
         }
         match &self.state {
             State::Gzip(_) => Err(DecodeError::Truncated { format: "gzip", produced: self.produced }),
-            State::Zstd { complete: false, .. } => {
+            State::Zstd(frames) if !frames.is_complete() => {
                 Err(DecodeError::Truncated { format: "zstd", produced: self.produced })
             }
-            State::Zstd { .. } | State::BetweenMembers | State::Plain | State::Detecting(_) => Ok(()),
+            State::Zstd(_) | State::BetweenMembers | State::Plain | State::Detecting(_) => Ok(()),
         }
     }
 
     fn begin(&mut self, head: &[u8], window: &mut Window) -> Result<(), DecodeError> {
         self.state = if head.starts_with(&GZIP_MAGIC) {
             State::Gzip(gzip_member())
-        } else if head.starts_with(&ZSTD_MAGIC) {
-            let mut decoder = ZstdDecoder::new().map_err(|error| self.corrupt("zstd", &error))?;
-            decoder
-                .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
-                .map_err(|error| self.corrupt("zstd", &error))?;
-            State::Zstd { decoder, complete: false }
+        } else if is_zstd(head) {
+            State::Zstd(Frames::new(self.max_window))
         } else {
             State::Plain
         };
         let mut head = head;
         while !head.is_empty() {
-            self.step(&mut head, window)?;
+            // No window is asked for: a frame's header is longer than that.
+            let _ = self.step(&mut head, window)?;
         }
         Ok(())
     }
 
-    fn step(&mut self, input: &mut &[u8], window: &mut Window) -> Result<(), DecodeError> {
+    fn step(&mut self, input: &mut &[u8], window: &mut Window) -> Result<Decoded, DecodeError> {
         window.make_room();
         let before = window.buffer.len();
+        let mut decoded = Decoded::Step;
         match &mut self.state {
             State::Gzip(member) => {
                 let consumed = member.total_in();
@@ -215,17 +251,7 @@ impl Decoder {
                     });
                 }
             },
-            State::Zstd { decoder, complete } => {
-                let mut source = InBuffer::around(input);
-                let mut target = OutBuffer::around_pos(&mut window.buffer, before);
-                let hint = decoder.run(&mut source, &mut target);
-                let used = source.pos();
-                match hint {
-                    Ok(hint) => *complete = hint == 0,
-                    Err(error) => return Err(self.corrupt("zstd", &error)),
-                }
-                *input = &input[used..];
-            }
+            State::Zstd(frames) => decoded = frames.step(input, &mut window.buffer, self.produced)?,
             State::Plain => {
                 let (now, rest) = input.split_at(STEP.min(input.len()));
                 window.buffer.extend_from_slice(now);
@@ -237,11 +263,7 @@ impl Decoder {
         if self.produced > self.limit {
             return Err(DecodeError::TooLarge { limit: self.limit });
         }
-        Ok(())
-    }
-
-    fn corrupt(&self, format: &'static str, error: &io::Error) -> DecodeError {
-        DecodeError::Corrupt { format, produced: self.produced, problem: error.to_string() }
+        Ok(decoded)
     }
 }
 
@@ -251,141 +273,4 @@ fn gzip_member() -> Decompress {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::io::Write;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(text).expect("memory takes it");
-        encoder.finish().expect("memory takes it")
-    }
-
-    fn zstd(text: &[u8]) -> Vec<u8> {
-        zstd::stream::encode_all(text, 3).expect("memory takes it")
-    }
-
-    /// Feeds `object` in chunks, reading the window whole each time.
-    fn run(object: &[u8], chunk: usize, limit: u64) -> (Vec<u8>, Result<(), DecodeError>) {
-        let (mut decoder, mut window, mut text) = (Decoder::new(limit), Window::default(), Vec::new());
-        let mut take = |window: &mut Window| {
-            text.extend_from_slice(window.unread());
-            window.consume(window.unread().len());
-        };
-        let mut result = Ok(());
-        'object: for mut input in object.chunks(chunk.max(1)) {
-            while !input.is_empty() {
-                result = decoder.decode(&mut input, &mut window);
-                take(&mut window);
-                if result.is_err() {
-                    break 'object;
-                }
-            }
-        }
-        if result.is_ok() {
-            result = decoder.finish(&mut window);
-            take(&mut window);
-        }
-        (text, result)
-    }
-
-    fn check(object: &[u8], expected: &[u8]) {
-        for chunk in [1, 3, 7, 1000, usize::MAX] {
-            let (text, result) = run(object, chunk.min(object.len().max(1)), u64::MAX);
-            result.expect("the object is whole");
-            assert!(text == expected, "in chunks of {chunk}");
-        }
-    }
-
-    #[test]
-    fn the_compression_is_told_by_content() {
-        for text in [b"".as_slice(), b"[", b"{}", b"[{\"message\":\"x\"}]", &b"abc ".repeat(200_000)] {
-            check(text, text);
-            check(&gzip(text), text);
-            if !text.is_empty() {
-                check(&zstd(text), text);
-            }
-        }
-    }
-
-    #[test]
-    fn members_and_frames_are_joined() {
-        let text = b"one line\n".repeat(5000);
-        let (head, tail) = text.split_at(12_345);
-        check(&[gzip(head), gzip(b""), gzip(tail)].concat(), &text);
-        check(&[gzip(head), gzip(tail), vec![0; 512]].concat(), &text);
-        check(&[zstd(head), zstd(tail)].concat(), &text);
-    }
-
-    #[test]
-    fn what_came_before_the_break_is_good() {
-        let text: Vec<u8> = (0..200_000_u32).flat_map(|n| n.to_le_bytes()).collect();
-        for (name, whole) in [("gzip", gzip(&text)), ("zstd", zstd(&text))] {
-            let (good, result) = run(&whole[..whole.len() * 2 / 3], 4096, u64::MAX);
-            assert!(text.starts_with(&good) && good.len() > 100_000, "{name}");
-            assert!(
-                matches!(result, Err(DecodeError::Truncated { format, .. }) if format == name),
-                "{result:?}"
-            );
-        }
-        let mut wrong_crc = gzip(&text);
-        let at = wrong_crc.len() - 8;
-        wrong_crc[at] ^= 1;
-        let (good, result) = run(&wrong_crc, 4096, u64::MAX);
-        assert!(matches!(result, Err(DecodeError::Corrupt { format: "gzip", .. })), "{result:?}");
-        assert!(text.starts_with(&good), "the text itself was right");
-        let (good, result) = run(&[gzip(b"good"), b"garbage".to_vec()].concat(), 4096, u64::MAX);
-        assert!(matches!(result, Err(DecodeError::Corrupt { .. })), "{result:?}");
-        assert_eq!(good, b"good");
-    }
-
-    #[test]
-    fn a_bomb_meets_the_ceiling_in_bounded_memory() {
-        let bomb = gzip(&vec![0; 64 << 20]);
-        let (mut decoder, mut window) = (Decoder::new(8 << 20), Window::default());
-        let mut input = bomb.as_slice();
-        let error = loop {
-            if let Err(error) = decoder.decode(&mut input, &mut window) {
-                break error;
-            }
-            window.consume(window.unread().len());
-            assert!(window.buffer.capacity() <= 2 * STEP, "the window grows");
-        };
-        assert!(matches!(error, DecodeError::TooLarge { limit } if limit == 8 << 20), "{error:?}");
-    }
-
-    #[test]
-    fn a_step_stays_small_behind_a_long_record() {
-        for (name, bomb) in [("gzip", gzip(&vec![0; 64 << 20])), ("zstd", zstd(&vec![0; 64 << 20]))] {
-            let (mut decoder, mut window) = (Decoder::new(u64::MAX), Window::default());
-            let mut input = bomb.as_slice();
-            // One that takes 16 MiB before anything is consumed.
-            while window.unread().len() < 16 << 20 {
-                decoder.decode(&mut input, &mut window).expect("it is whole");
-            }
-            while !input.is_empty() {
-                window.consume(window.unread().len());
-                decoder.decode(&mut input, &mut window).expect("it is whole");
-                assert!(window.unread().len() <= MOST_ROOM, "{name}: {}", window.unread().len());
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_in_any_chunks_end_the_same_way(
-            mut object in proptest::collection::vec(any::<u8>(), 0..400),
-            magic in prop_oneof![Just(&[][..]), Just(&GZIP_MAGIC[..]), Just(&ZSTD_MAGIC[..])],
-            chunk in 1_usize..50,
-        ) {
-            object.splice(0..0, magic.iter().copied());
-            let (whole, first) = run(&object, object.len().max(1), 1 << 20);
-            let (pieces, second) = run(&object, chunk, 1 << 20);
-            prop_assert_eq!(first.is_ok(), second.is_ok());
-            prop_assert!(first.is_err() || whole == pieces);
-        }
-    }
-}
+pub(crate) mod tests;

@@ -23,10 +23,10 @@ use self::{
 use crate::{
     batch::{Batch, BatchHead, BatchTally, BufferPool, Buffers, MAX_MESSAGE_BYTES},
     fairness::cpu::without_pause,
-    ledger::{Ledger, LedgerError, Position, Progress, claim::Claim},
+    ledger::{Ledger, LedgerError, Position, Progress, claim::Claim, owed::Owed},
     object::trail::{Fingerprint, Trail},
     quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
-    records::{Message, Record},
+    records::{Message, Record, RecordError, RecordProblem, Unreadable},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
 };
@@ -47,13 +47,15 @@ pub struct Tally {
     pub put: BatchTally,
     /// Skipped because their message is empty.
     pub empty: u64,
-    /// Put into quarantine: too long and not to be cut, or no record at all.
+    /// Put into quarantine: too long and not to be cut, or not to be read.
     pub quarantined: u64,
     /// Passed over: an attempt of before accounted for them. What it owed to the quarantine counts here too if CloudWatch Logs
     /// had rejected it then; else it counts as quarantined once it is there.
     pub resumed: u64,
     /// Of those read: had no timestamp of their own and got the object's.
     pub undated: u64,
+    /// Of those read: their message was not what JSON and UTF-8 allow, and arrived mended.
+    pub mended: u64,
     /// Of those read: cut into several events, short of their end, or in quarantine, as the tenant's policy says.
     pub oversize: u64,
     /// PutLogEvents calls that were answered.
@@ -96,6 +98,10 @@ pub struct Lane<S, L> {
     /// What goes into quarantine with the open batch.
     aside: QuarantineFile,
     due: Due,
+    /// What would go there with the open batch, and there is none.
+    unkept: Owed,
+    /// The first such record that this attempt met.
+    first_unkept: Option<RecordError>,
     tally: Tally,
     claim: Arc<Claim<L>>,
     /// Where the open batch begins.
@@ -117,6 +123,8 @@ struct OnItsWay {
     end: Position,
     /// What was read of the object by then.
     read: Fingerprint,
+    /// What should go into a quarantine with it.
+    unkept: Owed,
     put: AbortOnDropHandle<Result<Done, LaneError>>,
 }
 
@@ -129,6 +137,12 @@ pub enum LaneError {
     /// What could not be delivered could not be put into quarantine either.
     #[error(transparent)]
     Quarantine(#[from] QuarantineError),
+    /// A record cannot be read, and there is no quarantine to say so; all others were delivered.
+    #[error(
+        "{0}; the object's other records were delivered. With quarantine.bucket set, redrive the message: the record, or the place \
+         where it stands, goes there"
+    )]
+    Unkept(RecordError),
     /// Another worker has the object, or the ledger does not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -167,6 +181,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             oversize: destination.oversize,
             aside: QuarantineFile::default(),
             due,
+            unkept: Owed::default(),
+            first_unkept: None,
             tally: Tally::default(),
             begin: progress.position,
             next: Position::default(),
@@ -196,6 +212,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         }
         let Some(put_before) = self.count(owed) else { return self.pay_if_full().await };
         self.tally.undated += u64::from(record.timestamp.is_none());
+        self.tally.mended += u64::from(record.mended);
         if record.message.is_empty() {
             self.tally.empty += 1;
         } else if record.message.len() <= MAX_MESSAGE_BYTES {
@@ -211,26 +228,36 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.counted().await
     }
 
-    /// Takes a line that is no record, for the quarantine.
+    /// Takes a record that cannot be read, for the quarantine. Without one, it is remembered until [`Lane::flush`].
     ///
     /// # Errors
     /// As [`Lane::push`].
     ///
     /// # Cancel safety
     /// As [`Lane::push`].
-    pub async fn push_bad_line(&mut self, text: &str) -> Result<(), LaneError> {
+    pub async fn push_unreadable(&mut self, unreadable: &Unreadable<'_>) -> Result<(), LaneError> {
+        let text = unreadable.text.as_ref();
+        let reason = match unreadable.error.problem {
+            RecordProblem::TooLong { .. } => QuarantineReason::TooLong,
+            _ => QuarantineReason::Malformed,
+        };
         let owed = self.due.find(self.tally.read);
         if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
             let (file, record) = (&mut self.due.file, self.tally.read);
             without_pause(text.len(), || shelf.add_line(file, reason, record, text));
         }
+        if self.writer.shelf.is_none() {
+            self.first_unkept.get_or_insert_with(|| unreadable.error.clone());
+        }
         if self.count(owed).is_none() {
             return self.pay_if_full().await;
         }
-        // Nobody reads on behind a bad line without a quarantine; it would be found as unaccounted for.
-        if let Some(shelf) = &self.writer.shelf {
-            let (file, record) = (&mut self.aside, self.next.records);
-            without_pause(text.len(), || shelf.add_line(file, QuarantineReason::Malformed, record, text));
+        match &self.writer.shelf {
+            Some(shelf) => {
+                let (file, record) = (&mut self.aside, self.next.records);
+                without_pause(text.len(), || shelf.add_line(file, reason, record, text));
+            }
+            None => self.unkept.add(Owed::of(vec![(self.next.records, reason)])),
         }
         self.counted().await
     }
@@ -328,7 +355,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Cancel safety
     /// As [`Lane::push`].
     pub async fn flush(&mut self) -> Result<(), LaneError> {
-        if !self.open.is_empty() || !self.aside.is_empty() {
+        if !self.open.is_empty() || !self.aside.is_empty() || !self.unkept.is_empty() {
             self.send().await?;
         }
         self.arrived().await?;
@@ -353,6 +380,12 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     fn is_owing(&self) -> Result<(), LaneError> {
         match self.writer.unshelved.get() {
             Some(error) if !self.progress.owed.is_empty() => Err(error.clone().into()),
+            None if self.writer.shelf.is_none()
+                && let Some(index) = self.progress.owed.first(QuarantineReason::TooLong) =>
+            {
+                let stepped_over = || RecordError { index, problem: RecordProblem::SteppedOver };
+                Err(LaneError::Unkept(self.first_unkept.clone().unwrap_or_else(stepped_over)))
+            }
             // The quarantine was switched off since. What CloudWatch Logs rejected was counted, and no more is asked; the rest is
             // nowhere yet.
             None if self.writer.shelf.is_none() && self.progress.owed.counts_in_quarantine() => {
@@ -435,14 +468,16 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         let begin = std::mem::replace(&mut self.begin, self.next);
         let put = tokio::spawn(async move { writer.deliver(batch, file, begin).await });
         let put = AbortOnDropHandle::new(put);
-        self.on_its_way = Some(OnItsWay { end: self.next, read: self.trail.read(), put });
+        let unkept = std::mem::take(&mut self.unkept);
+        self.on_its_way = Some(OnItsWay { end: self.next, read: self.trail.read(), unkept, put });
         Ok(())
     }
 
     /// Waits for the answer to the batch on its way. Safe to drop: the next call waits on.
     async fn arrived(&mut self) -> Result<(), LaneError> {
-        let Some(OnItsWay { end, read, put }) = &mut self.on_its_way else { return Ok(()) };
-        let (end, read, answer) = (*end, *read, put.await);
+        let Some(OnItsWay { end, read, unkept, put }) = &mut self.on_its_way else { return Ok(()) };
+        let answer = put.await;
+        let (end, read, unkept) = (*end, *read, std::mem::take(unkept));
         self.on_its_way = None;
         let done = match answer {
             Ok(done) => done?,
@@ -462,6 +497,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.spare = Some(done.buffers);
         self.progress.position = end;
         self.progress.owed.add(done.owed);
+        self.progress.owed.add(unkept);
         // It stands for those that it confirms.
         self.progress.fingerprints.retain(|fingerprint| fingerprint.offset > read.offset);
         self.progress.fingerprints.push(read);

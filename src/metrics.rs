@@ -55,8 +55,10 @@ pub struct Metrics {
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: read, delivered without an error, and in no outcome. Always 0.
     pub records_unaccounted: Counter,
-    /// `logferry_records_undated_total`: had no readable timestamp and got the object's.
+    /// `logferry_records_undated_total`: had no timestamp that can be read and believed, and got the object's.
     pub records_undated: Counter,
+    /// `logferry_records_mended_total`: their message was not what JSON and UTF-8 allow; U+FFFD stands for what is no Unicode.
+    pub records_mended: Counter,
     /// `logferry_records_oversize_total`: longer than one event may be.
     pub records_oversize: Counter,
     /// `logferry_quarantined_total{reason}`: lines written to the quarantine; a record that was split may make several, and
@@ -170,6 +172,7 @@ impl Metrics {
             records: Family::default(),
             records_unaccounted: Counter::default(),
             records_undated: Counter::default(),
+            records_mended: Counter::default(),
             records_oversize: Counter::default(),
             quarantined: Family::default(),
             batches: Counter::default(),
@@ -228,8 +231,13 @@ impl Metrics {
         );
         registry.register(
             "records_undated",
-            "Records without a readable timestamp",
+            "Records without a timestamp that can be read and believed",
             m.records_undated.clone(),
+        );
+        registry.register(
+            "records_mended",
+            "Records whose message was mended: lone surrogates, bytes that are no UTF-8, illegal escapes and control characters",
+            m.records_mended.clone(),
         );
         registry.register(
             "records_oversize",
@@ -307,6 +315,7 @@ impl Metrics {
             self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
         }
         self.records_undated.inc_by(tally.undated);
+        self.records_mended.inc_by(tally.mended);
         self.records_oversize.inc_by(tally.oversize);
         self.batches.inc_by(tally.batches);
         self.event_bytes.inc_by(tally.bytes);

@@ -7,6 +7,7 @@ mod copies;
 mod logs;
 mod reading;
 mod wanted;
+mod windows;
 
 use std::{collections::HashMap, future::Future, sync::Arc};
 
@@ -36,6 +37,8 @@ use crate::{
     verdict::{self, Backoff, Failed, Failure, Notice, Verdict},
 };
 
+use self::windows::Windows;
+
 /// What the configuration says of objects and verdicts.
 #[derive(Clone, Debug)]
 pub struct PipelineSettings {
@@ -51,6 +54,8 @@ pub struct PipelineSettings {
     pub max_record: usize,
     /// Most decompressed bytes of one object.
     pub max_object: u64,
+    /// Bytes of memory for zstd windows larger than 8 MiB, of all objects together.
+    pub zstd_windows: u64,
     /// Most stored bytes of one object whose records are read.
     pub max_stored: u64,
     /// Delays of retries.
@@ -88,6 +93,7 @@ pub struct Pipeline<O, D, S, C, L> {
     ports: Ports<O, D, S, C, L>,
     lanes: delivery::Shared,
     shares: Shares,
+    windows: Windows,
     settings: PipelineSettings,
     metrics: Metrics,
     health: Arc<Health>,
@@ -169,7 +175,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let max_batch_events = settings.max_batch_events;
         let lanes = delivery::Shared { streams: Streams::new(), buffers, max_batch_events };
         let shares = Shares::new(settings.shares, settings.threads);
-        Self { ports, lanes, shares, settings, metrics, health }
+        let windows = Windows::new(settings.zstd_windows);
+        Self { ports, lanes, shares, windows, settings, metrics, health }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is

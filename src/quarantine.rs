@@ -70,6 +70,8 @@ pub enum QuarantineReason {
     Oversize,
     /// No record at all.
     Malformed,
+    /// Longer than `source.max_record`: its line says where it stands in the object.
+    TooLong,
 }
 
 impl QuarantineReason {
@@ -78,7 +80,7 @@ impl QuarantineReason {
     pub fn counts_in_quarantine(self) -> bool {
         match self {
             Self::Rejected(_) => false,
-            Self::Oversize | Self::Malformed => true,
+            Self::Oversize | Self::Malformed | Self::TooLong => true,
         }
     }
 
@@ -91,6 +93,7 @@ impl QuarantineReason {
             Self::Rejected(Rejection::Expired) => "expired",
             Self::Oversize => "oversize",
             Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
         }
     }
 }

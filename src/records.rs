@@ -2,91 +2,44 @@
 //!
 //! The framing is told by the content: a JSON array on one line (what Vector writes), an array over many lines, one
 //! record a line, or arrays one after another. The reader borrows from the caller's window and keeps its position, and
-//! of the record before what stood around its message. Pure: no I/O.
+//! of the record before what stood around its message. Pure: no I/O; the time comes in as an argument.
 //!
-//! Two paths lead to a record. The scan finds `message` and `timestamp` without building values and hands out the
-//! message as it stands. Whatever is unusual (a repeated or escaped name, a message that is no string, none at all)
-//! takes the strict path through serde_json.
+//! The scan finds `message` and `timestamp` without building values and hands out the message as it stands. Whatever is
+//! unusual (a repeated or escaped name, a message that is no string, none at all, text that is not what JSON allows) is read by
+//! `unusual`, which mends text. So a record's defect stays the record's; only where the structure is broken does an object end, because
+//! where its next record begins would be a guess.
 
+mod document;
 mod familiar;
+mod message;
+mod nesting;
 mod scan;
-mod strict;
+mod skip;
 mod timestamp;
+mod unusual;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::RangeInclusive};
 
-use self::scan::{Around, Scan, ScanError, escape, scan};
+use jiff::Timestamp;
+
+pub use self::message::Message;
+use self::{
+    document::{Document, LONGEST_EVENT, SPACE_BEHIND, recognise},
+    scan::{Around, Scan, ScanError, scan},
+    skip::{Ends, Skip},
+};
 
 /// One record, borrowed from the window.
 #[derive(Debug)]
 pub struct Record<'a> {
     /// Position in the object, from 0.
     pub index: u64,
-    /// Milliseconds since 1970; `None` when the record has none that can be read.
+    /// Milliseconds since 1970; `None` when the record has none that can be read and believed.
     pub timestamp: Option<i64>,
     /// What becomes the event.
     pub message: Message<'a>,
-}
-
-/// A message as the inside of a JSON string: escaped, legal, and ready to be copied into a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message<'a> {
-    /// UTF-8 by construction. As bytes: most messages are known to be ASCII, and need not be looked at again for a `str`.
-    escaped: Cow<'a, [u8]>,
-    len: usize,
-}
-
-impl<'a> Message<'a> {
-    /// The escaped text in UTF-8, without quotes.
-    pub fn escaped(&self) -> &[u8] {
-        &self.escaped
-    }
-
-    /// Bytes of the unescaped text in UTF-8: what CloudWatch Logs counts.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Nothing in it; CloudWatch Logs refuses such an event.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Cuts it into messages of at most `max_bytes` each, at the boundaries of characters.
-    ///
-    /// # Panics
-    /// `max_bytes` is below 4: a character may not fit.
-    pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = Message<'_>> {
-        assert!(max_bytes >= 4, "a character has up to 4 bytes");
-        let mut rest = self.escaped.as_ref();
-        std::iter::from_fn(move || {
-            let (mut at, mut len) = (0, 0);
-            while let Some(first) = rest.get(at) {
-                let (escaped, plain) = match first {
-                    b'\\' => escape(&rest[at..]).expect("a message is legal by construction"),
-                    // The first byte of a character tells how many it has.
-                    0xf0.. => (4, 4),
-                    0xe0.. => (3, 3),
-                    0xc0.. => (2, 2),
-                    _ => (1, 1),
-                };
-                if len + plain > max_bytes {
-                    break;
-                }
-                (at, len) = (at + escaped, len + plain);
-            }
-            let (piece, tail) = rest.split_at(at);
-            rest = tail;
-            (!piece.is_empty()).then_some(Message { escaped: Cow::Borrowed(piece), len })
-        })
-    }
-
-    /// The unescaped text.
-    #[cfg(test)]
-    pub fn unescape(&self) -> String {
-        let quoted = [b"\"", self.escaped(), b"\""].concat();
-        serde_json::from_slice(&quoted).expect("a message is legal by construction")
-    }
+    /// The message is not quite what was written: that was not what JSON and UTF-8 allow.
+    pub mended: bool,
 }
 
 /// What the reader found at the window's start.
@@ -99,12 +52,10 @@ pub enum Step<'a> {
         /// Bytes of the window up to its end.
         consumed: usize,
     },
-    /// A line that is no record, where one is expected; only from [`RecordReader::stepping_over_bad_lines`]. It counts as one.
-    BadLine {
-        /// Position in the object, from 0, among the records.
-        index: u64,
-        /// The line, or what is left of it behind the records that it began with.
-        text: &'a str,
+    /// What stands in a record's place and cannot be read. It counts as one, and reading goes on behind it.
+    Unreadable {
+        /// What is known of it.
+        unreadable: Unreadable<'a>,
         /// Bytes of the window up to its end.
         consumed: usize,
     },
@@ -115,6 +66,29 @@ pub enum Step<'a> {
     },
     /// The object is over, and complete.
     End,
+}
+
+impl Step<'_> {
+    /// Bytes of the window that are done with.
+    pub fn consumed(&self) -> usize {
+        match self {
+            Self::Record { consumed, .. } | Self::Unreadable { consumed, .. } | Self::More { consumed } => {
+                *consumed
+            }
+            Self::End => 0,
+        }
+    }
+}
+
+/// A record that cannot be read, in an object that can.
+#[derive(Debug)]
+pub struct Unreadable<'a> {
+    /// Its position in the object, and what is wrong with it: a line that is no record, from
+    /// [`RecordReader::stepping_over_bad_lines`] alone, or a record longer than any may be.
+    pub error: RecordError,
+    /// What is to be kept: the line, or what is left of it behind the records that it began with; of a record that is too long, the
+    /// place where it stands.
+    pub text: Cow<'a, str>,
 }
 
 /// What comes behind the window.
@@ -129,7 +103,7 @@ pub enum More {
 }
 
 /// A record that cannot be read. Everything before it is good.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("record {index}: {problem}")]
 pub struct RecordError {
     /// Position of the record in the object, from 0: how many were read before.
@@ -139,7 +113,7 @@ pub struct RecordError {
 }
 
 /// What is wrong with a record.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordProblem {
     /// Not JSON, or no object where one belongs.
     #[error("{0}")]
@@ -148,12 +122,27 @@ pub enum RecordProblem {
     #[error("the object ends before the {0} does")]
     Truncated(&'static str),
     /// Longer than `source.max_record`.
-    #[error("it is longer than source.max_record, {0} bytes")]
-    TooLong(usize),
-    /// Nested deeper than any reader of ours follows.
-    #[error("it is nested too deeply")]
-    TooDeep,
+    #[error(
+        "it is longer than source.max_record, {limit} bytes: {bytes} bytes from byte {start} of the decompressed object on"
+    )]
+    TooLong {
+        /// The configured ceiling.
+        limit: usize,
+        /// Where it begins in the object's text.
+        start: u64,
+        /// How long it is.
+        bytes: u64,
+    },
+    /// An attempt before found it too long, and went on without it.
+    #[error("it was longer than source.max_record when the object's other records were delivered")]
+    SteppedOver,
+    /// The object is a document of a format that is not supported, and no list of records.
+    #[error("the object holds no records of a logger's but {0}, which is not supported")]
+    Unsupported(String),
 }
+
+/// U+FEFF in UTF-8, which some put in front of a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads the records of one object.
 #[derive(Debug)]
@@ -166,8 +155,26 @@ pub struct RecordReader {
     retry_at: usize,
     /// What stood around the message of the record before.
     around: Around,
-    /// A line that is no record may be stepped over: each record stands on a line of its own, as far as we know.
-    by_lines: bool,
+    /// What a record's timestamp may be, in milliseconds since 1970.
+    believable: RangeInclusive<i64>,
+    /// Bytes of the text in front of the window.
+    offset: u64,
+    framing: Framing,
+    /// A line that is no record may be stepped over.
+    steps_over_bad_lines: bool,
+    /// What is being stepped over.
+    skip: Option<Skip>,
+}
+
+/// Whether each record stands on a line of its own, so that the end of a line is the end of what is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// No record was read yet.
+    Unknown,
+    /// It does; or each array does.
+    Lines,
+    /// Records, or arrays of them, go over several lines.
+    Spread,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,16 +190,27 @@ enum Place {
 }
 
 impl RecordReader {
-    /// Starts on an object whose records may be `max_record` bytes long.
-    pub fn new(max_record: usize) -> Self {
-        let around = Around::default();
-        Self { place: Place::Top, index: 0, max_record, retry_at: 0, around, by_lines: false }
+    /// Starts on an object whose records may be `max_record` bytes long. A timestamp before 2000, or more than a day after `now`,
+    /// counts as none.
+    pub fn new(max_record: usize, now: Timestamp) -> Self {
+        Self {
+            place: Place::Top,
+            index: 0,
+            max_record,
+            retry_at: 0,
+            around: Around::default(),
+            believable: timestamp::believable(now),
+            offset: 0,
+            framing: Framing::Unknown,
+            steps_over_bad_lines: false,
+            skip: None,
+        }
     }
 
     /// Goes on behind a line that is no record, where it is certain where the line ends: between records, not within an array,
-    /// in an object whose first record, if it was one, stood on one line.
+    /// and once a record, or an array of them, stood on one line.
     pub fn stepping_over_bad_lines(self) -> Self {
-        Self { by_lines: true, ..self }
+        Self { steps_over_bad_lines: true, ..self }
     }
 
     /// How many records were read so far.
@@ -205,9 +223,23 @@ impl RecordReader {
     /// # Errors
     /// See [`RecordError`]. The reader is of no further use then: where the next record would begin is a guess.
     pub fn next<'a>(&mut self, window: &'a [u8], more: More) -> Result<Step<'a>, RecordError> {
+        let step = if self.skip.is_some() { self.skip(window, 0, more) } else { self.find(window, more) }?;
+        self.offset += step.consumed() as u64;
+        Ok(step)
+    }
+
+    fn find<'a>(&mut self, window: &'a [u8], more: More) -> Result<Step<'a>, RecordError> {
         let mut at = 0;
         loop {
-            at += window[at..].iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count();
+            let space =
+                window[at..].iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count();
+            if self.framing == Framing::Unknown
+                && self.place != Place::Top
+                && window[at..at + space].contains(&b'\n')
+            {
+                self.framing = Framing::Spread;
+            }
+            at += space;
             let Some(byte) = window.get(at) else {
                 return match (more, self.place) {
                     (More::Coming | More::Never, _) => Ok(Step::More { consumed: at }),
@@ -217,10 +249,20 @@ impl RecordReader {
             };
             match (self.place, byte) {
                 (Place::Top, b'[') => self.place = Place::ArrayStart,
-                (Place::ArrayStart | Place::ArrayRecord, b']') => self.place = Place::Top,
+                (Place::ArrayStart | Place::ArrayRecord, b']') => {
+                    self.place = Place::Top;
+                    self.has_framing(Framing::Lines);
+                }
                 (Place::ArrayRecord, b',') => self.place = Place::ArrayComma,
                 (Place::Top | Place::ArrayStart | Place::ArrayComma, b'{') => {
                     return self.record(window, at, more);
+                }
+                // Objects that were joined have theirs in the middle.
+                (Place::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
+                    at += BYTE_ORDER_MARK.len() - 1;
+                }
+                (Place::Top, _) if more == More::Coming && BYTE_ORDER_MARK.starts_with(&window[at..]) => {
+                    return Ok(Step::More { consumed: at });
                 }
                 (place, byte) => {
                     let wanted = match place {
@@ -238,55 +280,93 @@ impl RecordReader {
         }
     }
 
+    /// What is found first counts.
+    fn has_framing(&mut self, framing: Framing) {
+        if self.framing == Framing::Unknown {
+            self.framing = framing;
+        }
+    }
+
     fn record<'a>(&mut self, window: &'a [u8], at: usize, more: More) -> Result<Step<'a>, RecordError> {
-        let text = &window[at..];
-        if text.len() < self.retry_at && more == More::Coming {
+        let behind = &window[at..];
+        if behind.len() < self.retry_at && more == More::Coming {
             return Ok(Step::More { consumed: at });
         }
         // What lies beyond the longest record is not looked at: whether it has arrived yet must make no difference.
-        let text = &text[..text.len().min(self.max_record + 1)];
+        let text = &behind[..behind.len().min(self.max_record + 1)];
         let found = match scan(text, &mut self.around) {
-            Ok(found) => found,
-            Err(ScanError::Incomplete) if text.len() > self.max_record => {
-                return Err(self.error(RecordProblem::TooLong(self.max_record)));
+            Ok(found) if found.len <= self.max_record => found,
+            Ok(_) | Err(ScanError::Incomplete) if text.len() > self.max_record => {
+                self.is_no_document(recognise(text))?;
+                return self.step_over(window, at, Ends::Record, more);
             }
-            Err(ScanError::Incomplete) if more == More::Ended => {
+            Ok(_) | Err(ScanError::Incomplete) if more == More::Ended => {
                 return Err(self.error(RecordProblem::Truncated("record")));
             }
-            Err(ScanError::Incomplete) => {
+            Ok(_) | Err(ScanError::Incomplete) => {
                 self.retry_at = (text.len() * 2).min(self.max_record + 1);
                 return Ok(Step::More { consumed: at });
             }
-            Err(ScanError::TooDeep) => return Err(self.error(RecordProblem::TooDeep)),
             Err(ScanError::Malformed(position, wanted)) => {
                 let problem = format!("byte {position} of it is not JSON: {wanted} expected");
                 return self.malformed(window, at, position, more, problem);
             }
         };
-        if found.len > self.max_record {
-            return Err(self.error(RecordProblem::TooLong(self.max_record)));
-        }
-        let (message, timestamp) = match as_it_stands(&found) {
-            Some(parts) => parts,
-            None => match strict::read(&text[..found.len]) {
-                Ok(parts) => parts,
-                Err(error) => {
-                    let problem = format!("it is not JSON: {error}");
-                    return self.malformed(window, at, found.len, more, problem);
+        if self.index == 0 && self.place == Place::Top && found.message.is_none() {
+            let document = recognise(&text[..found.len]);
+            self.is_no_document(document)?;
+            if document == Document::Unknown && found.len > LONGEST_EVENT {
+                let space = behind[found.len..].iter().take(SPACE_BEHIND);
+                let space = space.take_while(|byte| byte.is_ascii_whitespace()).count();
+                if found.len + space == behind.len() && space < SPACE_BEHIND && more != More::Ended {
+                    self.retry_at = found.len + SPACE_BEHIND;
+                    return Ok(Step::More { consumed: at });
                 }
-            },
-        };
-        if self.by_lines && self.index == 0 && self.place == Place::Top {
-            self.by_lines = !text[..found.len].contains(&b'\n');
+                if found.len + space == behind.len() || space == SPACE_BEHIND {
+                    let what = format!("one JSON document of {} bytes without a message", found.len);
+                    return Err(self.error(RecordProblem::Unsupported(what)));
+                }
+            }
         }
-        let record = Record { index: self.index, timestamp, message };
+        let (message, timestamp, mended) = match as_it_stands(&found) {
+            Some((message, timestamp)) => (message, timestamp, false),
+            None => {
+                let unusual = unusual::read(&text[..found.len]);
+                (unusual.message, unusual.timestamp, unusual.mended)
+            }
+        };
+        if self.framing == Framing::Unknown && self.index == 0 {
+            let spread = text[..found.len].contains(&b'\n');
+            match (spread, self.place) {
+                (true, _) => self.framing = Framing::Spread,
+                (false, Place::Top) => self.framing = Framing::Lines,
+                // The rest of the array will show.
+                (false, _) => {}
+            }
+        }
+        let timestamp = timestamp.and_then(|value| timestamp::parse(value, &self.believable));
+        let record = Record { index: self.index, timestamp, message, mended };
         let consumed = at + found.len;
+        self.counted();
+        Ok(Step::Record { record, consumed })
+    }
+
+    /// A record, or something in its place, was read.
+    fn counted(&mut self) {
         self.index += 1;
         self.retry_at = 0;
         if self.place != Place::Top {
             self.place = Place::ArrayRecord;
         }
-        Ok(Step::Record { record, consumed })
+    }
+
+    fn is_no_document(&self, document: Document) -> Result<(), RecordError> {
+        match document {
+            Document::Envelope(what) if self.index == 0 && self.place == Place::Top => {
+                Err(self.error(RecordProblem::Unsupported(what.to_owned())))
+            }
+            Document::Envelope(_) | Document::Record | Document::Unknown => Ok(()),
+        }
     }
 
     /// What begins at `at` and is bad `reach` bytes later: a line to be stepped over, or the end of the object's records.
@@ -299,7 +379,7 @@ impl RecordReader {
         problem: String,
     ) -> Result<Step<'a>, RecordError> {
         let error = self.error(RecordProblem::Malformed(problem));
-        if !self.by_lines || self.place != Place::Top {
+        if !self.steps_over_bad_lines || self.framing == Framing::Spread || self.place != Place::Top {
             return Err(error);
         }
         let text = &window[at..];
@@ -307,30 +387,87 @@ impl RecordReader {
             return Ok(Step::More { consumed: at });
         }
         let text = &text[..text.len().min(self.max_record + 1)];
-        let end = match (text.iter().position(|byte| *byte == b'\n'), more) {
-            (Some(end), _) => end,
-            (None, _) if text.len() > self.max_record => return Err(error),
-            (None, More::Ended) => text.len(),
-            (None, More::Never) => return Ok(Step::More { consumed: at }),
-            (None, More::Coming) => {
+        let (end, is_known) = (text.iter().position(|byte| *byte == b'\n'), self.framing == Framing::Lines);
+        // A record that goes on behind the line would be cut in two; but no string of JSON's does.
+        let cuts = |end: usize| reach > end && !ends_in_string(&text[..end]);
+        let end = match end {
+            Some(end) if cuts(end) => return Err(error),
+            Some(end) if is_known || shows_lines(&text[end..]) => end,
+            None if is_known && text.len() > self.max_record => {
+                return self.step_over(window, at, Ends::Line, more);
+            }
+            None if is_known && more == More::Ended => text.len(),
+            None if is_known && more == More::Never => return Ok(Step::More { consumed: at }),
+            Some(_) | None if more == More::Coming && text.len() <= self.max_record => {
                 self.retry_at = (text.len() * 2).min(self.max_record + 1);
                 return Ok(Step::More { consumed: at });
             }
+            Some(_) | None => return Err(error),
         };
-        // A record that goes on behind the line would be cut in two; but no string of JSON's does.
-        if reach > end && !ends_in_string(&text[..end]) {
-            return Err(error);
+        self.framing = Framing::Lines;
+        let line = String::from_utf8_lossy(&text[..end]);
+        let text = match line {
+            Cow::Borrowed(line) => Cow::Borrowed(line.trim_end_matches('\r')),
+            Cow::Owned(line) => Cow::Owned(line.trim_end_matches('\r').to_owned()),
+        };
+        self.counted();
+        Ok(Step::Unreadable { unreadable: Unreadable { error, text }, consumed: at + end })
+    }
+
+    /// Begins to step over what is too long, at `at`.
+    fn step_over<'a>(
+        &mut self,
+        window: &'a [u8],
+        at: usize,
+        ends: Ends,
+        more: More,
+    ) -> Result<Step<'a>, RecordError> {
+        // Only between records does a line end what is on it.
+        let ends = match (ends, self.place, self.framing) {
+            (Ends::Record, Place::Top, Framing::Lines) => Ends::RecordOrLine,
+            (Ends::Record, Place::Top, _) => Ends::RecordOrBrokenLine,
+            (ends, ..) => ends,
+        };
+        self.skip = Some(Skip::new(ends, self.offset + at as u64));
+        self.skip(window, at, more)
+    }
+
+    /// Goes on to the end of what is too long.
+    fn skip<'a>(&mut self, window: &'a [u8], at: usize, more: More) -> Result<Step<'a>, RecordError> {
+        let mut skip = self.skip.take().expect("the caller saw one, or began it");
+        let end = match skip.end(&window[at..]) {
+            Some(end) => at + end,
+            None if more == More::Ended && skip.ends_with_the_object() => window.len(),
+            None if more == More::Ended => return Err(self.error(RecordProblem::Truncated("record"))),
+            None => {
+                self.skip = Some(skip);
+                return Ok(Step::More { consumed: window.len() });
+            }
+        };
+        if skip.is_spread() {
+            self.has_framing(Framing::Spread);
+        } else if self.place == Place::Top {
+            self.has_framing(Framing::Lines);
         }
-        let Ok(line) = std::str::from_utf8(&text[..end]) else { return Err(error) };
-        let step = Step::BadLine { index: self.index, text: line.trim_end_matches('\r'), consumed: at + end };
-        self.index += 1;
-        self.retry_at = 0;
-        Ok(step)
+        let bytes = self.offset + end as u64 - skip.start();
+        let error = self.error(RecordProblem::TooLong { limit: self.max_record, start: skip.start(), bytes });
+        let text = Cow::Owned(error.problem.to_string());
+        self.counted();
+        Ok(Step::Unreadable { unreadable: Unreadable { error, text }, consumed: end })
     }
 
     fn error(&self, problem: RecordProblem) -> RecordError {
         RecordError { index: self.index, problem }
     }
+}
+
+/// Whether, behind a line that is no record, there is a record that stands on one line, alone or as an array's first.
+fn shows_lines(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').any(|line| {
+        let line = line.trim_ascii_start();
+        let line = line.strip_prefix(b"[").map_or(line, <[u8]>::trim_ascii_start);
+        line.starts_with(b"{") && scan(line, &mut Around::default()).is_ok()
+    })
 }
 
 /// Whether the text breaks off within a string.
@@ -347,8 +484,8 @@ fn ends_in_string(text: &[u8]) -> bool {
     inside
 }
 
-/// The common case: a plain string that may be copied as it stands.
-fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
+/// The common case: a plain string that may be copied as it stands. The second part is the timestamp's value.
+fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<&'a [u8]>)> {
     let (token, reading) = (found.message?, found.reading?);
     if found.ambiguous {
         return None;
@@ -357,10 +494,7 @@ fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<i64>)> {
     if !reading.ascii {
         std::str::from_utf8(text).ok()?;
     }
-    Some((
-        Message { escaped: Cow::Borrowed(text), len: reading.len },
-        found.timestamp.and_then(timestamp::parse),
-    ))
+    Some((Message { escaped: Cow::Borrowed(text), len: reading.len }, found.timestamp))
 }
 
 #[cfg(test)]

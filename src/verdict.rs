@@ -14,7 +14,7 @@ use crate::{
     ledger::LedgerError,
     object::ObjectError,
     quarantine::QuarantineError,
-    records::RecordError,
+    records::{RecordError, RecordProblem},
     route::KeyError,
     sink::SinkError,
     tenant::{BadRow, LookupError},
@@ -139,6 +139,9 @@ pub enum Failure {
     /// The object's text is no list of records, from a record on.
     #[error(transparent)]
     Record(RecordError),
+    /// A record could not be read, and there is no quarantine; the others were delivered.
+    #[error("{}", LaneError::Unkept(.0.clone()))]
+    Unkept(RecordError),
     /// CloudWatch Logs did not take a batch.
     #[error(transparent)]
     Sink(SinkError),
@@ -219,6 +222,10 @@ impl Failure {
             Self::Decode { error: DecodeError::TooLarge { .. }, .. }
             | Self::Object(ObjectError::TooLarge { .. })
             | Self::Copy(CopyError::TooLarge(_)) => "object_too_large",
+            Self::Decode { error: DecodeError::WindowTooLarge { .. }, .. } => "window_too_large",
+            Self::Record(RecordError { problem: RecordProblem::Unsupported(_), .. })
+            | Self::Decode { error: DecodeError::Dictionary { .. }, .. } => "unsupported_format",
+            Self::Unkept(_) => "record_too_long",
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",
             Self::Sink(SinkError::GroupQuota(_)) => "group_quota",
@@ -253,7 +260,7 @@ impl Failure {
     pub fn record_offset(&self) -> Option<u64> {
         match self {
             Self::Decode { records, .. } => Some(*records),
-            Self::Record(error) => Some(error.index),
+            Self::Record(error) | Self::Unkept(error) => Some(error.index),
             _ => None,
         }
     }
@@ -312,6 +319,7 @@ impl Failure {
             | Self::Row(_)
             | Self::Decode { .. }
             | Self::Record(_)
+            | Self::Unkept(_)
             | Self::Object(ObjectError::Missing(_) | ObjectError::TooLarge { .. })
             // A second attempt would take up behind the difference and hide it: the letter is the evidence.
             | Self::Unaccounted { .. }
@@ -375,6 +383,7 @@ impl From<LaneError> for Failure {
         match error {
             LaneError::Sink(error) => Self::Sink(error),
             LaneError::Quarantine(error) => Self::Quarantine(error),
+            LaneError::Unkept(error) => Self::Unkept(error),
             LaneError::Ledger(error) => Self::Ledger(error),
         }
     }

@@ -4,6 +4,8 @@
 mod batch;
 #[path = "../../tests/it/fuzz/choices.rs"]
 mod choices;
+#[path = "../../tests/it/fuzz/decode.rs"]
+mod decode;
 #[path = "../../tests/it/fuzz/event.rs"]
 mod event;
 #[path = "../../tests/it/fuzz/records.rs"]
@@ -19,6 +21,11 @@ pub fn event(data: &[u8]) {
 /// An object's key, a layout and a name's template: see [`logferry::route`] and [`logferry::name`].
 pub fn route(data: &[u8]) {
     route::check(data);
+}
+
+/// An object as it is stored: see [`logferry::decode`].
+pub fn decode(data: &[u8]) {
+    decode::check(data);
 }
 
 /// An object's text: see [`logferry::records`].

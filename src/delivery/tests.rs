@@ -93,7 +93,7 @@ fn ready() -> MemorySinks {
 }
 
 fn record(timestamp: i64, text: &str) -> Record<'static> {
-    Record { index: 0, timestamp: Some(timestamp), message: Message::escape(text) }
+    Record { index: 0, timestamp: Some(timestamp), message: Message::escape(text), mended: false }
 }
 
 async fn push(

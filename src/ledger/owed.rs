@@ -36,6 +36,11 @@ impl Owed {
         self.runs.is_empty()
     }
 
+    /// The first record that is owed for that reason.
+    pub fn first(&self, reason: QuarantineReason) -> Option<u64> {
+        self.runs.iter().find(|run| run.reason == reason).map(|run| run.first)
+    }
+
     /// Whether a record is owed that counts only once it is in quarantine: one that CloudWatch Logs never saw.
     pub fn counts_in_quarantine(&self) -> bool {
         self.runs.iter().any(|run| run.reason.counts_in_quarantine())
@@ -114,6 +119,7 @@ fn code(reason: QuarantineReason) -> u64 {
         QuarantineReason::Oversize => 3,
         QuarantineReason::Malformed => 4,
         QuarantineReason::Rejected(Rejection::Refused) => 5,
+        QuarantineReason::TooLong => 6,
     }
 }
 
@@ -125,6 +131,7 @@ fn reason(code: u64) -> Option<QuarantineReason> {
         QuarantineReason::Oversize,
         QuarantineReason::Malformed,
         QuarantineReason::Rejected(Rejection::Refused),
+        QuarantineReason::TooLong,
     ];
     usize::try_from(code).ok().and_then(|code| all.get(code).copied())
 }
@@ -163,7 +170,7 @@ mod tests {
     use super::*;
 
     fn any_reason() -> impl Strategy<Value = QuarantineReason> {
-        (0_u64..5).prop_map(|code| reason(code).expect("there are five"))
+        (0_u64..7).prop_map(|code| reason(code).expect("there are seven"))
     }
 
     fn records(owed: &Owed) -> Vec<(u64, QuarantineReason)> {
@@ -182,7 +189,7 @@ mod tests {
     #[test]
     fn what_is_no_list_is_told() {
         let too_far = [&[0xff; 9][..], &[0x7f, 1]].concat();
-        for bytes in [&[0][..], &[0x80], &[0, 0], &[6, 1], &[0x80; 11], &too_far] {
+        for bytes in [&[0][..], &[0x80], &[0, 0], &[7, 1], &[0x80; 11], &too_far] {
             assert_eq!(Owed::decode(bytes), None, "{bytes:?}");
         }
         assert_eq!(Owed::decode(&[]), Some(Owed::default()));

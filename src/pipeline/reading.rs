@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use crate::{
-    decode::{DecodeError, Decoder, Window},
+    decode::{DecodeError, Decoded, Decoder, Window},
     fairness::cpu::{Pace, without_pause},
     metrics::Form,
     object::{ObjectBody, ObjectError, trail::TrailedBody},
@@ -53,7 +53,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let read = self.read_records(&mut stored, &mut pace, modified, lanes, broken).await;
         if matches!(
             &read,
-            Err(Failure::Record(_) | Failure::Decode { error: DecodeError::Corrupt { .. }, .. })
+            Err(Failure::Record(_)
+                | Failure::Decode {
+                    error: DecodeError::Corrupt { .. }
+                        | DecodeError::WindowTooLarge { .. }
+                        | DecodeError::Dictionary { .. },
+                    ..
+                })
         ) {
             // Was it stored like that, or did it break on its way? The checksum tells, and it comes last.
             while let Some(chunk) = stored.chunk().await? {
@@ -76,9 +82,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let object_time = modified.as_millisecond().max(0);
         let form = |form| self.metrics.object_bytes.get_or_create_owned(&Form::new(form));
         let (bytes_stored, bytes_decompressed) = (form("stored"), form("decompressed"));
-        let mut decoder = Decoder::new(self.settings.max_object);
+        // Declared first: it is given back when the decoder is gone.
+        let mut share = None;
+        let mut decoder = Decoder::new(self.settings.max_object, self.windows.largest());
         let mut window = Window::default();
-        let mut reader = RecordReader::new(self.settings.max_record);
+        // Ours may be slow: what S3 stored then is no later than now.
+        let now = modified.max(Timestamp::now());
+        let mut reader = RecordReader::new(self.settings.max_record, now);
         if self.ports.quarantine.is_some() {
             reader = reader.stepping_over_bad_lines();
         }
@@ -90,8 +100,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 let (before, unread) = (input.len(), window.unread().len());
                 let decoded = match ended {
                     false => decoder.decode(&mut input, &mut window),
-                    true => decoder.finish(&mut window),
+                    true => decoder.finish(&mut window).map(|()| Decoded::Step),
                 };
+                if let Ok(Decoded::NeedsWindow(bytes)) = decoded {
+                    drop(share.take());
+                    share = Some(self.windows.share(bytes).await);
+                    decoder.allow(bytes);
+                    continue;
+                }
                 let decompressed = window.unread().len() - unread;
                 bytes_decompressed.inc_by(decompressed as u64);
                 if pace.is_over(STEP_WORK + before - input.len() + decompressed) {
@@ -100,27 +116,28 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 // What came out before a break is good; a record that is cut by it is not read.
                 let more = match (&decoded, ended) {
                     (Err(_), _) => More::Never,
-                    (Ok(()), true) => More::Ended,
-                    (Ok(()), false) => More::Coming,
+                    (Ok(_), true) => More::Ended,
+                    (Ok(_), false) => More::Coming,
                 };
                 loop {
                     let text = window.unread();
                     let step = without_pause(text.len(), || reader.next(text, more));
                     let step = step.map_err(Failure::Record)?;
-                    let consumed = match &step {
-                        Step::Record { consumed, .. } | Step::BadLine { consumed, .. } => *consumed,
-                        Step::More { consumed } => {
-                            window.consume(*consumed);
+                    let consumed = step.consumed();
+                    match &step {
+                        Step::Record { .. } | Step::Unreadable { .. } => {}
+                        Step::More { .. } => {
+                            window.consume(consumed);
                             break;
                         }
                         Step::End => return Ok(reader.count()),
-                    };
+                    }
                     let work = (consumed + RECORD_WORK) * lanes.len();
                     let mut index = 0;
                     while let Some((_, lane)) = lanes.get_mut(index) {
                         let pushed = match &step {
                             Step::Record { record, .. } => lane.push(record, object_time).await,
-                            Step::BadLine { text, .. } => lane.push_bad_line(text).await,
+                            Step::Unreadable { unreadable, .. } => lane.push_unreadable(unreadable).await,
                             Step::More { .. } | Step::End => Ok(()),
                         };
                         match pushed {
@@ -139,7 +156,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                         pace.pause().await;
                     }
                 }
-                decoded.map_err(|error| Failure::Decode { records: reader.count(), error })?;
+                if let Err(error) = decoded {
+                    return Err(Failure::Decode { records: reader.count(), error });
+                }
                 if input.is_empty() {
                     break;
                 }

@@ -94,6 +94,7 @@ impl World {
             unknown_tenant: UnknownTenant::DeadLetter,
             max_record: 1 << 20,
             max_object: 4 << 20,
+            zstd_windows: 32 << 20,
             max_stored: 4 << 20,
             backoff: BACKOFF,
             max_batch_events: MAX_BATCH_EVENTS,

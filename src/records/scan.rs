@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use fearless_simd::{Level, dispatch, prelude::*, u8x32};
 
-use super::familiar::Familiar;
-
-/// Deepest nesting of a record; serde_json's own limit, so that the strict path can follow.
-const MAX_DEPTH: u32 = 127;
+use super::{
+    familiar::Familiar,
+    nesting::{Bracket, Nesting},
+};
 
 /// Most strings of one record whose place is kept; more make a record unfamiliar, no more.
 const MAX_STRINGS: usize = 1024;
@@ -49,8 +49,6 @@ pub(super) enum ScanError {
     Incomplete,
     /// Not JSON at this position from the opening brace: what should stand there.
     Malformed(usize, &'static str),
-    /// Nested deeper than any reader of ours follows.
-    TooDeep,
 }
 
 /// What stood around the two values in the last record whose names left no doubt.
@@ -62,6 +60,45 @@ pub(super) struct Around {
     before_timestamp: Familiar,
     /// Of the record that is being scanned: strings whose text does not matter, without quotes.
     strings: Vec<Range<usize>>,
+    nesting: Nesting,
+}
+
+/// Gives each member of an object to `take`, its name without quotes and its value, both as they stand. `bytes` begins with the
+/// opening brace. If the bytes end within a value, what there is of the value is given before the error.
+pub(super) fn each_member<'a>(
+    bytes: &'a [u8],
+    mut take: impl FnMut(&'a [u8], &'a [u8]),
+) -> Result<(), ScanError> {
+    let (mut strings, mut nesting) = (Vec::new(), Nesting::default());
+    let take: &mut dyn FnMut(&'a [u8], &'a [u8]) = &mut take;
+    dispatch!(Level::new(), simd => {
+        let cursor = Cursor { simd, bytes, at: 0, strings: &mut strings, nesting: &mut nesting };
+        members_by(cursor, take)
+    })
+}
+
+fn members_by<'a, S: Simd>(
+    mut cursor: Cursor<'a, '_, S>,
+    take: &mut dyn FnMut(&'a [u8], &'a [u8]),
+) -> Result<(), ScanError> {
+    cursor.expect(b'{', "an object")?;
+    cursor.skip_space();
+    if cursor.peek()? == b'}' {
+        return Ok(());
+    }
+    loop {
+        let name = cursor.name()?;
+        let start = cursor.at;
+        let value = cursor.value();
+        if matches!(value, Ok(()) | Err(ScanError::Incomplete)) {
+            let end = if value.is_ok() { cursor.at } else { cursor.bytes.len() };
+            take(name, &cursor.bytes[start..end]);
+        }
+        value?;
+        if cursor.ends_object()? {
+            return Ok(());
+        }
+    }
 }
 
 /// Scans one record; `bytes` begins with its opening brace and may go on after its end.
@@ -72,9 +109,9 @@ pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>,
 /// What is used for every record is inlined here, so that it is made for the processor's vectors too.
 #[inline(always)]
 fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
-    let Around { before_message, before_timestamp, strings } = around;
+    let Around { before_message, before_timestamp, strings, nesting } = around;
     strings.clear();
-    let mut cursor = Cursor { simd, bytes, at: 0, strings };
+    let mut cursor = Cursor { simd, bytes, at: 0, strings, nesting };
     let mut found = Scan::default();
     let mut message_end = 0;
     if cursor.follow(before_message) {
@@ -98,12 +135,10 @@ fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result
         }
     }
     loop {
-        let name = cursor.string()?;
+        let strings = cursor.strings.len();
+        let name = cursor.name()?;
         // Unlike others, the names at this level matter.
-        cursor.strings.pop();
-        cursor.skip_space();
-        cursor.expect(b':', "a colon")?;
-        cursor.skip_space();
+        cursor.strings.truncate(strings);
         let start = cursor.at;
         let doubtless = !found.ambiguous && found.timestamp.is_none();
         match name {
@@ -129,7 +164,7 @@ fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result
             }
             _ => {
                 found.ambiguous |= name.contains(&b'\\');
-                cursor.value(1)?;
+                cursor.value()?;
             }
         }
         if cursor.ends_object()? {
@@ -241,6 +276,7 @@ struct Cursor<'a, 's, S> {
     bytes: &'a [u8],
     at: usize,
     strings: &'s mut Vec<Range<usize>>,
+    nesting: &'s mut Nesting,
 }
 
 impl<'a, S: Simd> Cursor<'a, '_, S> {
@@ -308,7 +344,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
     /// A member's value, as it stands.
     fn value_text(&mut self) -> Result<&'a [u8], ScanError> {
         let start = self.at;
-        self.value(1)?;
+        self.value()?;
         Ok(&self.bytes[start..self.at])
     }
 
@@ -328,53 +364,71 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         Ok(&self.bytes[text])
     }
 
-    fn value(&mut self, depth: u32) -> Result<(), ScanError> {
-        match self.peek()? {
-            b'"' => self.string().map(drop),
-            b'{' => self.members(b'}', depth, |cursor| {
-                cursor.string()?;
-                cursor.skip_space();
-                cursor.expect(b':', "a colon")?;
-                cursor.skip_space();
-                cursor.value(depth + 1)
-            }),
-            b'[' => self.members(b']', depth, |cursor| cursor.value(depth + 1)),
-            b't' => self.literal(b"true"),
-            b'f' => self.literal(b"false"),
-            b'n' => self.literal(b"null"),
-            b'-' | b'0'..=b'9' => self.number(),
-            _ => Err(ScanError::Malformed(self.at, "a value")),
+    /// A name, and the colon behind it.
+    #[inline(always)]
+    fn name(&mut self) -> Result<&'a [u8], ScanError> {
+        let name = self.string()?;
+        self.skip_space();
+        self.expect(b':', "a colon")?;
+        self.skip_space();
+        Ok(name)
+    }
+
+    /// Any value, without recursion.
+    fn value(&mut self) -> Result<(), ScanError> {
+        self.nesting.clear();
+        loop {
+            match self.peek()? {
+                b'"' => drop(self.string()?),
+                b'{' => {
+                    if self.enters(Bracket::Object)? {
+                        self.name()?;
+                        continue;
+                    }
+                }
+                b'[' => {
+                    if self.enters(Bracket::Array)? {
+                        continue;
+                    }
+                }
+                b't' => self.literal(b"true")?,
+                b'f' => self.literal(b"false")?,
+                b'n' => self.literal(b"null")?,
+                b'-' | b'0'..=b'9' => self.number()?,
+                _ => return Err(ScanError::Malformed(self.at, "a value")),
+            }
+            // Out of everything that ends here, and on to the next value.
+            loop {
+                let Some(bracket) = self.nesting.innermost() else { return Ok(()) };
+                self.skip_space();
+                let byte = self.peek()?;
+                if byte == b',' {
+                    self.at += 1;
+                    self.skip_space();
+                    if bracket == Bracket::Object {
+                        self.name()?;
+                    }
+                    break;
+                }
+                if byte != bracket.close() {
+                    return Err(ScanError::Malformed(self.at, "a comma or a closing bracket"));
+                }
+                self.at += 1;
+                self.nesting.leave();
+            }
         }
     }
 
-    fn members(
-        &mut self,
-        close: u8,
-        depth: u32,
-        mut member: impl FnMut(&mut Self) -> Result<(), ScanError>,
-    ) -> Result<(), ScanError> {
-        if depth >= MAX_DEPTH {
-            return Err(ScanError::TooDeep);
-        }
+    /// Moves past an opening bracket, and past the closing one too if nothing is in between.
+    fn enters(&mut self, bracket: Bracket) -> Result<bool, ScanError> {
         self.at += 1;
         self.skip_space();
-        if self.peek()? == close {
+        if self.peek()? == bracket.close() {
             self.at += 1;
-            return Ok(());
+            return Ok(false);
         }
-        loop {
-            member(self)?;
-            self.skip_space();
-            let byte = self.peek()?;
-            if byte != b',' && byte != close {
-                return Err(ScanError::Malformed(self.at, "a comma or a closing bracket"));
-            }
-            self.at += 1;
-            if byte == close {
-                return Ok(());
-            }
-            self.skip_space();
-        }
+        self.nesting.enter(bracket);
+        Ok(true)
     }
 
     fn literal(&mut self, word: &'static [u8]) -> Result<(), ScanError> {
@@ -442,7 +496,8 @@ pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
     }
 }
 
-fn hex(digits: &[u8]) -> Option<u16> {
+/// The number that four hexadecimal digits make.
+pub(super) fn hex(digits: &[u8]) -> Option<u16> {
     digits.iter().try_fold(0_u16, |value, digit| {
         let digit = char::from(*digit).to_digit(16)?;
         Some(value << 4 | u16::try_from(digit).expect("a hexadecimal digit is below 16"))

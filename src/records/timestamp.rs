@@ -1,49 +1,86 @@
 //! Reads a record's timestamp in every form that collectors write.
 
-use jiff::Timestamp;
+use std::{borrow::Cow, ops::RangeInclusive};
 
-/// Numbers above this are milliseconds, others seconds: as seconds it would be the year 33,658.
-const MILLISECONDS_ABOVE: f64 = 1e12;
+use jiff::{SignedDuration, Timestamp};
 
-/// Reads the value of `timestamp`, as it stands in the record: RFC 3339 with any fraction and offset, or epoch seconds
-/// or milliseconds as a number or in a string. The result is milliseconds since 1970, cut to whole ones.
+/// The first millisecond of 2000. What claims to be older was written by a clock that was never set, or is no time at all.
+const EARLIEST: i64 = 946_684_800_000;
+/// How far a record may be ahead of us: clocks differ, and time zones are confused, by no more than a day.
+const AHEAD: SignedDuration = SignedDuration::from_hours(24);
+
+/// The times, in milliseconds since 1970, that a record may have at `now`.
+pub(super) fn believable(now: Timestamp) -> RangeInclusive<i64> {
+    EARLIEST..=now.saturating_add(AHEAD).expect("a duration without months always adds").as_millisecond()
+}
+
+/// Reads the value of `timestamp`, as it stands in the record: RFC 3339 with any fraction and offset, or the time since 1970
+/// as a number or in a string, whose magnitude tells its unit. The result is milliseconds since 1970, cut to whole ones.
 ///
-/// `None` if it is anything else, or before 1970, which PutLogEvents refuses for the whole batch.
-pub(super) fn parse(value: &[u8]) -> Option<i64> {
+/// `None` if it is anything else, or not believable.
+pub(super) fn parse(value: &[u8], believable: &RangeInclusive<i64>) -> Option<i64> {
     let milliseconds = match value {
         [b'"', text @ .., b'"'] => match fixed_layout(text) {
             Some(milliseconds) => milliseconds,
-            None => parse_text(std::str::from_utf8(text).ok()?)?,
+            // As JSON, because the same text may be spelled with escapes.
+            None => parse_text(&serde_json::from_slice::<Text<'_>>(value).ok()?.0)?,
         },
         _ => parse_number(std::str::from_utf8(value).ok()?)?,
     };
-    (milliseconds >= 0).then_some(milliseconds)
+    believable.contains(&milliseconds).then_some(milliseconds)
 }
 
+/// Borrowed where it has no escapes; a bare `Cow` would always be owned.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 fn parse_text(text: &str) -> Option<i64> {
-    if text.starts_with(|first: char| first.is_ascii_digit())
-        && let Some(milliseconds) = parse_number(text)
-    {
+    if let Some(milliseconds) = parse_number(text) {
         return Some(milliseconds);
     }
-    let timestamp: Timestamp = text.parse().ok()?;
+    let timestamp: Timestamp = cut_fraction(text).parse().ok()?;
     Some(timestamp.as_nanosecond().div_euclid(1_000_000)).and_then(|whole| i64::try_from(whole).ok())
 }
 
+/// Without the digits of a second's fraction that follow the ninth: the library reads nanoseconds, and no more.
+fn cut_fraction(text: &str) -> Cow<'_, str> {
+    const MOST: usize = 9;
+    let Some(point) = text.find(['.', ',']) else { return Cow::Borrowed(text) };
+    let digits = text[point + 1..].bytes().take_while(u8::is_ascii_digit).count();
+    if digits <= MOST {
+        return Cow::Borrowed(text);
+    }
+    let (kept, rest) = (&text[..=point + MOST], &text[point + 1 + digits..]);
+    Cow::Owned([kept, rest].concat())
+}
+
+/// Reads JSON's numbers, and those that begin with zeros, exactly: no binary fraction is made of them. How many digits stand before
+/// the point tells the unit: seconds have 11 at most (until the year 5138), milliseconds 14, microseconds 17, nanoseconds 20.
+/// Negative ones are no believable times.
 fn parse_number(text: &str) -> Option<i64> {
-    // Rust reads "inf" and "nan" too; JSON does not.
-    if !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E')) {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        // More digits than that are no time whatever they are.
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i16>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    if let Ok(whole) = text.parse::<i64>() {
-        return if whole as f64 > MILLISECONDS_ABOVE { Some(whole) } else { whole.checked_mul(1000) };
-    }
-    let value: f64 = text.parse().ok()?;
-    let milliseconds = if value > MILLISECONDS_ABOVE { value } else { value * 1000.0 };
-    // Seconds with a fraction are not exact in binary: 0.123 must not become 122.
-    let milliseconds = (milliseconds + 1e-3).floor();
-    // Beyond 2^53 the number no longer names a millisecond.
-    (milliseconds.abs() < 9_007_199_254_740_992.0).then_some(milliseconds as i64)
+    // Where the point stands, counted from the first digit that is not zero.
+    let zeros = whole.bytes().chain(fraction.bytes()).take_while(|byte| *byte == b'0').count();
+    let point = i64::try_from(whole.len()).ok()? + i64::from(exponent) - i64::try_from(zeros).ok()?;
+    let shift = match point {
+        ..=11 => 3,
+        12..=14 => 0,
+        15..=17 => -3,
+        18..=20 => -6,
+        _ => return None,
+    };
+    let digits = whole.bytes().chain(fraction.bytes()).skip(zeros).chain(std::iter::repeat(b'0'));
+    let wanted = usize::try_from(point + shift).unwrap_or(0);
+    // 14 digits at most: no overflow.
+    Some(digits.take(wanted).fold(0, |value, digit| value * 10 + i64::from(digit - b'0')))
 }
 
 /// `2026-11-21T08:00:00Z` and `2026-11-21T08:00:00.123456789Z` with any number of digits: what Vector writes, read
@@ -75,9 +112,7 @@ fn fixed_layout(text: &[u8]) -> Option<i64> {
     }
     let milliseconds = match tail {
         b"Z" => 0,
-        [b'.', fraction @ .., b'Z']
-            if (1..=9).contains(&fraction.len()) && fraction.iter().all(u8::is_ascii_digit) =>
-        {
+        [b'.', fraction @ .., b'Z'] if !fraction.is_empty() && fraction.iter().all(u8::is_ascii_digit) => {
             (0..3).fold(0, |value, at| value * 10 + fraction.get(at).map_or(0, |byte| i64::from(byte - b'0')))
         }
         _ => return None,
@@ -102,8 +137,15 @@ mod tests {
 
     use super::*;
 
+    /// 2026-11-21T12:00:00Z: noon, so that a day ahead shows.
+    const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
+
+    fn read(value: &str) -> Option<i64> {
+        parse(value.as_bytes(), &believable(NOW))
+    }
+
     fn check(value: &str, expected: Option<i64>) {
-        assert_eq!(parse(value.as_bytes()), expected, "{value}");
+        assert_eq!(read(value), expected, "{value}");
     }
 
     #[test]
@@ -112,7 +154,10 @@ mod tests {
         for value in [
             r#""2026-11-21T08:00:00.123456789Z""#,
             r#""2026-11-21T08:00:00.123Z""#,
+            r#""2026-11-21T08:00:00.1239999999Z""#,
+            r#""2026-11-21T08:00:00.12300000000000000000000001Z""#,
             r#""2026-11-21T09:00:00.123+01:00""#,
+            r#""2026-11-21T09:00:00.1230000000001+01:00""#,
             r#""2026-11-21T03:00:00.123999-05:00""#,
             r#""2026-11-21 08:00:00.123Z""#,
             "1795248000123",
@@ -120,15 +165,27 @@ mod tests {
             "1795248000.123",
             r#""1795248000.123""#,
             "1.795248000123e9",
+            "1795248000123.999",
+            "1795248000123000",
+            r#""1795248000123999""#,
+            "1795248000123456.789",
+            "1795248000123456789",
+            r#""1795248000123456789""#,
+            "1795248000123456789.0",
+            "1.795248000123456789E18",
+            "1.795248000123456789E+18",
+            "17952480001234567890e-1",
+            // The same strings in other spellings.
+            r#""2026-11-21T09:00:00.123\u002B01:00""#,
+            r#""2026\u002d11-21T08:00:00.123\u005a""#,
+            r#""\u0031795248000123""#,
         ] {
             check(value, Some(at));
         }
         check("1795248000", Some(1_795_248_000_000));
         check(r#""1795248000""#, Some(1_795_248_000_000));
         check(r#""2026-11-21T08:00:00Z""#, Some(1_795_248_000_000));
-        check("0", Some(0));
-        check("1000000000000", Some(1_000_000_000_000_000));
-        check("1000000000001", Some(1_000_000_000_001));
+        check(r#""2026-11-21T09:00:00\u002b01:00""#, Some(1_795_248_000_000));
     }
 
     #[test]
@@ -143,18 +200,91 @@ mod tests {
             r#""2026-13-01T00:00:00Z""#,
             r#""2026-02-29T00:00:00Z""#,
             r#""2026-11-21T08:00:00""#,
+            r#""2026-11-21T08:00:00.Z""#,
             r#""inf""#,
             r#""NaN""#,
-            "-5",
-            r#""1969-12-31T23:59:59Z""#,
+            r#""1795248000 s""#,
+            r#""+1795248000""#,
+            r#"".1795248000e10""#,
             "9e99",
+            "9e99999",
+            "1e-99",
             r#""2026-11-21""#,
+            r#""\ud800""#,
         ] {
             check(value, None);
         }
     }
 
+    #[test]
+    fn what_no_clock_says_is_absent() {
+        for (value, expected) in [
+            ("0", None),
+            ("-5", None),
+            ("-1795248000", None),
+            (r#""1969-12-31T23:59:59Z""#, None),
+            (r#""1999-12-31T23:59:59.999Z""#, None),
+            (r#""2000-01-01T00:00:00Z""#, Some(EARLIEST)),
+            ("946684799", None),
+            ("946684799.999", None),
+            ("946684800", Some(EARLIEST)),
+            ("946684799999", None),
+            ("946684800000", Some(EARLIEST)),
+            ("946684800000000", Some(EARLIEST)),
+            ("946684800000000000", Some(EARLIEST)),
+            (r#""2026-11-22T12:00:00Z""#, Some(1_795_348_800_000)),
+            (r#""2026-11-22T12:00:00.0009Z""#, Some(1_795_348_800_000)),
+            (r#""2026-11-22T12:00:00.001Z""#, None),
+            (r#""9999-12-31T23:59:59Z""#, None),
+            ("1795348800001", None),
+            ("99999999999", None),
+            ("100000000000", None),
+            ("99999999999999999999", None),
+        ] {
+            check(value, expected);
+        }
+        // At the end of the library's calendar there is no day more.
+        assert_eq!(*believable(Timestamp::MAX).end(), Timestamp::MAX.as_millisecond());
+    }
+
+    /// A moment in every form: nanoseconds since 1970, and the number of digits of the fraction that are written.
+    fn forms(nanoseconds: i64, digits: usize) -> Vec<String> {
+        let timestamp = Timestamp::from_nanosecond(nanoseconds.into()).expect("within jiff's range");
+        let seconds = nanoseconds / 1_000_000_000;
+        let fraction = format!("{:09}", nanoseconds % 1_000_000_000);
+        let more = "7".repeat(digits);
+        let zone = jiff::tz::Offset::constant(2).to_time_zone();
+        let local = timestamp.to_zoned(zone).strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        let mut values = vec![
+            format!("\"{}.{fraction}{more}Z\"", timestamp.strftime("%Y-%m-%dT%H:%M:%S")),
+            format!("\"{local}.{fraction}{more}+02:00\""),
+            format!("\"{local}.{fraction}{more}\\u002B02:00\""),
+        ];
+        for number in [
+            format!("{seconds}.{fraction}{more}"),
+            format!("{seconds}{}.{}{more}", &fraction[..3], &fraction[3..]),
+            format!("{seconds}{}", &fraction[..3]),
+            format!("{seconds}{}.{}{more}", &fraction[..6], &fraction[6..]),
+            format!("{seconds}{}", &fraction[..6]),
+            format!("{seconds}{fraction}"),
+            format!("{seconds}{fraction}.0{more}"),
+            format!("{seconds}{fraction}{more}e-{digits}"),
+        ] {
+            values.extend([format!("\"{number}\""), number]);
+        }
+        values
+    }
+
     proptest! {
+        #[test]
+        fn every_form_of_a_moment_reads_alike(
+            nanoseconds in EARLIEST * 1_000_000..=1_795_348_800_000_000_000, digits in 0_usize..30,
+        ) {
+            for value in forms(nanoseconds, digits) {
+                prop_assert_eq!(read(&value), Some(nanoseconds / 1_000_000), "{}", value);
+            }
+        }
+
         #[test]
         fn the_fast_path_agrees_with_the_library(seconds in 0_i64..253_402_300_799, nanoseconds in 0_i32..1_000_000_000) {
             let timestamp = Timestamp::new(seconds, nanoseconds).expect("within jiff's range");
@@ -165,8 +295,11 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC{0,40}") {
-            let _ = parse(text.as_bytes());
+        fn no_text_panics(text in "\\PC{0,40}", number in "[0-9.eE+-]{0,40}") {
+            for text in [text, number] {
+                let _ = read(&text);
+                let _ = read(&format!("\"{text}\""));
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every kind of failure, and what becomes of its message.
 
 use super::*;
-use crate::{credentials::identity::IdentityError, records::RecordProblem};
+use crate::credentials::identity::IdentityError;
 
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(10),
@@ -26,7 +26,7 @@ fn failed(failure: Failure) -> Failed {
 }
 
 fn record(index: u64) -> Failure {
-    Failure::Record(RecordError { index, problem: RecordProblem::TooDeep })
+    Failure::Record(RecordError { index, problem: RecordProblem::Truncated("record") })
 }
 
 fn denied() -> AssumeError {
@@ -74,6 +74,29 @@ fn table() -> Vec<(Failure, &'static str, bool)> {
         (Failure::Decode { records: 3, error: truncated }, "corrupt_object", true),
         (Failure::Decode { records: 3, error: DecodeError::TooLarge { limit: 1 } }, "object_too_large", true),
         (record(1), "corrupt_object", true),
+        (
+            Failure::Decode {
+                records: 3,
+                error: DecodeError::WindowTooLarge { window: 2, limit: 1, produced: 0 },
+            },
+            "window_too_large",
+            true,
+        ),
+        (
+            Failure::Decode { records: 3, error: DecodeError::Dictionary { id: 7, produced: 0 } },
+            "unsupported_format",
+            true,
+        ),
+        (
+            Failure::Record(RecordError { index: 0, problem: RecordProblem::Unsupported(text()) }),
+            "unsupported_format",
+            true,
+        ),
+        (
+            Failure::Unkept(RecordError { index: 3, problem: RecordProblem::SteppedOver }),
+            "record_too_long",
+            true,
+        ),
         (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
         (Failure::Object(ObjectError::TooLarge { stored: 2, limit: 1 }), "object_too_large", true),
         (Failure::Object(ObjectError::Denied(text())), "object_denied", false),

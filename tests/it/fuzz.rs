@@ -1,10 +1,11 @@
-//! Properties of what strangers' bytes reach: events, keys, records, and the batches made of them.
+//! Properties of what strangers' bytes reach: events, keys, objects, records, and the batches made of them.
 //!
 //! Each module has one, `check`, over any bytes. The fuzz targets in `loadtest/fuzz/` run the same text; here every
 //! file of the committed corpus goes through it, and a few thousand of its mutants, always the same ones.
 
 mod batch;
 mod choices;
+mod decode;
 mod event;
 mod records;
 mod route;
@@ -76,6 +77,11 @@ fn route() {
 #[test]
 fn records() {
     replay("records", records::check, 3000);
+}
+
+#[test]
+fn decode() {
+    replay("decode", decode::check, 3000);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod worker;
 mod chaos;
 mod config;
 mod conformance;
+mod content;
 mod copies;
 mod cpu;
 mod deliver;

@@ -25,15 +25,20 @@ fn record(begin: &str, filler: &str, end: &str) -> Vec<u8> {
     [begin, &filler.repeat(times), end].concat().into_bytes()
 }
 
+/// A record each of whose bytes becomes three.
+fn bytes_that_are_no_utf8() -> Vec<u8> {
+    [b"{\"message\":\"", &vec![0xff; RECORD - 14][..], b"\"}"].concat()
+}
+
 fn letters(len: usize) -> String {
     let mut random = fastrand::Rng::with_seed(11);
     std::iter::repeat_with(|| random.alphanumeric()).take(len).collect()
 }
 
-/// In a frame whose reader has to keep 8 MiB.
-fn zstd_with_a_large_window(text: &[u8]) -> Vec<u8> {
+/// In a frame whose reader has to keep that power of two.
+fn zstd_with_a_window(log: u32, text: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("level 1 is known");
-    encoder.window_log(23).expect("it is known");
+    encoder.window_log(log).expect("it is known");
     encoder.write_all(text).expect("memory takes every byte");
     encoder.finish().expect("memory takes every byte")
 }
@@ -81,16 +86,20 @@ async fn check(setup: &Setup, kinds: &[(&str, Vec<u8>)], variables: &[(&str, &st
 async fn the_worst_records_stay_within_the_bound() {
     let escaped_name = |filler: &str| record("{\"", filler, "\":1}");
     let hard = format!("{{\"message\":\"{}\"}}", letters(RECORD / 2));
+    // A second one behind it: alone, it might be a document, and no record.
+    let stored = |record: Vec<u8>| gzip(&[record, b"\n{\"message\":\"\"}".to_vec()].concat());
     let kinds = [
-        ("millions of members", gzip(&record("{\"a\":1", ",\"\":1", "}"))),
-        ("nothing but quotes", gzip(&record("{\"a\":\"\"", ",\"\":\"\"", "}"))),
-        ("a name of escapes", gzip(&escaped_name("\\\""))),
-        ("a name of control characters", gzip(&escaped_name("\\u0001"))),
-        ("a message of members", gzip(&record("{\"message\":{\"a\":1", ",\"\":1", "}}"))),
-        ("a message of white space", gzip(&record("{\"message\":[", "\n", "]}"))),
-        ("a message named twice", gzip(&record("{\"message\":1,\"message\":\"", "\\u0001", "\"}"))),
-        ("a message of escapes", gzip(&record("{\"message\":\"", "\\u0001", "\"}"))),
-        ("a window of 8 MiB", zstd_with_a_large_window(hard.as_bytes())),
+        ("millions of members", stored(record("{\"a\":1", ",\"\":1", "}"))),
+        ("nothing but quotes", stored(record("{\"a\":\"\"", ",\"\":\"\"", "}"))),
+        ("a name of escapes", stored(escaped_name("\\\""))),
+        ("a name of control characters", stored(escaped_name("\\u0001"))),
+        ("a message of members", stored(record("{\"message\":{\"a\":1", ",\"\":1", "}}"))),
+        ("a message of white space", stored(record("{\"message\":[", "\n", "]}"))),
+        ("a message named twice", stored(record("{\"message\":1,\"message\":\"", "\\u0001", "\"}"))),
+        ("a message of escapes", stored(record("{\"message\":\"", "\\u0001", "\"}"))),
+        ("a window of 8 MiB", zstd_with_a_window(23, hard.as_bytes())),
+        ("a window of 128 MiB", zstd_with_a_window(27, &[&vec![b' '; 140 << 20], hard.as_bytes()].concat())),
+        ("a message of bytes that are no UTF-8", stored(bytes_that_are_no_utf8())),
     ];
     let setup = Setup::new("worst-records").await;
     setup.customer("acme").await;
@@ -100,7 +109,7 @@ async fn the_worst_records_stay_within_the_bound() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_worst_of_what_is_set_aside_stays_within_the_bound() {
     let kinds = [
-        ("a line that is no record", letters(RECORD).into_bytes()),
+        ("a line that is no record", ["{\"message\":\"m\"}\n", &letters(RECORD)].concat().into_bytes()),
         ("a message that is too long", format!("{{\"message\":\"{}\"}}", letters(RECORD - 14)).into_bytes()),
     ];
     let setup = Setup::new("worst-aside").await;

@@ -64,8 +64,8 @@ async fn hopeless_messages_become_dead_letters() {
     assert_eq!(metrics.get("logferry_messages_received_total"), messages.len() as f64);
 }
 
-/// Objects made to hurt, by the defaults: what came before is delivered, the error has a name and an offset, and the
-/// worker's memory does not follow their size.
+/// Objects made to hurt: what came before is delivered, the error has a name and an offset, and the worker's memory does not follow
+/// their size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bombs_and_giants_cost_no_memory() {
     let setup = Setup::new("bombs").await;
@@ -77,26 +77,22 @@ async fn bombs_and_giants_cost_no_memory() {
     let member = gzip(&vec![b'x'; 20_000_000]);
     let bomb = [gzip(open.as_bytes()), member.repeat(100)].concat();
     let giant = gzip(format!("{open}{}\"}}\n", "y".repeat(20 << 20)).as_bytes());
-    let deep = gzip(format!("{open}z\",\"x\":{}", "[".repeat(10_000)).as_bytes());
-    let worker = setup.worker().await;
+    let deep = gzip(format!("{open}z\",\"x\":{}", "[".repeat(4 << 20)).as_bytes());
+    let worker = setup.worker_with(&[("LOGFERRY_SOURCE__MAX_OBJECT", "128 MiB")]).await;
     let before = worker.peak_rss();
     for (name, bytes) in [("bomb", bomb), ("giant", giant), ("deep", deep)] {
         setup.upload(&format!("acme/c/app/p/{name}.json"), bytes).await;
     }
     let letters = setup.dead_letters(3).await;
-    for (name, error) in [
-        ("bomb", "longer than source.max_record"),
-        ("giant", "longer than source.max_record"),
-        ("deep", "nested too deeply"),
+    for (name, reason, error) in [
+        ("bomb", "object_too_large", "more than source.max_object"),
+        ("giant", "record_too_long", "longer than source.max_record"),
+        ("deep", "corrupt_object", "ends before the record does"),
     ] {
         let key = format!("acme/c/app/p/{name}.json");
         let letter = letters.iter().find(|letter| letter.get("key") == key);
         let letter = letter.unwrap_or_else(|| panic!("no dead letter about {key} among {letters:?}"));
-        assert_eq!(
-            (letter.get("reason"), letter.get("record_offset")),
-            ("corrupt_object", "2"),
-            "{letter:?}"
-        );
+        assert_eq!((letter.get("reason"), letter.get("record_offset")), (reason, "2"), "{letter:?}");
         assert!(letter.get("error").contains(error), "{letter:?}");
     }
     let events = received_events(&setup.aws, &customer).await;

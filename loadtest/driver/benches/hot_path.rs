@@ -35,7 +35,7 @@ use logferry::{
         breaker::ProbeIntervals,
         customers::{Customers, SessionSettings},
     },
-    decode::{Decoder, Window},
+    decode::{Decoded, Decoder, MAX_WINDOW, Window},
     digest::multi_buffer::MultiBuffer,
     ledger::lease::Lease,
     metrics::Metrics,
@@ -113,10 +113,11 @@ fn decode(criterion: &mut Criterion) {
 
 /// Everything through our own window; says how many bytes came out.
 fn to_window(object: &[u8]) -> usize {
-    let (mut decoder, mut window) = (Decoder::new(u64::MAX), Window::default());
+    let (mut decoder, mut window) = (Decoder::new(u64::MAX, MAX_WINDOW), Window::default());
     let (mut input, mut produced) = (object, 0);
     while !input.is_empty() {
-        decoder.decode(&mut input, &mut window).expect("the object is whole");
+        let decoded = decoder.decode(&mut input, &mut window).expect("the object is whole");
+        assert_eq!(decoded, Decoded::Step, "its window is an ordinary one");
         let unread = black_box(window.unread()).len();
         window.consume(unread);
         produced += unread;
@@ -199,7 +200,7 @@ fn by_reader(text: &[u8]) -> Found {
 }
 
 fn each_record<'a>(text: &'a [u8], mut take: impl FnMut(i64, Message<'a>)) {
-    let (mut reader, mut rest) = (RecordReader::new(MAX_RECORD), text);
+    let (mut reader, mut rest) = (RecordReader::new(MAX_RECORD, Timestamp::MAX), text);
     while let Step::Record { record, consumed } = reader.next(rest, More::Ended).expect("the text is right") {
         take(record.timestamp.expect("every record has one"), record.message);
         rest = &rest[consumed..];

@@ -304,6 +304,53 @@ async fn a_line_that_is_no_record_costs_no_other() {
     assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("1")));
 }
 
+/// Three records, the second of them longer than a mebibyte.
+fn with_a_giant(message: &str) -> Vec<u8> {
+    let records = ["a", message, "c"].map(|message| json!({ "message": message }).to_string());
+    gzip(records.join("\n").as_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_quarantine_a_letter_names_the_record_that_is_too_long() {
+    let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), quarantine: None, ..world() };
+    world.settings.max_record = 1 << 20;
+    let giant = "x".repeat(1 << 20);
+    world.put(KEY, object(with_a_giant(&giant)));
+    // As often as it comes: the others are there, and the letter is written again.
+    for _ in 0..3 {
+        let cause = poison(world.handle(&event(&[KEY])).await);
+        assert_eq!((cause.reason, attribute(&cause, "record_offset")), ("record_too_long", Some("1")));
+        let error = attribute(&cause, "error").expect("an error");
+        assert!(error.contains("from byte 16 of") && error.contains("quarantine.bucket"), "{error}");
+        assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "c"]);
+        adds_up(&world, &[("accepted", 2)]);
+    }
+    // With a higher ceiling it could be read, but an attempt before went past it: it is not forgotten.
+    world.settings.max_record = 4 << 20;
+    let cause = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!((cause.reason, attribute(&cause, "record_offset")), ("record_too_long", Some("1")));
+    // With a quarantine the message is done: the record itself is there, or its place.
+    world.quarantine = Some(MemoryQuarantine::default());
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(lines(&world), [line("too_long", 1, &giant)]);
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "c"]);
+    adds_up(&world, &[("accepted", 2), ("quarantined", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_ledger_a_letter_about_a_long_record_repeats_the_others_and_loses_none() {
+    let mut world = World { quarantine: None, ..world() };
+    world.settings.max_record = 1 << 20;
+    world.put(KEY, object(with_a_giant(&"x".repeat(1 << 20))));
+    let cause = poison(world.handle(&event(&[KEY])).await);
+    assert_eq!(cause.reason, "record_too_long");
+    world.settings.max_record = 4 << 20;
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let found: Vec<_> = world.sinks.messages(ACME, GROUP).iter().map(String::len).collect();
+    assert_eq!(found.iter().filter(|len| **len == 1).count(), 4);
+    assert_eq!(found.iter().sum::<usize>(), 4 + (1 << 20));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_break_in_the_object_still_ends_it() {
     let whole = gzip("{\"message\":\"a\"}\nno json\n".repeat(2000).as_bytes());
@@ -338,6 +385,7 @@ enum Kind {
     Good,
     TooOld,
     Malformed,
+    TooLong,
 }
 
 proptest! {
@@ -346,18 +394,22 @@ proptest! {
     /// The quarantine comes and goes, and puts fail: every record gets where it belongs, once, and counts once.
     #[test]
     fn what_is_owed_is_paid_once(
-        kinds in prop::collection::vec(prop::sample::select(vec![Kind::Good, Kind::TooOld, Kind::Malformed]), 1..40),
+        kinds in prop::collection::vec(prop::sample::select(vec![Kind::Good, Kind::TooOld, Kind::Malformed, Kind::TooLong]), 1..40),
         down in prop::collection::vec(any::<bool>(), 0..6),
         failing in prop::collection::vec(1_usize..20, 0..3),
     ) {
+        // Else nothing might show that lines are what the object is made of.
+        let kinds = [vec![Kind::Good], kinds].concat();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
-            let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+            let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+            world.settings.max_record = 200;
             world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("one").as_millisecond());
             let text: Vec<_> = (0..).zip(&kinds).map(|(index, kind): (usize, _)| match kind {
                 Kind::Good => json!({"message": index.to_string(), "timestamp": "2026-11-21T08:00:00Z"}).to_string(),
                 Kind::TooOld => json!({"message": index.to_string(), "timestamp": "2026-10-21T08:00:00Z"}).to_string(),
                 Kind::Malformed => format!("x{index}"),
+                Kind::TooLong => json!({"message": "x".repeat(200), "timestamp": "2026-11-21T08:00:00Z"}).to_string(),
             }).collect();
             world.put(KEY, object(gzip(text.join("\n").as_bytes())));
             for nth in failing {
@@ -380,13 +432,19 @@ proptest! {
             kept.sort_by_key(|(_, record, _)| *record);
             let mut expected: Vec<_> = of(Kind::TooOld).map(|index| line("too_old", index, &index.to_string())).collect();
             expected.extend(of(Kind::Malformed).map(|index| line("malformed", index, &format!("x{index}"))));
+            let starts: Vec<_> = text.iter().scan(0, |at, line| Some(std::mem::replace(at, *at + line.len() + 1))).collect();
+            expected.extend(of(Kind::TooLong).map(|index| {
+                let (start, bytes) = (starts[index as usize], text[index as usize].len());
+                line("too_long", index, &format!("it is longer than source.max_record, 200 bytes: {bytes} bytes from byte {start} of the decompressed object on"))
+            }));
             expected.sort_by_key(|(_, record, _)| *record);
             assert_eq!(kept, expected);
-            let counts = [("accepted", Kind::Good), ("too_old", Kind::TooOld), ("quarantined", Kind::Malformed)];
-            let counts: Vec<_> = counts.iter().map(|(outcome, kind)| (*outcome, of(*kind).count() as u64)).filter(|(_, count)| *count > 0).collect();
+            let quarantined = of(Kind::Malformed).count() + of(Kind::TooLong).count();
+            let counts = [("accepted", of(Kind::Good).count()), ("too_old", of(Kind::TooOld).count()), ("quarantined", quarantined)];
+            let counts: Vec<_> = counts.into_iter().map(|(outcome, count)| (outcome, count as u64)).filter(|(_, count)| *count > 0).collect();
             adds_up(&world, &counts);
             let shown = world.metrics.render().expect("metrics are text");
-            for (reason, kind) in [("too_old", Kind::TooOld), ("malformed", Kind::Malformed)] {
+            for (reason, kind) in [("too_old", Kind::TooOld), ("malformed", Kind::Malformed), ("too_long", Kind::TooLong)] {
                 let count = of(kind).count();
                 let line = format!("logferry_quarantined_total{{reason=\"{reason}\"}} {count}");
                 assert!(count == 0 || shown.lines().any(|found| found == line), "{line} is not in {shown}");

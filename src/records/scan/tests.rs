@@ -103,8 +103,46 @@ fn broken_structure_is_malformed() {
     ] {
         assert!(matches!(scan(text.as_bytes()), Err(ScanError::Malformed(..))), "{text}");
     }
-    let deep = format!("{{\"a\":{}", "[".repeat(10_000));
-    assert_eq!(scan(deep.as_bytes()).expect_err("deep"), ScanError::TooDeep);
+}
+
+#[test]
+fn nesting_is_followed_as_deep_as_it_goes() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":[", "]}]")] {
+        for depth in [1, 63, 64, 65, 127, 128, 129, 1024, 100_000] {
+            let [open, close] = [open, close].map(|bracket| bracket.repeat(depth));
+            let text = format!("{{\"a\":{open}1{close},\"message\":{open}2{close}}}");
+            let found = scan(text.as_bytes()).expect("a record");
+            assert_eq!(found.len, text.len());
+            assert_eq!(found.message, Some(format!("{open}2{close}").as_bytes()));
+            let cut = format!("{{\"a\":{open}");
+            assert_eq!(scan(cut.as_bytes()).expect_err("cut"), ScanError::Incomplete);
+            let swapped =
+                format!("{{\"a\":{open}1{}", close.replace(']', "%").replace('}', "]").replace('%', "}"));
+            assert!(matches!(scan(swapped.as_bytes()), Err(ScanError::Malformed(..))), "{open} {depth}");
+        }
+    }
+}
+
+#[test]
+fn members_are_given_one_by_one() {
+    let given = |text: &str| {
+        let mut members = Vec::new();
+        let end = each_member(text.as_bytes(), |name, value| {
+            members.push([name, value].map(|part| String::from_utf8_lossy(part).into_owned()));
+        });
+        (members, end)
+    };
+    let text = r#"{ "a" : [1, {"b":2}] , "c\n":"x\"" ,"a":null}"#;
+    let expected = [["a", r#"[1, {"b":2}]"#], ["c\\n", r#""x\"""#], ["a", "null"]];
+    let (members, end) = given(text);
+    assert_eq!(members, expected);
+    assert_eq!(end, Ok(()));
+    assert_eq!(given("{}"), (Vec::new(), Ok(())));
+    let (members, end) = given(&text[..18]);
+    assert_eq!(
+        (members, end),
+        (vec![["a".to_owned(), r#"[1, {"b":2"#.to_owned()]], Err(ScanError::Incomplete))
+    );
 }
 
 /// At every place within blocks and across their ends.

@@ -47,7 +47,7 @@ pub(crate) fn check(data: &[u8]) {
         let record = [r#"{"message":""#, &json, r#""}"#].concat();
         let text: String = serde_json::from_str(&format!("\"{json}\"")).expect("a legal message");
         let text: Rc<str> = text.into();
-        let mut reader = RecordReader::new(1 << 24);
+        let mut reader = RecordReader::new(1 << 24, jiff::Timestamp::UNIX_EPOCH);
         let Ok(Step::Record { record, .. }) = reader.next(record.as_bytes(), More::Ended) else {
             panic!("a record of {} bytes is not read", record.len());
         };

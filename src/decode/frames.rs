@@ -1,0 +1,213 @@
+//! zstd frames: their headers are read before the library sees them, because they say how much memory the library will take.
+//!
+//! Source: RFC 8878, 3.1.1.1 (frame headers) and 3.1.2 (skippable frames).
+
+use std::io;
+
+use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
+
+use super::{DecodeError, Decoded};
+
+/// Largest window that every object may have: 8 MiB, what the format asks each decoder to support.
+pub const ORDINARY_WINDOW: u64 = 8 << 20;
+/// Largest window that any object may have, 128 MiB: what `zstd --ultra`, and encoders that stream at the highest levels, ask for.
+pub const MAX_WINDOW: u64 = 128 << 20;
+/// The library's own largest, as a power of two: what is too large was told before the library saw it.
+const LIBRARY_WINDOW_LOG: u32 = 31;
+
+const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The first byte of a skippable frame is any from 0x50 to 0x5f; these follow.
+const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
+
+/// Whether an object of at least four bytes begins with a frame of either kind.
+pub(super) fn is_zstd(head: &[u8]) -> bool {
+    head.starts_with(&MAGIC) || is_skippable(head)
+}
+
+fn is_skippable(head: &[u8]) -> bool {
+    matches!(head, [0x50..=0x5f, rest @ ..] if rest.starts_with(&SKIPPABLE))
+}
+
+/// Decodes frames one after another.
+pub(super) struct Frames {
+    /// None: no frame was met yet, or memory is being waited for.
+    decoder: Option<ZstdDecoder<'static>>,
+    place: Place,
+    /// The window that may be used.
+    allowed: u64,
+    /// The largest that may be asked for.
+    limit: u64,
+}
+
+enum Place {
+    /// Between frames, or in a header that is not complete.
+    Header(Vec<u8>),
+    /// In a skippable frame, with so many bytes to go.
+    Skippable(u64),
+    /// In a frame whose header the library has not seen.
+    Beginning(Vec<u8>),
+    Frame,
+}
+
+/// What a header says.
+#[derive(Debug, PartialEq, Eq)]
+enum Header {
+    /// More bytes are needed.
+    Incomplete,
+    Skippable {
+        len: u64,
+    },
+    Frame {
+        window: u64,
+        dictionary: Option<u32>,
+    },
+    Unknown,
+}
+
+impl Frames {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { decoder: None, place: Place::Header(Vec::new()), allowed: ORDINARY_WINDOW, limit }
+    }
+
+    /// No frame is open.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(&self.place, Place::Header(header) if header.is_empty())
+    }
+
+    /// The window that [`Decoded::NeedsWindow`] asked for may be used.
+    pub(super) fn allow(&mut self, window: u64) {
+        self.allowed = window;
+    }
+
+    /// Does one step; `produced` is for errors.
+    pub(super) fn step(
+        &mut self,
+        input: &mut &[u8],
+        buffer: &mut Vec<u8>,
+        produced: u64,
+    ) -> Result<Decoded, DecodeError> {
+        let corrupt = |problem: String| DecodeError::Corrupt { format: "zstd", produced, problem };
+        let library = |error: io::Error| corrupt(error.to_string());
+        match &mut self.place {
+            Place::Header(header) => {
+                // A frame that waits for its window is asked for again without any input.
+                while let (Header::Incomplete, Some((byte, rest))) = (read(header), input.split_first()) {
+                    header.push(*byte);
+                    *input = rest;
+                }
+                match read(header) {
+                    Header::Incomplete => {}
+                    Header::Unknown => {
+                        return Err(corrupt("what stands in a frame's place is none".to_owned()));
+                    }
+                    Header::Skippable { len } => {
+                        self.place = if len == 0 { Place::Header(Vec::new()) } else { Place::Skippable(len) };
+                    }
+                    Header::Frame { dictionary: Some(id), .. } => {
+                        return Err(DecodeError::Dictionary { id, produced });
+                    }
+                    Header::Frame { window, .. } if window > self.limit => {
+                        return Err(DecodeError::WindowTooLarge { window, limit: self.limit, produced });
+                    }
+                    Header::Frame { window, .. } if window > self.allowed => {
+                        // Whoever waits for memory holds none.
+                        self.decoder = None;
+                        self.allowed = ORDINARY_WINDOW;
+                        return Ok(Decoded::NeedsWindow(window));
+                    }
+                    Header::Frame { .. } => self.place = Place::Beginning(std::mem::take(header)),
+                }
+            }
+            Place::Skippable(left) => {
+                let now = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                *input = &input[now..];
+                *left -= now as u64;
+                if *left == 0 {
+                    self.place = Place::Header(Vec::new());
+                }
+            }
+            Place::Beginning(header) => {
+                let decoder = match &mut self.decoder {
+                    Some(decoder) => decoder,
+                    none => {
+                        let mut decoder = ZstdDecoder::new().map_err(library)?;
+                        decoder
+                            .set_parameter(DParameter::WindowLogMax(LIBRARY_WINDOW_LOG))
+                            .map_err(library)?;
+                        none.insert(decoder)
+                    }
+                };
+                let mut source = InBuffer::around(header);
+                let nowhere: &mut [u8] = &mut [];
+                let mut nowhere = OutBuffer::around(nowhere);
+                while source.pos() < header.len() {
+                    decoder.run(&mut source, &mut nowhere).map_err(library)?;
+                }
+                self.place = Place::Frame;
+            }
+            Place::Frame => {
+                let decoder = self.decoder.as_mut().expect("it saw the header");
+                let at = buffer.len();
+                let mut source = InBuffer::around(input);
+                let mut target = OutBuffer::around_pos(buffer, at);
+                let hint = decoder.run(&mut source, &mut target);
+                let used = source.pos();
+                if hint.map_err(library)? == 0 {
+                    self.place = Place::Header(Vec::new());
+                }
+                *input = &input[used..];
+            }
+        }
+        Ok(Decoded::Step)
+    }
+}
+
+/// Reads a frame's header: 18 bytes at most.
+fn read(bytes: &[u8]) -> Header {
+    let Some((magic, rest)) = bytes.split_first_chunk::<4>() else { return Header::Incomplete };
+    if is_skippable(magic) {
+        return rest
+            .first_chunk()
+            .map_or(Header::Incomplete, |len| Header::Skippable { len: u32::from_le_bytes(*len).into() });
+    }
+    if *magic != MAGIC {
+        return Header::Unknown;
+    }
+    let Some((descriptor, mut rest)) = rest.split_first() else { return Header::Incomplete };
+    let is_single_segment = descriptor >> 5 & 1 == 1;
+    let content_bytes = match (descriptor >> 6, is_single_segment) {
+        (0, false) => 0,
+        (0, true) => 1,
+        (1, _) => 2,
+        (2, _) => 4,
+        _ => 8,
+    };
+    let dictionary_bytes = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let mut number = |bytes: usize| {
+        let (value, behind) = rest.split_at_checked(bytes)?;
+        rest = behind;
+        Some(value.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let window = if is_single_segment { Some(u64::MAX) } else { number(1).map(window_size) };
+    let (dictionary, content) = (number(dictionary_bytes), number(content_bytes));
+    let (Some(window), Some(dictionary), Some(content)) = (window, dictionary, content) else {
+        return Header::Incomplete;
+    };
+    // With less content than window, the library takes memory for the content alone.
+    let window = match content_bytes {
+        0 => window,
+        2 => window.min(content + 256),
+        _ => window.min(content),
+    };
+    let dictionary = u32::try_from(dictionary).ok().filter(|id| *id > 0);
+    Header::Frame { window, dictionary }
+}
+
+/// What the window descriptor says.
+fn window_size(descriptor: u64) -> u64 {
+    let base = 1 << (10 + (descriptor >> 3));
+    base + base / 8 * (descriptor & 7)
+}
+
+#[cfg(test)]
+mod tests;

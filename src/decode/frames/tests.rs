@@ -1,0 +1,172 @@
+//! Frames of the test's own making: headers of every kind, around blocks that are not compressed.
+
+use super::{
+    super::{Decoder, Window},
+    *,
+};
+
+const MIB: u64 = 1 << 20;
+/// Descriptor of a window: a power of two and eighths of it.
+fn window(log: u8, eighths: u8) -> u8 {
+    (log - 10) << 3 | eighths
+}
+
+/// One frame with a raw block.
+fn frame(header: &[u8], text: &[u8]) -> Vec<u8> {
+    let block = u32::try_from(text.len()).expect("short") << 3 | 1;
+    [&MAGIC[..], header, &block.to_le_bytes()[..3], text].concat()
+}
+
+fn skippable(kind: u8, len: usize) -> Vec<u8> {
+    let size = u32::try_from(len).expect("short").to_le_bytes();
+    [&[0x50 | kind][..], &SKIPPABLE, &size, &vec![b'{'; len]].concat()
+}
+
+/// What comes out, and the windows that were asked for.
+fn decode(object: &[u8], chunk: usize, limit: u64) -> Result<(Vec<u8>, Vec<u64>), DecodeError> {
+    let (mut decoder, mut unread) = (Decoder::new(u64::MAX, limit), Window::default());
+    let (mut text, mut windows) = (Vec::new(), Vec::new());
+    for mut input in object.chunks(chunk) {
+        loop {
+            if let Decoded::NeedsWindow(bytes) = decoder.decode(&mut input, &mut unread)? {
+                windows.push(bytes);
+                decoder.allow(bytes);
+            } else if input.is_empty() {
+                break;
+            }
+            text.extend_from_slice(unread.unread());
+            unread.consume(unread.unread().len());
+        }
+    }
+    decoder.finish(&mut unread)?;
+    text.extend_from_slice(unread.unread());
+    Ok((text, windows))
+}
+
+fn check(object: &[u8], expected: &[u8], windows: &[u64]) {
+    for chunk in [1, 2, 3, 5, 18, object.len()] {
+        let (text, asked) = decode(object, chunk, MAX_WINDOW).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((&text[..], &asked[..]), (expected, windows), "in chunks of {chunk}");
+    }
+}
+
+#[test]
+fn large_windows_are_asked_for() {
+    for (log, eighths, asked) in [
+        (10, 0, None),
+        (23, 0, None),
+        (23, 1, Some(9 * MIB)),
+        (24, 7, Some(30 * MIB)),
+        (25, 0, Some(32 * MIB)),
+        (26, 0, Some(64 * MIB)),
+        (26, 7, Some(120 * MIB)),
+        (27, 0, Some(128 * MIB)),
+    ] {
+        let windows: Vec<_> = asked.into_iter().collect();
+        check(&frame(&[0, window(log, eighths)], b"text"), b"text", &windows);
+        // Nothing is asked for twice, and a larger one anew.
+        let object = [frame(&[0, window(log, eighths)], b"a"), frame(&[0, window(log, 0)], b"b")].concat();
+        check(&object, b"ab", &windows);
+    }
+    let object = [25, 24, 26, 20, 26].map(|log| frame(&[0, window(log, 0)], &[log])).concat();
+    check(&object, &[25, 24, 26, 20, 26], &[32 * MIB, 64 * MIB]);
+}
+
+#[test]
+fn content_that_is_smaller_than_its_window_needs_no_more_than_its_size() {
+    // Content sizes of two, four and eight bytes, and of one to eight where the content is one segment.
+    check(&frame(&[0x40, window(30, 0), 1, 0], &[b'x'; 257]), &[b'x'; 257], &[]);
+    check(&frame(&[0x80, window(27, 0), 4, 0, 0, 0], b"text"), b"text", &[]);
+    check(&frame(&[0xc0, window(31, 0), 4, 0, 0, 0, 0, 0, 0, 0], b"text"), b"text", &[]);
+    check(&frame(&[0x20, 4], b"text"), b"text", &[]);
+    check(&frame(&[0x60, 1, 0], &[b'x'; 257]), &[b'x'; 257], &[]);
+    let too_short = frame(&[0xa0, 0, 0, 0, 1], b"text");
+    assert!(matches!(decode(&too_short, 3, MAX_WINDOW), Err(DecodeError::Corrupt { format: "zstd", .. })));
+}
+
+#[test]
+fn what_is_too_large_has_a_name() {
+    let check = |header: &[u8], limit, expected| {
+        for chunk in [1, 100] {
+            let object = [frame(&[0, window(20, 0)], b"good"), frame(header, b"x")].concat();
+            match decode(&object, chunk, limit) {
+                Err(DecodeError::WindowTooLarge { window, limit: told, produced: 4 }) => {
+                    assert_eq!((window, told), (expected, limit));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    check(&[0, window(27, 1)], MAX_WINDOW, 144 * MIB);
+    check(&[0, window(28, 0)], MAX_WINDOW, 256 * MIB);
+    check(&[0, 0xff], MAX_WINDOW, 15 << 38);
+    check(&[0xe0, 0, 0, 0, 0, 1, 0, 0, 0], MAX_WINDOW, 1 << 32);
+    check(&[0, window(24, 0)], ORDINARY_WINDOW, 16 * MIB);
+    check(&[0, window(26, 0)], 32 * MIB, 64 * MIB);
+}
+
+#[test]
+fn skippable_frames_stand_anywhere() {
+    let text = |text: &[u8]| frame(&[0, window(20, 0)], text);
+    for kind in [0, 7, 15] {
+        let (none, some) = (skippable(kind, 0), skippable(kind, 1000));
+        check(&[some.clone(), text(b"a")].concat(), b"a", &[]);
+        check(
+            &[none.clone(), text(b"a"), some.clone(), none.clone(), text(b"b"), none.clone()].concat(),
+            b"ab",
+            &[],
+        );
+        check(&some, b"", &[]);
+        check(&none, b"", &[]);
+        let cut = decode(&some[..500], 7, MAX_WINDOW);
+        assert!(matches!(cut, Err(DecodeError::Truncated { format: "zstd", .. })), "{cut:?}");
+    }
+    let garbage = [text(b"a"), b"garbage".to_vec()].concat();
+    for chunk in [1, 100] {
+        assert!(matches!(
+            decode(&garbage, chunk, MAX_WINDOW),
+            Err(DecodeError::Corrupt { format: "zstd", .. })
+        ));
+    }
+}
+
+#[test]
+fn a_dictionary_is_named() {
+    for (header, expected) in [
+        (&[1, window(20, 0), 7][..], 7),
+        (&[2, window(20, 0), 0x34, 0x12], 0x1234),
+        (&[3, window(20, 0), 0x78, 0x56, 0x34, 0x12], 0x1234_5678),
+        (&[0x23, 0x78, 0x56, 0x34, 0x12, 4], 0x1234_5678),
+    ] {
+        match decode(&frame(header, b"text"), 3, MAX_WINDOW) {
+            Err(error @ DecodeError::Dictionary { id, .. }) => {
+                assert_eq!(id, expected);
+                assert!(error.to_string().contains("dictionaries are not supported"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Number 0 is none.
+    check(&frame(&[1, window(20, 0), 0], b"text"), b"text", &[]);
+}
+
+/// What the library's own encoder writes is read as its decoder reads it, in any chunks, across frames and windows.
+#[test]
+fn the_library_s_frames_are_read() {
+    use std::io::Write;
+    let text: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+    let encode = |level, log, part: &[u8]| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), level).expect("the level is known");
+        encoder.window_log(log).expect("it is known");
+        encoder.include_checksum(true).expect("it is known");
+        encoder.write_all(part).expect("memory takes it");
+        encoder.finish().expect("memory takes it")
+    };
+    let (head, tail) = text.split_at(500_000);
+    let object = [encode(3, 24, head), skippable(3, 77), encode(1, 17, tail), encode(1, 10, b"")].concat();
+    for chunk in [7, 4096, object.len()] {
+        let (found, windows) = decode(&object, chunk, MAX_WINDOW).expect("it is whole");
+        assert!(found == text, "in chunks of {chunk}");
+        assert_eq!(windows, [16 * MIB]);
+    }
+}
