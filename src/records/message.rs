@@ -61,7 +61,7 @@ impl<'a> Message<'a> {
     #[cfg(test)]
     pub fn escape(text: &str) -> Message<'static> {
         let quoted = serde_json::to_string(text).expect("a string is always JSON");
-        let escaped = quoted[1..quoted.len() - 1].as_bytes().to_vec();
+        let escaped = quoted.as_bytes()[1..quoted.len() - 1].to_vec();
         Message { escaped: Cow::Owned(escaped), len: text.len() }
     }
 

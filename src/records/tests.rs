@@ -226,7 +226,7 @@ fn what_is_wrong_with_a_message_s_text_is_mended() {
             assert_eq!(alone(&record), ("m".to_owned(), false), "{about}");
         }
     }
-    assert_eq!(alone(br#"{"message":"\ud83d\ude00 \u0000","message":"\ud83d\ude00 \u0000 \/"}"#).1, false);
+    assert!(!alone(br#"{"message":"\ud83d\ude00 \u0000","message":"\ud83d\ude00 \u0000 \/"}"#).1);
 }
 
 #[test]
@@ -374,7 +374,7 @@ fn a_document_is_no_record() {
     let trail = |count| format!(r#"{{"Records":[{}{{}}]}}"#, r#"{"eventName":"E"},"#.repeat(count));
     check(&trail(2), "CloudTrail");
     check(&trail(300_000), "CloudTrail");
-    check(&format!("\u{feff}{{\n \"Records\" : [\n]\n}}\n"), "CloudTrail");
+    check("\u{feff}{\n \"Records\" : [\n]\n}\n", "CloudTrail");
     let subscription = r#"{"messageType":"DATA_MESSAGE","logGroup":"g","logEvents":[{"message":"m"}]}"#;
     check(subscription, "subscription");
     check(&format!("{subscription}{subscription}"), "subscription");
