@@ -68,7 +68,9 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         mut file: QuarantineFile,
         begin: Position,
     ) -> Result<Done, LaneError> {
-        let Put { requests, rejections } = self.put(&mut batch).await?;
+        // What is set aside alone need not wait for the stream.
+        let Put { requests, rejections } =
+            if batch.is_empty() { Put::default() } else { self.put(&mut batch).await? };
         let mut quarantined = 0;
         let mut owed = Owed::default();
         if let Some(shelf) = &self.shelf {
