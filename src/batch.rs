@@ -218,9 +218,10 @@ impl Batch {
         self.bytes += message.len() + EVENT_OVERHEAD;
         self.chronological &= timestamp >= self.latest;
         self.earliest = self.earliest.min(timestamp);
-        if self.days.last() != Some(&day(timestamp)) {
-            self.days.retain(|known| *known != day(timestamp));
-            self.days.push(day(timestamp));
+        let day = day(timestamp);
+        if self.days.last() != Some(&day) {
+            self.days.retain(|known| *known != day);
+            self.days.push(day);
         }
         self.latest = self.latest.max(timestamp);
     }

@@ -210,13 +210,16 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             let (file, record) = (&mut self.due.file, self.tally.read);
             without_pause(message.len(), || shelf.add(file, reason, record, Some(timestamp), message));
         }
-        let Some(put_before) = self.count(owed) else { return self.pay_if_full().await };
+        let Some(put_before) = self.count(owed) else { return self.write_full_files().await };
         self.tally.undated += u64::from(record.timestamp.is_none());
         self.tally.mended += u64::from(record.mended);
         if record.message.is_empty() {
             self.tally.empty += 1;
         } else if record.message.len() <= MAX_MESSAGE_BYTES {
-            self.add(timestamp, &record.message, true).await?;
+            if !self.open.takes(timestamp, record.message.len()) {
+                self.send().await?;
+            }
+            self.open.push(self.next.records, timestamp, &record.message, true);
         } else {
             self.tally.oversize += 1;
             let shelved = self.oversize == Oversize::Quarantine
@@ -225,7 +228,9 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
                 self.add_pieces(timestamp, &record.message, put_before).await?;
             }
         }
-        self.counted().await
+        self.next = Position { records: self.tally.read, events: 0 };
+        // A future for each record would be felt.
+        if self.has_full_file() { self.write_full_files().await } else { Ok(()) }
     }
 
     /// Takes a record that cannot be read, for the quarantine. Without one, it is remembered until [`Lane::flush`].
@@ -250,7 +255,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             self.first_unkept.get_or_insert_with(|| unreadable.error.clone());
         }
         if self.count(owed).is_none() {
-            return self.pay_if_full().await;
+            return self.write_full_files().await;
         }
         match &self.writer.shelf {
             Some(shelf) => {
@@ -259,7 +264,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             }
             None => self.unkept.add(Owed::of(vec![(self.next.records, reason)])),
         }
-        self.counted().await
+        self.next = Position { records: self.tally.read, events: 0 };
+        self.write_full_files().await
     }
 
     /// Counts the next record; tells how many of its events were put before, or none if it is accounted for.
@@ -277,14 +283,19 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         Some(if index == from.records { from.events } else { 0 })
     }
 
-    /// The record is in the open batch, or beside it.
-    async fn counted(&mut self) -> Result<(), LaneError> {
-        self.next = Position { records: self.tally.read, events: 0 };
-        if self.aside.is_full() { self.send().await } else { self.pay_if_full().await }
+    fn has_full_file(&self) -> bool {
+        self.aside.is_full() || self.due.file.is_full()
     }
 
-    async fn pay_if_full(&mut self) -> Result<(), LaneError> {
-        if self.due.file.is_full() { self.pay().await } else { Ok(()) }
+    /// Writes what goes into quarantine once it fills a file.
+    async fn write_full_files(&mut self) -> Result<(), LaneError> {
+        if self.aside.is_full() {
+            self.send().await?;
+        }
+        if self.due.file.is_full() {
+            self.pay().await?;
+        }
+        Ok(())
     }
 
     /// Puts into quarantine what was owed and found again. What is not taken stays owed.
@@ -324,26 +335,16 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         while let Some(piece) = pieces.next().filter(|_| !completed) {
             completed = self.oversize == Oversize::Truncate || pieces.peek().is_none();
             if self.next.events >= put_before {
-                self.add(timestamp, &piece, completed).await?;
+                if !self.open.takes(timestamp, piece.len()) {
+                    self.send().await?;
+                }
+                self.open.push(self.next.records, timestamp, &piece, completed);
             } else if completed {
                 // The last of them was put before its record counted: the tenant's policy has changed since.
                 self.tally.resumed += 1;
             }
             self.next.events += 1;
         }
-        Ok(())
-    }
-
-    async fn add(
-        &mut self,
-        timestamp: i64,
-        message: &Message<'_>,
-        completes_record: bool,
-    ) -> Result<(), LaneError> {
-        if !self.open.takes(timestamp, message.len()) {
-            self.send().await?;
-        }
-        self.open.push(self.next.records, timestamp, message, completes_record);
         Ok(())
     }
 

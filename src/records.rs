@@ -18,7 +18,7 @@ mod skip;
 mod timestamp;
 mod unusual;
 
-use std::{borrow::Cow, ops::RangeInclusive};
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 
@@ -27,6 +27,7 @@ use self::{
     document::{Document, LONGEST_EVENT, SPACE_BEHIND, recognise},
     scan::{Around, Scan, ScanError, scan},
     skip::{Ends, Skip},
+    timestamp::Timestamps,
 };
 
 /// One record, borrowed from the window.
@@ -155,8 +156,7 @@ pub struct RecordReader {
     retry_at: usize,
     /// What stood around the message of the record before.
     around: Around,
-    /// What a record's timestamp may be, in milliseconds since 1970.
-    believable: RangeInclusive<i64>,
+    timestamps: Timestamps,
     /// Bytes of the text in front of the window.
     offset: u64,
     framing: Framing,
@@ -199,7 +199,7 @@ impl RecordReader {
             max_record,
             retry_at: 0,
             around: Around::default(),
-            believable: timestamp::believable(now),
+            timestamps: Timestamps::new(now),
             offset: 0,
             framing: Framing::Unknown,
             steps_over_bad_lines: false,
@@ -231,16 +231,7 @@ impl RecordReader {
     fn find<'a>(&mut self, window: &'a [u8], more: More) -> Result<Step<'a>, RecordError> {
         let mut at = 0;
         loop {
-            let space =
-                window[at..].iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count();
-            if self.framing == Framing::Unknown
-                && self.place != Place::Top
-                && window[at..at + space].contains(&b'\n')
-            {
-                self.framing = Framing::Spread;
-            }
-            at += space;
-            let Some(byte) = window.get(at) else {
+            let Some(&byte) = window.get(at) else {
                 return match (more, self.place) {
                     (More::Coming | More::Never, _) => Ok(Step::More { consumed: at }),
                     (More::Ended, Place::Top) => Ok(Step::End),
@@ -248,6 +239,8 @@ impl RecordReader {
                 };
             };
             match (self.place, byte) {
+                (_, b' ' | b'\t' | b'\r') | (Place::Top, b'\n') => {}
+                (_, b'\n') => self.has_framing(Framing::Spread),
                 (Place::Top, b'[') => self.place = Place::ArrayStart,
                 (Place::ArrayStart | Place::ArrayRecord, b']') => {
                     self.place = Place::Top;
@@ -271,7 +264,7 @@ impl RecordReader {
                         Place::ArrayComma => "a JSON object",
                         Place::ArrayRecord => "a comma or the end of the array",
                     };
-                    let found = char::from(*byte).escape_default();
+                    let found = char::from(byte).escape_default();
                     let problem = format!("{wanted} expected, not '{found}'");
                     return self.malformed(window, at, 0, more, problem);
                 }
@@ -344,7 +337,7 @@ impl RecordReader {
                 (false, _) => {}
             }
         }
-        let timestamp = timestamp.and_then(|value| timestamp::parse(value, &self.believable));
+        let timestamp = timestamp.and_then(|value| self.timestamps.parse(value));
         let record = Record { index: self.index, timestamp, message, mended };
         let consumed = at + found.len;
         self.counted();

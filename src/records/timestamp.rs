@@ -9,25 +9,67 @@ const EARLIEST: i64 = 946_684_800_000;
 /// How far a record may be ahead of us: clocks differ, and time zones are confused, by no more than a day.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 
-/// The times, in milliseconds since 1970, that a record may have at `now`.
-pub(super) fn believable(now: Timestamp) -> RangeInclusive<i64> {
-    EARLIEST..=now.saturating_add(AHEAD).expect("a duration without months always adds").as_millisecond()
+/// Reads the timestamps of one object's records.
+#[derive(Debug)]
+pub(super) struct Timestamps {
+    /// What a timestamp may be, in milliseconds since 1970.
+    believable: RangeInclusive<i64>,
+    /// The minute that was read last, as it was written. Most records are of the same minute as the one before.
+    minute: [u8; MINUTE.len()],
+    /// When this minute began, in milliseconds since 1970.
+    minute_start: i64,
 }
 
-/// Reads the value of `timestamp`, as it stands in the record: RFC 3339 with any fraction and offset, or the time since 1970
-/// as a number or in a string, whose magnitude tells its unit. The result is milliseconds since 1970, cut to whole ones.
-///
-/// `None` if it is anything else, or not believable.
-pub(super) fn parse(value: &[u8], believable: &RangeInclusive<i64>) -> Option<i64> {
-    let milliseconds = match value {
-        [b'"', text @ .., b'"'] => match fixed_layout(text) {
-            Some(milliseconds) => milliseconds,
-            // As JSON, because the same text may be spelled with escapes.
-            None => parse_text(&serde_json::from_slice::<Text<'_>>(value).ok()?.0)?,
-        },
-        _ => parse_number(std::str::from_utf8(value).ok()?)?,
-    };
-    believable.contains(&milliseconds).then_some(milliseconds)
+/// The part of a timestamp that [`Timestamps`] remembers.
+const MINUTE: &[u8; 17] = b"1970-01-01T00:00:";
+
+impl Timestamps {
+    /// A timestamp before 2000, or more than a day after `now`, is not believed.
+    pub(super) fn new(now: Timestamp) -> Self {
+        let latest =
+            now.saturating_add(AHEAD).expect("a duration without months always adds").as_millisecond();
+        Self { believable: EARLIEST..=latest, minute: *MINUTE, minute_start: 0 }
+    }
+
+    /// Reads the value of `timestamp`, as it stands in the record: RFC 3339 with any fraction and offset, or the time since 1970
+    /// as a number or in a string, whose magnitude tells its unit. The result is milliseconds since 1970, cut to whole ones.
+    ///
+    /// `None` if it is anything else, or not believable.
+    pub(super) fn parse(&mut self, value: &[u8]) -> Option<i64> {
+        let milliseconds = match value {
+            [b'"', text @ .., b'"'] => match self.fixed_layout(text) {
+                Some(milliseconds) => milliseconds,
+                // As JSON, because the same text may be spelled with escapes.
+                None => parse_text(&serde_json::from_slice::<Text<'_>>(value).ok()?.0)?,
+            },
+            _ => parse_number(std::str::from_utf8(value).ok()?)?,
+        };
+        self.believable.contains(&milliseconds).then_some(milliseconds)
+    }
+
+    /// `2026-11-21T08:00:00Z` and `2026-11-21T08:00:00.123456789Z` with any number of digits: what Vector writes, read
+    /// without a parser. `None` for everything else, right or wrong.
+    fn fixed_layout(&mut self, text: &[u8]) -> Option<i64> {
+        let (minute, rest) = text.split_first_chunk()?;
+        if *minute != self.minute {
+            self.minute_start = minute_start(minute)?;
+            self.minute = *minute;
+        }
+        let ([tens, ones], fraction) = rest.split_first_chunk()?;
+        let second = digit(*tens)? * 10 + digit(*ones)?;
+        // A leap second is left to the library.
+        if second > 59 {
+            return None;
+        }
+        let milliseconds = match fraction {
+            b"Z" => 0,
+            [b'.', digits @ .., b'Z'] if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => (0
+                ..3)
+                .fold(0, |value, at| value * 10 + digits.get(at).map_or(0, |byte| i64::from(byte - b'0'))),
+            _ => return None,
+        };
+        Some(self.minute_start + second * 1000 + milliseconds)
+    }
 }
 
 /// Borrowed where it has no escapes; a bare `Cow` would always be owned.
@@ -83,21 +125,15 @@ fn parse_number(text: &str) -> Option<i64> {
     Some(digits.take(wanted).fold(0, |value, digit| value * 10 + i64::from(digit - b'0')))
 }
 
-/// `2026-11-21T08:00:00Z` and `2026-11-21T08:00:00.123456789Z` with any number of digits: what Vector writes, read
-/// without a parser. `None` for everything else, right or wrong.
-fn fixed_layout(text: &[u8]) -> Option<i64> {
-    let (head, tail) = text.split_first_chunk::<19>()?;
-    // All is looked at before anything is decided: a branch for each byte would cost more than the arithmetic.
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    let wrong_separators = separators.iter().fold(0, |wrong, (at, byte)| wrong | (head[*at] ^ byte));
-    let digits =
-        [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18].map(|at: usize| head[at].wrapping_sub(b'0'));
-    if wrong_separators != 0 || digits.iter().fold(false, |wrong, digit| wrong | (*digit > 9)) {
+/// When the minute begins that is written like [`MINUTE`], in milliseconds since 1970.
+fn minute_start(text: &[u8; MINUTE.len()]) -> Option<i64> {
+    let separators = [4, 7, 10, 13, 16];
+    if separators.iter().any(|at| text[*at] != MINUTE[*at]) {
         return None;
     }
-    let pair = |at: usize| i64::from(digits[at] * 10 + digits[at + 1]);
-    let (year, month, day) = (pair(0) * 100 + pair(2), pair(4), pair(6));
-    let (hour, minute, second) = (pair(8), pair(10), pair(12));
+    let pair = |at: usize| Some(digit(text[at])? * 10 + digit(text[at + 1])?);
+    let (year, month, day) = (pair(0)? * 100 + pair(2)?, pair(5)?, pair(8)?);
+    let (hour, minute) = (pair(11)?, pair(14)?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let days_of_month = match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
@@ -106,19 +142,14 @@ fn fixed_layout(text: &[u8]) -> Option<i64> {
         2 => 28,
         _ => return None,
     };
-    // A leap second is left to the library.
-    if day < 1 || day > days_of_month || hour > 23 || minute > 59 || second > 59 {
+    if day < 1 || day > days_of_month || hour > 23 || minute > 59 {
         return None;
     }
-    let milliseconds = match tail {
-        b"Z" => 0,
-        [b'.', fraction @ .., b'Z'] if !fraction.is_empty() && fraction.iter().all(u8::is_ascii_digit) => {
-            (0..3).fold(0, |value, at| value * 10 + fraction.get(at).map_or(0, |byte| i64::from(byte - b'0')))
-        }
-        _ => return None,
-    };
-    let seconds = days_from_epoch(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    Some(seconds * 1000 + milliseconds)
+    Some((days_from_epoch(year, month, day) * 1440 + hour * 60 + minute) * 60_000)
+}
+
+fn digit(byte: u8) -> Option<i64> {
+    byte.is_ascii_digit().then(|| i64::from(byte - b'0'))
 }
 
 /// Days from 1970-01-01 in the Gregorian calendar, counting years from March so that a leap day ends its year.
@@ -141,7 +172,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
 
     fn read(value: &str) -> Option<i64> {
-        parse(value.as_bytes(), &believable(NOW))
+        Timestamps::new(NOW).parse(value.as_bytes())
     }
 
     fn check(value: &str, expected: Option<i64>) {
@@ -244,7 +275,7 @@ mod tests {
             check(value, expected);
         }
         // At the end of the library's calendar there is no day more.
-        assert_eq!(*believable(Timestamp::MAX).end(), Timestamp::MAX.as_millisecond());
+        assert_eq!(*Timestamps::new(Timestamp::MAX).believable.end(), Timestamp::MAX.as_millisecond());
     }
 
     /// A moment in every form: nanoseconds since 1970, and the number of digits of the fraction that are written.
@@ -290,8 +321,24 @@ mod tests {
             let timestamp = Timestamp::new(seconds, nanoseconds).expect("within jiff's range");
             let text = timestamp.to_string();
             let expected = timestamp.as_millisecond();
-            prop_assert_eq!(fixed_layout(text.as_bytes()), Some(expected));
+            prop_assert_eq!(Timestamps::new(NOW).fixed_layout(text.as_bytes()), Some(expected));
             prop_assert_eq!(parse_text(&text), Some(expected));
+        }
+
+        #[test]
+        fn what_was_read_before_makes_no_difference(
+            times in prop::collection::vec((1_795_262_340_i64..1_795_262_460, "Z|\\.[0-9]{1,9}Z|:00Z|Y|[0-9]Z", 0_usize..40), 1..20),
+        ) {
+            let mut timestamps = Timestamps::new(NOW);
+            for (second, end, broken) in times {
+                let timestamp = Timestamp::constant(second, 0).strftime("%Y-%m-%dT%H:%M:%S");
+                let mut value = format!("\"{timestamp}{end}\"").into_bytes();
+                // Most are left whole.
+                if let Some(byte) = value[1..].get_mut(broken) && broken < 19 {
+                    *byte = b'x';
+                }
+                prop_assert_eq!(timestamps.parse(&value), Timestamps::new(NOW).parse(&value));
+            }
         }
 
         #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{comparison::Comparison, plan::Kind, quarantine::Kept};
 
-/// Batches that a worker that was killed or paused may have put without leaving word of them.
+/// Batches of one delivery of an object that a killed or paused worker may have put without their being in the ledger.
 const REPEATS_PER_BLOW: u64 = 2;
 
 /// One run, done.
@@ -16,6 +16,8 @@ pub struct Outcome {
     pub(crate) took: Duration,
     pub(crate) kills: u64,
     pub(crate) pauses: u64,
+    /// Deliveries of objects that one worker can be at, at the same time.
+    pub(crate) deliveries_at_once: u64,
     /// Calls that were hit, by `service:Operation effect`.
     pub(crate) faults: BTreeMap<String, u64>,
     /// Answers of PutLogEvents that were lost after it took effect.
@@ -42,7 +44,9 @@ pub struct Outcome {
 impl Outcome {
     /// Everything that is wrong, a line each; nothing means that all is well.
     pub fn complaints(&self) -> Vec<String> {
-        let Comparison { lost, altered, wrong_account, out_of_order, repeated_batches, .. } = self.comparison;
+        let Comparison {
+            lost, altered, wrong_account, out_of_order, repeated_batches, most_in_one_lane, ..
+        } = self.comparison;
         let mut complaints = self.problems.clone();
         let counts = [
             (lost, "events lost"),
@@ -59,12 +63,21 @@ impl Outcome {
         if self.without_ledger > 0 && self.kind != Kind::NoLedger {
             complaints.push("a worker went on without a ledger that was there".to_owned());
         }
-        let allowed = REPEATS_PER_BLOW * self.blows() + self.lost_answers;
-        if self.ledger && self.without_ledger == 0 && repeated_batches > allowed {
-            complaints.push(format!(
-                "{repeated_batches} batches repeated, {allowed} allowed by {} kills, {} pauses and {} lost answers",
+        if self.ledger && self.without_ledger == 0 {
+            let of_one = REPEATS_PER_BLOW * self.blows() + self.lost_answers;
+            let of_all = REPEATS_PER_BLOW * self.blows() * self.deliveries_at_once + self.lost_answers;
+            let excuse = format!(
+                "{} kills, {} pauses and {} lost answers",
                 self.kills, self.pauses, self.lost_answers
-            ));
+            );
+            if most_in_one_lane > of_one {
+                complaints.push(format!(
+                    "{most_in_one_lane} batches of one delivery repeated, {of_one} allowed by {excuse}"
+                ));
+            }
+            if repeated_batches > of_all {
+                complaints.push(format!("{repeated_batches} batches repeated, {of_all} allowed by {excuse}"));
+            }
         }
         if !complaints.is_empty() {
             complaints.extend(self.comparison.told.iter().chain(&self.kept.told).cloned());
@@ -110,6 +123,8 @@ pub struct Summary {
     lost_answers: u64,
     /// By kind and whether the ledger was always there: runs, repeated batches, the most of them in a run.
     repeats: BTreeMap<(Kind, bool), (u64, u64, u64)>,
+    /// The most repeated batches that one delivery of an object had in a run with the ledger.
+    most_of_one_delivery: u64,
     /// Runs by how many batches were repeated for each kill or pause, rounded up.
     per_blow: BTreeMap<u64, u64>,
 }
@@ -149,6 +164,9 @@ impl Summary {
         *runs += 1;
         *batches += repeated_batches;
         *most = repeated_batches.max(*most);
+        if always {
+            self.most_of_one_delivery = self.most_of_one_delivery.max(outcome.comparison.most_in_one_lane);
+        }
         if outcome.blows() > 0 && always {
             *self.per_blow.entry(repeated_batches.div_ceil(outcome.blows())).or_default() += 1;
         }
@@ -203,6 +221,7 @@ impl fmt::Display for Summary {
             let what = format!("{}{ledger}", kind.word());
             writeln!(to, "  {what:44} {batches:>6} in {runs:>4} runs, {most:>3} at most in one")?;
         }
+        writeln!(to, "  of one delivery, at most {:25} {:>6}", "", self.most_of_one_delivery)?;
         for (batches, runs) in &self.per_blow {
             writeln!(to, "  up to {batches} for each kill or pause{:11} {runs:>13} runs", "")?;
         }
@@ -225,6 +244,7 @@ mod tests {
             took: Duration::ZERO,
             kills: 0,
             pauses: 0,
+            deliveries_at_once: 3,
             faults: BTreeMap::new(),
             lost_answers: 0,
             objects: 1,
@@ -268,22 +288,23 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_or_a_pause_excuses_two_batches_and_a_lost_answer_one() {
-        check(|o| o.comparison.repeated_batches = 1, 1);
-        check(|o| (o.comparison.repeated_batches, o.kills) = (4, 2), 0);
-        check(|o| (o.comparison.repeated_batches, o.kills) = (5, 2), 1);
-        check(|o| (o.comparison.repeated_batches, o.kills, o.pauses) = (4, 1, 1), 0);
-        check(|o| (o.comparison.repeated_batches, o.pauses) = (3, 1), 1);
-        check(|o| (o.comparison.repeated_batches, o.lost_answers) = (3, 3), 0);
-        check(|o| (o.comparison.repeated_batches, o.lost_answers) = (4, 3), 1);
-        check(|o| (o.comparison.repeated_batches, o.ledger) = (9, false), 0);
-        let without_ledger = |o: &mut Outcome| (o.kind, o.without_ledger) = (Kind::NoLedger, 1);
-        check(
-            |o| {
-                without_ledger(o);
-                o.comparison.repeated_batches = 9
-            },
-            0,
-        );
+    fn a_kill_or_a_pause_excuses_two_batches_of_each_delivery_and_a_lost_answer_one() {
+        let repeats = |of_one, in_all, change: fn(&mut Outcome), complaints| {
+            let repeated = |o: &mut Outcome| {
+                (o.comparison.most_in_one_lane, o.comparison.repeated_batches) = (of_one, in_all);
+                change(o);
+            };
+            check(repeated, complaints);
+        };
+        repeats(1, 1, |_| (), 2);
+        repeats(4, 12, |o| o.kills = 2, 0);
+        repeats(5, 12, |o| o.kills = 2, 1);
+        repeats(4, 13, |o| o.kills = 2, 1);
+        repeats(4, 12, |o| (o.kills, o.pauses) = (1, 1), 0);
+        repeats(3, 3, |o| o.pauses = 1, 1);
+        repeats(3, 3, |o| o.lost_answers = 3, 0);
+        repeats(4, 4, |o| o.lost_answers = 3, 2);
+        repeats(9, 9, |o| o.ledger = false, 0);
+        repeats(9, 9, |o| (o.kind, o.without_ledger) = (Kind::NoLedger, 1), 0);
     }
 }

@@ -9,7 +9,13 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    comparison::compare, letters, outcome::Outcome, plan::Plan, quarantine, stage::Stage, workers::Workers,
+    comparison::compare,
+    letters,
+    outcome::Outcome,
+    plan::Plan,
+    quarantine,
+    stage::{DELIVERIES, Stage},
+    workers::Workers,
 };
 
 /// What is under test.
@@ -99,6 +105,7 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
         took: started.elapsed(),
         kills: workers.kills,
         pauses: workers.pauses,
+        deliveries_at_once: (plan.concurrency * DELIVERIES.len()) as u64,
         lost_answers: struck(&["logs:PutLogEvents after", "logs:PutLogEvents half_body"]),
         sent_anew: stage.sent_anew(),
         copies: stage.copies(plan, &stored).values().map(|copies| copies.len() as u64).sum(),

@@ -34,7 +34,7 @@ const VISIBILITY: &str = "10s";
 /// The bucket of the quarantine.
 const QUARANTINE: &str = "chaos-quarantine";
 /// The `type` of a tenant's rows, in the order of its deliveries.
-const DELIVERIES: [&str; 2] = ["cloudwatch", "cloudwatch#second"];
+pub(crate) const DELIVERIES: [&str; 2] = ["cloudwatch", "cloudwatch#second"];
 
 /// Everything but the workers.
 pub(crate) struct Stage {
