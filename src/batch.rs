@@ -375,6 +375,11 @@ impl Rejections {
         }
     }
 
+    /// Forgets what was found of the events from that index on.
+    pub fn truncate(&mut self, index: usize) {
+        self.0.retain(|(of, _)| *of < index);
+    }
+
     /// Adds an event that is refused by itself; in order with what is added before and after.
     pub fn refuse(&mut self, index: usize) {
         self.0.push((index, Rejection::Refused));
@@ -474,9 +479,9 @@ impl ClosedBatch {
         self.bytes
     }
 
-    /// What became of the records that this batch completes. An event that two bounds name is counted once.
-    pub fn tally(&self, rejections: &Rejections) -> BatchTally {
-        let complete = self.events.iter().filter(|event| event.completes_record).count();
+    /// What became of the records that the first `answered` events complete. An event that two bounds name is counted once.
+    pub fn tally(&self, answered: usize, rejections: &Rejections) -> BatchTally {
+        let complete = self.events[..answered].iter().filter(|event| event.completes_record).count();
         let mut tally = BatchTally { accepted: complete as u64, ..BatchTally::default() };
         for (index, reason) in &rejections.0 {
             if self.events[*index].completes_record {
@@ -490,6 +495,14 @@ impl ClosedBatch {
             }
         }
         tally
+    }
+
+    /// An event's timestamp, its record, and how many events of the same record lie before it in the batch.
+    pub fn place(&self, index: usize) -> (i64, u64, u64) {
+        let Event { timestamp, record, .. } = self.events[index];
+        // The events of a record are neighbours, because they have one timestamp.
+        let before = self.events[..index].iter().rev().take_while(|event| event.record == record).count();
+        (timestamp, self.first_record + u64::from(record), before as u64)
     }
 
     /// The events that were not stored, in the batch's order.

@@ -21,9 +21,9 @@ use self::{
     writer::{Done, Writer},
 };
 use crate::{
-    batch::{Batch, BatchHead, BatchTally, BufferPool, Buffers, MAX_MESSAGE_BYTES},
+    batch::{Batch, BatchHead, BatchTally, BufferPool, Buffers, MAX_MESSAGE_BYTES, Rejection},
     fairness::cpu::without_pause,
-    ledger::{Ledger, LedgerError, Position, Progress, claim::Claim, owed::Owed},
+    ledger::{Ledger, LedgerError, Position, Progress, ahead::Ahead, claim::Claim, owed::Owed},
     object::trail::{Fingerprint, Trail},
     quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     records::{Message, Record, RecordError, RecordProblem, Unreadable},
@@ -137,7 +137,7 @@ pub enum LaneError {
     /// What could not be delivered could not be put into quarantine either.
     #[error(transparent)]
     Quarantine(#[from] QuarantineError),
-    /// A record cannot be read, and there is no quarantine to say so; all others were delivered.
+    /// A record cannot be read, or is refused by itself, and there is no quarantine to say so; all others were delivered.
     #[error(
         "{0}; the object's other records were delivered. With quarantine.bucket set, redrive the message: the record, or the place \
          where it stands, goes there"
@@ -176,6 +176,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
                 claim: Arc::clone(&claim),
                 shelf,
                 unshelved: OnceLock::new(),
+                record: blame::Record::default(),
             }),
             on_its_way: None,
             oversize: destination.oversize,
@@ -210,16 +211,22 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             let (file, record) = (&mut self.due.file, self.tally.read);
             without_pause(message.len(), || shelf.add(file, reason, record, Some(timestamp), message));
         }
-        let Some(put_before) = self.count(owed) else { return self.write_full_files().await };
+        let Some(put_before) = self.count(owed, Some(timestamp)) else {
+            return self.write_full_files().await;
+        };
         self.tally.undated += u64::from(record.timestamp.is_none());
         self.tally.mended += u64::from(record.mended);
         if record.message.is_empty() {
             self.tally.empty += 1;
         } else if record.message.len() <= MAX_MESSAGE_BYTES {
-            if !self.open.takes(timestamp, record.message.len()) {
-                self.send().await?;
+            if put_before > 0 {
+                self.tally.resumed += 1;
+            } else {
+                if self.must_send(timestamp, &record.message) {
+                    self.send().await?;
+                }
+                self.open.push(self.next.records, timestamp, &record.message, true);
             }
-            self.open.push(self.next.records, timestamp, &record.message, true);
         } else {
             self.tally.oversize += 1;
             let shelved = self.oversize == Oversize::Quarantine
@@ -254,7 +261,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         if self.writer.shelf.is_none() {
             self.first_unkept.get_or_insert_with(|| unreadable.error.clone());
         }
-        if self.count(owed).is_none() {
+        if self.count(owed, None).is_none() {
             return self.write_full_files().await;
         }
         match &self.writer.shelf {
@@ -268,9 +275,10 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.write_full_files().await
     }
 
-    /// Counts the next record; tells how many of its events were put before, or none if it is accounted for.
-    fn count(&mut self, owed: Option<QuarantineReason>) -> Option<u64> {
-        let (index, from) = (self.tally.read, self.claim.from().position);
+    /// Counts the next record; tells how many of its events were put before, or none if it is accounted for. `timestamp` is its
+    /// events'; a record that cannot be read has no events.
+    fn count(&mut self, owed: Option<QuarantineReason>, timestamp: Option<i64>) -> Option<u64> {
+        let (index, Progress { position: from, ahead, .. }) = (self.tally.read, self.claim.from());
         self.tally.read += 1;
         self.next = Position { records: index, events: 0 };
         if index < from.records {
@@ -280,7 +288,17 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             self.next.records += 1;
             return None;
         }
-        Some(if index == from.records { from.events } else { 0 })
+        let put = if index == from.records { from.events } else { 0 };
+        let put_ahead =
+            ahead.zip(timestamp).map_or(0, |(ahead, timestamp)| ahead.events_put(index, timestamp));
+        Some(put.max(put_ahead))
+    }
+
+    /// Whether the open batch has to go before this event: it is full, or holds what is left of a batch that was put in part.
+    /// What is left goes alone, so that its end stays the end of what was put.
+    fn must_send(&self, timestamp: i64, message: &Message<'_>) -> bool {
+        !self.open.takes(timestamp, message.len())
+            || self.claim.from().ahead.is_some_and(|ahead| self.begin < ahead.end && ahead.end <= self.next)
     }
 
     fn has_full_file(&self) -> bool {
@@ -335,7 +353,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         while let Some(piece) = pieces.next().filter(|_| !completed) {
             completed = self.oversize == Oversize::Truncate || pieces.peek().is_none();
             if self.next.events >= put_before {
-                if !self.open.takes(timestamp, piece.len()) {
+                if self.must_send(timestamp, &piece) {
                     self.send().await?;
                 }
                 self.open.push(self.next.records, timestamp, &piece, completed);
@@ -387,6 +405,12 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
                 let stepped_over = || RecordError { index, problem: RecordProblem::SteppedOver };
                 Err(LaneError::Unkept(self.first_unkept.clone().unwrap_or_else(stepped_over)))
             }
+            None if self.writer.shelf.is_none()
+                && let Some(index) =
+                    self.progress.owed.first(QuarantineReason::Rejected(Rejection::Refused)) =>
+            {
+                Err(LaneError::Unkept(RecordError { index, problem: RecordProblem::Refused }))
+            }
             // The quarantine was switched off since. What CloudWatch Logs rejected was counted, and no more is asked; the rest is
             // nowhere yet.
             None if self.writer.shelf.is_none() && self.progress.owed.counts_in_quarantine() => {
@@ -414,7 +438,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         let from = self.claim.from();
         let read = self.trail.read().offset;
         let confirmed = from.fingerprints.iter().all(|fingerprint| fingerprint.offset <= read);
-        if confirmed && self.progress.position == from.position {
+        if confirmed && self.progress.position == from.position && self.progress.ahead == from.ahead {
             self.claim.release(&self.progress).await;
         } else {
             self.claim.restart().await;
@@ -496,14 +520,27 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.tally.batches += done.batches;
         self.tally.bytes += done.bytes as u64;
         self.spare = Some(done.buffers);
-        self.progress.position = end;
         self.progress.owed.add(done.owed);
-        self.progress.owed.add(unkept);
+        let stopped = match done.stopped {
+            Some((last, error)) => {
+                // Of a batch that ends before what was put ahead, less is known by it than by what stands there.
+                if self.progress.ahead.is_none_or(|ahead| ahead.end <= end) {
+                    self.progress.ahead = Some(Ahead { end, last });
+                }
+                Err(error)
+            }
+            None => {
+                self.progress.position = end;
+                self.progress.ahead = self.progress.ahead.filter(|ahead| ahead.end > end);
+                self.progress.owed.add(unkept);
+                Ok(())
+            }
+        };
         // It stands for those that it confirms.
         self.progress.fingerprints.retain(|fingerprint| fingerprint.offset > read.offset);
         self.progress.fingerprints.push(read);
         self.unrecorded = true;
-        Ok(())
+        stopped
     }
 
     /// Waits until the position on its way to the ledger is there. Safe to drop: the next call waits on.

@@ -3,6 +3,7 @@
 //!
 //! One entry per object and delivery, so that the deliveries of one object advance independently.
 
+pub mod ahead;
 pub mod claim;
 pub mod dynamodb;
 pub mod lease;
@@ -12,7 +13,8 @@ pub mod owed;
 
 use std::{future::Future, time::Duration};
 
-use crate::{digest, event::ObjectRef, ledger::owed::Owed, object::trail::Fingerprint};
+use self::{ahead::Ahead, owed::Owed};
+use crate::{digest, event::ObjectRef, object::trail::Fingerprint};
 
 /// Names an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +39,9 @@ pub struct Position {
 pub struct Progress {
     /// What comes before it is in CloudWatch Logs, rejected, skipped, in the quarantine, or owed to the quarantine.
     pub position: Position,
-    /// Records before the position that the quarantine has not taken yet.
+    /// Events behind the position that were put too.
+    pub ahead: Option<Ahead>,
+    /// Records before the position, or with an event ahead of it, that the quarantine has not taken yet.
     pub owed: Owed,
     /// What the attempts that came to this position had read of the stored bytes. An attempt that reads the same bytes again
     /// confirms a fingerprint, and its own takes the place of those that it confirmed; so there is one at most for each attempt.

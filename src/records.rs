@@ -137,6 +137,9 @@ pub enum RecordProblem {
     /// An attempt before found it too long, and went on without it.
     #[error("it was longer than source.max_record when the object's other records were delivered")]
     SteppedOver,
+    /// The record can be read, and CloudWatch Logs refuses it.
+    #[error("CloudWatch Logs refuses it by itself, and takes others")]
+    Refused,
     /// The object is a document of a format that is not supported, and no list of records.
     #[error("the object holds no records of a logger's but {0}, which is not supported")]
     Unsupported(String),

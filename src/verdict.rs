@@ -139,7 +139,7 @@ pub enum Failure {
     /// The object's text is no list of records, from a record on.
     #[error(transparent)]
     Record(RecordError),
-    /// A record could not be read, and there is no quarantine; the others were delivered.
+    /// A record could not be read, or is refused by itself, and there is no quarantine; the others were delivered.
     #[error("{}", LaneError::Unkept(.0.clone()))]
     Unkept(RecordError),
     /// CloudWatch Logs did not take a batch.
@@ -225,6 +225,7 @@ impl Failure {
             Self::Decode { error: DecodeError::WindowTooLarge { .. }, .. } => "window_too_large",
             Self::Record(RecordError { problem: RecordProblem::Unsupported(_), .. })
             | Self::Decode { error: DecodeError::Dictionary { .. }, .. } => "unsupported_format",
+            Self::Unkept(RecordError { problem: RecordProblem::Refused, .. }) => "event_refused",
             Self::Unkept(_) => "record_too_long",
             Self::Decode { .. } | Self::Record(_) => "corrupt_object",
             Self::Sink(SinkError::NotFound(_)) => "group_missing",

@@ -177,7 +177,7 @@ fn rejected_indices_are_read_exactly() {
     let batch = batches(&events).remove(0);
     let check = |too_old, expired, too_new, expected: [u64; 4]| {
         let rejected = RejectedEvents { too_new_start: too_new, too_old_end: too_old, expired_end: expired };
-        let tally = batch.tally(&rejections(0..10, &rejected));
+        let tally = batch.tally(10, &rejections(0..10, &rejected));
         assert_eq!([tally.too_old, tally.expired, tally.accepted, tally.too_new], expected);
     };
     check(None, None, None, [0, 0, 10, 0]);
@@ -192,7 +192,7 @@ fn rejected_indices_are_read_exactly() {
     several.refuse(5);
     several.add(&(6..10), &RejectedEvents { too_new_start: Some(3), ..RejectedEvents::default() });
     let expected = BatchTally { accepted: 7, too_old: 1, refused: 1, too_new: 1, expired: 0 };
-    assert_eq!(batch.tally(&several), expected);
+    assert_eq!(batch.tally(batch.len(), &several), expected);
     let shown: Vec<_> = batch.rejected(&several).map(|event| (event.reason, event.timestamp)).collect();
     assert_eq!(shown, [(Rejection::TooOld, 2), (Rejection::Refused, 5), (Rejection::TooNew, 9)]);
 }
@@ -220,7 +220,7 @@ fn a_split_record_counts_once() {
         batch.push(record, 1, &Message::escape(text), last);
     }
     let closed = batch.close(Buffers::default());
-    assert_eq!(closed.tally(&Rejections::default()).accepted, 2);
+    assert_eq!(closed.tally(closed.len(), &Rejections::default()).accepted, 2);
     let all = RejectedEvents { too_old_end: Some(4), ..RejectedEvents::default() };
     let shown: Vec<_> =
         closed.rejected(&rejections(0..4, &all)).map(|event| (event.record, event.escaped)).collect();

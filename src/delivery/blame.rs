@@ -1,13 +1,42 @@
 //! Which events of a refused request are to blame. Pure.
 //!
 //! CloudWatch Logs refuses a request whole and does not say for which event. The request is put again in halves, the first half
-//! first, down to single events: so the others arrive, in their order. Where both halves of a half are refused, the fault lies
-//! with the group, and the search ends.
+//! first, down to single events: so the others arrive, in their order. A request of a single event is put a second time. Where both halves of a half are refused
+//! although the group took nothing yet, the fault lies with the group, and the search ends.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::batch::Part;
 
-/// Most requests of one search: one event among 10,000 takes 29.
+/// Most requests of one search: one event among 10,000 takes 30.
 const MAX_REQUESTS: u32 = 32;
+/// Most events in a row that are blamed: more are refused for something that they have in common.
+const MAX_IN_A_ROW: u32 = 8;
+
+/// What the group did so far with what one object's delivery put into it.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    took_some: AtomicBool,
+    refused_in_a_row: AtomicU32,
+}
+
+impl Record {
+    /// The group took a request.
+    pub(super) fn taken(&self) {
+        self.took_some.store(true, Ordering::Relaxed);
+        self.refused_in_a_row.store(0, Ordering::Relaxed);
+    }
+
+    /// The group refused a single event; whether the event is to blame.
+    pub(super) fn refused(&self) -> bool {
+        self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) < MAX_IN_A_ROW
+    }
+
+    /// Whether the group took anything.
+    pub(super) fn took_some(&self) -> bool {
+        self.took_some.load(Ordering::Relaxed)
+    }
+}
 
 /// A search within one batch.
 #[derive(Debug, Default)]
@@ -36,8 +65,8 @@ enum Side {
 /// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Unknown yet: halves of the part come next.
-    Halved,
+    /// Nothing yet: the part's halves come next, or a single event once more.
+    Again,
     /// The part is one event, and the event is to blame.
     Event,
     /// No event is to blame, or too many are.
@@ -52,8 +81,8 @@ impl Blame {
         self.current.as_ref().map(|half| half.part.clone())
     }
 
-    /// The part that was put last was refused.
-    pub(super) fn refused(&mut self, part: Part) -> Refusal {
+    /// The part that was put last was refused, by a group that took something before or did not.
+    pub(super) fn refused(&mut self, part: Part, took_some: bool) -> Refusal {
         let half = self.current.take();
         match half.as_ref().map(|half| half.side) {
             None => self.requests += 1,
@@ -64,7 +93,7 @@ impl Blame {
             }
             Some(Side::Second { first_was_refused: false }) => {}
             Some(Side::Second { first_was_refused: true })
-                if half.as_ref().is_some_and(|half| half.is_quarter) =>
+                if !took_some && half.as_ref().is_some_and(|half| half.is_quarter) =>
             {
                 return Refusal::Group;
             }
@@ -74,14 +103,18 @@ impl Blame {
             return Refusal::Group;
         }
         if part.len() <= 1 {
-            return Refusal::Event;
+            if half.is_some() {
+                return Refusal::Event;
+            }
+            self.waiting.push(Half { part, is_quarter: false, side: Side::First });
+            return Refusal::Again;
         }
         let middle = part.start + part.len() / 2;
         let is_quarter = half.is_some();
         let second = Side::Second { first_was_refused: false };
         self.waiting.push(Half { part: middle..part.end, is_quarter, side: second });
         self.waiting.push(Half { part: part.start..middle, is_quarter, side: Side::First });
-        Refusal::Halved
+        Refusal::Again
     }
 }
 
@@ -102,8 +135,8 @@ mod tests {
                 from = part.end;
                 continue;
             }
-            match blame.refused(part.clone()) {
-                Refusal::Halved => {}
+            match blame.refused(part.clone(), !arrived.is_empty()) {
+                Refusal::Again => {}
                 Refusal::Event => {
                     blamed.push(part.start);
                     from = part.end;
@@ -122,7 +155,7 @@ mod tests {
             for bad in [0, 1, events / 3, events / 2, events - 1] {
                 let (blamed, requests) = search(events, |event| event == bad);
                 assert_eq!(blamed, Some(vec![bad]), "of {events}");
-                assert!(requests <= 29, "{requests} requests for {bad} of {events}");
+                assert!(requests <= 30, "{requests} requests for {bad} of {events}");
             }
         }
     }
@@ -132,6 +165,33 @@ mod tests {
         let (blamed, requests) = search(64, |event| matches!(event, 3 | 40));
         assert_eq!(blamed, Some(vec![3, 40]));
         assert!(requests <= MAX_REQUESTS, "{requests}");
+    }
+
+    #[test]
+    fn neighbours_are_found_once_the_group_takes_something() {
+        for bad in [[4, 5], [6, 7]] {
+            let (blamed, requests) = search(8, |event| bad.contains(&event));
+            assert_eq!(blamed, Some(bad.to_vec()));
+            assert!(requests <= MAX_REQUESTS, "{requests}");
+        }
+        assert_eq!(search(8, |event| event < 2).0, None, "nothing was taken before");
+    }
+
+    #[test]
+    fn a_single_event_is_put_twice() {
+        assert_eq!(search(1, |_| true), (Some(vec![0]), 2));
+    }
+
+    #[test]
+    fn events_in_a_row_are_blamed_up_to_a_limit() {
+        let record = Record::default();
+        assert!(!record.took_some());
+        record.taken();
+        assert!(record.took_some());
+        assert!((0..MAX_IN_A_ROW).all(|_| record.refused()));
+        assert!(!record.refused());
+        record.taken();
+        assert!(record.refused());
     }
 
     #[test]

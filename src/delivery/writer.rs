@@ -7,12 +7,12 @@ use std::{
 
 use super::{
     LaneError,
-    blame::{Blame, Refusal},
+    blame::{self, Blame, Refusal},
     streams::{Stream, StreamKey, Streams},
 };
 use crate::{
     batch::{BatchTally, Buffers, ClosedBatch, Part, RejectedEvents, Rejection, Rejections},
-    ledger::{Ledger, Position, claim::Claim, owed::Owed},
+    ledger::{Ledger, Position, ahead::EventPlace, claim::Claim, owed::Owed},
     quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     sink::{LogSink, SinkError},
 };
@@ -22,6 +22,7 @@ use crate::{
 pub(super) const MAX_ROUNDS: u32 = 6;
 /// First pause when a group or stream was just created and is still not found; doubles each round.
 pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);
+
 #[derive(Debug)]
 pub(super) struct Writer<S, L> {
     pub(super) sink: S,
@@ -33,17 +34,21 @@ pub(super) struct Writer<S, L> {
     pub(super) shelf: Option<Shelf>,
     /// Why the quarantine could not be written: after that, this attempt leaves it alone.
     pub(super) unshelved: OnceLock<QuarantineError>,
+    pub(super) record: blame::Record,
 }
 
-/// A batch that was answered.
+/// A batch that was answered, or its first requests were.
 #[derive(Debug)]
 pub(super) struct Done {
+    /// Where it stopped before its end, and why.
+    pub(super) stopped: Option<(EventPlace, LaneError)>,
     pub(super) tally: BatchTally,
     /// Set aside with it, and in quarantine.
     pub(super) quarantined: u64,
     /// Not in quarantine, and to go there.
     pub(super) owed: Owed,
     pub(super) batches: u64,
+    /// As CloudWatch Logs bills them; 0 if it stopped.
     pub(super) bytes: usize,
     pub(super) buffers: Buffers,
 }
@@ -53,15 +58,22 @@ pub(super) struct Done {
 struct Put {
     /// Requests that were accepted.
     requests: u64,
+    /// Events up to the end of the last request that was accepted, or of the batch.
+    answered: usize,
+    /// Of those events.
     rejections: Rejections,
+    /// Why the others were not put.
+    error: Option<LaneError>,
 }
 
 impl<S: LogSink, L: Ledger> Writer<S, L> {
     /// Puts one batch, then into quarantine what of it was rejected, with what the file holds already. If the quarantine does
-    /// not take the file, the batch has been put all the same: its records are then owed.
+    /// not take the file, the batch has been put all the same: its records are then owed. Without a quarantine, an event that is
+    /// refused by itself is owed too. Where only the first requests were accepted, what they rejected is owed, and the file is
+    /// not written: the next attempt finds its records again.
     ///
     /// # Errors
-    /// A part of the batch was not put. Other parts may have been, and the next attempt puts them again.
+    /// Nothing of the batch was put; or a part of it, and nobody would remember.
     pub(super) async fn deliver(
         &self,
         mut batch: ClosedBatch,
@@ -69,11 +81,18 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         begin: Position,
     ) -> Result<Done, LaneError> {
         // What is set aside alone need not wait for the stream.
-        let Put { requests, rejections } =
-            if batch.is_empty() { Put::default() } else { self.put(&mut batch).await? };
-        let mut quarantined = 0;
-        let mut owed = Owed::default();
-        if let Some(shelf) = &self.shelf {
+        let put = if batch.is_empty() { Put::default() } else { self.put(&mut batch).await };
+        let Put { requests, answered, rejections, error } = put;
+        let (mut quarantined, mut owed, mut stopped) = (0, Owed::default(), None);
+        if let Some(error) = error {
+            if answered == 0 || !self.claim.is_recorded() {
+                return Err(error);
+            }
+            let (timestamp, record, before) = batch.place(answered - 1);
+            let piece = before + if record == begin.records { begin.events } else { 0 };
+            stopped = Some((EventPlace { timestamp, record, piece }, error));
+            owed = self.owed(&batch, &rejections);
+        } else if let Some(shelf) = &self.shelf {
             let set_aside = file.records().len() as u64;
             for event in batch.rejected(&rejections) {
                 let reason = QuarantineReason::Rejected(event.reason);
@@ -87,15 +106,28 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
                 Err(LaneError::Quarantine(_)) => owed = Owed::of(records),
                 Err(error) => return Err(error),
             }
+        } else {
+            owed = self.owed(&batch, &rejections);
         }
+        let bytes = if stopped.is_some() { 0 } else { batch.bytes() };
         Ok(Done {
-            tally: batch.tally(&rejections),
+            tally: batch.tally(answered, &rejections),
+            stopped,
             quarantined,
             owed,
             batches: requests,
-            bytes: batch.bytes(),
+            bytes,
             buffers: batch.into_buffers(),
         })
+    }
+
+    /// Those of the rejected records that are owed: without a quarantine, the ones that CloudWatch Logs refuses for no known reason.
+    fn owed(&self, batch: &ClosedBatch, rejections: &Rejections) -> Owed {
+        let owed = batch
+            .rejected(rejections)
+            .filter(|event| self.shelf.is_some() || event.reason == Rejection::Refused)
+            .map(|event| (event.record, QuarantineReason::Rejected(event.reason)));
+        Owed::of(owed.collect())
     }
 
     /// Puts a file into quarantine, unless that failed before.
@@ -120,49 +152,57 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
 
     /// Puts a batch, part by part in its order. A part that is refused is put again in halves, until the events to blame are
     /// alone.
-    async fn put(&self, batch: &mut ClosedBatch) -> Result<Put, LaneError> {
+    async fn put(&self, batch: &mut ClosedBatch) -> Put {
         let (mut put, mut refusal) = (Put::default(), None);
         let stream = self.streams.get(&self.key);
         let mut stream = stream.lock().await;
         let mut blame = Blame::default();
         let mut from = 0;
-        while from < batch.len() {
+        while from < batch.len() && put.error.is_none() {
             let part = blame.next().unwrap_or_else(|| batch.part(from));
             match self.put_part(batch, &part, &mut stream).await {
                 Ok(rejected) => {
+                    self.record.taken();
                     put.requests += 1;
                     put.rejections.add(&part, &rejected);
                     from = part.end;
+                    put.answered = from;
                 }
                 Err(error @ LaneError::Sink(SinkError::Refused(_))) => {
-                    match blame.refused(part.clone()) {
-                        Refusal::Halved => {}
-                        Refusal::Event => {
+                    match blame.refused(part.clone(), self.record.took_some()) {
+                        Refusal::Event if self.record.refused() => {
                             put.rejections.refuse(part.start);
                             from = part.end;
+                            refusal = Some(error);
                         }
-                        Refusal::Group => return Err(error),
+                        Refusal::Again => {}
+                        Refusal::Event | Refusal::Group => put.error = Some(error),
                     }
-                    refusal = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => put.error = Some(error),
             }
         }
-        match refusal {
-            // Nothing of the batch was taken: then the group may be to blame as well.
-            Some(error) if put.requests == 0 => return Err(error),
-            Some(error) => tracing::warn!(
+        if put.error.is_none() {
+            // A group that took nothing may be to blame as well.
+            if self.record.took_some() { put.answered = from } else { put.error = refusal.take() }
+        }
+        // What was refused behind the last acceptance may have been the group's fault.
+        put.rejections.truncate(put.answered);
+        let refused = put.rejections.count(Rejection::Refused);
+        if let Some(error) = refusal
+            && refused > 0
+        {
+            tracing::warn!(
                 log.group = self.key.log_group_name,
                 log.stream = self.key.log_stream_name,
                 aws.account = self.key.account,
                 batch.events = batch.len(),
-                refused = put.rejections.count(Rejection::Refused),
+                refused,
                 error = %error,
                 "CloudWatch Logs refuses events by themselves; they are not retried"
-            ),
-            None => {}
+            );
         }
-        Ok(put)
+        put
     }
 
     /// Puts one part of a batch: put first, create what is missing, obey what the sequence errors say.

@@ -5,6 +5,7 @@
 //! | `object`, `delivery` | S, S | the key: an [`EntryKey`] |
 //! | `lease_owner`, `lease_until` | S, N | who is on it, and until when, in epoch milliseconds; absent when nobody is |
 //! | `records`, `events` | N, N | a [`Position`] |
+//! | `ahead` | S | events behind the position that were put too: an [`Ahead`]; absent when there are none |
 //! | `owed` | B | records before the position that the quarantine has not taken yet: an [`Owed`]; absent when there are none |
 //! | `fingerprints` | S | [`Fingerprint`]s of the stored bytes that led to the position, `OFFSET:CRC32` and a blank in between; absent in entries of versions that kept none |
 //! | `done` | BOOL | there, and true, once every record is accounted for |
@@ -33,7 +34,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 
-use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, owed::Owed};
+use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, ahead::Ahead, owed::Owed};
 use crate::{aws::describe, object::trail::Fingerprint};
 
 /// Longest that one question holds a delivery up while DynamoDB is down; what it usually takes is a few milliseconds.
@@ -122,6 +123,7 @@ impl DynamoDbLedger {
                     records: self.number(key, &item, "records")?,
                     events: self.number(key, &item, "events")?,
                 },
+                ahead: self.ahead(key, &item)?,
                 owed: self.owed(key, &item)?,
                 fingerprints: self.fingerprints(key, &item)?,
             })),
@@ -209,6 +211,14 @@ impl DynamoDbLedger {
                 .expression_attribute_values(":events", number(position.events));
         }
         if let Some(progress) = progress {
+            match progress.ahead {
+                None => remove.push("ahead"),
+                Some(ahead) => {
+                    set.push("ahead = :ahead");
+                    let ahead = AttributeValue::S(ahead.to_string());
+                    update = update.expression_attribute_values(":ahead", ahead);
+                }
+            }
             match progress.owed.is_empty() {
                 true => remove.push("owed"),
                 false => {
@@ -235,10 +245,11 @@ impl DynamoDbLedger {
             }
             Change::Release(_) => remove.extend(["lease_owner", "lease_until"]),
             Change::Restart => {
-                remove.extend(["lease_owner", "lease_until", "records", "events", "owed", "fingerprints"]);
+                remove.extend(["lease_owner", "lease_until", "records", "events"]);
+                remove.extend(["ahead", "owed", "fingerprints"]);
             }
             Change::Finish(_) => {
-                remove.extend(["lease_owner", "lease_until", "owed", "fingerprints"]);
+                remove.extend(["lease_owner", "lease_until", "ahead", "owed", "fingerprints"]);
                 set.push("done = :done");
                 update = update.expression_attribute_values(":done", AttributeValue::Bool(true));
             }
@@ -297,6 +308,15 @@ impl DynamoDbLedger {
         let Some(value) = item.get(name) else { return Ok(0) };
         let number = value.as_n().ok().and_then(|digits| digits.parse().ok());
         number.ok_or_else(|| self.unreadable(key, name, value, "no whole number"))
+    }
+
+    /// Reads what was put of an entry's next batch; nothing where it does not say.
+    fn ahead(&self, key: &EntryKey, item: &Item) -> Result<Option<Ahead>, LedgerError> {
+        let Some(value) = item.get("ahead") else { return Ok(None) };
+        let ahead = value.as_s().ok().and_then(|text| text.parse().ok());
+        ahead
+            .map(Some)
+            .ok_or_else(|| self.unreadable(key, "ahead", value, "no RECORDS:EVENTS TIMESTAMP:RECORD:PIECE"))
     }
 
     /// Reads what an entry owes; nothing where it does not say.

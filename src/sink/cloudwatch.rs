@@ -399,6 +399,8 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
             SinkError::Denied(problem)
         }
         (code, _) if refuses_session(code) => SinkError::Denied(problem),
+        // A proxy's answers among them: they say nothing of the request.
+        (_, Some(408 | 409 | 425)) => SinkError::Unavailable(problem),
         (_, Some(400..500)) => SinkError::Refused(problem),
         _ => SinkError::Unavailable(problem),
     }

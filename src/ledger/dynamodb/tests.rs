@@ -7,7 +7,7 @@ use logferry_sandbox::{
 };
 
 use super::*;
-use crate::quarantine::QuarantineReason;
+use crate::{ledger::ahead::EventPlace, quarantine::QuarantineReason};
 
 const LEASE: u64 = 60_000;
 const SKEW: u64 = 5_000;
@@ -233,11 +233,13 @@ fn full() -> Progress {
     let owed = Owed::of(vec![(3, QuarantineReason::Oversize), (4, QuarantineReason::Oversize)]);
     let fingerprints =
         vec![Fingerprint { offset: 9, crc32: 0xcbf4_3926 }, Fingerprint { offset: u64::MAX, crc32: 1 }];
-    Progress { position: position(7, 0), owed, fingerprints }
+    let last = EventPlace { timestamp: -5, record: 9, piece: 1 };
+    let ahead = Some(Ahead { end: position(12, 3), last });
+    Progress { position: position(7, 0), ahead, owed, fingerprints }
 }
 
 #[tokio::test]
-async fn what_is_owed_and_what_was_read_go_with_the_position() {
+async fn what_belongs_to_the_position_goes_with_it() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(world.ledger.checkpoint_at(&world.key, "one", &full(), at(0)).await, Ok(()));
@@ -245,6 +247,7 @@ async fn what_is_owed_and_what_was_read_go_with_the_position() {
     let further = Progress { position: position(8, 0), ..full() };
     assert_eq!(world.ledger.release_at(&world.key, "one", &further, at(0)).await, Ok(()));
     let shown = world.shown().await;
+    assert!(shown.contains("ahead=12:3 -5:9:1"), "{shown}");
     assert!(shown.contains("fingerprints=9:cbf43926 18446744073709551615:00000001"), "{shown}");
     assert_eq!(world.begin("other", 0).await, Ok(Begun::Ours(further)));
     // Paid, and the position where it was.

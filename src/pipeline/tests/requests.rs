@@ -1,7 +1,12 @@
 //! Batches that are more than one request: events of several days, and events that CloudWatch Logs refuses.
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::sink::SinkError;
+use crate::{
+    batch::{MAX_MESSAGE_BYTES, RejectedEvents},
+    sink::SinkError,
+};
 
 /// A world whose stream is there, so that every put counts.
 fn world() -> World {
@@ -44,45 +49,160 @@ async fn records_in_turns_on_several_days_cost_a_put_for_each_day() {
     }
 }
 
-/// The position is recorded behind all requests of a batch.
-#[tokio::test(start_paused = true)]
-async fn a_batch_that_fails_half_way_is_repeated_and_no_other() {
-    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
-    // Two batches, because no more than 10,000 events fit into one.
-    world.put(KEY, in_turns(12_000, 3));
-    world.sinks.fail(Operation::Put, 6, SinkError::Throttled("slow down".into()));
-    assert!(is_retry(&world.handle(&event(&[KEY])).await));
-    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    let found = sorted(&world);
-    let again = found.iter().zip(&found[1..]).filter(|(one, next)| one == next).count();
-    assert_eq!(again, 1_334, "two of the second batch's three days");
-    let mut distinct = found;
-    distinct.dedup();
-    assert_eq!(distinct, (0..12_000).collect::<Vec<_>>());
+fn throttled() -> SinkError {
+    SinkError::Throttled("slow down".into())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_event_is_found_and_the_others_arrive() {
-    for (days, bad) in [(1, "500"), (2, "500"), (1, "0"), (3, "999")] {
+async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
+    for failing in 1..=6 {
+        let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+        // Two batches, because no more than 10,000 events fit into one.
+        world.put(KEY, in_turns(12_000, 3));
+        world.sinks.fail(Operation::Put, failing, throttled());
+        assert!(is_retry(&world.handle(&event(&[KEY])).await));
+        let (report, verdict) = world.process(&event(&[KEY])).await;
+        assert_eq!(verdict, Verdict::Ack);
+        assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each once");
+        // The one that failed is put again; what is left may go forward in time where it ends a batch.
+        let puts = world.sinks.count(Operation::Put);
+        assert!((7..=8).contains(&puts), "{puts} puts after the failure of {failing}");
+        assert_eq!(report.delivered[0].tally.accounted(), 12_000);
+    }
+}
+
+/// What was rejected before the failure is not lost with it, nor told twice.
+#[tokio::test(start_paused = true)]
+async fn what_the_first_requests_rejected_goes_into_quarantine_later() {
+    let quarantine = Some(MemoryQuarantine::default());
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), quarantine, ..world() };
+    world.put(KEY, in_turns(9, 3));
+    let too_old = RejectedEvents { too_old_end: Some(2), ..RejectedEvents::default() };
+    world.sinks.reject(1, too_old);
+    world.sinks.fail(Operation::Put, 2, throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let quarantine = world.quarantine.as_ref().expect("set above");
+    let lines: Vec<_> = quarantine.lines().iter().map(|line| line["record"].clone()).collect();
+    assert_eq!(lines, [json!(2), json!(5)], "the oldest day's first two");
+    assert_eq!(world.sinks.count(Operation::Put), 4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Whatever day each record is of, and wherever requests fail: what was accepted once is not put again.
+    #[test]
+    fn failures_between_requests_repeat_nothing(
+        days in prop::collection::vec(prop::collection::vec(0_usize..4, 1..20), 1..4),
+        failing in prop::collection::btree_set(1_usize..40, 0..12),
+        most in 1_usize..12,
+        large in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let days: Vec<usize> = days.concat();
+        let large = large.map(|index| index.index(days.len()));
+        let text = |index: usize| match large {
+            // Two events.
+            Some(large) if large == index => format!("{index}{}", "x".repeat(MAX_MESSAGE_BYTES)),
+            _ => index.to_string(),
+        };
+        let records = days.iter().enumerate().map(|(index, day)| {
+            json!({"message": text(index), "timestamp": format!("2026-11-1{}T08:00:00Z", 2 * day)}).to_string()
+        });
+        let records = records.collect::<Vec<_>>().join("\n");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+            (world.settings.max_batch_events, world.settings.max_record) = (most, 2 << 20);
+            world.put(KEY, object(gzip(records.as_bytes())));
+            for nth in &failing {
+                world.sinks.fail(Operation::Put, *nth, throttled());
+            }
+            let body = event(&[KEY]);
+            let mut receives = 0;
+            while is_retry(&world.handle(&body).await) {
+                receives += 1;
+                assert!(receives <= failing.len(), "each failure costs one receive at most");
+            }
+            let found = world.sinks.messages(ACME, GROUP);
+            let mut numbers: Vec<usize> =
+                found.iter().filter_map(|text| text.trim_end_matches('x').parse().ok()).collect();
+            numbers.sort_unstable();
+            assert_eq!(numbers, (0..days.len()).collect::<Vec<_>>(), "each once");
+            assert_eq!(found.len(), days.len() + usize::from(large.is_some()), "and both pieces of the long one");
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_events_are_found_and_the_others_arrive() {
+    // Alone, at both ends, and two neighbours.
+    for (days, bad) in [(1, &["500"][..]), (2, &["500"]), (1, &["0"]), (3, &["999"]), (1, &["600", "601"])] {
         for has_quarantine in [false, true] {
-            let world = World { quarantine: has_quarantine.then(MemoryQuarantine::default), ..world() };
+            let ledger = Some(MemoryLedger::new(LEASE));
+            let world =
+                World { quarantine: has_quarantine.then(MemoryQuarantine::default), ledger, ..world() };
             world.put(KEY, in_turns(1_000, days));
-            world.sinks.refuse_message(bad);
+            bad.iter().for_each(|bad| world.sinks.refuse_message(bad));
             let (report, verdict) = world.process(&event(&[KEY])).await;
-            assert_eq!(verdict, Verdict::Ack, "{bad}");
-            let others: Vec<usize> = (0..1_000).filter(|number| number.to_string() != bad).collect();
+            let is_good = |number: &usize| !bad.contains(&number.to_string().as_str());
+            let others: Vec<usize> = (0..1_000).filter(is_good).collect();
             assert_eq!(sorted(&world), others, "each once");
             let puts = world.sinks.count(Operation::Put);
-            assert!(puts <= 25 + days, "{puts} puts for {bad} of {days} days");
-            let tally = report.delivered[0].tally;
-            assert_eq!((tally.put.accepted, tally.put.refused, tally.accounted()), (999, 1, 1_000));
-            shows(&world, "logferry_records_total{outcome=\"refused\"} 1");
-            if let Some(quarantine) = &world.quarantine {
-                let [line] = &quarantine.lines()[..] else { panic!("one line: {:?}", quarantine.lines()) };
-                assert_eq!((&line["reason"], &line["message"]), (&json!("refused"), &json!(bad)));
-            }
+            assert!(puts <= 30 + days, "{puts} puts for {bad:?} of {days} days");
+            let Some(quarantine) = &world.quarantine else {
+                let cause = poison(verdict);
+                assert_eq!(
+                    (cause.reason, attribute(&cause, "record_offset")),
+                    ("event_refused", Some(bad[0]))
+                );
+                // With a quarantine the letter is worth a redrive: nothing else of the object is put again.
+                let world = World { quarantine: Some(MemoryQuarantine::default()), ..world };
+                assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+                assert_eq!(world.sinks.count(Operation::Put), puts);
+                let quarantine = world.quarantine.as_ref().expect("set above");
+                assert_eq!(quarantine.lines().len(), bad.len());
+                continue;
+            };
+            assert_eq!(verdict, Verdict::Ack, "{bad:?}");
+            let (tally, refused) = (report.delivered[0].tally, bad.len() as u64);
+            assert_eq!(
+                (tally.put.accepted, tally.put.refused, tally.accounted()),
+                (1_000 - refused, refused, 1_000)
+            );
+            shows(&world, &format!("logferry_records_total{{outcome=\"refused\"}} {refused}"));
+            let lines = quarantine.lines();
+            let lines: Vec<_> = lines.iter().map(|line| (&line["reason"], &line["message"])).collect();
+            let (reason, bad): (_, Vec<_>) = (json!("refused"), bad.iter().map(|bad| json!(bad)).collect());
+            assert_eq!(lines, bad.iter().map(|bad| (&reason, bad)).collect::<Vec<_>>());
         }
     }
+}
+
+/// Each message fills a batch: what the batches before were worth says that the group is not to blame.
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_that_is_a_batch_does_not_hold_up_the_next_ones() {
+    let quarantine = Some(MemoryQuarantine::default());
+    let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), quarantine, ..world() };
+    world.settings.max_batch_events = 1;
+    world.put(KEY, in_turns(10, 1));
+    ["3", "4", "9"].iter().for_each(|bad| world.sinks.refuse_message(bad));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(sorted(&world), [0, 1, 2, 5, 6, 7, 8]);
+    assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(3));
+}
+
+/// The search itself may come to an end: what it put is not put again.
+#[tokio::test(start_paused = true)]
+async fn a_search_that_fails_repeats_nothing() {
+    let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
+    world.put(KEY, in_turns(1_000, 1));
+    (0..1_000).step_by(100).for_each(|bad| world.sinks.refuse_message(&bad.to_string()));
+    for _ in 0..3 {
+        let _ = world.handle(&event(&[KEY])).await;
+    }
+    let found = sorted(&world);
+    assert!(!found.is_empty() && found.windows(2).all(|pair| pair[0] < pair[1]), "each once: {found:?}");
 }
 
 /// Then it is the group, or the role, or the request, and no event may be given up for it.

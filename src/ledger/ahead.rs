@@ -1,0 +1,123 @@
+//! Which events behind the position were put already, where only a part of a batch was. Pure.
+
+use std::{fmt, str::FromStr};
+
+use super::Position;
+
+/// Events that were put although earlier records of the object were not: of the records before `end`, all events up to `last`.
+///
+/// A batch goes out in chronological order, in one request or in several. If one of several fails, those before it were put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Where the batch ends.
+    pub end: Position,
+    /// The last event that was put.
+    pub last: EventPlace,
+}
+
+/// Where an event stands in its batch: events are ordered by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventPlace {
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// Its record, by the position in the object.
+    pub record: u64,
+    /// Which of the record's events, from 0, where the record had to be split.
+    pub piece: u64,
+}
+
+impl Ahead {
+    /// How many events of that record were put; more than the record can have if all were.
+    pub fn events_put(&self, record: u64, timestamp: i64) -> u64 {
+        let within = match record {
+            record if record < self.end.records => u64::MAX,
+            record if record == self.end.records => self.end.events,
+            _ => 0,
+        };
+        let place = (timestamp, record);
+        let by_order = match place.cmp(&(self.last.timestamp, self.last.record)) {
+            std::cmp::Ordering::Less => u64::MAX,
+            std::cmp::Ordering::Equal => self.last.piece.saturating_add(1),
+            std::cmp::Ordering::Greater => 0,
+        };
+        within.min(by_order)
+    }
+}
+
+/// `RECORDS:EVENTS` of the end, then `TIMESTAMP:RECORD:PIECE` of the last event.
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { end, last } = self;
+        write!(f, "{}:{} {}:{}:{}", end.records, end.events, last.timestamp, last.record, last.piece)
+    }
+}
+
+/// The text is not what [`Ahead`] is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAhead;
+
+impl FromStr for Ahead {
+    type Err = NotAhead;
+
+    fn from_str(text: &str) -> Result<Self, NotAhead> {
+        let (end, last) = text.split_once(' ').ok_or(NotAhead)?;
+        let (records, events) = end.split_once(':').ok_or(NotAhead)?;
+        let (timestamp, rest) = last.split_once(':').ok_or(NotAhead)?;
+        let (record, piece) = rest.split_once(':').ok_or(NotAhead)?;
+        let number = |digits: &str| digits.parse().map_err(|_| NotAhead);
+        Ok(Self {
+            end: Position { records: number(records)?, events: number(events)? },
+            last: EventPlace {
+                timestamp: timestamp.parse().map_err(|_| NotAhead)?,
+                record: number(record)?,
+                piece: number(piece)?,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_otherwise_is_told() {
+        for text in ["", "1:2", "1:2 3:4", "1:2 3:4:x", "1 3:4:5", "-1:2 3:4:5", "1:2 3:4:5:6"] {
+            assert_eq!(text.parse::<Ahead>(), Err(NotAhead), "{text:?}");
+        }
+    }
+
+    proptest! {
+        /// A batch of records from `begin` on, of which some were put.
+        #[test]
+        fn the_events_that_were_put_are_told_from_the_others(
+            times in prop::collection::vec((0_i64..4, 1_u64..4), 1..12),
+            begin in 0_u64..3,
+            cut in any::<prop::sample::Index>(),
+            unfinished in any::<bool>(),
+        ) {
+            let mut events: Vec<EventPlace> = Vec::new();
+            for (record, (timestamp, pieces)) in (begin..).zip(&times) {
+                events.extend((0..*pieces).map(|piece| EventPlace { timestamp: *timestamp, record, piece }));
+            }
+            let behind = begin + times.len() as u64;
+            let mut end = Position { records: behind, events: 0 };
+            // The batch may end within a record.
+            if unfinished && events.len() > 1 {
+                let last = events.pop().expect("there are two");
+                end = Position { records: last.record, events: last.piece };
+            }
+            events.sort();
+            let put = cut.index(events.len());
+            let ahead = Ahead { end, last: events[put] };
+            prop_assert_eq!(ahead.to_string().parse(), Ok(ahead));
+            for (record, (timestamp, pieces)) in (begin..).zip(&times) {
+                let expected = events[..=put].iter().filter(|event| event.record == record).count() as u64;
+                prop_assert_eq!(ahead.events_put(record, *timestamp).min(*pieces), expected, "of record {}", record);
+            }
+            prop_assert_eq!(ahead.events_put(behind, -1), 0, "behind the batch nothing was put");
+        }
+    }
+}
