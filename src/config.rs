@@ -133,8 +133,8 @@ pub struct Source {
     pub max_record: ByteSize,
     /// Most decompressed bytes of one object: what stops a gzip bomb.
     pub max_object: ByteSize,
-    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on: a frame with such a window (`zstd --ultra`, Vector's
-    /// level `best`) waits for its share. No window may be larger than this, nor than 128 MiB; `0 B` allows none beyond 8 MiB.
+    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on: a frame of more than 8 MiB of text with such a
+    /// window (`zstd --ultra`, Vector's level `best`) waits for its share, up to 10 s; then its message comes again. No window may be larger than this, nor than 128 MiB; `0 B` allows none beyond 8 MiB.
     pub zstd_windows: ByteSize,
     /// Most stored bytes of one object whose records are read: what stops an object that is long without containing much, such
     /// as padding or empty gzip members. Larger ones go to the dead-letter queue. A copy into a tenant's bucket has S3's own

@@ -68,8 +68,9 @@ pub struct Decoder {
 pub enum Decoded {
     /// It went well.
     Step,
-    /// A zstd frame begins that needs a window of so many bytes, more than [`ORDINARY_WINDOW`]. Nothing larger than that is held any
-    /// more. Go on, also without further input, once there is memory and [`Decoder::allow`] has said so.
+    /// A zstd frame has filled [`ORDINARY_WINDOW`], and needs the window of so many bytes that its header announced. The library has
+    /// reserved the addresses, but the memory beyond is not in use yet. Go on, also without further input, once there is memory and
+    /// [`Decoder::allow`] has said so.
     NeedsWindow(u64),
 }
 
@@ -209,7 +210,7 @@ impl Decoder {
         };
         let mut head = head;
         while !head.is_empty() {
-            // No window is asked for: a frame's header is longer than that.
+            // No window is asked for: nothing came out yet.
             let _ = self.step(&mut head, window)?;
         }
         Ok(())

@@ -125,6 +125,11 @@ pub enum Failure {
         /// Until then.
         wait: Duration,
     },
+    /// Others have all of the memory for large zstd windows; nothing wrong.
+    #[error(
+        "other objects have all of source.zstd_windows; raise it if that happens often, or compress with smaller windows"
+    )]
+    NoWindow,
     /// The object cannot be read.
     #[error(transparent)]
     Object(ObjectError),
@@ -199,6 +204,7 @@ impl Failure {
             Self::Row(_) => "bad_tenant_row",
             Self::Lookup(_) => "tenant_lookup",
             Self::OverShare { .. } => "over_share",
+            Self::NoWindow => "window_memory",
             Self::Sink(SinkError::Ours(_) | SinkError::Session(AssumeError::Ours(_)))
             | Self::Copy(CopyError::Ours(_) | CopyError::Session(AssumeError::Ours(_)))
             | Self::Object(ObjectError::Ours(_)) => "identity",
@@ -337,6 +343,7 @@ impl Failure {
             ) => Fate::Refusal,
             Self::Lookup(_)
             | Self::OverShare { .. }
+            | Self::NoWindow
             | Self::Object(
                 ObjectError::NoBucket(_)
                 | ObjectError::Denied(_)
@@ -460,7 +467,8 @@ pub fn decide(failures: &[Failed], attempts: u32, age: Duration, backoff: &Backo
         })
     };
     let delay = backoff.delay(attempts, chance);
-    let waits_for_its_turn = |failed: &&Failed| matches!(failed.failure, Failure::OverShare { .. });
+    let waits_for_its_turn =
+        |failed: &&Failed| matches!(failed.failure, Failure::OverShare { .. } | Failure::NoWindow);
     if age > backoff.max_age
         && let Some(failed) = again().find(|failed| !waits_for_its_turn(failed))
     {

@@ -30,9 +30,12 @@ fn is_skippable(head: &[u8]) -> bool {
 
 /// Decodes frames one after another.
 pub(super) struct Frames {
-    /// None: no frame was met yet, or memory is being waited for.
+    /// None: no frame was met yet, or the last window was given up.
     decoder: Option<ZstdDecoder<'static>>,
     place: Place,
+    /// The open frame's window, and how much of the frame's text came out: as much of the window is in use.
+    window: u64,
+    used: u64,
     /// The window that may be used.
     allowed: u64,
     /// The largest that may be asked for.
@@ -66,7 +69,8 @@ enum Header {
 
 impl Frames {
     pub(super) fn new(limit: u64) -> Self {
-        Self { decoder: None, place: Place::Header(Vec::new()), allowed: ORDINARY_WINDOW, limit }
+        let place = Place::Header(Vec::new());
+        Self { decoder: None, place, window: 0, used: 0, allowed: ORDINARY_WINDOW, limit }
     }
 
     /// No frame is open.
@@ -90,7 +94,6 @@ impl Frames {
         let library = |error: io::Error| corrupt(error.to_string());
         match &mut self.place {
             Place::Header(header) => {
-                // A frame that waits for its window is asked for again without any input.
                 while let (Header::Incomplete, Some((byte, rest))) = (read(header), input.split_first()) {
                     header.push(*byte);
                     *input = rest;
@@ -109,13 +112,14 @@ impl Frames {
                     Header::Frame { window, .. } if window > self.limit => {
                         return Err(DecodeError::WindowTooLarge { window, limit: self.limit, produced });
                     }
-                    Header::Frame { window, .. } if window > self.allowed => {
-                        // Whoever waits for memory holds none.
-                        self.decoder = None;
-                        self.allowed = ORDINARY_WINDOW;
-                        return Ok(Decoded::NeedsWindow(window));
+                    Header::Frame { window, .. } => {
+                        if window > self.allowed && self.allowed > ORDINARY_WINDOW {
+                            // The larger one is asked for later, and whoever waits for memory holds none.
+                            (self.decoder, self.allowed) = (None, ORDINARY_WINDOW);
+                        }
+                        (self.window, self.used) = (window, 0);
+                        self.place = Place::Beginning(std::mem::take(header));
                     }
-                    Header::Frame { .. } => self.place = Place::Beginning(std::mem::take(header)),
                 }
             }
             Place::Skippable(left) => {
@@ -146,16 +150,20 @@ impl Frames {
                 self.place = Place::Frame;
             }
             Place::Frame => {
+                let room = (buffer.capacity() - buffer.len()) as u64;
+                if self.window > self.allowed && self.used + room > ORDINARY_WINDOW {
+                    return Ok(Decoded::NeedsWindow(self.window));
+                }
                 let decoder = self.decoder.as_mut().expect("it saw the header");
                 let at = buffer.len();
                 let mut source = InBuffer::around(input);
                 let mut target = OutBuffer::around_pos(buffer, at);
                 let hint = decoder.run(&mut source, &mut target);
-                let used = source.pos();
+                *input = &input[source.pos()..];
                 if hint.map_err(library)? == 0 {
                     self.place = Place::Header(Vec::new());
                 }
-                *input = &input[used..];
+                self.used += (buffer.len() - at) as u64;
             }
         }
         Ok(Decoded::Step)

@@ -104,7 +104,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 };
                 if let Ok(Decoded::NeedsWindow(bytes)) = decoded {
                     drop(share.take());
-                    share = Some(self.windows.share(bytes).await);
+                    share = Some(self.windows.share(bytes).await.ok_or(Failure::NoWindow)?);
                     decoder.allow(bytes);
                     continue;
                 }

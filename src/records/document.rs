@@ -12,7 +12,7 @@ pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 /// What the first object of a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Document {
-    /// It has a message.
+    /// It has a message, or what Vector adds to a record.
     Record,
     /// A format that is not supported: its name.
     Envelope(&'static str),
@@ -25,7 +25,8 @@ pub(super) fn recognise(text: &[u8]) -> Document {
     let mut found = Document::Unknown;
     // Where the text breaks off, what was seen by then counts.
     let _ = each_member(text, |name, value| match (plain(name).as_ref(), value) {
-        (b"message", _) => found = Document::Record,
+        // An application may log an envelope, whose members Vector's parser makes the record's.
+        (b"message" | b"kubernetes" | b"source_type", _) => found = Document::Record,
         (b"Records", [b'[', ..]) if found == Document::Unknown => {
             found = Document::Envelope("AWS events in \"Records\", as CloudTrail writes them");
         }
@@ -56,6 +57,8 @@ mod tests {
         check(r#"{"Records":[],"message":"m"}"#, Document::Record);
         check(r#"{"message":"m","logEvents":[]}"#, Document::Record);
         check(r#"{"message":"m"#, Document::Record);
+        check(r#"{"Records":[{}],"kubernetes":{"pod_name":"p"}}"#, Document::Record);
+        check(r#"{"logEvents":[],"source_type":"kubernetes_logs"}"#, Document::Record);
         check(r#"{"Records":7,"a":{"logEvents":[],"message":"m"}}"#, Document::Unknown);
         check("{}", Document::Unknown);
         check("{", Document::Unknown);

@@ -111,6 +111,7 @@ fn table() -> Vec<(Failure, &'static str, bool)> {
         (Failure::Object(ObjectError::Unavailable(text())), "object_unavailable", false),
         (Failure::Lookup(lookup), "tenant_lookup", false),
         (Failure::OverShare { wait: BACKOFF.first }, "over_share", false),
+        (Failure::NoWindow, "window_memory", false),
         (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
         (Failure::Sink(SinkError::Session(denied())), "role_denied", false),
         (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
@@ -228,7 +229,7 @@ fn what_was_retried_for_too_long_is_a_letter_with_its_reason() {
         }
     };
     for (failure, reason, is_poison) in table() {
-        let is_turn = matches!(failure, Failure::OverShare { .. });
+        let is_turn = matches!(failure, Failure::OverShare { .. } | Failure::NoWindow);
         check(vec![failure], (!is_poison && !is_turn).then_some(reason));
     }
     let turn = || Failure::OverShare { wait: Duration::from_secs(3) };

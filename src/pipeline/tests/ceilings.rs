@@ -98,3 +98,50 @@ async fn what_never_waits_is_paused() {
         assert!(matches!(report.failures[0].failure, Failure::Stopping), "{what}: {report:?}");
     }
 }
+
+/// An array of so many messages of almost a MiB each, in a frame with a window of 16 MiB.
+fn zstd_with_a_large_window(messages: usize) -> MemoryObject {
+    let text = "a".repeat((1 << 20) - 1024);
+    let records: Vec<_> =
+        (0..messages).map(|_| json!({"message": text, "timestamp": "2026-11-21T08:00:00Z"})).collect();
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("the level is known");
+    encoder.window_log(24).expect("it is known");
+    std::io::Write::write_all(&mut encoder, &serde_json::to_vec(&records).expect("JSON"))
+        .expect("memory takes it");
+    object(encoder.finish().expect("memory takes it"))
+}
+
+/// One customer's CloudWatch Logs hangs while its object has all the memory for large windows.
+#[tokio::test(start_paused = true)]
+async fn memory_for_large_windows_is_waited_for_and_not_for_long() {
+    let mut world = World::new();
+    (world.settings.zstd_windows, world.settings.max_object) = (16 << 20, 64 << 20);
+    let [long, other, short] =
+        ["acme", "globex", "globex"].map(|tenant| format!("{tenant}/prod-1/web/web-0/{tenant}.json.gz"));
+    let short = short.replace("globex.json", "short.json");
+    for (key, messages) in [(&long, 12), (&other, 12), (&short, 2)] {
+        world.put(key, zstd_with_a_large_window(messages));
+    }
+    let pipeline = world.pipeline();
+    let handle = async |key: &str| pipeline.process(&event(&[key]), &world.stop).await;
+    world.sinks.hold();
+    // All but the last ones: more than 8 MiB of text are read by then.
+    world.sinks.release(9);
+    let mut hanging = std::pin::pin!(handle(&long));
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(),
+        "its puts are not answered"
+    );
+    // Whoever waits for the answer keeps its share all the same, because nothing polls it.
+    world.sinks.release(1_000);
+    let began = Instant::now();
+    let report = handle(&other).await;
+    assert!(
+        matches!(&report.failures[..], [failed] if matches!(failed.failure, Failure::NoWindow)),
+        "{report:?}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(handle(&short).await.failures.is_empty(), "a short text takes no such window");
+    assert!(hanging.await.failures.is_empty());
+    assert!(handle(&other).await.failures.is_empty());
+}
