@@ -26,6 +26,7 @@ mod doctor;
 mod endpoint;
 mod fairness;
 mod faults;
+mod field;
 mod fuzz;
 mod hostile;
 mod isolation;
