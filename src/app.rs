@@ -208,7 +208,8 @@ fn rows(config: &Config, sdk: &SdkConfig, table: String) -> TenantRows {
 async fn tidy(customers: Customers, groups: GroupBreakers) {
     loop {
         tokio::time::sleep(readiness::INTERVAL).await;
-        tokio::join!(customers.tidy(), groups.tidy());
+        customers.tidy();
+        groups.tidy();
     }
 }
 
@@ -266,7 +267,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     // A body of 1 MiB names 11,000 objects, in 200 bytes each, and what became of each takes 450; lists have room to double.
     let message = 12 * 1024 * KIB;
     let caches =
-        config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
+        config.credentials.cache_capacity * 8 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
