@@ -2,6 +2,7 @@
 
 pub mod commands;
 mod outbound;
+mod profile;
 mod readiness;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -292,7 +293,7 @@ async fn load_sdk(config: &Config) -> anyhow::Result<SdkConfig> {
     if let Some(region) = &config.aws.region {
         loader = loader.region(Region::new(region.clone()));
     }
-    let sdk = loader.load().await;
+    let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
     let problem = || "nothing says it; set it in the file, or as AWS_REGION".to_owned();
     sdk.region()
         .is_some()

@@ -38,6 +38,7 @@ mod memory;
 mod never_lost;
 mod outages;
 mod outbound;
+mod profiles;
 mod promises;
 mod quarantine;
 mod redrive;
