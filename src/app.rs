@@ -2,6 +2,7 @@
 
 pub mod commands;
 mod outbound;
+mod profile;
 mod readiness;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -208,7 +209,8 @@ fn rows(config: &Config, sdk: &SdkConfig, table: String) -> TenantRows {
 async fn tidy(customers: Customers, groups: GroupBreakers) {
     loop {
         tokio::time::sleep(readiness::INTERVAL).await;
-        tokio::join!(customers.tidy(), groups.tidy());
+        customers.tidy();
+        groups.tidy();
     }
 }
 
@@ -266,7 +268,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     // A body of 1 MiB names 11,000 objects, in 200 bytes each, and what became of each takes 450; lists have room to double.
     let message = 12 * 1024 * KIB;
     let caches =
-        config.credentials.cache_capacity * 7 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
+        config.credentials.cache_capacity * 8 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
@@ -291,7 +293,7 @@ async fn load_sdk(config: &Config) -> anyhow::Result<SdkConfig> {
     if let Some(region) = &config.aws.region {
         loader = loader.region(Region::new(region.clone()));
     }
-    let sdk = loader.load().await;
+    let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
     let problem = || "nothing says it; set it in the file, or as AWS_REGION".to_owned();
     sdk.region()
         .is_some()

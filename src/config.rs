@@ -221,7 +221,7 @@ pub struct Credentials {
     /// do not renew together.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
-    /// Most customer sessions remembered, one for each log group of a tenant (and cluster, with session tags), at most 7 KiB
+    /// Most customer sessions remembered, one for each log group of a tenant (and cluster, with session tags), at most 8 KiB
     /// each. The default holds as many as `tenants.cache_capacity` tenants with one group each.
     pub cache_capacity: u64,
     /// How long a customer's role that STS refused, or a log group that it may not write, is left alone, 1 s to 12 h; up to a

@@ -41,6 +41,7 @@ pub mod object;
 pub mod pipeline;
 pub mod quarantine;
 pub mod queue;
+pub mod recent;
 pub mod records;
 pub mod redrive;
 pub mod route;

@@ -1,7 +1,12 @@
 //! Builds names inside a customer's account from what a key says.
 //!
 //! Pure. A value from a key can never leave its place in the template: what the name may not hold is replaced, and
-//! whenever something was replaced or cut, a hash of the original follows, so that two inputs do not become one name.
+//! whenever something was replaced or cut, a hash of the original follows, so that two such inputs do not become one name.
+//!
+//! Names that have nothing replaced are as the template says, and two inputs become one name where the template joins their values
+//! to the same text: in `{application}-{pod}-{date}`, the default and the customers' format, `web` + `a-b` and `web-a` + `b` both
+//! are `web-a-b-DATE`, and their records share a stream of that tenant's own group. A template that separates its places by a slash,
+//! which no value has, keeps all of them apart (`{application}/{pod}/{date}`).
 
 mod object_key;
 
@@ -186,6 +191,16 @@ mod tests {
         assert_eq!(render(StreamTemplate::DEFAULT, &route("web", "web-1")), "web-web-1-2026-11-21");
         assert_eq!(render("{tenant}/{cluster}/x", &route("", "")), "acme/c1/x");
         assert_eq!(render("{application}", &route("", "")), "_");
+    }
+
+    #[test]
+    fn values_meet_where_the_template_joins_them() {
+        let meet =
+            |template| render(template, &route("web", "a-b")) == render(template, &route("web-a", "b"));
+        assert!(meet(StreamTemplate::DEFAULT), "as the module's documentation says");
+        assert!(!meet("{application}/{pod}/{date}"));
+        // One whose slash was replaced has a hash behind it, and does not meet one that has the same text as it is.
+        assert_ne!(render("{pod}", &route("", "a/b")), render("{pod}", &route("", "a_b")));
     }
 
     #[test]

@@ -60,6 +60,10 @@ pub trait ObjectBody: Send {
     /// How many there are, if the store says.
     fn content_length(&self) -> Option<u64>;
 
+    /// Whether reading on can still tell that what was read is not what was stored: by the whole object's checksum, which is
+    /// checked at the end, or by what an attempt before read.
+    fn has_check_ahead(&self) -> bool;
+
     /// The next bytes; `None` at the end, once the store has checked that all came as they were stored.
     ///
     /// # Errors

@@ -186,7 +186,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Safe in the sense of the queue: a message whose handling is dropped was not acknowledged and comes again; up to two
     /// batches of it arrive twice, and everything that was put if there is no ledger.
     pub async fn handle(&self, message: &Message, stop: &CancellationToken) -> Verdict {
-        let report = self.process(&message.body, stop).await;
+        let attempt = match message.age() > self.settings.backoff.max_age {
+            true => Attempt::Last,
+            false => Attempt::Ordinary,
+        };
+        let report = self.attempt(&message.body, attempt, stop).await;
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
@@ -233,6 +237,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     /// Works a message's body off, object by object; one that fails does not stop the next.
     pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
+        self.attempt(body, Attempt::Ordinary, stop).await
+    }
+
+    async fn attempt(&self, body: &str, attempt: Attempt, stop: &CancellationToken) -> Report {
         let mut report = Report::default();
         match event::decode(body) {
             Err(error) => {
@@ -248,7 +256,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     report.skipped.push(Skipped::NoRecords);
                 }
                 for object in &event.objects {
-                    self.object(object, stop, &mut report).await;
+                    self.object(object, attempt, stop, &mut report).await;
                 }
             }
         }
@@ -256,7 +264,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 
     /// Finds out who wants the object, then delivers it.
-    async fn object(&self, object: &ObjectRef, stop: &CancellationToken, report: &mut Report) {
+    async fn object(
+        &self,
+        object: &ObjectRef,
+        attempt: Attempt,
+        stop: &CancellationToken,
+        report: &mut Report,
+    ) {
         let fail = |tenant_id, delivery, failure| Failed::of(object, tenant_id, delivery, failure);
         let buckets = &self.settings.buckets;
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
@@ -284,7 +298,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         match pass {
             Ok(pass) => {
-                let task = Task { object, route: &route, pass: &pass, stop };
+                let task = Task { object, route: &route, pass: &pass, attempt, stop };
                 self.deliver(task, &wanted.deliveries, report).await
             }
             Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
@@ -332,8 +346,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         closed: impl Future<Output = Option<Failure>>,
         enter: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Option<(T, Arc<Claim<L>>)>, Failure> {
-        // Thousands of messages may wait for a refused role: each attempt of each would be two calls of the ledger.
-        if let Some(failure) = closed.await {
+        // Thousands of messages may wait for a refused role: each attempt of each would be two calls of the ledger. The last one asks
+        // all the same: what is done needs no letter.
+        if task.attempt == Attempt::Ordinary
+            && let Some(failure) = closed.await
+        {
             return Err(failure);
         }
         // The ledger before the account: what is done needs no way in.
@@ -390,7 +407,17 @@ struct Task<'a> {
     object: &'a ObjectRef,
     route: &'a Route,
     pass: &'a Pass,
+    attempt: Attempt,
     stop: &'a CancellationToken,
+}
+
+/// What becomes of a message that has to be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    /// It waits.
+    Ordinary,
+    /// It is a letter: it is older than `queue.max_age`.
+    Last,
 }
 
 impl Task<'_> {

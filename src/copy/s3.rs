@@ -212,7 +212,7 @@ impl ObjectCopier for S3Copier {
 
     async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
         let role = way.destination.role.as_ref()?;
-        self.customers.closed(entry(way, role)).await.map(CopyError::Session)
+        self.customers.closed(entry(way, role)).map(CopyError::Session)
     }
 
     async fn enter(&self, way: &Way<'_>) -> Result<AssumedRole, CopyError> {

@@ -20,7 +20,10 @@ use aws_sdk_sts::{
 use super::{
     AssumeError, RoleArn, flight::Flight, identity::IdentityError, refusal::Cause, role_breaker::RoleBreaker,
 };
-use crate::aws::{describe, find_cause, refuses_session};
+use crate::{
+    aws::{describe, find_cause, refuses_session},
+    recent::Handle,
+};
 
 /// How long after one early renewal was begun the next one is, if the session at hand is still the same.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
@@ -50,6 +53,12 @@ pub struct AssumeRequest {
 #[derive(Clone, Debug)]
 pub struct AssumedRole {
     shared: Arc<Shared>,
+}
+
+impl Handle for AssumedRole {
+    fn is_in_use(&self) -> bool {
+        self.shared.is_in_use()
+    }
 }
 
 #[derive(Debug)]
@@ -251,6 +260,11 @@ impl AssumedRole {
         let central = self.shared.via.as_ref().map_or("", |via| via.shared.request.role.as_str());
         let remedy = cause.remedy(request, central, message);
         breaker.refuse(refusal, cause, &remedy)
+    }
+
+    /// Whether the customer's role is refused to all sessions in it.
+    pub fn is_refused(&self) -> bool {
+        self.shared.breakers.as_ref().is_some_and(|breakers| breakers.role.open().is_some())
     }
 
     fn breakers(&self) -> impl Iterator<Item = &RoleBreaker> {

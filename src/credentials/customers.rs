@@ -5,13 +5,12 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime::client::identity::IdentityCache;
-use moka::{Expiry, future::Cache, policy::EvictionPolicy};
 
 use super::{
     AssumeError, RoleArn,
@@ -22,7 +21,7 @@ use super::{
     role_breaker::RoleBreaker,
     scope::Scope,
 };
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, recent::Recent};
 
 /// What every customer's session has in common.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +63,9 @@ pub struct Customers {
     sts: aws_sdk_sts::Client,
     central: AssumedRole,
     own_account: Arc<OwnAccount>,
-    sessions: Cache<SessionKey, AssumedRole>,
-    /// Apart from the sessions: a role that is refused has none.
-    breakers: Cache<RoleKey, Arc<RoleBreaker>>,
+    sessions: Recent<SessionKey, AssumedRole>,
+    /// Apart from the sessions: a role that is refused has none. A session has its role's in use.
+    breakers: Recent<RoleKey, Arc<RoleBreaker>>,
     metrics: Metrics,
 }
 
@@ -146,37 +145,6 @@ impl SessionKey {
     }
 }
 
-/// How long a breaker that nobody looks up is remembered. An open one is looked up by every message that waits for it; if
-/// none does, the tenant is gone or its row names another role, and it must not be shown as refused.
-#[derive(Clone, Copy, Debug)]
-struct BreakerLife {
-    open: Duration,
-    closed: Duration,
-}
-
-impl BreakerLife {
-    fn of(self, breaker: &RoleBreaker) -> Duration {
-        if breaker.open().is_some() { self.open } else { self.closed }
-    }
-}
-
-impl Expiry<RoleKey, Arc<RoleBreaker>> for BreakerLife {
-    fn expire_after_create(&self, _: &RoleKey, breaker: &Arc<RoleBreaker>, _: Instant) -> Option<Duration> {
-        Some(self.of(breaker))
-    }
-
-    fn expire_after_read(
-        &self,
-        _: &RoleKey,
-        breaker: &Arc<RoleBreaker>,
-        _: Instant,
-        _: Option<Duration>,
-        _: Instant,
-    ) -> Option<Duration> {
-        Some(self.of(breaker))
-    }
-}
-
 impl Customers {
     /// Enters accounts by way of `central`; `base` has the HTTP client, retries and endpoints that all share.
     pub fn new(base: &SdkConfig, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
@@ -184,6 +152,7 @@ impl Customers {
             .credentials_provider(SharedCredentialsProvider::new(central.clone()))
             .identity_cache(IdentityCache::no_cache())
             .build();
+        let capacity = usize::try_from(settings.cache_capacity).unwrap_or(usize::MAX / 2);
         Self {
             settings,
             sts: aws_sdk_sts::Client::from_conf(sts),
@@ -193,30 +162,22 @@ impl Customers {
                 id: OnceLock::new(),
                 flight: Flight::default(),
             }),
-            sessions: Cache::builder()
-                .max_capacity(settings.cache_capacity)
-                .eviction_policy(EvictionPolicy::lru())
-                // Longer than a session lives: an idle customer's is not worth its memory.
-                .time_to_idle(settings.session_duration * 2)
-                .build(),
-            breakers: Cache::builder()
-                .max_capacity(settings.cache_capacity)
-                .eviction_policy(EvictionPolicy::lru())
-                .expire_after(BreakerLife {
-                    open: settings.probe_intervals.longest * 2,
-                    // Longer than any session in the role is remembered, so that all of them share one.
-                    closed: settings.session_duration * 3,
-                })
-                .eviction_listener(|_, breaker: Arc<RoleBreaker>, _| breaker.retire())
-                .build(),
+            sessions: Recent::new(capacity),
+            // The sessions hold one half at most: the other is for roles that are refused, and are left alone for as long as
+            // that is remembered.
+            breakers: Recent::new(2 * capacity),
             metrics,
         }
     }
 
-    /// Forgets roles that nobody has asked for in long: a cache that is not used does so only when it is told.
-    pub async fn tidy(&self) {
-        self.breakers.run_pending_tasks().await;
-        self.sessions.run_pending_tasks().await;
+    /// Forgets roles that nobody has asked for in long. Every message that waits for a refused one asks for it; if none does, the
+    /// tenant is gone or its row names another, and it must not be shown as refused.
+    pub fn tidy(&self) {
+        let SessionSettings { session_duration, probe_intervals, .. } = self.settings;
+        let life = |refused| if refused { probe_intervals.longest * 2 } else { session_duration * 2 };
+        // An idle customer's session is not worth its memory. It goes first: it has its role's breaker in use.
+        self.sessions.forget_idle(|role| life(role.is_refused()));
+        self.breakers.forget_idle(|breaker| life(breaker.open().is_some()));
     }
 
     /// Enters a customer's account; the role that comes back has a session and renews it. Later calls for the same entry find
@@ -230,38 +191,35 @@ impl Customers {
             None => Some(self.own_account.id().await?),
         };
         let key = SessionKey::of(entry, own_account).expect("one of the two is there");
-        let breaker = self.breaker(&key.role).await;
-        let role = match self.sessions.get(&key).await {
+        let breaker = self.breaker(&key.role);
+        let role = match self.sessions.get(&key) {
             Some(role) => role,
             None => {
                 breaker.check()?;
-                self.sessions.get_with_by_ref(&key, async { self.session(&key, Arc::clone(&breaker)) }).await
+                self.sessions.get_or_insert_with(&key, || self.session(&key, Arc::clone(&breaker)))
             }
         };
         // Asked for here, so that a refusal is the role's error and not some call's.
         let entered = role.credentials().await;
         if entered.is_err() && breaker.open().is_some() {
-            self.sessions.invalidate(&key).await;
-            // Looked up again, so that it is remembered as an open one.
-            self.breaker(&key.role).await;
+            self.sessions.remove(&key);
         }
         entered.map(|_| role)
     }
 
     /// The error that [`Customers::enter`] is known to end with, without a call: the role is refused, no probe is due, and there
     /// is no session from before.
-    pub async fn closed(&self, entry: Entry) -> Option<AssumeError> {
+    pub fn closed(&self, entry: Entry) -> Option<AssumeError> {
         let key = SessionKey::of(entry, self.own_account.id.get().cloned())?;
-        let refused = self.breakers.get(&key.role).await?.check().err()?;
-        (!self.sessions.contains_key(&key)).then_some(refused)
+        let refused = self.breakers.get(&key.role)?.check().err()?;
+        (!self.sessions.contains(&key)).then_some(refused)
     }
 
-    async fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
-        let closed = async {
+    fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
+        self.breakers.get_or_insert_with(key, || {
             let (role, intervals) = (key.role.clone(), self.settings.probe_intervals);
             Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, &self.metrics))
-        };
-        self.breakers.get_with_by_ref(key, closed).await
+        })
     }
 
     fn session(&self, key: &SessionKey, breaker: Arc<RoleBreaker>) -> AssumedRole {
@@ -297,7 +255,7 @@ mod tests {
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
-        provision::Aws,
+        provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec},
     };
 
     use super::*;
@@ -329,5 +287,67 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
         assert_eq!(ours.id().await, Ok("111111111111".to_owned()));
         assert_eq!(asked(), tried + 1);
+    }
+
+    #[tokio::test]
+    async fn neither_a_session_in_use_nor_its_role_s_breaker_is_forgotten() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
+        let customer = Customer::create(&aws, "222222222222", &provider, CustomerSpec::new("acme")).await;
+        let customer = customer.expect("it can be set up");
+        let root = aws.account(&provider.account);
+        let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
+        let (base, hour) = (worker.sdk_config(), Duration::from_secs(3600));
+        let request = AssumeRequest {
+            role: provider.central_role_arn.parse().expect("a role"),
+            session_name: "test".to_owned(),
+            external_id: None,
+            policy: None,
+            tags: Vec::new(),
+            source_identity: None,
+            duration: hour,
+            refresh_before: hour / 12,
+        };
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
+        let settings = SessionSettings {
+            session_duration: hour,
+            refresh_before: hour / 12,
+            cache_capacity: 1,
+            probe_intervals: ProbeIntervals { first: hour, longest: hour },
+        };
+        let customers = Customers::new(&base, &central, settings, Metrics::new());
+        let entry = |group: &str| Entry {
+            tenant_id: "acme".to_owned(),
+            role: customer.role_arn.parse().expect("a role"),
+            external_id: Some(customer.external_id.clone()),
+            session_tags: false,
+            source_identity: false,
+            cluster: String::new(),
+            scope: Scope::LogGroup { region: "us-east-1".to_owned(), log_group_name: group.to_owned() },
+        };
+        let assumed = || sandbox.calls("sts", "AssumeRole");
+        let before = assumed();
+
+        let held = customers.enter(entry("a")).await.expect("it may");
+        let key = SessionKey::of(entry("a"), None).expect("it has an external id");
+        let breaker = Arc::downgrade(&customers.breaker(&key.role));
+        for group in ["b", "c"] {
+            customers.enter(entry(group)).await.expect("it may");
+        }
+        for other in 0..9 {
+            customers.breaker(&RoleKey { tenant_id: other.to_string(), ..key.role.clone() });
+        }
+        assert_eq!(assumed() - before, 1 + 3, "the central role and three sessions");
+        let again = customers.enter(entry("a")).await.expect("it may");
+        assert_eq!(assumed() - before, 4, "the session in use is the one that is found");
+        assert!(std::sync::Weak::ptr_eq(&breaker, &Arc::downgrade(&customers.breaker(&key.role))));
+        customers.enter(entry("b")).await.expect("it may");
+        assert_eq!(assumed() - before, 5, "nobody used this one");
+
+        drop((held, again));
+        customers.enter(entry("c")).await.expect("it may");
+        customers.enter(entry("a")).await.expect("it may");
+        assert_eq!(assumed() - before, 7, "nobody uses it any more");
     }
 }

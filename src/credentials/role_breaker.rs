@@ -141,7 +141,7 @@ impl RoleBreaker {
     }
 
     /// Closes without a word: nobody asks for the role any more.
-    pub fn retire(&self) {
+    fn retire(&self) {
         let mut state = self.state();
         state.breaker = Breaker::new(self.intervals);
         if state.refusal.take().is_some() {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ struct State {
     objects: HashMap<(String, String), MemoryObject>,
     opened: Vec<(String, Option<String>)>,
     heads: Vec<(String, Option<String>)>,
+    read: u64,
 }
 
 /// An object and how it reads.
@@ -37,6 +38,8 @@ pub struct MemoryObject {
     pub sized: bool,
     /// The whole of it has arrived before it is read.
     pub at_once: bool,
+    /// The store has a checksum of it, so that its end tells whether it came as it was stored.
+    pub checksum: bool,
     /// What its opening fails with.
     pub refusal: Option<ObjectError>,
     /// After how many bytes its reading fails, and with what.
@@ -46,8 +49,11 @@ pub struct MemoryObject {
 /// An open object of a [`MemoryStore`].
 #[derive(Debug)]
 pub struct MemoryBody {
+    state: Arc<Mutex<State>>,
     len: Option<u64>,
     at_once: bool,
+    /// Until the end is reached.
+    checksum: bool,
     chunks: VecDeque<Bytes>,
     breaks: Option<ObjectError>,
 }
@@ -55,7 +61,8 @@ pub struct MemoryBody {
 impl MemoryObject {
     /// Reads whole, a kilobyte at a time.
     pub fn new(bytes: Vec<u8>, modified: Timestamp) -> Self {
-        Self { bytes, modified, chunk: 1024, sized: true, at_once: false, refusal: None, breaks: None }
+        let (chunk, sized, at_once, checksum) = (1024, true, false, true);
+        Self { bytes, modified, chunk, sized, at_once, checksum, refusal: None, breaks: None }
     }
 
     /// Cannot be opened.
@@ -72,6 +79,11 @@ impl MemoryObject {
     /// Its length shows only as it is read.
     pub fn of_unknown_length(self) -> Self {
         Self { sized: false, ..self }
+    }
+
+    /// The store knows no checksum of the whole of it.
+    pub fn without_checksum(self) -> Self {
+        Self { checksum: false, ..self }
     }
 
     /// None of its chunks is waited for.
@@ -101,9 +113,18 @@ impl MemoryStore {
         self.lock().opened.clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Bytes of all objects that were read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.lock().read
     }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ObjectStore for MemoryStore {
@@ -125,7 +146,9 @@ impl ObjectStore for MemoryStore {
         let chunks = stored.bytes[..good].chunks(stored.chunk).map(Bytes::copy_from_slice).collect();
         let breaks = stored.breaks.as_ref().map(|(_, error)| error.clone());
         let len = stored.sized.then_some(stored.bytes.len() as u64);
-        Ok((stored.modified, MemoryBody { len, at_once: stored.at_once, chunks, breaks }))
+        let MemoryObject { at_once, checksum, modified, .. } = *stored;
+        let state = Arc::clone(&self.state);
+        Ok((modified, MemoryBody { state, len, at_once, checksum, chunks, breaks }))
     }
 
     async fn head(&self, object: &ObjectRef, owner: Option<&str>) -> Result<ObjectHead, ObjectError> {
@@ -145,14 +168,24 @@ impl ObjectBody for MemoryBody {
         self.len
     }
 
+    fn has_check_ahead(&self) -> bool {
+        self.checksum
+    }
+
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
         // As a network does: rarely at once, so that others get their turn.
         if !self.at_once {
             tokio::task::yield_now().await;
         }
         match self.chunks.pop_front() {
-            Some(chunk) => Ok(Some(chunk)),
-            None => self.breaks.take().map_or(Ok(None), Err),
+            Some(chunk) => {
+                lock(&self.state).read += chunk.len() as u64;
+                Ok(Some(chunk))
+            }
+            None => {
+                self.checksum = false;
+                self.breaks.take().map_or(Ok(None), Err)
+            }
         }
     }
 }
@@ -191,6 +224,7 @@ mod tests {
         assert!(matches!(error, Some(ObjectError::Unavailable(_))));
         assert!(matches!(read(&store, "denied").await, (_, Some(ObjectError::Denied(_)))));
         assert!(matches!(read(&store, "other").await, (_, Some(ObjectError::Missing(_)))));
+        assert_eq!(store.bytes_read(), 8 + 4);
         assert_eq!(store.opened()[0], ("whole".to_owned(), Some("owner".to_owned())));
     }
 }

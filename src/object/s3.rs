@@ -205,6 +205,10 @@ impl ObjectBody for S3Body {
         self.len
     }
 
+    fn has_check_ahead(&self) -> bool {
+        self.checksum.is_some()
+    }
+
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
         loop {
             match self.stream.next().await {

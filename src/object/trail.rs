@@ -109,6 +109,10 @@ impl<B: ObjectBody> ObjectBody for TrailedBody<B> {
         self.body.content_length()
     }
 
+    fn has_check_ahead(&self) -> bool {
+        !self.expected.is_empty() || self.body.has_check_ahead()
+    }
+
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
         let chunk = self.body.chunk().await?;
         match (&chunk, self.expected.last()) {
@@ -142,6 +146,10 @@ mod tests {
     impl ObjectBody for Chunks {
         fn content_length(&self) -> Option<u64> {
             None
+        }
+
+        fn has_check_ahead(&self) -> bool {
+            false
         }
 
         async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {

@@ -54,7 +54,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if ready.is_empty() {
             return done;
         }
-        let Task { object, route, pass, stop } = task;
+        let Task { object, route, pass, stop, .. } = task;
         let open = async {
             let (modified, body) = self.ports.store.open(object, self.owner(object)).await?;
             within(max_stored, body.content_length().unwrap_or_default())?;

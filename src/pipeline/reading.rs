@@ -61,8 +61,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     ..
                 })
         ) {
-            // Was it stored like that, or did it break on its way? The checksum tells, and it comes last.
-            while let Some(chunk) = stored.chunk().await? {
+            // Was it stored like that, or did it break on its way? What is not read yet may tell.
+            while stored.body.has_check_ahead()
+                && let Some(chunk) = stored.chunk().await?
+            {
                 if pace.is_over(chunk.len()) {
                     pace.pause().await;
                 }

@@ -116,9 +116,9 @@ impl LogSinks for CloudWatchSinks {
         destination: &CloudWatch,
         cluster: &str,
     ) -> Option<SinkError> {
-        match self.customers.closed(entry(delivery, destination, cluster)).await {
+        match self.customers.closed(entry(delivery, destination, cluster)) {
             Some(refused) => Some(SinkError::Session(refused)),
-            None => self.groups.held(&group_key(delivery, destination)).await,
+            None => self.groups.held(&group_key(delivery, destination)),
         }
     }
 
@@ -131,7 +131,7 @@ impl LogSinks for CloudWatchSinks {
         let region = &delivery.target_region;
         let role = self.customers.enter(entry(delivery, destination, cluster));
         let role = role.await.map_err(SinkError::Session)?;
-        let group = self.groups.pass(group_key(delivery, destination)).await?;
+        let group = self.groups.pass(group_key(delivery, destination))?;
         if group.is_probe() {
             // A session outlives the role that was mended by being made anew, and may have been revoked: in both cases a new
             // one can do what it cannot.
@@ -163,7 +163,7 @@ impl LogSink for CloudWatchSink {
         let body = SealedBody::new(body, self.compression, &self.hasher).await;
         let outcome = self.role.call(|| self.put_once(body.clone(), lease)).await;
         match &outcome {
-            Ok(_) => self.group.succeeded().await,
+            Ok(_) => self.group.succeeded(),
             Err(error) => self.tell(Action::PutLogEvents, error).await,
         }
         outcome.map(answer).map_err(put_refused)
@@ -232,7 +232,7 @@ impl CloudWatchSink {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         if matches!(error.code(), Some("AccessDeniedException" | "AccessDenied")) {
-            self.group.denied(action, &describe(error)).await;
+            self.group.denied(action, &describe(error));
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moka::{future::Cache, policy::EvictionPolicy};
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::SinkError;
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
         breaker::{Admission, Breaker, Change, ProbeIntervals, now},
     },
     metrics::{BreakerChange, Metrics},
+    recent::Recent,
 };
 
 /// Names a group and the role that is to write it.
@@ -62,13 +63,14 @@ impl Action {
 /// The groups that were denied. One that may be written takes no memory here.
 #[derive(Clone, Debug)]
 pub struct GroupBreakers {
-    open: Cache<GroupKey, Arc<OpenBreaker>>,
+    open: Recent<GroupKey, Arc<OpenBreaker>>,
     intervals: ProbeIntervals,
     metrics: Metrics,
 }
 
 #[derive(Debug)]
 struct OpenBreaker {
+    gauge: Gauge,
     state: Mutex<State>,
 }
 
@@ -77,6 +79,8 @@ struct State {
     breaker: Breaker,
     denied: Arc<str>,
     action: Action,
+    /// Counted as open.
+    counted: bool,
 }
 
 /// Leave to write a group, and the duty to tell what came of it. An open breaker listens to its probe alone: what began
@@ -91,33 +95,22 @@ pub struct Pass {
 impl GroupBreakers {
     /// None is denied yet; at most `capacity` are remembered.
     pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
-        let gauge = metrics.group_breakers_open.clone();
-        Self {
-            open: Cache::builder()
-                .max_capacity(capacity)
-                .eviction_policy(EvictionPolicy::lru())
-                // Every message that waits for it looks it up. If none does, the tenant's row names another.
-                .time_to_idle(intervals.longest * 2)
-                .eviction_listener(move |_, _, _| {
-                    gauge.dec();
-                })
-                .build(),
-            intervals,
-            metrics,
-        }
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        Self { open: Recent::new(capacity), intervals, metrics }
     }
 
-    /// Forgets those that nobody has looked up for long: a cache that is not used does so only when it is told.
-    pub async fn tidy(&self) {
-        self.open.run_pending_tasks().await;
+    /// Forgets those that nobody has looked up for long. Every message that waits for one looks it up; if none does, the tenant's
+    /// row names another.
+    pub fn tidy(&self) {
+        self.open.forget_idle(|_| self.intervals.longest * 2);
     }
 
     /// Asks to write a group; takes its probe if one is due.
     ///
     /// # Errors
     /// It was denied, and no probe is due: [`SinkError::Held`].
-    pub async fn pass(self: &Arc<Self>, key: GroupKey) -> Result<Pass, SinkError> {
-        let probe = self.open.get(&key).await;
+    pub fn pass(self: &Arc<Self>, key: GroupKey) -> Result<Pass, SinkError> {
+        let probe = self.open.get(&key);
         let key = Arc::new(key);
         if let Some(breaker) = &probe {
             let mut state = breaker.state();
@@ -134,8 +127,8 @@ impl GroupBreakers {
     }
 
     /// The error that [`GroupBreakers::pass`] would end with; no probe is taken.
-    pub async fn held(&self, key: &GroupKey) -> Option<SinkError> {
-        let breaker = self.open.get(key).await?;
+    pub fn held(&self, key: &GroupKey) -> Option<SinkError> {
+        let breaker = self.open.get(key)?;
         let state = breaker.state();
         let probe_in = state.breaker.probe_in(now()).filter(|probe_in| !probe_in.is_zero())?;
         Some(SinkError::Held { denied: Arc::clone(&state.denied), probe_in })
@@ -154,14 +147,15 @@ impl Pass {
     }
 
     /// The group took events: closes its breaker if this was the probe.
-    pub async fn succeeded(&self) {
+    pub fn succeeded(&self) {
         let Some(probe) = &self.probe else { return };
         let (change, action) = {
             let mut state = probe.state();
             (state.breaker.succeed(), state.action)
         };
         let Some(change) = change else { return };
-        self.breakers.open.invalidate(&*self.key).await;
+        self.breakers.open.remove(&self.key);
+        probe.retire();
         self.breakers.count(change, action);
         tracing::info!(
             tenant.id = self.key.tenant_id,
@@ -175,14 +169,13 @@ impl Pass {
     }
 
     /// The role may not do that to the group: opens the group's breaker, or keeps it open for longer.
-    pub async fn denied(&self, action: Action, problem: &str) {
+    pub fn denied(&self, action: Action, problem: &str) {
         let mut opened = None;
-        let breaker = self.breakers.open.get_with_by_ref(&*self.key, async {
+        let breaker = self.breakers.open.get_or_insert_with(&self.key, || {
             opened = Some(Change::Opened);
-            self.breakers.metrics.group_breakers_open.inc();
-            Arc::new(OpenBreaker::new(self.breakers.intervals, action, problem))
+            let gauge = self.breakers.metrics.group_breakers_open.clone();
+            Arc::new(OpenBreaker::new(self.breakers.intervals, action, problem, gauge))
         });
-        let breaker = breaker.await;
         let ours = self.probe.as_ref().is_some_and(|probe| Arc::ptr_eq(probe, &breaker));
         let (change, probe_in) = {
             let mut state = breaker.state();
@@ -228,14 +221,29 @@ impl Pass {
 }
 
 impl OpenBreaker {
-    fn new(intervals: ProbeIntervals, action: Action, problem: &str) -> Self {
+    fn new(intervals: ProbeIntervals, action: Action, problem: &str, gauge: Gauge) -> Self {
         let mut breaker = Breaker::new(intervals);
         breaker.refuse(now(), fastrand::f64());
-        Self { state: Mutex::new(State { breaker, denied: problem.into(), action }) }
+        gauge.inc();
+        let state = State { breaker, denied: problem.into(), action, counted: true };
+        Self { gauge, state: Mutex::new(state) }
+    }
+
+    /// It closed, or nobody asks for it any more.
+    fn retire(&self) {
+        if std::mem::take(&mut self.state().counted) {
+            self.gauge.dec();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OpenBreaker {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 
@@ -261,8 +269,8 @@ mod tests {
         }
     }
 
-    async fn held(breakers: &Arc<GroupBreakers>, group: &str) -> Option<Duration> {
-        match breakers.pass(key(group)).await {
+    fn held(breakers: &Arc<GroupBreakers>, group: &str) -> Option<Duration> {
+        match breakers.pass(key(group)) {
             Err(SinkError::Held { probe_in, .. }) => Some(probe_in),
             Err(error) => panic!("{error}"),
             Ok(_) => None,
@@ -277,51 +285,72 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_denied_group_is_probed_once_per_interval_and_no_other_is_held() {
         let breakers = breakers(&Metrics::new());
-        breakers.pass(key("g")).await.expect("nothing is known").denied(Action::PutLogEvents, "no").await;
+        breakers.pass(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
         let mut least = 30.0;
         for _ in 0..3 {
-            let wait = held(&breakers, "g").await.expect("it is left alone");
+            let wait = held(&breakers, "g").expect("it is left alone");
             assert!((least..=least * 1.25).contains(&wait.as_secs_f64()), "{wait:?}");
-            assert_eq!(held(&breakers, "another").await, None);
+            assert_eq!(held(&breakers, "another"), None);
             tokio::time::advance(wait).await;
-            let probe = breakers.pass(key("g")).await.expect("a probe is due");
-            assert!(held(&breakers, "g").await.is_some(), "one is enough");
-            probe.denied(Action::CreateLogStream, "still no").await;
+            let probe = breakers.pass(key("g")).expect("a probe is due");
+            assert!(held(&breakers, "g").is_some(), "one is enough");
+            probe.denied(Action::CreateLogStream, "still no");
             least *= 2.0;
         }
-        let Err(SinkError::Held { denied, .. }) = breakers.pass(key("g")).await else { panic!("held") };
+        let Err(SinkError::Held { denied, .. }) = breakers.pass(key("g")) else { panic!("held") };
         assert_eq!(&*denied, "still no");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_is_being_probed_is_not_forgotten() {
+        let metrics = Metrics::new();
+        let breakers = Arc::new(GroupBreakers::new(INTERVALS, 2, metrics.clone()));
+        let deny =
+            |group| breakers.pass(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
+        deny("g");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let probe = breakers.pass(key("g")).expect("a probe is due");
+        ["a", "b", "c", "d"].into_iter().for_each(deny);
+        shows(&metrics, "logferry_group_breakers_open 2");
+        assert!(held(&breakers, "g").is_some() && held(&breakers, "d").is_some());
+        assert_eq!((held(&breakers, "a"), held(&breakers, "c")), (None, None), "they are forgotten");
+        probe.succeeded();
+        assert_eq!(held(&breakers, "g"), None);
+        shows(&metrics, "logferry_group_breakers_open 1");
+        // Nobody asks for the other any more.
+        tokio::time::advance(INTERVALS.longest * 2).await;
+        breakers.tidy();
+        shows(&metrics, "logferry_group_breakers_open 0");
     }
 
     #[tokio::test(start_paused = true)]
     async fn its_probe_closes_it_and_nobody_else_says_anything_of_it() {
         let metrics = Metrics::new();
         let breakers = breakers(&metrics);
-        let early = [breakers.pass(key("g")).await, breakers.pass(key("g")).await];
+        let early = [breakers.pass(key("g")), breakers.pass(key("g"))];
         let [one, other] = early.map(|pass| pass.expect("nothing is known"));
-        one.denied(Action::CreateLogGroup, "no").await;
-        let wait = held(&breakers, "g").await.expect("it is left alone");
+        one.denied(Action::CreateLogGroup, "no");
+        let wait = held(&breakers, "g").expect("it is left alone");
         // Both began when nothing was known.
-        one.denied(Action::CreateLogGroup, "no").await;
-        other.denied(Action::CreateLogGroup, "no").await;
-        other.succeeded().await;
-        assert_eq!(held(&breakers, "g").await, Some(wait));
+        one.denied(Action::CreateLogGroup, "no");
+        other.denied(Action::CreateLogGroup, "no");
+        other.succeeded();
+        assert_eq!(held(&breakers, "g"), Some(wait));
         shows(&metrics, "logferry_group_breakers_open 1");
 
         tokio::time::advance(wait).await;
-        let probe = breakers.pass(key("g")).await.expect("a probe is due");
-        probe.succeeded().await;
-        probe.succeeded().await;
-        assert_eq!(held(&breakers, "g").await, None);
-        breakers.open.run_pending_tasks().await;
+        let probe = breakers.pass(key("g")).expect("a probe is due");
+        probe.succeeded();
+        probe.succeeded();
+        assert_eq!(held(&breakers, "g"), None);
         shows(&metrics, "logferry_group_breakers_open 0");
         for change in ["opened", "closed"] {
             let labels = format!("change=\"{change}\",cause=\"create_log_group\"");
             shows(&metrics, &format!("logferry_group_breaker_changes_total{{{labels}}} 1"));
         }
         // Denied again in the middle of an object: from the beginning.
-        probe.denied(Action::PutLogEvents, "no").await;
-        let wait = held(&breakers, "g").await.expect("it is left alone");
+        probe.denied(Action::PutLogEvents, "no");
+        let wait = held(&breakers, "g").expect("it is left alone");
         assert!(wait <= Duration::from_millis(37_500), "{wait:?}");
     }
 }

@@ -31,14 +31,14 @@ use crate::{
 const HOST: &str = "aws.internal";
 
 /// An HTTP proxy that takes every call to one address, wherever it wanted to go, and writes down where.
-struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     targets: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Proxy {
     /// Calls within a tunnel (CONNECT) go to `tunnels`, others to `plain`.
-    async fn start(plain: SocketAddr, tunnels: SocketAddr) -> Self {
+    pub(crate) async fn start(plain: SocketAddr, tunnels: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
         let targets: Arc<Mutex<BTreeSet<String>>> = Arc::default();
@@ -81,11 +81,11 @@ impl Proxy {
         Ok(())
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    fn targets(&self) -> Vec<String> {
+    pub(crate) fn targets(&self) -> Vec<String> {
         self.targets.lock().expect("no test panics with it").iter().cloned().collect()
     }
 }

@@ -143,6 +143,42 @@ async fn what_is_no_work_is_acknowledged() {
     assert_eq!(received_events(&setup.aws, &disabled).await, []);
 }
 
+/// Text and attributes of a message share 1 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_fits_however_long_its_message_is() {
+    const MIB: usize = 1 << 20;
+    let setup = Setup::new("long-letters").await;
+    setup.customer("acme").await;
+    let padded = |room: usize| {
+        let mut event = s3_event(&setup.provider.bucket, &format!("acme/c/app/{}/1", "p".repeat(600)));
+        event["padding"] = json!("");
+        event["padding"] = json!("x".repeat(MIB - room - event.to_string().len()));
+        (room, event.to_string())
+    };
+    let messages = [3000, 700, 200, 25, 1, 0].map(padded);
+    for (_, body) in &messages {
+        setup.send(body).await;
+    }
+    let _worker = setup.worker().await;
+    let letters = setup.dead_letters(messages.len()).await;
+    setup.queue_is_empty().await;
+    for (room, body) in &messages {
+        let letter = letters.iter().find(|letter| letter.body == *body);
+        let letter = letter.unwrap_or_else(|| panic!("no letter with {room} bytes of room"));
+        let lengths = letter.attributes.iter().map(|(name, value)| name.len() + "String".len() + value.len());
+        let length: usize = lengths.sum();
+        assert!(length <= *room, "{length} bytes in {room}: {:?}", letter.attributes);
+        let reason = letter.get("reason");
+        assert!("object_missing".starts_with(reason), "{:?}", letter.attributes);
+        assert_eq!(reason.len(), (*room).saturating_sub("reasonString".len()).min("object_missing".len()));
+        if *room >= 3000 {
+            let told = [letter.get("tenant"), letter.get("bucket")];
+            assert_eq!(told, ["acme", setup.provider.bucket.as_str()]);
+            assert!(letter.get("key").ends_with("p/1") && letter.get("error").contains("NoSuchKey"));
+        }
+    }
+}
+
 /// Delivers one object that breaks part-way; returns how many of its events arrived, and its dead letter.
 async fn broken(name: &str, key: &str, bytes: Vec<u8>, whole: &str) -> (usize, DeadLetter) {
     let setup = Setup::with(name, |spec| spec.versioned = true).await;

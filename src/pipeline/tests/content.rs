@@ -72,6 +72,30 @@ async fn what_came_before_a_break_in_the_compression_is_delivered_once() {
     }
 }
 
+/// The rest may tell that the bytes were altered on their way: by the store's checksum, or by what an attempt before read.
+#[tokio::test(start_paused = true)]
+async fn a_broken_object_is_read_on_only_where_that_can_tell_something() {
+    let good: Vec<_> = (0..500).map(|index| index.to_string()).collect();
+    let good = array(&good.iter().map(String::as_str).collect::<Vec<_>>());
+    let broken = [&good[..good.len() - 1], b",nonsense".as_slice(), &[b' '; 1 << 20]].concat();
+    for bytes in [broken.clone(), [&gzip(&broken[..good.len() + 8])[..], &[0xff; 1 << 20]].concat()] {
+        let whole = object(bytes);
+        let len = whole.bytes.len() as u64;
+        for (object, checked) in [(whole.clone(), true), (whole.without_checksum(), false)] {
+            let world = World::new();
+            world.put(KEY, object.clone());
+            let poison = poison(world.handle(&event(&[KEY])).await);
+            assert_eq!(poison.reason, "corrupt_object");
+            assert_eq!(attribute(&poison, "record_offset"), Some("500"));
+            let read = world.store.bytes_read();
+            assert!(
+                if checked { read == len } else { read < len / 4 },
+                "{read} of {len}, checked: {checked}"
+            );
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_came_before_broken_json_is_delivered_once() {
     let good = String::from_utf8(array(&["a", "b"])).expect("UTF-8");

@@ -94,6 +94,31 @@ async fn a_role_that_is_left_alone_costs_the_ledger_nothing() {
     assert_eq!((report.failures[0].failure.reason(), calls()), ("role_denied", asked));
 }
 
+/// S3 may tell of an object twice. What is done needs no letter, however long its role has been refused since.
+#[tokio::test(start_paused = true)]
+async fn before_the_letter_the_ledger_is_asked_once() {
+    const OTHER: &str = "acme/prod-1/web/web-0/2.json.gz";
+    let world = World { ledger: Some(MemoryLedger::new(Duration::from_secs(30))), ..World::new() };
+    let calls = || world.ledger.as_ref().expect("it is on").calls();
+    world.put(KEY, good_object(&["a"]));
+    world.put(OTHER, good_object(&["b"]));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    let open = AssumeError::Open { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
+    world.sinks.close_role(&role("222222222222"), open);
+    let of_age = async |key: &str, age: Duration| {
+        let message = Message { age_when_received: age, ..message(&event(&[key])) };
+        world.pipeline().handle(&message, &world.stop).await
+    };
+    let before = calls();
+    assert!(is_retry(&of_age(KEY, BACKOFF.max_age / 2).await));
+    assert_eq!(calls(), before, "it has time");
+    let old = BACKOFF.max_age + Duration::from_secs(1);
+    assert_eq!(of_age(KEY, old).await, Verdict::Ack);
+    assert_eq!(calls(), before + 1);
+    let Verdict::Overdue(letter) = of_age(OTHER, old).await else { panic!("it is not done") };
+    assert_eq!(letter.reason, "role_denied");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bad_row_does_not_hold_up_a_good_one() {
     let world = World::new();

@@ -1,0 +1,103 @@
+//! Our own credentials, found as any AWS program finds them, with errors that name the profile.
+
+use std::fmt;
+
+use aws_config::SdkConfig;
+use aws_credential_types::{
+    Credentials,
+    provider::{
+        self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError,
+        future::ProvideCredentials as Future,
+    },
+};
+
+use crate::aws::chain;
+
+/// The profile of an AWS program that is told no other.
+const DEFAULT_PROFILE: &str = "default";
+/// What the SDK says where a profile needs a part of it that was left out; the cargo feature's name follows. It hands on the text
+/// alone.
+const LEFT_OUT: &str = "cargo feature(s) enabled: ";
+
+/// What finds credentials, and the profile that it looks at.
+#[derive(Debug)]
+struct Profiled {
+    provider: SharedCredentialsProvider,
+    /// The value of `AWS_PROFILE`.
+    profile: Option<String>,
+}
+
+/// Why there are none, in a line, and what to do.
+#[derive(Debug)]
+struct NoCredentials(String);
+
+impl fmt::Display for NoCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoCredentials {}
+
+/// The configuration with errors of its credentials that name `profile`, the value of `AWS_PROFILE`.
+pub(super) fn naming_profile(sdk: SdkConfig, profile: Option<String>) -> SdkConfig {
+    let Some(provider) = sdk.credentials_provider() else { return sdk };
+    let profile = profile.filter(|profile| !profile.is_empty());
+    let provider = SharedCredentialsProvider::new(Profiled { provider, profile });
+    sdk.into_builder().credentials_provider(provider).build()
+}
+
+impl Profiled {
+    async fn credentials(&self) -> provider::Result {
+        let found = self.provider.provide_credentials().await;
+        found.map_err(|error| {
+            CredentialsError::provider_error(NoCredentials(explain(&error, self.profile.as_deref())))
+        })
+    }
+}
+
+impl ProvideCredentials for Profiled {
+    fn provide_credentials<'a>(&'a self) -> Future<'a>
+    where
+        Self: 'a,
+    {
+        Future::new(self.credentials())
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        self.provider.fallback_on_interrupt()
+    }
+}
+
+fn explain(error: &CredentialsError, profile: Option<&str>) -> String {
+    let name = profile.unwrap_or(DEFAULT_PROFILE);
+    let problem = chain(error);
+    if let Some((_, feature)) = problem.split_once(LEFT_OUT) {
+        let way = if feature.starts_with("sso") { "IAM Identity Center" } else { "aws login" };
+        return format!(
+            "profile {name:?} signs in by {way}, which this program was built without; take its credentials from the AWS CLI: \
+             eval \"$(aws configure export-credentials --profile {name} --format env)\""
+        );
+    }
+    // The SDK lists what it tried, a line each.
+    if matches!(error, CredentialsError::CredentialsNotLoaded(_)) {
+        return match profile {
+            Some(name) => format!(
+                "profile {name:?} is not in AWS's configuration files, or has no credentials; see AWS_PROFILE, AWS_CONFIG_FILE and \
+                 AWS_SHARED_CREDENTIALS_FILE"
+            ),
+            None => "nothing gives credentials: no AWS_ACCESS_KEY_ID, no profile, and no role of ECS, EKS or EC2; an operator \
+                     names a profile by AWS_PROFILE"
+                .to_owned(),
+        };
+    }
+    if profile.is_none() && !matches!(error, CredentialsError::InvalidConfiguration(_)) {
+        return problem;
+    }
+    let remedy = if problem.contains("SSO token") {
+        format!("; sign in again: aws sso login --profile {name}")
+    } else {
+        String::new()
+    };
+    format!("profile {name:?}: {problem}{remedy}")
+}

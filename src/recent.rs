@@ -1,0 +1,182 @@
+//! What was used lately, by key and bounded: log streams, customers' sessions, breakers. The least recently used are forgotten, and
+//! never one that is in use: whoever asked for it next would be given a second one, and the two would not know of each other.
+
+use std::{
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use lru::LruCache;
+
+use crate::credentials::breaker::now;
+
+/// A handle on something that its clones share.
+pub trait Handle: Clone {
+    /// Whether there is a clone beside this one.
+    fn is_in_use(&self) -> bool;
+}
+
+impl<T> Handle for Arc<T> {
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(self) > 1
+    }
+}
+
+/// The values that were used last, by key; cheap to clone, clones share them. A value is in use for as long as a clone of it is
+/// held; those in use may be more than the capacity.
+#[derive(Debug)]
+pub struct Recent<K: Hash + Eq, V> {
+    known: Arc<Mutex<Known<K, V>>>,
+}
+
+#[derive(Debug)]
+struct Known<K: Hash + Eq, V> {
+    values: LruCache<K, Used<V>>,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct Used<V> {
+    value: V,
+    at: Instant,
+}
+
+impl<K: Hash + Eq, V> Clone for Recent<K, V> {
+    fn clone(&self) -> Self {
+        Self { known: Arc::clone(&self.known) }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
+    /// Remembers so many values.
+    pub fn new(capacity: usize) -> Self {
+        Self { known: Arc::new(Mutex::new(Known { values: LruCache::unbounded(), capacity })) }
+    }
+
+    /// The value of that key, if it is remembered.
+    pub fn get(&self, key: &K) -> Option<V> {
+        self.lock().get(key)
+    }
+
+    /// The value of that key, made by `make` if it is not remembered; whoever asks at the same time gets the same one.
+    pub fn get_or_insert_with(&self, key: &K, make: impl FnOnce() -> V) -> V {
+        let mut known = self.lock();
+        if let Some(value) = known.get(key) {
+            return value;
+        }
+        let value = make();
+        known.values.put(key.clone(), Used { value: value.clone(), at: now() });
+        known.make_room();
+        value
+    }
+
+    /// Whether a value is remembered; asking is no use of it.
+    pub fn contains(&self, key: &K) -> bool {
+        self.lock().values.contains(key)
+    }
+
+    /// Forgets a value, in use or not.
+    pub fn remove(&self, key: &K) -> Option<V> {
+        self.lock().values.pop(key).map(|used| used.value)
+    }
+
+    /// Forgets the values that nobody uses and nobody has asked for in `life` of theirs.
+    pub fn forget_idle(&self, life: impl Fn(&V) -> Duration) {
+        let now = now();
+        self.lock().values.retain(|_, used| {
+            if used.value.is_in_use() {
+                used.at = now;
+            }
+            now.saturating_duration_since(used.at) < life(&used.value)
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known<K, V>> {
+        // A panic elsewhere leaves nothing half done: every statement leaves the map whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Hash + Eq, V: Handle> Known<K, V> {
+    fn get(&mut self, key: &K) -> Option<V> {
+        let used = self.values.get_mut(key)?;
+        used.at = now();
+        Some(used.value.clone())
+    }
+
+    /// Forgets the least recently used. One that is in use counts as used now, so each is looked at once.
+    fn make_room(&mut self) {
+        for _ in 0..self.values.len() {
+            if self.values.len() <= self.capacity {
+                return;
+            }
+            if let Some((key, used)) = self.values.pop_lru()
+                && used.value.is_in_use()
+            {
+                self.values.put(key, Used { at: now(), ..used });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(recent: &Recent<u32, Arc<u32>>, keys: std::ops::Range<u32>) -> Vec<u32> {
+        keys.filter(|key| recent.contains(key)).collect()
+    }
+
+    fn touch(recent: &Recent<u32, Arc<u32>>, key: u32) -> Arc<u32> {
+        recent.get_or_insert_with(&key, || Arc::new(key))
+    }
+
+    #[test]
+    fn the_least_recently_used_are_forgotten() {
+        let recent = Recent::new(4);
+        (0..4).for_each(|key| drop(touch(&recent, key)));
+        // The first one is used again, by which the second is the oldest.
+        assert_eq!(recent.get(&0).as_deref(), Some(&0));
+        drop(touch(&recent, 4));
+        assert_eq!(known(&recent, 0..9), [0, 2, 3, 4]);
+        assert_eq!((recent.get(&1), recent.remove(&0).as_deref(), recent.get(&0)), (None, Some(&0), None));
+    }
+
+    #[test]
+    fn one_in_use_is_never_forgotten() {
+        let recent = Recent::new(4);
+        let held: Vec<_> = (0..3).map(|key| touch(&recent, key)).collect();
+        (3..1000).for_each(|key| drop(touch(&recent, key)));
+        assert!(held.iter().zip(0..).all(|(held, key)| Arc::ptr_eq(held, &touch(&recent, key))));
+        assert_eq!(known(&recent, 0..1001).len(), 4);
+        // More are in use than are remembered else: none of them is refused, and they are forgotten once they are not.
+        let many: Vec<_> = (0..9).map(|key| touch(&recent, key)).collect();
+        assert!(many.iter().zip(0..).all(|(held, key)| Arc::ptr_eq(held, &touch(&recent, key))));
+        drop((many, held));
+        drop(touch(&recent, 1000));
+        assert_eq!(known(&recent, 0..1001).len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_asks_for_is_forgotten_after_its_life() {
+        let recent: Recent<u32, Arc<u32>> = Recent::new(9);
+        let tidy = || recent.forget_idle(|value| Duration::from_secs(u64::from(**value)));
+        let held = touch(&recent, 10);
+        (11..14).for_each(|key| drop(touch(&recent, key)));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        tidy();
+        assert_eq!(known(&recent, 0..20), [10, 12, 13], "one is in use");
+        drop((recent.get(&12), held));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        tidy();
+        assert_eq!(
+            known(&recent, 0..20),
+            [10, 12],
+            "asking is use, and what was in use is no older than that"
+        );
+        tokio::time::advance(Duration::from_secs(3)).await;
+        tidy();
+        assert!(known(&recent, 0..20).is_empty());
+    }
+}
