@@ -54,6 +54,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
 /// Longest such call with its repetitions.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
+/// The fields that name what has a Region; see [`Config::elsewhere`].
+const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];
 
 /// The worker, built and listening, not yet running.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl App {
     /// # Errors
     /// There is no Region, or the address is taken.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
-        let sdk = load_sdk(&config).await?;
+        let sdk = load_sdk(&config, &EVERYTHING).await?;
         let listener = TcpListener::bind(config.http.listen)
             .await
             .with_context(|| format!("http.listen: {} cannot be bound", config.http.listen))?;
@@ -198,7 +200,7 @@ impl App {
 /// There is no Region, or the configuration has no table.
 pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
     let table = config.tenants.table.clone().context("tenants.table is required")?;
-    Ok(rows(config, &load_sdk(config).await?, table))
+    Ok(rows(config, &load_sdk(config, &["tenants.table"]).await?, table))
 }
 
 fn rows(config: &Config, sdk: &SdkConfig, table: String) -> TenantRows {
@@ -283,7 +285,8 @@ pub fn memory_limit() -> Option<u64> {
     std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
 }
 
-async fn load_sdk(config: &Config) -> anyhow::Result<SdkConfig> {
+/// Credentials, Region and the way out, for the parts of the configuration that these `fields` name: each must be in that Region.
+async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig> {
     let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http_client)
@@ -295,10 +298,12 @@ async fn load_sdk(config: &Config) -> anyhow::Result<SdkConfig> {
     }
     let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
     let problem = || "nothing says it; set it in the file, or as AWS_REGION".to_owned();
-    sdk.region()
-        .is_some()
-        .then_some(sdk)
-        .ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() }.into())
+    let region = sdk.region().ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() })?;
+    let elsewhere = config.elsewhere(region.as_ref());
+    match elsewhere.into_iter().find(|problem| fields.contains(&problem.field.as_str())) {
+        Some(problem) => Err(problem.into()),
+        None => Ok(sdk),
+    }
 }
 
 /// What one receive may take with every attempt timing out and the SDK's pauses, 20 s at most, in between.

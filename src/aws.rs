@@ -57,6 +57,58 @@ pub fn refuses_session(code: Option<&str>) -> bool {
     )
 }
 
+/// What S3 says by an error of any of its calls, as far as it means the same for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum S3Refusal {
+    /// There is no such object, or not that version of it.
+    NoObject,
+    /// What the call is conditional on does not hold.
+    Changed,
+    /// There is no such bucket.
+    NoBucket,
+    /// The object is archived.
+    Archived,
+    /// The bucket is in another Region.
+    Elsewhere,
+    /// Too many requests.
+    Throttled,
+    /// A policy, or a key of KMS, does not allow it.
+    Denied,
+    /// The request itself is refused, and would be again.
+    Refused,
+    /// The same request may go well soon.
+    Unavailable,
+}
+
+impl S3Refusal {
+    /// Reads an error by its code and its HTTP status, as far as there are any. An error may come with status 200, once a copy has
+    /// begun. Source: S3 API reference, "Error responses".
+    pub fn of(code: Option<&str>, status: Option<u16>) -> Self {
+        match (code, status) {
+            (Some("NoSuchBucket"), _) => Self::NoBucket,
+            (Some("InvalidObjectState" | "ObjectNotInActiveTierError"), _) => Self::Archived,
+            (Some("NoSuchKey" | "NoSuchVersion"), _) | (_, Some(404)) => Self::NoObject,
+            (Some("PreconditionFailed"), _) | (_, Some(412)) => Self::Changed,
+            // A bucket that moved or was just made: its name leads elsewhere for some time.
+            (Some("TemporaryRedirect"), _) | (_, Some(307)) => Self::Unavailable,
+            (Some("PermanentRedirect" | "AuthorizationHeaderMalformed"), _) | (_, Some(301)) => {
+                Self::Elsewhere
+            }
+            (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded"), _)
+            | (_, Some(429)) => Self::Throttled,
+            (Some("AccessDenied" | "InvalidAccessKeyId" | "ExpiredToken" | "InvalidToken"), _)
+            | (_, Some(401 | 403)) => Self::Denied,
+            // A request that came too slowly, or that another one is in the way of.
+            (Some("RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict"), _)
+            | (_, Some(408 | 409)) => Self::Unavailable,
+            // A key that KMS disabled or has no time for, which its owner mends.
+            (Some(code), _) if code.starts_with("KMS.") => Self::Denied,
+            (_, Some(400..500)) => Self::Refused,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| {
         let error: &'a (dyn Error + 'static) = *error;
@@ -82,6 +134,45 @@ mod tests {
             assert_eq!(refuses_session(Some(code)), expected, "{code}");
         }
         assert!(!refuses_session(None));
+    }
+
+    #[test]
+    fn s3_s_refusals_mean_the_same_in_all_calls() {
+        use S3Refusal::*;
+        for (code, status, expected) in [
+            (Some("NoSuchKey"), Some(404), NoObject),
+            (Some("NoSuchVersion"), Some(404), NoObject),
+            (None, Some(404), NoObject),
+            (Some("NoSuchBucket"), Some(404), NoBucket),
+            (Some("PreconditionFailed"), Some(412), Changed),
+            (None, Some(412), Changed),
+            (Some("InvalidObjectState"), Some(403), Archived),
+            (Some("ObjectNotInActiveTierError"), Some(403), Archived),
+            (Some("PermanentRedirect"), Some(301), Elsewhere),
+            (Some("AuthorizationHeaderMalformed"), Some(400), Elsewhere),
+            (Some("TemporaryRedirect"), Some(307), Unavailable),
+            (None, Some(307), Unavailable),
+            (Some("SlowDown"), Some(503), Throttled),
+            (None, Some(429), Throttled),
+            (Some("AccessDenied"), Some(403), Denied),
+            (Some("AccessDenied"), Some(200), Denied),
+            (None, Some(403), Denied),
+            (Some("KMS.DisabledException"), Some(400), Denied),
+            (Some("KMS.KMSInvalidStateException"), Some(400), Denied),
+            (Some("RequestTimeout"), Some(400), Unavailable),
+            (None, Some(408), Unavailable),
+            (Some("OperationAborted"), Some(409), Unavailable),
+            (Some("ConditionalRequestConflict"), Some(409), Unavailable),
+            (Some("InvalidRequest"), Some(400), Refused),
+            (Some("MethodNotAllowed"), Some(405), Refused),
+            (None, Some(400), Refused),
+            (Some("InternalError"), Some(500), Unavailable),
+            (Some("InternalError"), Some(200), Unavailable),
+            (Some("ServiceUnavailable"), Some(503), Unavailable),
+            (None, None, Unavailable),
+        ] {
+            assert_eq!(S3Refusal::of(code, status), expected, "{code:?} {status:?}");
+        }
     }
 
     #[derive(Debug, thiserror::Error)]

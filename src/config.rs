@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
-use crate::{quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout};
+use crate::{quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout, tenant::old_bucket_name};
 
 /// SQS accepts at most 12 hours. Source: SQS API reference, ChangeMessageVisibility.
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
@@ -91,8 +91,9 @@ pub struct Queue {
     /// that it goes to the dead-letter queue with the reason of its last failure.
     #[serde(with = "friendly")]
     pub max_age: Duration,
-    /// How often a message is received, 1 to 1000, until what AWS refuses for what it is (an object by 400, 405 or 301 of S3 or because
-    /// it is archived, a batch by a 4xx of PutLogEvents) goes to the dead-letter queue.
+    /// How often AWS may refuse a message's objects or batches for what they are, 1 to 1000, until the message goes to the dead-letter
+    /// queue: an object by 400, 405 or 301 of S3 or because it is archived, a batch by a 4xx of PutLogEvents. Each worker counts by
+    /// itself, unless the message is sent anew, which takes the count along.
     pub max_refusals: u32,
     /// Most messages that one worker lets wait hidden at once; SQS counts them as in flight, of which it has 120,000 for all of a
     /// queue's workers. Beyond that number, and where the delay is longer than 60 s, a message waits as a new one with
@@ -445,17 +446,14 @@ impl std::str::FromStr for SourceBucket {
             Some((name, owner)) => (name, Some(owner)),
             None => (text, None),
         };
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
-        if !(3..=63).contains(&name.len()) || !name.chars().all(legal) {
-            return Err(format!(
-                "{text:?} is not NAME or NAME=OWNER with a bucket name of 3 to 63 of [a-z0-9.-_]"
-            ));
-        }
+        let name = old_bucket_name(name).map_err(|problem| {
+            format!("{text:?} is not NAME or NAME=OWNER with a bucket's name: {problem}")
+        })?;
         if let Some(owner) = owner
             && (owner.len() != 12 || !owner.bytes().all(|byte| byte.is_ascii_digit()))
         {
             return Err(format!("{text:?} names the owner {owner:?}, which is not a 12-digit account id"));
         }
-        Ok(Self { name: name.to_owned(), owner: owner.map(str::to_owned) })
+        Ok(Self { name, owner: owner.map(str::to_owned) })
     }
 }

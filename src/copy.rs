@@ -107,7 +107,7 @@ pub enum CopyError {
     #[error("the customer's bucket does not exist: {0}")]
     NoSuchBucket(String),
     /// The bucket is elsewhere.
-    #[error("the customer's bucket is not in the row's target_region: {0}")]
+    #[error("the customer's bucket is not in the row's target_region: {0}; correct the row, then redrive")]
     WrongRegion(String),
     /// One of the two buckets, their keys or the roles' policies do not allow it: S3 does not say which.
     #[error("the copy is denied: {0}")]
@@ -124,8 +124,11 @@ pub enum CopyError {
     /// The source is archived, and cannot be read before somebody restores it.
     #[error("the object is archived: {0}; restore it and redrive")]
     SourceArchived(String),
-    /// The request itself is refused, by a key that is disabled for example.
-    #[error("S3 refuses the copy: {0}")]
+    /// The request itself is refused, by a rule of the bucket for example.
+    #[error(
+        "S3 refuses the copy: {0}; mend what that names in the customer's bucket (its encryption, Object Lock, ACLs) or in the row, \
+         then redrive"
+    )]
     Refused(String),
     /// 5xx, a time-out, the network.
     #[error("S3 cannot be reached: {0}")]

@@ -111,14 +111,18 @@ impl FromStr for RoleArn {
         let Some(name) = resource.strip_prefix("role/") else {
             return fail("it names something other than a role");
         };
-        let (path, name) = name.rsplit_once('/').unwrap_or(("", name));
-        // Source: IAM API reference, CreateRole: names of [\w+=,.@-], paths of \u0021 to \u007E between slashes.
+        let (path, name) = name.rsplit_once('/').map_or((None, name), |(path, name)| (Some(path), name));
+        // Source: IAM API reference, CreateRole: names of 1 to 64 of [\w+=,.@-]; paths of 512 characters at most, which are a slash, or
+        // \u0021 to \u007E between two slashes.
         let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
-        if name.is_empty() || !name.chars().all(legal) {
-            return fail("its name is no name of a role");
+        if !(1..=64).contains(&name.len()) || !name.chars().all(legal) {
+            return fail("its name is no name of a role, which is 1 to 64 of [A-Za-z0-9_+=,.@-]");
         }
-        if !path.chars().all(|c| c.is_ascii_graphic()) {
+        if path.is_some_and(|path| !path.chars().all(|c| c.is_ascii_graphic())) {
             return fail("its path has a character that no role's path may have");
+        }
+        if path.is_some_and(|path| !(1..=510).contains(&path.len())) {
+            return fail("its path is empty, or longer than the 512 characters that a role's path may have");
         }
         let start = arn.len() - resource.len() - 1 - account.len();
         Ok(Self { arn: arn.to_owned(), account: (start, start + account.len()) })
@@ -147,6 +151,7 @@ mod tests {
             ("arn:aws-iso-f:iam::222222222222:role/x", "aws-iso-f"),
             ("arn:aws-eusc:iam::222222222222:role/x", "aws-eusc"),
             ("arn:aws:iam::222222222222:role/a:b/c!~*/x", "aws"),
+            (&format!("arn:aws:iam::222222222222:role/{}/{}", "p".repeat(510), "x".repeat(64)), "aws"),
         ] {
             let role: RoleArn = arn.parse().expect("a role's ARN");
             assert_eq!((role.account(), role.partition(), role.as_str()), ("222222222222", partition, arn));
@@ -171,6 +176,9 @@ mod tests {
             ("arn:aws:iam::222222222222:role/a:b", "no name"),
             ("arn:aws:iam::222222222222:role/é/b", "path"),
             ("arn:aws:iam::222222222222:role/a b/c", "path"),
+            ("arn:aws:iam::222222222222:role//x", "path"),
+            (&format!("arn:aws:iam::222222222222:role/{}/x", "p".repeat(511)), "path"),
+            (&format!("arn:aws:iam::222222222222:role/{}", "x".repeat(65)), "1 to 64"),
         ] {
             let error = arn.parse::<RoleArn>().expect_err("no role").to_string();
             assert!(error.contains(part), "{arn}: {error}");

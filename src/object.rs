@@ -82,9 +82,17 @@ pub enum ObjectError {
         "the staging bucket is not there: {0}; create it, or correct what sends its notifications to the queue"
     )]
     NoBucket(String),
+    /// There is no such bucket, and the configuration does not name it: nothing of ours is wrong with what others deleted.
+    #[error(
+        "the bucket of the object is not there, and is none of source.buckets: {0}; create it and redrive"
+    )]
+    BucketGone(String),
     /// S3 refuses the request itself, and is not known to change its mind: a version id of a form that it has not, a delete
     /// marker, a bucket in another Region.
-    #[error("S3 refuses the request: {0}")]
+    #[error(
+        "S3 refuses the request: {0}; see whether the bucket is in aws.region and the version in the message is one of the object's, \
+         then redrive"
+    )]
     Refused(String),
     /// It is archived, and cannot be read before somebody restores it.
     #[error("the object is archived: {0}; restore it and redrive")]

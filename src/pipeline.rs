@@ -6,6 +6,7 @@
 mod copies;
 mod logs;
 mod reading;
+mod refusals;
 mod wanted;
 mod windows;
 
@@ -34,10 +35,10 @@ use crate::{
     route::{KeyLayout, Route},
     sink::LogSinks,
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets},
-    verdict::{self, Backoff, Failed, Failure, Notice, Verdict},
+    verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 
-use self::windows::Windows;
+use self::{refusals::Refusals, windows::Windows};
 
 /// What the configuration says of objects and verdicts.
 #[derive(Clone, Debug)]
@@ -94,6 +95,7 @@ pub struct Pipeline<O, D, S, C, L> {
     lanes: delivery::Shared,
     shares: Shares,
     windows: Windows,
+    refusals: Refusals,
     settings: PipelineSettings,
     metrics: Metrics,
     health: Arc<Health>,
@@ -176,7 +178,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let lanes = delivery::Shared { streams: Streams::new(), buffers, max_batch_events };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
-        Self { ports, lanes, shares, windows, settings, metrics, health }
+        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, health }
     }
 
     /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
@@ -194,13 +196,18 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
-        let verdict = verdict::decide(
-            &report.failures,
-            message.attempts,
-            message.age(),
-            &self.settings.backoff,
-            fastrand::f64(),
-        );
+        let refused = report.failures.iter().any(|failed| failed.failure.is_refusal());
+        let tries = Tries {
+            attempts: message.attempts,
+            refusals: self.refusals.before(message).saturating_add(u32::from(refused)),
+            age: message.age(),
+        };
+        let verdict = verdict::decide(&report.failures, tries, &self.settings.backoff, fastrand::f64());
+        match verdict {
+            Verdict::Retry(_) if refused => self.refusals.remember(message, tries.refusals),
+            Verdict::Retry(_) => {}
+            Verdict::Ack | Verdict::Poison(_) | Verdict::Overdue(_) => self.refusals.forget(message),
+        }
         let retry_in = verdict.retry_after().map(tracing::field::debug);
         for failed in &report.failures {
             match failed.failure {
@@ -335,6 +342,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             report.delivered.extend(part.delivered);
             report.failures.extend(part.failures);
         }
+    }
+
+    /// What reading an object failed for. A bucket that is missing is the wiring's fault only if the configuration names it.
+    fn unread(&self, object: &ObjectRef, error: ObjectError) -> Failure {
+        Failure::Object(match error {
+            ObjectError::NoBucket(problem) if !self.settings.buckets.contains_key(&object.bucket) => {
+                ObjectError::BucketGone(problem)
+            }
+            other => other,
+        })
     }
 
     /// Claims the object for a delivery and enters its account; nothing if the delivery is done. `closed` is why the account

@@ -24,6 +24,8 @@ pub struct Message {
     /// How often it was received, this time included, from 1: `ApproximateReceiveCount`, and what it carries from the messages
     /// that it was sent anew for.
     pub attempts: u32,
+    /// How often AWS refused something of it for what it is, as far as it carries that from the messages that it was sent anew for.
+    pub refusals: u32,
     /// `AWSTraceHeader`: where whoever sent it wants its trace to go on.
     pub trace_header: Option<String>,
     /// When this receive was, by our clock.
@@ -50,11 +52,13 @@ impl Message {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Receipt(pub String);
 
-/// A message that takes another's place in the queue: its text, its age, its attempts and its trace go along.
+/// A message that takes another's place in the queue: its text, its age, its attempts, its refusals and its trace go along.
 #[derive(Clone, Debug)]
 pub struct SentAnew {
     /// The other, which is to be deleted once this was sent.
     pub message: Arc<Message>,
+    /// How often AWS refused something of it by now.
+    pub refusals: u32,
     /// Nobody receives the new one before that, at most [`MAX_DELAY`].
     pub delay: Duration,
     /// The tenant, if it is known: SQS's fair queues tell messages apart by it.
@@ -82,6 +86,9 @@ pub enum QueueError {
     /// There is no such queue.
     #[error("the queue does not exist: {0}")]
     Missing(String),
+    /// The queue refuses what it was given, for what that is: another attempt would end alike, and others are not concerned.
+    #[error("the queue refuses the message: {0}")]
+    Refused(String),
     /// The queue cannot be reached or refuses.
     #[error("the queue does not take the call: {0}")]
     Unavailable(String),

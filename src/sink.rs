@@ -149,7 +149,10 @@ pub enum SinkError {
         retry_in: Duration,
     },
     /// The request itself is refused: a limit that AWS lowered, or a defect of ours.
-    #[error("CloudWatch Logs refuses the request: {0}")]
+    #[error(
+        "CloudWatch Logs refuses the request: {0}; mend what that names in the customer's account (the log group, its class, a \
+         quota, the row's target_region), then redrive"
+    )]
     Refused(String),
     /// 5xx, a time-out, the network.
     #[error("CloudWatch Logs cannot be reached: {0}")]

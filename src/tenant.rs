@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-pub(crate) use self::row::region;
+pub(crate) use self::row::{old_bucket_name, region};
 pub use self::{
     own::OwnBuckets,
     row::{check_row, expired_at, parse_row},

@@ -59,10 +59,24 @@ pub struct Cause {
     /// A word for counting and filtering, for example `unknown_tenant`.
     pub reason: &'static str,
     /// Name and value of the other attributes: `tenant`, `bucket`, `key`, `version`, `record_offset` and `error` of one failure;
-    /// `tenants`, every tenant of all failures, joined by `/`, where there are several; and `failures`, how many there were.
+    /// `tenants`, every tenant of all failures, joined by `/`, where there were several failures; and `failures`, how many there
+    /// were.
     pub attributes: Vec<(&'static str, String)>,
     /// How long the message waits until it comes again, as a retry or because it cannot be sent to the dead-letter queue.
     pub delay: Duration,
+    /// [`Tries::refusals`], which the message takes along.
+    pub refusals: u32,
+}
+
+/// What is known of a message's receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// How many there were, this one included.
+    pub attempts: u32,
+    /// In how many of them AWS refused something for what it is, this one included.
+    pub refusals: u32,
+    /// How long ago the first was.
+    pub age: Duration,
 }
 
 impl Cause {
@@ -217,7 +231,7 @@ impl Failure {
             Self::Object(ObjectError::Missing(_)) | Self::Copy(CopyError::SourceMissing(_)) => {
                 "object_missing"
             }
-            Self::Object(ObjectError::NoBucket(_)) => "source_bucket_missing",
+            Self::Object(ObjectError::NoBucket(_) | ObjectError::BucketGone(_)) => "source_bucket_missing",
             Self::Object(ObjectError::Refused(_)) => "object_refused",
             Self::Object(ObjectError::Archived(_)) | Self::Copy(CopyError::SourceArchived(_)) => {
                 "object_archived"
@@ -316,6 +330,11 @@ impl Failure {
         self.fate() != Fate::Poison
     }
 
+    /// Whether AWS refuses it for what it is.
+    pub fn is_refusal(&self) -> bool {
+        self.fate() == Fate::Refusal
+    }
+
     fn fate(&self) -> Fate {
         match self {
             Self::Event(_)
@@ -336,7 +355,9 @@ impl Failure {
                 | CopyError::KeyTooLong(_)
                 | CopyError::Collision { .. },
             ) => Fate::Poison,
-            Self::Object(ObjectError::Refused(_) | ObjectError::Archived(_))
+            Self::Object(
+                ObjectError::BucketGone(_) | ObjectError::Refused(_) | ObjectError::Archived(_),
+            )
             | Self::Sink(SinkError::Refused(_))
             | Self::Copy(
                 CopyError::SourceArchived(_) | CopyError::WrongRegion(_) | CopyError::Refused(_),
@@ -417,7 +438,7 @@ pub struct Backoff {
     pub longest: Duration,
     /// From a message's first receive to its last retry.
     pub max_age: Duration,
-    /// How often a message is received, at least 1, until what AWS refuses for what it is counts as hopeless.
+    /// How often a message is refused, at least 1, until what AWS refuses for what it is counts as hopeless.
     pub max_refusals: u32,
 }
 
@@ -446,15 +467,16 @@ impl Backoff {
     }
 }
 
-/// Decides about a message after so many `attempts`, at that `age` since its first receive.
+/// Decides about a message after so many tries.
 ///
 /// What may yet go well comes first: once it has, only the poison is left to be judged. And what may go well soon does not
 /// wait for what can only go well later.
 ///
 /// Past `backoff.max_age` nothing is retried but what nothing is wrong with: a message that waits for its tenant's turn, or
 /// that a stopping worker gives back.
-pub fn decide(failures: &[Failed], attempts: u32, age: Duration, backoff: &Backoff, chance: f64) -> Verdict {
-    let cause = |failed, delay| cause(failed, failures, delay);
+pub fn decide(failures: &[Failed], tries: Tries, backoff: &Backoff, chance: f64) -> Verdict {
+    let Tries { attempts, refusals, age } = tries;
+    let cause = |failed, delay| cause(failed, failures, delay, refusals);
     if let Some(failed) = failures.iter().find(|failed| matches!(failed.failure, Failure::Stopping)) {
         // Others have room for it.
         return Verdict::Retry(cause(failed, Duration::ZERO));
@@ -462,7 +484,7 @@ pub fn decide(failures: &[Failed], attempts: u32, age: Duration, backoff: &Backo
     let again = || {
         failures.iter().filter(|failed| match failed.failure.fate() {
             Fate::Retry => true,
-            Fate::Refusal => attempts < backoff.max_refusals,
+            Fate::Refusal => refusals < backoff.max_refusals,
             Fate::Poison => false,
         })
     };
@@ -487,7 +509,7 @@ pub fn decide(failures: &[Failed], attempts: u32, age: Duration, backoff: &Backo
 }
 
 /// What a letter says of `failed`, which is one of `failures`.
-fn cause(failed: &Failed, failures: &[Failed], delay: Duration) -> Cause {
+fn cause(failed: &Failed, failures: &[Failed], delay: Duration, refusals: u32) -> Cause {
     let mut attributes = Vec::new();
     let mut add = |name, value: Option<String>| attributes.extend(value.map(|value| (name, value)));
     add("tenant", failed.tenant_id.clone());
@@ -495,7 +517,7 @@ fn cause(failed: &Failed, failures: &[Failed], delay: Duration) -> Cause {
     tenants.sort_unstable();
     tenants.dedup();
     // No tenant's name has a slash: it is a segment of a key.
-    add("tenants", (tenants.len() > 1).then(|| tenants.join("/")));
+    add("tenants", (failures.len() > 1 && !tenants.is_empty()).then(|| tenants.join("/")));
     if let Some(object) = &failed.object {
         add("bucket", Some(object.bucket.clone()));
         add("key", Some(object.key.clone()));
@@ -504,7 +526,7 @@ fn cause(failed: &Failed, failures: &[Failed], delay: Duration) -> Cause {
     add("record_offset", failed.failure.record_offset().map(|offset| offset.to_string()));
     add("error", Some(failed.to_string()));
     add("failures", Some(failures.len().to_string()));
-    Cause { reason: failed.failure.reason(), attributes, delay }
+    Cause { reason: failed.failure.reason(), attributes, delay, refusals }
 }
 
 #[cfg(test)]

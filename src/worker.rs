@@ -24,7 +24,7 @@ use crate::{
     health::Health,
     metrics::{Call, Metrics, Reason},
     queue::{MAX_BATCH, Message, Queue, QueueError},
-    verdict::{Backoff, Failed, Failure, Verdict, decide},
+    verdict::{Backoff, Failed, Failure, Tries, Verdict, decide},
 };
 
 /// First pause after a receive that failed; doubles up to [`LONGEST_PAUSE`].
@@ -255,7 +255,8 @@ where
         let failed = Failed { object: None, tenant_id: None, delivery: None, failure: Failure::Panic(text) };
         self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
         tracing::error!(message.id, message.attempts, error = %failed, "a message could not be done");
-        decide(&[failed], message.attempts, message.age(), &self.backoff, fastrand::f64())
+        let tries = Tries { attempts: message.attempts, refusals: message.refusals, age: message.age() };
+        decide(&[failed], tries, &self.backoff, fastrand::f64())
     }
 
     /// Lets work finish, gives the rest back, and has every verdict carried out, all within the grace period.

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::{central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client};
+use super::{EVERYTHING, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client};
 use crate::{
     config::{Config, Problem, SourceBucket},
     credentials::{
@@ -59,7 +59,7 @@ pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
     let source_url = required("queue.url", &config.queue.url, "SQS_QUEUE_URL")?;
     let dead_letter_url =
         required("queue.dead_letter_url", &config.queue.dead_letter_url, "LOGFERRY_QUEUE__DEAD_LETTER_URL")?;
-    let client = sqs_client(config, &load_sdk(config).await?);
+    let client = sqs_client(config, &load_sdk(config, &["queue.url", "queue.dead_letter_url"]).await?);
     let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
     Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
 }
@@ -72,7 +72,7 @@ pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
     let problem = || "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
     let missing = || Problem { field: "ledger.table".to_owned(), problem: problem() };
     let table = config.ledger.table.clone().ok_or_else(missing)?;
-    Ok(LedgerEntries::new(aws_sdk_dynamodb::Client::new(&load_sdk(config).await?), table))
+    Ok(LedgerEntries::new(aws_sdk_dynamodb::Client::new(&load_sdk(config, &["ledger.table"]).await?), table))
 }
 
 /// Everything that `logferry doctor` asks.
@@ -132,7 +132,7 @@ impl Instruments {
 /// # Errors
 /// There is no Region, or the configuration has no table or no central role.
 pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
-    let sdk = load_sdk(config).await?;
+    let sdk = load_sdk(config, &EVERYTHING).await?;
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &sdk)?;
     let sessions = session_settings(config);

@@ -1,6 +1,6 @@
 //! How calls leave the process: by the proxy and with the certificates that the environment names, as of any AWS program.
 
-use std::{fs, net::IpAddr};
+use std::{fs, net::IpAddr, path::Path};
 
 use anyhow::Context;
 use aws_smithy_http_client::{
@@ -22,10 +22,15 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
+use rustls_native_certs::load_certs_from_paths;
+
 use crate::config::Problem;
 
-/// A file with the certificates to trust, in the place of the system's (which `SSL_CERT_FILE` may name).
+/// A file with the certificates to trust, in the place of the system's.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+/// A file with the system's certificates, and folders with such files, separated by colons.
+const SYSTEM_BUNDLE: &str = "SSL_CERT_FILE";
+const SYSTEM_FOLDERS: &str = "SSL_CERT_DIR";
 /// Variables that name a proxy, in either case of letters.
 const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
@@ -36,20 +41,38 @@ const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 /// reached directly.
 ///
 /// # Errors
-/// `AWS_CA_BUNDLE` names a file that cannot be read, or that holds no certificates.
+/// `AWS_CA_BUNDLE`, `SSL_CERT_FILE` or `SSL_CERT_DIR` names what cannot be read, or holds no certificates; or a proxy's variable holds
+/// no URL.
 pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<SharedHttpClient> {
     let trust = match variable(CA_BUNDLE).filter(|path| !path.is_empty()) {
-        None => TrustStore::default(),
+        None => {
+            check_system_certificates(&variable)?;
+            TrustStore::default()
+        }
         Some(path) => TrustStore::empty().with_pem_certificate(bundle(&path)?),
     };
     let context = TlsContext::builder().with_trust_store(trust).build().context("preparing TLS")?;
     let direct = client(context.clone(), ProxyConfig::disabled());
-    let is_set = |name: &&&str| {
-        [name.to_string(), name.to_lowercase()]
-            .iter()
-            .any(|name| variable(name).is_some_and(|value| !value.is_empty()))
-    };
-    let set: Vec<_> = PROXIES.iter().filter(is_set).collect();
+    let mut set = Vec::new();
+    for name in PROXIES {
+        // Of the two spellings the first that is there counts, as for the HTTP client.
+        let spelled = [name.to_owned(), name.to_lowercase()];
+        let Some((name, value)) =
+            spelled.into_iter().find_map(|name| variable(&name).map(|value| (name, value)))
+        else {
+            continue;
+        };
+        if value.is_empty() {
+            continue;
+        }
+        if !is_proxy(&value) {
+            // The value itself may hold a password.
+            let problem =
+                "it is no proxy's URL such as http://proxy.example.com:3128; correct or unset it".to_owned();
+            return Err(Problem { field: name, problem }.into());
+        }
+        set.push(name);
+    }
     if set.is_empty() {
         return Ok(direct);
     }
@@ -68,6 +91,39 @@ fn client(context: TlsContext, proxy: ProxyConfig) -> SharedHttpClient {
             connector.set_sleep_impl(components.sleep_impl());
         }
         connector.build()
+    })
+}
+
+/// Whether the HTTP client takes it for a proxy; what it does not take it leaves out silently.
+fn is_proxy(value: &str) -> bool {
+    value.parse::<Uri>().is_ok_and(|uri| {
+        uri.authority().is_some() && matches!(uri.scheme_str(), None | Some("http" | "https"))
+    })
+}
+
+/// Looks at the certificates that the variables name in the place of the system's, before the TLS library does: without any it would
+/// panic, or refuse every call.
+fn check_system_certificates(variable: impl Fn(&str) -> Option<String>) -> Result<(), Problem> {
+    let (file, named) = (variable(SYSTEM_BUNDLE), variable(SYSTEM_FOLDERS).unwrap_or_default());
+    let folders: Vec<_> = std::env::split_paths(&named).collect();
+    let folders: Vec<_> = folders.iter().filter(|folder| !folder.as_os_str().is_empty()).collect();
+    if file.is_none() && folders.is_empty() {
+        return Ok(());
+    }
+    let of_file = load_certs_from_paths(file.as_deref().map(Path::new), None);
+    if let (Some(file), Some(error)) = (&file, of_file.errors.first()) {
+        return Err(Problem { field: SYSTEM_BUNDLE.into(), problem: format!("{file:?}: {error}") });
+    }
+    let of_folders: Vec<_> = folders.iter().map(|folder| load_certs_from_paths(None, Some(folder))).collect();
+    let certificates = of_folders.iter().flat_map(|found| found.certs.clone()).chain(of_file.certs);
+    if RootCertStore::empty().add_parsable_certificates(certificates).0 > 0 {
+        return Ok(());
+    }
+    let error = of_folders.iter().flat_map(|found| &found.errors).next();
+    let problem = error.map_or_else(|| "no certificate in PEM is there".to_owned(), ToString::to_string);
+    Err(match file {
+        Some(file) => Problem { field: SYSTEM_BUNDLE.into(), problem: format!("{file:?}: {problem}") },
+        None => Problem { field: SYSTEM_FOLDERS.into(), problem: format!("{named:?}: {problem}") },
     })
 }
 
@@ -159,6 +215,79 @@ mod tests {
         ] {
             assert_eq!(is_near(uri), expected, "{uri}");
         }
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_told_and_its_password_is_not() {
+        for (value, legal) in [
+            ("http://proxy:3128", true),
+            ("https://user:secret@proxy.example.com:3128/", true),
+            ("proxy:3128", true),
+            ("10.0.0.7:3128", true),
+            ("", true),
+            ("http//user:secret@p:3128", false),
+            ("ftp://secret:3128", false),
+            ("socks5://secret:1080", false),
+            ("http://", false),
+            ("/secret", false),
+            ("secret proxy", false),
+        ] {
+            for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+                let found = http_client(|asked| (asked == name).then(|| value.to_owned()));
+                assert_eq!(found.is_ok(), legal, "{name}={value}");
+                if let Err(error) = found {
+                    let text = format!("{error:#}");
+                    assert!(text.starts_with(name) && !text.contains("secret"), "{text}");
+                }
+            }
+        }
+        // The HTTP client looks at the first spelling alone.
+        let both = |name: &str| match name {
+            "HTTPS_PROXY" => Some("http://proxy:3128".to_owned()),
+            "https_proxy" => Some("http//p".to_owned()),
+            _ => None,
+        };
+        assert!(http_client(both).is_ok());
+    }
+
+    #[test]
+    fn system_certificates_that_are_none_are_told() {
+        let directory = std::env::temp_dir().join(format!("logferry-system-{}", std::process::id()));
+        let (empty, full) = (directory.join("empty"), directory.join("full"));
+        fs::create_dir_all(&empty).expect("a folder of the test's own");
+        fs::create_dir_all(&full).expect("a folder of the test's own");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
+        fs::write(full.join("ca.pem"), certificate.pem()).expect("the folder is the test's own");
+        fs::write(full.join("text"), "no certificate").expect("the folder is the test's own");
+        let path = |part: &str| directory.join(part).display().to_string();
+        let check = |file: Option<&str>, folders: Option<&str>, problem: Option<(&str, &str)>| {
+            let (file, folders) = (file.map(path), folders.map(|folders| folders.replace('@', &path(""))));
+            let found = http_client(|name| match name {
+                SYSTEM_BUNDLE => file.clone(),
+                SYSTEM_FOLDERS => folders.clone(),
+                _ => None,
+            });
+            let text = found.map(drop).map_err(|error| format!("{error:#}"));
+            match problem {
+                None => assert_eq!(text, Ok(()), "{file:?} {folders:?}"),
+                Some((field, words)) => {
+                    let text = text.expect_err(words);
+                    assert!(text.starts_with(field) && text.contains(words), "{text}");
+                }
+            }
+        };
+        check(Some("full/ca.pem"), None, None);
+        check(None, Some("@full"), None);
+        check(None, Some("@missing:@full"), None);
+        check(Some("full/text"), Some("@full"), None);
+        check(Some("missing"), None, Some((SYSTEM_BUNDLE, "No such file")));
+        check(Some("missing"), Some("@full"), Some((SYSTEM_BUNDLE, "No such file")));
+        check(Some("full/text"), None, Some((SYSTEM_BUNDLE, "no certificate in PEM")));
+        check(Some("full/text"), Some("@empty"), Some((SYSTEM_BUNDLE, "no certificate in PEM")));
+        check(None, Some("@missing"), Some((SYSTEM_FOLDERS, "No such file")));
+        check(None, Some("@empty"), Some((SYSTEM_FOLDERS, "no certificate in PEM")));
+        fs::remove_dir_all(&directory).expect("it is there");
     }
 
     #[test]

@@ -25,6 +25,8 @@ const QUARANTINE_BUCKET: &str = "quarantine_bucket";
 pub(super) const NEEDED: [&str; 3] = [TENANT_TABLE, CENTRAL_ROLE, LEDGER];
 /// How often it is asked.
 pub(super) const INTERVAL: Duration = Duration::from_secs(15);
+/// How long a bucket is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whom readiness asks. Of those that only some messages need (dead-letter queue, buckets), and of who we are, it believes what
 /// is said against them; that they do not answer says nothing.
@@ -43,12 +45,15 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    /// Asks for ever.
+    /// Asks for ever. Each is asked by itself: one that does not answer holds up no other.
     pub(super) async fn keep_asking(self) {
-        loop {
-            tokio::join!(self.ledger(), self.table(), self.ourselves(), self.letters(), self.buckets());
-            tokio::time::sleep(INTERVAL).await;
-        }
+        tokio::join!(
+            again(|| self.ledger()),
+            again(|| self.table()),
+            again(|| self.ourselves()),
+            again(|| self.letters()),
+            again(|| self.buckets())
+        );
     }
 
     async fn ledger(&self) {
@@ -96,10 +101,10 @@ impl Readiness {
             self.quarantine.iter().map(|bucket| (QUARANTINE_BUCKET, "quarantine.bucket", bucket));
         let mut found = BTreeMap::new();
         for (name, field, bucket) in source.chain(quarantine) {
-            let problem = match bucket::probe(&self.s3, bucket).await {
-                Err(BucketError::Unavailable { .. }) => continue,
-                Ok(()) | Err(BucketError::Hidden(_)) => None,
-                Err(error) => Some(format!("{error}; create it, or correct {field} or aws.region")),
+            let problem = match tokio::time::timeout(PATIENCE, bucket::probe(&self.s3, bucket)).await {
+                Err(_) | Ok(Err(BucketError::Unavailable { .. })) => continue,
+                Ok(Ok(()) | Err(BucketError::Hidden(_))) => None,
+                Ok(Err(error)) => Some(format!("{error}; create it, or correct {field} or aws.region")),
             };
             let worst = found.entry(name).or_insert(None);
             *worst = worst.take().or(problem);
@@ -111,5 +116,12 @@ impl Readiness {
 
     fn tell<E: ToString>(&self, name: &'static str, problem: Option<E>) {
         self.health.dependency(name, problem.map(|problem| problem.to_string()));
+    }
+}
+
+async fn again<F: Future<Output = ()>>(ask: impl Fn() -> F) {
+    loop {
+        ask().await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -2,26 +2,46 @@
 
 use crate::{credentials::partition, tenant::region};
 
-/// A DynamoDB table, by name or by ARN. Source: DynamoDB API reference, `TableName` and "Naming rules".
+/// Reads what names a DynamoDB table, its name or its ARN, and answers with the Region of an ARN. Source: DynamoDB API reference,
+/// `TableName` and "Naming rules".
 ///
 /// # Errors
 /// Says what it must be.
-pub(super) fn table(text: &str) -> Result<(), String> {
-    let name = match text.split(':').collect::<Vec<_>>()[..] {
+pub(super) fn table(text: &str) -> Result<Option<&str>, String> {
+    let (name, place) = match text.split(':').collect::<Vec<_>>()[..] {
         ["arn", of, "dynamodb", place, account, resource]
             if partition::is_known(of) && region(place).is_ok() && is_account(account) =>
         {
-            resource.strip_prefix("table/").unwrap_or_default()
+            (resource.strip_prefix("table/").unwrap_or_default(), Some(place))
         }
-        _ => text,
+        _ => (text, None),
     };
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if (3..=255).contains(&name.len()) && name.chars().all(legal) {
-        Ok(())
+        Ok(place)
     } else {
         Err(format!("{text:?} is no name of a table, which is 3 to 255 of [A-Za-z0-9_.-], and no ARN of one"))
     }
 }
+
+/// The domains of AWS's own hosts in all partitions: those of IPv4 alone, and the dual-stack ones. Source: botocore 1.44.5,
+/// `partitions.json`.
+const DOMAINS: [&str; 14] = [
+    "amazonaws.com",
+    "api.aws",
+    "amazonaws.com.cn",
+    "api.amazonwebservices.com.cn",
+    "amazonaws.eu",
+    "api.amazonwebservices.eu",
+    "c2s.ic.gov",
+    "api.aws.ic.gov",
+    "sc2s.sgov.gov",
+    "api.aws.scloud",
+    "cloud.adc-e.uk",
+    "api.cloud-aws.adc-e.uk",
+    "csp.hci.ic.gov",
+    "api.aws.hci.ic.gov",
+];
 
 /// What a queue's URL says of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +87,13 @@ pub(super) fn queue_url(text: &str) -> Result<QueueUrl<'_>, String> {
 /// The Region in one of SQS's own host names: `sqs.REGION.amazonaws.com`, `sqs-fips.REGION.api.aws`, an endpoint in a VPC,
 /// `VPCE.sqs.REGION.vpce.amazonaws.com`, or the form of before 2012, `REGION.queue.amazonaws.com`.
 fn region_of_host(host: &str) -> Option<&str> {
-    let labels: Vec<_> = host.split('.').collect();
-    let is_region = |label: &&&str| region(label).is_ok();
-    let after = labels.iter().position(|label| matches!(*label, "sqs" | "sqs-fips")).map(|at| at + 1);
-    let old = || labels.first().filter(|_| labels.get(1) == Some(&"queue"));
-    after.and_then(|at| labels.get(at)).filter(is_region).or_else(|| old().filter(is_region)).copied()
+    let own = |domain: &&str| host.strip_suffix(*domain)?.strip_suffix('.');
+    let labels: Vec<_> = DOMAINS.iter().find_map(own)?.split('.').collect();
+    let found = match labels[..] {
+        ["sqs" | "sqs-fips", region] | [_, "sqs" | "sqs-fips", region, "vpce"] | [region, "queue"] => region,
+        _ => return None,
+    };
+    region(found).is_ok().then_some(found)
 }
 
 fn is_account(text: &str) -> bool {
@@ -119,6 +141,12 @@ mod tests {
             ("http://localhost:9324/queue/logs", Ok(None)),
             ("http://127.0.0.1:4566/000000000000/logs_1-a", Ok(None)),
             ("http://sqs.internal/logs", Ok(None)),
+            ("http://sqs.my-app-1.internal/logs", Ok(None)),
+            ("http://sqs.eu-west-1.amazonaws.com.internal/logs", Ok(None)),
+            ("http://sqs.eu-west-1.notamazonaws.com/logs", Ok(None)),
+            ("https://sqs.cn-north-1.api.amazonwebservices.com.cn/111111111111/logs", there("cn-north-1")),
+            ("https://sqs.eusc-de-east-1.amazonaws.eu/111111111111/logs", there("eusc-de-east-1")),
+            ("https://sqs.us-isob-east-1.sc2s.sgov.gov/111111111111/logs", there("us-isob-east-1")),
             ("https://sqs.eu-central-1.amazonaws.com/111111111111/logs\n", Err("1 to 80")),
             ("https://sqs.eu-central-1.amazonaws.com/111111111111/", Err("1 to 80")),
             ("https://sqs.eu-central-1.amazonaws.com/111111111111/lo gs", Err("1 to 80")),

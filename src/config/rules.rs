@@ -32,7 +32,11 @@ impl Config {
         self.validate_quarantine(&mut check);
         self.validate_credentials(&mut check);
         if check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE") {
-            check.name("tenants.table", self.tenants.table.as_deref().map(table));
+            check.name("tenants.table", self.tenants.table.as_deref().map(|name| table(name).map(drop)));
+        }
+        // What is no Region is told already.
+        if let Some(here) = self.aws.region.as_deref().filter(|here| region(here).is_ok()) {
+            check.problems.extend(self.elsewhere(here));
         }
         check.that("tenants.cache_capacity", self.tenants.cache_capacity > 0, || "must be at least 1".into());
         check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
@@ -52,7 +56,7 @@ impl Config {
             "must be at least 1 B".into()
         });
         let ledger = &self.ledger;
-        check.name("ledger.table", ledger.table.as_deref().map(table));
+        check.name("ledger.table", ledger.table.as_deref().map(|name| table(name).map(drop)));
         check.that("ledger.table", ledger.table.is_none() || ledger.table != self.tenants.table, || {
             "must not be the same as tenants.table: their keys differ".into()
         });
@@ -87,6 +91,27 @@ impl Config {
         check.problems
     }
 
+    /// What lies in another Region than `here`, in which all calls are made: a queue by the host of its URL, a table by its ARN.
+    pub fn elsewhere(&self, here: &str) -> Vec<Problem> {
+        let of_queue = |url: &Option<String>| Some(queue_url(url.as_deref()?).ok()?.region?.to_owned());
+        let of_table = |name: &Option<String>| Some(table(name.as_deref()?).ok()??.to_owned());
+        let named = [
+            ("queue.url", &self.queue.url, of_queue(&self.queue.url)),
+            ("queue.dead_letter_url", &self.queue.dead_letter_url, of_queue(&self.queue.dead_letter_url)),
+            ("tenants.table", &self.tenants.table, of_table(&self.tenants.table)),
+            ("ledger.table", &self.ledger.table, of_table(&self.ledger.table)),
+        ];
+        let elsewhere = named.into_iter().filter_map(|(field, value, there)| {
+            let (value, there) = (value.as_deref()?, there.filter(|there| there != here)?);
+            let problem = format!(
+                "{value:?} is in Region {there}, and calls go to {here}: correct it, or aws.region (AWS_REGION, AWS_DEFAULT_REGION, \
+                 the profile's region)"
+            );
+            Some(Problem { field: field.to_owned(), problem })
+        });
+        elsewhere.collect()
+    }
+
     fn validate_log(&self, check: &mut Check) {
         if let Err(error) = self.log.filter.parse::<Targets>() {
             check.problem("log.filter", error.to_string());
@@ -104,10 +129,10 @@ impl Config {
     fn validate_queue(&self, check: &mut Check) {
         let queue = &self.queue;
         if check.required("queue.url", queue.url.as_deref(), "SQS_QUEUE_URL") {
-            self.validate_queue_url(check, "queue.url", queue.url.as_deref().unwrap_or_default());
+            check.name("queue.url", queue.url.as_deref().map(|url| queue_url(url).map(drop)));
         }
         if let Some(url) = &queue.dead_letter_url {
-            self.validate_queue_url(check, "queue.dead_letter_url", url);
+            check.name("queue.dead_letter_url", Some(queue_url(url).map(drop)));
             check.that("queue.dead_letter_url", queue.url.as_ref() != Some(url), || {
                 "must not be the same as queue.url, or a dead letter would come straight back".into()
             });
@@ -133,21 +158,6 @@ impl Config {
             (SECOND..=queue.max_retry_delay).contains(&queue.retry_delay),
             || format!("{:?} is not within 1s to queue.max_retry_delay", queue.retry_delay),
         );
-    }
-
-    /// The client of the queues asks in aws.region, whatever their URLs say.
-    fn validate_queue_url(&self, check: &mut Check, field: &str, url: &str) {
-        let of_url = match queue_url(url) {
-            Ok(found) => found.region,
-            Err(problem) => return check.problem(field, problem),
-        };
-        // What is no Region is told already.
-        let here = self.aws.region.as_deref().filter(|here| region(here).is_ok());
-        if let (Some(there), Some(here)) = (of_url, here)
-            && there != here
-        {
-            check.problem(field, format!("{url:?} is in Region {there}, and aws.region is {here}"));
-        }
     }
 
     fn validate_source(&self, check: &mut Check) {
@@ -313,6 +323,14 @@ mod tests {
             },
             &[],
         );
+        let table = |region: &str| Some(format!("arn:aws:dynamodb:{region}:111111111111:table/t-{region}"));
+        let tables = |c: &mut Config, region: &str| {
+            both(c, "eu-west-1");
+            c.queue.dead_letter_url = None;
+            (c.tenants.table, c.ledger.table) = (table(region), table(region).map(|arn| arn + "-ledger"));
+        };
+        check(|c| tables(c, "eu-west-1"), &[]);
+        check(|c| tables(c, "eu-west-3"), &["tenants.table", "ledger.table"]);
         for bad in ["ab", "tenants\n", "a b c", "arn:aws:dynamodb:x:1:table/t"] {
             check(|c| c.tenants.table = Some(bad.into()), &["tenants.table"]);
             check(|c| c.ledger.table = Some(bad.into()), &["ledger.table"]);
@@ -339,6 +357,11 @@ mod tests {
         check(|c| c.queue.max_hidden = 0, &[]);
         check(|c| c.source.key_layout = "{tenant}".into(), &["source.key_layout"]);
         check(|c| c.source.buckets = vec!["Bad Bucket".into(), "ok-bucket=1".into()], &["source.buckets"; 2]);
+        for bad in ["...", "-a-", "a..b", "192.168.0.1", "_ab", "xn--bucket"] {
+            check(|c| c.source.buckets = vec![bad.into()], &["source.buckets"]);
+            check(|c| c.quarantine.bucket = Some(format!("{bad}=111111111111")), &["quarantine.bucket"]);
+        }
+        check(|c| c.source.buckets = vec!["an_old_bucket".into()], &[]);
         check(|c| c.source.max_record = ByteSize::kib(1), &["source.max_record"]);
         check(|c| c.source.max_object = ByteSize::mib(2), &["source.max_object"]);
         check(|c| c.source.max_stored = ByteSize::kib(1023), &["source.max_stored"]);
@@ -405,6 +428,21 @@ mod tests {
             });
         }
         check(|c| c.credentials.refresh_before = Duration::MAX, &["credentials.refresh_before"]);
+    }
+
+    /// The Region that the SDK finds in a profile, or in AWS_DEFAULT_REGION, is known only later.
+    #[test]
+    fn what_lies_in_another_region_is_named() {
+        let mut config = complete();
+        config.queue.dead_letter_url = Some("http://localhost:9324/queue/letters".into());
+        assert_eq!(config.elsewhere("us-east-1"), []);
+        let found = config.elsewhere("eu-west-1");
+        assert_eq!(found.len(), 1);
+        let text = found[0].to_string();
+        assert!(
+            text.starts_with("queue.url: ") && text.contains("us-east-1") && text.contains("eu-west-1"),
+            "{text}"
+        );
     }
 
     #[test]

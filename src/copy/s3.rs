@@ -18,7 +18,7 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 
 use super::{Copied, CopyError, CopyJob, ObjectCopier, Way, origin::Standing};
 use crate::{
-    aws::{describe, find_cause},
+    aws::{S3Refusal, describe, find_cause},
     credentials::{
         AssumeError, RoleArn,
         assumed::AssumedRole,
@@ -269,7 +269,7 @@ impl Condition {
 fn there(error: SdkError<HeadObjectError, HttpResponse>) -> Result<There, CopyError> {
     match error.raw_response().map(|response| response.status().as_u16()) {
         Some(404) => Ok(There::Nothing),
-        Some(301 | 307 | 400 | 401 | 403) => Ok(There::Hidden),
+        Some(301 | 400 | 401 | 403) => Ok(There::Hidden),
         _ => Err(refused(error)),
     }
 }
@@ -288,29 +288,28 @@ where
     classify(error.code(), status, describe(&error))
 }
 
-/// Source: S3 API reference, "Error responses". An error may come with status 200, once the copy has begun.
 fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> CopyError {
-    match (code, status) {
-        (Some("NoSuchKey" | "NoSuchVersion"), _) => CopyError::SourceMissing(problem),
-        (Some("PreconditionFailed"), _) | (_, Some(412)) => {
-            CopyError::SourceMissing(format!("it was overwritten since the event: {problem}"))
-        }
-        (Some("EntityTooLarge"), _) => CopyError::TooLarge(problem),
+    match code {
+        Some("EntityTooLarge") => return CopyError::TooLarge(problem),
         // One code for many things. What S3 says of this one: "The specified copy source is larger than the maximum
         // allowable size for a copy source".
-        (Some("InvalidRequest"), _) if problem.contains("maximum allowable size") => {
-            CopyError::TooLarge(problem)
+        Some("InvalidRequest") if problem.contains("maximum allowable size") => {
+            return CopyError::TooLarge(problem);
         }
-        (Some("NoSuchBucket"), _) => CopyError::NoSuchBucket(problem),
-        (Some("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed"), _)
-        | (_, Some(301 | 307)) => CopyError::WrongRegion(problem),
-        (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded"), _)
-        | (_, Some(429)) => CopyError::Throttled(problem),
-        (Some("InvalidObjectState"), _) => CopyError::SourceArchived(problem),
-        (Some("AccessDenied" | "InvalidAccessKeyId" | "ExpiredToken" | "InvalidToken"), _)
-        | (_, Some(401 | 403)) => CopyError::Denied(problem),
-        (_, Some(400..500)) => CopyError::Refused(problem),
-        _ => CopyError::Unavailable(problem),
+        _ => {}
+    }
+    match S3Refusal::of(code, status) {
+        S3Refusal::NoObject => CopyError::SourceMissing(problem),
+        S3Refusal::Changed => {
+            CopyError::SourceMissing(format!("it was overwritten since the event: {problem}"))
+        }
+        S3Refusal::NoBucket => CopyError::NoSuchBucket(problem),
+        S3Refusal::Archived => CopyError::SourceArchived(problem),
+        S3Refusal::Elsewhere => CopyError::WrongRegion(problem),
+        S3Refusal::Throttled => CopyError::Throttled(problem),
+        S3Refusal::Denied => CopyError::Denied(problem),
+        S3Refusal::Refused => CopyError::Refused(problem),
+        S3Refusal::Unavailable => CopyError::Unavailable(problem),
     }
 }
 

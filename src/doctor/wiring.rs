@@ -84,7 +84,7 @@ impl Doctor {
                 AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
                 AttributesError::Denied(_) => {
                     "allow sqs:GetQueueAttributes on it to whoever runs this; the worker asks its own queue how long it keeps \
-                     messages, and takes it for 4 days where it may not"
+                     messages, and no message waits for longer than 30 s where it may not"
                         .to_owned()
                 }
                 AttributesError::Unavailable(_) => {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::{
-    aws::{chain, describe},
+    aws::{S3Refusal, chain, describe},
     credentials::identity::IdentityError,
     event::ObjectRef,
 };
@@ -269,19 +269,15 @@ where
     classify(error.code(), status, describe(&error))
 }
 
-/// Source: S3 API reference, "Error responses".
 fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> ObjectError {
-    match (code, status) {
-        (Some("NoSuchBucket"), _) => ObjectError::NoBucket(problem),
-        (Some("InvalidObjectState"), _) => ObjectError::Archived(problem),
-        (_, Some(404)) => ObjectError::Missing(problem),
-        (_, Some(412)) => ObjectError::Missing(format!("it was overwritten since the event: {problem}")),
-        (_, Some(401 | 403)) => ObjectError::Denied(problem),
-        // A request that came too slowly; and a key that KMS disabled or has no time for, which its owner mends.
-        (Some("RequestTimeout"), _) | (_, Some(408 | 409 | 429)) => ObjectError::Unavailable(problem),
-        (Some(code), _) if code.starts_with("KMS.") => ObjectError::Denied(problem),
-        (_, Some(301 | 307 | 400..500)) => ObjectError::Refused(problem),
-        _ => ObjectError::Unavailable(problem),
+    match S3Refusal::of(code, status) {
+        S3Refusal::NoObject => ObjectError::Missing(problem),
+        S3Refusal::Changed => ObjectError::Missing(format!("it was overwritten since the event: {problem}")),
+        S3Refusal::NoBucket => ObjectError::NoBucket(problem),
+        S3Refusal::Archived => ObjectError::Archived(problem),
+        S3Refusal::Denied => ObjectError::Denied(problem),
+        S3Refusal::Elsewhere | S3Refusal::Refused => ObjectError::Refused(problem),
+        S3Refusal::Throttled | S3Refusal::Unavailable => ObjectError::Unavailable(problem),
     }
 }
 
@@ -294,7 +290,7 @@ mod tests {
     #[test]
     fn what_no_second_request_changes_is_told_from_what_may() {
         type Kind = fn(String) -> ObjectError;
-        let table: [(Option<&str>, u16, Kind); 18] = [
+        let table: [(Option<&str>, u16, Kind); 20] = [
             (Some("NoSuchKey"), 404, ObjectError::Missing),
             (Some("NoSuchVersion"), 404, ObjectError::Missing),
             (Some("NoSuchBucket"), 404, ObjectError::NoBucket),
@@ -306,6 +302,10 @@ mod tests {
             (None, 400, ObjectError::Refused),
             (Some("MethodNotAllowed"), 405, ObjectError::Refused),
             (Some("PermanentRedirect"), 301, ObjectError::Refused),
+            (Some("TemporaryRedirect"), 307, ObjectError::Unavailable),
+            (Some("PreconditionFailed"), 412, |problem| {
+                ObjectError::Missing(format!("it was overwritten since the event: {problem}"))
+            }),
             (Some("RequestTimeout"), 400, ObjectError::Unavailable),
             (Some("KMS.DisabledException"), 400, ObjectError::Denied),
             (Some("OperationAborted"), 409, ObjectError::Unavailable),

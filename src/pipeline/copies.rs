@@ -38,7 +38,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let owner = self.owner(object);
         // With our own eyes: in the customer's role, S3 does not tell a missing object from a forbidden one.
         let head = self.ports.store.head(object, owner);
-        let head = match task.unless_stopped(async { head.await.map_err(Failure::Object) }).await {
+        let head = async { head.await.map_err(|error| self.unread(object, error)) };
+        let head = match task.unless_stopped(head).await {
             Ok(head) => head,
             Err(failure) => {
                 for Ready { claim, .. } in ready {

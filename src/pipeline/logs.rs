@@ -60,8 +60,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             within(max_stored, body.content_length().unwrap_or_default())?;
             Ok((modified, body))
         };
-        let (modified, body) = match task.unless_stopped(async { open.await.map_err(Failure::Object) }).await
-        {
+        let open = async { open.await.map_err(|error| self.unread(object, error)) };
+        let (modified, body) = match task.unless_stopped(open).await {
             Ok(open) => open,
             Err(failure) => {
                 for ready in ready {

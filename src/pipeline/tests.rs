@@ -24,7 +24,7 @@ use crate::{
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     sink::memory::{Call, MemorySinks, Operation},
     tenant::{Attribute, LookupError, Row, Tenant},
-    verdict::Cause,
+    verdict::{Cause, Tries},
 };
 
 const BUCKET: &str = "staging";
@@ -138,6 +138,10 @@ impl World {
     }
 
     fn pipeline(&self) -> TestPipeline {
+        self.pipeline_and_health().0
+    }
+
+    fn pipeline_and_health(&self) -> (TestPipeline, Arc<Health>) {
         let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
         let claims = ClaimSettings { lease: LEASE, out_of_reach_after: OUT_OF_REACH_AFTER };
         let claims = Claims::new(ledger.clone(), claims, metrics.clone());
@@ -155,7 +159,8 @@ impl World {
         };
         let mut settings = settings.clone();
         settings.own_buckets.quarantine = self.quarantine.as_ref().map(|_| QUARANTINE.to_owned());
-        Pipeline::new(ports, settings, metrics.clone(), Arc::new(Health::new(Duration::ZERO, &[])))
+        let health = Arc::new(Health::new(Duration::ZERO, &[]));
+        (Pipeline::new(ports, settings, metrics.clone(), Arc::clone(&health)), health)
     }
 
     fn put(&self, key: &str, object: MemoryObject) {
@@ -169,7 +174,12 @@ impl World {
     /// The report and the verdict that `handle` comes to.
     async fn process(&self, body: &str) -> (Report, Verdict) {
         let report = self.pipeline().process(body, &self.stop).await;
-        let verdict = verdict::decide(&report.failures, 1, Duration::ZERO, &BACKOFF, 0.0);
+        let verdict = verdict::decide(
+            &report.failures,
+            Tries { attempts: 1, refusals: 1, age: Duration::ZERO },
+            &BACKOFF,
+            0.0,
+        );
         (report, verdict)
     }
 }

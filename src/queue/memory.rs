@@ -54,6 +54,7 @@ impl Message {
             receipt: Receipt(format!("{id}#1")),
             body: id.to_owned(),
             attempts: 1,
+            refusals: 0,
             trace_header: None,
             received_at: Instant::now(),
             age_when_received: Duration::ZERO,
@@ -68,6 +69,7 @@ pub struct MemoryQueue {
     visibility_timeout: Duration,
     retention: Duration,
     has_dead_letters: bool,
+    longest_letter: usize,
     may_send: bool,
     state: Mutex<State>,
     changed: Notify,
@@ -100,6 +102,7 @@ struct Stored {
     first_received: Option<Instant>,
     /// Of those that it was sent anew for.
     attempts: u32,
+    refusals: u32,
     trace_header: Option<String>,
     visible_at: Instant,
     /// Of the last receive, and when that was.
@@ -113,6 +116,7 @@ impl MemoryQueue {
             visibility_timeout,
             retention: Duration::from_secs(4 * 86_400),
             has_dead_letters: true,
+            longest_letter: MAX_MESSAGE_BYTES,
             may_send: true,
             state: Mutex::default(),
             changed: Notify::new(),
@@ -127,6 +131,11 @@ impl MemoryQueue {
     /// Takes the permission to send to it away.
     pub fn without_sending(self) -> Self {
         Self { may_send: false, ..self }
+    }
+
+    /// Has its dead-letter queue refuse texts that are longer.
+    pub fn with_letters_up_to(self, longest_letter: usize) -> Self {
+        Self { longest_letter, ..self }
     }
 
     /// Takes its dead-letter queue away.
@@ -151,6 +160,7 @@ impl MemoryQueue {
             sent_at: now,
             first_received: None,
             attempts: 0,
+            refusals: 0,
             trace_header: trace_header.map(str::to_owned),
             visible_at: now,
             receipt: None,
@@ -325,6 +335,7 @@ impl MemoryQueue {
                 receipt,
                 body: message.body.clone(),
                 attempts: message.attempts + message.receive_count,
+                refusals: message.refusals,
                 trace_header: message.trace_header.clone(),
                 received_at: now,
                 age_when_received: now - first_received,
@@ -445,13 +456,13 @@ impl Queue for MemoryQueue {
             Call::SendAnew(bodies.into_iter().zip(entries.iter().map(|entry| entry.delay)).collect())
         };
         let apply = |state: &mut State, entry: &SentAnew| {
-            let SentAnew { message, delay, .. } = entry;
+            let SentAnew { message, refusals, delay, .. } = entry;
             assert!(*delay <= MAX_DELAY, "{delay:?} is more than SQS's DelaySeconds may be");
             if !self.may_send {
                 return Err(QueueError::Denied("sqs:SendMessage".into()));
             }
             if message.body.len() >= MAX_MESSAGE_BYTES {
-                return Err(QueueError::Unavailable("no room for attributes".into()));
+                return Err(QueueError::Refused("no room for attributes".into()));
             }
             let now = Instant::now();
             state.sent_anew.push(entry.clone());
@@ -463,6 +474,7 @@ impl Queue for MemoryQueue {
                 sent_at: now,
                 first_received: Some(now - message.age()),
                 attempts: message.attempts,
+                refusals: *refusals,
                 trace_header: message.trace_header.clone(),
                 visible_at: now + *delay,
                 receipt: None,
@@ -490,11 +502,15 @@ impl Queue for MemoryQueue {
         assert!(self.has_dead_letters, "there is no dead-letter queue to send to");
         let (time, entered) = self.enter(Operation::SendDeadLetter);
         travel(time).await;
-        if entered.is_ok() {
+        let answer = match letter.body.len() > self.longest_letter {
+            true => entered.and(Err(QueueError::Refused("longer than MaximumMessageSize".into()))),
+            false => entered,
+        };
+        if answer.is_ok() {
             self.lock().dead_letters.push(letter.clone());
         }
         self.record(Call::SendDeadLetter(letter.body.clone()));
-        entered
+        answer
     }
 }
 
@@ -581,7 +597,8 @@ mod tests {
         tokio::time::advance(TIMEOUT / 3).await;
         assert_eq!(queue.in_flight(), 1);
         let delay = Duration::from_secs(100);
-        let entry = SentAnew { message: Arc::clone(&first), delay, tenant_id: Some("acme".into()) };
+        let tenant_id = Some("acme".into());
+        let entry = SentAnew { message: Arc::clone(&first), refusals: 2, delay, tenant_id };
         assert!(queue.send_anew(&[entry]).await[0].is_ok());
         assert_eq!((queue.left(), queue.in_flight()), (vec!["m".to_owned(), "m".to_owned()], 1));
         assert!(queue.delete(std::slice::from_ref(&first.receipt)).await[0].is_ok());
@@ -615,7 +632,7 @@ mod tests {
         queue.send("m");
         assert!(matches!(queue.probe_sending().await, Err(QueueError::Denied(_))));
         let message = Arc::new(receive(&queue).await.remove(0));
-        let entry = SentAnew { message, delay: SECOND, tenant_id: None };
+        let entry = SentAnew { message, refusals: 0, delay: SECOND, tenant_id: None };
         assert!(matches!(queue.send_anew(&[entry]).await[0], Err(QueueError::Denied(_))));
         assert_eq!(queue.left(), ["m"]);
     }

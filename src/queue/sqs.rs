@@ -78,6 +78,7 @@ impl Queue for SqsQueue {
             .message_system_attribute_names(AwsTraceHeader)
             .message_attribute_names(sending::FIRST_RECEIVED)
             .message_attribute_names(sending::ATTEMPTS)
+            .message_attribute_names(sending::REFUSALS)
             .send()
             .await
             .map_err(|error| refusal(error.code(), describe(&error)))?;
@@ -137,7 +138,7 @@ impl Queue for SqsQueue {
             Err(error) if is_missing(error.code()) => Err(QueueError::Missing(describe(&error))),
             // IAM is asked before the entry is looked at: a word on the entry means that we may.
             Err(error) => match refusal(error.code(), describe(&error)) {
-                QueueError::Unavailable(_)
+                QueueError::Refused(_) | QueueError::Unavailable(_)
                     if IdentityError::of_own(&error).is_none()
                         && error.raw_response().is_some_and(|it| it.status().is_client_error()) =>
                 {
@@ -203,6 +204,7 @@ fn message(message: aws_sdk_sqs::types::Message, now: Timestamp, received_at: In
     let first_received = system(ApproximateFirstReceiveTimestamp).map(String::as_str);
     Some(Message {
         attempts: receives.saturating_add(before),
+        refusals: count(ours(sending::REFUSALS)).unwrap_or(0),
         age_when_received: since(ours(sending::FIRST_RECEIVED)).max(since(first_received)),
         kept_when_received: since(system(SentTimestamp).map(String::as_str)),
         trace_header: system(AwsTraceHeader).cloned(),
@@ -232,7 +234,13 @@ fn by_entry<'a>(
         let problem = format!("{}: {}", entry.code, entry.message.as_deref().unwrap_or("no message"));
         let gone = entry.code.contains("ReceiptHandleIsInvalid") || entry.code.contains("MessageNotInflight");
         if let Some(result) = entry.id.parse().ok().and_then(|index: usize| results.get_mut(index)) {
-            *result = Err(if gone { QueueError::Gone(problem) } else { refusal(Some(&entry.code), problem) });
+            *result = Err(match refusal(Some(&entry.code), problem) {
+                QueueError::Unavailable(problem) if gone => QueueError::Gone(problem),
+                QueueError::Unavailable(problem) if entry.sender_fault && !is_throttling(&entry.code) => {
+                    QueueError::Refused(problem)
+                }
+                other => other,
+            });
         }
     }
     results
@@ -241,20 +249,31 @@ fn by_entry<'a>(
 /// That the visibility of a message which is not in flight cannot be changed, SQS says as a bad parameter.
 fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     result.map_err(|error| match error {
-        QueueError::Unavailable(problem) if problem.starts_with("InvalidParameterValue") => {
+        QueueError::Refused(problem) if problem.starts_with("InvalidParameterValue") => {
             QueueError::Gone(problem)
         }
         other => other,
     })
 }
 
-/// What AWS's code of an error means for the caller.
+/// What AWS's code of an error means for the caller. Source: SQS API reference, errors of SendMessage and SendMessageBatch; a text
+/// that is longer than the queue's MaximumMessageSize is an InvalidParameterValue.
 fn refusal(code: Option<&str>, problem: String) -> QueueError {
+    const OF_WHAT_WAS_SENT: [&str; 3] =
+        ["InvalidParameterValue", "InvalidMessageContents", "BatchRequestTooLong"];
     match code {
         // With a key of KMS on the queue also `KMS.AccessDeniedException`.
         Some(code) if code.contains("AccessDenied") => QueueError::Denied(problem),
+        Some(code) if OF_WHAT_WAS_SENT.iter().any(|refused| code.contains(refused)) => {
+            QueueError::Refused(problem)
+        }
         _ => QueueError::Unavailable(problem),
     }
+}
+
+/// Whether AWS's code of an error says that the same entry may be taken soon.
+fn is_throttling(code: &str) -> bool {
+    code.contains("Throttl")
 }
 
 /// Whether AWS's code of an error says that there is no such queue, in the words of either protocol.
@@ -275,15 +294,16 @@ mod tests {
 
     #[test]
     fn failures_reach_the_entry_they_name() {
-        let failure = |id: &str, code: &str| {
+        let entry = |id: &str, code: &str, sender_fault| {
             BatchResultErrorEntry::builder()
                 .id(id)
                 .code(code)
-                .sender_fault(true)
+                .sender_fault(sender_fault)
                 .build()
                 .expect("all members are set")
         };
-        let failures = vec![failure("2", "ReceiptHandleIsInvalid"), failure("0", "InternalError")];
+        let failure = |id: &str, code: &str| entry(id, code, true);
+        let failures = vec![failure("2", "ReceiptHandleIsInvalid"), entry("0", "InternalError", false)];
         let results = by_entry(4, ["1", "9", "x"], failures);
         assert!(matches!(results[0], Err(QueueError::Unavailable(_))));
         assert!(results[1].is_ok());
@@ -294,12 +314,40 @@ mod tests {
         assert!(matches!(results.next(), Some(Err(QueueError::Gone(_)))));
         let denied = by_entry(1, [], vec![failure("0", "KMS.AccessDeniedException")]);
         assert!(matches!(denied[0], Err(QueueError::Denied(_))));
+        for code in ["InvalidParameterValue", "InvalidMessageContents", "KMS.DisabledException"] {
+            let refused = by_entry(1, [], vec![failure("0", code)]);
+            assert!(matches!(refused[0], Err(QueueError::Refused(_))), "{code}: {refused:?}");
+        }
+        for code in ["RequestThrottled", "KMS.ThrottlingException"] {
+            let throttled = by_entry(1, [], vec![failure("0", code)]);
+            assert!(matches!(throttled[0], Err(QueueError::Unavailable(_))), "{code}: {throttled:?}");
+        }
+    }
+
+    #[test]
+    fn what_sqs_refuses_for_what_it_is_says_nothing_of_the_queue() {
+        let check = |code: Option<&str>, refused: bool| {
+            let found = refusal(code, "p".into());
+            assert_eq!(matches!(found, QueueError::Refused(_)), refused, "{code:?}: {found:?}");
+        };
+        check(Some("AWS.SimpleQueueService.BatchRequestTooLong"), true);
+        check(Some("com.amazonaws.sqs#BatchRequestTooLong"), true);
+        check(Some("InvalidMessageContents"), true);
+        check(Some("InvalidParameterValue"), true);
+        check(Some("RequestThrottled"), false);
+        check(Some("InternalError"), false);
+        check(Some("AWS.SimpleQueueService.NonExistentQueue"), false);
+        check(None, false);
     }
 
     #[test]
     fn age_and_attempts_are_carried_along() {
         let now = Timestamp::from_second(1_000_000).expect("a time");
-        let check = |sent: &str, first: &str, receives: &str, ours: Option<(&str, &str)>, expected| {
+        let check = |sent: &str,
+                     first: &str,
+                     receives: &str,
+                     ours: Option<(&str, &str)>,
+                     expected: (u64, u64, u32)| {
             let text = |value: &str| {
                 let value = MessageAttributeValue::builder().data_type("String").string_value(value);
                 value.build().expect("the type is set")
@@ -313,11 +361,14 @@ mod tests {
             if let Some((first, attempts)) = ours {
                 received = received
                     .message_attributes(sending::FIRST_RECEIVED, text(first))
-                    .message_attributes(sending::ATTEMPTS, text(attempts));
+                    .message_attributes(sending::ATTEMPTS, text(attempts))
+                    .message_attributes(sending::REFUSALS, text(attempts));
             }
             let message = message(received.build(), now, Instant::now()).expect("it has id and receipt");
             let Message { attempts, age_when_received: age, kept_when_received: kept, .. } = message;
             assert_eq!((kept.as_secs(), age.as_secs(), attempts), expected);
+            let refusals = ours.and_then(|(_, refusals)| refusals.parse().ok()).unwrap_or(0);
+            assert_eq!(message.refusals, refusals);
         };
         check("999990000", "999999000", "2", None, (10, 1, 2));
         check("999990000", "999999000", "2", Some(("999000000", "40")), (10, 1000, 42));

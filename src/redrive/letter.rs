@@ -20,7 +20,7 @@ pub struct Letter {
     pub message_id: Option<String>,
     /// The worker's word for why it is here, or [`UNKNOWN`].
     pub reason: String,
-    /// The worker's word for whose failures it tells of, or, if it has none, whom the keys in the text name.
+    /// The worker's word for whose failures it tells of, or, if that does not name all of them, whom the keys in the text name as well.
     pub tenants: Vec<String>,
     /// The object that the worker names, or else the first of the text.
     pub bucket: Option<String>,
@@ -56,10 +56,11 @@ impl Letter {
                 None => stored.first_received_at.or(stored.sent_at),
             },
             reason: reason.unwrap_or_else(|| UNKNOWN.to_owned()),
-            tenants: match (attribute("tenants"), attribute("tenant")) {
-                (Some(tenants), _) => tenants.split('/').map(str::to_owned).collect(),
-                (None, Some(tenant)) => vec![tenant],
-                (None, None) => tenants(&objects, layout),
+            tenants: match (attribute("tenants"), attribute("tenant"), attribute("failures").as_deref()) {
+                (Some(tenants), _, _) => tenants.split('/').map(str::to_owned).collect(),
+                (None, Some(tenant), Some("1")) => vec![tenant],
+                // The names of all were too long for an attribute.
+                (None, tenant, _) => tenants(&objects, layout, tenant),
             },
             bucket: attribute("bucket").or_else(|| of_first(|object| Some(object.bucket.clone()))),
             key: attribute("key").or_else(|| of_first(|object| Some(object.key.clone()))),
@@ -71,9 +72,9 @@ impl Letter {
     }
 }
 
-fn tenants(objects: &[ObjectRef], layout: &KeyLayout) -> Vec<String> {
+fn tenants(objects: &[ObjectRef], layout: &KeyLayout, other: Option<String>) -> Vec<String> {
     let routes = objects.iter().filter_map(|object| layout.route(&object.key).ok());
-    let mut tenants: Vec<_> = routes.map(|route| route.tenant).collect();
+    let mut tenants: Vec<_> = routes.map(|route| route.tenant).chain(other).collect();
     tenants.sort();
     tenants.dedup();
     tenants
@@ -150,6 +151,7 @@ mod tests {
             ("key", "acme/c/a/p/2"),
             ("record_offset", "7"),
             ("error", "not JSON"),
+            ("failures", "1"),
         ];
         check(
             &attributes,
@@ -195,6 +197,26 @@ mod tests {
             let filter = Filter { tenants: vec![tenant.into()], ..Filter::default() };
             assert_eq!(filter.matches(&expected), matches, "{tenant}");
         }
+    }
+
+    /// The names of all tenants were too long for an attribute: the letter is found under each of them.
+    #[test]
+    fn a_letter_of_very_many_tenants_is_found_under_all() {
+        let keys: Vec<_> = (0..100).map(|number| format!("tenant-{number:02}/c/a/p/1")).collect();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let attributes = [("reason", "unknown_tenant"), ("tenant", "tenant-07"), ("failures", "100")];
+        let expected = Letter {
+            id: "1".into(),
+            reason: "unknown_tenant".into(),
+            tenants: (0..100).map(|number| format!("tenant-{number:02}")).collect(),
+            bucket: Some("staging".into()),
+            key: Some("tenant-00/c/a/p/1".into()),
+            version: Some("v7".into()),
+            objects: 100,
+            since: Some(at(100)),
+            ..Letter::default()
+        };
+        check(&attributes, &body(&keys), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Oversize, Row,
@@ -41,17 +41,20 @@ pub fn check_row(
 }
 
 /// When the row's `ttl` passed; `None`: the row has none, or one that lies ahead. A row whose `ttl` has passed is gone for
-/// everybody, though DynamoDB may take days to delete the item. As in DynamoDB, a `ttl` that is no number means nothing.
-/// Source: DynamoDB Developer Guide, "Using time to live (TTL)".
+/// everybody, though DynamoDB may take days to delete the item. As in DynamoDB, a `ttl` that is no number, or that passed more
+/// than five years ago, means nothing: DynamoDB never deletes such an item. Source: DynamoDB Developer Guide, "Using time to live
+/// (TTL)".
 pub fn expired_at(row: &Row, now: Timestamp) -> Option<Timestamp> {
     let Some(Attribute::Number(seconds)) = row.get("ttl") else { return None };
     let seconds: f64 = seconds.parse().ok()?;
-    // A number too large for a time lies ahead, and one too small is as good as the first moment.
-    let ttl = Timestamp::from_second(seconds as i64).unwrap_or(match seconds > 0.0 {
-        true => Timestamp::MAX,
-        false => Timestamp::MIN,
-    });
-    (ttl < now).then_some(ttl)
+    // A number that is too large for a time lies ahead, and one that is too small is too old.
+    let ttl = Timestamp::from_second(seconds as i64).ok()?;
+    (ttl < now && ttl.as_second() >= oldest_ttl(now)).then_some(ttl)
+}
+
+/// The earliest `ttl` that means something at that time, in epoch seconds.
+pub(super) fn oldest_ttl(now: Timestamp) -> i64 {
+    now.as_second() - OLDEST_TTL.as_secs()
 }
 
 /// Reads one row of a delivery; see [`check_row`].
@@ -264,6 +267,9 @@ impl Fields<'_> {
     }
 }
 
+/// How long ago a `ttl` may have passed: five years. Source: DynamoDB Developer Guide, "Using time to live (TTL)".
+const OLDEST_TTL: SignedDuration = SignedDuration::from_hours(5 * 365 * 24);
+
 /// Where a bucket's objects go that names no place.
 const DEFAULT_BUCKET_PREFIX: &str = "ROSA/cluster-logs/";
 /// Leaves as much of a key's 1,024 bytes for the tenant, the application, the pod and the file.
@@ -295,13 +301,21 @@ fn is_application_pattern(pattern: &str) -> bool {
 
 /// Source: S3 User Guide, "General purpose bucket naming rules".
 fn bucket_name(text: &str) -> Result<String, String> {
+    match text.contains('_') {
+        true => Err(format!("{text:?} is not 3 to 63 of [a-z0-9.-]")),
+        false => old_bucket_name(text),
+    }
+}
+
+/// The same for a bucket that may be older than the rule against underscores.
+pub(crate) fn old_bucket_name(text: &str) -> Result<String, String> {
     const RESERVED_STARTS: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
     const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let problem = if !(3..=63).contains(&text.len())
-        || !text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '-'))
+        || !text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '-' | '_'))
     {
-        "is not 3 to 63 of [a-z0-9.-]".to_owned()
+        "is not 3 to 63 of [a-z0-9.-], or underscores in old buckets".to_owned()
     } else if !(text.starts_with(alphanumeric) && text.ends_with(alphanumeric)) {
         "does not begin and end with one of [a-z0-9]".to_owned()
     } else if text.contains("..") {

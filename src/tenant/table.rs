@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::{
 
 use jiff::Timestamp;
 
-use super::{ATTRIBUTES, Attribute, Directory, LookupError, Row, SETTINGS, TTL, Tenant};
+use super::{ATTRIBUTES, Attribute, Directory, LookupError, Row, SETTINGS, TTL, Tenant, row::oldest_ttl};
 use crate::aws::describe;
 
 /// A row beside its key: `tenant_id` and `type`, which the row itself holds too.
@@ -221,13 +221,16 @@ const EXISTS: &str = "attribute_exists(tenant_id)";
 /// What DynamoDB answers when [`EXISTS`] does not hold.
 const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
 
-/// Refuses where a row is gone by its `ttl`; that there is no row, or no `ttl` that is a number, is no hindrance.
+/// Refuses where a row is gone by its `ttl`, by the rule of [`expired_at`](super::expired_at); that there is no row, or no `ttl` that
+/// means something, is no hindrance.
 fn unless_expired(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
-    let now = AttributeValue::N(Timestamp::now().as_second().to_string());
+    let now = Timestamp::now();
+    let number = |seconds: i64| AttributeValue::N(seconds.to_string());
     update
-        .condition_expression("NOT #ttl < :now")
+        .condition_expression("NOT #ttl < :now OR #ttl < :oldest")
         .expression_attribute_names("#ttl", TTL)
-        .expression_attribute_values(":now", now)
+        .expression_attribute_values(":now", number(now.as_second()))
+        .expression_attribute_values(":oldest", number(oldest_ttl(now)))
 }
 
 /// Makes a row that item, but for attributes of others: sets what the item has, and removes what logferry knows and the item

@@ -465,13 +465,17 @@ fn a_row_whose_ttl_has_passed_is_gone() {
         (number(&now.as_second().to_string()), false),
         (number(&(now.as_second() - 1).to_string()), true),
         (number(&(now.as_second() + 1).to_string()), false),
-        (number("1.5E+9"), true),
-        (number("-7"), true),
-        (number("0"), true),
+        (number(&format!("{:e}", now.as_second() - 1)), true),
+        (number(&(now.as_second() - 5 * 365 * 86_400).to_string()), true),
+        // DynamoDB never deletes what expired more than five years ago.
+        (number(&(now.as_second() - 5 * 365 * 86_400 - 1).to_string()), false),
+        (number("1"), false),
+        (number("-7"), false),
+        (number("0"), false),
         // Milliseconds lie far ahead, as they do for DynamoDB.
         (number("1600000000000"), false),
         (number("9e99"), false),
-        (number("-9e99"), true),
+        (number("-9e99"), false),
         (text("1600000000"), false),
         (Attribute::Bool(true), false),
     ] {
@@ -480,8 +484,9 @@ fn a_row_whose_ttl_has_passed_is_gone() {
         let found = tenant_of(vec![("cloudwatch".to_owned(), row)]);
         assert_eq!(found.map(|tenant| tenant.deliveries.len()), (!expired).then_some(1), "{ttl:?}");
     }
-    let paused = Row::from([("paused".to_owned(), Attribute::Bool(true)), (TTL.to_owned(), number("1"))]);
-    let broken = Row::from([(TTL.to_owned(), number("1")), ("enabled".to_owned(), text("true"))]);
+    let gone = || (TTL.to_owned(), number(&(now.as_second() - 1).to_string()));
+    let paused = Row::from([("paused".to_owned(), Attribute::Bool(true)), gone()]);
+    let broken = Row::from([gone(), ("enabled".to_owned(), text("true"))]);
     let rows = [("cloudwatch", good()), ("cloudwatch#broken", broken), (SETTINGS, paused)];
     let found = tenant_of(rows.map(|(name, row)| (name.to_owned(), row)).into()).expect("one row is left");
     assert!(!found.paused && found.bad_settings.is_none());

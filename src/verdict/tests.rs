@@ -10,9 +10,14 @@ const BACKOFF: Backoff = Backoff {
     max_refusals: 3,
 };
 
-/// The verdict on a message that is young.
+/// The verdict on a message that is young, and was never refused before.
 fn judge(failures: &[Failed], attempts: u32, chance: f64) -> Verdict {
-    decide(failures, attempts, BACKOFF.max_age, &BACKOFF, chance)
+    decide(failures, Tries { attempts, refusals: 1, age: BACKOFF.max_age }, &BACKOFF, chance)
+}
+
+/// The verdict on a message that was received 100 times.
+fn judge_refused(failures: &[Failed], refusals: u32) -> Verdict {
+    decide(failures, Tries { attempts: 100, refusals, age: BACKOFF.max_age }, &BACKOFF, 0.0)
 }
 
 fn failed(failure: Failure) -> Failed {
@@ -152,6 +157,7 @@ fn ours() -> IdentityError {
 /// What is refused for what it is, and its reason.
 fn refusals() -> Vec<(Failure, &'static str)> {
     vec![
+        (Failure::Object(ObjectError::BucketGone(text())), "source_bucket_missing"),
         (Failure::Object(ObjectError::Refused(text())), "object_refused"),
         (Failure::Object(ObjectError::Archived(text())), "object_archived"),
         (Failure::Sink(SinkError::Refused(text())), "batch_refused"),
@@ -165,17 +171,20 @@ fn refusals() -> Vec<(Failure, &'static str)> {
 fn what_is_refused_is_tried_a_few_times_and_poison_then() {
     for (index, (_, reason)) in refusals().into_iter().enumerate() {
         let refused = || failed(refusals().swap_remove(index).0);
-        for (attempts, is_poison) in [(1, false), (2, false), (3, true), (70, true)] {
-            match judge(&[refused()], attempts, 0.0) {
-                Verdict::Retry(cause) => assert_eq!((cause.reason, is_poison), (reason, false), "{attempts}"),
-                Verdict::Poison(cause) => assert_eq!((cause.reason, is_poison), (reason, true), "{attempts}"),
+        for (refusals, is_poison) in [(1, false), (2, false), (3, true), (70, true)] {
+            match judge_refused(&[refused()], refusals) {
+                Verdict::Retry(cause) => {
+                    assert_eq!((cause.reason, is_poison), (reason, false), "{refusals}");
+                    assert_eq!(cause.refusals, refusals);
+                }
+                Verdict::Poison(cause) => assert_eq!((cause.reason, is_poison), (reason, true), "{refusals}"),
                 other => panic!("{reason}: {other:?}"),
             }
         }
-        // What may yet go well comes first, however often the message was received.
-        let verdict = judge(&[refused(), failed(Failure::Panic(text()))], 70, 0.0);
+        // What may yet go well comes first, however often the message was refused.
+        let verdict = judge_refused(&[refused(), failed(Failure::Panic(text()))], 70);
         assert!(matches!(&verdict, Verdict::Retry(cause) if cause.reason == "panic"), "{verdict:?}");
-        let verdict = judge(&[failed(Failure::ForeignBucket), refused()], 2, 0.0);
+        let verdict = judge_refused(&[failed(Failure::ForeignBucket), refused()], 2);
         assert!(matches!(&verdict, Verdict::Retry(cause) if cause.reason == reason), "{verdict:?}");
     }
 }
@@ -218,8 +227,14 @@ fn nothing_wrong_is_an_ack_and_a_retry_beats_poison() {
 fn what_was_retried_for_too_long_is_a_letter_with_its_reason() {
     let check = |failures: Vec<Failure>, overdue: Option<&str>| {
         let failures: Vec<_> = failures.into_iter().map(failed).collect();
-        let young = judge(&failures, 7, 0.0);
-        let verdict = decide(&failures, 7, BACKOFF.max_age + Duration::from_millis(1), &BACKOFF, 0.0);
+        let tries = Tries { attempts: 7, refusals: 1, age: BACKOFF.max_age };
+        let young = decide(&failures, tries, &BACKOFF, 0.0);
+        let verdict = decide(
+            &failures,
+            Tries { age: BACKOFF.max_age + Duration::from_millis(1), ..tries },
+            &BACKOFF,
+            0.0,
+        );
         match overdue {
             None => assert_eq!(verdict, young),
             Some(reason) => {
@@ -250,8 +265,10 @@ fn a_letter_names_every_tenant_that_failed() {
         assert_eq!(cause.tenant_id(), failures[0].tenant_id.as_deref());
     };
     check(&[of("globex"), of("acme"), of("globex")], Some("acme/globex"));
-    check(&[of("acme"), of("acme")], None);
+    check(&[of("acme"), of("acme")], Some("acme"));
+    check(&[of("acme")], None);
     check(&[Failed { tenant_id: None, ..of("") }], None);
+    check(&[Failed { tenant_id: None, ..of("") }, Failed { tenant_id: None, ..of("") }], None);
 }
 
 #[test]

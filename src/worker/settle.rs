@@ -39,6 +39,8 @@ const LETTER_WAIT: Duration = Duration::from_secs(1);
 /// How long a dead-letter queue that is slow or does not answer is left alone: receiving waits for verdicts once many are
 /// under way, and letters must not be those.
 const LETTERS_PAUSE: Duration = Duration::from_secs(5);
+/// What a failure to send a letter means.
+const LETTER_UNSENT: &str = "a dead letter could not be sent; the message comes again";
 /// How long a delete that the queue does not take is tried again, with the message still leased.
 const DELETE_FOR: Duration = Duration::from_secs(300);
 /// Longest pause between such attempts.
@@ -236,29 +238,32 @@ impl<Q: Queue> Calls<Q> {
             Verdict::Retry(cause) => (cause, LONGEST_HIDING),
             Verdict::Poison(cause) => match self.bury(message, &cause).await {
                 Ok(()) => return self.delete(message, lease, &self.deletes_at_once).await,
-                Err(Unburied) => (cause, self.longest_hiding_of_poison()),
+                Err(unburied) => (cause, unburied.longest_hiding()),
             },
             Verdict::Overdue(cause) => match self.bury_overdue(message, &cause).await {
                 Ok(()) => return self.delete(message, lease, &self.deletes_at_once).await,
-                Err(Unburied) => (cause, self.longest_hiding_of_poison()),
+                Err(unburied) => (cause, unburied.longest_hiding()),
             },
         };
-        let mut delay = cause.delay;
+        let mut delay = cause.delay.min(self.terms.longest_delay());
         // Before the queue's retention ends it, a message is sent anew, however short its delay, or else buried.
         let retention = self.terms.retention();
         let ends = retention.is_some_and(|retention| ends_within(retention, message, delay));
-        // While the retention is not known nothing is hidden: it may be short.
+        // Poison that only the redrive policy can take hides whatever is known: see `Unburied::Ever`.
+        let must_hide = !ends && longest_hiding == Duration::MAX;
+        // While the retention is not known nothing else is hidden: it may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
-        // Without a dead-letter queue poison hides whatever places there are: see `longest_hiding_of_poison`.
-        let has_place = || longest_hiding == Duration::MAX || self.places.take(delay);
-        if !(delay.is_zero() && !ends || may_hide && has_place()) {
+        if !(delay.is_zero() && !ends || must_hide || may_hide && self.places.take(delay)) {
             // Where a send failed, the message may be there twice. Each further one would be sent twice as well, so for a while
             // only those are sent that the queue would lose.
-            if (ends || !self.terms.sending_fails()) && self.send_anew(message, &cause).await.is_ok() {
-                return self.delete(message, lease, &self.deletes_at_once).await;
-            }
-            if self.terms.may_send() {
-                delay = delay.min(LONGEST_HIDING);
+            let sent = match ends || !self.terms.sending_fails() {
+                true => self.send_anew(message, &cause).await,
+                false => Err(Unsent::Now),
+            };
+            match sent {
+                Ok(()) => return self.delete(message, lease, &self.deletes_at_once).await,
+                Err(Unsent::Now) => delay = delay.min(LONGEST_HIDING),
+                Err(Unsent::Ever) => {}
             }
             if ends && self.bury_overdue(message, &cause).await.is_ok() {
                 return self.delete(message, lease, &self.deletes_at_once).await;
@@ -291,18 +296,13 @@ impl<Q: Queue> Calls<Q> {
         drop(counted);
     }
 
-    /// The queue's redrive policy counts receives, and a message that is sent anew begins at none: where that policy is the only
-    /// way to a letter, poison hides.
-    fn longest_hiding_of_poison(&self) -> Duration {
-        if self.queue.has_dead_letters() { LONGEST_HIDING } else { Duration::MAX }
-    }
-
     async fn send_anew(&self, message: &Arc<Message>, cause: &Cause) -> Result<(), Unsent> {
         if !self.terms.may_send() {
-            return Err(Unsent);
+            return Err(Unsent::Ever);
         }
         let entry = SentAnew {
             message: Arc::clone(message),
+            refusals: cause.refusals,
             delay: cause.delay.min(self.terms.longest_delay()),
             tenant_id: cause.tenant_id().map(str::to_owned),
         };
@@ -312,17 +312,24 @@ impl<Q: Queue> Calls<Q> {
                 Ok(())
             }
             Err(error) => {
-                if matches!(error, QueueError::Denied(_)) {
-                    self.terms.sending_was_denied();
-                } else {
-                    self.terms.sending_failed();
-                }
+                let unsent = match &error {
+                    QueueError::Denied(_) => {
+                        self.terms.sending_was_denied();
+                        Unsent::Ever
+                    }
+                    // Of this message alone, and SQS has no copy of it.
+                    QueueError::Refused(_) => Unsent::Ever,
+                    QueueError::Gone(_) | QueueError::Missing(_) | QueueError::Unavailable(_) => {
+                        self.terms.sending_failed();
+                        Unsent::Now
+                    }
+                };
                 self.failed(
                     "send_anew",
                     &error,
                     "a message that waits for long could not be sent anew; it is hidden instead",
                 );
-                Err(Unsent)
+                Err(unsent)
             }
         }
     }
@@ -342,14 +349,14 @@ impl<Q: Queue> Calls<Q> {
                 reason = cause.reason,
                 "poison, and no dead-letter queue configured: left to the queue's redrive policy"
             );
-            return Err(Unburied);
+            return Err(Unburied::Ever);
         }
         let mut attributes = vec![("reason", cause.reason.to_owned()), ("message_id", message.id.clone())];
         attributes.extend(cause.attributes.iter().cloned());
         let letter = DeadLetter { body: message.body.clone(), attributes };
         let pausing = || self.letters_pause(None).is_some_and(|until| Instant::now() < until);
         if pausing() {
-            return Err(Unburied);
+            return Err(Unburied::Now);
         }
         let Ok(turn) = tokio::time::timeout(LETTER_WAIT, self.letters.acquire()).await else {
             self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
@@ -358,12 +365,12 @@ impl<Q: Queue> Calls<Q> {
                 retry_in = ?LETTERS_PAUSE,
                 "the dead-letter queue is slow; messages that belong there wait in the queue"
             );
-            return Err(Unburied);
+            return Err(Unburied::Now);
         };
         let _turn = turn.expect("nobody closes it");
         // It may have failed while this letter waited for its turn.
         if pausing() {
-            return Err(Unburied);
+            return Err(Unburied::Now);
         }
         match self.queue.send_dead_letter(&letter).await {
             Ok(()) => {
@@ -371,12 +378,22 @@ impl<Q: Queue> Calls<Q> {
                 Ok(())
             }
             Err(error) => {
-                if matches!(error, QueueError::Unavailable(_)) {
-                    self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
-                }
-                let consequence = "a dead letter could not be sent; the message comes again";
+                let (unburied, consequence) = match &error {
+                    QueueError::Refused(_) => (
+                        Unburied::Ever,
+                        "the dead-letter queue refuses a letter, and the message is left to the queue's redrive policy; its \
+                         MaximumMessageSize should be 1 MiB",
+                    ),
+                    QueueError::Unavailable(_) => {
+                        self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
+                        (Unburied::Now, LETTER_UNSENT)
+                    }
+                    QueueError::Gone(_) | QueueError::Denied(_) | QueueError::Missing(_) => {
+                        (Unburied::Now, LETTER_UNSENT)
+                    }
+                };
                 self.failed("send_dead_letter", &error, consequence);
-                Err(Unburied)
+                Err(unburied)
             }
         }
     }
@@ -434,8 +451,29 @@ impl<Q: Queue> Calls<Q> {
     }
 }
 
-/// The message was not sent anew.
-struct Unsent;
+/// Why a message was not sent anew.
+enum Unsent {
+    /// It may be sent soon.
+    Now,
+    /// It may not be sent, or not be sent by us: another attempt would end alike.
+    Ever,
+}
 
-/// The message is no dead letter.
-struct Unburied;
+/// Why a message is no dead letter.
+enum Unburied {
+    /// The letter may be sent soon.
+    Now,
+    /// No dead-letter queue takes it from us.
+    Ever,
+}
+
+impl Unburied {
+    /// The longest wait that hides the message. The queue's redrive policy counts receives, and a message that is sent anew begins
+    /// at none: where that policy is the only way to a letter, the message hides.
+    fn longest_hiding(&self) -> Duration {
+        match self {
+            Self::Now => LONGEST_HIDING,
+            Self::Ever => Duration::MAX,
+        }
+    }
+}

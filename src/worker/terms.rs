@@ -55,7 +55,7 @@ impl Terms {
         lock(&self.known).retention
     }
 
-    /// The longest delay that a message survives which is sent anew.
+    /// The longest delay that a message survives, whether it is sent anew or hides.
     pub(super) fn longest_delay(&self) -> Duration {
         self.retention().unwrap_or(SHORTEST_RETENTION) / 2
     }

@@ -189,7 +189,7 @@ async fn a_retry_hides_the_message_for_its_delay() {
 /// A retry of the tenant acme.
 fn retry_after(delay: Duration) -> Verdict {
     let attributes = vec![("tenant", "acme".into())];
-    Verdict::Retry(Cause { reason: "role_denied", attributes, delay })
+    Verdict::Retry(Cause { reason: "role_denied", attributes, delay, refusals: 0 })
 }
 
 fn bad_key() -> Verdict {
@@ -197,6 +197,7 @@ fn bad_key() -> Verdict {
         reason: "bad_key",
         attributes: vec![("tenant", "acme".into()), ("key", "a/b".into())],
         delay: 5 * SECOND,
+        refusals: 0,
     })
 }
 

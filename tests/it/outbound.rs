@@ -228,17 +228,31 @@ async fn fips_and_dual_stack_endpoints_are_asked_for() {
     }
 }
 
-#[test]
-fn a_bundle_that_is_none_ends_the_command() {
-    let variables = [
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_CA_BUNDLE", "/nowhere/ca.pem"),
+/// Ends the worker before it asks AWS for anything, with these words.
+fn ends(variables: &[(&str, &str)], words: &str) {
+    let needed = [
         ("TENANT_CONFIG_TABLE", "tenants"),
         ("SQS_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/111111111111/logferry"),
         ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", "arn:aws:iam::111111111111:role/central"),
     ];
-    let output = logferry(&["worker"], &variables);
+    let output = logferry(&["worker"], &[&needed[..], variables].concat());
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{text}");
-    assert!(text.contains("AWS_CA_BUNDLE: /nowhere/ca.pem: No such file"), "{text}");
+    assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn certificates_and_proxies_that_are_none_end_the_command() {
+    let region = ("AWS_REGION", "us-east-1");
+    ends(&[region, ("AWS_CA_BUNDLE", "/nowhere/ca.pem")], "AWS_CA_BUNDLE: /nowhere/ca.pem: No such file");
+    ends(&[region, ("SSL_CERT_FILE", "/nowhere/ca.pem")], "SSL_CERT_FILE: \"/nowhere/ca.pem\": ");
+    ends(&[region, ("HTTPS_PROXY", "http//user:secret@p:3128")], "HTTPS_PROXY: it is no proxy's URL");
+}
+
+/// Whoever says the Region, the queue must be in it.
+#[test]
+fn a_queue_in_another_region_ends_the_command() {
+    let words = "is in Region us-east-1, and calls go to eu-west-1";
+    ends(&[("AWS_REGION", "eu-west-1")], words);
+    ends(&[("AWS_DEFAULT_REGION", "eu-west-1")], words);
 }

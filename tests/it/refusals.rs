@@ -255,3 +255,16 @@ async fn what_some_messages_need_is_looked_at_before_they_come() {
     failed("source bucket", &no_bucket);
     failed("quarantine", &quarantine);
 }
+
+/// What does not answer says nothing of the others, and holds none of them up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_hangs_makes_readiness_no_older() {
+    let setup = Setup::new("hanging-bucket").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let hangs = Effect::Latency { milliseconds: 3_600_000 };
+    sandbox.faults().add(Fault::new("s3", "HeadBucket", hangs));
+    let worker = setup.worker_with(&[("LOGFERRY_SOURCE__BUCKETS", "staging-1,staging-2,staging-3")]).await;
+    worker.ready().await;
+    sandbox.faults().add(refused("dynamodb", "Query", 400, "ResourceNotFoundException", "no such table"));
+    readiness_says(&worker, "tenant_table", &["no such table"]).await;
+}

@@ -216,6 +216,14 @@ async fn a_row_whose_ttl_has_passed_is_shown_as_gone_and_replaced_whole() {
     operator.tenant_reading(&["put", "-"], &good("acme", "cloudwatch").to_string()).await.with(0);
     let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
     assert!(!stored.contains_key("ttl") && !stored.contains_key("owner"), "{stored:?}");
+    // DynamoDB never deletes what expired long ago, so it is as good as without a ttl.
+    let long_ago = AttributeValue::N("0".to_owned());
+    let attributes = [("ttl", long_ago.clone()), ("owner", text("team-7"))];
+    operator.put_stored("initech", "settings", &attributes).await;
+    operator.tenant(&["pause", "initech"]).await.with(0);
+    let settings = operator.row("initech", "settings").await.expect("it is there");
+    let kept = (settings.get("paused"), settings.get("ttl"), settings.get("owner"));
+    assert_eq!(kept, (Some(&paused), Some(&long_ago), Some(&text("team-7"))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

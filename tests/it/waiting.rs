@@ -12,7 +12,7 @@ use logferry_sandbox::{
 use crate::{
     eventually::eventually,
     samples::{Object, assert_same_events, expected, generated, received_events},
-    setup::{Setup, text},
+    setup::{Setup, s3_event, text},
     worker::Worker,
 };
 
@@ -122,6 +122,22 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
     let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue is there");
     assert!(counts.most_in_flight < QUOTA, "{counts:?}");
     assert_eq!(counts.expired, 0);
+}
+
+/// A text that leaves no room for attributes cannot be sent anew: the messages of others are, all the while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_too_long_to_be_sent_anew_keeps_no_other_in_flight() {
+    let setup = Setup::new("too-long").await;
+    let Some(_) = setup.sandbox() else { return };
+    let _refused = Refused::with(&setup, 3).await;
+    // The role is refused before anybody looks for the object.
+    let event = s3_event(&setup.provider.bucket, "refused/c/app/long/1.json.gz").to_string();
+    let room = " ".repeat(1_048_570 - event.len());
+    setup.send(&format!("{event}{room}")).await;
+    let worker = setup.worker_with(&ANEW).await;
+    until_metric(&worker, "logferry_queue_errors_total{call=\"send_anew\"}", 1.0).await;
+    let before = worker.metrics().await.get(SENT_ANEW);
+    until_metric(&worker, SENT_ANEW, before + 15.0).await;
 }
 
 /// On any endpoint: messages wait as new ones, and arrive once.

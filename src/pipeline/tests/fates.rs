@@ -212,6 +212,58 @@ async fn delays_grow_with_the_attempts() {
     }
 }
 
+/// Receives that had nothing to do with a refusal do not bring the message nearer to its last one.
+#[tokio::test(start_paused = true)]
+async fn refusals_are_counted_by_themselves() {
+    let world = World::new();
+    let pipeline = world.pipeline();
+    let receive = async |attempts: u32, refusals: u32, error: ObjectError| {
+        world.put(KEY, MemoryObject::refused(error));
+        let message = Message { attempts, refusals, ..message(&event(&[KEY])) };
+        pipeline.handle(&message, &world.stop).await
+    };
+    let refused = || ObjectError::Refused("400".into());
+    for attempts in 1..=70 {
+        assert!(is_retry(&receive(attempts, 0, ObjectError::Unavailable("503".into())).await), "{attempts}");
+    }
+    for refusals in [1, 2] {
+        match receive(70 + refusals, 0, refused()).await {
+            Verdict::Retry(cause) => assert_eq!((cause.reason, cause.refusals), ("object_refused", refusals)),
+            other => panic!("{other:?}"),
+        }
+        assert!(is_retry(&receive(80, 0, ObjectError::Unavailable("503".into())).await));
+    }
+    assert_eq!(poison(receive(90, 0, refused()).await).reason, "object_refused");
+    // It was redriven with the same id, or by another process, and what it carries counts.
+    assert!(is_retry(&receive(1, 1, refused()).await));
+    assert_eq!(poison(receive(1, 2, refused()).await).reason, "object_refused");
+}
+
+/// Without `source.buckets` messages may name any bucket; one that was deleted says nothing of the worker's own wiring.
+#[tokio::test(start_paused = true)]
+async fn a_missing_bucket_is_our_concern_only_if_the_configuration_names_it() {
+    for named in [true, false] {
+        let mut world = World::new();
+        world.put(KEY, MemoryObject::refused(ObjectError::NoBucket("404".into())));
+        if !named {
+            world.settings.buckets.clear();
+        }
+        let (pipeline, health) = world.pipeline_and_health();
+        let body = event(&[KEY]);
+        for _ in 0..2 {
+            assert!(is_retry(&pipeline.handle(&message(&body), &world.stop).await));
+        }
+        let last = pipeline.handle(&message(&body), &world.stop).await;
+        let ready = health.ready();
+        let complains = ready.as_ref().is_err_and(|problems| problems.contains("source_bucket"));
+        assert_eq!(complains, named, "{ready:?}");
+        match named {
+            true => assert!(is_retry(&last), "{last:?}"),
+            false => assert_eq!(poison(last).reason, "source_bucket_missing"),
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wrong_checksum_is_known_before_the_last_batch_is_put() {
     let world = World::new();

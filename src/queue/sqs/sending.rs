@@ -22,12 +22,17 @@ use crate::{
 pub(super) const FIRST_RECEIVED: &str = "logferry.first_received";
 /// How often it was received before it was sent anew, likewise.
 pub(super) const ATTEMPTS: &str = "logferry.attempts";
+/// How often AWS refused something of it before it was sent anew, likewise.
+pub(super) const REFUSALS: &str = "logferry.refusals";
+/// The attribute of a dead letter that is a sentence; all others name something.
+const ERROR: &str = "error";
 /// Longest attribute of a dead letter, in bytes; a key, the longest of them that matters, has up to 1,024.
 const MAX_ATTRIBUTE: usize = 1024;
 /// Longest `MessageGroupId`. Source: SQS API reference, SendMessage.
 const MAX_GROUP_ID: usize = 128;
 
-/// Sends entries to `url`, in as few calls as their number and bytes allow.
+/// Sends entries to `url`, in as few calls as their number and bytes allow. One that is longer than any queue takes is refused
+/// without a call.
 pub(super) async fn send(
     client: &Client,
     url: &str,
@@ -38,6 +43,13 @@ pub(super) async fn send(
     let mut results = Vec::new();
     for range in batches(&lengths) {
         let batch: Vec<_> = entries.by_ref().take(range.len()).collect();
+        if lengths[range.start] > MAX_MESSAGE_BYTES {
+            let length = lengths[range.start];
+            let problem =
+                format!("text and attributes have {length} bytes, and SQS takes {MAX_MESSAGE_BYTES}");
+            results.push(Err(QueueError::Refused(problem)));
+            continue;
+        }
         let call = client.send_message_batch().queue_url(url).set_entries(Some(batch));
         results.extend(match call.send().await {
             Ok(output) => {
@@ -63,10 +75,14 @@ pub(super) fn anew(index: usize, sent: &SentAnew, now: Timestamp) -> SendMessage
     let mut entry = plain(index, &message.body);
     entry.delay_seconds = Some(whole_seconds(sent.delay.min(MAX_DELAY)));
     entry.message_group_id = sent.tenant_id.clone().filter(|id| is_group_id(id));
-    entry.message_attributes = Some(HashMap::from([
+    let mut attributes = HashMap::from([
         (FIRST_RECEIVED.to_owned(), text_attribute(first_received.to_string())),
         (ATTEMPTS.to_owned(), text_attribute(message.attempts.to_string())),
-    ]));
+    ]);
+    if sent.refusals > 0 {
+        attributes.insert(REFUSALS.to_owned(), text_attribute(sent.refusals.to_string()));
+    }
+    entry.message_attributes = Some(attributes);
     entry.message_system_attributes = message.trace_header.as_ref().map(|header| {
         let value = MessageSystemAttributeValue::builder().data_type("String").string_value(header);
         let value = value.build().expect("the type is set");
@@ -82,8 +98,9 @@ pub(super) fn impossible() -> SendMessageBatchRequestEntry {
     entry
 }
 
-/// A letter's attributes as SQS takes them, with its text at most [`MAX_MESSAGE_BYTES`] long: the first ones keep their room, the
-/// last are shortened at a character's boundary, or left out where nothing of them fits.
+/// A letter's attributes as SQS takes them, with its text at most [`MAX_MESSAGE_BYTES`] long: the first ones keep their room.
+/// `error` is shortened at a character's boundary; what does not fit of the others is left out whole, because a name that is cut is
+/// another name.
 pub(super) fn letter_attributes(
     body: &str,
     attributes: &[(&'static str, String)],
@@ -91,9 +108,12 @@ pub(super) fn letter_attributes(
     let mut room = MAX_MESSAGE_BYTES.saturating_sub(body.len());
     let mut fitting = HashMap::new();
     for (name, value) in attributes {
-        let mut value = legal_attribute(value);
-        value.truncate(value.floor_char_boundary(room.saturating_sub(attribute_length(name, ""))));
-        if !value.is_empty() {
+        let most = room.saturating_sub(attribute_length(name, "")).min(MAX_ATTRIBUTE);
+        let value = match *name {
+            ERROR => legal_attribute(value, most),
+            _ => legal_attribute(value, usize::MAX),
+        };
+        if (1..=most).contains(&value.len()) {
             room -= attribute_length(name, &value);
             fitting.insert((*name).to_owned(), text_attribute(value));
         }
@@ -118,14 +138,20 @@ fn text_attribute(value: String) -> MessageAttributeValue {
     value.expect("the type is set")
 }
 
-/// A value that SQS takes as an attribute: no characters that XML 1.0 has not, and of a bounded length. Source: SQS API
+/// A value that SQS takes as an attribute: no characters that XML 1.0 has not, and at most so many bytes of it. Source: SQS API
 /// reference, SendMessage.
-fn legal_attribute(value: &str) -> String {
+fn legal_attribute(value: &str, most: usize) -> String {
     let legal = |c: char| {
         !(c.is_control() && !matches!(c, '\t' | '\n' | '\r') || matches!(c, '\u{fffe}' | '\u{ffff}'))
     };
-    let kept = &value[..value.floor_char_boundary(MAX_ATTRIBUTE)];
-    kept.chars().map(|c| if legal(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+    let legal = value.chars().map(|c| if legal(c) { c } else { char::REPLACEMENT_CHARACTER });
+    let mut kept = 0;
+    legal
+        .take_while(|c| {
+            kept += c.len_utf8();
+            kept <= most
+        })
+        .collect()
 }
 
 /// Whether SQS takes it as a MessageGroupId: ASCII letters, digits and punctuation. Source: SQS API reference, SendMessage.
@@ -133,7 +159,7 @@ fn is_group_id(id: &str) -> bool {
     (1..=MAX_GROUP_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Cuts entries of these lengths, in order, into as few calls as their bytes allow.
+/// Cuts entries of these lengths, in order, into as few calls as their bytes allow; one that no call has room for is alone.
 fn batches(lengths: &[usize]) -> Vec<Range<usize>> {
     let mut batches: Vec<Range<usize>> = Vec::new();
     let mut bytes = 0;
@@ -167,41 +193,83 @@ mod tests {
         check(&[5; 21], &[0..10, 10..20, 20..21]);
         check(&[MAX_MESSAGE_BYTES; 2], &[0..1, 1..2]);
         check(&[MAX_MESSAGE_BYTES - 1, 1, 1], &[0..2, 2..3]);
+        check(&[1, MAX_MESSAGE_BYTES + 1, 1, 1], &[0..1, 1..2, 2..4]);
+    }
+
+    /// Attributes of ours do not fit beside a text of SQS's greatest length: no call is made for such a message.
+    #[tokio::test]
+    async fn what_is_too_long_for_sqs_is_refused_without_a_call() {
+        let config = aws_sdk_sqs::Config::builder()
+            .behavior_version(aws_sdk_sqs::config::BehaviorVersion::latest())
+            .build();
+        let client = Client::from_conf(config);
+        let too_long = |index| {
+            let mut entry = plain(index, &"b".repeat(MAX_MESSAGE_BYTES - 20));
+            entry.message_attributes =
+                Some(HashMap::from([(ATTEMPTS.to_owned(), text_attribute("7".to_owned()))]));
+            entry
+        };
+        let results = send(&client, "http://localhost", vec![too_long(0), too_long(1)]).await;
+        assert_eq!(results.len(), 2);
+        for result in results {
+            assert!(
+                matches!(&result, Err(QueueError::Refused(problem)) if problem.contains("1048576")),
+                "{result:?}"
+            );
+        }
     }
 
     #[test]
     fn attributes_are_made_legal() {
-        assert_eq!(legal_attribute("a\0b\u{ffff}c\n"), "a\u{fffd}b\u{fffd}c\n");
-        assert_eq!(legal_attribute(&"é".repeat(1000)).chars().count(), 512);
+        assert_eq!(legal_attribute("a\0b\u{ffff}c\n", 1024), "a\u{fffd}b\u{fffd}c\n");
+        assert_eq!(legal_attribute(&"é".repeat(1000), 1023).chars().count(), 511);
+        // U+FFFD is longer than what it stands for.
+        assert_eq!(legal_attribute(&"\0".repeat(1000), 1024).len(), 1023);
     }
 
     #[test]
-    fn attributes_that_do_not_fit_beside_the_text_are_shortened() {
+    fn of_attributes_that_do_not_fit_beside_the_text_the_error_is_shortened_and_names_are_left_out() {
         let check = |room: usize, expected: &[(&str, usize)]| {
             let attributes =
-                [("reason", "bad_key".to_owned()), ("key", "é".repeat(450)), ("tenant", "acme".to_owned())];
+                [("reason", "bad_key".to_owned()), ("error", "é".repeat(450)), ("tenant", "acme".to_owned())];
             let body = "b".repeat(MAX_MESSAGE_BYTES - room);
             let fitting = letter_attributes(&body, &attributes);
             let text = |name: &str| fitting.get(name).and_then(|value| value.string_value());
-            let found: Vec<_> = ["key", "reason", "tenant"]
+            let found: Vec<_> = ["error", "reason", "tenant"]
                 .into_iter()
                 .filter_map(|name| Some((name, text(name)?.len())))
                 .collect();
             assert_eq!(found, expected, "{room} bytes of room");
             let length: usize = found.iter().map(|(name, length)| name.len() + 6 + length).sum();
             assert!(length <= room, "{length} bytes in {room}");
-            assert!(text("reason").is_none_or(|reason| "bad_key".starts_with(reason)));
         };
-        check(2000, &[("key", 900), ("reason", 7), ("tenant", 4)]);
-        check(19 + 909, &[("key", 900), ("reason", 7)]);
-        check(19 + 909 + 14, &[("key", 900), ("reason", 7), ("tenant", 2)]);
-        check(19 + 100, &[("key", 90), ("reason", 7)]);
-        check(19 + 99, &[("key", 90), ("reason", 7)]);
-        check(19 + 10, &[("reason", 7)]);
-        check(18, &[("reason", 6)]);
-        check(12, &[("key", 2)]);
+        check(2000, &[("error", 900), ("reason", 7), ("tenant", 4)]);
+        check(19 + 911 + 16, &[("error", 900), ("reason", 7), ("tenant", 4)]);
+        check(19 + 911 + 15, &[("error", 900), ("reason", 7)]);
+        check(19 + 100, &[("error", 88), ("reason", 7)]);
+        check(19 + 11 + 1, &[("reason", 7)]);
+        check(19 + 16, &[("error", 4), ("reason", 7)]);
+        check(18, &[("error", 6)]);
+        check(16, &[("error", 4)]);
         check(10, &[]);
         check(0, &[]);
+    }
+
+    /// Tenants' names are what operators look for: one that is cut is another's.
+    #[test]
+    fn names_that_are_too_long_are_left_out() {
+        let names = |count: usize| (0..count).map(|n| format!("tenant-{n:04}")).collect::<Vec<_>>().join("/");
+        let check = |count: usize, fits: bool| {
+            let attributes = [("tenant", "tenant-0000".to_owned()), ("tenants", names(count))];
+            let fitting = letter_attributes("text", &attributes);
+            let found = fitting.get("tenants").and_then(|value| value.string_value());
+            assert_eq!(found, fits.then(|| names(count)).as_deref());
+            assert!(fitting.contains_key("tenant"));
+        };
+        check(2, true);
+        check(85, true);
+        check(86, false);
+        check(100, false);
     }
 
     /// Lengths, characters and numbers of attributes by chance: what is sent is legal, and what fits whole comes whole.
@@ -222,11 +290,17 @@ mod tests {
                 .iter()
                 .map(|(name, value)| attribute_length(name, value.string_value().unwrap_or_default()));
             assert!(lengths.sum::<usize>() <= room);
-            let reason = legal_attribute(&attributes[0].1);
-            let sent = fitting.get("reason").and_then(|value| value.string_value());
-            if !reason.is_empty() && attribute_length("reason", &reason) <= room {
-                assert_eq!(sent, Some(reason.as_str()));
+            for (name, value) in &attributes {
+                let whole = legal_attribute(value, usize::MAX);
+                let sent = fitting.get(*name).and_then(|value| value.string_value());
+                match *name {
+                    "error" => assert!(sent.is_none_or(|sent| whole.starts_with(sent))),
+                    _ => assert!(sent.is_none_or(|sent| whole == sent), "{name}"),
+                }
             }
+            let reason = legal_attribute(&attributes[0].1, usize::MAX);
+            let fits = reason.len() <= MAX_ATTRIBUTE && attribute_length("reason", &reason) <= room;
+            assert_eq!(fitting.contains_key("reason"), fits && !reason.is_empty());
         }
     }
 
@@ -238,6 +312,7 @@ mod tests {
                 receipt: Receipt("r".into()),
                 body: "text".into(),
                 attempts: 7,
+                refusals: 0,
                 trace_header: trace.map(str::to_owned),
                 received_at: Instant::now(),
                 age_when_received: Duration::from_secs(3600),
@@ -245,10 +320,11 @@ mod tests {
             };
             let (message, delay) = (Arc::new(message), Duration::from_millis(61_500));
             let now = Timestamp::from_second(1_000_000).expect("a time");
-            let entry = anew(3, &SentAnew { message, delay, tenant_id: tenant.map(str::to_owned) }, now);
+            let tenant_id = tenant.map(str::to_owned);
+            let entry = anew(3, &SentAnew { message, refusals: 2, delay, tenant_id }, now);
             assert_eq!((entry.id(), entry.message_body(), entry.delay_seconds()), ("3", "text", Some(62)));
             let attribute = |name| entry.message_attributes().and_then(|all| all.get(name)?.string_value());
-            assert_eq!(attribute(ATTEMPTS), Some("7"));
+            assert_eq!((attribute(ATTEMPTS), attribute(REFUSALS)), (Some("7"), Some("2")));
             let first: i64 = attribute(FIRST_RECEIVED).expect("it is there").parse().expect("a number");
             // Whatever passes between the receive and here counts as well.
             assert!((996_390_000..=996_400_000).contains(&first), "{first}");

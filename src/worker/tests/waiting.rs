@@ -1,7 +1,7 @@
 //! Messages that wait: hidden while that is short, sent anew when it is long, and never until the queue forgets them.
 
 use super::*;
-use crate::queue::SentAnew;
+use crate::queue::{MAX_MESSAGE_BYTES, SentAnew};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -219,7 +219,7 @@ async fn what_is_overdue_is_a_letter_with_its_reason() {
     queue.send("m");
     let running = start(queue, |_| {
         let attributes = vec![("tenant", "acme".into())];
-        let cause = Cause { reason: "role_denied", attributes, delay: SECOND };
+        let cause = Cause { reason: "role_denied", attributes, delay: SECOND, refusals: 0 };
         std::future::ready(Verdict::Overdue(cause))
     });
     running.queue.until(empty).await;
@@ -236,10 +236,71 @@ async fn poison_without_a_dead_letter_queue_is_not_sent_anew() {
     let queue = queue().without_dead_letters();
     queue.send("m");
     let log = Log::default();
-    let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE };
+    let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE, refusals: 0 };
     let running = start(queue, until_attempt(&log, 5, Verdict::Poison(poison)));
     running.queue.until(empty).await;
     assert_eq!((handled(&log).len(), running.queue.sent_anew().len()), (5, 0));
+    running.stop().await;
+}
+
+/// So it must while the queue's retention is not known.
+#[tokio::test(start_paused = true)]
+async fn poison_hides_for_the_redrive_policy_whatever_is_known_of_the_retention() {
+    for verdict in [Verdict::Poison, Verdict::Overdue] {
+        let queue = queue().without_dead_letters();
+        queue.send("m");
+        queue.fail_calls(Operation::Retention, 1..=usize::MAX);
+        let log = Log::default();
+        let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE, refusals: 0 };
+        let begin = Instant::now();
+        let running = start(queue, until_attempt(&log, 5, verdict(poison)));
+        running.queue.until(empty).await;
+        assert_eq!((handled(&log).len(), running.queue.sent_anew().len()), (5, 0));
+        assert_eq!(answers(&running.queue)[0], hide("m", 30 * SECOND), "the retention may be short");
+        assert!(begin.elapsed() < 4 * MINUTE, "{:?}", begin.elapsed());
+        running.stop().await;
+    }
+}
+
+/// A letter that the dead-letter queue refuses is refused each time: the redrive policy must get the message.
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_is_refused_keeps_no_other_letter_back() {
+    let queue = queue().with_letters_up_to(1000);
+    let large = "l".repeat(1001);
+    queue.send_all([large.as_str(), "small"]);
+    let log = Log::default();
+    let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE, refusals: 0 };
+    let begin = Instant::now();
+    let running = start_with(
+        queue,
+        WorkerSettings { concurrency: 1, ..settings() },
+        until_attempt(&log, 5, Verdict::Poison(poison)),
+    );
+    running.queue.until(|queue| queue.dead_letters().len() == 1).await;
+    assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
+    running.queue.until(empty).await;
+    assert_eq!((handled(&log).len(), running.queue.sent_anew().len()), (1 + 5, 0));
+    running.stop().await;
+}
+
+/// A text that leaves no room for attributes hides; the waits of others take no place in flight all the while.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_sent_anew_is_no_concern_of_others() {
+    let queue = queue();
+    let large = "l".repeat(MAX_MESSAGE_BYTES);
+    queue.send(&large);
+    let (log, delay) = (Log::default(), 5 * MINUTE);
+    let running = start(queue, until_attempt(&log, 3, retry_after(delay)));
+    running.queue.until(|queue| answers(queue).len() == 2).await;
+    running.queue.send("small");
+    running.queue.until(|queue| queue.left().is_empty()).await;
+    let small: Vec<_> = running.queue.sent_anew().iter().map(|sent| sent.message.body.clone()).collect();
+    assert_eq!(small, ["small", "small"]);
+    let hidden: Vec<_> = answers(&running.queue)
+        .into_iter()
+        .filter(|call| matches!(call, QueueCall::ChangeVisibility(_)))
+        .collect();
+    assert_eq!(hidden, [hide(&large, delay), hide(&large, delay)]);
     running.stop().await;
 }
 
