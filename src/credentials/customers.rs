@@ -297,8 +297,8 @@ mod tests {
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
-        provision::Aws,
     };
+    use logferry_testbed::provision::Aws;
 
     use super::*;
 

@@ -12,9 +12,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use aws_sdk_sqs::types::QueueAttributeName;
 use jiff::Timestamp;
-use logferry_sandbox::{
-    Sandbox,
-    provision::{Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction},
+use logferry_sandbox::Sandbox;
+use logferry_testbed::provision::{
+    Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction,
 };
 
 use crate::{

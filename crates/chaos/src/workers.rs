@@ -7,10 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use logferry_sandbox::{
-    Sandbox,
-    worker::{WorkerProcess, http_get},
-};
+use logferry_sandbox::Sandbox;
+use logferry_testbed::worker::{WorkerProcess, http_get};
 use serde_json::Value;
 
 use crate::plan::{Blow, Outage, Stroke};

@@ -49,7 +49,7 @@ pub struct Call {
 impl Call {
     /// The partition of the caller's Region, `aws` or `aws-eusc`; the sandbox has no others.
     pub fn partition(&self) -> &'static str {
-        partition(&self.region)
+        if self.region.starts_with("eusc-") { "aws-eusc" } else { "aws" }
     }
 
     /// The body as JSON; for the JSON protocols.
@@ -205,11 +205,6 @@ impl AwsError {
             format!("User: {caller} is not authorized to perform: {action} on resource: {resource}"),
         )
     }
-}
-
-/// The partition of a Region, `aws` or `aws-eusc`; the sandbox has no others.
-pub fn partition(region: &str) -> &'static str {
-    if region.starts_with("eusc-") { "aws-eusc" } else { "aws" }
 }
 
 /// What every service method answers.

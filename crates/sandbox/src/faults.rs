@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::Sandbox;
-    use crate::provision::{Account, Aws, QueryError};
+    use logferry_testbed::provision::{Account, Aws, QueryError};
 
     const CALLER: &[(&str, &str)] = &[("Action", "GetCallerIdentity")];
 

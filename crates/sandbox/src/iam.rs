@@ -325,7 +325,7 @@ fn invalid(message: impl Into<String>) -> AwsError {
 #[cfg(test)]
 mod tests {
     use crate::Sandbox;
-    use crate::provision::{Account, Aws, QueryError};
+    use logferry_testbed::provision::{Account, Aws, QueryError};
 
     const TRUST: &str = r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}}"#;
     const POLICY: &str = r#"{"Statement":{"Effect":"Allow","Action":"iam:GetRole","Resource":"*"}}"#;

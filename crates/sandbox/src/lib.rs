@@ -13,15 +13,12 @@ mod dynamodb;
 pub mod faults;
 mod iam;
 mod logs;
-pub mod provision;
 mod s3;
-pub mod samples;
 mod server;
 mod sigv4;
 mod sns;
 mod sqs;
 mod sts;
-pub mod worker;
 
 pub use logs::{Put, Totals};
 pub use server::Sandbox;

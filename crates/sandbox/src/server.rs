@@ -388,7 +388,7 @@ mod tests {
 
     use super::*;
     use crate::faults::Fault;
-    use crate::provision::{Aws, QueryError};
+    use logferry_testbed::provision::{Aws, QueryError};
 
     pub(super) async fn request(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String) {
         send(http::Request::builder().method(method).uri(format!("{}{path}", sandbox.endpoint())), body).await

@@ -362,7 +362,7 @@ fn invalid(message: impl Into<String>) -> AwsError {
 #[cfg(test)]
 mod tests {
     use crate::Sandbox;
-    use crate::provision::{Account, Aws, QueryError};
+    use logferry_testbed::provision::{Account, Aws, QueryError};
 
     const PROVIDER: &str = "111111111111";
     const CUSTOMER: &str = "222222222222";

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use logferry_sandbox::worker;
+use logferry_testbed::worker;
 
 use crate::usage::{self, Usage};
 

@@ -3,8 +3,8 @@ use std::time::Duration;
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
-    provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec},
 };
+use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec};
 
 use super::*;
 use crate::{

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context;
-use logferry_sandbox::provision::Customer;
+use logferry_testbed::provision::Customer;
 
 use super::{DELIVERIES, MISSING, QUARANTINE, Stage, customers_bucket, key, tenant_id};
 use crate::{

@@ -4,7 +4,9 @@ use aws_sdk_s3::{
     types::{BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, VersioningConfiguration},
 };
 
-use crate::{Sandbox, provision::Aws};
+use logferry_testbed::provision::Aws;
+
+use crate::Sandbox;
 
 /// The real client against the real front: what the SDK signs, encodes, checks and parses.
 #[tokio::test]

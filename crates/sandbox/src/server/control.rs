@@ -74,7 +74,7 @@ fn json_response(status: StatusCode, value: &Value) -> Response {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{request, sandbox};
-    use crate::provision::{Aws, Provider, ProviderSpec};
+    use logferry_testbed::provision::{Aws, Provider, ProviderSpec};
 
     #[tokio::test]
     async fn the_side_door_tells_and_injects() {

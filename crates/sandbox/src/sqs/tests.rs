@@ -462,7 +462,7 @@ async fn a_deep_queue_stays_quick() {
 #[tokio::test]
 async fn the_sdk_reads_answers_and_modelled_errors() {
     let sandbox = crate::Sandbox::start().await.expect("a port is free");
-    let sqs = crate::provision::Aws::new(&sandbox.endpoint(), "us-east-1").account(ACCOUNT).sqs();
+    let sqs = logferry_testbed::provision::Aws::new(&sandbox.endpoint(), "us-east-1").account(ACCOUNT).sqs();
     let missing = sqs.get_queue_url().queue_name("none").send().await.expect_err("there is none");
     assert!(missing.into_service_error().is_queue_does_not_exist());
     let created = sqs.create_queue().queue_name("wire").send().await.expect("made");

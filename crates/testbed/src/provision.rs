@@ -29,15 +29,20 @@ fn failed<E: Error + Send + Sync + 'static>(step: &'static str) -> impl FnOnce(E
     move |error| ProvisionError { step, source: Box::new(error) }
 }
 
+/// The partition of a Region, `aws` or `aws-eusc`.
+fn partition(region: &str) -> &'static str {
+    if region.starts_with("eusc-") { "aws-eusc" } else { "aws" }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use aws_sdk_cloudwatchlogs::types::InputLogEvent;
+    use logferry_sandbox::Sandbox;
     use serde_json::Value;
 
     use super::*;
-    use crate::Sandbox;
 
     /// Sets both sides up, takes the path of one object by hand, and checks what arrives.
     async fn delivers_by_hand(aws: &Aws, spec: ProviderSpec) {

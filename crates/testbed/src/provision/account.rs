@@ -15,7 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use crate::call::partition;
+use super::partition;
 
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 /// The secret that the sandbox and ministack give to every account's root.
@@ -156,7 +156,6 @@ impl Account {
     /// # Errors
     /// [`QueryError`] says whether AWS refused or did not answer.
     pub async fn iam_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
-        // IAM is global and signs for this Region.
         // IAM is global, in one Region of each partition.
         let region = if partition(&self.aws.region) == "aws" { "us-east-1" } else { &self.aws.region };
         self.query("iam", region, "2010-05-08", parameters).await

@@ -7,8 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
 use super::provider::{create_role, statement};
-use super::{Aws, Provider, ProvisionError, failed};
-use crate::call::partition;
+use super::{Aws, Provider, ProvisionError, failed, partition};
 
 /// How a customer's side is to be.
 #[derive(Clone, Debug)]
