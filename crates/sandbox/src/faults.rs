@@ -279,7 +279,7 @@ mod tests {
         other.sts_query(CALLER).await.expect_err("a rule covers that account");
         let with_needle = [CALLER[0], ("Extra", "a needle")];
         account.sts_query(&with_needle).await.expect_err("a rule covers that text");
-        account.iam_query(&[("Action", "GetRole")]).await.expect_err("a rule covers all of iam");
+        account.iam_query(&[("Action", "PutRolePolicy")]).await.expect_err("a rule covers all of iam");
         faults.clear();
         other.sts_query(CALLER).await.expect("no rule is left");
     }

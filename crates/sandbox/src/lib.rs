@@ -13,6 +13,7 @@ mod dynamodb;
 pub mod faults;
 mod iam;
 mod logs;
+mod policy;
 mod s3;
 mod server;
 mod sigv4;

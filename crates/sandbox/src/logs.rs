@@ -46,14 +46,6 @@ struct CreateLogGroup {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct NamedGroup {
-    log_group_name: Option<String>,
-    #[serde(flatten)]
-    rest: Rest,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct NamedStream {
     log_group_name: Option<String>,
     log_stream_name: Option<String>,
@@ -76,8 +68,6 @@ impl Logs {
             "PutLogEvents" => self.put_log_events(cloud, call),
             "CreateLogStream" => self.create_log_stream(cloud, call),
             "CreateLogGroup" => self.create_log_group(cloud, call),
-            "DeleteLogGroup" => self.delete_log_group(cloud, call),
-            "DeleteLogStream" => self.delete_log_stream(cloud, call),
             "PutRetentionPolicy" => self.put_retention_policy(cloud, call),
             "DescribeLogGroups" => self.describe_log_groups(cloud, call),
             "DescribeLogStreams" => self.describe_log_streams(cloud, call),
@@ -92,12 +82,7 @@ impl Logs {
         self.count_only.store(true, Ordering::Relaxed);
     }
 
-    /// Makes an account demand sequence tokens, as AWS did before 2023 and some emulators still do.
-    pub(crate) fn set_strict_sequence(&self, account: &str) {
-        self.lock().entry(account.to_owned()).or_default().strict_sequence = true;
-    }
-
-    /// What an account accepted so far, in every Region, deleted groups and streams included.
+    /// What an account accepted so far, in every Region.
     pub(crate) fn totals(&self, account: &str) -> Totals {
         self.lock().get(account).map(AccountLogs::totals).unwrap_or_default()
     }
@@ -153,20 +138,6 @@ impl Logs {
         Ok(done())
     }
 
-    fn delete_log_group(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: NamedGroup = parse(call)?;
-        refuse_rest(call, &request.rest)?;
-        let name = required(request.log_group_name, "logGroupName")?;
-        group_name(&name)?;
-        authorize_group(cloud, call, &name)?;
-        let mut accounts = self.lock();
-        let account = accounts.get_mut(&call.account).ok_or_else(no_such_group)?;
-        let groups = account.regions.get_mut(&call.region).ok_or_else(no_such_group)?;
-        let group = groups.remove(&name).ok_or_else(no_such_group)?;
-        account.deleted += group.totals();
-        Ok(done())
-    }
-
     fn put_retention_policy(&self, cloud: &Cloud, call: &Call) -> Answer {
         let request: PutRetentionPolicy = parse(call)?;
         refuse_rest(call, &request.rest)?;
@@ -196,15 +167,6 @@ impl Logs {
             group.streams.insert(stream, Stream::new(now()));
             Ok(done())
         })
-    }
-
-    fn delete_log_stream(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (group, stream) = self.named_stream(cloud, call)?;
-        let totals = self.with_group(call, &group, |group| {
-            group.streams.remove(&stream).map(|stream| stream.totals).ok_or_else(no_such_stream)
-        })?;
-        self.lock().entry(call.account.clone()).or_default().deleted += totals;
-        Ok(done())
     }
 
     fn named_stream(&self, cloud: &Cloud, call: &Call) -> Result<(String, String), AwsError> {

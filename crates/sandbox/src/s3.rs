@@ -12,7 +12,6 @@ mod list;
 mod notification;
 mod object;
 mod read;
-pub(crate) mod resource_policy;
 pub(crate) mod xml;
 
 use std::{
@@ -27,15 +26,14 @@ use jiff::Timestamp;
 use roxmltree::Document;
 
 use self::{
-    bucket::{Bucket, Versioning},
+    bucket::Bucket,
     event::Source,
-    notification::{Notifications, invalid, malformed},
-    resource_policy::{Access, Decision, ResourcePolicy, Who},
-    xml::element,
+    notification::{Rule, invalid, malformed},
 };
 use crate::{
     call::{Answer, AwsError, Call, Reply, decode_percent},
     cloud::Cloud,
+    policy::{Access, Context, Decision, Policy, Who},
 };
 
 const XML_HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
@@ -53,29 +51,15 @@ impl S3 {
         match call.operation.as_str() {
             "CopyObject" => self.copy_object(cloud, call),
             "CreateBucket" => self.create_bucket(cloud, call),
-            "DeleteObject" => self.delete_object(cloud, call),
-            "GetBucketLocation" => self.get_bucket_location(cloud, call),
-            "GetBucketNotificationConfiguration" => self.get_notifications(cloud, call),
             "GetObject" => self.get_object(cloud, call),
             "HeadBucket" => self.head_bucket(cloud, call),
             "HeadObject" => self.head_object(cloud, call),
-            "ListBuckets" => self.list_buckets(cloud, call),
             "ListObjectsV2" => self.list_objects(cloud, call),
             "PutBucketNotificationConfiguration" => self.put_notifications(cloud, call),
             "PutBucketPolicy" => self.put_bucket_policy(cloud, call),
             "PutBucketVersioning" => self.put_bucket_versioning(cloud, call),
             "PutObject" => self.put_object(cloud, call),
             other => Err(AwsError::not_implemented("s3", other)),
-        }
-    }
-
-    /// Lets a bucket's EventBridge events go to a queue: the rule and target that S3's own API cannot set.
-    ///
-    /// The bucket still needs EventBridge switched on in its notification configuration, and the queue's policy
-    /// must allow `events.amazonaws.com` to send. An unknown bucket is left alone.
-    pub(crate) fn eventbridge_target(&self, bucket: &str, queue_arn: &str) {
-        if let Some(bucket) = self.buckets().get_mut(bucket) {
-            bucket.eventbridge_targets.push(queue_arn.to_owned());
         }
     }
 
@@ -156,11 +140,9 @@ impl S3 {
                         name: name.clone(),
                         account: call.account.clone(),
                         region: call.region.clone(),
-                        created: Timestamp::now(),
-                        versioning: Versioning::Off,
+                        versioned: false,
                         policy: None,
-                        notifications: Arc::default(),
-                        eventbridge_targets: Vec::new(),
+                        rules: Arc::default(),
                         keys: BTreeMap::new(),
                     },
                 );
@@ -175,57 +157,26 @@ impl S3 {
         })
     }
 
-    fn get_bucket_location(&self, cloud: &Cloud, call: &Call) -> Answer {
-        self.with_bucket(cloud, call, "s3:GetBucketLocation", |bucket| {
-            let region = if bucket.region == "us-east-1" { "" } else { &bucket.region };
-            Ok(Reply::xml(format!(
-                "{XML_HEAD}<LocationConstraint xmlns=\"{NAMESPACE}\">{region}</LocationConstraint>"
-            )))
-        })
-    }
-
-    fn list_buckets(&self, cloud: &Cloud, call: &Call) -> Answer {
-        cloud.iam.authorize(call, "s3:ListAllMyBuckets", "arn:aws:s3:::*")?;
-        if let Some((name, _)) = call.query.iter().find(|(name, _)| name != "x-id") {
-            return Err(AwsError::not_implemented("s3", &format!("ListBuckets with {name}")));
-        }
-        let buckets: String = self
-            .buckets()
-            .values()
-            .filter(|bucket| bucket.account == call.account)
-            .map(|bucket| {
-                let created = element("CreationDate", &format!("{:.3}", bucket.created));
-                let region = element("BucketRegion", &bucket.region);
-                format!("<Bucket>{}{created}{region}</Bucket>", element("Name", &bucket.name))
-            })
-            .collect();
-        let owner = element("ID", &event::owner_id(&call.account));
-        Ok(Reply::xml(format!(
-            "{XML_HEAD}<ListAllMyBucketsResult xmlns=\"{NAMESPACE}\"><Owner>{owner}</Owner><Buckets>{buckets}\
-             </Buckets></ListAllMyBucketsResult>"
-        )))
-    }
-
     fn put_bucket_versioning(&self, cloud: &Cloud, call: &Call) -> Answer {
         let body = body_text(call)?;
         let document = Document::parse(body).map_err(|_| malformed())?;
         let status = document.descendants().find(|node| node.tag_name().name() == "Status");
-        let versioning = match status.and_then(|status| status.text()) {
-            Some("Enabled") => Versioning::Enabled,
-            Some("Suspended") => Versioning::Suspended,
+        match status.and_then(|status| status.text()) {
+            Some("Enabled") => {}
+            Some("Suspended") => return Err(AwsError::not_implemented("s3", "suspended versioning")),
             _ => {
                 let message = "The Versioning element must be specified";
                 return Err(AwsError::new(400, "IllegalVersioningConfigurationException", message));
             }
-        };
+        }
         self.with_bucket(cloud, call, "s3:PutBucketVersioning", |bucket| {
-            bucket.versioning = versioning;
+            bucket.versioned = true;
             Ok(Reply::empty())
         })
     }
 
     fn put_bucket_policy(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let policy = ResourcePolicy::parse(body_text(call)?)
+        let policy = Policy::resource(body_text(call)?)
             .map_err(|reason| AwsError::new(400, "MalformedPolicy", reason))?;
         self.with_bucket(cloud, call, "s3:PutBucketPolicy", |bucket| {
             bucket.policy = Some(policy);
@@ -233,23 +184,16 @@ impl S3 {
         })
     }
 
-    fn get_notifications(&self, cloud: &Cloud, call: &Call) -> Answer {
-        self.with_bucket(cloud, call, "s3:GetBucketNotification", |bucket| {
-            Ok(Reply::xml(bucket.notifications.print()))
-        })
-    }
-
     fn put_notifications(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let notifications = Arc::new(Notifications::parse(body_text(call)?)?);
+        let rules = Arc::new(Rule::parse_all(body_text(call)?)?);
         let action = "s3:PutBucketNotification";
         let source = self.with_bucket(cloud, call, action, |bucket| Ok(Source::of(bucket)))?;
-        let source = source.with(notifications.clone());
-        let skip = call.header("x-amz-skip-destination-validation") == Some("true");
-        if !skip && !source.destinations_accept(cloud) {
+        let source = source.with(rules.clone());
+        if !source.destinations_accept(cloud) {
             return Err(invalid("Unable to validate the following destination configurations"));
         }
         self.with_bucket(cloud, call, action, |bucket| {
-            bucket.notifications = notifications;
+            bucket.rules = rules;
             Ok(())
         })?;
         source.send_test_events(cloud);
@@ -323,7 +267,8 @@ fn authorize(
     context: &[(&str, &str)],
 ) -> Result<(), AwsError> {
     cloud.iam.authorize(call, action, resource)?;
-    let access = Access { who: Who::Caller(call), action, resource, context };
+    let context = context.iter().fold(Context::of(call), |context, (key, value)| context.with(key, value));
+    let access = Access { who: Who::Caller(call), action, resource, context: &context };
     let decision = bucket.policy.as_ref().map_or(Decision::Silent, |policy| policy.decide(&access));
     match decision {
         Decision::Allow => Ok(()),

@@ -118,13 +118,6 @@ impl Sandbox {
         self.front.cloud.sts.expire_sessions(account);
     }
 
-    /// From now on EventBridge's form of that bucket's events goes to the queue, as a rule in EventBridge would have it.
-    ///
-    /// The bucket's notification configuration must switch EventBridge on, and the queue's policy must let it send.
-    pub fn eventbridge_target(&self, bucket: &str, queue_arn: &str) {
-        self.front.cloud.s3.eventbridge_target(bucket, queue_arn);
-    }
-
     /// Sets limits of a queue, by its ARN, that AWS sets or keeps within bounds.
     ///
     /// # Errors
@@ -146,13 +139,8 @@ impl Sandbox {
         self.front.cloud.logs.set_count_only();
     }
 
-    /// From now on PutLogEvents in that account insists on sequence tokens, as AWS did until 2023.
-    pub fn set_strict_sequence(&self, account: &str) {
-        self.front.cloud.logs.set_strict_sequence(account);
-    }
-
-    /// Every batch that PutLogEvents accepted, in any account, as far as it is kept: nothing while it only counts, and
-    /// nothing of what was deleted. Those of one group are in the order of their acceptance.
+    /// Every batch that PutLogEvents accepted, in any account, as far as it is kept: nothing while it only counts.
+    /// Those of one group are in the order of their acceptance.
     pub fn puts(&self) -> Vec<Put> {
         self.front.cloud.logs.puts()
     }
@@ -428,7 +416,8 @@ mod tests {
         use aws_sdk_s3::error::ProvideErrorMetadata;
         let error = stranger.logs().describe_log_groups().send().await.expect_err("nobody has that key");
         assert_eq!(error.code(), Some("UnrecognizedClientException"));
-        let error = stranger.s3().list_buckets().send().await.expect_err("nobody has that key");
+        let error =
+            stranger.s3().list_objects_v2().bucket("b").send().await.expect_err("nobody has that key");
         assert_eq!(error.code(), Some("InvalidAccessKeyId"));
 
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");

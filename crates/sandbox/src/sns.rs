@@ -19,10 +19,8 @@ use self::envelope::Notification;
 use crate::{
     call::{Answer, AwsError, Call, Reply},
     cloud::Cloud,
-    s3::{
-        resource_policy::{Access, Decision, ResourcePolicy, Who},
-        xml::element,
-    },
+    policy::Policy,
+    s3::xml::element,
     sqs::{
         Sender,
         message::{Attributes, parse_attributes, uuid},
@@ -31,7 +29,6 @@ use crate::{
 
 /// Bytes of a published message (SNS: 256 KiB).
 const MAX_MESSAGE_BYTES: usize = 262_144;
-const PAGE: usize = 100;
 
 /// All topics of all accounts, by ARN.
 #[derive(Debug, Default)]
@@ -45,9 +42,7 @@ struct Topic {
     arn: String,
     account: String,
     region: String,
-    display_name: String,
-    policy_text: String,
-    policy: ResourcePolicy,
+    policy: Policy,
     subscriptions: Vec<Subscription>,
 }
 
@@ -63,14 +58,9 @@ impl Sns {
         let form = Form(call.form());
         match call.operation.as_str() {
             "CreateTopic" => self.create_topic(cloud, call, &form),
-            "DeleteTopic" => self.delete_topic(cloud, call, &form),
-            "GetTopicAttributes" => self.get_topic_attributes(cloud, call, &form),
-            "ListSubscriptionsByTopic" => self.list_subscriptions(cloud, call, &form),
             "Publish" => self.publish(cloud, call, &form),
-            "SetSubscriptionAttributes" => self.set_subscription_attributes(cloud, call, &form),
             "SetTopicAttributes" => self.set_topic_attributes(cloud, call, &form),
             "Subscribe" => self.subscribe(cloud, call, &form),
-            "Unsubscribe" => self.unsubscribe(cloud, call, &form),
             other => Err(AwsError::not_implemented("sns", other)),
         }
     }
@@ -96,14 +86,8 @@ impl Sns {
 
     /// Whether a topic exists and lets a service publish.
     pub(crate) fn accepts(&self, topic_arn: &str, sender: &Sender<'_>) -> bool {
-        let context = [("aws:SourceArn", sender.source_arn), ("aws:SourceAccount", sender.source_account)];
-        let access = Access {
-            who: Who::Service(sender.service),
-            action: "sns:Publish",
-            resource: topic_arn,
-            context: &context,
-        };
-        self.topics().get(topic_arn).is_some_and(|topic| topic.policy.decide(&access) == Decision::Allow)
+        let topics = self.topics();
+        topics.get(topic_arn).is_some_and(|topic| sender.is_allowed(&topic.policy, "sns:Publish", topic_arn))
     }
 
     /// How many messages of services were dropped because a topic did not allow them.
@@ -143,23 +127,6 @@ impl Sns {
         }
     }
 
-    /// Does something to the topic of a subscription, and to the subscription's place in it.
-    fn with_subscription(
-        &self,
-        cloud: &Cloud,
-        call: &Call,
-        arn: &str,
-        action: &str,
-        run: impl FnOnce(&mut Topic, usize) -> Result<(), AwsError>,
-    ) -> Result<(), AwsError> {
-        let (topic_arn, _) = arn.rsplit_once(':').ok_or_else(|| invalid("SubscriptionArn"))?;
-        self.with_topic(cloud, call, topic_arn, action, |topic| {
-            let at = topic.subscriptions.iter().position(|subscription| subscription.arn == arn);
-            let missing = || AwsError::new(404, "NotFound", "Subscription does not exist");
-            run(topic, at.ok_or_else(missing)?)
-        })
-    }
-
     fn create_topic(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
         let name = form.required("Name")?;
         if name.ends_with(".fifo") {
@@ -182,42 +149,11 @@ impl Sns {
         Ok(reply("CreateTopic", &element("TopicArn", &arn)))
     }
 
-    fn delete_topic(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("TopicArn")?;
-        match self.with_topic(cloud, call, arn, "sns:DeleteTopic", |_| Ok(())) {
-            Err(error) if error.code != "NotFound" => return Err(error),
-            _ => self.topics().remove(arn),
-        };
-        Ok(reply("DeleteTopic", ""))
-    }
-
     fn set_topic_attributes(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
         let arn = form.required("TopicArn")?;
         let (name, value) = (form.required("AttributeName")?, form.get("AttributeValue").unwrap_or_default());
         self.with_topic(cloud, call, arn, "sns:SetTopicAttributes", |topic| topic.set(name, value))?;
         Ok(reply("SetTopicAttributes", ""))
-    }
-
-    fn get_topic_attributes(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("TopicArn")?;
-        let topic = self.with_topic(cloud, call, arn, "sns:GetTopicAttributes", |topic| Ok(topic.clone()))?;
-        let confirmed = topic.subscriptions.len().to_string();
-        let attributes = [
-            ("TopicArn", topic.arn.as_str()),
-            ("Owner", &topic.account),
-            ("DisplayName", &topic.display_name),
-            ("Policy", &topic.policy_text),
-            ("SubscriptionsConfirmed", &confirmed),
-            ("SubscriptionsPending", "0"),
-            ("SubscriptionsDeleted", "0"),
-        ];
-        let entries: String = attributes
-            .iter()
-            .map(|(name, value)| {
-                format!("<entry>{}{}</entry>", element("key", name), element("value", value))
-            })
-            .collect();
-        Ok(reply("GetTopicAttributes", &format!("<Attributes>{entries}</Attributes>")))
     }
 
     fn subscribe(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
@@ -253,58 +189,6 @@ impl Sns {
             }
         })?;
         Ok(reply("Subscribe", &element("SubscriptionArn", &subscribed)))
-    }
-
-    fn set_subscription_attributes(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("SubscriptionArn")?;
-        let (name, value) = (form.required("AttributeName")?, form.get("AttributeValue").unwrap_or_default());
-        self.with_subscription(cloud, call, arn, "sns:SetSubscriptionAttributes", |topic, at| {
-            topic.subscriptions[at].set(name, value)
-        })?;
-        Ok(reply("SetSubscriptionAttributes", ""))
-    }
-
-    fn unsubscribe(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("SubscriptionArn")?;
-        self.with_subscription(cloud, call, arn, "sns:Unsubscribe", |topic, at| {
-            topic.subscriptions.remove(at);
-            Ok(())
-        })?;
-        Ok(reply("Unsubscribe", ""))
-    }
-
-    fn list_subscriptions(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("TopicArn")?;
-        let topic =
-            self.with_topic(cloud, call, arn, "sns:ListSubscriptionsByTopic", |topic| Ok(topic.clone()))?;
-        let from = match form.get("NextToken") {
-            Some(token) => token.parse().map_err(|_| invalid("NextToken"))?,
-            None => 0,
-        };
-        let members: String = topic
-            .subscriptions
-            .iter()
-            .skip(from)
-            .take(PAGE)
-            .map(|subscription| {
-                let members = [
-                    ("TopicArn", topic.arn.as_str()),
-                    ("Protocol", "sqs"),
-                    ("SubscriptionArn", &subscription.arn),
-                    ("Owner", &topic.account),
-                    ("Endpoint", &subscription.endpoint),
-                ];
-                let members: String = members.iter().map(|(name, value)| element(name, value)).collect();
-                format!("<member>{members}</member>")
-            })
-            .collect();
-        let next = from + PAGE;
-        let token = if next < topic.subscriptions.len() {
-            element("NextToken", &next.to_string())
-        } else {
-            String::new()
-        };
-        Ok(reply("ListSubscriptionsByTopic", &format!("<Subscriptions>{members}</Subscriptions>{token}")))
     }
 
     fn publish(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
@@ -378,26 +262,20 @@ impl Topic {
                 "Condition": {"StringEquals": {"AWS:SourceOwner": call.account}},
             }],
         });
-        let policy_text = policy.to_string();
         Ok(Self {
             arn,
             account: call.account.clone(),
             region: call.region.clone(),
-            display_name: String::new(),
-            policy: parse_policy(&policy_text)?,
-            policy_text,
+            policy: parse_policy(&policy.to_string())?,
             subscriptions: Vec::new(),
         })
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), AwsError> {
         match name {
-            "Policy" => {
-                self.policy = parse_policy(value)?;
-                self.policy_text = value.to_owned();
-            }
-            "DisplayName" => self.display_name = value.to_owned(),
-            "DeliveryPolicy" | "KmsMasterKeyId" | "TracingConfig" | "SignatureVersion" | "FifoTopic" => {
+            "Policy" => self.policy = parse_policy(value)?,
+            "DisplayName" | "DeliveryPolicy" | "KmsMasterKeyId" | "TracingConfig" | "SignatureVersion"
+            | "FifoTopic" => {
                 return Err(AwsError::not_implemented("sns", &format!("topic attribute {name}")));
             }
             _ => return Err(invalid("AttributeName")),
@@ -462,8 +340,8 @@ fn legal_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 256 && name.bytes().all(legal)
 }
 
-fn parse_policy(text: &str) -> Result<ResourcePolicy, AwsError> {
-    ResourcePolicy::parse(text).map_err(|reason| invalid(&format!("Policy Error: {reason}")))
+fn parse_policy(text: &str) -> Result<Policy, AwsError> {
+    Policy::resource(text).map_err(|reason| invalid(&format!("Policy Error: {reason}")))
 }
 
 fn invalid(parameter: &str) -> AwsError {

@@ -4,19 +4,18 @@
 //! EventBridge) reach it from outside, through its policy.
 
 mod backlog;
-mod errors;
+pub(crate) mod errors;
 pub(crate) mod message;
 mod queue;
 mod settings;
 mod transfer;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use serde::Deserialize;
@@ -35,23 +34,14 @@ use self::{
 use crate::{
     call::{Answer, AwsError, Call, Reply},
     cloud::Cloud,
-    s3::resource_policy::{Access, Decision, Who},
+    policy::{Access, Context, Decision, Policy, Who},
 };
-
-/// How long a deleted queue's name stays taken.
-const NAME_REST: Duration = Duration::from_secs(60);
 
 /// All queues of all accounts, by ARN.
 #[derive(Debug, Default)]
 pub(crate) struct Sqs {
-    registry: Mutex<Registry>,
+    queues: Mutex<BTreeMap<String, Arc<Queue>>>,
     dropped: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Registry {
-    queues: BTreeMap<String, Arc<Queue>>,
-    deleted: HashMap<String, Instant>,
 }
 
 /// A service that delivers into a queue, and for which resource.
@@ -63,6 +53,17 @@ pub(crate) struct Sender<'a> {
     pub(crate) source_arn: &'a str,
     /// `aws:SourceAccount`.
     pub(crate) source_account: &'a str,
+}
+
+impl Sender<'_> {
+    /// Whether the policy of a topic or a queue lets this service do that.
+    pub(crate) fn is_allowed(&self, policy: &Policy, action: &str, resource: &str) -> bool {
+        let context = Context::default()
+            .with("aws:SourceArn", self.source_arn)
+            .with("aws:SourceAccount", self.source_account);
+        let access = Access { who: Who::Service(self.service), action, resource, context: &context };
+        policy.decide(&access) == Decision::Allow
+    }
 }
 
 /// Why a service's delivery was dropped.
@@ -90,24 +91,6 @@ struct CreateQueue {
     queue_name: Option<String>,
     #[serde(default)]
     attributes: Map<String, Value>,
-    #[serde(default, alias = "tags")]
-    tags: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct GetQueueUrl {
-    queue_name: Option<String>,
-    queue_owner_a_w_s_account_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListQueues {
-    #[serde(default)]
-    queue_name_prefix: String,
-    max_results: Option<usize>,
-    next_token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -121,22 +104,12 @@ struct QueueAttributes {
 
 impl Sqs {
     pub(crate) async fn handle(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        self.answer(cloud, call).await.or_else(errors::write)
-    }
-
-    async fn answer(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         match call.operation.as_str() {
             "ChangeMessageVisibility" => self.change_message_visibility(cloud, call),
             "ChangeMessageVisibilityBatch" => self.change_message_visibility_batch(cloud, call),
             "CreateQueue" => self.create_queue(cloud, call),
-            "DeleteMessage" => self.delete_message(cloud, call),
             "DeleteMessageBatch" => self.delete_message_batch(cloud, call),
-            "DeleteQueue" => self.delete_queue(cloud, call),
             "GetQueueAttributes" => self.get_queue_attributes(cloud, call),
-            "GetQueueUrl" => self.get_queue_url(cloud, call),
-            "ListQueueTags" => self.list_queue_tags(cloud, call),
-            "ListQueues" => self.list_queues(cloud, call),
-            "PurgeQueue" => self.purge_queue(cloud, call),
             "ReceiveMessage" => self.receive_message(cloud, call).await,
             "SendMessage" => self.send_message(cloud, call),
             "SendMessageBatch" => self.send_message_batch(cloud, call),
@@ -177,11 +150,6 @@ impl Sqs {
         delivered
     }
 
-    /// Whether a queue exists and would take a service's messages.
-    pub(crate) fn accepts(&self, queue_arn: &str, sender: &Sender<'_>) -> Result<(), Undelivered> {
-        self.accepting(queue_arn, sender).map(|_| ())
-    }
-
     /// How many messages a queue holds and has held.
     pub(crate) fn counts(&self, queue_arn: &str) -> Result<QueueCounts, UnknownQueue> {
         Ok(self.known(queue_arn)?.counts())
@@ -205,25 +173,19 @@ impl Sqs {
 
     fn accepting(&self, queue_arn: &str, sender: &Sender<'_>) -> Result<Arc<Queue>, Undelivered> {
         let queue = self.by_arn(queue_arn).ok_or(Undelivered::NoQueue)?;
-        let context = [("aws:SourceArn", sender.source_arn), ("aws:SourceAccount", sender.source_account)];
-        let access = Access {
-            who: Who::Service(sender.service),
-            action: "sqs:SendMessage",
-            resource: queue_arn,
-            context: &context,
-        };
-        match queue.settings().policy.map(|policy| policy.decide(&access)) {
-            Some(Decision::Allow) => Ok(queue),
-            _ => Err(Undelivered::Denied),
+        let policy = queue.settings().policy;
+        match policy.is_some_and(|policy| sender.is_allowed(&policy, "sqs:SendMessage", queue_arn)) {
+            true => Ok(queue),
+            false => Err(Undelivered::Denied),
         }
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().expect("no holder of this lock panics")
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Queue>>> {
+        self.queues.lock().expect("no holder of this lock panics")
     }
 
     fn by_arn(&self, arn: &str) -> Option<Arc<Queue>> {
-        self.registry().queues.get(arn).cloned()
+        self.queues().get(arn).cloned()
     }
 
     /// The queue that the call's `QueueUrl` names, if the caller owns it and may do `action` to it.
@@ -257,8 +219,8 @@ impl Sqs {
         cloud.iam.authorize(call, "sqs:CreateQueue", &arn)?;
         let settings = Settings::default().with(&request.attributes)?;
         self.check_redrive(call, &settings, &request.attributes)?;
-        let mut registry = self.registry();
-        if let Some(queue) = registry.queues.get(&arn) {
+        let mut queues = self.queues();
+        if let Some(queue) = queues.get(&arn) {
             let existing = queue.settings().print();
             let differs = request.attributes.iter().find(|(name, value)| existing.get(*name) != Some(value));
             if let Some((attribute, _)) = differs {
@@ -270,82 +232,10 @@ impl Sqs {
                 ));
             }
         } else {
-            let now = Instant::now();
-            registry.deleted.retain(|_, deleted| now < *deleted + NAME_REST);
-            if registry.deleted.contains_key(&arn) {
-                return Err(refuse(
-                    "QueueDeletedRecently",
-                    "You must wait 60 seconds after deleting a queue before you can create another with the same name.",
-                ));
-            }
-            let queue = Queue::new(arn.clone(), settings, request.tags);
-            registry.queues.insert(arn, Arc::new(queue));
+            let queue = Queue::new(arn.clone(), settings);
+            queues.insert(arn, Arc::new(queue));
         }
         Ok(Reply::json(&json!({"QueueUrl": url(call, &name)})))
-    }
-
-    fn get_queue_url(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let request: GetQueueUrl = read(call)?;
-        let name = request.queue_name.ok_or_else(|| missing("QueueName"))?;
-        if request.queue_owner_a_w_s_account_id.is_some_and(|owner| owner != call.account) {
-            return Err(no_queue());
-        }
-        let arn = arn(call, &name);
-        cloud.iam.authorize(call, "sqs:GetQueueUrl", &arn)?;
-        self.by_arn(&arn).ok_or_else(no_queue)?;
-        Ok(Reply::json(&json!({"QueueUrl": url(call, &name)})))
-    }
-
-    fn list_queues(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let request: ListQueues = read(call)?;
-        cloud.iam.authorize(call, "sqs:ListQueues", &arn(call, "*"))?;
-        let limit = request.max_results.unwrap_or(1_000);
-        if !(1..=1_000).contains(&limit) {
-            return Err(invalid_value(
-                "MaxResults",
-                limit,
-                "Must be an integer from 1 to 1000, if provided.",
-            ));
-        }
-        let own = arn(call, "");
-        let from = arn(call, &request.queue_name_prefix);
-        let registry = self.registry();
-        let mut names = registry
-            .queues
-            .range(from.clone()..)
-            .take_while(|(arn, _)| arn.starts_with(&from))
-            .map(|(arn, _)| &arn[own.len()..])
-            .filter(|name| request.next_token.as_deref().is_none_or(|token| *name > token));
-        let page: Vec<&str> = names.by_ref().take(limit).collect();
-        let mut answer = json!({});
-        if !page.is_empty() {
-            answer["QueueUrls"] = page.iter().map(|name| url(call, name)).collect();
-        }
-        if request.max_results.is_some() && names.next().is_some() {
-            answer["NextToken"] = json!(page.last());
-        }
-        Ok(Reply::json(&answer))
-    }
-
-    fn delete_queue(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let queue = self.authorized(cloud, call, "sqs:DeleteQueue")?;
-        let mut registry = self.registry();
-        registry.queues.remove(&queue.arn);
-        registry.deleted.insert(queue.arn.clone(), Instant::now());
-        queue.retire();
-        Ok(Reply::json(&json!({})))
-    }
-
-    fn purge_queue(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let queue = self.authorized(cloud, call, "sqs:PurgeQueue")?;
-        if queue.purge() {
-            return Ok(Reply::json(&json!({})));
-        }
-        let name = queue.arn.rsplit(':').next().unwrap_or_default();
-        Err(refuse(
-            "PurgeQueueInProgress",
-            format!("Only one PurgeQueue operation on {name} is allowed every 60 seconds."),
-        ))
     }
 
     fn get_queue_attributes(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
@@ -378,11 +268,6 @@ impl Sqs {
         self.check_redrive(call, &settings, &changes)?;
         queue.set(settings);
         Ok(Reply::json(&json!({})))
-    }
-
-    fn list_queue_tags(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let tags = self.authorized(cloud, call, "sqs:ListQueueTags")?.tags();
-        Ok(Reply::json(&if tags.is_empty() { json!({}) } else { json!({"Tags": tags}) }))
     }
 
     /// A new redrive policy must name an existing queue of the same account and Region.

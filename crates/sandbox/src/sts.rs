@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::call::{Answer, AwsError, Call, Principal, Reply};
 use crate::cloud::Cloud;
-use crate::iam::policy::{Context, Decision, Policy, is_account};
 use crate::iam::{Role, random_id};
+use crate::policy::{Access, Context, Decision, Policy, Who, is_account};
 use crate::sigv4::Authorization;
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
@@ -177,7 +177,8 @@ fn authorize(
     actions.extend(source_identity.map(|_| "sts:SetSourceIdentity"));
     for action in actions {
         cloud.iam.authorize_in(call, action, &role.arn, &context)?;
-        if role.trust.decide_trust(call, action, &context) != Decision::Allow {
+        let access = Access { who: Who::Caller(call), action, resource: &role.arn, context: &context };
+        if role.trust.decide(&access) != Decision::Allow {
             return Err(denied(action));
         }
     }

@@ -1,7 +1,7 @@
-//! Expressions: placeholders, tokens, document paths; [`condition`] and [`update`] hold the two grammars.
+//! Expressions: placeholders, tokens and names; [`condition`] and [`update`] hold the two grammars.
 //!
-//! What the grammars do not know is a `ValidationException`, never ignored; so is a placeholder that is given
-//! but not used, or used but not given.
+//! The grammars are what logferry sends: names of attributes, never paths into them. What they do not know is a
+//! `ValidationException`, never ignored; so is a placeholder that is given but not used, or used but not given.
 
 pub(super) mod condition;
 pub(super) mod update;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::reserved::is_reserved;
 use super::validation;
-use super::value::{AttributeValue, Item};
+use super::value::AttributeValue;
 use crate::call::AwsError;
 
 /// ExpressionAttributeNames and ExpressionAttributeValues, and which of them were used.
@@ -98,70 +98,11 @@ fn is_word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// A place in an item: an attribute, and steps into it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Path {
-    pub(super) attribute: String,
-    pub(super) steps: Vec<Step>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    Member(String),
-    Element(usize),
-}
-
-impl Path {
-    pub(super) fn find<'a>(&self, item: &'a Item) -> Option<&'a AttributeValue> {
-        self.steps.iter().try_fold(item.get(&self.attribute)?, |value, step| match (value, step) {
-            (AttributeValue::M(members), Step::Member(name)) => members.get(name),
-            (AttributeValue::L(elements), Step::Element(at)) => elements.get(*at),
-            _ => None,
-        })
-    }
-
-    /// Whether one of the two lies within the other.
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        self.attribute == other.attribute && self.steps.iter().zip(&other.steps).all(|(a, b)| a == b)
-    }
-}
-
-/// As AWS shows paths in its messages: `[a, b, [1]]`.
-impl fmt::Display for Path {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "[{}", self.attribute)?;
-        for step in &self.steps {
-            match step {
-                Step::Member(name) => write!(formatter, ", {name}")?,
-                Step::Element(at) => write!(formatter, ", [{at}]")?,
-            }
-        }
-        formatter.write_str("]")
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
-    /// A bare word: an attribute's name, a function's or a keyword.
-    Word(String),
-    /// `#name`.
-    Name(String),
-    /// `:value`.
-    Value(String),
-    Index(usize),
-    Symbol(&'static str),
-}
-
-/// Longer ones first, so that `<=` is not read as `<`.
-const SYMBOLS: [&str; 15] = ["<>", "<=", ">=", "=", "<", ">", "(", ")", ",", "+", "-", ".", "[", "]", "*"];
-
-/// A cursor over the tokens of one expression, with what every grammar needs.
+/// A cursor over the tokens of one expression: words, `#name`, `:value` and symbols.
 struct Parser<'a> {
     /// The request member, for messages: `ConditionExpression`.
     member: &'static str,
-    text: &'a str,
-    /// Tokens with the byte ranges they came from.
-    tokens: Vec<(Token, std::ops::Range<usize>)>,
+    tokens: Vec<&'a str>,
     at: usize,
     placeholders: &'a mut Placeholders,
 }
@@ -172,24 +113,25 @@ impl<'a> Parser<'a> {
         text: &'a str,
         placeholders: &'a mut Placeholders,
     ) -> Result<Self, AwsError> {
-        let mut parser = Self { member, text, tokens: Vec::new(), at: 0, placeholders };
-        let mut start = 0;
-        while let Some(rest) = text.get(start..).filter(|rest| !rest.is_empty()) {
-            if rest.starts_with([' ', '\t', '\n', '\r']) {
-                start += 1;
-                continue;
-            }
-            let (token, length) = token(rest).ok_or_else(|| {
-                let end = start + rest.chars().next().map_or(0, char::len_utf8);
-                parser.syntax_error_at(start..end)
-            })?;
-            parser.tokens.push((token, start..start + length));
-            start += length;
+        let mut tokens = Vec::new();
+        let mut rest = text.trim_ascii_start();
+        while let Some(first) = rest.chars().next() {
+            let word =
+                |from: usize| from + rest[from..].bytes().take_while(|byte| is_word_byte(*byte)).count();
+            let length = match first {
+                '#' | ':' => word(1),
+                _ if is_word_byte(rest.as_bytes()[0]) => word(0),
+                _ if ["<=", ">=", "<>"].iter().any(|symbol| rest.starts_with(symbol)) => 2,
+                _ => first.len_utf8(),
+            };
+            tokens.push(&rest[..length]);
+            rest = rest[length..].trim_ascii_start();
         }
-        if parser.tokens.is_empty() {
-            return Err(parser.error("The expression can not be empty;"));
+        let parser = Self { member, tokens, at: 0, placeholders };
+        match parser.tokens.is_empty() {
+            true => Err(parser.error("The expression can not be empty;")),
+            false => Ok(parser),
         }
-        Ok(parser)
     }
 
     fn error(&self, message: impl fmt::Display) -> AwsError {
@@ -198,151 +140,67 @@ impl<'a> Parser<'a> {
 
     /// The refusal of the token at the cursor, or of the end.
     fn syntax_error(&self) -> AwsError {
-        match self.tokens.get(self.at) {
-            Some((_, range)) => self.syntax_error_at(range.clone()),
-            None => {
-                let near = self.tokens.last().map_or("", |(_, range)| &self.text[range.clone()]);
-                self.error(format_args!("Syntax error; token: \"<EOF>\", near: \"{near}\""))
-            }
-        }
-    }
-
-    fn syntax_error_at(&self, range: std::ops::Range<usize>) -> AwsError {
+        let token = self.peek().unwrap_or("<EOF>");
         // One token to either side is shown, as AWS does.
-        let before = self.tokens.iter().rev().find(|(_, other)| other.end <= range.start);
-        let after = self.tokens.iter().find(|(_, other)| other.start >= range.end);
-        let start = before.map_or(range.start, |(_, other)| other.start);
-        let end = after.map_or(range.end, |(_, other)| other.end);
-        let (token, near) = (&self.text[range], &self.text[start..end]);
+        let near = self.tokens[self.at.saturating_sub(1)..(self.at + 2).min(self.tokens.len())].join(" ");
         self.error(format_args!("Syntax error; token: \"{token}\", near: \"{near}\""))
     }
 
-    fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at).map(|(token, _)| token)
+    fn peek(&self) -> Option<&'a str> {
+        self.tokens.get(self.at).copied()
     }
 
-    fn peek_is(&self, symbol: &str) -> bool {
-        matches!(self.peek(), Some(Token::Symbol(found)) if *found == symbol)
-    }
-
-    fn take(&mut self, symbol: &str) -> bool {
-        let found = self.peek_is(symbol);
+    /// Takes the symbol, or the keyword in whatever case, if it comes next.
+    fn take(&mut self, token: &str) -> bool {
+        let found = self.peek().is_some_and(|next| next.eq_ignore_ascii_case(token));
         self.at += usize::from(found);
         found
     }
 
-    fn expect(&mut self, symbol: &str) -> Result<(), AwsError> {
-        if self.take(symbol) { Ok(()) } else { Err(self.syntax_error()) }
-    }
-
-    /// Whether the cursor is at the keyword, in whatever case.
-    fn peek_keyword(&self, keyword: &str) -> bool {
-        matches!(self.peek(), Some(Token::Word(word)) if word.eq_ignore_ascii_case(keyword))
-    }
-
-    fn take_keyword(&mut self, keyword: &str) -> bool {
-        let found = self.peek_keyword(keyword);
-        self.at += usize::from(found);
-        found
+    fn expect(&mut self, token: &str) -> Result<(), AwsError> {
+        if self.take(token) { Ok(()) } else { Err(self.syntax_error()) }
     }
 
     fn end(&self) -> Result<(), AwsError> {
         if self.at == self.tokens.len() { Ok(()) } else { Err(self.syntax_error()) }
     }
 
-    /// Takes the name of a function and its opening parenthesis, if they come next.
-    fn take_function(&mut self) -> Option<String> {
-        let Some(Token::Word(word)) = self.peek() else { return None };
-        let name = word.clone();
-        let opens = matches!(self.tokens.get(self.at + 1), Some((Token::Symbol("("), _)));
-        // `NOT (...)` and `IN (...)` are no calls.
-        let keyword =
-            ["NOT", "AND", "OR", "IN", "BETWEEN"].iter().any(|word| name.eq_ignore_ascii_case(word));
-        if !opens || keyword {
-            return None;
-        }
-        self.at += 2;
-        Some(name)
-    }
-
-    fn path(&mut self) -> Result<Path, AwsError> {
-        let attribute = self.name()?;
-        let mut steps = Vec::new();
-        loop {
-            if self.take(".") {
-                steps.push(Step::Member(self.name()?));
-            } else if self.take("[") {
-                let Some(Token::Index(at)) = self.peek() else { return Err(self.syntax_error()) };
-                steps.push(Step::Element(*at));
-                self.at += 1;
-                self.expect("]")?;
-            } else {
-                return Ok(Path { attribute, steps });
-            }
-        }
-    }
-
+    /// Takes the name of an attribute, bare or by its placeholder.
     fn name(&mut self) -> Result<String, AwsError> {
         let name = match self.peek() {
-            Some(Token::Word(word)) if is_reserved(word) => {
+            Some(word) if is_reserved(word) => {
                 return Err(self
                     .error(format_args!("Attribute name is a reserved keyword; reserved keyword: {word}")));
             }
-            Some(Token::Word(word)) => word.clone(),
-            Some(Token::Name(placeholder)) => {
+            Some(placeholder) if placeholder.starts_with('#') => {
                 let Some(name) = self.placeholders.names.get(placeholder) else {
                     return Err(self.error(format_args!(
                         "An expression attribute name used in the document path is not defined; \
                          attribute name: {placeholder}"
                     )));
                 };
-                self.placeholders.used.insert(placeholder.clone());
+                self.placeholders.used.insert(placeholder.to_owned());
                 name.clone()
             }
+            Some(word) if word.starts_with(|first: char| first.is_ascii_alphabetic()) => word.to_owned(),
             _ => return Err(self.syntax_error()),
         };
         self.at += 1;
         Ok(name)
     }
 
-    /// Takes a `:value`, if one comes next.
-    fn take_value(&mut self) -> Result<Option<AttributeValue>, AwsError> {
-        let Some(Token::Value(placeholder)) = self.peek() else { return Ok(None) };
+    /// Takes a `:value`.
+    fn value(&mut self) -> Result<AttributeValue, AwsError> {
+        let placeholder = self.peek().filter(|token| token.starts_with(':'));
+        let placeholder = placeholder.ok_or_else(|| self.syntax_error())?;
         let Some(value) = self.placeholders.values.get(placeholder) else {
             return Err(self.error(format_args!(
                 "An expression attribute value used in expression is not defined; \
                  attribute value: {placeholder}"
             )));
         };
-        self.placeholders.used.insert(placeholder.clone());
-        let value = value.clone();
+        self.placeholders.used.insert(placeholder.to_owned());
         self.at += 1;
-        Ok(Some(value))
-    }
-}
-
-/// The token that the text begins with and its length.
-fn token(text: &str) -> Option<(Token, usize)> {
-    let word_length = |text: &str| text.bytes().take_while(|byte| is_word_byte(*byte)).count();
-    let first = text.chars().next()?;
-    match first {
-        '#' | ':' => {
-            let length = 1 + word_length(&text[1..]);
-            let placeholder = text[..length].to_owned();
-            let token = if first == '#' { Token::Name(placeholder) } else { Token::Value(placeholder) };
-            (length > 1).then_some((token, length))
-        }
-        'a'..='z' | 'A'..='Z' => {
-            let length = word_length(text);
-            Some((Token::Word(text[..length].to_owned()), length))
-        }
-        '0'..='9' => {
-            let length = word_length(text);
-            Some((Token::Index(text[..length].parse().ok()?), length))
-        }
-        _ => {
-            let symbol = SYMBOLS.into_iter().find(|symbol| text.starts_with(symbol))?;
-            Some((Token::Symbol(symbol), symbol.len()))
-        }
+        Ok(value.clone())
     }
 }

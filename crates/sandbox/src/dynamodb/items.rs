@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::expression::Placeholders;
 use super::expression::condition::Condition;
 use super::expression::update::Update;
-use super::expression::{Path, Placeholders};
 use super::value::{Item, item_from_json, item_size, item_to_json};
 use super::{DynamoDb, Rest, choice, constraint, read, refuse_rest, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
@@ -112,8 +112,7 @@ impl Write {
     }
 
     fn return_values(&self) -> Result<&'static str, AwsError> {
-        let choices = ["NONE", "ALL_OLD", "ALL_NEW", "UPDATED_OLD", "UPDATED_NEW"];
-        choice(self.return_values.as_deref(), "returnValues", &choices)
+        choice(self.return_values.as_deref(), "returnValues", &["NONE", "ALL_OLD", "ALL_NEW"])
     }
 
     /// Whether PutItem or DeleteItem answers with the item that was there.
@@ -178,25 +177,19 @@ impl DynamoDb {
         let key_item = item_from_json(&required(request.key, "key")?)?;
         let returned = request.write.return_values()?;
         let (update, guard) = request.write.update_and_guard(&request.update_expression)?;
-        let written = update.paths();
-        if returned.starts_with("UPDATED") && written.iter().any(|path| !path.steps.is_empty()) {
-            let what = format!("UpdateItem with ReturnValues {returned} of a nested attribute");
-            return Err(AwsError::not_implemented("dynamodb", &what));
-        }
         self.with_table(call, &table, |table| {
             let key = table.key(&key_item)?;
-            let of_key = |path: &&&Path| table.key_attributes().any(|key| key.name == path.attribute);
-            if let Some(path) = written.iter().find(of_key) {
+            let of_key = |name: &&str| table.key_attributes().any(|key| key.name == *name);
+            if let Some(name) = update.names().find(of_key) {
                 return Err(validation(format!(
-                    "One or more parameter values were invalid: Cannot update attribute {}. \
-                     This attribute is part of the key",
-                    path.attribute
+                    "One or more parameter values were invalid: Cannot update attribute {name}. \
+                     This attribute is part of the key"
                 )));
             }
             let old = table.items.get(&key).cloned();
             guard.check(old.as_ref())?;
             // An item that does not exist is created with its key, whatever the update does to it.
-            let new = update.apply(old.as_ref().unwrap_or(&key_item))?;
+            let new = update.apply(old.as_ref().unwrap_or(&key_item));
             if item_size(&new) > MAX_ITEM_BYTES {
                 return Err(validation("Item size to update has exceeded the maximum allowed size"));
             }
@@ -204,8 +197,6 @@ impl DynamoDb {
             Ok(attributes(match returned {
                 "ALL_OLD" => old,
                 "ALL_NEW" => Some(new),
-                "UPDATED_OLD" => old.map(|old| only(old, &written)),
-                "UPDATED_NEW" => Some(only(new, &written)),
                 _ => None,
             }))
         })
@@ -235,10 +226,4 @@ fn attributes(item: Option<Item>) -> Reply {
         Some(item) => Reply::json(&json!({ "Attributes": item_to_json(&item) })),
         None => Reply::json(&json!({})),
     }
-}
-
-/// The attributes that an update wrote.
-fn only(mut item: Item, written: &[&Path]) -> Item {
-    item.retain(|name, _| written.iter().any(|path| path.attribute == *name));
-    item
 }

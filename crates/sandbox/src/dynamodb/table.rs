@@ -1,76 +1,41 @@
-//! A table: its key schema and its items in key order.
+//! A table: its key schema and its items in key order. Key attributes are strings.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
-
-use super::number::Number;
 use super::validation;
-use super::value::{AttributeValue, Item, item_size};
+use super::value::{AttributeValue, Item};
 use crate::call::AwsError;
 
-/// The value of a key attribute.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum KeyValue {
-    S(String),
-    N(Number),
-    B(Vec<u8>),
-}
-
 /// A primary key: hash and, if the schema has one, range.
-pub(super) type Key = (KeyValue, Option<KeyValue>);
+pub(super) type Key = (String, Option<String>);
 
 /// An attribute of the key schema.
 #[derive(Clone, Debug)]
 pub(super) struct KeyAttribute {
     pub(super) name: String,
-    /// `S`, `N` or `B`.
-    pub(super) kind: &'static str,
     /// Most bytes its value may have.
     pub(super) max_bytes: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) arn: String,
-    pub(super) id: String,
-    /// Epoch seconds.
-    pub(super) created: f64,
     pub(super) hash: KeyAttribute,
     pub(super) range: Option<KeyAttribute>,
-    /// Read and write units; none if paid per request.
-    pub(super) provisioned: Option<(u64, u64)>,
     pub(super) time_to_live: Option<String>,
     pub(super) items: BTreeMap<Key, Item>,
 }
 
 impl KeyAttribute {
-    /// Reads the value as one of this attribute's, or says what its type is instead.
-    pub(super) fn value(&self, value: &AttributeValue) -> Result<KeyValue, &'static str> {
-        match value {
-            AttributeValue::S(text) if self.kind == "S" => Ok(KeyValue::S(text.clone())),
-            AttributeValue::N(number) if self.kind == "N" => Ok(KeyValue::N(*number)),
-            AttributeValue::B(bytes) if self.kind == "B" => Ok(KeyValue::B(bytes.clone())),
-            other => Err(other.kind()),
-        }
-    }
-
     /// Refuses values that are empty or too long for a key.
-    pub(super) fn check(&self, value: &KeyValue) -> Result<(), AwsError> {
-        let (length, what) = match value {
-            KeyValue::S(text) => (text.len(), "string"),
-            KeyValue::B(bytes) => (bytes.len(), "binary"),
-            KeyValue::N(_) => return Ok(()),
-        };
-        if length == 0 {
+    pub(super) fn check(&self, value: &str) -> Result<(), AwsError> {
+        if value.is_empty() {
             return Err(validation(format!(
                 "One or more parameter values are not valid. The AttributeValue for a key attribute cannot \
-                 contain an empty {what} value. Key: {}",
+                 contain an empty string value. Key: {}",
                 self.name
             )));
         }
-        if length > self.max_bytes {
-            // 2048 bytes are a hash key's limit, 1024 a range key's.
+        if value.len() > self.max_bytes {
             let role = if self.max_bytes == HASH_KEY_BYTES { "hashkey" } else { "rangekey" };
             return Err(validation(format!(
                 "One or more parameter values were invalid: Size of {role} has exceeded the maximum size \
@@ -94,36 +59,35 @@ impl Table {
 
     /// The key of an item that is to be put.
     pub(super) fn key_of_item(&self, item: &Item) -> Result<Key, AwsError> {
-        let part = |attribute: &KeyAttribute| {
-            let name = &attribute.name;
-            let value = item.get(name).ok_or_else(|| {
-                validation(format!(
-                    "One or more parameter values were invalid: Missing the key {name} in the item"
-                ))
-            })?;
-            let value = attribute.value(value).map_err(|actual| {
-                validation(format!(
-                    "One or more parameter values were invalid: Type mismatch for key {name} expected: {} \
-                     actual: {actual}",
-                    attribute.kind
-                ))
-            })?;
-            attribute.check(&value).map(|()| value)
-        };
-        Ok((part(&self.hash)?, self.range.as_ref().map(part).transpose()?))
+        self.read_key(item, |name, found| {
+            let what = match found {
+                None => format!("Missing the key {name} in the item"),
+                Some(other) => {
+                    format!("Type mismatch for key {name} expected: S actual: {}", other.kind())
+                }
+            };
+            validation(format!("One or more parameter values were invalid: {what}"))
+        })
     }
 
     /// The key that a request names: exactly the attributes of the schema.
     pub(super) fn key(&self, given: &Item) -> Result<Key, AwsError> {
         let mismatch = || validation("The provided key element does not match the schema");
-        let part = |attribute: &KeyAttribute| {
-            let value = given.get(&attribute.name).ok_or_else(mismatch)?;
-            let value = attribute.value(value).map_err(|_| mismatch())?;
-            attribute.check(&value).map(|()| value)
-        };
         if given.len() != self.key_attributes().count() {
             return Err(mismatch());
         }
+        self.read_key(given, |_, _| mismatch())
+    }
+
+    fn read_key(
+        &self,
+        item: &Item,
+        refused: impl Fn(&str, Option<&AttributeValue>) -> AwsError,
+    ) -> Result<Key, AwsError> {
+        let part = |attribute: &KeyAttribute| match item.get(&attribute.name) {
+            Some(AttributeValue::S(value)) => attribute.check(value).map(|()| value.clone()),
+            other => Err(refused(&attribute.name, other)),
+        };
         Ok((part(&self.hash)?, self.range.as_ref().map(part).transpose()?))
     }
 
@@ -133,40 +97,5 @@ impl Table {
             .filter_map(|attribute| item.get_key_value(&attribute.name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect()
-    }
-
-    pub(super) fn describe(&self, name: &str, status: &str) -> Value {
-        let roles = ["HASH", "RANGE"];
-        let schema: Vec<_> = self
-            .key_attributes()
-            .zip(roles)
-            .map(|(attribute, role)| json!({ "AttributeName": attribute.name, "KeyType": role }))
-            .collect();
-        let definitions: Vec<_> = self
-            .key_attributes()
-            .map(|attribute| json!({ "AttributeName": attribute.name, "AttributeType": attribute.kind }))
-            .collect();
-        let (read, write) = self.provisioned.unwrap_or_default();
-        let mut shown = json!({
-            "TableName": name,
-            "TableStatus": status,
-            "TableArn": self.arn,
-            "TableId": self.id,
-            "CreationDateTime": self.created,
-            "KeySchema": schema,
-            "AttributeDefinitions": definitions,
-            "ProvisionedThroughput": {
-                "NumberOfDecreasesToday": 0,
-                "ReadCapacityUnits": read,
-                "WriteCapacityUnits": write,
-            },
-            "ItemCount": self.items.len(),
-            "TableSizeBytes": self.items.values().map(item_size).sum::<usize>(),
-            "DeletionProtectionEnabled": false,
-        });
-        if self.provisioned.is_none() {
-            shown["BillingModeSummary"] = json!({ "BillingMode": "PAY_PER_REQUEST" });
-        }
-        shown
     }
 }

@@ -1,4 +1,4 @@
-//! The calls on tables: CreateTable, DescribeTable, DeleteTable, UpdateTimeToLive, DescribeTimeToLive.
+//! The calls on tables: CreateTable and UpdateTimeToLive.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::table::{HASH_KEY_BYTES, KeyAttribute, RANGE_KEY_BYTES, Table};
-use super::{DynamoDb, Rest, address, choice, read, refuse_rest, table_arn, validation};
+use super::{DynamoDb, Rest, address, choice, read, refuse_rest, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -19,7 +19,6 @@ struct CreateTable {
     #[serde(default)]
     key_schema: Vec<KeySchemaElement>,
     billing_mode: Option<String>,
-    provisioned_throughput: Option<ProvisionedThroughput>,
     #[serde(flatten)]
     rest: Rest,
 }
@@ -36,19 +35,6 @@ struct AttributeDefinition {
 struct KeySchemaElement {
     attribute_name: String,
     key_type: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ProvisionedThroughput {
-    read_capacity_units: u64,
-    write_capacity_units: u64,
-}
-
-#[derive(Deserialize)]
-struct NoMembers {
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -71,95 +57,39 @@ impl DynamoDb {
         let (name, request): (_, CreateTable) = read(cloud, call)?;
         refuse_rest(call, &request.rest)?;
         let (hash, range) = key_schema(&request)?;
-        let mode =
-            choice(request.billing_mode.as_deref(), "billingMode", &["PROVISIONED", "PAY_PER_REQUEST"])?;
-        let provisioned = match (mode, request.provisioned_throughput) {
-            ("PAY_PER_REQUEST", None) => None,
-            ("PAY_PER_REQUEST", Some(_)) => {
-                return Err(invalid(
-                    "Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is \
-                     PAY_PER_REQUEST",
-                ));
-            }
-            (_, Some(units)) => Some((units.read_capacity_units, units.write_capacity_units)),
-            (_, None) => {
-                return Err(invalid(
-                    "ReadCapacityUnits and WriteCapacityUnits must both be specified when BillingMode is \
-                     PROVISIONED",
-                ));
-            }
-        };
-        let table = Table {
-            arn: table_arn(call, &name),
-            id: table_id(),
-            created: jiff::Timestamp::now().as_millisecond() as f64 / 1000.0,
-            hash,
-            range,
-            provisioned,
-            time_to_live: None,
-            items: BTreeMap::new(),
-        };
+        let modes = ["PROVISIONED", "PAY_PER_REQUEST"];
+        if choice(request.billing_mode.as_deref(), "billingMode", &modes)? == modes[0] {
+            return Err(AwsError::not_implemented("dynamodb", "CreateTable with BillingMode PROVISIONED"));
+        }
         match self.lock().entry(address(call, &name)) {
             Entry::Occupied(_) => {
                 Err(AwsError::new(400, "ResourceInUseException", format!("Table already exists: {name}")))
             }
             Entry::Vacant(place) => {
-                let table = place.insert(table);
-                Ok(Reply::json(&json!({ "TableDescription": table.describe(&name, "ACTIVE") })))
+                place.insert(Table { hash, range, time_to_live: None, items: BTreeMap::new() });
+                Ok(Reply::json(&json!({
+                    "TableDescription": { "TableName": name, "TableStatus": "ACTIVE" },
+                })))
             }
         }
-    }
-
-    pub(super) fn describe_table(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, request): (_, NoMembers) = read(cloud, call)?;
-        refuse_rest(call, &request.rest)?;
-        let tables = self.lock();
-        let table = tables.get(&address(call, &name)).ok_or_else(|| no_such_table(&name))?;
-        Ok(Reply::json(&json!({ "Table": table.describe(&name, "ACTIVE") })))
-    }
-
-    pub(super) fn delete_table(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, request): (_, NoMembers) = read(cloud, call)?;
-        refuse_rest(call, &request.rest)?;
-        let table = self.lock().remove(&address(call, &name)).ok_or_else(|| no_such_table(&name))?;
-        Ok(Reply::json(&json!({ "TableDescription": table.describe(&name, "DELETING") })))
     }
 
     pub(super) fn update_time_to_live(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (name, request): (_, UpdateTimeToLive) = read(cloud, call)?;
         refuse_rest(call, &request.rest)?;
         let TimeToLiveSpecification { enabled, attribute_name } = request.time_to_live_specification;
+        if !enabled {
+            return Err(AwsError::not_implemented("dynamodb", "UpdateTimeToLive that disables"));
+        }
         if !(1..=255).contains(&attribute_name.len()) {
             return Err(validation("TimeToLive attributeName must be 1 to 255 characters long"));
         }
-        let mut tables = self.lock();
-        let table = tables.get_mut(&address(call, &name)).ok_or_else(|| no_such_table(&name))?;
-        match (&table.time_to_live, enabled) {
-            (Some(_), true) => return Err(validation("TimeToLive is already enabled")),
-            (None, false) => return Err(validation("TimeToLive is already disabled")),
-            (Some(present), false) if *present != attribute_name => {
-                return Err(validation(format!(
-                    "TimeToLive is active on a different AttributeName: current AttributeName is {present}"
-                )));
-            }
-            _ => {}
-        }
-        table.time_to_live = enabled.then(|| attribute_name.clone());
-        Ok(Reply::json(&json!({
-            "TimeToLiveSpecification": { "Enabled": enabled, "AttributeName": attribute_name },
-        })))
-    }
-
-    pub(super) fn describe_time_to_live(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, request): (_, NoMembers) = read(cloud, call)?;
-        refuse_rest(call, &request.rest)?;
-        let tables = self.lock();
-        let table = tables.get(&address(call, &name)).ok_or_else(|| no_such_table(&name))?;
-        let description = match &table.time_to_live {
-            Some(attribute) => json!({ "TimeToLiveStatus": "ENABLED", "AttributeName": attribute }),
-            None => json!({ "TimeToLiveStatus": "DISABLED" }),
-        };
-        Ok(Reply::json(&json!({ "TimeToLiveDescription": description })))
+        self.with_table(call, &name, |table| match table.time_to_live.replace(attribute_name.clone()) {
+            Some(_) => Err(validation("TimeToLive is already enabled")),
+            None => Ok(Reply::json(&json!({
+                "TimeToLiveSpecification": { "Enabled": true, "AttributeName": attribute_name },
+            }))),
+        })
     }
 }
 
@@ -193,27 +123,14 @@ fn key_schema(request: &CreateTable) -> Result<(KeyAttribute, Option<KeyAttribut
                 "Some index key attributes are not defined in AttributeDefinitions. Keys: [{name}]"
             ))
         })?;
-        let kind = choice(Some(&definition.attribute_type), "attributeType", &["S", "N", "B"])?;
-        Ok(KeyAttribute { name, kind, max_bytes })
+        match choice(Some(&definition.attribute_type), "attributeType", &["S", "N", "B"])? {
+            "S" => Ok(KeyAttribute { name, max_bytes }),
+            _ => Err(AwsError::not_implemented("dynamodb", "a key attribute that is no string")),
+        }
     };
     Ok((attribute(hash, HASH_KEY_BYTES)?, range.map(|range| attribute(range, RANGE_KEY_BYTES)).transpose()?))
 }
 
 fn invalid(message: &str) -> AwsError {
     validation(format!("One or more parameter values were invalid: {message}"))
-}
-
-fn no_such_table(name: &str) -> AwsError {
-    AwsError::new(
-        400,
-        "ResourceNotFoundException",
-        format!("Requested resource not found: Table: {name} not found"),
-    )
-}
-
-/// A random id in the form of a UUID.
-fn table_id() -> String {
-    let hex = format!("{:032x}", fastrand::u128(..));
-    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-    parts.join("-")
 }

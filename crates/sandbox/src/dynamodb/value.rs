@@ -113,20 +113,6 @@ impl AttributeValue {
         }
     }
 
-    /// What the function `size()` yields; nothing for the types it does not know.
-    pub(super) fn length(&self) -> Option<usize> {
-        match self {
-            Self::S(text) => Some(text.encode_utf16().count()),
-            Self::B(bytes) => Some(bytes.len()),
-            Self::L(elements) => Some(elements.len()),
-            Self::M(members) => Some(members.len()),
-            Self::Ss(elements) => Some(elements.len()),
-            Self::Ns(elements) => Some(elements.len()),
-            Self::Bs(elements) => Some(elements.len()),
-            Self::N(_) | Self::Bool(_) | Self::Null => None,
-        }
-    }
-
     /// Orders two strings, numbers or binaries; values of different or other types have no order.
     pub(super) fn order(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
@@ -141,21 +127,6 @@ impl AttributeValue {
         match (self, prefix) {
             (Self::S(text), Self::S(prefix)) => text.starts_with(prefix.as_str()),
             (Self::B(bytes), Self::B(prefix)) => bytes.starts_with(prefix),
-            _ => false,
-        }
-    }
-
-    /// Whether a string has the substring, or a set or a list the element.
-    pub(super) fn contains(&self, part: &Self) -> bool {
-        match (self, part) {
-            (Self::S(text), Self::S(part)) => text.contains(part.as_str()),
-            (Self::B(bytes), Self::B(part)) => {
-                part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
-            }
-            (Self::Ss(elements), Self::S(part)) => elements.contains(part),
-            (Self::Ns(elements), Self::N(part)) => elements.contains(part),
-            (Self::Bs(elements), Self::B(part)) => elements.contains(part),
-            (Self::L(elements), part) => elements.contains(part),
             _ => false,
         }
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::store::{Event, Group, Stream};
 use super::{
     Logs, Rest, authorize, authorize_group, authorize_stream, constraint, group_arn, group_name,
-    invalid_parameter, no_such_group, no_such_stream, parse, refuse_rest, required, stream_name,
+    invalid_parameter, no_such_stream, parse, refuse_rest, required, stream_name,
 };
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
@@ -23,7 +23,6 @@ const EVENT_OVERHEAD_BYTES: usize = 26;
 #[serde(rename_all = "camelCase")]
 struct DescribeLogGroups {
     log_group_name_prefix: Option<String>,
-    log_group_name_pattern: Option<String>,
     limit: Option<i64>,
     next_token: Option<String>,
     #[serde(flatten)]
@@ -34,10 +33,6 @@ struct DescribeLogGroups {
 #[serde(rename_all = "camelCase")]
 struct DescribeLogStreams {
     log_group_name: Option<String>,
-    log_group_identifier: Option<String>,
-    log_stream_name_prefix: Option<String>,
-    order_by: Option<String>,
-    descending: Option<bool>,
     limit: Option<i64>,
     next_token: Option<String>,
     #[serde(flatten)]
@@ -48,10 +43,7 @@ struct DescribeLogStreams {
 #[serde(rename_all = "camelCase")]
 struct GetLogEvents {
     log_group_name: Option<String>,
-    log_group_identifier: Option<String>,
     log_stream_name: Option<String>,
-    start_time: Option<i64>,
-    end_time: Option<i64>,
     limit: Option<i64>,
     next_token: Option<String>,
     start_from_head: Option<bool>,
@@ -64,11 +56,7 @@ struct GetLogEvents {
 struct FilterLogEvents {
     log_group_name: Option<String>,
     log_group_identifier: Option<String>,
-    log_stream_names: Option<Vec<String>>,
-    log_stream_name_prefix: Option<String>,
-    filter_pattern: Option<String>,
     start_time: Option<i64>,
-    end_time: Option<i64>,
     limit: Option<i64>,
     next_token: Option<String>,
     /// Deprecated and without effect: the answer is always interleaved.
@@ -83,21 +71,15 @@ impl Logs {
         let request: DescribeLogGroups = parse(call)?;
         refuse_rest(call, &request.rest)?;
         let limit = limit(request.limit, DESCRIBE_LIMIT)?;
-        if request.log_group_name_prefix.is_some() && request.log_group_name_pattern.is_some() {
-            return Err(invalid_parameter(
-                "LogGroup name prefix and LogGroup name pattern are mutually exclusive parameters.",
-            ));
-        }
         // Whatever the prefix, AWS evaluates this call on the group without a name.
         authorize(cloud, call, &format!("{}:log-stream:", group_arn(call, "")))?;
         let prefix = request.log_group_name_prefix.unwrap_or_default();
-        let pattern = request.log_group_name_pattern.unwrap_or_default();
         let accounts = self.lock();
         let groups = accounts.get(&call.account).and_then(|account| account.regions.get(&call.region));
         let found: Vec<_> = groups
             .into_iter()
             .flatten()
-            .filter(|(name, _)| name.starts_with(&prefix) && name.contains(&pattern))
+            .filter(|(name, _)| name.starts_with(&prefix))
             .map(|(name, group)| (name.as_str(), describe_group(call, name, group)))
             .collect();
         page("logGroups", found, request.next_token.as_deref(), limit)
@@ -107,31 +89,11 @@ impl Logs {
         let request: DescribeLogStreams = parse(call)?;
         refuse_rest(call, &request.rest)?;
         let limit = limit(request.limit, DESCRIBE_LIMIT)?;
-        let by_time = match request.order_by.as_deref() {
-            None | Some("LogStreamName") => false,
-            Some("LastEventTime") => true,
-            Some(other) => {
-                let rule = "Member must satisfy enum value set: [LogStreamName, LastEventTime]";
-                return Err(constraint(other, "orderBy", rule));
-            }
-        };
-        if by_time && request.log_stream_name_prefix.is_some() {
-            return Err(invalid_parameter("Cannot order by LastEventTime with a logStreamNamePrefix."));
-        }
-        let group_name = which_group(call, request.log_group_name, request.log_group_identifier)?;
+        let group_name = which_group(request.log_group_name)?;
         authorize_group(cloud, call, &group_name)?;
-        let prefix = request.log_stream_name_prefix.unwrap_or_default();
         self.with_group(call, &group_name, |group| {
-            let mut found: Vec<_> =
-                group.streams.iter().filter(|(name, _)| name.starts_with(&prefix)).collect();
-            if by_time {
-                found.sort_by_key(|(_, stream)| stream.last_event);
-            }
-            if request.descending == Some(true) {
-                found.reverse();
-            }
-            let found = found
-                .into_iter()
+            let streams = group.streams.iter();
+            let found = streams
                 .map(|(name, stream)| (name.as_str(), describe_stream(call, &group_name, name, stream)))
                 .collect();
             page("logStreams", found, request.next_token.as_deref(), limit)
@@ -144,27 +106,21 @@ impl Logs {
         let limit = limit(request.limit, EVENTS_LIMIT)?;
         let name = required(request.log_stream_name, "logStreamName")?;
         stream_name(&name, "logStreamName")?;
-        let token = request.next_token.as_deref().map(Boundary::from_token).transpose()?;
-        let group_name = which_group(call, request.log_group_name, request.log_group_identifier)?;
+        if request.start_from_head != Some(true) {
+            return Err(AwsError::not_implemented("logs", "GetLogEvents from the tail"));
+        }
+        let start = match request.next_token.as_deref().map(|token| token.strip_prefix("f/")) {
+            Some(place) => key_from_digits(place.ok_or_else(invalid_token)?)?,
+            None => (0, 0),
+        };
+        let group_name = which_group(request.log_group_name)?;
         authorize_stream(cloud, call, &group_name, &name)?;
         self.with_group(call, &group_name, |group| {
             let stream = group.streams.get(&name).ok_or_else(no_such_stream)?;
             self.readable(call)?;
-            let from = request.start_time.unwrap_or(i64::MIN);
-            let to = request.end_time.unwrap_or(i64::MAX);
-            let before = |time: i64| stream.events.partition_point(|event| event.timestamp < time);
-            let window = stream.events.get(before(from)..before(to)).unwrap_or_default();
-            let start = token.unwrap_or(match request.start_from_head {
-                Some(true) => Boundary::forward((0, 0)),
-                _ => Boundary::backward(window.last().map_or((0, 0), |last| after(last.key()))),
-            });
-            let at = window.partition_point(|event| event.key() < start.key);
-            let events = match start.direction {
-                Direction::Forward => &window[at..at + fitting(window[at..].iter(), limit)],
-                Direction::Backward => &window[at - fitting(window[..at].iter().rev(), limit)..at],
-            };
-            let first = events.first().map_or(start.key, Event::key);
-            let last = events.last().map_or(start.key, |last| after(last.key()));
+            let rest = &stream.events[stream.events.partition_point(|event| event.key() < start)..];
+            let events = &rest[..fitting(rest.iter(), limit)];
+            let next = events.last().map_or(start, |last| (last.timestamp, last.serial + 1));
             let shown: Vec<_> = events
                 .iter()
                 .map(|event| {
@@ -175,51 +131,35 @@ impl Logs {
                     })
                 })
                 .collect();
-            Ok(Reply::json(&json!({
-                "events": shown,
-                "nextForwardToken": Boundary::forward(last).token(),
-                "nextBackwardToken": Boundary::backward(first).token(),
-            })))
+            Ok(Reply::json(&json!({ "events": shown, "nextForwardToken": format!("f/{}", digits(next)) })))
         })
     }
 
     pub(super) fn filter_log_events(&self, cloud: &Cloud, call: &Call) -> Answer {
         let request: FilterLogEvents = parse(call)?;
         refuse_rest(call, &request.rest)?;
-        if request.filter_pattern.is_some_and(|pattern| !pattern.is_empty()) {
-            return Err(AwsError::not_implemented("logs", "FilterLogEvents with filterPattern"));
-        }
         let limit = limit(request.limit, EVENTS_LIMIT)?;
-        let names = request.log_stream_names.unwrap_or_default();
-        if !names.is_empty() && request.log_stream_name_prefix.is_some() {
-            return Err(invalid_parameter(
-                "Only one of the parameters logStreamNames and logStreamNamePrefix may be given.",
-            ));
-        }
-        if names.len() > 100 {
-            let rule = "Member must have length less than or equal to 100";
-            return Err(constraint("[...]", "logStreamNames", rule));
-        }
         let start = match &request.next_token {
             Some(token) => key_from_digits(token)?,
             None => (0, 0),
         };
-        let group_name = which_group(call, request.log_group_name, request.log_group_identifier)?;
-        authorize_group(cloud, call, &group_name)?;
-        let prefix = request.log_stream_name_prefix.unwrap_or_default();
-        self.with_group(call, &group_name, |group| {
-            if names.iter().any(|name| !group.streams.contains_key(name)) {
-                return Err(no_such_stream());
+        let given = match (request.log_group_name, request.log_group_identifier) {
+            (Some(_), Some(_)) => {
+                let message = "Only one of logGroupName and logGroupIdentifier may be given.";
+                return Err(invalid_parameter(message));
             }
+            (name, identifier) => name.or(identifier),
+        };
+        let group_name = which_group(given)?;
+        authorize_group(cloud, call, &group_name)?;
+        self.with_group(call, &group_name, |group| {
             self.readable(call)?;
             let from = request.start_time.unwrap_or(i64::MIN);
-            let to = request.end_time.unwrap_or(i64::MAX);
             let mut found: Vec<_> = group
                 .streams
                 .iter()
-                .filter(|(name, _)| name.starts_with(&prefix) && (names.is_empty() || names.contains(name)))
                 .flat_map(|(name, stream)| stream.events.iter().map(move |event| (name, event)))
-                .filter(|(_, event)| (from..=to).contains(&event.timestamp) && event.key() >= start)
+                .filter(|(_, event)| event.timestamp >= from && event.key() >= start)
                 .collect();
             found.sort_by_key(|(_, event)| event.key());
             let count = fitting(found.iter().map(|(_, event)| *event), limit);
@@ -277,16 +217,6 @@ fn describe_stream(call: &Call, group: &str, name: &str, stream: &Stream) -> Val
     shown.insert("arn".to_owned(), json!(format!("{}:log-stream:{name}", group_arn(call, group))));
     // AWS has answered 0 for streams since 2019.
     shown.insert("storedBytes".to_owned(), json!(0));
-    let times = [
-        ("firstEventTimestamp", stream.first_event),
-        ("lastEventTimestamp", stream.last_event),
-        ("lastIngestionTime", stream.last_ingestion),
-    ];
-    for (member, time) in times {
-        if let Some(time) = time {
-            shown.insert(member.to_owned(), json!(time));
-        }
-    }
     if let Some(token) = stream.token() {
         shown.insert("uploadSequenceToken".to_owned(), json!(token));
     }
@@ -324,21 +254,11 @@ fn limit(given: Option<i64>, most: usize) -> Result<usize, AwsError> {
     }
 }
 
-/// The group that a read call names, by name or by identifier (a name or an ARN).
-fn which_group(call: &Call, name: Option<String>, identifier: Option<String>) -> Result<String, AwsError> {
-    let named = match (name, identifier) {
-        (Some(_), Some(_)) => {
-            return Err(invalid_parameter("Only one of logGroupName and logGroupIdentifier may be given."));
-        }
-        (None, Some(identifier)) if identifier.starts_with("arn:") => {
-            // A group of another account or Region does not exist as far as this caller can see.
-            let own = identifier.strip_prefix(&group_arn(call, "")).ok_or_else(no_such_group)?;
-            own.strip_suffix(":*").unwrap_or(own).to_owned()
-        }
-        (name, identifier) => required(name.or(identifier), "logGroupName")?,
-    };
-    group_name(&named)?;
-    Ok(named)
+/// The group that a read call names.
+fn which_group(name: Option<String>) -> Result<String, AwsError> {
+    let name = required(name, "logGroupName")?;
+    group_name(&name)?;
+    Ok(name)
 }
 
 /// How many of the events fit on a page; at least one if there is one.
@@ -351,50 +271,6 @@ fn fitting<'a>(events: impl Iterator<Item = &'a Event>, limit: usize) -> usize {
             bytes <= PAGE_BYTES
         })
         .count()
-}
-
-#[derive(Clone, Copy)]
-enum Direction {
-    Forward,
-    Backward,
-}
-
-/// A place between two events and the way to read from it; what tokens encode.
-#[derive(Clone, Copy)]
-struct Boundary {
-    direction: Direction,
-    /// Forward shows events from here on, backward those before.
-    key: (i64, u64),
-}
-
-impl Boundary {
-    fn forward(key: (i64, u64)) -> Self {
-        Self { direction: Direction::Forward, key }
-    }
-
-    fn backward(key: (i64, u64)) -> Self {
-        Self { direction: Direction::Backward, key }
-    }
-
-    fn token(self) -> String {
-        let direction = match self.direction {
-            Direction::Forward => 'f',
-            Direction::Backward => 'b',
-        };
-        format!("{direction}/{}", digits(self.key))
-    }
-
-    fn from_token(token: &str) -> Result<Self, AwsError> {
-        match token.split_once('/') {
-            Some(("f", place)) => key_from_digits(place).map(Self::forward),
-            Some(("b", place)) => key_from_digits(place).map(Self::backward),
-            _ => Err(invalid_token()),
-        }
-    }
-}
-
-fn after((timestamp, serial): (i64, u64)) -> (i64, u64) {
-    (timestamp, serial + 1)
 }
 
 /// 56 digits, as many as AWS's event ids have, in the order of the keys.

@@ -2,25 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::{Value, json};
-
 use super::Totals;
-use crate::call::AwsError;
 
 /// One account's groups, Region by Region.
 #[derive(Debug, Default)]
 pub(super) struct AccountLogs {
     /// Region to group name to group.
     pub(super) regions: HashMap<String, BTreeMap<String, Group>>,
-    /// Whether sequence tokens are demanded.
-    pub(super) strict_sequence: bool,
-    /// What deleted groups and streams had accepted.
-    pub(super) deleted: Totals,
 }
 
 impl AccountLogs {
     pub(super) fn totals(&self) -> Totals {
-        let mut totals = self.deleted;
+        let mut totals = Totals::default();
         for group in self.regions.values().flat_map(BTreeMap::values) {
             totals += group.totals();
         }
@@ -70,24 +63,18 @@ impl Event {
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) created: i64,
-    pub(super) first_event: Option<i64>,
     pub(super) last_event: Option<i64>,
-    pub(super) last_ingestion: Option<i64>,
     pub(super) totals: Totals,
     /// In order of [`Event::key`]; empty while only counting.
     pub(super) events: Vec<Event>,
     /// Serial of the first event of each put of which anything was kept.
     pub(super) puts: Vec<u64>,
-    /// The batch accepted last: what it held and the token that came with the right to send it.
-    last_batch: Option<(Totals, Option<String>)>,
 }
 
 /// A batch that passed every check, ready to be stored.
 pub(super) struct AcceptedBatch {
     /// What the stream gains.
     pub(super) totals: Totals,
-    /// The whole batch as sent, to recognise it when it comes again.
-    pub(super) fingerprint: Totals,
     /// First and last timestamp, unless every event was rejected.
     pub(super) span: Option<(i64, i64)>,
     /// The events, unless only counting.
@@ -96,16 +83,7 @@ pub(super) struct AcceptedBatch {
 
 impl Stream {
     pub(super) fn new(created: i64) -> Self {
-        Self {
-            created,
-            first_event: None,
-            last_event: None,
-            last_ingestion: None,
-            totals: Totals::default(),
-            events: Vec::new(),
-            puts: Vec::new(),
-            last_batch: None,
-        }
+        Self { created, last_event: None, totals: Totals::default(), events: Vec::new(), puts: Vec::new() }
     }
 
     /// The token that the next put should carry; none before the first put.
@@ -114,46 +92,13 @@ impl Stream {
         (self.totals.puts > 0).then(|| format!("496{:053}", self.totals.puts))
     }
 
-    /// Judges a sequence token as AWS did before 2023.
-    pub(super) fn check_sequence(&self, given: Option<&str>, fingerprint: &Totals) -> Result<(), AwsError> {
-        let expected = self.token();
-        if given == expected.as_deref() {
-            return Ok(());
-        }
-        let shown = expected.as_deref().unwrap_or("null");
-        let again = self
-            .last_batch
-            .as_ref()
-            .is_some_and(|(batch, token)| batch == fingerprint && token.as_deref() == given);
-        let error = if again {
-            AwsError::new(
-                400,
-                "DataAlreadyAcceptedException",
-                format!(
-                    "The given batch of log events has already been accepted. \
-                     The next batch can be sent with sequenceToken: {shown}"
-                ),
-            )
-        } else {
-            AwsError::new(
-                400,
-                "InvalidSequenceTokenException",
-                format!("The given sequenceToken is invalid. The next expected sequenceToken is: {shown}"),
-            )
-        };
-        Err(error.with_member("expectedSequenceToken", expected.map_or(Value::Null, |token| json!(token))))
-    }
-
     /// Stores a batch, the serials counting from `next_serial`.
     pub(super) fn accept(&mut self, batch: AcceptedBatch, now: i64, next_serial: &mut u64) {
-        self.last_batch = Some((batch.fingerprint, self.token()));
         self.totals += batch.totals;
         self.totals.puts += 1;
         let Some((first, last)) = batch.span else { return };
         let in_order = self.last_event.is_none_or(|newest| newest <= first);
-        self.first_event = Some(self.first_event.map_or(first, |oldest| oldest.min(first)));
         self.last_event = Some(self.last_event.map_or(last, |newest| newest.max(last)));
-        self.last_ingestion = Some(now);
         if !batch.kept.is_empty() {
             self.puts.push(*next_serial);
         }

@@ -3,38 +3,21 @@
 use std::ops::Range;
 
 use http::HeaderMap;
-use jiff::Timestamp;
 
-use crate::call::AwsError;
+use crate::call::{AwsError, Call};
 
-/// What the conditions of a read say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Answer in full.
-    Proceed,
-    /// 304: the caller has it already.
-    NotModified,
-    /// 412.
-    Failed,
-}
-
-/// Evaluates `{prefix}if-match` and its kin; `x-amz-copy-source-` is the prefix for a copy's source.
-///
-/// An `if-match` that holds outweighs `if-unmodified-since`, and a failing `if-none-match` outweighs
-/// `if-modified-since`.
-pub(super) fn evaluate(headers: &HeaderMap, prefix: &str, etag: &str, modified: Timestamp) -> Verdict {
-    let text = |name: &str| headers.get(format!("{prefix}{name}")).and_then(|value| value.to_str().ok());
-    let time = |name: &str| text(name).and_then(|text| jiff::fmt::rfc2822::parse(text).ok());
-    let seconds = modified.as_second();
-    let unmodified = time("if-unmodified-since").map(|since| seconds <= since.timestamp().as_second());
-    if !text("if-match").map(|tags| names(tags, etag)).or(unmodified).unwrap_or(true) {
-        return Verdict::Failed;
+/// Checks `{prefix}if-match` of a read; `x-amz-copy-source-` is the prefix for a copy's source.
+pub(super) fn check_read(call: &Call, prefix: &str, etag: &str) -> Result<(), AwsError> {
+    for other in ["if-none-match", "if-modified-since", "if-unmodified-since"] {
+        let other = format!("{prefix}{other}");
+        if call.header(&other).is_some() {
+            return Err(AwsError::not_implemented("s3", &format!("{} with {other}", call.operation)));
+        }
     }
-    let newer = time("if-modified-since").map(|since| seconds > since.timestamp().as_second());
-    if !text("if-none-match").map(|tags| !names(tags, etag)).or(newer).unwrap_or(true) {
-        return Verdict::NotModified;
+    match call.header(&format!("{prefix}if-match")) {
+        Some(tags) if !names(tags, etag) => Err(failed()),
+        _ => Ok(()),
     }
-    Verdict::Proceed
 }
 
 /// The refusal of a failed condition.
@@ -108,27 +91,20 @@ mod tests {
     }
 
     #[test]
-    fn conditions_follow_their_precedence() {
-        let modified: Timestamp = "2026-11-22T10:00:00.5Z".parse().expect("a timestamp");
-        let check = |conditions: &[(&'static str, &'static str)], expected: Verdict| {
-            let headers = conditions
-                .iter()
-                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            assert_eq!(evaluate(&headers.collect(), "", "tag", modified), expected, "{conditions:?}");
+    fn reads_can_insist_on_what_is_there() {
+        let check = |name: &'static str, value: &'static str, expected: Result<(), u16>| {
+            let mut call = crate::s3::tests::root("111111111111");
+            call.headers.insert(name, HeaderValue::from_static(value));
+            assert_eq!(
+                check_read(&call, "", "tag").map_err(|error| error.status),
+                expected,
+                "{name}: {value}"
+            );
         };
-        let (past, same) = ("Sun, 22 Nov 2026 09:00:00 GMT", "Sun, 22 Nov 2026 10:00:00 GMT");
-        check(&[], Verdict::Proceed);
-        check(&[("if-match", "\"tag\"")], Verdict::Proceed);
-        check(&[("if-match", "tag")], Verdict::Proceed);
-        check(&[("if-match", "\"other\"")], Verdict::Failed);
-        check(&[("if-match", "\"tag\""), ("if-unmodified-since", past)], Verdict::Proceed);
-        check(&[("if-unmodified-since", past)], Verdict::Failed);
-        check(&[("if-unmodified-since", same)], Verdict::Proceed);
-        check(&[("if-none-match", "\"tag\"")], Verdict::NotModified);
-        check(&[("if-none-match", "\"x\", \"tag\"")], Verdict::NotModified);
-        check(&[("if-none-match", "\"x\""), ("if-modified-since", same)], Verdict::Proceed);
-        check(&[("if-modified-since", same)], Verdict::NotModified);
-        check(&[("if-modified-since", past)], Verdict::Proceed);
+        check("if-match", "\"tag\"", Ok(()));
+        check("if-match", "tag", Ok(()));
+        check("if-match", "\"other\"", Err(412));
+        check("if-none-match", "\"tag\"", Err(501));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What S3 tells others: event records, EventBridge events and test events, and their delivery.
+//! What S3 tells topics: event records and test events, and their delivery.
 //!
 //! Delivery happens within the call that caused it, so that a test sees the message when its put returns; AWS takes
 //! seconds.
@@ -7,21 +7,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{
-    bucket::Bucket,
-    notification::{Destination, Notifications},
-    xml::encode_key,
-};
+use super::{bucket::Bucket, notification::Rule, xml::encode_key};
 use crate::{
     call::{Call, Principal},
     cloud::Cloud,
-    sqs::{
-        Sender,
-        message::{Attributes, hex, uuid},
-    },
+    sqs::{Sender, message::hex},
 };
 
 /// The subject of S3's messages on a topic.
@@ -33,8 +25,6 @@ const SERVICE: &str = "s3.amazonaws.com";
 pub(super) enum Happening {
     Put,
     Copy,
-    Deleted,
-    MarkerCreated,
 }
 
 impl Happening {
@@ -42,8 +32,6 @@ impl Happening {
         match self {
             Self::Put => "ObjectCreated:Put",
             Self::Copy => "ObjectCreated:Copy",
-            Self::Deleted => "ObjectRemoved:Delete",
-            Self::MarkerCreated => "ObjectRemoved:DeleteMarkerCreated",
         }
     }
 }
@@ -52,8 +40,8 @@ impl Happening {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
     pub(super) key: String,
-    pub(super) size: Option<u64>,
-    pub(super) etag: Option<String>,
+    pub(super) size: u64,
+    pub(super) etag: String,
     /// `None` in a bucket without versioning.
     pub(super) version_id: Option<String>,
     pub(super) sequencer: u64,
@@ -65,8 +53,7 @@ pub(super) struct Source {
     bucket: String,
     account: String,
     region: String,
-    notifications: Arc<Notifications>,
-    eventbridge_targets: Vec<String>,
+    rules: Arc<Vec<Rule>>,
 }
 
 #[derive(Serialize)]
@@ -131,10 +118,8 @@ struct BucketEntity<'a> {
 #[serde(rename_all = "camelCase")]
 struct ObjectEntity<'a> {
     key: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    size: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    e_tag: Option<&'a str>,
+    size: u64,
+    e_tag: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     version_id: Option<&'a str>,
     sequencer: String,
@@ -147,62 +132,40 @@ impl Source {
             bucket: bucket.name.clone(),
             account: bucket.account.clone(),
             region: bucket.region.clone(),
-            notifications: bucket.notifications.clone(),
-            eventbridge_targets: bucket.eventbridge_targets.clone(),
+            rules: bucket.rules.clone(),
         }
     }
 
-    /// The same with another configuration.
-    pub(super) fn with(self, notifications: Arc<Notifications>) -> Self {
-        Self { notifications, ..self }
+    /// The same with other rules.
+    pub(super) fn with(self, rules: Arc<Vec<Rule>>) -> Self {
+        Self { rules, ..self }
     }
 
     fn arn(&self) -> String {
         format!("arn:aws:s3:::{}", self.bucket)
     }
 
-    /// Tells every rule that wants it, and EventBridge's targets.
+    /// Tells every topic that wants it.
     pub(super) fn tell(&self, cloud: &Cloud, call: &Call, happening: Happening, subject: &Subject) {
         let now = Timestamp::now();
-        for rule in &self.notifications.rules {
-            if rule.wants(happening.event_name(), &subject.key) {
-                let record = self.record(cloud, call, happening, subject, &rule.id, now);
-                self.deliver(cloud, &rule.destination, record);
-            }
-        }
-        if self.notifications.eventbridge {
-            for queue in &self.eventbridge_targets {
-                let rule_arn =
-                    format!("arn:aws:events:{}:{}:rule/{}", self.region, self.account, self.bucket);
-                let sender = Sender {
-                    service: "events.amazonaws.com",
-                    source_arn: &rule_arn,
-                    source_account: &self.account,
-                };
-                let event = self.eventbridge_event(call, happening, subject, now);
-                // The queue counts what it drops; S3 never learns of it.
-                let _ = cloud.sqs.deliver(queue, &sender, event, Attributes::new());
-            }
+        for rule in self.rules.iter().filter(|rule| rule.wants(happening.event_name())) {
+            let record = self.record(cloud, call, happening, subject, &rule.id, now);
+            self.deliver(cloud, rule, &record);
         }
     }
 
-    /// Whether every destination exists, is in the bucket's Region, and lets S3 send.
+    /// Whether every topic exists, is in the bucket's Region, and lets S3 publish.
     pub(super) fn destinations_accept(&self, cloud: &Cloud) -> bool {
         let arn = self.arn();
         let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
-        self.notifications.rules.iter().all(|rule| {
-            let (Destination::Topic(target) | Destination::Queue(target)) = &rule.destination;
-            target.split(':').nth(3) == Some(&self.region)
-                && match &rule.destination {
-                    Destination::Topic(topic) => cloud.sns.accepts(topic, &sender),
-                    Destination::Queue(queue) => cloud.sqs.accepts(queue, &sender).is_ok(),
-                }
+        self.rules.iter().all(|Rule { topic, .. }| {
+            topic.split(':').nth(3) == Some(&self.region) && cloud.sns.accepts(topic, &sender)
         })
     }
 
-    /// Sends `s3:TestEvent` to every destination.
+    /// Sends `s3:TestEvent` to every topic.
     pub(super) fn send_test_events(&self, cloud: &Cloud) {
-        for rule in &self.notifications.rules {
+        for rule in self.rules.iter() {
             let event = format!(
                 "{{\"Service\":\"Amazon S3\",\"Event\":\"s3:TestEvent\",\"Time\":\"{:.3}\",\"Bucket\":\"{}\",\
                  \"RequestId\":\"{}\",\"HostId\":\"{}\"}}",
@@ -211,22 +174,15 @@ impl Source {
                 request_id(),
                 host_id()
             );
-            self.deliver(cloud, &rule.destination, event);
+            self.deliver(cloud, rule, &event);
         }
     }
 
-    fn deliver(&self, cloud: &Cloud, destination: &Destination, message: String) {
+    /// The topic counts what it drops; S3 never learns of it.
+    fn deliver(&self, cloud: &Cloud, rule: &Rule, message: &str) {
         let arn = self.arn();
         let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
-        // Topics and queues count what they drop; S3 never learns of it.
-        match destination {
-            Destination::Topic(topic) => {
-                cloud.sns.publish_for(cloud, topic, &sender, SUBJECT, &message);
-            }
-            Destination::Queue(queue) => {
-                let _ = cloud.sqs.deliver(queue, &sender, message, Attributes::new());
-            }
-        }
+        cloud.sns.publish_for(cloud, &rule.topic, &sender, SUBJECT, message);
     }
 
     fn record(
@@ -258,65 +214,13 @@ impl Source {
                 object: ObjectEntity {
                     key: encode_key(&subject.key),
                     size: subject.size,
-                    e_tag: subject.etag.as_deref(),
+                    e_tag: &subject.etag,
                     version_id: subject.version_id.as_deref(),
                     sequencer: sequencer(subject.sequencer),
                 },
             },
         };
         serde_json::to_string(&Records { records: [record] }).expect("strings and numbers serialize")
-    }
-
-    fn eventbridge_event(
-        &self,
-        call: &Call,
-        happening: Happening,
-        subject: &Subject,
-        now: Timestamp,
-    ) -> String {
-        let created = matches!(happening, Happening::Put | Happening::Copy);
-        let mut object = json!({"key": subject.key, "sequencer": sequencer(subject.sequencer)});
-        let members = [
-            ("size", subject.size.map(|size| json!(size))),
-            ("etag", subject.etag.as_ref().map(|etag| json!(etag))),
-            ("version-id", subject.version_id.as_ref().map(|id| json!(id))),
-        ];
-        for (name, value) in members {
-            if let Some(value) = value {
-                object[name] = value;
-            }
-        }
-        let reason = match happening {
-            Happening::Put => "PutObject",
-            Happening::Copy => "CopyObject",
-            Happening::Deleted | Happening::MarkerCreated => "DeleteObject",
-        };
-        let mut detail = json!({
-            "version": "0",
-            "bucket": {"name": self.bucket},
-            "object": object,
-            "request-id": request_id(),
-            "requester": call.account,
-            "source-ip-address": "127.0.0.1",
-            "reason": reason,
-        });
-        match happening {
-            Happening::Deleted => detail["deletion-type"] = json!("Permanently Deleted"),
-            Happening::MarkerCreated => detail["deletion-type"] = json!("Delete Marker Created"),
-            Happening::Put | Happening::Copy => {}
-        }
-        json!({
-            "version": "0",
-            "id": uuid(),
-            "detail-type": if created { "Object Created" } else { "Object Deleted" },
-            "source": "aws.s3",
-            "account": self.account,
-            "time": format!("{now:.0}"),
-            "region": self.region,
-            "resources": [self.arn()],
-            "detail": detail,
-        })
-        .to_string()
     }
 }
 

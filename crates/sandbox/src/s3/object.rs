@@ -1,17 +1,17 @@
-//! Writing objects: put, copy, delete; and finding the one that a request names.
+//! Writing objects: put and copy; and finding the one that a request names.
 
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 
 use super::{
     NAMESPACE, S3, XML_HEAD, authorize,
-    bucket::{Bucket, Deleted, NULL_VERSION, Object, Version, Versioning},
+    bucket::{Bucket, NULL_VERSION, Object, Version},
     check_owner,
     checksum::Checksum,
-    conditions::{self, Verdict},
+    conditions,
     event::{Happening, Source, Subject},
     notification::invalid,
     open, target,
@@ -76,7 +76,7 @@ impl S3 {
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         authorize_write(cloud, call, bucket, &key)?;
-        let there = bucket.latest(&key).and_then(|version| version.object.as_deref());
+        let there = bucket.latest(&key).map(|version| &version.object);
         conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
         let mut reply = Reply::empty().with_header("etag", &format!("\"{}\"", object.etag));
         reply.headers.extend(encryption_headers(&object).cloned());
@@ -108,16 +108,12 @@ impl S3 {
         check_owner(call, "x-amz-source-expected-bucket-owner", from)?;
         let (source_version, source) = find(cloud, call, from, &from_key, from_version.as_deref())?;
         let source_version = source_version.clone();
-        let from_versioned = from.versioning != Versioning::Off;
-        let verdict =
-            conditions::evaluate(&call.headers, "x-amz-copy-source-", &source.etag, source_version.modified);
-        if verdict != Verdict::Proceed {
-            return Err(conditions::failed());
-        }
+        let from_versioned = from.versioned;
+        conditions::check_read(call, "x-amz-copy-source-", &source.etag)?;
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         authorize_write(cloud, call, bucket, &key)?;
-        let there = bucket.latest(&key).and_then(|version| version.object.as_deref());
+        let there = bucket.latest(&key).map(|version| &version.object);
         conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
         let changed = replace || given.iter().any(|(name, _)| is_storage_header(name.as_str()));
         if (&from_name, &from_key) == (&name, &key) && from_version.is_none() && !changed {
@@ -149,55 +145,13 @@ impl S3 {
         Ok(written.name_version(reply))
     }
 
-    pub(super) fn delete_object(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, key) = target(call);
-        let version_id = call.query_value("versionId");
-        if call.headers.contains_key("if-match") {
-            return Err(AwsError::not_implemented("s3", "DeleteObject with If-Match"));
-        }
-        let mut buckets = self.buckets();
-        let bucket = open(&mut buckets, call, &name)?;
-        check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
-        let action = if version_id.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
-        authorize(cloud, call, bucket, action, &object_arn(bucket, &key), &[])?;
-        let deleted = match version_id {
-            Some(id) => bucket.delete_version(&key, id),
-            None => bucket.delete(&key),
-        };
-        let versioned = bucket.versioning != Versioning::Off;
-        let source = Source::of(bucket);
-        let sequencer = self.next_sequencer();
-        drop(buckets);
-        let mut reply = Reply { status: StatusCode::NO_CONTENT, ..Reply::empty() };
-        let (id, marker, happening) = match deleted {
-            Deleted::Nothing => return Ok(reply),
-            Deleted::Version(id, marker) => (id, marker, Happening::Deleted),
-            Deleted::Marked(id) => (id, true, Happening::MarkerCreated),
-        };
-        if versioned {
-            reply = reply.with_header("x-amz-version-id", &id);
-        }
-        if marker {
-            reply = reply.with_header("x-amz-delete-marker", "true");
-        }
-        let version_id = versioned.then_some(id);
-        let subject = Subject { key, size: None, etag: None, version_id, sequencer };
-        source.tell(cloud, call, happening, &subject);
-        Ok(reply)
-    }
-
     /// Stores an object and collects what is to be told of it.
     fn write(&self, bucket: &mut Bucket, key: &str, object: Object) -> Written {
         let (size, etag) = (object.body.len() as u64, object.etag.clone());
         let version = bucket.put(key, object);
-        let version_id = (bucket.versioning == Versioning::Enabled).then(|| version.id.clone());
-        let subject = Subject {
-            key: key.to_owned(),
-            size: Some(size),
-            etag: Some(etag),
-            version_id,
-            sequencer: self.next_sequencer(),
-        };
+        let version_id = bucket.versioned.then(|| version.id.clone());
+        let subject =
+            Subject { key: key.to_owned(), size, etag, version_id, sequencer: self.next_sequencer() };
         Written { version, source: Source::of(bucket), subject }
     }
 }
@@ -246,14 +200,9 @@ pub(super) fn find<'a>(
         }
         None => (bucket.latest(key), ("NoSuchKey", "The specified key does not exist.")),
     };
-    match version.map(|version| (version, &version.object)) {
-        Some((version, Some(object))) => Ok((version, object.clone())),
-        Some((_, None)) if version_id.is_some() => Err(AwsError::new(
-            405,
-            "MethodNotAllowed",
-            "The specified method is not allowed against this resource.",
-        )),
-        Some((_, None)) | None => {
+    match version {
+        Some(version) => Ok((version, version.object.clone())),
+        None => {
             authorize(cloud, call, bucket, "s3:ListBucket", &bucket.arn(), &[("s3:prefix", key)])?;
             Err(AwsError::new(404, missing.0, missing.1))
         }

@@ -11,10 +11,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use jiff::fmt::rfc2822::DateTimePrinter;
 
 use super::{
-    S3,
-    bucket::Versioning,
-    check_owner,
-    conditions::{self, Verdict},
+    S3, check_owner, conditions,
     object::{add_checksum, find},
     open, target,
 };
@@ -58,7 +55,7 @@ impl S3 {
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         let (version, object) = find(cloud, call, bucket, &key, call.query_value("versionId"))?;
-        let (version, versioned) = (version.clone(), bucket.versioning != Versioning::Off);
+        let (version, versioned) = (version.clone(), bucket.versioned);
         drop(buckets);
 
         let modified = DateTimePrinter::new()
@@ -70,14 +67,7 @@ impl S3 {
         if versioned {
             reply = reply.with_header("x-amz-version-id", &version.id);
         }
-        match conditions::evaluate(&call.headers, "", &object.etag, version.modified) {
-            Verdict::Failed => return Err(conditions::failed()),
-            Verdict::NotModified => {
-                reply.status = StatusCode::NOT_MODIFIED;
-                return Ok((reply, Bytes::new()));
-            }
-            Verdict::Proceed => {}
-        }
+        conditions::check_read(call, "", &object.etag)?;
         let length = object.body.len();
         let range = conditions::range(call.header("range"), length as u64)?;
         reply.headers.extend(object.headers.iter().cloned());

@@ -10,7 +10,7 @@ use crate::Sandbox;
 
 /// The real client against the real front: what the SDK signs, encodes, checks and parses.
 #[tokio::test]
-async fn the_sdk_puts_gets_copies_lists_and_deletes() {
+async fn the_sdk_puts_gets_copies_and_lists() {
     let sandbox = Sandbox::start().await.expect("a port is free");
     let s3 = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").s3();
     s3.create_bucket().bucket("wire").send().await.expect("made");
@@ -55,9 +55,4 @@ async fn the_sdk_puts_gets_copies_lists_and_deletes() {
     let listed = s3.list_objects_v2().bucket("wire").send().await.expect("listed");
     let keys: Vec<_> = listed.contents().iter().filter_map(|object| object.key()).collect();
     assert_eq!(keys, [key, "copy"]);
-    s3.delete_object().bucket("wire").key("copy").send().await.expect("deleted");
-    let listed = s3.list_objects_v2().bucket("wire").send().await.expect("listed");
-    assert_eq!(listed.key_count(), Some(1));
-    let buckets = s3.list_buckets().send().await.expect("listed");
-    assert_eq!(buckets.buckets()[0].name(), Some("wire"));
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::call::{AwsError, form_pairs};
 use crate::sigv4::Refusal;
+use crate::sqs::errors::query_code;
 
 /// The services that the sandbox knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,22 +116,16 @@ fn s3_operation(method: &Method, path: &str, query: &[(String, String)], headers
         _ => "object",
     };
     let name = match (method.as_str(), place, sub) {
-        ("GET", "service", None) => "ListBuckets",
         ("PUT", "bucket", None) => "CreateBucket",
         ("PUT", "bucket", Some("versioning")) => "PutBucketVersioning",
         ("PUT", "bucket", Some("notification")) => "PutBucketNotificationConfiguration",
         ("PUT", "bucket", Some("policy")) => "PutBucketPolicy",
-        ("GET", "bucket", Some("notification")) => "GetBucketNotificationConfiguration",
-        ("GET", "bucket", Some("location")) => "GetBucketLocation",
         ("GET", "bucket", None) if has("list-type") => "ListObjectsV2",
-        ("GET", "bucket", None) => "ListObjects",
         ("HEAD", "bucket", None) => "HeadBucket",
-        ("DELETE", "bucket", None) => "DeleteBucket",
         ("PUT", "object", None) if headers.contains_key("x-amz-copy-source") => "CopyObject",
         ("PUT", "object", None) => "PutObject",
         ("GET", "object", None) => "GetObject",
         ("HEAD", "object", None) => "HeadObject",
-        ("DELETE", "object", None) => "DeleteObject",
         (method, place, sub) => {
             return format!("{method} {place} {}", sub.unwrap_or_default()).trim_end().to_owned();
         }
@@ -202,21 +197,7 @@ fn written(status: u16, mut headers: HeaderMap, content_type: &'static str, body
 /// SQS still tells the codes of its older protocol, which boto3 reads.
 fn query_error(error: &AwsError) -> String {
     let fault = if error.status < 500 { "Sender" } else { "Receiver" };
-    let code = match error.code.as_str() {
-        "QueueDoesNotExist" => "AWS.SimpleQueueService.NonExistentQueue",
-        "QueueNameExists" => "QueueAlreadyExists",
-        "QueueDeletedRecently" => "AWS.SimpleQueueService.QueueDeletedRecently",
-        "MessageNotInflight" => "AWS.SimpleQueueService.MessageNotInflight",
-        "EmptyBatchRequest" => "AWS.SimpleQueueService.EmptyBatchRequest",
-        "TooManyEntriesInBatchRequest" => "AWS.SimpleQueueService.TooManyEntriesInBatchRequest",
-        "BatchEntryIdsNotDistinct" => "AWS.SimpleQueueService.BatchEntryIdsNotDistinct",
-        "BatchRequestTooLong" => "AWS.SimpleQueueService.BatchRequestTooLong",
-        "InvalidBatchEntryId" => "AWS.SimpleQueueService.InvalidBatchEntryId",
-        "PurgeQueueInProgress" => "AWS.SimpleQueueService.PurgeQueueInProgress",
-        "UnsupportedOperation" => "AWS.SimpleQueueService.UnsupportedOperation",
-        other => other,
-    };
-    format!("{code};{fault}")
+    format!("{};{fault}", query_code(&error.code))
 }
 
 fn escaped(text: &str) -> String {
@@ -290,21 +271,19 @@ mod tests {
     #[test]
     fn s3_operations_have_names() {
         for (method, target, expected) in [
-            ("GET", "/", "ListBuckets"),
+            ("GET", "/", "GET service"),
             ("PUT", "/b", "CreateBucket"),
             ("PUT", "/b/", "CreateBucket"),
             ("PUT", "/b?versioning", "PutBucketVersioning"),
             ("PUT", "/b?notification", "PutBucketNotificationConfiguration"),
-            ("GET", "/b/?notification=", "GetBucketNotificationConfiguration"),
             ("PUT", "/b?policy", "PutBucketPolicy"),
-            ("GET", "/b?location", "GetBucketLocation"),
             ("HEAD", "/b", "HeadBucket"),
             ("GET", "/b?list-type=2&prefix=a%2F", "ListObjectsV2"),
-            ("GET", "/b?prefix=a", "ListObjects"),
+            ("GET", "/b?prefix=a", "GET bucket"),
             ("PUT", "/b/k?x-id=PutObject", "PutObject"),
             ("GET", "/b/k/l?versionId=1", "GetObject"),
             ("HEAD", "/b/k", "HeadObject"),
-            ("DELETE", "/b/k", "DeleteObject"),
+            ("DELETE", "/b/k", "DELETE object"),
             ("POST", "/b/k?uploads", "POST object uploads"),
             ("PUT", "/b/k?partNumber=1&uploadId=x", "PUT object partNumber"),
             ("GET", "/b/k?acl", "GET object acl"),

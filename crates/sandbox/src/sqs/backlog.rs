@@ -262,14 +262,6 @@ impl Backlog {
         }
     }
 
-    /// Removes everything, in flight or not.
-    pub(crate) fn purge(&mut self) {
-        for index in [&mut self.ready, &mut self.delayed, &mut self.in_flight, &mut self.ages] {
-            index.clear();
-        }
-        self.entries.clear();
-    }
-
     fn remove(&mut self, number: u64) -> Option<Tracked> {
         let entry = self.entries.remove(&number)?;
         self.index(entry.place, number, false);

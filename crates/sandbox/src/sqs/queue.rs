@@ -19,19 +19,16 @@ use super::{
 pub(crate) struct Queue {
     pub(crate) arn: String,
     state: Mutex<State>,
-    /// Wakes long polls: one of them for a new message, all of them when a timer moved or the queue went away.
+    /// Wakes long polls: one of them for a new message, all of them when a timer moved.
     arrivals: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     settings: Settings,
-    tags: Map<String, Value>,
     backlog: Backlog,
     created: i64,
     modified: i64,
-    purged: Option<Instant>,
-    deleted: bool,
 }
 
 /// Limits of a queue that AWS sets, or keeps within bounds, and that a test needs otherwise.
@@ -55,23 +52,13 @@ pub(crate) enum Received {
     Messages(Vec<(Tracked, String)>),
     /// Too many messages are in flight.
     OverLimit,
-    /// The queue was deleted meanwhile.
-    Deleted,
 }
 
 impl Queue {
     /// Creates an empty queue.
-    pub(crate) fn new(arn: String, settings: Settings, tags: Map<String, Value>) -> Self {
+    pub(crate) fn new(arn: String, settings: Settings) -> Self {
         let now = jiff::Timestamp::now().as_second();
-        let state = State {
-            settings,
-            tags,
-            backlog: Backlog::new(fastrand::u64(..)),
-            created: now,
-            modified: now,
-            purged: None,
-            deleted: false,
-        };
+        let state = State { settings, backlog: Backlog::new(fastrand::u64(..)), created: now, modified: now };
         Self { arn, state: Mutex::new(state), arrivals: Notify::new() }
     }
 
@@ -111,11 +98,6 @@ impl Queue {
         }
         drop(state);
         self.arrivals.notify_waiters();
-    }
-
-    /// The tags it was created with.
-    pub(crate) fn tags(&self) -> Map<String, Value> {
-        self.state().tags.clone()
     }
 
     /// Every attribute, settable or not, by name.
@@ -170,9 +152,6 @@ impl Queue {
             let now = Instant::now();
             let (taken, next) = {
                 let mut state = self.state();
-                if state.deleted {
-                    return Received::Deleted;
-                }
                 let (retention, default) = (state.settings.retention, state.settings.visibility);
                 state.backlog.settle(now, retention);
                 let taken = state.backlog.receive(
@@ -235,23 +214,5 @@ impl Queue {
             self.arrivals.notify_waiters();
         }
         Ok(())
-    }
-
-    /// Removes all messages; `false` if that was done within the last minute.
-    pub(crate) fn purge(&self) -> bool {
-        let mut state = self.state();
-        let now = Instant::now();
-        if state.purged.is_some_and(|last| now < last + Duration::from_secs(60)) {
-            return false;
-        }
-        state.purged = Some(now);
-        state.backlog.purge();
-        true
-    }
-
-    /// Ends it: waiting receivers learn that the queue is gone.
-    pub(crate) fn retire(&self) {
-        self.state().deleted = true;
-        self.arrivals.notify_waiters();
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::errors::{invalid_value, refuse};
-use crate::{call::AwsError, s3::resource_policy::ResourcePolicy};
+use crate::{call::AwsError, policy::Policy};
 
 /// Attributes that can be set, as they stand.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) retention: Duration,
     pub(crate) max_bytes: usize,
     pub(crate) redrive: Option<Redrive>,
-    pub(crate) policy: Option<ResourcePolicy>,
+    pub(crate) policy: Option<Policy>,
     /// Texts of `Policy`, `RedrivePolicy` and those attributes that change nothing here, as they were set.
     texts: BTreeMap<String, String>,
 }
@@ -76,9 +76,9 @@ impl Settings {
             "Policy" => {
                 self.policy = match value {
                     "" => None,
-                    text => Some(
-                        ResourcePolicy::parse(text).map_err(|reason| invalid_value(name, text, &reason))?,
-                    ),
+                    text => {
+                        Some(Policy::resource(text).map_err(|reason| invalid_value(name, text, &reason))?)
+                    }
                 };
                 self.keep(name, value);
             }

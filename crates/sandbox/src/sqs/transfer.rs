@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     Sqs,
     backlog::{NotChanged, Tracked},
-    errors::{bad_handle, invalid, invalid_value, missing, no_queue, query_code, refuse},
+    errors::{bad_handle, invalid, invalid_value, missing, query_code, refuse},
     message::{
         Attributes, MAX_MESSAGE_BYTES, Message, attributes_md5, body_md5, check_body, check_group_id,
         message_bytes, parse_attributes, select, uuid,
@@ -146,7 +146,6 @@ impl Sqs {
                 "OverLimit",
                 "Too many messages in flight: the queue is at its quota of in-flight messages.",
             )),
-            Received::Deleted => Err(no_queue()),
             Received::Messages(messages) if messages.is_empty() => Ok(Reply::json(&json!({}))),
             Received::Messages(messages) => {
                 let messages: Vec<Value> = messages
@@ -158,12 +157,6 @@ impl Sqs {
                 Ok(Reply::json(&json!({"Messages": messages})))
             }
         }
-    }
-
-    pub(super) fn delete_message(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let queue = self.authorized(cloud, call, "sqs:DeleteMessage")?;
-        read::<Delete>(call)?.apply(&queue)?;
-        Ok(Reply::json(&json!({})))
     }
 
     pub(super) fn delete_message_batch(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
@@ -349,7 +342,7 @@ fn run_batch<E>(entries: Vec<Identified<E>>, mut run: impl FnMut(E) -> Result<Va
                 successful.push(value);
             }
             Err(error) => {
-                let code = query_code(&error.code).unwrap_or(&error.code);
+                let code = query_code(&error.code);
                 failed.push(json!({"Id": id, "SenderFault": true, "Code": code, "Message": error.message}));
             }
         }

@@ -1,7 +1,7 @@
-//! Policy documents: reads them strictly and says what their statements decide about one question.
+//! Policy documents of roles, sessions, trust and resources: read strictly, and asked one question at a time.
 //!
-//! Covered: Allow and Deny, Action and Resource with `*` and `?`, `AWS` principals, and the four condition operators
-//! that trust policies of log delivery use. `NotAction`, `NotResource` and `NotPrincipal` are refused as not implemented.
+//! Covered: Allow and Deny, Action and Resource with `*` and `?`, the principals `AWS` and `Service`, and the condition
+//! operators `StringEquals`, `StringLike`, `ArnLike` and `ArnEquals`. Anything else is refused when the policy is put.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,6 +18,26 @@ pub(crate) enum Decision {
     Deny,
     /// No statement matches.
     Silent,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Who<'a> {
+    /// An AWS service acting by itself, for example `sns.amazonaws.com`.
+    Service(&'a str),
+    /// The signer of a request.
+    Caller(&'a Call),
+}
+
+/// One question to a policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access<'a> {
+    pub(crate) who: Who<'a>,
+    /// For example `s3:GetObject`.
+    pub(crate) action: &'a str,
+    /// ARN of the resource.
+    pub(crate) resource: &'a str,
+    pub(crate) context: &'a Context,
 }
 
 /// Condition keys and their values; keys are compared without regard to case.
@@ -52,10 +72,20 @@ pub(crate) struct Policy(Vec<Statement>);
 #[derive(Clone, Debug)]
 struct Statement {
     effect: Effect,
-    principals: Vec<String>,
+    /// None in a role's or a session's policy, which is its holder's.
+    principals: Option<Vec<Named>>,
     actions: Vec<String>,
-    resources: Vec<String>,
+    /// None in a trust policy, which is about its own role.
+    resources: Option<Vec<String>>,
     conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug)]
+enum Named {
+    Anyone,
+    /// An account or an ARN.
+    Aws(String),
+    Service(String),
 }
 
 #[derive(Clone, Debug)]
@@ -65,10 +95,12 @@ struct Condition {
     values: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 enum Operator {
     StringEquals,
     StringLike,
+    /// AWS evaluates the two alike, wildcards included.
+    #[serde(alias = "ArnEquals")]
     ArnLike,
 }
 
@@ -82,6 +114,7 @@ enum Effect {
 enum Kind {
     Identity,
     Trust,
+    Resource,
 }
 
 #[derive(Deserialize)]
@@ -103,10 +136,7 @@ struct RawStatement {
     action: Option<OneOrMany<String>>,
     resource: Option<OneOrMany<String>>,
     #[serde(default)]
-    condition: BTreeMap<String, BTreeMap<String, OneOrMany<String>>>,
-    not_action: Option<serde_json::Value>,
-    not_resource: Option<serde_json::Value>,
-    not_principal: Option<serde_json::Value>,
+    condition: HashMap<Operator, BTreeMap<String, OneOrMany<String>>>,
 }
 
 #[derive(Deserialize)]
@@ -135,57 +165,36 @@ impl<T> OneOrMany<T> {
 impl Policy {
     /// Reads a policy of a role or a session: `Resource` is required, `Principal` is not allowed.
     pub(crate) fn identity(text: &str) -> Result<Self, AwsError> {
-        Self::read(text, Kind::Identity)
+        Self::read(text, Kind::Identity).map_err(malformed)
     }
 
     /// Reads a role's trust policy: `Principal` is required, `Resource` is not allowed.
     pub(crate) fn trust(text: &str) -> Result<Self, AwsError> {
-        Self::read(text, Kind::Trust)
+        Self::read(text, Kind::Trust).map_err(malformed)
     }
 
-    fn read(text: &str, kind: Kind) -> Result<Self, AwsError> {
-        let raw: RawPolicy = serde_json::from_str(text)
-            .map_err(|error| malformed(format!("Syntax errors in policy. ({error})")))?;
-        if let Some(version) = &raw.version
-            && !["2012-10-17", "2008-10-17"].contains(&version.as_str())
-        {
-            return Err(malformed("The policy must contain a valid version string"));
+    /// Reads a policy of a bucket, a topic or a queue: both are required. Each service has its own code for the error.
+    pub(crate) fn resource(text: &str) -> Result<Self, String> {
+        Self::read(text, Kind::Resource)
+    }
+
+    fn read(text: &str, kind: Kind) -> Result<Self, String> {
+        let raw: RawPolicy =
+            serde_json::from_str(text).map_err(|error| format!("Syntax errors in policy. ({error})"))?;
+        if raw.version.is_some_and(|version| !["2012-10-17", "2008-10-17"].contains(&version.as_str())) {
+            return Err("The policy must contain a valid version string".to_owned());
         }
-        raw.statement
-            .into_vec()
-            .into_iter()
-            .map(|statement| Statement::read(statement, kind))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let statements = raw.statement.into_vec().into_iter();
+        statements.map(|statement| Statement::read(statement, kind)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// What a role's or session's policy decides about `action` on `resource`.
-    pub(crate) fn decide(&self, action: &str, resource: &str, context: &Context) -> Decision {
-        self.decide_where(action, context, |statement| {
-            statement.resources.iter().any(|pattern| matches_wildcard(pattern, resource))
-        })
-    }
-
-    /// What a trust policy decides about the caller doing `action` to its role.
-    pub(crate) fn decide_trust(&self, call: &Call, action: &str, context: &Context) -> Decision {
-        self.decide_where(action, context, |statement| {
-            statement.principals.iter().any(|principal| names_caller(principal, call))
-        })
-    }
-
-    fn decide_where(
-        &self,
-        action: &str,
-        context: &Context,
-        applies: impl Fn(&Statement) -> bool,
-    ) -> Decision {
+    /// Answers one question.
+    pub(crate) fn decide(&self, access: &Access<'_>) -> Decision {
         let mut decision = Decision::Silent;
-        for statement in &self.0 {
-            if statement.has_action(action) && applies(statement) && statement.conditions_hold(context) {
-                match statement.effect {
-                    Effect::Deny => return Decision::Deny,
-                    Effect::Allow => decision = Decision::Allow,
-                }
+        for statement in self.0.iter().filter(|statement| statement.applies(access)) {
+            match statement.effect {
+                Effect::Deny => return Decision::Deny,
+                Effect::Allow => decision = Decision::Allow,
             }
         }
         decision
@@ -193,77 +202,58 @@ impl Policy {
 }
 
 impl Statement {
-    fn read(raw: RawStatement, kind: Kind) -> Result<Self, AwsError> {
-        for (element, value) in [
-            ("NotAction", &raw.not_action),
-            ("NotResource", &raw.not_resource),
-            ("NotPrincipal", &raw.not_principal),
-        ] {
-            if value.is_some() {
-                return Err(AwsError::not_implemented("iam", &format!("policy element {element}")));
-            }
-        }
+    fn read(raw: RawStatement, kind: Kind) -> Result<Self, String> {
         let actions = raw.action.map(OneOrMany::into_vec).unwrap_or_default();
         if actions.is_empty() {
-            return Err(malformed("Policy statement must contain actions."));
+            return Err("Policy statement must contain actions.".to_owned());
         }
         if let Some(action) = actions.iter().find(|action| *action != "*" && !action.contains(':')) {
-            return Err(malformed(format!(
-                "Actions/Conditions must be prefaced by a vendor, e.g., iam: {action}"
-            )));
+            return Err(format!("Actions/Conditions must be prefaced by a vendor, e.g., iam: {action}"));
         }
-        let resources = raw.resource.map(OneOrMany::into_vec).unwrap_or_default();
-        let principals = match (kind, raw.principal) {
-            (Kind::Identity, None) if resources.is_empty() => {
-                return Err(malformed("Policy statement must contain resources."));
-            }
-            (Kind::Identity, None) => Vec::new(),
-            (Kind::Identity, Some(_)) => {
-                return Err(malformed("Policy document should not specify a principal."));
-            }
-            (Kind::Trust, _) if !resources.is_empty() => {
-                return Err(malformed("Has prohibited field Resource"));
-            }
-            (Kind::Trust, None) => return Err(malformed("Missing required field Principal")),
-            (Kind::Trust, Some(principal)) => read_principals(principal)?,
+        let resources = raw.resource.map(OneOrMany::into_vec);
+        let principals = raw.principal.map(read_principals).transpose()?;
+        let wrong = match (kind, &principals, &resources) {
+            (Kind::Identity | Kind::Resource, _, None) => Some("Policy statement must contain resources."),
+            (Kind::Identity, Some(_), _) => Some("Policy document should not specify a principal."),
+            (Kind::Trust, _, Some(_)) => Some("Has prohibited field Resource"),
+            (Kind::Trust | Kind::Resource, None, _) => Some("Missing required field Principal"),
+            _ => None,
         };
-        let mut conditions = Vec::new();
-        for (name, keys) in raw.condition {
-            let operator = Operator::named(&name)
-                .ok_or_else(|| malformed(format!("Unknown condition operator {name} in policy.")))?;
-            for (key, values) in keys {
-                conditions.push(Condition { operator, key, values: values.into_vec() });
-            }
+        if let Some(wrong) = wrong {
+            return Err(wrong.to_owned());
         }
+        let conditions = raw.condition.into_iter().flat_map(|(operator, keys)| {
+            let condition = move |(key, values): (_, OneOrMany<_>)| Condition {
+                operator,
+                key,
+                values: values.into_vec(),
+            };
+            keys.into_iter().map(condition)
+        });
+        let conditions = conditions.collect();
         Ok(Self { effect: raw.effect, principals, actions, resources, conditions })
     }
 
-    fn has_action(&self, action: &str) -> bool {
-        let action = action.to_ascii_lowercase();
+    fn applies(&self, access: &Access<'_>) -> bool {
+        let action = access.action.to_ascii_lowercase();
         self.actions.iter().any(|pattern| matches_wildcard(&pattern.to_ascii_lowercase(), &action))
-    }
-
-    /// A key that the question does not carry never holds.
-    fn conditions_hold(&self, context: &Context) -> bool {
-        self.conditions.iter().all(|condition| {
-            context.get(&condition.key).is_some_and(|value| {
-                condition.values.iter().any(|wanted| condition.operator.holds(wanted, value))
+            && self.resources.as_ref().is_none_or(|patterns| {
+                patterns.iter().any(|pattern| matches_wildcard(pattern, access.resource))
             })
-        })
+            && self.principals.as_ref().is_none_or(|named| named.iter().any(|named| named.is(access.who)))
+            && self.conditions.iter().all(|condition| condition.holds(access.context))
+    }
+}
+
+impl Condition {
+    /// A key that the question does not carry never holds.
+    fn holds(&self, context: &Context) -> bool {
+        let value = context.get(&self.key);
+        value.is_some_and(|value| self.values.iter().any(|wanted| self.operator.holds(wanted, value)))
     }
 }
 
 impl Operator {
-    fn named(name: &str) -> Option<Self> {
-        match name {
-            "StringEquals" => Some(Self::StringEquals),
-            "StringLike" => Some(Self::StringLike),
-            // AWS evaluates the two alike, wildcards included.
-            "ArnLike" | "ArnEquals" => Some(Self::ArnLike),
-            _ => None,
-        }
-    }
-
     fn holds(self, wanted: &str, value: &str) -> bool {
         match self {
             Self::StringEquals => wanted == value,
@@ -279,33 +269,38 @@ impl Operator {
     }
 }
 
-/// `AWS` principals; those of other types never are our callers.
-fn read_principals(raw: RawPrincipal) -> Result<Vec<String>, AwsError> {
+fn read_principals(raw: RawPrincipal) -> Result<Vec<Named>, String> {
     let by_type = match raw {
-        RawPrincipal::Anyone(anyone) if anyone == "*" => return Ok(vec![anyone]),
-        RawPrincipal::Anyone(other) => {
-            return Err(malformed(format!("Invalid principal in policy: {other}")));
-        }
+        RawPrincipal::Anyone(anyone) if anyone == "*" => return Ok(vec![Named::Anyone]),
+        RawPrincipal::Anyone(other) => return Err(format!("Invalid principal in policy: {other}")),
         RawPrincipal::ByType(by_type) => by_type,
     };
-    let mut principals = Vec::new();
-    for (kind, names) in by_type {
-        match kind.as_str() {
-            "AWS" => principals.extend(names.into_vec()),
-            "Service" | "Federated" | "CanonicalUser" => {}
-            other => return Err(malformed(format!("Invalid principal in policy: \"{other}\""))),
+    let named = by_type.into_iter().flat_map(|(kind, names)| {
+        names.into_vec().into_iter().map(move |name| match kind.as_str() {
+            "AWS" if name == "*" => Ok(Named::Anyone),
+            "AWS" if is_account(&name) || name.starts_with("arn:") && !name.contains('*') => {
+                Ok(Named::Aws(name))
+            }
+            "Service" => Ok(Named::Service(name)),
+            kind => Err(format!("Invalid principal in policy: \"{kind}\":\"{name}\"")),
+        })
+    });
+    named.collect()
+}
+
+impl Named {
+    fn is(&self, who: Who<'_>) -> bool {
+        match (self, who) {
+            (Self::Anyone, _) => true,
+            (Self::Service(name), Who::Service(service)) => name == service,
+            (Self::Aws(name), Who::Caller(call)) => names_caller(name, call),
+            _ => false,
         }
-    }
-    let valid =
-        |name: &String| name == "*" || is_account(name) || name.starts_with("arn:") && !name.contains('*');
-    match principals.iter().find(|name| !valid(name)) {
-        Some(bad) => Err(malformed(format!("Invalid principal in policy: \"AWS\":\"{bad}\""))),
-        None => Ok(principals),
     }
 }
 
 fn names_caller(principal: &str, call: &Call) -> bool {
-    if principal == "*" || principal == call.account {
+    if principal == call.account {
         return true;
     }
     let mut parts = principal.splitn(6, ':');
@@ -358,35 +353,19 @@ pub(crate) fn matches_wildcard(pattern: &str, text: &str) -> bool {
     pattern[at..].iter().all(|&rest| rest == '*')
 }
 
-fn malformed(message: impl Into<String>) -> AwsError {
+fn malformed(message: String) -> AwsError {
     AwsError::new(400, "MalformedPolicyDocument", message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::tests::{root, session};
 
-    fn call(principal: Principal) -> Call {
-        Call {
-            account: "111111111111".to_owned(),
-            principal,
-            region: "us-east-1".to_owned(),
-            operation: "AssumeRole".to_owned(),
-            method: http::Method::POST,
-            path: "/".to_owned(),
-            query: Vec::new(),
-            headers: http::HeaderMap::new(),
-            body: bytes::Bytes::new(),
-            endpoint: "http://127.0.0.1:1".to_owned(),
-        }
-    }
+    const ACCOUNT: &str = "111111111111";
 
-    fn session() -> Call {
-        call(Principal::Session {
-            role_arn: "arn:aws:iam::111111111111:role/path/central".to_owned(),
-            session_name: "run".to_owned(),
-            session_policy: None,
-        })
+    fn decide(policy: &Policy, who: Who<'_>, action: &str, resource: &str, context: &Context) -> Decision {
+        policy.decide(&Access { who, action, resource, context })
     }
 
     #[test]
@@ -409,10 +388,12 @@ mod tests {
 
     #[test]
     fn identity_policies_decide() {
+        let session = session(ACCOUNT, "path/central");
         let check = |statements: &str, action: &str, resource: &str, expected: Decision| {
             let policy = Policy::identity(&format!(r#"{{"Version":"2012-10-17","Statement":{statements}}}"#))
                 .expect("the policy is well formed");
-            assert_eq!(policy.decide(action, resource, &Context::of(&session())), expected, "{statements}");
+            let decision = decide(&policy, Who::Caller(&session), action, resource, &Context::of(&session));
+            assert_eq!(decision, expected, "{statements}");
         };
         let allow = r#"{"Effect":"Allow","Action":"logs:Put*","Resource":"arn:x:*"}"#;
         check(allow, "logs:PutLogEvents", "arn:x:1", Decision::Allow);
@@ -445,30 +426,55 @@ mod tests {
 
     #[test]
     fn trust_policies_name_callers() {
-        let check = |principal: &str, call: &Call, expected: Decision| {
+        let (root, session) = (root(ACCOUNT), session(ACCOUNT, "path/central"));
+        let check = |principal: &str, who: Who<'_>, allowed: bool| {
             let policy = Policy::trust(&format!(
                 r#"{{"Statement":[{{"Effect":"Allow","Principal":{principal},"Action":"sts:AssumeRole"}}]}}"#
             ))
             .expect("the policy is well formed");
-            let decision = policy.decide_trust(call, "sts:AssumeRole", &Context::of(call));
-            assert_eq!(decision, expected, "{principal}");
+            let decision = decide(&policy, who, "sts:AssumeRole", "r", &Context::default());
+            assert_eq!(decision == Decision::Allow, allowed, "{principal}");
         };
-        let root = call(Principal::Root);
         for (principal, for_root, for_session) in [
             (r#""*""#, true, true),
+            (r#"{"AWS":"*"}"#, true, true),
             (r#"{"AWS":"111111111111"}"#, true, true),
             (r#"{"AWS":["222222222222","arn:aws:iam::111111111111:root"]}"#, true, true),
             (r#"{"AWS":"arn:aws:iam::111111111111:role/path/central"}"#, false, true),
             (r#"{"AWS":"arn:aws:iam::111111111111:role/central"}"#, false, false),
             (r#"{"AWS":"arn:aws:iam::222222222222:role/path/central"}"#, false, false),
-            (r#"{"AWS":"arn:aws:sts::111111111111:assumed-role/central/run"}"#, false, true),
+            (r#"{"AWS":"arn:aws:sts::111111111111:assumed-role/central/tests"}"#, false, true),
             (r#"{"AWS":"arn:aws:sts::111111111111:assumed-role/central/other"}"#, false, false),
             (r#"{"Service":"ecs-tasks.amazonaws.com"}"#, false, false),
             (r#"{"AWS":"222222222222"}"#, false, false),
         ] {
-            let decision = |yes| if yes { Decision::Allow } else { Decision::Silent };
-            check(principal, &root, decision(for_root));
-            check(principal, &session(), decision(for_session));
+            check(principal, Who::Caller(&root), for_root);
+            check(principal, Who::Caller(&session), for_session);
+        }
+        let s3 = r#"{"Service":"s3.amazonaws.com"}"#;
+        check(s3, Who::Service("s3.amazonaws.com"), true);
+        check(s3, Who::Service("sns.amazonaws.com"), false);
+        check(r#"{"AWS":"111111111111"}"#, Who::Service("s3.amazonaws.com"), false);
+    }
+
+    #[test]
+    fn resource_policies_name_both() {
+        let both = r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*"},
+            {"Effect":"Deny","Principal":"*","Action":"s3:GetObject","Resource":"*/k/?"}]}"#;
+        let policy = Policy::resource(both).expect("the policy is well formed");
+        let call = root(ACCOUNT);
+        for (action, expected) in [("s3:GetObject", Decision::Deny), ("s3:PutObject", Decision::Allow)] {
+            let who = Who::Caller(&call);
+            assert_eq!(decide(&policy, who, action, "arn:aws:s3:::b/k/1", &Context::of(&call)), expected);
+        }
+        for rest in [
+            r#""Principal":"*","Action":"s3:*""#,
+            r#""Action":"s3:*","Resource":"*""#,
+            r#""Principal":{"Federated":"x"},"Action":"s3:*","Resource":"*""#,
+            r#""Principal":"*","Action":"s3:*","Resource":"*","Condition":{"IpAddress":{"aws:SourceIp":"10.0.0.0/8"}}"#,
+        ] {
+            let text = format!(r#"{{"Statement":{{"Effect":"Allow",{rest}}}}}"#);
+            Policy::resource(&text).expect_err(rest);
         }
     }
 
@@ -484,14 +490,11 @@ mod tests {
             r#""Principal":{"AWS":"*"},"Action":"AssumeRole""#,
             r#""Principal":{"AWS":"*"},"Action":"sts:AssumeRole","Condition":{"StringIs":{"a:B":"c"}}"#,
             r#""Principal":{"AWS":"*"},"Action":"sts:AssumeRole","Unknown":1"#,
+            r#""Principal":"*","NotAction":"a:B""#,
         ] {
             let error = trust(rest).expect_err("the document is wrong");
             assert_eq!(error.code, "MalformedPolicyDocument", "{rest}");
         }
-        assert_eq!(
-            trust(r#""Principal":"*","NotAction":"a:B""#).expect_err("not covered").code,
-            "NotImplemented"
-        );
         assert_eq!(Policy::identity("{").expect_err("not JSON").code, "MalformedPolicyDocument");
     }
 }
