@@ -127,7 +127,7 @@ impl Workers {
                 *slot = Slot::Dead(now + restart);
             }
             Blow::Pause { lasts } => {
-                worker.signal("STOP").await?;
+                worker.signal("STOP")?;
                 self.pauses += 1;
                 let running = std::mem::replace(slot, Slot::Dead(now));
                 if let Slot::Running(worker) = running {
@@ -144,7 +144,7 @@ impl Workers {
             match std::mem::replace(&mut self.slots[at], Slot::Dead(now)) {
                 Slot::Dead(until) if until <= now => self.slots[at] = Slot::Running(self.another()?),
                 Slot::Paused(worker, until) if until <= now => {
-                    worker.signal("CONT").await?;
+                    worker.signal("CONT")?;
                     self.slots[at] = Slot::Running(worker);
                 }
                 as_before => self.slots[at] = as_before,
@@ -254,7 +254,7 @@ impl Workers {
     /// Sends SIGTERM to all and waits until they have drained.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
         for worker in self.running() {
-            worker.signal("TERM").await?;
+            worker.signal("TERM")?;
         }
         for worker in self.running() {
             worker.drained(DRAIN).await.with_context(|| format!("see {}", worker.log().display()))?;

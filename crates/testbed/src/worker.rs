@@ -1,7 +1,9 @@
 //! The worker as a process of its own, told nothing but its environment. Its log goes to a file.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     io::{self, ErrorKind},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -17,7 +19,7 @@ use tokio::{
 };
 
 /// How long it may take until it listens.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 /// How long its own endpoint may take to answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -85,7 +87,7 @@ impl WorkerProcess {
     /// [`WorkerError::Start`] or [`WorkerError::Log`].
     pub fn start(
         program: &Path,
-        environment: &[(&'static str, String)],
+        environment: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
         log: PathBuf,
     ) -> Result<Self, WorkerError> {
         Self::spawn(Command::new(program), program, environment, log)
@@ -97,7 +99,7 @@ impl WorkerProcess {
     /// [`WorkerError::Start`] or [`WorkerError::Log`].
     pub fn start_apart(
         program: &Path,
-        environment: &[(&'static str, String)],
+        environment: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
         log: PathBuf,
     ) -> Result<Self, WorkerError> {
         let mut command = Command::new(program);
@@ -108,7 +110,7 @@ impl WorkerProcess {
     fn spawn(
         mut command: Command,
         program: &Path,
-        environment: &[(&'static str, String)],
+        environment: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
         log: PathBuf,
     ) -> Result<Self, WorkerError> {
         let no_log = |source| WorkerError::Log { path: log.display().to_string(), source };
@@ -118,7 +120,7 @@ impl WorkerProcess {
             .arg("worker")
             .env_clear()
             .envs(inherited)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(environment.iter().map(|(name, value)| (name.as_ref(), value.as_ref())))
             .stdin(Stdio::null())
             .stdout(file.try_clone().map_err(no_log)?)
             .stderr(file)
@@ -209,12 +211,12 @@ impl WorkerProcess {
     ///
     /// # Errors
     /// It has ended, or there is no shell.
-    pub async fn signal(&self, name: &str) -> Result<(), WorkerError> {
+    pub fn signal(&self, name: &str) -> Result<(), WorkerError> {
         // Not yet waited for, so the id is still the worker's. The shell's own kill needs no other program.
         let id = self.id().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the worker has ended"))?;
-        let mut kill = Command::new("sh");
+        let mut kill = std::process::Command::new("sh");
         kill.args(["-c", "kill -\"$0\" \"$1\"", name, &id.to_string()]);
-        match kill.status().await?.success() {
+        match kill.status()?.success() {
             true => Ok(()),
             false => Err(io::Error::other(format!("SIG{name} cannot be sent")).into()),
         }
@@ -227,7 +229,7 @@ impl WorkerProcess {
     pub async fn stop(&mut self, limit: Duration) -> Result<Duration, WorkerError> {
         let started = Instant::now();
         self.check_runs()?;
-        self.signal("TERM").await?;
+        self.signal("TERM")?;
         self.drained(limit).await?;
         Ok(started.elapsed())
     }
@@ -237,12 +239,19 @@ impl WorkerProcess {
     /// # Errors
     /// It did not end in time, or not with 0.
     pub async fn drained(&mut self, limit: Duration) -> Result<(), WorkerError> {
-        let status = tokio::time::timeout(limit, self.child.wait()).await;
-        let status = status.map_err(|_| WorkerError::Late { what: "drain", limit })??;
-        match status.success() {
-            true => Ok(()),
-            false => Err(WorkerError::Failed(status)),
+        match self.exit_status(limit).await? {
+            status if status.success() => Ok(()),
+            status => Err(WorkerError::Failed(status)),
         }
+    }
+
+    /// Waits until it has ended, however it ends.
+    ///
+    /// # Errors
+    /// It did not end in time.
+    pub async fn exit_status(&mut self, limit: Duration) -> Result<ExitStatus, WorkerError> {
+        let status = tokio::time::timeout(limit, self.child.wait()).await;
+        Ok(status.map_err(|_| WorkerError::Late { what: "end", limit })??)
     }
 }
 
