@@ -318,5 +318,5 @@ fn check_tally(batch: &ClosedBatch, given: &[Given], choices: &mut Choices<'_>) 
         }
     }
     assert_eq!(refused.next(), None);
-    assert_eq!(batch.tally(&rejections), expected);
+    assert_eq!(batch.tally(given.len(), &rejections), expected);
 }
