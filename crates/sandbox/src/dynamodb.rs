@@ -1,8 +1,9 @@
 //! DynamoDB: tables with their items, conditional writes, queries and scans.
 //!
 //! As strict as the ledger and the tenant table need it: key schemas, item sizes, expressions with every check
-//! on their placeholders, pages of 1 MB. Not here: indexes, projections, batches, transactions, streams; a time
-//! to live is kept but nothing expires, as in AWS for the first days.
+//! on their placeholders, pages of 1 MB. Not here: keys that are no strings, paths into attributes, operators that
+//! logferry does not send, indexes, projections, batches, transactions, streams; a time to live is kept but nothing
+//! expires, as in AWS for the first days.
 
 mod expression;
 mod items;

@@ -106,9 +106,6 @@ impl Logs {
         let limit = limit(request.limit, EVENTS_LIMIT)?;
         let name = required(request.log_stream_name, "logStreamName")?;
         stream_name(&name, "logStreamName")?;
-        if request.start_from_head != Some(true) {
-            return Err(AwsError::not_implemented("logs", "GetLogEvents from the tail"));
-        }
         let start = match request.next_token.as_deref().map(|token| token.strip_prefix("f/")) {
             Some(place) => key_from_digits(place.ok_or_else(invalid_token)?)?,
             None => (0, 0),
@@ -118,6 +115,9 @@ impl Logs {
         self.with_group(call, &group_name, |group| {
             let stream = group.streams.get(&name).ok_or_else(no_such_stream)?;
             self.readable(call)?;
+            if request.start_from_head != Some(true) {
+                return Err(AwsError::not_implemented("logs", "GetLogEvents from the tail"));
+            }
             let rest = &stream.events[stream.events.partition_point(|event| event.key() < start)..];
             let events = &rest[..fitting(rest.iter(), limit)];
             let next = events.last().map_or(start, |last| (last.timestamp, last.serial + 1));
