@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
-use logferry_sandbox::worker::WorkerProcess;
+use logferry_testbed::worker::WorkerProcess;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 

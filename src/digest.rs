@@ -1,9 +1,5 @@
 //! SHA-256 as the hexadecimal text that signatures and names want.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-pub mod multi_buffer;
-
 use std::fmt::Write;
 
 /// Hashes bytes into 64 lower-case digits.

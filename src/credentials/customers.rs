@@ -255,8 +255,8 @@ mod tests {
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
-        provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec},
     };
+    use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use logferry_sandbox::provision::ReceivedEvent;
+use logferry_testbed::provision::ReceivedEvent;
 
 use super::samples::Record;
 

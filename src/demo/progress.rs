@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use logferry_sandbox::worker::WorkerProcess;
+use logferry_testbed::worker::WorkerProcess;
 
 use super::stage::{Backlog, Stage};
 

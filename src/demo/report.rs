@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Display, net::SocketAddr, time::Duration};
 use bytesize::ByteSize;
 use indicatif::HumanCount;
 use jiff::{Timestamp, tz::TimeZone};
-use logferry_sandbox::{
+use logferry_testbed::{
     provision::{Customer, Provider, ReceivedEvent},
     worker::WorkerProcess,
 };

@@ -82,7 +82,7 @@ pub(super) fn uploads(now: Timestamp) -> anyhow::Result<Vec<Upload>> {
 fn upload((key, bytes): Sample, now: Timestamp) -> anyhow::Result<Upload> {
     let mut text = String::new();
     GzDecoder::new(bytes).read_to_string(&mut text)?;
-    let text = logferry_sandbox::samples::shift(&text, now);
+    let text = logferry_testbed::samples::shift(&text, now);
     let mut body = GzEncoder::new(Vec::new(), Compression::default());
     body.write_all(text.as_bytes())?;
     let (records, empty) = expected(&text)?;

@@ -1,10 +1,8 @@
 //! The AWS that the demo runs on: an embedded sandbox, wired as production is, over the wire.
 
 use anyhow::Context;
-use logferry_sandbox::{
-    Sandbox,
-    provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedEvent},
-};
+use logferry_sandbox::Sandbox;
+use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedEvent};
 
 use super::comparison::Place;
 

@@ -3,7 +3,7 @@
 use std::{env, fs, time::Duration};
 
 use anyhow::Context;
-use logferry_sandbox::worker::WorkerProcess;
+use logferry_testbed::worker::WorkerProcess;
 
 /// How long it may take from SIGTERM to its end. With nothing left to do it waits for one open poll, about a second.
 const DRAIN: Duration = Duration::from_secs(15);

@@ -59,8 +59,8 @@ mod tests {
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
-        provision::{Aws, Provider, ProviderSpec},
     };
+    use logferry_testbed::provision::{Aws, Provider, ProviderSpec};
 
     use super::*;
 

@@ -43,10 +43,8 @@ impl QuarantineStore for S3Quarantine {
 
 #[cfg(test)]
 mod tests {
-    use logferry_sandbox::{
-        Sandbox,
-        provision::{Aws, Provider, ProviderSpec},
-    };
+    use logferry_sandbox::Sandbox;
+    use logferry_testbed::provision::{Aws, Provider, ProviderSpec};
 
     use super::*;
 

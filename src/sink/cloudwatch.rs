@@ -38,7 +38,7 @@ use crate::{
         identity::IdentityError,
         scope::Scope,
     },
-    digest::multi_buffer::MultiBuffer,
+    digest,
     ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
@@ -51,7 +51,6 @@ pub struct CloudWatchSinks {
     customers: Customers,
     groups: Arc<GroupBreakers>,
     compression: RequestCompression,
-    hasher: MultiBuffer,
 }
 
 /// One customer's CloudWatch Logs.
@@ -64,7 +63,6 @@ pub struct CloudWatchSink {
     group: Pass,
     account: Arc<str>,
     compression: RequestCompression,
-    hasher: MultiBuffer,
 }
 
 impl CloudWatchSinks {
@@ -79,7 +77,7 @@ impl CloudWatchSinks {
         let mut shared = base.to_builder();
         shared.set_credentials_provider(None);
         let client = Client::new(&shared.build());
-        Self { client, customers, groups: Arc::new(groups), compression, hasher: MultiBuffer::default() }
+        Self { client, customers, groups: Arc::new(groups), compression }
     }
 }
 
@@ -153,14 +151,13 @@ impl LogSinks for CloudWatchSinks {
             group,
             account: account.into(),
             compression: self.compression,
-            hasher: self.hasher.clone(),
         })
     }
 }
 
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
-        let body = SealedBody::new(body, self.compression, &self.hasher).await;
+        let body = SealedBody::new(body, self.compression);
         let outcome = self.role.call(|| self.put_once(body.clone(), lease)).await;
         match &outcome {
             Ok(_) => self.group.succeeded(),
@@ -264,7 +261,7 @@ struct SealedBody {
 }
 
 impl SealedBody {
-    async fn new(body: Bytes, compression: RequestCompression, hasher: &MultiBuffer) -> Self {
+    fn new(body: Bytes, compression: RequestCompression) -> Self {
         let body = match compression {
             RequestCompression::None => body,
             RequestCompression::Gzip => {
@@ -273,7 +270,7 @@ impl SealedBody {
                 encoder.finish().expect("a vector takes every byte").into()
             }
         };
-        let sha256 = hasher.sha256(&body).await;
+        let sha256 = digest::sha256(&body);
         Self { body, compression, sha256 }
     }
 }

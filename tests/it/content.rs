@@ -20,7 +20,7 @@ fn record(message: &[u8], timestamp: i64) -> Vec<u8> {
 }
 
 /// The messages of the stream of that pod.
-async fn messages(setup: &Setup, customer: &logferry_sandbox::provision::Customer, pod: &str) -> Vec<String> {
+async fn messages(setup: &Setup, customer: &logferry_testbed::provision::Customer, pod: &str) -> Vec<String> {
     let streams = received(&setup.aws, customer).await;
     let stream = streams.into_iter().find(|(name, _)| name.contains(&format!("-{pod}-")));
     stream.map(|(_, events)| events.into_iter().map(|(_, message)| message).collect()).unwrap_or_default()

@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use logferry_sandbox::{
-    faults::{Effect, ErrorAnswer, Fault},
-    provision::{Customer, CustomerSpec},
-};
+use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
+use logferry_testbed::provision::{Customer, CustomerSpec};
 
 use crate::{
     eventually::{eventually, same},

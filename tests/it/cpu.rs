@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use logferry_sandbox::provision::Customer;
+use logferry_testbed::provision::Customer;
 
 use crate::{
     eventually::{eventually, same},

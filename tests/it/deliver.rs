@@ -1,10 +1,8 @@
 //! Real objects of Vector's arrive whole, in order, in the right account, once.
 
 use jiff::Timestamp;
-use logferry_sandbox::{
-    faults::{Effect, ErrorAnswer, Fault},
-    provision::{Customer, ProviderSpec},
-};
+use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
+use logferry_testbed::provision::{Customer, ProviderSpec};
 use serde_json::json;
 
 use crate::{

@@ -80,7 +80,7 @@ async fn a_throttled_tenant_s_backlog_holds_up_nobody() {
 }
 
 /// Checks that every record of the objects arrived once, and nothing else.
-async fn all_arrived(setup: &Setup, customer: &logferry_sandbox::provision::Customer, objects: &[Object]) {
+async fn all_arrived(setup: &Setup, customer: &logferry_testbed::provision::Customer, objects: &[Object]) {
     let mut all: Vec<_> = objects.iter().flat_map(|object| expected(&object.text)).collect();
     let mut found = received_events(&setup.aws, customer).await;
     all.sort();

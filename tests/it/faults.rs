@@ -3,8 +3,8 @@
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
-    provision::Customer,
 };
+use logferry_testbed::provision::Customer;
 
 use crate::{
     eventually::{eventually, same},

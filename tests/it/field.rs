@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use logferry_sandbox::{faults::Fault, provision::Customer};
+use logferry_sandbox::faults::Fault;
+use logferry_testbed::provision::Customer;
 use serde_json::Value;
 
 use crate::{

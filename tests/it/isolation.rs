@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use logferry_sandbox::provision::{Customer, CustomerSpec, QueryError, TrustAction};
+use logferry_testbed::provision::{Customer, CustomerSpec, QueryError, TrustAction};
 use serde_json::{Value, json};
 
 use crate::{
@@ -76,7 +76,7 @@ async fn copy_of(
     setup: &Setup,
     account: &str,
     spec: CustomerSpec,
-) -> Result<(), logferry_sandbox::provision::ProvisionError> {
+) -> Result<(), logferry_testbed::provision::ProvisionError> {
     Customer::create(&setup.aws, account, &setup.provider, spec).await.map(drop)
 }
 

@@ -4,10 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
-use logferry_sandbox::{
-    faults::{Effect, ErrorAnswer, Fault},
-    provision::CustomerSpec,
-};
+use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::{Value, json};
 
 use crate::{

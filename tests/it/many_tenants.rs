@@ -8,7 +8,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use logferry_sandbox::provision::{Customer, CustomerSpec};
+use logferry_testbed::provision::{Customer, CustomerSpec};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{

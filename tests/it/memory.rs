@@ -2,10 +2,8 @@
 
 use std::io::Write;
 
-use logferry_sandbox::{
-    faults::{Effect, Fault},
-    provision::CustomerSpec,
-};
+use logferry_sandbox::faults::{Effect, Fault};
+use logferry_testbed::provision::CustomerSpec;
 
 use crate::{
     eventually::eventually,

@@ -42,7 +42,7 @@ fn at(days_ago: i64) -> i64 {
 async fn what_is_too_old_or_too_long_is_kept() {
     let setup = Setup::new("quarantine").await;
     let bucket = bucket(&setup).await;
-    let customer = setup.stranger(logferry_sandbox::provision::CustomerSpec::new("acme")).await;
+    let customer = setup.stranger(logferry_testbed::provision::CustomerSpec::new("acme")).await;
     let mut row = customer.row();
     row.insert("oversize".to_owned(), text("quarantine"));
     setup.put_row(row).await;
@@ -88,7 +88,7 @@ async fn what_is_too_old_or_too_long_is_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quarantine_that_cannot_be_written_holds_the_message_back() {
     let setup = Setup::new("no-quarantine").await;
-    let customer = setup.stranger(logferry_sandbox::provision::CustomerSpec::new("acme")).await;
+    let customer = setup.stranger(logferry_testbed::provision::CustomerSpec::new("acme")).await;
     let mut row = customer.row();
     row.insert("oversize".to_owned(), text("quarantine"));
     setup.put_row(row).await;

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_sqs::types::MessageAttributeValue;
-use logferry_sandbox::{
-    faults::{Effect, Fault},
-    provision::CustomerSpec,
-};
+use logferry_sandbox::faults::{Effect, Fault};
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::{Value, json};
 
 use crate::{

@@ -1,9 +1,7 @@
 //! What AWS refuses: for what it is, for what the worker itself is, or for how the provider's side is wired. Each by its own name.
 
-use logferry_sandbox::{
-    faults::{Effect, ErrorAnswer, Fault},
-    provision::CustomerSpec,
-};
+use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::Value;
 
 use crate::{

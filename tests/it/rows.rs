@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use logferry_sandbox::provision::{Aws, Customer, CustomerSpec, Policies};
+use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Policies};
 
 use crate::{
     eventually::eventually,

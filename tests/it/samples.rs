@@ -9,7 +9,7 @@ use std::{
 
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
-use logferry_sandbox::{
+use logferry_testbed::{
     provision::{Aws, Customer},
     samples::shift,
 };

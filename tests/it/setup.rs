@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
-use logferry_sandbox::{
-    Sandbox,
-    provision::{Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec},
-};
+use logferry_sandbox::Sandbox;
+use logferry_testbed::provision::{Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec};
 use serde_json::{Value, json};
 
 use crate::{

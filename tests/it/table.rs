@@ -1,9 +1,7 @@
 //! While the tenant table does not answer, those who are known go on, and those who are not wait.
 
-use logferry_sandbox::{
-    faults::{Effect, Fault},
-    provision::CustomerSpec,
-};
+use logferry_sandbox::faults::{Effect, Fault};
+use logferry_testbed::provision::CustomerSpec;
 
 use crate::{
     eventually::{eventually, same},

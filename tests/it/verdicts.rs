@@ -107,7 +107,7 @@ async fn bombs_and_giants_cost_no_memory() {
 async fn what_is_no_work_is_acknowledged() {
     let setup = Setup::new("no-work").await;
     let bucket = setup.provider.bucket.clone();
-    let disabled = setup.stranger(logferry_sandbox::provision::CustomerSpec::new("asleep")).await;
+    let disabled = setup.stranger(logferry_testbed::provision::CustomerSpec::new("asleep")).await;
     let mut row = disabled.row();
     row.insert("enabled".to_owned(), AttributeValue::Bool(false));
     setup.put_row(row).await;

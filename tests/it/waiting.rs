@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use logferry_sandbox::{
     QueueLimits, Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
-    provision::{Customer, CustomerSpec},
 };
+use logferry_testbed::provision::{Customer, CustomerSpec};
 
 use crate::{
     eventually::eventually,

@@ -2,20 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Error, Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex},
-    thread::JoinHandle,
+    fs,
+    io::Error,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
+use logferry_testbed::worker::WorkerProcess;
+pub(crate) use logferry_testbed::worker::http_get;
 use serde_json::Value;
 
-use crate::eventually::eventually;
+use crate::{eventually::eventually, target::unique};
 
-/// How long a request to the worker's own endpoint may take.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a worker may take to end.
+const END: Duration = Duration::from_secs(60);
 
 /// `logferry` with these arguments and nothing but this environment.
 pub(crate) fn logferry(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -31,52 +33,30 @@ pub(crate) fn logferry(arguments: &[&str], environment: &[(&str, &str)]) -> Outp
 /// A running `logferry worker`; killed when dropped. Its log is shown if the test fails.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    child: Child,
-    log: Arc<Mutex<Vec<String>>>,
-    reader: Option<JoinHandle<()>>,
+    process: WorkerProcess,
     address: SocketAddr,
 }
 
 impl Worker {
     /// Starts it with nothing but this environment, and waits until it says where it listens.
     pub(crate) async fn start(environment: &BTreeMap<String, String>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_logferry"))
-            .arg("worker")
-            .env_clear()
-            .envs(environment)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("cargo built the program");
-        let stderr = child.stderr.take().expect("it is piped");
-        let log: Arc<Mutex<Vec<String>>> = Arc::default();
-        let reader = std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || {
-                for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                    let line = String::from_utf8_lossy(&line).into_owned();
-                    log.lock().expect("nobody panics with it").push(line);
-                }
-            }
-        });
-        let mut worker = Self { child, log, reader: Some(reader), address: ([0, 0, 0, 0], 0).into() };
-        worker.address = eventually("the worker says where it listens", async || {
-            if let Ok(Some(status)) = worker.child.try_wait() {
-                panic!("the worker ended with {status}");
-            }
-            let starts = worker.log_lines().into_iter().find(|line| line["http.listen"].is_string());
-            let address = starts.as_ref().and_then(|line| line["http.listen"].as_str()?.parse().ok());
-            address.ok_or_else(|| "no such line in its log".to_owned())
-        })
-        .await;
+        let environment: Vec<_> = environment.iter().collect();
+        let log = format!("worker-{}-{}.log", std::process::id(), unique());
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(log);
+        let program = Path::new(env!("CARGO_BIN_EXE_logferry"));
+        let process = WorkerProcess::start(program, &environment, log).expect("cargo built the program");
+        let mut worker = Self { process, address: ([0, 0, 0, 0], 0).into() };
+        worker.address = worker.process.listening().await.expect("the worker says where it listens");
         worker
+    }
+
+    fn log(&self) -> String {
+        self.process.read_log().expect("the log can be read")
     }
 
     /// Its log so far, as far as the lines are JSON.
     pub(crate) fn log_lines(&self) -> Vec<Value> {
-        let log = self.log.lock().expect("nobody panics with it");
-        log.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits until `/readyz` says yes.
@@ -106,14 +86,14 @@ impl Worker {
 
     /// The most memory that it had resident at once, in bytes; `None` where there is no `/proc`.
     pub(crate) fn peak_rss(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()?)).ok()?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))?;
         Some(peak.parse::<u64>().ok()? * 1024)
     }
 
     /// Descriptors that it has open; `None` where there is no `/proc`.
     pub(crate) fn descriptors(&self) -> Option<usize> {
-        Some(std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).ok()?.count())
+        Some(fs::read_dir(format!("/proc/{}/fd", self.process.id()?)).ok()?.count())
     }
 
     /// Where its endpoint listens.
@@ -123,65 +103,39 @@ impl Worker {
 
     /// Sends SIGTERM.
     pub(crate) fn sigterm(&self) {
-        self.signal("TERM");
+        self.process.signal("TERM").expect("it runs");
     }
 
     /// Takes its time away, as a starved or suspended host does, until [`Worker::resume`].
     pub(crate) fn pause(&self) {
-        self.signal("STOP");
+        self.process.signal("STOP").expect("it runs");
     }
 
     /// Lets it go on.
     pub(crate) fn resume(&self) {
-        self.signal("CONT");
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
-        let status = status.expect("there is a kill");
-        assert!(status.success(), "kill -{name}: {status}");
+        self.process.signal("CONT").expect("it runs");
     }
 
     /// Sends SIGKILL and waits for the end.
     pub(crate) async fn kill(mut self) {
-        self.child.kill().expect("it can be killed");
-        self.wait().await;
+        self.process.kill().await.expect("it runs");
     }
 
     /// Waits until it has ended.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
-        let status = eventually("the worker ends", async || match self.child.try_wait() {
-            Ok(Some(status)) => Ok(status),
-            other => Err(format!("{other:?}")),
-        })
-        .await;
-        // Its last words.
-        if let Some(reader) = self.reader.take() {
-            reader.join().expect("the reader does not panic");
-        }
-        status
+        self.process.exit_status(END).await.expect("the worker ends")
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // An error means that it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            if let Some(reader) = self.reader.take() {
-                let _ = reader.join();
-            }
-            let log = self.log.lock().map(|log| log.join("\n")).unwrap_or_default();
-            eprintln!("-- log of the worker\n{log}\n--");
-            return;
+        let log = self.process.read_log().unwrap_or_default();
+        // An error means that somebody has tidied up before.
+        let _ = fs::remove_file(self.process.log());
+        match std::thread::panicking() {
+            true => eprintln!("-- log of the worker\n{log}\n--"),
+            false => log.lines().for_each(assert_plain),
         }
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
-        let log = self.log.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default();
-        log.iter().for_each(|line| assert_plain(line));
     }
 }
 
@@ -210,23 +164,6 @@ impl Samples {
         };
         self.0.iter().filter(|(sample, _)| of_name(sample)).map(|(_, value)| value).sum()
     }
-}
-
-/// One GET over a connection of its own: status and body.
-pub(crate) async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String), Error> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let exchange = move || {
-        let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
-        stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok::<_, Error>(answer)
-    };
-    let answer = tokio::task::spawn_blocking(exchange).await.expect("it does not panic")?;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    status.map(|status| (status, body.to_owned())).ok_or_else(|| Error::other(format!("no HTTP: {answer:?}")))
 }
 
 #[test]

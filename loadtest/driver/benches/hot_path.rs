@@ -36,7 +36,6 @@ use logferry::{
         customers::{Customers, SessionSettings},
     },
     decode::{Decoded, Decoder, MAX_WINDOW, Window},
-    digest::multi_buffer::MultiBuffer,
     ledger::lease::Lease,
     metrics::Metrics,
     records::{Message, More, RecordReader, Step},
@@ -49,7 +48,7 @@ use logferry::{
 };
 use serde::Deserialize;
 use sha2::Digest;
-use tokio::{runtime::Runtime, task::JoinSet};
+use tokio::runtime::Runtime;
 use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 use self::driver::generate::{self, Compression, Shape, Size};
@@ -426,22 +425,6 @@ fn body(criterion: &mut Criterion) {
     });
     hashes.bench_function("sha2", |bencher| bencher.iter(|| sha2::Sha256::digest(&sealed)));
     hashes.finish();
-
-    let (buffer, body) = (MultiBuffer::default(), sealed);
-    let mut together = group(criterion, "sha256 of eight bodies", 8 * body.len());
-    together.bench_function("ours", |bencher| {
-        bencher.iter(|| {
-            runtime.block_on(async {
-                let mut running = JoinSet::new();
-                for _ in 0..8 {
-                    let (buffer, body) = (buffer.clone(), body.clone());
-                    running.spawn(async move { buffer.sha256(&body).await });
-                }
-                running.join_all().await
-            })
-        });
-    });
-    together.finish();
 }
 
 fn put_events(runtime: &Runtime, client: &Client, events: &[(i64, String)]) {

@@ -9,7 +9,7 @@ use anyhow::Context;
 use aws_sdk_s3::types::NotificationConfiguration;
 use bytes::Bytes;
 use jiff::Timestamp;
-use logferry_sandbox::provision::{
+use logferry_testbed::provision::{
     Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction,
 };
 use serde_json::json;

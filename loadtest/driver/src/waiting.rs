@@ -14,7 +14,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use logferry_sandbox::{QueueCounts, provision::ProviderSpec};
+use logferry_sandbox::QueueCounts;
+use logferry_testbed::provision::ProviderSpec;
 
 use crate::{
     ordinary::{Ordinary, RECORDS, parcel, percentile, ratio, wait},

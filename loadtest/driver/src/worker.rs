@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use logferry_sandbox::worker;
+use logferry_testbed::worker;
 
 use crate::usage::{self, Usage};
 
@@ -44,7 +44,7 @@ impl WorkerProcess {
     /// # Errors
     /// It has ended, or does not stop.
     pub(crate) async fn pause(&mut self) -> anyhow::Result<()> {
-        self.0.signal("STOP").await?;
+        self.0.signal("STOP")?;
         let (id, asked) = (self.id()?, Instant::now());
         while !usage::is_stopped(id)? {
             ensure!(asked.elapsed() < DRAIN, "the worker did not stop within {DRAIN:?} of SIGSTOP");
@@ -58,7 +58,7 @@ impl WorkerProcess {
     /// # Errors
     /// It has ended.
     pub(crate) async fn resume(&mut self) -> anyhow::Result<()> {
-        Ok(self.0.signal("CONT").await?)
+        Ok(self.0.signal("CONT")?)
     }
 
     /// Sends SIGKILL, waits for the end, and removes its log.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
-    provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedObject},
 };
+use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedObject};
 
 use super::*;
 use crate::{

@@ -3,8 +3,8 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
-    provision::Aws,
 };
+use logferry_testbed::provision::Aws;
 
 use super::*;
 use crate::{credentials::breaker::ProbeIntervals, metrics::Metrics};

@@ -3,8 +3,8 @@
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
-    provision::{Account, Aws, Provider, ProviderSpec},
 };
+use logferry_testbed::provision::{Account, Aws, Provider, ProviderSpec};
 
 use super::*;
 use crate::{ledger::ahead::EventPlace, quarantine::QuarantineReason};

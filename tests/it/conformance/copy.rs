@@ -5,7 +5,7 @@ use aws_sdk_s3::{
     operation::copy_object::{CopyObjectOutput, builders::CopyObjectFluentBuilder},
     types::{MetadataDirective, ObjectCannedAcl, TaggingDirective},
 };
-use logferry_sandbox::provision::CustomerSpec;
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::json;
 
 use super::Answers;

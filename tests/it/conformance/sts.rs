@@ -4,7 +4,7 @@ use aws_sdk_sts::{
     Client, config::Region, operation::assume_role::AssumeRoleOutput,
     operation::assume_role::builders::AssumeRoleFluentBuilder, types::Tag,
 };
-use logferry_sandbox::provision::{Account, CustomerSpec, TrustAction};
+use logferry_testbed::provision::{Account, CustomerSpec, TrustAction};
 use serde_json::json;
 
 use super::{Answers, nothing};

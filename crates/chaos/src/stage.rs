@@ -1,0 +1,344 @@
+//! What stands around the workers of a run: everything that they read and write.
+
+mod expected;
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+use aws_sdk_sqs::types::QueueAttributeName;
+use jiff::Timestamp;
+use logferry_sandbox::Sandbox;
+use logferry_testbed::provision::{
+    Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction,
+};
+
+use crate::{
+    content::{self, Made, Size},
+    notice::{Shape, Stored, eventbridge_event, s3_event},
+    plan::{Blow, Denial, Kind, Message, ONE_BATCH, Outage, Plan, Wanted, Weather},
+    workers::Workers,
+};
+
+const REGION: &str = "us-east-1";
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long everything that is left may take once the faults have ended: a killed worker's messages are hidden for ten
+/// seconds, and refused roles are asked for again every second.
+const SETTLE: Duration = Duration::from_secs(120);
+/// The shortest that there may be: what a killed worker had comes back after it.
+const VISIBILITY: &str = "10s";
+/// The bucket of the quarantine.
+const QUARANTINE: &str = "chaos-quarantine";
+/// The `type` of a tenant's rows, in the order of its deliveries.
+pub(crate) const DELIVERIES: [&str; 2] = ["cloudwatch", "cloudwatch#second"];
+
+/// Everything but the workers.
+pub(crate) struct Stage {
+    pub(crate) sandbox: Sandbox,
+    aws: Aws,
+    provider: Provider,
+    root: Account,
+    /// Tells nobody of its objects.
+    silent_bucket: String,
+    /// Each tenant's deliveries: where to, and what of.
+    tenants: Vec<Vec<(Customer, Wanted)>>,
+    pub(crate) made: Vec<Made>,
+}
+
+impl Stage {
+    /// Sets everything up in a sandbox of its own.
+    pub(crate) async fn set_up(plan: &Plan) -> anyhow::Result<Self> {
+        let sandbox = Sandbox::start().await.context("no port can be had on the loopback address")?;
+        let aws = Aws::new(&sandbox.endpoint(), REGION);
+        let mut spec = ProviderSpec::new("chaos");
+        spec.raw_delivery = plan.raw_delivery;
+        spec.versioned = plan.versioned;
+        // Retries are many here, and no number of them makes a message hopeless.
+        spec.max_receive_count = 1000;
+        let provider = Provider::create(&aws, &spec).await?;
+        let root = aws.account(&provider.account);
+        let silent_bucket = format!("{}-silent", provider.bucket);
+        let s3 = root.s3();
+        s3.create_bucket().bucket(&silent_bucket).send().await.context("cannot create a bucket")?;
+        if plan.versioned {
+            let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+            let put = s3.put_bucket_versioning().bucket(&silent_bucket).versioning_configuration(enabled);
+            put.send().await.context("cannot switch versioning on")?;
+        }
+        if plan.quarantine {
+            s3.create_bucket().bucket(QUARANTINE).send().await.context("cannot create a bucket")?;
+        }
+        let mut tenants = Vec::new();
+        for (number, tenant) in plan.tenants.iter().enumerate() {
+            let mut deliveries = Vec::new();
+            for (at, wanted) in [Some(Wanted::All), tenant.second].into_iter().enumerate() {
+                let Some(wanted) = wanted else { continue };
+                let account = format!("{:012}", 200_000_000_000 + 10 * number + at);
+                let spec = CustomerSpec::new(&tenant_id(number));
+                let customer = Customer::create(&aws, &account, &provider, spec).await?;
+                let mut row = customer.row();
+                let mut text = |name: &str, text: &str| {
+                    row.insert(name.to_owned(), AttributeValue::S(text.to_owned()));
+                };
+                text("type", DELIVERIES[at]);
+                if tenant.quarantines_oversize {
+                    text("oversize", "quarantine");
+                }
+                if wanted == Wanted::Web {
+                    row.insert("desired_logs".to_owned(), AttributeValue::Ss(vec!["web".to_owned()]));
+                }
+                provider.put_tenant(&aws, row).await?;
+                deliveries.push((customer, wanted));
+            }
+            if tenant.has_bucket {
+                let customer = &deliveries[0].0;
+                let bucket = customers_bucket(number);
+                customer.create_bucket(&aws, &provider, &bucket).await?;
+                // Only who may look at what lies there keeps the newest version.
+                customer.let_look(&aws, &provider, &bucket).await?;
+                provider.put_tenant(&aws, customer.bucket_row(&bucket, false)).await?;
+            }
+            tenants.push(deliveries);
+        }
+        let start = Timestamp::now();
+        let made = plan.objects.iter().enumerate();
+        let made = made.map(|(number, object)| content::make(&object.content, number, start)).collect();
+        sandbox.faults().seed(plan.seed);
+        Ok(Self { sandbox, aws, provider, root, silent_bucket, tenants, made })
+    }
+
+    /// What tells the workers where everything is, and to wait little.
+    pub(crate) async fn environment(
+        &self,
+        plan: &Plan,
+        lease: Option<Duration>,
+    ) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut environment = self.provider.worker_environment(&self.aws).await?;
+        let Provider { account, bucket, .. } = &self.provider;
+        let buckets = format!("{bucket}={account},{}={account}", self.silent_bucket);
+        environment.extend([
+            ("LOGFERRY_SOURCE__BUCKETS", buckets),
+            ("LOGFERRY_QUEUE__WAIT_TIME", "1s".to_owned()),
+            ("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", VISIBILITY.to_owned()),
+            ("LOGFERRY_QUEUE__RETRY_DELAY", "1s".to_owned()),
+            ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "2s".to_owned()),
+            ("LOGFERRY_QUEUE__MAX_HIDDEN", plan.max_hidden.to_string()),
+            ("LOGFERRY_TENANTS__CACHE_TTL", "1s".to_owned()),
+            ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s".to_owned()),
+            ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "1s".to_owned()),
+            ("LOGFERRY_WORKER__CONCURRENCY", plan.concurrency.to_string()),
+            ("RETRY_ATTEMPTS", plan.attempts.to_string()),
+        ]);
+        if let Some(lease) = lease {
+            environment.push(self.provider.ledger_variable());
+            environment.push(("LOGFERRY_LEDGER__LEASE", format!("{}s", lease.as_secs())));
+            environment.push(("LOGFERRY_LEDGER__MAX_CLOCK_SKEW", "1s".to_owned()));
+        }
+        if plan.quarantine {
+            environment.push(("LOGFERRY_QUARANTINE__BUCKET", format!("{QUARANTINE}={account}")));
+        }
+        match plan.kind {
+            Kind::NoLedger => {
+                let patience = format!("{}s", Weather::OUT_OF_REACH.as_secs());
+                environment.push(("LOGFERRY_LEDGER__OUT_OF_REACH_AFTER", patience));
+            }
+            Kind::Pauses => {
+                let attempt = format!("{}s", Blow::SHORT_ATTEMPT.as_secs());
+                environment.push(("LOGFERRY_DELIVERY__ATTEMPT_TIMEOUT", attempt));
+            }
+            Kind::Kills | Kind::Faults | Kind::LostAnswers | Kind::Outage => {}
+        }
+        Ok(environment)
+    }
+
+    /// Uploads, tells, and changes the weather, each at its time; ends with the period. Answers with what is stored.
+    pub(crate) async fn carry_out(
+        &self,
+        plan: &Plan,
+        begun: Instant,
+    ) -> anyhow::Result<HashMap<usize, Stored>> {
+        let mut steps: Vec<(Duration, Step<'_>)> = Vec::new();
+        steps.extend(
+            plan.objects.iter().enumerate().map(|(number, object)| (object.at, Step::Upload(number))),
+        );
+        steps.extend(plan.messages.iter().map(|message| (message.at, Step::Send(message))));
+        for (number, weather) in plan.weather.iter().enumerate() {
+            steps.push((weather.from, Step::Begin(number)));
+            steps.push((weather.to, Step::End(number)));
+        }
+        for Denial { tenant, from, to } in &plan.denials {
+            steps.push((*from, Step::Deny(*tenant)));
+            steps.push((*to, Step::Mend(*tenant)));
+        }
+        // Stable: what is uploaded is there before anybody is told.
+        steps.sort_by_key(|(at, _)| *at);
+        let (mut stored, mut faults) = (HashMap::new(), HashMap::new());
+        for (at, step) in steps {
+            tokio::time::sleep_until((begun + at).into()).await;
+            match step {
+                Step::Upload(number) => {
+                    stored.insert(number, self.upload(plan, number).await?);
+                }
+                Step::Send(message) => self.send(message, &stored).await?,
+                Step::Begin(number) => {
+                    if plan.outage == Some(Outage::Sts) {
+                        self.tenants
+                            .iter()
+                            .flatten()
+                            .for_each(|(customer, _)| self.expire_sessions(customer));
+                    }
+                    let fault = plan.weather[number].fault.clone();
+                    faults.insert(number, self.sandbox.faults().add(fault));
+                }
+                Step::End(number) => {
+                    faults.remove(&number).into_iter().for_each(|id| self.sandbox.faults().remove(id));
+                }
+                Step::Deny(tenant) => {
+                    for (customer, _) in &self.tenants[tenant] {
+                        customer.allow(&self.aws, &self.provider, &[]).await?;
+                        self.expire_sessions(customer);
+                    }
+                }
+                Step::Mend(tenant) => {
+                    for (customer, _) in &self.tenants[tenant] {
+                        customer.allow(&self.aws, &self.provider, &[TrustAction::AssumeRole]).await?;
+                    }
+                }
+            }
+        }
+        tokio::time::sleep_until((begun + plan.period).into()).await;
+        Ok(stored)
+    }
+
+    fn expire_sessions(&self, customer: &Customer) {
+        self.sandbox.expire_sessions(&customer.account);
+    }
+
+    async fn upload(&self, plan: &Plan, number: usize) -> anyhow::Result<Stored> {
+        let object = &plan.objects[number];
+        let bucket = if object.silent { &self.silent_bucket } else { &self.provider.bucket };
+        let key = object_key(plan, number);
+        let bytes = self.made[number].bytes.clone();
+        let size = bytes.len();
+        let put = self.root.s3().put_object().bucket(bucket).key(&key).body(bytes.into()).send();
+        let put = put.await.context("cannot upload an object")?;
+        let etag = put.e_tag.context("S3 names no eTag")?.trim_matches('"').to_owned();
+        Ok(Stored {
+            bucket: bucket.clone(),
+            key,
+            size,
+            etag,
+            version_id: put.version_id,
+            sequencer: sequencer(),
+        })
+    }
+
+    /// Sends a message, about an object that is not there if none that is stored has its number.
+    pub(crate) async fn send(
+        &self,
+        message: &Message,
+        stored: &HashMap<usize, Stored>,
+    ) -> anyhow::Result<()> {
+        let missing = Stored {
+            bucket: self.provider.bucket.clone(),
+            key: key(&tenant_id(0), "web", 0, MISSING),
+            size: 10,
+            etag: "d41d8cd98f00b204e9800998ecf8427e".to_owned(),
+            version_id: None,
+            sequencer: sequencer(),
+        };
+        let objects: Vec<_> =
+            message.objects.iter().map(|number| stored.get(number).unwrap_or(&missing)).collect();
+        let Provider { account, queue_url, topic_arn, .. } = &self.provider;
+        let body = match message.shape {
+            Shape::Direct | Shape::Topic => s3_event(&objects, REGION).to_string(),
+            Shape::EventBridge => eventbridge_event(objects[0], account, REGION).to_string(),
+        };
+        if message.shape == Shape::Topic {
+            let publish = [("Action", "Publish"), ("TopicArn", topic_arn), ("Message", &body)];
+            self.root.sns_query(&publish).await.context("cannot publish an event")?;
+        } else {
+            let send = self.root.sqs().send_message().queue_url(queue_url).message_body(body);
+            send.send().await.context("cannot send a message")?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no message is left, neither visible nor hidden.
+    pub(crate) async fn wait_until_done(&self, workers: &mut Workers) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            workers.check_run()?;
+            let left = self.left().await?;
+            if left == 0 {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < SETTLE, "{left} messages are left {SETTLE:?} after the last fault");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn left(&self) -> anyhow::Result<u64> {
+        use QueueAttributeName::{
+            ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
+            ApproximateNumberOfMessagesNotVisible,
+        };
+        let states = [
+            ApproximateNumberOfMessages,
+            ApproximateNumberOfMessagesDelayed,
+            ApproximateNumberOfMessagesNotVisible,
+        ];
+        let get = self.root.sqs().get_queue_attributes().queue_url(&self.provider.queue_url);
+        let got = get.set_attribute_names(Some(states.into())).send().await;
+        let attributes = got.context("cannot read the queue's attributes")?.attributes.unwrap_or_default();
+        ensure!(attributes.len() == 3, "the queue does not tell its length");
+        let counts = attributes.values().map(|text| text.parse::<u64>());
+        counts.sum::<Result<u64, _>>().context("the queue does not tell its length")
+    }
+}
+
+enum Step<'a> {
+    Upload(usize),
+    Send(&'a Message),
+    Begin(usize),
+    End(usize),
+    Deny(usize),
+    Mend(usize),
+}
+
+/// The number in the key of an object that is not there.
+const MISSING: usize = 999_999;
+
+fn tenant_id(number: usize) -> String {
+    format!("tenant-{number}")
+}
+
+fn key(tenant: &str, application: &str, pod: usize, number: usize) -> String {
+    format!("{tenant}/chaos-1/{application}/pod-{pod}/{number:06}.json")
+}
+
+/// The key of an object: a newer version has that of the first.
+fn object_key(plan: &Plan, number: usize) -> String {
+    let object = &plan.objects[number];
+    if let Some(older) = object.replaces {
+        return object_key(plan, older);
+    }
+    let mut key = key(&tenant_id(object.tenant), object.application, object.pod, number);
+    if matches!(object.content.size, Size::Short(_)) {
+        key.push_str(ONE_BATCH);
+    }
+    key
+}
+
+/// A sequencer as the sandbox's S3 writes it, by the time: larger than that of everything uploaded before.
+fn sequencer() -> String {
+    format!("00{:016X}", Timestamp::now().as_microsecond())
+}
+
+fn customers_bucket(tenant: usize) -> String {
+    format!("chaos-{}-logs", tenant_id(tenant))
+}

@@ -1,0 +1,194 @@
+//! What must lie where in the end, and what does.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context;
+use logferry_testbed::provision::Customer;
+
+use super::{DELIVERIES, MISSING, QUARANTINE, Stage, customers_bucket, key, tenant_id};
+use crate::{
+    comparison::Lane,
+    copies,
+    letters::{Bad, Letter, Told},
+    notice::Stored,
+    plan::{Object, Plan, Wanted},
+    quarantine::{self, Line, Shelf},
+};
+
+/// Where copies lie in a customer's bucket: the default of the row's `bucket_prefix`.
+const COPIES: &str = "ROSA/cluster-logs/";
+
+impl Stage {
+    /// Takes all dead letters.
+    pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<Letter>> {
+        let (sqs, mut letters) = (self.root.sqs(), Vec::new());
+        loop {
+            let receive = sqs.receive_message().queue_url(&self.provider.dead_letter_url);
+            let receive = receive.max_number_of_messages(10).message_attribute_names("All");
+            let got = receive.send().await.context("cannot read the dead-letter queue")?;
+            let messages = got.messages.unwrap_or_default();
+            if messages.is_empty() {
+                return Ok(letters);
+            }
+            letters.extend(messages.into_iter().map(|message| {
+                let mut attributes = message.message_attributes.unwrap_or_default();
+                let mut take = |name: &str| attributes.remove(name).and_then(|value| value.string_value);
+                Letter {
+                    reason: take("reason").unwrap_or_else(|| "none: SQS itself moved it".to_owned()),
+                    key: take("key").unwrap_or_default(),
+                    record_offset: take("record_offset").and_then(|offset| offset.parse().ok()),
+                    failures: take("failures").and_then(|count| count.parse().ok()).unwrap_or_default(),
+                    body: message.body.unwrap_or_default(),
+                }
+            }));
+        }
+    }
+
+    /// Each object's way into each delivery's stream.
+    pub(crate) fn lanes(&self, plan: &Plan) -> Vec<Lane> {
+        let mut lanes = Vec::new();
+        for (number, object) in plan.objects.iter().enumerate() {
+            for (_, customer) in self.deliveries(object) {
+                let made = &self.made[number];
+                lanes.push(Lane {
+                    name: format!("object {number} for {}", customer.account),
+                    account: customer.account.clone(),
+                    log_group: customer.log_group.clone(),
+                    stream: format!("{}-pod-{}-", object.application, object.pod),
+                    events: match plan.tenants[object.tenant].quarantines_oversize {
+                        true => made.events_without_pieces(),
+                        false => made.events.clone(),
+                    },
+                    readable: made.readable,
+                });
+            }
+        }
+        lanes
+    }
+
+    /// The deliveries that want an object: the type of the row, and whose it is.
+    fn deliveries(&self, object: &Object) -> impl Iterator<Item = (&'static str, &Customer)> {
+        let web = object.application == "web";
+        let wanting = DELIVERIES.into_iter().zip(&self.tenants[object.tenant]);
+        wanting
+            .filter(move |(_, (_, wanted))| web || *wanted == Wanted::All)
+            .map(|(delivery, (customer, _))| (delivery, customer))
+    }
+
+    /// What each object's delivery is to leave in the quarantine.
+    pub(crate) fn shelves(&self, plan: &Plan, stored: &HashMap<usize, Stored>) -> Vec<Shelf> {
+        let mut shelves = Vec::new();
+        if !plan.quarantine {
+            return shelves;
+        }
+        for (number, object) in plan.objects.iter().enumerate() {
+            let (made, tenant) = (&self.made[number], &plan.tenants[object.tenant]);
+            let Some(Stored { bucket, key, .. }) = stored.get(&number) else { continue };
+            let oversize = if tenant.quarantines_oversize { made.oversize.as_slice() } else { &[] };
+            for (delivery, _) in self.deliveries(object) {
+                shelves.push(Shelf {
+                    tenant_id: tenant_id(object.tenant),
+                    delivery,
+                    bucket: bucket.clone(),
+                    key: key.clone(),
+                    records: made.aside.iter().chain(oversize).cloned().collect(),
+                });
+            }
+        }
+        shelves
+    }
+
+    /// Every line in the quarantine.
+    pub(crate) async fn quarantined(&self, plan: &Plan) -> anyhow::Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        if plan.quarantine {
+            for bytes in self.objects(QUARANTINE).await?.into_values() {
+                lines.extend(quarantine::read(&bytes)?);
+            }
+        }
+        Ok(lines)
+    }
+
+    /// What is to lie in each customer's bucket: of objects with one key, the newest.
+    pub(crate) fn copies(
+        &self,
+        plan: &Plan,
+        stored: &HashMap<usize, Stored>,
+    ) -> BTreeMap<usize, BTreeMap<String, &[u8]>> {
+        let with_bucket = (0..plan.tenants.len()).filter(|tenant| plan.tenants[*tenant].has_bucket);
+        let mut copies: BTreeMap<_, BTreeMap<_, _>> =
+            with_bucket.map(|tenant| (tenant, BTreeMap::new())).collect();
+        let mut numbers: Vec<_> = stored.keys().copied().collect();
+        numbers.sort_by_key(|number| &stored[number].sequencer);
+        for number in numbers {
+            let object = &plan.objects[number];
+            if let Some(copies) = copies.get_mut(&object.tenant) {
+                let file = stored[&number].key.rsplit('/').next().unwrap_or_default();
+                let Object { tenant, application, pod, .. } = object;
+                let key = format!("{COPIES}{}/{application}/pod-{pod}/{file}", tenant_id(*tenant));
+                copies.insert(key, self.made[number].bytes.as_slice());
+            }
+        }
+        copies
+    }
+
+    /// Says what is wrong in the customers' buckets.
+    pub(crate) async fn judge_copies(
+        &self,
+        plan: &Plan,
+        stored: &HashMap<usize, Stored>,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut problems = Vec::new();
+        for (tenant, expected) in self.copies(plan, stored) {
+            let bucket = customers_bucket(tenant);
+            let customer = &self.tenants[tenant][0].0;
+            let found = customer.objects(&self.aws, &bucket).await?;
+            let found = found.into_iter().map(|object| (object.key, object.bytes.to_vec())).collect();
+            problems.extend(copies::compare(&bucket, &expected, &found));
+        }
+        Ok(problems)
+    }
+
+    /// Everything in a bucket of the provider's, by key.
+    async fn objects(&self, bucket: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        let s3 = self.root.s3();
+        let mut pages = s3.list_objects_v2().bucket(bucket).into_paginator().send();
+        let mut objects = BTreeMap::new();
+        while let Some(page) = pages.next().await {
+            let page = page.context("cannot list a bucket")?;
+            for key in page.contents.unwrap_or_default().into_iter().filter_map(|object| object.key) {
+                let got = s3.get_object().bucket(bucket).key(&key).send().await;
+                let body = got.context("cannot read an object")?.body.collect().await;
+                objects.insert(key, body.context("an object breaks off")?.into_bytes().to_vec());
+            }
+        }
+        Ok(objects)
+    }
+
+    /// How many calls of workers sent messages anew; each sends ten messages at most.
+    pub(crate) fn sent_anew(&self) -> u64 {
+        self.sandbox.calls("sqs", "SendMessageBatch")
+    }
+
+    /// What messages tell of and letters are to be about.
+    pub(crate) fn told_of(&self, plan: &Plan, stored: &HashMap<usize, Stored>) -> Told {
+        let missing = plan.objects.len();
+        let is_bad = |number: &usize| plan.objects.get(*number).is_none_or(Object::is_damaged);
+        let mut bad: Vec<_> = (0..plan.objects.len())
+            .filter(is_bad)
+            .filter_map(|number| {
+                let (key, readable) = (stored.get(&number)?.key.clone(), self.made[number].readable);
+                Some(Bad { key, reason: "corrupt_object", record_offset: Some(readable) })
+            })
+            .collect();
+        let messages = || plan.messages.iter().chain(&plan.late);
+        if messages().any(|message| message.objects.contains(&missing)) {
+            let key = key(&tenant_id(0), "web", 0, MISSING);
+            bad.push(Bad { key, reason: "object_missing", record_offset: None });
+        }
+        let by_the_bucket =
+            (0..plan.objects.len()).filter(|number| !plan.objects[*number].silent && is_bad(number)).count();
+        let by_us = messages().filter(|message| message.objects.iter().any(is_bad)).count();
+        Told { bad, messages: (by_the_bucket + by_us) as u64 }
+    }
+}

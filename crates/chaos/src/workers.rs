@@ -1,0 +1,269 @@
+//! The workers of a run: started, killed, replaced, and asked at the end what they counted.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use logferry_sandbox::Sandbox;
+use logferry_testbed::worker::{WorkerProcess, http_get};
+use serde_json::Value;
+
+use crate::plan::{Blow, Outage, Stroke};
+
+/// How closely a blow follows what it waits for.
+const TICK: Duration = Duration::from_millis(1);
+/// How long a worker may take from SIGTERM to its end.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How often a worker is asked what it thinks of an outage.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a worker may take until it is ready again: it asks its dependencies every quarter of a minute.
+const RECOVER: Duration = Duration::from_secs(60);
+const UNACCOUNTED: &str = "logferry_records_unaccounted_total";
+
+/// How a worker says that it goes on without the ledger.
+const WITHOUT_LEDGER: &str = "the ledger is out of reach";
+
+/// What workers say of themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Confessions {
+    /// Lines that tell of a defect.
+    pub(crate) defects: Vec<String>,
+    /// How often one went on without the ledger.
+    pub(crate) without_ledger: u64,
+}
+
+/// All workers of a run; dropping it kills them. Their logs are in a folder of their own.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    program: PathBuf,
+    environment: Vec<(&'static str, String)>,
+    folder: PathBuf,
+    slots: Vec<Slot>,
+    started: usize,
+    /// SIGKILLs so far.
+    pub(crate) kills: u64,
+    /// SIGSTOPs so far.
+    pub(crate) pauses: u64,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Running(WorkerProcess),
+    /// Until then it stands still.
+    Paused(WorkerProcess, Instant),
+    /// Until then nobody takes its place.
+    Dead(Instant),
+}
+
+impl Workers {
+    /// Starts so many.
+    pub(crate) fn start(
+        program: &Path,
+        environment: Vec<(&'static str, String)>,
+        folder: PathBuf,
+        count: usize,
+    ) -> anyhow::Result<Self> {
+        fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let (program, slots) = (program.to_owned(), Vec::new());
+        let mut workers = Self { program, environment, folder, slots, started: 0, kills: 0, pauses: 0 };
+        for _ in 0..count {
+            let worker = workers.another()?;
+            workers.slots.push(Slot::Running(worker));
+        }
+        Ok(workers)
+    }
+
+    fn another(&mut self) -> anyhow::Result<WorkerProcess> {
+        let log = self.folder.join(format!("worker-{}.log", self.started));
+        self.started += 1;
+        Ok(WorkerProcess::start(&self.program, &self.environment, log)?)
+    }
+
+    /// Strikes as planned, starts the next ones and lets the paused ones go on; returns when all of that has happened and
+    /// every worker runs.
+    pub(crate) async fn strike(
+        &mut self,
+        plan: &[Stroke],
+        sandbox: &Sandbox,
+        started: Instant,
+    ) -> anyhow::Result<()> {
+        let mut plan = plan.iter();
+        let mut next = plan.next();
+        let mut reached: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            self.bring_back(now).await?;
+            match next {
+                Some(stroke) => {
+                    let (service, operation, count) = stroke.after;
+                    if reached.is_none() && sandbox.calls(service, operation) >= count {
+                        reached = Some(now);
+                    }
+                    let due =
+                        reached.is_some_and(|at| now >= at + stroke.delay) || now >= started + stroke.latest;
+                    if due {
+                        self.hit(stroke, now).await?;
+                        (next, reached) = (plan.next(), None);
+                    }
+                }
+                None if self.running().count() == self.slots.len() => return Ok(()),
+                None => {}
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Strikes a worker, if it runs.
+    async fn hit(&mut self, stroke: &Stroke, now: Instant) -> anyhow::Result<()> {
+        let slot = &mut self.slots[stroke.worker];
+        let Slot::Running(worker) = slot else { return Ok(()) };
+        match stroke.blow {
+            Blow::Kill { restart } => {
+                worker.kill().await?;
+                self.kills += 1;
+                *slot = Slot::Dead(now + restart);
+            }
+            Blow::Pause { lasts } => {
+                worker.signal("STOP")?;
+                self.pauses += 1;
+                let running = std::mem::replace(slot, Slot::Dead(now));
+                if let Slot::Running(worker) = running {
+                    *slot = Slot::Paused(worker, now + lasts);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a worker in the place of each that is dead for long enough, and lets those go on that were paused for long enough.
+    async fn bring_back(&mut self, now: Instant) -> anyhow::Result<()> {
+        for at in 0..self.slots.len() {
+            match std::mem::replace(&mut self.slots[at], Slot::Dead(now)) {
+                Slot::Dead(until) if until <= now => self.slots[at] = Slot::Running(self.another()?),
+                Slot::Paused(worker, until) if until <= now => {
+                    worker.signal("CONT")?;
+                    self.slots[at] = Slot::Running(worker);
+                }
+                as_before => self.slots[at] = as_before,
+            }
+        }
+        Ok(())
+    }
+
+    fn running(&mut self) -> impl Iterator<Item = &mut WorkerProcess> {
+        self.slots.iter_mut().filter_map(|slot| match slot {
+            Slot::Running(worker) => Some(worker),
+            Slot::Paused(..) | Slot::Dead(_) => None,
+        })
+    }
+
+    /// Says so if one has ended by itself.
+    pub(crate) fn check_run(&mut self) -> anyhow::Result<()> {
+        for worker in self.running() {
+            worker.check_runs().with_context(|| format!("see {}", worker.log().display()))?;
+        }
+        Ok(())
+    }
+
+    /// What the workers that are left have counted as unaccounted.
+    pub(crate) async fn unaccounted(&mut self) -> anyhow::Result<u64> {
+        let counts = self.counts(UNACCOUNTED).await?;
+        ensure!(counts.iter().all(Option::is_some), "{UNACCOUNTED} is not among the metrics");
+        Ok(counts.into_iter().flatten().sum())
+    }
+
+    /// The sum of the samples whose name and labels begin so, of each worker; none where there is no sample.
+    async fn counts(&mut self, metric: &str) -> anyhow::Result<Vec<Option<u64>>> {
+        let mut counts = Vec::new();
+        for worker in self.running() {
+            let address = worker.listening().await?;
+            let (status, text) = http_get(address, "/metrics").await.context("a worker has no metrics")?;
+            ensure!(status == 200, "/metrics answers {status}");
+            let samples = text.lines().filter(|line| line.starts_with(metric));
+            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+            counts.push(values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value)));
+        }
+        Ok(counts)
+    }
+
+    /// Watches the workers through an outage. Answers with what they did not say.
+    pub(crate) async fn watch(&mut self, outage: Outage, begun: Instant) -> anyhow::Result<Vec<String>> {
+        let mut silent: Vec<_> = (0..self.slots.len()).collect();
+        while begun.elapsed() < Outage::TO {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let mut said = Vec::new();
+            for worker in self.running() {
+                let address = worker.listening().await?;
+                let (status, text) =
+                    http_get(address, "/readyz").await.context("a worker does not answer")?;
+                let named = outage.dependency().is_none_or(|word| status == 503 && text.contains(word));
+                said.push(named && begun.elapsed() > Outage::FROM);
+                let (status, text) =
+                    http_get(address, "/healthz").await.context("a worker does not answer")?;
+                ensure!(status == 200, "an outage is no reason to be restarted: {text}");
+            }
+            silent.retain(|worker| !said[*worker]);
+        }
+        let metric = outage.metric();
+        let mut missing: Vec<_> =
+            silent.iter().map(|at| format!("/readyz of worker {at} did not tell")).collect();
+        if self.counts(metric).await?.into_iter().flatten().sum::<u64>() == 0 {
+            missing.push(format!("no worker counted {metric}"));
+        }
+        Ok(missing)
+    }
+
+    /// Waits until every worker is ready.
+    pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
+        let asked = Instant::now();
+        for worker in self.running() {
+            let address = worker.listening().await?;
+            loop {
+                match http_get(address, "/readyz").await.context("a worker does not answer")? {
+                    (200, _) => break,
+                    (_, text) => ensure!(asked.elapsed() < RECOVER, "not ready within {RECOVER:?}: {text}"),
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what all of them have logged, the killed too.
+    pub(crate) fn confessions(&self) -> anyhow::Result<Confessions> {
+        let mut confessions = Confessions::default();
+        for number in 0..self.started {
+            let path = self.folder.join(format!("worker-{number}.log"));
+            let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            for line in String::from_utf8_lossy(&text).lines() {
+                let read: Value = serde_json::from_str(line).unwrap_or_default();
+                let defect = matches!(read["reason"].as_str(), Some("unaccounted" | "panic"));
+                if defect || line.contains("panicked at") {
+                    confessions.defects.push(line.to_owned());
+                }
+                let message = read["message"].as_str().unwrap_or_default();
+                confessions.without_ledger += u64::from(message.starts_with(WITHOUT_LEDGER));
+            }
+        }
+        Ok(confessions)
+    }
+
+    /// Sends SIGTERM to all and waits until they have drained.
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
+        for worker in self.running() {
+            worker.signal("TERM")?;
+        }
+        for worker in self.running() {
+            worker.drained(DRAIN).await.with_context(|| format!("see {}", worker.log().display()))?;
+        }
+        Ok(())
+    }
+
+    /// Where the logs are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}

@@ -1,0 +1,146 @@
+//! DynamoDB: tables with their items, conditional writes, queries and scans.
+//!
+//! As strict as the ledger and the tenant table need it: key schemas, item sizes, expressions with every check
+//! on their placeholders, pages of 1 MB. Not here: keys that are no strings, paths into attributes, operators that
+//! logferry does not send, indexes, projections, batches, transactions, streams; a time to live is kept but nothing
+//! expires, as in AWS for the first days.
+
+mod expression;
+mod items;
+mod number;
+mod query;
+mod reserved;
+mod table;
+mod tables;
+mod value;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::call::{Answer, AwsError, Call};
+use crate::cloud::Cloud;
+use table::Table;
+
+/// The tables of every account and Region.
+#[derive(Debug, Default)]
+pub(crate) struct DynamoDb {
+    /// By account, Region and name.
+    tables: Mutex<HashMap<(String, String, String), Table>>,
+}
+
+impl DynamoDb {
+    pub(crate) async fn handle(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
+        match call.operation.as_str() {
+            "CreateTable" => self.create_table(cloud, call),
+            "UpdateTimeToLive" => self.update_time_to_live(cloud, call),
+            "PutItem" => self.put_item(cloud, call),
+            "GetItem" => self.get_item(cloud, call),
+            "UpdateItem" => self.update_item(cloud, call),
+            "DeleteItem" => self.delete_item(cloud, call),
+            "Query" => self.query(cloud, call),
+            "Scan" => self.scan(cloud, call),
+            _ => Err(AwsError::not_implemented("dynamodb", &call.operation)),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String, String), Table>> {
+        // Nothing that holds the lock can leave a table half changed.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `change` on an existing table.
+    fn with_table<T>(
+        &self,
+        call: &Call,
+        name: &str,
+        change: impl FnOnce(&mut Table) -> Result<T, AwsError>,
+    ) -> Result<T, AwsError> {
+        let mut tables = self.lock();
+        let missing = || AwsError::new(400, "ResourceNotFoundException", "Requested resource not found");
+        change(tables.get_mut(&address(call, name)).ok_or_else(missing)?)
+    }
+}
+
+/// The members of a request that the sandbox does not know.
+type Rest = BTreeMap<String, Value>;
+
+#[derive(Deserialize)]
+struct Request<T> {
+    #[serde(rename = "TableName")]
+    table_name: Option<String>,
+    #[serde(flatten)]
+    members: T,
+}
+
+/// Reads a request, checks its table's name and asks IAM.
+fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), AwsError> {
+    let request: Request<T> = serde_json::from_value(call.json()?)
+        .map_err(|error| AwsError::new(400, "SerializationException", error.to_string()))?;
+    let name =
+        request.table_name.ok_or_else(|| constraint("null", "tableName", "Member must not be null"))?;
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if !name.bytes().all(legal) {
+        let rule = "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+";
+        return Err(constraint(&name, "tableName", rule));
+    }
+    if !(3..=255).contains(&name.len()) {
+        return Err(validation(
+            "TableName must be at least 3 characters long and at most 255 characters long",
+        ));
+    }
+    let action = format!("dynamodb:{}", call.operation);
+    cloud.iam.authorize(call, &action, &table_arn(call, &name)).map_err(|refusal| {
+        // This service refuses with its own code and status.
+        match refusal.code.as_str() {
+            "AccessDenied" => AwsError::new(400, "AccessDeniedException", refusal.message),
+            _ => refusal,
+        }
+    })?;
+    Ok((name, request.members))
+}
+
+/// Answers 501 if the request has a member that would otherwise be ignored.
+fn refuse_rest(call: &Call, rest: &Rest) -> Result<(), AwsError> {
+    match rest.iter().find(|(_, value)| !value.is_null()) {
+        Some((name, _)) => {
+            Err(AwsError::not_implemented("dynamodb", &format!("{} with {name}", call.operation)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn address(call: &Call, table: &str) -> (String, String, String) {
+    (call.account.clone(), call.region.clone(), table.to_owned())
+}
+
+fn table_arn(call: &Call, table: &str) -> String {
+    format!("arn:aws:dynamodb:{}:{}:table/{table}", call.region, call.account)
+}
+
+fn validation(message: impl Into<String>) -> AwsError {
+    AwsError::new(400, "ValidationException", message)
+}
+
+/// The refusal for a member that breaks a constraint of the service's model.
+fn constraint(value: &str, member: &str, rule: &str) -> AwsError {
+    let value = if value == "null" { value.to_owned() } else { format!("'{value}'") };
+    validation(format!(
+        "1 validation error detected: Value {value} at '{member}' failed to satisfy constraint: {rule}"
+    ))
+}
+
+/// Checks a member against its enumeration; absent is the first choice.
+fn choice(given: Option<&str>, member: &str, choices: &[&'static str]) -> Result<&'static str, AwsError> {
+    let Some(given) = given else { return Ok(choices[0]) };
+    choices.iter().find(|choice| **choice == given).copied().ok_or_else(|| {
+        let rule = format!("Member must satisfy enum value set: [{}]", choices.join(", "));
+        constraint(given, member, &rule)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! The calls on one item: PutItem, GetItem, UpdateItem, DeleteItem.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::expression::Placeholders;
+use super::expression::condition::Condition;
+use super::expression::update::Update;
+use super::value::{Item, item_from_json, item_size, item_to_json};
+use super::{DynamoDb, Rest, choice, constraint, read, refuse_rest, validation};
+use crate::call::{Answer, AwsError, Call, Reply};
+use crate::cloud::Cloud;
+
+/// Most bytes of one item, names and values.
+const MAX_ITEM_BYTES: usize = 400 * 1024;
+
+#[derive(Deserialize)]
+struct PutItem {
+    #[serde(rename = "Item")]
+    item: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    write: Write,
+}
+
+#[derive(Deserialize)]
+struct DeleteItem {
+    #[serde(rename = "Key")]
+    key: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    write: Write,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UpdateItem {
+    key: Option<Map<String, Value>>,
+    update_expression: Option<String>,
+    #[serde(flatten)]
+    write: Write,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GetItem {
+    key: Option<Map<String, Value>>,
+    /// Every read is consistent here, so it makes no difference.
+    #[serde(rename = "ConsistentRead")]
+    _consistent_read: Option<bool>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+/// What the three writing calls have in common.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Write {
+    condition_expression: Option<String>,
+    expression_attribute_names: Option<BTreeMap<String, String>>,
+    expression_attribute_values: Option<Map<String, Value>>,
+    return_values: Option<String>,
+    return_values_on_condition_check_failure: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+/// A condition on the item as it is, and whether its failure shows that item.
+struct Guard {
+    condition: Option<Condition>,
+    show_item: bool,
+}
+
+impl Write {
+    /// Parses the condition of PutItem or DeleteItem.
+    fn guard(&self) -> Result<Guard, AwsError> {
+        let mut placeholders = self.placeholders(&[("ConditionExpression", &self.condition_expression)])?;
+        self.guard_with(&mut placeholders)
+    }
+
+    /// Parses both expressions of UpdateItem.
+    fn update_and_guard(&self, update: &Option<String>) -> Result<(Update, Guard), AwsError> {
+        let mut placeholders = self.placeholders(&[
+            ("UpdateExpression", update),
+            ("ConditionExpression", &self.condition_expression),
+        ])?;
+        let update = match update {
+            Some(text) => Update::parse(text, &mut placeholders)?,
+            None => Update::default(),
+        };
+        Ok((update, self.guard_with(&mut placeholders)?))
+    }
+
+    fn placeholders(&self, expressions: &[(&str, &Option<String>)]) -> Result<Placeholders, AwsError> {
+        let values = self.expression_attribute_values.as_ref();
+        Placeholders::read(self.expression_attribute_names.clone(), values, expressions)
+    }
+
+    /// Parses the condition, the last of the call's expressions.
+    fn guard_with(&self, placeholders: &mut Placeholders) -> Result<Guard, AwsError> {
+        let condition = match &self.condition_expression {
+            Some(text) => Some(Condition::parse("ConditionExpression", text, placeholders)?),
+            None => None,
+        };
+        placeholders.check_used()?;
+        let shown = choice(
+            self.return_values_on_condition_check_failure.as_deref(),
+            "returnValuesOnConditionCheckFailure",
+            &["NONE", "ALL_OLD"],
+        )?;
+        Ok(Guard { condition, show_item: shown == "ALL_OLD" })
+    }
+
+    fn return_values(&self) -> Result<&'static str, AwsError> {
+        choice(self.return_values.as_deref(), "returnValues", &["NONE", "ALL_OLD", "ALL_NEW"])
+    }
+
+    /// Whether PutItem or DeleteItem answers with the item that was there.
+    fn returns_old(&self) -> Result<bool, AwsError> {
+        match self.return_values()? {
+            "NONE" => Ok(false),
+            "ALL_OLD" => Ok(true),
+            _ => Err(validation("ReturnValues can only be ALL_OLD or NONE")),
+        }
+    }
+}
+
+impl Guard {
+    fn check(&self, present: Option<&Item>) -> Result<(), AwsError> {
+        let Some(condition) = &self.condition else { return Ok(()) };
+        if condition.holds(present.unwrap_or(&Item::new())) {
+            return Ok(());
+        }
+        let failed = AwsError::new(400, "ConditionalCheckFailedException", "The conditional request failed");
+        Err(match present {
+            Some(item) if self.show_item => failed.with_member("Item", item_to_json(item)),
+            _ => failed,
+        })
+    }
+}
+
+impl DynamoDb {
+    pub(super) fn put_item(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (table, request): (_, PutItem) = read(cloud, call)?;
+        refuse_rest(call, &request.write.rest)?;
+        let item = item_from_json(&required(request.item, "item")?)?;
+        let returns_old = request.write.returns_old()?;
+        let guard = request.write.guard()?;
+        if item_size(&item) > MAX_ITEM_BYTES {
+            return Err(validation("Item size has exceeded the maximum allowed size"));
+        }
+        self.with_table(call, &table, |table| {
+            let key = table.key_of_item(&item)?;
+            guard.check(table.items.get(&key))?;
+            let old = table.items.insert(key, item);
+            Ok(attributes(old.filter(|_| returns_old)))
+        })
+    }
+
+    pub(super) fn delete_item(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (table, request): (_, DeleteItem) = read(cloud, call)?;
+        refuse_rest(call, &request.write.rest)?;
+        let key = item_from_json(&required(request.key, "key")?)?;
+        let returns_old = request.write.returns_old()?;
+        let guard = request.write.guard()?;
+        self.with_table(call, &table, |table| {
+            let key = table.key(&key)?;
+            guard.check(table.items.get(&key))?;
+            let old = table.items.remove(&key);
+            Ok(attributes(old.filter(|_| returns_old)))
+        })
+    }
+
+    pub(super) fn update_item(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (table, request): (_, UpdateItem) = read(cloud, call)?;
+        refuse_rest(call, &request.write.rest)?;
+        let key_item = item_from_json(&required(request.key, "key")?)?;
+        let returned = request.write.return_values()?;
+        let (update, guard) = request.write.update_and_guard(&request.update_expression)?;
+        self.with_table(call, &table, |table| {
+            let key = table.key(&key_item)?;
+            let of_key = |name: &&str| table.key_attributes().any(|key| key.name == *name);
+            if let Some(name) = update.names().find(of_key) {
+                return Err(validation(format!(
+                    "One or more parameter values were invalid: Cannot update attribute {name}. \
+                     This attribute is part of the key"
+                )));
+            }
+            let old = table.items.get(&key).cloned();
+            guard.check(old.as_ref())?;
+            // An item that does not exist is created with its key, whatever the update does to it.
+            let new = update.apply(old.as_ref().unwrap_or(&key_item));
+            if item_size(&new) > MAX_ITEM_BYTES {
+                return Err(validation("Item size to update has exceeded the maximum allowed size"));
+            }
+            table.items.insert(key, new.clone());
+            Ok(attributes(match returned {
+                "ALL_OLD" => old,
+                "ALL_NEW" => Some(new),
+                _ => None,
+            }))
+        })
+    }
+
+    pub(super) fn get_item(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (table, request): (_, GetItem) = read(cloud, call)?;
+        refuse_rest(call, &request.rest)?;
+        let key = item_from_json(&required(request.key, "key")?)?;
+        self.with_table(call, &table, |table| {
+            let answer = match table.items.get(&table.key(&key)?) {
+                Some(item) => json!({ "Item": item_to_json(item) }),
+                None => json!({}),
+            };
+            Ok(Reply::json(&answer))
+        })
+    }
+}
+
+fn required<T>(value: Option<T>, member: &str) -> Result<T, AwsError> {
+    value.ok_or_else(|| constraint("null", member, "Member must not be null"))
+}
+
+/// The answer of a write: the item or the attributes asked for, if there are any.
+fn attributes(item: Option<Item>) -> Reply {
+    match item.filter(|item| !item.is_empty()) {
+        Some(item) => Reply::json(&json!({ "Attributes": item_to_json(&item) })),
+        None => Reply::json(&json!({})),
+    }
+}

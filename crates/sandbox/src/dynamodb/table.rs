@@ -1,0 +1,101 @@
+//! A table: its key schema and its items in key order. Key attributes are strings.
+
+use std::collections::BTreeMap;
+
+use super::validation;
+use super::value::{AttributeValue, Item};
+use crate::call::AwsError;
+
+/// A primary key: hash and, if the schema has one, range.
+pub(super) type Key = (String, Option<String>);
+
+/// An attribute of the key schema.
+#[derive(Clone, Debug)]
+pub(super) struct KeyAttribute {
+    pub(super) name: String,
+    /// Most bytes its value may have.
+    pub(super) max_bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) hash: KeyAttribute,
+    pub(super) range: Option<KeyAttribute>,
+    pub(super) time_to_live: Option<String>,
+    pub(super) items: BTreeMap<Key, Item>,
+}
+
+impl KeyAttribute {
+    /// Refuses values that are empty or too long for a key.
+    pub(super) fn check(&self, value: &str) -> Result<(), AwsError> {
+        if value.is_empty() {
+            return Err(validation(format!(
+                "One or more parameter values are not valid. The AttributeValue for a key attribute cannot \
+                 contain an empty string value. Key: {}",
+                self.name
+            )));
+        }
+        if value.len() > self.max_bytes {
+            let role = if self.max_bytes == HASH_KEY_BYTES { "hashkey" } else { "rangekey" };
+            return Err(validation(format!(
+                "One or more parameter values were invalid: Size of {role} has exceeded the maximum size \
+                 limit of{} bytes",
+                self.max_bytes
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Most bytes of a hash key's value.
+pub(super) const HASH_KEY_BYTES: usize = 2048;
+/// Most bytes of a range key's value.
+pub(super) const RANGE_KEY_BYTES: usize = 1024;
+
+impl Table {
+    pub(super) fn key_attributes(&self) -> impl Iterator<Item = &KeyAttribute> {
+        std::iter::once(&self.hash).chain(&self.range)
+    }
+
+    /// The key of an item that is to be put.
+    pub(super) fn key_of_item(&self, item: &Item) -> Result<Key, AwsError> {
+        self.read_key(item, |name, found| {
+            let what = match found {
+                None => format!("Missing the key {name} in the item"),
+                Some(other) => {
+                    format!("Type mismatch for key {name} expected: S actual: {}", other.kind())
+                }
+            };
+            validation(format!("One or more parameter values were invalid: {what}"))
+        })
+    }
+
+    /// The key that a request names: exactly the attributes of the schema.
+    pub(super) fn key(&self, given: &Item) -> Result<Key, AwsError> {
+        let mismatch = || validation("The provided key element does not match the schema");
+        if given.len() != self.key_attributes().count() {
+            return Err(mismatch());
+        }
+        self.read_key(given, |_, _| mismatch())
+    }
+
+    fn read_key(
+        &self,
+        item: &Item,
+        refused: impl Fn(&str, Option<&AttributeValue>) -> AwsError,
+    ) -> Result<Key, AwsError> {
+        let part = |attribute: &KeyAttribute| match item.get(&attribute.name) {
+            Some(AttributeValue::S(value)) => attribute.check(value).map(|()| value.clone()),
+            other => Err(refused(&attribute.name, other)),
+        };
+        Ok((part(&self.hash)?, self.range.as_ref().map(part).transpose()?))
+    }
+
+    /// The item's key attributes alone.
+    pub(super) fn key_item(&self, item: &Item) -> Item {
+        self.key_attributes()
+            .filter_map(|attribute| item.get_key_value(&attribute.name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+}

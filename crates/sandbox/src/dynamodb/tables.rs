@@ -1,0 +1,136 @@
+//! The calls on tables: CreateTable and UpdateTimeToLive.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::table::{HASH_KEY_BYTES, KeyAttribute, RANGE_KEY_BYTES, Table};
+use super::{DynamoDb, Rest, address, choice, read, refuse_rest, validation};
+use crate::call::{Answer, AwsError, Call, Reply};
+use crate::cloud::Cloud;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateTable {
+    #[serde(default)]
+    attribute_definitions: Vec<AttributeDefinition>,
+    #[serde(default)]
+    key_schema: Vec<KeySchemaElement>,
+    billing_mode: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AttributeDefinition {
+    attribute_name: String,
+    attribute_type: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct KeySchemaElement {
+    attribute_name: String,
+    key_type: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UpdateTimeToLive {
+    time_to_live_specification: TimeToLiveSpecification,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TimeToLiveSpecification {
+    enabled: bool,
+    attribute_name: String,
+}
+
+impl DynamoDb {
+    pub(super) fn create_table(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (name, request): (_, CreateTable) = read(cloud, call)?;
+        refuse_rest(call, &request.rest)?;
+        let (hash, range) = key_schema(&request)?;
+        let modes = ["PROVISIONED", "PAY_PER_REQUEST"];
+        if choice(request.billing_mode.as_deref(), "billingMode", &modes)? == modes[0] {
+            return Err(AwsError::not_implemented("dynamodb", "CreateTable with BillingMode PROVISIONED"));
+        }
+        match self.lock().entry(address(call, &name)) {
+            Entry::Occupied(_) => {
+                Err(AwsError::new(400, "ResourceInUseException", format!("Table already exists: {name}")))
+            }
+            Entry::Vacant(place) => {
+                place.insert(Table { hash, range, time_to_live: None, items: BTreeMap::new() });
+                Ok(Reply::json(&json!({
+                    "TableDescription": { "TableName": name, "TableStatus": "ACTIVE" },
+                })))
+            }
+        }
+    }
+
+    pub(super) fn update_time_to_live(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (name, request): (_, UpdateTimeToLive) = read(cloud, call)?;
+        refuse_rest(call, &request.rest)?;
+        let TimeToLiveSpecification { enabled, attribute_name } = request.time_to_live_specification;
+        if !enabled {
+            return Err(AwsError::not_implemented("dynamodb", "UpdateTimeToLive that disables"));
+        }
+        if !(1..=255).contains(&attribute_name.len()) {
+            return Err(validation("TimeToLive attributeName must be 1 to 255 characters long"));
+        }
+        self.with_table(call, &name, |table| match table.time_to_live.replace(attribute_name.clone()) {
+            Some(_) => Err(validation("TimeToLive is already enabled")),
+            None => Ok(Reply::json(&json!({
+                "TimeToLiveSpecification": { "Enabled": true, "AttributeName": attribute_name },
+            }))),
+        })
+    }
+}
+
+fn key_schema(request: &CreateTable) -> Result<(KeyAttribute, Option<KeyAttribute>), AwsError> {
+    let (hash, range) = match request.key_schema.as_slice() {
+        [hash] if hash.key_type == "HASH" => (hash, None),
+        [hash, range] if hash.key_type == "HASH" && range.key_type == "RANGE" => (hash, Some(range)),
+        _ => {
+            return Err(invalid(
+                "Invalid KeySchema: the first element must be of KeyType HASH, a second one of KeyType RANGE",
+            ));
+        }
+    };
+    if range.is_some_and(|range| range.attribute_name == hash.attribute_name) {
+        return Err(validation(
+            "Both the Hash Key and the Range Key element in the KeySchema have the same name",
+        ));
+    }
+    if request.attribute_definitions.len() != request.key_schema.len() {
+        return Err(invalid(
+            "Number of attributes in KeySchema does not exactly match number of attributes defined in \
+             AttributeDefinitions",
+        ));
+    }
+    let attribute = |element: &KeySchemaElement, max_bytes| {
+        let name = element.attribute_name.clone();
+        let definition =
+            request.attribute_definitions.iter().find(|definition| definition.attribute_name == name);
+        let definition = definition.ok_or_else(|| {
+            invalid(&format!(
+                "Some index key attributes are not defined in AttributeDefinitions. Keys: [{name}]"
+            ))
+        })?;
+        match choice(Some(&definition.attribute_type), "attributeType", &["S", "N", "B"])? {
+            "S" => Ok(KeyAttribute { name, max_bytes }),
+            _ => Err(AwsError::not_implemented("dynamodb", "a key attribute that is no string")),
+        }
+    };
+    Ok((attribute(hash, HASH_KEY_BYTES)?, range.map(|range| attribute(range, RANGE_KEY_BYTES)).transpose()?))
+}
+
+fn invalid(message: &str) -> AwsError {
+    validation(format!("One or more parameter values were invalid: {message}"))
+}

@@ -1,0 +1,407 @@
+//! Faults that the front injects before, around or after a call, so that tests see what clients do about them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use serde::Deserialize;
+
+use crate::call::{Call, Principal};
+
+/// One rule: which calls it hits, and what happens to them.
+///
+/// As JSON, for `POST /_sandbox/faults`:
+/// `{"service": "logs", "operation": "PutLogEvents", "times": 2, "effect": {"latency": {"milliseconds": 50}}}`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// The service's signing name: `sqs`, `sns`, `sts`, `iam`, `dynamodb`, `logs` or `s3`.
+    pub service: String,
+    /// The operation as AWS spells it, or `*`.
+    pub operation: String,
+    /// Only calls of this account.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// Only calls whose path or body holds this text.
+    #[serde(default)]
+    pub contains: Option<String>,
+    /// Only calls of a role's session, such as a worker's; an account's root, such as a harness, is spared.
+    #[serde(default)]
+    pub sessions_only: bool,
+    /// The share of the matching calls that it hits, 0 to 1; without it, all.
+    #[serde(default)]
+    pub probability: Option<f64>,
+    /// How many calls it hits before it is used up; without it, any number.
+    #[serde(default)]
+    pub times: Option<u64>,
+    /// What happens.
+    pub effect: Effect,
+}
+
+impl Fault {
+    /// A rule for every call of that operation.
+    pub fn new(service: &str, operation: &str, effect: Effect) -> Self {
+        Self {
+            service: service.to_owned(),
+            operation: operation.to_owned(),
+            account: None,
+            contains: None,
+            sessions_only: false,
+            probability: None,
+            times: None,
+            effect,
+        }
+    }
+
+    fn covers(&self, service: &str, call: &Call) -> bool {
+        self.service == service
+            && (self.operation == "*" || self.operation == call.operation)
+            && self.account.as_ref().is_none_or(|account| *account == call.account)
+            && (!self.sessions_only || matches!(call.principal, Principal::Session { .. }))
+            && self.contains.as_ref().is_none_or(|text| {
+                call.path.contains(text.as_str())
+                    || String::from_utf8_lossy(&call.body).contains(text.as_str())
+            })
+    }
+}
+
+/// What happens to a call that a fault hits.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Effect {
+    /// The call has no effect and is refused, in its service's protocol.
+    Error(ErrorAnswer),
+    /// The call has no effect; the connection is reset without an answer.
+    Reset,
+    /// The call takes effect this much later.
+    Latency {
+        /// How long it waits.
+        milliseconds: u64,
+    },
+    /// The answer's body trickles.
+    SlowBody {
+        /// How fast; at least one.
+        bytes_per_second: u64,
+    },
+    /// The answer announces its whole length, sends half of it and closes the connection.
+    HalfBody,
+    /// One bit of the answer's body flips; checksums and ETag stay those of the right body.
+    WrongChecksum,
+    /// The call takes effect, but the answer is lost: the connection is reset, or an error stands in for it.
+    After {
+        /// The error; without one the connection is reset.
+        #[serde(default)]
+        error: Option<ErrorAnswer>,
+    },
+}
+
+impl Effect {
+    /// A word for counting: the error's code, or the field's name in JSON.
+    fn word(&self) -> &str {
+        match self {
+            Self::Error(error) => &error.code,
+            Self::Reset => "reset",
+            Self::Latency { .. } => "latency",
+            Self::SlowBody { .. } => "slow_body",
+            Self::HalfBody => "half_body",
+            Self::WrongChecksum => "wrong_checksum",
+            Self::After { .. } => "after",
+        }
+    }
+}
+
+/// A refusal to answer with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// AWS's error code.
+    pub code: String,
+    /// Its words.
+    #[serde(default)]
+    pub message: String,
+}
+
+impl ErrorAnswer {
+    /// An error with a message that says where it came from.
+    pub fn new(status: u16, code: &str) -> Self {
+        Self { status, code: code.to_owned(), message: "injected by the sandbox".to_owned() }
+    }
+}
+
+/// Names a rule, to remove it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FaultId(u64);
+
+impl FaultId {
+    /// Its number, as the control interface shows it.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// The rules in force. The first one added that hits a call decides; none does by default.
+#[derive(Debug)]
+pub struct Faults(Mutex<Rules>);
+
+#[derive(Debug)]
+struct Rules {
+    rules: Vec<(FaultId, Fault)>,
+    next: u64,
+    random: fastrand::Rng,
+    struck: BTreeMap<String, u64>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self(Mutex::new(Rules {
+            rules: Vec::new(),
+            next: 1,
+            random: fastrand::Rng::with_seed(0),
+            struck: BTreeMap::new(),
+        }))
+    }
+}
+
+impl Faults {
+    /// Adds a rule behind those in force.
+    pub fn add(&self, fault: Fault) -> FaultId {
+        let mut rules = self.lock();
+        let id = FaultId(rules.next);
+        rules.next += 1;
+        rules.rules.push((id, fault));
+        id
+    }
+
+    /// Removes a rule; nothing happens if it is gone.
+    pub fn remove(&self, id: FaultId) {
+        self.lock().rules.retain(|(other, _)| *other != id);
+    }
+
+    /// Removes every rule.
+    pub fn clear(&self) {
+        self.lock().rules.clear();
+    }
+
+    /// Starts the random numbers behind `probability` anew from this seed (0 at first).
+    pub fn seed(&self, seed: u64) {
+        self.lock().random = fastrand::Rng::with_seed(seed);
+    }
+
+    /// How many calls were hit so far, by `service:Operation effect`; an error's effect is its code.
+    pub fn struck(&self) -> BTreeMap<String, u64> {
+        self.lock().struck.clone()
+    }
+
+    /// What happens to this call; a rule that hits has one of its times less.
+    pub(crate) fn strike(&self, service: &str, call: &Call) -> Option<Effect> {
+        let mut guard = self.lock();
+        let Rules { rules, random, struck, .. } = &mut *guard;
+        let at = rules.iter().position(|(_, fault)| {
+            fault.times != Some(0)
+                && fault.covers(service, call)
+                && fault.probability.is_none_or(|share| random.f64() < share)
+        })?;
+        let fault = &mut rules[at].1;
+        let effect = fault.effect.clone();
+        if let Some(times) = &mut fault.times {
+            *times -= 1;
+            if *times == 0 {
+                rules.remove(at);
+            }
+        }
+        *struck.entry(format!("{service}:{} {}", call.operation, effect.word())).or_default() += 1;
+        Some(effect)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rules> {
+        self.0.lock().expect("no code panics while it holds the rules")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::Sandbox;
+    use logferry_testbed::provision::{Account, Aws, QueryError};
+
+    const CALLER: &[(&str, &str)] = &[("Action", "GetCallerIdentity")];
+
+    async fn sandbox() -> (Sandbox, Account) {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        (sandbox, account)
+    }
+
+    fn sts(effect: Effect) -> Fault {
+        Fault::new("sts", "GetCallerIdentity", effect)
+    }
+
+    fn error() -> ErrorAnswer {
+        ErrorAnswer::new(503, "ServiceUnavailable")
+    }
+
+    fn is_unanswered(answer: &Result<String, QueryError>) -> bool {
+        matches!(answer, Err(QueryError::Unanswered(_)))
+    }
+
+    #[tokio::test]
+    async fn an_error_hits_as_often_as_it_should() {
+        let (sandbox, account) = sandbox().await;
+        sandbox.faults().add(Fault { times: Some(2), ..sts(Effect::Error(error())) });
+        for _ in 0..2 {
+            match account.sts_query(CALLER).await {
+                Err(QueryError::Refused { status, code, message }) => {
+                    assert_eq!((status, code.as_str()), (503, "ServiceUnavailable"));
+                    assert_eq!(message, "injected by the sandbox");
+                }
+                other => panic!("not refused: {other:?}"),
+            }
+        }
+        account.sts_query(CALLER).await.expect("the fault is used up");
+        assert_eq!(sandbox.calls("sts", "GetCallerIdentity"), 3);
+        let struck = Vec::from_iter(sandbox.faults().struck());
+        assert_eq!(struck, [("sts:GetCallerIdentity ServiceUnavailable".to_owned(), 2)]);
+    }
+
+    #[tokio::test]
+    async fn a_rule_covers_only_what_it_names() {
+        let (sandbox, account) = sandbox().await;
+        let other = Aws::new(&sandbox.endpoint(), "us-east-1").account("222222222222");
+        let faults = sandbox.faults();
+        faults.add(Fault { account: Some("222222222222".to_owned()), ..sts(Effect::Error(error())) });
+        faults.add(Fault { contains: Some("needle".to_owned()), ..sts(Effect::Error(error())) });
+        faults.add(Fault::new("sts", "AssumeRole", Effect::Error(error())));
+        faults.add(Fault::new("iam", "*", Effect::Error(error())));
+        account.sts_query(CALLER).await.expect("no rule covers this call");
+        other.sts_query(CALLER).await.expect_err("a rule covers that account");
+        let with_needle = [CALLER[0], ("Extra", "a needle")];
+        account.sts_query(&with_needle).await.expect_err("a rule covers that text");
+        account.iam_query(&[("Action", "PutRolePolicy")]).await.expect_err("a rule covers all of iam");
+        faults.clear();
+        other.sts_query(CALLER).await.expect("no rule is left");
+    }
+
+    #[tokio::test]
+    async fn a_rule_can_spare_the_root() {
+        let (sandbox, account) = sandbox().await;
+        let created = create_role(&account, "role").await.expect("nothing is injected yet");
+        let (_, rest) = created.split_once("<Arn>").expect("the role's ARN");
+        let (arn, _) = rest.split_once("</Arn>").expect("the role's ARN");
+        let session = account.assume_role(arn, "session", &[]).await.expect("anybody may");
+        sandbox.faults().add(Fault { sessions_only: true, ..sts(Effect::Reset) });
+        account.sts_query(CALLER).await.expect("the root is spared");
+        assert!(is_unanswered(&session.sts_query(CALLER).await));
+    }
+
+    #[tokio::test]
+    async fn a_reset_leaves_no_answer_and_no_effect() {
+        let (sandbox, account) = sandbox().await;
+        let id = sandbox.faults().add(Fault::new("iam", "CreateRole", Effect::Reset));
+        assert!(is_unanswered(&create_role(&account, "lost").await));
+        sandbox.faults().remove(id);
+        create_role(&account, "lost").await.expect("the first attempt had no effect");
+    }
+
+    #[tokio::test]
+    async fn after_takes_effect_and_loses_the_answer() {
+        let (sandbox, account) = sandbox().await;
+        let once = |effect| Fault { times: Some(1), ..Fault::new("iam", "CreateRole", effect) };
+        sandbox.faults().add(once(Effect::After { error: None }));
+        assert!(is_unanswered(&create_role(&account, "one").await));
+        assert_eq!(code_of(create_role(&account, "one").await), "EntityAlreadyExists");
+        sandbox.faults().add(once(Effect::After { error: Some(error()) }));
+        assert_eq!(code_of(create_role(&account, "two").await), "ServiceUnavailable");
+        assert_eq!(code_of(create_role(&account, "two").await), "EntityAlreadyExists");
+    }
+
+    async fn create_role(account: &Account, name: &str) -> Result<String, QueryError> {
+        let trust = r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}}"#;
+        account
+            .iam_query(&[("Action", "CreateRole"), ("RoleName", name), ("AssumeRolePolicyDocument", trust)])
+            .await
+    }
+
+    fn code_of(answer: Result<String, QueryError>) -> String {
+        match answer {
+            Err(QueryError::Refused { code, .. }) => code,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_can_stop_half_way_or_trickle() {
+        let (sandbox, account) = sandbox().await;
+        let whole = account.sts_query(CALLER).await.expect("nothing is injected yet");
+        let half = sandbox.faults().add(sts(Effect::HalfBody));
+        assert!(is_unanswered(&account.sts_query(CALLER).await));
+        sandbox.faults().remove(half);
+        let bytes_per_second = whole.len() as u64 * 4;
+        sandbox.faults().add(sts(Effect::SlowBody { bytes_per_second }));
+        let started = Instant::now();
+        assert_eq!(account.sts_query(CALLER).await.expect("slow, but whole"), whole);
+        assert!(started.elapsed() >= Duration::from_millis(200), "took {:?}", started.elapsed());
+        sandbox.faults().clear();
+        sandbox.faults().add(sts(Effect::Latency { milliseconds: 120 }));
+        let started = Instant::now();
+        assert_eq!(account.sts_query(CALLER).await.expect("late, but whole"), whole);
+        assert!(started.elapsed() >= Duration::from_millis(120), "took {:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_checksum_is_one_the_client_notices() {
+        let (sandbox, account) = sandbox().await;
+        let s3 = account.s3();
+        s3.create_bucket().bucket("wrong").send().await.expect("the bucket can be created");
+        let body = bytes::Bytes::from_static(b"some logs");
+        let put = s3.put_object().bucket("wrong").key("k").body(body.clone().into()).send();
+        put.await.expect("the object can be put");
+        let read = async || {
+            let got = s3.get_object().bucket("wrong").key("k").send().await.expect("the object can be got");
+            got.body.collect().await.map(|body| body.into_bytes())
+        };
+        assert_eq!(read().await.expect("nothing is injected yet"), body);
+        sandbox.faults().add(Fault::new("s3", "GetObject", Effect::WrongChecksum));
+        read().await.expect_err("the body does not have the checksum of the headers");
+    }
+
+    #[tokio::test]
+    async fn the_same_seed_hits_the_same_calls() {
+        let (sandbox, account) = sandbox().await;
+        let mut runs = Vec::new();
+        for seed in [7, 7, 8] {
+            sandbox.faults().clear();
+            sandbox.faults().seed(seed);
+            sandbox.faults().add(Fault { probability: Some(0.5), ..sts(Effect::Error(error())) });
+            let mut hits = Vec::new();
+            for _ in 0..40 {
+                hits.push(account.sts_query(CALLER).await.is_err());
+            }
+            runs.push(hits);
+        }
+        assert_eq!(runs[0], runs[1]);
+        assert_ne!(runs[0], runs[2]);
+        assert!(runs[0].contains(&true) && runs[0].contains(&false));
+    }
+
+    #[test]
+    fn rules_are_read_from_json() {
+        let check = |effect: &str, expected: Effect| {
+            let text = format!(r#"{{"service":"logs","operation":"*","effect":{effect}}}"#);
+            let fault: Fault = serde_json::from_str(&text).expect("a rule");
+            assert_eq!(fault.effect, expected);
+        };
+        check(r#""reset""#, Effect::Reset);
+        check(r#""half_body""#, Effect::HalfBody);
+        check(r#""wrong_checksum""#, Effect::WrongChecksum);
+        check(r#"{"after":{}}"#, Effect::After { error: None });
+        check(r#"{"latency":{"milliseconds":5}}"#, Effect::Latency { milliseconds: 5 });
+        check(r#"{"slow_body":{"bytes_per_second":9}}"#, Effect::SlowBody { bytes_per_second: 9 });
+        let error = ErrorAnswer { status: 400, code: "X".to_owned(), message: "y".to_owned() };
+        check(r#"{"error":{"status":400,"code":"X","message":"y"}}"#, Effect::Error(error));
+        let unknown = r#"{"service":"logs","operation":"*","effect":"reset","tims":1}"#;
+        serde_json::from_str::<Fault>(unknown).expect_err("a misspelt field");
+    }
+}

@@ -1,0 +1,357 @@
+//! IAM: the roles of every account, and whether a caller may do something.
+//!
+//! Users, groups, managed policies and permission boundaries are not covered.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use jiff::Timestamp;
+
+use crate::call::{Answer, AwsError, Call, Principal, Reply};
+use crate::cloud::Cloud;
+use crate::policy::{Access, Context, Decision, Policy, Who};
+
+const NAMESPACE: &str = "https://iam.amazonaws.com/doc/2010-05-08/";
+/// IAM's quota for a trust policy, in characters without white space.
+const MAX_TRUST_POLICY: usize = 2_048;
+
+/// One role, as IAM keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct Role {
+    /// `arn:aws:iam::ACCOUNT:role/PATH/NAME`.
+    pub(crate) arn: String,
+    /// `AROA...`, the first half of an assumed role's id.
+    pub(crate) id: String,
+    /// Who may assume it.
+    pub(crate) trust: Policy,
+    name: String,
+    path: String,
+    created: Timestamp,
+    policies: BTreeMap<String, Policy>,
+}
+
+/// Every account's roles, by account and role name.
+#[derive(Debug, Default)]
+pub(crate) struct Iam {
+    roles: Mutex<HashMap<(String, String), Role>>,
+}
+
+impl Iam {
+    pub(crate) async fn handle(&self, _cloud: &Arc<Cloud>, call: &Call) -> Answer {
+        match call.operation.as_str() {
+            "CreateRole" => self.create_role(call),
+            "UpdateAssumeRolePolicy" => self.update_assume_role_policy(call),
+            "PutRolePolicy" => self.put_role_policy(call),
+            other => Err(AwsError::not_implemented("iam", other)),
+        }
+    }
+
+    /// Asks whether the caller's own policies let it do `action` on `resource`.
+    ///
+    /// An account's root may do everything; a session what its role's policies and, if it has one, its session
+    /// policy allow. Policies of the resource itself are the service's own question.
+    pub(crate) fn authorize(&self, call: &Call, action: &str, resource: &str) -> Result<(), AwsError> {
+        self.authorize_in(call, action, resource, &Context::of(call))
+    }
+
+    /// The same with condition keys beside those every call has.
+    pub(crate) fn authorize_in(
+        &self,
+        call: &Call,
+        action: &str,
+        resource: &str,
+        context: &Context,
+    ) -> Result<(), AwsError> {
+        let Principal::Session { role_arn, session_policy, .. } = &call.principal else {
+            return Ok(());
+        };
+        let access = Access { who: Who::Caller(call), action, resource, context };
+        let by_role = self.decide_for_role(role_arn, &access);
+        let by_session = match session_policy {
+            Some(text) => Policy::identity(text)?.decide(&access),
+            None => Decision::Allow,
+        };
+        match (by_role, by_session) {
+            (Decision::Allow, Decision::Allow) => Ok(()),
+            _ => Err(AwsError::access_denied(call, action, resource)),
+        }
+    }
+
+    /// The role of that ARN, in whichever account.
+    pub(crate) fn role(&self, arn: &str) -> Option<Role> {
+        let key = key_of(arn)?;
+        self.roles().get(&key).filter(|role| role.arn == arn).cloned()
+    }
+
+    fn decide_for_role(&self, arn: &str, access: &Access<'_>) -> Decision {
+        let roles = self.roles();
+        let role = key_of(arn).and_then(|key| roles.get(&key)).filter(|role| role.arn == arn);
+        let mut decision = Decision::Silent;
+        for policy in role.iter().flat_map(|role| role.policies.values()) {
+            match policy.decide(access) {
+                Decision::Deny => return Decision::Deny,
+                Decision::Allow => decision = Decision::Allow,
+                Decision::Silent => {}
+            }
+        }
+        decision
+    }
+
+    fn create_role(&self, call: &Call) -> Answer {
+        let form = Form::read(
+            call,
+            &["RoleName", "AssumeRolePolicyDocument", "Path", "Description", "MaxSessionDuration"],
+        )?;
+        if form.get("MaxSessionDuration").is_some_and(|seconds| seconds != "3600") {
+            return Err(AwsError::not_implemented(
+                "iam",
+                "CreateRole with another MaxSessionDuration than 3600",
+            ));
+        }
+        let name = form.role_name()?;
+        let path = form.get("Path").unwrap_or("/");
+        let legal = |byte: u8| byte == b'/' || is_legal_in_name(byte);
+        if !(path.starts_with('/') && path.ends_with('/') && path.bytes().all(legal)) {
+            return Err(invalid("The specified value for path is invalid. It must begin and end with /"));
+        }
+        let arn = format!("arn:{}:iam::{}:role{path}{name}", call.partition(), call.account);
+        self.authorize(call, "iam:CreateRole", &arn)?;
+        let trust_text = form.required("AssumeRolePolicyDocument")?;
+        let role = Role {
+            arn,
+            id: format!("AROA{}", random_id(17)),
+            trust: read_trust(trust_text)?,
+            name: name.to_owned(),
+            path: path.to_owned(),
+            created: Timestamp::now(),
+            policies: BTreeMap::new(),
+        };
+        let answer = reply("CreateRole", &role.xml(trust_text));
+        let mut roles = self.roles();
+        let key = (call.account.clone(), name.to_owned());
+        if roles.contains_key(&key) {
+            let message = format!("Role with name {name} already exists.");
+            return Err(AwsError::new(409, "EntityAlreadyExists", message));
+        }
+        roles.insert(key, role);
+        Ok(answer)
+    }
+
+    fn update_assume_role_policy(&self, call: &Call) -> Answer {
+        let form = Form::read(call, &["RoleName", "PolicyDocument"])?;
+        let text = form.required("PolicyDocument")?;
+        let trust = read_trust(text)?;
+        self.with_role(call, &form, |role| {
+            role.trust = trust;
+            Ok(reply("UpdateAssumeRolePolicy", ""))
+        })
+    }
+
+    fn put_role_policy(&self, call: &Call) -> Answer {
+        let form = Form::read(call, &["RoleName", "PolicyName", "PolicyDocument"])?;
+        let name = form.required("PolicyName")?;
+        let policy = Policy::identity(form.required("PolicyDocument")?)?;
+        self.with_role(call, &form, |role| {
+            role.policies.insert(name.to_owned(), policy);
+            Ok(reply("PutRolePolicy", ""))
+        })
+    }
+
+    /// Authorises the call on the role it names, then lets `act` change it.
+    fn with_role<T>(
+        &self,
+        call: &Call,
+        form: &Form,
+        act: impl FnOnce(&mut Role) -> Result<T, AwsError>,
+    ) -> Result<T, AwsError> {
+        let name = form.role_name()?;
+        let key = (call.account.clone(), name.to_owned());
+        let arn = self.roles().get(&key).map(|role| role.arn.clone());
+        let arn = arn.ok_or_else(|| no_such_role(name))?;
+        self.authorize(call, &format!("iam:{}", call.operation), &arn)?;
+        let mut roles = self.roles();
+        act(roles.get_mut(&key).ok_or_else(|| no_such_role(name))?)
+    }
+
+    fn roles(&self) -> MutexGuard<'_, HashMap<(String, String), Role>> {
+        self.roles.lock().expect("no code panics while it holds the roles")
+    }
+}
+
+impl Role {
+    fn xml(&self, trust: &str) -> String {
+        format!(
+            "<Role><Path>{}</Path><RoleName>{}</RoleName><RoleId>{}</RoleId><Arn>{}</Arn><CreateDate>{}</CreateDate>\
+             <AssumeRolePolicyDocument>{}</AssumeRolePolicyDocument>\
+             <MaxSessionDuration>3600</MaxSessionDuration></Role>",
+            self.path,
+            self.name,
+            self.id,
+            self.arn,
+            self.created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            encode_document(trust),
+        )
+    }
+}
+
+/// The parameters of a Query call, none of them unknown to us.
+struct Form(Vec<(String, String)>);
+
+impl Form {
+    fn read(call: &Call, known: &[&str]) -> Result<Self, AwsError> {
+        let form = call.form();
+        let unknown = form.iter().find(|(key, _)| {
+            !["Action", "Version"].contains(&key.as_str()) && !known.contains(&key.as_str())
+        });
+        match unknown {
+            Some((key, _)) => {
+                Err(AwsError::not_implemented("iam", &format!("{} with {key}", call.operation)))
+            }
+            None => Ok(Self(form)),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    fn required(&self, name: &str) -> Result<&str, AwsError> {
+        self.get(name).filter(|value| !value.is_empty()).ok_or_else(|| {
+            invalid(format!("1 validation error detected: Value at '{name}' failed to satisfy constraint: Member must not be null"))
+        })
+    }
+
+    fn role_name(&self) -> Result<&str, AwsError> {
+        let name = self.required("RoleName")?;
+        match name.len() <= 64 && name.bytes().all(is_legal_in_name) {
+            true => Ok(name),
+            false => Err(invalid(
+                "The specified value for roleName is invalid. It must contain only alphanumeric characters and/or the \
+                 following: +=,.@_-",
+            )),
+        }
+    }
+}
+
+fn is_legal_in_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte)
+}
+
+fn read_trust(text: &str) -> Result<Policy, AwsError> {
+    if text.chars().filter(|symbol| !symbol.is_whitespace()).count() > MAX_TRUST_POLICY {
+        let message = format!("Cannot exceed quota for ACLSizePerRole: {MAX_TRUST_POLICY}");
+        return Err(AwsError::new(409, "LimitExceeded", message));
+    }
+    Policy::trust(text)
+}
+
+fn key_of(role_arn: &str) -> Option<(String, String)> {
+    let (partition, rest) = role_arn.strip_prefix("arn:")?.split_once(":iam::")?;
+    let (account, resource) = rest.split_once(':').filter(|_| matches!(partition, "aws" | "aws-eusc"))?;
+    Some((account.to_owned(), resource.strip_prefix("role/")?.rsplit('/').next()?.to_owned()))
+}
+
+/// IAM returns policy documents percent-encoded inside the XML.
+fn encode_document(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// Random capital letters and digits, as AWS's ids end in.
+pub(crate) fn random_id(length: usize) -> String {
+    const SYMBOLS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    (0..length).map(|_| char::from(SYMBOLS[fastrand::usize(..SYMBOLS.len())])).collect()
+}
+
+fn reply(operation: &str, result: &str) -> Reply {
+    let result = match result {
+        "" => String::new(),
+        some => format!("<{operation}Result>{some}</{operation}Result>"),
+    };
+    Reply::xml(format!("<{operation}Response xmlns=\"{NAMESPACE}\">{result}</{operation}Response>"))
+}
+
+fn no_such_role(name: &str) -> AwsError {
+    no_such_entity(format!("The role with name {name} cannot be found."))
+}
+
+fn no_such_entity(message: String) -> AwsError {
+    AwsError::new(404, "NoSuchEntity", message)
+}
+
+fn invalid(message: impl Into<String>) -> AwsError {
+    AwsError::new(400, "ValidationError", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Sandbox;
+    use logferry_testbed::provision::{Account, Aws, QueryError};
+
+    const TRUST: &str = r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}}"#;
+    const POLICY: &str = r#"{"Statement":{"Effect":"Allow","Action":"iam:PutRolePolicy","Resource":"*"}}"#;
+
+    async fn ask(account: &Account, action: &str, more: &[(&str, &str)]) -> Result<String, String> {
+        let mut parameters = vec![("Action", action), ("RoleName", "r")];
+        parameters.extend(more);
+        match account.iam_query(&parameters).await {
+            Ok(answer) => Ok(answer),
+            Err(QueryError::Refused { code, .. }) => Err(code),
+            Err(other) => panic!("no answer: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_role_lives_in_its_account() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let (owner, other) = (aws.account("111111111111"), aws.account("222222222222"));
+        let create = [("AssumeRolePolicyDocument", TRUST), ("Path", "/a/b/")];
+        let created = ask(&owner, "CreateRole", &create).await.expect("the role can be created");
+        assert!(created.contains("<Arn>arn:aws:iam::111111111111:role/a/b/r</Arn>"), "{created}");
+        assert!(created.contains("<Path>/a/b/</Path>"), "{created}");
+        assert_eq!(ask(&owner, "CreateRole", &create).await.expect_err("it exists"), "EntityAlreadyExists");
+        ask(&other, "CreateRole", &create).await.expect("a name is an account's own");
+
+        let put = [("PolicyName", "p"), ("PolicyDocument", POLICY)];
+        ask(&owner, "PutRolePolicy", &put).await.expect("the policy can be put");
+        let bad = [("PolicyName", "p"), ("PolicyDocument", TRUST)];
+        assert_eq!(
+            ask(&owner, "PutRolePolicy", &bad).await.expect_err("a trust policy"),
+            "MalformedPolicyDocument"
+        );
+        let session = owner.assume_role("arn:aws:iam::111111111111:role/a/b/r", "run", &[]).await;
+        let session = session.expect("anyone may assume it");
+        ask(&session, "PutRolePolicy", &put).await.expect("its policy allows that");
+        let update = [("PolicyDocument", TRUST)];
+        let denied = ask(&session, "UpdateAssumeRolePolicy", &update).await.expect_err("not allowed");
+        assert_eq!(denied, "AccessDenied");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_refused() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let long = format!(r#"{{"Version":"{}"}}"#, "x".repeat(2_048));
+        for (more, expected) in [
+            (vec![], "ValidationError"),
+            (vec![("AssumeRolePolicyDocument", POLICY)], "MalformedPolicyDocument"),
+            (vec![("AssumeRolePolicyDocument", long.as_str())], "LimitExceeded"),
+            (vec![("AssumeRolePolicyDocument", TRUST), ("Path", "a")], "ValidationError"),
+            (vec![("AssumeRolePolicyDocument", TRUST), ("PermissionsBoundary", "arn:x")], "NotImplemented"),
+        ] {
+            assert_eq!(
+                ask(&account, "CreateRole", &more).await.expect_err("it is wrong"),
+                expected,
+                "{more:?}"
+            );
+        }
+        assert_eq!(ask(&account, "ListRoles", &[]).await.expect_err("not covered"), "NotImplemented");
+    }
+}

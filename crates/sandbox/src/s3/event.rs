@@ -1,0 +1,255 @@
+//! What S3 tells topics: event records and test events, and their delivery.
+//!
+//! Delivery happens within the call that caused it, so that a test sees the message when its put returns; AWS takes
+//! seconds.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{bucket::Bucket, notification::Rule, xml::encode_key};
+use crate::{
+    call::{Call, Principal},
+    cloud::Cloud,
+    sqs::{Sender, message::hex},
+};
+
+/// The subject of S3's messages on a topic.
+const SUBJECT: &str = "Amazon S3 Notification";
+const SERVICE: &str = "s3.amazonaws.com";
+
+/// What happened to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Happening {
+    Put,
+    Copy,
+}
+
+impl Happening {
+    fn event_name(self) -> &'static str {
+        match self {
+            Self::Put => "ObjectCreated:Put",
+            Self::Copy => "ObjectCreated:Copy",
+        }
+    }
+}
+
+/// The object an event tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub(super) key: String,
+    pub(super) size: u64,
+    pub(super) etag: String,
+    /// `None` in a bucket without versioning.
+    pub(super) version_id: Option<String>,
+    pub(super) sequencer: u64,
+}
+
+/// The bucket an event tells of, copied out so that no lock is held while it is delivered.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    bucket: String,
+    account: String,
+    region: String,
+    rules: Arc<Vec<Rule>>,
+}
+
+#[derive(Serialize)]
+struct Records<'a> {
+    #[serde(rename = "Records")]
+    records: [Record<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Record<'a> {
+    event_version: &'a str,
+    event_source: &'a str,
+    aws_region: &'a str,
+    event_time: String,
+    event_name: &'a str,
+    user_identity: Identity,
+    request_parameters: RequestParameters,
+    response_elements: ResponseElements,
+    s3: Entity<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    principal_id: String,
+}
+
+#[derive(Serialize)]
+struct RequestParameters {
+    #[serde(rename = "sourceIPAddress")]
+    source_ip_address: &'static str,
+}
+
+#[derive(Serialize)]
+struct ResponseElements {
+    #[serde(rename = "x-amz-request-id")]
+    request_id: String,
+    #[serde(rename = "x-amz-id-2")]
+    host_id: String,
+}
+
+#[derive(Serialize)]
+struct Entity<'a> {
+    #[serde(rename = "s3SchemaVersion")]
+    schema_version: &'a str,
+    #[serde(rename = "configurationId")]
+    configuration_id: &'a str,
+    bucket: BucketEntity<'a>,
+    object: ObjectEntity<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BucketEntity<'a> {
+    name: &'a str,
+    owner_identity: Identity,
+    arn: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ObjectEntity<'a> {
+    key: String,
+    size: u64,
+    e_tag: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version_id: Option<&'a str>,
+    sequencer: String,
+}
+
+impl Source {
+    /// Copies what delivery needs of a bucket.
+    pub(super) fn of(bucket: &Bucket) -> Self {
+        Self {
+            bucket: bucket.name.clone(),
+            account: bucket.account.clone(),
+            region: bucket.region.clone(),
+            rules: bucket.rules.clone(),
+        }
+    }
+
+    /// The same with other rules.
+    pub(super) fn with(self, rules: Arc<Vec<Rule>>) -> Self {
+        Self { rules, ..self }
+    }
+
+    fn arn(&self) -> String {
+        format!("arn:aws:s3:::{}", self.bucket)
+    }
+
+    /// Tells every topic that wants it.
+    pub(super) fn tell(&self, cloud: &Cloud, call: &Call, happening: Happening, subject: &Subject) {
+        let now = Timestamp::now();
+        for rule in self.rules.iter().filter(|rule| rule.wants(happening.event_name())) {
+            let record = self.record(cloud, call, happening, subject, &rule.id, now);
+            self.deliver(cloud, rule, &record);
+        }
+    }
+
+    /// Whether every topic exists, is in the bucket's Region, and lets S3 publish.
+    pub(super) fn destinations_accept(&self, cloud: &Cloud) -> bool {
+        let arn = self.arn();
+        let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
+        self.rules.iter().all(|Rule { topic, .. }| {
+            topic.split(':').nth(3) == Some(&self.region) && cloud.sns.accepts(topic, &sender)
+        })
+    }
+
+    /// Sends `s3:TestEvent` to every topic.
+    pub(super) fn send_test_events(&self, cloud: &Cloud) {
+        for rule in self.rules.iter() {
+            let event = format!(
+                "{{\"Service\":\"Amazon S3\",\"Event\":\"s3:TestEvent\",\"Time\":\"{:.3}\",\"Bucket\":\"{}\",\
+                 \"RequestId\":\"{}\",\"HostId\":\"{}\"}}",
+                Timestamp::now(),
+                self.bucket,
+                request_id(),
+                host_id()
+            );
+            self.deliver(cloud, rule, &event);
+        }
+    }
+
+    /// The topic counts what it drops; S3 never learns of it.
+    fn deliver(&self, cloud: &Cloud, rule: &Rule, message: &str) {
+        let arn = self.arn();
+        let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
+        cloud.sns.publish_for(cloud, &rule.topic, &sender, SUBJECT, message);
+    }
+
+    fn record(
+        &self,
+        cloud: &Cloud,
+        call: &Call,
+        happening: Happening,
+        subject: &Subject,
+        configuration_id: &str,
+        now: Timestamp,
+    ) -> String {
+        let record = Record {
+            event_version: "2.1",
+            event_source: "aws:s3",
+            aws_region: &self.region,
+            event_time: format!("{now:.3}"),
+            event_name: happening.event_name(),
+            user_identity: Identity { principal_id: principal_id(cloud, call) },
+            request_parameters: RequestParameters { source_ip_address: "127.0.0.1" },
+            response_elements: ResponseElements { request_id: request_id(), host_id: host_id() },
+            s3: Entity {
+                schema_version: "1.0",
+                configuration_id,
+                bucket: BucketEntity {
+                    name: &self.bucket,
+                    owner_identity: Identity { principal_id: owner_id(&self.account) },
+                    arn: self.arn(),
+                },
+                object: ObjectEntity {
+                    key: encode_key(&subject.key),
+                    size: subject.size,
+                    e_tag: &subject.etag,
+                    version_id: subject.version_id.as_deref(),
+                    sequencer: sequencer(subject.sequencer),
+                },
+            },
+        };
+        serde_json::to_string(&Records { records: [record] }).expect("strings and numbers serialize")
+    }
+}
+
+/// A sequencer as S3 writes it: hex, of even length.
+fn sequencer(number: u64) -> String {
+    format!("00{number:016X}")
+}
+
+/// A request id in S3's form.
+fn request_id() -> String {
+    format!("{:016X}", fastrand::u64(..))
+}
+
+fn host_id() -> String {
+    std::iter::repeat_with(fastrand::alphanumeric).take(76).collect()
+}
+
+/// A stable identifier for an account as a bucket's owner.
+pub(super) fn owner_id(account: &str) -> String {
+    let digest = Sha256::digest(account.as_bytes());
+    format!("A{}", hex(&digest[..7]).to_ascii_uppercase())
+}
+
+fn principal_id(cloud: &Cloud, call: &Call) -> String {
+    match &call.principal {
+        Principal::Root => format!("AWS:{}", call.account),
+        Principal::Session { role_arn, session_name, .. } => {
+            let role = cloud.iam.role(role_arn).map_or_else(|| "AROA".to_owned(), |role| role.id);
+            format!("AWS:{role}:{session_name}")
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Writing objects: put and copy; and finding the one that a request names.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderName, HeaderValue};
+use md5::{Digest, Md5};
+
+use super::{
+    NAMESPACE, S3, XML_HEAD, authorize,
+    bucket::{Bucket, NULL_VERSION, Object, Version},
+    check_owner,
+    checksum::Checksum,
+    conditions,
+    event::{Happening, Source, Subject},
+    notification::invalid,
+    open, target,
+    xml::element,
+};
+use crate::{
+    call::{Answer, AwsError, Call, Reply, decode_form},
+    cloud::Cloud,
+    sqs::message::hex,
+};
+
+/// Bytes of a key.
+const MAX_KEY: usize = 1_024;
+/// Bytes of names and values of user metadata.
+const MAX_METADATA: usize = 2_048;
+
+/// Headers kept with an object and given back; `x-amz-meta-*` beside them.
+const KEPT: [&str; 9] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-bucket-key-enabled",
+    "x-amz-storage-class",
+];
+
+/// Beginnings of headers that ask for what is not covered.
+const REFUSED: [&str; 7] = [
+    "x-amz-grant-",
+    "x-amz-object-lock-",
+    "x-amz-server-side-encryption-context",
+    "x-amz-server-side-encryption-customer-",
+    "x-amz-tagging",
+    "x-amz-website-redirect-location",
+    "x-amz-write-offset-bytes",
+];
+
+const STORAGE_CLASSES: [&str; 7] = [
+    "STANDARD",
+    "REDUCED_REDUNDANCY",
+    "STANDARD_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+];
+
+impl S3 {
+    pub(super) fn put_object(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (name, key) = target(call);
+        check_key(&key)?;
+        let headers = complete(object_headers(call)?, call);
+        check_content_md5(call)?;
+        let checksum = Checksum::of_put(&call.headers, &call.body)?;
+        let etag = etag_of(&call.body, &headers);
+        let object = Object { body: call.body.clone(), etag, checksum, headers };
+
+        let mut buckets = self.buckets();
+        let bucket = open(&mut buckets, call, &name)?;
+        check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
+        authorize_write(cloud, call, bucket, &key)?;
+        let there = bucket.latest(&key).map(|version| &version.object);
+        conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
+        let mut reply = Reply::empty().with_header("etag", &format!("\"{}\"", object.etag));
+        reply.headers.extend(encryption_headers(&object).cloned());
+        add_checksum(&mut reply, &object.checksum);
+        let written = self.write(bucket, &key, object);
+        drop(buckets);
+        written.tell(cloud, call, Happening::Put);
+        Ok(written.name_version(reply))
+    }
+
+    pub(super) fn copy_object(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (name, key) = target(call);
+        check_key(&key)?;
+        let (from_name, from_key, from_version) = copy_source(call)?;
+        let given = object_headers(call)?;
+        let replace = match call.header("x-amz-metadata-directive") {
+            None | Some("COPY") => false,
+            Some("REPLACE") => true,
+            Some(_) => return Err(invalid("Unknown metadata directive.")),
+        };
+        // No object here has tags, so that there are none to copy or to replace.
+        if !matches!(call.header("x-amz-tagging-directive"), None | Some("COPY" | "REPLACE")) {
+            return Err(invalid("Unknown tagging directive."));
+        }
+        let mut buckets = self.buckets();
+        let from = buckets
+            .get(&from_name)
+            .ok_or_else(|| AwsError::new(404, "NoSuchBucket", "The specified bucket does not exist"))?;
+        check_owner(call, "x-amz-source-expected-bucket-owner", from)?;
+        let (source_version, source) = find(cloud, call, from, &from_key, from_version.as_deref())?;
+        let source_version = source_version.clone();
+        let from_versioned = from.versioned;
+        conditions::check_read(call, "x-amz-copy-source-", &source.etag)?;
+        let bucket = open(&mut buckets, call, &name)?;
+        check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
+        authorize_write(cloud, call, bucket, &key)?;
+        let there = bucket.latest(&key).map(|version| &version.object);
+        conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
+        let changed = replace || given.iter().any(|(name, _)| is_storage_header(name.as_str()));
+        if (&from_name, &from_key) == (&name, &key) && from_version.is_none() && !changed {
+            return Err(AwsError::new(
+                400,
+                "InvalidRequest",
+                "This copy request is illegal because it is trying to copy an object to itself without changing the \
+                 object's metadata, storage class, website redirect location or encryption attributes.",
+            ));
+        }
+        let headers = copied_headers(call, &source, given, replace);
+        let etag = etag_of(&source.body, &headers);
+        let object = Object { body: source.body.clone(), etag, checksum: source.checksum.clone(), headers };
+        let checksum = element(object.checksum.algorithm.element(), &object.checksum.value);
+        let etag = element("ETag", &format!("\"{}\"", object.etag));
+        let encryption: Vec<_> = encryption_headers(&object).cloned().collect();
+        let written = self.write(bucket, &key, object);
+        drop(buckets);
+        written.tell(cloud, call, Happening::Copy);
+        let modified = element("LastModified", &format!("{:.3}", written.version.modified));
+        let mut reply = Reply::xml(format!(
+            "{XML_HEAD}<CopyObjectResult xmlns=\"{NAMESPACE}\">{modified}{etag}{checksum}\
+             <ChecksumType>FULL_OBJECT</ChecksumType></CopyObjectResult>"
+        ));
+        reply.headers.extend(encryption);
+        if from_versioned {
+            reply = reply.with_header("x-amz-copy-source-version-id", &source_version.id);
+        }
+        Ok(written.name_version(reply))
+    }
+
+    /// Stores an object and collects what is to be told of it.
+    fn write(&self, bucket: &mut Bucket, key: &str, object: Object) -> Written {
+        let (size, etag) = (object.body.len() as u64, object.etag.clone());
+        let version = bucket.put(key, object);
+        let version_id = bucket.versioned.then(|| version.id.clone());
+        let subject =
+            Subject { key: key.to_owned(), size, etag, version_id, sequencer: self.next_sequencer() };
+        Written { version, source: Source::of(bucket), subject }
+    }
+}
+
+/// A stored object, with what is to be told of it once no lock is held.
+struct Written {
+    version: Version,
+    source: Source,
+    subject: Subject,
+}
+
+impl Written {
+    fn tell(&self, cloud: &Cloud, call: &Call, happening: Happening) {
+        self.source.tell(cloud, call, happening, &self.subject);
+    }
+
+    /// The reply with the new version's id, if the bucket keeps versions.
+    fn name_version(&self, reply: Reply) -> Reply {
+        match &self.subject.version_id {
+            Some(id) => reply.with_header("x-amz-version-id", id),
+            None => reply,
+        }
+    }
+}
+
+/// Finds the version that a request names, or the latest, if the caller may read it.
+///
+/// A key that is not there is told only to those who may list the bucket.
+pub(super) fn find<'a>(
+    cloud: &Cloud,
+    call: &Call,
+    bucket: &'a Bucket,
+    key: &str,
+    version_id: Option<&str>,
+) -> Result<(&'a Version, Arc<Object>), AwsError> {
+    let action = if version_id.is_some() { "s3:GetObjectVersion" } else { "s3:GetObject" };
+    authorize(cloud, call, bucket, action, &object_arn(bucket, key), &[])?;
+    let (version, missing) = match version_id {
+        Some(id) => {
+            let legal = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if !legal && id != NULL_VERSION {
+                return Err(invalid("Invalid version id specified"));
+            }
+            let missing = ("NoSuchVersion", "The specified version does not exist.");
+            (bucket.version(key, id), missing)
+        }
+        None => (bucket.latest(key), ("NoSuchKey", "The specified key does not exist.")),
+    };
+    match version {
+        Some(version) => Ok((version, version.object.clone())),
+        None => {
+            authorize(cloud, call, bucket, "s3:ListBucket", &bucket.arn(), &[("s3:prefix", key)])?;
+            Err(AwsError::new(404, missing.0, missing.1))
+        }
+    }
+}
+
+/// Adds the checksum's headers.
+pub(super) fn add_checksum(reply: &mut Reply, checksum: &Checksum) {
+    if let Ok(value) = HeaderValue::from_str(&checksum.value) {
+        reply.headers.insert(HeaderName::from_static(checksum.algorithm.header()), value);
+        reply.headers.insert("x-amz-checksum-type", HeaderValue::from_static("FULL_OBJECT"));
+    }
+}
+
+fn object_arn(bucket: &Bucket, key: &str) -> String {
+    format!("{}/{key}", bucket.arn())
+}
+
+/// A write needs PutObject, PutObjectAcl as well if it carries an ACL, and GetObject if it must find a certain object. Source:
+/// S3 User Guide, "How to prevent object overwrites with conditional writes".
+fn authorize_write(cloud: &Cloud, call: &Call, bucket: &Bucket, key: &str) -> Result<(), AwsError> {
+    let arn = object_arn(bucket, key);
+    if call.headers.contains_key("if-match") {
+        authorize(cloud, call, bucket, "s3:GetObject", &arn, &[])?;
+    }
+    let Some(acl) = call.header("x-amz-acl") else {
+        return authorize(cloud, call, bucket, "s3:PutObject", &arn, &[]);
+    };
+    for action in ["s3:PutObject", "s3:PutObjectAcl"] {
+        authorize(cloud, call, bucket, action, &arn, &[("s3:x-amz-acl", acl)])?;
+    }
+    // Every bucket here is as buckets are since 2023: its owner owns what is in it, and ACLs are off.
+    if acl == "bucket-owner-full-control" {
+        Ok(())
+    } else {
+        Err(AwsError::new(400, "AccessControlListNotSupported", "The bucket does not allow ACLs"))
+    }
+}
+
+fn check_key(key: &str) -> Result<(), AwsError> {
+    if key.len() > MAX_KEY {
+        return Err(AwsError::new(400, "KeyTooLongError", "Your key is too long"));
+    }
+    Ok(())
+}
+
+fn check_content_md5(call: &Call) -> Result<(), AwsError> {
+    let Some(sent) = call.header("content-md5") else { return Ok(()) };
+    let sent =
+        STANDARD.decode(sent).ok().filter(|sum| sum.len() == 16).ok_or_else(|| {
+            AwsError::new(400, "InvalidDigest", "The Content-MD5 you specified was invalid.")
+        })?;
+    if sent == Md5::digest(&call.body).as_slice() {
+        Ok(())
+    } else {
+        let message = "The Content-MD5 you specified did not match what we received.";
+        Err(AwsError::new(400, "BadDigest", message))
+    }
+}
+
+fn is_storage_header(name: &str) -> bool {
+    name == "x-amz-storage-class" || name.starts_with("x-amz-server-side-encryption")
+}
+
+fn encryption_headers(object: &Object) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+    object.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-server-side-encryption"))
+}
+
+/// The headers of a write that stay with the object, checked; what is not covered is refused.
+fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsError> {
+    let mut kept = Vec::new();
+    let mut metadata = 0;
+    for (name, value) in &call.headers {
+        let text = name.as_str();
+        if REFUSED.iter().any(|refused| text.starts_with(refused)) && text != "x-amz-tagging-directive" {
+            return Err(AwsError::not_implemented("s3", &format!("{} with {text}", call.operation)));
+        }
+        if let Some(meta) = text.strip_prefix("x-amz-meta-") {
+            metadata += meta.len() + value.len();
+            kept.push((name.clone(), value.clone()));
+        } else if KEPT.contains(&text) {
+            kept.push((name.clone(), value.clone()));
+        }
+    }
+    if metadata > MAX_METADATA {
+        let message = "Your metadata headers exceed the maximum allowed metadata size";
+        return Err(AwsError::new(400, "MetadataTooLarge", message));
+    }
+    if call.header("x-amz-storage-class").is_some_and(|class| !STORAGE_CLASSES.contains(&class)) {
+        let message = "The storage class you specified is not valid";
+        return Err(AwsError::new(400, "InvalidStorageClass", message));
+    }
+    match call.header("x-amz-server-side-encryption") {
+        None | Some("AES256" | "aws:kms" | "aws:kms:dsse") => Ok(kept),
+        Some(_) => Err(invalid("The encryption method specified is not supported")),
+    }
+}
+
+/// Adds what S3 adds by itself: a content type, and its own encryption.
+fn complete(mut headers: Vec<(HeaderName, HeaderValue)>, call: &Call) -> Vec<(HeaderName, HeaderValue)> {
+    let has =
+        |headers: &[(HeaderName, HeaderValue)], wanted: &str| headers.iter().any(|(name, _)| name == wanted);
+    if !has(&headers, "content-type") {
+        let given = call.headers.get("content-type").cloned();
+        let value = given.unwrap_or_else(|| HeaderValue::from_static("binary/octet-stream"));
+        headers.push((HeaderName::from_static("content-type"), value));
+    }
+    if !has(&headers, "x-amz-server-side-encryption") {
+        let name = HeaderName::from_static("x-amz-server-side-encryption");
+        headers.push((name, HeaderValue::from_static("AES256")));
+    }
+    headers
+}
+
+fn copied_headers(
+    call: &Call,
+    source: &Object,
+    given: Vec<(HeaderName, HeaderValue)>,
+    replace: bool,
+) -> Vec<(HeaderName, HeaderValue)> {
+    if replace {
+        return complete(given, call);
+    }
+    let content = source.headers.iter().filter(|(name, _)| !is_storage_header(name.as_str())).cloned();
+    let storage = given.into_iter().filter(|(name, _)| is_storage_header(name.as_str()));
+    complete(content.chain(storage).collect(), call)
+}
+
+/// The MD5 of the body; with KMS, S3's ETag is something else, and so it is here.
+fn etag_of(body: &[u8], headers: &[(HeaderName, HeaderValue)]) -> String {
+    let kms = headers.iter().any(|(name, value)| {
+        name == "x-amz-server-side-encryption" && value.as_bytes().starts_with(b"aws:kms")
+    });
+    let mut sum = Md5::new_with_prefix(body);
+    if kms {
+        sum.update(fastrand::u64(..).to_be_bytes());
+    }
+    hex(&sum.finalize())
+}
+
+/// Bucket, key and version that `x-amz-copy-source` names. It is URL-encoded, a plus being a space.
+fn copy_source(call: &Call) -> Result<(String, String, Option<String>), AwsError> {
+    let wrong = || invalid("Copy Source must mention the source bucket and key: sourcebucket/sourcekey");
+    let source = call.header("x-amz-copy-source").ok_or_else(wrong)?;
+    if source.starts_with("arn:") {
+        return Err(AwsError::not_implemented("s3", "CopyObject from an access point"));
+    }
+    let (path, version) = match source.split_once("?versionId=") {
+        Some((path, version)) => (path, Some(decode_form(version))),
+        None => (source, None),
+    };
+    let path = decode_form(path);
+    let (bucket, key) = path.trim_start_matches('/').split_once('/').ok_or_else(wrong)?;
+    if bucket.is_empty() || key.is_empty() {
+        return Err(wrong());
+    }
+    Ok((bucket.to_owned(), key.to_owned(), version))
+}

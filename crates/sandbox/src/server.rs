@@ -1,0 +1,466 @@
+//! The HTTP front: one listener for every service. It verifies signatures, injects faults, routes, and writes errors.
+
+mod connection;
+mod control;
+mod payload;
+mod protocol;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use self::connection::{CuttableListener, Switch};
+use self::protocol::{Protocol, Service};
+use crate::call::{Answer, AwsError, Call, Reply};
+use crate::cloud::Cloud;
+use crate::faults::{Effect, ErrorAnswer, Faults};
+use crate::logs::{Put, Totals};
+use crate::sigv4::{Authorization, Refusal, Signed};
+use crate::sqs::{QueueCounts, QueueLimits, UnknownQueue};
+use crate::sts::Key;
+
+/// Largest body of an S3 request: a load run's largest object, 1 GB of records, is some 170 MB of gzip.
+const MAX_OBJECT: usize = 512 << 20;
+/// Largest body of any other request, encoded or not.
+const MAX_BODY: usize = 8 << 20;
+
+/// A running sandbox; dropping it stops the server and resets what is under way.
+#[derive(Debug)]
+pub struct Sandbox {
+    address: SocketAddr,
+    front: Arc<Front>,
+    closing: watch::Sender<bool>,
+}
+
+/// What a request handler needs.
+#[derive(Debug)]
+struct Front {
+    cloud: Arc<Cloud>,
+    calls: Mutex<BTreeMap<String, u64>>,
+    gzip_bodies: AtomicU64,
+    closing: watch::Receiver<bool>,
+}
+
+impl Sandbox {
+    /// Starts an empty sandbox on a free port of the loopback address.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start() -> io::Result<Self> {
+        Self::bind((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// Starts an empty sandbox on that address.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let (closing, closed) = watch::channel(false);
+        let front = Arc::new(Front {
+            cloud: Arc::default(),
+            calls: Mutex::default(),
+            gzip_bodies: AtomicU64::default(),
+            closing: closed.clone(),
+        });
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&front));
+        let service = router.into_make_service_with_connect_info::<Switch>();
+        let server =
+            axum::serve(CuttableListener(listener), service).with_graceful_shutdown(until_true(closed));
+        tokio::spawn(async { server.await });
+        Ok(Self { address, front, closing })
+    }
+
+    /// Where it listens, `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The faults in force.
+    pub fn faults(&self) -> &Faults {
+        &self.front.cloud.faults
+    }
+
+    /// How often a call arrived, for example `("logs", "PutLogEvents")`, whatever became of it.
+    pub fn calls(&self, service: &str, operation: &str) -> u64 {
+        let calls = self.front.calls.lock().expect("no code panics while it holds the counts");
+        calls.get(&format!("{service}:{operation}")).copied().unwrap_or_default()
+    }
+
+    /// How many requests said that their body is gzip.
+    pub fn gzip_bodies(&self) -> u64 {
+        self.front.gzip_bodies.load(Ordering::Relaxed)
+    }
+
+    /// How often AssumeRole named that role, whether it exists or not.
+    pub fn times_asked(&self, role_arn: &str) -> u64 {
+        self.front.cloud.sts.times_asked(role_arn)
+    }
+
+    /// Ends every session of that account's roles now: their next call is refused with `ExpiredToken`.
+    pub fn expire_sessions(&self, account: &str) {
+        self.front.cloud.sts.expire_sessions(account);
+    }
+
+    /// Sets limits of a queue, by its ARN, that AWS sets or keeps within bounds.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub fn limit_queue(&self, queue_arn: &str, limits: QueueLimits) -> Result<(), UnknownQueue> {
+        self.front.cloud.sqs.limit(queue_arn, limits)
+    }
+
+    /// How many messages a queue, by its ARN, holds and has held.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub fn queue_counts(&self, queue_arn: &str) -> Result<QueueCounts, UnknownQueue> {
+        self.front.cloud.sqs.counts(queue_arn)
+    }
+
+    /// From now on PutLogEvents only counts and hashes: for load runs, whose events nobody reads back.
+    pub fn set_count_only(&self) {
+        self.front.cloud.logs.set_count_only();
+    }
+
+    /// Every batch that PutLogEvents accepted, in any account, as far as it is kept: nothing while it only counts.
+    /// Those of one group are in the order of their acceptance.
+    pub fn puts(&self) -> Vec<Put> {
+        self.front.cloud.logs.puts()
+    }
+
+    /// What PutLogEvents accepted in that account so far.
+    pub fn totals(&self, account: &str) -> Totals {
+        self.front.cloud.logs.totals(account)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.closing.send_replace(true);
+    }
+}
+
+async fn until_true(mut flag: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is as good as its word.
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+async fn answer(
+    State(front): State<Arc<Front>>,
+    ConnectInfo(switch): ConnectInfo<Switch>,
+    request: Request,
+) -> Response {
+    tokio::select! {
+        response = front.respond(&switch, request) => response,
+        () = until_true(front.closing.clone()) => {
+            switch.cut();
+            Response::default()
+        }
+    }
+}
+
+impl Front {
+    async fn respond(&self, switch: &Switch, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        if let Some(control) = parts.uri.path().strip_prefix("/_sandbox/") {
+            return self.control(&parts.method, control, body).await;
+        }
+        let request_id = request_id();
+        let authorization = Authorization::read(&parts.headers);
+        let service = authorization.as_ref().and_then(|header| Service::of_scope(&header.service));
+        let protocol = service.map_or_else(|| guess_protocol(&parts), Service::protocol);
+        let method = parts.method.clone();
+        let answer = match (authorization, service) {
+            (Some(authorization), Some(service)) => {
+                self.call(switch, service, &authorization, parts, body).await
+            }
+            (Some(authorization), None) => Err(AwsError::not_implemented(&authorization.service, "*")),
+            (None, _) => Err(protocol::refusal(protocol, Refusal::Missing)),
+        };
+        let mut response = match answer {
+            Ok(reply) => {
+                let mut response = Response::new(reply.body);
+                *response.status_mut() = reply.status;
+                *response.headers_mut() = reply.headers;
+                response
+            }
+            Err(error) => protocol::write_error(protocol, &error, &request_id, &method),
+        };
+        let names: &[_] = match protocol {
+            Protocol::Rest => &["x-amz-request-id", "x-amz-id-2"],
+            _ => &["x-amzn-requestid"],
+        };
+        let id = HeaderValue::from_str(&request_id).expect("an id is plain text");
+        for name in names {
+            response.headers_mut().insert(*name, id.clone());
+        }
+        response
+    }
+
+    async fn call(
+        &self,
+        switch: &Switch,
+        service: Service,
+        authorization: &Authorization,
+        parts: http::request::Parts,
+        body: Body,
+    ) -> Answer {
+        let limit = if service == Service::S3 { MAX_OBJECT } else { MAX_BODY };
+        let body = axum::body::to_bytes(body, limit).await.map_err(|_| payload::too_large())?;
+        let operation = service.operation(&parts, &body);
+        self.count(service, &operation);
+        if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
+            self.gzip_bodies.fetch_add(1, Ordering::Relaxed);
+        }
+        let key = self
+            .admit(authorization, &parts, &body)
+            .map_err(|refusal| protocol::refusal(service.protocol(), refusal))?;
+        let call = into_call(service, authorization, key, operation, parts, body)?;
+        match self.cloud.faults.strike(service.name(), &call) {
+            Some(effect) => self.serve_faulty(switch, service, &call, effect).await,
+            None => self.serve(service, &call).await,
+        }
+    }
+
+    fn count(&self, service: Service, operation: &str) {
+        let mut calls = self.calls.lock().expect("no code panics while it holds the counts");
+        *calls.entry(format!("{}:{operation}", service.name())).or_default() += 1;
+    }
+
+    /// Finds the key that the request names and checks that it signed the request.
+    fn admit(
+        &self,
+        authorization: &Authorization,
+        request: &http::request::Parts,
+        body: &[u8],
+    ) -> Result<Key, Refusal> {
+        let key = self.cloud.sts.key(&authorization.access_key_id).ok_or(Refusal::UnknownKey)?;
+        let token = request.headers.get("x-amz-security-token").and_then(|value| value.to_str().ok());
+        if token != key.token.as_deref() {
+            return Err(Refusal::UnknownKey);
+        }
+        let signed = Signed {
+            method: &request.method,
+            path: request.uri.path(),
+            query: request.uri.query().unwrap_or_default(),
+            headers: &request.headers,
+            body,
+        };
+        let now = Timestamp::now();
+        authorization.verify(signed, &key.secret, now)?;
+        match key.expires_at.is_some_and(|end| end <= now) {
+            true => Err(Refusal::Expired),
+            false => Ok(key),
+        }
+    }
+
+    async fn serve(&self, service: Service, call: &Call) -> Answer {
+        let cloud = &self.cloud;
+        match service {
+            Service::DynamoDb => cloud.dynamodb.handle(cloud, call).await,
+            Service::Iam => cloud.iam.handle(cloud, call).await,
+            Service::Logs => cloud.logs.handle(cloud, call).await,
+            Service::S3 => cloud.s3.handle(cloud, call).await,
+            Service::Sns => cloud.sns.handle(cloud, call).await,
+            Service::Sqs => cloud.sqs.handle(cloud, call).await,
+            Service::Sts => cloud.sts.handle(cloud, call).await,
+        }
+    }
+
+    async fn serve_faulty(&self, switch: &Switch, service: Service, call: &Call, effect: Effect) -> Answer {
+        match effect {
+            Effect::Error(error) => Err(injected(error)),
+            Effect::Reset => {
+                switch.cut();
+                Ok(Reply::empty())
+            }
+            Effect::Latency { milliseconds } => {
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                self.serve(service, call).await
+            }
+            Effect::SlowBody { bytes_per_second } => {
+                Ok(payload::slowed(self.serve(service, call).await?, bytes_per_second).await)
+            }
+            Effect::HalfBody => Ok(payload::halved(self.serve(service, call).await?).await),
+            Effect::WrongChecksum => Ok(payload::flipped(self.serve(service, call).await?).await),
+            Effect::After { error } => {
+                let answer = self.serve(service, call).await;
+                match error {
+                    Some(error) => Err(injected(error)),
+                    None => {
+                        switch.cut();
+                        answer
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn into_call(
+    service: Service,
+    authorization: &Authorization,
+    key: Key,
+    operation: String,
+    mut parts: http::request::Parts,
+    body: Bytes,
+) -> Result<Call, AwsError> {
+    let body = match service {
+        // An object keeps its encoding; only the framing of the transfer goes.
+        Service::S3 => payload::undo_aws_chunked(&mut parts.headers, body)?,
+        _ => payload::undo_gzip(&mut parts.headers, body, MAX_BODY)?,
+    };
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1");
+    Ok(Call {
+        account: key.account,
+        principal: key.principal,
+        region: authorization.region.clone(),
+        operation,
+        endpoint: format!("http://{host}"),
+        query: protocol::query_of(&parts),
+        path: parts.uri.path().to_owned(),
+        method: parts.method,
+        headers: parts.headers,
+        body,
+    })
+}
+
+/// Which family an unsigned request belongs to, so that its refusal can be read.
+fn guess_protocol(request: &http::request::Parts) -> Protocol {
+    let content_type = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let in_query = request.uri.query().is_some_and(|query| query.contains("Action="));
+    if request.headers.contains_key("x-amz-target") {
+        Service::Logs.protocol()
+    } else if in_query
+        || content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"))
+    {
+        Service::Sts.protocol()
+    } else {
+        Protocol::Rest
+    }
+}
+
+fn injected(error: ErrorAnswer) -> AwsError {
+    AwsError::new(error.status, &error.code, error.message)
+}
+
+fn request_id() -> String {
+    let bits = fastrand::u128(..);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+
+    use super::*;
+    use crate::faults::Fault;
+    use logferry_testbed::provision::{Aws, QueryError};
+
+    pub(super) async fn request(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String) {
+        send(http::Request::builder().method(method).uri(format!("{}{path}", sandbox.endpoint())), body).await
+    }
+
+    async fn send(builder: http::request::Builder, body: &str) -> (u16, String) {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let request = builder.body(Full::<Bytes>::from(body.to_owned())).expect("a legal request");
+        let response = client.request(request).await.expect("the sandbox answers");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("the answer is whole").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    pub(super) async fn sandbox() -> Sandbox {
+        Sandbox::start().await.expect("loopback has a free port")
+    }
+
+    #[tokio::test]
+    async fn strangers_are_refused_in_each_protocol() {
+        let sandbox = sandbox().await;
+        let unsigned = |name: &'static str, value: &'static str| {
+            send(http::Request::post(sandbox.endpoint()).header(name, value), "Action=GetCallerIdentity")
+        };
+        let (status, body) = unsigned("content-type", "application/x-www-form-urlencoded").await;
+        assert!(status == 403 && body.contains("<Code>MissingAuthenticationToken</Code>"), "{body}");
+        let (status, body) = unsigned("x-amz-target", "Logs_20140328.PutLogEvents").await;
+        assert!(status == 403 && body.contains(r#""__type":"MissingAuthenticationToken""#), "{body}");
+        let (status, body) = request(&sandbox, "GET", "/bucket/key", "").await;
+        assert!(status == 403 && body.contains("<Error><Code>AccessDenied</Code>"), "{body}");
+
+        let stranger = Aws::new(&sandbox.endpoint(), "us-east-1").account("nobody");
+        match stranger.sts_query(&[("Action", "GetCallerIdentity")]).await {
+            Err(QueryError::Refused { code, .. }) => assert_eq!(code, "InvalidClientTokenId"),
+            other => panic!("not refused: {other:?}"),
+        }
+        use aws_sdk_s3::error::ProvideErrorMetadata;
+        let error = stranger.logs().describe_log_groups().send().await.expect_err("nobody has that key");
+        assert_eq!(error.code(), Some("UnrecognizedClientException"));
+        let error =
+            stranger.s3().list_objects_v2().bucket("b").send().await.expect_err("nobody has that key");
+        assert_eq!(error.code(), Some("InvalidAccessKeyId"));
+
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let forged = Credentials::new("111111111111", "wrong", None, None, "test");
+        let config = aws_sdk_cloudwatchlogs::config::Builder::from(&aws.account("x").sdk_config())
+            .credentials_provider(forged)
+            .build();
+        let logs = aws_sdk_cloudwatchlogs::Client::from_conf(config);
+        let error = logs.describe_log_groups().send().await.expect_err("that is not its secret");
+        assert_eq!(error.code(), Some("InvalidSignatureException"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_covered_is_named() {
+        let sandbox = sandbox().await;
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        use aws_sdk_s3::error::ProvideErrorMetadata;
+        let error = account.logs().describe_destinations().send().await.expect_err("it is not covered");
+        assert_eq!(error.code(), Some("NotImplemented"));
+        assert_eq!(error.message(), Some("the sandbox does not implement logs:DescribeDestinations"));
+        let error = account.s3().get_object_tagging().bucket("b").key("k").send().await;
+        let error = error.expect_err("it is not covered");
+        assert_eq!(error.message(), Some("the sandbox does not implement s3:GET object tagging"));
+    }
+
+    #[tokio::test]
+    async fn dropping_it_ends_calls_under_way() {
+        let sandbox = sandbox().await;
+        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let forever = Effect::Latency { milliseconds: 3_600_000 };
+        sandbox.faults().add(Fault::new("sts", "*", forever));
+        let caller = [("Action", "GetCallerIdentity")];
+        let call = tokio::spawn({
+            let account = account.clone();
+            async move { account.sts_query(&caller).await }
+        });
+        while sandbox.calls("sts", "GetCallerIdentity") == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(sandbox);
+        let under_way = call.await.expect("the task does not panic");
+        assert!(matches!(under_way, Err(QueryError::Unanswered(_))), "{under_way:?}");
+        let later = account.sts_query(&caller).await;
+        assert!(matches!(later, Err(QueryError::Unanswered(_))), "{later:?}");
+    }
+}

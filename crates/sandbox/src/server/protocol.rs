@@ -1,0 +1,299 @@
+//! The services' protocols: which operation a request is, and how a refusal looks.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde_json::{Map, Value};
+
+use crate::call::{AwsError, form_pairs};
+use crate::sigv4::Refusal;
+use crate::sqs::errors::query_code;
+
+/// The services that the sandbox knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    DynamoDb,
+    Iam,
+    Logs,
+    S3,
+    Sns,
+    Sqs,
+    Sts,
+}
+
+/// How a service is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// JSON bodies, operation in `X-Amz-Target`; content type and the namespace of error types.
+    Json { content_type: &'static str, namespace: &'static str },
+    /// Form bodies with `Action`, XML answers of that namespace.
+    Query { namespace: &'static str },
+    /// S3's own.
+    Rest,
+}
+
+impl Service {
+    /// The service of a credential scope, by its signing name.
+    pub(crate) fn of_scope(name: &str) -> Option<Self> {
+        [Self::DynamoDb, Self::Iam, Self::Logs, Self::S3, Self::Sns, Self::Sqs, Self::Sts]
+            .into_iter()
+            .find(|service| service.name() == name)
+    }
+
+    /// Its signing name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::DynamoDb => "dynamodb",
+            Self::Iam => "iam",
+            Self::Logs => "logs",
+            Self::S3 => "s3",
+            Self::Sns => "sns",
+            Self::Sqs => "sqs",
+            Self::Sts => "sts",
+        }
+    }
+
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Self::DynamoDb => Protocol::Json {
+                content_type: "application/x-amz-json-1.0",
+                namespace: "com.amazonaws.dynamodb.v20120810#",
+            },
+            Self::Logs => Protocol::Json { content_type: "application/x-amz-json-1.1", namespace: "" },
+            Self::Sqs => {
+                Protocol::Json { content_type: "application/x-amz-json-1.0", namespace: "com.amazonaws.sqs#" }
+            }
+            Self::Iam => Protocol::Query { namespace: "https://iam.amazonaws.com/doc/2010-05-08/" },
+            Self::Sns => Protocol::Query { namespace: "http://sns.amazonaws.com/doc/2010-03-31/" },
+            Self::Sts => Protocol::Query { namespace: "https://sts.amazonaws.com/doc/2011-06-15/" },
+            Self::S3 => Protocol::Rest,
+        }
+    }
+
+    /// The operation that a request asks for; empty if it does not say.
+    pub(crate) fn operation(self, request: &http::request::Parts, body: &[u8]) -> String {
+        match self.protocol() {
+            Protocol::Json { .. } => {
+                let target = request.headers.get("x-amz-target").and_then(|value| value.to_str().ok());
+                target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned()
+            }
+            Protocol::Query { .. } => {
+                let in_body = form_pairs(std::str::from_utf8(body).unwrap_or_default());
+                let in_query = form_pairs(request.uri.query().unwrap_or_default());
+                let action = in_body.into_iter().chain(in_query).find(|(key, _)| key == "Action");
+                action.map(|(_, value)| value).unwrap_or_default()
+            }
+            Protocol::Rest => {
+                s3_operation(&request.method, request.uri.path(), &query_of(request), &request.headers)
+            }
+        }
+    }
+}
+
+/// The query parameters, decoded, in order.
+pub(crate) fn query_of(request: &http::request::Parts) -> Vec<(String, String)> {
+    form_pairs(request.uri.query().unwrap_or_default())
+}
+
+/// S3's operation is in the method, the path's depth, the sub-resource named in the query, and one header.
+///
+/// What is not in the table is named after its method and sub-resource, so that the refusal says what was asked.
+fn s3_operation(method: &Method, path: &str, query: &[(String, String)], headers: &HeaderMap) -> String {
+    let has = |name: &str| query.iter().any(|(key, _)| key == name);
+    let plain = ["x-id", "versionId", "list-type", "prefix", "delimiter", "max-keys", "continuation-token"];
+    let plain_too = ["start-after", "encoding-type", "fetch-owner", "location-constraint"];
+    let plain_response = |name: &str| name.starts_with("response-");
+    let sub = query
+        .iter()
+        .map(|(key, _)| key.as_str())
+        .find(|key| !plain.contains(key) && !plain_too.contains(key) && !plain_response(key));
+    let (bucket, key) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let place = match (bucket, key) {
+        ("", _) => "service",
+        (_, "") => "bucket",
+        _ => "object",
+    };
+    let name = match (method.as_str(), place, sub) {
+        ("PUT", "bucket", None) => "CreateBucket",
+        ("PUT", "bucket", Some("versioning")) => "PutBucketVersioning",
+        ("PUT", "bucket", Some("notification")) => "PutBucketNotificationConfiguration",
+        ("PUT", "bucket", Some("policy")) => "PutBucketPolicy",
+        ("GET", "bucket", None) if has("list-type") => "ListObjectsV2",
+        ("HEAD", "bucket", None) => "HeadBucket",
+        ("PUT", "object", None) if headers.contains_key("x-amz-copy-source") => "CopyObject",
+        ("PUT", "object", None) => "PutObject",
+        ("GET", "object", None) => "GetObject",
+        ("HEAD", "object", None) => "HeadObject",
+        (method, place, sub) => {
+            return format!("{method} {place} {}", sub.unwrap_or_default()).trim_end().to_owned();
+        }
+    };
+    name.to_owned()
+}
+
+/// Writes a refusal the way the protocol does; an answer to HEAD has no body.
+pub(crate) fn write_error(
+    protocol: Protocol,
+    error: &AwsError,
+    request_id: &str,
+    method: &Method,
+) -> Response {
+    let mut headers = HeaderMap::new();
+    let (content_type, body) = match protocol {
+        Protocol::Json { content_type, namespace } => {
+            let (status, code) = match error.code.as_str() {
+                // The words are IAM's, the code is the JSON services' own.
+                "AccessDenied" => (400, "AccessDeniedException"),
+                code => (error.status, code),
+            };
+            if let Ok(value) = HeaderValue::from_str(code) {
+                headers.insert("x-amzn-errortype", value);
+            }
+            if let ("com.amazonaws.sqs#", Ok(value)) = (namespace, HeaderValue::from_str(&query_error(error)))
+            {
+                headers.insert("x-amzn-query-error", value);
+            }
+            let mut body = Map::from_iter([
+                ("__type".to_owned(), Value::from(format!("{namespace}{code}"))),
+                ("message".to_owned(), Value::from(error.message.as_str())),
+            ]);
+            body.extend(error.members.iter().cloned());
+            return written(status, headers, content_type, Value::Object(body).to_string());
+        }
+        Protocol::Query { namespace } => {
+            let fault = if error.status < 500 { "Sender" } else { "Receiver" };
+            let body = format!(
+                "<ErrorResponse xmlns=\"{namespace}\"><Error><Type>{fault}</Type><Code>{}</Code>\
+                 <Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
+                escaped(&error.code),
+                escaped(&error.message),
+            );
+            ("text/xml", body)
+        }
+        Protocol::Rest if *method == Method::HEAD => ("application/xml", String::new()),
+        Protocol::Rest => {
+            let body = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>\
+                 <RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
+                escaped(&error.code),
+                escaped(&error.message),
+            );
+            ("application/xml", body)
+        }
+    };
+    written(error.status, headers, content_type, body)
+}
+
+fn written(status: u16, mut headers: HeaderMap, content_type: &'static str, body: String) -> Response {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// SQS still tells the codes of its older protocol, which boto3 reads.
+fn query_error(error: &AwsError) -> String {
+    let fault = if error.status < 500 { "Sender" } else { "Receiver" };
+    format!("{};{fault}", query_code(&error.code))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A refused signature as the service's family words it.
+pub(crate) fn refusal(protocol: Protocol, refusal: Refusal) -> AwsError {
+    let (json, query, s3) = match refusal {
+        Refusal::Missing => (
+            (403, "MissingAuthenticationToken", "Missing Authentication Token"),
+            (403, "MissingAuthenticationToken", "Request is missing Authentication Token"),
+            (403, "AccessDenied", "Access Denied"),
+        ),
+        Refusal::UnknownKey => (
+            (400, "UnrecognizedClientException", "The security token included in the request is invalid."),
+            (403, "InvalidClientTokenId", "The security token included in the request is invalid."),
+            (403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
+        ),
+        Refusal::Mismatch | Refusal::PayloadMismatch | Refusal::NoPayloadHash => {
+            let message = "The request signature we calculated does not match the signature you provided. Check your AWS \
+                           Secret Access Key and signing method. Consult the service documentation for details.";
+            let s3 = match refusal {
+                Refusal::PayloadMismatch => {
+                    let message =
+                        "The provided 'x-amz-content-sha256' header does not match what was computed.";
+                    (400, "XAmzContentSHA256Mismatch", message)
+                }
+                Refusal::NoPayloadHash => {
+                    (400, "InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
+                }
+                _ => (403, "SignatureDoesNotMatch", message),
+            };
+            ((400, "InvalidSignatureException", message), (403, "SignatureDoesNotMatch", message), s3)
+        }
+        Refusal::Expired => (
+            (400, "ExpiredTokenException", "The security token included in the request is expired"),
+            (403, "ExpiredToken", "The security token included in the request is expired"),
+            (400, "ExpiredToken", "The provided token has expired."),
+        ),
+        Refusal::Skewed => (
+            (
+                400,
+                "InvalidSignatureException",
+                "Signature expired or not yet current: the clocks differ too much",
+            ),
+            (
+                403,
+                "SignatureDoesNotMatch",
+                "Signature expired or not yet current: the clocks differ too much",
+            ),
+            (
+                403,
+                "RequestTimeTooSkewed",
+                "The difference between the request time and the current time is too large.",
+            ),
+        ),
+    };
+    let (status, code, message) = match protocol {
+        Protocol::Json { .. } => json,
+        Protocol::Query { .. } => query,
+        Protocol::Rest => s3,
+    };
+    AwsError::new(status, code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s3_operations_have_names() {
+        for (method, target, expected) in [
+            ("GET", "/", "GET service"),
+            ("PUT", "/b", "CreateBucket"),
+            ("PUT", "/b/", "CreateBucket"),
+            ("PUT", "/b?versioning", "PutBucketVersioning"),
+            ("PUT", "/b?notification", "PutBucketNotificationConfiguration"),
+            ("PUT", "/b?policy", "PutBucketPolicy"),
+            ("HEAD", "/b", "HeadBucket"),
+            ("GET", "/b?list-type=2&prefix=a%2F", "ListObjectsV2"),
+            ("GET", "/b?prefix=a", "GET bucket"),
+            ("PUT", "/b/k?x-id=PutObject", "PutObject"),
+            ("GET", "/b/k/l?versionId=1", "GetObject"),
+            ("HEAD", "/b/k", "HeadObject"),
+            ("DELETE", "/b/k", "DELETE object"),
+            ("POST", "/b/k?uploads", "POST object uploads"),
+            ("PUT", "/b/k?partNumber=1&uploadId=x", "PUT object partNumber"),
+            ("GET", "/b/k?acl", "GET object acl"),
+        ] {
+            let request =
+                http::Request::builder().method(method).uri(target).body(()).expect("a legal request");
+            assert_eq!(Service::S3.operation(&request.into_parts().0, b""), expected, "{method} {target}");
+        }
+        let copy =
+            http::Request::put("/b/k").header("x-amz-copy-source", "a/b").body(()).expect("a legal request");
+        assert_eq!(Service::S3.operation(&copy.into_parts().0, b""), "CopyObject");
+    }
+}

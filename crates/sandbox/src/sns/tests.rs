@@ -1,0 +1,217 @@
+use super::*;
+use crate::{
+    s3::{
+        tests::{role_session, root},
+        xml::encode_key,
+    },
+    sqs::tests::{bodies, create_queue, send},
+};
+use http_body_util::BodyExt;
+
+const ACCOUNT: &str = "111111111111";
+const TOPIC: &str = "arn:aws:sns:us-east-1:111111111111:t";
+
+async fn call(cloud: &Arc<Cloud>, mut call: Call, form: &[(&str, &str)]) -> Result<String, AwsError> {
+    call.operation = form[0].1.to_owned();
+    let pairs: Vec<String> =
+        form.iter().map(|(name, value)| format!("{}={}", encode_key(name), encode_key(value))).collect();
+    call.body = pairs.join("&").into();
+    let reply = cloud.sns.handle(cloud, &call).await?;
+    let body = reply.body.collect().await.expect("the body is in memory").to_bytes();
+    Ok(String::from_utf8(body.to_vec()).expect("text"))
+}
+
+async fn ok(cloud: &Arc<Cloud>, form: &[(&str, &str)]) -> String {
+    call(cloud, root(ACCOUNT), form).await.expect("the call succeeds")
+}
+
+async fn refused(cloud: &Arc<Cloud>, form: &[(&str, &str)]) -> String {
+    call(cloud, root(ACCOUNT), form).await.expect_err("the call is refused").code
+}
+
+fn element_text(xml: &str, name: &str) -> String {
+    let document = roxmltree::Document::parse(xml).expect("XML");
+    let node = document.descendants().find(|node| node.tag_name().name() == name);
+    node.and_then(|node| node.text()).unwrap_or_default().to_owned()
+}
+
+/// A topic with a queue subscribed that lets it send; `raw` is `true` or `false`.
+async fn wired(cloud: &Arc<Cloud>, raw: &str) {
+    ok(cloud, &[("Action", "CreateTopic"), ("Name", "t")]).await;
+    let queue = create_queue(cloud, "q", json!({})).await;
+    let policy = json!({"Statement": {
+        "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage",
+        "Resource": queue, "Condition": {"ArnEquals": {"aws:SourceArn": TOPIC}},
+    }});
+    send(cloud, "SetQueueAttributes", "q", json!({"Attributes": {"Policy": policy.to_string()}})).await;
+    let subscribe = [
+        ("Action", "Subscribe"),
+        ("TopicArn", TOPIC),
+        ("Protocol", "sqs"),
+        ("Endpoint", queue.as_str()),
+        ("Attributes.entry.1.key", "RawMessageDelivery"),
+        ("Attributes.entry.1.value", raw),
+    ];
+    let answer = ok(cloud, &subscribe).await;
+    let arn = element_text(&answer, "SubscriptionArn");
+    assert_eq!(
+        element_text(&ok(cloud, &subscribe).await, "SubscriptionArn"),
+        arn,
+        "subscribing again is the same"
+    );
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_queue_wrapped_or_raw() {
+    let (cloud, bare) = (Arc::new(Cloud::default()), Arc::new(Cloud::default()));
+    wired(&cloud, "false").await;
+    wired(&bare, "true").await;
+    let publish = [
+        ("Action", "Publish"),
+        ("TopicArn", TOPIC),
+        ("Subject", "s"),
+        ("Message", "a=b & \"c\""),
+        ("MessageAttributes.entry.1.Name", "kind"),
+        ("MessageAttributes.entry.1.Value.DataType", "String"),
+        ("MessageAttributes.entry.1.Value.StringValue", "x"),
+    ];
+    let id = element_text(&ok(&cloud, &publish).await, "MessageId");
+    let envelope: Value = serde_json::from_str(&bodies(&cloud, "q").await[0]).expect("JSON");
+    assert_eq!(envelope["Type"], "Notification");
+    assert_eq!(envelope["MessageId"], id);
+    assert_eq!(envelope["TopicArn"], TOPIC);
+    assert_eq!(envelope["Subject"], "s");
+    assert_eq!(envelope["Message"], "a=b & \"c\"");
+    assert_eq!(envelope["MessageAttributes"]["kind"]["Value"], "x");
+
+    ok(&bare, &publish).await;
+    assert_eq!(bodies(&bare, "q").await, ["a=b & \"c\""]);
+    assert_eq!(cloud.sqs.dropped(), 0);
+}
+
+#[tokio::test]
+async fn a_queue_that_does_not_let_sns_send_gets_nothing() {
+    let cloud = Arc::new(Cloud::default());
+    wired(&cloud, "false").await;
+    send(&cloud, "SetQueueAttributes", "q", json!({"Attributes": {"Policy": ""}})).await;
+    ok(&cloud, &[("Action", "Publish"), ("TopicArn", TOPIC), ("Message", "x")]).await;
+    assert!(bodies(&cloud, "q").await.is_empty());
+    assert_eq!(cloud.sqs.dropped(), 1);
+}
+
+#[tokio::test]
+async fn a_service_publishes_through_the_topic_policy_alone() {
+    let cloud = Arc::new(Cloud::default());
+    wired(&cloud, "false").await;
+    let sender =
+        Sender { service: "s3.amazonaws.com", source_arn: "arn:aws:s3:::staging", source_account: ACCOUNT };
+    assert!(!cloud.sns.publish_for(&cloud, TOPIC, &sender, "s", "m"));
+    assert_eq!(cloud.sns.dropped(), 1);
+    let policy = json!({"Statement": [{
+        "Effect": "Allow", "Principal": {"Service": "s3.amazonaws.com"}, "Action": "sns:Publish", "Resource": TOPIC,
+        "Condition": {"ArnLike": {"aws:SourceArn": "arn:aws:s3:*:*:staging"},
+                      "StringEquals": {"aws:SourceAccount": ACCOUNT}},
+    }]});
+    let policy = policy.to_string();
+    let set = [
+        ("Action", "SetTopicAttributes"),
+        ("TopicArn", TOPIC),
+        ("AttributeName", "Policy"),
+        ("AttributeValue", policy.as_str()),
+    ];
+    ok(&cloud, &set).await;
+    assert!(cloud.sns.publish_for(&cloud, TOPIC, &sender, "Amazon S3 Notification", "m"));
+    assert!(bodies(&cloud, "q").await[0].contains("\"Subject\" : \"Amazon S3 Notification\""));
+    let other = Sender { source_account: "222222222222", ..sender };
+    assert!(!cloud.sns.publish_for(&cloud, TOPIC, &other, "s", "m"));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused() {
+    let cloud = Arc::new(Cloud::default());
+    wired(&cloud, "false").await;
+    let long = "x".repeat(262_145);
+    let publish = |arn, message| [("Action", "Publish"), ("TopicArn", arn), ("Message", message)];
+    let missing = TOPIC.replace(":t", ":none");
+    assert_eq!(refused(&cloud, &publish(&missing, "x")).await, "NotFound");
+    assert_eq!(refused(&cloud, &publish("t", "x")).await, "InvalidParameter");
+    assert_eq!(refused(&cloud, &publish(TOPIC, "")).await, "InvalidParameter");
+    assert_eq!(refused(&cloud, &publish(TOPIC, &long)).await, "InvalidParameter");
+    assert_eq!(refused(&cloud, &[("Action", "CreateTopic"), ("Name", "a b")]).await, "InvalidParameter");
+    assert_eq!(refused(&cloud, &[("Action", "ListTopics")]).await, "NotImplemented");
+    let mail = [("Action", "Subscribe"), ("TopicArn", TOPIC), ("Protocol", "email"), ("Endpoint", "a@b")];
+    assert_eq!(refused(&cloud, &mail).await, "NotImplemented");
+    let stranger = call(&cloud, root("222222222222"), &publish(TOPIC, "x")).await;
+    assert_eq!(stranger.expect_err("not theirs").code, "AuthorizationError");
+    let policy = json!({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": "sns:Subscribe", "Resource": "*"},
+    ]});
+    let session = role_session(&cloud, ACCOUNT, "subscriber", &policy).await;
+    let error = call(&cloud, session, &publish(TOPIC, "x")).await.expect_err("not allowed");
+    assert_eq!((error.status, error.code.as_str()), (403, "AuthorizationError"));
+}
+
+#[tokio::test]
+async fn an_object_is_told_through_topic_and_queue() {
+    let cloud = Arc::new(Cloud::default());
+    wired(&cloud, "false").await;
+    let s3 = |operation: &str, path: &str, body: &str| Call {
+        operation: operation.to_owned(),
+        path: path.to_owned(),
+        body: body.to_owned().into(),
+        ..root(ACCOUNT)
+    };
+    let configuration = format!(
+        "<NotificationConfiguration><TopicConfiguration><Id>all</Id><Topic>{TOPIC}</Topic><Event>s3:ObjectCreated:*</Event>\
+         </TopicConfiguration></NotificationConfiguration>"
+    );
+    let configure = s3("PutBucketNotificationConfiguration", "/staging", &configuration);
+    cloud.s3.handle(&cloud, &s3("CreateBucket", "/staging", "")).await.expect("made");
+    let error = cloud.s3.handle(&cloud, &configure).await.expect_err("the topic does not let S3 publish");
+    assert_eq!(error.code, "InvalidArgument");
+    let policy = json!({"Statement": {
+        "Effect": "Allow", "Principal": {"Service": "s3.amazonaws.com"}, "Action": "SNS:Publish", "Resource": TOPIC,
+    }});
+    let policy = policy.to_string();
+    let set = [
+        ("Action", "SetTopicAttributes"),
+        ("TopicArn", TOPIC),
+        ("AttributeName", "Policy"),
+        ("AttributeValue", policy.as_str()),
+    ];
+    ok(&cloud, &set).await;
+    cloud.s3.handle(&cloud, &configure).await.expect("configured");
+    let versions = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    cloud.s3.handle(&cloud, &s3("PutBucketVersioning", "/staging", versions)).await.expect("versions are on");
+    let put = cloud.s3.handle(&cloud, &s3("PutObject", "/staging/a%20b/%2B.gz", "hello")).await.expect("put");
+    let mut copy = s3("CopyObject", "/staging/copy", "");
+    copy.headers.insert("x-amz-copy-source", http::HeaderValue::from_static("staging/a%20b/%2B.gz"));
+    cloud.s3.handle(&cloud, &copy).await.expect("copied");
+    let messages: Vec<Value> = bodies(&cloud, "q")
+        .await
+        .iter()
+        .map(|body| {
+            let envelope: Value = serde_json::from_str(body).expect("JSON");
+            assert_eq!(envelope["Subject"], "Amazon S3 Notification");
+            serde_json::from_str(envelope["Message"].as_str().expect("text")).expect("JSON")
+        })
+        .collect();
+    assert_eq!(messages[0]["Event"], "s3:TestEvent");
+    assert_eq!(messages[0]["Bucket"], "staging");
+    let record = &messages[1]["Records"][0];
+    assert_eq!(record["eventVersion"], "2.1");
+    assert_eq!(record["eventSource"], "aws:s3");
+    assert_eq!(record["eventName"], "ObjectCreated:Put");
+    assert_eq!(record["awsRegion"], "us-east-1");
+    assert_eq!(record["s3"]["configurationId"], "all");
+    assert_eq!(record["s3"]["bucket"]["arn"], "arn:aws:s3:::staging");
+    let object = &record["s3"]["object"];
+    assert_eq!(object["key"], "a+b/%2B.gz");
+    assert_eq!(object["size"], 5);
+    assert_eq!(object["eTag"], "5d41402abc4b2a76b9719d911017c592");
+    assert_eq!(object["versionId"], put.headers["x-amz-version-id"].to_str().expect("text"));
+    let copied = &messages[2]["Records"][0];
+    assert_eq!(copied["eventName"], "ObjectCreated:Copy");
+    let sequencer = |object: &Value| object["sequencer"].as_str().expect("hex").to_owned();
+    assert!(sequencer(&copied["s3"]["object"]) > sequencer(object));
+}

@@ -1,0 +1,482 @@
+//! The messages of one queue: who may be received, who is in flight, who is too old. Pure: time is an argument.
+//!
+//! Every step costs a few tree operations, however many messages the queue holds.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::message::Message;
+
+/// Messages that may be in flight at a time, unless a test sets another quota (SQS: "about 120,000").
+const MAX_IN_FLIGHT: usize = 120_000;
+/// How long one receive may keep a message from others, extensions included.
+pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
+
+/// All messages of a queue.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    key: u64,
+    next: u64,
+    entries: HashMap<u64, Entry>,
+    ready: BTreeSet<(Instant, u64)>,
+    delayed: BTreeSet<(Instant, u64)>,
+    in_flight: BTreeSet<(Instant, u64)>,
+    ages: BTreeSet<(Instant, u64)>,
+    quota: usize,
+    most_in_flight: usize,
+    expired: u64,
+}
+
+/// A message with what its stay in queues has added.
+#[derive(Debug, Clone)]
+pub(crate) struct Tracked {
+    pub(crate) message: Arc<Message>,
+    /// Receives over its whole life: `ApproximateReceiveCount`.
+    pub(crate) receives: u32,
+    /// First receive, epoch milliseconds.
+    pub(crate) first_received_millis: Option<i64>,
+    /// ARN of the queue that gave it up.
+    pub(crate) dead_letter_source: Option<String>,
+}
+
+impl Tracked {
+    /// A message that nobody has received yet.
+    pub(crate) fn new(message: Message) -> Self {
+        Self {
+            message: Arc::new(message),
+            receives: 0,
+            first_received_millis: None,
+            dead_letter_source: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    tracked: Tracked,
+    place: Place,
+    received_at: Instant,
+    generation: u32,
+    receives_here: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Ready(Instant),
+    Delayed(Instant),
+    InFlight(Instant),
+}
+
+/// What a receive took out of the ready messages.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// Messages for the receiver, with their new handles.
+    pub(crate) received: Vec<(Tracked, String)>,
+    /// Messages whose receives are used up: gone from here, for the dead-letter queue.
+    pub(crate) dead: Vec<Tracked>,
+    /// In-flight messages are at their limit: nothing could be taken.
+    pub(crate) over_limit: bool,
+    /// A message now comes back earlier than any did before.
+    pub(crate) earlier_timer: bool,
+}
+
+/// How many messages a queue holds, and has held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCounts {
+    /// Messages that the next receive may bring: `ApproximateNumberOfMessages`.
+    pub visible: usize,
+    /// Messages received and hidden since: `ApproximateNumberOfMessagesNotVisible`.
+    pub in_flight: usize,
+    /// Messages sent with a delay that has not passed: `ApproximateNumberOfMessagesDelayed`.
+    pub delayed: usize,
+    /// The most messages that were in flight at one moment.
+    pub most_in_flight: usize,
+    /// Messages that nobody deleted and that the retention period ended.
+    pub expired: u64,
+}
+
+/// Why a message's visibility was not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotChanged {
+    /// The handle was never given out by this queue.
+    BadHandle,
+    /// The message was deleted, expired or moved.
+    Gone,
+    /// The message is visible, or in flight under a later handle.
+    NotInFlight,
+    /// The total since the receive would pass [`MAX_VISIBILITY`].
+    TooLong,
+}
+
+impl Backlog {
+    /// Creates an empty backlog; `key` makes its handles its own.
+    pub(crate) fn new(key: u64) -> Self {
+        Self {
+            key,
+            next: 0,
+            entries: HashMap::new(),
+            ready: BTreeSet::new(),
+            delayed: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
+            ages: BTreeSet::new(),
+            quota: MAX_IN_FLIGHT,
+            most_in_flight: 0,
+            expired: 0,
+        }
+    }
+
+    /// Lets so many messages be in flight from now on; those that are beyond it already stay there.
+    pub(crate) fn set_quota(&mut self, messages: usize) {
+        self.quota = messages;
+    }
+
+    /// Whether no message can be received until one in flight is deleted or becomes visible.
+    pub(crate) fn is_at_quota(&self) -> bool {
+        self.in_flight.len() >= self.quota
+    }
+
+    /// Adds a message that becomes visible after `delay`.
+    pub(crate) fn push(&mut self, now: Instant, tracked: Tracked, delay: Duration) {
+        let number = self.next;
+        self.next += 1;
+        self.ages.insert((tracked.message.sent_at, number));
+        let place = if delay.is_zero() { Place::Ready(now) } else { Place::Delayed(now + delay) };
+        let entry = Entry { tracked, place, received_at: now, generation: 0, receives_here: 0 };
+        self.entries.insert(number, entry);
+        self.index(place, number, true);
+    }
+
+    /// Drops what is older than `retention` and makes visible what is due.
+    pub(crate) fn settle(&mut self, now: Instant, retention: Duration) {
+        while let Some(&(sent, number)) = self.ages.first()
+            && now.saturating_duration_since(sent) >= retention
+        {
+            self.remove(number);
+            self.expired += 1;
+        }
+        for due in [&self.delayed, &self.in_flight].map(|timers| first_due(timers, now)).concat() {
+            self.place(due.1, Place::Ready(due.0));
+        }
+    }
+
+    /// Takes up to `max` visible messages, oldest visible first, and hides them for `visibility`.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        max: usize,
+        visibility: Duration,
+        max_receives: Option<u32>,
+        now_millis: i64,
+    ) -> Taken {
+        let timer_before = self.in_flight.first().copied();
+        let mut taken = Taken::default();
+        let mut again = Vec::new();
+        while taken.received.len() < max
+            && let Some(&(_, number)) = self.ready.first()
+        {
+            if self.is_at_quota() {
+                taken.over_limit = taken.received.is_empty();
+                break;
+            }
+            let entry = self.entries.get_mut(&number).expect("what is indexed exists");
+            if max_receives.is_some_and(|max| entry.receives_here >= max) {
+                taken.dead.extend(self.remove(number));
+                continue;
+            }
+            entry.receives_here += 1;
+            entry.generation += 1;
+            entry.received_at = now;
+            entry.tracked.receives += 1;
+            entry.tracked.first_received_millis.get_or_insert(now_millis);
+            let (tracked, generation) = (entry.tracked.clone(), entry.generation);
+            taken.received.push((tracked, self.handle(number, generation)));
+            self.place(number, Place::InFlight(now + visibility));
+            again.push(number);
+        }
+        self.most_in_flight = self.most_in_flight.max(self.in_flight.len());
+        if visibility.is_zero() {
+            for number in again {
+                self.place(number, Place::Ready(now));
+            }
+        }
+        taken.earlier_timer = match (timer_before, self.in_flight.first()) {
+            (None, Some(_)) => true,
+            (Some(before), Some(after)) => after.0 < before.0,
+            (_, None) => false,
+        };
+        taken
+    }
+
+    /// Deletes a message by its latest handle. `false`: no such handle was ever given out. An older handle deletes
+    /// nothing, and a message that is gone stays gone; neither is an error.
+    pub(crate) fn delete(&mut self, handle: &str) -> bool {
+        let Some((number, generation)) = self.read_handle(handle) else { return false };
+        if self.entries.get(&number).is_some_and(|entry| entry.generation == generation) {
+            self.remove(number);
+        }
+        true
+    }
+
+    /// Lets a message in flight become visible `visibility` from now.
+    pub(crate) fn change_visibility(
+        &mut self,
+        now: Instant,
+        handle: &str,
+        visibility: Duration,
+    ) -> Result<(), NotChanged> {
+        let (number, generation) = self.read_handle(handle).ok_or(NotChanged::BadHandle)?;
+        let entry = self.entries.get(&number).ok_or(NotChanged::Gone)?;
+        if entry.generation != generation || !matches!(entry.place, Place::InFlight(_)) {
+            return Err(NotChanged::NotInFlight);
+        }
+        if now + visibility > entry.received_at + MAX_VISIBILITY {
+            return Err(NotChanged::TooLong);
+        }
+        let place = if visibility.is_zero() { Place::Ready(now) } else { Place::InFlight(now + visibility) };
+        self.place(number, place);
+        Ok(())
+    }
+
+    /// When the next hidden message becomes visible.
+    pub(crate) fn next_visible(&self) -> Option<Instant> {
+        let firsts = [self.delayed.first(), self.in_flight.first()];
+        firsts.into_iter().flatten().map(|&(at, _)| at).min()
+    }
+
+    /// Counts messages by state.
+    pub(crate) fn counts(&self) -> QueueCounts {
+        QueueCounts {
+            visible: self.ready.len(),
+            in_flight: self.in_flight.len(),
+            delayed: self.delayed.len(),
+            most_in_flight: self.most_in_flight,
+            expired: self.expired,
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Tracked> {
+        let entry = self.entries.remove(&number)?;
+        self.index(entry.place, number, false);
+        self.ages.remove(&(entry.tracked.message.sent_at, number));
+        Some(entry.tracked)
+    }
+
+    fn place(&mut self, number: u64, place: Place) {
+        let entry = self.entries.get_mut(&number).expect("what is indexed exists");
+        let before = std::mem::replace(&mut entry.place, place);
+        self.index(before, number, false);
+        self.index(place, number, true);
+    }
+
+    fn index(&mut self, place: Place, number: u64, present: bool) {
+        let (index, at) = match place {
+            Place::Ready(at) => (&mut self.ready, at),
+            Place::Delayed(at) => (&mut self.delayed, at),
+            Place::InFlight(at) => (&mut self.in_flight, at),
+        };
+        if present {
+            index.insert((at, number));
+        } else {
+            index.remove(&(at, number));
+        }
+    }
+
+    fn handle(&self, number: u64, generation: u32) -> String {
+        let mut bytes = Vec::with_capacity(24);
+        bytes.extend(number.to_be_bytes());
+        bytes.extend(generation.to_be_bytes());
+        bytes.extend(self.tag(&bytes));
+        format!("AQEB{}", STANDARD.encode(bytes))
+    }
+
+    fn read_handle(&self, handle: &str) -> Option<(u64, u32)> {
+        let bytes = STANDARD.decode(handle.strip_prefix("AQEB")?).ok()?;
+        let (number, rest) = bytes.split_first_chunk::<8>()?;
+        let (generation, tag) = rest.split_first_chunk::<4>()?;
+        (tag == self.tag(&bytes[..12]))
+            .then(|| (u64::from_be_bytes(*number), u32::from_be_bytes(*generation)))
+    }
+
+    fn tag(&self, bytes: &[u8]) -> [u8; 12] {
+        let digest = Sha256::new().chain_update(self.key.to_be_bytes()).chain_update(bytes).finalize();
+        *digest.first_chunk().expect("SHA-256 has 32 bytes")
+    }
+}
+
+fn first_due(timers: &BTreeSet<(Instant, u64)>, now: Instant) -> Vec<(Instant, u64)> {
+    timers.iter().take_while(|&&(at, _)| at <= now).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqs::message::{Attributes, body_md5};
+
+    const RETENTION: Duration = Duration::from_secs(345_600);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn tracked(now: Instant, body: &str) -> Tracked {
+        let message = Message {
+            id: body.to_owned(),
+            body: body.to_owned(),
+            body_md5: body_md5(body),
+            attributes: Attributes::new(),
+            trace_header: None,
+            group_id: None,
+            sender_id: "111111111111".to_owned(),
+            sent_at: now,
+            sent_millis: 0,
+        };
+        Tracked::new(message)
+    }
+
+    fn filled(now: Instant, bodies: &[&str]) -> Backlog {
+        let mut backlog = Backlog::new(7);
+        for body in bodies {
+            backlog.push(now, tracked(now, body), Duration::ZERO);
+        }
+        backlog
+    }
+
+    fn take(backlog: &mut Backlog, now: Instant, max: usize, visibility: u64) -> Vec<(String, String)> {
+        backlog.settle(now, RETENTION);
+        let taken = backlog.receive(now, max, seconds(visibility), None, 0);
+        taken.received.into_iter().map(|(tracked, handle)| (tracked.message.id.clone(), handle)).collect()
+    }
+
+    fn ids(taken: &[(String, String)]) -> Vec<&str> {
+        taken.iter().map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// Visible, in flight, delayed.
+    fn held(backlog: &Backlog) -> [usize; 3] {
+        let QueueCounts { visible, in_flight, delayed, .. } = backlog.counts();
+        [visible, in_flight, delayed]
+    }
+
+    #[test]
+    fn a_message_comes_back_when_its_visibility_ends_and_not_before() {
+        let start = Instant::now();
+        let mut backlog = filled(start, &["a", "b"]);
+        assert_eq!(ids(&take(&mut backlog, start, 1, 30)), ["a"]);
+        assert_eq!(ids(&take(&mut backlog, start + seconds(1), 10, 30)), ["b"]);
+        assert!(take(&mut backlog, start + seconds(29), 10, 30).is_empty());
+        assert_eq!(backlog.next_visible(), Some(start + seconds(30)));
+        let again = take(&mut backlog, start + seconds(31), 10, 30);
+        assert_eq!(ids(&again), ["a", "b"]);
+        assert_eq!(held(&backlog), [0, 2, 0]);
+        assert_eq!(backlog.counts().most_in_flight, 2);
+    }
+
+    #[test]
+    fn only_the_latest_handle_deletes() {
+        let start = Instant::now();
+        let mut backlog = filled(start, &["a"]);
+        let old = take(&mut backlog, start, 1, 5).remove(0).1;
+        let new = take(&mut backlog, start + seconds(5), 1, 5).remove(0).1;
+        assert_ne!(old, new);
+        assert!(backlog.delete(&old));
+        assert_eq!(backlog.counts().in_flight, 1, "an old handle deletes nothing");
+        assert!(backlog.delete(&new));
+        assert!(backlog.delete(&new), "deleting again is no error");
+        assert_eq!(backlog.counts().in_flight, 0);
+        let mut other = Backlog::new(8);
+        assert!(!other.delete(&new), "a handle of another queue never was");
+        assert!(!backlog.delete("nonsense"));
+    }
+
+    #[test]
+    fn visibility_changes_within_twelve_hours_of_the_receive_and_only_in_flight() {
+        let start = Instant::now();
+        let mut backlog = filled(start, &["a"]);
+        let handle = take(&mut backlog, start, 1, 30).remove(0).1;
+        let hour = start + seconds(20);
+        assert_eq!(backlog.change_visibility(hour, &handle, seconds(43_180)), Ok(()));
+        assert_eq!(backlog.change_visibility(hour, &handle, seconds(43_181)), Err(NotChanged::TooLong));
+        assert_eq!(backlog.change_visibility(hour, &handle, Duration::ZERO), Ok(()));
+        assert_eq!(backlog.change_visibility(hour, &handle, seconds(5)), Err(NotChanged::NotInFlight));
+        let newer = take(&mut backlog, hour, 1, 30).remove(0).1;
+        assert_eq!(backlog.change_visibility(hour, &handle, seconds(5)), Err(NotChanged::NotInFlight));
+        assert_eq!(backlog.change_visibility(hour, &newer, seconds(5)), Ok(()));
+        assert_eq!(backlog.next_visible(), Some(hour + seconds(5)));
+        assert!(backlog.delete(&newer));
+        assert_eq!(backlog.change_visibility(hour, &newer, seconds(5)), Err(NotChanged::Gone));
+        assert_eq!(backlog.change_visibility(hour, "x", seconds(5)), Err(NotChanged::BadHandle));
+    }
+
+    #[test]
+    fn delay_retention_and_zero_visibility() {
+        let start = Instant::now();
+        let mut backlog = Backlog::new(1);
+        backlog.push(start, tracked(start, "late"), seconds(10));
+        assert_eq!(held(&backlog), [0, 0, 1], "a delayed message is not in flight");
+        assert!(take(&mut backlog, start, 1, 30).is_empty());
+        assert_eq!(ids(&take(&mut backlog, start + seconds(10), 10, 0)), ["late"], "once per receive");
+        assert_eq!(ids(&take(&mut backlog, start + seconds(10), 10, 30)), ["late"]);
+        backlog.settle(start + RETENTION, RETENTION);
+        assert_eq!(held(&backlog), [0, 0, 0]);
+        assert_eq!(backlog.counts().expired, 1);
+    }
+
+    #[test]
+    fn receives_used_up_go_to_the_dead_letters_with_their_count() {
+        let start = Instant::now();
+        let mut backlog = filled(start, &["a"]);
+        for round in 1..=2 {
+            let now = start + seconds(round * 10);
+            backlog.settle(now, RETENTION);
+            let taken = backlog.receive(now, 1, seconds(1), Some(2), 5);
+            assert_eq!((taken.received.len(), taken.dead.len()), (1, 0));
+        }
+        let now = start + seconds(30);
+        backlog.settle(now, RETENTION);
+        let mut taken = backlog.receive(now, 1, seconds(1), Some(2), 9);
+        assert!(taken.received.is_empty());
+        let dead = taken.dead.pop().expect("given up");
+        assert_eq!((dead.receives, dead.first_received_millis), (2, Some(5)));
+        assert_eq!(held(&backlog), [0, 0, 0]);
+        assert_eq!(backlog.counts().expired, 0, "it was moved");
+
+        let mut letters = Backlog::new(9);
+        letters.push(now, dead, Duration::ZERO);
+        let taken = letters.receive(now, 1, seconds(1), Some(1), 11);
+        assert_eq!(
+            taken.received[0].0.receives, 3,
+            "the dead-letter queue counts its own receives for redrive"
+        );
+    }
+
+    #[test]
+    fn in_flight_messages_have_a_quota() {
+        let check = |quota: Option<usize>, most: usize| {
+            let now = Instant::now();
+            let mut backlog = Backlog::new(1);
+            quota.into_iter().for_each(|quota| backlog.set_quota(quota));
+            let one = tracked(now, "a");
+            for _ in 0..=most {
+                backlog.push(now, one.clone(), Duration::ZERO);
+            }
+            let first = backlog.receive(now, most + 1, seconds(9), None, 0).received;
+            assert_eq!(first.len(), most, "a receive stops at the quota");
+            let taken = backlog.receive(now, 1, seconds(9), None, 0);
+            assert!(taken.over_limit && taken.received.is_empty());
+            assert!(backlog.delete(&first[0].1));
+            let taken = backlog.receive(now, 10, seconds(9), None, 0);
+            assert_eq!((taken.received.len(), taken.over_limit), (1, false), "a delete makes room");
+            assert_eq!(backlog.counts().most_in_flight, most);
+        };
+        check(None, 120_000);
+        check(Some(3), 3);
+    }
+}
