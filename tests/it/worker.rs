@@ -40,6 +40,14 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts it with nothing but this environment, and waits until it says where it listens.
     pub(crate) async fn start(environment: &BTreeMap<String, String>) -> Self {
+        Self::start_reading(environment, |_| true).await
+    }
+
+    /// The same, its log read while `go_on` says so of each line, and held open unread from there on.
+    pub(crate) async fn start_reading(
+        environment: &BTreeMap<String, String>,
+        go_on: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_logferry"))
             .arg("worker")
             .env_clear()
@@ -54,9 +62,15 @@ impl Worker {
         let reader = std::thread::spawn({
             let log = Arc::clone(&log);
             move || {
-                for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let mut lines = BufReader::new(stderr).split(b'\n');
+                for line in lines.by_ref().map_while(Result::ok) {
                     let line = String::from_utf8_lossy(&line).into_owned();
+                    let last = !go_on(&line);
                     log.lock().expect("nobody panics with it").push(line);
+                    if last {
+                        // The program's end of the pipe must not break.
+                        return std::mem::forget(lines);
+                    }
                 }
             }
         });
