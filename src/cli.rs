@@ -179,9 +179,11 @@ fn print(loaded: &Loaded) -> ExitCode {
 
 fn worker(loaded: Loaded) -> ExitCode {
     let config = loaded.config;
-    if let Err(error) = telemetry::start(&config.log) {
-        return usage(&format!("log.filter: {error}"));
-    }
+    // Until the end: what waits is written then.
+    let _log = match telemetry::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => return usage(&format!("log.filter: {error}")),
+    };
     ended(run_async(async {
         let app = App::build(config.clone()).await?;
         // Before anybody can know that we run: a signal drains from here on.

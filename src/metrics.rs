@@ -1,6 +1,6 @@
 //! Every metric and its name, in one place.
 
-use std::fmt;
+use std::{fmt, sync::atomic::Ordering};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -16,6 +16,7 @@ use prometheus_client::{
 use crate::{
     credentials::{breaker::Change, refusal::Cause},
     delivery::Tally,
+    telemetry,
 };
 
 /// All metrics of a process; cheap to clone, clones count together.
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub records_undated: Counter,
     /// `logferry_records_mended_total`: their message was not what JSON and UTF-8 allow; U+FFFD stands for what is no Unicode.
     pub records_mended: Counter,
+    /// `logferry_log_lines_dropped_total`: lines of the log that nobody read in time.
+    pub log_lines_dropped: Counter,
     /// `logferry_records_oversize_total`: longer than one event may be.
     pub records_oversize: Counter,
     /// `logferry_quarantined_total{reason}`: lines written to the quarantine; a record that was split may make several, and
@@ -173,6 +176,7 @@ impl Metrics {
             records_unaccounted: Counter::default(),
             records_undated: Counter::default(),
             records_mended: Counter::default(),
+            log_lines_dropped: Counter::default(),
             records_oversize: Counter::default(),
             quarantined: Family::default(),
             batches: Counter::default(),
@@ -252,6 +256,11 @@ impl Metrics {
             "Objects that went back because their tenant held its share",
             m.fairness_deferrals.clone(),
         );
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the log that nobody read in time",
+            m.log_lines_dropped.clone(),
+        );
         registry.register("budget_waits", "Calls that waited for their rate", m.budget_waits.clone());
         registry.register(
             "throttled_accounts",
@@ -326,6 +335,7 @@ impl Metrics {
     /// # Errors
     /// Never in practice: memory takes every byte.
     pub fn render(&self) -> Result<String, fmt::Error> {
+        self.log_lines_dropped.inner().store(telemetry::dropped_lines(), Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -1,7 +1,8 @@
-//! logferry's own log lines.
+//! logferry's own log lines. A thread of its own writes them, so that whoever does not read them holds up no delivery.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, sync::OnceLock};
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     filter::{ParseError, Targets},
     layer::SubscriberExt,
@@ -10,14 +11,28 @@ use tracing_subscriber::{
 
 use crate::config::{Log, LogFormat};
 
-/// Starts logging to standard error, once per process.
+/// Most lines that wait to be written, a few hundred bytes each; what comes beyond them is dropped, and counted.
+const MAX_WAITING: usize = 4096;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// How many lines were dropped because nobody read those before them.
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
+
+/// Starts logging to standard error, once per process. Dropping what comes back writes the lines that still wait; it gives up after
+/// a second.
 ///
 /// # Errors
 /// `log.filter` is not a filter.
-pub fn start(log: &Log) -> Result<(), ParseError> {
+pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
     let filter: Targets = log.filter.parse()?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
+    let (writer, guard) = writer.thread_name("log").finish(std::io::stderr());
+    DROPPED.get_or_init(|| writer.error_counter());
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     // A second call, as in a test, leaves the first in place.
     let _ = match log.format {
         LogFormat::Json => {
@@ -25,5 +40,5 @@ pub fn start(log: &Log) -> Result<(), ParseError> {
         }
         LogFormat::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init(),
     };
-    Ok(())
+    Ok(guard)
 }

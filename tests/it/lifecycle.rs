@@ -168,3 +168,29 @@ async fn its_endpoint_answers() {
     let address = first["http.listen"].as_str().expect("the address");
     assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
 }
+
+/// A pipe holds 64 KiB; whoever reads it may be stuck.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    let setup = Setup::new("unread-log").await;
+    let customer = setup.customer("acme").await;
+    let mut environment = setup.environment().await;
+    environment.insert(
+        "LOGFERRY_LOG__FILTER".to_owned(),
+        "info,aws_smithy_runtime=trace,hyper_util=trace".to_owned(),
+    );
+    let mut worker = Worker::start_unread(&environment).await;
+    let mut count = 0;
+    eventually("more lines come than may wait", async || {
+        count += 1;
+        let object = generated(&format!("acme/c/app/p/{count}"), 20, 40);
+        setup.upload(&object.key, object.bytes).await;
+        setup.acknowledged(&worker, count).await;
+        let dropped = worker.metrics().await.get("logferry_log_lines_dropped_total");
+        if dropped > 0.0 { Ok(()) } else { Err(format!("{dropped} were dropped")) }
+    })
+    .await;
+    assert_eq!(received_events(&setup.aws, &customer).await.len(), 20 * count);
+    worker.sigterm();
+    assert!(worker.wait().await.success());
+}

@@ -3,15 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Error,
+    io::{BufRead, BufReader, Error, Write},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
-use logferry_testbed::worker::WorkerProcess;
 pub(crate) use logferry_testbed::worker::http_get;
+use logferry_testbed::worker::{WorkerError, WorkerProcess};
 use serde_json::Value;
 
 use crate::{eventually::eventually, target::unique};
@@ -30,6 +30,14 @@ pub(crate) fn logferry(arguments: &[&str], environment: &[(&str, &str)]) -> Outp
         .expect("cargo built the program")
 }
 
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_logferry"))
+}
+
+fn log_file() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("worker-{}-{}.log", std::process::id(), unique()))
+}
+
 /// A running `logferry worker`; killed when dropped. Its log is shown if the test fails.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -40,11 +48,34 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts it with nothing but this environment, and waits until it says where it listens.
     pub(crate) async fn start(environment: &BTreeMap<String, String>) -> Self {
+        let log = log_file();
         let environment: Vec<_> = environment.iter().collect();
-        let log = format!("worker-{}-{}.log", std::process::id(), unique());
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(log);
-        let program = Path::new(env!("CARGO_BIN_EXE_logferry"));
-        let process = WorkerProcess::start(program, &environment, log).expect("cargo built the program");
+        Self::listening(WorkerProcess::start(program(), &environment, log)).await
+    }
+
+    /// The same, its log read up to the line that says where it listens, and held open unread from there on.
+    pub(crate) async fn start_unread(environment: &BTreeMap<String, String>) -> Self {
+        let log = log_file();
+        let environment: Vec<_> = environment.iter().collect();
+        let (reader, writer) = std::io::pipe().expect("the system has pipes");
+        let process = WorkerProcess::start_piped(program(), &environment, log.clone(), writer);
+        std::thread::spawn(move || {
+            let mut file = fs::OpenOptions::new().append(true).open(log).expect("it was created");
+            let mut lines = BufReader::new(reader);
+            let mut line = String::new();
+            while !line.contains("\"http.listen\"") {
+                line.clear();
+                lines.read_line(&mut line).expect("the log is text");
+                file.write_all(line.as_bytes()).expect("the disk has room");
+            }
+            // The program's end of the pipe must not break.
+            std::mem::forget(lines);
+        });
+        Self::listening(process).await
+    }
+
+    async fn listening(process: Result<WorkerProcess, WorkerError>) -> Self {
+        let process = process.expect("cargo built the program");
         let mut worker = Self { process, address: ([0, 0, 0, 0], 0).into() };
         worker.address = worker.process.listening().await.expect("the worker says where it listens");
         worker

@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, PipeWriter},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -90,7 +90,20 @@ impl WorkerProcess {
         environment: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
         log: PathBuf,
     ) -> Result<Self, WorkerError> {
-        Self::spawn(Command::new(program), program, environment, log)
+        Self::spawn(Command::new(program), program, environment, log, None)
+    }
+
+    /// The same, its log written to `pipe`. Whoever reads the pipe writes to `log` what [`WorkerProcess::listening`] looks for.
+    ///
+    /// # Errors
+    /// [`WorkerError::Start`] or [`WorkerError::Log`].
+    pub fn start_piped(
+        program: &Path,
+        environment: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
+        log: PathBuf,
+        pipe: PipeWriter,
+    ) -> Result<Self, WorkerError> {
+        Self::spawn(Command::new(program), program, environment, log, Some(pipe))
     }
 
     /// The same in a process group of its own: Ctrl-C is for the starter alone, which has to stop it.
@@ -104,7 +117,7 @@ impl WorkerProcess {
     ) -> Result<Self, WorkerError> {
         let mut command = Command::new(program);
         command.process_group(0);
-        Self::spawn(command, program, environment, log)
+        Self::spawn(command, program, environment, log, None)
     }
 
     fn spawn(
@@ -112,6 +125,7 @@ impl WorkerProcess {
         program: &Path,
         environment: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
         log: PathBuf,
+        pipe: Option<PipeWriter>,
     ) -> Result<Self, WorkerError> {
         let no_log = |source| WorkerError::Log { path: log.display().to_string(), source };
         let file = fs::File::create_new(&log).map_err(no_log)?;
@@ -123,7 +137,7 @@ impl WorkerProcess {
             .envs(environment.iter().map(|(name, value)| (name.as_ref(), value.as_ref())))
             .stdin(Stdio::null())
             .stdout(file.try_clone().map_err(no_log)?)
-            .stderr(file)
+            .stderr(pipe.map_or_else(|| Stdio::from(file), Stdio::from))
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| WorkerError::Start { program: program.display().to_string(), source })?;
