@@ -446,9 +446,8 @@ impl std::str::FromStr for SourceBucket {
             Some((name, owner)) => (name, Some(owner)),
             None => (text, None),
         };
-        let name = old_bucket_name(name).map_err(|problem| {
-            format!("{text:?} is not NAME or NAME=OWNER with a bucket's name: {problem}")
-        })?;
+        let name = old_bucket_name(name)
+            .map_err(|problem| format!("{text:?} is not NAME or NAME=OWNER with a bucket name: {problem}"))?;
         if let Some(owner) = owner
             && (owner.len() != 12 || !owner.bytes().all(|byte| byte.is_ascii_digit()))
         {

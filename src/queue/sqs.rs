@@ -127,7 +127,7 @@ impl Queue for SqsQueue {
 
     async fn send_anew(&self, entries: &[SentAnew]) -> Vec<Result<(), QueueError>> {
         let now = Timestamp::now();
-        let requests = entries.iter().enumerate().map(|(index, entry)| sending::anew(index, entry, now));
+        let requests = entries.iter().map(|entry| sending::anew(entry, now));
         sending::send(&self.clients.sending, &self.url, requests.collect()).await
     }
 

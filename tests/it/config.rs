@@ -106,7 +106,7 @@ fn names_are_such_as_aws_has() {
         (
             "AWS_REGION",
             "eu-west-1".to_owned(),
-            ["queue.url", "is in Region eu-central-1, and aws.region is eu-west-1"],
+            ["queue.url", "is in Region eu-central-1, and calls go to eu-west-1"],
         ),
         ("AWS_REGION", "eu-central-1\n".to_owned(), ["aws.region", "no Region"]),
         ("LOGFERRY_SOURCE__BUCKETS", "stag ing".to_owned(), ["source.buckets", "bucket name"]),

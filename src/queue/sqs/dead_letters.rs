@@ -65,7 +65,7 @@ impl DeadLetters for SqsDeadLetters {
     }
 
     async fn send_back(&self, bodies: &[&str]) -> Vec<Result<(), QueueError>> {
-        let entries = bodies.iter().enumerate().map(|(index, body)| sending::plain(index, body));
+        let entries = bodies.iter().map(|body| sending::plain(body));
         sending::send(&self.client, &self.source_url, entries.collect()).await
     }
 

@@ -42,7 +42,9 @@ pub(super) async fn send(
     let mut entries = entries.into_iter();
     let mut results = Vec::new();
     for range in batches(&lengths) {
-        let batch: Vec<_> = entries.by_ref().take(range.len()).collect();
+        let batch = entries.by_ref().take(range.len()).zip(0..);
+        // By its id an entry is found in the answer of its own call.
+        let batch: Vec<_> = batch.map(|(entry, place)| identified(entry, place)).collect();
         if lengths[range.start] > MAX_MESSAGE_BYTES {
             let length = lengths[range.start];
             let problem =
@@ -61,18 +63,23 @@ pub(super) async fn send(
     results
 }
 
-/// An entry with a text alone; ids only have to differ within a call.
-pub(super) fn plain(index: usize, body: &str) -> SendMessageBatchRequestEntry {
-    let entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(body);
+/// An entry with a text alone, for a call of its own or for [`send`].
+pub(super) fn plain(body: &str) -> SendMessageBatchRequestEntry {
+    let entry = SendMessageBatchRequestEntry::builder().id("0").message_body(body);
     entry.build().expect("id and body are set")
 }
 
+fn identified(mut entry: SendMessageBatchRequestEntry, place: usize) -> SendMessageBatchRequestEntry {
+    entry.id = place.to_string();
+    entry
+}
+
 /// An entry that takes a message's place; `now` is our clock's time.
-pub(super) fn anew(index: usize, sent: &SentAnew, now: Timestamp) -> SendMessageBatchRequestEntry {
+pub(super) fn anew(sent: &SentAnew, now: Timestamp) -> SendMessageBatchRequestEntry {
     let message = &sent.message;
     let age = SignedDuration::try_from(message.age()).unwrap_or(SignedDuration::MAX);
     let first_received = now.checked_sub(age).unwrap_or(Timestamp::MIN).as_millisecond();
-    let mut entry = plain(index, &message.body);
+    let mut entry = plain(&message.body);
     entry.delay_seconds = Some(whole_seconds(sent.delay.min(MAX_DELAY)));
     entry.message_group_id = sent.tenant_id.clone().filter(|id| is_group_id(id));
     let mut attributes = HashMap::from([
@@ -93,7 +100,7 @@ pub(super) fn anew(index: usize, sent: &SentAnew, now: Timestamp) -> SendMessage
 
 /// An entry that SQS must refuse, twice over: it has no text, and a delay that is too long.
 pub(super) fn impossible() -> SendMessageBatchRequestEntry {
-    let mut entry = plain(0, "");
+    let mut entry = plain("");
     entry.delay_seconds = Some(whole_seconds(MAX_DELAY) + 1);
     entry
 }
@@ -180,6 +187,8 @@ fn batches(lengths: &[usize]) -> Vec<Range<usize>> {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
+    use logferry_sandbox::Sandbox;
+    use logferry_testbed::provision::{Aws, Provider, ProviderSpec};
     use tokio::time::Instant;
 
     use super::*;
@@ -196,6 +205,25 @@ mod tests {
         check(&[1, MAX_MESSAGE_BYTES + 1, 1, 1], &[0..1, 1..2, 2..4]);
     }
 
+    /// What has no room in one call goes out in several, and each entry has the answer of its own.
+    #[tokio::test]
+    async fn answers_of_several_calls_reach_their_entries() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let provider = Provider::create(&aws, &ProviderSpec::new("calls")).await.expect("it can be set up");
+        let sqs = aws.account(&provider.account).sqs();
+        let of = |length: usize| plain(&"b".repeat(length));
+        let most = MAX_MESSAGE_BYTES;
+        let entries = vec![of(most / 2), of(most / 2 + 1), of(1), of(most + 1), of(most / 2), of(most)];
+        let results = send(&sqs, &provider.queue_url, entries).await;
+        assert_eq!(
+            results.iter().map(Result::is_ok).collect::<Vec<_>>(),
+            [true, true, true, false, true, true]
+        );
+        let counts = sandbox.queue_counts(&provider.queue_arn).expect("the queue is there");
+        assert_eq!(counts.visible, 5);
+    }
+
     /// Attributes of ours do not fit beside a text of SQS's greatest length: no call is made for such a message.
     #[tokio::test]
     async fn what_is_too_long_for_sqs_is_refused_without_a_call() {
@@ -203,13 +231,13 @@ mod tests {
             .behavior_version(aws_sdk_sqs::config::BehaviorVersion::latest())
             .build();
         let client = Client::from_conf(config);
-        let too_long = |index| {
-            let mut entry = plain(index, &"b".repeat(MAX_MESSAGE_BYTES - 20));
+        let too_long = || {
+            let mut entry = plain(&"b".repeat(MAX_MESSAGE_BYTES - 20));
             entry.message_attributes =
                 Some(HashMap::from([(ATTEMPTS.to_owned(), text_attribute("7".to_owned()))]));
             entry
         };
-        let results = send(&client, "http://localhost", vec![too_long(0), too_long(1)]).await;
+        let results = send(&client, "http://localhost", vec![too_long(), too_long()]).await;
         assert_eq!(results.len(), 2);
         for result in results {
             assert!(
@@ -321,8 +349,8 @@ mod tests {
             let (message, delay) = (Arc::new(message), Duration::from_millis(61_500));
             let now = Timestamp::from_second(1_000_000).expect("a time");
             let tenant_id = tenant.map(str::to_owned);
-            let entry = anew(3, &SentAnew { message, refusals: 2, delay, tenant_id }, now);
-            assert_eq!((entry.id(), entry.message_body(), entry.delay_seconds()), ("3", "text", Some(62)));
+            let entry = anew(&SentAnew { message, refusals: 2, delay, tenant_id }, now);
+            assert_eq!((entry.message_body(), entry.delay_seconds()), ("text", Some(62)));
             let attribute = |name| entry.message_attributes().and_then(|all| all.get(name)?.string_value());
             assert_eq!((attribute(ATTEMPTS), attribute(REFUSALS)), (Some("7"), Some("2")));
             let first: i64 = attribute(FIRST_RECEIVED).expect("it is there").parse().expect("a number");
