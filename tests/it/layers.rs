@@ -10,6 +10,7 @@ const ADAPTERS: &[&str] = &[
     "app.rs",
     "app/commands.rs",
     "app/outbound.rs",
+    "app/profile.rs",
     "app/readiness.rs",
     "aws.rs",
     "copy/s3.rs",
