@@ -1,8 +1,8 @@
 //! What is known of log streams, shared by all deliveries of a worker.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::recent::Recent;
 
@@ -33,6 +33,18 @@ pub struct StreamKey {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     pub(super) sequence_token: Option<String>,
+    /// When it took a request last.
+    pub(super) took_at: Option<Instant>,
+}
+
+/// How long what a stream took says that nothing is wrong with its group.
+const RECENT: Duration = Duration::from_secs(600);
+
+impl Stream {
+    /// Whether it took a request a short time ago, of any object.
+    pub(super) fn took_lately(&self) -> bool {
+        self.took_at.is_some_and(|at| at.elapsed() < RECENT)
+    }
 }
 
 impl Streams {

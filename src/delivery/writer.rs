@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{
     LaneError,
     blame::{self, Blame, Refusal},
@@ -157,19 +159,21 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         let stream = self.streams.get(&self.key);
         let mut stream = stream.lock().await;
         let mut blame = Blame::default();
+        let took_lately = stream.took_lately();
         let mut from = 0;
         while from < batch.len() && put.error.is_none() {
             let part = blame.next().unwrap_or_else(|| batch.part(from));
             match self.put_part(batch, &part, &mut stream).await {
                 Ok(rejected) => {
                     self.record.taken();
+                    stream.took_at = Some(Instant::now());
                     put.requests += 1;
                     put.rejections.add(&part, &rejected);
                     from = part.end;
                     put.answered = from;
                 }
                 Err(error @ LaneError::Sink(SinkError::Refused(_))) => {
-                    match blame.refused(part.clone(), self.record.took_some()) {
+                    match blame.refused(part.clone(), took_lately || self.record.took_some()) {
                         Refusal::Event if self.record.refused() => {
                             put.rejections.refuse(part.start);
                             from = part.end;
@@ -184,7 +188,11 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         }
         if put.error.is_none() {
             // A group that took nothing may be to blame as well.
-            if self.record.took_some() { put.answered = from } else { put.error = refusal.take() }
+            if took_lately || self.record.took_some() {
+                put.answered = from;
+            } else {
+                put.error = refusal.take();
+            }
         }
         // What was refused behind the last acceptance may have been the group's fault.
         put.rejections.truncate(put.answered);

@@ -192,6 +192,28 @@ async fn a_refused_event_that_is_a_batch_does_not_hold_up_the_next_ones() {
     assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(3));
 }
 
+/// Of the first batch everything is refused, and another object shows that the group takes what is right.
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_that_comes_first_does_not_hold_up_the_rest_of_a_stream_in_use() {
+    let quarantine = Some(MemoryQuarantine::default());
+    let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), quarantine, ..world() };
+    world.settings.max_batch_events = 1;
+    world.put(KEY, in_turns(5, 1));
+    ["0", "1"].iter().for_each(|bad| world.sinks.refuse_message(bad));
+    let pipeline = world.pipeline();
+    let report = pipeline.process(&event(&[KEY]), &world.stop).await;
+    assert_eq!(report.failures[0].failure.reason(), "batch_refused", "the group took nothing yet");
+    let other = KEY.replace("1.json", "2.json");
+    let record = json!({"message": "7", "timestamp": "2026-11-10T08:00:00Z"}).to_string();
+    world.put(&other, object(gzip(record.as_bytes())));
+    for key in [&other, KEY] {
+        let report = pipeline.process(&event(&[key]), &world.stop).await;
+        assert!(report.failures.is_empty(), "{report:?}");
+    }
+    assert_eq!(sorted(&world), [2, 3, 4, 7]);
+    assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(2));
+}
+
 /// The search itself may come to an end: what it put is not put again.
 #[tokio::test(start_paused = true)]
 async fn a_search_that_fails_repeats_nothing() {
