@@ -1,8 +1,8 @@
 //! Which events of a refused request are to blame. Pure.
 //!
 //! CloudWatch Logs refuses a request whole and does not say for which event. The request is put again in halves, the first half
-//! first, down to single events: so the others arrive, in their order. A request of a single event is put a second time. Where both halves of a half are refused
-//! although the group took nothing yet, the fault lies with the group, and the search ends.
+//! first, down to single events: so the others arrive, in their order. A request of a single event is put a second time. Where
+//! both halves of a half are refused although the group took nothing yet, the fault lies with the group, and the search ends.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
