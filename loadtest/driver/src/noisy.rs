@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use crate::{
-    ordinary::{Ordinary, RECORDS, parcel, percentile, ratio, wait},
+    ordinary::{Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
     run::Through,
     sandbox::SandboxProcess,
     scale::{Part, results},
@@ -57,7 +57,7 @@ impl Default for Load {
     }
 }
 
-/// What came of it: milliseconds from event to acceptance, of each object of each ordinary tenant.
+/// What came of it: microseconds from event to acceptance, of each object of each ordinary tenant.
 #[derive(Debug)]
 pub(crate) struct Latencies {
     load: Load,
@@ -104,9 +104,9 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<La
             let all: Vec<i64> = found.iter().flatten().copied().collect();
             eprintln!(
                 "{phase:?}, round {round}: p50 {} ms, p95 {} ms, p99 {} ms",
-                percentile(&all, 50),
-                percentile(&all, 95),
-                percentile(&all, 99)
+                milliseconds(percentile(&all, 50)),
+                milliseconds(percentile(&all, 95)),
+                milliseconds(percentile(&all, 99))
             );
             let kept = if phase == Phase::Calm { &mut latencies.calm } else { &mut latencies.noisy };
             iter::zip(kept, found).for_each(|(kept, found)| kept.extend(found));
@@ -191,7 +191,7 @@ impl fmt::Display for Latencies {
         )?;
         writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         let mut row = |name: &str, calm: &[i64], noisy: &[i64]| {
-            let figures = |of: &[i64]| [50, 95, 99].map(|p| percentile(of, p).to_string()).join(" | ");
+            let figures = |of: &[i64]| [50, 95, 99].map(|p| milliseconds(percentile(of, p))).join(" | ");
             let ratio = ratio(calm, noisy, 95);
             writeln!(f, "| {name} | {} | {} | {} | {ratio:.2} |", noisy.len(), figures(calm), figures(noisy))
         };
@@ -212,12 +212,15 @@ mod tests {
     fn the_ratio_is_of_all_together() {
         let ordinary = Ordinary { tenants: 2, ..Ordinary::default() };
         let load = Load { ordinary, ..Load::default() };
-        let calm = vec![vec![10; 100], vec![20; 100]];
-        let noisy = vec![vec![10; 100], vec![30; 100]];
+        let calm = vec![vec![10_000; 100], vec![20_000; 100]];
+        let noisy = vec![vec![10_000; 100], vec![30_000; 100]];
         let latencies = Latencies { load, calm, noisy };
         assert!((latencies.ratio(95) - 1.5).abs() < 1e-9 && (latencies.ratio(50) - 1.0).abs() < 1e-9);
         let text = latencies.to_string();
-        assert!(text.contains("| all | 200 | 10 | 20 | 20 | 10 | 30 | 30 | 1.50 |"), "{text}");
-        assert!(text.contains("| tenant-0 | 100 | 10 | 10 | 10 | 10 | 10 | 10 | 1.00 |"), "{text}");
+        assert!(text.contains("| all | 200 | 10.0 | 20.0 | 20.0 | 10.0 | 30.0 | 30.0 | 1.50 |"), "{text}");
+        assert!(
+            text.contains("| tenant-0 | 100 | 10.0 | 10.0 | 10.0 | 10.0 | 10.0 | 10.0 | 1.00 |"),
+            "{text}"
+        );
     }
 }

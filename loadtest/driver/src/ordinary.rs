@@ -59,7 +59,7 @@ impl Ordinary {
         (0..count).map(parcel).collect()
     }
 
-    /// Publishes the events at a steady rate, and says when each was, in milliseconds since 1970.
+    /// Publishes the events at a steady rate, and returns when each was, in microseconds since 1970.
     ///
     /// # Errors
     /// One of them cannot be published.
@@ -69,7 +69,7 @@ impl Ordinary {
         let mut sent = Vec::new();
         for event in events {
             ticks.tick().await;
-            sent.push(Timestamp::now().as_millisecond());
+            sent.push(Timestamp::now().as_microsecond());
             let (stage, event) = (Arc::clone(stage), event.clone());
             publishing.spawn(async move { stage.announce(&[event]).await });
         }
@@ -79,7 +79,7 @@ impl Ordinary {
         Ok(sent)
     }
 
-    /// Milliseconds from event to acceptance, tenant by tenant, of the objects behind the warm-up, which were sent then.
+    /// Microseconds from event to acceptance, tenant by tenant, of the objects behind the warm-up, which were sent then.
     ///
     /// # Errors
     /// An object has not arrived.
@@ -127,7 +127,8 @@ pub(crate) async fn wait(
     }
 }
 
-/// How long each object took, by its number and when its event was.
+/// Microseconds that each object took, by its number and when its event was. CloudWatch Logs tells a time of acceptance in whole
+/// milliseconds, rounded down; half of one is added.
 fn latencies_of(
     arrivals: &BTreeMap<String, Vec<i64>>,
     sent: impl Iterator<Item = (u64, i64)>,
@@ -136,7 +137,7 @@ fn latencies_of(
         let arrivals = arrivals.get(&first_message(number));
         let first =
             arrivals.and_then(|times| times.iter().min()).with_context(|| format!("object {number}"))?;
-        Ok(first - at)
+        Ok(1000 * first + 500 - at)
     })
     .collect()
 }
@@ -175,6 +176,11 @@ pub(crate) fn percentile(figures: &[i64], per_cent: usize) -> i64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
+/// Microseconds as milliseconds with one decimal place.
+pub(crate) fn milliseconds(microseconds: i64) -> String {
+    format!("{:.1}", microseconds as f64 / 1e3)
+}
+
 /// What that percentile is beside others' trouble, in units of what it is without.
 pub(crate) fn ratio(calm: &[i64], beside: &[i64], per_cent: usize) -> f64 {
     percentile(beside, per_cent) as f64 / percentile(calm, per_cent).max(1) as f64
@@ -196,7 +202,7 @@ mod tests {
     #[test]
     fn a_lost_object_is_no_latency() {
         let arrivals = BTreeMap::from([(first_message(1), vec![17, 15])]);
-        assert_eq!(latencies_of(&arrivals, [(1, 10)].into_iter()).expect("it arrived"), [5]);
+        assert_eq!(latencies_of(&arrivals, [(1, 10_200)].into_iter()).expect("it arrived"), [5_300]);
         latencies_of(&arrivals, [(2, 10)].into_iter()).expect_err("it did not");
     }
 }
