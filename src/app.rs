@@ -1,6 +1,7 @@
 //! Makes the live parts out of a configuration: the one place that names adapters.
 
 pub mod commands;
+mod metrics;
 mod outbound;
 mod profile;
 mod readiness;
@@ -13,15 +14,15 @@ use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::readiness::Readiness;
+use self::{metrics::Metrics, readiness::Readiness};
 use crate::{
     batch::MAX_BATCH_EVENTS,
+    breaker::ProbeIntervals,
     budget::{Budgets, Rates},
     config::{Config, Problem, SourceBucket},
     copy::s3::{Addressing, S3Copier},
     credentials::{
         assumed::{AssumeRequest, AssumedRole},
-        breaker::ProbeIntervals,
         customers::{Customers, SessionSettings},
     },
     delivery::MAX_STREAMS,
@@ -32,10 +33,9 @@ use crate::{
         claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
     },
-    metrics::Metrics,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings, Ports},
-    quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
+    quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
@@ -113,7 +113,7 @@ impl App {
                 negative_ttl: config.tenants.negative_ttl,
                 max_stale: config.tenants.max_stale,
             },
-            metrics.clone(),
+            metrics.tenants.clone(),
         );
         let queue = SqsQueue::new(
             Clients {
@@ -131,11 +131,12 @@ impl App {
             lease: config.ledger.lease,
             out_of_reach_after: config.ledger.out_of_reach_after,
         };
-        let claims = Claims::new(ledger, claims, metrics.clone());
-        let quarantine = quarantine(&config, &sdk, &metrics)?;
+        let claims = Claims::new(ledger, claims, metrics.ledger.clone());
+        let quarantine = quarantine(&config, &sdk, metrics.quarantine.clone())?;
         let sessions = session_settings(&config);
-        let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
-        let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
+        let customers = Customers::new(&sdk, &central, sessions, metrics.roles.clone());
+        let groups =
+            GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
         let tidying = tidy(customers.clone(), groups.clone());
         let sinks =
             CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
@@ -146,14 +147,18 @@ impl App {
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
                 sinks,
-                Budgets::new(rates, config.queue.max_retry_delay, metrics.clone()),
+                Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
             ),
             copier: S3Copier::new(&sdk, addressing(&config), customers, central.clone()),
             claims: claims.clone(),
             quarantine,
         };
-        let pipeline =
-            Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.clone(), Arc::clone(&health)));
+        let pipeline = Arc::new(Pipeline::new(
+            ports,
+            pipeline_settings(&config)?,
+            metrics.pipeline.clone(),
+            Arc::clone(&health),
+        ));
         let calling = short_sqs_client(&sdk, config.delivery.attempts);
         let readiness = Readiness {
             health: Arc::clone(&health),
@@ -172,7 +177,7 @@ impl App {
         let endpoint = tokio::spawn(http::serve(
             listener,
             Arc::clone(&health),
-            metrics.clone(),
+            metrics.registry(),
             served.clone().cancelled_owned(),
         ));
         let drained = worker::run(
@@ -184,7 +189,7 @@ impl App {
             worker_settings(&config),
             stop,
             health,
-            metrics,
+            metrics.worker,
         )
         .await;
         // Served through the drain, so that readiness can fail while it lasts.
@@ -376,12 +381,16 @@ fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
 }
 
 /// None if the configuration has none.
-fn quarantine(config: &Config, sdk: &SdkConfig, metrics: &Metrics) -> anyhow::Result<Option<Quarantine>> {
+fn quarantine(
+    config: &Config,
+    sdk: &SdkConfig,
+    metrics: quarantine::Metrics,
+) -> anyhow::Result<Option<Quarantine>> {
     let Some(SourceBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
     let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
         .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
     let store = S3Quarantine::new(s3_client(config, sdk), name, owner);
-    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics.clone())))
+    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics)))
 }
 
 fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<SourceBucket>> {

@@ -15,10 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
 use crate::{
-    credentials::breaker::{Admission, Breaker, Change, ProbeIntervals, now},
-    metrics::{Call, Metrics},
-    sink::SinkError,
+    breaker::{Admission, Breaker, Change, ProbeIntervals, now},
+    metrics::Call,
 };
 
 /// How long an account that throttles, or has no answer, is left alone. A quota is per second, so a second may do; where it does not, the account
@@ -39,6 +43,53 @@ pub struct Rates {
     pub puts: u32,
     /// CreateLogStream.
     pub stream_creations: u32,
+}
+
+/// Metrics of all budgets.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// `logferry_budget_waits_total{call}`: calls that waited for `delivery.put_rate` or `delivery.create_stream_rate`.
+    pub budget_waits: Family<Call, Counter>,
+    /// `logferry_throttled_accounts`: accounts and Regions that throttle, and are left alone for a moment.
+    pub throttled_accounts: Gauge,
+}
+
+impl Metrics {
+    /// Registers both.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("budget_waits", "Calls that waited for their rate", self.budget_waits.clone());
+        registry.register(
+            "throttled_accounts",
+            "Accounts and Regions left alone for a moment because they throttle",
+            self.throttled_accounts.clone(),
+        );
+    }
+}
+
+/// Why an account is not asked now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pausing {
+    /// The account throttled a moment ago.
+    Throttled {
+        /// How long until it is asked again.
+        retry_in: Duration,
+    },
+    /// The account, or several accounts of its Region, did not answer a moment ago.
+    Unanswered {
+        /// How long until it is asked again.
+        retry_in: Duration,
+    },
+}
+
+/// Answer of an account to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Any answer but throttling.
+    Answered,
+    /// The account throttles, after the SDK's retries too.
+    Throttled,
+    /// There was no answer, or one of 5xx.
+    Unanswered,
 }
 
 /// The budgets of all accounts and Regions; clones share them.
@@ -181,20 +232,19 @@ impl Budgets {
     ///
     /// # Errors
     /// As [`Budgets::enter`] has them.
-    pub fn check(&self, account: &str, region: &str) -> Result<(), SinkError> {
+    pub fn check(&self, account: &str, region: &str) -> Result<(), Pausing> {
         let place = (account.to_owned(), region.to_owned());
-        self.with(&place, |budget, silent, now| held(&place, budget, silent.get(region), now))
+        self.with(&place, |budget, silent, now| held(budget, silent.get(region), now))
     }
 
     /// Asks whether an account may be asked; takes its probe if one is due.
     ///
     /// # Errors
-    /// It throttled a moment ago, [`SinkError::Paused`]; or it did not answer, or several of its Region did not,
-    /// [`SinkError::Unreached`].
-    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, SinkError> {
+    /// See [`Pausing`].
+    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, Pausing> {
         let place = (account.to_owned(), region.to_owned());
         let (probe, region_probe) = self.with(&place, |budget, silent, now| {
-            held(&place, budget, silent.get(region), now)?;
+            held(budget, silent.get(region), now)?;
             let of_region = silent.get_mut(region).and_then(|silence| {
                 silence.used = now;
                 silence.pause.admit(now)
@@ -258,15 +308,14 @@ impl Budgets {
 }
 
 /// The error that says why nothing may be asked now, if so.
-fn held(place: &Place, budget: &Budget, silence: Option<&Silence>, now: Instant) -> Result<(), SinkError> {
+fn held(budget: &Budget, silence: Option<&Silence>, now: Instant) -> Result<(), Pausing> {
     let of_place = budget.pause.held(now);
     let of_region = silence.and_then(|silence| silence.pause.held(now));
     let Some(retry_in) = of_place.max(of_region) else { return Ok(()) };
-    let (account, region) = place.clone();
-    if of_region.is_none() && budget.cause == Cause::Throttled {
-        return Err(SinkError::Paused { account, region, retry_in });
+    match budget.cause {
+        Cause::Throttled if of_region.is_none() => Err(Pausing::Throttled { retry_in }),
+        _ => Err(Pausing::Unanswered { retry_in }),
     }
-    Err(SinkError::Unreached { region, retry_in })
 }
 
 impl Ticket {
@@ -288,20 +337,12 @@ impl Ticket {
         }
     }
 
-    /// Heeds what the account answered, or that it did not.
-    pub fn heed<T>(&self, answer: &Result<T, SinkError>) {
+    /// Pauses the account, or ends its pause, after an answer.
+    pub fn heed(&self, answer: Answer) {
         let trouble = match answer {
-            Err(SinkError::Throttled(_)) => Some(Cause::Throttled),
-            Err(SinkError::Unavailable(_)) => Some(Cause::Unanswered),
-            // Nothing was asked.
-            Err(
-                SinkError::Session(_)
-                | SinkError::LeaseEnded(_)
-                | SinkError::Held { .. }
-                | SinkError::Paused { .. }
-                | SinkError::Unreached { .. },
-            ) => return,
-            Ok(_) | Err(_) => None,
+            Answer::Answered => None,
+            Answer::Throttled => Some(Cause::Throttled),
+            Answer::Unanswered => Some(Cause::Unanswered),
         };
         let (account, region) = &self.place;
         let (change, of_region) = self.budgets.with(&self.place, |budget, silent, now| {

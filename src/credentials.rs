@@ -5,7 +5,6 @@
 //! [`role_breaker`] joins them. Credentials live in memory alone and are never logged.
 
 pub mod assumed;
-pub mod breaker;
 pub mod customers;
 pub mod flight;
 pub mod identity;

@@ -13,13 +13,14 @@ use axum::{
 };
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{health::Health, metrics::Metrics};
+use crate::{health::Health, metrics::render};
 
 /// What prometheus-client writes. Source: the OpenMetrics specification, "Overall structure".
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,10 +37,10 @@ const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
-    metrics: Metrics,
+    metrics: Registry,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let router = router(health, metrics);
+    let router = router(health, Arc::new(metrics));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let closing = CancellationToken::new();
     let mut connections: VecDeque<AbortOnDropHandle<()>> = VecDeque::new();
@@ -77,7 +78,7 @@ pub async fn serve(
     }
 }
 
-fn router(health: Arc<Health>, metrics: Metrics) -> Router {
+fn router(health: Arc<Health>, metrics: Arc<Registry>) -> Router {
     let alive = Arc::clone(&health);
     Router::new()
         .route("/healthz", get(async move || answer(alive.alive())))
@@ -109,8 +110,8 @@ fn answer(state: Result<(), String>) -> Response {
     }
 }
 
-fn scrape(metrics: &Metrics) -> Response {
-    match metrics.render() {
+fn scrape(metrics: &Registry) -> Response {
+    match render(metrics) {
         Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -5,6 +5,7 @@
 
 mod copies;
 mod logs;
+mod metrics;
 mod reading;
 mod refusals;
 mod wanted;
@@ -28,7 +29,7 @@ use crate::{
         Ledger,
         claim::{Claim, Claimed, Claims},
     },
-    metrics::{Metrics, Reason},
+    metrics::Reason,
     object::{ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
@@ -38,6 +39,7 @@ use crate::{
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 
+pub use self::metrics::Metrics;
 use self::{refusals::Refusals, windows::Windows};
 
 /// What the configuration says of objects and verdicts.

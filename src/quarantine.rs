@@ -13,13 +13,17 @@ use std::{collections::BTreeMap, fmt, future::Future, io::Write, pin::Pin, sync:
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 
 use crate::{
     batch::Rejection,
     digest,
     event::ObjectRef,
     ledger::{EntryKey, Position},
-    metrics::{Metrics, Reason},
+    metrics::Reason,
 };
 
 /// A file goes out with its batch, but not later than when it has grown to that many bytes ...
@@ -136,6 +140,21 @@ impl QuarantinePrefix {
     fn render(&self, tenant_id: &str) -> String {
         let tenant_id = &tenant_id[..tenant_id.floor_char_boundary(MAX_TENANT_BYTES)];
         [&self.before, tenant_id, &self.after].concat()
+    }
+}
+
+/// Metrics of the quarantine.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// `logferry_quarantined_total{reason}`: lines written to the quarantine. A record that was split may have several, and a
+    /// repeated delivery counts its lines again.
+    pub quarantined: Family<Reason, Counter>,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("quarantined", "Lines written to the quarantine", self.quarantined.clone());
     }
 }
 

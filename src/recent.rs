@@ -9,7 +9,7 @@ use std::{
 
 use lru::LruCache;
 
-use crate::credentials::breaker::now;
+use crate::breaker::now;
 
 /// A handle on something that its clones share.
 pub trait Handle: Clone {

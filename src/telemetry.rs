@@ -1,7 +1,13 @@
 //! logferry's own log lines. A thread of its own writes them, so that whoever does not read them holds up no delivery.
 
-use std::{io::IsTerminal, sync::OnceLock};
+use std::{fmt, io::IsTerminal, sync::OnceLock};
 
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::counter::ConstCounter,
+    registry::Registry,
+};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     filter::{ParseError, Targets},
@@ -16,9 +22,23 @@ const MAX_WAITING: usize = 4096;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// How many lines were dropped because nobody read those before them.
-pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+/// Lines dropped because nobody read the lines before them, as a metric.
+#[derive(Debug)]
+struct DroppedLines;
+
+impl Collector for DroppedLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let dropped = DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64);
+        let counter = ConstCounter::new(dropped);
+        let help = "Lines of the log that nobody read in time.";
+        let metric = encoder.encode_descriptor("log_lines_dropped", help, None, counter.metric_type())?;
+        counter.encode(metric)
+    }
+}
+
+/// Registers `logferry_log_lines_dropped_total`: lines of the log that nobody read in time.
+pub fn register_dropped_lines(registry: &mut Registry) {
+    registry.register_collector(Box::new(DroppedLines));
 }
 
 /// Starts logging to standard error, once per process. Dropping what comes back writes the lines that still wait; it gives up after

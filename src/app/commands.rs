@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use super::{EVERYTHING, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client};
 use crate::{
+    breaker,
     config::{Config, Problem, SourceBucket},
     credentials::{
         assumed::AssumedRole,
@@ -11,7 +12,6 @@ use crate::{
         identity::{Identity, WhoAmIError, identity},
     },
     ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
-    metrics::Metrics,
     object::bucket::{self, BucketError},
     queue::{
         Queue, QueueError,
@@ -136,8 +136,9 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &sdk)?;
     let sessions = session_settings(config);
-    let customers = Customers::new(&sdk, &central, sessions, Metrics::new());
-    let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, Metrics::new());
+    let customers = Customers::new(&sdk, &central, sessions, breaker::Metrics::default());
+    let groups =
+        GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, breaker::Metrics::default());
     Ok(Instruments {
         rows: rows(config, &sdk, table),
         sqs: sqs_client(config, &sdk),

@@ -15,13 +15,15 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 use super::{
     AssumeError, RoleArn,
     assumed::{AssumeRequest, AssumedRole, session_name},
-    breaker::ProbeIntervals,
     flight::Flight,
     identity::{WhoAmIError, identity},
     role_breaker::RoleBreaker,
     scope::Scope,
 };
-use crate::{metrics::Metrics, recent::Recent};
+use crate::{
+    breaker::{Metrics, ProbeIntervals},
+    recent::Recent,
+};
 
 /// What every customer's session has in common.
 #[derive(Clone, Copy, Debug)]
@@ -316,7 +318,7 @@ mod tests {
             cache_capacity: 1,
             probe_intervals: ProbeIntervals { first: hour, longest: hour },
         };
-        let customers = Customers::new(&base, &central, settings, Metrics::new());
+        let customers = Customers::new(&base, &central, settings, Metrics::default());
         let entry = |group: &str| Entry {
             tenant_id: "acme".to_owned(),
             role: customer.role_arn.parse().expect("a role"),

@@ -3,15 +3,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use prometheus_client::registry::Registry;
 
-use super::{
-    AssumeError, RoleArn,
-    breaker::{Admission, Breaker, Change, ProbeIntervals, now},
-    flight::Flight,
-    refusal::Cause,
-};
-use crate::metrics::{BreakerChange, Metrics};
+use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause};
+use crate::breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now};
 
 /// Stands between STS and the sessions of one tenant in one role.
 #[derive(Debug)]
@@ -19,9 +14,7 @@ pub struct RoleBreaker {
     tenant_id: String,
     role: RoleArn,
     intervals: ProbeIntervals,
-    /// Of all metrics the two that are its own: there are two breakers for each tenant.
-    gauge: Gauge,
-    changes: Family<BreakerChange, Counter>,
+    metrics: Metrics,
     state: Mutex<State>,
     flight: Arc<Flight>,
 }
@@ -33,6 +26,17 @@ struct State {
     refusal: Option<(Arc<AssumeError>, Cause)>,
 }
 
+/// Registers `logferry_role_breakers_open`, the customers' roles that STS refuses and only probes ask for, and
+/// `logferry_role_breaker_changes_total{change, cause}`, by the cause of the refusal.
+pub fn register(metrics: &Metrics, registry: &mut Registry) {
+    registry.register("role_breakers_open", "Customers' roles that STS refuses", metrics.open.clone());
+    registry.register(
+        "role_breaker_changes",
+        "Changes of roles' breakers by cause of the refusal",
+        metrics.changes.clone(),
+    );
+}
+
 impl RoleBreaker {
     /// A closed one.
     pub fn new(tenant_id: &str, role: RoleArn, intervals: ProbeIntervals, metrics: &Metrics) -> Self {
@@ -40,8 +44,7 @@ impl RoleBreaker {
             tenant_id: tenant_id.to_owned(),
             role,
             intervals,
-            gauge: metrics.role_breakers_open.clone(),
-            changes: metrics.role_breaker_changes.clone(),
+            metrics: metrics.clone(),
             state: Mutex::new(State { breaker: Breaker::new(intervals), refusal: None }),
             flight: Arc::default(),
         }
@@ -54,8 +57,7 @@ impl RoleBreaker {
             tenant_id: self.tenant_id.clone(),
             role: self.role.clone(),
             intervals: self.intervals,
-            gauge: self.gauge.clone(),
-            changes: self.changes.clone(),
+            metrics: self.metrics.clone(),
             state: Mutex::new(State { breaker: Breaker::new(self.intervals), refusal: None }),
             flight: Arc::default(),
         }
@@ -104,7 +106,7 @@ impl RoleBreaker {
             state.refusal = Some((Arc::clone(&refusal), cause));
             (change, state.breaker.probe_in(now).unwrap_or_default())
         };
-        self.count(change, cause);
+        self.metrics.count(change, cause.word());
         let consequence = match change {
             Change::Opened => "a role is refused: its breaker opens, and its messages wait",
             Change::ProbeRefused | Change::Closed => "a role is still refused: its breaker stays open",
@@ -129,7 +131,7 @@ impl RoleBreaker {
             (state.breaker.succeed(), state.refusal.take())
         };
         if let (Some(change), Some((_, cause))) = (change, refusal) {
-            self.count(change, cause);
+            self.metrics.count(change, cause.word());
             tracing::info!(
                 tenant.id = self.tenant_id,
                 role.arn = %self.role,
@@ -145,17 +147,8 @@ impl RoleBreaker {
         let mut state = self.state();
         state.breaker = Breaker::new(self.intervals);
         if state.refusal.take().is_some() {
-            self.gauge.dec();
+            self.metrics.open.dec();
         }
-    }
-
-    fn count(&self, change: Change, cause: Cause) {
-        self.changes.get_or_create(&BreakerChange::new(change, cause)).inc();
-        match change {
-            Change::Opened => self.gauge.inc(),
-            Change::Closed => self.gauge.dec(),
-            Change::ProbeRefused => 0,
-        };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -193,13 +186,13 @@ mod tests {
     }
 
     fn shows(metrics: &Metrics, line: &str) {
-        let text = metrics.render().expect("metrics are text");
+        let text = crate::metrics::rendered(|registry| register(metrics, registry));
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_tells_when_the_next_probe_is_due() {
-        let breaker = closed(&Metrics::new());
+        let breaker = closed(&Metrics::default());
         assert_eq!((breaker.check(), breaker.open()), (Ok(()), None));
         let AssumeError::Open { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
         else {
@@ -218,7 +211,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn its_state_is_a_gauge_and_its_changes_are_counted() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let (one, other) = (closed(&metrics), closed(&metrics));
         one.refuse(denied(), Cause::TrustPolicy, "");
         one.refuse(denied(), Cause::TrustPolicy, "");

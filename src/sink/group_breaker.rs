@@ -1,18 +1,15 @@
 //! Log groups that may not be written: one is left alone but for probes, as a refused role is, by the same rules
-//! ([`crate::credentials::breaker`]). Looked at before an object is opened, so that a denied group costs one object per
+//! ([`crate::breaker`]). Looked at before an object is opened, so that a denied group costs one object per
 //! interval and not a download of each.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 
 use super::SinkError;
 use crate::{
-    credentials::{
-        RoleArn,
-        breaker::{Admission, Breaker, Change, ProbeIntervals, now},
-    },
-    metrics::{BreakerChange, Metrics},
+    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now},
+    credentials::RoleArn,
     recent::Recent,
 };
 
@@ -70,7 +67,7 @@ pub struct GroupBreakers {
 
 #[derive(Debug)]
 struct OpenBreaker {
-    gauge: Gauge,
+    metrics: Metrics,
     state: Mutex<State>,
 }
 
@@ -90,6 +87,21 @@ pub struct Pass {
     key: Arc<GroupKey>,
     breakers: Arc<GroupBreakers>,
     probe: Option<Arc<OpenBreaker>>,
+}
+
+/// Registers `logferry_group_breakers_open`, the customers' log groups that may not be written and that only probes try, and
+/// `logferry_group_breaker_changes_total{change, cause}`, by the call that was denied.
+pub fn register(metrics: &Metrics, registry: &mut Registry) {
+    registry.register(
+        "group_breakers_open",
+        "Customers' log groups that may not be written",
+        metrics.open.clone(),
+    );
+    registry.register(
+        "group_breaker_changes",
+        "Changes of groups' breakers by the call that was denied",
+        metrics.changes.clone(),
+    );
 }
 
 impl GroupBreakers {
@@ -133,11 +145,6 @@ impl GroupBreakers {
         let probe_in = state.breaker.probe_in(now()).filter(|probe_in| !probe_in.is_zero())?;
         Some(SinkError::Held { denied: Arc::clone(&state.denied), probe_in })
     }
-
-    fn count(&self, change: Change, action: Action) {
-        let labels = BreakerChange { change: change.word(), cause: action.word() };
-        self.metrics.group_breaker_changes.get_or_create(&labels).inc();
-    }
 }
 
 impl Pass {
@@ -151,12 +158,14 @@ impl Pass {
         let Some(probe) = &self.probe else { return };
         let (change, action) = {
             let mut state = probe.state();
-            (state.breaker.succeed(), state.action)
+            let change = state.breaker.succeed();
+            // `count` takes it off the gauge.
+            state.counted &= change.is_none();
+            (change, state.action)
         };
         let Some(change) = change else { return };
         self.breakers.open.remove(&self.key);
-        probe.retire();
-        self.breakers.count(change, action);
+        self.breakers.metrics.count(change, action.word());
         tracing::info!(
             tenant.id = self.key.tenant_id,
             role.arn = %self.key.role,
@@ -173,8 +182,7 @@ impl Pass {
         let mut opened = None;
         let breaker = self.breakers.open.get_or_insert_with(&self.key, || {
             opened = Some(Change::Opened);
-            let gauge = self.breakers.metrics.group_breakers_open.clone();
-            Arc::new(OpenBreaker::new(self.breakers.intervals, action, problem, gauge))
+            Arc::new(OpenBreaker::new(&self.breakers, action, problem))
         });
         let ours = self.probe.as_ref().is_some_and(|probe| Arc::ptr_eq(probe, &breaker));
         let (change, probe_in) = {
@@ -190,7 +198,7 @@ impl Pass {
             };
             (change, state.breaker.probe_in(now()).unwrap_or_default())
         };
-        self.breakers.count(change, action);
+        self.breakers.metrics.count(change, action.word());
         let consequence = match change {
             Change::Opened => "a group may not be written: its breaker opens, and its messages wait",
             Change::ProbeRefused | Change::Closed => {
@@ -221,19 +229,12 @@ impl Pass {
 }
 
 impl OpenBreaker {
-    fn new(intervals: ProbeIntervals, action: Action, problem: &str, gauge: Gauge) -> Self {
-        let mut breaker = Breaker::new(intervals);
+    /// An open breaker; the caller counts its opening.
+    fn new(breakers: &GroupBreakers, action: Action, problem: &str) -> Self {
+        let mut breaker = Breaker::new(breakers.intervals);
         breaker.refuse(now(), fastrand::f64());
-        gauge.inc();
         let state = State { breaker, denied: problem.into(), action, counted: true };
-        Self { gauge, state: Mutex::new(state) }
-    }
-
-    /// It closed, or nobody asks for it any more.
-    fn retire(&self) {
-        if std::mem::take(&mut self.state().counted) {
-            self.gauge.dec();
-        }
+        Self { metrics: breakers.metrics.clone(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -243,7 +244,9 @@ impl OpenBreaker {
 
 impl Drop for OpenBreaker {
     fn drop(&mut self) {
-        self.retire();
+        if self.state().counted {
+            self.metrics.open.dec();
+        }
     }
 }
 
@@ -278,13 +281,13 @@ mod tests {
     }
 
     fn shows(metrics: &Metrics, line: &str) {
-        let text = metrics.render().expect("metrics are text");
+        let text = crate::metrics::rendered(|registry| register(metrics, registry));
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_denied_group_is_probed_once_per_interval_and_no_other_is_held() {
-        let breakers = breakers(&Metrics::new());
+        let breakers = breakers(&Metrics::default());
         breakers.pass(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
         let mut least = 30.0;
         for _ in 0..3 {
@@ -303,7 +306,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_group_that_is_being_probed_is_not_forgotten() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let breakers = Arc::new(GroupBreakers::new(INTERVALS, 2, metrics.clone()));
         let deny =
             |group| breakers.pass(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
@@ -325,7 +328,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn its_probe_closes_it_and_nobody_else_says_anything_of_it() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let breakers = breakers(&metrics);
         let early = [breakers.pass(key("g")), breakers.pass(key("g"))];
         let [one, other] = early.map(|pass| pass.expect("nothing is known"));

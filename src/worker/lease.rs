@@ -7,9 +7,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::metrics::Metrics;
 use crate::{
     config::MAX_VISIBILITY,
-    metrics::{Call, Metrics},
+    metrics::Call,
     queue::{Queue, QueueError, Receipt},
 };
 

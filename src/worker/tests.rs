@@ -39,7 +39,7 @@ impl Running {
     }
 
     fn metric(&self, line: &str) -> bool {
-        self.metrics.render().expect("metrics are text").contains(line)
+        crate::metrics::rendered(|registry| self.metrics.register(registry)).contains(line)
     }
 }
 
@@ -78,7 +78,7 @@ where
     H: Fn(Arc<Message>, CancellationToken) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let (queue, stop, metrics) = (Arc::new(queue), CancellationToken::new(), Metrics::new());
+    let (queue, stop, metrics) = (Arc::new(queue), CancellationToken::new(), Metrics::default());
     let health = Arc::new(Health::new(Duration::from_secs(20), &[]));
     let task = tokio::spawn({
         let (queue, stop, health, metrics) =

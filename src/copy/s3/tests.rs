@@ -10,9 +10,9 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 
 use super::*;
 use crate::{
+    breaker::{self, ProbeIntervals},
     copy::tests::Order,
-    credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
-    metrics::Metrics,
+    credentials::{assumed::AssumeRequest, customers::SessionSettings},
     tenant::Destination,
 };
 
@@ -62,7 +62,7 @@ impl World {
             cache_capacity: 10,
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };
-        let customers = Customers::new(&sdk, &central, settings, Metrics::new());
+        let customers = Customers::new(&sdk, &central, settings, breaker::Metrics::default());
         // Shorter than some test's copy takes.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SHORT).build();
         let base = sdk.to_builder().timeout_config(timeouts).build();

@@ -7,7 +7,7 @@ use logferry_sandbox::{
 use logferry_testbed::provision::Aws;
 
 use super::*;
-use crate::{credentials::breaker::ProbeIntervals, metrics::Metrics};
+use crate::breaker::{Metrics, ProbeIntervals};
 
 const CUSTOMER: &str = "222222222222";
 
@@ -35,7 +35,7 @@ fn customer(
     let (central, role): (RoleArn, RoleArn) = (arn("111111111111", "central"), arn(CUSTOMER, "customer"));
     let central = AssumedRole::new(sts.clone(), None, request(central, Vec::new()));
     let intervals = ProbeIntervals { first: interval, longest: interval };
-    let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::new()));
+    let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::default()));
     let shared = Arc::clone(&breaker);
     let session = move |cluster: &str| {
         let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);

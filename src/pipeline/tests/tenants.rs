@@ -324,8 +324,8 @@ async fn a_tenant_over_its_share_goes_back_unread_and_nobody_else_does() {
         let Some(wait) = handle(&[&key("acme", 2)]).await.retry_after() else { panic!("it has two of four") };
         assert!(wait >= Duration::from_secs(1) && wait < BACKOFF.first, "a turn, not a failure: {wait:?}");
         assert_eq!(world.store.opened().len(), opened, "nothing was read");
-        assert_eq!(world.metrics.fairness_deferrals.get(), 1);
-        assert_eq!(world.metrics.failures.get_or_create(&Reason::new("over_share")).get(), 0);
+        assert_eq!(world.metrics.pipeline.fairness_deferrals.get(), 1);
+        assert_eq!(world.metrics.pipeline.failures.get_or_create(&Reason::new("over_share")).get(), 0);
         world.sinks.release(100);
         // Behind another tenant's object in the same message it is worked on, or that one would be brought twice.
         assert_eq!(handle(&[&key("globex", 1), &key("acme", 3)]).await, Verdict::Ack);

@@ -8,9 +8,9 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 
 use super::*;
 use crate::{
-    credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
+    breaker::{self, ProbeIntervals},
+    credentials::{assumed::AssumeRequest, customers::SessionSettings},
     ledger::lease::Moment,
-    metrics::Metrics,
     name::StreamTemplate,
     tenant::{Destination, Oversize},
 };
@@ -35,8 +35,8 @@ fn sinks(base: &SdkConfig, central_role: &str, probe_interval: Duration) -> Clou
         cache_capacity: 10,
         probe_intervals: ProbeIntervals { first: probe_interval, longest: probe_interval },
     };
-    let customers = Customers::new(base, &central, settings, Metrics::new());
-    let groups = GroupBreakers::new(settings.probe_intervals, 10, Metrics::new());
+    let customers = Customers::new(base, &central, settings, breaker::Metrics::default());
+    let groups = GroupBreakers::new(settings.probe_intervals, 10, breaker::Metrics::default());
     CloudWatchSinks::new(base, customers, groups, RequestCompression::None)
 }
 

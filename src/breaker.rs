@@ -1,6 +1,12 @@
-//! When a role that was refused is asked for again. Pure: time and chance come in as arguments.
+//! A circuit breaker: closed until a refusal, then open, with one probe per interval until a probe succeeds. Customers' roles, log
+//! groups, and accounts that throttle have one each. Pure: time and chance are arguments.
 
 use std::time::{Duration, Instant};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
 
 /// Tokio's clock, which tests can hold: what callers pass on.
 pub fn now() -> Instant {
@@ -69,6 +75,36 @@ impl Change {
             Self::ProbeRefused => "probe_refused",
             Self::Closed => "closed",
         }
+    }
+}
+
+/// Change of a breaker, and the cause of the refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ChangeLabels {
+    /// `opened`, `probe_refused` or `closed`.
+    pub change: &'static str,
+    /// Cause of the last refusal.
+    pub cause: &'static str,
+}
+
+/// Metrics that all breakers of a kind count into.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Breakers that are open.
+    pub open: Gauge,
+    /// Changes by cause.
+    pub changes: Family<ChangeLabels, Counter>,
+}
+
+impl Metrics {
+    /// Counts a change, and the open breakers with it.
+    pub fn count(&self, change: Change, cause: &'static str) {
+        self.changes.get_or_create(&ChangeLabels { change: change.word(), cause }).inc();
+        match change {
+            Change::Opened => self.open.inc(),
+            Change::Closed => self.open.dec(),
+            Change::ProbeRefused => 0,
+        };
     }
 }
 
