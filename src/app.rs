@@ -22,8 +22,9 @@ use crate::{
     config::{Config, Problem, SourceBucket},
     copy::s3::{Addressing, S3Copier},
     credentials::{
-        assumed::{AssumeRequest, AssumedRole},
+        assumed::AssumedRole,
         customers::{Customers, SessionSettings},
+        request::{AssumeRequest, SessionLife},
     },
     delivery::MAX_STREAMS,
     fairness::book::Limits,
@@ -356,17 +357,8 @@ fn addressing(config: &Config) -> Addressing {
 fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole> {
     let arn = config.credentials.central_role_arn.as_deref();
     let role = arn.context("credentials.central_role_arn is required")?.parse()?;
-    let request = AssumeRequest {
-        role,
-        session_name: "logferry".to_owned(),
-        external_id: None,
-        policy: None,
-        tags: Vec::new(),
-        source_identity: None,
-        duration: config.credentials.session_duration,
-        refresh_before: config.credentials.refresh_before,
-    };
-    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request))
+    let request = AssumeRequest::central(role);
+    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request, session_life(config)))
 }
 
 fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
@@ -403,10 +395,16 @@ fn source_buckets(config: &Config) -> anyhow::Result<Vec<SourceBucket>> {
     buckets.collect::<Result<_, _>>().map_err(|problem: String| anyhow!("source.buckets: {problem}"))
 }
 
+fn session_life(config: &Config) -> SessionLife {
+    SessionLife {
+        duration: config.credentials.session_duration,
+        refresh_before: config.credentials.refresh_before,
+    }
+}
+
 fn session_settings(config: &Config) -> SessionSettings {
     SessionSettings {
-        session_duration: config.credentials.session_duration,
-        refresh_before: config.credentials.refresh_before,
+        life: session_life(config),
         cache_capacity: config.credentials.cache_capacity,
         probe_intervals: ProbeIntervals {
             first: config.credentials.probe_interval,

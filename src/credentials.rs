@@ -10,6 +10,7 @@ pub mod flight;
 pub mod identity;
 pub mod partition;
 pub mod refusal;
+pub mod request;
 pub mod role_breaker;
 pub mod scope;
 

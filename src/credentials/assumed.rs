@@ -18,7 +18,12 @@ use aws_sdk_sts::{
 };
 
 use super::{
-    AssumeError, RoleArn, flight::Flight, identity::IdentityError, refusal::Cause, role_breaker::RoleBreaker,
+    AssumeError,
+    flight::Flight,
+    identity::IdentityError,
+    refusal::Cause,
+    request::{AssumeRequest, SessionLife},
+    role_breaker::RoleBreaker,
 };
 use crate::{
     aws::{describe, find_cause, refuses_session},
@@ -27,27 +32,6 @@ use crate::{
 
 /// How long after one early renewal was begun the next one is, if the session at hand is still the same.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
-
-/// What to ask AssumeRole for.
-#[derive(Clone, Debug)]
-pub struct AssumeRequest {
-    /// The role.
-    pub role: RoleArn,
-    /// 2 to 64 of `[\w+=,.@-]`; see [`session_name`].
-    pub session_name: String,
-    /// What the role's trust policy asks for.
-    pub external_id: Option<String>,
-    /// Narrows what the role allows; at most 2,048 characters.
-    pub policy: Option<String>,
-    /// Name and value; the trust policy must allow `sts:TagSession` if there are any.
-    pub tags: Vec<(&'static str, String)>,
-    /// The trust policy must allow `sts:SetSourceIdentity` if there is one.
-    pub source_identity: Option<String>,
-    /// Life of the session, 15 min to 1 h.
-    pub duration: Duration,
-    /// How long before its end it is renewed; up to a quarter more by chance.
-    pub refresh_before: Duration,
-}
 
 /// A role and its session, shared by everyone who acts in it.
 #[derive(Clone, Debug)]
@@ -67,6 +51,7 @@ struct Shared {
     /// The hop before, in whose role `sts` signs.
     via: Option<AssumedRole>,
     request: AssumeRequest,
+    life: SessionLife,
     session: Mutex<Option<Session>>,
     /// Held while STS is asked; other sessions in a customer's role share it.
     flight: Arc<Flight>,
@@ -91,8 +76,8 @@ struct Session {
 impl AssumedRole {
     /// A role of our own that nobody has assumed yet; `sts` signs with the credentials of the hop before, `via` if that
     /// is an assumed role too.
-    pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest) -> Self {
-        Self::with(sts, via, request, Arc::default(), None)
+    pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest, life: SessionLife) -> Self {
+        Self::with(sts, via, request, life, Arc::default(), None)
     }
 
     /// A customer's role that nobody has assumed yet, entered from `via`, in whose role `sts` signs. While `breaker`, which
@@ -101,21 +86,23 @@ impl AssumedRole {
         sts: Client,
         via: AssumedRole,
         request: AssumeRequest,
+        life: SessionLife,
         breaker: Arc<RoleBreaker>,
     ) -> Self {
         let (flight, session) = (breaker.flight(), breaker.of_session());
-        Self::with(sts, Some(via), request, flight, Some(Breakers { role: breaker, session }))
+        Self::with(sts, Some(via), request, life, flight, Some(Breakers { role: breaker, session }))
     }
 
     fn with(
         sts: Client,
         via: Option<AssumedRole>,
         request: AssumeRequest,
+        life: SessionLife,
         flight: Arc<Flight>,
         breakers: Option<Breakers>,
     ) -> Self {
         let session = Mutex::new(None);
-        Self { shared: Arc::new(Shared { sts, via, request, session, flight, breakers }) }
+        Self { shared: Arc::new(Shared { sts, via, request, life, session, flight, breakers }) }
     }
 
     /// The role's credentials, from memory or from STS; one call at a time however many ask. While a customer's role is
@@ -305,8 +292,8 @@ impl AssumedRole {
     }
 
     async fn ask(&self) -> Result<Session, AssumeError> {
-        let request = &self.shared.request;
-        let seconds = i32::try_from(request.duration.as_secs()).expect("validated to be an hour at most");
+        let Shared { request, life, .. } = &*self.shared;
+        let seconds = i32::try_from(life.duration.as_secs()).expect("validated to be an hour at most");
         let tags = request.tags.iter().map(|(key, value)| Tag::builder().key(*key).value(value).build());
         let tags: Vec<_> =
             tags.collect::<Result<_, _>>().map_err(|error| self.unavailable(error.to_string()))?;
@@ -329,7 +316,7 @@ impl AssumedRole {
             .ok_or_else(|| self.unavailable("STS answered without credentials".to_owned()))?;
         let expires_at =
             SystemTime::try_from(answer.expiration).map_err(|error| self.unavailable(error.to_string()))?;
-        let early = request.refresh_before.mul_f64(1.0 + fastrand::f64() / 4.0);
+        let early = life.refresh_before.mul_f64(1.0 + fastrand::f64() / 4.0);
         Ok(Session {
             credentials: Credentials::new(
                 answer.access_key_id,
@@ -385,13 +372,6 @@ impl ProvideCredentials for AssumedRole {
             result
         })
     }
-}
-
-/// A session name that tells the customer why we are there, made legal: `logferry-acme-corp`.
-pub fn session_name(tenant_id: &str) -> String {
-    let legal = |c: char| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' };
-    // 64 is STS's limit. Source: STS API reference, AssumeRole.
-    "logferry-".chars().chain(tenant_id.chars().map(legal)).take(64).collect()
 }
 
 #[cfg(test)]

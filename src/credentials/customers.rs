@@ -14,9 +14,10 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 
 use super::{
     AssumeError, RoleArn,
-    assumed::{AssumeRequest, AssumedRole, session_name},
+    assumed::AssumedRole,
     flight::Flight,
     identity::{WhoAmIError, identity},
+    request::{AssumeRequest, SessionLife, SessionSpec},
     role_breaker::RoleBreaker,
     scope::Scope,
 };
@@ -29,32 +30,11 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSettings {
     /// Life of a session.
-    pub session_duration: Duration,
-    /// How long before its end it is renewed.
-    pub refresh_before: Duration,
+    pub life: SessionLife,
     /// Most sessions remembered.
     pub cache_capacity: u64,
     /// How long a refused role is left alone.
     pub probe_intervals: ProbeIntervals,
-}
-
-/// Who wants into which account, and for what.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// The tenant.
-    pub tenant_id: String,
-    /// The customer's role.
-    pub role: RoleArn,
-    /// What its trust policy asks for; our own account id if the tenant's row has none.
-    pub external_id: Option<String>,
-    /// Whether `tenant_id` and `cluster_id` are sent as session tags.
-    pub session_tags: bool,
-    /// Whether a source identity is sent.
-    pub source_identity: bool,
-    /// The cluster whose logs these are; empty if unknown.
-    pub cluster: String,
-    /// What the session is narrowed to.
-    pub scope: Scope,
 }
 
 /// Enters customers' accounts and remembers their sessions; cheap to clone, clones share all of it.
@@ -131,18 +111,18 @@ struct SessionKey {
 }
 
 impl SessionKey {
-    /// None: the entry has no external id, and our own account's is not known.
-    fn of(entry: Entry, own_account: Option<String>) -> Option<Self> {
+    /// `None` if the session has no external id and our own account's is unknown.
+    fn of(session: &SessionSpec, own_account: Option<String>) -> Option<Self> {
         Some(Self {
             role: RoleKey {
-                tenant_id: entry.tenant_id,
-                role: entry.role,
-                external_id: entry.external_id.or(own_account)?,
-                session_tags: entry.session_tags,
-                source_identity: entry.source_identity,
+                tenant_id: session.tenant_id.clone(),
+                role: session.role.clone(),
+                external_id: session.external_id.clone().or(own_account)?,
+                session_tags: session.session_tags,
+                source_identity: session.source_identity,
             },
-            scope: entry.scope,
-            tagged_cluster: entry.session_tags.then_some(entry.cluster),
+            scope: session.scope.clone(),
+            tagged_cluster: session.session_tags.then(|| session.cluster.clone()),
         })
     }
 }
@@ -175,30 +155,31 @@ impl Customers {
     /// Forgets roles that nobody has asked for in long. Every message that waits for a refused one asks for it; if none does, the
     /// tenant is gone or its row names another, and it must not be shown as refused.
     pub fn tidy(&self) {
-        let SessionSettings { session_duration, probe_intervals, .. } = self.settings;
-        let life = |refused| if refused { probe_intervals.longest * 2 } else { session_duration * 2 };
+        let SessionSettings { life: SessionLife { duration, .. }, probe_intervals, .. } = self.settings;
+        let life = |refused| if refused { probe_intervals.longest * 2 } else { duration * 2 };
         // An idle customer's session is not worth its memory. It goes first: it has its role's breaker in use.
         self.sessions.forget_idle(|role| life(role.is_refused()));
         self.breakers.forget_idle(|breaker| life(breaker.open().is_some()));
     }
 
-    /// Enters a customer's account; the role that comes back has a session and renews it. Later calls for the same entry find
+    /// Enters a customer's account; the role that comes back has a session and renews it. Later calls for the same session find
     /// it in memory.
     ///
     /// # Errors
     /// One of the two roles cannot be assumed, or the customer's has been refused and no probe is due.
-    pub async fn enter(&self, entry: Entry) -> Result<AssumedRole, AssumeError> {
-        let own_account = match entry.external_id {
+    pub async fn enter(&self, session: SessionSpec) -> Result<AssumedRole, AssumeError> {
+        let own_account = match session.external_id {
             Some(_) => None,
             None => Some(self.own_account.id().await?),
         };
-        let key = SessionKey::of(entry, own_account).expect("one of the two is there");
+        let key = SessionKey::of(&session, own_account).expect("one of the two is there");
         let breaker = self.breaker(&key.role);
         let role = match self.sessions.get(&key) {
             Some(role) => role,
             None => {
                 breaker.check()?;
-                self.sessions.get_or_insert_with(&key, || self.session(&key, Arc::clone(&breaker)))
+                self.sessions
+                    .get_or_insert_with(&key, || self.session(&session, &key.role, Arc::clone(&breaker)))
             }
         };
         // Asked for here, so that a refusal is the role's error and not some call's.
@@ -211,8 +192,8 @@ impl Customers {
 
     /// The error that [`Customers::enter`] is known to end with, without a call: the role is refused, no probe is due, and there
     /// is no session from before.
-    pub fn closed(&self, entry: Entry) -> Option<AssumeError> {
-        let key = SessionKey::of(entry, self.own_account.id.get().cloned())?;
+    pub fn closed(&self, session: SessionSpec) -> Option<AssumeError> {
+        let key = SessionKey::of(&session, self.own_account.id.get().cloned())?;
         let refused = self.breakers.get(&key.role)?.check().err()?;
         (!self.sessions.contains(&key)).then_some(refused)
     }
@@ -224,31 +205,9 @@ impl Customers {
         })
     }
 
-    fn session(&self, key: &SessionKey, breaker: Arc<RoleBreaker>) -> AssumedRole {
-        let RoleKey { tenant_id, role, external_id, source_identity, .. } = &key.role;
-        let mut tags = Vec::new();
-        if let Some(cluster) = &key.tagged_cluster {
-            tags.push(("tenant_id", tenant_id.clone()));
-            if !cluster.is_empty() {
-                tags.push(("cluster_id", cluster.clone()));
-            }
-        }
-        let session_name = session_name(tenant_id);
-        AssumedRole::of_customer(
-            self.sts.clone(),
-            self.central.clone(),
-            AssumeRequest {
-                role: role.clone(),
-                external_id: Some(external_id.clone()),
-                policy: Some(key.scope.policy(role)),
-                tags,
-                source_identity: source_identity.then(|| session_name.clone()),
-                session_name,
-                duration: self.settings.session_duration,
-                refresh_before: self.settings.refresh_before,
-            },
-            breaker,
-        )
+    fn session(&self, session: &SessionSpec, key: &RoleKey, breaker: Arc<RoleBreaker>) -> AssumedRole {
+        let request = AssumeRequest::customer(session, Some(key.external_id.clone()));
+        AssumedRole::of_customer(self.sts.clone(), self.central.clone(), request, self.settings.life, breaker)
     }
 }
 
@@ -301,25 +260,13 @@ mod tests {
         let root = aws.account(&provider.account);
         let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
         let (base, hour) = (worker.sdk_config(), Duration::from_secs(3600));
-        let request = AssumeRequest {
-            role: provider.central_role_arn.parse().expect("a role"),
-            session_name: "test".to_owned(),
-            external_id: None,
-            policy: None,
-            tags: Vec::new(),
-            source_identity: None,
-            duration: hour,
-            refresh_before: hour / 12,
-        };
-        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
-        let settings = SessionSettings {
-            session_duration: hour,
-            refresh_before: hour / 12,
-            cache_capacity: 1,
-            probe_intervals: ProbeIntervals { first: hour, longest: hour },
-        };
+        let life = SessionLife { duration: hour, refresh_before: hour / 12 };
+        let request = AssumeRequest::central(provider.central_role_arn.parse().expect("a role"));
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request, life);
+        let probe_intervals = ProbeIntervals { first: hour, longest: hour };
+        let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
         let customers = Customers::new(&base, &central, settings, Metrics::default());
-        let entry = |group: &str| Entry {
+        let entry = |group: &str| SessionSpec {
             tenant_id: "acme".to_owned(),
             role: customer.role_arn.parse().expect("a role"),
             external_id: Some(customer.external_id.clone()),
@@ -332,7 +279,7 @@ mod tests {
         let before = assumed();
 
         let held = customers.enter(entry("a")).await.expect("it may");
-        let key = SessionKey::of(entry("a"), None).expect("it has an external id");
+        let key = SessionKey::of(&entry("a"), None).expect("it has an external id");
         let breaker = Arc::downgrade(&customers.breaker(&key.role));
         for group in ["b", "c"] {
             customers.enter(entry(group)).await.expect("it may");

@@ -1,6 +1,6 @@
 //! What STS's refusals mean: whose affair one is, what likely caused it, and what mends it. Pure.
 
-use super::assumed::AssumeRequest;
+use super::request::AssumeRequest;
 
 /// What likely caused a refusal that somebody has to mend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +101,6 @@ fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const CENTRAL: &str = "arn:aws:iam::111111111111:role/central";
@@ -122,8 +120,6 @@ mod tests {
             policy: None,
             tags: if tags { vec![("tenant_id", "acme".into())] } else { Vec::new() },
             source_identity: source_identity.then(|| "logferry-acme".into()),
-            duration: Duration::from_secs(3600),
-            refresh_before: Duration::from_secs(300),
         }
     }
 

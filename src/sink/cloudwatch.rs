@@ -32,11 +32,8 @@ use crate::{
     batch::RejectedEvents,
     config::RequestCompression,
     credentials::{
-        AssumeError,
-        assumed::AssumedRole,
-        customers::{Customers, Entry},
-        identity::IdentityError,
-        scope::Scope,
+        AssumeError, assumed::AssumedRole, customers::Customers, identity::IdentityError,
+        request::SessionSpec, scope::Scope,
     },
     digest,
     ledger::lease::{Lease, LeaseEnded},
@@ -81,8 +78,8 @@ impl CloudWatchSinks {
     }
 }
 
-fn entry(delivery: &Delivery, destination: &CloudWatch, cluster: &str) -> Entry {
-    Entry {
+fn entry(delivery: &Delivery, destination: &CloudWatch, cluster: &str) -> SessionSpec {
+    SessionSpec {
         tenant_id: delivery.tenant_id.clone(),
         role: destination.role.clone(),
         external_id: destination.external_id.clone(),

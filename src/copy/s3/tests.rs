@@ -12,7 +12,10 @@ use super::*;
 use crate::{
     breaker::{self, ProbeIntervals},
     copy::tests::Order,
-    credentials::{assumed::AssumeRequest, customers::SessionSettings},
+    credentials::{
+        customers::SessionSettings,
+        request::{AssumeRequest, SessionLife},
+    },
     tenant::Destination,
 };
 
@@ -44,21 +47,13 @@ impl World {
         let worker =
             aws.account(&provider.account).assume_role(&provider.worker_role_arn, "worker", &[]).await;
         let sdk = worker.expect("the account may be the worker").sdk_config();
-        let central = AssumeRequest {
-            role: provider.central_role_arn.parse().expect("a role"),
-            session_name: "logferry".into(),
-            external_id: None,
-            policy: None,
-            tags: Vec::new(),
-            source_identity: None,
-            duration: Duration::from_secs(3600),
-            refresh_before: Duration::from_secs(300),
-        };
-        let central = AssumedRole::new(aws_sdk_sts::Client::new(&sdk), None, central);
+        let life =
+            SessionLife { duration: Duration::from_secs(3600), refresh_before: Duration::from_secs(300) };
+        let central = AssumeRequest::central(provider.central_role_arn.parse().expect("a role"));
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&sdk), None, central, life);
         let minute = Duration::from_secs(60);
         let settings = SessionSettings {
-            session_duration: Duration::from_secs(3600),
-            refresh_before: Duration::from_secs(300),
+            life,
             cache_capacity: 10,
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };

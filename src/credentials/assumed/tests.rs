@@ -8,21 +8,16 @@ use logferry_testbed::provision::Aws;
 
 use super::*;
 use crate::breaker::{Metrics, ProbeIntervals};
+use crate::credentials::RoleArn;
 
 const CUSTOMER: &str = "222222222222";
 
 fn request(role: RoleArn, tags: Vec<(&'static str, String)>) -> AssumeRequest {
-    AssumeRequest {
-        role,
-        session_name: session_name("acme"),
-        external_id: None,
-        policy: None,
-        tags,
-        source_identity: None,
-        duration: Duration::from_secs(3600),
-        refresh_before: Duration::from_secs(300),
-    }
+    AssumeRequest { tags, ..AssumeRequest::central(role) }
 }
+
+const LIFE: SessionLife =
+    SessionLife { duration: Duration::from_secs(3600), refresh_before: Duration::from_secs(300) };
 
 /// A role of the customer's that may not exist, and sessions in it for clusters.
 fn customer(
@@ -33,13 +28,13 @@ fn customer(
     let sts = Client::new(&account.sdk_config());
     let arn = |account, name| format!("arn:aws:iam::{account}:role/{name}").parse().expect("a role");
     let (central, role): (RoleArn, RoleArn) = (arn("111111111111", "central"), arn(CUSTOMER, "customer"));
-    let central = AssumedRole::new(sts.clone(), None, request(central, Vec::new()));
+    let central = AssumedRole::new(sts.clone(), None, AssumeRequest::central(central), LIFE);
     let intervals = ProbeIntervals { first: interval, longest: interval };
     let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::default()));
     let shared = Arc::clone(&breaker);
     let session = move |cluster: &str| {
         let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);
-        AssumedRole::of_customer(sts.clone(), central.clone(), request, Arc::clone(&shared))
+        AssumedRole::of_customer(sts.clone(), central.clone(), request, LIFE, Arc::clone(&shared))
     };
     (breaker, session)
 }
@@ -49,8 +44,8 @@ async fn renewed_at_once(sandbox: &Sandbox) -> AssumedRole {
     create_role(sandbox).await;
     let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
     let role = format!("arn:aws:iam::{CUSTOMER}:role/customer").parse().expect("a role");
-    let early = AssumeRequest { refresh_before: Duration::from_secs(3600), ..request(role, Vec::new()) };
-    AssumedRole::new(Client::new(&account.sdk_config()), None, early)
+    let early = SessionLife { refresh_before: LIFE.duration, ..LIFE };
+    AssumedRole::new(Client::new(&account.sdk_config()), None, AssumeRequest::central(role), early)
 }
 
 async fn create_role(sandbox: &Sandbox) {
@@ -222,11 +217,4 @@ async fn calls_that_fail_together_cost_one_session() {
     assert_ne!(new, old);
     role.forget(&old);
     assert_eq!(role.at_hand(), Some(new));
-}
-
-#[test]
-fn session_names_are_legal() {
-    assert_eq!(session_name("acme-corp"), "logferry-acme-corp");
-    assert_eq!(session_name("a b/ü"), "logferry-a-b--");
-    assert_eq!(session_name(&"x".repeat(100)).len(), 64);
 }

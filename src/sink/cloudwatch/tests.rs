@@ -9,7 +9,10 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 use super::*;
 use crate::{
     breaker::{self, ProbeIntervals},
-    credentials::{assumed::AssumeRequest, customers::SessionSettings},
+    credentials::{
+        customers::SessionSettings,
+        request::{AssumeRequest, SessionLife},
+    },
     ledger::lease::Moment,
     name::StreamTemplate,
     tenant::{Destination, Oversize},
@@ -18,20 +21,11 @@ use crate::{
 /// Sinks whose refused groups are probed at this interval.
 fn sinks(base: &SdkConfig, central_role: &str, probe_interval: Duration) -> CloudWatchSinks {
     let hour = Duration::from_secs(3600);
-    let request = AssumeRequest {
-        role: central_role.parse().expect("a role"),
-        session_name: "test".to_owned(),
-        external_id: None,
-        policy: None,
-        tags: Vec::new(),
-        source_identity: None,
-        duration: hour,
-        refresh_before: hour / 4,
-    };
-    let central = AssumedRole::new(aws_sdk_sts::Client::new(base), None, request);
+    let life = SessionLife { duration: hour, refresh_before: hour / 4 };
+    let request = AssumeRequest::central(central_role.parse().expect("a role"));
+    let central = AssumedRole::new(aws_sdk_sts::Client::new(base), None, request, life);
     let settings = SessionSettings {
-        session_duration: hour,
-        refresh_before: hour / 4,
+        life,
         cache_capacity: 10,
         probe_intervals: ProbeIntervals { first: probe_interval, longest: probe_interval },
     };
