@@ -19,7 +19,7 @@ use crate::{
     batch::MAX_BATCH_EVENTS,
     breaker::ProbeIntervals,
     budget::{Budgets, Rates},
-    config::{Config, Problem, SourceBucket},
+    config::{Config, Problem},
     copy::s3::{Addressing, S3Copier},
     credentials::{
         assumed::AssumedRole,
@@ -34,6 +34,7 @@ use crate::{
         claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
     },
+    name::bucket::SourceBucket,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings, Ports},
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
@@ -41,7 +42,6 @@ use crate::{
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
-        OwnBuckets,
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
     },
@@ -427,7 +427,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     Ok(PipelineSettings {
         key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
         buckets,
-        own_buckets: OwnBuckets::of(config),
+        own_buckets: config.own_buckets(),
         unknown_tenant: config.tenants.unknown,
         max_record: usize::try_from(config.source.max_record.as_u64()).context("source.max_record")?,
         max_object: config.source.max_object.as_u64(),

@@ -13,10 +13,15 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
-use crate::{quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout, tenant::old_bucket_name};
+use crate::{
+    name::bucket::SourceBucket,
+    quarantine::QuarantinePrefix,
+    queue::MAX_DELAY,
+    route::KeyLayout,
+    sink::cloudwatch::RequestCompression,
+    tenant::{OwnBuckets, UnknownTenant},
+};
 
-/// SQS accepts at most 12 hours. Source: SQS API reference, ChangeMessageVisibility.
-pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 /// SQS holds a long poll for at most 20 seconds. Source: SQS API reference, ReceiveMessage.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
@@ -198,16 +203,6 @@ impl Default for Tenants {
     }
 }
 
-/// What becomes of an object whose tenant has no row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnknownTenant {
-    /// The message goes to the dead-letter queue.
-    DeadLetter,
-    /// The message is acknowledged and counted.
-    Discard,
-}
-
 /// The way into the customers' accounts.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -337,16 +332,6 @@ impl Default for Delivery {
     }
 }
 
-/// How a request's body travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RequestCompression {
-    /// As it is.
-    None,
-    /// In gzip, level 1.
-    Gzip,
-}
-
 /// What one tenant may hold of the worker. Without a cap a tenant may hold as many slots as are free, and one that nobody else
 /// is active beside may take all of them; what it may not goes back to the queue until its turn comes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -419,6 +404,17 @@ pub enum LogFormat {
     Text,
 }
 
+impl Config {
+    /// The buckets that rows may not name, as far as their names can be read.
+    pub fn own_buckets(&self) -> OwnBuckets {
+        let name = |bucket: &String| bucket.parse().ok().map(|bucket: SourceBucket| bucket.name);
+        OwnBuckets {
+            staging: self.source.buckets.iter().filter_map(name).collect(),
+            quarantine: self.quarantine.bucket.as_ref().and_then(name),
+        }
+    }
+}
+
 /// One broken rule: the field as the file spells it, and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -427,32 +423,4 @@ pub struct Problem {
     pub field: String,
     /// What is wrong with its value and what would be right.
     pub problem: String,
-}
-
-/// A bucket as `source.buckets` and `quarantine.bucket` name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceBucket {
-    /// The bucket's name.
-    pub name: String,
-    /// The account that must own it, sent as ExpectedBucketOwner.
-    pub owner: Option<String>,
-}
-
-impl std::str::FromStr for SourceBucket {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, owner) = match text.split_once('=') {
-            Some((name, owner)) => (name, Some(owner)),
-            None => (text, None),
-        };
-        let name = old_bucket_name(name)
-            .map_err(|problem| format!("{text:?} is not NAME or NAME=OWNER with a bucket name: {problem}"))?;
-        if let Some(owner) = owner
-            && (owner.len() != 12 || !owner.bytes().all(|byte| byte.is_ascii_digit()))
-        {
-            return Err(format!("{text:?} names the owner {owner:?}, which is not a 12-digit account id"));
-        }
-        Ok(Self { name, owner: owner.map(str::to_owned) })
-    }
 }

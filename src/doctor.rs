@@ -12,12 +12,13 @@ mod wiring;
 
 use crate::{
     app::commands::Instruments,
-    config::{Config, Delivery, Queue, SourceBucket},
+    config::{Config, Delivery, Queue},
     credentials::{
         AssumeError,
         identity::{Identity, IdentityError},
         refusal::Cause,
     },
+    name::bucket::SourceBucket,
     tenant::OwnBuckets,
 };
 
@@ -120,7 +121,7 @@ impl Doctor {
             central_role_arn: config.credentials.central_role_arn.clone().unwrap_or_default(),
             source: config.source.buckets.iter().filter_map(|bucket| bucket.parse().ok()).collect(),
             quarantine: config.quarantine.bucket.as_ref().and_then(|bucket| bucket.parse().ok()),
-            own_buckets: OwnBuckets::of(config),
+            own_buckets: config.own_buckets(),
             cluster,
         }
     }

@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::BufferPool,
-    config::UnknownTenant,
     copy::ObjectCopier,
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
@@ -35,7 +34,7 @@ use crate::{
     queue::Message,
     route::{KeyLayout, Route},
     sink::LogSinks,
-    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets},
+    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 

@@ -5,13 +5,14 @@ use anyhow::Context;
 use super::{EVERYTHING, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client};
 use crate::{
     breaker,
-    config::{Config, Problem, SourceBucket},
+    config::{Config, Problem},
     credentials::{
         assumed::AssumedRole,
         customers::Customers,
         identity::{Identity, WhoAmIError, identity},
     },
     ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
+    name::bucket::SourceBucket,
     object::bucket::{self, BucketError},
     queue::{
         Queue, QueueError,

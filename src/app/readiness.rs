@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    config::SourceBucket,
     credentials::{
         AssumeError,
         assumed::AssumedRole,
@@ -11,6 +10,7 @@ use crate::{
     },
     health::{Health, IDENTITY, SOURCE_BUCKET},
     ledger::{claim::Claims, dynamodb::DynamoDbLedger},
+    name::bucket::SourceBucket,
     object::bucket::{self, BucketError},
     queue::{Queue, QueueError, sqs::SqsQueue},
     tenant::{cache::TenantCache, table::TenantRows},

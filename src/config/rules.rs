@@ -6,11 +6,16 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{
-    Config, MAX_VISIBILITY, MAX_WAIT, Problem, SourceBucket,
+    Config, MAX_WAIT, Problem,
     names::{queue_url, table},
 };
 use crate::{
-    credentials::RoleArn, quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout, tenant::region,
+    credentials::RoleArn,
+    name::bucket::SourceBucket,
+    quarantine::QuarantinePrefix,
+    queue::{MAX_DELAY, MAX_VISIBILITY},
+    route::KeyLayout,
+    tenant::region,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

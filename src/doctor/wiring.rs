@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::{Condition, Doctor, Finding, OurSide};
 use crate::{
-    config::{Queue, SourceBucket},
+    config::Queue,
     credentials::{
         AssumeError,
         identity::{Identity, WhoAmIError},
         refusal::Cause,
     },
     ledger::Ledger,
+    name::bucket::SourceBucket,
     object::bucket::BucketError,
     queue::{
         QueueError,

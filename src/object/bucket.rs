@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::Client;
 
-use crate::{aws::describe, config::SourceBucket};
+use crate::{aws::describe, name::bucket::SourceBucket};
 
 /// What is wrong with a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

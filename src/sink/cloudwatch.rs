@@ -22,6 +22,7 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use serde::{Deserialize, Serialize};
 
 use super::{
     LogSink, LogSinks, PutAnswer, SinkError,
@@ -30,7 +31,6 @@ use super::{
 use crate::{
     aws::{describe, find_cause, refuses_session},
     batch::RejectedEvents,
-    config::RequestCompression,
     credentials::{
         AssumeError, assumed::AssumedRole, customers::Customers, identity::IdentityError,
         request::SessionSpec, scope::Scope,
@@ -39,6 +39,16 @@ use crate::{
     ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
+
+/// How a request's body travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestCompression {
+    /// As it is.
+    None,
+    /// In gzip, level 1.
+    Gzip,
+}
 
 /// Opens customers' CloudWatch Logs.
 #[derive(Clone, Debug)]

@@ -9,9 +9,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::metrics::Metrics;
 use crate::{
-    config::MAX_VISIBILITY,
     metrics::Call,
-    queue::{Queue, QueueError, Receipt},
+    queue::{MAX_VISIBILITY, Queue, QueueError, Receipt},
 };
 
 /// How long one extension may take. With the shortest `queue.visibility_timeout`, 10 s, the message is still hidden then.
