@@ -8,7 +8,7 @@ use std::{iter, ops::Range};
 
 use fearless_simd::{prelude::*, u8x32};
 
-use super::scan::string_end;
+use super::strings::string_end;
 
 /// Longest text that is remembered. The metadata of a Kubernetes record are about 1 KiB; beyond this, comparing would
 /// leave the processor's nearest cache, and the memory would count.

@@ -8,11 +8,12 @@
 
 use std::ops::Range;
 
-use fearless_simd::{Level, dispatch, prelude::*, u8x32};
+use fearless_simd::{Level, dispatch, prelude::*};
 
 use super::{
     familiar::Familiar,
     nesting::{Bracket, Nesting},
+    strings::{Reading, delivered_end, string_end},
 };
 
 /// Most strings of one record whose place is kept; more make a record unfamiliar, no more.
@@ -31,15 +32,6 @@ pub(super) struct Scan<'a> {
     pub(super) timestamp: Option<&'a [u8]>,
     /// A name was escaped or stood twice: what was found may not be what a JSON reader would find.
     pub(super) ambiguous: bool,
-}
-
-/// What a string that may be copied as it stands reads like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading {
-    /// Its length in UTF-8 once unescaped.
-    pub(super) len: usize,
-    /// As it stands, all is ASCII, and so UTF-8.
-    pub(super) ascii: bool,
 }
 
 /// Why the scan stopped.
@@ -171,103 +163,6 @@ fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result
             found.len = cursor.at;
             return Ok(found);
         }
-    }
-}
-
-/// Where the string ends whose text begins at `start`: the position of its closing quote.
-#[inline(always)]
-pub(super) fn string_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        at = special(simd, bytes, at)?;
-        if bytes[at] == b'"' {
-            return Some(at);
-        }
-        // The byte after a backslash is never a quote that ends the string.
-        at += 2;
-    }
-}
-
-/// The next quote or backslash. Strings are short and many: calling a search for each costs more than the search.
-#[inline(always)]
-fn special<S: Simd>(simd: S, bytes: &[u8], mut at: usize) -> Option<usize> {
-    let mut rest = bytes.get(at..)?;
-    while let Some((block, more)) = rest.split_first_chunk::<BLOCK>() {
-        let found = specials((*block).simd_into(simd));
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize);
-        }
-        (at, rest) = (at + BLOCK, more);
-    }
-    rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|found| at + found)
-}
-
-/// Bytes looked at together.
-const BLOCK: usize = 32;
-
-/// A bit for each quote and backslash, the first byte's lowest.
-#[inline(always)]
-fn specials<S: Simd>(block: u8x32<S>) -> u64 {
-    (block.simd_eq(b'"') | block.simd_eq(b'\\')).to_bitmask()
-}
-
-/// A bit for each control character, the first byte's lowest.
-#[inline(always)]
-fn controls<S: Simd>(block: u8x32<S>) -> u64 {
-    block.min(0x1f).simd_eq(block).to_bitmask()
-}
-
-/// A bit for each byte beyond ASCII, the first byte's lowest.
-#[inline(always)]
-fn highs<S: Simd>(block: u8x32<S>) -> u64 {
-    block.max(0x80).simd_eq(block).to_bitmask()
-}
-
-/// Where the string ends whose text begins at `start`, and how it reads, if it may be copied as it stands, as far as that
-/// shows without a look at its UTF-8: no control character, every escape legal, every surrogate in its pair.
-#[inline(always)]
-fn delivered_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<(usize, Option<Reading>)> {
-    let (mut at, mut shorter, mut clean, mut ascii) = (start, 0, true, true);
-    loop {
-        let rest = bytes.get(at..)?;
-        let (mut specials, controls, highs, len) = match rest.first_chunk::<BLOCK>() {
-            Some(block) => {
-                let block = (*block).simd_into(simd);
-                (specials(block), controls(block), highs(block), BLOCK)
-            }
-            None if rest.is_empty() => return None,
-            None => {
-                let bits = |wanted: fn(u8) -> bool| {
-                    rest.iter().rev().fold(0, |bits, byte| bits << 1 | u64::from(wanted(*byte)))
-                };
-                let specials = bits(|byte| matches!(byte, b'"' | b'\\'));
-                (specials, bits(|byte| byte < 0x20), bits(|byte| !byte.is_ascii()), rest.len())
-            }
-        };
-        let mut next = len;
-        while specials != 0 {
-            let here = specials.trailing_zeros() as usize;
-            if rest[here] == b'"' {
-                let before = (1 << here) - 1;
-                (clean, ascii) = (clean && controls & before == 0, ascii && highs & before == 0);
-                return Some((
-                    at + here,
-                    clean.then_some(Reading { len: at + here - start - shorter, ascii }),
-                ));
-            }
-            // Most are escaped quotes: those of JSON within the message.
-            let escape = if *rest.get(here + 1)? == b'"' { Some((2, 1)) } else { escape(&rest[here..]) };
-            clean &= escape.is_some();
-            let (escaped, plain) = escape.unwrap_or((2, 1));
-            shorter += escaped - plain;
-            next = here + escaped;
-            if next >= len {
-                break;
-            }
-            specials &= u64::MAX << next;
-        }
-        (clean, ascii) = (clean && controls == 0, ascii && highs == 0);
-        at += next.max(len);
     }
 }
 
@@ -475,33 +370,6 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         }
         if self.at == start { Err(ScanError::Malformed(self.at, "a digit")) } else { Ok(()) }
     }
-}
-
-/// Lengths of the escape that `text` begins with, as it stands and unescaped in UTF-8; `None` if it is not legal.
-pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
-    match text.get(1)? {
-        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some((2, 1)),
-        b'u' => match hex(text.get(2..6)?)? {
-            0x0000..=0x007f => Some((6, 1)),
-            0x0080..=0x07ff => Some((6, 2)),
-            // Two escapes of six bytes make one character of four.
-            0xd800..=0xdbff => {
-                let low = text[6..].strip_prefix(b"\\u").and_then(|rest| hex(rest.get(..4)?))?;
-                (0xdc00..=0xdfff).contains(&low).then_some((12, 4))
-            }
-            0xdc00..=0xdfff => None,
-            _ => Some((6, 3)),
-        },
-        _ => None,
-    }
-}
-
-/// The number that four hexadecimal digits make.
-pub(super) fn hex(digits: &[u8]) -> Option<u16> {
-    digits.iter().try_fold(0_u16, |value, digit| {
-        let digit = char::from(*digit).to_digit(16)?;
-        Some(value << 4 | u16::try_from(digit).expect("a hexadecimal digit is below 16"))
-    })
 }
 
 #[cfg(test)]
