@@ -18,12 +18,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use crate::ledger::owed::QuarantineReason;
 use crate::{
-    batch::Rejection,
     digest,
     event::ObjectRef,
     ledger::{EntryKey, Position},
-    metrics::Reason,
+    metrics::{Reason, add},
 };
 
 /// A file goes out with its batch, but not later than when it has grown to that many bytes ...
@@ -63,43 +63,6 @@ pub struct QuarantineError {
     pub key: String,
     /// What happened, and what mends it.
     pub problem: String,
-}
-
-/// Why a record is in quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum QuarantineReason {
-    /// CloudWatch Logs refused it.
-    Rejected(Rejection),
-    /// Longer than one event may be, and the tenant wants no pieces of it.
-    Oversize,
-    /// No record at all.
-    Malformed,
-    /// Longer than `source.max_record`: its line says where it stands in the object.
-    TooLong,
-}
-
-impl QuarantineReason {
-    /// Whether such a record counts as quarantined, once it is there. What was rejected counted as that when CloudWatch Logs
-    /// answered.
-    pub fn counts_in_quarantine(self) -> bool {
-        match self {
-            Self::Rejected(_) => false,
-            Self::Oversize | Self::Malformed | Self::TooLong => true,
-        }
-    }
-
-    /// The word that lines and metrics use.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Rejected(Rejection::Refused) => "refused",
-            Self::Rejected(Rejection::TooOld) => "too_old",
-            Self::Rejected(Rejection::TooNew) => "too_new",
-            Self::Rejected(Rejection::Expired) => "expired",
-            Self::Oversize => "oversize",
-            Self::Malformed => "malformed",
-            Self::TooLong => "too_long",
-        }
-    }
 }
 
 /// Where keys of quarantine files begin: a text with a place for the tenant.
@@ -154,7 +117,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("quarantined", "Lines written to the quarantine", self.quarantined.clone());
+        add(registry, "quarantined", "Lines written to the quarantine", &self.quarantined);
     }
 }
 

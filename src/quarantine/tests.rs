@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::{memory::MemoryQuarantine, *};
+use crate::batch::Rejection;
 
 fn quarantine() -> (MemoryQuarantine, Quarantine, Metrics) {
     let (store, metrics) = (MemoryQuarantine::default(), Metrics::default());
