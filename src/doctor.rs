@@ -18,7 +18,7 @@ use crate::{
         identity::{Identity, IdentityError},
         refusal::Cause,
     },
-    name::bucket::SourceBucket,
+    name::bucket::OwnBucket,
     tenant::OwnBuckets,
 };
 
@@ -88,9 +88,9 @@ pub struct Doctor {
     ledger_table: String,
     central_role_arn: String,
     /// `source.buckets`.
-    source: Vec<SourceBucket>,
+    source: Vec<OwnBucket>,
     /// `quarantine.bucket`.
-    quarantine: Option<SourceBucket>,
+    quarantine: Option<OwnBucket>,
     own_buckets: OwnBuckets,
     /// Sent as a session tag where the tenant has those.
     cluster: String,
@@ -154,7 +154,7 @@ impl Doctor {
     /// The words of a hop that failed, and its fix. `request` is what the customer's hop asks for.
     fn refusal(&self, error: &AssumeError, remedy: impl FnOnce(Option<Cause>, &str) -> String) -> Finding {
         match error {
-            AssumeError::Open { refusal, .. } => self.refusal(refusal, remedy),
+            AssumeError::Held { refusal, .. } => self.refusal(refusal, remedy),
             AssumeError::Denied { role, code, message, .. }
             | AssumeError::Ours(IdentityError::CentralRole { role, code, message }) => Finding::failed(
                 format!("{role}: {code}: {message}"),

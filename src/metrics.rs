@@ -5,7 +5,7 @@ use std::fmt;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 macro_rules! label {
@@ -50,6 +50,11 @@ label!(
     /// Result of looking up a tenant.
     Lookup { result }
 );
+
+/// Adds a metric to a registry.
+pub fn add(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+    registry.register(name, help, metric.clone());
+}
 
 /// A registry whose metrics are all called `logferry_...`.
 pub fn registry() -> Registry {

@@ -1,4 +1,4 @@
-//! logferry's own log lines. A thread of its own writes them, so that whoever does not read them holds up no delivery.
+//! logferry's own log. A separate thread writes the lines, so that a slow reader of the log delays no delivery.
 
 use std::{fmt, io::IsTerminal, sync::OnceLock};
 
@@ -17,7 +17,7 @@ use tracing_subscriber::{
 
 use crate::config::{Log, LogFormat};
 
-/// Most lines that wait to be written, a few hundred bytes each; what comes beyond them is dropped, and counted.
+/// Most lines that wait to be written, a few hundred bytes each. Further lines are dropped and counted.
 const MAX_WAITING: usize = 4096;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
@@ -41,11 +41,10 @@ pub fn register_dropped_lines(registry: &mut Registry) {
     registry.register_collector(Box::new(DroppedLines));
 }
 
-/// Starts logging to standard error, once per process. Dropping what comes back writes the lines that still wait; it gives up after
-/// a second.
+/// Starts logging to standard error, once per process. Dropping the guard writes the waiting lines, for a second at most.
 ///
 /// # Errors
-/// `log.filter` is not a filter.
+/// `log.filter` is not a valid filter.
 pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
     let filter: Targets = log.filter.parse()?;
     let registry = tracing_subscriber::registry().with(filter);
@@ -53,7 +52,7 @@ pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
     let (writer, guard) = writer.thread_name("log").finish(std::io::stderr());
     DROPPED.get_or_init(|| writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    // A second call, as in a test, leaves the first in place.
+    // A second call, as in tests, changes nothing.
     let _ = match log.format {
         LogFormat::Json => {
             registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()

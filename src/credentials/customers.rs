@@ -1,12 +1,8 @@
-//! The customers' roles and the sessions in them, entered by way of the central role: what all adapters that act in a
-//! customer's account share.
+//! The sessions in customers' roles, assumed from the central role. All adapters that act in customers' accounts share them.
 //!
-//! Holds no client: what one costs is the adapters' affair. Credentials live in memory alone.
+//! The adapters have clients of their own. Credentials stay in memory.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -26,32 +22,32 @@ use crate::{
     recent::Recent,
 };
 
-/// What every customer's session has in common.
+/// Settings of every customer's session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSettings {
     /// Life of a session.
     pub life: SessionLife,
     /// Most sessions remembered.
     pub cache_capacity: u64,
-    /// How long a refused role is left alone.
+    /// Time between two calls for a refused role.
     pub probe_intervals: ProbeIntervals,
 }
 
-/// Enters customers' accounts and remembers their sessions; cheap to clone, clones share all of it.
+/// Enters customers' accounts and caches their sessions. Cheap to clone; clones share the cache.
 #[derive(Clone, Debug)]
 pub struct Customers {
     settings: SessionSettings,
-    /// Signs with the central role: hop 1 is its credentials provider.
+    /// Signs with the credentials of the central role.
     sts: aws_sdk_sts::Client,
     central: AssumedRole,
     own_account: Arc<OwnAccount>,
     sessions: Recent<SessionKey, AssumedRole>,
-    /// Apart from the sessions: a role that is refused has none. A session has its role's in use.
+    /// Separate from the sessions, because a refused role has none. A session uses the breaker of its role.
     breakers: Recent<RoleKey, Arc<RoleBreaker>>,
     metrics: Metrics,
 }
 
-/// Our own account id, the external id of tenants whose row has none: asked for once, and a failure is shared.
+/// Our own account id, which is the external id of tenants whose row has none. STS is asked once; callers share a failure.
 #[derive(Debug)]
 struct OwnAccount {
     /// Signs with our own credentials.
@@ -66,7 +62,7 @@ impl OwnAccount {
             return Ok(id.clone());
         }
         let _turn = self.flight.turn().await?;
-        // Whoever had the turn before us may know it.
+        // The caller that had the turn before may have got it.
         if let Some(id) = self.id.get() {
             return Ok(id.clone());
         }
@@ -90,8 +86,8 @@ impl OwnAccount {
     }
 }
 
-/// Everything that decides whether a role lets us in, and nothing that differs between the sessions in it: its clusters,
-/// groups and Regions are refused together, and one probe does for all.
+/// What STS decides by whether to refuse a role. Clusters, groups and Regions of a tenant are not part of it, so that one probe is
+/// enough for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RoleKey {
     tenant_id: String,
@@ -101,12 +97,12 @@ struct RoleKey {
     source_identity: bool,
 }
 
-/// Everything that a session depends on: what differs in any of it must not share one.
+/// Everything that a session depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SessionKey {
     role: RoleKey,
     scope: Scope,
-    /// The cluster, where it becomes a session tag.
+    /// The cluster, if it is sent as a session tag.
     tagged_cluster: Option<String>,
 }
 
@@ -128,7 +124,7 @@ impl SessionKey {
 }
 
 impl Customers {
-    /// Enters accounts by way of `central`; `base` has the HTTP client, retries and endpoints that all share.
+    /// Enters accounts from the central role; `base` has the HTTP client, retries and endpoints of all calls.
     pub fn new(base: &SdkConfig, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
         let sts = aws_sdk_sts::config::Builder::from(base)
             .credentials_provider(SharedCredentialsProvider::new(central.clone()))
@@ -145,34 +141,34 @@ impl Customers {
                 flight: Flight::default(),
             }),
             sessions: Recent::new(capacity),
-            // The sessions hold one half at most: the other is for roles that are refused, and are left alone for as long as
-            // that is remembered.
+            // Sessions use half of them at most. The other half is for refused roles, which are probed once their breaker is
+            // forgotten.
             breakers: Recent::new(2 * capacity),
             metrics,
         }
     }
 
-    /// Forgets roles that nobody has asked for in long. Every message that waits for a refused one asks for it; if none does, the
-    /// tenant is gone or its row names another, and it must not be shown as refused.
+    /// Forgets sessions and breakers that have been idle for long. Every message that waits for a refused role asks for it. If none
+    /// does, the tenant is gone or its row names another role, and the metrics must not show the old role as refused.
     pub fn tidy(&self) {
         let SessionSettings { life: SessionLife { duration, .. }, probe_intervals, .. } = self.settings;
         let life = |refused| if refused { probe_intervals.longest * 2 } else { duration * 2 };
-        // An idle customer's session is not worth its memory. It goes first: it has its role's breaker in use.
+        // Sessions first: a session uses the breaker of its role.
         self.sessions.forget_idle(|role| life(role.is_refused()));
-        self.breakers.forget_idle(|breaker| life(breaker.open().is_some()));
+        self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
     }
 
-    /// Enters a customer's account; the role that comes back has a session and renews it. Later calls for the same session find
-    /// it in memory.
+    /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session find it
+    /// in the cache.
     ///
     /// # Errors
-    /// One of the two roles cannot be assumed, or the customer's has been refused and no probe is due.
+    /// One of the two roles cannot be assumed, or the customer's role was refused and no probe is due.
     pub async fn enter(&self, session: SessionSpec) -> Result<AssumedRole, AssumeError> {
         let own_account = match session.external_id {
             Some(_) => None,
             None => Some(self.own_account.id().await?),
         };
-        let key = SessionKey::of(&session, own_account).expect("one of the two is there");
+        let key = SessionKey::of(&session, own_account).expect("one of the two ids is known");
         let breaker = self.breaker(&key.role);
         let role = match self.sessions.get(&key) {
             Some(role) => role,
@@ -182,16 +178,16 @@ impl Customers {
                     .get_or_insert_with(&key, || self.session(&session, &key.role, Arc::clone(&breaker)))
             }
         };
-        // Asked for here, so that a refusal is the role's error and not some call's.
+        // Asked for here, so that a refusal is an error of the role and not of a later call.
         let entered = role.credentials().await;
-        if entered.is_err() && breaker.open().is_some() {
+        if entered.is_err() && breaker.held().is_some() {
             self.sessions.remove(&key);
         }
         entered.map(|_| role)
     }
 
-    /// The error that [`Customers::enter`] is known to end with, without a call: the role is refused, no probe is due, and there
-    /// is no session from before.
+    /// The error that [`Customers::enter`] would return without a call: the role is refused, no probe is due, and no session is
+    /// cached.
     pub fn closed(&self, session: SessionSpec) -> Option<AssumeError> {
         let key = SessionKey::of(&session, self.own_account.id.get().cloned())?;
         let refused = self.breakers.get(&key.role)?.check().err()?;
@@ -213,6 +209,8 @@ impl Customers {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_a_session_in_use_nor_its_role_s_breaker_is_forgotten() {
+    async fn sessions_and_breakers_in_use_are_not_forgotten() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
         let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");

@@ -1,14 +1,17 @@
-//! The breaker of one customer's role as its sessions share it: what keeps a refused role from being asked for again and
-//! again, and says so once per change. The rules are [`super::breaker`]'s.
+//! The breaker of a customer's role, shared by all sessions in the role. It stops calls for a refused role, except for probes, and
+//! logs each change once. The rules are those of [`crate::breaker`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::registry::Registry;
 
 use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause};
-use crate::breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now};
+use crate::{
+    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now},
+    metrics::add,
+};
 
-/// Stands between STS and the sessions of one tenant in one role.
+/// The breaker between STS and one tenant's sessions in one role.
 #[derive(Debug)]
 pub struct RoleBreaker {
     tenant_id: String,
@@ -22,23 +25,24 @@ pub struct RoleBreaker {
 #[derive(Debug)]
 struct State {
     breaker: Breaker,
-    /// STS's last refusal and its cause, while the breaker is open.
+    /// Last refusal and its cause, while the breaker is open.
     refusal: Option<(Arc<AssumeError>, Cause)>,
 }
 
 /// Registers `logferry_role_breakers_open`, the customers' roles that STS refuses and only probes ask for, and
 /// `logferry_role_breaker_changes_total{change, cause}`, by the cause of the refusal.
 pub fn register(metrics: &Metrics, registry: &mut Registry) {
-    registry.register("role_breakers_open", "Customers' roles that STS refuses", metrics.open.clone());
-    registry.register(
+    add(registry, "role_breakers_open", "Customers' roles that STS refuses", &metrics.open);
+    add(
+        registry,
         "role_breaker_changes",
         "Changes of roles' breakers by cause of the refusal",
-        metrics.changes.clone(),
+        &metrics.changes,
     );
 }
 
 impl RoleBreaker {
-    /// A closed one.
+    /// A closed breaker.
     pub fn new(tenant_id: &str, role: RoleArn, intervals: ProbeIntervals, metrics: &Metrics) -> Self {
         Self {
             tenant_id: tenant_id.to_owned(),
@@ -50,8 +54,7 @@ impl RoleBreaker {
         }
     }
 
-    /// A closed one for a single session in the role: for refusals that concern its request and not the role. Its flight is
-    /// nobody's.
+    /// A closed breaker for one session in the role, for refusals of the session's request. Its `flight` is not used.
     pub fn of_session(&self) -> Self {
         Self {
             tenant_id: self.tenant_id.clone(),
@@ -63,40 +66,40 @@ impl RoleBreaker {
         }
     }
 
-    /// Held by whichever session asks STS: one call at a time in the role.
+    /// The right to ask STS, one call at a time for all sessions in the role.
     pub fn flight(&self) -> Arc<Flight> {
         Arc::clone(&self.flight)
     }
 
-    /// Tells at once whether the role is to be left alone.
+    /// Checks that the role may be asked for now.
     ///
     /// # Errors
-    /// The breaker is open and no probe is due: [`AssumeError::Open`].
+    /// The breaker is open and no probe is due: [`AssumeError::Held`].
     pub fn check(&self) -> Result<(), AssumeError> {
-        match self.open() {
-            Some(AssumeError::Open { refusal, probe_in }) if !probe_in.is_zero() => {
-                Err(AssumeError::Open { refusal, probe_in })
+        match self.held() {
+            Some(AssumeError::Held { refusal, probe_in }) if !probe_in.is_zero() => {
+                Err(AssumeError::Held { refusal, probe_in })
             }
             _ => Ok(()),
         }
     }
 
-    /// The error that an open breaker answers with; `None` while it is closed.
-    pub fn open(&self) -> Option<AssumeError> {
+    /// The error of an open breaker, whether or not a probe is due; `None` while the breaker is closed.
+    pub fn held(&self) -> Option<AssumeError> {
         let state = self.state();
         let probe_in = state.breaker.probe_in(now())?;
         let (refusal, _) = state.refusal.as_ref()?;
-        Some(AssumeError::Open { refusal: Arc::clone(refusal), probe_in })
+        Some(AssumeError::Held { refusal: Arc::clone(refusal), probe_in })
     }
 
-    /// Takes the probe that is due, if the breaker is open. Call it right before asking, with the flight in hand.
-    pub fn begin(&self) {
+    /// Takes the probe that is due, if the breaker is open. Call it right before the call to STS, with the turn of the flight.
+    pub fn take_probe(&self) {
         if self.state().breaker.admit(now(), fastrand::f64()) == Admission::Probe {
             tracing::debug!(tenant.id = self.tenant_id, role.arn = %self.role, "a role's breaker is half open: probing");
         }
     }
 
-    /// STS refused for a cause that somebody has to mend: opens, or stays open for longer. Returns what to answer with.
+    /// Opens the breaker after a refusal, or keeps it open for longer. Returns the error for the caller.
     pub fn refuse(&self, refusal: AssumeError, cause: Cause, remedy: &str) -> AssumeError {
         let refusal = Arc::new(refusal);
         let (change, probe_in) = {
@@ -121,10 +124,10 @@ impl RoleBreaker {
             breaker.probe_in = ?probe_in,
             "{consequence}"
         );
-        AssumeError::Open { refusal, probe_in }
+        AssumeError::Held { refusal, probe_in }
     }
 
-    /// STS let us in: closes if it was open.
+    /// Closes the breaker, if it was open, after STS gave a session.
     pub fn succeed(&self) {
         let (change, refusal) = {
             let mut state = self.state();
@@ -142,7 +145,7 @@ impl RoleBreaker {
         }
     }
 
-    /// Closes without a word: nobody asks for the role any more.
+    /// Closes the breaker without logging: the role is not asked for any more.
     fn retire(&self) {
         let mut state = self.state();
         state.breaker = Breaker::new(self.intervals);
@@ -191,26 +194,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_tells_when_the_next_probe_is_due() {
+    async fn an_open_breaker_knows_its_next_probe() {
         let breaker = closed(&Metrics::default());
-        assert_eq!((breaker.check(), breaker.open()), (Ok(()), None));
-        let AssumeError::Open { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
+        assert_eq!((breaker.check(), breaker.held()), (Ok(()), None));
+        let AssumeError::Held { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
         else {
             panic!("it is open")
         };
         assert_eq!(*refusal, denied());
         assert!((30.0..=37.5).contains(&probe_in.as_secs_f64()), "{probe_in:?}");
         tokio::time::advance(Duration::from_secs(10)).await;
-        let left = AssumeError::Open { refusal, probe_in: probe_in - Duration::from_secs(10) };
+        let left = AssumeError::Held { refusal, probe_in: probe_in - Duration::from_secs(10) };
         assert_eq!(breaker.check(), Err(left));
         tokio::time::advance(probe_in).await;
         assert_eq!(breaker.check(), Ok(()), "a probe is due");
-        breaker.begin();
+        breaker.take_probe();
         assert!(breaker.check().is_err(), "one probe is enough");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn its_state_is_a_gauge_and_its_changes_are_counted() {
+    async fn open_breakers_and_changes_are_counted() {
         let metrics = Metrics::default();
         let (one, other) = (closed(&metrics), closed(&metrics));
         one.refuse(denied(), Cause::TrustPolicy, "");
@@ -221,7 +224,7 @@ mod tests {
         one.succeed();
         shows(&metrics, "logferry_role_breakers_open 1");
         other.retire();
-        assert_eq!(other.open(), None);
+        assert_eq!(other.held(), None);
         drop(other);
         one.refuse(denied(), Cause::TrustPolicy, "");
         drop(one);

@@ -11,7 +11,7 @@ use crate::{
         refusal::Cause,
     },
     ledger::Ledger,
-    name::bucket::SourceBucket,
+    name::bucket::OwnBucket,
     object::bucket::BucketError,
     queue::{
         QueueError,
@@ -186,7 +186,7 @@ impl Doctor {
     }
 }
 
-fn of_bucket(field: &str, bucket: &SourceBucket, answer: Result<(), BucketError>) -> Finding {
+fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -> Finding {
     match answer {
         Ok(()) => Finding::Ok(format!("{} is there", bucket.name)),
         // To read and to write its objects does not need it.

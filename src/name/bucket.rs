@@ -4,14 +4,14 @@ use std::{net::Ipv4Addr, str::FromStr};
 
 /// A bucket of ours, as `source.buckets` and `quarantine.bucket` name it: `NAME` or `NAME=OWNER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceBucket {
+pub struct OwnBucket {
     /// The bucket's name.
     pub name: String,
     /// The account that must own it, sent as ExpectedBucketOwner.
     pub owner: Option<String>,
 }
 
-impl FromStr for SourceBucket {
+impl FromStr for OwnBucket {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use crate::{
     delivery::Tally,
-    metrics::{Form, Outcome, Reason},
+    metrics::{Form, Outcome, Reason, add},
 };
 
 /// Handles on a pipeline's metrics; clones count together.
@@ -75,43 +75,39 @@ impl Default for Metrics {
 impl Metrics {
     /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("skipped", "Parts of messages that were no work", self.skipped.clone());
-        registry.register("failures", "What kept messages from being done", self.failures.clone());
-        registry.register(
+        add(registry, "skipped", "Parts of messages that were no work", &self.skipped);
+        add(registry, "failures", "What kept messages from being done", &self.failures);
+        add(
+            registry,
             "fairness_deferrals",
             "Objects that went back because their tenant held its share",
-            self.fairness_deferrals.clone(),
+            &self.fairness_deferrals,
         );
-        registry.register("object_bytes", "Bytes of objects", self.object_bytes.clone());
-        registry.register(
-            "objects_copied",
-            "Objects that arrived in customers' buckets",
-            self.objects_copied.clone(),
-        );
-        registry.register("records_read", "Records given to deliveries", self.records_read.clone());
-        registry.register("records", "Records by outcome", self.records.clone());
-        registry.register(
+        add(registry, "object_bytes", "Bytes of objects", &self.object_bytes);
+        add(registry, "objects_copied", "Objects that arrived in customers' buckets", &self.objects_copied);
+        add(registry, "records_read", "Records given to deliveries", &self.records_read);
+        add(registry, "records", "Records by outcome", &self.records);
+        add(
+            registry,
             "records_unaccounted",
             "Records without an outcome; always 0",
-            self.records_unaccounted.clone(),
+            &self.records_unaccounted,
         );
-        registry.register(
+        add(
+            registry,
             "records_undated",
             "Records without a timestamp that can be read and believed",
-            self.records_undated.clone(),
+            &self.records_undated,
         );
-        registry.register(
+        add(
+            registry,
             "records_mended",
             "Records whose message was mended: lone surrogates, bytes that are no UTF-8, illegal escapes and control characters",
-            self.records_mended.clone(),
+            &self.records_mended,
         );
-        registry.register(
-            "records_oversize",
-            "Records longer than one event may be",
-            self.records_oversize.clone(),
-        );
-        registry.register("batches", "PutLogEvents calls that were answered", self.batches.clone());
-        registry.register("event_bytes", "Bytes as CloudWatch Logs bills them", self.event_bytes.clone());
+        add(registry, "records_oversize", "Records longer than one event may be", &self.records_oversize);
+        add(registry, "batches", "PutLogEvents calls that were answered", &self.batches);
+        add(registry, "event_bytes", "Bytes as CloudWatch Logs bills them", &self.event_bytes);
         registry.register_with_unit(
             "freshness",
             "From the S3 event to the acceptance of the object's last record",

@@ -1,4 +1,4 @@
-//! Keeps every account's budget ([`crate::budget`]) around any sinks: an account that throttled a moment ago is not opened, and
+//! Keeps each account's budget ([`crate::budget`]) in front of any sinks: an account that throttled a moment ago is not opened, and
 //! calls wait for their turn.
 
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::{
     tenant::{CloudWatch, Delivery},
 };
 
-/// Sinks within their accounts' budgets.
+/// Sinks with their accounts' budgets.
 #[derive(Debug)]
 pub struct BudgetedSinks<S> {
     sinks: S,
     budgets: Budgets,
 }
 
-/// One sink within its account's budget.
+/// One sink with its account's budget.
 #[derive(Clone, Debug)]
 pub struct BudgetedSink<S> {
     sink: S,
@@ -33,7 +33,7 @@ impl<S> BudgetedSinks<S> {
     }
 }
 
-/// The error that a pause of the delivery's account is for its object.
+/// The error for an object whose account is paused.
 fn paused(pausing: Pausing, account: &str, region: &str) -> SinkError {
     let (account, region) = (account.to_owned(), region.to_owned());
     match pausing {
@@ -42,7 +42,7 @@ fn paused(pausing: Pausing, account: &str, region: &str) -> SinkError {
     }
 }
 
-/// The account's answer; `None` if nothing was asked.
+/// The account's answer; `None` if no call was made.
 fn answer_of<T>(outcome: &Result<T, SinkError>) -> Option<Answer> {
     match outcome {
         Err(SinkError::Throttled(_)) => Some(Answer::Throttled),
@@ -84,7 +84,7 @@ impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
         let paused = |pausing| paused(pausing, account, region);
         self.budgets.check(account, region).map_err(paused)?;
         let sink = self.sinks.open(delivery, destination, cluster).await?;
-        // Only now: one tenant's role that is refused must not use up the probe of all that deliver there.
+        // Entered last: a tenant's refused role must not use up the probe of all tenants that deliver into the account.
         let ticket = self.budgets.enter(account, region).map_err(paused)?;
         Ok(BudgetedSink { sink, ticket: Arc::new(ticket) })
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_role_that_is_refused_uses_no_probe_up() {
+    async fn a_refused_role_uses_up_no_probe() {
         let sinks = MemorySinks::new();
         sinks.create(PLACE, GROUP, &["s"]);
         sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));

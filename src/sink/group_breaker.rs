@@ -1,6 +1,5 @@
-//! Log groups that may not be written: one is left alone but for probes, as a refused role is, by the same rules
-//! ([`crate::breaker`]). Looked at before an object is opened, so that a denied group costs one object per
-//! interval and not a download of each.
+//! The breakers of log groups that the customers' roles may not write. An open one admits only probes, by the rules of
+//! [`crate::breaker`]. It is checked before an object is opened, so that a denied group costs one download per interval.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,10 +9,11 @@ use super::SinkError;
 use crate::{
     breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now},
     credentials::RoleArn,
+    metrics::add,
     recent::Recent,
 };
 
-/// Names a group and the role that is to write it.
+/// A group and the role that writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GroupKey {
     /// The tenant.
@@ -38,7 +38,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// IAM's name of it.
+    /// Name of the action in IAM.
     pub fn name(self) -> &'static str {
         match self {
             Self::PutLogEvents => "logs:PutLogEvents",
@@ -47,7 +47,7 @@ impl Action {
         }
     }
 
-    /// The word that metrics use.
+    /// The value of the metrics' label.
     fn word(self) -> &'static str {
         match self {
             Self::PutLogEvents => "put_log_events",
@@ -57,7 +57,7 @@ impl Action {
     }
 }
 
-/// The groups that were denied. One that may be written takes no memory here.
+/// The breakers of denied groups. Other groups take no memory.
 #[derive(Clone, Debug)]
 pub struct GroupBreakers {
     open: Recent<GroupKey, Arc<OpenBreaker>>,
@@ -76,14 +76,14 @@ struct State {
     breaker: Breaker,
     denied: Arc<str>,
     action: Action,
-    /// Counted as open.
+    /// Whether the gauge counts this breaker.
     counted: bool,
 }
 
-/// Leave to write a group, and the duty to tell what came of it. An open breaker listens to its probe alone: what began
-/// before it opened says nothing new.
+/// Permission to write a group. Its holder reports the result with [`GroupPermit::succeeded`] or [`GroupPermit::denied`]. An open
+/// breaker ignores reports of holders other than its probe, because they began before it opened.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct GroupPermit {
     key: Arc<GroupKey>,
     breakers: Arc<GroupBreakers>,
     probe: Option<Arc<OpenBreaker>>,
@@ -92,36 +92,33 @@ pub struct Pass {
 /// Registers `logferry_group_breakers_open`, the customers' log groups that may not be written and that only probes try, and
 /// `logferry_group_breaker_changes_total{change, cause}`, by the call that was denied.
 pub fn register(metrics: &Metrics, registry: &mut Registry) {
-    registry.register(
-        "group_breakers_open",
-        "Customers' log groups that may not be written",
-        metrics.open.clone(),
-    );
-    registry.register(
+    add(registry, "group_breakers_open", "Customers' log groups that may not be written", &metrics.open);
+    add(
+        registry,
         "group_breaker_changes",
         "Changes of groups' breakers by the call that was denied",
-        metrics.changes.clone(),
+        &metrics.changes,
     );
 }
 
 impl GroupBreakers {
-    /// None is denied yet; at most `capacity` are remembered.
+    /// No group is denied yet; at most `capacity` breakers are kept.
     pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         Self { open: Recent::new(capacity), intervals, metrics }
     }
 
-    /// Forgets those that nobody has looked up for long. Every message that waits for one looks it up; if none does, the tenant's
-    /// row names another.
+    /// Forgets breakers that have been idle for long. Every message that waits for a group looks its breaker up; if none does, the
+    /// tenant's row names another group.
     pub fn tidy(&self) {
         self.open.forget_idle(|_| self.intervals.longest * 2);
     }
 
-    /// Asks to write a group; takes its probe if one is due.
+    /// Asks to write a group, and takes the probe if one is due.
     ///
     /// # Errors
-    /// It was denied, and no probe is due: [`SinkError::Held`].
-    pub fn pass(self: &Arc<Self>, key: GroupKey) -> Result<Pass, SinkError> {
+    /// The group was denied before and no probe is due: [`SinkError::Held`].
+    pub fn permit(self: &Arc<Self>, key: GroupKey) -> Result<GroupPermit, SinkError> {
         let probe = self.open.get(&key);
         let key = Arc::new(key);
         if let Some(breaker) = &probe {
@@ -135,10 +132,10 @@ impl GroupBreakers {
                 "a group's breaker is half open: probing"
             );
         }
-        Ok(Pass { key, breakers: Arc::clone(self), probe })
+        Ok(GroupPermit { key, breakers: Arc::clone(self), probe })
     }
 
-    /// The error that [`GroupBreakers::pass`] would end with; no probe is taken.
+    /// The error that [`GroupBreakers::permit`] would return. Takes no probe.
     pub fn held(&self, key: &GroupKey) -> Option<SinkError> {
         let breaker = self.open.get(key)?;
         let state = breaker.state();
@@ -147,13 +144,13 @@ impl GroupBreakers {
     }
 }
 
-impl Pass {
-    /// Whether it was let through to see if the group may be written again.
+impl GroupPermit {
+    /// Whether this is a probe.
     pub fn is_probe(&self) -> bool {
         self.probe.is_some()
     }
 
-    /// The group took events: closes its breaker if this was the probe.
+    /// Reports that the group accepted events. Closes the breaker if this is its probe.
     pub fn succeeded(&self) {
         let Some(probe) = &self.probe else { return };
         let (change, action) = {
@@ -177,7 +174,7 @@ impl Pass {
         );
     }
 
-    /// The role may not do that to the group: opens the group's breaker, or keeps it open for longer.
+    /// Reports that the role may not do `action`. Opens the group's breaker, or keeps it open for longer if this is its probe.
     pub fn denied(&self, action: Action, problem: &str) {
         let mut opened = None;
         let breaker = self.breakers.open.get_or_insert_with(&self.key, || {
@@ -273,7 +270,7 @@ mod tests {
     }
 
     fn held(breakers: &Arc<GroupBreakers>, group: &str) -> Option<Duration> {
-        match breakers.pass(key(group)) {
+        match breakers.permit(key(group)) {
             Err(SinkError::Held { probe_in, .. }) => Some(probe_in),
             Err(error) => panic!("{error}"),
             Ok(_) => None,
@@ -288,19 +285,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_denied_group_is_probed_once_per_interval_and_no_other_is_held() {
         let breakers = breakers(&Metrics::default());
-        breakers.pass(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
+        breakers.permit(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
         let mut least = 30.0;
         for _ in 0..3 {
             let wait = held(&breakers, "g").expect("it is left alone");
             assert!((least..=least * 1.25).contains(&wait.as_secs_f64()), "{wait:?}");
             assert_eq!(held(&breakers, "another"), None);
             tokio::time::advance(wait).await;
-            let probe = breakers.pass(key("g")).expect("a probe is due");
+            let probe = breakers.permit(key("g")).expect("a probe is due");
             assert!(held(&breakers, "g").is_some(), "one is enough");
             probe.denied(Action::CreateLogStream, "still no");
             least *= 2.0;
         }
-        let Err(SinkError::Held { denied, .. }) = breakers.pass(key("g")) else { panic!("held") };
+        let Err(SinkError::Held { denied, .. }) = breakers.permit(key("g")) else { panic!("held") };
         assert_eq!(&*denied, "still no");
     }
 
@@ -309,10 +306,10 @@ mod tests {
         let metrics = Metrics::default();
         let breakers = Arc::new(GroupBreakers::new(INTERVALS, 2, metrics.clone()));
         let deny =
-            |group| breakers.pass(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
+            |group| breakers.permit(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
         deny("g");
         tokio::time::advance(Duration::from_secs(60)).await;
-        let probe = breakers.pass(key("g")).expect("a probe is due");
+        let probe = breakers.permit(key("g")).expect("a probe is due");
         ["a", "b", "c", "d"].into_iter().for_each(deny);
         shows(&metrics, "logferry_group_breakers_open 2");
         assert!(held(&breakers, "g").is_some() && held(&breakers, "d").is_some());
@@ -327,11 +324,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn its_probe_closes_it_and_nobody_else_says_anything_of_it() {
+    async fn only_the_probe_closes_a_breaker() {
         let metrics = Metrics::default();
         let breakers = breakers(&metrics);
-        let early = [breakers.pass(key("g")), breakers.pass(key("g"))];
-        let [one, other] = early.map(|pass| pass.expect("nothing is known"));
+        let early = [breakers.permit(key("g")), breakers.permit(key("g"))];
+        let [one, other] = early.map(|permit| permit.expect("nothing is known"));
         one.denied(Action::CreateLogGroup, "no");
         let wait = held(&breakers, "g").expect("it is left alone");
         // Both began when nothing was known.
@@ -342,7 +339,7 @@ mod tests {
         shows(&metrics, "logferry_group_breakers_open 1");
 
         tokio::time::advance(wait).await;
-        let probe = breakers.pass(key("g")).expect("a probe is due");
+        let probe = breakers.permit(key("g")).expect("a probe is due");
         probe.succeeded();
         probe.succeeded();
         assert_eq!(held(&breakers, "g"), None);

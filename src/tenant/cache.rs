@@ -20,7 +20,7 @@ use prometheus_client::{
 use tokio::time::{Instant, timeout};
 
 use super::{Directory, LookupError, Tenant};
-use crate::metrics::Lookup;
+use crate::metrics::{Lookup, add};
 
 /// While the directory is down it is asked once per this time, whoever is looked for: an outage must not cost every
 /// message a time-out.
@@ -42,10 +42,11 @@ pub struct Metrics {
 impl Metrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
+        add(
+            registry,
             "tenant_lookups",
             "Lookups of tenants that no fresh entry answered, by result",
-            self.tenant_lookups.clone(),
+            &self.tenant_lookups,
         );
     }
 }

@@ -60,7 +60,6 @@ fn bad(delivery: &Delivery, field: &str, problem: String) -> BadRow {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::Config;
     use crate::tenant::{Attribute, Row, parse_row};
 

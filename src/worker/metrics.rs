@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::metrics::{Call, Reason, Verdict};
+use crate::metrics::{Call, Reason, Verdict, add};
 
 /// Handles on a worker's metrics; clones count together.
 #[derive(Clone, Debug, Default)]
@@ -33,32 +33,27 @@ pub struct Metrics {
 impl Metrics {
     /// Registers all of them but `failures`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
+        add(
+            registry,
             "messages_received",
             "Messages received, redeliveries included",
-            self.messages_received.clone(),
+            &self.messages_received,
         );
-        registry.register("messages", "Messages by verdict", self.messages.clone());
-        registry.register("messages_in_flight", "Messages being worked on", self.messages_in_flight.clone());
-        registry.register(
-            "dead_letters",
-            "Messages sent to the dead-letter queue",
-            self.dead_letters.clone(),
-        );
-        registry.register(
+        add(registry, "messages", "Messages by verdict", &self.messages);
+        add(registry, "messages_in_flight", "Messages being worked on", &self.messages_in_flight);
+        add(registry, "dead_letters", "Messages sent to the dead-letter queue", &self.dead_letters);
+        add(
+            registry,
             "dead_letters_overdue",
             "Dead letters whose retries were ended by their age",
-            self.dead_letters_overdue.clone(),
+            &self.dead_letters_overdue,
         );
-        registry.register(
+        add(
+            registry,
             "messages_sent_anew",
             "Messages that wait in the queue's delay, by reason",
-            self.messages_sent_anew.clone(),
+            &self.messages_sent_anew,
         );
-        registry.register(
-            "queue_errors",
-            "Calls or entries that SQS did not take",
-            self.queue_errors.clone(),
-        );
+        add(registry, "queue_errors", "Calls or entries that SQS did not take", &self.queue_errors);
     }
 }

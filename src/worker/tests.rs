@@ -12,6 +12,7 @@ use std::sync::{
 
 use super::*;
 use crate::{
+    metrics::{add, rendered},
     queue::{
         DeadLetter,
         memory::{Call as QueueCall, MemoryQueue, Operation},
@@ -39,7 +40,12 @@ impl Running {
     }
 
     fn metric(&self, line: &str) -> bool {
-        crate::metrics::rendered(|registry| self.metrics.register(registry)).contains(line)
+        let text = rendered(|registry| {
+            self.metrics.register(registry);
+            // The pipeline does this in a worker.
+            add(registry, "failures", "Failures", &self.metrics.failures);
+        });
+        text.contains(line)
     }
 }
 

@@ -314,7 +314,7 @@ async fn refusals_are_told_apart() {
     assert!(matches!(error, CopyError::TooLarge(_)), "{error}");
     let stranger = IN_ROLE.map(|(name, value)| (name, if name == "external_id" { "wrong" } else { value }));
     let error = refused(&stranger, |_| ()).await;
-    assert!(matches!(error, CopyError::Session(AssumeError::Open { .. })), "{error}");
+    assert!(matches!(error, CopyError::Session(AssumeError::Held { .. })), "{error}");
     let job = CopyJob { owner: Some("999999999999"), ..good.job() };
     let error = world.copy_job(&job).await.expect_err("the staging bucket is another's");
     assert!(matches!(error, CopyError::Denied(_)), "{error}");

@@ -19,7 +19,7 @@ fn request(role: RoleArn, tags: Vec<(&'static str, String)>) -> AssumeRequest {
 const LIFE: SessionLife =
     SessionLife { duration: Duration::from_secs(3600), refresh_before: Duration::from_secs(300) };
 
-/// A role of the customer's that may not exist, and sessions in it for clusters.
+/// The breaker of a customer's role that may not exist, and a maker of sessions in the role, one per cluster.
 fn customer(
     sandbox: &Sandbox,
     interval: Duration,
@@ -39,7 +39,7 @@ fn customer(
     (breaker, session)
 }
 
-/// An existing role, in a session that is to be renewed as soon as it is there.
+/// An existing role with a session whose renewal is due at once.
 async fn renewed_at_once(sandbox: &Sandbox) -> AssumedRole {
     create_role(sandbox).await;
     let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
@@ -56,7 +56,7 @@ async fn create_role(sandbox: &Sandbox) {
 }
 
 fn is_open(answer: &Result<Credentials, AssumeError>) -> bool {
-    matches!(answer, Err(AssumeError::Open { .. }))
+    matches!(answer, Err(AssumeError::Held { .. }))
 }
 
 /// Waits until a probe is due.
@@ -73,12 +73,12 @@ async fn all_sessions_in_a_refused_role_share_its_probes() {
     let (breaker, session) = customer(&sandbox, Duration::from_millis(50));
     let (one, other) = (session("one"), session("other"));
 
-    // Both at once, and only one of them asks.
+    // Both ask for credentials at once, and only one calls STS.
     let (first, second) = tokio::join!(one.credentials(), other.credentials());
     assert!(is_open(&first) && is_open(&second), "{first:?} {second:?}");
     assert_eq!(assumed(), 1);
 
-    // Nobody waits for a probe that is under way, though its interval is over.
+    // While a probe runs, other callers fail at once, even after its interval.
     due(&breaker).await;
     let slow = Fault::new("sts", "AssumeRole", Effect::Latency { milliseconds: 3_600_000 });
     let slow = sandbox.faults().add(slow);
@@ -97,17 +97,17 @@ async fn all_sessions_in_a_refused_role_share_its_probes() {
     assert!(probe.await.is_err_and(|error| error.is_cancelled()));
     sandbox.faults().remove(slow);
 
-    // Whoever asks first finds that it is mended, for all.
+    // The first caller finds the role fixed, and closes the breaker for all.
     create_role(&sandbox).await;
     due(&breaker).await;
     other.credentials().await.expect("it is mended");
-    assert_eq!(breaker.open(), None);
+    assert_eq!(breaker.held(), None);
     one.credentials().await.expect("no probe is needed");
     assert_eq!(assumed(), 4);
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_one_request_stops_its_session_alone() {
+async fn a_refused_request_stops_only_its_session() {
     let sandbox = Sandbox::start().await.expect("loopback has a free port");
     create_role(&sandbox).await;
     let (_, session) = customer(&sandbox, Duration::from_secs(3600));
@@ -120,7 +120,7 @@ async fn what_is_wrong_with_one_request_stops_its_session_alone() {
 }
 
 #[tokio::test]
-async fn who_waits_for_an_attempt_shares_its_failure() {
+async fn callers_that_waited_share_the_failure() {
     let sandbox = Sandbox::start().await.expect("loopback has a free port");
     create_role(&sandbox).await;
     let (_, session) = customer(&sandbox, Duration::from_secs(3600));
@@ -205,13 +205,13 @@ async fn calls_that_fail_together_cost_one_session() {
     sandbox.expire_sessions(CUSTOMER);
     calls(8).await;
     assert_eq!(assumed(), 2);
-    // As after the role was deleted and made anew.
+    // As after the role was deleted and created again.
     let unknown = Effect::Error(ErrorAnswer::new(403, "InvalidClientTokenId"));
     let unknown = Fault { times: Some(1), ..Fault::new("sts", "GetCallerIdentity", unknown) };
     sandbox.faults().add(unknown);
     calls(1).await;
     assert_eq!(assumed(), 3);
-    // Whoever is late drops nothing: the session that failed is gone already.
+    // A late caller drops no new session: the failed one is gone already.
     let old = role.at_hand().expect("one is at hand");
     let new = role.enter_anew().await.expect("STS answers");
     assert_ne!(new, old);

@@ -11,7 +11,10 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::{ledger::LedgerError, metrics::Call};
+use crate::{
+    ledger::LedgerError,
+    metrics::{Call, add},
+};
 
 /// Calls in a row that failed before a ledger is left alone for [`REST`]: each further object would wait for the same.
 const FAILURES: u32 = 3;
@@ -34,15 +37,17 @@ pub struct Metrics {
 impl Metrics {
     /// Registers both.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
+        add(
+            registry,
             "ledger_errors",
             "Calls that the ledger did not answer, or throttled",
-            self.ledger_errors.clone(),
+            &self.ledger_errors,
         );
-        registry.register(
+        add(
+            registry,
             "ledger_out_of_reach",
             "Whether deliveries go on without the ledger because it does not answer",
-            self.ledger_out_of_reach.clone(),
+            &self.ledger_out_of_reach,
         );
     }
 }

@@ -144,7 +144,7 @@ async fn without_a_way_in_nothing_is_looked_at_nor_kept() {
     assert_eq!((world.store.heads(), world.copier.calls()), (Vec::new(), 0));
     // While the role is left alone, the ledger is too.
     let asked = world.ledger.as_ref().map(MemoryLedger::calls);
-    let open = AssumeError::Open { refusal: Arc::new(denied.clone()), probe_in: Duration::from_secs(9) };
+    let open = AssumeError::Held { refusal: Arc::new(denied.clone()), probe_in: Duration::from_secs(9) };
     world.copier.close_role(BUCKET_THERE, open);
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.ledger.as_ref().map(MemoryLedger::calls), asked);

@@ -87,7 +87,7 @@ async fn a_role_that_is_left_alone_costs_the_ledger_nothing() {
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     let asked = calls();
     assert!(asked > 0, "the first one has to ask");
-    let open = AssumeError::Open { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
+    let open = AssumeError::Held { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
     world.sinks.close_role(&role("222222222222"), open);
     let (report, verdict) = world.process(&event(&[KEY])).await;
     assert!(is_retry(&verdict));
@@ -103,7 +103,7 @@ async fn before_the_letter_the_ledger_is_asked_once() {
     world.put(KEY, good_object(&["a"]));
     world.put(OTHER, good_object(&["b"]));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    let open = AssumeError::Open { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
+    let open = AssumeError::Held { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
     world.sinks.close_role(&role("222222222222"), open);
     let of_age = async |key: &str, age: Duration| {
         let message = Message { age_when_received: age, ..message(&event(&[key])) };

@@ -19,7 +19,7 @@ fn fields_are_found_where_they_are() {
 
 /// Beyond what is remembered a record is unfamiliar, no more.
 #[test]
-fn long_and_manifold_records_are_scanned_each_time() {
+fn long_records_and_records_of_many_strings_are_not_compared() {
     let long = format!(r#"{{"a":"{}","message":"m","timestamp":"t"}}"#, "x".repeat(20 * 1024));
     let many = format!(r#"{{"a":[{}"x"],"message":"m","timestamp":"t"}}"#, r#""x","#.repeat(2 * MAX_STRINGS));
     let behind =
@@ -33,7 +33,7 @@ fn long_and_manifold_records_are_scanned_each_time() {
 }
 
 #[test]
-fn doubtful_names_are_told() {
+fn ambiguous_names_are_reported() {
     for text in
         [r#"{"message":"a","message":"b"}"#, r#"{"m\u0065ssage":"a"}"#, r#"{"timestamp":1,"timestamp":2}"#]
     {
@@ -42,7 +42,7 @@ fn doubtful_names_are_told() {
 }
 
 #[test]
-fn every_cut_is_incomplete_and_nothing_else() {
+fn every_cut_record_is_incomplete() {
     let text =
         r#" {"a" : [true, false,null ,{"b":-0.5E-7}], "message":"x\"\\\u00e9 é", "e":{}, "f":[] } "#.trim();
     for cut in 0..text.len() {
