@@ -1,6 +1,7 @@
-//! Makes the live parts out of a configuration: the one place that names adapters.
+//! Builds the live parts from a configuration. The only place that names adapters.
 
 pub mod commands;
+mod metrics;
 mod outbound;
 mod profile;
 mod readiness;
@@ -13,16 +14,17 @@ use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::readiness::Readiness;
+use self::{metrics::Metrics, readiness::Readiness};
 use crate::{
     batch::MAX_BATCH_EVENTS,
+    breaker::ProbeIntervals,
     budget::{Budgets, Rates},
-    config::{Config, Problem, SourceBucket},
+    config::{Config, Problem},
     copy::s3::{Addressing, S3Copier},
     credentials::{
-        assumed::{AssumeRequest, AssumedRole},
-        breaker::ProbeIntervals,
+        assumed::AssumedRole,
         customers::{Customers, SessionSettings},
+        request::{AssumeRequest, SessionLife},
     },
     delivery::MAX_STREAMS,
     fairness::book::Limits,
@@ -32,15 +34,14 @@ use crate::{
         claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
     },
-    metrics::Metrics,
+    name::bucket::OwnBucket,
     object::s3::S3Store,
     pipeline::{Pipeline, PipelineSettings, Ports},
-    quarantine::{Quarantine, QuarantinePrefix, s3::S3Quarantine},
+    quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
-        OwnBuckets,
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
     },
@@ -48,13 +49,13 @@ use crate::{
     worker::{self, Drained, WorkerSettings, settle::bodies_bound},
 };
 
-/// Connecting takes that long at most; the SDK's own default. Stated here because a time-out configuration replaces it.
+/// Longest time to connect: the SDK's default, repeated here because our timeout configuration replaces it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
-/// Longest single attempt of a call to SQS that is no long poll; it usually takes milliseconds, and a mebibyte some hundreds.
+/// Longest attempt of a call to SQS other than the long poll. It usually takes milliseconds; a mebibyte takes some hundreds.
 const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
-/// Longest such call with its repetitions.
+/// Longest such call, retries included.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
-/// The fields that name what has a Region; see [`Config::elsewhere`].
+/// The fields that name resources with a Region; see [`Config::elsewhere`].
 const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];
 
 /// The worker, built and listening, not yet running.
@@ -67,10 +68,10 @@ pub struct App {
 }
 
 impl App {
-    /// Finds credentials and Region, and binds the endpoint. Asks AWS nothing yet.
+    /// Finds credentials and Region, and binds the endpoint. Makes no call to AWS.
     ///
     /// # Errors
-    /// There is no Region, or the address is taken.
+    /// There is no Region, or the address is in use.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let sdk = load_sdk(&config, &EVERYTHING).await?;
         let listener = TcpListener::bind(config.http.listen)
@@ -79,20 +80,20 @@ impl App {
         Ok(Self { config, sdk, listener, stop: CancellationToken::new() })
     }
 
-    /// The address of the endpoint, with the port that the system chose if none was set.
+    /// The address of the endpoint, with the port that the system chose for port 0.
     ///
     /// # Errors
-    /// The system does not tell.
+    /// The system does not know the address.
     pub fn listen_address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Cancelling it begins the drain.
+    /// A token that starts the drain when it is cancelled.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Works until stopped, then drains.
+    /// Works until the stop token is cancelled, then drains.
     ///
     /// # Errors
     /// The configuration has no queue, table or role.
@@ -113,7 +114,7 @@ impl App {
                 negative_ttl: config.tenants.negative_ttl,
                 max_stale: config.tenants.max_stale,
             },
-            metrics.clone(),
+            metrics.tenants.clone(),
         );
         let queue = SqsQueue::new(
             Clients {
@@ -131,11 +132,12 @@ impl App {
             lease: config.ledger.lease,
             out_of_reach_after: config.ledger.out_of_reach_after,
         };
-        let claims = Claims::new(ledger, claims, metrics.clone());
-        let quarantine = quarantine(&config, &sdk, &metrics)?;
+        let claims = Claims::new(ledger, claims, metrics.ledger.clone());
+        let quarantine = quarantine(&config, &sdk, metrics.quarantine.clone())?;
         let sessions = session_settings(&config);
-        let customers = Customers::new(&sdk, &central, sessions, metrics.clone());
-        let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.clone());
+        let customers = Customers::new(&sdk, &central, sessions, metrics.roles.clone());
+        let groups =
+            GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
         let tidying = tidy(customers.clone(), groups.clone());
         let sinks =
             CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
@@ -146,14 +148,18 @@ impl App {
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
                 sinks,
-                Budgets::new(rates, config.queue.max_retry_delay, metrics.clone()),
+                Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
             ),
             copier: S3Copier::new(&sdk, addressing(&config), customers, central.clone()),
             claims: claims.clone(),
             quarantine,
         };
-        let pipeline =
-            Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.clone(), Arc::clone(&health)));
+        let pipeline = Arc::new(Pipeline::new(
+            ports,
+            pipeline_settings(&config)?,
+            metrics.pipeline.clone(),
+            Arc::clone(&health),
+        ));
         let calling = short_sqs_client(&sdk, config.delivery.attempts);
         let readiness = Readiness {
             health: Arc::clone(&health),
@@ -172,7 +178,7 @@ impl App {
         let endpoint = tokio::spawn(http::serve(
             listener,
             Arc::clone(&health),
-            metrics.clone(),
+            metrics.registry(),
             served.clone().cancelled_owned(),
         ));
         let drained = worker::run(
@@ -184,17 +190,17 @@ impl App {
             worker_settings(&config),
             stop,
             health,
-            metrics,
+            metrics.worker,
         )
         .await;
-        // Served through the drain, so that readiness can fail while it lasts.
+        // Serves until the drain is over, so that readiness fails during it.
         served.cancel();
         tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?;
         Ok(drained)
     }
 }
 
-/// The tenant table for the commands that list and change it. Asks AWS nothing yet.
+/// The tenant table for the commands that list and change it. Makes no call to AWS yet.
 ///
 /// # Errors
 /// There is no Region, or the configuration has no table.
@@ -207,7 +213,7 @@ fn rows(config: &Config, sdk: &SdkConfig, table: String) -> TenantRows {
     TenantRows::new(aws_sdk_dynamodb::Client::new(sdk), table, config.tenants.default_region.clone())
 }
 
-/// Sees to it that what nobody asks for any more is not shown as refused.
+/// Removes idle breakers, so that the metrics do not count them as open.
 async fn tidy(customers: Customers, groups: GroupBreakers) {
     loop {
         tokio::time::sleep(readiness::INTERVAL).await;
@@ -216,10 +222,10 @@ async fn tidy(customers: Customers, groups: GroupBreakers) {
     }
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT; exits at once at the second: what is unfinished stays in the queue.
+/// Cancels `stop` at the first SIGTERM or SIGINT. Exits at once at the second; unfinished messages stay in the queue.
 ///
 /// # Errors
-/// The system does not let us listen for signals.
+/// The system refuses to deliver signals to us.
 pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
     let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
@@ -243,15 +249,15 @@ pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What the worker's buffers take, in bytes: slots x (window + two batches + read-ahead). See ARCHITECTURE.md.
+/// Memory of the worker's buffers in bytes: slots x (window + two batches + read-ahead). See ARCHITECTURE.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBound {
-    /// Every slot busy with ordinary records: two steps of decompressed text, two batches of 1.5 MiB (one open, one on its
-    /// way; a third place to put them in order is not needed, the one that arrived is it), three reads of the connection.
+    /// All slots busy with ordinary records: two steps of decompressed text, two batches of 1.5 MiB (an open one and one being put;
+    /// sorting needs no third, because it uses the buffer of the batch that was answered), and three reads of the connection.
     pub ordinary: u64,
-    /// Every slot busy with the worst: zstd's window (8 MiB, and larger ones in `source.zstd_windows`), records of
-    /// `source.max_record` that have to be mended (in the window, and three times that where each byte becomes U+FFFD), batches of
-    /// nothing but escapes (8 MiB with room to grow), and full caches.
+    /// All slots busy with the worst records: zstd's window (8 MiB; larger windows count in `source.zstd_windows`), records of
+    /// `source.max_record` that must be mended (in the window, plus three times their size if each byte becomes U+FFFD), batches that
+    /// consist of escapes (8 MiB with room to grow), and full caches.
     pub worst: u64,
 }
 
@@ -261,13 +267,13 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
     let mended = 4 * config.source.max_record.as_u64();
-    // What is set aside and what is on its way there: a mebibyte, or a record that does not shrink, with room to double.
+    // A quarantine file that grows and one that is being written: a mebibyte, or a record that does not compress, with room to double.
     let set_aside = if config.quarantine.bucket.is_some() {
         2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
     } else {
         0
     };
-    // A body of 1 MiB names 11,000 objects, in 200 bytes each, and what became of each takes 450; lists have room to double.
+    // A body of 1 MiB names 11,000 objects. Each takes 200 bytes, and its result 450; lists have room to double.
     let message = 12 * 1024 * KIB;
     let caches =
         config.credentials.cache_capacity * 8 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
@@ -285,13 +291,13 @@ pub fn memory_limit() -> Option<u64> {
     std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
 }
 
-/// Credentials, Region and the way out, for the parts of the configuration that these `fields` name: each must be in that Region.
+/// Credentials, Region and HTTP client. The resources that `fields` name must be in this Region.
 async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig> {
     let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http_client)
         .retry_config(RetryConfig::standard().with_max_attempts(config.delivery.attempts))
-        // A call that is never answered must end too; for GetObject an attempt ends with the response's headers.
+        // A call without an answer must end. An attempt of GetObject ends with the response's headers.
         .timeout_config(timeouts(config.delivery.attempt_timeout));
     if let Some(region) = &config.aws.region {
         loader = loader.region(Region::new(region.clone()));
@@ -306,26 +312,26 @@ async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig>
     }
 }
 
-/// What one receive may take with every attempt timing out and the SDK's pauses, 20 s at most, in between.
+/// Longest time of a receive: all attempts time out, with the SDK's pauses of 20 s at most between them.
 fn longest_receive(config: &Config) -> Duration {
     let attempt = config.queue.wait_time + config.delivery.attempt_timeout + Duration::from_secs(20);
     attempt * config.delivery.attempts
 }
 
 fn sqs_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_sqs::Client {
-    // A long poll is no stalled call; its end is what the queue was asked for plus what any call may take.
+    // A long poll takes its wait time on top.
     let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
     aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts).build())
 }
 
-/// For the worker's own calls: a lease that is extended and a message that is deleted wait for no slow answer.
+/// A client with short timeouts, so that extensions of leases and deletes of messages do not wait for slow answers.
 fn short_sqs_client(sdk: &SdkConfig, attempts: u32) -> aws_sdk_sqs::Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(LONGEST_SQS_ATTEMPT)
         .operation_attempt_timeout(LONGEST_SQS_ATTEMPT)
         .operation_timeout(LONGEST_SQS_CALL);
     let config = aws_sdk_sqs::config::Builder::from(sdk)
-        // Polls that fail must not spend these calls' retries.
+        // Failed polls must not spend the retry tokens of these calls.
         .retry_partition(RetryPartition::new("sqs-calls"))
         .retry_config(RetryConfig::standard().with_max_attempts(attempts))
         .timeout_config(timeouts.build());
@@ -339,7 +345,7 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
 fn s3_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_s3::Client {
     let builder = aws_sdk_s3::config::Builder::from(sdk)
         .force_path_style(config.aws.s3_use_path_style)
-        // The store checks checksums, across broken connections too.
+        // `S3Store` checks checksums itself, because it resumes broken connections.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     aws_sdk_s3::Client::from_conf(builder.build())
 }
@@ -351,17 +357,8 @@ fn addressing(config: &Config) -> Addressing {
 fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole> {
     let arn = config.credentials.central_role_arn.as_deref();
     let role = arn.context("credentials.central_role_arn is required")?.parse()?;
-    let request = AssumeRequest {
-        role,
-        session_name: "logferry".to_owned(),
-        external_id: None,
-        policy: None,
-        tags: Vec::new(),
-        source_identity: None,
-        duration: config.credentials.session_duration,
-        refresh_before: config.credentials.refresh_before,
-    };
-    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request))
+    let request = AssumeRequest::central(role);
+    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request, session_life(config)))
 }
 
 fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
@@ -375,29 +372,39 @@ fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
     Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, max_clock_skew, retention }))
 }
 
-/// None if the configuration has none.
-fn quarantine(config: &Config, sdk: &SdkConfig, metrics: &Metrics) -> anyhow::Result<Option<Quarantine>> {
-    let Some(SourceBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
+/// The quarantine, if the configuration has one.
+fn quarantine(
+    config: &Config,
+    sdk: &SdkConfig,
+    metrics: quarantine::Metrics,
+) -> anyhow::Result<Option<Quarantine>> {
+    let Some(OwnBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
     let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
         .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
     let store = S3Quarantine::new(s3_client(config, sdk), name, owner);
-    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics.clone())))
+    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics)))
 }
 
-fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<SourceBucket>> {
+fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<OwnBucket>> {
     let bucket = config.quarantine.bucket.as_ref().map(|bucket| bucket.parse()).transpose();
     bucket.map_err(|problem: String| anyhow!("quarantine.bucket: {problem}"))
 }
 
-fn source_buckets(config: &Config) -> anyhow::Result<Vec<SourceBucket>> {
+fn source_buckets(config: &Config) -> anyhow::Result<Vec<OwnBucket>> {
     let buckets = config.source.buckets.iter().map(|bucket| bucket.parse());
     buckets.collect::<Result<_, _>>().map_err(|problem: String| anyhow!("source.buckets: {problem}"))
 }
 
+fn session_life(config: &Config) -> SessionLife {
+    SessionLife {
+        duration: config.credentials.session_duration,
+        refresh_before: config.credentials.refresh_before,
+    }
+}
+
 fn session_settings(config: &Config) -> SessionSettings {
     SessionSettings {
-        session_duration: config.credentials.session_duration,
-        refresh_before: config.credentials.refresh_before,
+        life: session_life(config),
         cache_capacity: config.credentials.cache_capacity,
         probe_intervals: ProbeIntervals {
             first: config.credentials.probe_interval,
@@ -420,14 +427,14 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     Ok(PipelineSettings {
         key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
         buckets,
-        own_buckets: OwnBuckets::of(config),
+        own_buckets: config.own_buckets(),
         unknown_tenant: config.tenants.unknown,
         max_record: usize::try_from(config.source.max_record.as_u64()).context("source.max_record")?,
         max_object: config.source.max_object.as_u64(),
         zstd_windows: config.source.zstd_windows.as_u64(),
         max_stored: config.source.max_stored.as_u64(),
         backoff: backoff(config),
-        // One fills while the other is on its way.
+        // Two per delivery: one fills while the other is being put.
         max_batch_events: MAX_BATCH_EVENTS,
         most_buffers: 2 * config.worker.concurrency,
         shares: Limits {

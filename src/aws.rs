@@ -1,4 +1,4 @@
-//! What the SDK's errors say, in words for a log line.
+//! The SDK's errors: their words for a log line, and their meaning where several services share it.
 
 use std::error::Error;
 
@@ -7,7 +7,7 @@ use aws_sdk_sts::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
-/// AWS's code and message where AWS answered, else the chain of causes.
+/// AWS's code and message if AWS answered, else the chain of causes.
 pub fn describe<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -22,12 +22,12 @@ where
     }
 }
 
-/// The error and its causes, each said once.
+/// The error and its causes, without repetitions.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut said: Vec<String> = Vec::new();
     for error in causes(error) {
         let words = error.to_string();
-        // A wrapper often repeats what it wraps.
+        // A wrapper often repeats its cause.
         if !said.iter().any(|before| before.contains(&words)) {
             said.push(words);
         }
@@ -35,13 +35,13 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     said.join(": ")
 }
 
-/// The first cause of that type; the SDK wraps what a credentials provider says several times.
+/// The first cause of type `E`. The SDK wraps the errors of credentials providers several times.
 pub fn find_cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).find_map(|error| error.downcast_ref::<E>())
 }
 
-/// Whether AWS's error code says that the session itself is no good any more: it ended before its time, or its role was deleted
-/// and made anew. Another session may do. Sources: the services' lists of common errors; S3 API reference, "Error responses".
+/// Whether AWS's error code says that the session is no longer valid: it ended early, or its role was deleted and created again. A new
+/// session may work. Sources: the services' lists of common errors; S3 API reference, "Error responses".
 pub fn refuses_session(code: Option<&str>) -> bool {
     matches!(
         code,
@@ -57,14 +57,14 @@ pub fn refuses_session(code: Option<&str>) -> bool {
     )
 }
 
-/// What S3 says by an error of any of its calls, as far as it means the same for all of them.
+/// Meaning of an S3 error, as far as all of S3's calls share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum S3Refusal {
-    /// There is no such object, or not that version of it.
+    /// The object, or this version of it, does not exist.
     NoObject,
-    /// What the call is conditional on does not hold.
+    /// A condition of the call does not hold.
     Changed,
-    /// There is no such bucket.
+    /// The bucket does not exist.
     NoBucket,
     /// The object is archived.
     Archived,
@@ -72,24 +72,24 @@ pub enum S3Refusal {
     Elsewhere,
     /// Too many requests.
     Throttled,
-    /// A policy, or a key of KMS, does not allow it.
+    /// A policy, or a KMS key, does not allow the call.
     Denied,
-    /// The request itself is refused, and would be again.
+    /// The request is refused; a retry would be refused too.
     Refused,
-    /// The same request may go well soon.
+    /// The same request may succeed soon.
     Unavailable,
 }
 
 impl S3Refusal {
-    /// Reads an error by its code and its HTTP status, as far as there are any. An error may come with status 200, once a copy has
-    /// begun. Source: S3 API reference, "Error responses".
+    /// Reads an error by its code and its HTTP status, if it has them. An error of a copy may have status 200. Source: S3 API
+    /// reference, "Error responses".
     pub fn of(code: Option<&str>, status: Option<u16>) -> Self {
         match (code, status) {
             (Some("NoSuchBucket"), _) => Self::NoBucket,
             (Some("InvalidObjectState" | "ObjectNotInActiveTierError"), _) => Self::Archived,
             (Some("NoSuchKey" | "NoSuchVersion"), _) | (_, Some(404)) => Self::NoObject,
             (Some("PreconditionFailed"), _) | (_, Some(412)) => Self::Changed,
-            // A bucket that moved or was just made: its name leads elsewhere for some time.
+            // The bucket was just created or moved, and its name resolves to another Region for some time.
             (Some("TemporaryRedirect"), _) | (_, Some(307)) => Self::Unavailable,
             (Some("PermanentRedirect" | "AuthorizationHeaderMalformed"), _) | (_, Some(301)) => {
                 Self::Elsewhere
@@ -98,10 +98,10 @@ impl S3Refusal {
             | (_, Some(429)) => Self::Throttled,
             (Some("AccessDenied" | "InvalidAccessKeyId" | "ExpiredToken" | "InvalidToken"), _)
             | (_, Some(401 | 403)) => Self::Denied,
-            // A request that came too slowly, or that another one is in the way of.
+            // The request came too slowly, or conflicts with another request.
             (Some("RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict"), _)
             | (_, Some(408 | 409)) => Self::Unavailable,
-            // A key that KMS disabled or has no time for, which its owner mends.
+            // The KMS key is disabled or KMS throttles; the key's owner can fix it.
             (Some(code), _) if code.starts_with("KMS.") => Self::Denied,
             (_, Some(400..500)) => Self::Refused,
             _ => Self::Unavailable,
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_that_is_no_good_is_told_from_one_that_may_not() {
+    fn an_invalid_session_differs_from_a_denied_call() {
         for (code, expected) in [
             ("ExpiredToken", true),
             ("ExpiredTokenException", true),
@@ -180,7 +180,7 @@ mod tests {
     struct Outer(#[source] std::io::Error);
 
     #[test]
-    fn the_chain_is_said_once_and_searched() {
+    fn the_chain_has_no_repetitions_and_can_be_searched() {
         let error = Outer(std::io::Error::other("no route to host"));
         assert_eq!(chain(&error), "cannot connect: no route to host");
         assert!(find_cause::<std::io::Error>(&error).is_some());

@@ -1,13 +1,13 @@
-//! What one account and Region may be asked: PutLogEvents and CreateLogStream each at a rate, and nothing for a moment once it
-//! throttled or did not answer and the SDK's retries did not cure it.
+//! Limits calls per account and Region: PutLogEvents and CreateLogStream have a rate each, and there is a pause after an account
+//! throttled, or did not answer, in spite of the SDK's retries.
 //!
 //! CloudWatch Logs counts requests per account and Region, so all streams and tenants that deliver there share a budget.
-//! `sink::budgeted` takes a [`Ticket`] when it opens a sink, waits for a turn before each call, and tells what came of it. Calls
-//! that the SDK repeats by itself are not counted.
+//! `sink::budgeted` takes a [`Ticket`] when it opens a sink, waits for a turn before each call, and reports the answer. The SDK's
+//! retries are not counted.
 //!
-//! A Region that takes connections and never answers would hold a slot for each of its tenants, for as long as an attempt and its
-//! repetitions may take. So one delivery at a time sees whether a place answers again, however long it takes; and where several
-//! accounts of a Region had no answer, one for the whole Region.
+//! A Region that accepts connections and never answers would hold a slot for each of its tenants, until the last retry times out. So
+//! only one delivery at a time probes an account that does not answer; if several accounts of a Region do not answer, only one
+//! delivery probes the Region.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,21 +15,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    credentials::breaker::{Admission, Breaker, Change, ProbeIntervals, now},
-    metrics::{Call, Metrics},
-    sink::SinkError,
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
 };
 
-/// How long an account that throttles, or has no answer, is left alone. A quota is per second, so a second may do; where it does not, the account
-/// is too busy with others' requests, or its quota was lowered.
+use crate::{
+    breaker::{Admission, Breaker, Change, ProbeIntervals, now},
+    metrics::{Call, add},
+};
+
+/// Pauses of an account that throttles or does not answer. Quotas are per second, so a second may be enough. If it is not, the account
+/// is busy with requests of others, or its quota was lowered.
 const PAUSES: ProbeIntervals =
     ProbeIntervals { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
-/// The length of time within which calls may come all at once: a tenth of the second that AWS counts in.
+/// Calls of this length of time may come at once: a tenth of the second by which AWS counts.
 const BURST: Duration = Duration::from_millis(100);
-/// Accounts of a Region without an answer that speak for the Region: fewer may be their own affair.
+/// So many accounts without an answer mean that their Region does not answer. Fewer may have problems of their own.
 const SILENT_ACCOUNTS: usize = 3;
-/// What nobody asked for in that time is forgotten, unless it is left alone; everything in it is over by then.
+/// A budget that was not used for so long is forgotten, unless its account is paused. All its turns are over by then.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Requests per second into one account and Region.
@@ -39,6 +43,54 @@ pub struct Rates {
     pub puts: u32,
     /// CreateLogStream.
     pub stream_creations: u32,
+}
+
+/// Metrics of all budgets.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// `logferry_budget_waits_total{call}`: calls that waited for `delivery.put_rate` or `delivery.create_stream_rate`.
+    pub budget_waits: Family<Call, Counter>,
+    /// `logferry_throttled_accounts`: accounts and Regions that throttle, and are left alone for a moment.
+    pub throttled_accounts: Gauge,
+}
+
+impl Metrics {
+    /// Registers both.
+    pub fn register(&self, registry: &mut Registry) {
+        add(registry, "budget_waits", "Calls that waited for their rate", &self.budget_waits);
+        add(
+            registry,
+            "throttled_accounts",
+            "Accounts and Regions left alone for a moment because they throttle",
+            &self.throttled_accounts,
+        );
+    }
+}
+
+/// Why an account is not asked now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pausing {
+    /// The account throttled a moment ago.
+    Throttled {
+        /// How long until it is asked again.
+        retry_in: Duration,
+    },
+    /// The account, or several accounts of its Region, did not answer a moment ago.
+    Unanswered {
+        /// How long until it is asked again.
+        retry_in: Duration,
+    },
+}
+
+/// Answer of an account to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Any answer but throttling.
+    Answered,
+    /// The account throttles, after the SDK's retries too.
+    Throttled,
+    /// There was no answer, or one of 5xx.
+    Unanswered,
 }
 
 /// The budgets of all accounts and Regions; clones share them.
@@ -53,7 +105,7 @@ pub struct Budgets {
 #[derive(Debug, Default)]
 struct State {
     budgets: HashMap<Place, Budget>,
-    /// Regions of which some account had no answer, and no account one since.
+    /// Regions with an account that did not answer, if no account of the Region has answered since.
     silent: HashMap<String, Silence>,
     swept: Option<Instant>,
 }
@@ -76,7 +128,7 @@ impl Budget {
     }
 }
 
-/// What nobody in a Region has answered to.
+/// The accounts of a Region that do not answer.
 #[derive(Debug)]
 struct Silence {
     accounts: HashSet<String>,
@@ -84,18 +136,18 @@ struct Silence {
     used: Instant,
 }
 
-/// Why an account is left alone.
+/// Why an account is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     Throttled,
     Unanswered,
 }
 
-/// Open or closed, and the probe that is under way.
+/// A breaker and its running probe.
 #[derive(Debug)]
 struct Pause {
     breaker: Breaker,
-    /// Alive until the probe is answered or dropped.
+    /// Alive until the probe has an answer or is dropped.
     probe: Weak<()>,
 }
 
@@ -104,16 +156,16 @@ impl Pause {
         Self { breaker: Breaker::new(PAUSES), probe: Weak::new() }
     }
 
-    /// How long nothing may be asked; `None` if something may, at least a probe.
+    /// Time until a call may be made; `None` if a call, or a probe, may be made now.
     fn held(&self, now: Instant) -> Option<Duration> {
         let wait = self.breaker.probe_in(now)?;
-        // The probe may take much longer than the interval: one at a time, or each would hold a slot.
+        // A probe may take much longer than the interval. Only one runs at a time, because each holds a slot.
         let under_way = self.probe.strong_count() > 0;
         let wait = if under_way { wait.max(PAUSES.first) } else { wait };
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Takes the probe, if there is something to find out.
+    /// Takes the probe, if one is due.
     fn admit(&mut self, now: Instant) -> Option<Arc<()>> {
         if self.breaker.admit(now, fastrand::f64()) != Admission::Probe {
             return None;
@@ -123,7 +175,7 @@ impl Pause {
         Some(probe)
     }
 
-    /// Those that were let in before it opened say nothing new: it is the probes that tell.
+    /// Records a refusal. While the breaker is open, only its probes count: other calls began before it opened.
     fn refuse(&mut self, now: Instant, probe: Option<&Arc<()>>) -> Option<Change> {
         if probe.is_none() && self.breaker.probe_in(now).is_some() {
             return None;
@@ -143,17 +195,17 @@ impl Pause {
 pub struct Ticket {
     budgets: Budgets,
     place: Place,
-    /// Whether it was let through to see how the account does now.
+    /// Present if this delivery probes the account.
     probe: Option<Arc<()>>,
-    /// The same for its Region.
+    /// Present if this delivery probes the Region.
     region_probe: Option<Arc<()>>,
 }
 
-/// The generic cell rate algorithm: calls an interval apart in the long run, with a burst of them at once.
+/// The generic cell rate algorithm: on average one call per interval, with a burst of [`BURST`].
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     interval: Duration,
-    /// When the calls so far would be done at an interval each.
+    /// When the calls so far would be done at one call per interval.
     done: Option<Instant>,
 }
 
@@ -162,7 +214,7 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / per_second.max(1), done: None }
     }
 
-    /// Takes the next turn, and says how far away it is.
+    /// Takes the next turn. Returns the time until it.
     fn take(&mut self, now: Instant) -> Duration {
         let start = self.done.map_or(now, |done| done.max(now));
         self.done = Some(start + self.interval);
@@ -171,30 +223,28 @@ impl Pace {
 }
 
 impl Budgets {
-    /// Nobody was asked anything yet. That an account is left alone is remembered for longer than `longest_delay`, the longest
-    /// that a message waits before it comes again.
+    /// No account was asked yet. Pauses are remembered for longer than `longest_delay`, the longest time until a message comes again.
     pub fn new(rates: Rates, longest_delay: Duration, metrics: Metrics) -> Self {
         Self { rates, longest_delay, metrics, state: Arc::default() }
     }
 
-    /// Tells whether an account is left alone now, and takes nothing.
+    /// Checks that an account is not paused. Takes no probe.
     ///
     /// # Errors
-    /// As [`Budgets::enter`] has them.
-    pub fn check(&self, account: &str, region: &str) -> Result<(), SinkError> {
+    /// See [`Pausing`].
+    pub fn check(&self, account: &str, region: &str) -> Result<(), Pausing> {
         let place = (account.to_owned(), region.to_owned());
-        self.with(&place, |budget, silent, now| held(&place, budget, silent.get(region), now))
+        self.with(&place, |budget, silent, now| held(budget, silent.get(region), now))
     }
 
-    /// Asks whether an account may be asked; takes its probe if one is due.
+    /// Asks to call an account, and takes its probe if one is due.
     ///
     /// # Errors
-    /// It throttled a moment ago, [`SinkError::Paused`]; or it did not answer, or several of its Region did not,
-    /// [`SinkError::Unreached`].
-    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, SinkError> {
+    /// See [`Pausing`].
+    pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, Pausing> {
         let place = (account.to_owned(), region.to_owned());
         let (probe, region_probe) = self.with(&place, |budget, silent, now| {
-            held(&place, budget, silent.get(region), now)?;
+            held(budget, silent.get(region), now)?;
             let of_region = silent.get_mut(region).and_then(|silence| {
                 silence.used = now;
                 silence.pause.admit(now)
@@ -252,30 +302,29 @@ impl Budgets {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every budget is right after each statement.
+        // Every statement leaves the budgets consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The error that says why nothing may be asked now, if so.
-fn held(place: &Place, budget: &Budget, silence: Option<&Silence>, now: Instant) -> Result<(), SinkError> {
+/// Checks that neither the account nor its Region is paused.
+fn held(budget: &Budget, silence: Option<&Silence>, now: Instant) -> Result<(), Pausing> {
     let of_place = budget.pause.held(now);
     let of_region = silence.and_then(|silence| silence.pause.held(now));
     let Some(retry_in) = of_place.max(of_region) else { return Ok(()) };
-    let (account, region) = place.clone();
-    if of_region.is_none() && budget.cause == Cause::Throttled {
-        return Err(SinkError::Paused { account, region, retry_in });
+    match budget.cause {
+        Cause::Throttled if of_region.is_none() => Err(Pausing::Throttled { retry_in }),
+        _ => Err(Pausing::Unanswered { retry_in }),
     }
-    Err(SinkError::Unreached { region, retry_in })
 }
 
 impl Ticket {
-    /// Waits until PutLogEvents may be called. A turn that is not used is lost.
+    /// Waits until PutLogEvents may be called. An unused turn is lost.
     pub async fn put_turn(&self) {
         self.turn("put_log_events", |budget| &mut budget.puts).await;
     }
 
-    /// Waits until CreateLogStream may be called. A turn that is not used is lost.
+    /// Waits until CreateLogStream may be called. An unused turn is lost.
     pub async fn create_stream_turn(&self) {
         self.turn("create_log_stream", |budget| &mut budget.stream_creations).await;
     }
@@ -288,20 +337,12 @@ impl Ticket {
         }
     }
 
-    /// Heeds what the account answered, or that it did not.
-    pub fn heed<T>(&self, answer: &Result<T, SinkError>) {
+    /// Pauses the account, or ends its pause, after an answer.
+    pub fn heed(&self, answer: Answer) {
         let trouble = match answer {
-            Err(SinkError::Throttled(_)) => Some(Cause::Throttled),
-            Err(SinkError::Unavailable(_)) => Some(Cause::Unanswered),
-            // Nothing was asked.
-            Err(
-                SinkError::Session(_)
-                | SinkError::LeaseEnded(_)
-                | SinkError::Held { .. }
-                | SinkError::Paused { .. }
-                | SinkError::Unreached { .. },
-            ) => return,
-            Ok(_) | Err(_) => None,
+            Answer::Answered => None,
+            Answer::Throttled => Some(Cause::Throttled),
+            Answer::Unanswered => Some(Cause::Unanswered),
         };
         let (account, region) = &self.place;
         let (change, of_region) = self.budgets.with(&self.place, |budget, silent, now| {

@@ -1,7 +1,7 @@
-//! The configuration: plain data, its defaults, and every rule it must keep.
+//! The configuration: plain data, its defaults, and its rules.
 //!
-//! Each field's comment is its reference; `config/logferry.toml` shows them all with their defaults. Where a value
-//! comes from is the business of [`layers`]; making live parts of it is the business of `app`.
+//! The comment of a field is its reference; `config/logferry.toml` shows all fields with their defaults. [`layers`] reads the values
+//! from their sources; `app` builds the live parts.
 
 pub mod layers;
 mod names;
@@ -13,92 +13,97 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
-use crate::{quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout, tenant::old_bucket_name};
+use crate::{
+    name::bucket::OwnBucket,
+    quarantine::QuarantinePrefix,
+    queue::MAX_DELAY,
+    route::KeyLayout,
+    sink::cloudwatch::RequestCompression,
+    tenant::{OwnBuckets, UnknownTenant},
+};
 
-/// SQS accepts at most 12 hours. Source: SQS API reference, ChangeMessageVisibility.
-pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 /// SQS holds a long poll for at most 20 seconds. Source: SQS API reference, ReceiveMessage.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// Everything that an operator can set.
+/// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The AWS account and Region that we run in.
+    /// Our own AWS account and Region.
     pub aws: Aws,
-    /// The queue that S3's notifications reach.
+    /// The queue of S3's notifications.
     pub queue: Queue,
     /// The staging bucket's objects.
     pub source: Source,
-    /// Where tenants are looked up.
+    /// The tenant table and its cache.
     pub tenants: Tenants,
-    /// The way into the customers' accounts.
+    /// Access to the customers' accounts.
     pub credentials: Credentials,
-    /// How far each object got.
+    /// The ledger: the progress of each object.
     pub ledger: Ledger,
-    /// Where records go that cannot be delivered.
+    /// The bucket for records that cannot be delivered.
     pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
-    /// What one tenant may hold of the worker.
+    /// The share of the worker that one tenant may use.
     pub fairness: Fairness,
     /// Concurrency and shutdown.
     pub worker: Worker,
     /// Health and metrics.
     pub http: Http,
-    /// Logs of logferry itself.
+    /// logferry's own log.
     pub log: Log,
 }
 
-/// The AWS account and Region that we run in.
+/// Our own AWS account and Region.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Aws {
-    /// Region of the queue, the bucket and the table. Default: what the SDK finds (`AWS_REGION`, profile, instance).
+    /// Region of the queue, the bucket and the table (`AWS_REGION`). Default: the Region that the SDK finds in the environment, the
+    /// profile or the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Path-style S3 addresses, for endpoints that know no other (`AWS_S3_USE_PATH_STYLE`).
+    /// Path-style S3 addresses, for endpoints that support no others (`AWS_S3_USE_PATH_STYLE`).
     pub s3_use_path_style: bool,
 }
 
-/// The queue that S3's notifications reach.
+/// The queue of S3's notifications.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Queue {
     /// URL of the SQS queue. Required by `worker` (`SQS_QUEUE_URL`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// URL of the dead-letter queue for messages that no retry can help. Without one they stay in the queue until
-    /// its own redrive policy takes them.
+    /// URL of the dead-letter queue for messages that retries cannot help. Without one, they stay in the queue until its redrive policy
+    /// moves them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter_url: Option<String>,
     /// Most messages of one ReceiveMessage, 1 to 10 (`MAX_BATCH_SIZE`).
     pub max_messages: u32,
-    /// Long poll, 1 to 20 s.
+    /// Wait time of the long poll, 1 to 20 s.
     #[serde(with = "friendly")]
     pub wait_time: Duration,
-    /// How long a received message stays hidden before its first extension, 10 s to 12 h. It is extended at half of
-    /// it for as long as the message is worked on.
+    /// Visibility timeout of a received message, 10 s to 12 h. While the message is worked on, it is extended after half of this time.
     #[serde(with = "friendly")]
     pub visibility_timeout: Duration,
-    /// First delay of a message that must be tried again; doubles with each attempt.
+    /// Delay before the first retry of a message; doubles with each attempt.
     #[serde(with = "friendly")]
     pub retry_delay: Duration,
-    /// Longest such delay, up to 15 min: SQS delays no message for longer.
+    /// Longest delay before a retry, up to 15 min, the limit of SQS.
     #[serde(with = "friendly")]
     pub max_retry_delay: Duration,
-    /// How long a message is tried again, from its first receive, 1 s to 14 days, the longest that SQS keeps a message. After
-    /// that it goes to the dead-letter queue with the reason of its last failure.
+    /// How long a message is retried, from its first receive, 1 s to 14 days, the longest that SQS keeps a message. After that it goes
+    /// to the dead-letter queue with the reason of its last failure.
     #[serde(with = "friendly")]
     pub max_age: Duration,
-    /// How often AWS may refuse a message's objects or batches for what they are, 1 to 1000, until the message goes to the dead-letter
-    /// queue: an object by 400, 405 or 301 of S3 or because it is archived, a batch by a 4xx of PutLogEvents. Each worker counts by
-    /// itself, unless the message is sent anew, which takes the count along.
+    /// Refusals of a message's objects or batches by AWS, 1 to 1000, after which the message goes to the dead-letter queue. A refusal of
+    /// an object is 400, 405 or 301 of S3, or that the object is archived; a refusal of a batch is a 4xx of PutLogEvents. Each worker
+    /// has its own count; a message that is sent anew carries the count to the next worker.
     pub max_refusals: u32,
-    /// Most messages that one worker lets wait hidden at once; SQS counts them as in flight, of which it has 120,000 for all of a
-    /// queue's workers. Beyond that number, and where the delay is longer than 60 s, a message waits as a new one with
-    /// `DelaySeconds`, which is not in flight. The default, with the default of `worker.concurrency`, is fewer than the messages for
-    /// which scaling by what is in flight would start another worker.
+    /// Most messages of one worker that wait hidden at once. SQS counts them as in flight, and allows 120,000 messages in flight for all
+    /// workers of a queue. Beyond this number, and if the delay is longer than 60 s, a message is sent anew with `DelaySeconds`, which
+    /// is not in flight. The default, together with the default of `worker.concurrency`, is too small to make scaling by messages in
+    /// flight start another worker.
     pub max_hidden: usize,
 }
 
@@ -126,20 +131,19 @@ pub struct Source {
     /// Buckets that may be read, `NAME` or `NAME=OWNER` with the owner's account id. Empty: any bucket, with a
     /// warning at start-up.
     pub buckets: Vec<String>,
-    /// What an object key's segments name. `{tenant}` and `{file}` are required, the others are `{cluster}`,
-    /// `{application}`, `{pod}`; anything else is a literal. `{file}` comes last.
+    /// Meaning of the segments of an object's key. `{tenant}` and `{file}` are required; `{cluster}`, `{application}` and `{pod}` are
+    /// optional; other segments are literal. `{file}` is the last one.
     pub key_layout: String,
-    /// Longest single record, decompressed. A longer one is stepped over: its place goes into quarantine, or its message's dead letter
-    /// names it.
+    /// Longest record, decompressed. A longer record is skipped; its position goes into the quarantine or into the message's dead letter.
     pub max_record: ByteSize,
-    /// Most decompressed bytes of one object: what stops a gzip bomb.
+    /// Most decompressed bytes of one object. Stops gzip bombs.
     pub max_object: ByteSize,
-    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on: a frame of more than 8 MiB of text with such a
-    /// window (`zstd --ultra`, Vector's level `best`) waits for its share, up to 10 s; then its message comes again. No window may be larger than this, nor than 128 MiB; `0 B` allows none beyond 8 MiB.
+    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on. A frame with such a window (`zstd --ultra`,
+    /// Vector's level `best`) and more than 8 MiB of text waits for its share, up to 10 s; then its message comes again. No window may
+    /// be larger than this, nor than 128 MiB; `0 B` allows no window larger than 8 MiB.
     pub zstd_windows: ByteSize,
-    /// Most stored bytes of one object whose records are read: what stops an object that is long without containing much, such
-    /// as padding or empty gzip members. Larger ones go to the dead-letter queue. A copy into a tenant's bucket has S3's own
-    /// limit instead, 5 GB.
+    /// Most stored bytes of one object whose records are read. Stops objects that consist of padding or empty gzip members. The messages
+    /// of larger objects go to the dead-letter queue. Copies into a tenant's bucket have S3's own limit instead, 5 GB.
     pub max_stored: ByteSize,
 }
 
@@ -156,31 +160,31 @@ impl Default for Source {
     }
 }
 
-/// Where tenants are looked up.
+/// The tenant table and its cache.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tenants {
     /// DynamoDB table, key `tenant_id` + `type` (`TENANT_CONFIG_TABLE`). Required by `worker`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// Region of the destination of rows that have no `target_region`. Default: such a row is a bad one.
+    /// Region of the destination of rows without `target_region`. Default: such rows are bad.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_region: Option<String>,
-    /// How long a tenant that was found is believed, 1 s to 24 h. A message becomes a dead letter because of a tenant's rows
-    /// only after a consistent read that was sent since the worker began with that message.
+    /// How long a tenant that was found is cached, 1 s to 24 h. A message becomes a dead letter because of a tenant's rows only after a
+    /// consistent read that was sent after the worker began with the message.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
-    /// How long "there is no such tenant" is believed, up to 24 h. No message is dead-lettered or discarded on it: that
-    /// takes the same consistent read.
+    /// How long it is cached that a tenant does not exist, up to 24 h. A message is dead-lettered or discarded only after the same
+    /// consistent read.
     #[serde(with = "friendly")]
     pub negative_ttl: Duration,
-    /// How long after `cache_ttl` a tenant found before serves on while the table does not answer, up to 30 days; 0: not at
-    /// all. Without an answer nobody passes for unknown: messages of tenants that are not remembered wait.
+    /// How long after `cache_ttl` a cached tenant is still used while the table does not answer, up to 30 days; 0: not at all. Meanwhile
+    /// messages of tenants that are not cached wait.
     #[serde(with = "friendly")]
     pub max_stale: Duration,
-    /// Most tenants remembered.
+    /// Most tenants in the cache.
     pub cache_capacity: u64,
-    /// What becomes of an object whose tenant has no row: `dead-letter` or `discard`.
+    /// What happens to an object whose tenant has no row: `dead-letter` or `discard`.
     pub unknown: UnknownTenant,
 }
 
@@ -198,39 +202,30 @@ impl Default for Tenants {
     }
 }
 
-/// What becomes of an object whose tenant has no row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnknownTenant {
-    /// The message goes to the dead-letter queue.
-    DeadLetter,
-    /// The message is acknowledged and counted.
-    Discard,
-}
-
-/// The way into the customers' accounts.
+/// Access to the customers' accounts.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credentials {
-    /// The first hop, in the provider's account (`CENTRAL_LOG_DISTRIBUTION_ROLE_ARN`). Required by `worker`.
+    /// ARN of the central role, the first hop, in the provider's account (`CENTRAL_LOG_DISTRIBUTION_ROLE_ARN`). Required by `worker`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub central_role_arn: Option<String>,
     /// Life of an assumed role's session, 15 min to 1 h (the limit of role chaining).
     #[serde(with = "friendly")]
     pub session_duration: Duration,
-    /// How long before their end credentials are renewed; up to a quarter more is added by chance, so that tenants
-    /// do not renew together.
+    /// How long before their end credentials are renewed. Up to a quarter more is added at random, so that tenants do not renew at the
+    /// same time.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
-    /// Most customer sessions remembered, one for each log group of a tenant (and cluster, with session tags), at most 8 KiB
-    /// each. The default holds as many as `tenants.cache_capacity` tenants with one group each.
+    /// Most customer sessions in the cache, one for each log group of a tenant (and cluster, with session tags), at most 8 KiB each. The
+    /// default is enough for `tenants.cache_capacity` tenants with one group each.
     pub cache_capacity: u64,
-    /// How long a customer's role that STS refused, or a log group that it may not write, is left alone, 1 s to 12 h; up to a
-    /// quarter more is added by chance, and it doubles with each probe that is refused too. The default: changes of IAM take
-    /// effect within seconds to minutes.
+    /// Time until the next probe of a customer's role that STS refused, or of a log group that the role may not write, 1 s to 12 h. Up
+    /// to a quarter more is added at random, and the time doubles with each probe that is refused. The default fits changes in IAM,
+    /// which take effect within seconds to minutes.
     #[serde(with = "friendly")]
     pub probe_interval: Duration,
-    /// Longest such interval, up to 12 h. The default is that of `queue.max_retry_delay`: no message comes back later.
+    /// Longest time until the next probe, up to 12 h. The default is that of `queue.max_retry_delay`, after which every message comes
+    /// back.
     #[serde(with = "friendly")]
     pub max_probe_interval: Duration,
 }
@@ -248,28 +243,29 @@ impl Default for Credentials {
     }
 }
 
-/// How far each object got.
+/// The ledger: the progress of each object.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ledger {
-    /// DynamoDB table, key `object` + `delivery`, time to live `expires_at`. Without one the ledger is off: a message that
-    /// comes again repeats what was already put for it.
+    /// DynamoDB table, key `object` + `delivery`, time to live `expires_at`. Without one the ledger is off, and a message that comes
+    /// again repeats all its records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// How long a worker that is gone keeps others off its objects, 10 s to 15 min. While it lives it renews the lease every
-    /// third of it; two calls that take their longest, 3 s each, must fit in between.
+    /// Lease on an object, 10 s to 15 min. A worker renews it after each third of this time; when a worker has died, others take its
+    /// objects after the lease. Two calls of the longest duration, 3 s, must fit between renewal and end.
     #[serde(with = "friendly")]
     pub lease: Duration,
-    /// How far the clocks of two workers may differ, up to 5 min: a lease is taken over only when it ended that long ago by the
-    /// clock of the worker that takes it.
+    /// Largest difference between the clocks of two workers, up to 5 min. A worker takes over a lease only when it ended this long ago
+    /// by the worker's clock.
     #[serde(with = "friendly")]
     pub max_clock_skew: Duration,
-    /// How long the ledger must not have answered before deliveries go on without it, 5 s to 1 h; what is tried again then may
-    /// arrive twice. Until then their messages wait. An answer that it throttles counts as one.
+    /// How long the ledger must be silent before deliveries go on without it, 5 s to 1 h. Until then messages wait; after that, retried
+    /// messages may deliver records twice. A throttled call counts as an answer.
     #[serde(with = "friendly")]
     pub out_of_reach_after: Duration,
-    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days): for as long as a message about the object can
-    /// come again. The default is queue.max_age, the 14 days that a dead-letter queue keeps a letter at most, and a day.
+    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days). It should be as long as a message about the object can
+    /// come again. The default is the default of `queue.max_age` plus 14 days, the longest that a dead-letter queue keeps a letter, plus
+    /// a day.
     #[serde(with = "friendly")]
     pub retention: Duration,
 }
@@ -286,16 +282,16 @@ impl Default for Ledger {
     }
 }
 
-/// Where records go that cannot be delivered.
+/// The bucket for records that cannot be delivered.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quarantine {
-    /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id, none of `source.buckets`: what is written there must not
-    /// come back as logs. Without one there is no quarantine: what CloudWatch Logs rejects is counted, a line that is no record
-    /// ends its object, and a record that is too long makes its message a dead letter.
+    /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id. It must not be one of `source.buckets`, or its files would come back
+    /// as logs. Without a bucket there is no quarantine: records that CloudWatch Logs rejects are only counted, a line that is not a
+    /// record ends its object, and a record that is too long makes its message a dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
-    /// Where its keys begin; `{tenant}` stands in it once.
+    /// Prefix of its keys, with `{tenant}` once.
     pub prefix: String,
 }
 
@@ -309,19 +305,18 @@ impl Default for Quarantine {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Delivery {
-    /// Attempts of one AWS call by the SDK, 1 to 10, with jittered backoff in between (`RETRY_ATTEMPTS`).
+    /// Attempts of an AWS call by the SDK, 1 to 10, with jittered backoff (`RETRY_ATTEMPTS`).
     pub attempts: u32,
-    /// Longest single attempt of an AWS call, 1 s to 10 min; a long poll has its wait on top, and a copy
-    /// within S3 has 10 min.
+    /// Longest attempt of an AWS call, 1 s to 10 min. A long poll has its wait time on top, and a copy within S3 has 10 min.
     #[serde(with = "friendly")]
     pub attempt_timeout: Duration,
-    /// How PutLogEvents bodies travel: "none", or "gzip", which halves them on the wire and costs the worker about a third
-    /// more CPU. CloudWatch Logs bills and limits the uncompressed size either way.
+    /// Compression of PutLogEvents bodies: "none" or "gzip". gzip halves the bytes sent and costs the worker about a third more CPU.
+    /// CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
-    /// PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is the lowest
-    /// quota that AWS has published for a Region; it is shared by all workers, and by the customer.
+    /// Most PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is the lowest
+    /// quota that AWS has published for a Region; all workers and the customer share the quota.
     pub put_rate: u32,
-    /// CreateLogStream requests per second likewise; the default is AWS's quota.
+    /// The same for CreateLogStream requests; the default is AWS's quota.
     pub create_stream_rate: u32,
 }
 
@@ -337,26 +332,15 @@ impl Default for Delivery {
     }
 }
 
-/// How a request's body travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RequestCompression {
-    /// As it is.
-    None,
-    /// In gzip, level 1.
-    Gzip,
-}
-
-/// What one tenant may hold of the worker. Without a cap a tenant may hold as many slots as are free, and one that nobody else
-/// is active beside may take all of them; what it may not goes back to the queue until its turn comes.
+/// The share of the worker that one tenant may use. Without a cap, a tenant may use as many slots as remain free for others, and all
+/// slots if no other tenant is active. Other objects go back to the queue until the tenant's turn comes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fairness {
-    /// Most objects of one tenant that a worker works on at once, at least 1. Default: no cap.
+    /// Most objects of one tenant in work at once in one worker, at least 1. Default: no cap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_objects: Option<usize>,
-    /// Most stored bytes of one tenant's objects that a worker works on at once; a larger object is worked on alone.
-    /// Default: no cap.
+    /// Most stored bytes of one tenant's objects in work at once in one worker; a larger object is worked on alone. Default: no cap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<ByteSize>,
 }
@@ -365,10 +349,10 @@ pub struct Fairness {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Worker {
-    /// Messages worked on at once, 1 to 1024. Memory grows with it: see ARCHITECTURE.md.
+    /// Messages in work at once, 1 to 1024. Memory grows with it: see ARCHITECTURE.md.
     pub concurrency: usize,
-    /// From SIGTERM to exit, 1 s to 1 h: what is running may finish within it; the rest goes back to the queue. Keep it under
-    /// the orchestrator's own (`terminationGracePeriodSeconds`, `stopTimeout`).
+    /// Time from SIGTERM to exit, 1 s to 1 h. Running messages may finish within it; the rest goes back to the queue. Keep it shorter
+    /// than the orchestrator's own (`terminationGracePeriodSeconds`, `stopTimeout`).
     #[serde(with = "friendly")]
     pub grace_period: Duration,
 }
@@ -383,7 +367,7 @@ impl Default for Worker {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Address of `/healthz`, `/readyz` and `/metrics`; port 0 lets the system choose and the log tell.
+    /// Address of `/healthz`, `/readyz` and `/metrics`. With port 0 the system chooses a port, and the log shows it.
     pub listen: SocketAddr,
 }
 
@@ -393,11 +377,11 @@ impl Default for Http {
     }
 }
 
-/// Logs of logferry itself.
+/// logferry's own log.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// A level, or a level per target (`warn,logferry=debug`).
+    /// A level, or levels per target (`warn,logferry=debug`).
     pub filter: String,
     /// `json` for machines, `text` for people.
     pub format: LogFormat,
@@ -409,50 +393,33 @@ impl Default for Log {
     }
 }
 
-/// The form of logferry's own log lines.
+/// Format of logferry's own log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// One readable line.
+    /// Readable text.
     Text,
 }
 
-/// One broken rule: the field as the file spells it, and what it must be.
+impl Config {
+    /// The buckets that rows may not name, as far as their names can be read.
+    pub fn own_buckets(&self) -> OwnBuckets {
+        let name = |bucket: &String| bucket.parse().ok().map(|bucket: OwnBucket| bucket.name);
+        OwnBuckets {
+            staging: self.source.buckets.iter().filter_map(name).collect(),
+            quarantine: self.quarantine.bucket.as_ref().and_then(name),
+        }
+    }
+}
+
+/// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Problem {
     /// Dotted path of the field, `queue.url`.
     pub field: String,
-    /// What is wrong with its value and what would be right.
+    /// What is wrong with the value, and what would be right.
     pub problem: String,
-}
-
-/// A bucket as `source.buckets` and `quarantine.bucket` name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceBucket {
-    /// The bucket's name.
-    pub name: String,
-    /// The account that must own it, sent as ExpectedBucketOwner.
-    pub owner: Option<String>,
-}
-
-impl std::str::FromStr for SourceBucket {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, owner) = match text.split_once('=') {
-            Some((name, owner)) => (name, Some(owner)),
-            None => (text, None),
-        };
-        let name = old_bucket_name(name)
-            .map_err(|problem| format!("{text:?} is not NAME or NAME=OWNER with a bucket name: {problem}"))?;
-        if let Some(owner) = owner
-            && (owner.len() != 12 || !owner.bytes().all(|byte| byte.is_ascii_digit()))
-        {
-            return Err(format!("{text:?} names the owner {owner:?}, which is not a 12-digit account id"));
-        }
-        Ok(Self { name, owner: owner.map(str::to_owned) })
-    }
 }

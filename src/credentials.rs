@@ -1,16 +1,16 @@
-//! The way into a customer's account: two roles, one after the other.
+//! Access to a customer's account by two roles: the central role, then the customer's.
 //!
-//! [`RoleArn`] is pure; [`assumed`] holds a role's credentials and renews them, single-flight, before they end;
-//! [`customers`] remembers those of all customers, each narrowed to its [`scope`]. A customer's role that STS refuses is left alone but for probes: [`breaker`] has the rules, [`refusal`] says what a refusal means,
-//! [`role_breaker`] joins them. Credentials live in memory alone and are never logged.
+//! [`assumed`] keeps a role's credentials and renews them before they end, one call to STS at a time. [`customers`] caches the
+//! sessions of all customers; a [`scope`] narrows each one. [`role_breaker`] stops calls for a customer's role that STS refuses,
+//! except for probes; [`refusal`] names the cause of a refusal and its remedy. Credentials stay in memory and are never logged.
 
 pub mod assumed;
-pub mod breaker;
 pub mod customers;
 pub mod flight;
 pub mod identity;
 pub mod partition;
 pub mod refusal;
+pub mod request;
 pub mod role_breaker;
 pub mod scope;
 
@@ -18,10 +18,10 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use self::identity::IdentityError;
 
-/// Why a role's credentials are not to be had.
+/// Why there are no credentials of a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssumeError {
-    /// STS says no: the role is gone, its trust policy or the caller's policy does not allow it.
+    /// STS refuses: the role does not exist, or its trust policy or the caller's policy does not allow the call.
     #[error(
         "role {role} cannot be assumed: {code}: {message} (check its trust policy, {}, and that it exists)",
         sent(.external_id.as_deref())
@@ -29,30 +29,30 @@ pub enum AssumeError {
     Denied {
         /// The role's ARN.
         role: String,
-        /// What we sent.
+        /// External id that was sent.
         external_id: Option<String>,
         /// STS's error code.
         code: String,
         /// STS's words.
         message: String,
     },
-    /// STS has said no, and is not asked again before the next probe.
+    /// STS refused before, and is not asked again before the next probe.
     #[error("{refusal}; it is asked for again in {probe_in:.1?} at the earliest")]
-    Open {
-        /// What STS said: [`AssumeError::Denied`].
+    Held {
+        /// The refusal: [`AssumeError::Denied`].
         refusal: Arc<AssumeError>,
-        /// How long until the next probe; nothing if one is due or on its way.
+        /// Time until the next probe; zero if a probe is due or running.
         probe_in: Duration,
     },
-    /// Who asks is refused, and not the role: nobody's breaker opens.
+    /// The caller is refused, not the role. No breaker opens.
     #[error(transparent)]
     Ours(IdentityError),
-    /// STS did not answer, or the session it gave cannot be used.
+    /// STS did not answer, or its session cannot be used.
     #[error("role {role} cannot be assumed now: {problem}")]
     Unavailable {
         /// The role's ARN.
         role: String,
-        /// What the SDK says.
+        /// The SDK's words.
         problem: String,
     },
 }
@@ -68,7 +68,7 @@ pub struct RoleArn {
     account: (usize, usize),
 }
 
-/// Text that is no role's ARN.
+/// Text that is not the ARN of a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{arn:?} is no role ARN (arn:aws:iam::ACCOUNT:role/NAME): {problem}")]
 pub struct RoleArnError {
@@ -77,17 +77,17 @@ pub struct RoleArnError {
 }
 
 impl RoleArn {
-    /// The whole ARN.
+    /// The complete ARN.
     pub fn as_str(&self) -> &str {
         &self.arn
     }
 
-    /// The account's twelve digits.
+    /// Account id, twelve digits.
     pub fn account(&self) -> &str {
         &self.arn[self.account.0..self.account.1]
     }
 
-    /// Its partition, for example `aws` or `aws-us-gov`.
+    /// Partition, for example `aws` or `aws-us-gov`.
     pub fn partition(&self) -> &str {
         self.arn.split(':').nth(1).expect("checked when it was parsed")
     }
@@ -100,7 +100,7 @@ impl FromStr for RoleArn {
         let fail = |problem| Err(RoleArnError { arn: arn.to_owned(), problem });
         let parts: Vec<_> = arn.splitn(6, ':').collect();
         let &["arn", partition, "iam", "", account, resource] = parts.as_slice() else {
-            return fail("it has not the form of one");
+            return fail("it does not have the form of one");
         };
         if !partition::is_known(partition) {
             return fail("its partition is none of AWS's");

@@ -12,12 +12,13 @@ mod wiring;
 
 use crate::{
     app::commands::Instruments,
-    config::{Config, Delivery, Queue, SourceBucket},
+    config::{Config, Delivery, Queue},
     credentials::{
         AssumeError,
         identity::{Identity, IdentityError},
         refusal::Cause,
     },
+    name::bucket::OwnBucket,
     tenant::OwnBuckets,
 };
 
@@ -87,9 +88,9 @@ pub struct Doctor {
     ledger_table: String,
     central_role_arn: String,
     /// `source.buckets`.
-    source: Vec<SourceBucket>,
+    source: Vec<OwnBucket>,
     /// `quarantine.bucket`.
-    quarantine: Option<SourceBucket>,
+    quarantine: Option<OwnBucket>,
     own_buckets: OwnBuckets,
     /// Sent as a session tag where the tenant has those.
     cluster: String,
@@ -120,7 +121,7 @@ impl Doctor {
             central_role_arn: config.credentials.central_role_arn.clone().unwrap_or_default(),
             source: config.source.buckets.iter().filter_map(|bucket| bucket.parse().ok()).collect(),
             quarantine: config.quarantine.bucket.as_ref().and_then(|bucket| bucket.parse().ok()),
-            own_buckets: OwnBuckets::of(config),
+            own_buckets: config.own_buckets(),
             cluster,
         }
     }
@@ -153,7 +154,7 @@ impl Doctor {
     /// The words of a hop that failed, and its fix. `request` is what the customer's hop asks for.
     fn refusal(&self, error: &AssumeError, remedy: impl FnOnce(Option<Cause>, &str) -> String) -> Finding {
         match error {
-            AssumeError::Open { refusal, .. } => self.refusal(refusal, remedy),
+            AssumeError::Held { refusal, .. } => self.refusal(refusal, remedy),
             AssumeError::Denied { role, code, message, .. }
             | AssumeError::Ours(IdentityError::CentralRole { role, code, message }) => Finding::failed(
                 format!("{role}: {code}: {message}"),

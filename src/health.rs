@@ -1,4 +1,4 @@
-//! Is the service alive, and can it work? Written by the loop and the probes, read by `/healthz` and `/readyz`.
+//! Liveness and readiness. The receive loop and the probes write them, `/healthz` and `/readyz` read them.
 
 use std::{
     collections::BTreeMap,
@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The state of the service as an orchestrator sees it.
+/// Health of the service, for an orchestrator.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
-    /// A loop that has not moved for that long hangs.
+    /// A loop without a turn for this long hangs.
     patience: Duration,
 }
 
@@ -18,24 +18,24 @@ pub struct Health {
 struct State {
     last_move: Instant,
     draining: bool,
-    /// What is wrong with each dependency; one that is fine has `None`, one never asked is absent.
+    /// Problem of each dependency: `None` if it is fine; absent if it was never asked.
     dependencies: BTreeMap<&'static str, Option<String>>,
-    /// What messages failed for, though none of them is to blame, and when they last did.
+    /// Problems of ours that made messages fail, and when they last did.
     complaints: BTreeMap<&'static str, (Instant, String)>,
 }
 
-/// Who we are for AWS: credentials, clock, central role.
+/// Our identity for AWS: credentials, clock, central role.
 pub const IDENTITY: &str = "identity";
 /// The buckets that objects are read from.
 pub const SOURCE_BUCKET: &str = "source_bucket";
-/// How long a complaint counts: if it is not over, further messages have it meanwhile.
+/// How long a complaint counts. If the problem lasts, further messages renew it.
 const COMPLAINT_LASTS: Duration = Duration::from_secs(60);
 
 const QUEUE: &str = "queue";
 
 impl Health {
-    /// `longest_receive` is what one receive may take, retries included: an outage of the queue is no reason to be
-    /// restarted. `dependencies` count as unreachable until the first word of them; the queue is always one.
+    /// `longest_receive` is the longest time of one receive, retries included, so that an outage of the queue does not cause a
+    /// restart. `dependencies`, and the queue, count as unreachable until their first answer.
     pub fn new(longest_receive: Duration, dependencies: &[&'static str]) -> Self {
         let unknown =
             dependencies.iter().copied().chain([QUEUE]).map(|name| (name, Some("not asked yet".to_owned())));
@@ -46,45 +46,45 @@ impl Health {
                 dependencies: unknown.collect(),
                 complaints: BTreeMap::new(),
             }),
-            // A pause after a failed receive may come on top.
+            // Plus the pause after a failed receive.
             patience: longest_receive + Duration::from_secs(60),
         }
     }
 
-    /// The receive loop began another turn.
+    /// Records that the receive loop began another turn.
     pub fn loop_moved(&self) {
         self.lock().last_move = Instant::now();
     }
 
-    /// The queue answered a receive.
+    /// Records that the queue answered a receive.
     pub fn queue_answered(&self) {
         self.dependency(QUEUE, None);
     }
 
-    /// The queue did not.
+    /// Records that the queue did not answer a receive.
     pub fn queue_failed(&self, problem: String) {
         self.dependency(QUEUE, Some(problem));
     }
 
-    /// What is wrong with a dependency now, if anything.
+    /// Records the problem of a dependency, or that it has none.
     pub fn dependency(&self, name: &'static str, problem: Option<String>) {
         self.lock().dependencies.insert(name, problem);
     }
 
-    /// A message failed for what is wrong with that dependency, which counts for a minute.
+    /// Records that a message failed because of a dependency's problem. It counts for a minute.
     pub fn complain(&self, name: &'static str, problem: String) {
         self.lock().complaints.insert(name, (Instant::now(), problem));
     }
 
-    /// No more messages will be received.
+    /// Records that no more messages are received.
     pub fn drain(&self) {
         self.lock().draining = true;
     }
 
-    /// Whether the loop moves; a draining one need not.
+    /// Checks that the loop runs, unless the worker drains.
     ///
     /// # Errors
-    /// Says for how long it has not.
+    /// How long the loop has stood still.
     pub fn alive(&self) -> Result<(), String> {
         let state = self.lock();
         let still = state.last_move.elapsed();
@@ -94,10 +94,10 @@ impl Health {
         Ok(())
     }
 
-    /// Whether new work would go well.
+    /// Checks that the worker can take messages.
     ///
     /// # Errors
-    /// Says what is in the way, a line each.
+    /// The problems, one per line.
     pub fn ready(&self) -> Result<(), String> {
         let state = self.lock();
         let draining = state.draining.then(|| "draining".to_owned());
@@ -112,7 +112,7 @@ impl Health {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every statement leaves the state whole.
+        // Every statement leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! The endpoint for orchestrators and Prometheus: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! Whoever reaches the port can open connections, so none may cost the worker its descriptors: their number has a limit, each
-//! is for one request and short, and a newcomer takes the place of the oldest. Requests' bodies are not read.
+//! Anyone who reaches the port can open connections, and they must not use up the worker's file descriptors. So their number is
+//! limited, each serves one request and is closed after 10 s, and a new one replaces the oldest. Bodies of requests are not read.
 
 use std::{collections::VecDeque, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -13,33 +13,34 @@ use axum::{
 };
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{health::Health, metrics::Metrics};
+use crate::{health::Health, metrics::render};
 
-/// What prometheus-client writes. Source: the OpenMetrics specification, "Overall structure".
+/// Content type of prometheus-client's text. Source: the OpenMetrics specification, "Overall structure".
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Most connections at once. A process has 1,024 descriptors where nobody gave it more, and AWS needs most of them.
+/// Most connections at once. A process has 1,024 descriptors by default, and the calls to AWS need most of them.
 const MAX_CONNECTIONS: usize = 64;
-/// From a connection's first byte to its end. kubelet gives a probe 1 s by default, Prometheus a scrape 10 s.
+/// Longest life of a connection. By default, the kubelet gives a probe 1 s and Prometheus gives a scrape 10 s.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(10);
-/// Largest head of a request in bytes; hyper takes no less.
+/// Largest head of a request in bytes; hyper allows no smaller limit.
 const MAX_HEAD: usize = 8192;
-/// How long to wait where the system has no descriptor for a connection: others have to close first.
+/// Pause after the system had no descriptor for a connection; other connections must close first.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown` is done, then lets the requests that have begun end. Accepting that fails is tried again.
+/// Serves until `shutdown` is done, then finishes the running requests. Retries when accepting a connection fails.
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
-    metrics: Metrics,
+    metrics: Registry,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let router = router(health, metrics);
+    let router = router(health, Arc::new(metrics));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let closing = CancellationToken::new();
     let mut connections: VecDeque<AbortOnDropHandle<()>> = VecDeque::new();
@@ -60,24 +61,24 @@ pub async fn serve(
         if connections.len() == MAX_CONNECTIONS {
             connections.pop_front();
         }
-        // The connection that was closed for this one has to be gone, descriptor and all.
+        // Waits until the replaced connection has released its descriptor.
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
         let (router, closing) = (router.clone(), closing.clone());
         connections.push_back(AbortOnDropHandle::new(tokio::spawn(async move {
             let answered = converse(stream, router, &closing);
-            // One that takes too long is cut off; nothing depends on it.
+            // A connection that takes too long is closed.
             let _ = tokio::time::timeout(LONGEST_CONNECTION, answered).await;
             drop(place);
         })));
     }
     closing.cancel();
     for connection in connections {
-        // A panic in an answer is the asker's loss alone.
+        // A panic in one answer affects nobody else.
         let _ = connection.await;
     }
 }
 
-fn router(health: Arc<Health>, metrics: Metrics) -> Router {
+fn router(health: Arc<Health>, metrics: Arc<Registry>) -> Router {
     let alive = Arc::clone(&health);
     Router::new()
         .route("/healthz", get(async move || answer(alive.alive())))
@@ -109,8 +110,8 @@ fn answer(state: Result<(), String>) -> Response {
     }
 }
 
-fn scrape(metrics: &Metrics) -> Response {
-    match metrics.render() {
+fn scrape(metrics: &Registry) -> Response {
+    match render(metrics) {
         Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

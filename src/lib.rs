@@ -19,6 +19,7 @@
 pub mod app;
 pub mod aws;
 pub mod batch;
+pub mod breaker;
 pub mod budget;
 pub mod cli;
 pub mod config;

@@ -8,6 +8,7 @@
 //! are `web-a-b-DATE`, and their records share a stream of that tenant's own group. A template that separates its places by a slash,
 //! which no value has, keeps all of them apart (`{application}/{pod}/{date}`).
 
+pub mod bucket;
 mod object_key;
 
 use jiff::Timestamp;

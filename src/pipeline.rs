@@ -5,6 +5,7 @@
 
 mod copies;
 mod logs;
+mod metrics;
 mod reading;
 mod refusals;
 mod wanted;
@@ -18,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::BufferPool,
-    config::UnknownTenant,
     copy::ObjectCopier,
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
@@ -28,16 +28,17 @@ use crate::{
         Ledger,
         claim::{Claim, Claimed, Claims},
     },
-    metrics::{Metrics, Reason},
+    metrics::Reason,
     object::{ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
     route::{KeyLayout, Route},
     sink::LogSinks,
-    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets},
+    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 
+pub use self::metrics::Metrics;
 use self::{refusals::Refusals, windows::Windows};
 
 /// What the configuration says of objects and verdicts.

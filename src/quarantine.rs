@@ -13,13 +13,17 @@ use std::{collections::BTreeMap, fmt, future::Future, io::Write, pin::Pin, sync:
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 
+pub use crate::ledger::owed::QuarantineReason;
 use crate::{
-    batch::Rejection,
     digest,
     event::ObjectRef,
     ledger::{EntryKey, Position},
-    metrics::{Metrics, Reason},
+    metrics::{Reason, add},
 };
 
 /// A file goes out with its batch, but not later than when it has grown to that many bytes ...
@@ -61,43 +65,6 @@ pub struct QuarantineError {
     pub problem: String,
 }
 
-/// Why a record is in quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum QuarantineReason {
-    /// CloudWatch Logs refused it.
-    Rejected(Rejection),
-    /// Longer than one event may be, and the tenant wants no pieces of it.
-    Oversize,
-    /// No record at all.
-    Malformed,
-    /// Longer than `source.max_record`: its line says where it stands in the object.
-    TooLong,
-}
-
-impl QuarantineReason {
-    /// Whether such a record counts as quarantined, once it is there. What was rejected counted as that when CloudWatch Logs
-    /// answered.
-    pub fn counts_in_quarantine(self) -> bool {
-        match self {
-            Self::Rejected(_) => false,
-            Self::Oversize | Self::Malformed | Self::TooLong => true,
-        }
-    }
-
-    /// The word that lines and metrics use.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Rejected(Rejection::Refused) => "refused",
-            Self::Rejected(Rejection::TooOld) => "too_old",
-            Self::Rejected(Rejection::TooNew) => "too_new",
-            Self::Rejected(Rejection::Expired) => "expired",
-            Self::Oversize => "oversize",
-            Self::Malformed => "malformed",
-            Self::TooLong => "too_long",
-        }
-    }
-}
-
 /// Where keys of quarantine files begin: a text with a place for the tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantinePrefix {
@@ -136,6 +103,21 @@ impl QuarantinePrefix {
     fn render(&self, tenant_id: &str) -> String {
         let tenant_id = &tenant_id[..tenant_id.floor_char_boundary(MAX_TENANT_BYTES)];
         [&self.before, tenant_id, &self.after].concat()
+    }
+}
+
+/// Metrics of the quarantine.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// `logferry_quarantined_total{reason}`: lines written to the quarantine. A record that was split may have several, and a
+    /// repeated delivery counts its lines again.
+    pub quarantined: Family<Reason, Counter>,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(&self, registry: &mut Registry) {
+        add(registry, "quarantined", "Lines written to the quarantine", &self.quarantined);
     }
 }
 

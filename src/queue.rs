@@ -139,6 +139,8 @@ pub trait Queue: Send + Sync + 'static {
 /// Most entries of one call. Source: SQS API reference, ReceiveMessage and the batch calls.
 pub const MAX_BATCH: usize = 10;
 
+/// Longest that a message stays hidden, counted from its receive. Source: SQS API reference, ChangeMessageVisibility.
+pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 /// Longest `DelaySeconds`. Source: SQS API reference, SendMessage.
 pub const MAX_DELAY: Duration = Duration::from_secs(900);
 /// Longest text of a message and its attributes together, in bytes; also of a batch that is sent. Source: SQS API reference,

@@ -1,5 +1,5 @@
-//! What was used lately, by key and bounded: log streams, customers' sessions, breakers. The least recently used are forgotten, and
-//! never one that is in use: whoever asked for it next would be given a second one, and the two would not know of each other.
+//! A bounded cache of values by key, for log streams, customers' sessions and breakers. The least recently used values are
+//! forgotten, but never a value in use: the next caller would get a second one, and the two would not know of each other.
 
 use std::{
     hash::Hash,
@@ -9,11 +9,11 @@ use std::{
 
 use lru::LruCache;
 
-use crate::credentials::breaker::now;
+use crate::breaker::now;
 
-/// A handle on something that its clones share.
+/// A handle whose clones share one value.
 pub trait Handle: Clone {
-    /// Whether there is a clone beside this one.
+    /// Whether there is another clone.
     fn is_in_use(&self) -> bool;
 }
 
@@ -23,8 +23,8 @@ impl<T> Handle for Arc<T> {
     }
 }
 
-/// The values that were used last, by key; cheap to clone, clones share them. A value is in use for as long as a clone of it is
-/// held; those in use may be more than the capacity.
+/// The values that were used last, by key. Cheap to clone; clones share the values. A value is in use while a clone of it exists; the
+/// values in use may exceed the capacity.
 #[derive(Debug)]
 pub struct Recent<K: Hash + Eq, V> {
     known: Arc<Mutex<Known<K, V>>>,
@@ -49,17 +49,17 @@ impl<K: Hash + Eq, V> Clone for Recent<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
-    /// Remembers so many values.
+    /// A cache of `capacity` values.
     pub fn new(capacity: usize) -> Self {
         Self { known: Arc::new(Mutex::new(Known { values: LruCache::unbounded(), capacity })) }
     }
 
-    /// The value of that key, if it is remembered.
+    /// The value of a key, if it is cached.
     pub fn get(&self, key: &K) -> Option<V> {
         self.lock().get(key)
     }
 
-    /// The value of that key, made by `make` if it is not remembered; whoever asks at the same time gets the same one.
+    /// The value of a key, made by `make` if it is not cached. Concurrent callers get the same value.
     pub fn get_or_insert_with(&self, key: &K, make: impl FnOnce() -> V) -> V {
         let mut known = self.lock();
         if let Some(value) = known.get(key) {
@@ -71,17 +71,17 @@ impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
         value
     }
 
-    /// Whether a value is remembered; asking is no use of it.
+    /// Whether a value is cached. Does not count as use.
     pub fn contains(&self, key: &K) -> bool {
         self.lock().values.contains(key)
     }
 
-    /// Forgets a value, in use or not.
+    /// Removes a value, in use or not.
     pub fn remove(&self, key: &K) -> Option<V> {
         self.lock().values.pop(key).map(|used| used.value)
     }
 
-    /// Forgets the values that nobody uses and nobody has asked for in `life` of theirs.
+    /// Removes the values that are not in use and were last used longer than `life` ago.
     pub fn forget_idle(&self, life: impl Fn(&V) -> Duration) {
         let now = now();
         self.lock().values.retain(|_, used| {
@@ -93,7 +93,7 @@ impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known<K, V>> {
-        // A panic elsewhere leaves nothing half done: every statement leaves the map whole.
+        // Every statement leaves the map consistent, so a panic elsewhere does no harm.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,7 +105,7 @@ impl<K: Hash + Eq, V: Handle> Known<K, V> {
         Some(used.value.clone())
     }
 
-    /// Forgets the least recently used. One that is in use counts as used now, so each is looked at once.
+    /// Removes the least recently used. A value in use counts as used now, so each value is looked at once.
     fn make_room(&mut self) {
         for _ in 0..self.values.len() {
             if self.values.len() <= self.capacity {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_use_is_never_forgotten() {
+    fn a_value_in_use_is_never_forgotten() {
         let recent = Recent::new(4);
         let held: Vec<_> = (0..3).map(|key| touch(&recent, key)).collect();
         (3..1000).for_each(|key| drop(touch(&recent, key)));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_asks_for_is_forgotten_after_its_life() {
+    async fn idle_values_are_forgotten_after_their_life() {
         let recent: Recent<u32, Arc<u32>> = Recent::new(9);
         let tidy = || recent.forget_idle(|value| Duration::from_secs(u64::from(**value)));
         let held = touch(&recent, 10);

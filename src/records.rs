@@ -15,6 +15,7 @@ mod message;
 mod nesting;
 mod scan;
 mod skip;
+mod strings;
 mod timestamp;
 mod unusual;
 

@@ -1,4 +1,4 @@
-//! The port to a customer's CloudWatch Logs. `cloudwatch` is the adapter; what to do about each error is `delivery`'s.
+//! The port to a customer's CloudWatch Logs. [`cloudwatch`] is the adapter; `delivery` decides what each error means.
 
 pub mod budgeted;
 pub mod cloudwatch;
@@ -17,18 +17,17 @@ use crate::{
     tenant::{CloudWatch, Delivery},
 };
 
-/// One customer's CloudWatch Logs, reached in the customer's role. Calls are single: the SDK's own retries are behind
-/// them, nothing else is. No attempt is sent, neither the first nor one of the SDK's, once the lease that is given with the call
-/// has ended: the call fails with [`SinkError::LeaseEnded`].
+/// One customer's CloudWatch Logs, reached in the customer's role. Only the SDK retries calls. Once the lease that is passed with a
+/// call has ended, no attempt is sent, be it the first or a retry: the call fails with [`SinkError::LeaseEnded`].
 pub trait LogSink: Send + Sync + 'static {
-    /// Puts a batch; `body` is the request as JSON, group and stream included.
+    /// Puts a batch; `body` is the request as JSON, with group and stream.
     fn put_log_events(
         &self,
         body: Bytes,
         lease: &Lease,
     ) -> impl Future<Output = Result<PutAnswer, SinkError>> + Send;
 
-    /// Creates a stream; that it exists already is no error.
+    /// Creates a stream, unless it exists.
     fn create_log_stream(
         &self,
         group: &str,
@@ -36,7 +35,7 @@ pub trait LogSink: Send + Sync + 'static {
         lease: &Lease,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Creates a group and, if it is new, sets its retention; that it exists already is no error.
+    /// Creates a group and sets its retention, unless the group exists.
     fn create_log_group(
         &self,
         group: &str,
@@ -45,13 +44,13 @@ pub trait LogSink: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 
-/// Opens sinks, in the role and Region that a delivery names.
+/// Opens sinks in the role and Region of a delivery.
 pub trait LogSinks: Send + Sync + 'static {
-    /// What is opened; cheap to clone.
+    /// An open sink; cheap to clone.
     type Sink: LogSink + Clone;
 
-    /// The error that [`LogSinks::open`] is known to end with, without any call: the role or the group was refused, or the
-    /// account throttled, a moment ago, and is left alone. Nothing that was refused is asked for again by this.
+    /// The error that [`LogSinks::open`] would return without a call: the role or the group was refused a moment ago, or the account
+    /// throttled, and no probe is due. Takes no probe.
     fn closed(
         &self,
         delivery: &Delivery,
@@ -59,10 +58,10 @@ pub trait LogSinks: Send + Sync + 'static {
         cluster: &str,
     ) -> impl Future<Output = Option<SinkError>> + Send;
 
-    /// Enters the customer's account; later calls for the same delivery find it open.
+    /// Enters the customer's account; later calls for the same delivery use the cached session.
     ///
     /// # Errors
-    /// One of the two roles cannot be assumed ([`SinkError::Session`]), or the group was denied and is left alone
+    /// One of the two roles cannot be assumed ([`SinkError::Session`]), or the group was denied before and no probe is due
     /// ([`SinkError::Held`]).
     fn open(
         &self,
@@ -72,89 +71,89 @@ pub trait LogSinks: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Sink, SinkError>> + Send;
 }
 
-/// What PutLogEvents answers.
+/// Answer of PutLogEvents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PutAnswer {
-    /// For the stream's next batch, where the service still sends one.
+    /// Token for the stream's next batch, if the service still sends one.
     pub next_sequence_token: Option<String>,
-    /// What was refused while the rest was stored.
+    /// Events that were rejected while the others were stored.
     pub rejected: RejectedEvents,
 }
 
-/// Why CloudWatch Logs did not do what it was asked; each holds AWS's words.
+/// Error of a call to CloudWatch Logs, with AWS's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {
-    /// The group or the stream is not there.
+    /// The group or the stream does not exist.
     #[error("the log group or stream does not exist: {0}")]
     NotFound(String),
-    /// The stream wants another sequence token.
+    /// The stream expects another sequence token.
     #[error("the stream expects {}", token(.expected.as_deref()))]
     InvalidSequenceToken {
         /// The token to send.
         expected: Option<String>,
     },
-    /// The stream has this very batch.
+    /// The stream already has this batch.
     #[error("the stream has this batch already and expects {} next", token(.expected.as_deref()))]
     DataAlreadyAccepted {
         /// The token of the next batch.
         expected: Option<String>,
     },
-    /// The customer's role may not.
+    /// The customer's role is not allowed to make the call.
     #[error("the customer's role may not do that: {0}")]
     Denied(String),
-    /// The customer's role was denied before, and the group is left alone until the next probe.
+    /// The customer's role was denied before, and the group is not tried again before the next probe.
     #[error(
         "the customer's role may not do that: {denied}; it is tried again in {probe_in:.1?} at the earliest"
     )]
     Held {
         /// AWS's words.
         denied: Arc<str>,
-        /// How long until the next probe.
+        /// Time until the next probe.
         probe_in: Duration,
     },
-    /// The role's session could not be had or renewed.
+    /// There is no session in the role, or it could not be renewed.
     #[error(transparent)]
     Session(AssumeError),
-    /// The call was refused for our clock or our signature.
+    /// The call was refused because of our clock or our signature.
     #[error(transparent)]
     Ours(IdentityError),
-    /// The group is missing, and the customer's account has as many groups as its quota allows. Waiting does not help.
+    /// The group does not exist, and the customer's account has as many groups as its quota allows. Waiting does not help.
     #[error(
         "the log group does not exist, and the customer's account has reached its quota of log groups: the customer creates the \
          group, or has the quota raised: {0}"
     )]
     GroupQuota(String),
-    /// The lease on the object ended: an attempt of before may have gone well, another was not sent.
+    /// The lease on the object ended before this attempt was sent. An earlier attempt may have succeeded.
     #[error(transparent)]
     LeaseEnded(LeaseEnded),
-    /// Too many requests for that account and Region.
+    /// Too many requests for the account and Region.
     #[error("throttled: {0}")]
     Throttled(String),
-    /// It throttled a moment ago, so nothing was asked.
+    /// The account throttled a moment ago, so no call was made.
     #[error("account {account} throttles in {region}: it is left alone for {retry_in:.1?}")]
     Paused {
         /// The account.
         account: String,
         /// The Region.
         region: String,
-        /// Until it is asked again.
+        /// Time until the account is asked again.
         retry_in: Duration,
     },
-    /// It did not answer a moment ago, so nothing was asked.
+    /// CloudWatch Logs did not answer a moment ago, so no call was made.
     #[error("CloudWatch Logs in {region} could not be reached: it is left alone for {retry_in:.1?}")]
     Unreached {
         /// The Region.
         region: String,
-        /// Until it is asked again.
+        /// Time until it is asked again.
         retry_in: Duration,
     },
-    /// The request itself is refused: a limit that AWS lowered, or a defect of ours.
+    /// The request itself is refused, because AWS lowered a limit or because of a defect in logferry.
     #[error(
         "CloudWatch Logs refuses the request: {0}; mend what that names in the customer's account (the log group, its class, a \
          quota, the row's target_region), then redrive"
     )]
     Refused(String),
-    /// 5xx, a time-out, the network.
+    /// 5xx, a timeout, or a network error.
     #[error("CloudWatch Logs cannot be reached: {0}")]
     Unavailable(String),
 }

@@ -1,7 +1,13 @@
-//! logferry's own log lines. A thread of its own writes them, so that whoever does not read them holds up no delivery.
+//! logferry's own log. A separate thread writes the lines, so that a slow reader of the log delays no delivery.
 
-use std::{io::IsTerminal, sync::OnceLock};
+use std::{fmt, io::IsTerminal, sync::OnceLock};
 
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::counter::ConstCounter,
+    registry::Registry,
+};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     filter::{ParseError, Targets},
@@ -11,21 +17,34 @@ use tracing_subscriber::{
 
 use crate::config::{Log, LogFormat};
 
-/// Most lines that wait to be written, a few hundred bytes each; what comes beyond them is dropped, and counted.
+/// Most lines that wait to be written, a few hundred bytes each. Further lines are dropped and counted.
 const MAX_WAITING: usize = 4096;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// How many lines were dropped because nobody read those before them.
-pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+/// Lines dropped because nobody read the lines before them, as a metric.
+#[derive(Debug)]
+struct DroppedLines;
+
+impl Collector for DroppedLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let dropped = DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64);
+        let counter = ConstCounter::new(dropped);
+        let help = "Lines of the log that nobody read in time.";
+        let metric = encoder.encode_descriptor("log_lines_dropped", help, None, counter.metric_type())?;
+        counter.encode(metric)
+    }
 }
 
-/// Starts logging to standard error, once per process. Dropping what comes back writes the lines that still wait; it gives up after
-/// a second.
+/// Registers `logferry_log_lines_dropped_total`: lines of the log that nobody read in time.
+pub fn register_dropped_lines(registry: &mut Registry) {
+    registry.register_collector(Box::new(DroppedLines));
+}
+
+/// Starts logging to standard error, once per process. Dropping the guard writes the waiting lines, for a second at most.
 ///
 /// # Errors
-/// `log.filter` is not a filter.
+/// `log.filter` is not a valid filter.
 pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
     let filter: Targets = log.filter.parse()?;
     let registry = tracing_subscriber::registry().with(filter);
@@ -33,7 +52,7 @@ pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
     let (writer, guard) = writer.thread_name("log").finish(std::io::stderr());
     DROPPED.get_or_init(|| writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    // A second call, as in a test, leaves the first in place.
+    // A second call, as in tests, changes nothing.
     let _ = match log.format {
         LogFormat::Json => {
             registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()

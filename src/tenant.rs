@@ -12,9 +12,10 @@ pub mod table;
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-pub(crate) use self::row::{old_bucket_name, region};
+pub(crate) use self::row::region;
 pub use self::{
     own::OwnBuckets,
     row::{check_row, expired_at, parse_row},
@@ -23,6 +24,16 @@ use crate::{
     credentials::RoleArn,
     name::{ObjectKeyTemplate, StreamTemplate},
 };
+
+/// What becomes of an object whose tenant has no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownTenant {
+    /// The message goes to the dead-letter queue.
+    DeadLetter,
+    /// The message is acknowledged and counted.
+    Discard,
+}
 
 /// Finds tenants. `table` is the adapter, `cache` stands in front of it.
 pub trait Directory: Send + Sync + 'static {

@@ -222,8 +222,8 @@ impl Failure {
             Self::Sink(SinkError::Ours(_) | SinkError::Session(AssumeError::Ours(_)))
             | Self::Copy(CopyError::Ours(_) | CopyError::Session(AssumeError::Ours(_)))
             | Self::Object(ObjectError::Ours(_)) => "identity",
-            Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. }))
-            | Self::Copy(CopyError::Session(AssumeError::Denied { .. } | AssumeError::Open { .. })) => {
+            Self::Sink(SinkError::Session(AssumeError::Denied { .. } | AssumeError::Held { .. }))
+            | Self::Copy(CopyError::Session(AssumeError::Denied { .. } | AssumeError::Held { .. })) => {
                 "role_denied"
             }
             Self::Sink(SinkError::Session(AssumeError::Unavailable { .. }))
@@ -302,9 +302,9 @@ impl Failure {
     pub fn held_for(&self) -> Option<Duration> {
         match self {
             Self::Sink(
-                SinkError::Session(AssumeError::Open { probe_in, .. }) | SinkError::Held { probe_in, .. },
+                SinkError::Session(AssumeError::Held { probe_in, .. }) | SinkError::Held { probe_in, .. },
             )
-            | Self::Copy(CopyError::Session(AssumeError::Open { probe_in, .. })) => Some(*probe_in),
+            | Self::Copy(CopyError::Session(AssumeError::Held { probe_in, .. })) => Some(*probe_in),
             Self::Sink(SinkError::Paused { retry_in, .. } | SinkError::Unreached { retry_in, .. }) => {
                 Some(*retry_in)
             }

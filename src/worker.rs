@@ -4,6 +4,7 @@
 
 mod batcher;
 pub mod lease;
+mod metrics;
 mod places;
 pub mod settle;
 mod terms;
@@ -16,13 +17,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::metrics::Metrics;
 use self::{
     lease::{Lease, Leases},
     settle::{MAX_HELD_BYTES, Settlement, Settler},
 };
 use crate::{
     health::Health,
-    metrics::{Call, Metrics, Reason},
+    metrics::{Call, Reason},
     queue::{MAX_BATCH, Message, Queue, QueueError},
     verdict::{Backoff, Failed, Failure, Tries, Verdict, decide},
 };

@@ -1,17 +1,18 @@
-//! The parts that operators' commands need; asks AWS nothing yet.
+//! The parts that operators' commands need. Building them makes no call to AWS yet.
 
 use anyhow::Context;
 
 use super::{EVERYTHING, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client};
 use crate::{
-    config::{Config, Problem, SourceBucket},
+    breaker,
+    config::{Config, Problem},
     credentials::{
         assumed::AssumedRole,
         customers::Customers,
         identity::{Identity, WhoAmIError, identity},
     },
     ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
-    metrics::Metrics,
+    name::bucket::OwnBucket,
     object::bucket::{self, BucketError},
     queue::{
         Queue, QueueError,
@@ -25,10 +26,10 @@ use crate::{
     tenant::table::TenantRows,
 };
 
-/// The two queues between which `logferry redrive` moves.
+/// The two queues of `logferry redrive`.
 #[derive(Debug)]
 pub struct RedriveQueues {
-    /// The dead-letter queue, which sends back to the source queue.
+    /// The dead-letter queue, whose letters go back to the source queue.
     pub letters: SqsDeadLetters,
     /// URL of the dead-letter queue.
     pub dead_letter_url: String,
@@ -38,16 +39,16 @@ pub struct RedriveQueues {
 }
 
 impl RedriveQueues {
-    /// What SQS says of the dead-letter queue.
+    /// Attributes of the dead-letter queue.
     ///
     /// # Errors
-    /// It is missing, or hidden from us, or SQS does not answer.
+    /// The queue does not exist, we may not see it, or SQS does not answer.
     pub async fn attributes(&self) -> Result<QueueAttributes, AttributesError> {
         attributes::attributes(&self.client, &self.dead_letter_url).await
     }
 }
 
-/// The queues of the configuration.
+/// The queues for `logferry redrive`.
 ///
 /// # Errors
 /// There is no Region, or the configuration lacks one of the queues: a [`Problem`].
@@ -75,7 +76,7 @@ pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
     Ok(LedgerEntries::new(aws_sdk_dynamodb::Client::new(&load_sdk(config, &["ledger.table"]).await?), table))
 }
 
-/// Everything that `logferry doctor` asks.
+/// Everything that `logferry doctor` asks, built like the worker's parts.
 #[derive(Debug)]
 pub struct Instruments {
     /// The tenant table.
@@ -94,40 +95,40 @@ pub struct Instruments {
 }
 
 impl Instruments {
-    /// Whose credentials we have before any hop.
+    /// Our identity before any hop.
     ///
     /// # Errors
-    /// There are none, they are not valid, or STS does not answer.
+    /// There are no credentials, they are not valid, or STS does not answer.
     pub async fn identity(&self) -> Result<Identity, WhoAmIError> {
         identity(&self.sts).await
     }
 
-    /// What SQS says of a queue.
+    /// Attributes of a queue.
     ///
     /// # Errors
-    /// It is missing, or hidden from us, or SQS does not answer.
+    /// The queue does not exist, we may not see it, or SQS does not answer.
     pub async fn queue(&self, url: &str) -> Result<QueueAttributes, AttributesError> {
         attributes::attributes(&self.sqs, url).await
     }
 
-    /// Whether we may send to a queue; nothing is sent.
+    /// Checks that we may send to a queue. Sends nothing.
     ///
     /// # Errors
-    /// We may not, or SQS does not answer.
+    /// We may not send, or SQS does not answer.
     pub async fn may_send(&self, url: &str) -> Result<(), QueueError> {
         SqsQueue::asking(self.sqs.clone(), url.to_owned()).probe_sending().await
     }
 
-    /// Looks at a bucket.
+    /// Checks that a bucket exists.
     ///
     /// # Errors
     /// See [`BucketError`].
-    pub async fn bucket(&self, bucket: &SourceBucket) -> Result<(), BucketError> {
+    pub async fn bucket(&self, bucket: &OwnBucket) -> Result<(), BucketError> {
         bucket::probe(&self.s3, bucket).await
     }
 }
 
-/// The instruments, made of the same parts as the worker.
+/// Builds the instruments.
 ///
 /// # Errors
 /// There is no Region, or the configuration has no table or no central role.
@@ -136,8 +137,9 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &sdk)?;
     let sessions = session_settings(config);
-    let customers = Customers::new(&sdk, &central, sessions, Metrics::new());
-    let groups = GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, Metrics::new());
+    let customers = Customers::new(&sdk, &central, sessions, breaker::Metrics::default());
+    let groups =
+        GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, breaker::Metrics::default());
     Ok(Instruments {
         rows: rows(config, &sdk, table),
         sqs: sqs_client(config, &sdk),

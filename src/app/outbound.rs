@@ -1,4 +1,4 @@
-//! How calls leave the process: by the proxy and with the certificates that the environment names, as of any AWS program.
+//! The HTTP client of all calls, with the proxy and the certificates that the environment names, as in any AWS program.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -26,23 +26,22 @@ use rustls_native_certs::load_certs_from_paths;
 
 use crate::config::Problem;
 
-/// A file with the certificates to trust, in the place of the system's.
+/// A file with the certificates to trust, instead of the system's.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 /// A file with the system's certificates, and folders with such files, separated by colons.
 const SYSTEM_BUNDLE: &str = "SSL_CERT_FILE";
 const SYSTEM_FOLDERS: &str = "SSL_CERT_DIR";
-/// Variables that name a proxy, in either case of letters.
+/// Variables that name a proxy, in upper or lower case.
 const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
-/// The client of every call that the process makes.
+/// Builds the HTTP client of all calls.
 ///
-/// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` decide which proxy a call takes. This machine and its link (loopback,
-/// where emulators listen; 169.254.0.0/16 and fd00:ec2::/32, where credentials of EC2, ECS and EKS come from) are always
-/// reached directly.
+/// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` choose the proxy of a call. Loopback addresses, where emulators listen, and
+/// link-local addresses (169.254.0.0/16 and fd00:ec2::/32), where EC2, ECS and EKS serve credentials, never use a proxy.
 ///
 /// # Errors
-/// `AWS_CA_BUNDLE`, `SSL_CERT_FILE` or `SSL_CERT_DIR` names what cannot be read, or holds no certificates; or a proxy's variable holds
-/// no URL.
+/// `AWS_CA_BUNDLE`, `SSL_CERT_FILE` or `SSL_CERT_DIR` names a file that cannot be read or has no certificates; or a proxy variable is
+/// not a URL.
 pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<SharedHttpClient> {
     let trust = match variable(CA_BUNDLE).filter(|path| !path.is_empty()) {
         None => {
@@ -55,7 +54,7 @@ pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::
     let direct = client(context.clone(), ProxyConfig::disabled());
     let mut set = Vec::new();
     for name in PROXIES {
-        // Of the two spellings the first that is there counts, as for the HTTP client.
+        // The first spelling that is set counts, as in the HTTP client.
         let spelled = [name.to_owned(), name.to_lowercase()];
         let Some((name, value)) =
             spelled.into_iter().find_map(|name| variable(&name).map(|value| (name, value)))
@@ -66,7 +65,7 @@ pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::
             continue;
         }
         if !is_proxy(&value) {
-            // The value itself may hold a password.
+            // The value may contain a password.
             let problem =
                 "it is no proxy's URL such as http://proxy.example.com:3128; correct or unset it".to_owned();
             return Err(Problem { field: name, problem }.into());
@@ -94,15 +93,15 @@ fn client(context: TlsContext, proxy: ProxyConfig) -> SharedHttpClient {
     })
 }
 
-/// Whether the HTTP client takes it for a proxy; what it does not take it leaves out silently.
+/// Whether the HTTP client accepts the value. It ignores other values silently.
 fn is_proxy(value: &str) -> bool {
     value.parse::<Uri>().is_ok_and(|uri| {
         uri.authority().is_some() && matches!(uri.scheme_str(), None | Some("http" | "https"))
     })
 }
 
-/// Looks at the certificates that the variables name in the place of the system's, before the TLS library does: without any it would
-/// panic, or refuse every call.
+/// Checks the certificates that the variables name instead of the system's. Without any certificate, the TLS library would panic or
+/// refuse every call.
 fn check_system_certificates(variable: impl Fn(&str) -> Option<String>) -> Result<(), Problem> {
     let (file, named) = (variable(SYSTEM_BUNDLE), variable(SYSTEM_FOLDERS).unwrap_or_default());
     let folders: Vec<_> = std::env::split_paths(&named).collect();
@@ -127,7 +126,7 @@ fn check_system_certificates(variable: impl Fn(&str) -> Option<String>) -> Resul
     })
 }
 
-/// The certificates, looked at before the TLS library does, which would panic.
+/// Reads and checks a file of certificates. The TLS library would panic on a bad one.
 fn bundle(path: &str) -> anyhow::Result<Vec<u8>> {
     let problem =
         |problem: String| Problem { field: CA_BUNDLE.into(), problem: format!("{path}: {problem}") };
@@ -197,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_near_takes_no_proxy() {
+    fn loopback_and_link_local_addresses_take_no_proxy() {
         for (uri, expected) in [
             ("http://127.0.0.1:4566/", true),
             ("http://127.9.9.9/", true),
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_told_and_its_password_is_not() {
+    fn a_bad_proxy_is_reported_without_its_password() {
         for (value, legal) in [
             ("http://proxy:3128", true),
             ("https://user:secret@proxy.example.com:3128/", true),
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn system_certificates_that_are_none_are_told() {
+    fn missing_system_certificates_are_reported() {
         let directory = std::env::temp_dir().join(format!("logferry-system-{}", std::process::id()));
         let (empty, full) = (directory.join("empty"), directory.join("full"));
         fs::create_dir_all(&empty).expect("a folder of the test's own");
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_that_holds_no_certificates_is_told() {
+    fn a_bundle_without_certificates_is_reported() {
         let directory = std::env::temp_dir().join(format!("logferry-bundle-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("a folder of the test's own");
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

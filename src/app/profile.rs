@@ -1,4 +1,4 @@
-//! Our own credentials, found as any AWS program finds them, with errors that name the profile.
+//! Our own credentials, found like those of any AWS program, with errors that name the profile.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use aws_credential_types::{
 
 use crate::aws::chain;
 
-/// The profile of an AWS program that is told no other.
+/// The profile of an AWS program by default.
 const DEFAULT_PROFILE: &str = "default";
-/// What the SDK says where a profile needs a part of it that was left out; the cargo feature's name follows. It hands on the text
-/// alone.
+/// The SDK's words if a profile needs a cargo feature that this build lacks; the feature's name follows. The SDK gives only this text,
+/// no type.
 const LEFT_OUT: &str = "cargo feature(s) enabled: ";
 
-/// What finds credentials, and the profile that it looks at.
+/// A credentials provider, and the profile that it reads.
 #[derive(Debug)]
 struct Profiled {
     provider: SharedCredentialsProvider,
@@ -27,7 +27,7 @@ struct Profiled {
     profile: Option<String>,
 }
 
-/// Why there are none, in a line, and what to do.
+/// Why there are no credentials, and the remedy, in one line.
 #[derive(Debug)]
 struct NoCredentials(String);
 
@@ -39,7 +39,7 @@ impl fmt::Display for NoCredentials {
 
 impl std::error::Error for NoCredentials {}
 
-/// The configuration with errors of its credentials that name `profile`, the value of `AWS_PROFILE`.
+/// Makes the errors of the configuration's credentials name `profile`, the value of `AWS_PROFILE`.
 pub(super) fn naming_profile(sdk: SdkConfig, profile: Option<String>) -> SdkConfig {
     let Some(provider) = sdk.credentials_provider() else { return sdk };
     let profile = profile.filter(|profile| !profile.is_empty());
@@ -79,7 +79,7 @@ fn explain(error: &CredentialsError, profile: Option<&str>) -> String {
              eval \"$(aws configure export-credentials --profile {name} --format env)\""
         );
     }
-    // The SDK lists what it tried, a line each.
+    // The SDK's own text lists all providers, one per line.
     if matches!(error, CredentialsError::CredentialsNotLoaded(_)) {
         return match profile {
             Some(name) => format!(

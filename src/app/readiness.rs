@@ -1,9 +1,8 @@
-//! What readiness asks, again and again, that the loop itself does not.
+//! The probes of readiness, besides the receive loop's own.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    config::SourceBucket,
     credentials::{
         AssumeError,
         assumed::AssumedRole,
@@ -11,6 +10,7 @@ use crate::{
     },
     health::{Health, IDENTITY, SOURCE_BUCKET},
     ledger::{claim::Claims, dynamodb::DynamoDbLedger},
+    name::bucket::OwnBucket,
     object::bucket::{self, BucketError},
     queue::{Queue, QueueError, sqs::SqsQueue},
     tenant::{cache::TenantCache, table::TenantRows},
@@ -21,31 +21,31 @@ const CENTRAL_ROLE: &str = "central_role";
 const LEDGER: &str = "ledger";
 const DEAD_LETTER_QUEUE: &str = "dead_letter_queue";
 const QUARANTINE_BUCKET: &str = "quarantine_bucket";
-/// What must have answered once before the worker is ready.
+/// Dependencies that must answer once before the worker is ready.
 pub(super) const NEEDED: [&str; 3] = [TENANT_TABLE, CENTRAL_ROLE, LEDGER];
-/// How often it is asked.
+/// Interval of the probes.
 pub(super) const INTERVAL: Duration = Duration::from_secs(15);
-/// How long a bucket is waited for.
+/// How long a probe waits for a bucket.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whom readiness asks. Of those that only some messages need (dead-letter queue, buckets), and of who we are, it believes what
-/// is said against them; that they do not answer says nothing.
+/// The dependencies that readiness asks. A missing answer about the dead-letter queue, a bucket or our identity changes nothing; only
+/// an answer that something is wrong counts.
 #[derive(Debug)]
 pub(super) struct Readiness {
     pub(super) health: Arc<Health>,
     pub(super) tenants: TenantCache<TenantRows>,
     pub(super) central: AssumedRole,
     pub(super) claims: Claims<DynamoDbLedger>,
-    /// Signs with our own credentials.
+    /// Client that signs with our own credentials.
     pub(super) sts: aws_sdk_sts::Client,
     pub(super) letters: Option<SqsQueue>,
     pub(super) s3: aws_sdk_s3::Client,
-    pub(super) source: Vec<SourceBucket>,
-    pub(super) quarantine: Option<SourceBucket>,
+    pub(super) source: Vec<OwnBucket>,
+    pub(super) quarantine: Option<OwnBucket>,
 }
 
 impl Readiness {
-    /// Asks for ever. Each is asked by itself: one that does not answer holds up no other.
+    /// Asks all of them for ever, concurrently, so that a slow one does not delay the others.
     pub(super) async fn keep_asking(self) {
         tokio::join!(
             again(|| self.ledger()),
@@ -64,7 +64,7 @@ impl Readiness {
         self.tell(TENANT_TABLE, self.tenants.probe().await.err());
     }
 
-    /// Who we are, and whether the central role lets us in.
+    /// Our identity, and the central role.
     async fn ourselves(&self) {
         let (identity, role) = tokio::join!(identity(&self.sts), self.central.credentials());
         match (identity, role) {
@@ -72,7 +72,7 @@ impl Readiness {
                 self.tell(IDENTITY, Some(ours));
                 self.tell(CENTRAL_ROLE, role.err());
             }
-            // What refuses us is said once.
+            // Reported once, as a problem of our identity.
             (_, Err(AssumeError::Ours(ours))) => {
                 self.tell(IDENTITY, Some(ours));
                 self.health.dependency(CENTRAL_ROLE, None);

@@ -3,14 +3,10 @@ use super::*;
 const RATES: Rates = Rates { puts: 800, stream_creations: 50 };
 
 fn budgets() -> Budgets {
-    Budgets::new(RATES, Duration::from_secs(600), Metrics::new())
+    Budgets::new(RATES, Duration::from_secs(600), Metrics::default())
 }
 
-fn throttled() -> Result<(), SinkError> {
-    Err(SinkError::Throttled("slow down".to_owned()))
-}
-
-/// Takes turns as fast as they come; how many fit into the time, the first of all included.
+/// Takes turns as fast as possible, and compares their number within `time`.
 fn check(per_second: u32, time: Duration, expected: u32) {
     let (mut pace, start) = (Pace::new(per_second), Instant::now());
     let (mut now, mut calls) = (start, 0);
@@ -25,7 +21,7 @@ fn check(per_second: u32, time: Duration, expected: u32) {
 }
 
 #[test]
-fn calls_keep_their_pace_and_a_tenth_of_a_second_may_come_at_once() {
+fn calls_keep_their_rate_with_a_burst_of_a_tenth_of_a_second() {
     let burst = |seconds: u64| Duration::from_secs(seconds);
     check(800, Duration::from_nanos(1), 81);
     check(800, burst(10), 8080);
@@ -36,7 +32,7 @@ fn calls_keep_their_pace_and_a_tenth_of_a_second_may_come_at_once() {
 }
 
 #[test]
-fn a_rest_brings_the_burst_back_and_no_more() {
+fn after_a_rest_one_burst_is_available() {
     let (mut pace, now) = (Pace::new(50), Instant::now());
     (0..6).for_each(|_| assert_eq!(pace.take(now), Duration::ZERO));
     assert_eq!(pace.take(now), Duration::from_millis(20));
@@ -46,7 +42,7 @@ fn a_rest_brings_the_burst_back_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_of_an_account_and_region_share_a_budget_and_nobody_else() {
+async fn a_budget_is_shared_within_one_account_and_region() {
     let budgets = budgets();
     let start = tokio::time::Instant::now();
     let one = budgets.enter("1", "r").expect("nothing is wrong");
@@ -66,15 +62,15 @@ async fn all_of_an_account_and_region_share_a_budget_and_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_account_that_throttles_is_left_alone_longer_and_longer() {
+async fn pauses_of_a_throttling_account_grow() {
     let budgets = budgets();
     let gauge = || budgets.metrics.throttled_accounts.get();
     let first: Vec<_> = (0..8).map(|_| budgets.enter("1", "r").expect("nothing is wrong yet")).collect();
-    // All of them are told the same.
-    first.iter().for_each(|ticket| ticket.heed(&throttled()));
+    // All of them report the same answer.
+    first.iter().for_each(|ticket| ticket.heed(Answer::Throttled));
     assert_eq!(gauge(), 1);
     for pause in [1, 2, 4, 8, 16, 30, 30] {
-        let Err(SinkError::Paused { retry_in: wait, .. }) = budgets.enter("1", "r") else {
+        let Err(Pausing::Throttled { retry_in: wait }) = budgets.enter("1", "r") else {
             panic!("it is left alone")
         };
         let pause = Duration::from_secs(pause);
@@ -83,38 +79,34 @@ async fn an_account_that_throttles_is_left_alone_longer_and_longer() {
         tokio::time::advance(wait).await;
         let probe = budgets.enter("1", "r").expect("one may see");
         budgets.enter("1", "r").expect_err("one alone");
-        // Longer than its interval.
+        // The probe takes longer than its interval.
         tokio::time::advance(Duration::from_secs(40)).await;
         budgets.enter("1", "r").expect_err("one alone, however long it takes");
-        probe.heed(&throttled());
+        probe.heed(Answer::Throttled);
     }
     assert_eq!(gauge(), 1);
-    first[0].heed(&Ok(()));
+    first[0].heed(Answer::Answered);
     assert_eq!(gauge(), 0);
     let after = budgets.enter("1", "r").expect("it takes requests again");
-    after.heed(&throttled());
-    after.heed(&Err::<(), _>(SinkError::NotFound("a stream".to_owned())));
+    after.heed(Answer::Throttled);
+    after.heed(Answer::Answered);
     budgets.enter("1", "r").expect("that was an answer too");
 }
 
-fn unanswered() -> Result<(), SinkError> {
-    Err(SinkError::Unavailable("no answer".to_owned()))
-}
-
-/// How long a place of Region `r` is left alone for want of an answer.
+/// How long an account in Region `r` is paused because it did not answer.
 #[track_caller]
 fn unreached(budgets: &Budgets, account: &str) -> Duration {
     match budgets.enter(account, "r") {
-        Err(SinkError::Unreached { retry_in, .. }) => retry_in,
+        Err(Pausing::Unanswered { retry_in }) => retry_in,
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_without_an_answer_takes_one_slot_and_no_more() {
+async fn an_account_without_an_answer_takes_one_slot() {
     let budgets = budgets();
     let first: Vec<_> = (0..8).map(|_| budgets.enter("1", "r").expect("nothing is wrong yet")).collect();
-    first.iter().for_each(|ticket| ticket.heed(&unanswered()));
+    first.iter().for_each(|ticket| ticket.heed(Answer::Unanswered));
     assert_eq!(budgets.metrics.throttled_accounts.get(), 0);
     for pause in [1, 2, 4] {
         let wait = unreached(&budgets, "1");
@@ -127,30 +119,30 @@ async fn a_place_without_an_answer_takes_one_slot_and_no_more() {
             tokio::time::advance(Duration::from_secs(30)).await;
             assert!(unreached(&budgets, "1") >= Duration::from_secs(1));
         }
-        probe.heed(&unanswered());
+        probe.heed(Answer::Unanswered);
     }
-    // A probe that ends without having asked, an object without records, is spent.
+    // A probe without a call, as for an object without records, is spent.
     tokio::time::advance(unreached(&budgets, "1")).await;
     drop(budgets.enter("1", "r").expect("one may see"));
     tokio::time::advance(unreached(&budgets, "1")).await;
-    budgets.enter("1", "r").expect("one may see").heed(&Err::<(), _>(SinkError::Denied("no".to_owned())));
+    budgets.enter("1", "r").expect("one may see").heed(Answer::Answered);
     budgets.enter("1", "r").expect("that was an answer");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_region_without_an_answer_takes_one_slot_for_all() {
+async fn a_region_without_an_answer_takes_one_slot_for_all_accounts() {
     let budgets = budgets();
     let accounts = ["1", "2", "3"];
     let tickets = accounts.map(|account| budgets.enter(account, "r").expect("nothing is wrong yet"));
     let [one, two, three] = &tickets;
-    one.heed(&unanswered());
-    two.heed(&unanswered());
-    budgets.enter("4", "r").expect("two accounts may be their own affair").heed(&Ok(()));
+    one.heed(Answer::Unanswered);
+    two.heed(Answer::Unanswered);
+    budgets.enter("4", "r").expect("two accounts may be their own affair").heed(Answer::Answered);
     for ticket in [three, two] {
-        ticket.heed(&unanswered());
+        ticket.heed(Answer::Unanswered);
         budgets.enter("5", "r").expect("another had an answer since");
     }
-    one.heed(&unanswered());
+    one.heed(Answer::Unanswered);
     for _ in 0..3 {
         let wait = unreached(&budgets, "5");
         budgets.enter("5", "s").expect("another Region is none of this one's affair");
@@ -160,10 +152,10 @@ async fn a_region_without_an_answer_takes_one_slot_for_all() {
         for account in ["1", "5", "6"] {
             unreached(&budgets, account);
         }
-        probe.heed(&unanswered());
+        probe.heed(Answer::Unanswered);
     }
     tokio::time::advance(Duration::from_secs(60)).await;
-    budgets.enter("6", "r").expect("one may see").heed(&Ok(()));
+    budgets.enter("6", "r").expect("one may see").heed(Answer::Answered);
     budgets.enter("7", "r").expect("the Region answers");
     let _probe = budgets.enter("1", "r").expect("one of its own may see");
     unreached(&budgets, "1");
@@ -172,7 +164,7 @@ async fn a_region_without_an_answer_takes_one_slot_for_all() {
 #[tokio::test(start_paused = true)]
 async fn a_pause_is_remembered_until_the_last_message_came_again() {
     let budgets = budgets();
-    budgets.enter("1", "r").expect("nothing is wrong").heed(&throttled());
+    budgets.enter("1", "r").expect("nothing is wrong").heed(Answer::Throttled);
     tokio::time::advance(Duration::from_secs(700)).await;
     let _probe = budgets.enter("1", "r").expect("one may see");
     budgets.enter("1", "r").expect_err("one alone");
@@ -180,9 +172,9 @@ async fn a_pause_is_remembered_until_the_last_message_came_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_asks_for_is_forgotten() {
+async fn idle_budgets_are_forgotten() {
     let budgets = budgets();
-    budgets.enter("0", "r").expect("nothing is wrong").heed(&throttled());
+    budgets.enter("0", "r").expect("nothing is wrong").heed(Answer::Throttled);
     for account in 1..1000 {
         budgets.enter(&account.to_string(), "r").expect("nothing is wrong");
         tokio::time::advance(Duration::from_secs(2)).await;

@@ -24,7 +24,7 @@ use crate::{
     app,
     config::{Config, Problem},
     tenant::{
-        Attribute, OwnBuckets, SETTINGS,
+        Attribute, SETTINGS,
         table::{Put, TenantRows},
     },
 };
@@ -415,7 +415,7 @@ fn warn_of_oddities(entries: &[Entry]) {
 
 /// Rows that the worker would refuse by its own configuration: no error, for the one at hand need not be the workers'.
 fn warn_of_misfits(entries: &[Entry], config: &Config) {
-    let own_buckets = OwnBuckets::of(config);
+    let own_buckets = config.own_buckets();
     for bad in entries.iter().filter_map(|entry| entry.misfit(&own_buckets)) {
         eprintln!(
             "logferry: warning: by the configuration at hand, {bad}: a worker with it dead-letters the tenant's messages"

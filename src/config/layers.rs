@@ -1,4 +1,4 @@
-//! Builds a [`Config`] from its layers: defaults < file < environment < flags, remembering where each value is from.
+//! Builds a [`Config`] from its layers, defaults < file < environment < flags, and remembers the layer of each value.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// Environment names that are not `LOGFERRY_` + the field's path, and the field each one sets.
+/// Environment variables that are not `LOGFERRY_` + the field's path, and their fields.
 const ALIASES: [(&str, &str); 7] = [
     ("AWS_REGION", "aws.region"),
     ("AWS_S3_USE_PATH_STYLE", "aws.s3_use_path_style"),
@@ -18,17 +18,17 @@ const ALIASES: [(&str, &str); 7] = [
     ("TENANT_CONFIG_TABLE", "tenants.table"),
 ];
 const PREFIX: &str = "LOGFERRY_";
-/// Names with the prefix that are not fields: the file's path, read before there is a configuration.
+/// Variables with the prefix that are not fields. `LOGFERRY_CONFIG` is the file's path.
 const NOT_FIELDS: [&str; 1] = ["LOGFERRY_CONFIG"];
 
-/// The layer that a value came from.
+/// Layer of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// The default.
     Default,
     /// The file.
     File(PathBuf),
-    /// The environment variable of that name.
+    /// The environment variable of this name.
     Environment(String),
     /// A command-line flag.
     Flag,
@@ -45,22 +45,22 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A configuration and, for each field that some layer set, which one did.
+/// A configuration, and the layer of each field that is set.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The values.
     pub config: Config,
-    /// By dotted path; a path that is absent has its default.
+    /// Layers by dotted path; a field that is absent has its default.
     pub origins: BTreeMap<String, Origin>,
 }
 
 impl Loaded {
-    /// The layer that the field's value came from.
+    /// The layer of a field's value.
     pub fn origin(&self, field: &str) -> Origin {
         self.origins.get(field).cloned().unwrap_or(Origin::Default)
     }
 
-    /// Every field that has a value, by its dotted path, as TOML writes it.
+    /// All fields that have a value: dotted path, and value in TOML.
     pub fn fields(&self) -> Vec<(String, String)> {
         let table = Table::try_from(&self.config).expect("a configuration is a table");
         let mut paths = Vec::new();
@@ -78,17 +78,17 @@ impl Loaded {
     }
 }
 
-/// Why there is no configuration; every problem of every layer at once.
+/// All problems of all layers.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct LayerError(pub Vec<String>);
 
-/// Reads all layers. `environment` is the whole environment as pairs, so that tests pass their own; `flags` are
-/// `field = value` pairs whose values are written as in the environment.
+/// Reads all layers. `environment` is the complete environment, so that tests can pass their own; `flags` are `field = value` pairs
+/// with values as in the environment.
 ///
 /// # Errors
-/// The file cannot be read or parsed, or some layer has a field that does not exist or a value of the wrong type; each
-/// is named with the layer it is in. Rules between values are [`Config::validate`]'s.
+/// The file cannot be read or parsed, or a layer has an unknown field or a value of the wrong type. The error names each problem with
+/// its layer. [`Config::validate`] checks the rules.
 pub fn load(
     file: Option<PathBuf>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -100,7 +100,7 @@ pub fn load(
     }
     let mut environment: Vec<_> = environment.into_iter().collect();
     environment.sort();
-    // Aliases first: the field's own name is the more explicit of the two.
+    // Aliases first, because a field's own name is more explicit and overrides its alias.
     for (name, value) in &environment {
         if let Some((_, field)) = ALIASES.iter().find(|(alias, _)| alias == name) {
             layers.set(field, value, Origin::Environment(name.clone()));
@@ -128,7 +128,7 @@ impl Layers {
     fn file(&mut self, path: PathBuf) {
         let parsed = std::fs::read_to_string(&path)
             .map_err(|error| error.to_string())
-            // Parsed twice: against `Config` for errors that point at the line, as a table for the merge.
+            // Parsed twice: as a `Config` for errors that name the line, as a table for the merge.
             .and_then(|text| toml::from_str::<Config>(&text).map(|_| text).map_err(|error| error.to_string()))
             .and_then(|text| text.parse::<Table>().map_err(|error| error.to_string()));
         match parsed {
@@ -142,14 +142,13 @@ impl Layers {
         }
     }
 
-    /// Sets one field from text: read as the type that the field has, so that `8` is a number for one field and a
-    /// string for another.
+    /// Sets a field from text. The field's type decides whether `8` is a number or a string.
     fn set(&mut self, field: &str, text: &str, origin: Origin) {
         let literal =
             format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
         let list = Value::Array(text.split(',').map(|item| Value::String(item.trim().to_owned())).collect());
         let string = Value::String(text.to_owned());
-        // A string first: most fields are, and a table name of digits must not become a number.
+        // A string first: the name of a table may consist of digits, and must not become a number.
         let mut problem = String::new();
         for candidate in [Some(string), literal, Some(list)].into_iter().flatten() {
             let mut alone = Table::new();
@@ -196,7 +195,7 @@ fn insert(table: &mut Table, field: &str, value: Value) {
     }
 }
 
-/// Dotted paths of everything in the table that is not itself a table.
+/// Collects the dotted paths of all values in the table that are not tables.
 fn collect_leaves(prefix: &str, table: &Table, leaves: &mut Vec<String>) {
     for (key, value) in table {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
@@ -226,7 +225,7 @@ mod tests {
         let text = include_str!("../../config/logferry.toml");
         let shipped: Config = toml::from_str(text).expect("the shipped file parses");
         assert_eq!(shipped, Config::default());
-        // Every field is in it, as a value or, where nothing can be guessed, as a comment.
+        // The file has every field that has a default.
         let mut fields = Vec::new();
         collect_leaves("", &Table::try_from(Config::default()).expect("the default serialises"), &mut fields);
         for field in fields {

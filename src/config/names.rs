@@ -1,12 +1,11 @@
-//! The names of AWS's things, as AWS lets them be written. Pure.
+//! Names of DynamoDB tables and URLs of queues. Pure.
 
 use crate::{credentials::partition, tenant::region};
 
-/// Reads what names a DynamoDB table, its name or its ARN, and answers with the Region of an ARN. Source: DynamoDB API reference,
-/// `TableName` and "Naming rules".
+/// Reads a DynamoDB table's name or ARN. Returns the Region of an ARN. Source: DynamoDB API reference, `TableName` and "Naming rules".
 ///
 /// # Errors
-/// Says what it must be.
+/// What the text must be.
 pub(super) fn table(text: &str) -> Result<Option<&str>, String> {
     let (name, place) = match text.split(':').collect::<Vec<_>>()[..] {
         ["arn", of, "dynamodb", place, account, resource]
@@ -24,7 +23,7 @@ pub(super) fn table(text: &str) -> Result<Option<&str>, String> {
     }
 }
 
-/// The domains of AWS's own hosts in all partitions: those of IPv4 alone, and the dual-stack ones. Source: botocore 1.44.5,
+/// The domains of AWS's own hosts in all partitions, IPv4 and dual-stack. Source: botocore 1.44.5,
 /// `partitions.json`.
 const DOMAINS: [&str; 14] = [
     "amazonaws.com",
@@ -43,18 +42,18 @@ const DOMAINS: [&str; 14] = [
     "api.aws.hci.ic.gov",
 ];
 
-/// What a queue's URL says of the queue.
+/// A queue's URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct QueueUrl<'a> {
-    /// Its Region, where the host is one of AWS's.
+    /// Region of the queue, if the host is one of AWS's.
     pub(super) region: Option<&'a str>,
 }
 
-/// Reads a queue's URL: AWS's own form, `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`, or any host with a path that ends in the
-/// queue's name. Sources: SQS Developer Guide, "Queue and message identifiers"; AWS General Reference, "Amazon SQS endpoints".
+/// Reads a queue's URL: AWS's form, `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`, or any host and a path that ends in the queue's
+/// name. Sources: SQS Developer Guide, "Queue and message identifiers"; AWS General Reference, "Amazon SQS endpoints".
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// What is wrong with the URL.
 pub(super) fn queue_url(text: &str) -> Result<QueueUrl<'_>, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some((host, path)) = rest.and_then(|rest| rest.split_once('/')) else {
@@ -105,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_named_as_dynamodb_has_them() {
+    fn table_names_follow_dynamodb_s_rules() {
         for (text, legal) in [
             ("logferry-tenants", true),
             ("a.B_c-9", true),
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_say_where_they_are() {
+    fn the_host_of_a_queue_shows_its_region() {
         let there = |region| Ok(Some(region));
         for (text, expected) in [
             ("https://sqs.eu-central-1.amazonaws.com/111111111111/logs", there("eu-central-1")),

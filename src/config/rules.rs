@@ -1,4 +1,4 @@
-//! Every rule that a configuration must keep.
+//! The rules of a configuration.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -6,23 +6,28 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{
-    Config, MAX_VISIBILITY, MAX_WAIT, Problem, SourceBucket,
+    Config, MAX_WAIT, Problem,
     names::{queue_url, table},
 };
 use crate::{
-    credentials::RoleArn, quarantine::QuarantinePrefix, queue::MAX_DELAY, route::KeyLayout, tenant::region,
+    credentials::RoleArn,
+    name::bucket::OwnBucket,
+    quarantine::QuarantinePrefix,
+    queue::{MAX_DELAY, MAX_VISIBILITY},
+    route::KeyLayout,
+    tenant::region,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
-/// SQS keeps no message for longer. Source: SQS API reference, SetQueueAttributes.
+/// Longest retention of SQS. Source: SQS API reference, SetQueueAttributes.
 const MAX_RETENTION: Duration = Duration::from_secs(14 * 86_400);
-/// Messages of a standard queue in flight. Source: SQS Developer Guide, "Message quotas".
+/// Most messages in flight of a standard queue. Source: SQS Developer Guide, "Message quotas".
 const MAX_IN_FLIGHT: usize = 120_000;
 
 impl Config {
-    /// Finds every broken rule at once; an empty list means that `worker` can start with this.
+    /// Finds all broken rules. If there is none, `worker` can start with this configuration.
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::default();
         check.region("aws.region", self.aws.region.as_deref());
@@ -34,7 +39,7 @@ impl Config {
         if check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE") {
             check.name("tenants.table", self.tenants.table.as_deref().map(|name| table(name).map(drop)));
         }
-        // What is no Region is told already.
+        // A bad Region is reported already.
         if let Some(here) = self.aws.region.as_deref().filter(|here| region(here).is_ok()) {
             check.problems.extend(self.elsewhere(here));
         }
@@ -81,7 +86,7 @@ impl Config {
         let shortest_grace = self.queue.wait_time.saturating_add(4 * SECOND);
         check.within("worker.grace_period", self.worker.grace_period, SECOND..=60 * MINUTE);
         check.that("worker.grace_period", self.worker.grace_period >= shortest_grace, || {
-            // Or our own last poll could take along what we give back.
+            // Or our own last poll could receive the messages that we give back.
             format!("must be at least 4 s longer than queue.wait_time, {shortest_grace:?}")
         });
         self.validate_log(&mut check);
@@ -91,7 +96,8 @@ impl Config {
         check.problems
     }
 
-    /// What lies in another Region than `here`, in which all calls are made: a queue by the host of its URL, a table by its ARN.
+    /// Queues and tables in another Region than `here`, to which all calls go. The host of a URL shows a queue's Region, an ARN a
+    /// table's.
     pub fn elsewhere(&self, here: &str) -> Vec<Problem> {
         let of_queue = |url: &Option<String>| Some(queue_url(url.as_deref()?).ok()?.region?.to_owned());
         let of_table = |name: &Option<String>| Some(table(name.as_deref()?).ok()??.to_owned());
@@ -116,7 +122,7 @@ impl Config {
         if let Err(error) = self.log.filter.parse::<Targets>() {
             check.problem("log.filter", error.to_string());
         }
-        // A word alone would be a target with every level: "debgu" would silence everything else.
+        // A misspelt level such as "debgu" would be taken for a target, and would silence all others.
         let alone = self.log.filter.split(',').filter(|part| !part.contains('='));
         for word in alone.filter(|word| word.trim().parse::<LevelFilter>().is_err()) {
             check.problem(
@@ -165,7 +171,7 @@ impl Config {
             check.problem("source.key_layout", error.to_string());
         }
         for bucket in &self.source.buckets {
-            if let Err(problem) = bucket.parse::<SourceBucket>() {
+            if let Err(problem) = bucket.parse::<OwnBucket>() {
                 check.problem("source.buckets", problem);
             }
         }
@@ -187,11 +193,11 @@ impl Config {
         if let Err(problem) = QuarantinePrefix::parse(&self.quarantine.prefix) {
             check.problem("quarantine.prefix", problem);
         }
-        match self.quarantine.bucket.as_deref().map(str::parse::<SourceBucket>) {
+        match self.quarantine.bucket.as_deref().map(str::parse::<OwnBucket>) {
             Some(Err(problem)) => check.problem("quarantine.bucket", problem),
             Some(Ok(bucket)) => {
                 let sources =
-                    self.source.buckets.iter().filter_map(|source| source.parse::<SourceBucket>().ok());
+                    self.source.buckets.iter().filter_map(|source| source.parse::<OwnBucket>().ok());
                 check.that(
                     "quarantine.bucket",
                     sources.into_iter().all(|source| source.name != bucket.name),
@@ -291,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn defaults_lack_only_what_nobody_can_guess() {
+    fn defaults_lack_only_three_fields() {
         let fields: Vec<_> = Config::default().validate().into_iter().map(|problem| problem.field).collect();
         assert_eq!(fields, ["queue.url", "credentials.central_role_arn", "tenants.table"]);
         check(|_| (), &[]);
     }
 
     #[test]
-    fn every_broken_rule_is_named() {
+    fn every_broken_rule_is_reported() {
         check(|c| c.aws.region = Some(String::new()), &["aws.region"]);
         check(|c| c.tenants.default_region = Some("eu".into()), &["tenants.default_region"]);
         check(|c| c.tenants.default_region = Some("eusc-de-east-1".into()), &[]);
@@ -430,9 +436,9 @@ mod tests {
         check(|c| c.credentials.refresh_before = Duration::MAX, &["credentials.refresh_before"]);
     }
 
-    /// The Region that the SDK finds in a profile, or in AWS_DEFAULT_REGION, is known only later.
+    /// `elsewhere` takes the Region as an argument, because the SDK may find it in a profile or in AWS_DEFAULT_REGION.
     #[test]
-    fn what_lies_in_another_region_is_named() {
+    fn resources_in_another_region_are_reported() {
         let mut config = complete();
         config.queue.dead_letter_url = Some("http://localhost:9324/queue/letters".into());
         assert_eq!(config.elsewhere("us-east-1"), []);

@@ -68,7 +68,7 @@ impl ObjectCopier for MemoryCopier {
 
     async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
         let closed = self.state().closed.get(&way.destination.bucket_name).cloned();
-        closed.filter(|error| matches!(error, AssumeError::Open { .. })).map(CopyError::Session)
+        closed.filter(|error| matches!(error, AssumeError::Held { .. })).map(CopyError::Session)
     }
 
     async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {

@@ -20,11 +20,8 @@ use super::{Copied, CopyError, CopyJob, ObjectCopier, Way, origin::Standing};
 use crate::{
     aws::{S3Refusal, describe, find_cause},
     credentials::{
-        AssumeError, RoleArn,
-        assumed::AssumedRole,
-        customers::{Customers, Entry},
-        identity::IdentityError,
-        scope::Scope,
+        AssumeError, RoleArn, assumed::AssumedRole, customers::Customers, identity::IdentityError,
+        request::SessionSpec, scope::Scope,
     },
 };
 
@@ -190,8 +187,8 @@ impl S3Copier {
     }
 }
 
-fn entry(way: &Way<'_>, role: &RoleArn) -> Entry {
-    Entry {
+fn entry(way: &Way<'_>, role: &RoleArn) -> SessionSpec {
+    SessionSpec {
         tenant_id: way.delivery.tenant_id.clone(),
         role: role.clone(),
         external_id: way.destination.external_id.clone(),

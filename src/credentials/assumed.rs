@@ -1,4 +1,4 @@
-//! A role that is assumed when needed and again before its session ends.
+//! A role that is assumed when needed, and again before its session ends.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,38 +18,22 @@ use aws_sdk_sts::{
 };
 
 use super::{
-    AssumeError, RoleArn, flight::Flight, identity::IdentityError, refusal::Cause, role_breaker::RoleBreaker,
+    AssumeError,
+    flight::Flight,
+    identity::IdentityError,
+    refusal::Cause,
+    request::{AssumeRequest, SessionLife},
+    role_breaker::RoleBreaker,
 };
 use crate::{
     aws::{describe, find_cause, refuses_session},
     recent::Handle,
 };
 
-/// How long after one early renewal was begun the next one is, if the session at hand is still the same.
+/// Time between two early renewals of the same session.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
-/// What to ask AssumeRole for.
-#[derive(Clone, Debug)]
-pub struct AssumeRequest {
-    /// The role.
-    pub role: RoleArn,
-    /// 2 to 64 of `[\w+=,.@-]`; see [`session_name`].
-    pub session_name: String,
-    /// What the role's trust policy asks for.
-    pub external_id: Option<String>,
-    /// Narrows what the role allows; at most 2,048 characters.
-    pub policy: Option<String>,
-    /// Name and value; the trust policy must allow `sts:TagSession` if there are any.
-    pub tags: Vec<(&'static str, String)>,
-    /// The trust policy must allow `sts:SetSourceIdentity` if there is one.
-    pub source_identity: Option<String>,
-    /// Life of the session, 15 min to 1 h.
-    pub duration: Duration,
-    /// How long before its end it is renewed; up to a quarter more by chance.
-    pub refresh_before: Duration,
-}
-
-/// A role and its session, shared by everyone who acts in it.
+/// A role and its session. Clones share both.
 #[derive(Clone, Debug)]
 pub struct AssumedRole {
     shared: Arc<Shared>,
@@ -64,17 +48,18 @@ impl Handle for AssumedRole {
 #[derive(Debug)]
 struct Shared {
     sts: Client,
-    /// The hop before, in whose role `sts` signs.
+    /// The role of the hop before, which signs the calls of `sts`.
     via: Option<AssumedRole>,
     request: AssumeRequest,
+    life: SessionLife,
     session: Mutex<Option<Session>>,
-    /// Held while STS is asked; other sessions in a customer's role share it.
+    /// Held during a call to STS; all sessions in a customer's role share it.
     flight: Arc<Flight>,
-    /// None for a role of our own.
+    /// `None` for a role of our own.
     breakers: Option<Breakers>,
 }
 
-/// A customer's role can be refused, and so can what one session in it asks for.
+/// A breaker for refusals of the role, and one for refusals of this session's request.
 #[derive(Debug)]
 struct Breakers {
     role: Arc<RoleBreaker>,
@@ -89,60 +74,62 @@ struct Session {
 }
 
 impl AssumedRole {
-    /// A role of our own that nobody has assumed yet; `sts` signs with the credentials of the hop before, `via` if that
-    /// is an assumed role too.
-    pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest) -> Self {
-        Self::with(sts, via, request, Arc::default(), None)
+    /// A role of our own, not assumed yet. `sts` signs with the credentials of the hop before; `via` is that hop, if it is an assumed
+    /// role too.
+    pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest, life: SessionLife) -> Self {
+        Self::with(sts, via, request, life, Arc::default(), None)
     }
 
-    /// A customer's role that nobody has assumed yet, entered from `via`, in whose role `sts` signs. While `breaker`, which
-    /// all sessions in the role share, is open, STS is asked by its probes alone.
+    /// A customer's role, not assumed yet, entered from `via`, which signs the calls of `sts`. All sessions in the role share
+    /// `breaker`; while it is open, only its probes ask STS.
     pub fn of_customer(
         sts: Client,
         via: AssumedRole,
         request: AssumeRequest,
+        life: SessionLife,
         breaker: Arc<RoleBreaker>,
     ) -> Self {
         let (flight, session) = (breaker.flight(), breaker.of_session());
-        Self::with(sts, Some(via), request, flight, Some(Breakers { role: breaker, session }))
+        Self::with(sts, Some(via), request, life, flight, Some(Breakers { role: breaker, session }))
     }
 
     fn with(
         sts: Client,
         via: Option<AssumedRole>,
         request: AssumeRequest,
+        life: SessionLife,
         flight: Arc<Flight>,
         breakers: Option<Breakers>,
     ) -> Self {
         let session = Mutex::new(None);
-        Self { shared: Arc::new(Shared { sts, via, request, session, flight, breakers }) }
+        Self { shared: Arc::new(Shared { sts, via, request, life, session, flight, breakers }) }
     }
 
-    /// The role's credentials, from memory or from STS; one call at a time however many ask. While a customer's role is
-    /// refused, nobody waits: whoever is not the probe is told at once. While STS does not answer, whoever waited for the one
-    /// who asked shares what came of it. Nobody waits for a renewal while the session at hand still holds.
+    /// The role's credentials, from memory or from STS, with one call to STS at a time. While a customer's role is refused, callers
+    /// other than the probe fail at once. If STS does not answer a call, the callers that waited for it share the failure. A renewal
+    /// runs in the background as long as the old session is valid.
     ///
     /// # Errors
-    /// No session is left that still holds, and STS refuses, has refused and no probe is due, or does not answer.
+    /// There is no valid session, and STS refuses, or refused before and no probe is due, or does not answer.
     ///
     /// # Cancel safety
-    /// Safe: the next caller asks STS anew. A probe that is dropped is spent.
+    /// Safe: the next caller asks STS again. A probe that is dropped is spent.
     pub async fn credentials(&self) -> Result<Credentials, AssumeError> {
         if let Some(credentials) = self.holding() {
             return Ok(credentials);
         }
         let _turn = self.turn().await?;
-        // Whoever had the turn before us may have renewed the session, or been refused.
+        // The caller that had the turn before may have renewed the session, or been refused.
         if let Some(credentials) = self.holding() {
             return Ok(credentials);
         }
         self.renew().await
     }
 
-    /// Makes a call that acts in the role; if AWS says that its session is no good any more, once more in a new one.
+    /// Makes a call in the role. If AWS answers that the session is no longer valid, repeats the call once in a new session.
     ///
     /// # Errors
-    /// The call's own.
+    /// Those of the call.
     pub async fn call<T, E, F>(&self, call: impl Fn() -> F) -> Result<T, SdkError<E, HttpResponse>>
     where
         E: ProvideErrorMetadata,
@@ -158,10 +145,10 @@ impl AssumedRole {
         }
     }
 
-    /// Replaces the session at hand by a new one: what the role may do may have changed in a way that an old one does not show.
+    /// Replaces the session by a new one, because an old session may not have the role's new permissions.
     ///
     /// # Errors
-    /// As [`AssumedRole::credentials`] has them.
+    /// See [`AssumedRole::credentials`].
     pub async fn enter_anew(&self) -> Result<Credentials, AssumeError> {
         if let Some(session) = self.at_hand() {
             self.forget(&session);
@@ -169,30 +156,30 @@ impl AssumedRole {
         self.credentials().await
     }
 
-    /// Drops the session if it is still that one: another caller may have replaced it.
+    /// Drops the session, unless another caller has replaced it.
     fn forget(&self, failed: &Credentials) {
         self.session().take_if(|session| session.credentials == *failed);
     }
 
-    /// The credentials of the session at hand, whether it still holds or not.
+    /// The credentials of the current session, valid or not.
     fn at_hand(&self) -> Option<Credentials> {
         self.session().as_ref().map(|session| session.credentials.clone())
     }
 
-    /// The credentials of the session at hand if it still holds; begins its renewal, aside, if it is time for that.
+    /// The credentials of the current session, if it is valid. Starts its renewal in the background when that is due.
     fn holding(&self) -> Option<Credentials> {
         let now = SystemTime::now();
         let mut session = self.session();
         let session = session.as_mut().filter(|session| now < session.expires_at)?;
         if session.refresh_at <= now {
-            // Whoever comes meanwhile begins no other.
+            // Other callers start no second renewal meanwhile.
             session.refresh_at = now + RENEWAL_PAUSE;
             tokio::spawn(self.clone().renew_early(session.credentials.clone()));
         }
         Some(session.credentials.clone())
     }
 
-    /// Renews a session that still holds.
+    /// Renews a session that is still valid.
     async fn renew_early(self, old: Credentials) {
         let renewed = async {
             let _turn = self.turn().await?;
@@ -202,8 +189,8 @@ impl AssumedRole {
             }
         };
         match renewed.await {
-            // The breaker has said so.
-            Ok(()) | Err(AssumeError::Open { .. }) => {}
+            // The breaker has logged it.
+            Ok(()) | Err(AssumeError::Held { .. }) => {}
             Err(error) => tracing::warn!(
                 role.arn = %self.shared.request.role,
                 error = %error,
@@ -212,12 +199,12 @@ impl AssumedRole {
         }
     }
 
-    /// Gets a session from STS; to be called with the right to ask in hand.
+    /// Gets a session from STS. The caller must have the turn.
     async fn renew(&self) -> Result<Credentials, AssumeError> {
         for breaker in self.breakers() {
             breaker.check()?;
         }
-        self.breakers().for_each(RoleBreaker::begin);
+        self.breakers().for_each(RoleBreaker::take_probe);
         let answer = self.assume().await;
         match &answer {
             Err(error @ (AssumeError::Unavailable { .. } | AssumeError::Ours(_))) => {
@@ -225,34 +212,34 @@ impl AssumedRole {
             }
             _ => self.shared.flight.answer(),
         }
-        let session = answer.map_err(|error| self.left_alone(error))?;
+        let session = answer.map_err(|error| self.opens_breaker(error))?;
         self.breakers().for_each(RoleBreaker::succeed);
         let credentials = session.credentials.clone();
         *self.session() = Some(session);
         Ok(credentials)
     }
 
-    /// The right to ask STS.
+    /// Waits for the right to ask STS.
     async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, AssumeError> {
         for breaker in self.breakers() {
             breaker.check()?;
         }
-        match self.breakers().find_map(RoleBreaker::open) {
+        match self.breakers().find_map(RoleBreaker::held) {
             None => self.shared.flight.turn().await,
-            // Due, and taken by another: its answer is not worth a slot's time.
-            Some(open) => self.shared.flight.turn_or(open),
+            // If a probe is running, fail fast instead of holding a slot.
+            Some(held) => self.shared.flight.turn_or(held),
         }
     }
 
-    /// Opens the breaker that a refusal concerns, if it is this role's own and somebody has to mend it.
-    fn left_alone(&self, refusal: AssumeError) -> AssumeError {
+    /// Opens the breaker for a refusal of this role that lasts until somebody changes something. Returns the error for the caller.
+    fn opens_breaker(&self, refusal: AssumeError) -> AssumeError {
         let (Some(breakers), AssumeError::Denied { role, code, message, .. }) =
             (&self.shared.breakers, &refusal)
         else {
             return refusal;
         };
         let request = &self.shared.request;
-        // The hop before may be what was refused: that is no customer's affair.
+        // A refusal of the hop before is not the customer's to fix.
         let Some(cause) = Cause::of(code, message).filter(|_| *role == request.role.as_str()) else {
             return refusal;
         };
@@ -262,9 +249,9 @@ impl AssumedRole {
         breaker.refuse(refusal, cause, &remedy)
     }
 
-    /// Whether the customer's role is refused to all sessions in it.
+    /// Whether STS refuses the customer's role, to all sessions in it.
     pub fn is_refused(&self) -> bool {
-        self.shared.breakers.as_ref().is_some_and(|breakers| breakers.role.open().is_some())
+        self.shared.breakers.as_ref().is_some_and(|breakers| breakers.role.held().is_some())
     }
 
     fn breakers(&self) -> impl Iterator<Item = &RoleBreaker> {
@@ -275,7 +262,7 @@ impl AssumedRole {
         self.shared.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks STS; if it says that the session of the hop before is no good any more, once more in a new one of that.
+    /// Asks STS. If STS answers that the session of the hop before is no longer valid, asks once more with a new one.
     async fn assume(&self) -> Result<Session, AssumeError> {
         let via = self.shared.via.as_ref().and_then(|via| Some((via, via.at_hand()?)));
         let answer = match (self.ask().await, via) {
@@ -290,8 +277,7 @@ impl AssumedRole {
         answer.map_err(|error| self.blamed(error))
     }
 
-    /// Tells a refusal of whoever asks from one of the role: it concerns us if the session that signed is no good, and in any case
-    /// if the role is our own.
+    /// Turns a refusal into [`AssumeError::Ours`] if we are at fault: the session that signed is not valid, or the role is our own.
     fn blamed(&self, error: AssumeError) -> AssumeError {
         match error {
             AssumeError::Denied { code, message, .. } if refuses_session(Some(code.as_str())) => {
@@ -305,8 +291,8 @@ impl AssumedRole {
     }
 
     async fn ask(&self) -> Result<Session, AssumeError> {
-        let request = &self.shared.request;
-        let seconds = i32::try_from(request.duration.as_secs()).expect("validated to be an hour at most");
+        let Shared { request, life, .. } = &*self.shared;
+        let seconds = i32::try_from(life.duration.as_secs()).expect("validated to be an hour at most");
         let tags = request.tags.iter().map(|(key, value)| Tag::builder().key(*key).value(value).build());
         let tags: Vec<_> =
             tags.collect::<Result<_, _>>().map_err(|error| self.unavailable(error.to_string()))?;
@@ -329,7 +315,7 @@ impl AssumedRole {
             .ok_or_else(|| self.unavailable("STS answered without credentials".to_owned()))?;
         let expires_at =
             SystemTime::try_from(answer.expiration).map_err(|error| self.unavailable(error.to_string()))?;
-        let early = request.refresh_before.mul_f64(1.0 + fastrand::f64() / 4.0);
+        let early = life.refresh_before.mul_f64(1.0 + fastrand::f64() / 4.0);
         Ok(Session {
             credentials: Credentials::new(
                 answer.access_key_id,
@@ -349,7 +335,7 @@ impl AssumedRole {
             return AssumeError::Ours(ours);
         }
         match error.as_service_error() {
-            // 4xx other than throttling: asking again will not help until somebody changes something.
+            // A retry after a 4xx other than throttling does not help until somebody changes something.
             Some(service) if status.is_some_and(|status| status < 500) && !is_throttle(service.code()) => {
                 AssumeError::Denied {
                     role: self.shared.request.role.to_string(),
@@ -358,7 +344,7 @@ impl AssumedRole {
                     message: service.message().unwrap_or("no message").to_owned(),
                 }
             }
-            // The hop before ours failed: its own error says more than the SDK's wrapping of it.
+            // If the hop before failed, its own error says more than the SDK's wrapper.
             _ => find_cause::<AssumeError>(&error)
                 .cloned()
                 .or_else(|| IdentityError::of_own(&error).map(AssumeError::Ours))
@@ -385,13 +371,6 @@ impl ProvideCredentials for AssumedRole {
             result
         })
     }
-}
-
-/// A session name that tells the customer why we are there, made legal: `logferry-acme-corp`.
-pub fn session_name(tenant_id: &str) -> String {
-    let legal = |c: char| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' };
-    // 64 is STS's limit. Source: STS API reference, AssumeRole.
-    "logferry-".chars().chain(tenant_id.chars().map(legal)).take(64).collect()
 }
 
 #[cfg(test)]

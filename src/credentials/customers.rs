@@ -1,12 +1,8 @@
-//! The customers' roles and the sessions in them, entered by way of the central role: what all adapters that act in a
-//! customer's account share.
+//! The sessions in customers' roles, assumed from the central role. All adapters that act in customers' accounts share them.
 //!
-//! Holds no client: what one costs is the adapters' affair. Credentials live in memory alone.
+//! The adapters have clients of their own. Credentials stay in memory.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -14,62 +10,44 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 
 use super::{
     AssumeError, RoleArn,
-    assumed::{AssumeRequest, AssumedRole, session_name},
-    breaker::ProbeIntervals,
+    assumed::AssumedRole,
     flight::Flight,
     identity::{WhoAmIError, identity},
+    request::{AssumeRequest, SessionLife, SessionSpec},
     role_breaker::RoleBreaker,
     scope::Scope,
 };
-use crate::{metrics::Metrics, recent::Recent};
+use crate::{
+    breaker::{Metrics, ProbeIntervals},
+    recent::Recent,
+};
 
-/// What every customer's session has in common.
+/// Settings of every customer's session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSettings {
     /// Life of a session.
-    pub session_duration: Duration,
-    /// How long before its end it is renewed.
-    pub refresh_before: Duration,
+    pub life: SessionLife,
     /// Most sessions remembered.
     pub cache_capacity: u64,
-    /// How long a refused role is left alone.
+    /// Time between two calls for a refused role.
     pub probe_intervals: ProbeIntervals,
 }
 
-/// Who wants into which account, and for what.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// The tenant.
-    pub tenant_id: String,
-    /// The customer's role.
-    pub role: RoleArn,
-    /// What its trust policy asks for; our own account id if the tenant's row has none.
-    pub external_id: Option<String>,
-    /// Whether `tenant_id` and `cluster_id` are sent as session tags.
-    pub session_tags: bool,
-    /// Whether a source identity is sent.
-    pub source_identity: bool,
-    /// The cluster whose logs these are; empty if unknown.
-    pub cluster: String,
-    /// What the session is narrowed to.
-    pub scope: Scope,
-}
-
-/// Enters customers' accounts and remembers their sessions; cheap to clone, clones share all of it.
+/// Enters customers' accounts and caches their sessions. Cheap to clone; clones share the cache.
 #[derive(Clone, Debug)]
 pub struct Customers {
     settings: SessionSettings,
-    /// Signs with the central role: hop 1 is its credentials provider.
+    /// Signs with the credentials of the central role.
     sts: aws_sdk_sts::Client,
     central: AssumedRole,
     own_account: Arc<OwnAccount>,
     sessions: Recent<SessionKey, AssumedRole>,
-    /// Apart from the sessions: a role that is refused has none. A session has its role's in use.
+    /// Separate from the sessions, because a refused role has none. A session uses the breaker of its role.
     breakers: Recent<RoleKey, Arc<RoleBreaker>>,
     metrics: Metrics,
 }
 
-/// Our own account id, the external id of tenants whose row has none: asked for once, and a failure is shared.
+/// Our own account id, which is the external id of tenants whose row has none. STS is asked once; callers share a failure.
 #[derive(Debug)]
 struct OwnAccount {
     /// Signs with our own credentials.
@@ -84,7 +62,7 @@ impl OwnAccount {
             return Ok(id.clone());
         }
         let _turn = self.flight.turn().await?;
-        // Whoever had the turn before us may know it.
+        // The caller that had the turn before may have got it.
         if let Some(id) = self.id.get() {
             return Ok(id.clone());
         }
@@ -108,8 +86,8 @@ impl OwnAccount {
     }
 }
 
-/// Everything that decides whether a role lets us in, and nothing that differs between the sessions in it: its clusters,
-/// groups and Regions are refused together, and one probe does for all.
+/// What STS decides by whether to refuse a role. Clusters, groups and Regions of a tenant are not part of it, so that one probe is
+/// enough for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RoleKey {
     tenant_id: String,
@@ -119,34 +97,34 @@ struct RoleKey {
     source_identity: bool,
 }
 
-/// Everything that a session depends on: what differs in any of it must not share one.
+/// Everything that a session depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SessionKey {
     role: RoleKey,
     scope: Scope,
-    /// The cluster, where it becomes a session tag.
+    /// The cluster, if it is sent as a session tag.
     tagged_cluster: Option<String>,
 }
 
 impl SessionKey {
-    /// None: the entry has no external id, and our own account's is not known.
-    fn of(entry: Entry, own_account: Option<String>) -> Option<Self> {
+    /// `None` if the session has no external id and our own account's is unknown.
+    fn of(session: &SessionSpec, own_account: Option<String>) -> Option<Self> {
         Some(Self {
             role: RoleKey {
-                tenant_id: entry.tenant_id,
-                role: entry.role,
-                external_id: entry.external_id.or(own_account)?,
-                session_tags: entry.session_tags,
-                source_identity: entry.source_identity,
+                tenant_id: session.tenant_id.clone(),
+                role: session.role.clone(),
+                external_id: session.external_id.clone().or(own_account)?,
+                session_tags: session.session_tags,
+                source_identity: session.source_identity,
             },
-            scope: entry.scope,
-            tagged_cluster: entry.session_tags.then_some(entry.cluster),
+            scope: session.scope.clone(),
+            tagged_cluster: session.session_tags.then(|| session.cluster.clone()),
         })
     }
 }
 
 impl Customers {
-    /// Enters accounts by way of `central`; `base` has the HTTP client, retries and endpoints that all share.
+    /// Enters accounts from the central role; `base` has the HTTP client, retries and endpoints of all calls.
     pub fn new(base: &SdkConfig, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
         let sts = aws_sdk_sts::config::Builder::from(base)
             .credentials_provider(SharedCredentialsProvider::new(central.clone()))
@@ -163,54 +141,55 @@ impl Customers {
                 flight: Flight::default(),
             }),
             sessions: Recent::new(capacity),
-            // The sessions hold one half at most: the other is for roles that are refused, and are left alone for as long as
-            // that is remembered.
+            // Sessions use half of them at most. The other half is for refused roles, which are probed once their breaker is
+            // forgotten.
             breakers: Recent::new(2 * capacity),
             metrics,
         }
     }
 
-    /// Forgets roles that nobody has asked for in long. Every message that waits for a refused one asks for it; if none does, the
-    /// tenant is gone or its row names another, and it must not be shown as refused.
+    /// Forgets sessions and breakers that have been idle for long. Every message that waits for a refused role asks for it. If none
+    /// does, the tenant is gone or its row names another role, and the metrics must not show the old role as refused.
     pub fn tidy(&self) {
-        let SessionSettings { session_duration, probe_intervals, .. } = self.settings;
-        let life = |refused| if refused { probe_intervals.longest * 2 } else { session_duration * 2 };
-        // An idle customer's session is not worth its memory. It goes first: it has its role's breaker in use.
+        let SessionSettings { life: SessionLife { duration, .. }, probe_intervals, .. } = self.settings;
+        let life = |refused| if refused { probe_intervals.longest * 2 } else { duration * 2 };
+        // Sessions first: a session uses the breaker of its role.
         self.sessions.forget_idle(|role| life(role.is_refused()));
-        self.breakers.forget_idle(|breaker| life(breaker.open().is_some()));
+        self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
     }
 
-    /// Enters a customer's account; the role that comes back has a session and renews it. Later calls for the same entry find
-    /// it in memory.
+    /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session find it
+    /// in the cache.
     ///
     /// # Errors
-    /// One of the two roles cannot be assumed, or the customer's has been refused and no probe is due.
-    pub async fn enter(&self, entry: Entry) -> Result<AssumedRole, AssumeError> {
-        let own_account = match entry.external_id {
+    /// One of the two roles cannot be assumed, or the customer's role was refused and no probe is due.
+    pub async fn enter(&self, session: SessionSpec) -> Result<AssumedRole, AssumeError> {
+        let own_account = match session.external_id {
             Some(_) => None,
             None => Some(self.own_account.id().await?),
         };
-        let key = SessionKey::of(entry, own_account).expect("one of the two is there");
+        let key = SessionKey::of(&session, own_account).expect("one of the two ids is known");
         let breaker = self.breaker(&key.role);
         let role = match self.sessions.get(&key) {
             Some(role) => role,
             None => {
                 breaker.check()?;
-                self.sessions.get_or_insert_with(&key, || self.session(&key, Arc::clone(&breaker)))
+                self.sessions
+                    .get_or_insert_with(&key, || self.session(&session, &key.role, Arc::clone(&breaker)))
             }
         };
-        // Asked for here, so that a refusal is the role's error and not some call's.
+        // Asked for here, so that a refusal is an error of the role and not of a later call.
         let entered = role.credentials().await;
-        if entered.is_err() && breaker.open().is_some() {
+        if entered.is_err() && breaker.held().is_some() {
             self.sessions.remove(&key);
         }
         entered.map(|_| role)
     }
 
-    /// The error that [`Customers::enter`] is known to end with, without a call: the role is refused, no probe is due, and there
-    /// is no session from before.
-    pub fn closed(&self, entry: Entry) -> Option<AssumeError> {
-        let key = SessionKey::of(entry, self.own_account.id.get().cloned())?;
+    /// The error that [`Customers::enter`] would return without a call: the role is refused, no probe is due, and no session is
+    /// cached.
+    pub fn closed(&self, session: SessionSpec) -> Option<AssumeError> {
+        let key = SessionKey::of(&session, self.own_account.id.get().cloned())?;
         let refused = self.breakers.get(&key.role)?.check().err()?;
         (!self.sessions.contains(&key)).then_some(refused)
     }
@@ -222,36 +201,16 @@ impl Customers {
         })
     }
 
-    fn session(&self, key: &SessionKey, breaker: Arc<RoleBreaker>) -> AssumedRole {
-        let RoleKey { tenant_id, role, external_id, source_identity, .. } = &key.role;
-        let mut tags = Vec::new();
-        if let Some(cluster) = &key.tagged_cluster {
-            tags.push(("tenant_id", tenant_id.clone()));
-            if !cluster.is_empty() {
-                tags.push(("cluster_id", cluster.clone()));
-            }
-        }
-        let session_name = session_name(tenant_id);
-        AssumedRole::of_customer(
-            self.sts.clone(),
-            self.central.clone(),
-            AssumeRequest {
-                role: role.clone(),
-                external_id: Some(external_id.clone()),
-                policy: Some(key.scope.policy(role)),
-                tags,
-                source_identity: source_identity.then(|| session_name.clone()),
-                session_name,
-                duration: self.settings.session_duration,
-                refresh_before: self.settings.refresh_before,
-            },
-            breaker,
-        )
+    fn session(&self, session: &SessionSpec, key: &RoleKey, breaker: Arc<RoleBreaker>) -> AssumedRole {
+        let request = AssumeRequest::customer(session, Some(key.external_id.clone()));
+        AssumedRole::of_customer(self.sts.clone(), self.central.clone(), request, self.settings.life, breaker)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
@@ -290,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_a_session_in_use_nor_its_role_s_breaker_is_forgotten() {
+    async fn sessions_and_breakers_in_use_are_not_forgotten() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
         let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
@@ -299,25 +258,13 @@ mod tests {
         let root = aws.account(&provider.account);
         let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
         let (base, hour) = (worker.sdk_config(), Duration::from_secs(3600));
-        let request = AssumeRequest {
-            role: provider.central_role_arn.parse().expect("a role"),
-            session_name: "test".to_owned(),
-            external_id: None,
-            policy: None,
-            tags: Vec::new(),
-            source_identity: None,
-            duration: hour,
-            refresh_before: hour / 12,
-        };
-        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request);
-        let settings = SessionSettings {
-            session_duration: hour,
-            refresh_before: hour / 12,
-            cache_capacity: 1,
-            probe_intervals: ProbeIntervals { first: hour, longest: hour },
-        };
-        let customers = Customers::new(&base, &central, settings, Metrics::new());
-        let entry = |group: &str| Entry {
+        let life = SessionLife { duration: hour, refresh_before: hour / 12 };
+        let request = AssumeRequest::central(provider.central_role_arn.parse().expect("a role"));
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request, life);
+        let probe_intervals = ProbeIntervals { first: hour, longest: hour };
+        let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
+        let customers = Customers::new(&base, &central, settings, Metrics::default());
+        let entry = |group: &str| SessionSpec {
             tenant_id: "acme".to_owned(),
             role: customer.role_arn.parse().expect("a role"),
             external_id: Some(customer.external_id.clone()),
@@ -330,7 +277,7 @@ mod tests {
         let before = assumed();
 
         let held = customers.enter(entry("a")).await.expect("it may");
-        let key = SessionKey::of(entry("a"), None).expect("it has an external id");
+        let key = SessionKey::of(&entry("a"), None).expect("it has an external id");
         let breaker = Arc::downgrade(&customers.breaker(&key.role));
         for group in ["b", "c"] {
             customers.enter(entry(group)).await.expect("it may");

@@ -1,4 +1,4 @@
-//! Lets one at a time ask STS for sessions in a role, and spares the others a failure that one has just had.
+//! Allows one call to STS at a time for the sessions of a role, and shares a failure with the callers that waited.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -9,11 +9,11 @@ use tokio::{sync::MutexGuard, time::Instant};
 
 use super::AssumeError;
 
-/// How long nobody asks after a failure: those who waited for it share it. Short, because a single lost answer should not
-/// delay a renewal; each attempt behind it is several of the SDK's, with pauses in between.
+/// Pause after a failure, during which callers get the same failure without a call. Short, so that one lost answer does not
+/// delay a renewal; each failure comes after several attempts of the SDK, with pauses between them.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long a failure is remembered: meanwhile nobody waits for another's attempt, which may end like the last one. Longer
-/// than all attempts of a call that times out by the default configuration.
+/// How long a failure is remembered. Meanwhile callers do not wait for a running attempt, which may fail like the last one.
+/// Longer than all attempts of a call that times out with the default configuration.
 const DOUBT: Duration = Duration::from_secs(180);
 
 /// The right to ask STS, shared by all sessions in a role.
@@ -27,7 +27,7 @@ impl Flight {
     /// Waits for the right to ask, which lasts as long as the guard.
     ///
     /// # Errors
-    /// STS did not answer a moment ago; or it did not when it was last asked, and another is asking now.
+    /// STS did not answer a moment ago, or it did not answer the last call and another call is running.
     pub async fn turn(&self) -> Result<MutexGuard<'_, ()>, AssumeError> {
         match self.failed(DOUBT) {
             Some(error) => self.turn_or(error),
@@ -38,10 +38,10 @@ impl Flight {
         }
     }
 
-    /// The right to ask if nobody has it.
+    /// Takes the right to ask, without waiting for it.
     ///
     /// # Errors
-    /// Another is asking now: `otherwise`; or STS did not answer a moment ago.
+    /// `otherwise` if another caller has the right; or STS did not answer a moment ago.
     pub fn turn_or(&self, otherwise: AssumeError) -> Result<MutexGuard<'_, ()>, AssumeError> {
         match self.failed(PAUSE) {
             Some(error) => Err(error),
@@ -49,17 +49,17 @@ impl Flight {
         }
     }
 
-    /// STS did not answer whoever has the turn.
+    /// Records that STS did not answer the caller that has the turn.
     pub fn fail(&self, error: &AssumeError) {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.clone()));
     }
 
-    /// STS answered, whatever it said.
+    /// Records that STS answered, be it with a refusal.
     pub fn answer(&self) {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The last failure, if it is no longer ago than that.
+    /// The last failure, if it is not older than `ago`.
     fn failed(&self, ago: Duration) -> Option<AssumeError> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.as_ref().filter(|(at, _)| at.elapsed() < ago).map(|(_, error)| error.clone())
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_pause_one_asks_and_nobody_waits_for_it() {
+    async fn after_a_pause_one_caller_asks_and_the_others_fail_at_once() {
         let flight = Flight::default();
         flight.fail(&unavailable("503"));
         tokio::time::advance(PAUSE - Duration::from_millis(1)).await;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_failure_says_nothing() {
+    async fn an_old_failure_is_ignored() {
         let flight = Arc::new(Flight::default());
         flight.fail(&unavailable("503"));
         tokio::time::advance(DOUBT).await;

@@ -1,4 +1,4 @@
-//! Who we are before any role is assumed, and what AWS's refusals say against us, where no customer can mend it.
+//! Our own identity before any role is assumed, and refusals by AWS that are caused by us, so that no customer can fix them.
 
 use std::error::Error;
 
@@ -12,30 +12,30 @@ use jiff::{SignedDuration, Timestamp, civil::DateTime, fmt::rfc2822::DateTimePar
 
 use crate::aws::{describe, find_cause, refuses_session};
 
-/// What STS calls us.
+/// Our identity, as STS names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Twelve digits.
+    /// Account id, twelve digits.
     pub account: String,
-    /// Of a user, or of a role's session.
+    /// ARN of a user, or of a role's session.
     pub arn: String,
 }
 
-/// AWS refuses us for what we are, whoever's role a call was made in: no customer can mend it.
+/// AWS refuses us because of our clock, our credentials or our role, in whichever role the call was made. No customer can fix it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// Requests are refused for the time in their signatures.
+    /// Requests are refused because of the time in their signatures.
     #[error("this host's clock is {}, and AWS refuses what it signs: {problem}; {}", skewed(*.skew), self.remedy())]
     Clock {
-        /// How far the clock is ahead of AWS's, as far as the answer tells; negative: behind.
+        /// How far the clock is ahead of AWS's, if the answer shows it; negative if the clock is behind.
         skew: Option<SignedDuration>,
         /// AWS's words.
         problem: String,
     },
-    /// There are no credentials, they have ended, or AWS does not know them.
+    /// There are no credentials, they have expired, or AWS does not know them.
     #[error("our own credentials are missing, have ended or are not valid: {problem}; {}", self.remedy())]
     Credentials {
-        /// AWS's words, or the SDK's.
+        /// Words of AWS or of the SDK.
         problem: String,
     },
     /// STS refuses the first hop.
@@ -50,22 +50,22 @@ pub enum IdentityError {
     },
 }
 
-/// Why STS does not say who we are.
+/// Why our identity is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WhoAmIError {
-    /// It does not take us for anybody.
+    /// STS refuses us.
     #[error(transparent)]
     Refused(IdentityError),
-    /// It does not answer.
+    /// STS does not answer.
     #[error("STS does not say who we are: {0}")]
     Unanswered(String),
 }
 
-/// A clock that differs by less is not what a request was refused for: AWS allows five minutes at least.
+/// A smaller difference between the clocks is not the cause of a refusal: AWS allows at least five minutes.
 const TOLERATED: SignedDuration = SignedDuration::from_secs(60);
 
 impl IdentityError {
-    /// What a refused call says against us, in whoever's role it was made; `None`: nothing.
+    /// The fault of ours that a failed call shows, in whichever role the call was made; `None` if it shows none.
     pub fn of<E>(error: &SdkError<E, HttpResponse>) -> Option<Self>
     where
         E: ProvideErrorMetadata + Error + 'static,
@@ -74,7 +74,7 @@ impl IdentityError {
         Self::of_code(error.code(), describe(error), date, Timestamp::now())
     }
 
-    /// The same of a call that our own credentials sign, and no role's.
+    /// The same for a call that our own credentials sign, without a role.
     pub fn of_own<E>(error: &SdkError<E, HttpResponse>) -> Option<Self>
     where
         E: ProvideErrorMetadata + Error + 'static,
@@ -84,7 +84,7 @@ impl IdentityError {
         Self::of(error).or_else(|| refused.then(|| Self::Credentials { problem: problem() }))
     }
 
-    /// `date` is the header of that name in AWS's answer, `now` our own time.
+    /// `date` is the `Date` header of AWS's answer, `now` our own time.
     fn of_code(code: Option<&str>, problem: String, date: Option<&str>, now: Timestamp) -> Option<Self> {
         // Sources: the services' lists of common errors; S3 API reference, "Error responses".
         let is_of_time = match code? {
@@ -108,7 +108,7 @@ impl IdentityError {
         })
     }
 
-    /// What an operator does about it.
+    /// What an operator can do.
     pub fn remedy(&self) -> String {
         match self {
             Self::Clock { .. } => "set the host's clock right, by NTP best".to_owned(),
@@ -132,9 +132,9 @@ fn skewed(skew: Option<SignedDuration>) -> String {
     }
 }
 
-/// How far we are ahead, by the times in AWS's words. Source: IAM User Guide, "Troubleshoot Signature Version 4 signing": "Signature
-/// expired: 20110909T233600Z is now earlier than 20110909T234000Z (20110909T234500Z - 5 min.)", where the first is the
-/// request's time and the one in brackets AWS's.
+/// How far our clock is ahead, by the times in AWS's message. Source: IAM User Guide, "Troubleshoot Signature Version 4 signing":
+/// "Signature expired: 20110909T233600Z is now earlier than 20110909T234000Z (20110909T234500Z - 5 min.)". The first time is the
+/// request's, the time in brackets is AWS's.
 fn skew_told(problem: &str) -> Option<SignedDuration> {
     let words = problem.split(|c: char| !c.is_ascii_alphanumeric());
     let times: Vec<_> = words
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_clock_is_told_in_seconds() {
+    fn a_wrong_clock_is_reported_in_seconds() {
         let now: Timestamp = "2026-11-27T12:00:00Z".parse().expect("a time");
         let check = |code: &str, message: &str, date: Option<&str>, expected: Option<&str>| {
             let told = IdentityError::of_code(Some(code), format!("{code}: {message}"), date, now);

@@ -1,6 +1,6 @@
 //! AWS's partitions: groups of Regions that share no accounts and no roles. Pure.
 
-/// The name of every partition, and how the names of its Regions begin; those of `aws` have no beginning in common.
+/// Name of each partition, and prefix of the names of its Regions; the Regions of `aws` have no common prefix.
 /// Source: botocore 1.44.5, `partitions.json`.
 const PARTITIONS: [(&str, &str); 8] = [
     ("aws-cn", "cn-"),
@@ -13,12 +13,12 @@ const PARTITIONS: [(&str, &str); 8] = [
     ("aws", ""),
 ];
 
-/// Whether AWS has a partition of that name.
+/// Whether AWS has a partition with this name.
 pub fn is_known(partition: &str) -> bool {
     PARTITIONS.iter().any(|(name, _)| *name == partition)
 }
 
-/// The partition that a Region is in.
+/// The partition of a Region.
 pub fn of_region(region: &str) -> &'static str {
     let found = PARTITIONS.iter().find(|(_, start)| region.starts_with(start));
     found.map_or("aws", |(name, _)| name)

@@ -1,31 +1,30 @@
-//! What STS's refusals mean: whose affair one is, what likely caused it, and what mends it. Pure.
+//! Refusals by STS: the likely cause, and the remedy. Pure.
 
-use super::assumed::AssumeRequest;
+use super::request::AssumeRequest;
 
-/// What likely caused a refusal that somebody has to mend.
+/// Likely cause of a refusal that lasts until somebody changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The role, or what its trust policy asks for: STS does not tell these apart.
+    /// The role does not exist, or its trust policy does not allow the call: STS answers alike to both.
     TrustPolicy,
     /// The trust policy, or the central role's own, does not allow session tags.
     TagSession,
     /// The trust policy, or the central role's own, does not allow a source identity.
     SourceIdentity,
-    /// The central role's own policy.
+    /// The central role's own policy does not allow the call.
     CentralRolePolicy,
-    /// The request of this one session: its names or its inline policy.
+    /// The request of one session is invalid: its names or its inline policy.
     Request,
 }
 
 impl Cause {
-    /// The cause of a refusal with that code and message; `None` if asking again soon may help, or the fault lies with our
-    /// own session.
+    /// The cause of a refusal with this code and message; `None` if a retry may help, or if our own session is at fault.
     pub fn of(code: &str, message: &str) -> Option<Self> {
         match code {
             "AccessDenied" | "AccessDeniedException" => Some(match message {
                 _ if message.contains("sts:TagSession") => Self::TagSession,
                 _ if message.contains("sts:SetSourceIdentity") => Self::SourceIdentity,
-                // Said of the caller's side alone. Source: IAM User Guide, "Troubleshoot access denied error messages".
+                // AWS says this only about the caller's side. Source: IAM User Guide, "Troubleshoot access denied error messages".
                 _ if message.contains("identity-based policy") => Self::CentralRolePolicy,
                 _ => Self::TrustPolicy,
             }),
@@ -38,7 +37,7 @@ impl Cause {
         }
     }
 
-    /// The word that metrics use.
+    /// The value of the metrics' label.
     pub fn word(self) -> &'static str {
         match self {
             Self::TrustPolicy => "trust_policy",
@@ -49,7 +48,7 @@ impl Cause {
         }
     }
 
-    /// What to look at and what to change, as far as `message` and what was asked for tell.
+    /// What an operator checks and changes, as far as the request and STS's message show it.
     pub fn remedy(self, request: &AssumeRequest, central: &str, message: &str) -> String {
         let role = &request.role;
         match self {
@@ -71,7 +70,8 @@ impl Cause {
     }
 }
 
-/// STS answers alike to a role that is gone and to one that does not trust us, so that nobody can probe for names.
+/// All possible causes: STS gives the same answer for a role that does not exist and for a role that does not trust us, so that
+/// nobody can search for names.
 fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
     let external_id = match &request.external_id {
         Some(id) => format!("its trust policy asks for another sts:ExternalId than {id:?}"),
@@ -83,7 +83,7 @@ fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
         external_id,
         format!("the policy of {central} does not allow sts:AssumeRole on it"),
     ];
-    // Where STS names the action that was refused, it is not one of these.
+    // If STS names the refused action, the cause is none of these.
     if !message.contains("sts:") {
         if !request.tags.is_empty() {
             causes
@@ -101,8 +101,6 @@ fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const CENTRAL: &str = "arn:aws:iam::111111111111:role/central";
@@ -122,13 +120,11 @@ mod tests {
             policy: None,
             tags: if tags { vec![("tenant_id", "acme".into())] } else { Vec::new() },
             source_identity: source_identity.then(|| "logferry-acme".into()),
-            duration: Duration::from_secs(3600),
-            refresh_before: Duration::from_secs(300),
         }
     }
 
     #[test]
-    fn causes_are_told_by_code_and_message() {
+    fn code_and_message_show_the_cause() {
         let own = format!(
             "{} because no identity-based policy allows the sts:AssumeRole action",
             denied("sts:AssumeRole")
@@ -150,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_names_what_can_be_known_and_no_more() {
+    fn a_remedy_names_the_possible_causes_and_no_others() {
         let check = |cause: Cause, request: AssumeRequest, message: &str, there: &[&str], not: &[&str]| {
             let remedy = cause.remedy(&request, CENTRAL, message);
             for words in there {

@@ -1,27 +1,23 @@
-//! The breaker of one customer's role as its sessions share it: what keeps a refused role from being asked for again and
-//! again, and says so once per change. The rules are [`super::breaker`]'s.
+//! The breaker of a customer's role, shared by all sessions in the role. It stops calls for a refused role, except for probes, and
+//! logs each change once. The rules are those of [`crate::breaker`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use prometheus_client::registry::Registry;
 
-use super::{
-    AssumeError, RoleArn,
-    breaker::{Admission, Breaker, Change, ProbeIntervals, now},
-    flight::Flight,
-    refusal::Cause,
+use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause};
+use crate::{
+    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now},
+    metrics::add,
 };
-use crate::metrics::{BreakerChange, Metrics};
 
-/// Stands between STS and the sessions of one tenant in one role.
+/// The breaker between STS and one tenant's sessions in one role.
 #[derive(Debug)]
 pub struct RoleBreaker {
     tenant_id: String,
     role: RoleArn,
     intervals: ProbeIntervals,
-    /// Of all metrics the two that are its own: there are two breakers for each tenant.
-    gauge: Gauge,
-    changes: Family<BreakerChange, Counter>,
+    metrics: Metrics,
     state: Mutex<State>,
     flight: Arc<Flight>,
 }
@@ -29,72 +25,81 @@ pub struct RoleBreaker {
 #[derive(Debug)]
 struct State {
     breaker: Breaker,
-    /// STS's last refusal and its cause, while the breaker is open.
+    /// Last refusal and its cause, while the breaker is open.
     refusal: Option<(Arc<AssumeError>, Cause)>,
 }
 
+/// Registers `logferry_role_breakers_open`, the customers' roles that STS refuses and only probes ask for, and
+/// `logferry_role_breaker_changes_total{change, cause}`, by the cause of the refusal.
+pub fn register(metrics: &Metrics, registry: &mut Registry) {
+    add(registry, "role_breakers_open", "Customers' roles that STS refuses", &metrics.open);
+    add(
+        registry,
+        "role_breaker_changes",
+        "Changes of roles' breakers by cause of the refusal",
+        &metrics.changes,
+    );
+}
+
 impl RoleBreaker {
-    /// A closed one.
+    /// A closed breaker.
     pub fn new(tenant_id: &str, role: RoleArn, intervals: ProbeIntervals, metrics: &Metrics) -> Self {
         Self {
             tenant_id: tenant_id.to_owned(),
             role,
             intervals,
-            gauge: metrics.role_breakers_open.clone(),
-            changes: metrics.role_breaker_changes.clone(),
+            metrics: metrics.clone(),
             state: Mutex::new(State { breaker: Breaker::new(intervals), refusal: None }),
             flight: Arc::default(),
         }
     }
 
-    /// A closed one for a single session in the role: for refusals that concern its request and not the role. Its flight is
-    /// nobody's.
+    /// A closed breaker for one session in the role, for refusals of the session's request. Its `flight` is not used.
     pub fn of_session(&self) -> Self {
         Self {
             tenant_id: self.tenant_id.clone(),
             role: self.role.clone(),
             intervals: self.intervals,
-            gauge: self.gauge.clone(),
-            changes: self.changes.clone(),
+            metrics: self.metrics.clone(),
             state: Mutex::new(State { breaker: Breaker::new(self.intervals), refusal: None }),
             flight: Arc::default(),
         }
     }
 
-    /// Held by whichever session asks STS: one call at a time in the role.
+    /// The right to ask STS, one call at a time for all sessions in the role.
     pub fn flight(&self) -> Arc<Flight> {
         Arc::clone(&self.flight)
     }
 
-    /// Tells at once whether the role is to be left alone.
+    /// Checks that the role may be asked for now.
     ///
     /// # Errors
-    /// The breaker is open and no probe is due: [`AssumeError::Open`].
+    /// The breaker is open and no probe is due: [`AssumeError::Held`].
     pub fn check(&self) -> Result<(), AssumeError> {
-        match self.open() {
-            Some(AssumeError::Open { refusal, probe_in }) if !probe_in.is_zero() => {
-                Err(AssumeError::Open { refusal, probe_in })
+        match self.held() {
+            Some(AssumeError::Held { refusal, probe_in }) if !probe_in.is_zero() => {
+                Err(AssumeError::Held { refusal, probe_in })
             }
             _ => Ok(()),
         }
     }
 
-    /// The error that an open breaker answers with; `None` while it is closed.
-    pub fn open(&self) -> Option<AssumeError> {
+    /// The error of an open breaker, whether or not a probe is due; `None` while the breaker is closed.
+    pub fn held(&self) -> Option<AssumeError> {
         let state = self.state();
         let probe_in = state.breaker.probe_in(now())?;
         let (refusal, _) = state.refusal.as_ref()?;
-        Some(AssumeError::Open { refusal: Arc::clone(refusal), probe_in })
+        Some(AssumeError::Held { refusal: Arc::clone(refusal), probe_in })
     }
 
-    /// Takes the probe that is due, if the breaker is open. Call it right before asking, with the flight in hand.
-    pub fn begin(&self) {
+    /// Takes the probe that is due, if the breaker is open. Call it right before the call to STS, with the turn of the flight.
+    pub fn take_probe(&self) {
         if self.state().breaker.admit(now(), fastrand::f64()) == Admission::Probe {
             tracing::debug!(tenant.id = self.tenant_id, role.arn = %self.role, "a role's breaker is half open: probing");
         }
     }
 
-    /// STS refused for a cause that somebody has to mend: opens, or stays open for longer. Returns what to answer with.
+    /// Opens the breaker after a refusal, or keeps it open for longer. Returns the error for the caller.
     pub fn refuse(&self, refusal: AssumeError, cause: Cause, remedy: &str) -> AssumeError {
         let refusal = Arc::new(refusal);
         let (change, probe_in) = {
@@ -104,7 +109,7 @@ impl RoleBreaker {
             state.refusal = Some((Arc::clone(&refusal), cause));
             (change, state.breaker.probe_in(now).unwrap_or_default())
         };
-        self.count(change, cause);
+        self.metrics.count(change, cause.word());
         let consequence = match change {
             Change::Opened => "a role is refused: its breaker opens, and its messages wait",
             Change::ProbeRefused | Change::Closed => "a role is still refused: its breaker stays open",
@@ -119,17 +124,17 @@ impl RoleBreaker {
             breaker.probe_in = ?probe_in,
             "{consequence}"
         );
-        AssumeError::Open { refusal, probe_in }
+        AssumeError::Held { refusal, probe_in }
     }
 
-    /// STS let us in: closes if it was open.
+    /// Closes the breaker, if it was open, after STS gave a session.
     pub fn succeed(&self) {
         let (change, refusal) = {
             let mut state = self.state();
             (state.breaker.succeed(), state.refusal.take())
         };
         if let (Some(change), Some((_, cause))) = (change, refusal) {
-            self.count(change, cause);
+            self.metrics.count(change, cause.word());
             tracing::info!(
                 tenant.id = self.tenant_id,
                 role.arn = %self.role,
@@ -140,22 +145,13 @@ impl RoleBreaker {
         }
     }
 
-    /// Closes without a word: nobody asks for the role any more.
+    /// Closes the breaker without logging: the role is not asked for any more.
     fn retire(&self) {
         let mut state = self.state();
         state.breaker = Breaker::new(self.intervals);
         if state.refusal.take().is_some() {
-            self.gauge.dec();
+            self.metrics.open.dec();
         }
-    }
-
-    fn count(&self, change: Change, cause: Cause) {
-        self.changes.get_or_create(&BreakerChange::new(change, cause)).inc();
-        match change {
-            Change::Opened => self.gauge.inc(),
-            Change::Closed => self.gauge.dec(),
-            Change::ProbeRefused => 0,
-        };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -193,32 +189,32 @@ mod tests {
     }
 
     fn shows(metrics: &Metrics, line: &str) {
-        let text = metrics.render().expect("metrics are text");
+        let text = crate::metrics::rendered(|registry| register(metrics, registry));
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_tells_when_the_next_probe_is_due() {
-        let breaker = closed(&Metrics::new());
-        assert_eq!((breaker.check(), breaker.open()), (Ok(()), None));
-        let AssumeError::Open { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
+    async fn an_open_breaker_knows_its_next_probe() {
+        let breaker = closed(&Metrics::default());
+        assert_eq!((breaker.check(), breaker.held()), (Ok(()), None));
+        let AssumeError::Held { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
         else {
             panic!("it is open")
         };
         assert_eq!(*refusal, denied());
         assert!((30.0..=37.5).contains(&probe_in.as_secs_f64()), "{probe_in:?}");
         tokio::time::advance(Duration::from_secs(10)).await;
-        let left = AssumeError::Open { refusal, probe_in: probe_in - Duration::from_secs(10) };
+        let left = AssumeError::Held { refusal, probe_in: probe_in - Duration::from_secs(10) };
         assert_eq!(breaker.check(), Err(left));
         tokio::time::advance(probe_in).await;
         assert_eq!(breaker.check(), Ok(()), "a probe is due");
-        breaker.begin();
+        breaker.take_probe();
         assert!(breaker.check().is_err(), "one probe is enough");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn its_state_is_a_gauge_and_its_changes_are_counted() {
-        let metrics = Metrics::new();
+    async fn open_breakers_and_changes_are_counted() {
+        let metrics = Metrics::default();
         let (one, other) = (closed(&metrics), closed(&metrics));
         one.refuse(denied(), Cause::TrustPolicy, "");
         one.refuse(denied(), Cause::TrustPolicy, "");
@@ -228,7 +224,7 @@ mod tests {
         one.succeed();
         shows(&metrics, "logferry_role_breakers_open 1");
         other.retire();
-        assert_eq!(other.open(), None);
+        assert_eq!(other.held(), None);
         drop(other);
         one.refuse(denied(), Cause::TrustPolicy, "");
         drop(one);

@@ -1,10 +1,10 @@
-//! What a session in a customer's role is for, and the inline policy that keeps it to that. Pure.
+//! The purpose of a session in a customer's role, and the inline policy that limits the session to it. Pure.
 
 use serde_json::{Value, json};
 
 use super::RoleArn;
 
-/// What one session may touch, whatever else the customer's role allows.
+/// What a session may access, even if the customer's role allows more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Writing one log group.
@@ -16,20 +16,20 @@ pub enum Scope {
     },
     /// Copying objects from one prefix to another, within S3.
     Copy {
-        /// Where the objects are.
+        /// Bucket of the objects.
         source_bucket: String,
-        /// What their keys begin with.
+        /// Prefix of their keys.
         source_prefix: String,
-        /// Where they go.
+        /// Bucket of the copies.
         bucket: String,
-        /// What their keys begin with there.
+        /// Prefix of the copies' keys.
         prefix: String,
     },
 }
 
 impl Scope {
-    /// The inline session policy for a session in `role`. STS takes 2,048 characters: any group's name fits, two prefixes do
-    /// unless they are longer than anybody's.
+    /// The inline session policy for a session in `role`. STS accepts 2,048 characters. The name of any group fits, and so do two
+    /// prefixes of ordinary length.
     pub fn policy(&self, role: &RoleArn) -> String {
         let partition = role.partition();
         let statements = match self {
@@ -49,11 +49,11 @@ impl Scope {
             Self::Copy { source_bucket, source_prefix, bucket, prefix } => {
                 let below = |bucket, prefix| format!("arn:{partition}:s3:::{bucket}/{}*", literal(prefix));
                 let mut keys = allow(&["kms:Decrypt", "kms:GenerateDataKey"], &["*"]);
-                // Encrypted buckets on either side; which keys they use is for their owners to say.
+                // Either bucket may be encrypted; the owners choose the keys.
                 keys["Condition"] = json!({ "StringLike": { "kms:ViaService": "s3.*" } });
                 json!([
                     allow(&["s3:GetObject", "s3:GetObjectVersion"], &[&below(source_bucket, source_prefix)]),
-                    // To read, where the role may, is to look at what a copy would overwrite.
+                    // GetObject on the target lets the copier look at the object that it would overwrite, if the role allows that.
                     allow(&["s3:PutObject", "s3:PutObjectAcl", "s3:GetObject"], &[&below(bucket, prefix)]),
                     keys,
                 ])
@@ -63,8 +63,8 @@ impl Scope {
     }
 }
 
-/// The same JSON without any character beyond ASCII, which only its strings can have: STS takes none beyond U+00FF. Source:
-/// STS API reference, AssumeRole, `Policy`.
+/// Escapes the characters beyond ASCII, which occur only in strings: STS accepts none beyond U+00FF. Source: STS API reference,
+/// AssumeRole, `Policy`.
 fn ascii(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
@@ -83,7 +83,7 @@ fn allow(actions: &[&str], resources: &[&str]) -> Value {
     json!({ "Effect": "Allow", "Action": actions, "Resource": resources })
 }
 
-/// The text as a policy means it literally: no wildcards, no variables. Source: IAM User Guide, "IAM policy elements:
+/// Escapes the wildcards and variables of a policy. Source: IAM User Guide, "IAM policy elements:
 /// Variables and tags".
 fn literal(text: &str) -> String {
     let mut literal = String::with_capacity(text.len());

@@ -12,10 +12,9 @@ use crate::{
     batch::{MAX_BATCH_EVENTS, RejectedEvents},
     event::ObjectRef,
     ledger::{
-        claim::{ClaimSettings, Claimed, Claims},
+        claim::{ClaimSettings, Claimed, Claims, Metrics},
         memory::MemoryLedger,
     },
-    metrics::Metrics,
     name::StreamTemplate,
     sink::memory::{Call, MemorySink, MemorySinks, Operation},
 };
@@ -44,7 +43,7 @@ fn destination(oversize: Oversize) -> CloudWatch {
 
 /// A claim without a ledger.
 async fn unguarded() -> Arc<Claim<MemoryLedger>> {
-    claim(&Claims::new(None, SETTINGS, Metrics::new())).await
+    claim(&Claims::new(None, SETTINGS, Metrics::default())).await
 }
 
 async fn claim(claims: &Claims<MemoryLedger>) -> Arc<Claim<MemoryLedger>> {

@@ -2,7 +2,7 @@
 
 use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
-    credentials::{customers::Entry, scope::Scope},
+    credentials::{request::SessionSpec, scope::Scope},
     route::Route,
     tenant::{Bucket, Delivery},
 };
@@ -21,7 +21,7 @@ impl Doctor {
             Some(role) => {
                 let cluster = self.cluster.clone();
                 let route = Route { tenant: delivery.tenant_id.clone(), cluster, ..Route::default() };
-                let entry = Entry {
+                let entry = SessionSpec {
                     tenant_id: delivery.tenant_id.clone(),
                     role: role.clone(),
                     external_id: to.external_id.clone(),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
     batch::RejectedEvents,
-    credentials::{customers::Entry, scope::Scope},
+    credentials::{request::SessionSpec, scope::Scope},
     ledger::lease::Lease,
     sink::{LogSink, LogSinks, PutAnswer, SinkError},
     tenant::{CloudWatch, Delivery},
@@ -65,8 +65,8 @@ impl Doctor {
     }
 }
 
-fn entry(doctor: &Doctor, delivery: &Delivery, to: &CloudWatch) -> Entry {
-    Entry {
+fn entry(doctor: &Doctor, delivery: &Delivery, to: &CloudWatch) -> SessionSpec {
+    SessionSpec {
         tenant_id: delivery.tenant_id.clone(),
         role: to.role.clone(),
         external_id: to.external_id.clone(),

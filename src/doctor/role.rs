@@ -1,19 +1,16 @@
 //! The second hop: what is sent along, and what a refusal means.
 
-use std::time::Duration;
-
 use super::{Doctor, Finding, OurSide};
 use crate::credentials::{
     AssumeError,
-    assumed::{AssumeRequest, session_name},
-    customers::Entry,
+    request::{AssumeRequest, SessionSpec},
 };
 
 impl Doctor {
     /// What was found of a role that let us in.
-    pub(super) fn entered(&self, entry: &Entry, our_side: &OurSide) -> Finding {
+    pub(super) fn entered(&self, session: &SessionSpec, our_side: &OurSide) -> Finding {
         let AssumeRequest { role, session_name, external_id, tags, source_identity, .. } =
-            request(entry, our_side);
+            request(session, our_side);
         let mut found = format!("{role} is assumed as {session_name:?}");
         if let Some(id) = external_id {
             found.push_str(&format!(", ExternalId {id:?}"));
@@ -29,8 +26,8 @@ impl Doctor {
     }
 
     /// What was found of one that did not.
-    pub(super) fn refused(&self, entry: &Entry, our_side: &OurSide, error: &AssumeError) -> Finding {
-        let request = request(entry, our_side);
+    pub(super) fn refused(&self, session: &SessionSpec, our_side: &OurSide, error: &AssumeError) -> Finding {
+        let request = request(session, our_side);
         self.refusal(error, |cause, message| match cause {
             Some(cause) => cause.remedy(&request, &self.central_role_arn, message),
             None => "STS's words say what is wrong; nothing in the tenant's row is known to be".to_owned(),
@@ -38,25 +35,8 @@ impl Doctor {
     }
 }
 
-/// What the second hop asks for, as far as refusals depend on it.
-fn request(entry: &Entry, our_side: &OurSide) -> AssumeRequest {
-    let mut tags = Vec::new();
-    if entry.session_tags {
-        tags.push(("tenant_id", entry.tenant_id.clone()));
-        if !entry.cluster.is_empty() {
-            tags.push(("cluster_id", entry.cluster.clone()));
-        }
-    }
-    let own_account = || our_side.identity.as_ref().map(|identity| identity.account.clone());
-    let session_name = session_name(&entry.tenant_id);
-    AssumeRequest {
-        role: entry.role.clone(),
-        external_id: entry.external_id.clone().or_else(own_account),
-        policy: None,
-        tags,
-        source_identity: entry.source_identity.then(|| session_name.clone()),
-        session_name,
-        duration: Duration::ZERO,
-        refresh_before: Duration::ZERO,
-    }
+/// The request of the second hop.
+fn request(session: &SessionSpec, our_side: &OurSide) -> AssumeRequest {
+    let own_account = our_side.identity.as_ref().map(|identity| identity.account.clone());
+    AssumeRequest::customer(session, own_account)
 }

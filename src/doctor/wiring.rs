@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::{Condition, Doctor, Finding, OurSide};
 use crate::{
-    config::{Queue, SourceBucket},
+    config::Queue,
     credentials::{
         AssumeError,
         identity::{Identity, WhoAmIError},
         refusal::Cause,
     },
     ledger::Ledger,
+    name::bucket::OwnBucket,
     object::bucket::BucketError,
     queue::{
         QueueError,
@@ -185,7 +186,7 @@ impl Doctor {
     }
 }
 
-fn of_bucket(field: &str, bucket: &SourceBucket, answer: Result<(), BucketError>) -> Finding {
+fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -> Finding {
     match answer {
         Ok(()) => Finding::Ok(format!("{} is there", bucket.name)),
         // To read and to write its objects does not need it.

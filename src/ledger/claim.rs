@@ -11,12 +11,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::reach::Metrics;
 use self::reach::Reach;
 use super::{
     Begun, EntryKey, Ledger, LedgerError, Position, Progress,
     lease::{Lease, Moment},
 };
-use crate::{event::ObjectRef, metrics::Metrics};
+use crate::event::ObjectRef;
 
 /// How long a question outside of a lease's end is asked again, while a slot waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);

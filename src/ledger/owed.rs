@@ -1,6 +1,43 @@
 //! Which records a delivery owes to the quarantine: read, and gone past, while the quarantine could not be written. Pure.
 
-use crate::{batch::Rejection, quarantine::QuarantineReason};
+use crate::batch::Rejection;
+
+/// Why a record is in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuarantineReason {
+    /// CloudWatch Logs rejected the record.
+    Rejected(Rejection),
+    /// Longer than the limit of one event, and the tenant does not want it split.
+    Oversize,
+    /// Not a record.
+    Malformed,
+    /// Longer than `source.max_record`. The line has the record's place in the object instead of its text.
+    TooLong,
+}
+
+impl QuarantineReason {
+    /// Whether the record counts as quarantined once its file is written. Rejected records counted as rejected when CloudWatch
+    /// Logs answered.
+    pub fn counts_in_quarantine(self) -> bool {
+        match self {
+            Self::Rejected(_) => false,
+            Self::Oversize | Self::Malformed | Self::TooLong => true,
+        }
+    }
+
+    /// Name of the reason in lines and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Rejected(Rejection::Refused) => "refused",
+            Self::Rejected(Rejection::TooOld) => "too_old",
+            Self::Rejected(Rejection::TooNew) => "too_new",
+            Self::Rejected(Rejection::Expired) => "expired",
+            Self::Oversize => "oversize",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+        }
+    }
+}
 
 /// Records and why each is owed, in runs of neighbours with the same reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

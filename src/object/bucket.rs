@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::Client;
 
-use crate::{aws::describe, config::SourceBucket};
+use crate::{aws::describe, name::bucket::OwnBucket};
 
 /// What is wrong with a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum BucketError {
 ///
 /// # Errors
 /// See [`BucketError`].
-pub async fn probe(client: &Client, bucket: &SourceBucket) -> Result<(), BucketError> {
+pub async fn probe(client: &Client, bucket: &OwnBucket) -> Result<(), BucketError> {
     let head = client.head_bucket().bucket(&bucket.name).set_expected_bucket_owner(bucket.owner.clone());
     let Err(error) = head.send().await else { return Ok(()) };
     let name = || bucket.name.clone();
@@ -71,7 +71,7 @@ mod tests {
         let provider = Provider::create(&aws, &ProviderSpec::new("b")).await.expect("it can be set up");
         let s3 = aws.account(&provider.account).s3();
         let stranger = aws.account("999999999999").s3();
-        let bucket = |text: &str| text.parse::<SourceBucket>().expect("a bucket");
+        let bucket = |text: &str| text.parse::<OwnBucket>().expect("a bucket");
         let ours = bucket(&provider.bucket);
         assert_eq!(probe(&s3, &ours).await, Ok(()));
         assert_eq!(probe(&stranger, &ours).await, Err(BucketError::Hidden(ours.name.clone())));

@@ -70,6 +70,24 @@ impl Directory for Rows {
 
 type TestPipeline = Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger>;
 
+/// Metrics of everything that a test's pipeline is made of.
+#[derive(Default)]
+struct AllMetrics {
+    pipeline: Metrics,
+    ledger: crate::ledger::claim::Metrics,
+    quarantine: crate::quarantine::Metrics,
+}
+
+impl AllMetrics {
+    fn render(&self) -> String {
+        crate::metrics::rendered(|registry| {
+            self.pipeline.register(registry);
+            self.ledger.register(registry);
+            self.quarantine.register(registry);
+        })
+    }
+}
+
 struct World {
     store: MemoryStore,
     rows: Rows,
@@ -80,7 +98,7 @@ struct World {
     /// None: off.
     quarantine: Option<MemoryQuarantine>,
     settings: PipelineSettings,
-    metrics: Metrics,
+    metrics: AllMetrics,
     stop: CancellationToken,
 }
 
@@ -115,7 +133,7 @@ impl World {
             ledger: None,
             quarantine: None,
             settings,
-            metrics: Metrics::new(),
+            metrics: AllMetrics::default(),
             stop: CancellationToken::new(),
         };
         world.tenant("acme", [("cloudwatch", row(ACME))]);
@@ -144,10 +162,10 @@ impl World {
     fn pipeline_and_health(&self) -> (TestPipeline, Arc<Health>) {
         let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
         let claims = ClaimSettings { lease: LEASE, out_of_reach_after: OUT_OF_REACH_AFTER };
-        let claims = Claims::new(ledger.clone(), claims, metrics.clone());
+        let claims = Claims::new(ledger.clone(), claims, metrics.ledger.clone());
         let quarantine = self.quarantine.clone().map(|store| {
             let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
-            Quarantine::new(Arc::new(store), prefix, metrics.clone())
+            Quarantine::new(Arc::new(store), prefix, metrics.quarantine.clone())
         });
         let ports = Ports {
             store: store.clone(),
@@ -160,7 +178,7 @@ impl World {
         let mut settings = settings.clone();
         settings.own_buckets.quarantine = self.quarantine.as_ref().map(|_| QUARANTINE.to_owned());
         let health = Arc::new(Health::new(Duration::ZERO, &[]));
-        (Pipeline::new(ports, settings, metrics.clone(), Arc::clone(&health)), health)
+        (Pipeline::new(ports, settings, metrics.pipeline.clone(), Arc::clone(&health)), health)
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -1,9 +1,10 @@
 use serde_json::{Value, json};
 
 use super::{memory::MemoryQuarantine, *};
+use crate::batch::Rejection;
 
 fn quarantine() -> (MemoryQuarantine, Quarantine, Metrics) {
-    let (store, metrics) = (MemoryQuarantine::default(), Metrics::new());
+    let (store, metrics) = (MemoryQuarantine::default(), Metrics::default());
     let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
     (store.clone(), Quarantine::new(Arc::new(store), prefix, metrics.clone()), metrics)
 }
@@ -49,7 +50,7 @@ async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
             line(json!({ "reason": "too_old", "record": 14, "timestamp": 1, "message": "b" })),
         ]
     );
-    let text = metrics.render().expect("metrics are text");
+    let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(text.contains("logferry_quarantined_total{reason=\"too_old\"} 2"), "{text}");
     assert!(text.contains("logferry_quarantined_total{reason=\"malformed\"} 1"), "{text}");
 }
@@ -93,7 +94,7 @@ async fn what_was_not_written_is_not_counted() {
     let told =
         shelf.put(file, FileName::Batch(Position::default())).await.expect_err("it is down").to_string();
     assert!(told.contains("quarantine/acme/") && told.contains("down"), "{told}");
-    let text = metrics.render().expect("metrics are text");
+    let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(!text.contains("logferry_quarantined_total{"), "{text}");
 }
 

@@ -10,9 +10,9 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    DeadLetter, MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew,
+    DeadLetter, MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, MAX_VISIBILITY, Message, Queue, QueueError, Receipt,
+    SentAnew,
 };
-use crate::config::MAX_VISIBILITY;
 
 /// What a test sees of a call, messages by their bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]

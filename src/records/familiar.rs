@@ -1,33 +1,33 @@
-//! Follows a record where it says the same as the one before, all but the text of its strings.
+//! Compares a record with the one before, apart from the text of its strings.
 //!
-//! What a scan makes of a record does not depend on the text of the strings that it skips. A record that has the same
-//! bytes as one that was scanned, up to what stands inside such strings, leads to the same place in the same state; so
-//! that place is found by comparing, many bytes at a time, and by looking for the end of each string that differs.
+//! The result of a scan does not depend on the text of the strings that it skips. So a record that differs from a scanned record only
+//! inside such strings leads to the same place in the same state. The place is found by comparing many bytes at a time, and by
+//! searching the end of each string that differs.
 
 use std::{iter, ops::Range};
 
 use fearless_simd::{prelude::*, u8x32};
 
-use super::scan::string_end;
+use super::strings::string_end;
 
-/// Longest text that is remembered. The metadata of a Kubernetes record are about 1 KiB; beyond this, comparing would
-/// leave the processor's nearest cache, and the memory would count.
+/// Longest text that is remembered. The metadata of a Kubernetes record take about 1 KiB. A longer text would not fit into the
+/// processor's first-level cache, and would take noticeable memory.
 const MAX_TEXT: usize = 16 * 1024;
 
-/// A piece of a record that was scanned, and where in it strings stand whose text does not matter.
+/// A piece of a scanned record, and the positions of the strings in it whose text does not matter.
 #[derive(Debug, Default)]
 pub(super) struct Familiar {
     text: Vec<u8>,
     strings: Vec<Range<usize>>,
-    /// For each byte of the text which string it is in, its closing quote included; [`NO_STRING`] for all others.
+    /// For each byte of the text, the index of its string, closing quote included; [`NO_STRING`] for bytes outside strings.
     string_at: Vec<u16>,
 }
 
 const NO_STRING: u16 = u16::MAX;
 
 impl Familiar {
-    /// Remembers a piece of the record, with the strings in it (without quotes, in order, as positions in the record). One
-    /// that is too long is not remembered, and nothing follows it.
+    /// Remembers a piece of the record, with the strings in it (without quotes, in order, as positions in the record). Does not remember
+    /// a piece that is too long; then [`Familiar::follow`] finds nothing.
     pub(super) fn remember(&mut self, record: &[u8], piece: Range<usize>, strings: &[Range<usize>]) {
         self.forget();
         if piece.len() <= MAX_TEXT {
@@ -47,8 +47,8 @@ impl Familiar {
         self.string_at.clear();
     }
 
-    /// Where `bytes` goes on behind a piece that differs from the remembered one in nothing but the text of its strings;
-    /// `None` if it is another one, or not all there.
+    /// Length of the piece at the start of `bytes` that differs from the remembered piece only in the text of its strings; `None` if
+    /// there is another piece, or only a part of it.
     #[inline(always)]
     pub(super) fn follow<S: Simd>(&self, simd: S, bytes: &[u8]) -> Option<usize> {
         if self.text.is_empty() {
@@ -68,7 +68,7 @@ impl Familiar {
     }
 }
 
-/// How many bytes both begin with.
+/// Length of the common prefix.
 #[inline(always)]
 fn common_prefix<S: Simd>(simd: S, one: &[u8], other: &[u8]) -> usize {
     const WIDE: usize = 32;
@@ -83,7 +83,7 @@ fn common_prefix<S: Simd>(simd: S, one: &[u8], other: &[u8]) -> usize {
         if alike.trailing_ones() < WIDE as u32 {
             return same + alike.trailing_ones() as usize;
         }
-        // By a constant: the next comparison need not wait for this one's outcome.
+        // A constant step, so that the processor can start the next comparison before this one ends.
         same += WIDE;
     }
     while let (Some(word), Some(other_word)) =
@@ -114,7 +114,7 @@ mod tests {
         let record = br#"{"a":"text","n":5,"b":["x"],"message":"m"}"#;
         let strings = [6..10, 24..25];
         for string in strings.clone() {
-            assert_eq!(record[string.end], b'"', "the test's own positions");
+            assert_eq!(record[string.end], b'"', "the test's positions are right");
         }
         let mut familiar = Familiar::default();
         assert_eq!(follow(&familiar, record), None, "nothing is remembered");

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::scan::escape;
+use super::strings::escape;
 
 /// A message as the inside of a JSON string: escaped, legal, and ready to be copied into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

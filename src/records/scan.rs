@@ -1,70 +1,62 @@
-//! Finds the two fields that matter in a record without building any value.
+//! Finds `message` and `timestamp` in a record, without building values.
 //!
-//! Structure is checked in full: brackets, commas, colons, literals, nesting. Text that is skipped is not checked for
-//! UTF-8 or legal escapes, because nobody will see it; text that is delivered is.
+//! The structure is checked completely: brackets, commas, colons, literals, nesting. Text that is skipped is not checked for UTF-8 and
+//! legal escapes, because it is not delivered.
 //!
-//! What stands around the messages of an object is mostly the same from one record to the next, all but the text of some
-//! strings: where it is, comparing takes the place of scanning ([`Familiar`]).
+//! Most records of an object differ from the record before only in the message and in the text of some strings. Such records are
+//! compared instead of scanned ([`Familiar`]).
 
 use std::ops::Range;
 
-use fearless_simd::{Level, dispatch, prelude::*, u8x32};
+use fearless_simd::{Level, dispatch, prelude::*};
 
 use super::{
     familiar::Familiar,
     nesting::{Bracket, Nesting},
+    strings::{Reading, delivered_end, string_end},
 };
 
-/// Most strings of one record whose place is kept; more make a record unfamiliar, no more.
+/// Most strings of a record whose positions are kept. A record with more strings is scanned, not compared.
 const MAX_STRINGS: usize = 1024;
 
-/// Where the parts of a record are, as positions from its opening brace.
+/// The parts of a record.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan<'a> {
-    /// Bytes from the opening to the closing brace, both included.
+    /// Length from the opening to the closing brace, both included.
     pub(super) len: usize,
-    /// The value of `message`, as it stands.
+    /// The JSON text of the value of `message`.
     pub(super) message: Option<&'a [u8]>,
-    /// How the message reads, if it is a string that may be copied as it stands, its UTF-8 aside.
+    /// Present if the message is a string that needs no mending, if it is UTF-8.
     pub(super) reading: Option<Reading>,
-    /// The value of `timestamp`, as it stands.
+    /// The JSON text of the value of `timestamp`.
     pub(super) timestamp: Option<&'a [u8]>,
-    /// A name was escaped or stood twice: what was found may not be what a JSON reader would find.
+    /// A name was escaped or came twice, so that a JSON reader may find other values.
     pub(super) ambiguous: bool,
-}
-
-/// What a string that may be copied as it stands reads like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading {
-    /// Its length in UTF-8 once unescaped.
-    pub(super) len: usize,
-    /// As it stands, all is ASCII, and so UTF-8.
-    pub(super) ascii: bool,
 }
 
 /// Why the scan stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScanError {
-    /// The record goes on beyond the bytes at hand.
+    /// The record continues after the given bytes.
     Incomplete,
-    /// Not JSON at this position from the opening brace: what should stand there.
+    /// Not JSON at this position from the opening brace, and what JSON needs there.
     Malformed(usize, &'static str),
 }
 
-/// What stood around the two values in the last record whose names left no doubt.
+/// The text around the two values, of the last record without an ambiguous name.
 #[derive(Debug, Default)]
 pub(super) struct Around {
     /// From the opening brace to the value of `message`.
     before_message: Familiar,
     /// From the end of that value to the value of `timestamp`.
     before_timestamp: Familiar,
-    /// Of the record that is being scanned: strings whose text does not matter, without quotes.
+    /// Positions of the strings whose text does not matter, without quotes, in the record that is being scanned.
     strings: Vec<Range<usize>>,
     nesting: Nesting,
 }
 
-/// Gives each member of an object to `take`, its name without quotes and its value, both as they stand. `bytes` begins with the
-/// opening brace. If the bytes end within a value, what there is of the value is given before the error.
+/// Calls `take` with each member of an object: the JSON text of its name, without quotes, and of its value. `bytes` begins with the
+/// opening brace. If the bytes end within a value, `take` gets the value's beginning before the error is returned.
 pub(super) fn each_member<'a>(
     bytes: &'a [u8],
     mut take: impl FnMut(&'a [u8], &'a [u8]),
@@ -101,12 +93,12 @@ fn members_by<'a, S: Simd>(
     }
 }
 
-/// Scans one record; `bytes` begins with its opening brace and may go on after its end.
+/// Scans a record. `bytes` begins with its opening brace, and may continue after its end.
 pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
     dispatch!(Level::new(), simd => scan_by(simd, bytes, around))
 }
 
-/// What is used for every record is inlined here, so that it is made for the processor's vectors too.
+/// The functions that each record needs are inlined here, so that they are compiled for the processor's vector instructions too.
 #[inline(always)]
 fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
     let Around { before_message, before_timestamp, strings, nesting } = around;
@@ -137,7 +129,7 @@ fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result
     loop {
         let strings = cursor.strings.len();
         let name = cursor.name()?;
-        // Unlike others, the names at this level matter.
+        // Names at this level matter, unlike other strings.
         cursor.strings.truncate(strings);
         let start = cursor.at;
         let doubtless = !found.ambiguous && found.timestamp.is_none();
@@ -174,103 +166,6 @@ fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result
     }
 }
 
-/// Where the string ends whose text begins at `start`: the position of its closing quote.
-#[inline(always)]
-pub(super) fn string_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        at = special(simd, bytes, at)?;
-        if bytes[at] == b'"' {
-            return Some(at);
-        }
-        // The byte after a backslash is never a quote that ends the string.
-        at += 2;
-    }
-}
-
-/// The next quote or backslash. Strings are short and many: calling a search for each costs more than the search.
-#[inline(always)]
-fn special<S: Simd>(simd: S, bytes: &[u8], mut at: usize) -> Option<usize> {
-    let mut rest = bytes.get(at..)?;
-    while let Some((block, more)) = rest.split_first_chunk::<BLOCK>() {
-        let found = specials((*block).simd_into(simd));
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize);
-        }
-        (at, rest) = (at + BLOCK, more);
-    }
-    rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|found| at + found)
-}
-
-/// Bytes looked at together.
-const BLOCK: usize = 32;
-
-/// A bit for each quote and backslash, the first byte's lowest.
-#[inline(always)]
-fn specials<S: Simd>(block: u8x32<S>) -> u64 {
-    (block.simd_eq(b'"') | block.simd_eq(b'\\')).to_bitmask()
-}
-
-/// A bit for each control character, the first byte's lowest.
-#[inline(always)]
-fn controls<S: Simd>(block: u8x32<S>) -> u64 {
-    block.min(0x1f).simd_eq(block).to_bitmask()
-}
-
-/// A bit for each byte beyond ASCII, the first byte's lowest.
-#[inline(always)]
-fn highs<S: Simd>(block: u8x32<S>) -> u64 {
-    block.max(0x80).simd_eq(block).to_bitmask()
-}
-
-/// Where the string ends whose text begins at `start`, and how it reads, if it may be copied as it stands, as far as that
-/// shows without a look at its UTF-8: no control character, every escape legal, every surrogate in its pair.
-#[inline(always)]
-fn delivered_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option<(usize, Option<Reading>)> {
-    let (mut at, mut shorter, mut clean, mut ascii) = (start, 0, true, true);
-    loop {
-        let rest = bytes.get(at..)?;
-        let (mut specials, controls, highs, len) = match rest.first_chunk::<BLOCK>() {
-            Some(block) => {
-                let block = (*block).simd_into(simd);
-                (specials(block), controls(block), highs(block), BLOCK)
-            }
-            None if rest.is_empty() => return None,
-            None => {
-                let bits = |wanted: fn(u8) -> bool| {
-                    rest.iter().rev().fold(0, |bits, byte| bits << 1 | u64::from(wanted(*byte)))
-                };
-                let specials = bits(|byte| matches!(byte, b'"' | b'\\'));
-                (specials, bits(|byte| byte < 0x20), bits(|byte| !byte.is_ascii()), rest.len())
-            }
-        };
-        let mut next = len;
-        while specials != 0 {
-            let here = specials.trailing_zeros() as usize;
-            if rest[here] == b'"' {
-                let before = (1 << here) - 1;
-                (clean, ascii) = (clean && controls & before == 0, ascii && highs & before == 0);
-                return Some((
-                    at + here,
-                    clean.then_some(Reading { len: at + here - start - shorter, ascii }),
-                ));
-            }
-            // Most are escaped quotes: those of JSON within the message.
-            let escape = if *rest.get(here + 1)? == b'"' { Some((2, 1)) } else { escape(&rest[here..]) };
-            clean &= escape.is_some();
-            let (escaped, plain) = escape.unwrap_or((2, 1));
-            shorter += escaped - plain;
-            next = here + escaped;
-            if next >= len {
-                break;
-            }
-            specials &= u64::MAX << next;
-        }
-        (clean, ascii) = (clean && controls == 0, ascii && highs == 0);
-        at += next.max(len);
-    }
-}
-
 struct Cursor<'a, 's, S> {
     simd: S,
     bytes: &'a [u8],
@@ -301,7 +196,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         }
     }
 
-    /// Moves past a familiar piece, and space behind it, if one stands here.
+    /// Moves past a familiar piece and the space after it, if there is one here.
     #[inline(always)]
     fn follow(&mut self, familiar: &Familiar) -> bool {
         let Some(end) = familiar.follow(self.simd, &self.bytes[self.at..]) else { return false };
@@ -310,7 +205,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         true
     }
 
-    /// Behind a member: moves past the closing brace, or past a comma to the next name.
+    /// After a member, moves past the closing brace, or past a comma to the next name.
     #[inline(always)]
     fn ends_object(&mut self) -> Result<bool, ScanError> {
         self.skip_space();
@@ -328,7 +223,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         }
     }
 
-    /// The value of `message`, as it stands, and how it reads, as [`delivered_end`] has it.
+    /// The JSON text of the value of `message`, and its [`Reading`].
     #[inline(always)]
     fn message(&mut self) -> Result<(&'a [u8], Option<Reading>), ScanError> {
         if self.peek()? != b'"' {
@@ -341,14 +236,14 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         Ok((text, reading))
     }
 
-    /// A member's value, as it stands.
+    /// The JSON text of a member's value.
     fn value_text(&mut self) -> Result<&'a [u8], ScanError> {
         let start = self.at;
         self.value()?;
         Ok(&self.bytes[start..self.at])
     }
 
-    /// A string, without its quotes; whatever is escaped stays so.
+    /// The JSON text of a string, without quotes.
     fn string(&mut self) -> Result<&'a [u8], ScanError> {
         self.expect(b'"', "a string")?;
         let (simd, bytes, start) = (self.simd, self.bytes, self.at);
@@ -364,7 +259,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         Ok(&self.bytes[text])
     }
 
-    /// A name, and the colon behind it.
+    /// A name; also moves past the colon after it.
     #[inline(always)]
     fn name(&mut self) -> Result<&'a [u8], ScanError> {
         let name = self.string()?;
@@ -374,7 +269,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         Ok(name)
     }
 
-    /// Any value, without recursion.
+    /// Moves past any value, without recursion.
     fn value(&mut self) -> Result<(), ScanError> {
         self.nesting.clear();
         loop {
@@ -397,7 +292,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
                 b'-' | b'0'..=b'9' => self.number()?,
                 _ => return Err(ScanError::Malformed(self.at, "a value")),
             }
-            // Out of everything that ends here, and on to the next value.
+            // Leaves the brackets that end here, and moves to the next value.
             loop {
                 let Some(bracket) = self.nesting.innermost() else { return Ok(()) };
                 self.skip_space();
@@ -419,7 +314,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         }
     }
 
-    /// Moves past an opening bracket, and past the closing one too if nothing is in between.
+    /// Moves past an opening bracket, and past the closing one if it follows. Returns whether there is something between them.
     fn enters(&mut self, bracket: Bracket) -> Result<bool, ScanError> {
         self.at += 1;
         self.skip_space();
@@ -464,7 +359,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
             }
             self.digits()?;
         }
-        // Inside an object a number never ends the input: the peeks above told whether it is whole.
+        // A number inside an object is never at the end of the input, so the peeks above would have failed on an incomplete one.
         Ok(())
     }
 
@@ -475,33 +370,6 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
         }
         if self.at == start { Err(ScanError::Malformed(self.at, "a digit")) } else { Ok(()) }
     }
-}
-
-/// Lengths of the escape that `text` begins with, as it stands and unescaped in UTF-8; `None` if it is not legal.
-pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
-    match text.get(1)? {
-        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some((2, 1)),
-        b'u' => match hex(text.get(2..6)?)? {
-            0x0000..=0x007f => Some((6, 1)),
-            0x0080..=0x07ff => Some((6, 2)),
-            // Two escapes of six bytes make one character of four.
-            0xd800..=0xdbff => {
-                let low = text[6..].strip_prefix(b"\\u").and_then(|rest| hex(rest.get(..4)?))?;
-                (0xdc00..=0xdfff).contains(&low).then_some((12, 4))
-            }
-            0xdc00..=0xdfff => None,
-            _ => Some((6, 3)),
-        },
-        _ => None,
-    }
-}
-
-/// The number that four hexadecimal digits make.
-pub(super) fn hex(digits: &[u8]) -> Option<u16> {
-    digits.iter().try_fold(0_u16, |value, digit| {
-        let digit = char::from(*digit).to_digit(16)?;
-        Some(value << 4 | u16::try_from(digit).expect("a hexadecimal digit is below 16"))
-    })
 }
 
 #[cfg(test)]

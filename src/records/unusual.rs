@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 use super::{
     Message,
-    scan::{each_member, escape, hex},
+    scan::each_member,
+    strings::{escape, hex},
 };
 
 /// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.

@@ -1,4 +1,4 @@
-//! Keeps every account's budget ([`crate::budget`]) around any sinks: an account that throttled a moment ago is not opened, and
+//! Keeps each account's budget ([`crate::budget`]) in front of any sinks: an account that throttled a moment ago is not opened, and
 //! calls wait for their turn.
 
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use bytes::Bytes;
 
 use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
-    budget::{Budgets, Ticket},
+    budget::{Answer, Budgets, Pausing, Ticket},
     ledger::lease::Lease,
     tenant::{CloudWatch, Delivery},
 };
 
-/// Sinks within their accounts' budgets.
+/// Sinks with their accounts' budgets.
 #[derive(Debug)]
 pub struct BudgetedSinks<S> {
     sinks: S,
     budgets: Budgets,
 }
 
-/// One sink within its account's budget.
+/// One sink with its account's budget.
 #[derive(Clone, Debug)]
 pub struct BudgetedSink<S> {
     sink: S,
@@ -33,6 +33,31 @@ impl<S> BudgetedSinks<S> {
     }
 }
 
+/// The error for an object whose account is paused.
+fn paused(pausing: Pausing, account: &str, region: &str) -> SinkError {
+    let (account, region) = (account.to_owned(), region.to_owned());
+    match pausing {
+        Pausing::Throttled { retry_in } => SinkError::Paused { account, region, retry_in },
+        Pausing::Unanswered { retry_in } => SinkError::Unreached { region, retry_in },
+    }
+}
+
+/// The account's answer; `None` if no call was made.
+fn answer_of<T>(outcome: &Result<T, SinkError>) -> Option<Answer> {
+    match outcome {
+        Err(SinkError::Throttled(_)) => Some(Answer::Throttled),
+        Err(SinkError::Unavailable(_)) => Some(Answer::Unanswered),
+        Err(
+            SinkError::Session(_)
+            | SinkError::LeaseEnded(_)
+            | SinkError::Held { .. }
+            | SinkError::Paused { .. }
+            | SinkError::Unreached { .. },
+        ) => None,
+        Ok(_) | Err(_) => Some(Answer::Answered),
+    }
+}
+
 impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
     type Sink = BudgetedSink<S::Sink>;
 
@@ -42,8 +67,9 @@ impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
         destination: &CloudWatch,
         cluster: &str,
     ) -> Option<SinkError> {
-        match self.budgets.check(destination.role.account(), &delivery.target_region) {
-            Err(error) => Some(error),
+        let (account, region) = (destination.role.account(), &delivery.target_region);
+        match self.budgets.check(account, region) {
+            Err(pausing) => Some(paused(pausing, account, region)),
             Ok(()) => self.sinks.closed(delivery, destination, cluster).await,
         }
     }
@@ -55,10 +81,11 @@ impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
         cluster: &str,
     ) -> Result<Self::Sink, SinkError> {
         let (account, region) = (destination.role.account(), &delivery.target_region);
-        self.budgets.check(account, region)?;
+        let paused = |pausing| paused(pausing, account, region);
+        self.budgets.check(account, region).map_err(paused)?;
         let sink = self.sinks.open(delivery, destination, cluster).await?;
-        // Only now: one tenant's role that is refused must not use up the probe of all that deliver there.
-        let ticket = self.budgets.enter(account, region)?;
+        // Entered last: a tenant's refused role must not use up the probe of all tenants that deliver into the account.
+        let ticket = self.budgets.enter(account, region).map_err(paused)?;
         Ok(BudgetedSink { sink, ticket: Arc::new(ticket) })
     }
 }
@@ -67,14 +94,14 @@ impl<S: LogSink> LogSink for BudgetedSink<S> {
     async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
         self.ticket.put_turn().await;
         let answer = self.sink.put_log_events(body, lease).await;
-        self.ticket.heed(&answer);
+        answer_of(&answer).inspect(|answer| self.ticket.heed(*answer));
         answer
     }
 
     async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         self.ticket.create_stream_turn().await;
         let answer = self.sink.create_log_stream(group, stream, lease).await;
-        self.ticket.heed(&answer);
+        answer_of(&answer).inspect(|answer| self.ticket.heed(*answer));
         answer
     }
 
@@ -94,9 +121,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        budget::Rates,
+        budget::{Metrics, Rates},
         credentials::AssumeError,
-        metrics::Metrics,
         name::StreamTemplate,
         sink::memory::{MemorySinks, Operation},
         tenant::{Destination, Oversize},
@@ -143,7 +169,7 @@ mod tests {
         sinks.create(PLACE, GROUP, &["s"]);
         sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
         let rates = Rates { puts: 800, stream_creations: 50 };
-        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let open = async || budgeted.open(&delivery(), &destination(), "c").await;
         let sink = open().await.expect("nothing is wrong");
         sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
@@ -160,12 +186,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_role_that_is_refused_uses_no_probe_up() {
+    async fn a_refused_role_uses_up_no_probe() {
         let sinks = MemorySinks::new();
         sinks.create(PLACE, GROUP, &["s"]);
         sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
         let rates = Rates { puts: 800, stream_creations: 50 };
-        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
         sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
         let Err(SinkError::Paused { retry_in, .. }) = budgeted.open(&delivery(), &destination(), "c").await
@@ -191,7 +217,7 @@ mod tests {
         let sinks = MemorySinks::new();
         sinks.create(PLACE, GROUP, &["s"]);
         let rates = Rates { puts: 100, stream_creations: 10 };
-        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::new()));
+        let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
         let start = tokio::time::Instant::now();
         for _ in 0..111 {

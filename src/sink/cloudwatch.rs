@@ -22,31 +22,38 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use serde::{Deserialize, Serialize};
 
 use super::{
     LogSink, LogSinks, PutAnswer, SinkError,
-    group_breaker::{Action, GroupBreakers, GroupKey, Pass},
+    group_breaker::{Action, GroupBreakers, GroupKey, GroupPermit},
 };
 use crate::{
     aws::{describe, find_cause, refuses_session},
     batch::RejectedEvents,
-    config::RequestCompression,
     credentials::{
-        AssumeError,
-        assumed::AssumedRole,
-        customers::{Customers, Entry},
-        identity::IdentityError,
-        scope::Scope,
+        AssumeError, assumed::AssumedRole, customers::Customers, identity::IdentityError,
+        request::SessionSpec, scope::Scope,
     },
     digest,
     ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
 
+/// Compression of request bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestCompression {
+    /// Not compressed.
+    None,
+    /// gzip, level 1.
+    Gzip,
+}
+
 /// Opens customers' CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSinks {
-    /// One for all: a client of each customer's own would take some 20 KiB.
+    /// One client for all customers: a client takes some 20 KiB.
     client: Client,
     customers: Customers,
     groups: Arc<GroupBreakers>,
@@ -57,23 +64,23 @@ pub struct CloudWatchSinks {
 #[derive(Clone, Debug)]
 pub struct CloudWatchSink {
     client: Client,
-    /// Where it differs from the client's: Region, credentials, retries.
+    /// What differs from the shared client: Region, credentials, retries.
     customer: config::Builder,
     role: AssumedRole,
-    group: Pass,
+    group: GroupPermit,
     account: Arc<str>,
     compression: RequestCompression,
 }
 
 impl CloudWatchSinks {
-    /// Enters accounts as `customers` does; `base` has the HTTP client, retries and endpoints that all share.
+    /// Enters accounts with `customers`; `base` has the HTTP client, retries and endpoints of all calls.
     pub fn new(
         base: &SdkConfig,
         customers: Customers,
         groups: GroupBreakers,
         compression: RequestCompression,
     ) -> Self {
-        // Without credentials of its own: a call that is given no customer's must fail, not write into our account.
+        // Without credentials: a call that lacks a customer's must fail instead of writing into our own account.
         let mut shared = base.to_builder();
         shared.set_credentials_provider(None);
         let client = Client::new(&shared.build());
@@ -81,8 +88,8 @@ impl CloudWatchSinks {
     }
 }
 
-fn entry(delivery: &Delivery, destination: &CloudWatch, cluster: &str) -> Entry {
-    Entry {
+fn entry(delivery: &Delivery, destination: &CloudWatch, cluster: &str) -> SessionSpec {
+    SessionSpec {
         tenant_id: delivery.tenant_id.clone(),
         role: destination.role.clone(),
         external_id: destination.external_id.clone(),
@@ -129,19 +136,19 @@ impl LogSinks for CloudWatchSinks {
         let region = &delivery.target_region;
         let role = self.customers.enter(entry(delivery, destination, cluster));
         let role = role.await.map_err(SinkError::Session)?;
-        let group = self.groups.pass(group_key(delivery, destination))?;
+        let group = self.groups.permit(group_key(delivery, destination))?;
         if group.is_probe() {
-            // A session outlives the role that was mended by being made anew, and may have been revoked: in both cases a new
-            // one can do what it cannot.
+            // The cached session may be of a role that was deleted and created again, or revoked. A new session has the role's
+            // current permissions.
             role.enter_anew().await.map_err(SinkError::Session)?;
         }
         let account = destination.role.account();
-        // A bucket of retry tokens per account and Region: one throttled customer must not spend everyone's.
+        // Retry tokens per account and Region: a throttled customer must not spend the tokens of others.
         let partition = RetryPartition::new(format!("{account}/{region}"));
         let customer = config::Builder::default()
             .region(Region::new(region.clone()))
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
-            // The role keeps its session itself; a second cache would hide its renewal.
+            // `AssumedRole` caches its session; a second cache would hide a renewal.
             .identity_cache(IdentityCache::no_cache())
             .retry_partition(partition);
         Ok(CloudWatchSink {
@@ -205,7 +212,7 @@ impl LogSink for CloudWatchSink {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
             let call = call.customize().config_override(self.customer.clone());
             if let Err(error) = call.send().await {
-                // The logs matter more than how long they are kept, and only the customer can mend it.
+                // Delivering the logs matters more than their retention, which only the customer can set now.
                 tracing::warn!(
                     log.group = group,
                     retention.days = days,
@@ -222,8 +229,7 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
-    /// Tells the group's breaker, if it is the customer's policies that say no: a refused signature or session is another
-    /// matter.
+    /// Reports a denial by the customer's policies to the group's breaker. Refused signatures and sessions do not count.
     async fn tell<E>(&self, action: Action, error: &SdkError<E, HttpResponse>)
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -233,11 +239,11 @@ impl CloudWatchSink {
         }
     }
 
-    /// Sends the body as it is.
+    /// Sends the body unchanged.
     async fn put_once(&self, body: SealedBody, lease: &Lease) -> Result<PutLogEventsOutput, PutError> {
         self.client
             .put_log_events()
-            // Required by the SDK's builder; the real ones are in the body.
+            // Placeholders that the SDK's builder requires; the body has the real values.
             .log_group_name("-")
             .log_stream_name("-")
             .set_log_events(Some(Vec::new()))
@@ -250,9 +256,9 @@ impl CloudWatchSink {
     }
 }
 
-/// A request's body, to take the place of the SDK's before each attempt is signed. The SDK's own writer escapes every
-/// message byte by byte and grows its strings as it goes, several times the cost of everything else we do with a batch;
-/// and its SHA-256 is a fraction as fast as ours where the processor has no instructions for it.
+/// A request's body, which replaces the SDK's before each attempt is signed. The SDK's serialiser escapes messages byte by byte and
+/// grows its strings, which costs several times as much as everything else that happens to a batch. Its SHA-256 is much slower than
+/// ours on processors without instructions for it.
 #[derive(Clone, Debug)]
 struct SealedBody {
     body: Bytes,
@@ -298,8 +304,8 @@ impl Intercept for SealedBody {
     }
 }
 
-/// Lets no attempt out whose lease has ended. The SDK repeats an attempt that had no answer in time; after a pause of the process
-/// that is at once, while another worker may have the object by now. An error from here is not tried again.
+/// Stops attempts after the end of the lease. The SDK retries an attempt that timed out. If the process was paused, it retries at once,
+/// although another worker may have the object by then. The SDK does not retry an error of an interceptor.
 #[derive(Clone, Debug)]
 struct Fence(Lease);
 
@@ -347,13 +353,13 @@ fn put_refused(error: PutError) -> SinkError {
     }
 }
 
-/// That something exists already is what we wanted.
+/// Takes "already exists" for success.
 fn created<E>(outcome: Result<(), SdkError<E, HttpResponse>>) -> Result<(), SinkError>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match outcome {
-        // Aborted: somebody else is creating it at this moment; the next put tells.
+        // Aborted: another call is creating it right now. The next put shows whether that succeeded.
         Err(error)
             if matches!(
                 error.code(),
@@ -396,7 +402,7 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
             SinkError::Denied(problem)
         }
         (code, _) if refuses_session(code) => SinkError::Denied(problem),
-        // A proxy's answers among them: they say nothing of the request.
+        // May come from a proxy, and says nothing about the request.
         (_, Some(408 | 409 | 425)) => SinkError::Unavailable(problem),
         (_, Some(400..500)) => SinkError::Refused(problem),
         _ => SinkError::Unavailable(problem),

@@ -1,22 +1,19 @@
-//! Log groups that may not be written: one is left alone but for probes, as a refused role is, by the same rules
-//! ([`crate::credentials::breaker`]). Looked at before an object is opened, so that a denied group costs one object per
-//! interval and not a download of each.
+//! The breakers of log groups that the customers' roles may not write. An open one admits only probes, by the rules of
+//! [`crate::breaker`]. It is checked before an object is opened, so that a denied group costs one download per interval.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 
 use super::SinkError;
 use crate::{
-    credentials::{
-        RoleArn,
-        breaker::{Admission, Breaker, Change, ProbeIntervals, now},
-    },
-    metrics::{BreakerChange, Metrics},
+    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now},
+    credentials::RoleArn,
+    metrics::add,
     recent::Recent,
 };
 
-/// Names a group and the role that is to write it.
+/// A group and the role that writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GroupKey {
     /// The tenant.
@@ -41,7 +38,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// IAM's name of it.
+    /// Name of the action in IAM.
     pub fn name(self) -> &'static str {
         match self {
             Self::PutLogEvents => "logs:PutLogEvents",
@@ -50,7 +47,7 @@ impl Action {
         }
     }
 
-    /// The word that metrics use.
+    /// The value of the metrics' label.
     fn word(self) -> &'static str {
         match self {
             Self::PutLogEvents => "put_log_events",
@@ -60,7 +57,7 @@ impl Action {
     }
 }
 
-/// The groups that were denied. One that may be written takes no memory here.
+/// The breakers of denied groups. Other groups take no memory.
 #[derive(Clone, Debug)]
 pub struct GroupBreakers {
     open: Recent<GroupKey, Arc<OpenBreaker>>,
@@ -70,7 +67,7 @@ pub struct GroupBreakers {
 
 #[derive(Debug)]
 struct OpenBreaker {
-    gauge: Gauge,
+    metrics: Metrics,
     state: Mutex<State>,
 }
 
@@ -79,37 +76,49 @@ struct State {
     breaker: Breaker,
     denied: Arc<str>,
     action: Action,
-    /// Counted as open.
+    /// Whether the gauge counts this breaker.
     counted: bool,
 }
 
-/// Leave to write a group, and the duty to tell what came of it. An open breaker listens to its probe alone: what began
-/// before it opened says nothing new.
+/// Permission to write a group. Its holder reports the result with [`GroupPermit::succeeded`] or [`GroupPermit::denied`]. An open
+/// breaker ignores reports of holders other than its probe, because they began before it opened.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct GroupPermit {
     key: Arc<GroupKey>,
     breakers: Arc<GroupBreakers>,
     probe: Option<Arc<OpenBreaker>>,
 }
 
+/// Registers `logferry_group_breakers_open`, the customers' log groups that may not be written and that only probes try, and
+/// `logferry_group_breaker_changes_total{change, cause}`, by the call that was denied.
+pub fn register(metrics: &Metrics, registry: &mut Registry) {
+    add(registry, "group_breakers_open", "Customers' log groups that may not be written", &metrics.open);
+    add(
+        registry,
+        "group_breaker_changes",
+        "Changes of groups' breakers by the call that was denied",
+        &metrics.changes,
+    );
+}
+
 impl GroupBreakers {
-    /// None is denied yet; at most `capacity` are remembered.
+    /// No group is denied yet; at most `capacity` breakers are kept.
     pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         Self { open: Recent::new(capacity), intervals, metrics }
     }
 
-    /// Forgets those that nobody has looked up for long. Every message that waits for one looks it up; if none does, the tenant's
-    /// row names another.
+    /// Forgets breakers that have been idle for long. Every message that waits for a group looks its breaker up; if none does, the
+    /// tenant's row names another group.
     pub fn tidy(&self) {
         self.open.forget_idle(|_| self.intervals.longest * 2);
     }
 
-    /// Asks to write a group; takes its probe if one is due.
+    /// Asks to write a group, and takes the probe if one is due.
     ///
     /// # Errors
-    /// It was denied, and no probe is due: [`SinkError::Held`].
-    pub fn pass(self: &Arc<Self>, key: GroupKey) -> Result<Pass, SinkError> {
+    /// The group was denied before and no probe is due: [`SinkError::Held`].
+    pub fn permit(self: &Arc<Self>, key: GroupKey) -> Result<GroupPermit, SinkError> {
         let probe = self.open.get(&key);
         let key = Arc::new(key);
         if let Some(breaker) = &probe {
@@ -123,40 +132,37 @@ impl GroupBreakers {
                 "a group's breaker is half open: probing"
             );
         }
-        Ok(Pass { key, breakers: Arc::clone(self), probe })
+        Ok(GroupPermit { key, breakers: Arc::clone(self), probe })
     }
 
-    /// The error that [`GroupBreakers::pass`] would end with; no probe is taken.
+    /// The error that [`GroupBreakers::permit`] would return. Takes no probe.
     pub fn held(&self, key: &GroupKey) -> Option<SinkError> {
         let breaker = self.open.get(key)?;
         let state = breaker.state();
         let probe_in = state.breaker.probe_in(now()).filter(|probe_in| !probe_in.is_zero())?;
         Some(SinkError::Held { denied: Arc::clone(&state.denied), probe_in })
     }
-
-    fn count(&self, change: Change, action: Action) {
-        let labels = BreakerChange { change: change.word(), cause: action.word() };
-        self.metrics.group_breaker_changes.get_or_create(&labels).inc();
-    }
 }
 
-impl Pass {
-    /// Whether it was let through to see if the group may be written again.
+impl GroupPermit {
+    /// Whether this is a probe.
     pub fn is_probe(&self) -> bool {
         self.probe.is_some()
     }
 
-    /// The group took events: closes its breaker if this was the probe.
+    /// Reports that the group accepted events. Closes the breaker if this is its probe.
     pub fn succeeded(&self) {
         let Some(probe) = &self.probe else { return };
         let (change, action) = {
             let mut state = probe.state();
-            (state.breaker.succeed(), state.action)
+            let change = state.breaker.succeed();
+            // `count` takes it off the gauge.
+            state.counted &= change.is_none();
+            (change, state.action)
         };
         let Some(change) = change else { return };
         self.breakers.open.remove(&self.key);
-        probe.retire();
-        self.breakers.count(change, action);
+        self.breakers.metrics.count(change, action.word());
         tracing::info!(
             tenant.id = self.key.tenant_id,
             role.arn = %self.key.role,
@@ -168,13 +174,12 @@ impl Pass {
         );
     }
 
-    /// The role may not do that to the group: opens the group's breaker, or keeps it open for longer.
+    /// Reports that the role may not do `action`. Opens the group's breaker, or keeps it open for longer if this is its probe.
     pub fn denied(&self, action: Action, problem: &str) {
         let mut opened = None;
         let breaker = self.breakers.open.get_or_insert_with(&self.key, || {
             opened = Some(Change::Opened);
-            let gauge = self.breakers.metrics.group_breakers_open.clone();
-            Arc::new(OpenBreaker::new(self.breakers.intervals, action, problem, gauge))
+            Arc::new(OpenBreaker::new(&self.breakers, action, problem))
         });
         let ours = self.probe.as_ref().is_some_and(|probe| Arc::ptr_eq(probe, &breaker));
         let (change, probe_in) = {
@@ -190,7 +195,7 @@ impl Pass {
             };
             (change, state.breaker.probe_in(now()).unwrap_or_default())
         };
-        self.breakers.count(change, action);
+        self.breakers.metrics.count(change, action.word());
         let consequence = match change {
             Change::Opened => "a group may not be written: its breaker opens, and its messages wait",
             Change::ProbeRefused | Change::Closed => {
@@ -221,19 +226,12 @@ impl Pass {
 }
 
 impl OpenBreaker {
-    fn new(intervals: ProbeIntervals, action: Action, problem: &str, gauge: Gauge) -> Self {
-        let mut breaker = Breaker::new(intervals);
+    /// An open breaker; the caller counts its opening.
+    fn new(breakers: &GroupBreakers, action: Action, problem: &str) -> Self {
+        let mut breaker = Breaker::new(breakers.intervals);
         breaker.refuse(now(), fastrand::f64());
-        gauge.inc();
         let state = State { breaker, denied: problem.into(), action, counted: true };
-        Self { gauge, state: Mutex::new(state) }
-    }
-
-    /// It closed, or nobody asks for it any more.
-    fn retire(&self) {
-        if std::mem::take(&mut self.state().counted) {
-            self.gauge.dec();
-        }
+        Self { metrics: breakers.metrics.clone(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -243,7 +241,9 @@ impl OpenBreaker {
 
 impl Drop for OpenBreaker {
     fn drop(&mut self) {
-        self.retire();
+        if self.state().counted {
+            self.metrics.open.dec();
+        }
     }
 }
 
@@ -270,7 +270,7 @@ mod tests {
     }
 
     fn held(breakers: &Arc<GroupBreakers>, group: &str) -> Option<Duration> {
-        match breakers.pass(key(group)) {
+        match breakers.permit(key(group)) {
             Err(SinkError::Held { probe_in, .. }) => Some(probe_in),
             Err(error) => panic!("{error}"),
             Ok(_) => None,
@@ -278,38 +278,38 @@ mod tests {
     }
 
     fn shows(metrics: &Metrics, line: &str) {
-        let text = metrics.render().expect("metrics are text");
+        let text = crate::metrics::rendered(|registry| register(metrics, registry));
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_denied_group_is_probed_once_per_interval_and_no_other_is_held() {
-        let breakers = breakers(&Metrics::new());
-        breakers.pass(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
+        let breakers = breakers(&Metrics::default());
+        breakers.permit(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
         let mut least = 30.0;
         for _ in 0..3 {
             let wait = held(&breakers, "g").expect("it is left alone");
             assert!((least..=least * 1.25).contains(&wait.as_secs_f64()), "{wait:?}");
             assert_eq!(held(&breakers, "another"), None);
             tokio::time::advance(wait).await;
-            let probe = breakers.pass(key("g")).expect("a probe is due");
+            let probe = breakers.permit(key("g")).expect("a probe is due");
             assert!(held(&breakers, "g").is_some(), "one is enough");
             probe.denied(Action::CreateLogStream, "still no");
             least *= 2.0;
         }
-        let Err(SinkError::Held { denied, .. }) = breakers.pass(key("g")) else { panic!("held") };
+        let Err(SinkError::Held { denied, .. }) = breakers.permit(key("g")) else { panic!("held") };
         assert_eq!(&*denied, "still no");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_group_that_is_being_probed_is_not_forgotten() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let breakers = Arc::new(GroupBreakers::new(INTERVALS, 2, metrics.clone()));
         let deny =
-            |group| breakers.pass(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
+            |group| breakers.permit(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
         deny("g");
         tokio::time::advance(Duration::from_secs(60)).await;
-        let probe = breakers.pass(key("g")).expect("a probe is due");
+        let probe = breakers.permit(key("g")).expect("a probe is due");
         ["a", "b", "c", "d"].into_iter().for_each(deny);
         shows(&metrics, "logferry_group_breakers_open 2");
         assert!(held(&breakers, "g").is_some() && held(&breakers, "d").is_some());
@@ -324,11 +324,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn its_probe_closes_it_and_nobody_else_says_anything_of_it() {
-        let metrics = Metrics::new();
+    async fn only_the_probe_closes_a_breaker() {
+        let metrics = Metrics::default();
         let breakers = breakers(&metrics);
-        let early = [breakers.pass(key("g")), breakers.pass(key("g"))];
-        let [one, other] = early.map(|pass| pass.expect("nothing is known"));
+        let early = [breakers.permit(key("g")), breakers.permit(key("g"))];
+        let [one, other] = early.map(|permit| permit.expect("nothing is known"));
         one.denied(Action::CreateLogGroup, "no");
         let wait = held(&breakers, "g").expect("it is left alone");
         // Both began when nothing was known.
@@ -339,7 +339,7 @@ mod tests {
         shows(&metrics, "logferry_group_breakers_open 1");
 
         tokio::time::advance(wait).await;
-        let probe = breakers.pass(key("g")).expect("a probe is due");
+        let probe = breakers.permit(key("g")).expect("a probe is due");
         probe.succeeded();
         probe.succeeded();
         assert_eq!(held(&breakers, "g"), None);

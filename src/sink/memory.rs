@@ -1,5 +1,5 @@
-//! The customers' CloudWatch Logs in memory, for tests: as strict as the service about what a batch may be, stricter
-//! about order, and failing where it is told to.
+//! The customers' CloudWatch Logs in memory, for tests. As strict as the service about batches, stricter about order; fails on
+//! request.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -60,7 +60,7 @@ pub struct MemorySink {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Every put takes one for good before it is answered.
+    /// Each put takes a permit before its answer, and keeps it.
     answers: Semaphore,
     changed: Notify,
 }
@@ -106,7 +106,7 @@ impl MemorySinks {
         self.lock().errors.insert((operation, nth), error);
     }
 
-    /// Does the n-th put and answers with an error all the same.
+    /// Does the n-th put, and answers with an error.
     pub fn store_but_fail(&self, nth: usize, error: SinkError) {
         self.lock().stored_but.insert(nth, error);
     }
@@ -116,12 +116,12 @@ impl MemorySinks {
         self.lock().rejections.insert(nth, rejected);
     }
 
-    /// Rejects events of before that time, in milliseconds.
+    /// Rejects events before this time, in milliseconds.
     pub fn reject_before(&self, time: i64) {
         self.lock().too_old_before = time;
     }
 
-    /// Refuses every put with an event of this message.
+    /// Refuses every put that has an event with this message.
     pub fn refuse_message(&self, text: &str) {
         self.lock().refused.push(text.to_owned());
     }
@@ -368,7 +368,7 @@ impl LogSinks for MemorySinks {
 
     async fn closed(&self, _: &Delivery, destination: &CloudWatch, _: &str) -> Option<SinkError> {
         let closed = self.lock().closed_roles.get(destination.role.as_str()).cloned();
-        closed.filter(|error| matches!(error, AssumeError::Open { .. })).map(SinkError::Session)
+        closed.filter(|error| matches!(error, AssumeError::Held { .. })).map(SinkError::Session)
     }
 
     async fn open(
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tokens_errors_and_rejections_come_as_told() {
+    async fn tokens_errors_and_rejections_come_as_requested() {
         let sinks = MemorySinks::new();
         let sink = sink(&sinks);
         sinks.create(PLACE, "g", &["s"]);

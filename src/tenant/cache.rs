@@ -13,10 +13,14 @@ use std::{
 };
 
 use moka::{future::Cache, policy::EvictionPolicy};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 use tokio::time::{Instant, timeout};
 
 use super::{Directory, LookupError, Tenant};
-use crate::metrics::{Lookup, Metrics};
+use crate::metrics::{Lookup, add};
 
 /// While the directory is down it is asked once per this time, whoever is looked for: an outage must not cost every
 /// message a time-out.
@@ -26,6 +30,26 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// No segment of a key can be this: it has a slash.
 const NOBODY: &str = "logferry/readiness";
+
+/// Metrics of a cache.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered. `found` and `none` are the table's answers,
+    /// `stale` is an older entry in place of an answer, `failed` is neither.
+    pub tenant_lookups: Family<Lookup, Counter>,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(&self, registry: &mut Registry) {
+        add(
+            registry,
+            "tenant_lookups",
+            "Lookups of tenants that no fresh entry answered, by result",
+            &self.tenant_lookups,
+        );
+    }
+}
 
 /// How much is remembered, and for how long.
 #[derive(Clone, Debug)]

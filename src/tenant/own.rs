@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::{BadRow, Delivery, Destination, FieldProblem, Oversize};
-use crate::config::{Config, SourceBucket};
 
 /// The provider's own buckets, as the configuration names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,15 +14,6 @@ pub struct OwnBuckets {
 }
 
 impl OwnBuckets {
-    /// Those of the configuration, as far as they can be read.
-    pub fn of(config: &Config) -> Self {
-        let name = |bucket: &String| bucket.parse().ok().map(|bucket: SourceBucket| bucket.name);
-        Self {
-            staging: config.source.buckets.iter().filter_map(name).collect(),
-            quarantine: config.quarantine.bucket.as_ref().and_then(name),
-        }
-    }
-
     /// # Errors
     /// The row names a bucket of ours, where a copy would come back as another object to deliver, or lie among what is set
     /// aside; or it needs a quarantine, and there is none: to take it for another policy would break the customer's word.
@@ -70,7 +60,7 @@ fn bad(delivery: &Delivery, field: &str, problem: String) -> BadRow {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::Config;
     use crate::tenant::{Attribute, Row, parse_row};
 
     #[test]
@@ -85,7 +75,7 @@ mod tests {
         };
         let check = |config: &Config, kind: &str, fields: &[(&str, &str)], expected: Option<&str>| {
             let delivery = parse_row("acme", kind, &row(fields), None).expect("the row itself is right");
-            let told = OwnBuckets::of(config).check(&delivery).err();
+            let told = config.own_buckets().check(&delivery).err();
             let told = told.map(|bad| bad.problems[0].to_string());
             assert_eq!(told.as_deref(), expected);
         };

@@ -1,6 +1,6 @@
 //! One row, field by field: what each may hold, and the words for what it may not. Pure.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     credentials::{RoleArn, RoleArnError, partition},
-    name::{ObjectKeyTemplate, StreamTemplate},
+    name::{ObjectKeyTemplate, StreamTemplate, bucket::old_bucket_name},
 };
 
 /// Reads one row of either kind, as the worker does. `default_region` is `tenants.default_region`, the destination's Region
@@ -305,31 +305,6 @@ fn bucket_name(text: &str) -> Result<String, String> {
         true => Err(format!("{text:?} is not 3 to 63 of [a-z0-9.-]")),
         false => old_bucket_name(text),
     }
-}
-
-/// The same for a bucket that may be older than the rule against underscores.
-pub(crate) fn old_bucket_name(text: &str) -> Result<String, String> {
-    const RESERVED_STARTS: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
-    const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
-    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let problem = if !(3..=63).contains(&text.len())
-        || !text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '-' | '_'))
-    {
-        "is not 3 to 63 of [a-z0-9.-], or underscores in old buckets".to_owned()
-    } else if !(text.starts_with(alphanumeric) && text.ends_with(alphanumeric)) {
-        "does not begin and end with one of [a-z0-9]".to_owned()
-    } else if text.contains("..") {
-        "has two dots next to each other, which no bucket's name may".to_owned()
-    } else if text.parse::<Ipv4Addr>().is_ok() {
-        "is an IP address, which no bucket's name may be".to_owned()
-    } else if let Some(start) = RESERVED_STARTS.iter().find(|start| text.starts_with(**start)) {
-        format!("begins with {start:?}, which is reserved")
-    } else if let Some(end) = RESERVED_ENDS.iter().find(|end| text.ends_with(**end)) {
-        format!("ends with {end:?}, which is reserved for what is no general purpose bucket")
-    } else {
-        return Ok(text.to_owned());
-    };
-    Err(format!("{text:?} {problem}"))
 }
 
 /// Rows in the field have prefixes with and without a slash at the end, and mean the same by both.

@@ -44,7 +44,7 @@ fn denied() -> AssumeError {
 }
 
 fn open(seconds: u64) -> AssumeError {
-    AssumeError::Open { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
+    AssumeError::Held { refusal: denied().into(), probe_in: Duration::from_secs(seconds) }
 }
 
 fn held(seconds: u64) -> SinkError {

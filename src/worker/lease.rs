@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::metrics::Metrics;
 use crate::{
-    config::MAX_VISIBILITY,
-    metrics::{Call, Metrics},
-    queue::{Queue, QueueError, Receipt},
+    metrics::Call,
+    queue::{MAX_VISIBILITY, Queue, QueueError, Receipt},
 };
 
 /// How long one extension may take. With the shortest `queue.visibility_timeout`, 10 s, the message is still hidden then.

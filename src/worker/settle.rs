@@ -19,11 +19,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     batcher::{Batcher, MAX_BATCHES},
     lease::Lease,
+    metrics::Metrics,
     places::Places,
     terms::{Terms, ends_within},
 };
 use crate::{
-    metrics::{Call, Metrics, Reason, Verdict as VerdictLabel},
+    metrics::{Call, Reason, Verdict as VerdictLabel},
     queue::{DeadLetter, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew},
     verdict::{Cause, Verdict},
 };

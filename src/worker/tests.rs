@@ -12,6 +12,7 @@ use std::sync::{
 
 use super::*;
 use crate::{
+    metrics::{add, rendered},
     queue::{
         DeadLetter,
         memory::{Call as QueueCall, MemoryQueue, Operation},
@@ -39,7 +40,12 @@ impl Running {
     }
 
     fn metric(&self, line: &str) -> bool {
-        self.metrics.render().expect("metrics are text").contains(line)
+        let text = rendered(|registry| {
+            self.metrics.register(registry);
+            // The pipeline does this in a worker.
+            add(registry, "failures", "Failures", &self.metrics.failures);
+        });
+        text.contains(line)
     }
 }
 
@@ -78,7 +84,7 @@ where
     H: Fn(Arc<Message>, CancellationToken) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let (queue, stop, metrics) = (Arc::new(queue), CancellationToken::new(), Metrics::new());
+    let (queue, stop, metrics) = (Arc::new(queue), CancellationToken::new(), Metrics::default());
     let health = Arc::new(Health::new(Duration::from_secs(20), &[]));
     let task = tokio::spawn({
         let (queue, stop, health, metrics) =

@@ -1,6 +1,8 @@
-//! Holds the rule that the SDK's types stay inside the adapters.
+//! Holds the rules between modules: the SDK's types stay inside the adapters, pure modules do no I/O, modules depend on each other
+//! in one direction, and few know the configuration.
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     fs,
     path::{Path, PathBuf},
 };
@@ -93,4 +95,245 @@ fn pure_modules_do_no_input_or_output() {
             }
         }
     }
+}
+
+/// The non-test files of `src/`: name below `src/`, and text without comments and `#[cfg(test)]` parts.
+fn product() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).expect("the file is below src").to_string_lossy().into_owned();
+        (name, fs::read_to_string(&path).expect("the file is readable"))
+    };
+    without_tests(sources(&root).into_iter().map(read).collect())
+}
+
+/// Removes test files, `#[cfg(test)]` items and comments.
+fn without_tests(files: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut tests = Vec::new();
+    let mut product = BTreeMap::new();
+    for (name, text) in files {
+        let (text, test_modules) = without_test_items(&text);
+        let folder = name.strip_suffix(".rs").expect("a Rust file").to_owned();
+        tests.extend(test_modules.into_iter().map(|module| format!("{folder}/{module}")));
+        product.insert(name, text);
+    }
+    let is_test = |name: &str| {
+        tests.iter().any(|test| name.strip_prefix(test).is_some_and(|rest| rest.starts_with(['.', '/'])))
+    };
+    product.retain(|name, _| !is_test(name));
+    product
+}
+
+/// The text without comments and `#[cfg(test)]` items, and the names of the test modules that are files of their own. Relies on
+/// rustfmt's indentation: an item ends on its first line, or on the next line with its own indentation that begins with a brace.
+fn without_test_items(text: &str) -> (String, Vec<String>) {
+    let (mut kept, mut modules) = (String::new(), Vec::new());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let code = line.split_once("//").map_or(line, |(code, _)| code);
+        if code.trim() != "#[cfg(test)]" {
+            kept.push_str(code);
+            kept.push('\n');
+            continue;
+        }
+        let is_attribute = |line: &&str| line.trim_start().starts_with("#[");
+        let Some(first) = lines.find(|line| !is_attribute(line)) else { break };
+        let item = first.trim().trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+        if let Some(module) = item.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
+            modules.push(module.to_owned());
+        }
+        if !first.ends_with([';', ',', '}']) {
+            let indentation = &first[..first.len() - first.trim_start().len()];
+            let closing = format!("{indentation}}}");
+            lines.find(|line| line.starts_with(&closing));
+        }
+    }
+    (kept, modules)
+}
+
+/// The paths that a file names by `crate::` and `super::`, from the root of the crate on. Groups are taken apart:
+/// `crate::a::{b, c::D}` is `a::b` and `a::c::D`.
+fn named_paths(name: &str, text: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let starts = text.match_indices("crate::").chain(text.match_indices("super::"));
+    for (at, start) in starts {
+        // `$crate::` of a macro, the end of a longer name, or the second `super::` of two.
+        if text[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | ':')) {
+            continue;
+        }
+        let (mut base, mut path) = (Vec::new(), &text[at + start.len()..]);
+        if start == "super::" {
+            base = module_path(name);
+            base.pop();
+            while let Some(rest) = path.strip_prefix(start) {
+                (path, _) = (rest, base.pop());
+            }
+        }
+        expand(base, path, &mut found);
+    }
+    found
+}
+
+fn expand(mut base: Vec<String>, mut path: &str, found: &mut Vec<Vec<String>>) {
+    if let Some(group) = path.strip_prefix('{') {
+        return items(group).into_iter().for_each(|item| expand(base.clone(), item.trim_start(), found));
+    }
+    let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    path = &path[name.len()..];
+    base.push(name);
+    match path.strip_prefix("::") {
+        Some(rest) => expand(base, rest, found),
+        None => found.push(base),
+    }
+}
+
+/// `a/b.rs` is the module `a::b`.
+fn module_path(name: &str) -> Vec<String> {
+    name.trim_end_matches(".rs").split('/').map(str::to_owned).collect()
+}
+
+/// The items of a `use` group, up to its closing brace.
+fn items(group: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut items) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                items.push(&group[start..at]);
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    items
+}
+
+/// For each module, the other ones that it names, each with a file that does.
+type Graph = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The graph of the modules directly below `parent`, the root of the crate if empty. Whatever is below a module counts as that module.
+fn graph(files: &BTreeMap<String, String>, parent: &[String]) -> Graph {
+    let child = |path: &[String]| path.strip_prefix(parent)?.first().cloned();
+    let mut graph: Graph =
+        files.keys().filter_map(|name| Some((child(&module_path(name))?, BTreeMap::new()))).collect();
+    for (name, text) in files {
+        let Some(from) = child(&module_path(name)) else { continue };
+        for to in named_paths(name, text).iter().filter_map(|path| child(path)) {
+            if to != from && graph.contains_key(&to) {
+                graph.entry(from.clone()).or_default().entry(to).or_insert_with(|| name.clone());
+            }
+        }
+    }
+    graph
+}
+
+/// A shortest cycle, as "a -> b (a/file.rs), b -> a (b.rs)".
+fn cycle(graph: &Graph) -> Option<String> {
+    let found = graph.keys().filter_map(|start| {
+        let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut next = VecDeque::from([start.as_str()]);
+        while let Some(from) = next.pop_front() {
+            for to in graph.get(from).into_iter().flat_map(BTreeMap::keys) {
+                if !before.contains_key(to.as_str()) {
+                    before.insert(to, from);
+                    next.push_back(to);
+                }
+            }
+        }
+        let mut path = VecDeque::from([start.as_str()]);
+        loop {
+            path.push_front(before.get(path[0])?);
+            if path[0] == start {
+                return Some(path);
+            }
+        }
+    });
+    let shortest = found.min_by_key(VecDeque::len)?;
+    let arrow = |(from, to): (&&str, &&str)| format!("{from} -> {to} ({})", graph[*from][*to]);
+    Some(shortest.iter().zip(shortest.iter().skip(1)).map(arrow).collect::<Vec<_>>().join(", "))
+}
+
+#[test]
+fn no_module_depends_on_itself_through_others() {
+    let files = product();
+    assert!(graph(&files, &[]).len() > 30, "the modules are found: {:?}", graph(&files, &[]).keys());
+    // The modules at the top of `src/`, and the files below each module.
+    let parents = std::iter::once(Vec::new()).chain(files.keys().map(|name| module_path(name)));
+    // `pipeline::logs` and `pipeline::reading` still name each other.
+    for parent in parents.filter(|parent| *parent != ["pipeline"]) {
+        if let Some(cycle) = cycle(&graph(&files, &parent)) {
+            panic!("an import cycle in {:?}: {cycle}", parent.join("::"));
+        }
+    }
+}
+
+#[test]
+fn only_what_builds_or_reports_knows_the_configuration() {
+    let allowed = ["app", "cli", "doctor", "telemetry"];
+    let graph = graph(&product(), &[]);
+    let found = graph.iter().filter_map(|(module, named)| Some((module.as_str(), named.get("config")?)));
+    let strangers: Vec<_> = found.filter(|(module, _)| !allowed.contains(module)).collect();
+    assert!(strangers.is_empty(), "these know the configuration: {strangers:?}");
+}
+
+#[test]
+fn the_lowest_modules_know_no_other() {
+    let graph = graph(&product(), &[]);
+    for leaf in ["metrics", "breaker", "recent"] {
+        let named: Vec<_> = graph[leaf].keys().collect();
+        let allowed: &[&str] = if leaf == "recent" { &["breaker"] } else { &[] };
+        assert!(named.iter().all(|name| allowed.contains(&name.as_str())), "{leaf} knows {named:?}");
+    }
+}
+
+fn files(files: &[(&str, &str)]) -> BTreeMap<String, String> {
+    without_tests(files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect())
+}
+
+#[test]
+fn a_planted_cycle_is_spelled_out() {
+    let check = |planted: &[(&str, &str)], expected: Option<&str>| {
+        assert_eq!(cycle(&graph(&files(planted), &[])).as_deref(), expected, "{planted:?}");
+    };
+    let b = ("b.rs", "use crate::{\n    c::{x, a},\n    d,\n};\n");
+    check(&[("a.rs", "use crate::b::x;\n"), b, ("c.rs", ""), ("d.rs", "")], None);
+    let d = "fn f() {\n    crate::a::g()\n}\n";
+    check(
+        &[
+            ("a.rs", "use crate::b::x;\n"),
+            b,
+            ("c.rs", "use super::d;\n"),
+            ("d/e.rs", d),
+            ("d.rs", "mod e;\n"),
+        ],
+        Some("a -> b (a.rs), b -> d (b.rs), d -> a (d/e.rs)"),
+    );
+    let c = "use super::super::a;\n";
+    check(&[("a.rs", "use crate::b;\n"), ("b/c.rs", c)], Some("a -> b (a.rs), b -> a (b/c.rs)"));
+    let siblings = files(&[
+        ("a.rs", ""),
+        ("a/b.rs", "use super::{c::{d, e}, X};\n"),
+        ("a/c.rs", "use crate::a::b::Y;\n"),
+    ]);
+    let found = cycle(&graph(&siblings, &module_path("a.rs")));
+    assert_eq!(found.as_deref(), Some("b -> c (a/b.rs), c -> b (a/c.rs)"));
+    // Comments and tests may look up.
+    for harmless in [
+        "/// See [`crate::b`].\n",
+        "#[cfg(test)]\nuse crate::{\n    b,\n};\n",
+        "#[cfg(test)]\nmod tests {\n    use crate::b;\n\n    fn x() {}\n}\n",
+        "impl X {\n    #[cfg(test)]\n    pub fn x() {\n        crate::b::y()\n    }\n}\n",
+    ] {
+        check(&[("a.rs", harmless), ("b.rs", "use crate::a;\n")], None);
+    }
+    check(
+        &[("a.rs", "#[cfg(test)]\nmod x;\n"), ("a/x.rs", "use crate::b;\n"), ("b.rs", "use crate::a;\n")],
+        None,
+    );
+    let after = "#[cfg(test)]\nmod x {\n}\nuse crate::b;\n";
+    check(&[("a.rs", after), ("b.rs", "use crate::a;\n")], Some("a -> b (a.rs), b -> a (b.rs)"));
 }

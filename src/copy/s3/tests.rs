@@ -10,9 +10,12 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 
 use super::*;
 use crate::{
+    breaker::{self, ProbeIntervals},
     copy::tests::Order,
-    credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
-    metrics::Metrics,
+    credentials::{
+        customers::SessionSettings,
+        request::{AssumeRequest, SessionLife},
+    },
     tenant::Destination,
 };
 
@@ -44,25 +47,17 @@ impl World {
         let worker =
             aws.account(&provider.account).assume_role(&provider.worker_role_arn, "worker", &[]).await;
         let sdk = worker.expect("the account may be the worker").sdk_config();
-        let central = AssumeRequest {
-            role: provider.central_role_arn.parse().expect("a role"),
-            session_name: "logferry".into(),
-            external_id: None,
-            policy: None,
-            tags: Vec::new(),
-            source_identity: None,
-            duration: Duration::from_secs(3600),
-            refresh_before: Duration::from_secs(300),
-        };
-        let central = AssumedRole::new(aws_sdk_sts::Client::new(&sdk), None, central);
+        let life =
+            SessionLife { duration: Duration::from_secs(3600), refresh_before: Duration::from_secs(300) };
+        let central = AssumeRequest::central(provider.central_role_arn.parse().expect("a role"));
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&sdk), None, central, life);
         let minute = Duration::from_secs(60);
         let settings = SessionSettings {
-            session_duration: Duration::from_secs(3600),
-            refresh_before: Duration::from_secs(300),
+            life,
             cache_capacity: 10,
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };
-        let customers = Customers::new(&sdk, &central, settings, Metrics::new());
+        let customers = Customers::new(&sdk, &central, settings, breaker::Metrics::default());
         // Shorter than some test's copy takes.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SHORT).build();
         let base = sdk.to_builder().timeout_config(timeouts).build();
@@ -319,7 +314,7 @@ async fn refusals_are_told_apart() {
     assert!(matches!(error, CopyError::TooLarge(_)), "{error}");
     let stranger = IN_ROLE.map(|(name, value)| (name, if name == "external_id" { "wrong" } else { value }));
     let error = refused(&stranger, |_| ()).await;
-    assert!(matches!(error, CopyError::Session(AssumeError::Open { .. })), "{error}");
+    assert!(matches!(error, CopyError::Session(AssumeError::Held { .. })), "{error}");
     let job = CopyJob { owner: Some("999999999999"), ..good.job() };
     let error = world.copy_job(&job).await.expect_err("the staging bucket is another's");
     assert!(matches!(error, CopyError::Denied(_)), "{error}");

@@ -7,24 +7,19 @@ use logferry_sandbox::{
 use logferry_testbed::provision::Aws;
 
 use super::*;
-use crate::{credentials::breaker::ProbeIntervals, metrics::Metrics};
+use crate::breaker::{Metrics, ProbeIntervals};
+use crate::credentials::RoleArn;
 
 const CUSTOMER: &str = "222222222222";
 
 fn request(role: RoleArn, tags: Vec<(&'static str, String)>) -> AssumeRequest {
-    AssumeRequest {
-        role,
-        session_name: session_name("acme"),
-        external_id: None,
-        policy: None,
-        tags,
-        source_identity: None,
-        duration: Duration::from_secs(3600),
-        refresh_before: Duration::from_secs(300),
-    }
+    AssumeRequest { tags, ..AssumeRequest::central(role) }
 }
 
-/// A role of the customer's that may not exist, and sessions in it for clusters.
+const LIFE: SessionLife =
+    SessionLife { duration: Duration::from_secs(3600), refresh_before: Duration::from_secs(300) };
+
+/// The breaker of a customer's role that may not exist, and a maker of sessions in the role, one per cluster.
 fn customer(
     sandbox: &Sandbox,
     interval: Duration,
@@ -33,24 +28,24 @@ fn customer(
     let sts = Client::new(&account.sdk_config());
     let arn = |account, name| format!("arn:aws:iam::{account}:role/{name}").parse().expect("a role");
     let (central, role): (RoleArn, RoleArn) = (arn("111111111111", "central"), arn(CUSTOMER, "customer"));
-    let central = AssumedRole::new(sts.clone(), None, request(central, Vec::new()));
+    let central = AssumedRole::new(sts.clone(), None, AssumeRequest::central(central), LIFE);
     let intervals = ProbeIntervals { first: interval, longest: interval };
-    let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::new()));
+    let breaker = Arc::new(RoleBreaker::new("acme", role.clone(), intervals, &Metrics::default()));
     let shared = Arc::clone(&breaker);
     let session = move |cluster: &str| {
         let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);
-        AssumedRole::of_customer(sts.clone(), central.clone(), request, Arc::clone(&shared))
+        AssumedRole::of_customer(sts.clone(), central.clone(), request, LIFE, Arc::clone(&shared))
     };
     (breaker, session)
 }
 
-/// An existing role, in a session that is to be renewed as soon as it is there.
+/// An existing role with a session whose renewal is due at once.
 async fn renewed_at_once(sandbox: &Sandbox) -> AssumedRole {
     create_role(sandbox).await;
     let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
     let role = format!("arn:aws:iam::{CUSTOMER}:role/customer").parse().expect("a role");
-    let early = AssumeRequest { refresh_before: Duration::from_secs(3600), ..request(role, Vec::new()) };
-    AssumedRole::new(Client::new(&account.sdk_config()), None, early)
+    let early = SessionLife { refresh_before: LIFE.duration, ..LIFE };
+    AssumedRole::new(Client::new(&account.sdk_config()), None, AssumeRequest::central(role), early)
 }
 
 async fn create_role(sandbox: &Sandbox) {
@@ -61,7 +56,7 @@ async fn create_role(sandbox: &Sandbox) {
 }
 
 fn is_open(answer: &Result<Credentials, AssumeError>) -> bool {
-    matches!(answer, Err(AssumeError::Open { .. }))
+    matches!(answer, Err(AssumeError::Held { .. }))
 }
 
 /// Waits until a probe is due.
@@ -78,12 +73,12 @@ async fn all_sessions_in_a_refused_role_share_its_probes() {
     let (breaker, session) = customer(&sandbox, Duration::from_millis(50));
     let (one, other) = (session("one"), session("other"));
 
-    // Both at once, and only one of them asks.
+    // Both ask for credentials at once, and only one calls STS.
     let (first, second) = tokio::join!(one.credentials(), other.credentials());
     assert!(is_open(&first) && is_open(&second), "{first:?} {second:?}");
     assert_eq!(assumed(), 1);
 
-    // Nobody waits for a probe that is under way, though its interval is over.
+    // While a probe runs, other callers fail at once, even after its interval.
     due(&breaker).await;
     let slow = Fault::new("sts", "AssumeRole", Effect::Latency { milliseconds: 3_600_000 });
     let slow = sandbox.faults().add(slow);
@@ -102,17 +97,17 @@ async fn all_sessions_in_a_refused_role_share_its_probes() {
     assert!(probe.await.is_err_and(|error| error.is_cancelled()));
     sandbox.faults().remove(slow);
 
-    // Whoever asks first finds that it is mended, for all.
+    // The first caller finds the role fixed, and closes the breaker for all.
     create_role(&sandbox).await;
     due(&breaker).await;
     other.credentials().await.expect("it is mended");
-    assert_eq!(breaker.open(), None);
+    assert_eq!(breaker.held(), None);
     one.credentials().await.expect("no probe is needed");
     assert_eq!(assumed(), 4);
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_one_request_stops_its_session_alone() {
+async fn a_refused_request_stops_only_its_session() {
     let sandbox = Sandbox::start().await.expect("loopback has a free port");
     create_role(&sandbox).await;
     let (_, session) = customer(&sandbox, Duration::from_secs(3600));
@@ -125,7 +120,7 @@ async fn what_is_wrong_with_one_request_stops_its_session_alone() {
 }
 
 #[tokio::test]
-async fn who_waits_for_an_attempt_shares_its_failure() {
+async fn callers_that_waited_share_the_failure() {
     let sandbox = Sandbox::start().await.expect("loopback has a free port");
     create_role(&sandbox).await;
     let (_, session) = customer(&sandbox, Duration::from_secs(3600));
@@ -210,23 +205,16 @@ async fn calls_that_fail_together_cost_one_session() {
     sandbox.expire_sessions(CUSTOMER);
     calls(8).await;
     assert_eq!(assumed(), 2);
-    // As after the role was deleted and made anew.
+    // As after the role was deleted and created again.
     let unknown = Effect::Error(ErrorAnswer::new(403, "InvalidClientTokenId"));
     let unknown = Fault { times: Some(1), ..Fault::new("sts", "GetCallerIdentity", unknown) };
     sandbox.faults().add(unknown);
     calls(1).await;
     assert_eq!(assumed(), 3);
-    // Whoever is late drops nothing: the session that failed is gone already.
+    // A late caller drops no new session: the failed one is gone already.
     let old = role.at_hand().expect("one is at hand");
     let new = role.enter_anew().await.expect("STS answers");
     assert_ne!(new, old);
     role.forget(&old);
     assert_eq!(role.at_hand(), Some(new));
-}
-
-#[test]
-fn session_names_are_legal() {
-    assert_eq!(session_name("acme-corp"), "logferry-acme-corp");
-    assert_eq!(session_name("a b/ü"), "logferry-a-b--");
-    assert_eq!(session_name(&"x".repeat(100)).len(), 64);
 }

@@ -5,11 +5,15 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
 use tokio::time::Instant;
 
 use crate::{
     ledger::LedgerError,
-    metrics::{Call, Metrics},
+    metrics::{Call, add},
 };
 
 /// Calls in a row that failed before a ledger is left alone for [`REST`]: each further object would wait for the same.
@@ -19,6 +23,34 @@ const REST: Duration = Duration::from_secs(5);
 /// Of the time between two calls without an answer at most this part of `out_of_reach_after` counts: who slept in between heard
 /// nothing, and that is not the ledger's doing.
 const GAPS: u32 = 4;
+
+/// Metrics of the ledger.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer, or throttled. Deliveries that need them wait.
+    pub ledger_errors: Family<Call, Counter>,
+    /// `logferry_ledger_out_of_reach`: 1 while the ledger has not answered for `ledger.out_of_reach_after`. Deliveries go on
+    /// without it then, and a retried message may deliver records twice.
+    pub ledger_out_of_reach: Gauge,
+}
+
+impl Metrics {
+    /// Registers both.
+    pub fn register(&self, registry: &mut Registry) {
+        add(
+            registry,
+            "ledger_errors",
+            "Calls that the ledger did not answer, or throttled",
+            &self.ledger_errors,
+        );
+        add(
+            registry,
+            "ledger_out_of_reach",
+            "Whether deliveries go on without the ledger because it does not answer",
+            &self.ledger_out_of_reach,
+        );
+    }
+}
 
 /// What is known of the ledger's being there.
 #[derive(Debug)]

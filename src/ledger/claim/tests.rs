@@ -39,7 +39,7 @@ fn at(records: u64) -> Progress {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
     let claim = ours(&one).await;
     assert_eq!(claim.from(), &at(0));
@@ -56,7 +56,7 @@ async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_lasts_as_long_as_its_claim() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
     let claim = ours(&one).await;
     tokio::time::sleep(10 * LEASE).await;
@@ -69,7 +69,7 @@ async fn a_lease_lasts_as_long_as_its_claim() {
 
 #[tokio::test(start_paused = true)]
 async fn a_released_lease_is_not_renewed() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let claims = claims(&ledger, &metrics);
     let claim = ours(&claims).await;
     claim.release(&at(0)).await;
@@ -81,7 +81,7 @@ async fn a_released_lease_is_not_renewed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ledger_that_throttles_is_waited_for_and_never_passes_for_absent() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let claims = claims(&ledger, &metrics);
     let claim = ours(&claims).await;
     claim.checkpoint(&at(3)).await.expect("it is ours");
@@ -99,13 +99,13 @@ async fn a_ledger_that_throttles_is_waited_for_and_never_passes_for_absent() {
         assert!(matches!(refused, Err(LedgerError::Throttled(_))), "{refused:?}");
         tokio::time::sleep(LEASE).await;
     }
-    let text = metrics.render().expect("metrics are text");
+    let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(text.contains("logferry_ledger_out_of_reach 0"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_ledger_that_fails_is_left_alone_by_what_is_new() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let claims = claims(&ledger, &metrics);
     ledger.set_down(true);
     let start = Instant::now();
@@ -121,7 +121,7 @@ async fn a_ledger_that_fails_is_left_alone_by_what_is_new() {
 
 #[tokio::test(start_paused = true)]
 async fn only_after_minutes_of_silence_deliveries_go_on_without_the_ledger() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let claims = claims(&ledger, &metrics);
     ledger.set_down(true);
     let start = Instant::now();
@@ -136,13 +136,13 @@ async fn only_after_minutes_of_silence_deliveries_go_on_without_the_ledger() {
     assert!((120..150).contains(&silent), "after {silent} s");
     claim.checkpoint(&at(3)).await.expect("nobody else has it");
     claim.hold().await.expect("nobody can have it");
-    let text = metrics.render().expect("metrics are text");
+    let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(text.contains("logferry_ledger_out_of_reach 1"), "{text}");
     ledger.set_down(false);
     // The claim of before finds it again.
     claim.finish(position(5)).await.expect("nobody else has it");
     assert!(matches!(claimed(&claims).await, Claimed::Done));
-    let text = metrics.render().expect("metrics are text");
+    let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(text.contains("logferry_ledger_out_of_reach 0"), "{text}");
     // Silence begins anew.
     ledger.set_down(true);
@@ -151,7 +151,7 @@ async fn only_after_minutes_of_silence_deliveries_go_on_without_the_ledger() {
 
 #[tokio::test(start_paused = true)]
 async fn who_slept_did_not_hear_silence() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let claims = claims(&ledger, &metrics);
     ledger.set_down(true);
     for _ in 0..3 {
@@ -163,7 +163,7 @@ async fn who_slept_did_not_hear_silence() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_slept_asks_before_it_goes_on() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
     let claim = ours(&one).await;
     claim.checkpoint(&at(3)).await.expect("it is ours");
@@ -187,7 +187,7 @@ async fn a_claim_that_slept_asks_before_it_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_checkpoint_waits_for_the_ledger_until_the_lease_ends() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let claims = claims(&ledger, &metrics);
     let claim = ours(&claims).await;
     ledger.set_down(true);
@@ -203,13 +203,13 @@ async fn a_checkpoint_waits_for_the_ledger_until_the_lease_ends() {
 
 #[tokio::test]
 async fn off_or_unpinned_everything_is_granted() {
-    let off = Claims::<MemoryLedger>::new(None, SETTINGS, Metrics::new());
+    let off = Claims::<MemoryLedger>::new(None, SETTINGS, Metrics::default());
     let claim = ours(&off).await;
     claim.finish(position(1)).await.expect("nobody minds");
     assert_eq!(ours(&off).await.from(), &at(0));
     let unpinned = ObjectRef { version_id: None, ..object() };
     let ledger = MemoryLedger::new(LEASE);
-    let claims = claims(&ledger, &Metrics::new());
+    let claims = claims(&ledger, &Metrics::default());
     assert!(matches!(claims.claim(&unpinned, "cloudwatch").await, Ok(Claimed::Ours(_))));
     assert_eq!(ledger.calls(), 0);
 }

@@ -59,7 +59,7 @@ async fn a_tenant_of_buckets_alone_costs_no_download() {
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!((copied(&world, BUCKET_THERE), copied(&world, "archive")), (1, 1));
     assert_eq!((world.store.opened().len(), world.store.heads().len()), (0, 1));
-    let text = world.metrics.render().expect("metrics are text");
+    let text = world.metrics.render();
     assert!(text.contains("\nlogferry_objects_copied_total 2\n"), "{text}");
 }
 
@@ -144,7 +144,7 @@ async fn without_a_way_in_nothing_is_looked_at_nor_kept() {
     assert_eq!((world.store.heads(), world.copier.calls()), (Vec::new(), 0));
     // While the role is left alone, the ledger is too.
     let asked = world.ledger.as_ref().map(MemoryLedger::calls);
-    let open = AssumeError::Open { refusal: Arc::new(denied.clone()), probe_in: Duration::from_secs(9) };
+    let open = AssumeError::Held { refusal: Arc::new(denied.clone()), probe_in: Duration::from_secs(9) };
     world.copier.close_role(BUCKET_THERE, open);
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.ledger.as_ref().map(MemoryLedger::calls), asked);
@@ -180,7 +180,7 @@ async fn an_object_whose_later_version_is_there_is_done() {
     // For good, and it does not count as copied.
     let (report, _) = world.process(&event(&[KEY])).await;
     assert_eq!((report.skipped, world.copier.calls()), (vec![Skipped::AlreadyDelivered], 1));
-    let text = world.metrics.render().expect("metrics are text");
+    let text = world.metrics.render();
     assert!(text.contains("\nlogferry_objects_copied_total 0\n"), "{text}");
 }
 

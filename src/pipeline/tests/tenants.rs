@@ -87,7 +87,7 @@ async fn a_role_that_is_left_alone_costs_the_ledger_nothing() {
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     let asked = calls();
     assert!(asked > 0, "the first one has to ask");
-    let open = AssumeError::Open { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
+    let open = AssumeError::Held { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
     world.sinks.close_role(&role("222222222222"), open);
     let (report, verdict) = world.process(&event(&[KEY])).await;
     assert!(is_retry(&verdict));
@@ -103,7 +103,7 @@ async fn before_the_letter_the_ledger_is_asked_once() {
     world.put(KEY, good_object(&["a"]));
     world.put(OTHER, good_object(&["b"]));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    let open = AssumeError::Open { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
+    let open = AssumeError::Held { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
     world.sinks.close_role(&role("222222222222"), open);
     let of_age = async |key: &str, age: Duration| {
         let message = Message { age_when_received: age, ..message(&event(&[key])) };
@@ -324,8 +324,8 @@ async fn a_tenant_over_its_share_goes_back_unread_and_nobody_else_does() {
         let Some(wait) = handle(&[&key("acme", 2)]).await.retry_after() else { panic!("it has two of four") };
         assert!(wait >= Duration::from_secs(1) && wait < BACKOFF.first, "a turn, not a failure: {wait:?}");
         assert_eq!(world.store.opened().len(), opened, "nothing was read");
-        assert_eq!(world.metrics.fairness_deferrals.get(), 1);
-        assert_eq!(world.metrics.failures.get_or_create(&Reason::new("over_share")).get(), 0);
+        assert_eq!(world.metrics.pipeline.fairness_deferrals.get(), 1);
+        assert_eq!(world.metrics.pipeline.failures.get_or_create(&Reason::new("over_share")).get(), 0);
         world.sinks.release(100);
         // Behind another tenant's object in the same message it is worked on, or that one would be brought twice.
         assert_eq!(handle(&[&key("globex", 1), &key("acme", 3)]).await, Verdict::Ack);

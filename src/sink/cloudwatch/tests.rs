@@ -8,40 +8,34 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 
 use super::*;
 use crate::{
-    credentials::{assumed::AssumeRequest, breaker::ProbeIntervals, customers::SessionSettings},
+    breaker::{self, ProbeIntervals},
+    credentials::{
+        customers::SessionSettings,
+        request::{AssumeRequest, SessionLife},
+    },
     ledger::lease::Moment,
-    metrics::Metrics,
     name::StreamTemplate,
     tenant::{Destination, Oversize},
 };
 
-/// Sinks whose refused groups are probed at this interval.
+/// Sinks that probe refused groups at this interval.
 fn sinks(base: &SdkConfig, central_role: &str, probe_interval: Duration) -> CloudWatchSinks {
     let hour = Duration::from_secs(3600);
-    let request = AssumeRequest {
-        role: central_role.parse().expect("a role"),
-        session_name: "test".to_owned(),
-        external_id: None,
-        policy: None,
-        tags: Vec::new(),
-        source_identity: None,
-        duration: hour,
-        refresh_before: hour / 4,
-    };
-    let central = AssumedRole::new(aws_sdk_sts::Client::new(base), None, request);
+    let life = SessionLife { duration: hour, refresh_before: hour / 4 };
+    let request = AssumeRequest::central(central_role.parse().expect("a role"));
+    let central = AssumedRole::new(aws_sdk_sts::Client::new(base), None, request, life);
     let settings = SessionSettings {
-        session_duration: hour,
-        refresh_before: hour / 4,
+        life,
         cache_capacity: 10,
         probe_intervals: ProbeIntervals { first: probe_interval, longest: probe_interval },
     };
-    let customers = Customers::new(base, &central, settings, Metrics::new());
-    let groups = GroupBreakers::new(settings.probe_intervals, 10, Metrics::new());
+    let customers = Customers::new(base, &central, settings, breaker::Metrics::default());
+    let groups = GroupBreakers::new(settings.probe_intervals, 10, breaker::Metrics::default());
     CloudWatchSinks::new(base, customers, groups, RequestCompression::None)
 }
 
 #[tokio::test]
-async fn a_call_that_is_given_no_customer_goes_nowhere() {
+async fn a_call_without_a_customer_s_credentials_fails() {
     let sandbox = Sandbox::start().await.expect("loopback has a free port");
     let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
     let sinks = sinks(&base, "arn:aws:iam::111111111111:role/central", Duration::from_secs(3600));
@@ -50,11 +44,11 @@ async fn a_call_that_is_given_no_customer_goes_nowhere() {
     assert_eq!(sandbox.calls("logs", "CreateLogGroup"), 0);
 }
 
-/// A customer's account behind both hops, its group without a stream.
+/// A customer's account behind both hops, with a group and no stream.
 struct World {
     sandbox: Sandbox,
     customer: Customer,
-    /// The worker.
+    /// The worker's configuration.
     sdk: SdkConfig,
     central_role: String,
     delivery: Delivery,
@@ -103,7 +97,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn no_attempt_goes_out_once_the_lease_has_ended() {
+async fn no_attempt_is_sent_after_the_end_of_the_lease() {
     let world = World::new().await;
     let timeouts = aws_config::timeout::TimeoutConfig::builder();
     let timeouts = timeouts.operation_attempt_timeout(Duration::from_secs(2)).build();
@@ -113,7 +107,7 @@ async fn no_attempt_goes_out_once_the_lease_has_ended() {
     sink.create_log_stream(&world.customer.log_group, "s", &Lease::unlimited()).await.expect("it may");
     let slow = Effect::Latency { milliseconds: 3_600_000 };
     world.sandbox.faults().add(Fault::new("logs", "PutLogEvents", slow));
-    // It ends before the first attempt does.
+    // The lease ends before the first attempt does.
     let lease = Lease::of(Duration::from_secs(1));
     lease.renewed(Moment::now());
     let ended = Err(SinkError::LeaseEnded(LeaseEnded));
@@ -124,7 +118,7 @@ async fn no_attempt_goes_out_once_the_lease_has_ended() {
     };
     let before = calls();
     assert_eq!(before[0], 1, "the SDK tries again, and is stopped");
-    // Ended from the beginning.
+    // The lease has ended before the call.
     assert_eq!(sink.put_log_events(world.body(), &lease).await, ended);
     let ended = Err(SinkError::LeaseEnded(LeaseEnded));
     assert_eq!(sink.create_log_stream("g", "other", &lease).await, ended);
@@ -133,7 +127,7 @@ async fn no_attempt_goes_out_once_the_lease_has_ended() {
 }
 
 #[tokio::test]
-async fn what_a_session_may_not_a_new_one_tries() {
+async fn a_probe_uses_a_new_session() {
     let world = World::new().await;
     let World { sandbox, customer, destination, delivery, .. } = &world;
     let moment = Duration::from_millis(20);
@@ -144,7 +138,7 @@ async fn what_a_session_may_not_a_new_one_tries() {
     };
     let sessions = || sandbox.times_asked(&customer.role_arn);
 
-    // A session of a role that was deleted and made anew.
+    // A session of a role that was deleted and created again.
     let sink = sinks.open(delivery, destination, "c").await.expect("the role lets us in");
     fail_once("CreateLogStream", "UnrecognizedClientException");
     sink.create_log_stream(&customer.log_group, "s", &Lease::unlimited()).await.expect("another session may");
@@ -171,11 +165,11 @@ async fn what_a_session_may_not_a_new_one_tries() {
 }
 
 #[tokio::test]
-async fn a_body_is_hashed_as_it_travels() {
+async fn the_compressed_body_is_hashed() {
     let text = Bytes::from_static(br#"{"logEvents":[]}"#);
     let plain = SealedBody::new(text.clone(), RequestCompression::None);
     assert_eq!(plain.body, text);
-    // By coreutils' sha256sum.
+    // Computed with coreutils' sha256sum.
     assert_eq!(plain.sha256, "c1469a7abc3f1f38eed12d612a6e6d681ed6b19287f8c5a2b4dec20edd2e06a5");
     let gzip = SealedBody::new(text.clone(), RequestCompression::Gzip);
     let mut back = Vec::new();
@@ -201,7 +195,7 @@ fn aws_errors_are_told_apart() {
 }
 
 #[test]
-fn rejected_indices_come_over_one_by_one() {
+fn every_rejected_index_is_copied() {
     let info = RejectedLogEventsInfo::builder().too_old_log_event_end_index(3).build();
     assert_eq!(rejected(&info), RejectedEvents { too_old_end: Some(3), ..RejectedEvents::default() });
     let info = RejectedLogEventsInfo::builder()

@@ -65,7 +65,7 @@ impl World {
             negative_ttl: NEGATIVE_TTL,
             max_stale,
         };
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let cache = TenantCache::new(directory.clone(), settings, metrics.clone());
         Self { directory, cache, metrics }
     }

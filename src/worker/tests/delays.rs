@@ -13,9 +13,9 @@ async fn waiting(delay: Duration) -> Waiting {
     let queue = Arc::new(queue());
     queue.send("m");
     let message = queue.receive(1, SECOND).await.expect("it goes well").remove(0);
-    let leases = Leases::new(Arc::clone(&queue), VISIBILITY, Metrics::new());
+    let leases = Leases::new(Arc::clone(&queue), VISIBILITY, Metrics::default());
     let WorkerSettings { max_hidden, backoff, .. } = settings();
-    let settler = Settler::start(Arc::clone(&queue), max_hidden, backoff.max_age, Metrics::new());
+    let settler = Settler::start(Arc::clone(&queue), max_hidden, backoff.max_age, Metrics::default());
     // Until it has read the queue's retention.
     tokio::time::sleep(Duration::from_millis(1)).await;
     let lease = leases.hold(message.receipt.clone());

@@ -1,7 +1,7 @@
 //! Messages stay hidden while, and only while, somebody works on them.
 
 use super::*;
-use crate::config::MAX_VISIBILITY;
+use crate::queue::MAX_VISIBILITY;
 
 /// Works that long on the first receive of each message, and not at all on later ones.
 fn work(

@@ -1,23 +1,29 @@
-//! When a role that was refused is asked for again. Pure: time and chance come in as arguments.
+//! A circuit breaker: closed until a refusal, then open, with one probe per interval until a probe succeeds. Customers' roles, log
+//! groups, and accounts that throttle have one each. Pure: time and chance are arguments.
 
 use std::time::{Duration, Instant};
 
-/// Tokio's clock, which tests can hold: what callers pass on.
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+
+/// The time for calls of [`Breaker`], by Tokio's clock, which tests can pause.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// How long a refused role is left alone.
+/// Time between two probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeIntervals {
-    /// After the first refusal; doubles with every probe that is refused too.
+    /// After the first refusal; it doubles with every probe that is refused.
     pub first: Duration,
-    /// The longest.
+    /// Longest interval.
     pub longest: Duration,
 }
 
 impl ProbeIntervals {
-    /// The interval, up to a quarter longer by `chance`, 0 to 1, so that roles refused together are not probed together.
+    /// The interval plus up to a quarter by `chance`, 0 to 1, so that breakers that open together are not probed together.
     fn jittered(&self, interval: Duration, chance: f64) -> Duration {
         interval.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 4.0).min(self.longest)
     }
@@ -25,8 +31,8 @@ impl ProbeIntervals {
 
 /// Closed until a refusal; then open, with one probe per interval, until a probe succeeds.
 ///
-/// Whoever asks calls [`Breaker::admit`] first, and then [`Breaker::refuse`] or [`Breaker::succeed`] if there was an answer. An
-/// attempt without an answer, or one that was dropped, leaves it open: its probe is spent.
+/// Call [`Breaker::admit`] before a call, and [`Breaker::refuse`] or [`Breaker::succeed`] after its answer. A probe without an answer,
+/// or one that was dropped, is spent: the breaker stays open.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     intervals: ProbeIntervals,
@@ -42,27 +48,27 @@ struct Open {
 /// Whether a call may be made now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Yes: nothing is wrong.
+    /// Yes: the breaker is closed.
     Closed,
-    /// Yes, this one; the next one an interval from now.
+    /// Yes, as a probe; the next probe is due an interval from now.
     Probe,
-    /// No; the next probe is due after that time.
+    /// No; the next probe is due after this time.
     Held(Duration),
 }
 
-/// What an answer did to a breaker.
+/// Change of a breaker by an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It was closed and is open.
+    /// The breaker opened.
     Opened,
-    /// It was open and stays so, for longer.
+    /// The breaker stays open, for a longer interval.
     ProbeRefused,
-    /// It was open and is closed.
+    /// The breaker closed.
     Closed,
 }
 
 impl Change {
-    /// The word that metrics use.
+    /// The value of the metrics' label.
     pub fn word(self) -> &'static str {
         match self {
             Self::Opened => "opened",
@@ -72,18 +78,48 @@ impl Change {
     }
 }
 
+/// Change of a breaker, and the cause of the refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ChangeLabels {
+    /// `opened`, `probe_refused` or `closed`.
+    pub change: &'static str,
+    /// Cause of the last refusal.
+    pub cause: &'static str,
+}
+
+/// Metrics that all breakers of a kind count into.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Breakers that are open.
+    pub open: Gauge,
+    /// Changes by cause.
+    pub changes: Family<ChangeLabels, Counter>,
+}
+
+impl Metrics {
+    /// Counts a change, and the open breakers with it.
+    pub fn count(&self, change: Change, cause: &'static str) {
+        self.changes.get_or_create(&ChangeLabels { change: change.word(), cause }).inc();
+        match change {
+            Change::Opened => self.open.inc(),
+            Change::Closed => self.open.dec(),
+            Change::ProbeRefused => 0,
+        };
+    }
+}
+
 impl Breaker {
-    /// A closed one.
+    /// A closed breaker.
     pub fn new(intervals: ProbeIntervals) -> Self {
         Self { intervals, open: None }
     }
 
-    /// How long until the next probe, nothing if one is due; `None` while closed.
+    /// Time until the next probe, zero if one is due; `None` while the breaker is closed.
     pub fn probe_in(&self, now: Instant) -> Option<Duration> {
         self.open.map(|open| open.probe_at.saturating_duration_since(now))
     }
 
-    /// Asks to make a call.
+    /// Asks whether a call may be made now, and takes the probe if one is due.
     pub fn admit(&mut self, now: Instant, chance: f64) -> Admission {
         let Some(open) = &mut self.open else { return Admission::Closed };
         match open.probe_at.saturating_duration_since(now) {
@@ -95,7 +131,7 @@ impl Breaker {
         }
     }
 
-    /// The call was refused.
+    /// Records that the call was refused.
     pub fn refuse(&mut self, now: Instant, chance: f64) -> Change {
         let (change, interval) = match self.open {
             None => (Change::Opened, self.intervals.first),
@@ -106,7 +142,7 @@ impl Breaker {
         change
     }
 
-    /// The call succeeded. `None` if it was closed anyway.
+    /// Records that the call succeeded. `None` if the breaker was closed before.
     pub fn succeed(&mut self) -> Option<Change> {
         self.open.take().map(|_| Change::Closed)
     }
@@ -126,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_at_the_first_refusal_and_is_graded() {
+    fn a_breaker_opens_at_the_first_refusal_and_its_intervals_grow() {
         let mut breaker = Breaker::new(INTERVALS);
         let mut now = Instant::now();
         assert_eq!((breaker.admit(now, 0.0), breaker.probe_in(now)), (Admission::Closed, None));
@@ -167,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_adds_a_quarter_and_never_passes_the_longest() {
+    fn chance_adds_up_to_a_quarter_within_the_longest_interval() {
         let now = Instant::now();
         let mut breaker = Breaker::new(INTERVALS);
         breaker.refuse(now, 1.0);
@@ -179,8 +215,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is called when: of the calls that are let through, only an answer of "closed" in between brings two
-        /// closer together than the first interval, and a held one is told the truth.
+        /// For any sequence of calls: two admitted calls are closer together than the first interval only if the breaker closed
+        /// between them, and a held call is told the right time.
         #[test]
         fn at_most_one_probe_per_interval(
             steps in prop::collection::vec((0_u64..40_000, 0.0..1.0, 0_u8..4), 1..200),

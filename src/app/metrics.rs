@@ -1,0 +1,103 @@
+//! The metrics of all parts of a worker, registered.
+
+use prometheus_client::registry::Registry;
+
+use crate::{
+    breaker, budget, credentials, ledger, metrics::registry, pipeline, quarantine, sink, telemetry, tenant,
+    worker,
+};
+
+/// Handles for each part.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    pub(super) worker: worker::Metrics,
+    pub(super) pipeline: pipeline::Metrics,
+    pub(super) tenants: tenant::cache::Metrics,
+    pub(super) ledger: ledger::claim::Metrics,
+    pub(super) quarantine: quarantine::Metrics,
+    pub(super) budgets: budget::Metrics,
+    pub(super) roles: breaker::Metrics,
+    pub(super) groups: breaker::Metrics,
+}
+
+impl Metrics {
+    /// Everything at zero.
+    pub(super) fn new() -> Self {
+        let pipeline = pipeline::Metrics::default();
+        Self {
+            worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
+            pipeline,
+            tenants: tenant::cache::Metrics::default(),
+            ledger: ledger::claim::Metrics::default(),
+            quarantine: quarantine::Metrics::default(),
+            budgets: budget::Metrics::default(),
+            roles: breaker::Metrics::default(),
+            groups: breaker::Metrics::default(),
+        }
+    }
+
+    /// A registry of all of them, and of the count of dropped log lines.
+    pub(super) fn registry(&self) -> Registry {
+        let mut registry = registry();
+        self.worker.register(&mut registry);
+        self.pipeline.register(&mut registry);
+        self.tenants.register(&mut registry);
+        self.ledger.register(&mut registry);
+        self.quarantine.register(&mut registry);
+        self.budgets.register(&mut registry);
+        credentials::role_breaker::register(&self.roles, &mut registry);
+        sink::group_breaker::register(&self.groups, &mut registry);
+        telemetry::register_dropped_lines(&mut registry);
+        registry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::render;
+
+    #[test]
+    fn every_metric_keeps_its_name_and_type() {
+        let text = render(&Metrics::new().registry()).expect("memory takes every byte");
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE logferry_"));
+        let mut types: Vec<_> = types.collect();
+        types.sort();
+        let expected = [
+            "batches counter",
+            "budget_waits counter",
+            "dead_letters counter",
+            "dead_letters_overdue counter",
+            "event_bytes counter",
+            "failures counter",
+            "fairness_deferrals counter",
+            "freshness_seconds histogram",
+            "group_breaker_changes counter",
+            "group_breakers_open gauge",
+            "ledger_errors counter",
+            "ledger_out_of_reach gauge",
+            "log_lines_dropped counter",
+            "messages counter",
+            "messages_in_flight gauge",
+            "messages_received counter",
+            "messages_sent_anew counter",
+            "object_bytes counter",
+            "objects_copied counter",
+            "quarantined counter",
+            "queue_errors counter",
+            "records counter",
+            "records_mended counter",
+            "records_oversize counter",
+            "records_read counter",
+            "records_unaccounted counter",
+            "records_undated counter",
+            "role_breaker_changes counter",
+            "role_breakers_open gauge",
+            "skipped counter",
+            "tenant_lookups counter",
+            "throttled_accounts gauge",
+        ];
+        assert_eq!(types, expected);
+        assert!(text.contains("\nlogferry_log_lines_dropped_total 0\n"), "{text}");
+    }
+}

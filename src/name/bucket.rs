@@ -1,0 +1,60 @@
+//! Names of buckets. Pure.
+
+use std::{net::Ipv4Addr, str::FromStr};
+
+/// A bucket of ours, as `source.buckets` and `quarantine.bucket` name it: `NAME` or `NAME=OWNER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnBucket {
+    /// The bucket's name.
+    pub name: String,
+    /// The account that must own it, sent as ExpectedBucketOwner.
+    pub owner: Option<String>,
+}
+
+impl FromStr for OwnBucket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, owner) = match text.split_once('=') {
+            Some((name, owner)) => (name, Some(owner)),
+            None => (text, None),
+        };
+        let name = old_bucket_name(name)
+            .map_err(|problem| format!("{text:?} is not NAME or NAME=OWNER with a bucket name: {problem}"))?;
+        if let Some(owner) = owner
+            && (owner.len() != 12 || !owner.bytes().all(|byte| byte.is_ascii_digit()))
+        {
+            return Err(format!("{text:?} names the owner {owner:?}, which is not a 12-digit account id"));
+        }
+        Ok(Self { name, owner: owner.map(str::to_owned) })
+    }
+}
+
+/// Checks the name of a bucket that may be older than the rule against underscores. Source: S3 User Guide, "General purpose bucket
+/// naming rules".
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn old_bucket_name(text: &str) -> Result<String, String> {
+    const RESERVED_STARTS: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
+    const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let problem = if !(3..=63).contains(&text.len())
+        || !text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '-' | '_'))
+    {
+        "is not 3 to 63 of [a-z0-9.-], or underscores in old buckets".to_owned()
+    } else if !(text.starts_with(alphanumeric) && text.ends_with(alphanumeric)) {
+        "does not begin and end with one of [a-z0-9]".to_owned()
+    } else if text.contains("..") {
+        "has two dots next to each other, which no bucket's name may".to_owned()
+    } else if text.parse::<Ipv4Addr>().is_ok() {
+        "is an IP address, which no bucket's name may be".to_owned()
+    } else if let Some(start) = RESERVED_STARTS.iter().find(|start| text.starts_with(**start)) {
+        format!("begins with {start:?}, which is reserved")
+    } else if let Some(end) = RESERVED_ENDS.iter().find(|end| text.ends_with(**end)) {
+        format!("ends with {end:?}, which is reserved for what is no general purpose bucket")
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(format!("{text:?} {problem}"))
+}
