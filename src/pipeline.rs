@@ -5,6 +5,7 @@
 
 mod copies;
 mod logs;
+mod object_reader;
 mod reading;
 mod refusals;
 mod wanted;
@@ -29,11 +30,11 @@ use crate::{
         claim::{Claim, Claimed, Claims},
     },
     metrics::{Metrics, Reason},
-    object::{ObjectError, ObjectStore},
+    object::{ObjectBody, ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
     route::{KeyLayout, Route},
-    sink::LogSinks,
+    sink::{LogSink, LogSinks},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };

@@ -1,12 +1,9 @@
 //! Objects whose records go to customers' CloudWatch Logs: read once, for all who want them.
 
-use super::{reading::within, *};
+use super::{object_reader::within, *};
 use crate::{
     delivery::{Lane, LaneError, StreamKey},
-    object::{
-        ObjectBody,
-        trail::{Trail, TrailedBody},
-    },
+    object::trail::{Trail, TrailedBody},
 };
 
 /// A delivery that can begin: its account is open and the object is ours.
