@@ -1,6 +1,11 @@
 use serde_json::{Value, json};
 
-use super::{memory::MemoryQuarantine, *};
+use super::{
+    file::{MAX_KEY_BYTES, MAX_PREFIX_BYTES},
+    memory::MemoryQuarantine,
+    *,
+};
+use crate::ledger::Position;
 
 fn quarantine() -> (MemoryQuarantine, Quarantine, Metrics) {
     let (store, metrics) = (MemoryQuarantine::default(), Metrics::new());
@@ -73,7 +78,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
     let key =
         key.strip_prefix("quarantine/acme/1---x.json.gz/cloudwatch-").expect("its object's name is in it");
     assert!(key.ends_with("-0000000012-0000.ndjson.gz") && key.len() == 16 + 26, "{key}");
-    // Another record, delivery, version, key.
+    // Each differs in one of: record, delivery, version, key.
     put(&one, "cloudwatch", 13).await;
     put(&one, "cloudwatch#2", 12).await;
     put(&one, "cloudwatch-2", 12).await;
