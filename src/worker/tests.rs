@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     queue::{
         DeadLetter,
-        memory::{Call as QueueCall, MemoryQueue, Operation},
+        memory::{MemoryQueue, Operation, QueueCall},
     },
     verdict::Cause,
 };
