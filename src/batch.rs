@@ -23,7 +23,8 @@ pub const MAX_BATCH_BYTES: usize = 1_048_576;
 pub const EVENT_OVERHEAD: usize = 26;
 /// Most events of one batch. Same source.
 pub const MAX_BATCH_EVENTS: usize = 10_000;
-/// Longest message of one event: with its overhead it fills a batch. Source: the service's limit of 1 MB per event since April 2025.
+/// Longest message of one event: with its overhead it fills a batch. Source: the service's limit of 1 MB per event since April
+/// 2025.
 pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES - EVENT_OVERHEAD;
 /// Longest time between the first and the last event of one request, in milliseconds. Source as for [`MAX_BATCH_BYTES`].
 const MAX_SPAN: i64 = DAY;

@@ -1,8 +1,8 @@
 //! Delivers one object's records into one log stream: batches in order, one being put while the next one fills.
 //!
 //! A [`Lane`] takes the records. Its `writer` puts batches and quarantine files; `protocol` makes the calls of one stream, and
-//! `blame` finds the events for which a request is refused. This module does not know where records come from, nor what becomes of
-//! the message when a delivery fails.
+//! `blame` finds the events for which a request is refused. This module does not know where records come from, nor what becomes
+//! of the message when a delivery fails.
 
 mod blame;
 mod lane;
@@ -27,9 +27,9 @@ use crate::{
 
 /// How long a worker that stops waits for an answer of CloudWatch Logs. A batch that is stored without an answer is put again.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-/// Bytes of owed records in a lane's ledger entry at which the lane puts no further batch. The last batch can add 10,000 events and
-/// 10,000 records that were set aside, at two to four bytes each. The entry then has up to 104 KiB, far from DynamoDB's limit of
-/// 400 KiB for an item.
+/// Bytes of owed records in a lane's ledger entry at which the lane puts no further batch. The last batch can add 10,000 events
+/// and 10,000 records that were set aside, at two to four bytes each. The entry then has up to 104 KiB, far from DynamoDB's
+/// limit of 400 KiB for an item.
 const MOST_OWED: usize = 24 << 10;
 
 /// Number of records that one delivery was given, by outcome.
@@ -101,8 +101,8 @@ pub enum LaneError {
     Quarantine(#[from] QuarantineError),
     /// A record cannot be read, or CloudWatch Logs refuses it, and there is no quarantine. All other records were delivered.
     #[error(
-        "{0}; the object's other records were delivered. With quarantine.bucket set, redrive the message: the record, or the place \
-         where it stands, goes there"
+        "{0}; the object's other records were delivered; set quarantine.bucket and redrive the message, so that the quarantine keeps \
+         the record or its place"
     )]
     Unkept(RecordError),
     /// Another worker has the object, or the ledger does not answer.

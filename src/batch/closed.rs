@@ -5,7 +5,8 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, Event, MAX_SPAN, RejectedEvent, Rejection, Rejections, TAIL,
+    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, Event, MAX_SPAN, RejectedEvent, Rejection,
+    Rejections, TAIL,
 };
 
 /// A batch that is ready to be put, in one or more [`Part`]s.

@@ -123,7 +123,7 @@ fn a_request_spans_a_day_and_no_more() {
 }
 
 #[test]
-fn a_batch_goes_out_in_as_many_requests_as_may_hold_what_is_stored() {
+fn a_batch_makes_at_most_one_request_for_each_day_that_is_stored() {
     let day = 86_400_000;
     for (days, expected) in [(16, vec![16]), (17, vec![16, 1]), (40, vec![16, 16, 8])] {
         let events: Vec<_> = (0..days).map(|at| (-at * (day + 1), "m".to_owned())).collect();
@@ -150,7 +150,7 @@ fn equal_timestamps_keep_their_order() {
 }
 
 #[test]
-fn a_token_stands_in_the_body_and_can_be_replaced() {
+fn the_body_has_a_token_that_can_be_replaced() {
     let mut batch = batches(&[(1, "m".to_owned())]).remove(0);
     for (token, expected) in
         [(None, Value::Null), (Some("4\"9"), "4\"9".into()), (Some("5"), "5".into()), (None, Value::Null)]
@@ -286,7 +286,7 @@ fn the_pool_keeps_few_and_ordinary_buffers() {
 
 /// The contents of an earlier batch's buffers are in no later body.
 #[test]
-fn buffers_change_hands_without_their_contents() {
+fn reused_buffers_are_empty() {
     let mut batch = Batch::in_buffers(&head(), used());
     batch.push(0, 5, &Message::escape("late"), true);
     batch.push(1, 4, &Message::escape("early"), true);

@@ -1,8 +1,8 @@
 //! Finds the events for which a request is refused. Pure.
 //!
-//! CloudWatch Logs refuses a whole request and does not name the event. The request is put again in halves, the first half first,
-//! down to single events, so that the other events arrive in order. A request of a single event is put a second time. If both halves
-//! of a half are refused and the group took nothing before, the group is to blame and the search ends.
+//! CloudWatch Logs refuses a whole request and does not name the event. The request is put again in halves, the first half
+//! first, down to single events, so that the other events arrive in order. A request of a single event is put a second time. If
+//! both halves of a half are refused and the group took nothing before, the group is to blame and the search ends.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -57,9 +57,9 @@ struct OnItsWay {
 }
 
 impl<S: LogSink, L: Ledger> Lane<S, L> {
-    /// Opens a lane into the stream `key`, from where `claim` goes on. Records that cannot be delivered go onto `shelf`. Without a
-    /// shelf, events that CloudWatch Logs rejects are counted, and a message too long for one event is split. `trail` is the object's,
-    /// from its start.
+    /// Opens a lane into the stream `key`, from where `claim` goes on. Records that cannot be delivered go onto `shelf`.
+    /// Without a shelf, events that CloudWatch Logs rejects are counted, and a message too long for one event is split. `trail`
+    /// is the object's, from its start.
     pub fn new(
         sink: S,
         claim: Arc<Claim<L>>,
@@ -70,7 +70,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         shared: &Shared,
     ) -> Self {
         let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
-        let target = Target { sink, key, retention_days: destination.retention_days, claim: Arc::clone(&claim) };
+        let target =
+            Target { sink, key, retention_days: destination.retention_days, claim: Arc::clone(&claim) };
         Self {
             writer: Arc::new(Writer::new(target, shared.streams.clone(), shelf)),
             open: OpenBatch::new(&head, shared),
@@ -83,8 +84,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         }
     }
 
-    /// Takes a record. `object_time`, in milliseconds, is the timestamp of a record without one. Every record of the object must be
-    /// pushed, including those that an earlier attempt accounted for.
+    /// Takes a record. `object_time`, in milliseconds, is the timestamp of a record without one. Every record of the object
+    /// must be pushed, including those that an earlier attempt accounted for.
     ///
     /// # Errors
     /// An earlier batch could not be delivered, or another worker has the object. After an error the lane can only be abandoned.
@@ -164,8 +165,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.write_full_files().await
     }
 
-    /// Counts the next record. Answers with the number of its events that were put before, or none if an earlier attempt accounted
-    /// for the record.
+    /// Counts the next record. Answers with the number of its events that were put before, or none if an earlier attempt
+    /// accounted for the record.
     fn count(&mut self, owed: Option<QuarantineReason>, timestamp: Option<i64>) -> Option<u64> {
         let put_before = self.progress.start_record(self.tally.read, timestamp);
         self.tally.read += 1;
@@ -214,8 +215,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Keeps a record for the quarantine. Answers false if there is none.
     fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
         let Some(shelf) = &self.writer.shelf else { return false };
-        let (file, record, text) =
-            (&mut self.open.aside, self.progress.next().records, message.escaped());
+        let (file, record, text) = (&mut self.open.aside, self.progress.next().records, message.escaped());
         without_pause(text.len(), || shelf.add(file, reason, record, timestamp, text));
         true
     }
@@ -289,9 +289,10 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         if let Some(index) = owed.first(QuarantineReason::Rejected(Rejection::Refused)) {
             return Err(LaneError::Unkept(RecordError { index, problem: RecordProblem::Refused }));
         }
-        // The quarantine was switched off after an earlier attempt. Rejected records were counted then; the others are nowhere yet.
+        // The quarantine was switched off after an earlier attempt. Rejected records were counted then; the others are nowhere
+        // yet.
         if owed.counts_in_quarantine() {
-            let problem = "an attempt before owes records to it, and quarantine.bucket is not set; set it again";
+            let problem = "an earlier attempt left records for the quarantine, and quarantine.bucket is not set; set it again";
             let (key, problem) = ("of owed records".to_owned(), problem.to_owned());
             return Err(QuarantineError { key, problem }.into());
         }
@@ -305,8 +306,9 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.progress.release().await;
     }
 
-    /// Like [`Lane::abandon`], where the bytes read differ from the stored ones, or from those of an earlier attempt. If any of them
-    /// were put, or may have been by that attempt, the next attempt begins at the start: duplicates are better than altered records.
+    /// Like [`Lane::abandon`], where the bytes read differ from the stored ones, or from those of an earlier attempt. If any of
+    /// them were put, or may have been by that attempt, the next attempt begins at the start: duplicates are better than
+    /// altered records.
     pub async fn distrust(&mut self, stop: &CancellationToken) {
         self.come_to_rest(stop).await;
         self.progress.release_or_restart().await;

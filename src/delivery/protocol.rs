@@ -12,8 +12,8 @@ use crate::{
     sink::{LogSink, SinkError},
 };
 
-/// Most puts of one part while its stream is created, its token corrected or its lease renewed. Each of these needs at most two; the
-/// others are for a group that exists and that the service does not find yet.
+/// Most puts of one part while its stream is created, its token corrected or its lease renewed. Each of these needs at most
+/// two; the others are for a group that exists and that the service does not find yet.
 pub(super) const MAX_ROUNDS: u32 = 6;
 /// First pause when a group or stream was just created and is still not found. Doubles each round.
 pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);

@@ -9,8 +9,8 @@ use crate::recent::Recent;
 /// Most streams whose sequence token is remembered, at most 1 KiB each. Beyond that, only streams in use are kept.
 pub const MAX_STREAMS: u64 = 20_000;
 
-/// Known streams. If there are too many, the least recently used are forgotten. A stream in use is never forgotten: two writers of
-/// one stream must share its lock.
+/// Known streams. If there are too many, the least recently used are forgotten. A stream in use is never forgotten: two writers
+/// of one stream must share its lock.
 #[derive(Clone, Debug)]
 pub struct Streams {
     known: Recent<StreamKey, Arc<Mutex<Stream>>>,

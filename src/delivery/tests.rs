@@ -107,7 +107,7 @@ async fn push(
     lane.push(&record(timestamp, text), 0).await
 }
 
-/// Pushes messages, a batch each, and finishes.
+/// Pushes messages, each into its own batch, and flushes.
 async fn deliver(lane: &mut Lane<MemorySink, MemoryLedger>, messages: &[&str]) -> Result<(), LaneError> {
     for (at, message) in (0..).zip(messages) {
         push(lane, at * APART, message).await?;
@@ -115,12 +115,12 @@ async fn deliver(lane: &mut Lane<MemorySink, MemoryLedger>, messages: &[&str]) -
     lane.flush().await
 }
 
-/// A message that shares no batch with another of its kind, because both together are too long.
+/// A message so long that two of its kind do not fit into one batch.
 fn half_a_batch(text: &str) -> String {
     text.to_owned() + &" ".repeat(MAX_MESSAGE_BYTES / 2)
 }
 
-/// What the group got, without what made it long.
+/// Messages in the group, without their padding.
 fn found(sinks: &MemorySinks) -> Vec<String> {
     sinks.messages(PLACE, GROUP).into_iter().map(|message| message.trim_end().to_owned()).collect()
 }
@@ -136,13 +136,13 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
     let mut lane = lane(&sinks).await;
     let [a, b, c] = ["a", "b", "c"].map(half_a_batch);
     push(&mut lane, 0, &a).await.expect("it fits");
-    // Sends `a` off, and does not wait for an answer that cannot come: `b` and `b2` fill the next batch.
+    // Sends `a` and does not wait for the answer, which cannot come yet. `b` and `b2` fill the next batch.
     let second = tokio::time::timeout(Duration::from_secs(60), push(&mut lane, 1, &b)).await;
     second.expect("it does not wait").expect("it fits");
     sinks.until_puts(1).await;
     push(&mut lane, 1, "b2").await.expect("it fits");
     {
-        // `c` needs a third batch: not before `a` has arrived.
+        // `c` needs a third batch, which waits for `a`'s answer.
         let third = push(&mut lane, 2, &c);
         tokio::pin!(third);
         assert!(tokio::time::timeout(Duration::from_secs(60), &mut third).await.is_err());
@@ -169,16 +169,16 @@ async fn reading_and_putting_take_the_longer_of_both_times() {
         push(&mut lane, at, &half_a_batch("m")).await.expect("it fits");
     }
     lane.flush().await.expect("all arrive");
-    // One after another it would be 20 s.
+    // Without the overlap it would be 20 s.
     assert_eq!(start.elapsed(), Duration::from_secs(12));
 }
 
 #[tokio::test(start_paused = true)]
-async fn batches_keep_the_object_s_order_and_events_the_clock_s() {
+async fn batches_are_in_the_object_s_order_and_their_events_in_order_of_time() {
     let sinks = ready();
     sinks.put_time(Duration::from_millis(10));
     let mut lane = lane(&sinks).await;
-    // Within a batch by time; between batches as the object has them, even back in time.
+    // The order of batches may go back in time.
     let long = |text: &str| half_a_batch(text);
     for (timestamp, text) in [
         (5, long("b")),
@@ -205,7 +205,7 @@ async fn two_lanes_into_one_stream_take_turns() {
         lane_with(&sinks, &streams, Oversize::Split).await,
     );
     let start = Instant::now();
-    // The sink ends the test if they meet.
+    // The sink panics if two puts overlap.
     let results = tokio::join!(deliver(&mut one, &["a", "b", "c"]), deliver(&mut two, &["1", "2", "3"]));
     assert_eq!(results, (Ok(()), Ok(())));
     assert_eq!((start.elapsed(), sinks.count(Operation::Put)), (Duration::from_secs(6), 6));
@@ -241,7 +241,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
 async fn long_messages_are_split_at_characters_and_count_once() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
-    // Characters of two and four bytes stand across both boundaries.
+    // Characters of two and four bytes lie across both boundaries.
     let text = format!("x{}\"{}", "é".repeat(MAX_MESSAGE_BYTES / 2), "😀".repeat(MAX_MESSAGE_BYTES / 4 + 1));
     push(&mut lane, 7, &text).await.expect("it fits");
     push(&mut lane, 8, "after").await.expect("it fits");
@@ -293,7 +293,7 @@ async fn empty_messages_are_skipped_and_undated_ones_get_the_object_s_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_but_empty_messages_is_not_put() {
+async fn an_object_of_empty_messages_is_not_put() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
     deliver(&mut lane, &["", ""]).await.expect("nothing to do");
@@ -308,13 +308,13 @@ async fn a_batch_that_fails_stops_the_lane() {
     let mut lane = lane(&sinks).await;
     let messages = ["a", "b", "c", "d"].map(half_a_batch);
     assert_eq!(deliver(&mut lane, &messages.each_ref().map(String::as_str)).await, Err(throttled.into()));
-    // `c` was ready when `b` failed; it must not overtake.
+    // `c` was ready when `b` failed, and must not be put.
     assert_eq!(sinks.calls(), [put(&messages[0], None), put(&messages[1], None)]);
     assert_eq!(lane.tally().put.accepted, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_batch_s_failure_surfaces() {
+async fn a_failure_of_the_last_batch_is_reported() {
     for (error, puts) in [
         (SinkError::Unavailable("503".into()), 1),
         (SinkError::Denied("no".into()), 1),
@@ -329,7 +329,7 @@ async fn the_last_batch_s_failure_surfaces() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_lane_takes_back_what_is_on_its_way() {
+async fn a_dropped_lane_cancels_its_put() {
     let sinks = ready();
     sinks.hold();
     let streams = Streams::new();
@@ -356,7 +356,7 @@ fn any_record() -> impl Strategy<Value = (Option<i64>, String)> {
     (proptest::option::of(0..3 * APART), text)
 }
 
-/// Cuts text as an event's limit asks for, character by character.
+/// Cuts text at the limit of one event, between characters.
 fn cut(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -66,9 +66,9 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
 
     /// Puts one batch, then adds the rejected events to `file` and writes the file into quarantine.
     ///
-    /// If the file cannot be written, its records are owed: the batch itself was put. Without a quarantine, refused events are owed.
-    /// If only the first requests were accepted, the events that these rejected are owed, and the file is not written: the next
-    /// attempt finds its records again.
+    /// If the file cannot be written, its records are owed: the batch itself was put. Without a quarantine, refused events are
+    /// owed. If only the first requests were accepted, the events that these rejected are owed, and the file is not written:
+    /// the next attempt finds its records again.
     ///
     /// # Errors
     /// Nothing of the batch was put; or a part was put, or the file is missing, and there is no ledger to remember it.
@@ -100,7 +100,9 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             match self.shelve(file, FileName::Batch(begin)).await {
                 Ok(()) => quarantined = set_aside,
                 // Without a ledger to remember the records, the message must bring the whole batch again.
-                Err(error @ LaneError::Quarantine(_)) if !self.target.claim.is_recorded() => return Err(error),
+                Err(error @ LaneError::Quarantine(_)) if !self.target.claim.is_recorded() => {
+                    return Err(error);
+                }
                 Err(LaneError::Quarantine(_)) => owed = Owed::of(records),
                 Err(error) => return Err(error),
             }
@@ -202,7 +204,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
                 batch.events = batch.len(),
                 refused,
                 error = %error,
-                "CloudWatch Logs refuses events by themselves; they are not retried"
+                "CloudWatch Logs refuses single events; they are not retried"
             );
         }
         put

@@ -1,4 +1,4 @@
-//! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
+//! Whole pipelines, with the object store and the customers' accounts in memory.
 
 mod ceilings;
 mod content;
@@ -31,7 +31,7 @@ const BUCKET: &str = "staging";
 const QUARANTINE: &str = "aside";
 const OWNER: &str = "999999999999";
 const KEY: &str = "acme/prod-1/web/web-0/1.json.gz";
-/// acme's account and Region, as the sink in memory names places.
+/// acme's account and Region, in the notation of the sink in memory.
 const ACME: &str = "222222222222/us-east-1";
 const GLOBEX: &str = "333333333333/us-east-1";
 const GROUP: &str = "/rosa/logs";
@@ -132,7 +132,7 @@ impl World {
         self.rows.table.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    /// What the directory says of the tenant without looking at the table.
+    /// Sets the directory's answer that does not come from the table.
     fn remembered(&self, tenant_id: &str, found: Found) {
         self.rows.remembered.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
@@ -171,7 +171,7 @@ impl World {
         self.pipeline().handle(&message(body), &self.stop).await
     }
 
-    /// The report and the verdict that `handle` comes to.
+    /// The report on a message and its verdict.
     async fn process(&self, body: &str) -> (Report, Verdict) {
         let report = self.pipeline().process(body, &self.stop).await;
         let verdict = verdict::decide(
@@ -188,7 +188,7 @@ fn message(body: &str) -> Message {
     Message { body: body.into(), ..Message::sample("m") }
 }
 
-/// A row that delivers everything to that place.
+/// A row that delivers everything to `place`.
 fn row(place: &str) -> Row {
     let (account, region) = place.split_once('/').expect("ACCOUNT/REGION");
     Row::from([

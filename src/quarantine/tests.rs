@@ -89,7 +89,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_was_not_written_is_not_counted() {
+async fn a_file_that_was_not_written_is_not_counted() {
     let (store, quarantine, metrics) = quarantine();
     store.set_down(true);
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch");
@@ -120,7 +120,7 @@ async fn the_longest_names_fit_into_a_key() {
 }
 
 #[test]
-fn prefixes_have_one_place_and_can_begin_a_key() {
+fn prefixes_have_one_place_and_are_legal_starts_of_keys() {
     let check = |text: &str, rendered: Option<&str>| {
         let prefix = QuarantinePrefix::parse(text).map(|prefix| prefix.render("acme"));
         assert_eq!(prefix.as_deref().ok(), rendered, "{text}: {prefix:?}");

@@ -98,8 +98,8 @@ impl<L: Ledger> LaneProgress<L> {
         self.next = Position { records: self.next.records + 1, events: 0 };
     }
 
-    /// Whether the open batch holds the rest of a batch that an earlier attempt put in part, and the rest is complete. The rest goes
-    /// alone, so that it ends where that batch ended.
+    /// Whether the open batch holds the rest of a batch that an earlier attempt put in part, and the rest is complete. The rest
+    /// goes alone, so that it ends where that batch ended.
     pub(super) fn completes_ahead(&self) -> bool {
         self.claim.from().ahead.is_some_and(|ahead| self.begin < ahead.end && ahead.end <= self.next)
     }

@@ -25,7 +25,7 @@ async fn a_missing_stream_is_created_and_the_same_batch_put_again() {
     sinks.create(PLACE, GROUP, &[]);
     let mut lane = lane(&sinks).await;
     deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
-    // No group is created, so none of the customer's gets our retention.
+    // No group is created, so the retention of the customer's group stays.
     assert_eq!(sinks.calls(), [put("a", None), create_stream(), put("a", None), put("b", None)]);
     assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b"]);
     assert_eq!(lane.tally().put.accepted, 2);
@@ -43,7 +43,7 @@ async fn a_missing_group_is_created_with_its_retention() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_that_is_deleted_while_we_run_is_created_again() {
+async fn a_group_deleted_meanwhile_is_created_again() {
     let sinks = ready();
     sinks.demand_tokens();
     let streams = Streams::new();
@@ -58,7 +58,7 @@ async fn a_group_that_is_deleted_while_we_run_is_created_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_exists_and_is_not_found_yet_is_waited_for() {
+async fn a_stream_that_exists_and_is_not_found_yet_is_waited_for() {
     let sinks = ready();
     (1..=4).for_each(|nth| sinks.fail(Operation::Put, nth, not_found()));
     let mut lane = lane(&sinks).await;
@@ -69,7 +69,7 @@ async fn what_exists_and_is_not_found_yet_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_never_found_ends() {
+async fn a_stream_that_is_never_found_is_an_error() {
     let sinks = ready();
     sinks.fail_group(GROUP, not_found());
     let mut lane = lane(&sinks).await;
@@ -106,7 +106,7 @@ async fn an_invalid_token_is_replaced_by_the_expected_one() {
     let sinks = ready();
     sinks.demand_tokens();
     deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
-    // Another worker, which knows of no token.
+    // Another worker, which does not know the token.
     let mut other = lane(&sinks).await;
     deliver(&mut other, &["b", "c"]).await.expect("they arrive");
     let expected = [put("a", None), put("b", None), put("b", Some("s-1")), put("c", Some("s-2"))];
@@ -121,7 +121,7 @@ async fn an_invalid_token_is_replaced_by_the_expected_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_never_right_ends() {
+async fn a_token_that_is_never_right_is_an_error() {
     let sinks = ready();
     let error = SinkError::InvalidSequenceToken { expected: Some("t".into()) };
     (1..=20).for_each(|nth| sinks.fail(Operation::Put, nth, error.clone()));
