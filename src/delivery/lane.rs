@@ -114,7 +114,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
                 if self.must_send(timestamp, &record.message) {
                     self.send().await?;
                 }
-                self.open.events.push(self.progress.next().records, timestamp, &record.message, true);
+                self.open.events.push(self.progress.next.records, timestamp, &record.message, true);
             }
         } else {
             self.tally.oversize += 1;
@@ -153,7 +153,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         if self.count(owed, None).is_none() {
             return self.write_full_files().await;
         }
-        let record = self.progress.next().records;
+        let record = self.progress.next.records;
         match &self.writer.shelf {
             Some(shelf) => {
                 let file = &mut self.open.aside;
@@ -215,7 +215,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Keeps a record for the quarantine. Answers false if there is none.
     fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
         let Some(shelf) = &self.writer.shelf else { return false };
-        let (file, record, text) = (&mut self.open.aside, self.progress.next().records, message.escaped());
+        let (file, record, text) = (&mut self.open.aside, self.progress.next.records, message.escaped());
         without_pause(text.len(), || shelf.add(file, reason, record, timestamp, text));
         true
     }
@@ -231,16 +231,16 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         let mut completed = false;
         while let Some(piece) = pieces.next().filter(|_| !completed) {
             completed = self.oversize == Oversize::Truncate || pieces.peek().is_none();
-            if self.progress.next().events >= put_before {
+            if self.progress.next.events >= put_before {
                 if self.must_send(timestamp, &piece) {
                     self.send().await?;
                 }
-                self.open.events.push(self.progress.next().records, timestamp, &piece, completed);
+                self.open.events.push(self.progress.next.records, timestamp, &piece, completed);
             } else if completed {
                 // The last piece was put before, but did not complete its record: the tenant's policy has changed since.
                 self.tally.resumed += 1;
             }
-            self.progress.end_event();
+            self.progress.next.events += 1;
         }
         Ok(())
     }
@@ -269,7 +269,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Errors
     /// Another worker has the object.
     pub async fn complete(&self) -> Result<(), LaneError> {
-        Ok(self.progress.finish().await?)
+        Ok(self.progress.claim.finish(self.progress.next).await?)
     }
 
     /// # Errors
@@ -329,14 +329,14 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             () = patience => {
                 self.on_its_way = None;
                 // Giving the lease back records the position too.
-                self.progress.drop_recording();
+                self.progress.recording = None;
             }
         }
     }
 
     /// Position at which this attempt went on.
     pub fn from(&self) -> Position {
-        self.progress.from()
+        self.progress.claim.from().position
     }
 
     /// Number of records so far, by outcome.

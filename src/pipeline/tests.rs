@@ -22,7 +22,10 @@ use crate::{
     ledger::{claim::ClaimSettings, memory::MemoryLedger},
     object::memory::{MemoryObject, MemoryStore},
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
-    sink::memory::{Call, MemorySinks, Operation},
+    sink::{
+        SinkError,
+        memory::{Call, MemorySinks, Operation},
+    },
     tenant::{Attribute, LookupError, Row, Tenant},
     verdict::{Cause, Tries},
 };
@@ -240,6 +243,16 @@ fn object(bytes: Vec<u8>) -> MemoryObject {
 
 fn good_object(messages: &[&str]) -> MemoryObject {
     object(gzip(&array(messages)))
+}
+
+fn throttled() -> SinkError {
+    SinkError::Throttled("slow down".into())
+}
+
+/// The metrics have that line.
+fn shows(world: &World, line: &str) {
+    let text = world.metrics.render().expect("metrics are text");
+    assert!(text.lines().any(|found| found == line), "{line} in {text}");
 }
 
 fn is_retry(verdict: &Verdict) -> bool {

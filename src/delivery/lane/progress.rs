@@ -21,17 +21,17 @@ use crate::{
 /// The position after a batch is recorded once the batch was answered, while the next one is being put.
 #[derive(Debug)]
 pub(super) struct LaneProgress<L> {
-    claim: Arc<Claim<L>>,
+    pub(super) claim: Arc<Claim<L>>,
     trail: Trail,
     /// Start of the open batch.
     begin: Position,
     /// Position of the next event to add.
-    next: Position,
+    pub(super) next: Position,
     /// Everything up to the end of the last batch that was answered.
     accounted: Progress,
     /// Whether `accounted` has changed since it was last sent to the ledger.
     unrecorded: bool,
-    recording: Option<AbortOnDropHandle<Result<(), LedgerError>>>,
+    pub(super) recording: Option<AbortOnDropHandle<Result<(), LedgerError>>>,
 }
 
 /// The part of an object that one batch covers.
@@ -58,16 +58,6 @@ impl<L: Ledger> LaneProgress<L> {
         }
     }
 
-    /// Position at which this attempt went on.
-    pub(super) fn from(&self) -> Position {
-        self.claim.from().position
-    }
-
-    /// Position of the next event to add.
-    pub(super) fn next(&self) -> Position {
-        self.next
-    }
-
     /// Records that are not in quarantine and must go there.
     pub(super) fn owed(&self) -> &Owed {
         &self.accounted.owed
@@ -86,11 +76,6 @@ impl<L: Ledger> LaneProgress<L> {
         let put_ahead =
             ahead.zip(timestamp).map_or(0, |(ahead, timestamp)| ahead.events_put(index, timestamp));
         Some(put.max(put_ahead))
-    }
-
-    /// Ends one event of the current record, which has several.
-    pub(super) fn end_event(&mut self) {
-        self.next.events += 1;
     }
 
     /// Ends the current record.
@@ -158,16 +143,6 @@ impl<L: Ledger> LaneProgress<L> {
         let answer = checkpoint.await;
         self.recording = None;
         Ok(joined(answer)??)
-    }
-
-    /// Stops waiting for the ledger.
-    pub(super) fn drop_recording(&mut self) {
-        self.recording = None;
-    }
-
-    /// Records in the ledger that the object is done.
-    pub(super) async fn finish(&self) -> Result<(), LedgerError> {
-        self.claim.finish(self.next).await
     }
 
     /// Gives the object back to the ledger, with what is accounted for.

@@ -1,7 +1,7 @@
 //! Deliveries to buckets, alone and together with CloudWatch Logs.
 
 use super::*;
-use crate::{copy::CopyError, credentials::AssumeError, sink::SinkError};
+use crate::{copy::CopyError, credentials::AssumeError};
 
 const BUCKET_THERE: &str = "acme-logs";
 const COPY: &str = "ROSA/cluster-logs/acme/web/web-0/1.json.gz";

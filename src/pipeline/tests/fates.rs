@@ -1,7 +1,7 @@
 //! The contract's table of verdicts, row by row.
 
 use super::*;
-use crate::{credentials::AssumeError, sink::SinkError};
+use crate::credentials::AssumeError;
 
 #[tokio::test(start_paused = true)]
 async fn a_good_object_is_delivered_and_acknowledged() {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{credentials::AssumeError, sink::SinkError};
+use crate::credentials::AssumeError;
 
 /// A world with a ledger, where each event has its own batch.
 fn world() -> World {
@@ -23,15 +23,6 @@ fn several(count: usize) -> MemoryObject {
 
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|index| index.to_string()).collect()
-}
-
-fn throttled() -> SinkError {
-    SinkError::Throttled("slow down".into())
-}
-
-fn shows(world: &World, line: &str) {
-    let text = world.metrics.render().expect("metrics are text");
-    assert!(text.lines().any(|found| found == line), "{line} in {text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{batch::RejectedEvents, sink::SinkError};
+use crate::batch::RejectedEvents;
 
 /// A world with a quarantine, where the stream exists.
 fn world() -> World {
@@ -264,7 +264,7 @@ async fn records_in_quarantine_are_not_put_there_again() {
         json!({"message": message, "timestamp": format!("2026-11-{:02}T08:00:00Z", day + 10)})
     });
     world.put(KEY, object(gzip(Value::from(records.to_vec()).to_string().as_bytes())));
-    world.sinks.fail(Operation::Put, 2, SinkError::Throttled("slow down".into()));
+    world.sinks.fail(Operation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(quarantine(&world).calls(), 1);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
@@ -413,7 +413,7 @@ proptest! {
             }).collect();
             world.put(KEY, object(gzip(text.join("\n").as_bytes())));
             for nth in failing {
-                world.sinks.fail(Operation::Put, nth, SinkError::Throttled("slow down".into()));
+                world.sinks.fail(Operation::Put, nth, throttled());
             }
             for down in down {
                 quarantine(&world).set_down(down);

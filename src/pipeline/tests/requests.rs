@@ -3,10 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    batch::{MAX_MESSAGE_BYTES, RejectedEvents},
-    sink::SinkError,
-};
+use crate::batch::{MAX_MESSAGE_BYTES, RejectedEvents};
 
 /// A world where the stream exists, so that no put is repeated after its creation.
 fn world() -> World {
@@ -33,11 +30,6 @@ fn sorted(world: &World) -> Vec<usize> {
     numbers
 }
 
-fn shows(world: &World, line: &str) {
-    let text = world.metrics.render().expect("metrics are text");
-    assert!(text.lines().any(|found| found == line), "{line} in {text}");
-}
-
 #[tokio::test(start_paused = true)]
 async fn records_that_alternate_between_days_cost_a_put_for_each_day() {
     for days in [1, 2, 5] {
@@ -47,10 +39,6 @@ async fn records_that_alternate_between_days_cost_a_put_for_each_day() {
         assert_eq!(sorted(&world), (0..1_000).collect::<Vec<_>>());
         assert_eq!(world.sinks.count(Operation::Put), days);
     }
-}
-
-fn throttled() -> SinkError {
-    SinkError::Throttled("slow down".into())
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Several deliveries, tenants and objects: a failure of one does not affect the others.
 
 use super::*;
-use crate::{credentials::AssumeError, sink::SinkError};
+use crate::credentials::AssumeError;
 
 const ARCHIVE: &str = "444444444444/eu-central-1";
 
@@ -36,7 +36,7 @@ async fn a_delivery_that_fails_does_not_hold_up_the_other() {
     let world = World::new();
     let bad_group = with(row(ACME), "log_group_name", text("/bad"));
     world.tenant("acme", [("cloudwatch", bad_group), ("cloudwatch#archive", row(ARCHIVE))]);
-    world.sinks.fail_group("/bad", SinkError::Throttled("slow down".into()));
+    world.sinks.fail_group("/bad", throttled());
     // Many batches, because the timestamps are further apart than one batch spans.
     let records: Vec<_> =
         (0..10).map(|day| json!({"message": day.to_string(), "timestamp": day * 200_000})).collect();
