@@ -319,7 +319,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             stop.cancelled().await;
             tokio::time::sleep(LAST_ANSWER).await;
         };
-        // Errors are ignored: the reason to give up was told before, and a batch that fails now is not accounted for.
+        // Errors are ignored: the reason to give up was reported, and a batch that fails now is not accounted for.
         let rest = async {
             let _ = self.arrived().await;
             let _ = self.progress.recorded().await;

@@ -38,7 +38,8 @@ pub(super) struct BytesRead {
 
 /// Reads the records of one object.
 ///
-/// [`ObjectReader::next`] is synchronous and copies nothing; only [`ObjectReader::fill`] waits for S3, once per decoding step.
+/// [`ObjectReader::next`], called for each record, is synchronous and copies nothing. [`ObjectReader::fill`], called for each
+/// decoding step, may wait.
 #[derive(Debug)]
 pub(super) struct ObjectReader<'w, B> {
     body: StoredBody<B>,
@@ -49,9 +50,9 @@ pub(super) struct ObjectReader<'w, B> {
     /// Memory for the decoder's window. Declared behind the decoder, so that the memory is free before the share is given back.
     share: Option<SemaphorePermit<'w>>,
     window: Window,
-    /// What comes behind the window.
+    /// Whether more text comes after the window.
     more: More,
-    /// Why nothing can be decoded any more. Told once the records before the break are read.
+    /// Why decoding failed. Returned once the records before the break are read.
     broken: Option<DecodeError>,
     records: RecordReader,
     /// Bytes of the window that belong to the step before.
@@ -99,9 +100,8 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
     /// Decodes one step more, from the next chunk of the body if the last one is used up. Pauses when `pace` says so.
     ///
     /// # Errors
-    /// The body cannot be read further, or has too many bytes; what is stored cannot be decoded; or there is no memory for the
-    /// window that it needs. A decoding error is told by the call after the one that met it, so that the records before the
-    /// break are read first.
+    /// The body cannot be read further or has too many bytes, its bytes cannot be decoded, or there is no memory for the decoder's
+    /// window. A decoding error is returned by the next call, so that the records before the break are read first.
     ///
     /// # Cancel safety
     /// Dropped while it waits, it leaves a reader that can only be dropped.
@@ -125,7 +125,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
                 More::Coming | More::Never => self.decoder.decode(&mut input, &mut self.window),
             };
             let Ok(Decoded::NeedsWindow(bytes)) = decoded else { break decoded };
-            // Whoever waits for a share must hold none.
+            // The share held so far goes first: two objects that wait for each other's share would wait for ever.
             drop(self.share.take());
             self.share = Some(self.windows.share(bytes).await.ok_or(Failure::NoWindow)?);
             self.decoder.allow(bytes);
@@ -153,7 +153,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
         self.body
     }
 
-    /// The step before may borrow from the window until the next one is asked for.
+    /// Consumes the step before, which may borrow from the window until the next step.
     fn consume(&mut self) {
         self.window.consume(std::mem::take(&mut self.consumed));
     }

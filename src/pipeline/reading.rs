@@ -47,7 +47,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 }
 
-/// The steps of one object, and what is done with each.
+/// Gives every record to every lane, step by step.
 async fn give_records<'a, B: ObjectBody, S: LogSink, L: Ledger>(
     object: &mut ObjectReader<'_, B>,
     pace: &mut Pace,

@@ -104,7 +104,7 @@ impl<L: Ledger> LaneProgress<L> {
                 *position = end;
                 *ahead = ahead.filter(|ahead| ahead.end > end);
             }
-            // A batch that ends before the one that was put in part says less than that one.
+            // The batch ends before the one that was put in part, whose position says more.
             Some(last) if ahead.is_none_or(|ahead| ahead.end <= end) => *ahead = Some(Ahead { end, last }),
             Some(_) => {}
         }
@@ -145,13 +145,13 @@ impl<L: Ledger> LaneProgress<L> {
         Ok(joined(answer)??)
     }
 
-    /// Gives the object back to the ledger, with what is accounted for.
+    /// Gives the object back to the ledger and records the progress.
     pub(super) async fn release(&self) {
         self.claim.release(&self.accounted).await;
     }
 
-    /// Gives the object back to the ledger after altered bytes were read: with what is accounted for if no earlier attempt and no
-    /// batch of this one can have put altered bytes, else to begin at the start.
+    /// Gives the object back to the ledger after altered bytes were read. The progress is recorded if neither an earlier attempt
+    /// nor a batch of this one can have put altered bytes. Otherwise the next attempt begins at the start.
     pub(super) async fn release_or_restart(&self) {
         let from = self.claim.from();
         let read = self.trail.read().offset;
