@@ -176,7 +176,7 @@ impl Decoder {
                 return Ok(Decoded::Step);
             }
             let head = std::mem::take(head);
-            self.begin(&head, window)?;
+            self.detect(&head, window)?;
             return Ok(Decoded::Step);
         }
         self.step(input, window)
@@ -189,7 +189,7 @@ impl Decoder {
     pub fn finish(&mut self, window: &mut Window) -> Result<(), DecodeError> {
         if let State::Detecting(head) = &mut self.state {
             let head = std::mem::take(head);
-            self.begin(&head, window)?;
+            self.detect(&head, window)?;
         }
         match &self.state {
             State::Gzip(_) => Err(DecodeError::Truncated { format: "gzip", produced: self.produced }),
@@ -200,7 +200,7 @@ impl Decoder {
         }
     }
 
-    fn begin(&mut self, head: &[u8], window: &mut Window) -> Result<(), DecodeError> {
+    fn detect(&mut self, head: &[u8], window: &mut Window) -> Result<(), DecodeError> {
         self.state = if head.starts_with(&GZIP_MAGIC) {
             State::Gzip(gzip_member())
         } else if is_zstd(head) {
@@ -258,7 +258,7 @@ impl Decoder {
                 window.buffer.extend_from_slice(now);
                 *input = rest;
             }
-            State::Detecting(_) => unreachable!("begin chose another state"),
+            State::Detecting(_) => unreachable!("detect chose another state"),
         }
         self.produced += (window.buffer.len() - before) as u64;
         if self.produced > self.limit {

@@ -1,11 +1,12 @@
-//! One message's way: event -> object -> records -> batches -> delivery -> verdict.
+//! Handles one message: event -> object -> records -> batches -> delivery -> verdict.
 //!
-//! Reads straight down: [`Pipeline::handle`] judges a message, its `deliver` carries one object to all who want
-//! it, by `logs` or `copies`. It knows the ports alone, no adapter, and neither receives messages nor deletes them.
+//! [`Pipeline::handle`] judges a message. `deliver` carries one object to every delivery that wants it: `logs` its records,
+//! `copies` the object itself. The pipeline knows only the ports, no adapter. It neither receives messages nor deletes them.
 
 mod copies;
 mod logs;
 mod metrics;
+mod object_reader;
 mod reading;
 mod refusals;
 mod wanted;
@@ -29,11 +30,11 @@ use crate::{
         claim::{Claim, Claimed, Claims},
     },
     metrics::Reason,
-    object::{ObjectError, ObjectStore},
+    object::{ObjectBody, ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
     route::{KeyLayout, Route},
-    sink::LogSinks,
+    sink::{LogSink, LogSinks},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
@@ -41,38 +42,38 @@ use crate::{
 pub use self::metrics::Metrics;
 use self::{refusals::Refusals, windows::Windows};
 
-/// What the configuration says of objects and verdicts.
+/// Settings for objects and verdicts.
 #[derive(Clone, Debug)]
 pub struct PipelineSettings {
-    /// What keys mean.
+    /// Layout of object keys.
     pub key_layout: KeyLayout,
-    /// Buckets that may be read and their owners; empty: any.
+    /// Buckets that may be read, and their owners. Empty: any bucket.
     pub buckets: HashMap<String, Option<String>>,
-    /// What rows may not name, and whether there is a quarantine for those that need one.
+    /// Buckets that rows must not name, and whether there is a quarantine.
     pub own_buckets: OwnBuckets,
-    /// What becomes of objects of unknown tenants.
+    /// Treatment of objects of unknown tenants.
     pub unknown_tenant: UnknownTenant,
     /// Longest record in bytes.
     pub max_record: usize,
     /// Most decompressed bytes of one object.
     pub max_object: u64,
-    /// Bytes of memory for zstd windows larger than 8 MiB, of all objects together.
+    /// Bytes of memory for zstd windows larger than 8 MiB, for all objects together.
     pub zstd_windows: u64,
     /// Most stored bytes of one object whose records are read.
     pub max_stored: u64,
-    /// Delays of retries.
+    /// Retry delays.
     pub backoff: Backoff,
-    /// Most events of one batch: the service's limit, or less.
+    /// Most events of one batch, at most the service's limit.
     pub max_batch_events: usize,
-    /// Most buffers of batches that are kept for the next ones.
+    /// Most batch buffers that are kept for later batches.
     pub most_buffers: usize,
-    /// What one tenant may hold of the worker.
+    /// Limits of one tenant's share of the worker.
     pub shares: Limits,
-    /// Threads of the runtime: as many objects are decoded at the same moment.
+    /// Threads of the runtime, and so the most objects that are decoded at the same time.
     pub threads: usize,
 }
 
-/// What a pipeline stands between.
+/// The ports of a pipeline.
 #[derive(Debug)]
 pub struct Ports<O, D, S, C, L> {
     /// The staging bucket.
@@ -85,11 +86,11 @@ pub struct Ports<O, D, S, C, L> {
     pub copier: C,
     /// The ledger.
     pub claims: Claims<L>,
-    /// Where records go that cannot be delivered; none: they are counted and no more.
+    /// The quarantine for records that cannot be delivered. None: such records are only counted.
     pub quarantine: Option<Quarantine>,
 }
 
-/// Everything that a message's way needs.
+/// Delivers the objects of messages.
 #[derive(Debug)]
 pub struct Pipeline<O, D, S, C, L> {
     ports: Ports<O, D, S, C, L>,
@@ -102,23 +103,23 @@ pub struct Pipeline<O, D, S, C, L> {
     health: Arc<Health>,
 }
 
-/// What came of a message's objects.
+/// Results of a message's objects.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// What was no work, in order.
+    /// Skipped parts, in order.
     pub skipped: Vec<Skipped>,
-    /// What went well, one entry per object and delivery.
+    /// Successful deliveries, one for each object and delivery.
     pub delivered: Vec<Delivered>,
-    /// What did not.
+    /// Failures.
     pub failures: Vec<Failed>,
 }
 
-/// Why a part of a message was no work.
+/// Why a part of a message was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skipped {
-    /// S3's test event.
+    /// The event is S3's test event.
     TestEvent,
-    /// Another event than `ObjectCreated`.
+    /// The event is not an `ObjectCreated` event.
     NotObjectCreated,
     /// The tenant is unknown and `tenants.unknown` is `discard`.
     UnknownTenant,
@@ -126,18 +127,18 @@ pub enum Skipped {
     Disabled,
     /// No enabled delivery of the tenant wants the application.
     Filtered,
-    /// The object, or the event itself, holds no records.
+    /// The object or the event has no records.
     NoRecords,
-    /// The object stands for a folder, and holds nothing.
+    /// The object is an empty folder marker.
     FolderMarker,
-    /// Every delivery of the object is done, says the ledger.
+    /// According to the ledger, every delivery of the object is done.
     AlreadyDelivered,
-    /// A later version of the object is in the customer's bucket already.
+    /// The customer's bucket already has a later version of the object.
     Superseded,
 }
 
 impl Skipped {
-    /// The word that metrics use.
+    /// Name of the reason in metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Self::TestEvent => "test_event",
@@ -153,21 +154,21 @@ impl Skipped {
     }
 }
 
-/// One object that one delivery took.
+/// One object that was delivered by one delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
     /// The tenant.
     pub tenant_id: String,
-    /// The delivery, by its row's `type`.
+    /// The delivery: the `type` of its row.
     pub delivery: String,
-    /// The object's key.
+    /// Key of the object.
     pub key: String,
-    /// Its records.
+    /// Its records, by outcome.
     pub tally: Tally,
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Joins the ports. What AWS refuses us ourselves is told to `health`.
+    /// Joins the ports. Requests that AWS refuses to the worker itself are reported to `health`.
     pub fn new(
         ports: Ports<O, D, S, C, L>,
         settings: PipelineSettings,
@@ -182,12 +183,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, health }
     }
 
-    /// Works a message off and judges it. Cancelling `stop` breaks it off: what is on its way is waited for, the ledger is
-    /// told how far it came, and the message goes back at once.
+    /// Handles a message and judges it. When `stop` is cancelled, handling ends early: the batches on their way are waited for,
+    /// the ledger records the position, and the message goes back at once.
     ///
     /// # Cancel safety
-    /// Safe in the sense of the queue: a message whose handling is dropped was not acknowledged and comes again; up to two
-    /// batches of it arrive twice, and everything that was put if there is no ledger.
+    /// Safe for the queue: a message whose handling is dropped was not acknowledged and comes again. Up to two batches of it
+    /// arrive twice, or everything that was put if there is no ledger.
     pub async fn handle(&self, message: &Message, stop: &CancellationToken) -> Verdict {
         let attempt = match message.age() > self.settings.backoff.max_age {
             true => Attempt::Last,
@@ -235,15 +236,15 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 Notice::Expected if matches!(verdict, Verdict::Overdue(_)) => {
                     tell!(warn, "a message was retried for longer than queue.max_age")
                 }
-                Notice::Expected => tell!(debug, "a message waits"),
-                Notice::Unexpected => tell!(warn, "a message could not be done"),
-                Notice::Defect => tell!(error, "a message could not be done"),
+                Notice::Expected => tell!(debug, "a message is retried later"),
+                Notice::Unexpected => tell!(warn, "a message could not be handled"),
+                Notice::Defect => tell!(error, "a message could not be handled"),
             }
         }
         verdict
     }
 
-    /// Works a message's body off, object by object; one that fails does not stop the next.
+    /// Handles a message's body, object by object. An object that fails does not stop the next one.
     pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
         self.attempt(body, Attempt::Ordinary, stop).await
     }
@@ -271,7 +272,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         report
     }
 
-    /// Finds out who wants the object, then delivers it.
+    /// Finds the deliveries that want the object, then delivers it.
     async fn object(
         &self,
         object: &ObjectRef,
@@ -301,21 +302,21 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let bytes = object.size.unwrap_or_default();
         let pass = match report.delivered.is_empty() {
             true => self.shares.enter(&route.tenant, bytes),
-            // Back in the queue, the message would bring those again.
+            // If the message went back now, its delivered objects would come again.
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
             Ok(pass) => {
-                let task = Task { object, route: &route, pass: &pass, attempt, stop };
-                self.deliver(task, &wanted.deliveries, report).await
+                let admitted = Admitted { object, route: &route, pass: &pass, attempt, stop };
+                self.deliver(admitted, &wanted.deliveries, report).await
             }
             Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
         }
     }
 
-    /// Delivers one object to all who want it: its records to CloudWatch Logs, and itself to buckets beside that. Neither
-    /// waits for the other, and each delivery has its own entry in the ledger: what went well is not repeated.
-    async fn deliver(&self, task: Task<'_>, wanted: &[Arc<Delivery>], report: &mut Report) {
+    /// Delivers one object: its records to CloudWatch Logs and, at the same time, the object itself to buckets. Each delivery
+    /// has its own entry in the ledger, so a successful one is not repeated.
+    async fn deliver(&self, admitted: Admitted<'_>, wanted: &[Arc<Delivery>], report: &mut Report) {
         let mut logs = Vec::new();
         let mut buckets = Vec::new();
         for delivery in wanted {
@@ -326,11 +327,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
         let (mut logged, mut copied) = (Report::default(), Report::default());
         let (logs_done, copies_done) =
-            tokio::join!(self.log(task, &logs, &mut logged), self.copy(task, &buckets, &mut copied),);
+            tokio::join!(self.log(admitted, &logs, &mut logged), self.copy(admitted, &buckets, &mut copied));
         if logs_done + copies_done == wanted.len() {
             report.skipped.push(Skipped::AlreadyDelivered);
         }
-        // What is wrong with the object is told once; but to be too large to be read is nothing to a copy.
+        // Errors of the object are reported once. An object that is too large to be read can still be copied.
         let of_object = |failed: &Failed| match &failed.failure {
             Failure::Object(error) => !matches!(error, ObjectError::TooLarge { .. }),
             _ => false,
@@ -345,7 +346,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// What reading an object failed for. A bucket that is missing is the wiring's fault only if the configuration names it.
+    /// Failure of reading an object. A missing bucket is a configuration error only if the configuration names the bucket.
     fn unread(&self, object: &ObjectRef, error: ObjectError) -> Failure {
         Failure::Object(match error {
             ObjectError::NoBucket(problem) if !self.settings.buckets.contains_key(&object.bucket) => {
@@ -355,31 +356,31 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         })
     }
 
-    /// Claims the object for a delivery and enters its account; nothing if the delivery is done. `closed` is why the account
-    /// is known to let nobody in.
-    async fn begin<T>(
+    /// Claims the object for a delivery and enters the customer's account. Answers with none if the delivery is done. `closed`
+    /// says why the account is known to be closed to the worker.
+    async fn claim_and_enter<T>(
         &self,
-        task: Task<'_>,
+        admitted: Admitted<'_>,
         delivery: &Delivery,
         closed: impl Future<Output = Option<Failure>>,
         enter: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Option<(T, Arc<Claim<L>>)>, Failure> {
-        // Thousands of messages may wait for a refused role: each attempt of each would be two calls of the ledger. The last one asks
-        // all the same: what is done needs no letter.
-        if task.attempt == Attempt::Ordinary
+        // Thousands of messages may wait for a refused role, and each attempt would cost two ledger calls. The last attempt
+        // asks the ledger all the same: a delivery that is done needs no dead letter.
+        if admitted.attempt == Attempt::Ordinary
             && let Some(failure) = closed.await
         {
             return Err(failure);
         }
-        // The ledger before the account: what is done needs no way in.
-        let claimed = self.ports.claims.claim(task.object, &delivery.name).await;
+        // The ledger comes first: a delivery that is done need not enter the account.
+        let claimed = self.ports.claims.claim(admitted.object, &delivery.name).await;
         let claim = match claimed.map_err(Failure::Ledger)? {
             Claimed::Ours(claim) => claim,
             Claimed::Done => return Ok(None),
             Claimed::Busy(left) => return Err(Failure::Busy(left)),
         };
-        // And the account before the object: without a way in, it need not be read.
-        match task.unless_stopped(enter).await {
+        // The account comes before the object: if the account refuses, the object need not be read.
+        match admitted.unless_stopped(enter).await {
             Ok(entered) => Ok(Some((entered, claim))),
             Err(failure) => {
                 claim.release(claim.from()).await;
@@ -388,12 +389,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// The account that must own the object's bucket, where that is known.
+    /// Account that must own the object's bucket, if configured.
     fn owner(&self, object: &ObjectRef) -> Option<&str> {
         self.settings.buckets.get(&object.bucket).and_then(Option::as_deref)
     }
 
-    /// Counts a delivery that ended well.
+    /// Counts a successful delivery.
     fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
         self.metrics.count(tally);
         if let Some(at) = object.event_time {
@@ -419,9 +420,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 }
 
-/// An object on its way, its right to be, and the order to stop.
+/// An object that has its tenant's [`Pass`], and how it is handled.
 #[derive(Clone, Copy)]
-struct Task<'a> {
+struct Admitted<'a> {
     object: &'a ObjectRef,
     route: &'a Route,
     pass: &'a Pass,
@@ -429,21 +430,21 @@ struct Task<'a> {
     stop: &'a CancellationToken,
 }
 
-/// What becomes of a message that has to be tried again.
+/// Whether the message may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attempt {
-    /// It waits.
+    /// The message is retried later.
     Ordinary,
-    /// It is a letter: it is older than `queue.max_age`.
+    /// The message is older than `queue.max_age`: a failure makes it a dead letter.
     Last,
 }
 
-impl Task<'_> {
+impl Admitted<'_> {
     fn failed(&self, delivery: Option<&str>, failure: Failure) -> Failed {
         Failed::of(self.object, Some(&self.route.tenant), delivery, failure)
     }
 
-    /// Does something, or drops it when we have to stop.
+    /// Does `work`, or drops it when `stop` is cancelled.
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         tokio::select! {
             done = work => done,

@@ -122,7 +122,7 @@ where
         if room == 0 {
             tokio::select! {
                 () = stop.cancelled() => {}
-                Some(ended) = work.tasks.join_next_with_id() => work.settle(ended),
+                Some(ended) = work.tasks.join_next_with_id() => work.reap(ended),
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }
             continue;
@@ -133,7 +133,7 @@ where
             if Instant::now() < until {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    Some(ended) = work.tasks.join_next_with_id() => work.settle(ended),
+                    Some(ended) = work.tasks.join_next_with_id() => work.reap(ended),
                     () = tokio::time::sleep_until(until) => {}
                 }
                 continue;
@@ -147,11 +147,11 @@ where
                 () = stop.cancelled() => None,
             }
         };
-        match work.settle_while(unless_stopped).await {
+        match work.reap_while(unless_stopped).await {
             Some(Ok(messages)) => {
                 health.queue_answered();
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
-                messages.into_iter().for_each(|message| work.begin(message));
+                messages.into_iter().for_each(|message| work.take_on(message));
             }
             Some(Err(error)) => {
                 health.queue_failed(error.to_string());
@@ -163,7 +163,7 @@ where
                         () = stop.cancelled() => {}
                     }
                 };
-                work.settle_while(unless_stopped).await;
+                work.reap_while(unless_stopped).await;
                 (pause, wait) = ((pause * 2).min(LONGEST_PAUSE), Duration::ZERO);
             }
             None => break Some(receive),
@@ -210,7 +210,7 @@ where
     H: Fn(Arc<Message>, CancellationToken) -> F,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    fn begin(&mut self, message: Message) {
+    fn take_on(&mut self, message: Message) {
         self.metrics.messages_received.inc();
         let message = Arc::new(message);
         let lease = self.leases.hold(message.receipt.clone());
@@ -223,18 +223,18 @@ where
     }
 
     /// Waits for `future`, passing on meanwhile what tasks that end have to say.
-    async fn settle_while<T>(&mut self, future: impl Future<Output = T>) -> T {
+    async fn reap_while<T>(&mut self, future: impl Future<Output = T>) -> T {
         tokio::pin!(future);
         loop {
             tokio::select! {
                 value = &mut future => return value,
-                Some(ended) = self.tasks.join_next_with_id() => self.settle(ended),
+                Some(ended) = self.tasks.join_next_with_id() => self.reap(ended),
             }
         }
     }
 
     /// Passes on what a task that ended has to say.
-    fn settle(&mut self, ended: Result<(Id, Verdict), JoinError>) {
+    fn reap(&mut self, ended: Result<(Id, Verdict), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Running { message, lease, .. } = self.running.remove(&id).expect("each task has one");
         self.count_running();
@@ -277,7 +277,7 @@ where
             let patience =
                 if self.tasks.is_empty() { finish_by.min(stopped + LAST_ANSWER) } else { finish_by };
             tokio::select! {
-                Some(ended) = self.tasks.join_next_with_id() => self.settle(ended),
+                Some(ended) = self.tasks.join_next_with_id() => self.reap(ended),
                 received = answer(&mut open_poll) => {
                     for message in received.unwrap_or_default() {
                         self.settler.give_back(message.receipt, None);
@@ -291,11 +291,11 @@ where
         self.break_off.cancel();
         let abort_at = finish_by + (deadline - finish_by) / 2;
         while let Ok(Some(ended)) = tokio::time::timeout_at(abort_at, self.tasks.join_next_with_id()).await {
-            self.settle(ended);
+            self.reap(ended);
         }
         self.tasks.abort_all();
         while let Some(ended) = self.tasks.join_next_with_id().await {
-            self.settle(ended);
+            self.reap(ended);
         }
         if tokio::time::timeout_at(deadline, self.settler.finish()).await.is_err() {
             tracing::warn!("the queue did not take every verdict in time; what it did not take comes again");

@@ -1,4 +1,4 @@
-//! Batches against a checker of their own, which knows the service's rules and nothing of how a batch is built.
+//! Checks batches against the service's rules, without knowledge of how a batch is built.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -9,7 +9,7 @@ fn head() -> BatchHead {
     BatchHead::new("/logs/a\"b", "stream")
 }
 
-/// Buffers as a batch of before leaves them.
+/// Buffers with the contents of an earlier batch.
 fn used() -> Buffers {
     let event = Event { timestamp: 1, start: 0, end: 7, record: 9, completes_record: true };
     Buffers { body: b"garbage".to_vec(), events: vec![event; 3] }
@@ -110,7 +110,7 @@ fn a_request_spans_a_day_and_no_more() {
         (vec![day + 1, 0], vec![1, 1]),
         (vec![0, 5 * day, 1, 5 * day + 1, 2, -9 * day], vec![1, 1, 2, 2]),
         ((0..500).map(|turn| turn - turn % 3 * 2 * day).collect(), vec![166, 167, 167]),
-        // Only forward so far: nobody knows that the days will come again.
+        // Time goes only forward at first, so the first batches hold one day each.
         ((0..500).map(|turn| turn + turn % 3 * 2 * day).collect(), vec![1, 1, 166, 166, 166]),
         (vec![i64::MIN / 2, 0, i64::MAX / 2], vec![1, 1, 1]),
     ] {
@@ -123,14 +123,14 @@ fn a_request_spans_a_day_and_no_more() {
 }
 
 #[test]
-fn a_batch_goes_out_in_as_many_requests_as_may_hold_what_is_stored() {
+fn a_batch_makes_at_most_one_request_for_each_day_that_is_stored() {
     let day = 86_400_000;
     for (days, expected) in [(16, vec![16]), (17, vec![16, 1]), (40, vec![16, 16, 8])] {
         let events: Vec<_> = (0..days).map(|at| (-at * (day + 1), "m".to_owned())).collect();
         let requests: Vec<_> = batches(&events).iter_mut().map(|batch| bodies(batch).len()).collect();
         assert_eq!(requests, expected);
     }
-    // All that the service stores at one time, in any order.
+    // The whole range of time that the service stores, in any order.
     let now = 1_795_000_000_123;
     let turns = |turn: i64| now - 14 * day + (turn * 7_654_321).rem_euclid(14 * day + day / 12);
     let latest = [now + day / 12, now - 14 * day].into_iter();
@@ -150,7 +150,7 @@ fn equal_timestamps_keep_their_order() {
 }
 
 #[test]
-fn a_token_stands_in_the_body_and_can_be_replaced() {
+fn the_body_has_a_token_that_can_be_replaced() {
     let mut batch = batches(&[(1, "m".to_owned())]).remove(0);
     for (token, expected) in
         [(None, Value::Null), (Some("4\"9"), "4\"9".into()), (Some("5"), "5".into()), (None, Value::Null)]
@@ -187,7 +187,7 @@ fn rejected_indices_are_read_exactly() {
     check(None, None, Some(0), [0, 0, 0, 10]);
     check(Some(10), None, Some(10), [10, 0, 0, 0]);
     check(Some(5), Some(3), None, [5, 0, 5, 0]);
-    // They count within the request, which may be a part of the batch.
+    // Indices count within the request, which may be a part of the batch.
     let mut several = rejections(2..5, &RejectedEvents { too_old_end: Some(1), ..RejectedEvents::default() });
     several.refuse(5);
     several.add(&(6..10), &RejectedEvents { too_new_start: Some(3), ..RejectedEvents::default() });
@@ -258,7 +258,7 @@ proptest! {
         let mut chunks = events.as_slice();
         for mut batch in batches(&events) {
             let found: Vec<_> = bodies(&mut batch).iter().flat_map(|body| check_legal(body)).collect();
-            // Each batch holds a run of the input, in order of time and else as it came.
+            // Each batch holds a run of the input, sorted by time; the sort is stable.
             let (mut run, rest) = (chunks[..found.len()].to_vec(), &chunks[found.len()..]);
             run.sort_by_key(|(timestamp, _)| *timestamp);
             prop_assert_eq!(&found, &run);
@@ -279,14 +279,14 @@ fn the_pool_keeps_few_and_ordinary_buffers() {
         let all: Vec<_> = (0..4).map(|_| pool.take()).collect();
         all.iter().filter(|buffers| buffers.body.capacity() > 0).count()
     };
-    assert_eq!(kept(&pool), 2, "no more than it was told");
+    assert_eq!(kept(&pool), 2, "no more than two");
     pool.give(Buffers { body: Vec::with_capacity(2 * FULL_BODY), events: Vec::new() });
-    assert_eq!(kept(&pool), 0, "what has grown is not kept");
+    assert_eq!(kept(&pool), 0, "grown buffers are not kept");
 }
 
-/// What a batch of before left in its buffers is in no body that goes out.
+/// The contents of an earlier batch's buffers are in no later body.
 #[test]
-fn buffers_change_hands_without_their_contents() {
+fn reused_buffers_are_empty() {
     let mut batch = Batch::in_buffers(&head(), used());
     batch.push(0, 5, &Message::escape("late"), true);
     batch.push(1, 4, &Message::escape("early"), true);

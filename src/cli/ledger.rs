@@ -225,10 +225,10 @@ async fn sweep(
         for some in asked_for.chunks(DELETIONS) {
             let mut running = JoinSet::new();
             for entry in some {
-                running.spawn(settle(entries.clone(), entry.clone(), doing, ended_at));
+                running.spawn(carry_out(entries.clone(), entry.clone(), doing, ended_at));
             }
-            let settled = running.join_all().await.into_iter();
-            outcome.found.extend(settled.map(|(entry, fate)| {
+            let carried_out = running.join_all().await.into_iter();
+            outcome.found.extend(carried_out.map(|(entry, fate)| {
                 let changed_at = selection.changed_at(&entry);
                 Found { entry, changed_at, fate }
             }));
@@ -248,7 +248,7 @@ async fn sweep(
     outcome
 }
 
-async fn settle(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at: Timestamp) -> (Entry, Fate) {
+async fn carry_out(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at: Timestamp) -> (Entry, Fate) {
     let leased = entry.lease.as_ref().is_some_and(|lease| lease.until > ended_at);
     let fate = match doing {
         Doing::Show => Fate::Shown,

@@ -15,7 +15,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use self::entry::{Entry, Reading, table};
+use self::entry::{CheckedRow, Reading, table};
 use super::{
     EXIT_CONFIG, EXIT_NOT_FOUND, EXIT_USAGE, run_async,
     show::{Show, columns, printable},
@@ -237,19 +237,22 @@ impl Seen {
     }
 }
 
-async fn all(rows: &TenantRows) -> anyhow::Result<Vec<Entry>> {
+async fn all(rows: &TenantRows) -> anyhow::Result<Vec<CheckedRow>> {
     let (all, reading) = (rows.all().await?, Reading::new(rows.default_region()));
-    Ok(all.into_iter().map(|(tenant_id, name, row)| Entry::new(tenant_id, name, row, reading)).collect())
+    Ok(all.into_iter().map(|(tenant_id, name, row)| CheckedRow::new(tenant_id, name, row, reading)).collect())
 }
 
 /// A tenant's rows; an error if there are none.
-async fn of(rows: &TenantRows, tenant_id: &str) -> anyhow::Result<Vec<Entry>> {
+async fn of(rows: &TenantRows, tenant_id: &str) -> anyhow::Result<Vec<CheckedRow>> {
     let found = rows.of(tenant_id).await?;
     if found.is_empty() {
         return Err(Refusal::NotFound(format!("tenant {tenant_id:?} has no row")).into());
     }
     let reading = Reading::new(rows.default_region());
-    Ok(found.into_iter().map(|(name, row)| Entry::new(tenant_id.to_owned(), name, row, reading)).collect())
+    Ok(found
+        .into_iter()
+        .map(|(name, row)| CheckedRow::new(tenant_id.to_owned(), name, row, reading))
+        .collect())
 }
 
 fn no_such_row(tenant_id: &str, name: &str) -> anyhow::Error {
@@ -257,15 +260,15 @@ fn no_such_row(tenant_id: &str, name: &str) -> anyhow::Error {
 }
 
 /// The tenants that their settings row pauses.
-fn paused(entries: &[Entry]) -> BTreeSet<String> {
+fn paused(entries: &[CheckedRow]) -> BTreeSet<String> {
     entries.iter().filter(|entry| entry.pauses()).map(|entry| entry.tenant_id().to_owned()).collect()
 }
 
 fn reports<'a>(
-    entries: impl IntoIterator<Item = &'a Entry>,
+    entries: impl IntoIterator<Item = &'a CheckedRow>,
     paused: Option<&BTreeSet<String>>,
 ) -> Vec<Value> {
-    let paused = |entry: &Entry| paused.map(|paused| paused.contains(entry.tenant_id()));
+    let paused = |entry: &CheckedRow| paused.map(|paused| paused.contains(entry.tenant_id()));
     entries.into_iter().map(|entry| entry.report(paused(entry))).collect()
 }
 
@@ -296,7 +299,7 @@ async fn get(show: Show, rows: &TenantRows, tenant_id: &str, name: Option<&str>)
     show.result(text, || reports(&entries, Some(&paused)).into())
 }
 
-fn validated(show: Show, entries: &[Entry], paused: Option<&BTreeSet<String>>) -> anyhow::Result<()> {
+fn validated(show: Show, entries: &[CheckedRow], paused: Option<&BTreeSet<String>>) -> anyhow::Result<()> {
     let remarkable: Vec<_> =
         entries.iter().filter(|entry| !entry.is_valid() || !entry.unknown().is_empty()).collect();
     let text = || match remarkable.is_empty() {
@@ -315,7 +318,7 @@ fn count(rows: usize) -> String {
 
 /// # Errors
 /// Some row cannot be used; how many.
-fn usable(entries: &[Entry]) -> Result<(), Refusal> {
+fn usable(entries: &[CheckedRow]) -> Result<(), Refusal> {
     match entries.iter().filter(|entry| !entry.is_valid()).count() {
         0 => Ok(()),
         bad => Err(Refusal::Invalid(format!("{bad} of {} cannot be used", count(entries.len())))),
@@ -326,14 +329,14 @@ fn usable(entries: &[Entry]) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// There are some.
-fn refuse_unusable(show: Show, entries: &[Entry]) -> anyhow::Result<()> {
+fn refuse_unusable(show: Show, entries: &[CheckedRow]) -> anyhow::Result<()> {
     let Err(refusal) = usable(entries) else { return Ok(()) };
     let bad = entries.iter().filter(|entry| !entry.is_valid());
     show.result(|| table(bad, &BTreeSet::new()), || reports(entries, None).into())?;
     Err(Refusal::Invalid(format!("{refusal}; nothing was written")).into())
 }
 
-async fn put(show: Show, rows: &TenantRows, entries: &[Entry], seen: Seen) -> anyhow::Result<()> {
+async fn put(show: Show, rows: &TenantRows, entries: &[CheckedRow], seen: Seen) -> anyhow::Result<()> {
     refuse_unusable(show, entries)?;
     warn_of_oddities(entries);
     let mut done = Vec::new();
@@ -360,7 +363,7 @@ async fn put(show: Show, rows: &TenantRows, entries: &[Entry], seen: Seen) -> an
     failed.map_or(Ok(()), Err)
 }
 
-async fn would_put(show: Show, rows: &TenantRows, entries: &[Entry]) -> anyhow::Result<()> {
+async fn would_put(show: Show, rows: &TenantRows, entries: &[CheckedRow]) -> anyhow::Result<()> {
     refuse_unusable(show, entries)?;
     warn_of_oddities(entries);
     let mut would = Vec::new();
@@ -379,7 +382,7 @@ async fn would_put(show: Show, rows: &TenantRows, entries: &[Entry]) -> anyhow::
     outcomes(show, &would)
 }
 
-fn outcomes(show: Show, outcomes: &[(&Entry, &str)]) -> anyhow::Result<()> {
+fn outcomes(show: Show, outcomes: &[(&CheckedRow, &str)]) -> anyhow::Result<()> {
     let text = || {
         let lines = outcomes.iter().map(|(entry, outcome)| {
             [printable(entry.tenant_id()), printable(entry.name()), (*outcome).into()]
@@ -387,7 +390,7 @@ fn outcomes(show: Show, outcomes: &[(&Entry, &str)]) -> anyhow::Result<()> {
         columns(lines)
     };
     let json = || {
-        let with_outcome = |(entry, outcome): &(&Entry, &str)| {
+        let with_outcome = |(entry, outcome): &(&CheckedRow, &str)| {
             let mut report = entry.report(None);
             report["outcome"] = (*outcome).into();
             report
@@ -397,7 +400,7 @@ fn outcomes(show: Show, outcomes: &[(&Entry, &str)]) -> anyhow::Result<()> {
     show.result(text, json)
 }
 
-fn warn_of_oddities(entries: &[Entry]) {
+fn warn_of_oddities(entries: &[CheckedRow]) {
     for entry in entries {
         let (tenant_id, name) = (entry.tenant_id(), entry.name());
         for field in entry.unknown() {
@@ -414,7 +417,7 @@ fn warn_of_oddities(entries: &[Entry]) {
 }
 
 /// Rows that the worker would refuse by its own configuration: no error, for the one at hand need not be the workers'.
-fn warn_of_misfits(entries: &[Entry], config: &Config) {
+fn warn_of_misfits(entries: &[CheckedRow], config: &Config) {
     let own_buckets = config.own_buckets();
     for bad in entries.iter().filter_map(|entry| entry.misfit(&own_buckets)) {
         eprintln!(
@@ -495,7 +498,7 @@ async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: S
 ///
 /// # Errors
 /// There is no such file, or it holds no rows.
-fn read_entries(file: &Path, config: &Config) -> anyhow::Result<Vec<Entry>> {
+fn read_entries(file: &Path, config: &Config) -> anyhow::Result<Vec<CheckedRow>> {
     let mut text = String::new();
     let (name, read) = match file.to_str() {
         Some("-") => ("standard input".to_owned(), io::stdin().read_to_string(&mut text)),

@@ -1,8 +1,8 @@
-//! Which events of a refused request are to blame. Pure.
+//! Finds the events for which a request is refused. Pure.
 //!
-//! CloudWatch Logs refuses a request whole and does not say for which event. The request is put again in halves, the first half
-//! first, down to single events: so the others arrive, in their order. A request of a single event is put a second time. Where
-//! both halves of a half are refused although the group took nothing yet, the fault lies with the group, and the search ends.
+//! CloudWatch Logs refuses a whole request and does not name the event. The request is put again in halves, the first half
+//! first, down to single events, so that the other events arrive in order. A request of a single event is put a second time. If
+//! both halves of a half are refused and the group took nothing before, the group is to blame and the search ends.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -10,40 +10,40 @@ use crate::batch::Part;
 
 /// Most requests of one search: one event among 10,000 takes 30.
 const MAX_REQUESTS: u32 = 32;
-/// Most events in a row that are blamed: more are refused for something that they have in common.
+/// Most events in a row that are blamed. More refusals in a row have a common cause.
 const MAX_IN_A_ROW: u32 = 8;
 
-/// What the group did so far with what one object's delivery put into it.
+/// How the group answered the requests of one object's delivery so far.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(super) struct History {
     took_some: AtomicBool,
     refused_in_a_row: AtomicU32,
 }
 
-impl Record {
-    /// The group took a request.
+impl History {
+    /// Notes that the group took a request.
     pub(super) fn taken(&self) {
         self.took_some.store(true, Ordering::Relaxed);
         self.refused_in_a_row.store(0, Ordering::Relaxed);
     }
 
-    /// The group refused a single event; whether the event is to blame.
+    /// Notes that the group refused a single event. Answers whether the event is to blame.
     pub(super) fn refused(&self) -> bool {
         self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) < MAX_IN_A_ROW
     }
 
-    /// Whether the group took anything.
+    /// Whether the group took any request.
     pub(super) fn took_some(&self) -> bool {
         self.took_some.load(Ordering::Relaxed)
     }
 }
 
-/// A search within one batch.
+/// Search for the refused events of one batch.
 #[derive(Debug, Default)]
 pub(super) struct Blame {
-    /// Halves that are not put yet, the next one last.
+    /// Halves to put, the next one last.
     waiting: Vec<Half>,
-    /// The half that is being put; none: a part that was not refused before.
+    /// The half that is being put; none if the part was not refused before.
     current: Option<Half>,
     requests: u32,
 }
@@ -51,7 +51,7 @@ pub(super) struct Blame {
 #[derive(Clone, Debug)]
 struct Half {
     part: Part,
-    /// It is a half of a half.
+    /// Whether this is a half of a half.
     is_quarter: bool,
     side: Side,
 }
@@ -62,10 +62,10 @@ enum Side {
     Second { first_was_refused: bool },
 }
 
-/// What a refusal means.
+/// Meaning of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Nothing yet: the part's halves come next, or a single event once more.
+    /// Not known yet: the halves of the part come next, or a single event again.
     Again,
     /// The part is one event, and the event is to blame.
     Event,
@@ -74,14 +74,14 @@ pub(super) enum Refusal {
 }
 
 impl Blame {
-    /// The half to put next; none: the search is over, or has not begun.
+    /// Takes the half to put next; none if no search is running.
     pub(super) fn next(&mut self) -> Option<Part> {
         self.current = self.waiting.pop();
         self.requests += u32::from(self.current.is_some());
         self.current.as_ref().map(|half| half.part.clone())
     }
 
-    /// The part that was put last was refused, by a group that took something before or did not.
+    /// Notes that the part was refused. `took_some`: the group took a request before.
     pub(super) fn refused(&mut self, part: Part, took_some: bool) -> Refusal {
         let half = self.current.take();
         match half.as_ref().map(|half| half.side) {
@@ -122,13 +122,13 @@ impl Blame {
 mod tests {
     use super::*;
 
-    /// Puts so many events of which CloudWatch Logs refuses some, or all; says which are blamed and how many requests it took.
+    /// Puts events, some of which are refused. Answers with the blamed events and the number of requests.
     fn search(events: usize, is_bad: impl Fn(usize) -> bool) -> (Option<Vec<usize>>, u32) {
         let (mut blame, mut blamed, mut requests, mut from) = (Blame::default(), Vec::new(), 0, 0);
         let mut arrived = Vec::new();
         while from < events {
             let part = blame.next().unwrap_or(from..events);
-            assert_eq!(part.start, from, "in order, and nothing left out");
+            assert_eq!(part.start, from, "events are put in order, none is left out");
             requests += 1;
             if !part.clone().any(&is_bad) {
                 arrived.extend(part.clone());
@@ -145,7 +145,7 @@ mod tests {
             }
         }
         let good: Vec<_> = (0..events).filter(|event| !is_bad(*event)).collect();
-        assert_eq!(arrived, good, "each once, in order");
+        assert_eq!(arrived, good, "the others arrive once and in order");
         (Some(blamed), requests)
     }
 
@@ -174,7 +174,7 @@ mod tests {
             assert_eq!(blamed, Some(bad.to_vec()));
             assert!(requests <= MAX_REQUESTS, "{requests}");
         }
-        assert_eq!(search(8, |event| event < 2).0, None, "nothing was taken before");
+        assert_eq!(search(8, |event| event < 2).0, None, "the group took nothing before");
     }
 
     #[test]
@@ -184,14 +184,14 @@ mod tests {
 
     #[test]
     fn events_in_a_row_are_blamed_up_to_a_limit() {
-        let record = Record::default();
-        assert!(!record.took_some());
-        record.taken();
-        assert!(record.took_some());
-        assert!((0..MAX_IN_A_ROW).all(|_| record.refused()));
-        assert!(!record.refused());
-        record.taken();
-        assert!(record.refused());
+        let history = History::default();
+        assert!(!history.took_some());
+        history.taken();
+        assert!(history.took_some());
+        assert!((0..MAX_IN_A_ROW).all(|_| history.refused()));
+        assert!(!history.refused());
+        history.taken();
+        assert!(history.refused());
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_search_has_an_end() {
-        // One in each sixteenth: too many.
+        // One bad event in each half.
         let (blamed, requests) = search(10_000, |event| event % 5_000 == 17);
         assert!(blamed.is_none() && requests <= MAX_REQUESTS, "{blamed:?} by {requests}");
     }

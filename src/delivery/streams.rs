@@ -1,4 +1,4 @@
-//! What is known of log streams, shared by all deliveries of a worker.
+//! Known log streams, shared by all deliveries of a worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,22 +6,22 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::recent::Recent;
 
-/// Most streams whose sequence token is remembered, at most 1 KiB each; beyond it those alone that are written at the moment.
+/// Most streams whose sequence token is remembered, at most 1 KiB each. Beyond that, only streams in use are kept.
 pub const MAX_STREAMS: u64 = 20_000;
 
-/// What is known of streams. Where there are too many, the least recently used are forgotten, but never one that somebody writes:
-/// two writers would not know of each other.
+/// Known streams. If there are too many, the least recently used are forgotten. A stream in use is never forgotten: two writers
+/// of one stream must share its lock.
 #[derive(Clone, Debug)]
 pub struct Streams {
     known: Recent<StreamKey, Arc<Mutex<Stream>>>,
 }
 
-/// Names a stream among all accounts.
+/// Name of a stream among all accounts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StreamKey {
     /// The customer's account.
     pub account: String,
-    /// Region of the group.
+    /// The Region of the group.
     pub region: String,
     /// The group.
     pub log_group_name: String,
@@ -29,31 +29,31 @@ pub struct StreamKey {
     pub log_stream_name: String,
 }
 
-/// One stream; whoever puts into it holds its lock, so that its batches go out one after another.
+/// State of one stream. A writer holds its lock while it puts, so that the stream's batches are put one after another.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     pub(super) sequence_token: Option<String>,
-    /// When it took a request last.
+    /// When the stream last took a request.
     pub(super) took_at: Option<Instant>,
 }
 
-/// How long what a stream took says that nothing is wrong with its group.
+/// How long an accepted request shows that the group is not to blame for a refusal.
 const RECENT: Duration = Duration::from_secs(600);
 
 impl Stream {
-    /// Whether it took a request a short time ago, of any object.
+    /// Whether the stream took a request of any object within [`RECENT`].
     pub(super) fn took_lately(&self) -> bool {
         self.took_at.is_some_and(|at| at.elapsed() < RECENT)
     }
 }
 
 impl Streams {
-    /// Nothing is known yet.
+    /// Knows no streams.
     pub fn new() -> Self {
         Self { known: Recent::new(usize::try_from(MAX_STREAMS).expect("it is small")) }
     }
 
-    /// The stream of that name, in use for as long as it is held.
+    /// The stream with this name. It counts as in use while the answer is held.
     pub(super) fn get(&self, key: &StreamKey) -> Arc<Mutex<Stream>> {
         self.known.get_or_insert_with(key, Arc::default)
     }

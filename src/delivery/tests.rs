@@ -1,22 +1,25 @@
-//! Lanes against the sink in memory, which itself refuses to take two puts into one stream, or a batch that breaks a
-//! limit.
+//! Lanes against the sink in memory, which refuses two puts into one stream at a time and batches that break a limit.
+
+mod protocol;
+
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{
-    writer::{CREATION_PAUSE, MAX_ROUNDS},
-    *,
-};
+use super::*;
 use crate::{
-    batch::{MAX_BATCH_EVENTS, RejectedEvents},
+    batch::{MAX_BATCH_EVENTS, MAX_MESSAGE_BYTES, RejectedEvents},
     event::ObjectRef,
     ledger::{
-        claim::{ClaimSettings, Claimed, Claims, Metrics},
+        claim::{Claim, ClaimSettings, Claimed, Claims, Metrics},
         memory::MemoryLedger,
     },
     name::StreamTemplate,
+    object::trail::Trail,
+    records::{Message, Record},
     sink::memory::{Call, MemorySink, MemorySinks, Operation},
+    tenant::{CloudWatch, Oversize},
 };
 
 const ACCOUNT: &str = "222222222222";
@@ -103,7 +106,7 @@ async fn push(
     lane.push(&record(timestamp, text), 0).await
 }
 
-/// Pushes messages, a batch each, and finishes.
+/// Pushes messages, each into its own batch, and flushes.
 async fn deliver(lane: &mut Lane<MemorySink, MemoryLedger>, messages: &[&str]) -> Result<(), LaneError> {
     for (at, message) in (0..).zip(messages) {
         push(lane, at * APART, message).await?;
@@ -111,155 +114,18 @@ async fn deliver(lane: &mut Lane<MemorySink, MemoryLedger>, messages: &[&str]) -
     lane.flush().await
 }
 
-/// A message that shares no batch with another of its kind, because both together are too long.
+/// A message so long that two of its kind do not fit into one batch.
 fn half_a_batch(text: &str) -> String {
     text.to_owned() + &" ".repeat(MAX_MESSAGE_BYTES / 2)
 }
 
-/// What the group got, without what made it long.
+/// Messages in the group, without their padding.
 fn found(sinks: &MemorySinks) -> Vec<String> {
     sinks.messages(PLACE, GROUP).into_iter().map(|message| message.trim_end().to_owned()).collect()
 }
 
 fn put(message: &str, token: Option<&str>) -> Call {
     Call::Put("s".into(), vec![message.into()], token.map(str::to_owned))
-}
-
-fn create_stream() -> Call {
-    Call::CreateStream("s".into())
-}
-
-fn not_found() -> SinkError {
-    SinkError::NotFound("not here".into())
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_known_stream_is_put_to_at_once() {
-    let sinks = ready();
-    let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a"]).await.expect("it arrives");
-    assert_eq!(sinks.calls(), [put("a", None)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_missing_stream_is_created_and_the_same_batch_put_again() {
-    let sinks = MemorySinks::new();
-    sinks.create(PLACE, GROUP, &[]);
-    let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
-    // No group is created, so none of the customer's gets our retention.
-    assert_eq!(sinks.calls(), [put("a", None), create_stream(), put("a", None), put("b", None)]);
-    assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b"]);
-    assert_eq!(lane.tally().put.accepted, 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_missing_group_is_created_with_its_retention() {
-    let sinks = MemorySinks::new();
-    let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a"]).await.expect("it arrives");
-    let create_group = Call::CreateGroup(GROUP.into(), Some(30));
-    let expected = [put("a", None), create_stream(), create_group, create_stream(), put("a", None)];
-    assert_eq!(sinks.calls(), expected);
-    assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_that_is_deleted_while_we_run_is_created_again() {
-    let sinks = ready();
-    sinks.demand_tokens();
-    let streams = Streams::new();
-    let mut first = lane_with(&sinks, &streams, Oversize::Split).await;
-    deliver(&mut first, &["a"]).await.expect("it arrives");
-    sinks.delete_group(PLACE, GROUP);
-    let mut second = lane_with(&sinks, &streams, Oversize::Split).await;
-    deliver(&mut second, &["b", "c"]).await.expect("they arrive");
-    assert_eq!(sinks.messages(PLACE, GROUP), ["b", "c"]);
-    // The token of the deleted stream went with it.
-    assert_eq!(sinks.calls()[5..], [put("b", None), put("c", Some("s-1"))]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_exists_and_is_not_found_yet_is_waited_for() {
-    let sinks = ready();
-    (1..=4).for_each(|nth| sinks.fail(Operation::Put, nth, not_found()));
-    let mut lane = lane(&sinks).await;
-    let start = Instant::now();
-    deliver(&mut lane, &["a"]).await.expect("it arrives at last");
-    assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
-    assert_eq!(start.elapsed(), CREATION_PAUSE * (1 + 2 + 4));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_never_found_ends() {
-    let sinks = ready();
-    sinks.fail_group(GROUP, not_found());
-    let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a"]).await, Err(not_found().into()));
-    assert_eq!(sinks.count(Operation::Put), MAX_ROUNDS as usize);
-    assert_eq!((lane.tally().read, lane.tally().accounted()), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_that_may_not_be_created_is_an_error() {
-    let sinks = MemorySinks::new();
-    let denied = SinkError::Denied("no logs:CreateLogGroup".into());
-    sinks.fail(Operation::CreateGroup, 1, denied.clone());
-    let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a"]).await, Err(denied.into()));
-    assert_eq!((lane.tally().read, lane.tally().accounted()), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn tokens_are_passed_on_also_to_the_next_lane() {
-    let sinks = ready();
-    sinks.demand_tokens();
-    let streams = Streams::new();
-    for messages in [["a", "b"], ["c", "d"]] {
-        let mut lane = lane_with(&sinks, &streams, Oversize::Split).await;
-        deliver(&mut lane, &messages).await.expect("they arrive");
-    }
-    let expected = [put("a", None), put("b", Some("s-1")), put("c", Some("s-2")), put("d", Some("s-3"))];
-    assert_eq!(sinks.calls(), expected);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_invalid_token_is_replaced_by_the_expected_one() {
-    let sinks = ready();
-    sinks.demand_tokens();
-    deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
-    // Another worker, which knows of no token.
-    let mut other = lane(&sinks).await;
-    deliver(&mut other, &["b", "c"]).await.expect("they arrive");
-    let expected = [put("a", None), put("b", None), put("b", Some("s-1")), put("c", Some("s-2"))];
-    assert_eq!(sinks.calls(), expected);
-    assert_eq!(other.tally().batches, 2);
-
-    let sinks = ready();
-    sinks.fail(Operation::Put, 1, SinkError::InvalidSequenceToken { expected: Some("t\"1".into()) });
-    sinks.fail(Operation::Put, 2, SinkError::InvalidSequenceToken { expected: None });
-    deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
-    assert_eq!(sinks.calls(), [put("a", None), put("a", Some("t\"1")), put("a", None)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_that_is_never_right_ends() {
-    let sinks = ready();
-    let error = SinkError::InvalidSequenceToken { expected: Some("t".into()) };
-    (1..=20).for_each(|nth| sinks.fail(Operation::Put, nth, error.clone()));
-    let mut lane = lane(&sinks).await;
-    assert_eq!(deliver(&mut lane, &["a"]).await, Err(error.into()));
-    assert_eq!(sinks.count(Operation::Put), MAX_ROUNDS as usize);
-}
-
-#[tokio::test(start_paused = true)]
-async fn data_already_accepted_is_accepted() {
-    let sinks = ready();
-    sinks.store_but_fail(1, SinkError::DataAlreadyAccepted { expected: Some("next".into()) });
-    let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
-    assert_eq!(sinks.calls(), [put("a", None), put("b", Some("next"))]);
-    assert_eq!((lane.tally().put.accepted, lane.tally().batches), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,13 +135,13 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
     let mut lane = lane(&sinks).await;
     let [a, b, c] = ["a", "b", "c"].map(half_a_batch);
     push(&mut lane, 0, &a).await.expect("it fits");
-    // Sends `a` off, and does not wait for an answer that cannot come: `b` and `b2` fill the next batch.
+    // Sends `a` and does not wait for the answer, which cannot come yet. `b` and `b2` fill the next batch.
     let second = tokio::time::timeout(Duration::from_secs(60), push(&mut lane, 1, &b)).await;
     second.expect("it does not wait").expect("it fits");
     sinks.until_puts(1).await;
     push(&mut lane, 1, "b2").await.expect("it fits");
     {
-        // `c` needs a third batch: not before `a` has arrived.
+        // `c` needs a third batch, which waits for `a`'s answer.
         let third = push(&mut lane, 2, &c);
         tokio::pin!(third);
         assert!(tokio::time::timeout(Duration::from_secs(60), &mut third).await.is_err());
@@ -302,16 +168,16 @@ async fn reading_and_putting_take_the_longer_of_both_times() {
         push(&mut lane, at, &half_a_batch("m")).await.expect("it fits");
     }
     lane.flush().await.expect("all arrive");
-    // One after another it would be 20 s.
+    // Without the overlap it would be 20 s.
     assert_eq!(start.elapsed(), Duration::from_secs(12));
 }
 
 #[tokio::test(start_paused = true)]
-async fn batches_keep_the_object_s_order_and_events_the_clock_s() {
+async fn batches_are_in_the_object_s_order_and_their_events_in_order_of_time() {
     let sinks = ready();
     sinks.put_time(Duration::from_millis(10));
     let mut lane = lane(&sinks).await;
-    // Within a batch by time; between batches as the object has them, even back in time.
+    // The order of batches may go back in time.
     let long = |text: &str| half_a_batch(text);
     for (timestamp, text) in [
         (5, long("b")),
@@ -338,7 +204,7 @@ async fn two_lanes_into_one_stream_take_turns() {
         lane_with(&sinks, &streams, Oversize::Split).await,
     );
     let start = Instant::now();
-    // The sink ends the test if they meet.
+    // The sink panics if two puts overlap.
     let results = tokio::join!(deliver(&mut one, &["a", "b", "c"]), deliver(&mut two, &["1", "2", "3"]));
     assert_eq!(results, (Ok(()), Ok(())));
     assert_eq!((start.elapsed(), sinks.count(Operation::Put)), (Duration::from_secs(6), 6));
@@ -354,7 +220,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
     sinks.put_time(Duration::from_secs(1));
     let streams = Streams::new();
     let mut one = lane_with(&sinks, &streams, Oversize::Split).await;
-    let key = StreamKey { account: "333333333333".into(), ..one.writer.key.clone() };
+    let key = StreamKey { account: "333333333333".into(), ..one.writer.target.key.clone() };
     let sink = sinks.sink("333333333333", REGION);
     let mut two = Lane::new(
         sink,
@@ -374,7 +240,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
 async fn long_messages_are_split_at_characters_and_count_once() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
-    // Characters of two and four bytes stand across both boundaries.
+    // Characters of two and four bytes lie across both boundaries.
     let text = format!("x{}\"{}", "é".repeat(MAX_MESSAGE_BYTES / 2), "😀".repeat(MAX_MESSAGE_BYTES / 4 + 1));
     push(&mut lane, 7, &text).await.expect("it fits");
     push(&mut lane, 8, "after").await.expect("it fits");
@@ -426,7 +292,7 @@ async fn empty_messages_are_skipped_and_undated_ones_get_the_object_s_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_but_empty_messages_is_not_put() {
+async fn an_object_of_empty_messages_is_not_put() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
     deliver(&mut lane, &["", ""]).await.expect("nothing to do");
@@ -441,13 +307,13 @@ async fn a_batch_that_fails_stops_the_lane() {
     let mut lane = lane(&sinks).await;
     let messages = ["a", "b", "c", "d"].map(half_a_batch);
     assert_eq!(deliver(&mut lane, &messages.each_ref().map(String::as_str)).await, Err(throttled.into()));
-    // `c` was ready when `b` failed; it must not overtake.
+    // `c` was ready when `b` failed, and must not be put.
     assert_eq!(sinks.calls(), [put(&messages[0], None), put(&messages[1], None)]);
     assert_eq!(lane.tally().put.accepted, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_batch_s_failure_surfaces() {
+async fn a_failure_of_the_last_batch_is_reported() {
     for (error, puts) in [
         (SinkError::Unavailable("503".into()), 1),
         (SinkError::Denied("no".into()), 1),
@@ -462,7 +328,7 @@ async fn the_last_batch_s_failure_surfaces() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_lane_takes_back_what_is_on_its_way() {
+async fn a_dropped_lane_cancels_its_put() {
     let sinks = ready();
     sinks.hold();
     let streams = Streams::new();
@@ -489,7 +355,7 @@ fn any_record() -> impl Strategy<Value = (Option<i64>, String)> {
     (proptest::option::of(0..3 * APART), text)
 }
 
-/// Cuts text as an event's limit asks for, character by character.
+/// Cuts text at the limit of one event, between characters.
 fn cut(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

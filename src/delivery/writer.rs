@@ -1,93 +1,89 @@
-//! Puts one batch after another into one stream, and what cannot be delivered into quarantine.
+//! Puts one batch after another into one stream, and writes the records that cannot be delivered into quarantine.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::OnceLock;
 
 use tokio::time::Instant;
 
 use super::{
     LaneError,
-    blame::{self, Blame, Refusal},
-    streams::{Stream, StreamKey, Streams},
+    blame::{Blame, History, Refusal},
+    protocol::Target,
+    streams::Streams,
 };
 use crate::{
-    batch::{BatchTally, Buffers, ClosedBatch, Part, RejectedEvents, Rejection, Rejections},
-    ledger::{Ledger, Position, ahead::EventPlace, claim::Claim, owed::Owed},
+    batch::{BatchTally, Buffers, ClosedBatch, Rejection, Rejections},
+    ledger::{Ledger, Position, ahead::EventPlace, owed::Owed},
     quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     sink::{LogSink, SinkError},
 };
 
-/// How often one batch is put while its stream is created, its token corrected or its lease renewed. None takes more than two
-/// rounds; the rest is for a group that the service does not see yet although it exists.
-pub(super) const MAX_ROUNDS: u32 = 6;
-/// First pause when a group or stream was just created and is still not found; doubles each round.
-pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);
-
+/// Writes one lane's batches and quarantine files.
 #[derive(Debug)]
 pub(super) struct Writer<S, L> {
-    pub(super) sink: S,
-    pub(super) key: StreamKey,
-    pub(super) retention_days: Option<i32>,
-    pub(super) streams: Streams,
-    pub(super) claim: Arc<Claim<L>>,
+    pub(super) target: Target<S, L>,
+    streams: Streams,
     /// None: there is no quarantine.
     pub(super) shelf: Option<Shelf>,
-    /// Why the quarantine could not be written: after that, this attempt leaves it alone.
+    /// Why a quarantine file could not be written. After that, this attempt writes no other.
     pub(super) unshelved: OnceLock<QuarantineError>,
-    pub(super) record: blame::Record,
+    history: History,
 }
 
-/// A batch that was answered, or its first requests were.
+/// A batch of which all requests, or the first ones, were answered.
 #[derive(Debug)]
 pub(super) struct Done {
-    /// Where it stopped before its end, and why.
+    /// The last event that was put, and why the rest was not; none if the whole batch was put.
     pub(super) stopped: Option<(EventPlace, LaneError)>,
     pub(super) tally: BatchTally,
-    /// Set aside with it, and in quarantine.
+    /// Records that were set aside with the batch and are in quarantine.
     pub(super) quarantined: u64,
-    /// Not in quarantine, and to go there.
+    /// Records that must go into quarantine and are not there.
     pub(super) owed: Owed,
+    /// Requests that were accepted.
     pub(super) batches: u64,
-    /// As CloudWatch Logs bills them; 0 if it stopped.
+    /// As CloudWatch Logs bills them; 0 if the batch stopped.
     pub(super) bytes: usize,
     pub(super) buffers: Buffers,
 }
 
-/// What came of a batch.
+/// Result of putting a batch.
 #[derive(Debug, Default)]
 struct Put {
     /// Requests that were accepted.
     requests: u64,
-    /// Events up to the end of the last request that was accepted, or of the batch.
+    /// Number of events up to the end of the last accepted request, or of the batch.
     answered: usize,
-    /// Of those events.
+    /// Those of the answered events that were not stored.
     rejections: Rejections,
-    /// Why the others were not put.
+    /// Why the other events were not put.
     error: Option<LaneError>,
 }
 
 impl<S: LogSink, L: Ledger> Writer<S, L> {
-    /// Puts one batch, then into quarantine what of it was rejected, with what the file holds already. If the quarantine does
-    /// not take the file, the batch has been put all the same: its records are then owed. Without a quarantine, an event that is
-    /// refused by itself is owed too. Where only the first requests were accepted, what they rejected is owed, and the file is
-    /// not written: the next attempt finds its records again.
+    pub(super) fn new(target: Target<S, L>, streams: Streams, shelf: Option<Shelf>) -> Self {
+        Self { target, streams, shelf, unshelved: OnceLock::new(), history: History::default() }
+    }
+
+    /// Puts one batch, then adds the rejected events to `file` and writes the file into quarantine.
+    ///
+    /// If the file cannot be written, its records are owed: the batch itself was put. Without a quarantine, refused events are
+    /// owed. If only the first requests were accepted, the events that these rejected are owed, and the file is not written:
+    /// the next attempt finds its records again.
     ///
     /// # Errors
-    /// Nothing of the batch was put; or a part of it, and nobody would remember.
+    /// Nothing of the batch was put; or a part was put, or the file is missing, and there is no ledger to remember it.
     pub(super) async fn deliver(
         &self,
         mut batch: ClosedBatch,
         mut file: QuarantineFile,
         begin: Position,
     ) -> Result<Done, LaneError> {
-        // What is set aside alone need not wait for the stream.
+        // Without events there is no need to wait for the stream.
         let put = if batch.is_empty() { Put::default() } else { self.put(&mut batch).await };
         let Put { requests, answered, rejections, error } = put;
         let (mut quarantined, mut owed, mut stopped) = (0, Owed::default(), None);
         if let Some(error) = error {
-            if answered == 0 || !self.claim.is_recorded() {
+            if answered == 0 || !self.target.claim.is_recorded() {
                 return Err(error);
             }
             let (timestamp, record, before) = batch.place(answered - 1);
@@ -103,8 +99,10 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             let records = file.records().to_vec();
             match self.shelve(file, FileName::Batch(begin)).await {
                 Ok(()) => quarantined = set_aside,
-                // Without a ledger nobody would remember it: the message brings the whole batch again.
-                Err(error @ LaneError::Quarantine(_)) if !self.claim.is_recorded() => return Err(error),
+                // Without a ledger to remember the records, the message must bring the whole batch again.
+                Err(error @ LaneError::Quarantine(_)) if !self.target.claim.is_recorded() => {
+                    return Err(error);
+                }
                 Err(LaneError::Quarantine(_)) => owed = Owed::of(records),
                 Err(error) => return Err(error),
             }
@@ -123,7 +121,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         })
     }
 
-    /// Those of the rejected records that are owed: without a quarantine, the ones that CloudWatch Logs refuses for no known reason.
+    /// The rejected records that are owed. Without a quarantine, these are only the refused ones.
     fn owed(&self, batch: &ClosedBatch, rejections: &Rejections) -> Owed {
         let owed = batch
             .rejected(rejections)
@@ -132,10 +130,10 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         Owed::of(owed.collect())
     }
 
-    /// Puts a file into quarantine, unless that failed before.
+    /// Writes a file into quarantine, unless an earlier file failed.
     ///
     /// # Errors
-    /// [`LaneError::Quarantine`] if it is not there, or the lease cannot be kept.
+    /// [`LaneError::Quarantine`] if the file could not be written, or another one if the lease cannot be kept.
     pub(super) async fn shelve(&self, file: QuarantineFile, name: FileName) -> Result<(), LaneError> {
         let Some(shelf) = &self.shelf else { return Ok(()) };
         if file.is_empty() {
@@ -144,28 +142,27 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         if let Some(error) = self.unshelved.get() {
             return Err(error.clone().into());
         }
-        self.claim.hold().await?;
+        self.target.claim.hold().await?;
         shelf.put(file, name).await.map_err(|error| {
-            // The first one is as good as any.
+            // The first error is kept.
             let _ = self.unshelved.set(error.clone());
             error.into()
         })
     }
 
-    /// Puts a batch, part by part in its order. A part that is refused is put again in halves, until the events to blame are
-    /// alone.
+    /// Puts a batch, part by part in order. A refused part is put again in halves until single events are refused.
     async fn put(&self, batch: &mut ClosedBatch) -> Put {
         let (mut put, mut refusal) = (Put::default(), None);
-        let stream = self.streams.get(&self.key);
+        let stream = self.streams.get(&self.target.key);
         let mut stream = stream.lock().await;
         let mut blame = Blame::default();
         let took_lately = stream.took_lately();
         let mut from = 0;
         while from < batch.len() && put.error.is_none() {
             let part = blame.next().unwrap_or_else(|| batch.part(from));
-            match self.put_part(batch, &part, &mut stream).await {
+            match self.target.put_part(batch, &part, &mut stream).await {
                 Ok(rejected) => {
-                    self.record.taken();
+                    self.history.taken();
                     stream.took_at = Some(Instant::now());
                     put.requests += 1;
                     put.rejections.add(&part, &rejected);
@@ -173,8 +170,8 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
                     put.answered = from;
                 }
                 Err(error @ LaneError::Sink(SinkError::Refused(_))) => {
-                    match blame.refused(part.clone(), took_lately || self.record.took_some()) {
-                        Refusal::Event if self.record.refused() => {
+                    match blame.refused(part.clone(), took_lately || self.history.took_some()) {
+                        Refusal::Event if self.history.refused() => {
                             put.rejections.refuse(part.start);
                             from = part.end;
                             refusal = Some(error);
@@ -187,108 +184,29 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             }
         }
         if put.error.is_none() {
-            // A group that took nothing may be to blame as well.
-            if took_lately || self.record.took_some() {
+            // If the group took nothing, the refusal may be the group's fault.
+            if took_lately || self.history.took_some() {
                 put.answered = from;
             } else {
                 put.error = refusal.take();
             }
         }
-        // What was refused behind the last acceptance may have been the group's fault.
+        // Refusals after the last accepted request may be the group's fault.
         put.rejections.truncate(put.answered);
         let refused = put.rejections.count(Rejection::Refused);
         if let Some(error) = refusal
             && refused > 0
         {
             tracing::warn!(
-                log.group = self.key.log_group_name,
-                log.stream = self.key.log_stream_name,
-                aws.account = self.key.account,
+                log.group = self.target.key.log_group_name,
+                log.stream = self.target.key.log_stream_name,
+                aws.account = self.target.key.account,
                 batch.events = batch.len(),
                 refused,
                 error = %error,
-                "CloudWatch Logs refuses events by themselves; they are not retried"
+                "CloudWatch Logs refuses single events; they are not retried"
             );
         }
         put
-    }
-
-    /// Puts one part of a batch: put first, create what is missing, obey what the sequence errors say.
-    async fn put_part(
-        &self,
-        batch: &mut ClosedBatch,
-        part: &Part,
-        stream: &mut Stream,
-    ) -> Result<RejectedEvents, LaneError> {
-        let mut pause = CREATION_PAUSE;
-        let mut created = false;
-        for rounds_left in (0..MAX_ROUNDS).rev() {
-            let body = batch.seal(part, stream.sequence_token.as_deref());
-            let lease = self.claim.hold().await?;
-            match self.sink.put_log_events(body, lease).await {
-                Ok(answer) => {
-                    stream.sequence_token = answer.next_sequence_token;
-                    self.tell_of(&answer.rejected, part);
-                    return Ok(answer.rejected);
-                }
-                Err(SinkError::DataAlreadyAccepted { expected }) => {
-                    stream.sequence_token = expected;
-                    return Ok(RejectedEvents::default());
-                }
-                Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
-                    stream.sequence_token = expected;
-                }
-                // The process slept, or was starved: the next round asks the ledger whether the object is still ours.
-                Err(SinkError::LeaseEnded(_)) if rounds_left > 0 => {}
-                Err(SinkError::NotFound(_)) if rounds_left > 0 => {
-                    stream.sequence_token = None;
-                    if created {
-                        // It exists, says the service, and is not found: eventual consistency.
-                        tokio::time::sleep(pause).await;
-                        pause *= 2;
-                    }
-                    self.create().await?;
-                    created = true;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        unreachable!("the last round returns")
-    }
-
-    fn tell_of(&self, rejected: &RejectedEvents, part: &Part) {
-        if *rejected == RejectedEvents::default() {
-            return;
-        }
-        let mut rejections = Rejections::default();
-        rejections.add(part, rejected);
-        tracing::warn!(
-            log.group = self.key.log_group_name,
-            log.stream = self.key.log_stream_name,
-            aws.account = self.key.account,
-            batch.events = part.len(),
-            too_old = rejections.count(Rejection::TooOld),
-            too_new = rejections.count(Rejection::TooNew),
-            expired = rejections.count(Rejection::Expired),
-            "CloudWatch Logs rejected events of a batch; they are not retried"
-        );
-    }
-
-    /// Creates the stream, and the group if need be.
-    async fn create(&self) -> Result<(), LaneError> {
-        let (group, stream) = (&self.key.log_group_name, &self.key.log_stream_name);
-        let lease = self.claim.hold().await?;
-        let mut created = self.sink.create_log_stream(group, stream, lease).await;
-        if let Err(SinkError::NotFound(_)) = created {
-            created = self.sink.create_log_group(group, self.retention_days, lease).await;
-            if created.is_ok() {
-                created = self.sink.create_log_stream(group, stream, lease).await;
-            }
-        }
-        match created {
-            // Not visible yet, or the lease ended: the next round tries again.
-            Err(SinkError::NotFound(_) | SinkError::LeaseEnded(_)) => Ok(()),
-            other => Ok(other?),
-        }
     }
 }

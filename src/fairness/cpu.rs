@@ -51,7 +51,7 @@ impl Cpu {
     pub async fn share<F: Future>(&self, tenant_id: &Arc<str>, work: impl FnOnce(Pace) -> F) -> F::Output {
         let watch: Arc<Watch> = Arc::default();
         let mut work = pin!(work(Pace { watch: Arc::clone(&watch), done: 0 }));
-        let mut slice = self.begin(tenant_id).await;
+        let mut slice = self.next_slice(tenant_id).await;
         let (mut slice_took, mut turn_took) = (Duration::ZERO, Duration::ZERO);
         loop {
             let began = watch.start(SLICE.saturating_sub(slice_took));
@@ -80,16 +80,16 @@ impl Cpu {
                     self.resume(tenant_id)
                 } else {
                     (slice_took, turn_took) = (Duration::ZERO, Duration::ZERO);
-                    self.begin(tenant_id).await
+                    self.next_slice(tenant_id).await
                 };
             }
         }
     }
 
-    async fn begin(&self, tenant_id: &Arc<str>) -> Slice {
+    async fn next_slice(&self, tenant_id: &Arc<str>) -> Slice {
         let waits = {
             let mut slices = self.lock();
-            if slices.begin(tenant_id) {
+            if slices.try_start(tenant_id) {
                 return self.slice(tenant_id);
             }
             queue(&mut slices, tenant_id)
@@ -305,8 +305,8 @@ mod tests {
             }
             tasks.shutdown().await;
         }
-        let both = (cpu.begin(&tenant_id).await, cpu.begin(&tenant_id).await);
-        assert!(!cpu.lock().begin(&tenant_id), "two there are, {both:?}");
+        let both = (cpu.next_slice(&tenant_id).await, cpu.next_slice(&tenant_id).await);
+        assert!(!cpu.lock().try_start(&tenant_id), "two there are, {both:?}");
     }
 
     #[tokio::test]

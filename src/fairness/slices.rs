@@ -40,7 +40,7 @@ impl<W> Slices<W> {
     }
 
     /// Begins a slice, unless as many run as may: then queue for one.
-    pub(super) fn begin(&mut self, tenant_id: &Arc<str>) -> bool {
+    pub(super) fn try_start(&mut self, tenant_id: &Arc<str>) -> bool {
         let begins = self.running < self.at_once;
         if begins {
             self.resume(tenant_id);
@@ -151,7 +151,7 @@ mod tests {
         let mut running = VecDeque::new();
         for (name, tasks) in greedy {
             for _ in 0..*tasks {
-                match book.begin(&id(name)) {
+                match book.try_start(&id(name)) {
                     true => running.push_back(id(name)),
                     false => book.queue(&id(name), ()),
                 }
@@ -189,12 +189,12 @@ mod tests {
     fn who_wants_little_waits_for_what_runs_and_no_longer() {
         let mut book = Slices::new(2);
         for _ in 0..24 {
-            if !book.begin(&id("greedy")) {
+            if !book.try_start(&id("greedy")) {
                 book.queue(&id("greedy"), "greedy");
             }
         }
         for _ in 0..100 {
-            assert!(!book.begin(&id("small")));
+            assert!(!book.try_start(&id("small")));
             book.queue(&id("small"), "small");
             book.took("greedy", SLICE);
             assert!(!book.goes_on("greedy", false), "the small one's account is the smaller one");
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_tenant_s_own_objects_take_turns() {
         let mut book = Slices::new(1);
-        assert!(book.begin(&id("acme")));
+        assert!(book.try_start(&id("acme")));
         assert!(book.goes_on("acme", true), "nobody waits");
         book.queue(&id("acme"), "second");
         assert!(book.goes_on("acme", false));
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn nobody_saves_up_while_away() {
         let mut book = Slices::new(1);
-        assert!(book.begin(&id("old")), "nobody runs");
+        assert!(book.try_start(&id("old")), "nobody runs");
         for _ in 0..1000 {
             book.took("old", SLICE);
             assert!(book.goes_on("old", true), "nobody waits");
@@ -236,7 +236,7 @@ mod tests {
         // New ones begin where the old one was, not at nothing: after one slice each it is the old one's turn again.
         for name in ["new", "newer"] {
             for _ in 0..50 {
-                assert!(!book.begin(&id(name)));
+                assert!(!book.try_start(&id(name)));
                 book.queue(&id(name), ());
             }
         }
@@ -257,10 +257,10 @@ mod tests {
     #[test]
     fn accounts_of_those_who_are_gone_do_not_pile_up() {
         let mut book: Slices<()> = Slices::new(2);
-        assert!(book.begin(&id("there")), "nobody runs");
+        assert!(book.try_start(&id("there")), "nobody runs");
         for n in 0..10_000 {
             let visitor = format!("visitor-{n}");
-            assert!(book.begin(&id(&visitor)), "one is free");
+            assert!(book.try_start(&id(&visitor)), "one is free");
             assert_eq!(end(&mut book, &visitor, SLICE), None);
             if n % 100 == 0 {
                 // A busy tenant's slices move the level on.

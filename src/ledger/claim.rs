@@ -64,12 +64,12 @@ pub struct Claim<L> {
     from: Progress,
     lease: Lease,
     /// None: the ledger is off, or the object cannot be told from another under its key.
-    entry: Option<Arc<Entry<L>>>,
+    entry: Option<Arc<OwnEntry<L>>>,
     _renewal: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Entry<L> {
+struct OwnEntry<L> {
     ledger: Arc<Guarded<L>>,
     key: EntryKey,
     owner: String,
@@ -123,7 +123,7 @@ impl<L: Ledger> Claims<L> {
         let Some(key) = EntryKey::of(object, delivery) else { return unguarded() };
         let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let lease = Lease::of(self.lease);
-        let from = match ledger.begin(&key, &owner, &lease).await? {
+        let from = match ledger.begin_patiently(&key, &owner, &lease).await? {
             Some(Begun::Done) => return Ok(Claimed::Done),
             Some(Begun::Busy(left)) => return Ok(Claimed::Busy(left)),
             Some(Begun::Ours(from)) => from,
@@ -132,7 +132,7 @@ impl<L: Ledger> Claims<L> {
         };
         let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
         let ledger = Arc::clone(ledger);
-        let entry = Arc::new(Entry { ledger, key, owner, lease: lease.clone(), state });
+        let entry = Arc::new(OwnEntry { ledger, key, owner, lease: lease.clone(), state });
         let renewal = tokio::spawn(renew(Arc::clone(&entry), self.lease / 3));
         let _renewal = Some(AbortOnDropHandle::new(renewal));
         Ok(Claimed::Ours(Arc::new(Claim { from, lease, entry: Some(entry), _renewal })))
@@ -151,7 +151,7 @@ impl<L: Ledger> Claims<L> {
 }
 
 /// Keeps the lease while a batch takes longer than it: until it is given back or lost.
-async fn renew<L: Ledger>(entry: Arc<Entry<L>>, every: Duration) {
+async fn renew<L: Ledger>(entry: Arc<OwnEntry<L>>, every: Duration) {
     let mut pause = every;
     loop {
         tokio::time::sleep(pause).await;
@@ -243,14 +243,14 @@ impl<L: Ledger> Claim<L> {
         F: Future<Output = Result<(), LedgerError>>,
     {
         let Some(entry) = &self.entry else { return Ok(()) };
-        let Entry { ledger, key, owner, .. } = entry.as_ref();
+        let OwnEntry { ledger, key, owner, .. } = entry.as_ref();
         let mut state = entry.state.lock().await;
         state.ended = true;
         ledger.patiently(call, || ask(&ledger.ledger, key, owner)).await.map(drop)
     }
 }
 
-impl<L: Ledger> Entry<L> {
+impl<L: Ledger> OwnEntry<L> {
     async fn renew(&self) -> Result<(), LedgerError> {
         let mut state = self.state.lock().await;
         let progress = state.progress.clone();
@@ -293,7 +293,12 @@ impl<L: Ledger> Entry<L> {
 
 impl<L: Ledger> Guarded<L> {
     /// None: it is out of reach.
-    async fn begin(&self, key: &EntryKey, owner: &str, lease: &Lease) -> Result<Option<Begun>, LedgerError> {
+    async fn begin_patiently(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        lease: &Lease,
+    ) -> Result<Option<Begun>, LedgerError> {
         if let Some(trouble) = self.reach.resting("begin") {
             lease.renewed(Moment::now());
             return if self.reach.is_out() { Ok(None) } else { Err(trouble) };

@@ -20,7 +20,7 @@ pub struct MemoryLedger {
 
 #[derive(Debug, Default)]
 struct State {
-    entries: HashMap<EntryKey, Entry>,
+    entries: HashMap<EntryKey, MemoryEntry>,
     checkpoints: Vec<Position>,
     calls: usize,
     down: bool,
@@ -28,13 +28,13 @@ struct State {
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct MemoryEntry {
     lease: Option<(String, Instant)>,
     progress: Progress,
     done: bool,
 }
 
-impl Entry {
+impl MemoryEntry {
     /// Whether `owner` may have the lease, or for how long another's still holds.
     fn free_for(&self, owner: &str) -> Result<(), Duration> {
         match &self.lease {
@@ -124,7 +124,7 @@ impl MemoryLedger {
         &self,
         key: &EntryKey,
         owner: &str,
-        change: impl FnOnce(&mut Entry) -> Result<(), LedgerError>,
+        change: impl FnOnce(&mut MemoryEntry) -> Result<(), LedgerError>,
     ) -> Result<(), LedgerError> {
         let mut state = self.called()?;
         let entry = state.entries.entry(key.clone()).or_default();
@@ -170,7 +170,7 @@ impl Ledger for MemoryLedger {
     }
 
     async fn checkpoint(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
-        let record = |entry: &mut Entry| {
+        let record = |entry: &mut MemoryEntry| {
             if entry.progress.position > progress.position {
                 return Err(LedgerError::Lost(key.object.clone()));
             }
@@ -182,15 +182,15 @@ impl Ledger for MemoryLedger {
     }
 
     async fn restart(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
-        let restart = |entry: &mut Entry| {
-            *entry = Entry::default();
+        let restart = |entry: &mut MemoryEntry| {
+            *entry = MemoryEntry::default();
             Ok(())
         };
         self.slowly(|| self.change(key, owner, restart)).await
     }
 
     async fn release(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
-        let release = |entry: &mut Entry| {
+        let release = |entry: &mut MemoryEntry| {
             if entry.progress.position <= progress.position {
                 entry.progress = progress.clone();
             }
@@ -201,9 +201,9 @@ impl Ledger for MemoryLedger {
     }
 
     async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
-        let end = |entry: &mut Entry| {
+        let end = |entry: &mut MemoryEntry| {
             let progress = Progress { position, ..Progress::default() };
-            *entry = Entry { progress, done: true, lease: None };
+            *entry = MemoryEntry { progress, done: true, lease: None };
             Ok(())
         };
         self.slowly(|| self.change(key, owner, end)).await

@@ -1,9 +1,9 @@
-//! Objects that go to customers' buckets as they are.
+//! Copies objects to customers' buckets.
 
 use super::*;
 use crate::copy::{Copied, CopyJob, Way};
 
-/// A copy that can begin: its account is open and the object is ours.
+/// A copy that can begin: its account is entered and the object is claimed.
 struct Ready<'a, S, L> {
     way: Way<'a>,
     session: S,
@@ -11,41 +11,41 @@ struct Ready<'a, S, L> {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Copies the object into every bucket that wants it, one after another; one that fails does not stop the next. Answers
-    /// with how many were done already.
+    /// Copies the object into every bucket in `wanted`, one after another. A copy that fails does not stop the next. Answers
+    /// with the number of deliveries that were done already.
     pub(super) async fn copy(
         &self,
-        task: Task<'_>,
+        admitted: Admitted<'_>,
         wanted: &[(&Delivery, &Bucket)],
         report: &mut Report,
     ) -> usize {
-        let Task { object, route, .. } = task;
+        let Admitted { object, route, .. } = admitted;
         let source_prefix = self.settings.key_layout.tenant_prefix(&object.key);
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
             let way = Way { delivery, destination, route, object, source_prefix };
             let closed = async { self.ports.copier.closed(&way).await.map(Failure::Copy) };
             let enter = async { self.ports.copier.enter(&way).await.map_err(Failure::Copy) };
-            match self.begin(task, delivery, closed, enter).await {
+            match self.claim_and_enter(admitted, delivery, closed, enter).await {
                 Ok(Some((session, claim))) => ready.push(Ready { way, session, claim }),
                 Ok(None) => done += 1,
-                Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),
+                Err(failure) => report.failures.push(admitted.failed(Some(&delivery.name), failure)),
             }
         }
         if ready.is_empty() {
             return done;
         }
         let owner = self.owner(object);
-        // With our own eyes: in the customer's role, S3 does not tell a missing object from a forbidden one.
+        // With the worker's role: in the customer's role, S3 does not tell a missing object from a forbidden one.
         let head = self.ports.store.head(object, owner);
         let head = async { head.await.map_err(|error| self.unread(object, error)) };
-        let head = match task.unless_stopped(head).await {
+        let head = match admitted.unless_stopped(head).await {
             Ok(head) => head,
             Err(failure) => {
                 for Ready { claim, .. } in ready {
                     claim.release(claim.from()).await;
                 }
-                report.failures.push(task.failed(None, failure));
+                report.failures.push(admitted.failed(None, failure));
                 return done;
             }
         };
@@ -56,7 +56,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 claim.hold().await.map_err(Failure::Ledger)?;
                 self.ports.copier.copy(&session, &job).await.map_err(Failure::Copy)
             };
-            let finished = match task.unless_stopped(copy).await {
+            let finished = match admitted.unless_stopped(copy).await {
                 Ok(copied) => {
                     claim.finish(claim.from().position).await.map(|()| copied).map_err(Failure::Ledger)
                 }
@@ -69,10 +69,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 Ok(Copied::Superseded) => report.skipped.push(Skipped::Superseded),
                 Ok(Copied::Written) => {
                     self.metrics.objects_copied.inc();
-                    // It has no records to account for: they all are where the object is.
+                    // A copy has no records to account for.
                     report.delivered.push(self.delivered(object, delivery, &Tally::default()));
                 }
-                Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),
+                Err(failure) => report.failures.push(admitted.failed(Some(&delivery.name), failure)),
             }
         }
         done

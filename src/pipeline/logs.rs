@@ -1,15 +1,12 @@
-//! Objects whose records go to customers' CloudWatch Logs: read once, for all who want them.
+//! Delivers the records of objects to customers' CloudWatch Logs. An object is read once for all its deliveries.
 
-use super::{reading::within, *};
+use super::{object_reader::within, *};
 use crate::{
     delivery::{Lane, LaneError, StreamKey},
-    object::{
-        ObjectBody,
-        trail::{Trail, TrailedBody},
-    },
+    object::trail::{Trail, TrailedBody},
 };
 
-/// A delivery that can begin: its account is open and the object is ours.
+/// A delivery that can begin: its account is entered and the object is claimed.
 struct Ready<'a, S, L> {
     delivery: &'a Delivery,
     destination: &'a CloudWatch,
@@ -17,18 +14,18 @@ struct Ready<'a, S, L> {
     claim: Arc<Claim<L>>,
 }
 
-/// The open lanes of one object, each with its delivery.
+/// Open lanes of one object, each with its delivery.
 pub(super) type Lanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>)>;
 
 /// Lanes that cannot go on, and why.
 pub(super) type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError)>;
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Reads the object once and gives every record to every delivery that wants it. A delivery that fails is left
-    /// behind; the others go on. Answers with how many were done already.
+    /// Reads the object once and gives every record to every delivery in `wanted`. If a delivery fails, the others go on.
+    /// Answers with the number of deliveries that were done already.
     pub(super) async fn log(
         &self,
-        task: Task<'_>,
+        admitted: Admitted<'_>,
         wanted: &[(&Delivery, &CloudWatch)],
         report: &mut Report,
     ) -> usize {
@@ -37,37 +34,37 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             return done;
         }
         let max_stored = self.settings.max_stored;
-        if let Err(error) = within(max_stored, task.object.size.unwrap_or_default()) {
-            report.failures.push(task.failed(None, Failure::Object(error)));
+        if let Err(error) = within(max_stored, admitted.object.size.unwrap_or_default()) {
+            report.failures.push(admitted.failed(None, Failure::Object(error)));
             return done;
         }
         for &(delivery, destination) in wanted {
-            let (sinks, cluster) = (&self.ports.sinks, &task.route.cluster);
+            let (sinks, cluster) = (&self.ports.sinks, &admitted.route.cluster);
             let closed = async { sinks.closed(delivery, destination, cluster).await.map(Failure::Sink) };
             let open = async { sinks.open(delivery, destination, cluster).await.map_err(Failure::Sink) };
-            match self.begin(task, delivery, closed, open).await {
+            match self.claim_and_enter(admitted, delivery, closed, open).await {
                 Ok(Some((sink, claim))) => ready.push(Ready { delivery, destination, sink, claim }),
                 Ok(None) => done += 1,
-                Err(failure) => report.failures.push(task.failed(Some(&delivery.name), failure)),
+                Err(failure) => report.failures.push(admitted.failed(Some(&delivery.name), failure)),
             }
         }
         if ready.is_empty() {
             return done;
         }
-        let Task { object, route, pass, stop, .. } = task;
+        let Admitted { object, route, pass, stop, .. } = admitted;
         let open = async {
             let (modified, body) = self.ports.store.open(object, self.owner(object)).await?;
             within(max_stored, body.content_length().unwrap_or_default())?;
             Ok((modified, body))
         };
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
-        let (modified, body) = match task.unless_stopped(open).await {
+        let (modified, body) = match admitted.unless_stopped(open).await {
             Ok(open) => open,
             Err(failure) => {
                 for ready in ready {
                     ready.claim.release(ready.claim.from()).await;
                 }
-                report.failures.push(task.failed(None, failure));
+                report.failures.push(admitted.failed(None, failure));
                 return done;
             }
         };
@@ -90,18 +87,20 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
         let mut broken = Vec::new();
         let read = pass.in_slices(|pace| self.read(body, pace, modified, &mut lanes, &mut broken));
-        let read = task.unless_stopped(read).await;
+        let read = admitted.unless_stopped(read).await;
         let mut given_up = Vec::new();
         for (delivery, lane, error) in broken {
-            report.failures.push(task.failed(Some(&delivery.name), error.into()));
+            report.failures.push(admitted.failed(Some(&delivery.name), error.into()));
             given_up.push(lane);
         }
         for (delivery, mut lane) in lanes {
             match self.end(&mut lane, &read, stop).await {
                 Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
                 Err(failure) => {
-                    // What is wrong with the object is told once, not by each delivery.
-                    report.failures.extend(failure.map(|failure| task.failed(Some(&delivery.name), failure)));
+                    // Errors of the object are reported once, not by each delivery.
+                    report
+                        .failures
+                        .extend(failure.map(|failure| admitted.failed(Some(&delivery.name), failure)));
                     given_up.push(lane);
                 }
             }
@@ -110,13 +109,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         match read {
             Ok(0) => report.skipped.push(Skipped::NoRecords),
             Ok(_) => {}
-            Err(failure) => report.failures.push(task.failed(None, failure)),
+            Err(failure) => report.failures.push(admitted.failed(None, failure)),
         }
         done
     }
 
-    /// Ends a lane as far as the object was read. On an error the lane is still to be abandoned; none is told where the
-    /// object is to blame.
+    /// Ends a lane after the object was read, or after reading failed. After an error, the lane must still be abandoned. The
+    /// error is none if the object is to blame.
     async fn end(
         &self,
         lane: &mut Lane<S::Sink, L>,
@@ -124,10 +123,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         stop: &CancellationToken,
     ) -> Result<(), Option<Failure>> {
         if read.as_ref().is_err_and(Failure::comes_again) {
-            // What brings the message back brings every record back: what is not on its way yet need not go now.
+            // The message comes again with every record, so records that are not on their way yet can wait.
             return Err(None);
         }
-        // Broken content stays broken, so what came before it is delivered now.
+        // Broken content stays broken, so the records before it are delivered now.
         tokio::select! {
             flushed = lane.flush() => flushed.map_err(|error| Some(error.into()))?,
             () = stop.cancelled() => return Err(Some(Failure::Stopping)),
@@ -135,7 +134,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if read.is_err() {
             return Err(None);
         }
-        // An object that is shorter than it was does not add up either.
+        // The maximum with `from` also catches an object that is shorter than in an earlier attempt.
         let (read, accounted) = (lane.tally().read, lane.tally().accounted().max(lane.from().records));
         if read != accounted {
             self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
@@ -144,7 +143,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         lane.complete().await.map_err(|error| Some(error.into()))
     }
 
-    /// Gives lanes up, all at once: what they account for counts, the rest comes again or is told of.
+    /// Gives lanes up, all at the same time, and counts the records that they accounted for.
     async fn give_up(
         &self,
         lanes: Vec<Lane<S::Sink, L>>,
@@ -168,7 +167,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match ended {
                 Ok(tally) => self.metrics.count(&Tally { read: tally.accounted(), ..tally }),
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // Only a runtime that is shutting down cancels it.
+                // Only a runtime that is shutting down cancels the task.
                 Err(_) => {}
             }
         }

@@ -1,8 +1,9 @@
-//! How often AWS refused something of a message for what it is.
+//! Counts how often AWS refused a part of each message.
 //!
-//! Other waits (a tenant's turn, a role that lets nobody in) do not bring a message nearer to its last refusal, so the number of
-//! receives cannot tell. A message that is sent anew carries the count. One that hides cannot be written to: the worker remembers
-//! its count. Another worker, or this one after a restart, begins at what the message carries, and so asks a few times more.
+//! The number of receives does not tell: a message is also received again after other waits, such as a tenant's turn or a role
+//! that refuses the worker. A message that is sent anew carries its count. A hidden message cannot be changed, so the worker
+//! remembers its count. Another worker, or this one after a restart, begins with the count that the message carries and retries
+//! a few times more.
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
 
 use crate::queue::Message;
 
-/// Most messages whose count is remembered; an id has 36 bytes.
+/// Most messages whose count is remembered. An id has 36 bytes.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// Remembers counts by message id.
@@ -19,16 +20,16 @@ const MAX_REMEMBERED: usize = 10_000;
 pub(super) struct Refusals(Mutex<HashMap<String, u32>>);
 
 impl Refusals {
-    /// How often the message was refused before this receive.
+    /// Number of refusals before this receive.
     pub(super) fn before(&self, message: &Message) -> u32 {
         self.with(|counts| counts.get(&message.id).copied().unwrap_or_default().max(message.refusals))
     }
 
-    /// Remembers how often the message was refused by now.
+    /// Remembers the number of refusals so far.
     pub(super) fn remember(&self, message: &Message, refusals: u32) {
         self.with(|counts| {
             if counts.len() >= MAX_REMEMBERED && !counts.contains_key(&message.id) {
-                // Which of them is forgotten does not matter.
+                // Any of them may be forgotten.
                 let other = counts.keys().next().cloned();
                 other.map(|other| counts.remove(&other));
             }
@@ -36,13 +37,13 @@ impl Refusals {
         });
     }
 
-    /// Forgets a message that does not come again.
+    /// Forgets a message that will not come again.
     pub(super) fn forget(&self, message: &Message) {
         self.with(|counts| counts.remove(&message.id));
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, u32>) -> T) -> T {
-        // A map is right after every statement, so a panic elsewhere leaves nothing half done.
+        // The map is consistent after every statement, so a poisoned lock can be used.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_bounded_and_those_that_messages_carry_hold_too() {
+    fn counts_are_bounded_and_a_higher_count_of_the_message_holds() {
         let refusals = Refusals::default();
         let message = |number: usize| Message::sample(&number.to_string());
         for number in 0..2 * MAX_REMEMBERED {

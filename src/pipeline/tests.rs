@@ -1,4 +1,4 @@
-//! Messages through the whole pipeline, with the object store and the customers' accounts in memory.
+//! Whole pipelines, with the object store and the customers' accounts in memory.
 
 mod ceilings;
 mod content;
@@ -22,7 +22,10 @@ use crate::{
     ledger::{claim::ClaimSettings, memory::MemoryLedger},
     object::memory::{MemoryObject, MemoryStore},
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
-    sink::memory::{Call, MemorySinks, Operation},
+    sink::{
+        SinkError,
+        memory::{Call, MemorySinks, Operation},
+    },
     tenant::{Attribute, LookupError, Row, Tenant},
     verdict::{Cause, Tries},
 };
@@ -31,7 +34,7 @@ const BUCKET: &str = "staging";
 const QUARANTINE: &str = "aside";
 const OWNER: &str = "999999999999";
 const KEY: &str = "acme/prod-1/web/web-0/1.json.gz";
-/// acme's account and Region, as the sink in memory names places.
+/// acme's account and Region, in the notation of the sink in memory.
 const ACME: &str = "222222222222/us-east-1";
 const GLOBEX: &str = "333333333333/us-east-1";
 const GROUP: &str = "/rosa/logs";
@@ -150,7 +153,7 @@ impl World {
         self.rows.table.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
 
-    /// What the directory says of the tenant without looking at the table.
+    /// Sets the directory's answer that does not come from the table.
     fn remembered(&self, tenant_id: &str, found: Found) {
         self.rows.remembered.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
     }
@@ -189,7 +192,7 @@ impl World {
         self.pipeline().handle(&message(body), &self.stop).await
     }
 
-    /// The report and the verdict that `handle` comes to.
+    /// The report on a message and its verdict.
     async fn process(&self, body: &str) -> (Report, Verdict) {
         let report = self.pipeline().process(body, &self.stop).await;
         let verdict = verdict::decide(
@@ -206,7 +209,7 @@ fn message(body: &str) -> Message {
     Message { body: body.into(), ..Message::sample("m") }
 }
 
-/// A row that delivers everything to that place.
+/// A row that delivers everything to `place`.
 fn row(place: &str) -> Row {
     let (account, region) = place.split_once('/').expect("ACCOUNT/REGION");
     Row::from([
@@ -258,6 +261,16 @@ fn object(bytes: Vec<u8>) -> MemoryObject {
 
 fn good_object(messages: &[&str]) -> MemoryObject {
     object(gzip(&array(messages)))
+}
+
+fn throttled() -> SinkError {
+    SinkError::Throttled("slow down".into())
+}
+
+/// The metrics have that line.
+fn shows(world: &World, line: &str) {
+    let text = world.metrics.render();
+    assert!(text.lines().any(|found| found == line), "{line} in {text}");
 }
 
 fn is_retry(verdict: &Verdict) -> bool {

@@ -1,30 +1,29 @@
-//! Who wants an object.
+//! Finds the deliveries that want an object.
 
 use tokio::time::Instant;
 
 use super::*;
 use crate::tenant::{LookupError, Tenant};
 
-/// What a tenant's rows say of one object.
+/// Deliveries of one object, by its tenant's rows.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    /// Those that want the object.
+    /// Deliveries that want the object.
     pub(super) deliveries: Vec<Arc<Delivery>>,
-    /// Why nobody does, where nothing is wrong.
+    /// Why no delivery wants it, if nothing is wrong.
     pub(super) skipped: Option<Skipped>,
-    /// What is wrong with the tenant or its rows.
+    /// Errors of the tenant or its rows.
     pub(super) failures: Vec<Failed>,
 }
 
 impl Wanted {
-    /// Something of the object would be lost to the customer because of what the rows say: by a dead letter, or because the
-    /// tenant is unknown. A row that is disabled, or that filters the object out, is everyday life and may be
-    /// `tenants.cache_ttl` old.
+    /// Whether the customer would lose records because of the rows: by a dead letter, or because the tenant is unknown. Rows
+    /// that are disabled or filter the object out are ordinary, so these may be `tenants.cache_ttl` old.
     fn is_loss(&self) -> bool {
         !self.failures.is_empty() || self.skipped == Some(Skipped::UnknownTenant)
     }
 
-    /// Good rows are served, as they are while the table is away; the others wait until the table can be asked.
+    /// Keeps the good rows while the table cannot be asked. The others wait for the table.
     fn unconfirmed(self, object: &ObjectRef, tenant_id: &str, error: LookupError) -> Self {
         let failures = vec![Failed::of(object, Some(tenant_id), None, Failure::Lookup(error))];
         Self { deliveries: self.deliveries, skipped: None, failures }
@@ -32,8 +31,8 @@ impl Wanted {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Finds out who wants the object. What would be a loss is judged by the table as it is now, not by what is remembered
-    /// of it: a row may have been added, mended or resumed since.
+    /// Finds the deliveries that want the object. Before records are lost, the table is read again: a row may have been added,
+    /// corrected or resumed since the remembered ones were read.
     pub(super) async fn wanted(&self, object: &ObjectRef, route: &Route) -> Wanted {
         let (directory, began) = (&self.ports.directory, Instant::now());
         let remembered = match directory.find(&route.tenant).await {
@@ -64,7 +63,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             return wanted;
         }
         if let Some(bad) = &tenant.bad_settings {
-            // Were it a pause, what is delivered could not be taken back.
+            // The unreadable settings may pause the tenant, and a delivery cannot be taken back.
             wanted.failures.push(fail(Some(&bad.name), Failure::Row(bad.clone())));
             return wanted;
         }
@@ -77,7 +76,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     Ok(()) => wanted.deliveries.push(Arc::clone(delivery)),
                     Err(bad) => wanted.failures.push(fail(Some(&delivery.name), Failure::Row(bad))),
                 },
-                // A row that asks for nothing can be as broken as it likes.
+                // A disabled row may be broken.
                 Err(bad) if !bad.enabled => {}
                 Err(bad) => wanted.failures.push(fail(Some(&bad.name), Failure::Row(bad.clone()))),
             }

@@ -1,4 +1,4 @@
-//! Memory for zstd windows larger than the one that each slot has, shared by all slots.
+//! Memory for zstd windows larger than each slot's own, shared by all slots.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tokio::{
 
 use crate::decode::{MAX_WINDOW, ORDINARY_WINDOW};
 
-/// How long a share is waited for. The slot that waits is another tenant's loss.
+/// Longest wait for a share. A slot that waits is not free for other tenants.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// So many bytes, and who has which share of them. Shares are given in the order in which they were asked for.
+/// Memory that is given out in shares, in the order of the requests.
 #[derive(Debug)]
 pub(super) struct Windows {
     free: Semaphore,
@@ -25,21 +25,21 @@ impl Windows {
         Self { free: Semaphore::new(all), largest: bytes.clamp(ORDINARY_WINDOW, MAX_WINDOW) }
     }
 
-    /// The largest window that there can be memory for.
+    /// The largest window that a share can have.
     pub(super) fn largest(&self) -> u64 {
         self.largest
     }
 
-    /// Waits for the memory of a window that is not larger than the largest; it comes back when the share drops. Whoever waits
-    /// must have no other share: two that wait for each other's would wait for ever. None: others kept all of the memory for ten
-    /// seconds.
+    /// Waits for the memory of a window, up to the largest. The memory is free again when the share drops. The caller must hold
+    /// no other share: two callers would wait for each other's for ever. Answers with none if there is not enough memory within
+    /// ten seconds.
     ///
     /// # Cancel safety
-    /// Safe: dropped while it waits, it holds nothing.
+    /// Safe: a call that is dropped while it waits holds nothing.
     pub(super) async fn share(&self, window: u64) -> Option<SemaphorePermit<'_>> {
         let bytes = u32::try_from(window.min(self.largest)).expect("the largest window is far below 4 GiB");
         let share = timeout(PATIENCE, self.free.acquire_many(bytes)).await.ok()?;
-        Some(share.expect("nobody closes it"))
+        Some(share.expect("the semaphore is never closed"))
     }
 }
 
@@ -50,7 +50,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn the_largest_fits_into_the_memory() {
+    fn the_largest_window_fits_into_the_memory() {
         let largest = |bytes| Windows::new(bytes).largest();
         assert_eq!(
             [0, 8 * MIB, 8 * MIB + 1, 64 * MIB, 128 * MIB, u64::MAX].map(largest),
@@ -64,15 +64,15 @@ mod tests {
         let moment = Duration::from_secs(1);
         let first = windows.share(128 * MIB).await.expect("all is free");
         let small = windows.share(32 * MIB).await.expect("as much is left");
-        assert!(timeout(moment, windows.share(16 * MIB)).await.is_err(), "all is given away");
+        assert!(timeout(moment, windows.share(16 * MIB)).await.is_err(), "no memory is free");
         drop(small);
         let mut large = std::pin::pin!(windows.share(64 * MIB));
         assert!(timeout(moment, &mut large).await.is_err(), "32 MiB are too few");
-        assert!(timeout(moment, windows.share(16 * MIB)).await.is_err(), "another is before");
+        assert!(timeout(moment, windows.share(16 * MIB)).await.is_err(), "another request comes first");
         drop(first);
-        assert!(timeout(moment, large).await.is_ok(), "there is enough by now");
-        let all = windows.share(128 * MIB).await.expect("what was given came back");
-        assert!(windows.share(64 * MIB).await.is_none(), "patience has an end");
+        assert!(timeout(moment, large).await.is_ok(), "there is enough memory now");
+        let all = windows.share(128 * MIB).await.expect("all memory came back");
+        assert!(windows.share(64 * MIB).await.is_none(), "the wait has a limit");
         drop(all);
     }
 }

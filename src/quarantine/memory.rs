@@ -26,12 +26,12 @@ struct State {
 }
 
 impl MemoryQuarantine {
-    /// From now on every call fails, or none does.
+    /// Makes every later call fail, or succeed again.
     pub fn set_down(&self, down: bool) {
         self.state().down = down;
     }
 
-    /// Calls so far.
+    /// Number of calls so far.
     pub fn calls(&self) -> usize {
         self.state().calls
     }

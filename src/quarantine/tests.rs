@@ -1,7 +1,12 @@
 use serde_json::{Value, json};
 
-use super::{memory::MemoryQuarantine, *};
+use super::{
+    file::{MAX_KEY_BYTES, MAX_PREFIX_BYTES},
+    memory::MemoryQuarantine,
+    *,
+};
 use crate::batch::Rejection;
+use crate::ledger::Position;
 
 fn quarantine() -> (MemoryQuarantine, Quarantine, Metrics) {
     let (store, metrics) = (MemoryQuarantine::default(), Metrics::default());
@@ -74,7 +79,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
     let key =
         key.strip_prefix("quarantine/acme/1---x.json.gz/cloudwatch-").expect("its object's name is in it");
     assert!(key.ends_with("-0000000012-0000.ndjson.gz") && key.len() == 16 + 26, "{key}");
-    // Another record, delivery, version, key.
+    // Each differs in one of: record, delivery, version, key.
     put(&one, "cloudwatch", 13).await;
     put(&one, "cloudwatch#2", 12).await;
     put(&one, "cloudwatch-2", 12).await;
@@ -85,7 +90,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_was_not_written_is_not_counted() {
+async fn a_file_that_was_not_written_is_not_counted() {
     let (store, quarantine, metrics) = quarantine();
     store.set_down(true);
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch");
@@ -116,7 +121,7 @@ async fn the_longest_names_fit_into_a_key() {
 }
 
 #[test]
-fn prefixes_have_one_place_and_can_begin_a_key() {
+fn prefixes_have_one_place_and_are_legal_starts_of_keys() {
     let check = |text: &str, rendered: Option<&str>| {
         let prefix = QuarantinePrefix::parse(text).map(|prefix| prefix.render("acme"));
         assert_eq!(prefix.as_deref().ok(), rendered, "{text}: {prefix:?}");

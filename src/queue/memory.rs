@@ -16,7 +16,7 @@ use super::{
 
 /// What a test sees of a call, messages by their bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum QueueCall {
     /// With its `max`.
     Receive(usize),
     /// The messages that were to go.
@@ -84,7 +84,7 @@ struct State {
     sent_anew: Vec<SentAnew>,
     highest_in_flight: usize,
     dead_letters: Vec<DeadLetter>,
-    calls: Vec<(Instant, Call)>,
+    calls: Vec<(Instant, QueueCall)>,
     counts: HashMap<Operation, usize>,
     failing_calls: Vec<(Operation, RangeInclusive<usize>)>,
     lost_answers: Vec<(Operation, RangeInclusive<usize>)>,
@@ -201,7 +201,7 @@ impl MemoryQueue {
     }
 
     /// Every call so far and when it took effect.
-    pub fn calls(&self) -> Vec<(Instant, Call)> {
+    pub fn calls(&self) -> Vec<(Instant, QueueCall)> {
         self.lock().calls.clone()
     }
 
@@ -272,7 +272,7 @@ impl MemoryQueue {
         (time, result)
     }
 
-    fn record(&self, call: Call) {
+    fn record(&self, call: QueueCall) {
         self.lock().calls.push((Instant::now(), call));
         self.changed.notify_waiters();
     }
@@ -283,7 +283,7 @@ impl MemoryQueue {
         operation: Operation,
         entries: &[E],
         receipt: impl Fn(&E) -> &Receipt,
-        call: impl FnOnce(Vec<String>) -> Call,
+        call: impl FnOnce(Vec<String>) -> QueueCall,
         mut apply: impl FnMut(&mut State, &E) -> Result<(), QueueError>,
     ) -> Vec<Result<(), QueueError>> {
         assert!((1..=MAX_BATCH).contains(&entries.len()), "{} entries", entries.len());
@@ -398,7 +398,7 @@ impl Queue for MemoryQueue {
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         assert!((1..=MAX_BATCH).contains(&max), "asked for {max} messages");
         let deadline = Instant::now() + wait;
-        self.record(Call::Receive(max));
+        self.record(QueueCall::Receive(max));
         let (time, entered) = self.enter(Operation::Receive);
         entered?;
         loop {
@@ -425,13 +425,13 @@ impl Queue for MemoryQueue {
             }
             Ok(())
         };
-        self.batch(Operation::Delete, receipts, |receipt| receipt, Call::Delete, apply).await
+        self.batch(Operation::Delete, receipts, |receipt| receipt, QueueCall::Delete, apply).await
     }
 
     async fn change_visibility(&self, entries: &[(Receipt, Duration)]) -> Vec<Result<(), QueueError>> {
         let call = |bodies: Vec<String>| {
             let timeouts = entries.iter().map(|(_, timeout)| *timeout);
-            Call::ChangeVisibility(bodies.into_iter().zip(timeouts).collect())
+            QueueCall::ChangeVisibility(bodies.into_iter().zip(timeouts).collect())
         };
         let apply = |state: &mut State, (receipt, timeout): &(Receipt, Duration)| {
             let now = Instant::now();
@@ -453,7 +453,7 @@ impl Queue for MemoryQueue {
 
     async fn send_anew(&self, entries: &[SentAnew]) -> Vec<Result<(), QueueError>> {
         let call = |bodies: Vec<String>| {
-            Call::SendAnew(bodies.into_iter().zip(entries.iter().map(|entry| entry.delay)).collect())
+            QueueCall::SendAnew(bodies.into_iter().zip(entries.iter().map(|entry| entry.delay)).collect())
         };
         let apply = |state: &mut State, entry: &SentAnew| {
             let SentAnew { message, refusals, delay, .. } = entry;
@@ -509,7 +509,7 @@ impl Queue for MemoryQueue {
         if answer.is_ok() {
             self.lock().dead_letters.push(letter.clone());
         }
-        self.record(Call::SendDeadLetter(letter.body.clone()));
+        self.record(QueueCall::SendDeadLetter(letter.body.clone()));
         answer
     }
 }

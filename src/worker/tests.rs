@@ -15,7 +15,7 @@ use crate::{
     metrics::{add, rendered},
     queue::{
         DeadLetter,
-        memory::{Call as QueueCall, MemoryQueue, Operation},
+        memory::{MemoryQueue, Operation, QueueCall},
     },
     verdict::Cause,
 };

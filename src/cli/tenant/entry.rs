@@ -34,7 +34,7 @@ impl<'a> Reading<'a> {
 
 /// A row with what the worker makes of it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct CheckedRow {
     tenant_id: String,
     name: String,
     row: Row,
@@ -44,7 +44,7 @@ pub(super) struct Entry {
     problems: Vec<FieldProblem>,
 }
 
-impl Entry {
+impl CheckedRow {
     /// Checks a row, which holds its key too.
     pub(super) fn new(tenant_id: String, name: String, row: Row, reading: Reading<'_>) -> Self {
         let mut problems = key_problems(&tenant_id, &name);
@@ -271,7 +271,7 @@ fn target_line(content: &Content) -> Option<String> {
 ///
 /// # Errors
 /// It is no JSON, or neither of the two. What is wrong inside a row is that row's problem.
-pub(super) fn parse(text: &str, reading: Reading<'_>) -> Result<Vec<Entry>, String> {
+pub(super) fn parse(text: &str, reading: Reading<'_>) -> Result<Vec<CheckedRow>, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
     let rows = match value {
         Value::Array(rows) => rows,
@@ -282,7 +282,7 @@ pub(super) fn parse(text: &str, reading: Reading<'_>) -> Result<Vec<Entry>, Stri
     for (index, row) in rows.into_iter().enumerate() {
         let Value::Object(row) = row else { return Err(format!("row {} is no object", index + 1)) };
         let row = row.into_iter().map(|(name, value)| (name, from_json(value))).collect();
-        let mut entry = Entry::to_write(row, reading);
+        let mut entry = CheckedRow::to_write(row, reading);
         if !seen.insert((entry.tenant_id.clone(), entry.name.clone())) && entry.is_valid() {
             entry.content = None;
             entry.problems.push(problem("type", format!("{:?} of this tenant is there twice", entry.name)));
@@ -341,7 +341,10 @@ fn to_json(attribute: &Attribute) -> Value {
 }
 
 /// One line a row, and its remarks below.
-pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>, paused: &BTreeSet<String>) -> String {
+pub(super) fn table<'a>(
+    entries: impl IntoIterator<Item = &'a CheckedRow>,
+    paused: &BTreeSet<String>,
+) -> String {
     let mut lines = vec![["TENANT", "TYPE", "STATE", "TARGET"].map(str::to_owned)];
     let mut remarks = vec![Vec::new()];
     for entry in entries {

@@ -1,10 +1,10 @@
-//! What an object may cost: stored bytes, and time without a pause.
+//! Limits of an object: stored bytes, time without a pause, and memory for large windows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
-/// What a tenant's object of those bytes comes to with a ceiling of 64 KiB on stored bytes.
+/// Handles an object under a ceiling of 64 KiB on stored bytes, and expects that it is too large.
 async fn beyond(object: MemoryObject, message: String, what: &str) -> World {
     let mut world = World::new();
     world.settings.max_stored = 64 << 10;
@@ -23,7 +23,7 @@ fn event_of_size(size: u64) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stored_has_a_ceiling_wherever_it_shows() {
+async fn stored_bytes_have_a_ceiling_wherever_the_size_is_known_from() {
     let world = beyond(good_object(&["a"]), event_of_size(65_537), "the event says so").await;
     assert_eq!(world.store.opened(), [], "it is not even asked for");
     let long = [gzip(&array(&["a"])), vec![0; 65 << 10]].concat();
@@ -33,9 +33,9 @@ async fn what_is_stored_has_a_ceiling_wherever_it_shows() {
     assert_eq!(world.sinks.messages(ACME, GROUP), ["a"], "what came before is delivered");
 }
 
-/// Each of these is small by what comes out, and would be read for ever.
+/// Each of these objects decompresses to little, and would be read for ever.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_stored_past_the_ceiling() {
+async fn the_ceiling_holds_whatever_the_stored_bytes_are() {
     let head = |flags: u8| vec![0x1f, 0x8b, 8, flags, 0, 0, 0, 0, 0, 3];
     let name = [head(0x08), vec![b'n'; 1 << 20]].concat();
     let comment = [head(0x10), vec![b'c'; 1 << 20]].concat();
@@ -51,16 +51,16 @@ async fn nothing_is_stored_past_the_ceiling() {
         ("a skippable frame", [frame.clone(), skippable, vec![7; 1 << 20]].concat()),
         ("empty frames", zstd::encode_all(&b""[..], 1).expect("memory takes it").repeat(10_000)),
         ("spaces", b" ".repeat(1 << 20)),
-        // Broken at once; the rest is read for the checksum, and no further than that.
+        // The object is broken at once. The rest is read for the checksum, up to the ceiling.
         ("garbage behind a break", [b"nonsense".to_vec(), vec![7; 1 << 20]].concat()),
     ] {
         beyond(object(bytes).of_unknown_length(), event(&[KEY]), what).await;
     }
 }
 
-/// Other tasks get the thread while an object is read that never waits, and so does an order to stop.
+/// Reading that never waits leaves the thread to other tasks, and sees an order to stop.
 #[tokio::test(start_paused = true)]
-async fn what_never_waits_is_paused() {
+async fn reading_that_never_waits_is_paused() {
     let padded = [gzip(b"[]"), vec![0; 48 << 20]].concat();
     for (what, bytes) in [
         ("empty messages", gzip(&b"{\"message\":\"\"}\n".repeat(300_000))),
@@ -72,7 +72,7 @@ async fn what_never_waits_is_paused() {
         let mut world = World::new();
         (world.settings.max_object, world.settings.max_stored) = (64 << 20, 64 << 20);
         let len = bytes.len();
-        // In chunks as S3's come, each of them there at once.
+        // Chunks as large as S3's, without a wait for any of them.
         world.put(KEY, object(bytes).in_chunks(256 << 10).there_at_once());
         let (turns, done) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let other = tokio::spawn({
@@ -87,7 +87,7 @@ async fn what_never_waits_is_paused() {
         assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack, "{what}");
         done.store(true, Ordering::Relaxed);
         let turns = turns.load(Ordering::Relaxed);
-        // Whatever the machine, this is work for some milliseconds.
+        // This is work for some milliseconds on any machine.
         assert!(turns >= 2, "{what}: {turns} pauses within {len} bytes");
         other.await.expect("no panic");
 
@@ -99,7 +99,7 @@ async fn what_never_waits_is_paused() {
     }
 }
 
-/// An array of so many messages of almost a MiB each, in a frame with a window of 16 MiB.
+/// An array of messages of almost 1 MiB each, in a frame with a window of 16 MiB.
 fn zstd_with_a_large_window(messages: usize) -> MemoryObject {
     let text = "a".repeat((1 << 20) - 1024);
     let records: Vec<_> =
@@ -113,7 +113,7 @@ fn zstd_with_a_large_window(messages: usize) -> MemoryObject {
 
 /// One customer's CloudWatch Logs hangs while its object has all the memory for large windows.
 #[tokio::test(start_paused = true)]
-async fn memory_for_large_windows_is_waited_for_and_not_for_long() {
+async fn the_wait_for_large_windows_memory_has_a_limit() {
     let mut world = World::new();
     (world.settings.zstd_windows, world.settings.max_object) = (16 << 20, 64 << 20);
     let [long, other, short] =
@@ -125,14 +125,14 @@ async fn memory_for_large_windows_is_waited_for_and_not_for_long() {
     let pipeline = world.pipeline();
     let handle = async |key: &str| pipeline.process(&event(&[key]), &world.stop).await;
     world.sinks.hold();
-    // All but the last ones: more than 8 MiB of text are read by then.
+    // After nine puts, more than 8 MiB of text are read.
     world.sinks.release(9);
     let mut hanging = std::pin::pin!(handle(&long));
     assert!(
         tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(),
         "its puts are not answered"
     );
-    // Whoever waits for the answer keeps its share all the same, because nothing polls it.
+    // The first object keeps its memory all the same, because nothing polls it.
     world.sinks.release(1_000);
     let began = Instant::now();
     let report = handle(&other).await;

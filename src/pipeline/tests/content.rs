@@ -1,9 +1,9 @@
-//! What objects hold, whole and broken.
+//! Contents of objects, whole and broken.
 
 use super::*;
 
 fn message_lines(count: usize, len: usize) -> (Vec<String>, Vec<u8>) {
-    // Text that hardly compresses, and is the same in every run.
+    // Text that hardly compresses and is the same in every run.
     let mut random = fastrand::Rng::with_seed(7);
     let messages: Vec<String> =
         (0..count).map(|_| (0..len).map(|_| random.alphanumeric()).collect()).collect();
@@ -40,7 +40,7 @@ async fn streams_are_named_by_the_template_and_the_object_s_date() {
     let world = World::new();
     world.put(KEY, good_object(&["a"]));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    // The UTC date of LastModified, not of the event nor of a record.
+    // The date is LastModified's in UTC, not the event's or a record's.
     assert_eq!(world.sinks.streams(ACME, GROUP), ["web-web-0-2026-11-21"]);
     let template = with(row(ACME), "log_stream_name", text("{tenant}/{cluster}/{date}"));
     world.tenant("acme", [("cloudwatch", with(template, "log_group_name", text("/other")))]);
@@ -49,7 +49,7 @@ async fn streams_are_named_by_the_template_and_the_object_s_date() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_a_break_in_the_compression_is_delivered_once() {
+async fn records_before_a_break_in_the_compression_are_delivered_once() {
     let (messages, text) = message_lines(400, 500);
     let whole = gzip(&text);
     for (what, bytes) in [
@@ -72,9 +72,9 @@ async fn what_came_before_a_break_in_the_compression_is_delivered_once() {
     }
 }
 
-/// The rest may tell that the bytes were altered on their way: by the store's checksum, or by what an attempt before read.
+/// The rest can show that the bytes were altered on their way: by the store's checksum, or by an earlier attempt's fingerprint.
 #[tokio::test(start_paused = true)]
-async fn a_broken_object_is_read_on_only_where_that_can_tell_something() {
+async fn a_broken_object_is_read_on_only_if_a_check_is_ahead() {
     let good: Vec<_> = (0..500).map(|index| index.to_string()).collect();
     let good = array(&good.iter().map(String::as_str).collect::<Vec<_>>());
     let broken = [&good[..good.len() - 1], b",nonsense".as_slice(), &[b' '; 1 << 20]].concat();
@@ -97,7 +97,7 @@ async fn a_broken_object_is_read_on_only_where_that_can_tell_something() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_broken_json_is_delivered_once() {
+async fn records_before_broken_json_are_delivered_once() {
     let good = String::from_utf8(array(&["a", "b"])).expect("UTF-8");
     let open = good.trim_end_matches(']');
     for (text, offset) in [
@@ -122,7 +122,7 @@ async fn what_came_before_broken_json_is_delivered_once() {
     }
 }
 
-/// One of each kind, behind two good records: a named error with the offset, and what came before delivered, once.
+/// Bad input of each kind after two good records: the error has a name and the offset, and the good records are delivered once.
 #[tokio::test(start_paused = true)]
 async fn bad_input_is_named_and_costs_only_itself() {
     let good = r#"{"message":"a"}{"message":"b"}"#.as_bytes();
@@ -176,9 +176,9 @@ async fn bad_input_is_named_and_costs_only_itself() {
     }
 }
 
-/// Mended or passed over, it costs no other record.
+/// A bad record is mended or skipped, and the others are delivered.
 #[tokio::test(start_paused = true)]
-async fn a_defect_of_one_record_ends_no_object() {
+async fn a_defect_of_one_record_does_not_end_the_object() {
     let bad = [
         (&b"\"\xff\xfe\""[..], "\u{fffd}\u{fffd}"),
         (b"\"half \xe2\x82\"", "half \u{fffd}"),
@@ -214,7 +214,7 @@ fn two(world: &World) {
     world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", row(GLOBEX))]);
 }
 
-/// Gzip that gives the whole text and lacks its end; stored without compression, so that the break stands exactly there.
+/// Gzip that gives the whole text and lacks its trailer. The text is stored without compression, so the break is right after it.
 fn cut_gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
     std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("memory takes it");
@@ -223,7 +223,7 @@ fn cut_gzip(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_break_between_two_records_is_no_end() {
+async fn a_break_between_two_records_is_not_the_end_of_the_object() {
     for text in
         ["{\"message\":\"a\"}\n{\"message\":\"b\"}\n", "[{\"message\":\"a\"}]\n[{\"message\":\"b\"}]\n"]
     {
@@ -236,7 +236,7 @@ async fn a_break_between_two_records_is_no_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whole_records_in_a_window_that_a_long_one_widened_come_before_a_break() {
+async fn whole_records_before_a_break_are_read_from_a_window_widened_by_a_long_record() {
     let world = World::new();
     let long = "l".repeat(300 * 1024);
     let text = format!("{{\"message\":\"{long}\"}}\n{{\"message\":\"short\"}}\n{{\"message\":\"cut");
@@ -291,7 +291,7 @@ async fn highly_compressible_objects_arrive_whole() {
     }
 }
 
-/// What a plain reader makes of a whole object: no windows, no chunks, no batches.
+/// Reads a whole object without windows, chunks and batches.
 fn whole_file_reference(text: &[u8]) -> Vec<(i64, String)> {
     let values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
     let records = values.flat_map(|value| match value.expect("the test makes JSON") {
@@ -314,7 +314,7 @@ mod whole_path {
         let message = prop_oneof![
             4 => "[ -~]{1,80}",
             2 => r#"(\\|"|\n|\t|é|日|😀|\u{1}){1,20}"#,
-            // Several fill a batch: its limits are met within a few records.
+            // A few of these fill a batch.
             1 => (1_usize..400_000, "[a-zé\n]").prop_map(|(count, text)| text.repeat(count)),
         ];
         let millisecond = prop_oneof![8 => 0_i64..2000, 1 => 0_i64..200_000_000];
@@ -331,7 +331,7 @@ mod whole_path {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// From compressed bytes in any chunks to the batches that the account got.
+        /// Compares the events in the account with the records of a plain reader.
         #[test]
         fn any_chunks_and_any_batches_give_what_a_whole_file_reader_gives(
             records in proptest::collection::vec(record(), 1..40),
@@ -353,7 +353,7 @@ mod whole_path {
                 2 => [zstd(head), zstd(tail)].concat(),
                 _ => text.clone(),
             };
-            // Byte by byte is for small ones.
+            // Only small objects are read byte by byte.
             let chunk = chunk.max(bytes.len() / 3000);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
             runtime.expect("a runtime").block_on(async {
@@ -366,7 +366,8 @@ mod whole_path {
                 let expected = whole_file_reference(&text);
                 let got = world.sinks.events(ACME, GROUP);
                 assert_eq!(got.len(), expected.len());
-                // In the order of the records, batch by batch; within one, which may be several puts, by time.
+                // Batches are in the order of the records. Within a batch, which may be several puts, events are in order of
+                // time.
                 let mut batch = 0..0;
                 for call in world.sinks.calls() {
                     let Call::Put(_, messages, _) = call else { panic!("the stream is there: {call:?}") };

@@ -1,7 +1,7 @@
-//! Deliveries to buckets, alone and beside CloudWatch Logs.
+//! Deliveries to buckets, alone and together with CloudWatch Logs.
 
 use super::*;
-use crate::{copy::CopyError, credentials::AssumeError, sink::SinkError};
+use crate::{copy::CopyError, credentials::AssumeError};
 
 const BUCKET_THERE: &str = "acme-logs";
 const COPY: &str = "ROSA/cluster-logs/acme/web/web-0/1.json.gz";
@@ -44,7 +44,7 @@ async fn a_bucket_gets_the_object_and_the_group_its_records_from_one_download() 
     let owner = Some(OWNER.to_owned());
     assert_eq!(world.store.opened(), [(KEY.to_owned(), owner.clone())]);
     assert_eq!(world.store.heads(), [(KEY.to_owned(), owner)]);
-    // A second notification costs neither.
+    // A second notification costs no download, copy or put.
     let (report, verdict) = world.process(&event(&[KEY])).await;
     assert_eq!((report.skipped, verdict), (vec![Skipped::AlreadyDelivered], Verdict::Ack));
     assert_eq!((world.copier.calls(), world.store.opened().len(), world.store.heads().len()), (1, 1, 1));
@@ -54,7 +54,7 @@ async fn a_bucket_gets_the_object_and_the_group_its_records_from_one_download() 
 async fn a_tenant_of_buckets_alone_costs_no_download() {
     let world = world();
     world.tenant("acme", [("s3", bucket_row(BUCKET_THERE)), ("s3#2", bucket_row("archive"))]);
-    // It need not even hold records.
+    // The object need not have records.
     world.put(KEY, object(b"neither gzip nor JSON".to_vec()));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!((copied(&world, BUCKET_THERE), copied(&world, "archive")), (1, 1));
@@ -64,7 +64,7 @@ async fn a_tenant_of_buckets_alone_costs_no_download() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cloudwatch_accepted_is_not_repeated_while_the_bucket_fails() {
+async fn accepted_records_are_not_put_again_while_the_bucket_fails() {
     let world = world();
     world.copier.break_bucket(BUCKET_THERE, throttled());
     for _ in 0..3 {
@@ -82,7 +82,7 @@ async fn what_cloudwatch_accepted_is_not_repeated_while_the_bucket_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_copied_is_not_repeated_while_cloudwatch_fails() {
+async fn a_copy_is_not_repeated_while_cloudwatch_fails() {
     let world = world();
     world.sinks.fail_group(GROUP, SinkError::Throttled("slow down".into()));
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
@@ -93,7 +93,7 @@ async fn what_was_copied_is_not_repeated_while_cloudwatch_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_bucket_s_trouble_is_not_the_other_s() {
+async fn a_bucket_that_fails_does_not_hold_up_the_other() {
     let world = world();
     world.tenant("acme", [("s3", bucket_row(BUCKET_THERE)), ("s3#2", bucket_row("archive"))]);
     world.copier.break_bucket(BUCKET_THERE, CopyError::NoSuchBucket("404".into()));
@@ -101,7 +101,7 @@ async fn one_bucket_s_trouble_is_not_the_other_s() {
     assert!(is_retry(&verdict));
     assert_eq!(report.failures[0].failure.reason(), "bucket_missing");
     assert_eq!(copied(&world, "archive"), 1);
-    // What no retry can help is poison, once the others are done.
+    // A permanent error is poison once the other deliveries are done.
     world.copier.break_bucket(BUCKET_THERE, CopyError::TooLarge("6 GB".into()));
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((poison.reason, attribute(&poison, "key")), ("object_too_large", Some(KEY)));
@@ -112,7 +112,7 @@ async fn one_bucket_s_trouble_is_not_the_other_s() {
 async fn nothing_is_copied_into_a_bucket_of_the_provider_s() {
     let mut world = World { quarantine: Some(MemoryQuarantine::default()), ..world() };
     world.settings.own_buckets.staging.insert("another".to_owned());
-    // Without source.buckets, the object's own bucket is known by the object alone.
+    // Without source.buckets, only the object names its own bucket.
     world.settings.buckets.clear();
     world.settings.own_buckets.staging.remove(BUCKET);
     for bucket in [BUCKET, "another", QUARANTINE] {
@@ -128,7 +128,7 @@ async fn nothing_is_copied_into_a_bucket_of_the_provider_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_way_in_nothing_is_looked_at_nor_kept() {
+async fn a_refused_role_costs_no_head_and_keeps_no_claim() {
     let world = world();
     world.tenant("acme", [("s3", bucket_row(BUCKET_THERE))]);
     let denied = AssumeError::Denied {
@@ -142,23 +142,23 @@ async fn without_a_way_in_nothing_is_looked_at_nor_kept() {
     assert!(is_retry(&verdict));
     assert_eq!(report.failures[0].failure.reason(), "role_denied");
     assert_eq!((world.store.heads(), world.copier.calls()), (Vec::new(), 0));
-    // While the role is left alone, the ledger is too.
+    // While the role's breaker is open, the ledger is not called.
     let asked = world.ledger.as_ref().map(MemoryLedger::calls);
     let open = AssumeError::Held { refusal: Arc::new(denied.clone()), probe_in: Duration::from_secs(9) };
     world.copier.close_role(BUCKET_THERE, open);
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.ledger.as_ref().map(MemoryLedger::calls), asked);
-    // The claim was given back: the next to come need not wait for its end.
+    // The claim was given back, so the next attempt need not wait for the lease to end.
     world.copier.mend(BUCKET_THERE);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    // And what is done needs no way in.
+    // A delivery that is done does not need the role.
     world.copier.close_role(BUCKET_THERE, denied);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(world.copier.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_object_is_told_once() {
+async fn a_missing_object_is_reported_once() {
     let world = world();
     let (report, verdict) = world.process(&event(&["acme/c/app/pod/missing"])).await;
     assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
@@ -177,7 +177,7 @@ async fn an_object_whose_later_version_is_there_is_done() {
     assert_eq!((report.skipped, verdict), (vec![Skipped::Superseded], Verdict::Ack));
     let delivered: Vec<_> = report.delivered.iter().map(|done| done.delivery.as_str()).collect();
     assert_eq!((delivered, copied(&world, BUCKET_THERE)), (vec!["cloudwatch"], 0));
-    // For good, and it does not count as copied.
+    // The ledger says that it is done, and it does not count as copied.
     let (report, _) = world.process(&event(&[KEY])).await;
     assert_eq!((report.skipped, world.copier.calls()), (vec![Skipped::AlreadyDelivered], 1));
     let text = world.metrics.render();
@@ -211,7 +211,7 @@ async fn a_worker_that_stops_gives_its_copies_back() {
     world.stop.cancel();
     let verdict = world.handle(&event(&[KEY])).await;
     assert_eq!(verdict.retry_after(), Some(Duration::ZERO));
-    // At once: the lease was given back.
+    // The lease was given back, so the next attempt begins at once.
     let next = World { stop: CancellationToken::new(), ..world };
     assert_eq!(next.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(copied(&next, BUCKET_THERE), 1);
@@ -236,14 +236,14 @@ async fn buckets_have_filters_too() {
     assert_eq!(copies[0].0, "ROSA/cluster-logs/acme/etcd/etcd-0/1.json.gz");
 }
 
-/// What is too long to be read is not read for a copy either: S3's own limit is the copy's.
+/// A copy does not read the object. Its only limit is S3's own.
 #[tokio::test(start_paused = true)]
 async fn an_object_that_is_too_large_to_be_read_is_copied() {
     let mut world = world();
     world.settings.max_stored = 8;
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((poison.reason, copied(&world, BUCKET_THERE)), ("object_too_large", 1));
-    // If the copy is to be tried again, so is the message.
+    // If the copy must be retried, so must the message.
     let mut world = self::world();
     world.settings.max_stored = 8;
     world.copier.break_bucket(BUCKET_THERE, throttled());

@@ -1,7 +1,7 @@
 //! The contract's table of verdicts, row by row.
 
 use super::*;
-use crate::{credentials::AssumeError, sink::SinkError};
+use crate::credentials::AssumeError;
 
 #[tokio::test(start_paused = true)]
 async fn a_good_object_is_delivered_and_acknowledged() {
@@ -29,7 +29,7 @@ async fn a_good_object_is_delivered_and_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_work_is_acknowledged_and_counted() {
+async fn skipped_parts_are_acknowledged_and_counted() {
     let world = World::new();
     let off = with(row(ACME), "enabled", Attribute::Bool(false));
     let only_etcd = with(row(ACME), "desired_logs", Attribute::TextList(vec!["etcd".into()]));
@@ -61,7 +61,7 @@ async fn what_is_no_work_is_acknowledged_and_counted() {
     }
     assert_eq!(world.sinks.count(Operation::Put), 0);
     assert_eq!(world.handle(&json!({"Records": []}).to_string()).await, Verdict::Ack);
-    // What holds bytes is no marker, and what has a name is an object.
+    // An object with bytes is not a folder marker, nor is one with a name.
     for (body, reason) in [
         (sized("acme/c/a/p/", 1), "bad_key"),
         (event(&["acme/c/a/p/"]), "bad_key"),
@@ -73,7 +73,7 @@ async fn what_is_no_work_is_acknowledged_and_counted() {
     }
 }
 
-/// A message about an object of that size.
+/// A message about an object of `size` bytes.
 fn sized(key: &str, size: u64) -> String {
     let mut record = event_record(BUCKET, key);
     record["s3"]["object"]["size"] = size.into();
@@ -93,7 +93,7 @@ async fn an_unwanted_object_is_not_even_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_retry_can_help_is_poison() {
+async fn permanent_errors_are_poison() {
     let world = World::new();
     world.tenant("settings-only", [("settings", Row::from([("paused".to_owned(), Attribute::Bool(true))]))]);
     let pause = Row::from([("paused".to_owned(), Attribute::Bool(true))]);
@@ -132,7 +132,7 @@ async fn what_no_retry_can_help_is_poison() {
         let line = format!("logferry_failures_total{{reason=\"{reason}\"}}");
         assert!(world.metrics.render().contains(&line), "{line}");
     }
-    // The one record before the bomb's padding.
+    // The record before the bomb's padding.
     assert_eq!(world.sinks.messages(ACME, GROUP), ["x"]);
 }
 
@@ -145,7 +145,7 @@ async fn objects_of_unknown_tenants_are_discarded_where_that_is_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_yet_go_well_is_tried_again() {
+async fn transient_errors_are_retried() {
     let denied = || AssumeError::Denied {
         role: role("222222222222"),
         external_id: None,
@@ -212,9 +212,9 @@ async fn delays_grow_with_the_attempts() {
     }
 }
 
-/// Receives that had nothing to do with a refusal do not bring the message nearer to its last one.
+/// Receives without a refusal do not bring the message nearer to its last refusal.
 #[tokio::test(start_paused = true)]
-async fn refusals_are_counted_by_themselves() {
+async fn only_refusals_count_as_refusals() {
     let world = World::new();
     let pipeline = world.pipeline();
     let receive = async |attempts: u32, refusals: u32, error: ObjectError| {
@@ -234,14 +234,14 @@ async fn refusals_are_counted_by_themselves() {
         assert!(is_retry(&receive(80, 0, ObjectError::Unavailable("503".into())).await));
     }
     assert_eq!(poison(receive(90, 0, refused()).await).reason, "object_refused");
-    // It was redriven with the same id, or by another process, and what it carries counts.
+    // The message was redriven with the same id, or by another process: the count that it carries holds.
     assert!(is_retry(&receive(1, 1, refused()).await));
     assert_eq!(poison(receive(1, 2, refused()).await).reason, "object_refused");
 }
 
-/// Without `source.buckets` messages may name any bucket; one that was deleted says nothing of the worker's own wiring.
+/// Without `source.buckets`, messages may name any bucket, so a deleted bucket is not a configuration error.
 #[tokio::test(start_paused = true)]
-async fn a_missing_bucket_is_our_concern_only_if_the_configuration_names_it() {
+async fn a_missing_bucket_is_a_configuration_error_only_if_the_configuration_names_it() {
     for named in [true, false] {
         let mut world = World::new();
         world.put(KEY, MemoryObject::refused(ObjectError::NoBucket("404".into())));
@@ -272,7 +272,7 @@ async fn a_wrong_checksum_is_known_before_the_last_batch_is_put() {
     world.put(KEY, object(bytes.clone()).breaking(bytes.len(), mismatch));
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.sinks.count(Operation::Put), 0);
-    // The next receive finds it whole.
+    // The next attempt reads the whole object.
     world.put(KEY, object(bytes));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);

@@ -1,11 +1,11 @@
-//! Messages that come again, are given back, or die, with a ledger in memory.
+//! Messages that come again, are given back, or whose worker dies, with a ledger in memory.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{credentials::AssumeError, sink::SinkError};
+use crate::credentials::AssumeError;
 
-/// A world with a ledger, in which each event has a batch of its own.
+/// A world with a ledger, where each event has its own batch.
 fn world() -> World {
     let settings = PipelineSettings { max_batch_events: 1, ..World::new().settings };
     World { ledger: Some(MemoryLedger::new(LEASE)), settings, ..World::new() }
@@ -23,15 +23,6 @@ fn several(count: usize) -> MemoryObject {
 
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|index| index.to_string()).collect()
-}
-
-fn throttled() -> SinkError {
-    SinkError::Throttled("slow down".into())
-}
-
-fn shows(world: &World, line: &str) {
-    let text = world.metrics.render();
-    assert!(text.lines().any(|found| found == line), "{line} in {text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +49,7 @@ async fn a_message_goes_on_where_it_stopped() {
     world.sinks.fail(Operation::Put, 3, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.sinks.messages(ACME, GROUP), ["0", "1"]);
-    // At once: the lease was given back.
+    // The lease was given back, so the next attempt begins at once.
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(world.sinks.messages(ACME, GROUP), numbers(5));
     shows(&world, "logferry_records_total{outcome=\"accepted\"} 5");
@@ -118,7 +109,7 @@ async fn a_worker_that_stops_waits_for_the_put_on_its_way_and_gives_the_rest_bac
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_breaks_costs_no_repetition() {
+async fn a_broken_body_repeats_nothing() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.sinks.put_time(Duration::from_secs(1));
@@ -134,7 +125,7 @@ async fn a_body_that_breaks_costs_no_repetition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_piece_of_a_record_that_was_split_comes_twice() {
+async fn no_piece_of_a_split_record_comes_twice() {
     let long: String = (0..400_000).map(|number| format!("{number:06},")).collect();
     for failing in 1..=3 {
         let world = World {
@@ -157,7 +148,7 @@ async fn no_piece_of_a_record_that_was_split_comes_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_loses_the_lease_stops() {
+async fn a_worker_that_loses_the_lease_stops() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(10));
@@ -189,7 +180,7 @@ async fn until_done(pipeline: &TestPipeline, world: &World) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_without_any_sign_of_its_ledger_a_worker_delivers_all_the_same() {
+async fn a_worker_delivers_without_its_ledger_only_if_the_ledger_never_answers() {
     let world = world();
     world.put(KEY, several(3));
     ledger(&world).set_down(true);
@@ -201,7 +192,7 @@ async fn only_without_any_sign_of_its_ledger_a_worker_delivers_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_throttles_costs_no_repetition() {
+async fn a_ledger_that_throttles_repeats_nothing() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(20));
@@ -216,11 +207,11 @@ async fn a_ledger_that_throttles_costs_no_repetition() {
     let body = event(&[KEY]);
     let (verdict, ()) = tokio::join!(world.handle(&body), throttling);
     assert!(is_retry(&verdict), "{verdict:?}");
-    // The next attempt begins with three that are throttled.
+    // The first three calls of the next attempt are throttled.
     ledger(&world).throttle(3);
     assert_eq!(world.handle(&body).await, Verdict::Ack);
     assert_eq!(world.sinks.messages(ACME, GROUP), numbers(20));
-    // An hour of it: the message waits.
+    // After an hour of throttling, the message waits.
     let other = "acme/prod-1/web/web-0/2.json.gz";
     world.put(other, several(3));
     ledger(&world).throttle(usize::MAX);
@@ -266,7 +257,7 @@ async fn broken_content_is_poison_again_and_repeats_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_be_altered_is_delivered_again_from_the_start() {
+async fn an_object_that_may_be_altered_is_delivered_again_from_the_start() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     let whole = several(5);
@@ -280,7 +271,7 @@ async fn what_may_be_altered_is_delivered_again_from_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_finished_object_needs_no_way_in() {
+async fn a_finished_object_does_not_need_the_account() {
     let world = world();
     world.put(KEY, good_object(&["a"]));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
@@ -298,7 +289,7 @@ async fn a_finished_object_needs_no_way_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_began_without_the_ledger_stops_once_it_shows_more() {
+async fn an_attempt_that_began_without_the_ledger_stops_once_the_ledger_knows_more() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(20));
@@ -324,7 +315,7 @@ async fn an_object_that_became_shorter_does_not_add_up() {
     world.put(KEY, several(5));
     world.sinks.fail(Operation::Put, 4, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
-    // Else it begins anew.
+    // Otherwise the object is delivered from the start.
     ledger(&world).forget_fingerprints();
     world.put(KEY, several(2));
     let poison = poison(world.handle(&event(&[KEY])).await);
@@ -332,31 +323,31 @@ async fn an_object_that_became_shorter_does_not_add_up() {
     shows(&world, "logferry_records_unaccounted_total 1");
 }
 
-/// The object with one bit of one message another, as a network might do it; its checksum finds out at the end.
+/// The object with one bit of one message altered, as by a network. The checksum at the end finds it.
 fn altered(whole: &MemoryObject, bit: usize) -> MemoryObject {
     let mut object = whole.clone();
     let digits: Vec<_> = (0..object.bytes.len()).filter(|at| object.bytes[*at] == b'#').collect();
-    // A hash becomes a plus or a comma: still JSON.
+    // A hash becomes a plus or a comma, so the text is still JSON.
     object.bytes[digits[bit % digits.len()]] ^= if bit.is_multiple_of(2) { 0x08 } else { 0x0f };
     let length = object.bytes.len();
     object.breaking(length, ObjectError::ChecksumMismatch("CRC64".into()))
 }
 
-/// Plain text, so that a bit can flip in it: `count` records.
+/// `count` records of plain text, in which a bit can flip.
 fn plain(count: usize, chunk: usize) -> MemoryObject {
     let records = (0..count).map(|index| json!({"message": format!("#{index}")}));
     object(Value::Array(records.collect()).to_string().into_bytes()).in_chunks(chunk)
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_goes_on_behind_altered_bytes() {
+async fn an_attempt_after_altered_bytes_begins_at_the_start() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.sinks.put_time(Duration::from_secs(1));
     let whole = plain(8, 100);
     world.put(KEY, altered(&whole, 1));
     let body = event(&[KEY]);
-    // It dies with two batches recorded, before any checksum was seen.
+    // The worker dies with two batches recorded, before the checksum.
     let _ = tokio::time::timeout(Duration::from_millis(3_500), world.handle(&body)).await;
     assert_eq!(world.sinks.messages(ACME, GROUP), ["#0", ",1", "#2"]);
     world.put(KEY, whole);
@@ -372,7 +363,7 @@ async fn nothing_goes_on_behind_altered_bytes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Attempts read altered bytes and die, at any moment and in chunks of any size: what is finished was delivered as it is.
+    /// Attempts read altered bytes and die, at any time and with any chunks. A finished object was delivered unaltered.
     #[test]
     fn no_altered_line_stands_alone_behind_a_finished_object(
         lives in prop::collection::vec((prop::option::of(0_usize..8), 0_u64..3_000, 1_usize..400), 1..5),
@@ -403,7 +394,7 @@ proptest! {
             let mut receives = 0;
             while world.handle(&body).await != Verdict::Ack {
                 receives += 1;
-                // One for each lane whose bytes were others.
+                // One for each lane with other bytes.
                 assert!(receives <= 2, "{receives} retries of right bytes");
             }
             for group in [GROUP, "/second"].into_iter().take(1 + usize::from(second)) {
@@ -419,9 +410,9 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A worker dies at any moment, several times: nothing is lost, two batches at most are repeated each time.
+    /// A worker dies at any time, several times. Nothing is lost, and each time at most two batches are repeated.
     #[test]
-    fn a_worker_that_dies_repeats_two_batches_at_most(
+    fn a_worker_that_dies_repeats_at_most_two_batches(
         lives in prop::collection::vec(0_u64..4_000, 1..4),
         put_time in 1_u64..400,
         call_time in 0_u64..400,

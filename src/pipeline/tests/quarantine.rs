@@ -1,11 +1,11 @@
-//! Records that CloudWatch Logs does not take, with a quarantine in memory.
+//! Records that cannot be delivered, with a quarantine in memory.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{batch::RejectedEvents, sink::SinkError};
+use crate::batch::RejectedEvents;
 
-/// A world with a quarantine, in which the stream is there.
+/// A world with a quarantine, where the stream exists.
 fn world() -> World {
     let settings = PipelineSettings {
         max_record: 4 << 20,
@@ -37,7 +37,7 @@ fn line(reason: &str, record: u64, message: &str) -> (String, u64, String) {
     (reason.to_owned(), record, message.to_owned())
 }
 
-/// A message of more than one event, which does not compress, another for each seed.
+/// A message longer than one event that does not compress; each seed gives another one.
 fn long(seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     (0..1_200_000).map(|_| random.alphanumeric()).collect()
@@ -89,7 +89,7 @@ async fn rejected_events_go_into_quarantine_and_the_message_is_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_owed_to_the_quarantine_is_all_that_is_tried_again() {
+async fn only_owed_records_are_tried_again() {
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
     let old = |day: usize| format!("2026-10-0{day}T08:00:00Z");
     let records: Vec<_> = (0..1_000)
@@ -122,9 +122,9 @@ async fn what_is_owed_to_the_quarantine_is_all_that_is_tried_again() {
     assert_eq!(lines(&world), kept, "and it is done");
 }
 
-/// What CloudWatch Logs rejected was counted; what it never saw is nowhere but in the quarantine.
+/// Rejected records were counted. Other owed records have no place but the quarantine.
 #[tokio::test(start_paused = true)]
-async fn what_is_owed_to_a_quarantine_that_is_off_now_is_not_forgotten() {
+async fn records_owed_to_a_quarantine_that_was_switched_off_are_not_forgotten() {
     for (oversize, reason) in [(false, "too_old"), (true, "oversize")] {
         let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
         quarantines_oversize(&world);
@@ -135,7 +135,7 @@ async fn what_is_owed_to_a_quarantine_that_is_off_now_is_not_forgotten() {
         }
         quarantine(&world).set_down(true);
         assert!(is_retry(&world.handle(&event(&[KEY])).await), "{reason}");
-        // The row must change with it, or it is a bad one.
+        // Without a quarantine, the row is bad unless its policy changes too.
         let off = world.quarantine.take();
         world.tenant("acme", [("cloudwatch", row(ACME))]);
         let (report, verdict) = world.process(&event(&[KEY])).await;
@@ -153,7 +153,7 @@ async fn what_is_owed_to_a_quarantine_that_is_off_now_is_not_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_ledger_nobody_remembers_what_is_owed() {
+async fn without_a_ledger_owed_records_bring_the_batch_again() {
     let world = world();
     world.put(KEY, good_object(&["a", "b"]));
     for put in 1..=2 {
@@ -188,9 +188,9 @@ async fn whole_messages_and_lines_are_owed_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_owes_too_much_stops_and_goes_on_later() {
+async fn a_lane_that_owes_too_much_stops_and_goes_on_later() {
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
-    // Every other line is none: two bytes each in the ledger.
+    // Every other line is not a record, and takes two bytes in the ledger.
     let count = 60_000_u64;
     let text: String = (0..count).map(|index| format!("{{\"message\":\"{index}\"}}\nno json\n")).collect();
     world.put(KEY, object(gzip(text.as_bytes())));
@@ -234,7 +234,7 @@ async fn a_tenant_s_long_messages_go_whole_into_quarantine() {
     let tally = report.delivered[0].tally;
     assert_eq!((tally.read, tally.put.accepted, tally.quarantined, tally.oversize), (3, 2, 1, 1));
     adds_up(&world, &[("accepted", 2), ("quarantined", 1)]);
-    // Nothing else in it: nothing is put.
+    // The object has no other records, so nothing is put.
     let (puts, key) = (world.sinks.count(Operation::Put), "acme/prod-1/web/web-0/2.json.gz");
     world.put(key, good_object(&[&long]));
     assert_eq!(world.handle(&event(&[key])).await, Verdict::Ack);
@@ -242,7 +242,7 @@ async fn a_tenant_s_long_messages_go_whole_into_quarantine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_holds_one_file_s_worth_of_long_messages() {
+async fn memory_holds_long_messages_of_at_most_one_file() {
     let world = world();
     quarantines_oversize(&world);
     let all: Vec<_> = (0..5).map(long).collect();
@@ -250,12 +250,12 @@ async fn memory_holds_one_file_s_worth_of_long_messages() {
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let expected: Vec<_> = (0..).zip(&all).map(|(index, text)| line("oversize", index, text)).collect();
     assert!(lines(&world) == expected, "{:?}", quarantine(&world).keys());
-    // 1.2 million letters and digits are 900 KB of gzip: two of them are a file.
+    // 1.2 million letters and digits are 900 KB of gzip, so two messages fill a file.
     assert_eq!(quarantine(&world).keys().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_quarantine_is_not_put_there_again() {
+async fn records_in_quarantine_are_not_put_there_again() {
     let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
     world.settings.max_batch_events = 1;
     quarantines_oversize(&world);
@@ -264,7 +264,7 @@ async fn what_is_in_quarantine_is_not_put_there_again() {
         json!({"message": message, "timestamp": format!("2026-11-{:02}T08:00:00Z", day + 10)})
     });
     world.put(KEY, object(gzip(Value::from(records.to_vec()).to_string().as_bytes())));
-    world.sinks.fail(Operation::Put, 2, SinkError::Throttled("slow down".into()));
+    world.sinks.fail(Operation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(quarantine(&world).calls(), 1);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
@@ -288,7 +288,7 @@ async fn a_row_that_needs_a_quarantine_where_there_is_none_is_bad() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_that_is_no_record_costs_no_other() {
+async fn a_line_that_is_not_a_record_does_not_affect_the_others() {
     let text = "{\"message\":\"a\"}\nno json\n{\"message\":\"b\"}\n{\"message\":\"cut\n{\"message\":\"c\"}\n";
     let world = world();
     world.put(KEY, object(gzip(text.as_bytes())));
@@ -298,13 +298,13 @@ async fn a_line_that_is_no_record_costs_no_other() {
     assert_eq!(lines(&world), [line("malformed", 1, "no json"), line("malformed", 3, "{\"message\":\"cut")]);
     assert_eq!(report.delivered[0].tally.read, 5);
     adds_up(&world, &[("accepted", 3), ("quarantined", 2)]);
-    // Without a quarantine it ends its object.
+    // Without a quarantine, the line ends the object.
     let world = World { quarantine: None, ..world };
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((poison.reason, attribute(&poison, "record_offset")), ("corrupt_object", Some("1")));
 }
 
-/// Three records, the second of them longer than a mebibyte.
+/// Three records. The second is longer than a mebibyte.
 fn with_a_giant(message: &str) -> Vec<u8> {
     let records = ["a", message, "c"].map(|message| json!({ "message": message }).to_string());
     gzip(records.join("\n").as_bytes())
@@ -316,7 +316,7 @@ async fn without_a_quarantine_a_letter_names_the_record_that_is_too_long() {
     world.settings.max_record = 1 << 20;
     let giant = "x".repeat(1 << 20);
     world.put(KEY, object(with_a_giant(&giant)));
-    // As often as it comes: the others are there, and the letter is written again.
+    // Each attempt writes the letter again; the other records are delivered.
     for _ in 0..3 {
         let cause = poison(world.handle(&event(&[KEY])).await);
         assert_eq!((cause.reason, attribute(&cause, "record_offset")), ("record_too_long", Some("1")));
@@ -325,11 +325,11 @@ async fn without_a_quarantine_a_letter_names_the_record_that_is_too_long() {
         assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "c"]);
         adds_up(&world, &[("accepted", 2)]);
     }
-    // With a higher ceiling it could be read, but an attempt before went past it: it is not forgotten.
+    // A higher ceiling would let the record be read, but an earlier attempt stepped over it. The record is not forgotten.
     world.settings.max_record = 4 << 20;
     let cause = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((cause.reason, attribute(&cause, "record_offset")), ("record_too_long", Some("1")));
-    // With a quarantine the message is done: the record itself is there, or its place.
+    // With a quarantine, the message is done: the quarantine has the record or its place.
     world.quarantine = Some(MemoryQuarantine::default());
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(lines(&world), [line("too_long", 1, &giant)]);
@@ -338,7 +338,7 @@ async fn without_a_quarantine_a_letter_names_the_record_that_is_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_ledger_a_letter_about_a_long_record_repeats_the_others_and_loses_none() {
+async fn without_a_ledger_a_long_record_makes_a_letter_and_repeats_the_others() {
     let mut world = World { quarantine: None, ..world() };
     world.settings.max_record = 1 << 20;
     world.put(KEY, object(with_a_giant(&"x".repeat(1 << 20))));
@@ -379,7 +379,7 @@ async fn every_piece_of_a_rejected_record_is_kept() {
     adds_up(&world, &[("too_old", 1)]);
 }
 
-/// What a record is, and what becomes of it.
+/// Kinds of records, and their outcomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Good,
@@ -391,14 +391,14 @@ enum Kind {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// The quarantine comes and goes, and puts fail: every record gets where it belongs, once, and counts once.
+    /// The quarantine fails at times, and so do puts. Every record arrives in its place once and counts once.
     #[test]
-    fn what_is_owed_is_paid_once(
+    fn owed_records_are_written_once(
         kinds in prop::collection::vec(prop::sample::select(vec![Kind::Good, Kind::TooOld, Kind::Malformed, Kind::TooLong]), 1..40),
         down in prop::collection::vec(any::<bool>(), 0..6),
         failing in prop::collection::vec(1_usize..20, 0..3),
     ) {
-        // Else nothing might show that lines are what the object is made of.
+        // A first good line shows that the object consists of lines.
         let kinds = [vec![Kind::Good], kinds].concat();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
@@ -413,7 +413,7 @@ proptest! {
             }).collect();
             world.put(KEY, object(gzip(text.join("\n").as_bytes())));
             for nth in failing {
-                world.sinks.fail(Operation::Put, nth, SinkError::Throttled("slow down".into()));
+                world.sinks.fail(Operation::Put, nth, throttled());
             }
             for down in down {
                 quarantine(&world).set_down(down);

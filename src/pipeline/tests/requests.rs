@@ -1,31 +1,28 @@
-//! Batches that are more than one request: events of several days, and events that CloudWatch Logs refuses.
+//! Batches of several requests: events of several days, and events that CloudWatch Logs refuses.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    batch::{MAX_MESSAGE_BYTES, RejectedEvents},
-    sink::SinkError,
-};
+use crate::batch::{MAX_MESSAGE_BYTES, RejectedEvents};
 
-/// A world whose stream is there, so that every put counts.
+/// A world where the stream exists, so that no put is repeated after its creation.
 fn world() -> World {
     let world = World::new();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world
 }
 
-/// Records in turns on so many days.
+/// Records that alternate between `days` days.
 fn in_turns(count: usize, days: usize) -> MemoryObject {
     let records = (0..count).map(|index| {
-        // Two days apart, because events of a day and the next can share a put; the latest day first.
+        // The days are two apart, because events of neighbouring days can share a put. The latest day comes first.
         let day = 10 + 2 * (days - 1 - index % days);
         json!({"message": index.to_string(), "timestamp": format!("2026-11-{day}T08:00:00Z")}).to_string()
     });
     object(gzip(records.collect::<Vec<_>>().join("\n").as_bytes()))
 }
 
-/// What the account got, in the objects' order.
+/// Messages in the account, in the object's order.
 fn sorted(world: &World) -> Vec<usize> {
     let messages = world.sinks.messages(ACME, GROUP).into_iter();
     let mut numbers: Vec<_> = messages.map(|message| message.parse().expect("a number")).collect();
@@ -33,13 +30,8 @@ fn sorted(world: &World) -> Vec<usize> {
     numbers
 }
 
-fn shows(world: &World, line: &str) {
-    let text = world.metrics.render();
-    assert!(text.lines().any(|found| found == line), "{line} in {text}");
-}
-
 #[tokio::test(start_paused = true)]
-async fn records_in_turns_on_several_days_cost_a_put_for_each_day() {
+async fn records_that_alternate_between_days_cost_a_put_for_each_day() {
     for days in [1, 2, 5] {
         let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
         world.put(KEY, in_turns(1_000, days));
@@ -49,31 +41,27 @@ async fn records_in_turns_on_several_days_cost_a_put_for_each_day() {
     }
 }
 
-fn throttled() -> SinkError {
-    SinkError::Throttled("slow down".into())
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
     for failing in 1..=6 {
         let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
-        // Two batches, because no more than 10,000 events fit into one.
+        // Two batches, because one holds at most 10,000 events.
         world.put(KEY, in_turns(12_000, 3));
         world.sinks.fail(Operation::Put, failing, throttled());
         assert!(is_retry(&world.handle(&event(&[KEY])).await));
         let (report, verdict) = world.process(&event(&[KEY])).await;
         assert_eq!(verdict, Verdict::Ack);
         assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each once");
-        // The one that failed is put again; what is left may go forward in time where it ends a batch.
+        // The failed request is put again. The rest of the batch may end earlier where it goes forward in time.
         let puts = world.sinks.count(Operation::Put);
         assert!((7..=8).contains(&puts), "{puts} puts after the failure of {failing}");
         assert_eq!(report.delivered[0].tally.accounted(), 12_000);
     }
 }
 
-/// What was rejected before the failure is not lost with it, nor told twice.
+/// Events that were rejected before the failure are neither lost nor reported twice.
 #[tokio::test(start_paused = true)]
-async fn what_the_first_requests_rejected_goes_into_quarantine_later() {
+async fn events_that_the_first_requests_rejected_go_into_quarantine_later() {
     let quarantine = Some(MemoryQuarantine::default());
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), quarantine, ..world() };
     world.put(KEY, in_turns(9, 3));
@@ -91,7 +79,7 @@ async fn what_the_first_requests_rejected_goes_into_quarantine_later() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever day each record is of, and wherever requests fail: what was accepted once is not put again.
+    /// Whatever the days of the records and the requests that fail: accepted events are not put again.
     #[test]
     fn failures_between_requests_repeat_nothing(
         days in prop::collection::vec(prop::collection::vec(0_usize..4, 1..20), 1..4),
@@ -136,7 +124,7 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn refused_events_are_found_and_the_others_arrive() {
-    // Alone, at both ends, and two neighbours.
+    // A single event, one at each end, and two neighbours.
     for (days, bad) in [(1, &["500"][..]), (2, &["500"]), (1, &["0"]), (3, &["999"]), (1, &["600", "601"])] {
         for has_quarantine in [false, true] {
             let ledger = Some(MemoryLedger::new(LEASE));
@@ -156,7 +144,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
                     (cause.reason, attribute(&cause, "record_offset")),
                     ("event_refused", Some(bad[0]))
                 );
-                // With a quarantine the letter is worth a redrive: nothing else of the object is put again.
+                // With a quarantine, a redrive helps: only the refused records are handled again.
                 let world = World { quarantine: Some(MemoryQuarantine::default()), ..world };
                 assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
                 assert_eq!(world.sinks.count(Operation::Put), puts);
@@ -179,9 +167,9 @@ async fn refused_events_are_found_and_the_others_arrive() {
     }
 }
 
-/// Each message fills a batch: what the batches before were worth says that the group is not to blame.
+/// Each message fills a batch. The accepted batches before show that the group is not to blame.
 #[tokio::test(start_paused = true)]
-async fn a_refused_event_that_is_a_batch_does_not_hold_up_the_next_ones() {
+async fn a_refused_event_alone_in_its_batch_does_not_hold_up_the_next_batches() {
     let quarantine = Some(MemoryQuarantine::default());
     let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), quarantine, ..world() };
     world.settings.max_batch_events = 1;
@@ -192,7 +180,7 @@ async fn a_refused_event_that_is_a_batch_does_not_hold_up_the_next_ones() {
     assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(3));
 }
 
-/// Of the first batch everything is refused, and another object shows that the group takes what is right.
+/// The whole first batch is refused, and another object shows that the group accepts legal events.
 #[tokio::test(start_paused = true)]
 async fn a_refused_event_that_comes_first_does_not_hold_up_the_rest_of_a_stream_in_use() {
     let quarantine = Some(MemoryQuarantine::default());
@@ -214,7 +202,7 @@ async fn a_refused_event_that_comes_first_does_not_hold_up_the_rest_of_a_stream_
     assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(2));
 }
 
-/// The search itself may come to an end: what it put is not put again.
+/// A search can fail half-way. Events that it put are not put again.
 #[tokio::test(start_paused = true)]
 async fn a_search_that_fails_repeats_nothing() {
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
@@ -227,9 +215,9 @@ async fn a_search_that_fails_repeats_nothing() {
     assert!(!found.is_empty() && found.windows(2).all(|pair| pair[0] < pair[1]), "each once: {found:?}");
 }
 
-/// Then it is the group, or the role, or the request, and no event may be given up for it.
+/// The group, the role or the request is to blame then, so no event may be given up.
 #[tokio::test(start_paused = true)]
-async fn where_everything_is_refused_no_event_is_to_blame() {
+async fn no_event_is_to_blame_if_everything_is_refused() {
     for records in [1, 2, 3, 1_000] {
         let world = World { quarantine: Some(MemoryQuarantine::default()), ..world() };
         world.put(KEY, in_turns(records, 1));

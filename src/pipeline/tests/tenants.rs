@@ -1,7 +1,7 @@
-//! Several deliveries, tenants and objects at once: one's trouble is nobody else's.
+//! Several deliveries, tenants and objects: a failure of one does not affect the others.
 
 use super::*;
-use crate::{credentials::AssumeError, sink::SinkError};
+use crate::credentials::AssumeError;
 
 const ARCHIVE: &str = "444444444444/eu-central-1";
 
@@ -36,8 +36,8 @@ async fn a_delivery_that_fails_does_not_hold_up_the_other() {
     let world = World::new();
     let bad_group = with(row(ACME), "log_group_name", text("/bad"));
     world.tenant("acme", [("cloudwatch", bad_group), ("cloudwatch#archive", row(ARCHIVE))]);
-    world.sinks.fail_group("/bad", SinkError::Throttled("slow down".into()));
-    // Many batches: each hour-long step of time is more than a batch spans.
+    world.sinks.fail_group("/bad", throttled());
+    // Many batches, because the timestamps are further apart than one batch spans.
     let records: Vec<_> =
         (0..10).map(|day| json!({"message": day.to_string(), "timestamp": day * 200_000})).collect();
     world.put(KEY, object(gzip(Value::Array(records).to_string().as_bytes())));
@@ -69,7 +69,7 @@ async fn a_role_that_is_denied_does_not_hold_up_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_way_in_the_object_is_not_read() {
+async fn an_object_is_not_read_if_the_account_refuses() {
     let world = World::new();
     world.sinks.close_role(&role("222222222222"), denied(ACME));
     world.put(KEY, good_object(&["a"]));
@@ -77,9 +77,9 @@ async fn without_a_way_in_the_object_is_not_read() {
     assert_eq!(world.store.opened(), []);
 }
 
-/// Thousands of messages may wait for a role: each attempt of each would cost the ledger two calls.
+/// Thousands of messages may wait for a role, and each attempt would cost two ledger calls.
 #[tokio::test(start_paused = true)]
-async fn a_role_that_is_left_alone_costs_the_ledger_nothing() {
+async fn an_open_role_breaker_costs_no_ledger_calls() {
     let world = World { ledger: Some(MemoryLedger::new(Duration::from_secs(30))), ..World::new() };
     let calls = || world.ledger.as_ref().expect("it is on").calls();
     world.put(KEY, good_object(&["a"]));
@@ -94,9 +94,9 @@ async fn a_role_that_is_left_alone_costs_the_ledger_nothing() {
     assert_eq!((report.failures[0].failure.reason(), calls()), ("role_denied", asked));
 }
 
-/// S3 may tell of an object twice. What is done needs no letter, however long its role has been refused since.
+/// S3 may notify twice. A delivery that is done makes no dead letter, however long its role has been refused since.
 #[tokio::test(start_paused = true)]
-async fn before_the_letter_the_ledger_is_asked_once() {
+async fn the_ledger_is_asked_before_a_dead_letter() {
     const OTHER: &str = "acme/prod-1/web/web-0/2.json.gz";
     let world = World { ledger: Some(MemoryLedger::new(Duration::from_secs(30))), ..World::new() };
     let calls = || world.ledger.as_ref().expect("it is on").calls();
@@ -129,7 +129,7 @@ async fn a_bad_row_does_not_hold_up_a_good_one() {
     assert_eq!((poison.reason, attribute(&poison, "tenant")), ("bad_tenant_row", Some("acme")));
     assert!(attribute(&poison, "error").is_some_and(|error| error.contains("retention_days")), "{poison:?}");
     assert_eq!(world.sinks.messages(ACME, GROUP), ["a"]);
-    // A row that is off may be as bad as it likes.
+    // A disabled row may be bad.
     let off = with(bad, "enabled", Attribute::Bool(false));
     world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#bad", off)]);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
@@ -149,7 +149,7 @@ fn away() -> Found {
     Err(LookupError { tenant_id: "acme".into(), table: "tenants".into(), problem: "no answer".into() })
 }
 
-/// What is remembered of a tenant and would be the end of its messages.
+/// Remembered answers about a tenant that would end its messages.
 fn fatal_memories() -> [Found; 4] {
     let paused = Row::from([("paused".to_owned(), Attribute::Bool(true))]);
     let doubtful = Row::from([("paused".to_owned(), text("true"))]);
@@ -162,7 +162,7 @@ fn fatal_memories() -> [Found; 4] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_message_ends_because_of_what_was_so_before() {
+async fn no_message_ends_because_of_an_outdated_row() {
     for unknown in [UnknownTenant::DeadLetter, UnknownTenant::Discard] {
         for memory in fatal_memories() {
             let mut world = World::new();
@@ -206,7 +206,7 @@ async fn without_the_table_a_good_row_is_served_and_a_bad_one_waits() {
         assert_eq!((report.failures.len(), report.failures[0].failure.reason()), (1, "tenant_lookup"));
         assert_eq!(world.sinks.messages(ACME, GROUP), ["a"]);
     }
-    // The table is back, and the row was mended.
+    // The table is back, and the row was corrected.
     two_deliveries(&world);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     for place in [ACME, ARCHIVE] {
@@ -215,7 +215,7 @@ async fn without_the_table_a_good_row_is_served_and_a_bad_one_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_remembered_will_do_where_nothing_is_lost_by_it() {
+async fn remembered_rows_are_enough_if_no_record_is_lost() {
     let world = World::new();
     world.put(KEY, good_object(&["a"]));
     world.found("acme", away());
@@ -229,7 +229,7 @@ async fn what_is_remembered_will_do_where_nothing_is_lost_by_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_delivered_while_nobody_can_tell_whether_the_tenant_is_paused() {
+async fn nothing_is_delivered_while_unreadable_settings_may_pause_the_tenant() {
     let world = World::new();
     let doubtful = Row::from([("paused".to_owned(), text("true"))]);
     world.tenant("acme", [("cloudwatch", row(ACME)), ("settings", doubtful)]);
@@ -266,24 +266,24 @@ async fn each_delivery_has_its_own_filter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_object_of_a_message_is_worked_off() {
+async fn every_object_of_a_message_is_handled() {
     let world = World::new();
     let other = "globex/prod-1/web/web-0/1.json.gz";
     world.put(KEY, good_object(&["acme"]));
     world.put(other, good_object(&["globex"]));
     assert_eq!(world.handle(&event(&[KEY, other])).await, Verdict::Ack);
-    // Poison in the middle: the others go on. Its trouble alone decides.
+    // The object in the middle is poison. The others are delivered, and the verdict is poison.
     let poison = poison(world.handle(&event(&[KEY, "a/b", other])).await);
     assert_eq!((poison.reason, attribute(&poison, "key")), ("bad_key", Some("a/b")));
     assert_eq!(world.sinks.messages(ACME, GROUP), ["acme", "acme"]);
     assert_eq!(world.sinks.messages(GLOBEX, GROUP), ["globex", "globex"]);
-    // What may yet go well is tried again first.
+    // Transient errors are retried first.
     world.put(other, MemoryObject::refused(ObjectError::Unavailable("503".into())));
     assert!(is_retry(&world.handle(&event(&["a/b", other])).await));
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_s_lines_reach_another_account() {
+async fn no_tenant_s_lines_reach_another_account() {
     let world = World::new();
     let other = "globex/prod-1/web/web-0/1.json.gz";
     let (acme, globex) = (vec!["acme"; 50], vec!["globex"; 50]);
@@ -304,7 +304,7 @@ async fn nobody_s_lines_reach_another_account() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenant_over_its_share_goes_back_unread_and_nobody_else_does() {
+async fn only_objects_of_a_tenant_over_its_share_go_back_unread() {
     let world = World::new();
     let pipeline = world.pipeline();
     let key = |tenant: &str, pod: usize| format!("{tenant}/prod-1/web/web-{pod}/1.json.gz");
@@ -327,7 +327,7 @@ async fn a_tenant_over_its_share_goes_back_unread_and_nobody_else_does() {
         assert_eq!(world.metrics.pipeline.fairness_deferrals.get(), 1);
         assert_eq!(world.metrics.pipeline.failures.get_or_create(&Reason::new("over_share")).get(), 0);
         world.sinks.release(100);
-        // Behind another tenant's object in the same message it is worked on, or that one would be brought twice.
+        // After another tenant's delivered object in the same message it is handled: the message would bring that object twice.
         assert_eq!(handle(&[&key("globex", 1), &key("acme", 3)]).await, Verdict::Ack);
     };
     let (verdicts, ()) = tokio::join!(in_flight, meanwhile);

@@ -18,13 +18,13 @@ fn row(change: impl FnOnce(&mut Value)) -> Value {
     row
 }
 
-fn only(value: Value) -> Entry {
+fn only(value: Value) -> CheckedRow {
     let mut entries = parse(&value.to_string(), reading()).expect("rows");
     assert_eq!(entries.len(), 1);
     entries.remove(0)
 }
 
-fn fields(entry: &Entry) -> Vec<&str> {
+fn fields(entry: &CheckedRow) -> Vec<&str> {
     entry.problems.iter().map(|problem| problem.field.as_str()).collect()
 }
 
@@ -140,7 +140,7 @@ fn only_what_can_be_written_is_valid_in_a_file() {
     // The worker does not mind.
     let stored =
         Row::from([("paused".into(), Attribute::Bool(true)), ("note".into(), Attribute::Other("M"))]);
-    let stored = Entry::new("acme".into(), "settings".into(), stored, reading());
+    let stored = CheckedRow::new("acme".into(), "settings".into(), stored, reading());
     assert!(stored.is_valid() && stored.pauses());
     assert_eq!(stored.report(None)["row"]["note"], json!({ "M": null }));
 }

@@ -1,4 +1,4 @@
-//! What attempts before owed to the quarantine, as it is found again.
+//! Records that earlier attempts owed to the quarantine, found again while the object is read.
 
 use crate::{
     ledger::owed::Owed,
@@ -9,21 +9,21 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Due {
     owed: Owed,
-    /// The next of them; none comes at [`u64::MAX`].
+    /// The next owed record; [`u64::MAX`] if none is left.
     next: u64,
     reason: QuarantineReason,
-    /// Those that were found, and are not in quarantine yet.
+    /// Owed records that were found and are not in quarantine yet.
     pub(super) file: QuarantineFile,
 }
 
 impl Due {
-    /// All of these.
+    /// Looks for the records of `owed`.
     pub(super) fn of(owed: Owed) -> Self {
         let (next, reason) = owed.next(0).unwrap_or((u64::MAX, QuarantineReason::Malformed));
         Self { owed, next, reason, file: QuarantineFile::default() }
     }
 
-    /// Why that record is owed, if it is. Records are asked for in order, each once.
+    /// Why the record is owed, if it is. Call it once for each record, in order.
     pub(super) fn find(&mut self, record: u64) -> Option<QuarantineReason> {
         if record != self.next {
             return None;

@@ -1,0 +1,133 @@
+//! A closed batch: the bodies of its requests, and the outcome of its events.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, Event, MAX_SPAN, RejectedEvent, Rejection,
+    Rejections, TAIL,
+};
+
+/// A batch that is ready to be put, in one or more [`Part`]s.
+#[derive(Debug)]
+pub struct ClosedBatch {
+    pub(super) head_len: usize,
+    pub(super) body: Bytes,
+    /// Length of the body without its end.
+    pub(super) open_len: usize,
+    pub(super) events: Vec<Event>,
+    pub(super) bytes: usize,
+    pub(super) first_record: u64,
+}
+
+/// Neighbouring events of a batch that make one request, by their index.
+pub type Part = Range<usize>;
+
+impl ClosedBatch {
+    /// The longest part that starts at `from` and is legal as one request. Empty at the end of the batch.
+    pub fn part(&self, from: usize) -> Part {
+        let rest = &self.events[from..];
+        let Some(first) = rest.first() else { return from..from };
+        from..from + rest.partition_point(|event| event.timestamp.saturating_sub(first.timestamp) <= MAX_SPAN)
+    }
+
+    /// Makes the request body of a part. To put the same part again, call it again with the new token.
+    pub fn seal(&mut self, part: &Part, sequence_token: Option<&str>) -> Bytes {
+        if *part != (0..self.events.len()) {
+            let (from, to) = (self.events[part.start].start, self.events[part.end - 1].end);
+            let mut body = BytesMut::with_capacity(self.head_len + to - from + TAIL);
+            body.put_slice(&self.body[..self.head_len]);
+            body.put_slice(&self.body[from..to]);
+            end_body(&mut body, sequence_token);
+            return body.freeze();
+        }
+        let taken = std::mem::take(&mut self.body);
+        // Copied only while an earlier attempt to send it is still running.
+        let mut body = taken.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        body.truncate(self.open_len);
+        end_body(&mut body, sequence_token);
+        self.body = body.freeze();
+        self.body.clone()
+    }
+
+    /// Takes the buffers for a later batch. The body's is empty if the body is still being sent.
+    pub fn into_buffers(self) -> Buffers {
+        let body = self.body.try_into_mut().map_or_else(
+            |_| Vec::new(),
+            |mut body| {
+                // An empty body becomes a `Vec` without a copy.
+                body.clear();
+                body.into()
+            },
+        );
+        Buffers { body, events: self.events }
+    }
+
+    /// Number of events.
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether the batch has no events. An empty batch is not put.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Number of bytes as CloudWatch Logs counts and bills them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts the records that the first `answered` events complete, by outcome.
+    pub fn tally(&self, answered: usize, rejections: &Rejections) -> BatchTally {
+        let complete = self.events[..answered].iter().filter(|event| event.completes_record).count();
+        let mut tally = BatchTally { accepted: complete as u64, ..BatchTally::default() };
+        for (index, reason) in &rejections.0 {
+            if self.events[*index].completes_record {
+                tally.accepted -= 1;
+                *match reason {
+                    Rejection::Refused => &mut tally.refused,
+                    Rejection::TooOld => &mut tally.too_old,
+                    Rejection::Expired => &mut tally.expired,
+                    Rejection::TooNew => &mut tally.too_new,
+                } += 1;
+            }
+        }
+        tally
+    }
+
+    /// Timestamp of an event, position of its record, and number of events of that record before it in the batch.
+    pub fn place(&self, index: usize) -> (i64, u64, u64) {
+        let Event { timestamp, record, .. } = self.events[index];
+        // The events of a record have one timestamp, so they are neighbours.
+        let before = self.events[..index].iter().rev().take_while(|event| event.record == record).count();
+        (timestamp, self.first_record + u64::from(record), before as u64)
+    }
+
+    /// The events that AWS did not store, in the batch's order.
+    pub fn rejected(&self, rejections: &Rejections) -> impl Iterator<Item = RejectedEvent<'_>> {
+        rejections.0.iter().map(|(index, reason)| {
+            let event = &self.events[*index];
+            let digits = itoa::Buffer::new().format(event.timestamp).len();
+            let start = event.start + EVENT_START.len() + digits + EVENT_MESSAGE.len();
+            RejectedEvent {
+                reason: *reason,
+                record: self.first_record + u64::from(event.record),
+                timestamp: event.timestamp,
+                escaped: &self.body[start..event.end - EVENT_END.len()],
+            }
+        })
+    }
+}
+
+/// Writes the end of a request body after its events.
+fn end_body(body: &mut BytesMut, sequence_token: Option<&str>) {
+    match sequence_token {
+        None => body.put_slice(b"]}"),
+        Some(token) => {
+            let token = serde_json::to_string(token).expect("a string is always JSON");
+            body.put_slice(format!("],\"sequenceToken\":{token}}}").as_bytes());
+        }
+    }
+}

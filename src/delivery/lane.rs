@@ -1,0 +1,398 @@
+//! One object's records on their way into one stream.
+
+mod due;
+mod open_batch;
+mod progress;
+
+use std::sync::Arc;
+
+use tokio::task::JoinError;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use self::{
+    due::Due,
+    open_batch::OpenBatch,
+    progress::{LaneProgress, Span},
+};
+use super::{
+    LAST_ANSWER, LaneError, MOST_OWED, Shared, StreamKey, Tally,
+    protocol::Target,
+    writer::{Done, Writer},
+};
+use crate::{
+    batch::{BatchHead, MAX_MESSAGE_BYTES, Rejection},
+    fairness::cpu::without_pause,
+    ledger::{Ledger, Position, claim::Claim, owed::Owed},
+    object::trail::Trail,
+    quarantine::{FileName, QuarantineError, QuarantineReason, Shelf},
+    records::{Message, Record, RecordError, RecordProblem, Unreadable},
+    sink::{LogSink, SinkError},
+    tenant::{CloudWatch, Oversize},
+};
+
+/// Puts one object's records into one stream: fills a batch while the one before is being put.
+///
+/// The position after a batch is recorded in the ledger while the next batch is being put, and the batch after that waits for the
+/// record. So a worker that dies repeats at most two batches.
+#[derive(Debug)]
+pub struct Lane<S, L> {
+    pub(super) writer: Arc<Writer<S, L>>,
+    open: OpenBatch,
+    on_its_way: Option<OnItsWay>,
+    oversize: Oversize,
+    due: Due,
+    /// The first unreadable record of this attempt, where there is no quarantine.
+    first_unkept: Option<RecordError>,
+    tally: Tally,
+    progress: LaneProgress<L>,
+}
+
+/// A batch that is being put.
+#[derive(Debug)]
+struct OnItsWay {
+    span: Span,
+    /// Records for the quarantine where there is none.
+    unkept: Owed,
+    put: AbortOnDropHandle<Result<Done, LaneError>>,
+}
+
+impl<S: LogSink, L: Ledger> Lane<S, L> {
+    /// Opens a lane into the stream `key`, from where `claim` goes on. Records that cannot be delivered go onto `shelf`.
+    /// Without a shelf, events that CloudWatch Logs rejects are counted, and a message too long for one event is split. `trail`
+    /// is the object's, from its start.
+    pub fn new(
+        sink: S,
+        claim: Arc<Claim<L>>,
+        destination: &CloudWatch,
+        key: StreamKey,
+        shelf: Option<Shelf>,
+        trail: Trail,
+        shared: &Shared,
+    ) -> Self {
+        let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
+        let target =
+            Target { sink, key, retention_days: destination.retention_days, claim: Arc::clone(&claim) };
+        Self {
+            writer: Arc::new(Writer::new(target, shared.streams.clone(), shelf)),
+            open: OpenBatch::new(&head, shared),
+            on_its_way: None,
+            oversize: destination.oversize,
+            due: Due::of(claim.from().owed.clone()),
+            first_unkept: None,
+            tally: Tally::default(),
+            progress: LaneProgress::new(claim, trail),
+        }
+    }
+
+    /// Takes a record. `object_time`, in milliseconds, is the timestamp of a record without one. Every record of the object
+    /// must be pushed, including those that an earlier attempt accounted for.
+    ///
+    /// # Errors
+    /// An earlier batch could not be delivered, or another worker has the object. After an error the lane can only be abandoned.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, it leaves a lane that can only be abandoned.
+    pub async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), LaneError> {
+        let timestamp = record.timestamp.unwrap_or(object_time);
+        let owed = self.due.find(self.tally.read);
+        if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
+            let message = record.message.escaped();
+            let (file, record) = (&mut self.due.file, self.tally.read);
+            without_pause(message.len(), || shelf.add(file, reason, record, Some(timestamp), message));
+        }
+        let Some(put_before) = self.count(owed, Some(timestamp)) else {
+            return self.write_full_files().await;
+        };
+        self.tally.undated += u64::from(record.timestamp.is_none());
+        self.tally.mended += u64::from(record.mended);
+        if record.message.is_empty() {
+            self.tally.empty += 1;
+        } else if record.message.len() <= MAX_MESSAGE_BYTES {
+            if put_before > 0 {
+                self.tally.resumed += 1;
+            } else {
+                if self.must_send(timestamp, &record.message) {
+                    self.send().await?;
+                }
+                self.open.events.push(self.progress.next.records, timestamp, &record.message, true);
+            }
+        } else {
+            self.tally.oversize += 1;
+            let shelved = self.oversize == Oversize::Quarantine
+                && self.set_aside(QuarantineReason::Oversize, Some(timestamp), &record.message);
+            if !shelved {
+                self.add_pieces(timestamp, &record.message, put_before).await?;
+            }
+        }
+        self.progress.end_record();
+        // A future for each record would cost time.
+        if self.has_full_file() { self.write_full_files().await } else { Ok(()) }
+    }
+
+    /// Takes a record that cannot be read, for the quarantine. Without a quarantine, [`Lane::flush`] fails in the end.
+    ///
+    /// # Errors
+    /// As [`Lane::push`].
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn push_unreadable(&mut self, unreadable: &Unreadable<'_>) -> Result<(), LaneError> {
+        let text = unreadable.text.as_ref();
+        let reason = match unreadable.error.problem {
+            RecordProblem::TooLong { .. } => QuarantineReason::TooLong,
+            _ => QuarantineReason::Malformed,
+        };
+        let owed = self.due.find(self.tally.read);
+        if let (Some(reason), Some(shelf)) = (owed, &self.writer.shelf) {
+            let (file, record) = (&mut self.due.file, self.tally.read);
+            without_pause(text.len(), || shelf.add_line(file, reason, record, text));
+        }
+        if self.writer.shelf.is_none() {
+            self.first_unkept.get_or_insert_with(|| unreadable.error.clone());
+        }
+        if self.count(owed, None).is_none() {
+            return self.write_full_files().await;
+        }
+        let record = self.progress.next.records;
+        match &self.writer.shelf {
+            Some(shelf) => {
+                let file = &mut self.open.aside;
+                without_pause(text.len(), || shelf.add_line(file, reason, record, text));
+            }
+            None => self.open.unkept.add(Owed::of(vec![(record, reason)])),
+        }
+        self.progress.end_record();
+        self.write_full_files().await
+    }
+
+    /// Counts the next record. Answers with the number of its events that were put before, or none if an earlier attempt
+    /// accounted for the record.
+    fn count(&mut self, owed: Option<QuarantineReason>, timestamp: Option<i64>) -> Option<u64> {
+        let put_before = self.progress.start_record(self.tally.read, timestamp);
+        self.tally.read += 1;
+        if put_before.is_none() && !owed.is_some_and(QuarantineReason::counts_in_quarantine) {
+            self.tally.resumed += 1;
+        }
+        put_before
+    }
+
+    /// Whether the open batch must be sent before this event is added.
+    fn must_send(&self, timestamp: i64, message: &Message<'_>) -> bool {
+        !self.open.events.takes(timestamp, message.len()) || self.progress.completes_ahead()
+    }
+
+    fn has_full_file(&self) -> bool {
+        self.open.aside.is_full() || self.due.file.is_full()
+    }
+
+    /// Writes the quarantine files that are full.
+    async fn write_full_files(&mut self) -> Result<(), LaneError> {
+        if self.open.aside.is_full() {
+            self.send().await?;
+        }
+        if self.due.file.is_full() {
+            self.pay().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the owed records found so far into quarantine. Records of a file that cannot be written stay owed.
+    async fn pay(&mut self) -> Result<(), LaneError> {
+        let file = std::mem::take(&mut self.due.file);
+        let Some(&(first, _)) = file.records().first() else { return Ok(()) };
+        let counted = file.records().iter().filter(|(_, reason)| reason.counts_in_quarantine()).count();
+        match self.writer.shelve(file, FileName::Owed(first)).await {
+            Ok(()) => {}
+            Err(LaneError::Quarantine(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        // All owed records read so far are in this file or an earlier one.
+        self.progress.paid_before(self.tally.read);
+        self.tally.quarantined += counted as u64;
+        Ok(())
+    }
+
+    /// Keeps a record for the quarantine. Answers false if there is none.
+    fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
+        let Some(shelf) = &self.writer.shelf else { return false };
+        let (file, record, text) = (&mut self.open.aside, self.progress.next.records, message.escaped());
+        without_pause(text.len(), || shelf.add(file, reason, record, timestamp, text));
+        true
+    }
+
+    /// Adds a message longer than one event, except for its first `put_before` pieces.
+    async fn add_pieces(
+        &mut self,
+        timestamp: i64,
+        message: &Message<'_>,
+        put_before: u64,
+    ) -> Result<(), LaneError> {
+        let mut pieces = message.pieces(MAX_MESSAGE_BYTES).peekable();
+        let mut completed = false;
+        while let Some(piece) = pieces.next().filter(|_| !completed) {
+            completed = self.oversize == Oversize::Truncate || pieces.peek().is_none();
+            if self.progress.next.events >= put_before {
+                if self.must_send(timestamp, &piece) {
+                    self.send().await?;
+                }
+                self.open.events.push(self.progress.next.records, timestamp, &piece, completed);
+            } else if completed {
+                // The last piece was put before, but did not complete its record: the tenant's policy has changed since.
+                self.tally.resumed += 1;
+            }
+            self.progress.next.events += 1;
+        }
+        Ok(())
+    }
+
+    /// Delivers the rest and waits for the last answer.
+    ///
+    /// # Errors
+    /// As [`Lane::push`]; or records are owed to the quarantine.
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn flush(&mut self) -> Result<(), LaneError> {
+        if !self.open.is_empty() {
+            self.send().await?;
+        }
+        self.arrived().await?;
+        self.pay().await?;
+        self.owes_nothing()?;
+        self.progress.recorded().await?;
+        self.open.give_back();
+        Ok(())
+    }
+
+    /// Records in the ledger that the object is done. Call [`Lane::flush`] first.
+    ///
+    /// # Errors
+    /// Another worker has the object.
+    pub async fn complete(&self) -> Result<(), LaneError> {
+        Ok(self.progress.claim.finish(self.progress.next).await?)
+    }
+
+    /// # Errors
+    /// Records are owed to the quarantine, because it could not be written or because there is none.
+    fn owes_nothing(&self) -> Result<(), LaneError> {
+        let owed = self.progress.owed();
+        if let Some(error) = self.writer.unshelved.get() {
+            return if owed.is_empty() { Ok(()) } else { Err(error.clone().into()) };
+        }
+        if self.writer.shelf.is_some() {
+            return Ok(());
+        }
+        if let Some(index) = owed.first(QuarantineReason::TooLong) {
+            let stepped_over = || RecordError { index, problem: RecordProblem::SteppedOver };
+            return Err(LaneError::Unkept(self.first_unkept.clone().unwrap_or_else(stepped_over)));
+        }
+        if let Some(index) = owed.first(QuarantineReason::Rejected(Rejection::Refused)) {
+            return Err(LaneError::Unkept(RecordError { index, problem: RecordProblem::Refused }));
+        }
+        // The quarantine was switched off after an earlier attempt. Rejected records were counted then; the others are nowhere
+        // yet.
+        if owed.counts_in_quarantine() {
+            let problem = "an earlier attempt left records for the quarantine, and quarantine.bucket is not set; set it again";
+            let (key, problem) = ("of owed records".to_owned(), problem.to_owned());
+            return Err(QuarantineError { key, problem }.into());
+        }
+        Ok(())
+    }
+
+    /// Gives the object back to the ledger. The batch on its way may be stored already, so its answer is waited for and recorded;
+    /// after `stop` only for a second.
+    pub async fn abandon(&mut self, stop: &CancellationToken) {
+        self.come_to_rest(stop).await;
+        self.progress.release().await;
+    }
+
+    /// Like [`Lane::abandon`], where the bytes read differ from the stored ones, or from those of an earlier attempt. If any of
+    /// them were put, or may have been by that attempt, the next attempt begins at the start: duplicates are better than
+    /// altered records.
+    pub async fn distrust(&mut self, stop: &CancellationToken) {
+        self.come_to_rest(stop).await;
+        self.progress.release_or_restart().await;
+    }
+
+    async fn come_to_rest(&mut self, stop: &CancellationToken) {
+        let patience = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        // Errors are ignored: the reason to give up was reported, and a batch that fails now is not accounted for.
+        let rest = async {
+            let _ = self.arrived().await;
+            let _ = self.progress.recorded().await;
+        };
+        tokio::select! {
+            () = rest => {}
+            () = patience => {
+                self.on_its_way = None;
+                // Giving the lease back records the position too.
+                self.progress.recording = None;
+            }
+        }
+    }
+
+    /// Position at which this attempt went on.
+    pub fn from(&self) -> Position {
+        self.progress.claim.from().position
+    }
+
+    /// Number of records so far, by outcome.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Sends the open batch once the one before has arrived.
+    async fn send(&mut self) -> Result<(), LaneError> {
+        self.arrived().await?;
+        // Before the first batch is put, so that a quarantine that cannot be written is known by then.
+        self.pay().await?;
+        if !self.progress.owed().is_empty() && self.progress.owed().encode().len() >= MOST_OWED {
+            self.owes_nothing()?;
+        }
+        self.progress.recorded().await?;
+        self.progress.record();
+        let (batch, file, unkept) = self.open.close();
+        let span = self.progress.end_batch();
+        let writer = Arc::clone(&self.writer);
+        let put = tokio::spawn(async move { writer.deliver(batch, file, span.begin).await });
+        self.on_its_way = Some(OnItsWay { span, unkept, put: AbortOnDropHandle::new(put) });
+        Ok(())
+    }
+
+    /// Waits for the answer to the batch on its way.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call waits on.
+    async fn arrived(&mut self) -> Result<(), LaneError> {
+        let Some(OnItsWay { span, unkept, put }) = &mut self.on_its_way else { return Ok(()) };
+        let answer = put.await;
+        let (span, unkept) = (*span, std::mem::take(unkept));
+        self.on_its_way = None;
+        let done = joined(answer)??;
+        self.tally.add(&done);
+        self.open.reuse(done.buffers);
+        self.progress.owe(done.owed);
+        match done.stopped {
+            Some((last, error)) => {
+                self.progress.account(span, Some(last));
+                Err(error)
+            }
+            None => {
+                self.progress.owe(unkept);
+                self.progress.account(span, None);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Passes a task's panic on. Only a runtime that is shutting down cancels a task that is waited for.
+fn joined<T>(answer: Result<T, JoinError>) -> Result<T, LaneError> {
+    answer.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => SinkError::Unavailable("the worker is shutting down".to_owned()).into(),
+    })
+}

@@ -1,0 +1,165 @@
+//! A lane's positions in its object, and their way to the ledger.
+
+use std::sync::Arc;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::joined;
+use crate::{
+    delivery::LaneError,
+    ledger::{
+        Ledger, LedgerError, Position, Progress,
+        ahead::{Ahead, EventPlace},
+        claim::Claim,
+        owed::Owed,
+    },
+    object::trail::{Fingerprint, Trail},
+};
+
+/// How far a lane came: read, accounted for, and recorded in the ledger.
+///
+/// The position after a batch is recorded once the batch was answered, while the next one is being put.
+#[derive(Debug)]
+pub(super) struct LaneProgress<L> {
+    pub(super) claim: Arc<Claim<L>>,
+    trail: Trail,
+    /// Start of the open batch.
+    begin: Position,
+    /// Position of the next event to add.
+    pub(super) next: Position,
+    /// Everything up to the end of the last batch that was answered.
+    accounted: Progress,
+    /// Whether `accounted` has changed since it was last sent to the ledger.
+    unrecorded: bool,
+    pub(super) recording: Option<AbortOnDropHandle<Result<(), LedgerError>>>,
+}
+
+/// The part of an object that one batch covers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) begin: Position,
+    pub(super) end: Position,
+    /// Fingerprint of the stored bytes that were read by then.
+    read: Fingerprint,
+}
+
+impl<L: Ledger> LaneProgress<L> {
+    /// Goes on where `claim` says. `trail` is the object's, from its start.
+    pub(super) fn new(claim: Arc<Claim<L>>, trail: Trail) -> Self {
+        let accounted = claim.from().clone();
+        Self {
+            claim,
+            trail,
+            begin: accounted.position,
+            next: Position::default(),
+            accounted,
+            unrecorded: false,
+            recording: None,
+        }
+    }
+
+    /// Records that are not in quarantine and must go there.
+    pub(super) fn owed(&self) -> &Owed {
+        &self.accounted.owed
+    }
+
+    /// Starts the record with that index. Answers with the number of its events that were put before, or none if an earlier
+    /// attempt accounted for the record. `timestamp` is that of its events; a record that cannot be read has no events.
+    pub(super) fn start_record(&mut self, index: u64, timestamp: Option<i64>) -> Option<u64> {
+        let Progress { position: from, ahead, .. } = self.claim.from();
+        self.next = Position { records: index, events: 0 };
+        if index < from.records {
+            self.end_record();
+            return None;
+        }
+        let put = if index == from.records { from.events } else { 0 };
+        let put_ahead =
+            ahead.zip(timestamp).map_or(0, |(ahead, timestamp)| ahead.events_put(index, timestamp));
+        Some(put.max(put_ahead))
+    }
+
+    /// Ends the current record.
+    pub(super) fn end_record(&mut self) {
+        self.next = Position { records: self.next.records + 1, events: 0 };
+    }
+
+    /// Whether the open batch holds the rest of a batch that an earlier attempt put in part, and the rest is complete. The rest
+    /// goes alone, so that it ends where that batch ended.
+    pub(super) fn completes_ahead(&self) -> bool {
+        self.claim.from().ahead.is_some_and(|ahead| self.begin < ahead.end && ahead.end <= self.next)
+    }
+
+    /// Ends the open batch at the next event.
+    pub(super) fn end_batch(&mut self) -> Span {
+        let begin = std::mem::replace(&mut self.begin, self.next);
+        Span { begin, end: self.next, read: self.trail.read() }
+    }
+
+    /// Accounts for a batch that was answered: all of it, or its events up to `last` in chronological order.
+    pub(super) fn account(&mut self, span: Span, last: Option<EventPlace>) {
+        let Span { end, read, .. } = span;
+        let Progress { position, ahead, fingerprints, .. } = &mut self.accounted;
+        match last {
+            None => {
+                *position = end;
+                *ahead = ahead.filter(|ahead| ahead.end > end);
+            }
+            // The batch ends before the one that was put in part, whose position says more.
+            Some(last) if ahead.is_none_or(|ahead| ahead.end <= end) => *ahead = Some(Ahead { end, last }),
+            Some(_) => {}
+        }
+        // The new fingerprint replaces those of the bytes before.
+        fingerprints.retain(|fingerprint| fingerprint.offset > read.offset);
+        fingerprints.push(read);
+        self.unrecorded = true;
+    }
+
+    /// Adds records that must go into quarantine later.
+    pub(super) fn owe(&mut self, owed: Owed) {
+        self.accounted.owed.add(owed);
+    }
+
+    /// Removes the owed records before `record`, which are in quarantine now.
+    pub(super) fn paid_before(&mut self, record: u64) {
+        self.accounted.owed.paid_before(record);
+        self.unrecorded = true;
+    }
+
+    /// Starts to record the progress in the ledger, if it has changed. Wait for [`LaneProgress::recorded`] first.
+    pub(super) fn record(&mut self) {
+        if std::mem::take(&mut self.unrecorded) {
+            let (claim, progress) = (Arc::clone(&self.claim), self.accounted.clone());
+            let checkpoint = async move { claim.checkpoint(&progress).await };
+            self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint)));
+        }
+    }
+
+    /// Waits until the ledger has what [`LaneProgress::record`] sent.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call waits on.
+    pub(super) async fn recorded(&mut self) -> Result<(), LaneError> {
+        let Some(checkpoint) = &mut self.recording else { return Ok(()) };
+        let answer = checkpoint.await;
+        self.recording = None;
+        Ok(joined(answer)??)
+    }
+
+    /// Gives the object back to the ledger and records the progress.
+    pub(super) async fn release(&self) {
+        self.claim.release(&self.accounted).await;
+    }
+
+    /// Gives the object back to the ledger after altered bytes were read. The progress is recorded if neither an earlier attempt
+    /// nor a batch of this one can have put altered bytes. Otherwise the next attempt begins at the start.
+    pub(super) async fn release_or_restart(&self) {
+        let from = self.claim.from();
+        let read = self.trail.read().offset;
+        let confirmed = from.fingerprints.iter().all(|fingerprint| fingerprint.offset <= read);
+        if confirmed && self.accounted.position == from.position && self.accounted.ahead == from.ahead {
+            self.release().await;
+        } else {
+            self.claim.restart().await;
+        }
+    }
+}

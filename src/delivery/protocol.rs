@@ -1,0 +1,113 @@
+//! The calls that put a batch into one stream: put first, create what is missing, correct the sequence token.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    LaneError,
+    streams::{Stream, StreamKey},
+};
+use crate::{
+    batch::{ClosedBatch, Part, RejectedEvents, Rejection, Rejections},
+    ledger::{Ledger, claim::Claim},
+    sink::{LogSink, SinkError},
+};
+
+/// Most puts of one part while its stream is created, its token corrected or its lease renewed. Each of these needs at most
+/// two; the others are for a group that exists and that the service does not find yet.
+pub(super) const MAX_ROUNDS: u32 = 6;
+/// First pause when a group or stream was just created and is still not found. Doubles each round.
+pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);
+
+/// The stream that one lane writes.
+#[derive(Debug)]
+pub(super) struct Target<S, L> {
+    pub(super) sink: S,
+    pub(super) key: StreamKey,
+    pub(super) retention_days: Option<i32>,
+    pub(super) claim: Arc<Claim<L>>,
+}
+
+impl<S: LogSink, L: Ledger> Target<S, L> {
+    /// Puts one part of a batch. Creates the stream and the group if they are missing.
+    ///
+    /// # Errors
+    /// The part was not put.
+    pub(super) async fn put_part(
+        &self,
+        batch: &mut ClosedBatch,
+        part: &Part,
+        stream: &mut Stream,
+    ) -> Result<RejectedEvents, LaneError> {
+        let mut pause = CREATION_PAUSE;
+        let mut created = false;
+        for rounds_left in (0..MAX_ROUNDS).rev() {
+            let body = batch.seal(part, stream.sequence_token.as_deref());
+            let lease = self.claim.hold().await?;
+            match self.sink.put_log_events(body, lease).await {
+                Ok(answer) => {
+                    stream.sequence_token = answer.next_sequence_token;
+                    self.warn_of(&answer.rejected, part);
+                    return Ok(answer.rejected);
+                }
+                Err(SinkError::DataAlreadyAccepted { expected }) => {
+                    stream.sequence_token = expected;
+                    return Ok(RejectedEvents::default());
+                }
+                Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
+                    stream.sequence_token = expected;
+                }
+                // The process slept or got no CPU time. In the next round, the ledger says whether the lease is still held.
+                Err(SinkError::LeaseEnded(_)) if rounds_left > 0 => {}
+                Err(SinkError::NotFound(_)) if rounds_left > 0 => {
+                    stream.sequence_token = None;
+                    if created {
+                        // Created and not found yet: eventual consistency.
+                        tokio::time::sleep(pause).await;
+                        pause *= 2;
+                    }
+                    self.create().await?;
+                    created = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the last round returns")
+    }
+
+    /// Logs rejected events.
+    fn warn_of(&self, rejected: &RejectedEvents, part: &Part) {
+        if *rejected == RejectedEvents::default() {
+            return;
+        }
+        let mut rejections = Rejections::default();
+        rejections.add(part, rejected);
+        tracing::warn!(
+            log.group = self.key.log_group_name,
+            log.stream = self.key.log_stream_name,
+            aws.account = self.key.account,
+            batch.events = part.len(),
+            too_old = rejections.count(Rejection::TooOld),
+            too_new = rejections.count(Rejection::TooNew),
+            expired = rejections.count(Rejection::Expired),
+            "CloudWatch Logs rejected events of a batch; they are not retried"
+        );
+    }
+
+    /// Creates the stream, and the group if it is missing.
+    async fn create(&self) -> Result<(), LaneError> {
+        let (group, stream) = (&self.key.log_group_name, &self.key.log_stream_name);
+        let lease = self.claim.hold().await?;
+        let mut created = self.sink.create_log_stream(group, stream, lease).await;
+        if let Err(SinkError::NotFound(_)) = created {
+            created = self.sink.create_log_group(group, self.retention_days, lease).await;
+            if created.is_ok() {
+                created = self.sink.create_log_stream(group, stream, lease).await;
+            }
+        }
+        match created {
+            // The group is not visible yet, or the lease ended: the next round tries again.
+            Err(SinkError::NotFound(_) | SinkError::LeaseEnded(_)) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
