@@ -190,7 +190,7 @@ impl MemoryQueue {
     /// How long until the message can be received; zero if it can be now.
     pub fn hidden_for(&self, body: &str) -> Duration {
         let state = self.lock();
-        let message = state.find(body).expect("the test asks for a message that is there");
+        let message = state.find(body).expect("the message is in the queue");
         message.visible_at.saturating_duration_since(Instant::now())
     }
 
@@ -226,7 +226,7 @@ impl MemoryQueue {
             }
         };
         let day = Duration::from_secs(24 * 3600);
-        tokio::time::timeout(day, wait).await.expect("what the test waits for happens within a day");
+        tokio::time::timeout(day, wait).await.expect("the condition holds within a day");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -47,7 +47,7 @@ fn tenant_of(rows: Vec<(String, Row)>) -> Option<Tenant> {
 }
 
 fn as_bucket(delivery: Delivery) -> Bucket {
-    let Destination::S3(bucket) = delivery.destination else { panic!("it is a bucket") };
+    let Destination::S3(bucket) = delivery.destination else { panic!("the destination is not a bucket") };
     bucket
 }
 
@@ -55,7 +55,9 @@ fn as_bucket(delivery: Delivery) -> Bucket {
 fn a_minimal_row_is_read() {
     let delivery = parse("", None).expect("the row is valid");
     assert!(delivery.enabled && delivery.desired_logs.is_none());
-    let Destination::CloudWatch(cloudwatch) = delivery.destination else { panic!("it is CloudWatch") };
+    let Destination::CloudWatch(cloudwatch) = delivery.destination else {
+        panic!("the destination is not CloudWatch")
+    };
     assert_eq!(cloudwatch.role.account(), "222222222222");
     assert_eq!(cloudwatch.log_stream_name, StreamTemplate::default());
     assert_eq!((cloudwatch.oversize, cloudwatch.external_id), (Oversize::Split, None));

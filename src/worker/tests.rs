@@ -113,12 +113,12 @@ where
 
 fn note(log: &Log, message: &Message) {
     let entry = (message.body.clone(), message.attempts, Instant::now());
-    log.lock().expect("no test panics with it").push(entry);
+    log.lock().expect("no test panics while it holds the lock").push(entry);
 }
 
 /// The body and the attempt of each message that was handled.
 fn handled(log: &Log) -> Vec<(String, u32)> {
-    let log = log.lock().expect("no test panics with it");
+    let log = log.lock().expect("no test panics while it holds the lock");
     log.iter().map(|(body, attempt, _)| (body.clone(), *attempt)).collect()
 }
 
@@ -192,7 +192,7 @@ async fn a_retry_hides_the_message_for_its_delay() {
     running.queue.until(empty).await;
     assert_eq!(answers(&running.queue), [hide("m", delay), delete(&["m"])]);
     assert_eq!(handled(&log), [("m".to_owned(), 1), ("m".to_owned(), 2)]);
-    assert_eq!(log.lock().expect("no test panics with it")[1].2 - begin, hidden + delay);
+    assert_eq!(log.lock().expect("no test panics while it holds the lock")[1].2 - begin, hidden + delay);
     running.stop().await;
 }
 

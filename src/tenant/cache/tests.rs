@@ -30,7 +30,7 @@ impl Directory for Moody {
     /// Finds every tenant except "nobody". A lookup takes one second, and its answer is from its beginning.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
         let (mood, paused, added) = {
-            let mut state = self.0.lock().expect("no test panics with it");
+            let mut state = self.0.lock().expect("no test panics while it holds the lock");
             state.asked.push(tenant_id.to_owned());
             (state.mood, state.paused, state.added)
         };
@@ -71,7 +71,7 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.directory.0.lock().expect("no test panics with it")
+        self.directory.0.lock().expect("no test panics while it holds the lock")
     }
 
     fn is(&self, mood: Mood) {

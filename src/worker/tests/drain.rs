@@ -51,7 +51,11 @@ async fn messages_whose_work_does_not_finish_are_visible_at_once() {
         move |message| {
             let slot: Arc<Mutex<Option<Arc<MemoryQueue>>>> = Arc::clone(&slot);
             async move {
-                let queue = slot.lock().expect("no test panics with it").clone().expect("the test set it");
+                let queue = slot
+                    .lock()
+                    .expect("no test panics while it holds the lock")
+                    .clone()
+                    .expect("the test set it");
                 let _guard = StillOurs(queue, message.body.clone());
                 let finishes_in_time = matches!(message.body.as_str(), "0" | "1");
                 tokio::time::sleep(if finishes_in_time { 5 * SECOND } else { 1000 * SECOND }).await;
@@ -60,7 +64,7 @@ async fn messages_whose_work_does_not_finish_are_visible_at_once() {
         }
     });
     let queue = Arc::clone(&running.queue);
-    *slot.lock().expect("no test panics with it") = Some(Arc::clone(&queue));
+    *slot.lock().expect("no test panics while it holds the lock") = Some(Arc::clone(&queue));
     until_in_flight(&running, 13).await;
     let begin = Instant::now();
     assert_eq!(running.stop().await, Drained { given_back: 11 });

@@ -99,7 +99,7 @@ async fn an_extension_that_hangs_harms_no_other_message() {
     let once = |body: &str| (body.to_owned(), 1);
     // The extension that hangs is tried again while its message is still hidden, so no message is handled too early.
     assert_eq!(handled, [once("hangs"), once("waits"), ("waits".to_owned(), 2), once("works")]);
-    let again = log.lock().expect("no test panics with it")[3].2 - begin;
+    let again = log.lock().expect("no test panics while it holds the lock")[3].2 - begin;
     assert!((26 * SECOND..27 * SECOND).contains(&again), "{again:?}");
     running.stop().await;
 }
