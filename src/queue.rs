@@ -113,7 +113,8 @@ pub trait Queue: Send + Sync + 'static {
         entries: &[(Receipt, Duration)],
     ) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Sends each message anew. A new message is not in flight while it is delayed. The old message stays until it is deleted.
+    /// Sends each message anew: as a new message with a delay, which is not in flight during the delay. The old message
+    /// stays until it is deleted.
     ///
     /// A message may have been sent although its entry failed, because an answer can be lost.
     fn send_anew(&self, entries: &[SentAnew]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
