@@ -142,13 +142,7 @@ where
         }
         gathering = None;
         let mut receive = Box::pin(queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait));
-        let unless_stopped = async {
-            tokio::select! {
-                received = &mut receive => Some(received),
-                () = stop.cancelled() => None,
-            }
-        };
-        match work.settle_while(unless_stopped).await {
+        match work.settle_while(stop.run_until_cancelled(&mut receive)).await {
             Some(Ok(messages)) => {
                 health.queue_answered();
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
@@ -158,13 +152,7 @@ where
                 health.queue_failed(error.to_string());
                 work.metrics.queue_errors.get_or_create(&Call::new("receive")).inc();
                 tracing::error!(error = %error, retry_in = ?pause, "receiving messages failed");
-                let unless_stopped = async {
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = stop.cancelled() => {}
-                    }
-                };
-                work.settle_while(unless_stopped).await;
+                work.settle_while(stop.run_until_cancelled(tokio::time::sleep(pause))).await;
                 (pause, wait) = ((pause * 2).min(LONGEST_PAUSE), Duration::ZERO);
             }
             None => break Some(receive),

@@ -290,9 +290,8 @@ impl<Q: Queue> Calls<Q> {
         let odd_part = Duration::from_nanos(delay.subsec_nanos().into());
         if !odd_part.is_zero() {
             drop(counted);
-            tokio::select! {
-                () = tokio::time::sleep(odd_part) => delay -= odd_part,
-                () = self.finishing.cancelled() => {}
+            if self.finishing.run_until_cancelled(tokio::time::sleep(odd_part)).await.is_some() {
+                delay -= odd_part;
             }
             counted = Counted::new(&self.backlog);
         }
@@ -440,10 +439,7 @@ impl<Q: Queue> Calls<Q> {
                 &error,
                 "a finished message could not be deleted yet; the worker tries again",
             );
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.finishing.cancelled() => {}
-            }
+            self.finishing.run_until_cancelled(tokio::time::sleep(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.owed().remove(&message.id);
