@@ -84,7 +84,7 @@ pub fn parse_row(
     }
     if fields.row.get("session_tags") == Some(&Attribute::Bool(true)) && !is_tag_value(tenant_id) {
         let rule = "true needs a tenant id that can be a session tag: 1 to 256 letters, digits, spaces and [_.:/=+-@]";
-        fields.problem("session_tags", format!("{rule}; {tenant_id:?} is none"));
+        fields.problem("session_tags", format!("{rule}; {tenant_id:?} cannot be one"));
     }
     match (target_region, destination, fields.problems.is_empty()) {
         (Some(target_region), Some(destination), true) => Ok(Delivery {
