@@ -1,8 +1,8 @@
-//! SHA-256 as the hexadecimal text that signatures and names want.
+//! SHA-256 hashes as hexadecimal text, for signatures and names.
 
 use std::fmt::Write;
 
-/// Hashes bytes into 64 lower-case digits.
+/// Hashes bytes with SHA-256 and returns 64 lower-case hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }

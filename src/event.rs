@@ -1,8 +1,8 @@
-//! Reads the body of a queue message: which objects does it tell of?
+//! Reads the body of a queue message and finds the objects that it names.
 //!
-//! Knows every shape in which S3's notifications reach an SQS queue: inside an SNS envelope, the same with raw message
-//! delivery, from S3 directly, and from EventBridge. Pure: no I/O, no clock. What an object's key means is `route`'s
-//! business.
+//! S3's notifications reach an SQS queue in four shapes, all of which are read: in an SNS envelope, from SNS with raw
+//! message delivery, from S3 directly, and from EventBridge. Pure: no I/O, no clock. `route` reads the keys of the
+//! objects.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,80 +13,80 @@ use serde::{
 };
 use serde_json::{error::Category, value::RawValue};
 
-/// What a message's body says.
+/// Content of a message's body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// Objects that were created, in the message's order.
     pub objects: Vec<ObjectRef>,
-    /// What is in the message but no work, in its order.
+    /// Parts of the message that name no created object, in the message's order.
     pub ignored: Vec<Ignored>,
 }
 
-/// One created object, pinned as far as the event allows.
+/// A created object, with the version and eTag that the event names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ObjectRef {
-    /// The bucket's name.
+    /// Name of the bucket.
     pub bucket: String,
-    /// The key, decoded.
+    /// Decoded key.
     pub key: String,
-    /// Present when the bucket keeps versions.
+    /// Version, if the bucket keeps versions.
     pub version_id: Option<String>,
-    /// Without the quotes that the HTTP header has.
+    /// ETag, without the quotes of the HTTP header.
     pub etag: Option<String>,
-    /// Bytes as stored.
+    /// Stored bytes.
     pub size: Option<u64>,
-    /// Orders events of one key: hexadecimal, compared after left-padding.
+    /// Order of the events of one key: hexadecimal digits. Pad both with zeros on the left to compare them.
     pub sequencer: Option<String>,
-    /// When S3 finished the request.
+    /// Time at which S3 finished the request.
     pub event_time: Option<Timestamp>,
 }
 
 impl ObjectRef {
-    /// Whether it is what the S3 console makes of a folder: an object of no bytes whose key ends in a slash.
+    /// Whether the object is a folder marker of the S3 console: it has no bytes, and its key ends with a slash.
     pub fn is_folder_marker(&self) -> bool {
         self.size == Some(0) && self.key.ends_with('/')
     }
 }
 
-/// Why a part of a message is no work.
+/// Reason why a part of a message names no created object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ignored {
-    /// What S3 sends when a notification is configured.
+    /// S3 sends a test event when a notification is configured.
     TestEvent,
-    /// Another event than `ObjectCreated`; its name.
+    /// Name of an event other than `ObjectCreated`.
     NotObjectCreated(String),
 }
 
-/// A body that is not an event of S3.
+/// Reason why a body is not an S3 event.
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
-    /// Not JSON at all, or not of any known shape.
-    #[error("the body is no S3 event: {0}")]
+    /// The body is not JSON, or has no known shape.
+    #[error("the message's body is not an S3 event: {0}")]
     Unknown(String),
-    /// A known shape with a part that cannot be right.
-    #[error("record {index} of the event has a bad {field}: {problem}")]
+    /// The body has a known shape, but a record is invalid.
+    #[error("record {index} of the S3 event has an invalid {field}: {problem}")]
     BadRecord {
-        /// Position in `Records`; 0 for EventBridge.
+        /// Index in `Records`; 0 for EventBridge.
         index: usize,
-        /// AWS's name of the member.
+        /// AWS's name of the invalid member.
         field: &'static str,
-        /// What is wrong with it.
+        /// The problem, as the rest of a sentence.
         problem: String,
     },
 }
 
-/// Reads a message's body.
+/// Reads the body of a message.
 ///
 /// # Errors
-/// The body is none of the known shapes, or one of its records names no object. Nothing of such a message is work: it
-/// belongs in the dead-letter queue, whole.
+/// The body has no known shape, or one of its records is invalid. Then the whole message belongs in the dead-letter
+/// queue, and none of its objects is read.
 pub fn decode(body: &str) -> Result<Event, EventError> {
     let outer: Outer<'_> = parse(body)?;
     match outer.message {
-        // An SNS envelope: the event is text inside it.
+        // An SNS envelope, with the event as a string.
         Some(message) if outer.kind.as_deref() == Some("Notification") => decode_inner(parse(&message)?),
         Some(_) => Err(EventError::Unknown(format!(
-            "an SNS envelope of Type {:?}, not \"Notification\"",
+            "it is an SNS envelope of Type {:?}, not \"Notification\"",
             outer.kind.as_deref().unwrap_or_default()
         ))),
         None => decode_inner(outer),
@@ -94,10 +94,10 @@ pub fn decode(body: &str) -> Result<Event, EventError> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, EventError> {
-    // In our own words: serde_json's quote the body, which belongs in no log.
+    // serde_json's error texts are not used: they quote the body, which must not be logged.
     serde_json::from_str(body).map_err(|error| {
         let what = match error.classify() {
-            Category::Data => "a member is missing or of another type than S3 sends",
+            Category::Data => "a member is missing or has another type than S3 sends",
             Category::Eof => "it ends too early",
             Category::Syntax | Category::Io => "it is not JSON",
         };
@@ -122,7 +122,7 @@ fn decode_inner(outer: Outer<'_>) -> Result<Event, EventError> {
             Ok(Event { objects: vec![object], ..Event::default() })
         }
         _ => Err(EventError::Unknown(
-            "neither Records nor an EventBridge event of aws.s3 nor s3:TestEvent".to_owned(),
+            "it has no Records, and is neither an EventBridge event of aws.s3 nor an s3:TestEvent".to_owned(),
         )),
     }
 }
@@ -135,12 +135,11 @@ fn from_records(records: &str) -> Result<Event, EventError> {
     }
 }
 
-/// The records' objects, taken as they are read: a list of tens of thousands of small records would take many times the
-/// message's own length.
+/// Reads `Records` one by one. A list of tens of thousands of parsed records would take many times the memory of the message.
 #[derive(Default)]
 struct Records {
     event: Event,
-    /// The first record that cannot be right.
+    /// Error of the first invalid record.
     bad: Option<EventError>,
 }
 
@@ -172,7 +171,7 @@ impl<'de> Deserialize<'de> for Records {
 impl Event {
     fn add(&mut self, record: Record<'_>, index: usize) -> Result<(), EventError> {
         let bad = |field, problem: String| EventError::BadRecord { index, field, problem };
-        // Buckets' own notifications say "ObjectCreated:Put", a test client may say "s3:ObjectCreated:Put".
+        // S3 sends "ObjectCreated:Put". Test clients may send "s3:ObjectCreated:Put".
         let name = record.event_name.strip_prefix("s3:").unwrap_or(&record.event_name);
         if !name.starts_with("ObjectCreated") {
             self.ignored.push(Ignored::NotObjectCreated(record.event_name.into_owned()));
@@ -191,7 +190,7 @@ impl Event {
     }
 }
 
-/// EventBridge does not encode keys.
+/// Reads the object of an EventBridge event. EventBridge does not encode keys.
 fn from_detail(detail: S3<'_>, time: Option<&str>) -> Result<ObjectRef, EventError> {
     let key = detail.object.key.clone().into_owned();
     object(detail.bucket, detail.object, key, time).map_err(|(field, problem)| EventError::BadRecord {
@@ -224,7 +223,7 @@ fn object(
     })
 }
 
-/// Undoes S3's form encoding of keys: `+` is a space, `%XX` a byte, the whole UTF-8.
+/// Decodes a key of an S3 event: `+` is a space, `%XX` is a byte, and the result is UTF-8.
 fn decode_form(encoded: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(encoded.len());
     let mut rest = encoded.as_bytes();
@@ -247,7 +246,7 @@ fn decode_form(encoded: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("{encoded:?} is not UTF-8 once decoded"))
 }
 
-/// The members by which the shapes are told apart; whatever else is there is skipped.
+/// Members that tell the shapes apart. Other members are skipped.
 #[derive(Deserialize)]
 struct Outer<'a> {
     #[serde(borrow, rename = "Type")]
@@ -340,7 +339,7 @@ mod tests {
 
     fn check(body: &serde_json::Value, expected: &Event) {
         assert_eq!(&decode(&body.to_string()).expect("the body is an event"), expected);
-        // The same inside an SNS envelope.
+        // The same event in an SNS envelope.
         let envelope = json!({"Type": "Notification", "MessageId": "1", "TopicArn": "arn:aws:sns:us-east-1:1:t",
             "Subject": "Amazon S3 Notification", "Message": body.to_string(), "Timestamp": "2026-11-21T08:00:00.000Z"});
         assert_eq!(&decode(&envelope.to_string()).expect("the envelope is an event"), expected);
@@ -351,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn records_are_all_read() {
+    fn all_records_are_read() {
         let body = json!({"Records": [record("a/b", "ObjectCreated:Put"), record("c", "ObjectCreated:CompleteMultipartUpload")]});
         check(&body, &objects(&["a/b", "c"]));
     }
 
     #[test]
-    fn keys_are_form_encoded() {
+    fn keys_of_s3_events_are_decoded() {
         for (encoded, key) in [
             ("a+b/c%2Bd.gz", "a b/c+d.gz"),
             ("caf%C3%A9/%E6%97%A5", "café/日"),
@@ -369,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn eventbridge_keys_are_not() {
+    fn keys_of_eventbridge_events_are_not_decoded() {
         let body = json!({"version": "0", "id": "1", "detail-type": "Object Created", "source": "aws.s3",
             "account": "111111111111", "time": "2026-11-21T08:00:00Z", "region": "us-east-1", "resources": [],
             "detail": {"version": "0", "bucket": {"name": "staging"}, "object": {"key": "a+b%2B", "size": 42,
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_work_is_named() {
+    fn other_events_are_ignored_by_name() {
         let test = json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2026-11-21T08:00:00.000Z", "Bucket": "staging"});
         check(&test, &Event { ignored: vec![Ignored::TestEvent], ..Event::default() });
         let mixed =
@@ -394,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_an_error() {
+    fn other_bodies_are_errors() {
         let bad_key = json!({"Records": [record("a%zz", "ObjectCreated:Put")]}).to_string();
         let not_utf8 = json!({"Records": [record("a%ff", "ObjectCreated:Put")]}).to_string();
         let empty_key = json!({"Records": [record("", "ObjectCreated:Put")]}).to_string();
@@ -403,12 +402,12 @@ mod tests {
         for (body, part) in [
             ("", "ends too early"),
             ("hello", "not JSON"),
-            ("[]", "no S3 event"),
-            ("{}", "neither Records"),
+            ("[]", "not an S3 event"),
+            ("{}", "no Records"),
             ("{\"Records\": 5}", "another type"),
             ("\"secret\"", "another type"),
             ("{\"Type\":\"SubscriptionConfirmation\",\"Message\":\"x\"}", "SubscriptionConfirmation"),
-            ("{\"source\":\"aws.ec2\",\"detail-type\":\"Object Created\",\"detail\":{}}", "neither Records"),
+            ("{\"source\":\"aws.ec2\",\"detail-type\":\"Object Created\",\"detail\":{}}", "no Records"),
             (bad_key.as_str(), "two hexadecimal digits"),
             (cut.as_str(), "two hexadecimal digits"),
             (not_utf8.as_str(), "not UTF-8"),

@@ -1,12 +1,13 @@
-//! Builds names inside a customer's account from what a key says.
+//! Builds the names of log streams and copies in a customer's account from an object's key.
 //!
-//! Pure. A value from a key can never leave its place in the template: what the name may not hold is replaced, and
-//! whenever something was replaced or cut, a hash of the original follows, so that two such inputs do not become one name.
+//! Pure. A value from a key stays within its place in the template: characters that the name must not have are
+//! replaced. If characters were replaced or the name was cut, a hash of the original values follows, so that different
+//! values give different names.
 //!
-//! Names that have nothing replaced are as the template says, and two inputs become one name where the template joins their values
-//! to the same text: in `{application}-{pod}-{date}`, the default and the customers' format, `web` + `a-b` and `web-a` + `b` both
-//! are `web-a-b-DATE`, and their records share a stream of that tenant's own group. A template that separates its places by a slash,
-//! which no value has, keeps all of them apart (`{application}/{pod}/{date}`).
+//! Otherwise different values can give the same name if the template joins them to the same text. With the default
+//! template `{application}-{pod}-{date}`, both `web` + `a-b` and `web-a` + `b` give `web-a-b-DATE`, and their records
+//! share a stream of the tenant's own log group. A template with slashes between its places, such as
+//! `{application}/{pod}/{date}`, always gives different names, because values have no slashes.
 
 pub mod bucket;
 mod object_key;
@@ -14,12 +15,12 @@ mod object_key;
 use jiff::Timestamp;
 
 pub use self::object_key::ObjectKeyTemplate;
-use crate::route::Route;
+use crate::route::{Name, Route};
 
 /// Longest name of a log stream. Source: CloudWatch Logs API reference, CreateLogStream.
 const MAX_STREAM_NAME: usize = 512;
 
-/// A log stream's name with places for what a key says, checked once when the tenant's row is read.
+/// Template of a log stream's name, with places for values of an object's key. Parsed once, when the tenant's row is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamTemplate {
     parts: Vec<Part>,
@@ -28,65 +29,44 @@ pub struct StreamTemplate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    Place(Place),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Tenant,
-    Cluster,
-    Application,
-    Pod,
+    Name(Name),
     Date,
 }
 
-impl Place {
-    /// What the route says; the date is not the route's.
-    fn value(self, route: &Route) -> Option<&str> {
-        match self {
-            Self::Tenant => Some(&route.tenant),
-            Self::Cluster => Some(&route.cluster),
-            Self::Application => Some(&route.application),
-            Self::Pod => Some(&route.pod),
-            Self::Date => None,
-        }
-    }
-}
-
-const PLACES: [(&str, Place); 5] = [
-    ("tenant", Place::Tenant),
-    ("cluster", Place::Cluster),
-    ("application", Place::Application),
-    ("pod", Place::Pod),
-    ("date", Place::Date),
-];
-
 impl StreamTemplate {
-    /// One stream per pod and day.
+    /// Default template: a stream for each pod and day.
     pub const DEFAULT: &'static str = "{application}-{pod}-{date}";
 
     /// Reads a template such as `{cluster}/{application}-{pod}-{date}`.
     ///
     /// # Errors
-    /// Says what a log stream's name, or this template, cannot have.
+    /// The text is not a template, or no log stream can have such a name.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.len() > MAX_STREAM_NAME {
-            return Err(format!("a template has 1 to {MAX_STREAM_NAME} characters, not {}", text.len()));
+            return Err(format!(
+                "a template of a log stream's name has 1 to {MAX_STREAM_NAME} bytes, not {}",
+                text.len()
+            ));
         }
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(open) = rest.find(['{', '}']) {
             let (literal, tail) = rest.split_at(open);
             let close = tail.find('}').filter(|_| tail.starts_with('{'));
-            let close = close.ok_or_else(|| format!("{text:?} has a brace without its partner"))?;
+            let close = close
+                .ok_or_else(|| format!("{text:?} has an opening or closing brace without the other one"))?;
             if !literal.is_empty() {
                 parts.push(Part::Literal(literal.to_owned()));
             }
-            let name = &tail[1..close];
-            let place = PLACES.iter().find(|(known, _)| *known == name).map(|(_, place)| *place).ok_or_else(|| {
-                format!("{{{name}}} is unknown; known are {{tenant}}, {{cluster}}, {{application}}, {{pod}} and {{date}}")
-            })?;
-            parts.push(Part::Place(place));
+            let name = &tail[..=close];
+            parts.push(match Name::parse(name) {
+                Some(name) if name != Name::File => Part::Name(name),
+                None if name == "{date}" => Part::Date,
+                _ => {
+                    let names = "{tenant}, {cluster}, {application}, {pod} and {date}";
+                    return Err(format!("{name} is unknown; the names are {names}"));
+                }
+            });
             rest = &tail[close + 1..];
         }
         if !rest.is_empty() {
@@ -96,25 +76,22 @@ impl StreamTemplate {
             parts.iter().find(|part| matches!(part, Part::Literal(l) if !l.chars().all(legal)))
         {
             return Err(format!(
-                "{bad:?} has a character that no log stream's name may have (':', '*', control)"
+                "{bad:?} has a character that no log stream's name may have (':', '*' or a control character)"
             ));
         }
         Ok(Self { parts })
     }
 
-    /// The name for an object's records; `at` is the object's time, whose UTC date is used.
+    /// Builds the log stream's name for the records of an object. The date is the UTC date of `at`, the object's time.
     pub fn render(&self, route: &Route, at: Timestamp) -> String {
         let mut name = String::new();
         let mut altered = false;
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => name.push_str(literal),
-                Part::Place(place) => {
-                    let Some(value) = place.value(route) else {
-                        name.push_str(&at.strftime("%Y-%m-%d").to_string());
-                        continue;
-                    };
-                    for character in value.chars() {
+                Part::Date => name.push_str(&at.strftime("%Y-%m-%d").to_string()),
+                Part::Name(part) => {
+                    for character in part.value(route).chars() {
                         let kept = legal(character) && character != '/';
                         altered |= !kept;
                         name.push(if kept { character } else { '_' });
@@ -133,21 +110,21 @@ impl StreamTemplate {
         name
     }
 
-    /// A short name that begins with `base`, which has no slash, and that no object's name in this template can be: a name has
-    /// as many slashes as the template itself, since values bring none.
+    /// Returns a short name that begins with `base` and that [`render`](Self::render) never returns. `base` must have
+    /// no slash. Every rendered name has as many slashes as the template, because values have none.
     pub fn never_rendered(&self, base: &str) -> String {
         let slash = |part: &Part| matches!(part, Part::Literal(literal) if literal.contains('/'));
         if self.parts.iter().any(slash) { base.to_owned() } else { format!("{base}/probe") }
     }
 
-    /// FNV-1a, 64 bits, over the values as they are: stable between versions and machines, which the hasher of the
-    /// standard library is not.
+    /// Hashes the original values with 64-bit FNV-1a. Unlike the standard library's hasher, FNV-1a gives the same hash
+    /// in all versions and on all machines.
     fn fingerprint(&self, route: &Route) -> u64 {
         let values = self.parts.iter().filter_map(|part| match part {
-            Part::Place(place) => place.value(route),
-            Part::Literal(_) => None,
+            Part::Name(name) => Some(name.value(route)),
+            Part::Literal(_) | Part::Date => None,
         });
-        // A byte that no UTF-8 has keeps "ab" + "c" and "a" + "bc" apart.
+        // UTF-8 never has the byte 0xff, so the hashes of "ab" + "c" and "a" + "bc" differ.
         let bytes = values.flat_map(|value| value.bytes().chain([0xff]));
         bytes
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -156,12 +133,12 @@ impl StreamTemplate {
 
 impl Default for StreamTemplate {
     fn default() -> Self {
-        Self::parse(Self::DEFAULT).expect("the default is right")
+        Self::parse(Self::DEFAULT).expect("the default is valid")
     }
 }
 
-/// What a log stream's name may hold. Source: CloudWatch Logs API reference, `[^:*]*`; control characters are our own
-/// exception, nobody can read them.
+/// Whether a log stream's name may have the character. CloudWatch Logs allows `[^:*]*` (source: its API reference);
+/// logferry also replaces control characters, because they are invisible.
 fn legal(character: char) -> bool {
     !matches!(character, ':' | '*') && !character.is_control()
 }
@@ -184,7 +161,7 @@ mod tests {
 
     fn render(template: &str, route: &Route) -> String {
         let at = "2026-11-21T23:59:59.999Z".parse().expect("a timestamp");
-        StreamTemplate::parse(template).expect("the template is right").render(route, at)
+        StreamTemplate::parse(template).expect("the template is valid").render(route, at)
     }
 
     #[test]
@@ -195,17 +172,17 @@ mod tests {
     }
 
     #[test]
-    fn values_meet_where_the_template_joins_them() {
-        let meet =
+    fn different_values_can_give_the_same_name_without_slashes() {
+        let same =
             |template| render(template, &route("web", "a-b")) == render(template, &route("web-a", "b"));
-        assert!(meet(StreamTemplate::DEFAULT), "as the module's documentation says");
-        assert!(!meet("{application}/{pod}/{date}"));
-        // One whose slash was replaced has a hash behind it, and does not meet one that has the same text as it is.
+        assert!(same(StreamTemplate::DEFAULT), "as the module's documentation says");
+        assert!(!same("{application}/{pod}/{date}"));
+        // A name with a replaced slash ends with a hash, so it differs from the same name without a replacement.
         assert_ne!(render("{pod}", &route("", "a/b")), render("{pod}", &route("", "a_b")));
     }
 
     #[test]
-    fn a_value_cannot_leave_its_place() {
+    fn a_value_stays_within_its_place() {
         let name = render("logs/{pod}", &route("", "../../other"));
         assert!(name.starts_with("logs/.._.._other-"), "{name}");
         let colon = render("{pod}", &route("", "a:b*c"));
@@ -215,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_cut_and_stay_apart() {
+    fn long_names_are_cut_and_stay_different() {
         let (a, b) =
             (render("{pod}", &route("", &"é".repeat(600))), render("{pod}", &route("", &"é".repeat(601))));
         assert_eq!(a.chars().count(), 512);
@@ -226,8 +203,8 @@ mod tests {
     fn bad_templates_are_errors() {
         for (template, part) in [
             ("", "1 to 512"),
-            ("{pod", "without its partner"),
-            ("pod}", "without its partner"),
+            ("{pod", "without the other"),
+            ("pod}", "without the other"),
             ("{namespace}", "{namespace} is unknown"),
             ("a:{pod}", "may have"),
             ("*", "may have"),
@@ -239,9 +216,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_that_is_never_rendered_is_not(values in prop::collection::vec("[a-z/-]{0,20}|doctor|doctor/probe", 2)) {
+        fn never_rendered_returns_a_name_that_no_object_has(values in prop::collection::vec("[a-z/-]{0,20}|doctor|doctor/probe", 2)) {
             for template in ["{application}", "{application}-{pod}", "{application}/{pod}", "x/{application}", "logferry-{pod}"] {
-                let parsed = StreamTemplate::parse(template).expect("the template is right");
+                let parsed = StreamTemplate::parse(template).expect("the template is valid");
                 let never = parsed.never_rendered("logferry-doctor");
                 prop_assert!(never.chars().all(legal));
                 prop_assert_ne!(render(template, &route(&values[0], &values[1])), never);

@@ -1,4 +1,4 @@
-//! The port to the staging bucket: an object's bytes, as they arrive. `s3` is the adapter.
+//! The port to the staging bucket: reads the bytes of objects. `s3` is the adapter.
 
 pub mod bucket;
 #[cfg(test)]
@@ -13,13 +13,14 @@ use jiff::Timestamp;
 
 use crate::{credentials::identity::IdentityError, event::ObjectRef};
 
-/// Reads objects. The staging bucket is ours to read only: nothing here writes.
+/// Reads objects. It never writes to the staging bucket.
 pub trait ObjectStore: Send + Sync + 'static {
     /// An open object.
     type Body: ObjectBody;
 
-    /// Opens the object that the event pinned: that version, else that eTag, else whatever is there. `owner` is the
-    /// account that must own the bucket.
+    /// Opens the object in the event's version or, if the event has none, with the event's eTag. If the event has
+    /// neither, it opens the current object. Returns the object's LastModified and its body. `owner` is the account
+    /// that must own the bucket.
     ///
     /// # Errors
     /// See [`ObjectError`].
@@ -29,7 +30,7 @@ pub trait ObjectStore: Send + Sync + 'static {
         owner: Option<&str>,
     ) -> impl Future<Output = Result<(Timestamp, Self::Body), ObjectError>> + Send;
 
-    /// Tells what is known of that same object without reading it.
+    /// Reads the metadata of the same object.
     ///
     /// # Errors
     /// See [`ObjectError`].
@@ -40,83 +41,83 @@ pub trait ObjectStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<ObjectHead, ObjectError>> + Send;
 }
 
-/// What S3 says of an object.
+/// Metadata of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectHead {
-    /// Bytes as stored.
+    /// Stored bytes.
     pub size: Option<u64>,
-    /// With its quotes.
+    /// ETag, with its quotes.
     pub etag: Option<String>,
-    /// Of this version, where the bucket keeps versions.
+    /// Version, if the bucket keeps versions.
     pub version_id: Option<String>,
-    /// What the object is said to be.
+    /// `Content-Type`.
     pub content_type: Option<String>,
-    /// How it is packed.
+    /// `Content-Encoding`.
     pub content_encoding: Option<String>,
 }
 
 /// The bytes of an open object, in order.
 pub trait ObjectBody: Send {
-    /// How many there are, if the store says.
+    /// Number of bytes, if the store tells it.
     fn content_length(&self) -> Option<u64>;
 
-    /// Whether reading on can still tell that what was read is not what was stored: by the whole object's checksum, which is
-    /// checked at the end, or by what an attempt before read.
+    /// Whether reading to the end can still show that the bytes read so far were altered. The checksum of the whole
+    /// object can show it at the end, and fingerprints of an earlier attempt can show it at their offsets.
     fn has_check_ahead(&self) -> bool;
 
-    /// The next bytes; `None` at the end, once the store has checked that all came as they were stored.
+    /// Returns the next bytes, or `None` at the end, after the checksum was checked.
     ///
     /// # Errors
-    /// See [`ObjectError`]; what came before is good unless the checksum says otherwise.
+    /// See [`ObjectError`]. Bytes returned before stay valid, except after [`ObjectError::ChecksumMismatch`].
     fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ObjectError>> + Send;
 }
 
-/// Why an object, or the rest of it, cannot be read.
+/// Reason why an object, or the rest of it, cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ObjectError {
-    /// There is no such object, or not that version of it any more.
-    #[error("the object is not there: {0}")]
+    /// The object does not exist, or this version of it no longer exists.
+    #[error("the object does not exist: {0}")]
     Missing(String),
-    /// There is no such bucket: the wiring is wrong, or the bucket was deleted.
+    /// A bucket of `source.buckets` does not exist: it was deleted, or the configuration is wrong.
     #[error(
-        "the staging bucket is not there: {0}; create it, or correct what sends its notifications to the queue"
+        "the staging bucket does not exist: {0}; create it, or correct source.buckets and the notifications to the queue"
     )]
     NoBucket(String),
-    /// There is no such bucket, and the configuration does not name it: nothing of ours is wrong with what others deleted.
+    /// A bucket outside `source.buckets` does not exist. The worker's own set-up is not at fault.
     #[error(
-        "the bucket of the object is not there, and is none of source.buckets: {0}; create it and redrive"
+        "the object's bucket does not exist, and source.buckets does not name it: {0}; create the bucket and redrive"
     )]
     BucketGone(String),
-    /// S3 refuses the request itself, and is not known to change its mind: a version id of a form that it has not, a delete
-    /// marker, a bucket in another Region.
+    /// S3 refuses the request permanently: for example the version id has an unknown form or names a delete marker, or
+    /// the bucket is in another Region.
     #[error(
-        "S3 refuses the request: {0}; see whether the bucket is in aws.region and the version in the message is one of the object's, \
+        "S3 refuses the request: {0}; check that the bucket is in aws.region and that the object has the version in the message, \
          then redrive"
     )]
     Refused(String),
-    /// It is archived, and cannot be read before somebody restores it.
+    /// The object is archived, and must be restored before it can be read.
     #[error("the object is archived: {0}; restore it and redrive")]
     Archived(String),
-    /// We are refused, and not the object.
+    /// AWS refuses the worker's own credentials, not this object.
     #[error(transparent)]
     Ours(IdentityError),
-    /// We may not read it; without ListBucket that is also how S3 answers for an object that is not there.
-    #[error("reading the object is denied: {0}")]
+    /// The worker may not read the object. Without `s3:ListBucket`, S3 gives the same answer for an object that does not exist.
+    #[error("S3 denies access to the object: {0}")]
     Denied(String),
-    /// What came is not what was stored.
+    /// The bytes that were read differ from those that were stored.
     #[error("the object's checksum does not match: {0}")]
     ChecksumMismatch(String),
-    /// More than `source.max_stored`.
+    /// The object is larger than `source.max_stored`.
     #[error(
         "the object has {stored} stored bytes or more, and source.max_stored is {limit} bytes; raise it and redrive"
     )]
     TooLarge {
-        /// Bytes that it has at least.
+        /// Stored bytes, at least.
         stored: u64,
-        /// The configured ceiling.
+        /// `source.max_stored`.
         limit: u64,
     },
-    /// The store cannot be reached, or the connection broke.
+    /// S3 cannot be reached, or the connection broke. A later attempt may succeed.
     #[error("the object cannot be read now: {0}")]
     Unavailable(String),
 }

@@ -1,7 +1,7 @@
-//! The port to the queue: messages come out, verdicts go back.
+//! The port to the queue: the worker receives messages from it and carries out verdicts on it. `sqs` is the adapter.
 //!
-//! The queue keeps every message until it is deleted and hands it out again once its visibility ends; whoever received
-//! it owes it a verdict. `sqs` is the adapter.
+//! A receive hides a message for its visibility timeout. The queue delivers the message again after that, until the
+//! worker deletes it or the queue's retention ends.
 
 pub mod dead_letters;
 #[cfg(test)]
@@ -15,124 +15,126 @@ use tokio::time::Instant;
 /// A received message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// The queue's id of it, the same at every receive.
+    /// The queue's id of the message, the same for every receive.
     pub id: String,
-    /// What names this receive of it.
+    /// Names this receive of the message.
     pub receipt: Receipt,
-    /// Its text.
+    /// Text of the message.
     pub body: String,
-    /// How often it was received, this time included, from 1: `ApproximateReceiveCount`, and what it carries from the messages
-    /// that it was sent anew for.
+    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of its predecessors (the
+    /// messages that this one was sent anew for), which the message carries as an attribute.
     pub attempts: u32,
-    /// How often AWS refused something of it for what it is, as far as it carries that from the messages that it was sent anew for.
+    /// Number of attempts at its predecessors in which AWS refused a part of the message with a permanent error.
     pub refusals: u32,
-    /// `AWSTraceHeader`: where whoever sent it wants its trace to go on.
+    /// `AWSTraceHeader`: the trace of the sender, which the worker continues.
     pub trace_header: Option<String>,
-    /// When this receive was, by our clock.
+    /// Time of this receive by the worker's clock.
     pub received_at: Instant,
-    /// Time from its first receive, or that of the message it was first sent anew for, to this one.
+    /// Time from the first receive of the message or its first predecessor to this receive.
     pub age_when_received: Duration,
-    /// Time that the queue had kept it when it was received: `SentTimestamp`.
+    /// How long the queue had kept the message at this receive: since `SentTimestamp`.
     pub kept_when_received: Duration,
 }
 
 impl Message {
-    /// Time since its first receive.
+    /// Time since the first receive of the message or its first predecessor.
     pub fn age(&self) -> Duration {
         self.age_when_received + self.received_at.elapsed()
     }
 
-    /// How long the queue has kept it by now; its retention counts from there.
+    /// How long the queue has kept the message. The message is lost when this reaches the queue's retention.
     pub fn kept_for(&self) -> Duration {
         self.kept_when_received + self.received_at.elapsed()
     }
 }
 
-/// Names one receive of one message; later receives make it invalid.
+/// Names one receive of one message. A later receive of the message makes it invalid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Receipt(pub String);
 
-/// A message that takes another's place in the queue: its text, its age, its attempts, its refusals and its trace go along.
+/// A new message that replaces an old one. It carries the text, age, attempts, refusals and trace header of the old one.
 #[derive(Clone, Debug)]
 pub struct SentAnew {
-    /// The other, which is to be deleted once this was sent.
+    /// The old message. The caller deletes it after the new one was sent.
     pub message: Arc<Message>,
-    /// How often AWS refused something of it by now.
+    /// Number of attempts in which AWS refused a part of the message with a permanent error.
     pub refusals: u32,
-    /// Nobody receives the new one before that, at most [`MAX_DELAY`].
+    /// Delay until the new message can be received, at most [`MAX_DELAY`].
     pub delay: Duration,
-    /// The tenant, if it is known: SQS's fair queues tell messages apart by it.
+    /// The tenant, if it is known. SQS's fair queues use it to share the queue among tenants.
     pub tenant_id: Option<String>,
 }
 
-/// A message on its way to the dead-letter queue.
+/// A letter for the dead-letter queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The message's text, unchanged.
+    /// Unchanged text of the message.
     pub body: String,
     /// Name and value of each message attribute.
     pub attributes: Vec<(&'static str, String)>,
 }
 
-/// Why the queue did not do what it was asked.
+/// Reason why a call to the queue failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The message is no longer ours: deleted, or its visibility ended.
-    #[error("the message is no longer ours: {0}")]
+    /// The worker no longer holds the message: it was deleted, or its visibility timeout ended.
+    #[error("the worker no longer holds the message: {0}")]
     Gone(String),
-    /// IAM does not allow the call: another attempt would end alike.
-    #[error("the worker may not do that: {0}")]
+    /// IAM denies the call. Another attempt would fail as well.
+    #[error("IAM denies the call to the queue: {0}")]
     Denied(String),
     /// There is no such queue.
     #[error("the queue does not exist: {0}")]
     Missing(String),
-    /// The queue refuses what it was given, for what that is: another attempt would end alike, and others are not concerned.
+    /// The queue refuses this message, for example because it is too long. Another attempt would fail as well. Other
+    /// messages are not affected.
     #[error("the queue refuses the message: {0}")]
     Refused(String),
-    /// The queue cannot be reached or refuses.
-    #[error("the queue does not take the call: {0}")]
+    /// The queue cannot be reached, or it refuses the call for another reason. A later call may succeed.
+    #[error("the call to the queue failed: {0}")]
     Unavailable(String),
 }
 
 /// A queue with visibility timeouts. Methods take up to [`MAX_BATCH`] entries and answer entry by entry, in order.
 pub trait Queue: Send + Sync + 'static {
-    /// Waits up to `wait` for messages and takes at most `max`, 1 to [`MAX_BATCH`].
+    /// Receives at most `max` messages (1 to [`MAX_BATCH`]), and waits up to `wait` for the first one.
     fn receive(
         &self,
         max: usize,
         wait: Duration,
     ) -> impl Future<Output = Result<Vec<Message>, QueueError>> + Send;
 
-    /// Deletes messages for good. Deleting one twice is no error.
+    /// Deletes messages. To delete a message twice is no error.
     fn delete(&self, receipts: &[Receipt]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Hides each message for that long from now; zero gives it back at once.
+    /// Hides each message for a time from now. Zero makes the message visible at once.
     fn change_visibility(
         &self,
         entries: &[(Receipt, Duration)],
     ) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Sends each message anew, out of flight until its delay ends; the one that it replaces stays until it is deleted.
+    /// Sends each message anew: as a new message with a delay, which is not in flight during the delay. The old message
+    /// stays until it is deleted.
     ///
-    /// An entry whose answer is lost may have been sent all the same.
+    /// A message may have been sent although its entry failed, because an answer can be lost.
     fn send_anew(&self, entries: &[SentAnew]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Asks whether messages may be sent anew, without sending one.
+    /// Checks the permission to send messages anew, without sending one.
     ///
     /// # Errors
-    /// [`QueueError::Denied`] says that they may not; [`QueueError::Unavailable`], that there is no answer.
+    /// [`QueueError::Denied`]: the permission is missing. Other errors: the permission is not known.
     fn probe_sending(&self) -> impl Future<Output = Result<(), QueueError>> + Send;
 
-    /// How long the queue keeps a message from when it was sent (`MessageRetentionPeriod`); what is older is gone.
+    /// Reads for how long after its send the queue keeps a message (`MessageRetentionPeriod`).
     ///
     /// # Errors
-    /// We may not ask, or there is no answer.
+    /// [`QueueError::Denied`]: the permission to read it is missing. Other errors: the queue did not answer.
     fn retention(&self) -> impl Future<Output = Result<Duration, QueueError>> + Send;
 
-    /// Whether there is a dead-letter queue to send to.
+    /// Whether a dead-letter queue is configured.
     fn has_dead_letters(&self) -> bool;
 
-    /// Sends to the dead-letter queue; the message itself stays until it is deleted.
+    /// Sends a letter to the dead-letter queue. The message stays in the source queue until it is deleted.
     fn send_dead_letter(&self, letter: &DeadLetter) -> impl Future<Output = Result<(), QueueError>> + Send;
 }
 
@@ -143,6 +145,6 @@ pub const MAX_BATCH: usize = 10;
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 /// Longest `DelaySeconds`. Source: SQS API reference, SendMessage.
 pub const MAX_DELAY: Duration = Duration::from_secs(900);
-/// Longest text of a message and its attributes together, in bytes; also of a batch that is sent. Source: SQS API reference,
+/// Most bytes of a message, its text and attributes together, and of all messages of one batch. Source: SQS API reference,
 /// SendMessageBatch.
 pub const MAX_MESSAGE_BYTES: usize = 1_048_576;

@@ -1,28 +1,29 @@
-//! From an object's key to whose logs it holds.
+//! Reads the tenant, cluster, application, pod and file from an object's key.
 //!
-//! Pure. A key that does not fit the layout exactly is an error, never a guess: a wrong guess would put one customer's
-//! lines into another's account.
+//! Pure. A key that does not match the layout exactly is an error, never a guess: a wrong guess would deliver one
+//! customer's lines to another customer's account.
 
 use std::fmt;
 
 /// Longest key of an object. Source: Amazon S3 user guide, "Naming Amazon S3 objects".
 const MAX_KEY_BYTES: usize = 1024;
 
-/// Which segment of a key names what. Parsed once, at start-up.
+/// Meaning of each segment of a key. Parsed once, at start-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLayout {
     segments: Vec<Segment>,
 }
 
+/// A segment of a layout, or of a template of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
+pub(crate) enum Segment {
     Literal(String),
     Name(Name),
 }
 
-/// What a segment can name.
+/// Meaning of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
+pub(crate) enum Name {
     Tenant,
     Cluster,
     Application,
@@ -38,94 +39,113 @@ const NAMES: [(&str, Name); 5] = [
     ("{file}", Name::File),
 ];
 
-/// Whose logs an object holds, as its key says. What the layout does not name is empty.
+impl Name {
+    /// Reads a name in braces.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        NAMES.iter().find(|(spelling, _)| *spelling == text).map(|(_, name)| *name)
+    }
+
+    /// The name's value in a route.
+    pub(crate) fn value(self, route: &Route) -> &str {
+        match self {
+            Self::Tenant => &route.tenant,
+            Self::Cluster => &route.cluster,
+            Self::Application => &route.application,
+            Self::Pod => &route.pod,
+            Self::File => &route.file,
+        }
+    }
+}
+
+/// Names in an object's key. A name that the layout does not have is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
-    /// Key of the tenant table.
+    /// The tenant: `tenant_id` in the tenant table.
     pub tenant: String,
-    /// The cluster that the logs are from.
+    /// The cluster.
     pub cluster: String,
-    /// The application, held against a delivery's `desired_logs`.
+    /// The application, which a delivery's `desired_logs` selects.
     pub application: String,
     /// The pod.
     pub pod: String,
-    /// The object's own name.
+    /// The file: the last segment of the key.
     pub file: String,
 }
 
-/// A layout that cannot be used.
+/// Reason why a layout cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// A segment in braces that is not one of the names.
-    #[error("unknown name {0}; known are {{tenant}}, {{cluster}}, {{application}}, {{pod}} and {{file}}")]
+    /// A segment has braces, but is none of the known names.
+    #[error(
+        "{0} is not a known name; the names are {{tenant}}, {{cluster}}, {{application}}, {{pod}} and {{file}}"
+    )]
     UnknownName(String),
-    /// The same name twice.
-    #[error("{0} stands in it twice")]
+    /// A name occurs twice.
+    #[error("{0} occurs twice")]
     Twice(String),
-    /// No tenant: nobody to deliver to.
+    /// `{tenant}` is missing.
     #[error("{{tenant}} is missing")]
     NoTenant,
     /// `{file}` is not the last segment.
     #[error("{{file}} must be the last segment")]
     FileNotLast,
-    /// A literal that no key can have.
-    #[error("its segment {0:?} can stand in no key: it has a control character, or is \".\" or \"..\"")]
+    /// A literal segment that no key can have.
+    #[error("no key can have the segment {0:?}: it has a control character, or is \".\" or \"..\"")]
     IllegalLiteral(String),
-    /// `a//b`, or a slash at an end.
-    #[error("it has an empty segment")]
+    /// A segment is empty, as in `a//b` or `/a`.
+    #[error("a segment is empty")]
     EmptySegment,
 }
 
-/// A key that does not fit the layout.
+/// Reason why a key does not match the layout.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// More or fewer segments than the layout has.
-    #[error("the key has {found} segments, the layout {expected}")]
+    /// The key has more or fewer segments than the layout.
+    #[error("the key has {found} segments, and the layout has {expected}")]
     SegmentCount {
-        /// Segments of the key.
+        /// Number of segments of the key.
         found: usize,
-        /// Segments of the layout.
+        /// Number of segments of the layout.
         expected: usize,
     },
-    /// Nothing between two slashes.
+    /// A segment is empty. Positions count from 1.
     #[error("segment {0} of the key is empty")]
     EmptySegment(usize),
-    /// Longer than any key of S3: no object can have it, and no table either.
-    #[error("the key has {0} bytes; S3 has none of more than {MAX_KEY_BYTES}")]
+    /// The key is longer than S3 allows.
+    #[error("the key has {0} bytes, and S3 allows {MAX_KEY_BYTES}")]
     TooLong(usize),
-    /// `.` or `..`.
+    /// A segment is `.` or `..`.
     #[error("segment {0} of the key is a relative path")]
     Traversal(usize),
-    /// A control character.
+    /// A segment has a control character.
     #[error("segment {0} of the key has a control character")]
     ControlCharacter(usize),
-    /// Another text where the layout has a literal.
+    /// A segment differs from the literal in the layout.
     #[error("segment {at} of the key is not {expected:?}")]
     NotLiteral {
-        /// Position from 1.
+        /// Position of the segment, from 1.
         at: usize,
-        /// The layout's text.
+        /// The literal.
         expected: String,
     },
 }
 
 impl KeyLayout {
-    /// What the collector's configuration that ships with logferry writes.
+    /// Layout of the keys that Vector writes with logferry's configuration.
     pub const DEFAULT: &'static str = "{tenant}/{cluster}/{application}/{pod}/{file}";
 
     /// Reads a layout such as `logs/{cluster}/{tenant}/{application}/{pod}/{file}`.
     ///
     /// # Errors
-    /// Says which segment cannot be used.
+    /// The layout cannot be used.
     pub fn parse(text: &str) -> Result<Self, LayoutError> {
         let mut segments = Vec::new();
         for segment in text.split('/') {
-            let name = NAMES.iter().find(|(spelling, _)| *spelling == segment);
-            segments.push(match name {
-                Some((_, name)) if segments.contains(&Segment::Name(*name)) => {
+            segments.push(match Name::parse(segment) {
+                Some(name) if segments.contains(&Segment::Name(name)) => {
                     return Err(LayoutError::Twice(segment.to_owned()));
                 }
-                Some((_, name)) => Segment::Name(*name),
+                Some(name) => Segment::Name(name),
                 None if segment.is_empty() => return Err(LayoutError::EmptySegment),
                 None if segment.contains(['{', '}']) => {
                     return Err(LayoutError::UnknownName(segment.to_owned()));
@@ -148,15 +168,12 @@ impl KeyLayout {
     /// Reads a decoded key.
     ///
     /// # Errors
-    /// The key does not fit: too long, too few or too many segments, an empty one, `.` or `..`, a control character,
-    /// another text where the layout has a literal.
+    /// The key does not match the layout; see [`KeyError`].
     pub fn route(&self, key: &str) -> Result<Route, KeyError> {
         if key.len() > MAX_KEY_BYTES {
             return Err(KeyError::TooLong(key.len()));
         }
-        let found = key.split('/').count();
-        let expected = self.segments.len();
-        // The emptiness of a segment says more than the count that follows from it.
+        // These checks come before the number of segments, because their errors say more.
         for (at, part) in key.split('/').enumerate().map(|(index, part)| (index + 1, part)) {
             if part.is_empty() {
                 return Err(KeyError::EmptySegment(at));
@@ -168,6 +185,7 @@ impl KeyLayout {
                 return Err(KeyError::ControlCharacter(at));
             }
         }
+        let (found, expected) = (key.split('/').count(), self.segments.len());
         if found != expected {
             return Err(KeyError::SegmentCount { found, expected });
         }
@@ -188,10 +206,9 @@ impl KeyLayout {
         }
         Ok(route)
     }
-}
 
-impl KeyLayout {
-    /// The key up to and with the slash behind its tenant: no other tenant's object begins so. The key fits the layout.
+    /// Returns the key up to the slash after its tenant. No key of another tenant begins like this. The key must match
+    /// the layout.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
         let tenant = self.segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
         let slashes = key.match_indices('/').map(|(at, _)| at);
@@ -225,7 +242,7 @@ mod tests {
     use super::*;
 
     fn check(layout: &str, key: &str, expected: Result<[&str; 5], KeyError>) {
-        let layout = KeyLayout::parse(layout).expect("the layout is right");
+        let layout = KeyLayout::parse(layout).expect("the layout is valid");
         let route = layout
             .route(key)
             .map(|route| [route.tenant, route.cluster, route.application, route.pod, route.file]);
@@ -233,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_the_field_are_read() {
+    fn keys_that_match_the_layout_are_read() {
         let file = "1672531200-a1b2c3d4.json.gz";
         let names = ["acme-corp", "prod-cluster-1", "payment-app", "pod-xyz-123", file];
         check(
@@ -248,19 +265,19 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_s_keys_have_a_prefix_of_their_own() {
+    fn the_keys_of_a_tenant_have_a_common_prefix() {
         for (layout, prefix) in [
             (KeyLayout::DEFAULT, "a/"),
             ("{cluster}/{tenant}/{application}/{pod}/{file}", "a/b/"),
             ("{application}/{cluster}/{pod}/{tenant}/{file}", "a/b/c/d/"),
         ] {
-            let layout = KeyLayout::parse(layout).expect("the layout is right");
+            let layout = KeyLayout::parse(layout).expect("the layout is valid");
             assert_eq!(layout.tenant_prefix("a/b/c/d/e"), prefix);
         }
     }
 
     #[test]
-    fn other_keys_are_errors() {
+    fn keys_that_do_not_match_the_layout_are_errors() {
         let count = |found| Err(KeyError::SegmentCount { found, expected: 5 });
         check(KeyLayout::DEFAULT, "a/b/c/d", count(4));
         check(KeyLayout::DEFAULT, "a/b/c/d/e/f", count(6));
@@ -282,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts_that_cannot_work_are_errors() {
+    fn unusable_layouts_are_errors() {
         for (layout, expected) in [
             ("{cluster}/{file}", LayoutError::NoTenant),
             ("{file}/{tenant}", LayoutError::FileNotLast),
@@ -301,8 +318,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_routed_spells_the_key(key in ".{0,60}") {
-            let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
+        fn the_names_of_a_route_join_to_the_key(key in ".{0,60}") {
+            let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is valid");
             if let Ok(route) = layout.route(&key) {
                 let spelt = [route.tenant, route.cluster, route.application, route.pod, route.file].join("/");
                 prop_assert_eq!(spelt, key);

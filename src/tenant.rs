@@ -1,8 +1,8 @@
-//! Who the customers are and what they want: the tenant table's rows, validated.
+//! The rows of the tenant table: each tenant's deliveries and settings, validated.
 //!
-//! A tenant has any number of deliveries, one row each. A row is checked when it is read; a bad one is that delivery's
-//! error, every bad field named, and nobody else's. Pure but for [`table`], which reads DynamoDB, and [`cache`], which
-//! remembers what it said.
+//! A tenant has any number of deliveries, and each delivery is one row. A row is validated when it is read. A bad row
+//! is an error of its own delivery alone, and names every bad field. Pure except for [`table`], which reads DynamoDB,
+//! and [`cache`], which remembers tenants.
 
 pub mod cache;
 mod own;
@@ -35,19 +35,19 @@ pub enum UnknownTenant {
     Discard,
 }
 
-/// Finds tenants. `table` is the adapter, `cache` stands in front of it.
+/// The port to the tenant table. `table` is the adapter, and `cache` remembers its answers.
 pub trait Directory: Send + Sync + 'static {
-    /// The tenant's rows; `None` when there are none. A directory may remember them, and that there are none.
+    /// Finds a tenant; `None` if the table has no row of the tenant. The answer may be a remembered one.
     ///
     /// # Errors
-    /// Nobody knows right now.
+    /// The table does not answer, and no usable answer is remembered.
     fn find(&self, tenant_id: &str) -> impl Future<Output = Result<Option<Arc<Tenant>>, LookupError>> + Send;
 
-    /// The same, from a consistent read that was sent at `since` or later: what a final verdict needs. A directory that
-    /// remembers nothing need not implement it.
+    /// Finds a tenant by a consistent read that was sent at `since` or later, as a final verdict needs it. The default
+    /// suits a directory that remembers nothing.
     ///
     /// # Errors
-    /// Nobody knows right now.
+    /// The table does not answer.
     fn confirm(
         &self,
         tenant_id: &str,
@@ -58,22 +58,22 @@ pub trait Directory: Send + Sync + 'static {
     }
 }
 
-/// The tenant table did not answer, or refused.
+/// Reason why a tenant's rows could not be read: the tenant table did not answer, or refused the read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the rows of tenant {tenant_id:?} cannot be read from table {table:?}: {problem}")]
 pub struct LookupError {
-    /// Whose rows.
+    /// The tenant.
     pub tenant_id: String,
-    /// Where.
+    /// The table.
     pub table: String,
-    /// What the SDK says.
+    /// Error text of the SDK.
     pub problem: String,
 }
 
-/// A row's attributes by name, as far as their types matter here.
+/// Attributes of a row, by name.
 pub type Row = BTreeMap<String, Attribute>;
 
-/// One attribute's value.
+/// Value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attribute {
     /// S.
@@ -84,7 +84,7 @@ pub enum Attribute {
     Bool(bool),
     /// SS, or L of S.
     TextList(Vec<String>),
-    /// Anything else; DynamoDB's name of the type.
+    /// Any other type: DynamoDB's name of it.
     Other(&'static str),
 }
 
@@ -100,40 +100,40 @@ impl Attribute {
     }
 }
 
-/// Everything that the table says of one tenant.
+/// All rows of one tenant.
 #[derive(Clone, Debug, Default)]
 pub struct Tenant {
-    /// The tenant's `type = settings` row pauses it.
+    /// Whether the tenant's row `type = settings` pauses it.
     pub paused: bool,
-    /// That row cannot be used: nobody can tell whether the tenant is paused, so nothing of its may be delivered.
+    /// The row `type = settings`, if it is bad. The tenant may be paused, so none of its records may be delivered.
     pub bad_settings: Option<BadRow>,
-    /// Each row of a delivery, in the table's order of `type`.
+    /// Deliveries, sorted by their rows' `type`.
     pub deliveries: Vec<Result<Arc<Delivery>, BadRow>>,
 }
 
-/// One delivery: what goes where.
+/// A delivery: which applications' logs go to which destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
-    /// The tenant it belongs to.
+    /// The tenant.
     pub tenant_id: String,
     /// The row's `type`, for example `cloudwatch` or `s3#archive`.
     pub name: String,
-    /// Absent means false.
+    /// Whether the delivery is on. False if the row does not say.
     pub enabled: bool,
-    /// Patterns of application names; `None` wants all.
+    /// Patterns of application names; `None` means all applications.
     pub desired_logs: Option<Vec<String>>,
     /// Region of the destination.
     pub target_region: String,
-    /// Where to.
+    /// The destination.
     pub destination: Destination,
 }
 
-/// Where a delivery goes.
+/// Destination of a delivery.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Destination {
     /// The customer's CloudWatch Logs.
     CloudWatch(CloudWatch),
-    /// A bucket of the customer's.
+    /// A bucket of the customer.
     S3(Bucket),
 }
 
@@ -142,65 +142,66 @@ pub enum Destination {
 pub struct CloudWatch {
     /// The role in the customer's account.
     pub role: RoleArn,
-    /// What the role's trust policy asks for; `None`: our own account id.
+    /// ExternalId for the role; `None` means the provider's account id.
     pub external_id: Option<String>,
-    /// Pass `tenant_id` and `cluster_id` as session tags.
+    /// Whether to pass `tenant_id` and `cluster_id` as session tags.
     pub session_tags: bool,
-    /// Set the session's source identity.
+    /// Whether to set the session's source identity.
     pub source_identity: bool,
     /// The log group.
     pub log_group_name: String,
-    /// The log streams' names.
+    /// Template of the log streams' names.
     pub log_stream_name: StreamTemplate,
-    /// Retention of a group that we create.
+    /// Retention of the group, if logferry creates it.
     pub retention_days: Option<i32>,
-    /// What becomes of a message longer than one event may be.
+    /// Policy for a message that is too long for one event.
     pub oversize: Oversize,
 }
 
 /// A destination in S3: objects are copied as they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bucket {
-    /// The role in the customer's account; `None`: our central role writes, as the bucket's own policy allows it.
+    /// The role in the customer's account. `None` means that the central role copies, which the bucket's policy must allow.
     pub role: Option<RoleArn>,
-    /// What the role's trust policy asks for; `None`: our own account id.
+    /// ExternalId for the role; `None` means the provider's account id.
     pub external_id: Option<String>,
-    /// Pass `tenant_id` and `cluster_id` as session tags.
+    /// Whether to pass `tenant_id` and `cluster_id` as session tags.
     pub session_tags: bool,
-    /// Set the session's source identity.
+    /// Whether to set the session's source identity.
     pub source_identity: bool,
-    /// The bucket, which stands in the delivery's `target_region`.
+    /// The bucket, in the delivery's `target_region`.
     pub bucket_name: String,
-    /// The account that must own the bucket: what the row says, or else the role's; `None`: any, for nothing tells.
+    /// The account that must own the bucket: the row's `bucket_owner`, or else the account of the role. `None` means
+    /// any account.
     pub bucket_owner: Option<String>,
-    /// What keys there begin with; empty, or with a slash at its end.
+    /// Prefix of the copies' keys: empty, or with a slash at its end.
     pub bucket_prefix: String,
-    /// What stands behind that in a copy's key.
+    /// Template of a copy's key after the prefix.
     pub bucket_key: ObjectKeyTemplate,
 }
 
-/// What becomes of a message longer than one event may be.
+/// Policy for a message that is too long for one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oversize {
-    /// Cut into several events, in order, with the same timestamp.
+    /// The message is split into several events, in order, with the same timestamp.
     Split,
-    /// The first event's worth is kept.
+    /// The message is cut to the length of one event.
     Truncate,
-    /// It goes whole into quarantine, and not to the customer.
+    /// The whole message goes to the quarantine, and not to the customer.
     Quarantine,
 }
 
-/// One field of a row that cannot be used.
+/// A bad field of a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct FieldProblem {
     /// The attribute's name.
     pub field: String,
-    /// One sentence: the value, if there is one, and the rule that it breaks.
+    /// The value, if the row has one, and the rule that it breaks.
     pub problem: String,
 }
 
-/// A row that cannot be used, field by field.
+/// A row that cannot be used, with all its bad fields.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("row {name:?} of tenant {tenant_id:?} cannot be used: {}", joined(.problems))]
 pub struct BadRow {
@@ -208,7 +209,7 @@ pub struct BadRow {
     pub tenant_id: String,
     /// The row's `type`.
     pub name: String,
-    /// The row asks for delivery, or nobody can tell whether it does.
+    /// False only if the row's `enabled` is absent or false. A bad `enabled` counts as true.
     pub enabled: bool,
     /// Every bad field.
     pub problems: Vec<FieldProblem>,
@@ -221,8 +222,8 @@ fn joined(problems: &[FieldProblem]) -> String {
 /// The `type` of the tenant-wide row.
 pub const SETTINGS: &str = "settings";
 
-/// Every attribute that means something in some row. Others are ignored, so that operators may keep their own; a row that is
-/// put in another's place leaves them as they are.
+/// Every attribute that logferry reads. All other attributes are ignored, so that operators may keep their own; they
+/// stay when a row is replaced.
 pub const ATTRIBUTES: [&str; 19] = [
     "tenant_id",
     "type",
@@ -245,26 +246,26 @@ pub const ATTRIBUTES: [&str; 19] = [
     TTL,
 ];
 
-/// The attribute by which a row ends by itself: seconds since 1970.
+/// Attribute with the time at which a row expires, in seconds since 1970.
 pub const TTL: &str = "ttl";
 
-/// Attributes that other programs of the field write into rows and that mean nothing here: nobody's slip of the pen.
+/// Attributes that other programs write into rows. logferry ignores them, and does not report them as typing errors.
 pub const FOREIGN: [&str; 3] = ["created_at", "updated_at", "groups"];
 
-/// What one row says.
+/// Content of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// Any `type` but `settings`.
+    /// A row of any other `type` than `settings`.
     Delivery(Arc<Delivery>),
     /// The tenant-wide row.
     Settings {
-        /// The tenant is paused.
+        /// Whether the tenant is paused.
         paused: bool,
     },
 }
 
 impl Tenant {
-    /// Reads all rows of a tenant, as [`check_row`] does; `None` when there are none, or none whose `ttl` lies ahead of `now`.
+    /// Reads all rows of a tenant with [`check_row`]. Rows that have expired at `now` are ignored. `None` if no row is left.
     pub fn from_rows(
         tenant_id: &str,
         mut rows: Vec<(String, Row)>,
@@ -289,7 +290,7 @@ impl Tenant {
 }
 
 impl Destination {
-    /// The role in the customer's account, if one is entered.
+    /// The role in the customer's account, if the row has one.
     pub fn role(&self) -> Option<&RoleArn> {
         match self {
             Self::CloudWatch(to) => Some(&to.role),
@@ -299,7 +300,7 @@ impl Destination {
 }
 
 impl Delivery {
-    /// Whether the application's logs are wanted.
+    /// Whether the delivery wants the application's logs.
     pub fn wants(&self, application: &str) -> bool {
         match &self.desired_logs {
             None => true,
@@ -308,7 +309,7 @@ impl Delivery {
     }
 }
 
-/// `*` stands for any number of characters, everything else for itself.
+/// Whether the pattern matches the text. `*` matches any number of characters.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };

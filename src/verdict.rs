@@ -1,9 +1,12 @@
-//! Decides what becomes of a message: the one place where an error turns into a fate.
+//! Decides the verdict on a message. Only this module maps errors to verdicts.
 //!
-//! Pure: chance comes in as an argument.
+//! Pure: randomness is an argument.
+
+mod backoff;
 
 use std::time::Duration;
 
+pub use self::backoff::Backoff;
 use crate::{
     copy::CopyError,
     credentials::AssumeError,
@@ -20,21 +23,21 @@ use crate::{
     tenant::{BadRow, LookupError},
 };
 
-/// What becomes of a message.
+/// Verdict on a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every record of every object is accounted for: delete it.
+    /// Every record of every object is accounted for: the message is deleted.
     Ack,
-    /// It may go well later: it comes again after [`Cause::delay`].
+    /// A retry may succeed: the message is delivered again after [`Cause::delay`].
     Retry(Cause),
-    /// No retry can help: to the dead-letter queue.
+    /// No retry can succeed: the message goes to the dead-letter queue.
     Poison(Cause),
-    /// It was retried for longer than [`Backoff::max_age`]: to the dead-letter queue, with the reason of the last retry.
+    /// The message is older than [`Backoff::max_age`]: it goes to the dead-letter queue with the reason of its last failure.
     Overdue(Cause),
 }
 
 impl Verdict {
-    /// A word for metrics and logs.
+    /// Name of the verdict in metrics and logs.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Ack => "ack",
@@ -44,7 +47,7 @@ impl Verdict {
         }
     }
 
-    /// How long the message waits, if it is to be tried again.
+    /// Delay of a retry; `None` for the other verdicts.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Retry(cause) => Some(cause.delay),
@@ -53,29 +56,29 @@ impl Verdict {
     }
 }
 
-/// Why a message is not done, as attributes of its dead letter.
+/// Reason why a message was not acknowledged, with the attributes of its dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// A word for counting and filtering, for example `unknown_tenant`.
+    /// Name of the reason for counting and filtering, for example `unknown_tenant`.
     pub reason: &'static str,
-    /// Name and value of the other attributes: `tenant`, `bucket`, `key`, `version`, `record_offset` and `error` of one failure;
-    /// `tenants`, every tenant of all failures, joined by `/`, where there were several failures; and `failures`, how many there
-    /// were.
+    /// Names and values of the other attributes. `tenant`, `bucket`, `key`, `version`, `record_offset` and `error` are
+    /// those of one failure. `failures` is the number of failures. With several failures, `tenants` names the tenants
+    /// of all, joined by `/`.
     pub attributes: Vec<(&'static str, String)>,
-    /// How long the message waits until it comes again, as a retry or because it cannot be sent to the dead-letter queue.
+    /// Delay until the message is delivered again, for a retry or if the message cannot be sent to the dead-letter queue.
     pub delay: Duration,
-    /// [`Tries::refusals`], which the message takes along.
+    /// [`Tries::refusals`], which a message that is sent anew carries.
     pub refusals: u32,
 }
 
-/// What is known of a message's receives.
+/// Attempts at a message so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tries {
-    /// How many there were, this one included.
+    /// Number of attempts, this one included.
     pub attempts: u32,
-    /// In how many of them AWS refused something for what it is, this one included.
+    /// Number of attempts, this one included, in which AWS refused a part of the message with a permanent error.
     pub refusals: u32,
-    /// How long ago the first was.
+    /// Time since the first receive.
     pub age: Duration,
 }
 
@@ -86,37 +89,37 @@ impl Cause {
     }
 }
 
-/// A failure and what it happened to, as far as that was known.
+/// A failure, with the object, tenant and delivery that it concerns, as far as they are known.
 #[derive(Debug, thiserror::Error)]
 #[error("{failure}")]
 pub struct Failed {
-    /// The object.
+    /// The object, if known.
     pub object: Option<ObjectRef>,
-    /// The tenant.
+    /// The tenant, if known.
     pub tenant_id: Option<String>,
-    /// The delivery, by its row's `type`.
+    /// `type` of the delivery's row, if known.
     pub delivery: Option<String>,
-    /// What happened.
+    /// The failure.
     #[source]
     pub failure: Failure,
 }
 
 impl Failed {
-    /// A failure with an object, of a tenant and a delivery as far as they are known.
+    /// Creates a failure of an object, and of a tenant and a delivery if they are known.
     pub fn of(object: &ObjectRef, tenant_id: Option<&str>, delivery: Option<&str>, failure: Failure) -> Self {
         let (tenant_id, delivery) = (tenant_id.map(str::to_owned), delivery.map(str::to_owned));
         Self { object: Some(object.clone()), tenant_id, delivery, failure }
     }
 }
 
-/// Everything that can keep a message from being done.
+/// Reason why a message, or one of its objects or deliveries, failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The body is no event.
+    /// The body is not an S3 event.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// The key does not fit the layout.
-    #[error("the key does not fit source.key_layout: {0}")]
+    /// The key does not match the layout.
+    #[error("the key does not match source.key_layout: {0}")]
     Key(KeyError),
     /// The bucket is not one of `source.buckets`.
     #[error("the bucket is not one of source.buckets")]
@@ -124,7 +127,7 @@ pub enum Failure {
     /// The tenant has no row.
     #[error("the tenant has no row in the tenant table")]
     UnknownTenant,
-    /// The tenant's settings pause it.
+    /// The tenant's `settings` row pauses it.
     #[error("the tenant is paused by its settings row")]
     TenantPaused,
     /// A row of the tenant cannot be used.
@@ -133,81 +136,81 @@ pub enum Failure {
     /// The tenant table cannot be read.
     #[error(transparent)]
     Lookup(LookupError),
-    /// The tenant holds its share of the worker's slots; a turn to wait for, and nothing wrong.
-    #[error("the tenant holds its share of the worker's slots; its turn comes in {wait:.1?}")]
+    /// The tenant already holds its share of the worker's slots. This is no error: the message waits for its turn.
+    #[error("the tenant holds its share of the worker's slots; the message waits for {wait:.1?}")]
     OverShare {
-        /// Until then.
+        /// Time until the message's turn.
         wait: Duration,
     },
-    /// Others have all of the memory for large zstd windows; nothing wrong.
+    /// Other objects use all memory for large zstd windows. This is no error: the message waits.
     #[error(
-        "other objects have all of source.zstd_windows; raise it if that happens often, or compress with smaller windows"
+        "other objects use all of source.zstd_windows; if that happens often, raise it, or compress with smaller windows"
     )]
     NoWindow,
     /// The object cannot be read.
     #[error(transparent)]
     Object(ObjectError),
-    /// The object cannot be decompressed, from a record on.
+    /// The object could be decompressed only in part.
     #[error("after {records} good records: {error}")]
     Decode {
-        /// Records read before.
+        /// Number of records read before the error.
         records: u64,
-        /// What is wrong.
+        /// The error.
         error: DecodeError,
     },
-    /// The object's text is no list of records, from a record on.
+    /// The object's text could be read as records only in part.
     #[error(transparent)]
     Record(RecordError),
-    /// A record could not be read, or is refused by itself, and there is no quarantine; the others were delivered.
+    /// A record could not be read, or AWS refuses it, and no quarantine is configured. The other records were delivered.
     #[error("{}", LaneError::Unkept(.0.clone()))]
     Unkept(RecordError),
-    /// CloudWatch Logs did not take a batch.
+    /// CloudWatch Logs did not accept a batch.
     #[error(transparent)]
     Sink(SinkError),
     /// S3 did not copy the object.
     #[error(transparent)]
     Copy(CopyError),
-    /// Records could not be put into quarantine.
+    /// Records could not be written to the quarantine.
     #[error(transparent)]
     Quarantine(QuarantineError),
-    /// Another delivers the object; for that long at most, unless it goes on.
+    /// Another worker delivers the object. It can be taken over after this time, unless that worker renews its lease.
     #[error(
-        "another worker is delivering the object; it may be taken over in {0:.1?}, unless its lease is renewed"
+        "another worker is delivering the object; it can be taken over in {0:.1?}, unless that worker renews its lease"
     )]
     Busy(Duration),
-    /// Another took the object over, or the ledger cannot say whether.
+    /// Another worker took the object over, or the ledger could not be asked.
     #[error(transparent)]
     Ledger(LedgerError),
-    /// We have to stop.
+    /// The worker is stopping.
     #[error("the worker is stopping")]
     Stopping,
-    /// A defect of ours.
-    #[error("{read} records were read and {accounted} are accounted for, which is a defect of logferry")]
+    /// A defect of logferry: the numbers of records differ.
+    #[error("{read} records were read, and {accounted} are accounted for; please report this defect")]
     Unaccounted {
-        /// Records given to the delivery.
+        /// Number of records given to the delivery.
         read: u64,
-        /// Records whose fate is known.
+        /// Number of records that are accounted for.
         accounted: u64,
     },
-    /// A defect of ours.
-    #[error("a panic, which is a defect of logferry: {0}")]
+    /// A defect of logferry: the work on the message panicked.
+    #[error("logferry panicked; please report this defect: {0}")]
     Panic(String),
 }
 
-/// What one failure asks for.
+/// Effect of one failure on the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It may go well later.
+    /// A retry may succeed.
     Retry,
-    /// It was refused for what it is. AWS is known to be wrong about that at times, but not again and again: it is tried until
-    /// [`Backoff::max_refusals`], and poison then.
+    /// AWS refused the object or the batch with a permanent error. Such an error is wrong at times, but not again and
+    /// again: the message is retried until [`Backoff::max_refusals`], and is poison then.
     Refusal,
-    /// No retry can help.
+    /// No retry can succeed.
     Poison,
 }
 
 impl Failure {
-    /// A word for metrics and dead letters.
+    /// Name of the failure in metrics and dead letters.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Event(_) => "bad_event",
@@ -277,7 +280,7 @@ impl Failure {
         }
     }
 
-    /// The record from which on nothing could be read.
+    /// Index of the first record that could not be read.
     pub fn record_offset(&self) -> Option<u64> {
         match self {
             Self::Decode { records, .. } => Some(*records),
@@ -286,7 +289,8 @@ impl Failure {
         }
     }
 
-    /// What of the worker's own surroundings is at fault, by the name that readiness has for it; `None`: nothing is known to be.
+    /// Readiness's name for the part of the worker's own set-up that caused the failure: its identity or the staging
+    /// bucket. `None` if the cause is elsewhere.
     pub fn blames_us(&self) -> Option<&'static str> {
         match self {
             Self::Sink(SinkError::Ours(_) | SinkError::Session(AssumeError::Ours(_)))
@@ -297,8 +301,8 @@ impl Failure {
         }
     }
 
-    /// How long it is certain that trying again is of no use: until a refused role or a denied group is probed, an
-    /// account that throttles is asked again, another's lease ends, or the tenant's turn comes.
+    /// Time for which a retry cannot succeed: until the next probe of a refused role or a denied group, the next call to a
+    /// throttled account, the takeover of another worker's object, or the tenant's turn.
     pub fn held_for(&self) -> Option<Duration> {
         match self {
             Self::Sink(
@@ -314,10 +318,10 @@ impl Failure {
         }
     }
 
-    /// How much an operator should hear of it.
+    /// How much attention the failure needs from an operator.
     pub fn notice(&self) -> Notice {
         match self.held_for() {
-            // A role's breaker has said so, once for all messages; the others are everyday life.
+            // A breaker has logged its own failure once for all messages, and the other waits are normal.
             Some(_) => Notice::Expected,
             None if matches!(self, Self::Stopping) => Notice::Expected,
             None if matches!(self, Self::Unaccounted { .. } | Self::Panic(_)) => Notice::Defect,
@@ -325,12 +329,12 @@ impl Failure {
         }
     }
 
-    /// Whether the message comes again because of it, but for the last attempt at what is refused.
+    /// Whether the failure leads to a retry. True also for a permanent refusal, though its last attempt is poison.
     pub fn comes_again(&self) -> bool {
         self.fate() != Fate::Poison
     }
 
-    /// Whether AWS refuses it for what it is.
+    /// Whether the failure is a permanent refusal by AWS.
     pub fn is_refusal(&self) -> bool {
         self.fate() == Fate::Refusal
     }
@@ -347,7 +351,7 @@ impl Failure {
             | Self::Record(_)
             | Self::Unkept(_)
             | Self::Object(ObjectError::Missing(_) | ObjectError::TooLarge { .. })
-            // A second attempt would take up behind the difference and hide it: the letter is the evidence.
+            // A retry would continue after the missing records and hide the defect. The letter shows it.
             | Self::Unaccounted { .. }
             | Self::Copy(
                 CopyError::SourceMissing(_)
@@ -387,7 +391,7 @@ impl Failure {
                 | SinkError::Unreached { .. }
                 | SinkError::Unavailable(_),
             )
-            // A bucket that is not there is the customer's to make: soon.
+            // The customer may still create a missing bucket.
             | Self::Copy(
                 CopyError::NoSuchBucket(_)
                 | CopyError::Denied(_)
@@ -398,8 +402,8 @@ impl Failure {
             )
             | Self::Quarantine(_)
             | Self::Busy(_)
-            // To go on without an entry that cannot be read could repeat everything; whoever mends or deletes it is in time until
-            // the message has waited too long.
+            // Without the ledger's entry a delivery could repeat everything. An operator can repair or delete an
+            // unreadable entry until the message reaches its maximum age.
             | Self::Ledger(_)
             | Self::Stopping
             | Self::Panic(_) => Fate::Retry,
@@ -418,67 +422,29 @@ impl From<LaneError> for Failure {
     }
 }
 
-/// Whether something is news.
+/// How much attention a failure needs from an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// It was said already, or happens every day.
+    /// None: it was logged already, or is normal.
     Expected,
-    /// It is.
+    /// A warning.
     Unexpected,
-    /// It must not happen at all.
+    /// An error: a defect of logferry.
     Defect,
 }
 
-/// How long a message that failed waits, doubling with each attempt up to a ceiling, less by chance; and how long it is tried.
-#[derive(Clone, Copy, Debug)]
-pub struct Backoff {
-    /// After the first attempt.
-    pub first: Duration,
-    /// The longest.
-    pub longest: Duration,
-    /// From a message's first receive to its last retry.
-    pub max_age: Duration,
-    /// How often a message is refused, at least 1, until what AWS refuses for what it is counts as hopeless.
-    pub max_refusals: u32,
-}
-
-impl Backoff {
-    /// The delay after that many attempts; `chance`, 0 to 1, takes off up to a quarter.
-    fn delay(&self, attempts: u32, chance: f64) -> Duration {
-        self.full(attempts).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
-    }
-
-    /// The same, but not before `earliest` as far as the longest delay allows: an attempt before that would come to nothing.
-    /// Chance then adds up to a quarter of the delay, so that messages which wait for the same moment do not come at once.
-    fn delay_until(&self, earliest: Duration, attempts: u32, chance: f64) -> Duration {
-        let delay = self.delay(attempts, chance);
-        if earliest <= delay {
-            return delay;
-        }
-        match self.longest.checked_sub(earliest) {
-            Some(room) => earliest + room.min(self.full(attempts) / 4).mul_f64(chance.clamp(0.0, 1.0)),
-            None => self.delay(u32::MAX, chance),
-        }
-    }
-
-    fn full(&self, attempts: u32) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(20);
-        self.first.saturating_mul(1 << doublings).min(self.longest)
-    }
-}
-
-/// Decides about a message after so many tries.
+/// Decides the verdict on a message from its failures.
 ///
-/// What may yet go well comes first: once it has, only the poison is left to be judged. And what may go well soon does not
-/// wait for what can only go well later.
+/// A failure for which a retry may succeed comes before poison: after a successful retry only the poison is left to judge.
+/// If several failures ask for a retry, the shortest delay counts.
 ///
-/// Past `backoff.max_age` nothing is retried but what nothing is wrong with: a message that waits for its tenant's turn, or
-/// that a stopping worker gives back.
+/// After `backoff.max_age` a message is retried only if it waits for its tenant's turn or for memory, or if the worker
+/// is stopping.
 pub fn decide(failures: &[Failed], tries: Tries, backoff: &Backoff, chance: f64) -> Verdict {
     let Tries { attempts, refusals, age } = tries;
     let cause = |failed, delay| cause(failed, failures, delay, refusals);
     if let Some(failed) = failures.iter().find(|failed| matches!(failed.failure, Failure::Stopping)) {
-        // Others have room for it.
+        // Other workers can take the message at once.
         return Verdict::Retry(cause(failed, Duration::ZERO));
     }
     let again = || {
@@ -497,7 +463,7 @@ pub fn decide(failures: &[Failed], tries: Tries, backoff: &Backoff, chance: f64)
         return Verdict::Overdue(cause(failed, delay));
     }
     let delays = again().map(|failed| match &failed.failure {
-        // A place in a queue: it is not graded, and chance is in it.
+        // The wait is exact: it does not grow with the attempts, and `chance` is not needed.
         Failure::OverShare { wait } => (*wait, failed),
         failure => (backoff.delay_until(failure.held_for().unwrap_or_default(), attempts, chance), failed),
     });
@@ -508,7 +474,7 @@ pub fn decide(failures: &[Failed], tries: Tries, backoff: &Backoff, chance: f64)
     }
 }
 
-/// What a letter says of `failed`, which is one of `failures`.
+/// Creates the cause from `failed`, which is one of `failures`.
 fn cause(failed: &Failed, failures: &[Failed], delay: Duration, refusals: u32) -> Cause {
     let mut attributes = Vec::new();
     let mut add = |name, value: Option<String>| attributes.extend(value.map(|value| (name, value)));
@@ -516,7 +482,7 @@ fn cause(failed: &Failed, failures: &[Failed], delay: Duration, refusals: u32) -
     let mut tenants: Vec<_> = failures.iter().filter_map(|failed| failed.tenant_id.as_deref()).collect();
     tenants.sort_unstable();
     tenants.dedup();
-    // No tenant's name has a slash: it is a segment of a key.
+    // A tenant's name is a segment of a key, so it has no slash.
     add("tenants", (failures.len() > 1 && !tenants.is_empty()).then(|| tenants.join("/")));
     if let Some(object) = &failed.object {
         add("bucket", Some(object.bucket.clone()));

@@ -1,6 +1,7 @@
-//! The service's loop: reap what is done, wait for room, receive only what can start; at the end, drain.
+//! The service's main loop: collects finished tasks, waits for free slots, receives no more messages than there are free
+//! slots, and drains at shutdown.
 //!
-//! Knows the queue and a function that judges one message; what a message means is the pipeline's business.
+//! The loop knows the queue and a function that judges one message. The pipeline knows the meaning of a message.
 
 mod batcher;
 pub mod lease;
@@ -29,55 +30,57 @@ use crate::{
     verdict::{Backoff, Failed, Failure, Tries, Verdict, decide},
 };
 
-/// First pause after a receive that failed; doubles up to [`LONGEST_PAUSE`].
+/// Pause after the first failed receive. Each further failure in a row doubles the pause, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// How long a poll that is open when we are told to stop is waited for once nothing else is. Messages that the queue has
-/// already handed out are in its answer; without it they would stay hidden until their visibility ends.
+/// Longest wait at shutdown for the answer to an open receive, once all work has finished. The answer can hold messages
+/// that the queue has already handed out; without the answer, they would stay hidden until their visibility timeout ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-/// Kept out of the grace period for breaking work off in order, giving messages back and sending the last acknowledgements.
+/// Last part of the grace period, reserved for cancelling unfinished work, returning its messages to the queue, and sending
+/// the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
-/// How long free slots wait for more of them, where there are too few for a receive that is worth its price: with small
-/// objects slots come free every millisecond, and a receive for each would be one more call per object.
+/// How long the loop waits for more free slots when a receive for the slots that are free now would bring few messages.
+/// With small objects a slot comes free every millisecond, and a receive for each slot would cost one more call per object.
 const GATHER: Duration = Duration::from_millis(20);
-/// A message that has been worked on for longer will hardly end within [`GATHER`]: its slot is not waited for.
+/// Work on a message that has taken longer than this is unlikely to finish within [`GATHER`], so the loop does not wait for
+/// the message's slot.
 const SLOW: Duration = Duration::from_millis(200);
-/// How often a loop that has no room says that it lives.
+/// How often the loop reports that it is alive while no slot is free.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Most verdicts per slot that may wait for the queue.
+/// Most verdicts per slot that may wait for the queue. With more, the worker receives nothing.
 const MAX_BACKLOG: usize = 8;
 
-/// How the loop behaves.
+/// Settings of the loop.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
-    /// Messages worked on at once.
+    /// Number of slots: messages that are worked on at once.
     pub concurrency: usize,
     /// Most messages of one receive.
     pub max_messages: usize,
-    /// Long poll.
+    /// Wait time of a long poll.
     pub wait_time: Duration,
-    /// How long a received message stays hidden before it is extended.
+    /// How long each receive or extension hides a message.
     pub visibility_timeout: Duration,
-    /// From the order to stop to the end of [`run`].
+    /// Longest time from the order to stop until [`run`] returns.
     pub grace_period: Duration,
-    /// Most messages that wait hidden at once.
+    /// Most messages that are hidden until their retry at the same time.
     pub max_hidden: usize,
     /// Delays of retries.
     pub backoff: Backoff,
 }
 
-/// How [`run`] ended.
+/// Result of [`run`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Messages whose work had to be broken off; they were given back, but for those that ended at that moment.
+    /// Messages whose work was cancelled. They were returned to the queue, except those whose work finished at that moment.
     pub given_back: usize,
 }
 
-/// Receives and works until told to stop, then lets what is running finish within the grace period and gives the rest
-/// back to the queue.
+/// Receives and handles messages until `stop` is cancelled, then drains: running work may finish within the grace period,
+/// and all other messages return to the queue.
 ///
-/// `handle` judges one message. Its token is cancelled when the grace period is nearly over, so that it can break its work
-/// off in order; what has not returned soon after that is dropped.
+/// `handle` judges one message. Its token is cancelled when the grace period is nearly over, so that `handle` can stop its
+/// work cleanly. The future of a `handle` that has not returned a short time later is dropped.
 pub async fn run<Q, H, F>(
     queue: Arc<Q>,
     handle: H,
@@ -107,7 +110,7 @@ where
         metrics,
     };
     let mut pause = FIRST_PAUSE;
-    // A queue that has not answered lately is asked without a long poll: readiness should not wait for one to end.
+    // Until the queue has answered, receives do not long-poll: readiness should not wait for the end of a long poll.
     let mut wait = Duration::ZERO;
     let mut gathering = None;
     let open_poll = loop {
@@ -115,7 +118,7 @@ where
             break None;
         }
         health.loop_moved();
-        // Where the queue takes no verdicts, what we received now would only wait for its own.
+        // While the queue takes no verdicts, new messages would only add to the verdicts that wait.
         let is_behind = work.settler.backlog() > MAX_BACKLOG * settings.concurrency
             || work.settler.held_bytes() > MAX_HELD_BYTES;
         let room = if is_behind { 0 } else { settings.concurrency.saturating_sub(work.tasks.len()) };
@@ -127,7 +130,7 @@ where
             }
             continue;
         }
-        // Worth a receive: half of the slots that come free in quick succession.
+        // A receive is worth its call once half of the slots with quick messages are free.
         if room < settings.max_messages.min((settings.concurrency - work.slow()) / 2) {
             let until = *gathering.get_or_insert_with(|| Instant::now() + GATHER);
             if Instant::now() < until {
@@ -141,13 +144,7 @@ where
         }
         gathering = None;
         let mut receive = Box::pin(queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait));
-        let unless_stopped = async {
-            tokio::select! {
-                received = &mut receive => Some(received),
-                () = stop.cancelled() => None,
-            }
-        };
-        match work.reap_while(unless_stopped).await {
+        match work.reap_while(stop.run_until_cancelled(&mut receive)).await {
             Some(Ok(messages)) => {
                 health.queue_answered();
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
@@ -157,13 +154,7 @@ where
                 health.queue_failed(error.to_string());
                 work.metrics.queue_errors.get_or_create(&Call::new("receive")).inc();
                 tracing::error!(error = %error, retry_in = ?pause, "receiving messages failed");
-                let unless_stopped = async {
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = stop.cancelled() => {}
-                    }
-                };
-                work.reap_while(unless_stopped).await;
+                work.reap_while(stop.run_until_cancelled(tokio::time::sleep(pause))).await;
                 (pause, wait) = ((pause * 2).min(LONGEST_PAUSE), Duration::ZERO);
             }
             None => break Some(receive),
@@ -173,7 +164,7 @@ where
     work.drain(open_poll, settings.grace_period).await
 }
 
-/// Waits for a poll's answer; for ever, if there is no poll any more.
+/// Waits for the answer to an open receive. Waits for ever if no receive is open.
 async fn answer<F: Future + Unpin>(poll: &mut Option<F>) -> F::Output {
     match poll {
         Some(open) => {
@@ -195,9 +186,9 @@ struct Work<Q, H> {
     leases: Leases<Q>,
     settler: Settler<Q>,
     tasks: JoinSet<Verdict>,
-    /// What each task works on.
+    /// The message that each task works on.
     running: HashMap<Id, Running>,
-    /// Tells messages that their time is over.
+    /// Tells running tasks to stop, because the grace period is nearly over.
     break_off: CancellationToken,
     handle: H,
     backoff: Backoff,
@@ -213,7 +204,7 @@ where
     fn take_on(&mut self, message: Message) {
         self.metrics.messages_received.inc();
         let message = Arc::new(message);
-        let lease = self.leases.hold(message.receipt.clone());
+        let lease = self.leases.hold(&message);
         if self.settler.owes_delete(&message.id) {
             return self.settler.delete(message, lease);
         }
@@ -222,7 +213,7 @@ where
         self.count_running();
     }
 
-    /// Waits for `future`, passing on meanwhile what tasks that end have to say.
+    /// Waits for `future`, and passes on the verdicts of tasks that end meanwhile.
     async fn reap_while<T>(&mut self, future: impl Future<Output = T>) -> T {
         tokio::pin!(future);
         loop {
@@ -233,10 +224,10 @@ where
         }
     }
 
-    /// Passes on what a task that ended has to say.
+    /// Passes on the verdict of a task that ended.
     fn reap(&mut self, ended: Result<(Id, Verdict), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Running { message, lease, .. } = self.running.remove(&id).expect("each task has one");
+        let Running { message, lease, .. } = self.running.remove(&id).expect("each task has its message");
         self.count_running();
         match ended {
             Ok((_, verdict)) => self.settler.settle(Settlement { message, verdict, lease }),
@@ -244,11 +235,11 @@ where
                 let verdict = self.panicked(&message, error);
                 self.settler.settle(Settlement { message, verdict, lease });
             }
-            Err(_) => self.settler.give_back(message.receipt.clone(), Some(lease)),
+            Err(_) => self.settler.give_back(message, Some(lease)),
         }
     }
 
-    /// A panic is one message's misfortune: counted, logged, tried again.
+    /// Counts and logs the panic of a task, and decides the verdict on the task's message.
     fn panicked(&self, message: &Message, error: JoinError) -> Verdict {
         let panic = error.into_panic();
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -256,14 +247,15 @@ where
             text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned());
         let failed = Failed { object: None, tenant_id: None, delivery: None, failure: Failure::Panic(text) };
         self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
-        tracing::error!(message.id, message.attempts, error = %failed, "a message could not be done");
+        tracing::error!(message.id, message.attempts, error = %failed, "the work on a message panicked");
         let tries = Tries { attempts: message.attempts, refusals: message.refusals, age: message.age() };
         decide(&[failed], tries, &self.backoff, fastrand::f64())
     }
 
-    /// Lets work finish, gives the rest back, and has every verdict carried out, all within the grace period.
+    /// Lets work finish, returns all other messages to the queue, and carries out every verdict, all within the grace period.
     ///
-    /// A poll that is still open may be handed what we give back, and would take it along: it is waited for.
+    /// An open receive stays open while work finishes. SQS may answer it with messages, even with messages that this worker
+    /// has just returned. If the receive were dropped, those messages would stay hidden until their visibility timeout ends.
     async fn drain(
         mut self,
         mut open_poll: Option<impl Future<Output = Result<Vec<Message>, QueueError>> + Unpin>,
@@ -280,13 +272,13 @@ where
                 Some(ended) = self.tasks.join_next_with_id() => self.reap(ended),
                 received = answer(&mut open_poll) => {
                     for message in received.unwrap_or_default() {
-                        self.settler.give_back(message.receipt, None);
+                        self.settler.give_back(Arc::new(message), None);
                     }
                 }
                 () = tokio::time::sleep_until(patience) => break,
             }
         }
-        // Whatever is left is broken off first and given back then: two workers must not have it at once.
+        // Unfinished work is cancelled before its message returns to the queue: two workers must not have a message at once.
         let given_back = self.tasks.len();
         self.break_off.cancel();
         let abort_at = finish_by + (deadline - finish_by) / 2;
@@ -298,12 +290,15 @@ where
             self.reap(ended);
         }
         if tokio::time::timeout_at(deadline, self.settler.finish()).await.is_err() {
-            tracing::warn!("the queue did not take every verdict in time; what it did not take comes again");
+            tracing::warn!(
+                verdicts = self.settler.backlog(),
+                "the grace period ended before the queue took every verdict; these messages are delivered again"
+            );
         }
         Drained { given_back }
     }
 
-    /// Messages that have been worked on for long.
+    /// Number of messages that have been worked on for longer than [`SLOW`].
     fn slow(&self) -> usize {
         self.running.values().filter(|running| running.since.elapsed() > SLOW).count()
     }

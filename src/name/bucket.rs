@@ -42,17 +42,17 @@ pub fn old_bucket_name(text: &str) -> Result<String, String> {
     let problem = if !(3..=63).contains(&text.len())
         || !text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '-' | '_'))
     {
-        "is not 3 to 63 of [a-z0-9.-], or underscores in old buckets".to_owned()
+        "is not 3 to 63 characters of [a-z0-9.-] (old buckets: also underscores)".to_owned()
     } else if !(text.starts_with(alphanumeric) && text.ends_with(alphanumeric)) {
         "does not begin and end with one of [a-z0-9]".to_owned()
     } else if text.contains("..") {
-        "has two dots next to each other, which no bucket's name may".to_owned()
+        "has two dots next to each other, which S3 does not allow".to_owned()
     } else if text.parse::<Ipv4Addr>().is_ok() {
-        "is an IP address, which no bucket's name may be".to_owned()
+        "is an IP address, which S3 does not allow".to_owned()
     } else if let Some(start) = RESERVED_STARTS.iter().find(|start| text.starts_with(**start)) {
         format!("begins with {start:?}, which is reserved")
     } else if let Some(end) = RESERVED_ENDS.iter().find(|end| text.ends_with(**end)) {
-        format!("ends with {end:?}, which is reserved for what is no general purpose bucket")
+        format!("ends with {end:?}, which is reserved for other kinds of buckets")
     } else {
         return Ok(text.to_owned());
     };

@@ -1,54 +1,31 @@
-//! Keys of copies in a customer's bucket.
+//! Builds the keys of copies in a customer's bucket.
 
-use crate::route::Route;
+use crate::route::{Name, Route, Segment};
 
-/// Leaves most of a key's 1,024 bytes for the prefix and the names.
+/// Most bytes of a template. The rest of a key's 1,024 bytes is left for the prefix and the names.
 const MAX_TEMPLATE: usize = 256;
 
-/// The part of a copy's key behind `bucket_prefix`, with places for what the object's own key says; checked once, when the
-/// tenant's row is read.
+/// Template for the part of a copy's key after `bucket_prefix`, with places for names of the object's own key. Parsed
+/// once, when the tenant's row is read.
 ///
-/// Every segment is one name or plain text, and names have no slash: two objects get one key only if they differ in names
-/// that the template leaves out.
+/// Each segment is a name or plain text, and names have no slash. So two copies get the same key only if the keys of
+/// their objects differ only in names that the template does not use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectKeyTemplate {
     segments: Vec<Segment>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
-    Literal(String),
-    Name(Name),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
-    Tenant,
-    Cluster,
-    Application,
-    Pod,
-    File,
-}
-
-const NAMES: [(&str, Name); 5] = [
-    ("{tenant}", Name::Tenant),
-    ("{cluster}", Name::Cluster),
-    ("{application}", Name::Application),
-    ("{pod}", Name::Pod),
-    ("{file}", Name::File),
-];
-
 impl ObjectKeyTemplate {
-    /// Without the cluster.
+    /// Default template. It does not use the cluster.
     pub const DEFAULT: &'static str = "{tenant}/{application}/{pod}/{file}";
 
     /// Reads a template such as `{cluster}/{tenant}/{application}/{pod}/{file}`.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// The text is not a usable template.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MAX_TEMPLATE {
-            return Err(format!("a template has at most {MAX_TEMPLATE} bytes, not {}", text.len()));
+            return Err(format!("a template of a key has at most {MAX_TEMPLATE} bytes, not {}", text.len()));
         }
         let mut segments = Vec::new();
         for part in text.split('/') {
@@ -63,20 +40,22 @@ impl ObjectKeyTemplate {
         }
         let tenant = segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
         let before = &segments[..tenant.ok_or_else(|| format!("{text:?} has no segment {{tenant}}"))?];
-        // What stands up to the tenant is what the worker's session in the customer's account is confined to.
+        // The worker's session in the customer's account is restricted to the prefix that ends with the tenant, so
+        // names that vary from object to object must come after the tenant.
         if before.iter().any(|segment| !matches!(segment, Segment::Literal(_) | Segment::Name(Name::Cluster)))
         {
-            return Err(format!("{text:?} has another name than {{cluster}} before {{tenant}}"));
+            return Err(format!("{text:?} has a name other than {{cluster}} before {{tenant}}"));
         }
         Ok(Self { segments })
     }
 
-    /// The key of an object's copy, without the prefix; a name that the key layout does not have leaves no segment.
+    /// Builds the key of an object's copy, without the prefix. A name that the key layout does not have gives no segment.
     pub fn render(&self, route: &Route) -> String {
         self.joined(self.segments.len(), route)
     }
 
-    /// What the keys of all copies of one tenant's, from one cluster if that comes first, begin with; a slash is at its end.
+    /// Returns the common prefix of the keys of a tenant's copies, with a slash at its end. If the template has the
+    /// cluster before the tenant, only the copies of the route's cluster have this prefix.
     pub fn tenant_prefix(&self, route: &Route) -> String {
         let tenant = self.segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
         self.joined(tenant.map_or(0, |at| at + 1), route) + "/"
@@ -85,11 +64,7 @@ impl ObjectKeyTemplate {
     fn joined(&self, segments: usize, route: &Route) -> String {
         let texts = self.segments[..segments].iter().map(|segment| match segment {
             Segment::Literal(literal) => literal.as_str(),
-            Segment::Name(Name::Tenant) => &route.tenant,
-            Segment::Name(Name::Cluster) => &route.cluster,
-            Segment::Name(Name::Application) => &route.application,
-            Segment::Name(Name::Pod) => &route.pod,
-            Segment::Name(Name::File) => &route.file,
+            Segment::Name(name) => name.value(route),
         });
         texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("/")
     }
@@ -97,13 +72,13 @@ impl ObjectKeyTemplate {
 
 impl Default for ObjectKeyTemplate {
     fn default() -> Self {
-        Self::parse(Self::DEFAULT).expect("the default is right")
+        Self::parse(Self::DEFAULT).expect("the default is valid")
     }
 }
 
 fn segment(text: &str) -> Result<Segment, String> {
-    if let Some((_, name)) = NAMES.iter().find(|(name, _)| *name == text) {
-        return Ok(Segment::Name(*name));
+    if let Some(name) = Name::parse(text) {
+        return Ok(Segment::Name(name));
     }
     let problem = if text.is_empty() {
         "has an empty segment".to_owned()
@@ -127,7 +102,7 @@ mod tests {
     use super::*;
 
     fn template(text: &str) -> ObjectKeyTemplate {
-        ObjectKeyTemplate::parse(text).expect("the template is right")
+        ObjectKeyTemplate::parse(text).expect("the template is valid")
     }
 
     fn route(names: [&str; 5]) -> Route {
@@ -149,10 +124,10 @@ mod tests {
         check("{cluster}/{tenant}/x y/{pod}/{file}", names, "c1/acme/x y/web-0/1.gz", "c1/acme/");
         check("logs/{tenant}/{cluster}/{file}", names, "logs/acme/c1/1.gz", "logs/acme/");
         check("{tenant}/{file}", names, "acme/1.gz", "acme/");
-        // A layout without a pod, and one without a cluster.
+        // The key layout has no pod, or no cluster.
         check(ObjectKeyTemplate::DEFAULT, ["acme", "c1", "web", "", "1.gz"], "acme/web/1.gz", "acme/");
         check("{cluster}/{tenant}/{file}", ["acme", "", "web", "", "1.gz"], "acme/1.gz", "acme/");
-        // Values are not read as a template.
+        // Braces in values have no meaning.
         check("{tenant}/{pod}/{file}", ["{pod}", "", "", "{file}", "f"], "{pod}/{file}/f", "{pod}/");
     }
 
@@ -185,7 +160,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_template_with_every_name_keeps_objects_apart(
+        fn a_template_with_every_name_gives_each_object_a_key_of_its_own(
             one in prop::array::uniform5("[a-b./{}]{0,3}[a-b]"),
             other in prop::array::uniform5("[a-b./{}]{0,3}[a-b]"),
         ) {

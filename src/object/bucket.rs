@@ -1,37 +1,40 @@
-//! Whether the buckets that the configuration names are there, for readiness and `logferry doctor`.
+//! Checks that the buckets in the configuration exist, for readiness and `logferry doctor`.
 
 use aws_sdk_s3::Client;
 
 use crate::{aws::describe, name::bucket::OwnBucket};
 
-/// What is wrong with a bucket.
+/// Result of a failed check of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BucketError {
-    /// There is none of that name.
+    /// The bucket does not exist.
     #[error("bucket {0:?} does not exist")]
     Missing(String),
-    /// It is in another Region than we ask in.
+    /// The bucket is in another Region than `aws.region`.
     #[error("bucket {bucket:?} is in Region {region}, and not in aws.region")]
     Elsewhere {
         /// The bucket.
         bucket: String,
-        /// Where it is, if S3 tells.
+        /// Its Region, or `unknown`.
         region: String,
     },
-    /// It is there, and hidden from us: its objects may be readable all the same.
-    #[error("bucket {0:?} may not be looked at, or belongs to another account than the configuration names")]
+    /// The bucket exists, but S3 denies HeadBucket. Its objects may still be readable.
+    #[error(
+        "HeadBucket is denied for bucket {0:?}: the worker needs s3:ListBucket, and the account in the configuration must \
+         own the bucket"
+    )]
     Hidden(String),
-    /// No answer, or none that can be understood.
+    /// S3 does not answer, or its answer is unknown.
     #[error("bucket {bucket:?}: {problem}")]
     Unavailable {
         /// The bucket.
         bucket: String,
-        /// The SDK's words.
+        /// Error text of the SDK.
         problem: String,
     },
 }
 
-/// Looks at a bucket, not into it: HeadBucket, which needs `s3:ListBucket`.
+/// Checks that a bucket exists, with HeadBucket, which needs `s3:ListBucket`.
 ///
 /// # Errors
 /// See [`BucketError`].
@@ -42,7 +45,7 @@ pub async fn probe(client: &Client, bucket: &OwnBucket) -> Result<(), BucketErro
     let Some(response) = error.raw_response() else {
         return Err(BucketError::Unavailable { bucket: name(), problem: describe(&error) });
     };
-    // An answer to HEAD has no body, and so no code. Source: S3 API reference, HeadBucket.
+    // The answer to HEAD has no body, so it has no error code. Source: S3 API reference, HeadBucket.
     Err(match response.status().as_u16() {
         404 => BucketError::Missing(name()),
         301 | 307 => {
@@ -65,10 +68,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_bucket_is_there_or_it_is_said_what_is_wrong() {
+    async fn each_answer_of_s3_gives_its_error() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("b")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("b")).await.expect("the provider can be set up");
         let s3 = aws.account(&provider.account).s3();
         let stranger = aws.account("999999999999").s3();
         let bucket = |text: &str| text.parse::<OwnBucket>().expect("a bucket");

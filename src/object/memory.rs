@@ -1,4 +1,4 @@
-//! Objects in memory, for tests: they arrive in chunks and break where they are told to.
+//! An in-memory object store for tests. Objects arrive in chunks, and reads fail where a test asks for it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::event::ObjectRef;
 
-/// Objects by bucket and key; clones share them.
+/// In-memory object store. Clones share the objects.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
@@ -25,24 +25,24 @@ struct State {
     read: u64,
 }
 
-/// An object and how it reads.
+/// An object and its behaviour when it is read.
 #[derive(Clone, Debug)]
 pub struct MemoryObject {
-    /// As stored.
+    /// Stored bytes.
     pub bytes: Vec<u8>,
     /// LastModified.
     pub modified: Timestamp,
-    /// Bytes of each chunk.
+    /// Size of each chunk in bytes.
     pub chunk: usize,
-    /// The store says how many bytes it has.
+    /// Whether the store tells the object's length.
     pub sized: bool,
-    /// The whole of it has arrived before it is read.
+    /// Whether every chunk is ready at once.
     pub at_once: bool,
-    /// The store has a checksum of it, so that its end tells whether it came as it was stored.
+    /// Whether the store has a checksum of the object, which is checked at the end.
     pub checksum: bool,
-    /// What its opening fails with.
+    /// Error of every open and head.
     pub refusal: Option<ObjectError>,
-    /// After how many bytes its reading fails, and with what.
+    /// Number of bytes after which reading fails, and the error.
     pub breaks: Option<(usize, ObjectError)>,
 }
 
@@ -52,53 +52,53 @@ pub struct MemoryBody {
     state: Arc<Mutex<State>>,
     len: Option<u64>,
     at_once: bool,
-    /// Until the end is reached.
+    /// Whether a checksum is still to be checked.
     checksum: bool,
     chunks: VecDeque<Bytes>,
     breaks: Option<ObjectError>,
 }
 
 impl MemoryObject {
-    /// Reads whole, a kilobyte at a time.
+    /// Creates an object that is read without error, in chunks of 1,024 bytes.
     pub fn new(bytes: Vec<u8>, modified: Timestamp) -> Self {
         let (chunk, sized, at_once, checksum) = (1024, true, false, true);
         Self { bytes, modified, chunk, sized, at_once, checksum, refusal: None, breaks: None }
     }
 
-    /// Cannot be opened.
+    /// Creates an object that cannot be opened.
     pub fn refused(error: ObjectError) -> Self {
         Self { refusal: Some(error), ..Self::new(Vec::new(), Timestamp::UNIX_EPOCH) }
     }
 
-    /// Fails once `read` bytes were read.
+    /// Makes reading fail after `read` bytes.
     pub fn breaking(mut self, read: usize, error: ObjectError) -> Self {
         self.breaks = Some((read, error));
         self
     }
 
-    /// Its length shows only as it is read.
+    /// Hides the object's length.
     pub fn of_unknown_length(self) -> Self {
         Self { sized: false, ..self }
     }
 
-    /// The store knows no checksum of the whole of it.
+    /// Removes the object's checksum.
     pub fn without_checksum(self) -> Self {
         Self { checksum: false, ..self }
     }
 
-    /// None of its chunks is waited for.
+    /// Makes every chunk ready at once.
     pub fn there_at_once(self) -> Self {
         Self { at_once: true, ..self }
     }
 
-    /// Arrives in chunks of that size.
+    /// Sets the size of the chunks.
     pub fn in_chunks(self, chunk: usize) -> Self {
         Self { chunk, ..self }
     }
 }
 
 impl MemoryStore {
-    /// Stores an object, in the place of one that was there.
+    /// Stores or replaces an object.
     pub fn put(&self, bucket: &str, key: &str, object: MemoryObject) {
         self.lock().objects.insert((bucket.to_owned(), key.to_owned()), object);
     }
@@ -113,7 +113,7 @@ impl MemoryStore {
         self.lock().opened.clone()
     }
 
-    /// Bytes of all objects that were read so far.
+    /// Number of bytes read so far, of all objects.
     pub fn bytes_read(&self) -> u64 {
         self.lock().read
     }
@@ -173,7 +173,7 @@ impl ObjectBody for MemoryBody {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
-        // As a network does: rarely at once, so that others get their turn.
+        // A network is rarely ready at once, so other tasks get to run.
         if !self.at_once {
             tokio::task::yield_now().await;
         }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn objects_read_in_chunks_and_break_as_told() {
+    async fn objects_are_read_in_chunks_and_fail_as_requested() {
         let store = MemoryStore::default();
         let object = MemoryObject::new(b"abcdefgh".to_vec(), Timestamp::UNIX_EPOCH).in_chunks(3);
         store.put("b", "whole", object.clone());

@@ -1,4 +1,4 @@
-//! The staging bucket as S3.
+//! The staging bucket on S3.
 
 use std::fmt;
 
@@ -20,10 +20,11 @@ use crate::{
     event::ObjectRef,
 };
 
-/// How often a broken connection is taken up again without progress before the message goes back to the queue. The SDK's
-/// own retries end once the response's headers are there.
+/// How often a broken connection is resumed without progress before the message returns to the queue. The SDK's own
+/// retries cover a request only until its response's headers have arrived.
 const MAX_RESUMES: u32 = 3;
-/// That much read since the last break is progress: a large object behind a slow customer may break many times.
+/// Number of bytes since the last break that count as progress. While a large object waits for a slow customer, its
+/// connection may break many times.
 const PROGRESS: u64 = 8 << 20;
 
 /// Reads objects from S3.
@@ -33,13 +34,14 @@ pub struct S3Store {
 }
 
 impl S3Store {
-    /// Reads with this client, which should have `ResponseChecksumValidation::WhenRequired`: checksums are checked here.
+    /// Reads with `client`. The client should have `ResponseChecksumValidation::WhenRequired`, because [`S3Body`]
+    /// checks the checksums.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 }
 
-/// An object that is being read; a broken connection is taken up where it broke.
+/// An object that is being read. After a broken connection it is read on from the same byte.
 #[derive(Debug)]
 pub struct S3Body {
     client: Client,
@@ -49,12 +51,12 @@ pub struct S3Body {
     len: Option<u64>,
     resumes: u32,
     resumed_at: u64,
-    /// Until it is checked.
+    /// `None` after it was checked, or if S3 sent none.
     checksum: Option<Running>,
 }
 
-/// The checksum of everything that was read. The SDK's own is of one response; it knows nothing of the next one, and S3 sends
-/// none with a part of an object. So that nothing is summed up twice, the client is told to leave it to us: see
+/// Checksum of everything that was read, over all responses. The SDK can check one response only, and S3 sends no
+/// checksum with a range of an object. The SDK's own check is switched off, so that no byte is hashed twice: see
 /// [`S3Store::new`].
 struct Running {
     algorithm: Box<dyn HttpChecksum>,
@@ -68,8 +70,8 @@ impl fmt::Debug for Running {
 }
 
 impl Running {
-    /// The whole object's checksum that the response names, the cheapest first; a composite one, of its parts' checksums, cannot
-    /// be told from the bytes alone.
+    /// Takes the response's checksum of the whole object; of several, the cheapest one. A composite checksum (of the
+    /// checksums of an object's parts) is ignored, because it cannot be computed from the bytes alone.
     fn of(output: &GetObjectOutput) -> Option<Self> {
         let (algorithm, expected) = [
             (ChecksumAlgorithm::Crc64Nvme, output.checksum_crc64_nvme()),
@@ -79,7 +81,7 @@ impl Running {
             (ChecksumAlgorithm::Sha256, output.checksum_sha256()),
         ]
         .into_iter()
-        .find_map(|(algorithm, expected)| Some((algorithm, expected.filter(|it| !it.contains('-'))?)))?;
+        .find_map(|(algorithm, expected)| Some((algorithm, expected.filter(|text| !text.contains('-'))?)))?;
         Some(Self { algorithm: algorithm.into_impl(), expected: expected.to_owned() })
     }
 
@@ -94,7 +96,7 @@ impl Running {
     }
 }
 
-/// What to ask for, again if need be: always the same bytes.
+/// Request for an object, always in the same version, so that a resumed read continues with the same bytes.
 #[derive(Clone, Debug)]
 struct Request {
     bucket: String,
@@ -128,7 +130,7 @@ impl Request {
             .set_expected_bucket_owner(self.owner.clone())
             .set_range((from > 0).then(|| format!("bytes={from}-")))
             .customize()
-            // Asks for the checksum, without the SDK's checking it.
+            // The header asks S3 for the checksum; the SDK does not check it.
             .mutate_request(|request| {
                 request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
             })
@@ -162,7 +164,7 @@ impl ObjectStore for S3Store {
             resumed_at: 0,
             checksum,
         };
-        // S3 always says when; a store that does not gets the event's time, or now.
+        // S3 always sends LastModified. For other stores, the event's time or the current time is used.
         let modified = modified.or(object.event_time).unwrap_or_else(Timestamp::now);
         Ok((modified, body))
     }
@@ -189,7 +191,7 @@ impl ObjectStore for S3Store {
     }
 }
 
-/// What S3 calls the version of an object that has none.
+/// Drops `null`, which S3 sends as the version of an object without one.
 fn real(version_id: Option<String>) -> Option<String> {
     version_id.filter(|id| id != "null")
 }
@@ -220,7 +222,7 @@ impl ObjectBody for S3Body {
                     return Ok(Some(bytes));
                 }
                 None => return self.ended(),
-                // What becomes of the connection behind the last byte does not matter.
+                // An error after the last byte does not matter.
                 Some(Err(_)) if self.len.is_some_and(|len| self.read >= len) => return self.ended(),
                 Some(Err(error)) => {
                     let problem = chain(&error);
@@ -236,12 +238,15 @@ impl ObjectBody for S3Body {
                         object.key = self.request.key,
                         object.offset = self.read,
                         error = problem,
-                        "resuming an object"
+                        "the connection to S3 broke; the object is read on from the same byte"
                     );
                     let output = self.request.send(&self.client, self.read).await?;
                     let range = output.content_range.unwrap_or_default();
                     if self.read > 0 && !range.starts_with(&format!("bytes {}-", self.read)) {
-                        let problem = format!("asked from byte {} on, the store sent {range:?}", self.read);
+                        let problem = format!(
+                            "the request asked for bytes from {} on, and S3 sent {range:?}",
+                            self.read
+                        );
                         return Err(ObjectError::Unavailable(problem));
                     }
                     self.stream = output.body;
@@ -251,10 +256,11 @@ impl ObjectBody for S3Body {
     }
 }
 
-/// An answer to HEAD has no body, so a refusal has no code: GetObject's says what is wrong. Source: S3 API reference, HeadObject.
+/// Whether the error does not tell its cause: an answer to HEAD has no body, and so no error code. GetObject's error
+/// tells the cause. Source: S3 API reference, HeadObject.
 fn is_silent(error: &SdkError<HeadObjectError, HttpResponse>) -> bool {
     let status = error.raw_response().map(|response| response.status().as_u16());
-    // What is not there is named "NotFound", whether it is the object or the bucket.
+    // 404 is included: its code is "NotFound" both for a missing object and for a missing bucket.
     matches!(status, Some(301 | 307 | 400..500)) && status != Some(412)
 }
 
@@ -272,7 +278,7 @@ where
 fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> ObjectError {
     match S3Refusal::of(code, status) {
         S3Refusal::NoObject => ObjectError::Missing(problem),
-        S3Refusal::Changed => ObjectError::Missing(format!("it was overwritten since the event: {problem}")),
+        S3Refusal::Changed => ObjectError::Missing(format!("it was overwritten after the event: {problem}")),
         S3Refusal::NoBucket => ObjectError::NoBucket(problem),
         S3Refusal::Archived => ObjectError::Archived(problem),
         S3Refusal::Denied => ObjectError::Denied(problem),
@@ -288,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_second_request_changes_is_told_from_what_may() {
+    fn each_error_code_gives_its_error() {
         type Kind = fn(String) -> ObjectError;
         let table: [(Option<&str>, u16, Kind); 20] = [
             (Some("NoSuchKey"), 404, ObjectError::Missing),
@@ -304,7 +310,7 @@ mod tests {
             (Some("PermanentRedirect"), 301, ObjectError::Refused),
             (Some("TemporaryRedirect"), 307, ObjectError::Unavailable),
             (Some("PreconditionFailed"), 412, |problem| {
-                ObjectError::Missing(format!("it was overwritten since the event: {problem}"))
+                ObjectError::Missing(format!("it was overwritten after the event: {problem}"))
             }),
             (Some("RequestTimeout"), 400, ObjectError::Unavailable),
             (Some("KMS.DisabledException"), 400, ObjectError::Denied),
@@ -323,14 +329,14 @@ mod tests {
 
     type Named = fn(GetObjectOutputBuilder) -> GetObjectOutputBuilder;
 
-    /// The checksum that a response names, if it is one of the whole object.
+    /// The response's checksum, if it covers the whole object.
     fn running(named: Named) -> Option<Running> {
         Running::of(&named(GetObjectOutput::builder()).build())
     }
 
     #[test]
-    fn whole_objects_checksums_are_checked() {
-        // The check values of the catalogue of CRCs; SHA by coreutils.
+    fn checksums_of_whole_objects_are_checked() {
+        // Sources: check values of the CRC catalogue, and SHA values from coreutils.
         let all: [Named; 5] = [
             |output| output.checksum_crc64_nvme("rosUhgp5mIg="),
             |output| output.checksum_crc32("y/Q5Jg=="),
@@ -344,11 +350,11 @@ mod tests {
             running.check()
         };
         for named in all {
-            check(named, b"123456789").expect("it is right");
+            check(named, b"123456789").expect("the checksum matches");
             let error = check(named, b"123456780").expect_err("the last byte is wrong");
             assert!(matches!(error, ObjectError::ChecksumMismatch(_)), "{error:?}");
         }
-        assert!(running(|output| output.checksum_crc32("y/Q5Jg==-3")).is_none(), "of parts");
+        assert!(running(|output| output.checksum_crc32("y/Q5Jg==-3")).is_none(), "a composite checksum");
         assert!(running(|output| output).is_none());
     }
 }

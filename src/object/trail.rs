@@ -1,7 +1,8 @@
-//! Fingerprints of what was read of an object, by which a later attempt finds out whether it reads the same bytes.
+//! Fingerprints of the bytes that were read of an object, so that a later attempt can check that it reads the same bytes.
 //!
-//! S3's checksum of the whole object is checked at its end. An attempt that dies before has recorded a position that no
-//! checksum confirms; the attempt that goes on from there reads the object from its start, and compares.
+//! S3's checksum covers the whole object and is checked only at its end. An attempt that stops earlier has recorded a
+//! position that no checksum confirms. The next attempt reads the object from its start, and compares fingerprints up
+//! to that position.
 
 use std::{
     fmt,
@@ -14,12 +15,12 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{ObjectBody, ObjectError};
 
-/// What the stored bytes before an offset are, in few.
+/// Fingerprint of an object's stored bytes before an offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fingerprint {
-    /// How many bytes.
+    /// Number of bytes.
     pub offset: u64,
-    /// Their CRC-32: one that differs in a burst of up to 32 bits is always found.
+    /// CRC-32 of these bytes. It always detects a single altered burst of up to 32 bits.
     pub crc32: u32,
 }
 
@@ -38,14 +39,14 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// How much of an object was read so far; clones share it.
+/// Fingerprint of the bytes read so far. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Trail {
     read: Arc<Mutex<Fingerprint>>,
 }
 
 impl Trail {
-    /// What was read.
+    /// Fingerprint of the bytes read so far.
     pub fn read(&self) -> Fingerprint {
         *self.lock()
     }
@@ -55,31 +56,31 @@ impl Trail {
     }
 }
 
-/// A body that leaves a trail, and is compared with the trails of attempts before.
+/// A body that updates a trail and compares what it reads with the fingerprints of earlier attempts.
 #[derive(Debug)]
 pub struct TrailedBody<B> {
     body: B,
     trail: Trail,
     crc: Digest,
     read: u64,
-    /// Of attempts before, behind what was read; the nearest comes last.
+    /// Fingerprints of earlier attempts that are still ahead. The nearest one comes last.
     expected: Vec<Fingerprint>,
 }
 
 impl<B> TrailedBody<B> {
-    /// Reads `body` and tells `trail` how far it came; what is read must have the fingerprints `expected`.
+    /// Reads `body`, updates `trail`, and checks the fingerprints `expected`.
     pub fn new(body: B, trail: Trail, mut expected: Vec<Fingerprint>) -> Self {
         expected.sort_unstable_by(|one, other| other.cmp(one));
         Self { body, trail, crc: Digest::new(CrcAlgorithm::Crc32IsoHdlc), read: 0, expected }
     }
 
-    /// Sums up what came, and compares on the way.
+    /// Adds bytes to the CRC-32, and compares it at each expected offset.
     fn follow(&mut self, mut bytes: &[u8]) -> Result<(), ObjectError> {
         while let Some(expected) = self.expected.last()
             && expected.offset <= self.read + bytes.len() as u64
         {
             let expected = *expected;
-            // None lies before what was read: each is taken off when it is reached.
+            // Cannot underflow: a fingerprint is removed when its offset is reached.
             let (before, rest) = bytes.split_at((expected.offset - self.read) as usize);
             self.sum(before);
             bytes = rest;
@@ -94,7 +95,7 @@ impl<B> TrailedBody<B> {
     }
 
     fn crc32(&self) -> u32 {
-        // Of 32 bits, in the library's type for all widths.
+        // The library returns a CRC of any width as u64; this one has 32 bits.
         self.crc.finalize() as u32
     }
 
@@ -129,8 +130,8 @@ impl<B: ObjectBody> ObjectBody for TrailedBody<B> {
 fn altered(expected: Fingerprint, found: &str) -> ObjectError {
     let Fingerprint { offset, crc32 } = expected;
     ObjectError::ChecksumMismatch(format!(
-        "an attempt before read {offset} bytes with CRC-32 {crc32:08x}, and {found}: one of the two was altered on its way, \
-         so the object is delivered from its start"
+        "an earlier attempt read {offset} bytes with CRC-32 {crc32:08x}, and {found}; one of the two attempts read \
+         altered bytes, so the object is delivered from its start"
     ))
 }
 
@@ -140,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands its chunks out.
+    /// A body with the given chunks.
     struct Chunks(std::vec::IntoIter<Bytes>);
 
     impl ObjectBody for Chunks {
@@ -157,7 +158,7 @@ mod tests {
         }
     }
 
-    /// Reads to the end; the trail after each chunk.
+    /// Reads to the end, and returns the trail after each chunk.
     fn read(
         bytes: &[u8],
         chunk: usize,
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_are_words_and_back() {
+    fn fingerprints_have_a_text_form() {
         let one = Fingerprint { offset: 9, crc32: 0xcbf4_3926 };
         assert_eq!(read(b"123456789", 9, Vec::new()).expect("nothing is expected"), [one]);
         assert_eq!(one.to_string(), "9:cbf43926");
@@ -188,9 +189,9 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes come: the same ones pass, and one other bit before a fingerprint's offset is told there.
+        /// For any sizes of chunks: the same bytes pass, and an altered bit is detected at the next fingerprint.
         #[test]
-        fn the_same_bytes_pass_and_no_others(
+        fn the_same_bytes_pass_and_altered_ones_fail(
             bytes in prop::collection::vec(any::<u8>(), 1..200),
             chunks in [1_usize..60, 1_usize..60],
             flip in any::<prop::sample::Index>(),
@@ -201,12 +202,12 @@ mod tests {
             let at = flip.index(bytes.len());
             let mut altered = bytes.clone();
             altered[at] ^= 1 << bit;
-            let (error, reached) = read(&altered, chunks[1], before.clone()).expect_err("a bit is another");
+            let (error, reached) = read(&altered, chunks[1], before.clone()).expect_err("a bit is altered");
             prop_assert!(matches!(error, ObjectError::ChecksumMismatch(_)), "{error:?}");
-            let first = before.iter().find(|fingerprint| fingerprint.offset > at as u64).expect("it was read");
-            prop_assert!(reached.offset < first.offset, "what is not confirmed is behind");
+            let first = before.iter().find(|fingerprint| fingerprint.offset > at as u64).expect("the byte was read");
+            prop_assert!(reached.offset < first.offset, "the trail ends before the altered fingerprint");
             let shorter = read(&bytes[..at], chunks[1], before);
-            prop_assert!(shorter.is_err(), "it ends too early");
+            prop_assert!(shorter.is_err(), "the object ends too early");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The port to the dead-letter queue, for operators who look into it and move letters back. `sqs::dead_letters` is the
-//! adapter.
+//! The port to the dead-letter queue, for the command by which operators list letters and move them back.
+//! `sqs::dead_letters` is the adapter.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -10,41 +10,42 @@ use super::{QueueError, Receipt};
 /// A received dead letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredLetter {
-    /// The dead-letter queue's id of it, the same at every receive.
+    /// The dead-letter queue's id of the letter, the same for every receive.
     pub id: String,
-    /// What names this receive of it.
+    /// Names this receive of the letter.
     pub receipt: Receipt,
-    /// The message's text, as it was in the source queue.
+    /// Text of the message, as it was in the source queue.
     pub body: String,
-    /// The message attributes that are strings: what the worker says of a letter that it sent.
+    /// Message attributes of type string. A letter that the worker sent has its reason and identifiers there.
     pub attributes: BTreeMap<String, String>,
-    /// `SentTimestamp`: to this queue, or, if SQS moved it, to the source queue.
+    /// `SentTimestamp`: when the letter was sent to this queue or, if SQS moved it, when the message was sent to the
+    /// source queue.
     pub sent_at: Option<Timestamp>,
-    /// `ApproximateFirstReceiveTimestamp`.
+    /// `ApproximateFirstReceiveTimestamp` of the letter.
     pub first_received_at: Option<Timestamp>,
-    /// `DeadLetterQueueSourceArn`: the queue whose redrive policy moved it.
+    /// `DeadLetterQueueSourceArn`: the queue whose redrive policy moved the letter here.
     pub source_arn: Option<String>,
 }
 
-/// A dead-letter queue and the queue that its letters came from. Methods with entries take up to
+/// A dead-letter queue and the source queue of its letters. Methods with several entries take up to
 /// [`MAX_BATCH`](super::MAX_BATCH) and answer entry by entry, in order.
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Takes as many letters as one call gives and hides them for that long.
+    /// Receives as many letters as one call returns, and hides them for `hidden_for`.
     fn receive(
         &self,
         hidden_for: Duration,
     ) -> impl Future<Output = Result<Vec<StoredLetter>, QueueError>> + Send;
 
-    /// Hides each letter for that long from now; zero gives it back at once.
+    /// Hides each letter for `hidden_for` from now. Zero makes the letter visible at once.
     fn hide(
         &self,
         receipts: &[Receipt],
         hidden_for: Duration,
     ) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Sends texts to the source queue, without any attribute; the letters themselves stay until they are deleted.
+    /// Sends texts to the source queue, without attributes. The letters stay here until they are deleted.
     fn send_back(&self, bodies: &[&str]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Deletes letters for good. Deleting one twice is no error.
+    /// Deletes letters. To delete a letter twice is no error.
     fn delete(&self, receipts: &[Receipt]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 }

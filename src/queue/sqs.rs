@@ -1,4 +1,4 @@
-//! The queue as SQS.
+//! The queue on SQS.
 
 pub mod attributes;
 pub mod dead_letters;
@@ -21,18 +21,19 @@ use self::attributes::AttributesError;
 use super::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew};
 use crate::{aws::describe, credentials::identity::IdentityError};
 
-/// The clients that an [`SqsQueue`] calls with.
+/// SDK clients of an [`SqsQueue`].
 #[derive(Clone, Debug)]
 pub struct Clients {
-    /// For ReceiveMessage: it has the patience of a long poll.
+    /// For ReceiveMessage: its timeouts allow for a long poll.
     pub polling: Client,
-    /// For sending: it makes one attempt. SQS keeps a message whose answer is lost, and another attempt would send it twice.
+    /// For sends: it makes one attempt. SQS keeps a message whose answer is lost, so a second attempt would send the
+    /// message twice.
     pub sending: Client,
     /// For all other calls.
     pub calling: Client,
 }
 
-/// An SQS queue and, perhaps, the queue of its dead letters.
+/// An SQS queue and, if configured, its dead-letter queue.
 #[derive(Clone, Debug)]
 pub struct SqsQueue {
     clients: Clients,
@@ -42,7 +43,7 @@ pub struct SqsQueue {
 }
 
 impl SqsQueue {
-    /// Polls `url`; what comes is hidden for `visibility_timeout`.
+    /// Receives from `url`, and hides each received message for `visibility_timeout`.
     pub fn new(
         clients: Clients,
         url: String,
@@ -52,7 +53,7 @@ impl SqsQueue {
         Self { clients, url, dead_letter_url, visibility_timeout }
     }
 
-    /// A queue that is asked whether it takes messages, and nothing else.
+    /// Creates a queue for [`Queue::probe_sending`] alone.
     pub fn asking(client: Client, url: String) -> Self {
         let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client };
         Self::new(clients, url, None, Duration::ZERO)
@@ -69,7 +70,7 @@ impl Queue for SqsQueue {
             .polling
             .receive_message()
             .queue_url(&self.url)
-            .max_number_of_messages(i32::try_from(max).expect("10 at most"))
+            .max_number_of_messages(i32::try_from(max).expect("max is 10 at most"))
             .wait_time_seconds(whole_seconds(wait))
             .visibility_timeout(whole_seconds(self.visibility_timeout))
             .message_system_attribute_names(ApproximateReceiveCount)
@@ -136,11 +137,11 @@ impl Queue for SqsQueue {
         match call.entries(sending::impossible()).send().await {
             Ok(_) => Ok(()),
             Err(error) if is_missing(error.code()) => Err(QueueError::Missing(describe(&error))),
-            // IAM is asked before the entry is looked at: a word on the entry means that we may.
+            // SQS checks the permission before the entry: an error about the entry means that IAM allows the call.
             Err(error) => match refusal(error.code(), describe(&error)) {
                 QueueError::Refused(_) | QueueError::Unavailable(_)
                     if IdentityError::of_own(&error).is_none()
-                        && error.raw_response().is_some_and(|it| it.status().is_client_error()) =>
+                        && error.raw_response().is_some_and(|raw| raw.status().is_client_error()) =>
                 {
                     Ok(())
                 }
@@ -180,19 +181,19 @@ impl Queue for SqsQueue {
     }
 }
 
-/// SQS counts in whole seconds; a fraction is rounded up, so that nothing ends early.
+/// Converts to SQS's whole seconds, rounded up so that no time ends early.
 fn whole_seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-/// What SQS gave out at `now`, which is `received_at` by the clock that only runs forward.
+/// Converts a message that SQS returned at `now`, which is `received_at` by the monotonic clock.
 fn message(message: aws_sdk_sqs::types::Message, now: Timestamp, received_at: Instant) -> Option<Message> {
     use MessageSystemAttributeName::{
         ApproximateFirstReceiveTimestamp, ApproximateReceiveCount, AwsTraceHeader, SentTimestamp,
     };
     let system = |name| message.attributes.as_ref().and_then(|attributes| attributes.get(&name));
     let ours = |name| message.message_attributes.as_ref().and_then(|all| all.get(name)?.string_value());
-    // What cannot be read, or lies ahead of our clock, is as good as now.
+    // A time that cannot be read, or that is ahead of the worker's clock, counts as now.
     let since = |millis: Option<&str>| {
         let then = millis.and_then(|text| text.parse().ok()).filter(|millis| *millis > 0);
         let then = then.and_then(|millis| Timestamp::from_millisecond(millis).ok());
@@ -210,20 +211,20 @@ fn message(message: aws_sdk_sqs::types::Message, now: Timestamp, received_at: In
         trace_header: system(AwsTraceHeader).cloned(),
         received_at,
         id: message.message_id?,
-        // A message without a receipt could not be answered for; SQS never sends one.
+        // A message without a receipt could not be deleted, so it is ignored. SQS never sends one.
         receipt: Receipt(message.receipt_handle?),
         body: message.body.unwrap_or_default(),
     })
 }
 
-/// What became of each entry. One that SQS names neither as done nor as failed counts as failed: to delete a letter because
-/// its copy was not refused could lose it.
+/// Result of each entry. An entry that SQS names neither as successful nor as failed counts as failed: otherwise a
+/// message whose copy was never stored could be deleted.
 fn by_entry<'a>(
     count: usize,
     done: impl IntoIterator<Item = &'a str>,
     failed: Vec<BatchResultErrorEntry>,
 ) -> Vec<Result<(), QueueError>> {
-    let unknown = QueueError::Unavailable("SQS does not say what became of it".to_owned());
+    let unknown = QueueError::Unavailable("the answer of SQS does not name the entry".to_owned());
     let mut results = every_entry(count, &unknown);
     for id in done {
         if let Some(result) = id.parse().ok().and_then(|index: usize| results.get_mut(index)) {
@@ -246,7 +247,8 @@ fn by_entry<'a>(
     results
 }
 
-/// That the visibility of a message which is not in flight cannot be changed, SQS says as a bad parameter.
+/// Maps InvalidParameterValue to [`QueueError::Gone`]: SQS returns it for a change of visibility if the message is not in
+/// flight.
 fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     result.map_err(|error| match error {
         QueueError::Refused(problem) if problem.starts_with("InvalidParameterValue") => {
@@ -256,32 +258,32 @@ fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     })
 }
 
-/// What AWS's code of an error means for the caller. Source: SQS API reference, errors of SendMessage and SendMessageBatch; a text
-/// that is longer than the queue's MaximumMessageSize is an InvalidParameterValue.
+/// Maps AWS's error code to an error of the port. A text longer than the queue's MaximumMessageSize is an
+/// InvalidParameterValue. Source: SQS API reference, errors of SendMessage and SendMessageBatch.
 fn refusal(code: Option<&str>, problem: String) -> QueueError {
-    const OF_WHAT_WAS_SENT: [&str; 3] =
+    const MESSAGE_ERRORS: [&str; 3] =
         ["InvalidParameterValue", "InvalidMessageContents", "BatchRequestTooLong"];
     match code {
-        // With a key of KMS on the queue also `KMS.AccessDeniedException`.
+        // Also `KMS.AccessDeniedException`, for a queue that is encrypted with a KMS key.
         Some(code) if code.contains("AccessDenied") => QueueError::Denied(problem),
-        Some(code) if OF_WHAT_WAS_SENT.iter().any(|refused| code.contains(refused)) => {
+        Some(code) if MESSAGE_ERRORS.iter().any(|refused| code.contains(refused)) => {
             QueueError::Refused(problem)
         }
         _ => QueueError::Unavailable(problem),
     }
 }
 
-/// Whether AWS's code of an error says that the same entry may be taken soon.
+/// Whether the error code is a throttling error: the same entry may succeed later.
 fn is_throttling(code: &str) -> bool {
     code.contains("Throttl")
 }
 
-/// Whether AWS's code of an error says that there is no such queue, in the words of either protocol.
+/// Whether the error code says that the queue does not exist, in SQS's JSON or query protocol.
 fn is_missing(code: Option<&str>) -> bool {
     code.is_some_and(|code| code.contains("NonExistentQueue") || code.contains("QueueDoesNotExist"))
 }
 
-/// The same for every entry of a call that failed whole.
+/// Returns the error for every entry of a call that failed as a whole.
 fn every_entry(count: usize, error: &QueueError) -> Vec<Result<(), QueueError>> {
     vec![Err(error.clone()); count]
 }
@@ -293,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_reach_the_entry_they_name() {
+    fn each_failure_belongs_to_the_entry_that_it_names() {
         let entry = |id: &str, code: &str, sender_fault| {
             BatchResultErrorEntry::builder()
                 .id(id)
@@ -308,7 +310,7 @@ mod tests {
         assert!(matches!(results[0], Err(QueueError::Unavailable(_))));
         assert!(results[1].is_ok());
         assert!(matches!(results[2], Err(QueueError::Gone(_))));
-        assert!(matches!(results[3], Err(QueueError::Unavailable(_))), "SQS does not name it at all");
+        assert!(matches!(results[3], Err(QueueError::Unavailable(_))), "SQS does not name entry 3");
         let mut results =
             by_entry(1, [], vec![failure("0", "InvalidParameterValue")]).into_iter().map(no_longer_hidden);
         assert!(matches!(results.next(), Some(Err(QueueError::Gone(_)))));
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sqs_refuses_for_what_it_is_says_nothing_of_the_queue() {
+    fn errors_about_the_message_are_told_apart_from_errors_of_the_queue() {
         let check = |code: Option<&str>, refused: bool| {
             let found = refusal(code, "p".into());
             assert_eq!(matches!(found, QueueError::Refused(_)), refused, "{code:?}: {found:?}");
@@ -341,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn age_and_attempts_are_carried_along() {
+    fn age_attempts_and_refusals_include_those_of_the_old_message() {
         let now = Timestamp::from_second(1_000_000).expect("a time");
         let check = |sent: &str,
                      first: &str,
@@ -364,7 +366,8 @@ mod tests {
                     .message_attributes(sending::ATTEMPTS, text(attempts))
                     .message_attributes(sending::REFUSALS, text(attempts));
             }
-            let message = message(received.build(), now, Instant::now()).expect("it has id and receipt");
+            let message =
+                message(received.build(), now, Instant::now()).expect("the message has an id and a receipt");
             let Message { attempts, age_when_received: age, kept_when_received: kept, .. } = message;
             assert_eq!((kept.as_secs(), age.as_secs(), attempts), expected);
             let refusals = ours.and_then(|(_, refusals)| refusals.parse().ok()).unwrap_or(0);
@@ -372,7 +375,8 @@ mod tests {
         };
         check("999990000", "999999000", "2", None, (10, 1, 2));
         check("999990000", "999999000", "2", Some(("999000000", "40")), (10, 1000, 42));
-        // Nonsense counts as now, and as no attempt; a clock that is behind SQS's makes no age negative.
+        // An unreadable time counts as now, and an unreadable count as none. A time ahead of the worker's clock gives
+        // no negative age.
         check("1000000500", "0", "1", Some(("soon", "-1")), (0, 0, 1));
         check("999990000", "x", "4294967295", Some(("9999999999999999999", "5")), (10, 0, u32::MAX));
     }

@@ -1,8 +1,9 @@
-//! Remembers tenants in front of the directory that knows them, and goes on with what it remembers while that one is down.
+//! Remembers tenants, so that most lookups need no read of the table and an outage of the table stops no known tenant.
 //!
-//! An entry is believed for a time, then looked up anew, one lookup at a time per tenant. If the lookup fails, what was
-//! found before serves on. That there is no such tenant is remembered for a shorter time and never serves on: the tenant may
-//! have been added since. A final verdict needs more than a remembered entry: see [`Directory::confirm`].
+//! An entry is fresh for a time, and is then looked up again, with one lookup at a time for each tenant. If the lookup
+//! fails, a tenant that was found before is still served (a stale entry). An absence is fresh for a shorter time and is
+//! never served stale, because the tenant may have been added meanwhile. A final verdict needs a confirmed entry: see
+//! [`Directory::confirm`].
 
 use std::{
     sync::{
@@ -22,13 +23,12 @@ use tokio::time::{Instant, timeout};
 use super::{Directory, LookupError, Tenant};
 use crate::metrics::{Lookup, add};
 
-/// While the directory is down it is asked once per this time, whoever is looked for: an outage must not cost every
-/// message a time-out.
+/// Interval between lookups (of any tenant) while the directory is down. Otherwise every message would wait for a timeout.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// A lookup that need not succeed, because there is an older entry or because the directory is known to be down, is given
-/// up after this time. DynamoDB answers within milliseconds.
+/// Time limit of a lookup in three cases: a stale entry can be served, the directory is known to be down, or the lookup
+/// only confirms an entry. DynamoDB answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// No segment of a key can be this: it has a slash.
+/// A tenant that cannot exist: a segment of a key has no slash.
 const NOBODY: &str = "logferry/readiness";
 
 /// Metrics of a cache.
@@ -51,22 +51,22 @@ impl Metrics {
     }
 }
 
-/// How much is remembered, and for how long.
+/// Settings of the cache.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
-    /// The table's name, for what is said of it.
+    /// Name of the table, for error texts.
     pub table: String,
-    /// Most tenants remembered.
+    /// Most tenants that are remembered.
     pub capacity: u64,
-    /// After this time a tenant is looked up anew.
+    /// How long a tenant is fresh.
     pub ttl: Duration,
-    /// After this time "there is no such tenant" is looked up anew.
+    /// How long an absence is fresh.
     pub negative_ttl: Duration,
-    /// How long after that it serves on while it cannot be.
+    /// How much longer than `ttl` a tenant is served while the table does not answer.
     pub max_stale: Duration,
 }
 
-/// A directory behind a cache; cheap to clone, clones remember together.
+/// A directory with a cache. Clones share the cache.
 #[derive(Clone, Debug)]
 pub struct TenantCache<D> {
     shared: Arc<Shared<D>>,
@@ -81,45 +81,45 @@ struct Shared<D> {
     metrics: Metrics,
 }
 
-/// One tenant's place.
+/// Entry of one tenant.
 #[derive(Debug, Default)]
 struct Slot {
     known: Mutex<Option<Known>>,
-    /// Held while the directory is asked.
+    /// Held during a lookup of the tenant.
     flight: tokio::sync::Mutex<()>,
 }
 
 type Found = Option<Arc<Tenant>>;
 
-/// What the directory said.
+/// An answer of the directory.
 #[derive(Clone, Debug)]
 struct Known {
     found: Found,
-    /// When it was asked: the answer holds what was in the table then, or later.
+    /// Start of the lookup. The answer has the table's content at that time or later.
     asked_at: Instant,
 }
 
-/// Which entry answers without a lookup.
+/// Entries that answer without a lookup.
 #[derive(Clone, Copy, Debug)]
 enum Need {
-    /// One that is not older than its time to live.
+    /// Fresh entries.
     Fresh,
-    /// One that was asked for at this moment or later.
+    /// Entries whose lookup began at this time or later.
     AskedSince(Instant),
 }
 
-/// The directory does not answer.
+/// An outage of the directory.
 #[derive(Debug)]
 struct Outage {
     began: Instant,
     error: LookupError,
     probe_at: Instant,
-    /// Lookups that an older entry answered.
+    /// Number of lookups that a stale entry answered.
     stale: AtomicU64,
 }
 
 impl<D: Directory> TenantCache<D> {
-    /// Remembers what `directory` says.
+    /// Creates an empty cache for `directory`.
     pub fn new(directory: D, settings: CacheSettings, metrics: Metrics) -> Self {
         let slots = Cache::builder()
             .max_capacity(settings.capacity)
@@ -130,8 +130,8 @@ impl<D: Directory> TenantCache<D> {
         Self { shared: Arc::new(Shared { directory, settings, slots, outage, metrics }) }
     }
 
-    /// Asks the directory for a tenant that cannot exist: is it there, and may we read it? What comes of it is what
-    /// lookups learn too: during an outage they need not find out themselves.
+    /// Checks that the directory answers, by a lookup of a tenant that cannot exist. The result also begins or ends an
+    /// outage for all lookups.
     ///
     /// # Errors
     /// As [`Directory::find`].
@@ -150,17 +150,17 @@ impl<D: Directory> TenantCache<D> {
 }
 
 impl<D: Directory> Directory for TenantCache<D> {
-    /// As in the trait.
+    /// See [`Directory::find`].
     ///
     /// # Cancel safety
-    /// Safe: a lookup that was dropped is begun anew by the next caller.
+    /// Safe: after a lookup was dropped, the next caller starts another one.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
         let slot = self.shared.slot(tenant_id).await;
         self.shared.answer(&slot, tenant_id, Need::Fresh).await
     }
 
-    /// As in the trait. Those who wait for a lookup share the next one: a flood of messages of one tenant costs one lookup
-    /// after the other, never two at once.
+    /// See [`Directory::confirm`]. Callers that arrive during a lookup share the next one: many messages of one tenant
+    /// cause one lookup after another, never two at once.
     ///
     /// # Cancel safety
     /// As [`Self::find`].
@@ -175,7 +175,8 @@ impl<D: Directory> Shared<D> {
         self.slots.get_with_by_ref(tenant_id, async { Arc::default() }).await
     }
 
-    /// The entry that will do, else what the directory says, else, where an entry need only be fresh, a stale one.
+    /// Answers with an entry that fulfils the need, or else by a lookup. If the lookup fails and a fresh entry was
+    /// needed, answers with a stale one.
     async fn answer(&self, slot: &Slot, tenant_id: &str, need: Need) -> Result<Found, LookupError> {
         if let Some(found) = slot.found(need, &self.settings) {
             return Ok(found);
@@ -187,7 +188,8 @@ impl<D: Directory> Shared<D> {
         let down = self.outage().is_some();
         let answer = match self.check(tenant_id) {
             Err(error) => Err(error),
-            // A lookup that only confirms a loss may not hold its slot: the message can wait.
+            // A lookup with an alternative is cut short, so that its message does not hold a slot for long: a stale
+            // entry is served, or the message is retried later.
             Ok(()) if stale.is_some() || down || matches!(need, Need::AskedSince(_)) => {
                 timeout(PATIENCE, self.look_up(slot, tenant_id, need)).await.unwrap_or_else(|_| {
                     let error = self.no_answer(tenant_id);
@@ -200,7 +202,8 @@ impl<D: Directory> Shared<D> {
         answer.or_else(|error| self.instead(stale, error))
     }
 
-    /// Asks the directory, unless somebody just did: those who waited find its answer, or the outage that it found.
+    /// Looks the tenant up in the directory. A caller that waited for another lookup gets its answer, or the error of
+    /// an outage.
     async fn look_up(&self, slot: &Slot, tenant_id: &str, need: Need) -> Result<Found, LookupError> {
         let _flight = slot.flight.lock().await;
         if let Some(found) = slot.found(need, &self.settings) {
@@ -222,7 +225,7 @@ impl<D: Directory> Shared<D> {
         }
     }
 
-    /// What was found before, or the error.
+    /// Answers with the stale entry, or else with the error.
     fn instead(&self, stale: Option<Arc<Tenant>>, error: LookupError) -> Result<Found, LookupError> {
         let Some(tenant) = stale else {
             self.count("failed");
@@ -235,7 +238,7 @@ impl<D: Directory> Shared<D> {
         Ok(Some(tenant))
     }
 
-    /// Tells at once whether the directory is to be left alone.
+    /// Checks that a lookup may be made: no outage is known, or a probe is due.
     fn check(&self, tenant_id: &str) -> Result<(), LookupError> {
         match &*self.outage() {
             Some(outage) if Instant::now() < outage.probe_at => Err(outage.error_for(tenant_id)),
@@ -243,7 +246,7 @@ impl<D: Directory> Shared<D> {
         }
     }
 
-    /// The same, and takes the probe if there is one to take.
+    /// Checks the same as [`check`](Self::check). If a probe is due, this lookup becomes the probe.
     fn admit(&self, tenant_id: &str) -> Result<(), LookupError> {
         let now = Instant::now();
         match &mut *self.outage() {
@@ -268,7 +271,8 @@ impl<D: Directory> Shared<D> {
                 tracing::warn!(
                     error = %error,
                     tenants.max_stale = ?self.settings.max_stale,
-                    "tenants cannot be looked up: those found before are served from memory, messages of others wait"
+                    "the tenant table does not answer: tenants found before are served from memory, and messages of other \
+                     tenants are retried; check the table and the worker's permission dynamodb:Query on it"
                 );
             }
         }
@@ -279,7 +283,7 @@ impl<D: Directory> Shared<D> {
             tracing::info!(
                 outage.duration = ?outage.began.elapsed(),
                 outage.stale = outage.stale.into_inner(),
-                "tenants can be looked up again"
+                "the tenant table answers again"
             );
         }
     }
@@ -297,13 +301,13 @@ impl<D: Directory> Shared<D> {
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
-        // Every statement leaves it whole.
+        // The value is valid after every statement, so the lock is usable after a panic.
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Outage {
-    /// Somebody else's error, as this tenant's.
+    /// The outage's error, with this tenant's id.
     fn error_for(&self, tenant_id: &str) -> LookupError {
         LookupError { tenant_id: tenant_id.to_owned(), ..self.error.clone() }
     }

@@ -1,22 +1,26 @@
-//! What a row asks of this worker that it cannot have, though nothing in the row itself is wrong. Pure.
+//! Checks rows against the worker's configuration: a valid row may need a quarantine that is not configured, or name a
+//! bucket of the provider. Pure.
 
 use std::collections::BTreeSet;
 
 use super::{BadRow, Delivery, Destination, FieldProblem, Oversize};
 
-/// The provider's own buckets, as the configuration names them.
+/// The provider's own buckets in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnBuckets {
     /// `source.buckets`.
     pub staging: BTreeSet<String>,
-    /// `quarantine.bucket`; `None`: there is no quarantine.
+    /// `quarantine.bucket`; `None` if no quarantine is configured.
     pub quarantine: Option<String>,
 }
 
 impl OwnBuckets {
+    /// Checks a delivery against the provider's buckets.
+    ///
     /// # Errors
-    /// The row names a bucket of ours, where a copy would come back as another object to deliver, or lie among what is set
-    /// aside; or it needs a quarantine, and there is none: to take it for another policy would break the customer's word.
+    /// The row names one of these buckets: a copy in a staging bucket would be delivered again as a new object, and a
+    /// copy in the quarantine would be mixed with quarantined records. Or the row needs a quarantine and none is
+    /// configured: any other `oversize` policy would break the customer's choice.
     pub fn check(&self, delivery: &Delivery) -> Result<(), BadRow> {
         let (field, problem) = match &delivery.destination {
             Destination::CloudWatch(to)
@@ -35,14 +39,14 @@ impl OwnBuckets {
         Err(bad(delivery, field, problem))
     }
 
-    /// As [`Self::check`], for an object of that bucket, which `source.buckets` need not name.
+    /// Checks a delivery as [`Self::check`] does, for an object in `bucket`. `source.buckets` need not name this bucket.
     ///
     /// # Errors
-    /// The same, and the row names the object's own bucket.
+    /// Those of [`Self::check`], or the row names `bucket` itself.
     pub fn check_for(&self, delivery: &Delivery, bucket: &str) -> Result<(), BadRow> {
         match &delivery.destination {
             Destination::S3(to) if to.bucket_name == bucket => {
-                Err(bad(delivery, "bucket_name", format!("{bucket:?} is the bucket that the object is in")))
+                Err(bad(delivery, "bucket_name", format!("{bucket:?} is the bucket of the object itself")))
             }
             Destination::CloudWatch(_) | Destination::S3(_) => self.check(delivery),
         }
@@ -64,7 +68,7 @@ mod tests {
     use crate::tenant::{Attribute, Row, parse_row};
 
     #[test]
-    fn rows_are_held_against_the_configuration() {
+    fn rows_are_checked_against_the_configuration() {
         let mut config = Config::default();
         let row = |fields: &[(&str, &str)]| {
             let fields =
@@ -74,7 +78,7 @@ mod tests {
             row
         };
         let check = |config: &Config, kind: &str, fields: &[(&str, &str)], expected: Option<&str>| {
-            let delivery = parse_row("acme", kind, &row(fields), None).expect("the row itself is right");
+            let delivery = parse_row("acme", kind, &row(fields), None).expect("the row itself is valid");
             let told = config.own_buckets().check(&delivery).err();
             let told = told.map(|bad| bad.problems[0].to_string());
             assert_eq!(told.as_deref(), expected);

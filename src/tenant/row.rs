@@ -1,4 +1,4 @@
-//! One row, field by field: what each may hold, and the words for what it may not. Pure.
+//! Validates a row, field by field. Pure.
 
 use std::sync::Arc;
 
@@ -13,11 +13,10 @@ use crate::{
     name::{ObjectKeyTemplate, StreamTemplate, bucket::old_bucket_name},
 };
 
-/// Reads one row of either kind, as the worker does. `default_region` is `tenants.default_region`, the destination's Region
-/// where the row has no `target_region`.
+/// Reads a row: a delivery or the settings. `default_region` is `tenants.default_region`, for rows without a `target_region`.
 ///
 /// # Errors
-/// Names every field that is missing or has a value that cannot be right.
+/// Names every field that is missing or has an invalid value.
 pub fn check_row(
     tenant_id: &str,
     name: &str,
@@ -34,33 +33,32 @@ pub fn check_row(
         problems if problems.is_empty() => Ok(Content::Settings { paused }),
         problems => {
             let (tenant_id, name) = (tenant_id.to_owned(), name.to_owned());
-            // Doubt is everybody's: nobody can tell whether the tenant is paused.
+            // A bad row does not tell whether the tenant is paused, so it concerns all of the tenant's deliveries.
             Err(BadRow { tenant_id, name, enabled: true, problems })
         }
     }
 }
 
-/// When the row's `ttl` passed; `None`: the row has none, or one that lies ahead. A row whose `ttl` has passed is gone for
-/// everybody, though DynamoDB may take days to delete the item. As in DynamoDB, a `ttl` that is no number, or that passed more
-/// than five years ago, means nothing: DynamoDB never deletes such an item. Source: DynamoDB Developer Guide, "Using time to live
-/// (TTL)".
+/// Time at which the row expired; `None` if it has not expired. logferry ignores expired rows, though DynamoDB may take
+/// days to delete them. As in DynamoDB, a `ttl` that is not a number or is more than five years ago has no meaning:
+/// DynamoDB never deletes such an item. Source: DynamoDB Developer Guide, "Using time to live (TTL)".
 pub fn expired_at(row: &Row, now: Timestamp) -> Option<Timestamp> {
     let Some(Attribute::Number(seconds)) = row.get("ttl") else { return None };
     let seconds: f64 = seconds.parse().ok()?;
-    // A number that is too large for a time lies ahead, and one that is too small is too old.
+    // A number out of a timestamp's range is far in the future or far more than five years ago, so the row has not expired.
     let ttl = Timestamp::from_second(seconds as i64).ok()?;
     (ttl < now && ttl.as_second() >= oldest_ttl(now)).then_some(ttl)
 }
 
-/// The earliest `ttl` that means something at that time, in epoch seconds.
+/// Earliest `ttl` that has a meaning at `now`, in epoch seconds.
 pub(super) fn oldest_ttl(now: Timestamp) -> i64 {
     now.as_second() - OLDEST_TTL.as_secs()
 }
 
-/// Reads one row of a delivery; see [`check_row`].
+/// Reads the row of a delivery; see [`check_row`].
 ///
 /// # Errors
-/// Names every field that is missing or has a value that cannot be right.
+/// Names every field that is missing or has an invalid value.
 pub fn parse_row(
     tenant_id: &str,
     name: &str,
@@ -75,7 +73,7 @@ pub fn parse_row(
     let destination = match kind {
         "cloudwatch" => fields.cloudwatch().map(Destination::CloudWatch),
         "s3" => fields.s3().map(Destination::S3),
-        // An enabled row of another kind must not pass silently; a disabled one is nobody's concern.
+        // An unknown kind is an error. The caller ignores it if the row is disabled.
         other => {
             fields.problem("type", format!("{other:?} is neither \"cloudwatch\" nor \"s3\""));
             None
@@ -85,8 +83,8 @@ pub fn parse_row(
         fields.same_partition(region, role);
     }
     if fields.row.get("session_tags") == Some(&Attribute::Bool(true)) && !is_tag_value(tenant_id) {
-        let rule = "true makes the tenant's id a session tag's value, which is 1 to 256 letters, digits, spaces and [_.:/=+-@]";
-        fields.problem("session_tags", format!("{rule}; {tenant_id:?} is not"));
+        let rule = "true needs a tenant id that can be a session tag: 1 to 256 letters, digits, spaces and [_.:/=+-@]";
+        fields.problem("session_tags", format!("{rule}; {tenant_id:?} cannot be one"));
     }
     match (target_region, destination, fields.problems.is_empty()) {
         (Some(target_region), Some(destination), true) => Ok(Delivery {
@@ -169,7 +167,7 @@ impl Fields<'_> {
         })
     }
 
-    /// A role is of no use in a Region of another partition.
+    /// Checks that Region and role are in the same partition: a role cannot be used in another one.
     fn same_partition(&mut self, region: &str, role: &RoleArn) {
         let partition = partition::of_region(region);
         if role.partition() != partition {
@@ -231,8 +229,8 @@ impl Fields<'_> {
         default_region.map(str::to_owned)
     }
 
-    /// `None`: all. Rows in the field say so by an empty list too, and by a list of one empty string, because a set of
-    /// DynamoDB's cannot be empty.
+    /// Reads `desired_logs`; `None` means all. Customers' rows also express "all" by an empty list, and by a list of
+    /// one empty string, because a set in DynamoDB cannot be empty.
     fn desired_logs(&mut self) -> Option<Vec<String>> {
         match self.row.get("desired_logs") {
             None => None,
@@ -240,7 +238,7 @@ impl Fields<'_> {
             Some(Attribute::TextList(list)) => {
                 for pattern in list.iter().filter(|pattern| !is_application_pattern(pattern)) {
                     let rule =
-                        "can match no application (1 character or more, no slash, no control character)";
+                        "cannot match an application (at least 1 character, no slash, no control character)";
                     self.problem("desired_logs", format!("{pattern:?} {rule}"));
                 }
                 Some(list.clone())
@@ -260,26 +258,27 @@ impl Fields<'_> {
             _ => None,
         };
         if value.is_none() {
-            let problem = format!("must be a number out of {RETENTION_DAYS:?}, not {}", given.describe());
+            let problem = format!("must be one of the numbers {RETENTION_DAYS:?}, not {}", given.describe());
             self.problem("retention_days", problem);
         }
         value
     }
 }
 
-/// How long ago a `ttl` may have passed: five years. Source: DynamoDB Developer Guide, "Using time to live (TTL)".
+/// Greatest age of a `ttl` that has a meaning: five years. Source: DynamoDB Developer Guide, "Using time to live (TTL)".
 const OLDEST_TTL: SignedDuration = SignedDuration::from_hours(5 * 365 * 24);
 
-/// Where a bucket's objects go that names no place.
+/// `bucket_prefix` of a row without one.
 const DEFAULT_BUCKET_PREFIX: &str = "ROSA/cluster-logs/";
-/// Leaves as much of a key's 1,024 bytes for the tenant, the application, the pod and the file.
+/// Most bytes of a `bucket_prefix`: half of a key's 1,024 bytes. The other half is left for the tenant, the
+/// application, the pod and the file.
 const MAX_BUCKET_PREFIX: usize = 512;
 
-/// Source: CloudWatch Logs API reference, PutRetentionPolicy.
+/// Retentions that CloudWatch Logs allows. Source: CloudWatch Logs API reference, PutRetentionPolicy.
 const RETENTION_DAYS: [i32; 22] =
     [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
 
-/// A Region's name has at least three parts, the last of them digits.
+/// Checks the form of a Region's name: at least three parts, the last of digits.
 pub(crate) fn region(text: &str) -> Result<String, String> {
     let parts: Vec<_> = text.split('-').collect();
     let legal = parts.len() >= 3
@@ -287,27 +286,31 @@ pub(crate) fn region(text: &str) -> Result<String, String> {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         })
         && parts.last().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
-    if legal { Ok(text.to_owned()) } else { Err(format!("{text:?} is no Region such as \"eu-central-1\"")) }
+    if legal {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a Region such as \"eu-central-1\""))
+    }
 }
 
 fn role_arn(text: &str) -> Result<RoleArn, String> {
     text.parse().map_err(|error: RoleArnError| error.to_string())
 }
 
-/// An application is one segment of a key.
+/// Whether a pattern can match an application, which is one segment of a key.
 fn is_application_pattern(pattern: &str) -> bool {
     !pattern.is_empty() && !pattern.contains(|c: char| c == '/' || c.is_control())
 }
 
-/// Source: S3 User Guide, "General purpose bucket naming rules".
+/// Checks a bucket's name. Source: S3 User Guide, "General purpose bucket naming rules".
 fn bucket_name(text: &str) -> Result<String, String> {
     match text.contains('_') {
-        true => Err(format!("{text:?} is not 3 to 63 of [a-z0-9.-]")),
+        true => Err(format!("{text:?} is not 3 to 63 characters of [a-z0-9.-]")),
         false => old_bucket_name(text),
     }
 }
 
-/// Rows in the field have prefixes with and without a slash at the end, and mean the same by both.
+/// Checks a prefix, and adds a slash at its end if it has none. Customers' rows have both forms, with the same meaning.
 fn bucket_prefix(text: &str) -> Result<String, String> {
     let prefix = match text {
         "" => String::new(),
@@ -321,18 +324,18 @@ fn bucket_prefix(text: &str) -> Result<String, String> {
     } else if prefix.contains(char::is_control) {
         "has a control character".to_owned()
     } else if prefix.len() > MAX_BUCKET_PREFIX {
-        format!("is longer than {MAX_BUCKET_PREFIX} bytes, half of what an object's key may have")
+        format!("is longer than {MAX_BUCKET_PREFIX} bytes, half of an object's longest key")
     } else {
         return Ok(prefix);
     };
     Err(format!("{text:?} {problem}"))
 }
 
-/// Source: CloudWatch Logs API reference, CreateLogGroup.
+/// Checks a log group's name. Source: CloudWatch Logs API reference, CreateLogGroup.
 fn log_group_name(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | '#');
     if text.is_empty() || text.len() > 512 || !text.chars().all(legal) {
-        return Err(format!("{text:?} is not 1 to 512 of [.-_/#A-Za-z0-9]"));
+        return Err(format!("{text:?} is not 1 to 512 characters of [.-_/#A-Za-z0-9]"));
     }
     if text.starts_with("aws/") {
         return Err(format!("{text:?} begins with \"aws/\", which is reserved"));
@@ -340,26 +343,27 @@ fn log_group_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Source: S3 API reference, `x-amz-expected-bucket-owner`.
+/// Checks an account id. Source: S3 API reference, `x-amz-expected-bucket-owner`.
 fn account_id(text: &str) -> Result<String, String> {
     if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is no 12-digit account id"))
+        Err(format!("{text:?} is not a 12-digit account id"))
     }
 }
 
-/// Source: STS API reference, AssumeRole.
+/// Checks an ExternalId. Source: STS API reference, AssumeRole.
 fn external_id(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c);
     if (2..=1224).contains(&text.len()) && text.chars().all(legal) {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is not 2 to 1224 of [A-Za-z0-9_+=,.@:/-]"))
+        Err(format!("{text:?} is not 2 to 1224 characters of [A-Za-z0-9_+=,.@:/-]"))
     }
 }
 
-/// Source: STS API reference, Tag: `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`. A tag of no characters would tell nothing.
+/// Whether a text can be the value of a session tag. An empty value is allowed by STS, but useless. Source: STS API
+/// reference, Tag: `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`.
 fn is_tag_value(text: &str) -> bool {
     let legal = |c: char| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c);
     (1..=256).contains(&text.chars().count()) && text.chars().all(legal)
@@ -370,6 +374,6 @@ fn oversize(text: &str) -> Result<Oversize, String> {
         "split" => Ok(Oversize::Split),
         "truncate" => Ok(Oversize::Truncate),
         "quarantine" => Ok(Oversize::Quarantine),
-        other => Err(format!("{other:?} is none of \"split\", \"truncate\", \"quarantine\"")),
+        other => Err(format!("{other:?} is none of \"split\", \"truncate\" and \"quarantine\"")),
     }
 }

@@ -1,4 +1,4 @@
-//! Looks tenants up in DynamoDB; and, for operators, lists and changes rows.
+//! The tenant table in DynamoDB: finds tenants for the worker, and lists and changes rows for operators.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,31 +14,31 @@ use jiff::Timestamp;
 use super::{ATTRIBUTES, Attribute, Directory, LookupError, Row, SETTINGS, TTL, Tenant, row::oldest_ttl};
 use crate::aws::describe;
 
-/// A row beside its key: `tenant_id` and `type`, which the row itself holds too.
+/// `tenant_id`, `type` and all attributes of a row. The attributes include the first two.
 pub type KeyedRow = (String, String, Row);
 
-/// What putting a row did.
+/// Result of [`TenantRows::put`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
-    /// There was no row of that key.
+    /// No row had this key.
     Created,
-    /// There was one. Of its attributes those are left that logferry does not know and the new row does not name.
+    /// A row had this key. Its attributes that logferry does not know stay, unless the new row has them too.
     Replaced,
 }
 
-/// A change of the table, or a reading of all of it, that failed.
+/// Reason why the table could not be listed or changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot {action} in table {table:?}: {problem}")]
 pub struct TableError {
-    /// What was tried.
+    /// The failed action.
     pub action: String,
-    /// Where.
+    /// The table.
     pub table: String,
-    /// What the SDK says.
+    /// Error text of the SDK.
     pub problem: String,
 }
 
-/// The rows as they are in the table at this moment: nothing is remembered, every read is consistent.
+/// Rows of the table. Every read is consistent, and nothing is remembered.
 #[derive(Clone, Debug)]
 pub struct TenantRows {
     client: Client,
@@ -47,17 +47,17 @@ pub struct TenantRows {
 }
 
 impl TenantRows {
-    /// Reads and writes `table`; `default_region` is that of rows without a `target_region`.
+    /// Uses `table`. `default_region` is the Region of rows without a `target_region`.
     pub fn new(client: Client, table: String, default_region: Option<String>) -> Self {
         Self { client, table, default_region }
     }
 
-    /// The Region of rows without a `target_region`, if there is one.
+    /// The Region of rows without a `target_region`, if it is configured.
     pub fn default_region(&self) -> Option<&str> {
         self.default_region.as_deref()
     }
 
-    /// One tenant's rows by `type`, in the table's order.
+    /// Reads the rows of a tenant, sorted by `type`.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses.
@@ -79,7 +79,7 @@ impl TenantRows {
                 table: self.table.clone(),
                 problem: describe(&error),
             })?;
-            // The sort key is always a string: the table's schema says so.
+            // `type` is the sort key, which the table's schema defines as a string.
             if let Some(AttributeValue::S(name)) = item.get("type") {
                 rows.push((name.clone(), row(&item)));
             }
@@ -87,7 +87,7 @@ impl TenantRows {
         Ok(rows)
     }
 
-    /// Every row, sorted by its key.
+    /// Reads every row, sorted by `tenant_id` and `type`.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses.
@@ -100,7 +100,7 @@ impl TenantRows {
             let (Some(AttributeValue::S(tenant_id)), Some(AttributeValue::S(name))) =
                 (item.get("tenant_id"), item.get("type"))
             else {
-                let problem = "its key is not tenant_id (S) and type (S)".to_owned();
+                let problem = "the table's key is not tenant_id (S) and type (S)".to_owned();
                 return Err(self.failed("list the rows", problem));
             };
             rows.push((tenant_id.clone(), name.clone(), row(&item)));
@@ -109,13 +109,13 @@ impl TenantRows {
         Ok(rows)
     }
 
-    /// Writes a row, its key included, in the place of the one that is there. What other programs keep in that one, and the new
-    /// one does not name, stays: every attribute that is none of [`ATTRIBUTES`], and a `ttl` that lies ahead. Of a row whose
-    /// `ttl` has passed nothing stays.
+    /// Creates or replaces a row. `row` includes its key. Some attributes of the old row stay if the new row does not
+    /// have them: those that are none of [`ATTRIBUTES`], because other programs keep them, and a `ttl` in the future.
+    /// Nothing stays of an old row that has expired.
     ///
     /// # Errors
-    /// An attribute has a type that no row needs; DynamoDB cannot be reached or refuses. Nothing was written then, or, if
-    /// no answer came, nobody knows.
+    /// An attribute has a type that rows do not have, or DynamoDB cannot be reached or refuses. Nothing was written,
+    /// unless only DynamoDB's answer was lost.
     pub async fn put(&self, row: &Row) -> Result<Put, TableError> {
         let mut item = HashMap::new();
         for (name, attribute) in row {
@@ -135,7 +135,7 @@ impl TenantRows {
         Ok(if old.is_some_and(|old| !old.is_empty()) { Put::Replaced } else { Put::Created })
     }
 
-    /// Sets `enabled` of a row that exists; false when there is none.
+    /// Sets `enabled` of a row. Returns false if the row does not exist.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses.
@@ -143,7 +143,7 @@ impl TenantRows {
         self.set_flag(tenant_id, name, "enabled", to).await
     }
 
-    /// Pauses a tenant by its `settings` row, which is created if there is none yet, or none whose `ttl` lies ahead.
+    /// Pauses a tenant by its `settings` row. Creates the row if it does not exist or has expired.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses.
@@ -160,7 +160,7 @@ impl TenantRows {
         }
     }
 
-    /// Takes a tenant's pause back; false when it has no `settings` row, and so is not paused.
+    /// Ends the pause of a tenant. Returns false if the tenant has no `settings` row, so that it is not paused.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses.
@@ -168,7 +168,7 @@ impl TenantRows {
         self.set_flag(tenant_id, SETTINGS, "paused", false).await
     }
 
-    /// Deletes a row; false when there is none.
+    /// Deletes a row. Returns false if the row does not exist.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses.
@@ -215,14 +215,15 @@ impl Directory for TenantRows {
     }
 }
 
-/// Without it an update would create the row, and a deletion would pass for one.
+/// Condition that the row exists. Without it, an update would create a missing row, and the deletion of a missing row
+/// would succeed.
 const EXISTS: &str = "attribute_exists(tenant_id)";
 
-/// What DynamoDB answers when [`EXISTS`] does not hold.
+/// DynamoDB's error code for a condition that does not hold.
 const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
 
-/// Refuses where a row is gone by its `ttl`, by the rule of [`expired_at`](super::expired_at); that there is no row, or no `ttl` that
-/// means something, is no hindrance.
+/// Adds the condition that the row has not expired, by the rule of [`expired_at`](super::expired_at). The condition
+/// also holds if the row does not exist.
 fn unless_expired(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
     let now = Timestamp::now();
     let number = |seconds: i64| AttributeValue::N(seconds.to_string());
@@ -233,8 +234,8 @@ fn unless_expired(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
         .expression_attribute_values(":oldest", number(oldest_ttl(now)))
 }
 
-/// Makes a row that item, but for attributes of others: sets what the item has, and removes what logferry knows and the item
-/// has not.
+/// Replaces a row by `item`, and keeps other programs' attributes: sets every attribute of the item, and removes every
+/// attribute that logferry knows and the item does not have.
 fn replacement(
     mut update: UpdateItemFluentBuilder,
     item: &HashMap<String, AttributeValue>,
@@ -267,7 +268,7 @@ fn key(tenant_id: &str, name: &str) -> HashMap<String, AttributeValue> {
     key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text.to_owned()))).into()
 }
 
-/// A list of strings becomes L, which may be empty and keeps the order; SS may not, and does not.
+/// Converts an attribute for DynamoDB. A list of strings becomes L, because SS cannot be empty and does not keep the order.
 fn value(attribute: &Attribute) -> Result<AttributeValue, &'static str> {
     Ok(match attribute {
         Attribute::Text(text) => AttributeValue::S(text.clone()),
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_alike() {
+    fn a_written_attribute_is_read_unchanged() {
         for written in [
             Attribute::Text("a".into()),
             Attribute::Number("7".into()),
@@ -335,7 +336,7 @@ mod tests {
             Attribute::TextList(vec!["b".into(), "a".into(), "a".into()]),
             Attribute::TextList(Vec::new()),
         ] {
-            let value = value(&written).expect("rows have such");
+            let value = value(&written).expect("rows may have this type");
             assert_eq!(attribute(&value), written);
         }
         assert_eq!(value(&Attribute::Other("M")), Err("M"));

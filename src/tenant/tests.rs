@@ -1,4 +1,4 @@
-//! Rows, good and bad, field by field.
+//! Tests of good and bad rows, field by field.
 
 use super::*;
 
@@ -8,22 +8,22 @@ fn text(value: &str) -> Attribute {
     Attribute::Text(value.to_owned())
 }
 
-fn good() -> Row {
+/// A row with the fields of both kinds, and one field more.
+fn row_with(field: &str, value: &str) -> Row {
     Row::from([
         ("enabled".to_owned(), Attribute::Bool(true)),
         ("target_region".to_owned(), text("us-east-1")),
         ("log_distribution_role_arn".to_owned(), text("arn:aws:iam::222222222222:role/path/customer-logs")),
-        ("log_group_name".to_owned(), text("/rosa/acme")),
+        (field.to_owned(), text(value)),
     ])
 }
 
+fn good() -> Row {
+    row_with("log_group_name", "/rosa/acme")
+}
+
 fn bucket() -> Row {
-    Row::from([
-        ("enabled".to_owned(), Attribute::Bool(true)),
-        ("target_region".to_owned(), text("us-east-1")),
-        ("log_distribution_role_arn".to_owned(), text("arn:aws:iam::222222222222:role/path/customer-logs")),
-        ("bucket_name".to_owned(), text("acme-logs")),
-    ])
+    row_with("bucket_name", "acme-logs")
 }
 
 fn changed(mut row: Row, field: &str, value: Option<Attribute>) -> Row {
@@ -47,24 +47,26 @@ fn tenant_of(rows: Vec<(String, Row)>) -> Option<Tenant> {
 }
 
 fn as_bucket(delivery: Delivery) -> Bucket {
-    let Destination::S3(bucket) = delivery.destination else { panic!("it is a bucket") };
+    let Destination::S3(bucket) = delivery.destination else { panic!("the destination is not a bucket") };
     bucket
 }
 
 #[test]
-fn a_row_of_the_field_is_read() {
-    let delivery = parse("", None).expect("the row is right");
+fn a_minimal_row_is_read() {
+    let delivery = parse("", None).expect("the row is valid");
     assert!(delivery.enabled && delivery.desired_logs.is_none());
-    let Destination::CloudWatch(cloudwatch) = delivery.destination else { panic!("it is CloudWatch") };
+    let Destination::CloudWatch(cloudwatch) = delivery.destination else {
+        panic!("the destination is not CloudWatch")
+    };
     assert_eq!(cloudwatch.role.account(), "222222222222");
     assert_eq!(cloudwatch.log_stream_name, StreamTemplate::default());
     assert_eq!((cloudwatch.oversize, cloudwatch.external_id), (Oversize::Split, None));
     assert!(!parse("enabled", None).expect("absent means false").enabled);
 }
 
-/// The two forms that customers' rows have today, with nothing in them that came later.
+/// Customers' existing rows have these two forms, without newer attributes.
 #[test]
-fn rows_of_the_two_forms_in_the_field_load_unchanged() {
+fn customers_existing_rows_are_read() {
     let wanted = Attribute::TextList(vec!["kube-apiserver".into(), "payment-*".into()]);
     let both = [
         ("tenant_id".to_owned(), text("acme-corp")),
@@ -113,7 +115,7 @@ fn rows_of_the_two_forms_in_the_field_load_unchanged() {
     for ((delivery, destination), name) in
         tenant.deliveries.into_iter().zip(destinations).zip(["cloudwatch", "s3"])
     {
-        let delivery = delivery.expect("the row is right");
+        let delivery = delivery.expect("the row is valid");
         let expected = Delivery {
             tenant_id: "acme-corp".to_owned(),
             name: name.to_owned(),
@@ -136,34 +138,34 @@ fn prefixes_end_with_a_slash() {
         (Some("logs/"), "logs/"),
         (Some("a b/c..d/..."), "a b/c..d/.../"),
     ] {
-        let delivery = parse_s3("bucket_prefix", given.map(text)).expect("the row is right");
+        let delivery = parse_s3("bucket_prefix", given.map(text)).expect("the row is valid");
         assert_eq!(as_bucket(delivery).bucket_prefix, expected, "{given:?}");
     }
 }
 
 #[test]
-fn a_bucket_s_owner_is_known_by_its_role_or_said() {
+fn the_owner_of_a_bucket_is_bucket_owner_or_the_role_s_account() {
     let owner = |row: Row| {
-        let delivery = parse_row("acme-corp", "s3", &row, None).expect("the row is right");
+        let delivery = parse_row("acme-corp", "s3", &row, None).expect("the row is valid");
         as_bucket(delivery).bucket_owner
     };
     let said = |row| changed(row, "bucket_owner", Some(text("333333333333")));
     let no_role = || changed(bucket(), "log_distribution_role_arn", None);
     assert_eq!(owner(bucket()).as_deref(), Some("222222222222"));
-    assert_eq!(owner(said(bucket())).as_deref(), Some("333333333333"), "the role may stand elsewhere");
+    assert_eq!(owner(said(bucket())).as_deref(), Some("333333333333"), "the role may be in another account");
     assert_eq!(owner(said(no_role())).as_deref(), Some("333333333333"));
     assert_eq!(owner(no_role()), None);
 }
 
 #[test]
-fn a_tenant_whose_id_can_be_no_tag_has_none() {
+fn session_tags_need_a_tenant_id_that_can_be_a_tag() {
     let tagged = changed(good(), "session_tags", Some(Attribute::Bool(true)));
     for (tenant_id, right) in
         [("acme-corp", true), ("a b_c.d:e=f+g@h", true), ("日本", true), ("a*b", false), ("a,b", false)]
     {
         let told = parse_row(tenant_id, "cloudwatch", &tagged, None).map(drop).map_err(|bad| bad.to_string());
         assert_eq!(told.is_ok(), right, "{told:?}");
-        assert!(told.err().is_none_or(|told| told.contains("session_tags: true makes")));
+        assert!(told.err().is_none_or(|told| told.contains("session_tags: true needs")));
         assert!(parse_row(tenant_id, "cloudwatch", &good(), None).is_ok());
     }
     assert!(
@@ -173,19 +175,17 @@ fn a_tenant_whose_id_can_be_no_tag_has_none() {
 
 #[test]
 fn a_bucket_needs_no_role() {
-    let delivery = parse_s3("log_distribution_role_arn", None).expect("the row is right");
+    let delivery = parse_s3("log_distribution_role_arn", None).expect("the row is valid");
     assert_eq!(as_bucket(delivery).role, None);
     for (field, value) in [
         ("external_id", text("acme-id")),
         ("session_tags", Attribute::Bool(true)),
         ("source_identity", Attribute::Bool(true)),
     ] {
-        let with_role = as_bucket(parse_s3(field, Some(value.clone())).expect("the row is right"));
+        let with_role = as_bucket(parse_s3(field, Some(value.clone())).expect("the row is valid"));
         assert!(with_role.role.is_some());
-        let mut row = bucket();
-        row.remove("log_distribution_role_arn");
-        let row = changed(row, field, Some(value));
-        let error = parse_row("acme-corp", "s3", &row, None).expect_err("there is no role to ask it of");
+        let row = changed(changed(bucket(), "log_distribution_role_arn", None), field, Some(value));
+        let error = parse_row("acme-corp", "s3", &row, None).expect_err("the row has no role");
         assert_eq!(error.problems.len(), 1, "{error}");
         assert!(error.problems[0].field == field, "{error}");
         assert!(error.problems[0].problem.contains("needs a log_distribution_role_arn"), "{error}");
@@ -193,7 +193,7 @@ fn a_bucket_needs_no_role() {
 }
 
 #[test]
-fn every_partition_and_region_goes_with_its_own() {
+fn role_and_region_must_be_in_the_same_partition() {
     for (region, partition, right) in [
         ("us-east-1", "aws", true),
         ("ap-southeast-5", "aws", true),
@@ -226,7 +226,7 @@ fn every_partition_and_region_goes_with_its_own() {
     }
 }
 
-/// Every malformed value: the one problem names the field, what is in it, and the rule.
+/// Each case has one bad field. The error names the field, its value and the rule.
 #[test]
 fn every_bad_field_is_named_with_its_value_and_the_rule() {
     let list = Attribute::TextList(vec!["a".into()]);
@@ -236,13 +236,13 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
     let long = "x".repeat(513);
     let both: Vec<(&str, Option<Attribute>, &str, &str)> = vec![
         ("target_region", None, "", "is missing"),
-        ("target_region", string("mars"), "\"mars\"", "is no Region"),
-        ("target_region", string(""), "\"\"", "is no Region"),
-        ("target_region", string("us-east"), "\"us-east\"", "is no Region"),
-        ("target_region", string("us-east-1a"), "\"us-east-1a\"", "is no Region"),
-        ("target_region", string("US-EAST-1"), "\"US-EAST-1\"", "is no Region"),
-        ("target_region", string("us--1"), "\"us--1\"", "is no Region"),
-        ("target_region", string("us-east-1; x"), "\"us-east-1; x\"", "is no Region"),
+        ("target_region", string("mars"), "\"mars\"", "is not a Region"),
+        ("target_region", string(""), "\"\"", "is not a Region"),
+        ("target_region", string("us-east"), "\"us-east\"", "is not a Region"),
+        ("target_region", string("us-east-1a"), "\"us-east-1a\"", "is not a Region"),
+        ("target_region", string("US-EAST-1"), "\"US-EAST-1\"", "is not a Region"),
+        ("target_region", string("us--1"), "\"us--1\"", "is not a Region"),
+        ("target_region", string("us-east-1; x"), "\"us-east-1; x\"", "is not a Region"),
         ("target_region", number("1"), "the number 1", "must be a string"),
         (
             "log_distribution_role_arn",
@@ -281,9 +281,9 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
         ("enabled", number("1"), "the number 1", "must be BOOL"),
         ("desired_logs", string("web"), "the string \"web\"", "must be SS or L"),
         ("desired_logs", Some(Attribute::Other("L of other than S")), "L of other than S", "must be SS or L"),
-        ("desired_logs", patterns(""), "\"\"", "can match no application"),
-        ("desired_logs", patterns("a/b"), "\"a/b\"", "can match no application"),
-        ("desired_logs", patterns("a\nb"), "\"a\\nb\"", "can match no application"),
+        ("desired_logs", patterns(""), "\"\"", "cannot match an application"),
+        ("desired_logs", patterns("a/b"), "\"a/b\"", "cannot match an application"),
+        ("desired_logs", patterns("a\nb"), "\"a\\nb\"", "cannot match an application"),
         ("external_id", string("x"), "\"x\"", "2 to 1224"),
         ("external_id", string("a b"), "\"a b\"", "2 to 1224"),
         ("external_id", string("a\\b"), "\"a\\\\b\"", "2 to 1224"),
@@ -300,14 +300,14 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
         ("log_group_name", string("group:*"), "\"group:*\"", "1 to 512"),
         ("log_group_name", string(&long), &long, "1 to 512"),
         ("log_stream_name", string("{namespace}"), "{namespace}", "is unknown"),
-        ("log_stream_name", string("{pod"), "\"{pod\"", "brace without its partner"),
-        ("log_stream_name", string("pod}"), "\"pod}\"", "brace without its partner"),
+        ("log_stream_name", string("{pod"), "\"{pod\"", "without the other"),
+        ("log_stream_name", string("pod}"), "\"pod}\"", "without the other"),
         ("log_stream_name", string("{pod}:x"), "\":x\"", "no log stream's name may have"),
         ("log_stream_name", string(""), "0", "1 to 512"),
         ("log_stream_name", string(&long), "513", "1 to 512"),
-        ("retention_days", number("2"), "the number 2", "must be a number out of"),
-        ("retention_days", number("1.5"), "the number 1.5", "must be a number out of"),
-        ("retention_days", string("7"), "the string \"7\"", "must be a number out of"),
+        ("retention_days", number("2"), "the number 2", "must be one of the numbers"),
+        ("retention_days", number("1.5"), "the number 1.5", "must be one of the numbers"),
+        ("retention_days", string("7"), "the string \"7\"", "must be one of the numbers"),
         ("oversize", string("drop"), "\"drop\"", "none of"),
     ];
     let s3 = vec![
@@ -373,7 +373,7 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
 }
 
 #[test]
-fn every_attribute_that_is_read_is_known() {
+fn every_known_attribute_is_read() {
     let elsewhere = ["tenant_id", "type", "paused", TTL];
     for field in ATTRIBUTES.iter().filter(|field| !elsewhere.contains(field)) {
         let value = Some(Attribute::Other("M"));
@@ -394,7 +394,7 @@ fn a_row_of_either_kind_is_checked() {
 }
 
 #[test]
-fn a_bad_row_is_nobody_else_s_error() {
+fn a_bad_row_is_an_error_of_its_own_delivery_alone() {
     let rows = vec![
         ("cloudwatch".to_owned(), good()),
         ("cloudwatch#broken".to_owned(), Row::new()),
@@ -430,10 +430,10 @@ fn patterns_choose_applications() {
         assert_eq!(matches_pattern(pattern, application), expected, "{pattern} {application}");
     }
     let wanted = Attribute::TextList(vec!["etcd".into(), "kube-*".into()]);
-    let delivery = parse("desired_logs", Some(wanted)).expect("the row is right");
+    let delivery = parse("desired_logs", Some(wanted)).expect("the row is valid");
     assert!(delivery.wants("kube-apiserver") && delivery.wants("etcd") && !delivery.wants("web"));
     for all in [vec![], vec![String::new()]] {
-        let all = parse("desired_logs", Some(Attribute::TextList(all))).expect("the row is right");
+        let all = parse("desired_logs", Some(Attribute::TextList(all))).expect("the row is valid");
         assert!(all.desired_logs.is_none() && all.wants("web"));
     }
 }
@@ -447,18 +447,18 @@ fn a_row_without_a_region_has_the_default_one() {
         assert_eq!(region(&row, Some("eu-west-1")).as_deref(), Ok("us-east-1"));
         let without = changed(row.clone(), "target_region", None);
         assert_eq!(region(&without, Some("eu-west-1")).as_deref(), Ok("eu-west-1"));
-        let error = region(&without, None).expect_err("nothing says where");
+        let error = region(&without, None).expect_err("no Region is known");
         assert!(error.to_string().contains("target_region: is missing"), "{error}");
         assert!(error.to_string().contains("tenants.default_region"), "{error}");
-        let error = region(&without, Some("cn-north-1")).expect_err("the role is elsewhere");
+        let error = region(&without, Some("cn-north-1")).expect_err("the role is in another partition");
         assert!(error.to_string().contains("is in partition aws-cn"), "{error}");
         let empty = changed(row, "target_region", Some(text("")));
-        assert!(region(&empty, Some("eu-west-1")).is_err(), "a default is for what is absent");
+        assert!(region(&empty, Some("eu-west-1")).is_err(), "the default does not replace an empty Region");
     }
 }
 
 #[test]
-fn a_row_whose_ttl_has_passed_is_gone() {
+fn an_expired_row_is_ignored() {
     let now: Timestamp = NOW.parse().expect("a time");
     let number = |text: &str| Attribute::Number(text.to_owned());
     for (ttl, expired) in [
@@ -467,12 +467,12 @@ fn a_row_whose_ttl_has_passed_is_gone() {
         (number(&(now.as_second() + 1).to_string()), false),
         (number(&format!("{:e}", now.as_second() - 1)), true),
         (number(&(now.as_second() - 5 * 365 * 86_400).to_string()), true),
-        // DynamoDB never deletes what expired more than five years ago.
+        // DynamoDB never deletes an item whose TTL is more than five years ago.
         (number(&(now.as_second() - 5 * 365 * 86_400 - 1).to_string()), false),
         (number("1"), false),
         (number("-7"), false),
         (number("0"), false),
-        // Milliseconds lie far ahead, as they do for DynamoDB.
+        // A time in milliseconds is far in the future, as it is for DynamoDB.
         (number("1600000000000"), false),
         (number("9e99"), false),
         (number("-9e99"), false),

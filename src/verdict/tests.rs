@@ -1,4 +1,4 @@
-//! Every kind of failure, and what becomes of its message.
+//! Tests of every kind of failure and its verdict.
 
 use super::*;
 use crate::credentials::identity::IdentityError;
@@ -10,12 +10,12 @@ const BACKOFF: Backoff = Backoff {
     max_refusals: 3,
 };
 
-/// The verdict on a message that is young, and was never refused before.
+/// Verdict on a message that has not exceeded the maximum age and was refused for the first time.
 fn judge(failures: &[Failed], attempts: u32, chance: f64) -> Verdict {
     decide(failures, Tries { attempts, refusals: 1, age: BACKOFF.max_age }, &BACKOFF, chance)
 }
 
-/// The verdict on a message that was received 100 times.
+/// Verdict on a message after 100 attempts.
 fn judge_refused(failures: &[Failed], refusals: u32) -> Verdict {
     decide(failures, Tries { attempts: 100, refusals, age: BACKOFF.max_age }, &BACKOFF, 0.0)
 }
@@ -63,12 +63,13 @@ fn text() -> String {
     "words".to_owned()
 }
 
-/// Every kind of failure, its reason, and whether it is poison: the table of the contract.
+/// Every kind of failure except permanent refusals: its reason, and whether it is poison.
 fn table() -> Vec<(Failure, &'static str, bool)> {
     let row = BadRow { tenant_id: text(), name: text(), enabled: true, problems: Vec::new() };
     let lookup = LookupError { tenant_id: text(), table: text(), problem: text() };
     let unavailable = || AssumeError::Unavailable { role: text(), problem: text() };
-    let truncated = DecodeError::Truncated { format: "gzip", produced: 1 };
+    let decode = |error| Failure::Decode { records: 3, error };
+    let at = |problem| RecordError { index: 3, problem };
     vec![
         (Failure::Event(EventError::Unknown(text())), "bad_event", true),
         (Failure::Key(KeyError::EmptySegment(1)), "bad_key", true),
@@ -76,32 +77,13 @@ fn table() -> Vec<(Failure, &'static str, bool)> {
         (Failure::UnknownTenant, "unknown_tenant", true),
         (Failure::TenantPaused, "tenant_paused", true),
         (Failure::Row(row), "bad_tenant_row", true),
-        (Failure::Decode { records: 3, error: truncated }, "corrupt_object", true),
-        (Failure::Decode { records: 3, error: DecodeError::TooLarge { limit: 1 } }, "object_too_large", true),
+        (decode(DecodeError::Truncated { format: "gzip", produced: 1 }), "corrupt_object", true),
+        (decode(DecodeError::TooLarge { limit: 1 }), "object_too_large", true),
         (record(1), "corrupt_object", true),
-        (
-            Failure::Decode {
-                records: 3,
-                error: DecodeError::WindowTooLarge { window: 2, limit: 1, produced: 0 },
-            },
-            "window_too_large",
-            true,
-        ),
-        (
-            Failure::Decode { records: 3, error: DecodeError::Dictionary { id: 7, produced: 0 } },
-            "unsupported_format",
-            true,
-        ),
-        (
-            Failure::Record(RecordError { index: 0, problem: RecordProblem::Unsupported(text()) }),
-            "unsupported_format",
-            true,
-        ),
-        (
-            Failure::Unkept(RecordError { index: 3, problem: RecordProblem::SteppedOver }),
-            "record_too_long",
-            true,
-        ),
+        (decode(DecodeError::WindowTooLarge { window: 2, limit: 1, produced: 0 }), "window_too_large", true),
+        (decode(DecodeError::Dictionary { id: 7, produced: 0 }), "unsupported_format", true),
+        (Failure::Record(at(RecordProblem::Unsupported(text()))), "unsupported_format", true),
+        (Failure::Unkept(at(RecordProblem::SteppedOver)), "record_too_long", true),
         (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
         (Failure::Object(ObjectError::TooLarge { stored: 2, limit: 1 }), "object_too_large", true),
         (Failure::Object(ObjectError::Denied(text())), "object_denied", false),
@@ -154,7 +136,7 @@ fn ours() -> IdentityError {
     IdentityError::Credentials { problem: text() }
 }
 
-/// What is refused for what it is, and its reason.
+/// Every permanent refusal and its reason.
 fn refusals() -> Vec<(Failure, &'static str)> {
     vec![
         (Failure::Object(ObjectError::BucketGone(text())), "source_bucket_missing"),
@@ -168,7 +150,7 @@ fn refusals() -> Vec<(Failure, &'static str)> {
 }
 
 #[test]
-fn what_is_refused_is_tried_a_few_times_and_poison_then() {
+fn a_permanent_refusal_is_retried_a_few_times_and_is_poison_then() {
     for (index, (_, reason)) in refusals().into_iter().enumerate() {
         let refused = || failed(refusals().swap_remove(index).0);
         for (refusals, is_poison) in [(1, false), (2, false), (3, true), (70, true)] {
@@ -181,7 +163,7 @@ fn what_is_refused_is_tried_a_few_times_and_poison_then() {
                 other => panic!("{reason}: {other:?}"),
             }
         }
-        // What may yet go well comes first, however often the message was refused.
+        // A failure for which a retry may succeed comes first, however often the message was refused.
         let verdict = judge_refused(&[refused(), failed(Failure::Panic(text()))], 70);
         assert!(matches!(&verdict, Verdict::Retry(cause) if cause.reason == "panic"), "{verdict:?}");
         let verdict = judge_refused(&[failed(Failure::ForeignBucket), refused()], 2);
@@ -190,7 +172,7 @@ fn what_is_refused_is_tried_a_few_times_and_poison_then() {
 }
 
 #[test]
-fn what_blames_us_is_told_from_what_blames_a_customer() {
+fn failures_of_the_worker_s_own_set_up_are_told_from_those_of_a_customer() {
     let mut blamed = Vec::new();
     for (failure, reason, _) in table() {
         match (failure.blames_us(), reason) {
@@ -204,7 +186,7 @@ fn what_blames_us_is_told_from_what_blames_a_customer() {
 }
 
 #[test]
-fn every_failure_has_its_fate() {
+fn every_failure_has_a_reason_and_a_verdict() {
     for (failure, reason, is_poison) in table() {
         assert_eq!(failure.reason(), reason);
         let (cause, was_poison) = match judge(&[failed(failure)], 1, 0.0) {
@@ -217,14 +199,14 @@ fn every_failure_has_its_fate() {
 }
 
 #[test]
-fn nothing_wrong_is_an_ack_and_a_retry_beats_poison() {
+fn no_failure_is_an_ack_and_a_retry_comes_before_poison() {
     assert_eq!(judge(&[], 1, 0.5), Verdict::Ack);
     let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic(text()))];
     assert!(matches!(judge(&failures, 1, 0.0), Verdict::Retry(cause) if cause.reason == "panic"));
 }
 
 #[test]
-fn what_was_retried_for_too_long_is_a_letter_with_its_reason() {
+fn a_message_past_its_maximum_age_is_overdue_with_the_reason_of_its_failure() {
     let check = |failures: Vec<Failure>, overdue: Option<&str>| {
         let failures: Vec<_> = failures.into_iter().map(failed).collect();
         let tries = Tries { attempts: 7, refusals: 1, age: BACKOFF.max_age };
@@ -272,7 +254,7 @@ fn a_letter_names_every_tenant_that_failed() {
 }
 
 #[test]
-fn delays_are_graded_and_jittered() {
+fn delays_grow_with_attempts_and_have_jitter() {
     for (attempts, chance, seconds) in [
         (0, 0.0, 10.0),
         (1, 0.0, 10.0),
@@ -289,7 +271,7 @@ fn delays_are_graded_and_jittered() {
 }
 
 #[test]
-fn what_waits_for_a_probe_does_not_come_before_it() {
+fn a_retry_does_not_come_before_it_can_succeed() {
     let check = |failures: Vec<Failure>, attempts, chance, seconds: f64| {
         let failures: Vec<_> = failures.into_iter().map(failed).collect();
         let verdict = judge(&failures, attempts, chance);
@@ -298,24 +280,24 @@ fn what_waits_for_a_probe_does_not_come_before_it() {
     let role = |seconds| Failure::Sink(SinkError::Session(open(seconds)));
     check(vec![role(30)], 1, 0.0, 30.0);
     check(vec![role(30)], 1, 1.0, 32.5);
-    check(vec![Failure::Sink(SinkError::Session(open(30)))], 3, 1.0, 30.0);
+    check(vec![role(30)], 3, 1.0, 30.0);
     check(vec![Failure::Copy(CopyError::Session(open(30)))], 3, 1.0, 30.0);
     check(vec![Failure::Sink(held(30))], 1, 0.0, 30.0);
-    // Its own delay is longer.
+    // The delay for the attempt is longer than the wait for the probe.
     check(vec![role(30)], 3, 0.0, 40.0);
     check(vec![role(30)], 3, 0.5, 35.0);
-    // Room to the longest delay only, and a probe beyond it.
+    // The probe comes shortly before the longest delay, or after it.
     check(vec![role(58)], 2, 1.0, 60.0);
     check(vec![role(60)], 1, 0.7, 60.0);
     check(vec![role(300)], 1, 0.0, 60.0);
     check(vec![role(300)], 1, 1.0, 45.0);
-    // The probe that is due, and others that need not wait.
+    // The probe is due, or another failure has a shorter delay.
     check(vec![role(0)], 1, 0.0, 10.0);
     check(vec![role(50), role(30)], 1, 0.0, 30.0);
     check(vec![role(30), Failure::Sink(SinkError::Throttled(text()))], 1, 0.0, 10.0);
     check(vec![role(30), Failure::ForeignBucket], 1, 0.0, 30.0);
     check(vec![Failure::Sink(paused(30))], 1, 0.0, 30.0);
-    // A turn is kept to, however often the message came.
+    // The wait for a turn does not depend on the attempts.
     let turn = |seconds| Failure::OverShare { wait: Duration::from_secs(seconds) };
     check(vec![turn(3)], 1, 0.5, 3.0);
     check(vec![turn(3)], 7, 0.5, 3.0);
@@ -324,7 +306,7 @@ fn what_waits_for_a_probe_does_not_come_before_it() {
 }
 
 #[test]
-fn poison_says_what_it_is_about() {
+fn the_attributes_of_poison_name_tenant_object_and_record() {
     let Verdict::Poison(poison) = judge(&[failed(record(7))], 1, 0.0) else { panic!("poison") };
     let expected =
         [("tenant", "acme"), ("bucket", "b"), ("key", "k"), ("version", "v"), ("record_offset", "7")];

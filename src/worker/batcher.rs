@@ -1,4 +1,4 @@
-//! Gathers calls for one message each into calls for several.
+//! Gathers entries for single messages into batch calls.
 
 use std::{future::Future, time::Duration};
 
@@ -10,10 +10,10 @@ use tokio::{
 
 use crate::queue::{MAX_BATCH, QueueError};
 
-/// Batches on their way at once.
+/// Most batch calls in flight at once.
 pub(super) const MAX_BATCHES: usize = 8;
 
-/// Takes entries; a background task makes calls of them, until this drops.
+/// Takes entries. A background task sends them in batch calls until the batcher drops.
 #[derive(Debug)]
 pub(super) struct Batcher<E> {
     sender: mpsc::UnboundedSender<Pending<E>>,
@@ -26,7 +26,8 @@ struct Pending<E> {
 }
 
 impl<E: Send + 'static> Batcher<E> {
-    /// Starts with a call that answers entry by entry, in order; the first entry of a batch waits that long for others.
+    /// Starts the background task. `call` makes one batch call and answers entry by entry, in order. The first entry of a batch
+    /// waits up to `linger` for others.
     pub(super) fn start<F>(linger: Duration, call: impl Fn(Vec<E>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Vec<Result<(), QueueError>>> + Send + 'static,
@@ -36,18 +37,19 @@ impl<E: Send + 'static> Batcher<E> {
         Self { sender }
     }
 
-    /// Has an entry called for, together with others that come within a moment.
+    /// Sends an entry in the next batch call and waits for its answer.
     ///
     /// # Errors
-    /// The call's, for this entry.
+    /// The batch call's error for this entry.
     ///
     /// # Cancel safety
-    /// Safe in that nothing is left half done: the call goes out all the same.
+    /// Dropping the future does not stop the call: the entry is sent all the same.
     pub(super) async fn call(&self, entry: E) -> Result<(), QueueError> {
         let (answer, answered) = oneshot::channel();
-        // If the task is gone, so is the sender in what comes back, and nothing is answered.
+        // If the background task has ended, `send` fails and drops `answer`, and the wait below ends with `unanswered`.
         let _ = self.sender.send(Pending { entry, answer });
-        let unanswered = |_| Err(QueueError::Unavailable("the call ended without an answer".to_owned()));
+        let unanswered =
+            |_| Err(QueueError::Unavailable("the batch call ended without an answer".to_owned()));
         answered.await.unwrap_or_else(unanswered)
     }
 }
@@ -69,7 +71,7 @@ async fn gather<E: Send + 'static, F>(
                 Ok(None) | Err(_) => break,
             }
         }
-        // A panic in a call is told to those who wait for it.
+        // The results are ignored: a call that panicked has dropped its senders, so each waiting caller gets an error.
         while calls.len() >= MAX_BATCHES {
             calls.join_next().await;
         }
@@ -79,7 +81,7 @@ async fn gather<E: Send + 'static, F>(
         let results = call(entries);
         calls.spawn(async move {
             for (answer, result) in answers.into_iter().zip(results.await) {
-                // Whoever asked may be gone.
+                // Fails if the caller no longer waits.
                 let _ = answer.send(result);
             }
         });

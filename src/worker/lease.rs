@@ -1,6 +1,6 @@
-//! Keeps received messages hidden for as long as somebody works on them.
+//! Keeps received messages hidden while the worker works on them.
 //!
-//! Each lease has a task and calls of its own: a call that hangs harms no other message.
+//! Each lease has its own task and its own calls, so a call that hangs delays no other message.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::metrics::Metrics;
 use crate::{
     metrics::Call,
-    queue::{MAX_VISIBILITY, Queue, QueueError, Receipt},
+    queue::{MAX_VISIBILITY, Message, Queue, QueueError, Receipt},
 };
 
-/// How long one extension may take. With the shortest `queue.visibility_timeout`, 10 s, the message is still hidden then.
+/// Longest time for one extension call. Even with the shortest `queue.visibility_timeout` (10 s), the message is still hidden
+/// when this time ends.
 const LONGEST_EXTENSION: Duration = Duration::from_secs(4);
 
-/// Makes leases.
+/// Creates leases.
 #[derive(Debug)]
 pub struct Leases<Q> {
     queue: Arc<Q>,
@@ -24,7 +25,7 @@ pub struct Leases<Q> {
     metrics: Metrics,
 }
 
-/// One message's lease: at half of the visibility timeout it is extended, again and again, until this drops.
+/// Lease of one message. After each half of the visibility timeout the message's visibility is extended, until the lease drops.
 #[derive(Debug)]
 pub struct Lease {
     _ended: DropGuard,
@@ -32,28 +33,29 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Ends the lease and waits until no extension of it is on its way any more, 4 s at most: what is asked of the queue
-    /// after that is not overtaken.
+    /// Ends the lease, and waits up to 4 s for an extension that is in flight, so that the extension cannot overtake a
+    /// later call for the same message.
     pub async fn end(self) {
         let Self { _ended, extending } = self;
         drop(_ended);
-        // A panic in it would have been told, and nothing is on its way after one.
+        // An error means that the task panicked: then no extension is in flight either.
         let _ = extending.await;
     }
 }
 
 impl<Q: Queue> Leases<Q> {
-    /// For messages that arrive hidden for `visibility_timeout` and are to be extended by as much.
+    /// `visibility_timeout` is how long a receive and each extension hide a message.
     pub fn new(queue: Arc<Q>, visibility_timeout: Duration, metrics: Metrics) -> Self {
         Self { queue, visibility_timeout, metrics }
     }
 
-    /// Takes charge of a message that was just received.
-    pub fn hold(&self, receipt: Receipt) -> Lease {
+    /// Starts the lease of a message that was just received.
+    pub fn hold(&self, message: &Message) -> Lease {
         let ended = CancellationToken::new();
         let extending = tokio::spawn(extend(
             Arc::clone(&self.queue),
-            receipt,
+            message.id.clone(),
+            message.receipt.clone(),
             self.visibility_timeout,
             ended.clone(),
             self.metrics.clone(),
@@ -62,10 +64,11 @@ impl<Q: Queue> Leases<Q> {
     }
 }
 
-/// Extends one lease until it ends. An extension that fails is tried again after a sixteenth of the timeout: even where the
-/// first attempt took its longest there is one more before the message is visible.
+/// Extends a message's visibility until its lease ends. A failed extension is tried again after a sixteenth of the
+/// timeout: even if the first attempt took its longest, one more fits before the message becomes visible.
 async fn extend<Q: Queue>(
     queue: Arc<Q>,
+    id: String,
     receipt: Receipt,
     visibility_timeout: Duration,
     ended: CancellationToken,
@@ -79,19 +82,20 @@ async fn extend<Q: Queue>(
             () = ended.cancelled() => return,
             () = tokio::time::sleep_until(next) => {}
         }
-        // SQS counts its twelve hours from the receive; beyond them the message comes again whatever we do.
+        // SQS hides a message for at most 12 hours after its receive. After that SQS delivers the message again.
         let left = left(received);
         let entry = [(receipt.clone(), visibility_timeout.min(left))];
         let answer = tokio::time::timeout(LONGEST_EXTENSION, queue.change_visibility(&entry)).await;
         match answer.map(|mut results| results.pop()) {
             Ok(Some(Ok(()))) if left > visibility_timeout => next += visibility_timeout / 2,
             Ok(Some(Ok(()))) => return,
-            // Deleted or given back while the call was on its way.
+            // The message was deleted or returned to the queue while the call was in flight.
             Ok(Some(Err(QueueError::Gone(_)))) if ended.is_cancelled() => return,
             Ok(Some(Err(QueueError::Gone(problem)))) => {
                 tracing::warn!(
+                    message.id = id,
                     error = problem,
-                    "a message is no longer ours while we work on it; it may be delivered twice"
+                    "the queue took a message back while the worker was working on it; another worker may handle it as well"
                 );
                 return;
             }
@@ -101,14 +105,21 @@ async fn extend<Q: Queue>(
                     _ => format!("no answer within {LONGEST_EXTENSION:?}"),
                 };
                 metrics.queue_errors.get_or_create(&Call::new("change_visibility")).inc();
-                tracing::warn!(error, "a message's visibility could not be extended");
-                next = Instant::now() + visibility_timeout / 16;
+                let retry_in = visibility_timeout / 16;
+                tracing::warn!(
+                    message.id = id,
+                    error,
+                    ?retry_in,
+                    "a message's visibility could not be extended"
+                );
+                next = Instant::now() + retry_in;
             }
         }
     }
 }
 
+/// Time that is left of the 12 hours for which SQS can hide a message.
 fn left(received: Instant) -> Duration {
-    // A second less than SQS's own limit: its clock started a little before ours.
+    // One second less than SQS's limit, because SQS started to count before the worker got the message.
     (MAX_VISIBILITY - Duration::from_secs(1)).saturating_sub(received.elapsed())
 }

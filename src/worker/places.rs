@@ -1,5 +1,5 @@
-//! Counts the messages that this worker has hidden: each takes a place in flight, of which SQS has some 120,000 for all of a
-//! queue's consumers.
+//! Counts the messages that this worker has hidden until their retry. SQS counts hidden messages as in flight, and allows about
+//! 120,000 messages in flight for all consumers of a queue together.
 
 use std::{
     cmp::Reverse,
@@ -10,22 +10,23 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Places that hidden messages may take, and those that are taken, by when each comes free.
+/// Limited number of places for hidden messages.
 #[derive(Debug)]
 pub(super) struct Places {
     limit: usize,
+    /// When each taken place comes free.
     taken: Mutex<BinaryHeap<Reverse<Instant>>>,
 }
 
 impl Places {
-    /// So many, all free.
+    /// Creates `limit` places, all free.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, taken: Mutex::default() }
     }
 
-    /// Takes one for that long, if one is free.
+    /// Takes a place for `time` and returns true, or returns false if no place is free.
     pub(super) fn take(&self, time: Duration) -> bool {
-        // A heap of times is right after every statement, so a panic elsewhere leaves nothing half done.
+        // The heap is valid after every statement, so the lock is usable after a panic.
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         while taken.peek().is_some_and(|Reverse(until)| *until <= now) {
@@ -50,7 +51,7 @@ mod tests {
         assert!(places.take(3 * second) && places.take(second));
         assert!(!places.take(second));
         tokio::time::advance(second).await;
-        assert!(places.take(second), "the second one's");
+        assert!(places.take(second), "the place that was taken for one second");
         assert!(!places.take(second));
         tokio::time::advance(2 * second).await;
         assert!(places.take(second) && places.take(second));

@@ -1,8 +1,11 @@
-//! Carries verdicts out on the queue.
+//! Carries out verdicts on the queue.
 //!
-//! Each message has a task, in no slot, which makes one call after another; what several ask of the queue at once goes out
-//! in one call (`batcher`). A message is sent, anew or as a letter, before it is deleted: whoever kills the worker in between
-//! has it twice, and never not at all.
+//! Each message has a task of its own, which takes no slot and makes one call after another. Entries of several tasks
+//! share a batch call (`batcher`).
+//!
+//! A message with a long delay is sent anew: the worker sends a new message with the delay, and deletes the old one.
+//! Poison is buried: the worker sends a dead letter, and deletes the message. The send always comes before the delete.
+//! So a worker that is killed between the two leaves the message twice, but never loses it.
 
 use std::{
     collections::HashSet,
@@ -29,70 +32,74 @@ use crate::{
     verdict::{Cause, Verdict},
 };
 
-/// How long the first of a batch waits for others.
+/// How long the first entry of a batch call waits for others.
 const LINGER: Duration = Duration::from_millis(50);
-/// Longest wait that hides a message; what waits longer is sent anew and takes no place in flight.
+/// Longest delay for which a message is hidden. A message with a longer delay is sent anew, so that it does not count
+/// as in flight.
 pub const LONGEST_HIDING: Duration = Duration::from_secs(60);
-/// Dead letters on their way at once.
+/// Most dead letters that are sent at once.
 const MAX_LETTERS: usize = 8;
-/// How long a letter waits for its turn to be sent; a slow dead-letter queue must not hold up what others receive.
+/// Longest wait of a letter while [`MAX_LETTERS`] other letters are being sent. The wait is short, because the receive
+/// loop stops while many verdicts wait.
 const LETTER_WAIT: Duration = Duration::from_secs(1);
-/// How long a dead-letter queue that is slow or does not answer is left alone: receiving waits for verdicts once many are
-/// under way, and letters must not be those.
+/// How long no letter is sent after the dead-letter queue was slow or did not answer. Without this pause, letters would
+/// fill the backlog of verdicts, and the receive loop stops while that is full.
 const LETTERS_PAUSE: Duration = Duration::from_secs(5);
-/// What a failure to send a letter means.
-const LETTER_UNSENT: &str = "a dead letter could not be sent; the message comes again";
-/// How long a delete that the queue does not take is tried again, with the message still leased.
+/// Log text for a letter that could not be sent.
+const LETTER_UNSENT: &str =
+    "a dead letter could not be sent; its message stays in the queue and is tried again";
+/// How long a failed delete is tried again. The message's lease continues meanwhile.
 const DELETE_FOR: Duration = Duration::from_secs(300);
-/// Longest pause between such attempts.
+/// Longest pause between attempts to delete a message.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Most messages that are known to be done with and could not be deleted; an id has 36 bytes.
+/// Most ids of finished messages that are remembered because the delete failed. An id has 36 bytes.
 const MAX_OWED: usize = 10_000;
-/// Bytes of bodies that wait here for the queue; while there are more, nothing is received.
+/// Most bytes of message bodies whose verdicts wait for the queue. With more, the worker receives nothing.
 pub(super) const MAX_HELD_BYTES: usize = 32 << 20;
 
-/// Most bytes that bodies of messages take, of a worker with that many slots: those that wait for the queue, those that are
-/// worked on, and the requests and the answer that they are copied from and to.
+/// Most bytes of memory for the bodies of messages in a worker with `concurrency` slots: bodies that wait for the queue, bodies
+/// in work, and their copies in requests and in the answer to a receive.
 pub const fn bodies_bound(concurrency: usize) -> usize {
-    // SQS's JSON doubles a text of nothing but quotes, and the SDK holds text and request, or answer and text.
+    // Factor 3: the SDK holds a text and its request (or answer) at once, and JSON escapes double a text of quotes alone.
     let requests = (MAX_LETTERS + MAX_BATCHES) * 3 * MAX_MESSAGE_BYTES;
     let answer = 10 * 3 * MAX_MESSAGE_BYTES;
     MAX_HELD_BYTES + concurrency * MAX_MESSAGE_BYTES + requests + answer
 }
 
-/// A message with its verdict, still leased until the verdict is carried out.
+/// A message with its verdict. The lease lasts until the verdict is carried out.
 #[derive(Debug)]
 pub struct Settlement {
     /// The message.
     pub message: Arc<Message>,
-    /// What becomes of it.
+    /// Its verdict.
     pub verdict: Verdict,
-    /// Keeps it hidden.
+    /// Its lease, which keeps it hidden.
     pub lease: Lease,
 }
 
-/// Takes verdicts; tasks in the background carry them out.
+/// Takes verdicts. Background tasks carry them out.
 #[derive(Debug)]
 pub struct Settler<Q> {
     calls: Arc<Calls<Q>>,
     tasks: TaskTracker,
 }
 
-/// What the tasks share.
+/// State that the tasks share.
 #[derive(Debug)]
 struct Calls<Q> {
     queue: Arc<Q>,
     deletes: Batcher<Receipt>,
-    /// For messages that were sent anew or buried. They go out at once: a worker that is killed before its delete leaves two.
+    /// For messages that were sent anew or buried. Their deletes do not wait for others, because a worker that is
+    /// killed before the delete leaves the message twice.
     deletes_at_once: Batcher<Receipt>,
     hides: Batcher<(Receipt, Duration)>,
     sends: Batcher<SentAnew>,
     letters: Semaphore,
-    /// Until then the dead-letter queue is left alone: it was slow, or did not answer.
+    /// Until then no letter is sent, because the dead-letter queue was slow or did not answer.
     no_letters_before: Mutex<Option<Instant>>,
     places: Places,
     terms: Terms,
-    /// Ids of messages that are done with and not deleted yet.
+    /// Ids of messages that are finished but not deleted yet.
     owed: Mutex<HashSet<String>>,
     backlog: Arc<AtomicUsize>,
     held_bytes: Arc<AtomicUsize>,
@@ -101,8 +108,8 @@ struct Calls<Q> {
 }
 
 impl<Q: Queue> Settler<Q> {
-    /// Starts with nothing to do. At most `max_hidden` messages wait hidden at once; `longest_retry` is how long after its first
-    /// receive a message may be received for the last time.
+    /// Starts without any verdicts. At most `max_hidden` messages are hidden at the same time. `longest_retry`
+    /// is the longest time from a message's first receive to its last one.
     pub fn start(queue: Arc<Q>, max_hidden: usize, longest_retry: Duration, metrics: Metrics) -> Self {
         let deletes = |linger| {
             let queue = Arc::clone(&queue);
@@ -144,13 +151,13 @@ impl<Q: Queue> Settler<Q> {
         Self { calls: Arc::new(calls), tasks: TaskTracker::new() }
     }
 
-    /// Hands a verdict over.
+    /// Carries out a verdict in the background.
     pub fn settle(&self, Settlement { message, verdict, lease }: Settlement) {
         self.calls.metrics.messages.get_or_create(&VerdictLabel::new(verdict.word())).inc();
         self.carry_out(message, verdict, lease);
     }
 
-    /// Deletes a message that is known to be done with.
+    /// Deletes a message for which [`Settler::owes_delete`] is true.
     pub fn delete(&self, message: Arc<Message>, lease: Lease) {
         self.carry_out(message, Verdict::Ack, lease);
     }
@@ -161,36 +168,40 @@ impl<Q: Queue> Settler<Q> {
         self.tasks.spawn(async move { calls.carry_out(&held.message, verdict, lease, counted).await });
     }
 
-    /// Makes a message visible at once; waits before for the last call of its lease, if it has one.
-    pub fn give_back(&self, receipt: Receipt, lease: Option<Lease>) {
+    /// Returns a message to the queue, visible at once. If the message has a lease, the lease ends first.
+    pub fn give_back(&self, message: Arc<Message>, lease: Option<Lease>) {
         let calls = Arc::clone(&self.calls);
         self.tasks.spawn(async move {
             if let Some(lease) = lease {
                 lease.end().await;
             }
-            if let Err(error) = calls.hides.call((receipt, Duration::ZERO)).await {
-                tracing::warn!(error = %error, "a message could not be given back; it returns when its visibility ends");
+            if let Err(error) = calls.hides.call((message.receipt.clone(), Duration::ZERO)).await {
+                tracing::warn!(
+                    message.id,
+                    error = %error,
+                    "a message could not be returned to the queue; it is delivered again when its visibility timeout ends"
+                );
             }
         });
     }
 
-    /// Whether the message was done with before, and only its delete is missing.
+    /// Whether this worker has finished the message before and only its delete is missing.
     pub fn owes_delete(&self, id: &str) -> bool {
         self.calls.owed().contains(id)
     }
 
-    /// Verdicts that the queue has not taken yet.
+    /// Number of verdicts that the queue has not taken yet.
     pub fn backlog(&self) -> usize {
         self.calls.backlog.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the messages that wait for the queue.
+    /// Bytes of the bodies of messages whose verdicts wait for the queue.
     pub fn held_bytes(&self) -> usize {
         self.calls.held_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until every verdict is carried out.
-    pub async fn finish(self) {
+    pub async fn finish(&self) {
         self.calls.finishing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -247,24 +258,24 @@ impl<Q: Queue> Calls<Q> {
             },
         };
         let mut delay = cause.delay.min(self.terms.longest_delay());
-        // Before the queue's retention ends it, a message is sent anew, however short its delay, or else buried.
+        // A message that the queue would lose soon is sent anew even for a short delay, or else buried.
         let retention = self.terms.retention();
         let ends = retention.is_some_and(|retention| ends_within(retention, message, delay));
-        // Poison that only the redrive policy can take hides whatever is known: see `Unburied::Ever`.
+        // Poison that only the redrive policy can move is hidden for any delay: see `Unburied::ForGood`.
         let must_hide = !ends && longest_hiding == Duration::MAX;
-        // While the retention is not known nothing else is hidden: it may be short.
+        // Other messages are not hidden while the retention is not known, because it may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
         if !(delay.is_zero() && !ends || must_hide || may_hide && self.places.take(delay)) {
-            // Where a send failed, the message may be there twice. Each further one would be sent twice as well, so for a while
-            // only those are sent that the queue would lose.
+            // A send that fails may leave a message twice. So after a failure, only messages that the queue would lose
+            // are sent for a minute.
             let sent = match ends || !self.terms.sending_fails() {
                 true => self.send_anew(message, &cause).await,
-                false => Err(Unsent::Now),
+                false => Err(Unsent::ForNow),
             };
             match sent {
                 Ok(()) => return self.delete(message, lease, &self.deletes_at_once).await,
-                Err(Unsent::Now) => delay = delay.min(LONGEST_HIDING),
-                Err(Unsent::Ever) => {}
+                Err(Unsent::ForNow) => delay = delay.min(LONGEST_HIDING),
+                Err(Unsent::ForGood) => {}
             }
             if ends && self.bury_overdue(message, &cause).await.is_ok() {
                 return self.delete(message, lease, &self.deletes_at_once).await;
@@ -273,25 +284,26 @@ impl<Q: Queue> Calls<Q> {
         self.hide(message, delay, lease, counted).await;
     }
 
-    /// Hides a message for its delay. SQS counts delays in seconds, and the odd part of one is waited for here first, in no slot:
-    /// rounded up, messages that were refused together would come again together.
+    /// Hides a message for its delay. SQS counts delays in whole seconds, so the fraction of a second is waited for
+    /// before the call, outside any slot. If delays were rounded up instead, messages that were refused in the same
+    /// second would come back together.
     async fn hide(&self, message: &Message, mut delay: Duration, lease: Lease, mut counted: Counted) {
         let odd_part = Duration::from_nanos(delay.subsec_nanos().into());
         if !odd_part.is_zero() {
             drop(counted);
-            tokio::select! {
-                () = tokio::time::sleep(odd_part) => delay -= odd_part,
-                () = self.finishing.cancelled() => {}
+            if self.finishing.run_until_cancelled(tokio::time::sleep(odd_part)).await.is_some() {
+                delay -= odd_part;
             }
             counted = Counted::new(&self.backlog);
         }
-        // Not extended any more, or an extension could overtake the delay.
+        // The lease ends first: a later extension would overwrite the delay.
         lease.end().await;
         if let Err(error) = self.hides.call((message.receipt.clone(), delay)).await {
             self.failed(
                 "change_visibility",
+                message,
                 &error,
-                "a message's retry could not be delayed; it returns when its visibility ends",
+                "a message could not be hidden until its retry; it is delivered again when its visibility timeout ends",
             );
         }
         drop(counted);
@@ -299,7 +311,7 @@ impl<Q: Queue> Calls<Q> {
 
     async fn send_anew(&self, message: &Arc<Message>, cause: &Cause) -> Result<(), Unsent> {
         if !self.terms.may_send() {
-            return Err(Unsent::Ever);
+            return Err(Unsent::ForGood);
         }
         let entry = SentAnew {
             message: Arc::clone(message),
@@ -316,26 +328,27 @@ impl<Q: Queue> Calls<Q> {
                 let unsent = match &error {
                     QueueError::Denied(_) => {
                         self.terms.sending_was_denied();
-                        Unsent::Ever
+                        Unsent::ForGood
                     }
-                    // Of this message alone, and SQS has no copy of it.
-                    QueueError::Refused(_) => Unsent::Ever,
+                    // SQS refuses this message alone, and has no copy of it.
+                    QueueError::Refused(_) => Unsent::ForGood,
                     QueueError::Gone(_) | QueueError::Missing(_) | QueueError::Unavailable(_) => {
                         self.terms.sending_failed();
-                        Unsent::Now
+                        Unsent::ForNow
                     }
                 };
                 self.failed(
                     "send_anew",
+                    message,
                     &error,
-                    "a message that waits for long could not be sent anew; it is hidden instead",
+                    "a message that waits for its retry could not be sent anew; it is hidden instead",
                 );
                 Err(unsent)
             }
         }
     }
 
-    /// Buries a message whose retries end here, by its age or by the queue's.
+    /// Buries a message that is not retried any more, because it reached its maximum age or the queue would lose it.
     async fn bury_overdue(&self, message: &Message, cause: &Cause) -> Result<(), Unburied> {
         self.bury(message, cause).await?;
         self.metrics.dead_letters_overdue.get_or_create(&Reason::new(cause.reason)).inc();
@@ -348,30 +361,31 @@ impl<Q: Queue> Calls<Q> {
             tracing::warn!(
                 message.id,
                 reason = cause.reason,
-                "poison, and no dead-letter queue configured: left to the queue's redrive policy"
+                "a message cannot be delivered, and no dead-letter queue is configured: the message stays in the queue \
+                 until the queue's redrive policy moves it; set queue.dead_letter_url to have it moved at once"
             );
-            return Err(Unburied::Ever);
+            return Err(Unburied::ForGood);
         }
         let mut attributes = vec![("reason", cause.reason.to_owned()), ("message_id", message.id.clone())];
         attributes.extend(cause.attributes.iter().cloned());
         let letter = DeadLetter { body: message.body.clone(), attributes };
         let pausing = || self.letters_pause(None).is_some_and(|until| Instant::now() < until);
         if pausing() {
-            return Err(Unburied::Now);
+            return Err(Unburied::ForNow);
         }
         let Ok(turn) = tokio::time::timeout(LETTER_WAIT, self.letters.acquire()).await else {
             self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
             tracing::warn!(
                 message.id,
                 retry_in = ?LETTERS_PAUSE,
-                "the dead-letter queue is slow; messages that belong there wait in the queue"
+                "the dead-letter queue is slow; messages that belong there stay in the source queue meanwhile"
             );
-            return Err(Unburied::Now);
+            return Err(Unburied::ForNow);
         };
-        let _turn = turn.expect("nobody closes it");
-        // It may have failed while this letter waited for its turn.
+        let _turn = turn.expect("nobody closes the semaphore");
+        // The dead-letter queue may have failed while this letter waited.
         if pausing() {
-            return Err(Unburied::Now);
+            return Err(Unburied::ForNow);
         }
         match self.queue.send_dead_letter(&letter).await {
             Ok(()) => {
@@ -381,34 +395,34 @@ impl<Q: Queue> Calls<Q> {
             Err(error) => {
                 let (unburied, consequence) = match &error {
                     QueueError::Refused(_) => (
-                        Unburied::Ever,
-                        "the dead-letter queue refuses a letter, and the message is left to the queue's redrive policy; its \
-                         MaximumMessageSize should be 1 MiB",
+                        Unburied::ForGood,
+                        "the dead-letter queue refuses a letter: the message stays in the source queue until its redrive \
+                         policy moves it; set MaximumMessageSize of the dead-letter queue to 1 MiB",
                     ),
                     QueueError::Unavailable(_) => {
                         self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
-                        (Unburied::Now, LETTER_UNSENT)
+                        (Unburied::ForNow, LETTER_UNSENT)
                     }
                     QueueError::Gone(_) | QueueError::Denied(_) | QueueError::Missing(_) => {
-                        (Unburied::Now, LETTER_UNSENT)
+                        (Unburied::ForNow, LETTER_UNSENT)
                     }
                 };
-                self.failed("send_dead_letter", &error, consequence);
+                self.failed("send_dead_letter", message, &error, consequence);
                 Err(unburied)
             }
         }
     }
 
-    /// Until when the dead-letter queue is left alone, after setting it where there is something to set.
+    /// Returns the time until which no letter is sent, and sets it before if `until` is given.
     fn letters_pause(&self, until: Option<Instant>) -> Option<Instant> {
-        // One value, right after every statement: a panic elsewhere leaves nothing half done.
+        // The value is valid after every statement, so the lock is usable after a panic.
         let mut pause = self.no_letters_before.lock().unwrap_or_else(PoisonError::into_inner);
         *pause = until.or(*pause);
         *pause
     }
 
-    /// Deletes a message that is done with, leased until then. If that cannot be done the message comes again, and
-    /// [`Settler::owes_delete`] knows it.
+    /// Deletes a finished message, and keeps its lease until then. If the delete fails for too long, the message is
+    /// delivered again, and [`Settler::owes_delete`] recognises it.
     async fn delete(&self, message: &Message, lease: Lease, deletes: &Batcher<Receipt>) {
         self.owe_delete(&message.id);
         let (begun, mut pause) = (Instant::now(), LINGER);
@@ -417,14 +431,16 @@ impl<Q: Queue> Calls<Q> {
                 && begun.elapsed() < DELETE_FOR
                 && !self.finishing.is_cancelled();
             if !again {
-                self.failed("delete", &error, "a finished message could not be deleted; it comes again");
-                return;
+                let consequence = "a finished message could not be deleted; the queue delivers it again";
+                return self.failed("delete", message, &error, consequence);
             }
-            self.failed("delete", &error, "a finished message could not be deleted yet");
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.finishing.cancelled() => {}
-            }
+            self.failed(
+                "delete",
+                message,
+                &error,
+                "a finished message could not be deleted yet; the worker tries again",
+            );
+            self.finishing.run_until_cancelled(tokio::time::sleep(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.owed().remove(&message.id);
@@ -434,7 +450,7 @@ impl<Q: Queue> Calls<Q> {
     fn owe_delete(&self, id: &str) {
         let mut owed = self.owed();
         if owed.len() >= MAX_OWED {
-            // Which of them is forgotten does not matter.
+            // Any id may be forgotten: none is more important than another.
             let other = owed.iter().next().cloned();
             other.map(|other| owed.remove(&other));
         }
@@ -442,39 +458,39 @@ impl<Q: Queue> Calls<Q> {
     }
 
     fn owed(&self) -> MutexGuard<'_, HashSet<String>> {
-        // A set is right after every statement, so a panic elsewhere leaves nothing half done.
+        // The set is valid after every statement, so the lock is usable after a panic.
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self, call: &'static str, error: &QueueError, consequence: &str) {
+    fn failed(&self, call: &'static str, message: &Message, error: &QueueError, consequence: &str) {
         self.metrics.queue_errors.get_or_create(&Call::new(call)).inc();
-        tracing::warn!(call, error = %error, "{consequence}");
+        tracing::warn!(call, message.id, error = %error, "{consequence}");
     }
 }
 
 /// Why a message was not sent anew.
 enum Unsent {
-    /// It may be sent soon.
-    Now,
-    /// It may not be sent, or not be sent by us: another attempt would end alike.
-    Ever,
+    /// The send failed or was not tried. A later send may succeed.
+    ForNow,
+    /// SQS refuses this message or denies the call: another attempt would fail as well.
+    ForGood,
 }
 
-/// Why a message is no dead letter.
+/// Why a message was not buried.
 enum Unburied {
-    /// The letter may be sent soon.
-    Now,
-    /// No dead-letter queue takes it from us.
-    Ever,
+    /// The dead-letter queue does not take the letter now. It may take it later.
+    ForNow,
+    /// No dead-letter queue is configured, or it refuses the letter. Only the queue's redrive policy can move the message.
+    ForGood,
 }
 
 impl Unburied {
-    /// The longest wait that hides the message. The queue's redrive policy counts receives, and a message that is sent anew begins
-    /// at none: where that policy is the only way to a letter, the message hides.
+    /// Longest delay for which the message is hidden. With `ForGood` there is no limit: the queue's redrive policy
+    /// counts receives, and a message that is sent anew starts to count from zero, so the policy would never move it.
     fn longest_hiding(&self) -> Duration {
         match self {
-            Self::Now => LONGEST_HIDING,
-            Self::Ever => Duration::MAX,
+            Self::ForNow => LONGEST_HIDING,
+            Self::ForGood => Duration::MAX,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the queue allows: how long it keeps a message, and whether this worker may send to it.
+//! Limits of the queue: how long it keeps a message, and whether this worker may send to it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,19 +10,19 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::queue::{Message, Queue, QueueError};
 
-/// The shortest that SQS takes. Source: SQS API reference, SetQueueAttributes.
+/// Shortest `MessageRetentionPeriod` that SQS accepts. Source: SQS API reference, SetQueueAttributes.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60);
-/// At most that much of its retention is left when a message is sent anew or buried to save it.
+/// A message is sent anew or buried at most this long before its retention would end.
 const LARGEST_MARGIN: Duration = Duration::from_secs(3600);
-/// How often the retention is read again: operators change it while workers run.
+/// Interval between reads of the retention, which operators may change while workers run.
 const READ_EVERY: Duration = Duration::from_secs(900);
-/// Pauses after a read that failed; they double.
+/// Pause after the first failed read of the retention. Each further failure in a row doubles it, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long sending is not tried after it was denied, or failed.
+/// How long the worker avoids sends after a send was denied or failed.
 const NO_SENDING: Duration = Duration::from_secs(60);
 
-/// What is known by now; a background task reads the retention, until this drops.
+/// Limits of the queue as far as they are known. A background task reads the retention until this drops.
 #[derive(Debug)]
 pub(super) struct Terms {
     known: Arc<Mutex<Known>>,
@@ -31,16 +31,18 @@ pub(super) struct Terms {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// None: not yet.
+    /// `None` until it was read, and while reading it is denied.
     retention: Option<Duration>,
-    /// Until then it is of no use to send.
+    /// Until then the worker does not send, because a send was denied.
     denied_until: Option<Instant>,
-    /// Until then sending may leave copies: SQS keeps what it took and did not answer.
+    /// Until then the worker avoids sends, because a send failed. SQS may keep a message whose answer is lost, so each
+    /// further send that fails could leave another copy.
     failed_until: Option<Instant>,
 }
 
 impl Terms {
-    /// Starts reading. A retention that is shorter than `needed`, the longest that a message is retried, gets a warning.
+    /// Starts the background task. It warns if the retention is shorter than `needed`, the longest time for which a message is
+    /// retried.
     pub(super) fn start<Q: Queue>(queue: Arc<Q>, needed: Duration) -> Self {
         let known = Arc::<Mutex<Known>>::default();
         let reader = tokio::spawn({
@@ -50,46 +52,46 @@ impl Terms {
         Self { known, _reader: AbortOnDropHandle::new(reader) }
     }
 
-    /// How long the queue keeps a message; `None` while that could not be read.
+    /// How long the queue keeps a message; `None` if it is not known.
     pub(super) fn retention(&self) -> Option<Duration> {
         lock(&self.known).retention
     }
 
-    /// The longest delay that a message survives, whether it is sent anew or hides.
+    /// Longest delay after which the queue still has the message, whether it is sent anew or hidden.
     pub(super) fn longest_delay(&self) -> Duration {
         self.retention().unwrap_or(SHORTEST_RETENTION) / 2
     }
 
-    /// Whether it is worth trying to send to the queue.
+    /// Whether the worker should try to send to the queue: no send was denied in the last minute.
     pub(super) fn may_send(&self) -> bool {
         lock(&self.known).denied_until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// Whether a send failed lately: SQS may have taken the message all the same.
+    /// Whether a send failed in the last minute.
     pub(super) fn sending_fails(&self) -> bool {
         lock(&self.known).failed_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Remembers for a minute that sending failed.
+    /// Remembers for a minute that a send failed.
     pub(super) fn sending_failed(&self) {
         lock(&self.known).failed_until = Some(Instant::now() + NO_SENDING);
     }
 
-    /// Remembers for a minute that sending was denied.
+    /// Remembers for a minute that a send was denied.
     pub(super) fn sending_was_denied(&self) {
         lock(&self.known).denied_until = Some(Instant::now() + NO_SENDING);
     }
 }
 
-/// Whether a queue that keeps messages for `retention` may have lost this one when its `delay` is over and somebody should
-/// receive it.
+/// Whether a queue that keeps messages for `retention` may lose this message before a worker receives it again after `delay`.
+/// A margin of a quarter of the retention, an hour at most, is left for the receive.
 pub(super) fn ends_within(retention: Duration, message: &Message, delay: Duration) -> bool {
     let margin = LARGEST_MARGIN.min(retention / 4);
     message.kept_for() + delay + margin > retention
 }
 
 fn lock(known: &Mutex<Known>) -> std::sync::MutexGuard<'_, Known> {
-    // Two values that are right after every statement: a panic elsewhere leaves nothing half done.
+    // The value is valid after every statement, so the lock is usable after a panic.
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -98,12 +100,12 @@ async fn probe_sending<Q: Queue>(queue: &Q) {
         Ok(()) => {}
         Err(QueueError::Denied(problem)) => tracing::warn!(
             error = problem,
-            "the worker may not send to its queue, so messages that wait for long stay in flight, of which SQS has 120,000 \
-             for all tenants together; allow the worker's role sqs:SendMessage on the queue"
+            "the worker may not send to its queue: messages with long delays stay in flight, and SQS allows only 120,000 \
+             messages in flight for all tenants together; allow the worker's role sqs:SendMessage on the queue"
         ),
-        // The first message that is to be sent will tell.
+        // The first real send will tell.
         Err(error) => {
-            tracing::info!(error = %error, "whether the worker may send to its queue is not known yet")
+            tracing::info!(error = %error, "the worker could not check whether it may send to its queue")
         }
     }
 }
@@ -118,21 +120,21 @@ async fn read<Q: Queue>(queue: &Q, known: &Mutex<Known>, needed: Duration) {
                     tracing::warn!(
                         ?retention,
                         ?needed,
-                        "the queue keeps messages for less than queue.max_age plus queue.max_retry_delay: raise its \
+                        "the queue keeps messages for less than queue.max_age plus queue.max_retry_delay; raise the queue's \
                          MessageRetentionPeriod, or lower queue.max_age"
                     );
                 }
                 (lock(known).retention, told) = (Some(retention), Some(retention));
                 tokio::time::sleep(READ_EVERY).await;
             }
-            // Not known, then: what waits is sent anew and comes back soon, as long as nobody can say how short the retention is.
+            // An unknown retention counts as the shortest one: messages that wait are sent anew and come back soon.
             Err(QueueError::Denied(problem)) => {
                 if !denied {
                     tracing::warn!(
                         error = problem,
                         longest_wait = ?(SHORTEST_RETENTION / 2),
-                        "the queue's MessageRetentionPeriod cannot be read, and it may be short: no message waits for longer than \
-                         that; allow the worker's role sqs:GetQueueAttributes on the queue"
+                        "the worker may not read the queue's MessageRetentionPeriod, which may be short: no message waits \
+                         longer than longest_wait; allow the worker's role sqs:GetQueueAttributes on the queue"
                     );
                 }
                 denied = true;

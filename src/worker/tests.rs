@@ -1,4 +1,4 @@
-//! The loop on a queue in memory and in paused time, with a closure in the pipeline's place.
+//! Tests of the loop with an in-memory queue, paused time, and a closure instead of the pipeline.
 
 mod delays;
 mod drain;
@@ -24,7 +24,7 @@ const VISIBILITY: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(20);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A worker that runs.
+/// A running worker.
 struct Running {
     queue: Arc<MemoryQueue>,
     stop: CancellationToken,
@@ -78,7 +78,7 @@ where
     start_stoppable(queue, settings, move |message, _| handle(message))
 }
 
-/// With a handler that can be broken off.
+/// Starts a worker whose handler gets the token that tells it to stop.
 fn start_stoppable<H, F>(queue: MemoryQueue, settings: WorkerSettings, handle: H) -> Running
 where
     H: Fn(Arc<Message>, CancellationToken) -> F + Send + Sync + 'static,
@@ -102,37 +102,54 @@ where
     start_with(queue, settings(), handle)
 }
 
-/// What was handled: body, receive count and when.
+/// The messages that were handled: body, attempt and time of each.
 type Log = Arc<Mutex<Vec<(String, u32, Instant)>>>;
 
-fn note(log: &Log, message: &Message) {
-    log.lock().expect("no test panics with it").push((
-        message.body.clone(),
-        message.attempts,
-        Instant::now(),
-    ));
+/// Notes each message in `log` before it is handled.
+fn noting<H, F>(log: &Log, handle: H) -> impl Fn(Arc<Message>) -> F + Send + Sync + 'static
+where
+    H: Fn(Arc<Message>) -> F + Send + Sync + 'static,
+{
+    let log = Arc::clone(log);
+    move |message| {
+        note(&log, &message);
+        handle(message)
+    }
 }
 
+fn note(log: &Log, message: &Message) {
+    let entry = (message.body.clone(), message.attempts, Instant::now());
+    log.lock().expect("no test panics while it holds the lock").push(entry);
+}
+
+/// The body and the attempt of each message that was handled.
 fn handled(log: &Log) -> Vec<(String, u32)> {
-    log.lock()
-        .expect("no test panics with it")
-        .iter()
-        .map(|(body, count, _)| (body.clone(), *count))
-        .collect()
+    let log = log.lock().expect("no test panics while it holds the lock");
+    log.iter().map(|(body, attempt, _)| (body.clone(), *attempt)).collect()
 }
 
 fn empty(queue: &MemoryQueue) -> bool {
     queue.left().is_empty()
 }
 
-/// Calls other than receives, without their times.
+/// `count` messages, each with its number from 0 as its body.
+fn numbered(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|number| number.to_string())
+}
+
+/// The most messages that each receive asked for, and the time of the receive.
+fn receives(queue: &MemoryQueue) -> Vec<(usize, Instant)> {
+    let calls = queue.calls().into_iter().filter_map(|(at, call)| match call {
+        QueueCall::Receive(most) => Some((most, at)),
+        _ => None,
+    });
+    calls.collect()
+}
+
+/// Every call other than a receive.
 fn answers(queue: &MemoryQueue) -> Vec<QueueCall> {
-    queue
-        .calls()
-        .into_iter()
-        .map(|(_, call)| call)
-        .filter(|call| !matches!(call, QueueCall::Receive(_)))
-        .collect()
+    let calls = queue.calls().into_iter().map(|(_, call)| call);
+    calls.filter(|call| !matches!(call, QueueCall::Receive(_))).collect()
 }
 
 fn delete(bodies: &[&str]) -> QueueCall {
@@ -153,7 +170,7 @@ async fn a_message_is_deleted_after_its_ack_and_not_before() {
         move |_| {
             let done = Arc::clone(&done);
             async move {
-                done.acquire().await.expect("nobody closes it").forget();
+                done.acquire().await.expect("nobody closes the semaphore").forget();
                 Verdict::Ack
             }
         }
@@ -174,39 +191,45 @@ async fn a_retry_hides_the_message_for_its_delay() {
     let queue = queue();
     queue.send("m");
     let (log, delay, begin) = (Log::default(), Duration::from_secs(60), Instant::now());
-    let running = start(queue, {
-        let log = Arc::clone(&log);
-        move |message| {
-            note(&log, &message);
-            let verdict = if message.attempts == 1 { retry_after(delay) } else { Verdict::Ack };
-            async move { verdict }
-        }
-    });
+    let running = start(queue, until_attempt(&log, 2, retry_after(delay)));
     running.queue.until(|queue| !answers(queue).is_empty()).await;
     assert_eq!(running.queue.hidden_for("m"), delay);
     let hidden = begin.elapsed();
     running.queue.until(empty).await;
     assert_eq!(answers(&running.queue), [hide("m", delay), delete(&["m"])]);
     assert_eq!(handled(&log), [("m".to_owned(), 1), ("m".to_owned(), 2)]);
-    assert_eq!(log.lock().expect("no test panics with it")[1].2 - begin, hidden + delay);
+    assert_eq!(log.lock().expect("no test panics while it holds the lock")[1].2 - begin, hidden + delay);
     running.stop().await;
 }
 
-/// A retry of the tenant acme.
+/// Notes each message in `log`. Answers `again` before the attempt `last`, and acknowledges it then.
+fn until_attempt(
+    log: &Log,
+    last: u32,
+    again: Verdict,
+) -> impl Fn(Arc<Message>) -> std::future::Ready<Verdict> + Send + Sync + 'static {
+    noting(log, move |message| {
+        std::future::ready(if message.attempts < last { again.clone() } else { Verdict::Ack })
+    })
+}
+
+/// A retry for the tenant acme.
 fn retry_after(delay: Duration) -> Verdict {
     let attributes = vec![("tenant", "acme".into())];
     Verdict::Retry(Cause { reason: "role_denied", attributes, delay, refusals: 0 })
 }
 
-fn bad_key() -> Verdict {
-    Verdict::Poison(Cause {
-        reason: "bad_key",
-        attributes: vec![("tenant", "acme".into()), ("key", "a/b".into())],
-        delay: 5 * SECOND,
-        refusals: 0,
-    })
+/// The cause of a bad key of the tenant acme.
+fn bad_key_after(delay: Duration) -> Cause {
+    let attributes = vec![("tenant", "acme".into()), ("key", "a/b".into())];
+    Cause { reason: "bad_key", attributes, delay, refusals: 0 }
 }
 
+fn bad_key() -> Verdict {
+    Verdict::Poison(bad_key_after(5 * SECOND))
+}
+
+/// The dead letter of [`bad_key`] for a message m.
 fn letter() -> DeadLetter {
     let attributes = [("reason", "bad_key"), ("message_id", "m"), ("tenant", "acme"), ("key", "a/b")];
     DeadLetter {
@@ -215,62 +238,41 @@ fn letter() -> DeadLetter {
     }
 }
 
-/// Slots that come free shortly one after another are filled by one receive; one that stays alone does not wait long.
-#[tokio::test(start_paused = true)]
-async fn free_slots_are_gathered_for_a_receive() {
+/// Handles 12 messages in 8 slots, each for a time that depends on its number. Returns how many messages the first
+/// receives asked for, and when.
+async fn first_receives(count: usize, millis: fn(u64) -> u64) -> Vec<(usize, u128)> {
     let queue = queue();
-    let bodies: Vec<_> = (0..12).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(12));
     let settings = WorkerSettings { concurrency: 8, max_messages: 8, ..settings() };
-    let running = start_with(queue, settings, |message| async move {
-        // Four end within the time that is waited for more, one later, alone, and the others at last.
-        let number: u64 = message.body.parse().expect("a number");
-        let time = match number {
-            0..4 => Duration::from_millis(100 + number),
-            4 => 2 * SECOND,
-            _ => 5 * SECOND,
-        };
-        tokio::time::sleep(time).await;
+    let running = start_with(queue, settings, move |message| async move {
+        let number = message.body.parse().expect("a number");
+        tokio::time::sleep(Duration::from_millis(millis(number))).await;
         Verdict::Ack
     });
     let begin = Instant::now();
     running.queue.until(empty).await;
-    let receives = running.queue.calls().into_iter().filter_map(|(at, call)| match call {
-        QueueCall::Receive(most) => Some((most, at - begin)),
-        _ => None,
-    });
-    let receives: Vec<_> = receives.take(3).collect();
-    let ms = Duration::from_millis;
-    // The seven that are still worked on by then are no slots to wait for.
-    assert_eq!(receives, [(8, ms(0)), (4, ms(103)), (1, 2 * SECOND)]);
+    let receives = receives(&running.queue);
     running.stop().await;
-}
-
-/// With few slow ones the others are still worth gathering, but never for long.
-#[tokio::test(start_paused = true)]
-async fn a_free_slot_waits_no_longer_than_for_a_moment() {
-    let queue = queue();
-    let bodies: Vec<_> = (0..12).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
-    let settings = WorkerSettings { concurrency: 8, max_messages: 8, ..settings() };
-    let running = start_with(queue, settings, |message| async move {
-        let number: u64 = message.body.parse().expect("a number");
-        tokio::time::sleep(Duration::from_millis(if number == 0 { 10 } else { 150 })).await;
-        Verdict::Ack
-    });
-    let begin = Instant::now();
-    running.queue.until(empty).await;
-    let receives = running.queue.calls().into_iter().filter_map(|(at, call)| match call {
-        QueueCall::Receive(most) => Some((most, at - begin)),
-        _ => None,
-    });
-    let first: Vec<_> = receives.take(2).collect();
-    assert_eq!(first, [(8, Duration::ZERO), (1, Duration::from_millis(10) + GATHER)]);
-    running.stop().await;
+    receives[..count].iter().map(|(most, at)| (*most, (*at - begin).as_millis())).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn poison_goes_to_the_dead_letters_and_then_from_the_queue() {
+async fn a_receive_waits_up_to_20_ms_for_more_free_slots() {
+    // Four messages end within 20 ms, then one ends alone, and the others last.
+    let receives = first_receives(3, |number| match number {
+        0..4 => 100 + number,
+        4 => 2000,
+        _ => 5000,
+    });
+    // At 2 s the loop does not wait for more slots: the other seven messages have been worked on for too long.
+    assert_eq!(receives.await, [(8, 0), (4, 103), (1, 2000)]);
+    // One message ends alone, and the others are not slow yet.
+    let receives = first_receives(2, |number| if number == 0 { 10 } else { 150 });
+    assert_eq!(receives.await, [(8, 0), (1, 10 + GATHER.as_millis())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn poison_is_sent_to_the_dead_letter_queue_and_then_deleted() {
     let queue = queue();
     queue.send("m");
     let running = start(queue, |_| async { bad_key() });
@@ -282,7 +284,7 @@ async fn poison_goes_to_the_dead_letters_and_then_from_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_letter_holds_up_no_acknowledgement() {
+async fn a_slow_dead_letter_delays_no_acknowledgement() {
     let queue = queue();
     queue.send("poison");
     queue.slow_calls(Operation::SendDeadLetter, 1..=1, 20 * SECOND);
@@ -300,7 +302,7 @@ async fn a_slow_letter_holds_up_no_acknowledgement() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn poison_stays_until_its_letter_is_safe() {
+async fn poison_is_not_deleted_before_its_letter_is_sent() {
     let queue = queue();
     queue.send("m");
     queue.fail_calls(Operation::SendDeadLetter, 1..=2);
@@ -318,15 +320,9 @@ async fn poison_without_a_dead_letter_queue_is_left_to_the_redrive_policy() {
     let queue = queue().without_dead_letters();
     queue.send("m");
     let (log, begin) = (Log::default(), Instant::now());
-    let running = start(queue, {
-        let log = Arc::clone(&log);
-        move |message| {
-            note(&log, &message);
-            async { bad_key() }
-        }
-    });
+    let running = start(queue, noting(&log, |_| async { bad_key() }));
     running.queue.until(|_| handled(&log).len() == 3).await;
-    // Hidden for its delay, not for the visibility timeout: what it delivers again, it delivers ever more seldom.
+    // The message is hidden for its delay, not for the visibility timeout, so its deliveries become ever rarer.
     assert!((10 * SECOND..11 * SECOND).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     assert_eq!(running.queue.left(), ["m"]);
     assert_eq!(answers(&running.queue)[..2], [hide("m", 5 * SECOND), hide("m", 5 * SECOND)]);
@@ -337,12 +333,11 @@ async fn poison_without_a_dead_letter_queue_is_left_to_the_redrive_policy() {
 async fn no_more_is_received_than_can_start() {
     for (concurrency, max_messages, most) in [(4, 10, 4), (4, 2, 2), (25, 10, 10), (1, 10, 1)] {
         let queue = queue();
-        let bodies: Vec<_> = (1..=60).map(|number: u64| number.to_string()).collect();
-        queue.send_all(bodies.iter().map(String::as_str));
+        queue.send_all(numbered(60));
         let (now, highest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let running = start_with(queue, WorkerSettings { concurrency, max_messages, ..settings() }, {
             let (now, highest) = (Arc::clone(&now), Arc::clone(&highest));
-            // The queue always has as many as it is asked for, so asking for too many would start too many.
+            // The queue always has as many messages as a receive asks for, so a receive for too many would start too many.
             move |message| {
                 highest.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let now = Arc::clone(&now);
@@ -356,18 +351,14 @@ async fn no_more_is_received_than_can_start() {
         });
         running.queue.until(empty).await;
         assert_eq!(highest.load(Ordering::SeqCst), concurrency);
-        let asked = running.queue.calls().into_iter().filter_map(|(_, call)| match call {
-            QueueCall::Receive(max) => Some(max),
-            _ => None,
-        });
-        assert_eq!(asked.max(), Some(most));
+        assert_eq!(receives(&running.queue).iter().map(|(asked, _)| *asked).max(), Some(most));
         assert!(running.metric("logferry_messages_received_total 60\n"));
         running.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn acknowledgements_go_out_together_and_entries_that_fail_again() {
+async fn deletes_share_a_call_and_failed_entries_are_tried_again() {
     let queue = queue();
     queue.send_all(["a", "b", "c"]);
     queue.fail_entry(Operation::Delete, "b", 2);
@@ -375,12 +366,11 @@ async fn acknowledgements_go_out_together_and_entries_that_fail_again() {
     let running = start(queue, |_| async { Verdict::Ack });
     running.queue.until(empty).await;
     assert_eq!(answers(&running.queue), [delete(&["a", "b", "c"]), delete(&["b"]), delete(&["b"])]);
-    assert!(begin.elapsed() < SECOND, "not by another receive: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < SECOND, "the deletes did not wait for another receive: {:?}", begin.elapsed());
     running.stop().await;
 
     let queue = self::queue();
-    let bodies: Vec<_> = (0..23).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(23));
     queue.fail_calls(Operation::Delete, 1..=1);
     let running =
         start_with(queue, WorkerSettings { concurrency: 30, ..settings() }, |_| async { Verdict::Ack });
@@ -391,21 +381,18 @@ async fn acknowledgements_go_out_together_and_entries_that_fail_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_one_message_s_and_is_tried_again() {
+async fn a_message_that_panics_is_retried_and_harms_no_other() {
     let queue = queue();
     queue.send_all(["bad", "good"]);
     let log = Log::default();
-    let running = start(queue, {
-        let log = Arc::clone(&log);
-        move |message| {
-            note(&log, &message);
-            async move {
-                assert!(message.body == "good" || message.attempts > 1, "the test wants this panic");
-                tokio::time::sleep(SECOND).await;
-                Verdict::Ack
-            }
-        }
-    });
+    let running = start(
+        queue,
+        noting(&log, |message| async move {
+            assert!(message.body == "good" || message.attempts > 1, "the test wants this panic");
+            tokio::time::sleep(SECOND).await;
+            Verdict::Ack
+        }),
+    );
     running.queue.until(|queue| queue.left() == ["bad"]).await;
     assert!(running.metric("logferry_failures_total{reason=\"panic\"} 1\n"));
     assert!(running.metric("logferry_messages_total{verdict=\"retry\"} 1\n"));
@@ -426,19 +413,14 @@ async fn receives_that_fail_back_off_and_recover() {
     let running = start(queue, |_| async { Verdict::Ack });
     let problem = |health: &Health| health.ready().err().unwrap_or_default();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert!(problem(&running.health).contains("told to fail"), "{}", problem(&running.health));
+    assert!(problem(&running.health).contains("makes this call fail"), "{}", problem(&running.health));
     running.queue.until(empty).await;
     running.queue.until(|queue| queue.calls().len() >= 12).await;
-    // The eleventh poll ends empty, which is an answer.
+    // The eleventh receive ends without a message. An empty answer makes the worker ready too.
     running.queue.until(|_| running.health.ready().is_ok()).await;
-    let calls = running.queue.calls();
-    let receives: Vec<_> = calls
-        .iter()
-        .filter_map(|(at, call)| matches!(call, QueueCall::Receive(_)).then_some(*at))
-        .take(11)
-        .collect();
-    let pauses: Vec<_> = receives.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
-    // The ninth goes well, so the tenth's failure pauses as the first did.
+    let receives = receives(&running.queue);
+    let pauses: Vec<_> = receives[..11].windows(2).map(|pair| (pair[1].1 - pair[0].1).as_millis()).collect();
+    // The ninth receive succeeds, so the pause after the tenth is as short as after the first.
     assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000, 0, 500]);
     assert!(running.metric("logferry_queue_errors_total{call=\"receive\"} 9\n"));
     running.stop().await;

@@ -108,9 +108,9 @@ fn names_are_such_as_aws_has() {
             "eu-west-1".to_owned(),
             ["queue.url", "is in Region eu-central-1, and calls go to eu-west-1"],
         ),
-        ("AWS_REGION", "eu-central-1\n".to_owned(), ["aws.region", "no Region"]),
+        ("AWS_REGION", "eu-central-1\n".to_owned(), ["aws.region", "not a Region"]),
         ("LOGFERRY_SOURCE__BUCKETS", "stag ing".to_owned(), ["source.buckets", "bucket name"]),
-        ("LOGFERRY_TENANTS__DEFAULT_REGION", "Europe".to_owned(), ["tenants.default_region", "no Region"]),
+        ("LOGFERRY_TENANTS__DEFAULT_REGION", "Europe".to_owned(), ["tenants.default_region", "not a Region"]),
         ("LOGFERRY_QUEUE__MAX_REFUSALS", "0".to_owned(), ["queue.max_refusals", "not within 1"]),
     ] {
         refused(None, &[(name, &value)], &[], &words);

@@ -70,6 +70,6 @@ async fn known_tenants_go_on_while_the_table_is_away() {
         let told = lines.iter().filter(|line| line.to_string().contains(message)).cloned();
         told.collect::<Vec<_>>()
     };
-    let (began, ended) = (told("tenants cannot be looked up"), told("tenants can be looked up again"));
+    let (began, ended) = (told("the tenant table does not answer"), told("the tenant table answers again"));
     assert_eq!((began.len(), ended.len()), (1, 1), "once per outage: {began:?} {ended:?}");
 }

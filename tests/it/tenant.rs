@@ -275,7 +275,7 @@ async fn nothing_is_put_when_one_row_is_bad() {
         assert_eq!(told, expected.iter().map(|(field, value)| (field, value)).collect::<Vec<_>>());
     }
     let refused = operator.tenant_reading(&["put", "-"], &rows).await.with(65);
-    assert!(refused.stdout.contains("target_region: \"mars\" is no Region"), "{refused:?}");
+    assert!(refused.stdout.contains("target_region: \"mars\" is not a Region"), "{refused:?}");
     operator.tenant_reading(&["put", "-"], "{").await.with(65).saying("no JSON");
     operator.tenant(&["put", "/nowhere/rows.json"]).await.with(66).saying("/nowhere/rows.json");
     assert_eq!(operator.rows().await, 0);

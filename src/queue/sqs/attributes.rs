@@ -1,4 +1,4 @@
-//! What SQS says of a queue itself.
+//! Reads the attributes of an SQS queue.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,20 +8,20 @@ use serde::Deserialize;
 use super::is_missing;
 use crate::aws::describe;
 
-/// A queue's attributes, as far as operators' commands look at them.
+/// Attributes of a queue that the worker and the operators' commands need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueAttributes {
-    /// Its ARN.
+    /// ARN of the queue.
     pub arn: String,
-    /// About how many messages can be received.
+    /// Approximate number of messages that can be received.
     pub visible: u64,
-    /// About how many messages somebody has received and not deleted.
+    /// Approximate number of messages in flight: received, and not deleted.
     pub hidden: u64,
-    /// `MessageRetentionPeriod`: what is older is gone.
+    /// `MessageRetentionPeriod`: SQS drops older messages.
     pub retention: Duration,
-    /// `VisibilityTimeout`, for receives that do not say their own.
+    /// `VisibilityTimeout`: the default for receives without a timeout of their own.
     pub visibility_timeout: Duration,
-    /// Where it moves what was received too often; `None` if nowhere.
+    /// Where SQS moves messages that were received too often, if the queue has a redrive policy.
     pub redrive: Option<RedrivePolicy>,
 }
 
@@ -30,28 +30,28 @@ pub struct QueueAttributes {
 pub struct RedrivePolicy {
     /// ARN of the dead-letter queue.
     pub target_arn: String,
-    /// Receives after which a message moves there.
+    /// Number of receives after which SQS moves a message there.
     pub max_receive_count: u32,
 }
 
-/// Why a queue's attributes are not to be had; each holds AWS's words.
+/// Reason why a queue's attributes could not be read, with AWS's error text.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AttributesError {
     /// There is no such queue.
     #[error("the queue does not exist: {0}")]
     Missing(String),
-    /// We may not ask.
-    #[error("its attributes may not be read: {0}")]
+    /// IAM denies the call.
+    #[error("IAM denies access to the queue's attributes: {0}")]
     Denied(String),
-    /// The attributes cannot be understood, or nothing answers.
-    #[error("its attributes cannot be read: {0}")]
+    /// SQS does not answer, or the answer has an unknown form.
+    #[error("the queue's attributes cannot be read: {0}")]
     Unavailable(String),
 }
 
-/// Asks SQS for a queue's attributes.
+/// Reads a queue's attributes from SQS.
 ///
 /// # Errors
-/// The queue is missing, or hidden from us, or SQS does not answer.
+/// The queue does not exist, IAM denies the call, or SQS does not answer.
 pub async fn attributes(client: &Client, url: &str) -> Result<QueueAttributes, AttributesError> {
     let answer = client.get_queue_attributes().queue_url(url);
     let answer = answer.attribute_names(QueueAttributeName::All).send().await;
@@ -72,7 +72,7 @@ fn read(mut all: HashMap<QueueAttributeName, String>) -> Result<QueueAttributes,
         dead_letter_target_arn: String,
         max_receive_count: Count,
     }
-    /// AWS keeps what was set: tools write the count as a number or as a string.
+    /// SQS returns the count as it was set. Some tools set a number, others a string.
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Count {
@@ -90,12 +90,16 @@ fn read(mut all: HashMap<QueueAttributeName, String>) -> Result<QueueAttributes,
             };
             Some(RedrivePolicy { target_arn: dead_letter_target_arn, max_receive_count })
         })
-        .map(|policy| policy.ok_or_else(|| "its RedrivePolicy is no JSON of the known form".to_owned()))
+        .map(|policy| {
+            policy.ok_or_else(|| {
+                "its RedrivePolicy is not JSON with deadLetterTargetArn and maxReceiveCount".to_owned()
+            })
+        })
         .transpose()?;
-    let arn = text(QueueAttributeName::QueueArn).ok_or("SQS did not say its ARN")?;
+    let arn = text(QueueAttributeName::QueueArn).ok_or("SQS did not return its ARN")?;
     let mut number = |name: QueueAttributeName| {
         let found = text(name.clone()).and_then(|text| text.parse::<u64>().ok());
-        found.ok_or_else(|| format!("SQS did not say its {name}"))
+        found.ok_or_else(|| format!("SQS did not return its {name}"))
     };
     Ok(QueueAttributes {
         arn,
@@ -134,16 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn redrive_policies_of_all_tools_are_read() {
+    fn a_redrive_policy_may_have_a_number_or_a_string() {
         check(None, Ok(None));
         check(Some(""), Ok(None));
         check(Some(r#"{"deadLetterTargetArn":"a","maxReceiveCount":5}"#), Ok(Some(("a", 5))));
         check(Some(r#"{"maxReceiveCount":"100","deadLetterTargetArn":"a"}"#), Ok(Some(("a", 100))));
-        check(Some("{}"), Err("its RedrivePolicy is no JSON of the known form"));
+        check(Some("{}"), Err("its RedrivePolicy is not JSON with deadLetterTargetArn and maxReceiveCount"));
     }
 
     #[test]
-    fn what_is_not_said_is_an_error() {
-        assert_eq!(read(HashMap::new()), Err("SQS did not say its ARN".to_owned()));
+    fn a_missing_attribute_is_an_error() {
+        assert_eq!(read(HashMap::new()), Err("SQS did not return its ARN".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! The dead-letter queue as SQS.
+//! The dead-letter queue on SQS.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use crate::{
     },
 };
 
-/// Long enough for SQS to ask all its servers, which a receive without a wait does not.
+/// Wait time of a receive. Any wait makes it a long poll, and only a long poll asks all of SQS's servers.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// An SQS queue of dead letters, and the one they came from.
+/// An SQS dead-letter queue and the source queue of its letters.
 #[derive(Clone, Debug)]
 pub struct SqsDeadLetters {
     client: Client,
     url: String,
     source_url: String,
-    /// The dead-letter queue too: deletes and hides.
+    /// The dead-letter queue again, for deletes and visibility changes.
     queue: SqsQueue,
 }
 
 impl SqsDeadLetters {
-    /// Takes letters out of `url`, and sends them to `source_url`.
+    /// Receives letters from `url` and sends them back to `source_url`.
     pub fn new(client: Client, url: String, source_url: String) -> Self {
-        // Its visibility timeout is that of its receives, and it does not receive.
+        // The visibility timeout is for receives only, and `queue` never receives.
         let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client.clone() };
         let queue = SqsQueue::new(clients, url.clone(), None, Duration::ZERO);
         Self { client, url, source_url, queue }
@@ -90,7 +90,7 @@ fn letter(message: aws_sdk_sqs::types::Message) -> Option<StoredLetter> {
         source_arn: system.get(&DeadLetterQueueSourceArn).cloned(),
         attributes: attributes.filter_map(|(name, value)| Some((name, value.string_value?))).collect(),
         id: message.message_id?,
-        // A message without a receipt could not be answered for; SQS never sends one.
+        // A message without a receipt could not be deleted, so it is ignored. SQS never sends one.
         receipt: Receipt(message.receipt_handle?),
         body: message.body.unwrap_or_default(),
     })

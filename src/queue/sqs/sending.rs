@@ -1,4 +1,4 @@
-//! Messages that are sent: anew to the queue they came from, or as letters to another one.
+//! Sends messages: anew to the queue that they came from, or as letters to the dead-letter queue.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -18,21 +18,21 @@ use crate::{
     queue::{MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, QueueError, SentAnew},
 };
 
-/// When a message was first received, in epoch milliseconds: an attribute of ours on messages that were sent anew.
+/// Attribute of a message that was sent anew: the time of its first receive, in epoch milliseconds.
 pub(super) const FIRST_RECEIVED: &str = "logferry.first_received";
-/// How often it was received before it was sent anew, likewise.
+/// Attribute of a message that was sent anew: how often it was received before.
 pub(super) const ATTEMPTS: &str = "logferry.attempts";
-/// How often AWS refused something of it before it was sent anew, likewise.
+/// Attribute of a message that was sent anew: in how many attempts AWS refused a part of it before.
 pub(super) const REFUSALS: &str = "logferry.refusals";
-/// The attribute of a dead letter that is a sentence; all others name something.
+/// The one attribute of a dead letter that is a sentence and may be shortened. All others are names and numbers.
 const ERROR: &str = "error";
-/// Longest attribute of a dead letter, in bytes; a key, the longest of them that matters, has up to 1,024.
+/// Longest attribute of a dead letter, in bytes: as long as the longest key of an object.
 const MAX_ATTRIBUTE: usize = 1024;
 /// Longest `MessageGroupId`. Source: SQS API reference, SendMessage.
 const MAX_GROUP_ID: usize = 128;
 
-/// Sends entries to `url`, in as few calls as their number and bytes allow. One that is longer than any queue takes is refused
-/// without a call.
+/// Sends entries to `url`, in as few calls as the limits on entries and bytes allow. An entry that is longer than SQS's
+/// limit is refused without a call.
 pub(super) async fn send(
     client: &Client,
     url: &str,
@@ -43,12 +43,12 @@ pub(super) async fn send(
     let mut results = Vec::new();
     for range in batches(&lengths) {
         let batch = entries.by_ref().take(range.len()).zip(0..);
-        // By its id an entry is found in the answer of its own call.
+        // The id is the entry's position in its call: the answer names entries by their ids.
         let batch: Vec<_> = batch.map(|(entry, place)| identified(entry, place)).collect();
         if lengths[range.start] > MAX_MESSAGE_BYTES {
             let length = lengths[range.start];
             let problem =
-                format!("text and attributes have {length} bytes, and SQS takes {MAX_MESSAGE_BYTES}");
+                format!("text and attributes have {length} bytes, and SQS allows {MAX_MESSAGE_BYTES}");
             results.push(Err(QueueError::Refused(problem)));
             continue;
         }
@@ -63,7 +63,7 @@ pub(super) async fn send(
     results
 }
 
-/// An entry with a text alone, for a call of its own or for [`send`].
+/// Creates an entry with a text and no attributes, for a call with one entry or for [`send`].
 pub(super) fn plain(body: &str) -> SendMessageBatchRequestEntry {
     let entry = SendMessageBatchRequestEntry::builder().id("0").message_body(body);
     entry.build().expect("id and body are set")
@@ -74,7 +74,7 @@ fn identified(mut entry: SendMessageBatchRequestEntry, place: usize) -> SendMess
     entry
 }
 
-/// An entry that takes a message's place; `now` is our clock's time.
+/// Creates the entry that sends a message anew. `now` is the worker's time.
 pub(super) fn anew(sent: &SentAnew, now: Timestamp) -> SendMessageBatchRequestEntry {
     let message = &sent.message;
     let age = SignedDuration::try_from(message.age()).unwrap_or(SignedDuration::MAX);
@@ -98,16 +98,16 @@ pub(super) fn anew(sent: &SentAnew, now: Timestamp) -> SendMessageBatchRequestEn
     entry
 }
 
-/// An entry that SQS must refuse, twice over: it has no text, and a delay that is too long.
+/// Creates an entry that SQS always refuses: its text is empty, and its delay is too long.
 pub(super) fn impossible() -> SendMessageBatchRequestEntry {
     let mut entry = plain("");
     entry.delay_seconds = Some(whole_seconds(MAX_DELAY) + 1);
     entry
 }
 
-/// A letter's attributes as SQS takes them, with its text at most [`MAX_MESSAGE_BYTES`] long: the first ones keep their room.
-/// `error` is shortened at a character's boundary; what does not fit of the others is left out whole, because a name that is cut is
-/// another name.
+/// Converts a letter's attributes for SQS, so that text and attributes together have at most [`MAX_MESSAGE_BYTES`].
+/// Earlier attributes have priority. `error` is shortened at a character boundary. Any other attribute that does not
+/// fit is left out, because a shortened name would be another name.
 pub(super) fn letter_attributes(
     body: &str,
     attributes: &[(&'static str, String)],
@@ -128,7 +128,7 @@ pub(super) fn letter_attributes(
     fitting
 }
 
-/// What SQS counts: name, type and value.
+/// Bytes of an attribute as SQS counts them: name, type and value.
 fn attribute_length(name: &str, value: &str) -> usize {
     name.len() + "String".len() + value.len()
 }
@@ -145,8 +145,8 @@ fn text_attribute(value: String) -> MessageAttributeValue {
     value.expect("the type is set")
 }
 
-/// A value that SQS takes as an attribute: no characters that XML 1.0 has not, and at most so many bytes of it. Source: SQS API
-/// reference, SendMessage.
+/// Makes a value legal for an SQS attribute: replaces characters that XML 1.0 does not allow, and keeps at most `most`
+/// bytes. Source: SQS API reference, SendMessage.
 fn legal_attribute(value: &str, most: usize) -> String {
     let legal = |c: char| {
         !(c.is_control() && !matches!(c, '\t' | '\n' | '\r') || matches!(c, '\u{fffe}' | '\u{ffff}'))
@@ -161,12 +161,13 @@ fn legal_attribute(value: &str, most: usize) -> String {
         .collect()
 }
 
-/// Whether SQS takes it as a MessageGroupId: ASCII letters, digits and punctuation. Source: SQS API reference, SendMessage.
+/// Whether the text is a legal MessageGroupId: ASCII letters, digits and punctuation. Source: SQS API reference, SendMessage.
 fn is_group_id(id: &str) -> bool {
     (1..=MAX_GROUP_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Cuts entries of these lengths, in order, into as few calls as their bytes allow; one that no call has room for is alone.
+/// Splits entries of these lengths, in order, into as few calls as the limits allow. An entry that is too long for any
+/// call gets a range of its own.
 fn batches(lengths: &[usize]) -> Vec<Range<usize>> {
     let mut batches: Vec<Range<usize>> = Vec::new();
     let mut bytes = 0;
@@ -189,13 +190,12 @@ mod tests {
 
     use logferry_sandbox::Sandbox;
     use logferry_testbed::provision::{Aws, Provider, ProviderSpec};
-    use tokio::time::Instant;
 
     use super::*;
-    use crate::queue::{Message, Receipt};
+    use crate::queue::Message;
 
     #[test]
-    fn batches_keep_both_limits() {
+    fn batches_stay_within_both_limits() {
         let check = |lengths: &[usize], expected: &[Range<usize>]| assert_eq!(batches(lengths), expected);
         check(&[], &[]);
         check(&[5; 3], std::slice::from_ref(&(0..3)));
@@ -205,12 +205,13 @@ mod tests {
         check(&[1, MAX_MESSAGE_BYTES + 1, 1, 1], &[0..1, 1..2, 2..4]);
     }
 
-    /// What has no room in one call goes out in several, and each entry has the answer of its own.
+    /// Entries that do not fit into one call are sent in several calls. Each result belongs to its entry.
     #[tokio::test]
-    async fn answers_of_several_calls_reach_their_entries() {
+    async fn results_of_several_calls_belong_to_their_entries() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("calls")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("calls")).await.expect("the provider can be set up");
         let sqs = aws.account(&provider.account).sqs();
         let of = |length: usize| plain(&"b".repeat(length));
         let most = MAX_MESSAGE_BYTES;
@@ -224,9 +225,10 @@ mod tests {
         assert_eq!(counts.visible, 5);
     }
 
-    /// Attributes of ours do not fit beside a text of SQS's greatest length: no call is made for such a message.
+    /// logferry's attributes do not fit beside a text of the greatest length. No server listens at
+    /// the client's address, so a call would fail with another error.
     #[tokio::test]
-    async fn what_is_too_long_for_sqs_is_refused_without_a_call() {
+    async fn a_message_too_long_for_sqs_is_refused_without_a_call() {
         let config = aws_sdk_sqs::Config::builder()
             .behavior_version(aws_sdk_sqs::config::BehaviorVersion::latest())
             .build();
@@ -248,15 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_made_legal() {
+    fn illegal_characters_in_attributes_are_replaced() {
         assert_eq!(legal_attribute("a\0b\u{ffff}c\n", 1024), "a\u{fffd}b\u{fffd}c\n");
         assert_eq!(legal_attribute(&"é".repeat(1000), 1023).chars().count(), 511);
-        // U+FFFD is longer than what it stands for.
+        // U+FFFD has three bytes, more than the character that it replaces.
         assert_eq!(legal_attribute(&"\0".repeat(1000), 1024).len(), 1023);
     }
 
     #[test]
-    fn of_attributes_that_do_not_fit_beside_the_text_the_error_is_shortened_and_names_are_left_out() {
+    fn the_error_is_shortened_to_fit_and_other_attributes_are_left_out() {
         let check = |room: usize, expected: &[(&str, usize)]| {
             let attributes =
                 [("reason", "bad_key".to_owned()), ("error", "é".repeat(450)), ("tenant", "acme".to_owned())];
@@ -283,9 +285,9 @@ mod tests {
         check(0, &[]);
     }
 
-    /// Tenants' names are what operators look for: one that is cut is another's.
+    /// Operators search for tenants' names. A shortened name could be the name of another tenant.
     #[test]
-    fn names_that_are_too_long_are_left_out() {
+    fn a_list_of_tenants_that_is_too_long_is_left_out() {
         let names = |count: usize| (0..count).map(|n| format!("tenant-{n:04}")).collect::<Vec<_>>().join("/");
         let check = |count: usize, fits: bool| {
             let attributes = [("tenant", "tenant-0000".to_owned()), ("tenants", names(count))];
@@ -300,16 +302,17 @@ mod tests {
         check(100, false);
     }
 
-    /// Lengths, characters and numbers of attributes by chance: what is sent is legal, and what fits whole comes whole.
+    /// With random lengths and characters, letters stay within SQS's limit, and attributes other than `error` are whole
+    /// or absent.
     #[test]
-    fn letters_fit_whatever_they_say() {
+    fn every_letter_fits() {
         let mut random = fastrand::Rng::with_seed(12);
         for _ in 0..2000 {
             let room = random.usize(0..6000);
             let body = "b".repeat(MAX_MESSAGE_BYTES - room);
             let names = ["reason", "message_id", "tenant", "bucket", "key", "version", "error", "failures"];
             let mut value = || {
-                let c = *random.choice(&['x', 'é', '日', '😀', '\0']).expect("there are some");
+                let c = *random.choice(&['x', 'é', '日', '😀', '\0']).expect("the list is not empty");
                 c.to_string().repeat(random.usize(0..1500))
             };
             let attributes: Vec<_> = names.into_iter().map(|name| (name, value())).collect();
@@ -333,18 +336,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_new_message_would_lose_goes_along() {
+    fn a_message_sent_anew_carries_attempts_first_receive_trace_and_tenant() {
         let check = |tenant: Option<&str>, group: Option<&str>, trace: Option<&str>| {
             let message = Message {
-                id: "1".into(),
-                receipt: Receipt("r".into()),
-                body: "text".into(),
                 attempts: 7,
-                refusals: 0,
                 trace_header: trace.map(str::to_owned),
-                received_at: Instant::now(),
                 age_when_received: Duration::from_secs(3600),
-                kept_when_received: Duration::ZERO,
+                ..Message::sample("text")
             };
             let (message, delay) = (Arc::new(message), Duration::from_millis(61_500));
             let now = Timestamp::from_second(1_000_000).expect("a time");
@@ -353,8 +351,9 @@ mod tests {
             assert_eq!((entry.message_body(), entry.delay_seconds()), ("text", Some(62)));
             let attribute = |name| entry.message_attributes().and_then(|all| all.get(name)?.string_value());
             assert_eq!((attribute(ATTEMPTS), attribute(REFUSALS)), (Some("7"), Some("2")));
-            let first: i64 = attribute(FIRST_RECEIVED).expect("it is there").parse().expect("a number");
-            // Whatever passes between the receive and here counts as well.
+            let first: i64 =
+                attribute(FIRST_RECEIVED).expect("the attribute is set").parse().expect("a number");
+            // The time since the receive counts as well.
             assert!((996_390_000..=996_400_000).contains(&first), "{first}");
             let system = entry.message_system_attributes().and_then(|all| all.values().next());
             assert_eq!(system.and_then(|value| value.string_value()), trace);

@@ -1,4 +1,4 @@
-//! Fresh, stale and failed lookups, in front of a directory that answers as it is told.
+//! Tests of fresh, stale and failed lookups, with a directory that answers as a test asks for it.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const TTL: Duration = Duration::from_secs(60);
 const NEGATIVE_TTL: Duration = Duration::from_secs(20);
 const MAX_STALE: Duration = Duration::from_secs(3600);
 
-/// What the directory does with a lookup.
+/// Behaviour of the directory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
     Answers,
@@ -21,16 +21,16 @@ struct Moody(Arc<Mutex<State>>);
 struct State {
     mood: Mood,
     paused: bool,
-    /// "nobody" is a tenant by now.
+    /// Whether the tenant "nobody" has been added.
     added: bool,
     asked: Vec<String>,
 }
 
 impl Directory for Moody {
-    /// Everybody but "nobody" is a tenant; an answer takes a second and says what was so at its beginning.
+    /// Finds every tenant except "nobody". A lookup takes one second, and its answer is from its beginning.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
         let (mood, paused, added) = {
-            let mut state = self.0.lock().expect("no test panics with it");
+            let mut state = self.0.lock().expect("no test panics while it holds the lock");
             state.asked.push(tenant_id.to_owned());
             (state.mood, state.paused, state.added)
         };
@@ -71,19 +71,19 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.directory.0.lock().expect("no test panics with it")
+        self.directory.0.lock().expect("no test panics while it holds the lock")
     }
 
     fn is(&self, mood: Mood) {
         self.state().mood = mood;
     }
 
-    /// Whom the directory was asked for since the last time.
+    /// Tenants that the directory looked up since the last call of this function.
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.state().asked)
     }
 
-    /// `Some(true)` is a tenant, `Some(false)` certainly none, `None` an error.
+    /// `Some(true)`: found, `Some(false)`: no such tenant, `None`: an error.
     async fn find(&self, tenant_id: &str) -> Option<bool> {
         self.cache.find(tenant_id).await.ok().map(|found| found.is_some())
     }
@@ -109,11 +109,11 @@ async fn after(time: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_found_is_believed_for_its_time() {
+async fn an_entry_is_looked_up_again_after_its_ttl() {
     let world = World::new(MAX_STALE);
     world.check("acme", Some(true), &["acme"]).await;
     world.check("nobody", Some(false), &["nobody"]).await;
-    // Either answer took a second.
+    // Each of the two lookups took one second.
     after(NEGATIVE_TTL - Duration::from_secs(2)).await;
     world.check("nobody", Some(false), &[]).await;
     world.state().added = true;
@@ -123,13 +123,13 @@ async fn what_was_found_is_believed_for_its_time() {
     world.check("acme", Some(true), &[]).await;
     world.state().paused = true;
     after(Duration::from_secs(1)).await;
-    let found = world.cache.find("acme").await.expect("it answers").expect("it is a tenant");
-    assert!(found.paused, "looked up anew");
+    let found = world.cache.find("acme").await.expect("the table answers").expect("acme is a tenant");
+    assert!(found.paused, "acme was looked up again");
     world.counted([3, 1, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_confirms_what_was_asked_since() {
+async fn only_a_lookup_that_began_later_confirms() {
     let world = World::new(MAX_STALE);
     let confirm = async |tenant_id: &str, since| {
         let found = world.cache.confirm(tenant_id, since).await;
@@ -137,22 +137,26 @@ async fn an_answer_confirms_what_was_asked_since() {
     };
     let began = Instant::now();
     world.check("nobody", Some(false), &["nobody"]).await;
-    assert_eq!(confirm("nobody", began).await, (Some(false), owned(&[])), "asked for since");
+    assert_eq!(
+        confirm("nobody", began).await,
+        (Some(false), owned(&[])),
+        "the lookup began at that time or later"
+    );
     world.state().added = true;
-    // The absence is remembered, and is no answer for who began after it was asked for, even while it was under way.
+    // The remembered absence does not confirm anything for a message that arrived after the lookup began.
     world.check("nobody", Some(false), &[]).await;
     let since = began + Duration::from_millis(1);
     assert_eq!(confirm("nobody", since).await, (Some(true), owned(&["nobody"])));
     world.check("nobody", Some(true), &[]).await;
-    // A pause that was taken back.
+    // The tenant was paused and is resumed.
     world.state().paused = true;
     world.check("acme", Some(true), &["acme"]).await;
     world.state().paused = false;
     let now = Instant::now();
-    let found = world.cache.confirm("acme", now).await.expect("it answers").expect("it is a tenant");
+    let found = world.cache.confirm("acme", now).await.expect("the table answers").expect("acme is a tenant");
     assert!(!found.paused);
     assert_eq!(world.asked(), ["acme"]);
-    // While the table is away nothing is confirmed, whatever is remembered, and it is not asked for each.
+    // During an outage no entry is confirmed, and only the first lookup asks the table.
     world.is(Mood::Refuses);
     after(Duration::from_secs(1)).await;
     assert_eq!(confirm("acme", Instant::now()).await, (None, owned(&["acme"])));
@@ -160,9 +164,9 @@ async fn an_answer_confirms_what_was_asked_since() {
     world.check("acme", Some(true), &[]).await;
 }
 
-/// A message that waits for a confirmation holds a slot, so it waits no longer than a moment.
+/// A message that waits for a confirmation holds a slot, so the wait is short.
 #[tokio::test(start_paused = true)]
-async fn a_confirmation_has_little_patience() {
+async fn a_confirmation_waits_5_s_at_most() {
     let world = World::new(MAX_STALE);
     world.check("nobody", Some(false), &["nobody"]).await;
     world.is(Mood::Hangs);
@@ -170,7 +174,7 @@ async fn a_confirmation_has_little_patience() {
     let confirmed = world.cache.confirm("nobody", began).await;
     assert!(confirmed.is_err(), "{confirmed:?}");
     assert_eq!(began.elapsed(), PATIENCE);
-    // And those behind it are told at once.
+    // The next confirmation fails at once.
     let confirmed = world.cache.confirm("nobody", Instant::now()).await;
     assert!(confirmed.is_err() && began.elapsed() == PATIENCE, "{confirmed:?}, {:?}", began.elapsed());
     world.is(Mood::Answers);
@@ -180,7 +184,7 @@ async fn a_confirmation_has_little_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_messages_is_confirmed_by_one_lookup_after_the_other() {
+async fn many_confirmations_of_one_tenant_share_lookups() {
     let world = World::new(MAX_STALE);
     let seconds = 10;
     let mut flood = tokio::task::JoinSet::new();
@@ -194,12 +198,12 @@ async fn a_flood_of_messages_is_confirmed_by_one_lookup_after_the_other() {
     let answers = flood.join_all().await;
     assert!(answers.iter().all(|answer| matches!(answer, Ok(None))), "{answers:?}");
     let asked = world.asked().len() as u64;
-    // A lookup takes a second; who comes while one is under way shares the next.
+    // A lookup takes one second, and confirmations that arrive meanwhile share the next one.
     assert!((seconds..=seconds + 1).contains(&asked), "{asked} for 100 messages in {seconds} s");
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_who_ask_at_once_cost_one_lookup_also_if_it_fails() {
+async fn simultaneous_lookups_share_one_also_if_it_fails() {
     for (mood, expected, counts) in
         [(Mood::Refuses, None, [0, 0, 0, 3]), (Mood::Answers, Some(true), [1, 0, 0, 0])]
     {
@@ -212,27 +216,27 @@ async fn many_who_ask_at_once_cost_one_lookup_also_if_it_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_bridged_by_what_was_found_before() {
+async fn tenants_found_before_are_served_during_an_outage() {
     let world = World::new(MAX_STALE);
     world.check("acme", Some(true), &["acme"]).await;
     world.check("globex", Some(true), &["globex"]).await;
     world.check("nobody", Some(false), &["nobody"]).await;
     world.is(Mood::Refuses);
     after(TTL).await;
-    // One is asked for; after that nobody is, until the next probe.
+    // The first lookup asks the table. After that no lookup does until the next probe.
     world.check("acme", Some(true), &["acme"]).await;
     world.check("acme", Some(true), &[]).await;
     world.check("globex", Some(true), &[]).await;
-    // That there is no such tenant is not said on an old word, nor on none at all.
+    // No absence is answered, neither a stale one nor one of an unknown tenant.
     world.check("nobody", None, &[]).await;
     world.check("initech", None, &[]).await;
     world.counted([2, 1, 3, 2]);
-    let error = world.cache.find("initech").await.expect_err("nobody knows");
+    let error = world.cache.find("initech").await.expect_err("the table does not answer");
     assert_eq!((error.tenant_id.as_str(), error.problem.as_str()), ("initech", "down"));
     after(PROBE_INTERVAL).await;
     world.check("initech", None, &["initech"]).await;
     world.check("globex", Some(true), &[]).await;
-    // One probe at a time: whoever comes while it is on its way need not wait for it.
+    // Only one probe is made at a time, and other lookups do not wait for it.
     after(PROBE_INTERVAL).await;
     let began = Instant::now();
     let (probe, other) = tokio::join!(world.find("initech"), async {
@@ -240,7 +244,7 @@ async fn an_outage_is_bridged_by_what_was_found_before() {
         (other, began.elapsed())
     });
     assert_eq!((probe, other, world.asked()), (None, (Some(true), Duration::ZERO), owned(&["initech"])));
-    // Over: whoever asks first finds out, for all.
+    // The outage has ended. The first probe finds out, and ends it for all lookups.
     world.is(Mood::Answers);
     after(PROBE_INTERVAL).await;
     world.check("globex", Some(true), &["globex"]).await;
@@ -250,7 +254,7 @@ async fn an_outage_is_bridged_by_what_was_found_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_entry_does_not_serve_for_ever() {
+async fn a_stale_entry_is_served_for_max_stale_at_most() {
     for (max_stale, bridged, expected) in [
         (MAX_STALE, MAX_STALE - Duration::from_secs(3), Some(true)),
         (MAX_STALE, MAX_STALE, None),
@@ -265,7 +269,7 @@ async fn a_stale_entry_does_not_serve_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_directory_that_hangs_costs_no_message_its_slot() {
+async fn a_directory_that_hangs_delays_lookups_by_5_s_at_most() {
     let world = World::new(MAX_STALE);
     world.check("acme", Some(true), &["acme"]).await;
     world.check("globex", Some(true), &["globex"]).await;
@@ -274,14 +278,14 @@ async fn a_directory_that_hangs_costs_no_message_its_slot() {
     let began = Instant::now();
     world.check("acme", Some(true), &["acme"]).await;
     assert_eq!(began.elapsed(), PATIENCE);
-    // It is known now: nobody waits, also not those of whom nothing is known.
+    // The outage is known now, so no lookup waits, not even one of an unknown tenant.
     for _ in 0..10 {
         world.check("acme", Some(true), &[]).await;
         world.check("globex", Some(true), &[]).await;
         world.check("initech", None, &[]).await;
     }
     assert_eq!(began.elapsed(), PATIENCE);
-    // Not even a probe waits for longer.
+    // A probe waits no longer either.
     after(PROBE_INTERVAL).await;
     let began = Instant::now();
     world.check("initech", None, &["initech"]).await;
@@ -289,7 +293,7 @@ async fn a_directory_that_hangs_costs_no_message_its_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_finds_outages_and_their_end_too() {
+async fn probes_of_readiness_begin_and_end_outages_too() {
     let world = World::new(MAX_STALE);
     world.check("acme", Some(true), &["acme"]).await;
     world.is(Mood::Refuses);
@@ -300,7 +304,7 @@ async fn readiness_finds_outages_and_their_end_too() {
     world.asked();
     world.check("acme", Some(true), &[]).await;
     world.is(Mood::Answers);
-    world.cache.probe().await.expect("it answers");
+    world.cache.probe().await.expect("the table answers");
     world.asked();
     world.check("acme", Some(true), &["acme"]).await;
     world.counted([2, 0, 1, 0]);

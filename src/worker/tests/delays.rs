@@ -1,4 +1,4 @@
-//! Delays to the millisecond on a queue that counts in seconds.
+//! Tests of delays with fractions of a second. SQS counts delays in whole seconds.
 
 use super::*;
 use crate::worker::settle::Settler;
@@ -8,23 +8,23 @@ struct Waiting {
     settler: Settler<MemoryQueue>,
 }
 
-/// One message that is to come again after `delay`.
+/// Settles one message with a retry after `delay`.
 async fn waiting(delay: Duration) -> Waiting {
     let queue = Arc::new(queue());
     queue.send("m");
-    let message = queue.receive(1, SECOND).await.expect("it goes well").remove(0);
+    let message = queue.receive(1, SECOND).await.expect("the receive succeeds").remove(0);
     let leases = Leases::new(Arc::clone(&queue), VISIBILITY, Metrics::default());
     let WorkerSettings { max_hidden, backoff, .. } = settings();
     let settler = Settler::start(Arc::clone(&queue), max_hidden, backoff.max_age, Metrics::default());
-    // Until it has read the queue's retention.
+    // Time for the settler to read the queue's retention.
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let lease = leases.hold(message.receipt.clone());
+    let lease = leases.hold(&message);
     let verdict = retry_after(delay);
     settler.settle(Settlement { message: Arc::new(message), verdict, lease });
     Waiting { queue, settler }
 }
 
-/// The delays that the queue was asked for.
+/// The delays for which the worker asked the queue to hide messages.
 fn hidden(queue: &MemoryQueue) -> Vec<Duration> {
     let calls = queue.calls().into_iter().filter_map(|(_, call)| match call {
         QueueCall::ChangeVisibility(entries) => Some(entries),
@@ -34,13 +34,13 @@ fn hidden(queue: &MemoryQueue) -> Vec<Duration> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_odd_part_of_a_delay_is_waited_for_here() {
+async fn the_worker_waits_for_the_fraction_of_a_second_itself() {
     for (delay, seconds, odd) in [(2400, 2, 400), (400, 0, 400), (3000, 3, 0)] {
         let start = Instant::now();
         let Waiting { queue, settler } = waiting(Duration::from_millis(delay)).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(settler.backlog(), usize::from(odd == 0), "what waits is no backlog");
-        let again = queue.receive(1, Duration::from_secs(20)).await.expect("it goes well");
+        assert_eq!(settler.backlog(), usize::from(odd == 0), "a waiting message is no backlog");
+        let again = queue.receive(1, Duration::from_secs(20)).await.expect("the receive succeeds");
         assert_eq!((again.len(), hidden(&queue)), (1, vec![Duration::from_secs(seconds)]));
         let late = start.elapsed() - Duration::from_millis(delay);
         assert!(late < Duration::from_millis(200), "{delay} ms and {late:?}");
@@ -48,10 +48,10 @@ async fn the_odd_part_of_a_delay_is_waited_for_here() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_it_at_the_end() {
+async fn the_end_does_not_wait_for_the_fraction_of_a_second() {
     let start = Instant::now();
     let Waiting { queue, settler } = waiting(Duration::from_millis(2900)).await;
     settler.finish().await;
-    assert_eq!(hidden(&queue), [Duration::from_millis(2900)], "the queue rounds it up");
+    assert_eq!(hidden(&queue), [Duration::from_millis(2900)], "the queue rounds the delay up");
     assert!(start.elapsed() < Duration::from_millis(200));
 }

@@ -1,8 +1,8 @@
-//! The order to stop: nothing more is received, what runs may finish, and the rest goes back.
+//! Tests of draining: nothing more is received, running work may finish, and the other messages return to the queue.
 
 use super::*;
 
-/// Works that long on each message.
+/// Acknowledges each message after `time`.
 fn work(time: Duration) -> impl Fn(Arc<Message>) -> Handling + Send + Sync + 'static {
     move |_| {
         Box::pin(async move {
@@ -14,11 +14,7 @@ fn work(time: Duration) -> impl Fn(Arc<Message>) -> Handling + Send + Sync + 'st
 
 type Handling = std::pin::Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
-fn receives(queue: &MemoryQueue) -> usize {
-    queue.calls().iter().filter(|(_, call)| matches!(call, QueueCall::Receive(_))).count()
-}
-
-/// Waits until that many messages are worked on.
+/// Waits until `count` messages are worked on.
 async fn until_in_flight(running: &Running, count: i64) {
     running.queue.until(|_| running.metrics.messages_in_flight.get() == count).await;
 }
@@ -29,48 +25,46 @@ async fn running_work_finishes_and_nothing_more_is_received() {
     queue.send_all(["a", "b", "c", "d", "e"]);
     let running = start(queue, work(10 * SECOND));
     until_in_flight(&running, 4).await;
-    let (queue, begin, before) = (Arc::clone(&running.queue), Instant::now(), receives(&running.queue));
+    let (queue, begin, before) = (Arc::clone(&running.queue), Instant::now(), receives(&running.queue).len());
     assert_eq!(running.stop().await, Drained { given_back: 0 });
     assert!(begin.elapsed() < 11 * SECOND, "{:?}", begin.elapsed());
-    assert_eq!((queue.left(), receives(&queue)), (vec!["e".to_owned()], before));
+    assert_eq!((queue.left(), receives(&queue).len()), (vec!["e".to_owned()], before));
     assert_eq!(queue.hidden_for("e"), Duration::ZERO);
 }
 
-/// Asserts, when it is dropped, that the message was not given back yet.
+/// Asserts when it drops that the message has not yet been returned to the queue.
 struct StillOurs(Arc<MemoryQueue>, String);
 
 impl Drop for StillOurs {
     fn drop(&mut self) {
-        assert!(!self.0.hidden_for(&self.1).is_zero(), "given back while somebody works on it");
+        assert!(!self.0.hidden_for(&self.1).is_zero(), "the message was returned while it is worked on");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_does_not_finish_is_given_back_at_once() {
+async fn messages_whose_work_does_not_finish_are_visible_at_once() {
     let queue = queue();
-    let bodies: Vec<_> = (0..13).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(13));
     let slot = Arc::new(Mutex::new(None));
     let running = start_with(queue, WorkerSettings { concurrency: 20, ..settings() }, {
         let slot = Arc::clone(&slot);
         move |message| {
             let slot: Arc<Mutex<Option<Arc<MemoryQueue>>>> = Arc::clone(&slot);
             async move {
-                let queue = slot.lock().expect("no test panics with it").clone().expect("the test set it");
+                let queue = slot
+                    .lock()
+                    .expect("no test panics while it holds the lock")
+                    .clone()
+                    .expect("the test set it");
                 let _guard = StillOurs(queue, message.body.clone());
-                // The first two finish in time.
-                let time = if message.body.len() == 1 && message.body.as_str() < "2" {
-                    5 * SECOND
-                } else {
-                    1000 * SECOND
-                };
-                tokio::time::sleep(time).await;
+                let finishes_in_time = matches!(message.body.as_str(), "0" | "1");
+                tokio::time::sleep(if finishes_in_time { 5 * SECOND } else { 1000 * SECOND }).await;
                 Verdict::Ack
             }
         }
     });
     let queue = Arc::clone(&running.queue);
-    *slot.lock().expect("no test panics with it") = Some(Arc::clone(&queue));
+    *slot.lock().expect("no test panics while it holds the lock") = Some(Arc::clone(&queue));
     until_in_flight(&running, 13).await;
     let begin = Instant::now();
     assert_eq!(running.stop().await, Drained { given_back: 11 });
@@ -78,61 +72,53 @@ async fn work_that_does_not_finish_is_given_back_at_once() {
     assert!(begin.elapsed() >= GRACE - 4 * SECOND, "the grace period was used: {:?}", begin.elapsed());
     assert_eq!(queue.left().len(), 11);
     let now = Instant::now();
-    let (first, rest) = (
-        queue.receive(10, Duration::from_secs(20)).await.expect("goes well"),
-        queue.receive(10, Duration::from_secs(20)).await.expect("goes well"),
-    );
+    let receive = || async { queue.receive(10, 20 * SECOND).await.expect("the receive succeeds") };
+    let (first, rest) = (receive().await, receive().await);
     assert_eq!((first.len(), rest.len(), now.elapsed()), (10, 1, Duration::ZERO));
     assert!(first.iter().all(|message| message.attempts == 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_a_last_poll_brings_are_given_back() {
+async fn messages_of_the_last_receive_are_returned() {
     let queue = queue();
     queue.slow_calls(Operation::Receive, 1..=1, Duration::from_millis(500));
     queue.send_all(["a", "b", "c"]);
     let log = Log::default();
-    let running = start(queue, {
-        let log = Arc::clone(&log);
-        move |message| {
-            note(&log, &message);
-            async { Verdict::Ack }
-        }
-    });
-    // The queue has handed them out, and they are on their way to us.
+    let running = start(queue, noting(&log, |_| async { Verdict::Ack }));
+    // The queue has handed the messages out, and its answer has not arrived yet.
     running.queue.until(|queue| !queue.hidden_for("c").is_zero()).await;
     let queue = Arc::clone(&running.queue);
     assert_eq!(running.stop().await, Drained { given_back: 0 });
     assert_eq!(handled(&log), []);
-    assert_eq!((queue.left().len(), receives(&queue)), (3, 1));
+    assert_eq!((queue.left().len(), receives(&queue).len()), (3, 1));
     assert!(queue.left().iter().all(|body| queue.hidden_for(body).is_zero()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_poll_does_not_hold_up_the_end() {
+async fn a_long_poll_without_messages_does_not_delay_the_end() {
     let running = start(queue(), work(SECOND));
-    // The first asks without waiting whether the queue is there; the second waits.
-    running.queue.until(|queue| receives(queue) == 2).await;
+    // The first receive does not wait, so that readiness knows the queue soon. The second one is a long poll.
+    running.queue.until(|queue| receives(queue).len() == 2).await;
     let begin = Instant::now();
     running.stop().await;
     assert!(begin.elapsed() <= 2 * SECOND, "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_after_a_failed_receive_does_not_hold_up_the_end() {
+async fn a_pause_after_a_failed_receive_does_not_delay_the_end() {
     let queue = queue();
     queue.fail_calls(Operation::Receive, 1..=1000);
     let running = start(queue, work(SECOND));
-    running.queue.until(|queue| receives(queue) == 7).await;
+    running.queue.until(|queue| receives(queue).len() == 7).await;
     let begin = Instant::now();
     running.stop().await;
     assert_eq!(begin.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_falls_as_soon_as_draining_begins() {
+async fn readiness_fails_as_soon_as_draining_begins() {
     for messages in [1, 4] {
-        // With one message a poll is open when the order comes, with four there is no room for one.
+        // With one message a receive is open when the order to stop comes. With four, no slot is free for a receive.
         let queue = queue();
         queue.send_all(["a", "b", "c", "d"].into_iter().take(messages));
         let running = start(queue, work(10 * SECOND));
@@ -148,40 +134,36 @@ async fn readiness_falls_as_soon_as_draining_begins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_and_verdicts_hold_while_draining() {
+async fn leases_and_verdicts_work_while_draining() {
     let queue = MemoryQueue::new(Duration::from_secs(4));
     queue.send_all(["ack", "retry", "poison", "panic"]);
     let settings = WorkerSettings { visibility_timeout: Duration::from_secs(4), ..settings() };
     let log = Log::default();
-    let running = start_with(queue, settings, {
-        let log = Arc::clone(&log);
-        move |message| {
-            note(&log, &message);
-            async move {
-                tokio::time::sleep(15 * SECOND).await;
-                match message.body.as_str() {
-                    "ack" => Verdict::Ack,
-                    "retry" => retry_after(50 * SECOND),
-                    "poison" => bad_key(),
-                    _ => panic!("the test wants this panic"),
-                }
-            }
+    let handle = |message: Arc<Message>| async move {
+        tokio::time::sleep(15 * SECOND).await;
+        match message.body.as_str() {
+            "ack" => Verdict::Ack,
+            "retry" => retry_after(50 * SECOND),
+            "poison" => bad_key(),
+            _ => panic!("the test wants this panic"),
         }
-    });
+    };
+    let running = start_with(queue, settings, noting(&log, handle));
     until_in_flight(&running, 4).await;
     let queue = Arc::clone(&running.queue);
     assert_eq!(running.stop().await, Drained { given_back: 0 });
-    assert_eq!(handled(&log).len(), 4, "each was handled once");
+    assert_eq!(handled(&log).len(), 4, "each message was handled once");
     assert_eq!((queue.left(), queue.dead_letters().len()), (vec!["retry".to_owned(), "panic".to_owned()], 1));
     assert_eq!(queue.hidden_for("retry"), 50 * SECOND);
     assert!(queue.hidden_for("panic") > 7 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_extension_on_its_way_does_not_overtake_what_is_given_back() {
+async fn an_extension_in_flight_does_not_hide_a_returned_message() {
     let queue = queue();
     queue.send("m");
-    // Extended at 15 s, answered at 20 s; the order to stop comes at 1 s and the last of the work is broken off at 18 s.
+    // The order to stop comes at 1 s, the lease is extended at 15 s, the work is cancelled at 18 s, and the extension
+    // is answered at 20 s.
     queue.slow_calls(Operation::ChangeVisibility, 1..=1, 5 * SECOND);
     let running = start(queue, work(1000 * SECOND));
     until_in_flight(&running, 1).await;
@@ -193,7 +175,7 @@ async fn an_extension_on_its_way_does_not_overtake_what_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_is_told_to_break_off_before_it_is_dropped() {
+async fn work_is_told_to_stop_before_it_is_dropped() {
     let queue = queue();
     queue.send_all(["tidy", "stubborn"]);
     let tidied = Arc::<AtomicUsize>::default();

@@ -1,23 +1,11 @@
-//! Messages that wait: hidden while that is short, sent anew when it is long, and never until the queue forgets them.
+//! Tests of messages that wait for their retry. A message is hidden for a short delay and sent anew for a long one. No
+//! message waits so long that the queue's retention ends it.
 
 use super::*;
 use crate::queue::{MAX_MESSAGE_BYTES, SentAnew};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Says `again` at each attempt but the last, which is acknowledged.
-fn until_attempt(
-    log: &Log,
-    last: u32,
-    again: Verdict,
-) -> impl Fn(Arc<Message>) -> std::future::Ready<Verdict> + Send + Sync + 'static {
-    let log = Arc::clone(log);
-    move |message| {
-        note(&log, &message);
-        std::future::ready(if message.attempts < last { again.clone() } else { Verdict::Ack })
-    }
-}
 
 fn send_anew(body: &str, delay: Duration) -> QueueCall {
     QueueCall::SendAnew(vec![(body.to_owned(), delay)])
@@ -28,7 +16,7 @@ fn sends(queue: &MemoryQueue) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_wait_takes_no_place_in_flight() {
+async fn a_message_with_a_long_delay_is_not_in_flight() {
     let queue = queue();
     queue.send_traced("m", Some("Root=1"));
     let (log, begin, delay) = (Log::default(), Instant::now(), 15 * MINUTE);
@@ -36,10 +24,10 @@ async fn a_long_wait_takes_no_place_in_flight() {
     running.queue.until(|queue| queue.left().len() == 1 && queue.sent_anew().len() == 1).await;
     assert_eq!(running.queue.in_flight(), 0);
     running.queue.until(empty).await;
-    // Sent before it is deleted, and once for each wait.
+    // For each delay one send and then one delete.
     let round = [send_anew("m", delay), delete(&["m"])];
     assert_eq!(answers(&running.queue), [&round, &round, &round, &round[1..]].concat());
-    // Each knows of the attempts before it, and of its trace and tenant.
+    // Each new message carries the attempts before it, the trace header and the tenant.
     assert_eq!(handled(&log), (1..=4).map(|attempt| ("m".to_owned(), attempt)).collect::<Vec<_>>());
     assert!(begin.elapsed() >= 3 * delay);
     let sent = running.queue.sent_anew();
@@ -52,10 +40,9 @@ async fn a_long_wait_takes_no_place_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_long_waits_are_few_calls() {
+async fn many_long_delays_take_few_calls() {
     let queue = queue();
-    let bodies: Vec<_> = (0..20).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(20));
     let settings = WorkerSettings { concurrency: 40, ..settings() };
     let running = start_with(queue, settings, until_attempt(&Log::default(), 2, retry_after(HOUR / 4)));
     running.queue.until(|queue| queue.sent_anew().len() == 20 && queue.left().len() == 20).await;
@@ -64,34 +51,32 @@ async fn many_long_waits_are_few_calls() {
     running.stop().await;
 }
 
-/// Of many messages that wait for a moment only so many are hidden; the others wait as new ones.
+/// Only `max_hidden` messages with a short delay are hidden at once. The others are sent anew.
 #[tokio::test(start_paused = true)]
-async fn hidden_messages_take_a_bounded_number_of_places() {
+async fn the_number_of_hidden_messages_is_bounded() {
     let queue = queue();
-    let bodies: Vec<_> = (0..200).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(200));
     let log = Log::default();
     let running = start(queue, until_attempt(&log, 5, retry_after(30 * SECOND)));
     running.queue.until(empty).await;
     let WorkerSettings { concurrency, max_hidden, .. } = settings();
-    // Beside those that hide and those that are worked on there are some whose verdicts are on their way.
+    // In flight are hidden messages, messages in work, and messages whose verdicts are being carried out.
     let highest = running.queue.highest_in_flight();
     assert!((max_hidden..=max_hidden + 10 * concurrency).contains(&highest), "{highest}");
-    assert_eq!(handled(&log).len(), 5 * 200, "each was worked on as often as it asked for");
+    assert_eq!(handled(&log).len(), 5 * 200, "each message was handled five times");
     running.stop().await;
 }
 
-/// Waits of less than a second, which SQS cannot count, take places too.
+/// The worker itself waits for delays of less than a second. These messages are in flight too, so `max_hidden` counts them.
 #[tokio::test(start_paused = true)]
-async fn moments_take_a_bounded_number_of_places() {
+async fn the_number_of_messages_hidden_for_less_than_a_second_is_bounded() {
     let queue = queue();
-    let bodies: Vec<_> = (0..400).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
-    let (log, moment) = (Log::default(), Duration::from_millis(900));
+    queue.send_all(numbered(400));
+    let (log, delay) = (Log::default(), Duration::from_millis(900));
     let running = start_with(
         queue,
         WorkerSettings { max_hidden: 30, ..settings() },
-        until_attempt(&log, 3, retry_after(moment)),
+        until_attempt(&log, 3, retry_after(delay)),
     );
     running.queue.until(empty).await;
     let WorkerSettings { concurrency, .. } = settings();
@@ -102,7 +87,7 @@ async fn moments_take_a_bounded_number_of_places() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_permission_to_send_a_message_hides() {
+async fn without_the_permission_to_send_a_message_is_hidden() {
     let queue = queue().without_sending();
     queue.send_all(["a", "b"]);
     let log = Log::default();
@@ -111,14 +96,14 @@ async fn without_the_permission_to_send_a_message_hides() {
     assert_eq!(handled(&log).len(), 6);
     let answers = answers(&running.queue);
     let hidden = answers.iter().filter(|call| matches!(call, QueueCall::ChangeVisibility(_))).count();
-    // Asked again each time, because a minute has passed, and not for each message.
+    // After a minute the worker tries to send again, once for both messages.
     let denied = sends(&running.queue);
     assert_eq!((hidden, denied, running.queue.sent_anew().len()), (2, 2, 0), "{answers:?}");
     running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_sent_hides_and_what_was_sent_is_deleted() {
+async fn a_message_that_could_not_be_sent_is_hidden_and_a_sent_one_is_deleted() {
     let queue = queue();
     queue.send_all(["sent", "unsent"]);
     queue.fail_entry(Operation::SendAnew, "unsent", 1);
@@ -135,28 +120,26 @@ async fn what_could_not_be_sent_hides_and_what_was_sent_is_deleted() {
     running.stop().await;
 }
 
-/// SQS keeps what it took, whether its answer arrives or not: the message is there twice then. A worker that sent it again
-/// each time that it comes would double them all, time after time.
+/// SQS keeps a message even if its answer to the send is lost: the message is in the queue twice then. If the worker
+/// sent each copy anew after each receive, the number of messages would double each time.
 #[tokio::test(start_paused = true)]
 async fn lost_answers_of_sends_do_not_multiply_messages() {
     let queue = queue();
-    let bodies: Vec<_> = (0..20).map(|number| number.to_string()).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(20));
     queue.lose_answers(Operation::SendAnew, 1..=usize::MAX);
     let begin = Instant::now();
     let running = start(queue, move |_| {
         std::future::ready(if begin.elapsed() < HOUR { retry_after(2 * MINUTE) } else { Verdict::Ack })
     });
     running.queue.until(empty).await;
-    // A send for each minute of the hour at most, of a batch or two that were on their way before the first was known to fail.
+    // After a failed send the worker sends nothing for a minute. Two batches can be in flight when the first one fails.
     let (copies, sends) = (running.queue.sent_anew().len(), sends(&running.queue));
     assert!(sends <= 2 * 60 && copies <= 10 * sends, "{copies} copies by {sends} sends");
     running.stop().await;
 }
 
-/// A send that fails once says nothing for long: after a minute messages are sent anew again.
 #[tokio::test(start_paused = true)]
-async fn a_minute_after_a_failed_send_messages_are_sent_again() {
+async fn a_minute_after_a_failed_send_messages_are_sent_anew_again() {
     let queue = queue();
     queue.send("m");
     queue.lose_answers(Operation::SendAnew, 1..=1);
@@ -168,15 +151,15 @@ async fn a_minute_after_a_failed_send_messages_are_sent_again() {
     running.stop().await;
 }
 
-/// With a retention that is shorter than the trouble: nothing may vanish, whatever the delays and permissions are.
+/// The retries last longer than the queue's retention. No message may be lost, whatever its delay, with and without the
+/// permission to send.
 #[tokio::test(start_paused = true)]
-async fn no_message_outlives_the_queue_s_retention_silently() {
+async fn no_message_is_lost_at_the_end_of_the_retention() {
     for delay in [SECOND, 10 * SECOND, 50 * SECOND, 15 * MINUTE] {
         for may_send in [true, false] {
             let queue = queue().with_retention(MINUTE);
             let queue = if may_send { queue } else { queue.without_sending() };
-            let bodies: Vec<_> = (0..10).map(|number| number.to_string()).collect();
-            queue.send_all(bodies.iter().map(String::as_str));
+            queue.send_all(numbered(10));
             let begin = Instant::now();
             let running = start_with(queue, WorkerSettings { concurrency: 20, ..settings() }, move |_| {
                 std::future::ready(if begin.elapsed() < HOUR { retry_after(delay) } else { Verdict::Ack })
@@ -187,7 +170,7 @@ async fn no_message_outlives_the_queue_s_retention_silently() {
                 let acknowledged = running.metric("logferry_messages_total{verdict=\"ack\"} 10\n");
                 assert!(letters.is_empty() && acknowledged, "{delay:?}: {letters:?}");
             } else {
-                assert!(begin.elapsed() < MINUTE, "in good time");
+                assert!(begin.elapsed() < MINUTE, "the letters come before the retention ends");
                 let reasons = letters.iter().filter(|letter| letter.attributes[0].1 == "role_denied");
                 assert_eq!(reasons.count(), 10, "{delay:?}: {letters:?}");
                 assert!(running.metric("logferry_dead_letters_overdue_total{reason=\"role_denied\"} 10\n"));
@@ -197,9 +180,9 @@ async fn no_message_outlives_the_queue_s_retention_silently() {
     }
 }
 
-/// The same while the retention cannot be read for long: nothing that waits may hide, or wait for more than a moment.
+/// While the retention cannot be read, no message is hidden, and none waits for more than 30 s.
 #[tokio::test(start_paused = true)]
-async fn an_unknown_retention_is_taken_for_a_short_one() {
+async fn an_unknown_retention_counts_as_the_shortest_one() {
     let queue = queue().with_retention(MINUTE);
     queue.send("m");
     queue.fail_calls(Operation::Retention, 1..=8);
@@ -214,12 +197,11 @@ async fn an_unknown_retention_is_taken_for_a_short_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_overdue_is_a_letter_with_its_reason() {
+async fn an_overdue_message_becomes_a_letter_with_its_reason() {
     let queue = queue();
     queue.send("m");
     let running = start(queue, |_| {
-        let attributes = vec![("tenant", "acme".into())];
-        let cause = Cause { reason: "role_denied", attributes, delay: SECOND, refusals: 0 };
+        let Verdict::Retry(cause) = retry_after(SECOND) else { unreachable!("a retry") };
         std::future::ready(Verdict::Overdue(cause))
     });
     running.queue.until(empty).await;
@@ -230,30 +212,28 @@ async fn what_is_overdue_is_a_letter_with_its_reason() {
     running.stop().await;
 }
 
-/// Poison that only the queue's redrive policy can take must be received as often as that demands.
+/// Only the queue's redrive policy can move such a message, and the policy counts the message's receives.
 #[tokio::test(start_paused = true)]
 async fn poison_without_a_dead_letter_queue_is_not_sent_anew() {
     let queue = queue().without_dead_letters();
     queue.send("m");
     let log = Log::default();
-    let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE, refusals: 0 };
-    let running = start(queue, until_attempt(&log, 5, Verdict::Poison(poison)));
+    let running = start(queue, until_attempt(&log, 5, Verdict::Poison(bad_key_after(15 * MINUTE))));
     running.queue.until(empty).await;
     assert_eq!((handled(&log).len(), running.queue.sent_anew().len()), (5, 0));
     running.stop().await;
 }
 
-/// So it must while the queue's retention is not known.
+/// As above, while the queue's retention is not known.
 #[tokio::test(start_paused = true)]
-async fn poison_hides_for_the_redrive_policy_whatever_is_known_of_the_retention() {
+async fn poison_without_a_dead_letter_queue_is_hidden_even_if_the_retention_is_unknown() {
     for verdict in [Verdict::Poison, Verdict::Overdue] {
         let queue = queue().without_dead_letters();
         queue.send("m");
         queue.fail_calls(Operation::Retention, 1..=usize::MAX);
         let log = Log::default();
-        let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE, refusals: 0 };
         let begin = Instant::now();
-        let running = start(queue, until_attempt(&log, 5, verdict(poison)));
+        let running = start(queue, until_attempt(&log, 5, verdict(bad_key_after(15 * MINUTE))));
         running.queue.until(empty).await;
         assert_eq!((handled(&log).len(), running.queue.sent_anew().len()), (5, 0));
         assert_eq!(answers(&running.queue)[0], hide("m", 30 * SECOND), "the retention may be short");
@@ -262,19 +242,18 @@ async fn poison_hides_for_the_redrive_policy_whatever_is_known_of_the_retention(
     }
 }
 
-/// A letter that the dead-letter queue refuses is refused each time: the redrive policy must get the message.
+/// The dead-letter queue refuses the large letter each time, so the large message is hidden until the redrive policy moves it.
 #[tokio::test(start_paused = true)]
-async fn a_letter_that_is_refused_keeps_no_other_letter_back() {
+async fn a_refused_letter_delays_no_other_letter() {
     let queue = queue().with_letters_up_to(1000);
     let large = "l".repeat(1001);
     queue.send_all([large.as_str(), "small"]);
     let log = Log::default();
-    let poison = Cause { reason: "bad_key", attributes: Vec::new(), delay: 15 * MINUTE, refusals: 0 };
     let begin = Instant::now();
     let running = start_with(
         queue,
         WorkerSettings { concurrency: 1, ..settings() },
-        until_attempt(&log, 5, Verdict::Poison(poison)),
+        until_attempt(&log, 5, Verdict::Poison(bad_key_after(15 * MINUTE))),
     );
     running.queue.until(|queue| queue.dead_letters().len() == 1).await;
     assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
@@ -283,9 +262,9 @@ async fn a_letter_that_is_refused_keeps_no_other_letter_back() {
     running.stop().await;
 }
 
-/// A text that leaves no room for attributes hides; the waits of others take no place in flight all the while.
+/// A message whose text leaves no room for attributes is hidden. Other messages are still sent anew.
 #[tokio::test(start_paused = true)]
-async fn a_message_that_cannot_be_sent_anew_is_no_concern_of_others() {
+async fn a_message_that_cannot_be_sent_anew_does_not_affect_others() {
     let queue = queue();
     let large = "l".repeat(MAX_MESSAGE_BYTES);
     queue.send(&large);
@@ -304,10 +283,10 @@ async fn a_message_that_cannot_be_sent_anew_is_no_concern_of_others() {
     running.stop().await;
 }
 
-/// Whatever was done with a message, if it cannot be deleted for a while, nothing is done twice.
+/// The deletes of a message fail for a while. The message is not handled, buried or sent anew a second time.
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_deleted_is_tried_again_and_then_remembered() {
-    // Refused for 45 s; and for much longer, so that the message comes again.
+async fn a_failed_delete_is_tried_again_and_then_remembered() {
+    // The deletes fail for 45 s, or for so long that the message is delivered again.
     for (failing, comes_again) in [(15, false), (100, true)] {
         for verdict in [Verdict::Ack, bad_key(), retry_after(10 * MINUTE)] {
             let queue = queue();
@@ -330,13 +309,11 @@ async fn what_cannot_be_deleted_is_tried_again_and_then_remembered() {
     }
 }
 
-/// Bodies that wait for a queue that is slow to delete are no more than a bound.
 #[tokio::test(start_paused = true)]
-async fn bodies_that_wait_for_the_queue_are_bounded() {
+async fn the_bytes_of_bodies_that_wait_for_a_slow_queue_are_bounded() {
     let queue = queue();
     let large = "x".repeat(1 << 20);
-    let bodies: Vec<_> = (0..60).map(|number| format!("{number} {large}")).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(60).map(|number| format!("{number} {large}")));
     queue.slow_calls(Operation::Delete, 1..=1000, 10 * SECOND);
     let WorkerSettings { concurrency, .. } = settings();
     let running = start(queue, |_| std::future::ready(Verdict::Ack));
@@ -349,10 +326,9 @@ async fn bodies_that_wait_for_the_queue_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_queue_that_hangs_holds_up_nobody_else() {
+async fn a_slow_dead_letter_queue_does_not_delay_other_messages() {
     let queue = queue();
-    let bodies: Vec<_> = (0..400).map(|number| format!("poison {number}")).collect();
-    queue.send_all(bodies.iter().map(String::as_str));
+    queue.send_all(numbered(400).map(|number| format!("poison {number}")));
     queue.send("good");
     queue.slow_calls(Operation::SendDeadLetter, 1..=100_000, 6 * SECOND);
     let begin = Instant::now();
@@ -360,13 +336,13 @@ async fn a_dead_letter_queue_that_hangs_holds_up_nobody_else() {
         std::future::ready(if message.body == "good" { Verdict::Ack } else { bad_key() })
     });
     running.queue.until(|queue| !queue.left().iter().any(|body| body == "good")).await;
-    // All of the poison was received before, and 128 verdicts at most wait for the queue at once.
+    // All poison is received before the good message, and 128 verdicts at most wait for the queue at once.
     assert!(begin.elapsed() < 15 * SECOND, "{:?}", begin.elapsed());
     running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn long_waits_are_sent_within_the_last_calls() {
+async fn messages_with_long_delays_are_sent_anew_while_draining() {
     let queue = queue();
     queue.send_all(["a", "b"]);
     let running = start(queue, |_| async {

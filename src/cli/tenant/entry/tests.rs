@@ -80,7 +80,7 @@ TENANT  TYPE  STATE         TARGET
 acme    s3    enabled       us-east-1 s3://acme-logs/logs/
 acme    s3    enabled       222222222222 us-east-1 s3://acme-logs/logs/
 acme    s3    enabled, BAD  -
-  bucket_name: \"192.168.5.4\" is an IP address, which no bucket's name may be
+  bucket_name: \"192.168.5.4\" is an IP address, which S3 does not allow
 ";
     assert_eq!(table(&[plain, with_role, bad], &BTreeSet::new()), expected);
 }
@@ -107,7 +107,7 @@ fn bad_fields_come_with_their_value_and_the_rule() {
             (&json!("retention_days"), &json!(2)),
         ]
     );
-    for (problem, part) in problems.iter().zip(["no Region", "must be a string", "number out of"]) {
+    for (problem, part) in problems.iter().zip(["not a Region", "must be a string", "one of the numbers"]) {
         assert!(problem["problem"].as_str().expect("a string").contains(part), "{problem}");
     }
 }
@@ -194,7 +194,7 @@ TENANT   TYPE        STATE            TARGET
 acme     cloudwatch  enabled, paused  222222222222 us-east-1 /rosa/acme
 acme     settings    paused           -
 initech  cloudwatch  disabled, BAD    -
-  target_region: \"mars\\u{1b}[2J\" is no Region such as \"eu-central-1\"
+  target_region: \"mars\\u{1b}[2J\" is not a Region such as \"eu-central-1\"
   log_stream_nam: means nothing to logferry
 ";
     assert_eq!(table(&entries, &paused), expected);
@@ -215,7 +215,7 @@ acme cloudwatch: enabled, BAD
   owner                      \\u{7}bell
   retention_days             30
   target_region              mars
-  target_region: \"mars\" is no Region such as \"eu-central-1\"
+  target_region: \"mars\" is not a Region such as \"eu-central-1\"
   owner: means nothing to logferry
 ";
     assert_eq!(text.details(&BTreeSet::new()), expected);
