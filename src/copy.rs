@@ -97,7 +97,7 @@ pub enum CopyError {
     /// The key holds a copy of another object.
     #[error(
         "{key:?} in the customer's bucket is the copy of another object, {original}: use every name of source.key_layout \
-in the row's bucket_key, for example {{cluster}}"
+         in the row's bucket_key, for example {{cluster}}"
     )]
     Collision {
         /// The key in the customer's bucket.
@@ -130,7 +130,7 @@ in the row's bucket_key, for example {{cluster}}"
     /// S3 refuses the request itself, for example because of a rule of the bucket.
     #[error(
         "S3 refuses the copy: {0}; correct the named setting of the customer's bucket (its encryption, Object Lock, ACLs) or of the row, \
-then redrive"
+         then redrive"
     )]
     Refused(String),
     /// A 5xx answer, a timeout or a network error.

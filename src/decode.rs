@@ -15,6 +15,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 const STEP: usize = 256 * 1024;
 /// Largest number of bytes that one step writes. A long record leaves the window with a large capacity; without this limit,
 /// one step could fill all of it and block its thread meanwhile.
+const MOST_ROOM: usize = 8 * STEP;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Number of bytes that tell the compression.
 const HEAD: usize = 4;
@@ -120,7 +121,7 @@ pub enum DecodeError {
     /// A zstd frame needs a larger window than it may have.
     #[error(
         "the zstd frame after {produced} decompressed bytes needs a window of {window} bytes, the limit is {limit} bytes; \
-raise source.zstd_windows (128 MiB at most) or compress the object with a smaller window (zstd --long=27 or less)"
+         raise source.zstd_windows (128 MiB at most) or compress the object with a smaller window (zstd --long=27 or less)"
     )]
     WindowTooLarge {
         /// Size of the window that the frame needs, in bytes.
@@ -133,7 +134,7 @@ raise source.zstd_windows (128 MiB at most) or compress the object with a smalle
     /// A zstd frame was compressed with a dictionary.
     #[error(
         "the zstd frame after {produced} decompressed bytes needs dictionary {id}, but dictionaries are not supported; \
-compress the object without a dictionary"
+         compress the object without a dictionary"
     )]
     Dictionary {
         /// The dictionary's ID.

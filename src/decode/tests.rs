@@ -188,7 +188,7 @@ fn a_step_stays_small_after_a_long_record() {
 
 proptest! {
     #[test]
-fn random_bytes_decode_the_same_in_any_chunks(
+    fn random_bytes_decode_the_same_in_any_chunks(
         mut object in proptest::collection::vec(any::<u8>(), 0..400),
         magic in prop_oneof![Just(&[][..]), Just(&GZIP_MAGIC[..]), Just(&b"\x28\xb5\x2f\xfd"[..]), Just(&b"\x5a\x2a\x4d\x18"[..])],
         chunk in 1_usize..50,

@@ -91,34 +91,34 @@ mod tests {
     }
 
     proptest! {
-            /// A batch of records from `begin` on, whose events were put up to a random one.
-            #[test]
-    fn the_number_of_events_put_is_right_for_each_record(
-                times in prop::collection::vec((0_i64..4, 1_u64..4), 1..12),
-                begin in 0_u64..3,
-                cut in any::<prop::sample::Index>(),
-                unfinished in any::<bool>(),
-            ) {
-                let mut events: Vec<EventPlace> = Vec::new();
-                for (record, (timestamp, pieces)) in (begin..).zip(&times) {
-                    events.extend((0..*pieces).map(|piece| EventPlace { timestamp: *timestamp, record, piece }));
-                }
-                let behind = begin + times.len() as u64;
-                let mut end = Position { records: behind, events: 0 };
-                // The batch may end inside a record.
-                if unfinished && events.len() > 1 {
-                    let last = events.pop().expect("there are two");
-                    end = Position { records: last.record, events: last.piece };
-                }
-                events.sort();
-                let put = cut.index(events.len());
-                let ahead = Ahead { end, last: events[put] };
-                prop_assert_eq!(ahead.to_string().parse(), Ok(ahead));
-                for (record, (timestamp, pieces)) in (begin..).zip(&times) {
-                    let expected = events[..=put].iter().filter(|event| event.record == record).count() as u64;
-                    prop_assert_eq!(ahead.events_put(record, *timestamp).min(*pieces), expected, "of record {}", record);
-                }
-    prop_assert_eq!(ahead.events_put(behind, -1), 0, "no event after the batch was put");
+        /// A batch of records from `begin` on, whose events were put up to a random one.
+        #[test]
+        fn the_number_of_events_put_is_right_for_each_record(
+            times in prop::collection::vec((0_i64..4, 1_u64..4), 1..12),
+            begin in 0_u64..3,
+            cut in any::<prop::sample::Index>(),
+            unfinished in any::<bool>(),
+        ) {
+            let mut events: Vec<EventPlace> = Vec::new();
+            for (record, (timestamp, pieces)) in (begin..).zip(&times) {
+                events.extend((0..*pieces).map(|piece| EventPlace { timestamp: *timestamp, record, piece }));
             }
+            let behind = begin + times.len() as u64;
+            let mut end = Position { records: behind, events: 0 };
+            // The batch may end inside a record.
+            if unfinished && events.len() > 1 {
+                let last = events.pop().expect("there are two");
+                end = Position { records: last.record, events: last.piece };
+            }
+            events.sort();
+            let put = cut.index(events.len());
+            let ahead = Ahead { end, last: events[put] };
+            prop_assert_eq!(ahead.to_string().parse(), Ok(ahead));
+            for (record, (timestamp, pieces)) in (begin..).zip(&times) {
+                let expected = events[..=put].iter().filter(|event| event.record == record).count() as u64;
+                prop_assert_eq!(ahead.events_put(record, *timestamp).min(*pieces), expected, "of record {}", record);
+            }
+            prop_assert_eq!(ahead.events_put(behind, -1), 0, "no event after the batch was put");
         }
+    }
 }

@@ -351,7 +351,7 @@ impl DynamoDbLedger {
         };
         LedgerError::Unreadable(format!(
             "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value}, {why}; \
-delete the item to deliver the object from its start"
+             delete the item to deliver the object from its start"
         ))
     }
 

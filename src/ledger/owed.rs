@@ -197,29 +197,29 @@ mod tests {
     }
 
     proptest! {
-            #[test]
-    fn a_list_holds_the_records_that_were_added(
-                batches in prop::collection::vec(prop::collection::vec((0_u64..60, any_reason()), 0..20), 0..4),
-                paid in 0_u64..60,
-            ) {
-                let (mut owed, mut expected) = (Owed::default(), BTreeMap::<_, HashSet<_>>::new());
-                for batch in batches {
-                    owed.add(Owed::of(batch.clone()));
-                    for (record, reason) in batch {
-                        expected.entry(record).or_default().insert(reason);
-                    }
+        #[test]
+        fn a_list_holds_the_records_that_were_added(
+            batches in prop::collection::vec(prop::collection::vec((0_u64..60, any_reason()), 0..20), 0..4),
+            paid in 0_u64..60,
+        ) {
+            let (mut owed, mut expected) = (Owed::default(), BTreeMap::<_, HashSet<_>>::new());
+            for batch in batches {
+                owed.add(Owed::of(batch.clone()));
+                for (record, reason) in batch {
+                    expected.entry(record).or_default().insert(reason);
                 }
-                prop_assert_eq!(Owed::decode(&owed.encode()), Some(owed.clone()));
-                let matches = |owed: &Owed, expected: &BTreeMap<u64, HashSet<QuarantineReason>>| {
-                    let found = records(owed);
-                    found.iter().map(|(record, _)| record).eq(expected.keys())
-                        && found.iter().all(|(record, reason)| expected[record].contains(reason))
-                };
-                prop_assert!(matches(&owed, &expected), "{:?} of {:?}", owed, expected);
-                owed.paid_before(paid);
-                expected.retain(|record, _| *record >= paid);
-                prop_assert!(matches(&owed, &expected), "{:?} of {:?}", owed, expected);
-                prop_assert_eq!(owed.is_empty(), owed.encode().is_empty());
             }
+            prop_assert_eq!(Owed::decode(&owed.encode()), Some(owed.clone()));
+            let matches = |owed: &Owed, expected: &BTreeMap<u64, HashSet<QuarantineReason>>| {
+                let found = records(owed);
+                found.iter().map(|(record, _)| record).eq(expected.keys())
+                    && found.iter().all(|(record, reason)| expected[record].contains(reason))
+            };
+            prop_assert!(matches(&owed, &expected), "{:?} of {:?}", owed, expected);
+            owed.paid_before(paid);
+            expected.retain(|record, _| *record >= paid);
+            prop_assert!(matches(&owed, &expected), "{:?} of {:?}", owed, expected);
+            prop_assert_eq!(owed.is_empty(), owed.encode().is_empty());
         }
+    }
 }

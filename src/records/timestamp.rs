@@ -307,46 +307,46 @@ mod tests {
     }
 
     proptest! {
-            #[test]
-    fn every_form_of_a_moment_gives_the_same_time(
-                nanoseconds in EARLIEST * 1_000_000..=1_795_348_800_000_000_000, digits in 0_usize..30,
-            ) {
-                for value in forms(nanoseconds, digits) {
-                    prop_assert_eq!(read(&value), Some(nanoseconds / 1_000_000), "{}", value);
-                }
-            }
-
-            #[test]
-            fn the_fast_path_agrees_with_the_library(seconds in 0_i64..253_402_300_799, nanoseconds in 0_i32..1_000_000_000) {
-                let timestamp = Timestamp::new(seconds, nanoseconds).expect("within jiff's range");
-                let text = timestamp.to_string();
-                let expected = timestamp.as_millisecond();
-                prop_assert_eq!(Timestamps::new(NOW).fixed_layout(text.as_bytes()), Some(expected));
-                prop_assert_eq!(parse_text(&text), Some(expected));
-            }
-
-            #[test]
-    fn earlier_timestamps_do_not_change_the_result(
-                times in prop::collection::vec((1_795_262_340_i64..1_795_262_460, "Z|\\.[0-9]{1,9}Z|:00Z|Y|[0-9]Z", 0_usize..40), 1..20),
-            ) {
-                let mut timestamps = Timestamps::new(NOW);
-                for (second, end, broken) in times {
-                    let timestamp = Timestamp::constant(second, 0).strftime("%Y-%m-%dT%H:%M:%S");
-                    let mut value = format!("\"{timestamp}{end}\"").into_bytes();
-                    // `broken` is beyond the timestamp in half of the cases.
-                    if let Some(byte) = value[1..].get_mut(broken) && broken < 19 {
-                        *byte = b'x';
-                    }
-                    prop_assert_eq!(timestamps.parse(&value), Timestamps::new(NOW).parse(&value));
-                }
-            }
-
-            #[test]
-            fn no_text_panics(text in "\\PC{0,40}", number in "[0-9.eE+-]{0,40}") {
-                for text in [text, number] {
-                    let _ = read(&text);
-                    let _ = read(&format!("\"{text}\""));
-                }
+        #[test]
+        fn every_form_of_a_moment_gives_the_same_time(
+            nanoseconds in EARLIEST * 1_000_000..=1_795_348_800_000_000_000, digits in 0_usize..30,
+        ) {
+            for value in forms(nanoseconds, digits) {
+                prop_assert_eq!(read(&value), Some(nanoseconds / 1_000_000), "{}", value);
             }
         }
+
+        #[test]
+        fn the_fast_path_agrees_with_the_library(seconds in 0_i64..253_402_300_799, nanoseconds in 0_i32..1_000_000_000) {
+            let timestamp = Timestamp::new(seconds, nanoseconds).expect("within jiff's range");
+            let text = timestamp.to_string();
+            let expected = timestamp.as_millisecond();
+            prop_assert_eq!(Timestamps::new(NOW).fixed_layout(text.as_bytes()), Some(expected));
+            prop_assert_eq!(parse_text(&text), Some(expected));
+        }
+
+        #[test]
+        fn earlier_timestamps_do_not_change_the_result(
+            times in prop::collection::vec((1_795_262_340_i64..1_795_262_460, "Z|\\.[0-9]{1,9}Z|:00Z|Y|[0-9]Z", 0_usize..40), 1..20),
+        ) {
+            let mut timestamps = Timestamps::new(NOW);
+            for (second, end, broken) in times {
+                let timestamp = Timestamp::constant(second, 0).strftime("%Y-%m-%dT%H:%M:%S");
+                let mut value = format!("\"{timestamp}{end}\"").into_bytes();
+                // `broken` is beyond the timestamp in half of the cases.
+                if let Some(byte) = value[1..].get_mut(broken) && broken < 19 {
+                    *byte = b'x';
+                }
+                prop_assert_eq!(timestamps.parse(&value), Timestamps::new(NOW).parse(&value));
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,40}", number in "[0-9.eE+-]{0,40}") {
+            for text in [text, number] {
+                let _ = read(&text);
+                let _ = read(&format!("\"{text}\""));
+            }
+        }
+    }
 }

@@ -140,7 +140,7 @@ proptest! {
     /// For random arrivals and departures: the counts match the objects in flight, a tenant that holds none is never refused,
     /// a tenant that is not alone gets no more than is free, and waits keep their bounds.
     #[test]
-fn the_rule_holds_for_random_arrivals(
+    fn the_rule_holds_for_random_arrivals(
         slots in 1_usize..20,
         steps in prop::collection::vec((0_u64..3000, 0_usize..5, 0_u64..100, 0.0..1.0, any::<bool>()), 1..300),
     ) {

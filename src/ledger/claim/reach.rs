@@ -93,7 +93,7 @@ impl Reach {
             (Change::OutOfReach, Some(error)) => tracing::error!(
                 call,
                 %error,
-            "the ledger is out of reach: deliveries go on without it, and repeated attempts may deliver records twice"
+                "the ledger is out of reach: deliveries go on without it, and repeated attempts may deliver records twice"
             ),
             (Change::Answers, _) => tracing::info!("calls to the ledger succeed again"),
             _ => {}

@@ -186,7 +186,7 @@ impl LedgerEntries {
                 let value = words(&value);
                 let problem = format!(
                     "{name} of object {object:?}, delivery {delivery:?} is {value}, not a whole number; \
-delete the item to deliver the object from its start"
+                     delete the item to deliver the object from its start"
                 );
                 self.failed("read an entry", problem)
             }))
