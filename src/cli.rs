@@ -22,7 +22,7 @@ use crate::{
 
 /// The configuration is wrong. Source: sysexits.h, `EX_USAGE`.
 const EXIT_CONFIG: u8 = 64;
-/// The command line is wrong. The same code as clap's.
+/// The command line is wrong. clap uses the same code.
 const EXIT_USAGE: u8 = 2;
 /// A named tenant, row, file or object does not exist. Source: sysexits.h, `EX_NOINPUT`.
 const EXIT_NOT_FOUND: u8 = 66;
@@ -42,7 +42,7 @@ struct Options {
     /// The configuration file (TOML).
     #[arg(long, global = true, value_name = "FILE", env = "LOGFERRY_CONFIG")]
     config: Option<PathBuf>,
-    /// Set one field, before file and environment: --set worker.concurrency=4
+    /// Set one field; overrides file and environment: --set worker.concurrency=4
     #[arg(long, global = true, value_name = "FIELD=VALUE", value_parser = parse_set)]
     set: Vec<(String, String)>,
 }

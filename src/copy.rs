@@ -16,8 +16,8 @@ use crate::{
     tenant::{Bucket, Delivery},
 };
 
-/// Copies objects into customers' buckets. Callers do not repeat failed calls: the SDK retries them, and `copy` looks at the
-/// copy's key again if it changed meanwhile.
+/// Copies objects into customers' buckets. Callers do not repeat failed calls: the SDK retries them, and `copy` begins again
+/// if another object was written to the copy's key meanwhile.
 pub trait ObjectCopier: Send + Sync + 'static {
     /// A session in the role that copies.
     type Session: Send + Sync;
@@ -118,7 +118,6 @@ pub enum CopyError {
     #[error(transparent)]
     Session(AssumeError),
     /// AWS refuses our clock or our signature.
-    /// The call was refused for our clock or our signature.
     #[error(transparent)]
     Ours(IdentityError),
     /// Too many requests for the bucket.

@@ -1,8 +1,8 @@
 //! Decompresses an object's stored bytes into a window of bounded size.
 //!
-//! The first bytes tell the compression, whatever the object's name says: gzip (any number of members), zstd (any number of
-//! frames) or none. The decoder does no I/O: the caller passes in the bytes that arrived and takes the text out of the
-//! window. While the caller does not read the window, nothing more is read from the socket.
+//! The first bytes show the compression, not the object's name: gzip (any number of members), zstd (any number of frames) or
+//! none. The decoder does no I/O: the caller passes in the bytes that arrived and takes the text out of the window. While the
+//! caller does not read the window, nothing more is read from the socket.
 
 mod frames;
 
@@ -17,7 +17,7 @@ const STEP: usize = 256 * 1024;
 /// one step could fill all of it and block its thread meanwhile.
 const MOST_ROOM: usize = 8 * STEP;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// Number of bytes that tell the compression.
+/// Number of bytes needed to recognise the compression.
 const HEAD: usize = 4;
 
 /// Decompressed text that the caller has not consumed yet.
@@ -36,7 +36,7 @@ impl Window {
     /// Marks the first `count` unread bytes as consumed.
     pub fn consume(&mut self, count: usize) {
         self.start += count;
-        debug_assert!(self.start <= self.buffer.len(), "consumed more than there is");
+        debug_assert!(self.start <= self.buffer.len(), "consumed more than the window has");
     }
 
     /// Makes room for one step: moves the unread bytes (part of one record) to the front of the buffer.
@@ -76,7 +76,7 @@ pub enum Decoded {
 }
 
 enum State {
-    /// Too few bytes have arrived to tell the compression.
+    /// Too few bytes have arrived to recognise the compression.
     Detecting(Vec<u8>),
     Gzip(Decompress),
     /// After a gzip member: another member, zero padding or the end of the object follows.
@@ -107,7 +107,7 @@ pub enum DecodeError {
         format: &'static str,
         /// Decompressed bytes so far.
         produced: u64,
-        /// The library's words.
+        /// The library's error text.
         problem: String,
     },
     /// The object ends inside compressed data.
@@ -118,7 +118,7 @@ pub enum DecodeError {
         /// Decompressed bytes so far.
         produced: u64,
     },
-    /// A zstd frame needs a larger window than it may have.
+    /// A zstd frame needs a larger window than is allowed.
     #[error(
         "the zstd frame after {produced} decompressed bytes needs a window of {window} bytes, the limit is {limit} bytes; \
          raise source.zstd_windows (128 MiB at most) or compress the object with a smaller window (zstd --long=27 or less)"
@@ -163,7 +163,7 @@ impl Decoder {
         }
     }
 
-    /// Decodes at most one step from `input` into the window, and moves `input` behind the bytes that were used. Call it
+    /// Decodes at most one step from `input` into the window, and advances `input` past the bytes that were used. Call it
     /// until `input` is empty, and consume the window between the calls.
     ///
     /// # Errors
@@ -270,7 +270,8 @@ impl Decoder {
     }
 }
 
-/// Decoder of one gzip member. 15 stands for the format's largest window, 32 KiB; flate2 checks the member's CRC and length.
+/// Creates the decoder of one gzip member. 15 selects the format's largest window, 32 KiB. flate2 checks the member's CRC and
+/// length.
 fn gzip_member() -> Decompress {
     Decompress::new_gzip(15)
 }

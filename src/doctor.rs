@@ -150,7 +150,7 @@ impl Doctor {
         conditions
     }
 
-    /// The result of a hop that failed. `remedy` gives the fix from STS's error.
+    /// The result for a role that cannot be entered. `remedy` gives the fix for STS's error.
     fn refusal(&self, error: &AssumeError, remedy: impl FnOnce(Option<Cause>, &str) -> String) -> Finding {
         match error {
             AssumeError::Open { refusal, .. } => self.refusal(refusal, remedy),

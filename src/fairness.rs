@@ -38,7 +38,7 @@ pub struct Pass {
 }
 
 impl Shares {
-    /// Starts with no object in flight. The processor is shared among `threads` slices at once.
+    /// Starts with no object in flight. `threads` slices of the processor run at once.
     pub fn new(limits: Limits, threads: usize) -> Self {
         Self { book: Arc::new(Mutex::new(Book::new(limits))), cpu: Cpu::new(threads) }
     }
@@ -46,7 +46,7 @@ impl Shares {
     /// Admits an object of `bytes` stored bytes, if its tenant's share allows it.
     ///
     /// # Errors
-    /// The tenant's share is used up. The error tells after which time it is the object's turn.
+    /// The tenant's share is used up. The error is the time until the object's turn.
     pub fn enter(&self, tenant_id: &str, bytes: u64) -> Result<Pass, Duration> {
         let since = now();
         lock(&self.book).enter(tenant_id, bytes, since, fastrand::f64())?;
@@ -103,13 +103,13 @@ mod tests {
             Limits { slots: 4, max_objects: Some(2), max_bytes: None, longest_wait: Duration::from_secs(60) };
         let shares = Shares::new(limits, 1);
         let first = shares.enter("acme", 1).expect("nothing is in flight");
-        let second = shares.enter("acme", 1).expect("two may be");
-        shares.enter("acme", 1).expect_err("three may not");
+        let second = shares.enter("acme", 1).expect("two are allowed");
+        shares.enter("acme", 1).expect_err("three are not");
         let third = shares.enter_anyway("acme", 1);
         drop(first);
-        shares.enter("acme", 1).expect_err("two are left");
+        shares.enter("acme", 1).expect_err("two are in flight");
         tokio::time::advance(Duration::from_secs(2)).await;
         drop((second, third));
-        drop(shares.enter("acme", 1).expect("none is left"));
+        drop(shares.enter("acme", 1).expect("none is in flight"));
     }
 }

@@ -88,8 +88,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn begin(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
 
     /// Records progress and renews the lease. Also takes a lease that is free: ours may have run out, or the ledger may not
-    /// have answered `begin`. An owner's positions only grow, so an entry that is further shows another attempt's work, and
-    /// counts as a lost lease. To renew the lease alone, record the same progress again.
+    /// have answered `begin`. An owner's positions only grow, so an entry with a further position shows another attempt's
+    /// work: the lease counts as lost. To renew the lease alone, record the same progress again.
     ///
     /// # Errors
     /// See [`LedgerError`].

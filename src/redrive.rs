@@ -32,14 +32,14 @@ use crate::{
     route::KeyLayout,
 };
 
-/// How long letters are hidden. This is renewed after half the time while the sweep runs. If the process is killed, the
-/// letters stay hidden for up to this time.
+/// How long letters are hidden. While the sweep runs, they are hidden again after half of this time. If the process is
+/// killed, the letters stay hidden for up to this time.
 pub const HOLD: Duration = Duration::from_secs(300);
 /// Number of receives at the same time, to read a full queue in reasonable time.
 const RECEIVERS: usize = 4;
 /// Number of calls at the same time that give letters back.
 const RETURNERS: usize = 8;
-/// How often an entry is sent that SQS does not accept. The SDK retries whole calls, not entries.
+/// Number of attempts for an entry that SQS does not accept. The SDK retries whole calls, not entries.
 const ENTRY_ATTEMPTS: u32 = 3;
 /// Pause between these attempts.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -75,7 +75,7 @@ pub struct Order {
 pub struct Progress {
     /// Number of letters seen.
     pub seen: usize,
-    /// Number of selected letters; when moving, of the moved ones.
+    /// Number of selected letters; when moving, number of moved letters.
     pub done: usize,
 }
 
@@ -445,7 +445,7 @@ impl Held {
         self.receipts.remove(id)
     }
 
-    /// Renews the hold of the letters for which half of the time is over.
+    /// Hides the letters again whose time is half over.
     async fn keep<D: DeadLetters>(&mut self, queue: &D) {
         while self.since.front().is_some_and(|(since, _)| since.elapsed() >= HOLD / 2) {
             let count = self.since.len().min(MAX_BATCH);

@@ -101,13 +101,18 @@ pub(super) async fn execute(args: DoctorArgs, config: &Config) -> anyhow::Result
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// State, detail and fix.
+fn parts(finding: &Finding) -> (&'static str, &str, Option<&str>) {
+    match finding {
+        Finding::Ok(found) => ("ok", found, None),
+        Finding::Failed { problem, fix } => ("failed", problem, Some(fix)),
+        Finding::Skipped(why) => ("skipped", why, None),
+    }
+}
+
 fn report(conditions: &[Condition]) -> Value {
     let condition = |condition: &Condition| {
-        let (state, detail, fix) = match &condition.finding {
-            Finding::Ok(found) => ("ok", found, None),
-            Finding::Failed { problem, fix } => ("failed", problem, Some(fix)),
-            Finding::Skipped(why) => ("skipped", why, None),
-        };
+        let (state, detail, fix) = parts(&condition.finding);
         json!({
             "tenant_id": condition.tenant_id,
             "type": condition.delivery,
@@ -140,11 +145,8 @@ fn text(conditions: &[Condition], patient: &Patient) -> String {
             continue;
         }
         said = Some(tenant);
-        let (state, detail, fix) = match &condition.finding {
-            Finding::Ok(found) => ("ok", found.as_str(), None),
-            Finding::Failed { problem, fix } => ("FAILED", problem.as_str(), Some(fix)),
-            Finding::Skipped(why) => ("skipped", why.as_str(), None),
-        };
+        let (state, detail, fix) = parts(&condition.finding);
+        let state = if fix.is_some() { "FAILED" } else { state };
         let delivery = condition.delivery.as_deref().unwrap_or_default();
         let (name, detail) = if in_brief { ("", "every condition holds") } else { (condition.name, detail) };
         let delivery = if in_brief { "" } else { delivery };
@@ -158,7 +160,7 @@ fn text(conditions: &[Condition], patient: &Patient) -> String {
     with_fixes(&columns(lines), &fixes)
 }
 
-fn with_fixes(table: &str, fixes: &[Option<&String>]) -> String {
+fn with_fixes(table: &str, fixes: &[Option<&str>]) -> String {
     let mut text = String::new();
     for (line, fix) in table.lines().zip(fixes) {
         text.push_str(&format!("{line}\n"));

@@ -189,7 +189,7 @@ async fn sweep(
                     entries: found,
                     next: None,
                 }),
-                // One page holds the entries of one second.
+                // A page has as many entries as the rate allows in one second.
                 Reach::Object(prefix) | Reach::Prefix(prefix) => {
                     entries.page(prefix, from.take(), rate.map(|rate| rate.get().into())).await
                 }

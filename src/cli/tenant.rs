@@ -289,10 +289,7 @@ async fn get(show: Show, rows: &TenantRows, tenant_id: &str, name: Option<&str>)
             return Err(no_such_row(tenant_id, name));
         }
     }
-    let text = || {
-        let details: Vec<_> = entries.iter().map(|entry| entry.details(&paused)).collect();
-        details.join("\n")
-    };
+    let text = || entries.iter().map(|entry| entry.details(&paused)).collect::<Vec<_>>().join("\n");
     show.result(text, || reports(&entries, Some(&paused)).into())
 }
 
@@ -316,10 +313,9 @@ fn count(rows: usize) -> String {
 /// # Errors
 /// A row cannot be used. The error tells how many.
 fn usable(entries: &[Entry]) -> Result<(), Refusal> {
-    match entries.iter().filter(|entry| !entry.is_valid()).count() {
-        0 => Ok(()),
-        bad => Err(Refusal::Invalid(format!("{bad} of {} cannot be used", count(entries.len())))),
-    }
+    let bad = entries.iter().filter(|entry| !entry.is_valid()).count();
+    let problem = || Refusal::Invalid(format!("{bad} of {} cannot be used", count(entries.len())));
+    if bad == 0 { Ok(()) } else { Err(problem()) }
 }
 
 /// Prints the rows that cannot be used, before rows are written.
@@ -336,8 +332,7 @@ fn refuse_unusable(show: Show, entries: &[Entry]) -> anyhow::Result<()> {
 async fn put(show: Show, rows: &TenantRows, entries: &[Entry], seen: Seen) -> anyhow::Result<()> {
     refuse_unusable(show, entries)?;
     warn_of_ignored(entries);
-    let mut done = Vec::new();
-    let mut failed = None;
+    let (mut done, mut failed) = (Vec::new(), None);
     for entry in entries {
         match rows.put(entry.row()).await {
             Ok(Put::Created) => done.push((entry, "created")),

@@ -30,12 +30,12 @@ impl MemoryCopier {
         self.state().refusals.insert(bucket.to_owned(), error);
     }
 
-    /// Makes the role that copies into this bucket refuse to be entered, until [`mend`](Self::mend) is called.
+    /// Makes entering the role for this bucket fail with `error`, until [`mend`](Self::mend) is called.
     pub fn close_role(&self, bucket: &str, error: AssumeError) {
         self.state().closed.insert(bucket.to_owned(), error);
     }
 
-    /// Makes this bucket have a later version of every object.
+    /// Makes every copy into this bucket find a later version of its object.
     pub fn supersede(&self, bucket: &str) {
         self.state().superseding.insert(bucket.to_owned());
     }

@@ -1,4 +1,4 @@
-//! The origin that a copy's metadata record, and what it means for the next copy to the same key. No I/O.
+//! A copy's metadata name the object that was copied. The next copy to the same key compares it with its own object. No I/O.
 
 use std::{cmp::Ordering, collections::HashMap};
 

@@ -91,8 +91,8 @@ impl ProvideCredentials for Nobody {
 /// Time limit of one attempt. S3 answers when the copy is done, which takes minutes for 5 GB; this is longer than any copy we
 /// have seen. The lease on the object is renewed meanwhile.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often the copy's key is looked at, if others write to it meanwhile. Usually one look suffices; two are needed if the
-/// role may write but not read.
+/// Number of attempts to look at the copy's key and then to write it. One is enough unless others write to the key meanwhile;
+/// two are needed if the role may write but not read.
 const LOOKS: u32 = 3;
 
 impl S3Copier {
@@ -126,8 +126,7 @@ impl S3Copier {
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
             // The role caches its session itself. A second cache would hide the renewed one.
             .identity_cache(IdentityCache::no_cache())
-            // Retry tokens of its own for each destination, so that one throttled customer does not use up the tokens of
-            // others.
+            // Each destination has retry tokens of its own, so that one throttled customer does not use up those of others.
             .retry_partition(RetryPartition::new(format!("{bucket}/{region}")))
     }
 
@@ -225,7 +224,7 @@ impl ObjectCopier for S3Copier {
     async fn copy(&self, role: &AssumedRole, job: &CopyJob<'_>) -> Result<Copied, CopyError> {
         job.check_size()?;
         let key = job.way.key()?;
-        // Whether an object exists that the role may not read.
+        // Whether S3 has hidden the key once already. The next copy is then written without a condition.
         let mut blind = false;
         for _ in 0..LOOKS {
             let condition = match self.look(&job.way, &key, role).await? {
@@ -260,7 +259,7 @@ impl Condition {
     fn is_refused(&self, error: &Refusal) -> bool {
         *self != Self::None
             && match error.code() {
-                // The missing object may be the one at the copy's key instead of the source.
+                // The missing object may be the one at the copy's key, not the source.
                 Some("NoSuchKey") => matches!(self, Self::Unchanged(_)),
                 code => matches!(code, Some("PreconditionFailed" | "ConditionalRequestConflict")),
             }

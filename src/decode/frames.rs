@@ -14,8 +14,8 @@ pub const ORDINARY_WINDOW: u64 = 8 << 20;
 /// Largest window that any frame may use: 128 MiB, the size that `zstd --ultra` and streaming encoders at their highest
 /// levels use.
 pub const MAX_WINDOW: u64 = 128 << 20;
-/// The library's own limit, as a power of two. It is the largest possible, because too large windows are refused here, before
-/// the library sees them.
+/// The library's own limit, as a power of two. Set to its maximum, because windows that are too large are refused here,
+/// before the library sees them.
 const LIBRARY_WINDOW_LOG: u32 = 31;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -87,7 +87,7 @@ impl Frames {
         self.allowed = window;
     }
 
-    /// Does one step. `produced`, the number of decompressed bytes so far, appears in errors.
+    /// Decodes one step. `produced`, the number of decompressed bytes so far, appears in errors.
     pub(super) fn step(
         &mut self,
         input: &mut &[u8],
@@ -161,7 +161,7 @@ impl Frames {
                 if self.window > self.allowed && self.used + room > ORDINARY_WINDOW {
                     return Ok(Decoded::NeedsWindow(self.window));
                 }
-                let decoder = self.decoder.as_mut().expect("it saw the header");
+                let decoder = self.decoder.as_mut().expect("it has read the header");
                 let at = buffer.len();
                 let mut source = InBuffer::around(input);
                 let mut target = OutBuffer::around_pos(buffer, at);

@@ -23,7 +23,7 @@ fn run(object: &[u8], chunk: usize, limit: u64) -> (Vec<u8>, Result<(), DecodeEr
 }
 
 /// The same with windows of up to `max_window`. The last value lists the window sizes that the decoder asked for.
-fn run_with_windows(
+pub(super) fn run_with_windows(
     object: &[u8],
     chunk: usize,
     limit: u64,

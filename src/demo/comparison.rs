@@ -59,8 +59,8 @@ impl Comparison {
     }
 }
 
-/// Matches each received record with an expected record of its place. Received or expected records without a match are
-/// faults.
+/// Matches each received record with an expected record of its place. Each received or expected record without a match is a
+/// fault.
 ///
 /// In `received`, the events of each stream are consecutive, in the order of CloudWatch Logs.
 pub(super) fn compare(
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_once_too_often_is_found() {
+    fn a_record_that_arrives_too_often_is_found() {
         let thrice = [(1, "a 1"), (1, "a 1"), (1, "a 1"), (2, "a 2"), (9, "b 9")];
         check(&thrice, &GLOBEX, 6, &[(Flaw::Twice, "acme", "a 1")]);
         check(&ACME, &[(1, "c 1"), (9, "b 9"), (9, "b 9")], 6, &[(Flaw::Twice, "globex", "b 9")]);

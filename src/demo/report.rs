@@ -217,7 +217,8 @@ fn visible(text: &str, columns: usize) -> String {
     let spelt: String = text.chars().map(spell).collect();
     let (mut width, mut fits) = (0, 0);
     for (at, c) in spelt.char_indices() {
-        // All characters before the Hangul take one column. From there on, each counts as two, which is the most.
+        // All characters before the Hangul take one column. Each character from there on counts as two, which is the most
+        // that it can take.
         width += if c < '\u{1100}' { 1 } else { 2 };
         if width > columns {
             return format!("{}{CUT}", &spelt[..fits]);

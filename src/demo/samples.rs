@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_its_message_at_its_millisecond() {
+    fn a_record_has_its_message_and_its_millisecond() {
         let text = r#"[{"message":"a\u0000\"b\" ☃","timestamp":"2026-11-21T08:00:00.123999999Z","pod_name":"p"},
             {"message":"","timestamp":"2026-11-21T08:00:01Z"},
             {"message":" ","timestamp":"2026-11-21T09:00:01+01:00"}]"#;

@@ -15,7 +15,7 @@ const AT_ONCE: usize = 8;
 /// A tenant's rows as the worker reads them.
 struct Tenant {
     id: String,
-    /// The rows whose `ttl` has passed, with its time.
+    /// Names of the rows whose `ttl` has passed, with that time.
     expired: Vec<(String, Timestamp)>,
     paused: bool,
     deliveries: Vec<(String, Result<Arc<crate::tenant::Delivery>, BadRow>)>,

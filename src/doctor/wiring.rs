@@ -26,6 +26,14 @@ fn ours(name: &'static str, finding: Finding) -> Condition {
     Condition { tenant_id: None, delivery: None, name, finding }
 }
 
+fn no_queue() -> Finding {
+    Finding::Skipped("the queue's attributes cannot be read".to_owned())
+}
+
+fn no_credentials() -> Finding {
+    Finding::Skipped("there are no credentials to call AWS with".to_owned())
+}
+
 impl Doctor {
     /// Checks the queue, the dead-letter queue, and whether both keep messages for long enough.
     pub(super) async fn queues(&self) -> Vec<Condition> {
@@ -44,28 +52,28 @@ impl Doctor {
         };
         let found = |attributes: &QueueAttributes| {
             let QueueAttributes { arn, visible, hidden, .. } = attributes;
-            Finding::Ok(format!("{arn}: about {visible} visible, {hidden} in flight"))
+            format!("{arn}: about {visible} visible, {hidden} in flight")
         };
         let of_queue = queue.as_ref().map_or_else(Finding::clone, |queue| {
-            let Finding::Ok(found) = found(queue) else { unreachable!("found says so") };
             let (ours, theirs) = (self.queue.visibility_timeout, queue.visibility_timeout);
             Finding::Ok(format!(
-                "{found}; each receive hides a message for {ours:?}, instead of the queue's own {theirs:?}"
+                "{}; each receive hides a message for {ours:?}, instead of the queue's own {theirs:?}",
+                found(queue)
             ))
         });
         let sending = match &self.queue.url {
             Some(url) if queue.is_ok() => sending(self.instruments.may_send(url).await),
-            _ => Finding::Skipped("the queue's attributes cannot be read".to_owned()),
+            _ => no_queue(),
         };
         let of_letters = match (&letters, &self.queue.dead_letter_url) {
             (Ok(letters), Some(url)) => match self.instruments.may_send(url).await {
-                Ok(()) => found(letters),
+                Ok(()) => Finding::Ok(found(letters)),
                 Err(error) => Finding::failed(
                     format!("{}: {error}", letters.arn),
                     "allow sqs:SendMessage on the dead-letter queue to the worker's role",
                 ),
             },
-            (Ok(letters), None) => found(letters),
+            (Ok(letters), None) => Finding::Ok(found(letters)),
             (Err(finding), _) => finding.clone(),
         };
         vec![
@@ -84,7 +92,7 @@ impl Doctor {
                 AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
                 AttributesError::Denied(_) => {
                     "allow sqs:GetQueueAttributes on the queue to the identity that runs this; a worker that may not read how \
-                     long its queue keeps messages lets none wait for longer than 30 s"
+                     long its queue keeps messages lets no message wait for longer than 30 s"
                         .to_owned()
                 }
                 AttributesError::Unavailable(_) => {
@@ -109,10 +117,7 @@ impl Doctor {
         };
         let identity = identity.ok();
         let (table, central) = match &identity {
-            None => {
-                let why = || Finding::Skipped("there are no credentials to call AWS with".to_owned());
-                (why(), why())
-            }
+            None => (no_credentials(), no_credentials()),
             Some(identity) => (self.table(identity).await, self.central(identity).await),
         };
         let holds = |finding: &Finding| matches!(finding, Finding::Ok(_));
@@ -129,7 +134,7 @@ impl Doctor {
             return ours("ledger", Finding::Skipped(off.to_owned()));
         };
         if our_side.identity.is_none() {
-            return ours("ledger", Finding::Skipped("there are no credentials to call AWS with".to_owned()));
+            return ours("ledger", no_credentials());
         }
         let table = &self.ledger_table;
         ours(
@@ -160,7 +165,7 @@ impl Doctor {
         for (name, field, bucket) in source.chain(quarantine) {
             let finding = match known {
                 true => of_bucket(field, bucket, self.instruments.bucket(bucket).await),
-                false => Finding::Skipped("there are no credentials to call AWS with".to_owned()),
+                false => no_credentials(),
             };
             conditions.push(ours(name, finding));
         }
@@ -191,7 +196,7 @@ fn of_bucket(field: &str, bucket: &SourceBucket, answer: Result<(), BucketError>
         Ok(()) => Finding::Ok(format!("{} exists", bucket.name)),
         // Reading and writing objects does not need s3:ListBucket.
         Err(error @ BucketError::Hidden(_)) => {
-            Finding::Skipped(format!("{error}: with s3:ListBucket, this check could tell"))
+            Finding::Skipped(format!("{error}: s3:ListBucket would let this check tell"))
         }
         Err(error @ BucketError::Unavailable { .. }) => {
             Finding::failed(error.to_string(), "check that S3 can be reached from here, and try again")
@@ -232,9 +237,7 @@ fn central_fix(role: &str, identity: &Identity, cause: Option<Cause>, error: &As
 }
 
 fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, config: &Queue) -> Finding {
-    let Some(queue) = queue else {
-        return Finding::Skipped("the queue's attributes cannot be read".to_owned());
-    };
+    let Some(queue) = queue else { return no_queue() };
     let Some(policy) = &queue.redrive else {
         return Finding::failed(
             "the queue has no redrive policy: a message that never succeeds comes back until its retention ends, \
@@ -262,7 +265,7 @@ fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, c
                  earlier, without a reason"
             ),
             format!(
-                "set maxReceiveCount of the queue's RedrivePolicy above {short_waits}, best to 100: it is only the last resort, for \
+                "set maxReceiveCount of the queue's RedrivePolicy above {short_waits}, ideally to 100: it is only the last resort, for \
                  messages that kill workers; queue.max_age limits the retries of others"
             ),
         );
@@ -304,9 +307,7 @@ fn sending(answer: Result<(), QueueError>) -> Finding {
 }
 
 fn kept_for_long_enough(queue: Option<&QueueAttributes>, config: &Queue) -> Finding {
-    let Some(queue) = queue else {
-        return Finding::Skipped("the queue's attributes cannot be read".to_owned());
-    };
+    let Some(queue) = queue else { return no_queue() };
     let needed = config.max_age + config.max_retry_delay;
     let (kept, needed_text) = (readable(queue.retention), readable(needed));
     if queue.retention >= needed {
@@ -342,7 +343,7 @@ fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>)
             format!(
                 "{of_letters}, but the queue's is {of_queue}: a message keeps its age when SQS moves it, and may be gone at once"
             ),
-            "raise MessageRetentionPeriod of the dead-letter queue, best to 1209600 (14 days)",
+            "raise MessageRetentionPeriod of the dead-letter queue, ideally to 1209600 (14 days)",
         )
     }
 }

@@ -1,11 +1,11 @@
 //! Counts the slots that each tenant holds, and decides who gets another one. No I/O; time and randomness are arguments.
 //!
 //! **The share.** A tenant that is not alone may hold as many slots as are free. Network switches share their memory among
-//! ports by this rule, called dynamic threshold. One busy tenant gets half of the slots, two get a third each, and k get 1/(k
-//! + 1) each. The rest stays free for tenants that hold none. The rule need not know beforehand which tenants are busy. A
-//! tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (With a fixed
-//! share of slots / active tenants, many tenants would get a fraction of a slot each, and two objects at once would be too
-//! many.)
+//! ports by this rule, called dynamic threshold. One busy tenant gets half of the slots, two get a third each, and k tenants
+//! get 1/(k+1) each. The rest stays free for tenants that hold none. The rule need not know beforehand which tenants are
+//! busy. A tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (With a
+//! fixed share of slots / active tenants, many tenants would get a fraction of a slot each, and two objects at once would be
+//! too many.)
 //!
 //! **The turn.** A refused object gets a place in its tenant's virtual queue. A place lasts as long as one of the tenant's
 //! objects takes, divided by the number of its objects in flight. So a backlog comes back spread over the time that it needs,
@@ -25,10 +25,10 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Assumed duration of a tenant's object until the first one has ended.
 const FIRST_GUESS: Duration = Duration::from_secs(1);
-/// Longest time between two messages for which a tenant counts as alone. If messages pass more slowly, other tenants may wait
-/// unseen behind its backlog, so the tenant must leave slots free for them.
+/// A tenant without other active tenants counts as alone only if a message passes at least this often. If messages pass more
+/// slowly, other tenants may wait unseen behind its backlog, so it must leave slots free for them.
 const TELLING: Duration = Duration::from_millis(250);
-/// Weight of the mean duration so far, against the latest duration.
+/// Weight of the mean duration so far in the new mean. The latest duration has the weight 1.
 const INERTIA: u32 = 7;
 
 /// Limits on what tenants may hold.
@@ -49,7 +49,7 @@ pub struct Limits {
 pub struct Book {
     limits: Limits,
     objects: usize,
-    /// The active tenants, and for up to [`SWEEP`] also inactive ones.
+    /// The active tenants. Inactive ones are removed within [`SWEEP`].
     tenants: HashMap<String, Account>,
     swept: Option<Instant>,
 }
@@ -82,7 +82,7 @@ impl Account {
         self.mean.unwrap_or(FIRST_GUESS).max(age)
     }
 
-    /// Appends a place to the virtual queue, and returns how long its turn is away.
+    /// Appends a place to the virtual queue, and returns the time until its turn.
     fn queue(&mut self, longest: Duration, now: Instant, chance: f64) -> Duration {
         let at_once = u32::try_from(self.entered.len().max(1)).unwrap_or(u32::MAX);
         let place = self.object_time(now) / at_once;

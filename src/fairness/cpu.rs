@@ -28,7 +28,7 @@ const SLICE: Duration = Duration::from_millis(1);
 /// How long one object goes on, slice by slice, while other objects of the same tenant wait. A change of objects costs time,
 /// because the processor's caches have to load the other object's buffers.
 const TURN: Duration = Duration::from_millis(10);
-/// Number of bytes from which work without a pause makes the thread's other tasks move to another thread.
+/// Work without a pause on more bytes than this moves the thread's other tasks to another thread.
 const LONG: usize = 1 << 20;
 
 /// The processor's slices. Clones share them.
@@ -71,7 +71,7 @@ impl Cpu {
                     drop(slice);
                     slice = given(waits).await;
                 }
-                // The thread's other tasks run first, also those that data from the network have woken up.
+                // The thread's other tasks run first, including those for which data has arrived from the network.
                 tokio::task::yield_now().await;
             } else {
                 drop(slice);
@@ -117,7 +117,7 @@ impl Cpu {
 struct Slice {
     cpu: Cpu,
     tenant_id: Arc<str>,
-    /// Time that is not charged to the tenant yet. Real time instead of Tokio's, because tests do not control the processor.
+    /// Time that is not charged to the tenant yet. Measured by the real clock instead of Tokio's, which tests can stop.
     took: Duration,
 }
 
@@ -133,8 +133,8 @@ async fn given(slice: oneshot::Receiver<Slice>) -> Slice {
 }
 
 impl Slice {
-    /// Charges the tenant for the time so far, and queues if another task is next. Queues before this slice ends: otherwise a
-    /// task that comes at that moment would be next.
+    /// Charges the tenant for the time so far, and queues if another task is next. It queues before this slice ends;
+    /// otherwise a task that comes at that moment would be next.
     fn make_way(&mut self, turn_is_over: bool) -> Option<oneshot::Receiver<Self>> {
         let mut slices = self.cpu.lock();
         slices.took(&self.tenant_id, std::mem::take(&mut self.took));
@@ -286,7 +286,7 @@ mod tests {
         let meanwhile = did.load(Ordering::Relaxed) - before;
         // It would be 1,920 if tasks took turns regardless of their tenant. If the system takes the processor away during a
         // slice, that slice counts as a long one.
-        assert!(meanwhile <= 480, "{meanwhile} slices of the others beside 20");
+        assert!(meanwhile <= 480, "the other tenant had {meanwhile} slices, this one 20");
         tasks.shutdown().await;
     }
 

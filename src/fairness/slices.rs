@@ -161,7 +161,7 @@ mod tests {
         }
         let mut had: HashMap<_, usize> = HashMap::new();
         for slice in 0..slices {
-            let ends = running.pop_front().expect("somebody runs");
+            let ends = running.pop_front().expect("a task runs");
             *had.entry(Arc::clone(&ends)).or_default() += 1;
             book.took(&ends, SLICE);
             // In this test, a turn lasts ten slices.
@@ -171,7 +171,7 @@ mod tests {
             }
             // The task queues again before the next one is chosen.
             book.queue(&ends, ());
-            let (next, ()) = book.end(&ends).expect("somebody waits");
+            let (next, ()) = book.end(&ends).expect("a task waits");
             running.push_back(next);
         }
         had
@@ -201,9 +201,9 @@ mod tests {
             book.took("greedy", SLICE);
             assert!(!book.goes_on("greedy", false), "the small one's account is smaller");
             book.queue(&id("greedy"), "greedy");
-            let (next, waiter) = book.end("greedy").expect("somebody waits");
+            let (next, waiter) = book.end("greedy").expect("a task waits");
             assert_eq!((next.as_ref(), waiter), ("small", "small"));
-            let (next, _) = end(&mut book, "small", SLICE / 100).expect("somebody waits");
+            let (next, _) = end(&mut book, "small", SLICE / 100).expect("a task waits");
             assert_eq!(next.as_ref(), "greedy");
             // Meanwhile, the greedy tenant gets more time.
             for _ in 0..10 {
@@ -217,7 +217,7 @@ mod tests {
     fn a_tenant_s_own_objects_take_turns() {
         let mut book = Slices::new(1);
         assert!(book.begin(&id("acme")));
-        assert!(book.goes_on("acme", true), "nobody waits");
+        assert!(book.goes_on("acme", true), "no task waits");
         book.queue(&id("acme"), "second");
         assert!(book.goes_on("acme", false));
         assert!(!book.goes_on("acme", true));
@@ -228,10 +228,10 @@ mod tests {
     #[test]
     fn a_tenant_saves_no_time_while_it_is_away() {
         let mut book = Slices::new(1);
-        assert!(book.begin(&id("old")), "nobody runs");
+        assert!(book.begin(&id("old")), "no task runs");
         for _ in 0..1000 {
             book.took("old", SLICE);
-            assert!(book.goes_on("old", true), "nobody waits");
+            assert!(book.goes_on("old", true), "no task waits");
         }
         book.queue(&id("old"), ());
         book.took("old", SLICE);
@@ -245,7 +245,7 @@ mod tests {
         let order: Vec<_> = {
             let mut running = "old".to_owned();
             std::iter::repeat_with(|| {
-                let (next, ()) = book.end(&running).expect("somebody waits");
+                let (next, ()) = book.end(&running).expect("a task waits");
                 running = next.to_string();
                 book.took(&running, SLICE);
                 running.clone()
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn accounts_of_idle_tenants_are_forgotten() {
         let mut book: Slices<()> = Slices::new(2);
-        assert!(book.begin(&id("there")), "nobody runs");
+        assert!(book.begin(&id("there")), "no task runs");
         for n in 0..10_000 {
             let visitor = format!("visitor-{n}");
             assert!(book.begin(&id(&visitor)), "one is free");
@@ -267,7 +267,7 @@ mod tests {
             if n % 100 == 0 {
                 // A busy tenant's slices move the level on.
                 book.took("there", SLICE);
-                assert!(book.goes_on("there", true), "nobody waits");
+                assert!(book.goes_on("there", true), "no task waits");
             }
         }
         assert!(book.tenants.len() < 500, "{}", book.tenants.len());

@@ -4,10 +4,11 @@ use std::{fmt, str::FromStr};
 
 use super::Position;
 
-/// Events that were put although some earlier records were not: all events up to `last` of the records before `end`.
+/// Events that were put although some earlier records were not. These are, of all records before `end`, the events that are
+/// not later than `last`.
 ///
 /// A batch's events are put in chronological order, in one or several requests. If one request fails, the events of the
-/// earlier requests stay put.
+/// earlier requests remain delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ahead {
     /// End of the batch.
@@ -91,7 +92,7 @@ mod tests {
     }
 
     proptest! {
-        /// A batch of records from `begin` on, whose events were put up to a random one.
+        /// A batch of records from `begin` on. Its events up to a random one were put.
         #[test]
         fn the_number_of_events_put_is_right_for_each_record(
             times in prop::collection::vec((0_i64..4, 1_u64..4), 1..12),

@@ -2,7 +2,7 @@
 //!
 //! No event is put without a running lease. If the ledger throttles or does not answer, the call is repeated while the lease
 //! runs; then the delivery stops, and its message waits. Only while the ledger is out of reach (`Reach`) do deliveries go on
-//! without it. Delivery is then at least once, and a metric shows it.
+//! without it. Then a repeated attempt may deliver records twice, and the metric `logferry_ledger_out_of_reach` is 1.
 
 mod reach;
 

@@ -3,13 +3,11 @@
 //! | Attribute | Type | Meaning |
 //! |---|---|---|
 //! | `object`, `delivery` | S, S | the key: an [`EntryKey`] |
-//! | `lease_owner`, `lease_until` | S, N | the attempt that has the lease, and the lease's end in epoch milliseconds; absent
-//! without a lease |
+//! | `lease_owner`, `lease_until` | S, N | the attempt that has the lease, and the lease's end in epoch milliseconds; absent without a lease |
 //! | `records`, `events` | N, N | a [`Position`] |
 //! | `ahead` | S | events after the position that were put too: an [`Ahead`]; absent if there are none |
 //! | `owed` | B | records that still have to be written to the quarantine: an [`Owed`]; absent if there are none |
-//! | `fingerprints` | S | [`Fingerprint`]s of the stored bytes up to the position: `OFFSET:CRC32`, separated by blanks;
-//! absent in entries of old versions |
+//! | `fingerprints` | S | [`Fingerprint`]s of the stored bytes up to the position: `OFFSET:CRC32`, separated by blanks; absent in entries of old versions |
 //! | `done` | BOOL | present, and true, if every record is accounted for |
 //! | `expires_at` | N | the table's time to live, in epoch seconds |
 //!
@@ -216,31 +214,22 @@ impl DynamoDbLedger {
                 .expression_attribute_values(":records", number(position.records))
                 .expression_attribute_values(":events", number(position.events));
         }
-        if let Some(progress) = progress {
-            match progress.ahead {
-                None => remove.push("ahead"),
-                Some(ahead) => {
-                    set.push("ahead = :ahead");
-                    let ahead = AttributeValue::S(ahead.to_string());
-                    update = update.expression_attribute_values(":ahead", ahead);
-                }
-            }
-            match progress.owed.is_empty() {
-                true => remove.push("owed"),
-                false => {
-                    set.push("owed = :owed");
-                    let owed = AttributeValue::B(progress.owed.encode().into());
-                    update = update.expression_attribute_values(":owed", owed);
-                }
-            }
-            match &progress.fingerprints[..] {
-                [] => remove.push("fingerprints"),
-                fingerprints => {
-                    set.push("fingerprints = :fingerprints");
-                    let words: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
-                    let words = AttributeValue::S(words.join(" "));
-                    update = update.expression_attribute_values(":fingerprints", words);
-                }
+        if let Some(Progress { ahead, owed, fingerprints, .. }) = progress {
+            let words: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
+            let ahead = ahead.map(|ahead| AttributeValue::S(ahead.to_string()));
+            let owed = (!owed.is_empty()).then(|| AttributeValue::B(owed.encode().into()));
+            let fingerprints = (!words.is_empty()).then(|| AttributeValue::S(words.join(" ")));
+            for (name, assignment, value) in [
+                ("ahead", "ahead = :ahead", ahead),
+                ("owed", "owed = :owed", owed),
+                ("fingerprints", "fingerprints = :fingerprints", fingerprints),
+            ] {
+                let Some(value) = value else {
+                    remove.push(name);
+                    continue;
+                };
+                set.push(assignment);
+                update = update.expression_attribute_values(format!(":{name}"), value);
             }
         }
         match change {

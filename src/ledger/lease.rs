@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Divisor of the lease's length that gives the margin at its end. No call is started within the margin, so that every call
+/// The lease's length divided by this number is the margin at its end. No call is sent within the margin, so that every call
 /// arrives before the lease ends.
 const MARGIN: u32 = 10;
 
@@ -39,7 +39,7 @@ impl Moment {
         Self { monotonic: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// Time since the moment, by the clock that has advanced more.
+    /// Time since the moment, by the clock that shows more.
     fn elapsed(self) -> Duration {
         self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
     }

@@ -5,7 +5,7 @@ use super::{scan::each_member, unusual::plain};
 
 /// Largest event in bytes. A longer document is not a logger's record. Source: CloudWatch Logs API reference, PutLogEvents.
 pub(super) const LONGEST_EVENT: usize = 1 << 20;
-/// Number of white space bytes after such a document that show that nothing else follows it.
+/// If this many bytes of white space follow such a document, nothing else does.
 pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 
 /// What the first JSON object of a text is.
@@ -13,13 +13,13 @@ pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 pub(super) enum Document {
     /// A record: it has a message, or a name that Vector adds.
     Record,
-    /// A document of an unsupported format, which is named.
+    /// A document of an unsupported format; the text describes it.
     Envelope(&'static str),
     /// Perhaps a record without a message.
     Unknown,
 }
 
-/// Looks at the names of a JSON object, of which the end may be missing.
+/// Looks at the names of a JSON object. Its end may be missing.
 pub(super) fn recognise(text: &[u8]) -> Document {
     let mut found = Document::Unknown;
     // An error means that the text ends early. The names before it count.

@@ -41,7 +41,7 @@ impl Skip {
         self.spread
     }
 
-    /// Whether the end of the object is also a valid end here.
+    /// Whether the end of the object is a valid end of the record or line.
     pub(super) fn ends_with_the_object(&self) -> bool {
         self.ends == Ends::Line
     }

@@ -13,7 +13,7 @@ fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
     read_by(RecordReader::new(max_record, NOW), text, chunk)
 }
 
-/// The same with this reader. Unreadable text is shown between angle brackets.
+/// Does the same with `reader`. Unreadable text is shown between angle brackets.
 fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
     let (mut records, mut window) = (Vec::new(), Vec::new());
     let mut chunks = text.chunks(chunk.max(1));
@@ -49,7 +49,7 @@ fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
     }
 }
 
-/// The place that a record of more than `limit` bytes leaves behind.
+/// The text that stands for a record of more than `limit` bytes.
 fn too_long(limit: usize, bytes: usize, start: usize) -> String {
     format!(
         "<the record is longer than source.max_record ({limit} bytes): it has {bytes} bytes, starting at byte {start} of the \
@@ -97,7 +97,7 @@ fn every_framing_gives_the_same_records() {
 }
 
 #[test]
-fn the_event_is_the_message_alone() {
+fn only_the_message_becomes_the_event() {
     check(r#"[{"kubernetes":{"message":"no"},"message":"yes"}]"#, &[("yes", None)]);
     check(r#"[{"message":"tab\t \u00e9 \ud83d\ude00 \u0000"}]"#, &[("tab\t é 😀 \0", None)]);
     check(r#"[{"message":""}]"#, &[("", None)]);
@@ -291,7 +291,7 @@ fn a_line_is_stepped_over_only_where_its_end_is_certain() {
     // Inside an array.
     check(&format!("[{a},\nx\n{b}]"), &["a"], "a JSON object expected");
     check(&format!("{a}\n[x]\n{b}\n"), &["a"], "end of the array expected");
-    // A bad record that spans lines, and an object whose records do.
+    // A bad record that spans several lines, and an object whose records span several lines.
     check(&format!("{a}\n{{\"message\"\n{b}\n"), &["a"], "is not JSON");
     check(&format!("{{\n\"message\":\"a\"}}\nx\n{b}\n"), &["a"], "not 'x'");
     // A record that is cut off by the end of the object.
@@ -382,7 +382,7 @@ fn an_object_that_is_one_document_is_refused() {
     check(&long, "one JSON document of 1200012 bytes");
     check(&format!("{long}\n \n"), "one JSON document");
     check(&format!("{long}{}", " ".repeat(100_000)), "one JSON document");
-    // These texts are records nevertheless.
+    // These texts are read as records.
     let record = r#"{"message":"m"}"#;
     let count = |text: &str| {
         let (records, error) = read(text.as_bytes(), 50_000, 4 << 20);

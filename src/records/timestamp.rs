@@ -20,7 +20,7 @@ pub(super) struct Timestamps {
     minute_start: i64,
 }
 
-/// Shows the part of a timestamp that [`Timestamps`] remembers.
+/// Form of the part of a timestamp that [`Timestamps`] remembers.
 const MINUTE: &[u8; 17] = b"1970-01-01T00:00:";
 
 impl Timestamps {

@@ -2,8 +2,8 @@
 //! or not a plain string, or with text that JSON or UTF-8 does not allow. The scan has already checked their structure; this
 //! module mends their text.
 //!
-//! Such a record may have `source.max_record` bytes. The memory formula counts the message that is built here with three
-//! times as many, because a byte that is not UTF-8 becomes the three bytes of U+FFFD.
+//! Such a record may have `source.max_record` bytes. The message that is built here may have three times as many, which the
+//! memory formula includes: a byte that is not UTF-8 becomes the three bytes of U+FFFD.
 
 use std::borrow::Cow;
 

@@ -16,7 +16,8 @@ pub const UNKNOWN: &str = "unknown";
 pub struct Letter {
     /// The letter's id in the dead-letter queue.
     pub id: String,
-    /// The id that the message had in the source queue, if the worker sent the letter. All copies of a letter have the same.
+    /// The id that the message had in the source queue, if the worker sent the letter. All copies of a letter have the same
+    /// id.
     pub message_id: Option<String>,
     /// The reason that the worker wrote, or [`UNKNOWN`].
     pub reason: String,
@@ -39,7 +40,7 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// Reads a letter's attributes, and its text for what they do not tell.
+    /// Reads a letter's attributes, and from its text what they do not say.
     pub fn read(stored: &StoredLetter, layout: &KeyLayout) -> Self {
         let attribute = |name: &str| stored.attributes.get(name).cloned();
         let objects = event::decode(&stored.body).map(|event| event.objects).unwrap_or_default();

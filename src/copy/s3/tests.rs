@@ -108,7 +108,7 @@ impl World {
             order.object.sequencer = Some(format!("0055AED6DCD9028{:02X}", 0xFE + index));
             orders.push(order);
         }
-        orders.try_into().expect("as many")
+        orders.try_into().expect("one order for each text")
     }
 
     /// The contents of the customer's bucket, ordered by key.
@@ -235,7 +235,10 @@ async fn objects_of_two_sources_never_share_a_key() {
     let template = ("bucket_key", "{tenant}/{cluster}/{application}/{pod}/{file}");
     let with_cluster: Vec<_> = CENTRAL.into_iter().chain([template]).collect();
     assert_eq!(world.copy(&world.put(KEY, b"one", &CENTRAL).await).await, WRITTEN);
-    let error = world.copy(&world.put(&other, b"two", &CENTRAL).await).await.expect_err("it is another's");
+    let error = world
+        .copy(&world.put(&other, b"two", &CENTRAL).await)
+        .await
+        .expect_err("the key has the copy of another object");
     assert!(matches!(&error, CopyError::Collision { key, .. } if key == COPY), "{error}");
     assert_eq!(world.texts().await, ["one"]);
     for (key, text) in [(KEY, &b"three"[..]), (&other, b"four")] {
@@ -264,7 +267,7 @@ async fn a_role_that_may_not_read_copies_nevertheless() {
         let world = World::new(true).await;
         let [first, second] = world.versions(row, ["first", "second"]).await;
         assert_eq!(world.copy(&second).await, WRITTEN);
-        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1, "nothing was there");
+        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1, "the key was free");
         assert_eq!(world.copy(&first).await, WRITTEN);
         assert_eq!(world.texts().await, ["first"]);
         assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "the first of two requires an empty key");
@@ -324,7 +327,7 @@ async fn each_refusal_has_its_own_error() {
     let error = refused(&stranger, |_| ()).await;
     assert!(matches!(error, CopyError::Session(AssumeError::Open { .. })), "{error}");
     let job = CopyJob { owner: Some("999999999999"), ..good.job() };
-    let error = world.copy_job(&job).await.expect_err("the staging bucket is another's");
+    let error = world.copy_job(&job).await.expect_err("the staging bucket has another owner");
     assert!(matches!(error, CopyError::Denied(_)), "{error}");
     assert_eq!(world.received().await, []);
 }

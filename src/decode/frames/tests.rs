@@ -1,9 +1,6 @@
 //! Frames built by hand: every kind of header, with uncompressed blocks.
 
-use super::{
-    super::{Decoder, Window},
-    *,
-};
+use super::{super::tests::run_with_windows, *};
 
 const MIB: u64 = 1 << 20;
 /// Window descriptor: a power of two, plus a number of eighths of it.
@@ -24,23 +21,8 @@ fn skippable(kind: u8, len: usize) -> Vec<u8> {
 
 /// Decodes the object. Returns its text and the window sizes that the decoder asked for.
 fn decode(object: &[u8], chunk: usize, limit: u64) -> Result<(Vec<u8>, Vec<u64>), DecodeError> {
-    let (mut decoder, mut unread) = (Decoder::new(u64::MAX, limit), Window::default());
-    let (mut text, mut windows) = (Vec::new(), Vec::new());
-    for mut input in object.chunks(chunk) {
-        loop {
-            if let Decoded::NeedsWindow(bytes) = decoder.decode(&mut input, &mut unread)? {
-                windows.push(bytes);
-                decoder.allow(bytes);
-            } else if input.is_empty() {
-                break;
-            }
-            text.extend_from_slice(unread.unread());
-            unread.consume(unread.unread().len());
-        }
-    }
-    decoder.finish(&mut unread)?;
-    text.extend_from_slice(unread.unread());
-    Ok((text, windows))
+    let (text, result, windows) = run_with_windows(object, chunk, u64::MAX, limit);
+    result.map(|()| (text, windows))
 }
 
 fn check(object: &[u8], expected: &[u8], windows: &[u64]) {

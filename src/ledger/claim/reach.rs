@@ -12,13 +12,13 @@ use crate::{
     metrics::{Call, Metrics},
 };
 
-/// Failed calls in a row after which new objects leave the ledger alone for [`REST`], because each would wait for the same
-/// failure.
+/// After this many failed calls in a row, new objects leave the ledger alone for [`REST`]. Otherwise each would wait for the
+/// same failure.
 const FAILURES: u32 = 3;
 /// How long new objects leave a failing ledger alone. Deliveries that have begun go on calling it.
 const REST: Duration = Duration::from_secs(5);
-/// Divisor of `out_of_reach_after` that gives the most time between two unanswered calls that counts as silence. Without this
-/// limit, a process that was paused between the calls would take its own pause for the ledger's silence.
+/// The time between two unanswered calls counts as silence, but at most `out_of_reach_after` divided by this number. Without
+/// the limit, a pause of this process between the calls would count as silence of the ledger.
 const GAPS: u32 = 4;
 
 /// Knowledge about whether the ledger answers.
