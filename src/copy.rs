@@ -106,7 +106,7 @@ pub enum CopyError {
         original: String,
     },
     /// The customer's bucket does not exist.
-    #[error("the customer's bucket does not exist: {0}")]
+    #[error("the customer's bucket does not exist: {0}; create it, or correct bucket_name in the row")]
     NoSuchBucket(String),
     /// The customer's bucket is in another Region.
     #[error("the customer's bucket is not in the row's target_region: {0}; correct the row, then redrive")]

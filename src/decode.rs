@@ -143,7 +143,9 @@ pub enum DecodeError {
         produced: u64,
     },
     /// The object decompresses to more than `source.max_object` bytes.
-    #[error("the object decompresses to more than source.max_object ({limit} bytes)")]
+    #[error(
+        "the object decompresses to more than source.max_object ({limit} bytes); raise that, or write smaller objects"
+    )]
     TooLarge {
         /// `source.max_object`.
         limit: u64,

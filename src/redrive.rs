@@ -384,7 +384,6 @@ impl<D: DeadLetters> Sweep<D> {
         Ok(())
     }
 
-    /// Deletes letters that were sent.
     async fn delete(&mut self, letters: Vec<(Letter, Receipt)>) {
         let (deleted, undeleted) = with_attempts(letters, async |letters: &[(Letter, Receipt)]| {
             let receipts: Vec<_> = letters.iter().map(|(_, receipt)| receipt.clone()).collect();

@@ -34,15 +34,14 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Number of entries that are deleted at the same time.
 const DELETIONS: usize = 16;
 
-/// Help text of every command.
 const MORE: &str = "\
 The ledger records, for each object and delivery, how many records are accounted for. An object whose entry is done is not
 delivered again. If its entry is deleted, the next message about the object delivers it again, from its first record.
 `logferry redrive move` sends such a message if the object has a dead letter. After objects were delivered to a wrong place:
 correct the tenant's row, wait for tenants.cache_ttl, then delete the entries with `forget`.
 
-A version of an object is read by a Query. An object without version, or a prefix, needs a Scan of the whole table: about
-128 kB of entries per second for 16 read capacity units. Use --rate to leave capacity to the workers.
+A version of an object is read by a Query. An object without version, or a prefix, needs a Scan of the whole table, with one
+read capacity unit for 4 kB of entries. Use --rate to leave capacity to the workers.
 The table does not store when an entry was changed. That time is computed from the entry's expiry and ledger.retention, so
 it is wrong for entries that were written with another ledger.retention.
 
@@ -96,7 +95,6 @@ enum LedgerCommand {
     },
 }
 
-/// What a command does with the selected entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     Show,
@@ -110,11 +108,9 @@ enum Leases {
     Overridden,
 }
 
-/// A selected entry and what happened to it.
 #[derive(Debug)]
 struct Found {
     entry: Entry,
-    /// When the entry was changed last.
     changed_at: Option<Timestamp>,
     fate: Fate,
 }

@@ -37,7 +37,6 @@ pub(super) const CONCERNS: [&str; 7] = [
 /// Time between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
-/// Help text of every command.
 const MORE: &str = "\
 The worker writes the reason, the tenant and the object on a dead letter. Letters that SQS itself moved, after
 maxReceiveCount receives, have the reason `unknown`; their tenant is read from the message, if possible. The age of a letter
@@ -134,7 +133,6 @@ impl FilterArgs {
     }
 }
 
-/// What a command does with the letters that it finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     List,

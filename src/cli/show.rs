@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use anyhow::Context;
 use serde_json::Value;
 
-/// Format of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Show {
     Text,

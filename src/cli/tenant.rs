@@ -40,7 +40,6 @@ const CONCERNS: [&str; 5] = [
     "tenants.default_region",
 ];
 
-/// Help text of every command.
 const MORE: &str = "\
 Rows are JSON: one object or an array of objects, with the table's attributes as plain values
   {\"tenant_id\": \"acme\", \"type\": \"cloudwatch\", \"enabled\": true, \"desired_logs\": [\"web-*\"], ...}

@@ -56,7 +56,6 @@ enum Place {
     Frame,
 }
 
-/// Content of a frame's header.
 #[derive(Debug, PartialEq, Eq)]
 enum Header {
     /// More bytes are needed.

@@ -28,7 +28,6 @@ pub(super) enum Flaw {
     OutOfOrder,
 }
 
-/// A flaw, with the record and the place that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) flaw: Flaw,
@@ -36,24 +35,20 @@ pub(super) struct Fault {
     pub(super) record: Record,
 }
 
-/// Result of the comparison.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     /// Number of records that had to arrive.
     pub(super) expected: usize,
     /// Number of records that arrived where they belong.
     pub(super) delivered: usize,
-    /// All flaws that were found.
     pub(super) faults: Vec<Fault>,
 }
 
 impl Comparison {
-    /// The faults with this flaw.
     pub(super) fn of(&self, flaw: Flaw) -> impl Iterator<Item = &Fault> {
         self.faults.iter().filter(move |fault| fault.flaw == flaw)
     }
 
-    /// Number of faults with this flaw.
     pub(super) fn count(&self, flaw: Flaw) -> usize {
         self.of(flaw).count()
     }

@@ -98,7 +98,6 @@ pub(super) fn lines(stage: &Stage, received: &[(Place, Vec<ReceivedEvent>)]) -> 
     text
 }
 
-/// The summary.
 pub(super) fn verdict(comparison: &Comparison, skipped: usize) -> String {
     let of = |flaw| count(comparison.count(flaw));
     format!(

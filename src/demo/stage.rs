@@ -12,7 +12,6 @@ const PREFIX: &str = "demo";
 const CUSTOMERS: [(&str, &str); 3] =
     [("acme-corp", "222222222222"), ("globex", "333333333333"), ("initech", "444444444444")];
 
-/// Everything except the worker.
 #[derive(Debug)]
 pub(super) struct Stage {
     sandbox: Sandbox,
@@ -54,7 +53,6 @@ impl Stage {
         Ok(environment)
     }
 
-    /// The place where a tenant's records belong.
     pub(super) fn place(&self, tenant: &str) -> Option<Place> {
         self.customers.iter().find(|customer| customer.tenant_id == tenant).map(place)
     }
@@ -64,7 +62,6 @@ impl Stage {
         self.accounts().map(|account| self.sandbox.totals(account).events).sum()
     }
 
-    /// The current numbers of messages in the queues.
     pub(super) async fn backlog(&self) -> anyhow::Result<Backlog> {
         let sqs = self.aws.account(&self.provider.account).sqs();
         let count = async |url: &str, name: &str| {

@@ -224,7 +224,6 @@ impl<S: LogSink> Probe<'_, S> {
     }
 }
 
-/// Says what happened to the event.
 fn taken(rejected: &RejectedEvents) -> &'static str {
     // A retention below 14 days makes the event expire.
     if rejected.too_old_end == Some(1) || rejected.expired_end == Some(1) {

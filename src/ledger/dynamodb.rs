@@ -75,10 +75,8 @@ pub struct DynamoDbLedger {
     settings: LedgerSettings,
 }
 
-/// The change that a call makes.
 #[derive(Clone, Copy, Debug)]
 enum Change<'a> {
-    /// Takes the lease.
     Take,
     /// Takes or renews the lease, and records progress.
     Checkpoint(&'a Progress),

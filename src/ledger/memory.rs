@@ -139,9 +139,7 @@ impl MemoryLedger {
         }
         Ok(())
     }
-}
 
-impl MemoryLedger {
     async fn slowly<T>(&self, effect: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
         tokio::time::sleep(self.call_time).await;
         let answer = effect();

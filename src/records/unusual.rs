@@ -21,7 +21,6 @@ const LONGEST_NAME: usize = b"timestamp_end".len();
 /// Replaces text that is not Unicode.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// Content of an unusual record.
 pub(super) struct Unusual<'a> {
     pub(super) message: Message<'static>,
     /// The timestamp's value, as it is in the record.

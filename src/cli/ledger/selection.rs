@@ -53,7 +53,6 @@ impl Moment {
     }
 }
 
-/// The selected entries.
 #[derive(Clone, Debug)]
 pub(super) struct Selection {
     /// How the entries are found.

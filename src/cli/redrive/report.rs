@@ -11,7 +11,6 @@ use crate::{
     redrive::{Outcome, letter::Letter},
 };
 
-/// The letters with the same reason and tenants.
 struct Group<'a> {
     reason: &'a str,
     tenant: String,
@@ -100,7 +99,6 @@ fn lines(letters: &[Letter], now: Timestamp) -> String {
     columns(std::iter::once(heads).chain(rows))
 }
 
-/// The outcome as JSON.
 pub(super) fn json(outcome: &Outcome, doing: Doing) -> Value {
     let example = |letter: &Letter| json!({ "message_id": letter.id, "bucket": letter.bucket, "key": letter.key, "error": letter.error });
     let group = |group: &Group<'_>| {
@@ -158,7 +156,6 @@ fn letter(letter: &Letter) -> Value {
     })
 }
 
-/// A number of letters as text.
 pub(super) fn count(letters: usize) -> String {
     if letters == 1 { "1 dead letter".to_owned() } else { format!("{letters} dead letters") }
 }

@@ -16,7 +16,6 @@ use crate::{
     tenant::Destination,
 };
 
-/// Attempt timeout of all calls except copies.
 const SHORT: Duration = Duration::from_millis(500);
 const KEY: &str = "acme/prod-1/web app/web+0/é.json.gz";
 const COPY: &str = "ROSA/cluster-logs/acme/web app/web+0/é.json.gz";

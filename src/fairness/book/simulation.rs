@@ -25,7 +25,6 @@ struct Load {
     takes: Duration,
 }
 
-/// What happened to a tenant's messages.
 #[derive(Clone, Debug, Default)]
 struct Outcome {
     done: usize,

@@ -33,7 +33,6 @@ pub(super) struct Reach {
 struct State {
     /// Number of failed calls in a row.
     failures: u32,
-    /// Error of the last failed call.
     trouble: Option<LedgerError>,
     /// When new objects may call the ledger again.
     ask_again: Option<Instant>,
@@ -43,7 +42,6 @@ struct State {
     last_silent: Option<Instant>,
 }
 
-/// How a call changed the state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Change {
     None,
