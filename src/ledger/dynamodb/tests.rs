@@ -289,7 +289,7 @@ async fn a_wrong_table_is_reported_with_the_fix() {
         }
     };
     let account = &world.account;
-    check(account, "nowhere", &["ResourceNotFoundException", "create it", "ledger.table"]).await;
+    check(account, "nowhere", &["ResourceNotFoundException", "create the table", "ledger.table"]).await;
     check(account, &world.provider.tenant_table, &["key", "object (S) + delivery (S)"]).await;
     let stranger = world.account.assume_role(&world.provider.central_role_arn, "stranger", &[]).await;
     let stranger = stranger.expect("the account may assume the central role");
