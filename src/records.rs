@@ -125,7 +125,7 @@ pub enum RecordProblem {
     Truncated(&'static str),
     /// The record is longer than `source.max_record`.
     #[error(
-        "the record is longer than source.max_record ({limit} bytes): it has {bytes} bytes, starting at byte {start} of the decompressed object"
+        "the record is longer than source.max_record ({limit} bytes): it takes {bytes} bytes from byte {start} of the decompressed object"
     )]
     TooLong {
         /// `source.max_record`.

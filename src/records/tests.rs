@@ -52,7 +52,7 @@ fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
 /// The text that stands for a record of more than `limit` bytes.
 fn too_long(limit: usize, bytes: usize, start: usize) -> String {
     format!(
-        "<the record is longer than source.max_record ({limit} bytes): it has {bytes} bytes, starting at byte {start} of the \
+        "<the record is longer than source.max_record ({limit} bytes): it takes {bytes} bytes from byte {start} of the \
          decompressed object>"
     )
 }
