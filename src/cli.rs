@@ -14,17 +14,17 @@ use tracing::{info, warn};
 use crate::{
     app::{self, App},
     config::{
-        Problem,
+        Config, Problem,
         layers::{self, Loaded},
     },
     telemetry,
 };
 
-/// The configuration cannot be used. Source: sysexits.h, `EX_USAGE`.
+/// The configuration is wrong. Source: sysexits.h, `EX_USAGE`.
 const EXIT_CONFIG: u8 = 64;
-/// The command line itself is wrong; what clap ends with by custom.
+/// The command line is wrong. clap uses the same code.
 const EXIT_USAGE: u8 = 2;
-/// What was named is not there. Source: sysexits.h, `EX_NOINPUT`.
+/// A named tenant, row, file or object does not exist. Source: sysexits.h, `EX_NOINPUT`.
 const EXIT_NOT_FOUND: u8 = 66;
 
 /// Delivers customers' Kubernetes logs from an S3 staging bucket to CloudWatch Logs in their own AWS accounts.
@@ -42,36 +42,36 @@ struct Options {
     /// The configuration file (TOML).
     #[arg(long, global = true, value_name = "FILE", env = "LOGFERRY_CONFIG")]
     config: Option<PathBuf>,
-    /// Set one field, over file and environment: --set worker.concurrency=4
+    /// Set one field; overrides file and environment: --set worker.concurrency=4
     #[arg(long, global = true, value_name = "FIELD=VALUE", value_parser = parse_set)]
     set: Vec<(String, String)>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the service (also by EXECUTION_MODE=sqs without a command).
+    /// Run the service. EXECUTION_MODE=sqs without a command does the same.
     Worker,
-    /// Look at and change the tenant table.
+    /// Show and change the tenant table.
     Tenant(tenant::TenantArgs),
-    /// Check the wiring, and the way to tenants, for real; say what fails and what mends it.
+    /// Check that messages can be received and delivered; show each failed condition with its fix.
     Doctor(doctor::DoctorArgs),
-    /// Look into the dead-letter queue and move messages back.
+    /// Show dead letters and move them back to the queue.
     Redrive(redrive::RedriveArgs),
-    /// Look into the ledger of delivered objects, and make it forget some.
+    /// Show the ledger's entries of delivered objects, or delete entries to deliver the objects again.
     Ledger(ledger::LedgerArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Show the whole path on an embedded AWS: no account, no network.
+    /// Deliver sample logs on an embedded AWS, without account and network.
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoOptions),
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Say what is wrong with it; exit 64 if anything is.
+    /// Report every problem of the configuration; exit with 64 if there is one.
     Check,
-    /// Print each value and where it came from.
+    /// Print each value and its origin.
     Print,
 }
 
@@ -80,12 +80,12 @@ fn parse_set(text: &str) -> Result<(String, String), String> {
     Ok((field.to_owned(), value.to_owned()))
 }
 
-/// Runs what the command line asks for.
+/// Runs the command that the command line names.
 pub fn main() -> ExitCode {
     let Cli { command, options } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; if they cannot be printed, nobody reads them.
+            // Help and version come as errors too. If printing fails, standard output is closed.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
@@ -95,61 +95,56 @@ pub fn main() -> ExitCode {
         None => match std::env::var("EXECUTION_MODE").as_deref() {
             Ok("sqs") => Command::Worker,
             Ok(other) => {
-                return usage(&format!(
-                    "EXECUTION_MODE is {other:?}; without a command only \"sqs\" is known"
-                ));
+                return usage(&format!("EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\""));
             }
             Err(_) => return usage("no command, and EXECUTION_MODE is not set; try `logferry --help`"),
         },
     };
-    match command {
-        Command::Worker => with_config(options, |loaded| {
-            if problems_found(&loaded, |_| true) {
-                return ExitCode::from(EXIT_CONFIG);
-            }
-            worker(loaded)
-        }),
-        Command::Tenant(args) => with_config(options, |loaded| {
-            if problems_found(&loaded, |field| args.concerned_by(field)) {
-                return ExitCode::from(EXIT_CONFIG);
-            }
-            tenant::run(args, &loaded.config)
-        }),
-        Command::Doctor(args) => with_config(options, |loaded| {
-            if problems_found(&loaded, |field| args.concerned_by(field)) {
-                return ExitCode::from(EXIT_CONFIG);
-            }
-            doctor::run(args, &loaded.config)
-        }),
-        Command::Redrive(args) => with_config(options, |loaded| {
-            if problems_found(&loaded, |field| redrive::CONCERNS.contains(&field)) {
-                return ExitCode::from(EXIT_CONFIG);
-            }
-            redrive::run(args, &loaded.config)
-        }),
-        Command::Ledger(args) => with_config(options, |loaded| {
-            if problems_found(&loaded, |field| ledger::CONCERNS.contains(&field)) {
-                return ExitCode::from(EXIT_CONFIG);
-            }
-            ledger::run(args, &loaded.config)
-        }),
-        Command::Config(ConfigCommand::Check) => with_config(options, |loaded| {
-            if problems_found(&loaded, |_| true) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }
-        }),
-        Command::Config(ConfigCommand::Print) => with_config(options, |loaded| print(&loaded)),
-        #[cfg(feature = "demo")]
-        Command::Demo(demo) => ended(run_async(crate::demo::run(demo))),
-    }
+    execute(command, options).unwrap_or_else(|code| code)
 }
 
-fn with_config(options: Options, run: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
-    // Names that are not UTF-8 are nobody's configuration.
+fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
+    Ok(match command {
+        Command::Worker => worker(valid(options, |_| true)?.config),
+        Command::Tenant(args) => {
+            let loaded = valid(options, |field| args.concerned_by(field))?;
+            tenant::run(args, &loaded.config)
+        }
+        Command::Doctor(args) => {
+            let loaded = valid(options, |field| args.concerned_by(field))?;
+            ended(run_async(doctor::execute(args, &loaded.config)))
+        }
+        Command::Redrive(args) => {
+            let loaded = valid(options, |field| redrive::CONCERNS.contains(&field))?;
+            ended(run_async(redrive::execute(args, &loaded.config)))
+        }
+        Command::Ledger(args) => {
+            let loaded = valid(options, |field| ledger::CONCERNS.contains(&field))?;
+            ended(run_async(ledger::execute(args, &loaded.config)))
+        }
+        Command::Config(ConfigCommand::Check) => valid(options, |_| true).map(|_| ExitCode::SUCCESS)?,
+        Command::Config(ConfigCommand::Print) => print(&load(options)?),
+        #[cfg(feature = "demo")]
+        Command::Demo(demo) => ended(run_async(crate::demo::run(demo)).map(|()| ExitCode::SUCCESS)),
+    })
+}
+
+fn load(options: Options) -> Result<Loaded, ExitCode> {
+    // All names and values of the configuration are UTF-8, so others are ignored.
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    match layers::load(options.config, environment, &options.set) {
-        Ok(loaded) => run(loaded),
-        Err(error) => usage(&error.to_string()),
+    layers::load(options.config, environment, &options.set).map_err(|error| usage(&error.to_string()))
+}
+
+/// Loads the configuration. Reports every problem of the fields that `concerns` selects, with the bad value's origin.
+fn valid(options: Options, concerns: impl Fn(&str) -> bool) -> Result<Loaded, ExitCode> {
+    let loaded = load(options)?;
+    let mut problems = loaded.config.validate();
+    problems.retain(|problem| concerns(&problem.field));
+    for problem in &problems {
+        eprintln!("logferry: {problem} ({})", loaded.origin(&problem.field));
     }
+    if problems.is_empty() { Ok(loaded) } else { Err(ExitCode::from(EXIT_CONFIG)) }
 }
 
 fn usage(problem: &str) -> ExitCode {
@@ -157,16 +152,6 @@ fn usage(problem: &str) -> ExitCode {
         eprintln!("logferry: {line}");
     }
     ExitCode::from(EXIT_CONFIG)
-}
-
-/// Says every problem of those fields and where the bad value came from; false if there is none.
-fn problems_found(loaded: &Loaded, concerns: impl Fn(&str) -> bool) -> bool {
-    let mut problems = loaded.config.validate();
-    problems.retain(|problem| concerns(&problem.field));
-    for problem in &problems {
-        eprintln!("logferry: {problem} ({})", loaded.origin(&problem.field));
-    }
-    !problems.is_empty()
 }
 
 #[expect(clippy::print_stdout, reason = "the values are the command's result")]
@@ -177,16 +162,15 @@ fn print(loaded: &Loaded) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn worker(loaded: Loaded) -> ExitCode {
-    let config = loaded.config;
-    // Until the end: what waits is written then.
+fn worker(config: Config) -> ExitCode {
+    // Kept until the end, because dropping it writes the log lines that wait.
     let _log = match telemetry::start(&config.log) {
         Ok(log) => log,
         Err(error) => return usage(&format!("log.filter: {error}")),
     };
     ended(run_async(async {
         let app = App::build(config.clone()).await?;
-        // Before anybody can know that we run: a signal drains from here on.
+        // Before the readiness probe can succeed: from here on, a signal drains the worker.
         app::stop_on_signals(app.stop_token())?;
         info!(
             version = env!("CARGO_PKG_VERSION"), http.listen = %app.listen_address()?, queue.url = config.queue.url,
@@ -197,16 +181,16 @@ fn worker(loaded: Loaded) -> ExitCode {
             memory.ordinary_bytes = bound.ordinary,
             memory.worst_bytes = bound.worst,
             memory.limit_bytes = limit,
-            "memory that the buffers take"
+            "memory that the buffers can take"
         );
         if limit.is_some_and(|limit| bound.ordinary > limit / 4 * 3) {
             warn!(
-                "the buffers take more than three quarters of the container's memory; lower worker.concurrency"
+                "the buffers can take more than three quarters of the container's memory; lower worker.concurrency or raise the memory limit"
             );
         }
         let drained = app.run().await?;
-        info!(messages.given_back = drained.given_back, "drained");
-        Ok(())
+        info!(messages.given_back = drained.given_back, "logferry worker has drained");
+        Ok(ExitCode::SUCCESS)
     }))
 }
 
@@ -214,12 +198,10 @@ fn run_async<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
-fn ended(outcome: anyhow::Result<()>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("logferry: {error:#}");
-            if error.is::<Problem>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
-        }
-    }
+/// The exit code of a command. Prints its error.
+fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("logferry: {error:#}");
+        if error.is::<Problem>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+    })
 }

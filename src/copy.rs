@@ -1,5 +1,5 @@
-//! The port to customers' buckets: an object is copied there inside S3, as it is, and never passes through the worker.
-//! `s3` is the adapter; what an error means for the message is `verdict`'s.
+//! The port to customers' buckets. S3 itself copies an object there unchanged; its bytes do not pass through the worker. `s3`
+//! is the adapter. `verdict` decides what an error means for the message.
 
 #[cfg(test)]
 pub mod memory;
@@ -16,25 +16,25 @@ use crate::{
     tenant::{Bucket, Delivery},
 };
 
-/// Copies objects into customers' buckets. Calls are single: the SDK's own retries are behind them, and what lies under the
-/// copy's key is looked at again where it changed meanwhile.
+/// Copies objects into customers' buckets. Callers do not repeat failed calls: the SDK retries them, and `copy` begins again
+/// if another object was written to the copy's key meanwhile.
 pub trait ObjectCopier: Send + Sync + 'static {
     /// A session in the role that copies.
     type Session: Send + Sync;
 
-    /// The error that [`ObjectCopier::enter`] is known to end with, without any call: the role was refused a moment ago, and is
+    /// The error that [`ObjectCopier::enter`] would return without a call, because the role was refused a moment ago and is
     /// left alone.
     fn closed(&self, way: &Way<'_>) -> impl Future<Output = Option<CopyError>> + Send;
 
-    /// Enters the customer's account, if the row names a role; what cannot be copied at all is refused here. Costs nothing
-    /// where a session is at hand.
+    /// Refuses a key that is too long, then enters the customer's account if the row names a role. Makes no call if a session
+    /// exists.
     ///
     /// # Errors
     /// [`CopyError::Session`], or [`CopyError::KeyTooLong`].
     fn enter(&self, way: &Way<'_>) -> impl Future<Output = Result<Self::Session, CopyError>> + Send;
 
-    /// Copies, unless a copy of a later version of the same object lies there, or one of another object. A repetition puts
-    /// the same object in the place of the first one.
+    /// Copies the object, unless the key holds a copy of a later version or of another object. Repeating the call replaces
+    /// the copy by the same object.
     ///
     /// # Errors
     /// See [`CopyError`].
@@ -45,97 +45,99 @@ pub trait ObjectCopier: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Copied, CopyError>> + Send;
 }
 
-/// What came of a copy.
+/// Outcome of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copied {
     /// The object is in the customer's bucket.
     Written,
-    /// A later version of it was there already, and stays.
+    /// The customer's bucket already has a later version of the object, which stays.
     Superseded,
 }
 
-/// One object's way into one bucket.
+/// The way of one object into one bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Way<'a> {
-    /// Whose.
+    /// The delivery that the bucket belongs to.
     pub delivery: &'a Delivery,
-    /// Where to.
+    /// The customer's bucket.
     pub destination: &'a Bucket,
-    /// What the object's key says.
+    /// The parts of the object's key.
     pub route: &'a Route,
-    /// The object as the event pinned it.
+    /// The object as the event names it.
     pub object: &'a ObjectRef,
-    /// What the keys of all the tenant's objects in this place begin with: what a session is narrowed to.
+    /// Common prefix of the keys of all the tenant's objects in the staging bucket. The session's policy is limited to it.
     pub source_prefix: &'a str,
 }
 
-/// One object for one bucket.
+/// A copy of one object into one bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyJob<'a> {
-    /// From where to where.
+    /// Source and destination.
     pub way: Way<'a>,
-    /// The account that must own the object's bucket.
+    /// Account that must own the staging bucket.
     pub owner: Option<&'a str>,
-    /// What is known of the object.
+    /// The object's headers.
     pub head: &'a ObjectHead,
 }
 
-/// Why an object was not copied; each holds AWS's words.
+/// Why an object was not copied. Each variant with a text carries AWS's error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CopyError {
-    /// The object, or the version that the event named, is not there any more.
-    #[error("the object to be copied is not there: {0}")]
+    /// The object, or the version that the event names, no longer exists.
+    #[error("the object to be copied does not exist: {0}")]
     SourceMissing(String),
-    /// The object is larger than a copy may be.
+    /// The object is larger than CopyObject allows.
     #[error("the object is too large for a copy: {0}")]
     TooLarge(String),
-    /// The prefix and the object's names together are longer than a key may be.
-    #[error("the key in the customer's bucket would have {0} bytes, which is more than {MAX_KEY}")]
-    KeyTooLong(usize),
-    /// A copy of another object lies under the same key.
+    /// The copy's key would be longer than S3 allows.
     #[error(
-        "{key:?} in the customer's bucket is the copy of another object, {original}: give the row a bucket_key with \
-         every name that the keys of source.key_layout have, {{cluster}} for example"
+        "the key in the customer's bucket would have {0} bytes, more than {MAX_KEY}; shorten bucket_prefix or bucket_key in the row"
+    )]
+    KeyTooLong(usize),
+    /// The key holds a copy of another object.
+    #[error(
+        "{key:?} in the customer's bucket is the copy of another object, {original}: use every name of source.key_layout \
+         in the row's bucket_key, for example {{cluster}}"
     )]
     Collision {
         /// The key in the customer's bucket.
         key: String,
-        /// Bucket and key of what lies there, URL-encoded.
+        /// Bucket and key of the object that was copied there, URL-encoded.
         original: String,
     },
-    /// There is no such bucket.
-    #[error("the customer's bucket does not exist: {0}")]
+    /// The customer's bucket does not exist.
+    #[error("the customer's bucket does not exist: {0}; create it, or correct bucket_name in the row")]
     NoSuchBucket(String),
-    /// The bucket is elsewhere.
+    /// The customer's bucket is in another Region.
     #[error("the customer's bucket is not in the row's target_region: {0}; correct the row, then redrive")]
     WrongRegion(String),
-    /// One of the two buckets, their keys or the roles' policies do not allow it: S3 does not say which.
-    #[error("the copy is denied: {0}")]
+    /// A policy of a bucket, a KMS key or a role does not allow the copy. S3 does not say which.
+    #[error("the copy is denied by a policy of one of the buckets, their KMS keys or the role: {0}")]
     Denied(String),
-    /// The role's session could not be had or renewed.
+    /// The role's session cannot be created or renewed.
     #[error(transparent)]
     Session(AssumeError),
-    /// The call was refused for our clock or our signature.
+    /// AWS refuses our clock or our signature.
     #[error(transparent)]
     Ours(IdentityError),
-    /// Too many requests for that bucket.
-    #[error("throttled: {0}")]
+    /// Too many requests for the bucket.
+    #[error("S3 throttles the copy: {0}")]
     Throttled(String),
-    /// The source is archived, and cannot be read before somebody restores it.
+    /// The object is archived, and must be restored before it can be copied.
     #[error("the object is archived: {0}; restore it and redrive")]
     SourceArchived(String),
-    /// The request itself is refused, by a rule of the bucket for example.
+    /// S3 refuses the request itself, for example because of a rule of the bucket.
     #[error(
-        "S3 refuses the copy: {0}; mend what that names in the customer's bucket (its encryption, Object Lock, ACLs) or in the row, \
+        "S3 refuses the copy: {0}; correct the named setting of the customer's bucket (its encryption, Object Lock, ACLs) or of the row, \
          then redrive"
     )]
     Refused(String),
-    /// 5xx, a time-out, the network.
+    /// A 5xx answer, a timeout or a network error.
     #[error("S3 cannot be reached: {0}")]
     Unavailable(String),
 }
 
-/// Bytes of a key. Source: S3 User Guide, "Naming Amazon S3 objects".
+/// Longest key in bytes. Source: S3 User Guide, "Naming Amazon S3 objects".
 const MAX_KEY: usize = 1024;
 /// Largest object that CopyObject takes. Source: S3 API reference, CopyObject.
 const MAX_COPY: u64 = 5 << 30;
@@ -144,31 +146,33 @@ impl Way<'_> {
     /// The key in the customer's bucket: the row's `bucket_prefix`, then its `bucket_key`.
     ///
     /// # Errors
-    /// It would be longer than a key may be.
+    /// The key is longer than S3 allows.
     fn key(&self) -> Result<String, CopyError> {
         let key = self.destination.bucket_prefix.clone() + &self.destination.bucket_key.render(self.route);
         if key.len() > MAX_KEY { Err(CopyError::KeyTooLong(key.len())) } else { Ok(key) }
     }
 
-    /// What the keys of the tenant's copies begin with.
+    /// Common prefix of the keys of all the tenant's copies.
     fn destination_prefix(&self) -> String {
         self.destination.bucket_prefix.clone() + &self.destination.bucket_key.tenant_prefix(self.route)
     }
 }
 
 impl CopyJob<'_> {
+    /// Checks the object's size, if it is known.
+    ///
     /// # Errors
-    /// S3 would refuse it.
+    /// S3 would refuse the copy.
     fn check_size(&self) -> Result<(), CopyError> {
         match self.head.size {
             Some(size) if size > MAX_COPY => {
-                Err(CopyError::TooLarge(format!("{size} bytes, and CopyObject takes {MAX_COPY}")))
+                Err(CopyError::TooLarge(format!("it has {size} bytes, and CopyObject allows {MAX_COPY}")))
             }
             _ => Ok(()),
         }
     }
 
-    /// `x-amz-copy-source`, with the version that the event named, or that is there now.
+    /// `x-amz-copy-source`, with the version that the event names, or else the current version.
     fn source(&self) -> String {
         let mut source = format!("{}/{}", self.way.object.bucket, encoded(&self.way.object.key));
         if let Some(version) = self.version() {
@@ -177,7 +181,7 @@ impl CopyJob<'_> {
         source
     }
 
-    /// Pins the object where no version does.
+    /// Condition on the source's eTag, if no version is known.
     fn if_match(&self) -> Option<String> {
         let etag = self.way.object.etag.as_ref().or(self.head.etag.as_ref())?;
         self.version().is_none().then(|| format!("\"{}\"", etag.trim_matches('"')))
@@ -188,8 +192,8 @@ impl CopyJob<'_> {
     }
 }
 
-/// Percent-encodes everything but slashes and what RFC 3986 calls unreserved. A plus becomes `%2B`: S3 takes a bare one for a
-/// space.
+/// Percent-encodes all bytes except slashes and RFC 3986's unreserved characters. A plus becomes `%2B`, because S3 reads a
+/// plain plus as a space.
 fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -212,21 +216,21 @@ pub(crate) mod tests {
         tenant::{Attribute, Destination, parse_row},
     };
 
-    /// Everything that a job borrows.
+    /// Owns everything that a job borrows.
     #[derive(Clone, Debug)]
     pub(crate) struct Order {
-        /// The row.
+        /// The tenant's row.
         pub(crate) delivery: Arc<Delivery>,
-        /// The key, read.
+        /// The parts of the key.
         pub(crate) route: Route,
-        /// The event's word.
+        /// The object as the event names it.
         pub(crate) object: ObjectRef,
-        /// S3's word.
+        /// The object's headers.
         pub(crate) head: ObjectHead,
     }
 
     impl Order {
-        /// An object for a bucket, with nothing that pins it.
+        /// An object for a bucket, without version and eTag.
         pub(crate) fn new(key: &str, row: &[(&str, &str)]) -> Self {
             let mut row: crate::tenant::Row = row
                 .iter()
@@ -264,7 +268,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_keep_their_names() {
+    fn the_destination_key_is_built_from_the_row() {
         let check = |prefix: &str, key: &str, expected: Result<&str, CopyError>| {
             let row = [("target_region", "us-east-1"), ("bucket_name", "theirs"), ("bucket_prefix", prefix)];
             let order = Order::new(key, &row);
@@ -287,14 +291,14 @@ pub(crate) mod tests {
         let longest = "x".repeat(MAX_KEY - "logs/acme/a/p/".len());
         check("logs", &format!("acme/c/a/p/{longest}"), Ok(&format!("logs/acme/a/p/{longest}")));
         check("logs", &format!("acme/c/a/p/{longest}x"), Err(CopyError::KeyTooLong(1025)));
-        // A layout without a pod leaves no empty segment behind.
+        // A layout without a pod leaves no empty segment in the key.
         let mut order = order(KEY);
         order.route.pod.clear();
         assert_eq!(order.job().way.key().as_deref(), Ok("ROSA/cluster-logs/acme/web/1.json.gz"));
     }
 
     #[test]
-    fn sources_are_encoded_and_pinned() {
+    fn the_source_is_encoded_and_names_the_exact_object() {
         let check = |key: &str, change: fn(&mut Order), source: &str, if_match: Option<&str>| {
             let mut order = order(key);
             change(&mut order);
@@ -322,7 +326,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_size_is_known_before_s3_is_asked() {
+    fn a_too_large_object_is_refused_without_a_call() {
         for (size, legal) in [(None, true), (Some(MAX_COPY), true), (Some(MAX_COPY + 1), false)] {
             let mut order = order(KEY);
             order.head.size = size;

@@ -1,8 +1,8 @@
-//! From an object's stored bytes to its text, in a window of bounded size.
+//! Decompresses an object's stored bytes into a window of bounded size.
 //!
-//! The compression is told by the first bytes, never by the name: gzip (any number of members), zstd (any number of
-//! frames), or none. Pure and push-style: the caller feeds what arrived and takes what came out, so backpressure
-//! reaches the socket by itself.
+//! The first bytes show the compression, not the object's name: gzip (any number of members), zstd (any number of frames) or
+//! none. The decoder does no I/O: the caller passes in the bytes that arrived and takes the text out of the window. While the
+//! caller does not read the window, nothing more is read from the socket.
 
 mod frames;
 
@@ -10,16 +10,17 @@ use self::frames::{Frames, is_zstd};
 pub use self::frames::{MAX_WINDOW, ORDINARY_WINDOW};
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// Bytes decompressed at a time. Large enough that the calls cost nothing, small enough for a core's cache.
+/// Size of one decompression step in bytes: large enough to make the cost of a call negligible, small enough for a core's
+/// cache.
 const STEP: usize = 256 * 1024;
-/// Room beyond which a step must not write, whatever room an earlier, longer record has left: what a step writes keeps a
-/// thread.
+/// Largest number of bytes that one step writes. A long record leaves the window with a large capacity; without this limit,
+/// one step could fill all of it and block its thread meanwhile.
 const MOST_ROOM: usize = 8 * STEP;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// As many bytes tell the compression.
+/// Number of bytes needed to recognise the compression.
 const HEAD: usize = 4;
 
-/// Decompressed text that nobody has read yet.
+/// Decompressed text that the caller has not consumed yet.
 #[derive(Debug, Default)]
 pub struct Window {
     buffer: Vec<u8>,
@@ -27,18 +28,18 @@ pub struct Window {
 }
 
 impl Window {
-    /// What was decoded and not yet consumed.
+    /// The decompressed bytes that are not consumed yet.
     pub fn unread(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
-    /// Marks the first `count` unread bytes as read.
+    /// Marks the first `count` unread bytes as consumed.
     pub fn consume(&mut self, count: usize) {
         self.start += count;
-        debug_assert!(self.start <= self.buffer.len(), "consumed more than there is");
+        debug_assert!(self.start <= self.buffer.len(), "consumed more than the window has");
     }
 
-    /// Makes room for one step, moving the unread rest (part of one record) to the front.
+    /// Makes room for one step: moves the unread bytes (part of one record) to the front of the buffer.
     fn make_room(&mut self) {
         if self.start > 0 {
             self.buffer.drain(..self.start);
@@ -62,23 +63,23 @@ pub struct Decoder {
     max_window: u64,
 }
 
-/// What came of a step.
+/// Outcome of one decompression step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a frame may wait for its window"]
+#[must_use = "a zstd frame may wait for permission to use its window"]
 pub enum Decoded {
-    /// It went well.
+    /// The step succeeded.
     Step,
-    /// A zstd frame has filled [`ORDINARY_WINDOW`], and needs the window of so many bytes that its header announced. The library has
-    /// reserved the addresses, but the memory beyond is not in use yet. Go on, also without further input, once there is memory and
-    /// [`Decoder::allow`] has said so.
+    /// A zstd frame has filled [`ORDINARY_WINDOW`] and needs the window that its header announced, of this many bytes. The
+    /// library has reserved the addresses, but does not use the memory beyond [`ORDINARY_WINDOW`] yet. Get the memory, call
+    /// [`Decoder::allow`], then call [`Decoder::decode`] again, even without further input.
     NeedsWindow(u64),
 }
 
 enum State {
-    /// Too few bytes to tell the compression.
+    /// Too few bytes have arrived to recognise the compression.
     Detecting(Vec<u8>),
     Gzip(Decompress),
-    /// After a gzip member: another one, zero padding, or the end.
+    /// After a gzip member: another member, zero padding or the end of the object follows.
     BetweenMembers,
     Zstd(Frames),
     Plain,
@@ -96,7 +97,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// Why an object cannot be decompressed any further. What came out before is good.
+/// Why decompression of an object stopped. The text decompressed before the error is good.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The compressed data is broken: a bad block, a wrong CRC, garbage after the last member.
@@ -106,7 +107,7 @@ pub enum DecodeError {
         format: &'static str,
         /// Decompressed bytes so far.
         produced: u64,
-        /// The library's words.
+        /// The library's error text.
         problem: String,
     },
     /// The object ends inside compressed data.
@@ -117,55 +118,58 @@ pub enum DecodeError {
         /// Decompressed bytes so far.
         produced: u64,
     },
-    /// A zstd frame asks for more memory than it may have.
+    /// A zstd frame needs a larger window than is allowed.
     #[error(
-        "the zstd frame behind {produced} decompressed bytes needs a window of {window} bytes, and the largest is {limit} bytes; \
-         source.zstd_windows raises it up to 128 MiB, beyond that compress with a smaller window (zstd --long=27, or less)"
+        "the zstd frame after {produced} decompressed bytes needs a window of {window} bytes, the limit is {limit} bytes; \
+         raise source.zstd_windows (128 MiB at most) or compress the object with a smaller window (zstd --long=27 or less)"
     )]
     WindowTooLarge {
-        /// What it asks for, in bytes.
+        /// Size of the window that the frame needs, in bytes.
         window: u64,
-        /// What it may have, in bytes.
+        /// Size of the largest allowed window, in bytes.
         limit: u64,
         /// Decompressed bytes so far.
         produced: u64,
     },
     /// A zstd frame was compressed with a dictionary.
     #[error(
-        "the zstd frame behind {produced} decompressed bytes was compressed with dictionary {id}; dictionaries are not supported"
+        "the zstd frame after {produced} decompressed bytes needs dictionary {id}, but dictionaries are not supported; \
+         compress the object without a dictionary"
     )]
     Dictionary {
-        /// The dictionary's number.
+        /// The dictionary's ID.
         id: u32,
         /// Decompressed bytes so far.
         produced: u64,
     },
-    /// More than `source.max_object`.
-    #[error("the object decompresses to more than source.max_object, {limit} bytes")]
+    /// The object decompresses to more than `source.max_object` bytes.
+    #[error(
+        "the object decompresses to more than source.max_object ({limit} bytes); raise that, or write smaller objects"
+    )]
     TooLarge {
-        /// The configured ceiling.
+        /// `source.max_object`.
         limit: u64,
     },
 }
 
 impl Decoder {
-    /// Starts on an object that may decompress to at most `limit` bytes, with zstd windows of at most `max_window` bytes.
+    /// Creates the decoder of one object: at most `limit` decompressed bytes, and zstd windows of at most `max_window` bytes.
     pub fn new(limit: u64, max_window: u64) -> Self {
         Self { state: State::Detecting(Vec::new()), produced: 0, limit, max_window }
     }
 
-    /// A window of so many bytes may be used, from now on and until [`Decoded::NeedsWindow`] asks for another.
+    /// Allows zstd windows of up to `window` bytes, until [`Decoded::NeedsWindow`] asks for a larger one.
     pub fn allow(&mut self, window: u64) {
         if let State::Zstd(frames) = &mut self.state {
             frames.allow(window);
         }
     }
 
-    /// Decodes from `input` into the window, at most one step, and moves `input` past what it used up. Call it until
-    /// `input` is empty, reading the window in between.
+    /// Decodes at most one step from `input` into the window, and advances `input` past the bytes that were used. Call it
+    /// until `input` is empty, and consume the window between the calls.
     ///
     /// # Errors
-    /// See [`DecodeError`]; what is in the window by then is good.
+    /// See [`DecodeError`]. The text in the window is good nevertheless.
     pub fn decode(&mut self, input: &mut &[u8], window: &mut Window) -> Result<Decoded, DecodeError> {
         if let State::Detecting(head) = &mut self.state {
             let wanted = HEAD - head.len();
@@ -182,7 +186,7 @@ impl Decoder {
         self.step(input, window)
     }
 
-    /// Ends the object: nothing more will come.
+    /// Finishes the object: no more bytes will come.
     ///
     /// # Errors
     /// The object ended inside compressed data.
@@ -210,7 +214,7 @@ impl Decoder {
         };
         let mut head = head;
         while !head.is_empty() {
-            // No window is asked for: nothing came out yet.
+            // The first bytes produce no text, so the decoder cannot ask for a window here.
             let _ = self.step(&mut head, window)?;
         }
         Ok(())
@@ -238,7 +242,7 @@ impl Decoder {
                 }
             }
             State::BetweenMembers => match input.iter().position(|byte| *byte != 0) {
-                // Padding with zeros after the last member is legal in the field: tapes, and tools that align.
+                // Zero padding after the last member is common: tapes and tools that align files write it.
                 None => *input = &[],
                 Some(zeros) if input[zeros] == GZIP_MAGIC[0] => {
                     *input = &input[zeros..];
@@ -248,7 +252,7 @@ impl Decoder {
                     return Err(DecodeError::Corrupt {
                         format: "gzip",
                         produced: self.produced,
-                        problem: "what follows the last member is no gzip".to_owned(),
+                        problem: "the bytes after the last member are not gzip".to_owned(),
                     });
                 }
             },
@@ -258,7 +262,7 @@ impl Decoder {
                 window.buffer.extend_from_slice(now);
                 *input = rest;
             }
-            State::Detecting(_) => unreachable!("detect chose another state"),
+            State::Detecting(_) => unreachable!("detect replaced this state"),
         }
         self.produced += (window.buffer.len() - before) as u64;
         if self.produced > self.limit {
@@ -268,7 +272,8 @@ impl Decoder {
     }
 }
 
-/// 15 is the largest window of the format, 32 KiB; flate2 checks the member's CRC and length.
+/// Creates the decoder of one gzip member. 15 selects the format's largest window, 32 KiB. flate2 checks the member's CRC and
+/// length.
 fn gzip_member() -> Decompress {
     Decompress::new_gzip(15)
 }

@@ -1,7 +1,8 @@
-//! `logferry demo`: the whole path, on an AWS that lives in this process, with objects that a real Vector wrote.
+//! `logferry demo`: delivers objects that a real Vector wrote, on an AWS that runs in this process.
 //!
-//! It sets the provider's and three customers' accounts up, runs the real worker on them as a process of its own, and
-//! compares what every account received with what was uploaded, record by record. The worker knows nothing of it.
+//! The demo creates the accounts of the provider and of three customers, and runs the real worker as a process of its own.
+//! Then it compares, record by record, what every account received with what was uploaded. The worker does not know that it
+//! runs in a demo.
 
 mod comparison;
 mod progress;
@@ -23,18 +24,18 @@ use tokio_util::sync::CancellationToken;
 
 use self::{comparison::compare, stage::Stage};
 
-/// What the demo can be asked for.
+/// Arguments of the demo.
 #[derive(Debug, clap::Args)]
 pub struct DemoOptions {
-    /// Leave everything up after the summary, to look around with the aws command, until Ctrl-C.
+    /// Keep everything running after the summary, to look around with the aws command, until Ctrl-C.
     #[arg(long)]
     keep: bool,
 }
 
-/// Delivers what Vector wrote, and shows what became of every record.
+/// Delivers Vector's objects, and shows the outcome for every record.
 ///
 /// # Errors
-/// Something cannot be set up, the worker fails, or a record is missing, misplaced, altered or there twice.
+/// Something cannot be set up, the worker fails, or a record is missing, misplaced, altered or delivered twice.
 pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     let stop = stop_on_signals().context("cannot listen for signals")?;
     let stage = Stage::set_up().await.context("cannot set up the demo's AWS")?;
@@ -66,7 +67,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     }
 }
 
-/// Uploads, waits until everything has arrived, reads every account, and tells what it finds.
+/// Uploads the objects, waits until they are delivered, reads every account and prints the outcome.
 async fn deliver_and_compare(stage: &Stage, worker: &mut WorkerProcess) -> anyhow::Result<()> {
     let address = worker.listening().await?;
     say(report::worker(worker, address))?;
@@ -75,7 +76,7 @@ async fn deliver_and_compare(stage: &Stage, worker: &mut WorkerProcess) -> anyho
     say(report::uploads(&uploads))?;
     let (mut expected, mut started) = (Vec::new(), Vec::new());
     for upload in &uploads {
-        let place = stage.place(upload.tenant()).context("every sample is of a customer")?;
+        let place = stage.place(upload.tenant()).context("every sample belongs to a customer")?;
         expected.push((place, upload.records.clone()));
         started.push((upload.tenant(), Timestamp::now()));
         stage.provider.upload(&stage.aws, upload.key, upload.body.clone()).await?;
@@ -83,19 +84,19 @@ async fn deliver_and_compare(stage: &Stage, worker: &mut WorkerProcess) -> anyho
     let records: usize = expected.iter().map(|(_, records)| records.len()).sum();
     progress::until_delivered(stage, worker, records as u64).await?;
 
-    let received = stage.read_back().await.context("cannot read back what arrived")?;
+    let received = stage.read_back().await.context("cannot read the delivered events")?;
     say(report::table(stage, &received, &started))?;
     say(report::lines(stage, &received))?;
     let comparison = compare(&expected, &received);
     say(report::verdict(&comparison, uploads.iter().map(|upload| upload.empty).sum()))?;
     if !comparison.faults.is_empty() {
         say(report::faults(&comparison))?;
-        bail!("what arrived is not what was uploaded");
+        bail!("the delivered records differ from the uploaded ones");
     }
     Ok(())
 }
 
-/// Cancelled at the first signal that ends a program; so that the worker is not left behind, none ends this one at once.
+/// Cancelled by the first signal that would end the program. Ending at once would leave the worker running.
 fn stop_on_signals() -> io::Result<CancellationToken> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -113,7 +114,7 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Writes to standard output and an empty line after it; fails, rather than panics, if nobody reads any more.
+/// Writes the text and an empty line to standard output. Fails instead of panicking if standard output is closed.
 fn say(text: impl Display) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{text}\n").context("cannot write to standard output")
 }

@@ -1,8 +1,8 @@
-//! Checks for real, in the order in which the worker meets them, the conditions that delivery needs.
+//! Checks the conditions that delivery needs, with the worker's own calls and in the worker's order.
 //!
-//! Never guesses: a condition holds, fails with a fix, or was not checked for a reason that is said. It takes no message and
-//! stores no event. It does make what the worker would make at the first delivery: the log group if it is missing, and one
-//! stream, which stays empty.
+//! Each condition holds, fails with a fix, or was not checked for a stated reason. The doctor receives no message and stores
+//! no event. It creates what the worker would create at its first delivery: the log group, if it is missing, and one stream,
+//! which stays empty.
 
 mod bucket;
 mod cloudwatch;
@@ -22,32 +22,32 @@ use crate::{
     tenant::OwnBuckets,
 };
 
-/// One thing that delivery needs, and whether it is there.
+/// A condition of delivery, and the result of its check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// Whose; `None` if it is everybody's.
+    /// The tenant; `None` for a condition of the provider's side.
     pub tenant_id: Option<String>,
     /// The delivery, by its row's `type`.
     pub delivery: Option<String>,
-    /// What.
+    /// The condition's name.
     pub name: &'static str,
-    /// Whether.
+    /// The result.
     pub finding: Finding,
 }
 
-/// What became of a check.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It holds; what was found.
+    /// The condition holds; with what was found.
     Ok(String),
-    /// It does not.
+    /// The condition fails.
     Failed {
         /// What was found instead.
         problem: String,
-        /// What mends it.
+        /// How to fix it.
         fix: String,
     },
-    /// It was not checked; why.
+    /// The condition was not checked; with the reason.
     Skipped(String),
 }
 
@@ -56,29 +56,29 @@ impl Finding {
         Self::Failed { problem: problem.into(), fix: fix.into() }
     }
 
-    /// It does not hold.
+    /// Whether the condition fails.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }
 }
 
-/// Which tenants are checked, and what of them.
+/// The tenants to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patient {
-    /// None: the provider's side alone.
+    /// No tenant: only the provider's side.
     Nobody,
-    /// This one, and of the provider's side only the way to it.
+    /// One tenant, and the part of the provider's side that its delivery needs.
     One {
         /// Key of the tenant table.
         tenant_id: String,
-        /// This delivery alone, by its row's `type`.
+        /// Only this delivery, by its row's `type`.
         delivery: Option<String>,
     },
-    /// Everyone who has an enabled delivery, and the provider's side.
+    /// Every tenant with an enabled delivery, and the provider's side.
     Everyone,
 }
 
-/// What to check, and with what.
+/// The checks, with the clients and settings that they need.
 #[derive(Debug)]
 pub struct Doctor {
     instruments: Instruments,
@@ -92,25 +92,25 @@ pub struct Doctor {
     /// `quarantine.bucket`.
     quarantine: Option<OwnBucket>,
     own_buckets: OwnBuckets,
-    /// Sent as a session tag where the tenant has those.
+    /// Sent as a session tag, if the tenant's row has session tags.
     cluster: String,
 }
 
-/// Of each condition, by its name, what was found.
+/// Names of conditions, with their results.
 type Findings = Vec<(&'static str, Finding)>;
 
-/// What the checks before found, for those that depend on it.
+/// Results of the provider's side, for the checks that depend on them.
 #[derive(Clone, Debug)]
 struct OurSide {
     identity: Option<Identity>,
-    /// Nobody gets through hop 1.
+    /// The central role cannot be assumed.
     no_central: bool,
-    /// No row can be read.
+    /// The tenant table cannot be read.
     no_table: bool,
 }
 
 impl Doctor {
-    /// Checks what `config` describes; `cluster` is the one whose session tag is sent, none if empty.
+    /// Checks what `config` describes. `cluster` is sent as a session tag, unless it is empty.
     pub fn new(instruments: Instruments, config: &Config, cluster: String) -> Self {
         Self {
             instruments,
@@ -126,7 +126,7 @@ impl Doctor {
         }
     }
 
-    /// Checks everything that concerns the patient.
+    /// Checks all conditions that concern the patient.
     ///
     /// # Cancel safety
     /// Safe: nothing is held.
@@ -151,7 +151,7 @@ impl Doctor {
         conditions
     }
 
-    /// The words of a hop that failed, and its fix. `request` is what the customer's hop asks for.
+    /// The result for a role that cannot be entered. `remedy` gives the fix for STS's error.
     fn refusal(&self, error: &AssumeError, remedy: impl FnOnce(Option<Cause>, &str) -> String) -> Finding {
         match error {
             AssumeError::Held { refusal, .. } => self.refusal(refusal, remedy),
@@ -164,7 +164,7 @@ impl Doctor {
             AssumeError::Unavailable { role, problem } => Finding::failed(
                 format!("{role}: {problem}"),
                 format!(
-                    "STS did not answer within {} attempts: see whether its endpoint can be reached from here, and try again",
+                    "STS did not answer within {} attempts: check that its endpoint can be reached from here, and try again",
                     self.delivery.attempts
                 ),
             ),

@@ -1,9 +1,10 @@
-//! Shares the worker's slots among tenants, so that one with a backlog, or with a slow or throttled account, does not
-//! take them all.
+//! Shares the worker's slots among tenants, so that a tenant with a backlog, or with a slow or throttled account, does not
+//! take all of them.
 //!
-//! The rule is in [`book`], which is pure; here it gets a clock, chance and a lock. The pipeline asks for a [`Pass`] before it
-//! reads an object; what is refused goes back to the queue with a delay and holds no slot meanwhile. What passes shares the
-//! processor ([`cpu`]), which slots say nothing of: one object can take more of it than a thousand others.
+//! [`book`] contains the rule, without I/O; this module adds the clock, randomness and a lock. The pipeline asks for a
+//! [`Pass`] before it reads an object. A refused message goes back to the queue with a delay, and holds no slot meanwhile.
+//! The objects with a pass share the processor ([`cpu`]), because one object can take more processor time than a thousand
+//! others.
 
 pub mod book;
 pub mod cpu;
@@ -19,14 +20,14 @@ use self::{
     cpu::{Cpu, Pace},
 };
 
-/// The shares of one worker; clones share them.
+/// The shares of one worker. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Shares {
     book: Arc<Mutex<Book>>,
     cpu: Cpu,
 }
 
-/// An object's right to be worked on; counts until it drops.
+/// Permission to work on an object. It counts as one of the tenant's slots until it is dropped.
 #[derive(Debug)]
 pub struct Pass {
     book: Arc<Mutex<Book>>,
@@ -37,23 +38,23 @@ pub struct Pass {
 }
 
 impl Shares {
-    /// Nothing is in flight yet; `threads` slices of the processor's run at once.
+    /// Starts with no object in flight. `threads` slices of the processor run at once.
     pub fn new(limits: Limits, threads: usize) -> Self {
         Self { book: Arc::new(Mutex::new(Book::new(limits))), cpu: Cpu::new(threads) }
     }
 
-    /// Lets an object of `bytes` stored bytes in, if its tenant's share allows it.
+    /// Admits an object of `bytes` stored bytes, if its tenant's share allows it.
     ///
     /// # Errors
-    /// The tenant holds what it may: the object's turn comes after that time.
+    /// The tenant's share is used up. The error is the time until the object's turn.
     pub fn enter(&self, tenant_id: &str, bytes: u64) -> Result<Pass, Duration> {
         let since = now();
         lock(&self.book).enter(tenant_id, bytes, since, fastrand::f64())?;
         Ok(self.pass(tenant_id, bytes, since))
     }
 
-    /// Lets an object in whatever its tenant holds: for a message that has had another object delivered already, and would
-    /// deliver that again if it went back.
+    /// Admits an object regardless of its tenant's share. For a message that has already delivered another object, and would
+    /// deliver it again if the message went back.
     pub fn enter_anyway(&self, tenant_id: &str, bytes: u64) -> Pass {
         let since = now();
         lock(&self.book).enter_anyway(tenant_id, bytes, since);
@@ -67,7 +68,7 @@ impl Shares {
 }
 
 impl Pass {
-    /// Does what keeps a thread busy in the tenant's share of the processor. See [`Cpu::share`].
+    /// Runs work that keeps a thread busy, in the tenant's share of the processor. See [`Cpu::share`].
     ///
     /// # Cancel safety
     /// As safe as `work`.
@@ -82,13 +83,13 @@ impl Drop for Pass {
     }
 }
 
-/// Tokio's clock, so that tests can turn it.
+/// Tokio's clock, so that tests can advance it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
 fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
-    // Its counts are right again after each of its methods, and none of them calls out.
+    // No method of the book panics halfway, so its counts are right even after a panic elsewhere.
     book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -102,13 +103,13 @@ mod tests {
             Limits { slots: 4, max_objects: Some(2), max_bytes: None, longest_wait: Duration::from_secs(60) };
         let shares = Shares::new(limits, 1);
         let first = shares.enter("acme", 1).expect("nothing is in flight");
-        let second = shares.enter("acme", 1).expect("two may be");
-        shares.enter("acme", 1).expect_err("three may not");
+        let second = shares.enter("acme", 1).expect("two are allowed");
+        shares.enter("acme", 1).expect_err("three are not");
         let third = shares.enter_anyway("acme", 1);
         drop(first);
-        shares.enter("acme", 1).expect_err("two are left");
+        shares.enter("acme", 1).expect_err("two are in flight");
         tokio::time::advance(Duration::from_secs(2)).await;
         drop((second, third));
-        drop(shares.enter("acme", 1).expect("none is left"));
+        drop(shares.enter("acme", 1).expect("none is in flight"));
     }
 }

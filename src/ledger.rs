@@ -1,7 +1,7 @@
-//! The port to the ledger: who is on an object, and how many of its records are accounted for. [`dynamodb`] is the adapter;
-//! [`claim`] is what a delivery holds while it works.
+//! The port to the ledger. The ledger records which attempt works on an object, and how many of the object's records are
+//! accounted for. [`dynamodb`] is the adapter; a delivery works with a [`claim`].
 //!
-//! One entry per object and delivery, so that the deliveries of one object advance independently.
+//! Each delivery of an object has an entry of its own, so that the deliveries advance independently.
 
 pub mod ahead;
 pub mod claim;
@@ -16,80 +16,80 @@ use std::{future::Future, time::Duration};
 use self::{ahead::Ahead, owed::Owed};
 use crate::{digest, event::ObjectRef, object::trail::Fingerprint};
 
-/// Names an entry.
+/// Key of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EntryKey {
-    /// The object, pinned: bucket, key, and version or eTag.
+    /// The exact object: bucket, key, and version or eTag.
     pub object: String,
-    /// The delivery, by its row's `type`.
+    /// The delivery: its row's `type`.
     pub delivery: String,
 }
 
-/// How far a delivery is in an object. Everything before it is accounted for, nothing behind it is.
+/// Progress of a delivery in an object. Everything before the position is accounted for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Records accounted for.
+    /// Number of records accounted for.
     pub records: u64,
-    /// Events of the record behind them that were put already, where it had to be split.
+    /// Number of events of the next record that were put already. Above 0 only if that record was split.
     pub events: u64,
 }
 
-/// What was done of an object.
+/// What an entry records about a delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// What comes before it is in CloudWatch Logs, rejected, skipped, in the quarantine, or owed to the quarantine.
+    /// Every record before it is in CloudWatch Logs, rejected, skipped, in the quarantine, or owed to the quarantine.
     pub position: Position,
-    /// Events behind the position that were put too.
+    /// Events after the position that were put already.
     pub ahead: Option<Ahead>,
-    /// Records before the position, or with an event ahead of it, that the quarantine has not taken yet.
+    /// Records that still have to be written to the quarantine. Each is before the position, or has an event ahead of it.
     pub owed: Owed,
-    /// What the attempts that came to this position had read of the stored bytes. An attempt that reads the same bytes again
-    /// confirms a fingerprint, and its own takes the place of those that it confirmed; so there is one at most for each attempt.
+    /// Checksums of the stored bytes that the attempts up to this position had read, at most one per attempt. An attempt that
+    /// reads the same bytes again confirms the earlier fingerprints, and replaces them by its own.
     pub fingerprints: Vec<Fingerprint>,
 }
 
-/// What the ledger says to somebody who wants to work on an object.
+/// Answer to an attempt that wants to work on an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begun {
-    /// The lease is ours; go on from here.
+    /// The attempt has the lease, and goes on from this progress.
     Ours(Progress),
     /// Every record is accounted for.
     Done,
-    /// Another has the lease: it may be taken after that long, unless it is renewed.
+    /// Another attempt has the lease. It can be taken after this time, unless it is renewed.
     Busy(Duration),
 }
 
-/// Why the ledger did not do what it was asked.
+/// Why a call to the ledger failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
-    /// The lease is another's by now: what we know of the object is out of date.
-    #[error("the lease of {0} was lost to another worker")]
+    /// Another attempt has the lease, so our knowledge of the object's progress is out of date.
+    #[error("another attempt has taken the lease of {0}")]
     Lost(String),
-    /// It answers that there are too many requests: it lives, and the same call may go well soon.
+    /// The ledger answers that there are too many requests. The same call may succeed soon.
     #[error("the ledger throttles: {0}")]
     Throttled(String),
-    /// It cannot be reached, or refuses.
+    /// The ledger cannot be reached, or refuses the call.
     #[error("the ledger cannot be used: {0}")]
     Unavailable(String),
-    /// This entry cannot be read; others can.
-    #[error("the ledger's entry cannot be used: {0}")]
+    /// This entry cannot be read. Other entries can.
+    #[error("an entry of the ledger cannot be read: {0}")]
     Unreadable(String),
 }
 
-/// Keeps entries. A call that is repeated, with the same `owner` and nothing in between, changes nothing and answers
-/// alike: the SDK repeats calls whose answer was lost.
+/// Keeps entries. Repeating a call with the same `owner`, without another call in between, changes nothing and gives the same
+/// answer, because the SDK repeats a call whose answer was lost.
 ///
-/// `owner` is new for each attempt at an object, never reused.
+/// `owner` is new for each attempt at an object, and never reused.
 pub trait Ledger: Send + Sync + 'static {
-    /// Takes the lease, unless the entry is done or another's lease still runs.
+    /// Takes the lease, unless the entry is done or another attempt's lease still runs.
     ///
     /// # Errors
-    /// Any but [`LedgerError::Lost`].
+    /// Any except [`LedgerError::Lost`].
     fn begin(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
 
-    /// Records progress and renews the lease, or takes one that nobody has: it may have run out, or the ledger may not have
-    /// answered when we began. An owner's positions only grow, so an entry that is further already shows another's work: the
-    /// lease counts as lost. To renew the lease alone, record the same progress again.
+    /// Records progress and renews the lease. Also takes a lease that is free: ours may have run out, or the ledger may not
+    /// have answered `begin`. An owner's positions only grow, so an entry with a further position shows another attempt's
+    /// work: the lease counts as lost. To renew the lease alone, record the same progress again.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -100,8 +100,8 @@ pub trait Ledger: Send + Sync + 'static {
         progress: &Progress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Records progress and gives the lease back, so that the next attempt need not wait for its end. A position before the
-    /// one in the ledger changes nothing but the lease.
+    /// Records progress and gives the lease back, so that the next attempt can begin at once. If the ledger's position is
+    /// further, only the lease is given back.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -112,13 +112,13 @@ pub trait Ledger: Send + Sync + 'static {
         progress: &Progress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Forgets all progress and gives the lease back: what was delivered may not be what is in the object.
+    /// Forgets all progress and gives the lease back, because the delivered records may differ from the object's content.
     ///
     /// # Errors
     /// See [`LedgerError`].
     fn restart(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Records that every record is accounted for, `position.records` of them.
+    /// Records that the object is done, with `position.records` records.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -129,7 +129,7 @@ pub trait Ledger: Send + Sync + 'static {
         position: Position,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Asks whether the ledger can be used, and changes nothing.
+    /// Checks that the ledger can be used, without changing anything.
     ///
     /// # Errors
     /// [`LedgerError::Throttled`] or [`LedgerError::Unavailable`].
@@ -137,8 +137,8 @@ pub trait Ledger: Send + Sync + 'static {
 }
 
 impl EntryKey {
-    /// The entry of one delivery of an object; `None` for an object that the event pins to neither a version nor an eTag:
-    /// another under the same key could not be told from it.
+    /// Key of one delivery of an object. `None` if the event names neither version nor eTag, because a later object under the
+    /// same key would have the same entry.
     pub fn of(object: &ObjectRef, delivery: &str) -> Option<Self> {
         let ObjectRef { bucket, key, version_id, etag, .. } = object;
         let pin = match (version_id, etag) {
@@ -146,8 +146,8 @@ impl EntryKey {
             (None, Some(etag)) => format!("eTag={etag}"),
             (None, None) => return None,
         };
-        // The longest bucket, key and version that S3 allows make 2,113 bytes, more than DynamoDB's 2,048 for a partition
-        // key; such a name is cut and told apart by its hash.
+        // The longest bucket, key and version that S3 allows have 2,113 bytes together. A name of more than 2,048 is cut, and
+        // its hash keeps it unique.
         let mut object = format!("{bucket}/{key}?{pin}");
         if object.len() > MAX_OBJECT_BYTES {
             let hash = digest::sha256(object.as_bytes());
@@ -159,7 +159,7 @@ impl EntryKey {
     }
 }
 
-/// Source: DynamoDB developer guide, "Constraints": a partition key value of at most 2,048 bytes.
+/// Longest partition key in bytes. Source: DynamoDB developer guide, "Constraints".
 const MAX_OBJECT_BYTES: usize = 2048;
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_pinned_and_fit() {
+    fn keys_name_the_exact_object_and_fit_into_dynamodb() {
         let object = |key: &str, version: Option<&str>, etag: Option<&str>| ObjectRef {
             bucket: "staging".into(),
             key: key.into(),

@@ -1,4 +1,4 @@
-//! The `logferry` program; everything it does is in the library.
+//! The `logferry` program. All of its code is in the library.
 
 use std::process::ExitCode;
 

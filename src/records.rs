@@ -1,13 +1,13 @@
-//! From an object's text to its records, one at a time, in place.
+//! Reads an object's text as records, one at a time, without copying them.
 //!
-//! The framing is told by the content: a JSON array on one line (what Vector writes), an array over many lines, one
-//! record a line, or arrays one after another. The reader borrows from the caller's window and keeps its position, and
-//! of the record before what stood around its message. Pure: no I/O; the time comes in as an argument.
+//! The content tells the framing: a JSON array on one line (as Vector writes it), an array over several lines, one record per
+//! line, or several arrays in a row. The reader borrows from the caller's window. It keeps only its position and the text
+//! around the previous message. The reader does no I/O, and takes the time as an argument.
 //!
-//! The scan finds `message` and `timestamp` without building values and hands out the message as it stands. Whatever is
-//! unusual (a repeated or escaped name, a message that is no string, none at all, text that is not what JSON allows) is read by
-//! `unusual`, which mends text. So a record's defect stays the record's; only where the structure is broken does an object end, because
-//! where its next record begins would be a guess.
+//! The scan finds `message` and `timestamp` without building values, and hands out the message as it is. `unusual` reads
+//! every other record (a repeated or escaped name, a message that is missing or not a string, text that JSON or UTF-8 does
+//! not allow) and mends its text. So a defect in one record does not harm the others. Only a broken structure ends the
+//! object, because the reader would have to guess where the next record begins.
 
 mod document;
 mod familiar;
@@ -34,44 +34,44 @@ use self::{
 /// One record, borrowed from the window.
 #[derive(Debug)]
 pub struct Record<'a> {
-    /// Position in the object, from 0.
+    /// Position in the object, counted from 0.
     pub index: u64,
-    /// Milliseconds since 1970; `None` when the record has none that can be read and believed.
+    /// Milliseconds since 1970. `None` if the record has no readable and plausible timestamp.
     pub timestamp: Option<i64>,
-    /// What becomes the event.
+    /// Becomes the event.
     pub message: Message<'a>,
-    /// The message is not quite what was written: that was not what JSON and UTF-8 allow.
+    /// Whether the message differs from the object's text, because JSON or UTF-8 does not allow that text.
     pub mended: bool,
 }
 
-/// What the reader found at the window's start.
+/// What the reader found at the start of the window.
 #[derive(Debug)]
 pub enum Step<'a> {
-    /// A record; the caller consumes `consumed` bytes once done with it.
+    /// A record. The caller consumes `consumed` bytes when it no longer needs the record.
     Record {
         /// The record.
         record: Record<'a>,
-        /// Bytes of the window up to its end.
+        /// Length in the window, up to the record's end.
         consumed: usize,
     },
-    /// What stands in a record's place and cannot be read. It counts as one, and reading goes on behind it.
+    /// Text that cannot be read, in a record's place. It counts as one record, and reading goes on after it.
     Unreadable {
-        /// What is known of it.
+        /// The error, and the text to keep.
         unreadable: Unreadable<'a>,
-        /// Bytes of the window up to its end.
+        /// Length in the window, up to the end of the text.
         consumed: usize,
     },
-    /// Nothing whole: consume this many bytes and come back with a longer window.
+    /// The window has no complete record: consume this many bytes, and call again with a longer window.
     More {
-        /// Bytes of the window that are done with.
+        /// Bytes of the window that are no longer needed.
         consumed: usize,
     },
-    /// The object is over, and complete.
+    /// The object is complete: no record is left.
     End,
 }
 
 impl Step<'_> {
-    /// Bytes of the window that are done with.
+    /// Bytes of the window that are no longer needed.
     pub fn consumed(&self) -> usize {
         match self {
             Self::Record { consumed, .. } | Self::Unreadable { consumed, .. } | Self::More { consumed } => {
@@ -82,71 +82,72 @@ impl Step<'_> {
     }
 }
 
-/// A record that cannot be read, in an object that can.
+/// Unreadable text in a record's place, in an object whose other records can be read.
 #[derive(Debug)]
 pub struct Unreadable<'a> {
-    /// Its position in the object, and what is wrong with it: a line that is no record, from
-    /// [`RecordReader::stepping_over_bad_lines`] alone, or a record longer than any may be.
+    /// The position, and what is wrong: a line that is not a record (only with [`RecordReader::stepping_over_bad_lines`]), or a
+    /// record that is too long.
     pub error: RecordError,
-    /// What is to be kept: the line, or what is left of it behind the records that it began with; of a record that is too long, the
-    /// place where it stands.
+    /// The text to quarantine: the bad line, without the records at its beginning. Of a record that is too long, only its place
+    /// in the object.
     pub text: Cow<'a, str>,
 }
 
-/// What comes behind the window.
+/// What follows the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// More text may come.
+    /// More text may follow.
     Coming,
-    /// The object is broken off here: whole records are read, and what is not whole is nobody's error of the text.
+    /// No text follows, because the rest of the object cannot be decoded. The reader returns the complete records, and does not
+    /// report the incomplete last one as an error.
     Never,
-    /// Nothing: the object ends here, and must end well.
+    /// No text follows: the object ends here. An incomplete record is an error.
     Ended,
 }
 
-/// A record that cannot be read. Everything before it is good.
+/// An error in a record. All records before it are good.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("record {index}: {problem}")]
 pub struct RecordError {
-    /// Position of the record in the object, from 0: how many were read before.
+    /// Position of the record in the object, counted from 0.
     pub index: u64,
-    /// What is wrong with it.
+    /// What is wrong with the record.
     pub problem: RecordProblem,
 }
 
 /// What is wrong with a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordProblem {
-    /// Not JSON, or no object where one belongs.
+    /// The text is not JSON, or something else is in the place of a JSON object.
     #[error("{0}")]
     Malformed(String),
-    /// The object ends inside it, or inside the array around it.
+    /// The object ends inside a record or an array.
     #[error("the object ends before the {0} does")]
     Truncated(&'static str),
-    /// Longer than `source.max_record`.
+    /// The record is longer than `source.max_record`.
     #[error(
-        "it is longer than source.max_record, {limit} bytes: {bytes} bytes from byte {start} of the decompressed object on"
+        "the record is longer than source.max_record ({limit} bytes): it takes {bytes} bytes from byte {start} of the decompressed object"
     )]
     TooLong {
-        /// The configured ceiling.
+        /// `source.max_record`.
         limit: usize,
-        /// Where it begins in the object's text.
+        /// Position of the record's first byte in the decompressed object.
         start: u64,
-        /// How long it is.
+        /// Length of the record in bytes.
         bytes: u64,
     },
-    /// An attempt before found it too long, and went on without it.
-    #[error("it was longer than source.max_record when the object's other records were delivered")]
+    /// An earlier attempt left the record out, because it was too long.
+    #[error("an earlier attempt left the record out, because it was longer than source.max_record")]
     SteppedOver,
-    /// The record can be read, and CloudWatch Logs refuses it.
-    #[error("CloudWatch Logs refuses it by itself, and takes others")]
+    /// The record can be read, but CloudWatch Logs refuses its event.
+    #[error("CloudWatch Logs refuses the record's event, but accepts other events of the object")]
     Refused,
-    /// The object is a document of a format that is not supported, and no list of records.
-    #[error("the object holds no records of a logger's but {0}, which is not supported")]
+    /// The object is one document of an unsupported format, not a list of records.
+    #[error("the object contains {0} instead of log records; this format is not supported")]
     Unsupported(String),
 }
 
-/// U+FEFF in UTF-8, which some put in front of a text.
+/// U+FEFF in UTF-8. Some programs write it at the beginning of a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads the records of one object.
@@ -155,29 +156,29 @@ pub struct RecordReader {
     place: Place,
     index: u64,
     max_record: usize,
-    /// Length of the unread window at which a record was last found incomplete: the next attempt waits for twice as
-    /// much, so that a record of many windows is scanned a bounded number of times.
+    /// Minimum length of the unread window for the next scan. It doubles each time the record is incomplete, so that a long
+    /// record is scanned only a few times.
     retry_at: usize,
-    /// What stood around the message of the record before.
+    /// The text around the previous message.
     around: Around,
     timestamps: Timestamps,
-    /// Bytes of the text in front of the window.
+    /// Position of the window's first byte in the decompressed object.
     offset: u64,
     framing: Framing,
-    /// A line that is no record may be stepped over.
+    /// Whether the reader steps over lines that are not records.
     steps_over_bad_lines: bool,
-    /// What is being stepped over.
+    /// The record or line that the reader is stepping over.
     skip: Option<Skip>,
 }
 
-/// Whether each record stands on a line of its own, so that the end of a line is the end of what is wrong with it.
+/// Whether each record has a line of its own. If so, a defect ends at the end of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// No record was read yet.
+    /// No record has been read yet.
     Unknown,
-    /// It does; or each array does.
+    /// Each record, or each array, has a line of its own.
     Lines,
-    /// Records, or arrays of them, go over several lines.
+    /// Records or arrays span several lines.
     Spread,
 }
 
@@ -185,17 +186,17 @@ enum Framing {
 enum Place {
     /// Between top-level values.
     Top,
-    /// After `[`: a record or `]`.
+    /// After `[`: a record or `]` follows.
     ArrayStart,
-    /// After a comma: a record.
+    /// After a comma: a record follows.
     ArrayComma,
-    /// After a record: a comma or `]`.
+    /// After a record: a comma or `]` follows.
     ArrayRecord,
 }
 
 impl RecordReader {
-    /// Starts on an object whose records may be `max_record` bytes long. A timestamp before 2000, or more than a day after `now`,
-    /// counts as none.
+    /// Creates the reader of one object whose records have at most `max_record` bytes. A timestamp before 2000, or more than
+    /// a day after `now`, is ignored.
     pub fn new(max_record: usize, now: Timestamp) -> Self {
         Self {
             place: Place::Top,
@@ -211,21 +212,22 @@ impl RecordReader {
         }
     }
 
-    /// Goes on behind a line that is no record, where it is certain where the line ends: between records, not within an array,
-    /// and once a record, or an array of them, stood on one line.
+    /// Makes the reader step over lines that are not records. It does so only where the end of the line is certain: outside
+    /// arrays, and only if a record or an array has had a line of its own.
     pub fn stepping_over_bad_lines(self) -> Self {
         Self { steps_over_bad_lines: true, ..self }
     }
 
-    /// How many records were read so far.
+    /// Number of records read so far, unreadable ones included.
     pub fn count(&self) -> u64 {
         self.index
     }
 
-    /// Looks for the next record at the start of `window`, which holds what follows the bytes consumed so far.
+    /// Looks for the next record at the start of `window`, which holds the text after the bytes consumed so far.
     ///
     /// # Errors
-    /// See [`RecordError`]. The reader is of no further use then: where the next record would begin is a guess.
+    /// See [`RecordError`]. The reader cannot be used after an error, because it would have to guess where the next record
+    /// begins.
     pub fn next<'a>(&mut self, window: &'a [u8], more: More) -> Result<Step<'a>, RecordError> {
         let step = if self.skip.is_some() { self.skip(window, 0, more) } else { self.find(window, more) }?;
         self.offset += step.consumed() as u64;
@@ -254,7 +256,7 @@ impl RecordReader {
                 (Place::Top | Place::ArrayStart | Place::ArrayComma, b'{') => {
                     return self.record(window, at, more);
                 }
-                // Objects that were joined have theirs in the middle.
+                // Joined objects have byte order marks in the middle.
                 (Place::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
                     at += BYTE_ORDER_MARK.len() - 1;
                 }
@@ -277,7 +279,7 @@ impl RecordReader {
         }
     }
 
-    /// What is found first counts.
+    /// Remembers the framing that is found first.
     fn has_framing(&mut self, framing: Framing) {
         if self.framing == Framing::Unknown {
             self.framing = framing;
@@ -289,7 +291,8 @@ impl RecordReader {
         if behind.len() < self.retry_at && more == More::Coming {
             return Ok(Step::More { consumed: at });
         }
-        // What lies beyond the longest record is not looked at: whether it has arrived yet must make no difference.
+        // The scan sees at most one byte more than the longest record, so that the result does not depend on how much has
+        // arrived.
         let text = &behind[..behind.len().min(self.max_record + 1)];
         let found = match scan(text, &mut self.around) {
             Ok(found) if found.len <= self.max_record => found,
@@ -305,7 +308,7 @@ impl RecordReader {
                 return Ok(Step::More { consumed: at });
             }
             Err(ScanError::Malformed(position, wanted)) => {
-                let problem = format!("byte {position} of it is not JSON: {wanted} expected");
+                let problem = format!("byte {position} of the record is not JSON: {wanted} expected");
                 return self.malformed(window, at, position, more, problem);
             }
         };
@@ -337,7 +340,7 @@ impl RecordReader {
             match (spread, self.place) {
                 (true, _) => self.framing = Framing::Spread,
                 (false, Place::Top) => self.framing = Framing::Lines,
-                // The rest of the array will show.
+                // The rest of the array shows the framing.
                 (false, _) => {}
             }
         }
@@ -348,7 +351,7 @@ impl RecordReader {
         Ok(Step::Record { record, consumed })
     }
 
-    /// A record, or something in its place, was read.
+    /// Counts a record, or unreadable text in a record's place.
     fn counted(&mut self) {
         self.index += 1;
         self.retry_at = 0;
@@ -366,7 +369,7 @@ impl RecordReader {
         }
     }
 
-    /// What begins at `at` and is bad `reach` bytes later: a line to be stepped over, or the end of the object's records.
+    /// Handles text that begins at `at` and is malformed `reach` bytes later: steps over its line, or ends the object.
     fn malformed<'a>(
         &mut self,
         window: &'a [u8],
@@ -385,7 +388,8 @@ impl RecordReader {
         }
         let text = &text[..text.len().min(self.max_record + 1)];
         let (end, is_known) = (text.iter().position(|byte| *byte == b'\n'), self.framing == Framing::Lines);
-        // A record that goes on behind the line would be cut in two; but no string of JSON's does.
+        // A record that spans several lines would be cut in two. A JSON string cannot contain a line break, so text that ends
+        // inside a string was cut, and the line may be stepped over.
         let cuts = |end: usize| reach > end && !ends_in_string(&text[..end]);
         let end = match end {
             Some(end) if cuts(end) => return Err(error),
@@ -402,16 +406,13 @@ impl RecordReader {
             Some(_) | None => return Err(error),
         };
         self.framing = Framing::Lines;
-        let line = String::from_utf8_lossy(&text[..end]);
-        let text = match line {
-            Cow::Borrowed(line) => Cow::Borrowed(line.trim_end_matches('\r')),
-            Cow::Owned(line) => Cow::Owned(line.trim_end_matches('\r').to_owned()),
-        };
+        let kept = text[..end].iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
+        let text = String::from_utf8_lossy(&text[..kept]);
         self.counted();
         Ok(Step::Unreadable { unreadable: Unreadable { error, text }, consumed: at + end })
     }
 
-    /// Begins to step over what is too long, at `at`.
+    /// Begins to step over the record or line at `at`, which is too long.
     fn step_over<'a>(
         &mut self,
         window: &'a [u8],
@@ -419,7 +420,7 @@ impl RecordReader {
         ends: Ends,
         more: More,
     ) -> Result<Step<'a>, RecordError> {
-        // Only between records does a line end what is on it.
+        // Inside an array, a record may span several lines. Outside, a line break may end it.
         let ends = match (ends, self.place, self.framing) {
             (Ends::Record, Place::Top, Framing::Lines) => Ends::RecordOrLine,
             (Ends::Record, Place::Top, _) => Ends::RecordOrBrokenLine,
@@ -429,9 +430,9 @@ impl RecordReader {
         self.skip(window, at, more)
     }
 
-    /// Goes on to the end of what is too long.
+    /// Continues to the end of the record or line that is too long.
     fn skip<'a>(&mut self, window: &'a [u8], at: usize, more: More) -> Result<Step<'a>, RecordError> {
-        let mut skip = self.skip.take().expect("the caller saw one, or began it");
+        let mut skip = self.skip.take().expect("the callers make sure that a skip is open");
         let end = match skip.end(&window[at..]) {
             Some(end) => at + end,
             None if more == More::Ended && skip.ends_with_the_object() => window.len(),
@@ -458,7 +459,7 @@ impl RecordReader {
     }
 }
 
-/// Whether, behind a line that is no record, there is a record that stands on one line, alone or as an array's first.
+/// Whether one of the lines after a bad line begins with a complete record, alone or as the first of an array.
 fn shows_lines(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').any(|line| {
         let line = line.trim_ascii_start();
@@ -467,7 +468,7 @@ fn shows_lines(text: &[u8]) -> bool {
     })
 }
 
-/// Whether the text breaks off within a string.
+/// Whether the text ends inside a JSON string.
 fn ends_in_string(text: &[u8]) -> bool {
     let (mut inside, mut escaped) = (false, false);
     for byte in text {
@@ -481,7 +482,8 @@ fn ends_in_string(text: &[u8]) -> bool {
     inside
 }
 
-/// The common case: a plain string that may be copied as it stands. The second part is the timestamp's value.
+/// Returns the message and the timestamp's value if both can be used without a copy: the message is a legal string, and no
+/// name is ambiguous.
 fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<&'a [u8]>)> {
     let (token, reading) = (found.message?, found.reading?);
     if found.ambiguous {

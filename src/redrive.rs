@@ -1,13 +1,13 @@
-//! Looks through a dead-letter queue and moves letters back to where they came from.
+//! Reads a dead-letter queue and moves letters back to the source queue.
 //!
-//! SQS has no way to look at messages without receiving them: whatever is received is held, hidden from others, until
-//! everything was seen, and then given back; so nothing is counted twice. A letter is moved by sending its text to the source
-//! queue and deleting it after that: whoever kills us in between has the message twice, and never not at all.
+//! SQS shows a message only to a receiver. So every received letter is held, which hides it from others, until all letters
+//! were seen, and then given back: no letter is counted twice. A letter is moved by sending its text to the source queue and
+//! then deleting it. If the process is killed in between, the message is in both queues, but never lost.
 //!
-//! A message can have been buried twice, where the worker never got the answer of its send: such copies count as one letter, and
-//! once one of them was moved the others are deleted.
+//! If the answer of a send was lost, the worker has sent a message to the dead-letter queue twice. Such copies count as one
+//! letter. When one of them was moved, the others are deleted.
 //!
-//! Letters that arrive meanwhile are left alone, so that what the worker buries again does not go round and round.
+//! Letters that arrive during the sweep are left alone, so that a letter whose cause persists is not moved again and again.
 
 pub mod letter;
 
@@ -32,95 +32,96 @@ use crate::{
     route::KeyLayout,
 };
 
-/// How long letters are hidden; renewed at half of it for as long as the sweep lasts. Also how long they stay away from
-/// everybody if we are killed.
+/// How long letters are hidden. While the sweep runs, they are hidden again after half of this time. If the process is
+/// killed, the letters stay hidden for up to this time.
 pub const HOLD: Duration = Duration::from_secs(300);
-/// Receives at once, to see a full queue within reasonable time.
+/// Number of receives at the same time, to read a full queue in reasonable time.
 const RECEIVERS: usize = 4;
-/// Calls at once that give letters back.
+/// Number of calls at the same time that give letters back.
 const RETURNERS: usize = 8;
-/// Times that an entry which SQS did not take is sent again, a [`PAUSE`] apart. The SDK retries whole calls, not entries.
+/// Number of attempts for an entry that SQS does not accept. The SDK retries whole calls, not entries.
 const ENTRY_ATTEMPTS: u32 = 3;
+/// Pause between these attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What to do with the letters that are asked for.
+/// What to do with the selected letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing.
+    /// Only look at them.
     Look,
-    /// Move them to the source queue, at most so many per second.
+    /// Move them to the source queue, with at most this many per second.
     Move(Option<NonZeroU32>),
 }
 
-/// What a sweep is to do.
+/// The instructions for a sweep.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// Which letters.
+    /// Selects the letters.
     pub filter: Filter,
-    /// At most so many of them.
+    /// Largest number of letters to look at or move.
     pub limit: Option<usize>,
-    /// What with them.
+    /// What to do with the selected letters.
     pub action: Action,
-    /// URL of the source queue: letters that SQS moved from another one are not ours.
+    /// URL of the source queue. Letters that SQS moved from another queue are left alone.
     pub source_url: String,
-    /// What the keys' segments name.
+    /// Layout of the objects' keys.
     pub layout: KeyLayout,
-    /// When the sweep began: what was sent later is left alone.
+    /// Start of the sweep. Letters that were sent later are left alone.
     pub now: Timestamp,
 }
 
-/// How far a sweep has come.
+/// Progress of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Letters seen.
+    /// Number of letters seen.
     pub seen: usize,
-    /// Letters found that are asked for; of a move, those moved.
+    /// Number of selected letters; when moving, number of moved letters.
     pub done: usize,
 }
 
-/// What a sweep found and did.
+/// Result of a sweep.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The letters that were asked for, or, of a move, those that were moved.
+    /// The selected letters; when moving, those that were moved.
     pub letters: Vec<Letter>,
-    /// Letters that were not asked for.
+    /// Number of letters that were not selected.
     pub others: usize,
-    /// Letters that another queue's redrive policy moved here: never touched.
+    /// Number of letters that another queue's redrive policy moved here. They are left alone.
     pub of_other_queues: usize,
-    /// Letters that arrived while we looked.
+    /// Number of letters that arrived during the sweep.
     pub newcomers: usize,
-    /// Further copies of letters that were asked for; of a move, deleted with the letter that was moved.
+    /// Number of further copies of selected letters. A move deletes them with their letter.
     pub copies: usize,
-    /// Letters with the text of one that was just moved: it came back at once, or was there twice.
+    /// Number of letters with the text of a letter that was just moved: it came back at once, or existed twice.
     pub came_back: usize,
-    /// Letters that the source queue did not take; they are dead letters still.
+    /// Letters that the source queue did not accept. They stay in the dead-letter queue.
     pub unsent: Vec<(Letter, QueueError)>,
-    /// Letters that were moved and could not be deleted: moving them again would have the message there twice.
+    /// Letters that were moved, but could not be deleted. Moving them again would repeat the message.
     pub undeleted: Vec<(Letter, QueueError)>,
-    /// Letters that could not be given back; they come back by themselves within [`HOLD`].
+    /// Number of letters that could not be given back. They become visible by themselves within [`HOLD`].
     pub unreturned: usize,
-    /// What ended it before everything was seen.
+    /// Why the sweep ended before it saw every letter.
     pub broken_off: Option<BrokenOff>,
 }
 
-/// What ends a sweep early.
+/// Why a sweep ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokenOff {
-    /// Somebody asked for that.
+    /// The operator stopped the sweep.
     #[error("interrupted")]
     Interrupted,
     /// The dead-letter queue cannot be read.
     #[error("the dead-letter queue cannot be read: {0}")]
     Unreadable(#[source] QueueError),
-    /// The source queue takes nothing.
-    #[error("the source queue takes nothing")]
+    /// The source queue accepts no letter.
+    #[error("the source queue accepts no letter")]
     Unwritable,
 }
 
-/// Looks at every letter, does what is ordered, and gives back what it holds. `progress` is told now and then.
+/// Looks at every letter, does what the order says, and gives back the held letters. Calls `progress` from time to time.
 ///
 /// # Cancel safety
-/// Not safe: what is held would stay hidden for up to [`HOLD`]. Cancel `stop` instead.
+/// Not safe: held letters would stay hidden for up to [`HOLD`]. Cancel `stop` instead.
 pub async fn sweep<D: DeadLetters>(
     queue: Arc<D>,
     order: Order,
@@ -152,13 +153,13 @@ struct Sweep<D> {
     order: Order,
     stop: CancellationToken,
     held: Held,
-    /// By id.
+    /// The ids of all letters seen.
     seen: HashSet<String>,
-    /// By id: in the source queue again.
+    /// The ids of the letters that were sent to the source queue.
     moved: HashSet<String>,
-    /// Letters that were asked for, by the id that their message had in the source queue.
+    /// The selected letters, by the id that their message had in the source queue.
     sources: HashMap<String, Copies>,
-    /// Hashes of the texts that were moved.
+    /// Hashes of the moved texts.
     bodies: HashSet<u64>,
     hasher: RandomState,
     /// When the rate allows the next batch.
@@ -166,26 +167,26 @@ struct Sweep<D> {
     outcome: Outcome,
 }
 
-/// What several receives gave together.
+/// Result of several receives.
 #[derive(Default)]
 struct Received {
     letters: Vec<StoredLetter>,
-    /// One of them waited and got nothing.
+    /// One receive waited and got nothing.
     ran_dry: bool,
-    /// The error of one that failed.
+    /// Error of a receive that failed.
     failure: Option<QueueError>,
 }
 
-/// What is known of one message's letters beside the first.
+/// The further letters of a message.
 #[derive(Default)]
 struct Copies {
-    /// The first was moved.
+    /// Whether the first letter was moved.
     moved: bool,
-    /// The others; they are held.
+    /// The further letters, which are held.
     others: Vec<Letter>,
 }
 
-/// A letter and what it takes to move it.
+/// A selected letter, with what is needed to move it.
 struct Candidate {
     letter: Letter,
     receipt: Receipt,
@@ -208,8 +209,8 @@ impl<D: DeadLetters> Sweep<D> {
                 anything_old |= is_new;
                 candidates.extend(candidate);
             }
-            // SQS keeps no order: behind newcomers there may be old ones, unless it has said that nothing is left. Without
-            // the latter, a queue into which letters trickle would never be done.
+            // SQS keeps no order, so old letters may follow newcomers. But if a receive got nothing, no old letter is left;
+            // without this condition, a queue that gets new letters all the time would never be done.
             let only_newcomers = self.outcome.newcomers > before && !ran_dry;
             self.act(candidates, progress).await?;
             progress(self.progress());
@@ -234,7 +235,7 @@ impl<D: DeadLetters> Sweep<D> {
         self.order.limit.is_some_and(|limit| self.outcome.letters.len() >= limit)
     }
 
-    /// Receives several times at once. No receive is dropped: what SQS has handed out is hidden.
+    /// Receives several times at once. Receives are not cancelled, because the letters of a cancelled one would stay hidden.
     async fn receive(&self) -> Received {
         let mut receives = JoinSet::new();
         for _ in 0..RECEIVERS {
@@ -254,19 +255,19 @@ impl<D: DeadLetters> Sweep<D> {
         received
     }
 
-    /// Whether a letter is new to us and was there when we began, and the letter itself if it is asked for. All others are
-    /// held.
+    /// Returns whether a letter is new and older than the sweep, and the letter itself if it is selected. Holds all other
+    /// letters.
     async fn sort(&mut self, stored: StoredLetter) -> (bool, Option<Candidate>) {
         let letter = Letter::read(&stored, &self.order.layout);
         if self.moved.contains(&stored.id) {
-            // It is in the source queue, and could not be deleted here, or SQS gives it out all the same.
+            // The letter is in the source queue, but could not be deleted here, or SQS delivered it again.
             self.delete(vec![(letter, stored.receipt)]).await;
             return (false, None);
         }
         let is_new = self.seen.insert(stored.id.clone());
         let of_ours = |arn: &String| names_the_same_queue(&self.order.source_url, arn);
         let count = if !is_new {
-            // Its time with us was over before ours with it.
+            // Received again, because its hold ended before it was renewed.
             None
         } else if !stored.source_arn.as_ref().is_none_or(of_ours) {
             Some(&mut self.outcome.of_other_queues)
@@ -299,7 +300,7 @@ impl<D: DeadLetters> Sweep<D> {
         (is_new, None)
     }
 
-    /// Does what is ordered with what is asked for; holds what is left when that is broken off or the limit is reached.
+    /// Does what the order says with the selected letters. If that fails or the limit is reached, holds the rest.
     async fn act(
         &mut self,
         mut candidates: VecDeque<Candidate>,
@@ -371,7 +372,7 @@ impl<D: DeadLetters> Sweep<D> {
         if took_nothing { Err(BrokenOff::Unwritable) } else { Ok(()) }
     }
 
-    /// Waits until the rate allows so many more.
+    /// Waits until the rate allows `count` more letters.
     async fn pace(&mut self, count: usize, rate: Option<NonZeroU32>) -> Result<(), BrokenOff> {
         let Some(rate) = rate else { return self.unless_stopped() };
         tokio::select! {
@@ -383,7 +384,6 @@ impl<D: DeadLetters> Sweep<D> {
         Ok(())
     }
 
-    /// Deletes what was sent.
     async fn delete(&mut self, letters: Vec<(Letter, Receipt)>) {
         let (deleted, undeleted) = with_attempts(letters, async |letters: &[(Letter, Receipt)]| {
             let receipts: Vec<_> = letters.iter().map(|(_, receipt)| receipt.clone()).collect();
@@ -398,7 +398,7 @@ impl<D: DeadLetters> Sweep<D> {
     }
 }
 
-/// Calls for entries again while some of them fail; those that went well, and those that did not.
+/// Repeats a call for the entries that failed. Returns the entries that succeeded, and those that did not.
 async fn with_attempts<T>(
     entries: Vec<T>,
     mut call: impl AsyncFnMut(&[T]) -> Vec<Result<(), QueueError>>,
@@ -425,7 +425,7 @@ async fn with_attempts<T>(
     (good, Vec::new())
 }
 
-/// Letters that are hidden, the longest held first.
+/// The hidden letters, longest held first.
 #[derive(Default)]
 struct Held {
     receipts: HashMap<String, Receipt>,
@@ -438,26 +438,26 @@ impl Held {
         self.receipts.insert(id, receipt);
     }
 
-    /// Hands one over to whoever deletes it.
+    /// Removes a letter that will be deleted.
     fn take(&mut self, id: &str) -> Option<Receipt> {
         self.since.retain(|(_, held)| held != id);
         self.receipts.remove(id)
     }
 
-    /// Hides those anew whose time is half over.
+    /// Hides the letters again whose time is half over.
     async fn keep<D: DeadLetters>(&mut self, queue: &D) {
         while self.since.front().is_some_and(|(since, _)| since.elapsed() >= HOLD / 2) {
             let count = self.since.len().min(MAX_BATCH);
             let batch: Vec<_> = self.since.drain(..count).map(|(_, id)| id).collect();
             let receipts: Vec<_> = batch.iter().filter_map(|id| self.receipts.get(id).cloned()).collect();
-            // One that cannot be hidden is received again, and known.
+            // A letter that cannot be hidden is received again, and recognised by its id.
             queue.hide(&receipts, HOLD).await;
             self.since.extend(batch.into_iter().map(|id| (Instant::now(), id)));
         }
     }
 }
 
-/// Makes everything visible that is held; how many could not be.
+/// Makes all held letters visible. Returns how many could not be.
 async fn give_back<D: DeadLetters>(queue: &Arc<D>, held: Held) -> usize {
     let receipts: Vec<_> = held.receipts.into_values().collect();
     let mut calls = JoinSet::new();
@@ -474,7 +474,7 @@ async fn give_back<D: DeadLetters>(queue: &Arc<D>, held: Held) -> usize {
 async fn give_back_batch<D: DeadLetters>(queue: Arc<D>, mut left: Vec<Receipt>) -> usize {
     for attempt in 1..=ENTRY_ATTEMPTS {
         let results = queue.hide(&left, Duration::ZERO).await;
-        // What is no longer ours is visible, or somebody else's.
+        // Other errors mean that the letter is visible already, or held by another receiver.
         let failed = |result: &Result<(), QueueError>| matches!(result, Err(QueueError::Unavailable(_)));
         left = left
             .into_iter()

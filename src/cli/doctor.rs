@@ -1,21 +1,18 @@
-//! `logferry doctor`: what does not work, and what mends it. Checking is [`crate::doctor`]'s.
+//! `logferry doctor`: shows the result of [`crate::doctor`]'s checks.
 
 use std::{collections::BTreeSet, process::ExitCode};
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{
-    EXIT_CONFIG, run_async,
-    show::{Show, columns, printable},
-};
+use super::show::{Show, columns, printable};
 use crate::{
     app,
-    config::{Config, Problem},
+    config::Config,
     doctor::{Condition, Doctor, Finding, Patient},
 };
 
-/// The fields of the configuration that the provider's side needs beside those of the way to a tenant.
+/// The configuration's fields that only the checks of the provider's side need.
 const WIRING: [&str; 10] = [
     "ledger.lease",
     "ledger.table",
@@ -28,7 +25,7 @@ const WIRING: [&str; 10] = [
     "queue.visibility_timeout",
     "source.buckets",
 ];
-/// The fields that the way to a tenant needs.
+/// The configuration's fields that the checks of a tenant need.
 const WAY: [&str; 9] = [
     "aws.region",
     "credentials.central_role_arn",
@@ -42,18 +39,20 @@ const WAY: [&str; 9] = [
 ];
 
 const MORE: &str = "\
-Run it with the worker's configuration and as the worker's identity: it checks what that identity may do, with the worker's own
-calls. Without --tenant or --all it checks the provider's side: the queue, its redrive policy and dead-letter queue, our
-identity, the tenant table, the central role, the ledger, the buckets. With --tenant, the way to that tenant: the table, both roles with
-everything that is sent along, the log group, a log stream, and a put. Of a delivery to S3, the role alone: a copy would leave an
-object behind.
+Run the doctor with the worker's configuration and as the worker's identity. It makes the worker's own calls, and so checks
+what that identity may do.
 
-It takes no message out of a queue and stores no event: the one that it puts is 15 days old, which CloudWatch Logs accepts
-and throws away (tooOldLogEventEndIndex). It leaves behind what the worker makes at its first delivery: the log group, if it was
-missing and may be created, and an empty stream `logferry-doctor` (`logferry-doctor/probe` where the tenant's template has no
-slash).
+Without --tenant or --all, the doctor checks the provider's side: the queue, its redrive policy and dead-letter queue, the
+identity, the tenant table, the central role, the ledger and the buckets. With --tenant, it checks the way to that tenant: the
+tenant table, both roles with everything that is sent to STS, the log group, a log stream and a put. For a delivery to S3 it
+checks only the role, because a copy would leave an object behind.
 
-Exit codes: 0 every condition that was checked holds; 1 one does not; 2 wrong usage; 64 the configuration cannot be used.";
+The doctor receives no message and stores no event: the event that it puts is 15 days old, so CloudWatch Logs accepts the
+request and discards the event (tooOldLogEventEndIndex). It creates what the worker creates at its first delivery: the log
+group, if it is missing and may be created, and an empty stream `logferry-doctor` (`logferry-doctor/probe` if the tenant's
+template has no slash).
+
+Exit codes: 0 every checked condition holds; 1 a condition failed; 2 wrong usage; 64 the configuration cannot be used.";
 
 #[derive(Debug, Args)]
 #[command(after_help = MORE)]
@@ -61,13 +60,13 @@ pub(super) struct DoctorArgs {
     /// Check the way to this tenant.
     #[arg(long, value_name = "ID")]
     tenant: Option<String>,
-    /// This delivery alone, by its row's type, even if it is disabled.
+    /// Check only the delivery of this row, by its type, even if it is disabled.
     #[arg(long, value_name = "TYPE", requires = "tenant")]
     delivery: Option<String>,
-    /// The cluster to send as a session tag, where the row asks for those [default: none is sent].
+    /// Cluster to send as a session tag, if the row has session tags [default: none is sent].
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     cluster: String,
-    /// Check the provider's side and every tenant that has an enabled delivery.
+    /// Check the provider's side, and every tenant with an enabled delivery.
     #[arg(long, conflicts_with = "tenant")]
     all: bool,
     /// Print the result as JSON.
@@ -76,26 +75,14 @@ pub(super) struct DoctorArgs {
 }
 
 impl DoctorArgs {
-    /// Whether a problem of that field of the configuration is one of this command's.
+    /// Whether this command uses the configuration's field.
     pub(super) fn concerned_by(&self, field: &str) -> bool {
         WAY.contains(&field) || (self.tenant.is_none() && WIRING.contains(&field))
     }
 }
 
-/// Checks what the arguments ask for and says what was found.
-pub(super) fn run(args: DoctorArgs, config: &Config) -> ExitCode {
-    match run_async(execute(args, config)) {
-        Ok(healthy) if healthy => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("logferry: {error:#}");
-            if error.is::<Problem>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-/// True if nothing failed.
-async fn execute(args: DoctorArgs, config: &Config) -> anyhow::Result<bool> {
+/// Checks the selected conditions and prints their state. Fails if a condition does.
+pub(super) async fn execute(args: DoctorArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let DoctorArgs { tenant, delivery, cluster, all, json } = args;
     let patient = match tenant {
         Some(tenant_id) => Patient::One { tenant_id, delivery },
@@ -111,16 +98,21 @@ async fn execute(args: DoctorArgs, config: &Config) -> anyhow::Result<bool> {
     let (failed, skipped) =
         (count(Finding::is_failure), count(|finding| matches!(finding, Finding::Skipped(_))));
     eprintln!("logferry: {} conditions: {failed} failed, {skipped} skipped", conditions.len());
-    Ok(failed == 0)
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// State, detail and fix.
+fn parts(finding: &Finding) -> (&'static str, &str, Option<&str>) {
+    match finding {
+        Finding::Ok(found) => ("ok", found, None),
+        Finding::Failed { problem, fix } => ("failed", problem, Some(fix)),
+        Finding::Skipped(why) => ("skipped", why, None),
+    }
 }
 
 fn report(conditions: &[Condition]) -> Value {
     let condition = |condition: &Condition| {
-        let (state, detail, fix) = match &condition.finding {
-            Finding::Ok(found) => ("ok", found, None),
-            Finding::Failed { problem, fix } => ("failed", problem, Some(fix)),
-            Finding::Skipped(why) => ("skipped", why, None),
-        };
+        let (state, detail, fix) = parts(&condition.finding);
         json!({
             "tenant_id": condition.tenant_id,
             "type": condition.delivery,
@@ -136,7 +128,7 @@ fn report(conditions: &[Condition]) -> Value {
     })
 }
 
-/// A line for each condition, and its fix below; of everyone, a line for each tenant with whom all is well.
+/// One line for each condition, with the fix below. With `--all`, a tenant whose conditions all hold has a single line.
 fn text(conditions: &[Condition], patient: &Patient) -> String {
     let well = |finding: &Finding| matches!(finding, Finding::Ok(_));
     let remarkable: BTreeSet<_> = conditions
@@ -153,11 +145,8 @@ fn text(conditions: &[Condition], patient: &Patient) -> String {
             continue;
         }
         said = Some(tenant);
-        let (state, detail, fix) = match &condition.finding {
-            Finding::Ok(found) => ("ok", found.as_str(), None),
-            Finding::Failed { problem, fix } => ("FAILED", problem.as_str(), Some(fix)),
-            Finding::Skipped(why) => ("skipped", why.as_str(), None),
-        };
+        let (state, detail, fix) = parts(&condition.finding);
+        let state = if fix.is_some() { "FAILED" } else { state };
         let delivery = condition.delivery.as_deref().unwrap_or_default();
         let (name, detail) = if in_brief { ("", "every condition holds") } else { (condition.name, detail) };
         let delivery = if in_brief { "" } else { delivery };
@@ -171,7 +160,7 @@ fn text(conditions: &[Condition], patient: &Patient) -> String {
     with_fixes(&columns(lines), &fixes)
 }
 
-fn with_fixes(table: &str, fixes: &[Option<&String>]) -> String {
+fn with_fixes(table: &str, fixes: &[Option<&str>]) -> String {
     let mut text = String::new();
     for (line, fix) in table.lines().zip(fixes) {
         text.push_str(&format!("{line}\n"));
@@ -205,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fix_stands_below_what_failed() {
+    fn the_fix_is_below_the_failed_condition() {
         let skipped = condition("", "put", Finding::Skipped("no group".into()));
         check(
             &[ok("", "identity"), failed("", "log group"), skipped],
@@ -218,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn of_everyone_the_healthy_have_a_line_each() {
+    fn with_all_a_healthy_tenant_has_a_single_line() {
         let conditions = [
             ok("", "identity"),
             ok("acme", "row"),

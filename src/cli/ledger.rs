@@ -1,6 +1,6 @@
-//! `logferry ledger`: what operators do with the entries of delivered objects.
+//! `logferry ledger`: shows and deletes the ledger's entries.
 //!
-//! Results go to standard output, as a table or as JSON; progress and what went wrong go to standard error.
+//! Results go to standard output, as a table or as JSON. Progress and errors go to standard error.
 
 mod report;
 mod selection;
@@ -13,14 +13,14 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::selection::{Reach, Selection, SelectionArgs};
-use super::{EXIT_CONFIG, EXIT_NOT_FOUND, EXIT_USAGE, run_async, show::Show};
+use super::{EXIT_NOT_FOUND, EXIT_USAGE, show::Show};
 use crate::{
     app,
-    config::{Config, Problem},
+    config::Config,
     ledger::dynamodb::entries::{EntriesError, Entry, Forgotten, Guard, LedgerEntries, Page},
 };
 
-/// The fields of the configuration that these commands use.
+/// The configuration's fields that these commands use.
 pub(super) const CONCERNS: [&str; 6] = [
     "aws.region",
     "delivery.attempts",
@@ -29,30 +29,29 @@ pub(super) const CONCERNS: [&str; 6] = [
     "ledger.retention",
     "ledger.table",
 ];
-/// How often progress is told.
+/// Time between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-/// Entries that are deleted at once.
+/// Number of entries that are deleted at the same time.
 const DELETIONS: usize = 16;
 
-/// Shown with the help of every command.
 const MORE: &str = "\
-The ledger remembers for each object and delivery how many records are accounted for. An object whose entry is done is not
-delivered again. Once its entry is forgotten, it is delivered anew, from its first record, when it is told of again: by a
-letter that `logferry redrive move` sends back, or by another message about it. Forget what was delivered to a wrong place
-after the tenant's row is mended, and older than tenants.cache_ttl.
+The ledger records, for each object and delivery, how many records are accounted for. An object whose entry is done is not
+delivered again. If its entry is deleted, the next message about the object delivers it again, from its first record.
+`logferry redrive move` sends such a message if the object has a dead letter. After objects were delivered to a wrong place:
+correct the tenant's row, wait for tenants.cache_ttl, then delete the entries with `forget`.
 
-One version of an object is read by a Query. Everything else, an object without its version or a prefix, reads the whole
-table by a Scan: some 128 kB of entries per read capacity of 16 units. --rate spares the workers that share the table.
-The ledger does not keep times of change: they are the end of an entry's life less ledger.retention, and wrong for entries
-that were written with another one.
+A version of an object is read by a Query. An object without version, or a prefix, needs a Scan of the whole table, with one
+read capacity unit for 4 kB of entries. Use --rate to leave capacity to the workers.
+The table does not store when an entry was changed. That time is computed from the entry's expiry and ledger.retention, so
+it is wrong for entries that were written with another ledger.retention.
 
-An entry under a lease is one that a worker is busy with; `forget` leaves it alone, until ledger.max_clock_skew after the
-lease's end: the worker's clock may be behind. With --force it is forgotten too: its
-worker goes on and writes the entry anew, and what it put before may arrive again.
+A worker works on an entry while it has a lease. `forget` keeps such an entry until ledger.max_clock_skew after the end of
+the lease, because the worker's clock may be behind. With --force the entry is deleted nevertheless: its worker goes on and
+writes the entry again, and records that it put before may be delivered twice.
 
-Needs dynamodb:Query, Scan and DeleteItem on the table, as far as you use them.
+Needs dynamodb:Query, Scan and DeleteItem on the table, depending on the command.
 
-Exit codes: 0 done; 1 something could not be read or forgotten; 2 wrong usage; 64 the configuration cannot be used; 66 the
+Exit codes: 0 done; 1 an entry could not be read or deleted; 2 wrong usage; 64 the configuration cannot be used; 66 the
 object has no entry.";
 
 #[derive(Debug, Args)]
@@ -67,36 +66,35 @@ pub(super) struct LedgerArgs {
 
 #[derive(Debug, Subcommand)]
 enum LedgerCommand {
-    /// Show entries: how far each delivery of an object is; changes nothing.
+    /// Show entries with the progress of each delivery. Changes nothing.
     #[command(after_help = MORE)]
     Show {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// Read at most so many of the table's entries per second.
+        /// Read at most this many of the table's entries per second.
         #[arg(long, value_name = "COUNT")]
         rate: Option<NonZeroU16>,
     },
-    /// Delete entries, so that their objects are delivered anew when they are told of again.
+    /// Delete entries, so that the next message about their objects delivers them again.
     #[command(after_help = MORE)]
     Forget {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// Read, and so delete, at most so many of the table's entries per second.
+        /// Read at most this many of the table's entries per second, and delete at most as many.
         #[arg(long, value_name = "COUNT")]
         rate: Option<NonZeroU16>,
-        /// Say which would be forgotten.
+        /// Show the entries without deleting them.
         #[arg(long)]
         dry_run: bool,
-        /// Those too that a worker is busy with.
+        /// Delete entries with a lease too.
         #[arg(long)]
         force: bool,
-        /// Really; needed with --prefix.
+        /// Confirm the deletion; needed with --prefix.
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// What a command does with what it finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     Show,
@@ -110,11 +108,9 @@ enum Leases {
     Overridden,
 }
 
-/// An entry, and what became of it.
 #[derive(Debug)]
 struct Found {
     entry: Entry,
-    /// When it was last changed.
     changed_at: Option<Timestamp>,
     fate: Fate,
 }
@@ -124,31 +120,21 @@ enum Fate {
     Shown,
     WouldBeForgotten,
     Forgotten,
-    /// It is under a lease.
+    /// Kept, because the entry has a lease.
     Leased,
     Failed(EntriesError),
 }
 
-/// Everything that was found, in the order in which it was.
+/// All selected entries, ordered by key.
 #[derive(Debug, Default)]
 struct Outcome {
     found: Vec<Found>,
-    /// What ended it before the whole table was read.
+    /// Why the table was not read to its end.
     broken_off: Option<String>,
 }
 
-/// Does what the arguments ask for and says what became of it.
-pub(super) fn run(args: LedgerArgs, config: &Config) -> ExitCode {
-    match run_async(execute(args, config)) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("logferry: {error:#}");
-            if error.is::<Problem>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> {
+/// Runs the command and prints its result.
+pub(super) async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let LedgerArgs { command, json } = args;
     let show = if json { Show::Json } else { Show::Text };
     let now = Timestamp::now();
@@ -159,8 +145,8 @@ async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> 
             let selection = selection.at(now, retention);
             if let (Reach::Prefix(prefix), false, false) = (&selection.reach, dry_run, yes) {
                 eprintln!(
-                    "logferry: this forgets every entry asked for whose object begins with {prefix:?}; give --yes to do \
-                     it, or --dry-run to see which"
+                    "logferry: this deletes every selected entry whose object begins with {prefix:?}; give --yes to confirm, \
+                     or --dry-run to see the entries"
                 );
                 return Ok(ExitCode::from(EXIT_USAGE));
             }
@@ -171,7 +157,7 @@ async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> 
     let entries = app::commands::ledger_entries(config).await?;
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;
-    // What ended before that has ended by every worker's clock.
+    // A lease that ended before this time has ended by every worker's clock.
     let skew = SignedDuration::try_from(config.ledger.max_clock_skew).unwrap_or(SignedDuration::MAX);
     let ended_at = now.checked_sub(skew).unwrap_or(Timestamp::MIN);
     let outcome = sweep(&entries, &selection, rate, doing, ended_at, &stop).await;
@@ -179,7 +165,7 @@ async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> 
     Ok(told(&outcome, &selection, doing))
 }
 
-/// Finds entries, page by page, and does with each what is asked for.
+/// Reads the table page by page, and shows or deletes each selected entry.
 async fn sweep(
     entries: &LedgerEntries,
     selection: &Selection,
@@ -199,7 +185,7 @@ async fn sweep(
                     entries: found,
                     next: None,
                 }),
-                // A second's worth.
+                // A page has as many entries as the rate allows in one second.
                 Reach::Object(prefix) | Reach::Prefix(prefix) => {
                     entries.page(prefix, from.take(), rate.map(|rate| rate.get().into())).await
                 }
@@ -239,7 +225,7 @@ async fn sweep(
         }
         if told_at.elapsed() >= TELL_EVERY {
             told_at = Instant::now();
-            eprintln!("logferry: {} read, {} found", count(seen), outcome.found.len());
+            eprintln!("logferry: {} read, {} selected", count(seen), outcome.found.len());
         }
     }
     outcome.found.sort_by(|a, b| {
@@ -255,7 +241,7 @@ async fn carry_out(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at:
         Doing::DryRun(Leases::Respected) if leased => Fate::Leased,
         Doing::DryRun(_) => Fate::WouldBeForgotten,
         Doing::Forget(leases) => {
-            // On a condition: a worker may have begun since the entry was read.
+            // The condition is needed because a worker may have begun after the entry was read.
             let guard = match leases {
                 Leases::Respected => Guard::Unleased(ended_at),
                 Leases::Overridden => Guard::None,
@@ -270,7 +256,7 @@ async fn carry_out(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at:
     (entry, fate)
 }
 
-/// Says what was done and what was not.
+/// Prints what was done and what was not, and returns the exit code.
 fn told(outcome: &Outcome, selection: &Selection, doing: Doing) -> ExitCode {
     let of = |wanted: fn(&Fate) -> bool| outcome.found.iter().filter(|found| wanted(&found.fate)).count();
     let leased = of(|fate| matches!(fate, Fate::Leased));
@@ -285,15 +271,15 @@ fn told(outcome: &Outcome, selection: &Selection, doing: Doing) -> ExitCode {
             eprintln!("logferry: {} forgotten", count(forgotten));
             if forgotten > 0 {
                 eprintln!(
-                    "logferry: their objects are delivered anew when they are told of again: by `logferry redrive move`, \
-                     or by another message about them"
+                    "logferry: the next message about their objects delivers them again; `logferry redrive move` sends one for a \
+                     dead letter"
                 );
             }
         }
     }
     if leased > 0 {
         eprintln!(
-            "logferry: {} left alone: a worker is busy with them; wait for the end of their leases, or give --force",
+            "logferry: {} kept: a worker is busy with them; wait for the end of their leases, or give --force",
             count(leased)
         );
     }
@@ -308,12 +294,12 @@ fn told(outcome: &Outcome, selection: &Selection, doing: Doing) -> ExitCode {
     if let [(key, error), ..] = failures.as_slice() {
         let (object, delivery) = (&key.object, &key.delivery);
         eprintln!(
-            "logferry: {} not forgotten; the first is {object:?}, delivery {delivery:?}: {error}",
+            "logferry: {} not forgotten; the first is of object {object:?}, delivery {delivery:?}: {error}",
             count(failures.len())
         );
     }
     if let Some(problem) = &outcome.broken_off {
-        eprintln!("logferry: not all of the table was read: {problem}");
+        eprintln!("logferry: the table was not read to its end: {problem}");
     }
     let undone = !failures.is_empty() || outcome.broken_off.is_some();
     match &selection.reach {

@@ -1,6 +1,6 @@
-//! `logferry redrive`: what operators do with dead letters. Looking and moving is [`crate::redrive`]'s.
+//! `logferry redrive`: shows dead letters and moves them back, by [`crate::redrive`].
 //!
-//! Results go to standard output, as a table or as JSON; progress and what went wrong go to standard error.
+//! Results go to standard output, as a table or as JSON. Progress and errors go to standard error.
 
 mod report;
 
@@ -16,15 +16,15 @@ use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::{EXIT_CONFIG, run_async, show::Show};
+use super::show::Show;
 use crate::{
     app,
-    config::{Config, Problem},
+    config::Config,
     redrive::{Action, HOLD, Order, Outcome, Progress, letter::Filter, sweep},
     route::KeyLayout,
 };
 
-/// The fields of the configuration that these commands use.
+/// The configuration's fields that these commands use.
 pub(super) const CONCERNS: [&str; 7] = [
     "aws.region",
     "delivery.attempts",
@@ -34,21 +34,20 @@ pub(super) const CONCERNS: [&str; 7] = [
     "queue.wait_time",
     "source.key_layout",
 ];
-/// How often progress is told.
+/// Time between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
-/// Shown with the help of every command.
 const MORE: &str = "\
-A letter's reason, tenant and object are those that the worker wrote on it. Letters that SQS moved by itself, after
-maxReceiveCount receives, have the reason `unknown`; whose they are is read from the text where that can be. A letter's age
-counts from when the worker sent it here; for those that SQS moved, from when they were first received.
+The worker writes the reason, the tenant and the object on a dead letter. Letters that SQS itself moved, after
+maxReceiveCount receives, have the reason `unknown`; their tenant is read from the message, if possible. The age of a letter
+counts from when the worker sent it, or, if SQS moved it, from its first receive.
 
-SQS shows a message only to whoever receives it: all letters are hidden from others while the command runs, and are given
-back at its end or at Ctrl-C. Killed otherwise, it leaves them hidden for up to five minutes. Letters that arrive after it
-began, or that another queue's redrive policy moved here, are left alone. A letter is sent to the source queue first and
-deleted then: killed in between, `move` has the message in both queues.
+SQS shows a message to one receiver at a time. So all letters are hidden from others while the command runs, and visible
+again at its end or after Ctrl-C. If the command is killed, they stay hidden for up to five minutes. The command leaves
+alone the letters that arrive after its start, and those that another queue's redrive policy moved here. `move` sends a letter
+to the source queue first and then deletes it: if it is killed in between, both queues have the message.
 
-Exit codes: 0 done; 1 something could not be read or moved; 2 wrong usage; 64 the configuration cannot be used.";
+Exit codes: 0 done; 1 a letter could not be read or moved; 2 wrong usage; 64 the configuration cannot be used.";
 
 #[derive(Debug, Args)]
 #[command(after_help = MORE)]
@@ -62,37 +61,37 @@ pub(super) struct RedriveArgs {
 
 #[derive(Debug, Subcommand)]
 enum RedriveCommand {
-    /// Show dead letters by reason and tenant; changes nothing.
+    /// Show dead letters by reason and tenant. Changes nothing.
     #[command(after_help = MORE)]
     List {
         #[command(flatten)]
         filter: FilterArgs,
-        /// Stop at so many.
+        /// Stop after this many letters.
         #[arg(long, value_name = "COUNT")]
         limit: Option<usize>,
-        /// A line for each letter.
+        /// Show one line for each letter.
         #[arg(long)]
         each: bool,
     },
-    /// Move dead letters back to the source queue, where the worker finds them as new messages.
+    /// Move dead letters back to the source queue. To the worker they are new messages.
     #[command(after_help = MORE)]
     Move {
         #[command(flatten)]
         filter: FilterArgs,
-        /// All of them; needed where nothing else says which.
+        /// All letters; needed without another filter.
         #[arg(
             long,
             required_unless_present_any = ["tenants", "reasons", "older_than", "newer_than"],
             conflicts_with_all = ["tenants", "reasons", "older_than", "newer_than"],
         )]
         all: bool,
-        /// Stop at so many.
+        /// Stop after this many letters.
         #[arg(long, value_name = "COUNT")]
         limit: Option<usize>,
-        /// At most so many per second.
+        /// Move at most this many letters per second.
         #[arg(long, value_name = "COUNT")]
         rate: Option<NonZeroU32>,
-        /// Say which would be moved.
+        /// Show the letters without moving them.
         #[arg(long)]
         dry_run: bool,
     },
@@ -100,22 +99,22 @@ enum RedriveCommand {
 
 #[derive(Debug, Args)]
 struct FilterArgs {
-    /// Of this tenant; may be given several times.
+    /// Only letters of this tenant; may be given several times.
     #[arg(long = "tenant", value_name = "ID", id = "tenants")]
     tenants: Vec<String>,
-    /// With this reason, for example unknown_tenant; may be given several times.
+    /// Only letters with this reason, for example unknown_tenant; may be given several times.
     #[arg(long = "reason", value_name = "REASON", id = "reasons")]
     reasons: Vec<String>,
-    /// At least that old: 90s, 2h, 3d.
+    /// Only letters at least this old: 90s, 2h, 3d.
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<SignedDuration>,
-    /// At most that old.
+    /// Only letters at most this old.
     #[arg(long, value_name = "AGE", value_parser = age)]
     newer_than: Option<SignedDuration>,
 }
 
 fn age(text: &str) -> Result<SignedDuration, String> {
-    let bad = || format!("{text:?} is no age such as 90s, 2h or 3d");
+    let bad = || format!("{text:?} is not an age such as 90s, 2h or 3d");
     let span: Span = text.parse().map_err(|_| bad())?;
     let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
     if age.is_negative() { Err(bad()) } else { Ok(age) }
@@ -123,7 +122,7 @@ fn age(text: &str) -> Result<SignedDuration, String> {
 
 impl FilterArgs {
     fn at(self, now: Timestamp) -> Filter {
-        // An age that reaches back before all time is as good as none.
+        // An age before the beginning of time selects everything.
         let before = |age| now.checked_sub(age).unwrap_or(Timestamp::MIN);
         Filter {
             tenants: self.tenants,
@@ -134,7 +133,6 @@ impl FilterArgs {
     }
 }
 
-/// What a command does with what it found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     List,
@@ -143,20 +141,8 @@ enum Doing {
     Move(Option<NonZeroU32>),
 }
 
-/// Does what the arguments ask for and says what became of it.
-pub(super) fn run(args: RedriveArgs, config: &Config) -> ExitCode {
-    match run_async(execute(args, config)) {
-        Ok(done) if done => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("logferry: {error:#}");
-            if error.is::<Problem>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-/// True if all was done; what was not is said.
-async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Result<bool> {
+/// Runs the command and prints its result. Fails if some letters could not be read or moved.
+pub(super) async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let RedriveArgs { command, json } = args;
     let show = if json { Show::Json } else { Show::Text };
     let (filter, limit, doing) = match command {
@@ -171,12 +157,12 @@ async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Result<bool> {
             if attributes.hidden > 0 {
                 let hidden = attributes.hidden;
                 eprintln!(
-                    "logferry: about {hidden} more are hidden by another receiver and cannot be seen until it gives them back"
+                    "logferry: another receiver hides about {hidden} more letters; run the command again later to see them"
                 );
             }
             Some(attributes.visible)
         }
-        // It only makes progress easier to read.
+        // The total is only needed for the progress lines.
         Err(_) => None,
     };
     let now = Timestamp::now();
@@ -198,7 +184,7 @@ async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Result<bool> {
     Ok(told(&outcome, doing, &queues.source_url))
 }
 
-/// Tells progress now and then.
+/// Prints progress every [`TELL_EVERY`].
 fn teller(doing: Doing, total: Option<u64>) -> impl FnMut(Progress) {
     let mut told_at = Instant::now();
     move |progress| {
@@ -213,8 +199,8 @@ fn teller(doing: Doing, total: Option<u64>) -> impl FnMut(Progress) {
     }
 }
 
-/// Says what was done and what was not; true if nothing went wrong.
-fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> bool {
+/// Prints what was done and what was not.
+fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> ExitCode {
     let what = match doing {
         Doing::List | Doing::ListEach => String::new(),
         Doing::DryRun => " would be moved".to_owned(),
@@ -224,15 +210,15 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> bool {
     if outcome.copies > 0 {
         let copies = report::count(outcome.copies);
         eprintln!(
-            "logferry: beside {copies} with the same messages: the answer was lost when the worker sent the first"
+            "logferry: {copies} not counted, because they are copies of others: the worker sent them again when an answer was lost"
         );
     }
     let left = [
-        (outcome.others, "not asked for"),
-        (outcome.newcomers, "arrived meanwhile and left alone"),
+        (outcome.others, "not selected"),
+        (outcome.newcomers, "left alone: they arrived after the start"),
         (
             outcome.came_back,
-            "left alone: their text was just moved (it came back at once, or was here twice)",
+            "left alone: the same message was just moved (the letter came back at once, or existed twice)",
         ),
         (outcome.of_other_queues, "left alone: another queue's redrive policy moved them here"),
     ];
@@ -241,16 +227,13 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> bool {
     }
     if outcome.unreturned > 0 {
         eprintln!(
-            "logferry: {} could not be given back; they can be received again within {HOLD:?}",
+            "logferry: {} could not be made visible again; they can be received within {HOLD:?}",
             report::count(outcome.unreturned)
         );
     }
     for (consequence, failures) in [
-        ("could not be moved and stay here", &outcome.unsent),
-        (
-            "moved, but not deleted here: delete them by hand, or a later move has them there twice",
-            &outcome.undeleted,
-        ),
+        ("could not be moved and stay in the dead-letter queue", &outcome.unsent),
+        ("moved but not deleted: delete them by hand, or the next move sends them again", &outcome.undeleted),
     ] {
         if let [(letter, error), ..] = failures.as_slice() {
             let count = report::count(failures.len());
@@ -258,9 +241,12 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> bool {
         }
     }
     if let Some(broken_off) = &outcome.broken_off {
-        eprintln!("logferry: not all was seen: {broken_off}; what was received is given back");
+        eprintln!(
+            "logferry: the dead-letter queue was not read to its end: {broken_off}; received letters are visible again"
+        );
     }
-    outcome.unsent.is_empty() && outcome.undeleted.is_empty() && outcome.broken_off.is_none()
+    let complete = outcome.unsent.is_empty() && outcome.undeleted.is_empty() && outcome.broken_off.is_none();
+    if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]
@@ -268,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_are_read_as_people_write_them() {
+    fn ages_have_units() {
         let check = |text: &str, seconds: Option<i64>| {
             assert_eq!(age(text).ok().map(|age| age.as_secs()), seconds, "{text}");
         };

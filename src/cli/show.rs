@@ -1,11 +1,10 @@
-//! How commands show their results: as aligned text for people, or as JSON.
+//! Shows results of commands: as aligned text for people, or as JSON.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 use serde_json::Value;
 
-/// How results are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Show {
     Text,
@@ -13,10 +12,10 @@ pub(super) enum Show {
 }
 
 impl Show {
-    /// Writes one of the two to standard output.
+    /// Writes the result to standard output, as text or as JSON.
     ///
     /// # Errors
-    /// Nobody reads any more.
+    /// Standard output cannot be written, for example because its reader has ended.
     pub(super) fn result(
         self,
         text: impl FnOnce() -> String,
@@ -33,7 +32,7 @@ impl Show {
     }
 }
 
-/// Lines whose columns stand below each other, two spaces apart.
+/// Aligns the columns of lines, two spaces apart.
 pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> String {
     let lines: Vec<_> = lines.into_iter().collect();
     let width =
@@ -48,7 +47,7 @@ pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N
     text
 }
 
-/// Text as a terminal may show it: a row must not be able to move the cursor.
+/// Escapes control characters, so that text from a row cannot move the terminal's cursor.
 pub(super) fn printable(text: &str) -> String {
     let mut shown = String::new();
     for character in text.chars() {

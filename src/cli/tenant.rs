@@ -1,12 +1,12 @@
-//! `logferry tenant`: what operators do with the tenant table, on the worker's own validation.
+//! `logferry tenant`: shows and changes the tenant table. Rows are validated as the worker does it.
 //!
-//! Results go to standard output, as a table or as JSON; what was done and what went wrong go to standard error.
+//! Results go to standard output, as a table or as JSON. Outcomes and errors go to standard error.
 
 mod entry;
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -29,9 +29,9 @@ use crate::{
     },
 };
 
-/// Rows that cannot be used. Source: sysexits.h, `EX_DATAERR`.
+/// Rows cannot be used. Source: sysexits.h, `EX_DATAERR`.
 const EXIT_INVALID: u8 = 65;
-/// The fields of the configuration that these commands use.
+/// The configuration's fields that these commands use.
 const CONCERNS: [&str; 5] = [
     "aws.region",
     "delivery.attempts",
@@ -40,15 +40,14 @@ const CONCERNS: [&str; 5] = [
     "tenants.default_region",
 ];
 
-/// Shown with the help of every command.
 const MORE: &str = "\
-Rows are JSON: one object or an array of them, with the table's attributes as plain values
+Rows are JSON: one object or an array of objects, with the table's attributes as plain values
   {\"tenant_id\": \"acme\", \"type\": \"cloudwatch\", \"enabled\": true, \"desired_logs\": [\"web-*\"], ...}
-or as DynamoDB writes them ({\"tenant_id\": {\"S\": \"acme\"}, ...}). Running workers see a change once what they remember
-of the tenant is older than tenants.cache_ttl.
+or in DynamoDB's form ({\"tenant_id\": {\"S\": \"acme\"}, ...}). Workers remember rows for tenants.cache_ttl, so they see a
+change after that time at the latest.
 
 Exit codes: 0 done; 1 AWS refused or did not answer; 2 wrong usage; 64 the configuration cannot be used; 65 rows
-cannot be used, and nothing was written; 66 the tenant, row or file is not there.";
+cannot be used, and nothing was written; 66 the tenant, row or file does not exist.";
 
 #[derive(Debug, Args)]
 #[command(after_help = MORE)]
@@ -62,51 +61,51 @@ pub(super) struct TenantArgs {
 
 #[derive(Debug, Subcommand)]
 enum TenantCommand {
-    /// Show every row of the table and what is wrong with the bad ones.
+    /// Show every row of the table, and what is wrong with it.
     #[command(after_help = MORE)]
     List,
-    /// Show a tenant's rows, attribute by attribute.
+    /// Show all attributes of a tenant's rows.
     #[command(after_help = MORE)]
     Get {
         /// The tenant's id.
         tenant: String,
-        /// This row alone.
+        /// Only this row.
         #[arg(long = "type", value_name = "TYPE")]
         name: Option<String>,
     },
-    /// Write rows in the place of those of the same key; none unless the worker could use all of them. Attributes that mean
-    /// nothing to logferry, and a ttl, stay as they are where the new row does not name them.
+    /// Write rows, replacing rows with the same key. Writes nothing unless the worker could use all of them. An existing row
+    /// keeps its ttl, and its attributes that mean nothing to logferry, unless the new row sets them.
     #[command(after_help = MORE)]
     Put {
-        /// A file of rows, or - for standard input.
+        /// File with rows, or - for standard input.
         file: PathBuf,
-        /// Check the rows and say what would be written.
+        /// Check the rows and show what would be written.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Check rows as the worker does; writes nothing.
+    /// Check rows as the worker does. Writes nothing.
     #[command(after_help = MORE)]
     Validate {
-        /// A file of rows, or - for standard input; needs no access to AWS.
+        /// File with rows, or - for standard input; needs no access to AWS.
         #[arg(required_unless_present = "table")]
         file: Option<PathBuf>,
-        /// Every row of the table.
+        /// Check every row of the table.
         #[arg(long, conflicts_with = "file")]
         table: bool,
     },
-    /// Switch a delivery on, if the worker can use its row.
+    /// Enable a delivery, if the worker can use its row.
     #[command(after_help = MORE)]
     Enable(DeliveryKey),
-    /// Switch a delivery off: what comes for it is acknowledged and counted.
+    /// Disable a delivery: its objects are acknowledged and counted, but not delivered.
     #[command(after_help = MORE)]
     Disable(DeliveryKey),
-    /// Pause all deliveries of a tenant: its messages go to the dead-letter queue, to be redriven later.
+    /// Pause all deliveries of a tenant: its messages go to the dead-letter queue and can be moved back later.
     #[command(after_help = MORE)]
     Pause {
         /// The tenant's id.
         tenant: String,
     },
-    /// Take a pause back.
+    /// End a tenant's pause.
     #[command(after_help = MORE)]
     Resume {
         /// The tenant's id.
@@ -120,7 +119,7 @@ enum TenantCommand {
         /// The row's type.
         #[arg(long = "type", value_name = "TYPE")]
         name: String,
-        /// Really do it.
+        /// Confirm the deletion.
         #[arg(long)]
         yes: bool,
     },
@@ -137,12 +136,12 @@ struct DeliveryKey {
 
 fn delivery_type(name: &str) -> Result<String, String> {
     match name {
-        SETTINGS => Err("the settings row is no delivery; pause and resume change it".to_owned()),
+        SETTINGS => Err("the settings row is not a delivery; use pause and resume to change it".to_owned()),
         name => Ok(name.to_owned()),
     }
 }
 
-/// A command that did not do what it was asked for, through no fault of AWS.
+/// A command was refused without a call to AWS, or because a row is missing.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("{0}")]
@@ -156,7 +155,7 @@ enum Refusal {
 impl Refusal {
     fn exit_code(&self) -> u8 {
         match self {
-            // As clap does for a flag that is missing.
+            // As clap does if a flag is missing.
             Self::Unconfirmed(_) => EXIT_USAGE,
             Self::Invalid(_) => EXIT_INVALID,
             Self::NotFound(_) => EXIT_NOT_FOUND,
@@ -165,14 +164,14 @@ impl Refusal {
 }
 
 impl TenantArgs {
-    /// Whether a problem of that field of the configuration is one of this command's.
+    /// Whether this command uses the configuration's field.
     pub(super) fn concerned_by(&self, field: &str) -> bool {
         let offline = matches!(self.command, TenantCommand::Validate { table: false, .. });
         !offline && CONCERNS.contains(&field)
     }
 }
 
-/// Does what the arguments ask for and says what became of it.
+/// Runs the command and prints its result.
 pub(super) fn run(args: TenantArgs, config: &Config) -> ExitCode {
     match run_async(execute(args, config)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -219,7 +218,7 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
         TenantCommand::Resume { tenant } => resume(show, &rows, &tenant, seen).await,
         TenantCommand::Delete { tenant, name, yes } => {
             if !yes {
-                let what = format!("this deletes row {name:?} of tenant {tenant:?}; give --yes to do it");
+                let what = format!("this deletes row {name:?} of tenant {tenant:?}; give --yes to confirm");
                 return Err(Refusal::Unconfirmed(what).into());
             }
             delete(show, &rows, &tenant, &name, seen).await
@@ -227,13 +226,13 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// When running workers see a change.
+/// How long running workers may not see a change.
 #[derive(Clone, Copy, Debug)]
 struct Seen(Duration);
 
 impl Seen {
     fn tell(self, what: &str) {
-        eprintln!("logferry: {what}; running workers see it within {:?} (tenants.cache_ttl)", self.0);
+        eprintln!("logferry: {what}; running workers see the change within {:?} (tenants.cache_ttl)", self.0);
     }
 }
 
@@ -242,7 +241,7 @@ async fn all(rows: &TenantRows) -> anyhow::Result<Vec<CheckedRow>> {
     Ok(all.into_iter().map(|(tenant_id, name, row)| CheckedRow::new(tenant_id, name, row, reading)).collect())
 }
 
-/// A tenant's rows; an error if there are none.
+/// Reads a tenant's rows. Fails if there are none.
 async fn of(rows: &TenantRows, tenant_id: &str) -> anyhow::Result<Vec<CheckedRow>> {
     let found = rows.of(tenant_id).await?;
     if found.is_empty() {
@@ -259,7 +258,7 @@ fn no_such_row(tenant_id: &str, name: &str) -> anyhow::Error {
     Refusal::NotFound(format!("tenant {tenant_id:?} has no row {name:?}")).into()
 }
 
-/// The tenants that their settings row pauses.
+/// The tenants that their settings rows pause.
 fn paused(entries: &[CheckedRow]) -> BTreeSet<String> {
     entries.iter().filter(|entry| entry.pauses()).map(|entry| entry.tenant_id().to_owned()).collect()
 }
@@ -292,10 +291,7 @@ async fn get(show: Show, rows: &TenantRows, tenant_id: &str, name: Option<&str>)
             return Err(no_such_row(tenant_id, name));
         }
     }
-    let text = || {
-        let details: Vec<_> = entries.iter().map(|entry| entry.details(&paused)).collect();
-        details.join("\n")
-    };
+    let text = || entries.iter().map(|entry| entry.details(&paused)).collect::<Vec<_>>().join("\n");
     show.result(text, || reports(&entries, Some(&paused)).into())
 }
 
@@ -317,18 +313,17 @@ fn count(rows: usize) -> String {
 }
 
 /// # Errors
-/// Some row cannot be used; how many.
+/// A row cannot be used. The error tells how many.
 fn usable(entries: &[CheckedRow]) -> Result<(), Refusal> {
-    match entries.iter().filter(|entry| !entry.is_valid()).count() {
-        0 => Ok(()),
-        bad => Err(Refusal::Invalid(format!("{bad} of {} cannot be used", count(entries.len())))),
-    }
+    let bad = entries.iter().filter(|entry| !entry.is_valid()).count();
+    let problem = || Refusal::Invalid(format!("{bad} of {} cannot be used", count(entries.len())));
+    if bad == 0 { Ok(()) } else { Err(problem()) }
 }
 
-/// Shows the bad ones among rows that were to be written.
+/// Prints the rows that cannot be used, before rows are written.
 ///
 /// # Errors
-/// There are some.
+/// A row cannot be used.
 fn refuse_unusable(show: Show, entries: &[CheckedRow]) -> anyhow::Result<()> {
     let Err(refusal) = usable(entries) else { return Ok(()) };
     let bad = entries.iter().filter(|entry| !entry.is_valid());
@@ -338,20 +333,16 @@ fn refuse_unusable(show: Show, entries: &[CheckedRow]) -> anyhow::Result<()> {
 
 async fn put(show: Show, rows: &TenantRows, entries: &[CheckedRow], seen: Seen) -> anyhow::Result<()> {
     refuse_unusable(show, entries)?;
-    warn_of_oddities(entries);
-    let mut done = Vec::new();
-    let mut failed = None;
+    warn_of_ignored(entries);
+    let (mut done, mut failed) = (Vec::new(), None);
     for entry in entries {
         match rows.put(entry.row()).await {
             Ok(Put::Created) => done.push((entry, "created")),
             Ok(Put::Replaced) => done.push((entry, "replaced")),
             Err(error) => {
                 let (tenant_id, name) = (entry.tenant_id(), entry.name());
-                failed =
-                    Some(anyhow::Error::new(error).context(format!(
-                        "row {name:?} of tenant {tenant_id:?}, after {}",
-                        count(done.len())
-                    )));
+                let place = format!("row {name:?} of tenant {tenant_id:?}, after {}", count(done.len()));
+                failed = Some(anyhow::Error::new(error).context(place));
                 break;
             }
         }
@@ -365,19 +356,17 @@ async fn put(show: Show, rows: &TenantRows, entries: &[CheckedRow], seen: Seen) 
 
 async fn would_put(show: Show, rows: &TenantRows, entries: &[CheckedRow]) -> anyhow::Result<()> {
     refuse_unusable(show, entries)?;
-    warn_of_oddities(entries);
+    warn_of_ignored(entries);
     let mut would = Vec::new();
     for entry in entries {
         let present = rows.of(entry.tenant_id()).await?;
         let present = present.iter().find(|(name, _)| name == entry.name());
-        would.push((
-            entry,
-            match present {
-                None => "would be created",
-                Some((_, row)) if entry.is_there(row) => "is there already",
-                Some(_) => "would be replaced",
-            },
-        ));
+        let outcome = match present {
+            None => "would be created",
+            Some((_, row)) if entry.is_there(row) => "is there already",
+            Some(_) => "would be replaced",
+        };
+        would.push((entry, outcome));
     }
     outcomes(show, &would)
 }
@@ -400,28 +389,29 @@ fn outcomes(show: Show, outcomes: &[(&CheckedRow, &str)]) -> anyhow::Result<()> 
     show.result(text, json)
 }
 
-fn warn_of_oddities(entries: &[CheckedRow]) {
+fn warn_of_ignored(entries: &[CheckedRow]) {
     for entry in entries {
         let (tenant_id, name) = (entry.tenant_id(), entry.name());
         for field in entry.unknown() {
             eprintln!(
-                "logferry: row {name:?} of tenant {tenant_id:?} has {field:?}, which means nothing to logferry"
+                "logferry: row {name:?} of tenant {tenant_id:?} has the attribute {field:?}, which means nothing to logferry"
             );
         }
         if entry.is_expired() {
             eprintln!(
-                "logferry: row {name:?} of tenant {tenant_id:?} has a ttl that has passed: it is gone for the worker"
+                "logferry: row {name:?} of tenant {tenant_id:?} has a ttl that has passed: the worker ignores the row"
             );
         }
     }
 }
 
-/// Rows that the worker would refuse by its own configuration: no error, for the one at hand need not be the workers'.
+/// Warns of rows that a worker with this configuration would refuse. Not an error, because the workers may have another
+/// configuration.
 fn warn_of_misfits(entries: &[CheckedRow], config: &Config) {
     let own_buckets = config.own_buckets();
     for bad in entries.iter().filter_map(|entry| entry.misfit(&own_buckets)) {
         eprintln!(
-            "logferry: warning: by the configuration at hand, {bad}: a worker with it dead-letters the tenant's messages"
+            "logferry: warning: with this configuration, {bad}: a worker with it sends the tenant's messages to the dead-letter queue"
         );
     }
 }
@@ -430,11 +420,11 @@ async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, config: &Confi
     let DeliveryKey { tenant, name } = key;
     let entries = of(rows, tenant).await?;
     let entry = entries.iter().find(|entry| entry.name() == name).ok_or_else(|| no_such_row(tenant, name))?;
-    // Once enabled, a bad row would send every message of its tenant to the dead-letter queue.
+    // An enabled row that cannot be used sends every message of its tenant to the dead-letter queue.
     let reading = Reading::new(rows.default_region());
     let enabled = entry.with("enabled", Attribute::Bool(true), reading);
     refuse_unusable(show, std::slice::from_ref(&enabled))?;
-    warn_of_oddities(std::slice::from_ref(&enabled));
+    warn_of_ignored(std::slice::from_ref(&enabled));
     warn_of_misfits(std::slice::from_ref(&enabled), config);
     if !rows.set_enabled(tenant, name, true).await? {
         return Err(no_such_row(tenant, name));
@@ -442,7 +432,7 @@ async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, config: &Confi
     show.result(String::new, || json!({ "tenant_id": tenant, "type": name, "enabled": true }))?;
     Seen(config.tenants.cache_ttl).tell(&format!("row {name:?} of tenant {tenant:?} is enabled"));
     if paused(&entries).contains(tenant) {
-        eprintln!("logferry: the tenant is paused all the same; `logferry tenant resume` takes that back");
+        eprintln!("logferry: tenant {tenant:?} is still paused; `logferry tenant resume` ends the pause");
     }
     Ok(())
 }
@@ -458,7 +448,7 @@ async fn disable(show: Show, rows: &TenantRows, key: &DeliveryKey, seen: Seen) -
 }
 
 async fn pause(show: Show, rows: &TenantRows, tenant: &str, seen: Seen) -> anyhow::Result<()> {
-    // A pause of nobody would make a tenant of a misspelt name.
+    // A pause of a misspelt tenant would create that tenant.
     of(rows, tenant).await?;
     rows.pause(tenant).await?;
     show.result(String::new, || json!({ "tenant_id": tenant, "paused": true }))?;
@@ -471,7 +461,7 @@ async fn resume(show: Show, rows: &TenantRows, tenant: &str, seen: Seen) -> anyh
     let was_paused = rows.resume(tenant).await?;
     show.result(String::new, || json!({ "tenant_id": tenant, "paused": false }))?;
     if was_paused {
-        seen.tell(&format!("tenant {tenant:?} is not paused"));
+        seen.tell(&format!("tenant {tenant:?} is no longer paused"));
     } else {
         eprintln!("logferry: tenant {tenant:?} was not paused");
     }
@@ -488,29 +478,22 @@ async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: S
     if left.iter().all(|(name, _)| name == SETTINGS) && !left.is_empty() {
         eprintln!(
             "logferry: only the settings row of tenant {tenant:?} is left: unless it is paused, its messages are \
-             acknowledged as disabled, not refused as those of an unknown tenant"
+             acknowledged as disabled instead of refused as those of an unknown tenant"
         );
     }
     Ok(())
 }
 
-/// Reads the rows of a file, or of standard input.
+/// Reads the rows of a file or of standard input.
 ///
 /// # Errors
-/// There is no such file, or it holds no rows.
+/// The file cannot be read, or has no rows.
 fn read_entries(file: &Path, config: &Config) -> anyhow::Result<Vec<CheckedRow>> {
-    let mut text = String::new();
     let (name, read) = match file.to_str() {
-        Some("-") => ("standard input".to_owned(), io::stdin().read_to_string(&mut text)),
-        _ => (
-            file.display().to_string(),
-            std::fs::read_to_string(file).map(|read| {
-                text = read;
-                text.len()
-            }),
-        ),
+        Some("-") => ("standard input".to_owned(), io::read_to_string(io::stdin())),
+        _ => (file.display().to_string(), std::fs::read_to_string(file)),
     };
-    read.map_err(|error| Refusal::NotFound(format!("{name} cannot be read: {error}")))?;
+    let text = read.map_err(|error| Refusal::NotFound(format!("{name} cannot be read: {error}")))?;
     let reading = Reading::new(config.tenants.default_region.as_deref());
     entry::parse(&text, reading).map_err(|problem| Refusal::Invalid(format!("{name}: {problem}")).into())
 }

@@ -8,7 +8,7 @@ use std::{
 use super::{Copied, CopyError, CopyJob, ObjectCopier, Way};
 use crate::credentials::AssumeError;
 
-/// Buckets by name; clones share them.
+/// Buckets by name. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCopier {
     state: Arc<Mutex<State>>,
@@ -16,7 +16,7 @@ pub struct MemoryCopier {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By bucket and key: the copy's source.
+    /// The source of each copy, by bucket and key.
     copies: BTreeMap<(String, String), String>,
     refusals: HashMap<String, CopyError>,
     closed: HashMap<String, AssumeError>,
@@ -25,35 +25,35 @@ struct State {
 }
 
 impl MemoryCopier {
-    /// Every copy into that bucket fails so, until it is [mended](Self::mend).
+    /// Makes every copy into this bucket fail with `error`, until [`mend`](Self::mend) is called.
     pub fn break_bucket(&self, bucket: &str, error: CopyError) {
         self.state().refusals.insert(bucket.to_owned(), error);
     }
 
-    /// The role that copies into that bucket cannot be entered, until it is [mended](Self::mend).
+    /// Makes entering the role for this bucket fail with `error`, until [`mend`](Self::mend) is called.
     pub fn close_role(&self, bucket: &str, error: AssumeError) {
         self.state().closed.insert(bucket.to_owned(), error);
     }
 
-    /// A later version of everything is in that bucket already.
+    /// Makes every copy into this bucket find a later version of its object.
     pub fn supersede(&self, bucket: &str) {
         self.state().superseding.insert(bucket.to_owned());
     }
 
-    /// Takes either of the first two back.
+    /// Undoes [`break_bucket`](Self::break_bucket) and [`close_role`](Self::close_role).
     pub fn mend(&self, bucket: &str) {
         self.state().refusals.remove(bucket);
         self.state().closed.remove(bucket);
     }
 
-    /// Key and source of everything in the bucket.
+    /// Key and source of every copy in the bucket.
     pub fn copies(&self, bucket: &str) -> Vec<(String, String)> {
         let state = self.state();
         let inside = state.copies.iter().filter(|((name, _), _)| name == bucket);
         inside.map(|((_, key), source)| (key.clone(), source.clone())).collect()
     }
 
-    /// How often a copy was asked for.
+    /// Number of copies that were asked for.
     pub fn calls(&self) -> usize {
         self.state().calls
     }
@@ -78,7 +78,7 @@ impl ObjectCopier for MemoryCopier {
     }
 
     async fn copy(&self, (): &(), job: &CopyJob<'_>) -> Result<Copied, CopyError> {
-        // As a network does: never at once, so that others get their turn.
+        // Like a network call, let other tasks run first.
         tokio::task::yield_now().await;
         job.check_size()?;
         let key = job.way.key()?;

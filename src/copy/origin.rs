@@ -1,13 +1,15 @@
-//! What a copy's own metadata say of where it is from, and what follows from that for the next copy under its key. Pure.
+//! A copy's metadata name the object that was copied. The next copy to the same key compares it with its own object. No I/O.
 
 use std::{cmp::Ordering, collections::HashMap};
 
 use super::{CopyError, CopyJob, encoded};
 use crate::{digest, route::Route};
 
-/// Bytes of names and values of an object's own metadata. Source: S3 User Guide, "Working with object metadata".
+/// Largest total size of the names and values of an object's own metadata, in bytes. Source: S3 User Guide, "Working with
+/// object metadata".
 const MAX_METADATA: usize = 2048;
-/// Longest encoded key that is written out. With it, all that tells two sources apart fits into [`MAX_METADATA`].
+/// Longest encoded key that is written out. Within this limit, everything that identifies a source fits into
+/// [`MAX_METADATA`].
 const MAX_WRITTEN_KEY: usize = 1024;
 
 const DELIVERED_BY: &str = "delivered-by";
@@ -15,18 +17,18 @@ const SOURCE_BUCKET: &str = "source-bucket";
 const SOURCE_KEY: &str = "source-key";
 const SOURCE_SEQUENCER: &str = "source-sequencer";
 
-/// What becomes of an object that lies where a copy is to go.
+/// What happens to an existing object at the copy's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The copy takes its place.
+    /// The copy replaces the object.
     Replaced,
-    /// It is a copy of a later version of the same object, and stays.
+    /// The object is a copy of a later version, and stays.
     Newer,
 }
 
 impl CopyJob<'_> {
-    /// Where the copy came from, as the customer's object metadata; URL-encoded, for S3 takes ASCII alone. In this order, each
-    /// for which the ones before it leave room.
+    /// The copy's origin, as metadata of the customer's object. Values are URL-encoded, because S3 allows only ASCII. The
+    /// list is in order of importance: a value for which no room is left is omitted.
     pub(super) fn metadata(&self) -> Vec<(&'static str, String)> {
         let Route { tenant, cluster, .. } = self.way.route;
         let object = self.way.object;
@@ -51,13 +53,13 @@ impl CopyJob<'_> {
         metadata
     }
 
-    /// What becomes of the object that lies under `key` with these metadata.
+    /// Decides what happens to the existing object at `key`, which has these metadata.
     ///
-    /// An object that does not say what it is a copy of is replaced: an earlier system may have written it, or a version of
-    /// logferry that had no room for the key.
+    /// An object that does not name its source is replaced: an earlier system may have written it, or an earlier version of
+    /// logferry without room for the key.
     ///
     /// # Errors
-    /// [`CopyError::Collision`]: it is the copy of another object.
+    /// [`CopyError::Collision`]: the object is a copy of another object.
     pub(super) fn standing(
         &self,
         key: &str,
@@ -80,7 +82,8 @@ impl CopyJob<'_> {
     }
 }
 
-/// The key as metadata name it: URL-encoded, or, where that is too long, by its hash, which no encoded key looks like.
+/// The key as the metadata have it: URL-encoded, or `sha256:` and its hash if the encoded key is too long. An encoded key
+/// never contains a colon.
 fn written_key(key: &str) -> String {
     let written = encoded(key);
     if written.len() > MAX_WRITTEN_KEY {
@@ -90,8 +93,8 @@ fn written_key(key: &str) -> String {
     }
 }
 
-/// Which of one key's two sequencers is later; `None` where one is no hexadecimal number. The shorter is padded with zeros on
-/// its left. Source: S3 User Guide, "Event message structure".
+/// Compares two sequencers of the same key. `None` if one is not a hexadecimal number. The shorter one is padded with zeros
+/// on its left. Source: S3 User Guide, "Event message structure".
 fn in_order(one: &str, other: &str) -> Option<Ordering> {
     let number = |text: &str| {
         let legal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_say_where_a_copy_is_from() {
+    fn metadata_name_the_origin_of_a_copy() {
         let mut order = order("acme/prod-é/web/web 0/1.json.gz", Some("0055AED6DCD90281E5"));
         order.object.version_id = Some("v1".into());
         let expected = [
@@ -137,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_sources_apart_always_fits() {
-        // A tenant of 200 characters of four bytes is 2,400 when encoded.
+    fn everything_that_identifies_the_source_fits() {
+        // 200 characters of four bytes each become 2,400 bytes in the encoded tenant.
         let (tenant, file) = ("😀".repeat(200), "é".repeat(100));
         let order = order(&format!("{tenant}/prod-1/web/web-0/{file}"), Some("0055AED6DCD90281E5"));
         let metadata = order.job().metadata();
@@ -164,13 +167,13 @@ mod tests {
         check(Some("0B"), Some("0A"), Newer);
         check(Some("0A"), Some("0A"), Replaced);
         check(Some("0A"), Some("0B"), Replaced);
-        // Padded on the left; digits are digits in either case.
+        // Sequencers are padded on the left; upper and lower case digits are equal.
         check(Some("100"), Some("FF"), Newer);
         check(Some("00FF"), Some("100"), Replaced);
         check(Some("b"), Some("0A"), Newer);
         check(Some("000A"), Some("a"), Replaced);
         check(Some("0055AED6DCD90281E6"), Some("55AED6DCD90281E5"), Newer);
-        // What nobody can compare.
+        // A sequencer is missing or not hexadecimal.
         for (there, ours) in [
             (None, Some("0A")),
             (Some("0B"), None),
@@ -200,7 +203,7 @@ mod tests {
         let error = order(KEY, None).job().standing(TARGET, &other_cluster).expect_err("another source");
         let told = error.to_string();
         assert!(["acme/prod-2/web", TARGET, "bucket_key"].iter().all(|part| told.contains(part)), "{told}");
-        // Not ours, or it does not say what it is a copy of.
+        // The object is not logferry's, or does not name its source.
         for missing in ["delivered-by", "source-bucket", "source-key"] {
             let mut metadata = other_cluster.clone();
             metadata.remove(missing);

@@ -1,5 +1,5 @@
-//! Customers' buckets through the AWS SDK, in the customer's role, or in the central one where the bucket's own policy lets
-//! that in.
+//! Customers' buckets through the AWS SDK. The customer's role copies, or the central role if the row names no role and the
+//! bucket's policy lets the central role write.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,51 +25,52 @@ use crate::{
     },
 };
 
-/// Copies within S3.
+/// Copies objects inside S3.
 #[derive(Clone, Debug)]
 pub struct S3Copier {
-    /// One for all: Region, credentials and retries are each call's.
+    /// One client for all customers. Region, credentials and retry partition are set for each call.
     client: Client,
-    /// Those of all calls but copies.
+    /// Timeouts of all calls except copies.
     timeouts: TimeoutConfig,
     customers: Customers,
     central: AssumedRole,
 }
 
-/// What lies under a copy's key.
+/// The object at the copy's key.
 #[derive(Debug)]
 enum There {
     Nothing,
     Object {
-        /// With its quotes.
+        /// With its quotation marks.
         etag: Option<String>,
         metadata: HashMap<String, String>,
     },
-    /// Nobody tells: the role may not read it, or, where it may not list the bucket, there is nothing. Or the call could not
-    /// be made, and a copy cannot either: its error says why, which HeadObject's does not.
+    /// S3 does not say whether an object exists. Either the role may not read it, or none exists and the role may not list
+    /// the bucket. Or the bucket refuses the call for a reason that HeadObject's answer does not name; the copy's error names
+    /// it then.
     Hidden,
 }
 
-/// What must be true of a copy's key for the copy to be written.
+/// Condition on the copy's key, for the copy to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Condition {
-    /// Nothing lies there.
+    /// No object exists at the key.
     Absent,
-    /// That is what lies there.
+    /// The object at the key still has this eTag.
     Unchanged(String),
     None,
 }
 
-/// How S3's requests name a bucket.
+/// How requests to S3 name a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addressing {
-    /// In the host's name, as AWS wants it.
+    /// In the host name, as AWS recommends.
     VirtualHost,
     /// In the path, for S3-compatible services.
     Path,
 }
 
-/// Has no credentials.
+/// A provider without credentials.
 #[derive(Debug)]
 struct Nobody;
 
@@ -84,21 +85,21 @@ impl ProvideCredentials for Nobody {
     }
 }
 
-/// How long one attempt may take. S3 answers when the copy is done, and 5 GB take minutes; the lease on the object is renewed
-/// meanwhile. Longer than any copy was seen to take.
+/// Time limit of one attempt. S3 answers when the copy is done, which takes minutes for 5 GB; this is longer than any copy we
+/// have seen. The lease on the object is renewed meanwhile.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often what lies under a copy's key is looked at, if others write there meanwhile. One look is the rule, and two where the
-/// role may write and not read.
+/// Number of attempts to look at the copy's key and then to write it. One is enough unless others write to the key meanwhile;
+/// two are needed if the role may write but not read.
 const LOOKS: u32 = 3;
 
 impl S3Copier {
-    /// Enters accounts as `customers` does, and acts as `central` where a row names no role; `base` has the HTTP client,
-    /// retries and endpoints that all share.
+    /// Enters accounts through `customers`, or uses `central` if a row names no role. `base` has the HTTP client, the retries
+    /// and the endpoints.
     pub fn new(base: &SdkConfig, addressing: Addressing, customers: Customers, central: AssumedRole) -> Self {
         let timeouts = base.timeout_config().map_or_else(TimeoutConfig::builder, TimeoutConfig::to_builder);
         let config = config::Builder::from(base)
-            // A call that is given nobody's credentials must fail, not act as the worker. With no provider at all, S3's
-            // client would send it unsigned, which an open bucket takes.
+            // A call without credentials of its own must fail, and must not act as the worker. Without any provider, the
+            // client would send the call unsigned, which a public bucket accepts.
             .credentials_provider(SharedCredentialsProvider::new(Nobody))
             .timeout_config(timeouts.clone().operation_attempt_timeout(ATTEMPT_TIMEOUT).build())
             .force_path_style(addressing == Addressing::Path)
@@ -107,22 +108,22 @@ impl S3Copier {
     }
 
     async fn role(&self, way: &Way<'_>) -> Result<AssumedRole, AssumeError> {
-        // Asked for here, so that a refusal is told before anything is spent.
+        // Credentials are resolved here, so that a refusal is reported before other calls are made.
         let Some(role) = &way.destination.role else {
             return self.central.credentials().await.map(|_| self.central.clone());
         };
         self.customers.enter(entry(way, role)).await
     }
 
-    /// What makes a call the customer's own.
+    /// The settings that are specific to the customer.
     fn customer(way: &Way<'_>, role: &AssumedRole) -> config::Builder {
         let (bucket, region) = (&way.destination.bucket_name, &way.delivery.target_region);
         config::Builder::default()
             .region(Region::new(region.clone()))
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
-            // The role keeps its session itself; a second cache would hide its renewal.
+            // The role caches its session itself. A second cache would hide the renewed one.
             .identity_cache(IdentityCache::no_cache())
-            // A bucket of retry tokens per destination: one throttled customer must not spend everyone's.
+            // Each destination has retry tokens of its own, so that one throttled customer does not use up those of others.
             .retry_partition(RetryPartition::new(format!("{bucket}/{region}")))
     }
 
@@ -167,17 +168,17 @@ impl S3Copier {
             .copy_source(job.source())
             .set_copy_source_if_match(job.if_match())
             .set_expected_source_bucket_owner(job.owner.map(str::to_owned))
-            // A bucket's name is free again once it is deleted, and whoever takes it may let everybody write.
+            // A bucket name does not prove ownership: once deleted, anyone can take it, and let everybody write.
             .set_expected_bucket_owner(destination.bucket_owner.clone())
-            // Where ACLs are still on, the object would else be ours, in the customer's bucket.
+            // If the bucket still uses ACLs, the copy would otherwise belong to us.
             .acl(ObjectCannedAcl::BucketOwnerFullControl)
-            // S3 copies either all of an object's metadata or none. Ours must go with it, so what readers need of the
-            // original's is set anew: without the encoding, they would not know that it is gzip.
+            // S3 copies either all metadata or none. We add our own, so the headers that readers need are set again: without
+            // the encoding, they would not know that the object is gzip.
             .metadata_directive(MetadataDirective::Replace)
             .set_metadata(Some(metadata))
             .set_content_type(job.head.content_type.clone())
             .set_content_encoding(job.head.content_encoding.clone())
-            // Tags in the staging bucket are the provider's own; to copy them would need further permissions of everyone.
+            // Tags in the staging bucket belong to the provider. Copying them would need more permissions on both sides.
             .tagging_directive(TaggingDirective::Replace)
             .customize()
             .config_override(Self::customer(&job.way, role))
@@ -220,7 +221,7 @@ impl ObjectCopier for S3Copier {
     async fn copy(&self, role: &AssumedRole, job: &CopyJob<'_>) -> Result<Copied, CopyError> {
         job.check_size()?;
         let key = job.way.key()?;
-        // Something lies there that the role may not look at.
+        // Whether S3 has hidden the key once already. The next copy is then written without a condition.
         let mut blind = false;
         for _ in 0..LOOKS {
             let condition = match self.look(&job.way, &key, role).await? {
@@ -242,7 +243,7 @@ impl ObjectCopier for S3Copier {
             }
         }
         Err(CopyError::Unavailable(format!(
-            "what lies under {key:?} changed at each of {LOOKS} attempts to copy"
+            "the object at {key:?} in the customer's bucket changed during each of {LOOKS} attempts to copy"
         )))
     }
 }
@@ -250,19 +251,19 @@ impl ObjectCopier for S3Copier {
 type Refusal = SdkError<CopyObjectError, HttpResponse>;
 
 impl Condition {
-    /// The condition may be why the copy was refused. What pins the copy's source is refused alike: the next attempt, whose
-    /// first step is to look at the source, finds out.
+    /// Whether the condition may be the reason why the copy was refused. S3 gives the same error for the condition on the
+    /// source; then the message's next attempt reports the missing source.
     fn is_refused(&self, error: &Refusal) -> bool {
         *self != Self::None
             && match error.code() {
-                // With a condition on what is there, a missing object may be that one.
+                // The missing object may be the one at the copy's key, not the source.
                 Some("NoSuchKey") => matches!(self, Self::Unchanged(_)),
                 code => matches!(code, Some("PreconditionFailed" | "ConditionalRequestConflict")),
             }
     }
 }
 
-/// Source: S3 API reference, HeadObject: an error has no body, and so no code.
+/// Evaluates an error of HeadObject, which has no body and so no code. Source: S3 API reference, HeadObject.
 fn there(error: SdkError<HeadObjectError, HttpResponse>) -> Result<There, CopyError> {
     match error.raw_response().map(|response| response.status().as_u16()) {
         Some(404) => Ok(There::Nothing),
@@ -288,7 +289,7 @@ where
 fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> CopyError {
     match code {
         Some("EntityTooLarge") => return CopyError::TooLarge(problem),
-        // One code for many things. What S3 says of this one: "The specified copy source is larger than the maximum
+        // S3 uses this code for many errors. The text of this one: "The specified copy source is larger than the maximum
         // allowable size for a copy source".
         Some("InvalidRequest") if problem.contains("maximum allowable size") => {
             return CopyError::TooLarge(problem);
@@ -298,7 +299,7 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> CopyErr
     match S3Refusal::of(code, status) {
         S3Refusal::NoObject => CopyError::SourceMissing(problem),
         S3Refusal::Changed => {
-            CopyError::SourceMissing(format!("it was overwritten since the event: {problem}"))
+            CopyError::SourceMissing(format!("the object was overwritten after the event: {problem}"))
         }
         S3Refusal::NoBucket => CopyError::NoSuchBucket(problem),
         S3Refusal::Archived => CopyError::SourceArchived(problem),

@@ -1,4 +1,5 @@
-//! zstd frames: their headers are read before the library sees them, because they say how much memory the library will take.
+//! Decodes zstd frames. Each frame's header is read here before the library sees it, because the header tells how much memory
+//! the library will take.
 //!
 //! Source: RFC 8878, 3.1.1.1 (frame headers) and 3.1.2 (skippable frames).
 
@@ -8,18 +9,20 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation,
 
 use super::{DecodeError, Decoded};
 
-/// Largest window that every object may have: 8 MiB, what the format asks each decoder to support.
+/// Largest window that every frame may use: 8 MiB, the size that RFC 8878 recommends every decoder to support.
 pub const ORDINARY_WINDOW: u64 = 8 << 20;
-/// Largest window that any object may have, 128 MiB: what `zstd --ultra`, and encoders that stream at the highest levels, ask for.
+/// Largest window that any frame may use: 128 MiB, the size that `zstd --ultra` and streaming encoders at their highest
+/// levels use.
 pub const MAX_WINDOW: u64 = 128 << 20;
-/// The library's own largest, as a power of two: what is too large was told before the library saw it.
+/// The library's own limit, as a power of two. Set to its maximum, because windows that are too large are refused here,
+/// before the library sees them.
 const LIBRARY_WINDOW_LOG: u32 = 31;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The first byte of a skippable frame is any from 0x50 to 0x5f; these follow.
+/// Bytes 2 to 4 of a skippable frame's magic number. The first byte is any of 0x50 to 0x5f.
 const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
-/// Whether an object of at least four bytes begins with a frame of either kind.
+/// Whether an object begins with a zstd frame or a skippable frame. `head` has at least four bytes.
 pub(super) fn is_zstd(head: &[u8]) -> bool {
     head.starts_with(&MAGIC) || is_skippable(head)
 }
@@ -28,31 +31,31 @@ fn is_skippable(head: &[u8]) -> bool {
     matches!(head, [0x50..=0x5f, rest @ ..] if rest.starts_with(&SKIPPABLE))
 }
 
-/// Decodes frames one after another.
+/// Decodes the frames of one object, one after another.
 pub(super) struct Frames {
-    /// None: no frame was met yet, or the last window was given up.
+    /// `None` before the first frame, and after a large window was given back.
     decoder: Option<ZstdDecoder<'static>>,
     place: Place,
-    /// The open frame's window, and how much of the frame's text came out: as much of the window is in use.
+    /// Window size of the open frame, in bytes.
     window: u64,
+    /// Decompressed bytes of the open frame, which is also how much of its window is in use.
     used: u64,
-    /// The window that may be used.
+    /// Largest window that may be used now.
     allowed: u64,
-    /// The largest that may be asked for.
+    /// Largest window that may be asked for.
     limit: u64,
 }
 
 enum Place {
-    /// Between frames, or in a header that is not complete.
+    /// Between frames, or inside an incomplete header.
     Header(Vec<u8>),
-    /// In a skippable frame, with so many bytes to go.
+    /// Inside a skippable frame; the number of its remaining bytes.
     Skippable(u64),
-    /// In a frame whose header the library has not seen.
+    /// After a complete header, which the library has not seen yet.
     Beginning(Vec<u8>),
     Frame,
 }
 
-/// What a header says.
 #[derive(Debug, PartialEq, Eq)]
 enum Header {
     /// More bytes are needed.
@@ -73,17 +76,17 @@ impl Frames {
         Self { decoder: None, place, window: 0, used: 0, allowed: ORDINARY_WINDOW, limit }
     }
 
-    /// No frame is open.
+    /// Whether the object may end here: no frame is open.
     pub(super) fn is_complete(&self) -> bool {
         matches!(&self.place, Place::Header(header) if header.is_empty())
     }
 
-    /// The window that [`Decoded::NeedsWindow`] asked for may be used.
+    /// Allows windows of up to `window` bytes.
     pub(super) fn allow(&mut self, window: u64) {
         self.allowed = window;
     }
 
-    /// Does one step; `produced` is for errors.
+    /// Decodes one step. `produced`, the number of decompressed bytes so far, appears in errors.
     pub(super) fn step(
         &mut self,
         input: &mut &[u8],
@@ -101,7 +104,9 @@ impl Frames {
                 match read(header) {
                     Header::Incomplete => {}
                     Header::Unknown => {
-                        return Err(corrupt("what stands in a frame's place is none".to_owned()));
+                        return Err(corrupt(
+                            "a zstd frame is expected, and these bytes are not one".to_owned(),
+                        ));
                     }
                     Header::Skippable { len } => {
                         self.place = if len == 0 { Place::Header(Vec::new()) } else { Place::Skippable(len) };
@@ -114,7 +119,8 @@ impl Frames {
                     }
                     Header::Frame { window, .. } => {
                         if window > self.allowed && self.allowed > ORDINARY_WINDOW {
-                            // The larger one is asked for later, and whoever waits for memory holds none.
+                            // The frame asks for its larger window later. Give the current one back now: a frame that waits
+                            // for memory must not hold any.
                             (self.decoder, self.allowed) = (None, ORDINARY_WINDOW);
                         }
                         (self.window, self.used) = (window, 0);
@@ -154,7 +160,7 @@ impl Frames {
                 if self.window > self.allowed && self.used + room > ORDINARY_WINDOW {
                     return Ok(Decoded::NeedsWindow(self.window));
                 }
-                let decoder = self.decoder.as_mut().expect("it saw the header");
+                let decoder = self.decoder.as_mut().expect("it has read the header");
                 let at = buffer.len();
                 let mut source = InBuffer::around(input);
                 let mut target = OutBuffer::around_pos(buffer, at);
@@ -170,7 +176,7 @@ impl Frames {
     }
 }
 
-/// Reads a frame's header: 18 bytes at most.
+/// Parses a frame's header, which has 18 bytes at most.
 fn read(bytes: &[u8]) -> Header {
     let Some((magic, rest)) = bytes.split_first_chunk::<4>() else { return Header::Incomplete };
     if is_skippable(magic) {
@@ -201,7 +207,7 @@ fn read(bytes: &[u8]) -> Header {
     let (Some(window), Some(dictionary), Some(content)) = (window, dictionary, content) else {
         return Header::Incomplete;
     };
-    // With less content than window, the library takes memory for the content alone.
+    // The library allocates no more than the content's size, even if the window is larger.
     let window = match content_bytes {
         0 => window,
         2 => window.min(content + 256),
@@ -211,7 +217,7 @@ fn read(bytes: &[u8]) -> Header {
     Header::Frame { window, dictionary }
 }
 
-/// What the window descriptor says.
+/// Converts the window descriptor into bytes.
 fn window_size(descriptor: u64) -> u64 {
     let base = 1 << (10 + (descriptor >> 3));
     base + base / 8 * (descriptor & 7)

@@ -1,4 +1,4 @@
-//! The decoder against objects of every compression, whole and broken, in any chunks.
+//! The decoder reads objects of every compression, complete and damaged, in chunks of any size.
 
 use std::io::Write;
 
@@ -16,14 +16,14 @@ fn zstd(text: &[u8]) -> Vec<u8> {
     zstd::stream::encode_all(text, 3).expect("memory takes it")
 }
 
-/// Feeds `object` in chunks, reading the window whole each time.
+/// Feeds `object` in chunks and consumes the whole window after each call.
 fn run(object: &[u8], chunk: usize, limit: u64) -> (Vec<u8>, Result<(), DecodeError>) {
     let (text, result, _) = run_with_windows(object, chunk, limit, MAX_WINDOW);
     (text, result)
 }
 
-/// The same with windows of up to `max_window`; tells which were asked for.
-fn run_with_windows(
+/// The same with windows of up to `max_window`. The last value lists the window sizes that the decoder asked for.
+pub(super) fn run_with_windows(
     object: &[u8],
     chunk: usize,
     limit: u64,
@@ -46,7 +46,7 @@ fn run_with_windows(
                 Ok(Decoded::NeedsWindow(bytes)) => {
                     windows.push(bytes);
                     decoder.allow(bytes);
-                    // Without input, as the window may be all that it waits for.
+                    // Without input: the allowed window may be all that the decoder was waiting for.
                     let again = decoder.decode(&mut &[][..], &mut window).expect("nothing is wrong yet");
                     assert_eq!(again, Decoded::Step);
                 }
@@ -73,7 +73,7 @@ fn check(object: &[u8], expected: &[u8]) {
 }
 
 #[test]
-fn the_compression_is_told_by_content() {
+fn the_first_bytes_tell_the_compression() {
     for text in [b"".as_slice(), b"[", b"{}", b"[{\"message\":\"x\"}]", &b"abc ".repeat(200_000)] {
         check(text, text);
         check(&gzip(text), text);
@@ -92,7 +92,7 @@ fn members_and_frames_are_joined() {
     check(&[zstd(head), zstd(tail)].concat(), &text);
 }
 
-/// A gzip member whose header has those fields, with a CRC of the header where there are flags for it.
+/// A gzip member with these header fields. Adds the header's CRC if `flags` asks for it.
 fn gzip_with_fields(flags: u8, fields: &[&[u8]], text: &[u8]) -> Vec<u8> {
     const HEADER_CRC: u8 = 2;
     let plain = gzip(text);
@@ -136,7 +136,7 @@ fn a_gzip_header_may_have_every_field() {
 }
 
 #[test]
-fn what_came_before_the_break_is_good() {
+fn the_text_before_damage_is_good() {
     let text: Vec<u8> = (0..200_000_u32).flat_map(|n| n.to_le_bytes()).collect();
     for (name, whole) in [("gzip", gzip(&text)), ("zstd", zstd(&text))] {
         let (good, result) = run(&whole[..whole.len() * 2 / 3], 4096, u64::MAX);
@@ -155,7 +155,7 @@ fn what_came_before_the_break_is_good() {
 }
 
 #[test]
-fn a_bomb_meets_the_ceiling_in_bounded_memory() {
+fn a_decompression_bomb_stops_at_the_limit_in_bounded_memory() {
     let bomb = gzip(&vec![0; 64 << 20]);
     let (mut decoder, mut window) = (Decoder::new(8 << 20, MAX_WINDOW), Window::default());
     let mut input = bomb.as_slice();
@@ -170,11 +170,11 @@ fn a_bomb_meets_the_ceiling_in_bounded_memory() {
 }
 
 #[test]
-fn a_step_stays_small_behind_a_long_record() {
+fn a_step_stays_small_after_a_long_record() {
     for (name, bomb) in [("gzip", gzip(&vec![0; 64 << 20])), ("zstd", zstd(&vec![0; 64 << 20]))] {
         let (mut decoder, mut window) = (Decoder::new(u64::MAX, MAX_WINDOW), Window::default());
         let mut input = bomb.as_slice();
-        // One that takes 16 MiB before anything is consumed.
+        // The first record takes 16 MiB before anything is consumed.
         while window.unread().len() < 16 << 20 {
             let _ = decoder.decode(&mut input, &mut window).expect("it is whole");
         }
@@ -188,7 +188,7 @@ fn a_step_stays_small_behind_a_long_record() {
 
 proptest! {
     #[test]
-    fn any_bytes_in_any_chunks_end_the_same_way(
+    fn random_bytes_decode_the_same_in_any_chunks(
         mut object in proptest::collection::vec(any::<u8>(), 0..400),
         magic in prop_oneof![Just(&[][..]), Just(&GZIP_MAGIC[..]), Just(&b"\x28\xb5\x2f\xfd"[..]), Just(&b"\x5a\x2a\x4d\x18"[..])],
         chunk in 1_usize..50,

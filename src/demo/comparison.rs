@@ -6,7 +6,7 @@ use logferry_testbed::provision::ReceivedEvent;
 
 use super::samples::Record;
 
-/// Where records belong, or were found.
+/// A place where records belong or were found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) account: String,
@@ -16,19 +16,18 @@ pub(super) struct Place {
 /// What is wrong with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
-    /// It did not arrive where it belongs.
+    /// The record did not arrive where it belongs.
     Missing,
-    /// It arrived where another tenant's logs belong, or nobody's.
+    /// The record arrived in a log group where it does not belong.
     Misplaced,
-    /// It arrived once more than it was uploaded.
+    /// The record arrived once more than it was uploaded.
     Twice,
-    /// Its timestamp and message are of no record that was uploaded.
+    /// No uploaded record has this timestamp and message.
     Altered,
-    /// It is older than the record before it in its stream.
+    /// The record is older than the record before it in its stream.
     OutOfOrder,
 }
 
-/// One flaw, and the record and the place that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) flaw: Flaw,
@@ -36,32 +35,29 @@ pub(super) struct Fault {
     pub(super) record: Record,
 }
 
-/// The outcome.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
-    /// Records that had to arrive.
+    /// Number of records that had to arrive.
     pub(super) expected: usize,
-    /// Of those: arrived where they belong.
+    /// Number of records that arrived where they belong.
     pub(super) delivered: usize,
-    /// Whatever is wrong; nothing in here means that all is well.
     pub(super) faults: Vec<Fault>,
 }
 
 impl Comparison {
-    /// What has that flaw.
     pub(super) fn of(&self, flaw: Flaw) -> impl Iterator<Item = &Fault> {
         self.faults.iter().filter(move |fault| fault.flaw == flaw)
     }
 
-    /// How much has that flaw.
     pub(super) fn count(&self, flaw: Flaw) -> usize {
         self.of(flaw).count()
     }
 }
 
-/// Takes each record that arrived off what had to arrive at its place; what cannot be taken off, or is left, is a fault.
+/// Matches each received record with an expected record of its place. Each received or expected record without a match is a
+/// fault.
 ///
-/// The events of one stream stand together in `received`, in the order in which CloudWatch Logs gives them.
+/// In `received`, the events of each stream are consecutive, in the order of CloudWatch Logs.
 pub(super) fn compare(
     expected: &[(Place, Vec<Record>)],
     received: &[(Place, Vec<ReceivedEvent>)],
@@ -129,7 +125,7 @@ mod tests {
         ReceivedEvent { stream, timestamp, message: message.to_owned(), ingestion_time: 0 }
     }
 
-    /// Two tenants were sent these; `a 1` twice, and `b 9` to both.
+    /// Two tenants' records: `a 1` exists twice, and both tenants have `b 9`.
     const ACME: [(i64, &str); 4] = [(1, "a 1"), (1, "a 1"), (2, "a 2"), (9, "b 9")];
     const GLOBEX: [(i64, &str); 2] = [(1, "c 1"), (9, "b 9")];
 
@@ -157,7 +153,7 @@ mod tests {
     #[test]
     fn the_same_records_have_no_flaw() {
         check(&ACME, &GLOBEX, 6, &[]);
-        // Streams stand one after another; only within one is there an order.
+        // The order matters only inside a stream.
         check(&[(9, "b 9"), (1, "a 1"), (1, "a 1"), (2, "a 2")], &GLOBEX, 6, &[]);
     }
 
@@ -168,20 +164,20 @@ mod tests {
     }
 
     #[test]
-    fn a_record_once_too_often_is_found() {
+    fn a_record_that_arrives_too_often_is_found() {
         let thrice = [(1, "a 1"), (1, "a 1"), (1, "a 1"), (2, "a 2"), (9, "b 9")];
         check(&thrice, &GLOBEX, 6, &[(Flaw::Twice, "acme", "a 1")]);
         check(&ACME, &[(1, "c 1"), (9, "b 9"), (9, "b 9")], 6, &[(Flaw::Twice, "globex", "b 9")]);
     }
 
     #[test]
-    fn a_record_in_the_wrong_account_is_found_there_and_missed_where_it_belongs() {
+    fn a_record_in_the_wrong_account_is_misplaced_there_and_missing_where_it_belongs() {
         let flaws = [(Flaw::Missing, "acme", "a 2"), (Flaw::Misplaced, "globex", "a 2")];
         check(&[(1, "a 1"), (1, "a 1"), (9, "b 9")], &[(2, "a 2"), (1, "c 1"), (9, "b 9")], 5, &flaws);
     }
 
     #[test]
-    fn a_record_in_an_account_or_group_of_nobody_is_found() {
+    fn a_record_in_an_account_or_group_without_tenant_is_found() {
         let other_group = Place { log_group: "/other".to_owned(), ..place("acme") };
         for nowhere in [place("provider"), other_group] {
             let sent = [(place("acme"), vec![record((1, "a"))])];
@@ -201,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn disorder_within_a_stream_is_found() {
+    fn a_wrong_order_inside_a_stream_is_found() {
         let late = [(1, "a 1"), (2, "a 2"), (1, "a 1"), (9, "b 9")];
         check(&late, &GLOBEX, 6, &[(Flaw::OutOfOrder, "acme", "a 1")]);
     }

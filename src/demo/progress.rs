@@ -1,4 +1,4 @@
-//! Shows how much has arrived, and says when all of it has, or when nothing moves any more.
+//! Shows how many records have arrived, until all have, or until nothing moves any more.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use logferry_testbed::worker::WorkerProcess;
 
 use super::stage::{Backlog, Stage};
 
-/// Without a new event for so long, something is wrong.
+/// Time without any progress after which the demo fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How often at most a line is written where no bar can be drawn.
+/// Shortest time between two lines of progress, if no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 const STYLE: &str = "  {bar:40} {human_pos} of {human_len} records";
 
-/// Waits until at least `expected` events have arrived and the queue is empty: whatever arrives twice has arrived then.
+/// Waits until at least `expected` events have arrived and the queue is empty, so that duplicates have arrived too.
 ///
 /// # Errors
 /// The worker ended, a message went to the dead-letter queue, or nothing moved for a minute.
@@ -41,12 +41,12 @@ pub(super) async fn until_delivered(
             told = (events, Instant::now());
         }
         if dead > 0 {
-            bail!("{dead} of the messages went to the dead-letter queue");
+            bail!("{dead} messages went to the dead-letter queue");
         }
         if events >= expected && waiting + in_flight == 0 {
             bar.finish();
             if !bar.is_hidden() {
-                // The bar leaves the cursor at its end.
+                // The finished bar leaves the cursor at its end.
                 eprintln!("\n");
             }
             return Ok(());
@@ -54,8 +54,8 @@ pub(super) async fn until_delivered(
         worker.check_runs()?;
         ensure!(
             moved.elapsed() < PATIENCE,
-            "nothing has moved for {PATIENCE:?}: {} of {} records have arrived, {waiting} messages wait, \
-             {in_flight} are being worked on",
+            "no progress for {PATIENCE:?}: {} of {} records have arrived, {waiting} messages wait, \
+             {in_flight} are in flight",
             HumanCount(events),
             HumanCount(expected),
         );

@@ -1,4 +1,4 @@
-//! What the demo tells, as text for a person.
+//! The texts that the demo prints.
 
 use std::{collections::BTreeSet, fmt::Display, net::SocketAddr, time::Duration};
 
@@ -16,12 +16,12 @@ use super::{
     stage::Stage,
 };
 
-/// No line with a customer's text in it is longer.
+/// Longest line with a customer's text, in columns.
 const COLUMNS: usize = 100;
-/// Faults of one kind that are told one by one.
+/// Number of faults of each kind that are listed.
 const FAULTS: usize = 3;
 
-/// Who there is, and how they are wired.
+/// The accounts and how they are connected.
 pub(super) fn accounts(stage: &Stage) -> String {
     let Stage { aws, provider, customers, .. } = stage;
     let mut text = format!("AWS, in this process: {}, {}", aws.endpoint, aws.region);
@@ -37,13 +37,13 @@ pub(super) fn accounts(stage: &Stage) -> String {
     text
 }
 
-/// Where the worker is to be found.
+/// The worker's process, address and log file.
 pub(super) fn worker(worker: &WorkerProcess, address: SocketAddr) -> String {
     let id = worker.id().map(|id| id.to_string()).unwrap_or_default();
     format!("Worker: process {id}, http://{address}/metrics, log {}", worker.log().display())
 }
 
-/// What is going to be uploaded.
+/// The objects to upload.
 pub(super) fn uploads(uploads: &[Upload]) -> String {
     let records = uploads.iter().map(|upload| upload.records.len() + upload.empty).sum();
     let bytes = uploads.iter().map(|upload| upload.body.len()).sum();
@@ -55,7 +55,7 @@ pub(super) fn uploads(uploads: &[Upload]) -> String {
     )
 }
 
-/// One row for each customer. `started` has the tenant of each upload and when it began.
+/// One row for each customer. `started` has the tenant and the start of each upload.
 pub(super) fn table(
     stage: &Stage,
     received: &[(Place, Vec<ReceivedEvent>)],
@@ -80,7 +80,7 @@ pub(super) fn table(
     text
 }
 
-/// Two events of each stream, as CloudWatch Logs gave them back.
+/// Two events of each stream, as CloudWatch Logs returned them.
 pub(super) fn lines(stage: &Stage, received: &[(Place, Vec<ReceivedEvent>)]) -> String {
     let mut text = "Read back from the customers' accounts".to_owned();
     for Customer { account, .. } in &stage.customers {
@@ -98,7 +98,6 @@ pub(super) fn lines(stage: &Stage, received: &[(Place, Vec<ReceivedEvent>)]) -> 
     text
 }
 
-/// The outcome as a whole.
 pub(super) fn verdict(comparison: &Comparison, skipped: usize) -> String {
     let of = |flaw| count(comparison.count(flaw));
     format!(
@@ -115,7 +114,7 @@ pub(super) fn verdict(comparison: &Comparison, skipped: usize) -> String {
     )
 }
 
-/// Some faults of each kind, one a line; nothing if there is none.
+/// Some faults of each kind, one per line. Empty without faults.
 pub(super) fn faults(comparison: &Comparison) -> String {
     let kinds = [
         (Flaw::Missing, "missing"),
@@ -139,14 +138,14 @@ pub(super) fn faults(comparison: &Comparison) -> String {
     lines.join("\n")
 }
 
-/// Commands to look around with, to be copied as they are.
+/// Commands to look around with, which can be copied as they are.
 pub(super) fn commands(stage: &Stage, address: SocketAddr) -> String {
     let Stage { aws, provider, customers, .. } = stage;
     let root = |account: &str| {
         let credentials = format!("AWS_ACCESS_KEY_ID={account} AWS_SECRET_ACCESS_KEY=test");
         format!("{credentials} aws --endpoint-url {} --region {}", aws.endpoint, aws.region)
     };
-    let mut text = "Everything stays up until Ctrl-C; the worker's session lasts an hour. To look around, with aws version 2:".to_owned();
+    let mut text = "Everything keeps running until Ctrl-C; the worker's session lasts an hour. To look around, with aws version 2:".to_owned();
     let mut add = |what: &str, command: String| text += &format!("\n\n# {what}\n{command}");
     for Customer { tenant_id, account, log_group, .. } in customers {
         add(
@@ -185,7 +184,7 @@ fn size(bytes: usize) -> String {
     ByteSize::b(bytes as u64).to_string()
 }
 
-/// What stands after the last separator of a URL or an ARN.
+/// The part after the last separator of a URL or an ARN.
 fn last(text: &str, separator: char) -> &str {
     text.rsplit(separator).next().unwrap_or_default()
 }
@@ -202,22 +201,23 @@ fn in_account<'a>(
     received.iter().filter(move |(place, _)| place.account == account)
 }
 
-/// The first event of a stream, and the first that is harder to get through unharmed, with control characters or more
-/// than ASCII, or else the one in the middle.
+/// The first event of a stream, and the first later one with control characters or non-ASCII text, because these are harder
+/// to deliver unchanged. If there is none, the middle one.
 fn worth_seeing(stream: &[ReceivedEvent]) -> impl Iterator<Item = &ReceivedEvent> {
     let (first, rest) = stream.split_at(stream.len().min(1));
     let hard = |event: &&ReceivedEvent| event.message.chars().any(|c| c.is_control() || !c.is_ascii());
     first.iter().chain(rest.iter().find(hard).or_else(|| rest.get(rest.len() / 2)))
 }
 
-/// The text with its control characters spelt out, cut off where it would not fit into so many columns.
+/// The text with its control characters escaped, cut if it does not fit into `columns`.
 fn visible(text: &str, columns: usize) -> String {
     const CUT: &str = "...";
     let spell = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     let spelt: String = text.chars().map(spell).collect();
     let (mut width, mut fits) = (0, 0);
     for (at, c) in spelt.char_indices() {
-        // No character before the Hangul takes two columns, and none after takes more.
+        // All characters before the Hangul take one column. Each character from there on counts as two, which is the most
+        // that it can take.
         width += if c < '\u{1100}' { 1 } else { 2 };
         if width > columns {
             return format!("{}{CUT}", &spelt[..fits]);
@@ -235,7 +235,7 @@ mod tests {
     use crate::demo::samples::Record;
 
     #[test]
-    fn text_is_spelt_out_and_cut_to_fit() {
+    fn text_is_escaped_and_cut_to_fit() {
         let check = |text, columns, shown: &str| assert_eq!(visible(text, columns), shown, "{text:?}");
         check("plain", 5, "plain");
         check("plainer", 6, "pla...");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_and_the_faults_tell_what_is_wrong() {
+    fn the_summary_and_the_faults_are_shown() {
         let fault = |flaw, message: &str| Fault {
             flaw,
             place: Place { account: "222222222222".to_owned(), log_group: "/acme".to_owned() },

@@ -1,6 +1,6 @@
-//! What a real Vector wrote, made young enough for CloudWatch Logs, and what must become of every record in it.
+//! Objects that a real Vector wrote, with current timestamps, and the records that must be delivered from them.
 //!
-//! Reads the records by serde_json, not by the worker's own reader: it is there to check that one.
+//! Reads the records with serde_json instead of the worker's reader, because the demo checks that reader.
 
 use std::io::{Read, Write};
 
@@ -9,7 +9,7 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// An object as it lay in a staging bucket: its key, and its bytes.
+/// An object as a staging bucket had it: its key and its bytes.
 type Sample = (&'static str, &'static [u8]);
 
 macro_rules! sample {
@@ -36,20 +36,20 @@ const SAMPLES: [Sample; 7] = [
     ),
 ];
 
-/// One object to upload, and what must come of it.
+/// An object to upload, and the records that must be delivered from it.
 #[derive(Debug)]
 pub(super) struct Upload {
-    /// Vector's own key.
+    /// The key that Vector gave it.
     pub(super) key: &'static str,
-    /// The gzipped object, its timestamps moved.
+    /// The gzipped object, with its timestamps moved.
     pub(super) body: Vec<u8>,
-    /// What must arrive, in the object's order.
+    /// The records that must arrive, in the object's order.
     pub(super) records: Vec<Record>,
-    /// Records whose message is empty: CloudWatch Logs takes none such, so they are skipped by contract.
+    /// Number of records with an empty message. CloudWatch Logs refuses empty events, so they are skipped.
     pub(super) empty: usize,
 }
 
-/// What CloudWatch Logs keeps of a record.
+/// The part of a record that CloudWatch Logs keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Record {
     /// Milliseconds since 1970.
@@ -57,7 +57,7 @@ pub(super) struct Record {
     pub(super) message: String,
 }
 
-/// The two fields of Vector's that matter here.
+/// The fields that are read from Vector's records.
 #[derive(Deserialize)]
 struct Written {
     timestamp: Timestamp,
@@ -65,13 +65,13 @@ struct Written {
 }
 
 impl Upload {
-    /// Whose logs these are: the key's first segment.
+    /// The tenant, which is the key's first segment.
     pub(super) fn tenant(&self) -> &'static str {
         self.key.split('/').next().unwrap_or_default()
     }
 }
 
-/// Every sample, moved in time so that the latest record of each is of `now`.
+/// All samples, moved in time so that the latest record of each has the time `now`.
 pub(super) fn uploads(now: Timestamp) -> anyhow::Result<Vec<Upload>> {
     SAMPLES
         .into_iter()
@@ -89,7 +89,7 @@ fn upload((key, bytes): Sample, now: Timestamp) -> anyhow::Result<Upload> {
     Ok(Upload { key, body: body.finish()?, records, empty })
 }
 
-/// What must arrive of a decompressed object, and how many records are skipped because their message is empty.
+/// The records that must arrive from a decompressed object, and the number of records with an empty message.
 fn expected(text: &str) -> serde_json::Result<(Vec<Record>, usize)> {
     let written: Vec<Written> = serde_json::from_str(text)?;
     let total = written.len();
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_its_message_at_its_millisecond() {
+    fn a_record_has_its_message_and_its_millisecond() {
         let text = r#"[{"message":"a\u0000\"b\" ☃","timestamp":"2026-11-21T08:00:00.123999999Z","pod_name":"p"},
             {"message":"","timestamp":"2026-11-21T08:00:01Z"},
             {"message":" ","timestamp":"2026-11-21T09:00:01+01:00"}]"#;
@@ -115,11 +115,11 @@ mod tests {
         let at = |timestamp, message: &str| Record { timestamp, message: message.to_owned() };
         assert_eq!(records, [at(1_795_248_000_123, "a\0\"b\" ☃"), at(1_795_248_001_000, " ")]);
         assert_eq!(empty, 1);
-        expected(r#"[{"message":1,"timestamp":"2026-11-21T08:00:00Z"}]"#).expect_err("no sample has such");
+        expected(r#"[{"message":1,"timestamp":"2026-11-21T08:00:00Z"}]"#).expect_err("not in any sample");
     }
 
     #[test]
-    fn the_samples_are_whole_and_end_now() {
+    fn the_samples_are_complete_and_end_now() {
         let now = Timestamp::new(1_900_000_000, 123_456_789).expect("a time");
         let uploads = uploads(now).expect("the samples can be used");
         let of = |tenant| uploads.iter().filter(|upload| upload.tenant() == tenant).count();

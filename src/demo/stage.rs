@@ -1,4 +1,4 @@
-//! The AWS that the demo runs on: an embedded sandbox, wired as production is, over the wire.
+//! The AWS that the demo runs on: an embedded sandbox, wired like production and called over HTTP.
 
 use anyhow::Context;
 use logferry_sandbox::Sandbox;
@@ -7,12 +7,11 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 use super::comparison::Place;
 
 const REGION: &str = "us-east-1";
-/// Goes in front of the provider's names, `demo-staging` for example.
+/// Prefix of the provider's names, as in `demo-staging`.
 const PREFIX: &str = "demo";
 const CUSTOMERS: [(&str, &str); 3] =
     [("acme-corp", "222222222222"), ("globex", "333333333333"), ("initech", "444444444444")];
 
-/// Everything but the worker.
 #[derive(Debug)]
 pub(super) struct Stage {
     sandbox: Sandbox,
@@ -21,7 +20,7 @@ pub(super) struct Stage {
     pub(super) customers: Vec<Customer>,
 }
 
-/// What the queues hold.
+/// Numbers of messages in the queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backlog {
     /// Messages that wait for a worker.
@@ -33,9 +32,9 @@ pub(super) struct Backlog {
 }
 
 impl Stage {
-    /// Starts the sandbox and sets the provider and the customers up in it.
+    /// Starts the sandbox, and creates the provider and the customers in it.
     pub(super) async fn set_up() -> anyhow::Result<Self> {
-        let sandbox = Sandbox::start().await.context("no port can be had on the loopback address")?;
+        let sandbox = Sandbox::start().await.context("cannot open a port on the loopback address")?;
         let aws = Aws::new(&sandbox.endpoint(), REGION);
         let provider = Provider::create(&aws, &ProviderSpec::new(PREFIX)).await?;
         let mut customers = Vec::new();
@@ -47,24 +46,22 @@ impl Stage {
         Ok(Self { sandbox, aws, provider, customers })
     }
 
-    /// What production gives a worker, with a session of the worker's own role and this endpoint.
+    /// The environment that production gives a worker, with a session of the worker's role and the sandbox's endpoint.
     pub(super) async fn worker_environment(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
         let mut environment = self.provider.worker_environment(&self.aws).await?;
         environment.extend([self.provider.ledger_variable(), ("LOGFERRY_LOG__FORMAT", "json".to_owned())]);
         Ok(environment)
     }
 
-    /// Where a tenant's records belong.
     pub(super) fn place(&self, tenant: &str) -> Option<Place> {
         self.customers.iter().find(|customer| customer.tenant_id == tenant).map(place)
     }
 
-    /// How many events PutLogEvents accepted so far, in all accounts.
+    /// Number of events that PutLogEvents has accepted so far, in all accounts.
     pub(super) fn events(&self) -> u64 {
         self.accounts().map(|account| self.sandbox.totals(account).events).sum()
     }
 
-    /// What the queues hold at the moment.
     pub(super) async fn backlog(&self) -> anyhow::Result<Backlog> {
         let sqs = self.aws.account(&self.provider.account).sqs();
         let count = async |url: &str, name: &str| {
@@ -81,7 +78,7 @@ impl Stage {
         })
     }
 
-    /// Reads every log group of every account, the provider's too, by GetLogEvents.
+    /// Reads every log group of every account by GetLogEvents, including the provider's account.
     pub(super) async fn read_back(&self) -> anyhow::Result<Vec<(Place, Vec<ReceivedEvent>)>> {
         let mut received = Vec::new();
         for account in self.accounts() {

@@ -1,4 +1,4 @@
-//! The way to a customer's bucket. The copy itself is not tried: it would leave an object there.
+//! Checks the way to a customer's bucket. Makes no copy, because a copy would leave an object there.
 
 use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
@@ -8,14 +8,14 @@ use crate::{
 };
 
 impl Doctor {
-    /// The role that copies, and why nothing was copied.
+    /// Checks the role that copies, and says why no copy was made.
     pub(super) async fn bucket(&self, delivery: &Delivery, to: &Bucket, our_side: &OurSide) -> Findings {
         let role = match &to.role {
             _ if our_side.no_central => {
-                Finding::Skipped("there is no way there but through the central role".to_owned())
+                Finding::Skipped("it can only be assumed through the central role".to_owned())
             }
             None => Finding::Skipped(format!(
-                "the row names none: the central role writes; that the policy of bucket {} allows it was not asked",
+                "the row names no role, so the central role writes; whether the policy of bucket {} allows that was not checked",
                 to.bucket_name
             )),
             Some(role) => {
@@ -28,7 +28,7 @@ impl Doctor {
                     session_tags: to.session_tags,
                     source_identity: to.source_identity,
                     cluster: self.cluster.clone(),
-                    // Of what is to be read, STS looks at nothing but the length.
+                    // The doctor copies nothing, so only the length of the source's names matters to STS.
                     scope: Scope::Copy {
                         source_bucket: self
                             .source
@@ -47,7 +47,7 @@ impl Doctor {
             }
         };
         let copy = format!(
-            "a copy would leave an object in s3://{}/{}; the log and the metrics of a worker tell of the first",
+            "a copy would leave an object in s3://{}/{}; a worker's log and metrics show whether its copies succeed",
             to.bucket_name, to.bucket_prefix
         );
         vec![("customer role", role), ("copy", Finding::Skipped(copy))]

@@ -1,4 +1,4 @@
-//! CloudWatch Logs behind the second hop, with the worker's own calls.
+//! Checks CloudWatch Logs in the customer's account, with the worker's own calls.
 
 use std::time::Duration;
 
@@ -15,17 +15,18 @@ use crate::{
     tenant::{CloudWatch, Delivery},
 };
 
-/// Name of the stream that is made and put into; it gets a slash more where an object's stream could have that name.
+/// Name of the stream that is created and put into. It gets one more slash if an object's stream could have this name.
 const STREAM: &str = "logferry-doctor";
-/// An event that old is taken and thrown away: CloudWatch Logs stores none older than 14 days. Source: CloudWatch Logs API
-/// reference, PutLogEvents.
+/// Age of the event that is put. CloudWatch Logs accepts the request, but stores no event older than 14 days. Source:
+/// CloudWatch Logs API reference, PutLogEvents.
 const TOO_OLD: SignedDuration = SignedDuration::from_hours(15 * 24);
-/// Times that a group or stream is asked for that was just created and is not found, and the first pause between.
+/// Number of attempts to find a group or stream that was just created.
 const ROUNDS: u32 = 6;
+/// Pause after the first of these attempts. It doubles with each attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Doctor {
-    /// The customer's role, the group, a stream in it, and a put of one event that nobody keeps.
+    /// Checks the customer's role, the group, a stream and a put of one event, which is not stored.
     pub(super) async fn cloudwatch(
         &self,
         delivery: &Delivery,
@@ -36,7 +37,7 @@ impl Doctor {
         let behind = |why: &str| ["log group", "log stream", "put"].map(|name| (name, not_checked(why)));
         if our_side.no_central {
             let mut findings =
-                vec![("customer role", not_checked("there is no way there but through the central role"))];
+                vec![("customer role", not_checked("it can only be assumed through the central role"))];
             findings.extend(behind("the customer's role was not entered"));
             return findings;
         }
@@ -48,11 +49,10 @@ impl Doctor {
                 findings.extend(behind("the customer's role was not entered"));
                 return findings;
             }
-            // The role let us in, and the group is left alone since another delivery of the tenant was denied there.
+            // The role was entered, but the group is left alone because another delivery of the tenant was denied there.
             Err(error) => {
                 let mut findings = vec![("customer role", self.entered(&entry, our_side))];
-                let fix =
-                    "the fix of the delivery above, which has the same role and group, is this one's too";
+                let fix = "apply the fix of the delivery above, which has the same role and group";
                 findings.push(("log group", Finding::failed(error.to_string(), fix)));
                 findings
                     .extend(["log stream", "put"].map(|name| (name, not_checked("the group was denied"))));
@@ -80,7 +80,7 @@ fn entry(doctor: &Doctor, delivery: &Delivery, to: &CloudWatch) -> SessionSpec {
     }
 }
 
-/// CloudWatch Logs of one delivery, entered.
+/// The checks of one delivery after its role was entered.
 struct Probe<'a, S> {
     doctor: &'a Doctor,
     sink: S,
@@ -96,49 +96,53 @@ impl<S: LogSink> Probe<'_, S> {
         let put = match &created {
             Finding::Ok(_) => self.put(&stream).await,
             Finding::Failed { .. } | Finding::Skipped(_) => {
-                Finding::Skipped("there is no stream to put into".to_owned())
+                Finding::Skipped("there is no log stream to put into".to_owned())
             }
         };
         vec![("log group", group), ("log stream", created), ("put", put)]
     }
 
-    /// The group and the stream, made if they are not there: what is found of each.
+    /// Creates the group and the stream if they do not exist. Returns the result of each.
     async fn create(&self, stream: &str) -> (Finding, Finding) {
         let group = &self.to.log_group_name;
         let place = format!("{group} in {}, account {}", self.delivery.target_region, self.to.role.account());
-        let made = || Finding::Ok(format!("{stream} is there or was created; it stays, empty"));
+        let made = || Finding::Ok(format!("{stream} exists or was created; it stays empty"));
         match self.sink.create_log_stream(group, stream, &Lease::unlimited()).await {
             Ok(()) => (Finding::Ok(place), made()),
-            Err(SinkError::NotFound(_)) => match self
-                .sink
-                .create_log_group(group, self.to.retention_days, &Lease::unlimited())
-                .await
-            {
-                Ok(()) => {
-                    let days = self.to.retention_days.map(|days| format!(", for {days} days"));
-                    let found = format!("{place}: was missing, and was created{}", days.unwrap_or_default());
-                    let stream = self.create_in_new_group(stream).await;
-                    (
-                        Finding::Ok(found),
-                        stream.map_or_else(|error| self.refused("CreateLogStream", &error), |()| made()),
-                    )
+            Err(SinkError::NotFound(_)) => {
+                match self.sink.create_log_group(group, self.to.retention_days, &Lease::unlimited()).await {
+                    Ok(()) => {
+                        let days = self.to.retention_days.map(|days| format!(", for {days} days"));
+                        let found =
+                            format!("{place}: was missing, and was created{}", days.unwrap_or_default());
+                        let stream = self.create_in_new_group(stream).await;
+                        (
+                            Finding::Ok(found),
+                            stream.map_or_else(|error| self.refused("CreateLogStream", &error), |()| made()),
+                        )
+                    }
+                    Err(error) => {
+                        let denied = matches!(error, SinkError::Denied(_));
+                        let fix = self.fix("CreateLogGroup", &error);
+                        let fix = if denied { format!("create the group, or {fix}") } else { fix };
+                        let problem = format!("{place} does not exist and was not created: {error}");
+                        (
+                            Finding::failed(problem, fix),
+                            Finding::Skipped("there is no log group for it".to_owned()),
+                        )
+                    }
                 }
-                Err(error) => {
-                    let denied = matches!(error, SinkError::Denied(_));
-                    let fix = self.fix("CreateLogGroup", &error);
-                    let fix = if denied { format!("create the group, or {fix}") } else { fix };
-                    let problem = format!("{place} does not exist and was not created: {error}");
-                    (Finding::failed(problem, fix), Finding::Skipped("there is no group for it".to_owned()))
-                }
-            },
+            }
             Err(error) => (
-                Finding::Skipped("CreateLogStream, which tells, was refused".to_owned()),
+                Finding::Skipped(
+                    "CreateLogStream was refused, so it is unknown whether the group exists".to_owned(),
+                ),
                 self.refused("CreateLogStream", &error),
             ),
         }
     }
 
-    /// A group that exists may not be found for a moment.
+    /// Repeats the call, because a new group may not be found at first.
     async fn create_in_new_group(&self, stream: &str) -> Result<(), SinkError> {
         let mut pause = PAUSE;
         for _ in 1..ROUNDS {
@@ -171,7 +175,7 @@ impl<S: LogSink> Probe<'_, S> {
             Ok(PutAnswer { rejected, .. }) => Finding::Ok(taken(&rejected).to_owned()),
             Err(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 Finding::Ok(
-                    "is allowed: only the sequence token, of an old kind of CloudWatch Logs, was another"
+                    "is allowed; an old kind of CloudWatch Logs answered that it expects another sequence token"
                         .to_owned(),
                 )
             }
@@ -191,27 +195,27 @@ impl<S: LogSink> Probe<'_, S> {
         let region = &self.delivery.target_region;
         match error {
             SinkError::Denied(_) | SinkError::Held { .. } => format!(
-                "the policy of {role} must allow logs:{call} on arn:{}:logs:{region}:{}:log-group:{group}:*, and nothing \
-                 above it (permissions boundary, service control policy) deny it",
+                "the policy of {role} must allow logs:{call} on arn:{}:logs:{region}:{}:log-group:{group}:*, and no \
+                 permissions boundary or service control policy may deny it",
                 role.partition(),
                 role.account()
             ),
             SinkError::NotFound(_) => {
-                "somebody deletes the group or the stream while it is used; try again".to_owned()
+                "the group or the stream was deleted during the check; try again".to_owned()
             }
             SinkError::Throttled(_) | SinkError::Paused { .. } => {
-                "too many calls in that account and Region at this moment; try again".to_owned()
+                "the account has too many calls in this Region at the moment; try again".to_owned()
             }
             SinkError::Refused(_) => {
-                "CloudWatch Logs's words say what is wrong; see log_group_name and target_region in the row"
+                "CloudWatch Logs's message above says what is wrong; check log_group_name and target_region in the row"
                     .to_owned()
             }
             SinkError::Unavailable(_) | SinkError::Unreached { .. } | SinkError::Session(_) => format!(
-                "see whether CloudWatch Logs of target_region {region} can be reached from here, and try again"
+                "check that CloudWatch Logs of target_region {region} can be reached from here, and try again"
             ),
             SinkError::Ours(error) => error.remedy(),
             SinkError::GroupQuota(_) => {
-                format!("the customer creates {group}, or has the quota of log groups in {region} raised")
+                format!("let the customer create {group}, or have the quota of log groups in {region} raised")
             }
             SinkError::InvalidSequenceToken { .. }
             | SinkError::DataAlreadyAccepted { .. }
@@ -220,13 +224,12 @@ impl<S: LogSink> Probe<'_, S> {
     }
 }
 
-/// What became of the one event.
 fn taken(rejected: &RejectedEvents) -> &'static str {
-    // The retention may be shorter than the 14 days.
+    // A retention below 14 days makes the event expire.
     if rejected.too_old_end == Some(1) || rejected.expired_end == Some(1) {
-        "is allowed: the one event, 15 days old, was taken and thrown away as too old"
+        "is allowed: the event, 15 days old, was accepted and discarded as too old"
     } else {
-        "is allowed; the one event, 15 days old, was stored, which CloudWatch Logs itself does not do"
+        "is allowed; the event, 15 days old, was stored, although CloudWatch Logs itself would not store it"
     }
 }
 
@@ -235,13 +238,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_thrown_away_for_either_reason() {
+    fn an_event_is_discarded_as_too_old_or_as_expired() {
         let check = |too_old_end, expired_end, words: &str| {
             let found = taken(&RejectedEvents { too_old_end, expired_end, ..RejectedEvents::default() });
             assert!(found.contains(words), "{found}");
         };
-        check(Some(1), None, "thrown away");
-        check(None, Some(1), "thrown away");
+        check(Some(1), None, "discarded");
+        check(None, Some(1), "discarded");
         check(None, None, "was stored");
     }
 }

@@ -1,4 +1,4 @@
-//! The second hop: what is sent along, and what a refusal means.
+//! The customer's role: what is sent to STS, and what a refusal means.
 
 use super::{Doctor, Finding, OurSide};
 use crate::credentials::{
@@ -7,7 +7,7 @@ use crate::credentials::{
 };
 
 impl Doctor {
-    /// What was found of a role that let us in.
+    /// The result for a role that was entered.
     pub(super) fn entered(&self, session: &SessionSpec, our_side: &OurSide) -> Finding {
         let AssumeRequest { role, session_name, external_id, tags, source_identity, .. } =
             request(session, our_side);
@@ -25,17 +25,17 @@ impl Doctor {
         Finding::Ok(found)
     }
 
-    /// What was found of one that did not.
+    /// The result for a role that was refused.
     pub(super) fn refused(&self, session: &SessionSpec, our_side: &OurSide, error: &AssumeError) -> Finding {
         let request = request(session, our_side);
         self.refusal(error, |cause, message| match cause {
             Some(cause) => cause.remedy(&request, &self.central_role_arn, message),
-            None => "STS's words say what is wrong; nothing in the tenant's row is known to be".to_owned(),
+            None => "STS's message says what is wrong; no cause in the tenant's row is known".to_owned(),
         })
     }
 }
 
-/// The request of the second hop.
+/// The worker's request for the customer's role.
 fn request(session: &SessionSpec, our_side: &OurSide) -> AssumeRequest {
     let own_account = our_side.identity.as_ref().map(|identity| identity.account.clone());
     AssumeRequest::customer(session, own_account)

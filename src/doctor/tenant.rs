@@ -1,4 +1,4 @@
-//! A tenant's side: its rows, and for each delivery the way to its destination.
+//! Checks a tenant: its rows, and for each delivery the way to its destination.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,13 +8,14 @@ use tokio::task::JoinSet;
 use super::{Condition, Doctor, Finding, OurSide, wiring::table_fix};
 use crate::tenant::{BadRow, Content, Destination, Row, SETTINGS, check_row, expired_at};
 
-/// Tenants examined at once: STS takes a few hundred calls a second, and an examination waits more than it works.
+/// Number of tenants that are checked at the same time. STS allows a few hundred calls per second, and most of a check is
+/// waiting.
 const AT_ONCE: usize = 8;
 
 /// A tenant's rows as the worker reads them.
 struct Tenant {
     id: String,
-    /// Names of the rows whose `ttl` has passed, and when.
+    /// Names of the rows whose `ttl` has passed, with that time.
     expired: Vec<(String, Timestamp)>,
     paused: bool,
     deliveries: Vec<(String, Result<Arc<crate::tenant::Delivery>, BadRow>)>,
@@ -57,7 +58,7 @@ impl Tenant {
 }
 
 impl Doctor {
-    /// One tenant, and the delivery of that name alone if there is one.
+    /// Checks one tenant, or only its delivery of this name.
     pub(super) async fn tenant(
         &self,
         tenant_id: &str,
@@ -74,14 +75,14 @@ impl Doctor {
         let rows = match self.instruments.rows.of(tenant_id).await {
             Ok(rows) => rows,
             Err(error) => {
-                let fix = "DynamoDB answered before: try again";
+                let fix = "try again: DynamoDB answered a moment ago";
                 return about(Finding::failed(error.problem, fix));
             }
         };
         if rows.is_empty() {
             return about(Finding::failed(
                 format!("table {:?} has no row of tenant {tenant_id:?}", self.table),
-                "write its rows with `logferry tenant put`; or correct the id, which is the tenant's segment of the \
+                "write its rows with `logferry tenant put`, or correct the id, which is the tenant's part of the \
                  objects' keys",
             ));
         }
@@ -90,14 +91,14 @@ impl Doctor {
             let there: Vec<_> = tenant.deliveries.iter().map(|(name, _)| format!("{name:?}")).collect();
             let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
             return about(Finding::failed(
-                format!("tenant {tenant_id:?} has no row of type {name:?}; deliveries there are: {there}"),
+                format!("tenant {tenant_id:?} has no row of type {name:?}; its deliveries are: {there}"),
                 "write the row with `logferry tenant put`, or correct --delivery",
             ));
         }
         self.examine_tenant(tenant, delivery, our_side).await
     }
 
-    /// Every tenant with an enabled delivery, in the table's order; those that are paused are named.
+    /// Checks every tenant with an enabled delivery, in the table's order. Paused tenants are reported without a check.
     pub(super) async fn everyone(self, our_side: OurSide) -> Vec<Condition> {
         let about_all = |finding| {
             vec![Condition { tenant_id: None, delivery: None, name: "every tenant's rows", finding }]
@@ -124,8 +125,10 @@ impl Doctor {
         let (doctor, our_side) = (Arc::new(self), Arc::new(our_side));
         for (index, tenant) in tenants.into_iter().enumerate() {
             if tenant.paused {
-                let paused =
-                    Finding::Skipped(format!("paused; `logferry tenant resume {}` ends that", tenant.id));
+                let paused = Finding::Skipped(format!(
+                    "paused; `logferry tenant resume {}` ends the pause",
+                    tenant.id
+                ));
                 found.insert(index, vec![tenant.condition(None, "not paused", paused)]);
                 continue;
             }
@@ -149,7 +152,7 @@ impl Doctor {
     ) -> Vec<Condition> {
         let mut conditions = Vec::new();
         for (name, at) in &tenant.expired {
-            let gone = format!("its ttl passed at {at}: the row is gone for the worker");
+            let gone = format!("its ttl passed at {at}, so the worker ignores the row");
             conditions.push(tenant.condition(Some(name), "ttl", Finding::Skipped(gone)));
         }
         match &tenant.bad_settings {
@@ -169,12 +172,12 @@ impl Doctor {
         }
         if tenant.deliveries.is_empty() {
             let nothing = Finding::failed(
-                "the tenant has no row of a delivery: nothing of it is delivered",
+                "the tenant has no row of a delivery, so nothing is delivered",
                 "write a row with `logferry tenant put`",
             );
             conditions.push(tenant.condition(None, "rows", nothing));
         }
-        // Where nothing is enabled, everything is looked at: somebody is about to enable it.
+        // If no delivery is enabled, all are checked, because the operator may be about to enable one.
         let all = !tenant.has_enabled();
         for (name, delivery) in &tenant.deliveries {
             let enabled = Tenant::is_enabled(delivery);
@@ -183,7 +186,7 @@ impl Doctor {
                 continue;
             }
             if !chosen {
-                let off = Finding::Skipped("the row is disabled: nothing is delivered by it".to_owned());
+                let off = Finding::Skipped("the row is disabled, so it delivers nothing".to_owned());
                 conditions.push(tenant.condition(Some(name), "enabled", off));
                 continue;
             }
@@ -217,7 +220,7 @@ fn of_enabled(tenant_id: &str, name: &str, enabled: bool) -> Finding {
         return Finding::Ok(String::new());
     }
     Finding::failed(
-        "the row is disabled: nothing is delivered by it",
+        "the row is disabled, so it delivers nothing",
         format!("`logferry tenant enable {tenant_id} --type {name}`"),
     )
 }

@@ -1,4 +1,4 @@
-//! The provider's side: the queues, who we are, the table, the first hop.
+//! Checks the provider's side: queues, identity, tables, central role and buckets.
 
 use std::time::Duration;
 
@@ -20,53 +20,61 @@ use crate::{
     worker::settle::LONGEST_HIDING,
 };
 
-/// No tenant has this id: no segment of a key can have a slash.
+/// An id that no tenant can have, because it contains a slash.
 const NOBODY: &str = "logferry/doctor";
 
 fn ours(name: &'static str, finding: Finding) -> Condition {
     Condition { tenant_id: None, delivery: None, name, finding }
 }
 
+fn no_queue() -> Finding {
+    Finding::Skipped("the queue's attributes cannot be read".to_owned())
+}
+
+fn no_credentials() -> Finding {
+    Finding::Skipped("there are no credentials to call AWS with".to_owned())
+}
+
 impl Doctor {
-    /// The queue, where its messages go that cannot be delivered, and whether they are kept long enough there.
+    /// Checks the queue, the dead-letter queue, and whether both keep messages for long enough.
     pub(super) async fn queues(&self) -> Vec<Condition> {
         let queue = match &self.queue.url {
             Some(url) => self.attributes("queue.url", url).await,
-            // The command line asks for it before.
+            // The command line has already refused this.
             None => Err(Finding::failed("queue.url is not set", "set it in the file or as SQS_QUEUE_URL")),
         };
         let letters = match &self.queue.dead_letter_url {
             Some(url) => self.attributes("queue.dead_letter_url", url).await,
             None => Err(Finding::Skipped(
-                "queue.dead_letter_url is not set: what cannot be delivered comes again until the queue's redrive policy \
-                 takes it, and then has no reason"
+                "queue.dead_letter_url is not set: a message that cannot be delivered comes back until the queue's redrive policy \
+                 moves it, and then it has no reason"
                     .to_owned(),
             )),
         };
         let found = |attributes: &QueueAttributes| {
             let QueueAttributes { arn, visible, hidden, .. } = attributes;
-            Finding::Ok(format!("{arn}: about {visible} visible, {hidden} in flight"))
+            format!("{arn}: about {visible} visible, {hidden} in flight")
         };
         let of_queue = queue.as_ref().map_or_else(Finding::clone, |queue| {
-            let Finding::Ok(found) = found(queue) else { unreachable!("found says so") };
             let (ours, theirs) = (self.queue.visibility_timeout, queue.visibility_timeout);
             Finding::Ok(format!(
-                "{found}; each receive hides for {ours:?}, not for the queue's own {theirs:?}"
+                "{}; each receive hides a message for {ours:?}, instead of the queue's own {theirs:?}",
+                found(queue)
             ))
         });
         let sending = match &self.queue.url {
             Some(url) if queue.is_ok() => sending(self.instruments.may_send(url).await),
-            _ => Finding::Skipped("the queue cannot be asked".to_owned()),
+            _ => no_queue(),
         };
         let of_letters = match (&letters, &self.queue.dead_letter_url) {
             (Ok(letters), Some(url)) => match self.instruments.may_send(url).await {
-                Ok(()) => found(letters),
+                Ok(()) => Finding::Ok(found(letters)),
                 Err(error) => Finding::failed(
                     format!("{}: {error}", letters.arn),
                     "allow sqs:SendMessage on the dead-letter queue to the worker's role",
                 ),
             },
-            (Ok(letters), None) => found(letters),
+            (Ok(letters), None) => Finding::Ok(found(letters)),
             (Err(finding), _) => finding.clone(),
         };
         vec![
@@ -84,19 +92,20 @@ impl Doctor {
             let fix = match &error {
                 AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
                 AttributesError::Denied(_) => {
-                    "allow sqs:GetQueueAttributes on it to whoever runs this; the worker asks its own queue how long it keeps \
-                     messages, and no message waits for longer than 30 s where it may not"
+                    "allow sqs:GetQueueAttributes on the queue to the identity that runs this; a worker that may not read how \
+                     long its queue keeps messages lets no message wait for longer than 30 s"
                         .to_owned()
                 }
                 AttributesError::Unavailable(_) => {
-                    format!("see whether {field} and aws.region are right and SQS can be reached from here")
+                    format!("check that {field} and aws.region are right and that SQS can be reached from here")
                 }
             };
             Finding::failed(format!("{url}: {error}"), fix)
         })
     }
 
-    /// Who we are, the table, and the first hop; and what that means for the tenants' own conditions.
+    /// Checks the identity, the tenant table and the central role. Also returns what the tenants' checks need to know of
+    /// them.
     pub(super) async fn our_side(&self) -> (Vec<Condition>, OurSide) {
         let identity = self.instruments.identity().await;
         let of_identity = match &identity {
@@ -104,15 +113,12 @@ impl Doctor {
             Err(WhoAmIError::Refused(error)) => Finding::failed(error.to_string(), error.remedy()),
             Err(error) => Finding::failed(
                 error.to_string(),
-                "see whether STS can be reached from here, with credentials of the provider's account",
+                "check that STS can be reached from here, and that the credentials are of the provider's account",
             ),
         };
         let identity = identity.ok();
         let (table, central) = match &identity {
-            None => {
-                let why = || Finding::Skipped("no credentials to ask with".to_owned());
-                (why(), why())
-            }
+            None => (no_credentials(), no_credentials()),
             Some(identity) => (self.table(identity).await, self.central(identity).await),
         };
         let holds = |finding: &Finding| matches!(finding, Finding::Ok(_));
@@ -122,14 +128,14 @@ impl Doctor {
         (conditions, our_side)
     }
 
-    /// The ledger's table, on which nothing is written.
+    /// Checks the ledger's table, without writing to it.
     pub(super) async fn ledger(&self, our_side: &OurSide) -> Condition {
         let Some(ledger) = &self.instruments.ledger else {
-            let off = "ledger.table is not set: a message that comes again repeats what was put for it";
+            let off = "ledger.table is not set: a message that comes again delivers its records again";
             return ours("ledger", Finding::Skipped(off.to_owned()));
         };
         if our_side.identity.is_none() {
-            return ours("ledger", Finding::Skipped("no credentials to ask with".to_owned()));
+            return ours("ledger", no_credentials());
         }
         let table = &self.ledger_table;
         ours(
@@ -139,20 +145,20 @@ impl Doctor {
                 Err(error) => Finding::failed(
                     error.to_string(),
                     format!(
-                        "see whether table {table:?} (object S, delivery S) is there, dynamodb:UpdateItem on it is allowed to \
-                     whoever runs this, and DynamoDB can be reached from here; or correct ledger.table or aws.region"
+                        "check that table {table:?} (object S, delivery S) exists, that the identity that runs this may call \
+                         dynamodb:UpdateItem on it, and that DynamoDB can be reached from here; or correct ledger.table or aws.region"
                     ),
                 ),
             },
         )
     }
 
-    /// The buckets that objects are read from, and the one of the quarantine, if there is one.
+    /// Checks the source buckets, and the quarantine's bucket, if there is one.
     pub(super) async fn buckets(&self, our_side: &OurSide) -> Vec<Condition> {
         let mut conditions = Vec::new();
         let known = our_side.identity.is_some();
         if self.source.is_empty() {
-            let any = "source.buckets is empty: objects of any bucket that a message names are read";
+            let any = "source.buckets is empty: the worker reads from any bucket that a message names";
             conditions.push(ours("source bucket", Finding::Skipped(any.to_owned())));
         }
         let source = self.source.iter().map(|bucket| ("source bucket", "source.buckets", bucket));
@@ -160,7 +166,7 @@ impl Doctor {
         for (name, field, bucket) in source.chain(quarantine) {
             let finding = match known {
                 true => of_bucket(field, bucket, self.instruments.bucket(bucket).await),
-                false => Finding::Skipped("no credentials to ask with".to_owned()),
+                false => no_credentials(),
             };
             conditions.push(ours(name, finding));
         }
@@ -188,11 +194,13 @@ impl Doctor {
 
 fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -> Finding {
     match answer {
-        Ok(()) => Finding::Ok(format!("{} is there", bucket.name)),
-        // To read and to write its objects does not need it.
-        Err(error @ BucketError::Hidden(_)) => Finding::Skipped(format!("{error}: s3:ListBucket would tell")),
+        Ok(()) => Finding::Ok(format!("{} exists", bucket.name)),
+        // Reading and writing objects does not need s3:ListBucket.
+        Err(error @ BucketError::Hidden(_)) => {
+            Finding::Skipped(format!("{error}: s3:ListBucket would let this check tell"))
+        }
         Err(error @ BucketError::Unavailable { .. }) => {
-            Finding::failed(error.to_string(), "see whether S3 can be reached from here, and try again")
+            Finding::failed(error.to_string(), "check that S3 can be reached from here, and try again")
         }
         Err(error) => {
             Finding::failed(error.to_string(), format!("create the bucket, or correct {field} or aws.region"))
@@ -200,16 +208,16 @@ fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -
     }
 }
 
-/// What mends a table that cannot be read, told by DynamoDB's error.
+/// The fix for a table that cannot be read, from DynamoDB's error.
 pub(super) fn table_fix(table: &str, problem: &str, call: &str, identity: &Identity) -> String {
     if problem.starts_with("ResourceNotFoundException") {
         format!("create table {table:?} (tenant_id S, type S), or correct tenants.table or aws.region")
     } else if problem.starts_with("AccessDenied") {
         format!("allow dynamodb:{call} on table {table:?} to {}", identity.arn)
     } else if problem.starts_with("ValidationException") {
-        format!("see whether {table:?} is the tenant table: its key is tenant_id (S) and type (S)")
+        format!("check that {table:?} is the tenant table: its key must be tenant_id (S) and type (S)")
     } else {
-        "see whether DynamoDB can be reached from here, and try again".to_owned()
+        "check that DynamoDB can be reached from here, and try again".to_owned()
     }
 }
 
@@ -219,56 +227,58 @@ fn central_fix(role: &str, identity: &Identity, cause: Option<Cause>, error: &As
         Some(Cause::CentralRolePolicy) => format!("the policy of {arn} must allow sts:AssumeRole on {role}"),
         Some(Cause::Request) | None => {
             format!(
-                "STS's words say what is wrong with the request or with the credentials of {arn}: {error}"
+                "STS's message says what is wrong with the request or with the credentials of {arn}: {error}"
             )
         }
         Some(Cause::TrustPolicy | Cause::TagSession | Cause::SourceIdentity) => format!(
             "one of: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
-             sts:AssumeRole to {arn}; the policy of the latter does not allow sts:AssumeRole on it"
+             sts:AssumeRole to {arn}; the policy of {arn} does not allow sts:AssumeRole on {role}"
         ),
     }
 }
 
 fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, config: &Queue) -> Finding {
-    let Some(queue) = queue else { return Finding::Skipped("the queue cannot be asked".to_owned()) };
+    let Some(queue) = queue else { return no_queue() };
     let Some(policy) = &queue.redrive else {
         return Finding::failed(
-            "the queue has no redrive policy: a message that never goes well comes again until its retention ends, \
+            "the queue has no redrive policy: a message that never succeeds comes back until its retention ends, \
              and is then lost",
-            "set RedrivePolicy of the queue, with the dead-letter queue as deadLetterTargetArn and a maxReceiveCount",
+            "set RedrivePolicy of the queue, with the dead-letter queue as deadLetterTargetArn, and a maxReceiveCount of 100",
         );
     };
     let (target, count) = (&policy.target_arn, policy.max_receive_count);
     if let Some(letters) = letters.filter(|letters| letters.arn != *target) {
         return Finding::failed(
             format!(
-                "the queue's policy moves messages to {target}, the worker sends them to {}",
+                "the queue's redrive policy moves messages to {target}, but the worker sends them to {}",
                 letters.arn
             ),
-            "let deadLetterTargetArn of the queue's RedrivePolicy and queue.dead_letter_url name the same queue: \
-             `logferry redrive` and whoever watches them see one",
+            "deadLetterTargetArn of the queue's RedrivePolicy and queue.dead_letter_url must name the same queue, because \
+             `logferry redrive` and your monitoring look at one",
         );
     }
     let short_waits = short_waits(config);
     if count <= short_waits {
         return Finding::failed(
             format!(
-                "to {target} after {count} receives, and a message is received {short_waits} times before its waits are so long \
-                 that it is sent anew: SQS moves it before that, without a reason"
+                "the redrive policy moves a message to {target} after {count} receives, but a failing message is received \
+                 {short_waits} times before its waits are so long that the worker sends it again as a new one: SQS moves it \
+                 earlier, without a reason"
             ),
             format!(
-                "set maxReceiveCount of the queue's RedrivePolicy above {short_waits}, best to 100: it is the last resort, for \
-                 messages at which workers die; queue.max_age ends what is retried"
+                "set maxReceiveCount of the queue's RedrivePolicy above {short_waits}, ideally to 100: it is only the last resort, for \
+                 messages that kill workers; queue.max_age limits the retries of others"
             ),
         );
     }
     Finding::Ok(format!(
-        "to {target} after {count} receives of one message; what is sent anew begins at none, and queue.max_age ends it, with \
-         its reason"
+        "a message goes to {target} after {count} receives; a message that the worker sends again starts at 0, and queue.max_age \
+         limits its retries, with a reason"
     ))
 }
 
-/// Receives of a message that fails at once each time, until it waits for so long that it is sent anew.
+/// Number of receives of a message that fails at once each time, until it waits so long that the worker sends it as a new
+/// one.
 fn short_waits(config: &Queue) -> u32 {
     let mut delay = config.retry_delay;
     let mut receives = 1;
@@ -279,35 +289,35 @@ fn short_waits(config: &Queue) -> u32 {
     receives
 }
 
-/// Whether messages that wait for long can leave the places in flight.
+/// Checks whether waiting messages can be sent again, so that they do not count as in flight.
 fn sending(answer: Result<(), QueueError>) -> Finding {
     match answer {
         Ok(()) => Finding::Ok(
-            "messages that wait for long can be sent anew, and are not in flight meanwhile".to_owned(),
+            "the worker can send waiting messages again, so they are not in flight meanwhile".to_owned(),
         ),
         Err(QueueError::Denied(problem)) => Finding::failed(
             format!(
-                "messages that wait for long stay in flight, of which SQS has 120,000 for all tenants together: {problem}"
+                "messages stay in flight while they wait, and SQS allows 120,000 in flight for all tenants together: {problem}"
             ),
             "allow sqs:SendMessage on the queue to the worker's role",
         ),
         Err(error) => {
-            Finding::failed(error.to_string(), "see whether SQS can be reached from here, and try again")
+            Finding::failed(error.to_string(), "check that SQS can be reached from here, and try again")
         }
     }
 }
 
 fn kept_for_long_enough(queue: Option<&QueueAttributes>, config: &Queue) -> Finding {
-    let Some(queue) = queue else { return Finding::Skipped("the queue cannot be asked".to_owned()) };
+    let Some(queue) = queue else { return no_queue() };
     let needed = config.max_age + config.max_retry_delay;
     let (kept, needed_text) = (readable(queue.retention), readable(needed));
     if queue.retention >= needed {
-        Finding::Ok(format!("{kept}, and a message is retried for {needed_text} at most"))
+        Finding::Ok(format!("{kept}; a message is retried for {needed_text} at most"))
     } else {
         Finding::failed(
             format!(
-                "{kept}, and a message may be retried for {needed_text} (queue.max_age plus queue.max_retry_delay): where none can \
-                 be sent anew, letters come earlier than queue.max_age says"
+                "{kept}, but a message may be retried for {needed_text} (queue.max_age plus queue.max_retry_delay): if the worker \
+                 cannot send a message again, it becomes a dead letter before queue.max_age"
             ),
             "raise MessageRetentionPeriod of the queue, or lower queue.max_age",
         )
@@ -323,18 +333,18 @@ fn readable(time: Duration) -> String {
 
 fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>) -> Finding {
     let (Some(queue), Some(letters)) = (queue, letters) else {
-        return Finding::Skipped("one of the two queues cannot be asked".to_owned());
+        return Finding::Skipped("the attributes of one of the queues cannot be read".to_owned());
     };
     let (of_queue, of_letters) = (readable(queue.retention), readable(letters.retention));
     if letters.retention > queue.retention {
         Finding::Ok(format!("{of_letters}, longer than the queue's {of_queue}"))
     } else {
-        // A message that SQS moves keeps the time at which it was sent. Source: SQS Developer Guide, "Dead-letter queues".
+        // SQS keeps the sending time of a message that it moves. Source: SQS Developer Guide, "Dead-letter queues".
         Finding::failed(
             format!(
-                "{of_letters}, and the queue's is {of_queue}: a message keeps its age when SQS moves it, and may be gone at once"
+                "{of_letters}, but the queue's is {of_queue}: a message keeps its age when SQS moves it, and may be gone at once"
             ),
-            "raise MessageRetentionPeriod of the dead-letter queue, to 1209600 (14 days) best",
+            "raise MessageRetentionPeriod of the dead-letter queue, ideally to 1209600 (14 days)",
         )
     }
 }
@@ -367,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_must_be_found_where_they_are_looked_for() {
+    fn the_redrive_policy_must_name_the_dead_letter_queue_and_count_high_enough() {
         let config = Queue::default();
         let (logs, letters) = (queue("logs", 96, Some("letters")), queue("letters", 336, None));
         check(&redrive(Some(&logs), Some(&letters), &config), Ok("after 5 receives"));
@@ -400,21 +410,21 @@ mod tests {
         let check = |hours, expected| {
             check(&kept_for_long_enough(Some(&queue("logs", hours, None)), &config), expected)
         };
-        check(96, Ok("4 days, and a message is retried for 260100 s"));
+        check(96, Ok("4 days; a message is retried for 260100 s"));
         check(73, Ok("262800 s"));
-        check(72, Err("3 days, and a message may be retried for 260100 s"));
+        check(72, Err("3 days, but a message may be retried for 260100 s"));
         assert!(matches!(kept_for_long_enough(None, &config), Finding::Skipped(_)));
     }
 
     #[test]
-    fn short_waits_are_counted_by_the_delays() {
+    fn short_waits_are_counted_from_the_delays() {
         let check = |first, longest, receives| {
             let seconds = Duration::from_secs;
             let config =
                 Queue { retry_delay: seconds(first), max_retry_delay: seconds(longest), ..Queue::default() };
             assert_eq!(short_waits(&config), receives, "{first} s to {longest} s");
         };
-        // 15, 30 and 60 s hide; 120 s do not.
+        // Waits of 15, 30 and 60 s hide the message; with 120 s it is sent again.
         check(15, 900, 4);
         check(61, 900, 1);
         check(1, 900, 7);
@@ -422,8 +432,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_denied_is_told_with_its_remedy() {
-        check(&sending(Ok(())), Ok("sent anew"));
+    fn a_denied_send_is_reported_with_its_fix() {
+        check(&sending(Ok(())), Ok("send waiting messages again"));
         check(&sending(Err(QueueError::Denied("no".into()))), Err("120,000"));
         check(&sending(Err(QueueError::Unavailable("503".into()))), Err("503"));
     }

@@ -1,66 +1,68 @@
-//! Who holds how many slots, and who may have another one. Pure: time and chance come in as arguments.
+//! Counts the slots that each tenant holds, and decides who gets another one. No I/O; time and randomness are arguments.
 //!
-//! **The share.** Among others, a tenant may hold as many slots as are free: a dynamic threshold, as switches use it to share
-//! their memory among ports. One busy tenant gets half of the slots, two a third each, k of them 1/(k + 1) each, and as many are
-//! left free for those who hold none. Nobody has to be known as busy beforehand, and a tenant with two objects at once is not
-//! held against a share of a fraction of a slot. A tenant that nobody else is active beside may take every slot, and one that
-//! holds none enters always. (A fixed share of slots / active tenants would leave a fraction of a slot among many.)
+//! **The share.** A tenant that is not alone may hold as many slots as are free. Network switches share their memory among
+//! ports by this rule, called dynamic threshold. One busy tenant gets half of the slots, two get a third each, and k tenants
+//! get 1/(k+1) each. The rest stays free for tenants that hold none. The rule need not know beforehand which tenants are
+//! busy. A tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (With a
+//! fixed share of slots / active tenants, many tenants would get a fraction of a slot each, and two objects at once would be
+//! too many.)
 //!
-//! **The turn.** What is refused queues in its tenant's virtual queue: each place is the time that one of the tenant's objects
-//! takes, divided by those it works on at once, so a backlog comes back spread over the time that it needs, and is not received
-//! again and again.
+//! **The turn.** A refused object gets a place in its tenant's virtual queue. A place lasts as long as one of the tenant's
+//! objects takes, divided by the number of its objects in flight. So a backlog comes back spread over the time that it needs,
+//! instead of being received again and again.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-/// A tenant is active while it has something in flight, waits for a turn, or was seen that lately.
+/// How long a tenant stays active after it was seen. It is also active while an object of it is in flight or waits for its
+/// turn.
 const ACTIVE: Duration = Duration::from_secs(30);
-/// How often those who are not are forgotten.
+/// How often inactive tenants are forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
-/// Sooner, the message would only be in its own way.
+/// Shortest wait: if a message came back sooner, its tenant's share would still be used up.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-/// What an object takes, as long as none of the tenant's has ended.
+/// Assumed duration of a tenant's object until the first one has ended.
 const FIRST_GUESS: Duration = Duration::from_secs(1);
-/// A tenant that nobody else is seen beside is alone, as long as a message passes at least that often. Else it may hide who
-/// waits behind its backlog, and the backlog has to go out of the way to see.
+/// A tenant without other active tenants counts as alone only if a message passes at least this often. If messages pass more
+/// slowly, other tenants may wait unseen behind its backlog, so it must leave slots free for them.
 const TELLING: Duration = Duration::from_millis(250);
-/// The weight of what is known of a tenant's objects against the latest one.
+/// Weight of the mean duration so far in the new mean. The latest duration has the weight 1.
 const INERTIA: u32 = 7;
 
-/// What tenants may hold.
+/// Limits on what tenants may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Objects worked on at once, all tenants together.
+    /// Number of objects in flight at once, of all tenants together.
     pub slots: usize,
-    /// Most objects of one tenant, whoever else is there.
+    /// Number of objects in flight that one tenant may have at most, even if it is alone.
     pub max_objects: Option<usize>,
-    /// Most stored bytes of one tenant's objects in flight; a larger object enters alone.
+    /// Stored bytes in flight that one tenant may have at most. A larger object is admitted if it is the tenant's only one.
     pub max_bytes: Option<u64>,
-    /// No turn is farther away.
+    /// Longest wait for a turn.
     pub longest_wait: Duration,
 }
 
-/// What every tenant holds, and its virtual queue.
+/// The slots that every tenant holds, and its virtual queue.
 #[derive(Debug)]
 pub struct Book {
     limits: Limits,
     objects: usize,
-    /// Those who are active, give or take [`SWEEP`].
+    /// The active tenants. Inactive ones are removed within [`SWEEP`].
     tenants: HashMap<String, Account>,
     swept: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Account {
-    /// When each of its objects in flight entered.
+    /// When each of its objects in flight was admitted.
     entered: Vec<Instant>,
     bytes: u64,
     seen: Instant,
-    /// What its objects took lately.
+    /// Mean duration of its latest objects.
     mean: Option<Duration>,
-    /// The end of its virtual queue.
+    /// End of the virtual queue.
     next_turn: Instant,
 }
 
@@ -73,35 +75,36 @@ impl Account {
         !self.entered.is_empty() || self.next_turn > now || now.duration_since(self.seen) < ACTIVE
     }
 
-    /// What an object takes by all that is known: those that ended, and those that have not for long.
+    /// Expected duration of an object: the mean so far, or the mean age of the objects in flight if that is longer.
     fn object_time(&self, now: Instant) -> Duration {
         let ages: Duration = self.entered.iter().map(|entered| now.duration_since(*entered)).sum();
         let age = ages / u32::try_from(self.entered.len().max(1)).unwrap_or(u32::MAX);
         self.mean.unwrap_or(FIRST_GUESS).max(age)
     }
 
-    /// Moves the end of the virtual queue on by a place, and says how far away it is.
+    /// Appends a place to the virtual queue, and returns the time until its turn.
     fn queue(&mut self, longest: Duration, now: Instant, chance: f64) -> Duration {
         let at_once = u32::try_from(self.entered.len().max(1)).unwrap_or(u32::MAX);
         let place = self.object_time(now) / at_once;
-        // Beyond the longest wait nobody stands: whoever would be there comes before and queues again.
+        // Waits are capped; a message beyond the cap comes back early and queues again.
         self.next_turn = (self.next_turn.max(now) + place).min(now + longest);
         let wait = (self.next_turn - now).max(SHORTEST_WAIT.min(longest));
-        // Those at the end do not all come at once.
+        // Spreads the messages at the cap, so that they do not all come back at once.
         if wait == longest { wait.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0) } else { wait }
     }
 }
 
 impl Book {
-    /// Nothing is in flight yet.
+    /// Starts with no object in flight.
     pub fn new(limits: Limits) -> Self {
         Self { limits, objects: 0, tenants: HashMap::new(), swept: None }
     }
 
-    /// Takes an object in, if its tenant may have one more.
+    /// Admits an object, if its tenant may have one more.
     ///
     /// # Errors
-    /// It may not: how long until the object's turn; `chance`, 0 to 1, takes off up to a quarter of the longest wait.
+    /// The tenant's share is used up. The error is the time until the object's turn. `chance`, from 0 to 1, shortens the
+    /// longest wait by up to a quarter.
     pub fn enter(&mut self, tenant_id: &str, bytes: u64, now: Instant, chance: f64) -> Result<(), Duration> {
         self.sweep(now);
         let Limits { slots, max_objects, max_bytes, longest_wait } = self.limits;
@@ -120,7 +123,7 @@ impl Book {
         Ok(())
     }
 
-    /// Takes an object in.
+    /// Admits an object regardless of the limits.
     pub fn enter_anyway(&mut self, tenant_id: &str, bytes: u64, now: Instant) {
         self.objects += 1;
         let account = self.account(tenant_id, now);
@@ -128,7 +131,7 @@ impl Book {
         account.bytes = account.bytes.saturating_add(bytes);
     }
 
-    /// Lets go of an object that entered at `since`.
+    /// Removes an object that was admitted at `since`.
     pub fn leave(&mut self, tenant_id: &str, bytes: u64, since: Instant, now: Instant) {
         let Some(account) = self.tenants.get_mut(tenant_id) else { return };
         let Some(at) = account.entered.iter().position(|entered| *entered == since) else { return };

@@ -1,9 +1,9 @@
-//! Shares the processor among tenants, and keeps it free for what must not wait.
+//! Shares the processor among tenants, and keeps it free for tasks that must not wait.
 //!
-//! The runtime's threads do everything: they read objects, and they renew leases, write the ledger, answer health checks and
-//! notice SIGTERM. Reading what never waits for anything, such as gigabytes of empty messages, would keep a thread for as
-//! long as it lasts. So reading runs in slices: [`Pace`] ends one after a millisecond, and `Slices` says whose is next.
-//! Between two slices a thread does whatever else is due.
+//! The same threads read objects, renew leases, write the ledger, answer health checks and notice SIGTERM. Reading an object
+//! that never waits for the network, such as gigabytes of empty messages, would keep a thread busy to its end. So reading
+//! runs in slices: [`Pace`] ends a slice after a millisecond, and `Slices` decides whose slice is next. Between two slices, a
+//! thread runs its other tasks.
 
 use std::{
     future::{Future, poll_fn},
@@ -20,34 +20,34 @@ use tokio::{
 
 use super::slices::Slices;
 
-/// Bytes of work between two looks at the clock: a tenth of a millisecond of inflating and scanning in the usual case, some
-/// milliseconds in the worst.
+/// Bytes of work between two looks at the clock. Inflating and scanning so many bytes usually takes a tenth of a millisecond,
+/// and some milliseconds in the worst case.
 const LOOK: usize = 256 << 10;
-/// How long a slice lasts. A pause costs some microseconds.
+/// Length of a slice. A pause costs some microseconds.
 const SLICE: Duration = Duration::from_millis(1);
-/// How long one object of a tenant goes on, slice by slice, while others of the same tenant wait. Each change of the object
-/// brings another one's buffers into the processor's caches.
+/// How long one object goes on, slice by slice, while other objects of the same tenant wait. A change of objects costs time,
+/// because the processor's caches have to load the other object's buffers.
 const TURN: Duration = Duration::from_millis(10);
-/// Work on more bytes than that is not done beside a thread's other tasks.
+/// Work without a pause on more bytes than this moves the thread's other tasks to another thread.
 const LONG: usize = 1 << 20;
 
-/// The processor's slices; clones share them.
+/// The processor's slices. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Cpu {
     slices: Arc<Mutex<Slices<oneshot::Sender<Slice>>>>,
 }
 
 impl Cpu {
-    /// `at_once` slices run side by side: as many as the runtime has threads.
+    /// Lets `at_once` slices run at once: as many as the runtime has threads.
     pub fn new(at_once: usize) -> Self {
         Self { slices: Arc::new(Mutex::new(Slices::new(at_once))) }
     }
 
-    /// Does a tenant's work in slices of the tenant's, which its [`Pace`] ends. While the work waits for something it runs in
-    /// none, and goes on with the rest of its slice afterwards.
+    /// Runs a tenant's work in slices, which the work's [`Pace`] ends. While the work waits for something else, it holds no
+    /// slice; it goes on with the rest of its slice afterwards.
     ///
     /// # Cancel safety
-    /// As safe as `work`. A slice that was given to what is dropped goes to the next one.
+    /// As safe as `work`. A slice that is given to a dropped call goes to the next one that waits.
     pub async fn share<F: Future>(&self, tenant_id: &Arc<str>, work: impl FnOnce(Pace) -> F) -> F::Output {
         let watch: Arc<Watch> = Arc::default();
         let mut work = pin!(work(Pace { watch: Arc::clone(&watch), done: 0 }));
@@ -71,7 +71,7 @@ impl Cpu {
                     drop(slice);
                     slice = given(waits).await;
                 }
-                // Behind everything else that the thread has to do, what has arrived from the network included.
+                // The thread's other tasks run first, including those for which data has arrived from the network.
                 tokio::task::yield_now().await;
             } else {
                 drop(slice);
@@ -107,18 +107,17 @@ impl Cpu {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slices<oneshot::Sender<Slice>>> {
-        // Its counts are right again after each of its methods, and none of them calls out.
+        // No method of `Slices` panics halfway, so its counts are right even after a panic elsewhere.
         self.slices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The right to run; it ends when it drops.
+/// Permission to run, until it is dropped.
 #[derive(Debug)]
 struct Slice {
     cpu: Cpu,
     tenant_id: Arc<str>,
-    /// Time that is not in the tenant's account yet. The processor's own, not Tokio's, because it is the processor that is
-    /// shared.
+    /// Time that is not charged to the tenant yet. Measured by the real clock instead of Tokio's, which tests can stop.
     took: Duration,
 }
 
@@ -130,12 +129,12 @@ fn queue(slices: &mut Slices<oneshot::Sender<Slice>>, tenant_id: &Arc<str>) -> o
 
 /// Waits for a slice.
 async fn given(slice: oneshot::Receiver<Slice>) -> Slice {
-    slice.await.expect("whoever has a slice passes it on")
+    slice.await.expect("a running slice calls the next one that waits")
 }
 
 impl Slice {
-    /// Accounts for what it took, and queues if the next one is another's: before this one ends, or whoever happens to come
-    /// first would be the next.
+    /// Charges the tenant for the time so far, and queues if another task is next. It queues before this slice ends;
+    /// otherwise a task that comes at that moment would be next.
     fn make_way(&mut self, turn_is_over: bool) -> Option<oneshot::Receiver<Self>> {
         let mut slices = self.cpu.lock();
         slices.took(&self.tenant_id, std::mem::take(&mut self.took));
@@ -155,20 +154,20 @@ impl Drop for Slice {
             if waiter.is_closed() {
                 next = self.cpu.lock().end(&tenant_id);
             } else {
-                // If it is gone by now, the slice comes back, and passes on as it drops.
+                // If the waiter is gone by now, the slice comes back, and goes to the next waiter when it is dropped.
                 drop(waiter.send(self.cpu.slice(&tenant_id)));
             }
         }
     }
 }
 
-/// Waits until it is polled again, for which somebody else has to see.
+/// Waits until it is polled again. The caller must make sure that this happens.
 async fn next_poll() {
     let mut polled = false;
     poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-/// Ends the slices of work that does not wait for anything. An order to stop is seen in between.
+/// Ends the slices of work that does not wait for anything else.
 #[derive(Debug)]
 pub struct Pace {
     watch: Arc<Watch>,
@@ -177,7 +176,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Tells that about so many bytes were worked on. If it is time, [`Pace::pause`] comes next.
+    /// Counts `bytes` as done. If it returns true, the slice is over, and the caller must call [`Pace::pause`].
     #[must_use]
     pub fn is_over(&mut self, bytes: usize) -> bool {
         self.done = self.done.saturating_add(bytes);
@@ -197,7 +196,7 @@ impl Pace {
     }
 }
 
-/// What [`Cpu::share`] and the [`Pace`] of its work know of the slice that runs.
+/// State of the running slice, shared by [`Cpu::share`] and the work's [`Pace`].
 #[derive(Debug, Default)]
 struct Watch(Mutex<Alarm>);
 
@@ -206,19 +205,19 @@ enum Alarm {
     #[default]
     Off,
     At(Instant),
-    /// The work paused by itself, and would go on.
+    /// The slice is over, and the work waits for the next one.
     Rang,
 }
 
 impl Watch {
-    /// Begins a stretch that may last so long; says when it began.
+    /// Starts a slice of this length. Returns when it began.
     fn start(&self, lasts: Duration) -> Instant {
         let now = Instant::now();
         *self.lock() = Alarm::At(now + lasts);
         now
     }
 
-    /// Whether the time is over.
+    /// Whether the slice is over.
     fn rings(&self) -> bool {
         let mut alarm = self.lock();
         let rings = matches!(*alarm, Alarm::At(at) if Instant::now() >= at);
@@ -228,19 +227,19 @@ impl Watch {
         rings
     }
 
-    /// Whether the work paused because its time was over.
+    /// Whether the work paused because the slice was over.
     fn rang(&self) -> bool {
         matches!(std::mem::take(&mut *self.lock()), Alarm::Rang)
     }
 
     fn lock(&self) -> MutexGuard<'_, Alarm> {
-        // Right after every statement: a panic elsewhere leaves nothing half done.
+        // Each statement leaves the alarm in a valid state, so it is right even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Does work on so many bytes that cannot pause, such as parsing one record. If they are many, the thread's other tasks go on
-/// in another thread meanwhile.
+/// Does work on `bytes` bytes that cannot pause, such as parsing one record. If they are many, the thread's other tasks move
+/// to another thread meanwhile.
 pub fn without_pause<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > LONG && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
         tokio::task::block_in_place(work)
@@ -257,7 +256,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps the thread for a moment, `slices` times.
+    /// Keeps the thread busy for `slices` slices.
     async fn burn(mut pace: Pace, slices: usize, did: Arc<AtomicUsize>) {
         for _ in 0..slices {
             let began = Instant::now();
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tenant_with_many_tasks_does_not_hold_up_one_with_few() {
+    async fn a_tenant_with_many_tasks_does_not_delay_a_tenant_with_one() {
         let cpu = Cpu::new(1);
         let (greedy, modest): (Arc<str>, Arc<str>) = ("greedy".into(), "modest".into());
         let did: Arc<AtomicUsize> = Arc::default();
@@ -285,13 +284,14 @@ mod tests {
         let before = did.load(Ordering::Relaxed);
         cpu.share(&modest, |pace| burn(pace, 20, Arc::default())).await;
         let meanwhile = did.load(Ordering::Relaxed) - before;
-        // In turns by task it would be 1,920. Where the system takes the processor away in a slice, that slice counts as long.
-        assert!(meanwhile <= 480, "{meanwhile} slices of the others beside 20");
+        // It would be 1,920 if tasks took turns regardless of their tenant. If the system takes the processor away during a
+        // slice, that slice counts as a long one.
+        assert!(meanwhile <= 480, "the other tenant had {meanwhile} slices, this one 20");
         tasks.shutdown().await;
     }
 
     #[tokio::test]
-    async fn what_is_dropped_gives_its_slice_back() {
+    async fn dropped_work_gives_its_slice_back() {
         let cpu = Cpu::new(2);
         let tenant_id: Arc<str> = "acme".into();
         for round in 0..200 {
@@ -306,11 +306,11 @@ mod tests {
             tasks.shutdown().await;
         }
         let both = (cpu.next_slice(&tenant_id).await, cpu.next_slice(&tenant_id).await);
-        assert!(!cpu.lock().try_start(&tenant_id), "two there are, {both:?}");
+        assert!(!cpu.lock().try_start(&tenant_id), "there are only two, {both:?}");
     }
 
     #[tokio::test]
-    async fn who_waits_holds_none() {
+    async fn waiting_work_holds_no_slice() {
         let cpu = Cpu::new(1);
         let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
         let (sender, receiver) = oneshot::channel::<()>();

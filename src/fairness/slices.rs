@@ -1,10 +1,10 @@
-//! Which tenant has the processor next. Pure: what a slice took comes in as an argument.
+//! Decides which tenant has the processor next. No I/O; the length of a slice is an argument.
 //!
-//! **The order.** Every tenant has an account of the processor time that it took. Of those who wait, the one that took least
-//! goes first, and among equals the one that waits longest. A tenant that was away begins level with whoever runs now: it
-//! neither has saved time up nor pays for what others took meanwhile. (Start-time fair queueing; what the Linux scheduler
-//! does among processes.) So beside any number of busy tenants one that wants little waits for the slices that run at that
-//! moment, and no longer.
+//! **The order.** Each tenant has an account of the processor time that it has taken. The waiting tenant with the smallest
+//! account goes first; among equals, the one that has waited longest. The account of a tenant that comes back begins at the
+//! level of the running ones: the tenant has saved no time, and owes none. This is start-time fair queueing, which the Linux
+//! scheduler applies to processes. So a tenant that needs little time waits only for the slices that run at that moment,
+//! however many other tenants are busy.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,16 +12,16 @@ use std::{
     time::Duration,
 };
 
-/// Every tenant's processor time, and who waits for some. `W` is the waiter's address.
+/// Processor time of all tenants, and the tasks that wait for it. `W` identifies a waiting task.
 #[derive(Debug)]
 pub(super) struct Slices<W> {
-    /// How many may begin to run at once.
+    /// Number of slices that may begin to run at once.
     at_once: usize,
     running: usize,
-    /// What the tenant that began last had taken by then.
+    /// The largest account among the tenants that have begun a slice.
     level: Duration,
     tenants: HashMap<Arc<str>, Account<W>>,
-    /// Waiters so far, to tell who came first.
+    /// Number of tasks that have waited so far. It gives each one a number in order of arrival.
     came: u64,
 }
 
@@ -33,13 +33,13 @@ struct Account<W> {
 }
 
 impl<W> Slices<W> {
-    /// Nobody runs yet; `at_once` slices may, one at least.
+    /// Starts with no slice running. `at_once` slices may run at once; 0 counts as 1.
     pub(super) fn new(at_once: usize) -> Self {
         let at_once = at_once.max(1);
         Self { at_once, running: 0, level: Duration::ZERO, tenants: HashMap::new(), came: 0 }
     }
 
-    /// Begins a slice, unless as many run as may: then queue for one.
+    /// Begins a slice and returns true, or returns false if no more slices may run. Then the caller must queue.
     pub(super) fn try_start(&mut self, tenant_id: &Arc<str>) -> bool {
         let begins = self.running < self.at_once;
         if begins {
@@ -50,28 +50,28 @@ impl<W> Slices<W> {
         begins
     }
 
-    /// Goes on with a slice that was interrupted, however many run: it has little left.
+    /// Continues an interrupted slice, however many slices run, because it has little time left.
     pub(super) fn resume(&mut self, tenant_id: &Arc<str>) {
         self.running += 1;
         self.account(tenant_id).running += 1;
     }
 
-    /// Queues a waiter while others run, one of whom will call it as it ends.
+    /// Adds a task to the tenant's queue. A running slice must exist, which calls the task when it ends.
     pub(super) fn queue(&mut self, tenant_id: &Arc<str>, waiter: W) {
         self.came += 1;
         let came = self.came;
         self.account(tenant_id).waiting.push_back((came, waiter));
     }
 
-    /// Adds what a slice of a tenant took to its account.
+    /// Charges `time` to the tenant's account.
     pub(super) fn took(&mut self, tenant_id: &str, time: Duration) {
         if let Some(account) = self.tenants.get_mut(tenant_id) {
             account.taken += time;
         }
     }
 
-    /// Begins another slice of a tenant that has one, unless somebody waits whose turn it is: another tenant that took no more,
-    /// or one of its own where `turn_is_over`.
+    /// Begins another slice of a running task and returns true, unless another task is next: a task of another tenant whose
+    /// account is not larger, or one of the same tenant if `turn_is_over`.
     pub(super) fn goes_on(&mut self, tenant_id: &str, turn_is_over: bool) -> bool {
         let Some(taken) = self.tenants.get(tenant_id).map(|own| own.taken) else { return false };
         let goes_first = |(id, other): (&Arc<str>, &Account<W>)| {
@@ -85,7 +85,8 @@ impl<W> Slices<W> {
         goes_on
     }
 
-    /// Ends a slice and begins the next one: of that tenant, for that waiter. A waiter that is gone ends it at once.
+    /// Ends a slice and begins the next one. Returns the next slice's tenant and task. If that task is gone, the caller must
+    /// end its slice too.
     pub(super) fn end(&mut self, tenant_id: &str) -> Option<(Arc<str>, W)> {
         self.running -= 1;
         if let Some(account) = self.tenants.get_mut(tenant_id) {
@@ -98,7 +99,7 @@ impl<W> Slices<W> {
         let waiting = self.tenants.iter_mut().filter_map(|(id, it)| Some((first(it)?, id, it)));
         let Some((_, id, account)) = waiting.min_by_key(|(first, ..)| *first) else {
             if self.running == 0 {
-                // Nobody wants the processor: nobody is ahead of anybody.
+                // No task needs the processor, so the accounts no longer matter.
                 self.tenants.clear();
             }
             return None;
@@ -113,7 +114,8 @@ impl<W> Slices<W> {
     fn account(&mut self, tenant_id: &Arc<str>) -> &mut Account<W> {
         if !self.tenants.contains_key(tenant_id) {
             if self.tenants.len() == self.tenants.capacity() {
-                // Before the table grows: who is not ahead of the level is as good as new.
+                // Before the table grows: forget idle tenants at or below the level, because they would begin at the level
+                // anyway.
                 let level = self.level;
                 self.tenants.retain(|_, it| it.running > 0 || !it.waiting.is_empty() || it.taken > level);
             }
@@ -139,13 +141,13 @@ mod tests {
         name.into()
     }
 
-    /// Ends a slice that took so long.
+    /// Ends a slice of this length.
     fn end<W>(book: &mut Slices<W>, tenant_id: &str, took: Duration) -> Option<(Arc<str>, W)> {
         book.took(tenant_id, took);
         book.end(tenant_id)
     }
 
-    /// Tenants who want the processor all the time, in so many tasks each; says what each had after so many slices.
+    /// Runs `slices` slices for tenants whose tasks always need the processor. Returns the number of slices of each tenant.
     fn run(at_once: usize, greedy: &[(&str, usize)], slices: usize) -> HashMap<Arc<str>, usize> {
         let mut book = Slices::new(at_once);
         let mut running = VecDeque::new();
@@ -159,24 +161,24 @@ mod tests {
         }
         let mut had: HashMap<_, usize> = HashMap::new();
         for slice in 0..slices {
-            let ends = running.pop_front().expect("somebody runs");
+            let ends = running.pop_front().expect("a task runs");
             *had.entry(Arc::clone(&ends)).or_default() += 1;
             book.took(&ends, SLICE);
-            // A turn is of ten slices here.
+            // In this test, a turn lasts ten slices.
             if book.goes_on(&ends, slice % 10 == 9) {
                 running.push_back(ends);
                 continue;
             }
-            // It comes again before the next one is chosen.
+            // The task queues again before the next one is chosen.
             book.queue(&ends, ());
-            let (next, ()) = book.end(&ends).expect("somebody waits");
+            let (next, ()) = book.end(&ends).expect("a task waits");
             running.push_back(next);
         }
         had
     }
 
     #[test]
-    fn tenants_share_alike_however_many_tasks_they_have() {
+    fn tenants_get_equal_time_however_many_tasks_they_have() {
         for at_once in [1, 2] {
             let had = run(at_once, &[("a", 24), ("b", 2), ("c", 3)], 300);
             for name in ["a", "b", "c"] {
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_little_waits_for_what_runs_and_no_longer() {
+    fn a_tenant_that_needs_little_waits_only_for_the_running_slices() {
         let mut book = Slices::new(2);
         for _ in 0..24 {
             if !book.try_start(&id("greedy")) {
@@ -197,16 +199,16 @@ mod tests {
             assert!(!book.try_start(&id("small")));
             book.queue(&id("small"), "small");
             book.took("greedy", SLICE);
-            assert!(!book.goes_on("greedy", false), "the small one's account is the smaller one");
+            assert!(!book.goes_on("greedy", false), "the small one's account is smaller");
             book.queue(&id("greedy"), "greedy");
-            let (next, waiter) = book.end("greedy").expect("somebody waits");
+            let (next, waiter) = book.end("greedy").expect("a task waits");
             assert_eq!((next.as_ref(), waiter), ("small", "small"));
-            let (next, _) = end(&mut book, "small", SLICE / 100).expect("somebody waits");
+            let (next, _) = end(&mut book, "small", SLICE / 100).expect("a task waits");
             assert_eq!(next.as_ref(), "greedy");
-            // Meanwhile the greedy one has more of it.
+            // Meanwhile, the greedy tenant gets more time.
             for _ in 0..10 {
                 book.took("greedy", SLICE);
-                assert!(book.goes_on("greedy", false), "only its own wait");
+                assert!(book.goes_on("greedy", false), "only its own tasks wait");
             }
         }
     }
@@ -215,7 +217,7 @@ mod tests {
     fn a_tenant_s_own_objects_take_turns() {
         let mut book = Slices::new(1);
         assert!(book.try_start(&id("acme")));
-        assert!(book.goes_on("acme", true), "nobody waits");
+        assert!(book.goes_on("acme", true), "no task waits");
         book.queue(&id("acme"), "second");
         assert!(book.goes_on("acme", false));
         assert!(!book.goes_on("acme", true));
@@ -224,16 +226,16 @@ mod tests {
     }
 
     #[test]
-    fn nobody_saves_up_while_away() {
+    fn a_tenant_saves_no_time_while_it_is_away() {
         let mut book = Slices::new(1);
-        assert!(book.try_start(&id("old")), "nobody runs");
+        assert!(book.try_start(&id("old")), "no task runs");
         for _ in 0..1000 {
             book.took("old", SLICE);
-            assert!(book.goes_on("old", true), "nobody waits");
+            assert!(book.goes_on("old", true), "no task waits");
         }
         book.queue(&id("old"), ());
         book.took("old", SLICE);
-        // New ones begin where the old one was, not at nothing: after one slice each it is the old one's turn again.
+        // New tenants begin at the old one's level, not at zero. After one slice each, it is the old one's turn again.
         for name in ["new", "newer"] {
             for _ in 0..50 {
                 assert!(!book.try_start(&id(name)));
@@ -243,7 +245,7 @@ mod tests {
         let order: Vec<_> = {
             let mut running = "old".to_owned();
             std::iter::repeat_with(|| {
-                let (next, ()) = book.end(&running).expect("somebody waits");
+                let (next, ()) = book.end(&running).expect("a task waits");
                 running = next.to_string();
                 book.took(&running, SLICE);
                 running.clone()
@@ -255,9 +257,9 @@ mod tests {
     }
 
     #[test]
-    fn accounts_of_those_who_are_gone_do_not_pile_up() {
+    fn accounts_of_idle_tenants_are_forgotten() {
         let mut book: Slices<()> = Slices::new(2);
-        assert!(book.try_start(&id("there")), "nobody runs");
+        assert!(book.try_start(&id("there")), "no task runs");
         for n in 0..10_000 {
             let visitor = format!("visitor-{n}");
             assert!(book.try_start(&id(&visitor)), "one is free");
@@ -265,7 +267,7 @@ mod tests {
             if n % 100 == 0 {
                 // A busy tenant's slices move the level on.
                 book.took("there", SLICE);
-                assert!(book.goes_on("there", true), "nobody waits");
+                assert!(book.goes_on("there", true), "no task waits");
             }
         }
         assert!(book.tenants.len() < 500, "{}", book.tenants.len());

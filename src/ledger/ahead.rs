@@ -1,33 +1,35 @@
-//! Which events behind the position were put already, where only a part of a batch was. Pure.
+//! Events after the position that were put already, because only a part of a batch was put. No I/O.
 
 use std::{fmt, str::FromStr};
 
 use super::Position;
 
-/// Events that were put although earlier records of the object were not: of the records before `end`, all events up to `last`.
+/// Events that were put although some earlier records were not. These are, of all records before `end`, the events that are
+/// not later than `last`.
 ///
-/// A batch goes out in chronological order, in one request or in several. If one of several fails, those before it were put.
+/// A batch's events are put in chronological order, in one or several requests. If one request fails, the events of the
+/// earlier requests remain delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ahead {
-    /// Where the batch ends.
+    /// End of the batch.
     pub end: Position,
-    /// The last event that was put.
+    /// The last event that was put, in chronological order.
     pub last: EventPlace,
 }
 
-/// Where an event stands in its batch: events are ordered by this.
+/// An event's place in its batch, by which the events are ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventPlace {
     /// Milliseconds since 1970.
     pub timestamp: i64,
-    /// Its record, by the position in the object.
+    /// Position of the event's record in the object.
     pub record: u64,
-    /// Which of the record's events, from 0, where the record had to be split.
+    /// Index among the record's events, counted from 0. Above 0 only if the record was split.
     pub piece: u64,
 }
 
 impl Ahead {
-    /// How many events of that record were put; more than the record can have if all were.
+    /// Number of the record's events that were put. `u64::MAX` if all were.
     pub fn events_put(&self, record: u64, timestamp: i64) -> u64 {
         let within = match record {
             record if record < self.end.records => u64::MAX,
@@ -44,7 +46,7 @@ impl Ahead {
     }
 }
 
-/// `RECORDS:EVENTS` of the end, then `TIMESTAMP:RECORD:PIECE` of the last event.
+/// Writes `RECORDS:EVENTS` of the end, then `TIMESTAMP:RECORD:PIECE` of the last event.
 impl fmt::Display for Ahead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { end, last } = self;
@@ -52,7 +54,7 @@ impl fmt::Display for Ahead {
     }
 }
 
-/// The text is not what [`Ahead`] is written as.
+/// The text does not have the form in which [`Ahead`] is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAhead;
 
@@ -83,16 +85,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_otherwise_is_told() {
+    fn text_in_another_form_is_refused() {
         for text in ["", "1:2", "1:2 3:4", "1:2 3:4:x", "1 3:4:5", "-1:2 3:4:5", "1:2 3:4:5:6"] {
             assert_eq!(text.parse::<Ahead>(), Err(NotAhead), "{text:?}");
         }
     }
 
     proptest! {
-        /// A batch of records from `begin` on, of which some were put.
+        /// A batch of records from `begin` on. Its events up to a random one were put.
         #[test]
-        fn the_events_that_were_put_are_told_from_the_others(
+        fn the_number_of_events_put_is_right_for_each_record(
             times in prop::collection::vec((0_i64..4, 1_u64..4), 1..12),
             begin in 0_u64..3,
             cut in any::<prop::sample::Index>(),
@@ -104,7 +106,7 @@ mod tests {
             }
             let behind = begin + times.len() as u64;
             let mut end = Position { records: behind, events: 0 };
-            // The batch may end within a record.
+            // The batch may end inside a record.
             if unfinished && events.len() > 1 {
                 let last = events.pop().expect("there are two");
                 end = Position { records: last.record, events: last.piece };
@@ -117,7 +119,7 @@ mod tests {
                 let expected = events[..=put].iter().filter(|event| event.record == record).count() as u64;
                 prop_assert_eq!(ahead.events_put(record, *timestamp).min(*pieces), expected, "of record {}", record);
             }
-            prop_assert_eq!(ahead.events_put(behind, -1), 0, "behind the batch nothing was put");
+            prop_assert_eq!(ahead.events_put(behind, -1), 0, "no event after the batch was put");
         }
     }
 }

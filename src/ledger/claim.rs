@@ -1,8 +1,8 @@
-//! What a delivery holds while it works on an object: its entry in the ledger, and the lease on it.
+//! A delivery's claim on an object: its entry in the ledger and the lease on that entry.
 //!
-//! Nothing is put without a lease that runs. A ledger that throttles, or does not answer for a moment, is asked again for as
-//! long as the lease runs; then the delivery stops, and its message waits. Only while the ledger is out of reach (`Reach`)
-//! do deliveries go on without it, at least once, and a metric says so.
+//! No event is put without a running lease. If the ledger throttles or does not answer, the call is repeated while the lease
+//! runs; then the delivery stops, and its message waits. Only while the ledger is out of reach (`Reach`) do deliveries go on
+//! without it. Then a repeated attempt may deliver records twice, and the metric `logferry_ledger_out_of_reach` is 1.
 
 mod reach;
 
@@ -19,24 +19,24 @@ use super::{
 };
 use crate::event::ObjectRef;
 
-/// How long a question outside of a lease's end is asked again, while a slot waits for the answer.
+/// How long a call that begins or ends a claim is repeated. A slot waits for the answer meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause before a question is asked again; the SDK's own attempts, with their backoff, are behind each.
+/// Pause before a call is repeated. The SDK has already made several attempts by then, with backoff.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a claim needs to know of the ledger.
+/// The configuration of claims.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimSettings {
     /// How long a lease lasts unless it is renewed.
     pub lease: Duration,
-    /// How long the ledger must not have answered before deliveries go on without it.
+    /// How long the ledger must be silent before deliveries go on without it.
     pub out_of_reach_after: Duration,
 }
 
-/// Hands out claims. Clones share the ledger, and what is known of it.
+/// Creates claims. Clones share the ledger and the knowledge about whether it answers.
 #[derive(Debug)]
 pub struct Claims<L> {
-    /// None: the ledger is off.
+    /// `None` if the ledger is off.
     ledger: Option<Arc<Guarded<L>>>,
     lease: Duration,
 }
@@ -47,23 +47,24 @@ impl<L> Clone for Claims<L> {
     }
 }
 
-/// What came of asking for a claim.
+/// Answer to a request for a claim.
 #[derive(Debug)]
 pub enum Claimed<L> {
-    /// Go on from [`Claim::from`].
+    /// The claim is granted; the delivery goes on from [`Claim::from`].
     Ours(Arc<Claim<L>>),
     /// Every record is accounted for.
     Done,
-    /// Another is at it: it may be taken after that long, unless the other renews its lease.
+    /// Another attempt has the object. It can be claimed after this time, unless the lease is renewed.
     Busy(Duration),
 }
 
-/// One delivery's hold on one object. While it lives, its lease is renewed; dropped without an end, its lease runs out.
+/// One delivery's claim on one object. Its lease is renewed while it exists. If it is dropped without being ended, the lease
+/// runs out.
 #[derive(Debug)]
 pub struct Claim<L> {
     from: Progress,
     lease: Lease,
-    /// None: the ledger is off, or the object cannot be told from another under its key.
+    /// `None` if the ledger is off, or the event names neither the object's version nor its eTag.
     entry: Option<Arc<OwnEntry<L>>>,
     _renewal: Option<AbortOnDropHandle<()>>,
 }
@@ -74,19 +75,19 @@ struct OwnEntry<L> {
     key: EntryKey,
     owner: String,
     lease: Lease,
-    /// One call at a time.
+    /// Locked during a call: one call at a time.
     state: tokio::sync::Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// What the entry says, as far as we told it: a renewal says it again.
+    /// The progress that was recorded last. A renewal records it again.
     progress: Progress,
-    /// The lease was given back: a renewal must not take it again.
+    /// Whether the lease was given back. A renewal must not take it again.
     ended: bool,
 }
 
-/// The ledger, and whether it answers.
+/// The ledger, with the knowledge about whether it answers.
 #[derive(Debug)]
 struct Guarded<L> {
     ledger: L,
@@ -94,22 +95,22 @@ struct Guarded<L> {
 }
 
 impl<L: Ledger> Claims<L> {
-    /// Claims in `ledger`; without a ledger, every claim is granted from the start.
+    /// Creates claims in `ledger`. Without a ledger, every claim is granted, from the object's start.
     pub fn new(ledger: Option<L>, settings: ClaimSettings, metrics: Metrics) -> Self {
         let ClaimSettings { lease, out_of_reach_after } = settings;
         let guarded = |ledger| Arc::new(Guarded { ledger, reach: Reach::new(out_of_reach_after, metrics) });
         Self { ledger: ledger.map(guarded), lease }
     }
 
-    /// Claims an object for a delivery. A ledger that does not answer is asked again for some seconds, unless others found a
-    /// moment ago that it does not.
+    /// Claims an object for a delivery. If the ledger does not answer, the call is repeated for ten seconds, unless other
+    /// calls have failed a moment ago.
     ///
     /// # Errors
-    /// The ledger did not answer, and is not out of reach yet; or the entry cannot be read. The message must wait: to begin at
-    /// the start could repeat everything.
+    /// The ledger does not answer but does not count as out of reach yet, or the entry cannot be read. The message must wait,
+    /// because a delivery from the start could repeat everything.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may leave a lease that runs out by itself.
+    /// A claim that is dropped before the answer may leave a lease, which runs out by itself.
     pub async fn claim(&self, object: &ObjectRef, delivery: &str) -> Result<Claimed<L>, LedgerError> {
         let unguarded = || {
             Ok(Claimed::Ours(Arc::new(Claim {
@@ -127,7 +128,7 @@ impl<L: Ledger> Claims<L> {
             Some(Begun::Done) => return Ok(Claimed::Done),
             Some(Begun::Busy(left)) => return Ok(Claimed::Busy(left)),
             Some(Begun::Ours(from)) => from,
-            // Out of reach: from the start, then. A later checkpoint may find the ledger again.
+            // Out of reach: deliver from the start. A later checkpoint may reach the ledger again.
             None => Progress::default(),
         };
         let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
@@ -138,10 +139,10 @@ impl<L: Ledger> Claims<L> {
         Ok(Claimed::Ours(Arc::new(Claim { from, lease, entry: Some(entry), _renewal })))
     }
 
-    /// Asks whether the ledger can be used; without a ledger there is nothing to ask.
+    /// Checks that the ledger can be used. Succeeds if the ledger is off.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Why the ledger cannot be used.
     pub async fn probe(&self) -> Result<(), LedgerError> {
         let Some(ledger) = &self.ledger else { return Ok(()) };
         let answer = ledger.ledger.probe().await;
@@ -150,7 +151,7 @@ impl<L: Ledger> Claims<L> {
     }
 }
 
-/// Keeps the lease while a batch takes longer than it: until it is given back or lost.
+/// Renews the lease until it is given back or lost, for batches that take longer than the lease.
 async fn renew<L: Ledger>(entry: Arc<OwnEntry<L>>, every: Duration) {
     let mut pause = every;
     loop {
@@ -164,21 +165,21 @@ async fn renew<L: Ledger>(entry: Arc<OwnEntry<L>>, every: Duration) {
 }
 
 impl<L: Ledger> Claim<L> {
-    /// Where to go on.
+    /// Progress of the earlier attempts, from which this one goes on.
     pub fn from(&self) -> &Progress {
         &self.from
     }
 
-    /// Whether there is a ledger that remembers what is recorded.
+    /// Whether a ledger keeps the recorded progress.
     pub fn is_recorded(&self) -> bool {
         self.entry.is_some()
     }
 
-    /// Sees to it that the lease runs, before something is done that only its holder may do. Asks the ledger only if the lease
-    /// is about to end, or has ended: after a pause of the process.
+    /// Makes sure that the lease runs, before a step that only its holder may do. Calls the ledger only if the lease has
+    /// ended or is about to, for example after the process was paused.
     ///
     /// # Errors
-    /// Another has the object, or the lease cannot be renewed: nothing may be done.
+    /// Another attempt has the object, or the lease cannot be renewed: the step must not be done.
     ///
     /// # Cancel safety
     /// Safe: the lease is renewed or not.
@@ -191,10 +192,10 @@ impl<L: Ledger> Claim<L> {
         Ok(&self.lease)
     }
 
-    /// Records progress and renews the lease; asks again for as long as the lease runs.
+    /// Records progress and renews the lease. Repeats a failed call while the lease runs.
     ///
     /// # Errors
-    /// Another has the object, or nothing could be recorded before the lease ended.
+    /// Another attempt has the object, or no call succeeded before the lease ended.
     ///
     /// # Cancel safety
     /// Safe: the progress is recorded or not.
@@ -212,20 +213,20 @@ impl<L: Ledger> Claim<L> {
 
     /// Records progress and gives the lease back.
     pub async fn release(&self, progress: &Progress) {
-        // Recorded or not, the lease is not ours any more.
+        // If the call fails, the lease runs out by itself.
         let _ = self.end("release", |ledger, key, owner| ledger.release(key, owner, progress)).await;
     }
 
-    /// Forgets all progress and gives the lease back: the next attempt begins at the start.
+    /// Forgets all progress and gives the lease back, so that the next attempt begins at the start.
     pub async fn restart(&self) {
         let _ = self.end("restart", |ledger, key, owner| ledger.restart(key, owner)).await;
     }
 
-    /// Records that every record is accounted for. If the ledger does not answer, it learns nothing: there is nothing left
-    /// to be done, and only a second notification of the object could repeat what was not recorded.
+    /// Records that every record is accounted for. Succeeds also if the ledger does not answer: no work is left, and only a
+    /// second notification of the object could repeat records that the ledger does not know.
     ///
     /// # Errors
-    /// The lease was another's by then, who may have put the same records.
+    /// Another attempt had the lease by then, and may have put the same records.
     pub async fn finish(&self, position: Position) -> Result<(), LedgerError> {
         match self.end("finish", |ledger, key, owner| ledger.finish(key, owner, position)).await {
             Err(error @ LedgerError::Lost(_)) => Err(error),
@@ -233,7 +234,7 @@ impl<L: Ledger> Claim<L> {
         }
     }
 
-    /// The last call of a claim; asks again for some seconds.
+    /// Makes the last call of a claim. Repeats a failed call for ten seconds.
     async fn end<'a, F>(
         &'a self,
         call: &'static str,
@@ -262,7 +263,7 @@ impl<L: Ledger> OwnEntry<L> {
         self.tell(call, &mut state, progress).await
     }
 
-    /// One call. Without the ledger, while it is out of reach, the lease counts as renewed.
+    /// Makes one call. If the ledger is out of reach, the lease counts as renewed.
     async fn tell(
         &self,
         call: &'static str,
@@ -272,11 +273,11 @@ impl<L: Ledger> OwnEntry<L> {
         if state.ended {
             return Err(LedgerError::Lost(self.key.object.clone()));
         }
-        // Before the call is sent: the ledger counts from when it arrives.
+        // Taken before the call is sent: the ledger's lease begins when the call arrives.
         let asked = Moment::now();
         let answer = self.ledger.ledger.checkpoint(&self.key, &self.owner, &progress).await;
         self.ledger.reach.learn(call, &answer);
-        // Recorded perhaps although no answer came; to say the same again is harmless.
+        // The call may have taken effect even without an answer. Recording the same progress again is harmless.
         state.progress = progress;
         let answer = match answer {
             Err(error) if error.may_pass() && self.ledger.reach.is_out() => Ok(()),
@@ -292,13 +293,8 @@ impl<L: Ledger> OwnEntry<L> {
 }
 
 impl<L: Ledger> Guarded<L> {
-    /// None: it is out of reach.
-    async fn begin_patiently(
-        &self,
-        key: &EntryKey,
-        owner: &str,
-        lease: &Lease,
-    ) -> Result<Option<Begun>, LedgerError> {
+    /// Takes the lease. `None` if the ledger is out of reach.
+    async fn begin_patiently(&self, key: &EntryKey, owner: &str, lease: &Lease) -> Result<Option<Begun>, LedgerError> {
         if let Some(trouble) = self.reach.resting("begin") {
             lease.renewed(Moment::now());
             return if self.reach.is_out() { Ok(None) } else { Err(trouble) };
@@ -312,7 +308,7 @@ impl<L: Ledger> Guarded<L> {
         self.patiently("begin", begin).await
     }
 
-    /// Asks until there is an answer, for some seconds. None: it is out of reach.
+    /// Repeats a call for ten seconds until it is answered. `None` if the ledger is out of reach.
     async fn patiently<T, F>(&self, call: &'static str, ask: impl Fn() -> F) -> Result<Option<T>, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,
@@ -338,7 +334,7 @@ impl<L: Ledger> Guarded<L> {
 }
 
 impl LedgerError {
-    /// Whether the same call may go well soon.
+    /// Whether the same call may succeed soon.
     fn may_pass(&self) -> bool {
         match self {
             Self::Throttled(_) | Self::Unavailable(_) => true,

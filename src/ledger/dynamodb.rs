@@ -1,18 +1,19 @@
-//! The ledger in a DynamoDB table, through the AWS SDK: one conditional UpdateItem per question.
+//! The ledger in a DynamoDB table, through the AWS SDK. Each call of the port is one conditional UpdateItem.
 //!
 //! | Attribute | Type | Meaning |
 //! |---|---|---|
 //! | `object`, `delivery` | S, S | the key: an [`EntryKey`] |
-//! | `lease_owner`, `lease_until` | S, N | who is on it, and until when, in epoch milliseconds; absent when nobody is |
+//! | `lease_owner`, `lease_until` | S, N | the attempt that has the lease, and the lease's end in epoch milliseconds; absent without a lease |
 //! | `records`, `events` | N, N | a [`Position`] |
-//! | `ahead` | S | events behind the position that were put too: an [`Ahead`]; absent when there are none |
-//! | `owed` | B | records before the position that the quarantine has not taken yet: an [`Owed`]; absent when there are none |
-//! | `fingerprints` | S | [`Fingerprint`]s of the stored bytes that led to the position, `OFFSET:CRC32` and a blank in between; absent in entries of versions that kept none |
-//! | `done` | BOOL | there, and true, once every record is accounted for |
+//! | `ahead` | S | events after the position that were put too: an [`Ahead`]; absent if there are none |
+//! | `owed` | B | records that still have to be written to the quarantine: an [`Owed`]; absent if there are none |
+//! | `fingerprints` | S | [`Fingerprint`]s of the stored bytes up to the position: `OFFSET:CRC32`, separated by blanks; absent in entries of old versions |
+//! | `done` | BOOL | present, and true, if every record is accounted for |
 //! | `expires_at` | N | the table's time to live, in epoch seconds |
 //!
-//! `lease_until` is by the clock of the lease's owner. Another worker takes the lease once it ended by that worker's own clock
-//! more than `ledger.max_clock_skew` ago: so by the owner's clock it has ended too, as long as their clocks differ by no more.
+//! `lease_until` is a time on the owner's clock. Another worker takes the lease when `lease_until` plus
+//! `ledger.max_clock_skew` has passed on its own clock. Then the lease has also ended on the owner's clock, as long as the
+//! two clocks differ by no more.
 
 pub mod entries;
 
@@ -37,23 +38,24 @@ use aws_sdk_dynamodb::{
 use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, ahead::Ahead, owed::Owed};
 use crate::{aws::describe, object::trail::Fingerprint};
 
-/// Longest that one question holds a delivery up while DynamoDB is down; what it usually takes is a few milliseconds.
+/// Time limit of one call with all its attempts, which is how long a delivery waits while DynamoDB is down. A call usually
+/// takes a few milliseconds.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
-/// Longest single attempt; three of them, and the pauses in between, end with [`LONGEST_CALL`].
+/// Time limit of a single attempt.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
 /// Base of the pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Nobody has finished the object.
+/// The entry is not done.
 const UNFINISHED: &str = "attribute_not_exists(done)";
-/// No other has it.
+/// No other attempt has the lease.
 const FREE: &str = "(attribute_not_exists(lease_until) OR lease_owner = :owner OR lease_until < :stale)";
-/// The position is not before the one that is there: an attempt whose answer was given up can arrive after later calls.
+/// The new position is not before the entry's position. An attempt whose answer was not awaited can arrive after later calls.
 const FORWARD: &str =
     "(attribute_not_exists(records) OR records < :records OR (records = :records AND events <= :events))";
 
-/// Where the ledger is, and for how long it believes and remembers.
+/// Configuration of the ledger's table.
 #[derive(Clone, Debug)]
 pub struct LedgerSettings {
     /// The table's name.
@@ -73,35 +75,33 @@ pub struct DynamoDbLedger {
     settings: LedgerSettings,
 }
 
-/// What a call changes.
 #[derive(Clone, Copy, Debug)]
 enum Change<'a> {
-    /// Takes the lease.
     Take,
-    /// Takes or renews it, and records progress.
+    /// Takes or renews the lease, and records progress.
     Checkpoint(&'a Progress),
-    /// Gives it back, and records progress if there is some to record.
+    /// Gives the lease back, and records the progress, if given.
     Release(Option<&'a Progress>),
-    /// Gives it back, and forgets all progress.
+    /// Gives the lease back, and forgets all progress.
     Restart,
-    /// Gives it back for good.
+    /// Gives the lease back, and marks the entry as done.
     Finish(Position),
 }
 
-/// Why DynamoDB did not write: what was in the item.
+/// Which condition an entry did not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     Done,
     Busy(Duration),
-    /// The entry is further than we are.
+    /// The entry's position is further than ours.
     Behind,
 }
 
 type Item = HashMap<String, AttributeValue>;
 
 impl DynamoDbLedger {
-    /// Works on `settings.table`. A call takes three seconds at most, with the SDK's repetitions: a lease must be renewed in
-    /// good time even if one call fails.
+    /// Creates the ledger in `settings.table`. A call takes three seconds at most, with the SDK's retries, so that a lease
+    /// can be renewed in time even if one call fails.
     pub fn new(sdk: &SdkConfig, settings: LedgerSettings) -> Self {
         let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
         let timeouts = TimeoutConfig::builder()
@@ -110,7 +110,7 @@ impl DynamoDbLedger {
             .operation_timeout(LONGEST_CALL);
         let config = aws_sdk_dynamodb::config::Builder::from(sdk)
             .retry_config(retries)
-            // The tenant table is DynamoDB too, and must not run out of retries because of this one.
+            // The tenant table is in DynamoDB too. Failures of the ledger must not use up its retries.
             .retry_partition(RetryPartition::new("ledger"))
             .timeout_config(timeouts.build());
         Self { client: Client::from_conf(config.build()), settings }
@@ -129,7 +129,8 @@ impl DynamoDbLedger {
             })),
             Err(Refusal::Done) => Ok(Begun::Done),
             Err(Refusal::Busy(left)) => Ok(Begun::Busy(left)),
-            // Without a position nothing is behind; to ask again is right whatever it was.
+            // Taking the lease records no position that could be behind. If it happens nevertheless, asking again at once is
+            // right.
             Err(Refusal::Behind) => Ok(Begun::Busy(Duration::ZERO)),
         }
     }
@@ -174,12 +175,13 @@ impl DynamoDbLedger {
     ) -> Result<(), LedgerError> {
         match self.write(key, owner, Change::Finish(position), now).await? {
             Err(Refusal::Busy(_)) => Err(lost(key)),
-            // Done: by a first attempt of this very call, or by another who went on from where we were.
+            // Done by an earlier attempt of this call, or by another worker that went on from our position.
             Ok(_) | Err(Refusal::Done | Refusal::Behind) => Ok(()),
         }
     }
 
-    /// Makes one change, if the entry is unfinished, no other's, and not further than a position that the change records.
+    /// Makes one change if the entry is not done, no other attempt has its lease, and its position is not further than the
+    /// change's.
     async fn write(
         &self,
         key: &EntryKey,
@@ -197,7 +199,7 @@ impl DynamoDbLedger {
             .return_values(ReturnValue::AllNew);
         let (position, progress) = match change {
             Change::Checkpoint(progress) | Change::Release(Some(progress)) => {
-                // All of the object is more than any part of it; only a part may be behind.
+                // Not needed when finishing: finishing is ahead of any position.
                 conditions.push(FORWARD);
                 (Some(progress.position), Some(progress))
             }
@@ -210,31 +212,22 @@ impl DynamoDbLedger {
                 .expression_attribute_values(":records", number(position.records))
                 .expression_attribute_values(":events", number(position.events));
         }
-        if let Some(progress) = progress {
-            match progress.ahead {
-                None => remove.push("ahead"),
-                Some(ahead) => {
-                    set.push("ahead = :ahead");
-                    let ahead = AttributeValue::S(ahead.to_string());
-                    update = update.expression_attribute_values(":ahead", ahead);
-                }
-            }
-            match progress.owed.is_empty() {
-                true => remove.push("owed"),
-                false => {
-                    set.push("owed = :owed");
-                    let owed = AttributeValue::B(progress.owed.encode().into());
-                    update = update.expression_attribute_values(":owed", owed);
-                }
-            }
-            match &progress.fingerprints[..] {
-                [] => remove.push("fingerprints"),
-                fingerprints => {
-                    set.push("fingerprints = :fingerprints");
-                    let words: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
-                    let words = AttributeValue::S(words.join(" "));
-                    update = update.expression_attribute_values(":fingerprints", words);
-                }
+        if let Some(Progress { ahead, owed, fingerprints, .. }) = progress {
+            let words: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
+            let ahead = ahead.map(|ahead| AttributeValue::S(ahead.to_string()));
+            let owed = (!owed.is_empty()).then(|| AttributeValue::B(owed.encode().into()));
+            let fingerprints = (!words.is_empty()).then(|| AttributeValue::S(words.join(" ")));
+            for (name, assignment, value) in [
+                ("ahead", "ahead = :ahead", ahead),
+                ("owed", "owed = :owed", owed),
+                ("fingerprints", "fingerprints = :fingerprints", fingerprints),
+            ] {
+                let Some(value) = value else {
+                    remove.push(name);
+                    continue;
+                };
+                set.push(assignment);
+                update = update.expression_attribute_values(format!(":{name}"), value);
             }
         }
         match change {
@@ -274,7 +267,7 @@ impl DynamoDbLedger {
         }
     }
 
-    /// Finds which of the conditions the item does not meet.
+    /// Finds the condition that the item does not meet.
     fn refusal(
         &self,
         key: &EntryKey,
@@ -303,36 +296,36 @@ impl DynamoDbLedger {
             .return_values_on_condition_check_failure(show)
     }
 
-    /// Reads a number of an entry; 0 where it has none.
+    /// Reads a number of an entry. 0 if the attribute is absent.
     fn number(&self, key: &EntryKey, item: &Item, name: &str) -> Result<u64, LedgerError> {
         let Some(value) = item.get(name) else { return Ok(0) };
         let number = value.as_n().ok().and_then(|digits| digits.parse().ok());
-        number.ok_or_else(|| self.unreadable(key, name, value, "no whole number"))
+        number.ok_or_else(|| self.unreadable(key, name, value, "not a whole number"))
     }
 
-    /// Reads what was put of an entry's next batch; nothing where it does not say.
+    /// Reads the events after the position that were put. `None` if the attribute is absent.
     fn ahead(&self, key: &EntryKey, item: &Item) -> Result<Option<Ahead>, LedgerError> {
         let Some(value) = item.get("ahead") else { return Ok(None) };
         let ahead = value.as_s().ok().and_then(|text| text.parse().ok());
         ahead
             .map(Some)
-            .ok_or_else(|| self.unreadable(key, "ahead", value, "no RECORDS:EVENTS TIMESTAMP:RECORD:PIECE"))
+            .ok_or_else(|| self.unreadable(key, "ahead", value, "not RECORDS:EVENTS TIMESTAMP:RECORD:PIECE"))
     }
 
-    /// Reads what an entry owes; nothing where it does not say.
+    /// Reads the records owed to the quarantine. Empty if the attribute is absent.
     fn owed(&self, key: &EntryKey, item: &Item) -> Result<Owed, LedgerError> {
         let Some(value) = item.get("owed") else { return Ok(Owed::default()) };
         let owed = value.as_b().ok().and_then(|bytes| Owed::decode(bytes.as_ref()));
-        owed.ok_or_else(|| self.unreadable(key, "owed", value, "no list of records"))
+        owed.ok_or_else(|| self.unreadable(key, "owed", value, "not an encoded list of records"))
     }
 
-    /// Reads an entry's fingerprints; none where it does not say.
+    /// Reads an entry's fingerprints. Empty if the attribute is absent.
     fn fingerprints(&self, key: &EntryKey, item: &Item) -> Result<Vec<Fingerprint>, LedgerError> {
         let Some(value) = item.get("fingerprints") else { return Ok(Vec::new()) };
         let words = value.as_s().ok().map(|words| words.split(' ').map(str::parse).collect());
         words
             .and_then(Result::ok)
-            .ok_or_else(|| self.unreadable(key, "fingerprints", value, "no list of OFFSET:CRC32"))
+            .ok_or_else(|| self.unreadable(key, "fingerprints", value, "not a list of OFFSET:CRC32"))
     }
 
     fn unreadable(&self, key: &EntryKey, name: &str, value: &AttributeValue, why: &str) -> LedgerError {
@@ -345,7 +338,7 @@ impl DynamoDbLedger {
         };
         LedgerError::Unreadable(format!(
             "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value}, {why}; \
-             delete the item, and the object is delivered from its start"
+             delete the item to deliver the object from its start"
         ))
     }
 
@@ -354,15 +347,15 @@ impl DynamoDbLedger {
             Some(
                 "ThrottlingException" | "ProvisionedThroughputExceededException" | "RequestLimitExceeded",
             ) => {
-                let fix = "raise the table's capacity, or make it on-demand, if that lasts";
+                let fix = "if this lasts, raise the table's capacity or make it on-demand";
                 let table = &self.settings.table;
                 return LedgerError::Throttled(format!("table {table:?}: {}; {fix}", describe(error)));
             }
             Some("ResourceNotFoundException") => {
-                "; create it with the key object (S) + delivery (S), or correct ledger.table or aws.region"
+                "; create the table with the key object (S) + delivery (S), or correct ledger.table or aws.region"
             }
-            Some("AccessDeniedException") => "; allow the worker's role dynamodb:UpdateItem on it",
-            Some("ValidationException") => "; its key must be object (S) + delivery (S)",
+            Some("AccessDeniedException") => "; allow the worker's role dynamodb:UpdateItem on the table",
+            Some("ValidationException") => "; the table's key must be object (S) + delivery (S)",
             _ => "",
         };
         LedgerError::Unavailable(format!("table {:?}: {}{fix}", self.settings.table, describe(error)))
@@ -390,10 +383,10 @@ impl Ledger for DynamoDbLedger {
         self.finish_at(key, owner, position, SystemTime::now()).await
     }
 
-    /// Asks for a change of an entry that cannot exist, on the condition that it does: is the table there, is its key
-    /// right, and may we write?
+    /// Updates an entry that cannot exist, on the condition that it exists. This shows whether the table exists, its key is
+    /// right, and the role may write, without a change.
     async fn probe(&self) -> Result<(), LedgerError> {
-        // An entry's object has a pin, which this has not.
+        // No entry has this key, because an entry's object has a version or an eTag.
         let key = EntryKey { object: "logferry/readiness".to_owned(), delivery: "readiness".to_owned() };
         let update = self.update(&key).update_expression("SET done = :done");
         let update = update.condition_expression("attribute_exists(done)");

@@ -1,4 +1,4 @@
-//! Until when a lease runs, by this worker's own clock.
+//! How long a lease still runs, by this worker's own clocks.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,25 +7,26 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The part of a lease at its end in which nothing is begun any more: what was sent must have arrived by then.
+/// The lease's length divided by this number is the margin at its end. No call is sent within the margin, so that every call
+/// arrives before the lease ends.
 const MARGIN: u32 = 10;
 
-/// A lease as its holder sees it. Clones share it: who renews it renews it for all.
+/// A lease as its holder sees it. Clones share the lease: renewing one renews all.
 #[derive(Clone, Debug, Default)]
 pub struct Lease {
-    /// None: there is no ledger, so nobody waits for its end.
+    /// `None` without a ledger: the lease never ends.
     running: Option<Arc<Running>>,
 }
 
 #[derive(Debug)]
 struct Running {
-    /// Without the margin.
+    /// The lease's length without the margin.
     length: Duration,
-    /// When it was last asked for; none before the first time, and once it was lost.
+    /// When the call that took or renewed the lease was sent. `None` before the first call, and after the lease was lost.
     taken: Mutex<Option<Moment>>,
 }
 
-/// A moment by two clocks: one that nobody sets, which may stand still while the machine is suspended, and one that goes on.
+/// A moment on two clocks: a monotonic one, which may stop while the machine is suspended, and the wall clock, which goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     monotonic: Instant,
@@ -33,50 +34,50 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This one.
+    /// The current moment.
     pub fn now() -> Self {
         Self { monotonic: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// What has passed since, by the clock that saw more of it.
+    /// Time since the moment, by the clock that shows more.
     fn elapsed(self) -> Duration {
         self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
     }
 }
 
-/// A call that was not made, because the lease that allows it had ended.
+/// A call was not sent, because the lease that it needs had ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lease on the object ended before the call was sent")]
 pub struct LeaseEnded;
 
 impl Lease {
-    /// One that never ends: nobody else can take the object.
+    /// A lease that never ends, because no other worker can take the object.
     pub fn unlimited() -> Self {
         Self::default()
     }
 
-    /// One that has not begun, and lasts for `length` each time that it is taken.
+    /// A lease that is not taken yet, and lasts for `length` after each renewal.
     pub fn of(length: Duration) -> Self {
         let running = Running { length: length - length / MARGIN, taken: Mutex::new(None) };
         Self { running: Some(Arc::new(running)) }
     }
 
-    /// Whether it runs, and goes on for longer than what is sent now takes to arrive.
+    /// Whether the lease runs long enough for a call that is sent now.
     ///
     /// # Errors
-    /// It has ended, or is about to.
+    /// The lease has ended or is about to end.
     pub fn check(&self) -> Result<(), LeaseEnded> {
         let Some(running) = &self.running else { return Ok(()) };
         let taken = *running.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.is_some_and(|taken| taken.elapsed() < running.length) { Ok(()) } else { Err(LeaseEnded) }
     }
 
-    /// It was taken or renewed by a call that was sent at `asked` or later.
+    /// Records that a call took or renewed the lease. `asked` is a moment before the call was sent.
     pub fn renewed(&self, asked: Moment) {
         self.set(Some(asked));
     }
 
-    /// It is another's, or nobody's.
+    /// Records that the lease is lost.
     pub fn lost(&self) {
         self.set(None);
     }
@@ -95,10 +96,10 @@ mod tests {
     const LENGTH: Duration = Duration::from_secs(60);
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_runs_from_the_moment_it_was_asked_for() {
+    async fn a_lease_runs_from_the_moment_before_its_call() {
         let lease = Lease::of(LENGTH);
         let other = lease.clone();
-        assert_eq!(lease.check(), Err(LeaseEnded), "nobody asked yet");
+        assert_eq!(lease.check(), Err(LeaseEnded), "not taken yet");
         let asked = Moment::now();
         tokio::time::advance(Duration::from_secs(10)).await;
         other.renewed(asked);
@@ -117,10 +118,10 @@ mod tests {
     fn a_suspended_machine_s_time_counts() {
         let lease = Lease::of(LENGTH);
         let hour = Duration::from_secs(3600);
-        // As when the machine slept for an hour: only the wall clock saw it.
+        // The machine was suspended for an hour, and only the wall clock advanced.
         lease.renewed(Moment { wall: SystemTime::now() - hour, ..Moment::now() });
         assert_eq!(lease.check(), Err(LeaseEnded));
-        // A wall clock that was set back adds nothing.
+        // Setting the wall clock back does not lengthen the lease.
         lease.renewed(Moment { wall: SystemTime::now() + hour, ..Moment::now() });
         assert_eq!(lease.check(), Ok(()));
         assert_eq!(Lease::unlimited().check(), Ok(()));

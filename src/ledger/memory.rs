@@ -1,4 +1,4 @@
-//! A ledger in memory, for tests: leases by tokio's clock, and down or throttling when it is told to be.
+//! A ledger in memory, for tests. Its leases follow tokio's clock, and tests can make its calls fail or throttle.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress};
 
-/// All entries; clones share them.
+/// The ledger. Clones share its entries.
 #[derive(Clone, Debug)]
 pub struct MemoryLedger {
     lease: Duration,
@@ -35,7 +35,7 @@ struct MemoryEntry {
 }
 
 impl MemoryEntry {
-    /// Whether `owner` may have the lease, or for how long another's still holds.
+    /// Whether `owner` may take the lease. If not, how long another owner's lease still runs.
     fn free_for(&self, owner: &str) -> Result<(), Duration> {
         match &self.lease {
             Some((other, until)) if other != owner => match until.saturating_duration_since(Instant::now()) {
@@ -48,37 +48,37 @@ impl MemoryEntry {
 }
 
 impl MemoryLedger {
-    /// An empty one.
+    /// An empty ledger whose leases last for `lease`.
     pub fn new(lease: Duration) -> Self {
         Self { lease, call_time: Duration::ZERO, state: Arc::default() }
     }
 
-    /// Takes effect after that long, and answers after as much again.
+    /// Makes each call take effect after `call_time`, and answer after the same time again.
     pub fn with_call_time(self, call_time: Duration) -> Self {
         Self { call_time, ..self }
     }
 
-    /// From now on every call fails, or none does.
+    /// Makes all following calls fail, or stops that.
     pub fn set_down(&self, down: bool) {
         self.state().down = down;
     }
 
-    /// The next calls are throttled, so many of them.
+    /// Throttles the next `calls` calls.
     pub fn throttle(&self, calls: usize) {
         self.state().throttled = calls;
     }
 
-    /// Calls so far.
+    /// Number of calls so far.
     pub fn calls(&self) -> usize {
         self.state().calls
     }
 
-    /// The positions of all checkpoints so far that moved an entry on, in order.
+    /// The positions that calls so far have moved an entry to, in order.
     pub fn checkpoints(&self) -> Vec<Position> {
         self.state().checkpoints.clone()
     }
 
-    /// Leaves no fingerprint in any entry, as versions did that kept none.
+    /// Removes the fingerprints from all entries, as if an old version without fingerprints had written them.
     pub fn forget_fingerprints(&self) {
         for entry in self.state().entries.values_mut() {
             entry.progress.fingerprints.clear();
@@ -92,7 +92,7 @@ impl MemoryLedger {
         }
     }
 
-    /// Takes everybody's lease away, as if another worker had waited for its end.
+    /// Gives every lease to another owner, as if another worker had waited for its end.
     pub fn steal(&self) {
         let until = Instant::now() + self.lease;
         for entry in self.state().entries.values_mut() {
@@ -119,7 +119,7 @@ impl MemoryLedger {
         }
     }
 
-    /// Changes the entry of somebody who has the lease, or may take it.
+    /// Changes an entry if `owner` has its lease or may take it.
     fn change(
         &self,
         key: &EntryKey,
@@ -139,9 +139,7 @@ impl MemoryLedger {
         }
         Ok(())
     }
-}
 
-impl MemoryLedger {
     async fn slowly<T>(&self, effect: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
         tokio::time::sleep(self.call_time).await;
         let answer = effect();

@@ -1,4 +1,5 @@
-//! Which records a delivery owes to the quarantine: read, and gone past, while the quarantine could not be written. Pure.
+//! Records that a delivery owes to the quarantine: it read them and went on while the quarantine could not be written. No
+//! I/O.
 
 use crate::batch::Rejection;
 
@@ -39,26 +40,26 @@ impl QuarantineReason {
     }
 }
 
-/// Records and why each is owed, in runs of neighbours with the same reason.
+/// Records with the reason why each is owed, stored as runs of neighbours with the same reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owed {
-    /// In order; no two have a record in common.
+    /// In order, without overlaps.
     runs: Vec<Run>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     first: u64,
-    /// Behind the last.
+    /// The position after the last record.
     end: u64,
     reason: QuarantineReason,
 }
 
-/// Bits of a run's first number that hold its reason.
+/// Number of bits that hold the reason in a run's first number.
 const REASON_BITS: u32 = 3;
 
 impl Owed {
-    /// These records, in any order; of a record that is named twice, the first reason counts.
+    /// Owes these records, in any order. If a record is named twice, its first reason counts.
     pub fn of(mut records: Vec<(u64, QuarantineReason)>) -> Self {
         records.sort_by_key(|(record, _)| *record);
         let mut owed = Self::default();
@@ -68,22 +69,22 @@ impl Owed {
         owed
     }
 
-    /// Nothing is owed.
+    /// Whether no record is owed.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// The first record that is owed for that reason.
+    /// The first record that is owed for this reason.
     pub fn first(&self, reason: QuarantineReason) -> Option<u64> {
         self.runs.iter().find(|run| run.reason == reason).map(|run| run.first)
     }
 
-    /// Whether a record is owed that counts only once it is in quarantine: one that CloudWatch Logs never saw.
+    /// Whether a record is owed that counts only when it is in the quarantine, because CloudWatch Logs never saw it.
     pub fn counts_in_quarantine(&self) -> bool {
         self.runs.iter().any(|run| run.reason.counts_in_quarantine())
     }
 
-    /// Adds what another batch owes. Of a record that both have, one reason stays.
+    /// Adds the records that another batch owes. If both have a record, one of its reasons is kept.
     pub fn add(&mut self, more: Self) {
         let mut runs = std::mem::take(&mut self.runs);
         runs.extend(more.runs);
@@ -91,7 +92,7 @@ impl Owed {
         runs.into_iter().for_each(|run| self.append(run));
     }
 
-    /// Adds a run that begins behind the first record of the last one.
+    /// Adds a run that begins after the first record of the last run.
     fn append(&mut self, mut run: Run) {
         if let Some(last) = self.runs.last_mut() {
             run.first = run.first.max(last.end);
@@ -105,7 +106,7 @@ impl Owed {
         }
     }
 
-    /// Forgets every record before that one: the quarantine has them.
+    /// Forgets every record before `record`, because the quarantine has them.
     pub fn paid_before(&mut self, record: u64) {
         self.runs.retain_mut(|run| {
             run.first = run.first.max(record);
@@ -113,15 +114,15 @@ impl Owed {
         });
     }
 
-    /// The first record from that one on that is owed, and why.
+    /// The first owed record at or after `record`, with its reason.
     pub fn next(&self, record: u64) -> Option<(u64, QuarantineReason)> {
         let run = self.runs.get(self.runs.partition_point(|run| run.end <= record))?;
         Some((run.first.max(record), run.reason))
     }
 
-    /// As few bytes: each run is two numbers in base 128, the lowest digits first and all but the last with the high bit set. The
-    /// first is how many records lie before it, counted from the run before, with the reason in its lowest three bits; the
-    /// second is how many records it has.
+    /// Encodes the runs in few bytes, as two numbers per run in base 128 (least significant digit first; the high bit is set
+    /// on all but the last digit). The first number is the distance from the end of the previous run, with the reason in its
+    /// lowest three bits. The second is the number of records.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut end = 0;
@@ -133,7 +134,7 @@ impl Owed {
         bytes
     }
 
-    /// Reads what [`Owed::encode`] wrote; none of anything else.
+    /// Decodes the bytes of [`Owed::encode`]. `None` for other bytes.
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let mut owed = Self::default();
         let mut end = 0_u64;
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_told() {
+    fn other_bytes_are_refused() {
         let too_far = [&[0xff; 9][..], &[0x7f, 1]].concat();
         for bytes in [&[0][..], &[0x80], &[0, 0], &[7, 1], &[0x80; 11], &too_far] {
             assert_eq!(Owed::decode(bytes), None, "{bytes:?}");
@@ -234,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_list_is_what_was_put_into_it(
+        fn a_list_holds_the_records_that_were_added(
             batches in prop::collection::vec(prop::collection::vec((0_u64..60, any_reason()), 0..20), 0..4),
             paid in 0_u64..60,
         ) {

@@ -1,31 +1,30 @@
-//! Objects that are one JSON document, and no list of records. Read as a record, such a document would be one event, cut into
-//! pieces.
+//! Recognises objects that are one JSON document instead of a list of records. Read as a record, such a document would become
+//! one event, cut into pieces.
 
 use super::{scan::each_member, unusual::plain};
 
-/// A document longer than that is none of a logger's records: it is more than one event may have. Source: CloudWatch Logs API
-/// reference, PutLogEvents.
+/// Largest event in bytes. A longer document is not a logger's record. Source: CloudWatch Logs API reference, PutLogEvents.
 pub(super) const LONGEST_EVENT: usize = 1 << 20;
-/// How much white space is looked at behind such a document before it counts as the only one of its object.
+/// If this many bytes of white space follow such a document, nothing else does.
 pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 
-/// What the first object of a text is.
+/// What the first JSON object of a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Document {
-    /// It has a message, or what Vector adds to a record.
+    /// A record: it has a message, or a name that Vector adds.
     Record,
-    /// A format that is not supported: its name.
+    /// A document of an unsupported format; the text describes it.
     Envelope(&'static str),
-    /// It may be a record without a message.
+    /// Perhaps a record without a message.
     Unknown,
 }
 
-/// Looks at the names of an object, or of as much of it as there is.
+/// Looks at the names of a JSON object. Its end may be missing.
 pub(super) fn recognise(text: &[u8]) -> Document {
     let mut found = Document::Unknown;
-    // Where the text breaks off, what was seen by then counts.
+    // An error means that the text ends early. The names before it count.
     let _ = each_member(text, |name, value| match (plain(name).as_ref(), value) {
-        // An application may log an envelope, whose members Vector's parser makes the record's.
+        // An application may log an envelope, and Vector's parser may merge its members into the record.
         (b"message" | b"kubernetes" | b"source_type", _) => found = Document::Record,
         (b"Records", [b'[', ..]) if found == Document::Unknown => {
             found = Document::Envelope("AWS events in \"Records\", as CloudTrail writes them");
@@ -43,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell() {
+    fn the_names_of_a_json_object_tell_what_it_is() {
         let check = |text: &str, expected| assert_eq!(recognise(text.as_bytes()), expected, "{text}");
         let (aws, logs) = (
             Document::Envelope("AWS events in \"Records\", as CloudTrail writes them"),

@@ -1,37 +1,37 @@
-//! A record's message on its way into a request.
+//! A record's message, in the form in which a request carries it.
 
 use std::borrow::Cow;
 
 use super::strings::escape;
 
-/// A message as the inside of a JSON string: escaped, legal, and ready to be copied into a request.
+/// A message as the inside of a JSON string: escaped, legal and ready to be copied into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// UTF-8 by construction. As bytes: most messages are known to be ASCII, and need not be looked at again for a `str`.
+    /// Always UTF-8. Stored as bytes, because a `str` would need a second check of text that the scan has already checked.
     pub(super) escaped: Cow<'a, [u8]>,
     pub(super) len: usize,
 }
 
 impl<'a> Message<'a> {
-    /// The escaped text in UTF-8, without quotes.
+    /// The escaped text in UTF-8, without the quotation marks.
     pub fn escaped(&self) -> &[u8] {
         &self.escaped
     }
 
-    /// Bytes of the unescaped text in UTF-8: what CloudWatch Logs counts.
+    /// Length of the unescaped text in UTF-8 bytes, as CloudWatch Logs counts it.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Nothing in it; CloudWatch Logs refuses such an event.
+    /// Whether the message is empty. CloudWatch Logs refuses an empty event.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Cuts it into messages of at most `max_bytes` each, at the boundaries of characters.
+    /// Cuts the message into pieces of at most `max_bytes` unescaped bytes, between characters.
     ///
     /// # Panics
-    /// `max_bytes` is below 4: a character may not fit.
+    /// If `max_bytes` is below 4, because a character has up to 4 bytes.
     pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = Message<'_>> {
         assert!(max_bytes >= 4, "a character has up to 4 bytes");
         let mut rest = self.escaped.as_ref();
@@ -40,7 +40,7 @@ impl<'a> Message<'a> {
             while let Some(first) = rest.get(at) {
                 let (escaped, plain) = match first {
                     b'\\' => escape(&rest[at..]).expect("a message is legal by construction"),
-                    // The first byte of a character tells how many it has.
+                    // The first byte of a character tells its length.
                     0xf0.. => (4, 4),
                     0xe0.. => (3, 3),
                     0xc0.. => (2, 2),
@@ -57,7 +57,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Escapes plain text.
+    /// Builds a message from plain text.
     #[cfg(test)]
     pub fn escape(text: &str) -> Message<'static> {
         let quoted = serde_json::to_string(text).expect("a string is always JSON");
@@ -70,5 +70,41 @@ impl<'a> Message<'a> {
     pub fn unescape(&self) -> String {
         let quoted = [b"\"", self.escaped(), b"\""].concat();
         serde_json::from_slice(&quoted).expect("a message is legal by construction")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_at_characters() {
+        let check = |escaped: &str, expected: &[&str]| {
+            let text: String = serde_json::from_str(&format!("\"{escaped}\"")).expect("a legal message");
+            let message = Message { escaped: Cow::Borrowed(escaped.as_bytes()), len: text.len() };
+            let pieces: Vec<_> = message
+                .pieces(4)
+                .map(|piece| String::from_utf8(piece.escaped().to_vec()).expect("UTF-8"))
+                .collect();
+            assert_eq!(pieces, expected);
+        };
+        check("", &[]);
+        check("abcd", &["abcd"]);
+        check("abcde", &["abcd", "e"]);
+        check("abcé", &["abc", "é"]);
+        check("😀😀", &["😀", "😀"]);
+        check(r"ab\n\u0001\ud83d\ude00", &[r"ab\n\u0001", r"\ud83d\ude00"]);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_joined_give_the_message(text in ".{0,80}", max in 4_usize..20) {
+            let message = Message::escape(&text);
+            let pieces: Vec<_> = message.pieces(max).map(|piece| (piece.unescape(), piece.len())).collect();
+            prop_assert!(pieces.iter().all(|(text, len)| text.len() == *len && (1..=max).contains(len)));
+            prop_assert_eq!(pieces.into_iter().map(|(text, _)| text).collect::<String>(), text);
+        }
     }
 }

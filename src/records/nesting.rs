@@ -1,9 +1,9 @@
-//! How deep a value is nested, without recursion.
+//! Tracks how deep a value is nested, without recursion.
 
-/// The brackets that are open, a bit for each: a record may nest as deep as it is long, and that costs an eighth of its length.
+/// The open brackets, one bit each. A record may nest as deep as it is long, which takes an eighth of its length in memory.
 #[derive(Debug, Default)]
 pub(super) struct Nesting {
-    /// Of an object's bracket the bit is set.
+    /// A set bit stands for an object's bracket.
     objects: Vec<u64>,
     depth: usize,
 }
@@ -40,7 +40,7 @@ impl Nesting {
         self.depth += 1;
     }
 
-    /// Out of the innermost one; there is one.
+    /// Closes the innermost bracket, which must exist.
     pub(super) fn leave(&mut self) {
         self.depth -= 1;
     }

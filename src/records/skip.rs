@@ -1,19 +1,20 @@
-//! The way over a record that is too long to be kept: its end is found in the text as it passes by.
+//! Steps over a record that is too long to be kept: looks for its end in the text as it arrives.
 
-/// What ends it.
+/// Where the record or line to step over ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ends {
-    /// Its closing bracket.
+    /// At the record's closing bracket.
     Record,
-    /// That, or a line break within a string, which JSON does not allow: the record was cut there.
+    /// At the closing bracket, or at a line break inside a string. JSON does not allow such a line break: the record was cut
+    /// there.
     RecordOrBrokenLine,
-    /// That, or any line break: records stand on lines of their own.
+    /// At the closing bracket or at any line break, because each record has a line of its own.
     RecordOrLine,
-    /// A line break; it is no JSON anyway.
+    /// At a line break. The text is not JSON.
     Line,
 }
 
-/// How far the way is gone. Brackets are counted, and not compared: nobody will see what is between them.
+/// State of stepping over one record or line. Brackets are counted, but their kinds are not compared: nothing reads the text.
 #[derive(Debug)]
 pub(super) struct Skip {
     ends: Ends,
@@ -25,27 +26,27 @@ pub(super) struct Skip {
 }
 
 impl Skip {
-    /// Begins with the record that stands at `start` in the object's text.
+    /// Begins at byte `start` of the decompressed object.
     pub(super) fn new(ends: Ends, start: u64) -> Self {
         Self { ends, start, depth: 0, in_string: false, escaped: false, spread: false }
     }
 
-    /// Where it begins.
+    /// Position of the first byte in the decompressed object.
     pub(super) fn start(&self) -> u64 {
         self.start
     }
 
-    /// It went over several lines.
+    /// Whether the record spans several lines.
     pub(super) fn is_spread(&self) -> bool {
         self.spread
     }
 
-    /// The object's end is its end, too.
+    /// Whether the end of the object is a valid end of the record or line.
     pub(super) fn ends_with_the_object(&self) -> bool {
         self.ends == Ends::Line
     }
 
-    /// Looks for the end in the text that follows what was looked at before.
+    /// Looks for the end in `text`, which follows the text of the previous call. Returns the end's position in `text`.
     pub(super) fn end(&mut self, text: &[u8]) -> Option<usize> {
         for (at, byte) in text.iter().enumerate() {
             if *byte == b'\n' {

@@ -1,8 +1,6 @@
-//! The reader against small cases, and against a plain whole-text reader on generated ones.
+//! The reader on small cases. `generated` compares it with a plain whole-text reader on generated texts.
 
-use proptest::prelude::*;
-use serde_json::{Value, json};
-
+mod generated;
 use super::*;
 
 /// 2026-11-21T12:00:00Z.
@@ -10,12 +8,12 @@ const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
 
 type Read = (Vec<(String, Option<i64>)>, Option<RecordError>);
 
-/// Reads `text` as it would arrive in pieces of `chunk` bytes.
+/// Reads `text` as if it arrived in pieces of `chunk` bytes.
 fn read(text: &[u8], chunk: usize, max_record: usize) -> Read {
     read_by(RecordReader::new(max_record, NOW), text, chunk)
 }
 
-/// The same by that reader; what cannot be read is shown between angle brackets.
+/// Does the same with `reader`. Unreadable text is shown between angle brackets.
 fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
     let (mut records, mut window) = (Vec::new(), Vec::new());
     let mut chunks = text.chunks(chunk.max(1));
@@ -49,6 +47,14 @@ fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
             }
         }
     }
+}
+
+/// The text that stands for a record of more than `limit` bytes.
+fn too_long(limit: usize, bytes: usize, start: usize) -> String {
+    format!(
+        "<the record is longer than source.max_record ({limit} bytes): it takes {bytes} bytes from byte {start} of the \
+         decompressed object>"
+    )
 }
 
 fn check(text: &str, expected: &[(&str, Option<i64>)]) {
@@ -91,14 +97,14 @@ fn every_framing_gives_the_same_records() {
 }
 
 #[test]
-fn the_event_is_the_message_alone() {
+fn only_the_message_becomes_the_event() {
     check(r#"[{"kubernetes":{"message":"no"},"message":"yes"}]"#, &[("yes", None)]);
     check(r#"[{"message":"tab\t \u00e9 \ud83d\ude00 \u0000"}]"#, &[("tab\t é 😀 \0", None)]);
     check(r#"[{"message":""}]"#, &[("", None)]);
 }
 
 #[test]
-fn other_messages_go_as_their_json() {
+fn a_message_that_is_not_a_string_becomes_its_json() {
     check(r#"[{"message":{"a": [1,2]}}]"#, &[(r#"{"a": [1,2]}"#, None)]);
     check(
         r#"[{"message":12.50},{"message":null},{"message":true}]"#,
@@ -107,7 +113,7 @@ fn other_messages_go_as_their_json() {
 }
 
 #[test]
-fn a_record_without_message_goes_as_its_json_without_vectors_metadata() {
+fn a_record_without_message_becomes_its_json_without_vectors_metadata() {
     check(
         r#"[{"level":"info","file":"/var/log/x","kubernetes":{"a":1},"n": 1.0,"timestamp":1795248005,"stream":"stdout"}]"#,
         &[(r#"{"level":"info","n":1.0}"#, Some(1_795_248_005_000))],
@@ -116,7 +122,7 @@ fn a_record_without_message_goes_as_its_json_without_vectors_metadata() {
 }
 
 #[test]
-fn doubtful_names_mean_what_every_json_reader_takes_them_for() {
+fn repeated_and_escaped_names_mean_the_same_as_to_other_json_readers() {
     check(r#"{"message":"first","message":"last"}"#, &[("last", None)]);
     check(r#"{"m\u0065ssage":"escaped"}"#, &[("escaped", None)]);
     check(
@@ -135,9 +141,9 @@ fn unreadable_timestamps_are_none() {
 }
 
 #[test]
-fn what_came_before_a_bad_record_is_read() {
+fn records_before_a_bad_record_are_read() {
     let good = r#"{"message":"good"}"#;
-    check_error(&format!("[{good},{{\"message\":}}]"), 1, "byte 11 of it is not JSON");
+    check_error(&format!("[{good},{{\"message\":}}]"), 1, "byte 11 of the record is not JSON");
     check_error(&format!("[{good},{good}"), 2, "before the array does");
     check_error(&format!("[{good},{{\"mess"), 1, "before the record does");
     check_error(&format!("[{good},]"), 1, "a JSON object expected, not ']'");
@@ -157,7 +163,7 @@ fn what_came_before_a_bad_record_is_read() {
 }
 
 #[test]
-fn a_byte_order_mark_in_front_of_a_text_is_skipped() {
+fn byte_order_marks_are_skipped() {
     let (a, b) = (r#"{"message":"a"}"#, r#"{"message":"b"}"#);
     for text in [
         format!("\u{feff}[{a},{b}]"),
@@ -171,13 +177,13 @@ fn a_byte_order_mark_in_front_of_a_text_is_skipped() {
     }
     check("\u{feff}", &[]);
     check_lines(format!("{a}\n\u{feff}oops\n\u{feff}{b}\n").as_bytes(), &["a", "<oops>", "b"], None);
-    // Half of one.
+    // Half of a byte order mark.
     let (records, error) = read(b"{\"message\":\"a\"}\xef\xbb", 1, 100);
     assert_eq!(records.len(), 1);
-    assert!(error.expect("that is nothing").to_string().contains("expected, not"));
+    assert!(error.expect("it is not a record").to_string().contains("expected, not"));
 }
 
-/// What is wrong with a string's text, as bytes, and what is delivered in its place.
+/// Defects in a string's text, as bytes, and the text that is delivered instead.
 const DEFECTS: [(&[u8], &str); 17] = [
     (br"\ud83d", "\u{fffd}"),
     (br"\uDE00", "\u{fffd}"),
@@ -198,7 +204,7 @@ const DEFECTS: [(&[u8], &str); 17] = [
     (b"\\\xff", "\\\u{fffd}"),
 ];
 
-/// The record alone: its message, and whether it was mended.
+/// Reads a single record. Returns its message, and whether the message was mended.
 fn alone(text: &[u8]) -> (String, bool) {
     let mut reader = RecordReader::new(1 << 20, NOW);
     match reader.next(text, More::Ended) {
@@ -208,7 +214,7 @@ fn alone(text: &[u8]) -> (String, bool) {
 }
 
 #[test]
-fn what_is_wrong_with_a_message_s_text_is_mended() {
+fn a_defect_in_the_message_s_text_is_mended() {
     for (wrong, right) in DEFECTS {
         for (before, behind) in [("", ""), ("x\\n\u{e9}", "\\\"y"), (&"z".repeat(40), &"z".repeat(40))] {
             let string = [b"\"", before.as_bytes(), wrong, behind.as_bytes(), b"\""].concat();
@@ -221,7 +227,7 @@ fn what_is_wrong_with_a_message_s_text_is_mended() {
             ] {
                 assert_eq!(alone(&record), (expected.clone(), true), "{about}");
             }
-            // Nobody sees it.
+            // A defect outside of the message has no effect.
             let record = [b"{\"message\":\"m\",\"a\":{", &string[..], b":", &string, b"}}"].concat();
             assert_eq!(alone(&record), ("m".to_owned(), false), "{about}");
         }
@@ -230,11 +236,11 @@ fn what_is_wrong_with_a_message_s_text_is_mended() {
 }
 
 #[test]
-fn json_that_becomes_a_message_is_mended_as_text() {
+fn json_that_becomes_the_message_is_mended_as_text() {
     let check = |record: &[u8], message: &str, mended| {
         assert_eq!(alone(record), (message.to_owned(), mended), "{}", record.escape_ascii());
     };
-    // Half a pair is legal JSON, and the reader of the message may make of it what he likes.
+    // Half of a surrogate pair is legal in JSON, so it stays as it is.
     check(br#"{"message":{"a":"\ud83d\n"}}"#, r#"{"a":"\ud83d\n"}"#, false);
     check(b"{\"message\":[\n1,\t2]}", "[\n1,\t2]", false);
     check(b"{\"message\":[\"\xff\"]}", "[\"\u{fffd}\"]", true);
@@ -259,7 +265,7 @@ fn check_lines(text: &[u8], expected: &[&str], error: Option<&str>) {
 }
 
 #[test]
-fn a_line_that_is_no_record_is_stepped_over() {
+fn a_line_that_is_not_a_record_is_stepped_over() {
     let check = |text: &str, expected: &[&str]| check_lines(text.as_bytes(), expected, None);
     let (a, b) = (r#"{"message":"a"}"#, r#"{"message":"b"}"#);
     check(&format!("{a}\nplain text\n{b}\n"), &["a", "<plain text>", "b"]);
@@ -268,11 +274,11 @@ fn a_line_that_is_no_record_is_stepped_over() {
     check(&format!("{a} more {b}\n{b}\n"), &["a", r#"<more {"message":"b"}>"#, "b"]);
     check(&format!("{a}\n]\n{b}\n"), &["a", "<]>", "b"]);
     check(&format!("[{a}]\nx\n[{b}]\n"), &["a", "<x>", "b"]);
-    // A line that was cut within a string.
+    // A line that was cut inside a string.
     check(&format!("{a}\n{{\"message\":\"ab\\\"c\n{b}\n"), &["a", r#"<{"message":"ab\"c>"#, "b"]);
-    // What is no text is kept as well as can be.
+    // A line that is not UTF-8.
     check_lines(&[a.as_bytes(), b"\n\xff\n", b.as_bytes()].concat(), &["a", "<\u{fffd}>", "b"], None);
-    // In front of the first record, as soon as there is one, or an array.
+    // Before the first record, if a record or an array follows.
     check(&format!("cut\"}}\n\n{{\"message\":}}\n{a}\n"), &["<cut\"}>", r#"<{"message":}>"#, "a"]);
     check(&format!("x\n[ {a}]\n{b}"), &["<x>", "a", "b"]);
     check(&format!("[]\nx\n{b}"), &["<x>", "b"]);
@@ -282,15 +288,15 @@ fn a_line_that_is_no_record_is_stepped_over() {
 fn a_line_is_stepped_over_only_where_its_end_is_certain() {
     let (a, b) = (r#"{"message":"a"}"#, r#"{"message":"b"}"#);
     let check = |text: &str, expected: &[&str], error| check_lines(text.as_bytes(), expected, Some(error));
-    // Within an array.
+    // Inside an array.
     check(&format!("[{a},\nx\n{b}]"), &["a"], "a JSON object expected");
     check(&format!("{a}\n[x]\n{b}\n"), &["a"], "end of the array expected");
-    // What goes on behind its line, and an object of such records.
+    // A bad record that spans several lines, and an object whose records span several lines.
     check(&format!("{a}\n{{\"message\"\n{b}\n"), &["a"], "is not JSON");
     check(&format!("{{\n\"message\":\"a\"}}\nx\n{b}\n"), &["a"], "not 'x'");
-    // What breaks off with its object.
+    // A record that is cut off by the end of the object.
     check(&format!("{a}\n{{\"message\":\"b"), &["a"], "before the record does");
-    // No record shows that lines are what the object is made of, and what does, comes too late to be seen.
+    // No record on a line of its own, or none within the 60 bytes that are looked at.
     check("plain text\nand more\n", &[], "not 'p'");
     check("\0\n", &[], "not");
     check(&format!("{}\n{a}\n", "plain text\n".repeat(6)), &[], "not 'p'");
@@ -302,26 +308,22 @@ fn a_line_is_stepped_over_only_where_its_end_is_certain() {
 fn a_line_that_is_too_long_is_stepped_over_too() {
     let (a, b, long) = (r#"{"message":"a"}"#, r#"{"message":"b"}"#, "x".repeat(60));
     check_lines(format!("{a}\n{long}\n{b}\n").as_bytes(), &["a", &format!("<{long}>"), "b"], None);
-    let place = |bytes: usize| {
-        format!(
-            "<it is longer than source.max_record, 60 bytes: {bytes} bytes from byte 16 of the decompressed object on>"
-        )
-    };
+    let place = |bytes: usize| too_long(60, bytes, 16);
     check_lines(format!("{a}\n{long}{{\"\n{b}\n").as_bytes(), &["a", &place(62), "b"], None);
     check_lines(format!("{a}\n{long}x").as_bytes(), &["a", &place(61)], None);
-    // Cut within a string, or outside of one; and one that has no end.
+    // A record that is cut inside a string, one that is cut outside, and one at the end of the object.
     check_lines(format!("{a}\n{{\"message\":\"{long}\n{b}\n").as_bytes(), &["a", &place(72), "b"], None);
     check_lines(format!("{a}\n{{\"message\":\"{long}\",\n{b}\n").as_bytes(), &["a", &place(74), "b"], None);
     check_lines(format!("{a}\n{{\"message\":\"{long}").as_bytes(), &["a"], Some("before the record does"));
 }
 
 #[test]
-fn a_record_may_be_as_long_as_configured_and_a_longer_one_is_stepped_over() {
+fn a_record_beyond_the_configured_length_is_stepped_over() {
     let record = |len: usize| {
         format!(r#"{{"message":"{}"}}"#, "\\\"]}{[,".repeat(len / 7).get(..len - 14).expect("ASCII"))
     };
     for len in [1000, 1001, 5000] {
-        // The text is cut anywhere, so the length may leave half an escape behind.
+        // Cutting the text may leave half of an escape at its end.
         let long = record(len).replace("\\\"}", "x\"}");
         let len = long.len();
         for (text, start) in [
@@ -335,21 +337,19 @@ fn a_record_may_be_as_long_as_configured_and_a_longer_one_is_stepped_over() {
                 let (records, error) = read(text.as_bytes(), chunk, 1000);
                 assert!(error.is_none(), "{text}: {error:?}");
                 let [_, (found, _), _] = &records[..] else { panic!("{text}: {records:?}") };
-                let place = format!(
-                    "<it is longer than source.max_record, 1000 bytes: {len} bytes from byte {start} of the decompressed object on>"
-                );
+                let place = too_long(1000, len, start);
                 assert_eq!(*found == place, len > 1000, "{text} in {chunk}: {found}");
             }
         }
     }
-    // As the first, over several lines, and cut within a string.
+    // A first record over several lines, and one that is cut inside a string.
     let long = format!("{{\n\"message\":\n\"{}\"\n}}", "x".repeat(1000));
     let (records, error) = read(format!("{long}\n{}", record(20)).as_bytes(), 7, 1000);
     assert_eq!((records.len(), error), (2, None));
     let cut = format!("{{\"message\":\"{}\n{}\n", "x".repeat(1000), record(20));
     let (records, error) = read(cut.as_bytes(), 7, 1000);
     assert_eq!((records.len(), error), (2, None));
-    // Nothing but its end tells that it has one.
+    // A record that is cut off by the end of the object.
     let (records, error) = read(&long.as_bytes()[..long.len() - 1], 64, 1000);
     assert_eq!(records.len(), 0);
     assert!(
@@ -359,7 +359,7 @@ fn a_record_may_be_as_long_as_configured_and_a_longer_one_is_stepped_over() {
 }
 
 #[test]
-fn a_document_is_no_record() {
+fn an_object_that_is_one_document_is_refused() {
     let check = |text: &str, what: &str| {
         for chunk in [1000, text.len()] {
             let (records, error) = read(text.as_bytes(), chunk, 4 << 20);
@@ -382,7 +382,7 @@ fn a_document_is_no_record() {
     check(&long, "one JSON document of 1200012 bytes");
     check(&format!("{long}\n \n"), "one JSON document");
     check(&format!("{long}{}", " ".repeat(100_000)), "one JSON document");
-    // Records all the same.
+    // These texts are read as records.
     let record = r#"{"message":"m"}"#;
     let count = |text: &str| {
         let (records, error) = read(text.as_bytes(), 50_000, 4 << 20);
@@ -395,166 +395,4 @@ fn a_document_is_no_record() {
     assert_eq!(count(&format!("[{}]", trail(2))), 1);
     assert_eq!(count(&format!("{record}\n{}\n", trail(2))), 2);
     assert_eq!(count(&format!(r#"{{"Records":[],"message":"{}"}}"#, "m".repeat(2 << 20))), 1);
-}
-
-#[test]
-fn a_message_is_cut_at_characters() {
-    let check = |escaped: &str, expected: &[&str]| {
-        let text: String = serde_json::from_str(&format!("\"{escaped}\"")).expect("a legal message");
-        let message = Message { escaped: Cow::Borrowed(escaped.as_bytes()), len: text.len() };
-        let pieces: Vec<_> = message
-            .pieces(4)
-            .map(|piece| String::from_utf8(piece.escaped().to_vec()).expect("UTF-8"))
-            .collect();
-        assert_eq!(pieces, expected);
-    };
-    check("", &[]);
-    check("abcd", &["abcd"]);
-    check("abcde", &["abcd", "e"]);
-    check("abcé", &["abc", "é"]);
-    check("😀😀", &["😀", "😀"]);
-    check(r"ab\n\u0001\ud83d\ude00", &[r"ab\n\u0001", r"\ud83d\ude00"]);
-}
-
-/// The plain reader: whole text, serde_json's values.
-fn reference(records: &[Value]) -> Vec<(String, Option<i64>)> {
-    records
-        .iter()
-        .map(|record| {
-            let message = match &record["message"] {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            (message, record["timestamp"].as_i64().map(|seconds| seconds * 1000))
-        })
-        .collect()
-}
-
-fn records() -> impl Strategy<Value = Vec<Value>> {
-    let record = (".{0,20}", any::<bool>(), 946_684_800_i64..1_795_300_000, ".{0,8}").prop_map(
-        |(text, is_text, at, extra)| {
-            let message = if is_text { json!(text) } else { json!({ "inner": [text] }) };
-            json!({ "a": {"message": extra}, "message": message, "timestamp": at })
-        },
-    );
-    proptest::collection::vec(record, 0..8)
-}
-
-proptest! {
-    #[test]
-    fn any_chunking_gives_what_a_whole_text_reader_gives(records in records(), chunk in 1_usize..200, framing in 0..4) {
-        let lines: Vec<_> = records.iter().map(Value::to_string).collect();
-        let text = match framing {
-            0 => format!("[{}]", lines.join(",")),
-            1 => format!("[\n{}\n]\n", lines.join(",\n")),
-            2 => lines.iter().map(|line| format!("{line}\n")).collect(),
-            _ => lines.iter().map(|line| format!("[{line}]\n")).collect(),
-        };
-        let (found, error) = read(text.as_bytes(), chunk, 1 << 20);
-        prop_assert!(error.is_none(), "{:?}", error);
-        prop_assert_eq!(found, reference(&records));
-    }
-
-    #[test]
-    fn pieces_make_the_message(text in ".{0,80}", max in 4_usize..20) {
-        let message = Message::escape(&text);
-        let pieces: Vec<_> = message.pieces(max).map(|piece| (piece.unescape(), piece.len())).collect();
-        prop_assert!(pieces.iter().all(|(text, len)| text.len() == *len && (1..=max).contains(len)));
-        prop_assert_eq!(pieces.into_iter().map(|(text, _)| text).collect::<String>(), text);
-    }
-
-    #[test]
-    fn any_bytes_in_any_chunks_end_the_same_way(
-        text in proptest::collection::vec(proptest::sample::select(vec![
-            "{\"message\":\"", "\"}", "[", "]", ",", "\\u", "\n", "é", "{}", ":", "1", "\"",
-        ]), 0..20),
-        chunk in 1_usize..20,
-    ) {
-        let text = text.concat();
-        let (whole, first) = read(text.as_bytes(), text.len(), 64);
-        let (pieces, second) = read(text.as_bytes(), chunk, 64);
-        prop_assert_eq!(whole, pieces);
-        prop_assert_eq!(first.map(|error| error.to_string()), second.map(|error| error.to_string()));
-        let by_lines = |chunk| read_by(RecordReader::new(64, NOW).stepping_over_bad_lines(), text.as_bytes(), chunk);
-        let ((whole, first), (pieces, second)) = (by_lines(text.len()), by_lines(chunk));
-        prop_assert_eq!(whole, pieces);
-        prop_assert_eq!(first.map(|error| error.to_string()), second.map(|error| error.to_string()));
-    }
-
-    /// By construction: what each record says is known before it is written.
-    #[test]
-    fn a_defect_stays_its_record_s(
-        kinds in proptest::collection::vec((0_usize..6, 0..DEFECTS.len(), ".{0,12}"), 0..12),
-        framing in 0..5, mark in any::<bool>(), chunk in 1_usize..300,
-    ) {
-        const MAX: usize = 400;
-        let (mut parts, mut expected, mut long) = (Vec::new(), Vec::new(), Vec::new());
-        for (kind, defect, text) in &kinds {
-            let quoted = serde_json::to_string(text).expect("a string is always JSON");
-            let (wrong, right) = DEFECTS[*defect];
-            let deep = 50 + 3 * defect;
-            let (part, message) = match kind {
-                0 => (format!(r#"{{"message":{quoted}}}"#).into_bytes(), text.clone()),
-                1 => ([b"{\"message\":\"-", wrong, b"-\"}"].concat(), format!("-{right}-")),
-                2 => ([b"{\"a\":\"", wrong, b"\",\"message\":", quoted.as_bytes(), b"}"].concat(), text.clone()),
-                3 => {
-                    let nested = ["[".repeat(deep), "]".repeat(deep)].concat();
-                    (format!(r#"{{"message":{quoted},"a":{nested}}}"#).into_bytes(), text.clone())
-                }
-                _ => {
-                    long.push(expected.len());
-                    (format!(r#"{{"a":{quoted},"message":"{}"}}"#, "}\\\"".repeat(140 + defect)).into_bytes(), String::new())
-                }
-            };
-            parts.push(part);
-            expected.push((message, None));
-        }
-        let join = |between: &[u8]| parts.join(between);
-        let body = match framing {
-            0 => [b"[", &join(b",")[..], b"]"].concat(),
-            1 => [b"[\n", &join(b",\n ")[..], b"\n]\n"].concat(),
-            2 => [&join(b"\n")[..], b"\n"].concat(),
-            3 => join(b""),
-            _ => parts.iter().map(|part| [b"[", &part[..], b"]\n"].concat()).collect::<Vec<_>>().concat(),
-        };
-        let text = [if mark { BYTE_ORDER_MARK } else { b"" }, &body].concat();
-        // A line break within a string is not to be told from the end of a line that was cut.
-        prop_assume!(long.is_empty() || !kinds.iter().any(|(kind, defect, _)| *kind < 4 && DEFECTS[*defect].0.contains(&b'\n')));
-        for stepping in [false, true] {
-            let reader = RecordReader::new(MAX, NOW);
-            let reader = if stepping { reader.stepping_over_bad_lines() } else { reader };
-            let (mut found, error) = read_by(reader, &text, chunk);
-            prop_assert!(error.is_none(), "{:?}", error);
-            for at in &long {
-                let place = std::mem::take(&mut found[*at].0);
-                prop_assert!(place.starts_with("<it is longer than source.max_record, 400 bytes"), "{}", place);
-                // The place is where it says.
-                let numbers: Vec<usize> = place.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
-                let [_, bytes, start] = numbers[..] else { panic!("{place}") };
-                prop_assert_eq!(&text[start..start + bytes], &parts[*at][..]);
-            }
-            prop_assert_eq!(&found, &expected);
-        }
-    }
-
-    #[test]
-    fn bad_lines_cost_no_record(
-        records in records(),
-        bad in proptest::collection::vec((0_usize..9, "[^\\[{\\s\"\u{feff}][^\n\r\"]{0,30}"), 0..5),
-        chunk in 1_usize..200,
-    ) {
-        prop_assume!(!records.is_empty());
-        let mut lines: Vec<_> = records.iter().map(Value::to_string).collect();
-        let mut expected = reference(&records);
-        for (at, text) in bad {
-            let at = at.min(lines.len());
-            expected.insert(at, (format!("<{text}>"), None));
-            lines.insert(at, text);
-        }
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        let reader = RecordReader::new(1 << 20, NOW).stepping_over_bad_lines();
-        let (found, error) = read_by(reader, text.as_bytes(), chunk);
-        prop_assert!(error.is_none(), "{:?}", error);
-        prop_assert_eq!(found, expected);
-    }
 }

@@ -1,45 +1,45 @@
-//! Reads a record's timestamp in every form that collectors write.
+//! Reads a record's timestamp in all the forms that log collectors write.
 
 use std::{borrow::Cow, ops::RangeInclusive};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The first millisecond of 2000. What claims to be older was written by a clock that was never set, or is no time at all.
+/// The first millisecond of 2000. An older timestamp comes from a clock that was never set, or is not a time.
 const EARLIEST: i64 = 946_684_800_000;
-/// How far a record may be ahead of us: clocks differ, and time zones are confused, by no more than a day.
+/// Longest time that a timestamp may be ahead of our clock. Wrong clocks and confused time zones account for a day at most.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// Reads the timestamps of one object's records.
 #[derive(Debug)]
 pub(super) struct Timestamps {
-    /// What a timestamp may be, in milliseconds since 1970.
+    /// The plausible timestamps, in milliseconds since 1970.
     believable: RangeInclusive<i64>,
-    /// The minute that was read last, as it was written. Most records are of the same minute as the one before.
+    /// The minute that was read last, as text. Most records have the same minute as the record before.
     minute: [u8; MINUTE.len()],
-    /// When this minute began, in milliseconds since 1970.
+    /// Start of that minute, in milliseconds since 1970.
     minute_start: i64,
 }
 
-/// The part of a timestamp that [`Timestamps`] remembers.
+/// Form of the part of a timestamp that [`Timestamps`] remembers.
 const MINUTE: &[u8; 17] = b"1970-01-01T00:00:";
 
 impl Timestamps {
-    /// A timestamp before 2000, or more than a day after `now`, is not believed.
+    /// Accepts timestamps from 2000 up to a day after `now`.
     pub(super) fn new(now: Timestamp) -> Self {
         let latest =
             now.saturating_add(AHEAD).expect("a duration without months always adds").as_millisecond();
         Self { believable: EARLIEST..=latest, minute: *MINUTE, minute_start: 0 }
     }
 
-    /// Reads the value of `timestamp`, as it stands in the record: RFC 3339 with any fraction and offset, or the time since 1970
-    /// as a number or in a string, whose magnitude tells its unit. The result is milliseconds since 1970, cut to whole ones.
+    /// Reads the value of `timestamp` as it is in the record. It is RFC 3339 with any fraction and offset, or the time since
+    /// 1970 as a number or in a string, whose magnitude tells the unit. Returns milliseconds since 1970, rounded down.
     ///
-    /// `None` if it is anything else, or not believable.
+    /// Returns `None` for anything else, and for a time that is not plausible.
     pub(super) fn parse(&mut self, value: &[u8]) -> Option<i64> {
         let milliseconds = match value {
             [b'"', text @ .., b'"'] => match self.fixed_layout(text) {
                 Some(milliseconds) => milliseconds,
-                // As JSON, because the same text may be spelled with escapes.
+                // Parsed as JSON, because the string may contain escapes.
                 None => parse_text(&serde_json::from_slice::<Text<'_>>(value).ok()?.0)?,
             },
             _ => parse_number(std::str::from_utf8(value).ok()?)?,
@@ -47,8 +47,8 @@ impl Timestamps {
         self.believable.contains(&milliseconds).then_some(milliseconds)
     }
 
-    /// `2026-11-21T08:00:00Z` and `2026-11-21T08:00:00.123456789Z` with any number of digits: what Vector writes, read
-    /// without a parser. `None` for everything else, right or wrong.
+    /// Reads `2026-11-21T08:00:00Z`, also with a fraction of any length: the form that Vector writes, without a full parser.
+    /// Returns `None` for every other form, valid or not.
     fn fixed_layout(&mut self, text: &[u8]) -> Option<i64> {
         let (minute, rest) = text.split_first_chunk()?;
         if *minute != self.minute {
@@ -57,7 +57,7 @@ impl Timestamps {
         }
         let ([tens, ones], fraction) = rest.split_first_chunk()?;
         let second = digit(*tens)? * 10 + digit(*ones)?;
-        // A leap second is left to the library.
+        // jiff reads leap seconds.
         if second > 59 {
             return None;
         }
@@ -72,7 +72,7 @@ impl Timestamps {
     }
 }
 
-/// Borrowed where it has no escapes; a bare `Cow` would always be owned.
+/// Borrows the text if it has no escapes. Serde always copies into a bare `Cow`.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -84,7 +84,7 @@ fn parse_text(text: &str) -> Option<i64> {
     Some(timestamp.as_nanosecond().div_euclid(1_000_000)).and_then(|whole| i64::try_from(whole).ok())
 }
 
-/// Without the digits of a second's fraction that follow the ninth: the library reads nanoseconds, and no more.
+/// Removes the digits of a fraction after the ninth, because jiff refuses more than nanoseconds.
 fn cut_fraction(text: &str) -> Cow<'_, str> {
     const MOST: usize = 9;
     let Some(point) = text.find(['.', ',']) else { return Cow::Borrowed(text) };
@@ -96,12 +96,12 @@ fn cut_fraction(text: &str) -> Cow<'_, str> {
     Cow::Owned([kept, rest].concat())
 }
 
-/// Reads JSON's numbers, and those that begin with zeros, exactly: no binary fraction is made of them. How many digits stand before
-/// the point tells the unit: seconds have 11 at most (until the year 5138), milliseconds 14, microseconds 17, nanoseconds 20.
-/// Negative ones are no believable times.
+/// Reads a JSON number, also with leading zeros, exactly: without conversion to binary floating point. The number of digits
+/// before the point tells the unit: up to 11 are seconds (until the year 5138), 14 milliseconds, 17 microseconds, 20
+/// nanoseconds. A negative number is not a plausible time.
 fn parse_number(text: &str) -> Option<i64> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        // More digits than that are no time whatever they are.
+        // An exponent beyond `i16` is not a plausible time.
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i16>().ok()?),
         None => (text, 0),
     };
@@ -109,7 +109,7 @@ fn parse_number(text: &str) -> Option<i64> {
     if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Where the point stands, counted from the first digit that is not zero.
+    // Position of the decimal point, counted from the first digit that is not zero.
     let zeros = whole.bytes().chain(fraction.bytes()).take_while(|byte| *byte == b'0').count();
     let point = i64::try_from(whole.len()).ok()? + i64::from(exponent) - i64::try_from(zeros).ok()?;
     let shift = match point {
@@ -121,11 +121,11 @@ fn parse_number(text: &str) -> Option<i64> {
     };
     let digits = whole.bytes().chain(fraction.bytes()).skip(zeros).chain(std::iter::repeat(b'0'));
     let wanted = usize::try_from(point + shift).unwrap_or(0);
-    // 14 digits at most: no overflow.
+    // At most 14 digits: no overflow.
     Some(digits.take(wanted).fold(0, |value, digit| value * 10 + i64::from(digit - b'0')))
 }
 
-/// When the minute begins that is written like [`MINUTE`], in milliseconds since 1970.
+/// Converts a minute in the form of [`MINUTE`] into milliseconds since 1970.
 fn minute_start(text: &[u8; MINUTE.len()]) -> Option<i64> {
     let separators = [4, 7, 10, 13, 16];
     if separators.iter().any(|at| text[*at] != MINUTE[*at]) {
@@ -152,13 +152,13 @@ fn digit(byte: u8) -> Option<i64> {
     byte.is_ascii_digit().then(|| i64::from(byte - b'0'))
 }
 
-/// Days from 1970-01-01 in the Gregorian calendar, counting years from March so that a leap day ends its year.
+/// Days since 1970-01-01 in the Gregorian calendar. Counts years from March, so that a leap day is the last day of its year.
 fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month > 2 { year } else { year - 1 };
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    // 146,097 days are 400 years; 719,468 days lie between 0000-03-01 and 1970-01-01.
+    // 400 years have 146,097 days; 719,468 days lie between 0000-03-01 and 1970-01-01.
     era * 146_097 + day_of_era - 719_468
 }
 
@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    /// 2026-11-21T12:00:00Z: noon, so that a day ahead shows.
+    /// 2026-11-21T12:00:00Z. Noon, so that a test can tell a limit of 24 hours from the end of the next day.
     const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
 
     fn read(value: &str) -> Option<i64> {
@@ -206,7 +206,7 @@ mod tests {
             "1.795248000123456789E18",
             "1.795248000123456789E+18",
             "17952480001234567890e-1",
-            // The same strings in other spellings.
+            // The same strings, with escapes.
             r#""2026-11-21T09:00:00.123\u002B01:00""#,
             r#""2026\u002d11-21T08:00:00.123\u005a""#,
             r#""\u0031795248000123""#,
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_not_guessed() {
+    fn other_values_are_no_timestamps() {
         for value in [
             "null",
             "true",
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_clock_says_is_absent() {
+    fn a_time_that_is_not_plausible_is_none() {
         for (value, expected) in [
             ("0", None),
             ("-5", None),
@@ -274,11 +274,11 @@ mod tests {
         ] {
             check(value, expected);
         }
-        // At the end of the library's calendar there is no day more.
+        // The library's calendar ends, so a day cannot be added.
         assert_eq!(*Timestamps::new(Timestamp::MAX).believable.end(), Timestamp::MAX.as_millisecond());
     }
 
-    /// A moment in every form: nanoseconds since 1970, and the number of digits of the fraction that are written.
+    /// One moment in every form. `nanoseconds` counts since 1970; the fraction gets `digits` more digits.
     fn forms(nanoseconds: i64, digits: usize) -> Vec<String> {
         let timestamp = Timestamp::from_nanosecond(nanoseconds.into()).expect("within jiff's range");
         let seconds = nanoseconds / 1_000_000_000;
@@ -308,7 +308,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_form_of_a_moment_reads_alike(
+        fn every_form_of_a_moment_gives_the_same_time(
             nanoseconds in EARLIEST * 1_000_000..=1_795_348_800_000_000_000, digits in 0_usize..30,
         ) {
             for value in forms(nanoseconds, digits) {
@@ -326,14 +326,14 @@ mod tests {
         }
 
         #[test]
-        fn what_was_read_before_makes_no_difference(
+        fn earlier_timestamps_do_not_change_the_result(
             times in prop::collection::vec((1_795_262_340_i64..1_795_262_460, "Z|\\.[0-9]{1,9}Z|:00Z|Y|[0-9]Z", 0_usize..40), 1..20),
         ) {
             let mut timestamps = Timestamps::new(NOW);
             for (second, end, broken) in times {
                 let timestamp = Timestamp::constant(second, 0).strftime("%Y-%m-%dT%H:%M:%S");
                 let mut value = format!("\"{timestamp}{end}\"").into_bytes();
-                // Most are left whole.
+                // `broken` is beyond the timestamp in half of the cases.
                 if let Some(byte) = value[1..].get_mut(broken) && broken < 19 {
                     *byte = b'x';
                 }

@@ -1,8 +1,9 @@
-//! Records that cannot be handed out as they stand: names in doubt, a message that is no plain string, or none at all, and text
-//! that is not what JSON allows. Their structure has been scanned; what is wrong with their text is mended here.
+//! Reads the records that cannot be handed out as they are: with a repeated or escaped name, with a message that is missing
+//! or not a plain string, or with text that JSON or UTF-8 does not allow. The scan has already checked their structure; this
+//! module mends their text.
 //!
-//! Such a record may be as long as `source.max_record`, and what is made of it here is counted in the worker's memory: it is at
-//! most three times as long again, because a byte that is no UTF-8 becomes the three bytes of U+FFFD.
+//! Such a record may have `source.max_record` bytes. The message that is built here may have three times as many, which the
+//! memory formula includes: a byte that is not UTF-8 becomes the three bytes of U+FFFD.
 
 use std::borrow::Cow;
 
@@ -12,24 +13,24 @@ use super::{
     strings::{escape, hex},
 };
 
-/// Fields that Vector's `kubernetes_logs` source adds to every record: not part of a record that goes out whole.
+/// Fields that Vector's `kubernetes_logs` source adds to every record. They are left out if a whole record becomes the
+/// message.
 const VECTOR_METADATA: [&[u8]; 6] =
     [b"file", b"kubernetes", b"source_type", b"stream", b"timestamp", b"timestamp_end"];
-/// Longest name that matters here.
+/// Length of the longest name that is looked for.
 const LONGEST_NAME: usize = b"timestamp_end".len();
-/// What stands for text that is no Unicode.
+/// Replaces text that is not Unicode.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// What such a record says.
 pub(super) struct Unusual<'a> {
     pub(super) message: Message<'static>,
-    /// The timestamp's value, as it stands.
+    /// The timestamp's value, as it is in the record.
     pub(super) timestamp: Option<&'a [u8]>,
-    /// The message is not quite what was written.
+    /// Whether the message differs from the record's text.
     pub(super) mended: bool,
 }
 
-/// Reads a record that was scanned to its end. The last of several equal names counts, as it does for every JSON reader.
+/// Reads a record that was scanned to its end. If a name is repeated, its last value counts, as in most JSON parsers.
 pub(super) fn read(text: &[u8]) -> Unusual<'_> {
     let (mut message, mut timestamp) = (None, None);
     let scanned = each_member(text, |name, value| match plain(name).as_ref() {
@@ -38,7 +39,7 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
         _ => {}
     });
     debug_assert_eq!(scanned, Ok(()), "the record was scanned before");
-    // Memory that is not written costs nothing.
+    // The operating system provides memory only when it is written, so a large capacity costs nothing.
     let mut escaper = Escaper::with_capacity(3 * message.unwrap_or(text).len());
     match message {
         Some([b'"', inside @ .., b'"']) => escaper.string(inside),
@@ -48,7 +49,7 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
     Unusual { message: escaper.message, timestamp, mended: escaper.mended }
 }
 
-/// The record itself, without Vector's metadata. No list of its members is made: millions fit into one record.
+/// Makes the whole record the message, without Vector's metadata. Does not collect the members: a record may have millions.
 fn whole(text: &[u8], escaper: &mut Escaper) {
     let mut before: &[u8] = b"{\"";
     let scanned = each_member(text, |name, value| {
@@ -63,9 +64,9 @@ fn whole(text: &[u8], escaper: &mut Escaper) {
     escaper.text(if escaper.message.is_empty() { b"{}" } else { b"}" });
 }
 
-/// A name without its escapes, if it can be one that matters here; others as they stand.
+/// Unescapes a name if it can be one of the names that are looked for. Returns other names as they are.
 pub(super) fn plain(name: &[u8]) -> Cow<'_, [u8]> {
-    // An escape takes six bytes at most.
+    // An escaped character has at most six bytes.
     if name.len() > 6 * LONGEST_NAME || !name.contains(&b'\\') {
         return Cow::Borrowed(name);
     }
@@ -73,7 +74,7 @@ pub(super) fn plain(name: &[u8]) -> Cow<'_, [u8]> {
     serde_json::from_slice(&quoted).map_or(Cow::Borrowed(name), |name: String| Cow::Owned(name.into_bytes()))
 }
 
-/// Writes a message as text comes, so that there is no second copy of a long one.
+/// Builds a message piece by piece, without a second copy of a long text.
 struct Escaper {
     message: Message<'static>,
     mended: bool,
@@ -85,8 +86,8 @@ impl Escaper {
         Self { message: Message { escaped, len: 0 }, mended: false }
     }
 
-    /// Takes the inside of a JSON string, escapes and all, with whatever is wrong with it. What is no Unicode becomes U+FFFD, and so
-    /// do control characters that are not white space; a backslash that begins no escape stands for itself.
+    /// Appends the inside of a JSON string and mends it: text that is not Unicode and control characters other than white
+    /// space become U+FFFD, and a backslash that begins no legal escape becomes a plain backslash.
     fn string(&mut self, inside: &[u8]) {
         for chunk in inside.utf8_chunks() {
             let mut rest = chunk.valid().as_bytes();
@@ -110,7 +111,7 @@ impl Escaper {
         }
     }
 
-    /// Takes what begins with a backslash; tells how many bytes of it were used.
+    /// Appends the escape at the start of `text`, and returns how many bytes it has.
     fn escape(&mut self, text: &[u8]) -> usize {
         if let Some((escaped, plain)) = escape(text) {
             self.push(&text[..escaped], plain);
@@ -118,7 +119,7 @@ impl Escaper {
         }
         let unit = text.strip_prefix(b"\\u").and_then(|digits| hex(digits.get(..4)?));
         if unit.is_some() {
-            // Any other than half of a pair would be legal.
+            // `escape` refuses a `\u` with four digits only if it is half of a surrogate pair.
             self.replace();
             return 6;
         }
@@ -127,7 +128,7 @@ impl Escaper {
         1
     }
 
-    /// Takes JSON that becomes text.
+    /// Appends JSON as plain text.
     fn text(&mut self, json: &[u8]) {
         for chunk in json.utf8_chunks() {
             let mut rest = chunk.valid().as_bytes();
@@ -151,7 +152,7 @@ impl Escaper {
             b'\n' => self.push(b"\\n", 1),
             b'\r' => self.push(b"\\r", 1),
             b'\t' => self.push(b"\\t", 1),
-            // Its escape would take six bytes: more than the memory of the worst record has room for.
+            // Escaped, the character would take six bytes: more than the three that the memory formula counts for a byte.
             _ => self.replace(),
         }
     }
@@ -161,7 +162,7 @@ impl Escaper {
         self.mended = true;
     }
 
-    /// Adds what stands in the message for that many bytes of text.
+    /// Appends `escaped`, which stands for `len` bytes of plain text.
     fn push(&mut self, escaped: &[u8], len: usize) {
         self.message.escaped.to_mut().extend_from_slice(escaped);
         self.message.len += len;

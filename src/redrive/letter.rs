@@ -1,4 +1,4 @@
-//! What a dead letter is about, and which ones an operator asks for. Pure.
+//! What a dead letter is about, and which letters an operator selects. No I/O.
 
 use jiff::Timestamp;
 
@@ -8,38 +8,39 @@ use crate::{
     route::KeyLayout,
 };
 
-/// The reason of letters that SQS's redrive policy moved, which nobody wrote a reason on.
+/// Reason of letters that SQS's redrive policy moved, because SQS writes no reason.
 pub const UNKNOWN: &str = "unknown";
 
 /// A dead letter without its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Letter {
-    /// The dead-letter queue's id of it.
+    /// The letter's id in the dead-letter queue.
     pub id: String,
-    /// The id that the message had in the source queue, if the worker sent the letter: the same on all copies of one letter.
+    /// The id that the message had in the source queue, if the worker sent the letter. All copies of a letter have the same
+    /// id.
     pub message_id: Option<String>,
-    /// The worker's word for why it is here, or [`UNKNOWN`].
+    /// The reason that the worker wrote, or [`UNKNOWN`].
     pub reason: String,
-    /// The worker's word for whose failures it tells of, or, if that does not name all of them, whom the keys in the text name as well.
+    /// The tenants that failed, as the worker wrote them. If it did not write all, also the tenants of the keys in the text.
     pub tenants: Vec<String>,
-    /// The object that the worker names, or else the first of the text.
+    /// Bucket of the object that the worker wrote, or else of the text's first object.
     pub bucket: Option<String>,
     /// The object's key, decoded.
     pub key: Option<String>,
     /// The object's version.
     pub version: Option<String>,
-    /// The record from which on nothing could be read.
+    /// Position of the first record that could not be read.
     pub record_offset: Option<String>,
-    /// What failed, in the worker's words.
+    /// The error that the worker wrote.
     pub error: Option<String>,
-    /// Objects that its text tells of; 0 if it is no event.
+    /// Number of objects in the text; 0 if it is not an event.
     pub objects: usize,
-    /// When it became a dead letter; of one that SQS moved, when it was first received.
+    /// When the worker sent the letter; if SQS moved it, when it was first received.
     pub since: Option<Timestamp>,
 }
 
 impl Letter {
-    /// Reads what a letter says of itself, and its text where it says nothing.
+    /// Reads a letter's attributes, and from its text what they do not say.
     pub fn read(stored: &StoredLetter, layout: &KeyLayout) -> Self {
         let attribute = |name: &str| stored.attributes.get(name).cloned();
         let objects = event::decode(&stored.body).map(|event| event.objects).unwrap_or_default();
@@ -59,7 +60,7 @@ impl Letter {
             tenants: match (attribute("tenants"), attribute("tenant"), attribute("failures").as_deref()) {
                 (Some(tenants), _, _) => tenants.split('/').map(str::to_owned).collect(),
                 (None, Some(tenant), Some("1")) => vec![tenant],
-                // The names of all were too long for an attribute.
+                // The list of all tenants was too long for an attribute.
                 (None, tenant, _) => tenants(&objects, layout, tenant),
             },
             bucket: attribute("bucket").or_else(|| of_first(|object| Some(object.bucket.clone()))),
@@ -80,21 +81,21 @@ fn tenants(objects: &[ObjectRef], layout: &KeyLayout, other: Option<String>) -> 
     tenants
 }
 
-/// Which letters are asked for; what is empty asks for all.
+/// Selects letters. An empty field selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of one of these tenants.
+    /// One of these tenants failed.
     pub tenants: Vec<String>,
-    /// With one of these reasons.
+    /// The reason is one of these.
     pub reasons: Vec<String>,
-    /// Became dead letters at this moment or earlier.
+    /// The letter became a dead letter at this time or earlier.
     pub until: Option<Timestamp>,
-    /// Became dead letters at this moment or later.
+    /// The letter became a dead letter at this time or later.
     pub from: Option<Timestamp>,
 }
 
 impl Filter {
-    /// Whether the letter is asked for. One whose age nobody knows has none of any bounds.
+    /// Whether the letter is selected. A letter of unknown age is not selected if a time is given.
     pub fn matches(&self, letter: &Letter) -> bool {
         let tenant = self.tenants.is_empty() || letter.tenants.iter().any(|id| self.tenants.contains(id));
         let reason = self.reasons.is_empty() || self.reasons.contains(&letter.reason);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worker_s_words_go_before_the_text() {
+    fn attributes_are_preferred_to_the_text() {
         let attributes = [
             ("reason", "corrupt_object"),
             ("tenant", "acme"),
@@ -163,7 +164,7 @@ mod tests {
                 tenants: vec!["acme".into()],
                 bucket: Some("b".into()),
                 key: Some("acme/c/a/p/2".into()),
-                // The text's first object is another one: its version is not this one's.
+                // The text's first object is another one, so its version does not count.
                 version: None,
                 record_offset: Some("7".into()),
                 error: Some("not JSON".into()),
@@ -199,7 +200,7 @@ mod tests {
         }
     }
 
-    /// The names of all tenants were too long for an attribute: the letter is found under each of them.
+    /// The list of all tenants was too long for an attribute. The letter is found under each of them.
     #[test]
     fn a_letter_of_very_many_tenants_is_found_under_all() {
         let keys: Vec<_> = (0..100).map(|number| format!("tenant-{number:02}/c/a/p/1")).collect();
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_speaks_where_the_worker_did_not() {
+    fn without_attributes_the_text_is_read() {
         let expected = Letter {
             id: "1".into(),
             reason: UNKNOWN.into(),
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_join_by_and() {
+    fn a_letter_must_match_all_filters() {
         let letter = Letter {
             reason: "unknown_tenant".into(),
             tenants: vec!["acme".into(), "globex".into()],

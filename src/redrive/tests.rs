@@ -1,4 +1,4 @@
-//! Sweeps of a dead-letter queue in memory, in paused time.
+//! Sweeps of a dead-letter queue in memory, with paused time.
 
 use std::{
     collections::BTreeMap,
@@ -7,19 +7,19 @@ use std::{
 
 use super::*;
 
-/// A dead-letter queue as strict about receipts as SQS, and what its source queue got.
+/// A dead-letter queue that checks receipts like SQS, with the messages that its source queue received.
 #[derive(Default)]
 struct MemoryLetters {
     state: Mutex<State>,
-    /// The source queue refuses these texts so many times.
+    /// How often the source queue refuses each of these texts.
     refused: Mutex<HashMap<String, u32>>,
-    /// Deletions of these ids fail so many times.
+    /// How often the deletion of each of these ids fails.
     stuck: Mutex<HashMap<String, u32>>,
-    /// Receives after that many fail.
+    /// Number of receives after which all receives fail.
     broken_after: Option<usize>,
-    /// With every so manieth receive another letter arrives.
+    /// Number of receives per new letter that arrives.
     trickles: Option<usize>,
-    /// The cause is not mended: what is moved is a dead letter again at once, sent at that second.
+    /// Makes every moved letter a dead letter again at once, sent at this second, because its cause persists.
     buried_again_at: Option<i64>,
 }
 
@@ -66,7 +66,7 @@ impl MemoryLetters {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ids of the letters that anybody could receive now, and of those that nobody could.
+    /// Ids of the visible letters, and of the hidden ones.
     fn left(&self) -> (Vec<String>, Vec<String>) {
         let state = self.state();
         let visible = |stored: &&Stored| stored.visible_at <= Instant::now();
@@ -80,7 +80,7 @@ impl MemoryLetters {
     }
 }
 
-/// Counts a failure that is due for that name.
+/// Whether this call fails for the name. Counts the failure.
 fn fails(due: &Mutex<HashMap<String, u32>>, name: &str) -> bool {
     let mut due = due.lock().unwrap_or_else(PoisonError::into_inner);
     match due.get_mut(name) {
@@ -178,7 +178,7 @@ impl DeadLetters for MemoryLetters {
     }
 }
 
-/// The sweep's beginning, in seconds since 1970.
+/// Start of the sweep, in seconds since 1970.
 const NOW: i64 = 1_795_313_284;
 
 fn order(action: Action) -> Order {
@@ -213,7 +213,7 @@ fn ids(letters: &[Letter]) -> Vec<&str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn looking_sees_each_once_and_leaves_all_as_it_was() {
+async fn looking_sees_each_letter_once_and_changes_nothing() {
     let queue = Arc::new(MemoryLetters::of(std::iter::repeat_n("acme", 137)));
     let outcome = run(&queue, order(Action::Look)).await;
     assert_eq!(outcome.letters.len(), 137);
@@ -224,7 +224,7 @@ async fn looking_sees_each_once_and_leaves_all_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_asked_for_is_moved_and_nothing_else() {
+async fn only_the_selected_letters_are_moved() {
     let tenants = std::iter::repeat_n(["acme", "globex"], 30).flatten();
     let queue = Arc::new(MemoryLetters::of(tenants));
     let outcome = run(&queue, Order { filter: of_tenant("acme"), ..order(Action::Move(None)) }).await;
@@ -234,10 +234,10 @@ async fn what_is_asked_for_is_moved_and_nothing_else() {
     assert_eq!((visible.len(), hidden.len(), queue.sent().len()), (30, 0, 30));
 }
 
-/// The answer of a send was lost, so the worker buried one message twice, or three times: it is one letter.
+/// The answer of a send was lost, so the worker sent a message to the dead-letter queue two or three times.
 #[tokio::test(start_paused = true)]
-async fn copies_of_a_letter_are_one() {
-    // Near each other, and so far apart that the first is moved before the last is seen.
+async fn copies_of_a_letter_count_as_one() {
+    // The copies are close together, or so far apart that the first is moved before the last is seen.
     for apart in [1, 95] {
         let build = || {
             let queue = MemoryLetters::default();
@@ -269,14 +269,14 @@ async fn copies_of_a_letter_are_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_back_is_not_moved_again() {
+async fn a_letter_that_comes_back_is_not_moved_again() {
     let again = |at| Arc::new(MemoryLetters { buried_again_at: Some(at), ..MemoryLetters::of(["acme"; 25]) });
     let queue = again(NOW + 1);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 25, 0));
     assert_eq!(queue.left().0.len(), 25);
 
-    // By a clock of ours that is ahead of SQS's.
+    // Our clock is ahead of SQS's.
     let queue = again(NOW - 1);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 0, 25));
@@ -284,9 +284,9 @@ async fn what_comes_back_is_not_moved_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn newcomers_hide_no_old_letter() {
+async fn old_letters_behind_newcomers_are_found() {
     let queue = MemoryLetters::default();
-    // More of them, and before the others, than one round receives.
+    // They come first, and one round of receives does not get all of them.
     for index in 0..RECEIVERS * MAX_BATCH * 2 {
         queue.add(newcomer(&format!("new-{index}")));
     }
@@ -299,7 +299,7 @@ async fn newcomers_hide_no_old_letter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trickle_of_newcomers_does_not_keep_a_sweep_for_ever() {
+async fn a_sweep_ends_although_new_letters_arrive_all_the_time() {
     let queue = Arc::new(MemoryLetters { trickles: Some(RECEIVERS), ..MemoryLetters::of(["acme"; 25]) });
     let outcome = run(&queue, order(Action::Look));
     let outcome = tokio::time::timeout(HOLD, outcome).await.expect("it ends");
@@ -325,18 +325,16 @@ async fn another_queue_s_letters_are_never_touched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entries_that_fail_are_tried_again_and_then_told() {
+async fn failed_entries_are_tried_again_and_then_reported() {
     let queue = MemoryLetters::of(["acme"; 12]);
-    queue
-        .refused
-        .lock()
-        .expect("nobody panics with it")
-        .extend([("body of acme-1".to_owned(), 2), ("body of acme-2".to_owned(), u32::MAX)]);
-    queue
-        .stuck
-        .lock()
-        .expect("nobody panics with it")
-        .extend([("acme-3".to_owned(), 2), ("acme-4".to_owned(), u32::MAX)]);
+    // `acme-1` and `acme-3` succeed at the third attempt.
+    let fail = |due: &Mutex<HashMap<String, u32>>, names: [(&str, u32); 2]| {
+        due.lock()
+            .expect("no test panics with it")
+            .extend(names.map(|(name, times)| (name.to_owned(), times)));
+    };
+    fail(&queue.refused, [("body of acme-1", 2), ("body of acme-2", u32::MAX)]);
+    fail(&queue.stuck, [("acme-3", 2), ("acme-4", u32::MAX)]);
     let queue = Arc::new(queue);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!(outcome.letters.len(), 11);
@@ -346,16 +344,17 @@ async fn entries_that_fail_are_tried_again_and_then_told() {
         (told(&outcome.unsent), told(&outcome.undeleted)),
         (vec!["acme-2".into()], vec!["acme-4".into()])
     );
-    // The one that was not moved is there for the next attempt; the other one must not invite it.
+    // The unsent letter is visible for the next attempt. The undeleted one stays hidden, so that the next attempt does not
+    // move it again.
     assert_eq!(queue.left(), (vec!["acme-2".into()], vec!["acme-4".into()]));
     assert_eq!(queue.sent().len(), 11, "each once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_queue_that_takes_nothing_ends_it() {
+async fn a_source_queue_that_accepts_nothing_ends_the_sweep() {
     let queue = MemoryLetters::of(["acme"; 200]);
     let all = (0..200).map(|index| (format!("body of acme-{index}"), u32::MAX));
-    queue.refused.lock().expect("nobody panics with it").extend(all);
+    queue.refused.lock().expect("no test panics with it").extend(all);
     let queue = Arc::new(queue);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert!(matches!(outcome.broken_off, Some(BrokenOff::Unwritable)), "{outcome:?}");
@@ -364,7 +363,7 @@ async fn a_source_queue_that_takes_nothing_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_cannot_be_read_any_more_gets_back_what_it_gave() {
+async fn letters_are_given_back_if_the_queue_can_no_longer_be_read() {
     let queue = Arc::new(MemoryLetters { broken_after: Some(6), ..MemoryLetters::of(["acme"; 100]) });
     let outcome = run(&queue, order(Action::Look)).await;
     assert!(matches!(outcome.broken_off, Some(BrokenOff::Unreadable(_))), "{outcome:?}");
@@ -373,7 +372,7 @@ async fn a_queue_that_cannot_be_read_any_more_gets_back_what_it_gave() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interrupt_gives_everything_back() {
+async fn an_interrupt_gives_every_letter_back() {
     let queue = Arc::new(MemoryLetters::of(["acme"; 100]));
     let stop = CancellationToken::new();
     let interrupt = |progress: Progress| {
@@ -390,7 +389,7 @@ async fn an_interrupt_gives_everything_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_is_kept_to_the_letter() {
+async fn the_limit_is_exact() {
     for action in [Action::Look, Action::Move(None)] {
         let queue = Arc::new(MemoryLetters::of(["acme"; 100]));
         let outcome = run(&queue, Order { limit: Some(13), ..order(action) }).await;
@@ -401,13 +400,13 @@ async fn a_limit_is_kept_to_the_letter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_move_keeps_its_rate_and_everything_hidden() {
+async fn a_slow_move_keeps_its_rate_and_keeps_letters_hidden() {
     let tenants = std::iter::repeat_n(["acme", "globex", "globex"], 300).flatten();
     let queue = Arc::new(MemoryLetters::of(tenants));
     let asked = Order { filter: of_tenant("acme"), ..order(Action::Move(NonZeroU32::new(1))) };
     let started = Instant::now();
     let outcome = run(&queue, asked).await;
-    // As long as what is not asked for stays hidden all the time, each letter is received once.
+    // Each letter is received once, which shows that the letters of other tenants stay hidden.
     let most = queue.state().letters.iter().map(|stored| stored.receives).max();
     assert_eq!((outcome.letters.len(), outcome.others, most), (300, 600, Some(1)));
     assert!((299..320).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
@@ -418,11 +417,11 @@ async fn a_slow_move_keeps_its_rate_and_everything_hidden() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_moved_and_is_received_again_is_deleted_and_not_moved_again() {
+async fn a_moved_letter_that_is_received_again_is_deleted() {
     let queue = MemoryLetters::of(["acme"; 400]);
-    queue.stuck.lock().expect("nobody panics with it").insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
+    queue.stuck.lock().expect("no test panics with it").insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
     let queue = Arc::new(queue);
-    // Longer than it stays hidden.
+    // The move takes longer than the letter stays hidden.
     let outcome = run(&queue, order(Action::Move(NonZeroU32::new(1)))).await;
     assert_eq!((outcome.letters.len(), outcome.came_back, outcome.undeleted.len()), (400, 0, 0));
     assert_eq!((queue.left(), queue.sent().len()), ((Vec::new(), Vec::new()), 400));

@@ -167,7 +167,7 @@ async fn a_healthy_setup_is_called_so() {
     if operator.setup.sandbox().is_some() {
         // ministack keeps an event of any age.
         assert_eq!(customer.events(&operator.setup.aws).await.expect("the group is there"), []);
-        assert!(text.stdout.contains("thrown away as too old"), "{text:?}");
+        assert!(text.stdout.contains("discarded as too old"), "{text:?}");
     }
     assert_eq!(
         operator.well(&["--all"]).await.states(),

@@ -221,11 +221,7 @@ async fn a_message_that_was_buried_twice_is_moved_once() {
         assert_eq!(listed["copies"], 1, "{listed}");
         assert_eq!(groups(&listed), [group("foreign_bucket", "acme,globex", 1)]);
     }
-    operator
-        .redrive(&["move", "--tenant", "globex"])
-        .await
-        .with(0)
-        .saying("beside 1 dead letter with the same messages");
+    operator.redrive(&["move", "--tenant", "globex"]).await.with(0).saying("1 dead letter not counted");
     assert_eq!((operator.letters().await, setup.queue_depth().await), ((0, 0), (1, 0)));
 }
 

@@ -276,7 +276,7 @@ async fn nothing_is_put_when_one_row_is_bad() {
     }
     let refused = operator.tenant_reading(&["put", "-"], &rows).await.with(65);
     assert!(refused.stdout.contains("target_region: \"mars\" is not a Region"), "{refused:?}");
-    operator.tenant_reading(&["put", "-"], "{").await.with(65).saying("no JSON");
+    operator.tenant_reading(&["put", "-"], "{").await.with(65).saying("not JSON");
     operator.tenant(&["put", "/nowhere/rows.json"]).await.with(66).saying("/nowhere/rows.json");
     assert_eq!(operator.rows().await, 0);
 }
@@ -373,7 +373,7 @@ async fn a_paused_tenant_s_messages_wait_until_it_is_resumed() {
     assert_eq!(paused, json!({ "tenant_id": "acme", "paused": true }));
     let listed = operator.tenant(&["list"]).await.with(0).stdout;
     assert!(listed.contains("enabled, paused"), "{listed}");
-    operator.tenant(&["enable", "acme", "--type", "cloudwatch"]).await.with(0).saying("paused all the same");
+    operator.tenant(&["enable", "acme", "--type", "cloudwatch"]).await.with(0).saying("still paused");
 
     let held = generated("acme/c/app/pod/held.json.gz", 5, 30);
     setup.upload(&held.key, held.bytes).await;

@@ -1,4 +1,4 @@
-//! How entries are shown. Pure.
+//! Shows entries as text or as JSON. No I/O.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{
     ledger::dynamodb::entries::Entry,
 };
 
-/// One entry's state in a word; a lease counts until its end is before `ended_at`.
+/// An entry's state in one word. A lease counts if it ends after `ended_at`.
 fn state(entry: &Entry, ended_at: Timestamp) -> &'static str {
     match &entry.lease {
         _ if entry.done => "done",
@@ -18,7 +18,7 @@ fn state(entry: &Entry, ended_at: Timestamp) -> &'static str {
     }
 }
 
-/// A line for each entry.
+/// A table with one line per entry.
 pub(super) fn text(found: &[Found], ended_at: Timestamp) -> String {
     if found.is_empty() {
         return String::new();
@@ -33,7 +33,7 @@ pub(super) fn text(found: &[Found], ended_at: Timestamp) -> String {
         };
         let records = match entry.position.events {
             0 => entry.position.records.to_string(),
-            events => format!("{} and {events} events", entry.position.records),
+            events => format!("{} and {events} events of the next", entry.position.records),
         };
         let others: Vec<_> = entry.others.iter().map(|(name, value)| format!("{name}={value}")).collect();
         [

@@ -1,4 +1,4 @@
-//! Which entries a command is about. Pure.
+//! Selects the entries for a command. No I/O.
 
 use clap::Args;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
@@ -13,24 +13,24 @@ pub(super) struct SelectionArgs {
     /// The object: s3://BUCKET/KEY.
     #[arg(value_name = "OBJECT", value_parser = object, required_unless_present = "prefix", conflicts_with = "prefix")]
     object: Option<Place>,
-    /// This version of the object alone; all of them without it.
+    /// Only this version of the object [default: all versions].
     #[arg(long, value_name = "ID", conflicts_with = "prefix")]
     version: Option<String>,
-    /// All objects whose keys begin so: s3://BUCKET/TENANT/
+    /// All objects whose keys begin with this prefix: s3://BUCKET/TENANT/
     #[arg(long, value_name = "PREFIX", value_parser = place)]
     prefix: Option<Place>,
-    /// Of this delivery, by its row's type; may be given several times.
+    /// Only this delivery, by its row's type; may be given several times.
     #[arg(long = "delivery", value_name = "TYPE")]
     deliveries: Vec<String>,
-    /// Changed at that time or later: 2026-11-27T08:00:00Z, or an age such as 90s, 2h, 3d.
+    /// Only entries changed at this time or later: 2026-11-27T08:00:00Z, or an age such as 90s, 2h, 3d.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Moment>,
-    /// Changed before that time.
+    /// Only entries changed before this time.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Moment>,
 }
 
-/// A bucket, and a key or what keys begin with.
+/// A bucket, and a key or a prefix of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     bucket: String,
@@ -47,33 +47,32 @@ impl Moment {
     fn before(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
-            // An age that reaches back before all time is as good as none.
+            // An age before the beginning of time selects everything.
             Self::Ago(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
         }
     }
 }
 
-/// Which entries.
 #[derive(Clone, Debug)]
 pub(super) struct Selection {
-    /// How they are found.
+    /// How the entries are found.
     pub(super) reach: Reach,
     object: Option<Place>,
     deliveries: Vec<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
-    /// How long after its last change an entry expires.
+    /// Time from an entry's last change to its expiry.
     retention: SignedDuration,
 }
 
-/// How entries are found.
+/// How the entries are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// A Query for one version of an object.
+    /// By a Query for one version of an object.
     Pinned(String),
-    /// A Scan of the table for one object.
+    /// By a Scan for one object.
     Object(String),
-    /// A Scan of the table for many.
+    /// By a Scan for a prefix.
     Prefix(String),
 }
 
@@ -83,11 +82,11 @@ impl SelectionArgs {
             (Some(Place { bucket, key }), version @ Some(_), _) => {
                 let (bucket, key) = (bucket.clone(), key.clone());
                 let object = ObjectRef { bucket, key, version_id: version, ..ObjectRef::default() };
-                Reach::Pinned(EntryKey::of(&object, "").expect("a version pins it").object)
+                Reach::Pinned(EntryKey::of(&object, "").expect("the object has a version").object)
             }
             (Some(Place { bucket, key }), None, _) => Reach::Object(format!("{bucket}/{key}?")),
             (None, _, Some(Place { bucket, key })) => Reach::Prefix(format!("{bucket}/{key}")),
-            (None, _, None) => unreachable!("clap asks for one of them"),
+            (None, _, None) => unreachable!("clap requires one of them"),
         };
         Selection {
             reach,
@@ -101,7 +100,7 @@ impl SelectionArgs {
 }
 
 impl Selection {
-    /// Whether an entry within reach is one of those.
+    /// Whether an entry that was found is selected.
     pub(super) fn has(&self, entry: &Entry) -> bool {
         let changed = self.changed_at(entry);
         let object = |place: &Place| {
@@ -114,20 +113,20 @@ impl Selection {
             && self.until.is_none_or(|until| changed.is_some_and(|changed| changed < until))
     }
 
-    /// When the entry was last changed: every change sets its end of life anew.
+    /// When the entry was changed last. Each change sets its expiry.
     pub(super) fn changed_at(&self, entry: &Entry) -> Option<Timestamp> {
         entry.expires_at?.checked_sub(self.retention).ok()
     }
 }
 
-/// The object's bucket and key, and what pins it: neither a version nor an eTag has a question mark.
+/// Splits an entry's object into bucket and key, and the version or eTag. Neither of these contains a question mark.
 pub(super) fn parts(object: &str) -> (&str, &str) {
     object.rsplit_once('?').unwrap_or((object, ""))
 }
 
 fn object(text: &str) -> Result<Place, String> {
     place(text).and_then(|place| match place.key.is_empty() {
-        true => Err("it has no key; for all of a bucket say --prefix".to_owned()),
+        true => Err("it has no key; use --prefix for all objects of a bucket".to_owned()),
         false => Ok(place),
     })
 }
@@ -214,12 +213,12 @@ mod tests {
     }
 
     #[test]
-    fn of_those_within_reach_only_those_asked_for_are_taken() {
+    fn filters_select_among_the_entries_found() {
         let check = |arguments: &[&str], entry: &Entry, taken: bool| {
             let selection = selection(arguments).expect("a selection");
             assert_eq!(selection.has(entry), taken, "{arguments:?} {entry:?}");
         };
-        // What expires in an hour was changed now.
+        // An entry that expires in an hour was changed now.
         let of = |object| entry(object, "cloudwatch", Some("2026-11-27T09:00:00Z"));
         check(&["s3://b/k"], &of("b/k?versionId=v"), true);
         check(&["s3://b/k"], &of("b/k?eTag=e"), true);
@@ -236,7 +235,7 @@ mod tests {
         check(&and(&["--since", "1h 59m"]), &older, false);
         check(&and(&["--since", "3h", "--until", "119m"]), &older, true);
         check(&and(&["--until", "2026-11-27T06:00:00Z"]), &older, false);
-        // Nobody knows when.
+        // The time of the change is unknown.
         check(&all, &entry("b/k?eTag=e", "s3", None), true);
         check(&and(&["--until", NOW]), &entry("b/k?eTag=e", "s3", None), false);
     }

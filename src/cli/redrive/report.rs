@@ -1,4 +1,4 @@
-//! How dead letters are shown. Pure.
+//! Shows dead letters as text or as JSON. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,6 @@ use crate::{
     redrive::{Outcome, letter::Letter},
 };
 
-/// Letters of one reason and tenant.
 struct Group<'a> {
     reason: &'a str,
     tenant: String,
@@ -27,14 +26,14 @@ impl Group<'_> {
         self.letters.iter().filter_map(|letter| letter.since).max()
     }
 
-    /// The oldest that says most.
+    /// The letter that tells most; among equals the oldest.
     fn example(&self) -> &Letter {
         let says_least = |letter: &&&Letter| (letter.error.is_none(), letter.key.is_none(), letter.since);
-        self.letters.iter().min_by_key(says_least).expect("a group is of at least one")
+        self.letters.iter().min_by_key(says_least).expect("a group has at least one letter")
     }
 }
 
-/// The largest group first.
+/// Groups the letters by reason and tenants, largest group first.
 fn groups(letters: &[Letter]) -> Vec<Group<'_>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for letter in letters {
@@ -46,7 +45,7 @@ fn groups(letters: &[Letter]) -> Vec<Group<'_>> {
     groups
 }
 
-/// Letters for people: a summary, or a line each.
+/// Letters for people: a summary, or one line each.
 pub(super) fn text(letters: &[Letter], each: bool, now: Timestamp) -> String {
     if letters.is_empty() {
         String::new()
@@ -100,7 +99,6 @@ fn lines(letters: &[Letter], now: Timestamp) -> String {
     columns(std::iter::once(heads).chain(rows))
 }
 
-/// What was found and done as JSON.
 pub(super) fn json(outcome: &Outcome, doing: Doing) -> Value {
     let example = |letter: &Letter| json!({ "message_id": letter.id, "bucket": letter.bucket, "key": letter.key, "error": letter.error });
     let group = |group: &Group<'_>| {
@@ -158,7 +156,6 @@ fn letter(letter: &Letter) -> Value {
     })
 }
 
-/// A number of letters in words.
 pub(super) fn count(letters: usize) -> String {
     if letters == 1 { "1 dead letter".to_owned() } else { format!("{letters} dead letters") }
 }
@@ -174,7 +171,7 @@ fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { printable(text) }
 }
 
-/// The two largest units of an age.
+/// An age in its two largest units.
 fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".to_owned() };
     let seconds = now.duration_since(since).as_secs().max(0);
@@ -218,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_has_the_largest_group_first_and_an_example_that_says_something() {
+    fn the_summary_shows_the_largest_group_first_with_an_informative_example() {
         check(
             false,
             "REASON          TENANT  MESSAGES  OLDEST  NEWEST\n\
@@ -229,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_the_oldest_first() {
+    fn lines_show_the_oldest_letter_first() {
         check(
             true,
             "AGE     REASON          TENANT  MESSAGE                   OBJECT                               ERROR\n\
@@ -240,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_shown_of_nothing() {
+    fn without_letters_nothing_is_shown() {
         assert_eq!(text(&[], false, Timestamp::now()), "");
     }
 }

@@ -1,4 +1,4 @@
-//! Rows as an operator reads and writes them. Pure.
+//! Rows as operators read and write them. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,11 @@ use crate::{
     },
 };
 
-/// What DynamoDB allows a sort key, and S3 a whole object key, of which a tenant's id is a part.
+/// Longest tenant id and type in bytes: DynamoDB's limit for a sort key, and S3's limit for an object's key, which contains
+/// the tenant's id.
 const MAX_KEY_BYTES: usize = 1024;
 
-/// What decides, beside a row's own attributes, what the worker makes of it.
+/// Parameters of reading a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading<'a> {
     /// `tenants.default_region`.
@@ -26,26 +27,26 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// By that setting, and now.
+    /// With this setting, at the current time.
     pub(super) fn new(default_region: Option<&'a str>) -> Self {
         Self { default_region, now: Timestamp::now() }
     }
 }
 
-/// A row with what the worker makes of it.
+/// A row and how the worker reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct CheckedRow {
     tenant_id: String,
     name: String,
     row: Row,
     content: Option<Content>,
-    /// When its `ttl` passed, if it has.
+    /// The time of its `ttl`, if that has passed.
     expired_at: Option<Timestamp>,
     problems: Vec<FieldProblem>,
 }
 
 impl CheckedRow {
-    /// Checks a row, which holds its key too.
+    /// Checks a row, which contains its key too.
     pub(super) fn new(tenant_id: String, name: String, row: Row, reading: Reading<'_>) -> Self {
         let mut problems = key_problems(&tenant_id, &name);
         let expired_at = expired_at(&row, reading.now);
@@ -59,7 +60,8 @@ impl CheckedRow {
         Self { tenant_id, name, row, content, expired_at, problems }
     }
 
-    /// Checks a row that is to be written, beyond what the worker reads: its types must be such as can be written.
+    /// Checks a row before it is written. In addition to the worker's rules, each attribute must have a type that can be
+    /// written.
     fn to_write(row: Row, reading: Reading<'_>) -> Self {
         let text = |field: &str| match row.get(field) {
             Some(Attribute::Text(text)) => Ok(text.clone()),
@@ -70,7 +72,7 @@ impl CheckedRow {
         let mut broken: Vec<_> =
             [&tenant_id, &name].into_iter().filter_map(|key| key.clone().err()).collect();
         let mut entry = Self::new(tenant_id.unwrap_or_default(), name.unwrap_or_default(), row, reading);
-        // What is wrong with an empty key is said already.
+        // The problem of a missing key is reported already.
         entry.problems.retain(|problem| broken.iter().all(|broken| broken.field != problem.field));
         broken.append(&mut entry.problems);
         entry.problems = broken;
@@ -87,21 +89,22 @@ impl CheckedRow {
         entry
     }
 
-    /// The same row with another value of one attribute.
+    /// A copy of the row with another value of one attribute.
     pub(super) fn with(&self, field: &str, value: Attribute, reading: Reading<'_>) -> Self {
         let mut row = self.row.clone();
         row.insert(field.to_owned(), value);
         Self::new(self.tenant_id.clone(), self.name.clone(), row, reading)
     }
 
-    /// Whether putting it in the place of that row would change nothing: what the latter has beside is kept.
+    /// Whether writing this row over `row` would change nothing. Writing keeps the `ttl` and the attributes that mean nothing
+    /// to logferry.
     pub(super) fn is_there(&self, row: &Row) -> bool {
         let left = |name: &String| !ATTRIBUTES.contains(&name.as_str()) || name == TTL;
         self.row.iter().all(|(name, value)| row.get(name) == Some(value))
             && row.keys().all(|name| self.row.contains_key(name) || left(name))
     }
 
-    /// Its `ttl` has passed: it is gone for the worker.
+    /// Whether the row's `ttl` has passed, so that the worker ignores the row.
     pub(super) fn is_expired(&self) -> bool {
         self.expired_at.is_some()
     }
@@ -119,38 +122,38 @@ impl CheckedRow {
         &self.row
     }
 
-    /// The worker can use it.
+    /// Whether the worker can use the row.
     pub(super) fn is_valid(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// It is the settings row of a tenant that is paused.
+    /// Whether this is the settings row of a paused tenant.
     pub(super) fn pauses(&self) -> bool {
         self.name == SETTINGS && !self.is_expired() && self.row.get("paused") == Some(&Attribute::Bool(true))
     }
 
-    /// Attributes that mean nothing to logferry.
+    /// The attributes that mean nothing to logferry.
     fn ignored(&self) -> Vec<&str> {
         self.row.keys().map(String::as_str).filter(|name| !ATTRIBUTES.contains(name)).collect()
     }
 
-    /// Those among them that may be a slip of the pen: no other program is known to write them.
+    /// The ignored attributes that no other known program writes, so that they may be misspelt.
     pub(super) fn unknown(&self) -> Vec<&str> {
         self.ignored().into_iter().filter(|name| !FOREIGN.contains(name)).collect()
     }
 
-    /// What the worker has against the row by the rest of the configuration.
+    /// The worker's objection to the row because of other settings of the configuration.
     pub(super) fn misfit(&self, own_buckets: &OwnBuckets) -> Option<BadRow> {
         let Some(Content::Delivery(delivery)) = &self.content else { return None };
         own_buckets.check(delivery).err()
     }
 
-    /// `None` where there is nothing to enable.
+    /// `None` for a row that cannot be enabled.
     fn enabled(&self) -> Option<bool> {
         (self.name != SETTINGS).then(|| self.row.get("enabled") == Some(&Attribute::Bool(true)))
     }
 
-    /// All of it as JSON; `paused` is `None` where the tenant's settings are not known.
+    /// The row as JSON. `paused` is `None` if the tenant's settings are unknown.
     pub(super) fn report(&self, paused: Option<bool>) -> Value {
         let row: Map<_, _> = self.row.iter().map(|(name, value)| (name.clone(), to_json(value))).collect();
         let problems: Vec<_> = self
@@ -174,7 +177,7 @@ impl CheckedRow {
         })
     }
 
-    /// What it is, what it has, and what is wrong with it, for people.
+    /// The row for people: its state, its attributes and its problems.
     pub(super) fn details(&self, paused: &BTreeSet<String>) -> String {
         let mut text = format!(
             "{} {}: {}\n",
@@ -205,11 +208,11 @@ impl CheckedRow {
         if words.is_empty() { "-".to_owned() } else { words.join(", ") }
     }
 
-    /// One line for each thing that is wrong or odd.
+    /// One line for each problem and each oddity.
     fn remarks(&self) -> Vec<String> {
         let problems = self.problems.iter().map(|problem| printable(&problem.to_string()));
         let expired =
-            self.expired_at.map(|at| format!("{TTL}: passed at {at}, and so the row is gone for the worker"));
+            self.expired_at.map(|at| format!("{TTL}: passed at {at}, so the worker ignores the row"));
         let unknown =
             self.unknown().into_iter().map(|name| format!("{}: means nothing to logferry", printable(name)));
         problems.chain(expired).chain(unknown).collect()
@@ -220,15 +223,16 @@ fn problem(field: &str, problem: String) -> FieldProblem {
     FieldProblem { field: field.to_owned(), problem }
 }
 
-/// A row under a key that no object's key can name is never read.
+/// Checks the row's key. The worker never reads a row whose key cannot come from an object's key.
 fn key_problems(tenant_id: &str, name: &str) -> Vec<FieldProblem> {
-    let layout = KeyLayout::parse("{tenant}/{file}").expect("it has both names, the file last");
+    let layout =
+        KeyLayout::parse("{tenant}/{file}").expect("it has the required names, and the file is last");
     let mut problems = Vec::new();
     if tenant_id.len() > MAX_KEY_BYTES {
         problems.push(problem("tenant_id", format!("has more than {MAX_KEY_BYTES} bytes")));
     } else if layout.route(&format!("{tenant_id}/x")).is_err() {
         let rule =
-            "cannot stand between two slashes of an object's key (no slash, no control character, not \".\")";
+            "cannot be a part of an object's key between slashes (no slash, no control character, not \".\")";
         problems.push(problem("tenant_id", format!("{tenant_id:?} {rule}")));
     }
     if name.len() > MAX_KEY_BYTES {
@@ -254,7 +258,7 @@ fn target(content: &Content) -> Option<Value> {
     })
 }
 
-/// The same in a line; the account of a bucket is known only where the row or its role tells it.
+/// The target as one line. The account of a bucket is shown only if the row or its role tells it.
 fn target_line(content: &Content) -> Option<String> {
     let Content::Delivery(delivery) = content else { return None };
     let (account, place) = match &delivery.destination {
@@ -267,12 +271,12 @@ fn target_line(content: &Content) -> Option<String> {
     Some(words.join(" "))
 }
 
-/// Reads one row or an array of rows.
+/// Reads one row, or an array of rows.
 ///
 /// # Errors
-/// It is no JSON, or neither of the two. What is wrong inside a row is that row's problem.
+/// The text is not JSON, or neither an object nor an array of objects. A problem inside a row is kept with the row.
 pub(super) fn parse(text: &str, reading: Reading<'_>) -> Result<Vec<CheckedRow>, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
     let rows = match value {
         Value::Array(rows) => rows,
         row => vec![row],
@@ -280,19 +284,21 @@ pub(super) fn parse(text: &str, reading: Reading<'_>) -> Result<Vec<CheckedRow>,
     let mut entries = Vec::new();
     let mut seen = BTreeSet::new();
     for (index, row) in rows.into_iter().enumerate() {
-        let Value::Object(row) = row else { return Err(format!("row {} is no object", index + 1)) };
+        let Value::Object(row) = row else { return Err(format!("row {} is not an object", index + 1)) };
         let row = row.into_iter().map(|(name, value)| (name, from_json(value))).collect();
         let mut entry = CheckedRow::to_write(row, reading);
         if !seen.insert((entry.tenant_id.clone(), entry.name.clone())) && entry.is_valid() {
             entry.content = None;
-            entry.problems.push(problem("type", format!("{:?} of this tenant is there twice", entry.name)));
+            entry
+                .problems
+                .push(problem("type", format!("the file has {:?} of this tenant twice", entry.name)));
         }
         entries.push(entry);
     }
     if entries.is_empty() { Err("no rows".to_owned()) } else { Ok(entries) }
 }
 
-/// Plain JSON, or DynamoDB's own with the type around the value.
+/// Reads plain JSON, or DynamoDB's form with the type around the value.
 fn from_json(value: Value) -> Attribute {
     match value {
         Value::String(text) => Attribute::Text(text),
@@ -326,11 +332,11 @@ fn list(values: Vec<Value>) -> Attribute {
     texts.map_or(Attribute::Other("L of other than S"), Attribute::TextList)
 }
 
-/// The inverse of [`from_json`], but for types that no row needs: those show their type alone.
+/// The inverse of [`from_json`]. Types that no row uses are shown without their value.
 fn to_json(attribute: &Attribute) -> Value {
     match attribute {
         Attribute::Text(text) => text.as_str().into(),
-        // JSON's own numbers are floating-point beyond these.
+        // Larger numbers and fractions would become floating-point numbers in JSON.
         Attribute::Number(number) => {
             number.parse::<i64>().map_or_else(|_| json!({ "N": number }), |number| number.into())
         }
@@ -340,11 +346,8 @@ fn to_json(attribute: &Attribute) -> Value {
     }
 }
 
-/// One line a row, and its remarks below.
-pub(super) fn table<'a>(
-    entries: impl IntoIterator<Item = &'a CheckedRow>,
-    paused: &BTreeSet<String>,
-) -> String {
+/// A table with one line per row, and the row's remarks below.
+pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a CheckedRow>, paused: &BTreeSet<String>) -> String {
     let mut lines = vec![["TENANT", "TYPE", "STATE", "TARGET"].map(str::to_owned)];
     let mut remarks = vec![Vec::new()];
     for entry in entries {

@@ -1,4 +1,4 @@
-//! Copies on the sandbox, which holds both sides' permissions against each one.
+//! Copies on the sandbox, which checks the permissions of both sides for each call.
 
 use std::time::Duration;
 
@@ -19,7 +19,6 @@ use crate::{
     tenant::Destination,
 };
 
-/// The attempt timeout of other calls.
 const SHORT: Duration = Duration::from_millis(500);
 const KEY: &str = "acme/prod-1/web app/web+0/é.json.gz";
 const COPY: &str = "ROSA/cluster-logs/acme/web app/web+0/é.json.gz";
@@ -33,7 +32,7 @@ struct World {
 }
 
 impl World {
-    /// A staging bucket, a customer whose role may copy from it, and a bucket of theirs that lets the central role write.
+    /// A staging bucket, a customer whose role may copy from it, and a customer's bucket that lets the central role write.
     async fn new(versioned: bool) -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
@@ -58,14 +57,14 @@ impl World {
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };
         let customers = Customers::new(&sdk, &central, settings, breaker::Metrics::default());
-        // Shorter than some test's copy takes.
+        // Shorter than a copy takes in some tests.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SHORT).build();
         let base = sdk.to_builder().timeout_config(timeouts).build();
         let copier = S3Copier::new(&base, Addressing::Path, customers, central);
         Self { sandbox, aws, provider, customer, copier }
     }
 
-    /// Stores an object, of which the event names the version or the eTag.
+    /// Stores an object whose event names the version or the eTag.
     async fn put(&self, key: &str, bytes: &'static [u8], row: &[(&str, &str)]) -> Order {
         let put = self.aws.account(&self.provider.account).s3().put_object();
         let put = put.bucket(&self.provider.bucket).key(key).content_encoding("gzip");
@@ -90,12 +89,12 @@ impl World {
         self.copier.copy(&session, job).await
     }
 
-    /// Lets both roles look at what is in the bucket.
+    /// Lets both roles read the objects in the customer's bucket.
     async fn let_look(&self) {
         self.customer.let_look(&self.aws, &self.provider, "theirs").await.expect("policies");
     }
 
-    /// Stores versions of one object, each with the sequencer of its event; in one that keeps versions, all can be copied.
+    /// Stores versions of one object, each with its event's sequencer. If the bucket keeps versions, each can be copied.
     async fn versions<const N: usize>(&self, row: &[(&str, &str)], texts: [&'static str; N]) -> [Order; N] {
         let mut orders = Vec::new();
         for (index, text) in texts.into_iter().enumerate() {
@@ -103,10 +102,10 @@ impl World {
             order.object.sequencer = Some(format!("0055AED6DCD9028{:02X}", 0xFE + index));
             orders.push(order);
         }
-        orders.try_into().expect("as many")
+        orders.try_into().expect("one order for each text")
     }
 
-    /// The texts of what is in the bucket, by key.
+    /// The contents of the customer's bucket, ordered by key.
     async fn texts(&self) -> Vec<String> {
         let received = self.received().await.into_iter();
         received.map(|copy| String::from_utf8(copy.bytes.to_vec()).expect("UTF-8")).collect()
@@ -126,7 +125,7 @@ impl World {
 const WRITTEN: Result<Copied, CopyError> = Ok(Copied::Written);
 const CENTRAL: [(&str, &str); 2] = [("target_region", "us-east-1"), ("bucket_name", "theirs")];
 
-/// A row that names the customer's role, which asks for an ExternalId.
+/// A row that names the customer's role, which requires an ExternalId.
 const IN_ROLE: [(&str, &str); 4] = [
     ("target_region", "us-east-1"),
     ("bucket_name", "theirs"),
@@ -135,7 +134,7 @@ const IN_ROLE: [(&str, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn a_copy_is_the_object_and_says_where_it_is_from() {
+async fn a_copy_is_the_object_with_its_origin_as_metadata() {
     let world = World::new(true).await;
     world.let_look().await;
     for (row, assumed) in [(&CENTRAL[..], 1), (&IN_ROLE[..], 2)] {
@@ -146,7 +145,7 @@ async fn a_copy_is_the_object_and_says_where_it_is_from() {
         assert_eq!((copy.key.as_str(), &copy.bytes[..]), (COPY, &b"\x1f\x8b, more or less"[..]));
         assert_eq!(copy.content_encoding.as_deref(), Some("gzip"));
         let expected = order.job().metadata();
-        assert_eq!(copy.metadata.len(), expected.len(), "and nothing of ours: {:?}", copy.metadata);
+        assert_eq!(copy.metadata.len(), expected.len(), "and none of the original's: {:?}", copy.metadata);
         for (name, value) in expected {
             assert_eq!(copy.metadata[name], value);
         }
@@ -157,14 +156,14 @@ async fn a_copy_is_the_object_and_says_where_it_is_from() {
         assert_eq!(
             world.sandbox.calls("sts", "AssumeRole") - 1,
             assumed,
-            "the worker's own, and each hop once"
+            "one for the worker, and one for each role"
         );
         assert_eq!(world.sandbox.calls("s3", "CopyObject"), before + 1);
     }
 }
 
 #[tokio::test]
-async fn it_is_the_version_or_the_etag_of_the_event() {
+async fn the_version_or_etag_of_the_event_is_copied() {
     let world = World::new(true).await;
     let first = world.put(KEY, b"first", &CENTRAL).await;
     world.put(KEY, b"second", &CENTRAL).await;
@@ -181,7 +180,7 @@ async fn it_is_the_version_or_the_etag_of_the_event() {
 }
 
 #[tokio::test]
-async fn an_older_version_never_takes_the_place_of_a_later_one() {
+async fn an_older_version_never_replaces_a_later_one() {
     for row in [&CENTRAL[..], &IN_ROLE] {
         let world = World::new(true).await;
         world.let_look().await;
@@ -195,12 +194,12 @@ async fn an_older_version_never_takes_the_place_of_a_later_one() {
         assert_eq!(world.copy(&third).await, WRITTEN);
         assert_eq!(world.copy(&second).await, Ok(Copied::Superseded));
         assert_eq!(world.texts().await, ["third"]);
-        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "none for what was superseded");
+        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "none for the superseded versions");
     }
 }
 
 #[tokio::test]
-async fn the_later_version_wins_whichever_comes_last() {
+async fn the_later_version_wins_a_race() {
     for there in [None, Some("zeroth")] {
         let world = World::new(true).await;
         world.let_look().await;
@@ -208,7 +207,7 @@ async fn the_later_version_wins_whichever_comes_last() {
         if there.is_some() {
             assert_eq!(world.copy(&zeroth).await, WRITTEN);
         }
-        // Every copy is decided upon before any is made, and the later one is made first.
+        // Both copies look at the key before either is written, and the later version is written first.
         let slow = Effect::Latency { milliseconds: 300 };
         let slow = world.sandbox.faults().add(Fault::new("s3", "CopyObject", slow));
         let second = world.copy(&second);
@@ -223,14 +222,17 @@ async fn the_later_version_wins_whichever_comes_last() {
 }
 
 #[tokio::test]
-async fn two_sources_do_not_share_a_key() {
+async fn objects_of_two_sources_never_share_a_key() {
     let world = World::new(false).await;
     world.let_look().await;
     let other = KEY.replace("prod-1", "prod-2");
     let template = ("bucket_key", "{tenant}/{cluster}/{application}/{pod}/{file}");
     let with_cluster: Vec<_> = CENTRAL.into_iter().chain([template]).collect();
     assert_eq!(world.copy(&world.put(KEY, b"one", &CENTRAL).await).await, WRITTEN);
-    let error = world.copy(&world.put(&other, b"two", &CENTRAL).await).await.expect_err("it is another's");
+    let error = world
+        .copy(&world.put(&other, b"two", &CENTRAL).await)
+        .await
+        .expect_err("the key has the copy of another object");
     assert!(matches!(&error, CopyError::Collision { key, .. } if key == COPY), "{error}");
     assert_eq!(world.texts().await, ["one"]);
     for (key, text) in [(KEY, &b"three"[..]), (&other, b"four")] {
@@ -244,7 +246,7 @@ async fn two_sources_do_not_share_a_key() {
 }
 
 #[tokio::test]
-async fn what_is_no_copy_of_ours_is_replaced() {
+async fn an_object_that_logferry_did_not_copy_is_replaced() {
     let world = World::new(false).await;
     world.let_look().await;
     let put = world.aws.account(&world.customer.account).s3().put_object().bucket("theirs").key(COPY);
@@ -254,20 +256,20 @@ async fn what_is_no_copy_of_ours_is_replaced() {
 }
 
 #[tokio::test]
-async fn who_may_not_look_copies_all_the_same() {
+async fn a_role_that_may_not_read_copies_nevertheless() {
     for row in [&CENTRAL[..], &IN_ROLE] {
         let world = World::new(true).await;
         let [first, second] = world.versions(row, ["first", "second"]).await;
         assert_eq!(world.copy(&second).await, WRITTEN);
-        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1, "nothing was there");
+        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1, "the key was free");
         assert_eq!(world.copy(&first).await, WRITTEN);
         assert_eq!(world.texts().await, ["first"]);
-        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "one of them if nothing was there");
+        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "the first of two requires an empty key");
     }
 }
 
 #[tokio::test]
-async fn nothing_is_copied_while_nobody_tells_what_is_there() {
+async fn nothing_is_copied_while_s3_does_not_tell_what_is_at_the_key() {
     let world = World::new(false).await;
     world.let_look().await;
     let order = world.put(KEY, b"good", &CENTRAL).await;
@@ -283,11 +285,11 @@ async fn nothing_is_copied_while_nobody_tells_what_is_there() {
 }
 
 #[tokio::test]
-async fn a_session_reaches_the_tenant_s_own_objects_alone() {
+async fn a_session_can_copy_only_the_tenant_s_own_objects() {
     let world = World::new(false).await;
     let own = world.put(KEY, b"own", &IN_ROLE).await;
     assert_eq!(world.copy(&own).await, WRITTEN);
-    // The role itself may read all of the staging bucket.
+    // The role may read the whole staging bucket; only the session's policy is narrower.
     let mut foreign = world.put("globex/c/app/pod/f", b"foreign", &IN_ROLE).await;
     foreign.route = own.route.clone();
     let error = world.copy(&foreign).await.expect_err("the session is acme's");
@@ -296,7 +298,7 @@ async fn a_session_reaches_the_tenant_s_own_objects_alone() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart() {
+async fn each_refusal_has_its_own_error() {
     let world = World::new(false).await;
     let good = world.put(KEY, b"good", &CENTRAL).await;
     let refused = async |row: &[(&str, &str)], change: fn(&mut Order)| {
@@ -309,32 +311,35 @@ async fn refusals_are_told_apart() {
     let error = refused(&[("target_region", "eu-west-1"), CENTRAL[1]], |_| ()).await;
     assert!(matches!(error, CopyError::WrongRegion(_)), "{error}");
     let error = refused(&CENTRAL, |order| order.object.key = "acme/missing".into()).await;
-    assert!(matches!(error, CopyError::Denied(_)), "S3 does not tell who may not list the bucket: {error}");
+    assert!(
+        matches!(error, CopyError::Denied(_)),
+        "S3 hides a missing object from a role that may not list: {error}"
+    );
     let error = refused(&CENTRAL, |order| order.head.size = Some((5 << 30) + 1)).await;
     assert!(matches!(error, CopyError::TooLarge(_)), "{error}");
     let stranger = IN_ROLE.map(|(name, value)| (name, if name == "external_id" { "wrong" } else { value }));
     let error = refused(&stranger, |_| ()).await;
     assert!(matches!(error, CopyError::Session(AssumeError::Held { .. })), "{error}");
     let job = CopyJob { owner: Some("999999999999"), ..good.job() };
-    let error = world.copy_job(&job).await.expect_err("the staging bucket is another's");
+    let error = world.copy_job(&job).await.expect_err("the staging bucket has another owner");
     assert!(matches!(error, CopyError::Denied(_)), "{error}");
     assert_eq!(world.received().await, []);
 }
 
 #[tokio::test]
-async fn a_bucket_that_is_another_s_by_now_gets_nothing() {
+async fn a_bucket_with_a_new_owner_gets_nothing() {
     let world = World::new(false).await;
     let owned_by = async |row: &[(&str, &str)], owner| {
         let row: Vec<_> = row.iter().copied().chain([("bucket_owner", owner)]).collect();
         world.copy(&world.put(KEY, b"good", &row).await).await
     };
     for row in [&CENTRAL[..], &IN_ROLE] {
-        let error = owned_by(row, "333333333333").await.expect_err("it is not the bucket that was meant");
+        let error = owned_by(row, "333333333333").await.expect_err("the bucket has another owner");
         assert!(matches!(error, CopyError::Denied(_)), "{error}");
         assert_eq!(world.received().await, []);
     }
     assert_eq!(owned_by(&CENTRAL, "222222222222").await, WRITTEN);
-    // The row says nothing of it; the role's account does.
+    // Without bucket_owner in the row, the role's account must own the bucket.
     let policy = world.customer.account.clone();
     let order = world.put(KEY, b"good", &IN_ROLE).await;
     let Destination::S3(to) = &order.delivery.destination else { panic!("it is a bucket") };
@@ -342,7 +347,7 @@ async fn a_bucket_that_is_another_s_by_now_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_given_no_role_goes_nowhere() {
+async fn a_call_without_role_is_not_sent() {
     let world = World::new(false).await;
     let call = world.copier.client.copy_object().bucket("theirs").key("k").copy_source("staging/k");
     assert!(call.send().await.is_err_and(|error| error.as_service_error().is_none()));
@@ -360,16 +365,16 @@ async fn a_copy_may_take_longer_than_other_calls() {
 }
 
 #[tokio::test]
-async fn bad_days_are_the_sdk_s_then_the_queue_s() {
+async fn a_failing_s3_is_retried_by_the_sdk_and_then_reported() {
     let world = World::new(false).await;
     let order = world.put(KEY, b"good", &IN_ROLE).await;
-    // More than the SDK's own attempts.
+    // Every attempt of the SDK fails.
     world.fail(3, 503, "SlowDown");
     let error = world.copy(&order).await.expect_err("it is throttled");
     assert!(matches!(error, CopyError::Throttled(_)), "{error}");
-    // S3 has begun, says so, and then cannot.
+    // S3 has begun to answer with 200 when the copy fails.
     world.fail(3, 200, "InternalError");
-    let error = world.copy(&order).await.expect_err("it broke off");
+    let error = world.copy(&order).await.expect_err("the copy failed");
     assert!(matches!(error, CopyError::Unavailable(_)), "{error}");
     world.fail(1, 200, "InternalError");
     assert_eq!(world.copy(&order).await, WRITTEN);
@@ -382,7 +387,7 @@ async fn bad_days_are_the_sdk_s_then_the_queue_s() {
 }
 
 #[test]
-fn errors_are_told_by_code_and_status() {
+fn errors_are_classified_by_code_and_status() {
     let check = |code, status, problem: &str, expected: fn(String) -> CopyError| {
         let found = classify(code, status, problem.to_owned());
         assert_eq!(found, expected(problem.to_owned()), "{code:?} {status:?}");

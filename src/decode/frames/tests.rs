@@ -1,17 +1,14 @@
-//! Frames of the test's own making: headers of every kind, around blocks that are not compressed.
+//! Frames built by hand: every kind of header, with uncompressed blocks.
 
-use super::{
-    super::{Decoder, Window},
-    *,
-};
+use super::{super::tests::run_with_windows, *};
 
 const MIB: u64 = 1 << 20;
-/// Descriptor of a window: a power of two and eighths of it.
+/// Window descriptor: a power of two, plus a number of eighths of it.
 fn window(log: u8, eighths: u8) -> u8 {
     (log - 10) << 3 | eighths
 }
 
-/// One frame with a raw block.
+/// One frame with one uncompressed block.
 fn frame(header: &[u8], text: &[u8]) -> Vec<u8> {
     let block = u32::try_from(text.len()).expect("short") << 3 | 1;
     [&MAGIC[..], header, &block.to_le_bytes()[..3], text].concat()
@@ -22,25 +19,10 @@ fn skippable(kind: u8, len: usize) -> Vec<u8> {
     [&[0x50 | kind][..], &SKIPPABLE, &size, &vec![b'{'; len]].concat()
 }
 
-/// What comes out, and the windows that were asked for.
+/// Decodes the object. Returns its text and the window sizes that the decoder asked for.
 fn decode(object: &[u8], chunk: usize, limit: u64) -> Result<(Vec<u8>, Vec<u64>), DecodeError> {
-    let (mut decoder, mut unread) = (Decoder::new(u64::MAX, limit), Window::default());
-    let (mut text, mut windows) = (Vec::new(), Vec::new());
-    for mut input in object.chunks(chunk) {
-        loop {
-            if let Decoded::NeedsWindow(bytes) = decoder.decode(&mut input, &mut unread)? {
-                windows.push(bytes);
-                decoder.allow(bytes);
-            } else if input.is_empty() {
-                break;
-            }
-            text.extend_from_slice(unread.unread());
-            unread.consume(unread.unread().len());
-        }
-    }
-    decoder.finish(&mut unread)?;
-    text.extend_from_slice(unread.unread());
-    Ok((text, windows))
+    let (text, result, windows) = run_with_windows(object, chunk, u64::MAX, limit);
+    result.map(|()| (text, windows))
 }
 
 fn check(object: &[u8], expected: &[u8], windows: &[u64]) {
@@ -51,17 +33,17 @@ fn check(object: &[u8], expected: &[u8], windows: &[u64]) {
     }
 }
 
-/// One frame with so many blocks of 128 KiB, each the same byte.
+/// One frame of `blocks` blocks of 128 KiB, each filled with `byte`.
 fn long_frame(header: &[u8], blocks: usize, byte: u8) -> Vec<u8> {
     let block = |at| [&((128 << 10) << 3 | 2 | u32::from(at == blocks)).to_le_bytes()[..3], &[byte]].concat();
     [&MAGIC[..], header, &(1..=blocks).flat_map(block).collect::<Vec<_>>()].concat()
 }
 
-/// As many blocks fill an ordinary window.
+/// Number of 128 KiB blocks that fill an ordinary window.
 const ORDINARY: usize = 64;
 
 #[test]
-fn large_windows_are_asked_for_once_an_ordinary_one_is_full() {
+fn a_large_window_is_asked_for_once_the_ordinary_one_is_full() {
     let text = |blocks: usize, byte| vec![byte; blocks * (128 << 10)];
     for (log, eighths, asked) in [
         (20, 0, None),
@@ -74,23 +56,23 @@ fn large_windows_are_asked_for_once_an_ordinary_one_is_full() {
     ] {
         let windows: Vec<_> = asked.into_iter().collect();
         let frame = |blocks, byte| long_frame(&[0, window(log, eighths)], blocks, byte);
-        // One step may write up to two MiB.
+        // 2 MiB below the limit, because one step may write as much.
         check(&frame(ORDINARY - 16, b'a'), &text(ORDINARY - 16, b'a'), &[]);
         check(&frame(ORDINARY + 1, b'a'), &text(ORDINARY + 1, b'a'), &windows);
-        // Nothing is asked for twice.
+        // A second frame with the same window does not ask again.
         let object = [frame(ORDINARY + 1, b'a'), frame(ORDINARY + 1, b'b')].concat();
         let both = [text(ORDINARY + 1, b'a'), text(ORDINARY + 1, b'b')].concat();
         check(&object, &both, &windows);
     }
-    // A larger one is asked for anew.
+    // A larger window is asked for again.
     let object = [25, 24, 26, 20, 26].map(|log| long_frame(&[0, window(log, 0)], ORDINARY + 1, log)).concat();
     let all = [25, 24, 26, 20, 26].map(|log| text(ORDINARY + 1, log)).concat();
     check(&object, &all, &[32 * MIB, 64 * MIB]);
 }
 
 #[test]
-fn content_that_is_smaller_than_its_window_needs_no_more_than_its_size() {
-    // Content sizes of two, four and eight bytes, and of one to eight where the content is one segment.
+fn a_frame_needs_no_larger_window_than_its_content() {
+    // Content sizes in two, four and eight bytes; with a single segment, in one and two bytes.
     check(&frame(&[0x40, window(30, 0), 1, 0], &[b'x'; 257]), &[b'x'; 257], &[]);
     check(&frame(&[0x80, window(27, 0), 4, 0, 0, 0], b"text"), b"text", &[]);
     check(&frame(&[0xc0, window(31, 0), 4, 0, 0, 0, 0, 0, 0, 0], b"text"), b"text", &[]);
@@ -101,7 +83,7 @@ fn content_that_is_smaller_than_its_window_needs_no_more_than_its_size() {
 }
 
 #[test]
-fn what_is_too_large_has_a_name() {
+fn a_window_beyond_the_limit_is_refused() {
     let check = |header: &[u8], limit, expected| {
         for chunk in [1, 100] {
             let object = [frame(&[0, window(20, 0)], b"good"), frame(header, b"x")].concat();
@@ -122,7 +104,7 @@ fn what_is_too_large_has_a_name() {
 }
 
 #[test]
-fn skippable_frames_stand_anywhere() {
+fn skippable_frames_may_appear_anywhere() {
     let text = |text: &[u8]| frame(&[0, window(20, 0)], text);
     for kind in [0, 7, 15] {
         let (none, some) = (skippable(kind, 0), skippable(kind, 1000));
@@ -147,7 +129,7 @@ fn skippable_frames_stand_anywhere() {
 }
 
 #[test]
-fn a_dictionary_is_named() {
+fn a_dictionary_is_refused_by_its_id() {
     for (header, expected) in [
         (&[1, window(20, 0), 7][..], 7),
         (&[2, window(20, 0), 0x34, 0x12], 0x1234),
@@ -162,13 +144,13 @@ fn a_dictionary_is_named() {
             other => panic!("{other:?}"),
         }
     }
-    // Number 0 is none.
+    // ID 0 means: no dictionary.
     check(&frame(&[1, window(20, 0), 0], b"text"), b"text", &[]);
 }
 
-/// What the library's own encoder writes is read as its decoder reads it, in any chunks, across frames and windows.
+/// Frames of the library's own encoder are read in chunks of any size, with different windows one after another.
 #[test]
-fn the_library_s_frames_are_read() {
+fn frames_of_the_library_s_encoder_are_read() {
     use std::io::Write;
     let text: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
     let encode = |level, log, part: &[u8]| {

@@ -1,11 +1,11 @@
-//! A worker and its queue in fast motion: what the rule comes to over minutes.
+//! Simulates a worker and its queue over minutes, to test what the rule leads to.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 
 const STEP: Duration = Duration::from_millis(5);
-/// Messages of one receive.
+/// Largest number of messages in one receive.
 const RECEIVE: usize = 10;
 
 #[derive(Clone, Debug)]
@@ -15,22 +15,21 @@ struct Message {
     refused: u32,
 }
 
-/// What a tenant sends, and what its objects take.
+/// The messages that a tenant sends, and how long its objects take.
 #[derive(Clone, Copy)]
 struct Load {
-    /// At the start, all at once.
+    /// Number of messages at the start.
     backlog: usize,
-    /// From then on, one each.
+    /// Interval at which further messages are sent.
     every: Option<Duration>,
     takes: Duration,
 }
 
-/// What came of a tenant's messages.
 #[derive(Clone, Debug, Default)]
 struct Outcome {
     done: usize,
     refusals: Vec<u32>,
-    /// From sending to entering.
+    /// From sending to admission.
     waits: Vec<Duration>,
     longest_wait: Duration,
     last: Duration,
@@ -46,7 +45,7 @@ impl Outcome {
     }
 }
 
-/// Runs until backlogs are done, or for `most`; the tenants' messages are in the queue in turns of one each.
+/// Runs until all backlogs are done, for at most `most`. The tenants' backlogs alternate in the queue.
 fn simulate(slots: usize, loads: &[Load], most: Duration) -> Vec<Outcome> {
     let (mut book, start) = (Book::new(Limits { slots, ..super::tests::LIMITS }), Instant::now());
     let mut outcomes = vec![Outcome::default(); loads.len()];
@@ -111,18 +110,19 @@ fn backlog(backlog: usize, takes: u64) -> Load {
 }
 
 #[test]
-fn a_slow_backlog_waits_and_nobody_else_does() {
+fn a_slow_backlog_does_not_delay_other_tenants() {
     let mut loads = vec![backlog(1000, 5000)];
     loads.extend([steady(100, 20); 10]);
     let outcomes = simulate(16, &loads, Duration::from_secs(3600));
     let (noisy, others) = outcomes.split_first().expect("there are eleven");
     assert_eq!(noisy.done, 1000);
     assert!(noisy.mean_refusals() < 2.0 && noisy.most_refusals() <= 8, "{}", noisy.mean_refusals());
-    // With half of the slots it would take 625 s at least.
+    // With half of the slots, the backlog takes at least 625 s.
     assert!(noisy.last < Duration::from_secs(1000), "{:?}", noisy.last);
     for other in others {
         assert!(other.mean_refusals() < 0.01, "{}", other.mean_refusals());
-        // At the very start nobody knows of them, nor how slow the objects in front of them are.
+        // Until the first objects have ended, the book knows neither the other tenants nor how slow the backlog's objects
+        // are.
         assert!(other.longest_wait < Duration::from_secs(10), "{:?}", other.longest_wait);
         let late = other.waits.iter().filter(|wait| **wait > STEP * 4).count();
         assert!(late * 50 < other.done, "{late} of {} waited", other.done);
@@ -130,18 +130,18 @@ fn a_slow_backlog_waits_and_nobody_else_does() {
 }
 
 #[test]
-fn a_sink_that_hangs_does_not_make_messages_come_again_and_again() {
+fn a_hanging_sink_does_not_make_messages_come_back_again_and_again() {
     let loads = [backlog(1000, 30_000), steady(100, 20), steady(100, 20)];
     let outcomes = simulate(16, &loads, Duration::from_secs(7200));
     let (stuck, others) = outcomes.split_first().expect("there are three");
     assert_eq!(stuck.done, 1000);
-    // Its turns are beyond the longest wait, so some are refused once for each of those.
+    // Their turns are beyond the longest wait, so some messages are refused once per longest wait.
     assert!(stuck.mean_refusals() < 4.0 && stuck.most_refusals() <= 12, "{}", stuck.mean_refusals());
     assert!(others.iter().all(|other| other.mean_refusals() < 0.02));
 }
 
 #[test]
-fn backlogs_of_the_same_size_go_through_together() {
+fn equal_backlogs_finish_at_about_the_same_time() {
     for (tenants, objects, takes) in [(2, 1000, 200), (3, 1000, 200), (10, 500, 20), (10, 100, 2000)] {
         let loads = vec![backlog(objects, takes); tenants];
         let outcomes = simulate(16, &loads, Duration::from_secs(3600));
@@ -149,7 +149,8 @@ fn backlogs_of_the_same_size_go_through_together() {
         for outcome in outcomes {
             assert_eq!(outcome.done, objects);
             assert!(outcome.mean_refusals() < 1.5 && outcome.most_refusals() <= 6, "{tenants} tenants");
-            // Some slots stay free for those who hold none: a third with two, a seventeenth with sixteen.
+            // Some slots stay free for tenants that hold none: a third of all with two busy tenants, a seventeenth with
+            // sixteen.
             assert!(outcome.last < ideal * 5 / 2, "{tenants} tenants: {:?} of {ideal:?}", outcome.last);
         }
     }
@@ -162,7 +163,7 @@ fn a_backlog_alone_is_never_refused() {
 }
 
 #[test]
-fn few_slots_do_not_hide_who_waits_behind_a_backlog() {
+fn other_tenants_get_a_slot_beside_a_backlog_even_if_slots_are_few() {
     let outcomes = simulate(2, &[backlog(1000, 2000), steady(1000, 20)], Duration::from_secs(7200));
     assert_eq!(outcomes[0].done, 1000);
     assert!(outcomes[1].longest_wait < Duration::from_secs(10), "{:?}", outcomes[1].longest_wait);

@@ -9,20 +9,20 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Lets the tenant have as many as it may get, up to the slots; says how many it holds then.
+/// Admits as many of the tenant's objects as possible, up to the number of slots. Returns how many the tenant holds then.
 fn fill(book: &mut Book, tenant_id: &str, now: Instant) -> usize {
     while book.objects < book.limits.slots && book.enter(tenant_id, 1, now, 0.0).is_ok() {}
     book.tenants[tenant_id].entered.len()
 }
 
-/// Shows the tenants, then lets those at the front have all they can get, one after the other.
+/// Makes the `shown` tenants active, then admits objects of the `greedy` ones in turns until none gets another slot.
 fn check(slots: usize, shown: &[&str], greedy: &[&str], expected: &[usize]) {
     let (mut book, now) = (Book::new(Limits { slots, ..LIMITS }), Instant::now());
     for tenant_id in shown {
-        book.enter(tenant_id, 1, now, 0.0).expect("who holds none may enter");
+        book.enter(tenant_id, 1, now, 0.0).expect("a tenant that holds none is admitted");
         book.leave(tenant_id, 1, now, now);
     }
-    // In turns, as their messages would come.
+    // In turns, as if their messages alternated.
     while greedy.iter().filter(|tenant_id| book.enter(tenant_id, 1, now, 0.0).is_ok()).count() > 0
         && book.objects < slots
     {}
@@ -31,7 +31,7 @@ fn check(slots: usize, shown: &[&str], greedy: &[&str], expected: &[usize]) {
 }
 
 #[test]
-fn one_alone_may_have_all_and_among_others_they_share_with_the_next_one() {
+fn a_tenant_alone_gets_all_slots_and_busy_tenants_leave_some_free() {
     check(16, &["a"], &["a"], &[16]);
     check(16, &["a", "b"], &["a"], &[8]);
     check(15, &["a", "b"], &["a"], &[8]);
@@ -44,17 +44,17 @@ fn one_alone_may_have_all_and_among_others_they_share_with_the_next_one() {
 }
 
 #[test]
-fn who_holds_none_enters_even_when_all_is_taken() {
+fn a_tenant_that_holds_none_is_admitted_even_if_no_slot_is_free() {
     let (mut book, now) = (Book::new(LIMITS), Instant::now());
-    // It was alone when it came.
-    (0..16).for_each(|_| book.enter("a", 1, now, 0.0).expect("nobody else is there"));
-    book.enter("b", 1, now, 0.0).expect("its message has a slot of the worker's");
-    book.enter("a", 1, now, 0.0).expect_err("not any more");
-    book.enter("b", 1, now, 0.0).expect_err("none is free");
+    // The tenant was alone when its objects came.
+    (0..16).for_each(|_| book.enter("a", 1, now, 0.0).expect("no other tenant is active"));
+    book.enter("b", 1, now, 0.0).expect("its message has one of the worker's slots");
+    book.enter("a", 1, now, 0.0).expect_err("it is no longer alone");
+    book.enter("b", 1, now, 0.0).expect_err("no slot is free");
 }
 
 #[test]
-fn others_are_there_for_as_long_as_they_were_seen_lately() {
+fn a_tenant_counts_as_active_for_a_while_after_it_was_seen() {
     let (mut book, mut now) = (Book::new(LIMITS), Instant::now());
     book.enter("b", 1, now, 0.0).expect("it holds none");
     book.leave("b", 1, now, now);
@@ -69,60 +69,60 @@ fn others_are_there_for_as_long_as_they_were_seen_lately() {
 }
 
 #[test]
-fn caps_hold_whoever_is_there() {
+fn limits_per_tenant_hold_even_if_it_is_alone() {
     let now = Instant::now();
     let mut book = Book::new(Limits { max_objects: Some(3), ..LIMITS });
     assert_eq!(fill(&mut book, "a", now), 3);
     let mut book = Book::new(Limits { max_bytes: Some(100), ..LIMITS });
-    book.enter("a", 500, now, 0.0).expect("larger than the cap, and alone");
-    book.enter("a", 0, now, 0.0).expect_err("the cap is more than full");
+    book.enter("a", 500, now, 0.0).expect("larger than the limit, but its only object");
+    book.enter("a", 0, now, 0.0).expect_err("the limit is exceeded");
     book.leave("a", 500, now, now);
     book.enter("a", 60, now, 0.0).expect("it fits");
-    book.enter("a", 41, now, 0.0).expect_err("by one byte");
-    book.enter("a", 40, now, 0.0).expect("exactly");
-    book.enter("b", 100, now, 0.0).expect("another tenant's");
+    book.enter("a", 41, now, 0.0).expect_err("one byte too many");
+    book.enter("a", 40, now, 0.0).expect("exactly the limit");
+    book.enter("b", 100, now, 0.0).expect("another tenant has its own limit");
 }
 
 #[test]
-fn turns_are_spread_over_the_time_that_the_objects_need() {
+fn turns_are_spread_over_the_time_that_the_backlog_needs() {
     let (mut book, start) = (Book::new(LIMITS), Instant::now());
     book.enter("b", 1, start, 0.0).expect("it holds none");
     book.enter("a", 1, start, 0.0).expect("it holds none");
     let now = start + seconds(14);
     book.leave("a", 1, start, now);
     assert_eq!(fill(&mut book, "a", now), 8);
-    // 14 s for seven or eight at once, and a place is taken already.
+    // An object takes 14 s, eight are in flight, and the last attempt of `fill` has taken the first place.
     let waits: Vec<_> =
         (0..3).map(|_| book.enter("a", 1, now, 1.0).expect_err("its share is full")).collect();
     assert_eq!(waits, [2, 3, 4].map(|place| Duration::from_millis(1750) * place));
-    // Time passes, and the queue with it.
+    // The queue becomes shorter while time passes.
     let later = now + seconds(5);
     let wait = book.enter("a", 1, later, 1.0).expect_err("its share is still full");
     assert_eq!(wait, Duration::from_millis(1750) * 5 - seconds(5));
     let end = later + seconds(100);
-    // Those in flight are 105 s old now, so that is what an object takes.
+    // The objects in flight are 105 s old now, so that is the expected duration.
     assert_eq!(book.enter("a", 1, end, 1.0), Err(seconds(105) / 8));
 }
 
 #[test]
-fn waits_are_at_least_a_second_and_at_most_the_longest() {
+fn waits_are_between_a_second_and_the_longest_wait() {
     let (mut book, now) = (Book::new(LIMITS), Instant::now());
     book.enter("b", 1, now, 0.0).expect("it holds none");
     book.enter("a", 1, now, 0.0).expect("it holds none");
     book.leave("a", 1, now, now + Duration::from_millis(8));
     let now = now + Duration::from_millis(8);
     assert_eq!(fill(&mut book, "a", now), 8);
-    assert_eq!(book.enter("a", 1, now, 0.5), Err(SHORTEST_WAIT), "a millisecond a place");
+    assert_eq!(book.enter("a", 1, now, 0.5), Err(SHORTEST_WAIT), "a place lasts a millisecond");
     let late = now + seconds(8000);
     assert_eq!(book.enter("a", 1, late, 0.0), Err(seconds(900)));
-    assert_eq!(book.enter("a", 1, late, 1.0), Err(seconds(675)), "a quarter less by chance");
+    assert_eq!(book.enter("a", 1, late, 1.0), Err(seconds(675)), "chance takes off a quarter");
     let mut impatient = Book::new(Limits { longest_wait: seconds(1), max_objects: Some(1), ..LIMITS });
     impatient.enter("a", 1, now, 0.0).expect("it holds none");
     assert_eq!(impatient.enter("a", 1, now, 0.0), Err(seconds(1)));
 }
 
 #[test]
-fn who_is_gone_is_forgotten() {
+fn inactive_tenants_are_forgotten() {
     let (mut book, mut now) = (Book::new(LIMITS), Instant::now());
     for number in 0..10_000 {
         let tenant_id = format!("tenant-{number}");
@@ -137,10 +137,10 @@ fn who_is_gone_is_forgotten() {
 }
 
 proptest! {
-    /// Whatever comes and goes: counts are those of what is in flight, nobody who holds none is refused, among others nobody
-    /// enters beyond what is free, and waits keep their bounds.
+    /// For random arrivals and departures: the counts match the objects in flight, a tenant that holds none is never refused,
+    /// a tenant that is not alone gets no more than is free, and waits keep their bounds.
     #[test]
-    fn the_book_is_right(
+    fn the_rule_holds_for_random_arrivals(
         slots in 1_usize..20,
         steps in prop::collection::vec((0_u64..3000, 0_usize..5, 0_u64..100, 0.0..1.0, any::<bool>()), 1..300),
     ) {

@@ -1,4 +1,4 @@
-//! Whether the ledger answers, learnt from every call.
+//! Tracks whether the ledger answers, from the outcome of every call.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,12 +16,13 @@ use crate::{
     metrics::{Call, add},
 };
 
-/// Calls in a row that failed before a ledger is left alone for [`REST`]: each further object would wait for the same.
+/// After this many failed calls in a row, new objects leave the ledger alone for [`REST`]. Otherwise each would wait for the
+/// same failure.
 const FAILURES: u32 = 3;
-/// How long no new object asks a ledger that fails; those that are being delivered ask on.
+/// How long new objects leave a failing ledger alone. Deliveries that have begun go on calling it.
 const REST: Duration = Duration::from_secs(5);
-/// Of the time between two calls without an answer at most this part of `out_of_reach_after` counts: who slept in between heard
-/// nothing, and that is not the ledger's doing.
+/// The time between two unanswered calls counts as silence, but at most `out_of_reach_after` divided by this number. Without
+/// the limit, a pause of this process between the calls would count as silence of the ledger.
 const GAPS: u32 = 4;
 
 /// Metrics of the ledger.
@@ -52,7 +53,7 @@ impl Metrics {
     }
 }
 
-/// What is known of the ledger's being there.
+/// Knowledge about whether the ledger answers.
 #[derive(Debug)]
 pub(super) struct Reach {
     out_of_reach_after: Duration,
@@ -62,19 +63,17 @@ pub(super) struct Reach {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Calls in a row that failed.
+    /// Number of failed calls in a row.
     failures: u32,
-    /// The last one's error.
     trouble: Option<LedgerError>,
-    /// When new objects ask again.
+    /// When new objects may call the ledger again.
     ask_again: Option<Instant>,
-    /// How long there has been no sign of life.
+    /// How long the ledger has been silent.
     silence: Duration,
-    /// The last call without a sign of life.
+    /// When the last unanswered call ended.
     last_silent: Option<Instant>,
 }
 
-/// What a call changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Change {
     None,
@@ -88,12 +87,12 @@ impl Reach {
         Self { out_of_reach_after, state: Mutex::default(), metrics }
     }
 
-    /// Whether it has not answered for so long that deliveries go on without it.
+    /// Whether the ledger has been silent for so long that deliveries go on without it.
     pub(super) fn is_out(&self) -> bool {
         self.lock().silence >= self.out_of_reach_after
     }
 
-    /// What was wrong a moment ago, if the ledger is left alone because of it. It counts as an error of that call.
+    /// The last error, if new objects leave the ledger alone because of it. Counts it as an error of this call.
     pub(super) fn resting(&self, call: &'static str) -> Option<LedgerError> {
         let state = self.lock();
         let resting = state.ask_again.is_some_and(|at| Instant::now() < at);
@@ -102,8 +101,8 @@ impl Reach {
         Some(trouble)
     }
 
-    /// Notes how a call went, and tells once when that changes. An answer that a call is refused or throttled is a sign of
-    /// life; only the absence of an answer, or a ledger that cannot be used at all, is silence.
+    /// Records the outcome of a call, and logs once when the state changes. An answer that throttles or refuses the call
+    /// shows that the ledger is alive. A call without an answer, and a ledger that cannot be used at all, count as silence.
     pub(super) fn learn<T>(&self, call: &'static str, answer: &Result<T, LedgerError>) {
         let trouble = match answer {
             Ok(_) | Err(LedgerError::Lost(_)) => None,
@@ -112,21 +111,21 @@ impl Reach {
         if let Some(error) = trouble {
             self.metrics.ledger_errors.get_or_create(&Call::new(call)).inc();
             if let LedgerError::Unreadable(_) = error {
-                tracing::warn!(call, %error, "an entry of the ledger cannot be read: its message waits");
+                tracing::warn!(call, %error, "an entry of the ledger cannot be read: the object's message waits and is tried again");
                 return;
             }
         }
         let change = self.note(trouble);
         match (change, trouble) {
             (Change::Fails, Some(error)) => {
-                tracing::warn!(call, %error, "the ledger does not answer as it should: what needs it waits")
+                tracing::warn!(call, %error, "calls to the ledger fail: messages that need it wait")
             }
             (Change::OutOfReach, Some(error)) => tracing::error!(
                 call,
                 %error,
-                "the ledger is out of reach: deliveries go on without it, and what is tried again may arrive twice"
+                "the ledger is out of reach: deliveries go on without it, and repeated attempts may deliver records twice"
             ),
-            (Change::Answers, _) => tracing::info!("the ledger answers again"),
+            (Change::Answers, _) => tracing::info!("calls to the ledger succeed again"),
             _ => {}
         }
     }

@@ -18,6 +18,12 @@ fn claims(ledger: &MemoryLedger, metrics: &Metrics) -> Claims<MemoryLedger> {
     Claims::new(Some(ledger.clone()), SETTINGS, metrics.clone())
 }
 
+fn set_up() -> (MemoryLedger, Metrics, Claims<MemoryLedger>) {
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let claims = claims(&ledger, &metrics);
+    (ledger, metrics, claims)
+}
+
 async fn ours(claims: &Claims<MemoryLedger>) -> Arc<Claim<MemoryLedger>> {
     match claimed(claims).await {
         Claimed::Ours(claim) => claim,
@@ -39,8 +45,8 @@ fn at(records: u64) -> Progress {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
+    let (ledger, metrics, one) = set_up();
+    let other = claims(&ledger, &metrics);
     let claim = ours(&one).await;
     assert_eq!(claim.from(), &at(0));
     claim.checkpoint(&at(7)).await.expect("it is ours");
@@ -56,12 +62,12 @@ async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_lasts_as_long_as_its_claim() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
+    let (ledger, metrics, one) = set_up();
+    let other = claims(&ledger, &metrics);
     let claim = ours(&one).await;
     tokio::time::sleep(10 * LEASE).await;
     assert!(matches!(claimed(&other).await, Claimed::Busy(_)));
-    // As when its worker dies.
+    // Its worker dies.
     drop(claim);
     tokio::time::sleep(LEASE).await;
     assert_eq!(ours(&other).await.from(), &at(0));
@@ -69,8 +75,7 @@ async fn a_lease_lasts_as_long_as_its_claim() {
 
 #[tokio::test(start_paused = true)]
 async fn a_released_lease_is_not_renewed() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let claims = claims(&ledger, &metrics);
+    let (_, _, claims) = set_up();
     let claim = ours(&claims).await;
     claim.release(&at(0)).await;
     tokio::time::sleep(2 * LEASE).await;
@@ -80,9 +85,8 @@ async fn a_released_lease_is_not_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_throttles_is_waited_for_and_never_passes_for_absent() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let claims = claims(&ledger, &metrics);
+async fn a_throttling_ledger_is_waited_for_and_never_counts_as_out_of_reach() {
+    let (ledger, metrics, claims) = set_up();
     let claim = ours(&claims).await;
     claim.checkpoint(&at(3)).await.expect("it is ours");
     claim.release(&at(3)).await;
@@ -92,7 +96,7 @@ async fn a_ledger_that_throttles_is_waited_for_and_never_passes_for_absent() {
     ledger.throttle(3);
     claim.checkpoint(&at(5)).await.expect("it is ours");
     claim.release(&at(5)).await;
-    // For as long as it likes: the message waits, and nobody goes on without it.
+    // However long it throttles: the message waits, and no delivery goes on without the ledger.
     ledger.throttle(usize::MAX);
     for _ in 0..100 {
         let refused = claims.claim(&object(), "cloudwatch").await;
@@ -104,25 +108,23 @@ async fn a_ledger_that_throttles_is_waited_for_and_never_passes_for_absent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_fails_is_left_alone_by_what_is_new() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let claims = claims(&ledger, &metrics);
+async fn new_claims_leave_a_failing_ledger_alone() {
+    let (ledger, _, claims) = set_up();
     ledger.set_down(true);
     let start = Instant::now();
     claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
     assert_eq!(start.elapsed(), PATIENCE);
     let calls = ledger.calls();
     claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
-    assert_eq!((start.elapsed(), ledger.calls()), (PATIENCE, calls), "another found so a moment ago");
+    assert_eq!((start.elapsed(), ledger.calls()), (PATIENCE, calls), "the calls before have failed");
     ledger.set_down(false);
     tokio::time::sleep(PATIENCE).await;
     ours(&claims).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_after_minutes_of_silence_deliveries_go_on_without_the_ledger() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let claims = claims(&ledger, &metrics);
+async fn deliveries_go_on_without_the_ledger_only_after_minutes_of_silence() {
+    let (ledger, metrics, claims) = set_up();
     ledger.set_down(true);
     let start = Instant::now();
     let claim = loop {
@@ -134,43 +136,42 @@ async fn only_after_minutes_of_silence_deliveries_go_on_without_the_ledger() {
     };
     let silent = start.elapsed().as_secs();
     assert!((120..150).contains(&silent), "after {silent} s");
-    claim.checkpoint(&at(3)).await.expect("nobody else has it");
-    claim.hold().await.expect("nobody can have it");
+    claim.checkpoint(&at(3)).await.expect("no other worker has it");
+    claim.hold().await.expect("no other worker can have it");
     let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(text.contains("logferry_ledger_out_of_reach 1"), "{text}");
     ledger.set_down(false);
-    // The claim of before finds it again.
-    claim.finish(position(5)).await.expect("nobody else has it");
+    // The earlier claim reaches the ledger again.
+    claim.finish(position(5)).await.expect("no other worker has it");
     assert!(matches!(claimed(&claims).await, Claimed::Done));
     let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(text.contains("logferry_ledger_out_of_reach 0"), "{text}");
-    // Silence begins anew.
+    // The silence is counted from zero again.
     ledger.set_down(true);
     claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_slept_did_not_hear_silence() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let claims = claims(&ledger, &metrics);
+async fn the_worker_s_own_pause_does_not_count_as_silence() {
+    let (ledger, _, claims) = set_up();
     ledger.set_down(true);
     for _ in 0..3 {
         claims.probe().await.expect_err("it is down");
         tokio::time::sleep(Duration::from_secs(3600)).await;
     }
-    claims.claim(&object(), "cloudwatch").await.expect_err("three times half a minute, and ten seconds");
+    claims.claim(&object(), "cloudwatch").await.expect_err("the pauses count for at most 30 s each");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_slept_asks_before_it_goes_on() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let (one, other) = (claims(&ledger, &metrics), claims(&ledger, &metrics));
+async fn a_claim_renews_its_lease_after_a_pause_before_it_goes_on() {
+    let (ledger, metrics, one) = set_up();
+    let other = claims(&ledger, &metrics);
     let claim = ours(&one).await;
     claim.checkpoint(&at(3)).await.expect("it is ours");
-    // As after a pause of its process, in which no renewal could run.
+    // As if the process had been paused, so that no renewal could run.
     claim.lease.lost();
     let calls = ledger.calls();
-    claim.hold().await.expect("nobody else took it").check().expect("it runs again");
+    claim.hold().await.expect("no other worker took it").check().expect("it runs again");
     assert_eq!(ledger.calls(), calls + 1);
     claim.hold().await.expect("it runs");
     assert_eq!(ledger.calls(), calls + 1, "a lease that runs costs no call");
@@ -180,15 +181,14 @@ async fn a_claim_that_slept_asks_before_it_goes_on() {
     assert_eq!(taken.from(), &at(3));
     let lost = Err(LedgerError::Lost("staging/k?versionId=v".into()));
     assert_eq!(claim.hold().await.map(drop), lost);
-    // Given back since, but further: the other's work would be repeated.
+    // The lease is free again, but the entry is further: going on would repeat the other worker's records.
     taken.release(&at(4)).await;
     assert_eq!(claim.hold().await.map(drop), lost);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_checkpoint_waits_for_the_ledger_until_the_lease_ends() {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
-    let claims = claims(&ledger, &metrics);
+    let (ledger, _, claims) = set_up();
     let claim = ours(&claims).await;
     ledger.set_down(true);
     let start = Instant::now();
@@ -197,15 +197,15 @@ async fn a_checkpoint_waits_for_the_ledger_until_the_lease_ends() {
     let waited = start.elapsed();
     assert!(waited > LEASE * 8 / 10 && waited < LEASE, "{waited:?}");
     assert!(claim.hold().await.is_err());
-    // What is done is done, whether the ledger hears of it or not.
-    claim.finish(position(1)).await.expect("nobody else has it");
+    // All records are delivered, whether the ledger records it or not.
+    claim.finish(position(1)).await.expect("no other worker has it");
 }
 
 #[tokio::test]
-async fn off_or_unpinned_everything_is_granted() {
+async fn without_ledger_or_version_every_claim_is_granted() {
     let off = Claims::<MemoryLedger>::new(None, SETTINGS, Metrics::default());
     let claim = ours(&off).await;
-    claim.finish(position(1)).await.expect("nobody minds");
+    claim.finish(position(1)).await.expect("there is no ledger to refuse it");
     assert_eq!(ours(&off).await.from(), &at(0));
     let unpinned = ObjectRef { version_id: None, ..object() };
     let ledger = MemoryLedger::new(LEASE);

@@ -1,5 +1,5 @@
-//! The ledger's entries for operators: found by object or by what keys begin with, and deleted. What the worker does with
-//! entries is its parent's.
+//! The operators' side of the ledger: finds entries by object or by prefix, and deletes them. The parent module contains the
+//! worker's side.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,91 +14,91 @@ use jiff::Timestamp;
 use super::{EntryKey, Item, Position};
 use crate::aws::describe;
 
-/// Reads and deletes entries; every read is consistent.
+/// Reads and deletes entries. All reads are consistent.
 #[derive(Clone, Debug)]
 pub struct LedgerEntries {
     client: Client,
     table: String,
 }
 
-/// One entry as it is in the table.
+/// One entry as the table has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Its name.
+    /// The entry's key.
     pub key: EntryKey,
-    /// Every record is accounted for.
+    /// Whether every record is accounted for.
     pub done: bool,
-    /// Who was on it last, where the lease was not given back.
+    /// The last lease, unless it was given back.
     pub lease: Option<Lease>,
-    /// How far the delivery is.
+    /// The delivery's position.
     pub position: Position,
     /// When the table's time to live deletes it.
     pub expires_at: Option<Timestamp>,
-    /// All other attributes, in words.
+    /// All other attributes, as text for people.
     pub others: BTreeMap<String, String>,
 }
 
-/// A worker's hold on an object.
+/// An attempt's lease on an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its end, unless it is renewed.
+    /// End of the lease, unless it is renewed.
     pub until: Timestamp,
-    /// The attempt that has it.
+    /// The attempt that has the lease.
     pub owner: String,
 }
 
 /// One page of a scan.
 #[derive(Debug)]
 pub struct Page {
-    /// Those asked for.
+    /// The entries that match the prefix.
     pub entries: Vec<Entry>,
-    /// How many were looked at for them.
+    /// Number of entries that DynamoDB looked at.
     pub seen: usize,
-    /// Where the next page begins; none at the end.
+    /// Start of the next page. `None` after the last page.
     pub next: Option<PageStart>,
 }
 
-/// Where a page begins.
+/// Start of a page.
 #[derive(Clone, Debug)]
 pub struct PageStart(HashMap<String, AttributeValue>);
 
-/// What must be true of an entry that is deleted.
+/// Condition for deleting an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// There is no lease on it, or one that ended at that time or before.
+    /// The entry has no lease, or its lease ended at this time or before.
     Unleased(Timestamp),
-    /// Nothing.
+    /// Always delete.
     None,
 }
 
-/// What became of an entry that was to be deleted.
+/// Outcome of deleting an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgotten {
-    /// It is not in the table any more.
+    /// The entry is no longer in the table.
     Gone,
-    /// A lease on it holds, or ended later than that.
+    /// The entry was kept: its lease runs, or ended after the time of [`Guard::Unleased`].
     Leased,
 }
 
-/// The table cannot be read or changed.
+/// The ledger's table cannot be read or changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot {action} in the ledger, table {table:?}: {problem}")]
 pub struct EntriesError {
-    /// What was tried.
+    /// The action that failed.
     pub action: &'static str,
-    /// Where.
+    /// The table's name.
     pub table: String,
-    /// What DynamoDB says, or what is wrong with the entry, and what to do.
+    /// DynamoDB's error or the entry's defect, and what to do.
     pub problem: String,
 }
 
 impl LedgerEntries {
-    /// Those of `table`.
+    /// The entries of `table`.
     pub fn new(client: Client, table: String) -> Self {
         Self { client, table }
     }
 
-    /// The entries of one pinned object, as [`EntryKey::object`] names it: one for each delivery.
+    /// Reads the entries of one object, as [`EntryKey::object`] names it: one per delivery.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses, or an entry cannot be read.
@@ -117,8 +117,8 @@ impl LedgerEntries {
         Ok(entries)
     }
 
-    /// The next page of a scan for entries whose [`EntryKey::object`] begins with `prefix`. It looks at `most` entries, or at
-    /// as many as make 1 MB; what it looks at is what it costs, not what it finds.
+    /// Scans one page for entries whose [`EntryKey::object`] begins with `prefix`. A page looks at `most` entries, or at 1 MB
+    /// of them. DynamoDB charges for the entries that it looks at, not for those that match.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses, or an entry cannot be read.
@@ -146,10 +146,10 @@ impl LedgerEntries {
         })
     }
 
-    /// Deletes an entry; one that is not there is gone too.
+    /// Deletes an entry. Succeeds also if the entry does not exist.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses. The entry is there still, or, if no answer came, nobody knows.
+    /// DynamoDB cannot be reached or refuses. The entry still exists; if DynamoDB did not answer, the entry may be deleted.
     pub async fn forget(&self, key: &EntryKey, guard: Guard) -> Result<Forgotten, EntriesError> {
         let mut delete = self.client.delete_item().table_name(&self.table);
         for (name, value) in [("object", &key.object), ("delivery", &key.delivery)] {
@@ -185,8 +185,8 @@ impl LedgerEntries {
                 let EntryKey { object, delivery } = &key;
                 let value = words(&value);
                 let problem = format!(
-                    "{name} of object {object:?}, delivery {delivery:?} is {value}, no whole number; delete the item: \
-                     the object then starts anew"
+                    "{name} of object {object:?}, delivery {delivery:?} is {value}, not a whole number; \
+                     delete the item to deliver the object from its start"
                 );
                 self.failed("read an entry", problem)
             }))
@@ -219,8 +219,8 @@ impl LedgerEntries {
     {
         let fix = match error.code() {
             Some("ResourceNotFoundException") => "; correct ledger.table or aws.region".to_owned(),
-            Some("AccessDeniedException") => format!("; allow {needed} on it"),
-            Some("ValidationException") => "; its key must be object (S) + delivery (S)".to_owned(),
+            Some("AccessDeniedException") => format!("; allow {needed} on the table"),
+            Some("ValidationException") => "; the table's key must be object (S) + delivery (S)".to_owned(),
             _ => String::new(),
         };
         self.failed(action, describe(error) + &fix)
@@ -231,7 +231,7 @@ impl LedgerEntries {
     }
 }
 
-/// An attribute's value for people.
+/// Shows an attribute's value to people.
 pub(super) fn words(value: &AttributeValue) -> String {
     match value {
         AttributeValue::S(text) => text.clone(),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_read_with_what_nobody_knows() {
+    fn unknown_attributes_are_shown_as_text() {
         let n = |digits: &str| AttributeValue::N(digits.to_owned());
         let none = entry(&[]).expect("it is an entry");
         assert_eq!(
@@ -293,12 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_be_read_is_named() {
+    fn an_unreadable_entry_is_reported_with_the_fix() {
         for (name, value) in [
             ("records", AttributeValue::S("7".to_owned())),
             ("lease_until", AttributeValue::N("1.5".to_owned())),
         ] {
-            let error = entry(&[(name, value)]).expect_err("no whole number").to_string();
+            let error = entry(&[(name, value)]).expect_err("not a whole number").to_string();
             assert!(
                 [name, "b/k?eTag=e", "delete the item"].iter().all(|part| error.contains(part)),
                 "{error}"

@@ -1,4 +1,4 @@
-//! The ledger against the sandbox's DynamoDB, with the time held.
+//! The ledger against the sandbox's DynamoDB. The tests set the time.
 
 use logferry_sandbox::{
     Sandbox,
@@ -21,7 +21,7 @@ struct World {
     key: EntryKey,
 }
 
-/// Milliseconds after some moment.
+/// A time that many milliseconds after a fixed moment.
 fn at(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000) + Duration::from_millis(milliseconds)
 }
@@ -87,7 +87,7 @@ impl World {
         get.send().await.expect("the table is there").item.unwrap_or_default()
     }
 
-    /// The item without its key, in words.
+    /// The item without its key, as text.
     async fn shown(&self) -> String {
         let mut item: Vec<_> = self.item().await.into_iter().collect();
         item.retain(|(name, _)| name != "object" && name != "delivery");
@@ -106,7 +106,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn an_object_is_worked_through_and_then_done() {
+async fn an_object_goes_from_begun_to_done() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(world.shown().await, "expires_at=1800003600 lease_owner=one lease_until=1800000060000");
@@ -120,7 +120,7 @@ async fn an_object_is_worked_through_and_then_done() {
     assert_eq!(world.finish("one", 9, 3_000).await, Ok(()));
     assert_eq!(world.shown().await, "done=true events=0 expires_at=1800003603 records=9");
     assert_eq!(world.begin("other", 4_000).await, Ok(Begun::Done));
-    // Another delivery of the object is on its own.
+    // Another delivery of the object has its own entry.
     let other = EntryKey { delivery: "s3".to_owned(), ..world.key.clone() };
     assert_eq!(world.ledger.begin_at(&other, "one", at(4_000)).await, ours(0, 0));
 }
@@ -130,21 +130,20 @@ async fn a_second_worker_waits_until_the_lease_is_given_back_or_ends() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(world.begin("other", 1_000).await, busy(LEASE + SKEW - 1_000));
-    // A checkpoint renews it.
+    // A checkpoint renews the lease.
     assert_eq!(world.checkpoint("one", 5, 30_000).await, Ok(()));
     assert_eq!(world.begin("other", LEASE + 1).await, busy(SKEW + 29_999));
     assert_eq!(world.release("one", 6, 40_000).await, Ok(()));
     assert_eq!(world.shown().await, "events=0 expires_at=1800003640 records=6");
     assert_eq!(world.begin("other", 40_001).await, ours(6, 0));
-    // Nobody gives that one back.
-    // By its owner's clock it may run still.
+    // This lease is not given back. It may still run by its owner's clock.
     assert_eq!(world.begin("third", 40_002 + LEASE).await, busy(SKEW - 1));
     assert_eq!(world.begin("third", 40_001 + LEASE + SKEW).await, busy(0));
     assert_eq!(world.begin("third", 40_002 + LEASE + SKEW).await, ours(6, 0));
 }
 
 #[tokio::test]
-async fn who_lost_the_lease_is_told_and_changes_nothing() {
+async fn a_worker_without_the_lease_is_told_and_changes_nothing() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     const LATER: u64 = LEASE + SKEW;
@@ -155,7 +154,7 @@ async fn who_lost_the_lease_is_told_and_changes_nothing() {
     assert_eq!(world.finish("one", 5, LATER + 2).await, world.lost());
     assert_eq!(world.shown().await, before);
     assert_eq!(world.finish("other", 9, LATER + 3).await, Ok(()));
-    // What it knows is out of date, and there is nothing left to be done.
+    // The checkpoint tells that another worker was faster; the last calls succeed, because no work is left.
     assert_eq!(world.checkpoint("one", 5, LATER + 4).await, world.lost());
     assert_eq!(world.release("one", 5, LATER + 4).await, Ok(()));
     assert_eq!(world.finish("one", 9, LATER + 4).await, Ok(()));
@@ -163,11 +162,11 @@ async fn who_lost_the_lease_is_told_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_lease_that_nobody_has_is_taken_by_any_call() {
+async fn any_call_takes_a_free_lease() {
     let world = World::new().await;
     assert_eq!(world.checkpoint("one", 5, 0).await, Ok(()));
     assert_eq!(world.begin("other", 1_000).await, busy(LEASE + SKEW - 1_000));
-    // It ran out, and nobody else came.
+    // The lease ran out, and no other worker took it.
     assert_eq!(world.checkpoint("one", 8, LEASE + 1).await, Ok(()));
     assert_eq!(world.begin("other", LEASE + 1).await, busy(LEASE + SKEW));
     assert_eq!(world.release("other", 9, 3 * LEASE).await, Ok(()));
@@ -176,7 +175,7 @@ async fn a_lease_that_nobody_has_is_taken_by_any_call() {
 }
 
 #[tokio::test]
-async fn repeated_calls_answer_alike() {
+async fn repeated_calls_give_the_same_answer() {
     let world = World::new().await;
     for _ in 0..2 {
         assert_eq!(world.begin("one", 0).await, ours(0, 0));
@@ -202,7 +201,7 @@ async fn a_position_never_goes_back() {
     };
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(checkpoint(5, 3, 0).await, Ok(()));
-    // Less is another's more: whoever comes with it began without the ledger, or slept.
+    // The caller began without the ledger or was paused, and another worker has advanced the entry meanwhile.
     for (records, events) in [(5, 2), (4, 9), (0, 0)] {
         assert_eq!(checkpoint(records, events, 10_000).await, world.lost());
     }
@@ -211,7 +210,7 @@ async fn a_position_never_goes_back() {
     assert_eq!(world.begin("one", 20_000).await, ours(5, 3));
     assert_eq!(checkpoint(5, 4, 20_000).await, Ok(()));
     assert_eq!(checkpoint(6, 0, 20_000).await, Ok(()));
-    // Numbers, not texts.
+    // Positions are compared as numbers, not as text.
     assert_eq!(checkpoint(10, 0, 20_000).await, Ok(()));
     assert_eq!(world.release("one", 9, 20_000).await, Ok(()));
     assert_eq!(world.begin("other", 20_000).await, ours(10, 0));
@@ -228,7 +227,7 @@ async fn a_restart_forgets_the_position_and_gives_the_lease_back() {
     assert_eq!(world.begin("other", 0).await, ours(0, 0));
 }
 
-/// Progress with everything in it.
+/// Progress with all fields in use.
 fn full() -> Progress {
     let owed = Owed::of(vec![(3, QuarantineReason::Oversize), (4, QuarantineReason::Oversize)]);
     let fingerprints =
@@ -239,7 +238,7 @@ fn full() -> Progress {
 }
 
 #[tokio::test]
-async fn what_belongs_to_the_position_goes_with_it() {
+async fn all_parts_of_the_progress_are_written_together() {
     let world = World::new().await;
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(world.ledger.checkpoint_at(&world.key, "one", &full(), at(0)).await, Ok(()));
@@ -249,23 +248,17 @@ async fn what_belongs_to_the_position_goes_with_it() {
     let shown = world.shown().await;
     assert!(shown.contains("ahead=12:3 -5:9:1"), "{shown}");
     assert!(shown.contains("fingerprints=9:cbf43926 18446744073709551615:00000001"), "{shown}");
-    assert_eq!(world.begin("other", 0).await, Ok(Begun::Ours(further)));
-    // Paid, and the position where it was.
+    assert_eq!(world.begin("other", 0).await, Ok(Begun::Ours(further.clone())));
+    // The quarantine has everything; the position stays.
     assert_eq!(world.checkpoint("other", 8, 0).await, Ok(()));
     assert_eq!(world.begin("other", 0).await, ours(8, 0));
-    assert_eq!(
-        world
-            .ledger
-            .checkpoint_at(&world.key, "other", &Progress { position: position(8, 0), ..full() }, at(0))
-            .await,
-        Ok(())
-    );
+    assert_eq!(world.ledger.checkpoint_at(&world.key, "other", &further, at(0)).await, Ok(()));
     assert_eq!(world.finish("other", 9, 0).await, Ok(()));
     assert_eq!(world.shown().await, "done=true events=0 expires_at=1800003600 records=9");
 }
 
 #[tokio::test]
-async fn throttling_is_told_from_absence() {
+async fn throttling_is_reported_as_throttling() {
     let world = World::new().await;
     for code in ["ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"] {
         let refusal = Effect::Error(ErrorAnswer::new(400, code));
@@ -278,7 +271,7 @@ async fn throttling_is_told_from_absence() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_wrong_is_named_with_the_fix() {
+async fn a_wrong_table_is_reported_with_the_fix() {
     let world = World::new().await;
     let check = async |account: &Account, table: &str, words: &[&str]| {
         let ledger = DynamoDbLedger::new(&account.sdk_config(), settings(table));
@@ -296,10 +289,10 @@ async fn a_table_that_is_wrong_is_named_with_the_fix() {
         }
     };
     let account = &world.account;
-    check(account, "nowhere", &["ResourceNotFoundException", "create it", "ledger.table"]).await;
+    check(account, "nowhere", &["ResourceNotFoundException", "create the table", "ledger.table"]).await;
     check(account, &world.provider.tenant_table, &["key", "object (S) + delivery (S)"]).await;
     let stranger = world.account.assume_role(&world.provider.central_role_arn, "stranger", &[]).await;
-    let stranger = stranger.expect("the account may take the first hop");
+    let stranger = stranger.expect("the account may assume the central role");
     let denied = ["AccessDeniedException", "dynamodb:UpdateItem"];
     check(&stranger, &world.provider.ledger_table, &denied).await;
     world.ledger.probe().await.expect("this one is right");
@@ -307,7 +300,7 @@ async fn a_table_that_is_wrong_is_named_with_the_fix() {
 }
 
 #[tokio::test]
-async fn a_broken_entry_is_named_with_the_fix() {
+async fn a_broken_entry_is_reported_with_the_fix() {
     let world = World::new().await;
     let text = |value: &str| AttributeValue::S(value.to_owned());
     for (name, value, shown) in [
@@ -328,7 +321,7 @@ async fn a_broken_entry_is_named_with_the_fix() {
 }
 
 #[tokio::test]
-async fn a_call_whose_answer_was_lost_is_made_again() {
+async fn a_call_whose_answer_was_lost_can_be_repeated() {
     let world = World::new().await;
     let lose_one = || {
         let lost = Fault::new("dynamodb", "UpdateItem", Effect::After { error: None });
@@ -346,7 +339,7 @@ async fn a_call_whose_answer_was_lost_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_silent_dynamodb_is_given_up() {
+async fn a_silent_dynamodb_counts_as_unavailable() {
     let world = World::new().await;
     let slow = Effect::Latency { milliseconds: 3_600_000 };
     world.sandbox.faults().add(Fault::new("dynamodb", "UpdateItem", slow));

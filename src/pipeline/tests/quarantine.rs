@@ -435,7 +435,7 @@ proptest! {
             let starts: Vec<_> = text.iter().scan(0, |at, line| Some(std::mem::replace(at, *at + line.len() + 1))).collect();
             expected.extend(of(Kind::TooLong).map(|index| {
                 let (start, bytes) = (starts[index as usize], text[index as usize].len());
-                line("too_long", index, &format!("it is longer than source.max_record, 200 bytes: {bytes} bytes from byte {start} of the decompressed object on"))
+                line("too_long", index, &format!("the record is longer than source.max_record (200 bytes): it takes {bytes} bytes from byte {start} of the decompressed object"))
             }));
             expected.sort_by_key(|(_, record, _)| *record);
             assert_eq!(kept, expected);

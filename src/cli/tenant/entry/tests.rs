@@ -1,4 +1,4 @@
-//! Rows in and out of JSON, and on a terminal.
+//! Rows are read from JSON, written as JSON and shown on a terminal.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn fields(entry: &CheckedRow) -> Vec<&str> {
 }
 
 #[test]
-fn plain_and_typed_json_are_the_same_row() {
+fn plain_json_and_dynamodb_s_form_give_the_same_row() {
     let plain = only(row(|_| ()));
     let typed = only(json!({
         "tenant_id": { "S": "acme" }, "type": { "S": "cloudwatch" }, "enabled": { "BOOL": true },
@@ -45,7 +45,7 @@ fn plain_and_typed_json_are_the_same_row() {
 }
 
 #[test]
-fn what_is_shown_can_be_put_again() {
+fn a_shown_row_can_be_written_again() {
     let entry = only(row(|row| row["owner"] = "team-7".into()));
     let shown = entry.report(Some(false));
     assert_eq!(shown["row"], row(|row| row["owner"] = "team-7".into()));
@@ -57,7 +57,7 @@ fn what_is_shown_can_be_put_again() {
 }
 
 #[test]
-fn buckets_are_rows_too() {
+fn rows_with_a_bucket_are_read_and_shown() {
     let bucket = |change: fn(&mut Value)| {
         let mut row = json!({
             "tenant_id": "acme", "type": "s3", "enabled": true, "target_region": "us-east-1",
@@ -86,7 +86,7 @@ acme    s3    enabled, BAD  -
 }
 
 #[test]
-fn bad_fields_come_with_their_value_and_the_rule() {
+fn bad_fields_are_reported_with_their_value_and_the_rule() {
     let entry = only(row(|row| {
         row["target_region"] = "mars".into();
         row["retention_days"] = 2.into();
@@ -113,7 +113,7 @@ fn bad_fields_come_with_their_value_and_the_rule() {
 }
 
 #[test]
-fn a_row_needs_a_key_that_an_object_can_have() {
+fn a_row_needs_a_key_that_an_object_s_key_can_contain() {
     for (tenant_id, legal) in
         [("acme", true), ("a.b_c-d", true), ("", false), ("a/b", false), ("..", false), ("a\nb", false)]
     {
@@ -130,14 +130,14 @@ fn a_row_needs_a_key_that_an_object_can_have() {
 }
 
 #[test]
-fn only_what_can_be_written_is_valid_in_a_file() {
+fn only_attributes_that_can_be_written_are_valid_in_a_file() {
     for value in [json!({ "a": 1 }), json!(null), json!(["a", 1]), json!({ "S": 7 }), json!({ "N": "many" })]
     {
         let entry = only(row(|row| row["note"] = value.clone()));
         assert_eq!(fields(&entry), ["note"], "{value}");
         assert_eq!(entry.content, None);
     }
-    // The worker does not mind.
+    // In the table, the worker ignores such an attribute.
     let stored =
         Row::from([("paused".into(), Attribute::Bool(true)), ("note".into(), Attribute::Other("M"))]);
     let stored = CheckedRow::new("acme".into(), "settings".into(), stored, reading());
@@ -146,12 +146,12 @@ fn only_what_can_be_written_is_valid_in_a_file() {
 }
 
 #[test]
-fn files_that_hold_no_rows_are_refused() {
+fn files_without_rows_are_refused() {
     for (text, part) in [
-        ("", "no JSON"),
-        ("{", "no JSON"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
         ("[]", "no rows"),
-        ("7", "row 1 is no object"),
+        ("7", "row 1 is not an object"),
         ("[{}, 1]", "row 2"),
     ] {
         let error = parse(text, reading()).expect_err("no rows");
@@ -177,7 +177,7 @@ fn numbers_keep_every_digit() {
 }
 
 #[test]
-fn tables_name_state_target_and_every_problem() {
+fn tables_show_state_target_and_every_problem() {
     let entries = [
         only(row(|_| ())),
         only(json!({ "tenant_id": "acme", "type": "settings", "paused": true })),
