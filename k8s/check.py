@@ -8,9 +8,9 @@ import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
 KEDA = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentication}
-# KEDA 2.17 has it, the models are of 2.16.
+# KEDA 2.17 has this field; the models are of 2.16.
 NEWER_THAN_MODELS = {"ScaledObject.spec.fallback.behavior"}
-# KEDA leaves the trigger's own fields to the scaler. Source: KEDA's documentation, "AWS SQS Queue".
+# KEDA's schema does not cover the fields of a trigger. Source: KEDA's documentation, "AWS SQS Queue".
 SQS_TRIGGER = {
     "queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "scaleOnInFlight", "scaleOnDelayed",
     "awsRegion", "awsEndpoint",
