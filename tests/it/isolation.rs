@@ -1,4 +1,4 @@
-//! What is broken at one customer's is that customer's affair, and mends itself once they have mended it.
+//! A customer's misconfiguration affects that customer alone, and deliveries resume by themselves once it is corrected.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::{
     worker::Worker,
 };
 
-/// Waits until something was tried at least three times and failed for that reason, and checks that it is still there.
+/// Waits until a message has failed at least three times for this reason, and checks that it is still in the queue.
 async fn fails_again_and_again(setup: &Setup, worker: &Worker, reason: &str) {
     let name = format!("logferry_failures_total{{reason=\"{reason}\"}}");
     eventually("it is tried again and again", async || {
@@ -30,10 +30,10 @@ async fn fails_again_and_again(setup: &Setup, worker: &Worker, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_role_stops_nobody_else() {
+async fn a_missing_role_stops_no_other_tenant() {
     let setup = Setup::new("no-role").await;
     let healthy = setup.customer("healthy").await;
-    // The row is there before the customer has made the role.
+    // The row exists before the customer has created the role.
     let broken = setup.stranger(CustomerSpec::new("broken")).await;
     let mut row = broken.row();
     let missing = format!("arn:aws:iam::{}:role/missing", broken.account);
@@ -61,11 +61,11 @@ async fn a_missing_role_stops_nobody_else() {
     assert_same_events("healthy", &found, &all);
     assert_eq!(received_events(&setup.aws, &broken).await, []);
 
-    // The customer makes the role, and nobody has to tell the worker.
+    // The customer creates the role; the worker must notice by itself.
     let spec =
         CustomerSpec { role_name: "missing".to_owned(), create_group: false, ..CustomerSpec::new("broken") };
     let trust = copy_of(&setup, &broken.account, spec).await;
-    trust.expect("the role can be made");
+    trust.expect("the role can be created");
     setup.queue_is_empty().await;
     assert_same_events("broken", &received_events(&setup.aws, &broken).await, &expected(&lost.text));
     setup.no_dead_letters().await;
@@ -81,11 +81,11 @@ async fn copy_of(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_role_is_asked_for_once_per_interval() {
+async fn a_refused_role_is_probed_once_per_interval() {
     let setup = Setup::new("breaker").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let healthy = setup.customer("healthy").await;
-    // A session per cluster, all in one role.
+    // One session per cluster, all of one role.
     let broken = setup.stranger(CustomerSpec::new("broken")).await;
     let mut row = broken.row();
     let missing = format!("arn:aws:iam::{}:role/missing", broken.account);
@@ -122,7 +122,7 @@ async fn a_refused_role_is_asked_for_once_per_interval() {
         if done { Ok(()) } else { Err(format!("{metrics:?}")) }
     })
     .await;
-    // The central role and the healthy tenant's own take one each.
+    // The central role and the healthy tenant's role take one call each.
     let probes = assumed() - before - 2;
     let allowed = 1 + started.elapsed().as_secs() / 2;
     assert!((3..=allowed).contains(&probes), "{probes} calls for the refused role, {allowed} allowed");
@@ -139,7 +139,7 @@ async fn a_refused_role_is_asked_for_once_per_interval() {
         allow: vec![TrustAction::AssumeRole, TrustAction::TagSession],
         ..CustomerSpec::new("broken")
     };
-    copy_of(&setup, &broken.account, spec).await.expect("the role can be made");
+    copy_of(&setup, &broken.account, spec).await.expect("the role can be created");
     setup.queue_is_empty().await;
     all_arrived(&setup, &broken, &lost).await;
     let metrics = worker.metrics().await;
@@ -147,7 +147,7 @@ async fn a_refused_role_is_asked_for_once_per_interval() {
     setup.no_dead_letters().await;
 }
 
-/// Checks that every record of the objects arrived once, and nothing else.
+/// Checks that every record of the objects arrived exactly once, and nothing else.
 async fn all_arrived(setup: &Setup, customer: &Customer, objects: &[Object]) {
     let mut all: Vec<_> = objects.iter().flat_map(|object| expected(&object.text)).collect();
     let mut found = received_events(&setup.aws, customer).await;
@@ -157,12 +157,12 @@ async fn all_arrived(setup: &Setup, customer: &Customer, objects: &[Object]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_is_told_with_its_likely_cause() {
+async fn a_refusal_is_logged_with_its_likely_cause() {
     let setup = Setup::new("causes").await;
     if setup.sandbox().is_none() {
         return;
     }
-    // What is wrong with the row, the cause that is told, and a part of what would mend it.
+    // Field of the row, its wrong value, the cause in the log, and a part of the fix.
     let gone = "arn:aws:iam::222222222222:role/gone";
     let on = AttributeValue::Bool(true);
     let ways = [
@@ -185,7 +185,7 @@ async fn a_refusal_is_told_with_its_likely_cause() {
         setup.upload(&object.key, object.bytes).await;
     }
     let worker = setup.worker().await;
-    let told = eventually("every role is refused, and that is told", async || {
+    let told = eventually("every refused role is logged", async || {
         let mut told = worker.log_lines();
         told.retain(|line| line["breaker.change"] == "opened");
         same(&told.len(), &ways.len()).map(|()| told)
@@ -194,7 +194,7 @@ async fn a_refusal_is_told_with_its_likely_cause() {
     assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 4.0);
     for (tenant, _, _, cause, remedy) in &ways {
         let of_tenant = |line: &&Value| line["tenant.id"] == *tenant;
-        let line = told.iter().find(of_tenant).expect("it is told");
+        let line = told.iter().find(of_tenant).expect("the tenant is logged");
         assert_eq!(line["breaker.cause"], *cause, "{line}");
         assert!(line["breaker.remedy"].as_str().is_some_and(|text| text.contains(remedy)), "{line}");
         assert!(line["error"].as_str().is_some_and(|text| text.contains("AccessDenied")), "{line}");
@@ -202,7 +202,7 @@ async fn a_refusal_is_told_with_its_likely_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
+async fn a_wrong_external_id_is_refused_until_the_row_is_corrected() {
     let setup = Setup::new("external-id").await;
     let customer = setup.stranger(CustomerSpec::new("acme")).await;
     let mut row = customer.row();
@@ -218,7 +218,7 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
         .await;
     fails_again_and_again(&setup, &worker, "role_denied").await;
     let denied = worker.log_lines().into_iter().find(|line| line["reason"] == "role_denied");
-    let error = denied.expect("it is logged")["error"].to_string();
+    let error = denied.expect("the refusal is logged")["error"].to_string();
     assert!(error.contains("somebody-elses") && error.contains(&customer.role_arn), "{error}");
 
     assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 1.0);
@@ -227,7 +227,7 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     setup.no_dead_letters().await;
 
-    // Nobody asks for it as it was any more, and it is not shown as refused for ever.
+    // The old row's role is no longer used, so the gauge must not show it as refused for ever.
     let again = generated("acme/c/app/pod/2.json.gz", 1, 40);
     eventually("the gauge forgets it", async || {
         setup.upload(&again.key, again.bytes.clone()).await;
@@ -251,14 +251,14 @@ async fn a_missing_group_is_created_with_its_retention() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     let logs = setup.aws.account(&customer.account).logs();
     let groups = logs.describe_log_groups().log_group_name_prefix(&customer.log_group).send().await;
-    let groups = groups.expect("the account's root may look").log_groups.unwrap_or_default();
+    let groups = groups.expect("the account's root may list groups").log_groups.unwrap_or_default();
     let told: Vec<_> = groups.iter().map(|group| (group.log_group_name(), group.retention_in_days)).collect();
     assert_eq!(told, [(Some(customer.log_group.as_str()), Some(30))]);
     assert_eq!(worker.metrics().await.sum("logferry_failures_total"), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_may_not_be_created_is_waited_for() {
+async fn messages_wait_for_a_group_that_may_not_be_created() {
     let setup = Setup::new("no-group").await;
     let spec = CustomerSpec { create_group: false, ..CustomerSpec::new("acme") };
     let (account, role) = (unique_account(), spec.role_name.clone());
@@ -296,7 +296,7 @@ async fn a_group_that_may_not_be_created_is_waited_for() {
     assert_eq!(worker.metrics().await.get("logferry_group_breakers_open"), 1.0);
 
     let create = root.logs().create_log_group().log_group_name(&customer.log_group).send();
-    create.await.expect("the account's root may create it");
+    create.await.expect("the account's root may create the group");
     setup.queue_is_empty().await;
     assert_eq!(worker.metrics().await.get("logferry_group_breakers_open"), 0.0);
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));

@@ -211,7 +211,10 @@ impl Options {
         let load = |tenants| Load { tenants, ..self.load(20.0 * KILO, 100.0 * KILO) };
         let loads: Vec<_> = counts.into_iter().map(|n| (format!("{n} tenants"), load(n))).collect();
         let cases = self.compare(&loads).await?;
-        Ok(format!("Objects of 100 kB of JSON, 8 at once, all tenants in the worker's caches.\n\n{}", compared(cases)))
+        Ok(format!(
+            "Objects of 100 kB of JSON, 8 at once, all tenants in the worker's caches.\n\n{}",
+            compared(cases)
+        ))
     }
 
     async fn sizes(&self) -> anyhow::Result<String> {

@@ -1,4 +1,4 @@
-//! STS: the two hops, and what they refuse; and what a narrowed session may do.
+//! STS: both hops, their refusals, and the limits of a session with a session policy.
 
 use aws_sdk_sts::{
     Client, config::Region, operation::assume_role::AssumeRoleOutput,
@@ -71,19 +71,19 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("sts: a tag twice", twice.send().await, session);
     answers.answer("sts: a short session name", hop().role_session_name("x").send().await, session);
     answers.answer("sts: an illegal session name", hop().role_session_name("a b").send().await, session);
-    answers.answer("sts: a policy that is none", hop().policy("{").send().await, session);
+    answers.answer("sts: an invalid policy", hop().policy("{").send().await, session);
     let long = json!({ "Version": "2012-10-17", "Statement": [{
         "Effect": "Allow", "Action": "logs:*", "Resource": vec!["x".repeat(100); 30],
     }] });
-    answers.answer("sts: a policy too long", hop().policy(long.to_string()).send().await, session);
-    answers.answer("sts: who am I", client(&central).get_caller_identity().send().await, |who| {
+    answers.answer("sts: a policy that is too long", hop().policy(long.to_string()).send().await, session);
+    answers.answer("sts: caller identity", client(&central).get_caller_identity().send().await, |who| {
         let arn = who.arn.unwrap_or_default();
         let resource =
             arn.splitn(6, ':').nth(5).unwrap_or_default().replace(|c: char| c.is_ascii_digit(), "");
         format!("{resource}, own account {}", who.account == Some(setup.provider.account.clone()))
     });
 
-    // What the session policy does not allow is denied, whatever the role may do.
+    // A session policy denies everything that it does not allow, whatever the role may do.
     let policy = json!({ "Version": "2012-10-17", "Statement": [{
         "Effect": "Allow",
         "Action": "logs:CreateLogStream",
