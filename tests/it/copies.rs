@@ -18,11 +18,9 @@ async fn with_bucket(setup: &Setup, tenant_id: &str, in_role: bool) -> (Customer
     bucket_in(setup, &unique_account(), tenant_id, in_role).await
 }
 
-/// The same in that account.
+/// A customer in this account, with such a bucket.
 async fn bucket_in(setup: &Setup, account: &str, tenant_id: &str, in_role: bool) -> (Customer, String) {
-    let spec = CustomerSpec::new(tenant_id);
-    let customer = Customer::create(&setup.aws, account, &setup.provider, spec).await;
-    let customer = customer.expect("the customer's side can be set up");
+    let customer = setup.customer_in(account, CustomerSpec::new(tenant_id)).await;
     let bucket = format!("{}-{tenant_id}", setup.provider.bucket);
     customer.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
     if in_role {

@@ -84,34 +84,6 @@ impl Operator {
         let set = self.setup.account().sqs().set_queue_attributes().queue_url(url);
         set.attributes(attribute, value).send().await.expect("the attribute can be set");
     }
-
-    /// A customer whose row gets these changes.
-    async fn customer_with(&self, spec: CustomerSpec, changes: &[(&str, AttributeValue)]) -> Customer {
-        let customer = self.setup.stranger(spec).await;
-        let mut row = customer.row();
-        row.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        self.setup.put_row(row).await;
-        customer
-    }
-
-    /// A customer whose role allows these actions alone.
-    async fn customer_allowing(&self, spec: CustomerSpec, actions: &[&str]) -> Customer {
-        let role = spec.role_name.clone();
-        let customer = self.customer_with(spec, &[]).await;
-        let account = &customer.account;
-        let policy = json!({ "Version": "2012-10-17", "Statement": [{
-            "Effect": "Allow", "Action": actions,
-            "Resource": format!("arn:aws:logs:*:{account}:log-group:{}*", customer.log_group),
-        }] });
-        let put = [
-            ("Action", "PutRolePolicy"),
-            ("RoleName", &role),
-            ("PolicyName", "logferry"),
-            ("PolicyDocument", &policy.to_string()),
-        ];
-        self.setup.aws.account(account).iam_query(&put).await.expect("the policy can be replaced");
-        customer
-    }
 }
 
 const WIRING: [&str; 11] = [
@@ -262,9 +234,12 @@ async fn after_a_refused_first_hop_later_conditions_are_skipped() {
 async fn a_refused_second_hop_is_reported_with_its_fix() {
     let operator = Operator::new("doctor-role").await;
     let gone = "arn:aws:iam::222222222222:role/gone";
-    operator.customer_with(CustomerSpec::new("gone"), &[("log_distribution_role_arn", text(gone))]).await;
+    operator
+        .setup
+        .customer_with(CustomerSpec::new("gone"), &[("log_distribution_role_arn", text(gone))])
+        .await;
     operator.ill_tenant("gone").await.fails("customer role", "AccessDenied", "role/gone does not exist");
-    operator.customer_with(CustomerSpec::new("id"), &[("external_id", text("somebody-elses"))]).await;
+    operator.setup.customer_with(CustomerSpec::new("id"), &[("external_id", text("somebody-elses"))]).await;
     let report = operator.ill_tenant("id").await;
     report.fails("customer role", "AccessDenied", "another sts:ExternalId than \"somebody-elses\"");
     assert_eq!(report.state("put"), Some("skipped"));
@@ -273,9 +248,9 @@ async fn a_refused_second_hop_is_reported_with_its_fix() {
         return;
     }
     let on = || AttributeValue::Bool(true);
-    operator.customer_with(CustomerSpec::new("tags"), &[("session_tags", on())]).await;
+    operator.setup.customer_with(CustomerSpec::new("tags"), &[("session_tags", on())]).await;
     operator.ill_tenant("tags").await.fails("customer role", "sts:TagSession", "must allow sts:TagSession");
-    operator.customer_with(CustomerSpec::new("identity"), &[("source_identity", on())]).await;
+    operator.setup.customer_with(CustomerSpec::new("identity"), &[("source_identity", on())]).await;
     let report = operator.ill_tenant("identity").await;
     report.fails("customer role", "sts:SetSourceIdentity", "must allow sts:SetSourceIdentity");
 }
@@ -285,25 +260,25 @@ async fn each_refused_call_on_the_log_group_is_reported() {
     let operator = Operator::new("doctor-group").await;
     let no_group = |tenant: &str| CustomerSpec { create_group: false, ..CustomerSpec::new(tenant) };
     let put_only = ["logs:CreateLogStream", "logs:PutLogEvents"];
-    let customer = operator.customer_allowing(no_group("missing"), &put_only).await;
+    let customer = operator.setup.customer_allowing(no_group("missing"), &put_only).await;
     let report = operator.ill_tenant("missing").await;
     report.fails("log group", "does not exist and was not created", "create the group, or the policy of");
     assert_eq!((report.state("log stream"), report.state("put")), (Some("skipped"), Some("skipped")));
     assert_eq!(customer.events(&operator.setup.aws).await.expect("a missing group has no events"), []);
 
-    operator.customer_allowing(CustomerSpec::new("no-put"), &["logs:CreateLogStream"]).await;
+    operator.setup.customer_allowing(CustomerSpec::new("no-put"), &["logs:CreateLogStream"]).await;
     let report = operator.ill_tenant("no-put").await;
     report.fails("put", "PutLogEvents", "must allow logs:PutLogEvents on arn:aws:logs:us-east-1:");
     assert_eq!(report.state("log stream"), Some("ok"));
 
-    operator.customer_allowing(CustomerSpec::new("no-stream"), &["logs:PutLogEvents"]).await;
+    operator.setup.customer_allowing(CustomerSpec::new("no-stream"), &["logs:PutLogEvents"]).await;
     let report = operator.ill_tenant("no-stream").await;
     report.fails("log stream", "CreateLogStream", "must allow logs:CreateLogStream on");
     assert_eq!((report.state("log group"), report.state("put")), (Some("skipped"), Some("skipped")));
 
     // The doctor creates a group that it may create, as the worker would.
     let days = AttributeValue::N("30".to_owned());
-    let customer = operator.customer_with(no_group("new"), &[("retention_days", days)]).await;
+    let customer = operator.setup.customer_with(no_group("new"), &[("retention_days", days)]).await;
     let report = operator.well(&["--tenant", "new"]).await;
     assert!(report.0.to_string().contains("was missing, and was created, for 30 days"), "{:#}", report.0);
     let logs = operator.setup.aws.account(&customer.account).logs();
@@ -318,7 +293,7 @@ async fn rows_that_deliver_nothing_are_reported() {
     operator.ill_tenant("nobody").await.fails("rows", "no row of tenant \"nobody\"", "logferry tenant put");
 
     let bad = [("target_region", text("mars")), ("retention_days", AttributeValue::N("2".to_owned()))];
-    operator.customer_with(CustomerSpec::new("bad"), &bad).await;
+    operator.setup.customer_with(CustomerSpec::new("bad"), &bad).await;
     let report = operator.ill_tenant("bad").await;
     let failed: Vec<_> = report.conditions().iter().filter(|of| of["state"] == "failed").collect();
     assert_eq!(failed.len(), 2, "one failure for each field: {failed:#?}");
@@ -329,7 +304,10 @@ async fn rows_that_deliver_nothing_are_reported() {
     assert_eq!(report.state("customer role"), None);
 
     // The doctor checks a disabled row of a single tenant too, because an operator may be about to enable it.
-    operator.customer_with(CustomerSpec::new("asleep"), &[("enabled", AttributeValue::Bool(false))]).await;
+    operator
+        .setup
+        .customer_with(CustomerSpec::new("asleep"), &[("enabled", AttributeValue::Bool(false))])
+        .await;
     let report = operator.ill_tenant("asleep").await;
     report.fails("enabled", "disabled", "logferry tenant enable asleep --type cloudwatch");
     assert_eq!(report.state("put"), Some("ok"));
@@ -389,7 +367,8 @@ async fn the_doctor_checks_the_way_to_a_bucket_but_copies_nothing() {
 async fn rows_that_conflict_with_the_configuration_fail() {
     let operator = Operator::new("doctor-misfit").await;
     let oversize = ("oversize", text("quarantine"));
-    let customer = operator.customer_with(CustomerSpec::new("acme"), std::slice::from_ref(&oversize)).await;
+    let customer =
+        operator.setup.customer_with(CustomerSpec::new("acme"), std::slice::from_ref(&oversize)).await;
     let report = operator.ill_tenant("acme").await;
     report.fails("row", "oversize: \"quarantine\" needs", "set quarantine.bucket for the workers");
     assert_eq!(report.state("customer role"), None, "the worker stops at the row");

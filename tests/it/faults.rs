@@ -129,7 +129,7 @@ async fn a_lost_answer_repeats_one_batch() {
     let lost = Fault::new("logs", "PutLogEvents", Effect::After { error: None });
     sandbox.faults().add(times(2, lost));
     let second = generated("acme/c/app/pod/2.json.gz", 400, 20_000);
-    setup.upload(&second.key, second.bytes).await;
+    setup.upload(&second.key, second.bytes.clone()).await;
     setup.acknowledged(&worker, 2).await;
     let found = received_events(&setup.aws, &customer).await;
     let all = [expected(&first.text), expected(&second.text)].concat();
@@ -217,11 +217,12 @@ async fn a_session_that_ends_early_is_renewed() {
     let before = assumed(sandbox);
     sandbox.expire_sessions(&customer.account);
     let second = generated("acme/c/app/pod/2.json.gz", 50, 40);
-    setup.upload(&second.key, second.bytes).await;
+    setup.upload(&second.key, second.bytes.clone()).await;
     setup.acknowledged(&worker, 2).await;
     assert_eq!(assumed(sandbox), before + 1, "one further AssumeRole");
     assert_eq!(worker.metrics().await.get(RETRIES), 0.0);
-    arrived(&setup, &customer, &[&first.text, &second.text]).await;
+    setup.arrived_once(&customer, [&first, &second]).await;
+    setup.no_dead_letters().await;
 }
 
 fn assumed(sandbox: &Sandbox) -> u64 {
@@ -237,9 +238,9 @@ async fn a_throttled_tenant_does_not_stop_another() {
     let throttle = Fault::new("logs", "PutLogEvents", error(400, "ThrottlingException"));
     let throttle = sandbox.faults().add(Fault { account: Some(busy.account.clone()), ..throttle });
     let stuck = generated("busy/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&stuck.key, stuck.bytes).await;
+    setup.upload(&stuck.key, stuck.bytes.clone()).await;
     let fine = generated("calm/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&fine.key, fine.bytes).await;
+    setup.upload(&fine.key, fine.bytes.clone()).await;
     let worker = setup.worker().await;
     eventually("the calm tenant's message is done and the busy one's is tried again", async || {
         let metrics = worker.metrics().await;
@@ -247,18 +248,10 @@ async fn a_throttled_tenant_does_not_stop_another() {
         if metrics.get(RETRIES) >= 1.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
     })
     .await;
-    arrived(&setup, &calm, &[&fine.text]).await;
+    setup.arrived_once(&calm, [&fine]).await;
     sandbox.faults().remove(throttle);
     setup.acknowledged(&worker, 2).await;
-    arrived(&setup, &busy, &[&stuck.text]).await;
-}
-
-async fn arrived(setup: &Setup, customer: &Customer, texts: &[&str]) {
-    let mut all: Vec<_> = texts.iter().flat_map(|text| expected(text)).collect();
-    let mut found = received_events(&setup.aws, customer).await;
-    all.sort();
-    found.sort();
-    assert_same_events(&customer.tenant_id, &found, &all);
+    setup.arrived_once(&busy, [&stuck]).await;
     setup.no_dead_letters().await;
 }
 

@@ -112,9 +112,7 @@ async fn the_worst_records_for_the_quarantine_stay_within_the_bound() {
         ("a message that is too long", format!("{{\"message\":\"{}\"}}", letters(RECORD - 14)).into_bytes()),
     ];
     let setup = Setup::new("worst-aside").await;
-    let mut row = setup.stranger(CustomerSpec::new("acme")).await.row();
-    row.insert("oversize".to_owned(), text("quarantine"));
-    setup.put_row(row).await;
+    setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let bucket = format!("{}={}", quarantine::bucket(&setup).await, setup.provider.account);
     check(&setup, &kinds, &[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
 }

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use flate2::read::GzDecoder;
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::{Value, json};
 
 use crate::{
@@ -42,10 +43,7 @@ fn at(days_ago: i64) -> i64 {
 async fn records_that_are_too_old_or_too_long_are_quarantined() {
     let setup = Setup::new("quarantine").await;
     let bucket = bucket(&setup).await;
-    let customer = setup.stranger(logferry_testbed::provision::CustomerSpec::new("acme")).await;
-    let mut row = customer.row();
-    row.insert("oversize".to_owned(), text("quarantine"));
-    setup.put_row(row).await;
+    let customer = setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let owned = format!("{bucket}={}", setup.provider.account);
     let worker = setup.worker_with(&[("LOGFERRY_QUARANTINE__BUCKET", &owned)]).await;
 
@@ -88,10 +86,7 @@ async fn records_that_are_too_old_or_too_long_are_quarantined() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quarantine_that_cannot_be_written_holds_the_message_back() {
     let setup = Setup::new("no-quarantine").await;
-    let customer = setup.stranger(logferry_testbed::provision::CustomerSpec::new("acme")).await;
-    let mut row = customer.row();
-    row.insert("oversize".to_owned(), text("quarantine"));
-    setup.put_row(row).await;
+    let customer = setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let bucket = format!("{}-quarantine", setup.provider.bucket);
     let worker = setup.worker_with(&[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
     let record = json!([{ "message": "x".repeat(1_100_000), "timestamp": at(0) }]);

@@ -80,11 +80,8 @@ async fn rows_of_other_programs_work_unchanged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_with_a_past_ttl_is_ignored() {
     let setup = Setup::new("expired-row").await;
-    let acme = setup.stranger(CustomerSpec::new("acme")).await;
     let ago = number(jiff::Timestamp::now().as_second() - 1);
-    let mut row = acme.row();
-    row.insert("ttl".to_owned(), ago.clone());
-    setup.put_row(row).await;
+    let acme = setup.customer_with(CustomerSpec::new("acme"), &[("ttl", ago.clone())]).await;
     // An expired pause has no effect.
     let globex = setup.customer("globex").await;
     let settings = [
@@ -95,10 +92,7 @@ async fn a_row_with_a_past_ttl_is_ignored() {
     ];
     setup.put_row(settings.map(|(name, value)| (name.to_owned(), value)).into()).await;
     // DynamoDB never deletes an item with such a ttl, so the worker ignores the ttl too.
-    let initech = setup.stranger(CustomerSpec::new("initech")).await;
-    let mut row = initech.row();
-    row.insert("ttl".to_owned(), number(0));
-    setup.put_row(row).await;
+    let initech = setup.customer_with(CustomerSpec::new("initech"), &[("ttl", number(0))]).await;
     let objects =
         ["acme/c/app/p/1", "globex/c/app/p/1", "initech/c/app/p/1"].map(|key| generated(key, 5, 40));
     for object in &objects {

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use logferry_sandbox::Sandbox;
-use logferry_testbed::provision::{Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec};
+use logferry_testbed::provision::{
+    Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction,
+};
 use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
+    samples::{Object, assert_same_events, expected, received_events},
     target::{Target, unique, unique_account},
     worker::{Worker, assert_plain},
 };
@@ -65,20 +68,80 @@ impl Setup {
 
     /// Creates a customer with a row in the tenant table.
     pub(crate) async fn customer(&self, tenant_id: &str) -> Customer {
-        let customer = self.stranger(CustomerSpec::new(tenant_id)).await;
-        self.put_row(customer.row()).await;
+        self.customer_with(CustomerSpec::new(tenant_id), &[]).await
+    }
+
+    /// Creates a customer with a row in the tenant table that has these changes.
+    pub(crate) async fn customer_with(
+        &self,
+        spec: CustomerSpec,
+        changes: &[(&str, AttributeValue)],
+    ) -> Customer {
+        let customer = self.stranger(spec).await;
+        self.put_row_with(&customer, changes).await;
         customer
+    }
+
+    /// Creates a customer whose role allows these actions of CloudWatch Logs alone.
+    pub(crate) async fn customer_allowing(&self, spec: CustomerSpec, actions: &[&str]) -> Customer {
+        let role = spec.role_name.clone();
+        let customer = self.customer_with(spec, &[]).await;
+        let account = &customer.account;
+        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": actions,
+            "Resource": format!("arn:aws:logs:*:{account}:log-group:{}*", customer.log_group),
+        }] });
+        let put = [
+            ("Action", "PutRolePolicy"),
+            ("RoleName", &role),
+            ("PolicyName", "logferry"),
+            ("PolicyDocument", &policy.to_string()),
+        ];
+        self.aws.account(account).iam_query(&put).await.expect("the policy can be replaced");
+        customer
+    }
+
+    /// Creates a customer whose row names a role that does not exist, until [`Setup::create_missing_role`].
+    pub(crate) async fn customer_without_role(
+        &self,
+        tenant_id: &str,
+        changes: &[(&str, AttributeValue)],
+    ) -> Customer {
+        let customer = self.stranger(CustomerSpec::new(tenant_id)).await;
+        let missing = format!("arn:aws:iam::{}:role/missing", customer.account);
+        self.put_row_with(&customer, &[&[("log_distribution_role_arn", text(&missing))], changes].concat())
+            .await;
+        customer
+    }
+
+    /// Creates the role that the row of such a customer names.
+    pub(crate) async fn create_missing_role(&self, customer: &Customer, allow: Vec<TrustAction>) {
+        let spec = CustomerSpec::new(&customer.tenant_id);
+        let role_name = "missing".to_owned();
+        self.customer_in(&customer.account, CustomerSpec { role_name, create_group: false, allow, ..spec })
+            .await;
     }
 
     /// Creates a customer without a row in the tenant table.
     pub(crate) async fn stranger(&self, spec: CustomerSpec) -> Customer {
-        let customer = Customer::create(&self.aws, &unique_account(), &self.provider, spec).await;
+        self.customer_in(&unique_account(), spec).await
+    }
+
+    /// Creates a customer in this account, without a row in the tenant table.
+    pub(crate) async fn customer_in(&self, account: &str, spec: CustomerSpec) -> Customer {
+        let customer = Customer::create(&self.aws, account, &self.provider, spec).await;
         customer.expect("the customer's side can be set up")
     }
 
     /// Creates or replaces a row of the tenant table.
     pub(crate) async fn put_row(&self, row: HashMap<String, AttributeValue>) {
         self.provider.put_tenant(&self.aws, row).await.expect("the row can be put");
+    }
+
+    async fn put_row_with(&self, customer: &Customer, changes: &[(&str, AttributeValue)]) {
+        let mut row = customer.row();
+        row.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.put_row(row).await;
     }
 
     /// Uploads an object to the staging bucket, which notifies the worker.
@@ -158,6 +221,19 @@ impl Setup {
         let count = |name| attributes.get(name).and_then(|text| text.parse::<u64>().ok());
         let [visible, delayed, hidden] = names.each_ref().map(|name| count(name).expect("a number"));
         (visible + delayed, hidden)
+    }
+
+    /// Checks that every event of the objects arrived at the customer exactly once, and nothing else.
+    pub(crate) async fn arrived_once<'a>(
+        &self,
+        customer: &Customer,
+        objects: impl IntoIterator<Item = &'a Object>,
+    ) {
+        let mut all: Vec<_> = objects.into_iter().flat_map(|object| expected(&object.text)).collect();
+        let mut found = received_events(&self.aws, customer).await;
+        all.sort();
+        found.sort();
+        assert_same_events(&customer.tenant_id, &found, &all);
     }
 
     /// Waits until the queue has no messages.

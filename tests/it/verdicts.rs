@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::json;
 
 use crate::{
@@ -107,14 +108,10 @@ async fn bombs_and_giant_records_do_not_grow_memory() {
 async fn messages_without_work_are_acknowledged() {
     let setup = Setup::new("no-work").await;
     let bucket = setup.provider.bucket.clone();
-    let disabled = setup.stranger(logferry_testbed::provision::CustomerSpec::new("asleep")).await;
-    let mut row = disabled.row();
-    row.insert("enabled".to_owned(), AttributeValue::Bool(false));
-    setup.put_row(row).await;
-    let picky = setup.customer("picky").await;
-    let mut row = picky.row();
-    row.insert("desired_logs".to_owned(), AttributeValue::Ss(vec!["web*".to_owned()]));
-    setup.put_row(row).await;
+    let off = [("enabled", AttributeValue::Bool(false))];
+    let disabled = setup.customer_with(CustomerSpec::new("asleep"), &off).await;
+    let web = [("desired_logs", AttributeValue::Ss(vec!["web*".to_owned()]))];
+    let picky = setup.customer_with(CustomerSpec::new("picky"), &web).await;
 
     let test_event = json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": bucket });
     setup.send(&test_event.to_string()).await;

@@ -7,7 +7,7 @@ use logferry_sandbox::{
     QueueLimits, Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
 };
-use logferry_testbed::provision::{Customer, CustomerSpec};
+use logferry_testbed::provision::{Customer, TrustAction};
 
 use crate::{
     eventually::eventually,
@@ -37,11 +37,7 @@ struct Refused {
 impl Refused {
     /// Creates the tenant, with `count` objects in the queue.
     async fn with(setup: &Setup, count: usize) -> Self {
-        let customer = setup.stranger(CustomerSpec::new("refused")).await;
-        let mut row = customer.row();
-        let missing = format!("arn:aws:iam::{}:role/missing", customer.account);
-        row.insert("log_distribution_role_arn".to_owned(), text(&missing));
-        setup.put_row(row).await;
+        let customer = setup.customer_without_role("refused", &[]).await;
         let object = |n| generated(&format!("refused/c/app/pod-{n}/1.json.gz"), 5, 40);
         let objects: Vec<_> = (0..count).map(object).collect();
         for object in &objects {
@@ -52,22 +48,11 @@ impl Refused {
 
     /// Creates the role, and checks that everything arrives once.
     async fn mended(&self, setup: &Setup) {
-        let role_name = "missing".to_owned();
-        let spec = CustomerSpec { role_name, create_group: false, ..CustomerSpec::new("refused") };
-        let made = Customer::create(&setup.aws, &self.customer.account, &setup.provider, spec).await;
-        made.expect("the role can be made");
+        setup.create_missing_role(&self.customer, vec![TrustAction::AssumeRole]).await;
         setup.queue_is_empty().await;
         setup.no_dead_letters().await;
-        arrived_once(setup, &self.customer, &self.objects).await;
+        setup.arrived_once(&self.customer, &self.objects).await;
     }
-}
-
-async fn arrived_once(setup: &Setup, customer: &Customer, objects: &[Object]) {
-    let mut all: Vec<_> = objects.iter().flat_map(|object| expected(&object.text)).collect();
-    let mut found = received_events(&setup.aws, customer).await;
-    all.sort();
-    found.sort();
-    assert_same_events(&customer.tenant_id, &found, &all);
 }
 
 async fn until_metric(worker: &Worker, name: &str, least: f64) {
@@ -117,7 +102,7 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
         setup.upload(&object.key, object.bytes.clone()).await;
     }
     until_metric(&worker, "logferry_messages_total{verdict=\"ack\"}", 10.0).await;
-    arrived_once(&setup, &healthy, &fine).await;
+    setup.arrived_once(&healthy, &fine).await;
     refused.mended(&setup).await;
     let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists");
     assert!(counts.most_in_flight < QUOTA, "{counts:?}");
@@ -278,5 +263,5 @@ async fn an_extension_that_hangs_makes_no_message_visible() {
     setup.acknowledged(&worker, 4).await;
     assert!(sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4, "each was extended");
     assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 4.0, "no message came again");
-    arrived_once(&setup, &customer, &objects).await;
+    setup.arrived_once(&customer, &objects).await;
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use logferry_testbed::worker::http_get;
+pub(crate) use logferry_testbed::worker::{Samples, http_get};
 use logferry_testbed::worker::{WorkerError, WorkerProcess};
 use serde_json::Value;
 
@@ -107,13 +107,7 @@ impl Worker {
 
     /// All samples of `/metrics`, by name and labels as written.
     pub(crate) async fn metrics(&self) -> Samples {
-        let (status, text) = self.http_get("/metrics").await.expect("the endpoint answers");
-        assert_eq!(status, 200, "{text}");
-        let sample = |line: &str| {
-            let (name, value) = line.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        };
-        Samples(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
+        Samples::read(self.address).await.expect("the endpoint answers")
     }
 
     /// Highest resident memory in bytes; `None` where there is no `/proc`.
@@ -176,25 +170,6 @@ impl Drop for Worker {
 pub(crate) fn assert_plain(text: &str) {
     for debug in ["Some(", "Ok(", "Err(", "None,", "None }", " { "] {
         assert!(!text.contains(debug), "Rust's {debug:?} in a text for people: {text}");
-    }
-}
-
-/// Samples of `/metrics`.
-#[derive(Clone, Debug)]
-pub(crate) struct Samples(BTreeMap<String, f64>);
-
-impl Samples {
-    /// Value of a sample, `name{label="value"}`; 0 if there is no such sample.
-    pub(crate) fn get(&self, name: &str) -> f64 {
-        self.0.get(name).copied().unwrap_or_default()
-    }
-
-    /// Sum of a metric over all labels.
-    pub(crate) fn sum(&self, name: &str) -> f64 {
-        let of_name = |sample: &str| {
-            sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
-        };
-        self.0.iter().filter(|(sample, _)| of_name(sample)).map(|(_, value)| value).sum()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use logferry_sandbox::Sandbox;
-use logferry_testbed::worker::{WorkerProcess, http_get};
+use logferry_testbed::worker::{Samples, WorkerProcess, http_get};
 use serde_json::Value;
 
 use crate::plan::{Blow, Outage, Stroke};
@@ -170,23 +170,19 @@ impl Workers {
 
     /// Number of records that the running workers counted as unaccounted.
     pub(crate) async fn unaccounted(&mut self) -> anyhow::Result<u64> {
-        let counts = self.counts(UNACCOUNTED).await?;
-        ensure!(counts.iter().all(Option::is_some), "{UNACCOUNTED} is not among the metrics");
-        Ok(counts.into_iter().flatten().sum())
+        let samples = self.samples().await?;
+        ensure!(samples.iter().all(|of| of.contains(UNACCOUNTED)), "{UNACCOUNTED} is not among the metrics");
+        Ok(samples.iter().map(|of| of.get(UNACCOUNTED) as u64).sum())
     }
 
-    /// Sum, for each worker, of the samples that begin with `metric`; `None` where there is no sample.
-    async fn counts(&mut self, metric: &str) -> anyhow::Result<Vec<Option<u64>>> {
-        let mut counts = Vec::new();
+    /// Samples of each running worker.
+    async fn samples(&mut self) -> anyhow::Result<Vec<Samples>> {
+        let mut samples = Vec::new();
         for worker in self.running() {
             let address = worker.listening().await?;
-            let (status, text) = http_get(address, "/metrics").await.context("a worker has no metrics")?;
-            ensure!(status == 200, "/metrics answers {status}");
-            let samples = text.lines().filter(|line| line.starts_with(metric));
-            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
-            counts.push(values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value)));
+            samples.push(Samples::read(address).await.context("a worker has no metrics")?);
         }
-        Ok(counts)
+        Ok(samples)
     }
 
     /// Watches the workers through an outage. Returns what they should have reported and did not.
@@ -210,7 +206,7 @@ impl Workers {
         let metric = outage.metric();
         let mut missing: Vec<_> =
             silent.iter().map(|at| format!("/readyz of worker {at} did not name the dependency")).collect();
-        if self.counts(metric).await?.into_iter().flatten().sum::<u64>() == 0 {
+        if self.samples().await?.iter().all(|of| of.sum(metric) == 0.0) {
             missing.push(format!("no worker counted {metric}"));
         }
         Ok(missing)

@@ -1,6 +1,7 @@
 //! Runs a worker as a process that gets its whole configuration from its environment. Its log goes to a file.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsStr,
     fs,
@@ -31,6 +32,46 @@ const INHERITED: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 pub struct WorkerProcess {
     child: Child,
     log: PathBuf,
+}
+
+/// The samples of a worker's `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Samples(BTreeMap<String, f64>);
+
+impl Samples {
+    /// Reads the samples from a worker's endpoint.
+    ///
+    /// # Errors
+    /// No answer, or another status than 200.
+    pub async fn read(address: SocketAddr) -> io::Result<Self> {
+        let (status, text) = http_get(address, "/metrics").await?;
+        if status != 200 {
+            return Err(io::Error::other(format!("/metrics answers {status}: {text}")));
+        }
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Ok(Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()))
+    }
+
+    /// Value of a sample, `name{label="value"}`; 0 if there is no such sample.
+    pub fn get(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// Returns whether there is a sample with this name and these labels.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Sum of a metric over all labels.
+    pub fn sum(&self, name: &str) -> f64 {
+        let of_name = |sample: &str| {
+            sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+        };
+        self.0.iter().filter(|(sample, _)| of_name(sample)).map(|(_, value)| value).sum()
+    }
 }
 
 /// A failure of a worker's process.

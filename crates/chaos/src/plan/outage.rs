@@ -46,7 +46,7 @@ impl Outage {
     pub(crate) fn metric(self) -> &'static str {
         match self {
             Self::Sqs => "logferry_queue_errors_total{call=\"receive\"}",
-            Self::DynamoDb => "logferry_ledger_errors_total{",
+            Self::DynamoDb => "logferry_ledger_errors_total",
             Self::Sts => "logferry_failures_total{reason=\"role_unavailable\"}",
         }
     }
