@@ -172,7 +172,7 @@ async fn without_a_quarantine_the_dead_letter_names_the_record_that_is_too_long(
     }
     let limits = [("LOGFERRY_SOURCE__MAX_RECORD", "1 MiB"), ("LOGFERRY_QUARANTINE__BUCKET", &owned)];
     let worker = setup.worker_with(&limits).await;
-    eventually("both are acknowledged", async || {
+    eventually("both messages are acknowledged", async || {
         let acknowledged = worker.metrics().await.get("logferry_messages_total{verdict=\"ack\"}");
         if acknowledged == 2.0 { Ok(()) } else { Err(format!("{acknowledged} are")) }
     })
@@ -277,7 +277,10 @@ async fn documents_of_other_formats_are_not_delivered() {
         ("large-logs", logs(60_000).to_string(), "subscription"),
         ("rows", json!({ "rows": rows }).to_string(), "one JSON document of"),
     ];
-    assert!(documents.iter().any(|(_, text, _)| text.len() > 3 << 20), "one is longer than a record may be");
+    assert!(
+        documents.iter().any(|(_, text, _)| text.len() > 3 << 20),
+        "one document is longer than a record may be"
+    );
     let bucket = bucket(&setup).await;
     let owned = format!("{bucket}={}", setup.provider.account);
     for (variables, name) in
@@ -325,7 +328,7 @@ async fn zstd_frames_of_every_kind_are_read() {
     let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"{[\"x"].concat();
     let encoded = {
         let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("level 1 is known");
-        encoder.window_log(25).expect("it is known");
+        encoder.window_log(25).expect("the parameter is known");
         std::io::Write::write_all(&mut encoder, &array).expect("memory takes every byte");
         encoder.finish().expect("memory takes every byte")
     };

@@ -61,7 +61,7 @@ impl Beside {
                 setup.upload(&format!("busy/c/{kind}/pod/{number}"), bytes.clone()).await;
             }
         }
-        eventually("they are being read", async || {
+        eventually("the objects are being read", async || {
             let metrics = worker.metrics().await;
             if metrics.get(stored) > before { Ok(()) } else { Err(format!("{metrics:?}")) }
         })
@@ -88,7 +88,7 @@ async fn busy_objects_do_not_delay_other_tenants() {
             slowest = slowest.max(began.elapsed());
         }
         let began = Instant::now();
-        let (status, body) = here.worker.http_get("/healthz").await.expect("it answers");
+        let (status, body) = here.worker.http_get("/healthz").await.expect("the endpoint answers");
         assert_eq!(status, 200, "{body}");
         assert!(began.elapsed() < Duration::from_secs(1), "health took {:?}", began.elapsed());
     }

@@ -76,7 +76,7 @@ async fn every_record_arrives_with_its_correct_text_and_time() {
         ("zstd-window/level21.json.zst", &["hello"], at),
         ("zstd-window/skippable-frame-first.json.zst", &["hello"], at),
     ];
-    let name = |path: &str| path.rsplit('/').next().expect("it has a name").to_owned();
+    let name = |path: &str| path.rsplit('/').next().expect("the file has a name").to_owned();
     for (path, ..) in files {
         setup.upload(&format!("acme/c/app/{}/1", name(path)), file(path, now)).await;
     }

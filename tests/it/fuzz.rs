@@ -25,7 +25,7 @@ fn replay(name: &str, check: fn(&[u8]), mutants: u64) {
         .map(|entry| {
             let path = entry.expect("the corpus can be listed").path();
             let bytes = fs::read(&path).expect("the file can be read");
-            (path.file_name().expect("it has a name").to_string_lossy().into_owned(), bytes)
+            (path.file_name().expect("the file has a name").to_string_lossy().into_owned(), bytes)
         })
         .collect();
     files.sort();

@@ -29,7 +29,7 @@ impl Gate {
         let address = upstream.strip_prefix("http://").expect("an endpoint of these tests is http");
         let upstream: SocketAddr = address.parse().expect("an address and a port");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let endpoint = format!("http://{}", listener.local_addr().expect("the listener is bound"));
         let budget = Arc::new(Semaphore::new(bytes));
         let relay = tokio::spawn(relay(listener, upstream, Arc::clone(&budget)));
         Self { endpoint, budget, _relay: AbortOnDropHandle::new(relay) }

@@ -73,8 +73,10 @@ async fn huge_and_strange_names_become_legal_and_stay_distinct() {
     assert_eq!(streams.len(), objects.len(), "two objects share a stream: {:?}", streams.keys());
     for object in &objects {
         let expected = expected(&object.text);
-        let (name, _) =
-            streams.iter().find(|(_, events)| **events == expected).expect("it is in one of them");
+        let (name, _) = streams
+            .iter()
+            .find(|(_, events)| **events == expected)
+            .expect("the events are in one of the streams");
         assert!(name.len() <= 512 && !name.contains([':', '*']), "{name}");
     }
 }
@@ -110,7 +112,7 @@ async fn a_bucket_with_another_owner_is_not_read() {
     // The bucket has the expected name, but another owner than configured.
     let buckets = format!("{}=999999999999", setup.provider.bucket);
     let worker = setup.worker_with(&[("LOGFERRY_SOURCE__BUCKETS", &buckets)]).await;
-    eventually("it is refused again and again", async || {
+    eventually("the object is refused several times", async || {
         let denied = worker.metrics().await.get("logferry_failures_total{reason=\"object_denied\"}");
         if denied >= 2.0 { Ok(()) } else { Err(format!("{denied} times")) }
     })

@@ -16,7 +16,7 @@ use crate::{
 /// Waits until a message has failed at least three times for this reason, and checks that it is still in the queue.
 async fn fails_again_and_again(setup: &Setup, worker: &Worker, reason: &str) {
     let name = format!("logferry_failures_total{{reason=\"{reason}\"}}");
-    eventually("it is tried again and again", async || {
+    eventually("the message is tried again", async || {
         let metrics = worker.metrics().await;
         let (failures, retries) =
             (metrics.get(&name), metrics.get("logferry_messages_total{verdict=\"retry\"}"));

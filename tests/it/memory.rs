@@ -36,7 +36,7 @@ fn letters(len: usize) -> String {
 /// A zstd frame that needs a window of 2^`log` bytes.
 fn zstd_with_a_window(log: u32, text: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("level 1 is known");
-    encoder.window_log(log).expect("it is known");
+    encoder.window_log(log).expect("the parameter is known");
     encoder.write_all(text).expect("memory takes every byte");
     encoder.finish().expect("memory takes every byte")
 }

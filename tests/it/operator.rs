@@ -78,7 +78,7 @@ pub(crate) fn start(arguments: &[&str], environment: &BTreeMap<String, String>) 
 
 /// Waits for the end of a command.
 pub(crate) async fn end(child: Child) -> Ended {
-    let output = child.wait_with_output().await.expect("it can be waited for");
+    let output = child.wait_with_output().await.expect("the command can be waited for");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     let ended =
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };

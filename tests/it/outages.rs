@@ -57,7 +57,7 @@ async fn an_outage_of_sqs_is_reported_and_survived() {
     let worker = setup.worker().await;
     worker.ready().await;
     setup.upload(&first.key, first.bytes.clone()).await;
-    eventually("it is being worked on", async || match sandbox.calls("logs", "PutLogEvents") {
+    eventually("the object is being worked on", async || match sandbox.calls("logs", "PutLogEvents") {
         0 => Err("no call yet".to_owned()),
         _ => Ok(()),
     })

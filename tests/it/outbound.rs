@@ -40,7 +40,7 @@ impl Proxy {
     /// Starts a proxy. Calls within a tunnel (CONNECT) go to `tunnels`, others to `plain`.
     pub(crate) async fn start(plain: SocketAddr, tunnels: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the listener is bound");
         let targets: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         tokio::spawn({
             let targets = Arc::clone(&targets);
@@ -115,7 +115,7 @@ async fn terminator(plain: SocketAddr, name: &str) -> (SocketAddr, PathBuf) {
         .expect("the key is the certificate's");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the listener is bound");
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let acceptor = acceptor.clone();

@@ -97,7 +97,7 @@ async fn keys_and_chained_roles_are_taken_from_profiles() {
 
     // The same files at other paths.
     let [elsewhere, keys] = ["elsewhere", "keys"].map(|name| home.path(name));
-    std::fs::rename(config, &elsewhere).expect("it is there");
+    std::fs::rename(config, &elsewhere).expect("the file exists");
     std::fs::rename(credentials, &keys).expect("the file exists");
     let files = [("AWS_CONFIG_FILE", elsewhere.as_str()), ("AWS_SHARED_CREDENTIALS_FILE", keys.as_str())];
     home.list(&[&files[..], &[("AWS_PROFILE", "worker")]].concat()).await.with(0);
@@ -177,7 +177,7 @@ async fn identity_center_is_called_through_the_proxy_with_the_cached_token() {
         answer.to_string()
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the listener is bound");
     let router = Router::new().route("/federation/credentials", get(portal));
     tokio::spawn(async move { axum::serve(listener, router).await });
     // Only the proxy can resolve the portal's name.

@@ -55,7 +55,7 @@ async fn paused(name: &str, attempt_timeout: &str, nth: u64, pause: Duration) {
     setup.queue_is_empty().await;
     setup.no_dead_letters().await;
     // A worker that lost the object has noticed by now, or has finished.
-    eventually("both are idle", async || {
+    eventually("both workers are idle", async || {
         let mut busy = 0.0;
         for worker in [&sleeper, &other] {
             busy += worker.metrics().await.get("logferry_messages_in_flight");

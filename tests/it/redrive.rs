@@ -239,8 +239,8 @@ async fn a_kill_between_send_and_delete_loses_nothing() {
     operator.bury_unknown("acme", 8).await;
     sandbox.faults().add(Fault::new("sqs", "DeleteMessageBatch", Effect::Latency { milliseconds: 600_000 }));
     let mut child = operator::start(&["redrive", "move", "--all"], &operator.environment);
-    eventually("all are sent", async || same(&operator.setup.queue_depth().await, &(8, 0))).await;
-    child.kill().await.expect("it can be killed");
+    eventually("all messages are sent", async || same(&operator.setup.queue_depth().await, &(8, 0))).await;
+    child.kill().await.expect("the command can be killed");
     let (visible, hidden) = operator.letters().await;
     assert_eq!(visible + hidden, 8, "the letters stay until they are deleted");
 }

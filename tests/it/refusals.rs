@@ -24,7 +24,7 @@ fn failures(reason: &str) -> String {
 
 /// Waits until messages have failed several times for this reason, and checks that none became a dead letter.
 async fn is_retried(setup: &Setup, worker: &Worker, reason: &str) {
-    eventually("it is tried again and again", async || {
+    eventually("the message is tried again", async || {
         let metrics = worker.metrics().await;
         if metrics.get(&failures(reason)) > 4.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
     })

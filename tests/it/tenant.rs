@@ -98,7 +98,7 @@ async fn rows_are_put_listed_and_got() {
     let path = file.to_str().expect("UTF-8");
     let put = operator.tenant(&["put", path]).await.with(0).saying("3 rows written");
     assert_eq!(put.stdout.matches("created").count(), 3, "{put:?}");
-    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    let stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
     assert_eq!(stored["desired_logs"], AttributeValue::L(vec![text("web-*")]));
     assert_eq!(stored["retention_days"], AttributeValue::N("30".to_owned()));
     assert_eq!(flag(&stored, "enabled"), Some(true));
@@ -125,7 +125,7 @@ async fn rows_are_put_listed_and_got() {
     assert!(again.stdout.contains("is there already"), "{again:?}");
     let put = operator.tenant_reading(&["put", "-", "--json"], &good("acme", "cloudwatch").to_string()).await;
     assert_eq!(put.with(0).json()[0]["outcome"], "replaced");
-    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    let stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
     assert_eq!(stored["owner"], text("team-7"), "attributes of other programs stay");
     assert!(!stored.contains_key("retention_days"), "logferry's own are replaced: {stored:?}");
     std::fs::remove_file(file).expect("the file exists");
@@ -195,7 +195,7 @@ async fn a_row_with_a_past_ttl_is_shown_as_expired_and_replaced() {
     let past = AttributeValue::N((jiff::Timestamp::now().as_second() - 60).to_string());
     let rows = json!([good("acme", "cloudwatch"), good("globex", "cloudwatch")]);
     operator.tenant_reading(&["put", "-"], &rows.to_string()).await.with(0);
-    let mut stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    let mut stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
     stored.extend([("ttl".to_owned(), past.clone()), ("owner".to_owned(), text("team-7"))]);
     operator.setup.put_row(stored).await;
     let paused = AttributeValue::Bool(true);
@@ -214,7 +214,7 @@ async fn a_row_with_a_past_ttl_is_shown_as_expired_and_replaced() {
     let settings = operator.row("acme", "settings").await.expect("the row was created");
     assert_eq!((settings.get("paused"), settings.get("ttl")), (Some(&paused), None));
     operator.tenant_reading(&["put", "-"], &good("acme", "cloudwatch").to_string()).await.with(0);
-    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    let stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
     assert!(!stored.contains_key("ttl") && !stored.contains_key("owner"), "{stored:?}");
     // DynamoDB never deletes items that expired long ago, so such a ttl is ignored.
     let long_ago = AttributeValue::N("0".to_owned());

@@ -65,7 +65,7 @@ async fn until_metric(worker: &Worker, name: &str, least: f64) {
 
 /// Waits until the worker has logged these words.
 async fn says(worker: &Worker, words: &str) {
-    eventually("the worker says so", async || {
+    eventually("the worker logs it", async || {
         let lines = worker.log_lines();
         let found = lines.iter().any(|line| line.to_string().contains(words));
         if found { Ok(()) } else { Err(format!("{words:?} is not in its log")) }

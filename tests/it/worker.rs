@@ -61,7 +61,7 @@ impl Worker {
         let (reader, writer) = std::io::pipe().expect("the system has pipes");
         let process = WorkerProcess::start_piped(program(), &environment, log.clone(), writer);
         std::thread::spawn(move || {
-            let mut file = fs::OpenOptions::new().append(true).open(log).expect("it was created");
+            let mut file = fs::OpenOptions::new().append(true).open(log).expect("the file was created");
             let mut lines = BufReader::new(reader);
             let mut line = String::new();
             while !line.contains("\"http.listen\"") {

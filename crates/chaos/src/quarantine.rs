@@ -195,8 +195,8 @@ mod tests {
         let mut file = GzEncoder::new(Vec::new(), Compression::fast());
         let line = r#"{"reason":"malformed","tenant_id":"t","delivery":"d","bucket":"b","key":"k","etag":"e","record":3,"message":"x\ty"}"#;
         writeln!(file, "{line}").expect("memory takes every byte");
-        let lines = read(&file.finish().expect("memory takes every byte")).expect("it reads");
+        let lines = read(&file.finish().expect("memory takes every byte")).expect("the file parses");
         assert_eq!((lines[0].record, lines[0].timestamp, lines[0].message.as_str()), (3, None, "x\ty"));
-        read(b"no gzip").expect_err("it is none");
+        read(b"no gzip").expect_err("the text is not gzip");
     }
 }

@@ -316,7 +316,10 @@ mod tests {
         let created = ask(&owner, "CreateRole", &create).await.expect("the role can be created");
         assert!(created.contains("<Arn>arn:aws:iam::111111111111:role/a/b/r</Arn>"), "{created}");
         assert!(created.contains("<Path>/a/b/</Path>"), "{created}");
-        assert_eq!(ask(&owner, "CreateRole", &create).await.expect_err("it exists"), "EntityAlreadyExists");
+        assert_eq!(
+            ask(&owner, "CreateRole", &create).await.expect_err("the role exists"),
+            "EntityAlreadyExists"
+        );
         ask(&other, "CreateRole", &create).await.expect("another account may use the same name");
 
         let put = [("PolicyName", "p"), ("PolicyDocument", POLICY)];

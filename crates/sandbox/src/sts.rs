@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(
             code(second.assume_role(third, "three", &[]).await),
             "AccessDenied",
-            "it keeps its identity"
+            "the session keeps its identity"
         );
         assert_eq!(
             code(session.assume_role(third, "three", &[]).await),

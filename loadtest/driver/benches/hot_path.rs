@@ -134,7 +134,7 @@ fn inflate(mut gzip: &[u8], window: &mut [u8]) -> usize {
         gzip = &gzip[usize::try_from(decoder.total_in() - read).expect("no more than there was")..];
         black_box(&window);
         if status == Status::StreamEnd {
-            return usize::try_from(decoder.total_out()).expect("it fits into memory");
+            return usize::try_from(decoder.total_out()).expect("the size fits into memory");
         }
     }
 }
@@ -288,7 +288,7 @@ impl HttpConnector for Service {
                  <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
             )
         } else {
-            let body = request.body().bytes().expect("it is in memory");
+            let body = request.body().bytes().expect("the body is in memory");
             assert_eq!(request.headers().get("content-length"), Some(body.len().to_string().as_str()));
             if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 body.clone_into(kept);
@@ -306,7 +306,7 @@ impl Service {
         let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         *lock() = Some(Vec::new());
         call();
-        let body = lock().take().expect("it was put there");
+        let body = lock().take().expect("the call kept its body");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("the body is JSON");
         assert_eq!(body["logGroupName"], GROUP);
         body["logEvents"].clone()

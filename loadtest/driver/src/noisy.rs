@@ -16,7 +16,7 @@ use crate::{
     sandbox::SandboxProcess,
     scale::{Part, results},
     stage::{Parcel, Stage},
-    worker::WorkerProcess,
+    worker,
 };
 
 /// Factor that the ordinary tenants' p95 must stay below.
@@ -140,19 +140,19 @@ impl Load {
 
         let mut environment = stage.worker_environment(self.concurrency).await?;
         environment.push(stage.ledger());
-        let mut worker = WorkerProcess::start(&through.program()?, &environment)?;
+        let mut worker = worker::start(&through.program()?, &environment)?;
         let made = async {
             let measured_events = events.split_off(usize::try_from(warm_up)?);
             self.ordinary.send(&stage, &events).await?;
             wait(&mut sandbox, ordinary_accounts, warm_up * RECORDS, through.stall()).await?;
-            worker.pause().await?;
+            worker::pause(&worker).await?;
             if phase == Phase::Noisy {
                 stage.announce(&backlog).await?;
             }
-            worker.resume().await?;
+            worker.signal("CONT")?;
             let sent = self.ordinary.send(&stage, &measured_events).await?;
             wait(&mut sandbox, ordinary_accounts, (warm_up + measured) * RECORDS, through.stall()).await?;
-            worker.usage()?;
+            worker::usage(&mut worker)?;
             let refused = sandbox.totals(std::slice::from_ref(noisy_account)).await?;
             ensure!(
                 refused.iter().all(|totals| totals.events == 0),
@@ -169,8 +169,8 @@ impl Load {
             }
             self.ordinary.latencies(&stage, &sent).await
         };
-        let latencies = made.await.map_err(|error| worker.explain(error))?;
-        worker.stop().await?;
+        let latencies = made.await.map_err(|error| worker::explain(&worker, error))?;
+        worker::stop(&mut worker).await?;
         Ok(latencies)
     }
 }

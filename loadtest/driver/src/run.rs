@@ -12,6 +12,7 @@ use bytes::Bytes;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use logferry_sandbox::Totals;
+use logferry_testbed::worker::WorkerProcess;
 
 use crate::{
     generate::{self, Compression, Framing, Object, Shape, Size},
@@ -19,8 +20,7 @@ use crate::{
     sandbox::{Calls, SandboxProcess},
     stage::{Parcel, Stage},
     usage::Usage,
-    worker::WorkerProcess,
-    yardstick,
+    worker, yardstick,
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -265,26 +265,32 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         stage.announce(&events).await?;
         expected.clone_from(&plan.expected);
         let before = Before { usage: Usage::default(), calls: watch.sandbox.calls().await? };
-        let mut worker = WorkerProcess::start(&program, &environment)?;
-        (watch.measure(&mut worker, &expected, before).await.map_err(|error| worker.explain(error))?, worker)
+        let mut worker = worker::start(&program, &environment)?;
+        (
+            watch
+                .measure(&mut worker, &expected, before)
+                .await
+                .map_err(|error| worker::explain(&worker, error))?,
+            worker,
+        )
     } else {
-        let mut worker = WorkerProcess::start(&program, &environment)?;
+        let mut worker = worker::start(&program, &environment)?;
         let measured = async {
             stage.announce(&warm_up_events).await?;
             watch.wait(&mut worker, &expected).await.context("in the warm-up")?;
             // The worker must find all messages in the queue, as in a backlog, so it is paused while they are sent.
-            worker.pause().await?;
+            worker::pause(&worker).await?;
             stage.announce(&events).await?;
             for (expected, more) in expected.iter_mut().zip(&plan.expected) {
                 *expected += *more;
             }
-            let before = Before { usage: worker.usage()?, calls: watch.sandbox.calls().await? };
-            worker.resume().await?;
+            let before = Before { usage: worker::usage(&mut worker)?, calls: watch.sandbox.calls().await? };
+            worker.signal("CONT")?;
             watch.measure(&mut worker, &expected, before).await
         };
-        (measured.await.map_err(|error| worker.explain(error))?, worker)
+        (measured.await.map_err(|error| worker::explain(&worker, error))?, worker)
     };
-    worker.stop().await?;
+    worker::stop(&mut worker).await?;
     // Checked again after the worker's end: no further event may have arrived.
     watch.check(&expected).await?;
 
@@ -368,7 +374,7 @@ impl Watch<'_> {
         before: Before,
     ) -> anyhow::Result<Measured> {
         let wall = self.wait(worker, expected).await?;
-        let Usage { cpu, peak_rss } = worker.usage()?;
+        let Usage { cpu, peak_rss } = worker::usage(worker)?;
         let mut calls = self.sandbox.calls().await?;
         for (name, count) in before.calls {
             *calls.entry(name).or_default() -= count;
@@ -388,7 +394,7 @@ impl Watch<'_> {
         let (mut seen, mut news) = (0, started);
         let wall = loop {
             tokio::time::sleep(look_again).await;
-            worker.usage()?;
+            worker::usage(worker)?;
             let arrived = self.sandbox.totals(&self.accounts).await?;
             let state = check(&self.accounts, &arrived, expected);
             if state.is_ok() {
@@ -460,7 +466,7 @@ mod tests {
                 (Object { stored: events, plain: events, records: events, totals }, body)
             })
             .collect();
-        let plan = Plan::new(&made, 8, 3, 100, Compression::Zstd).expect("it is small");
+        let plan = Plan::new(&made, 8, 3, 100, Compression::Zstd).expect("the number is small");
         let tenants: Vec<_> = plan.parcels.iter().map(|parcel| parcel.tenant).collect();
         assert_eq!(tenants, [0, 1, 2, 0, 1, 2, 0, 1]);
         // Three objects and three tenants: without the turn each tenant would get the same object every time.

@@ -109,8 +109,8 @@ impl SandboxProcess {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start the sandbox")?;
-        let input = child.stdin.take().context("its input is piped")?;
-        let mut output = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
+        let input = child.stdin.take().context("the input is piped")?;
+        let mut output = BufReader::new(child.stdout.take().context("the output is piped")?).lines();
         let endpoint = output.next_line().await?.context("the sandbox ended at once")?;
         Ok(Self { _child: child, input, output, endpoint })
     }

@@ -105,7 +105,7 @@ impl Stage {
         let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
         parallel::for_each(CALLS, 0..pods.len() as u64, |number| {
             let stage = Arc::clone(self);
-            let (tenant, pod) = pods[usize::try_from(number).expect("it came from a length")];
+            let (tenant, pod) = pods[usize::try_from(number).expect("the number comes from a length")];
             let stream = format!("app-app-{pod}-{date}");
             async move {
                 let customer = &stage.customers[tenant];
@@ -126,7 +126,7 @@ impl Stage {
         let s3 = self.root.s3();
         parallel::for_each(calls, 0..parcels.len() as u64, |number| {
             let (stage, s3) = (Arc::clone(self), s3.clone());
-            let parcel = parcels[usize::try_from(number).expect("it came from a length")].clone();
+            let parcel = parcels[usize::try_from(number).expect("the number comes from a length")].clone();
             async move {
                 let (key, size) = (stage.key(&parcel), parcel.body.len());
                 let put = s3.put_object().bucket(&stage.provider.bucket).key(&key).body(parcel.body.into());
@@ -142,7 +142,7 @@ impl Stage {
     pub(crate) async fn announce(self: &Arc<Self>, events: &[String]) -> anyhow::Result<()> {
         parallel::for_each(CALLS, 0..events.len() as u64, |number| {
             let stage = Arc::clone(self);
-            let event = events[usize::try_from(number).expect("it came from a length")].clone();
+            let event = events[usize::try_from(number).expect("the number comes from a length")].clone();
             async move {
                 let publish = [
                     ("Action", "Publish"),

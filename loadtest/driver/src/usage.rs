@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn fields_are_counted_after_the_name() {
         let stat = "21346 (a) b) R 21337 21337 20855 0 -1 4194304 100 0 0 0 123 7 9 9 20 0 1 0";
-        assert_eq!(parse_cpu(stat).expect("it is well formed"), Duration::from_millis(1300));
+        assert_eq!(parse_cpu(stat).expect("the line is well formed"), Duration::from_millis(1300));
         parse_cpu("1 (a) R 1").expect_err("the line is too short");
         assert_eq!(state(stat), Some('R'));
     }

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Args;
 use logferry_sandbox::QueueCounts;
-use logferry_testbed::provision::ProviderSpec;
+use logferry_testbed::{provision::ProviderSpec, worker::WorkerProcess};
 
 use crate::{
     ordinary::{Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
@@ -25,7 +25,7 @@ use crate::{
     sandbox::SandboxProcess,
     scale::{Part, results},
     stage::{Parcel, Stage},
-    worker::WorkerProcess,
+    worker,
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -318,11 +318,11 @@ impl Stretch<'_> {
         let counts = self.sandbox.queue_counts(self.stage.queue_arn()).await?;
         match found {
             Ok(found) => {
-                self.worker.running.stop().await?;
+                worker::stop(&mut self.worker.running).await?;
                 Ok(Found { counts: Some(counts), kills: self.worker.kills, ..found })
             }
             Err(error) => {
-                Err(self.worker.running.explain(error).context(format!("the queue has {counts:?}")))
+                Err(worker::explain(&self.worker.running, error).context(format!("the queue has {counts:?}")))
             }
         }
     }
@@ -336,9 +336,9 @@ impl Stretch<'_> {
         ordinary.send(&self.stage, warm_up).await?;
         wait(&mut self.sandbox, ordinary_accounts, warm_up.len() as u64 * RECORDS, self.stall).await?;
         // The worker is paused, so that all messages are in the queue at once, however long publishing takes.
-        self.worker.running.pause().await?;
+        worker::pause(&self.worker.running).await?;
         self.stage.announce(others).await?;
-        self.worker.running.resume().await?;
+        self.worker.running.signal("CONT")?;
         let kills = if self.phase == Phase::Calm { 0 } else { *kills };
         let lasts = Duration::from_secs(self.load.seconds);
         let (sent, killed) =
@@ -424,7 +424,7 @@ struct Mortal<'a> {
 
 impl<'a> Mortal<'a> {
     fn start(program: &'a Path, environment: &'a [(&'static str, String)]) -> anyhow::Result<Self> {
-        let running = WorkerProcess::start(program, environment)?;
+        let running = worker::start(program, environment)?;
         Ok(Self { program, environment, running, kills: 0 })
     }
 
@@ -435,8 +435,8 @@ impl<'a> Mortal<'a> {
         moments.sort_unstable();
         for moment in moments {
             tokio::time::sleep_until((begun + moment).into()).await;
-            let next = WorkerProcess::start(self.program, self.environment)?;
-            std::mem::replace(&mut self.running, next).kill().await?;
+            let next = worker::start(self.program, self.environment)?;
+            worker::kill(std::mem::replace(&mut self.running, next)).await?;
             self.kills += 1;
         }
         Ok(())

@@ -10,7 +10,7 @@ pub(super) struct Known {
     /// ministack's answer.
     pub(super) ministack: &'static str,
     /// Which double is right, and why the other differs.
-    #[expect(dead_code, reason = "it is for the reader")]
+    #[expect(dead_code, reason = "documentation for the reader")]
     pub(super) reason: &'static str,
 }
 

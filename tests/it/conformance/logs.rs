@@ -19,7 +19,11 @@ type Put = Result<PutLogEventsOutput, SdkError<PutLogEventsError, HttpResponse>>
 
 async fn put(logs: &Client, group: &str, stream: &str, events: &[(i64, &str)]) -> Put {
     let event = |(timestamp, message): &(i64, &str)| {
-        InputLogEvent::builder().timestamp(*timestamp).message(*message).build().expect("both are set")
+        InputLogEvent::builder()
+            .timestamp(*timestamp)
+            .message(*message)
+            .build()
+            .expect("both members are set")
     };
     let put = logs.put_log_events().log_group_name(group).log_stream_name(stream);
     put.set_log_events(Some(events.iter().map(event).collect())).send().await
@@ -83,7 +87,8 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let mixed = [(now, "kept"), (now + 3 * HOUR, "x")];
     answers.answer("logs: put an event and one too new", put(&logs, group, lax, &mixed).await, taken);
     let token = logs.put_log_events().log_group_name(group).log_stream_name(lax).sequence_token("made up");
-    let event = InputLogEvent::builder().timestamp(now).message("token").build().expect("both are set");
+    let event =
+        InputLogEvent::builder().timestamp(now).message("token").build().expect("both members are set");
     answers.answer("logs: put with a made-up token", token.log_events(event).send().await, taken);
 
     let get = logs.get_log_events().log_group_name(group).log_stream_name(STREAM).start_from_head(true);

@@ -42,12 +42,16 @@ fn failed(entries: Vec<BatchResultErrorEntry>) -> String {
 }
 
 fn deletion(id: &str, receipt: &str) -> DeleteMessageBatchRequestEntry {
-    DeleteMessageBatchRequestEntry::builder().id(id).receipt_handle(receipt).build().expect("both are set")
+    DeleteMessageBatchRequestEntry::builder()
+        .id(id)
+        .receipt_handle(receipt)
+        .build()
+        .expect("both members are set")
 }
 
 fn hiding(id: &str, receipt: &str, seconds: i32) -> ChangeMessageVisibilityBatchRequestEntry {
     let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).receipt_handle(receipt);
-    entry.visibility_timeout(seconds).build().expect("both are set")
+    entry.visibility_timeout(seconds).build().expect("both members are set")
 }
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {

@@ -27,7 +27,7 @@ fn session(output: AssumeRoleOutput) -> String {
 }
 
 fn tag(key: &str, value: &str) -> Tag {
-    Tag::builder().key(key).value(value).build().expect("both are set")
+    Tag::builder().key(key).value(value).build().expect("both members are set")
 }
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {

@@ -279,7 +279,7 @@ fn check_part(
         _ if token.is_empty() => "]}".to_owned(),
         quoted => format!(r#"],"sequenceToken":{quoted}}}"#),
     };
-    let events = copy.strip_suffix(end.as_bytes()).expect("it ends in its token");
+    let events = copy.strip_suffix(end.as_bytes()).expect("the body ends in its token");
     let held = (choices.byte() & 1 == 0).then_some(first);
     let again = batch.seal(&part, Some("other"));
     let again_events = again.strip_suffix(br#"],"sequenceToken":"other"}"#);

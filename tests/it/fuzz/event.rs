@@ -66,7 +66,7 @@ fn made_up(choices: &mut Choices<'_>) {
             size: (has & 4 > 0).then(|| u64::MAX >> choices.below(64)),
             sequencer: (has & 8 > 0).then(|| choices.text(4).into_owned()),
             event_time: (has & 16 > 0).then(|| {
-                let second = i64::try_from(choices.below(65_536)).expect("it is small") << 20;
+                let second = i64::try_from(choices.below(65_536)).expect("the number is small") << 20;
                 jiff::Timestamp::new(second, 123_000_000).expect("a second of the next two thousand years")
             }),
         };

@@ -247,7 +247,8 @@ fn expected(record: &str, max_record: usize) -> Expected<'_> {
     let timestamp = members.get("timestamp").map(|value| value.get());
     match members.get("message").map(|value| value.get()) {
         Some(value) if value.starts_with('"') => {
-            let message = serde_json::from_str(&without_lone_surrogates(value)).expect("it is legal now");
+            let message =
+                serde_json::from_str(&without_lone_surrogates(value)).expect("the text is legal JSON now");
             Expected::Message(message, timestamp)
         }
         Some(value) => Expected::Message(value.to_owned(), timestamp),
@@ -288,7 +289,11 @@ fn check_timestamp(value: Option<&str>, read: Option<i64>) {
     const LAST: i128 = 1_795_348_800_000_999_999;
     let milliseconds =
         |at: i128| (FIRST..=LAST).contains(&at).then(|| i64::try_from(at / 1_000_000).expect("of this age"));
-    assert_eq!(read.and_then(|read| milliseconds(i128::from(read) * 1_000_000)), read, "it is believable");
+    assert_eq!(
+        read.and_then(|read| milliseconds(i128::from(read) * 1_000_000)),
+        read,
+        "the time is plausible"
+    );
     let Some(value) = value else {
         assert_eq!(read, None);
         return;

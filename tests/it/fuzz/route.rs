@@ -93,7 +93,7 @@ fn routes(layout: &KeyLayout, key: &str) {
 fn names(parsed: &StreamTemplate, template: &str, route: &Route) {
     // The length of the route selects the day.
     let days = route.pod.len() + 1000 * route.tenant.len();
-    let at = Timestamp::from_second(86_400 * i64::try_from(days % 2_900_000).expect("it is small"))
+    let at = Timestamp::from_second(86_400 * i64::try_from(days % 2_900_000).expect("the number is small"))
         .expect("a day before the year 9999");
     let name = parsed.render(route, at);
     assert!((1..=512).contains(&name.chars().count()), "{name:?}");

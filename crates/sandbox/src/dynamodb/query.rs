@@ -136,7 +136,7 @@ impl Page {
             if bytes > PAGE_BYTES && scanned > 0 {
                 break true;
             }
-            let item = found.next().expect("it was just seen");
+            let item = found.next().expect("the item was peeked");
             scanned += 1;
             last = Some(item);
             if self.filter.as_ref().is_none_or(|filter| filter.holds(item)) {

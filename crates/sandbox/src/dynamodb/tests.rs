@@ -120,7 +120,7 @@ async fn table_definitions_are_checked() {
 async fn time_to_live_is_stored() {
     let cloud = cloud_with_table().await;
     let enable = json!({ "TimeToLiveSpecification": { "Enabled": true, "AttributeName": "expires_at" } });
-    ask(&cloud, "UpdateTimeToLive", enable.clone()).await.expect("it was off");
+    ask(&cloud, "UpdateTimeToLive", enable.clone()).await.expect("the time to live was off");
     let again = ask(&cloud, "UpdateTimeToLive", enable).await;
     refused(again, "ValidationException", "TimeToLive is already enabled");
 }

@@ -112,7 +112,7 @@ impl Checksum {
                  headers were found.",
             ));
         }
-        Ok(Algorithm::Crc64Nvme.of(body).expect("it can be computed"))
+        Ok(Algorithm::Crc64Nvme.of(body).expect("this checksum can be computed"))
     }
 }
 

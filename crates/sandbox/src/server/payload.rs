@@ -222,7 +222,7 @@ mod tests {
         let mut headers =
             headers(&[("content-encoding", "gzip"), ("x-amz-content-sha256", "UNSIGNED-PAYLOAD")]);
         let body = undo_aws_chunked(&mut headers, Bytes::from_static(b"3\r\nabc"));
-        assert_eq!(body.expect("it is not chunked"), "3\r\nabc");
+        assert_eq!(body.expect("the body is not chunked"), "3\r\nabc");
         assert_eq!(headers["content-encoding"], "gzip");
     }
 

@@ -186,7 +186,7 @@ impl Backlog {
                 taken.over_limit = taken.received.is_empty();
                 break;
             }
-            let entry = self.entries.get_mut(&number).expect("what is indexed exists");
+            let entry = self.entries.get_mut(&number).expect("indexed messages exist");
             if max_receives.is_some_and(|max| entry.receives_here >= max) {
                 taken.dead.extend(self.remove(number));
                 continue;
@@ -270,7 +270,7 @@ impl Backlog {
     }
 
     fn place(&mut self, number: u64, place: Place) {
-        let entry = self.entries.get_mut(&number).expect("what is indexed exists");
+        let entry = self.entries.get_mut(&number).expect("indexed messages exist");
         let before = std::mem::replace(&mut entry.place, place);
         self.index(before, number, false);
         self.index(place, number, true);

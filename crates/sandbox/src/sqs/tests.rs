@@ -142,7 +142,7 @@ async fn a_long_poll_wakes_when_a_message_becomes_visible_and_otherwise_times_ou
     assert_eq!(got, [(1, 1), (1, 6)]);
     let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
     let none = QueueLimits { retention_milliseconds: Some(0), ..QueueLimits::default() };
-    cloud.sqs.limit(&arn, none).expect("it exists");
+    cloud.sqs.limit(&arn, none).expect("the queue exists");
     let begun = start.elapsed().as_secs();
     assert_eq!(poll(4).await, (0, begun + 4));
 }
@@ -277,7 +277,10 @@ async fn delayed_messages_are_neither_visible_nor_in_flight() {
 async fn at_the_quota_a_short_poll_is_refused_and_a_long_one_is_empty() {
     let cloud = with_queue(json!({})).await;
     let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
-    cloud.sqs.limit(&arn, QueueLimits { in_flight: Some(2), ..QueueLimits::default() }).expect("it exists");
+    cloud
+        .sqs
+        .limit(&arn, QueueLimits { in_flight: Some(2), ..QueueLimits::default() })
+        .expect("the queue exists");
     for body in ["a", "b", "c"] {
         send(&cloud, "SendMessage", "q", json!({"MessageBody": body})).await;
     }
@@ -295,7 +298,7 @@ async fn at_the_quota_a_short_poll_is_refused_and_a_long_one_is_empty() {
     delete(&cloud, "q", &two[0]["ReceiptHandle"]).await;
     assert_eq!(poll.await.expect("no panic")[0]["Body"], "c");
     assert_eq!(start.elapsed().as_secs(), 8, "a delete makes room at once");
-    let counts = cloud.sqs.counts(&arn).expect("it exists");
+    let counts = cloud.sqs.counts(&arn).expect("the queue exists");
     assert_eq!((counts.in_flight, counts.most_in_flight), (2, 2));
 }
 
@@ -304,7 +307,7 @@ async fn the_retention_period_deletes_messages_in_flight_too() {
     let cloud = with_queue(json!({"MessageRetentionPeriod": "60"})).await;
     let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
     let check = async |age: Duration| {
-        let before = cloud.sqs.counts(&arn).expect("it exists").expired;
+        let before = cloud.sqs.counts(&arn).expect("the queue exists").expired;
         for delay in [0, 0, 900] {
             send(&cloud, "SendMessage", "q", json!({"MessageBody": "x", "DelaySeconds": delay})).await;
         }
@@ -313,11 +316,11 @@ async fn the_retention_period_deletes_messages_in_flight_too() {
         assert_eq!(depth(&cloud, "q").await, ["1", "1", "1"]);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(depth(&cloud, "q").await, ["0", "0", "0"]);
-        assert_eq!(cloud.sqs.counts(&arn).expect("it exists").expired, before + 3);
+        assert_eq!(cloud.sqs.counts(&arn).expect("the queue exists").expired, before + 3);
     };
     check(Duration::from_secs(60)).await;
     let limits = QueueLimits { retention_milliseconds: Some(1_500), ..QueueLimits::default() };
-    cloud.sqs.limit(&arn, limits).expect("it exists");
+    cloud.sqs.limit(&arn, limits).expect("the queue exists");
     check(Duration::from_millis(1_500)).await;
 }
 
