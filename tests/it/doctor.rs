@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
-use logferry_testbed::provision::{Customer, CustomerSpec};
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::{Value, json};
 
 use crate::{

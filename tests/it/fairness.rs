@@ -4,7 +4,7 @@ use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 
 use crate::{
     eventually::{eventually, same},
-    samples::{Object, assert_same_events, expected, generated, received_events},
+    samples::{Object, generated, received_events},
     setup::Setup,
 };
 

@@ -4,7 +4,6 @@ use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
 };
-use logferry_testbed::provision::Customer;
 
 use crate::{
     eventually::{eventually, same},

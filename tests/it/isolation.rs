@@ -138,7 +138,7 @@ async fn a_refusal_is_logged_with_its_likely_cause() {
         ("identity", "source_identity", on, "source_identity", "must allow sts:SetSourceIdentity"),
     ];
     for (tenant, field, value, ..) in &ways {
-        setup.customer_with(CustomerSpec::new(tenant), &[(field, value.clone())]).await;
+        setup.customer_with(CustomerSpec::new(tenant), &[(*field, value.clone())]).await;
         let object = generated(&format!("{tenant}/c/app/pod/1.json.gz"), 5, 40);
         setup.upload(&object.key, object.bytes).await;
     }

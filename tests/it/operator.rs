@@ -15,9 +15,9 @@ use crate::worker::assert_plain;
 pub(crate) struct Ended {
     /// Exit code; `None` if a signal ended the command.
     pub(crate) code: Option<i32>,
-    /// Its standard output.
+    /// Standard output.
     pub(crate) stdout: String,
-    /// Its standard error.
+    /// Standard error.
     pub(crate) stderr: String,
 }
 

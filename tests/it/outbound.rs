@@ -22,7 +22,7 @@ use tokio_rustls::{
 
 use crate::{
     eventually::eventually,
-    samples::{assert_same_events, expected, generated, received_events},
+    samples::generated,
     setup::Setup,
     worker::logferry,
 };

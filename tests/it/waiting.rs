@@ -11,7 +11,7 @@ use logferry_testbed::provision::{Customer, TrustAction};
 
 use crate::{
     eventually::eventually,
-    samples::{Object, assert_same_events, expected, generated, received_events},
+    samples::{Object, generated},
     setup::{Setup, s3_event, text},
     worker::Worker,
 };

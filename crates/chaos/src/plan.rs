@@ -71,7 +71,7 @@ pub struct Plan {
     pub(crate) attempts: u32,
     /// Whether the topic delivers without the SNS envelope.
     pub(crate) raw_delivery: bool,
-    /// Whether the buckets keep versions.
+    /// Whether the buckets are versioned.
     pub(crate) versioned: bool,
     pub(crate) tenants: Vec<Tenant>,
     /// Whether there is a quarantine.
