@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
 use logferry_testbed::provision::CustomerSpec;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     operator::{self, Ended},
@@ -343,7 +343,7 @@ async fn rows_that_deliver_nothing_are_reported() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_checks_the_way_to_a_bucket_but_copies_nothing() {
     let operator = Operator::new("doctor-bucket").await;
-    let customer = operator.setup.stranger(CustomerSpec::new("acme")).await;
+    let customer = operator.setup.customer_without_row(CustomerSpec::new("acme")).await;
     let mut row = customer.row();
     row.remove("log_group_name");
     row.extend(

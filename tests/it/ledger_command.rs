@@ -75,8 +75,8 @@ fn done(seconds_ago: i64) -> Vec<(&'static str, AttributeValue)> {
 async fn forgotten_objects_are_delivered_again_to_the_corrected_group() {
     let operator = Operator::new(Setup::with("ledger-forget", |spec| spec.versioned = true).await).await;
     let setup = &operator.setup;
-    let wrong = setup.stranger(CustomerSpec::new("acme")).await;
-    let right = setup.stranger(CustomerSpec::new("acme")).await;
+    let wrong = setup.customer_without_row(CustomerSpec::new("acme")).await;
+    let right = setup.customer_without_row(CustomerSpec::new("acme")).await;
     setup.put_row(wrong.row()).await;
     let worker = setup.worker().await;
     let object = generated("acme/c/app/pod/1.json.gz", 20, 40);

@@ -20,12 +20,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::{
-    eventually::eventually,
-    samples::generated,
-    setup::Setup,
-    worker::logferry,
-};
+use crate::{eventually::eventually, samples::generated, setup::Setup, worker::logferry};
 
 /// A host name that only the proxy can resolve.
 const HOST: &str = "aws.internal";

@@ -183,7 +183,7 @@ async fn selected_letters_are_moved_and_the_others_stay() {
 async fn a_message_moved_back_is_delivered_once_its_cause_is_fixed() {
     let operator = Operator::new("redrive-mended").await;
     let setup = &operator.setup;
-    let customer = setup.stranger(CustomerSpec::new("acme")).await;
+    let customer = setup.customer_without_row(CustomerSpec::new("acme")).await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&object.key, object.bytes).await;
     let worker = setup.worker().await;

@@ -140,7 +140,8 @@ async fn a_missing_bucket_is_reported_as_a_wiring_problem() {
 async fn an_exhausted_quota_of_log_groups_is_named() {
     let setup = Setup::new("group-quota").await;
     let Some(sandbox) = setup.sandbox() else { return };
-    let customer = setup.stranger(CustomerSpec { create_group: false, ..CustomerSpec::new("acme") }).await;
+    let customer =
+        setup.customer_without_row(CustomerSpec { create_group: false, ..CustomerSpec::new("acme") }).await;
     setup.put_row(customer.row()).await;
     let fault = refused("logs", "CreateLogGroup", 400, "LimitExceededException", "Resource limit exceeded.");
     let fault = sandbox.faults().add(fault);

@@ -35,7 +35,7 @@ fn as_the_field_writes(mut row: StoredRow) -> StoredRow {
 /// A customer with the published policies of the field, and its row.
 async fn published(setup: &Setup, tenant_id: &str) -> (Customer, StoredRow) {
     let spec = CustomerSpec { policies: Policies::Published, ..CustomerSpec::new(tenant_id) };
-    let customer = setup.stranger(spec).await;
+    let customer = setup.customer_without_row(spec).await;
     let mut row = as_the_field_writes(customer.row());
     row.remove("external_id");
     (customer, row)
@@ -56,7 +56,7 @@ async fn rows_of_other_programs_work_unchanged() {
     row.insert("desired_logs".to_owned(), AttributeValue::L(Vec::new()));
     setup.put_row(row).await;
     // The other schema: a bucket that the central role writes to.
-    let initech = setup.stranger(CustomerSpec::new("initech")).await;
+    let initech = setup.customer_without_row(CustomerSpec::new("initech")).await;
     let bucket = format!("{}-initech", setup.provider.bucket);
     initech.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
     setup.put_row(as_the_field_writes(initech.bucket_row(&bucket, false))).await;
@@ -112,7 +112,7 @@ async fn a_row_with_a_past_ttl_is_ignored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_without_any_region_is_bad() {
     let setup = Setup::new("no-region").await;
-    let acme = setup.stranger(CustomerSpec::new("acme")).await;
+    let acme = setup.customer_without_row(CustomerSpec::new("acme")).await;
     let mut row = acme.row();
     row.remove("target_region");
     setup.put_row(row).await;

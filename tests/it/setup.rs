@@ -77,7 +77,7 @@ impl Setup {
         spec: CustomerSpec,
         changes: &[(&str, AttributeValue)],
     ) -> Customer {
-        let customer = self.stranger(spec).await;
+        let customer = self.customer_without_row(spec).await;
         self.put_row_with(&customer, changes).await;
         customer
     }
@@ -107,10 +107,13 @@ impl Setup {
         tenant_id: &str,
         changes: &[(&str, AttributeValue)],
     ) -> Customer {
-        let customer = self.stranger(CustomerSpec::new(tenant_id)).await;
+        let customer = self.customer_without_row(CustomerSpec::new(tenant_id)).await;
         let missing = format!("arn:aws:iam::{}:role/missing", customer.account);
-        self.put_row_with(&customer, &[&[("log_distribution_role_arn", text(&missing))], changes].concat())
-            .await;
+        self.put_row_with(
+            &customer,
+            &[&[("log_distribution_role_arn", text(&missing))][..], changes].concat(),
+        )
+        .await;
         customer
     }
 
@@ -123,7 +126,7 @@ impl Setup {
     }
 
     /// Creates a customer without a row in the tenant table.
-    pub(crate) async fn stranger(&self, spec: CustomerSpec) -> Customer {
+    pub(crate) async fn customer_without_row(&self, spec: CustomerSpec) -> Customer {
         self.customer_in(&unique_account(), spec).await
     }
 

@@ -14,7 +14,7 @@ async fn known_tenants_are_served_during_an_outage_of_the_table() {
     let setup = Setup::new("table-away").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let known = setup.customer("known").await;
-    let newcomer = setup.stranger(CustomerSpec::new("newcomer")).await;
+    let newcomer = setup.customer_without_row(CustomerSpec::new("newcomer")).await;
     setup.put_row(newcomer.row()).await;
     let worker = setup.worker_with(&[("RETRY_ATTEMPTS", "1")]).await;
     let mut texts = Vec::new();

@@ -22,7 +22,7 @@ fn copied(output: CopyObjectOutput) -> String {
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let (aws, provider) = (&setup.aws, &setup.provider);
-    let customer = setup.stranger(CustomerSpec::new("copies")).await;
+    let customer = setup.customer_without_row(CustomerSpec::new("copies")).await;
     let [bucket, closed, near] =
         ["theirs", "closed", "near"].map(|name| format!("{}-{name}", provider.bucket));
     customer.create_bucket(aws, provider, &bucket).await.expect("a bucket");

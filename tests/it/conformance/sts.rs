@@ -31,14 +31,15 @@ fn tag(key: &str, value: &str) -> Tag {
 }
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
-    let customer =
-        setup.stranger(CustomerSpec { role_name: "plain".into(), ..CustomerSpec::new("sts") }).await;
+    let customer = setup
+        .customer_without_row(CustomerSpec { role_name: "plain".into(), ..CustomerSpec::new("sts") })
+        .await;
     let liberal = CustomerSpec {
         role_name: "team/liberal".into(),
         allow: vec![TrustAction::AssumeRole, TrustAction::TagSession, TrustAction::SetSourceIdentity],
         ..CustomerSpec::new("liberal")
     };
-    let liberal = setup.stranger(liberal).await;
+    let liberal = setup.customer_without_row(liberal).await;
     let root = setup.account();
     let worker = root.assume_role(&setup.provider.worker_role_arn, "worker", &[]).await;
     let worker = worker.expect("the account may be the worker");
