@@ -18,7 +18,6 @@ struct Operator {
     environment: BTreeMap<String, String>,
 }
 
-/// Report of the doctor.
 struct Report(Value);
 
 impl Report {
@@ -75,7 +74,6 @@ impl Operator {
         self.ill(&["--tenant", tenant]).await
     }
 
-    /// Sets a variable.
     fn set(&mut self, variable: &str, value: &str) -> Option<String> {
         self.environment.insert(variable.to_owned(), value.to_owned())
     }

@@ -189,8 +189,7 @@ async fn a_flipped_bit_that_breaks_the_gzip_is_a_checksum_mismatch() {
     flips_a_bit("flip-gzip", generated("acme/c/app/pod/1.json.gz", 3000, 100)).await;
 }
 
-/// The first half comes over one connection, the flipped bit over the next: the checksum of neither response covers
-/// both.
+/// The first half comes over one connection, the flipped bit over the next: the checksum of neither response covers both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checksum_of_a_resumed_object_covers_all_of_it() {
     // The middle of the second half is in a message.

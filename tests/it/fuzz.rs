@@ -1,9 +1,7 @@
-//! Properties of the code that reads bytes from strangers: events, keys, objects and records, and the batches made of
-//! them.
+//! Properties of the code that reads bytes from strangers: events, keys, objects and records, and the batches made of them.
 //!
-//! Each module has one property, `check`, for any bytes. The fuzz targets in `loadtest/fuzz/` include the same sources.
-//! Here `check` runs on every file of the committed corpus and on a few thousand mutants of it, the same ones in every
-//! run.
+//! Each module has one property, `check`, for any bytes. The fuzz targets in `loadtest/fuzz/` include the same sources. Here
+//! `check` runs on every file of the committed corpus and on a few thousand mutants of it, the same ones in every run.
 
 mod batch;
 mod choices;

@@ -35,7 +35,6 @@ impl Gate {
         Self { endpoint, budget, _relay: AbortOnDropHandle::new(relay) }
     }
 
-    /// Endpoint for clients.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }

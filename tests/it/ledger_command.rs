@@ -15,8 +15,7 @@ use crate::{
     setup::{Setup, text},
 };
 
-/// An operator's surroundings: the provider's side, and an environment with the ledger and no other setting of
-/// logferry.
+/// An operator's surroundings: the provider's side, and an environment with the ledger and no other setting of logferry.
 struct Operator {
     setup: Setup,
     environment: BTreeMap<String, String>,

@@ -186,8 +186,7 @@ async fn healthy_tenants_are_served_and_broken_ones_take_one_probe_per_interval(
             let intervals = 1 + started.elapsed().as_secs() / INTERVAL.as_secs();
             let allowed = match tenant.fault {
                 None => 1..=1,
-                // A probe of a group starts with a new session, because the old session may be the reason for the
-                // denial.
+                // A probe of a group starts with a new session, because the old session may be the reason for the denial.
                 Some(Fault::GroupDenied) => 1..=1 + intervals,
                 Some(_) => 2..=intervals,
             };

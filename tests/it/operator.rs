@@ -10,14 +10,11 @@ use tokio::{
 
 use crate::worker::assert_plain;
 
-/// Result of a command.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// Exit code; `None` if a signal ended the command.
     pub(crate) code: Option<i32>,
-    /// Standard output.
     pub(crate) stdout: String,
-    /// Standard error.
     pub(crate) stderr: String,
 }
 

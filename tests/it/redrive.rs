@@ -14,8 +14,7 @@ use crate::{
     setup::{Setup, s3_event},
 };
 
-/// An operator's surroundings: the provider's side, and an environment with both queues and no other setting of
-/// logferry.
+/// An operator's surroundings: the provider's side, and an environment with both queues and no other setting of logferry.
 struct Operator {
     setup: Setup,
     environment: BTreeMap<String, String>,
@@ -201,8 +200,7 @@ async fn a_message_moved_back_is_delivered_once_its_cause_is_fixed() {
     setup.no_dead_letters().await;
 }
 
-/// A message with poison of two tenants has two letters, because the answer of the first send was lost. It is moved
-/// once.
+/// A message with poison of two tenants has two letters, because the answer of the first send was lost. It is moved once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_was_buried_twice_is_moved_once() {
     let operator = Operator::new("redrive-copies").await;

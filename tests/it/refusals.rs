@@ -1,5 +1,4 @@
-//! Refusals by AWS: because of an object or batch, of the worker itself, or of the provider's wiring. Each has its own
-//! reason.
+//! Refusals by AWS: because of an object or batch, of the worker itself, or of the provider's wiring. Each has its own reason.
 
 use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 use logferry_testbed::provision::CustomerSpec;

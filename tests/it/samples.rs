@@ -18,10 +18,8 @@ use serde_json::{Deserializer, Value, json};
 /// An event: timestamp in milliseconds, and text.
 pub(crate) type Event = (i64, String);
 
-/// An object for the staging bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
-    /// Object key.
     pub(crate) key: String,
     /// Body as stored.
     pub(crate) bytes: Vec<u8>,

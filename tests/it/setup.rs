@@ -17,7 +17,6 @@ use crate::{
     worker::{Worker, assert_plain},
 };
 
-/// Region of all tests.
 pub(crate) const REGION: &str = "us-east-1";
 
 /// Everything around the worker, connected as in production, under names that no other test uses.
@@ -61,7 +60,6 @@ impl Setup {
         self.target.sandbox.as_ref()
     }
 
-    /// The provider's account.
     pub(crate) fn account(&self) -> Account {
         self.aws.account(&self.provider.account)
     }
@@ -190,7 +188,6 @@ impl Setup {
         variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// Starts a worker.
     pub(crate) async fn worker(&self) -> Worker {
         self.worker_with(&[]).await
     }
@@ -269,7 +266,6 @@ impl Setup {
     }
 }
 
-/// A message of the dead-letter queue.
 #[derive(Clone, Debug)]
 pub(crate) struct DeadLetter {
     /// Body of the original message.

@@ -31,7 +31,6 @@ impl Operator {
         Self { setup, environment }
     }
 
-    /// Runs `logferry tenant` with these arguments.
     async fn tenant(&self, arguments: &[&str]) -> Ended {
         self.tenant_reading(arguments, "").await
     }

@@ -53,8 +53,7 @@ impl Worker {
         Self::listening(WorkerProcess::start(program(), &environment, log)).await
     }
 
-    /// Starts a worker whose log is a pipe that is read up to the line with the address, and then stays open without a
-    /// reader.
+    /// Starts a worker whose log is a pipe that is read up to the line with the address, and then stays open without a reader.
     pub(crate) async fn start_unread(environment: &BTreeMap<String, String>) -> Self {
         let log = log_file();
         let environment: Vec<_> = environment.iter().collect();
@@ -122,12 +121,10 @@ impl Worker {
         Some(fs::read_dir(format!("/proc/{}/fd", self.process.id()?)).ok()?.count())
     }
 
-    /// Address of the worker's endpoint.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sends SIGTERM.
     pub(crate) fn sigterm(&self) {
         self.process.signal("TERM").expect("the worker runs");
     }
@@ -137,17 +134,14 @@ impl Worker {
         self.process.signal("STOP").expect("the worker runs");
     }
 
-    /// Resumes the process.
     pub(crate) fn resume(&self) {
         self.process.signal("CONT").expect("the worker runs");
     }
 
-    /// Sends SIGKILL and waits for the end.
     pub(crate) async fn kill(mut self) {
         self.process.kill().await.expect("the worker runs");
     }
 
-    /// Waits for the end.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         self.process.exit_status(END).await.expect("the worker ends")
     }

@@ -1,5 +1,4 @@
-//! Compares the events that every account received with those that it should receive, event by event and batch by
-//! batch.
+//! Compares the events that every account received with those that it should receive, event by event and batch by batch.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +26,6 @@ pub(crate) struct Event {
 /// One object on its way into one delivery's log stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
-    /// Name for reports.
     pub(crate) name: String,
     pub(crate) account: String,
     pub(crate) log_group: String,
@@ -39,7 +37,6 @@ pub(crate) struct Lane {
     pub(crate) readable: usize,
 }
 
-/// Result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Comparison {
     /// Events that should arrive.
@@ -60,8 +57,7 @@ pub(crate) struct Comparison {
     pub(crate) told: Vec<String>,
 }
 
-/// Compares the accepted batches with the expected events. The batches of one group must be in the order of their
-/// acceptance.
+/// Compares the accepted batches with the expected events. The batches of one group must be in the order of their acceptance.
 pub(crate) fn compare(lanes: &[Lane], puts: &[Put]) -> Comparison {
     let mut known: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
     let mut comparison = Comparison::default();

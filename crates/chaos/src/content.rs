@@ -23,7 +23,6 @@ const DAY: i64 = 24 * HOUR;
 /// Properties of an object. Times are relative to the start of the run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Content {
-    /// Seed of the random bytes.
     pub(crate) seed: u64,
     pub(crate) size: Size,
     pub(crate) framing: Framing,
@@ -36,7 +35,6 @@ pub(crate) struct Content {
 /// Number and kind of an object's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
-    /// No records.
     Nothing,
     /// This many short records; some messages are empty, one in ten is late by minutes.
     Short(usize),
@@ -55,7 +53,6 @@ pub(crate) enum Size {
 /// Arrangement of the records in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// One array on one line.
     Array,
     /// One array, one record per line.
     ArrayLines,
@@ -63,7 +60,6 @@ pub(crate) enum Framing {
     Ndjson,
 }
 
-/// Compression of the stored object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compression {
     Gzip,
@@ -71,10 +67,8 @@ pub(crate) enum Compression {
     None,
 }
 
-/// Damage of the stored object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// No damage.
     Whole,
     /// [`NONSENSE`] in front of the record with this number. No later record can be read.
     Nonsense(usize),

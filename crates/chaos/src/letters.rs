@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-/// Content of a dead letter.
 #[derive(Clone, Debug)]
 pub(crate) struct Letter {
     pub(crate) reason: String,

@@ -74,7 +74,6 @@ pub struct Plan {
     /// Whether the buckets are versioned.
     pub(crate) versioned: bool,
     pub(crate) tenants: Vec<Tenant>,
-    /// Whether there is a quarantine.
     pub(crate) quarantine: bool,
     /// Messages that a worker lets wait hidden; other messages that wait are sent again.
     pub(crate) max_hidden: usize,
@@ -127,8 +126,7 @@ pub(crate) struct Object {
     pub(crate) pod: usize,
     pub(crate) content: Content,
     pub(crate) at: Duration,
-    /// Whether the object goes to the bucket without notifications, so that the run itself must send a message about
-    /// it.
+    /// Whether the object goes to the bucket without notifications, so that the run itself must send a message about it.
     pub(crate) silent: bool,
     /// Index of an earlier object whose key this object reuses, as a newer version.
     pub(crate) replaces: Option<usize>,
@@ -141,13 +139,11 @@ impl Object {
     }
 }
 
-/// A message to send.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
     pub(crate) at: Duration,
     pub(crate) shape: Shape,
-    /// Indexes of the objects that the message names. An index without an object stands for an object that does not
-    /// exist.
+    /// Indexes of the objects that the message names. An index without an object stands for an object that does not exist.
     pub(crate) objects: Vec<usize>,
     /// Whether earlier messages named all of these objects.
     pub(crate) again: bool,

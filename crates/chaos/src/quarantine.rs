@@ -35,7 +35,6 @@ pub(crate) struct Shelf {
     pub(crate) records: Vec<Aside>,
 }
 
-/// One line of a quarantine file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct Line {
     pub(crate) reason: String,
@@ -49,7 +48,6 @@ pub(crate) struct Line {
     pub(crate) message: String,
 }
 
-/// Result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
     /// Lines that should be there.

@@ -31,12 +31,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_secs(120);
 /// Lowest value that the worker allows: the messages of a killed worker come back after it.
 const VISIBILITY: &str = "10s";
-/// Bucket of the quarantine.
 const QUARANTINE: &str = "chaos-quarantine";
 /// `type` of a tenant's rows, in the order of its deliveries.
 pub(crate) const DELIVERIES: [&str; 2] = ["cloudwatch", "cloudwatch#second"];
 
-/// Everything except the workers.
 pub(crate) struct Stage {
     pub(crate) sandbox: Sandbox,
     aws: Aws,

@@ -43,9 +43,7 @@ pub(crate) struct Workers {
     folder: PathBuf,
     slots: Vec<Slot>,
     started: usize,
-    /// Number of SIGKILLs so far.
     pub(crate) kills: u64,
-    /// Number of SIGSTOPs so far.
     pub(crate) pauses: u64,
 }
 
@@ -59,7 +57,6 @@ enum Slot {
 }
 
 impl Workers {
-    /// Starts `count` workers.
     pub(crate) fn start(
         program: &Path,
         environment: Vec<(&'static str, String)>,
@@ -212,7 +209,6 @@ impl Workers {
         Ok(missing)
     }
 
-    /// Waits until every worker is ready.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
         let asked = Instant::now();
         for worker in self.running() {
@@ -258,7 +254,6 @@ impl Workers {
         Ok(())
     }
 
-    /// Folder of the logs.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

@@ -129,8 +129,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Status 200 with a JSON body of content type `application/x-amz-json-1.1`, which clients of the 1.0 services
-    /// accept too.
+    /// Status 200 with a JSON body of content type `application/x-amz-json-1.1`, which clients of the 1.0 services accept too.
     pub fn json(value: &Value) -> Self {
         Self::bytes("application/x-amz-json-1.1", value.to_string())
     }

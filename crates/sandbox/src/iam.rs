@@ -15,14 +15,12 @@ const NAMESPACE: &str = "https://iam.amazonaws.com/doc/2010-05-08/";
 /// IAM's quota for a trust policy, in characters without white space.
 const MAX_TRUST_POLICY: usize = 2_048;
 
-/// A role as IAM stores it.
 #[derive(Clone, Debug)]
 pub(crate) struct Role {
     /// `arn:aws:iam::ACCOUNT:role/PATH/NAME`.
     pub(crate) arn: String,
     /// `AROA...`, the first part of an assumed role's id.
     pub(crate) id: String,
-    /// Trust policy.
     pub(crate) trust: Policy,
     name: String,
     path: String,

@@ -77,8 +77,7 @@ impl Logs {
         }
     }
 
-    /// Switches to counting: from now on events are counted and hashed instead of stored, and the read calls answer
-    /// 501.
+    /// Switches to counting: from now on events are counted and hashed instead of stored, and the read calls answer 501.
     pub(crate) fn set_count_only(&self) {
         self.count_only.store(true, Ordering::Relaxed);
     }

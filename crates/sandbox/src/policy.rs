@@ -1,8 +1,7 @@
 //! Policy documents of roles, sessions, trust and resources, parsed strictly and evaluated for one access at a time.
 //!
-//! Implemented: Allow and Deny, Action and Resource with `*` and `?`, the principals `AWS` and `Service`, and the
-//! condition operators `StringEquals`, `StringLike`, `ArnLike` and `ArnEquals`. Anything else is refused when the
-//! policy is put.
+//! Implemented: Allow and Deny, Action and Resource with `*` and `?`, the principals `AWS` and `Service`, and the condition
+//! operators `StringEquals`, `StringLike`, `ArnLike` and `ArnEquals`. Anything else is refused when the policy is put.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,7 +20,6 @@ pub(crate) enum Decision {
     Silent,
 }
 
-/// Principal of an access.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Who<'a> {
     /// An AWS service that acts by itself, for example `sns.amazonaws.com`.
@@ -36,7 +34,6 @@ pub(crate) struct Access<'a> {
     pub(crate) who: Who<'a>,
     /// Action, for example `s3:GetObject`.
     pub(crate) action: &'a str,
-    /// ARN of the resource.
     pub(crate) resource: &'a str,
     pub(crate) context: &'a Context,
 }
@@ -55,7 +52,6 @@ impl Context {
         Self::default().with("aws:PrincipalArn", &arn).with("aws:PrincipalAccount", &call.account)
     }
 
-    /// Adds a key.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.0.insert(key.to_ascii_lowercase(), value.to_owned());
         self
@@ -66,7 +62,6 @@ impl Context {
     }
 }
 
-/// A parsed policy document.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy(Vec<Statement>);
 

@@ -1,5 +1,4 @@
-//! The HTTP front: one listener for all services. It verifies signatures, injects faults, routes requests, and writes
-//! errors.
+//! The HTTP front: one listener for all services. It verifies signatures, injects faults, routes requests, and writes errors.
 
 mod connection;
 mod control;

@@ -18,7 +18,6 @@ const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Largest difference for S3, which allows more.
 const MAX_SKEW_S3: SignedDuration = SignedDuration::from_mins(15);
 
-/// Parts of an Authorization header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Authorization {
     pub(crate) access_key_id: String,

@@ -118,8 +118,7 @@ impl Sqs {
         }
     }
 
-    /// Sends a service's message to a queue, if the queue's policy allows that. Otherwise drops and counts it, as AWS
-    /// does.
+    /// Sends a service's message to a queue, if the queue's policy allows that. Otherwise drops and counts it, as AWS does.
     pub(crate) fn deliver(
         &self,
         queue_arn: &str,
@@ -151,12 +150,10 @@ impl Sqs {
         delivered
     }
 
-    /// Counts of a queue's messages.
     pub(crate) fn counts(&self, queue_arn: &str) -> Result<QueueCounts, UnknownQueue> {
         Ok(self.known(queue_arn)?.counts())
     }
 
-    /// Changes limits of a queue.
     pub(crate) fn limit(&self, queue_arn: &str, limits: QueueLimits) -> Result<(), UnknownQueue> {
         self.known(queue_arn)?.limit(limits);
         Ok(())

@@ -67,12 +67,10 @@ impl Sts {
         self.sessions().get(access_key_id).cloned()
     }
 
-    /// Number of AssumeRole calls for a role.
     pub(crate) fn times_asked(&self, role_arn: &str) -> u64 {
         self.asked().get(role_arn).copied().unwrap_or_default()
     }
 
-    /// Ends all sessions of the account's roles.
     pub(crate) fn expire_sessions(&self, account: &str) {
         let now = Timestamp::now();
         for session in self.sessions().values_mut().filter(|session| session.account == account) {

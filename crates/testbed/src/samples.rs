@@ -2,9 +2,8 @@
 
 use jiff::Timestamp;
 
-/// Shifts every record's `timestamp` by the same amount, so that the latest becomes `latest`. All other bytes stay the
-/// same. `text` is a decompressed object of Vector: its timestamps are RFC 3339 in UTC, and quotes inside a message are
-/// escaped.
+/// Shifts every record's `timestamp` by the same amount, so that the latest becomes `latest`. All other bytes stay the same.
+/// `text` is a decompressed object of Vector: its timestamps are RFC 3339 in UTC, and quotes inside a message are escaped.
 pub fn shift(text: &str, latest: Timestamp) -> String {
     const FIELD: &str = "\"timestamp\":\"";
     let pieces: Vec<(&str, Option<(Timestamp, &str)>)> = text

@@ -89,8 +89,7 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str, bytes: usize) -> Benchmar
     group
 }
 
-/// Measures decompression into the window, over the bytes of the output; `inflate` and `unzstd` measure the libraries
-/// alone.
+/// Measures decompression into the window, over the bytes of the output; `inflate` and `unzstd` measure the libraries alone.
 fn decode(criterion: &mut Criterion) {
     let plain = stored_as(Compression::None);
     let (gzip, zstd) = (stored_as(Compression::Gzip), stored_as(Compression::Zstd));

@@ -63,9 +63,7 @@ pub(crate) enum Compression {
 /// Properties of an object. Shares are fractions of its records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    /// Arrangement of the records.
     pub(crate) framing: Framing,
-    /// Compression.
     pub(crate) compression: Compression,
     /// Number of gzip members or zstd frames, which may end in the middle of a record. An object of very few records
     /// may have fewer.

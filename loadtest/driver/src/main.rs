@@ -1,8 +1,7 @@
 //! The load instrument: sends generated objects through the real worker into the sandbox in its counting mode, and
 //! compares the CPU time of the worker with that of only decompressing the same bytes.
 //!
-//! Worker and sandbox are processes of their own. `loadtest/run` builds and starts the instrument. It needs Linux, for
-//! `/proc`.
+//! Worker and sandbox are processes of their own. `loadtest/run` builds and starts the instrument. It needs Linux, for `/proc`.
 
 mod chaos;
 mod generate;

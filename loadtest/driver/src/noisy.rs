@@ -1,9 +1,8 @@
 //! Measures how one tenant's trouble changes the latency of others: the time from an object's event to its acceptance,
 //! for ordinary tenants that send small objects at a steady rate.
 //!
-//! One phase has only the ordinary tenants. The other adds a tenant with a backlog whose account throttles every put.
-//! The phases alternate, each with a worker and a sandbox of its own, so that changes of the machine's speed affect
-//! both.
+//! One phase has only the ordinary tenants. The other adds a tenant with a backlog whose account throttles every put. The
+//! phases alternate, each with a worker and a sandbox of its own, so that changes of the machine's speed affect both.
 
 use std::{fmt, iter, path::PathBuf};
 
@@ -67,7 +66,6 @@ pub(crate) struct Latencies {
     noisy: Vec<Vec<i64>>,
 }
 
-/// A phase of the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Calm,

@@ -16,7 +16,6 @@ const SHORTEST: Duration = Duration::from_millis(200);
 /// Load, results and costs of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// The load.
     pub(crate) load: Load,
     pub(crate) records: u64,
     pub(crate) events: u64,
@@ -29,7 +28,6 @@ pub(crate) struct Report {
     pub(crate) cpu: Duration,
     /// Highest resident memory of the worker since its start, in bytes.
     pub(crate) peak_rss: u64,
-    /// Calls of the worker.
     pub(crate) calls: Calls,
     /// CPU time of decompressing the same bytes; `None` if they are not compressed.
     pub(crate) yardstick: Option<Duration>,

@@ -24,8 +24,7 @@ use crate::{
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Added to [`LOOK_AGAIN`] for each account: reading the totals of many accounts costs CPU time on the measured
-/// machine.
+/// Added to [`LOOK_AGAIN`] for each account: reading the totals of many accounts costs CPU time on the measured machine.
 const LOOK_AGAIN_PER_ACCOUNT: Duration = Duration::from_micros(50);
 /// Bytes in the MB of the options.
 const MEGABYTE: f64 = 1e6;
@@ -97,15 +96,11 @@ pub(crate) struct Through {
 /// What a run sends, and through which worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    /// Number of objects.
     pub(crate) objects: u64,
-    /// Size of each object.
     pub(crate) size: Size,
     /// Number of different objects.
     pub(crate) distinct: u64,
-    /// Properties of the objects.
     pub(crate) shape: Shape,
-    /// Seed of the objects.
     pub(crate) seed: u64,
     /// Number of tenants, which get the objects in turn.
     pub(crate) tenants: u64,

@@ -1,8 +1,7 @@
 //! Runs the sandbox as a process of its own, and talks to it.
 //!
-//! The process prints its endpoint on a line. Then it answers each input line, account ids separated by spaces, by one
-//! line: a JSON array with the totals accepted in each account. It ends when its input ends, and so with the
-//! instrument.
+//! The process prints its endpoint on a line. Then it answers each input line, account ids separated by spaces, by one line: a
+//! JSON array with the totals accepted in each account. It ends when its input ends, and so with the instrument.
 
 use std::{
     collections::BTreeMap,
@@ -115,7 +114,6 @@ impl SandboxProcess {
         Ok(Self { _child: child, input, output, endpoint })
     }
 
-    /// Endpoint of the sandbox.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }

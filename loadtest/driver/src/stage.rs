@@ -21,8 +21,7 @@ const REGION: &str = "us-east-1";
 const PODS: u64 = 128;
 /// Calls in progress at the same time.
 const CALLS: usize = 16;
-/// Bytes of uploads in progress, except that the last call may exceed it. A body is in memory several times during its
-/// upload.
+/// Bytes of uploads in progress, except that the last call may exceed it. A body is in memory several times during its upload.
 const UPLOADING: usize = 256 << 20;
 /// Seconds that a received dead letter stays hidden: the longest that SQS allows.
 const MAX_VISIBILITY: i32 = 43_200;
@@ -38,10 +37,8 @@ pub(crate) struct Stage {
     customers: Vec<Customer>,
 }
 
-/// One object to upload.
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
-    /// Index of the tenant.
     pub(crate) tenant: usize,
     /// Number of earlier objects of the same tenant. It selects the pod: each object gets the next one.
     pub(crate) turn: u64,
@@ -49,7 +46,6 @@ pub(crate) struct Parcel {
     pub(crate) number: u64,
     /// End of the key.
     pub(crate) extension: &'static str,
-    /// Content of the object.
     pub(crate) body: Bytes,
 }
 
@@ -92,7 +88,6 @@ impl Stage {
         Ok(Arc::new(Self { aws, provider, root, customers }))
     }
 
-    /// Account ids of the tenants.
     pub(crate) fn accounts(&self) -> Vec<String> {
         self.customers.iter().map(|customer| customer.account.clone()).collect()
     }
@@ -197,7 +192,6 @@ impl Stage {
         json!({ "Records": [record] }).to_string()
     }
 
-    /// ARN of the queue that the worker receives from.
     pub(crate) fn queue_arn(&self) -> &str {
         &self.provider.queue_arn
     }

@@ -33,8 +33,7 @@ pub(crate) fn of_process(id: u32) -> anyhow::Result<Usage> {
 /// # Errors
 /// The system is not Linux.
 pub(crate) fn of_this_thread() -> anyhow::Result<Duration> {
-    // The first field is the time on a processor in nanoseconds. Source: the kernel's
-    // Documentation/scheduler/sched-stats.rst.
+    // The first field is the time on a processor in nanoseconds. Source: the kernel's Documentation/scheduler/sched-stats.rst.
     let exact = fs::read_to_string("/proc/thread-self/schedstat").ok();
     let nanoseconds = exact.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
     match nanoseconds {

@@ -1,10 +1,8 @@
-//! Measures how waiting messages change the latency of other tenants. A tenant with a denied role and a tenant with a
-//! backlog have more messages than may be in flight in the queue, and ordinary tenants send small objects at the same
-//! time.
+//! Measures how waiting messages change the latency of other tenants. A tenant with a denied role and a tenant with a backlog
+//! have more messages than may be in flight in the queue, and ordinary tenants send small objects at the same time.
 //!
-//! There are three phases, each with a worker and a sandbox of its own: the ordinary tenants alone; all tenants, until
-//! the role is allowed again and everything has arrived; and a role that stays denied, until its messages are dead
-//! letters.
+//! There are three phases, each with a worker and a sandbox of its own: the ordinary tenants alone; all tenants, until the role
+//! is allowed again and everything has arrived; and a role that stays denied, until its messages are dead letters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,8 +29,7 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Factor that the ordinary tenants' p95 must stay below.
 const ALLOWED: f64 = 1.25;
-/// Duration of one PutLogEvents of the tenant with the backlog, which keeps it above its share of the slots for
-/// minutes.
+/// Duration of one PutLogEvents of the tenant with the backlog, which keeps it above its share of the slots for minutes.
 const SLOW_PUT: Duration = Duration::from_millis(300);
 /// Divisor of the number of the denied tenant's messages in the phase in which they become dead letters.
 const FEWER_LETTERS: u64 = 10;
@@ -99,7 +96,6 @@ struct Load {
     seed: u64,
 }
 
-/// A phase of the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The ordinary tenants alone.
@@ -110,7 +106,6 @@ enum Phase {
     Expiring,
 }
 
-/// Result of one phase.
 #[derive(Debug, Default)]
 struct Found {
     /// Microseconds from event to acceptance of each object of the ordinary tenants.
@@ -140,7 +135,6 @@ struct Line {
     holds: bool,
 }
 
-/// Result of all phases.
 #[derive(Debug)]
 struct Report {
     load: Load,
@@ -291,8 +285,7 @@ impl Load {
                 .unwrap_or(u64::MAX)
         };
         let most = of_counts(|counts| counts.most_in_flight as u64);
-        // Messages that a killed worker hid stay in flight until their visibility ends, and its successor hides as
-        // many.
+        // Messages that a killed worker hid stay in flight until their visibility ends, and its successor hides as many.
         let most_allowed = if self.kills == 0 { self.most } else { self.quota };
         let bound = format!("at most {most_allowed} of {}", self.quota);
         line("messages in flight at any moment", bound, format!("{most}"), most <= most_allowed);
@@ -302,7 +295,6 @@ impl Load {
     }
 }
 
-/// A phase in progress.
 struct Stretch<'a> {
     load: &'a Load,
     phase: Phase,

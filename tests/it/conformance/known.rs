@@ -3,18 +3,14 @@
 /// One question that the doubles answer differently.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// Name of the question.
     pub(super) question: &'static str,
-    /// The sandbox's answer.
     pub(super) sandbox: &'static str,
-    /// ministack's answer.
     pub(super) ministack: &'static str,
     /// Which double is right, and why the other differs.
     #[expect(dead_code, reason = "documentation for the reader")]
     pub(super) reason: &'static str,
 }
 
-/// All known differences.
 pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
     Known {
         question: "copy: in the customer's role",

@@ -10,8 +10,7 @@ use super::{Kind, PERIOD, within};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stroke {
     pub(crate) worker: usize,
-    /// The blow comes `delay` after the given number of calls of an operation have arrived, and at `latest` in any
-    /// case.
+    /// The blow comes `delay` after the given number of calls of an operation have arrived, and at `latest` in any case.
     pub(crate) after: (&'static str, &'static str, u64),
     pub(crate) delay: Duration,
     pub(crate) latest: Duration,
@@ -32,8 +31,7 @@ impl Blow {
     pub(crate) const SHORT_ATTEMPT: Duration = Duration::from_secs(4);
 
     fn pause(rng: &mut Rng) -> Self {
-        // Longer than an attempt and shorter than the shortest lease (10 s); or long enough for another worker to take
-        // over.
+        // Longer than an attempt and shorter than the shortest lease (10 s); or long enough for another worker to take over.
         let seconds = if rng.bool() { 5.0 + 4.0 * rng.f64() } else { 12.0 + 4.0 * rng.f64() };
         Self::Pause { lasts: Duration::from_secs_f64(seconds) }
     }

@@ -93,8 +93,7 @@ const DYNAMODB: &[(u16, &str)] = &[
 ];
 
 impl Weather {
-    /// One call that fails sometimes. The failure comes before the call takes effect, or after it where that loses
-    /// nothing.
+    /// One call that fails sometimes. The failure comes before the call takes effect, or after it where that loses nothing.
     pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
         // The calls that matter most have several entries.
         let call = some(rng, &[0, 0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12, 13, 14]);

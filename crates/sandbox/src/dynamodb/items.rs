@@ -72,13 +72,11 @@ struct Guard {
 }
 
 impl Write {
-    /// Parses the condition of PutItem or DeleteItem.
     fn guard(&self) -> Result<Guard, AwsError> {
         let mut placeholders = self.placeholders(&[("ConditionExpression", &self.condition_expression)])?;
         self.guard_with(&mut placeholders)
     }
 
-    /// Parses both expressions of UpdateItem.
     fn update_and_guard(&self, update: &Option<String>) -> Result<(Update, Guard), AwsError> {
         let mut placeholders = self.placeholders(&[
             ("UpdateExpression", update),

@@ -83,7 +83,6 @@ impl DynamoDb {
     }
 }
 
-/// Filter and limits of one page.
 struct Page {
     filter: Option<Condition>,
     start: Option<Item>,

@@ -9,7 +9,6 @@ use crate::call::AwsError;
 /// A primary key: the hash key and, if the schema has one, the range key.
 pub(super) type Key = (String, Option<String>);
 
-/// An attribute of the key schema.
 #[derive(Clone, Debug)]
 pub(super) struct KeyAttribute {
     pub(super) name: String,

@@ -44,7 +44,6 @@ impl Group {
     }
 }
 
-/// A stored event.
 #[derive(Debug)]
 pub(super) struct Event {
     pub(super) timestamp: i64,

@@ -12,7 +12,6 @@ use crate::policy::Policy;
 /// Version id of objects written without versioning.
 pub(super) const NULL_VERSION: &str = "null";
 
-/// A bucket.
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) name: String,
@@ -25,7 +24,6 @@ pub(super) struct Bucket {
     pub(super) keys: BTreeMap<String, Vec<Version>>,
 }
 
-/// A version of a key.
 #[derive(Debug, Clone)]
 pub(super) struct Version {
     pub(super) id: String,
@@ -45,7 +43,6 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// Value of a header of the object.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(header, _)| header == name);
         header.and_then(|(_, value)| value.to_str().ok())
@@ -53,7 +50,6 @@ impl Object {
 }
 
 impl Bucket {
-    /// ARN of the bucket.
     pub(super) fn arn(&self) -> String {
         format!("arn:aws:s3:::{}", self.name)
     }
@@ -72,12 +68,10 @@ impl Bucket {
         version
     }
 
-    /// Latest version of a key.
     pub(super) fn latest(&self, key: &str) -> Option<&Version> {
         self.keys.get(key)?.last()
     }
 
-    /// Version of a key.
     pub(super) fn version(&self, key: &str, id: &str) -> Option<&Version> {
         self.keys.get(key)?.iter().find(|version| version.id == id)
     }

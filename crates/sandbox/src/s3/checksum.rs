@@ -18,7 +18,6 @@ pub(super) struct Checksum {
     pub(super) value: String,
 }
 
-/// Checksum algorithms of S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Crc32,

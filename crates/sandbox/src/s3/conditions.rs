@@ -20,7 +20,6 @@ pub(super) fn check_read(call: &Call, prefix: &str, etag: &str) -> Result<(), Aw
     }
 }
 
-/// Error for a failed condition.
 pub(super) fn failed() -> AwsError {
     AwsError::new(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
 }
@@ -46,8 +45,7 @@ fn names(tags: &str, etag: &str) -> bool {
         .any(|tag| tag == "*" || tag == etag)
 }
 
-/// Parses a `Range` header. `None` requests the whole object, as a header does that does not parse or has several
-/// ranges.
+/// Parses a `Range` header. `None` requests the whole object, as a header does that does not parse or has several ranges.
 pub(super) fn range(header: Option<&str>, length: u64) -> Result<Option<Range<u64>>, AwsError> {
     let Some((from, to)) =
         header.and_then(|text| text.trim().strip_prefix("bytes=")).and_then(|text| text.split_once('-'))

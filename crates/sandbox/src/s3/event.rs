@@ -20,7 +20,6 @@ use crate::{
 const SUBJECT: &str = "Amazon S3 Notification";
 const SERVICE: &str = "s3.amazonaws.com";
 
-/// Kind of change to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Happening {
     Put,
@@ -136,7 +135,6 @@ impl Source {
         }
     }
 
-    /// Replaces the rules.
     pub(super) fn with(self, rules: Arc<Vec<Rule>>) -> Self {
         Self { rules, ..self }
     }

@@ -17,7 +17,6 @@ use crate::{
 
 const MAX_KEYS: usize = 1_000;
 
-/// Parameters of a page.
 struct Request<'a> {
     prefix: &'a str,
     delimiter: &'a str,
@@ -26,7 +25,6 @@ struct Request<'a> {
     max_keys: usize,
 }
 
-/// One page of a listing.
 struct Page<'a> {
     contents: Vec<(&'a str, &'a Version, &'a Object)>,
     common_prefixes: Vec<String>,

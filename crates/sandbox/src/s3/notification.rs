@@ -22,7 +22,6 @@ const EVENTS: [&str; 10] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) id: String,
-    /// ARN of the topic.
     pub(super) topic: String,
     events: Vec<String>,
 }
@@ -90,7 +89,6 @@ fn covers(pattern: &str, event: &str) -> bool {
     pattern == event || pattern.strip_suffix('*').is_some_and(|family| event.starts_with(family))
 }
 
-/// `MalformedXML`.
 pub(super) fn malformed() -> AwsError {
     AwsError::new(
         400,
@@ -99,7 +97,6 @@ pub(super) fn malformed() -> AwsError {
     )
 }
 
-/// `InvalidArgument`.
 pub(super) fn invalid(message: &str) -> AwsError {
     AwsError::new(400, "InvalidArgument", message)
 }

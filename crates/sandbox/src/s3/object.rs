@@ -209,7 +209,6 @@ pub(super) fn find<'a>(
     }
 }
 
-/// Adds the headers of the checksum.
 pub(super) fn add_checksum(reply: &mut Reply, checksum: &Checksum) {
     if let Ok(value) = HeaderValue::from_str(&checksum.value) {
         reply.headers.insert(HeaderName::from_static(checksum.algorithm.header()), value);
@@ -271,8 +270,7 @@ fn encryption_headers(object: &Object) -> impl Iterator<Item = &(HeaderName, Hea
     object.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-server-side-encryption"))
 }
 
-/// Headers of a write that are stored with the object, checked. Headers of features that are not implemented are
-/// refused.
+/// Headers of a write that are stored with the object, checked. Headers of features that are not implemented are refused.
 fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsError> {
     let mut kept = Vec::new();
     let mut metadata = 0;

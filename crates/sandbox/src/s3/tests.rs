@@ -51,7 +51,6 @@ pub(crate) async fn role_session(cloud: &Arc<Cloud>, account: &str, role: &str, 
     session(account, role)
 }
 
-/// One S3 request.
 struct Request {
     call: Call,
 }

@@ -51,9 +51,7 @@ pub(crate) fn undo_aws_chunked(headers: &mut HeaderMap, body: Bytes) -> Result<B
     Ok(Bytes::from(decoded))
 }
 
-/// Splits chunks, `SIZE[;extension]\r
-/// DATA\r
-/// ` up to a size of 0, from the trailers after them.
+/// Splits chunks, `SIZE[;extension]\r\nDATA\r\n` up to a size of 0, from the trailers after them.
 fn split_chunks(mut rest: &[u8]) -> Option<(Vec<u8>, &str)> {
     let mut decoded = Vec::with_capacity(rest.len());
     loop {
@@ -90,7 +88,6 @@ pub(crate) fn undo_gzip(headers: &mut HeaderMap, body: Bytes, limit: usize) -> R
     }
 }
 
-/// Error for a body beyond the limit.
 pub(crate) fn too_large() -> AwsError {
     AwsError::new(413, "RequestEntityTooLarge", "the request's body is too large")
 }

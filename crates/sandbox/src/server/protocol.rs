@@ -10,7 +10,6 @@ use crate::call::{AwsError, form_pairs};
 use crate::sigv4::Refusal;
 use crate::sqs::errors::query_code;
 
-/// Services of the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
     DynamoDb,
@@ -22,14 +21,13 @@ pub(crate) enum Service {
     Sts,
 }
 
-/// Protocol of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// JSON bodies with the operation in `X-Amz-Target`; content type, and namespace of error types.
     Json { content_type: &'static str, namespace: &'static str },
     /// Form bodies with the operation in `Action`; namespace of the XML answers.
     Query { namespace: &'static str },
-    /// S3's protocol.
+    /// The protocol of S3.
     Rest,
 }
 
@@ -41,7 +39,6 @@ impl Service {
             .find(|service| service.name() == name)
     }
 
-    /// Signing name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::DynamoDb => "dynamodb",

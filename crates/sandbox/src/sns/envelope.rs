@@ -6,7 +6,6 @@ use sha2::{Digest, Sha256};
 
 use crate::sqs::message::{Attribute, AttributeValue, Attributes};
 
-/// Content of a notification.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Notification<'a> {
     pub(super) message_id: &'a str,

@@ -20,7 +20,6 @@ const MAX_IN_FLIGHT: usize = 120_000;
 /// Longest time that one receive may hide a message, including extensions.
 pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 
-/// All messages of a queue.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     key: u64,
@@ -75,7 +74,6 @@ enum Place {
     InFlight(Instant),
 }
 
-/// Result of a receive.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// Messages for the receiver, with their new handles.
@@ -251,7 +249,6 @@ impl Backlog {
         firsts.into_iter().flatten().map(|&(at, _)| at).min()
     }
 
-    /// Counts messages by state.
     pub(crate) fn counts(&self) -> QueueCounts {
         QueueCounts {
             visible: self.ready.len(),

@@ -3,12 +3,10 @@
 
 use crate::call::AwsError;
 
-/// Status 400 with this code.
 pub(crate) fn refuse(code: &str, message: impl Into<String>) -> AwsError {
     AwsError::new(400, code, message)
 }
 
-/// `InvalidParameterValue`.
 pub(crate) fn invalid(message: impl Into<String>) -> AwsError {
     refuse("InvalidParameterValue", message)
 }
@@ -23,12 +21,10 @@ pub(crate) fn invalid_value(parameter: &str, value: impl std::fmt::Display, reas
     invalid(format!("Value {value} for parameter {parameter} is invalid. Reason: {reason}"))
 }
 
-/// `QueueDoesNotExist`.
 pub(crate) fn no_queue() -> AwsError {
     refuse("QueueDoesNotExist", "The specified queue does not exist.")
 }
 
-/// `ReceiptHandleIsInvalid`.
 pub(crate) fn bad_handle(handle: &str) -> AwsError {
     refuse(
         "ReceiptHandleIsInvalid",

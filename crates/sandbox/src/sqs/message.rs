@@ -22,16 +22,12 @@ pub(crate) type Attributes = BTreeMap<String, Attribute>;
 pub(crate) struct Attribute {
     /// `String`, `Number` or `Binary`, with an optional custom suffix after a dot.
     pub(crate) data_type: String,
-    /// Value.
     pub(crate) value: AttributeValue,
 }
 
-/// The value of a message attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AttributeValue {
-    /// A string or number.
     Text(String),
-    /// Raw bytes.
     Binary(Vec<u8>),
 }
 
@@ -179,7 +175,6 @@ pub(crate) fn select(attributes: &Attributes, wanted: &[String]) -> Attributes {
     attributes.iter().filter(|(name, _)| matches(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
 }
 
-/// MD5 of a body, in hexadecimal.
 pub(crate) fn body_md5(body: &str) -> String {
     hex(&Md5::digest(body.as_bytes()))
 }
@@ -207,7 +202,6 @@ pub(crate) fn attributes_md5(attributes: &Attributes) -> Option<String> {
     Some(hex(&sum.finalize()))
 }
 
-/// Lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes

@@ -14,7 +14,6 @@ use super::{
     settings::Settings,
 };
 
-/// A queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) arn: String,
@@ -45,7 +44,6 @@ pub struct QueueLimits {
     pub retention_milliseconds: Option<u64>,
 }
 
-/// Result of a receive.
 #[derive(Debug)]
 pub(crate) enum Received {
     /// Messages with their handles; empty if the wait timed out.
@@ -55,7 +53,6 @@ pub(crate) enum Received {
 }
 
 impl Queue {
-    /// Creates an empty queue.
     pub(crate) fn new(arn: String, settings: Settings) -> Self {
         let now = jiff::Timestamp::now().as_second();
         let state = State { settings, backlog: Backlog::new(fastrand::u64(..)), created: now, modified: now };
@@ -66,19 +63,16 @@ impl Queue {
         self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// Copy of the settable attributes.
     pub(crate) fn settings(&self) -> Settings {
         self.state().settings.clone()
     }
 
-    /// Replaces the settable attributes.
     pub(crate) fn set(&self, settings: Settings) {
         let mut state = self.state();
         state.settings = settings;
         state.modified = jiff::Timestamp::now().as_second();
     }
 
-    /// Counts of the queue's messages.
     pub(crate) fn counts(&self) -> QueueCounts {
         let mut state = self.state();
         let retention = state.settings.retention;

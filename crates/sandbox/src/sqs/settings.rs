@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use super::errors::{invalid_value, refuse};
 use crate::{call::AwsError, policy::Policy};
 
-/// Settable attributes.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) visibility: Duration,
@@ -158,7 +157,6 @@ pub(crate) fn may_be_absent(name: &str) -> bool {
     )
 }
 
-/// `InvalidAttributeName`.
 pub(crate) fn unknown(name: &str) -> AwsError {
     refuse("InvalidAttributeName", format!("Unknown Attribute {name}."))
 }

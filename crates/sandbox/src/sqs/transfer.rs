@@ -90,7 +90,6 @@ struct ChangeVisibility {
     visibility_timeout: Option<i64>,
 }
 
-/// Parses the body of a call.
 pub(super) fn read<T: DeserializeOwned>(call: &Call) -> Result<T, AwsError> {
     let body = if call.body.is_empty() { b"{}" } else { call.body.as_ref() };
     serde_json::from_slice(body)

@@ -188,8 +188,7 @@ async fn create_queues(
         account,
         &format!("{}-dead-letters", spec.prefix),
         HashMap::from([(
-            // SQS counts a dead letter's age from its first send, so this queue must keep messages for longer than the
-            // other.
+            // SQS counts a dead letter's age from its first send, so this queue must keep messages for longer than the other.
             QueueAttributeName::MessageRetentionPeriod,
             "1209600".to_owned(),
         )]),

@@ -20,7 +20,6 @@ pub(super) enum Encoder {
 }
 
 impl Encoder {
-    /// Starts an object.
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Self::behind(Vec::new(), compression)
     }
@@ -61,7 +60,6 @@ impl Encoder {
         Self::behind(self.finish()?, compression)
     }
 
-    /// Ends the object.
     pub(super) fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(encoder) => encoder.finish(),

@@ -89,7 +89,6 @@ fn base64(rng: &mut fastrand::Rng, to: &mut String, name: &str, length: usize) {
 }
 
 impl Generator<'_> {
-    /// Appends a message.
     pub(super) fn message(&mut self, to: &mut String) {
         let Shape { json, escapes, non_ascii, empty, .. } = *self.shape;
         let length = self.length();

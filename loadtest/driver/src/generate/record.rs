@@ -81,7 +81,6 @@ fn digest(rng: &mut fastrand::Rng) -> String {
     format!("{:032x}{:032x}", rng.u128(..), rng.u128(..))
 }
 
-/// A random UUID.
 pub(super) fn uuid(rng: &mut fastrand::Rng) -> String {
     format!(
         "{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}",
