@@ -209,7 +209,7 @@ async fn a_session_that_ends_early_is_renewed() {
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
     let first = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&first.key, first.bytes).await;
+    setup.upload(&first.key, first.bytes.clone()).await;
     let worker = setup.worker().await;
     setup.acknowledged(&worker, 1).await;
     let before = assumed(sandbox);

@@ -106,6 +106,7 @@ async fn a_refused_role_is_probed_once_per_interval() {
     let told = worker.log_lines();
     let opened: Vec<_> = told.iter().filter(|line| line["breaker.change"] == "opened").collect();
     assert_eq!(opened.len(), 1, "one line per change: {opened:?}");
+    let missing = format!("arn:aws:iam::{}:role/missing", broken.account);
     assert_eq!((&opened[0]["tenant.id"], &opened[0]["role.arn"]), (&json!("broken"), &json!(missing)));
 
     setup.create_missing_role(&broken, vec![TrustAction::AssumeRole, TrustAction::TagSession]).await;

@@ -86,7 +86,7 @@ async fn records_that_are_too_old_or_too_long_are_quarantined() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quarantine_that_cannot_be_written_holds_the_message_back() {
     let setup = Setup::new("no-quarantine").await;
-    let customer = setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
+    setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let bucket = format!("{}-quarantine", setup.provider.bucket);
     let worker = setup.worker_with(&[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
     let record = json!([{ "message": "x".repeat(1_100_000), "timestamp": at(0) }]);

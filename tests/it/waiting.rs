@@ -12,7 +12,7 @@ use logferry_testbed::provision::{Customer, TrustAction};
 use crate::{
     eventually::eventually,
     samples::{Object, generated},
-    setup::{Setup, s3_event, text},
+    setup::{Setup, s3_event},
     worker::Worker,
 };
 
