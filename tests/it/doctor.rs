@@ -1,4 +1,4 @@
-//! `logferry doctor` names each broken condition with its fix, and changes nothing.
+//! `logferry doctor` names each broken condition with its fix. It changes no more than a delivery would.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ impl Report {
         let [failed] = failed.as_slice() else { panic!("not one failure: {failed:#?}") };
         assert_eq!(failed["condition"], condition, "{failed:#}");
         let says = |field: &str, words: &str| failed[field].as_str().is_some_and(|text| text.contains(words));
-        assert!(says("detail", problem), "{problem:?} is not said: {failed:#}");
-        assert!(says("fix", fix), "{fix:?} is not said: {failed:#}");
+        assert!(says("detail", problem), "{problem:?} is missing: {failed:#}");
+        assert!(says("fix", fix), "{fix:?} is missing: {failed:#}");
     }
 
     fn state(&self, condition: &str) -> Option<&str> {

@@ -31,7 +31,7 @@ pub(crate) struct Lane {
     pub(crate) log_group: String,
     /// Prefix of the stream's name; a date follows.
     pub(crate) stream: String,
-    /// In the object's order. Events of records from `readable` on should not arrive.
+    /// In the object's order. Events of the records from index `readable` on should not arrive.
     pub(crate) events: Arc<[Event]>,
     /// Number of records before the object's damage.
     pub(crate) readable: usize,

@@ -106,7 +106,7 @@ pub enum WorkerError {
     Late {
         /// The action that it should have taken, as an infinitive.
         what: &'static str,
-        /// The time that it had.
+        /// Time limit.
         limit: Duration,
     },
     /// The operating system refused a request.

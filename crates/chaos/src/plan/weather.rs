@@ -11,7 +11,7 @@ use super::{some, within};
 /// objects alone: a longer object is delivered before the checksum at its end can show the wrong bit.
 pub(crate) const ONE_BATCH: &str = ".one-batch";
 
-/// One fault rule and the time in which it holds.
+/// One fault rule, and the period in which it is active.
 #[derive(Clone, Debug)]
 pub(crate) struct Weather {
     pub(crate) from: Duration,
@@ -127,7 +127,7 @@ impl Weather {
         Self::new(period, 4, rng, fault)
     }
 
-    /// One service that is out of reach for a while; of DynamoDB only the tenant table.
+    /// One service that is out of reach for a while. For DynamoDB this is the tenant table alone.
     pub(super) fn outage(period: Duration, rng: &mut Rng) -> Self {
         let services = [("logs", "*"), ("s3", "*"), ("sqs", "*"), ("sts", "*"), ("dynamodb", "Query")];
         let (service, operation) = some(rng, &services);

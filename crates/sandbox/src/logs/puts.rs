@@ -1,4 +1,4 @@
-//! Accepted events, batch by batch. CloudWatch Logs does not return which events came in one call.
+//! Accepted events, batch by batch. CloudWatch Logs does not say which events came in one call.
 
 use std::collections::HashMap;
 
