@@ -186,7 +186,7 @@ async fn alternating_days_and_a_refused_event_take_few_puts() {
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get("logferry_records_total{outcome=\"refused\"}"), 1.0);
     assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
-    // One put finds the group missing. Each day takes one, and the day with the refused event is halved six times.
+    // One put finds the log group missing. Each of the two days takes one, and the put with the refused event is halved six times.
     let puts = sandbox.calls("logs", "PutLogEvents");
     assert!((4..=16).contains(&puts), "{puts} puts");
 }

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::{run::Load, sandbox::Calls, usage};
 
-/// Shortest CPU time of the worker that a figure is computed from: it is measured in steps of 10 ms.
+/// Shortest CPU time for which figures are computed. CPU time is measured in steps of 10 ms.
 const SHORTEST: Duration = Duration::from_millis(200);
 
 /// Load, results and costs of a run.
