@@ -242,7 +242,7 @@ impl Statement {
 }
 
 impl Condition {
-    /// A condition on a key that the access does not have never holds.
+    /// A condition never holds for a key that the access lacks.
     fn holds(&self, context: &Context) -> bool {
         let value = context.get(&self.key);
         value.is_some_and(|value| self.values.iter().any(|wanted| self.operator.holds(wanted, value)))

@@ -45,7 +45,7 @@ fn names(tags: &str, etag: &str) -> bool {
         .any(|tag| tag == "*" || tag == etag)
 }
 
-/// Parses a `Range` header. `None` requests the whole object, as a header does that does not parse or has several ranges.
+/// Parses a `Range` header. `None` means the whole object, also for a header that does not parse or has several ranges.
 pub(super) fn range(header: Option<&str>, length: u64) -> Result<Option<Range<u64>>, AwsError> {
     let Some((from, to)) =
         header.and_then(|text| text.trim().strip_prefix("bytes=")).and_then(|text| text.split_once('-'))

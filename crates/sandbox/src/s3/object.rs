@@ -220,8 +220,8 @@ fn object_arn(bucket: &Bucket, key: &str) -> String {
     format!("{}/{key}", bucket.arn())
 }
 
-/// Checks permissions of a write: PutObject; PutObjectAcl too if it has an ACL; GetObject too if it has a condition on
-/// an ETag. Source: S3 User Guide, "How to prevent object overwrites with conditional writes".
+/// Checks the permissions of a write: PutObject, with an ACL also PutObjectAcl, and with a condition on an ETag also GetObject.
+/// Source: S3 User Guide, "How to prevent object overwrites with conditional writes".
 fn authorize_write(cloud: &Cloud, call: &Call, bucket: &Bucket, key: &str) -> Result<(), AwsError> {
     let arn = object_arn(bucket, key);
     if call.headers.contains_key("if-match") {

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// A listener whose connections are without Nagle's delay.
 pub(crate) struct CuttableListener(pub(crate) TcpListener);
 
-/// A connection that is reset instead of written to once its switch is set.
+/// A connection with a switch. Once the switch is set, the next write resets the connection.
 pub(crate) struct CuttableStream {
     stream: TcpStream,
     switch: Switch,
@@ -27,7 +27,7 @@ pub(crate) struct CuttableStream {
 pub(crate) struct Switch(Arc<AtomicBool>);
 
 impl Switch {
-    /// Resets the connection at the next write.
+    /// Makes the next write reset the connection.
     pub(crate) fn cut(&self) {
         self.0.store(true, Ordering::Release);
     }
