@@ -1,4 +1,4 @@
-"""What `check` asks about rendered manifests beyond their schemas. Usage: check.py RENDERED LOGFERRY_TOML"""
+"""Checks rendered manifests beyond their schemas. Usage: check.py RENDERED LOGFERRY_TOML"""
 
 import re
 import sys
@@ -8,9 +8,9 @@ import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
 KEDA = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentication}
-# KEDA 2.17 has it, the models are of 2.16.
+# KEDA 2.17 has this field; the models are of 2.16.
 NEWER_THAN_MODELS = {"ScaledObject.spec.fallback.behavior"}
-# KEDA leaves the trigger's own fields to the scaler. Source: KEDA's documentation, "AWS SQS Queue".
+# KEDA's schema does not cover the fields of a trigger. Source: KEDA's documentation, "AWS SQS Queue".
 SQS_TRIGGER = {
     "queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "scaleOnInFlight", "scaleOnDelayed",
     "awsRegion", "awsEndpoint",
@@ -18,7 +18,7 @@ SQS_TRIGGER = {
 
 
 def dropped(given, kept, path):
-    """Yields the path of every key that a model, which ignores what it does not know, did not keep."""
+    """Yields the path of every key that the model dropped, because it does not know the key."""
     if isinstance(given, dict):
         for key, value in given.items():
             if not isinstance(kept, dict) or key not in kept:
@@ -35,15 +35,15 @@ def problems(manifests, settings):
     for kind, model in KEDA.items():
         kept = model.model_validate(found[kind]).model_dump(by_alias=True, exclude_unset=True, mode="json")
         unknown = set(dropped(found[kind], kept, kind)) - NEWER_THAN_MODELS
-        yield from (f"{path} is not a field of KEDA's" for path in sorted(unknown))
+        yield from (f"{path} is not a field of KEDA's schema" for path in sorted(unknown))
 
     scaled, deployment = found["ScaledObject"]["spec"], found["Deployment"]
     trigger = scaled["triggers"][0]
     yield from (f"{key} is not a field of KEDA's SQS trigger" for key in trigger["metadata"].keys() - SQS_TRIGGER)
     if trigger["authenticationRef"]["name"] != found["TriggerAuthentication"]["metadata"]["name"]:
-        yield "the trigger names an authentication that is not there"
+        yield "the trigger names a TriggerAuthentication that does not exist"
     if scaled["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
-        yield "the ScaledObject scales something that is not there"
+        yield "the ScaledObject names a Deployment that does not exist"
 
     pod = deployment["spec"]["template"]["spec"]
     container = pod["containers"][0]

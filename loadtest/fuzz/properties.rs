@@ -1,4 +1,4 @@
-//! The properties that `cargo test` replays, for the fuzz targets: one text for both.
+//! The properties for the fuzz targets. `cargo test` includes the same sources.
 
 #[path = "../../tests/it/fuzz/batch.rs"]
 mod batch;
@@ -13,27 +13,27 @@ mod records;
 #[path = "../../tests/it/fuzz/route.rs"]
 mod route;
 
-/// A message's body: see [`logferry::event`].
+/// Checks the body of a message: see [`logferry::event`].
 pub fn event(data: &[u8]) {
     event::check(data);
 }
 
-/// An object's key, a layout and a name's template: see [`logferry::route`] and [`logferry::name`].
+/// Checks a key, a layout and a template of names: see [`logferry::route`] and [`logferry::name`].
 pub fn route(data: &[u8]) {
     route::check(data);
 }
 
-/// An object as it is stored: see [`logferry::decode`].
+/// Checks an object as stored: see [`logferry::decode`].
 pub fn decode(data: &[u8]) {
     decode::check(data);
 }
 
-/// An object's text: see [`logferry::records`].
+/// Checks the text of an object: see [`logferry::records`].
 pub fn records(data: &[u8]) {
     records::check(data);
 }
 
-/// Events on their way into requests: see [`logferry::batch`].
+/// Checks the batching of events into requests: see [`logferry::batch`].
 pub fn batch(data: &[u8]) {
     batch::check(data);
 }

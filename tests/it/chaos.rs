@@ -1,14 +1,14 @@
-//! Everything at once, from a few seeds: faults of every call, duplicate notifications, SIGKILL, SIGSTOP. Nothing is lost, altered
-//! or in a wrong account. `loadtest/run chaos` is the same with as many seeds as asked for.
+//! Chaos runs of a few seeds: faults of every call, duplicate notifications, SIGKILL, SIGSTOP. Nothing is lost, altered
+//! or in a wrong account. `loadtest/run chaos` runs as many seeds as asked for.
 
 use std::{path::Path, time::Duration};
 
 use logferry_chaos::{Kind, Plan, Setting, run};
 
-/// Shorter than a message stays hidden after its worker was killed.
+/// Shorter than the time for which a killed worker's messages stay hidden.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// Carries out the plan of that seed, unless another target than the sandbox is asked for: no other has faults.
+/// Carries out the plan of a seed. Skips itself on other targets than the sandbox, which cannot inject faults.
 async fn chaos(seed: u64, kind: Kind, workers: usize) {
     if !matches!(std::env::var("LOGFERRY_TEST_TARGET").as_deref(), Err(_) | Ok("" | "sandbox")) {
         eprintln!("skipped: only the sandbox injects faults");
@@ -21,7 +21,7 @@ async fn chaos(seed: u64, kind: Kind, workers: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_worker_and_faults() {
+async fn one_worker_with_faults() {
     chaos(1, Kind::Faults, 1).await;
 }
 
@@ -41,6 +41,6 @@ async fn three_workers_of_which_some_are_paused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_workers_and_lost_answers() {
+async fn three_workers_with_lost_answers() {
     chaos(4, Kind::LostAnswers, 3).await;
 }

@@ -1,10 +1,10 @@
-//! The configuration as a person meets it: what is wrong is named, with where it came from, and exits 64.
+//! Error messages for a wrong configuration: they name the setting and its source, and the command exits with 64.
 
 use std::path::{Path, PathBuf};
 
 use crate::{target::unique, worker::logferry};
 
-/// Everything that has no default.
+/// All settings without a default.
 const COMPLETE: [(&str, &str); 4] = [
     ("AWS_REGION", "eu-central-1"),
     ("SQS_QUEUE_URL", "https://sqs.eu-central-1.amazonaws.com/111111111111/logs"),
@@ -22,8 +22,8 @@ fn file(text: &str) -> PathBuf {
     path
 }
 
-/// Runs `worker` and `config check`: both must exit 64 and say each of `words` on standard error, nothing on standard
-/// output.
+/// Runs `worker` and `config check`. Both must exit with 64, write each of `words` to standard error, and nothing to
+/// standard output.
 #[track_caller]
 fn refused(text: Option<&str>, environment: &[(&str, &str)], flags: &[&str], words: &[&str]) {
     let file = text.map(file);
@@ -44,27 +44,27 @@ fn refused(text: Option<&str>, environment: &[(&str, &str)], flags: &[&str], wor
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
     if let Some(file) = file {
-        std::fs::remove_file(file).expect("it is there");
+        std::fs::remove_file(file).expect("the file exists");
     }
 }
 
 #[test]
-fn a_field_that_does_not_exist() {
+fn an_unknown_field_is_refused() {
     refused(Some("[worker]\nconcurency = 4\n"), &[], &[], &["concurency", "config-", "line 2"]);
 }
 
 #[test]
-fn a_value_of_the_wrong_type() {
+fn a_value_of_the_wrong_type_is_refused() {
     refused(Some("[queue]\nmax_messages = \"ten\"\n"), &[], &[], &["max_messages", "config-", "line 2"]);
 }
 
 #[test]
-fn a_file_that_is_not_there() {
+fn a_missing_file_is_named() {
     refused(None, &[("LOGFERRY_CONFIG", "/nowhere/logferry.toml")], &[], &["/nowhere/logferry.toml"]);
 }
 
 #[test]
-fn several_problems_come_at_once_and_say_where_from() {
+fn all_problems_are_reported_at_once_with_their_sources() {
     refused(
         Some("[queue]\nmax_messages = 11\n[worker]\nconcurrency = 0\n"),
         &[("RETRY_ATTEMPTS", "50"), ("LOGFERRY_QUEUE__WAIT_TIME", "1m")],
@@ -84,18 +84,18 @@ fn several_problems_come_at_once_and_say_where_from() {
 }
 
 #[test]
-fn a_variable_is_named_with_its_field() {
+fn a_wrong_variable_is_named_with_its_field() {
     refused(None, &[("RETRY_ATTEMPTS", "many")], &[], &["$RETRY_ATTEMPTS", "many", "delivery.attempts"]);
     refused(None, &[("LOGFERRY_QUEUE__MAX_MESAGES", "1")], &[], &["$LOGFERRY_QUEUE__MAX_MESAGES"]);
 }
 
 #[test]
-fn a_flag_is_named() {
+fn a_wrong_flag_is_named() {
     refused(None, &[], &["--set", "worker.grace_period=soon"], &["worker.grace_period", "flag"]);
 }
 
 #[test]
-fn names_are_such_as_aws_has() {
+fn names_that_aws_does_not_allow_are_refused() {
     let queue = |name: &str| format!("https://sqs.eu-central-1.amazonaws.com/111111111111/{name}");
     for (name, value, words) in [
         ("TENANT_CONFIG_TABLE", "tenants\n".to_owned(), ["tenants.table", "no name of a table"]),
@@ -118,7 +118,7 @@ fn names_are_such_as_aws_has() {
 }
 
 #[test]
-fn what_is_required_is_asked_for_by_every_name() {
+fn missing_settings_are_listed_with_all_their_names() {
     let output = logferry(&["worker"], &[]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{told}");
@@ -135,7 +135,7 @@ fn what_is_required_is_asked_for_by_every_name() {
 }
 
 #[test]
-fn a_filter_that_is_none() {
+fn an_invalid_log_filter_is_refused() {
     let output = logferry(&["worker", "--set", "log.filter=a=b=c"], &COMPLETE);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{told}");
@@ -143,7 +143,7 @@ fn a_filter_that_is_none() {
 }
 
 #[test]
-fn the_execution_mode_stands_in_for_a_command() {
+fn the_execution_mode_replaces_the_command() {
     let output = logferry(&[], &[("EXECUTION_MODE", "sqs")]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{told}");
@@ -155,7 +155,7 @@ fn the_execution_mode_stands_in_for_a_command() {
 }
 
 #[test]
-fn a_good_configuration_is_checked_and_printed_with_its_origins() {
+fn config_print_shows_each_value_with_its_source() {
     let file = file("[worker]\nconcurrency = 4\n[queue]\nmax_messages = 3\n");
     let path = file.to_str().expect("UTF-8");
     let mut environment = COMPLETE.to_vec();
@@ -175,5 +175,5 @@ fn a_good_configuration_is_checked_and_printed_with_its_origins() {
     ] {
         assert!(printed.lines().any(|printed| printed == line), "{line}\nis not in\n{printed}");
     }
-    std::fs::remove_file(file).expect("it is there");
+    std::fs::remove_file(file).expect("the file exists");
 }

@@ -1,7 +1,8 @@
-//! The sandbox and ministack, asked the same: every call that the worker makes, good and bad, must be answered alike.
+//! Makes the same calls, good and bad, on the sandbox and on ministack, and compares the answers. They cover every call
+//! of the worker.
 //!
-//! Neither is AWS, and each keeps the other honest. Where they differ and know it, the difference stands with its reason
-//! in [`known`]; one that is gone must leave the list.
+//! Neither double is AWS; a difference between them shows an error in one. Differences that are understood are listed
+//! in [`known`] with their reasons. A difference that no longer exists must leave the list.
 
 mod copy;
 mod dynamodb;
@@ -24,18 +25,18 @@ use crate::{
     target::{Target, ministack},
 };
 
-/// What a double answered, by the name of the question.
+/// Answers of one double, by the name of the question.
 #[derive(Debug, Default)]
 struct Answers(BTreeMap<String, String>);
 
 impl Answers {
-    /// Notes what was seen.
+    /// Records an observation.
     fn note(&mut self, question: &str, seen: impl Into<String>) {
         let before = self.0.insert(question.to_owned(), seen.into());
         assert_eq!(before, None, "{question} is asked twice");
     }
 
-    /// Notes an answer: what `shape` tells of a good one, status and code of an error.
+    /// Records an answer: `shape` describes a good one, status and code an error.
     fn answer<T, E>(
         &mut self,
         question: &str,
@@ -56,7 +57,7 @@ impl Answers {
     }
 }
 
-/// Nothing to tell but that it went well.
+/// Describes an answer of which only the success matters.
 fn nothing<T>(_: T) -> String {
     String::new()
 }
@@ -74,7 +75,7 @@ async fn ask(target: Target) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_doubles_answer_alike() {
+async fn both_doubles_give_the_same_answers() {
     let endpoint = match ministack::shared().await {
         Ok(endpoint) => endpoint.clone(),
         Err(problem) if ministack::is_required() => panic!("LOGFERRY_REQUIRE_MINISTACK=1, but {problem}"),
@@ -82,7 +83,7 @@ async fn both_doubles_answer_alike() {
     };
     let ministack = ask(Target { endpoint, sandbox: None }).await;
     let sandbox = ask(Target::sandbox().await).await;
-    assert!(sandbox.keys().eq(ministack.keys()), "the questions are the same");
+    assert!(sandbox.keys().eq(ministack.keys()), "both doubles get the same questions");
     let mut problems = Vec::new();
     for (question, ours) in &sandbox {
         let theirs = &ministack[question];
@@ -93,16 +94,16 @@ async fn both_doubles_answer_alike() {
             }
             Some(known) if (ours.as_str(), theirs.as_str()) != (known.sandbox, known.ministack) => {
                 problems.push(format!(
-                    "{question}: not the known difference any more\n    sandbox:   {ours}\n    ministack: {theirs}"
+                    "{question}: no longer the known difference\n    sandbox:   {ours}\n    ministack: {theirs}"
                 ));
             }
             _ => {}
         }
     }
     for known in KNOWN_DIFFERENCES {
-        assert_ne!(known.sandbox, known.ministack, "{}: no difference", known.question);
+        assert_ne!(known.sandbox, known.ministack, "{}: the known answers do not differ", known.question);
         if !sandbox.contains_key(known.question) {
-            problems.push(format!("{}: known, but never asked", known.question));
+            problems.push(format!("{}: a known difference, but the question is never asked", known.question));
         }
     }
     assert!(problems.is_empty(), "{} of {} answers:\n{}", problems.len(), sandbox.len(), problems.join("\n"));

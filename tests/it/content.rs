@@ -1,4 +1,5 @@
-//! Objects as they are in the field: with defects of single records, marks, times in every unit, and formats that are no records.
+//! Objects as found in the field: defects of single records, byte order marks, times in every unit, and formats that
+//! are not records.
 
 use flate2::read::MultiGzDecoder;
 use serde_json::{Value, json};
@@ -14,24 +15,24 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// A record as its JSON text; `message` is the inside of a string, as it stands.
+/// A record as JSON text. `message` is inserted between the quotes without escaping.
 fn record(message: &[u8], timestamp: i64) -> Vec<u8> {
     [b"{\"message\":\"", message, format!("\",\"timestamp\":{timestamp}}}").as_bytes()].concat()
 }
 
-/// The messages of the stream of that pod.
+/// Messages in the log stream of a pod.
 async fn messages(setup: &Setup, customer: &logferry_testbed::provision::Customer, pod: &str) -> Vec<String> {
     let streams = received(&setup.aws, customer).await;
     let stream = streams.into_iter().find(|(name, _)| name.contains(&format!("-{pod}-")));
     stream.map(|(_, events)| events.into_iter().map(|(_, message)| message).collect()).unwrap_or_default()
 }
 
-/// Between two good records, in an array and a record a line: that one record is mended, and all arrive.
+/// One defective record between two good ones, in an array and in lines: it is mended, and all three arrive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_defect_stays_its_record_s() {
+async fn a_defect_affects_its_own_record_alone() {
     let setup = Setup::new("defects").await;
     let customer = setup.customer("acme").await;
-    // One time for all: events of one time keep their order.
+    // All records have the same time, because events with the same time keep their order.
     let at = now();
     let deep = |depth: usize| {
         let nested = ["{\"a\":".repeat(depth), "1".to_owned(), "}".repeat(depth)].concat();
@@ -80,7 +81,7 @@ async fn a_defect_stays_its_record_s() {
     assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
 }
 
-/// Objects that hold a record longer than 1 MiB between two good ones, and where that one stands in the text.
+/// Objects with a record longer than 1 MiB between two good ones, and the position of that record in the text.
 fn too_long(at: i64) -> Vec<(&'static str, Vec<u8>, String, String)> {
     let [first, last] = [b"first", b"final"].map(|message| record(message, at));
     let long = record("\\\"}]\u{e9}".repeat(250_000).as_bytes(), at);
@@ -119,7 +120,7 @@ async fn a_record_that_is_too_long_leaves_its_place_in_quarantine() {
         assert_eq!((line["reason"].as_str(), line["record"].as_u64()), (Some("too_long"), Some(1)), "{line}");
         let said = line["message"].as_str().expect("a text");
         assert!(said.contains(&place), "{place:?} is not in {said:?}");
-        // Whoever goes there finds it.
+        // An operator finds the record at that position.
         let mut text = String::new();
         std::io::Read::read_to_string(&mut MultiGzDecoder::new(&bytes[..]), &mut text)
             .expect("gzip of UTF-8");
@@ -139,7 +140,7 @@ async fn a_record_that_is_too_long_leaves_its_place_in_quarantine() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_quarantine_the_letter_names_the_record_that_is_too_long() {
+async fn without_a_quarantine_the_dead_letter_names_the_record_that_is_too_long() {
     let setup = Setup::new("too-long").await;
     let at = now();
     let customer = setup.customer("acme").await;
@@ -152,7 +153,7 @@ async fn without_a_quarantine_the_letter_names_the_record_that_is_too_long() {
     for (name, _, place, _) in too_long(at) {
         assert_eq!(messages(&setup, &customer, name).await, ["first", "final"]);
         let key = format!("acme/c/app/{name}/1.json");
-        let letter = letters.iter().find(|letter| letter.get("key") == key).expect("its letter");
+        let letter = letters.iter().find(|letter| letter.get("key") == key).expect("a letter about the key");
         let told = ["reason", "tenant", "record_offset"].map(|name| letter.get(name));
         assert_eq!(told, ["record_too_long", "acme", "1"], "{letter:?}");
         let error = letter.get("error");
@@ -161,7 +162,7 @@ async fn without_a_quarantine_the_letter_names_the_record_that_is_too_long() {
     if setup.sandbox().is_none() {
         return;
     }
-    // Moved back with a quarantine in place: nothing is put again, and the place is kept.
+    // After redrive to a queue with a quarantine, no record is put again, and the position is quarantined.
     let before = received_events(&setup.aws, &customer).await;
     drop(worker);
     let bucket = bucket(&setup).await;
@@ -171,7 +172,7 @@ async fn without_a_quarantine_the_letter_names_the_record_that_is_too_long() {
     }
     let limits = [("LOGFERRY_SOURCE__MAX_RECORD", "1 MiB"), ("LOGFERRY_QUARANTINE__BUCKET", &owned)];
     let worker = setup.worker_with(&limits).await;
-    eventually("both are acknowledged", async || {
+    eventually("both messages are acknowledged", async || {
         let acknowledged = worker.metrics().await.get("logferry_messages_total{verdict=\"ack\"}");
         if acknowledged == 2.0 { Ok(()) } else { Err(format!("{acknowledged} are")) }
     })
@@ -246,11 +247,11 @@ async fn times_are_read_in_every_unit_and_spelling() {
     assert_eq!(metrics.get("logferry_records_total{outcome=\"too_old\"}"), 0.0);
 }
 
-/// Documents of other formats, small and of several megabytes, with a quarantine and without: none is an event.
+/// Documents of other formats, small and of several megabytes, with and without a quarantine: none becomes an event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn documents_are_no_events() {
+async fn documents_of_other_formats_are_not_delivered() {
     let setup = Setup::new("documents").await;
-    // Ministack takes so long over megabytes that letters are seen twice before the last one comes.
+    // Ministack takes so long for megabytes that dead letters become visible again before the last one arrives.
     if setup.sandbox().is_none() {
         return;
     }
@@ -276,7 +277,10 @@ async fn documents_are_no_events() {
         ("large-logs", logs(60_000).to_string(), "subscription"),
         ("rows", json!({ "rows": rows }).to_string(), "one JSON document of"),
     ];
-    assert!(documents.iter().any(|(_, text, _)| text.len() > 3 << 20), "one is longer than a record may be");
+    assert!(
+        documents.iter().any(|(_, text, _)| text.len() > 3 << 20),
+        "one document is longer than a record may be"
+    );
     let bucket = bucket(&setup).await;
     let owned = format!("{bucket}={}", setup.provider.account);
     for (variables, name) in
@@ -306,7 +310,7 @@ async fn documents_are_no_events() {
     assert_eq!(files(&setup, &bucket).await, []);
 }
 
-/// A zstd frame whose reader has to keep a window of so many bytes, a power of two; the text is not compressed.
+/// A zstd frame that needs a window of this size, a power of two. The text is not compressed.
 fn frame(window: u32, header: u8, dictionary: &[u8], text: &[u8]) -> Vec<u8> {
     let window = u8::try_from(window.ilog2() - 10).expect("a power of two") << 3;
     let block = u32::try_from(text.len()).expect("short") << 3 | 1;
@@ -315,7 +319,7 @@ fn frame(window: u32, header: u8, dictionary: &[u8], text: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zstd_is_read_as_people_write_it() {
+async fn zstd_frames_of_every_kind_are_read() {
     const MIB: u32 = 1 << 20;
     let setup = Setup::new("zstd").await;
     let customer = setup.customer("acme").await;
@@ -324,7 +328,7 @@ async fn zstd_is_read_as_people_write_it() {
     let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"{[\"x"].concat();
     let encoded = {
         let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("level 1 is known");
-        encoder.window_log(25).expect("it is known");
+        encoder.window_log(25).expect("the parameter is known");
         std::io::Write::write_all(&mut encoder, &array).expect("memory takes every byte");
         encoder.finish().expect("memory takes every byte")
     };
@@ -333,7 +337,7 @@ async fn zstd_is_read_as_people_write_it() {
         ("skippable".to_owned(), [&skippable[..], &encoded, &skippable].concat()),
         ("twice".to_owned(), [frame(128 * MIB, 0, &[], b" "), frame(64 * MIB, 0, &[], &array)].concat()),
     ];
-    // More than there is memory for at the same time.
+    // Together these need more memory than the worker may use for windows.
     good.extend((0..6).map(|n| (format!("large-{n}"), frame(128 * MIB, 0, &[], &array))));
     good.extend([16, 32, 64].map(|mib| (format!("window-{mib}"), frame(mib * MIB, 0, &[], &array))));
     let bad = [
@@ -355,7 +359,7 @@ async fn zstd_is_read_as_people_write_it() {
     let letters = setup.dead_letters(bad.len()).await;
     for (pod, _, reason, said) in &bad {
         let key = format!("acme/c/app/{pod}/1.zst");
-        let letter = letters.iter().find(|letter| letter.get("key") == key).expect("its letter");
+        let letter = letters.iter().find(|letter| letter.get("key") == key).expect("a letter about the key");
         assert_eq!([letter.get("reason"), letter.get("record_offset")], [reason, "0"], "{letter:?}");
         assert!(letter.get("error").contains(said), "{letter:?}");
     }

@@ -1,4 +1,4 @@
-//! Objects arrive in customers' buckets as they were, and each delivery of an object has its own fate.
+//! Copies of objects in customers' buckets, unchanged. Each delivery of an object succeeds or fails by itself.
 
 use std::collections::HashMap;
 
@@ -13,16 +13,14 @@ use crate::{
     target::{unique, unique_account},
 };
 
-/// A customer with a bucket, which the central role or, if asked to, the customer's own role may write to.
+/// A customer with a bucket. The central role may write to it, or the customer's own role if `in_role`.
 async fn with_bucket(setup: &Setup, tenant_id: &str, in_role: bool) -> (Customer, String) {
     bucket_in(setup, &unique_account(), tenant_id, in_role).await
 }
 
-/// The same in that account.
+/// A customer in this account, with such a bucket.
 async fn bucket_in(setup: &Setup, account: &str, tenant_id: &str, in_role: bool) -> (Customer, String) {
-    let spec = CustomerSpec::new(tenant_id);
-    let customer = Customer::create(&setup.aws, account, &setup.provider, spec).await;
-    let customer = customer.expect("the customer's side can be set up");
+    let customer = setup.customer_in(account, CustomerSpec::new(tenant_id)).await;
     let bucket = format!("{}-{tenant_id}", setup.provider.bucket);
     customer.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
     if in_role {
@@ -36,7 +34,7 @@ fn prefixed(mut row: HashMap<String, AttributeValue>, prefix: &str) -> HashMap<S
     row
 }
 
-/// Key and bytes of everything in a customer's bucket.
+/// Key and bytes of all objects in a customer's bucket.
 async fn received(setup: &Setup, customer: &Customer, bucket: &str) -> Vec<(String, bytes::Bytes)> {
     let objects = customer.objects(&setup.aws, bucket).await.expect("the bucket can be read");
     objects.into_iter().map(|object| (object.key, object.bytes)).collect()
@@ -51,10 +49,11 @@ fn copy_of(object: &Object, prefix: &str) -> (String, bytes::Bytes) {
 async fn buckets_receive_their_own_tenants_objects_as_they_are() {
     let setup = Setup::with("copies", |spec| spec.versioned = true).await;
     if setup.sandbox().is_none() {
-        // ministack copies within one account alone: see the next test.
+        // ministack copies only within one account: see the next test.
         return;
     }
-    // One by the central role, one by its own, one of each kind; and one that has no bucket.
+    // One bucket written by the central role, one by the customer's role, a tenant with both kinds of delivery, and a
+    // tenant without a bucket.
     let (central, central_bucket) = with_bucket(&setup, "central", false).await;
     let (own, own_bucket) = with_bucket(&setup, "own", true).await;
     let (both, both_bucket) = with_bucket(&setup, "both", true).await;
@@ -101,7 +100,7 @@ async fn buckets_receive_their_own_tenants_objects_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_of_the_provider_s_own_receives_objects_too() {
+async fn a_bucket_in_the_providers_account_receives_copies() {
     let setup = Setup::new("copies-near").await;
     let account = setup.provider.account.clone();
     let tenant = format!("near-{}", unique());
@@ -121,10 +120,10 @@ async fn a_bucket_of_the_provider_s_own_receives_objects_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_comes_late_does_not_bring_an_old_version_back() {
+async fn a_late_event_does_not_restore_an_old_version() {
     let setup = Setup::with("copies-late", |spec| spec.versioned = true).await;
     if setup.sandbox().is_none() {
-        // ministack's events have no sequencer that tells versions apart.
+        // ministack's events have no sequencer that orders versions.
         return;
     }
     let account = setup.provider.account.clone();
@@ -132,7 +131,7 @@ async fn an_event_that_comes_late_does_not_bring_an_old_version_back() {
     setup.put_row(customer.bucket_row(&bucket, false)).await;
     let [old, new] = [20, 30].map(|records| generated("late/c/app/pod/1.json.gz", records, 40));
     setup.upload(&old.key, old.bytes).await;
-    // The old version's message is somebody else's while the new one's is worked off.
+    // Holds the old version's message back while the new version's message is worked on.
     let sqs = setup.account().sqs();
     let mut held = Vec::new();
     eventually("the event is in the queue", async || {
@@ -153,7 +152,7 @@ async fn an_event_that_comes_late_does_not_bring_an_old_version_back() {
     .await;
     for handle in held {
         let release = sqs.change_message_visibility().queue_url(&setup.provider.queue_url);
-        release.receipt_handle(handle).visibility_timeout(0).send().await.expect("it is ours");
+        release.receipt_handle(handle).visibility_timeout(0).send().await.expect("the message is in flight");
     }
     setup.acknowledged(&worker, 2).await;
     let metrics = worker.metrics().await;
@@ -164,7 +163,7 @@ async fn an_event_that_comes_late_does_not_bring_an_old_version_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_clusters_objects_of_one_name_overwrite_each_other_never() {
+async fn objects_of_two_clusters_never_overwrite_each_other() {
     let setup = Setup::new("copies-collide").await;
     let account = setup.provider.account.clone();
     let tenant = format!("collide-{}", unique());
@@ -186,7 +185,7 @@ async fn two_clusters_objects_of_one_name_overwrite_each_other_never() {
     assert!(letter.get("error").contains("bucket_key"), "{letter:?}");
     let first = copy_of(&one, "ROSA/cluster-logs/");
     assert_eq!(received(&setup, &customer, &bucket).await, std::slice::from_ref(&first));
-    // The row is mended, and the message comes again.
+    // The row is corrected, and the message comes again.
     row.insert("bucket_key".to_owned(), text("{tenant}/{cluster}/{application}/{pod}/{file}"));
     setup.put_row(row).await;
     eventually("the worker knows the new row", async || {
@@ -204,7 +203,7 @@ async fn two_clusters_objects_of_one_name_overwrite_each_other_never() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_delivery_has_done_the_other_s_failure_does_not_repeat() {
+async fn a_failed_delivery_does_not_repeat_a_finished_one() {
     let setup = Setup::new("copy-fails").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let (customer, bucket) = with_bucket(&setup, "acme", false).await;
@@ -228,7 +227,7 @@ async fn what_one_delivery_has_done_the_other_s_failure_does_not_repeat() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&first.text));
     assert_eq!(received(&setup, &customer, &bucket).await, [copy_of(&first, "ROSA/cluster-logs/")]);
 
-    // And the other way round.
+    // The same with the roles of the deliveries exchanged.
     let throttle = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
     let throttle = sandbox.faults().add(Fault::new("logs", "PutLogEvents", throttle));
     let second = generated("acme/c/app/pod/2.json.gz", 20, 40);
@@ -241,7 +240,7 @@ async fn what_one_delivery_has_done_the_other_s_failure_does_not_repeat() {
     .await;
     sandbox.faults().remove(throttle);
     setup.acknowledged(&worker, 2).await;
-    assert_eq!(worker.metrics().await.get("logferry_objects_copied_total"), 2.0, "each once");
+    assert_eq!(worker.metrics().await.get("logferry_objects_copied_total"), 2.0, "one copy for each object");
     let all = [expected(&first.text), expected(&second.text)].concat();
     let mut found = received_events(&setup.aws, &customer).await;
     found.sort();

@@ -1,4 +1,4 @@
-//! Objects that keep a processor busy and wait for nothing: they cost their own tenant time, and nobody else.
+//! Objects that keep a processor busy without ever waiting: they delay their own tenant and no other.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use crate::{
 
 const ACKNOWLEDGED: &str = "logferry_messages_total{verdict=\"ack\"}";
 
-/// A mebibyte of the text, again and again.
+/// One mebibyte of repeated text.
 fn mebibyte(text: &str) -> Vec<u8> {
     text.as_bytes().repeat((1 << 20) / text.len())
 }
 
-/// Objects of seconds of work on a fast machine and of minutes here, none of which is ever put.
+/// Objects that take seconds on a fast machine and minutes in this build. None of their records is delivered.
 fn busy() -> [(&'static str, Vec<u8>); 4] {
     let zstd = |text: &[u8]| zstd::encode_all(text, 3).expect("memory takes every byte");
     [
@@ -29,7 +29,7 @@ fn busy() -> [(&'static str, Vec<u8>); 4] {
     ]
 }
 
-/// 24 of them, six of each kind, in a worker that others want something of.
+/// A worker with 24 such objects, six of each kind, and other tenants.
 struct Beside {
     setup: Setup,
     worker: Worker,
@@ -48,7 +48,7 @@ impl Beside {
         let variables = [("LOGFERRY_WORKER__GRACE_PERIOD", "10s"), ("LOGFERRY_QUEUE__WAIT_TIME", "1s")];
         let worker = setup.worker_with(&variables).await;
         worker.ready().await;
-        // Seen to be there, they leave the busy one no more than half of the slots.
+        // These tenants must be active, so that the busy tenant gets no more than half of the slots.
         for other in &others {
             let first = generated(&format!("{}/c/app/pod/first.json.gz", other.tenant_id), 20, 100);
             setup.upload(&first.key, first.bytes.clone()).await;
@@ -61,7 +61,7 @@ impl Beside {
                 setup.upload(&format!("busy/c/{kind}/pod/{number}"), bytes.clone()).await;
             }
         }
-        eventually("they are being read", async || {
+        eventually("the objects are being read", async || {
             let metrics = worker.metrics().await;
             if metrics.get(stored) > before { Ok(()) } else { Err(format!("{metrics:?}")) }
         })
@@ -71,7 +71,7 @@ impl Beside {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_never_waits_holds_up_nobody() {
+async fn busy_objects_do_not_delay_other_tenants() {
     let Some(mut here) = Beside::new("cpu").await else { return };
     let mut slowest = Duration::ZERO;
     let mut sent: Vec<Vec<Object>> = vec![Vec::new(); here.others.len()];
@@ -88,13 +88,13 @@ async fn what_never_waits_holds_up_nobody() {
             slowest = slowest.max(began.elapsed());
         }
         let began = Instant::now();
-        let (status, body) = here.worker.http_get("/healthz").await.expect("it answers");
+        let (status, body) = here.worker.http_get("/healthz").await.expect("the endpoint answers");
         assert_eq!(status, 200, "{body}");
         assert!(began.elapsed() < Duration::from_secs(1), "health took {:?}", began.elapsed());
     }
     let metrics = here.worker.metrics().await;
     eprintln!("the slowest of 18 took {slowest:?} beside {} busy ones", 45.0 - metrics.get(ACKNOWLEDGED));
-    assert!(metrics.get(ACKNOWLEDGED) < 45.0, "all was done before it could be in anybody's way");
+    assert!(metrics.get(ACKNOWLEDGED) < 45.0, "the busy objects were finished too early to delay others");
     assert!(slowest < Duration::from_secs(10), "one took {slowest:?}");
     for (other, sent) in here.others.iter().zip(&sent) {
         let mut found = received_events(&here.setup.aws, other).await;

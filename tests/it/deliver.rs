@@ -1,4 +1,4 @@
-//! Real objects of Vector's arrive whole, in order, in the right account, once.
+//! Objects written by Vector arrive completely, in order, in the right account, once.
 
 use jiff::Timestamp;
 use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
@@ -47,14 +47,14 @@ async fn delivers(folder: &str, wiring: impl FnOnce(&mut ProviderSpec)) {
     assert_eq!(metrics.sum("logferry_dead_letters_total"), 0.0);
 }
 
-/// Every stream of a customer holds the events of its one object and nothing else. Returns how many that are.
+/// Checks that every stream of a customer holds the events of one object and nothing else. Returns their number.
 async fn check_customer(setup: &Setup, customer: &Customer, objects: &[Object]) -> usize {
     let tenant = format!("{}/", customer.tenant_id);
     let mut streams = received(&setup.aws, customer).await;
     let mut count = 0;
     for object in objects.iter().filter(|object| object.key.starts_with(&tenant)) {
         let parts: Vec<_> = object.key.split('/').collect();
-        // Named by the object's date; only at midnight is that not today's.
+        // The stream's date is the object's: today, or yesterday around midnight.
         let prefix = format!("{}-{}-", parts[2], parts[3]);
         let name = streams.keys().find(|name| name.starts_with(&prefix)).cloned();
         let name = name.unwrap_or_else(|| panic!("no stream {prefix}* among {:?}", streams.keys()));
@@ -89,9 +89,9 @@ async fn plain_ndjson_through_raw_sns_delivery_with_versions() {
     delivers("ndjson-plain", |spec| (spec.raw_delivery, spec.versioned) = (true, true)).await;
 }
 
-/// Whoever reads the body without undoing its compression cannot read it at all.
+/// A service that does not decompress the body cannot read it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_bodies_may_travel_in_gzip() {
+async fn request_bodies_can_be_compressed() {
     let setup = Setup::new("gzip-bodies").await;
     let customer = setup.customer("acme").await;
     let object = generated("acme/c/app/p/1.json", 2000, 200);
@@ -103,13 +103,17 @@ async fn request_bodies_may_travel_in_gzip() {
     let [(name, events)] = &Vec::from_iter(&streams)[..] else { panic!("not one stream: {streams:?}") };
     assert_same_events(name, events, &expected(&object.text));
     if let Some(sandbox) = setup.sandbox() {
-        assert_eq!(sandbox.gzip_bodies(), sandbox.calls("logs", "PutLogEvents"), "none went as it is");
+        assert_eq!(
+            sandbox.gzip_bodies(),
+            sandbox.calls("logs", "PutLogEvents"),
+            "all bodies were compressed"
+        );
     }
 }
 
-/// The two shapes that come without SNS, and several objects in one message; keys with every character that S3 encodes.
+/// Events without SNS, in both shapes; several objects in one message; keys with every character that S3 encodes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_of_s3_itself_and_of_eventbridge() {
+async fn events_come_from_s3_directly_and_from_eventbridge() {
     let setup = Setup::new("shapes").await;
     let customer = setup.customer("acme").await;
     let bucket = format!("{}-silent", setup.provider.bucket);
@@ -148,9 +152,9 @@ async fn events_of_s3_itself_and_of_eventbridge() {
     assert_eq!(metrics.get("logferry_skipped_total{reason=\"not_object_created\"}"), 1.0);
 }
 
-/// PutLogEvents takes events within 24 hours of each other, and refuses a request whole for one event.
+/// PutLogEvents takes events within 24 hours of each other, and refuses a whole request because of one event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn days_in_turns_and_a_refused_event_cost_few_puts() {
+async fn alternating_days_and_a_refused_event_take_few_puts() {
     let setup = Setup::new("requests").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
@@ -182,7 +186,7 @@ async fn days_in_turns_and_a_refused_event_cost_few_puts() {
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get("logferry_records_total{outcome=\"refused\"}"), 1.0);
     assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
-    // One finds the group missing; two days; and the day with the refused event, halved six times.
+    // One put finds the log group missing. Each of the two days takes one, and the put with the refused event is halved six times.
     let puts = sandbox.calls("logs", "PutLogEvents");
     assert!((4..=16).contains(&puts), "{puts} puts");
 }

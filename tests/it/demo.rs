@@ -1,9 +1,9 @@
-//! The README's first command.
+//! The first command of the README.
 
 use std::process::Command;
 
 #[test]
-fn the_demo_delivers_every_record_and_says_so() {
+fn the_demo_delivers_and_reports_every_record() {
     let demo = Command::new(env!("CARGO_BIN_EXE_logferry")).arg("demo").output().expect("the demo starts");
     let said = String::from_utf8_lossy(&demo.stdout);
     assert!(demo.status.success(), "{said}\n{}", String::from_utf8_lossy(&demo.stderr));

@@ -1,24 +1,23 @@
-//! `logferry doctor`: what does not work is said, with what mends it, and nothing else is touched.
+//! `logferry doctor` names each broken condition with its fix. It changes no more than a delivery would.
 
 use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
-use logferry_testbed::provision::{Customer, CustomerSpec};
-use serde_json::{Value, json};
+use logferry_testbed::provision::CustomerSpec;
+use serde_json::Value;
 
 use crate::{
     operator::{self, Ended},
     setup::{Setup, text},
 };
 
-/// What an operator has: both sides, and the worker's own environment.
+/// An operator's surroundings: both sides, and the environment of the worker.
 struct Operator {
     setup: Setup,
     environment: BTreeMap<String, String>,
 }
 
-/// What the doctor said.
 struct Report(Value);
 
 impl Report {
@@ -26,21 +25,21 @@ impl Report {
         self.0["conditions"].as_array().expect("an array")
     }
 
-    /// Every condition with its state, in order.
+    /// All conditions with their states, in order.
     fn states<'a>(&'a self) -> Vec<(&'a str, &'a str)> {
         let text = |value: &'a Value| value.as_str().expect("a string");
         self.conditions().iter().map(|of| (text(&of["condition"]), text(&of["state"]))).collect()
     }
 
-    /// Checks that exactly this fails, for that reason and with that fix.
+    /// Checks that exactly this condition fails, with this problem and fix.
     #[track_caller]
     fn fails(&self, condition: &str, problem: &str, fix: &str) {
         let failed: Vec<_> = self.conditions().iter().filter(|of| of["state"] == "failed").collect();
         let [failed] = failed.as_slice() else { panic!("not one failure: {failed:#?}") };
         assert_eq!(failed["condition"], condition, "{failed:#}");
         let says = |field: &str, words: &str| failed[field].as_str().is_some_and(|text| text.contains(words));
-        assert!(says("detail", problem), "{problem:?} is not said: {failed:#}");
-        assert!(says("fix", fix), "{fix:?} is not said: {failed:#}");
+        assert!(says("detail", problem), "{problem:?} is missing: {failed:#}");
+        assert!(says("fix", fix), "{fix:?} is missing: {failed:#}");
     }
 
     fn state(&self, condition: &str) -> Option<&str> {
@@ -59,12 +58,12 @@ impl Operator {
         operator::run(&[&["doctor"], arguments].concat(), &self.environment).await
     }
 
-    /// What it says if all is well.
+    /// Runs the doctor, which must find no problem.
     async fn well(&self, arguments: &[&str]) -> Report {
         Report(self.doctor(&[arguments, &["--json"]].concat()).await.with(0).json())
     }
 
-    /// What it says if something is not.
+    /// Runs the doctor, which must find a problem.
     async fn ill(&self, arguments: &[&str]) -> Report {
         let report = Report(self.doctor(&[arguments, &["--json"]].concat()).await.with(1).json());
         assert_eq!(report.0["healthy"], false);
@@ -75,7 +74,6 @@ impl Operator {
         self.ill(&["--tenant", tenant]).await
     }
 
-    /// The same with another value of one variable.
     fn set(&mut self, variable: &str, value: &str) -> Option<String> {
         self.environment.insert(variable.to_owned(), value.to_owned())
     }
@@ -83,34 +81,6 @@ impl Operator {
     async fn set_queue(&self, url: &str, attribute: QueueAttributeName, value: &str) {
         let set = self.setup.account().sqs().set_queue_attributes().queue_url(url);
         set.attributes(attribute, value).send().await.expect("the attribute can be set");
-    }
-
-    /// A customer whose row is changed before it is put.
-    async fn customer_with(&self, spec: CustomerSpec, changes: &[(&str, AttributeValue)]) -> Customer {
-        let customer = self.setup.stranger(spec).await;
-        let mut row = customer.row();
-        row.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        self.setup.put_row(row).await;
-        customer
-    }
-
-    /// A customer whose role may do this and no more.
-    async fn customer_allowing(&self, spec: CustomerSpec, actions: &[&str]) -> Customer {
-        let role = spec.role_name.clone();
-        let customer = self.customer_with(spec, &[]).await;
-        let account = &customer.account;
-        let policy = json!({ "Version": "2012-10-17", "Statement": [{
-            "Effect": "Allow", "Action": actions,
-            "Resource": format!("arn:aws:logs:*:{account}:log-group:{}*", customer.log_group),
-        }] });
-        let put = [
-            ("Action", "PutRolePolicy"),
-            ("RoleName", &role),
-            ("PolicyName", "logferry"),
-            ("PolicyDocument", &policy.to_string()),
-        ];
-        self.setup.aws.account(account).iam_query(&put).await.expect("the policy can be replaced");
-        customer
     }
 }
 
@@ -144,18 +114,18 @@ fn all_ok<'a>(conditions: &[&'a str]) -> Vec<(&'a str, &'a str)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_may_not_send_to_its_queue_is_told_what_that_means() {
+async fn a_missing_permission_to_send_is_reported_with_its_consequence() {
     let setup = Setup::with("doctor-send", |spec| spec.worker_may_send = false).await;
     if setup.sandbox().is_none() {
         return;
     }
     let operator = Operator { environment: setup.environment().await, setup };
     operator.ill(&[]).await.fails("long waits", "120,000", "allow sqs:SendMessage on the queue");
-    assert_eq!(operator.setup.queue_depth().await, (0, 0), "asking sends nothing");
+    assert_eq!(operator.setup.queue_depth().await, (0, 0), "the check sends no message");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_healthy_setup_is_called_so() {
+async fn a_healthy_setup_passes() {
     let operator = Operator::new("doctor-well").await;
     let customer = operator.setup.customer("acme").await;
     assert_eq!(operator.well(&[]).await.states(), all_ok(&WIRING));
@@ -165,8 +135,8 @@ async fn a_healthy_setup_is_called_so() {
         operator.doctor(&["--tenant", "acme"]).await.with(0).saying("10 conditions: 0 failed, 0 skipped");
     assert!(text.stdout.contains(&customer.role_arn) && text.stdout.contains("acme-external-id"), "{text:?}");
     if operator.setup.sandbox().is_some() {
-        // ministack keeps an event of any age.
-        assert_eq!(customer.events(&operator.setup.aws).await.expect("the group is there"), []);
+        // ministack keeps events of any age.
+        assert_eq!(customer.events(&operator.setup.aws).await.expect("the group exists"), []);
         assert!(text.stdout.contains("discarded as too old"), "{text:?}");
     }
     assert_eq!(
@@ -175,10 +145,10 @@ async fn a_healthy_setup_is_called_so() {
     );
     let text = operator.doctor(&["--all"]).await.with(0).stdout;
     assert!(text.contains("every condition holds") && !text.contains("log stream"), "{text}");
-    // Nothing was taken out of a queue.
+    // The doctor received no message.
     assert_eq!(operator.setup.queue_depth().await, (0, 0));
 
-    // The way to a tenant needs no queue.
+    // The conditions of a tenant do not include the queues.
     for queue in ["SQS_QUEUE_URL", "LOGFERRY_QUEUE__DEAD_LETTER_URL"] {
         let mut without = operator.environment.clone();
         without.remove(queue);
@@ -187,7 +157,7 @@ async fn a_healthy_setup_is_called_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_broken_part_of_the_provider_s_side_is_named() {
+async fn each_broken_part_of_the_providers_side_is_named() {
     let mut operator = Operator::new("doctor-wiring").await;
     let provider = operator.setup.provider.clone();
 
@@ -225,7 +195,7 @@ async fn each_broken_part_of_the_provider_s_side_is_named() {
     operator.ill(&[]).await.fails("tenant table", "ResourceNotFoundException", "correct tenants.table");
     let report = operator.ill_tenant("acme").await;
     report.fails("tenant table", "ResourceNotFoundException", "nowhere");
-    assert_eq!(report.state("rows"), Some("skipped"), "not a guess");
+    assert_eq!(report.state("rows"), Some("skipped"), "rows are not guessed");
     operator.set("TENANT_CONFIG_TABLE", &provider.tenant_table);
 
     operator.set("LOGFERRY_LEDGER__TABLE", "nowhere");
@@ -238,7 +208,7 @@ async fn each_broken_part_of_the_provider_s_side_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_hop_that_is_refused_is_named_and_nothing_behind_it_is_guessed() {
+async fn after_a_refused_first_hop_later_conditions_are_skipped() {
     let mut operator = Operator::new("doctor-central").await;
     operator.setup.customer("acme").await;
     let missing = format!("{}-missing", operator.setup.provider.central_role_arn);
@@ -251,7 +221,7 @@ async fn a_first_hop_that_is_refused_is_named_and_nothing_behind_it_is_guessed()
     }
     assert_eq!(report.state("row"), Some("ok"));
 
-    // Nobody's credentials.
+    // Credentials that do not exist.
     operator.set("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE");
     let report = operator.ill_tenant("acme").await;
     report.fails("identity", "", "credentials");
@@ -259,82 +229,88 @@ async fn a_first_hop_that_is_refused_is_named_and_nothing_behind_it_is_guessed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_hop_that_is_refused_is_told_with_what_mends_it() {
+async fn a_refused_second_hop_is_reported_with_its_fix() {
     let operator = Operator::new("doctor-role").await;
     let gone = "arn:aws:iam::222222222222:role/gone";
-    operator.customer_with(CustomerSpec::new("gone"), &[("log_distribution_role_arn", text(gone))]).await;
+    operator
+        .setup
+        .customer_with(CustomerSpec::new("gone"), &[("log_distribution_role_arn", text(gone))])
+        .await;
     operator.ill_tenant("gone").await.fails("customer role", "AccessDenied", "role/gone does not exist");
-    operator.customer_with(CustomerSpec::new("id"), &[("external_id", text("somebody-elses"))]).await;
+    operator.setup.customer_with(CustomerSpec::new("id"), &[("external_id", text("somebody-elses"))]).await;
     let report = operator.ill_tenant("id").await;
     report.fails("customer role", "AccessDenied", "another sts:ExternalId than \"somebody-elses\"");
     assert_eq!(report.state("put"), Some("skipped"));
     if operator.setup.sandbox().is_none() {
-        // It does not name the action that was refused, or does not ask for it.
+        // ministack does not name the refused action, or does not check it.
         return;
     }
     let on = || AttributeValue::Bool(true);
-    operator.customer_with(CustomerSpec::new("tags"), &[("session_tags", on())]).await;
+    operator.setup.customer_with(CustomerSpec::new("tags"), &[("session_tags", on())]).await;
     operator.ill_tenant("tags").await.fails("customer role", "sts:TagSession", "must allow sts:TagSession");
-    operator.customer_with(CustomerSpec::new("identity"), &[("source_identity", on())]).await;
+    operator.setup.customer_with(CustomerSpec::new("identity"), &[("source_identity", on())]).await;
     let report = operator.ill_tenant("identity").await;
     report.fails("customer role", "sts:SetSourceIdentity", "must allow sts:SetSourceIdentity");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_refuses_is_told_call_by_call() {
+async fn each_refused_call_on_the_log_group_is_reported() {
     let operator = Operator::new("doctor-group").await;
     let no_group = |tenant: &str| CustomerSpec { create_group: false, ..CustomerSpec::new(tenant) };
     let put_only = ["logs:CreateLogStream", "logs:PutLogEvents"];
-    let customer = operator.customer_allowing(no_group("missing"), &put_only).await;
+    let customer = operator.setup.customer_allowing(no_group("missing"), &put_only).await;
     let report = operator.ill_tenant("missing").await;
     report.fails("log group", "does not exist and was not created", "create the group, or the policy of");
     assert_eq!((report.state("log stream"), report.state("put")), (Some("skipped"), Some("skipped")));
-    assert_eq!(customer.events(&operator.setup.aws).await.expect("no group is no event"), []);
+    assert_eq!(customer.events(&operator.setup.aws).await.expect("a missing group has no events"), []);
 
-    operator.customer_allowing(CustomerSpec::new("no-put"), &["logs:CreateLogStream"]).await;
+    operator.setup.customer_allowing(CustomerSpec::new("no-put"), &["logs:CreateLogStream"]).await;
     let report = operator.ill_tenant("no-put").await;
     report.fails("put", "PutLogEvents", "must allow logs:PutLogEvents on arn:aws:logs:us-east-1:");
     assert_eq!(report.state("log stream"), Some("ok"));
 
-    operator.customer_allowing(CustomerSpec::new("no-stream"), &["logs:PutLogEvents"]).await;
+    operator.setup.customer_allowing(CustomerSpec::new("no-stream"), &["logs:PutLogEvents"]).await;
     let report = operator.ill_tenant("no-stream").await;
     report.fails("log stream", "CreateLogStream", "must allow logs:CreateLogStream on");
     assert_eq!((report.state("log group"), report.state("put")), (Some("skipped"), Some("skipped")));
 
-    // One that may be created is, as the worker would.
+    // The doctor creates a group that it may create, as the worker would.
     let days = AttributeValue::N("30".to_owned());
-    let customer = operator.customer_with(no_group("new"), &[("retention_days", days)]).await;
+    let customer = operator.setup.customer_with(no_group("new"), &[("retention_days", days)]).await;
     let report = operator.well(&["--tenant", "new"]).await;
     assert!(report.0.to_string().contains("was missing, and was created, for 30 days"), "{:#}", report.0);
     let logs = operator.setup.aws.account(&customer.account).logs();
     let groups = logs.describe_log_groups().log_group_name_prefix(&customer.log_group).send().await;
-    let groups = groups.expect("the account's root may look").log_groups.unwrap_or_default();
+    let groups = groups.expect("the account's root may list groups").log_groups.unwrap_or_default();
     assert_eq!(groups.iter().map(|group| group.retention_in_days).collect::<Vec<_>>(), [Some(30)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_deliver_nothing_are_told() {
+async fn rows_that_deliver_nothing_are_reported() {
     let operator = Operator::new("doctor-rows").await;
     operator.ill_tenant("nobody").await.fails("rows", "no row of tenant \"nobody\"", "logferry tenant put");
 
     let bad = [("target_region", text("mars")), ("retention_days", AttributeValue::N("2".to_owned()))];
-    operator.customer_with(CustomerSpec::new("bad"), &bad).await;
+    operator.setup.customer_with(CustomerSpec::new("bad"), &bad).await;
     let report = operator.ill_tenant("bad").await;
     let failed: Vec<_> = report.conditions().iter().filter(|of| of["state"] == "failed").collect();
-    assert_eq!(failed.len(), 2, "one for each field: {failed:#?}");
+    assert_eq!(failed.len(), 2, "one failure for each field: {failed:#?}");
     for (failed, field) in failed.iter().zip(["target_region: \"mars\"", "retention_days: "]) {
         assert_eq!(failed["condition"], "row");
         assert!(failed["detail"].as_str().is_some_and(|detail| detail.starts_with(field)), "{failed}");
     }
     assert_eq!(report.state("customer role"), None);
 
-    // Looked at all the same: somebody is about to enable it.
-    operator.customer_with(CustomerSpec::new("asleep"), &[("enabled", AttributeValue::Bool(false))]).await;
+    // The doctor checks a disabled row of a single tenant too, because an operator may be about to enable it.
+    operator
+        .setup
+        .customer_with(CustomerSpec::new("asleep"), &[("enabled", AttributeValue::Bool(false))])
+        .await;
     let report = operator.ill_tenant("asleep").await;
     report.fails("enabled", "disabled", "logferry tenant enable asleep --type cloudwatch");
     assert_eq!(report.state("put"), Some("ok"));
 
-    // A second row that is disabled is nobody's concern, until somebody asks.
+    // A disabled second row is ignored, unless the operator asks for it.
     let customer = operator.setup.customer("two").await;
     let mut second = customer.row();
     second.insert("type".to_owned(), text("cloudwatch#audit"));
@@ -355,7 +331,7 @@ async fn rows_that_deliver_nothing_are_told() {
     report.fails("not paused", "pauses the tenant", "logferry tenant resume two");
     assert_eq!(report.state("put"), Some("ok"));
 
-    // All of them at once: the paused one is no failure, the disabled one is not looked at.
+    // With --all a paused tenant is not a failure, and a disabled row is not checked.
     let all = operator.doctor(&["--all"]).await.with(1).saying("2 failed, 1 skipped");
     assert!(all.stdout.contains("paused; `logferry tenant resume two`"), "{all:?}");
     assert!(!all.stdout.contains("asleep"), "{all:?}");
@@ -363,9 +339,9 @@ async fn rows_that_deliver_nothing_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_is_not_tried_and_the_way_to_it_is() {
+async fn the_doctor_checks_the_way_to_a_bucket_but_copies_nothing() {
     let operator = Operator::new("doctor-bucket").await;
-    let customer = operator.setup.stranger(CustomerSpec::new("acme")).await;
+    let customer = operator.setup.customer_without_row(CustomerSpec::new("acme")).await;
     let mut row = customer.row();
     row.remove("log_group_name");
     row.extend(
@@ -377,22 +353,23 @@ async fn a_copy_is_not_tried_and_the_way_to_it_is() {
     row.insert("external_id".to_owned(), text("somebody-elses"));
     operator.setup.put_row(row.clone()).await;
     operator.ill_tenant("acme").await.fails("customer role", "AccessDenied", "another sts:ExternalId");
-    // What is sent to a role means nothing without one.
+    // Without a role, the settings for a role have no meaning.
     row.retain(|name, _| name != "log_distribution_role_arn" && name != "external_id");
     operator.setup.put_row(row).await;
     let report = operator.well(&["--tenant", "acme", "--delivery", "s3"]).await;
-    assert_eq!(report.state("customer role"), Some("skipped"), "nothing was asked");
+    assert_eq!(report.state("customer role"), Some("skipped"), "no role was assumed");
     assert!(report.0.to_string().contains("the central role writes"), "{:#}", report.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_the_configuration_rules_out_fail() {
+async fn rows_that_conflict_with_the_configuration_fail() {
     let operator = Operator::new("doctor-misfit").await;
     let oversize = ("oversize", text("quarantine"));
-    let customer = operator.customer_with(CustomerSpec::new("acme"), std::slice::from_ref(&oversize)).await;
+    let customer =
+        operator.setup.customer_with(CustomerSpec::new("acme"), std::slice::from_ref(&oversize)).await;
     let report = operator.ill_tenant("acme").await;
     report.fails("row", "oversize: \"quarantine\" needs", "set quarantine.bucket for the workers");
-    assert_eq!(report.state("customer role"), None, "the worker comes no further");
+    assert_eq!(report.state("customer role"), None, "the worker stops at the row");
     let mut row = customer.bucket_row(&operator.setup.provider.bucket, false);
     row.insert("tenant_id".to_owned(), text("acme"));
     operator.setup.put_row(row).await;
@@ -401,7 +378,7 @@ async fn rows_that_the_configuration_rules_out_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_command_or_configuration_is_told_apart() {
+async fn wrong_commands_and_configurations_have_their_own_exit_codes() {
     let mut operator = Operator::new("doctor-usage").await;
     for arguments in [&["--delivery", "cloudwatch"][..], &["--all", "--tenant", "acme"], &["acme"]] {
         operator.doctor(arguments).await.with(2);

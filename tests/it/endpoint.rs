@@ -1,4 +1,4 @@
-//! The worker's own endpoint among clients that mean no good.
+//! The worker's endpoint and misbehaving clients.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -12,18 +12,18 @@ use crate::{
     setup::Setup,
 };
 
-/// Several times what the endpoint takes at once. (That it would be 1,100 makes no difference, but to the descriptors of this process.)
+/// Several times the connections that the endpoint takes at once. More would only use descriptors of this process.
 const HALF_OPEN: usize = 300;
-/// What a worker has open without them, and the 64 that it takes.
+/// More than the descriptors of a worker and of the 64 connections that it takes.
 const MOST_DESCRIPTORS: usize = 150;
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the kernel takes it");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("it is no zero");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("the timeout is not zero");
     stream
 }
 
-/// What comes until the other side closes; a reset is an end as well.
+/// Reads until the other side closes or resets the connection.
 fn until_closed(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
@@ -33,7 +33,7 @@ fn until_closed(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_open_connections_take_nothing_from_aws() {
+async fn half_open_connections_do_not_disturb_deliveries() {
     let setup = Setup::new("half-open").await;
     let customer = setup.customer("acme").await;
     let worker = setup.worker().await;
@@ -44,7 +44,7 @@ async fn half_open_connections_take_nothing_from_aws() {
             .map(|number| {
                 let mut stream = connect(address);
                 if number % 2 == 0 {
-                    // It may be closed already.
+                    // The worker may have closed the connection already.
                     let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ");
                 }
                 stream
@@ -53,7 +53,7 @@ async fn half_open_connections_take_nothing_from_aws() {
     });
     let open = open.await.expect("no panic");
     let began = Instant::now();
-    let (status, body) = worker.http_get("/healthz").await.expect("it answers");
+    let (status, body) = worker.http_get("/healthz").await.expect("the endpoint answers");
     assert_eq!((status, body.as_str()), (200, "ok\n"));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     if let Some(descriptors) = worker.descriptors() {
@@ -67,7 +67,7 @@ async fn half_open_connections_take_nothing_from_aws() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_is_short_and_for_one_request() {
+async fn a_connection_takes_one_request_and_ends_soon() {
     let setup = Setup::new("slow-headers").await;
     let worker = setup.worker().await;
     let address = worker.address();
@@ -75,7 +75,7 @@ async fn a_connection_is_short_and_for_one_request() {
         let began = Instant::now();
         let slow = std::thread::spawn(move || {
             let mut stream = connect(address);
-            // A header line each 100 ms would keep a server busy for ever that waits for the last one.
+            // One header line each 100 ms would keep a server busy for ever if it waited for the last one.
             while began.elapsed() < Duration::from_secs(30) && stream.write_all(b"X-A: b\r\n").is_ok() {
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -89,7 +89,7 @@ async fn a_connection_is_short_and_for_one_request() {
         kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n").expect("sent");
         let kept = (until_closed(kept), began.elapsed());
         let mut large = connect(address);
-        // A body that nobody reads, and a head that is too large.
+        // A request with a body that is never read, and a request with too large a head.
         let _ =
             large.write_all(b"POST /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999999\r\n\r\nxxxx");
         let mut head = connect(address);
@@ -104,10 +104,14 @@ async fn a_connection_is_short_and_for_one_request() {
     assert!(slow < cut.end, "slow headers went on for {slow:?}");
     assert!(cut.contains(&idle), "an idle connection was closed after {idle:?}");
     assert!(kept.0.starts_with("HTTP/1.1 200 ") && kept.0.ends_with("ok\n"), "{kept:?}");
-    assert!(kept.1 < Duration::from_secs(5), "it closes behind its answer, not after {:?}", kept.1);
+    assert!(
+        kept.1 < Duration::from_secs(5),
+        "the connection closes after the answer, not after {:?}",
+        kept.1
+    );
     assert!(large.0.starts_with("HTTP/1.1 405 ") && large.0.contains("allow: GET,HEAD"), "{large:?}");
     assert!(large.1.is_empty() || large.1.starts_with("HTTP/1.1 431 "), "{large:?}");
-    let (status, _) = worker.http_get("/other").await.expect("it answers");
+    let (status, _) = worker.http_get("/other").await.expect("the endpoint answers");
     assert_eq!(status, 404);
     eventually("everything is closed", async || match worker.descriptors() {
         Some(descriptors) if descriptors > 60 => Err(format!("{descriptors} descriptors are open")),

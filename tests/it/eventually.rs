@@ -1,13 +1,13 @@
-//! Waiting for what another process does.
+//! Waits for changes that another process makes.
 
 use std::time::{Duration, Instant};
 
-/// Long enough for a slow machine that runs everything at once; a test that passes never waits for it.
+/// Long enough for a slow machine that runs all tests at once. A test that passes ends earlier.
 const DEADLINE: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Asks `probe` again and again until it is satisfied, and returns what it found. A probe that is not says what it saw
-/// instead; the last of that is shown if the deadline passes.
+/// Repeats `probe` until it returns `Ok`, and returns that value. `Err` describes what the probe saw; the last one is
+/// shown when the deadline passes.
 pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
     let started = Instant::now();
     loop {
@@ -21,7 +21,7 @@ pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Re
     }
 }
 
-/// `Ok` when both are the same, for probes.
+/// `Ok` if both are equal; for probes.
 pub(crate) fn same<T: PartialEq + std::fmt::Debug>(found: &T, expected: &T) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) }
 }

@@ -1,10 +1,9 @@
-//! What AWS does on bad days, injected by the sandbox: everything arrives, and twice only where an answer was lost.
+//! Faults of AWS, injected by the sandbox: everything arrives, and only a lost answer makes events arrive twice.
 
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
 };
-use logferry_testbed::provision::Customer;
 
 use crate::{
     eventually::{eventually, same},
@@ -21,7 +20,7 @@ fn error(status: u16, code: &str) -> Effect {
     Effect::Error(ErrorAnswer::new(status, code))
 }
 
-/// What became of one object under these faults.
+/// Result of delivering one object under faults.
 struct Outcome {
     found: Vec<(i64, String)>,
     expected: Vec<(i64, String)>,
@@ -36,7 +35,7 @@ impl Outcome {
     }
 }
 
-/// Delivers one object while the faults hold; `None` when the target cannot have any.
+/// Delivers one object under these faults. `None` if the target cannot inject them.
 async fn under(
     name: &str,
     object: Object,
@@ -47,7 +46,7 @@ async fn under(
     let sandbox = setup.sandbox()?;
     let customer = setup.customer("acme").await;
     setup.upload(&object.key, object.bytes).await;
-    // Before the faults, which would hit the harness as well.
+    // Before the faults, which would also hit the calls of the harness.
     let mut environment = setup.environment().await;
     environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     for fault in faults {
@@ -67,8 +66,8 @@ fn small() -> Object {
 const RETRIES: &str = "logferry_messages_total{verdict=\"retry\"}";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn throttling_is_waited_out() {
-    // More than the SDK's own attempts: the message must come again.
+async fn throttled_puts_are_retried_until_they_succeed() {
+    // More than the SDK's own attempts, so that the message must come again.
     let throttle = Fault::new("logs", "PutLogEvents", error(400, "ThrottlingException"));
     let Some(outcome) = under("throttled", small(), vec![times(6, throttle)], &[]).await else { return };
     outcome.arrived_once();
@@ -77,8 +76,8 @@ async fn throttling_is_waited_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_service_may_fail_for_a_while() {
-    // What the messages need, not what readiness asks for.
+async fn every_service_can_fail_for_a_while() {
+    // Limits the faults to calls for messages; readiness makes others.
     let contains = |service| match service {
         "dynamodb" => Some("acme".to_owned()),
         "sts" => Some("ExternalId".to_owned()),
@@ -107,7 +106,7 @@ async fn every_service_may_fail_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_break_before_the_effect_cost_nothing() {
+async fn connections_reset_before_the_call_takes_effect_repeat_nothing() {
     let faults =
         [("logs", "PutLogEvents"), ("s3", "GetObject"), ("sts", "AssumeRole"), ("dynamodb", "Query")];
     let faults = faults.map(|(service, operation)| times(2, Fault::new(service, operation, Effect::Reset)));
@@ -116,20 +115,20 @@ async fn connections_that_break_before_the_effect_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_repeats_its_batch_and_no_more() {
+async fn a_lost_answer_repeats_one_batch() {
     let setup = Setup::new("lost").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
     let worker = setup.worker().await;
-    // The stream is made first: a lost refusal would repeat nothing.
+    // The stream must exist already: a lost refusal would repeat nothing.
     let first = generated("acme/c/app/pod/1.json.gz", 5, 40);
     setup.upload(&first.key, first.bytes).await;
     setup.acknowledged(&worker, 1).await;
-    // Eight batches; the answers to two of the calls are lost.
+    // Eight batches; the answers of two calls are lost.
     let lost = Fault::new("logs", "PutLogEvents", Effect::After { error: None });
     sandbox.faults().add(times(2, lost));
     let second = generated("acme/c/app/pod/2.json.gz", 400, 20_000);
-    setup.upload(&second.key, second.bytes).await;
+    setup.upload(&second.key, second.bytes.clone()).await;
     setup.acknowledged(&worker, 2).await;
     let found = received_events(&setup.aws, &customer).await;
     let all = [expected(&first.text), expected(&second.text)].concat();
@@ -140,17 +139,17 @@ async fn a_lost_answer_repeats_its_batch_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_body_is_resumed() {
+async fn a_body_that_breaks_off_is_resumed() {
     let half = Fault::new("s3", "GetObject", Effect::HalfBody);
     let Some(outcome) = under("half", incompressible(), vec![times(2, half)], &[]).await else { return };
     outcome.arrived_once();
-    assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0, "resumed, not begun again");
+    assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0, "resumed, not started again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_body_keeps_its_message_hidden() {
     let object = incompressible();
-    // Longer than the visibility timeout: only if it is extended is the message received once.
+    // Slower than the visibility timeout: the message is received only once if the worker extends the timeout.
     let slow = Effect::SlowBody { bytes_per_second: (object.bytes.len() / 14) as u64 };
     let slow = times(1, Fault::new("s3", "GetObject", slow));
     let visibility = [("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")];
@@ -159,7 +158,7 @@ async fn a_slow_body_keeps_its_message_hidden() {
     assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0);
 }
 
-/// One bit flips on the way. It is the checksum's business, whatever the flip makes of the text.
+/// Flips one bit in transit. Whatever that does to the text, the failure must be `checksum_mismatch`.
 async fn flips_a_bit(name: &str, object: Object) {
     let wrong = Fault::new("s3", "GetObject", Effect::WrongChecksum);
     let Some(outcome) = under(name, object, vec![times(1, wrong)], &[]).await else { return };
@@ -170,15 +169,15 @@ async fn flips_a_bit(name: &str, object: Object) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_checksum_is_read_again() {
-    // The middle, where the bit flips, is in a message: only the checksum tells.
+    // The bit flips in the middle of the body, which is in a message: only the checksum shows it.
     let object = generated("acme/c/app/pod/1.json", 3, 4000);
     flips_a_bit("flip-text", Object { bytes: object.text.clone().into_bytes(), ..object }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_that_breaks_the_json_is_not_the_object_s_fault() {
+async fn a_flipped_bit_that_breaks_the_json_is_a_checksum_mismatch() {
     let mut object = generated("acme/c/app/pod/1.json", 200, 100);
-    // Blanks in front move the middle onto the comma between two records.
+    // Blanks at the front move the middle of the body onto the comma between two records.
     let comma = object.text.find("},{").expect("two records") + 1;
     object.text.insert_str(0, &" ".repeat(object.text.len() - 2 * comma));
     assert_eq!(&object.text[object.text.len() / 2..][..1], ",");
@@ -186,13 +185,13 @@ async fn a_flipped_bit_that_breaks_the_json_is_not_the_object_s_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_that_breaks_the_gzip_is_not_the_object_s_fault() {
+async fn a_flipped_bit_that_breaks_the_gzip_is_a_checksum_mismatch() {
     flips_a_bit("flip-gzip", generated("acme/c/app/pod/1.json.gz", 3000, 100)).await;
 }
 
-/// The first half came by one connection, the flipped bit by the next: neither response's own checksum covers both.
+/// The first half comes over one connection, the flipped bit over the next: the checksum of neither response covers both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_resumed_object_is_held_against_its_checksum_as_a_whole() {
+async fn the_checksum_of_a_resumed_object_covers_all_of_it() {
     // The middle of the second half is in a message.
     let object = generated("acme/c/app/pod/1.json", 3, 4000);
     let object = Object { bytes: object.text.clone().into_bytes(), ..object };
@@ -210,35 +209,36 @@ async fn a_session_that_ends_early_is_renewed() {
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
     let first = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&first.key, first.bytes).await;
+    setup.upload(&first.key, first.bytes.clone()).await;
     let worker = setup.worker().await;
     setup.acknowledged(&worker, 1).await;
     let before = assumed(sandbox);
     sandbox.expire_sessions(&customer.account);
     let second = generated("acme/c/app/pod/2.json.gz", 50, 40);
-    setup.upload(&second.key, second.bytes).await;
+    setup.upload(&second.key, second.bytes.clone()).await;
     setup.acknowledged(&worker, 2).await;
     assert_eq!(assumed(sandbox), before + 1, "one further AssumeRole");
     assert_eq!(worker.metrics().await.get(RETRIES), 0.0);
-    arrived(&setup, &customer, &[&first.text, &second.text]).await;
+    setup.arrived_once(&customer, [&first, &second]).await;
+    setup.no_dead_letters().await;
 }
 
 fn assumed(sandbox: &Sandbox) -> u64 {
     sandbox.calls("sts", "AssumeRole")
 }
 
-/// One tenant's throttled account takes no slot from the others for longer than its own calls last.
+/// A throttled account of one tenant takes slots from others only for as long as its own calls last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_tenant_s_throttling_is_not_the_others() {
+async fn a_throttled_tenant_does_not_stop_another() {
     let setup = Setup::new("neighbours").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let (busy, calm) = (setup.customer("busy").await, setup.customer("calm").await);
     let throttle = Fault::new("logs", "PutLogEvents", error(400, "ThrottlingException"));
     let throttle = sandbox.faults().add(Fault { account: Some(busy.account.clone()), ..throttle });
     let stuck = generated("busy/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&stuck.key, stuck.bytes).await;
+    setup.upload(&stuck.key, stuck.bytes.clone()).await;
     let fine = generated("calm/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&fine.key, fine.bytes).await;
+    setup.upload(&fine.key, fine.bytes.clone()).await;
     let worker = setup.worker().await;
     eventually("the calm tenant's message is done and the busy one's is tried again", async || {
         let metrics = worker.metrics().await;
@@ -246,22 +246,14 @@ async fn one_tenant_s_throttling_is_not_the_others() {
         if metrics.get(RETRIES) >= 1.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
     })
     .await;
-    arrived(&setup, &calm, &[&fine.text]).await;
+    setup.arrived_once(&calm, [&fine]).await;
     sandbox.faults().remove(throttle);
     setup.acknowledged(&worker, 2).await;
-    arrived(&setup, &busy, &[&stuck.text]).await;
-}
-
-async fn arrived(setup: &Setup, customer: &Customer, texts: &[&str]) {
-    let mut all: Vec<_> = texts.iter().flat_map(|text| expected(text)).collect();
-    let mut found = received_events(&setup.aws, customer).await;
-    all.sort();
-    found.sort();
-    assert_same_events(&customer.tenant_id, &found, &all);
+    setup.arrived_once(&busy, [&stuck]).await;
     setup.no_dead_letters().await;
 }
 
-/// An object that is large enough, stored, to be cut in two.
+/// An object whose stored form is large enough to be cut in two.
 fn incompressible() -> Object {
     let object = generated("acme/c/app/pod/1.json.gz", 500, 400);
     Object { bytes: object.text.clone().into_bytes(), ..object }

@@ -1,5 +1,5 @@
-//! Inputs of the kinds that other shippers have got wrong (`fixtures/field`), each file with its right value. Modules beside this
-//! one go through their kinds with inputs of their own making.
+//! Inputs that other shippers have handled wrongly (`fixtures/field`), each file with its correct result. Other modules
+//! test each kind with inputs of their own.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -15,8 +15,8 @@ use crate::{
 
 const DAY: i64 = 86_400;
 
-/// A file with its times moved, in the same form and of the same length: those of 2026-11-27 to `now`, in epoch seconds, and those
-/// of two days before to two days before that.
+/// Reads a file and shifts its times without changing their form or length: epoch seconds of 2026-11-27 become `now`,
+/// those of two days before become two days before `now`.
 fn file(path: &str, now: i64) -> Vec<u8> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/field");
     let bytes = fs::read(root.join(path)).expect("the file is there");
@@ -42,7 +42,7 @@ fn minute_ago() -> i64 {
     jiff::Timestamp::now().as_second() - 60
 }
 
-/// What arrived, by the name of the file.
+/// Events that arrived, by the name of the file.
 async fn arrived(setup: &Setup, customer: &Customer) -> BTreeMap<String, Vec<Event>> {
     let streams = received(&setup.aws, customer).await.into_iter();
     streams
@@ -54,7 +54,7 @@ async fn arrived(setup: &Setup, customer: &Customer) -> BTreeMap<String, Vec<Eve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_record_arrives_as_it_was_meant() {
+async fn every_record_arrives_with_its_correct_text_and_time() {
     let setup = Setup::new("field").await;
     let customer = setup.customer("acme").await;
     let now = minute_ago();
@@ -76,7 +76,7 @@ async fn every_record_arrives_as_it_was_meant() {
         ("zstd-window/level21.json.zst", &["hello"], at),
         ("zstd-window/skippable-frame-first.json.zst", &["hello"], at),
     ];
-    let name = |path: &str| path.rsplit('/').next().expect("it has a name").to_owned();
+    let name = |path: &str| path.rsplit('/').next().expect("the file has a name").to_owned();
     for (path, ..) in files {
         setup.upload(&format!("acme/c/app/{}/1", name(path)), file(path, now)).await;
     }
@@ -93,11 +93,11 @@ async fn every_record_arrives_as_it_was_meant() {
     assert_eq!(metrics.get("logferry_records_mended_total"), 2.0);
     assert_eq!(metrics.get("logferry_records_undated_total"), 0.0);
 
-    // An absurd time is none: the object's stands for it.
+    // An impossible time counts as missing, and the object's time is used.
     let before = jiff::Timestamp::now().as_millisecond() - 1000;
     setup.upload("acme/c/app/zero.json/1", file("timestamps/zero.json", now)).await;
     setup.acknowledged(&worker, files.len() + 1).await;
-    let found = arrived(&setup, &customer).await.remove("zero.json").expect("it arrived");
+    let found = arrived(&setup, &customer).await.remove("zero.json").expect("the object arrived");
     let [(time, message)] = &found[..] else { panic!("{found:?}") };
     let after = jiff::Timestamp::now().as_millisecond() + 1000;
     assert!((before..=after).contains(time) && message == "a", "{found:?} from {before} to {after}");
@@ -106,11 +106,11 @@ async fn every_record_arrives_as_it_was_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_days_in_turns_are_two_puts() {
+async fn records_of_two_alternating_days_take_two_puts() {
     let setup = Setup::new("field-days").await;
     let customer = setup.customer("acme").await;
     let worker = setup.worker().await;
-    // Makes the stream known.
+    // Creates the stream.
     let now = minute_ago();
     setup.upload("acme/c/app/pod/0", file("bom/bom.json", now)).await;
     setup.acknowledged(&worker, 1).await;
@@ -137,7 +137,7 @@ async fn two_days_in_turns_are_two_puts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_envelope_is_a_letter_and_no_event() {
+async fn an_envelope_becomes_a_dead_letter_and_no_event() {
     let setup = Setup::new("field-envelopes").await;
     let customer = setup.customer("acme").await;
     for name in ["cloudtrail.json", "subscription.json"] {
@@ -152,7 +152,7 @@ async fn an_envelope_is_a_letter_and_no_event() {
     assert_eq!(received_events(&setup.aws, &customer).await, []);
 }
 
-/// The message of a file, about an object of the staging bucket.
+/// Message from a file, about an object of the staging bucket.
 fn message(setup: &Setup, path: &str) -> String {
     let text = String::from_utf8(file(path, minute_ago())).expect("UTF-8");
     assert!(text.contains("\"BUCKET\""), "{text}");
@@ -160,7 +160,7 @@ fn message(setup: &Setup, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_s_marker_is_acknowledged() {
+async fn a_folder_marker_is_acknowledged() {
     let setup = Setup::new("field-folder").await;
     setup.customer("acme").await;
     setup.send(&message(&setup, "folder-marker/event.json")).await;
@@ -171,7 +171,7 @@ async fn a_folder_s_marker_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_for_good_is_a_letter_with_its_reason() {
+async fn permanent_refusals_become_dead_letters_with_their_reasons() {
     let setup = Setup::with("field-refused", |spec| spec.versioned = true).await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
@@ -186,7 +186,7 @@ async fn what_is_refused_for_good_is_a_letter_with_its_reason() {
         ("acme/c1/a/p/1", "object_refused", "InvalidArgument"),
         ("acme/c/app/pod/1", "batch_refused", "Log event too large"),
     ] {
-        let letter = letters.iter().find(|letter| letter.get("key") == key).expect("its letter");
+        let letter = letters.iter().find(|letter| letter.get("key") == key).expect("a letter about the key");
         assert_eq!(letter.get("reason"), reason, "{letter:?}");
         assert!(letter.get("error").contains(said), "{letter:?}");
     }
@@ -197,7 +197,7 @@ async fn what_is_refused_for_good_is_a_letter_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_of_every_partition_can_be_used() {
+async fn rows_of_other_partitions_can_be_used() {
     let row = String::from_utf8(file("partitions/row.json", minute_ago())).expect("UTF-8");
     let arguments = ["tenant", "validate", "-"];
     operator::reading(&arguments, &BTreeMap::new(), &row).await.with(0).saying("1 row can be used");

@@ -1,7 +1,7 @@
-//! Properties of what strangers' bytes reach: events, keys, objects, records, and the batches made of them.
+//! Properties of the code that reads bytes from strangers: events, keys, objects and records, and the batches made of them.
 //!
-//! Each module has one, `check`, over any bytes. The fuzz targets in `loadtest/fuzz/` run the same text; here every
-//! file of the committed corpus goes through it, and a few thousand of its mutants, always the same ones.
+//! Each module has one property, `check`, for any bytes. The fuzz targets in `loadtest/fuzz/` include the same sources. Here
+//! `check` runs on every file of the committed corpus and on a few thousand mutants of it, the same ones in every run.
 
 mod batch;
 mod choices;
@@ -12,18 +12,18 @@ mod route;
 
 use std::{fs, panic, path::Path};
 
-/// Most files of one corpus, and the longest file: it is seeds, not a record of what was tried.
+/// Limits of a corpus: it holds seeds, not everything that was ever tried.
 const MAX_FILES: usize = 40;
 const MAX_FILE_BYTES: usize = 4096;
 
 fn replay(name: &str, check: fn(&[u8]), mutants: u64) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz-corpus").join(name);
     let mut files: Vec<_> = fs::read_dir(&folder)
-        .expect("the corpus is there")
+        .expect("the corpus exists")
         .map(|entry| {
             let path = entry.expect("the corpus can be listed").path();
             let bytes = fs::read(&path).expect("the file can be read");
-            (path.file_name().expect("it has a name").to_string_lossy().into_owned(), bytes)
+            (path.file_name().expect("the file has a name").to_string_lossy().into_owned(), bytes)
         })
         .collect();
     files.sort();

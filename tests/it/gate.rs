@@ -1,5 +1,5 @@
-//! A TCP relay that holds requests back: it lets so many bytes through to the server, then none until it is opened. It
-//! stops a worker in the middle of an object on every target.
+//! A TCP relay that stops requests: it lets a number of bytes through to the server, and no more until it is opened. It
+//! holds a worker in the middle of an object, on every target.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,36 +11,35 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// Most bytes that pass at once.
+/// Most bytes that are relayed at once.
 const CHUNK: usize = 16 << 10;
 
-/// A relay in front of an endpoint; dropping it breaks its connections.
+/// A relay in front of an endpoint. Dropping it breaks its connections.
 #[derive(Debug)]
 pub(crate) struct Gate {
     endpoint: String,
-    /// Bytes that may still pass towards the server.
+    /// Bytes that may still go to the server.
     budget: Arc<Semaphore>,
     _relay: AbortOnDropHandle<()>,
 }
 
 impl Gate {
-    /// Lets `bytes` through to `upstream`, `http://HOST:PORT`.
+    /// Starts a relay that lets `bytes` bytes through to `upstream`, `http://HOST:PORT`.
     pub(crate) async fn new(upstream: &str, bytes: usize) -> Self {
         let address = upstream.strip_prefix("http://").expect("an endpoint of these tests is http");
         let upstream: SocketAddr = address.parse().expect("an address and a port");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let endpoint = format!("http://{}", listener.local_addr().expect("the listener is bound"));
         let budget = Arc::new(Semaphore::new(bytes));
         let relay = tokio::spawn(relay(listener, upstream, Arc::clone(&budget)));
         Self { endpoint, budget, _relay: AbortOnDropHandle::new(relay) }
     }
 
-    /// Where clients find it.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Whether it holds something back by now.
+    /// Returns whether the gate is holding bytes back.
     pub(crate) fn is_shut(&self) -> bool {
         self.budget.available_permits() < CHUNK
     }
@@ -52,7 +51,7 @@ impl Gate {
 }
 
 async fn relay(listener: TcpListener, upstream: SocketAddr, budget: Arc<Semaphore>) {
-    // Aborts the connections when it is dropped.
+    // Dropping the set aborts the connections.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let budget = Arc::clone(&budget);
@@ -66,7 +65,7 @@ async fn relay(listener: TcpListener, upstream: SocketAddr, budget: Arc<Semaphor
     }
 }
 
-/// Copies until either side ends, paying for each byte.
+/// Copies until either side ends, and pays for each byte from the budget.
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, budget: Arc<Semaphore>) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {

@@ -1,5 +1,5 @@
-//! Messages that somebody made up: they cost themselves, reach nobody's account, and name themselves in the dead-letter
-//! queue. Bombs and nesting in objects are `verdicts`' business.
+//! Forged messages: they affect no account, and their dead letters name them. `verdicts` tests bombs and deep nesting
+//! in objects.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_that_lead_elsewhere() {
+async fn keys_with_path_traversal_are_dead_letters() {
     let setup = Setup::new("hostile-keys").await;
     let customer = setup.customer("acme").await;
     let bucket = setup.provider.bucket.as_str();
@@ -39,15 +39,15 @@ async fn keys_that_lead_elsewhere() {
     setup.queue_is_empty().await;
     assert_eq!(received_events(&setup.aws, &customer).await, []);
     if let Some(sandbox) = setup.sandbox() {
-        assert_eq!(sandbox.calls("s3", "GetObject"), 0, "nothing was asked for");
+        assert_eq!(sandbox.calls("s3", "GetObject"), 0, "no object was requested");
         assert_eq!(sandbox.calls("logs", "PutLogEvents"), 0);
     }
     assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 12.0);
 }
 
-/// S3 allows keys of 1,024 bytes and nearly every character; names in the customer's account allow less.
+/// S3 allows keys of 1,024 bytes and nearly every character. Names in CloudWatch Logs allow less.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_are_huge_or_strange() {
+async fn huge_and_strange_names_become_legal_and_stay_distinct() {
     let setup = Setup::new("hostile-names").await;
     let customer = setup.customer("acme").await;
     let long = "x".repeat(450);
@@ -70,18 +70,20 @@ async fn names_that_are_huge_or_strange() {
     setup.acknowledged(&worker, objects.len()).await;
     setup.no_dead_letters().await;
     let streams = received(&setup.aws, &customer).await;
-    assert_eq!(streams.len(), objects.len(), "two of them share one: {:?}", streams.keys());
+    assert_eq!(streams.len(), objects.len(), "two objects share a stream: {:?}", streams.keys());
     for object in &objects {
         let expected = expected(&object.text);
-        let (name, _) =
-            streams.iter().find(|(_, events)| **events == expected).expect("it is in one of them");
+        let (name, _) = streams
+            .iter()
+            .find(|(_, events)| **events == expected)
+            .expect("the events are in one of the streams");
         assert!(name.len() <= 512 && !name.contains([':', '*']), "{name}");
     }
 }
 
-/// Longer than anything that AWS would take as a key of a table.
+/// The tenant id is longer than DynamoDB allows for a key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tenant_id_that_is_no_key() {
+async fn a_tenant_id_too_long_for_the_table_is_a_dead_letter() {
     let setup = Setup::new("hostile-tenant").await;
     let customer = setup.customer("acme").await;
     let bucket = setup.provider.bucket.as_str();
@@ -101,29 +103,29 @@ async fn a_tenant_id_that_is_no_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_that_somebody_else_owns_by_now() {
+async fn a_bucket_with_another_owner_is_not_read() {
     let setup = Setup::new("hostile-owner").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
     let object = generated("acme/c/app/pod/1.json", 3, 40);
     setup.upload(&object.key, object.bytes.clone()).await;
-    // Ours by its name; the owner is another than we were told.
+    // The bucket has the expected name, but another owner than configured.
     let buckets = format!("{}=999999999999", setup.provider.bucket);
     let worker = setup.worker_with(&[("LOGFERRY_SOURCE__BUCKETS", &buckets)]).await;
-    eventually("it is refused again and again", async || {
+    eventually("the object is refused several times", async || {
         let denied = worker.metrics().await.get("logferry_failures_total{reason=\"object_denied\"}");
         if denied >= 2.0 { Ok(()) } else { Err(format!("{denied} times")) }
     })
     .await;
     assert_eq!(sandbox.calls("logs", "PutLogEvents"), 0);
     assert_eq!(received_events(&setup.aws, &customer).await, []);
-    // It is there for the day on which the configuration is put right.
+    // The message stays in the queue until the configuration is corrected.
     let (visible, in_flight) = setup.queue_depth().await;
     assert_eq!(visible + in_flight, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_that_are_made_to_hurt() {
+async fn malicious_bodies_are_dead_letters() {
     let setup = Setup::new("hostile-bodies").await;
     let customer = setup.customer("acme").await;
     let bucket = setup.provider.bucket.as_str();

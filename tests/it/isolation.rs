@@ -1,23 +1,22 @@
-//! What is broken at one customer's is that customer's affair, and mends itself once they have mended it.
+//! A customer's misconfiguration affects that customer alone, and deliveries resume by themselves once it is corrected.
 
 use std::time::Instant;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use logferry_testbed::provision::{Customer, CustomerSpec, QueryError, TrustAction};
+use logferry_testbed::provision::{CustomerSpec, TrustAction};
 use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
-    samples::{Object, assert_same_events, expected, generated, received_events},
+    samples::{assert_same_events, expected, generated, received_events},
     setup::{Setup, text},
-    target::unique_account,
     worker::Worker,
 };
 
-/// Waits until something was tried at least three times and failed for that reason, and checks that it is still there.
+/// Waits until a message has failed at least three times for this reason, and checks that it is still in the queue.
 async fn fails_again_and_again(setup: &Setup, worker: &Worker, reason: &str) {
     let name = format!("logferry_failures_total{{reason=\"{reason}\"}}");
-    eventually("it is tried again and again", async || {
+    eventually("the message is tried again", async || {
         let metrics = worker.metrics().await;
         let (failures, retries) =
             (metrics.get(&name), metrics.get("logferry_messages_total{verdict=\"retry\"}"));
@@ -30,15 +29,11 @@ async fn fails_again_and_again(setup: &Setup, worker: &Worker, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_role_stops_nobody_else() {
+async fn a_missing_role_stops_no_other_tenant() {
     let setup = Setup::new("no-role").await;
     let healthy = setup.customer("healthy").await;
-    // The row is there before the customer has made the role.
-    let broken = setup.stranger(CustomerSpec::new("broken")).await;
-    let mut row = broken.row();
-    let missing = format!("arn:aws:iam::{}:role/missing", broken.account);
-    row.insert("log_distribution_role_arn".to_owned(), text(&missing));
-    setup.put_row(row).await;
+    // The row exists before the customer has created the role.
+    let broken = setup.customer_without_role("broken", &[]).await;
 
     let lost = generated("broken/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&lost.key, lost.bytes).await;
@@ -54,44 +49,24 @@ async fn a_missing_role_stops_nobody_else() {
     ];
     let worker = setup.worker_with(&variables).await;
     fails_again_and_again(&setup, &worker, "role_denied").await;
-    let mut all: Vec<_> = fine.iter().flat_map(|object| expected(&object.text)).collect();
-    let mut found = received_events(&setup.aws, &healthy).await;
-    all.sort();
-    found.sort();
-    assert_same_events("healthy", &found, &all);
+    setup.arrived_once(&healthy, &fine).await;
     assert_eq!(received_events(&setup.aws, &broken).await, []);
 
-    // The customer makes the role, and nobody has to tell the worker.
-    let spec =
-        CustomerSpec { role_name: "missing".to_owned(), create_group: false, ..CustomerSpec::new("broken") };
-    let trust = copy_of(&setup, &broken.account, spec).await;
-    trust.expect("the role can be made");
+    // The customer creates the role; the worker must notice by itself.
+    setup.create_missing_role(&broken, vec![TrustAction::AssumeRole]).await;
     setup.queue_is_empty().await;
     assert_same_events("broken", &received_events(&setup.aws, &broken).await, &expected(&lost.text));
     setup.no_dead_letters().await;
 }
 
-/// Makes a further role in an account that is there already.
-async fn copy_of(
-    setup: &Setup,
-    account: &str,
-    spec: CustomerSpec,
-) -> Result<(), logferry_testbed::provision::ProvisionError> {
-    Customer::create(&setup.aws, account, &setup.provider, spec).await.map(drop)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_role_is_asked_for_once_per_interval() {
+async fn a_refused_role_is_probed_once_per_interval() {
     let setup = Setup::new("breaker").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let healthy = setup.customer("healthy").await;
-    // A session per cluster, all in one role.
-    let broken = setup.stranger(CustomerSpec::new("broken")).await;
-    let mut row = broken.row();
-    let missing = format!("arn:aws:iam::{}:role/missing", broken.account);
-    row.insert("log_distribution_role_arn".to_owned(), text(&missing));
-    row.insert("session_tags".to_owned(), AttributeValue::Bool(true));
-    setup.put_row(row).await;
+    // One session per cluster, all of one role.
+    let tags = [("session_tags", AttributeValue::Bool(true))];
+    let broken = setup.customer_without_role("broken", &tags).await;
     let lost: Vec<_> =
         (0..50).map(|n| generated(&format!("broken/c-{}/app/pod-{n}/1.json.gz", n % 5), 5, 40)).collect();
     let fine: Vec<_> =
@@ -122,47 +97,33 @@ async fn a_refused_role_is_asked_for_once_per_interval() {
         if done { Ok(()) } else { Err(format!("{metrics:?}")) }
     })
     .await;
-    // The central role and the healthy tenant's own take one each.
+    // The central role and the healthy tenant's role take one call each.
     let probes = assumed() - before - 2;
     let allowed = 1 + started.elapsed().as_secs() / 2;
     assert!((3..=allowed).contains(&probes), "{probes} calls for the refused role, {allowed} allowed");
-    all_arrived(&setup, &healthy, &fine).await;
+    setup.arrived_once(&healthy, &fine).await;
     assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 1.0);
     let told = worker.log_lines();
     let opened: Vec<_> = told.iter().filter(|line| line["breaker.change"] == "opened").collect();
     assert_eq!(opened.len(), 1, "one line per change: {opened:?}");
+    let missing = format!("arn:aws:iam::{}:role/missing", broken.account);
     assert_eq!((&opened[0]["tenant.id"], &opened[0]["role.arn"]), (&json!("broken"), &json!(missing)));
 
-    let spec = CustomerSpec {
-        role_name: "missing".to_owned(),
-        create_group: false,
-        allow: vec![TrustAction::AssumeRole, TrustAction::TagSession],
-        ..CustomerSpec::new("broken")
-    };
-    copy_of(&setup, &broken.account, spec).await.expect("the role can be made");
+    setup.create_missing_role(&broken, vec![TrustAction::AssumeRole, TrustAction::TagSession]).await;
     setup.queue_is_empty().await;
-    all_arrived(&setup, &broken, &lost).await;
+    setup.arrived_once(&broken, &lost).await;
     let metrics = worker.metrics().await;
     assert_eq!((metrics.get("logferry_role_breakers_open"), metrics.get(&changes("closed"))), (0.0, 1.0));
     setup.no_dead_letters().await;
 }
 
-/// Checks that every record of the objects arrived once, and nothing else.
-async fn all_arrived(setup: &Setup, customer: &Customer, objects: &[Object]) {
-    let mut all: Vec<_> = objects.iter().flat_map(|object| expected(&object.text)).collect();
-    let mut found = received_events(&setup.aws, customer).await;
-    all.sort();
-    found.sort();
-    assert_same_events(&customer.tenant_id, &found, &all);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_is_told_with_its_likely_cause() {
+async fn a_refusal_is_logged_with_its_likely_cause() {
     let setup = Setup::new("causes").await;
     if setup.sandbox().is_none() {
         return;
     }
-    // What is wrong with the row, the cause that is told, and a part of what would mend it.
+    // Field of the row, its wrong value, the cause in the log, and a part of the fix.
     let gone = "arn:aws:iam::222222222222:role/gone";
     let on = AttributeValue::Bool(true);
     let ways = [
@@ -178,14 +139,12 @@ async fn a_refusal_is_told_with_its_likely_cause() {
         ("identity", "source_identity", on, "source_identity", "must allow sts:SetSourceIdentity"),
     ];
     for (tenant, field, value, ..) in &ways {
-        let mut row = setup.stranger(CustomerSpec::new(tenant)).await.row();
-        row.insert((*field).to_owned(), value.clone());
-        setup.put_row(row).await;
+        setup.customer_with(CustomerSpec::new(tenant), &[(*field, value.clone())]).await;
         let object = generated(&format!("{tenant}/c/app/pod/1.json.gz"), 5, 40);
         setup.upload(&object.key, object.bytes).await;
     }
     let worker = setup.worker().await;
-    let told = eventually("every role is refused, and that is told", async || {
+    let told = eventually("every refused role is logged", async || {
         let mut told = worker.log_lines();
         told.retain(|line| line["breaker.change"] == "opened");
         same(&told.len(), &ways.len()).map(|()| told)
@@ -194,7 +153,7 @@ async fn a_refusal_is_told_with_its_likely_cause() {
     assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 4.0);
     for (tenant, _, _, cause, remedy) in &ways {
         let of_tenant = |line: &&Value| line["tenant.id"] == *tenant;
-        let line = told.iter().find(of_tenant).expect("it is told");
+        let line = told.iter().find(of_tenant).expect("the tenant is logged");
         assert_eq!(line["breaker.cause"], *cause, "{line}");
         assert!(line["breaker.remedy"].as_str().is_some_and(|text| text.contains(remedy)), "{line}");
         assert!(line["error"].as_str().is_some_and(|text| text.contains("AccessDenied")), "{line}");
@@ -202,12 +161,10 @@ async fn a_refusal_is_told_with_its_likely_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
+async fn a_wrong_external_id_is_refused_until_the_row_is_corrected() {
     let setup = Setup::new("external-id").await;
-    let customer = setup.stranger(CustomerSpec::new("acme")).await;
-    let mut row = customer.row();
-    row.insert("external_id".to_owned(), text("somebody-elses"));
-    setup.put_row(row).await;
+    let wrong = [("external_id", text("somebody-elses"))];
+    let customer = setup.customer_with(CustomerSpec::new("acme"), &wrong).await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&object.key, object.bytes).await;
     let worker = setup
@@ -218,7 +175,7 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
         .await;
     fails_again_and_again(&setup, &worker, "role_denied").await;
     let denied = worker.log_lines().into_iter().find(|line| line["reason"] == "role_denied");
-    let error = denied.expect("it is logged")["error"].to_string();
+    let error = denied.expect("the refusal is logged")["error"].to_string();
     assert!(error.contains("somebody-elses") && error.contains(&customer.role_arn), "{error}");
 
     assert_eq!(worker.metrics().await.get("logferry_role_breakers_open"), 1.0);
@@ -227,7 +184,7 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     setup.no_dead_letters().await;
 
-    // Nobody asks for it as it was any more, and it is not shown as refused for ever.
+    // The old row's role is no longer used, so the gauge must not show it as refused for ever.
     let again = generated("acme/c/app/pod/2.json.gz", 1, 40);
     eventually("the gauge forgets it", async || {
         setup.upload(&again.key, again.bytes.clone()).await;
@@ -240,10 +197,8 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_right() {
 async fn a_missing_group_is_created_with_its_retention() {
     let setup = Setup::new("new-group").await;
     let spec = CustomerSpec { create_group: false, ..CustomerSpec::new("acme") };
-    let customer = setup.stranger(spec).await;
-    let mut row = customer.row();
-    row.insert("retention_days".to_owned(), AttributeValue::N("30".to_owned()));
-    setup.put_row(row).await;
+    let days = AttributeValue::N("30".to_owned());
+    let customer = setup.customer_with(spec, &[("retention_days", days)]).await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&object.key, object.bytes).await;
     let worker = setup.worker().await;
@@ -251,35 +206,18 @@ async fn a_missing_group_is_created_with_its_retention() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     let logs = setup.aws.account(&customer.account).logs();
     let groups = logs.describe_log_groups().log_group_name_prefix(&customer.log_group).send().await;
-    let groups = groups.expect("the account's root may look").log_groups.unwrap_or_default();
+    let groups = groups.expect("the account's root may list groups").log_groups.unwrap_or_default();
     let told: Vec<_> = groups.iter().map(|group| (group.log_group_name(), group.retention_in_days)).collect();
     assert_eq!(told, [(Some(customer.log_group.as_str()), Some(30))]);
     assert_eq!(worker.metrics().await.sum("logferry_failures_total"), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_may_not_be_created_is_waited_for() {
+async fn messages_wait_for_a_group_that_may_not_be_created() {
     let setup = Setup::new("no-group").await;
     let spec = CustomerSpec { create_group: false, ..CustomerSpec::new("acme") };
-    let (account, role) = (unique_account(), spec.role_name.clone());
-    let customer = Customer::create(&setup.aws, &account, &setup.provider, spec);
-    let customer = customer.await.expect("the customer's side can be set up");
-    let root = setup.aws.account(&account);
-    let policy = json!({ "Version": "2012-10-17", "Statement": [{
-        "Effect": "Allow",
-        "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-        "Resource": format!("arn:aws:logs:*:{account}:log-group:{}*", customer.log_group),
-    }] });
-    let put: Result<String, QueryError> = root
-        .iam_query(&[
-            ("Action", "PutRolePolicy"),
-            ("RoleName", &role),
-            ("PolicyName", "logferry"),
-            ("PolicyDocument", &policy.to_string()),
-        ])
-        .await;
-    put.expect("the policy can be replaced");
-    setup.put_row(customer.row()).await;
+    let put_only = ["logs:CreateLogStream", "logs:PutLogEvents"];
+    let customer = setup.customer_allowing(spec, &put_only).await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&object.key, object.bytes).await;
     let variables =
@@ -295,8 +233,9 @@ async fn a_group_that_may_not_be_created_is_waited_for() {
     assert!(remedy.contains("must allow logs:CreateLogGroup"), "{remedy}");
     assert_eq!(worker.metrics().await.get("logferry_group_breakers_open"), 1.0);
 
+    let root = setup.aws.account(&customer.account);
     let create = root.logs().create_log_group().log_group_name(&customer.log_group).send();
-    create.await.expect("the account's root may create it");
+    create.await.expect("the account's root may create the group");
     setup.queue_is_empty().await;
     assert_eq!(worker.metrics().await.get("logferry_group_breakers_open"), 0.0);
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));

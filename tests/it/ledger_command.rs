@@ -1,4 +1,4 @@
-//! `logferry ledger`: operators look into the ledger and make it forget what went to a wrong place.
+//! `logferry ledger`: operators read the ledger, and make it forget objects that went to a wrong place.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     setup::{Setup, text},
 };
 
-/// What an operator has: the provider's side, and an environment with the ledger and nothing else of logferry's.
+/// An operator's surroundings: the provider's side, and an environment with the ledger and no other setting of logferry.
 struct Operator {
     setup: Setup,
     environment: BTreeMap<String, String>,
@@ -32,7 +32,7 @@ impl Operator {
         operator::run(&[&["ledger"], arguments].concat(), &self.environment).await
     }
 
-    /// Puts an entry into the table as it is.
+    /// Puts an entry into the table.
     async fn put(&self, object: &str, delivery: &str, attributes: &[(&str, AttributeValue)]) {
         let table = self.environment["LOGFERRY_LEDGER__TABLE"].as_str();
         let mut put = self.setup.account().dynamodb().put_item().table_name(table);
@@ -42,10 +42,10 @@ impl Operator {
         for (name, value) in attributes {
             put = put.item(*name, value.clone());
         }
-        put.send().await.expect("the table takes it");
+        put.send().await.expect("the entry can be put");
     }
 
-    /// The objects of the entries that `show` prints, with the delivery.
+    /// Objects and deliveries of the entries that `show` prints.
     async fn shown(&self, arguments: &[&str]) -> Vec<String> {
         let shown = self.ledger(&[&["show", "--json"], arguments].concat()).await.with(0).json();
         let entries = shown.as_array().expect("an array").iter();
@@ -63,7 +63,7 @@ fn number(value: i64) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-/// An entry of a finished object, changed so many seconds ago.
+/// An entry of a finished object that was last changed this many seconds ago.
 fn done(seconds_ago: i64) -> Vec<(&'static str, AttributeValue)> {
     let retention = 18 * 86_400;
     let expires_at = Timestamp::now().as_second() - seconds_ago + retention;
@@ -71,11 +71,11 @@ fn done(seconds_ago: i64) -> Vec<(&'static str, AttributeValue)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_went_to_a_wrong_group_is_delivered_again_to_the_right_one() {
+async fn forgotten_objects_are_delivered_again_to_the_corrected_group() {
     let operator = Operator::new(Setup::with("ledger-forget", |spec| spec.versioned = true).await).await;
     let setup = &operator.setup;
-    let wrong = setup.stranger(CustomerSpec::new("acme")).await;
-    let right = setup.stranger(CustomerSpec::new("acme")).await;
+    let wrong = setup.customer_without_row(CustomerSpec::new("acme")).await;
+    let right = setup.customer_without_row(CustomerSpec::new("acme")).await;
     setup.put_row(wrong.row()).await;
     let worker = setup.worker().await;
     let object = generated("acme/c/app/pod/1.json.gz", 20, 40);
@@ -104,7 +104,7 @@ async fn what_went_to_a_wrong_group_is_delivered_again_to_the_right_one() {
             "object": { "key": object.key, "versionId": version, "size": object.bytes.len() },
         },
     }] });
-    // Told again, a finished object is not delivered again.
+    // A further message about a finished object delivers nothing.
     setup.send(&event.to_string()).await;
     setup.acknowledged(&worker, 2).await;
     assert_eq!(received_events(&setup.aws, &right).await, []);
@@ -135,13 +135,13 @@ async fn what_went_to_a_wrong_group_is_delivered_again_to_the_right_one() {
     assert_same_events("right", &received_events(&setup.aws, &right).await, &expected(&object.text));
 }
 
-/// A message about an object that is not there.
+/// A message about an object that does not exist.
 fn setup_event(key: &str, bucket: &str) -> String {
     crate::setup::s3_event(bucket, key).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_are_chosen_by_object_prefix_delivery_and_time() {
+async fn entries_are_selected_by_object_prefix_delivery_and_time() {
     let operator = Operator::new(Setup::new("ledger-show").await).await;
     let objects = [
         ("b/acme/c/1?versionId=v1", "cloudwatch", 30),
@@ -173,7 +173,7 @@ async fn entries_are_chosen_by_object_prefix_delivery_and_time() {
     operator.ledger(&["show", "s3://b/acme/c/2"]).await.with(66).saying("0 entries");
     operator.ledger(&["show", "s3://b/acme/c/1", "--version", "v3"]).await.with(66);
 
-    // A prefix is many: it needs a word more.
+    // A prefix selects many entries, so `--yes` is required.
     let forget = ["forget", "--prefix", "s3://b/acme/", "--delivery", "cloudwatch"];
     operator.ledger(&forget).await.with(2).saying("--yes");
     check(&["--prefix", "s3://b/acme/"], &[0, 1, 2, 3]).await;
@@ -182,7 +182,7 @@ async fn entries_are_chosen_by_object_prefix_delivery_and_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_worker_is_busy_with_is_left_alone_unless_forced() {
+async fn leased_entries_are_kept_unless_forced() {
     let operator = Operator::new(Setup::new("ledger-leased").await).await;
     let until = |seconds: i64| number((Timestamp::now().as_second() + seconds) * 1000);
     let lease = |seconds| {
@@ -190,11 +190,11 @@ async fn what_a_worker_is_busy_with_is_left_alone_unless_forced() {
     };
     operator.put("b/k/live?eTag=e", "cloudwatch", &lease(600)).await;
     operator.put("b/k/over?eTag=e", "cloudwatch", &lease(-600)).await;
-    // Its worker's clock may be behind ours, by ledger.max_clock_skew.
+    // The lease has ended, but the clock of its worker may be behind by ledger.max_clock_skew.
     operator.put("b/l/just-over?eTag=e", "cloudwatch", &lease(-1)).await;
     operator.ledger(&["forget", "s3://b/l/just-over"]).await.with(1).saying("a worker is busy");
     operator.ledger(&["forget", "s3://b/l/just-over", "--set", "ledger.max_clock_skew=0s"]).await.with(0);
-    // Of a version that keeps more than this one knows.
+    // An entry of a later version of logferry, with an attribute that this version does not know.
     let owed = ("owed", AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new("abc")));
     operator.put("b/k/unfinished?eTag=e", "s3", &[("events", number(2)), owed]).await;
     let shown = operator.ledger(&["show", "--prefix", "s3://b/k/", "--json"]).await.with(0).json();
@@ -219,9 +219,9 @@ async fn what_a_worker_is_busy_with_is_left_alone_unless_forced() {
     assert_eq!(operator.shown(&["--prefix", "s3://b/"]).await, [""; 0]);
 }
 
-/// More than DynamoDB gives in one answer, and no faster than is asked for.
+/// More entries than DynamoDB returns in one answer, read at the requested rate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_whole_table_is_read_at_the_rate_that_is_asked_for() {
+async fn the_whole_table_is_read_at_the_requested_rate() {
     let operator = Operator::new(Setup::new("ledger-pages").await).await;
     let note = ("note", text(&"x".repeat(300_000)));
     for index in 0..9 {
@@ -238,7 +238,7 @@ async fn the_whole_table_is_read_at_the_rate_that_is_asked_for() {
     assert_eq!(operator.shown(&["--prefix", "s3://b/", "--rate", "3"]).await.len(), 9);
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
     let Some(sandbox) = operator.setup.sandbox() else { return };
-    // What was not seen is said, and what was forgotten before is told.
+    // The command reports entries forgotten before an error, and that it did not see the whole table.
     let denied = Effect::Error(ErrorAnswer::new(400, "AccessDeniedException"));
     let third_page = Some("b/3?eTag=e".to_owned());
     let third = sandbox
@@ -258,7 +258,7 @@ async fn the_whole_table_is_read_at_the_rate_that_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exit_codes_are_told_apart() {
+async fn each_failure_has_its_exit_code() {
     let region = ("AWS_REGION", "us-east-1");
     let all = [region, ("LOGFERRY_LEDGER__TABLE", "no-such-table"), ("AWS_EC2_METADATA_DISABLED", "true")];
     for (arguments, environment, code, words) in [

@@ -1,4 +1,4 @@
-//! Starting, stopping and dying: nothing is lost.
+//! Start, stop and death of a worker: nothing is lost.
 
 use std::time::Instant;
 
@@ -12,12 +12,12 @@ use crate::{
     worker::Worker,
 };
 
-/// Where the SDK looks for an endpoint of CloudWatch Logs alone.
+/// Variable for the SDK's endpoint of CloudWatch Logs alone.
 const LOGS_ENDPOINT: &str = "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS";
-/// Lets about two batches of the big object through.
+/// About two batches of the large object.
 const GATE_BYTES: usize = 2_500_000;
 
-/// A worker that got stuck in the middle of an object of eight batches.
+/// A worker that is held in the middle of an object of eight batches.
 struct MidObject {
     setup: Setup,
     customer: Customer,
@@ -54,8 +54,8 @@ impl MidObject {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_sigterm_running_work_is_finished_and_readiness_fails() {
-    // A poll that is open when the signal comes is over before readiness fails, and takes no late message along.
+async fn after_sigterm_running_work_finishes_and_readiness_fails() {
+    // The long poll that is open at the signal must end before readiness fails, and must not receive the late message.
     let variables = [("LOGFERRY_WORKER__GRACE_PERIOD", "30s"), ("LOGFERRY_QUEUE__WAIT_TIME", "1s")];
     let mut here = MidObject::new("drain", &variables).await;
     here.worker.sigterm();
@@ -66,14 +66,14 @@ async fn on_sigterm_running_work_is_finished_and_readiness_fails() {
         )
     })
     .await;
-    assert_eq!(here.worker.http_get("/healthz").await.expect("it answers").0, 200);
+    assert_eq!(here.worker.http_get("/healthz").await.expect("the endpoint answers").0, 200);
     let late = generated("acme/c/app/pod/2.json.gz", 5, 40);
     here.setup.upload(&late.key, late.bytes.clone()).await;
     here.gate.open();
     let status = here.worker.wait().await;
     assert!(status.success(), "{status}");
     assert_same_events("acme", &here.arrived().await, &expected(&here.object.text));
-    // What came after the order to stop is somebody else's.
+    // The worker must not receive messages that arrive after SIGTERM.
     eventually("the late message is free (visible, in flight)", async || {
         same(&here.setup.queue_depth().await, &(1, 0))
     })
@@ -85,7 +85,7 @@ async fn on_sigterm_running_work_is_finished_and_readiness_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_grace_period_cuts_off_goes_to_another_worker_at_once() {
+async fn work_cut_off_by_the_grace_period_goes_to_another_worker_at_once() {
     let mut here = MidObject::new("cut-off", &[("LOGFERRY_WORKER__GRACE_PERIOD", "6s")]).await;
     let before = here.arrived().await.len();
     here.worker.sigterm();
@@ -97,14 +97,14 @@ async fn what_the_grace_period_cuts_off_goes_to_another_worker_at_once() {
     here.setup.acknowledged(&second, 1).await;
     let found = received_events(&here.setup.aws, &here.customer).await;
     let twice = assert_at_least_once("acme", &found, &expected(&here.object.text));
-    // The put that the gate holds never got through, and what came before it is in the ledger.
+    // The put that the gate holds was not accepted, and the batches before it are in the ledger.
     assert_eq!((twice, before > 0), (0, true), "nothing comes a second time");
     here.setup.no_dead_letters().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_worker_s_message_comes_again() {
-    // The shortest visibility timeout that there may be: what a killed worker had is hidden for so long.
+async fn a_killed_workers_message_is_delivered_again() {
+    // The shortest visibility timeout that the worker allows: the killed worker's message stays hidden for that time.
     let visibility = [("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")];
     let MidObject { setup, customer, object, gate, worker } = MidObject::new("killed", &visibility).await;
     worker.kill().await;
@@ -114,8 +114,8 @@ async fn a_killed_worker_s_message_comes_again() {
     setup.acknowledged(&second, 1).await;
     let found = received_events(&setup.aws, &customer).await;
     let twice = assert_at_least_once("acme", &found, &expected(&object.text));
-    // A batch takes 52 of these events.
-    assert!(twice <= 2 * 52, "{twice} come twice, more than two batches");
+    // A batch holds 52 of these events.
+    assert!(twice <= 2 * 52, "{twice} events came twice, more than two batches");
     setup.no_dead_letters().await;
 }
 
@@ -136,42 +136,42 @@ async fn a_second_signal_exits_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_queue_it_lives_but_is_not_ready() {
+async fn without_a_queue_the_worker_is_alive_but_not_ready() {
     let setup = Setup::new("no-queue").await;
     let missing = format!("{}-missing", setup.provider.queue_url);
     let mut worker = setup.worker_with(&[("SQS_QUEUE_URL", &missing)]).await;
-    eventually("only the queue is in the way", async || match worker.http_get("/readyz").await {
+    eventually("only the queue is not ready", async || match worker.http_get("/readyz").await {
         Ok((503, body)) if body.lines().count() == 1 && body.contains("NonExistentQueue") => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
-    assert_eq!(worker.http_get("/healthz").await.expect("it answers"), (200, "ok\n".to_owned()));
+    assert_eq!(worker.http_get("/healthz").await.expect("the endpoint answers"), (200, "ok\n".to_owned()));
     worker.sigterm();
     let status = worker.wait().await;
     assert!(status.success(), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_endpoint_answers() {
+async fn the_endpoint_answers() {
     let setup = Setup::new("endpoint").await;
     let worker = setup.worker().await;
     worker.ready().await;
-    assert_eq!(worker.http_get("/healthz").await.expect("it answers"), (200, "ok\n".to_owned()));
-    assert_eq!(worker.http_get("/readyz").await.expect("it answers"), (200, "ok\n".to_owned()));
-    let (status, metrics) = worker.http_get("/metrics").await.expect("it answers");
+    assert_eq!(worker.http_get("/healthz").await.expect("the endpoint answers"), (200, "ok\n".to_owned()));
+    assert_eq!(worker.http_get("/readyz").await.expect("the endpoint answers"), (200, "ok\n".to_owned()));
+    let (status, metrics) = worker.http_get("/metrics").await.expect("the endpoint answers");
     assert_eq!(status, 200);
-    assert!(metrics.ends_with("# EOF\n"), "OpenMetrics ends so: {metrics}");
+    assert!(metrics.ends_with("# EOF\n"), "OpenMetrics ends with EOF: {metrics}");
     assert!(metrics.contains("logferry_records_unaccounted_total 0"), "{metrics}");
-    assert_eq!(worker.http_get("/nothing").await.expect("it answers").0, 404);
-    // The port that the system chose is in the first line of the log.
-    let first = worker.log_lines().into_iter().next().expect("it logs");
+    assert_eq!(worker.http_get("/nothing").await.expect("the endpoint answers").0, 404);
+    // The first log line has the port that the system chose.
+    let first = worker.log_lines().into_iter().next().expect("the log has a line");
     let address = first["http.listen"].as_str().expect("the address");
     assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
 }
 
-/// A pipe holds 64 KiB; whoever reads it may be stuck.
+/// A pipe holds 64 KiB, and its reader may be stuck.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_nobody_reads_holds_nothing_up() {
+async fn an_unread_log_does_not_stop_deliveries() {
     let setup = Setup::new("unread-log").await;
     let customer = setup.customer("acme").await;
     let mut environment = setup.environment().await;
@@ -181,7 +181,7 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     );
     let mut worker = Worker::start_unread(&environment).await;
     let mut count = 0;
-    eventually("more lines come than may wait", async || {
+    eventually("log lines are dropped", async || {
         count += 1;
         let object = generated(&format!("acme/c/app/p/{count}"), 20, 40);
         setup.upload(&object.key, object.bytes).await;

@@ -1,9 +1,9 @@
-//! The black-box suite: the real program, in a process of its own, against an AWS double, read back from the customers'
-//! side.
+//! The black-box suite: runs the real program as a process of its own against an AWS double, and reads back what
+//! customers received.
 //!
-//! `LOGFERRY_TEST_TARGET` picks the double: `sandbox` (the default, in process) or `ministack` (a public emulator in
-//! Python, which the suite installs under `target/` and starts by itself). The tests are the same on both; those that
-//! need faults injected say so and skip themselves elsewhere.
+//! `LOGFERRY_TEST_TARGET` selects the double: `sandbox` (the default, in process) or `ministack` (a public emulator in
+//! Python, which the suite installs under `target/` and starts itself). Both run the same tests; tests that need
+//! injected faults skip themselves on ministack and print that.
 
 mod eventually;
 mod gate;

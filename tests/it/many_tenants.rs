@@ -1,4 +1,4 @@
-//! Hundreds of customers in one process, some of them broken in every way that a customer can be.
+//! Hundreds of customers in one process, some of them misconfigured in every possible way.
 
 use std::{
     collections::HashMap,
@@ -18,12 +18,12 @@ use crate::{
     target::unique_account,
 };
 
-/// Objects of each tenant.
+/// Objects per tenant.
 const OBJECTS: usize = 2;
-/// What a refused role or a denied group is left alone for, at least.
+/// Shortest interval between two probes of a refused role or a denied group.
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// What is wrong at a customer's.
+/// A customer's misconfiguration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     RoleGone,
@@ -41,12 +41,12 @@ impl Fault {
         Self::ExternalId,
         Self::TagSession,
         Self::GroupDenied,
-        // Last: ministack does not know it.
+        // Last, because ministack does not support it.
         Self::SourceIdentity,
     ];
 }
 
-/// A tenant, the role that its row names, and what it is to receive.
+/// A tenant, the role in its row, and the events that it should receive.
 #[derive(Debug)]
 struct Tenant {
     customer: Customer,
@@ -56,12 +56,12 @@ struct Tenant {
 }
 
 impl Tenant {
-    /// Sets a customer's side up, with its row and its objects.
+    /// Creates a customer's side with row and objects.
     async fn create(setup: Arc<Setup>, number: usize, fault: Option<Fault>) -> Self {
         let tenant_id = format!("tenant-{number}");
         let mut provider = setup.provider.clone();
         if fault == Some(Fault::TrustPolicy) {
-            // Somebody else's central role.
+            // The central role of another provider.
             provider.central_role_arn = provider.worker_role_arn.clone();
         }
         let spec = CustomerSpec::new(&tenant_id);
@@ -86,7 +86,7 @@ impl Tenant {
         Self { customer, fault, role_arn, objects: objects.collect() }
     }
 
-    /// Checks that its account has what it is to have, and nothing else.
+    /// Checks that the account has the expected events, and nothing else.
     async fn check(&self, setup: &Setup) {
         let mut found = received_events(&setup.aws, &self.customer).await;
         let mut all: Vec<Event> = match self.fault {
@@ -100,10 +100,10 @@ impl Tenant {
 }
 
 fn text_of(row: &HashMap<String, AttributeValue>, field: &str) -> String {
-    row[field].as_s().expect("it is a text").clone()
+    row[field].as_s().expect("the field is a string").clone()
 }
 
-/// Runs a task for each item, a few at once; answers in the items' order.
+/// Runs a task for each item, a few at the same time. The results are in the items' order.
 async fn for_each<I, T, F>(items: impl IntoIterator<Item = I>, task: impl Fn(I) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -111,7 +111,7 @@ where
 {
     let (few, mut running) = (Arc::new(Semaphore::new(16)), JoinSet::new());
     for (index, item) in items.into_iter().enumerate() {
-        let permit = Arc::clone(&few).acquire_owned().await.expect("it is never closed");
+        let permit = Arc::clone(&few).acquire_owned().await.expect("the semaphore is never closed");
         let work = task(item);
         running.spawn(async move {
             let done = work.await;
@@ -125,13 +125,13 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_healthy_tenant_is_served_and_a_broken_one_costs_a_probe_per_interval() {
+async fn healthy_tenants_are_served_and_broken_ones_take_one_probe_per_interval() {
     let setup = Arc::new(Setup::new("many-tenants").await);
     let (count, broken, ways) = match setup.sandbox() {
         Some(_) => (300, 20, Fault::ALL.len()),
         None => (12, 5, Fault::ALL.len() - 1),
     };
-    // Broken ones in between, so that every slot meets one.
+    // Broken tenants are spread, so that every slot gets some.
     let fault = |n: usize| n.is_multiple_of(count / broken).then(|| Fault::ALL[n * broken / count % ways]);
     let tenants = for_each(0..count, |n| Tenant::create(Arc::clone(&setup), n, fault(n))).await;
     let tenants: Vec<_> = tenants.into_iter().map(Arc::new).collect();
@@ -153,7 +153,7 @@ async fn every_healthy_tenant_is_served_and_a_broken_one_costs_a_probe_per_inter
         .worker_with(&[
             ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", &interval),
             ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", &interval),
-            // Every tenant's row is to be read once.
+            // Long enough that every tenant's row is read only once.
             ("LOGFERRY_TENANTS__CACHE_TTL", "10m"),
         ])
         .await;
@@ -169,7 +169,7 @@ async fn every_healthy_tenant_is_served_and_a_broken_one_costs_a_probe_per_inter
     };
     let role_probes = probed("role", &["trust_policy", "tag_session", "source_identity"]);
     let group_probes = probed("group", &["put_log_events"]);
-    eventually("the healthy ones are done, and the broken ones have been probed", async || {
+    eventually("healthy tenants are served, and broken ones have been probed", async || {
         let metrics = worker.metrics().await;
         same(&metrics.get("logferry_messages_total{verdict=\"ack\"}"), &((healthy * OBJECTS) as f64))?;
         same(&metrics.get("logferry_role_breakers_open"), &(roles_refused as f64))?;
@@ -186,7 +186,7 @@ async fn every_healthy_tenant_is_served_and_a_broken_one_costs_a_probe_per_inter
             let intervals = 1 + started.elapsed().as_secs() / INTERVAL.as_secs();
             let allowed = match tenant.fault {
                 None => 1..=1,
-                // A probe of its group begins with a new session: the old one may be what is denied.
+                // A probe of a group starts with a new session, because the old session may be the reason for the denial.
                 Some(Fault::GroupDenied) => 1..=1 + intervals,
                 Some(_) => 2..=intervals,
             };
@@ -196,9 +196,13 @@ async fn every_healthy_tenant_is_served_and_a_broken_one_costs_a_probe_per_inter
                 "{name} {fault:?}: {asked} AssumeRole calls, {allowed:?} allowed"
             );
             let events = if tenant.fault.is_none() { 3 * OBJECTS as u64 } else { 0 };
-            assert_eq!(sandbox.totals(&tenant.customer.account).events, events, "{name}: in any group");
+            assert_eq!(
+                sandbox.totals(&tenant.customer.account).events,
+                events,
+                "{name}: events in all groups"
+            );
         }
-        // A denied group's objects are read when nothing is known of it yet, and then by its probes alone.
+        // Objects of a denied group are read until the breaker opens, and then only by its probes.
         let read = sandbox.calls("s3", "GetObject");
         let intervals = 1 + started.elapsed().as_secs() / INTERVAL.as_secs();
         let allowed = (healthy * OBJECTS + groups_denied * OBJECTS) as u64 + groups_denied as u64 * intervals;
@@ -209,8 +213,8 @@ async fn every_healthy_tenant_is_served_and_a_broken_one_costs_a_probe_per_inter
         async move { tenant.check(&setup).await }
     })
     .await;
-    // A message that is sent anew is there twice until the old one is deleted.
-    eventually("what waits for its customer is in the queue, once", async || {
+    // A message that is sent again exists twice until the old one is deleted.
+    eventually("the broken tenants' messages are in the queue, once each", async || {
         let (visible, in_flight) = setup.queue_depth().await;
         same(&((visible + in_flight) as usize), &(sick().count() * OBJECTS))
     })

@@ -1,4 +1,4 @@
-//! The worst of each kind of input, against the bound that the worker prints when it starts.
+//! Memory under the worst inputs of each kind, compared with the bound that the worker logs at start-up.
 
 use std::io::Write;
 
@@ -13,17 +13,17 @@ use crate::{
     worker::Worker,
 };
 
-/// Longest record, a quarter of the default: the reader is slow in this build.
+/// Longest record: a quarter of the default, because the reader is slow in this build.
 const RECORD: usize = 4 << 20;
 const SLOTS: usize = 2;
 
-/// A record as long as one may be: `filler` again and again, between those two.
+/// A record of the maximum length: `filler`, repeated between `begin` and `end`.
 fn record(begin: &str, filler: &str, end: &str) -> Vec<u8> {
     let times = (RECORD - begin.len() - end.len()) / filler.len();
     [begin, &filler.repeat(times), end].concat().into_bytes()
 }
 
-/// A record each of whose bytes becomes three.
+/// A record in which each byte becomes three when it is mended.
 fn bytes_that_are_no_utf8() -> Vec<u8> {
     [b"{\"message\":\"", &vec![0xff; RECORD - 14][..], b"\"}"].concat()
 }
@@ -33,18 +33,19 @@ fn letters(len: usize) -> String {
     std::iter::repeat_with(|| random.alphanumeric()).take(len).collect()
 }
 
-/// In a frame whose reader has to keep that power of two.
+/// A zstd frame that needs a window of 2^`log` bytes.
 fn zstd_with_a_window(log: u32, text: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("level 1 is known");
-    encoder.window_log(log).expect("it is known");
+    encoder.window_log(log).expect("the parameter is known");
     encoder.write_all(text).expect("memory takes every byte");
     encoder.finish().expect("memory takes every byte")
 }
 
-/// What the worker says that it takes at most, and what it took.
+/// The bound that the worker logs, and its peak memory.
 fn bound_and_peak(worker: &Worker) -> Option<(u64, u64)> {
     let lines = worker.log_lines();
-    let bound = lines.iter().find_map(|line| line["memory.worst_bytes"].as_u64()).expect("it prints one");
+    let bound =
+        lines.iter().find_map(|line| line["memory.worst_bytes"].as_u64()).expect("the worker logs the bound");
     Some((bound, worker.peak_rss()?))
 }
 
@@ -53,7 +54,7 @@ async fn worker(setup: &Setup, variables: &[(&str, &str)]) -> Worker {
     let mut all = vec![
         ("LOGFERRY_WORKER__CONCURRENCY", slots.as_str()),
         ("LOGFERRY_SOURCE__MAX_RECORD", record.as_str()),
-        // Whatever is reserved for full caches would hide what is to be seen.
+        // Memory reserved for full caches would hide the memory under test.
         ("LOGFERRY_TENANTS__CACHE_CAPACITY", "100"),
         ("LOGFERRY_CREDENTIALS__CACHE_CAPACITY", "100"),
         ("LOGFERRY_LOG__FILTER", "info"),
@@ -62,11 +63,11 @@ async fn worker(setup: &Setup, variables: &[(&str, &str)]) -> Worker {
     setup.worker_with(&all).await
 }
 
-/// Lets the worker have as many objects of each kind as it has slots, and looks at its memory after each.
+/// For each kind, uploads as many objects as the worker has slots, then checks the worker's memory.
 async fn check(setup: &Setup, kinds: &[(&str, Vec<u8>)], variables: &[(&str, &str)]) {
     let Some(sandbox) = setup.sandbox() else { return };
     let worker = worker(setup, variables).await;
-    // So slow that what is read piles up as far as it can.
+    // Slow puts, so that as much as possible accumulates.
     let slow = Effect::Latency { milliseconds: 100 };
     sandbox.faults().add(Fault::new("logs", "PutLogEvents", slow));
     for (done, (kind, stored)) in kinds.iter().enumerate() {
@@ -84,7 +85,7 @@ async fn check(setup: &Setup, kinds: &[(&str, Vec<u8>)], variables: &[(&str, &st
 async fn the_worst_records_stay_within_the_bound() {
     let escaped_name = |filler: &str| record("{\"", filler, "\":1}");
     let hard = format!("{{\"message\":\"{}\"}}", letters(RECORD / 2));
-    // A second one behind it: alone, it might be a document, and no record.
+    // A second record follows, because a single one could be a document.
     let stored = |record: Vec<u8>| gzip(&[record, b"\n{\"message\":\"\"}".to_vec()].concat());
     let kinds = [
         ("millions of members", stored(record("{\"a\":1", ",\"\":1", "}"))),
@@ -105,15 +106,13 @@ async fn the_worst_records_stay_within_the_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_worst_of_what_is_set_aside_stays_within_the_bound() {
+async fn the_worst_records_for_the_quarantine_stay_within_the_bound() {
     let kinds = [
         ("a line that is no record", ["{\"message\":\"m\"}\n", &letters(RECORD)].concat().into_bytes()),
         ("a message that is too long", format!("{{\"message\":\"{}\"}}", letters(RECORD - 14)).into_bytes()),
     ];
     let setup = Setup::new("worst-aside").await;
-    let mut row = setup.stranger(CustomerSpec::new("acme")).await.row();
-    row.insert("oversize".to_owned(), text("quarantine"));
-    setup.put_row(row).await;
+    setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let bucket = format!("{}={}", quarantine::bucket(&setup).await, setup.provider.account);
     check(&setup, &kinds, &[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
 }
@@ -129,12 +128,15 @@ async fn the_worst_messages_stay_within_the_bound() {
     let small = r#"{"eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"b"},"object":{"key":"k"}}}"#;
     let kinds = [
         ("records whose keys are bad", format!("{{\"Records\":[{}]}}", vec![small; 11_000].join(","))),
-        ("records of today's", format!("{{\"Records\":[{}]}}", vec![refused.as_str(); 2500].join(","))),
+        (
+            "records of objects that do not exist",
+            format!("{{\"Records\":[{}]}}", vec![refused.as_str(); 2500].join(",")),
+        ),
         (
             "records that are no work",
             format!("{{\"Records\":[{}]}}", vec![r#"{"eventName":""}"#; 60_000].join(",")),
         ),
-        ("no event at all", "\"".repeat(1_040_000)),
+        ("a body that is not an event", "\"".repeat(1_040_000)),
     ];
     let mut sent = 0;
     for (kind, body) in &kinds {
@@ -142,7 +144,7 @@ async fn the_worst_messages_stay_within_the_bound() {
             setup.send(body).await;
             sent += 1;
         }
-        eventually("all are judged", async || {
+        eventually("all messages have a verdict", async || {
             let judged = worker.metrics().await.sum("logferry_messages_total");
             if judged >= f64::from(sent) { Ok(()) } else { Err(format!("{judged} of {sent}")) }
         })

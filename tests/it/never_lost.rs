@@ -1,8 +1,8 @@
-//! Each failure that is known to have cost other shippers data, on its own: nothing is lost, and what CloudWatch Logs took
-//! does not come again.
+//! Each failure that is known to have cost other shippers data: nothing is lost, and events that CloudWatch Logs
+//! accepted do not arrive again.
 //!
-//! Some have their place elsewhere: a denied role in `isolation`, a corrupt gzip in `verdicts`, a message that takes longer
-//! than its visibility timeout in `faults`.
+//! Three are tested elsewhere: a denied role in `isolation`, a corrupt gzip in `verdicts`, and a message that takes
+//! longer than its visibility timeout in `faults`.
 
 use jiff::{SignedDuration, Timestamp};
 use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
@@ -14,15 +14,15 @@ use crate::{
     setup::{Setup, s3_event},
 };
 
-/// Far more calls than the SDK's attempts and a few redeliveries take: what a minute amounts to.
+/// About the calls of one minute: far more than the SDK's attempts and a few redeliveries take.
 const A_MINUTE_OF_CALLS: u64 = 15;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_minute_of_503_from_put_log_events() {
+async fn a_minute_of_503_from_put_log_events_loses_nothing() {
     let setup = Setup::new("minute").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
-    // Eight batches; the fifth is refused for as long as it lasts, with four behind it in the account already.
+    // Eight batches. The fifth is refused for the whole time, when four are already in the account.
     let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
     let fault = Fault::new(
         "logs",
@@ -43,7 +43,7 @@ async fn a_minute_of_503_from_put_log_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_array_with_a_record_on_each_line() {
+async fn an_array_with_one_record_per_line_is_delivered() {
     let setup = Setup::new("array-lines").await;
     let customer = setup.customer("acme").await;
     let object = generated("acme/c/app/pod/1.json.gz", 200, 100);
@@ -57,9 +57,9 @@ async fn an_array_with_a_record_on_each_line() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
 }
 
-/// What came before it arrives once, however often the object is told of, and each message says where it stopped.
+/// Records before the bad line arrive once, however often the object is announced, and each dead letter names the line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_line() {
+async fn records_before_a_bad_line_arrive_once() {
     let setup = Setup::with("bad-line", |spec| spec.versioned = true).await;
     let customer = setup.customer("acme").await;
     let object = generated("acme/c/app/pod/1.json.gz", 100, 100);
@@ -69,7 +69,7 @@ async fn a_bad_line() {
     lines.insert(60, "2026-11-22 08:00:00 no JSON at all");
     setup.upload(&object.key, gzip(lines.join("\n").as_bytes())).await;
     let get = setup.account().s3().get_object().bucket(&setup.provider.bucket).key(&object.key).send().await;
-    let version = get.expect("it is there").version_id;
+    let version = get.expect("the object exists").version_id;
     let mut again = s3_event(&setup.provider.bucket, &object.key);
     again["Records"][0]["s3"]["object"]["versionId"] = json!(version);
     setup.send(&again.to_string()).await;
@@ -89,11 +89,11 @@ async fn a_bad_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_events_that_are_too_old_cost_the_others_nothing() {
+async fn events_that_are_too_old_do_not_affect_the_others() {
     let setup = Setup::new("too-old").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
-    // All within an hour around the age of 14 days: one batch.
+    // All events are within an hour around the age of 14 days, so they share a batch.
     let limit = Timestamp::now() - SignedDuration::from_hours(14 * 24);
     let records: Vec<_> = (0..100)
         .map(|index| {
@@ -115,19 +115,19 @@ async fn three_events_that_are_too_old_cost_the_others_nothing() {
     assert_eq!(metrics.get("logferry_batches_total"), 1.0);
     assert_eq!(metrics.get("logferry_messages_received_total"), 1.0);
     let puts = sandbox.calls("logs", "PutLogEvents");
-    // A first one finds that there is no stream yet.
+    // The first call finds that the stream does not exist.
     assert!(puts <= 2, "{puts} calls");
 }
 
-/// S3 tells of it three times: at once, while it is worked on, and when it is long done.
+/// S3 announces the object three times: at first, while it is worked on, and long after it is finished.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_that_is_told_of_again_and_again() {
+async fn an_object_that_is_announced_three_times_arrives_once() {
     let setup = Setup::with("again", |spec| spec.versioned = true).await;
     let customer = setup.customer("acme").await;
     let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
     setup.upload(&object.key, object.bytes.clone()).await;
     let get = setup.account().s3().get_object().bucket(&setup.provider.bucket).key(&object.key).send().await;
-    let version = get.expect("it is there").version_id;
+    let version = get.expect("the object exists").version_id;
     let mut again = s3_event(&setup.provider.bucket, &object.key);
     again["Records"][0]["s3"]["object"]["versionId"] = json!(version);
     setup.send(&again.to_string()).await;
@@ -143,5 +143,5 @@ async fn an_object_that_is_told_of_again_and_again() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     let skipped = "logferry_skipped_total{reason=\"already_delivered\"}";
     let skipped = one.metrics().await.get(skipped) + other.metrics().await.get(skipped);
-    assert_eq!(skipped, 2.0, "the first brings it, the others find it done");
+    assert_eq!(skipped, 2.0, "the first message delivers, the others find the object finished");
 }

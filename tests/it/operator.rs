@@ -1,4 +1,4 @@
-//! Operators' commands: the program runs to its end, and what it left behind is checked.
+//! Runs operators' commands to their end.
 
 use std::{collections::BTreeMap, process::Stdio};
 
@@ -10,14 +10,11 @@ use tokio::{
 
 use crate::worker::assert_plain;
 
-/// What a command left behind.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its exit code; none if a signal ended it.
+    /// Exit code; `None` if a signal ended the command.
     pub(crate) code: Option<i32>,
-    /// Its standard output.
     pub(crate) stdout: String,
-    /// Its standard error.
     pub(crate) stderr: String,
 }
 
@@ -29,40 +26,40 @@ impl Ended {
         self
     }
 
-    /// Checks that standard error says it.
+    /// Checks that standard error contains these words.
     #[track_caller]
     pub(crate) fn saying(self, words: &str) -> Self {
-        assert!(self.stderr.contains(words), "{words:?} is not said: {self:?}");
+        assert!(self.stderr.contains(words), "{words:?} is not in standard error: {self:?}");
         self
     }
 
-    /// Its standard output as JSON.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}: {self:?}"))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not JSON: {error}: {self:?}"))
     }
 }
 
-/// Runs `logferry` with nothing but this environment.
+/// Runs `logferry` with this environment and no other variable.
 pub(crate) async fn run(arguments: &[&str], environment: &BTreeMap<String, String>) -> Ended {
     reading(arguments, environment, "").await
 }
 
-/// The same with something on standard input.
+/// Runs `logferry` with this text on standard input.
 pub(crate) async fn reading(
     arguments: &[&str],
     environment: &BTreeMap<String, String>,
     stdin: &str,
 ) -> Ended {
     let mut child = start(arguments, environment);
-    let mut input = child.stdin.take().expect("it is piped");
-    // A command that reads nothing may be gone already.
+    let mut input = child.stdin.take().expect("standard input is piped");
+    // A command that reads nothing may have ended already.
     let _ = input.write_all(stdin.as_bytes()).await;
     drop(input);
     end(child).await
 }
 
-/// Starts it and does not wait; killed when dropped.
+/// Starts the command without waiting for its end. Dropping the child kills it.
 pub(crate) fn start(arguments: &[&str], environment: &BTreeMap<String, String>) -> Child {
     Command::new(env!("CARGO_BIN_EXE_logferry"))
         .args(arguments)
@@ -76,9 +73,9 @@ pub(crate) fn start(arguments: &[&str], environment: &BTreeMap<String, String>) 
         .expect("cargo built the program")
 }
 
-/// Waits for its end.
+/// Waits for the end of a command.
 pub(crate) async fn end(child: Child) -> Ended {
-    let output = child.wait_with_output().await.expect("it can be waited for");
+    let output = child.wait_with_output().await.expect("the command can be waited for");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     let ended =
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };

@@ -1,4 +1,4 @@
-//! Proxies, certificates and endpoints as any AWS program takes them from its environment.
+//! Proxies, certificates and endpoints from the environment, as AWS programs use them.
 
 use std::{
     collections::BTreeSet,
@@ -20,27 +20,22 @@ use tokio_rustls::{
     },
 };
 
-use crate::{
-    eventually::eventually,
-    samples::{assert_same_events, expected, generated, received_events},
-    setup::Setup,
-    worker::logferry,
-};
+use crate::{eventually::eventually, samples::generated, setup::Setup, worker::logferry};
 
-/// A name that nobody but the proxy knows.
+/// A host name that only the proxy can resolve.
 const HOST: &str = "aws.internal";
 
-/// An HTTP proxy that takes every call to one address, wherever it wanted to go, and writes down where.
+/// An HTTP proxy that sends all calls to one address and records their targets.
 pub(crate) struct Proxy {
     address: SocketAddr,
     targets: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Proxy {
-    /// Calls within a tunnel (CONNECT) go to `tunnels`, others to `plain`.
+    /// Starts a proxy. Calls within a tunnel (CONNECT) go to `tunnels`, others to `plain`.
     pub(crate) async fn start(plain: SocketAddr, tunnels: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the listener is bound");
         let targets: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         tokio::spawn({
             let targets = Arc::clone(&targets);
@@ -73,7 +68,8 @@ impl Proxy {
             client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
             copy_bidirectional(&mut client, &mut server).await?;
         } else {
-            // A server takes requests in the form that a proxy gets; those that follow on the connection have it too.
+            // The server accepts the absolute-form requests that a proxy gets, so later requests on the connection pass
+            // unchanged.
             let mut server = TcpStream::connect(plain).await?;
             server.write_all(&head).await?;
             copy_bidirectional(&mut client, &mut server).await?;
@@ -90,13 +86,14 @@ impl Proxy {
     }
 }
 
-/// Speaks TLS in front of a plain server, with a certificate of a CA of the test's own. Its address, and the CA's file.
+/// Terminates TLS in front of a plain server, with a certificate of the test's own CA. Returns the address, and the
+/// file of the CA certificate.
 async fn terminator(plain: SocketAddr, name: &str) -> (SocketAddr, PathBuf) {
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
     let key = KeyPair::generate().expect("a key");
-    // S3 puts the bucket before the endpoint's name.
+    // S3 puts the bucket in front of the endpoint's host name.
     let names = vec![HOST.to_owned(), format!("*.{HOST}")];
     let certificate =
         CertificateParams::new(names).expect("good names").signed_by(&key, &ca).expect("a certificate");
@@ -113,7 +110,7 @@ async fn terminator(plain: SocketAddr, name: &str) -> (SocketAddr, PathBuf) {
         .expect("the key is the certificate's");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the listener is bound");
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
@@ -131,29 +128,25 @@ fn address_of(endpoint: &str) -> SocketAddr {
     endpoint.trim_start_matches("http://").trim_end_matches('/').parse().expect("the sandbox's address")
 }
 
-/// Delivers an object with that environment and compares.
+/// Delivers an object with these variables and compares what arrived.
 async fn delivers(setup: &Setup, variables: &[(&str, &str)]) {
     let customer = setup.customer("acme").await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 100);
     setup.upload(&object.key, object.bytes.clone()).await;
     let worker = setup.worker_with(variables).await;
     setup.acknowledged(&worker, 1).await;
-    let mut found = received_events(&setup.aws, &customer).await;
-    found.sort();
-    let mut sent = expected(&object.text);
-    sent.sort();
-    assert_same_events("acme", &found, &sent);
+    setup.arrived_once(&customer, [&object]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_call_takes_the_proxy_of_the_environment() {
+async fn every_call_uses_the_proxy_of_the_environment() {
     let setup = Setup::new("proxy").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let aws = address_of(&sandbox.endpoint());
     let proxy = Proxy::start(aws, aws).await;
     let endpoint = format!("http://{HOST}:4566");
     delivers(&setup, &[("AWS_ENDPOINT_URL", &endpoint), ("HTTP_PROXY", &proxy.url())]).await;
-    assert_eq!(proxy.targets(), [format!("{HOST}:4566")], "and nobody else is asked");
+    assert_eq!(proxy.targets(), [format!("{HOST}:4566")], "the proxy has no other targets");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,7 +160,7 @@ async fn a_bundle_of_certificates_is_trusted_through_a_proxy() {
     let variables = [("AWS_ENDPOINT_URL", endpoint.as_str()), ("https_proxy", &proxy.url())];
     for bundle in ["AWS_CA_BUNDLE", "SSL_CERT_FILE"] {
         let setup = Setup::new(&format!("bundle-{}", bundle.to_lowercase().replace('_', "-"))).await;
-        let sandbox = setup.sandbox().expect("it was there a moment ago");
+        let sandbox = setup.sandbox().expect("the target is the sandbox");
         let aws = address_of(&sandbox.endpoint());
         let (tls, ca) = terminator(aws, bundle).await;
         let proxy = Proxy::start(aws, tls).await;
@@ -177,9 +170,9 @@ async fn a_bundle_of_certificates_is_trusted_through_a_proxy() {
         delivers(&setup, &variables).await;
         assert_eq!(proxy.targets(), [format!("{HOST}:443")], "{bundle}");
     }
-    // Without it the certificate is nobody's, and the log says so.
+    // Without the bundle the certificate's issuer is unknown, and the log says so.
     let worker = setup.worker_with(&variables).await;
-    eventually("the worker says that it does not know the certificate's issuer", async || {
+    eventually("the worker logs the unknown issuer", async || {
         let lines = worker.log_lines();
         let told = lines.iter().any(|line| line.to_string().contains("UnknownIssuer"));
         if told { Ok(()) } else { Err(format!("{lines:?}")) }
@@ -188,9 +181,9 @@ async fn a_bundle_of_certificates_is_trusted_through_a_proxy() {
     let _ = std::fs::remove_file(ca);
 }
 
-/// Emulators listen on this machine, and credentials come from its link.
+/// Emulators listen on loopback addresses, and credentials come from link-local ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn this_machine_is_reached_without_a_proxy() {
+async fn local_addresses_bypass_the_proxy() {
     let setup = Setup::new("near").await;
     if setup.sandbox().is_none() {
         return;
@@ -200,7 +193,7 @@ async fn this_machine_is_reached_without_a_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fips_and_dual_stack_endpoints_are_asked_for() {
+async fn fips_and_dual_stack_endpoints_are_used() {
     let setup = Setup::new("endpoints").await;
     if setup.sandbox().is_none() {
         return;
@@ -209,7 +202,7 @@ async fn fips_and_dual_stack_endpoints_are_asked_for() {
         ("AWS_USE_FIPS_ENDPOINT", [".amazonaws.com:443", "-fips."]),
         ("AWS_USE_DUALSTACK_ENDPOINT", [".api.aws:443", "sqs."]),
     ] {
-        // Nobody answers behind it.
+        // The proxy has no server behind it.
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
         let proxy = Proxy::start(nobody, nobody).await;
         let mut environment = setup.environment().await;
@@ -217,7 +210,7 @@ async fn fips_and_dual_stack_endpoints_are_asked_for() {
         environment
             .extend([(variable.to_owned(), "true".to_owned()), ("HTTPS_PROXY".to_owned(), proxy.url())]);
         let _worker = crate::worker::Worker::start(&environment).await;
-        eventually("the queue is asked for", async || {
+        eventually("the queue's host is requested", async || {
             let targets = proxy.targets();
             let right = targets
                 .iter()
@@ -228,7 +221,7 @@ async fn fips_and_dual_stack_endpoints_are_asked_for() {
     }
 }
 
-/// Ends the worker before it asks AWS for anything, with these words.
+/// Checks that the worker ends with these words before it calls AWS.
 fn ends(variables: &[(&str, &str)], words: &str) {
     let needed = [
         ("TENANT_CONFIG_TABLE", "tenants"),
@@ -242,14 +235,14 @@ fn ends(variables: &[(&str, &str)], words: &str) {
 }
 
 #[test]
-fn certificates_and_proxies_that_are_none_end_the_command() {
+fn unusable_certificates_and_proxies_end_the_command() {
     let region = ("AWS_REGION", "us-east-1");
     ends(&[region, ("AWS_CA_BUNDLE", "/nowhere/ca.pem")], "AWS_CA_BUNDLE: /nowhere/ca.pem: No such file");
     ends(&[region, ("SSL_CERT_FILE", "/nowhere/ca.pem")], "SSL_CERT_FILE: \"/nowhere/ca.pem\": ");
     ends(&[region, ("HTTPS_PROXY", "http//user:secret@p:3128")], "HTTPS_PROXY: it is no proxy's URL");
 }
 
-/// Whoever says the Region, the queue must be in it.
+/// The queue must be in the configured Region, whichever setting names the Region.
 #[test]
 fn a_queue_in_another_region_ends_the_command() {
     let words = "is in Region us-east-1, and calls go to eu-west-1";

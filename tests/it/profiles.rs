@@ -1,10 +1,10 @@
-//! Operators' commands with the credentials of a profile, as any AWS program takes them.
+//! Operators' commands with the credentials of a profile.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{operator, setup::Setup};
 
-/// A home that holds an operator's configuration of AWS, and gone with the test.
+/// A home directory with an operator's AWS configuration. Dropping it removes the directory.
 struct Home {
     setup: Setup,
     folder: PathBuf,
@@ -17,7 +17,7 @@ impl Drop for Home {
 }
 
 impl Home {
-    /// Of an operator of the provider's account, in whose table there is one tenant.
+    /// Creates the home of an operator of the provider's account, whose table has one tenant.
     async fn new(name: &str) -> Self {
         let setup = Setup::new(name).await;
         setup.customer("acme").await;
@@ -35,18 +35,18 @@ impl Home {
         self.path(name)
     }
 
-    /// The keys of the account's root, as both emulators have them.
+    /// Keys of the account's root, the same on both emulators.
     fn keys(&self) -> (&str, &'static str) {
         (&self.setup.provider.account, "test")
     }
 
-    /// The keys as a profile has them.
+    /// The keys in the form of a profile.
     fn static_keys(&self) -> String {
         let (id, secret) = self.keys();
         format!("aws_access_key_id = {id}\naws_secret_access_key = {secret}\n")
     }
 
-    /// Nothing but where AWS and the table are: no key, no Region.
+    /// An environment that names AWS's endpoint and the table, but no key and no Region.
     fn environment(&self, more: &[(&str, &str)]) -> BTreeMap<String, String> {
         let fixed = [
             ("HOME", self.folder.to_str().expect("UTF-8")),
@@ -61,18 +61,18 @@ impl Home {
         operator::run(&["tenant", "list", "--json"], &self.environment(more)).await
     }
 
-    /// Lists the tenants by that profile.
+    /// Lists the tenants with this profile.
     async fn lists_by(&self, profile: &str) {
         let listed = self.list(&[("AWS_PROFILE", profile)]).await.with(0).json();
         assert!(listed.to_string().contains("acme"), "{listed}");
     }
 
-    /// The line that says why there are no credentials.
+    /// Returns the line that says why there are no credentials.
     async fn refusal(&self, more: &[(&str, &str)]) -> String {
         let ended = self.list(more).await;
         assert_ne!(ended.code, Some(0), "{ended:?}");
         let lines: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("logferry: ")).collect();
-        let [line] = lines[..] else { panic!("one line is enough: {ended:?}") };
+        let [line] = lines[..] else { panic!("expected one line: {ended:?}") };
         line.to_owned()
     }
 }
@@ -95,10 +95,10 @@ async fn keys_and_chained_roles_are_taken_from_profiles() {
     assert_eq!(assumed(), before.map(|before| before + 1));
     home.list(&[("AWS_PROFILE", "keys"), ("AWS_REGION", "us-east-1")]).await.with(0);
 
-    // The files elsewhere.
+    // The same files at other paths.
     let [elsewhere, keys] = ["elsewhere", "keys"].map(|name| home.path(name));
-    std::fs::rename(config, &elsewhere).expect("it is there");
-    std::fs::rename(credentials, &keys).expect("it is there");
+    std::fs::rename(config, &elsewhere).expect("the file exists");
+    std::fs::rename(credentials, &keys).expect("the file exists");
     let files = [("AWS_CONFIG_FILE", elsewhere.as_str()), ("AWS_SHARED_CREDENTIALS_FILE", keys.as_str())];
     home.list(&[&files[..], &[("AWS_PROFILE", "worker")]].concat()).await.with(0);
 
@@ -110,7 +110,7 @@ async fn keys_and_chained_roles_are_taken_from_profiles() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_may_give_the_credentials() {
+async fn credentials_can_come_from_a_process() {
     let home = Home::new("process").await;
     let (id, secret) = home.keys();
     let good = home.write(
@@ -127,10 +127,10 @@ async fn a_process_may_give_the_credentials() {
     assert!(line.contains("profile \"bad\"") && line.contains("the vault is locked"), "{line}");
 }
 
-/// The SHA-1 of the session's name, "work", which AWS's programs name the cached token by.
+/// File of the cached token. AWS's programs name it by the SHA-1 of the session's name, here "work".
 const TOKEN: &str = ".aws/sso/cache/e274eeff768c6396088ec6eb091f4bf4d47ab1e0.json";
 
-/// A profile that signs in by IAM Identity Center.
+/// A profile that signs in with IAM Identity Center.
 fn sso(home: &Home) -> String {
     let account = &home.setup.provider.account;
     format!(
@@ -141,7 +141,7 @@ fn sso(home: &Home) -> String {
 
 #[cfg(not(feature = "sso"))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_build_without_identity_center_says_what_to_do() {
+async fn a_build_without_identity_center_names_the_alternative() {
     let home = Home::new("no-sso").await;
     home.write(".aws/config", &sso(&home));
     home.write(TOKEN, r#"{"accessToken": "token", "expiresAt": "2999-01-01T00:00:00Z"}"#);
@@ -157,7 +157,7 @@ async fn a_build_without_identity_center_says_what_to_do() {
 
 #[cfg(feature = "sso")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_center_is_asked_with_the_cached_token_and_by_the_proxy() {
+async fn identity_center_is_called_through_the_proxy_with_the_cached_token() {
     use axum::{Router, extract::Request, routing::get};
 
     use crate::outbound::Proxy;
@@ -177,10 +177,10 @@ async fn identity_center_is_asked_with_the_cached_token_and_by_the_proxy() {
         answer.to_string()
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the listener is bound");
     let router = Router::new().route("/federation/credentials", get(portal));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    // Nobody but the proxy knows the portal's name.
+    // Only the proxy can resolve the portal's name.
     let proxy = Proxy::start(address, address).await;
     let url = proxy.url();
     let more = [

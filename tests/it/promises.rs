@@ -1,5 +1,5 @@
-//! "Nothing lost, hardly anything twice", under pressure: workers that sleep, a ledger that throttles, a quarantine that cannot be
-//! written.
+//! "Nothing lost, hardly anything twice" under pressure: paused workers, a throttled ledger, and a quarantine that
+//! cannot be written.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::{
     setup::Setup,
 };
 
-/// Messages of 20,000 bytes: 52 fit into a batch.
+/// Events per batch: their messages have 20,000 bytes.
 const BATCH: usize = 52;
 
-/// Eight batches.
+/// An object of eight batches.
 fn eight_batches() -> Object {
     generated("acme/c/app/pod/1.json.gz", 8 * BATCH, 20_000)
 }
@@ -32,14 +32,14 @@ async fn until_calls(sandbox: &Sandbox, service: &str, operation: &str, count: u
     .await;
 }
 
-/// A worker is stopped while it puts its `nth` batch, and goes on after `pause`; another works beside it all the while. What
-/// arrives twice is told in batches.
+/// Stops a worker while it puts its `nth` batch and resumes it after `pause`, while another worker runs. At most two
+/// batches may arrive twice.
 async fn paused(name: &str, attempt_timeout: &str, nth: u64, pause: Duration) {
     let setup = Setup::new(name).await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
     let object = eight_batches();
-    // The sandbox takes a batch half a second after it came, whether the worker runs or not.
+    // The sandbox accepts a batch half a second after it arrived, whether the worker runs or not.
     sandbox.faults().add(Fault::new("logs", "PutLogEvents", Effect::Latency { milliseconds: 500 }));
     let variables = [
         ("LOGFERRY_DELIVERY__ATTEMPT_TIMEOUT", attempt_timeout),
@@ -54,8 +54,8 @@ async fn paused(name: &str, attempt_timeout: &str, nth: u64, pause: Duration) {
     sleeper.resume();
     setup.queue_is_empty().await;
     setup.no_dead_letters().await;
-    // Whoever lost the object has said so by now, or is done.
-    eventually("both are idle", async || {
+    // A worker that lost the object has noticed by now, or has finished.
+    eventually("both workers are idle", async || {
         let mut busy = 0.0;
         for worker in [&sleeper, &other] {
             busy += worker.metrics().await.get("logferry_messages_in_flight");
@@ -69,24 +69,24 @@ async fn paused(name: &str, attempt_timeout: &str, nth: u64, pause: Duration) {
     assert!(twice <= 2 * BATCH, "{twice} events came twice, which is more than two batches");
 }
 
-/// The lease has 10 s, and another may take the object a second later.
+/// The lease lasts 10 s, and another worker may take the object over one second later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_sleeps_for_longer_than_its_lease_repeats_two_batches_at_most() {
+async fn a_worker_paused_for_longer_than_its_lease_repeats_at_most_two_batches() {
     let runs = [(3, 16), (5, 20)];
     let runs = runs.map(|(nth, pause)| paused("asleep", "2s", nth, Duration::from_secs(pause)));
     futures_join(runs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_sleeps_for_longer_than_an_attempt_repeats_two_batches_at_most() {
+async fn a_worker_paused_for_longer_than_an_attempt_repeats_at_most_two_batches() {
     let runs = [(3, 4), (6, 7)];
     let runs = runs.map(|(nth, pause)| paused("nap", "2s", nth, Duration::from_secs(pause)));
     futures_join(runs).await;
 }
 
-/// Nobody takes the object meanwhile: the worker asks, and goes on.
+/// No other worker takes the object over meanwhile, so the worker continues after it has asked the ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_slept_and_lost_nothing_goes_on() {
+async fn a_paused_worker_that_lost_no_lease_continues() {
     let setup = Setup::new("alone").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
@@ -105,7 +105,7 @@ async fn a_worker_that_slept_and_lost_nothing_goes_on() {
     assert_eq!(worker.metrics().await.get("logferry_messages_total{verdict=\"retry\"}"), 0.0);
 }
 
-/// Runs two at once.
+/// Runs two futures at the same time.
 async fn futures_join([one, other]: [impl Future<Output = ()>; 2]) {
     tokio::join!(one, other);
 }
@@ -118,12 +118,12 @@ async fn a_ledger_that_throttles_repeats_nothing() {
     let throttle = |calls: u64| {
         let refusal = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
         let fault = Fault::new("dynamodb", "UpdateItem", refusal);
-        // Three calls, with the SDK's three attempts each; not those of readiness.
+        // Three calls with the SDK's three attempts each, except those of readiness.
         let contains = Some("1.json.gz".to_owned());
         sandbox.faults().add(Fault { times: Some(3 * calls), sessions_only: true, contains, ..fault })
     };
     let object = eight_batches();
-    // In the middle of the object, then at its end, so that the message comes again, then at its beginning.
+    // In the middle of the object; at its end, so that the message comes again; and at its beginning.
     let fault =
         Fault::new("logs", "PutLogEvents", Effect::Error(ErrorAnswer::new(400, "ThrottlingException")));
     sandbox.faults().add(Fault { contains: Some("00000300 ".to_owned()), times: Some(8), ..fault });
@@ -147,9 +147,9 @@ async fn a_ledger_that_throttles_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quarantine_that_is_missing_for_twelve_receives_repeats_nothing() {
+async fn a_quarantine_missing_for_twelve_receives_repeats_nothing() {
     let setup = Setup::new("owed").await;
-    // Only the sandbox is as strict as AWS about what is too old.
+    // Only the sandbox rejects events that are too old, as AWS does.
     if setup.sandbox().is_none() {
         return;
     }

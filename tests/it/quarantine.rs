@@ -1,8 +1,9 @@
-//! What cannot be delivered is kept in a bucket of the provider's, and the rest is delivered.
+//! Records that cannot be delivered go into a bucket of the provider, and the other records are delivered.
 
 use std::io::Read;
 
 use flate2::read::GzDecoder;
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     setup::{Setup, text},
 };
 
-/// Creates the quarantine's bucket.
+/// Creates the bucket of the quarantine.
 pub(crate) async fn bucket(setup: &Setup) -> String {
     let bucket = format!("{}-quarantine", setup.provider.bucket);
     let created = setup.account().s3().create_bucket().bucket(&bucket).send().await;
@@ -18,7 +19,7 @@ pub(crate) async fn bucket(setup: &Setup) -> String {
     bucket
 }
 
-/// Every file in it by its key, in lines.
+/// All files in the bucket by key, as lines.
 pub(crate) async fn files(setup: &Setup, bucket: &str) -> Vec<(String, Vec<Value>)> {
     let s3 = setup.account().s3();
     let listed = s3.list_objects_v2().bucket(bucket).send().await.expect("the bucket can be listed");
@@ -39,20 +40,17 @@ fn at(days_ago: i64) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_old_or_too_long_is_kept() {
+async fn records_that_are_too_old_or_too_long_are_quarantined() {
     let setup = Setup::new("quarantine").await;
     let bucket = bucket(&setup).await;
-    let customer = setup.stranger(logferry_testbed::provision::CustomerSpec::new("acme")).await;
-    let mut row = customer.row();
-    row.insert("oversize".to_owned(), text("quarantine"));
-    setup.put_row(row).await;
+    let customer = setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let owned = format!("{bucket}={}", setup.provider.account);
     let worker = setup.worker_with(&[("LOGFERRY_QUARANTINE__BUCKET", &owned)]).await;
 
     let (old, now, long) = (at(15), at(0), "lang \u{fc} ".repeat(150_000));
     let mut records =
         vec![json!({ "message": long, "timestamp": now }), json!({ "message": "new", "timestamp": now })];
-    // Only the sandbox is as strict as AWS about what is too old.
+    // Only the sandbox rejects events that are too old, as AWS does.
     let strict = setup.sandbox().is_some();
     if strict {
         records.insert(0, json!({ "message": "old", "timestamp": old }));
@@ -88,10 +86,7 @@ async fn what_is_too_old_or_too_long_is_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quarantine_that_cannot_be_written_holds_the_message_back() {
     let setup = Setup::new("no-quarantine").await;
-    let customer = setup.stranger(logferry_testbed::provision::CustomerSpec::new("acme")).await;
-    let mut row = customer.row();
-    row.insert("oversize".to_owned(), text("quarantine"));
-    setup.put_row(row).await;
+    setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let bucket = format!("{}-quarantine", setup.provider.bucket);
     let worker = setup.worker_with(&[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
     let record = json!([{ "message": "x".repeat(1_100_000), "timestamp": at(0) }]);

@@ -1,4 +1,4 @@
-//! `logferry redrive`: operators look into the dead-letter queue and move messages back.
+//! `logferry redrive`: operators list dead letters and move messages back.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     setup::{Setup, s3_event},
 };
 
-/// What an operator has: the provider's side, and an environment with two queues and nothing else of logferry's.
+/// An operator's surroundings: the provider's side, and an environment with both queues and no other setting of logferry.
 struct Operator {
     setup: Setup,
     environment: BTreeMap<String, String>,
@@ -36,13 +36,13 @@ impl Operator {
         operator::run(&[&["redrive"], arguments].concat(), &self.environment).await
     }
 
-    /// What `list --json` says, as reason, tenants and count of each group.
+    /// Groups in the output of `list --json`, each as reason, tenants and count.
     async fn groups(&self, arguments: &[&str]) -> Vec<(String, String, u64)> {
         let listed = self.redrive(&[&["list", "--json"], arguments].concat()).await.with(0).json();
         groups(&listed)
     }
 
-    /// Sends a dead letter as the worker does.
+    /// Sends a dead letter in the worker's format.
     async fn bury(&self, body: &str, attributes: &[(&str, &str)]) {
         let send = self.setup.account().sqs().send_message();
         let mut send = send.queue_url(&self.setup.provider.dead_letter_url).message_body(body);
@@ -53,7 +53,7 @@ impl Operator {
         send.send().await.expect("the dead-letter queue takes it");
     }
 
-    /// So many letters of a tenant that nobody knows.
+    /// Sends this many dead letters about an unknown tenant.
     async fn bury_unknown(&self, tenant: &str, count: usize) {
         for index in 0..count {
             let key = format!("{tenant}/c/app/pod/{index}.json.gz");
@@ -63,7 +63,7 @@ impl Operator {
         }
     }
 
-    /// Dead letters: visible, in flight.
+    /// Number of dead letters: visible, in flight.
     async fn letters(&self) -> (u64, u64) {
         self.setup.depth(&self.setup.provider.dead_letter_url).await
     }
@@ -90,7 +90,7 @@ async fn letters_are_listed_by_reason_and_tenant() {
     let corrupt = [("reason", "corrupt_object"), ("tenant", "acme"), ("record_offset", "60")];
     operator.bury("{}", &corrupt).await;
     operator.bury("hello", &[("reason", "bad_event")]).await;
-    // One that SQS moves by itself.
+    // A message that SQS itself moves to the dead-letter queue.
     operator.setup.send(&s3_event("staging", "globex/c/app/pod/1.json.gz").to_string()).await;
     let sqs = operator.setup.account().sqs();
     eventually("SQS moves the message", async || {
@@ -105,7 +105,7 @@ async fn letters_are_listed_by_reason_and_tenant() {
     all.sort();
     let rest = [group("bad_event", "", 1), group("corrupt_object", "acme", 1), group("unknown", "globex", 1)];
     assert_eq!(all, rest);
-    // Everything was given back at once, or the second look would miss it.
+    // The command returns all letters at once; otherwise the second list would miss them.
     assert_eq!(operator.letters().await, (26, 0));
     let table = operator.redrive(&["list"]).await.with(0).saying("26 dead letters");
     for part in
@@ -138,7 +138,7 @@ async fn letters_are_listed_by_reason_and_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_asked_for_is_moved_and_the_rest_stays() {
+async fn selected_letters_are_moved_and_the_others_stay() {
     let operator = Operator::new("redrive-move").await;
     operator.bury_unknown("acme", 13).await;
     operator.bury_unknown("globex", 5).await;
@@ -165,7 +165,7 @@ async fn what_is_asked_for_is_moved_and_the_rest_stays() {
     operator.redrive(&["move", "--all"]).await.with(0).saying("3 dead letters");
     assert_eq!(depths().await, ((0, 0), (19, 0)));
 
-    // As they were before the worker buried them.
+    // The bodies are those of the original messages.
     let receive =
         operator.setup.account().sqs().receive_message().queue_url(&operator.setup.provider.queue_url);
     let received = receive.max_number_of_messages(10).message_attribute_names("All").send().await;
@@ -179,10 +179,10 @@ async fn what_is_asked_for_is_moved_and_the_rest_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_moved_back_is_delivered_once_its_cause_is_mended() {
+async fn a_message_moved_back_is_delivered_once_its_cause_is_fixed() {
     let operator = Operator::new("redrive-mended").await;
     let setup = &operator.setup;
-    let customer = setup.stranger(CustomerSpec::new("acme")).await;
+    let customer = setup.customer_without_row(CustomerSpec::new("acme")).await;
     let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
     setup.upload(&object.key, object.bytes).await;
     let worker = setup.worker().await;
@@ -200,7 +200,7 @@ async fn a_message_moved_back_is_delivered_once_its_cause_is_mended() {
     setup.no_dead_letters().await;
 }
 
-/// A message with two tenants' poison, buried twice because the answer of the first letter was lost: one letter of both.
+/// A message with poison of two tenants has two letters, because the answer of the first send was lost. It is moved once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_was_buried_twice_is_moved_once() {
     let operator = Operator::new("redrive-copies").await;
@@ -225,22 +225,22 @@ async fn a_message_that_was_buried_twice_is_moved_once() {
     assert_eq!((operator.letters().await, setup.queue_depth().await), ((0, 0), (1, 0)));
 }
 
-/// `kill -9` right after messages were sent: they are in both queues, and nothing is lost.
+/// `kill -9` after messages were sent: they are in both queues, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_between_sending_and_deleting_it_loses_nothing() {
+async fn a_kill_between_send_and_delete_loses_nothing() {
     let operator = Operator::new("redrive-kill").await;
     let Some(sandbox) = operator.setup.sandbox() else { return };
     operator.bury_unknown("acme", 8).await;
     sandbox.faults().add(Fault::new("sqs", "DeleteMessageBatch", Effect::Latency { milliseconds: 600_000 }));
     let mut child = operator::start(&["redrive", "move", "--all"], &operator.environment);
-    eventually("all are sent", async || same(&operator.setup.queue_depth().await, &(8, 0))).await;
-    child.kill().await.expect("it can be killed");
+    eventually("all messages are sent", async || same(&operator.setup.queue_depth().await, &(8, 0))).await;
+    child.kill().await.expect("the command can be killed");
     let (visible, hidden) = operator.letters().await;
-    assert_eq!(visible + hidden, 8, "the letters are there until they are deleted");
+    assert_eq!(visible + hidden, 8, "the letters stay until they are deleted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn interrupted_it_gives_back_what_it_holds() {
+async fn an_interrupted_command_returns_its_letters() {
     let operator = Operator::new("redrive-interrupt").await;
     operator.bury_unknown("acme", 25).await;
     let child = operator::start(&["redrive", "move", "--all", "--rate", "1"], &operator.environment);
@@ -249,7 +249,7 @@ async fn interrupted_it_gives_back_what_it_holds() {
         _ => Ok(()),
     })
     .await;
-    let pid = child.id().expect("it runs").to_string();
+    let pid = child.id().expect("the command runs").to_string();
     let status = std::process::Command::new("kill").args(["-INT", &pid]).status().expect("there is a kill");
     assert!(status.success(), "kill -INT: {status}");
     operator::end(child).await.with(1).saying("interrupted");
@@ -259,7 +259,7 @@ async fn interrupted_it_gives_back_what_it_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_takes_nothing_keeps_the_letters_where_they_are() {
+async fn letters_stay_if_the_queue_refuses_messages() {
     let mut operator = Operator::new("redrive-refused").await;
     operator.bury_unknown("acme", 12).await;
     let nowhere = format!("{}-missing", operator.setup.provider.queue_url);

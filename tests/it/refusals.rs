@@ -1,4 +1,4 @@
-//! What AWS refuses: for what it is, for what the worker itself is, or for how the provider's side is wired. Each by its own name.
+//! Refusals by AWS: because of an object or batch, of the worker itself, or of the provider's wiring. Each has its own reason.
 
 use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 use logferry_testbed::provision::CustomerSpec;
@@ -11,7 +11,7 @@ use crate::{
     worker::Worker,
 };
 
-/// The operation is refused like that, by the worker's sessions alone: the harness asks as an account's root.
+/// Makes AWS refuse the operation with this error for sessions of workers only: the harness calls as an account's root.
 fn refused(service: &str, operation: &str, status: u16, code: &str, message: &str) -> Fault {
     let error = ErrorAnswer { message: message.to_owned(), ..ErrorAnswer::new(status, code) };
     Fault { sessions_only: true, ..Fault::new(service, operation, Effect::Error(error)) }
@@ -21,9 +21,9 @@ fn failures(reason: &str) -> String {
     format!("logferry_failures_total{{reason=\"{reason}\"}}")
 }
 
-/// Waits until messages failed so often for that reason, and checks that none is a dead letter, however often it was refused.
+/// Waits until messages have failed several times for this reason, and checks that none became a dead letter.
 async fn is_retried(setup: &Setup, worker: &Worker, reason: &str) {
-    eventually("it is tried again and again", async || {
+    eventually("the message is tried again", async || {
         let metrics = worker.metrics().await;
         if metrics.get(&failures(reason)) > 4.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
     })
@@ -31,7 +31,7 @@ async fn is_retried(setup: &Setup, worker: &Worker, reason: &str) {
     setup.no_dead_letters().await;
 }
 
-/// Waits until `/readyz` has a line of that dependency with all these words.
+/// Waits until `/readyz` has a line about the dependency with all these words.
 async fn readiness_says(worker: &Worker, dependency: &str, words: &[&str]) {
     eventually("readiness says what is wrong", async || {
         let (status, body) = worker.http_get("/readyz").await.map_err(|error| error.to_string())?;
@@ -56,7 +56,7 @@ async fn opened_no_breaker(worker: &Worker) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_that_s3_refuses_is_a_letter_after_a_few_receives() {
+async fn an_object_that_s3_refuses_is_a_dead_letter_after_a_few_receives() {
     let setup = Setup::with("refused-object", |spec| spec.versioned = true).await;
     let Some(sandbox) = setup.sandbox() else { return };
     setup.customer("acme").await;
@@ -73,7 +73,7 @@ async fn an_object_that_s3_refuses_is_a_letter_after_a_few_receives() {
         sandbox.faults().add(Fault { contains: Some(key(name)), ..fault });
         setup.send(&s3_event(bucket, &key(name)).to_string()).await;
     }
-    // The sandbox refuses this one by itself, as S3 does.
+    // The sandbox itself refuses this version id, as S3 does.
     let mut bad_version = s3_event(bucket, &key("version"));
     bad_version["Records"][0]["s3"]["object"]["versionId"] = "nope".into();
     setup.send(&bad_version.to_string()).await;
@@ -94,7 +94,7 @@ async fn an_object_that_s3_refuses_is_a_letter_after_a_few_receives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_that_cloudwatch_logs_refuses_is_a_letter_after_a_few_receives() {
+async fn a_batch_that_cloudwatch_logs_refuses_is_a_dead_letter_after_a_few_receives() {
     let setup = Setup::new("refused-batch").await;
     let Some(sandbox) = setup.sandbox() else { return };
     setup.customer("acme").await;
@@ -118,7 +118,7 @@ async fn a_batch_that_cloudwatch_logs_refuses_is_a_letter_after_a_few_receives()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_that_is_missing_is_the_wiring_s_fault() {
+async fn a_missing_bucket_is_reported_as_a_wiring_problem() {
     let setup = Setup::new("no-such-bucket").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
@@ -136,10 +136,11 @@ async fn a_bucket_that_is_missing_is_the_wiring_s_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quota_of_groups_is_told_as_what_it_is() {
+async fn an_exhausted_quota_of_log_groups_is_named() {
     let setup = Setup::new("group-quota").await;
     let Some(sandbox) = setup.sandbox() else { return };
-    let customer = setup.stranger(CustomerSpec { create_group: false, ..CustomerSpec::new("acme") }).await;
+    let customer =
+        setup.customer_without_row(CustomerSpec { create_group: false, ..CustomerSpec::new("acme") }).await;
     setup.put_row(customer.row()).await;
     let fault = refused("logs", "CreateLogGroup", 400, "LimitExceededException", "Resource limit exceeded.");
     let fault = sandbox.faults().add(fault);
@@ -149,7 +150,7 @@ async fn a_quota_of_groups_is_told_as_what_it_is() {
     is_retried(&setup, &worker, "group_quota").await;
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get(&failures("throttled")), 0.0, "{metrics:?}");
-    assert_eq!(metrics.get("logferry_throttled_accounts"), 0.0, "the account is not left alone for it");
+    assert_eq!(metrics.get("logferry_throttled_accounts"), 0.0, "the account's breaker stays closed");
     let lines = worker.log_lines();
     let told =
         lines.iter().find(|line| line["reason"] == "group_quota").map(|line| line["error"].to_string());
@@ -160,9 +161,9 @@ async fn a_quota_of_groups_is_told_as_what_it_is() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
 }
 
-/// Our clock, our credentials: wherever AWS says so, nobody's breaker opens, and readiness names the remedy.
+/// AWS refuses the worker's clock or credentials: no breaker opens, and readiness names the fix.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_ourselves_is_nobody_else_s() {
+async fn refusals_of_the_worker_itself_open_no_breaker() {
     let late = "Signature expired: 20261127T113000Z is now earlier than 20261127T114500Z (20261127T120000Z - 15 min.)";
     let clock: &[&str] = &["clock is 1800 s behind AWS's", "NTP"];
     let credentials: &[&str] = &["our own credentials", "task role"];
@@ -196,7 +197,7 @@ async fn what_is_wrong_with_ourselves_is_nobody_else_s() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_central_role_that_refuses_us_is_our_affair() {
+async fn a_central_role_that_refuses_the_worker_fails_readiness() {
     let setup = Setup::new("no-central").await;
     setup.customer("acme").await;
     let object = generated("acme/c/app/p/1", 20, 40);
@@ -209,10 +210,10 @@ async fn a_central_role_that_refuses_us_is_our_affair() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_that_are_nobody_s_are_named_by_readiness() {
+async fn unknown_credentials_fail_readiness() {
     let setup = Setup::new("nobody").await;
     if setup.sandbox().is_none() {
-        // ministack takes any credentials.
+        // ministack accepts any credentials.
         return;
     }
     let mut environment = setup.environment().await;
@@ -221,9 +222,9 @@ async fn credentials_that_are_nobody_s_are_named_by_readiness() {
     readiness_says(&worker, "identity", &["our own credentials", "task role"]).await;
 }
 
-/// What only some messages need: the dead-letter queue, the staging bucket, the quarantine's.
+/// Dependencies that only some messages need: the dead-letter queue, the staging bucket, the quarantine's bucket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_some_messages_need_is_looked_at_before_they_come() {
+async fn dependencies_are_checked_before_a_message_needs_them() {
     let setup = Setup::new("looked-at").await;
     let mut environment = setup.environment().await;
     let no_queue = format!("{}-missing", setup.provider.dead_letter_url);
@@ -254,9 +255,9 @@ async fn what_some_messages_need_is_looked_at_before_they_come() {
     failed("quarantine", &quarantine);
 }
 
-/// What does not answer says nothing of the others, and holds none of them up.
+/// A dependency that does not answer delays no other check, and says nothing about other dependencies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_that_hangs_makes_readiness_no_older() {
+async fn a_bucket_that_does_not_answer_does_not_delay_readiness() {
     let setup = Setup::new("hanging-bucket").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let hangs = Effect::Latency { milliseconds: 3_600_000 };

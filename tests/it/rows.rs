@@ -1,4 +1,4 @@
-//! Rows as the field has them: written by other programs, and beside customers' policies that allow the least.
+//! Rows as found in the field, written by other programs, together with customers' policies that allow the minimum.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ fn number(seconds: i64) -> AttributeValue {
     AttributeValue::N(seconds.to_string())
 }
 
-/// What other programs of the field write into every row.
+/// Adds the attributes that other programs of the field write into every row.
 fn as_the_field_writes(mut row: StoredRow) -> StoredRow {
     let now = jiff::Timestamp::now();
     let more = [
@@ -32,31 +32,31 @@ fn as_the_field_writes(mut row: StoredRow) -> StoredRow {
     row
 }
 
-/// A customer whose policies are those that the field publishes, and the row for it.
+/// A customer with the published policies of the field, and its row.
 async fn published(setup: &Setup, tenant_id: &str) -> (Customer, StoredRow) {
     let spec = CustomerSpec { policies: Policies::Published, ..CustomerSpec::new(tenant_id) };
-    let customer = setup.stranger(spec).await;
+    let customer = setup.customer_without_row(spec).await;
     let mut row = as_the_field_writes(customer.row());
     row.remove("external_id");
     (customer, row)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_other_programs_deliver_unchanged() {
+async fn rows_of_other_programs_work_unchanged() {
     let setup = Setup::new("field-rows").await;
-    // Ministack evaluates neither a policy without a condition nor a bucket's across accounts.
+    // Ministack supports neither trust policies without a condition nor bucket policies across accounts.
     if setup.sandbox().is_none() {
         return;
     }
     let (acme, row) = published(&setup, "acme").await;
     setup.put_row(row).await;
-    // The shortest form: the Region is the worker's to say, and an empty list wants everything.
+    // The shortest row: the worker's setting gives the Region, and an empty list selects everything.
     let (globex, mut row) = published(&setup, "globex").await;
     row.remove("target_region");
     row.insert("desired_logs".to_owned(), AttributeValue::L(Vec::new()));
     setup.put_row(row).await;
-    // The other schema: a bucket, which the central role writes to.
-    let initech = setup.stranger(CustomerSpec::new("initech")).await;
+    // The other schema: a bucket that the central role writes to.
+    let initech = setup.customer_without_row(CustomerSpec::new("initech")).await;
     let bucket = format!("{}-initech", setup.provider.bucket);
     initech.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
     setup.put_row(as_the_field_writes(initech.bucket_row(&bucket, false))).await;
@@ -78,14 +78,11 @@ async fn rows_of_other_programs_deliver_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_whose_ttl_has_passed_is_gone() {
+async fn a_row_with_a_past_ttl_is_ignored() {
     let setup = Setup::new("expired-row").await;
-    let acme = setup.stranger(CustomerSpec::new("acme")).await;
     let ago = number(jiff::Timestamp::now().as_second() - 1);
-    let mut row = acme.row();
-    row.insert("ttl".to_owned(), ago.clone());
-    setup.put_row(row).await;
-    // A pause that is gone holds nobody up.
+    let acme = setup.customer_with(CustomerSpec::new("acme"), &[("ttl", ago.clone())]).await;
+    // An expired pause has no effect.
     let globex = setup.customer("globex").await;
     let settings = [
         ("tenant_id", text("globex")),
@@ -94,11 +91,8 @@ async fn a_row_whose_ttl_has_passed_is_gone() {
         ("ttl", ago),
     ];
     setup.put_row(settings.map(|(name, value)| (name.to_owned(), value)).into()).await;
-    // DynamoDB never deletes an item with such a ttl, so it means nothing here either.
-    let initech = setup.stranger(CustomerSpec::new("initech")).await;
-    let mut row = initech.row();
-    row.insert("ttl".to_owned(), number(0));
-    setup.put_row(row).await;
+    // DynamoDB never deletes an item with such a ttl, so the worker ignores the ttl too.
+    let initech = setup.customer_with(CustomerSpec::new("initech"), &[("ttl", number(0))]).await;
     let objects =
         ["acme/c/app/p/1", "globex/c/app/p/1", "initech/c/app/p/1"].map(|key| generated(key, 5, 40));
     for object in &objects {
@@ -116,9 +110,9 @@ async fn a_row_whose_ttl_has_passed_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_region_that_nothing_says_is_a_bad_row() {
+async fn a_row_without_any_region_is_bad() {
     let setup = Setup::new("no-region").await;
-    let acme = setup.stranger(CustomerSpec::new("acme")).await;
+    let acme = setup.customer_without_row(CustomerSpec::new("acme")).await;
     let mut row = acme.row();
     row.remove("target_region");
     setup.put_row(row).await;
@@ -130,12 +124,12 @@ async fn a_region_that_nothing_says_is_a_bad_row() {
     assert!(letter.get("error").contains("tenants.default_region"), "{letter:?}");
 }
 
-/// Role, log group and session policy are named with the partition of the customer's Region.
+/// The ARNs of role, log group and session policy use the partition of the customer's Region.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_customer_in_another_partition_receives() {
+async fn a_customer_in_another_partition_receives_its_logs() {
     let setup = Setup::new("partition").await;
     if setup.sandbox().is_none() {
-        // ministack knows one partition.
+        // ministack supports only one partition.
         return;
     }
     let there = Aws::new(&setup.aws.endpoint, "eusc-de-east-1");

@@ -1,4 +1,4 @@
-//! Objects to deliver, and what must arrive of them: read by serde_json, independently of the program's own reader.
+//! Objects to deliver, and the events that must arrive: read with serde_json, independently of the worker's reader.
 
 use std::{
     collections::BTreeMap,
@@ -15,34 +15,37 @@ use logferry_testbed::{
 };
 use serde_json::{Deserializer, Value, json};
 
-/// Timestamp in milliseconds and text, of an event.
+/// An event: timestamp in milliseconds, and text.
 pub(crate) type Event = (i64, String);
 
-/// An object for the staging bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
-    /// Its key.
     pub(crate) key: String,
-    /// As stored.
+    /// Body as stored.
     pub(crate) bytes: Vec<u8>,
-    /// Decompressed.
+    /// Decompressed body.
     pub(crate) text: String,
 }
 
-/// Every object of that folder of `tests/fixtures`, its timestamps moved to now, in its own compression.
+/// All objects of a folder of `tests/fixtures`, with timestamps shifted to now, in their own compression.
 pub(crate) fn fixtures(folder: &str) -> Vec<Object> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
     let latest = Timestamp::now() - SignedDuration::from_secs(60);
     let mut objects = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("the folder is there") {
+        for entry in fs::read_dir(folder).expect("the folder exists") {
             let path = entry.expect("the folder can be listed").path();
             if path.is_dir() {
                 folders.push(path);
                 continue;
             }
-            let key = path.strip_prefix(&root).expect("it is in there").to_str().expect("UTF-8").to_owned();
+            let key = path
+                .strip_prefix(&root)
+                .expect("the file is in the folder")
+                .to_str()
+                .expect("UTF-8")
+                .to_owned();
             let stored = fs::read(&path).expect("the file can be read");
             let compression = key.rsplit('.').next().expect("a name has a last part").to_owned();
             let text = match compression.as_str() {
@@ -66,7 +69,8 @@ pub(crate) fn fixtures(folder: &str) -> Vec<Object> {
     objects
 }
 
-/// An object as Vector writes it, an array on one line in gzip, with `count` records of `size` bytes a millisecond apart.
+/// An object in Vector's default form, one JSON array on one line in gzip: `count` records with messages of `size`
+/// bytes, one millisecond apart.
 pub(crate) fn generated(key: &str, count: usize, size: usize) -> Object {
     let first = Timestamp::now() - SignedDuration::from_mins(10);
     let records: Vec<_> = (0..count)
@@ -85,15 +89,15 @@ pub(crate) fn generated(key: &str, count: usize, size: usize) -> Object {
     Object { key: key.to_owned(), bytes: gzip(text.as_bytes()), text }
 }
 
-/// The bytes as one gzip member.
+/// Compresses the bytes as one gzip member.
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).expect("memory takes every byte");
     encoder.finish().expect("memory takes every byte")
 }
 
-/// What must arrive of an object's text, in CloudWatch's order: records without a message to speak of left out, the rest
-/// by timestamp, those of one millisecond as they stand.
+/// Events that must arrive for an object's text, in CloudWatch's order: by timestamp, and within a millisecond in the
+/// object's order. Records with an empty message are left out.
 pub(crate) fn expected(text: &str) -> Vec<Event> {
     let mut events = Vec::new();
     for value in Deserializer::from_str(text).into_iter::<Value>() {
@@ -115,7 +119,7 @@ fn event(record: &Value) -> Event {
     (i64::try_from(milliseconds).expect("of this age"), message.to_owned())
 }
 
-/// Everything that a customer received, by stream, in CloudWatch's order.
+/// All events that a customer received, by stream, in CloudWatch's order.
 pub(crate) async fn received(aws: &Aws, customer: &Customer) -> BTreeMap<String, Vec<Event>> {
     let mut streams = BTreeMap::<String, Vec<Event>>::new();
     for event in customer.events(aws).await.expect("the customer's group can be read") {
@@ -124,12 +128,12 @@ pub(crate) async fn received(aws: &Aws, customer: &Customer) -> BTreeMap<String,
     streams
 }
 
-/// Everything that a customer received, in one list.
+/// All events that a customer received, in one list.
 pub(crate) async fn received_events(aws: &Aws, customer: &Customer) -> Vec<Event> {
     received(aws, customer).await.into_values().flatten().collect()
 }
 
-/// Compares record by record and shows the first difference rather than everything.
+/// Compares event by event, and shows the first difference.
 #[track_caller]
 pub(crate) fn assert_same_events(what: &str, found: &[Event], expected: &[Event]) {
     let different = found.iter().zip(expected).position(|(found, expected)| found != expected);
@@ -139,7 +143,7 @@ pub(crate) fn assert_same_events(what: &str, found: &[Event], expected: &[Event]
     assert_eq!(found.len(), expected.len(), "{what}: number of events");
 }
 
-/// Checks that every expected event arrived at least once, and nothing else did. Returns how many came more than once.
+/// Checks that every expected event arrived at least once, and no other. Returns the number of repeated events.
 #[track_caller]
 pub(crate) fn assert_at_least_once(what: &str, found: &[Event], expected: &[Event]) -> usize {
     let mut unique = found.to_vec();
@@ -151,7 +155,7 @@ pub(crate) fn assert_at_least_once(what: &str, found: &[Event], expected: &[Even
     found.len() - expected.len()
 }
 
-/// The judges themselves: one that lets everything pass is worse than none.
+/// Tests of the comparisons above, which must not accept everything.
 mod judges {
     use super::{Event, assert_at_least_once, assert_same_events, expected};
 
@@ -160,7 +164,7 @@ mod judges {
     }
 
     #[test]
-    fn the_reader_sorts_by_time_and_leaves_empty_messages_out() {
+    fn expected_events_are_sorted_and_without_empty_messages() {
         let record = |message: &str, time: &str| {
             format!(r#"{{"message":"{message}","timestamp":"1970-01-01T00:00:{time}Z"}}"#)
         };
@@ -173,19 +177,19 @@ mod judges {
 
     #[test]
     #[should_panic(expected = "event 1 is")]
-    fn another_event_is_seen() {
+    fn a_wrong_event_is_noticed() {
         assert_same_events("x", &events(&["a", "c"]), &events(&["a", "b"]));
     }
 
     #[test]
     #[should_panic(expected = "number of events")]
-    fn a_missing_event_is_seen() {
+    fn a_missing_event_is_noticed() {
         assert_same_events("x", &events(&["a"]), &events(&["a", "b"]));
     }
 
     #[test]
     #[should_panic(expected = "number of events")]
-    fn a_stranger_is_seen_among_duplicates() {
+    fn an_unexpected_event_is_noticed_among_duplicates() {
         assert_eq!(assert_at_least_once("x", &events(&["b", "a", "b"]), &events(&["a", "b"])), 1);
         assert_at_least_once("x", &events(&["a", "a", "b", "z"]), &events(&["a", "b"]));
     }

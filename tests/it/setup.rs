@@ -1,56 +1,58 @@
-//! One test's world: the provider's side, its customers, and workers between them.
+//! The surroundings of one test: the provider's side, its customers, and workers.
 
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use logferry_sandbox::Sandbox;
-use logferry_testbed::provision::{Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec};
+use logferry_testbed::provision::{
+    Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction,
+};
 use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
+    samples::{Object, assert_same_events, expected, received_events},
     target::{Target, unique, unique_account},
     worker::{Worker, assert_plain},
 };
 
-/// The one Region of all tests.
 pub(crate) const REGION: &str = "us-east-1";
 
-/// Everything around the worker, wired as in production, under names that no other test has.
+/// Everything around the worker, connected as in production, under names that no other test uses.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    /// Clients of any account.
+    /// Clients for every account.
     pub(crate) aws: Aws,
-    /// Bucket, topic, queues, table and roles.
+    /// Bucket, topic, queues, tables and roles of the provider.
     pub(crate) provider: Provider,
     target: Target,
 }
 
 impl Setup {
-    /// The provider's side with nothing special.
+    /// Creates the provider's side with default settings.
     pub(crate) async fn new(name: &str) -> Self {
         Self::with(name, |_| ()).await
     }
 
-    /// The provider's side after `change`.
+    /// Creates the provider's side with settings that `change` modifies.
     pub(crate) async fn with(name: &str, change: impl FnOnce(&mut ProviderSpec)) -> Self {
         Self::on(Target::start().await, name, change).await
     }
 
-    /// The same on that target.
+    /// Creates the provider's side on this target.
     pub(crate) async fn on(target: Target, name: &str, change: impl FnOnce(&mut ProviderSpec)) -> Self {
         let aws = Aws::new(&target.endpoint, REGION);
         let mut spec = ProviderSpec::new(&format!("{name}-{}", unique()));
         spec.account = unique_account();
-        // Retries come every second here and must not use the receives up.
+        // Messages are retried every second here, and SQS must not give up on them.
         spec.max_receive_count = 100;
         change(&mut spec);
         let provider = Provider::create(&aws, &spec).await.expect("the provider's side can be set up");
         Self { aws, provider, target }
     }
 
-    /// The sandbox behind it, to inject faults; `None`, and said so, on any other target.
+    /// The sandbox of this test, for injecting faults. On any other target prints a notice and returns `None`.
     pub(crate) fn sandbox(&self) -> Option<&Sandbox> {
         if self.target.sandbox.is_none() {
             eprintln!("skipped: only the sandbox injects faults");
@@ -58,45 +60,107 @@ impl Setup {
         self.target.sandbox.as_ref()
     }
 
-    /// The provider's account.
     pub(crate) fn account(&self) -> Account {
         self.aws.account(&self.provider.account)
     }
 
-    /// A customer who is known to the worker.
+    /// Creates a customer with a row in the tenant table.
     pub(crate) async fn customer(&self, tenant_id: &str) -> Customer {
-        let customer = self.stranger(CustomerSpec::new(tenant_id)).await;
-        self.put_row(customer.row()).await;
+        self.customer_with(CustomerSpec::new(tenant_id), &[]).await
+    }
+
+    /// Creates a customer with a row in the tenant table that has these changes.
+    pub(crate) async fn customer_with(
+        &self,
+        spec: CustomerSpec,
+        changes: &[(&str, AttributeValue)],
+    ) -> Customer {
+        let customer = self.customer_without_row(spec).await;
+        self.put_row_with(&customer, changes).await;
         customer
     }
 
-    /// A customer's account without a row in the tenant table.
-    pub(crate) async fn stranger(&self, spec: CustomerSpec) -> Customer {
-        let customer = Customer::create(&self.aws, &unique_account(), &self.provider, spec).await;
+    /// Creates a customer whose role allows these actions of CloudWatch Logs alone.
+    pub(crate) async fn customer_allowing(&self, spec: CustomerSpec, actions: &[&str]) -> Customer {
+        let role = spec.role_name.clone();
+        let customer = self.customer_with(spec, &[]).await;
+        let account = &customer.account;
+        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": actions,
+            "Resource": format!("arn:aws:logs:*:{account}:log-group:{}*", customer.log_group),
+        }] });
+        let put = [
+            ("Action", "PutRolePolicy"),
+            ("RoleName", &role),
+            ("PolicyName", "logferry"),
+            ("PolicyDocument", &policy.to_string()),
+        ];
+        self.aws.account(account).iam_query(&put).await.expect("the policy can be replaced");
+        customer
+    }
+
+    /// Creates a customer whose row names a role that does not exist, until [`Setup::create_missing_role`].
+    pub(crate) async fn customer_without_role(
+        &self,
+        tenant_id: &str,
+        changes: &[(&str, AttributeValue)],
+    ) -> Customer {
+        let customer = self.customer_without_row(CustomerSpec::new(tenant_id)).await;
+        let missing = format!("arn:aws:iam::{}:role/missing", customer.account);
+        self.put_row_with(
+            &customer,
+            &[&[("log_distribution_role_arn", text(&missing))][..], changes].concat(),
+        )
+        .await;
+        customer
+    }
+
+    /// Creates the role that the row of such a customer names.
+    pub(crate) async fn create_missing_role(&self, customer: &Customer, allow: Vec<TrustAction>) {
+        let spec = CustomerSpec::new(&customer.tenant_id);
+        let role_name = "missing".to_owned();
+        self.customer_in(&customer.account, CustomerSpec { role_name, create_group: false, allow, ..spec })
+            .await;
+    }
+
+    /// Creates a customer without a row in the tenant table.
+    pub(crate) async fn customer_without_row(&self, spec: CustomerSpec) -> Customer {
+        self.customer_in(&unique_account(), spec).await
+    }
+
+    /// Creates a customer in this account, without a row in the tenant table.
+    pub(crate) async fn customer_in(&self, account: &str, spec: CustomerSpec) -> Customer {
+        let customer = Customer::create(&self.aws, account, &self.provider, spec).await;
         customer.expect("the customer's side can be set up")
     }
 
-    /// Puts or replaces a row of the tenant table.
+    /// Creates or replaces a row of the tenant table.
     pub(crate) async fn put_row(&self, row: HashMap<String, AttributeValue>) {
         self.provider.put_tenant(&self.aws, row).await.expect("the row can be put");
     }
 
-    /// Puts an object into the staging bucket, which tells the worker.
+    async fn put_row_with(&self, customer: &Customer, changes: &[(&str, AttributeValue)]) {
+        let mut row = customer.row();
+        row.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.put_row(row).await;
+    }
+
+    /// Uploads an object to the staging bucket, which notifies the worker.
     pub(crate) async fn upload(&self, key: &str, bytes: impl Into<bytes::Bytes>) {
         self.provider.upload(&self.aws, key, bytes).await.expect("the object can be put");
     }
 
-    /// Puts a message into the worker's queue.
+    /// Sends a message to the worker's queue.
     pub(crate) async fn send(&self, body: &str) {
         let send = self.account().sqs().send_message().queue_url(&self.provider.queue_url);
-        send.message_body(body).send().await.expect("the queue takes the message");
+        send.message_body(body).send().await.expect("the message can be sent");
     }
 
-    /// Waits until a worker has acknowledged so many messages and the queue is empty.
+    /// Waits until a worker has acknowledged `count` messages and the queue is empty.
     pub(crate) async fn acknowledged(&self, worker: &Worker, count: usize) {
         eventually("every message is acknowledged", async || {
             let metrics = worker.metrics().await;
-            // Hopeless by now: no use in waiting.
+            // After a dead letter this cannot succeed any more.
             assert_eq!(metrics.sum("logferry_dead_letters_total"), 0.0, "dead letters: {metrics:?}");
             same(&metrics.get("logferry_messages_total{verdict=\"ack\"}"), &(count as f64))
                 .map_err(|counts| format!("{counts}: {metrics:?}"))
@@ -105,14 +169,14 @@ impl Setup {
         self.queue_is_empty().await;
     }
 
-    /// What a worker's environment holds, complete, with retries every second.
+    /// The complete environment of a worker, with retries every second.
     pub(crate) async fn environment(&self) -> BTreeMap<String, String> {
         let production = self.provider.worker_environment(&self.aws).await;
         let mut variables = production.expect("the account may be the worker");
         variables.push(self.provider.ledger_variable());
         let ours = [
             ("LOGFERRY_LEDGER__LEASE", "10s"),
-            // One machine has one clock.
+            // All workers run on one machine, and so have one clock.
             ("LOGFERRY_LEDGER__MAX_CLOCK_SKEW", "1s"),
             ("LOGFERRY_QUEUE__WAIT_TIME", "2s"),
             ("LOGFERRY_QUEUE__RETRY_DELAY", "1s"),
@@ -124,24 +188,23 @@ impl Setup {
         variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// A worker on all of it.
     pub(crate) async fn worker(&self) -> Worker {
         self.worker_with(&[]).await
     }
 
-    /// The same with further variables.
+    /// Starts a worker with further variables.
     pub(crate) async fn worker_with(&self, variables: &[(&str, &str)]) -> Worker {
         let mut environment = self.environment().await;
         environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         Worker::start(&environment).await
     }
 
-    /// Messages of the worker's queue: visible or delayed, in flight.
+    /// Messages of the worker's queue: visible or delayed, and in flight.
     pub(crate) async fn queue_depth(&self) -> (u64, u64) {
         self.depth(&self.provider.queue_url).await
     }
 
-    /// Messages of a queue: visible or delayed, in flight.
+    /// Messages of a queue: visible or delayed, and in flight.
     pub(crate) async fn depth(&self, url: &str) -> (u64, u64) {
         use QueueAttributeName::{
             ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
@@ -154,13 +217,26 @@ impl Setup {
         ];
         let get = self.account().sqs().get_queue_attributes().queue_url(url);
         let got = get.set_attribute_names(Some(names.to_vec())).send().await;
-        let attributes = got.expect("the queue tells").attributes.unwrap_or_default();
+        let attributes = got.expect("SQS returns the attributes").attributes.unwrap_or_default();
         let count = |name| attributes.get(name).and_then(|text| text.parse::<u64>().ok());
         let [visible, delayed, hidden] = names.each_ref().map(|name| count(name).expect("a number"));
         (visible + delayed, hidden)
     }
 
-    /// Waits until every message is done with.
+    /// Checks that every event of the objects arrived at the customer exactly once, and nothing else.
+    pub(crate) async fn arrived_once<'a>(
+        &self,
+        customer: &Customer,
+        objects: impl IntoIterator<Item = &'a Object>,
+    ) {
+        let mut all: Vec<_> = objects.into_iter().flat_map(|object| expected(&object.text)).collect();
+        let mut found = received_events(&self.aws, customer).await;
+        all.sort();
+        found.sort();
+        assert_same_events(&customer.tenant_id, &found, &all);
+    }
+
+    /// Waits until the queue has no messages.
     pub(crate) async fn queue_is_empty(&self) {
         eventually("the queue is empty (visible, in flight)", async || {
             same(&self.queue_depth().await, &(0, 0))
@@ -168,12 +244,12 @@ impl Setup {
         .await;
     }
 
-    /// Checks that no message went to the dead-letter queue.
+    /// Checks that there are no dead letters.
     pub(crate) async fn no_dead_letters(&self) {
         assert_eq!(self.depth(&self.provider.dead_letter_url).await, (0, 0), "dead letters");
     }
 
-    /// Waits for `count` dead letters and takes them.
+    /// Waits for `count` dead letters and receives them.
     pub(crate) async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
         let mut letters = Vec::new();
         let sqs = self.account().sqs();
@@ -190,17 +266,16 @@ impl Setup {
     }
 }
 
-/// A message of the dead-letter queue.
 #[derive(Clone, Debug)]
 pub(crate) struct DeadLetter {
-    /// As it was in the queue.
+    /// Body of the original message.
     pub(crate) body: String,
-    /// What the worker says of it.
+    /// Attributes that the worker added.
     pub(crate) attributes: BTreeMap<String, String>,
 }
 
 impl DeadLetter {
-    /// An attribute; one that is not there is empty, which SQS allows no attribute to be.
+    /// Value of an attribute; empty if it is missing. SQS allows no empty attributes.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.attributes.get(name).map(String::as_str).unwrap_or_default()
     }
@@ -214,7 +289,7 @@ impl From<Message> for DeadLetter {
     }
 }
 
-/// The message that S3 itself sends about an object; the key is plain ASCII.
+/// S3's own message about an object. The key must be plain ASCII.
 pub(crate) fn s3_event(bucket: &str, key: &str) -> Value {
     json!({ "Records": [{
         "eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put",
@@ -223,7 +298,7 @@ pub(crate) fn s3_event(bucket: &str, key: &str) -> Value {
     }] })
 }
 
-/// A value of a row.
+/// A string value of a row.
 pub(crate) fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use logferry_sandbox::Sandbox;
 
-/// One test's double; ministack is shared by all tests of the process, a sandbox is the test's own.
+/// The double of a test. All tests of the process share one ministack; a sandbox belongs to one test.
 #[derive(Debug)]
 pub(crate) struct Target {
     /// `http://127.0.0.1:PORT`.
     pub(crate) endpoint: String,
-    /// The sandbox, if it is one.
+    /// The sandbox, unless the double is ministack.
     pub(crate) sandbox: Option<Sandbox>,
 }
 
 impl Target {
-    /// The double that `LOGFERRY_TEST_TARGET` asks for.
+    /// Returns the double that `LOGFERRY_TEST_TARGET` selects.
     pub(crate) async fn start() -> Self {
         match std::env::var("LOGFERRY_TEST_TARGET").as_deref() {
             Err(_) | Ok("" | "sandbox") => Self::sandbox().await,
@@ -29,20 +29,20 @@ impl Target {
         }
     }
 
-    /// A sandbox, whatever the variable says.
+    /// Starts a sandbox, whatever the variable selects.
     pub(crate) async fn sandbox() -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         Self { endpoint: sandbox.endpoint(), sandbox: Some(sandbox) }
     }
 }
 
-/// A number that no other test of this process gets.
+/// A number that is unique within this process.
 pub(crate) fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// An account id that no other test of this process gets.
+/// An account id that is unique within this process.
 pub(crate) fn unique_account() -> String {
     format!("{:012}", 300_000_000_000 + unique())
 }

@@ -1,4 +1,4 @@
-//! `logferry tenant`: operators look at the tenant table and change it, on the worker's own validation.
+//! `logferry tenant`: operators read and change the tenant table, with the worker's own validation.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +17,7 @@ use crate::{
     worker::logferry,
 };
 
-/// What an operator has: the provider's side, and an environment with a table and nothing else of logferry's.
+/// An operator's surroundings: the provider's side, and an environment with the table and no other setting of logferry.
 struct Operator {
     setup: Setup,
     environment: BTreeMap<String, String>,
@@ -31,17 +31,16 @@ impl Operator {
         Self { setup, environment }
     }
 
-    /// Runs `logferry tenant` with these arguments.
     async fn tenant(&self, arguments: &[&str]) -> Ended {
         self.tenant_reading(arguments, "").await
     }
 
-    /// The same with something on standard input.
+    /// Runs `logferry tenant` with this text on standard input.
     async fn tenant_reading(&self, arguments: &[&str], stdin: &str) -> Ended {
         operator::reading(&[&["tenant"], arguments].concat(), &self.environment, stdin).await
     }
 
-    /// A row as it is in the table.
+    /// A row as stored in the table.
     async fn row(&self, tenant_id: &str, name: &str) -> Option<HashMap<String, AttributeValue>> {
         let get = self.setup.account().dynamodb().get_item().table_name(&self.setup.provider.tenant_table);
         let get = get.key("tenant_id", text(tenant_id)).key("type", text(name)).consistent_read(true);
@@ -98,7 +97,7 @@ async fn rows_are_put_listed_and_got() {
     let path = file.to_str().expect("UTF-8");
     let put = operator.tenant(&["put", path]).await.with(0).saying("3 rows written");
     assert_eq!(put.stdout.matches("created").count(), 3, "{put:?}");
-    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    let stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
     assert_eq!(stored["desired_logs"], AttributeValue::L(vec![text("web-*")]));
     assert_eq!(stored["retention_days"], AttributeValue::N("30".to_owned()));
     assert_eq!(flag(&stored, "enabled"), Some(true));
@@ -120,18 +119,18 @@ async fn rows_are_put_listed_and_got() {
     let got = operator.tenant(&["get", "acme"]).await.with(0).stdout;
     assert!(got.contains("acme cloudwatch#audit: enabled") && got.contains("[\"web-*\"]"), "{got}");
 
-    // What was shown can be put as it is.
+    // The output can be put again unchanged.
     let again = operator.tenant_reading(&["put", "-", "--dry-run"], &rows[1].to_string()).await.with(0);
     assert!(again.stdout.contains("is there already"), "{again:?}");
     let put = operator.tenant_reading(&["put", "-", "--json"], &good("acme", "cloudwatch").to_string()).await;
     assert_eq!(put.with(0).json()[0]["outcome"], "replaced");
-    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
-    assert_eq!(stored["owner"], text("team-7"), "somebody else's attribute stays");
-    assert!(!stored.contains_key("retention_days"), "one of logferry's does not: {stored:?}");
-    std::fs::remove_file(file).expect("it is there");
+    let stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
+    assert_eq!(stored["owner"], text("team-7"), "attributes of other programs stay");
+    assert!(!stored.contains_key("retention_days"), "logferry's own are replaced: {stored:?}");
+    std::fs::remove_file(file).expect("the file exists");
 }
 
-/// Other programs keep attributes of their own in the table, of types that logferry's rows do not have, too.
+/// Other programs keep their own attributes in the table, also of types that logferry's rows do not have.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attributes_of_other_programs_are_kept() {
     let operator = Operator::new("tenant-foreign").await;
@@ -154,7 +153,7 @@ async fn attributes_of_other_programs_are_kept() {
     operator.put_stored("acme", "cloudwatch", &[&foreign[..], &of_ours].concat()).await;
     operator.put_stored("acme", "settings", &foreign).await;
     let kept = async |name: &str| {
-        let row = operator.row("acme", name).await.expect("it is there");
+        let row = operator.row("acme", name).await.expect("the row exists");
         for (name, value) in &foreign {
             match (&row[*name], value) {
                 // A set has no order.
@@ -184,18 +183,18 @@ async fn attributes_of_other_programs_are_kept() {
     assert!(flag(&stored, "enabled") == Some(true) && !stored.contains_key("retention_days"), "{stored:?}");
     let again = operator.tenant_reading(&["put", "-", "--dry-run"], &row).await.with(0);
     assert!(again.stdout.contains("is there already"), "{again:?}");
-    // Nobody's slip of the pen, but for the one that nobody knows.
+    // Known attributes of other programs give no warning; an unknown attribute does.
     let listed = operator.tenant(&["list"]).await.with(0).stdout;
     assert!(listed.contains("contact: means nothing") && !listed.contains("created_at"), "{listed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_whose_ttl_has_passed_is_shown_as_gone_and_replaced_whole() {
+async fn a_row_with_a_past_ttl_is_shown_as_expired_and_replaced() {
     let operator = Operator::new("tenant-expired").await;
     let past = AttributeValue::N((jiff::Timestamp::now().as_second() - 60).to_string());
     let rows = json!([good("acme", "cloudwatch"), good("globex", "cloudwatch")]);
     operator.tenant_reading(&["put", "-"], &rows.to_string()).await.with(0);
-    let mut stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    let mut stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
     stored.extend([("ttl".to_owned(), past.clone()), ("owner".to_owned(), text("team-7"))]);
     operator.setup.put_row(stored).await;
     let paused = AttributeValue::Bool(true);
@@ -205,23 +204,23 @@ async fn a_row_whose_ttl_has_passed_is_shown_as_gone_and_replaced_whole() {
     let told: Vec<_> =
         listed.as_array().expect("an array").iter().map(|row| row["expired"].clone()).collect();
     assert_eq!(told, [true, true, false]);
-    assert_eq!(listed[0]["paused"], false, "the pause is gone too: {listed}");
+    assert_eq!(listed[0]["paused"], false, "the pause has expired too: {listed}");
     let got = operator.tenant(&["get", "acme"]).await.with(0).stdout;
     assert!(got.contains("enabled, expired") && got.contains("ttl: passed at 20"), "{got}");
 
-    // What is gone cannot be paused, or hold anything up: it is made anew.
+    // An expired settings row has no effect, so `pause` creates a new one.
     operator.tenant(&["pause", "acme"]).await.with(0);
-    let settings = operator.row("acme", "settings").await.expect("it was made");
+    let settings = operator.row("acme", "settings").await.expect("the row was created");
     assert_eq!((settings.get("paused"), settings.get("ttl")), (Some(&paused), None));
     operator.tenant_reading(&["put", "-"], &good("acme", "cloudwatch").to_string()).await.with(0);
-    let stored = operator.row("acme", "cloudwatch").await.expect("it was put");
+    let stored = operator.row("acme", "cloudwatch").await.expect("the row was put");
     assert!(!stored.contains_key("ttl") && !stored.contains_key("owner"), "{stored:?}");
-    // DynamoDB never deletes what expired long ago, so it is as good as without a ttl.
+    // DynamoDB never deletes items that expired long ago, so such a ttl is ignored.
     let long_ago = AttributeValue::N("0".to_owned());
     let attributes = [("ttl", long_ago.clone()), ("owner", text("team-7"))];
     operator.put_stored("initech", "settings", &attributes).await;
     operator.tenant(&["pause", "initech"]).await.with(0);
-    let settings = operator.row("initech", "settings").await.expect("it is there");
+    let settings = operator.row("initech", "settings").await.expect("the row exists");
     let kept = (settings.get("paused"), settings.get("ttl"), settings.get("owner"));
     assert_eq!(kept, (Some(&paused), Some(&long_ago), Some(&text("team-7"))));
 }
@@ -256,7 +255,7 @@ async fn rows_of_every_partition_can_be_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_put_when_one_row_is_bad() {
+async fn one_bad_row_prevents_the_whole_put() {
     let operator = Operator::new("tenant-bad").await;
     let mut bad = good("initech", "cloudwatch");
     bad["target_region"] = json!("mars");
@@ -282,11 +281,11 @@ async fn nothing_is_put_when_one_row_is_bad() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delivery_is_switched_and_deleted() {
+async fn a_delivery_is_enabled_disabled_and_deleted() {
     let operator = Operator::new("tenant-switch").await;
     operator.tenant_reading(&["put", "-"], &good("acme", "cloudwatch").to_string()).await.with(0);
     let key = ["acme", "--type", "cloudwatch"];
-    let row = async || operator.row("acme", "cloudwatch").await.expect("it is there");
+    let row = async || operator.row("acme", "cloudwatch").await.expect("the row exists");
     for (command, enabled) in [("disable", false), ("disable", false), ("enable", true)] {
         operator.tenant(&[&[command][..], &key].concat()).await.with(0).saying(&format!("is {command}d"));
         assert_eq!(flag(&row().await, "enabled"), Some(enabled), "{command}");
@@ -298,7 +297,7 @@ async fn a_delivery_is_switched_and_deleted() {
     operator.tenant(&[&["disable"][..], &key_of_bad].concat()).await.with(0);
     let refused = operator.tenant(&[&["enable", "--json"][..], &key_of_bad].concat()).await.with(65);
     assert_eq!(refused.json()[0]["problems"].as_array().map(Vec::len), Some(3), "{refused:?}");
-    let bad = operator.row("acme", "cloudwatch#bad").await.expect("it is there");
+    let bad = operator.row("acme", "cloudwatch#bad").await.expect("the row exists");
     assert_eq!(flag(&bad, "enabled"), Some(false));
 
     operator.tenant(&[&["delete"][..], &key].concat()).await.with(2).saying("--yes");
@@ -310,7 +309,7 @@ async fn a_delivery_is_switched_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_the_configuration_rules_out_is_warned_of() {
+async fn a_row_that_conflicts_with_the_configuration_gives_a_warning() {
     let operator = Operator::new("tenant-misfit").await;
     let mut row = good("acme", "cloudwatch");
     row["oversize"] = json!("quarantine");
@@ -323,7 +322,7 @@ async fn a_row_that_the_configuration_rules_out_is_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_there_is_not_made() {
+async fn commands_do_not_create_missing_rows() {
     let operator = Operator::new("tenant-nobody").await;
     for command in [
         &["get", "nobody"][..],
@@ -344,7 +343,7 @@ async fn what_is_not_there_is_not_made() {
     assert_eq!(operator.rows().await, 1);
 }
 
-/// More than DynamoDB gives in one answer.
+/// More rows than DynamoDB returns in one answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_table_is_listed_and_checked() {
     let operator = Operator::new("tenant-table").await;
@@ -364,7 +363,7 @@ async fn the_whole_table_is_listed_and_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_tenant_s_messages_wait_until_it_is_resumed() {
+async fn messages_of_a_paused_tenant_wait_until_it_is_resumed() {
     let operator = Operator::new("tenant-pause").await;
     let setup = &operator.setup;
     let customer = setup.customer("acme").await;
@@ -401,7 +400,7 @@ async fn a_paused_tenant_s_messages_wait_until_it_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_that_is_not_there_is_a_failure() {
+async fn a_missing_table_is_a_failure() {
     let mut operator = Operator::new("tenant-failure").await;
     operator.environment.insert("TENANT_CONFIG_TABLE".to_owned(), "no-such-table".to_owned());
     for command in [
@@ -417,13 +416,13 @@ async fn a_table_that_is_not_there_is_a_failure() {
     failed.with(1).saying("after 0 rows");
 }
 
-/// Neither table nor Region nor credentials: a check before a change is merged.
+/// Needs neither table nor Region nor credentials, for a check before a change is merged.
 #[test]
 fn files_are_checked_without_aws() {
     let check = |rows: &Value| {
         let file = file(rows);
         let output = logferry(&["tenant", "validate", file.to_str().expect("UTF-8")], &[]);
-        std::fs::remove_file(file).expect("it is there");
+        std::fs::remove_file(file).expect("the file exists");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     };
@@ -438,7 +437,7 @@ fn files_are_checked_without_aws() {
 }
 
 #[test]
-fn exit_codes_are_told_apart() {
+fn each_failure_has_its_exit_code() {
     let table = [("AWS_REGION", "us-east-1"), ("TENANT_CONFIG_TABLE", "tenants")];
     for (arguments, environment, code, words) in [
         (&["list"][..], &table[..1], 64, "TENANT_CONFIG_TABLE"),
@@ -450,7 +449,7 @@ fn exit_codes_are_told_apart() {
         (&["validate"], &table[..], 2, "FILE"),
         (&["validate", "-", "--table"], &table[..], 2, "--table"),
     ] {
-        // Nothing may be asked of an instance's metadata service.
+        // The command must not call an instance's metadata service.
         let environment = [environment, &[("AWS_EC2_METADATA_DISABLED", "true")]].concat();
         let output = logferry(&[&["tenant"][..], arguments].concat(), &environment);
         let told = String::from_utf8_lossy(&output.stderr);

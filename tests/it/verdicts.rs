@@ -1,8 +1,9 @@
-//! Bad input meets the verdict that the contract names, and its dead letter says what it was about.
+//! Bad input gets the verdict of the contract, and its dead letter names the input.
 
 use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use logferry_testbed::provision::CustomerSpec;
 use serde_json::json;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     setup::{DeadLetter, Setup, s3_event, text},
 };
 
-/// A message that is hopeless from the start, and what its dead letter must say.
+/// A message that no retry can help, and the expected content of its dead letter.
 struct Hopeless {
     body: String,
     reason: &'static str,
@@ -60,20 +61,20 @@ async fn hopeless_messages_become_dead_letters() {
     let metrics = worker.metrics().await;
     assert_eq!(metrics.sum("logferry_dead_letters_total"), messages.len() as f64);
     assert_eq!(metrics.get("logferry_dead_letters_total{reason=\"bad_key\"}"), 3.0);
-    // Hopeless means at once.
+    // No message was retried.
     assert_eq!(metrics.get("logferry_messages_received_total"), messages.len() as f64);
 }
 
-/// Objects made to hurt: what came before is delivered, the error has a name and an offset, and the worker's memory does not follow
-/// their size.
+/// Objects that attack the worker: records before the attack are delivered, the error has a name and an offset, and the
+/// worker's memory does not grow with the object's size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bombs_and_giants_cost_no_memory() {
+async fn bombs_and_giant_records_do_not_grow_memory() {
     let setup = Setup::new("bombs").await;
     let customer = setup.customer("acme").await;
     let good = generated("acme/c/app/p/good.json", 2, 60);
     let records = good.text.trim_start_matches('[').trim_end_matches(']').replace("},{\"app", "}\n{\"app");
     let open = format!("{records}\n{{\"message\":\"");
-    // Members of a gzip come one after another: two gigabytes of text in two megabytes.
+    // A hundred gzip members after one another: two gigabytes of text in two megabytes.
     let member = gzip(&vec![b'x'; 20_000_000]);
     let bomb = [gzip(open.as_bytes()), member.repeat(100)].concat();
     let giant = gzip(format!("{open}{}\"}}\n", "y".repeat(20 << 20)).as_bytes());
@@ -98,23 +99,19 @@ async fn bombs_and_giants_cost_no_memory() {
     let events = received_events(&setup.aws, &customer).await;
     assert_eq!(events.len(), 3 * 2, "the records before each break: {events:?}");
     if let (Some(before), Some(after)) = (before, worker.peak_rss()) {
-        // Three slots with a record of source.max_record each, and its window half as long again.
+        // Three slots with a record of source.max_record each, and windows half as long again.
         assert!(after - before < (3 * 48) << 20, "{} MiB more", (after - before) >> 20);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_work_is_acknowledged() {
+async fn messages_without_work_are_acknowledged() {
     let setup = Setup::new("no-work").await;
     let bucket = setup.provider.bucket.clone();
-    let disabled = setup.stranger(logferry_testbed::provision::CustomerSpec::new("asleep")).await;
-    let mut row = disabled.row();
-    row.insert("enabled".to_owned(), AttributeValue::Bool(false));
-    setup.put_row(row).await;
-    let picky = setup.customer("picky").await;
-    let mut row = picky.row();
-    row.insert("desired_logs".to_owned(), AttributeValue::Ss(vec!["web*".to_owned()]));
-    setup.put_row(row).await;
+    let off = [("enabled", AttributeValue::Bool(false))];
+    let disabled = setup.customer_with(CustomerSpec::new("asleep"), &off).await;
+    let web = [("desired_logs", AttributeValue::Ss(vec!["web*".to_owned()]))];
+    let picky = setup.customer_with(CustomerSpec::new("picky"), &web).await;
 
     let test_event = json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": bucket });
     setup.send(&test_event.to_string()).await;
@@ -129,7 +126,7 @@ async fn what_is_no_work_is_acknowledged() {
         setup.upload(&object.key, object.bytes.clone()).await;
     }
     setup.upload("picky/c/web-1/pod/2.json.gz", gzip(b"[]")).await;
-    // What a console makes of a folder.
+    // S3's console creates such an object for a folder.
     setup.upload("picky/c/web-1/", "").await;
     let worker = setup.worker_with(&[("LOGFERRY_TENANTS__UNKNOWN", "discard")]).await;
     setup.acknowledged(&worker, 7).await;
@@ -143,9 +140,9 @@ async fn what_is_no_work_is_acknowledged() {
     assert_eq!(received_events(&setup.aws, &disabled).await, []);
 }
 
-/// Text and attributes of a message share 1 MiB.
+/// Text and attributes of a message together have 1 MiB at most.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_letter_fits_however_long_its_message_is() {
+async fn a_dead_letter_fits_however_long_its_message_is() {
     const MIB: usize = 1 << 20;
     let setup = Setup::new("long-letters").await;
     setup.customer("acme").await;
@@ -169,7 +166,7 @@ async fn a_letter_fits_however_long_its_message_is() {
         let length: usize = lengths.sum();
         assert!(length <= *room, "{length} bytes in {room}: {:?}", letter.attributes);
         let reason = letter.get("reason");
-        // Whole, or left out.
+        // Attributes are complete, or left out.
         let expected = if *room >= "reasonStringobject_missing".len() { "object_missing" } else { "" };
         assert_eq!(reason, expected, "{:?}", letter.attributes);
         if *room >= 3000 {
@@ -180,7 +177,7 @@ async fn a_letter_fits_however_long_its_message_is() {
     }
 }
 
-/// Delivers one object that breaks part-way; returns how many of its events arrived, and its dead letter.
+/// Delivers one object that breaks off. Returns the number of events that arrived, and the dead letter.
 async fn broken(name: &str, key: &str, bytes: Vec<u8>, whole: &str) -> (usize, DeadLetter) {
     let setup = Setup::with(name, |spec| spec.versioned = true).await;
     let customer = setup.customer("acme").await;
@@ -191,7 +188,7 @@ async fn broken(name: &str, key: &str, bytes: Vec<u8>, whole: &str) -> (usize, D
     let found = received_events(&setup.aws, &customer).await;
     let good = expected(whole);
     assert!(found.len() <= good.len(), "{} of {}", found.len(), good.len());
-    // What came before the break, each once.
+    // Records before the break arrive once each.
     assert_same_events(key, &found, &good[..found.len()]);
     let told = ["reason", "tenant", "bucket", "key", "record_offset"].map(|name| letter.get(name).to_owned());
     let offset = found.len().to_string();
@@ -228,7 +225,7 @@ async fn records_of_every_form_become_events() {
     let customer = setup.customer("acme").await;
     let now = jiff::Timestamp::now().as_millisecond();
     let records = [
-        // No message: the record without what Vector added, as JSON.
+        // A record without a message: it is sent as JSON without the members that Vector added.
         json!({ "file": "/var/log", "kubernetes": {}, "level": "warn", "n": 1, "source_type": "k", "stream": "stdout", "timestamp": now }),
         json!({ "message": { "nested": [1, 2] }, "timestamp": (now + 1).to_string() }),
         json!({ "message": "seconds", "timestamp": (now + 2) as f64 / 1000.0 }),
@@ -240,9 +237,9 @@ async fn records_of_every_form_become_events() {
     let worker = setup.worker().await;
     setup.acknowledged(&worker, 1).await;
     let mut found = received_events(&setup.aws, &customer).await;
-    // Its time is the object's, about now: before or after the others.
+    // The record's time is the object's, about now: before or after the other events.
     let undated = found.iter().position(|(_, message)| message.starts_with("no timestamp"));
-    let (at, _) = found.remove(undated.expect("it is delivered all the same"));
+    let (at, _) = found.remove(undated.expect("the record is delivered"));
     assert!((now - 60_000..now + 60_000).contains(&at), "{at} is not about {now}");
     let [whole, nested, seconds] = &found[..] else { panic!("not three events: {found:?}") };
     assert_eq!(whole.0, now);
@@ -256,7 +253,7 @@ async fn records_of_every_form_become_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_tenant_s_messages_wait_in_the_dead_letter_queue() {
+async fn messages_of_a_paused_tenant_wait_in_the_dead_letter_queue() {
     let setup = Setup::new("paused").await;
     let customer = setup.customer("acme").await;
     let paused =
@@ -272,9 +269,9 @@ async fn a_paused_tenant_s_messages_wait_in_the_dead_letter_queue() {
     assert_eq!(received_events(&setup.aws, &customer).await, []);
 }
 
-/// A bad row is named field by field; the tenant's good row beside it is served all the same.
+/// The dead letter names each wrong field of a row. A good row of the same tenant is still used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_row_is_named_field_by_field() {
+async fn each_wrong_field_of_a_row_is_named() {
     let setup = Setup::new("bad-row").await;
     let customer = setup.customer("acme").await;
     let mut bad = customer.row();

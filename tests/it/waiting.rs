@@ -1,5 +1,5 @@
-//! Messages that cannot be delivered for long: they take no place in flight, outlive no retention silently, and end as
-//! letters that say why.
+//! Messages that cannot be delivered for a long time: they do not stay in flight, the queue's retention deletes none of
+//! them, and they end as dead letters with a reason.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,19 @@ use logferry_sandbox::{
     QueueLimits, Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
 };
-use logferry_testbed::provision::{Customer, CustomerSpec};
+use logferry_testbed::provision::{Customer, TrustAction};
 
 use crate::{
     eventually::eventually,
-    samples::{Object, assert_same_events, expected, generated, received_events},
-    setup::{Setup, s3_event, text},
+    samples::{Object, generated},
+    setup::{Setup, s3_event},
     worker::Worker,
 };
 
-/// No message waits hidden, whatever its delay; the refused role is probed every second.
+/// Settings with which no message waits hidden, and a refused role is probed every second.
 const ANEW: [(&str, &str); 5] = [
     ("LOGFERRY_QUEUE__MAX_HIDDEN", "0"),
-    // A quarter less by chance is still more than a second, which SQS can count.
+    // Shortened at random by up to a quarter, this is still more than a second, the unit of SQS.
     ("LOGFERRY_QUEUE__RETRY_DELAY", "2s"),
     ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "2s"),
     ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"),
@@ -28,20 +28,16 @@ const ANEW: [(&str, &str); 5] = [
 const ROLE_DENIED: &str = "logferry_failures_total{reason=\"role_denied\"}";
 const SENT_ANEW: &str = "logferry_messages_sent_anew_total{reason=\"role_denied\"}";
 
-/// A tenant whose role is not there yet.
+/// A tenant whose role does not exist yet.
 struct Refused {
     customer: Customer,
     objects: Vec<Object>,
 }
 
 impl Refused {
-    /// The tenant, with so many objects in the queue.
+    /// Creates the tenant, with `count` objects in the queue.
     async fn with(setup: &Setup, count: usize) -> Self {
-        let customer = setup.stranger(CustomerSpec::new("refused")).await;
-        let mut row = customer.row();
-        let missing = format!("arn:aws:iam::{}:role/missing", customer.account);
-        row.insert("log_distribution_role_arn".to_owned(), text(&missing));
-        setup.put_row(row).await;
+        let customer = setup.customer_without_role("refused", &[]).await;
         let object = |n| generated(&format!("refused/c/app/pod-{n}/1.json.gz"), 5, 40);
         let objects: Vec<_> = (0..count).map(object).collect();
         for object in &objects {
@@ -50,24 +46,13 @@ impl Refused {
         Self { customer, objects }
     }
 
-    /// Makes the role, and checks that everything arrives once.
+    /// Creates the role, and checks that everything arrives once.
     async fn mended(&self, setup: &Setup) {
-        let role_name = "missing".to_owned();
-        let spec = CustomerSpec { role_name, create_group: false, ..CustomerSpec::new("refused") };
-        let made = Customer::create(&setup.aws, &self.customer.account, &setup.provider, spec).await;
-        made.expect("the role can be made");
+        setup.create_missing_role(&self.customer, vec![TrustAction::AssumeRole]).await;
         setup.queue_is_empty().await;
         setup.no_dead_letters().await;
-        arrived_once(setup, &self.customer, &self.objects).await;
+        setup.arrived_once(&self.customer, &self.objects).await;
     }
-}
-
-async fn arrived_once(setup: &Setup, customer: &Customer, objects: &[Object]) {
-    let mut all: Vec<_> = objects.iter().flat_map(|object| expected(&object.text)).collect();
-    let mut found = received_events(&setup.aws, customer).await;
-    all.sort();
-    found.sort();
-    assert_same_events(&customer.tenant_id, &found, &all);
 }
 
 async fn until_metric(worker: &Worker, name: &str, least: f64) {
@@ -78,9 +63,9 @@ async fn until_metric(worker: &Worker, name: &str, least: f64) {
     .await;
 }
 
-/// Waits until the worker has said something like that.
+/// Waits until the worker has logged these words.
 async fn says(worker: &Worker, words: &str) {
-    eventually("the worker says so", async || {
+    eventually("the worker logs it", async || {
         let lines = worker.log_lines();
         let found = lines.iter().any(|line| line.to_string().contains(words));
         if found { Ok(()) } else { Err(format!("{words:?} is not in its log")) }
@@ -90,22 +75,22 @@ async fn says(worker: &Worker, words: &str) {
 
 fn keep_for(setup: &Setup, sandbox: &Sandbox, milliseconds: u64) {
     let limits = QueueLimits { retention_milliseconds: Some(milliseconds), ..QueueLimits::default() };
-    sandbox.limit_queue(&setup.provider.queue_arn, limits).expect("the queue is there");
+    sandbox.limit_queue(&setup.provider.queue_arn, limits).expect("the queue exists");
 }
 
-/// A tenant with a refused role has more messages than may be in flight, and nobody else notices.
+/// A tenant with a refused role has more messages than may be in flight. Other tenants are not affected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
     const QUOTA: usize = 40;
     let setup = Setup::new("quota").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let limits = QueueLimits { in_flight: Some(QUOTA), ..QueueLimits::default() };
-    sandbox.limit_queue(&setup.provider.queue_arn, limits).expect("the queue is there");
+    sandbox.limit_queue(&setup.provider.queue_arn, limits).expect("the queue exists");
     let refused = Refused::with(&setup, 3 * QUOTA).await;
     let settings = [
         ("LOGFERRY_QUEUE__RETRY_DELAY", "10s"),
         ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "10s"),
-        // Beside the messages that it works on, a worker holds up to eight per slot whose verdicts the queue has not taken.
+        // Besides the messages in its slots, a worker holds up to eight per slot whose result SQS has not confirmed.
         ("LOGFERRY_WORKER__CONCURRENCY", "3"),
     ];
     let worker = setup.worker_with(&[&ANEW[..], &settings].concat()).await;
@@ -117,20 +102,20 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
         setup.upload(&object.key, object.bytes.clone()).await;
     }
     until_metric(&worker, "logferry_messages_total{verdict=\"ack\"}", 10.0).await;
-    arrived_once(&setup, &healthy, &fine).await;
+    setup.arrived_once(&healthy, &fine).await;
     refused.mended(&setup).await;
-    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue is there");
+    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists");
     assert!(counts.most_in_flight < QUOTA, "{counts:?}");
     assert_eq!(counts.expired, 0);
 }
 
-/// A text that leaves no room for attributes cannot be sent anew: the messages of others are, all the while.
+/// A message whose text leaves no room for attributes cannot be sent again. Other messages still can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_too_long_to_be_sent_anew_keeps_no_other_in_flight() {
+async fn a_message_too_long_to_be_sent_again_keeps_no_other_in_flight() {
     let setup = Setup::new("too-long").await;
     let Some(_) = setup.sandbox() else { return };
     let _refused = Refused::with(&setup, 3).await;
-    // The role is refused before anybody looks for the object.
+    // The role is refused before the worker looks for the object.
     let event = s3_event(&setup.provider.bucket, "refused/c/app/long/1.json.gz").to_string();
     let room = " ".repeat(1_048_570 - event.len());
     setup.send(&format!("{event}{room}")).await;
@@ -140,9 +125,9 @@ async fn a_message_too_long_to_be_sent_anew_keeps_no_other_in_flight() {
     until_metric(&worker, SENT_ANEW, before + 15.0).await;
 }
 
-/// On any endpoint: messages wait as new ones, and arrive once.
+/// On every target: messages wait as new ones, and arrive once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_are_sent_anew_arrive_once() {
+async fn messages_that_are_sent_again_arrive_once() {
     let setup = Setup::new("anew").await;
     let refused = Refused::with(&setup, 5).await;
     let worker = setup.worker_with(&ANEW).await;
@@ -150,28 +135,28 @@ async fn messages_that_are_sent_anew_arrive_once() {
     refused.mended(&setup).await;
 }
 
-/// On any endpoint: what is too old is a letter, and has its reason.
+/// On every target: a message that is too old becomes a dead letter with its reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_retried_for_too_long_is_a_letter_with_its_reason() {
+async fn a_message_retried_for_too_long_is_a_dead_letter_with_its_reason() {
     let setup = Setup::new("overdue").await;
     Refused::with(&setup, 5).await;
     let max_age = ("LOGFERRY_QUEUE__MAX_AGE", "4s");
     let worker = setup.worker_with(&[&ANEW[..], &[max_age]].concat()).await;
     let started = Instant::now();
     let letters = setup.dead_letters(5).await;
-    assert!(started.elapsed() >= Duration::from_secs(3), "tried for all that time");
+    assert!(started.elapsed() >= Duration::from_secs(3), "retried for all that time");
     for letter in &letters {
         assert_eq!((letter.get("reason"), letter.get("tenant")), ("role_denied", "refused"), "{letter:?}");
     }
     setup.queue_is_empty().await;
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get("logferry_dead_letters_overdue_total{reason=\"role_denied\"}"), 5.0);
-    assert!(metrics.get(SENT_ANEW) >= 5.0, "their age went along: {metrics:?}");
+    assert!(metrics.get(SENT_ANEW) >= 5.0, "their age was kept: {metrics:?}");
 }
 
-/// A queue that forgets messages before the trouble ends: none of them vanishes.
+/// The queue's retention is shorter than the problem lasts: no message is deleted by it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_message_vanishes_with_the_queue_s_retention() {
+async fn the_queues_retention_deletes_no_message() {
     let setup = Setup::new("retention").await;
     let Some(sandbox) = setup.sandbox() else { return };
     keep_for(&setup, sandbox, 8_000);
@@ -185,15 +170,15 @@ async fn no_message_vanishes_with_the_queue_s_retention() {
         elapsed => Err(format!("{elapsed:?}")),
     })
     .await;
-    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue is there");
+    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists");
     assert_eq!((counts.expired, counts.visible + counts.in_flight + counts.delayed), (0, 10), "{counts:?}");
     refused.mended(&setup).await;
-    assert_eq!(sandbox.queue_counts(&setup.provider.queue_arn).expect("it is there").expired, 0);
+    assert_eq!(sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists").expired, 0);
 }
 
-/// The same where nothing can be sent anew: they are letters before the queue forgets them.
+/// The same where no message can be sent again: the messages become dead letters before the retention deletes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_permission_to_send_letters_come_in_good_time() {
+async fn without_the_permission_to_send_dead_letters_come_before_the_retention_ends() {
     let setup = Setup::with("no-send", |spec| spec.worker_may_send = false).await;
     let Some(sandbox) = setup.sandbox() else { return };
     keep_for(&setup, sandbox, 10_000);
@@ -203,14 +188,14 @@ async fn without_the_permission_to_send_letters_come_in_good_time() {
     let letters = setup.dead_letters(10).await;
     assert!(letters.iter().all(|letter| letter.get("reason") == "role_denied"), "{letters:?}");
     setup.queue_is_empty().await;
-    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue is there");
+    let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists");
     assert_eq!(counts.expired, 0, "{counts:?}");
     assert!(worker.metrics().await.get(ROLE_DENIED) > 10.0, "tried until then");
 }
 
-/// Without the permission messages hide as they ever did, and nothing else is different.
+/// Without the permission to send, messages wait hidden, and nothing else changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_permission_to_send_messages_hide() {
+async fn without_the_permission_to_send_messages_wait_hidden() {
     let setup = Setup::with("hide", |spec| spec.worker_may_send = false).await;
     if setup.sandbox().is_none() {
         return;
@@ -222,9 +207,9 @@ async fn without_the_permission_to_send_messages_hide() {
     assert_eq!(worker.metrics().await.get(SENT_ANEW), 0.0);
 }
 
-/// A queue that does not tell its retention when the worker starts is asked again.
+/// If SQS does not return the retention when the worker starts, the worker asks again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_retention_is_read_once_the_queue_tells() {
+async fn the_retention_is_read_again_after_a_failure() {
     let setup = Setup::new("retention-later").await;
     let Some(sandbox) = setup.sandbox() else { return };
     keep_for(&setup, sandbox, 60_000);
@@ -238,9 +223,9 @@ async fn the_retention_is_read_once_the_queue_tells() {
     worker.ready().await;
 }
 
-/// Deletes are refused while a poison message is buried, and go well later.
+/// Deletes are refused while a dead letter is sent, and succeed later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_poison_message_is_one_letter_however_late_it_is_deleted() {
+async fn a_poison_message_has_one_letter_however_late_it_is_deleted() {
     let setup = Setup::new("one-letter").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let refused = Effect::Error(ErrorAnswer::new(500, "InternalFailure"));
@@ -258,9 +243,9 @@ async fn a_poison_message_is_one_letter_however_late_it_is_deleted() {
     assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 1.0);
 }
 
-/// One extension of a lease hangs; no message comes twice.
+/// One extension of a visibility timeout hangs; no message is received twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_extension_that_hangs_loses_no_lease() {
+async fn an_extension_that_hangs_makes_no_message_visible() {
     let setup = Setup::new("hung-extension").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
@@ -277,6 +262,6 @@ async fn an_extension_that_hangs_loses_no_lease() {
     }
     setup.acknowledged(&worker, 4).await;
     assert!(sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4, "each was extended");
-    assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 4.0, "none came again");
-    arrived_once(&setup, &customer, &objects).await;
+    assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 4.0, "no message came again");
+    setup.arrived_once(&customer, &objects).await;
 }

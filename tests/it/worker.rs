@@ -1,4 +1,4 @@
-//! The program under test, as a process of its own.
+//! Runs the program under test as a process of its own.
 
 use std::{
     collections::BTreeMap,
@@ -10,16 +10,16 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use logferry_testbed::worker::http_get;
+pub(crate) use logferry_testbed::worker::{Samples, http_get};
 use logferry_testbed::worker::{WorkerError, WorkerProcess};
 use serde_json::Value;
 
 use crate::{eventually::eventually, target::unique};
 
-/// How long a worker may take to end.
+/// Longest time that a worker may take to end.
 const END: Duration = Duration::from_secs(60);
 
-/// `logferry` with these arguments and nothing but this environment.
+/// Runs `logferry` with these arguments and this environment, and no other variable.
 pub(crate) fn logferry(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_logferry"))
         .args(arguments)
@@ -38,7 +38,7 @@ fn log_file() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("worker-{}-{}.log", std::process::id(), unique()))
 }
 
-/// A running `logferry worker`; killed when dropped. Its log is shown if the test fails.
+/// A running `logferry worker`, killed when dropped. Its log is shown if the test fails.
 #[derive(Debug)]
 pub(crate) struct Worker {
     process: WorkerProcess,
@@ -46,21 +46,21 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts it with nothing but this environment, and waits until it says where it listens.
+    /// Starts a worker with this environment, and no other variable, and waits until it has logged its address.
     pub(crate) async fn start(environment: &BTreeMap<String, String>) -> Self {
         let log = log_file();
         let environment: Vec<_> = environment.iter().collect();
         Self::listening(WorkerProcess::start(program(), &environment, log)).await
     }
 
-    /// The same, its log read up to the line that says where it listens, and held open unread from there on.
+    /// Starts a worker whose log is a pipe that is read up to the line with the address, and then stays open without a reader.
     pub(crate) async fn start_unread(environment: &BTreeMap<String, String>) -> Self {
         let log = log_file();
         let environment: Vec<_> = environment.iter().collect();
         let (reader, writer) = std::io::pipe().expect("the system has pipes");
         let process = WorkerProcess::start_piped(program(), &environment, log.clone(), writer);
         std::thread::spawn(move || {
-            let mut file = fs::OpenOptions::new().append(true).open(log).expect("it was created");
+            let mut file = fs::OpenOptions::new().append(true).open(log).expect("the file was created");
             let mut lines = BufReader::new(reader);
             let mut line = String::new();
             while !line.contains("\"http.listen\"") {
@@ -68,7 +68,7 @@ impl Worker {
                 lines.read_line(&mut line).expect("the log is text");
                 file.write_all(line.as_bytes()).expect("the disk has room");
             }
-            // The program's end of the pipe must not break.
+            // Forgotten, so that the worker's end of the pipe does not break.
             std::mem::forget(lines);
         });
         Self::listening(process).await
@@ -77,7 +77,7 @@ impl Worker {
     async fn listening(process: Result<WorkerProcess, WorkerError>) -> Self {
         let process = process.expect("cargo built the program");
         let mut worker = Self { process, address: ([0, 0, 0, 0], 0).into() };
-        worker.address = worker.process.listening().await.expect("the worker says where it listens");
+        worker.address = worker.process.listening().await.expect("the worker logs its address");
         worker
     }
 
@@ -85,12 +85,12 @@ impl Worker {
         self.process.read_log().expect("the log can be read")
     }
 
-    /// Its log so far, as far as the lines are JSON.
+    /// The lines of the log that are JSON.
     pub(crate) fn log_lines(&self) -> Vec<Value> {
         self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` answers with 200.
     pub(crate) async fn ready(&self) {
         eventually("the worker is ready", async || match self.http_get("/readyz").await {
             Ok((200, _)) => Ok(()),
@@ -99,60 +99,49 @@ impl Worker {
         .await;
     }
 
-    /// Asks the worker's own endpoint: status and body.
+    /// Sends a GET to the worker's endpoint. Returns status and body.
     pub(crate) async fn http_get(&self, path: &str) -> Result<(u16, String), Error> {
         http_get(self.address, path).await
     }
 
-    /// Every sample of `/metrics` by its name and labels as written.
+    /// All samples of `/metrics`, by name and labels as written.
     pub(crate) async fn metrics(&self) -> Samples {
-        let (status, text) = self.http_get("/metrics").await.expect("the endpoint answers");
-        assert_eq!(status, 200, "{text}");
-        let sample = |line: &str| {
-            let (name, value) = line.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        };
-        Samples(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
+        Samples::read(self.address).await.expect("the endpoint answers")
     }
 
-    /// The most memory that it had resident at once, in bytes; `None` where there is no `/proc`.
+    /// Highest resident memory in bytes; `None` where there is no `/proc`.
     pub(crate) fn peak_rss(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()?)).ok()?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))?;
         Some(peak.parse::<u64>().ok()? * 1024)
     }
 
-    /// Descriptors that it has open; `None` where there is no `/proc`.
+    /// Number of open descriptors; `None` where there is no `/proc`.
     pub(crate) fn descriptors(&self) -> Option<usize> {
         Some(fs::read_dir(format!("/proc/{}/fd", self.process.id()?)).ok()?.count())
     }
 
-    /// Where its endpoint listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sends SIGTERM.
     pub(crate) fn sigterm(&self) {
-        self.process.signal("TERM").expect("it runs");
+        self.process.signal("TERM").expect("the worker runs");
     }
 
-    /// Takes its time away, as a starved or suspended host does, until [`Worker::resume`].
+    /// Stops the process, as a suspended host would, until [`Worker::resume`].
     pub(crate) fn pause(&self) {
-        self.process.signal("STOP").expect("it runs");
+        self.process.signal("STOP").expect("the worker runs");
     }
 
-    /// Lets it go on.
     pub(crate) fn resume(&self) {
-        self.process.signal("CONT").expect("it runs");
+        self.process.signal("CONT").expect("the worker runs");
     }
 
-    /// Sends SIGKILL and waits for the end.
     pub(crate) async fn kill(mut self) {
-        self.process.kill().await.expect("it runs");
+        self.process.kill().await.expect("the worker runs");
     }
 
-    /// Waits until it has ended.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         self.process.exit_status(END).await.expect("the worker ends")
     }
@@ -161,7 +150,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         let log = self.process.read_log().unwrap_or_default();
-        // An error means that somebody has tidied up before.
+        // The file may have been removed already.
         let _ = fs::remove_file(self.process.log());
         match std::thread::panicking() {
             true => eprintln!("-- log of the worker\n{log}\n--"),
@@ -170,7 +159,7 @@ impl Drop for Worker {
     }
 }
 
-/// Checks that a text for people shows nothing of Rust's own way to print values.
+/// Checks that a text for people contains no values in Rust's debug format.
 #[track_caller]
 pub(crate) fn assert_plain(text: &str) {
     for debug in ["Some(", "Ok(", "Err(", "None,", "None }", " { "] {
@@ -178,27 +167,8 @@ pub(crate) fn assert_plain(text: &str) {
     }
 }
 
-/// What `/metrics` said.
-#[derive(Clone, Debug)]
-pub(crate) struct Samples(BTreeMap<String, f64>);
-
-impl Samples {
-    /// A sample, `name{label="value"}`; one that is not there counts as 0.
-    pub(crate) fn get(&self, name: &str) -> f64 {
-        self.0.get(name).copied().unwrap_or_default()
-    }
-
-    /// The sum of a metric over all its labels.
-    pub(crate) fn sum(&self, name: &str) -> f64 {
-        let of_name = |sample: &str| {
-            sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
-        };
-        self.0.iter().filter(|(sample, _)| of_name(sample)).map(|(_, value)| value).sum()
-    }
-}
-
 #[test]
-fn rust_s_own_way_to_print_is_found() {
+fn rusts_debug_format_is_noticed() {
     for text in [
         "ExternalId Some(\"x\")",
         "Ok(3)",

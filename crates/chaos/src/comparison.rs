@@ -1,4 +1,4 @@
-//! Holds what every account received against what it was to receive, event by event and batch by batch.
+//! Compares the events that every account received with those that it should receive, event by event and batch by batch.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,59 +7,57 @@ use std::{
 
 use logferry_sandbox::Put;
 
-/// Flaws of one kind that are told; the rest are only counted.
+/// Flaws of one kind that are reported; others are only counted.
 const TOLD: usize = 5;
-/// Characters of a message that are told.
+/// Characters of a message that are reported.
 const SHOWN: usize = 60;
 
-/// One event that is to arrive.
+/// One event that should arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// The record that it comes from, by its position in the object.
+    /// Position of its record in the object.
     pub(crate) record: usize,
     /// Milliseconds since 1970.
     pub(crate) timestamp: i64,
-    /// Unlike that of any other event of the run.
+    /// Unique within the run.
     pub(crate) message: String,
 }
 
-/// One object on its way into one delivery's stream.
+/// One object on its way into one delivery's log stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
-    /// What to call it.
     pub(crate) name: String,
     pub(crate) account: String,
     pub(crate) log_group: String,
-    /// What its stream's name begins with; a date follows.
+    /// Prefix of the stream's name; a date follows.
     pub(crate) stream: String,
-    /// In the object's order. Those behind `readable` are not to arrive.
+    /// In the object's order. Events of the records from index `readable` on should not arrive.
     pub(crate) events: Arc<[Event]>,
-    /// Records up to the object's damage.
+    /// Number of records before the object's damage.
     pub(crate) readable: usize,
 }
 
-/// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Comparison {
-    /// Events that had to arrive.
+    /// Events that should arrive.
     pub(crate) expected: u64,
-    /// Of those: did not.
+    /// Expected events that did not arrive.
     pub(crate) lost: u64,
-    /// Events of which nobody knows, or with another time, in another group or stream than they should be.
+    /// Events that no object contains, or that arrived with another time or in another group or stream.
     pub(crate) altered: u64,
-    /// Events in another account than they should be.
+    /// Events that arrived in a wrong account.
     pub(crate) wrong_account: u64,
-    /// Events that came after a later one of their object.
+    /// Events that arrived after a later event of their object.
     pub(crate) out_of_order: u64,
-    /// Batches with an event that was there before.
+    /// Batches with an event that an earlier batch contained.
     pub(crate) repeated_batches: u64,
-    /// The most of them that one object had in one stream.
+    /// The most repeated batches of one object in one stream.
     pub(crate) most_in_one_lane: u64,
-    /// The first few of each flaw.
+    /// The first few flaws of each kind.
     pub(crate) told: Vec<String>,
 }
 
-/// Goes through the accepted batches as they came; those of one group stand in the order of their acceptance.
+/// Compares the accepted batches with the expected events. The batches of one group must be in the order of their acceptance.
 pub(crate) fn compare(lanes: &[Lane], puts: &[Put]) -> Comparison {
     let mut known: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
     let mut comparison = Comparison::default();
@@ -80,7 +78,7 @@ pub(crate) fn compare(lanes: &[Lane], puts: &[Put]) -> Comparison {
             let places = known.get(message.as_str()).map(Vec::as_slice).unwrap_or_default();
             let Some(&(lane_at, at)) = places.iter().find(|(lane, _)| lanes[*lane].is_in_account(put)) else {
                 match places.is_empty() {
-                    true => flaws.tell(&mut comparison.altered, "nobody sent", put, message),
+                    true => flaws.tell(&mut comparison.altered, "in no object", put, message),
                     false => flaws.tell(&mut comparison.wrong_account, "in a wrong account", put, message),
                 }
                 continue;
@@ -90,7 +88,7 @@ pub(crate) fn compare(lanes: &[Lane], puts: &[Put]) -> Comparison {
                 flaws.tell(&mut comparison.altered, "in another place or time", put, message);
                 continue;
             }
-            // CloudWatch Logs shows events by time; those of one time have to stand as in the object.
+            // CloudWatch Logs sorts events by time; events with the same time must keep the object's order.
             if let Some((time, other, position)) = before
                 && time == *timestamp
                 && other == lane_at
@@ -192,11 +190,11 @@ mod tests {
     }
 
     fn lanes() -> Vec<Lane> {
-        // Of one object: `a` and `b` at 0, `c` and `d` at 1.
+        // One object: `a` and `b` at 0, `c` and `d` at 1.
         vec![lane("1", &["a", "b", "c", "d"]), lane("2", &["a", "b", "c", "d"]), lane("3", &["x"])]
     }
 
-    /// All of it, in whole batches.
+    /// Every event of every lane, in complete batches.
     fn whole() -> Vec<Put> {
         let [first, second] = [&[(0, "a"), (0, "b")], &[(1, "c"), (1, "d")]];
         vec![put("1", first), put("1", second), put("2", first), put("2", second), put("3", &[(0, "x")])]
@@ -211,12 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn all_is_well_when_all_is_there() {
+    fn complete_batches_have_no_flaw() {
         check(&whole(), Comparison::default());
     }
 
     #[test]
-    fn each_flaw_is_seen() {
+    fn each_flaw_is_counted() {
         let mut puts = whole();
         puts.remove(1);
         check(&puts, Comparison { lost: 2, ..Comparison::default() });
@@ -249,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_that_of_the_object() {
+    fn events_must_arrive_in_the_objects_order() {
         let order = |first: &[Put], out_of_order, repeated_batches| {
             let puts = [first.to_vec(), whole()[2..].to_vec()].concat();
             let most = repeated_batches;
@@ -265,12 +263,12 @@ mod tests {
         };
         order(&[put("1", &[(1, "c"), (1, "d")]), put("1", &[(0, "a"), (0, "b")])], 2, 0);
         order(&[put("1", &[(0, "b"), (0, "a"), (1, "c"), (1, "d")])], 1, 0);
-        // What comes again may be behind; what is new with it may not.
+        // A repeated event may come after later ones; a new event in the same batch may not.
         order(&[whole()[0].clone(), whole()[0].clone(), whole()[1].clone()], 0, 1);
     }
 
     #[test]
-    fn what_is_behind_the_damage_is_not_to_arrive() {
+    fn events_after_the_damage_should_not_arrive() {
         let damaged = [Lane { readable: 2, ..lane("1", &["a", "b", "c", "d"]) }];
         let found = compare(&damaged, &whole()[..1]);
         assert_eq!((found.expected, found.lost, found.altered), (2, 0, 0));

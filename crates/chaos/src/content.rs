@@ -1,5 +1,4 @@
-//! Objects whose every event says whose it is: the number of its object, of its record, and, in long ones, of every
-//! piece.
+//! Generates objects in which every event names its object and record. In a long event every piece does.
 
 use std::{
     io::{Read, Write},
@@ -13,56 +12,54 @@ use serde_json::json;
 
 use crate::{comparison::Event, quarantine::Aside};
 
-/// Most bytes of one message: what PutLogEvents takes less the overhead of an event. Source: CloudWatch Logs API
+/// Longest message in bytes: the limit of PutLogEvents less 26 bytes of overhead per event. Source: CloudWatch Logs API
 /// reference, PutLogEvents.
 const MAX_MESSAGE: usize = 1_048_576 - 26;
-/// What stands in front of a record that nobody can read.
+/// Text in front of a record that makes the record unreadable.
 const NONSENSE: &str = "nonsense";
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 
-/// What is in an object. Times are relative to the start of the run.
+/// Properties of an object. Times are relative to the start of the run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Content {
-    /// What its random bytes are made from.
     pub(crate) seed: u64,
     pub(crate) size: Size,
     pub(crate) framing: Framing,
     pub(crate) compression: Compression,
-    /// Gzip members or zstd frames, cut anywhere.
+    /// Number of gzip members or zstd frames; they may end in the middle of a record.
     pub(crate) members: usize,
     pub(crate) damage: Damage,
 }
 
-/// How many records, and what they are like.
+/// Number and kind of an object's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
-    /// None at all.
     Nothing,
-    /// So many short ones; some messages are empty, one in ten is late by minutes.
+    /// This many short records; some messages are empty, one in ten is late by minutes.
     Short(usize),
-    /// So many of 40 to 90 kB: some twenty make a batch.
+    /// This many records of 40 to 90 kB; about twenty fill a batch.
     Long(usize),
-    /// So many, each two to five hours after the one before: every few make a batch, as its span may be 24 hours.
+    /// This many records, each two to five hours after the one before. A batch spans 24 hours at most, so a few records
+    /// fill it.
     Days(usize),
-    /// So many, around the age of 14 days: some are too old, and in one batch with others that are not.
+    /// This many records around the age of 14 days: a batch can hold events that CloudWatch Logs refuses as too old
+    /// beside events that it takes.
     Old(usize),
-    /// A few short ones around one that has to be split.
+    /// A few short records around one that must be split.
     Oversize,
 }
 
-/// How records are put one after another.
+/// Arrangement of the records in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// One array on one line.
     Array,
-    /// One array, a record a line.
+    /// One array, one record per line.
     ArrayLines,
-    /// A record a line.
+    /// One record per line.
     Ndjson,
 }
 
-/// How it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compression {
     Gzip,
@@ -70,49 +67,48 @@ pub(crate) enum Compression {
     None,
 }
 
-/// What is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// Nothing.
     Whole,
-    /// Nonsense in front of the record with this number, where nobody can read on behind it.
+    /// [`NONSENSE`] in front of the record with this number. No later record can be read.
     Nonsense(usize),
-    /// The same, where each record has a line of its own and there is a quarantine for that line.
+    /// [`NONSENSE`] in front of the record with this number, in an object with one record per line. The line goes to
+    /// the quarantine, and later records can be read.
     BadLine(usize),
     /// The last two fifths of the stored bytes are missing.
     Truncated,
 }
 
-/// An object as it is stored, and what must come of it.
+/// An object as it is stored, and the expected results.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
     pub(crate) bytes: Vec<u8>,
     pub(crate) records: usize,
-    /// Records in front of the damage: all of them where there is none that ends the object.
+    /// Number of records before damage that ends the object; the number of all records if there is no such damage.
     pub(crate) readable: usize,
-    /// Every event that CloudWatch Logs is to take, in the object's order, without regard to any damage.
+    /// All events that CloudWatch Logs should accept, in the object's order, as if there were no damage.
     pub(crate) events: Arc<[Event]>,
-    /// What a quarantine is to keep instead, for every delivery.
+    /// Records that every delivery should put into the quarantine.
     pub(crate) aside: Vec<Aside>,
-    /// Records that are split, unless the delivery wants them in the quarantine.
+    /// Records that are split, or put into the quarantine where the delivery asks for that.
     pub(crate) oversize: Vec<Aside>,
 }
 
 impl Made {
-    /// The events of a delivery that wants no pieces of a long record.
+    /// Events of a delivery that puts long records into the quarantine.
     pub(crate) fn events_without_pieces(&self) -> Arc<[Event]> {
         let whole = |event: &&Event| self.oversize.iter().all(|aside| aside.record != event.record);
         self.events.iter().filter(whole).cloned().collect()
     }
 }
 
-/// Makes the object with that number.
+/// Generates the object with this number.
 pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
     let mut rng = Rng::with_seed(content.seed);
     let (mut records, mut events) = (Vec::new(), Vec::new());
     let (mut aside, mut oversize) = (Vec::new(), Vec::new());
     for (index, (at, message)) in messages(content.size, number, &mut rng).into_iter().enumerate() {
-        // Between two milliseconds, so that rounding the wrong way would show.
+        // Between two milliseconds, so that a timestamp rounded in the wrong direction is noticed.
         let time = start + SignedDuration::from_millis(at) + SignedDuration::from_nanos(123_456);
         let timestamp = i64::try_from(time.as_nanosecond().div_euclid(1_000_000)).expect("of this age");
         records.push(
@@ -153,7 +149,7 @@ pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
     Made { bytes, records: records.len(), readable, events: events.into(), aside, oversize }
 }
 
-/// How many bytes come out of gzip data that breaks off.
+/// Number of bytes that truncated gzip data decompresses to.
 fn inflated(bytes: &[u8]) -> usize {
     let (mut decoder, mut room, mut count) = (GzDecoder::new(bytes), [0; 4096], 0);
     while let Ok(more @ 1..) = decoder.read(&mut room) {
@@ -162,7 +158,7 @@ fn inflated(bytes: &[u8]) -> usize {
     count
 }
 
-/// How many records end within the first `bytes` of the text that holds them all, in order.
+/// Number of records that are complete within the first `bytes` of `text`, which contains them all in order.
 fn whole_in(records: &[String], text: &str, bytes: usize) -> usize {
     let mut end = 0;
     let ends = records.iter().map(|record| {
@@ -172,7 +168,7 @@ fn whole_in(records: &[String], text: &str, bytes: usize) -> usize {
     ends.take_while(|end| *end <= bytes).count()
 }
 
-/// Milliseconds after the start of the run, and text, of every record.
+/// Time of every record, in milliseconds after the start of the run, and its message.
 fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
     let name = |index: usize| format!("object {number} record {index}: ");
     let short = |index: usize, rng: &mut Rng| name(index) + ENDINGS[rng.usize(..ENDINGS.len())];
@@ -190,7 +186,7 @@ fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
             (0..count).map(|index| (steady(index), long(&name(index), rng.usize(40_000..90_000)))).collect()
         }
         Size::Days(count) => {
-            // The steps are five hours at most: the first is nine days old at most.
+            // 40 steps of less than five hours take less than nine days, so no record lies in the future.
             let mut at = -9 * DAY;
             let step = |rng: &mut Rng| rng.i64(2 * HOUR..5 * HOUR);
             (0..count.min(40))
@@ -201,7 +197,7 @@ fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
                 .collect()
         }
         Size::Old(count) => {
-            // An hour to either side: however long a run takes, it is not an hour.
+            // An hour younger or older than 14 days: a run takes less than an hour, so no event changes sides.
             (0..count)
                 .map(|index| {
                     let side = if rng.bool() { -HOUR } else { HOUR };
@@ -218,7 +214,7 @@ fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
     }
 }
 
-/// Ends of messages, with what JSON escapes and what has several bytes.
+/// Ends of messages: characters that JSON escapes, and characters of several bytes.
 const ENDINGS: [&str; 6] = [
     "done",
     "said \"no\"\tand left",
@@ -228,7 +224,7 @@ const ENDINGS: [&str; 6] = [
     "\u{1}\u{7f} \\ / control",
 ];
 
-/// So many bytes or a few more; every stretch of twenty is of this record and this place alone.
+/// Text of this many bytes or a few more. Every stretch of twenty bytes is unique to its record and its place there.
 fn long(name: &str, bytes: usize) -> String {
     let mark: String = name.chars().filter(char::is_ascii_digit).collect();
     let mut text = name.to_owned();
@@ -238,7 +234,7 @@ fn long(name: &str, bytes: usize) -> String {
     text
 }
 
-/// What a message is split into: as much as an event may have, at a character's end.
+/// Splits a message into pieces of the longest length that an event may have. No piece ends within a character.
 fn pieces(message: &str) -> impl Iterator<Item = &str> {
     let mut rest = message;
     std::iter::from_fn(move || {
@@ -316,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_is_told_from_every_other() {
+    fn every_event_is_unique() {
         let mut seen = HashSet::new();
         let sizes = [Size::Short(300), Size::Long(20), Size::Days(40), Size::Old(50), Size::Oversize];
         for (number, size) in sizes.into_iter().enumerate() {
@@ -331,11 +327,11 @@ mod tests {
             }
         }
         let oversize = make(&content(Size::Oversize), 9, start());
-        assert!(oversize.events.len() > 7, "one is split");
+        assert!(oversize.events.len() > 7, "one record is split");
     }
 
     #[test]
-    fn what_must_arrive_is_what_the_bytes_say() {
+    fn the_expected_events_are_those_in_the_stored_bytes() {
         for size in [Size::Short(200), Size::Old(60), Size::Days(30), Size::Nothing] {
             let made = make(&content(size), 1, start());
             let mut text = String::new();
@@ -361,9 +357,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_record_arrives_in_pieces_or_lies_aside() {
+    fn a_long_record_is_split_or_put_into_the_quarantine() {
         let made = make(&content(Size::Oversize), 1, start());
-        let [long] = &made.oversize[..] else { panic!("one is too long") };
+        let [long] = &made.oversize[..] else { panic!("one record is too long") };
         let pieces = made.events.iter().filter(|event| event.record == long.record);
         assert_eq!(pieces.map(|event| event.message.as_str()).collect::<String>(), long.message);
         let others = made.events_without_pieces();
@@ -372,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_one_of_the_lines() {
+    fn a_bad_line_is_one_of_the_objects_lines() {
         let damaged = Content { damage: Damage::BadLine(3), ..content(Size::Short(9)) };
         let made = make(&damaged, 1, start());
         let mut text = String::new();

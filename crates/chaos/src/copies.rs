@@ -1,8 +1,8 @@
-//! Holds what lies in a customer's bucket against what was to be copied there.
+//! Compares the objects in a customer's bucket with those that should have been copied there.
 
 use std::collections::BTreeMap;
 
-/// What is wrong with a bucket that is to hold these objects, by key, and no others; a line each.
+/// Lists the flaws of a bucket that should contain the objects of `expected`, by key, and no others; one line per flaw.
 pub(crate) fn compare(
     bucket: &str,
     expected: &BTreeMap<String, &[u8]>,
@@ -19,7 +19,7 @@ pub(crate) fn compare(
         }
     }
     let foreign = found.keys().filter(|key| !expected.contains_key(*key));
-    flaws.extend(foreign.map(|key| format!("{bucket}: nobody wanted {key}")));
+    flaws.extend(foreign.map(|key| format!("{bucket}: unexpected object {key}")));
     flaws
 }
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flaw_is_seen() {
+    fn every_flaw_is_reported() {
         let expected: BTreeMap<String, &[u8]> = [("a".to_owned(), &b"1"[..]), ("b".to_owned(), b"2")].into();
         let check = |found: &[(&str, &str)], flaws: usize| {
             let found =

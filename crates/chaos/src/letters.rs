@@ -1,46 +1,45 @@
-//! Dead letters: one for each message about what is damaged or missing, and for nothing else.
+//! Checks the dead letters: one for each message about a damaged or missing object, and no others.
 
 use std::collections::BTreeMap;
 
-/// What a dead letter says.
 #[derive(Clone, Debug)]
 pub(crate) struct Letter {
     pub(crate) reason: String,
-    /// Of the first object that is to blame.
+    /// Key of the first object that failed.
     pub(crate) key: String,
     pub(crate) record_offset: Option<usize>,
-    /// How many things are wrong.
+    /// Number of objects that failed.
     pub(crate) failures: usize,
     pub(crate) body: String,
 }
 
-/// An object about which there are to be letters.
+/// An object that must have dead letters.
 #[derive(Clone, Debug)]
 pub(crate) struct Bad {
     pub(crate) key: String,
     pub(crate) reason: &'static str,
-    /// Records in front of the damage; none where there is no object at all.
+    /// Number of records before the damage; `None` if the object does not exist.
     pub(crate) record_offset: Option<usize>,
 }
 
-/// Everything that messages told of and that cannot be delivered.
+/// The objects that messages named and that cannot be delivered.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) bad: Vec<Bad>,
-    /// Messages that tell of at least one of them: the most letters that there may be.
+    /// Number of messages that name at least one of them. Without excuses there are no more letters than that.
     pub(crate) messages: u64,
 }
 
-/// What may double a letter, or the message that it is about.
+/// Events that may duplicate a letter, or the message that the letter is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Excuses {
-    /// Workers that were killed or paused, perhaps between a letter and the delete of its message.
+    /// Kills and pauses of workers: one may fall between the send of a letter and the delete of its message.
     pub(crate) blows: u64,
-    /// Sends whose answer was lost: what was sent is in the queue, and nobody knows.
+    /// Sends that took effect and whose answer was lost.
     pub(crate) lost_answers: u64,
 }
 
-/// Says what is wrong with the letters, a line each.
+/// Lists the problems of the letters, one line each.
 pub(crate) fn judge(told: &Told, letters: &[Letter], excuses: Excuses) -> Vec<String> {
     let mut problems = Vec::new();
     let mut by_key: BTreeMap<&str, Vec<&Letter>> = BTreeMap::new();
@@ -55,7 +54,7 @@ pub(crate) fn judge(told: &Told, letters: &[Letter], excuses: Excuses) -> Vec<St
                 about.iter().map(|letter| (letter.reason.as_str(), letter.record_offset)).collect();
             problems.push(format!("{key} is {reason} at {record_offset:?}: dead letters say {said:?}"));
         }
-        // A message of several objects names the first that is to blame, and counts the others.
+        // The letter of a message with several objects names the first failed object and only counts the others.
         let beside = |letter: &Letter| letter.failures > 1 && letter.body.contains(key.as_str());
         if about.is_empty() && !letters.iter().any(beside) {
             problems.push(format!("{key} is {reason} and no dead letter is about it"));
@@ -63,7 +62,7 @@ pub(crate) fn judge(told: &Told, letters: &[Letter], excuses: Excuses) -> Vec<St
     }
     for (key, letters) in by_key {
         let reasons: Vec<_> = letters.iter().map(|letter| letter.reason.as_str()).collect();
-        problems.push(format!("dead letters that should not be: {key} {reasons:?}"));
+        problems.push(format!("unexpected dead letters: {key} {reasons:?}"));
     }
     let (count, most) = (letters.len() as u64, told.messages + excuses.blows + excuses.lost_answers);
     if count > most {
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flaw_is_seen() {
+    fn every_flaw_is_reported() {
         let (a, b) = (letter("a", "corrupt_object", Some(3)), letter("b", "object_missing", None));
         let with = |more: Letter| [a.clone(), b.clone(), more];
         check(&[a.clone(), b.clone()], [0; 2], 0);
@@ -106,14 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_names_the_first_and_counts_the_others() {
+    fn a_letter_names_the_first_failed_object_and_counts_the_others() {
         let both = Letter { failures: 2, body: "a b".to_owned(), ..letter("a", "corrupt_object", Some(3)) };
         check(std::slice::from_ref(&both), [0; 2], 0);
         check(&[Letter { failures: 1, ..both }], [0; 2], 1);
     }
 
     #[test]
-    fn a_letter_too_many_needs_an_excuse() {
+    fn an_additional_letter_needs_an_excuse() {
         let (a, b) = (letter("a", "corrupt_object", Some(3)), letter("b", "object_missing", None));
         let four = [a.clone(), a.clone(), a, b];
         check(&four, [0; 2], 1);

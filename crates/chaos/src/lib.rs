@@ -1,11 +1,13 @@
-//! Chaos: real workers as processes of their own, on a sandbox whose calls fail, whose answers break and whose
-//! notifications come twice, killed or paused at bad moments; then everything is left in peace, and what went in is compared,
-//! record by record, with what every account got, with the quarantine, with the copies and with the dead letters.
+//! Chaos: seeded runs of real workers on a sandbox that misbehaves.
 //!
-//! A [`Plan`] follows from its seed alone. What the machine makes of it does not: the same seed gives the same objects,
-//! faults and kills, not the same interleaving.
+//! Calls fail, answers break off, notifications come twice, and workers are killed or paused. Then all faults end, and
+//! once the queue is empty the run compares, record by record, what went in with what arrived in every account, in the
+//! quarantine, in the customers' buckets and in the dead-letter queue.
 //!
-//! Used by `tests/it/chaos.rs` (a few seeds) and by `loadtest/run chaos` (as many as asked for).
+//! A [`Plan`] follows from its seed alone: the same seed gives the same objects, faults and kills. The interleaving
+//! differs from run to run.
+//!
+//! `tests/it/chaos.rs` runs a few seeds, `loadtest/run chaos` as many as asked for.
 
 mod comparison;
 mod content;

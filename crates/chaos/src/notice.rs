@@ -1,17 +1,17 @@
-//! Messages about objects, as S3 and EventBridge write them, for those that the bucket itself tells nobody of, and for
-//! those that come twice.
+//! Event messages as S3 and EventBridge write them: for objects in the bucket that sends no notifications, and for
+//! repeated notifications.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// In which shape a message reaches the queue.
+/// Path of an event message to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// From S3 directly; takes several objects.
+    /// From S3 to the queue; may name several objects.
     Direct,
-    /// Through EventBridge; takes one.
+    /// From EventBridge; names one object.
     EventBridge,
-    /// Through the topic, with or without its envelope; takes several.
+    /// Through the topic, with or without the SNS envelope; may name several objects.
     Topic,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct Stored {
     pub(crate) size: usize,
     pub(crate) etag: String,
     pub(crate) version_id: Option<String>,
-    /// In hex; of two objects with one key the newer one has the larger.
+    /// Hexadecimal. Of two objects with one key, the newer has the larger sequencer.
     pub(crate) sequencer: String,
 }
 

@@ -1,48 +1,49 @@
-//! What came of one run, whether that is good enough, and what many came to.
+//! The outcome of a run, the rules that judge it, and the summary of many runs.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{comparison::Comparison, plan::Kind, quarantine::Kept};
 
-/// Batches of one delivery of an object that a killed or paused worker may have put without their being in the ledger.
+/// Batches of one delivery of an object that a worker may have put without recording them in the ledger when it is
+/// killed or paused.
 const REPEATS_PER_BLOW: u64 = 2;
 
-/// One run, done.
+/// Outcome of one finished run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub(crate) kind: Kind,
-    /// Whether there was a ledger; without one, repeats are counted and not judged.
+    /// Whether there was a ledger. Without one, repeats are counted and not judged.
     pub(crate) ledger: bool,
     pub(crate) took: Duration,
     pub(crate) kills: u64,
     pub(crate) pauses: u64,
-    /// Deliveries of objects that one worker can be at, at the same time.
+    /// Deliveries of objects that one worker can work on at the same time.
     pub(crate) deliveries_at_once: u64,
-    /// Calls that were hit, by `service:Operation effect`.
+    /// Number of calls that a fault hit, by `service:Operation effect`.
     pub(crate) faults: BTreeMap<String, u64>,
-    /// Answers of PutLogEvents that were lost after it took effect.
+    /// Answers of PutLogEvents that were lost after the call took effect.
     pub(crate) lost_answers: u64,
     pub(crate) objects: u64,
     pub(crate) records: u64,
     pub(crate) messages: u64,
-    /// Of those: about objects that had been told of before.
+    /// Messages about objects that an earlier message had named.
     pub(crate) again: u64,
     pub(crate) dead_letters: u64,
     pub(crate) unaccounted: u64,
-    /// How often a worker said that it goes on without the ledger: then repeats are to be expected, and are not judged.
+    /// How often workers logged that they go on without the ledger. Repeats are not judged then.
     pub(crate) without_ledger: u64,
     pub(crate) comparison: Comparison,
     pub(crate) kept: Kept,
-    /// Copies in customers' buckets that were looked at.
+    /// Number of copies in customers' buckets that were checked.
     pub(crate) copies: u64,
-    /// Messages that workers sent anew.
+    /// Calls of workers that sent messages again.
     pub(crate) sent_anew: u64,
-    /// Whatever else is wrong.
+    /// All other problems.
     pub(crate) problems: Vec<String>,
 }
 
 impl Outcome {
-    /// Everything that is wrong, a line each; nothing means that all is well.
+    /// Lists everything that is wrong, one line each. Empty if the run was good.
     pub fn complaints(&self) -> Vec<String> {
         let Comparison {
             lost, altered, wrong_account, out_of_order, repeated_batches, most_in_one_lane, ..
@@ -54,14 +55,14 @@ impl Outcome {
             (wrong_account, "events in a wrong account"),
             (out_of_order, "events out of order"),
             (self.unaccounted, "records unaccounted for"),
-            (self.kept.missing, "records that are not in quarantine"),
-            (self.kept.foreign, "records in quarantine that should not be there, or not so"),
+            (self.kept.missing, "records missing in quarantine"),
+            (self.kept.foreign, "records wrongly in quarantine, or with wrong content"),
         ];
         complaints.extend(
             counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")),
         );
         if self.without_ledger > 0 && self.kind != Kind::NoLedger {
-            complaints.push("a worker went on without a ledger that was there".to_owned());
+            complaints.push("a worker went on without the ledger although it was within reach".to_owned());
         }
         if self.ledger && self.without_ledger == 0 {
             let of_one = REPEATS_PER_BLOW * self.blows() + self.lost_answers;
@@ -89,13 +90,13 @@ impl Outcome {
         self.kills + self.pauses
     }
 
-    /// How long it took.
+    /// Duration of the run.
     pub fn took(&self) -> Duration {
         self.took
     }
 }
 
-/// The sums of many runs.
+/// Sums over many runs.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     runs: u64,
@@ -121,11 +122,12 @@ pub struct Summary {
     out_of_order: u64,
     unaccounted: u64,
     lost_answers: u64,
-    /// By kind and whether the ledger was always there: runs, repeated batches, the most of them in a run.
+    /// Runs, repeated batches, and the most repeated batches of one run; by kind, and by whether the ledger was always
+    /// within reach.
     repeats: BTreeMap<(Kind, bool), (u64, u64, u64)>,
-    /// The most repeated batches that one delivery of an object had in a run with the ledger.
+    /// The most repeated batches of one delivery of an object, in a run with the ledger.
     most_of_one_delivery: u64,
-    /// Runs by how many batches were repeated for each kill or pause, rounded up.
+    /// Runs by the number of repeated batches per kill or pause, rounded up.
     per_blow: BTreeMap<u64, u64>,
 }
 
@@ -178,7 +180,7 @@ impl Summary {
         self.failed += 1;
     }
 
-    /// Whether no run has anything to complain of.
+    /// Returns whether no run has complaints.
     pub fn is_good(&self) -> bool {
         self.failed == 0
     }
@@ -197,9 +199,9 @@ impl fmt::Display for Summary {
             ("of them duplicates", self.again),
             ("objects", self.objects),
             ("records put into S3", self.records),
-            ("events to arrive", self.events),
-            ("messages sent anew", self.sent_anew),
-            ("records to lie in quarantine", self.quarantined),
+            ("events that should arrive", self.events),
+            ("calls that sent messages again", self.sent_anew),
+            ("records that should be in quarantine", self.quarantined),
             ("copies in customers' buckets", self.copies),
             ("dead letters", self.dead_letters),
             ("lost", self.lost),
@@ -217,7 +219,7 @@ impl fmt::Display for Summary {
         }
         writeln!(to, "repeated batches:")?;
         for ((kind, always), (runs, batches, most)) in &self.repeats {
-            let ledger = if *always { "" } else { ", without the ledger at times" };
+            let ledger = if *always { "" } else { ", ledger out of reach at times" };
             let what = format!("{}{ledger}", kind.word());
             writeln!(to, "  {what:44} {batches:>6} in {runs:>4} runs, {most:>3} at most in one")?;
         }

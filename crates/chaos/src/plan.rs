@@ -1,4 +1,4 @@
-//! What a run is to be, from its seed alone.
+//! Plans of runs. A plan follows from its seed.
 
 mod outage;
 mod stroke;
@@ -16,33 +16,34 @@ use crate::{
     notice::Shape,
 };
 
-/// From the first object to the last fault.
+/// Time from the first upload to the end of the last fault.
 const PERIOD: Duration = Duration::from_secs(6);
-/// Objects are uploaded within the first part of it.
+/// All objects are uploaded within this first part of [`PERIOD`].
 const UPLOADS: Duration = Duration::from_secs(4);
 
-/// What befalls the workers.
+/// Failures that a run exposes the workers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Faults, every one before its call takes effect as far as PutLogEvents goes, and SIGKILL, and now and then SIGSTOP.
+    /// Faults and SIGKILL; sometimes SIGSTOP. A fault of PutLogEvents always comes before the call takes effect.
     Kills,
-    /// The same faults, and SIGSTOP, for longer than the lease or than an attempt may take.
+    /// The same faults, and SIGSTOP for longer than the lease or for longer than an attempt of a call may take.
     Pauses,
-    /// The same faults, and nobody dies.
+    /// The same faults alone.
     Faults,
-    /// Faults, and answers of PutLogEvents that are lost after CloudWatch Logs took the events: nobody can know then.
+    /// Faults, and answers of PutLogEvents that are lost after CloudWatch Logs took the events. No worker can know that
+    /// they were taken.
     LostAnswers,
-    /// Faults, and a ledger that cannot be reached for seconds: deliveries go on without it.
+    /// Faults, and a ledger that is out of reach for seconds, so that deliveries go on without it.
     NoLedger,
-    /// One service that cannot be reached for a minute, and nothing else: see [`Plan::outage`].
+    /// One service that is out of reach for a minute, and no other fault: see [`Plan::outage`].
     Outage,
 }
 
 impl Kind {
-    /// All that a seed makes plans of.
+    /// The kinds that [`Plan::new`] makes.
     pub const ALL: [Self; 5] = [Self::Kills, Self::Pauses, Self::Faults, Self::LostAnswers, Self::NoLedger];
 
-    /// A word for people and options.
+    /// Name of the kind in reports and options.
     pub fn word(self) -> &'static str {
         match self {
             Self::Kills => "kills",
@@ -58,51 +59,50 @@ impl Kind {
 /// One run. Times count from its start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// What everything else follows from.
+    /// Seed that all other fields follow from.
     pub seed: u64,
-    /// What befalls the workers.
+    /// Failures that the workers are exposed to.
     pub kind: Kind,
-    /// Workers that share the queue.
+    /// Number of workers that share the queue.
     pub workers: usize,
-    /// Messages that each works on at once.
+    /// Messages that each worker works on at once.
     pub(crate) concurrency: usize,
-    /// Attempts of the SDK.
+    /// Attempts of the SDK per call.
     pub(crate) attempts: u32,
-    /// Whether the topic leaves its envelope away.
+    /// Whether the topic delivers without the SNS envelope.
     pub(crate) raw_delivery: bool,
-    /// Whether the buckets keep versions.
+    /// Whether the buckets are versioned.
     pub(crate) versioned: bool,
     pub(crate) tenants: Vec<Tenant>,
-    /// Whether there is a quarantine.
     pub(crate) quarantine: bool,
-    /// Messages that a worker lets wait hidden; the others that wait are sent anew.
+    /// Messages that a worker lets wait hidden; other messages that wait are sent again.
     pub(crate) max_hidden: usize,
     pub(crate) objects: Vec<Object>,
-    /// Messages beside those that the bucket sends by itself.
+    /// Messages in addition to those that the bucket sends.
     pub(crate) messages: Vec<Message>,
-    /// Messages after everything has been delivered: more of the same objects.
+    /// Messages about the same objects after everything has been delivered.
     pub(crate) late: Vec<Message>,
     pub(crate) weather: Vec<Weather>,
-    /// What the workers are to say, and when.
+    /// What the workers should report, and when.
     pub(crate) outage: Option<Outage>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) strokes: Vec<Stroke>,
-    /// When all faults end.
+    /// End of all faults.
     pub(crate) period: Duration,
 }
 
-/// What a tenant's rows say.
+/// Settings of a tenant's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tenant {
-    /// What its second delivery wants, if it has one.
+    /// What the tenant's second delivery takes, if there is one.
     pub(crate) second: Option<Wanted>,
-    /// Whether what is too long for one event goes to the quarantine instead of being split.
+    /// Whether records that are too long for one event go to the quarantine instead of being split.
     pub(crate) quarantines_oversize: bool,
-    /// Whether its objects are copied into a bucket of its own as well.
+    /// Whether the tenant's objects are also copied into a bucket of the tenant.
     pub(crate) has_bucket: bool,
 }
 
-/// A tenant whose roles are refused for a while; their sessions end when it begins.
+/// A period in which STS refuses a tenant's roles. Their sessions end when it begins.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Denial {
     pub(crate) tenant: usize,
@@ -110,15 +110,15 @@ pub(crate) struct Denial {
     pub(crate) to: Duration,
 }
 
-/// What a second delivery takes.
+/// Objects that a second delivery takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     All,
-    /// The application `web` alone.
+    /// Objects of the application `web`.
     Web,
 }
 
-/// An object to upload; its number is its position.
+/// An object to upload. Its number is its index.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Object {
     pub(crate) tenant: usize,
@@ -126,34 +126,33 @@ pub(crate) struct Object {
     pub(crate) pod: usize,
     pub(crate) content: Content,
     pub(crate) at: Duration,
-    /// Whether it goes to the bucket that tells nobody, so that a message of ours has to.
+    /// Whether the object goes to the bucket without notifications, so that the run itself must send a message about it.
     pub(crate) silent: bool,
-    /// The object, uploaded before, of whose key this one is a newer version.
+    /// Index of an earlier object whose key this object reuses, as a newer version.
     pub(crate) replaces: Option<usize>,
 }
 
 impl Object {
-    /// Whether nobody can read it to its end.
+    /// Returns whether the object cannot be read to its end.
     pub(crate) fn is_damaged(&self) -> bool {
         matches!(self.content.damage, Damage::Nonsense(_) | Damage::Truncated)
     }
 }
 
-/// A message to send.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
     pub(crate) at: Duration,
     pub(crate) shape: Shape,
-    /// Objects that it tells of, or one that does not exist.
+    /// Indexes of the objects that the message names. An index without an object stands for an object that does not exist.
     pub(crate) objects: Vec<usize>,
-    /// Whether all of them have been told of before.
+    /// Whether earlier messages named all of these objects.
     pub(crate) again: bool,
 }
 
 impl Plan {
-    /// Makes the plan of that seed.
+    /// Makes the plan of a seed.
     pub fn new(seed: u64, kind: Kind, workers: usize) -> Self {
-        // Neighbouring seeds are to have nothing in common.
+        // Neighbouring seeds must not give similar plans.
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6a09_e667_f3bc_c909);
         let quarantine = rng.bool();
         let tenants: Vec<_> =
@@ -218,7 +217,7 @@ impl Plan {
 }
 
 fn tenant(number: usize, quarantine: bool, rng: &mut Rng) -> Tenant {
-    // The first always has two deliveries and a bucket, so that no run is without.
+    // The first tenant always has two deliveries and a bucket, so that every run covers both.
     let second = match rng.u8(..4) {
         0 => Some(Wanted::All),
         1 => Some(Wanted::Web),
@@ -234,7 +233,7 @@ fn denial(tenants: usize, rng: &mut Rng) -> Denial {
     Denial { tenant: rng.usize(..tenants), from, to: to.min(PERIOD) }
 }
 
-/// Makes every third object, as far as it is fit for it, a newer version of one before it.
+/// Makes every third suitable object a newer version of an earlier one.
 fn replace(objects: &mut [Object], rng: &mut Rng) {
     let fit = |object: &Object| {
         object.content.damage == Damage::Whole && matches!(object.content.size, Size::Short(_))
@@ -274,7 +273,7 @@ fn object(tenants: usize, quarantine: bool, rng: &mut Rng) -> Object {
     Object {
         tenant: rng.usize(..tenants),
         application: some(rng, &["web", "db"]),
-        // Few, so that objects meet in one stream.
+        // Few pods, so that objects share a stream.
         pod: rng.usize(..3),
         content: Content { seed: rng.u64(..), size, framing, compression, members, damage },
         at: within(UPLOADS, rng),
@@ -283,8 +282,8 @@ fn object(tenants: usize, quarantine: bool, rng: &mut Rng) -> Object {
     }
 }
 
-/// Tells of every object that its bucket does not tell of, some together, and of others again; and of one that is not
-/// there.
+/// Messages about every object in the bucket without notifications, some of them together; repeated messages about
+/// other objects; and a message about an object that does not exist.
 fn messages(objects: &[Object], rng: &mut Rng) -> Vec<Message> {
     let mut messages = Vec::new();
     let silent: Vec<_> = (0..objects.len()).filter(|number| objects[*number].silent).collect();
@@ -298,7 +297,7 @@ fn messages(objects: &[Object], rng: &mut Rng) -> Vec<Message> {
         messages.push(Message { at, shape, objects: these.to_vec(), again: false });
     }
     for (number, object) in objects.iter().enumerate() {
-        // Some come again at once, some while the first is worked on, some later.
+        // Some messages are repeated at once, some while the first is being worked on, some later.
         for _ in 0..some(rng, &[0, 0, 0, 1, 1, 2]) {
             let pause = some(rng, &[Duration::ZERO, Duration::from_millis(200), Duration::from_millis(1500)]);
             let at = object.at + if pause.is_zero() { pause } else { within(pause, rng) };
@@ -341,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_make_sense() {
+    fn plans_are_consistent() {
         for seed in 0..500 {
             let kind = Kind::ALL[seed as usize % Kind::ALL.len()];
             let plan = Plan::new(seed, kind, 3);
@@ -357,7 +356,10 @@ mod tests {
                 );
             }
             for object in plan.objects.iter().filter(|object| !plan.quarantine || object.replaces.is_some()) {
-                assert!(!matches!(object.content.damage, Damage::BadLine(_)), "{seed}: nowhere to put it");
+                assert!(
+                    !matches!(object.content.damage, Damage::BadLine(_)),
+                    "{seed}: there is no quarantine for the line"
+                );
                 let Some(older) = object.replaces.map(|older| &plan.objects[older]) else { continue };
                 assert!(plan.versioned && older.at <= object.at && older.silent == object.silent, "{seed}");
             }
@@ -368,7 +370,7 @@ mod tests {
                 let mut told = plan.messages.iter().filter(|message| message.objects.contains(&number));
                 let first = told.clone().filter(|message| !message.again).count();
                 assert_eq!(first, usize::from(object.silent), "seed {seed} object {number}");
-                assert!(told.all(|message| message.at >= object.at), "nobody tells before it is there");
+                assert!(told.all(|message| message.at >= object.at), "no message comes before its object");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Holds what lies in the quarantine against what is to lie there, line by line.
+//! Compares the lines in the quarantine with those that should be there.
 
 use std::{collections::HashMap, io::Read};
 
@@ -6,36 +6,35 @@ use anyhow::Context;
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
-/// Flaws that are told; the rest are only counted.
+/// Flaws that are reported; others are only counted.
 const TOLD: usize = 5;
-/// Characters of a message that are told.
+/// Characters of a message that are reported.
 const SHOWN: usize = 60;
 
-/// A record that is to lie in the quarantine.
+/// A record that should be in the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Aside {
-    /// The word for why.
+    /// Word for the reason.
     pub(crate) reason: &'static str,
-    /// Its position in the object.
+    /// Position in the object.
     pub(crate) record: usize,
-    /// Milliseconds since 1970; none of a line that is no record.
+    /// Milliseconds since 1970; `None` for a line that is not a record.
     pub(crate) timestamp: Option<i64>,
-    /// Unlike that of any other record of the run.
+    /// Unique within the run.
     pub(crate) message: String,
 }
 
-/// What one object's delivery is to leave in the quarantine.
+/// The records that one delivery of an object should put into the quarantine.
 #[derive(Clone, Debug)]
 pub(crate) struct Shelf {
     pub(crate) tenant_id: String,
-    /// The `type` of the delivery's row.
+    /// `type` of the delivery's row.
     pub(crate) delivery: &'static str,
     pub(crate) bucket: String,
     pub(crate) key: String,
     pub(crate) records: Vec<Aside>,
 }
 
-/// One line of a file in the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct Line {
     pub(crate) reason: String,
@@ -49,33 +48,32 @@ pub(crate) struct Line {
     pub(crate) message: String,
 }
 
-/// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// Lines that had to be there.
+    /// Lines that should be there.
     pub(crate) expected: u64,
-    /// Of those: are not.
+    /// Expected lines that are missing.
     pub(crate) missing: u64,
-    /// Lines of which nobody knows, or that say something else than they should.
+    /// Lines that no object explains, or with wrong content.
     pub(crate) foreign: u64,
     /// Lines that are there more than once.
     pub(crate) again: u64,
-    /// The first few of the first two.
+    /// The first few missing and foreign lines.
     pub(crate) told: Vec<String>,
 }
 
-/// The lines of one file.
+/// Reads the lines of one file.
 ///
 /// # Errors
-/// It is no gzip of such lines.
+/// The file is not gzip, or a line does not parse.
 pub(crate) fn read(file: &[u8]) -> anyhow::Result<Vec<Line>> {
     let mut text = String::new();
-    MultiGzDecoder::new(file).read_to_string(&mut text).context("a quarantine file is no gzip of UTF-8")?;
+    MultiGzDecoder::new(file).read_to_string(&mut text).context("a quarantine file is not gzip of UTF-8")?;
     let lines = text.lines().map(serde_json::from_str);
-    lines.collect::<Result<_, _>>().context("a line of a quarantine file does not read")
+    lines.collect::<Result<_, _>>().context("a line of a quarantine file does not parse")
 }
 
-/// Compares all lines of all files with what is to be there.
+/// Compares the lines of all files with the expected ones.
 pub(crate) fn compare(shelves: &[Shelf], lines: impl IntoIterator<Item = Line>) -> Kept {
     let mut kept = Kept::default();
     let mut seen: HashMap<Line, u64> = HashMap::new();
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flaw_is_seen() {
+    fn every_flaw_is_counted() {
         check(whole(), 0, 0, 0);
         check(whole()[1..].to_vec(), 1, 0, 0);
         check([whole(), whole()].concat(), 0, 0, 2);
@@ -195,8 +193,8 @@ mod tests {
         let mut file = GzEncoder::new(Vec::new(), Compression::fast());
         let line = r#"{"reason":"malformed","tenant_id":"t","delivery":"d","bucket":"b","key":"k","etag":"e","record":3,"message":"x\ty"}"#;
         writeln!(file, "{line}").expect("memory takes every byte");
-        let lines = read(&file.finish().expect("memory takes every byte")).expect("it reads");
+        let lines = read(&file.finish().expect("memory takes every byte")).expect("the file parses");
         assert_eq!((lines[0].record, lines[0].timestamp, lines[0].message.as_str()), (3, None, "x\ty"));
-        read(b"no gzip").expect_err("it is none");
+        read(b"no gzip").expect_err("the text is not gzip");
     }
 }

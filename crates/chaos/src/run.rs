@@ -1,4 +1,4 @@
-//! Carries a plan out: sets everything up, lets it rain, waits until the queue is empty, compares.
+//! Carries out a plan: sets up the stage, applies faults, waits until the queue is empty, compares.
 
 use std::{
     env, fs,
@@ -18,19 +18,19 @@ use crate::{
     workers::Workers,
 };
 
-/// What is under test.
+/// Program and settings of a run's workers.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting<'a> {
-    /// The worker's program.
+    /// Program of the worker.
     pub program: &'a Path,
-    /// The lease of the ledger; without one there is no ledger.
+    /// Lease of the ledger; `None` runs without a ledger.
     pub lease: Option<Duration>,
 }
 
-/// Carries the plan out in a sandbox of its own.
+/// Carries out the plan in a sandbox of its own.
 ///
 /// # Errors
-/// It could not be carried out; what is wrong with the workers is in the [`Outcome`].
+/// The plan could not be carried out. Flaws of the workers are in the [`Outcome`] instead.
 pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let stage = Stage::set_up(plan).await?;
@@ -42,7 +42,7 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
     let begun = Instant::now();
     let timeline = async {
         let rained = stage.carry_out(plan, begun).await;
-        // Whatever happened, from here on it is to be quiet.
+        // All faults end here, even if the run failed.
         stage.sandbox.faults().clear();
         rained
     };

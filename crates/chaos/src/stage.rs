@@ -1,4 +1,4 @@
-//! What stands around the workers of a run: everything that they read and write.
+//! The surroundings of a run's workers: everything that they read and write.
 
 mod expected;
 
@@ -26,38 +26,36 @@ use crate::{
 
 const REGION: &str = "us-east-1";
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How long everything that is left may take once the faults have ended: a killed worker's messages are hidden for ten
-/// seconds, and refused roles are asked for again every second.
+/// Longest time from the end of the faults to an empty queue. A killed worker's messages stay hidden for ten seconds,
+/// and refused roles are tried again every second.
 const SETTLE: Duration = Duration::from_secs(120);
-/// The shortest that there may be: what a killed worker had comes back after it.
+/// Lowest value that the worker allows: the messages of a killed worker come back after it.
 const VISIBILITY: &str = "10s";
-/// The bucket of the quarantine.
 const QUARANTINE: &str = "chaos-quarantine";
-/// The `type` of a tenant's rows, in the order of its deliveries.
+/// `type` of a tenant's rows, in the order of its deliveries.
 pub(crate) const DELIVERIES: [&str; 2] = ["cloudwatch", "cloudwatch#second"];
 
-/// Everything but the workers.
 pub(crate) struct Stage {
     pub(crate) sandbox: Sandbox,
     aws: Aws,
     provider: Provider,
     root: Account,
-    /// Tells nobody of its objects.
+    /// Bucket without notifications.
     silent_bucket: String,
-    /// Each tenant's deliveries: where to, and what of.
+    /// Deliveries of each tenant: the destination, and the objects that it takes.
     tenants: Vec<Vec<(Customer, Wanted)>>,
     pub(crate) made: Vec<Made>,
 }
 
 impl Stage {
-    /// Sets everything up in a sandbox of its own.
+    /// Sets up a sandbox and everything in it.
     pub(crate) async fn set_up(plan: &Plan) -> anyhow::Result<Self> {
         let sandbox = Sandbox::start().await.context("no port can be had on the loopback address")?;
         let aws = Aws::new(&sandbox.endpoint(), REGION);
         let mut spec = ProviderSpec::new("chaos");
         spec.raw_delivery = plan.raw_delivery;
         spec.versioned = plan.versioned;
-        // Retries are many here, and no number of them makes a message hopeless.
+        // Messages are often retried here, and SQS must not give up on them.
         spec.max_receive_count = 1000;
         let provider = Provider::create(&aws, &spec).await?;
         let root = aws.account(&provider.account);
@@ -98,7 +96,7 @@ impl Stage {
                 let customer = &deliveries[0].0;
                 let bucket = customers_bucket(number);
                 customer.create_bucket(&aws, &provider, &bucket).await?;
-                // Only who may look at what lies there keeps the newest version.
+                // Workers keep the newest version only if they may read the copies.
                 customer.let_look(&aws, &provider, &bucket).await?;
                 provider.put_tenant(&aws, customer.bucket_row(&bucket, false)).await?;
             }
@@ -111,7 +109,7 @@ impl Stage {
         Ok(Self { sandbox, aws, provider, root, silent_bucket, tenants, made })
     }
 
-    /// What tells the workers where everything is, and to wait little.
+    /// Environment of the workers: names of all resources, and short waiting times.
     pub(crate) async fn environment(
         &self,
         plan: &Plan,
@@ -155,7 +153,8 @@ impl Stage {
         Ok(environment)
     }
 
-    /// Uploads, tells, and changes the weather, each at its time; ends with the period. Answers with what is stored.
+    /// Uploads objects, sends messages and changes the faults, each at its time, until the period ends. Returns the
+    /// stored objects.
     pub(crate) async fn carry_out(
         &self,
         plan: &Plan,
@@ -174,7 +173,7 @@ impl Stage {
             steps.push((*from, Step::Deny(*tenant)));
             steps.push((*to, Step::Mend(*tenant)));
         }
-        // Stable: what is uploaded is there before anybody is told.
+        // A stable sort: an upload comes before a message of the same time.
         steps.sort_by_key(|(at, _)| *at);
         let (mut stored, mut faults) = (HashMap::new(), HashMap::new());
         for (at, step) in steps {
@@ -237,7 +236,8 @@ impl Stage {
         })
     }
 
-    /// Sends a message, about an object that is not there if none that is stored has its number.
+    /// Sends a message. If none of the stored objects has a number that it names, the message names an object that does
+    /// not exist.
     pub(crate) async fn send(
         &self,
         message: &Message,
@@ -268,7 +268,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until no message is left, neither visible nor hidden.
+    /// Waits until the queue has no messages, neither visible nor hidden.
     pub(crate) async fn wait_until_done(&self, workers: &mut Workers) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
@@ -277,7 +277,10 @@ impl Stage {
             if left == 0 {
                 return Ok(());
             }
-            ensure!(started.elapsed() < SETTLE, "{left} messages are left {SETTLE:?} after the last fault");
+            ensure!(
+                started.elapsed() < SETTLE,
+                "the queue has {left} messages {SETTLE:?} after the last fault"
+            );
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
@@ -295,9 +298,9 @@ impl Stage {
         let get = self.root.sqs().get_queue_attributes().queue_url(&self.provider.queue_url);
         let got = get.set_attribute_names(Some(states.into())).send().await;
         let attributes = got.context("cannot read the queue's attributes")?.attributes.unwrap_or_default();
-        ensure!(attributes.len() == 3, "the queue does not tell its length");
+        ensure!(attributes.len() == 3, "SQS does not return the queue's length");
         let counts = attributes.values().map(|text| text.parse::<u64>());
-        counts.sum::<Result<u64, _>>().context("the queue does not tell its length")
+        counts.sum::<Result<u64, _>>().context("SQS does not return the queue's length")
     }
 }
 
@@ -310,7 +313,7 @@ enum Step<'a> {
     Mend(usize),
 }
 
-/// The number in the key of an object that is not there.
+/// Number in the key of an object that does not exist.
 const MISSING: usize = 999_999;
 
 fn tenant_id(number: usize) -> String {
@@ -321,7 +324,7 @@ fn key(tenant: &str, application: &str, pod: usize, number: usize) -> String {
     format!("{tenant}/chaos-1/{application}/pod-{pod}/{number:06}.json")
 }
 
-/// The key of an object: a newer version has that of the first.
+/// Key of an object. A newer version has the key of the object that it replaces.
 fn object_key(plan: &Plan, number: usize) -> String {
     let object = &plan.objects[number];
     if let Some(older) = object.replaces {
@@ -334,7 +337,7 @@ fn object_key(plan: &Plan, number: usize) -> String {
     key
 }
 
-/// A sequencer as the sandbox's S3 writes it, by the time: larger than that of everything uploaded before.
+/// Sequencer in the format of the sandbox's S3, from the current time: larger than that of every earlier upload.
 fn sequencer() -> String {
     format!("00{:016X}", Timestamp::now().as_microsecond())
 }

@@ -1,4 +1,4 @@
-//! The workers of a run: started, killed, replaced, and asked at the end what they counted.
+//! The workers of a run: starts, kills and replaces them, and reads what they counted and logged.
 
 use std::{
     fs,
@@ -8,34 +8,34 @@ use std::{
 
 use anyhow::{Context, ensure};
 use logferry_sandbox::Sandbox;
-use logferry_testbed::worker::{WorkerProcess, http_get};
+use logferry_testbed::worker::{Samples, WorkerProcess, http_get};
 use serde_json::Value;
 
 use crate::plan::{Blow, Outage, Stroke};
 
-/// How closely a blow follows what it waits for.
+/// Interval at which a blow's condition is checked.
 const TICK: Duration = Duration::from_millis(1);
-/// How long a worker may take from SIGTERM to its end.
+/// Longest time from SIGTERM to a worker's end.
 const DRAIN: Duration = Duration::from_secs(60);
-/// How often a worker is asked what it thinks of an outage.
+/// Interval at which a worker's endpoints are read during an outage.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// How long a worker may take until it is ready again: it asks its dependencies every quarter of a minute.
+/// Longest time until a worker is ready again. It checks its dependencies every 15 s.
 const RECOVER: Duration = Duration::from_secs(60);
 const UNACCOUNTED: &str = "logferry_records_unaccounted_total";
 
-/// How a worker says that it goes on without the ledger.
+/// Log message of a worker that goes on without the ledger.
 const WITHOUT_LEDGER: &str = "the ledger is out of reach";
 
-/// What workers say of themselves.
+/// What the workers' logs say.
 #[derive(Debug, Default)]
 pub(crate) struct Confessions {
-    /// Lines that tell of a defect.
+    /// Log lines that show a defect.
     pub(crate) defects: Vec<String>,
-    /// How often one went on without the ledger.
+    /// How often a worker went on without the ledger.
     pub(crate) without_ledger: u64,
 }
 
-/// All workers of a run; dropping it kills them. Their logs are in a folder of their own.
+/// All workers of a run. Dropping it kills them; their logs stay in a folder of their own.
 #[derive(Debug)]
 pub(crate) struct Workers {
     program: PathBuf,
@@ -43,23 +43,20 @@ pub(crate) struct Workers {
     folder: PathBuf,
     slots: Vec<Slot>,
     started: usize,
-    /// SIGKILLs so far.
     pub(crate) kills: u64,
-    /// SIGSTOPs so far.
     pub(crate) pauses: u64,
 }
 
 #[derive(Debug)]
 enum Slot {
     Running(WorkerProcess),
-    /// Until then it stands still.
+    /// Stopped until this time.
     Paused(WorkerProcess, Instant),
-    /// Until then nobody takes its place.
+    /// Killed; a new worker starts at this time.
     Dead(Instant),
 }
 
 impl Workers {
-    /// Starts so many.
     pub(crate) fn start(
         program: &Path,
         environment: Vec<(&'static str, String)>,
@@ -82,7 +79,7 @@ impl Workers {
         Ok(WorkerProcess::start(&self.program, &self.environment, log)?)
     }
 
-    /// Strikes as planned, starts the next ones and lets the paused ones go on; returns when all of that has happened and
+    /// Carries out the planned blows, starts replacements and resumes paused workers. Returns when that is done and
     /// every worker runs.
     pub(crate) async fn strike(
         &mut self,
@@ -116,7 +113,7 @@ impl Workers {
         }
     }
 
-    /// Strikes a worker, if it runs.
+    /// Kills or pauses the worker that `stroke` names, if it runs.
     async fn hit(&mut self, stroke: &Stroke, now: Instant) -> anyhow::Result<()> {
         let slot = &mut self.slots[stroke.worker];
         let Slot::Running(worker) = slot else { return Ok(()) };
@@ -138,7 +135,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Starts a worker in the place of each that is dead for long enough, and lets those go on that were paused for long enough.
+    /// Replaces killed workers and resumes paused ones whose time has come.
     async fn bring_back(&mut self, now: Instant) -> anyhow::Result<()> {
         for at in 0..self.slots.len() {
             match std::mem::replace(&mut self.slots[at], Slot::Dead(now)) {
@@ -160,7 +157,7 @@ impl Workers {
         })
     }
 
-    /// Says so if one has ended by itself.
+    /// Checks that no worker has ended by itself.
     pub(crate) fn check_run(&mut self) -> anyhow::Result<()> {
         for worker in self.running() {
             worker.check_runs().with_context(|| format!("see {}", worker.log().display()))?;
@@ -168,28 +165,24 @@ impl Workers {
         Ok(())
     }
 
-    /// What the workers that are left have counted as unaccounted.
+    /// Number of records that the running workers counted as unaccounted.
     pub(crate) async fn unaccounted(&mut self) -> anyhow::Result<u64> {
-        let counts = self.counts(UNACCOUNTED).await?;
-        ensure!(counts.iter().all(Option::is_some), "{UNACCOUNTED} is not among the metrics");
-        Ok(counts.into_iter().flatten().sum())
+        let samples = self.samples().await?;
+        ensure!(samples.iter().all(|of| of.contains(UNACCOUNTED)), "{UNACCOUNTED} is not among the metrics");
+        Ok(samples.iter().map(|of| of.get(UNACCOUNTED) as u64).sum())
     }
 
-    /// The sum of the samples whose name and labels begin so, of each worker; none where there is no sample.
-    async fn counts(&mut self, metric: &str) -> anyhow::Result<Vec<Option<u64>>> {
-        let mut counts = Vec::new();
+    /// Samples of each running worker.
+    async fn samples(&mut self) -> anyhow::Result<Vec<Samples>> {
+        let mut samples = Vec::new();
         for worker in self.running() {
             let address = worker.listening().await?;
-            let (status, text) = http_get(address, "/metrics").await.context("a worker has no metrics")?;
-            ensure!(status == 200, "/metrics answers {status}");
-            let samples = text.lines().filter(|line| line.starts_with(metric));
-            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
-            counts.push(values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value)));
+            samples.push(Samples::read(address).await.context("a worker has no metrics")?);
         }
-        Ok(counts)
+        Ok(samples)
     }
 
-    /// Watches the workers through an outage. Answers with what they did not say.
+    /// Watches the workers through an outage. Returns what they should have reported and did not.
     pub(crate) async fn watch(&mut self, outage: Outage, begun: Instant) -> anyhow::Result<Vec<String>> {
         let mut silent: Vec<_> = (0..self.slots.len()).collect();
         while begun.elapsed() < Outage::TO {
@@ -203,20 +196,19 @@ impl Workers {
                 said.push(named && begun.elapsed() > Outage::FROM);
                 let (status, text) =
                     http_get(address, "/healthz").await.context("a worker does not answer")?;
-                ensure!(status == 200, "an outage is no reason to be restarted: {text}");
+                ensure!(status == 200, "/healthz failed during an outage: {text}");
             }
             silent.retain(|worker| !said[*worker]);
         }
         let metric = outage.metric();
         let mut missing: Vec<_> =
-            silent.iter().map(|at| format!("/readyz of worker {at} did not tell")).collect();
-        if self.counts(metric).await?.into_iter().flatten().sum::<u64>() == 0 {
+            silent.iter().map(|at| format!("/readyz of worker {at} did not name the dependency")).collect();
+        if self.samples().await?.iter().all(|of| of.sum(metric) == 0.0) {
             missing.push(format!("no worker counted {metric}"));
         }
         Ok(missing)
     }
 
-    /// Waits until every worker is ready.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
         let asked = Instant::now();
         for worker in self.running() {
@@ -232,7 +224,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Reads what all of them have logged, the killed too.
+    /// Reads the logs of all workers, killed ones included.
     pub(crate) fn confessions(&self) -> anyhow::Result<Confessions> {
         let mut confessions = Confessions::default();
         for number in 0..self.started {
@@ -251,7 +243,7 @@ impl Workers {
         Ok(confessions)
     }
 
-    /// Sends SIGTERM to all and waits until they have drained.
+    /// Sends SIGTERM to all workers and waits until they have drained.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
         for worker in self.running() {
             worker.signal("TERM")?;
@@ -262,7 +254,6 @@ impl Workers {
         Ok(())
     }
 
-    /// Where the logs are.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

@@ -1,58 +1,58 @@
-//! What a service sees of a request and what it answers: the types between the HTTP front and the services.
+//! Types between the HTTP front and the services: requests, replies and refusals.
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-/// Who signed a request: an account's root, or a session of one of its roles.
+/// Signer of a request: an account's root, or a session of a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
-    /// The account itself: its twelve-digit id was the access key.
+    /// The account itself. Its access key is its twelve-digit id.
     Root,
     /// A session that AssumeRole issued.
     Session {
         /// ARN of the assumed role, `arn:aws:iam::ACCOUNT:role/NAME`.
         role_arn: String,
-        /// The session's name.
+        /// Name of the session.
         session_name: String,
-        /// The inline session policy, if one was passed: it narrows what the role allows.
+        /// Inline session policy, if AssumeRole got one. It narrows what the role allows.
         session_policy: Option<String>,
     },
 }
 
-/// One authenticated request, routed to a service.
+/// An authenticated request for one service.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Account of the caller, twelve digits.
+    /// Account id of the caller, twelve digits.
     pub account: String,
-    /// Who in that account.
+    /// Signer of the request.
     pub principal: Principal,
     /// Region of the credential scope.
     pub region: String,
-    /// Operation, as AWS spells it (`PutLogEvents`); S3's is derived from method, path and query.
+    /// Operation as AWS spells it (`PutLogEvents`). For S3 it follows from method, path and query.
     pub operation: String,
     /// HTTP method.
     pub method: http::Method,
-    /// Path as sent, still percent-encoded.
+    /// Path as sent, percent-encoded.
     pub path: String,
-    /// Query parameters, decoded, in order.
+    /// Query parameters, decoded, in the order of the request.
     pub query: Vec<(String, String)>,
     /// Headers as sent.
     pub headers: HeaderMap,
-    /// Whole body; `Content-Encoding: gzip` and `aws-chunked` already undone.
+    /// Complete body, with `Content-Encoding: gzip` and `aws-chunked` decoded.
     pub body: Bytes,
-    /// `http://HOST:PORT` as the caller reached us, for URLs in answers.
+    /// `http://HOST:PORT` as the caller addressed the sandbox, for URLs in answers.
     pub endpoint: String,
 }
 
 impl Call {
-    /// The partition of the caller's Region, `aws` or `aws-eusc`; the sandbox has no others.
+    /// Partition of the caller's Region: `aws` or `aws-eusc`. The sandbox knows no others.
     pub fn partition(&self) -> &'static str {
         if self.region.starts_with("eusc-") { "aws-eusc" } else { "aws" }
     }
 
-    /// The body as JSON; for the JSON protocols.
+    /// Parses the body as JSON, for the JSON protocols.
     pub fn json(&self) -> Result<Value, AwsError> {
         if self.body.is_empty() {
             return Ok(json!({}));
@@ -62,23 +62,23 @@ impl Call {
         })
     }
 
-    /// The body as the form of the Query protocol (IAM, STS, SNS), decoded, in order.
+    /// Parses the body as a form, for the Query protocol (IAM, STS, SNS): decoded, in the order of the request.
     pub fn form(&self) -> Vec<(String, String)> {
         form_pairs(std::str::from_utf8(&self.body).unwrap_or_default())
     }
 
-    /// The first query parameter of that name.
+    /// Value of the first query parameter with this name.
     pub fn query_value(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The header, if it is there and text.
+    /// Value of a header, if it is present and text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
 
-/// Decodes `a=b&c=d`, percent and plus, in order.
+/// Splits and decodes `a=b&c=d` (percent and plus), in order.
 pub fn form_pairs(text: &str) -> Vec<(String, String)> {
     text.split('&')
         .filter(|pair| !pair.is_empty())
@@ -89,12 +89,12 @@ pub fn form_pairs(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Undoes form encoding: `+` is a space, `%XX` a byte.
+/// Decodes form encoding: `+` is a space, `%XX` a byte.
 pub fn decode_form(text: &str) -> String {
     decode_percent(&text.replace('+', " "))
 }
 
-/// Undoes percent encoding; a plus stays a plus. A broken escape stays as it is.
+/// Decodes percent encoding. A plus stays a plus, and a broken escape stays as it is.
 pub fn decode_percent(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -117,29 +117,29 @@ pub fn decode_percent(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What a service answers.
+/// Answer of a service.
 #[derive(Debug)]
 pub struct Reply {
     /// HTTP status.
     pub status: StatusCode,
-    /// Headers beside those the front adds (request id, date).
+    /// Headers, except those that the front adds (request id, date).
     pub headers: HeaderMap,
-    /// Body; may be a stream.
+    /// Body, possibly a stream.
     pub body: Body,
 }
 
 impl Reply {
-    /// 200 with a JSON body (content type `application/x-amz-json-1.1`, which the 1.0 services' clients take too).
+    /// Status 200 with a JSON body of content type `application/x-amz-json-1.1`, which clients of the 1.0 services accept too.
     pub fn json(value: &Value) -> Self {
         Self::bytes("application/x-amz-json-1.1", value.to_string())
     }
 
-    /// 200 with an XML body.
+    /// Status 200 with an XML body.
     pub fn xml(text: String) -> Self {
         Self::bytes("text/xml", text)
     }
 
-    /// 200 with nothing in it.
+    /// Status 200 with an empty body.
     pub fn empty() -> Self {
         Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() }
     }
@@ -150,7 +150,7 @@ impl Reply {
         Self { status: StatusCode::OK, headers, body: Body::from(text) }
     }
 
-    /// The same with another header; a value that cannot be one is left out.
+    /// Adds a header. A value that is illegal in a header is left out.
     pub fn with_header(mut self, name: &'static str, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(HeaderName::from_static(name), value);
@@ -167,30 +167,30 @@ pub struct AwsError {
     pub status: u16,
     /// AWS's error code, for example `ResourceNotFoundException`.
     pub code: String,
-    /// AWS's words where they are known.
+    /// AWS's message, where it is known.
     pub message: String,
-    /// Further members of a JSON error, for example `expectedSequenceToken`.
+    /// Additional members of a JSON error, for example `expectedSequenceToken`.
     pub members: Vec<(String, Value)>,
 }
 
 impl AwsError {
-    /// An error without further members.
+    /// Creates an error without additional members.
     pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
         Self { status, code: code.to_owned(), message: message.into(), members: Vec::new() }
     }
 
-    /// The same with one more member in its JSON body.
+    /// Adds a member to the JSON body.
     pub fn with_member(mut self, name: &str, value: Value) -> Self {
         self.members.push((name.to_owned(), value));
         self
     }
 
-    /// `501 NotImplemented`, naming the call: the sandbox does not pretend.
+    /// `501 NotImplemented` with the name of a call that the sandbox does not implement.
     pub fn not_implemented(service: &str, operation: &str) -> Self {
         Self::new(501, "NotImplemented", format!("the sandbox does not implement {service}:{operation}"))
     }
 
-    /// 403 in the words IAM uses.
+    /// 403 with IAM's message.
     pub fn access_denied(call: &Call, action: &str, resource: &str) -> Self {
         let caller = match &call.principal {
             Principal::Root => format!("arn:aws:iam::{}:root", call.account),
@@ -207,5 +207,5 @@ impl AwsError {
     }
 }
 
-/// What every service method answers.
+/// Result of every service method.
 pub type Answer = Result<Reply, AwsError>;

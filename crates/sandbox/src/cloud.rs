@@ -1,8 +1,8 @@
-//! Everything the sandbox holds, one field per service.
+//! The complete state of the sandbox, one field per service.
 
 use crate::{dynamodb::DynamoDb, faults::Faults, iam::Iam, logs::Logs, s3::S3, sns::Sns, sqs::Sqs, sts::Sts};
 
-/// The state behind the front: services lock themselves, field by field, and never across an await.
+/// State behind the front. Each service locks its own field, and never across an await.
 #[derive(Debug, Default)]
 pub(crate) struct Cloud {
     pub(crate) dynamodb: DynamoDb,

@@ -1,9 +1,9 @@
 //! DynamoDB: tables with their items, conditional writes, queries and scans.
 //!
-//! As strict as the ledger and the tenant table need it: key schemas, item sizes, expressions with every check
-//! on their placeholders, pages of 1 MB. Not here: keys that are no strings, paths into attributes, operators that
-//! logferry does not send, indexes, projections, batches, transactions, streams; a time to live is kept but nothing
-//! expires, as in AWS for the first days.
+//! The ledger and the tenant table rely on these checks: key schemas, item sizes, placeholders in expressions, pages of
+//! 1 MB. Not implemented: keys that are not strings, paths into attributes, operators that logferry does not use,
+//! indexes, projections, batches, transactions and streams. A time to live is stored, but no item expires, as in AWS in
+//! the first days after expiry.
 
 mod expression;
 mod items;
@@ -25,10 +25,10 @@ use crate::call::{Answer, AwsError, Call};
 use crate::cloud::Cloud;
 use table::Table;
 
-/// The tables of every account and Region.
+/// All tables, of every account and Region.
 #[derive(Debug, Default)]
 pub(crate) struct DynamoDb {
-    /// By account, Region and name.
+    /// By account, Region and table name.
     tables: Mutex<HashMap<(String, String, String), Table>>,
 }
 
@@ -48,7 +48,7 @@ impl DynamoDb {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String, String), Table>> {
-        // Nothing that holds the lock can leave a table half changed.
+        // A poisoned lock is harmless: no holder leaves a table half changed.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -65,7 +65,7 @@ impl DynamoDb {
     }
 }
 
-/// The members of a request that the sandbox does not know.
+/// Members of a request that the sandbox does not implement.
 type Rest = BTreeMap<String, Value>;
 
 #[derive(Deserialize)]
@@ -76,7 +76,7 @@ struct Request<T> {
     members: T,
 }
 
-/// Reads a request, checks its table's name and asks IAM.
+/// Parses a request, checks the table's name and asks IAM.
 fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), AwsError> {
     let request: Request<T> = serde_json::from_value(call.json()?)
         .map_err(|error| AwsError::new(400, "SerializationException", error.to_string()))?;
@@ -94,7 +94,7 @@ fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), 
     }
     let action = format!("dynamodb:{}", call.operation);
     cloud.iam.authorize(call, &action, &table_arn(call, &name)).map_err(|refusal| {
-        // This service refuses with its own code and status.
+        // DynamoDB has its own code and status for a refusal.
         match refusal.code.as_str() {
             "AccessDenied" => AwsError::new(400, "AccessDeniedException", refusal.message),
             _ => refusal,
@@ -125,7 +125,7 @@ fn validation(message: impl Into<String>) -> AwsError {
     AwsError::new(400, "ValidationException", message)
 }
 
-/// The refusal for a member that breaks a constraint of the service's model.
+/// Error for a member that violates a constraint of the service's model.
 fn constraint(value: &str, member: &str, rule: &str) -> AwsError {
     let value = if value == "null" { value.to_owned() } else { format!("'{value}'") };
     validation(format!(
@@ -133,7 +133,7 @@ fn constraint(value: &str, member: &str, rule: &str) -> AwsError {
     ))
 }
 
-/// Checks a member against its enumeration; absent is the first choice.
+/// Checks a member against its enumeration. A missing member means the first choice.
 fn choice(given: Option<&str>, member: &str, choices: &[&'static str]) -> Result<&'static str, AwsError> {
     let Some(given) = given else { return Ok(choices[0]) };
     choices.iter().find(|choice| **choice == given).copied().ok_or_else(|| {

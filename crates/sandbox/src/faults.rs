@@ -1,4 +1,4 @@
-//! Faults that the front injects before, around or after a call, so that tests see what clients do about them.
+//! Faults that the front injects before, during or after a call, to test how clients react.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -7,38 +7,39 @@ use serde::Deserialize;
 
 use crate::call::{Call, Principal};
 
-/// One rule: which calls it hits, and what happens to them.
+/// A rule: the calls that it hits, and the effect on them.
 ///
 /// As JSON, for `POST /_sandbox/faults`:
 /// `{"service": "logs", "operation": "PutLogEvents", "times": 2, "effect": {"latency": {"milliseconds": 50}}}`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// The service's signing name: `sqs`, `sns`, `sts`, `iam`, `dynamodb`, `logs` or `s3`.
+    /// Signing name of the service: `sqs`, `sns`, `sts`, `iam`, `dynamodb`, `logs` or `s3`.
     pub service: String,
     /// The operation as AWS spells it, or `*`.
     pub operation: String,
-    /// Only calls of this account.
+    /// Limits the rule to calls of this account.
     #[serde(default)]
     pub account: Option<String>,
-    /// Only calls whose path or body holds this text.
+    /// Limits the rule to calls whose path or body contains this text.
     #[serde(default)]
     pub contains: Option<String>,
-    /// Only calls of a role's session, such as a worker's; an account's root, such as a harness, is spared.
+    /// Limits the rule to calls of role sessions, such as a worker's. Calls of an account's root, such as those of a
+    /// harness, are not hit.
     #[serde(default)]
     pub sessions_only: bool,
-    /// The share of the matching calls that it hits, 0 to 1; without it, all.
+    /// Fraction of the matching calls that are hit, 0 to 1. Default: all.
     #[serde(default)]
     pub probability: Option<f64>,
-    /// How many calls it hits before it is used up; without it, any number.
+    /// Number of calls after which the rule is used up. Default: no limit.
     #[serde(default)]
     pub times: Option<u64>,
-    /// What happens.
+    /// Effect on the calls.
     pub effect: Effect,
 }
 
 impl Fault {
-    /// A rule for every call of that operation.
+    /// Creates a rule for every call of an operation.
     pub fn new(service: &str, operation: &str, effect: Effect) -> Self {
         Self {
             service: service.to_owned(),
@@ -64,38 +65,38 @@ impl Fault {
     }
 }
 
-/// What happens to a call that a fault hits.
+/// Effect of a fault on a call.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Effect {
-    /// The call has no effect and is refused, in its service's protocol.
+    /// The call does not take effect and is refused with this error, in its service's protocol.
     Error(ErrorAnswer),
-    /// The call has no effect; the connection is reset without an answer.
+    /// The call does not take effect, and the connection is reset without an answer.
     Reset,
-    /// The call takes effect this much later.
+    /// The call takes effect later.
     Latency {
-        /// How long it waits.
+        /// Delay of the call.
         milliseconds: u64,
     },
-    /// The answer's body trickles.
+    /// The body of the answer is sent slowly.
     SlowBody {
-        /// How fast; at least one.
+        /// Speed, at least 1.
         bytes_per_second: u64,
     },
-    /// The answer announces its whole length, sends half of it and closes the connection.
+    /// The answer announces its full length, sends half of it, and closes the connection.
     HalfBody,
-    /// One bit of the answer's body flips; checksums and ETag stay those of the right body.
+    /// One bit of the answer's body is flipped. Checksums and ETag remain those of the original body.
     WrongChecksum,
-    /// The call takes effect, but the answer is lost: the connection is reset, or an error stands in for it.
+    /// The call takes effect, but its answer is lost: the connection is reset, or an error is sent instead.
     After {
-        /// The error; without one the connection is reset.
+        /// Error to send. Default: the connection is reset.
         #[serde(default)]
         error: Option<ErrorAnswer>,
     },
 }
 
 impl Effect {
-    /// A word for counting: the error's code, or the field's name in JSON.
+    /// Word for the counts: the error's code, or the name of the effect in JSON.
     fn word(&self) -> &str {
         match self {
             Self::Error(error) => &error.code,
@@ -109,7 +110,7 @@ impl Effect {
     }
 }
 
-/// A refusal to answer with.
+/// Error to answer with.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorAnswer {
@@ -117,30 +118,30 @@ pub struct ErrorAnswer {
     pub status: u16,
     /// AWS's error code.
     pub code: String,
-    /// Its words.
+    /// Error message.
     #[serde(default)]
     pub message: String,
 }
 
 impl ErrorAnswer {
-    /// An error with a message that says where it came from.
+    /// Creates an error whose message says that the sandbox injected it.
     pub fn new(status: u16, code: &str) -> Self {
         Self { status, code: code.to_owned(), message: "injected by the sandbox".to_owned() }
     }
 }
 
-/// Names a rule, to remove it.
+/// Identifies a rule, for removing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FaultId(u64);
 
 impl FaultId {
-    /// Its number, as the control interface shows it.
+    /// Number of the rule, as the control interface shows it.
     pub fn number(self) -> u64 {
         self.0
     }
 }
 
-/// The rules in force. The first one added that hits a call decides; none does by default.
+/// The active rules. The first rule that hits a call decides.
 #[derive(Debug)]
 pub struct Faults(Mutex<Rules>);
 
@@ -164,7 +165,7 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Adds a rule behind those in force.
+    /// Adds a rule after the existing ones.
     pub fn add(&self, fault: Fault) -> FaultId {
         let mut rules = self.lock();
         let id = FaultId(rules.next);
@@ -173,7 +174,7 @@ impl Faults {
         id
     }
 
-    /// Removes a rule; nothing happens if it is gone.
+    /// Removes a rule. Without effect if the rule is gone.
     pub fn remove(&self, id: FaultId) {
         self.lock().rules.retain(|(other, _)| *other != id);
     }
@@ -183,17 +184,17 @@ impl Faults {
         self.lock().rules.clear();
     }
 
-    /// Starts the random numbers behind `probability` anew from this seed (0 at first).
+    /// Restarts the random numbers for `probability` from this seed (initially 0).
     pub fn seed(&self, seed: u64) {
         self.lock().random = fastrand::Rng::with_seed(seed);
     }
 
-    /// How many calls were hit so far, by `service:Operation effect`; an error's effect is its code.
+    /// Number of calls hit so far, by `service:Operation effect`. The effect of an error is its code.
     pub fn struck(&self) -> BTreeMap<String, u64> {
         self.lock().struck.clone()
     }
 
-    /// What happens to this call; a rule that hits has one of its times less.
+    /// Effect on this call. A rule that hits loses one of its `times`.
     pub(crate) fn strike(&self, service: &str, call: &Call) -> Option<Effect> {
         let mut guard = self.lock();
         let Rules { rules, random, struck, .. } = &mut *guard;
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_hits_as_often_as_it_should() {
+    async fn an_error_hits_as_often_as_requested() {
         let (sandbox, account) = sandbox().await;
         sandbox.faults().add(Fault { times: Some(2), ..sts(Effect::Error(error())) });
         for _ in 0..2 {
@@ -290,7 +291,7 @@ mod tests {
         let created = create_role(&account, "role").await.expect("nothing is injected yet");
         let (_, rest) = created.split_once("<Arn>").expect("the role's ARN");
         let (arn, _) = rest.split_once("</Arn>").expect("the role's ARN");
-        let session = account.assume_role(arn, "session", &[]).await.expect("anybody may");
+        let session = account.assume_role(arn, "session", &[]).await.expect("anyone may assume the role");
         sandbox.faults().add(Fault { sessions_only: true, ..sts(Effect::Reset) });
         account.sts_query(CALLER).await.expect("the root is spared");
         assert!(is_unanswered(&session.sts_query(CALLER).await));
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_takes_effect_and_loses_the_answer() {
+    async fn after_lets_the_call_take_effect_and_loses_the_answer() {
         let (sandbox, account) = sandbox().await;
         let once = |effect| Fault { times: Some(1), ..Fault::new("iam", "CreateRole", effect) };
         sandbox.faults().add(once(Effect::After { error: None }));
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_can_stop_half_way_or_trickle() {
+    async fn a_body_can_break_off_or_be_slow() {
         let (sandbox, account) = sandbox().await;
         let whole = account.sts_query(CALLER).await.expect("nothing is injected yet");
         let half = sandbox.faults().add(sts(Effect::HalfBody));
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_checksum_is_one_the_client_notices() {
+    async fn a_client_notices_a_wrong_checksum() {
         let (sandbox, account) = sandbox().await;
         let s3 = account.s3();
         s3.create_bucket().bucket("wrong").send().await.expect("the bucket can be created");

@@ -1,6 +1,6 @@
-//! IAM: the roles of every account, and whether a caller may do something.
+//! IAM: the roles of every account, and authorisation of calls.
 //!
-//! Users, groups, managed policies and permission boundaries are not covered.
+//! Users, groups, managed policies and permission boundaries are not implemented.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,14 +15,12 @@ const NAMESPACE: &str = "https://iam.amazonaws.com/doc/2010-05-08/";
 /// IAM's quota for a trust policy, in characters without white space.
 const MAX_TRUST_POLICY: usize = 2_048;
 
-/// One role, as IAM keeps it.
 #[derive(Clone, Debug)]
 pub(crate) struct Role {
     /// `arn:aws:iam::ACCOUNT:role/PATH/NAME`.
     pub(crate) arn: String,
-    /// `AROA...`, the first half of an assumed role's id.
+    /// `AROA...`, the first part of an assumed role's id.
     pub(crate) id: String,
-    /// Who may assume it.
     pub(crate) trust: Policy,
     name: String,
     path: String,
@@ -30,7 +28,7 @@ pub(crate) struct Role {
     policies: BTreeMap<String, Policy>,
 }
 
-/// Every account's roles, by account and role name.
+/// All roles, by account and role name.
 #[derive(Debug, Default)]
 pub(crate) struct Iam {
     roles: Mutex<HashMap<(String, String), Role>>,
@@ -46,15 +44,15 @@ impl Iam {
         }
     }
 
-    /// Asks whether the caller's own policies let it do `action` on `resource`.
+    /// Checks whether the caller's own policies allow `action` on `resource`.
     ///
-    /// An account's root may do everything; a session what its role's policies and, if it has one, its session
-    /// policy allow. Policies of the resource itself are the service's own question.
+    /// An account's root may do everything. A session may do what its role's policies and its session policy, if there
+    /// is one, both allow. Each service checks the policies of its resources itself.
     pub(crate) fn authorize(&self, call: &Call, action: &str, resource: &str) -> Result<(), AwsError> {
         self.authorize_in(call, action, resource, &Context::of(call))
     }
 
-    /// The same with condition keys beside those every call has.
+    /// Checks the same with additional condition keys.
     pub(crate) fn authorize_in(
         &self,
         call: &Call,
@@ -77,7 +75,7 @@ impl Iam {
         }
     }
 
-    /// The role of that ARN, in whichever account.
+    /// Role with this ARN, in any account.
     pub(crate) fn role(&self, arn: &str) -> Option<Role> {
         let key = key_of(arn)?;
         self.roles().get(&key).filter(|role| role.arn == arn).cloned()
@@ -157,7 +155,7 @@ impl Iam {
         })
     }
 
-    /// Authorises the call on the role it names, then lets `act` change it.
+    /// Authorises the call on the role that it names, then runs `act` on the role.
     fn with_role<T>(
         &self,
         call: &Call,
@@ -194,7 +192,7 @@ impl Role {
     }
 }
 
-/// The parameters of a Query call, none of them unknown to us.
+/// Parameters of a Query call, all of which are known.
 struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -251,7 +249,7 @@ fn key_of(role_arn: &str) -> Option<(String, String)> {
     Some((account.to_owned(), resource.strip_prefix("role/")?.rsplit('/').next()?.to_owned()))
 }
 
-/// IAM returns policy documents percent-encoded inside the XML.
+/// Encodes a policy document as IAM returns it: percent-encoded within the XML.
 fn encode_document(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
@@ -263,7 +261,7 @@ fn encode_document(text: &str) -> String {
         .collect()
 }
 
-/// Random capital letters and digits, as AWS's ids end in.
+/// Random capital letters and digits, like the ends of AWS's ids.
 pub(crate) fn random_id(length: usize) -> String {
     const SYMBOLS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     (0..length).map(|_| char::from(SYMBOLS[fastrand::usize(..SYMBOLS.len())])).collect()
@@ -308,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_role_lives_in_its_account() {
+    async fn a_role_belongs_to_one_account() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
         let (owner, other) = (aws.account("111111111111"), aws.account("222222222222"));
@@ -316,8 +314,11 @@ mod tests {
         let created = ask(&owner, "CreateRole", &create).await.expect("the role can be created");
         assert!(created.contains("<Arn>arn:aws:iam::111111111111:role/a/b/r</Arn>"), "{created}");
         assert!(created.contains("<Path>/a/b/</Path>"), "{created}");
-        assert_eq!(ask(&owner, "CreateRole", &create).await.expect_err("it exists"), "EntityAlreadyExists");
-        ask(&other, "CreateRole", &create).await.expect("a name is an account's own");
+        assert_eq!(
+            ask(&owner, "CreateRole", &create).await.expect_err("the role exists"),
+            "EntityAlreadyExists"
+        );
+        ask(&other, "CreateRole", &create).await.expect("another account may use the same name");
 
         let put = [("PolicyName", "p"), ("PolicyDocument", POLICY)];
         ask(&owner, "PutRolePolicy", &put).await.expect("the policy can be put");
@@ -327,7 +328,7 @@ mod tests {
             "MalformedPolicyDocument"
         );
         let session = owner.assume_role("arn:aws:iam::111111111111:role/a/b/r", "run", &[]).await;
-        let session = session.expect("anyone may assume it");
+        let session = session.expect("anyone may assume the role");
         ask(&session, "PutRolePolicy", &put).await.expect("its policy allows that");
         let update = [("PolicyDocument", TRUST)];
         let denied = ask(&session, "UpdateAssumeRolePolicy", &update).await.expect_err("not allowed");
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_refused() {
+    async fn invalid_requests_are_refused() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
         let long = format!(r#"{{"Version":"{}"}}"#, "x".repeat(2_048));
@@ -347,7 +348,7 @@ mod tests {
             (vec![("AssumeRolePolicyDocument", TRUST), ("PermissionsBoundary", "arn:x")], "NotImplemented"),
         ] {
             assert_eq!(
-                ask(&account, "CreateRole", &more).await.expect_err("it is wrong"),
+                ask(&account, "CreateRole", &more).await.expect_err("the request is invalid"),
                 expected,
                 "{more:?}"
             );

@@ -1,11 +1,11 @@
-//! The sandbox: a strict double, in one process, of the AWS calls that logferry makes.
+//! The sandbox: a strict double of the AWS calls that logferry makes, in one process.
 //!
-//! It listens on loopback and speaks AWS's own protocols, so the worker needs nothing but an endpoint and
-//! credentials. Where AWS refuses, it refuses, with AWS's code and message; what it does not cover answers
-//! `501 NotImplemented` and names the call. It holds what it received, account by account, for comparison.
+//! It listens on loopback and speaks AWS's own protocols, so that the worker needs only an endpoint and credentials. It
+//! refuses what AWS refuses, with AWS's code and message. A call that it does not implement gets `501 NotImplemented`
+//! with the name of the call. It stores what it received, by account, for comparison.
 //!
-//! It is the demo's embedded AWS, the default target of the tests, and the fault injector. It is not a cloud: no
-//! persistence, no consistency delays, one process.
+//! The demo uses it as its AWS, the tests as their default target, chaos as its fault injector. It has no persistence
+//! and no consistency delays.
 
 pub mod call;
 mod cloud;

@@ -1,8 +1,8 @@
 //! CloudWatch Logs: groups, streams, and PutLogEvents with every limit of the real service.
 //!
-//! Checked here and by no public emulator: bytes, count, order and span of a batch, names, empty messages, and
-//! the events that are refused one by one. Not here: filter patterns, subscriptions, tags, encryption keys;
-//! retention decides what is accepted, but nothing stored is ever deleted by it.
+//! Unlike public emulators it checks the bytes, number, order and time span of a batch, names, empty messages, and the
+//! age of each event. Not implemented: filter patterns, subscriptions, tags and encryption keys. The retention of a
+//! group decides which events are accepted; stored events are never deleted.
 
 mod input;
 mod put;
@@ -24,11 +24,11 @@ pub use puts::Put;
 use store::{AccountLogs, Group, Stream};
 pub use totals::Totals;
 
-/// The retention periods that PutRetentionPolicy takes, in days.
+/// Retention periods that PutRetentionPolicy accepts, in days.
 const RETENTION_DAYS: [u32; 22] =
     [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
 
-/// The log groups of every account and Region.
+/// All log groups, of every account and Region.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
     accounts: Mutex<HashMap<String, AccountLogs>>,
@@ -77,17 +77,17 @@ impl Logs {
         }
     }
 
-    /// From now on counts and hashes what is put instead of keeping it; the read calls then answer 501.
+    /// Switches to counting: from now on events are counted and hashed instead of stored, and the read calls answer 501.
     pub(crate) fn set_count_only(&self) {
         self.count_only.store(true, Ordering::Relaxed);
     }
 
-    /// What an account accepted so far, in every Region.
+    /// Totals that an account accepted so far, over all Regions.
     pub(crate) fn totals(&self, account: &str) -> Totals {
         self.lock().get(account).map(AccountLogs::totals).unwrap_or_default()
     }
 
-    /// Every batch that was accepted and kept, of all accounts: see [`Put`].
+    /// All stored batches of all accounts: see [`Put`].
     pub(crate) fn puts(&self) -> Vec<Put> {
         puts::of(&self.lock())
     }
@@ -97,7 +97,7 @@ impl Logs {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, AccountLogs>> {
-        // Nothing that holds the lock can leave the maps half changed.
+        // A poisoned lock is harmless: no holder leaves the maps half changed.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -183,8 +183,8 @@ impl Logs {
 
 /// Asks IAM about a group.
 ///
-/// AWS evaluates these calls on `...:log-group:NAME:log-stream:`, which policies match by `NAME:*`; the service
-/// authorisation reference gives the plain ARN. Either will do.
+/// AWS evaluates these calls on `...:log-group:NAME:log-stream:`, which policies match by `NAME:*`. The service
+/// authorisation reference names the plain ARN. The sandbox accepts either.
 fn authorize_group(cloud: &Cloud, call: &Call, group: &str) -> Result<(), AwsError> {
     let plain = group_arn(call, group);
     authorize(cloud, call, &plain).or_else(|_| authorize(cloud, call, &format!("{plain}:log-stream:")))
@@ -195,7 +195,7 @@ fn authorize_stream(cloud: &Cloud, call: &Call, group: &str, stream: &str) -> Re
     authorize(cloud, call, &format!("{}:log-stream:{stream}", group_arn(call, group)))
 }
 
-/// Asks IAM, and refuses as this service does: `AccessDeniedException` with status 400.
+/// Asks IAM. Refuses like this service: `AccessDeniedException` with status 400.
 fn authorize(cloud: &Cloud, call: &Call, resource: &str) -> Result<(), AwsError> {
     cloud.iam.authorize(call, &format!("logs:{}", call.operation), resource).map_err(|refusal| match refusal
         .code
@@ -222,12 +222,12 @@ fn already_exists(message: &str) -> AwsError {
     AwsError::new(400, "ResourceAlreadyExistsException", message)
 }
 
-/// The empty answer of the calls that return nothing; the service sends no body at all.
+/// Empty answer of calls that return nothing. The service sends no body at all.
 fn done() -> Reply {
     Reply::empty().with_header("content-type", "application/x-amz-json-1.1")
 }
 
-/// Now, in epoch milliseconds, the unit of every time in this service.
+/// Current time in milliseconds since 1970, the unit of all times in this service.
 fn now() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }

@@ -1,6 +1,6 @@
-//! Policy documents of roles, sessions, trust and resources: read strictly, and asked one question at a time.
+//! Policy documents of roles, sessions, trust and resources, parsed strictly and evaluated for one access at a time.
 //!
-//! Covered: Allow and Deny, Action and Resource with `*` and `?`, the principals `AWS` and `Service`, and the condition
+//! Implemented: Allow and Deny, Action and Resource with `*` and `?`, the principals `AWS` and `Service`, and the condition
 //! operators `StringEquals`, `StringLike`, `ArnLike` and `ArnEquals`. Anything else is refused when the policy is put.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,43 +9,41 @@ use serde::Deserialize;
 
 use crate::call::{AwsError, Call, Principal};
 
-/// What the statements of a policy say together; a Deny outweighs every Allow.
+/// Result of a policy's statements. One Deny outweighs every Allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// At least one statement allows and none denies.
+    /// At least one statement allows the access, and none denies it.
     Allow,
-    /// A statement denies.
+    /// A statement denies the access.
     Deny,
     /// No statement matches.
     Silent,
 }
 
-/// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Who<'a> {
-    /// An AWS service acting by itself, for example `sns.amazonaws.com`.
+    /// An AWS service that acts by itself, for example `sns.amazonaws.com`.
     Service(&'a str),
     /// The signer of a request.
     Caller(&'a Call),
 }
 
-/// One question to a policy.
+/// An access that a policy decides on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Access<'a> {
     pub(crate) who: Who<'a>,
-    /// For example `s3:GetObject`.
+    /// Action, for example `s3:GetObject`.
     pub(crate) action: &'a str,
-    /// ARN of the resource.
     pub(crate) resource: &'a str,
     pub(crate) context: &'a Context,
 }
 
-/// Condition keys and their values; keys are compared without regard to case.
+/// Condition keys and their values. Keys are compared without case.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Context(HashMap<String, String>);
 
 impl Context {
-    /// The keys that every call has: who is asking.
+    /// Keys that every call has: those about the caller.
     pub(crate) fn of(call: &Call) -> Self {
         let arn = match &call.principal {
             Principal::Root => format!("arn:aws:iam::{}:root", call.account),
@@ -54,7 +52,6 @@ impl Context {
         Self::default().with("aws:PrincipalArn", &arn).with("aws:PrincipalAccount", &call.account)
     }
 
-    /// The same with one more key.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.0.insert(key.to_ascii_lowercase(), value.to_owned());
         self
@@ -65,17 +62,16 @@ impl Context {
     }
 }
 
-/// A parsed policy document.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy(Vec<Statement>);
 
 #[derive(Clone, Debug)]
 struct Statement {
     effect: Effect,
-    /// None in a role's or a session's policy, which is its holder's.
+    /// `None` in a role's or session's policy, which applies to its holder.
     principals: Option<Vec<Named>>,
     actions: Vec<String>,
-    /// None in a trust policy, which is about its own role.
+    /// `None` in a trust policy, which applies to its own role.
     resources: Option<Vec<String>>,
     conditions: Vec<Condition>,
 }
@@ -83,7 +79,7 @@ struct Statement {
 #[derive(Clone, Debug)]
 enum Named {
     Anyone,
-    /// An account or an ARN.
+    /// An account id or an ARN.
     Aws(String),
     Service(String),
 }
@@ -99,7 +95,7 @@ struct Condition {
 enum Operator {
     StringEquals,
     StringLike,
-    /// AWS evaluates the two alike, wildcards included.
+    /// AWS evaluates both alike, including wildcards.
     #[serde(alias = "ArnEquals")]
     ArnLike,
 }
@@ -163,17 +159,17 @@ impl<T> OneOrMany<T> {
 }
 
 impl Policy {
-    /// Reads a policy of a role or a session: `Resource` is required, `Principal` is not allowed.
+    /// Parses the policy of a role or session: `Resource` is required, `Principal` is not allowed.
     pub(crate) fn identity(text: &str) -> Result<Self, AwsError> {
         Self::read(text, Kind::Identity).map_err(malformed)
     }
 
-    /// Reads a role's trust policy: `Principal` is required, `Resource` is not allowed.
+    /// Parses the trust policy of a role: `Principal` is required, `Resource` is not allowed.
     pub(crate) fn trust(text: &str) -> Result<Self, AwsError> {
         Self::read(text, Kind::Trust).map_err(malformed)
     }
 
-    /// Reads a policy of a bucket, a topic or a queue: both are required. Each service has its own code for the error.
+    /// Parses the policy of a bucket, topic or queue: both are required. Each service adds its own error code.
     pub(crate) fn resource(text: &str) -> Result<Self, String> {
         Self::read(text, Kind::Resource)
     }
@@ -188,7 +184,7 @@ impl Policy {
         statements.map(|statement| Statement::read(statement, kind)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Answers one question.
+    /// Decides on one access.
     pub(crate) fn decide(&self, access: &Access<'_>) -> Decision {
         let mut decision = Decision::Silent;
         for statement in self.0.iter().filter(|statement| statement.applies(access)) {
@@ -246,7 +242,7 @@ impl Statement {
 }
 
 impl Condition {
-    /// A key that the question does not carry never holds.
+    /// A condition never holds for a key that the access lacks.
     fn holds(&self, context: &Context) -> bool {
         let value = context.get(&self.key);
         value.is_some_and(|value| self.values.iter().any(|wanted| self.operator.holds(wanted, value)))
@@ -319,12 +315,12 @@ fn names_caller(principal: &str, call: &Call) -> bool {
     }
 }
 
-/// Whether the text is an account id, twelve digits.
+/// Returns whether the text is an account id: twelve digits.
 pub(crate) fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether the pattern covers the whole text: `*` is any run of characters, `?` is any one.
+/// Returns whether the pattern matches the whole text: `*` any number of characters, `?` one character.
 pub(crate) fn matches_wildcard(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();

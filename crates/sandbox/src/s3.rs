@@ -1,8 +1,8 @@
-//! S3: buckets with versions, policies and notifications, path style.
+//! S3: buckets with versions, policies and notifications, with path-style addresses.
 //!
-//! Multipart uploads, tagging, ACLs, lifecycle and object lock are not covered. A caller of another account needs the
-//! bucket's policy as well as its own; within the owner's account the caller's own policies decide, and a Deny of
-//! the bucket's policy holds for everyone.
+//! Multipart uploads, tagging, ACLs, lifecycle and object lock are not implemented. A caller from another account needs
+//! permission from the bucket's policy and from its own policies. Within the owner's account the caller's own policies
+//! decide. A Deny of the bucket's policy applies to everyone.
 
 mod bucket;
 mod checksum;
@@ -39,7 +39,7 @@ use crate::{
 const XML_HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
-/// All buckets of all accounts: their names are global.
+/// All buckets of all accounts; bucket names are global.
 #[derive(Debug, Default)]
 pub(crate) struct S3 {
     buckets: Mutex<BTreeMap<String, Bucket>>,
@@ -67,7 +67,7 @@ impl S3 {
         self.buckets.lock().expect("no holder of this lock panics")
     }
 
-    /// A number that grows with every change of any object.
+    /// Returns a number that increases with every change of any object.
     fn next_sequencer(&self) -> u64 {
         let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
         let next = |last: u64| Some(now.max(last + 1));
@@ -200,7 +200,7 @@ impl S3 {
         Ok(Reply::empty())
     }
 
-    /// Does something to the call's bucket, if the caller may do `action` to it.
+    /// Runs `act` on the call's bucket, if the caller may do `action` to it.
     fn with_bucket<T>(
         &self,
         cloud: &Cloud,
@@ -218,14 +218,14 @@ impl S3 {
     }
 }
 
-/// The bucket and key that a path names; the key is decoded for percent alone.
+/// Bucket and key in a path. Only percent encoding of the key is decoded.
 fn target(call: &Call) -> (String, String) {
     let path = call.path.strip_prefix('/').unwrap_or(&call.path);
     let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
     (decode_percent(bucket), decode_percent(key))
 }
 
-/// Finds a bucket that is where the request was sent.
+/// Finds a bucket in the Region of the request.
 fn open<'a>(
     buckets: &'a mut BTreeMap<String, Bucket>,
     call: &Call,
@@ -247,7 +247,7 @@ fn open<'a>(
     Ok(bucket)
 }
 
-/// Refuses when a header names another owner than the bucket's.
+/// Refuses the call if a header names another owner than the bucket's.
 fn check_owner(call: &Call, header: &str, bucket: &Bucket) -> Result<(), AwsError> {
     match call.header(header) {
         Some(expected) if expected != bucket.account => {
@@ -257,7 +257,7 @@ fn check_owner(call: &Call, header: &str, bucket: &Bucket) -> Result<(), AwsErro
     }
 }
 
-/// Asks the caller's policies and the bucket's.
+/// Checks the caller's policies and the bucket's policy.
 fn authorize(
     cloud: &Cloud,
     call: &Call,

@@ -1,4 +1,4 @@
-//! The HTTP front: one listener for every service. It verifies signatures, injects faults, routes, and writes errors.
+//! The HTTP front: one listener for all services. It verifies signatures, injects faults, routes requests, and writes errors.
 
 mod connection;
 mod control;
@@ -34,12 +34,12 @@ use crate::sigv4::{Authorization, Refusal, Signed};
 use crate::sqs::{QueueCounts, QueueLimits, UnknownQueue};
 use crate::sts::Key;
 
-/// Largest body of an S3 request: a load run's largest object, 1 GB of records, is some 170 MB of gzip.
+/// Largest body of an S3 request. The largest object of a load run, 1 GB of records, has about 170 MB of gzip.
 const MAX_OBJECT: usize = 512 << 20;
-/// Largest body of any other request, encoded or not.
+/// Largest body of any other request, before and after decoding.
 const MAX_BODY: usize = 8 << 20;
 
-/// A running sandbox; dropping it stops the server and resets what is under way.
+/// A running sandbox. Dropping it stops the server and resets its connections.
 #[derive(Debug)]
 pub struct Sandbox {
     address: SocketAddr,
@@ -47,7 +47,7 @@ pub struct Sandbox {
     closing: watch::Sender<bool>,
 }
 
-/// What a request handler needs.
+/// State that a request handler needs.
 #[derive(Debug)]
 struct Front {
     cloud: Arc<Cloud>,
@@ -60,15 +60,15 @@ impl Sandbox {
     /// Starts an empty sandbox on a free port of the loopback address.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// No port is free.
     pub async fn start() -> io::Result<Self> {
         Self::bind((Ipv4Addr::LOCALHOST, 0).into()).await
     }
 
-    /// Starts an empty sandbox on that address.
+    /// Starts an empty sandbox on this address.
     ///
     /// # Errors
-    /// When the address cannot be listened on.
+    /// The address cannot be listened on.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -87,38 +87,38 @@ impl Sandbox {
         Ok(Self { address, front, closing })
     }
 
-    /// Where it listens, `http://127.0.0.1:PORT`.
+    /// Endpoint of the sandbox, `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The faults in force.
+    /// The active faults.
     pub fn faults(&self) -> &Faults {
         &self.front.cloud.faults
     }
 
-    /// How often a call arrived, for example `("logs", "PutLogEvents")`, whatever became of it.
+    /// Number of calls of an operation so far, for example `("logs", "PutLogEvents")`, including failed ones.
     pub fn calls(&self, service: &str, operation: &str) -> u64 {
         let calls = self.front.calls.lock().expect("no code panics while it holds the counts");
         calls.get(&format!("{service}:{operation}")).copied().unwrap_or_default()
     }
 
-    /// How many requests said that their body is gzip.
+    /// Number of requests with a gzip body.
     pub fn gzip_bodies(&self) -> u64 {
         self.front.gzip_bodies.load(Ordering::Relaxed)
     }
 
-    /// How often AssumeRole named that role, whether it exists or not.
+    /// Number of AssumeRole calls that named this role, whether it exists or not.
     pub fn times_asked(&self, role_arn: &str) -> u64 {
         self.front.cloud.sts.times_asked(role_arn)
     }
 
-    /// Ends every session of that account's roles now: their next call is refused with `ExpiredToken`.
+    /// Ends all sessions of the account's roles. Their next call is refused with `ExpiredToken`.
     pub fn expire_sessions(&self, account: &str) {
         self.front.cloud.sts.expire_sessions(account);
     }
 
-    /// Sets limits of a queue, by its ARN, that AWS sets or keeps within bounds.
+    /// Sets limits of a queue, by its ARN, which AWS does not let a customer choose.
     ///
     /// # Errors
     /// There is no such queue.
@@ -126,7 +126,7 @@ impl Sandbox {
         self.front.cloud.sqs.limit(queue_arn, limits)
     }
 
-    /// How many messages a queue, by its ARN, holds and has held.
+    /// Counts of a queue's messages, by its ARN.
     ///
     /// # Errors
     /// There is no such queue.
@@ -134,18 +134,18 @@ impl Sandbox {
         self.front.cloud.sqs.counts(queue_arn)
     }
 
-    /// From now on PutLogEvents only counts and hashes: for load runs, whose events nobody reads back.
+    /// Makes PutLogEvents only count and hash from now on, for load runs, whose events are not read back.
     pub fn set_count_only(&self) {
         self.front.cloud.logs.set_count_only();
     }
 
-    /// Every batch that PutLogEvents accepted, in any account, as far as it is kept: nothing while it only counts.
-    /// Those of one group are in the order of their acceptance.
+    /// All batches that PutLogEvents accepted, of all accounts; empty while events are only counted. The batches of one
+    /// group are in the order of their acceptance.
     pub fn puts(&self) -> Vec<Put> {
         self.front.cloud.logs.puts()
     }
 
-    /// What PutLogEvents accepted in that account so far.
+    /// Totals that PutLogEvents accepted in the account so far.
     pub fn totals(&self, account: &str) -> Totals {
         self.front.cloud.logs.totals(account)
     }
@@ -158,7 +158,7 @@ impl Drop for Sandbox {
 }
 
 async fn until_true(mut flag: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is as good as its word.
+    // An error means that the sender was dropped, which ends the wait too.
     let _ = flag.wait_for(|set| *set).await;
 }
 
@@ -244,7 +244,7 @@ impl Front {
         *calls.entry(format!("{}:{operation}", service.name())).or_default() += 1;
     }
 
-    /// Finds the key that the request names and checks that it signed the request.
+    /// Finds the key that the request names, and checks its signature.
     fn admit(
         &self,
         authorization: &Authorization,
@@ -323,7 +323,7 @@ fn into_call(
     body: Bytes,
 ) -> Result<Call, AwsError> {
     let body = match service {
-        // An object keeps its encoding; only the framing of the transfer goes.
+        // An object keeps its content encoding; only the chunked framing is removed.
         Service::S3 => payload::undo_aws_chunked(&mut parts.headers, body)?,
         _ => payload::undo_gzip(&mut parts.headers, body, MAX_BODY)?,
     };
@@ -342,7 +342,7 @@ fn into_call(
     })
 }
 
-/// Which family an unsigned request belongs to, so that its refusal can be read.
+/// Protocol for refusing a request whose signature does not name the service.
 fn guess_protocol(request: &http::request::Parts) -> Protocol {
     let content_type = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let in_query = request.uri.query().is_some_and(|query| query.contains("Action="));
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_are_refused_in_each_protocol() {
+    async fn unknown_keys_are_refused_in_each_protocol() {
         let sandbox = sandbox().await;
         let unsigned = |name: &'static str, value: &'static str| {
             send(http::Request::post(sandbox.endpoint()).header(name, value), "Action=GetCallerIdentity")
@@ -414,10 +414,9 @@ mod tests {
             other => panic!("not refused: {other:?}"),
         }
         use aws_sdk_s3::error::ProvideErrorMetadata;
-        let error = stranger.logs().describe_log_groups().send().await.expect_err("nobody has that key");
+        let error = stranger.logs().describe_log_groups().send().await.expect_err("the key is unknown");
         assert_eq!(error.code(), Some("UnrecognizedClientException"));
-        let error =
-            stranger.s3().list_objects_v2().bucket("b").send().await.expect_err("nobody has that key");
+        let error = stranger.s3().list_objects_v2().bucket("b").send().await.expect_err("the key is unknown");
         assert_eq!(error.code(), Some("InvalidAccessKeyId"));
 
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
@@ -426,25 +425,26 @@ mod tests {
             .credentials_provider(forged)
             .build();
         let logs = aws_sdk_cloudwatchlogs::Client::from_conf(config);
-        let error = logs.describe_log_groups().send().await.expect_err("that is not its secret");
+        let error = logs.describe_log_groups().send().await.expect_err("the secret is wrong");
         assert_eq!(error.code(), Some("InvalidSignatureException"));
     }
 
     #[tokio::test]
-    async fn what_is_not_covered_is_named() {
+    async fn unimplemented_calls_are_named() {
         let sandbox = sandbox().await;
         let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
         use aws_sdk_s3::error::ProvideErrorMetadata;
-        let error = account.logs().describe_destinations().send().await.expect_err("it is not covered");
+        let error =
+            account.logs().describe_destinations().send().await.expect_err("the call is not implemented");
         assert_eq!(error.code(), Some("NotImplemented"));
         assert_eq!(error.message(), Some("the sandbox does not implement logs:DescribeDestinations"));
         let error = account.s3().get_object_tagging().bucket("b").key("k").send().await;
-        let error = error.expect_err("it is not covered");
+        let error = error.expect_err("the call is not implemented");
         assert_eq!(error.message(), Some("the sandbox does not implement s3:GET object tagging"));
     }
 
     #[tokio::test]
-    async fn dropping_it_ends_calls_under_way() {
+    async fn dropping_the_sandbox_ends_calls_in_progress() {
         let sandbox = sandbox().await;
         let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
         let forever = Effect::Latency { milliseconds: 3_600_000 };

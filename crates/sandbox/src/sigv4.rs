@@ -1,6 +1,6 @@
-//! Signature Version 4: reads the Authorization header of a request and verifies its signature.
+//! Signature Version 4: parses the Authorization header of a request and verifies its signature.
 //!
-//! Header signatures only, no presigned URLs. Chunk signatures inside a streamed payload are not verified.
+//! Presigned URLs are not supported. Chunk signatures within a streamed payload are not verified.
 
 use std::fmt::Write;
 
@@ -13,24 +13,23 @@ use crate::call::{decode_form, decode_percent};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE_FORMAT: &str = "%Y%m%dT%H%M%SZ";
-/// How far a client's clock may be off.
+/// Largest difference between a client's clock and the sandbox's.
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// The same for S3, which is more patient.
+/// Largest difference for S3, which allows more.
 const MAX_SKEW_S3: SignedDuration = SignedDuration::from_mins(15);
 
-/// The parts of an Authorization header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Authorization {
     pub(crate) access_key_id: String,
     pub(crate) region: String,
-    /// The service's signing name, for example `logs`.
+    /// Signing name of the service, for example `logs`.
     pub(crate) service: String,
     date: String,
     signed_headers: String,
     signature: String,
 }
 
-/// A request as it arrived; nothing of it decoded.
+/// A request as it arrived, without any decoding.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signed<'a> {
     pub(crate) method: &'a Method,
@@ -40,27 +39,27 @@ pub(crate) struct Signed<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Why a request is not let in.
+/// Reason for refusing a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// There is no (readable) signature.
+    /// The request has no signature, or one that does not parse.
     Missing,
-    /// Nobody has that access key, or the session token is not its own.
+    /// The access key does not exist, or the session token does not belong to it.
     UnknownKey,
-    /// The signature is another one.
+    /// The signature is wrong.
     Mismatch,
-    /// The body does not have the hash that was signed.
+    /// The body's hash differs from the signed one.
     PayloadMismatch,
-    /// S3 requires the header `x-amz-content-sha256`.
+    /// The header `x-amz-content-sha256`, which S3 requires, is missing.
     NoPayloadHash,
     /// The session has ended.
     Expired,
-    /// The request's date is too far from now.
+    /// The date of the request is too far from now.
     Skewed,
 }
 
 impl Authorization {
-    /// Reads the header; `None` if there is none or if it is not a Signature Version 4.
+    /// Parses the header; `None` if it is missing or not of Signature Version 4.
     pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
         let text = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
         let fields = text.strip_prefix(ALGORITHM)?;
@@ -86,7 +85,7 @@ impl Authorization {
         })
     }
 
-    /// Checks that `secret` signed this request, body included, about now.
+    /// Checks that `secret` signed this request, including its body, and that the date is about now.
     pub(crate) fn verify(&self, request: Signed<'_>, secret: &str, now: Timestamp) -> Result<(), Refusal> {
         let date = text_of(request.headers, "x-amz-date").ok_or(Refusal::Missing)?;
         let sent = DateTime::strptime(DATE_FORMAT, date)
@@ -111,7 +110,7 @@ impl Authorization {
         }
     }
 
-    /// The hash that was signed: the body's, or the name that stands for a body that is not hashed.
+    /// Signed hash: the body's hash, or the constant that stands for an unsigned body.
     fn payload_hash(&self, request: Signed<'_>) -> Result<String, Refusal> {
         let announced = text_of(request.headers, "x-amz-content-sha256");
         match announced {
@@ -129,9 +128,9 @@ impl Authorization {
 
     fn canonical_request(&self, request: Signed<'_>, payload_hash: &str) -> Result<String, Refusal> {
         let path = match self.service.as_str() {
-            // S3 takes the key's bytes and encodes them once.
+            // S3 encodes the key's bytes once.
             "s3" => encode(&decode_percent(request.path), true),
-            // Every other service encodes once more what was sent.
+            // Every other service encodes the sent path again.
             _ => encode(&normalized(request.path), true),
         };
         let mut canonical = format!("{}\n{path}\n{}\n", request.method, canonical_query(request.query));
@@ -167,7 +166,7 @@ fn canonical_query(query: &str) -> String {
     pairs.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&")
 }
 
-/// Percent-encodes all but the unreserved characters; slashes only where they are a name's part.
+/// Percent-encodes all except unreserved characters, and slashes too unless `keep_slashes`.
 fn encode(text: &str, keep_slashes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -182,7 +181,7 @@ fn encode(text: &str, keep_slashes: bool) -> String {
     out
 }
 
-/// The path without empty and dot segments.
+/// Path without empty and dot segments.
 fn normalized(path: &str) -> String {
     let mut segments = Vec::new();
     for segment in path.split('/') {
@@ -198,7 +197,7 @@ fn normalized(path: &str) -> String {
     format!("/{}{}", segments.join("/"), if ends_in_slash { "/" } else { "" })
 }
 
-/// The value without spaces around it and with one where several were.
+/// Value without spaces at its ends, and with single spaces within.
 fn squeezed(value: &str) -> String {
     value.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_what_the_sdk_signs() {
+    fn signatures_of_the_sdk_are_accepted() {
         let mut random = fastrand::Rng::with_seed(7);
         let symbols = [
             "a", "Z", "0", " ", "+", "/", "é", "日", "😀", "%", "=", "&", "~", "*", "'", "(", "!", "@", ":",
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_plus_in_a_path_for_a_plus() {
+    fn a_plus_in_a_path_is_a_plus() {
         let request = signed_request("s3", "http://127.0.0.1:4566/bucket/a%2Bb", b"", None);
         assert_eq!(verify(&request, SECRET, Timestamp::now()), Ok(()));
         let mut moved = request.clone();
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_was_changed_on_the_way() {
+    fn changed_requests_are_refused() {
         let now = Timestamp::now();
         let request = || signed_request("logs", "http://127.0.0.1:4566/", b"body", None);
         let change = |change: &dyn Fn(&mut http::Request<Vec<u8>>)| {

@@ -1,7 +1,7 @@
-//! SNS: topics that fan out to SQS queues, wrapped in an envelope or raw.
+//! SNS: topics that deliver to SQS queues, with or without the envelope.
 //!
-//! Only the `sqs` protocol; FIFO topics, filter policies, message structures and topic KMS are not covered. A topic's
-//! owner calls it; services (S3) publish through the topic's policy.
+//! Only the protocol `sqs` is implemented. FIFO topics, filter policies, message structures and encryption of topics
+//! are not. Callers must be of the topic's account; services (S3) publish with permission of the topic's policy.
 
 mod envelope;
 
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Bytes of a published message (SNS: 256 KiB).
+/// Largest message in bytes (256 KiB in SNS).
 const MAX_MESSAGE_BYTES: usize = 262_144;
 
 /// All topics of all accounts, by ARN.
@@ -65,7 +65,7 @@ impl Sns {
         }
     }
 
-    /// Publishes for a service if the topic's policy lets it; `false` if it does not, or there is no such topic.
+    /// Publishes for a service, if the topic exists and its policy allows that. Otherwise returns `false`.
     pub(crate) fn publish_for(
         &self,
         cloud: &Cloud,
@@ -84,13 +84,13 @@ impl Sns {
         true
     }
 
-    /// Whether a topic exists and lets a service publish.
+    /// Returns whether a topic exists and lets a service publish.
     pub(crate) fn accepts(&self, topic_arn: &str, sender: &Sender<'_>) -> bool {
         let topics = self.topics();
         topics.get(topic_arn).is_some_and(|topic| sender.is_allowed(&topic.policy, "sns:Publish", topic_arn))
     }
 
-    /// How many messages of services were dropped because a topic did not allow them.
+    /// Number of messages of services that were dropped because a topic did not allow them.
     #[cfg(test)]
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -100,7 +100,7 @@ impl Sns {
         self.topics.lock().expect("no holder of this lock panics")
     }
 
-    /// Does something to the topic that a parameter names, if the caller owns it and may.
+    /// Runs `act` on the topic that a parameter names, if the caller owns it and may.
     fn with_topic<T>(
         &self,
         cloud: &Cloud,
@@ -215,7 +215,7 @@ impl Sns {
     }
 }
 
-/// Delivers to every subscription; what a queue does not take is dropped and counted there.
+/// Delivers to every subscription. A queue that refuses the message counts it as dropped.
 fn fan_out(
     cloud: &Cloud,
     topic: &Topic,
@@ -241,7 +241,7 @@ fn fan_out(
             };
             (notification.write(jiff::Timestamp::now()), Attributes::new())
         };
-        // The queue counts what it drops; a publisher never learns of it.
+        // The queue counts dropped messages; a publisher does not notice them.
         let _ = cloud.sqs.deliver(&subscription.endpoint, &sender, body, attributes);
     }
     id
@@ -299,7 +299,7 @@ impl Subscription {
     }
 }
 
-/// The parameters of a call of the Query protocol.
+/// Parameters of a call of the Query protocol.
 struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -311,7 +311,7 @@ impl Form {
         self.get(name).filter(|value| !value.is_empty()).ok_or_else(|| invalid(name))
     }
 
-    /// `NAME.entry.N.key` and `.value`.
+    /// Parameters `NAME.entry.N.key` and `.value`.
     fn map(&self, name: &str) -> Vec<(String, String)> {
         let entries = (1..).map_while(|n| {
             let key = self.get(&format!("{name}.entry.{n}.key"))?;
@@ -321,7 +321,7 @@ impl Form {
         entries.collect()
     }
 
-    /// `MessageAttributes.entry.N.Name` and `.Value.*`, in SQS's JSON form.
+    /// Parameters `MessageAttributes.entry.N.Name` and `.Value.*`, in SQS's JSON form.
     fn message_attributes(&self) -> Map<String, Value> {
         let entries = (1..).map_while(|n| {
             let prefix = format!("MessageAttributes.entry.{n}");
@@ -348,7 +348,7 @@ fn invalid(parameter: &str) -> AwsError {
     AwsError::new(400, "InvalidParameter", format!("Invalid parameter: {parameter}"))
 }
 
-/// SNS's own code for a refusal.
+/// Error code of SNS for a refusal.
 fn denied(error: AwsError) -> AwsError {
     AwsError { code: "AuthorizationError".to_owned(), ..error }
 }

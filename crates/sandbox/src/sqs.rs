@@ -1,7 +1,7 @@
-//! SQS: standard queues with visibility, long polls, redrive and queue policies.
+//! SQS: standard queues with visibility timeouts, long polls, redrive policies and queue policies.
 //!
-//! FIFO queues, move tasks and KMS are not covered. A queue is its owner's alone: only services (SNS, S3,
-//! EventBridge) reach it from outside, through its policy.
+//! FIFO queues, move tasks and encryption are not implemented. Only the owner's account may call a queue. Services
+//! (SNS, S3, EventBridge) may send to it with permission of its policy.
 
 mod backlog;
 pub(crate) mod errors;
@@ -44,19 +44,19 @@ pub(crate) struct Sqs {
     dropped: AtomicU64,
 }
 
-/// A service that delivers into a queue, and for which resource.
+/// A service that delivers to a queue, and the resource that it delivers for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sender<'a> {
-    /// For example `sns.amazonaws.com`.
+    /// Service, for example `sns.amazonaws.com`.
     pub(crate) service: &'a str,
-    /// `aws:SourceArn`: the topic, bucket or rule.
+    /// Value of `aws:SourceArn`: the topic, bucket or rule.
     pub(crate) source_arn: &'a str,
-    /// `aws:SourceAccount`.
+    /// Value of `aws:SourceAccount`.
     pub(crate) source_account: &'a str,
 }
 
 impl Sender<'_> {
-    /// Whether the policy of a topic or a queue lets this service do that.
+    /// Returns whether the policy of a topic or queue allows the service this action.
     pub(crate) fn is_allowed(&self, policy: &Policy, action: &str, resource: &str) -> bool {
         let context = Context::default()
             .with("aws:SourceArn", self.source_arn)
@@ -66,21 +66,21 @@ impl Sender<'_> {
     }
 }
 
-/// Why a service's delivery was dropped.
+/// Reason for dropping a service's delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Undelivered {
-    /// There is no such queue.
+    /// The queue does not exist.
     #[error("no such queue")]
     NoQueue,
-    /// The queue's policy does not let the service send.
+    /// The queue's policy does not allow the service to send.
     #[error("the queue's policy does not allow it")]
     Denied,
-    /// The message is larger than the queue takes.
+    /// The message is larger than the queue allows.
     #[error("the message is too large")]
     TooLarge,
 }
 
-/// There is no queue with that ARN.
+/// The sandbox has no queue with this ARN.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no queue {0:?} in the sandbox")]
 pub struct UnknownQueue(String);
@@ -118,7 +118,7 @@ impl Sqs {
         }
     }
 
-    /// Puts a service's message into a queue if the queue's policy lets it; else drops and counts it, as AWS does.
+    /// Sends a service's message to a queue, if the queue's policy allows that. Otherwise drops and counts it, as AWS does.
     pub(crate) fn deliver(
         &self,
         queue_arn: &str,
@@ -150,12 +150,10 @@ impl Sqs {
         delivered
     }
 
-    /// How many messages a queue holds and has held.
     pub(crate) fn counts(&self, queue_arn: &str) -> Result<QueueCounts, UnknownQueue> {
         Ok(self.known(queue_arn)?.counts())
     }
 
-    /// Changes a queue's limits.
     pub(crate) fn limit(&self, queue_arn: &str, limits: QueueLimits) -> Result<(), UnknownQueue> {
         self.known(queue_arn)?.limit(limits);
         Ok(())
@@ -165,7 +163,7 @@ impl Sqs {
         self.by_arn(queue_arn).ok_or_else(|| UnknownQueue(queue_arn.to_owned()))
     }
 
-    /// How many deliveries of services were dropped.
+    /// Number of dropped deliveries of services.
     #[cfg(test)]
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -188,7 +186,7 @@ impl Sqs {
         self.queues().get(arn).cloned()
     }
 
-    /// The queue that the call's `QueueUrl` names, if the caller owns it and may do `action` to it.
+    /// Queue of the call's `QueueUrl`, if the caller owns it and may do `action` to it.
     fn authorized(&self, cloud: &Arc<Cloud>, call: &Call, action: &str) -> Result<Arc<Queue>, AwsError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -270,7 +268,7 @@ impl Sqs {
         Ok(Reply::json(&json!({})))
     }
 
-    /// A new redrive policy must name an existing queue of the same account and Region.
+    /// Checks that a new redrive policy names an existing queue of the same account and Region.
     fn check_redrive(
         &self,
         call: &Call,

@@ -1,4 +1,4 @@
-//! STS: AssumeRole with everything that can refuse it, GetCallerIdentity, and the sessions that were issued.
+//! STS: AssumeRole with all its checks, GetCallerIdentity, and the issued sessions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,34 +12,34 @@ use crate::policy::{Access, Context, Decision, Policy, Who, is_account};
 use crate::sigv4::Authorization;
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
-/// Both the default maximum of a role and the limit of role chaining.
+/// Default maximum of a role, and limit of role chaining.
 const MAX_SESSION_SECONDS: u32 = 3_600;
 const MIN_SESSION_SECONDS: u32 = 900;
-/// Inline session policy, in characters.
+/// Longest inline session policy, in characters.
 const MAX_SESSION_POLICY: usize = 2_048;
 const MAX_TAGS: usize = 50;
-/// The secret of every account's root; its access key is the account id.
+/// Secret key of every account's root. Its access key is the account id.
 const ROOT_SECRET: &str = "test";
 
-/// What a signature is checked against: an account's root, or a session.
+/// Key that a signature is checked with: an account's root or a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
     pub(crate) account: String,
     pub(crate) principal: Principal,
     pub(crate) secret: String,
-    /// The token that a session's requests must carry.
+    /// Token that requests of a session must have.
     pub(crate) token: Option<String>,
-    /// When a session ends; an account's root never does.
+    /// End of a session; `None` for an account's root.
     pub(crate) expires_at: Option<Timestamp>,
-    /// Set once, kept through the chain.
+    /// Set once, and inherited by chained sessions.
     source_identity: Option<String>,
 }
 
-/// The sessions issued so far, by access key id; expired ones stay, to be told apart from unknown ones.
+/// Sessions issued so far, by access key id. Expired ones stay, because their errors differ from those of unknown keys.
 #[derive(Debug, Default)]
 pub(crate) struct Sts {
     sessions: Mutex<HashMap<String, Key>>,
-    /// AssumeRole calls by the role they named, whatever became of them.
+    /// Number of AssumeRole calls by role, including failed ones.
     asked: Mutex<HashMap<String, u64>>,
 }
 
@@ -52,7 +52,7 @@ impl Sts {
         }
     }
 
-    /// The key of that id, if there ever was one.
+    /// Key with this id, if it was ever issued.
     pub(crate) fn key(&self, access_key_id: &str) -> Option<Key> {
         if is_account(access_key_id) {
             return Some(Key {
@@ -67,12 +67,10 @@ impl Sts {
         self.sessions().get(access_key_id).cloned()
     }
 
-    /// How often that role was asked for.
     pub(crate) fn times_asked(&self, role_arn: &str) -> u64 {
         self.asked().get(role_arn).copied().unwrap_or_default()
     }
 
-    /// Ends every session of that account's roles now.
     pub(crate) fn expire_sessions(&self, account: &str) {
         let now = Timestamp::now();
         for session in self.sessions().values_mut().filter(|session| session.account == account) {
@@ -131,7 +129,7 @@ impl Sts {
         Ok(reply("AssumeRole", &result))
     }
 
-    /// The source identity of the new session: the caller's, which cannot change, or the one asked for.
+    /// Source identity of the new session: the caller's, which cannot change, or the requested one.
     fn source_identity(&self, call: &Call, request: &Request) -> Result<Option<String>, AwsError> {
         let access_key_id = Authorization::read(&call.headers).map(|header| header.access_key_id);
         let inherited = access_key_id.and_then(|id| self.key(&id)).and_then(|key| key.source_identity);
@@ -153,7 +151,7 @@ impl Sts {
     }
 }
 
-/// Both sides must agree to each action: the caller's own policies and the role's trust policy.
+/// Checks each action on both sides: in the caller's own policies and in the role's trust policy.
 fn authorize(
     cloud: &Cloud,
     call: &Call,
@@ -185,7 +183,7 @@ fn authorize(
     Ok(role)
 }
 
-/// A legal AssumeRole request.
+/// A valid AssumeRole request.
 struct Request {
     role_arn: String,
     session_name: String,
@@ -283,7 +281,7 @@ impl Request {
         Ok(())
     }
 
-    /// AWS tells how much of its packed form a policy and tags use up; ours is a rough share of the limit.
+    /// AWS returns the percentage of the limit that a policy and tags take up in packed form. This is an estimate.
     fn packed_size_xml(&self) -> String {
         let tags: usize = self.tags.iter().map(|(key, value)| key.len() + value.len()).sum();
         match self.policy.as_ref().map_or(0, String::len) + tags {
@@ -369,7 +367,7 @@ mod tests {
     const CUSTOMER: &str = "222222222222";
     const TARGET: &str = "arn:aws:iam::222222222222:role/target";
 
-    /// A sandbox with a role in the provider's account that may assume others, and the session of it.
+    /// A sandbox, with a role in the provider's account that may assume others, and a session of that role.
     async fn first_hop() -> (Sandbox, Aws, Account) {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
@@ -467,7 +465,7 @@ mod tests {
         assert_eq!(
             code(second.assume_role(third, "three", &[]).await),
             "AccessDenied",
-            "it keeps its identity"
+            "the session keeps its identity"
         );
         assert_eq!(
             code(session.assume_role(third, "three", &[]).await),
@@ -515,7 +513,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_callers_own_policies_count() {
+    async fn the_callers_own_policies_are_checked() {
         let (_sandbox, aws, session) = first_hop().await;
         create_target(&aws, r#""sts:AssumeRole""#).await;
         allow(&aws.account(PROVIDER), "central", r#""sts:GetCallerIdentity""#).await;
@@ -531,13 +529,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sessions_have_a_name_and_an_end() {
+    async fn sessions_have_an_identity_and_an_end() {
         let (sandbox, aws, session) = first_hop().await;
         let whoami = [("Action", "GetCallerIdentity")];
         let answer = session.sts_query(&whoami).await.expect("the session is valid");
         assert!(answer.contains("<Arn>arn:aws:sts::111111111111:assumed-role/central/one</Arn>"), "{answer}");
         sandbox.expire_sessions(CUSTOMER);
-        assert_eq!(code(session.sts_query(&whoami).await), "ok", "it is another account's");
+        assert_eq!(code(session.sts_query(&whoami).await), "ok", "the session belongs to another account");
         sandbox.expire_sessions(PROVIDER);
         assert_eq!(code(session.sts_query(&whoami).await), "ExpiredToken");
         let root = aws.account(PROVIDER).sts_query(&whoami).await.expect("root has no end");

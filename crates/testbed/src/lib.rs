@@ -1,7 +1,7 @@
-//! Everything around the worker but AWS itself: the accounts it works in, objects for it, and the worker as a process.
+//! The surroundings of a worker: AWS accounts, objects to deliver, and the worker's process.
 //!
-//! `logferry demo`, the black-box suite, chaos and the load instrument share it. It speaks to whatever endpoint it is
-//! given, the sandbox or another double of AWS.
+//! `logferry demo`, the black-box suite, chaos and the load instrument share this crate. It works with any endpoint
+//! that answers for AWS: the sandbox, or an emulator.
 
 pub mod provision;
 pub mod samples;

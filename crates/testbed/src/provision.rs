@@ -1,7 +1,7 @@
-//! Sets up what production has around the worker, over the wire, on the sandbox or any other AWS double.
+//! Creates, over the wire, the AWS resources that a worker has around it in production.
 //!
-//! The demo and the tests share it. It creates and reads back; it deletes nothing, and it expects to find nothing of
-//! the same name: the prefix in [`ProviderSpec`] keeps parallel tests apart in one emulator.
+//! Nothing is deleted, and a name that exists already is an error: the prefix in [`ProviderSpec`] keeps parallel tests
+//! apart in one emulator.
 
 mod account;
 mod bucket;
@@ -15,7 +15,7 @@ pub use self::bucket::ReceivedObject;
 pub use self::customer::{Customer, CustomerSpec, Policies, ReceivedEvent, TrustAction};
 pub use self::provider::{Provider, ProviderSpec};
 
-/// A step of the set-up that failed.
+/// A failed step of the set-up.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}")]
 pub struct ProvisionError {
@@ -24,12 +24,12 @@ pub struct ProvisionError {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// Says which step an error of some client ended.
+/// Wraps a client's error with the step that failed.
 fn failed<E: Error + Send + Sync + 'static>(step: &'static str) -> impl FnOnce(E) -> ProvisionError {
     move |error| ProvisionError { step, source: Box::new(error) }
 }
 
-/// The partition of a Region, `aws` or `aws-eusc`.
+/// Partition of a Region: `aws` or `aws-eusc`.
 fn partition(region: &str) -> &'static str {
     if region.starts_with("eusc-") { "aws-eusc" } else { "aws" }
 }
@@ -44,7 +44,7 @@ mod tests {
 
     use super::*;
 
-    /// Sets both sides up, takes the path of one object by hand, and checks what arrives.
+    /// Creates both sides, takes one object's path by hand, and checks what arrives.
     async fn delivers_by_hand(aws: &Aws, spec: ProviderSpec) {
         let raw = spec.raw_delivery;
         let versioned = spec.versioned;
@@ -89,11 +89,14 @@ mod tests {
             .assume_role(&customer.role_arn, "delivery", &[])
             .await
             .expect_err("the external id is missing");
-        worker.assume_role(&customer.role_arn, "delivery", &id).await.expect_err("the first hop is missing");
+        worker
+            .assume_role(&customer.role_arn, "delivery", &id)
+            .await
+            .expect_err("the first hop was left out");
         let delivery = central.assume_role(&customer.role_arn, "delivery", &id).await;
         let logs = delivery.expect("the central role may take the second hop").logs();
         let group = &customer.log_group;
-        assert_eq!(customer.events(aws).await.expect("the group is there"), []);
+        assert_eq!(customer.events(aws).await.expect("the group exists"), []);
         logs.create_log_stream().log_group_name(group).log_stream_name("s").send().await.expect("a stream");
         let now = jiff::Timestamp::now().as_millisecond();
         let put = logs.put_log_events().log_group_name(group).log_stream_name("s");
@@ -109,16 +112,25 @@ mod tests {
         assert!(events.iter().all(|event| event.stream == "s" && event.ingestion_time > 0), "{events:?}");
 
         customer.allow(aws, &provider, &[]).await.expect("the trust policy can be replaced");
-        central.assume_role(&customer.role_arn, "delivery", &id).await.expect_err("nobody may");
-        customer.allow(aws, &provider, &[TrustAction::AssumeRole]).await.expect("it can be put back");
-        central.assume_role(&customer.role_arn, "delivery", &id).await.expect("it may again");
+        central
+            .assume_role(&customer.role_arn, "delivery", &id)
+            .await
+            .expect_err("nobody may assume the role");
+        customer
+            .allow(aws, &provider, &[TrustAction::AssumeRole])
+            .await
+            .expect("the trust policy can be put back");
+        central
+            .assume_role(&customer.role_arn, "delivery", &id)
+            .await
+            .expect("the role can be assumed again");
 
         let missing = Customer { log_group: format!("{group}-missing"), ..customer };
-        assert_eq!(missing.events(aws).await.expect("no group is no event"), []);
+        assert_eq!(missing.events(aws).await.expect("a missing group has no events"), []);
     }
 
     #[tokio::test]
-    async fn the_sandbox_delivers_by_hand() {
+    async fn an_object_can_be_delivered_by_hand_on_the_sandbox() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
         delivers_by_hand(&aws, ProviderSpec::new("plain")).await;
@@ -131,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_sends_to_its_queue_only_where_it_may() {
+    async fn the_worker_may_send_to_its_queue_only_if_the_spec_allows_it() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
         for (prefix, worker_may_send) in [("may", true), ("may-not", false)] {
@@ -143,7 +155,7 @@ mod tests {
             let send =
                 async |url: &str| sqs.send_message().queue_url(url).message_body("x").send().await.is_ok();
             assert_eq!(send(&provider.queue_url).await, worker_may_send);
-            assert!(send(&provider.dead_letter_url).await, "dead letters are another queue");
+            assert!(send(&provider.dead_letter_url).await, "the dead-letter queue is not affected");
         }
     }
 }

@@ -1,10 +1,9 @@
-//! Moves the timestamps of objects that Vector wrote, because CloudWatch Logs takes nothing older than 14 days.
+//! Shifts the timestamps of objects that Vector wrote, because CloudWatch Logs accepts nothing older than 14 days.
 
 use jiff::Timestamp;
 
-/// Moves every record's `timestamp` by the same amount, so that the latest becomes `latest`; everything else stays as it
-/// is, byte for byte. `text` is a decompressed object of Vector's, in which a record's timestamp is RFC 3339 in UTC and
-/// the same characters inside a message are escaped.
+/// Shifts every record's `timestamp` by the same amount, so that the latest becomes `latest`. All other bytes stay the same.
+/// `text` is a decompressed object of Vector: its timestamps are RFC 3339 in UTC, and quotes inside a message are escaped.
 pub fn shift(text: &str, latest: Timestamp) -> String {
     const FIELD: &str = "\"timestamp\":\"";
     let pieces: Vec<(&str, Option<(Timestamp, &str)>)> = text
@@ -37,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances_and_all_other_bytes_stay() {
+    fn shift_keeps_the_distances_and_all_other_bytes() {
         let text = r#"[{"message":"a \"timestamp\":\"2020-01-01T00:00:00Z\"","timestamp":"2026-11-21T08:00:00.123456789Z"},{"message":"b","timestamp":"2026-11-21T07:59:59.000000000Z"}]"#;
         let latest = "2030-01-01T00:00:01.123456789Z".parse().expect("a timestamp");
         let expected = text

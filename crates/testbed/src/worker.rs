@@ -1,6 +1,7 @@
-//! The worker as a process of its own, told nothing but its environment. Its log goes to a file.
+//! Runs a worker as a process that gets its whole configuration from its environment. Its log goes to a file.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsStr,
     fs,
@@ -18,62 +19,102 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// How long it may take until it listens.
+/// Longest time from the start to the log line with the address.
 const START: Duration = Duration::from_secs(60);
-/// How long its own endpoint may take to answer.
+/// Longest time that the worker's own endpoint may take to answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// What a program needs from the environment to run at all; the rest, any real AWS credentials first, is kept from it.
+/// Variables that every program needs to run. The worker inherits no others: above all, no real AWS credentials.
 const INHERITED: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 
-/// A running worker; dropping it kills it. The file of its log stays.
+/// A running worker. Dropping it kills the process; the log file stays.
 #[derive(Debug)]
 pub struct WorkerProcess {
     child: Child,
     log: PathBuf,
 }
 
-/// What went wrong with a worker's process.
+/// The samples of a worker's `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Samples(BTreeMap<String, f64>);
+
+impl Samples {
+    /// Reads the samples from a worker's endpoint.
+    ///
+    /// # Errors
+    /// No answer, or another status than 200.
+    pub async fn read(address: SocketAddr) -> io::Result<Self> {
+        let (status, text) = http_get(address, "/metrics").await?;
+        if status != 200 {
+            return Err(io::Error::other(format!("/metrics answers {status}: {text}")));
+        }
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Ok(Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()))
+    }
+
+    /// Value of a sample, `name{label="value"}`; 0 if there is no such sample.
+    pub fn get(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// Returns whether there is a sample with this name and these labels.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Sum of a metric over all labels.
+    pub fn sum(&self, name: &str) -> f64 {
+        let of_name = |sample: &str| {
+            sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+        };
+        self.0.iter().filter(|(sample, _)| of_name(sample)).map(|(_, value)| value).sum()
+    }
+}
+
+/// A failure of a worker's process.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// It cannot be started.
+    /// The program cannot be started.
     #[error("cannot start {program}")]
     Start {
-        /// Its file.
+        /// Path of the program.
         program: String,
-        /// Why not.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// Its log cannot be written or read.
+    /// The log file cannot be written or read.
     #[error("cannot use the log file {path}")]
     Log {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Why not.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// It ended though nobody asked it to.
+    /// The worker ended without being asked to.
     #[error("the worker ended by itself: {0}")]
     Ended(ExitStatus),
-    /// It was asked to end and has ended with an error.
+    /// The worker ended with an error after SIGTERM.
     #[error("the worker did not exit 0 on SIGTERM: {0}")]
     Failed(ExitStatus),
-    /// It takes too long.
+    /// The worker missed a deadline.
     #[error("the worker did not {what} within {limit:?}")]
     Late {
-        /// What it should have done.
+        /// The action that it should have taken, as an infinitive.
         what: &'static str,
-        /// How long it had.
+        /// Time limit.
         limit: Duration,
     },
-    /// The system refuses.
+    /// The operating system refused a request.
     #[error("the worker's process cannot be reached")]
     System(#[from] io::Error),
 }
 
-/// The line by which a worker says where it listens.
+/// Log line with the address of the worker's endpoint.
 #[derive(Deserialize)]
 struct Listening {
     #[serde(rename = "http.listen")]
@@ -81,7 +122,7 @@ struct Listening {
 }
 
 impl WorkerProcess {
-    /// Starts `program worker`; `log` must not be there yet. Ctrl-C reaches it as well as its starter.
+    /// Starts `program worker`. `log` must not exist yet. Ctrl-C reaches the worker as well as the process that starts it.
     ///
     /// # Errors
     /// [`WorkerError::Start`] or [`WorkerError::Log`].
@@ -93,7 +134,8 @@ impl WorkerProcess {
         Self::spawn(Command::new(program), program, environment, log, None)
     }
 
-    /// The same, its log written to `pipe`. Whoever reads the pipe writes to `log` what [`WorkerProcess::listening`] looks for.
+    /// Starts `program worker` with its log written to `pipe`. The reader of the pipe must copy to `log` the line that
+    /// [`WorkerProcess::listening`] waits for.
     ///
     /// # Errors
     /// [`WorkerError::Start`] or [`WorkerError::Log`].
@@ -106,7 +148,8 @@ impl WorkerProcess {
         Self::spawn(Command::new(program), program, environment, log, Some(pipe))
     }
 
-    /// The same in a process group of its own: Ctrl-C is for the starter alone, which has to stop it.
+    /// Starts `program worker` in a process group of its own. Ctrl-C does not reach the worker; the process that starts
+    /// it must stop it.
     ///
     /// # Errors
     /// [`WorkerError::Start`] or [`WorkerError::Log`].
@@ -144,10 +187,10 @@ impl WorkerProcess {
         Ok(Self { child, log })
     }
 
-    /// Waits until it has logged where it listens.
+    /// Waits for the log line with the worker's address and returns the address.
     ///
     /// # Errors
-    /// It ended, or it took too long.
+    /// The worker ended, or took too long.
     pub async fn listening(&mut self) -> Result<SocketAddr, WorkerError> {
         let started = Instant::now();
         loop {
@@ -157,23 +200,23 @@ impl WorkerProcess {
             }
             self.check_runs()?;
             if started.elapsed() > START {
-                return Err(WorkerError::Late { what: "say where it listens", limit: START });
+                return Err(WorkerError::Late { what: "log its address", limit: START });
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    /// Its process id, as long as it has not been seen to end.
+    /// Process id, until the process has been seen to end.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// The file of its log.
+    /// Path of the log file.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Its log so far.
+    /// Reads the log so far.
     ///
     /// # Errors
     /// [`WorkerError::Log`].
@@ -184,7 +227,7 @@ impl WorkerProcess {
         }
     }
 
-    /// The last lines of its log; nothing if it cannot be read.
+    /// The last lines of the log; empty if it cannot be read.
     pub fn last_lines(&self, count: usize) -> String {
         let text = self.read_log().unwrap_or_default();
         let mut lines: Vec<_> = text.lines().rev().take(count).collect();
@@ -192,7 +235,7 @@ impl WorkerProcess {
         lines.join("\n")
     }
 
-    /// Says so if it has ended, which nobody asked for.
+    /// Checks that the worker has not ended.
     ///
     /// # Errors
     /// [`WorkerError::Ended`].
@@ -203,30 +246,30 @@ impl WorkerProcess {
         }
     }
 
-    /// Waits for an end that nobody asked for.
+    /// Waits for the worker to end without being asked to.
     ///
     /// # Errors
-    /// Always: there is no other way out.
+    /// Always: the function returns only when the worker ended.
     pub async fn ended(&mut self) -> Result<(), WorkerError> {
         Err(WorkerError::Ended(self.child.wait().await?))
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Kills the worker with SIGKILL and waits for its end.
     ///
     /// # Errors
-    /// It had ended before, which nobody asked for.
+    /// The worker had ended before.
     pub async fn kill(&mut self) -> Result<(), WorkerError> {
         self.check_runs()?;
         self.child.kill().await?;
         Ok(())
     }
 
-    /// Sends that signal, by its name without `SIG`.
+    /// Sends a signal, given by its name without `SIG`.
     ///
     /// # Errors
-    /// It has ended, or there is no shell.
+    /// The worker has ended, or there is no shell.
     pub fn signal(&self, name: &str) -> Result<(), WorkerError> {
-        // Not yet waited for, so the id is still the worker's. The shell's own kill needs no other program.
+        // The process has not been waited for, so the id is still its own. `kill` is built into the shell.
         let id = self.id().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the worker has ended"))?;
         let mut kill = std::process::Command::new("sh");
         kill.args(["-c", "kill -\"$0\" \"$1\"", name, &id.to_string()]);
@@ -236,10 +279,10 @@ impl WorkerProcess {
         }
     }
 
-    /// Sends SIGTERM and waits until it has drained; says how long that took.
+    /// Sends SIGTERM and waits for the worker to drain. Returns how long it took.
     ///
     /// # Errors
-    /// It has ended before, or did not end in time, or not with 0.
+    /// The worker had ended before, did not end in time, or exited with another status than 0.
     pub async fn stop(&mut self, limit: Duration) -> Result<Duration, WorkerError> {
         let started = Instant::now();
         self.check_runs()?;
@@ -248,10 +291,10 @@ impl WorkerProcess {
         Ok(started.elapsed())
     }
 
-    /// Waits until it has ended after a SIGTERM.
+    /// Waits for the worker to end after SIGTERM.
     ///
     /// # Errors
-    /// It did not end in time, or not with 0.
+    /// The worker did not end in time, or exited with another status than 0.
     pub async fn drained(&mut self, limit: Duration) -> Result<(), WorkerError> {
         match self.exit_status(limit).await? {
             status if status.success() => Ok(()),
@@ -259,20 +302,20 @@ impl WorkerProcess {
         }
     }
 
-    /// Waits until it has ended, however it ends.
+    /// Waits for the worker to end, with any status.
     ///
     /// # Errors
-    /// It did not end in time.
+    /// The worker did not end in time.
     pub async fn exit_status(&mut self, limit: Duration) -> Result<ExitStatus, WorkerError> {
         let status = tokio::time::timeout(limit, self.child.wait()).await;
         Ok(status.map_err(|_| WorkerError::Late { what: "end", limit })??)
     }
 }
 
-/// One GET of a worker's own endpoint, over a connection of its own: status and body.
+/// Sends one GET to a worker's endpoint over a new connection. Returns status and body.
 ///
 /// # Errors
-/// It does not answer, or no HTTP.
+/// No answer, or the answer is not HTTP.
 pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;

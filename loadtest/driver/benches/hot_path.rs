@@ -1,7 +1,7 @@
-//! The steps of the hot path one by one, each in MB/s over the bytes that it reads or carries, next to what the libraries
-//! do with the same input.
+//! Benchmarks of the hot path's steps, in MB/s over the bytes that a step reads or carries, beside what the libraries
+//! alone do with the same input.
 //!
-//! One object of the generator is the input of all; what a step must yield is checked before it is measured.
+//! The input is one object of the generator. The result of each step is checked before the step is measured.
 
 use std::{
     borrow::Cow,
@@ -53,7 +53,7 @@ use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 use self::driver::generate::{self, Compression, Shape, Size};
 
-/// The instrument's own sources; a bench cannot reach into a binary.
+/// Sources of the instrument, included by path because a bench cannot import from a binary.
 #[path = "../src"]
 mod driver {
     #[expect(dead_code, unused_imports, reason = "the benches need a part of it, and none of its tests")]
@@ -62,13 +62,13 @@ mod driver {
 
 /// JSON in the object.
 const PLAIN: usize = 16_000_000;
-/// The worker decompresses in steps of this size.
+/// Size of the steps in which the worker decompresses.
 const WINDOW: usize = 256 * 1024;
 const MAX_RECORD: usize = 16 << 20;
 const GROUP: &str = "/customer/cluster";
 const STREAM: &str = "web-web-7d4b9c6f5-x2x8p-2026-11-21";
 
-/// The object of the seed: as it is stored, and what must come of it.
+/// Generates the object of the benches, and its bytes.
 fn object(shape: &Shape) -> (generate::Object, Vec<u8>) {
     let start: Timestamp = "2026-11-21T08:00:00Z".parse().expect("a timestamp");
     generate::object(1, Size::Plain(PLAIN), shape, start).expect("memory takes everything")
@@ -78,7 +78,7 @@ fn stored_as(compression: Compression) -> Vec<u8> {
     object(&Shape { compression, ..Shape::default() }).1
 }
 
-/// Few samples: these are hundreds of times the clock's resolution, and all groups together take two minutes.
+/// Few samples suffice: each takes hundreds of times the clock's resolution, and all groups together take two minutes.
 fn group<'a>(criterion: &'a mut Criterion, name: &str, bytes: usize) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group
@@ -89,7 +89,7 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str, bytes: usize) -> Benchmar
     group
 }
 
-/// Decompression into the window, over the bytes that come out; `inflate` and `unzstd` are the libraries alone.
+/// Measures decompression into the window, over the bytes of the output; `inflate` and `unzstd` measure the libraries alone.
 fn decode(criterion: &mut Criterion) {
     let plain = stored_as(Compression::None);
     let (gzip, zstd) = (stored_as(Compression::Gzip), stored_as(Compression::Zstd));
@@ -110,13 +110,13 @@ fn decode(criterion: &mut Criterion) {
     ours.finish();
 }
 
-/// Everything through our own window; says how many bytes came out.
+/// Decompresses everything through the worker's window. Returns the number of bytes.
 fn to_window(object: &[u8]) -> usize {
     let (mut decoder, mut window) = (Decoder::new(u64::MAX, MAX_WINDOW), Window::default());
     let (mut input, mut produced) = (object, 0);
     while !input.is_empty() {
         let decoded = decoder.decode(&mut input, &mut window).expect("the object is whole");
-        assert_eq!(decoded, Decoded::Step, "its window is an ordinary one");
+        assert_eq!(decoded, Decoded::Step, "the zstd window is not a large one");
         let unread = black_box(window.unread()).len();
         window.consume(unread);
         produced += unread;
@@ -133,7 +133,7 @@ fn inflate(mut gzip: &[u8], window: &mut [u8]) -> usize {
         gzip = &gzip[usize::try_from(decoder.total_in() - read).expect("no more than there was")..];
         black_box(&window);
         if status == Status::StreamEnd {
-            return usize::try_from(decoder.total_out()).expect("it fits into memory");
+            return usize::try_from(decoder.total_out()).expect("the size fits into memory");
         }
     }
 }
@@ -152,7 +152,7 @@ fn unzstd(zstd: &[u8], window: &mut [u8]) -> usize {
     }
 }
 
-/// What serde_json is asked for instead of our scan: unescaped, and borrowed where there are no escapes.
+/// Fields for serde_json to parse, instead of our scan: unescaped, and borrowed where there are no escapes.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -161,7 +161,7 @@ struct Fields<'a> {
     message: Cow<'a, str>,
 }
 
-/// What must be found by either: records, the sum of their timestamps, the bytes of their messages.
+/// Result of both parsers: number of records, sum of their timestamps, bytes of their messages.
 #[derive(Debug, Default, PartialEq)]
 struct Found {
     records: u64,
@@ -177,7 +177,8 @@ impl Found {
     }
 }
 
-/// Records out of the text, over all its bytes: ours leaves messages escaped and counts them, serde_json unescapes.
+/// Measures reading records, over all bytes of the text. Our reader leaves messages escaped and counts their bytes;
+/// serde_json unescapes them.
 fn records(criterion: &mut Criterion) {
     let plain = stored_as(Compression::None);
     let expected = by_reader(&plain);
@@ -217,7 +218,7 @@ fn by_serde(text: &[u8]) -> Found {
     found
 }
 
-/// Events as the batch takes them: none is empty.
+/// Events as the batch takes them, without empty ones.
 fn events(text: &[u8]) -> Vec<(i64, Message<'_>)> {
     let mut events = Vec::new();
     each_record(text, |timestamp, message| {
@@ -228,7 +229,7 @@ fn events(text: &[u8]) -> Vec<(i64, Message<'_>)> {
     events
 }
 
-/// Records that were found to bodies that could be sent, over the bytes of their messages.
+/// Measures batching records into bodies that could be sent, over the bytes of their messages.
 fn batch(criterion: &mut Criterion) {
     for (name, late) in [("chronological", 0.0), ("1 % late", 0.01)] {
         let (object, text) = object(&Shape { late, compression: Compression::None, ..Shape::default() });
@@ -243,7 +244,7 @@ fn batch(criterion: &mut Criterion) {
     }
 }
 
-/// In two pairs of buffers that take turns, as a delivery does it; says how many events went out.
+/// Batches the events in two pairs of buffers that take turns, as in a delivery. Returns the number of events.
 fn into_batches(events: &[(i64, Message<'_>)], buffers: &mut [Buffers; 2]) -> u64 {
     let [first, spare] = std::mem::take(buffers);
     let mut batch = Batch::in_buffers(&BatchHead::new(GROUP, STREAM), first);
@@ -270,10 +271,10 @@ fn into_batches(events: &[(i64, Message<'_>)], buffers: &mut [Buffers; 2]) -> u6
     sent
 }
 
-/// Answers every call at once: a session to STS, success to CloudWatch Logs.
+/// Answers every call at once: a session for STS, success for CloudWatch Logs.
 #[derive(Clone, Debug, Default)]
 struct Service {
-    /// The last body of PutLogEvents, while somebody wants it.
+    /// The last body of PutLogEvents, if a caller of `events_of` waits for it.
     kept: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
@@ -286,7 +287,7 @@ impl HttpConnector for Service {
                  <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
             )
         } else {
-            let body = request.body().bytes().expect("it is in memory");
+            let body = request.body().bytes().expect("the body is in memory");
             assert_eq!(request.headers().get("content-length"), Some(body.len().to_string().as_str()));
             if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 body.clone_into(kept);
@@ -299,12 +300,12 @@ impl HttpConnector for Service {
 }
 
 impl Service {
-    /// The events of the body that the next call brings.
+    /// Returns the events in the body of the call that `call` makes.
     fn events_of(&self, call: impl FnOnce()) -> serde_json::Value {
         let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         *lock() = Some(Vec::new());
         call();
-        let body = lock().take().expect("it was put there");
+        let body = lock().take().expect("the call kept its body");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("the body is JSON");
         assert_eq!(body["logGroupName"], GROUP);
         body["logEvents"].clone()
@@ -322,7 +323,7 @@ impl Service {
             .build()
     }
 
-    /// The worker's own way into a customer's account.
+    /// Sink of the worker for a customer's account.
     async fn sink(&self) -> CloudWatchSink {
         let base = self.config();
         let hour = Duration::from_secs(3600);
@@ -369,8 +370,8 @@ impl Service {
     }
 }
 
-/// One full batch from its events to the HTTP client, signed, over the bytes of its messages; and SHA-256 alone over its
-/// body, which all of the ways have to hash.
+/// Measures the way of one full batch from its events to the HTTP client, signing included, over the bytes of its
+/// messages; and SHA-256 alone over the batch's body, which every way must hash.
 fn body(criterion: &mut Criterion) {
     let text = stored_as(Compression::None);
     let head = BatchHead::new(GROUP, STREAM);
@@ -382,7 +383,7 @@ fn body(criterion: &mut Criterion) {
         batch.push(full.len() as u64, timestamp, &message, true);
         full.push((timestamp, message));
     }
-    // Both ways start from messages at hand: escaped for ours, unescaped for the SDK's.
+    // Every way starts from messages in memory: escaped for our batch, unescaped for the SDK.
     full.sort_by_key(|(timestamp, _)| *timestamp);
     let plain: Vec<(i64, String)> = full
         .iter()
@@ -468,7 +469,7 @@ fn put_ours(
     });
 }
 
-/// Gathers the events in those buffers and hands the body on.
+/// Adds the events to a batch in these buffers and passes the body on.
 fn in_one_batch(
     head: &BatchHead,
     events: &[(i64, Message<'_>)],

@@ -1,4 +1,4 @@
-//! Many seeded runs of chaos, several at a time, each in a sandbox of its own; see `logferry-chaos`.
+//! Runs many seeded plans of `logferry-chaos`, several at a time, each in a sandbox of its own.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,36 +9,36 @@ use tokio::task::JoinSet;
 
 use crate::run::Through;
 
-/// What to run.
+/// Options of `loadtest chaos`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Runs in which workers are killed; beside them a quarter as many each with workers that are paused and with faults alone,
-    /// and a tenth as many each with answers that are lost after their effect, and with a ledger out of reach. With --kind:
-    /// runs of that kind alone.
+    /// Number of runs in which workers are killed. In addition there are a quarter as many runs each with paused
+    /// workers and with faults alone, and a tenth as many each with lost answers and with the ledger out of reach. With
+    /// --kind: number of runs of that kind, and no others.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
-    /// Only runs of this kind.
+    /// Kind of all runs.
     #[arg(long, value_enum)]
     kind: Option<KindName>,
-    /// Instead of all that: a run each with SQS, DynamoDB and STS out of reach for a minute.
+    /// Instead of these runs: one run each with SQS, DynamoDB and STS out of reach for a minute.
     #[arg(long, conflicts_with_all = ["runs", "kind"])]
     outages: bool,
-    /// The first seed; each run has the next one.
+    /// Seed of the first run; every further run has the next seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Workers that share a queue.
+    /// Number of workers that share a queue.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=10))]
     workers: u64,
-    /// Runs at a time.
+    /// Number of runs at the same time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     parallel: u64,
-    /// Seconds that the ledger's lease lasts.
+    /// Duration of the ledger's lease in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(10..=600))]
     lease: u64,
-    /// Without a ledger: repeated batches are counted and not judged.
+    /// Run without a ledger: repeated batches are counted and not judged.
     #[arg(long)]
     no_ledger: bool,
-    /// The worker's program. Default: `logferry` beside this program.
+    /// Program of the worker. Default: `logferry` beside this program.
     #[arg(long)]
     worker: Option<PathBuf>,
 }
@@ -46,15 +46,15 @@ pub(crate) struct Options {
 /// [`Kind`] as an option.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KindName {
-    /// Faults before their call takes effect, and SIGKILL.
+    /// Faults before a call takes effect, and SIGKILL.
     Kills,
     /// The same faults, and SIGSTOP.
     Pauses,
-    /// The same faults, and nobody dies.
+    /// The same faults alone.
     Faults,
-    /// Faults, and answers of PutLogEvents that are lost after it took effect.
+    /// Faults, and answers of PutLogEvents that are lost after the call took effect.
     LostAnswers,
-    /// Faults, and a ledger that cannot be reached for seconds.
+    /// Faults, and a ledger that is out of reach for seconds.
     NoLedger,
 }
 
@@ -70,7 +70,7 @@ impl From<KindName> for Kind {
     }
 }
 
-/// One run to be.
+/// A run to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Job {
     seed: u64,
@@ -91,7 +91,7 @@ impl Job {
         }
     }
 
-    /// What it is called, and the command that repeats it; of outages, with the other two.
+    /// Name of the run, and the command that repeats it. The command for an outage repeats all three outages.
     fn told(self, first_seed: u64, workers: usize) -> (String, String) {
         let (seed, command) = (self.seed, "loadtest/run chaos");
         match self.what {
@@ -108,7 +108,7 @@ impl Job {
     }
 }
 
-/// Makes the runs, says of each one that fails how to repeat it, and prints the sums.
+/// Makes the runs, prints the command that repeats each failed one, and prints the sums.
 ///
 /// # Errors
 /// A run failed.
@@ -139,18 +139,18 @@ pub(crate) async fn chaos(options: Options) -> anyhow::Result<()> {
         let complaints = note(&mut summary, outcome);
         if !complaints.is_empty() {
             let (name, again) = job.told(options.seed, workers);
-            eprintln!("{name} failed ({again}):\n  {}", complaints.join("\n  "));
+            eprintln!("{name} failed (repeat it with {again}):\n  {}", complaints.join("\n  "));
         }
         if done % 10 == 0 {
             eprintln!("{done} of {count} runs");
         }
     }
     print(&summary);
-    ensure!(summary.is_good(), "see the seeds above");
+    ensure!(summary.is_good(), "some runs failed, see above");
     Ok(())
 }
 
-/// Adds a run; answers with what is wrong with it.
+/// Adds a run to the summary and returns its complaints.
 fn note(summary: &mut Summary, outcome: anyhow::Result<Outcome>) -> Vec<String> {
     match outcome {
         Ok(outcome) => {
@@ -159,7 +159,7 @@ fn note(summary: &mut Summary, outcome: anyhow::Result<Outcome>) -> Vec<String> 
         }
         Err(error) => {
             summary.add_failure();
-            vec![format!("it could not be carried out: {error:#}")]
+            vec![format!("the run could not be finished: {error:#}")]
         }
     }
 }

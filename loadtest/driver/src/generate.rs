@@ -1,8 +1,8 @@
-//! Objects as Vector writes them, made up from a seed: the same seed and start give the same bytes.
+//! Generates objects as Vector writes them. The same seed and start give the same bytes.
 //!
-//! Fields, order and escapes are those of `tests/fixtures/array-gzip` with the rest of what Vector's `kubernetes_logs`
-//! source adds. The proportions are those of the reference input that the project's goals were set on: 1,360 bytes a
-//! record, 16 % of them messages, 6.15:1 by gzip.
+//! Fields, order and escapes are those of `tests/fixtures/array-gzip`, with the further fields of Vector's
+//! `kubernetes_logs` source. The proportions are those of the reference input of the project's goals: 1,360 bytes per
+//! record, 16 % of them messages, compressed 6.15:1 by gzip.
 
 mod encode;
 mod message;
@@ -16,29 +16,29 @@ use logferry_sandbox::Totals;
 
 use self::{encode::Encoder, record::Pod};
 
-/// How large an object is to be. It ends with the record that reaches the size.
+/// Size of an object. The object ends with the record that reaches the size.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Size {
-    /// Bytes as stored, give or take what the encoder still holds.
+    /// Bytes as stored, without the bytes that the encoder still holds.
     Stored(usize),
     /// Bytes of the JSON.
     Plain(usize),
 }
 
-/// How records are put one after another.
+/// Arrangement of the records in the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Framing {
-    /// One JSON array on one line, what Vector writes.
+    /// One JSON array on one line, as Vector writes it.
     #[default]
     Array,
-    /// One JSON array, a record a line.
+    /// One JSON array, one record per line.
     ArrayLines,
-    /// A record a line.
+    /// One record per line.
     Ndjson,
 }
 
 impl Framing {
-    /// What stands before the first record, between two, and after the last.
+    /// Text before the first record, between two records, and after the last one.
     fn marks(self) -> [&'static [u8]; 3] {
         match self {
             Self::Array => [b"[", b",", b"]"],
@@ -48,45 +48,44 @@ impl Framing {
     }
 }
 
-/// How an object is stored.
+/// Compression of the stored object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compression {
-    /// At Vector's default level, 6.
+    /// Gzip at Vector's default level, 6.
     #[default]
     Gzip,
-    /// At Vector's default level, 3.
+    /// Zstd at Vector's default level, 3.
     Zstd,
-    /// As it is.
+    /// No compression.
     None,
 }
 
-/// What an object is like; shares are of 1 and of its records.
+/// Properties of an object. Shares are fractions of its records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    /// How records are put one after another.
     pub(crate) framing: Framing,
-    /// How the object is stored.
     pub(crate) compression: Compression,
-    /// Gzip members or zstd frames, cut anywhere. An object of very few records may have fewer.
+    /// Number of gzip members or zstd frames, which may end in the middle of a record. An object of very few records
+    /// may have fewer.
     pub(crate) members: u32,
-    /// Pods whose records take turns.
+    /// Number of pods whose records take turns.
     pub(crate) pods: u32,
-    /// Messages that are JSON themselves.
+    /// Share of messages that are JSON.
     pub(crate) json: f64,
-    /// Messages with line breaks, tabs, quotes and colours: stack traces.
+    /// Share of messages with line breaks, tabs, quotes and colours: stack traces.
     pub(crate) escapes: f64,
-    /// Messages with text that is not ASCII.
+    /// Share of messages with text that is not ASCII.
     pub(crate) non_ascii: f64,
-    /// Records that are late by up to two minutes.
+    /// Share of records that are late by up to two minutes.
     pub(crate) late: f64,
-    /// Records whose message is empty.
+    /// Share of records with an empty message.
     pub(crate) empty: f64,
 }
 
 impl Default for Shape {
-    /// What Vector's `aws_s3` sink writes by default; the shares are about what the fixtures hold. The staging bucket's
-    /// layout has one pod to an object, where gzip finds all but the message in the record before: some 12:1. All the
-    /// pods that a node may run bring it to the 6:1 of the reference.
+    /// Defaults of Vector's `aws_s3` sink, and about the shares of the fixtures. An object of one pod, as in the
+    /// staging bucket's layout, compresses about 12:1, because gzip finds everything except the message in the record
+    /// before. 200 pods, as many as a node may run, give the 6:1 of the reference.
     fn default() -> Self {
         Self {
             framing: Framing::default(),
@@ -102,23 +101,23 @@ impl Default for Shape {
     }
 }
 
-/// What an object holds and what must come of it.
+/// Size of a generated object, and what CloudWatch Logs must accept of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Object {
     /// Bytes as stored.
     pub(crate) stored: u64,
     /// Bytes of the JSON.
     pub(crate) plain: u64,
-    /// Records, those with an empty message too.
+    /// Number of records, including those with an empty message.
     pub(crate) records: u64,
-    /// What CloudWatch Logs must accept. It takes no empty message, so those do not count.
+    /// Totals that CloudWatch Logs must accept. Empty messages do not count: it takes none.
     pub(crate) totals: Totals,
 }
 
-/// Makes one object, its first record at `start` and about a thousand records a second: what it is, and its bytes.
+/// Generates one object and its bytes. The first record is at `start`, and about a thousand records follow per second.
 ///
 /// # Errors
-/// None but those of the encoder, which writes to memory.
+/// Only the encoder's errors, which do not happen because it writes to memory.
 pub(crate) fn object(
     seed: u64,
     size: Size,
@@ -127,7 +126,7 @@ pub(crate) fn object(
 ) -> io::Result<(Object, Vec<u8>)> {
     let mut generator = Generator { rng: fastrand::Rng::with_seed(seed), shape, now: start };
     let pods = Pod::replicas(&mut generator.rng, shape.pods);
-    // Of its own, so that the records do not depend on the number of members.
+    // Separate generator, so that the records do not depend on the number of members.
     let mut knife = fastrand::Rng::with_seed(!seed);
     let mut encoder = Encoder::new(shape.compression)?;
     let [mut before, between, after] = shape.framing.marks();
@@ -182,7 +181,7 @@ struct Generator<'a> {
 }
 
 impl Generator<'_> {
-    /// The next record's time: the clock moves on by up to two milliseconds, and a late record is behind it.
+    /// Time of the next record. The clock advances by up to two milliseconds; a late record gets an earlier time.
     fn timestamp(&mut self) -> Timestamp {
         self.now += SignedDuration::from_nanos(self.rng.i64(0..2_000_000));
         match self.rng.f64() < self.shape.late {
@@ -215,7 +214,7 @@ mod tests {
             }
             Compression::None => (&bytes[..]).read_to_string(&mut text),
         };
-        read.expect("it is whole and UTF-8");
+        read.expect("the object is complete and UTF-8");
         (object, bytes, text)
     }
 
@@ -226,12 +225,12 @@ mod tests {
     #[test]
     fn the_seed_decides_every_byte() {
         let one = made(7, Size::Plain(300_000));
-        assert!(one == made(7, Size::Plain(300_000)), "the same seed");
+        assert!(one == made(7, Size::Plain(300_000)), "the same seed gives the same object");
         assert_ne!(one.0.totals.hash, made(8, Size::Plain(300_000)).0.totals.hash);
     }
 
     #[test]
-    fn proportions_are_those_of_the_reference() {
+    fn the_proportions_match_the_reference() {
         for seed in 0..3 {
             let (object, ..) = made(seed, Size::Plain(8_000_000));
             let share = object.totals.bytes as f64 / object.plain as f64;
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_are_those_of_the_records() {
+    fn the_totals_match_the_records() {
         let compressions = [Compression::Gzip, Compression::Zstd, Compression::None];
         for (framing, compression) in
             [Framing::Array, Framing::ArrayLines, Framing::Ndjson].into_iter().zip(compressions)
@@ -254,9 +253,10 @@ mod tests {
             let (object, bytes, text) = made_as(&shape, 1, Size::Plain(2_000_000));
             assert_eq!((object.plain, object.stored), (text.len() as u64, bytes.len() as u64));
             let records: Vec<Value> = match framing {
-                Framing::Ndjson => {
-                    text.lines().map(|line| serde_json::from_str(line).expect("a record a line")).collect()
-                }
+                Framing::Ndjson => text
+                    .lines()
+                    .map(|line| serde_json::from_str(line).expect("one record per line"))
+                    .collect(),
                 _ => serde_json::from_str(&text).expect("a JSON array"),
             };
             let lines = text.lines().count() as u64;
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_cut_anywhere() {
+    fn members_may_end_within_a_record() {
         let whole = made(4, Size::Plain(500_000)).2;
         for size in [Size::Plain(500_000), Size::Stored(800_000)] {
             let shape = Shape { members: 8, ..Shape::default() };
@@ -291,7 +291,7 @@ mod tests {
             let (mut rest, mut members, mut within) = (&bytes[..], 0, 0);
             while !rest.is_empty() {
                 let mut member = Vec::new();
-                // By the buffered reader, which leaves what follows the member.
+                // This decoder leaves the bytes after the member in `rest`.
                 let mut decoder = flate2::bufread::GzDecoder::new(rest);
                 decoder.read_to_end(&mut member).expect("a whole member");
                 rest = decoder.into_inner();
@@ -299,7 +299,7 @@ mod tests {
                 within += u32::from(!rest.is_empty() && !member.ends_with(b"}"));
             }
             assert_eq!(members, 8, "{size:?}");
-            assert!(within > 4, "{within} of the cuts are within a record");
+            assert!(within > 4, "{within} members end within a record");
             let mut first = String::new();
             GzDecoder::new(&bytes[..]).read_to_string(&mut first).expect("UTF-8 up to a cut in ASCII");
             assert!(first.len() < text.len() / 4, "{size:?}");
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn records_look_as_those_of_vector() {
+    fn records_look_like_those_of_vector() {
         let (.., text) = made(2, Size::Plain(6_000_000));
         let real = include_str!(
             "../../../tests/fixtures/ndjson-plain/globex/hcp-eu-1/etcd/etcd-0/1795313318-ef7356a7-882e-4800-ad6c-720a672b1fda.json"
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_met() {
+    fn objects_have_the_requested_size() {
         let (object, ..) = made(3, Size::Stored(500_000));
         assert!((500_000..600_000).contains(&object.stored), "{object:?}");
         let (object, ..) = made(3, Size::Plain(1000));

@@ -1,7 +1,7 @@
-//! The load instrument: objects made up from a seed, through the real worker as a process of its own, into the sandbox
-//! in its counting mode as another, and the CPU that this cost in units of merely inflating the same bytes.
+//! The load instrument: sends generated objects through the real worker into the sandbox in its counting mode, and
+//! compares the CPU time of the worker with that of only decompressing the same bytes.
 //!
-//! `loadtest/run` builds and starts it. It needs Linux, for `/proc`.
+//! Worker and sandbox are processes of their own. `loadtest/run` builds and starts the instrument. It needs Linux, for `/proc`.
 
 mod chaos;
 mod generate;
@@ -26,19 +26,20 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "loadtest")]
 enum Command {
-    /// Send objects through the worker, check what arrives, and print what it cost.
+    /// Send objects through the worker, check what arrives, and print what that cost.
     Run(run::Options),
-    /// Make the series of runs whose tables are in loadtest/RESULTS.md.
+    /// Make the series of runs behind the tables in loadtest/RESULTS.md.
     Scale(scale::Options),
-    /// Make seeded runs of faults, kills and duplicate notifications, and compare what arrived record by record.
+    /// Make seeded runs with faults, kills and duplicate notifications, and compare what arrived record by record.
     Chaos(chaos::Options),
-    /// Measure what a throttled tenant's backlog does to the other tenants' latency; fails if their p95 rises too much.
+    /// Measure how a throttled tenant's backlog changes the other tenants' latency. Fails if their p95 rises too much.
     Noisy(noisy::Options),
-    /// Measure what messages that wait, for a denied role or for their turn, do to the other tenants; fails if a bound is broken.
+    /// Measure how waiting messages (for a denied role, and in a long backlog) change the other tenants' latency. Fails
+    /// if a bound is broken.
     Waiting(waiting::Options),
-    /// Run the sandbox, in its counting mode unless told otherwise; a run starts it by itself. Ends with its input.
+    /// Run the sandbox in its counting mode. Other commands start it themselves. Ends when its standard input ends.
     Sandbox {
-        /// Keep the events.
+        /// Keep the events, so that they can be read back.
         #[arg(long)]
         keep: bool,
     },

@@ -1,7 +1,8 @@
-//! What one tenant's trouble does to the others: the time from an object's event to its acceptance, of ordinary tenants that
-//! send small objects at a steady rate, without and with a tenant that has a backlog and an account that throttles every put.
+//! Measures how one tenant's trouble changes the latency of others: the time from an object's event to its acceptance,
+//! for ordinary tenants that send small objects at a steady rate.
 //!
-//! Both phases are made in turns, each with a worker and a sandbox of its own, so that the machine's moods hit both.
+//! One phase has only the ordinary tenants. The other adds a tenant with a backlog whose account throttles every put. The
+//! phases alternate, each with a worker and a sandbox of its own, so that changes of the machine's speed affect both.
 
 use std::{fmt, iter, path::PathBuf};
 
@@ -14,39 +15,39 @@ use crate::{
     sandbox::SandboxProcess,
     scale::{Part, results},
     stage::{Parcel, Stage},
-    worker::WorkerProcess,
+    worker,
 };
 
-/// By how much the ordinary tenants' p95 may rise.
+/// Factor that the ordinary tenants' p95 must stay below.
 const ALLOWED: f64 = 1.25;
 
-/// What to measure, and where the table goes.
+/// Options of `loadtest noisy`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     load: Load,
-    /// The file with the tables.
+    /// File with the tables.
     #[arg(long, default_value = "loadtest/RESULTS.md")]
     results: PathBuf,
     #[command(flatten)]
     through: Through,
 }
 
-/// What is sent.
+/// What the tenants send.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Load {
     #[command(flatten)]
     pub(crate) ordinary: Ordinary,
-    /// Seconds of a phase.
+    /// Duration of a phase in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
     /// Objects of the noisy tenant that are in the queue when its phase begins.
     #[arg(long, default_value_t = 1000)]
     pub(crate) backlog: u64,
-    /// Messages that the worker takes on at once.
+    /// Messages that the worker works on at once.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) concurrency: u32,
-    /// How often both phases are made.
+    /// Number of repetitions of both phases.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
 }
@@ -57,7 +58,7 @@ impl Default for Load {
     }
 }
 
-/// What came of it: microseconds from event to acceptance, of each object of each ordinary tenant.
+/// Microseconds from event to acceptance of each object, by ordinary tenant.
 #[derive(Debug)]
 pub(crate) struct Latencies {
     load: Load,
@@ -65,17 +66,16 @@ pub(crate) struct Latencies {
     noisy: Vec<Vec<i64>>,
 }
 
-/// Which phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Calm,
     Noisy,
 }
 
-/// Measures, prints the table, writes it, and judges.
+/// Measures, prints the table, writes it to the file, and checks the p95.
 ///
 /// # Errors
-/// Something did not arrive, or the p95 with the noisy tenant is [`ALLOWED`] times the one without, or more.
+/// Something did not arrive, or the p95 with the noisy tenant is at least [`ALLOWED`] times the p95 without it.
 pub(crate) async fn noisy(options: Options) -> anyhow::Result<()> {
     let latencies = measure(&options.load, &options.through).await?;
     let text = format!("{}\n\n{latencies}", results::conditions(1.0));
@@ -84,15 +84,15 @@ pub(crate) async fn noisy(options: Options) -> anyhow::Result<()> {
     let ratio = latencies.ratio(95);
     ensure!(
         ratio < ALLOWED,
-        "the ordinary tenants' p95 rose by the factor {ratio:.2}; {ALLOWED} is too much"
+        "the ordinary tenants' p95 rose by the factor {ratio:.2}; it must stay below {ALLOWED}"
     );
     Ok(())
 }
 
-/// Makes both phases in turns.
+/// Runs both phases alternately.
 ///
 /// # Errors
-/// Something did not arrive, or what must not did.
+/// An event of an ordinary tenant did not arrive, or one of the noisy tenant did.
 pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Latencies> {
     let tenants = usize::try_from(load.ordinary.tenants)?;
     let mut latencies =
@@ -116,11 +116,11 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<La
 }
 
 impl Load {
-    /// Makes a phase: the ordinary tenants' latencies, tenant by tenant.
+    /// Runs a phase and returns the latencies by ordinary tenant.
     async fn phase(&self, phase: Phase, through: &Through) -> anyhow::Result<Vec<Vec<i64>>> {
         let mut sandbox = SandboxProcess::start_keeping().await?;
         let Ordinary { tenants, rate } = self.ordinary;
-        // The last one is the noisy one.
+        // The last tenant is the noisy one.
         let stage = Stage::set_up(sandbox.endpoint(), tenants + 1).await?;
         let noisy = usize::try_from(tenants)?;
         let (warm_up, measured) = (self.ordinary.warm_up(), rate * self.seconds);
@@ -133,41 +133,48 @@ impl Load {
         let mut events = stage.upload(&parcels).await?;
         let backlog = stage.upload(&backlog).await?;
         let accounts = stage.accounts();
-        let (noisy_account, ordinary_accounts) = accounts.split_last().context("there is one")?;
+        let (noisy_account, ordinary_accounts) = accounts.split_last().context("there are tenants")?;
         sandbox.throttle(noisy_account).await?;
 
         let mut environment = stage.worker_environment(self.concurrency).await?;
         environment.push(stage.ledger());
-        let mut worker = WorkerProcess::start(&through.program()?, &environment)?;
+        let mut worker = worker::start(&through.program()?, &environment)?;
         let made = async {
             let measured_events = events.split_off(usize::try_from(warm_up)?);
             self.ordinary.send(&stage, &events).await?;
             wait(&mut sandbox, ordinary_accounts, warm_up * RECORDS, through.stall()).await?;
-            worker.pause().await?;
+            worker::pause(&worker).await?;
             if phase == Phase::Noisy {
                 stage.announce(&backlog).await?;
             }
-            worker.resume().await?;
+            worker.signal("CONT")?;
             let sent = self.ordinary.send(&stage, &measured_events).await?;
             wait(&mut sandbox, ordinary_accounts, (warm_up + measured) * RECORDS, through.stall()).await?;
-            worker.usage()?;
+            worker::usage(&mut worker)?;
             let refused = sandbox.totals(std::slice::from_ref(noisy_account)).await?;
-            ensure!(refused.iter().all(|totals| totals.events == 0), "the throttle does not hold");
+            ensure!(
+                refused.iter().all(|totals| totals.events == 0),
+                "the noisy tenant's puts were not throttled"
+            );
             let (waiting, dead) = stage.backlog().await?;
             ensure!(dead == 0, "{dead} dead letters");
             if phase == Phase::Noisy {
-                ensure!(waiting >= self.backlog, "of {} of the backlog {waiting} are left", self.backlog);
+                ensure!(
+                    waiting >= self.backlog,
+                    "of {} messages of the backlog {waiting} are left",
+                    self.backlog
+                );
             }
             self.ordinary.latencies(&stage, &sent).await
         };
-        let latencies = made.await.map_err(|error| worker.explain(error))?;
-        worker.stop().await?;
+        let latencies = made.await.map_err(|error| worker::explain(&worker, error))?;
+        worker::stop(&mut worker).await?;
         Ok(latencies)
     }
 }
 
 impl Latencies {
-    /// What the noisy tenant makes of the ordinary ones' percentile, all of them together.
+    /// Ratio of a percentile over all ordinary tenants, with the noisy tenant to without it.
     fn ratio(&self, per_cent: usize) -> f64 {
         let all = |tenants: &[Vec<i64>]| tenants.iter().flatten().copied().collect::<Vec<_>>();
         ratio(&all(&self.calm), &all(&self.noisy), per_cent)
@@ -179,15 +186,15 @@ impl fmt::Display for Latencies {
         let Load { ordinary: Ordinary { tenants, rate }, seconds, backlog, concurrency, rounds } = &self.load;
         writeln!(
             f,
-            "{tenants} ordinary tenants send {rate} objects a second together, {RECORDS} records each, for {seconds} s; {rounds} \
-             times without and {rounds} times with a tenant that has {backlog} objects in the queue and whose account throttles \
-             every put; {concurrency} at once. Milliseconds from an object's event to its acceptance. p95 of all of them: **{:.2}** \
-             times what it is without the noisy tenant.\n",
+            "{tenants} ordinary tenants together send {rate} objects of {RECORDS} records a second for {seconds} s: {rounds} times \
+             alone, and {rounds} times beside a tenant with {backlog} objects in the queue and an account that throttles every put. \
+             The worker works on {concurrency} messages at once. Figures are milliseconds from an object's event to its \
+             acceptance. The p95 of all ordinary tenants is **{:.2}** times the p95 without the noisy tenant.\n",
             self.ratio(95)
         )?;
         writeln!(
             f,
-            "| ordinary tenant | objects | p50 | p95 | p99 | p50 beside the noisy one | p95 | p99 | ratio of p95 |"
+            "| ordinary tenant | objects | p50 | p95 | p99 | p50 with the noisy tenant | p95 | p99 | ratio of p95 |"
         )?;
         writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         let mut row = |name: &str, calm: &[i64], noisy: &[i64]| {
@@ -209,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ratio_is_of_all_together() {
+    fn the_ratio_is_over_all_ordinary_tenants() {
         let ordinary = Ordinary { tenants: 2, ..Ordinary::default() };
         let load = Load { ordinary, ..Load::default() };
         let calm = vec![vec![10_000; 100], vec![20_000; 100]];

@@ -1,4 +1,5 @@
-//! The ordinary tenants of `noisy` and of `waiting`: small objects at a steady rate, and how long each takes.
+//! The ordinary tenants of `noisy` and `waiting`: they send small objects at a steady rate, and the latency of each
+//! object is measured.
 
 use std::{
     collections::BTreeMap,
@@ -18,16 +19,16 @@ use crate::{
     stage::{Parcel, Stage},
 };
 
-/// Records of an object.
+/// Records per object.
 pub(crate) const RECORDS: u64 = 20;
-/// What comes before the measured objects, so that sessions are cached and connections open.
+/// Duration of the warm-up, in which sessions are cached and connections opened.
 const WARM_UP: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How many there are, and what they send.
+/// Number and rate of the ordinary tenants.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Ordinary {
-    /// Ordinary tenants.
+    /// Number of ordinary tenants.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) tenants: u64,
     /// Objects per second of all ordinary tenants together.
@@ -42,15 +43,15 @@ impl Default for Ordinary {
 }
 
 impl Ordinary {
-    /// How many objects come before the measured ones.
+    /// Number of objects in the warm-up.
     pub(crate) fn warm_up(&self) -> u64 {
         self.rate * WARM_UP.as_secs()
     }
 
-    /// So many objects, the tenants' in turn. Their numbers begin with 0.
+    /// Generates `count` objects, with numbers from 0, for the tenants in turn.
     ///
     /// # Errors
-    /// None that can happen to numbers of a run's size.
+    /// Only for numbers far beyond those of a run.
     pub(crate) fn parcels(&self, count: u64) -> anyhow::Result<Vec<Parcel>> {
         let parcel = |number| {
             let tenant = usize::try_from(number % self.tenants)?;
@@ -59,10 +60,10 @@ impl Ordinary {
         (0..count).map(parcel).collect()
     }
 
-    /// Publishes the events at a steady rate, and returns when each was, in microseconds since 1970.
+    /// Publishes the events at a steady rate. Returns the time of each, in microseconds since 1970.
     ///
     /// # Errors
-    /// One of them cannot be published.
+    /// An event cannot be published.
     pub(crate) async fn send(&self, stage: &Arc<Stage>, events: &[String]) -> anyhow::Result<Vec<i64>> {
         let mut publishing = tokio::task::JoinSet::new();
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(self.rate)?);
@@ -79,7 +80,8 @@ impl Ordinary {
         Ok(sent)
     }
 
-    /// Microseconds from event to acceptance, tenant by tenant, of the objects behind the warm-up, which were sent then.
+    /// Latencies by tenant, in microseconds from event to acceptance, of the objects after the warm-up. `sent` has the
+    /// times of their events.
     ///
     /// # Errors
     /// An object has not arrived.
@@ -94,18 +96,18 @@ impl Ordinary {
     }
 }
 
-/// A small object as Vector writes it.
+/// Generates a small object in Vector's format.
 ///
 /// # Errors
-/// None that can happen to numbers of a run's size.
+/// Only for numbers far beyond those of a run.
 pub(crate) fn parcel(tenant: usize, turn: u64, number: u64, records: u64) -> anyhow::Result<Parcel> {
     Ok(Parcel { tenant, turn, number, extension: ".gz", body: body(number, records)? })
 }
 
-/// Waits until those accounts have so many events.
+/// Waits until the accounts together have `events` events.
 ///
 /// # Errors
-/// There are more, or none has come for that long.
+/// There are more events, or no new one came for `stall`.
 pub(crate) async fn wait(
     sandbox: &mut SandboxProcess,
     accounts: &[String],
@@ -122,13 +124,13 @@ pub(crate) async fn wait(
         if arrived > seen {
             (seen, news) = (arrived, Instant::now());
         }
-        ensure!(news.elapsed() < stall, "{arrived} events of {events}, and nothing new for {stall:?}");
+        ensure!(news.elapsed() < stall, "{arrived} events of {events}, and no new one for {stall:?}");
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-/// Microseconds that each object took, by its number and when its event was. CloudWatch Logs tells a time of acceptance in whole
-/// milliseconds, rounded down; half of one is added.
+/// Latencies of the objects in microseconds, from the numbers and event times in `sent`. CloudWatch Logs reports the
+/// time of acceptance in whole milliseconds, rounded down, so half a millisecond is added.
 fn latencies_of(
     arrivals: &BTreeMap<String, Vec<i64>>,
     sent: impl Iterator<Item = (u64, i64)>,
@@ -142,10 +144,10 @@ fn latencies_of(
     .collect()
 }
 
-/// What the first message of every object begins with.
+/// Beginning of the first message of every object.
 pub(crate) const FIRST_MESSAGE: &str = "first of object ";
 
-/// The first message of the object with that number.
+/// First message of the object with this number.
 pub(crate) fn first_message(number: u64) -> String {
     format!("{FIRST_MESSAGE}{number}")
 }
@@ -168,7 +170,7 @@ fn body(number: u64, records: u64) -> anyhow::Result<Bytes> {
     Ok(encoder.finish()?.into())
 }
 
-/// The least figure that so many per cent of all do not exceed.
+/// Smallest figure that is not exceeded by this percentage of all figures.
 pub(crate) fn percentile(figures: &[i64], per_cent: usize) -> i64 {
     let mut sorted = figures.to_vec();
     sorted.sort_unstable();
@@ -176,12 +178,12 @@ pub(crate) fn percentile(figures: &[i64], per_cent: usize) -> i64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// Microseconds as milliseconds with one decimal place.
+/// Formats microseconds as milliseconds with one decimal place.
 pub(crate) fn milliseconds(microseconds: i64) -> String {
     format!("{:.1}", microseconds as f64 / 1e3)
 }
 
-/// What that percentile is beside others' trouble, in units of what it is without.
+/// Ratio of a percentile: `beside` to `calm`.
 pub(crate) fn ratio(calm: &[i64], beside: &[i64], per_cent: usize) -> f64 {
     percentile(beside, per_cent) as f64 / percentile(calm, per_cent).max(1) as f64
 }
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_figures_that_were_measured() {
+    fn a_percentile_is_one_of_the_figures() {
         let hundred: Vec<i64> = (1..=100).rev().collect();
         for (per_cent, expected) in [(50, 50), (95, 95), (99, 99), (100, 100)] {
             assert_eq!(percentile(&hundred, per_cent), expected);
@@ -200,9 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_object_is_no_latency() {
+    fn a_lost_object_is_an_error() {
         let arrivals = BTreeMap::from([(first_message(1), vec![17, 15])]);
-        assert_eq!(latencies_of(&arrivals, [(1, 10_200)].into_iter()).expect("it arrived"), [5_300]);
-        latencies_of(&arrivals, [(2, 10)].into_iter()).expect_err("it did not");
+        assert_eq!(latencies_of(&arrivals, [(1, 10_200)].into_iter()).expect("the object arrived"), [5_300]);
+        latencies_of(&arrivals, [(2, 10)].into_iter()).expect_err("the object did not arrive");
     }
 }

@@ -1,13 +1,13 @@
-//! Many calls at a time, but not too many.
+//! Runs many calls, with a limit on those in progress.
 
 use std::{collections::BTreeMap, future::Future, ops::Range};
 
 use tokio::task::JoinSet;
 
-/// Runs a task for each number, at most `limit` at once; answers in the numbers' order.
+/// Runs a task for each number, at most `limit` at the same time. The results are in the numbers' order.
 ///
 /// # Errors
-/// The first task that failed; the others are dropped.
+/// The first task that failed; the other tasks are dropped.
 pub(crate) async fn for_each<T, F>(
     limit: usize,
     numbers: Range<u64>,
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn answers_come_in_order_and_few_run_at_once() {
+    async fn results_are_in_order_and_the_limit_holds() {
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let answers = for_each(4, 0..100, |number| {
             let (running, most) = (Arc::clone(&running), Arc::clone(&most));
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_failure_fails_all() {
+    async fn one_failure_fails_the_whole_call() {
         let failing = |number| async move {
             ensure!(number != 30, "thirty");
             Ok(())

@@ -1,4 +1,4 @@
-//! What a run was and what it cost: as figures, and as the table that `run` ends with.
+//! Figures of a run, and the table that `run` prints.
 
 use std::{
     fmt::Write as _,
@@ -10,60 +10,57 @@ use clap::ValueEnum;
 
 use crate::{run::Load, sandbox::Calls, usage};
 
-/// Less CPU of the worker than this says nothing: it is told in steps of 10 ms.
+/// Shortest CPU time for which figures are computed. CPU time is measured in steps of 10 ms.
 const SHORTEST: Duration = Duration::from_millis(200);
 
-/// What a run was and what it cost.
+/// Load, results and costs of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// What was sent.
     pub(crate) load: Load,
     pub(crate) records: u64,
     pub(crate) events: u64,
     pub(crate) message_bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) plain_bytes: u64,
-    /// From when the worker could begin, or was started, to the last event.
+    /// Time from the worker's start, or from when its measured work could begin, to the last event.
     pub(crate) wall: Duration,
-    /// User and system time of the worker from then to the last acknowledgement.
+    /// User and system time of the worker, from the same start to the last acknowledgement.
     pub(crate) cpu: Duration,
-    /// The most that the worker had resident in all its life, in bytes.
+    /// Highest resident memory of the worker since its start, in bytes.
     pub(crate) peak_rss: u64,
-    /// Calls of the worker.
     pub(crate) calls: Calls,
-    /// CPU time of decompressing the same bytes, if they are compressed.
+    /// CPU time of decompressing the same bytes; `None` if they are not compressed.
     pub(crate) yardstick: Option<Duration>,
 }
 
 impl Report {
-    /// The worker's CPU in units of the yardstick's.
+    /// CPU time of the worker divided by that of the yardstick.
     pub(crate) fn ratio(&self) -> Option<f64> {
         let yardstick = self.yardstick.filter(|_| self.cpu >= SHORTEST)?;
         Some(self.cpu.as_secs_f64() / yardstick.as_secs_f64())
     }
 
-    /// MB of JSON for each CPU second of the worker.
+    /// MB of JSON per CPU second of the worker.
     pub(crate) fn rate(&self) -> Option<f64> {
         (self.cpu >= SHORTEST).then(|| self.plain_bytes as f64 / 1e6 / self.cpu.as_secs_f64())
     }
 
-    /// CPU of the worker for each event, in microseconds.
+    /// CPU time of the worker per event, in microseconds.
     pub(crate) fn cpu_per_event(&self) -> Option<f64> {
         (self.cpu >= SHORTEST).then(|| self.cpu.as_secs_f64() * 1e6 / self.events as f64)
     }
 
-    /// In MiB.
+    /// Highest resident memory in MiB.
     pub(crate) fn peak_rss(&self) -> f64 {
         self.peak_rss as f64 / f64::from(1 << 20)
     }
 
-    /// Calls for each object besides PutLogEvents. Long polls and their like come with time, not with objects; they are
-    /// counted all the same.
+    /// Calls per object other than PutLogEvents, including long polls, whose number depends on time and not on objects.
     pub(crate) fn other_calls(&self) -> f64 {
         self.calls.values().sum::<u64>() as f64 / self.load.objects as f64 - self.puts()
     }
 
-    /// PutLogEvents calls for each object.
+    /// PutLogEvents calls per object.
     pub(crate) fn puts(&self) -> f64 {
         self.calls.get("logs:PutLogEvents").copied().unwrap_or_default() as f64 / self.load.objects as f64
     }
@@ -71,7 +68,7 @@ impl Report {
     /// Prints the table.
     ///
     /// # Errors
-    /// Nobody reads it.
+    /// The standard output is closed.
     pub(crate) fn print(&self) -> anyhow::Result<()> {
         Ok(io::stdout().write_all(self.table().as_bytes())?)
     }
@@ -79,7 +76,7 @@ impl Report {
     fn table(&self) -> String {
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
         let seconds = |duration: Duration| format!("{:.2} s", duration.as_secs_f64());
-        let figure = |figure: Option<f64>| shown(figure, "too short to tell");
+        let figure = |figure: Option<f64>| shown(figure, "too short to measure");
         let load = &self.load;
         let shape = &load.shape;
         let ledger = if load.ledger { "ledger" } else { "no ledger" };
@@ -144,12 +141,12 @@ impl Report {
     }
 }
 
-/// A figure with two decimals, or why there is none.
+/// Formats a figure with two decimals, or returns `otherwise`.
 pub(crate) fn shown(figure: Option<f64>, otherwise: &str) -> String {
     figure.map_or_else(|| otherwise.to_owned(), |figure| format!("{figure:.2}"))
 }
 
-/// The name of a value as the command line has it.
+/// Name of a value on the command line.
 fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
@@ -189,7 +186,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn figures_are_in_their_units() {
+    fn figures_are_printed_in_their_units() {
         let report = report(500, Some(250));
         assert_eq!(report.ratio(), Some(2.0));
         assert_eq!(report.rate(), Some(40.0));
@@ -207,10 +204,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_not() {
+    fn a_figure_from_too_short_a_run_is_left_out() {
         assert_eq!(report(190, Some(100)).ratio(), None);
         assert!(report(190, Some(100)).table().ends_with(
-            "YARDSTICK RATIO       too short to tell
+            "YARDSTICK RATIO       too short to measure
   logs:PutLogEvents                  8
   s3:GetObject                       4
   sqs:ReceiveMessage                 2

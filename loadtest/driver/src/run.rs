@@ -1,5 +1,4 @@
-//! One run: generate, upload, have the worker warm up, then let it at the objects, wait until everything has arrived,
-//! and measure.
+//! One run: generates and uploads objects, lets the worker warm up, then measures until every object has arrived.
 
 use std::{
     env, iter,
@@ -13,6 +12,7 @@ use bytes::Bytes;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use logferry_sandbox::Totals;
+use logferry_testbed::worker::WorkerProcess;
 
 use crate::{
     generate::{self, Compression, Framing, Object, Shape, Size},
@@ -20,106 +20,102 @@ use crate::{
     sandbox::{Calls, SandboxProcess},
     stage::{Parcel, Stage},
     usage::Usage,
-    worker::WorkerProcess,
-    yardstick,
+    worker, yardstick,
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// On top of it for each account: asking after many costs the machine that is measured.
+/// Added to [`LOOK_AGAIN`] for each account: reading the totals of many accounts costs CPU time on the measured machine.
 const LOOK_AGAIN_PER_ACCOUNT: Duration = Duration::from_micros(50);
 /// Bytes in the MB of the options.
 const MEGABYTE: f64 = 1e6;
-/// Size of the JSON of an object of the warm-up.
+/// Size of the JSON of a warm-up object.
 const WARM_PLAIN: usize = 100_000;
-/// Objects of the warm-up for each that is worked on at once: every connection is to be open.
+/// Warm-up objects per object in flight, so that every connection is open.
 const WARM_ROUNDS: u64 = 4;
-/// In front of the numbers of the warm-up's objects.
+/// First number of the warm-up objects, which keeps their keys apart.
 const WARM_NUMBERS: u64 = 1 << 40;
 
-/// What to send, and through which worker.
+/// Options of `loadtest run`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Objects in all. The sandbox keeps every one in memory.
+    /// Number of objects. The sandbox keeps all of them in memory.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     objects: u64,
-    /// Size of an object as stored, its gzip by default, in MB (10^6 bytes).
+    /// Size of an object as stored (gzip by default) in MB (10^6 bytes).
     #[arg(long, default_value_t = 10.0)]
     gzip_mb: f64,
     /// Size of an object's JSON in MB, instead of --gzip-mb.
     #[arg(long, conflicts_with = "gzip_mb")]
     plain_mb: Option<f64>,
-    /// Different objects; the others are copies of them under other keys.
+    /// Number of different objects; the others are copies of them under other keys.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     distinct: u64,
-    /// Messages that the worker takes on at once.
+    /// Messages that the worker works on at once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
-    /// Without the ledger.
+    /// Run without the ledger.
     #[arg(long)]
     no_ledger: bool,
-    /// Tenants, each with an account of its own; the objects are theirs in turn.
+    /// Number of tenants, each with an account of its own. They get the objects in turn.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     tenants: u64,
-    /// How records are put one after another.
+    /// Arrangement of the records in an object.
     #[arg(long, value_enum, default_value_t)]
     framing: Framing,
-    /// How objects are stored.
+    /// Compression of the objects.
     #[arg(long, value_enum, default_value_t)]
     compression: Compression,
-    /// Gzip members or zstd frames of an object, cut anywhere.
+    /// Number of gzip members or zstd frames in an object. They may end in the middle of a record.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     members: u32,
-    /// Pods whose records take turns in an object. The staging bucket's layout has one; 200 give the reference's proportions.
+    /// Number of pods whose records take turns in an object. The staging bucket's layout has 1; 200 give the
+    /// reference's proportions.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pods: u32,
     /// Measure from the worker's start, without a warm-up.
     #[arg(long)]
     cold: bool,
-    /// What the objects are made from.
+    /// Seed of the objects.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
     through: Through,
 }
 
-/// What every run goes through.
+/// Options of every command that runs a worker.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Through {
-    /// Seconds without a new event after which a run has failed.
+    /// Seconds without a new event after which a run fails.
     #[arg(long, default_value_t = 60)]
     stall: u64,
-    /// The worker's program. Default: `logferry` beside this program.
+    /// Program of the worker. Default: `logferry` beside this program.
     #[arg(long)]
     worker: Option<PathBuf>,
 }
 
-/// What is sent.
+/// What a run sends, and through which worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    /// Objects in all.
     pub(crate) objects: u64,
-    /// Size of each.
     pub(crate) size: Size,
-    /// Different ones among them.
+    /// Number of different objects.
     pub(crate) distinct: u64,
-    /// What they are like.
     pub(crate) shape: Shape,
-    /// What they are made from.
     pub(crate) seed: u64,
-    /// Tenants that they are for, in turn.
+    /// Number of tenants, which get the objects in turn.
     pub(crate) tenants: u64,
-    /// Messages that the worker takes on at once.
+    /// Messages that the worker works on at once.
     pub(crate) concurrency: u32,
-    /// Whether the worker keeps a ledger.
+    /// Whether the worker has a ledger.
     pub(crate) ledger: bool,
-    /// Whether the worker's start is measured too, instead of the steady state alone.
+    /// Whether measuring begins with the worker's start instead of after a warm-up.
     pub(crate) cold: bool,
 }
 
 /// Makes a run and prints its table.
 ///
 /// # Errors
-/// What arrived is not what was sent, or the run could not be done.
+/// Something else arrived than was sent, or the run could not be finished.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     measure(&options.load()?, &options.through).await?.print()
 }
@@ -127,7 +123,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 impl Options {
     fn load(&self) -> anyhow::Result<Load> {
         let bytes = |megabytes: f64| {
-            ensure!((0.0..=100_000.0).contains(&megabytes), "{megabytes} MB is no size of an object");
+            ensure!(
+                (0.0..=100_000.0).contains(&megabytes),
+                "{megabytes} MB is not a possible size of an object"
+            );
             Ok((megabytes * MEGABYTE) as usize)
         };
         let size = match self.plain_mb {
@@ -135,7 +134,10 @@ impl Options {
             None => Size::Stored(bytes(self.gzip_mb)?),
         };
         let Self { framing, compression, members, pods, .. } = *self;
-        ensure!(members == 1 || compression != Compression::None, "what is not compressed has no members");
+        ensure!(
+            members == 1 || compression != Compression::None,
+            "objects without compression have no members"
+        );
         Ok(Load {
             objects: self.objects,
             size,
@@ -151,23 +153,23 @@ impl Options {
 }
 
 impl Through {
-    /// The worker's program.
+    /// Path of the worker's program.
     ///
     /// # Errors
-    /// There is none.
+    /// The file does not exist.
     pub(crate) fn program(&self) -> anyhow::Result<PathBuf> {
         Self::program_at(self.worker.as_ref())
     }
 
-    /// How long nothing may arrive.
+    /// Longest time without a new event.
     pub(crate) fn stall(&self) -> Duration {
         Duration::from_secs(self.stall)
     }
 
-    /// The worker's program: that one, or `logferry` beside this program.
+    /// Path of the worker's program: `given`, or `logferry` beside this program.
     ///
     /// # Errors
-    /// There is none.
+    /// The file does not exist.
     pub(crate) fn program_at(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
         let program = match given {
             Some(program) => program.clone(),
@@ -178,13 +180,13 @@ impl Through {
     }
 }
 
-/// Objects for the tenants in turn, and what must come of them.
+/// Objects for the tenants in turn, and the results that they must have.
 #[derive(Default)]
 struct Plan {
     parcels: Vec<Parcel>,
-    /// What each tenant is to receive.
+    /// Totals that each tenant should receive.
     expected: Vec<Totals>,
-    /// How often each of the different objects is sent.
+    /// Number of copies of each different object.
     copies: Vec<u64>,
 }
 
@@ -208,7 +210,7 @@ impl Plan {
         };
         for number in 0..objects {
             let (tenant, turn) = (usize::try_from(number % tenants)?, number / tenants);
-            // The tenants must not each get the same object over and over: the turn moves it on.
+            // Without the turn, each tenant would get the same object every time.
             let chosen = usize::try_from((number + turn) % made.len() as u64)?;
             let (object, body) = &made[chosen];
             plan.copies[chosen] += 1;
@@ -220,10 +222,10 @@ impl Plan {
     }
 }
 
-/// Makes a run.
+/// Makes a run and returns its figures.
 ///
 /// # Errors
-/// What arrived is not what was sent, or the run could not be done.
+/// Something else arrived than was sent, or the run could not be finished.
 pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Report> {
     let program = through.program()?;
     let made = generated(load).await?;
@@ -258,27 +260,33 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         stage.announce(&events).await?;
         expected.clone_from(&plan.expected);
         let before = Before { usage: Usage::default(), calls: watch.sandbox.calls().await? };
-        let mut worker = WorkerProcess::start(&program, &environment)?;
-        (watch.measure(&mut worker, &expected, before).await.map_err(|error| worker.explain(error))?, worker)
+        let mut worker = worker::start(&program, &environment)?;
+        (
+            watch
+                .measure(&mut worker, &expected, before)
+                .await
+                .map_err(|error| worker::explain(&worker, error))?,
+            worker,
+        )
     } else {
-        let mut worker = WorkerProcess::start(&program, &environment)?;
+        let mut worker = worker::start(&program, &environment)?;
         let measured = async {
             stage.announce(&warm_up_events).await?;
             watch.wait(&mut worker, &expected).await.context("in the warm-up")?;
-            // What is announced is to wait in the queue, as a backlog does, not to trickle in.
-            worker.pause().await?;
+            // The worker must find all messages in the queue, as in a backlog, so it is paused while they are sent.
+            worker::pause(&worker).await?;
             stage.announce(&events).await?;
             for (expected, more) in expected.iter_mut().zip(&plan.expected) {
                 *expected += *more;
             }
-            let before = Before { usage: worker.usage()?, calls: watch.sandbox.calls().await? };
-            worker.resume().await?;
+            let before = Before { usage: worker::usage(&mut worker)?, calls: watch.sandbox.calls().await? };
+            worker.signal("CONT")?;
             watch.measure(&mut worker, &expected, before).await
         };
-        (measured.await.map_err(|error| worker.explain(error))?, worker)
+        (measured.await.map_err(|error| worker::explain(&worker, error))?, worker)
     };
-    worker.stop().await?;
-    // Once more, after the end: nothing may have come on top.
+    worker::stop(&mut worker).await?;
+    // Checked again after the worker's end: no further event may have arrived.
     watch.check(&expected).await?;
 
     let yardstick_after = yardstick(&made, &plan.copies, load.shape.compression).await?;
@@ -297,12 +305,12 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         cpu: measured.cpu,
         peak_rss: measured.peak_rss,
         calls: measured.calls,
-        // Before and after: a machine that others use too is not equally fast all the time.
+        // The mean of before and after, because the speed of a shared machine changes.
         yardstick: yardstick_before.zip(yardstick_after).map(|(before, after)| (before + after) / 2),
     })
 }
 
-/// CPU that decompressing all objects takes; nothing if they are not compressed.
+/// CPU time of decompressing all objects; `None` if they are not compressed.
 async fn yardstick(
     made: &[(Object, Bytes)],
     copies: &[u64],
@@ -317,8 +325,8 @@ async fn yardstick(
     measured.await?
 }
 
-/// Makes the different objects, as many at once as there are processors. They begin half an hour ago: CloudWatch Logs
-/// takes what is up to two hours ahead, and a gigabyte covers about a quarter of an hour.
+/// Generates the different objects, as many at once as there are processors. They begin half an hour ago: CloudWatch
+/// Logs accepts events up to two hours ahead, and a gigabyte covers about a quarter of an hour.
 async fn generated(load: &Load) -> anyhow::Result<Vec<(Object, Bytes)>> {
     let start = Timestamp::now() - SignedDuration::from_mins(30);
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -331,13 +339,13 @@ async fn generated(load: &Load) -> anyhow::Result<Vec<(Object, Bytes)>> {
     .await
 }
 
-/// The state of things when measuring begins.
+/// Figures at the beginning of the measurement.
 struct Before {
     usage: Usage,
     calls: Calls,
 }
 
-/// What the worker did from then on.
+/// Figures of the worker since then.
 struct Measured {
     wall: Duration,
     cpu: Duration,
@@ -345,7 +353,7 @@ struct Measured {
     calls: Calls,
 }
 
-/// Sees what arrives.
+/// Observes what arrives.
 struct Watch<'a> {
     accounts: Vec<String>,
     stall: Duration,
@@ -361,19 +369,19 @@ impl Watch<'_> {
         before: Before,
     ) -> anyhow::Result<Measured> {
         let wall = self.wait(worker, expected).await?;
-        let Usage { cpu, peak_rss } = worker.usage()?;
+        let Usage { cpu, peak_rss } = worker::usage(worker)?;
         let mut calls = self.sandbox.calls().await?;
         for (name, count) in before.calls {
             *calls.entry(name).or_default() -= count;
         }
-        // That was us, just now.
+        // The instrument made this call itself.
         calls.remove("sqs:GetQueueAttributes");
         calls.retain(|_, count| *count > 0);
         Ok(Measured { wall, cpu: cpu.saturating_sub(before.usage.cpu), peak_rss, calls })
     }
 
-    /// Waits until every account has what it is to receive and every message is acknowledged; says how long it took
-    /// until the last event was there.
+    /// Waits until every account has its expected events and every message is acknowledged. Returns the time until the
+    /// last event arrived.
     async fn wait(&mut self, worker: &mut WorkerProcess, expected: &[Totals]) -> anyhow::Result<Duration> {
         let look_again = LOOK_AGAIN + LOOK_AGAIN_PER_ACCOUNT * u32::try_from(self.accounts.len())?;
         let complete: u64 = expected.iter().map(|totals| totals.events).sum();
@@ -381,7 +389,7 @@ impl Watch<'_> {
         let (mut seen, mut news) = (0, started);
         let wall = loop {
             tokio::time::sleep(look_again).await;
-            worker.usage()?;
+            worker::usage(worker)?;
             let arrived = self.sandbox.totals(&self.accounts).await?;
             let state = check(&self.accounts, &arrived, expected);
             if state.is_ok() {
@@ -389,16 +397,16 @@ impl Watch<'_> {
             }
             let events = arrived.iter().map(|totals| totals.events).sum();
             if events > complete {
-                return Err(state.expect_err("it is not ok").context("too many events arrived"));
+                return Err(state.expect_err("the check failed").context("too many events arrived"));
             }
             if events > seen {
                 (seen, news) = (events, Instant::now());
             }
             if news.elapsed() > self.stall {
-                state.context(format!("nothing new for {:?}", self.stall))?;
+                state.context(format!("no new event for {:?}", self.stall))?;
             }
         };
-        // The acknowledgements are part of the work.
+        // Acknowledgements are part of the work.
         let ended = Instant::now();
         loop {
             let (waiting, dead) = self.stage.backlog().await?;
@@ -416,12 +424,12 @@ impl Watch<'_> {
     }
 }
 
-/// Holds what arrived against what is expected, all but the number of puts, which is the worker's own affair.
+/// Compares what arrived with what was expected, except for the number of puts, which the worker may choose.
 fn check(accounts: &[String], arrived: &[Totals], expected: &[Totals]) -> anyhow::Result<()> {
     for ((account, arrived), expected) in accounts.iter().zip(arrived).zip(expected) {
         let expected = Totals { puts: arrived.puts, ..*expected };
         if *arrived != expected {
-            bail!("account {account} has\n  {arrived:?}, not\n  {expected:?}");
+            bail!("account {account} has\n  {arrived:?}, and should have\n  {expected:?}");
         }
     }
     Ok(())
@@ -445,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_the_tenants_in_turn() {
+    fn the_tenants_get_the_objects_in_turn() {
         let made: Vec<_> = (1..=3_u64)
             .map(|events| {
                 let totals = Totals { events, ..Totals::default() };
@@ -453,10 +461,10 @@ mod tests {
                 (Object { stored: events, plain: events, records: events, totals }, body)
             })
             .collect();
-        let plan = Plan::new(&made, 8, 3, 100, Compression::Zstd).expect("it is small");
+        let plan = Plan::new(&made, 8, 3, 100, Compression::Zstd).expect("the number is small");
         let tenants: Vec<_> = plan.parcels.iter().map(|parcel| parcel.tenant).collect();
         assert_eq!(tenants, [0, 1, 2, 0, 1, 2, 0, 1]);
-        // Three objects and three tenants: without a shift each would get the same one every time.
+        // Three objects and three tenants: without the turn each tenant would get the same object every time.
         let sizes: Vec<_> = plan.parcels.iter().map(|parcel| parcel.body.len()).collect();
         assert_eq!(sizes, [1, 2, 3, 2, 3, 1, 3, 1]);
         let events: Vec<_> = plan.expected.iter().map(|totals| totals.events).collect();

@@ -1,7 +1,7 @@
-//! The sandbox as a process of its own, and what both sides say to each other.
+//! Runs the sandbox as a process of its own, and talks to it.
 //!
-//! The process prints its endpoint on a line. Then each line it reads, account ids with spaces in between, is answered
-//! by one line, a JSON array with what was accepted in each. It ends with its input, and so with its driver.
+//! The process prints its endpoint on a line. Then it answers each input line, account ids separated by spaces, by one line: a
+//! JSON array with the totals accepted in each account. It ends when its input ends, and so with the instrument.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-/// How long the sandbox may take to answer an unsigned request.
+/// Longest time that the sandbox may take to answer an unsigned request.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often each call arrived, by `service:Operation`.
+/// Number of calls by `service:Operation`.
 pub(crate) type Calls = BTreeMap<String, u64>;
 
 /// [`Totals`] on the wire.
@@ -39,27 +39,27 @@ struct Line {
 /// Runs the sandbox in its counting mode until its input ends.
 ///
 /// # Errors
-/// No port can be had, or the other side is gone.
+/// No port is free, or the reader of its output is gone.
 pub(crate) async fn serve_counting() -> anyhow::Result<()> {
     let sandbox = start().await?;
     sandbox.set_count_only();
     serve(sandbox).await
 }
 
-/// Runs the sandbox until its input ends; events can be read back.
+/// Runs the sandbox until its input ends. Events can be read back.
 ///
 /// # Errors
-/// No port can be had, or the other side is gone.
+/// No port is free, or the reader of its output is gone.
 pub(crate) async fn serve_keeping() -> anyhow::Result<()> {
     serve(start().await?).await
 }
 
 async fn start() -> anyhow::Result<Sandbox> {
-    Sandbox::start().await.context("no port can be had on the loopback address")
+    Sandbox::start().await.context("no port is free on the loopback address")
 }
 
 async fn serve(sandbox: Sandbox) -> anyhow::Result<()> {
-    // Both ends block, as lines on a pipe do; the server has threads of its own.
+    // Reading and writing pipes blocks; the server has threads of its own.
     tokio::task::spawn_blocking(move || answer(&sandbox)).await?
 }
 
@@ -77,7 +77,7 @@ fn answer(sandbox: &Sandbox) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A running sandbox process; dropping it kills it.
+/// A running sandbox process. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct SandboxProcess {
     _child: Child,
@@ -87,18 +87,18 @@ pub(crate) struct SandboxProcess {
 }
 
 impl SandboxProcess {
-    /// Starts it from this same program, in its counting mode.
+    /// Starts this same program as a sandbox in its counting mode.
     ///
     /// # Errors
-    /// It does not start.
+    /// The process does not start.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         Self::start_with(&["sandbox"]).await
     }
 
-    /// Starts it from this same program; events can be read back.
+    /// Starts this same program as a sandbox whose events can be read back.
     ///
     /// # Errors
-    /// It does not start.
+    /// The process does not start.
     pub(crate) async fn start_keeping() -> anyhow::Result<Self> {
         Self::start_with(&["sandbox", "--keep"]).await
     }
@@ -108,21 +108,20 @@ impl SandboxProcess {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start the sandbox")?;
-        let input = child.stdin.take().context("its input is piped")?;
-        let mut output = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
+        let input = child.stdin.take().context("the input is piped")?;
+        let mut output = BufReader::new(child.stdout.take().context("the output is piped")?).lines();
         let endpoint = output.next_line().await?.context("the sandbox ended at once")?;
         Ok(Self { _child: child, input, output, endpoint })
     }
 
-    /// Where it listens.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// What it accepted so far in each of these accounts.
+    /// Totals accepted so far in each of these accounts.
     ///
     /// # Errors
-    /// It has ended.
+    /// The sandbox has ended.
     pub(crate) async fn totals(&mut self, accounts: &[String]) -> anyhow::Result<Vec<Totals>> {
         self.input.write_all(format!("{}\n", accounts.join(" ")).as_bytes()).await?;
         let answer = self.output.next_line().await?.context("the sandbox has ended")?;
@@ -131,27 +130,27 @@ impl SandboxProcess {
         Ok(lines.into_iter().map(totals).collect())
     }
 
-    /// Every call that arrived so far.
+    /// Number of calls so far.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The sandbox does not answer.
     pub(crate) async fn calls(&self) -> anyhow::Result<Calls> {
         Ok(serde_json::from_str(&self.control("GET", "calls", String::new()).await?)?)
     }
 
-    /// Has it throttle every PutLogEvents of that account from now on.
+    /// Throttles every PutLogEvents of the account from now on.
     ///
     /// # Errors
-    /// It does not answer, or refuses.
+    /// The sandbox does not answer, or refuses.
     pub(crate) async fn throttle(&self, account: &str) -> anyhow::Result<()> {
         let error = json!({ "status": 400, "code": "ThrottlingException", "message": "Rate exceeded" });
         self.spoil_puts(account, json!({ "error": error })).await
     }
 
-    /// Has every PutLogEvents of that account take so much longer from now on.
+    /// Delays every PutLogEvents of the account by this time from now on.
     ///
     /// # Errors
-    /// It does not answer, or refuses.
+    /// The sandbox does not answer, or refuses.
     pub(crate) async fn slow_down(&self, account: &str, by: Duration) -> anyhow::Result<()> {
         self.spoil_puts(account, json!({ "latency": { "milliseconds": by.as_millis() } })).await
     }
@@ -161,31 +160,31 @@ impl SandboxProcess {
             "service": "logs", "operation": "PutLogEvents", "account": account, "effect": effect,
         });
         let answer = self.control("POST", "faults", fault.to_string()).await?;
-        ensure!(answer.contains("\"id\""), "the sandbox takes no fault: {answer}");
+        ensure!(answer.contains("\"id\""), "the sandbox refuses the fault: {answer}");
         Ok(())
     }
 
-    /// Lets so many messages of the queue be in flight.
+    /// Limits the messages of the queue that may be in flight.
     ///
     /// # Errors
-    /// It does not answer, or there is no such queue.
+    /// The sandbox does not answer, or has no such queue.
     pub(crate) async fn set_in_flight_quota(&self, queue_arn: &str, messages: u64) -> anyhow::Result<()> {
         let limits = json!({ "in_flight": messages }).to_string();
         let answer = self.control("POST", &format!("queues/{queue_arn}"), limits).await?;
-        ensure!(answer.contains("\"ok\""), "the sandbox takes no quota: {answer}");
+        ensure!(answer.contains("\"ok\""), "the sandbox refuses the quota: {answer}");
         Ok(())
     }
 
-    /// How many messages the queue holds and has held.
+    /// Counts of the queue's messages.
     ///
     /// # Errors
-    /// It does not answer, or there is no such queue.
+    /// The sandbox does not answer, or has no such queue.
     pub(crate) async fn queue_counts(&self, queue_arn: &str) -> anyhow::Result<QueueCounts> {
         let answer = self.control("GET", &format!("queues/{queue_arn}"), String::new()).await?;
-        serde_json::from_str(&answer).with_context(|| format!("the sandbox tells no counts: {answer}"))
+        serde_json::from_str(&answer).with_context(|| format!("the sandbox returns no counts: {answer}"))
     }
 
-    /// Makes an unsigned request; the answer's body.
+    /// Makes an unsigned request and returns the body of the answer.
     async fn control(&self, method: &'static str, path: &str, body: String) -> anyhow::Result<String> {
         let path = path.to_owned();
         let address = self.endpoint.trim_start_matches("http://").to_owned();
@@ -203,7 +202,7 @@ impl SandboxProcess {
             anyhow::Ok(answer)
         };
         let answer = tokio::task::spawn_blocking(exchange).await??;
-        let (_, body) = answer.split_once("\r\n\r\n").context("the sandbox answers no HTTP")?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the sandbox's answer is not HTTP")?;
         Ok(body.to_owned())
     }
 }

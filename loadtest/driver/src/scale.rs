@@ -1,7 +1,7 @@
-//! A fixed series of runs, and the tables of it in `loadtest/RESULTS.md`.
+//! A fixed series of runs, and its tables in `loadtest/RESULTS.md`.
 //!
-//! Where runs are compared, the baseline is run before and after each of the others: the machine is not the same from
-//! one minute to the next.
+//! A series that compares runs makes the baseline run before and after each of the others, because the machine's speed
+//! changes from minute to minute.
 
 pub(crate) mod results;
 
@@ -21,45 +21,45 @@ use crate::{
 const KILO: f64 = 1e3;
 const MEGA: f64 = 1e6;
 const GIGA: f64 = 1e9;
-/// JSON of an object whose gzip has 10 MB.
+/// JSON size of an object whose gzip has 10 MB.
 const TEN_MB_GZIP: f64 = 61.0 * MEGA;
 
-/// What to run, and where the tables go.
+/// Options of `loadtest scale`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these parts; the others' tables stay as they are.
+    /// Parts to run; the tables of the other parts stay as they are. Default: all.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// How often each comparison is made.
+    /// Number of repetitions of each comparison.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// Share of the objects, of their size and of the tenants, up to 1. Below that it is a try-out: the figures mean
-    /// nothing.
+    /// Fraction of the objects, of their size and of the tenants, up to 1. Below 1 the run is a trial, and its figures
+    /// mean nothing.
     #[arg(long, default_value_t = 1.0)]
     fraction: f64,
-    /// The file with the tables.
+    /// File with the tables.
     #[arg(long, default_value = "loadtest/RESULTS.md")]
     results: PathBuf,
     #[command(flatten)]
     through: Through,
 }
 
-/// A part of the series, a table of the file.
+/// A part of the series, with one section of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    /// The ratio that is the result: objects of 10 MB gzip.
+    /// The main result, the yardstick ratio: objects of 10 MB gzip.
     Headline,
-    /// From 1 object at a time to 64.
+    /// 1 to 64 objects at once.
     Concurrency,
-    /// From 1 tenant to 10,000.
+    /// 1 to 10,000 tenants.
     Tenants,
-    /// Objects from 1 kB to 1 GB.
+    /// Objects of 1 kB to 1 GB.
     Sizes,
-    /// What else Vector can be told to write.
+    /// Other formats that Vector can write.
     Formats,
     /// A throttled tenant's backlog beside ordinary tenants.
     Noisy,
-    /// A denied role and a backlog beside ordinary tenants: `loadtest/run waiting` alone makes it.
+    /// A denied role and a backlog beside ordinary tenants. Only `loadtest/run waiting` measures it.
     #[value(skip)]
     Waiting,
 }
@@ -88,7 +88,7 @@ impl Part {
     }
 }
 
-/// Makes the runs, part by part, and writes each part's table when it is done.
+/// Makes the runs, part by part, and writes each part's table when the part is finished.
 ///
 /// # Errors
 /// The first run that failed, or the file cannot be written.
@@ -116,23 +116,23 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a row of a comparison shows, from all rounds.
+/// One row of a comparison, from all repetitions.
 #[derive(Default)]
 struct Case {
     name: String,
     reports: Vec<Report>,
-    /// CPU per event in units of the baseline's, round by round; none for the baseline itself.
+    /// CPU per event relative to the baseline, for each repetition; empty for the baseline.
     relative: Vec<f64>,
 }
 
 impl Options {
-    /// A load of so many objects with that much JSON each, for one tenant, 8 at once.
+    /// A load of `objects` objects with `plain` bytes of JSON each, for one tenant, 8 at once.
     fn load(&self, objects: f64, plain: f64) -> Load {
         let share = |amount: f64| (amount * self.fraction).ceil();
         Load {
             objects: share(objects) as u64,
             size: Size::Plain(share(plain) as usize),
-            // More than a few make the same mix again, and the large ones take their time.
+            // More than a few different objects do not change the mix, and generating large ones takes long.
             distinct: if plain > 100.0 * MEGA { 1 } else { 4 },
             shape: Shape::default(),
             seed: 1,
@@ -155,7 +155,7 @@ impl Options {
         Ok(report)
     }
 
-    /// Runs everything as often as asked for, the baseline (the first) before and after each of the others.
+    /// Repeats all loads; the baseline, which is the first, runs before and after each of the others.
     async fn compare(&self, loads: &[(String, Load)]) -> anyhow::Result<Vec<Case>> {
         let mut cases: Vec<Case> =
             loads.iter().map(|(name, _)| Case { name: name.clone(), ..Case::default() }).collect();
@@ -177,8 +177,8 @@ impl Options {
     async fn headline(&self) -> anyhow::Result<String> {
         let mut text = String::new();
         let loads = [
-            ("200 pods to an object, the reference's proportions", Shape::default().pods, TEN_MB_GZIP),
-            ("One pod to an object, as the staging bucket's layout has it", 1, 2.0 * TEN_MB_GZIP),
+            ("200 pods per object, as in the reference input", Shape::default().pods, TEN_MB_GZIP),
+            ("One pod per object, as in the staging bucket's layout", 1, 2.0 * TEN_MB_GZIP),
         ];
         for (title, pods, plain) in loads {
             let mut table = Table::new("run");
@@ -192,7 +192,7 @@ impl Options {
             let (low, middle, high) = spread(&ratios);
             let [low, middle, high] = [low, middle, high].map(|figure| shown(figure, "?"));
             text.push_str(&format!(
-                "{title}. Yardstick ratio: **{middle}** in the middle, {low} to {high}.\n\n{table}\n\n"
+                "{title}. Yardstick ratio: **{middle}** (median; {low} to {high}).\n\n{table}\n\n"
             ));
         }
         Ok(text)
@@ -211,7 +211,10 @@ impl Options {
         let load = |tenants| Load { tenants, ..self.load(20.0 * KILO, 100.0 * KILO) };
         let loads: Vec<_> = counts.into_iter().map(|n| (format!("{n} tenants"), load(n))).collect();
         let cases = self.compare(&loads).await?;
-        Ok(format!("Objects of 100 kB of JSON, 8 at once, every tenant known.\n\n{}", compared(cases)))
+        Ok(format!(
+            "Objects of 100 kB of JSON, 8 at once, all tenants in the worker's caches.\n\n{}",
+            compared(cases)
+        ))
     }
 
     async fn sizes(&self) -> anyhow::Result<String> {
@@ -251,7 +254,7 @@ impl Options {
         let loads: Vec<_> = loads.map(|(name, shape)| (name.to_owned(), load(shape))).into();
         let cases = self.compare(&loads).await?;
         Ok(format!(
-            "The same records, {:.1} MB of JSON an object, one tenant, 8 at once. The yardstick is of the same \
+            "The same records, {:.1} MB of JSON per object, one tenant, 8 at once. The yardstick uses the same \
              compression.\n\n{}",
             TEN_MB_GZIP / MEGA,
             compared(cases)
@@ -267,13 +270,13 @@ fn compared(cases: Vec<Case>) -> Table {
     table
 }
 
-/// CPU per event in units of the mean of what the baseline took before and after.
+/// CPU per event, relative to the mean of the baseline runs before and after.
 fn relative(before: &Report, report: &Report, after: &Report) -> Option<f64> {
     let baseline = f64::midpoint(before.cpu_per_event()?, after.cpu_per_event()?);
     Some(report.cpu_per_event()? / baseline)
 }
 
-/// The least, the one in the middle, the most.
+/// Minimum, median and maximum.
 fn spread(figures: &[f64]) -> (Option<f64>, Option<f64>, Option<f64>) {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -291,10 +294,10 @@ mod tests {
     use crate::report::tests::report;
 
     #[test]
-    fn comparisons_are_with_both_neighbours() {
+    fn a_run_is_compared_with_the_baseline_before_and_after() {
         let run = |cpu| report(cpu, Some(100));
         assert_eq!(relative(&run(400), &run(1000), &run(600)), Some(2.0));
-        assert_eq!(relative(&run(400), &run(1000), &run(100)), None, "too short to tell");
+        assert_eq!(relative(&run(400), &run(1000), &run(100)), None, "too short to measure");
     }
 
     #[test]

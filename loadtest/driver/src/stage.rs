@@ -1,4 +1,4 @@
-//! What stands around the worker: the provider, the tenants, the objects in the bucket, and the news of them.
+//! The surroundings of the worker: the provider, the tenants, the objects in the bucket, and the events about them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,18 +17,18 @@ use serde_json::json;
 use crate::{ordinary::FIRST_MESSAGE, parallel};
 
 const REGION: &str = "us-east-1";
-/// Pods of one tenant. More than objects are worked on at once as a rule: batches of one stream wait for each other.
+/// Pods of one tenant: more than objects in flight as a rule, because batches of one log stream wait for each other.
 const PODS: u64 = 128;
-/// Calls at a time.
+/// Calls in progress at the same time.
 const CALLS: usize = 16;
-/// Bytes of uploads at a time, apart from the call that goes beyond: each is held several times over on its way.
+/// Bytes of uploads in progress, except that the last call may exceed it. A body is in memory several times during its upload.
 const UPLOADING: usize = 256 << 20;
-/// Seconds that a dead letter stays hidden once it was taken: the longest that SQS takes.
+/// Seconds that a received dead letter stays hidden: the longest that SQS allows.
 const MAX_VISIBILITY: i32 = 43_200;
-/// Tenants up to which the worker's own defaults hold all that it must remember of them.
+/// Number of tenants up to which the caches have their default size.
 const REMEMBERED: usize = 10_000;
 
-/// Everything but the worker and the sandbox itself.
+/// Everything except the worker and the sandbox.
 #[derive(Debug)]
 pub(crate) struct Stage {
     aws: Aws,
@@ -37,18 +37,15 @@ pub(crate) struct Stage {
     customers: Vec<Customer>,
 }
 
-/// One object to upload.
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
-    /// Whose it is.
     pub(crate) tenant: usize,
-    /// How many of that tenant's come before it: each is another pod's, until there are no more.
+    /// Number of earlier objects of the same tenant. It selects the pod: each object gets the next one.
     pub(crate) turn: u64,
-    /// What tells its key from the others'.
+    /// Makes the key unique.
     pub(crate) number: u64,
-    /// What the key ends with.
+    /// End of the key.
     pub(crate) extension: &'static str,
-    /// Its contents.
     pub(crate) body: Bytes,
 }
 
@@ -59,12 +56,12 @@ impl Parcel {
 }
 
 impl Stage {
-    /// Sets the provider and so many tenants up. The bucket tells nobody of its objects: see [`Stage::announce`].
+    /// Sets up the provider and `tenants` tenants. The bucket sends no notifications: see [`Stage::announce`].
     pub(crate) async fn set_up(endpoint: &str, tenants: u64) -> anyhow::Result<Arc<Self>> {
         Self::set_up_as(&ProviderSpec::new("load"), endpoint, tenants).await
     }
 
-    /// The same with a provider of that kind.
+    /// Sets up the provider as `spec` says, and `tenants` tenants.
     pub(crate) async fn set_up_as(
         spec: &ProviderSpec,
         endpoint: &str,
@@ -91,20 +88,19 @@ impl Stage {
         Ok(Arc::new(Self { aws, provider, root, customers }))
     }
 
-    /// The account of each tenant.
     pub(crate) fn accounts(&self) -> Vec<String> {
         self.customers.iter().map(|customer| customer.account.clone()).collect()
     }
 
-    /// Creates the pods' log streams, as far as there are none yet: a run is to measure the steady state.
+    /// Creates the missing log streams of the pods, so that a run measures the steady state.
     pub(crate) async fn create_streams(self: &Arc<Self>, parcels: &[Parcel]) -> anyhow::Result<()> {
         let pods: BTreeSet<_> = parcels.iter().map(|parcel| (parcel.tenant, parcel.pod())).collect();
         let pods: Vec<_> = pods.into_iter().collect();
-        // By the worker's default template; if that were to change, the worker would create its own.
+        // The worker's default template. If the template changes, the worker creates the streams itself.
         let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
         parallel::for_each(CALLS, 0..pods.len() as u64, |number| {
             let stage = Arc::clone(self);
-            let (tenant, pod) = pods[usize::try_from(number).expect("it came from a length")];
+            let (tenant, pod) = pods[usize::try_from(number).expect("the number comes from a length")];
             let stream = format!("app-app-{pod}-{date}");
             async move {
                 let customer = &stage.customers[tenant];
@@ -118,14 +114,14 @@ impl Stage {
         .map(drop)
     }
 
-    /// Puts objects into the bucket; answers with S3's event for each, which nobody has been told.
+    /// Uploads objects and returns S3's event for each. The events have not been published yet.
     pub(crate) async fn upload(self: &Arc<Self>, parcels: &[Parcel]) -> anyhow::Result<Vec<String>> {
         let largest = parcels.iter().map(|parcel| parcel.body.len()).max().unwrap_or_default();
         let calls = (UPLOADING / largest.max(1)).clamp(1, CALLS);
         let s3 = self.root.s3();
         parallel::for_each(calls, 0..parcels.len() as u64, |number| {
             let (stage, s3) = (Arc::clone(self), s3.clone());
-            let parcel = parcels[usize::try_from(number).expect("it came from a length")].clone();
+            let parcel = parcels[usize::try_from(number).expect("the number comes from a length")].clone();
             async move {
                 let (key, size) = (stage.key(&parcel), parcel.body.len());
                 let put = s3.put_object().bucket(&stage.provider.bucket).key(&key).body(parcel.body.into());
@@ -137,11 +133,11 @@ impl Stage {
         .await
     }
 
-    /// Publishes events on the topic as S3 does.
+    /// Publishes events on the topic, as S3 does.
     pub(crate) async fn announce(self: &Arc<Self>, events: &[String]) -> anyhow::Result<()> {
         parallel::for_each(CALLS, 0..events.len() as u64, |number| {
             let stage = Arc::clone(self);
-            let event = events[usize::try_from(number).expect("it came from a length")].clone();
+            let event = events[usize::try_from(number).expect("the number comes from a length")].clone();
             async move {
                 let publish = [
                     ("Action", "Publish"),
@@ -157,7 +153,7 @@ impl Stage {
         .map(drop)
     }
 
-    /// A key of the default layout, of characters that need no encoding in an event.
+    /// Key in the default layout, of characters that need no encoding in an event.
     fn key(&self, parcel: &Parcel) -> String {
         let Parcel { number, extension, .. } = parcel;
         let (tenant, pod) = (&self.customers[parcel.tenant].tenant_id, parcel.pod());
@@ -167,7 +163,7 @@ impl Stage {
         )
     }
 
-    /// The event as the Amazon S3 user guide has it, "Event message structure".
+    /// S3's event about an object. Source: Amazon S3 user guide, "Event message structure".
     fn event(&self, key: &str, size: usize, etag: &str, sequencer: u64) -> String {
         let Provider { account, bucket, region, .. } = &self.provider;
         let record = json!({
@@ -196,23 +192,22 @@ impl Stage {
         json!({ "Records": [record] }).to_string()
     }
 
-    /// The queue that the worker receives from.
     pub(crate) fn queue_arn(&self) -> &str {
         &self.provider.queue_arn
     }
 
-    /// Has STS refuse the tenant's role from now on. Sessions that were assumed before go on.
+    /// Makes STS refuse the tenant's role from now on. Existing sessions stay valid.
     pub(crate) async fn deny(&self, tenant: usize) -> anyhow::Result<()> {
         Ok(self.customers[tenant].allow(&self.aws, &self.provider, &[]).await?)
     }
 
-    /// Puts the trust policy of the tenant's role back.
+    /// Restores the trust policy of the tenant's role.
     pub(crate) async fn mend(&self, tenant: usize) -> anyhow::Result<()> {
         let actions = [TrustAction::AssumeRole];
         Ok(self.customers[tenant].allow(&self.aws, &self.provider, &actions).await?)
     }
 
-    /// Messages that are not acknowledged yet, and dead letters.
+    /// Number of unacknowledged messages, and of dead letters.
     pub(crate) async fn backlog(&self) -> anyhow::Result<(u64, u64)> {
         let sqs = self.root.sqs();
         let count = async |url: &str| {
@@ -222,12 +217,13 @@ impl Stage {
             let got = get.send().await.context("cannot read the queue's attributes")?;
             let attributes = got.attributes.unwrap_or_default();
             let counts = attributes.values().map(|text| text.parse::<u64>());
-            counts.sum::<Result<u64, _>>().context("the queue does not tell its length")
+            counts.sum::<Result<u64, _>>().context("SQS does not return the queue's length")
         };
         Ok((count(&self.provider.queue_url).await?, count(&self.provider.dead_letter_url).await?))
     }
 
-    /// Takes all dead letters: of each the reason, and the object's key, or the message's id where SQS itself moved it.
+    /// Receives all dead letters. Returns the reason of each, and the object's key, or the message id if SQS itself
+    /// moved the message.
     pub(crate) async fn take_letters(&self) -> anyhow::Result<Vec<(String, String)>> {
         let (sqs, mut letters) = (self.root.sqs(), Vec::new());
         loop {
@@ -247,8 +243,8 @@ impl Stage {
         }
     }
 
-    /// When CloudWatch Logs took the first message of each object of a tenant, in milliseconds since 1970, each time that it
-    /// did, by message.
+    /// Times at which CloudWatch Logs accepted the first message of each object of a tenant, by message, in
+    /// milliseconds since 1970. A repeated message has several times.
     pub(crate) async fn arrivals(&self, tenant: usize) -> anyhow::Result<BTreeMap<String, Vec<i64>>> {
         let customer = &self.customers[tenant];
         let logs = self.aws.account(&customer.account).logs();
@@ -265,12 +261,12 @@ impl Stage {
         Ok(arrivals)
     }
 
-    /// What tells a worker where its ledger is.
+    /// Environment variable that names the ledger's table.
     pub(crate) fn ledger(&self) -> (&'static str, String) {
         self.provider.ledger_variable()
     }
 
-    /// What production gives a worker, with a session of the worker's own role and the sandbox as its endpoint.
+    /// Environment of a worker in production: a session of the worker's role, with the sandbox as endpoint.
     pub(crate) async fn worker_environment(
         &self,
         concurrency: u32,

@@ -1,25 +1,25 @@
-//! What a process has cost so far, as Linux tells it in `/proc`.
+//! CPU time and memory of processes, as Linux reports them in `/proc`.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context, ensure};
 
-/// Ticks of `/proc/PID/stat` in a second: `USER_HZ`, which Linux keeps at 100 for user space.
+/// Ticks per second in `/proc/PID/stat`: `USER_HZ`, which is always 100 in user space.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// CPU and memory of a process from its start until now.
+/// CPU time and memory of a process since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// User and system time of all its threads, in steps of ten milliseconds.
+    /// User and system time of all threads, in steps of 10 ms.
     pub(crate) cpu: Duration,
-    /// The most memory that was resident at once, in bytes.
+    /// Highest resident memory, in bytes.
     pub(crate) peak_rss: u64,
 }
 
-/// Reads both of a running process.
+/// Reads both figures of a running process.
 ///
 /// # Errors
-/// There is no such process, or no Linux.
+/// There is no such process, or the system is not Linux.
 pub(crate) fn of_process(id: u32) -> anyhow::Result<Usage> {
     let path = format!("/proc/{id}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -28,40 +28,40 @@ pub(crate) fn of_process(id: u32) -> anyhow::Result<Usage> {
     Ok(Usage { cpu: cpu(&format!("/proc/{id}/stat"))?, peak_rss: peak * 1024 })
 }
 
-/// CPU time of the calling thread: exact where the kernel keeps scheduler statistics, else in steps of ten milliseconds.
+/// CPU time of the calling thread: exact if the kernel keeps scheduler statistics, otherwise in steps of 10 ms.
 ///
 /// # Errors
-/// There is no Linux.
+/// The system is not Linux.
 pub(crate) fn of_this_thread() -> anyhow::Result<Duration> {
-    // Nanoseconds on a processor come first. Source: the kernel's Documentation/scheduler/sched-stats.rst.
+    // The first field is the time on a processor in nanoseconds. Source: the kernel's Documentation/scheduler/sched-stats.rst.
     let exact = fs::read_to_string("/proc/thread-self/schedstat").ok();
     let nanoseconds = exact.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
     match nanoseconds {
-        // Some kernels have the file and keep no statistics in it.
+        // Some kernels have the file but keep no statistics.
         Some(nanoseconds) if nanoseconds > 0 => Ok(Duration::from_nanos(nanoseconds)),
         _ => cpu("/proc/thread-self/stat"),
     }
 }
 
-/// Whether SIGSTOP has stopped that process.
+/// Returns whether SIGSTOP has stopped the process.
 ///
 /// # Errors
-/// There is no such process, or no Linux.
+/// There is no such process, or the system is not Linux.
 pub(crate) fn is_stopped(id: u32) -> anyhow::Result<bool> {
     let path = format!("/proc/{id}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     Ok(state(&stat) == Some('T'))
 }
 
-/// The machine in a line: see [`processor`]; its cores and its kernel as well.
+/// Describes the machine in one line: [`processor`], cores and kernel.
 pub(crate) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{}, {cores} cores, Linux {}", processor(), kernel.trim())
 }
 
-/// The processor, and whether it hashes SHA-256 by itself: every request is signed over its body, so without that the
-/// hash is the worker's largest cost and the ratio of another machine says nothing here.
+/// Describes the processor, and whether it has SHA-256 instructions. Every request is signed over its body; without
+/// these instructions hashing is a large cost of the worker, and ratios of machines with them cannot be compared.
 pub(crate) fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
@@ -76,15 +76,15 @@ pub(crate) fn processor() -> String {
 
 fn cpu(path: &str) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    parse_cpu(&stat).with_context(|| format!("{path} is not as proc(5) has it"))
+    parse_cpu(&stat).with_context(|| format!("{path} is not in the format of proc(5)"))
 }
 
-/// The state, field 3, one letter.
+/// State of the process: field 3, one letter.
 fn state(stat: &str) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// `utime` and `stime`, fields 14 and 15; the second one, the name in brackets, may hold anything.
+/// Sum of `utime` and `stime`, fields 14 and 15. Field 2, the name in brackets, may contain any characters.
 fn parse_cpu(stat: &str) -> anyhow::Result<Duration> {
     let (_, fields) = stat.rsplit_once(") ").context("no name")?;
     let fields: Vec<&str> = fields.split(' ').collect();
@@ -98,28 +98,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_counted_behind_the_name() {
+    fn fields_are_counted_after_the_name() {
         let stat = "21346 (a) b) R 21337 21337 20855 0 -1 4194304 100 0 0 0 123 7 9 9 20 0 1 0";
-        assert_eq!(parse_cpu(stat).expect("it is well formed"), Duration::from_millis(1300));
-        parse_cpu("1 (a) R 1").expect_err("it is too short");
+        assert_eq!(parse_cpu(stat).expect("the line is well formed"), Duration::from_millis(1300));
+        parse_cpu("1 (a) R 1").expect_err("the line is too short");
         assert_eq!(state(stat), Some('R'));
     }
 
     #[test]
-    fn work_takes_time_of_this_thread() {
+    fn work_adds_cpu_time_to_this_thread() {
         let before = of_this_thread().expect("this is Linux");
         let (started, mut n) = (std::time::Instant::now(), 0_u64);
-        // In steps of ten milliseconds it may take two of them until one shows.
+        // Where times come in steps of 10 ms, a change may take two steps to show.
         while of_this_thread().expect("this is Linux") == before {
             n = std::hint::black_box(n.wrapping_mul(31) + 1);
-            assert!(started.elapsed().as_secs() < 60, "a minute of work shows nowhere");
+            assert!(started.elapsed().as_secs() < 60, "a minute of work added no CPU time");
         }
-        assert!(!is_stopped(std::process::id()).expect("this is Linux"), "it runs");
+        assert!(!is_stopped(std::process::id()).expect("this is Linux"), "the process runs");
     }
 
     #[test]
     fn this_process_has_memory() {
-        let usage = of_process(std::process::id()).expect("it runs");
+        let usage = of_process(std::process::id()).expect("the process runs");
         assert!(usage.peak_rss > 100_000, "{usage:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! What messages that wait do to everybody else: a tenant whose role is denied and a tenant with a backlog have more messages
-//! than the queue lets be in flight, and ordinary tenants send small objects beside them.
+//! Measures how waiting messages change the latency of other tenants. A tenant with a denied role and a tenant with a backlog
+//! have more messages than may be in flight in the queue, and ordinary tenants send small objects at the same time.
 //!
-//! Three phases, each with a worker and a sandbox of its own: the ordinary tenants alone; beside the two, until the role was
-//! mended and everything has arrived; and a role that is never mended, until its messages are dead letters.
+//! There are three phases, each with a worker and a sandbox of its own: the ordinary tenants alone; all tenants, until the role
+//! is allowed again and everything has arrived; and a role that stays denied, until its messages are dead letters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Args;
 use logferry_sandbox::QueueCounts;
-use logferry_testbed::provision::ProviderSpec;
+use logferry_testbed::{provision::ProviderSpec, worker::WorkerProcess};
 
 use crate::{
     ordinary::{Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
@@ -23,23 +23,24 @@ use crate::{
     sandbox::SandboxProcess,
     scale::{Part, results},
     stage::{Parcel, Stage},
-    worker::WorkerProcess,
+    worker,
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// By how much the ordinary tenants' p95 may rise.
+/// Factor that the ordinary tenants' p95 must stay below.
 const ALLOWED: f64 = 1.25;
-/// How long one PutLogEvents of the tenant with the backlog takes: it is over its share for minutes.
+/// Duration of one PutLogEvents of the tenant with the backlog, which keeps it above its share of the slots for minutes.
 const SLOW_PUT: Duration = Duration::from_millis(300);
-/// One in so many messages of the denied tenant is sent in the phase in which they become letters.
+/// Divisor of the number of the denied tenant's messages in the phase in which they become dead letters.
 const FEWER_LETTERS: u64 = 10;
-/// Batches that a killed worker may repeat, of each object that it was at.
+/// Batches that a killed worker may repeat, for each object in flight.
 const REPEATS_PER_OBJECT: u64 = 2;
-/// The redrive policy's: the waits here are so short that many of them hide, and each of those is a receive.
+/// `maxReceiveCount` of the redrive policy. Waits are short here, so many messages wait hidden, and each such wait is a
+/// receive.
 const MAX_RECEIVE_COUNT: u32 = 1000;
-/// The reason that a letter about a denied role has.
+/// Reason in a dead letter about a denied role.
 const ROLE_DENIED: &str = "role_denied";
-/// Settings of the worker that bring its waits into the scale of minutes, and what it may hide into that of the quota.
+/// Worker settings that shorten waits to the scale of minutes, and fit the number of hidden messages to the quota.
 const SETTINGS: [(&str, &str); 8] = [
     ("LOGFERRY_QUEUE__MAX_HIDDEN", "200"),
     ("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "30s"),
@@ -51,83 +52,81 @@ const SETTINGS: [(&str, &str); 8] = [
     ("LOGFERRY_LEDGER__MAX_CLOCK_SKEW", "1s"),
 ];
 
-/// What to measure, and where the table goes.
+/// Options of `loadtest waiting`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     load: Load,
-    /// The file with the tables.
+    /// File with the tables.
     #[arg(long, default_value = "loadtest/RESULTS.md")]
     results: PathBuf,
     #[command(flatten)]
     through: Through,
 }
 
-/// What is sent.
+/// What the tenants send.
 #[derive(Clone, Debug, Args)]
 struct Load {
     #[command(flatten)]
     ordinary: Ordinary,
-    /// Seconds of a phase until the role is mended.
+    /// Seconds until the role is allowed again.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Messages of the denied tenant, and as many of the one with the backlog.
+    /// Number of messages of the denied tenant, and of the tenant with the backlog.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
-    /// Messages that the queue lets be in flight.
+    /// Messages of the queue that may be in flight: the quota.
     #[arg(long, default_value_t = 500)]
     quota: u64,
-    /// Messages that are to be in flight at most, without kills.
+    /// Messages that are in flight at most, without kills: the bound to check.
     #[arg(long, default_value_t = 400)]
     most: u64,
-    /// Seconds after which a message that cannot be delivered is to be a letter, in the last phase.
+    /// Seconds after which a message that cannot be delivered becomes a dead letter, in the last phase.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(60..=3600))]
     max_age: u64,
-    /// Messages that the worker takes on at once.
+    /// Messages that the worker works on at once.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
-    /// SIGKILLs at random moments of the second phase and of the third; another worker takes over at once. The ordinary
-    /// tenants' latency is not judged then.
+    /// Number of SIGKILLs at random moments, in the second phase and in the third. The next worker starts at once. With
+    /// kills the ordinary tenants' latency is not checked.
     #[arg(long, default_value_t = 0)]
     kills: u64,
-    /// What the moments of the kills are made from.
+    /// Seed of the moments of the kills.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Which phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The ordinary tenants alone.
     Calm,
-    /// Beside a denied role, which is mended, and a backlog.
+    /// All tenants: a role that is denied at first, and a backlog.
     Beside,
-    /// Beside a denied role, which is not mended while its messages are kept.
+    /// The ordinary tenants, and a role that stays denied until its messages are dead letters.
     Expiring,
 }
 
-/// What came of one phase.
 #[derive(Debug, Default)]
 struct Found {
     /// Microseconds from event to acceptance of each object of the ordinary tenants.
     latencies: Vec<i64>,
     counts: Option<QueueCounts>,
-    /// Objects of the denied tenant and of the one with the backlog that arrived, and how often one came again.
+    /// Arrivals of the denied tenant and of the tenant with the backlog.
     arrived: [Arrived; 2],
-    /// Dead letters: how many different objects of each reason, and how many letters there are about an object beyond one.
+    /// Number of objects with a dead letter, by reason; and number of further letters about an object that has one.
     letters: BTreeMap<String, u64>,
     letters_again: u64,
     kills: u64,
 }
 
-/// What arrived of one tenant.
+/// Objects of one tenant that arrived, and how often an object arrived again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Arrived {
     objects: u64,
     again: u64,
 }
 
-/// One line of the table: what was to be, what is, and whether that is good enough.
+/// One line of the table: bound, result, and whether the bound holds.
 #[derive(Debug)]
 struct Line {
     what: &'static str,
@@ -136,17 +135,16 @@ struct Line {
     holds: bool,
 }
 
-/// What came of all of it.
 #[derive(Debug)]
 struct Report {
     load: Load,
     lines: Vec<Line>,
 }
 
-/// Measures, prints the table, writes it, and judges.
+/// Measures, prints the table, writes it to the file, and checks the bounds.
 ///
 /// # Errors
-/// A phase could not be finished, or one of the bounds is broken.
+/// A phase could not be finished, or a bound is broken.
 pub(crate) async fn waiting(options: Options) -> anyhow::Result<()> {
     let Options { load, results, through } = options;
     let calm = match load.kills {
@@ -174,7 +172,7 @@ impl Load {
             .latencies
             .chunks(self.ordinary.rate as usize * 5)
             .map(|chunk| milliseconds(percentile(chunk, 95)));
-        eprintln!("p95 in ms of each 5 s: {:?}", by_time.collect::<Vec<_>>());
+        eprintln!("p95 in ms, every 5 s: {:?}", by_time.collect::<Vec<_>>());
         eprintln!(
             "{phase:?}: {:.0?}; p50 {} ms, p95 {} ms, p99 {} ms; {:?}",
             started.elapsed(),
@@ -186,7 +184,7 @@ impl Load {
         Ok(found)
     }
 
-    /// Objects of the denied tenant and of the one with the backlog.
+    /// Number of objects of the denied tenant and of the tenant with the backlog.
     fn messages(&self, phase: Phase) -> [u64; 2] {
         match phase {
             Phase::Calm => [0, 0],
@@ -239,7 +237,7 @@ impl Load {
             let ratio = ratio(&calm.latencies, &beside.latencies, 95);
             let bound = format!("below {ALLOWED} times {} ms", milliseconds(alone));
             line(
-                "ordinary tenants' p95 beside the two",
+                "ordinary tenants' p95 beside the other two",
                 bound,
                 format!("{} ms: {ratio:.2}", milliseconds(p95)),
                 ratio < ALLOWED,
@@ -248,28 +246,33 @@ impl Load {
         let [denied, backlog] = self.messages(Phase::Beside);
         let letters = self.messages(Phase::Expiring)[0];
         let objects = [
-            ("objects of the denied tenant, its role mended", denied, beside.arrived[0]),
-            ("objects of the tenant with the backlog", backlog, beside.arrived[1]),
+            ("arrived objects of the denied tenant, its role allowed again", denied, beside.arrived[0]),
+            ("arrived objects of the tenant with the backlog", backlog, beside.arrived[1]),
         ];
         for (what, sent, arrived) in objects {
             line(what, format!("{sent}"), format!("{}", arrived.objects), arrived.objects == sent);
         }
         let again: u64 = beside.arrived.iter().map(|arrived| arrived.again).sum();
         let excused = REPEATS_PER_OBJECT * u64::from(self.concurrency) * beside.kills;
-        line("of them twice", format!("{excused} at most"), format!("{again}"), again <= excused);
+        line(
+            "objects that arrived again",
+            format!("at most {excused}"),
+            format!("{again}"),
+            again <= excused,
+        );
         let dead: u64 = beside.letters.values().sum();
-        line("dead letters meanwhile", "0".to_owned(), format!("{dead}"), dead == 0);
+        line("dead letters in the second phase", "0".to_owned(), format!("{dead}"), dead == 0);
         let right = expiring.letters.get(ROLE_DENIED).copied().unwrap_or_default();
         let all: u64 = expiring.letters.values().sum();
-        let found = format!("{right}, and {} of other reasons", all - right);
+        let found = format!("{right}, and {} with other reasons", all - right);
         line(
-            "letters `role_denied` past `queue.max_age`",
+            "dead letters `role_denied` after `queue.max_age`",
             format!("{letters}"),
             found,
             [right, all] == [letters; 2],
         );
         line(
-            "second letters about one object",
+            "further letters about the same object",
             "0".to_owned(),
             expiring.letters_again.to_string(),
             expiring.letters_again == 0,
@@ -282,17 +285,16 @@ impl Load {
                 .unwrap_or(u64::MAX)
         };
         let most = of_counts(|counts| counts.most_in_flight as u64);
-        // What a killed worker hid stays in flight until its visibility ends, and its successor hides as many.
+        // Messages that a killed worker hid stay in flight until their visibility ends, and its successor hides as many.
         let most_allowed = if self.kills == 0 { self.most } else { self.quota };
-        let bound = format!("{most_allowed} at most of {}", self.quota);
-        line("most messages in flight at once", bound, format!("{most}"), most <= most_allowed);
+        let bound = format!("at most {most_allowed} of {}", self.quota);
+        line("messages in flight at any moment", bound, format!("{most}"), most <= most_allowed);
         let expired = of_counts(|counts| counts.expired);
-        line("messages that the queue's retention ended", "0".to_owned(), format!("{expired}"), expired == 0);
+        line("messages deleted by the queue's retention", "0".to_owned(), format!("{expired}"), expired == 0);
         lines
     }
 }
 
-/// A phase under way.
 struct Stretch<'a> {
     load: &'a Load,
     phase: Phase,
@@ -308,11 +310,11 @@ impl Stretch<'_> {
         let counts = self.sandbox.queue_counts(self.stage.queue_arn()).await?;
         match found {
             Ok(found) => {
-                self.worker.running.stop().await?;
+                worker::stop(&mut self.worker.running).await?;
                 Ok(Found { counts: Some(counts), kills: self.worker.kills, ..found })
             }
             Err(error) => {
-                Err(self.worker.running.explain(error).context(format!("the queue has {counts:?}")))
+                Err(worker::explain(&self.worker.running, error).context(format!("the queue has {counts:?}")))
             }
         }
     }
@@ -325,10 +327,10 @@ impl Stretch<'_> {
         let denied = ordinary_accounts.len();
         ordinary.send(&self.stage, warm_up).await?;
         wait(&mut self.sandbox, ordinary_accounts, warm_up.len() as u64 * RECORDS, self.stall).await?;
-        // So that all of it is there at once, whatever publishing takes.
-        self.worker.running.pause().await?;
+        // The worker is paused, so that all messages are in the queue at once, however long publishing takes.
+        worker::pause(&self.worker.running).await?;
         self.stage.announce(others).await?;
-        self.worker.running.resume().await?;
+        self.worker.running.signal("CONT")?;
         let kills = if self.phase == Phase::Calm { 0 } else { *kills };
         let lasts = Duration::from_secs(self.load.seconds);
         let (sent, killed) =
@@ -356,9 +358,9 @@ impl Stretch<'_> {
         })
     }
 
-    /// Waits until the queue has no message left, visible, hidden or delayed.
+    /// Waits until the queue has no message, visible, hidden or delayed.
     async fn wait_until_empty(&mut self) -> anyhow::Result<()> {
-        // A message may wait for its longest delay, or for its age, before anything is seen of it.
+        // A message may wait for its longest delay, or for `max_age`, before its number changes.
         let patience = self.stall + Duration::from_secs(self.load.max_age);
         let (mut least, mut news) = (u64::MAX, Instant::now());
         loop {
@@ -369,7 +371,7 @@ impl Stretch<'_> {
             if left < least {
                 (least, news) = (left, Instant::now());
             }
-            ensure!(news.elapsed() < patience, "{left} messages are left, and none less for {patience:?}");
+            ensure!(news.elapsed() < patience, "{left} messages are left, as many as {patience:?} ago");
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
@@ -384,7 +386,7 @@ impl Stretch<'_> {
     }
 }
 
-/// The tenants' figures, whose objects were sent in turn, by when each was sent.
+/// Latencies of all tenants in the order in which the objects were sent. The tenants' objects were sent in turn.
 fn in_order(latencies: &[Vec<i64>]) -> Vec<i64> {
     let turns = latencies.iter().map(Vec::len).max().unwrap_or_default();
     (0..turns)
@@ -392,7 +394,7 @@ fn in_order(latencies: &[Vec<i64>]) -> Vec<i64> {
         .collect()
 }
 
-/// How many objects the letters are about, by reason, and how many letters are about an object that has one.
+/// Number of objects with a letter, by reason, and number of further letters about such an object.
 fn count_letters(letters: Vec<(String, String)>) -> (BTreeMap<String, u64>, u64) {
     let count = letters.len() as u64;
     let (mut keys, mut by_reason) = (BTreeSet::new(), BTreeMap::new());
@@ -404,7 +406,7 @@ fn count_letters(letters: Vec<(String, String)>) -> (BTreeMap<String, u64>, u64)
     (by_reason, count - keys.len() as u64)
 }
 
-/// The worker, and how to start the next one.
+/// A worker that can be killed, and the settings for the next one.
 struct Mortal<'a> {
     program: &'a Path,
     environment: &'a [(&'static str, String)],
@@ -414,19 +416,19 @@ struct Mortal<'a> {
 
 impl<'a> Mortal<'a> {
     fn start(program: &'a Path, environment: &'a [(&'static str, String)]) -> anyhow::Result<Self> {
-        let running = WorkerProcess::start(program, environment)?;
+        let running = worker::start(program, environment)?;
         Ok(Self { program, environment, running, kills: 0 })
     }
 
-    /// Kills the worker so many times within that time, and starts the next one at once.
+    /// Kills the worker `kills` times within `within`, at random moments. The next worker starts at once.
     async fn kill(&mut self, kills: u64, seed: u64, within: Duration) -> anyhow::Result<()> {
         let (mut rng, begun) = (fastrand::Rng::with_seed(seed), Instant::now());
         let mut moments: Vec<_> = (0..kills).map(|_| within.mul_f64(rng.f64())).collect();
         moments.sort_unstable();
         for moment in moments {
             tokio::time::sleep_until((begun + moment).into()).await;
-            let next = WorkerProcess::start(self.program, self.environment)?;
-            std::mem::replace(&mut self.running, next).kill().await?;
+            let next = worker::start(self.program, self.environment)?;
+            worker::kill(std::mem::replace(&mut self.running, next)).await?;
             self.kills += 1;
         }
         Ok(())
@@ -448,11 +450,11 @@ impl fmt::Display for Report {
         let letters = self.load.messages(Phase::Expiring)[0];
         writeln!(
             f,
-            "{tenants} ordinary tenants send {rate} objects a second together, {RECORDS} records each, for {seconds} s: first \
-             alone, then beside a tenant with {messages} messages whose role is denied for those {seconds} s and one with \
-             {messages} messages whose puts take {} ms. The queue lets {quota} messages be in flight; {concurrency} at once; \
-             {kills} kills. In a last phase the role stays denied, {letters} messages wait for it, and `queue.max_age` is \
-             {max_age} s.\n",
+            "{tenants} ordinary tenants together send {rate} objects of {RECORDS} records a second for {seconds} s: first alone, \
+             then beside a tenant with {messages} messages whose role is denied for those {seconds} s, and a tenant with \
+             {messages} messages whose puts take {} ms each. The queue allows {quota} messages in flight; the worker works on \
+             {concurrency} at once and is killed {kills} times. In a last phase the role stays denied, {letters} messages wait \
+             for it, and `queue.max_age` is {max_age} s.\n",
             SLOW_PUT.as_millis()
         )?;
         writeln!(f, "| what | bound | found |")?;
@@ -487,7 +489,7 @@ mod tests {
         QueueCounts { visible: 0, in_flight: 0, delayed: 0, most_in_flight, expired: 0 }
     }
 
-    /// What has to come of the three phases.
+    /// Results of the three phases in which every bound holds.
     fn good(kills: u64) -> [Found; 3] {
         let calm = Found { latencies: vec![100; 10], counts: Some(counts(3)), ..Found::default() };
         let all = Arrived { objects: 50, again: 0 };
@@ -531,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn kills_excuse_what_the_worker_was_at_and_nothing_is_said_of_latency() {
+    fn kills_excuse_repeats_of_objects_in_flight_and_latency_is_not_checked() {
         check(1, |[_, beside, _]| beside.arrived[1].again = 32, 0);
         check(1, |[_, beside, _]| beside.arrived[1].again = 33, 1);
         check(1, |[_, beside, _]| beside.latencies = vec![9_999; 10], 0);

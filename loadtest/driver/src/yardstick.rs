@@ -1,4 +1,4 @@
-//! The yardstick: what merely decompressing the same bytes costs, with the same library on the same machine.
+//! The yardstick: CPU time of only decompressing the same bytes, with the same library on the same machine.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use crate::{generate::Compression, usage};
 
-/// The worker inflates in steps of this size too.
+/// Size of the steps in which the worker decompresses.
 const WINDOW: usize = 256 * 1024;
 
-/// Passes over everything are added until this much CPU has gone by: what is over in an instant says little.
+/// CPU time until which all objects are decompressed again: a shorter measurement would be too rough.
 const AT_LEAST: Duration = Duration::from_millis(500);
-/// As the worker: what the format asks every decoder to support.
+/// Largest zstd window, as in the worker: the size that the format asks every decoder to support.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// Decompresses every object `copies` times on this thread; says how much CPU that took. `None` for what is not compressed.
+/// Decompresses every object `copies` times on this thread and returns the CPU time; `None` without compression.
 ///
 /// # Errors
-/// One of them is not whole, or Linux does not tell the time.
+/// An object is incomplete, or Linux does not report the time.
 pub(crate) fn decompress(
     objects: &[(&[u8], u64)],
     compression: Compression,
@@ -45,7 +45,7 @@ pub(crate) fn decompress(
     }
 }
 
-/// Inflates all members and checks their CRCs, as the worker must; says how many bytes came out.
+/// Decompresses all gzip members and checks their CRCs, as the worker must. Returns the number of bytes.
 fn inflate_one(mut gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
     let (mut decoder, mut produced) = (Decompress::new_gzip(15), 0);
     loop {
@@ -64,7 +64,7 @@ fn inflate_one(mut gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
     }
 }
 
-/// Decompresses all frames; says how many bytes came out.
+/// Decompresses all zstd frames. Returns the number of bytes.
 fn unzstd_one(zstd: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
     let mut decoder = Decoder::new()?;
     decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
@@ -100,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn all_of_it_is_inflated() {
+    fn all_gzip_members_are_inflated() {
         let gzip = gzip();
         let mut window = vec![0; WINDOW];
-        assert_eq!(inflate_one(&gzip, &mut window).expect("it is whole"), 1_000_000);
-        inflate_one(&gzip[..gzip.len() / 2], &mut window).expect_err("a half");
+        assert_eq!(inflate_one(&gzip, &mut window).expect("the member is complete"), 1_000_000);
+        inflate_one(&gzip[..gzip.len() / 2], &mut window).expect_err("half a member");
         let two = [&gzip[..], &gzip[..]].concat();
         assert_eq!(inflate_one(&two, &mut window).expect("two members"), 2_000_000);
         inflate_one(&two[..two.len() - 9], &mut window).expect_err("the second is cut short");
@@ -114,20 +114,20 @@ mod tests {
         inflate_one(&wrong, &mut window).expect_err("the CRC is wrong");
     }
     #[test]
-    fn all_frames_are_decompressed() {
+    fn all_zstd_frames_are_decompressed() {
         let frame = zstd::encode_all(&text()[..], 3).expect("memory takes everything");
         let two = [&frame[..], &frame[..]].concat();
         let mut window = vec![0; WINDOW];
-        assert_eq!(unzstd_one(&frame, &mut window).expect("it is whole"), 1_000_000);
+        assert_eq!(unzstd_one(&frame, &mut window).expect("the frame is complete"), 1_000_000);
         assert_eq!(unzstd_one(&two, &mut window).expect("two frames"), 2_000_000);
         unzstd_one(&two[..two.len() - 5], &mut window).expect_err("the second is cut short");
     }
 
     #[test]
-    fn copies_cost() {
+    fn copies_are_decompressed_one_by_one() {
         let gzip = gzip();
         let cost = |copies| {
-            let cost = decompress(&[(&gzip, copies)], Compression::Gzip).expect("it is whole");
+            let cost = decompress(&[(&gzip, copies)], Compression::Gzip).expect("the object is complete");
             cost.expect("gzip has a yardstick").as_secs_f64()
         };
         let (few, many) = (cost(1), cost(64));

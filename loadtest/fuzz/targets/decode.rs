@@ -1,4 +1,4 @@
-//! Runs the property `decode` on what libFuzzer makes up.
+//! Runs the property `decode` on libFuzzer's inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| logferry_fuzz::decode(data));

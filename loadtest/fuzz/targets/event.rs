@@ -1,4 +1,4 @@
-//! Runs the property `event` on what libFuzzer makes up.
+//! Runs the property `event` on libFuzzer's inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| logferry_fuzz::event(data));

@@ -19,7 +19,7 @@ fn claims(ledger: &MemoryLedger, metrics: &Metrics) -> Claims<MemoryLedger> {
 }
 
 fn set_up() -> (MemoryLedger, Metrics, Claims<MemoryLedger>) {
-    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::new());
+    let (ledger, metrics) = (MemoryLedger::new(LEASE), Metrics::default());
     let claims = claims(&ledger, &metrics);
     (ledger, metrics, claims)
 }

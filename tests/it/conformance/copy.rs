@@ -1,4 +1,4 @@
-//! S3: copies into a customer's bucket, in the central role and in the customer's.
+//! S3: copies into a customer's bucket, in the central role and in the customer's role.
 
 use aws_sdk_s3::{
     Client,
@@ -22,7 +22,7 @@ fn copied(output: CopyObjectOutput) -> String {
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let (aws, provider) = (&setup.aws, &setup.provider);
-    let customer = setup.stranger(CustomerSpec::new("copies")).await;
+    let customer = setup.customer_without_row(CustomerSpec::new("copies")).await;
     let [bucket, closed, near] =
         ["theirs", "closed", "near"].map(|name| format!("{}-{name}", provider.bucket));
     customer.create_bucket(aws, provider, &bucket).await.expect("a bucket");
@@ -35,7 +35,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
         let put = root.put_object().bucket(&provider.bucket).key(key).content_encoding("gzip");
         let put = put.content_type("text/x-ndjson").metadata("theirs", "1");
         let put = put.body(bytes::Bytes::copy_from_slice(text.as_bytes()).into()).send().await;
-        put.expect("the bucket takes it")
+        put.expect("the object can be put")
     };
     let first = put("copies/a b+c/\u{e4}.json", "first").await;
     let second = put("copies/a b+c/\u{e4}.json", "second").await;
@@ -53,10 +53,10 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
             .content_type("text/x-ndjson")
             .tagging_directive(TaggingDirective::Replace)
     };
-    // Within one account, which is all that ministack does.
+    // Copies within one account, the only ones that ministack supports.
     let s3 = central.s3();
     let plain = || ask(&s3, &near, source.clone());
-    answers.answer("copy: in one account", plain().send().await, copied);
+    answers.answer("copy: within one account", plain().send().await, copied);
     let version = first.version_id.unwrap_or_default();
     let pinned = ask(&s3, &near, format!("{source}?versionId={version}"));
     answers.answer("copy: the first version", pinned.send().await, copied);
@@ -66,28 +66,32 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
         format!("{:?} bytes, {metadata:?}, {encoding:?}, {kind:?}", got.content_length)
     });
     let etag = second.e_tag.unwrap_or_default();
-    answers.answer("copy: if it is the same", plain().copy_source_if_match(etag).send().await, copied);
+    answers.answer("copy: if-match with the ETag", plain().copy_source_if_match(etag).send().await, copied);
     let other = "\"00000000000000000000000000000000\"";
-    answers.answer("copy: if it is another", plain().copy_source_if_match(other).send().await, copied);
+    answers.answer(
+        "copy: if-match with another ETag",
+        plain().copy_source_if_match(other).send().await,
+        copied,
+    );
     let owner = plain().expected_source_bucket_owner(&provider.account);
-    answers.answer("copy: of the right owner", owner.send().await, copied);
+    answers.answer("copy: with the expected owner", owner.send().await, copied);
     let owner = plain().expected_source_bucket_owner("999999999999");
-    answers.answer("copy: of a wrong owner", owner.send().await, copied);
+    answers.answer("copy: with a wrong owner", owner.send().await, copied);
     let missing = |s3: &Client| ask(s3, &near, format!("{}/copies/missing", provider.bucket));
-    answers.answer("copy: what is not there", missing(&root).send().await, copied);
-    answers.answer("copy: what is not there, unlisted", missing(&s3).send().await, copied);
+    answers.answer("copy: a missing object", missing(&root).send().await, copied);
+    answers.answer("copy: a missing object, without s3:ListBucket", missing(&s3).send().await, copied);
     let never = ask(&s3, &near, format!("{}-missing/copies/1.json", provider.bucket));
-    answers.answer("copy: from no bucket", never.send().await, copied);
+    answers.answer("copy: from a missing bucket", never.send().await, copied);
     let nowhere = ask(&s3, &format!("{near}-missing"), source.clone());
-    answers.answer("copy: into no bucket", nowhere.send().await, copied);
+    answers.answer("copy: into a missing bucket", nowhere.send().await, copied);
     let long = plain().key("x".repeat(1025));
-    answers.answer("copy: to too long a key", long.send().await, copied);
+    answers.answer("copy: to a key that is too long", long.send().await, copied);
 
     let far = ask(&s3, &bucket, source.clone());
     answers.answer("copy: into the customer's bucket", far.send().await, copied);
     answers.answer("copy: into a closed bucket", ask(&s3, &closed, source.clone()).send().await, copied);
 
-    // In the customer's role, narrowed as the worker narrows it.
+    // In the customer's role, with the session policy that the worker uses.
     let policy = json!({ "Version": "2012-10-17", "Statement": [
         {
             "Effect": "Allow",

@@ -31,15 +31,27 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("dynamodb: query", query(table, "tenant_id = :id").send().await, types);
     let nobody = dynamodb.query().table_name(table).key_condition_expression("tenant_id = :id");
     let nobody = nobody.expression_attribute_values(":id", text("nobody"));
-    answers.answer("dynamodb: query for nobody", nobody.send().await, types);
+    answers.answer("dynamodb: query for an unknown tenant", nobody.send().await, types);
     answers.answer(
         "dynamodb: query one at a time",
         query(table, "tenant_id = :id").limit(1).send().await,
         types,
     );
-    answers.answer("dynamodb: query no table", query("missing", "tenant_id = :id").send().await, types);
-    answers.answer("dynamodb: query by no key", query(table, "colour = :id").send().await, types);
-    answers.answer("dynamodb: query by nonsense", query(table, "tenant_id =").send().await, types);
+    answers.answer(
+        "dynamodb: query a missing table",
+        query("missing", "tenant_id = :id").send().await,
+        types,
+    );
+    answers.answer(
+        "dynamodb: query by an attribute that is not the key",
+        query(table, "colour = :id").send().await,
+        types,
+    );
+    answers.answer(
+        "dynamodb: query with an invalid expression",
+        query(table, "tenant_id =").send().await,
+        types,
+    );
     let put =
         || dynamodb.put_item().table_name(table).item("tenant_id", text("acme")).item("type", text("new"));
     let condition = "attribute_not_exists(tenant_id)";
@@ -60,7 +72,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     ask_ledger(setup, answers).await;
 }
 
-/// An item's attributes in order, the key's left out.
+/// An item's attributes in order, without those of the key.
 fn shown(item: Option<&std::collections::HashMap<String, AttributeValue>>) -> String {
     let mut shown: Vec<_> =
         item.into_iter().flatten().map(|(name, value)| format!("{name} {value:?}")).collect();
@@ -69,8 +81,8 @@ fn shown(item: Option<&std::collections::HashMap<String, AttributeValue>>) -> St
     shown.join(", ")
 }
 
-/// What the ledger's calls rest on: numbers that compare as numbers, conditions on attributes that are not there, the item
-/// after a write, and the item that did not meet the condition.
+/// The properties that the ledger relies on: numbers compare as numbers, a condition on a missing attribute, the item
+/// after a write, and the item that failed the condition.
 async fn ask_ledger(setup: &Setup, answers: &mut Answers) {
     let dynamodb = setup.account().dynamodb();
     let update = |table: &str, records: u32, owner: &str| {
@@ -100,12 +112,12 @@ async fn ask_ledger(setup: &Setup, answers: &mut Answers) {
         }
         answers.answer(&format!("dynamodb: {question}"), answer, written);
     };
-    ask("update what is not there", table, 9, "one").await;
+    ask("update a missing item", table, 9, "one").await;
     ask("update to a number with more digits", table, 10, "one").await;
     ask("update backwards", table, 9, "one").await;
-    ask("update as another", table, 11, "other").await;
-    ask("update no table", "missing", 1, "one").await;
-    ask("update by another schema", &setup.provider.tenant_table, 1, "one").await;
+    ask("update as another owner", table, 11, "other").await;
+    ask("update a missing table", "missing", 1, "one").await;
+    ask("update with the key of another schema", &setup.provider.tenant_table, 1, "one").await;
     let reserved = update(table, 12, "one").update_expression("SET object = :records, lease_owner = :owner");
     answers.answer("dynamodb: update a reserved word", reserved.send().await, written);
     let unused = update(table, 12, "one").expression_attribute_values(":unused", text("x"));
@@ -113,5 +125,5 @@ async fn ask_ledger(setup: &Setup, answers: &mut Answers) {
     let absent = update(table, 12, "one").key("object", text("logferry/readiness"));
     let absent =
         absent.condition_expression("attribute_exists(done) AND records < :records AND lease_owner = :owner");
-    answers.answer("dynamodb: update what must be there and is not", absent.send().await, written);
+    answers.answer("dynamodb: update a missing item that must exist", absent.send().await, written);
 }

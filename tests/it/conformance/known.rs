@@ -1,86 +1,82 @@
-//! Where the doubles differ, and why that may be.
+//! Known differences between the doubles, with their reasons.
 
 /// One question that the doubles answer differently.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// As it is asked.
     pub(super) question: &'static str,
-    /// The sandbox's answer.
     pub(super) sandbox: &'static str,
-    /// ministack's answer.
     pub(super) ministack: &'static str,
-    /// Who is right, and what follows.
-    #[expect(dead_code, reason = "it is for the reader")]
+    /// Which double is right, and why the other differs.
+    #[expect(dead_code, reason = "documentation for the reader")]
     pub(super) reason: &'static str,
 }
 
-/// All of them.
 pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
     Known {
         question: "copy: in the customer's role",
         sandbox: "ok etag Some(\"\\\"a9f0e61a137d86aa9db53465e0801612\\\"\"), version of the source true",
         ministack: "404 NoSuchBucket",
-        reason: "ministack finds both buckets of a copy in one account only, once it has held the policies of both against it.",
+        reason: "ministack looks for both buckets of a copy in one account, after it has checked the policies of both.",
     },
     Known {
         question: "copy: into the customer's bucket",
         sandbox: "ok etag Some(\"\\\"a9f0e61a137d86aa9db53465e0801612\\\"\"), version of the source true",
         ministack: "404 NoSuchBucket",
-        reason: "ministack finds both buckets of a copy in one account only.",
+        reason: "ministack looks for both buckets of a copy in one account.",
     },
     Known {
-        question: "copy: of a wrong owner",
+        question: "copy: with a wrong owner",
         sandbox: "403 AccessDenied",
         ministack: "ok etag Some(\"\\\"a9f0e61a137d86aa9db53465e0801612\\\"\"), version of the source true",
         reason: "ministack ignores x-amz-source-expected-bucket-owner.",
     },
     Known {
-        question: "copy: to too long a key",
+        question: "copy: to a key that is too long",
         sandbox: "400 KeyTooLongError",
         ministack: "ok etag Some(\"\\\"a9f0e61a137d86aa9db53465e0801612\\\"\"), version of the source true",
         reason: "ministack does not check the length of a copy's key; AWS takes 1,024 bytes.",
     },
     Known {
-        question: "copy: what is not there, unlisted",
+        question: "copy: a missing object, without s3:ListBucket",
         sandbox: "403 AccessDenied",
         ministack: "404 NoSuchKey",
-        reason: "AWS tells only those who may list the bucket what is not there.",
+        reason: "AWS reports a missing object as 404 only to callers that may list the bucket.",
     },
     Known {
         question: "event: version",
         sandbox: "\"2.1\"",
         ministack: "\"2.6\"",
-        reason: "Both are 2.x, which is all that a reader may rely on.",
+        reason: "Both are 2.x, and a reader may rely on no more.",
     },
     Known {
-        question: "logs: create group with a blank",
+        question: "logs: create a group with a blank in its name",
         sandbox: "400 InvalidParameterException",
         ministack: "ok",
-        reason: "ministack does not check names; AWS refuses them.",
+        reason: "ministack does not check names; AWS refuses such names.",
     },
     Known {
-        question: "logs: create stream with a colon",
+        question: "logs: create a stream with a colon in its name",
         sandbox: "400 InvalidParameterException",
         ministack: "ok",
-        reason: "ministack does not check names; AWS refuses them.",
+        reason: "ministack does not check names; AWS refuses such names.",
     },
     Known {
         question: "logs: put 10,001 events",
         sandbox: "400 InvalidParameterException",
         ministack: "ok a token",
-        reason: "ministack checks none of the limits of PutLogEvents; AWS takes 10,000.",
+        reason: "ministack checks none of the limits of PutLogEvents; AWS takes at most 10,000 events.",
     },
     Known {
         question: "logs: put a byte too much",
         sandbox: "400 InvalidParameterException",
         ministack: "ok a token",
-        reason: "ministack checks none of the limits of PutLogEvents; AWS takes 1,048,576 bytes.",
+        reason: "ministack checks none of the limits of PutLogEvents; AWS takes at most 1,048,576 bytes.",
     },
     Known {
-        question: "logs: put a span of a day and a bit",
+        question: "logs: put events more than a day apart",
         sandbox: "400 InvalidParameterException",
         ministack: "ok a token",
-        reason: "ministack checks none of the limits of PutLogEvents; AWS takes 24 hours.",
+        reason: "ministack checks none of the limits of PutLogEvents; AWS takes events within 24 hours.",
     },
     Known {
         question: "logs: put an empty message",
@@ -95,10 +91,10 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         reason: "ministack does not check lengths; AWS's model asks for at least one event.",
     },
     Known {
-        question: "logs: put one and one too new",
+        question: "logs: put an event and one too new",
         sandbox: "ok a token, too new from Some(1), too old to None, expired to None",
         ministack: "ok a token",
-        reason: "ministack keeps every event; AWS rejects what is more than two hours ahead.",
+        reason: "ministack keeps every event; AWS rejects events that are more than two hours ahead.",
     },
     Known {
         question: "logs: put out of order",
@@ -110,49 +106,49 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         question: "logs: put too old",
         sandbox: "ok a token, too new from None, too old to Some(1), expired to None",
         ministack: "ok a token",
-        reason: "ministack keeps every event; AWS rejects what is older than 14 days.",
+        reason: "ministack keeps every event; AWS rejects events that are older than 14 days.",
     },
     Known {
-        question: "s3: get a version that never was",
+        question: "s3: get a version that never existed",
         sandbox: "400 InvalidArgument",
         ministack: "404 NoSuchVersion",
-        reason: "The id has not the form of one, which is what AWS says first.",
+        reason: "AWS checks the form of a version id first, and this id is malformed.",
     },
     Known {
-        question: "s3: get of a wrong owner",
+        question: "s3: get with a wrong owner",
         sandbox: "403 AccessDenied",
         ministack: "ok Some(10) bytes, range None, etag Some(\"\\\"781e5e245d69b566979b86e28d23f2c7\\\"\"), modified true, version true",
         reason: "ministack ignores x-amz-expected-bucket-owner.",
     },
     Known {
-        question: "sqs: delete it again",
+        question: "sqs: delete a deleted message",
         sandbox: "ok 1 went well,",
         ministack: "ok 0 went well, 0: ReceiptHandleIsInvalid, sender true",
-        reason: "AWS deletes what is deleted without complaint; ministack forgets the receipt.",
+        reason: "AWS accepts the delete of a deleted message; ministack forgets the receipt.",
     },
     Known {
         question: "sqs: hide for more than 12 h",
         sandbox: "ok 0: InvalidParameterValue, sender true",
         ministack: "ok 0: ReceiptHandleIsInvalid, sender true",
-        reason: "ministack looks at the receipt, which is of a deleted message here, before the timeout.",
+        reason: "ministack checks the receipt before the timeout, and the message is deleted here.",
     },
     Known {
-        question: "sqs: hide what is deleted",
+        question: "sqs: hide a deleted message",
         sandbox: "ok 0: InvalidParameterValue, sender true",
         ministack: "ok 0: ReceiptHandleIsInvalid, sender true",
-        reason: "AWS says InvalidParameterValue of a message that is no longer in flight; ministack forgets the receipt.",
+        reason: "For a message that is no longer in flight AWS returns InvalidParameterValue; ministack forgets the receipt.",
     },
     Known {
         question: "sqs: poll for 21 s",
         sandbox: "400 InvalidParameterValue",
         ministack: "ok Some(\"x\") [] [], md5 true",
-        reason: "ministack does not check the range; AWS takes 20 at most.",
+        reason: "ministack does not check the range; AWS takes 20 s at most.",
     },
     Known {
         question: "sqs: send an empty attribute",
         sandbox: "400 InvalidParameterValue",
         ministack: "ok",
-        reason: "ministack takes it; AWS asks for a value.",
+        reason: "ministack accepts it; AWS requires a value.",
     },
     Known {
         question: "sts: a short session name",
@@ -176,7 +172,7 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         question: "sts: more than an hour",
         sandbox: "400 ValidationError",
         ministack: "ok assumed-role/plain/logferry-acme, 60 min, key ASIA, source identity None",
-        reason: "ministack cuts it down; AWS refuses more than an hour for a chained role.",
+        reason: "ministack shortens it; AWS refuses more than an hour for a chained role.",
     },
     Known {
         question: "sts: source identity allowed",

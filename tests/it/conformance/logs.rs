@@ -19,7 +19,11 @@ type Put = Result<PutLogEventsOutput, SdkError<PutLogEventsError, HttpResponse>>
 
 async fn put(logs: &Client, group: &str, stream: &str, events: &[(i64, &str)]) -> Put {
     let event = |(timestamp, message): &(i64, &str)| {
-        InputLogEvent::builder().timestamp(*timestamp).message(*message).build().expect("both are set")
+        InputLogEvent::builder()
+            .timestamp(*timestamp)
+            .message(*message)
+            .build()
+            .expect("both members are set")
     };
     let put = logs.put_log_events().log_group_name(group).log_stream_name(stream);
     put.set_log_events(Some(events.iter().map(event).collect())).send().await
@@ -50,11 +54,11 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let create = |name: &str| logs.create_log_group().log_group_name(name);
     answers.answer("logs: create group", create(group).send().await, nothing);
     answers.answer("logs: create group again", create(group).send().await, nothing);
-    answers.answer("logs: create group with a blank", create("a b").send().await, nothing);
+    answers.answer("logs: create a group with a blank in its name", create("a b").send().await, nothing);
     answers.answer("logs: put, no stream", put(&logs, group, STREAM, &[(now, "x")]).await, taken);
     answers.answer("logs: create stream", stream(STREAM).send().await, nothing);
     answers.answer("logs: create stream again", stream(STREAM).send().await, nothing);
-    answers.answer("logs: create stream with a colon", stream("a:b").send().await, nothing);
+    answers.answer("logs: create a stream with a colon in its name", stream("a:b").send().await, nothing);
     let retention = |days| logs.put_retention_policy().log_group_name(group).retention_in_days(days);
     answers.answer("logs: retention of 30 days", retention(30).send().await, nothing);
     answers.answer("logs: retention of 2 days", retention(2).send().await, nothing);
@@ -63,7 +67,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("logs: put", put(&logs, group, STREAM, &good).await, taken);
     answers.answer("logs: put the same again", put(&logs, group, STREAM, &good).await, taken);
     answers.answer("logs: put earlier ones", put(&logs, group, STREAM, &[(now - HOUR, "d")]).await, taken);
-    // What a lax double takes must not show in what is read back.
+    // A further stream for events that a lax double accepts, so that they do not show in what is read back.
     let lax = "taken-or-refused";
     stream(lax).send().await.expect("a further stream");
     let unordered = [(now + 1, "x"), (now, "x")];
@@ -71,7 +75,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("logs: put nothing", put(&logs, group, lax, &[]).await, taken);
     answers.answer("logs: put an empty message", put(&logs, group, lax, &[(now, "")]).await, taken);
     let span = [(now - DAY - 1, "x"), (now, "x")];
-    answers.answer("logs: put a span of a day and a bit", put(&logs, group, lax, &span).await, taken);
+    answers.answer("logs: put events more than a day apart", put(&logs, group, lax, &span).await, taken);
     let many = vec![(now, "x"); 10_001];
     answers.answer("logs: put 10,001 events", put(&logs, group, lax, &many).await, taken);
     let large = "x".repeat(1_048_576 - 25);
@@ -81,9 +85,10 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let old = [(now - 15 * DAY, "x")];
     answers.answer("logs: put too old", put(&logs, group, lax, &old).await, taken);
     let mixed = [(now, "kept"), (now + 3 * HOUR, "x")];
-    answers.answer("logs: put one and one too new", put(&logs, group, lax, &mixed).await, taken);
+    answers.answer("logs: put an event and one too new", put(&logs, group, lax, &mixed).await, taken);
     let token = logs.put_log_events().log_group_name(group).log_stream_name(lax).sequence_token("made up");
-    let event = InputLogEvent::builder().timestamp(now).message("token").build().expect("both are set");
+    let event =
+        InputLogEvent::builder().timestamp(now).message("token").build().expect("both members are set");
     answers.answer("logs: put with a made-up token", token.log_events(event).send().await, taken);
 
     let get = logs.get_log_events().log_group_name(group).log_stream_name(STREAM).start_from_head(true);
@@ -99,7 +104,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
         format!("{told:?}, token {}", output.next_forward_token.is_some())
     });
     let missing = logs.get_log_events().log_group_name(group).log_stream_name("missing");
-    answers.answer("logs: get from no stream", missing.send().await, nothing);
+    answers.answer("logs: get from a missing stream", missing.send().await, nothing);
     let groups = logs.describe_log_groups().log_group_name_prefix(group);
     answers.answer("logs: describe groups", groups.send().await, |output| {
         let groups = output.log_groups.unwrap_or_default();

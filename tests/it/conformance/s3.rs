@@ -1,4 +1,4 @@
-//! S3: reading an object that an event named, and the event itself.
+//! S3: reading an object that an event names, and the event itself.
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use serde_json::Value;
@@ -17,7 +17,7 @@ fn got(output: GetObjectOutput) -> String {
     )
 }
 
-/// Names of members, and of the members of objects inside, as far as the worker or a person would look.
+/// Names of a value's members, and of the members of nested objects.
 fn members(value: &Value) -> String {
     let Some(object) = value.as_object() else { return String::new() };
     let members = object.iter().map(|(name, value)| match value {
@@ -38,22 +38,26 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("s3: get from 4", get(key).range("bytes=4-").send().await, got);
     answers.answer("s3: get from the end", get(key).range("bytes=10-").send().await, got);
     let etag = "\"781e5e245d69b566979b86e28d23f2c7\"";
-    answers.answer("s3: get if it is the same", get(key).if_match(etag).send().await, got);
+    answers.answer("s3: get if-match with the ETag", get(key).if_match(etag).send().await, got);
     let other = "\"00000000000000000000000000000000\"";
-    answers.answer("s3: get if it is another", get(key).if_match(other).send().await, got);
-    answers.answer("s3: get what is not there", get("missing").send().await, got);
-    answers.answer("s3: get a version that never was", get(key).version_id("never").send().await, got);
+    answers.answer("s3: get if-match with another ETag", get(key).if_match(other).send().await, got);
+    answers.answer("s3: get a missing object", get("missing").send().await, got);
+    answers.answer("s3: get a version that never existed", get(key).version_id("never").send().await, got);
     let owner = &setup.provider.account;
-    answers.answer("s3: get of the right owner", get(key).expected_bucket_owner(owner).send().await, got);
+    answers.answer(
+        "s3: get with the expected owner",
+        get(key).expected_bucket_owner(owner).send().await,
+        got,
+    );
     let stranger = "999999999999";
-    answers.answer("s3: get of a wrong owner", get(key).expected_bucket_owner(stranger).send().await, got);
+    answers.answer("s3: get with a wrong owner", get(key).expected_bucket_owner(stranger).send().await, got);
     let nowhere = s3.get_object().bucket(format!("{bucket}-missing")).key(key);
-    answers.answer("s3: get from no bucket", nowhere.send().await, got);
+    answers.answer("s3: get from a missing bucket", nowhere.send().await, got);
     let intruder = setup.aws.account(stranger).s3();
     let stolen = intruder.get_object().bucket(bucket).key(key);
-    answers.answer("s3: get by a stranger", stolen.send().await, got);
+    answers.answer("s3: get from another account", stolen.send().await, got);
 
-    // The event of the upload, as it arrives in its envelope.
+    // The event of the upload, in its SNS envelope.
     let sqs = account.sqs();
     let body = eventually("the event arrives", async || {
         let receive = sqs.receive_message().queue_url(&setup.provider.queue_url).wait_time_seconds(2);

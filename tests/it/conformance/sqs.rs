@@ -42,17 +42,21 @@ fn failed(entries: Vec<BatchResultErrorEntry>) -> String {
 }
 
 fn deletion(id: &str, receipt: &str) -> DeleteMessageBatchRequestEntry {
-    DeleteMessageBatchRequestEntry::builder().id(id).receipt_handle(receipt).build().expect("both are set")
+    DeleteMessageBatchRequestEntry::builder()
+        .id(id)
+        .receipt_handle(receipt)
+        .build()
+        .expect("both members are set")
 }
 
 fn hiding(id: &str, receipt: &str, seconds: i32) -> ChangeMessageVisibilityBatchRequestEntry {
     let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).receipt_handle(receipt);
-    entry.visibility_timeout(seconds).build().expect("both are set")
+    entry.visibility_timeout(seconds).build().expect("both members are set")
 }
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let sqs = setup.account().sqs();
-    // A queue of its own: the set-up's has the bucket's events.
+    // A queue of its own, because the bucket's events are in the other one.
     let name = format!("{}-conformance", setup.provider.bucket);
     let url = sqs.create_queue().queue_name(name).send().await.expect("a queue").queue_url.expect("its URL");
     let attribute = |value: &str| {
@@ -64,7 +68,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
         send("one").message_attributes("reason", attribute("bad")).send().await,
         |sent| format!("id {}, md5 {}", sent.message_id.is_some(), sent.md5_of_message_body.is_some()),
     );
-    // What a lax double takes must not show in what is received.
+    // A further queue for messages that a lax double accepts, so that they are not received from the first one.
     let second = format!("{}-taken-or-refused", setup.provider.bucket);
     let second = sqs.create_queue().queue_name(second).send().await.expect("a queue");
     let lax = second.queue_url.expect("its URL");
@@ -76,7 +80,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("sqs: send a byte too much", send(&large).send().await, nothing);
     let missing = format!("{url}-missing");
     let nowhere = sqs.receive_message().queue_url(&missing);
-    answers.answer("sqs: receive from no queue", nowhere.send().await, received);
+    answers.answer("sqs: receive from a missing queue", nowhere.send().await, received);
     let receive = || sqs.receive_message().queue_url(&lax);
     answers.answer("sqs: receive 11", receive().max_number_of_messages(11).send().await, received);
     answers.answer("sqs: receive none", receive().max_number_of_messages(0).send().await, received);
@@ -96,12 +100,12 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     };
     let old = first.as_ref().map(receipt).unwrap_or_default();
     answers.answer("sqs: receive", first, received);
-    answers.answer("sqs: receive what is hidden", full().send().await, received);
+    answers.answer("sqs: receive while all is hidden", full().send().await, received);
 
     let hide =
         |entries: Vec<_>| sqs.change_message_visibility_batch().queue_url(&url).set_entries(Some(entries));
     let two = hide(vec![hiding("0", &old, 0), hiding("1", "made-up", 0)]);
-    answers.answer("sqs: give back one and a made-up one", two.send().await, |output| {
+    answers.answer("sqs: return one and a made-up one", two.send().await, |output| {
         format!("{} went well, {}", output.successful.len(), failed(output.failed))
     });
     let second = full().send().await;
@@ -119,13 +123,15 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("sqs: delete one and a made-up one", two.send().await, |output| {
         format!("{} went well, {}", output.successful.len(), failed(output.failed))
     });
-    answers.answer("sqs: delete it again", delete(vec![deletion("0", &new)]).send().await, |output| {
-        format!("{} went well, {}", output.successful.len(), failed(output.failed))
-    });
+    answers.answer(
+        "sqs: delete a deleted message",
+        delete(vec![deletion("0", &new)]).send().await,
+        |output| format!("{} went well, {}", output.successful.len(), failed(output.failed)),
+    );
     let long = hide(vec![hiding("0", &new, 43_201)]);
     answers.answer("sqs: hide for more than 12 h", long.send().await, |output| failed(output.failed));
     let gone = hide(vec![hiding("0", &new, 30)]);
-    answers.answer("sqs: hide what is deleted", gone.send().await, |output| failed(output.failed));
+    answers.answer("sqs: hide a deleted message", gone.send().await, |output| failed(output.failed));
     let depth = sqs.get_queue_attributes().queue_url(&url);
     let depth = depth
         .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)

@@ -1,4 +1,4 @@
-//! STS: the two hops, and what they refuse; and what a narrowed session may do.
+//! STS: both hops, their refusals, and the limits of a session with a session policy.
 
 use aws_sdk_sts::{
     Client, config::Region, operation::assume_role::AssumeRoleOutput,
@@ -27,18 +27,19 @@ fn session(output: AssumeRoleOutput) -> String {
 }
 
 fn tag(key: &str, value: &str) -> Tag {
-    Tag::builder().key(key).value(value).build().expect("both are set")
+    Tag::builder().key(key).value(value).build().expect("both members are set")
 }
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
-    let customer =
-        setup.stranger(CustomerSpec { role_name: "plain".into(), ..CustomerSpec::new("sts") }).await;
+    let customer = setup
+        .customer_without_row(CustomerSpec { role_name: "plain".into(), ..CustomerSpec::new("sts") })
+        .await;
     let liberal = CustomerSpec {
         role_name: "team/liberal".into(),
         allow: vec![TrustAction::AssumeRole, TrustAction::TagSession, TrustAction::SetSourceIdentity],
         ..CustomerSpec::new("liberal")
     };
-    let liberal = setup.stranger(liberal).await;
+    let liberal = setup.customer_without_row(liberal).await;
     let root = setup.account();
     let worker = root.assume_role(&setup.provider.worker_role_arn, "worker", &[]).await;
     let worker = worker.expect("the account may be the worker");
@@ -71,19 +72,19 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("sts: a tag twice", twice.send().await, session);
     answers.answer("sts: a short session name", hop().role_session_name("x").send().await, session);
     answers.answer("sts: an illegal session name", hop().role_session_name("a b").send().await, session);
-    answers.answer("sts: a policy that is none", hop().policy("{").send().await, session);
+    answers.answer("sts: an invalid policy", hop().policy("{").send().await, session);
     let long = json!({ "Version": "2012-10-17", "Statement": [{
         "Effect": "Allow", "Action": "logs:*", "Resource": vec!["x".repeat(100); 30],
     }] });
-    answers.answer("sts: a policy too long", hop().policy(long.to_string()).send().await, session);
-    answers.answer("sts: who am I", client(&central).get_caller_identity().send().await, |who| {
+    answers.answer("sts: a policy that is too long", hop().policy(long.to_string()).send().await, session);
+    answers.answer("sts: caller identity", client(&central).get_caller_identity().send().await, |who| {
         let arn = who.arn.unwrap_or_default();
         let resource =
             arn.splitn(6, ':').nth(5).unwrap_or_default().replace(|c: char| c.is_ascii_digit(), "");
         format!("{resource}, own account {}", who.account == Some(setup.provider.account.clone()))
     });
 
-    // What the session policy does not allow is denied, whatever the role may do.
+    // A session policy denies everything that it does not allow, whatever the role may do.
     let policy = json!({ "Version": "2012-10-17", "Statement": [{
         "Effect": "Allow",
         "Action": "logs:CreateLogStream",

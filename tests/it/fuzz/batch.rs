@@ -1,4 +1,4 @@
-//! Batches: each is legal by a checker that knows PutLogEvents and nothing of how a batch is built, and nothing is lost.
+//! Batches: an independent checker, which knows only PutLogEvents, accepts each batch, and nothing is lost.
 
 use std::{borrow::Cow, collections::HashSet, rc::Rc};
 
@@ -12,19 +12,19 @@ use serde::Deserialize;
 
 use super::choices::Choices;
 
-/// The service's limits, written down once more.
+/// Limits of the service, repeated here independently of the code under test.
 const MAX_BYTES: usize = 1_048_576;
 const OVERHEAD: usize = 26;
 const MAX_EVENTS: usize = 10_000;
 const DAY: i64 = 86_400_000;
 const MAX_DAYS: usize = 16;
-/// Where a case ends: about one full batch of either kind, so that a case stays short.
+/// A case ends after about one full batch by bytes or by events, so that it stays short.
 const ENOUGH_BYTES: usize = 1_100_000;
 const ENOUGH_EVENTS: usize = 10_050;
-/// Most escapes in a long message, for the same reason.
+/// Most escapes in a long message, so that a case stays short.
 const MANY_UNITS: usize = 1000;
 
-/// One event as it was given.
+/// One event of the input.
 #[derive(Clone)]
 struct Given {
     timestamp: i64,
@@ -33,7 +33,7 @@ struct Given {
     completes_record: bool,
 }
 
-/// Choices make up a stream and its events, which fill batches as a delivery does.
+/// Generates a stream and its events from the choices, and batches them as a delivery does.
 pub(crate) fn check(data: &[u8]) {
     let mut choices = Choices::new(data);
     let names = [choices.text(8), choices.text(8)];
@@ -60,7 +60,7 @@ pub(crate) fn check(data: &[u8]) {
                 record: number,
                 completes_record: plan & 0x80 == 0,
             };
-            // The pieces of one record share its number, and records without a message leave theirs out.
+            // The pieces of one record share its number; records without a message skip theirs.
             number += u64::from(plan & 0x80 == 0) * (1 + u64::from(plan & 1));
             lane.add(given, &record.message, &mut choices);
         }
@@ -71,7 +71,7 @@ pub(crate) fn check(data: &[u8]) {
     lane.finish(&mut choices);
 }
 
-/// A batch that fills, and what was given to it.
+/// An open batch, and the events that were added to it.
 struct Lane<'a> {
     names: [&'a str; 2],
     open: Batch,
@@ -119,7 +119,7 @@ impl<'a> Lane<'a> {
         self.given.push(event);
     }
 
-    /// Closes the batch and holds it against what was given; its buffers are for the batch after the next.
+    /// Closes the batch and checks it against its events. Its buffers are reused for the batch after the next.
     fn finish(&mut self, choices: &mut Choices<'_>) {
         assert_eq!(self.open.is_empty(), self.given.is_empty());
         let batch = self.open.close(std::mem::take(&mut self.spare));
@@ -131,7 +131,7 @@ impl<'a> Lane<'a> {
     }
 }
 
-/// The next event's timestamp; one before 1970 is no timestamp.
+/// Timestamp of the next event. A value before 1970 means no timestamp.
 fn later(choices: &mut Choices<'_>, plan: u8, before: i64) -> i64 {
     let step = i64::from(choices.byte());
     match plan {
@@ -156,7 +156,7 @@ fn later(choices: &mut Choices<'_>, plan: u8, before: i64) -> i64 {
     .max(0)
 }
 
-/// A message as the inside of a JSON string, never empty, and how often it comes.
+/// A message, as the text between the quotes of a JSON string (never empty), and the number of its repetitions.
 fn message(choices: &mut Choices<'_>, plan: u8) -> (Cow<'static, str>, usize) {
     const UNITS: [(&str, usize); 10] = [
         ("x", 1),
@@ -171,7 +171,7 @@ fn message(choices: &mut Choices<'_>, plan: u8) -> (Cow<'static, str>, usize) {
         (r"\u65E5", 3),
     ];
     match plan {
-        // Exact sizes, in units of any kind: fills a batch, or half of it, or nearly.
+        // Exact sizes, in units of any kind, which fill a batch, half of it, or almost all of it.
         5 => {
             let (unit, size) = choices.one_of(&UNITS);
             let most = MAX_BYTES - OVERHEAD;
@@ -229,7 +229,7 @@ struct InputLogEvent {
     message: String,
 }
 
-/// Reads a batch's body as the service would. `given` is in the order in which it has to arrive.
+/// Checks a batch as the service would. `given` is in the order in which the events must arrive.
 fn check_closed(
     mut batch: ClosedBatch,
     given: &[Given],
@@ -253,7 +253,7 @@ fn check_closed(
     batch.into_buffers()
 }
 
-/// Reads a request's body as the service would.
+/// Checks the body of a request as the service would.
 fn check_part(
     batch: &mut ClosedBatch,
     part: Part,
@@ -273,13 +273,13 @@ fn check_part(
     for (sent, given) in request.log_events.iter().zip(given) {
         assert_eq!((sent.timestamp, &*sent.message), (given.timestamp, &*given.text));
     }
-    // Sent again with another token, while the first body is still on its way or no more.
+    // The body is made again with another token, while the first may still be in use.
     let copy = first.to_vec();
     let end = match serde_json::to_string(&*token).expect("a string is always JSON") {
         _ if token.is_empty() => "]}".to_owned(),
         quoted => format!(r#"],"sequenceToken":{quoted}}}"#),
     };
-    let events = copy.strip_suffix(end.as_bytes()).expect("it ends in its token");
+    let events = copy.strip_suffix(end.as_bytes()).expect("the body ends in its token");
     let held = (choices.byte() & 1 == 0).then_some(first);
     let again = batch.seal(&part, Some("other"));
     let again_events = again.strip_suffix(br#"],"sequenceToken":"other"}"#);
@@ -287,7 +287,7 @@ fn check_part(
     assert!(held.is_none_or(|held| held == copy), "a body changed on its way");
 }
 
-/// Each completed record has exactly one fate.
+/// Checks that each completed record is counted exactly once.
 fn check_tally(batch: &ClosedBatch, given: &[Given], choices: &mut Choices<'_>) {
     let mut bound = || (choices.byte() & 1 > 0).then(|| choices.below(given.len() + 2));
     let rejected = RejectedEvents { too_new_start: bound(), too_old_end: bound(), expired_end: bound() };

@@ -1,8 +1,8 @@
-//! Turns bytes into decisions, so that a mutated byte is another decision and not another shape of everything behind it.
+//! Turns bytes into decisions, so that a mutated byte changes one decision and not the meaning of all later bytes.
 
 use std::borrow::Cow;
 
-/// Decisions that were not made yet. Once the bytes are used up, every decision is the first of its kind.
+/// The remaining decisions. When the bytes are used up, every decision is the first alternative.
 pub(crate) struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
@@ -20,7 +20,7 @@ impl<'a> Choices<'a> {
         *first
     }
 
-    /// A number below `bound`, which is at most 65,536.
+    /// A number below `bound`; `bound` is at most 65,536.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let high = if bound > 256 { usize::from(self.byte()) << 8 } else { 0 };
         (high | usize::from(self.byte())) % bound
@@ -30,7 +30,7 @@ impl<'a> Choices<'a> {
         all[self.below(all.len())]
     }
 
-    /// Up to `longest` bytes, as they stand.
+    /// Up to `longest` bytes of the input.
     pub(crate) fn bytes(&mut self, longest: usize) -> &'a [u8] {
         let len = self.below(longest + 1).min(self.0.len());
         let (bytes, rest) = self.0.split_at(len);

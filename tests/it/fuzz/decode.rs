@@ -1,14 +1,14 @@
-//! Objects as they are stored: any chunks give the same text, no window is larger than allowed, and what is in no compression is
-//! text as it stands.
+//! Stored objects: the text does not depend on the chunks, no window is larger than allowed, and objects without
+//! compression are returned unchanged.
 
 use logferry::decode::{Decoded, Decoder, ORDINARY_WINDOW, Window};
 
-/// Most text of one case: longer than what most bombs of that size come to, short enough for many cases.
+/// Longest text of a case: longer than most bombs of this size give, and short enough for many cases.
 const LIMIT: u64 = 4 << 20;
 const MAX_WINDOW: u64 = 64 << 20;
 
-/// The first byte chooses the chunks, the second what stands in front: nothing, or the first bytes of a compression. The rest is the
-/// object.
+/// The first byte chooses the chunks. The second chooses magic bytes of a compression to put in front, or none. The
+/// rest is the object.
 pub(crate) fn check(data: &[u8]) {
     let [chunks, head, rest @ ..] = data else { return };
     let heads: [&[u8]; 6] =
@@ -17,7 +17,7 @@ pub(crate) fn check(data: &[u8]) {
     let (text, error) = decode(&object, object.len().max(1));
     assert!(text.len() as u64 <= LIMIT + (4 << 20), "{} bytes of text", text.len());
     let (again, error_again) = decode(&object, 1 + usize::from(chunks % 32));
-    // How much comes out before a break is the library's business.
+    // The library decides how much comes out before an error.
     assert_eq!(error.is_none(), error_again.is_none(), "{error:?} {error_again:?}");
     assert!(error.is_some() || text == again);
     assert!(text.starts_with(&again) || again.starts_with(&text));
@@ -28,7 +28,7 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-/// The text, and the words of the error that ended it.
+/// The text, and the message of the error that ended it.
 fn decode(object: &[u8], chunk: usize) -> (Vec<u8>, Option<String>) {
     let (mut decoder, mut window, mut text) =
         (Decoder::new(LIMIT, MAX_WINDOW), Window::default(), Vec::new());

@@ -1,4 +1,4 @@
-//! Events: what is decoded is work that can be done, and the same in every shape in which S3's events travel.
+//! Events: a decoded event has usable objects, and all shapes of one S3 event give the same result.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::choices::Choices;
 
-/// `=` and choices make up an event; anything else is a body as it stands.
+/// `=` starts choices for a generated event; any other input is the body itself.
 pub(crate) fn check(data: &[u8]) {
     match data {
         [b'=', choices @ ..] => made_up(&mut Choices::new(choices)),
@@ -28,7 +28,7 @@ fn any_body(body: &str) {
     }
 
     let outcome = decode(body).map_err(|error| error.to_string());
-    // An envelope inside an envelope is no event; everything else is the same with one around it.
+    // An envelope within an envelope is not an event. Any other body gives the same result with an envelope around it.
     if !serde_json::from_str::<Envelope>(body).is_ok_and(|envelope| envelope.message.is_some()) {
         assert_eq!(decode(&in_envelope(body)).map_err(|error| error.to_string()), outcome);
     }
@@ -49,7 +49,7 @@ fn in_envelope(body: &str) -> String {
     json!({"Type": "Notification", "Message": body}).to_string()
 }
 
-/// What went into an event must come out of it, or be the named reason why nothing does.
+/// Checks that decoding returns the generated objects, or the reason why there are none.
 fn made_up(choices: &mut Choices<'_>) {
     let (mut records, mut expected, mut bad) = (Vec::new(), Event::default(), None);
     let as_envelope = choices.below(2) == 1;
@@ -66,7 +66,7 @@ fn made_up(choices: &mut Choices<'_>) {
             size: (has & 4 > 0).then(|| u64::MAX >> choices.below(64)),
             sequencer: (has & 8 > 0).then(|| choices.text(4).into_owned()),
             event_time: (has & 16 > 0).then(|| {
-                let second = i64::try_from(choices.below(65_536)).expect("it is small") << 20;
+                let second = i64::try_from(choices.below(65_536)).expect("the number is small") << 20;
                 jiff::Timestamp::new(second, 123_000_000).expect("a second of the next two thousand years")
             }),
         };
@@ -144,7 +144,7 @@ fn members(json: &mut Value, object: &ObjectRef, etag: &str, version_id: &str) {
     }
 }
 
-/// Form encoding, as S3 does it (0) and in other ways that a reader has to take.
+/// Form encoding, as S3 does it (style 0) and in other ways that a reader must accept.
 fn form(key: &str, style: usize) -> String {
     let mut encoded = String::new();
     for byte in key.bytes() {

@@ -1,4 +1,4 @@
-//! Records: any chunking reads the same, and what a plain reader of JSON reads is read as it reads it.
+//! Records: the result does not depend on the chunks, and agrees with a plain JSON reader.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use super::choices::Choices;
 
 /// 2026-11-21T12:00:00Z.
 const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
-/// Longest record in most cases: longer than any text that comes here.
+/// Longest record in most cases: longer than any text of this test.
 const UNLIMITED: usize = 1 << 20;
-/// In front of what is shown of a record that cannot be read.
+/// Prefix of the description of a record that cannot be read.
 const NO_RECORD: &str = "no record: ";
 const METADATA: [&str; 6] = ["file", "kubernetes", "source_type", "stream", "timestamp", "timestamp_end"];
 
-/// The first byte chooses the chunks, the second the longest record. `=` and choices make up records; anything else is
-/// text as it stands.
+/// The first byte chooses the chunks, the second the longest record. `=` starts choices for generated records; any
+/// other input is the text itself.
 pub(crate) fn check(data: &[u8]) {
     let [chunks, longest, rest @ ..] = data else { return };
     let max_record =
@@ -30,7 +30,7 @@ pub(crate) fn check(data: &[u8]) {
 
 type Record = (String, Option<i64>);
 
-/// What became of a text: its records, and the words of the error that ended it.
+/// Result of reading a text: its records, and the message of the error that ended it.
 #[derive(Debug, PartialEq, Eq)]
 struct Read {
     records: Vec<Record>,
@@ -39,7 +39,7 @@ struct Read {
 
 fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
     let (whole, slices) = read(text, [text.len()], More::Ended, max_record);
-    // A linear congruence over the first byte: the same chunks again for the same file.
+    // A linear congruential generator, seeded by the first byte, so that a file always gives the same chunks.
     let mut state = u32::from(chunks);
     let largest = 1_usize << (chunks & 7);
     let pieces = std::iter::repeat_with(move || {
@@ -48,12 +48,12 @@ fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
     });
     assert_eq!(read(text, pieces, More::Ended, max_record).0, whole);
     assert_eq!(read(text, std::iter::repeat(1 + text.len() / 512), More::Ended, max_record).0, whole);
-    // An object that broke off gives the same but for complaints about its end.
+    // An object that broke off gives the same records. Errors about its end do not count.
     let (broken_off, _) = read(text, [text.len()], More::Never, max_record);
     let at_its_end = |error: &String| error.contains("the object ends before");
     assert_eq!(broken_off.records, whole.records);
     assert_eq!(broken_off.error, whole.error.clone().filter(|error| !at_its_end(error)));
-    // Where bad lines are stepped over, too; and what is read without that is read with it.
+    // The same holds when bad lines are skipped. Records that are read without skipping are read with it too.
     let by_lines = || RecordReader::new(max_record, NOW).stepping_over_bad_lines();
     let (lines, _) = read_by(by_lines(), text, [text.len()], More::Ended);
     let chunked = read_by(by_lines(), text, std::iter::repeat(1 + usize::from(chunks >> 4)), More::Ended);
@@ -71,12 +71,12 @@ fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
     as_a_plain_reader(text, max_record, &whole);
 }
 
-/// What stands alone may be a document of another format.
+/// A text that is read by itself may be a document of another format.
 fn is_document(read: &Read) -> bool {
     read.error.as_ref().is_some_and(|error| error.contains("not supported"))
 }
 
-/// Reads `text` as it would arrive in chunks; the second part is each record as it stands there.
+/// Reads `text` in these chunks. Also returns each record's slice of the text.
 fn read(
     text: &[u8],
     chunks: impl IntoIterator<Item = usize>,
@@ -135,7 +135,7 @@ fn read_by(
     }
 }
 
-/// The message's text, once it is known to be legal, of the length it says, and the sum of its pieces.
+/// The message's text, after checks that it is legal JSON, has the reported length, and equals the sum of its pieces.
 fn unescape(message: &Message<'_>) -> String {
     let plain = |message: &Message<'_>| -> String {
         let text: String = serde_json::from_slice(&[b"\"", message.escaped(), b"\""].concat())
@@ -152,16 +152,16 @@ fn unescape(message: &Message<'_>) -> String {
     text
 }
 
-/// What a plain reader makes of one record.
+/// Result of a plain JSON reader for one record.
 #[derive(Debug)]
 enum Expected<'a> {
-    /// Its message, and its timestamp's value.
+    /// The record's message, and the value of its timestamp.
     Message(String, Option<&'a str>),
-    /// No message: these members go out, as JSON.
+    /// No message: these members are sent, as JSON.
     Members(BTreeMap<String, &'a RawValue>, Option<&'a str>),
-    /// Longer than a record may be.
+    /// The record is longer than allowed.
     TooLong,
-    /// It is read, and this reader cannot say how.
+    /// The record can be read, but this reader cannot predict the result.
     Anything,
 }
 
@@ -195,12 +195,12 @@ fn as_a_plain_reader(text: &[u8], max_record: usize, found: &Read) {
         };
         check_timestamp(timestamp, read_timestamp);
     }
-    // Text that is skipped is not checked for UTF-8, escapes and control characters; without any the readers agree. Line
-    // breaks and tabs are space between tokens; within a string they can only make serde_json the stricter one.
+    // Skipped text is not checked for UTF-8, escapes and control characters. Without any of these, both readers agree.
+    // Line breaks and tabs are white space between tokens; within a string only serde_json may refuse them.
     let control = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\n' | b'\r' | b'\t');
     let broken_string =
         text.split(|byte| *byte == b'"').skip(1).step_by(2).flatten().any(|byte| *byte < 0x20);
-    // Of what is stepped over the brackets are counted, and a byte order mark is nothing that this reader knows.
+    // Only brackets are counted in skipped lines, and this reader does not know byte order marks.
     let stepped_over = found.records.iter().any(|(text, _)| text.starts_with(NO_RECORD));
     let marked = text.windows(3).any(|window| window == b"\xef\xbb\xbf");
     let simple = std::str::from_utf8(text).is_ok()
@@ -215,7 +215,7 @@ fn as_a_plain_reader(text: &[u8], max_record: usize, found: &Read) {
     }
 }
 
-/// The records up to where the text is no array of objects or object any more; `true` if there is no such place.
+/// Records up to the place where the text stops being arrays or objects; `true` if there is no such place.
 fn plain_records(text: &[u8]) -> (Vec<&str>, bool) {
     let mut records = Vec::new();
     for value in Deserializer::from_slice(text).into_iter::<&RawValue>() {
@@ -240,14 +240,15 @@ fn expected(record: &str, max_record: usize) -> Expected<'_> {
     if record.len() > max_record {
         return Expected::TooLong;
     }
-    // Lone surrogates are legal until somebody wants the text: here, that of names.
+    // Lone surrogates are legal in JSON, but serde_json refuses to decode a name with one.
     let Ok(mut members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(record) else {
         return Expected::Anything;
     };
     let timestamp = members.get("timestamp").map(|value| value.get());
     match members.get("message").map(|value| value.get()) {
         Some(value) if value.starts_with('"') => {
-            let message = serde_json::from_str(&without_lone_surrogates(value)).expect("it is legal now");
+            let message =
+                serde_json::from_str(&without_lone_surrogates(value)).expect("the text is legal JSON now");
             Expected::Message(message, timestamp)
         }
         Some(value) => Expected::Message(value.to_owned(), timestamp),
@@ -258,7 +259,7 @@ fn expected(record: &str, max_record: usize) -> Expected<'_> {
     }
 }
 
-/// A string of JSON's in which U+FFFD stands for each half of a pair that is alone.
+/// A JSON string in which U+FFFD replaces each lone surrogate.
 fn without_lone_surrogates(string: &str) -> String {
     let unit = |at: usize| {
         let digits = string.get(at..at + 6)?.strip_prefix("\\u")?;
@@ -282,13 +283,17 @@ fn without_lone_surrogates(string: &str) -> String {
     text
 }
 
-/// Against the plain forms: whole numbers, and what the library reads.
+/// Compares timestamps in plain forms: whole numbers, and texts that the library reads.
 fn check_timestamp(value: Option<&str>, read: Option<i64>) {
     const FIRST: i128 = 946_684_800_000_000_000;
     const LAST: i128 = 1_795_348_800_000_999_999;
     let milliseconds =
         |at: i128| (FIRST..=LAST).contains(&at).then(|| i64::try_from(at / 1_000_000).expect("of this age"));
-    assert_eq!(read.and_then(|read| milliseconds(i128::from(read) * 1_000_000)), read, "it is believable");
+    assert_eq!(
+        read.and_then(|read| milliseconds(i128::from(read) * 1_000_000)),
+        read,
+        "the time is plausible"
+    );
     let Some(value) = value else {
         assert_eq!(read, None);
         return;
@@ -297,18 +302,18 @@ fn check_timestamp(value: Option<&str>, read: Option<i64>) {
     let number = text.as_deref().unwrap_or(value);
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     if let (true, Ok(number)) = (digits, number.parse::<i128>()) {
-        // The unit in which it is believable; there is one at most.
+        // The unit that gives a plausible time; at most one does.
         let nanoseconds = [1_000_000_000, 1_000_000, 1000, 1].map(|unit| number.checked_mul(unit));
         let believed = nanoseconds.into_iter().flatten().find_map(milliseconds);
         assert_eq!(read, believed, "{value}");
         return;
     }
     match text {
-        // Other numbers are for the table in `timestamp`.
+        // The table of tests in `timestamp` covers other numbers.
         Some(text)
             if text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E')) => {}
         Some(text) => {
-            // The library reads nine digits of a fraction, and no more.
+            // The library reads at most nine digits of a fraction.
             let mut fraction = None;
             let cut: String = text
                 .chars()
@@ -330,7 +335,7 @@ fn check_timestamp(value: Option<&str>, read: Option<i64>) {
     }
 }
 
-/// Short forms of what is in the field: a record of Vector's, and every way of being unusual.
+/// Short templates: a record of Vector, and unusual records of every kind.
 const TEMPLATES: [&str; 8] = [
     concat!(
         r#"{"application":"etcd","cluster_id":"hcp-eu-1","customer_id":"globex","file":"/var/log/pods/etcd_etcd-0/0.log","#,
@@ -374,8 +379,8 @@ const TOKENS: [&[u8]; 26] = [
     b"\"Records\":[",
 ];
 
-/// Records from the templates, each changed in few places, often the one before changed once more: a reader that
-/// remembers something must forget it at the right byte.
+/// Records from the templates with few changes each. Often a record is the one before with one more change, so that a
+/// reader which remembers the last record must notice the exact byte.
 fn made_up(choices: &mut Choices<'_>) -> Vec<u8> {
     let (open, between, close) =
         choices.one_of(&[("[", ",", "]"), ("", "\n", "\n"), ("[\n", ",\n ", "\n]\n"), ("[", "][", "]")]);
@@ -400,7 +405,7 @@ fn made_up(choices: &mut Choices<'_>) -> Vec<u8> {
     text
 }
 
-/// One change near a place that matters.
+/// Makes one change near an important position.
 fn edit(choices: &mut Choices<'_>, record: &mut Vec<u8>) {
     let landmark = choices
         .one_of(&["\"message\"", "\"message\":\"", "\"timestamp\"", "\"stream\":\"", "{", "}"])

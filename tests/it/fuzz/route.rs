@@ -1,4 +1,4 @@
-//! Keys and names: what is routed spells its key again, and no name leaves what CloudWatch Logs allows.
+//! Keys and names: a routed key can be rebuilt from its route, and every name is legal in CloudWatch Logs.
 
 use jiff::Timestamp;
 use logferry::{
@@ -6,7 +6,7 @@ use logferry::{
     route::{KeyLayout, Route},
 };
 
-/// A layout, a template and a key, each on a line but the key, which takes the rest. An empty line is the default.
+/// A layout and a template, each on a line, and a key, which takes the rest. An empty line selects the default.
 pub(crate) fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut parts = text.splitn(3, '\n');
@@ -24,7 +24,7 @@ pub(crate) fn check(data: &[u8]) {
     if let Ok(parsed) = StreamTemplate::parse(template) {
         names(&parsed, template, &route);
     }
-    // What was replaced or cut must not make two pods one.
+    // Two pods must not get the same name because characters were replaced or cut.
     let pod = StreamTemplate::parse("{pod}").expect("a legal template");
     let name = pod.render(&route, Timestamp::UNIX_EPOCH);
     for other in [piece(1), piece(2), piece(3) + ":", piece(3).replace('_', "*"), piece(3).replace(':', "*")]
@@ -42,7 +42,7 @@ fn is_legal(part: &str) -> bool {
     !matches!(part, "" | "." | "..") && !part.contains(char::is_control)
 }
 
-/// A key for that layout, of these pieces where they may stand in one.
+/// A key that fits the layout, made of these pieces where they are legal.
 fn fitting(layout: &KeyLayout, pieces: &[&str]) -> String {
     let mut legal = pieces.iter().copied().filter(|piece| is_legal(piece));
     let layout = layout.to_string();
@@ -91,14 +91,14 @@ fn routes(layout: &KeyLayout, key: &str) {
 }
 
 fn names(parsed: &StreamTemplate, template: &str, route: &Route) {
-    // Any day will do; the route's length picks one.
+    // The length of the route selects the day.
     let days = route.pod.len() + 1000 * route.tenant.len();
-    let at = Timestamp::from_second(86_400 * i64::try_from(days % 2_900_000).expect("it is small"))
+    let at = Timestamp::from_second(86_400 * i64::try_from(days % 2_900_000).expect("the number is small"))
         .expect("a day before the year 9999");
     let name = parsed.render(route, at);
     assert!((1..=512).contains(&name.chars().count()), "{name:?}");
     assert!(!name.contains([':', '*']) && !name.contains(char::is_control), "{name:?}");
-    // Where nothing has to be replaced, the name is the template with the values in their places.
+    // If no character must be replaced, the name is the template with the values inserted.
     let values = [&route.tenant, &route.cluster, &route.application, &route.pod];
     if values
         .iter()

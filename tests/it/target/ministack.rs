@@ -15,20 +15,20 @@ use crate::{eventually::eventually, worker::http_get};
 
 const VERSION: &str = "1.5.33";
 
-/// Keeps the emulator's keeper alive: the emulator goes when our end of the keeper's standard input closes, however
-/// this process ends.
+/// Process that supervises the emulator. It stops the emulator when the pipe to its standard input closes, which
+/// happens however this process ends.
 static KEEPER: Mutex<Option<Child>> = Mutex::new(None);
 
-/// The endpoint of the one ministack of this process, or why there is none.
+/// Endpoint of the one ministack of this process, or the reason why there is none.
 ///
-/// It is installed only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` asks for it: a plain
+/// It is installed only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` is set, so that a plain
 /// `cargo test` needs no network.
 pub(crate) async fn shared() -> &'static Result<String, String> {
     static SHARED: OnceCell<Result<String, String>> = OnceCell::const_new();
     SHARED.get_or_init(start).await
 }
 
-/// Whether its absence is a failure.
+/// Returns whether a missing ministack fails the tests.
 pub(crate) fn is_required() -> bool {
     env::var("LOGFERRY_REQUIRE_MINISTACK").is_ok_and(|value| value == "1")
 }
@@ -41,7 +41,7 @@ async fn start() -> Result<String, String> {
         .port();
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ministack-{}", std::process::id()));
     std::fs::create_dir_all(home.join("s3")).map_err(|error| error.to_string())?;
-    // The keeper waits for the end of its input, which is the end of this process, and cleans up.
+    // The shell waits for the end of its standard input, which is the end of this process, and then cleans up.
     let keep = r#""$0" >"$D/log" 2>&1 </dev/null & pid=$!
         read -r _; kill "$pid"; wait "$pid"; rm -rf "$D""#;
     let keeper = Command::new("sh")
@@ -72,11 +72,11 @@ async fn start() -> Result<String, String> {
     Ok(format!("http://127.0.0.1:{port}"))
 }
 
-/// The program, installed into a virtual environment of its own unless it is there already.
+/// Path of the program. Installs it into a virtual environment of its own if it is missing.
 fn install() -> Result<PathBuf, String> {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("ministack-venv");
     let program = venv.join("bin/ministack");
-    // Written last: a half-done installation has none.
+    // Written last, so an incomplete installation has no marker.
     let marker = venv.join(format!("installed-{VERSION}"));
     if marker.exists() {
         return Ok(program);
@@ -98,7 +98,7 @@ fn install() -> Result<PathBuf, String> {
 
 fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => format!("{command:?}: there is no such program"),
+        ErrorKind::NotFound => format!("{command:?}: the program does not exist"),
         _ => format!("{command:?}: {error}"),
     })?;
     if output.status.success() {

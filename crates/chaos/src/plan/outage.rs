@@ -1,28 +1,29 @@
-//! A minute without one service, while objects keep coming.
+//! Plans of a minute without one service, while objects keep coming.
 
 use std::time::Duration;
 
 use super::{Kind, Plan, UPLOADS, Weather};
 
-/// A service that no worker reaches for a minute.
+/// A service that is out of reach for a minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
     /// The queue.
     Sqs,
     /// The tenant table and the ledger.
     DynamoDb,
-    /// Both hops into the customers' accounts; their sessions end when it begins, or nobody would notice within the hour.
+    /// Both hops into the customers' accounts. Their sessions end when the outage begins; otherwise no worker would
+    /// call STS for an hour.
     Sts,
 }
 
 impl Outage {
-    /// All of them.
+    /// All outages.
     pub const ALL: [Self; 3] = [Self::Sqs, Self::DynamoDb, Self::Sts];
-    /// When it begins and ends.
+    /// Begin and end of the outage.
     pub(crate) const FROM: Duration = Duration::from_secs(10);
     pub(crate) const TO: Duration = Duration::from_secs(70);
 
-    /// Its service, by the signing name.
+    /// Signing name of the service.
     pub fn service(self) -> &'static str {
         match self {
             Self::Sqs => "sqs",
@@ -31,28 +32,28 @@ impl Outage {
         }
     }
 
-    /// What `/readyz` of every worker is to name meanwhile.
+    /// Dependency that `/readyz` of every worker should name during the outage.
     pub(crate) fn dependency(self) -> Option<&'static str> {
         match self {
             Self::Sqs => Some("queue: "),
             Self::DynamoDb => Some("tenant_table: "),
-            // The session of the first hop lasts longer.
+            // The session of the first hop is still valid, so the worker stays ready.
             Self::Sts => None,
         }
     }
 
-    /// What some worker is to count.
+    /// Metric that at least one worker should count.
     pub(crate) fn metric(self) -> &'static str {
         match self {
             Self::Sqs => "logferry_queue_errors_total{call=\"receive\"}",
-            Self::DynamoDb => "logferry_ledger_errors_total{",
+            Self::DynamoDb => "logferry_ledger_errors_total",
             Self::Sts => "logferry_failures_total{reason=\"role_unavailable\"}",
         }
     }
 }
 
 impl Plan {
-    /// The objects and messages of that seed over more than a minute, and a service that cannot be reached in the middle.
+    /// Plans objects and messages over more than a minute, with one service out of reach in the middle.
     pub fn outage(seed: u64, outage: Outage, workers: usize) -> Self {
         let mut plan = Self::new(seed, Kind::Outage, workers);
         let stretch = |at: &mut Duration| *at = at.mul_f64(Outage::TO.div_duration_f64(UPLOADS));
@@ -76,7 +77,7 @@ mod tests {
         assert!(of(Duration::ZERO, Outage::FROM) > 0 && of(Outage::FROM, Outage::TO) > 0);
         for (number, object) in plan.objects.iter().enumerate() {
             let mut told = plan.messages.iter().filter(|message| message.objects.contains(&number));
-            assert!(told.all(|message| message.at >= object.at), "nobody tells before it is there");
+            assert!(told.all(|message| message.at >= object.at), "no message comes before its object");
         }
     }
 }

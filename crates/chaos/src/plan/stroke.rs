@@ -1,4 +1,4 @@
-//! Which worker is struck, when, and how.
+//! Kills and pauses of workers: which worker, when, and how.
 
 use std::time::Duration;
 
@@ -10,37 +10,37 @@ use super::{Kind, PERIOD, within};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stroke {
     pub(crate) worker: usize,
-    /// When so many calls of that operation have arrived, and a little later; but at `latest` in any case.
+    /// The blow comes `delay` after the given number of calls of an operation have arrived, and at `latest` in any case.
     pub(crate) after: (&'static str, &'static str, u64),
     pub(crate) delay: Duration,
     pub(crate) latest: Duration,
     pub(crate) blow: Blow,
 }
 
-/// What happens to the worker.
+/// Kind of a blow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blow {
-    /// SIGKILL; another takes its place after that time.
+    /// SIGKILL. A new worker starts after `restart`.
     Kill { restart: Duration },
-    /// SIGSTOP, and SIGCONT after that time.
+    /// SIGSTOP, and SIGCONT after `lasts`.
     Pause { lasts: Duration },
 }
 
 impl Blow {
-    /// Longest attempt of a call where a pause may be longer than it and shorter than the lease.
+    /// Attempt timeout of runs in which a pause may be longer than an attempt and shorter than the lease.
     pub(crate) const SHORT_ATTEMPT: Duration = Duration::from_secs(4);
 
     fn pause(rng: &mut Rng) -> Self {
-        // Longer than an attempt, shorter than the shortest lease of ten seconds; or so long that another worker has taken over.
+        // Longer than an attempt and shorter than the shortest lease (10 s); or long enough for another worker to take over.
         let seconds = if rng.bool() { 5.0 + 4.0 * rng.f64() } else { 12.0 + 4.0 * rng.f64() };
         Self::Pause { lasts: Duration::from_secs_f64(seconds) }
     }
 }
 
-/// The blows of a run of that kind.
+/// Plans the blows of a run of this kind.
 pub(super) fn strokes(kind: Kind, workers: usize, rng: &mut Rng) -> Vec<Stroke> {
     let (count, pauses) = match kind {
-        // One pause in four blows.
+        // One blow in four is a pause.
         Kind::Kills => (rng.usize(1..=4), 1),
         Kind::Pauses => (rng.usize(1..=3), 4),
         Kind::Faults | Kind::LostAnswers | Kind::NoLedger | Kind::Outage => (0, 0),
@@ -50,12 +50,12 @@ pub(super) fn strokes(kind: Kind, workers: usize, rng: &mut Rng) -> Vec<Stroke> 
             let after = match rng.u8(..8) {
                 0 => ("s3", "GetObject", rng.u64(1..15)),
                 1 => ("sqs", "DeleteMessageBatch", rng.u64(1..10)),
-                // The ledger's; without one it is never called, and `latest` decides.
+                // A call of the ledger. In runs without a ledger there is none, and `latest` decides.
                 2 | 3 => ("dynamodb", "UpdateItem", rng.u64(1..60)),
                 _ => ("logs", "PutLogEvents", rng.u64(1..40)),
             };
             let restart = within(Duration::from_millis(1500), rng);
-            // The first blow of a kind of blows is one of them.
+            // The first blow is always of the run's own kind.
             let paused = pauses == 4 || number > 0 && rng.usize(..4) < pauses;
             Stroke {
                 worker: rng.usize(..workers),

@@ -1,4 +1,4 @@
-//! Which calls fail, how, when and how often.
+//! Faults of a run: which calls fail, how, when, and how often.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 
 use super::{some, within};
 
-/// What the keys of objects end with of which nothing is put before all of it was read. A wrong bit in the others is
-/// delivered before the checksum tells: that cannot be taken back, only delivered again.
+/// Suffix of the keys of objects that are put in one batch, after the whole object was read. Bits are flipped in these
+/// objects alone: a longer object is delivered before the checksum at its end can show the wrong bit.
 pub(crate) const ONE_BATCH: &str = ".one-batch";
 
-/// One rule of faults and when it holds.
+/// One fault rule, and the period in which it is active.
 #[derive(Clone, Debug)]
 pub(crate) struct Weather {
     pub(crate) from: Duration,
@@ -29,8 +29,8 @@ impl PartialEq for Weather {
     }
 }
 
-/// A call, and the refusals that it is given: status and code as AWS has them. What would be a lie is not among them: that
-/// an object is missing, that a batch was taken before, that a condition does not hold.
+/// A call and the errors that it may fail with: status and code of AWS. Errors that would be untrue are left out: a
+/// missing object, a batch that was accepted before, a failed condition.
 type Refusals = (&'static str, &'static str, &'static [(u16, &'static str)]);
 
 const REFUSALS: [Refusals; 15] = [
@@ -82,7 +82,7 @@ const REFUSALS: [Refusals; 15] = [
     ("sqs", "SendMessageBatch", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
     ("s3", "CopyObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
     ("s3", "HeadObject", &[(503, "SlowDown"), (500, "InternalError")]),
-    // The quarantine's files.
+    // Files of the quarantine.
     ("s3", "PutObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
 ];
 
@@ -93,9 +93,9 @@ const DYNAMODB: &[(u16, &str)] = &[
 ];
 
 impl Weather {
-    /// One call that fails now and then, before it takes effect; or, where nothing is lost by it, after.
+    /// One call that fails sometimes. The failure comes before the call takes effect, or after it where that loses nothing.
     pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
-        // The calls that matter most come up most.
+        // The calls that matter most have several entries.
         let call = some(rng, &[0, 0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12, 13, 14]);
         let (service, operation, refusals) = REFUSALS[call];
         let effect = match (rng.u8(..10), service, operation) {
@@ -107,17 +107,17 @@ impl Weather {
             (6, "s3", "GetObject") => Effect::HalfBody,
             (7, "s3", "GetObject") => Effect::WrongChecksum,
             (8, "s3", "GetObject") => Effect::SlowBody { bytes_per_second: rng.u64(20_000..400_000) },
-            // The effect stands and the answer is lost: a message waits for its visibility to end, is deleted twice, an
-            // entry is written twice, a copy or a file is made twice, a letter or a message is sent twice.
+            // The call takes effect and its answer is lost. The consequences: a message waits for its visibility
+            // timeout, is deleted or sent twice; a ledger entry, a copy, a file or a letter is written twice.
             (7 | 8, "sqs" | "dynamodb", _) | (7 | 8, "s3", "CopyObject" | "PutObject") => {
                 Effect::After { error: None }
             }
             _ => Effect::Reset,
         };
         let probability = match effect {
-            // Each costs its message ten seconds.
+            // Each costs its message the 10 s of its visibility timeout.
             Effect::After { .. } if operation == "ReceiveMessage" => 0.1,
-            // Few enough for the repetitions of a call: a ledger that cannot be used is a kind of its own.
+            // Rarely, so that the SDK's retries suffice: an unreachable ledger has a run kind of its own.
             _ if operation == "UpdateItem" => 0.05,
             _ => some(rng, &[0.1, 0.3, 0.5]),
         };
@@ -127,14 +127,14 @@ impl Weather {
         Self::new(period, 4, rng, fault)
     }
 
-    /// A service that cannot be reached at all for a while; of DynamoDB, the tenant table.
+    /// One service that is out of reach for a while. For DynamoDB this is the tenant table alone.
     pub(super) fn outage(period: Duration, rng: &mut Rng) -> Self {
         let services = [("logs", "*"), ("s3", "*"), ("sqs", "*"), ("sts", "*"), ("dynamodb", "Query")];
         let (service, operation) = some(rng, &services);
         Self::new(period, 2, rng, worker_s(service, operation, Effect::Reset))
     }
 
-    /// The ledger throttles every call for a moment, or takes its time over each: it is there all the same.
+    /// A ledger that throttles or delays every call for a moment. It counts as within reach.
     pub(super) fn throttled_ledger(period: Duration, rng: &mut Rng) -> Self {
         let throttled = Effect::Error(ErrorAnswer::new(400, "ProvisionedThroughputExceededException"));
         let slow = Effect::Latency { milliseconds: rng.u64(100..900) };
@@ -144,24 +144,24 @@ impl Weather {
         Self::new(period, 2, rng, fault)
     }
 
-    /// Every other put takes its time, so that a worker which is paused is in the middle of some.
+    /// Delays every other put, so that a paused worker is in the middle of one.
     pub(super) fn slow_puts(period: Duration, rng: &mut Rng) -> Self {
         let effect = Effect::Latency { milliseconds: rng.u64(300..1500) };
         let fault = Fault { probability: Some(0.5), ..worker_s("logs", "PutLogEvents", effect) };
         Self { from: Duration::ZERO, to: period, fault }
     }
 
-    /// The ledger cannot be reached at all, for longer than workers wait for it.
+    /// A ledger that is out of reach for longer than workers wait for it.
     pub(super) fn ledger_outage(rng: &mut Rng) -> Self {
         let from = within(Duration::from_secs(3), rng);
         let lasts = Self::OUT_OF_REACH + Duration::from_secs(2) + within(Duration::from_secs(3), rng);
         Self { from, to: from + lasts, fault: worker_s("dynamodb", "UpdateItem", Effect::Reset) }
     }
 
-    /// How long the ledger is away before workers go on without it, in runs of that kind.
+    /// Value of `ledger.out_of_reach_after` in runs of the kind [`Kind::NoLedger`].
     pub(crate) const OUT_OF_REACH: Duration = Duration::from_secs(5);
 
-    /// Answers that are lost after the events were taken.
+    /// PutLogEvents calls whose answer is lost after the events were taken.
     pub(super) fn lost_answers(period: Duration, rng: &mut Rng) -> Self {
         let error = ErrorAnswer::new(503, "ServiceUnavailableException");
         let effect = some(
@@ -170,11 +170,11 @@ impl Weather {
         );
         let fault = worker_s("logs", "PutLogEvents", effect);
         let fault = Fault { probability: Some(0.3), times: Some(rng.u64(1..=3)), ..fault };
-        // In front of the others would be best; all the time is good enough.
+        // The rules before this one take some of its calls, so it holds for the whole period.
         Self { from: Duration::ZERO, to: period, fault }
     }
 
-    /// Every call of that kind is reset.
+    /// Resets the connection of every call of an operation.
     pub(super) fn unreachable(from: Duration, to: Duration, service: &str, operation: &str) -> Self {
         Self { from, to, fault: worker_s(service, operation, Effect::Reset) }
     }
@@ -186,7 +186,7 @@ impl Weather {
     }
 }
 
-/// A rule for calls of workers alone: the harness is the accounts' root.
+/// A fault rule for the calls of workers only. The harness calls as the accounts' root, which has no session.
 fn worker_s(service: &str, operation: &str, effect: Effect) -> Fault {
     Fault { sessions_only: true, ..Fault::new(service, operation, effect) }
 }

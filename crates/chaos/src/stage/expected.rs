@@ -1,4 +1,4 @@
-//! What must lie where in the end, and what does.
+//! Expected and actual contents of all destinations at the end of a run.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,11 +15,11 @@ use crate::{
     quarantine::{self, Line, Shelf},
 };
 
-/// Where copies lie in a customer's bucket: the default of the row's `bucket_prefix`.
+/// Prefix of copies in a customer's bucket: the default of the row's `bucket_prefix`.
 const COPIES: &str = "ROSA/cluster-logs/";
 
 impl Stage {
-    /// Takes all dead letters.
+    /// Receives and deletes all dead letters.
     pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<Letter>> {
         let (sqs, mut letters) = (self.root.sqs(), Vec::new());
         loop {
@@ -44,7 +44,7 @@ impl Stage {
         }
     }
 
-    /// Each object's way into each delivery's stream.
+    /// One lane for each object and each delivery that takes it.
     pub(crate) fn lanes(&self, plan: &Plan) -> Vec<Lane> {
         let mut lanes = Vec::new();
         for (number, object) in plan.objects.iter().enumerate() {
@@ -66,7 +66,7 @@ impl Stage {
         lanes
     }
 
-    /// The deliveries that want an object: the type of the row, and whose it is.
+    /// Deliveries that take an object: `type` of the row, and customer.
     fn deliveries(&self, object: &Object) -> impl Iterator<Item = (&'static str, &Customer)> {
         let web = object.application == "web";
         let wanting = DELIVERIES.into_iter().zip(&self.tenants[object.tenant]);
@@ -75,7 +75,7 @@ impl Stage {
             .map(|(delivery, (customer, _))| (delivery, customer))
     }
 
-    /// What each object's delivery is to leave in the quarantine.
+    /// Records that each delivery of each object should put into the quarantine.
     pub(crate) fn shelves(&self, plan: &Plan, stored: &HashMap<usize, Stored>) -> Vec<Shelf> {
         let mut shelves = Vec::new();
         if !plan.quarantine {
@@ -98,7 +98,7 @@ impl Stage {
         shelves
     }
 
-    /// Every line in the quarantine.
+    /// Reads every line in the quarantine.
     pub(crate) async fn quarantined(&self, plan: &Plan) -> anyhow::Result<Vec<Line>> {
         let mut lines = Vec::new();
         if plan.quarantine {
@@ -109,7 +109,7 @@ impl Stage {
         Ok(lines)
     }
 
-    /// What is to lie in each customer's bucket: of objects with one key, the newest.
+    /// Expected objects in each customer's bucket. Of objects with one key only the newest.
     pub(crate) fn copies(
         &self,
         plan: &Plan,
@@ -132,7 +132,7 @@ impl Stage {
         copies
     }
 
-    /// Says what is wrong in the customers' buckets.
+    /// Lists the flaws of the customers' buckets.
     pub(crate) async fn judge_copies(
         &self,
         plan: &Plan,
@@ -149,7 +149,7 @@ impl Stage {
         Ok(problems)
     }
 
-    /// Everything in a bucket of the provider's, by key.
+    /// Reads all objects in a bucket of the provider, by key.
     async fn objects(&self, bucket: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let s3 = self.root.s3();
         let mut pages = s3.list_objects_v2().bucket(bucket).into_paginator().send();
@@ -159,18 +159,18 @@ impl Stage {
             for key in page.contents.unwrap_or_default().into_iter().filter_map(|object| object.key) {
                 let got = s3.get_object().bucket(bucket).key(&key).send().await;
                 let body = got.context("cannot read an object")?.body.collect().await;
-                objects.insert(key, body.context("an object breaks off")?.into_bytes().to_vec());
+                objects.insert(key, body.context("the body of an object broke off")?.into_bytes().to_vec());
             }
         }
         Ok(objects)
     }
 
-    /// How many calls of workers sent messages anew; each sends ten messages at most.
+    /// Number of calls in which workers sent messages again, ten at most per call.
     pub(crate) fn sent_anew(&self) -> u64 {
         self.sandbox.calls("sqs", "SendMessageBatch")
     }
 
-    /// What messages tell of and letters are to be about.
+    /// Objects that messages named and that must have dead letters.
     pub(crate) fn told_of(&self, plan: &Plan, stored: &HashMap<usize, Stored>) -> Told {
         let missing = plan.objects.len();
         let is_bad = |number: &usize| plan.objects.get(*number).is_none_or(Object::is_damaged);

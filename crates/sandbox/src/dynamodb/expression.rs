@@ -1,7 +1,7 @@
-//! Expressions: placeholders, tokens and names; [`condition`] and [`update`] hold the two grammars.
+//! Expressions: placeholders, tokens and names. [`condition`] and [`update`] contain the two grammars.
 //!
-//! The grammars are what logferry sends: names of attributes, never paths into them. What they do not know is a
-//! `ValidationException`, never ignored; so is a placeholder that is given but not used, or used but not given.
+//! The grammars cover the expressions that logferry uses: names of attributes, no paths into attributes. Anything else
+//! is a `ValidationException`, as is a placeholder that is defined but not used, or used but not defined.
 
 pub(super) mod condition;
 pub(super) mod update;
@@ -25,7 +25,7 @@ pub(super) struct Placeholders {
 }
 
 impl Placeholders {
-    /// Reads both maps; `expressions` are those of the request that may use them.
+    /// Reads both maps. `expressions` are the expressions of the request that may use them.
     pub(super) fn read(
         names: Option<BTreeMap<String, String>>,
         values: Option<&Map<String, Value>>,
@@ -98,9 +98,9 @@ fn is_word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// A cursor over the tokens of one expression: words, `#name`, `:value` and symbols.
+/// Cursor over the tokens of one expression: words, `#name`, `:value` and symbols.
 struct Parser<'a> {
-    /// The request member, for messages: `ConditionExpression`.
+    /// Request member for error messages, for example `ConditionExpression`.
     member: &'static str,
     tokens: Vec<&'a str>,
     at: usize,
@@ -138,10 +138,10 @@ impl<'a> Parser<'a> {
         validation(format!("Invalid {}: {message}", self.member))
     }
 
-    /// The refusal of the token at the cursor, or of the end.
+    /// Error for the token at the cursor, or for the end of the expression.
     fn syntax_error(&self) -> AwsError {
         let token = self.peek().unwrap_or("<EOF>");
-        // One token to either side is shown, as AWS does.
+        // AWS shows one token on either side.
         let near = self.tokens[self.at.saturating_sub(1)..(self.at + 2).min(self.tokens.len())].join(" ");
         self.error(format_args!("Syntax error; token: \"{token}\", near: \"{near}\""))
     }
@@ -150,7 +150,7 @@ impl<'a> Parser<'a> {
         self.tokens.get(self.at).copied()
     }
 
-    /// Takes the symbol, or the keyword in whatever case, if it comes next.
+    /// Takes the next token if it is this symbol, or this keyword in any case.
     fn take(&mut self, token: &str) -> bool {
         let found = self.peek().is_some_and(|next| next.eq_ignore_ascii_case(token));
         self.at += usize::from(found);
@@ -165,7 +165,7 @@ impl<'a> Parser<'a> {
         if self.at == self.tokens.len() { Ok(()) } else { Err(self.syntax_error()) }
     }
 
-    /// Takes the name of an attribute, bare or by its placeholder.
+    /// Takes the name of an attribute, or its placeholder.
     fn name(&mut self) -> Result<String, AwsError> {
         let name = match self.peek() {
             Some(word) if is_reserved(word) => {
@@ -189,7 +189,7 @@ impl<'a> Parser<'a> {
         Ok(name)
     }
 
-    /// Takes a `:value`.
+    /// Takes a `:value` placeholder.
     fn value(&mut self) -> Result<AttributeValue, AwsError> {
         let placeholder = self.peek().filter(|token| token.starts_with(':'));
         let placeholder = placeholder.ok_or_else(|| self.syntax_error())?;

@@ -1,4 +1,4 @@
-//! The calls on one item: PutItem, GetItem, UpdateItem, DeleteItem.
+//! Calls on one item: PutItem, GetItem, UpdateItem, DeleteItem.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::{DynamoDb, Rest, choice, constraint, read, refuse_rest, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
-/// Most bytes of one item, names and values.
+/// Largest item in bytes, names and values.
 const MAX_ITEM_BYTES: usize = 400 * 1024;
 
 #[derive(Deserialize)]
@@ -45,14 +45,14 @@ struct UpdateItem {
 #[serde(rename_all = "PascalCase")]
 struct GetItem {
     key: Option<Map<String, Value>>,
-    /// Every read is consistent here, so it makes no difference.
+    /// Without effect: every read of the sandbox is consistent.
     #[serde(rename = "ConsistentRead")]
     _consistent_read: Option<bool>,
     #[serde(flatten)]
     rest: Rest,
 }
 
-/// What the three writing calls have in common.
+/// Common members of the three writing calls.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Write {
@@ -65,20 +65,18 @@ struct Write {
     rest: Rest,
 }
 
-/// A condition on the item as it is, and whether its failure shows that item.
+/// A condition on the existing item, and whether a failure returns that item.
 struct Guard {
     condition: Option<Condition>,
     show_item: bool,
 }
 
 impl Write {
-    /// Parses the condition of PutItem or DeleteItem.
     fn guard(&self) -> Result<Guard, AwsError> {
         let mut placeholders = self.placeholders(&[("ConditionExpression", &self.condition_expression)])?;
         self.guard_with(&mut placeholders)
     }
 
-    /// Parses both expressions of UpdateItem.
     fn update_and_guard(&self, update: &Option<String>) -> Result<(Update, Guard), AwsError> {
         let mut placeholders = self.placeholders(&[
             ("UpdateExpression", update),
@@ -96,7 +94,7 @@ impl Write {
         Placeholders::read(self.expression_attribute_names.clone(), values, expressions)
     }
 
-    /// Parses the condition, the last of the call's expressions.
+    /// Parses the condition, which must be the last expression of the call.
     fn guard_with(&self, placeholders: &mut Placeholders) -> Result<Guard, AwsError> {
         let condition = match &self.condition_expression {
             Some(text) => Some(Condition::parse("ConditionExpression", text, placeholders)?),
@@ -115,7 +113,7 @@ impl Write {
         choice(self.return_values.as_deref(), "returnValues", &["NONE", "ALL_OLD", "ALL_NEW"])
     }
 
-    /// Whether PutItem or DeleteItem answers with the item that was there.
+    /// Returns whether PutItem or DeleteItem answers with the previous item.
     fn returns_old(&self) -> Result<bool, AwsError> {
         match self.return_values()? {
             "NONE" => Ok(false),
@@ -188,7 +186,7 @@ impl DynamoDb {
             }
             let old = table.items.get(&key).cloned();
             guard.check(old.as_ref())?;
-            // An item that does not exist is created with its key, whatever the update does to it.
+            // A missing item is created with its key.
             let new = update.apply(old.as_ref().unwrap_or(&key_item));
             if item_size(&new) > MAX_ITEM_BYTES {
                 return Err(validation("Item size to update has exceeded the maximum allowed size"));
@@ -220,7 +218,7 @@ fn required<T>(value: Option<T>, member: &str) -> Result<T, AwsError> {
     value.ok_or_else(|| constraint("null", member, "Member must not be null"))
 }
 
-/// The answer of a write: the item or the attributes asked for, if there are any.
+/// Answer of a write: the requested item or attributes, if there are any.
 fn attributes(item: Option<Item>) -> Reply {
     match item.filter(|item| !item.is_empty()) {
         Some(item) => Reply::json(&json!({ "Attributes": item_to_json(&item) })),

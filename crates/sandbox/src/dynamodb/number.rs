@@ -6,12 +6,12 @@ use std::fmt;
 use super::validation;
 use crate::call::AwsError;
 
-/// Significant digits that a number may have.
+/// Most significant digits of a number.
 const MAX_DIGITS: usize = 38;
-/// Powers of ten between which the magnitude of a number but zero lies.
+/// Range of a number's magnitude as powers of ten; zero is always allowed.
 const MAGNITUDES: std::ops::RangeInclusive<i64> = -130..=125;
 
-/// `mantissa * 10^exponent`, the mantissa without trailing zeros; zero has the exponent 0.
+/// `mantissa * 10^exponent`, without trailing zeros in the mantissa. Zero has the exponent 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number {
     mantissa: i128,
@@ -28,7 +28,7 @@ impl Number {
             _ => (1, text),
         };
         let (digits, exponent) = match unsigned.split_once(['e', 'E']) {
-            // Within this bound the sum below cannot overflow, and beyond it no number is in range.
+            // An i32 cannot overflow the sum below, and no larger exponent is in DynamoDB's range.
             Some((digits, exponent)) => (digits, exponent.parse::<i32>().map_err(|_| unreadable())?),
             None => (unsigned, 0),
         };
@@ -46,7 +46,7 @@ impl Number {
         Self::checked(sign * mantissa, i64::from(exponent) - fraction.len() as i64 + trailing as i64)
     }
 
-    /// Bytes that the number counts for in an item's size.
+    /// Size of the number in bytes, as part of an item's size.
     pub(super) fn size(self) -> usize {
         self.digits().div_ceil(2) + 1
     }
@@ -96,7 +96,7 @@ impl Ord for Number {
             return signs;
         }
         let magnitudes = self.magnitude().cmp(&other.magnitude()).then_with(|| {
-            // Of one magnitude, so the aligned mantissas have equally many digits, 38 at most.
+            // Both magnitudes are equal, so the aligned mantissas have the same number of digits, at most 38.
             let low = self.exponent.min(other.exponent);
             let aligned =
                 |number: &Self| number.mantissa.unsigned_abs() * 10_u128.pow((number.exponent - low) as u32);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn invalid_numbers_are_refused() {
         for bad in ["", "-", ".", "1.2.3", "abc", "1e", " 1", "0x1", "1_000", "NaN", "é", "1e99999999999"] {
             let error = Number::parse(bad).expect_err(bad);
             assert!(error.message.starts_with("The parameter cannot be converted"), "{bad}");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_that_of_decimals() {
+    fn numbers_are_ordered_as_decimals() {
         let ascending =
             ["-1e100", "-10", "-9.5", "-1e-100", "0", "1e-130", "0.5", "9", "9.01", "10", "1e125"];
         for pair in ascending.windows(2) {

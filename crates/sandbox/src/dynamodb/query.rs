@@ -13,7 +13,7 @@ use super::{DynamoDb, Rest, constraint, read, refuse_rest, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
-/// Most bytes of items that one page looks at, before its filter.
+/// Most bytes of items that one page reads, before the filter.
 const PAGE_BYTES: usize = 1024 * 1024;
 
 #[derive(Deserialize)]
@@ -32,7 +32,7 @@ struct Scan {
     expression_attribute_values: Option<Map<String, Value>>,
     exclusive_start_key: Option<Map<String, Value>>,
     limit: Option<i64>,
-    /// Every read is consistent here, so it makes no difference.
+    /// Without effect: every read of the sandbox is consistent.
     #[serde(rename = "ConsistentRead")]
     _consistent_read: Option<bool>,
     #[serde(flatten)]
@@ -83,7 +83,6 @@ impl DynamoDb {
     }
 }
 
-/// How one page is filled and shown.
 struct Page {
     filter: Option<Condition>,
     start: Option<Item>,
@@ -96,7 +95,7 @@ impl Scan {
         Placeholders::read(self.expression_attribute_names.clone(), values, expressions)
     }
 
-    /// Parses the filter, as the last of the expressions, and checks the rest.
+    /// Parses the filter, which must be the last expression, and checks the other members.
     fn page(&self, placeholders: &mut Placeholders) -> Result<Page, AwsError> {
         let filter = match &self.filter_expression {
             Some(text) => Some(Condition::parse("FilterExpression", text, placeholders)?),
@@ -126,7 +125,7 @@ impl Page {
         let mut found = found.map(|(_, item)| item).peekable();
         let (mut bytes, mut scanned, mut last) = (0, 0, None);
         let mut items = Vec::new();
-        // A page that its limit fills ends with a key, whether or not something follows: so does AWS's.
+        // A page that its limit fills ends with a key even if no item follows, as in AWS.
         let full = loop {
             if scanned == self.limit {
                 break true;
@@ -136,7 +135,7 @@ impl Page {
             if bytes > PAGE_BYTES && scanned > 0 {
                 break true;
             }
-            let item = found.next().expect("it was just seen");
+            let item = found.next().expect("the item was peeked");
             scanned += 1;
             last = Some(item);
             if self.filter.as_ref().is_none_or(|filter| filter.holds(item)) {
@@ -152,7 +151,7 @@ impl Page {
     }
 }
 
-/// Reads `hash = :value`, the one key condition that is sent.
+/// Reads `hash = :value`, the only key condition that logferry uses.
 fn hash_key(table: &Table, condition: Condition) -> Result<String, AwsError> {
     let name = &table.hash.name;
     match condition {

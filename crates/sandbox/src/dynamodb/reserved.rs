@@ -1,15 +1,16 @@
-//! The words that expressions may not use as attribute names without a placeholder.
+//! Words that expressions may use as attribute names only with a placeholder.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// Whether DynamoDB reserves the word, in whatever case.
+/// Returns whether DynamoDB reserves the word, in any case.
 pub(super) fn is_reserved(name: &str) -> bool {
     static SET: LazyLock<HashSet<&str>> = LazyLock::new(|| WORDS.split_whitespace().collect());
     SET.contains(name.to_ascii_uppercase().as_str())
 }
 
-/// From "Reserved words in DynamoDB" in its developer guide; two of them are misspelt there, and reserved so.
+/// Source: Amazon DynamoDB developer guide, "Reserved words in DynamoDB". Two words are misspelt there, and DynamoDB
+/// reserves the misspelt forms.
 const WORDS: &str = "
 ABORT ABSOLUTE ACTION ADD AFTER AGENT AGGREGATE ALL ALLOCATE ALTER ANALYZE AND ANY ARCHIVE ARE ARRAY AS ASC
 ASCII ASENSITIVE ASSERTION ASYMMETRIC AT ATOMIC ATTACH ATTRIBUTE AUTH AUTHORIZATION AUTHORIZE AUTO AVG BACK

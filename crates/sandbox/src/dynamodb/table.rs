@@ -1,4 +1,4 @@
-//! A table: its key schema and its items in key order. Key attributes are strings.
+//! A table: its key schema, and its items in key order. Key attributes are strings.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,13 @@ use super::validation;
 use super::value::{AttributeValue, Item};
 use crate::call::AwsError;
 
-/// A primary key: hash and, if the schema has one, range.
+/// A primary key: the hash key and, if the schema has one, the range key.
 pub(super) type Key = (String, Option<String>);
 
-/// An attribute of the key schema.
 #[derive(Clone, Debug)]
 pub(super) struct KeyAttribute {
     pub(super) name: String,
-    /// Most bytes its value may have.
+    /// Largest value in bytes.
     pub(super) max_bytes: usize,
 }
 
@@ -26,7 +25,7 @@ pub(super) struct Table {
 }
 
 impl KeyAttribute {
-    /// Refuses values that are empty or too long for a key.
+    /// Refuses a value that is empty or too long for a key.
     pub(super) fn check(&self, value: &str) -> Result<(), AwsError> {
         if value.is_empty() {
             return Err(validation(format!(
@@ -47,9 +46,9 @@ impl KeyAttribute {
     }
 }
 
-/// Most bytes of a hash key's value.
+/// Largest hash key in bytes.
 pub(super) const HASH_KEY_BYTES: usize = 2048;
-/// Most bytes of a range key's value.
+/// Largest range key in bytes.
 pub(super) const RANGE_KEY_BYTES: usize = 1024;
 
 impl Table {
@@ -57,7 +56,7 @@ impl Table {
         std::iter::once(&self.hash).chain(&self.range)
     }
 
-    /// The key of an item that is to be put.
+    /// Key of an item to be put.
     pub(super) fn key_of_item(&self, item: &Item) -> Result<Key, AwsError> {
         self.read_key(item, |name, found| {
             let what = match found {
@@ -70,7 +69,7 @@ impl Table {
         })
     }
 
-    /// The key that a request names: exactly the attributes of the schema.
+    /// Key in a request, which must have exactly the attributes of the schema.
     pub(super) fn key(&self, given: &Item) -> Result<Key, AwsError> {
         let mismatch = || validation("The provided key element does not match the schema");
         if given.len() != self.key_attributes().count() {
@@ -91,7 +90,7 @@ impl Table {
         Ok((part(&self.hash)?, self.range.as_ref().map(part).transpose()?))
     }
 
-    /// The item's key attributes alone.
+    /// The key attributes of an item.
     pub(super) fn key_item(&self, item: &Item) -> Item {
         self.key_attributes()
             .filter_map(|attribute| item.get_key_value(&attribute.name))

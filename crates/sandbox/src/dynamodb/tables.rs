@@ -1,4 +1,4 @@
-//! The calls on tables: CreateTable and UpdateTimeToLive.
+//! Calls on tables: CreateTable and UpdateTimeToLive.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;

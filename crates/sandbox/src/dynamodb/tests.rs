@@ -28,7 +28,7 @@ async fn ask_as(cloud: &Arc<Cloud>, account: &str, operation: &str, body: &Value
     Ok(serde_json::from_slice(&bytes).expect("answers are JSON"))
 }
 
-/// Calls on table `ledger`, the members added to its name.
+/// Makes a call on the table `ledger` with these members.
 async fn ask(cloud: &Arc<Cloud>, operation: &str, members: Value) -> Result<Value, AwsError> {
     let mut body = json!({ "TableName": "ledger" });
     for (name, value) in members.as_object().expect("an object") {
@@ -117,10 +117,10 @@ async fn table_definitions_are_checked() {
 }
 
 #[tokio::test]
-async fn time_to_live_is_kept() {
+async fn time_to_live_is_stored() {
     let cloud = cloud_with_table().await;
     let enable = json!({ "TimeToLiveSpecification": { "Enabled": true, "AttributeName": "expires_at" } });
-    ask(&cloud, "UpdateTimeToLive", enable.clone()).await.expect("it was off");
+    ask(&cloud, "UpdateTimeToLive", enable.clone()).await.expect("the time to live was off");
     let again = ask(&cloud, "UpdateTimeToLive", enable).await;
     refused(again, "ValidationException", "TimeToLive is already enabled");
 }
@@ -170,7 +170,7 @@ async fn items_and_keys_are_checked() {
     }
     refused(ask(&cloud, "GetItem", json!({})).await, invalid, "Value null at 'key'");
 
-    // Names and values count: 6 + 1 + 8 + 1 + 1 bytes beside the blob.
+    // An item's size counts names and values: 6 + 1 + 8 + 1 + 1 bytes besides the text of `b`.
     let mut item = key("o", "d");
     item["b"] = json!({ "S": "x".repeat(400 * 1024 - 17) });
     ask(&cloud, "PutItem", json!({ "Item": item })).await.expect("exactly full");
@@ -199,7 +199,7 @@ async fn a_lease_is_taken_once() {
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         })
     };
-    let taken = ask(&cloud, "UpdateItem", take("a", 100)).await.expect("nobody has it");
+    let taken = ask(&cloud, "UpdateItem", take("a", 100)).await.expect("no worker has it");
     assert_eq!(taken["Attributes"]["lease_until"], json!({ "N": "160" }));
     assert_eq!(taken["Attributes"]["object"], json!({ "S": "o" }));
     let error = ask(&cloud, "UpdateItem", take("b", 160)).await.expect_err("a has it");
@@ -216,7 +216,7 @@ async fn a_lease_is_taken_once() {
     let advanced = ask(&cloud, "UpdateItem", advance).await.expect("valid");
     assert_eq!(advanced["Attributes"]["offset"], json!({ "N": "250" }));
     assert!(advanced["Attributes"].get("lease_until").is_none());
-    // Without lease_until the third branch cannot hold.
+    // Without lease_until the third alternative does not hold.
     refused(ask(&cloud, "UpdateItem", take("b", 900)).await, "ConditionalCheckFailedException", "");
     let kept = ask(&cloud, "UpdateItem", take("a", 161)).await.expect("a may renew");
     assert_eq!(kept["Attributes"]["offset"], json!({ "N": "250" }));
@@ -364,7 +364,7 @@ async fn key_conditions_are_checked() {
 }
 
 #[tokio::test]
-async fn pages_end_where_the_next_begins() {
+async fn the_next_page_begins_after_the_last_key() {
     let cloud = cloud_with_items().await;
     let (mut seen, mut start) = (Vec::new(), Value::Null);
     loop {

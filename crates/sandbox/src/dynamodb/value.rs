@@ -1,4 +1,4 @@
-//! Attribute values: their JSON form, their size, and how they compare.
+//! Attribute values: JSON form, size, and comparison.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use super::number::Number;
 use super::validation;
 use crate::call::AwsError;
 
-/// An item, or the content of a map: attribute names and their values.
+/// An item, or the content of a map: values by attribute name.
 pub(super) type Item = BTreeMap<String, AttributeValue>;
 
 /// A value of one of DynamoDB's ten types.
@@ -82,7 +82,7 @@ impl AttributeValue {
         }
     }
 
-    /// The type's short name, as in the JSON form.
+    /// Short name of the type, as in the JSON form.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::S(_) => "S",
@@ -98,7 +98,7 @@ impl AttributeValue {
         }
     }
 
-    /// Bytes that the value counts for in an item's size.
+    /// Size of the value in bytes, as part of an item's size.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::S(text) => text.len(),
@@ -113,7 +113,7 @@ impl AttributeValue {
         }
     }
 
-    /// Orders two strings, numbers or binaries; values of different or other types have no order.
+    /// Compares two strings, numbers or binaries. Values of other types, or of different types, have no order.
     pub(super) fn order(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::S(a), Self::S(b)) => Some(a.cmp(b)),
@@ -140,7 +140,7 @@ pub(super) fn item_to_json(item: &Item) -> Value {
     Value::Object(item.iter().map(|(name, value)| (name.clone(), value.to_json())).collect())
 }
 
-/// Size by DynamoDB's rules: names and values, in bytes.
+/// Size of an item by DynamoDB's rules: names and values, in bytes.
 pub(super) fn item_size(item: &Item) -> usize {
     item.iter().map(|(name, value)| name.len() + value.size()).sum()
 }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_value_is_refused() {
+    fn invalid_values_are_refused() {
         for (bad, code) in [
             (json!({}), "ValidationException"),
             (json!({ "S": "a", "N": "1" }), "ValidationException"),

@@ -1,4 +1,4 @@
-//! Reading requests: members, names, and the words in which the service refuses them.
+//! Parses requests: members, names, and the service's error messages.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::call::{AwsError, Call};
 
-/// The members of a request that the sandbox does not know.
+/// Members of a request that the sandbox does not implement.
 pub(super) type Rest = BTreeMap<String, Value>;
 
-/// Parses the body, borrowing from it where the type does.
+/// Parses the body. Borrows from it where the type allows that.
 pub(super) fn parse<'a, T: Deserialize<'a>>(call: &'a Call) -> Result<T, AwsError> {
     let unreadable = |reason: String| AwsError::new(400, "SerializationException", reason);
     let text = std::str::from_utf8(&call.body).map_err(|error| unreadable(error.to_string()))?;
@@ -30,7 +30,7 @@ pub(super) fn invalid_parameter(message: impl Into<String>) -> AwsError {
     AwsError::new(400, "InvalidParameterException", message)
 }
 
-/// The refusal for a member that breaks a constraint of the service's model.
+/// Error for a member that violates a constraint of the service's model.
 pub(super) fn constraint(value: &str, member: &str, rule: &str) -> AwsError {
     let value = if value == "null" { value.to_owned() } else { format!("'{value}'") };
     invalid_parameter(format!(
@@ -42,7 +42,7 @@ pub(super) fn required<T>(value: Option<T>, member: &str) -> Result<T, AwsError>
     value.ok_or_else(|| constraint("null", member, "Member must not be null"))
 }
 
-/// Checks a group's name: 1 to 512 of `[.\-_/#A-Za-z0-9]`, not starting with `aws/`.
+/// Checks the name of a group: 1 to 512 characters of `[.\-_/#A-Za-z0-9]`, not starting with `aws/`.
 pub(super) fn group_name(name: &str) -> Result<(), AwsError> {
     let member = "logGroupName";
     length(name, member)?;
@@ -56,7 +56,7 @@ pub(super) fn group_name(name: &str) -> Result<(), AwsError> {
     Ok(())
 }
 
-/// Checks a stream's name: 1 to 512 characters, no `:` and no `*`.
+/// Checks the name of a stream: 1 to 512 characters without `:` and `*`.
 pub(super) fn stream_name(name: &str, member: &str) -> Result<(), AwsError> {
     length(name, member)?;
     if name.contains([':', '*']) {

@@ -1,4 +1,4 @@
-//! PutLogEvents, the call that everything here is about.
+//! PutLogEvents, with every check of the service.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,23 +15,23 @@ use super::{
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
-/// Most bytes of one batch, overhead included.
+/// Largest batch in bytes, including the overhead of each event.
 const MAX_BATCH_BYTES: usize = 1_048_576;
-/// What each event costs beside its message.
+/// Overhead of each event in bytes.
 const EVENT_OVERHEAD_BYTES: usize = 26;
-/// Most events of one batch.
+/// Most events of a batch.
 const MAX_BATCH_EVENTS: usize = 10_000;
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 /// How far ahead of the service's clock an event may be.
 const MAX_AHEAD: i64 = 2 * HOUR;
-/// How old an event may be, whatever the group's retention.
+/// Greatest age of an event, whatever the group's retention.
 const MAX_AGE: i64 = 14 * DAY;
-/// Most time between the first and the last acceptable event of a batch.
+/// Longest time between the first and the last acceptable event of a batch.
 const MAX_SPAN: i64 = DAY;
 
-/// A string that borrows from the body unless it had escapes; serde would copy every `Option<Cow<str>>`.
+/// A string that borrows from the body unless it has escapes. serde would copy every `Option<Cow<str>>`.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -64,13 +64,13 @@ struct Entity {
     attributes: Option<HashMap<String, String>>,
 }
 
-/// An event that keeps the model's constraints.
+/// An event that meets the model's constraints.
 struct Entry<'a> {
     timestamp: i64,
     message: Cow<'a, str>,
 }
 
-/// Which events of a batch are accepted, and the indices that tell the caller about the others.
+/// The accepted events of a batch, and the indexes in the answer for the rejected ones.
 #[derive(Debug, PartialEq, Eq)]
 struct Sorted {
     accepted: Range<usize>,
@@ -101,7 +101,7 @@ impl Logs {
         let now = now();
         let sorted = sort_out(&entries, now, retention_days);
         check_span(&entries[sorted.accepted.clone()])?;
-        // Hashing and copying happen outside the lock.
+        // Hashing and copying happen before the lock is taken.
         let batch = accepted_batch(&entries, &sorted.accepted, self.counts_only());
 
         let mut accounts = self.lock();
@@ -136,7 +136,7 @@ impl Sorted {
     }
 }
 
-/// Checks what the model says of each event and of their number.
+/// Checks the model's constraints on each event and on their number.
 fn entries(events: Vec<InputLogEvent<'_>>) -> Result<Vec<Entry<'_>>, AwsError> {
     if events.is_empty() {
         return Err(constraint("[]", "logEvents", "Member must have length greater than or equal to 1"));
@@ -177,7 +177,7 @@ fn check_entity(entity: &Entity) -> Result<(), AwsError> {
     }
 }
 
-/// Checks bytes and order, for which the whole call fails.
+/// Checks bytes and order. A violation fails the whole call.
 fn check_batch(entries: &[Entry<'_>]) -> Result<(), AwsError> {
     let mut batch_bytes = 0;
     for entry in entries {
@@ -202,9 +202,9 @@ fn check_batch(entries: &[Entry<'_>]) -> Result<(), AwsError> {
     Ok(())
 }
 
-/// Tells the acceptable events of a chronological batch from those too old, expired or too new.
+/// Separates the acceptable events of a chronological batch from those that are too old, expired or too new.
 ///
-/// An event older than the 14 days counts as too old, not as expired, whatever the retention.
+/// An event older than 14 days counts as too old and not as expired, whatever the retention.
 fn sort_out(entries: &[Entry<'_>], now: i64, retention_days: Option<u32>) -> Sorted {
     let older_than = |limit: i64| entries.partition_point(|entry| entry.timestamp < limit);
     let too_old = older_than(now - MAX_AGE);
@@ -268,13 +268,13 @@ mod tests {
         check(&[MAX_AGE, 0, -MAX_AHEAD], None, (0..3, [None, None, None]));
         check(&[MAX_AGE + 1, MAX_AGE, -MAX_AHEAD, -MAX_AHEAD - 1], None, (1..3, [Some(3), Some(1), None]));
         check(&[DAY + 1, DAY, 0], Some(1), (1..3, [None, None, Some(1)]));
-        // Too old and expired are told apart; a retention beyond 14 days changes nothing.
+        // Too old and expired events are reported separately. A retention of more than 14 days changes nothing.
         check(&[MAX_AGE + 1, 2 * DAY, 0], Some(1), (2..3, [None, Some(1), Some(2)]));
         check(&[MAX_AGE + 1, 0], Some(30), (1..2, [None, Some(1), None]));
     }
 
     #[test]
-    fn a_batch_may_be_rejected_whole() {
+    fn a_whole_batch_can_be_rejected() {
         check(&[MAX_AGE + 2, MAX_AGE + 1], None, (2..2, [None, Some(2), None]));
         check(&[-MAX_AHEAD - 1, -MAX_AHEAD - 2], None, (0..0, [Some(0), None, None]));
         check(&[MAX_AGE + 1, -MAX_AHEAD - 1], None, (1..1, [Some(1), Some(1), None]));

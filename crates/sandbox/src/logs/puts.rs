@@ -1,25 +1,25 @@
-//! What was accepted, batch by batch: which events came in one call is nothing that CloudWatch Logs would tell.
+//! Accepted events, batch by batch. CloudWatch Logs does not say which events came in one call.
 
 use std::collections::HashMap;
 
 use super::store::AccountLogs;
 
-/// The accepted events of one PutLogEvents call.
+/// Accepted events of one PutLogEvents call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
-    /// The account that it went to.
+    /// Account id.
     pub account: String,
-    /// The Region.
+    /// Region.
     pub region: String,
-    /// The group.
+    /// Log group.
     pub log_group: String,
-    /// The stream.
+    /// Log stream.
     pub log_stream: String,
-    /// Milliseconds since 1970, and the message: as they stood in the call, without those that were rejected.
+    /// Time in milliseconds since 1970 and message of each event, in the order of the call, without rejected events.
     pub events: Vec<(i64, String)>,
 }
 
-/// Reads them all; those of one group in the order in which they were accepted.
+/// Returns all batches. Those of one group are in the order of their acceptance.
 pub(super) fn of(accounts: &HashMap<String, AccountLogs>) -> Vec<Put> {
     let mut all = Vec::new();
     for (account, logs) in accounts {

@@ -1,4 +1,4 @@
-//! The calls that read back: DescribeLogGroups, DescribeLogStreams, GetLogEvents, FilterLogEvents.
+//! Read calls: DescribeLogGroups, DescribeLogStreams, GetLogEvents, FilterLogEvents.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -11,11 +11,11 @@ use super::{
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
-/// Most groups or streams on a page.
+/// Most groups or streams of a page.
 const DESCRIBE_LIMIT: usize = 50;
-/// Most events on a page.
+/// Most events of a page.
 const EVENTS_LIMIT: usize = 10_000;
-/// Most bytes of events on a page, each counted with its overhead.
+/// Most bytes of events of a page, including the overhead of each.
 const PAGE_BYTES: usize = 1_048_576;
 const EVENT_OVERHEAD_BYTES: usize = 26;
 
@@ -71,7 +71,7 @@ impl Logs {
         let request: DescribeLogGroups = parse(call)?;
         refuse_rest(call, &request.rest)?;
         let limit = limit(request.limit, DESCRIBE_LIMIT)?;
-        // Whatever the prefix, AWS evaluates this call on the group without a name.
+        // AWS evaluates this call on a group without a name, whatever the prefix.
         authorize(cloud, call, &format!("{}:log-stream:", group_arn(call, "")))?;
         let prefix = request.log_group_name_prefix.unwrap_or_default();
         let accounts = self.lock();
@@ -183,7 +183,7 @@ impl Logs {
         })
     }
 
-    /// Refuses to show events that were only counted, rather than to pretend that there are none.
+    /// Refuses to read while events are only counted, because an empty answer would be wrong.
     fn readable(&self, call: &Call) -> Result<(), AwsError> {
         if self.counts_only() {
             let what = format!("{} while events are only counted", call.operation);
@@ -215,7 +215,7 @@ fn describe_stream(call: &Call, group: &str, name: &str, stream: &Stream) -> Val
     shown.insert("logStreamName".to_owned(), json!(name));
     shown.insert("creationTime".to_owned(), json!(stream.created));
     shown.insert("arn".to_owned(), json!(format!("{}:log-stream:{name}", group_arn(call, group))));
-    // AWS has answered 0 for streams since 2019.
+    // AWS has returned 0 for streams since 2019.
     shown.insert("storedBytes".to_owned(), json!(0));
     if let Some(token) = stream.token() {
         shown.insert("uploadSequenceToken".to_owned(), json!(token));
@@ -223,7 +223,7 @@ fn describe_stream(call: &Call, group: &str, name: &str, stream: &Stream) -> Val
     Value::Object(shown)
 }
 
-/// One page of a listing; the token is the name that the page before ended with.
+/// One page of a listing. The token is the last name of the page before.
 fn page(member: &str, found: Vec<(&str, Value)>, token: Option<&str>, limit: usize) -> Answer {
     let start = match token {
         Some(token) => 1 + found.iter().position(|(name, _)| *name == token).ok_or_else(invalid_token)?,
@@ -254,14 +254,14 @@ fn limit(given: Option<i64>, most: usize) -> Result<usize, AwsError> {
     }
 }
 
-/// The group that a read call names.
+/// Name of the group of a read call.
 fn which_group(name: Option<String>) -> Result<String, AwsError> {
     let name = required(name, "logGroupName")?;
     group_name(&name)?;
     Ok(name)
 }
 
-/// How many of the events fit on a page; at least one if there is one.
+/// Number of events that fit on a page, at least one if there is one.
 fn fitting<'a>(events: impl Iterator<Item = &'a Event>, limit: usize) -> usize {
     let mut bytes = 0;
     events
@@ -273,7 +273,7 @@ fn fitting<'a>(events: impl Iterator<Item = &'a Event>, limit: usize) -> usize {
         .count()
 }
 
-/// 56 digits, as many as AWS's event ids have, in the order of the keys.
+/// A number of 56 digits, as long as AWS's event ids, in the order of the keys.
 fn digits((timestamp, serial): (i64, u64)) -> String {
     format!("{timestamp:020}{serial:036}")
 }

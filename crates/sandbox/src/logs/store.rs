@@ -1,13 +1,13 @@
-//! What an account holds: groups, streams, events.
+//! Contents of an account: groups, streams, events.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::Totals;
 
-/// One account's groups, Region by Region.
+/// Groups of one account, by Region.
 #[derive(Debug, Default)]
 pub(super) struct AccountLogs {
-    /// Region to group name to group.
+    /// Groups by Region, then by name.
     pub(super) regions: HashMap<String, BTreeMap<String, Group>>,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Group {
     pub(super) created: i64,
     pub(super) retention_days: Option<u32>,
     pub(super) streams: BTreeMap<String, Stream>,
-    /// Serial of the next event: orders events of one timestamp across the group's streams.
+    /// Serial of the next event. It orders events with the same timestamp across the group's streams.
     pub(super) next_serial: u64,
 }
 
@@ -44,7 +44,6 @@ impl Group {
     }
 }
 
-/// One stored event.
 #[derive(Debug)]
 pub(super) struct Event {
     pub(super) timestamp: i64,
@@ -54,7 +53,7 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// Place in the order that the read calls use: by time, then by arrival.
+    /// Position in the order of the read calls: by time, then by arrival.
     pub(super) fn key(&self) -> (i64, u64) {
         (self.timestamp, self.serial)
     }
@@ -65,19 +64,19 @@ pub(super) struct Stream {
     pub(super) created: i64,
     pub(super) last_event: Option<i64>,
     pub(super) totals: Totals,
-    /// In order of [`Event::key`]; empty while only counting.
+    /// In the order of [`Event::key`]. Empty while events are only counted.
     pub(super) events: Vec<Event>,
-    /// Serial of the first event of each put of which anything was kept.
+    /// Serial of the first event of each put, unless all its events were rejected.
     pub(super) puts: Vec<u64>,
 }
 
 /// A batch that passed every check, ready to be stored.
 pub(super) struct AcceptedBatch {
-    /// What the stream gains.
+    /// Totals to add to the stream.
     pub(super) totals: Totals,
     /// First and last timestamp, unless every event was rejected.
     pub(super) span: Option<(i64, i64)>,
-    /// The events, unless only counting.
+    /// Events, unless they are only counted.
     pub(super) kept: Vec<(i64, Box<str>)>,
 }
 
@@ -86,13 +85,13 @@ impl Stream {
         Self { created, last_event: None, totals: Totals::default(), events: Vec::new(), puts: Vec::new() }
     }
 
-    /// The token that the next put should carry; none before the first put.
+    /// Token for the next put; `None` before the first put.
     pub(super) fn token(&self) -> Option<String> {
-        // The real tokens are numbers of 56 digits: too long for any integer type, and so are these.
+        // Real tokens are numbers of 56 digits, too long for any integer type.
         (self.totals.puts > 0).then(|| format!("496{:053}", self.totals.puts))
     }
 
-    /// Stores a batch, the serials counting from `next_serial`.
+    /// Stores a batch, with serials from `next_serial`.
     pub(super) fn accept(&mut self, batch: AcceptedBatch, now: i64, next_serial: &mut u64) {
         self.totals += batch.totals;
         self.totals.puts += 1;

@@ -73,7 +73,7 @@ fn refused(answer: Result<Value, AwsError>, code: &str, message: &str) {
 }
 
 #[tokio::test]
-async fn what_was_put_comes_back_in_time_order() {
+async fn events_are_read_in_time_order() {
     let cloud = cloud_with_stream().await;
     let now = now();
     let first = put(&cloud, &[(now, "b1"), (now, "b2"), (now + 5, "c")]).await.expect("legal");
@@ -109,7 +109,7 @@ async fn reading_pages_forwards() {
         [vec!["1", "2"], vec!["3", "4"], vec!["5"]]
     );
     assert!(messages(&end).is_empty());
-    assert_eq!(end["nextForwardToken"], three["nextForwardToken"], "the end shows itself by the same token");
+    assert_eq!(end["nextForwardToken"], three["nextForwardToken"], "at the end the token stays the same");
     let tail = json!({ "logGroupName": "g", "logStreamName": "s" });
     assert_eq!(ask(&cloud, "GetLogEvents", tail).await.expect_err("not covered").status, 501);
     let bad =
@@ -154,13 +154,13 @@ async fn filtering_merges_streams() {
 }
 
 #[tokio::test]
-async fn a_batch_may_be_as_large_as_aws_allows_and_no_larger() {
+async fn a_batch_may_be_exactly_as_large_as_aws_allows() {
     let cloud = cloud_with_stream().await;
     let now = now();
     let whole = "x".repeat(1_048_576 - 26);
     put(&cloud, &[(now, &whole)]).await.expect("exactly full");
     refused(put(&cloud, &[(now, &format!("{whole}x"))]).await, "InvalidParameterException", "too large");
-    // Bytes are UTF-8's, not characters, and the overhead counts.
+    // Sizes are bytes of UTF-8, not characters, and include the overhead.
     let half = "é".repeat((524_288 - 26) / 2);
     put(&cloud, &[(now, &half), (now, &half)]).await.expect("exactly full");
     let over = put(&cloud, &[(now, &half), (now, &format!("{half}x"))]).await;
@@ -169,7 +169,7 @@ async fn a_batch_may_be_as_large_as_aws_allows_and_no_larger() {
     put(&cloud, &vec![(now, "x"); 10_000]).await.expect("exactly full");
     refused(put(&cloud, &vec![(now, "x"); 10_001]).await, "InvalidParameterException", "10000");
     refused(put(&cloud, &[]).await, "InvalidParameterException", "logEvents");
-    assert_eq!(cloud.logs.totals(ACCOUNT).events, 10_003, "a refused batch leaves nothing behind");
+    assert_eq!(cloud.logs.totals(ACCOUNT).events, 10_003, "a refused batch stores nothing");
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn broken_text_is_refused() {
 }
 
 #[tokio::test]
-async fn rejected_events_are_named_and_the_rest_stored() {
+async fn rejected_events_are_reported_and_the_others_stored() {
     let cloud = cloud_with_stream().await;
     let retention = json!({ "logGroupName": "g", "retentionInDays": 3 });
     ask(&cloud, "PutRetentionPolicy", retention).await.expect("allowed");
@@ -237,7 +237,7 @@ async fn rejected_events_are_named_and_the_rest_stored() {
 }
 
 #[tokio::test]
-async fn what_is_missing_and_what_exists() {
+async fn missing_and_existing_names_are_reported() {
     let cloud = cloud_with_stream().await;
     let missing = "ResourceNotFoundException";
     let event = [(now(), "x")];
@@ -246,7 +246,7 @@ async fn what_is_missing_and_what_exists() {
     let stream = put_with(&cloud, &event, json!({ "logStreamName": "other" })).await;
     refused(stream, missing, "The specified log stream does not exist.");
     let names = json!({ "logGroupName": "g", "logStreamName": "s" });
-    // Another account has groups of its own.
+    // Groups of another account are separate.
     let other = ask_as(&cloud, "222222222222", "CreateLogStream", names.to_string()).await;
     refused(other, missing, "The specified log group does not exist.");
 
@@ -320,7 +320,7 @@ async fn counting_agrees_with_keeping() {
     assert_eq!(ask(&counted, "GetLogEvents", get).await.expect_err("nothing is kept").status, 501);
 }
 
-/// Gives the account a role whose policy allows everything in this service on the resources.
+/// Creates a role whose policy allows everything in this service on the resources.
 async fn role_with(cloud: &Arc<Cloud>, resources: &[&str]) -> Principal {
     let trust = json!({ "Version": "2012-10-17", "Statement": [
         { "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": { "AWS": ACCOUNT } },
@@ -345,7 +345,7 @@ async fn role_with(cloud: &Arc<Cloud>, resources: &[&str]) -> Principal {
 async fn policies_decide_by_the_arns_that_aws_evaluates() {
     let group_calls = ["PutRetentionPolicy", "DescribeLogStreams", "FilterLogEvents"];
     let stream_calls = ["PutLogEvents", "GetLogEvents"];
-    // What the policy names, whether group calls and stream calls pass, and DescribeLogGroups.
+    // Resource in the policy; whether group calls, stream calls and DescribeLogGroups pass.
     for (resource, groups, streams, listing) in [
         ("g:*", true, true, false),
         ("g", true, false, false),
@@ -395,14 +395,14 @@ async fn policies_decide_by_the_arns_that_aws_evaluates() {
 }
 
 #[tokio::test]
-async fn puts_are_told_as_they_came() {
+async fn puts_keep_the_order_of_the_calls() {
     let cloud = cloud_with_stream().await;
     let other = json!({ "logGroupName": "g", "logStreamName": "a" });
     ask(&cloud, "CreateLogStream", other.clone()).await.expect("a new stream");
     let at = now();
     put(&cloud, &[(at, "1"), (at, "2")]).await.expect("a legal batch");
     put_with(&cloud, &[(at, "other")], other).await.expect("a legal batch");
-    // Of one time with what is there, and earlier; the first event is too old and not kept.
+    // Events with the time of earlier ones, and older than those; the first event is too old and is rejected.
     put(&cloud, &[(at - 15 * DAY, "old"), (at - 5, "3"), (at, "1")]).await.expect("a legal batch");
     put(&cloud, &[(at - 15 * DAY, "old")]).await.expect("a legal batch");
     put(&cloud, &[(at - 9, "4")]).await.expect("a legal batch");

@@ -1,22 +1,22 @@
-//! What was accepted, as numbers that do not depend on the order of arrival.
+//! Totals of accepted events, as numbers that do not depend on the order of arrival.
 
 use std::ops::AddAssign;
 
-/// Counts and a hash of accepted events; equal totals mean the same multiset of events, up to hash collisions.
+/// Counts and hash of accepted events. Equal totals mean the same multiset of events, except for hash collisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Events accepted.
+    /// Number of accepted events.
     pub events: u64,
-    /// Bytes of their messages, without the 26 of overhead that each costs.
+    /// Bytes of their messages, without the overhead of 26 bytes per event.
     pub bytes: u64,
-    /// Wrapping sum of a 64-bit hash of (timestamp, message) of each.
+    /// Wrapping sum of a 64-bit hash of (timestamp, message) over all events.
     pub hash: u64,
-    /// PutLogEvents calls that were answered with success.
+    /// Number of successful PutLogEvents calls.
     pub puts: u64,
 }
 
 impl Totals {
-    /// Adds one event; `puts` stays.
+    /// Adds one event. `puts` does not change.
     pub fn add_event(&mut self, timestamp: i64, message: &str) {
         self.events += 1;
         self.bytes += message.len() as u64;
@@ -33,10 +33,10 @@ impl AddAssign for Totals {
     }
 }
 
-/// Odd constants with about half of their bits set: the binary digits of the square roots of 2 and 3.
+/// Odd constants with about half of their bits set: binary digits of the square roots of 2 and 3.
 const MIX: [u64; 2] = [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b];
 
-/// Hashes eight bytes a step by a folded multiplication: a load run hashes as fast as it parses.
+/// Hashes eight bytes per step with a folded multiplication, so that hashing does not slow load runs down.
 fn event_hash(timestamp: i64, message: &str) -> u64 {
     let (words, tail) = message.as_bytes().as_chunks::<8>();
     let mut hash = fold(timestamp.cast_unsigned() ^ MIX[1], MIX[0]);
@@ -49,7 +49,7 @@ fn event_hash(timestamp: i64, message: &str) -> u64 {
     fold(hash ^ message.len() as u64, MIX[1])
 }
 
-/// Multiplies to 128 bits and folds the halves, so that every input bit reaches every output bit.
+/// Multiplies to 128 bits and folds the halves, so that every input bit affects every output bit.
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ ((product >> 64) as u64)

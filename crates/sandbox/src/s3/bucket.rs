@@ -1,4 +1,4 @@
-//! What a bucket holds: keys, their versions, and its settings.
+//! Contents of a bucket: keys, their versions, and its settings.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -9,23 +9,21 @@ use jiff::Timestamp;
 use super::{checksum::Checksum, notification::Rule};
 use crate::policy::Policy;
 
-/// The version id of what was written without versioning.
+/// Version id of objects written without versioning.
 pub(super) const NULL_VERSION: &str = "null";
 
-/// One bucket.
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) name: String,
     pub(super) account: String,
     pub(super) region: String,
-    /// Whether it keeps versions.
+    /// Whether the bucket is versioned.
     pub(super) versioned: bool,
     pub(super) policy: Option<Policy>,
     pub(super) rules: Arc<Vec<Rule>>,
     pub(super) keys: BTreeMap<String, Vec<Version>>,
 }
 
-/// One version of a key.
 #[derive(Debug, Clone)]
 pub(super) struct Version {
     pub(super) id: String,
@@ -33,7 +31,7 @@ pub(super) struct Version {
     pub(super) object: Arc<Object>,
 }
 
-/// An object's bytes and everything its headers tell.
+/// Body and headers of an object.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
     pub(super) body: Bytes,
@@ -45,7 +43,6 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// The value of one of its headers.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(header, _)| header == name);
         header.and_then(|(_, value)| value.to_str().ok())
@@ -53,12 +50,11 @@ impl Object {
 }
 
 impl Bucket {
-    /// Its ARN.
     pub(super) fn arn(&self) -> String {
         format!("arn:aws:s3:::{}", self.name)
     }
 
-    /// Adds an object as the key's latest version and returns that version.
+    /// Stores an object as the key's latest version and returns that version.
     pub(super) fn put(&mut self, key: &str, object: Object) -> Version {
         let versions = self.keys.entry(key.to_owned()).or_default();
         let id = if self.versioned {
@@ -72,17 +68,15 @@ impl Bucket {
         version
     }
 
-    /// The key's latest version.
     pub(super) fn latest(&self, key: &str) -> Option<&Version> {
         self.keys.get(key)?.last()
     }
 
-    /// One version of a key.
     pub(super) fn version(&self, key: &str, id: &str) -> Option<&Version> {
         self.keys.get(key)?.iter().find(|version| version.id == id)
     }
 
-    /// The latest versions of the keys from `start` on, in order.
+    /// Latest versions of the keys from `start` on, in order.
     pub(super) fn objects_from(&self, start: &str) -> impl Iterator<Item = (&str, &Version, &Object)> {
         let from = (Bound::Included(start), Bound::Unbounded);
         self.keys.range::<str, _>(from).filter_map(|(key, versions)| {

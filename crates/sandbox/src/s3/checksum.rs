@@ -1,4 +1,4 @@
-//! The additional checksums of objects: which was sent, whether it holds, and S3's own default.
+//! Additional checksums of objects: verifies the checksum that a client sent, or adds S3's own.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use flate2::Crc;
@@ -10,15 +10,14 @@ use crate::call::AwsError;
 const CRC32C: [u64; 256] = table(0x82f6_3b78);
 const CRC64NVME: [u64; 256] = table(0x9a6c_9329_ac4b_c9b5);
 
-/// A checksum of a whole object, as its header carries it.
+/// Checksum of a whole object, as in its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Checksum {
     pub(super) algorithm: Algorithm,
-    /// Base64 of the big-endian sum.
+    /// Base64 of the big-endian checksum.
     pub(super) value: String,
 }
 
-/// The checksum algorithms of S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Crc32,
@@ -31,7 +30,7 @@ pub(super) enum Algorithm {
 impl Algorithm {
     const ALL: [Self; 5] = [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
 
-    /// Its name, as in `x-amz-sdk-checksum-algorithm`.
+    /// Name, as in `x-amz-sdk-checksum-algorithm`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Crc32 => "CRC32",
@@ -42,7 +41,7 @@ impl Algorithm {
         }
     }
 
-    /// The header of its value.
+    /// Header with the value.
     pub(super) fn header(self) -> &'static str {
         match self {
             Self::Crc32 => "x-amz-checksum-crc32",
@@ -53,7 +52,7 @@ impl Algorithm {
         }
     }
 
-    /// The element of its value in XML answers.
+    /// Element with the value in XML answers.
     pub(super) fn element(self) -> &'static str {
         match self {
             Self::Crc32 => "ChecksumCRC32",
@@ -64,7 +63,7 @@ impl Algorithm {
         }
     }
 
-    /// Computes it; `None` for SHA-1, which the sandbox only stores.
+    /// Computes the checksum; `None` for SHA-1, which the sandbox stores without checking.
     fn of(self, body: &[u8]) -> Option<Checksum> {
         let value = match self {
             Self::Crc32 => {
@@ -85,7 +84,7 @@ impl Algorithm {
 }
 
 impl Checksum {
-    /// The checksum to keep for a put: the one sent, verified, else CRC-64/NVME, as S3 adds by itself.
+    /// Checksum to store for a put: the one that was sent, verified, otherwise CRC-64/NVME, which S3 adds itself.
     pub(super) fn of_put(headers: &HeaderMap, body: &[u8]) -> Result<Self, AwsError> {
         for algorithm in Algorithm::ALL {
             let Some(sent) = headers.get(algorithm.header()).and_then(|value| value.to_str().ok()) else {
@@ -112,7 +111,7 @@ impl Checksum {
                  headers were found.",
             ));
         }
-        Ok(Algorithm::Crc64Nvme.of(body).expect("it can be computed"))
+        Ok(Algorithm::Crc64Nvme.of(body).expect("this checksum can be computed"))
     }
 }
 

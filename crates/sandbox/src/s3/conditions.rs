@@ -1,4 +1,4 @@
-//! Conditional requests and byte ranges, pure.
+//! Conditional requests and byte ranges.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use crate::call::{AwsError, Call};
 
-/// Checks `{prefix}if-match` of a read; `x-amz-copy-source-` is the prefix for a copy's source.
+/// Checks `{prefix}if-match` of a read. The prefix for the source of a copy is `x-amz-copy-source-`.
 pub(super) fn check_read(call: &Call, prefix: &str, etag: &str) -> Result<(), AwsError> {
     for other in ["if-none-match", "if-modified-since", "if-unmodified-since"] {
         let other = format!("{prefix}{other}");
@@ -20,12 +20,11 @@ pub(super) fn check_read(call: &Call, prefix: &str, etag: &str) -> Result<(), Aw
     }
 }
 
-/// The refusal of a failed condition.
 pub(super) fn failed() -> AwsError {
     AwsError::new(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
 }
 
-/// Checks the conditions of a put against what is there: `If-None-Match: *`, and `If-Match` with an ETag.
+/// Checks the conditions of a put against the existing object: `If-None-Match: *`, and `If-Match` with an ETag.
 pub(super) fn check_put(headers: &HeaderMap, etag: Option<&str>) -> Result<(), AwsError> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match text("if-none-match") {
@@ -46,7 +45,7 @@ fn names(tags: &str, etag: &str) -> bool {
         .any(|tag| tag == "*" || tag == etag)
 }
 
-/// Reads a `Range` header. `None`: answer in full, as for a header that does not parse or names several ranges.
+/// Parses a `Range` header. `None` means the whole object, also for a header that does not parse or has several ranges.
 pub(super) fn range(header: Option<&str>, length: u64) -> Result<Option<Range<u64>>, AwsError> {
     let Some((from, to)) =
         header.and_then(|text| text.trim().strip_prefix("bytes=")).and_then(|text| text.split_once('-'))
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_can_insist_on_what_is_there() {
+    fn reads_can_require_an_etag() {
         let check = |name: &'static str, value: &'static str, expected: Result<(), u16>| {
             let mut call = crate::s3::tests::root("111111111111");
             call.headers.insert(name, HeaderValue::from_static(value));
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn puts_can_insist_on_what_is_there() {
+    fn puts_can_require_an_etag_or_a_missing_object() {
         let headers = |name, value| {
             HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
         };

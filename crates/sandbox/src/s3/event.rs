@@ -1,7 +1,7 @@
-//! What S3 tells topics: event records and test events, and their delivery.
+//! Messages of S3 to topics: event records and test events, and their delivery.
 //!
-//! Delivery happens within the call that caused it, so that a test sees the message when its put returns; AWS takes
-//! seconds.
+//! An event is delivered within the call that caused it, so that a test sees the message when its put returns. AWS
+//! takes seconds.
 
 use std::sync::Arc;
 
@@ -16,11 +16,10 @@ use crate::{
     sqs::{Sender, message::hex},
 };
 
-/// The subject of S3's messages on a topic.
+/// Subject of S3's messages on a topic.
 const SUBJECT: &str = "Amazon S3 Notification";
 const SERVICE: &str = "s3.amazonaws.com";
 
-/// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Happening {
     Put,
@@ -36,7 +35,7 @@ impl Happening {
     }
 }
 
-/// The object an event tells of.
+/// Object of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
     pub(super) key: String,
@@ -47,7 +46,7 @@ pub(super) struct Subject {
     pub(super) sequencer: u64,
 }
 
-/// The bucket an event tells of, copied out so that no lock is held while it is delivered.
+/// Bucket of an event, copied so that no lock is held during delivery.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     bucket: String,
@@ -126,7 +125,7 @@ struct ObjectEntity<'a> {
 }
 
 impl Source {
-    /// Copies what delivery needs of a bucket.
+    /// Copies what the delivery needs of a bucket.
     pub(super) fn of(bucket: &Bucket) -> Self {
         Self {
             bucket: bucket.name.clone(),
@@ -136,7 +135,6 @@ impl Source {
         }
     }
 
-    /// The same with other rules.
     pub(super) fn with(self, rules: Arc<Vec<Rule>>) -> Self {
         Self { rules, ..self }
     }
@@ -145,7 +143,7 @@ impl Source {
         format!("arn:aws:s3:::{}", self.bucket)
     }
 
-    /// Tells every topic that wants it.
+    /// Sends the event to every topic whose rule covers it.
     pub(super) fn tell(&self, cloud: &Cloud, call: &Call, happening: Happening, subject: &Subject) {
         let now = Timestamp::now();
         for rule in self.rules.iter().filter(|rule| rule.wants(happening.event_name())) {
@@ -154,7 +152,7 @@ impl Source {
         }
     }
 
-    /// Whether every topic exists, is in the bucket's Region, and lets S3 publish.
+    /// Returns whether every topic exists, is in the bucket's Region, and lets S3 publish.
     pub(super) fn destinations_accept(&self, cloud: &Cloud) -> bool {
         let arn = self.arn();
         let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
@@ -178,7 +176,7 @@ impl Source {
         }
     }
 
-    /// The topic counts what it drops; S3 never learns of it.
+    /// Publishes a message. The topic counts dropped messages; S3 does not notice them.
     fn deliver(&self, cloud: &Cloud, rule: &Rule, message: &str) {
         let arn = self.arn();
         let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
@@ -224,12 +222,12 @@ impl Source {
     }
 }
 
-/// A sequencer as S3 writes it: hex, of even length.
+/// Sequencer in S3's form: hexadecimal digits, an even number of them.
 fn sequencer(number: u64) -> String {
     format!("00{number:016X}")
 }
 
-/// A request id in S3's form.
+/// Request id in S3's form.
 fn request_id() -> String {
     format!("{:016X}", fastrand::u64(..))
 }
@@ -238,7 +236,7 @@ fn host_id() -> String {
     std::iter::repeat_with(fastrand::alphanumeric).take(76).collect()
 }
 
-/// A stable identifier for an account as a bucket's owner.
+/// Canonical user id of an account, always the same for the same account.
 pub(super) fn owner_id(account: &str) -> String {
     let digest = Sha256::digest(account.as_bytes());
     format!("A{}", hex(&digest[..7]).to_ascii_uppercase())

@@ -17,7 +17,6 @@ use crate::{
 
 const MAX_KEYS: usize = 1_000;
 
-/// What a page is to hold.
 struct Request<'a> {
     prefix: &'a str,
     delimiter: &'a str,
@@ -26,11 +25,10 @@ struct Request<'a> {
     max_keys: usize,
 }
 
-/// One page of a listing.
 struct Page<'a> {
     contents: Vec<(&'a str, &'a Version, &'a Object)>,
     common_prefixes: Vec<String>,
-    /// Last key or common prefix, if there is more.
+    /// Last key or common prefix, if the listing goes on.
     next: Option<String>,
 }
 
@@ -83,7 +81,7 @@ impl S3 {
     }
 }
 
-/// Collects a page: keys after `after`, those with the delimiter rolled up.
+/// Collects a page: keys after `after`, with the delimiter's common prefixes.
 fn list<'a>(bucket: &'a Bucket, request: &Request<'_>) -> Page<'a> {
     let Request { prefix, delimiter, after, max_keys } = request;
     let mut page = Page { contents: Vec::new(), common_prefixes: Vec::new(), next: None };

@@ -1,10 +1,10 @@
-//! A bucket's notification configuration: which topics are told of which events.
+//! Notification configuration of a bucket: the events that each topic gets.
 
 use roxmltree::{Document, Node};
 
 use crate::call::AwsError;
 
-/// Events that S3 knows; those the sandbox never raises are accepted, as a real bucket may ask for them.
+/// S3's event types. Types that the sandbox never sends are accepted too, because a real bucket may have them.
 const EVENTS: [&str; 10] = [
     "s3:ObjectCreated:*",
     "s3:ObjectCreated:Put",
@@ -18,17 +18,16 @@ const EVENTS: [&str; 10] = [
     "s3:LifecycleExpiration:*",
 ];
 
-/// One topic, and what it is told of.
+/// A topic and its event types.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) id: String,
-    /// ARN of the topic.
     pub(super) topic: String,
     events: Vec<String>,
 }
 
 impl Rule {
-    /// Reads the body of PutBucketNotificationConfiguration.
+    /// Parses the body of PutBucketNotificationConfiguration.
     pub(super) fn parse_all(body: &str) -> Result<Vec<Self>, AwsError> {
         let document = Document::parse(body).map_err(|_| malformed())?;
         let root = document.root_element();
@@ -74,7 +73,7 @@ impl Rule {
         }
     }
 
-    /// Whether an event, named without `s3:`, is one for this rule.
+    /// Returns whether the rule covers an event, named without `s3:`.
     pub(super) fn wants(&self, event: &str) -> bool {
         self.events.iter().any(|pattern| covers(pattern, &format!("s3:{event}")))
     }
@@ -90,7 +89,6 @@ fn covers(pattern: &str, event: &str) -> bool {
     pattern == event || pattern.strip_suffix('*').is_some_and(|family| event.starts_with(family))
 }
 
-/// `MalformedXML`.
 pub(super) fn malformed() -> AwsError {
     AwsError::new(
         400,
@@ -99,7 +97,6 @@ pub(super) fn malformed() -> AwsError {
     )
 }
 
-/// `InvalidArgument`.
 pub(super) fn invalid(message: &str) -> AwsError {
     AwsError::new(400, "InvalidArgument", message)
 }
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_wants_what_its_events_say() {
+    fn a_rule_covers_its_event_types() {
         let rules = parse(&(rule("a", "s3:ObjectCreated:*") + &rule("b", "s3:ObjectRemoved:Delete")));
         let rules = rules.expect("valid");
         let wanting =
@@ -131,7 +128,7 @@ mod tests {
         assert_eq!(wanting("ObjectCreated:Put"), ["a"]);
         assert_eq!(wanting("ObjectCreated:Copy"), ["a"]);
         assert_eq!(wanting("ObjectRemoved:Delete"), ["b"]);
-        assert_eq!(parse("").expect("nobody is told"), []);
+        assert_eq!(parse("").expect("an empty configuration is legal"), []);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Writing objects: put and copy; and finding the one that a request names.
+//! Writes objects (put and copy), and finds the object of a request.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use crate::{
     sqs::message::hex,
 };
 
-/// Bytes of a key.
+/// Longest key in bytes.
 const MAX_KEY: usize = 1_024;
-/// Bytes of names and values of user metadata.
+/// Most bytes of names and values of user metadata.
 const MAX_METADATA: usize = 2_048;
 
-/// Headers kept with an object and given back; `x-amz-meta-*` beside them.
+/// Headers that are stored with an object and returned, besides `x-amz-meta-*`.
 const KEPT: [&str; 9] = [
     "cache-control",
     "content-disposition",
@@ -41,7 +41,7 @@ const KEPT: [&str; 9] = [
     "x-amz-storage-class",
 ];
 
-/// Beginnings of headers that ask for what is not covered.
+/// Prefixes of headers for features that are not implemented.
 const REFUSED: [&str; 7] = [
     "x-amz-grant-",
     "x-amz-object-lock-",
@@ -97,7 +97,7 @@ impl S3 {
             Some("REPLACE") => true,
             Some(_) => return Err(invalid("Unknown metadata directive.")),
         };
-        // No object here has tags, so that there are none to copy or to replace.
+        // Objects of the sandbox have no tags, so both directives have the same effect.
         if !matches!(call.header("x-amz-tagging-directive"), None | Some("COPY" | "REPLACE")) {
             return Err(invalid("Unknown tagging directive."));
         }
@@ -145,7 +145,7 @@ impl S3 {
         Ok(written.name_version(reply))
     }
 
-    /// Stores an object and collects what is to be told of it.
+    /// Stores an object and collects the data for its event.
     fn write(&self, bucket: &mut Bucket, key: &str, object: Object) -> Written {
         let (size, etag) = (object.body.len() as u64, object.etag.clone());
         let version = bucket.put(key, object);
@@ -156,7 +156,7 @@ impl S3 {
     }
 }
 
-/// A stored object, with what is to be told of it once no lock is held.
+/// A stored object, with the data for the event that is sent when no lock is held.
 struct Written {
     version: Version,
     source: Source,
@@ -168,7 +168,7 @@ impl Written {
         self.source.tell(cloud, call, happening, &self.subject);
     }
 
-    /// The reply with the new version's id, if the bucket keeps versions.
+    /// Adds the new version's id to the reply, if the bucket is versioned.
     fn name_version(&self, reply: Reply) -> Reply {
         match &self.subject.version_id {
             Some(id) => reply.with_header("x-amz-version-id", id),
@@ -177,9 +177,9 @@ impl Written {
     }
 }
 
-/// Finds the version that a request names, or the latest, if the caller may read it.
+/// Finds the version of a request, or the latest, if the caller may read it.
 ///
-/// A key that is not there is told only to those who may list the bucket.
+/// Only callers that may list the bucket learn that a key does not exist.
 pub(super) fn find<'a>(
     cloud: &Cloud,
     call: &Call,
@@ -209,7 +209,6 @@ pub(super) fn find<'a>(
     }
 }
 
-/// Adds the checksum's headers.
 pub(super) fn add_checksum(reply: &mut Reply, checksum: &Checksum) {
     if let Ok(value) = HeaderValue::from_str(&checksum.value) {
         reply.headers.insert(HeaderName::from_static(checksum.algorithm.header()), value);
@@ -221,8 +220,8 @@ fn object_arn(bucket: &Bucket, key: &str) -> String {
     format!("{}/{key}", bucket.arn())
 }
 
-/// A write needs PutObject, PutObjectAcl as well if it carries an ACL, and GetObject if it must find a certain object. Source:
-/// S3 User Guide, "How to prevent object overwrites with conditional writes".
+/// Checks the permissions of a write: PutObject, with an ACL also PutObjectAcl, and with a condition on an ETag also GetObject.
+/// Source: S3 User Guide, "How to prevent object overwrites with conditional writes".
 fn authorize_write(cloud: &Cloud, call: &Call, bucket: &Bucket, key: &str) -> Result<(), AwsError> {
     let arn = object_arn(bucket, key);
     if call.headers.contains_key("if-match") {
@@ -234,7 +233,7 @@ fn authorize_write(cloud: &Cloud, call: &Call, bucket: &Bucket, key: &str) -> Re
     for action in ["s3:PutObject", "s3:PutObjectAcl"] {
         authorize(cloud, call, bucket, action, &arn, &[("s3:x-amz-acl", acl)])?;
     }
-    // Every bucket here is as buckets are since 2023: its owner owns what is in it, and ACLs are off.
+    // Default of S3 since 2023: the bucket's owner owns the objects, and ACLs are disabled.
     if acl == "bucket-owner-full-control" {
         Ok(())
     } else {
@@ -271,7 +270,7 @@ fn encryption_headers(object: &Object) -> impl Iterator<Item = &(HeaderName, Hea
     object.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-server-side-encryption"))
 }
 
-/// The headers of a write that stay with the object, checked; what is not covered is refused.
+/// Headers of a write that are stored with the object, checked. Headers of features that are not implemented are refused.
 fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsError> {
     let mut kept = Vec::new();
     let mut metadata = 0;
@@ -301,7 +300,7 @@ fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsErro
     }
 }
 
-/// Adds what S3 adds by itself: a content type, and its own encryption.
+/// Adds S3's defaults: a content type, and S3's own encryption.
 fn complete(mut headers: Vec<(HeaderName, HeaderValue)>, call: &Call) -> Vec<(HeaderName, HeaderValue)> {
     let has =
         |headers: &[(HeaderName, HeaderValue)], wanted: &str| headers.iter().any(|(name, _)| name == wanted);
@@ -331,7 +330,7 @@ fn copied_headers(
     complete(content.chain(storage).collect(), call)
 }
 
-/// The MD5 of the body; with KMS, S3's ETag is something else, and so it is here.
+/// MD5 of the body. With KMS, S3's ETag is not an MD5, and neither is this one.
 fn etag_of(body: &[u8], headers: &[(HeaderName, HeaderValue)]) -> String {
     let kms = headers.iter().any(|(name, value)| {
         name == "x-amz-server-side-encryption" && value.as_bytes().starts_with(b"aws:kms")
@@ -343,7 +342,7 @@ fn etag_of(body: &[u8], headers: &[(HeaderName, HeaderValue)]) -> String {
     hex(&sum.finalize())
 }
 
-/// Bucket, key and version that `x-amz-copy-source` names. It is URL-encoded, a plus being a space.
+/// Bucket, key and version in `x-amz-copy-source`, which is URL-encoded with a plus for a space.
 fn copy_source(call: &Call) -> Result<(String, String, Option<String>), AwsError> {
     let wrong = || invalid("Copy Source must mention the source bucket and key: sourcebucket/sourcekey");
     let source = call.header("x-amz-copy-source").ok_or_else(wrong)?;

@@ -1,4 +1,4 @@
-//! Reading objects: get and head.
+//! Reads objects: get and head.
 
 use std::{
     pin::Pin,
@@ -20,7 +20,7 @@ use crate::{
     cloud::Cloud,
 };
 
-/// Bytes of a body that go out at a time.
+/// Bytes of a body that are sent at a time.
 const CHUNK: usize = 64 * 1024;
 
 impl S3 {
@@ -40,7 +40,7 @@ impl S3 {
         self.read(cloud, call).map(|(reply, _)| reply)
     }
 
-    /// The answer's head, and the bytes that a get sends.
+    /// Headers of the answer, and the bytes that a get sends.
     fn read(&self, cloud: &Cloud, call: &Call) -> Result<(Reply, Bytes), AwsError> {
         let known = ["versionId", "x-id"];
         if let Some((name, _)) = call.query.iter().find(|(name, _)| !known.contains(&name.as_str())) {
@@ -94,7 +94,7 @@ impl S3 {
     }
 }
 
-/// A body that goes out in small pieces, so that what a reader does between them is exercised.
+/// A body that is sent in small pieces, so that a reader has to handle several.
 #[derive(Debug)]
 struct Chunks(Bytes);
 

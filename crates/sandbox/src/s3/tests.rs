@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const PROVIDER: &str = "111111111111";
 const CUSTOMER: &str = "222222222222";
 
-/// A call of an account's root; the fields that matter to a test are filled in by it.
+/// A call of an account's root. Tests fill in the other fields.
 pub(crate) fn root(account: &str) -> Call {
     Call {
         account: account.to_owned(),
@@ -34,7 +34,7 @@ pub(crate) fn session(account: &str, role: &str) -> Call {
     Call { principal, ..root(account) }
 }
 
-/// A role with one inline policy, and a call of a session of it.
+/// Creates a role with one inline policy, and returns a call of one of its sessions.
 pub(crate) async fn role_session(cloud: &Arc<Cloud>, account: &str, role: &str, policy: &Value) -> Call {
     let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}]}"#;
     let encode = |text: &str| xml::encode_key(text);
@@ -51,7 +51,6 @@ pub(crate) async fn role_session(cloud: &Arc<Cloud>, account: &str, role: &str, 
     session(account, role)
 }
 
-/// One S3 request.
 struct Request {
     call: Call,
 }
@@ -133,7 +132,7 @@ async fn enable_versions(cloud: &Arc<Cloud>, bucket: &str) {
 }
 
 #[tokio::test]
-async fn an_object_comes_back_as_it_was_put() {
+async fn an_object_is_read_as_it_was_put() {
     let cloud = with_bucket("staging").await;
     let body: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
     let put = Request::new("PutObject", "/staging/a%20b/c+d%2Be.gz")
@@ -171,7 +170,7 @@ async fn an_object_comes_back_as_it_was_put() {
 }
 
 #[tokio::test]
-async fn a_body_goes_out_in_pieces() {
+async fn a_body_is_sent_in_pieces() {
     let cloud = with_bucket("staging").await;
     Request::new("PutObject", "/staging/k").body(vec![7; 150_000]).ok(&cloud).await;
     let mut reply =
@@ -184,7 +183,7 @@ async fn a_body_goes_out_in_pieces() {
 }
 
 #[tokio::test]
-async fn what_does_not_hold_is_refused() {
+async fn invalid_requests_are_refused() {
     let cloud = with_bucket("staging").await;
     let put = || Request::new("PutObject", "/staging/k").body("hello");
     assert_eq!(put().header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==").code(&cloud).await, "BadDigest");
@@ -229,7 +228,7 @@ async fn versions_are_kept() {
 }
 
 #[tokio::test]
-async fn another_account_needs_the_bucket_policy_and_a_role_its_own() {
+async fn another_account_needs_the_bucket_policy_and_its_own_policy() {
     let cloud = with_bucket("theirs").await;
     Request::new("PutObject", "/theirs/in/k").body("x").ok(&cloud).await;
     let get = |call: &Call, path: &str| Request::by(call.clone(), "GetObject", path);
@@ -264,7 +263,7 @@ async fn another_account_needs_the_bucket_policy_and_a_role_its_own() {
 }
 
 #[tokio::test]
-async fn a_copy_needs_both_sides_and_a_decoded_source() {
+async fn a_copy_needs_permission_on_both_sides_and_decodes_its_source() {
     let cloud = with_bucket("staging").await;
     Request::by(root(CUSTOMER), "CreateBucket", "/customer").ok(&cloud).await;
     Request::new("PutObject", "/staging/a%20b+c").header("x-amz-meta-a", "1").body("lines").ok(&cloud).await;

@@ -8,7 +8,7 @@ use logferry_testbed::provision::Aws;
 
 use crate::Sandbox;
 
-/// The real client against the real front: what the SDK signs, encodes, checks and parses.
+/// The SDK's client against the HTTP front: tests what the SDK signs, encodes, checks and parses.
 #[tokio::test]
 async fn the_sdk_puts_gets_copies_and_lists() {
     let sandbox = Sandbox::start().await.expect("a port is free");

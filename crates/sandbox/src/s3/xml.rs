@@ -1,6 +1,6 @@
-//! How S3 writes text: XML escapes, and keys in form encoding.
+//! S3's text encodings: XML escapes, and keys in form encoding.
 
-/// Escapes text for an XML element or attribute; control characters become references, as S3 writes them.
+/// Escapes text for an XML element or attribute. Control characters become references, as in S3's answers.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -16,12 +16,12 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-/// An element with escaped text in it.
+/// An element with escaped text.
 pub(crate) fn element(name: &str, text: &str) -> String {
     format!("<{name}>{}</{name}>", escape(text))
 }
 
-/// Encodes a key as S3 does in event records and in lists with `encoding-type=url`: a space is `+`, `/` stays.
+/// Encodes a key as in S3's event records and in lists with `encoding-type=url`: a space becomes `+`, `/` stays.
 pub(crate) fn encode_key(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for byte in key.bytes() {

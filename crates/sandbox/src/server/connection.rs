@@ -1,4 +1,4 @@
-//! Connections that can be cut: a listener whose streams a request can reset from inside.
+//! A listener whose connections can be reset by the handler of a request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,21 +13,21 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Accepts connections without Nagle's delay.
+/// A listener whose connections are without Nagle's delay.
 pub(crate) struct CuttableListener(pub(crate) TcpListener);
 
-/// A connection that resets instead of writing once its switch is thrown.
+/// A connection with a switch. Once the switch is set, the next write resets the connection.
 pub(crate) struct CuttableStream {
     stream: TcpStream,
     switch: Switch,
 }
 
-/// Cuts the connection that a request came by.
+/// Resets the connection of a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Switch(Arc<AtomicBool>);
 
 impl Switch {
-    /// From now on nothing more is written: the next attempt resets the connection.
+    /// Makes the next write reset the connection.
     pub(crate) fn cut(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -47,11 +47,11 @@ impl Listener for CuttableListener {
         loop {
             match self.0.accept().await {
                 Ok((stream, address)) => {
-                    // Without it answers are late, not wrong.
+                    // Without this option answers are late, but correct.
                     let _ = stream.set_nodelay(true);
                     return (CuttableStream { stream, switch: Switch::default() }, address);
                 }
-                // Out of descriptors, or the client is gone already: neither ends the server.
+                // No descriptors are left, or the client has gone: neither must end the server.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }
@@ -67,7 +67,7 @@ impl CuttableStream {
         if !self.switch.0.load(Ordering::Acquire) {
             return Ok(());
         }
-        // Closing then sends a reset rather than an orderly end.
+        // With linger 0, closing the connection resets it.
         let _ = self.stream.set_zero_linger();
         Err(io::ErrorKind::ConnectionReset.into())
     }

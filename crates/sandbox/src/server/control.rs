@@ -1,8 +1,8 @@
-//! The unsigned side door, for people and for harnesses in other processes.
+//! Unsigned control requests, for people and for test harnesses in other processes.
 //!
 //! - `GET /_sandbox/health`
 //! - `GET /_sandbox/calls`: counts by `service:Operation`
-//! - `POST /_sandbox/faults`: adds one rule, a [`Fault`](crate::faults::Fault); `DELETE /_sandbox/faults` removes all
+//! - `POST /_sandbox/faults`: adds a rule, a [`Fault`](crate::faults::Fault); `DELETE /_sandbox/faults` removes all
 //! - `GET /_sandbox/queues/ARN`: [`QueueCounts`](crate::QueueCounts);
 //!   `POST /_sandbox/queues/ARN`: sets [`QueueLimits`](crate::QueueLimits)
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{Front, MAX_BODY};
 
 impl Front {
-    /// Answers a request to the path behind `/_sandbox/`.
+    /// Answers a request for the path after `/_sandbox/`.
     pub(super) async fn control(&self, method: &Method, path: &str, body: Body) -> Response {
         match (method.as_str(), path) {
             ("GET", "health") => json_response(StatusCode::OK, &json!({ "status": "ok" })),
@@ -64,7 +64,7 @@ fn refused(message: &str) -> Response {
 }
 
 fn no_such_control() -> Response {
-    json_response(StatusCode::NOT_FOUND, &json!({ "message": "no such control" }))
+    json_response(StatusCode::NOT_FOUND, &json!({ "message": "unknown control request" }))
 }
 
 fn json_response(status: StatusCode, value: &Value) -> Response {
@@ -77,7 +77,7 @@ mod tests {
     use logferry_testbed::provision::{Aws, Provider, ProviderSpec};
 
     #[tokio::test]
-    async fn the_side_door_tells_and_injects() {
+    async fn control_requests_return_counts_and_inject_faults() {
         let sandbox = sandbox().await;
         let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
         let caller = [("Action", "GetCallerIdentity")];
@@ -85,13 +85,13 @@ mod tests {
             request(&sandbox, "GET", "/_sandbox/health", "").await,
             (200, r#"{"status":"ok"}"#.to_owned())
         );
-        account.sts_query(&caller).await.expect("a root may ask");
+        account.sts_query(&caller).await.expect("the root may call STS");
         let calls = request(&sandbox, "GET", "/_sandbox/calls", "").await;
         assert_eq!(calls, (200, r#"{"sts:GetCallerIdentity":1}"#.to_owned()));
         let rule =
             r#"{"service":"sts","operation":"*","effect":{"error":{"status":500,"code":"InternalFailure"}}}"#;
         assert_eq!(request(&sandbox, "POST", "/_sandbox/faults", rule).await.0, 200);
-        account.sts_query(&caller).await.expect_err("the fault is in force");
+        account.sts_query(&caller).await.expect_err("the fault is active");
         assert_eq!(request(&sandbox, "DELETE", "/_sandbox/faults", "").await.0, 200);
         account.sts_query(&caller).await.expect("the fault is gone");
         assert_eq!(request(&sandbox, "POST", "/_sandbox/faults", "{}").await.0, 400);
@@ -99,10 +99,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_side_door_counts_and_limits_queues() {
+    async fn control_requests_count_and_limit_queues() {
         let sandbox = sandbox().await;
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("door")).await.expect("it can be set up");
+        let provider = Provider::create(&aws, &ProviderSpec::new("door"))
+            .await
+            .expect("the provider's side can be set up");
         let queue = format!("/_sandbox/queues/{}", provider.queue_arn);
         let limits = r#"{"in_flight":1,"retention_milliseconds":3600000}"#;
         assert_eq!(request(&sandbox, "POST", &queue, limits).await.0, 200);
@@ -112,7 +114,7 @@ mod tests {
             send.send().await.expect("the message can be sent");
         }
         let receive = sqs.receive_message().queue_url(&provider.queue_url).max_number_of_messages(10);
-        assert_eq!(receive.send().await.expect("one may be in flight").messages().len(), 1);
+        assert_eq!(receive.send().await.expect("one message may be in flight").messages().len(), 1);
         let counts = r#"{"delayed":0,"expired":0,"in_flight":1,"most_in_flight":1,"visible":1}"#;
         assert_eq!(request(&sandbox, "GET", &queue, "").await, (200, counts.to_owned()));
         let unknown = request(&sandbox, "GET", "/_sandbox/queues/arn:none", "").await;

@@ -1,4 +1,4 @@
-//! Request bodies as the services want them (gzip and aws-chunked undone), and answer bodies that misbehave.
+//! Decodes request bodies (gzip and aws-chunked), and creates faulty answer bodies.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 
 use crate::call::{AwsError, Reply};
 
-/// Undoes `aws-chunked`, if the request uses it, and moves its checksum trailers to the headers.
+/// Decodes `aws-chunked`, if the request uses it, and moves its checksum trailers into the headers.
 pub(crate) fn undo_aws_chunked(headers: &mut HeaderMap, body: Bytes) -> Result<Bytes, AwsError> {
     let streamed =
         headers.get("x-amz-content-sha256").is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-"));
@@ -51,7 +51,7 @@ pub(crate) fn undo_aws_chunked(headers: &mut HeaderMap, body: Bytes) -> Result<B
     Ok(Bytes::from(decoded))
 }
 
-/// `SIZE[;extension]\r\nDATA\r\n` until a size of 0, then the trailers.
+/// Splits chunks, `SIZE[;extension]\r\nDATA\r\n` up to a size of 0, from the trailers after them.
 fn split_chunks(mut rest: &[u8]) -> Option<(Vec<u8>, &str)> {
     let mut decoded = Vec::with_capacity(rest.len());
     loop {
@@ -72,7 +72,7 @@ fn incomplete() -> AwsError {
     AwsError::new(400, "IncompleteBody", message)
 }
 
-/// Undoes `Content-Encoding: gzip`, up to a size of `limit`.
+/// Decodes `Content-Encoding: gzip`, up to `limit` bytes.
 pub(crate) fn undo_gzip(headers: &mut HeaderMap, body: Bytes, limit: usize) -> Result<Bytes, AwsError> {
     if headers.get(CONTENT_ENCODING).is_none_or(|value| value != "gzip") {
         return Ok(body);
@@ -88,12 +88,11 @@ pub(crate) fn undo_gzip(headers: &mut HeaderMap, body: Bytes, limit: usize) -> R
     }
 }
 
-/// The refusal of a body beyond the limit.
 pub(crate) fn too_large() -> AwsError {
     AwsError::new(413, "RequestEntityTooLarge", "the request's body is too large")
 }
 
-/// The same answer, its body sent at that speed.
+/// Sends the reply's body at this speed.
 pub(crate) async fn slowed(reply: Reply, bytes_per_second: u64) -> Reply {
     const PAUSE: Duration = Duration::from_millis(50);
     let (reply, body) = collected(reply).await;
@@ -107,15 +106,15 @@ pub(crate) async fn slowed(reply: Reply, bytes_per_second: u64) -> Reply {
     with_steps(reply, body.len(), steps)
 }
 
-/// The same answer, its length announced, half of it sent, then nothing: the connection closes.
+/// Announces the full length of the reply, sends half of it, and closes the connection.
 pub(crate) async fn halved(reply: Reply) -> Reply {
     let (reply, body) = collected(reply).await;
-    // The pause lets the server write the half before it notices the break.
+    // The pause lets the server write the half before it sees the error.
     let steps = [Step::Data(body.slice(..body.len() / 2)), Step::Wait(Duration::from_millis(5)), Step::Break];
     with_steps(reply, body.len(), steps.into())
 }
 
-/// The same answer with one bit of its body flipped.
+/// Flips one bit of the reply's body.
 pub(crate) async fn flipped(reply: Reply) -> Reply {
     let (mut reply, body) = collected(reply).await;
     let mut body = body.to_vec();
@@ -216,11 +215,11 @@ mod tests {
     }
 
     #[test]
-    fn other_bodies_stay() {
+    fn other_bodies_stay_unchanged() {
         let mut headers =
             headers(&[("content-encoding", "gzip"), ("x-amz-content-sha256", "UNSIGNED-PAYLOAD")]);
         let body = undo_aws_chunked(&mut headers, Bytes::from_static(b"3\r\nabc"));
-        assert_eq!(body.expect("it is not chunked"), "3\r\nabc");
+        assert_eq!(body.expect("the body is not chunked"), "3\r\nabc");
         assert_eq!(headers["content-encoding"], "gzip");
     }
 

@@ -1,4 +1,4 @@
-//! The services' protocols: which operation a request is, and how a refusal looks.
+//! Protocols of the services: the operation of a request, and the form of an error.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -10,7 +10,6 @@ use crate::call::{AwsError, form_pairs};
 use crate::sigv4::Refusal;
 use crate::sqs::errors::query_code;
 
-/// The services that the sandbox knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
     DynamoDb,
@@ -22,26 +21,24 @@ pub(crate) enum Service {
     Sts,
 }
 
-/// How a service is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// JSON bodies, operation in `X-Amz-Target`; content type and the namespace of error types.
+    /// JSON bodies with the operation in `X-Amz-Target`; content type, and namespace of error types.
     Json { content_type: &'static str, namespace: &'static str },
-    /// Form bodies with `Action`, XML answers of that namespace.
+    /// Form bodies with the operation in `Action`; namespace of the XML answers.
     Query { namespace: &'static str },
-    /// S3's own.
+    /// The protocol of S3.
     Rest,
 }
 
 impl Service {
-    /// The service of a credential scope, by its signing name.
+    /// Service with this signing name in a credential scope.
     pub(crate) fn of_scope(name: &str) -> Option<Self> {
         [Self::DynamoDb, Self::Iam, Self::Logs, Self::S3, Self::Sns, Self::Sqs, Self::Sts]
             .into_iter()
             .find(|service| service.name() == name)
     }
 
-    /// Its signing name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::DynamoDb => "dynamodb",
@@ -71,7 +68,7 @@ impl Service {
         }
     }
 
-    /// The operation that a request asks for; empty if it does not say.
+    /// Operation of a request; empty if the request does not name one.
     pub(crate) fn operation(self, request: &http::request::Parts, body: &[u8]) -> String {
         match self.protocol() {
             Protocol::Json { .. } => {
@@ -91,14 +88,14 @@ impl Service {
     }
 }
 
-/// The query parameters, decoded, in order.
+/// Query parameters, decoded, in the order of the request.
 pub(crate) fn query_of(request: &http::request::Parts) -> Vec<(String, String)> {
     form_pairs(request.uri.query().unwrap_or_default())
 }
 
-/// S3's operation is in the method, the path's depth, the sub-resource named in the query, and one header.
+/// S3's operation follows from the method, the depth of the path, the sub-resource in the query, and one header.
 ///
-/// What is not in the table is named after its method and sub-resource, so that the refusal says what was asked.
+/// A combination that is not in the table is named by its method and sub-resource, so that the error names the request.
 fn s3_operation(method: &Method, path: &str, query: &[(String, String)], headers: &HeaderMap) -> String {
     let has = |name: &str| query.iter().any(|(key, _)| key == name);
     let plain = ["x-id", "versionId", "list-type", "prefix", "delimiter", "max-keys", "continuation-token"];
@@ -133,7 +130,7 @@ fn s3_operation(method: &Method, path: &str, query: &[(String, String)], headers
     name.to_owned()
 }
 
-/// Writes a refusal the way the protocol does; an answer to HEAD has no body.
+/// Writes an error in the protocol's form. An answer to HEAD has no body.
 pub(crate) fn write_error(
     protocol: Protocol,
     error: &AwsError,
@@ -144,7 +141,7 @@ pub(crate) fn write_error(
     let (content_type, body) = match protocol {
         Protocol::Json { content_type, namespace } => {
             let (status, code) = match error.code.as_str() {
-                // The words are IAM's, the code is the JSON services' own.
+                // The message is IAM's, the code that of the JSON services.
                 "AccessDenied" => (400, "AccessDeniedException"),
                 code => (error.status, code),
             };
@@ -194,7 +191,7 @@ fn written(status: u16, mut headers: HeaderMap, content_type: &'static str, body
     response
 }
 
-/// SQS still tells the codes of its older protocol, which boto3 reads.
+/// Code of SQS's older protocol, which SQS still sends and boto3 reads.
 fn query_error(error: &AwsError) -> String {
     let fault = if error.status < 500 { "Sender" } else { "Receiver" };
     format!("{};{fault}", query_code(&error.code))
@@ -204,7 +201,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A refused signature as the service's family words it.
+/// Error of the service's protocol for a refused signature.
 pub(crate) fn refusal(protocol: Protocol, refusal: Refusal) -> AwsError {
     let (json, query, s3) = match refusal {
         Refusal::Missing => (

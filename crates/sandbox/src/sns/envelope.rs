@@ -1,4 +1,4 @@
-//! The JSON that SNS wraps around a message on its way to a queue.
+//! The JSON envelope that SNS puts around a message for a queue.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -6,7 +6,6 @@ use sha2::{Digest, Sha256};
 
 use crate::sqs::message::{Attribute, AttributeValue, Attributes};
 
-/// What a notification carries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Notification<'a> {
     pub(super) message_id: &'a str,
@@ -21,7 +20,7 @@ pub(super) struct Notification<'a> {
 impl Notification<'_> {
     /// Writes the envelope with SNS's members, order and white space.
     ///
-    /// The signature has the right form and says nothing: there is no key that could make a true one.
+    /// The signature has the right form but cannot be verified, because the sandbox has no key of AWS.
     pub(super) fn write(&self, now: jiff::Timestamp) -> String {
         let timestamp = format!("{now:.3}");
         let signature = STANDARD.encode(

@@ -35,7 +35,7 @@ fn element_text(xml: &str, name: &str) -> String {
     node.and_then(|node| node.text()).unwrap_or_default().to_owned()
 }
 
-/// A topic with a queue subscribed that lets it send; `raw` is `true` or `false`.
+/// Creates a topic, and a subscribed queue that lets the topic send. `raw` is `true` or `false`.
 async fn wired(cloud: &Arc<Cloud>, raw: &str) {
     ok(cloud, &[("Action", "CreateTopic"), ("Name", "t")]).await;
     let queue = create_queue(cloud, "q", json!({})).await;
@@ -90,7 +90,7 @@ async fn a_message_reaches_the_queue_wrapped_or_raw() {
 }
 
 #[tokio::test]
-async fn a_queue_that_does_not_let_sns_send_gets_nothing() {
+async fn a_queue_that_refuses_sns_gets_no_message() {
     let cloud = Arc::new(Cloud::default());
     wired(&cloud, "false").await;
     send(&cloud, "SetQueueAttributes", "q", json!({"Attributes": {"Policy": ""}})).await;
@@ -100,7 +100,7 @@ async fn a_queue_that_does_not_let_sns_send_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_service_publishes_through_the_topic_policy_alone() {
+async fn a_service_publishes_only_with_the_topic_policys_permission() {
     let cloud = Arc::new(Cloud::default());
     wired(&cloud, "false").await;
     let sender =
@@ -127,7 +127,7 @@ async fn a_service_publishes_through_the_topic_policy_alone() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_refused() {
+async fn invalid_requests_are_refused() {
     let cloud = Arc::new(Cloud::default());
     wired(&cloud, "false").await;
     let long = "x".repeat(262_145);
@@ -152,7 +152,7 @@ async fn what_is_wrong_is_refused() {
 }
 
 #[tokio::test]
-async fn an_object_is_told_through_topic_and_queue() {
+async fn an_objects_event_reaches_the_queue_through_the_topic() {
     let cloud = Arc::new(Cloud::default());
     wired(&cloud, "false").await;
     let s3 = |operation: &str, path: &str, body: &str| Call {

@@ -1,6 +1,6 @@
-//! The messages of one queue: who may be received, who is in flight, who is too old. Pure: time is an argument.
+//! The messages of one queue: which are visible, in flight or expired. The time is an argument.
 //!
-//! Every step costs a few tree operations, however many messages the queue holds.
+//! Every operation takes a few tree operations, however many messages the queue has.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,12 +15,11 @@ use tokio::time::Instant;
 
 use super::message::Message;
 
-/// Messages that may be in flight at a time, unless a test sets another quota (SQS: "about 120,000").
+/// Quota of messages in flight, unless a test sets another (SQS: "about 120,000").
 const MAX_IN_FLIGHT: usize = 120_000;
-/// How long one receive may keep a message from others, extensions included.
+/// Longest time that one receive may hide a message, including extensions.
 pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 
-/// All messages of a queue.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     key: u64,
@@ -35,20 +34,20 @@ pub(crate) struct Backlog {
     expired: u64,
 }
 
-/// A message with what its stay in queues has added.
+/// A message, with what queues have recorded about it.
 #[derive(Debug, Clone)]
 pub(crate) struct Tracked {
     pub(crate) message: Arc<Message>,
-    /// Receives over its whole life: `ApproximateReceiveCount`.
+    /// Number of receives in all queues: `ApproximateReceiveCount`.
     pub(crate) receives: u32,
-    /// First receive, epoch milliseconds.
+    /// Time of the first receive, in milliseconds since 1970.
     pub(crate) first_received_millis: Option<i64>,
-    /// ARN of the queue that gave it up.
+    /// ARN of the queue that moved the message to its dead-letter queue.
     pub(crate) dead_letter_source: Option<String>,
 }
 
 impl Tracked {
-    /// A message that nobody has received yet.
+    /// Creates a message that has not been received.
     pub(crate) fn new(message: Message) -> Self {
         Self {
             message: Arc::new(message),
@@ -75,49 +74,48 @@ enum Place {
     InFlight(Instant),
 }
 
-/// What a receive took out of the ready messages.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// Messages for the receiver, with their new handles.
     pub(crate) received: Vec<(Tracked, String)>,
-    /// Messages whose receives are used up: gone from here, for the dead-letter queue.
+    /// Messages that were received too often. They have left this queue, for the dead-letter queue.
     pub(crate) dead: Vec<Tracked>,
-    /// In-flight messages are at their limit: nothing could be taken.
+    /// The quota of messages in flight is reached, so nothing could be received.
     pub(crate) over_limit: bool,
-    /// A message now comes back earlier than any did before.
+    /// A message becomes visible earlier than any other hidden one.
     pub(crate) earlier_timer: bool,
 }
 
-/// How many messages a queue holds, and has held.
+/// Counts of a queue's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueCounts {
-    /// Messages that the next receive may bring: `ApproximateNumberOfMessages`.
+    /// Messages that the next receive can return: `ApproximateNumberOfMessages`.
     pub visible: usize,
-    /// Messages received and hidden since: `ApproximateNumberOfMessagesNotVisible`.
+    /// Messages that were received and are hidden: `ApproximateNumberOfMessagesNotVisible`.
     pub in_flight: usize,
-    /// Messages sent with a delay that has not passed: `ApproximateNumberOfMessagesDelayed`.
+    /// Messages whose delay has not passed: `ApproximateNumberOfMessagesDelayed`.
     pub delayed: usize,
-    /// The most messages that were in flight at one moment.
+    /// Most messages that were in flight at the same time.
     pub most_in_flight: usize,
-    /// Messages that nobody deleted and that the retention period ended.
+    /// Messages that the retention period deleted.
     pub expired: u64,
 }
 
-/// Why a message's visibility was not changed.
+/// Reason why a message's visibility was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotChanged {
-    /// The handle was never given out by this queue.
+    /// The queue never returned this handle.
     BadHandle,
     /// The message was deleted, expired or moved.
     Gone,
-    /// The message is visible, or in flight under a later handle.
+    /// The message is visible, or in flight with a later handle.
     NotInFlight,
-    /// The total since the receive would pass [`MAX_VISIBILITY`].
+    /// The total time since the receive would exceed [`MAX_VISIBILITY`].
     TooLong,
 }
 
 impl Backlog {
-    /// Creates an empty backlog; `key` makes its handles its own.
+    /// Creates an empty backlog. `key` makes its handles different from other queues'.
     pub(crate) fn new(key: u64) -> Self {
         Self {
             key,
@@ -133,12 +131,12 @@ impl Backlog {
         }
     }
 
-    /// Lets so many messages be in flight from now on; those that are beyond it already stay there.
+    /// Sets the quota of messages in flight. Messages beyond it stay in flight.
     pub(crate) fn set_quota(&mut self, messages: usize) {
         self.quota = messages;
     }
 
-    /// Whether no message can be received until one in flight is deleted or becomes visible.
+    /// Returns whether the quota is reached, so that no message can be received.
     pub(crate) fn is_at_quota(&self) -> bool {
         self.in_flight.len() >= self.quota
     }
@@ -154,7 +152,7 @@ impl Backlog {
         self.index(place, number, true);
     }
 
-    /// Drops what is older than `retention` and makes visible what is due.
+    /// Deletes messages older than `retention`, and makes messages visible whose time has come.
     pub(crate) fn settle(&mut self, now: Instant, retention: Duration) {
         while let Some(&(sent, number)) = self.ages.first()
             && now.saturating_duration_since(sent) >= retention
@@ -167,7 +165,7 @@ impl Backlog {
         }
     }
 
-    /// Takes up to `max` visible messages, oldest visible first, and hides them for `visibility`.
+    /// Receives up to `max` visible messages, those visible for longest first, and hides them for `visibility`.
     pub(crate) fn receive(
         &mut self,
         now: Instant,
@@ -186,7 +184,7 @@ impl Backlog {
                 taken.over_limit = taken.received.is_empty();
                 break;
             }
-            let entry = self.entries.get_mut(&number).expect("what is indexed exists");
+            let entry = self.entries.get_mut(&number).expect("indexed messages exist");
             if max_receives.is_some_and(|max| entry.receives_here >= max) {
                 taken.dead.extend(self.remove(number));
                 continue;
@@ -215,8 +213,8 @@ impl Backlog {
         taken
     }
 
-    /// Deletes a message by its latest handle. `false`: no such handle was ever given out. An older handle deletes
-    /// nothing, and a message that is gone stays gone; neither is an error.
+    /// Deletes a message by its latest handle. Returns `false` if the queue never returned the handle. An older handle,
+    /// or one of a message that is gone, has no effect and is not an error.
     pub(crate) fn delete(&mut self, handle: &str) -> bool {
         let Some((number, generation)) = self.read_handle(handle) else { return false };
         if self.entries.get(&number).is_some_and(|entry| entry.generation == generation) {
@@ -225,7 +223,7 @@ impl Backlog {
         true
     }
 
-    /// Lets a message in flight become visible `visibility` from now.
+    /// Makes a message in flight visible after `visibility`.
     pub(crate) fn change_visibility(
         &mut self,
         now: Instant,
@@ -245,13 +243,12 @@ impl Backlog {
         Ok(())
     }
 
-    /// When the next hidden message becomes visible.
+    /// Time at which the next hidden message becomes visible.
     pub(crate) fn next_visible(&self) -> Option<Instant> {
         let firsts = [self.delayed.first(), self.in_flight.first()];
         firsts.into_iter().flatten().map(|&(at, _)| at).min()
     }
 
-    /// Counts messages by state.
     pub(crate) fn counts(&self) -> QueueCounts {
         QueueCounts {
             visible: self.ready.len(),
@@ -270,7 +267,7 @@ impl Backlog {
     }
 
     fn place(&mut self, number: u64, place: Place) {
-        let entry = self.entries.get_mut(&number).expect("what is indexed exists");
+        let entry = self.entries.get_mut(&number).expect("indexed messages exist");
         let before = std::mem::replace(&mut entry.place, place);
         self.index(before, number, false);
         self.index(place, number, true);
@@ -359,14 +356,14 @@ mod tests {
         taken.iter().map(|(id, _)| id.as_str()).collect()
     }
 
-    /// Visible, in flight, delayed.
+    /// Number of messages visible, in flight and delayed.
     fn held(backlog: &Backlog) -> [usize; 3] {
         let QueueCounts { visible, in_flight, delayed, .. } = backlog.counts();
         [visible, in_flight, delayed]
     }
 
     #[test]
-    fn a_message_comes_back_when_its_visibility_ends_and_not_before() {
+    fn a_message_becomes_visible_when_its_timeout_ends() {
         let start = Instant::now();
         let mut backlog = filled(start, &["a", "b"]);
         assert_eq!(ids(&take(&mut backlog, start, 1, 30)), ["a"]);
@@ -389,10 +386,10 @@ mod tests {
         assert!(backlog.delete(&old));
         assert_eq!(backlog.counts().in_flight, 1, "an old handle deletes nothing");
         assert!(backlog.delete(&new));
-        assert!(backlog.delete(&new), "deleting again is no error");
+        assert!(backlog.delete(&new), "deleting again is not an error");
         assert_eq!(backlog.counts().in_flight, 0);
         let mut other = Backlog::new(8);
-        assert!(!other.delete(&new), "a handle of another queue never was");
+        assert!(!other.delete(&new), "a handle of another queue is unknown");
         assert!(!backlog.delete("nonsense"));
     }
 
@@ -416,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_retention_and_zero_visibility() {
+    fn delay_retention_and_a_timeout_of_zero() {
         let start = Instant::now();
         let mut backlog = Backlog::new(1);
         backlog.push(start, tracked(start, "late"), seconds(10));
@@ -430,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn receives_used_up_go_to_the_dead_letters_with_their_count() {
+    fn messages_received_too_often_move_with_their_receive_count() {
         let start = Instant::now();
         let mut backlog = filled(start, &["a"]);
         for round in 1..=2 {
@@ -443,10 +440,10 @@ mod tests {
         backlog.settle(now, RETENTION);
         let mut taken = backlog.receive(now, 1, seconds(1), Some(2), 9);
         assert!(taken.received.is_empty());
-        let dead = taken.dead.pop().expect("given up");
+        let dead = taken.dead.pop().expect("a message was moved");
         assert_eq!((dead.receives, dead.first_received_millis), (2, Some(5)));
         assert_eq!(held(&backlog), [0, 0, 0]);
-        assert_eq!(backlog.counts().expired, 0, "it was moved");
+        assert_eq!(backlog.counts().expired, 0, "a moved message is not expired");
 
         let mut letters = Backlog::new(9);
         letters.push(now, dead, Duration::ZERO);

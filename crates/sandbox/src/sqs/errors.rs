@@ -1,34 +1,30 @@
-//! SQS's refusals. Over JSON, SQS names an error by its shape and repeats the old Query code in a header; the SDKs
-//! go by the header, so it is sent.
+//! SQS's errors. Over JSON, SQS names an error by its shape, and repeats the code of the older Query protocol in a
+//! header. The SDKs read the header, so the sandbox sends it.
 
 use crate::call::AwsError;
 
-/// A 400 with that code.
 pub(crate) fn refuse(code: &str, message: impl Into<String>) -> AwsError {
     AwsError::new(400, code, message)
 }
 
-/// `InvalidParameterValue`.
 pub(crate) fn invalid(message: impl Into<String>) -> AwsError {
     refuse("InvalidParameterValue", message)
 }
 
-/// `MissingParameter`, naming it.
+/// `MissingParameter` with the parameter's name.
 pub(crate) fn missing(parameter: &str) -> AwsError {
     refuse("MissingParameter", format!("The request must contain the parameter {parameter}."))
 }
 
-/// `InvalidParameterValue` in the words SQS uses for a number or a handle.
+/// `InvalidParameterValue` with SQS's message about a number or handle.
 pub(crate) fn invalid_value(parameter: &str, value: impl std::fmt::Display, reason: &str) -> AwsError {
     invalid(format!("Value {value} for parameter {parameter} is invalid. Reason: {reason}"))
 }
 
-/// `QueueDoesNotExist`.
 pub(crate) fn no_queue() -> AwsError {
     refuse("QueueDoesNotExist", "The specified queue does not exist.")
 }
 
-/// `ReceiptHandleIsInvalid`.
 pub(crate) fn bad_handle(handle: &str) -> AwsError {
     refuse(
         "ReceiptHandleIsInvalid",
@@ -36,7 +32,7 @@ pub(crate) fn bad_handle(handle: &str) -> AwsError {
     )
 }
 
-/// The code that SQS's older Query protocol has for an error.
+/// Code of an error in SQS's older Query protocol.
 pub(crate) fn query_code(code: &str) -> &str {
     match code {
         "BatchEntryIdsNotDistinct" => "AWS.SimpleQueueService.BatchEntryIdsNotDistinct",

@@ -1,4 +1,4 @@
-//! A message as SQS keeps it: body, attributes, sizes, and the MD5 sums the SDKs check.
+//! A message as SQS stores it: body, attributes, sizes, and the MD5 sums that the SDKs check.
 
 use std::collections::BTreeMap;
 
@@ -10,32 +10,28 @@ use tokio::time::Instant;
 use super::errors::{invalid, invalid_value, refuse};
 use crate::call::AwsError;
 
-/// Bytes of body and attributes that one message, or all of one batch, may have.
+/// Most bytes of body and attributes of a message, and of all messages of a batch.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 1_048_576;
 const MAX_ATTRIBUTES: usize = 10;
 
-/// Message attributes by name: sorted, as their MD5 sum wants them.
+/// Message attributes by name, in the order of their MD5 sum.
 pub(crate) type Attributes = BTreeMap<String, Attribute>;
 
-/// One typed message attribute.
+/// A message attribute with its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attribute {
     /// `String`, `Number` or `Binary`, with an optional custom suffix after a dot.
     pub(crate) data_type: String,
-    /// Its value.
     pub(crate) value: AttributeValue,
 }
 
-/// The value of a message attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AttributeValue {
-    /// A string or number.
     Text(String),
-    /// Raw bytes.
     Binary(Vec<u8>),
 }
 
-/// What stays the same over a message's life, in its first queue and in a dead-letter queue.
+/// Parts of a message that never change, even in a dead-letter queue.
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) id: String,
@@ -57,7 +53,7 @@ impl Attribute {
         }
     }
 
-    /// The attribute in SQS's JSON form.
+    /// SQS's JSON form of the attribute.
     pub(crate) fn to_json(&self) -> Value {
         match &self.value {
             AttributeValue::Text(text) => json!({"DataType": self.data_type, "StringValue": text}),
@@ -102,7 +98,7 @@ impl Attribute {
     }
 }
 
-/// Reads `MessageAttributes`, with every rule on names, types and number.
+/// Parses `MessageAttributes`, with every check of names, types and number.
 pub(crate) fn parse_attributes(given: &Map<String, Value>) -> Result<Attributes, AwsError> {
     if given.len() > MAX_ATTRIBUTES {
         return Err(invalid(format!(
@@ -129,7 +125,7 @@ pub(crate) fn parse_attributes(given: &Map<String, Value>) -> Result<Attributes,
     Ok(attributes)
 }
 
-/// Checks a body's characters: SQS takes what XML 1.0 can hold.
+/// Checks the characters of a body: SQS allows those of XML 1.0.
 pub(crate) fn check_body(body: &str) -> Result<(), AwsError> {
     if body.is_empty() {
         return Err(refuse("MissingParameter", "The request must contain the parameter MessageBody."));
@@ -146,7 +142,7 @@ pub(crate) fn check_body(body: &str) -> Result<(), AwsError> {
     }
 }
 
-/// Checks a message group's name; on a standard queue it names whom fair queues are fair to.
+/// Checks the id of a message group. On a standard queue it identifies a tenant for fair queues.
 pub(crate) fn check_group_id(id: &str) -> Result<(), AwsError> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte.is_ascii_punctuation();
     if !id.is_empty() && id.len() <= 128 && id.bytes().all(legal) {
@@ -157,7 +153,7 @@ pub(crate) fn check_group_id(id: &str) -> Result<(), AwsError> {
     Err(invalid_value("MessageGroupId", id, reason))
 }
 
-/// Bytes that count towards the message's limit: body, and name, type and value of each attribute.
+/// Bytes that count for the message's limit: body, and name, type and value of each attribute.
 pub(crate) fn message_bytes(body: &str, attributes: &Attributes) -> usize {
     let attributes = attributes
         .iter()
@@ -165,7 +161,7 @@ pub(crate) fn message_bytes(body: &str, attributes: &Attributes) -> usize {
     body.len() + attributes.sum::<usize>()
 }
 
-/// Which message attributes a receiver asked for.
+/// The message attributes that a receiver asked for.
 pub(crate) fn select(attributes: &Attributes, wanted: &[String]) -> Attributes {
     let matches = |name: &str| {
         wanted.iter().any(|pattern| {
@@ -179,13 +175,12 @@ pub(crate) fn select(attributes: &Attributes, wanted: &[String]) -> Attributes {
     attributes.iter().filter(|(name, _)| matches(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
 }
 
-/// MD5 of a body, in hex.
 pub(crate) fn body_md5(body: &str) -> String {
     hex(&Md5::digest(body.as_bytes()))
 }
 
-/// MD5 of attributes as SQS computes it: per name in order, length-prefixed name and type, a byte for the kind,
-/// length-prefixed value.
+/// MD5 of attributes as SQS computes it, for each name in order: length and name, length and type, one byte for the
+/// kind, length and value.
 pub(crate) fn attributes_md5(attributes: &Attributes) -> Option<String> {
     if attributes.is_empty() {
         return None;
@@ -207,7 +202,6 @@ pub(crate) fn attributes_md5(attributes: &Attributes) -> Option<String> {
     Some(hex(&sum.finalize()))
 }
 
-/// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
@@ -217,7 +211,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// A random identifier in UUID version 4 form, as message and request ids are written.
+/// A random UUID of version 4, the form of message and request ids.
 pub(crate) fn uuid() -> String {
     let mut bytes = fastrand::u128(..).to_be_bytes();
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
@@ -237,7 +231,7 @@ mod tests {
     #[test]
     fn md5_sums_are_those_the_sdks_expect() {
         assert_eq!(body_md5("This is a test message"), "fafb00f5732ab283681e124bf8747ed1");
-        // Vector computed independently: one String attribute and one Binary one.
+        // Expected value computed independently: one String attribute and one Binary one.
         let attributes = parse(&json!({
             "timestamp": {"DataType": "Number", "StringValue": "1493147359900"},
         }))
@@ -284,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn group_ids_have_no_spaces_and_128_characters_at_most() {
+    fn group_ids_have_at_most_128_characters_and_no_spaces() {
         for good in ["acme-corp", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", &"x".repeat(128)] {
             assert!(check_group_id(good).is_ok(), "{good}");
         }
@@ -294,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_hold_what_xml_can() {
+    fn bodies_have_only_characters_of_xml() {
         assert!(check_body("tab\tnew\nline é \u{1F680}").is_ok());
         assert_eq!(check_body("nul\0").expect_err("refused").code, "InvalidMessageContents");
         assert_eq!(check_body("").expect_err("refused").code, "MissingParameter");

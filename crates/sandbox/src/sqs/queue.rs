@@ -1,4 +1,4 @@
-//! One queue: its attributes, its backlog, and those who wait for a message.
+//! One queue: its attributes, its messages, and its long polls.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -14,12 +14,11 @@ use super::{
     settings::Settings,
 };
 
-/// A queue; sends, receives and timers meet here.
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) arn: String,
     state: Mutex<State>,
-    /// Wakes long polls: one of them for a new message, all of them when a timer moved.
+    /// Wakes long polls: one for a new message, all of them if a timer moved.
     arrivals: Notify,
 }
 
@@ -31,31 +30,29 @@ struct State {
     modified: i64,
 }
 
-/// Limits of a queue that AWS sets, or keeps within bounds, and that a test needs otherwise.
+/// Limits of a queue that AWS fixes or restricts, and that a test needs to change.
 ///
 /// As JSON, for `POST /_sandbox/queues/ARN`: `{"in_flight": 500, "retention_milliseconds": 2000}`.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueLimits {
-    /// Messages that may be in flight at a time; 120,000 until it is set.
+    /// Messages that may be in flight at the same time. Default: 120,000.
     #[serde(default)]
     pub in_flight: Option<usize>,
-    /// How long a message is kept after it was sent. SQS itself takes a minute at least.
+    /// Time for which a message is kept after its send. SQS itself allows no less than a minute.
     #[serde(default)]
     pub retention_milliseconds: Option<u64>,
 }
 
-/// What a receiver gets.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// Messages with their handles; none if the wait ran out.
+    /// Messages with their handles; empty if the wait timed out.
     Messages(Vec<(Tracked, String)>),
-    /// Too many messages are in flight.
+    /// The quota of messages in flight is reached.
     OverLimit,
 }
 
 impl Queue {
-    /// Creates an empty queue.
     pub(crate) fn new(arn: String, settings: Settings) -> Self {
         let now = jiff::Timestamp::now().as_second();
         let state = State { settings, backlog: Backlog::new(fastrand::u64(..)), created: now, modified: now };
@@ -66,19 +63,16 @@ impl Queue {
         self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// A copy of the settable attributes.
     pub(crate) fn settings(&self) -> Settings {
         self.state().settings.clone()
     }
 
-    /// Replaces the settable attributes.
     pub(crate) fn set(&self, settings: Settings) {
         let mut state = self.state();
         state.settings = settings;
         state.modified = jiff::Timestamp::now().as_second();
     }
 
-    /// How many messages it holds now, and has held.
     pub(crate) fn counts(&self) -> QueueCounts {
         let mut state = self.state();
         let retention = state.settings.retention;
@@ -86,7 +80,7 @@ impl Queue {
         state.backlog.counts()
     }
 
-    /// Sets what is given of these limits, and leaves the others.
+    /// Sets the limits that are given.
     pub(crate) fn limit(&self, limits: QueueLimits) {
         let QueueLimits { in_flight, retention_milliseconds } = limits;
         let mut state = self.state();
@@ -100,7 +94,7 @@ impl Queue {
         self.arrivals.notify_waiters();
     }
 
-    /// Every attribute, settable or not, by name.
+    /// All attributes by name, settable or not.
     pub(crate) fn attributes(&self) -> Map<String, Value> {
         let QueueCounts { visible, in_flight, delayed, .. } = self.counts();
         let state = self.state();
@@ -118,7 +112,7 @@ impl Queue {
         all
     }
 
-    /// Adds a message; `delay` defaults to the queue's.
+    /// Adds a message. `delay` defaults to the queue's delay.
     pub(crate) fn push(&self, tracked: Tracked, delay: Option<Duration>) {
         let mut state = self.state();
         let delay = delay.unwrap_or(state.settings.delay);
@@ -131,13 +125,13 @@ impl Queue {
         }
     }
 
-    /// Receives up to `max` messages, waiting up to `wait` for the first.
+    /// Receives up to `max` messages. Waits up to `wait` for the first.
     ///
-    /// `dead_letters` is the queue of the redrive policy, with its receive count, if there is one.
+    /// `dead_letters` is the queue of the redrive policy with its receive count, if there is one.
     ///
     /// # Cancel safety
     ///
-    /// A message is taken without an await after it: a cancelled wait holds none.
+    /// No await follows after messages were taken, so a cancelled call holds none.
     pub(crate) async fn receive(
         &self,
         max: usize,
@@ -187,20 +181,20 @@ impl Queue {
         }
     }
 
-    /// Deletes by handle; `false` if the handle never was.
+    /// Deletes a message by its handle. Returns `false` if the queue never returned the handle.
     pub(crate) fn delete_message(&self, handle: &str) -> bool {
         let mut state = self.state();
         let was_at_quota = state.backlog.is_at_quota();
         let known = state.backlog.delete(handle);
         drop(state);
         if was_at_quota {
-            // A long poll may now receive what has been visible all the while.
+            // The delete makes room in the quota, so a long poll may now receive a visible message.
             self.arrivals.notify_one();
         }
         known
     }
 
-    /// Moves the moment at which a message in flight becomes visible.
+    /// Changes the time at which a message in flight becomes visible.
     pub(crate) fn change_visibility(&self, handle: &str, visibility: Duration) -> Result<(), NotChanged> {
         let now = Instant::now();
         let mut state = self.state();

@@ -1,4 +1,4 @@
-//! A queue's attributes: reading, checking and printing them.
+//! Attributes of a queue: parses, checks and prints them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use super::errors::{invalid_value, refuse};
 use crate::{call::AwsError, policy::Policy};
 
-/// Attributes that can be set, as they stand.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) visibility: Duration,
@@ -17,11 +16,11 @@ pub(crate) struct Settings {
     pub(crate) max_bytes: usize,
     pub(crate) redrive: Option<Redrive>,
     pub(crate) policy: Option<Policy>,
-    /// Texts of `Policy`, `RedrivePolicy` and those attributes that change nothing here, as they were set.
+    /// Texts of `Policy`, `RedrivePolicy` and of attributes without an effect here, as they were set.
     texts: BTreeMap<String, String>,
 }
 
-/// Where messages go that were received too often.
+/// Destination of messages that were received too often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Redrive {
     pub(crate) target_arn: String,
@@ -44,7 +43,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The same with `changes` applied; nothing is applied when one of them is refused.
+    /// Applies `changes`. If one of them is refused, none is applied.
     pub(crate) fn with(&self, changes: &Map<String, Value>) -> Result<Self, AwsError> {
         let mut next = self.clone();
         for (name, value) in changes {
@@ -104,7 +103,7 @@ impl Settings {
         }
     }
 
-    /// Every attribute by its name, as GetQueueAttributes prints it.
+    /// All attributes by name, as GetQueueAttributes returns them.
     pub(crate) fn print(&self) -> Map<String, Value> {
         let mut all: Map<String, Value> =
             self.texts.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
@@ -150,7 +149,7 @@ fn bad(name: &str) -> AwsError {
     refuse("InvalidAttributeValue", format!("Invalid value for the parameter {name}."))
 }
 
-/// Whether a queue can be without that attribute: asking for it is then no error.
+/// Returns whether a queue may lack this attribute, so that asking for it is not an error.
 pub(crate) fn may_be_absent(name: &str) -> bool {
     matches!(
         name,
@@ -158,7 +157,6 @@ pub(crate) fn may_be_absent(name: &str) -> bool {
     )
 }
 
-/// `InvalidAttributeName`.
 pub(crate) fn unknown(name: &str) -> AwsError {
     refuse("InvalidAttributeName", format!("Unknown Attribute {name}."))
 }
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redrive_policy_is_kept_as_it_was_set_and_can_be_taken_away() {
+    fn a_redrive_policy_is_stored_unchanged_and_can_be_removed() {
         let text = r#"{"deadLetterTargetArn":"arn:x","maxReceiveCount":5}"#;
         let settings = apply(json!({"RedrivePolicy": text})).expect("valid");
         assert_eq!(settings.redrive, Some(Redrive { target_arn: "arn:x".to_owned(), max_receives: 5 }));

@@ -26,7 +26,7 @@ async fn try_send(
     call(cloud, root(ACCOUNT), operation, body).await
 }
 
-/// Calls an operation on a queue of the test account, which must succeed.
+/// Makes a call on a queue of the test account, which must succeed.
 pub(crate) async fn send(cloud: &Arc<Cloud>, operation: &str, queue: &str, body: Value) -> Value {
     try_send(cloud, operation, queue, body).await.expect("the call succeeds")
 }
@@ -35,14 +35,14 @@ async fn refused(cloud: &Arc<Cloud>, operation: &str, queue: &str, body: Value) 
     try_send(cloud, operation, queue, body).await.expect_err("the call is refused").code
 }
 
-/// Creates a queue in the test account and gives back its ARN.
+/// Creates a queue in the test account and returns its ARN.
 pub(crate) async fn create_queue(cloud: &Arc<Cloud>, name: &str, attributes: Value) -> String {
     let body = json!({"QueueName": name, "Attributes": attributes});
-    call(cloud, root(ACCOUNT), "CreateQueue", body).await.expect("the queue is made");
+    call(cloud, root(ACCOUNT), "CreateQueue", body).await.expect("the queue can be created");
     format!("arn:aws:sqs:us-east-1:{ACCOUNT}:{name}")
 }
 
-/// Receives and deletes what is visible, and gives back the bodies.
+/// Receives and deletes all visible messages, and returns their bodies.
 pub(crate) async fn bodies(cloud: &Arc<Cloud>, queue: &str) -> Vec<String> {
     let mut bodies = Vec::new();
     for message in receive(cloud, queue, json!({"MaxNumberOfMessages": 10})).await {
@@ -52,7 +52,7 @@ pub(crate) async fn bodies(cloud: &Arc<Cloud>, queue: &str) -> Vec<String> {
     bodies
 }
 
-/// Deletes one message, and gives back the code of the failure, if it failed.
+/// Deletes a message, and returns the code of the failure, if there is one.
 async fn delete(cloud: &Arc<Cloud>, queue: &str, handle: &Value) -> Option<String> {
     let entries = json!([{"Id": "0", "ReceiptHandle": handle}]);
     let answer = send(cloud, "DeleteMessageBatch", queue, json!({"Entries": entries})).await;
@@ -123,7 +123,7 @@ async fn a_long_poll_wakes_when_a_message_arrives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_poll_wakes_when_a_message_becomes_visible_and_else_runs_out() {
+async fn a_long_poll_wakes_when_a_message_becomes_visible_and_otherwise_times_out() {
     let cloud = with_queue(json!({"VisibilityTimeout": "5"})).await;
     let start = Instant::now();
     let poll = |wait: u64| {
@@ -133,7 +133,7 @@ async fn a_long_poll_wakes_when_a_message_becomes_visible_and_else_runs_out() {
             (got.len(), start.elapsed().as_secs())
         }
     };
-    // The first poller gets the message and keeps it hidden; the second learns of a timer set after it began to wait.
+    // The first poll receives the message and hides it again. The second began to wait before that timer was set.
     let (first, second) = (tokio::spawn(poll(20)), tokio::spawn(poll(20)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     send(&cloud, "SendMessage", "q", json!({"MessageBody": "x"})).await;
@@ -142,7 +142,7 @@ async fn a_long_poll_wakes_when_a_message_becomes_visible_and_else_runs_out() {
     assert_eq!(got, [(1, 1), (1, 6)]);
     let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
     let none = QueueLimits { retention_milliseconds: Some(0), ..QueueLimits::default() };
-    cloud.sqs.limit(&arn, none).expect("it exists");
+    cloud.sqs.limit(&arn, none).expect("the queue exists");
     let begun = start.elapsed().as_secs();
     assert_eq!(poll(4).await, (0, begun + 4));
 }
@@ -190,7 +190,7 @@ async fn visibility_handles_and_deletes() {
     let attributes = send(&cloud, "GetQueueAttributes", "q", json!({"AttributeNames": ["All"]})).await;
     assert_eq!(
         attributes["Attributes"]["ApproximateNumberOfMessagesNotVisible"], "1",
-        "an old handle keeps it"
+        "an old handle does not delete the message"
     );
     assert_eq!(delete(&cloud, "q", &newer).await, None);
     assert_eq!(refused(&cloud, "ChangeMessageVisibility", "q", change(9)).await, "InvalidParameterValue");
@@ -274,10 +274,13 @@ async fn delayed_messages_are_neither_visible_nor_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_in_flight_quota_a_short_poll_is_refused_and_a_long_one_is_empty() {
+async fn at_the_quota_a_short_poll_is_refused_and_a_long_one_is_empty() {
     let cloud = with_queue(json!({})).await;
     let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
-    cloud.sqs.limit(&arn, QueueLimits { in_flight: Some(2), ..QueueLimits::default() }).expect("it exists");
+    cloud
+        .sqs
+        .limit(&arn, QueueLimits { in_flight: Some(2), ..QueueLimits::default() })
+        .expect("the queue exists");
     for body in ["a", "b", "c"] {
         send(&cloud, "SendMessage", "q", json!({"MessageBody": body})).await;
     }
@@ -295,16 +298,16 @@ async fn past_the_in_flight_quota_a_short_poll_is_refused_and_a_long_one_is_empt
     delete(&cloud, "q", &two[0]["ReceiptHandle"]).await;
     assert_eq!(poll.await.expect("no panic")[0]["Body"], "c");
     assert_eq!(start.elapsed().as_secs(), 8, "a delete makes room at once");
-    let counts = cloud.sqs.counts(&arn).expect("it exists");
+    let counts = cloud.sqs.counts(&arn).expect("the queue exists");
     assert_eq!((counts.in_flight, counts.most_in_flight), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_outlives_the_retention_period_is_gone_in_flight_or_not() {
+async fn the_retention_period_deletes_messages_in_flight_too() {
     let cloud = with_queue(json!({"MessageRetentionPeriod": "60"})).await;
     let arn = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:q");
     let check = async |age: Duration| {
-        let before = cloud.sqs.counts(&arn).expect("it exists").expired;
+        let before = cloud.sqs.counts(&arn).expect("the queue exists").expired;
         for delay in [0, 0, 900] {
             send(&cloud, "SendMessage", "q", json!({"MessageBody": "x", "DelaySeconds": delay})).await;
         }
@@ -313,16 +316,16 @@ async fn what_outlives_the_retention_period_is_gone_in_flight_or_not() {
         assert_eq!(depth(&cloud, "q").await, ["1", "1", "1"]);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(depth(&cloud, "q").await, ["0", "0", "0"]);
-        assert_eq!(cloud.sqs.counts(&arn).expect("it exists").expired, before + 3);
+        assert_eq!(cloud.sqs.counts(&arn).expect("the queue exists").expired, before + 3);
     };
     check(Duration::from_secs(60)).await;
     let limits = QueueLimits { retention_milliseconds: Some(1_500), ..QueueLimits::default() };
-    cloud.sqs.limit(&arn, limits).expect("it exists");
+    cloud.sqs.limit(&arn, limits).expect("the queue exists");
     check(Duration::from_millis(1_500)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_sent_anew_is_a_new_one_with_what_it_was_given() {
+async fn a_message_sent_again_is_a_new_message() {
     let cloud = with_queue(json!({})).await;
     let entry = json!({
         "Id": "0",
@@ -352,7 +355,7 @@ async fn a_message_sent_anew_is_a_new_one_with_what_it_was_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_received_too_often_goes_to_the_dead_letters() {
+async fn a_message_received_too_often_goes_to_the_dead_letter_queue() {
     let cloud = Arc::new(Cloud::default());
     let dead = create_queue(&cloud, "dead", json!({})).await;
     let redrive = json!({"deadLetterTargetArn": dead, "maxReceiveCount": "2"}).to_string();
@@ -380,7 +383,7 @@ async fn a_message_received_too_often_goes_to_the_dead_letters() {
 }
 
 #[tokio::test]
-async fn a_queue_is_its_owner_s_alone() {
+async fn only_its_owner_may_call_a_queue() {
     let cloud = with_queue(json!({})).await;
     let send_to = json!({"QueueUrl": format!("http://127.0.0.1:1/{ACCOUNT}/q"), "MessageBody": "x"});
     let error = call(&cloud, root("222222222222"), "SendMessage", send_to).await.expect_err("not theirs");
@@ -392,7 +395,7 @@ async fn a_queue_is_its_owner_s_alone() {
 }
 
 #[tokio::test]
-async fn a_role_needs_the_action() {
+async fn a_role_needs_permission_for_the_action() {
     let cloud = with_queue(json!({})).await;
     let policy = json!({"Version": "2012-10-17", "Statement": [
         {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": format!("arn:aws:sqs:*:{ACCOUNT}:q")},
@@ -409,7 +412,7 @@ async fn a_role_needs_the_action() {
 }
 
 #[tokio::test]
-async fn a_deep_queue_stays_quick() {
+async fn a_queue_with_many_messages_stays_fast() {
     let cloud = with_queue(json!({})).await;
     for _ in 0..2_500 {
         let entries: Vec<Value> = (0..10).map(|n| json!({"Id": n.to_string(), "MessageBody": "x"})).collect();

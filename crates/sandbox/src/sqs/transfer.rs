@@ -1,4 +1,4 @@
-//! The calls that move messages: send, receive, delete and change visibility, one by one and in batches.
+//! Calls that move messages: send, receive, delete and change visibility, one by one and in batches.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -90,7 +90,6 @@ struct ChangeVisibility {
     visibility_timeout: Option<i64>,
 }
 
-/// Reads the body of a call.
 pub(super) fn read<T: DeserializeOwned>(call: &Call) -> Result<T, AwsError> {
     let body = if call.body.is_empty() { b"{}" } else { call.body.as_ref() };
     serde_json::from_slice(body)
@@ -176,7 +175,7 @@ impl Sqs {
     }
 }
 
-/// A message that passed every check, with the sums its sender gets back.
+/// A message that passed every check, with the MD5 sums for its sender.
 struct Accepted {
     tracked: Tracked,
     delay: Option<Duration>,
@@ -274,7 +273,7 @@ impl ChangeVisibility {
     }
 }
 
-/// Who sent it: the account id of a root, `ROLE-ID:SESSION` of a session.
+/// Id of the sender: the account id of a root, `ROLE-ID:SESSION` of a session.
 fn sender_id(cloud: &Cloud, call: &Call) -> String {
     match &call.principal {
         Principal::Root => call.account.clone(),
@@ -332,7 +331,7 @@ fn read_batch<E: DeserializeOwned>(call: &Call) -> Result<Vec<Identified<E>>, Aw
     Ok(entries)
 }
 
-/// Does each entry by itself: what fails is told in the answer, not as an error.
+/// Runs each entry by itself. Failures are in the answer and are not an error of the call.
 fn run_batch<E>(entries: Vec<Identified<E>>, mut run: impl FnMut(E) -> Result<Value, AwsError>) -> Reply {
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for Identified { id, entry } in entries {
@@ -350,7 +349,7 @@ fn run_batch<E>(entries: Vec<Identified<E>>, mut run: impl FnMut(E) -> Result<Va
     Reply::json(&json!({"Successful": successful, "Failed": failed}))
 }
 
-/// A message as its receiver sees it.
+/// A message as its receiver gets it.
 fn describe(tracked: &Tracked, handle: &str, wanted: &[String], wanted_attributes: &[String]) -> Value {
     let message = &tracked.message;
     let mut value = json!({

@@ -1,4 +1,4 @@
-//! Clients of one account: the SDK's, and signed Query requests for the services without an SDK here.
+//! Clients for one account: SDK clients, and signed Query requests for services whose SDK is not a dependency.
 
 use std::time::SystemTime;
 
@@ -18,43 +18,43 @@ use hyper_util::rt::TokioExecutor;
 use super::partition;
 
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
-/// The secret that the sandbox and ministack give to every account's root.
+/// Secret key of every account's root, on the sandbox and on ministack.
 const ROOT_SECRET: &str = "test";
 
-/// An endpoint that answers for every service and account, and the Region to use there.
+/// An endpoint that answers for every service and account, and a Region.
 #[derive(Clone, Debug)]
 pub struct Aws {
     /// `http://HOST:PORT`.
     pub endpoint: String,
-    /// The Region of every client.
+    /// Region of every client.
     pub region: String,
     sdk: SdkConfig,
     http: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// The root of one account, or a session of one of its roles.
+/// The root of an account, or a session of one of its roles.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Twelve digits.
+    /// Account id: twelve digits.
     pub id: String,
     credentials: Credentials,
     aws: Aws,
 }
 
-/// A Query request that got no good answer.
+/// A failed Query request.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// AWS refused it.
+    /// AWS refused the request.
     #[error("{code} ({status}): {message}")]
     Refused {
         /// HTTP status.
         status: u16,
         /// AWS's error code.
         code: String,
-        /// Its words.
+        /// AWS's error message.
         message: String,
     },
-    /// It could not be signed.
+    /// The request could not be signed.
     #[error("the request cannot be signed")]
     Unsigned(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No answer came.
@@ -63,7 +63,7 @@ pub enum QueryError {
 }
 
 impl Aws {
-    /// Points every client at `endpoint`.
+    /// Creates clients for `endpoint`.
     pub fn new(endpoint: &str, region: &str) -> Self {
         let connector = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
@@ -82,7 +82,7 @@ impl Aws {
         }
     }
 
-    /// The root of that account: its access key is its id.
+    /// Returns the root of an account, whose access key is the account id.
     pub fn account(&self, id: &str) -> Account {
         let credentials = Credentials::new(id, ROOT_SECRET, None, None, "provision");
         Account { id: id.to_owned(), credentials, aws: self.clone() }
@@ -90,10 +90,10 @@ impl Aws {
 }
 
 impl Account {
-    /// The same endpoint as a session of that role; `more` are further parameters of AssumeRole.
+    /// Assumes a role and returns its session; `more` are additional parameters of AssumeRole.
     ///
     /// # Errors
-    /// [`QueryError`] says whether AWS refused or did not answer.
+    /// [`QueryError`] tells a refusal from a missing answer.
     pub async fn assume_role(
         &self,
         role_arn: &str,
@@ -111,60 +111,60 @@ impl Account {
         Ok(Self { id, credentials, aws: self.aws.clone() })
     }
 
-    /// What this account signs with, to hand to a process under test.
+    /// Credentials of this account or session, for a process under test.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// The SDK's configuration for this account, to build further clients from.
+    /// SDK configuration of this account, for other clients.
     pub fn sdk_config(&self) -> SdkConfig {
         let provider = SharedCredentialsProvider::new(self.credentials.clone());
         self.aws.sdk.to_builder().credentials_provider(provider).build()
     }
 
-    /// A client for SQS.
+    /// Creates an SQS client.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::new(&self.sdk_config())
     }
 
-    /// A client for S3, path-style.
+    /// Creates an S3 client with path-style addresses.
     pub fn s3(&self) -> aws_sdk_s3::Client {
         let config = aws_sdk_s3::config::Builder::from(&self.sdk_config()).force_path_style(true).build();
         aws_sdk_s3::Client::from_conf(config)
     }
 
-    /// A client for DynamoDB.
+    /// Creates a DynamoDB client.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::new(&self.sdk_config())
     }
 
-    /// A client for CloudWatch Logs.
+    /// Creates a CloudWatch Logs client.
     pub fn logs(&self) -> aws_sdk_cloudwatchlogs::Client {
         aws_sdk_cloudwatchlogs::Client::new(&self.sdk_config())
     }
 
-    /// Asks SNS; `Action` is among the parameters. Answers with the XML.
+    /// Sends a request to SNS and returns the XML answer. `parameters` include `Action`.
     ///
     /// # Errors
-    /// [`QueryError`] says whether AWS refused or did not answer.
+    /// [`QueryError`] tells a refusal from a missing answer.
     pub async fn sns_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
         self.query("sns", &self.aws.region, "2010-03-31", parameters).await
     }
 
-    /// Asks IAM; `Action` is among the parameters. Answers with the XML.
+    /// Sends a request to IAM and returns the XML answer. `parameters` include `Action`.
     ///
     /// # Errors
-    /// [`QueryError`] says whether AWS refused or did not answer.
+    /// [`QueryError`] tells a refusal from a missing answer.
     pub async fn iam_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
-        // IAM is global, in one Region of each partition.
+        // IAM is global: requests are signed for one Region of the partition.
         let region = if partition(&self.aws.region) == "aws" { "us-east-1" } else { &self.aws.region };
         self.query("iam", region, "2010-05-08", parameters).await
     }
 
-    /// Asks STS; `Action` is among the parameters. Answers with the XML.
+    /// Sends a request to STS and returns the XML answer. `parameters` include `Action`.
     ///
     /// # Errors
-    /// [`QueryError`] says whether AWS refused or did not answer.
+    /// [`QueryError`] tells a refusal from a missing answer.
     pub async fn sts_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
         self.query("sts", &self.aws.region, "2011-06-15", parameters).await
     }
@@ -230,7 +230,7 @@ fn unanswered(error: impl std::error::Error + Send + Sync + 'static) -> QueryErr
     QueryError::Unanswered(Box::new(error))
 }
 
-/// The text of the first element of that name in an XML answer.
+/// Text of the first element with this name in an XML answer.
 pub(super) fn element(xml: &str, name: &str) -> Option<String> {
     let document = roxmltree::Document::parse(xml).ok()?;
     let node = document.descendants().find(|node| node.tag_name().name() == name)?;

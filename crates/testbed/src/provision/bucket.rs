@@ -1,4 +1,4 @@
-//! A customer's bucket: who may copy into it, and what arrived there.
+//! Buckets of customers: policies that allow copies, and the objects that arrived.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,21 +11,22 @@ use super::{Aws, Customer, Provider, ProvisionError, failed, provider::statement
 /// An object in a customer's bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedObject {
-    /// Its key.
+    /// Object key.
     pub key: String,
-    /// As it is stored.
+    /// Body as stored.
     pub bytes: bytes::Bytes,
     /// `x-amz-meta-*`.
     pub metadata: BTreeMap<String, String>,
-    /// How it is packed.
+    /// Content-Encoding.
     pub content_encoding: Option<String>,
 }
 
 impl Customer {
-    /// Creates a bucket in the customer's account that the provider's central role may write to, for rows that name no role.
+    /// Creates a bucket in the customer's account which the provider's central role may write to. Rows that name no
+    /// role use it.
     ///
     /// # Errors
-    /// The first step that fails.
+    /// The first step that failed.
     pub async fn create_bucket(
         &self,
         aws: &Aws,
@@ -33,7 +34,7 @@ impl Customer {
         name: &str,
     ) -> Result<(), ProvisionError> {
         let s3 = aws.account(&self.account).s3();
-        // us-east-1 is the one Region that must not be named.
+        // S3 refuses us-east-1 as a location constraint.
         let place = (self.region != "us-east-1").then(|| {
             let region = BucketLocationConstraint::from(self.region.as_str());
             CreateBucketConfiguration::builder().location_constraint(region).build()
@@ -46,11 +47,11 @@ impl Customer {
         Ok(())
     }
 
-    /// Lets both the central role and the customer's own also read a bucket of the customer's, and so look at what a copy
-    /// would overwrite. Neither may list it.
+    /// Allows the central role and the customer's role to read a bucket of the customer, so that they can look at an
+    /// object before a copy overwrites it. Neither may list the bucket.
     ///
     /// # Errors
-    /// When S3 or IAM refuses.
+    /// S3 or IAM refused.
     pub async fn let_look(&self, aws: &Aws, provider: &Provider, bucket: &str) -> Result<(), ProvisionError> {
         let resource = format!("arn:aws:s3:::{bucket}/*");
         let mut look = json!({ "Effect": "Allow", "Action": "s3:GetObject", "Resource": resource });
@@ -81,11 +82,11 @@ impl Customer {
         Ok(())
     }
 
-    /// Lets the customer's role copy objects from the staging bucket into a bucket of the customer's; the staging bucket
-    /// must let the account [read](Provider::let_read).
+    /// Allows the customer's role to copy objects from the staging bucket into a bucket of the customer. The staging
+    /// bucket must [allow the account to read](Provider::let_read).
     ///
     /// # Errors
-    /// When IAM refuses.
+    /// IAM refused.
     pub async fn let_role_copy(
         &self,
         aws: &Aws,
@@ -107,7 +108,7 @@ impl Customer {
         self.put_role_policy(aws, bucket, statements).await
     }
 
-    /// The tenant's row for copies into a bucket, in the customer's role if it is to be entered.
+    /// Row of the tenant for copies into a bucket. With `in_role` the worker assumes the customer's role for them.
     pub fn bucket_row(&self, bucket: &str, in_role: bool) -> HashMap<String, AttributeValue> {
         let mut row = self.row();
         row.remove("log_group_name");
@@ -120,10 +121,10 @@ impl Customer {
         row
     }
 
-    /// Everything in a bucket of the customer's, by key.
+    /// All objects in a bucket of the customer, by key.
     ///
     /// # Errors
-    /// When S3 refuses to tell.
+    /// S3 refused.
     pub async fn objects(&self, aws: &Aws, bucket: &str) -> Result<Vec<ReceivedObject>, ProvisionError> {
         let s3 = aws.account(&self.account).s3();
         let mut pages = s3.list_objects_v2().bucket(bucket).into_paginator().send();
@@ -151,10 +152,10 @@ impl Customer {
 }
 
 impl Provider {
-    /// Lets these accounts, whose roles copy for themselves, read the staging bucket, and no other account.
+    /// Allows these accounts, and no other, to read the staging bucket. Their roles copy from it.
     ///
     /// # Errors
-    /// When S3 refuses.
+    /// S3 refused.
     pub async fn let_read(&self, aws: &Aws, accounts: &[&str]) -> Result<(), ProvisionError> {
         let policy = statement(json!({
             "Effect": "Allow",
@@ -168,11 +169,11 @@ impl Provider {
     }
 }
 
-/// A bucket policy's statement, as the customers of the field have it.
+/// Bucket policy statement that customers in the field use.
 fn let_central_write(provider: &Provider, bucket: &str) -> serde_json::Value {
     json!({
         "Effect": "Allow",
-        // Emulators know the account alone.
+        // Emulators know the account's root alone.
         "Principal": { "AWS": [&provider.central_role_arn, &root_arn(&provider.account)] },
         "Action": ["s3:PutObject", "s3:PutObjectAcl"],
         "Resource": format!("arn:aws:s3:::{bucket}/*"),

@@ -1,4 +1,4 @@
-//! A customer's account: the role that lets the provider in, the log group, and what arrived there.
+//! Accounts of customers: the role that the provider assumes, the log group, and the events that arrived.
 
 use std::collections::HashMap;
 
@@ -9,39 +9,39 @@ use serde_json::json;
 use super::provider::{create_role, statement};
 use super::{Aws, Provider, ProvisionError, failed, partition};
 
-/// How a customer's side is to be.
+/// Settings of a customer's account.
 #[derive(Clone, Debug)]
 pub struct CustomerSpec {
     /// Key of the tenant's row.
     pub tenant_id: String,
-    /// Name of the role, with or without a path in front (`team/Name`).
+    /// Name of the role, with or without a path (`team/Name`).
     pub role_name: String,
-    /// What the role's trust policy asks for.
+    /// External id that the trust policy requires.
     pub external_id: String,
-    /// Where the logs are to go; the role may write to every group whose name begins so.
+    /// Destination log group. The role may write to every group whose name begins with this name.
     pub log_group: String,
-    /// Whether the group is there already.
+    /// Whether the log group is created.
     pub create_group: bool,
-    /// What the trust policy lets the central role do.
+    /// Actions that the trust policy allows the central role.
     pub allow: Vec<TrustAction>,
-    /// What else the role's policies say.
+    /// Conditions and actions of the role's policies.
     pub policies: Policies,
 }
 
-/// What a customer's role asks for and allows.
+/// Variants of the policies of a customer's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policies {
-    /// The trust policy asks for the external id; the role may create the group and set its retention.
+    /// The trust policy requires the external id. The role may create the log group and set its retention.
     Full,
-    /// As most customers of the field have it: the trust policy has no condition, and the role may do nothing but
-    /// `logs:CreateLogStream` and `logs:PutLogEvents` on the group's ARN with `:*`.
+    /// The policies of most customers in the field: the trust policy has no condition, and the role may only
+    /// `logs:CreateLogStream` and `logs:PutLogEvents` on the log group's ARN with `:*`.
     Published,
 }
 
-/// What a customer's trust policy can allow.
+/// An action that a customer's trust policy can allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustAction {
-    /// `sts:AssumeRole`, without which nothing works.
+    /// `sts:AssumeRole`, which every delivery needs.
     AssumeRole,
     /// `sts:TagSession`, for session tags.
     TagSession,
@@ -60,7 +60,7 @@ impl TrustAction {
 }
 
 impl CustomerSpec {
-    /// A customer as most are: the group exists, and the trust policy allows `sts:AssumeRole` alone.
+    /// Settings of an ordinary customer: the log group exists, and the trust policy allows `sts:AssumeRole` alone.
     pub fn new(tenant_id: &str) -> Self {
         Self {
             tenant_id: tenant_id.to_owned(),
@@ -74,41 +74,41 @@ impl CustomerSpec {
     }
 }
 
-/// What stands in a customer's account.
+/// The resources in a customer's account.
 #[derive(Clone, Debug)]
 pub struct Customer {
-    /// The customer's account.
+    /// Account id.
     pub account: String,
-    /// Its Region.
+    /// Region.
     pub region: String,
     /// Key of the tenant's row.
     pub tenant_id: String,
     /// The role of the second hop.
     pub role_arn: String,
-    /// What that role asks for.
+    /// External id that the role requires.
     pub external_id: String,
-    /// Where the logs go.
+    /// Destination log group.
     pub log_group: String,
 }
 
-/// One event as CloudWatch Logs gives it back.
+/// One event as CloudWatch Logs returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedEvent {
-    /// Name of its stream.
+    /// Name of the log stream.
     pub stream: String,
     /// Milliseconds since 1970.
     pub timestamp: i64,
-    /// Its text.
+    /// Message text.
     pub message: String,
     /// Milliseconds since 1970.
     pub ingestion_time: i64,
 }
 
 impl Customer {
-    /// Creates the role and, if asked to, the log group.
+    /// Creates the role and, if `spec` says so, the log group.
     ///
     /// # Errors
-    /// The first step that fails; what was created before stays.
+    /// The first step that failed; earlier steps are not undone.
     pub async fn create(
         aws: &Aws,
         account: &str,
@@ -128,7 +128,7 @@ impl Customer {
                 "Action": [
                     "logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:PutRetentionPolicy",
                 ],
-                // The star covers the forms of AWS (`NAME:*`) and of emulators (`NAME`).
+                // The star covers AWS's ARNs (`NAME:*`) and those of emulators (`NAME`).
                 "Resource": format!("{group}*"),
             }),
             Policies::Published => json!({
@@ -146,11 +146,11 @@ impl Customer {
         Ok(Self { account: account.to_owned(), region, tenant_id, role_arn, external_id, log_group })
     }
 
-    /// Replaces the role's trust policy by one that lets the provider's central role do this alone; without any action STS
-    /// refuses the role to everybody. Sessions that were assumed before go on.
+    /// Replaces the role's trust policy by one that allows the central role `actions` alone. Without any action STS
+    /// refuses the role to everyone. Existing sessions stay valid.
     ///
     /// # Errors
-    /// When IAM refuses.
+    /// IAM refused.
     pub async fn allow(
         &self,
         aws: &Aws,
@@ -171,7 +171,7 @@ impl Customer {
         Ok(())
     }
 
-    /// The tenant's row for delivery to this account's CloudWatch Logs.
+    /// Row of the tenant for delivery to this account's CloudWatch Logs.
     pub fn row(&self) -> HashMap<String, AttributeValue> {
         let texts = [
             ("tenant_id", &self.tenant_id),
@@ -187,11 +187,10 @@ impl Customer {
         row
     }
 
-    /// Everything that arrived in the log group: stream by stream, each in CloudWatch's order. Nothing if there is
-    /// no group yet.
+    /// All events in the log group, stream by stream, each stream in CloudWatch's order. Empty if there is no group.
     ///
     /// # Errors
-    /// When CloudWatch Logs refuses to tell.
+    /// CloudWatch Logs refused.
     pub async fn events(&self, aws: &Aws) -> Result<Vec<ReceivedEvent>, ProvisionError> {
         let logs = aws.account(&self.account).logs();
         let mut events = Vec::new();
@@ -204,7 +203,7 @@ impl Customer {
                 events.extend(
                     page.events.unwrap_or_default().into_iter().map(|event| received(&stream, event)),
                 );
-                // At the end of a stream AWS repeats the token.
+                // At the end of a stream AWS returns the same token again.
                 if page.next_forward_token.is_none() || page.next_forward_token == token {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! The provider's account: bucket, topic, queue, tables and the two roles, wired as in production.
+//! The provider's account: bucket, topic, queue, tables and the two roles, connected as in production.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,27 +17,27 @@ use serde_json::{Value, json};
 use super::account::element;
 use super::{Account, Aws, ProvisionError, failed};
 
-/// How the provider's side is to be.
+/// Settings of the provider's account.
 #[derive(Clone, Debug)]
 pub struct ProviderSpec {
-    /// The provider's account.
+    /// Account id.
     pub account: String,
-    /// Goes in front of every name, so that set-ups do not meet; `PREFIX-staging` is the bucket, for example.
+    /// Prefix of every name, which keeps set-ups apart. The bucket, for example, is `PREFIX-staging`.
     pub prefix: String,
-    /// Whether the bucket keeps versions, so that events name them.
+    /// Whether the bucket is versioned, so that events carry version ids.
     pub versioned: bool,
-    /// Whether the topic delivers S3's events bare rather than in its envelope.
+    /// Whether the topic delivers S3's events without the SNS envelope.
     pub raw_delivery: bool,
-    /// After so many receives a message moves to the dead-letter queue.
+    /// Receives after which SQS moves a message to the dead-letter queue.
     pub max_receive_count: u32,
-    /// Of the queue, in whole seconds.
+    /// Visibility timeout of the queue, in whole seconds.
     pub visibility_timeout: Duration,
-    /// Whether the worker's role may send to the queue that it receives from, as long waits need.
+    /// Whether the worker's role may send to its own queue, as it must for long waits.
     pub worker_may_send: bool,
 }
 
 impl ProviderSpec {
-    /// Account 111111111111, no versions, envelopes, five receives, thirty seconds, a worker that may send.
+    /// Account 111111111111, no versions, SNS envelopes, 5 receives, 30 s of visibility, and a worker that may send.
     pub fn new(prefix: &str) -> Self {
         Self {
             account: "111111111111".to_owned(),
@@ -51,40 +51,40 @@ impl ProviderSpec {
     }
 }
 
-/// What stands in the provider's account.
+/// The resources in the provider's account.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// The provider's account.
+    /// Account id.
     pub account: String,
-    /// Its Region.
+    /// Region.
     pub region: String,
     /// The staging bucket.
     pub bucket: String,
-    /// The topic that the bucket tells.
+    /// Topic that the bucket notifies.
     pub topic_arn: String,
-    /// The queue that the topic fills.
+    /// Queue that is subscribed to the topic.
     pub queue_url: String,
-    /// The same queue.
+    /// ARN of that queue.
     pub queue_arn: String,
-    /// Where messages go that were received too often.
+    /// Queue for messages that were received too often.
     pub dead_letter_url: String,
-    /// `tenant_id` and `type`.
+    /// Tenant table, with the key `tenant_id` and `type`.
     pub tenant_table: String,
-    /// `object` and `delivery`.
+    /// Ledger table, with the key `object` and `delivery`.
     pub ledger_table: String,
-    /// The role of the first hop.
+    /// Role of the first hop.
     pub central_role_arn: String,
-    /// The role that the worker runs as; the account's root may assume it.
+    /// Role that the worker runs as. The account's root may assume it.
     pub worker_role_arn: String,
 }
 
 impl Provider {
-    /// Creates and wires everything.
+    /// Creates and connects all resources.
     ///
-    /// The bucket is wired before the queue is subscribed, so the queue starts without S3's test event.
+    /// The bucket notifies the topic before the queue is subscribed, so the queue never receives S3's test event.
     ///
     /// # Errors
-    /// The first step that fails; what was created before stays.
+    /// The first step that failed; earlier steps are not undone.
     pub async fn create(aws: &Aws, spec: &ProviderSpec) -> Result<Self, ProvisionError> {
         let account = aws.account(&spec.account);
         let name = |base: &str| format!("{}-{base}", spec.prefix);
@@ -116,16 +116,16 @@ impl Provider {
         })
     }
 
-    /// What tells a worker where its ledger is.
+    /// Environment variable that names the ledger's table.
     pub fn ledger_variable(&self) -> (&'static str, String) {
         ("LOGFERRY_LEDGER__TABLE", self.ledger_table.clone())
     }
 
-    /// What production gives a worker, but for the ledger: a session of the worker's own role, this endpoint, and the names
-    /// of everything. It lasts an hour.
+    /// Environment of a worker in production, except the ledger: a session of the worker's role, this endpoint, and the
+    /// names of all resources. The session lasts an hour.
     ///
     /// # Errors
-    /// When STS refuses the session.
+    /// STS refused the session.
     pub async fn worker_environment(&self, aws: &Aws) -> Result<Vec<(&'static str, String)>, ProvisionError> {
         let root = aws.account(&self.account);
         let worker = root.assume_role(&self.worker_role_arn, "worker", &[]).await;
@@ -149,10 +149,10 @@ impl Provider {
         ])
     }
 
-    /// Puts a row into the tenant table.
+    /// Writes a row to the tenant table.
     ///
     /// # Errors
-    /// When DynamoDB refuses it.
+    /// DynamoDB refused.
     pub async fn put_tenant(
         &self,
         aws: &Aws,
@@ -164,10 +164,10 @@ impl Provider {
         Ok(())
     }
 
-    /// Puts an object into the staging bucket; its event follows.
+    /// Uploads an object to the staging bucket, which publishes its event.
     ///
     /// # Errors
-    /// When S3 refuses it.
+    /// S3 refused.
     pub async fn upload(
         &self,
         aws: &Aws,
@@ -188,7 +188,7 @@ async fn create_queues(
         account,
         &format!("{}-dead-letters", spec.prefix),
         HashMap::from([(
-            // A dead letter keeps its age, so it must be allowed to grow older than in the queue.
+            // SQS counts a dead letter's age from its first send, so this queue must keep messages for longer than the other.
             QueueAttributeName::MessageRetentionPeriod,
             "1209600".to_owned(),
         )]),
@@ -229,7 +229,7 @@ async fn create_bucket(
     spec: &ProviderSpec,
 ) -> Result<String, ProvisionError> {
     let bucket = format!("{}-staging", spec.prefix);
-    // us-east-1 is the one Region that must not be named.
+    // S3 refuses us-east-1 as a location constraint.
     let place = (region != "us-east-1").then(|| {
         let region = BucketLocationConstraint::from(region);
         CreateBucketConfiguration::builder().location_constraint(region).build()
@@ -373,7 +373,7 @@ async fn create_central_role(
         "Principal": { "AWS": [worker_role_arn, root_arn(account)] },
         "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"],
     }));
-    // The S3 actions are for deliveries by copy, which go by this role alone.
+    // The S3 actions are for deliveries by copy without a customer's role.
     let policy = statement(json!({
         "Effect": "Allow",
         "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity", "s3:GetObject*", "s3:PutObject*"],
@@ -382,7 +382,7 @@ async fn create_central_role(
     create_role(account, name, &trust, &policy).await
 }
 
-/// Creates a role, whose name may carry a path, with one inline policy. Answers with its ARN.
+/// Creates a role with one inline policy and returns its ARN. The name may contain a path.
 pub(super) async fn create_role(
     account: &Account,
     name: &str,
@@ -416,7 +416,7 @@ fn root_arn(account: &Account) -> String {
     format!("arn:aws:iam::{}:root", account.id)
 }
 
-/// A policy that lets a service, on behalf of `source`, do `action` to `resource`.
+/// Policy that allows a service `action` on `resource`, on behalf of `source`.
 fn allow_service(service: &str, action: &str, resource: &str, source: &str) -> String {
     statement(json!({
         "Effect": "Allow",
@@ -427,7 +427,7 @@ fn allow_service(service: &str, action: &str, resource: &str, source: &str) -> S
     }))
 }
 
-/// A policy document of that one statement.
+/// Policy document with one statement.
 pub(super) fn statement(statement: Value) -> String {
     document(json!([statement]))
 }

@@ -1,4 +1,4 @@
-//! Compresses an object while it is made, in as many members as asked for.
+//! Compresses an object while it is generated, in the requested number of members.
 
 use std::io::{self, Write};
 
@@ -9,10 +9,10 @@ use super::Compression;
 
 /// Vector's default. Source: Vector's reference, `aws_s3` sink, `compression`.
 const GZIP_LEVEL: u32 = 6;
-/// The same.
+/// Vector's default. Source: Vector's reference, `aws_s3` sink, `compression`.
 const ZSTD_LEVEL: i32 = 3;
 
-/// The member that is open, writing behind those that are done.
+/// Encoder of the open member. Its output follows the finished members.
 pub(super) enum Encoder {
     Gzip(GzEncoder<Vec<u8>>),
     Zstd(ZstdEncoder<'static, Vec<u8>>),
@@ -20,7 +20,6 @@ pub(super) enum Encoder {
 }
 
 impl Encoder {
-    /// Starts an object.
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Self::behind(Vec::new(), compression)
     }
@@ -33,7 +32,7 @@ impl Encoder {
         })
     }
 
-    /// Adds to the open member.
+    /// Adds bytes to the open member.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Gzip(encoder) => encoder.write_all(bytes),
@@ -42,7 +41,7 @@ impl Encoder {
         }
     }
 
-    /// Bytes that came out so far; the encoder may hold some more.
+    /// Bytes written so far; the encoder may hold some more.
     pub(super) fn stored(&self) -> usize {
         match self {
             Self::Gzip(encoder) => encoder.get_ref().len(),
@@ -51,7 +50,7 @@ impl Encoder {
         }
     }
 
-    /// Ends the open member and starts another one.
+    /// Ends the open member and starts another.
     pub(super) fn next_member(self) -> io::Result<Self> {
         let compression = match &self {
             Self::Gzip(_) => Compression::Gzip,
@@ -61,7 +60,6 @@ impl Encoder {
         Self::behind(self.finish()?, compression)
     }
 
-    /// Ends the object.
     pub(super) fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(encoder) => encoder.finish(),

@@ -1,4 +1,4 @@
-//! Messages: lines of words and values, JSON, stack traces, short ones mostly, with a long tail.
+//! Generates messages: words and values, JSON, and stack traces. Most are short, a few are long.
 
 use super::{Generator, Shape, record::uuid};
 
@@ -63,7 +63,7 @@ const FOREIGN: &[&str] = &[
     "שגיאה",
 ];
 const LEVELS: &[&str] = &["debug", "info", "info", "info", "warn", "error"];
-/// Lengths of messages: a weight, and from which length up to which.
+/// Lengths of messages: weight, minimum, maximum.
 const LENGTHS: &[(u32, usize, usize)] = &[
     (380, 24, 64),
     (350, 64, 128),
@@ -76,12 +76,12 @@ const LENGTHS: &[(u32, usize, usize)] = &[
     (1, 8192, 20_000),
 ];
 
-/// One of the words that messages and names are made of.
+/// Returns a random word of [`WORDS`].
 fn word(rng: &mut fastrand::Rng) -> &'static str {
     WORDS[rng.usize(..WORDS.len())]
 }
 
-/// Appends a name and so many characters of base64, as of a hash or a signature.
+/// Appends a name and `length` characters of base64, like those of a hash or signature.
 fn base64(rng: &mut fastrand::Rng, to: &mut String, name: &str, length: usize) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     to.push_str(name);
@@ -89,13 +89,12 @@ fn base64(rng: &mut fastrand::Rng, to: &mut String, name: &str, length: usize) {
 }
 
 impl Generator<'_> {
-    /// Appends a message.
     pub(super) fn message(&mut self, to: &mut String) {
         let Shape { json, escapes, non_ascii, empty, .. } = *self.shape;
         let length = self.length();
         let kind = self.rng.f64();
         if kind < empty {
-            // Nothing.
+            // The message stays empty.
         } else if kind < empty + json {
             self.json(to, length);
         } else if kind < empty + json + escapes {
@@ -118,7 +117,7 @@ impl Generator<'_> {
         unreachable!("the draw is below the sum of the weights")
     }
 
-    /// Words and values with a space in front of each, up to that length or a little more.
+    /// Appends words and values, each after a space, until the text has `length` bytes or a few more.
     fn text(&mut self, to: &mut String, length: usize, foreign: bool) {
         let end = to.len() + length;
         while to.len() < end {

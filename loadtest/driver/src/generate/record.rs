@@ -1,21 +1,21 @@
-//! What stands around a message: the fields that Vector's `kubernetes_logs` source and the collector's remap add.
+//! The fields around a message, as Vector's `kubernetes_logs` source and the collector's remap add them.
 
 use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-/// Applications, all names of one length: a record's size is not to depend on the seed.
+/// Names of the same length, so that the size of a record does not depend on the seed.
 const APPLICATIONS: &[&str] =
     &["payment-api", "order-queue", "user-search", "quota-guard", "lease-watch", "mail-sender"];
 
-/// One pod, its fields as JSON text.
+/// One pod, with its fields as JSON text.
 pub(super) struct Pod {
     before_message: String,
     after_message: [String; 2],
 }
 
 impl Pod {
-    /// Makes up an application and so many pods of it, all on one node, as one collector sees them.
+    /// Generates an application and `count` pods of it on one node, as one collector sees them.
     pub(super) fn replicas(rng: &mut fastrand::Rng, count: u32) -> Vec<Self> {
         let application = APPLICATIONS[rng.usize(..APPLICATIONS.len())];
         let template = format!("{:010x}", rng.u64(..1 << 40));
@@ -61,7 +61,7 @@ impl Pod {
         Self { before_message, after_message: [after("stdout"), after("stderr")] }
     }
 
-    /// Appends one record, keys in Vector's (alphabetical) order.
+    /// Appends one record. Keys are in alphabetical order, as Vector writes them.
     pub(super) fn record(
         &self,
         to: &mut Vec<u8>,
@@ -81,7 +81,6 @@ fn digest(rng: &mut fastrand::Rng) -> String {
     format!("{:032x}{:032x}", rng.u128(..), rng.u128(..))
 }
 
-/// A random UUID.
 pub(super) fn uuid(rng: &mut fastrand::Rng) -> String {
     format!(
         "{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}",

@@ -1,4 +1,4 @@
-//! The file with the tables: Markdown, one section a part, each of which can be replaced alone.
+//! The file with the tables: Markdown with one section per part. Each section can be replaced alone.
 
 use std::{env, fmt, fs, io, path::Path};
 
@@ -13,12 +13,12 @@ use crate::{
 
 const HEAD: &str = "# Results
 
-`loadtest/run scale` writes this file; `loadtest/README.md` says what it runs and what the columns mean. The ratios are
-the result; times are those of the machine that is named.
+`loadtest/run` writes this file; `loadtest/README.md` explains the runs and the columns. The ratios are the result. Times
+depend on the machine that each section names.
 ";
 const NONE: &str = "-";
 
-/// A Markdown table with a row a case.
+/// A Markdown table with one row per case.
 #[derive(Debug)]
 pub(super) struct Table {
     compared: bool,
@@ -26,12 +26,12 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// A table without comparisons; `what` is what the rows differ in.
+    /// Creates a table without comparisons. `what` is the heading of the first column.
     pub(super) fn new(what: &str) -> Self {
         Self::headed(what, false)
     }
 
-    /// A table whose rows are compared with the first.
+    /// Creates a table whose rows are compared with the first row.
     pub(super) fn compared(what: &str) -> Self {
         Self::headed(what, true)
     }
@@ -56,7 +56,7 @@ impl Table {
         self.text.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
 
-    /// Adds a row: of several runs the median of each figure, and the most memory.
+    /// Adds a row: the median of each figure over the runs, and the highest memory.
     pub(super) fn row(&mut self, name: &str, reports: &[Report], relative: &[f64]) {
         let Some(first) = reports.first() else { return };
         let median = |of: fn(&Report) -> Option<f64>| {
@@ -94,7 +94,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Where, when and of what the figures are.
+/// Machine, profile, commit and day of the figures.
 pub(crate) fn conditions(fraction: f64) -> String {
     let told = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let profile = told("LOGFERRY_PROFILE").unwrap_or_else(|| "unknown".to_owned());
@@ -103,12 +103,12 @@ pub(crate) fn conditions(fraction: f64) -> String {
     let day = Timestamp::now().strftime("%Y-%m-%d");
     let fraction = match fraction {
         1.0 => String::new(),
-        _ => format!(" **A try-out with {fraction} of the load: these figures mean nothing.**"),
+        _ => format!(" **A trial with {fraction} of the load: these figures mean nothing.**"),
     };
     format!("{machine}; profile `{profile}`{commit}; {day}.{fraction}")
 }
 
-/// Puts a part's section into the file, in its place, and leaves the others alone.
+/// Replaces a part's section in the file, or inserts it in its place. Other sections stay as they are.
 ///
 /// # Errors
 /// The file cannot be read or written.
@@ -142,7 +142,7 @@ mod tests {
     use crate::report::tests::report;
 
     #[test]
-    fn a_part_is_replaced_in_its_place() {
+    fn a_part_replaces_its_own_section_alone() {
         let one = replaced("", Part::Sizes, "sizes\n");
         assert_eq!(one, format!("{HEAD}\n## Sizes of objects\n\nsizes\n"));
         let two = replaced(&one, Part::Headline, "headline\n\n| a |");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_show_the_median() {
+    fn a_row_shows_the_median_of_its_runs() {
         let mut table = Table::compared("tenants");
         let reports = [report(400, Some(200)), report(900, Some(300)), report(500, Some(200))];
         table.row("10", &reports, &[1.0, 1.25, 0.75]);

@@ -1,10 +1,10 @@
-//! Conditions: ConditionExpression and FilterExpression, and what KeyConditionExpression is read from.
+//! Conditions: ConditionExpression and FilterExpression, and the syntax of KeyConditionExpression.
 
 use super::super::value::{AttributeValue, Item};
 use super::{Parser, Placeholders};
 use crate::call::AwsError;
 
-/// A condition, parsed and with its placeholders filled in.
+/// A parsed condition with the values of its placeholders.
 #[derive(Clone, Debug, PartialEq)]
 pub(in super::super) enum Condition {
     Compare(String, Comparator, AttributeValue),
@@ -35,9 +35,9 @@ impl Condition {
         Ok(condition)
     }
 
-    /// Whether the item meets the condition; an item that does not exist is an empty one.
+    /// Returns whether the item meets the condition. A missing item counts as an empty one.
     ///
-    /// An attribute that the item lacks meets nothing except attribute_not_exists.
+    /// For a missing attribute only attribute_not_exists holds.
     pub(in super::super) fn holds(&self, item: &Item) -> bool {
         match self {
             Self::Compare(name, Comparator::Equal, value) => item.get(name) == Some(value),
@@ -60,7 +60,7 @@ impl Condition {
 
 struct ConditionParser<'a> {
     parser: Parser<'a>,
-    /// Places of the parentheses of the group parsed last, to refuse doubled ones as AWS does.
+    /// Positions of the parentheses of the last parsed group, to refuse double parentheses as AWS does.
     group: Option<(usize, usize)>,
 }
 
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_grammar_does_not_know_is_refused() {
+    fn expressions_outside_the_grammar_are_refused() {
         let reserved = "Attribute name is a reserved keyword; reserved keyword: type";
         let no_value = "An expression attribute value used in expression is not defined; attribute value: :z";
         let no_name =

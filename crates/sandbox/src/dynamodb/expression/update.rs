@@ -4,10 +4,10 @@ use super::super::value::{AttributeValue, Item};
 use super::{Parser, Placeholders};
 use crate::call::AwsError;
 
-/// An update, parsed and with its placeholders filled in.
+/// A parsed update with the values of its placeholders.
 #[derive(Debug, Default)]
 pub(in super::super) struct Update {
-    /// The attributes it writes, with their new values; those without one are removed.
+    /// Attributes to write with their new values; `None` removes the attribute.
     changes: Vec<(String, Option<AttributeValue>)>,
 }
 
@@ -49,12 +49,12 @@ impl Update {
         Ok(update)
     }
 
-    /// The attributes that the update writes.
+    /// Names of the attributes that the update changes.
     pub(in super::super) fn names(&self) -> impl Iterator<Item = &str> {
         self.changes.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The item as the update leaves it.
+    /// Returns the item after the update.
     pub(in super::super) fn apply(&self, old: &Item) -> Item {
         let mut new = old.clone();
         for (name, value) in &self.changes {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_updates_are_refused() {
         let overlap = "Two document paths overlap with each other; must remove or rewrite one of these paths; \
                        path one: [a], path two: [a]";
         for (text, expected) in [
