@@ -1,7 +1,6 @@
 //! The port to customers' buckets: an object is copied there inside S3, as it is, and never passes through the worker.
 //! `s3` is the adapter; what an error means for the message is `verdict`'s.
 
-#[cfg(test)]
 pub mod memory;
 mod origin;
 pub mod s3;

@@ -5,7 +5,6 @@
 //! attempt replaces what the one before wrote. The lines have `message` and `timestamp`, as the records of the staging
 //! bucket do.
 
-#[cfg(test)]
 pub mod memory;
 pub mod s3;
 

@@ -4,7 +4,6 @@
 //! it owes it a verdict. `sqs` is the adapter.
 
 pub mod dead_letters;
-#[cfg(test)]
 pub mod memory;
 pub mod sqs;
 
