@@ -86,18 +86,26 @@ fn every_test_that_a_design_page_names_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_of_metrics_names_what_a_worker_writes() {
+async fn every_metric_of_a_worker_is_on_its_page() {
     let page = read(&root().join("docs/metrics.md"));
-    let documented: BTreeSet<_> = between(&page, "| `", "`")
-        .map(|name| name.split('{').next().unwrap_or_default().to_owned())
-        .collect();
+    let documented: BTreeSet<_> =
+        between(&page, "| `logferry_", "`").map(|name| name.split('{').next().unwrap_or_default()).collect();
+    let code: String = files(&root().join("src"), "rs").iter().map(|path| read(path)).collect();
+    for name in &documented {
+        let registered = name.trim_end_matches("_total").trim_end_matches("_seconds");
+        assert!(code.contains(&format!("\"{registered}\"")), "nothing in src registers {registered:?}");
+    }
     let setup = Setup::new("docs").await;
+    setup.customer("acme").await;
     let worker = setup.worker().await;
-    let (_, text) = worker.http_get("/metrics").await.expect("the endpoint answers");
-    // A counter's samples end in _total, its type's line does not.
-    let name = |line: &str| match line.strip_prefix("# TYPE ")?.split_once(' ')? {
-        (name, "counter") => Some(format!("{name}_total")),
-        (name, _) => Some(name.to_owned()),
-    };
-    assert_eq!(text.lines().filter_map(name).collect::<BTreeSet<_>>(), documented);
+    setup.upload("acme/prod-1/web/web-0/1.json", r#"[{"message":"m"}]"#).await;
+    setup.acknowledged(&worker, 1).await;
+    let (_, samples) = worker.http_get("/metrics").await.expect("the endpoint answers");
+    for sample in samples.lines().filter(|line| !line.starts_with('#')) {
+        let name = sample.split(['{', ' ']).next().unwrap_or_default();
+        let name =
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let name = name.strip_prefix("logferry_").expect("every metric has the prefix");
+        assert!(documented.contains(name), "docs/metrics.md does not name {name}");
+    }
 }
