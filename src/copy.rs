@@ -1,7 +1,6 @@
 //! The port to customers' buckets. S3 itself copies an object there unchanged; its bytes do not pass through the worker. `s3`
 //! is the adapter. `verdict` decides what an error means for the message.
 
-#[cfg(test)]
 pub mod memory;
 mod origin;
 pub mod s3;

@@ -7,7 +7,6 @@ pub mod ahead;
 pub mod claim;
 pub mod dynamodb;
 pub mod lease;
-#[cfg(test)]
 pub mod memory;
 pub mod owed;
 

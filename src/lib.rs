@@ -1,53 +1,183 @@
 //! Carries customers' Kubernetes logs from one S3 staging bucket to CloudWatch Logs in the customers' own AWS accounts.
 //!
-//! Data flows one way, and the modules follow it: [`queue`] -> [`event`] -> [`route`] and [`object`] -> [`decode`] and
-//! [`records`] -> [`batch`] -> [`delivery`] and [`sink`] -> [`verdict`] -> back to the queue. [`worker`] receives,
-//! [`pipeline`] does; [`app`] builds both out of a [`config`].
+//! Data flows one way, and the modules follow it:
 //!
-//! What holds everywhere:
+//! ```text
+//! queue -> event -> object -> records -> batches -> delivery -> verdict -> ack
+//! ```
+//!
+//! # Map
+//!
+//! **Intake**, from the queue to a tenant's object: [`worker`] receives messages from a [`queue`]; [`event`] names the objects in
+//! a message; [`route`] reads an object's key; [`fairness`] shares the worker's slots and the processor.
+//!
+//! **Reading**, from stored bytes to records: [`object`] brings the bytes, [`decode`] decompresses them, [`records`] finds the
+//! records.
+//!
+//! **Delivering**, from records to accounted records: [`pipeline`] leads one message through; [`batch`] gathers events into
+//! requests; [`name`] names streams and copies; [`delivery`] puts batches into a [`sink`]; [`copy`] copies whole objects; the
+//! [`ledger`] remembers how far each delivery is; [`quarantine`] keeps what cannot be delivered; [`verdict`] judges.
+//!
+//! **Customers**: [`tenant`] reads their rows, [`credentials`] enters their accounts, [`breaker`] leaves a refused one alone, [`budget`]
+//! keeps the rates of those accounts, [`recent`] remembers streams, sessions and breakers.
+//!
+//! **Operating**: [`app`] builds all parts out of a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`] and
+//! [`telemetry`] show what a worker does; [`redrive`] and [`doctor`] are operators' tools; [`aws`] and [`digest`] serve the
+//! adapters.
+//!
+//! # Invariants
 //!
 //! 1. A message is acknowledged only when every record of every object in it is accounted for: accepted, rejected and
 //!    counted, skipped and counted, or in quarantine.
 //! 2. Delivery is at least once. Duplicates are possible and bounded; silent loss is not possible.
 //! 3. [`event`], [`route`], [`decode`], [`records`], [`batch`], [`name`] and [`verdict`] do no I/O and read no clock.
-//! 4. Memory is bounded by a published formula ([`app::memory_bound`]), held at start-up against the container's limit.
+//! 4. Memory is bounded by a published formula ([`app::memory_bound`]), compared at start-up with the container's limit.
 //! 5. There are two layers of retries: the SDK's, and the queue's redelivery. Never a third.
 //! 6. The SDK's types stay in the adapters ([`queue::sqs`], [`object::s3`], [`sink::cloudwatch`], [`copy::s3`],
 //!    [`tenant::table`], [`ledger::dynamodb`], [`quarantine::s3`], [`credentials::assumed`], [`credentials::customers`], with
 //!    [`aws`] for their errors) and in [`app`].
+//!
+//! # One message
+//!
+//! Each port has an implementation in memory beside its adapter. With them, a message goes through the whole pipeline without AWS:
+//!
+//! ```
+//! use std::{collections::HashMap, sync::Arc, time::Duration};
+//!
+//! use jiff::Timestamp;
+//! use logferry::{
+//!     batch::MAX_BATCH_EVENTS,
+//!     copy::memory::MemoryCopier,
+//!     fairness::book::Limits,
+//!     health::Health,
+//!     ledger::{
+//!         claim::{self, ClaimSettings, Claims},
+//!         memory::MemoryLedger,
+//!     },
+//!     object::memory::{MemoryObject, MemoryStore},
+//!     pipeline::{self, Pipeline, PipelineSettings, Ports},
+//!     queue::{Queue, memory::MemoryQueue},
+//!     route::KeyLayout,
+//!     sink::memory::MemorySinks,
+//!     tenant::{Attribute, Directory, LookupError, OwnBuckets, Row, Tenant, UnknownTenant},
+//!     verdict::{Backoff, Verdict},
+//! };
+//! use tokio_util::sync::CancellationToken;
+//!
+//! /// A tenant table with one tenant.
+//! struct OneTenant(Arc<Tenant>);
+//!
+//! impl Directory for OneTenant {
+//!     async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
+//!         Ok((tenant_id == "acme").then(|| Arc::clone(&self.0)))
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The tenant: a row, as in DynamoDB.
+//! let text = |value: &str| Attribute::Text(value.to_owned());
+//! let row = Row::from([
+//!     ("enabled".to_owned(), Attribute::Bool(true)),
+//!     ("target_region".to_owned(), text("eu-central-1")),
+//!     ("log_distribution_role_arn".to_owned(), text("arn:aws:iam::222222222222:role/customer-logs")),
+//!     ("log_group_name".to_owned(), text("/logs/acme")),
+//! ]);
+//! let rows = vec![("cloudwatch".to_owned(), row)];
+//! let tenant = Tenant::from_rows("acme", rows, None, Timestamp::now()).expect("there is a row");
+//!
+//! // An object in the staging bucket, and the message about it.
+//! let store = MemoryStore::default();
+//! let key = "acme/prod-1/web/web-0/1.json";
+//! let records = br#"[{"message":"hello"},{"message":"world"}]"#;
+//! store.put("staging", key, MemoryObject::new(records.to_vec(), Timestamp::now()));
+//! let queue = MemoryQueue::new(Duration::from_secs(30));
+//! queue.send(&format!(
+//!     r#"{{"Records":[{{"eventVersion":"2.1","eventName":"ObjectCreated:Put",
+//!         "s3":{{"bucket":{{"name":"staging"}},"object":{{"key":"{key}","versionId":"v1"}}}}}}]}}"#
+//! ));
+//!
+//! // The pipeline between its ports.
+//! let sinks = MemorySinks::new();
+//! let lease = Duration::from_secs(60);
+//! let claims = ClaimSettings { lease, out_of_reach_after: Duration::from_secs(120) };
+//! let ports = Ports {
+//!     store,
+//!     directory: OneTenant(Arc::new(tenant)),
+//!     sinks: sinks.clone(),
+//!     copier: MemoryCopier::default(),
+//!     claims: Claims::new(Some(MemoryLedger::new(lease)), claims, claim::Metrics::default()),
+//!     quarantine: None,
+//! };
+//! let longest = Duration::from_secs(900);
+//! let settings = PipelineSettings {
+//!     key_layout: KeyLayout::parse(KeyLayout::DEFAULT)?,
+//!     buckets: HashMap::from([("staging".to_owned(), None)]),
+//!     own_buckets: OwnBuckets::default(),
+//!     unknown_tenant: UnknownTenant::DeadLetter,
+//!     max_record: 16 << 20,
+//!     max_object: 1 << 30,
+//!     zstd_windows: 128 << 20,
+//!     max_stored: 1 << 30,
+//!     backoff: Backoff { first: lease, longest, max_age: 100 * longest, max_refusals: 3 },
+//!     max_batch_events: MAX_BATCH_EVENTS,
+//!     most_buffers: 2,
+//!     shares: Limits { slots: 1, max_objects: None, max_bytes: None, longest_wait: longest },
+//!     threads: 1,
+//! };
+//! let health = Arc::new(Health::new(Duration::from_secs(20), &[]));
+//! let pipeline = Pipeline::new(ports, settings, pipeline::Metrics::default(), health);
+//!
+//! // One message, its verdict, and what the customer received.
+//! let messages = queue.receive(1, Duration::ZERO).await?;
+//! let verdict = pipeline.handle(&messages[0], &CancellationToken::new()).await;
+//! assert_eq!(verdict, Verdict::Ack);
+//! assert_eq!(sinks.messages("222222222222/eu-central-1", "/logs/acme"), ["hello", "world"]);
+//! # Ok(())
+//! # }
+//! ```
 
-pub mod app;
-pub mod aws;
+// Intake.
+pub mod event;
+pub mod fairness;
+pub mod queue;
+pub mod route;
+pub mod worker;
+
+// Reading.
+pub mod decode;
+pub mod object;
+pub mod records;
+
+// Delivering.
 pub mod batch;
+pub mod copy;
+pub mod delivery;
+pub mod ledger;
+pub mod name;
+pub mod pipeline;
+pub mod quarantine;
+pub mod sink;
+pub mod verdict;
+
+// Customers.
 pub mod breaker;
 pub mod budget;
+pub mod credentials;
+pub mod recent;
+pub mod tenant;
+
+// Operating.
+pub mod app;
+pub mod aws;
 pub mod cli;
 pub mod config;
-pub mod copy;
-pub mod credentials;
-pub mod decode;
-pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod digest;
 pub mod doctor;
-pub mod event;
-pub mod fairness;
 pub mod health;
 pub mod http;
-pub mod ledger;
 pub mod metrics;
-pub mod name;
-pub mod object;
-pub mod pipeline;
-pub mod quarantine;
-pub mod queue;
-pub mod recent;
-pub mod records;
 pub mod redrive;
-pub mod route;
-pub mod sink;
 pub mod telemetry;
-pub mod tenant;
-pub mod verdict;
-pub mod worker;

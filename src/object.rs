@@ -1,7 +1,6 @@
 //! The port to the staging bucket: reads the bytes of objects. `s3` is the adapter.
 
 pub mod bucket;
-#[cfg(test)]
 pub mod memory;
 pub mod s3;
 pub mod trail;

@@ -3,7 +3,6 @@
 //! `file` has the format of the files and their keys, `prefix` the configured start of the keys.
 
 mod file;
-#[cfg(test)]
 pub mod memory;
 mod prefix;
 pub mod s3;

@@ -4,7 +4,6 @@
 //! worker deletes it or the queue's retention ends.
 
 pub mod dead_letters;
-#[cfg(test)]
 pub mod memory;
 pub mod sqs;
 

@@ -3,7 +3,6 @@
 pub mod budgeted;
 pub mod cloudwatch;
 pub mod group_breaker;
-#[cfg(test)]
 pub mod memory;
 
 use std::{future::Future, sync::Arc, time::Duration};

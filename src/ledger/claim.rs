@@ -294,7 +294,12 @@ impl<L: Ledger> OwnEntry<L> {
 
 impl<L: Ledger> Guarded<L> {
     /// Takes the lease. `None` if the ledger is out of reach.
-    async fn begin_patiently(&self, key: &EntryKey, owner: &str, lease: &Lease) -> Result<Option<Begun>, LedgerError> {
+    async fn begin_patiently(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        lease: &Lease,
+    ) -> Result<Option<Begun>, LedgerError> {
         if let Some(trouble) = self.reach.resting("begin") {
             lease.renewed(Moment::now());
             return if self.reach.is_out() { Ok(None) } else { Err(trouble) };

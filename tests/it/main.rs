@@ -22,6 +22,7 @@ mod cpu;
 mod deliver;
 #[cfg(feature = "demo")]
 mod demo;
+mod docs;
 mod doctor;
 mod endpoint;
 mod fairness;

@@ -347,7 +347,10 @@ fn to_json(attribute: &Attribute) -> Value {
 }
 
 /// A table with one line per row, and the row's remarks below.
-pub(super) fn table<'a>(entries: impl IntoIterator<Item = &'a CheckedRow>, paused: &BTreeSet<String>) -> String {
+pub(super) fn table<'a>(
+    entries: impl IntoIterator<Item = &'a CheckedRow>,
+    paused: &BTreeSet<String>,
+) -> String {
     let mut lines = vec![["TENANT", "TYPE", "STATE", "TARGET"].map(str::to_owned)];
     let mut remarks = vec![Vec::new()];
     for entry in entries {
