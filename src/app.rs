@@ -303,7 +303,7 @@ async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig>
         loader = loader.region(Region::new(region.clone()));
     }
     let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
-    let problem = || "nothing says it; set it in the file, or as AWS_REGION".to_owned();
+    let problem = || "is not set; set it in the file, or as AWS_REGION".to_owned();
     let region = sdk.region().ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() })?;
     let elsewhere = config.elsewhere(region.as_ref());
     match elsewhere.into_iter().find(|problem| fields.contains(&problem.field.as_str())) {

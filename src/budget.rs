@@ -370,7 +370,7 @@ impl Ticket {
             Some(Change::Opened) => tracing::info!(
                 aws.account = account,
                 aws.region = region,
-                "an account throttles or does not answer: it is left alone for a moment, and its messages wait"
+                "an account throttles or does not answer: it is paused for a moment, and its messages wait"
             ),
             Some(Change::Closed) => {
                 tracing::info!(aws.account = account, aws.region = region, "an account takes requests again");
@@ -380,7 +380,7 @@ impl Ticket {
         match of_region {
             Some(Change::Opened) => tracing::warn!(
                 aws.region = region,
-                "several accounts of a Region have no answer: one delivery at a time tries it, and its messages wait"
+                "several accounts of a Region do not answer: one delivery at a time probes it, and its messages wait"
             ),
             Some(Change::Closed) => tracing::info!(aws.region = region, "a Region answers again"),
             Some(Change::ProbeRefused) | None => {}

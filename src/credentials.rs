@@ -100,13 +100,13 @@ impl FromStr for RoleArn {
         let fail = |problem| Err(RoleArnError { arn: arn.to_owned(), problem });
         let parts: Vec<_> = arn.splitn(6, ':').collect();
         let &["arn", partition, "iam", "", account, resource] = parts.as_slice() else {
-            return fail("it does not have the form of one");
+            return fail("it has not the form of one");
         };
         if !partition::is_known(partition) {
             return fail("its partition is none of AWS's");
         }
         if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
-            return fail("its account is no 12-digit account id");
+            return fail("its account is not a 12-digit account id");
         }
         let Some(name) = resource.strip_prefix("role/") else {
             return fail("it names something other than a role");
@@ -119,10 +119,10 @@ impl FromStr for RoleArn {
             return fail("its name is no name of a role, which is 1 to 64 of [A-Za-z0-9_+=,.@-]");
         }
         if path.is_some_and(|path| !path.chars().all(|c| c.is_ascii_graphic())) {
-            return fail("its path has a character that no role's path may have");
+            return fail("its path has a character that is not allowed");
         }
         if path.is_some_and(|path| !(1..=510).contains(&path.len())) {
-            return fail("its path is empty, or longer than the 512 characters that a role's path may have");
+            return fail("its path is empty, or longer than 512 characters");
         }
         let start = arn.len() - resource.len() - 1 - account.len();
         Ok(Self { arn: arn.to_owned(), account: (start, start + account.len()) })

@@ -55,11 +55,31 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::render;
+    use crate::{
+        breaker::Change,
+        metrics::{Call, Form, Lookup, Outcome, Reason, Verdict, render},
+    };
 
     #[test]
     fn every_metric_keeps_its_name_and_type() {
-        let text = render(&Metrics::new().registry()).expect("memory takes every byte");
+        let metrics = Metrics::new();
+        let Metrics { worker, pipeline, tenants, ledger, quarantine, budgets, roles, groups } = &metrics;
+        // A metric with labels shows once it has a value.
+        let dead_letters = [&worker.dead_letters, &worker.dead_letters_overdue, &worker.messages_sent_anew];
+        let others = [&pipeline.skipped, &worker.failures, &quarantine.quarantined];
+        for by_reason in dead_letters.into_iter().chain(others) {
+            by_reason.get_or_create(&Reason::new("x")).inc();
+        }
+        for by_call in [&worker.queue_errors, &ledger.ledger_errors, &budgets.budget_waits] {
+            by_call.get_or_create(&Call::new("x")).inc();
+        }
+        worker.messages.get_or_create(&Verdict::new("x")).inc();
+        pipeline.object_bytes.get_or_create(&Form::new("x")).inc();
+        pipeline.records.get_or_create(&Outcome::new("x")).inc();
+        tenants.tenant_lookups.get_or_create(&Lookup::new("x")).inc();
+        roles.count(Change::Opened, "x");
+        groups.count(Change::Opened, "x");
+        let text = render(&metrics.registry()).expect("memory takes every byte");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE logferry_"));
         let mut types: Vec<_> = types.collect();
         types.sort();

@@ -119,7 +119,7 @@ fn check_system_certificates(variable: impl Fn(&str) -> Option<String>) -> Resul
         return Ok(());
     }
     let error = of_folders.iter().flat_map(|found| &found.errors).next();
-    let problem = error.map_or_else(|| "no certificate in PEM is there".to_owned(), ToString::to_string);
+    let problem = error.map_or_else(|| "there is no certificate in PEM".to_owned(), ToString::to_string);
     Err(match file {
         Some(file) => Problem { field: SYSTEM_BUNDLE.into(), problem: format!("{file:?}: {problem}") },
         None => Problem { field: SYSTEM_FOLDERS.into(), problem: format!("{named:?}: {problem}") },
@@ -133,13 +133,13 @@ fn bundle(path: &str) -> anyhow::Result<Vec<u8>> {
     let pem = fs::read(path).map_err(|error| problem(error.to_string()))?;
     let certificates = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| problem(format!("it is no PEM file: {error}")))?;
+        .map_err(|error| problem(format!("it is not a PEM file: {error}")))?;
     if certificates.is_empty() {
         return Err(problem("it holds no certificate in PEM".to_owned()).into());
     }
     let mut store = RootCertStore::empty();
     for (number, certificate) in (1..).zip(certificates) {
-        store.add(certificate).map_err(|error| problem(format!("certificate {number} of it: {error}")))?;
+        store.add(certificate).map_err(|error| problem(format!("certificate {number} in it: {error}")))?;
     }
     Ok(pem)
 }
@@ -298,8 +298,8 @@ mod tests {
             ("missing", None, "No such file"),
             ("empty", Some(""), "it holds no certificate in PEM"),
             ("text", Some("certificates"), "it holds no certificate in PEM"),
-            ("cut", Some("-----BEGIN CERTIFICATE-----\nAAAA"), "it is no PEM file"),
-            ("broken", Some(broken), "certificate 1 of it"),
+            ("cut", Some("-----BEGIN CERTIFICATE-----\nAAAA"), "it is not a PEM file"),
+            ("broken", Some(broken), "certificate 1 in it"),
         ] {
             let path = directory.join(name).display().to_string();
             if let Some(content) = content {

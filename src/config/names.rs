@@ -58,19 +58,19 @@ pub(super) fn queue_url(text: &str) -> Result<QueueUrl<'_>, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some((host, path)) = rest.and_then(|rest| rest.split_once('/')) else {
         return Err(format!(
-            "{text:?} is no queue's URL such as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
+            "{text:?} is not the URL of a queue, such as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
         ));
     };
     let name = path.rsplit('/').next().unwrap_or_default();
     if name.ends_with(".fifo") {
         return Err(format!(
-            "{text:?} is a FIFO queue, which S3 and standard topics of SNS cannot send to, and which orders what needs no order: \
-             use a standard queue"
+            "{text:?} is a FIFO queue. S3 and standard topics of SNS cannot send to one, and logferry needs no order: use a \
+             standard queue"
         ));
     }
     let in_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_');
     if host.is_empty() || !host.chars().all(in_host) {
-        return Err(format!("{text:?} has no host that a URL can have"));
+        return Err(format!("{text:?} has no valid host"));
     }
     let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if !((1..=80).contains(&name.len()) && name.chars().all(in_name)) {
@@ -153,12 +153,12 @@ mod tests {
             ("https://sqs.eu-central-1.amazonaws.com/logs", Err("12 digits")),
             ("https://sqs.eu-central-1.amazonaws.com/111111111111/logs.fifo", Err("standard queue")),
             ("http://localhost:9324/queue/logs.fifo", Err("standard queue")),
-            ("https://exa mple/queue/logs", Err("no host")),
-            ("https:///queue/logs", Err("no host")),
-            ("arn:aws:sqs:eu-central-1:111111111111:logs", Err("no queue's URL")),
-            ("logs", Err("no queue's URL")),
-            ("https://sqs.eu-central-1.amazonaws.com", Err("no queue's URL")),
-            ("ftp://host/logs", Err("no queue's URL")),
+            ("https://exa mple/queue/logs", Err("no valid host")),
+            ("https:///queue/logs", Err("no valid host")),
+            ("arn:aws:sqs:eu-central-1:111111111111:logs", Err("not the URL of a queue")),
+            ("logs", Err("not the URL of a queue")),
+            ("https://sqs.eu-central-1.amazonaws.com", Err("not the URL of a queue")),
+            ("ftp://host/logs", Err("not the URL of a queue")),
         ] {
             match (queue_url(text), expected) {
                 (Ok(found), Ok(region)) => assert_eq!(found.region, region, "{text:?}"),

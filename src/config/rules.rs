@@ -127,7 +127,7 @@ impl Config {
         for word in alone.filter(|word| word.trim().parse::<LevelFilter>().is_err()) {
             check.problem(
                 "log.filter",
-                format!("{word:?} is no level (error, warn, info, debug, trace, off)"),
+                format!("{word:?} is not a level (error, warn, info, debug, trace, off)"),
             );
         }
     }

@@ -25,7 +25,7 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Requests are refused because of the time in their signatures.
-    #[error("this host's clock is {}, and AWS refuses what it signs: {problem}; {}", skewed(*.skew), self.remedy())]
+    #[error("this host's clock is {}, and AWS refuses its signatures: {problem}; {}", skewed(*.skew), self.remedy())]
     Clock {
         /// How far the clock is ahead of AWS's, if the answer shows it; negative if the clock is behind.
         skew: Option<SignedDuration>,
@@ -33,7 +33,7 @@ pub enum IdentityError {
         problem: String,
     },
     /// There are no credentials, they have expired, or AWS does not know them.
-    #[error("our own credentials are missing, have ended or are not valid: {problem}; {}", self.remedy())]
+    #[error("our own credentials are missing, expired or not valid: {problem}; {}", self.remedy())]
     Credentials {
         /// Words of AWS or of the SDK.
         problem: String,
@@ -57,7 +57,7 @@ pub enum WhoAmIError {
     #[error(transparent)]
     Refused(IdentityError),
     /// STS does not answer.
-    #[error("STS does not say who we are: {0}")]
+    #[error("STS does not answer who we are: {0}")]
     Unanswered(String),
 }
 
@@ -111,7 +111,7 @@ impl IdentityError {
     /// What an operator can do.
     pub fn remedy(&self) -> String {
         match self {
-            Self::Clock { .. } => "set the host's clock right, by NTP best".to_owned(),
+            Self::Clock { .. } => "set the host's clock, preferably by NTP".to_owned(),
             Self::Credentials { .. } => {
                 "give this process valid credentials of the provider's account (task role, IRSA, profile or environment)"
                     .to_owned()

@@ -140,7 +140,7 @@ impl RoleBreaker {
                 role.arn = %self.role,
                 breaker.change = change.word(),
                 breaker.cause = cause.word(),
-                "a role lets us in again: its breaker closes"
+                "a role can be assumed again: its breaker closes"
             );
         }
     }

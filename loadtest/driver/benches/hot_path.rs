@@ -29,19 +29,18 @@ use flate2::{Decompress, FlushDecompress, Status};
 use jiff::Timestamp;
 use logferry::{
     batch::{Batch, BatchHead, Buffers},
-    config::RequestCompression,
+    breaker::{self, ProbeIntervals},
     credentials::{
-        assumed::{AssumeRequest, AssumedRole},
-        breaker::ProbeIntervals,
+        assumed::AssumedRole,
         customers::{Customers, SessionSettings},
+        request::{AssumeRequest, SessionLife},
     },
     decode::{Decoded, Decoder, MAX_WINDOW, Window},
     ledger::lease::Lease,
-    metrics::Metrics,
     records::{Message, More, RecordReader, Step},
     sink::{
         LogSink, LogSinks,
-        cloudwatch::{CloudWatchSink, CloudWatchSinks},
+        cloudwatch::{CloudWatchSink, CloudWatchSinks, RequestCompression},
         group_breaker::GroupBreakers,
     },
     tenant::{CloudWatch, Delivery, Destination, Oversize},
@@ -327,24 +326,12 @@ impl Service {
     async fn sink(&self) -> CloudWatchSink {
         let base = self.config();
         let hour = Duration::from_secs(3600);
-        let refresh_before = Duration::from_secs(600);
-        let central = AssumeRequest {
-            role: "arn:aws:iam::111111111111:role/central".parse().expect("a role"),
-            session_name: "bench".to_owned(),
-            external_id: None,
-            policy: None,
-            tags: Vec::new(),
-            source_identity: None,
-            duration: hour,
-            refresh_before,
-        };
-        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, central);
-        let settings = SessionSettings {
-            session_duration: hour,
-            refresh_before,
-            cache_capacity: 1,
-            probe_intervals: ProbeIntervals { first: hour, longest: hour },
-        };
+        let life = SessionLife { duration: hour, refresh_before: Duration::from_secs(600) };
+        let central =
+            AssumeRequest::central("arn:aws:iam::111111111111:role/central".parse().expect("a role"));
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, central, life);
+        let probe_intervals = ProbeIntervals { first: hour, longest: hour };
+        let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
         let destination = CloudWatch {
             role: "arn:aws:iam::222222222222:role/customer".parse().expect("a role"),
             external_id: Some("bench".to_owned()),
@@ -363,8 +350,8 @@ impl Service {
             target_region: "eu-central-1".to_owned(),
             destination: Destination::CloudWatch(destination.clone()),
         };
-        let customers = Customers::new(&base, &central, settings, Metrics::new());
-        let groups = GroupBreakers::new(settings.probe_intervals, 1, Metrics::new());
+        let customers = Customers::new(&base, &central, settings, breaker::Metrics::default());
+        let groups = GroupBreakers::new(settings.probe_intervals, 1, breaker::Metrics::default());
         let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
         sinks.open(&delivery, &destination, "").await.expect("STS answers")
     }
