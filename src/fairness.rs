@@ -68,6 +68,11 @@ impl Shares {
 }
 
 impl Pass {
+    /// The tenant that holds the slot.
+    pub fn tenant_id(&self) -> &Arc<str> {
+        &self.tenant_id
+    }
+
     /// Runs work that keeps a thread busy, in the tenant's share of the processor. See [`Cpu::share`].
     ///
     /// # Cancel safety

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::batch::Part;
 
-/// Most requests of one search: one event among 10,000 takes 30.
-const MAX_REQUESTS: u32 = 32;
+/// Most requests until an event is found: one event among 10,000 takes 30, after at most 13 halves without a refused event.
+const MAX_REQUESTS: u32 = 43;
+/// Most events of one batch that are blamed.
+const MAX_EVENTS: u32 = 16;
 /// Most events in a row that are blamed. More refusals in a row have a common cause.
 const MAX_IN_A_ROW: u32 = 8;
 
@@ -45,7 +47,9 @@ pub(super) struct Blame {
     waiting: Vec<Half>,
     /// The half that is being put; none if the part was not refused before.
     current: Option<Half>,
+    /// Requests since the last event was found.
     requests: u32,
+    events: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +108,9 @@ impl Blame {
         }
         if part.len() <= 1 {
             if half.is_some() {
-                return Refusal::Event;
+                self.requests = 0;
+                self.events += 1;
+                return if self.events > MAX_EVENTS { Refusal::Group } else { Refusal::Event };
             }
             self.waiting.push(Half { part, is_quarter: false, side: Side::First });
             return Refusal::Again;
@@ -204,9 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn a_search_has_an_end() {
-        // One bad event in each half.
-        let (blamed, requests) = search(10_000, |event| event % 5_000 == 17);
-        assert!(blamed.is_none() && requests <= MAX_REQUESTS, "{blamed:?} by {requests}");
+    fn events_far_apart_are_found_up_to_a_limit() {
+        for events in [4, 16, 17] {
+            let (blamed, requests) = search(10_000, |event| event % (10_000 / events) == 17);
+            let found = blamed.map(|blamed| blamed.len());
+            assert_eq!(found, (events <= 16).then_some(events), "by {requests} requests");
+            assert!(requests <= MAX_EVENTS * MAX_REQUESTS, "{requests}");
+        }
     }
 }

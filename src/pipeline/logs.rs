@@ -86,7 +86,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
 
         let mut broken = Vec::new();
-        let read = pass.in_slices(|pace| self.read(body, pace, modified, &mut lanes, &mut broken));
+        let windows = self.windows.of(pass.tenant_id());
+        let read = pass.in_slices(|pace| self.read(body, pace, windows, modified, &mut lanes, &mut broken));
         let read = admitted.unless_stopped(read).await;
         let mut given_up = Vec::new();
         for (delivery, lane, error) in broken {

@@ -2,11 +2,7 @@
 //!
 //! Knows neither lanes nor deliveries. [`Pipeline`](super::Pipeline) gives the records to them.
 
-use bytes::{Buf, Bytes};
-use prometheus_client::metrics::counter::Counter;
-use tokio::sync::SemaphorePermit;
-
-use super::windows::Windows;
+use super::windows::{Share, TenantWindows};
 use crate::{
     decode::{DecodeError, Decoded, Decoder, Window},
     fairness::cpu::{Pace, without_pause},
@@ -14,6 +10,8 @@ use crate::{
     records::{More, RecordError, RecordReader, Step},
     verdict::Failure,
 };
+use bytes::{Buf, Bytes};
+use prometheus_client::metrics::counter::Counter;
 
 /// Cost of a decoding step besides its bytes, in bytes' worth of work: an empty gzip member of 20 bytes takes a step too.
 const STEP_WORK: usize = 2048;
@@ -46,9 +44,9 @@ pub(super) struct ObjectReader<'w, B> {
     /// The part of the last chunk that is not decoded yet.
     chunk: Bytes,
     decoder: Decoder,
-    windows: &'w Windows,
+    windows: TenantWindows<'w>,
     /// Memory for the decoder's window. Declared behind the decoder, so that the memory is free before the share is given back.
-    share: Option<SemaphorePermit<'w>>,
+    share: Option<Share<'w>>,
     window: Window,
     /// Whether more text comes after the window.
     more: More,
@@ -66,7 +64,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
         body: B,
         records: RecordReader,
         ceilings: Ceilings,
-        windows: &'w Windows,
+        windows: TenantWindows<'w>,
         bytes: BytesRead,
     ) -> Self {
         Self {

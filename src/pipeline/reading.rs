@@ -3,6 +3,7 @@
 use super::{
     logs::{BrokenLanes, Lanes},
     object_reader::{BytesRead, Ceilings, ObjectReader},
+    windows::TenantWindows,
     *,
 };
 use crate::{
@@ -23,6 +24,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         &self,
         body: TrailedBody<O::Body>,
         mut pace: Pace,
+        windows: TenantWindows<'_>,
         modified: Timestamp,
         lanes: &mut Lanes<'a, S::Sink, L>,
         broken: &mut BrokenLanes<'a, S::Sink, L>,
@@ -36,7 +38,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let form = |form| self.metrics.object_bytes.get_or_create_owned(&Form::new(form));
         let bytes = BytesRead { stored: form("stored"), decompressed: form("decompressed") };
         let ceilings = Ceilings { max_stored, max_object };
-        let mut object = ObjectReader::new(body, records, ceilings, &self.windows, bytes);
+        let mut object = ObjectReader::new(body, records, ceilings, windows, bytes);
         let object_time = modified.as_millisecond().max(0);
         let read = give_records(&mut object, &mut pace, object_time, lanes, broken).await;
         if read.as_ref().is_err_and(is_of_content) {

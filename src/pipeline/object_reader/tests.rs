@@ -14,6 +14,7 @@ use crate::{
         ObjectStore,
         memory::{MemoryObject, MemoryStore},
     },
+    pipeline::windows::Windows,
     records::RecordProblem,
 };
 
@@ -39,7 +40,7 @@ async fn read(object: MemoryObject, ceilings: Ceilings, windows: &Windows) -> Ou
     let (_, body) = store.open(&key, None).await.expect("the object is there");
     let (bytes, mut steps) = (BytesRead::default(), Vec::new());
     let records = RecordReader::new(1 << 20, Timestamp::now()).stepping_over_bad_lines();
-    let mut object = ObjectReader::new(body, records, ceilings, windows, bytes.clone());
+    let mut object = ObjectReader::new(body, records, ceilings, windows.of(&"acme".into()), bytes.clone());
     let work = async |mut pace: Pace| {
         let failure = loop {
             match object.next() {
@@ -191,7 +192,7 @@ async fn a_large_window_is_waited_for_and_given_back() {
     let read_all = async || read(stored(&bytes, 1000), CEILINGS, &windows).await;
     assert_eq!(read_all().await.end.expect("the memory is free"), 400);
     assert_eq!(read_all().await.end.expect("the memory came back"), 400);
-    let _held = windows.share(1).await.expect("the memory is free");
+    let _held = windows.of(&"globex".into()).share(1).await.expect("the memory is free");
     let read = read_all().await;
     assert!(matches!(read.end, Err(Failure::NoWindow)), "{:?}", read.end);
     let text = read.bytes.1;
