@@ -30,7 +30,7 @@ pub struct StoredLetter {
 /// A dead-letter queue and the source queue of its letters. Methods with several entries take up to
 /// [`MAX_BATCH`](super::MAX_BATCH) and answer entry by entry, in order.
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Receives as many letters as one call returns, and hides them for `hidden_for`.
+    /// Receives letters with one call, and hides them for `hidden_for`.
     fn receive(
         &self,
         hidden_for: Duration,

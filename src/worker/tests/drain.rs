@@ -14,7 +14,7 @@ fn work(time: Duration) -> impl Fn(Arc<Message>) -> Handling + Send + Sync + 'st
 
 type Handling = std::pin::Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
-/// Waits until `count` messages are worked on.
+/// Waits until `count` messages are in work.
 async fn until_in_flight(running: &Running, count: i64) {
     running.queue.until(|_| running.metrics.messages_in_flight.get() == count).await;
 }
@@ -97,7 +97,7 @@ async fn messages_of_the_last_receive_are_returned() {
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_without_messages_does_not_delay_the_end() {
     let running = start(queue(), work(SECOND));
-    // The first receive does not wait, so that readiness knows the queue soon. The second one is a long poll.
+    // The first receive does not wait for messages, so that readiness gets an answer soon. The second one is a long poll.
     running.queue.until(|queue| receives(queue).len() == 2).await;
     let begin = Instant::now();
     running.stop().await;
