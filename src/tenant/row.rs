@@ -73,7 +73,7 @@ pub fn parse_row(
     let destination = match kind {
         "cloudwatch" => fields.cloudwatch().map(Destination::CloudWatch),
         "s3" => fields.s3().map(Destination::S3),
-        // An unknown kind is an error. The caller ignores it if the row is disabled.
+        // An unknown kind is an error. The caller ignores the error if the row is disabled.
         other => {
             fields.problem("type", format!("{other:?} is neither \"cloudwatch\" nor \"s3\""));
             None
@@ -167,7 +167,7 @@ impl Fields<'_> {
         })
     }
 
-    /// Checks that Region and role are in the same partition: a role cannot be used in another one.
+    /// Checks that the Region and the role are in the same partition: a role cannot be used in another partition.
     fn same_partition(&mut self, region: &str, role: &RoleArn) {
         let partition = partition::of_region(region);
         if role.partition() != partition {
@@ -362,8 +362,8 @@ fn external_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether a text can be the value of a session tag. An empty value is allowed by STS, but useless. Source: STS API
-/// reference, Tag: `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`.
+/// Whether a text can be the value of a session tag. STS also allows an empty value, but such a tag is useless. Source: STS
+/// API reference, Tag: `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`.
 fn is_tag_value(text: &str) -> bool {
     let legal = |c: char| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c);
     (1..=256).contains(&text.chars().count()) && text.chars().all(legal)

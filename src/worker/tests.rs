@@ -330,7 +330,7 @@ async fn poison_without_a_dead_letter_queue_is_left_to_the_redrive_policy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_is_received_than_can_start() {
+async fn a_receive_asks_for_no_more_messages_than_can_start() {
     for (concurrency, max_messages, most) in [(4, 10, 4), (4, 2, 2), (25, 10, 10), (1, 10, 1)] {
         let queue = queue();
         queue.send_all(numbered(60));

@@ -95,7 +95,7 @@ async fn messages_of_the_last_receive_are_returned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_poll_without_messages_does_not_delay_the_end() {
+async fn a_long_poll_without_messages_does_not_delay_shutdown() {
     let running = start(queue(), work(SECOND));
     // The first receive does not wait for messages, so that readiness gets an answer soon. The second one is a long poll.
     running.queue.until(|queue| receives(queue).len() == 2).await;
@@ -105,7 +105,7 @@ async fn a_long_poll_without_messages_does_not_delay_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_after_a_failed_receive_does_not_delay_the_end() {
+async fn a_pause_after_a_failed_receive_does_not_delay_shutdown() {
     let queue = queue();
     queue.fail_calls(Operation::Receive, 1..=1000);
     let running = start(queue, work(SECOND));
