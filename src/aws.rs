@@ -102,7 +102,7 @@ impl S3Refusal {
             // The request came too slowly, or conflicts with another request.
             (Some("RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict"), _)
             | (_, Some(408 | 409)) => Self::Unavailable,
-            // The KMS key is disabled or KMS throttles; the key's owner can fix it.
+            // The KMS key is disabled, or KMS throttles. The owner of the key can fix both.
             (Some(code), _) if code.starts_with("KMS.") => Self::Denied,
             (_, Some(400..500)) => Self::Refused,
             _ => Self::Unavailable,

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_once_every_dependency_answered_and_until_draining() {
+    fn ready_while_every_dependency_works_and_the_worker_does_not_drain() {
         let health = Health::new(Duration::from_secs(20), &["tenant_table"]);
         let problems = health.ready().expect_err("nobody answered yet");
         assert!(problems.contains("queue: ") && problems.contains("tenant_table: "), "{problems}");

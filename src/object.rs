@@ -17,9 +17,9 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// An open object.
     type Body: ObjectBody;
 
-    /// Opens the object in the version that the event names or, if it names none, with the event's eTag. If the event has
-    /// neither, opens the current object. Returns the object's LastModified and its body. `owner` is the account that must
-    /// own the bucket.
+    /// Opens an object: the version that the event names. If the event names no version, opens the current object, which must
+    /// have the event's eTag, if the event has one. Returns the object's LastModified and its body. `owner` is the account
+    /// that must own the bucket.
     ///
     /// # Errors
     /// See [`ObjectError`].

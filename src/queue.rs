@@ -11,7 +11,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// A received message.
+/// A received message. If it was sent anew, the messages that it replaces one after another are its predecessors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The queue's id of the message, the same for every receive.
@@ -20,8 +20,8 @@ pub struct Message {
     pub receipt: Receipt,
     /// Text of the message.
     pub body: String,
-    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of the message's predecessors. A
-    /// predecessor is a message that was sent anew as this one. An attribute of the message carries their receives.
+    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of the predecessors, which an
+    /// attribute of the message carries.
     pub attempts: u32,
     /// Number of attempts at the predecessors in which AWS refused a part of the message with a permanent error.
     pub refusals: u32,

@@ -107,8 +107,8 @@ impl<K: Hash + Eq, V: Handle> Known<K, V> {
         Some(used.value.clone())
     }
 
-    /// Removes the least recently used values beyond the capacity. A value in use counts as used now, so it moves to the
-    /// other end, and the loop visits each value at most once.
+    /// Removes the least recently used values beyond the capacity. A value in use counts as used now: the loop puts it back
+    /// as the most recently used one, and so visits each value at most once.
     fn make_room(&mut self) {
         for _ in 0..self.values.len() {
             if self.values.len() <= self.capacity {

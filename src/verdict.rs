@@ -174,7 +174,8 @@ pub enum Failure {
     /// Records could not be written to the quarantine.
     #[error(transparent)]
     Quarantine(QuarantineError),
-    /// Another worker delivers the object. It can be taken over after this time, unless that worker renews its lease.
+    /// Another worker delivers the object. After this time this worker can take the object over, unless the other worker
+    /// renews its lease.
     #[error(
         "another worker is delivering the object; it can be taken over in {0:.1?}, unless that worker renews its lease"
     )]
@@ -203,8 +204,8 @@ pub enum Failure {
 enum Fate {
     /// A retry may succeed.
     Retry,
-    /// AWS refused the object or the batch with a permanent error. One such answer may be wrong, several are not: the
-    /// message is retried until [`Backoff::max_refusals`] attempts were refused, and is then poison.
+    /// AWS refused the object or the batch with a permanent error. At times AWS gives such an answer by mistake, so the
+    /// message is retried until [`Backoff::max_refusals`] attempts were refused, and is poison then.
     Refusal,
     /// No retry can succeed.
     Poison,

@@ -33,8 +33,9 @@ use crate::{
 /// Pause after the first failed receive. Each further failure in a row doubles the pause, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Longest wait at shutdown for the answer to an open receive, once all work has finished. The answer can hold messages
-/// that the queue has already handed out; without the answer, they would stay hidden until their visibility timeout ends.
+/// Longest wait for the answer to an open receive, counted from the order to stop, while no work is left. The answer can hold
+/// messages that the queue has already handed out. If the receive were dropped, these messages would stay hidden until their
+/// visibility timeout ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Last part of the grace period, reserved for cancelling unfinished work, returning its messages to the queue, and sending
 /// the last acknowledgements.
@@ -254,8 +255,8 @@ where
 
     /// Lets work finish, returns all other messages to the queue, and carries out every verdict, all within the grace period.
     ///
-    /// An open receive stays open while work finishes. SQS may answer it with messages, even with messages that this worker
-    /// has just returned. If the receive were dropped, those messages would stay hidden until their visibility timeout ends.
+    /// An open receive stays open while work finishes. The answer of SQS may hold messages, even messages that this worker has
+    /// just returned. If the receive were dropped, those messages would stay hidden until their visibility timeout ends.
     async fn drain(
         mut self,
         mut open_poll: Option<impl Future<Output = Result<Vec<Message>, QueueError>> + Unpin>,

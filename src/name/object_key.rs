@@ -40,8 +40,8 @@ impl ObjectKeyTemplate {
         }
         let tenant = segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
         let before = &segments[..tenant.ok_or_else(|| format!("{text:?} has no segment {{tenant}}"))?];
-        // The worker's session in the customer's account is restricted to the prefix that ends with the tenant. A name
-        // that varies from object to object would need many sessions before the tenant, so it must come after the tenant.
+        // The worker's session in the customer's account is restricted to the prefix that ends with the tenant. With a name
+        // that varies from object to object before the tenant, there would be many prefixes and as many sessions.
         if before.iter().any(|segment| !matches!(segment, Segment::Literal(_) | Segment::Name(Name::Cluster)))
         {
             return Err(format!("{text:?} has a name other than {{cluster}} before {{tenant}}"));

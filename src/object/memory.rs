@@ -173,7 +173,7 @@ impl ObjectBody for MemoryBody {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
-        // As with a network, where a read rarely is ready at once, other tasks run in between.
+        // A read from a network is rarely ready at once. So other tasks run before this read continues.
         if !self.at_once {
             tokio::task::yield_now().await;
         }

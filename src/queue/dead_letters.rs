@@ -1,4 +1,4 @@
-//! The port to the dead-letter queue, for the command by which operators list letters and move them back.
+//! The port to the dead-letter queue. The command `redrive` lists letters and moves them back through this port.
 //! `sqs::dead_letters` is the adapter.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};

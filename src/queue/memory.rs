@@ -96,7 +96,7 @@ struct Stored {
     body: String,
     receive_count: u32,
     sent_at: Instant,
-    /// First receive of this message or of its predecessors (the messages that were sent anew as this one).
+    /// First receive of this message or of its predecessors: see [`Message`].
     first_received: Option<Instant>,
     /// Number of receives of the predecessors.
     attempts: u32,

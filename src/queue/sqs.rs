@@ -247,8 +247,8 @@ fn by_entry<'a>(
     results
 }
 
-/// Maps InvalidParameterValue to [`QueueError::Gone`]: SQS returns it for a change of visibility if the message is not in
-/// flight.
+/// Maps InvalidParameterValue to [`QueueError::Gone`]: SQS answers a change of visibility with this code if the message is
+/// not in flight.
 fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     result.map_err(|error| match error {
         QueueError::Refused(problem) if problem.starts_with("InvalidParameterValue") => {

@@ -1,9 +1,9 @@
 //! Remembers tenants, so that most lookups need no read of the table and an outage of the table stops no known tenant.
 //!
-//! An entry is fresh for a time, and is then looked up again, with one lookup at a time for each tenant. If the lookup
-//! fails, a tenant that was found before is still served (a stale entry). An absence is fresh for a shorter time and is
-//! never served stale, because the tenant may have been added meanwhile. A final verdict needs a confirmed entry: see
-//! [`Directory::confirm`].
+//! An entry is fresh for [`CacheSettings::ttl`]. After that the tenant is looked up again; each tenant has at most one
+//! lookup at a time. If the lookup fails, a tenant that was found before is still served (a stale entry). An absence is
+//! fresh for a shorter time and is never served stale, because the tenant may have been added meanwhile. A verdict that
+//! ends the work on a message needs a confirmed entry: see [`Directory::confirm`].
 
 use std::{
     sync::{
@@ -154,7 +154,7 @@ impl<D: Directory> Directory for TenantCache<D> {
     /// See [`Directory::find`].
     ///
     /// # Cancel safety
-    /// Safe: after a lookup was dropped, the next caller starts another one.
+    /// Safe: if a lookup is dropped, the next caller starts another lookup.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
         let slot = self.shared.slot(tenant_id).await;
         self.shared.answer(&slot, tenant_id, Need::Fresh).await

@@ -33,7 +33,7 @@ pub fn check_row(
         problems if problems.is_empty() => Ok(Content::Settings { paused }),
         problems => {
             let (tenant_id, name) = (tenant_id.to_owned(), name.to_owned());
-            // A bad row does not tell whether the tenant is paused, so it concerns all of the tenant's deliveries.
+            // A bad row does not tell whether the tenant is paused, so the error concerns all of the tenant's deliveries.
             Err(BadRow { tenant_id, name, enabled: true, problems })
         }
     }
@@ -268,7 +268,7 @@ impl Fields<'_> {
 /// Greatest age of a `ttl` that has a meaning: five years. Source: DynamoDB Developer Guide, "Using time to live (TTL)".
 const OLDEST_TTL: SignedDuration = SignedDuration::from_hours(5 * 365 * 24);
 
-/// `bucket_prefix` of a row without one.
+/// Value of `bucket_prefix` for a row that has none.
 const DEFAULT_BUCKET_PREFIX: &str = "ROSA/cluster-logs/";
 /// Most bytes of a `bucket_prefix`: half of a key's 1,024 bytes. The other half is left for the tenant, the
 /// application, the pod and the file.

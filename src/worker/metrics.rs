@@ -16,7 +16,7 @@ pub struct Metrics {
     pub messages: Family<Verdict, Counter>,
     /// `logferry_messages_in_flight`: messages being worked on.
     pub messages_in_flight: Gauge,
-    /// `logferry_failures_total{reason}`, registered by the pipeline: the worker counts panics there.
+    /// `logferry_failures_total{reason}`. The pipeline registers it, and the worker counts panics in it.
     pub failures: Family<Reason, Counter>,
     /// `logferry_dead_letters_total{reason}`: messages sent to the dead-letter queue.
     pub dead_letters: Family<Reason, Counter>,

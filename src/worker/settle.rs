@@ -186,7 +186,7 @@ impl<Q: Queue> Settler<Q> {
         });
     }
 
-    /// Whether this worker has finished the message before and only its delete is missing.
+    /// Whether this worker has already finished the message, and only the delete is missing.
     pub fn owes_delete(&self, id: &str) -> bool {
         self.calls.owed().contains(id)
     }
@@ -259,7 +259,7 @@ impl<Q: Queue> Calls<Q> {
             },
         };
         let mut delay = cause.delay.min(self.terms.longest_delay());
-        // A message whose retention ends soon is sent anew even for a short delay. If the send fails, it is buried.
+        // A message whose retention ends soon is sent anew even for a short delay. If the send fails, the message is buried.
         let retention = self.terms.retention();
         let ends = retention.is_some_and(|retention| ends_within(retention, message, delay));
         // Poison that only the redrive policy can move is hidden for any delay: see `Unburied::ForGood`.
@@ -331,7 +331,7 @@ impl<Q: Queue> Calls<Q> {
                         self.terms.sending_was_denied();
                         Unsent::ForGood
                     }
-                    // SQS refuses this message alone, and has no copy of it.
+                    // SQS refuses only this message, and stores no copy of it.
                     QueueError::Refused(_) => Unsent::ForGood,
                     QueueError::Gone(_) | QueueError::Missing(_) | QueueError::Unavailable(_) => {
                         self.terms.sending_failed();
@@ -349,7 +349,7 @@ impl<Q: Queue> Calls<Q> {
         }
     }
 
-    /// Buries a message that is not retried any more, because it reached its maximum age or the queue would lose it.
+    /// Buries a message that is not retried any more, because it reached its maximum age or its retention ends soon.
     async fn bury_overdue(&self, message: &Message, cause: &Cause) -> Result<(), Unburied> {
         self.bury(message, cause).await?;
         self.metrics.dead_letters_overdue.get_or_create(&Reason::new(cause.reason)).inc();

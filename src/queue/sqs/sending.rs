@@ -1,4 +1,4 @@
-//! Sends messages: anew to the queue that they came from, or as letters to the dead-letter queue.
+//! Builds the requests that send messages: anew to their own queue, back to the source queue, or as dead letters.
 
 use std::{collections::HashMap, ops::Range};
 

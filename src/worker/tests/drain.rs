@@ -32,7 +32,7 @@ async fn running_work_finishes_and_nothing_more_is_received() {
     assert_eq!(queue.hidden_for("e"), Duration::ZERO);
 }
 
-/// Asserts when it drops that the message has not yet been returned to the queue.
+/// On drop, asserts that the message has not yet been returned to the queue.
 struct StillOurs(Arc<MemoryQueue>, String);
 
 impl Drop for StillOurs {

@@ -27,7 +27,7 @@ async fn a_message_with_a_long_delay_is_not_in_flight() {
     // Each delay takes one send and then one delete.
     let round = [send_anew("m", delay), delete(&["m"])];
     assert_eq!(answers(&running.queue), [&round, &round, &round, &round[1..]].concat());
-    // Each new message carries the attempts before it, the trace header and the tenant.
+    // Each new message carries the number of earlier attempts, the trace header and the tenant.
     assert_eq!(handled(&log), (1..=4).map(|attempt| ("m".to_owned(), attempt)).collect::<Vec<_>>());
     assert!(begin.elapsed() >= 3 * delay);
     let sent = running.queue.sent_anew();
