@@ -62,7 +62,7 @@ impl Health {
         self.dependency(QUEUE, None);
     }
 
-    /// Records that the queue did not answer a receive.
+    /// Records that a receive failed.
     pub fn queue_failed(&self, problem: String) {
         self.dependency(QUEUE, Some(problem));
     }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn ready_while_every_dependency_works_and_the_worker_does_not_drain() {
         let health = Health::new(Duration::from_secs(20), &["tenant_table"]);
-        let problems = health.ready().expect_err("nobody answered yet");
+        let problems = health.ready().expect_err("no dependency has answered yet");
         assert!(problems.contains("queue: ") && problems.contains("tenant_table: "), "{problems}");
         health.queue_answered();
         health.dependency("tenant_table", None);

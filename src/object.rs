@@ -108,7 +108,8 @@ pub enum ObjectError {
     ChecksumMismatch(String),
     /// The object is larger than `source.max_stored`.
     #[error(
-        "the object has {stored} stored bytes or more, and source.max_stored is {limit} bytes; raise it and redrive"
+        "the object has {stored} stored bytes or more, and source.max_stored is {limit} bytes; raise source.max_stored \
+         and redrive"
     )]
     TooLarge {
         /// Stored bytes, at least.

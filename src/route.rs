@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// Longest key of an object. Source: Amazon S3 user guide, "Naming Amazon S3 objects".
+/// Longest key of an object. Source: S3 User Guide, "Naming Amazon S3 objects".
 const MAX_KEY_BYTES: usize = 1024;
 
 /// Meaning of each segment of a key. Parsed once, at start-up.

@@ -437,8 +437,8 @@ pub enum Notice {
 
 /// Decides the verdict on a message from its failures.
 ///
-/// A failure for which a retry may succeed comes before poison: once the retry has succeeded, the next verdict is poison. If
-/// several failures lead to a retry, the shortest delay counts.
+/// A failure for which a retry may succeed comes before poison: once the retry has succeeded, only the poison is left, and the
+/// next verdict is poison. If several failures lead to a retry, the shortest delay counts.
 ///
 /// After `backoff.max_age` a message is retried only if it waits for its tenant's turn or for memory, or if the worker
 /// is stopping.

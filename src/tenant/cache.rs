@@ -1,4 +1,5 @@
-//! Remembers tenants, so that most lookups need no read of the table and an outage of the table stops no known tenant.
+//! Remembers tenants, so that most lookups need no read of the table, and deliveries of known tenants continue while the
+//! table is down.
 //!
 //! An entry is fresh for [`CacheSettings::ttl`]. After that the tenant is looked up again; each tenant has at most one
 //! lookup at a time. If the lookup fails, a tenant that was found before is still served (a stale entry). An absence is
@@ -29,7 +30,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time limit of a lookup in three cases: a stale entry can be served, the directory is known to be down, or the lookup
 /// only confirms an entry. DynamoDB answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A tenant that cannot exist: a segment of a key has no slash.
+/// Id of a tenant that cannot exist: a tenant id is a segment of a key, so it has no slash.
 const NOBODY: &str = "logferry/readiness";
 
 /// Metrics of a cache.
