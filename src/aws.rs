@@ -1,4 +1,4 @@
-//! The SDK's errors: their words for a log line, and their meaning where several services share it.
+//! Describes the SDK's errors for log lines, and classifies errors that several calls or services share.
 
 use std::error::Error;
 
@@ -7,7 +7,7 @@ use aws_sdk_sts::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
-/// AWS's code and message if AWS answered, else the chain of causes.
+/// Describes an error by AWS's code and message or, without a code, by the chain of causes.
 pub fn describe<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -22,7 +22,7 @@ where
     }
 }
 
-/// The error and its causes, without repetitions.
+/// Joins the texts of an error and its causes, without repetitions.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut said: Vec<String> = Vec::new();
     for error in causes(error) {
@@ -35,13 +35,14 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     said.join(": ")
 }
 
-/// The first cause of type `E`. The SDK wraps the errors of credentials providers several times.
+/// Finds the first error of type `E` among an error and its causes. The SDK wraps the errors of credentials providers several
+/// times.
 pub fn find_cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).find_map(|error| error.downcast_ref::<E>())
 }
 
-/// Whether AWS's error code says that the session is no longer valid: it ended early, or its role was deleted and created again. A new
-/// session may work. Sources: the services' lists of common errors; S3 API reference, "Error responses".
+/// Whether AWS's error code says that the session is no longer valid: it ended early, or its role was deleted and created
+/// again. A new session may work. Sources: the services' lists of common errors; S3 API reference, "Error responses".
 pub fn refuses_session(code: Option<&str>) -> bool {
     matches!(
         code,
@@ -57,7 +58,7 @@ pub fn refuses_session(code: Option<&str>) -> bool {
     )
 }
 
-/// Meaning of an S3 error, as far as all of S3's calls share it.
+/// Meaning of an S3 error, the same for all of S3's calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum S3Refusal {
     /// The object, or this version of it, does not exist.
@@ -76,13 +77,13 @@ pub enum S3Refusal {
     Denied,
     /// The request is refused; a retry would be refused too.
     Refused,
-    /// The same request may succeed soon.
+    /// A temporary problem: the same request may succeed soon.
     Unavailable,
 }
 
 impl S3Refusal {
-    /// Reads an error by its code and its HTTP status, if it has them. An error of a copy may have status 200. Source: S3 API
-    /// reference, "Error responses".
+    /// Classifies an error by its code and its HTTP status, if it has them. An error of CopyObject may come with status 200.
+    /// Sources: S3 API reference, "Error responses" and CopyObject.
     pub fn of(code: Option<&str>, status: Option<u16>) -> Self {
         match (code, status) {
             (Some("NoSuchBucket"), _) => Self::NoBucket,
@@ -101,7 +102,7 @@ impl S3Refusal {
             // The request came too slowly, or conflicts with another request.
             (Some("RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict"), _)
             | (_, Some(408 | 409)) => Self::Unavailable,
-            // The KMS key is disabled or KMS throttles; the key's owner can fix it.
+            // The KMS key is disabled, or KMS throttles. The owner of the key can fix both.
             (Some(code), _) if code.starts_with("KMS.") => Self::Denied,
             (_, Some(400..500)) => Self::Refused,
             _ => Self::Unavailable,
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn s3_s_refusals_mean_the_same_in_all_calls() {
+    fn each_s3_error_has_its_meaning() {
         use S3Refusal::*;
         for (code, status, expected) in [
             (Some("NoSuchKey"), Some(404), NoObject),

@@ -10,7 +10,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 fn hex(digest: &[u8]) -> String {
     let mut text = String::with_capacity(2 * digest.len());
     for byte in digest {
-        write!(text, "{byte:02x}").expect("a string takes every byte");
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
     }
     text
 }

@@ -35,7 +35,7 @@ pub struct ObjectRef {
     pub etag: Option<String>,
     /// Stored bytes.
     pub size: Option<u64>,
-    /// Order of the events of one key: hexadecimal digits. Pad both with zeros on the left to compare them.
+    /// Hexadecimal number that orders the events of one key. To compare two, pad the shorter one with zeros on the left.
     pub sequencer: Option<String>,
     /// Time at which S3 finished the request.
     pub event_time: Option<Timestamp>,
@@ -70,7 +70,7 @@ pub enum EventError {
         index: usize,
         /// AWS's name of the invalid member.
         field: &'static str,
-        /// The problem, as the rest of a sentence.
+        /// The problem, for example `is empty`.
         problem: String,
     },
 }
@@ -78,8 +78,8 @@ pub enum EventError {
 /// Reads the body of a message.
 ///
 /// # Errors
-/// The body has no known shape, or one of its records is invalid. Then the whole message belongs in the dead-letter
-/// queue, and none of its objects is read.
+/// The body has no known shape, or one of its records is invalid. In both cases the whole message belongs in the
+/// dead-letter queue, and none of its objects is read.
 pub fn decode(body: &str) -> Result<Event, EventError> {
     let outer: Outer<'_> = parse(body)?;
     match outer.message {
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_are_ignored_by_name() {
+    fn events_other_than_object_created_are_ignored() {
         let test = json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2026-11-21T08:00:00.000Z", "Bucket": "staging"});
         check(&test, &Event { ignored: vec![Ignored::TestEvent], ..Event::default() });
         let mixed =
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bodies_are_errors() {
+    fn bodies_that_are_no_s3_event_are_errors() {
         let bad_key = json!({"Records": [record("a%zz", "ObjectCreated:Put")]}).to_string();
         let not_utf8 = json!({"Records": [record("a%ff", "ObjectCreated:Put")]}).to_string();
         let empty_key = json!({"Records": [record("", "ObjectCreated:Put")]}).to_string();

@@ -1,4 +1,4 @@
-//! Liveness and readiness. The receive loop and the probes write them, `/healthz` and `/readyz` read them.
+//! Liveness and readiness. The receive loop and the probes record them; `/healthz` and `/readyz` report them.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
-    /// A loop without a turn for this long hangs.
+    /// A receive loop that makes no turn for this long counts as hung.
     patience: Duration,
 }
 
@@ -18,13 +18,13 @@ pub struct Health {
 struct State {
     last_move: Instant,
     draining: bool,
-    /// Problem of each dependency: `None` if it is fine; absent if it was never asked.
+    /// Problem of each dependency; `None` if the dependency works.
     dependencies: BTreeMap<&'static str, Option<String>>,
-    /// Problems of ours that made messages fail, and when they last did.
+    /// Problems on the worker's side that made messages fail, each with the time of its last failure.
     complaints: BTreeMap<&'static str, (Instant, String)>,
 }
 
-/// Our identity for AWS: credentials, clock, central role.
+/// The worker's own identity for AWS: credentials, clock, central role.
 pub const IDENTITY: &str = "identity";
 /// The buckets that objects are read from.
 pub const SOURCE_BUCKET: &str = "source_bucket";
@@ -34,8 +34,9 @@ const COMPLAINT_LASTS: Duration = Duration::from_secs(60);
 const QUEUE: &str = "queue";
 
 impl Health {
-    /// `longest_receive` is the longest time of one receive, retries included, so that an outage of the queue does not cause a
-    /// restart. `dependencies`, and the queue, count as unreachable until their first answer.
+    /// Creates the health of a worker that has started. `longest_receive` is the longest time of one receive, retries
+    /// included: an outage of the queue must not cause a restart. `dependencies` and the queue count as unreachable until
+    /// their first answer.
     pub fn new(longest_receive: Duration, dependencies: &[&'static str]) -> Self {
         let unknown =
             dependencies.iter().copied().chain([QUEUE]).map(|name| (name, Some("not asked yet".to_owned())));
@@ -46,7 +47,7 @@ impl Health {
                 dependencies: unknown.collect(),
                 complaints: BTreeMap::new(),
             }),
-            // Plus the pause after a failed receive.
+            // The 60 s allow for the pause after a failed receive.
             patience: longest_receive + Duration::from_secs(60),
         }
     }
@@ -61,17 +62,17 @@ impl Health {
         self.dependency(QUEUE, None);
     }
 
-    /// Records that the queue did not answer a receive.
+    /// Records that a receive failed.
     pub fn queue_failed(&self, problem: String) {
         self.dependency(QUEUE, Some(problem));
     }
 
-    /// Records the problem of a dependency, or that it has none.
+    /// Records the problem of a dependency; `None` if the dependency works.
     pub fn dependency(&self, name: &'static str, problem: Option<String>) {
         self.lock().dependencies.insert(name, problem);
     }
 
-    /// Records that a message failed because of a dependency's problem. It counts for a minute.
+    /// Records that a message failed because of a dependency's problem. The complaint counts for a minute.
     pub fn complain(&self, name: &'static str, problem: String) {
         self.lock().complaints.insert(name, (Instant::now(), problem));
     }
@@ -81,10 +82,10 @@ impl Health {
         self.lock().draining = true;
     }
 
-    /// Checks that the loop runs, unless the worker drains.
+    /// Checks that the receive loop runs. Always succeeds while the worker drains.
     ///
     /// # Errors
-    /// How long the loop has stood still.
+    /// The loop has made no turn for too long. The text names the time since its last turn.
     pub fn alive(&self) -> Result<(), String> {
         let state = self.lock();
         let still = state.last_move.elapsed();
@@ -112,7 +113,7 @@ impl Health {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every statement leaves the state consistent.
+        // The state is valid after every statement, so the lock is usable after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -122,9 +123,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_once_every_dependency_answered_and_until_draining() {
+    fn ready_while_every_dependency_works_and_the_worker_does_not_drain() {
         let health = Health::new(Duration::from_secs(20), &["tenant_table"]);
-        let problems = health.ready().expect_err("nobody answered yet");
+        let problems = health.ready().expect_err("no dependency has answered yet");
         assert!(problems.contains("queue: ") && problems.contains("tenant_table: "), "{problems}");
         health.queue_answered();
         health.dependency("tenant_table", None);

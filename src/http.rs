@@ -1,7 +1,8 @@
-//! The endpoint for orchestrators and Prometheus: `/healthz`, `/readyz`, `/metrics`.
+//! Serves `/healthz`, `/readyz` and `/metrics` to orchestrators and Prometheus.
 //!
-//! Anyone who reaches the port can open connections, and they must not use up the worker's file descriptors. So their number is
-//! limited, each serves one request and is closed after 10 s, and a new one replaces the oldest. Bodies of requests are not read.
+//! Anyone who reaches the port can open connections, and connections must not use up the worker's file descriptors. So at most
+//! 64 connections are open at once, and a further connection replaces the oldest one. Each connection serves one request and is
+//! closed after 10 s at the latest. Request bodies are not read.
 
 use std::{collections::VecDeque, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -30,10 +31,10 @@ const MAX_CONNECTIONS: usize = 64;
 const LONGEST_CONNECTION: Duration = Duration::from_secs(10);
 /// Largest head of a request in bytes; hyper allows no smaller limit.
 const MAX_HEAD: usize = 8192;
-/// Pause after the system had no descriptor for a connection; other connections must close first.
+/// Pause after a connection could not be accepted. Usually no file descriptor is free, and another connection must close first.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown` is done, then finishes the running requests. Retries when accepting a connection fails.
+/// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
@@ -62,18 +63,18 @@ pub async fn serve(
             connections.pop_front();
         }
         // Waits until the replaced connection has released its descriptor.
-        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
+        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
         let (router, closing) = (router.clone(), closing.clone());
         connections.push_back(AbortOnDropHandle::new(tokio::spawn(async move {
             let answered = converse(stream, router, &closing);
-            // A connection that takes too long is closed.
+            // At the end of its time, the connection is closed.
             let _ = tokio::time::timeout(LONGEST_CONNECTION, answered).await;
             drop(place);
         })));
     }
     closing.cancel();
     for connection in connections {
-        // A panic in one answer affects nobody else.
+        // A connection whose task panicked does not affect the others.
         let _ = connection.await;
     }
 }

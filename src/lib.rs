@@ -8,22 +8,24 @@
 //!
 //! # Map
 //!
-//! **Intake**, from the queue to a tenant's object: [`worker`] receives messages from a [`queue`]; [`event`] names the objects in
-//! a message; [`route`] reads an object's key; [`fairness`] shares the worker's slots and the processor.
+//! **Intake**, from the queue to a tenant's object: [`worker`] receives messages from a [`queue`]; [`event`] finds the objects
+//! that a message names; [`route`] reads an object's key; [`fairness`] shares the worker's slots and the processor among tenants.
 //!
-//! **Reading**, from stored bytes to records: [`object`] brings the bytes, [`decode`] decompresses them, [`records`] finds the
+//! **Reading**, from stored bytes to records: [`object`] reads the bytes, [`decode`] decompresses them, [`records`] finds the
 //! records.
 //!
-//! **Delivering**, from records to accounted records: [`pipeline`] leads one message through; [`batch`] gathers events into
+//! **Delivering**, from records to accounted records: [`pipeline`] processes one message; [`batch`] gathers events into
 //! requests; [`name`] names streams and copies; [`delivery`] puts batches into a [`sink`]; [`copy`] copies whole objects; the
-//! [`ledger`] remembers how far each delivery is; [`quarantine`] keeps what cannot be delivered; [`verdict`] judges.
+//! [`ledger`] stores the position of each delivery; [`quarantine`] keeps records that cannot be delivered; [`verdict`] decides
+//! what happens to the message.
 //!
-//! **Customers**: [`tenant`] reads their rows, [`credentials`] enters their accounts, [`breaker`] leaves a refused one alone, [`budget`]
-//! keeps the rates of those accounts, [`recent`] remembers streams, sessions and breakers.
+//! **Customers**: [`tenant`] reads the rows of tenants; [`credentials`] assumes roles in customers' accounts; [`breaker`] stops
+//! calls that AWS refuses, and probes whether they work again; [`budget`] limits the rate of requests into each account;
+//! [`recent`] caches streams, sessions and breakers.
 //!
-//! **Operating**: [`app`] builds all parts out of a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`] and
-//! [`telemetry`] show what a worker does; [`redrive`] and [`doctor`] are operators' tools; [`aws`] and [`digest`] serve the
-//! adapters.
+//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`] and
+//! [`telemetry`] show what a worker does; [`redrive`] and [`doctor`] are tools for operators; the adapters use [`aws`] to read
+//! the SDK's errors and [`digest`] to hash.
 //!
 //! # Invariants
 //!
@@ -32,14 +34,14 @@
 //! 2. Delivery is at least once. Duplicates are possible and bounded; silent loss is not possible.
 //! 3. [`event`], [`route`], [`decode`], [`records`], [`batch`], [`name`] and [`verdict`] do no I/O and read no clock.
 //! 4. Memory is bounded by a published formula ([`app::memory_bound`]), compared at start-up with the container's limit.
-//! 5. There are two layers of retries: the SDK's, and the queue's redelivery. Never a third.
+//! 5. There are exactly two layers of retries: the SDK's, and the queue's redelivery.
 //! 6. The SDK's types stay in the adapters ([`queue::sqs`], [`object::s3`], [`sink::cloudwatch`], [`copy::s3`],
 //!    [`tenant::table`], [`ledger::dynamodb`], [`quarantine::s3`], [`credentials::assumed`], [`credentials::customers`], with
 //!    [`aws`] for their errors) and in [`app`].
 //!
 //! # One message
 //!
-//! Each port has an implementation in memory beside its adapter. With them, a message goes through the whole pipeline without AWS:
+//! Each port has an in-memory implementation beside its adapter. This example runs one message through the pipeline without AWS:
 //!
 //! ```
 //! use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -97,7 +99,7 @@
 //!         "s3":{{"bucket":{{"name":"staging"}},"object":{{"key":"{key}","versionId":"v1"}}}}}}]}}"#
 //! ));
 //!
-//! // The pipeline between its ports.
+//! // The pipeline with in-memory ports.
 //! let sinks = MemorySinks::new();
 //! let lease = Duration::from_secs(60);
 //! let claims = ClaimSettings { lease, out_of_reach_after: Duration::from_secs(120) };

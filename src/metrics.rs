@@ -1,4 +1,4 @@
-//! The labels that metrics have, and the text that Prometheus reads. Each part of the worker defines and counts its own metrics;
+//! Labels of metrics, and the text that Prometheus reads. Each part of the worker defines and counts its own metrics;
 //! `app` registers them all.
 
 use std::fmt;
@@ -18,7 +18,7 @@ macro_rules! label {
         }
 
         impl $name {
-            /// The label with this value.
+            /// Creates the label with this value.
             pub fn new($field: &'static str) -> Self {
                 Self { $field }
             }
@@ -39,7 +39,7 @@ label!(
     Call { call }
 );
 label!(
-    /// Bytes as stored, or decompressed.
+    /// Form of an object's bytes: stored or decompressed.
     Form { form }
 );
 label!(
@@ -56,25 +56,25 @@ pub fn add(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metri
     registry.register(name, help, metric.clone());
 }
 
-/// A registry whose metrics are all called `logferry_...`.
+/// Creates a registry that puts `logferry_` before the name of each metric.
 pub fn registry() -> Registry {
     Registry::with_prefix("logferry")
 }
 
-/// The text that Prometheus scrapes (OpenMetrics).
+/// Returns the metrics as OpenMetrics text, which Prometheus scrapes.
 ///
 /// # Errors
-/// Never in practice: memory takes every byte.
+/// None in practice: writing to a string does not fail.
 pub fn render(registry: &Registry) -> Result<String, fmt::Error> {
     let mut text = String::new();
     encode(&mut text, registry)?;
     Ok(text)
 }
 
-/// The text of one part's metrics.
+/// Returns the metrics of one part as text.
 #[cfg(test)]
 pub fn rendered(register: impl FnOnce(&mut Registry)) -> String {
     let mut registry = registry();
     register(&mut registry);
-    render(&registry).expect("memory takes every byte")
+    render(&registry).expect("writing to a string does not fail")
 }

@@ -1,12 +1,12 @@
 //! Builds the names of log streams and copies in a customer's account from an object's key.
 //!
 //! Pure. A value from a key stays within its place in the template: characters that the name must not have are
-//! replaced. If characters were replaced or the name was cut, a hash of the original values follows, so that different
-//! values give different names.
+//! replaced. If characters were replaced or the name was cut, a hash of the original values is appended, so that
+//! different values give different names.
 //!
-//! Otherwise different values can give the same name if the template joins them to the same text. With the default
-//! template `{application}-{pod}-{date}`, both `web` + `a-b` and `web-a` + `b` give `web-a-b-DATE`, and their records
-//! share a stream of the tenant's own log group. A template with slashes between its places, such as
+//! A name without a hash can be the same for different values, if the template joins them to the same text. With the
+//! default template `{application}-{pod}-{date}`, both `web` + `a-b` and `web-a` + `b` give `web-a-b-DATE`, and their
+//! records share a stream of the tenant's own log group. A template with slashes between its places, such as
 //! `{application}/{pod}/{date}`, always gives different names, because values have no slashes.
 
 pub mod bucket;
@@ -111,7 +111,8 @@ impl StreamTemplate {
     }
 
     /// Returns a short name that begins with `base` and that [`render`](Self::render) never returns. `base` must have
-    /// no slash. Every rendered name has as many slashes as the template, because values have none.
+    /// no slash. Every rendered name has as many slashes as the template, because values have none; the returned name has
+    /// another number of slashes.
     pub fn never_rendered(&self, base: &str) -> String {
         let slash = |part: &Part| matches!(part, Part::Literal(literal) if literal.contains('/'));
         if self.parts.iter().any(slash) { base.to_owned() } else { format!("{base}/probe") }
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn different_values_can_give_the_same_name_without_slashes() {
+    fn a_template_without_slashes_can_give_different_values_the_same_name() {
         let same =
             |template| render(template, &route("web", "a-b")) == render(template, &route("web-a", "b"));
         assert!(same(StreamTemplate::DEFAULT), "as the module's documentation says");

@@ -12,13 +12,13 @@ use jiff::Timestamp;
 
 use crate::{credentials::identity::IdentityError, event::ObjectRef};
 
-/// Reads objects. It never writes to the staging bucket.
+/// Reads objects. A store never writes to the staging bucket.
 pub trait ObjectStore: Send + Sync + 'static {
     /// An open object.
     type Body: ObjectBody;
 
-    /// Opens the object in the event's version or, if the event has none, with the event's eTag. If the event has
-    /// neither, it opens the current object. Returns the object's LastModified and its body. `owner` is the account
+    /// Opens an object: the version that the event names. If the event names no version, opens the current object, which must
+    /// have the event's eTag, if the event has one. Returns the object's LastModified and its body. `owner` is the account
     /// that must own the bucket.
     ///
     /// # Errors
@@ -29,7 +29,7 @@ pub trait ObjectStore: Send + Sync + 'static {
         owner: Option<&str>,
     ) -> impl Future<Output = Result<(Timestamp, Self::Body), ObjectError>> + Send;
 
-    /// Reads the metadata of the same object.
+    /// Reads the metadata of the object that [`open`](Self::open) would open.
     ///
     /// # Errors
     /// See [`ObjectError`].
@@ -60,14 +60,14 @@ pub trait ObjectBody: Send {
     /// Number of bytes, if the store tells it.
     fn content_length(&self) -> Option<u64>;
 
-    /// Whether reading to the end can still show that the bytes read so far were altered. The checksum of the whole
-    /// object can show it at the end, and fingerprints of an earlier attempt can show it at their offsets.
+    /// Whether a check that is still to come can show that the bytes read so far were altered: the checksum of the whole
+    /// object at its end, or a fingerprint of an earlier attempt at its offset.
     fn has_check_ahead(&self) -> bool;
 
     /// Returns the next bytes, or `None` at the end, after the checksum was checked.
     ///
     /// # Errors
-    /// See [`ObjectError`]. Bytes returned before stay valid, except after [`ObjectError::ChecksumMismatch`].
+    /// See [`ObjectError`]. Bytes returned before the error stay valid, except after [`ObjectError::ChecksumMismatch`].
     fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ObjectError>> + Send;
 }
 
@@ -108,7 +108,8 @@ pub enum ObjectError {
     ChecksumMismatch(String),
     /// The object is larger than `source.max_stored`.
     #[error(
-        "the object has {stored} stored bytes or more, and source.max_stored is {limit} bytes; raise it and redrive"
+        "the object has {stored} stored bytes or more, and source.max_stored is {limit} bytes; raise source.max_stored \
+         and redrive"
     )]
     TooLarge {
         /// Stored bytes, at least.

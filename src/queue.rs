@@ -11,7 +11,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// A received message.
+/// A received message. If it was sent anew, the messages that it replaces one after another are its predecessors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The queue's id of the message, the same for every receive.
@@ -20,10 +20,10 @@ pub struct Message {
     pub receipt: Receipt,
     /// Text of the message.
     pub body: String,
-    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of its predecessors (the
-    /// messages that this one was sent anew for), which the message carries as an attribute.
+    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of the predecessors, which an
+    /// attribute of the message carries.
     pub attempts: u32,
-    /// Number of attempts at its predecessors in which AWS refused a part of the message with a permanent error.
+    /// Number of attempts at the predecessors in which AWS refused a part of the message with a permanent error.
     pub refusals: u32,
     /// `AWSTraceHeader`: the trace of the sender, which the worker continues.
     pub trace_header: Option<String>,
@@ -31,7 +31,7 @@ pub struct Message {
     pub received_at: Instant,
     /// Time from the first receive of the message or its first predecessor to this receive.
     pub age_when_received: Duration,
-    /// How long the queue had kept the message at this receive: since `SentTimestamp`.
+    /// Time from the message's `SentTimestamp` to this receive.
     pub kept_when_received: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Message {
     }
 }
 
-/// Names one receive of one message. A later receive of the message makes it invalid.
+/// Names one receive of one message. A later receive of the message makes the receipt invalid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Receipt(pub String);
 
@@ -60,7 +60,7 @@ pub struct SentAnew {
     pub refusals: u32,
     /// Delay until the new message can be received, at most [`MAX_DELAY`].
     pub delay: Duration,
-    /// The tenant, if it is known. SQS's fair queues use it to share the queue among tenants.
+    /// The tenant, if known. SQS's fair queues share the queue among tenants by this id.
     pub tenant_id: Option<String>,
 }
 
@@ -106,14 +106,14 @@ pub trait Queue: Send + Sync + 'static {
     /// Deletes messages. To delete a message twice is no error.
     fn delete(&self, receipts: &[Receipt]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Hides each message for a time from now. Zero makes the message visible at once.
+    /// Hides each message for the given time from now. Zero makes the message visible at once.
     fn change_visibility(
         &self,
         entries: &[(Receipt, Duration)],
     ) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Sends each message anew: as a new message with a delay, which is not in flight during the delay. The old message
-    /// stays until it is deleted.
+    /// Sends each message anew: as a new message with a delay. The new message is not in flight during its delay. The old
+    /// message stays until it is deleted.
     ///
     /// A message may have been sent although its entry failed, because an answer can be lost.
     fn send_anew(&self, entries: &[SentAnew]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
@@ -124,10 +124,10 @@ pub trait Queue: Send + Sync + 'static {
     /// [`QueueError::Denied`]: the permission is missing. Other errors: the permission is not known.
     fn probe_sending(&self) -> impl Future<Output = Result<(), QueueError>> + Send;
 
-    /// Reads for how long after its send the queue keeps a message (`MessageRetentionPeriod`).
+    /// Reads how long the queue keeps a message after it was sent (`MessageRetentionPeriod`).
     ///
     /// # Errors
-    /// [`QueueError::Denied`]: the permission to read it is missing. Other errors: the queue did not answer.
+    /// [`QueueError::Denied`]: the permission to read the attribute is missing. Other errors: the queue did not answer.
     fn retention(&self) -> impl Future<Output = Result<Duration, QueueError>> + Send;
 
     /// Whether a dead-letter queue is configured.
@@ -140,7 +140,7 @@ pub trait Queue: Send + Sync + 'static {
 /// Most entries of one call. Source: SQS API reference, ReceiveMessage and the batch calls.
 pub const MAX_BATCH: usize = 10;
 
-/// Longest that a message stays hidden, counted from its receive. Source: SQS API reference, ChangeMessageVisibility.
+/// Longest time that a message can stay hidden, counted from its receive. Source: SQS API reference, ChangeMessageVisibility.
 pub const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 /// Longest `DelaySeconds`. Source: SQS API reference, SendMessage.
 pub const MAX_DELAY: Duration = Duration::from_secs(900);

@@ -1,5 +1,7 @@
-//! A bounded cache of values by key, for log streams, customers' sessions and breakers. The least recently used values are
-//! forgotten, but never a value in use: the next caller would get a second one, and the two would not know of each other.
+//! Caches values by key, for log streams, customers' sessions and breakers.
+//!
+//! Beyond the capacity, the least recently used values are removed. A value in use is never removed: the next caller would
+//! get a second value for the same key, and the two values would not share their state.
 
 use std::{
     hash::Hash,
@@ -13,7 +15,7 @@ use crate::breaker::now;
 
 /// A handle whose clones share one value.
 pub trait Handle: Clone {
-    /// Whether there is another clone.
+    /// Whether another clone exists.
     fn is_in_use(&self) -> bool;
 }
 
@@ -23,8 +25,8 @@ impl<T> Handle for Arc<T> {
     }
 }
 
-/// The values that were used last, by key. Cheap to clone; clones share the values. A value is in use while a clone of it exists; the
-/// values in use may exceed the capacity.
+/// Cache of the most recently used values. Clones share the values. A value is in use while a clone of it exists. The number
+/// of values in use may exceed the capacity.
 #[derive(Debug)]
 pub struct Recent<K: Hash + Eq, V> {
     known: Arc<Mutex<Known<K, V>>>,
@@ -49,17 +51,17 @@ impl<K: Hash + Eq, V> Clone for Recent<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
-    /// A cache of `capacity` values.
+    /// Creates an empty cache for `capacity` values.
     pub fn new(capacity: usize) -> Self {
         Self { known: Arc::new(Mutex::new(Known { values: LruCache::unbounded(), capacity })) }
     }
 
-    /// The value of a key, if it is cached.
+    /// Returns the value of a key, if it is cached.
     pub fn get(&self, key: &K) -> Option<V> {
         self.lock().get(key)
     }
 
-    /// The value of a key, made by `make` if it is not cached. Concurrent callers get the same value.
+    /// Returns the value of a key. If none is cached, `make` creates it. Concurrent callers get the same value.
     pub fn get_or_insert_with(&self, key: &K, make: impl FnOnce() -> V) -> V {
         let mut known = self.lock();
         if let Some(value) = known.get(key) {
@@ -71,17 +73,17 @@ impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
         value
     }
 
-    /// Whether a value is cached. Does not count as use.
+    /// Whether a value is cached. This check does not count as use.
     pub fn contains(&self, key: &K) -> bool {
         self.lock().values.contains(key)
     }
 
-    /// Removes a value, in use or not.
+    /// Removes a value, even if it is in use.
     pub fn remove(&self, key: &K) -> Option<V> {
         self.lock().values.pop(key).map(|used| used.value)
     }
 
-    /// Removes the values that are not in use and were last used longer than `life` ago.
+    /// Removes the values whose last use is at least `life` ago. Values in use stay.
     pub fn forget_idle(&self, life: impl Fn(&V) -> Duration) {
         let now = now();
         self.lock().values.retain(|_, used| {
@@ -93,7 +95,7 @@ impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known<K, V>> {
-        // Every statement leaves the map consistent, so a panic elsewhere does no harm.
+        // The map is valid after every statement, so the lock is usable after a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,7 +107,8 @@ impl<K: Hash + Eq, V: Handle> Known<K, V> {
         Some(used.value.clone())
     }
 
-    /// Removes the least recently used. A value in use counts as used now, so each value is looked at once.
+    /// Removes the least recently used values beyond the capacity. A value in use counts as used now: the loop puts it back
+    /// as the most recently used one, and so visits each value at most once.
     fn make_room(&mut self) {
         for _ in 0..self.values.len() {
             if self.values.len() <= self.capacity {
@@ -136,7 +139,7 @@ mod tests {
     fn the_least_recently_used_are_forgotten() {
         let recent = Recent::new(4);
         (0..4).for_each(|key| drop(touch(&recent, key)));
-        // The first one is used again, by which the second is the oldest.
+        // Key 0 is used again, so key 1 is now the least recently used.
         assert_eq!(recent.get(&0).as_deref(), Some(&0));
         drop(touch(&recent, 4));
         assert_eq!(known(&recent, 0..9), [0, 2, 3, 4]);
@@ -150,7 +153,7 @@ mod tests {
         (3..1000).for_each(|key| drop(touch(&recent, key)));
         assert!(held.iter().zip(0..).all(|(held, key)| Arc::ptr_eq(held, &touch(&recent, key))));
         assert_eq!(known(&recent, 0..1001).len(), 4);
-        // More are in use than are remembered else: none of them is refused, and they are forgotten once they are not.
+        // More values are in use than the capacity. All of them stay until their use ends.
         let many: Vec<_> = (0..9).map(|key| touch(&recent, key)).collect();
         assert!(many.iter().zip(0..).all(|(held, key)| Arc::ptr_eq(held, &touch(&recent, key))));
         drop((many, held));
@@ -166,14 +169,14 @@ mod tests {
         (11..14).for_each(|key| drop(touch(&recent, key)));
         tokio::time::advance(Duration::from_secs(11)).await;
         tidy();
-        assert_eq!(known(&recent, 0..20), [10, 12, 13], "one is in use");
+        assert_eq!(known(&recent, 0..20), [10, 12, 13], "10 is in use, and 12 and 13 have longer lives");
         drop((recent.get(&12), held));
         tokio::time::advance(Duration::from_secs(9)).await;
         tidy();
         assert_eq!(
             known(&recent, 0..20),
             [10, 12],
-            "asking is use, and what was in use is no older than that"
+            "the last use of 12 was `get`, and 10 was in use until then"
         );
         tokio::time::advance(Duration::from_secs(3)).await;
         tidy();

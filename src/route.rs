@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// Longest key of an object. Source: Amazon S3 user guide, "Naming Amazon S3 objects".
+/// Longest key of an object. Source: S3 User Guide, "Naming Amazon S3 objects".
 const MAX_KEY_BYTES: usize = 1024;
 
 /// Meaning of each segment of a key. Parsed once, at start-up.
@@ -14,7 +14,7 @@ pub struct KeyLayout {
     segments: Vec<Segment>,
 }
 
-/// A segment of a layout, or of a template of a key.
+/// A segment of a layout or of a key template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Segment {
     Literal(String),
@@ -115,7 +115,7 @@ pub enum KeyError {
     #[error("the key has {0} bytes, and S3 allows {MAX_KEY_BYTES}")]
     TooLong(usize),
     /// A segment is `.` or `..`.
-    #[error("segment {0} of the key is a relative path")]
+    #[error("segment {0} of the key is \".\" or \"..\"")]
     Traversal(usize),
     /// A segment has a control character.
     #[error("segment {0} of the key has a control character")]
@@ -173,7 +173,7 @@ impl KeyLayout {
         if key.len() > MAX_KEY_BYTES {
             return Err(KeyError::TooLong(key.len()));
         }
-        // These checks come before the number of segments, because their errors say more.
+        // These checks come before the check of the number of segments, because their errors are more precise.
         for (at, part) in key.split('/').enumerate().map(|(index, part)| (index + 1, part)) {
             if part.is_empty() {
                 return Err(KeyError::EmptySegment(at));
@@ -207,8 +207,8 @@ impl KeyLayout {
         Ok(route)
     }
 
-    /// Returns the key up to the slash after its tenant. No key of another tenant begins like this. The key must match
-    /// the layout.
+    /// Returns the part of a key up to the slash after the tenant. No key of another tenant has this prefix. The key must
+    /// match the layout.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
         let tenant = self.segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
         let slashes = key.match_indices('/').map(|(at, _)| at);

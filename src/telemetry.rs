@@ -22,7 +22,7 @@ const MAX_WAITING: usize = 4096;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Lines dropped because nobody read the lines before them, as a metric.
+/// Counts the lines that were dropped because the reader of the log was too slow.
 #[derive(Debug)]
 struct DroppedLines;
 
@@ -30,18 +30,18 @@ impl Collector for DroppedLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let dropped = DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64);
         let counter = ConstCounter::new(dropped);
-        let help = "Lines of the log that nobody read in time.";
+        let help = "Lines of the log that were dropped because its reader was too slow.";
         let metric = encoder.encode_descriptor("log_lines_dropped", help, None, counter.metric_type())?;
         counter.encode(metric)
     }
 }
 
-/// Registers `logferry_log_lines_dropped_total`: lines of the log that nobody read in time.
+/// Registers `logferry_log_lines_dropped_total`: lines that were dropped because the reader of the log was too slow.
 pub fn register_dropped_lines(registry: &mut Registry) {
     registry.register_collector(Box::new(DroppedLines));
 }
 
-/// Starts logging to standard error, once per process. Dropping the guard writes the waiting lines, for a second at most.
+/// Starts logging to standard error, once per process. When the guard drops, it writes the waiting lines, for at most a second.
 ///
 /// # Errors
 /// `log.filter` is not a valid filter.
@@ -52,7 +52,7 @@ pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
     let (writer, guard) = writer.thread_name("log").finish(std::io::stderr());
     DROPPED.get_or_init(|| writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    // A second call, as in tests, changes nothing.
+    // Fails if a logger is set already, as in tests. That logger stays.
     let _ = match log.format {
         LogFormat::Json => {
             registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()

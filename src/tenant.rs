@@ -25,7 +25,7 @@ use crate::{
     name::{ObjectKeyTemplate, StreamTemplate},
 };
 
-/// What becomes of an object whose tenant has no row.
+/// Treatment of an object whose tenant has no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownTenant {
@@ -37,14 +37,14 @@ pub enum UnknownTenant {
 
 /// The port to the tenant table. `table` is the adapter, and `cache` remembers its answers.
 pub trait Directory: Send + Sync + 'static {
-    /// Finds a tenant; `None` if the table has no row of the tenant. The answer may be a remembered one.
+    /// Finds a tenant; `None` if the table has no row of the tenant. The answer may come from memory.
     ///
     /// # Errors
     /// The table does not answer, and no usable answer is remembered.
     fn find(&self, tenant_id: &str) -> impl Future<Output = Result<Option<Arc<Tenant>>, LookupError>> + Send;
 
-    /// Finds a tenant by a consistent read that was sent at `since` or later, as a final verdict needs it. The default
-    /// suits a directory that remembers nothing.
+    /// Finds a tenant by a consistent read that was sent at `since` or later. A verdict that ends the work on a message
+    /// needs such a read. The default implementation is for a directory that remembers nothing.
     ///
     /// # Errors
     /// The table does not answer.
@@ -84,7 +84,7 @@ pub enum Attribute {
     Bool(bool),
     /// SS, or L of S.
     TextList(Vec<String>),
-    /// Any other type: DynamoDB's name of it.
+    /// Any other type, by DynamoDB's name.
     Other(&'static str),
 }
 
@@ -105,7 +105,7 @@ impl Attribute {
 pub struct Tenant {
     /// Whether the tenant's row `type = settings` pauses it.
     pub paused: bool,
-    /// The row `type = settings`, if it is bad. The tenant may be paused, so none of its records may be delivered.
+    /// The row `type = settings`, if it is bad. The tenant may be paused, so none of the tenant's records may be delivered.
     pub bad_settings: Option<BadRow>,
     /// Deliveries, sorted by their rows' `type`.
     pub deliveries: Vec<Result<Arc<Delivery>, BadRow>>,
@@ -118,7 +118,7 @@ pub struct Delivery {
     pub tenant_id: String,
     /// The row's `type`, for example `cloudwatch` or `s3#archive`.
     pub name: String,
-    /// Whether the delivery is on. False if the row does not say.
+    /// Whether the delivery is on. False if the row has no `enabled`.
     pub enabled: bool,
     /// Patterns of application names; `None` means all applications.
     pub desired_logs: Option<Vec<String>>,
@@ -222,8 +222,8 @@ fn joined(problems: &[FieldProblem]) -> String {
 /// The `type` of the tenant-wide row.
 pub const SETTINGS: &str = "settings";
 
-/// Every attribute that logferry reads. All other attributes are ignored, so that operators may keep their own; they
-/// stay when a row is replaced.
+/// Every attribute that logferry reads. Operators may keep other attributes in a row: logferry ignores them, and they stay
+/// when the row is replaced.
 pub const ATTRIBUTES: [&str; 19] = [
     "tenant_id",
     "type",
@@ -255,7 +255,7 @@ pub const FOREIGN: [&str; 3] = ["created_at", "updated_at", "groups"];
 /// Content of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// A row of any other `type` than `settings`.
+    /// A row of a `type` other than `settings`.
     Delivery(Arc<Delivery>),
     /// The tenant-wide row.
     Settings {

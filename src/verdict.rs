@@ -61,13 +61,13 @@ impl Verdict {
 pub struct Cause {
     /// Name of the reason for counting and filtering, for example `unknown_tenant`.
     pub reason: &'static str,
-    /// Names and values of the other attributes. `tenant`, `bucket`, `key`, `version`, `record_offset` and `error` are
-    /// those of one failure. `failures` is the number of failures. With several failures, `tenants` names the tenants
-    /// of all, joined by `/`.
+    /// Names and values of the other attributes. `tenant`, `bucket`, `key`, `version`, `record_offset` and `error` describe
+    /// one failure. `failures` is the number of failures. With several failures, `tenants` lists the tenants of all failures,
+    /// joined by `/`.
     pub attributes: Vec<(&'static str, String)>,
     /// Delay until the message is delivered again, for a retry or if the message cannot be sent to the dead-letter queue.
     pub delay: Duration,
-    /// [`Tries::refusals`], which a message that is sent anew carries.
+    /// [`Tries::refusals`]. A message that is sent anew carries this number.
     pub refusals: u32,
 }
 
@@ -144,7 +144,8 @@ pub enum Failure {
     },
     /// Other objects use all memory for large zstd windows. This is no error: the message waits.
     #[error(
-        "other objects use all of source.zstd_windows; if that happens often, raise it, or compress with smaller windows"
+        "other objects use all of source.zstd_windows; if this happens often, raise source.zstd_windows, or compress with \
+         smaller windows"
     )]
     NoWindow,
     /// The object cannot be read.
@@ -173,12 +174,13 @@ pub enum Failure {
     /// Records could not be written to the quarantine.
     #[error(transparent)]
     Quarantine(QuarantineError),
-    /// Another worker delivers the object. It can be taken over after this time, unless that worker renews its lease.
+    /// Another worker delivers the object. After this time this worker can take the object over, unless the other worker
+    /// renews its lease.
     #[error(
         "another worker is delivering the object; it can be taken over in {0:.1?}, unless that worker renews its lease"
     )]
     Busy(Duration),
-    /// Another worker took the object over, or the ledger could not be asked.
+    /// Another worker took the object over, the ledger did not answer, or its entry cannot be read.
     #[error(transparent)]
     Ledger(LedgerError),
     /// The worker is stopping.
@@ -202,8 +204,8 @@ pub enum Failure {
 enum Fate {
     /// A retry may succeed.
     Retry,
-    /// AWS refused the object or the batch with a permanent error. Such an error is wrong at times, but not again and
-    /// again: the message is retried until [`Backoff::max_refusals`], and is poison then.
+    /// AWS refused the object or the batch with a permanent error. At times AWS gives such an answer by mistake, so the
+    /// message is retried until [`Backoff::max_refusals`] attempts were refused, and is poison then.
     Refusal,
     /// No retry can succeed.
     Poison,
@@ -280,7 +282,7 @@ impl Failure {
         }
     }
 
-    /// Index of the first record that could not be read.
+    /// Index of the first record that could not be read or delivered.
     pub fn record_offset(&self) -> Option<u64> {
         match self {
             Self::Decode { records, .. } => Some(*records),
@@ -289,7 +291,7 @@ impl Failure {
         }
     }
 
-    /// Readiness's name for the part of the worker's own set-up that caused the failure: its identity or the staging
+    /// Part of the worker's own set-up that caused the failure, by its name in readiness: the identity or the staging
     /// bucket. `None` if the cause is elsewhere.
     pub fn blames_us(&self) -> Option<&'static str> {
         match self {
@@ -329,7 +331,7 @@ impl Failure {
         }
     }
 
-    /// Whether the failure leads to a retry. True also for a permanent refusal, though its last attempt is poison.
+    /// Whether the failure leads to a retry. Also true for a permanent refusal, although the last one makes the message poison.
     pub fn comes_again(&self) -> bool {
         self.fate() != Fate::Poison
     }
@@ -351,7 +353,7 @@ impl Failure {
             | Self::Record(_)
             | Self::Unkept(_)
             | Self::Object(ObjectError::Missing(_) | ObjectError::TooLarge { .. })
-            // A retry would continue after the missing records and hide the defect. The letter shows it.
+            // A retry would continue after the missing records and hide the defect. A dead letter shows the defect.
             | Self::Unaccounted { .. }
             | Self::Copy(
                 CopyError::SourceMissing(_)
@@ -425,7 +427,7 @@ impl From<LaneError> for Failure {
 /// How much attention a failure needs from an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// None: it was logged already, or is normal.
+    /// None: the failure was logged already, or is normal.
     Expected,
     /// A warning.
     Unexpected,
@@ -435,8 +437,8 @@ pub enum Notice {
 
 /// Decides the verdict on a message from its failures.
 ///
-/// A failure for which a retry may succeed comes before poison: after a successful retry only the poison is left to judge.
-/// If several failures ask for a retry, the shortest delay counts.
+/// A failure for which a retry may succeed comes before poison: once the retry has succeeded, only the poison is left, and the
+/// next verdict is poison. If several failures lead to a retry, the shortest delay counts.
 ///
 /// After `backoff.max_age` a message is retried only if it waits for its tenant's turn or for memory, or if the worker
 /// is stopping.
@@ -463,7 +465,7 @@ pub fn decide(failures: &[Failed], tries: Tries, backoff: &Backoff, chance: f64)
         return Verdict::Overdue(cause(failed, delay));
     }
     let delays = again().map(|failed| match &failed.failure {
-        // The wait is exact: it does not grow with the attempts, and `chance` is not needed.
+        // The wait is exact: it does not grow with the attempts, and has no random part.
         Failure::OverShare { wait } => (*wait, failed),
         failure => (backoff.delay_until(failure.held_for().unwrap_or_default(), attempts, chance), failed),
     });

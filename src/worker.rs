@@ -1,7 +1,7 @@
 //! The service's main loop: collects finished tasks, waits for free slots, receives no more messages than there are free
 //! slots, and drains at shutdown.
 //!
-//! The loop knows the queue and a function that judges one message. The pipeline knows the meaning of a message.
+//! The loop knows the queue and a function that judges one message. Only the pipeline knows what a message means.
 
 mod batcher;
 pub mod lease;
@@ -33,21 +33,22 @@ use crate::{
 /// Pause after the first failed receive. Each further failure in a row doubles the pause, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Longest wait at shutdown for the answer to an open receive, once all work has finished. The answer can hold messages
-/// that the queue has already handed out; without the answer, they would stay hidden until their visibility timeout ends.
+/// Longest wait for the answer to an open receive, counted from the order to stop, while no work is left. The answer can hold
+/// messages that the queue has already handed out. If the receive were dropped, these messages would stay hidden until their
+/// visibility timeout ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Last part of the grace period, reserved for cancelling unfinished work, returning its messages to the queue, and sending
 /// the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
-/// How long the loop waits for more free slots when a receive for the slots that are free now would bring few messages.
-/// With small objects a slot comes free every millisecond, and a receive for each slot would cost one more call per object.
+/// Longest wait for more free slots when few are free. With small objects a slot comes free every millisecond, and without
+/// this wait each object would cost a receive of its own.
 const GATHER: Duration = Duration::from_millis(20);
 /// Work on a message that has taken longer than this is unlikely to finish within [`GATHER`], so the loop does not wait for
 /// the message's slot.
 const SLOW: Duration = Duration::from_millis(200);
 /// How often the loop reports that it is alive while no slot is free.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Most verdicts per slot that may wait for the queue. With more, the worker receives nothing.
+/// Most verdicts per slot that may wait for the queue. While more wait, the worker receives nothing.
 const MAX_BACKLOG: usize = 8;
 
 /// Settings of the loop.
@@ -63,7 +64,7 @@ pub struct WorkerSettings {
     pub visibility_timeout: Duration,
     /// Longest time from the order to stop until [`run`] returns.
     pub grace_period: Duration,
-    /// Most messages that are hidden until their retry at the same time.
+    /// Most messages that the worker hides at the same time until their retries.
     pub max_hidden: usize,
     /// Delays of retries.
     pub backoff: Backoff,
@@ -72,15 +73,15 @@ pub struct WorkerSettings {
 /// Result of [`run`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Messages whose work was cancelled. They were returned to the queue, except those whose work finished at that moment.
+    /// Number of messages whose work was cancelled. Those whose work did not finish at that moment were returned to the queue.
     pub given_back: usize,
 }
 
 /// Receives and handles messages until `stop` is cancelled, then drains: running work may finish within the grace period,
 /// and all other messages return to the queue.
 ///
-/// `handle` judges one message. Its token is cancelled when the grace period is nearly over, so that `handle` can stop its
-/// work cleanly. The future of a `handle` that has not returned a short time later is dropped.
+/// `handle` judges one message. The token that it gets is cancelled when the grace period is nearly over, so that `handle` can
+/// stop its work cleanly. If `handle` still runs a short time later, its future is dropped.
 pub async fn run<Q, H, F>(
     queue: Arc<Q>,
     handle: H,
@@ -118,7 +119,7 @@ where
             break None;
         }
         health.loop_moved();
-        // While the queue takes no verdicts, new messages would only add to the verdicts that wait.
+        // While many verdicts wait for the queue, new messages would only add more.
         let is_behind = work.settler.backlog() > MAX_BACKLOG * settings.concurrency
             || work.settler.held_bytes() > MAX_HELD_BYTES;
         let room = if is_behind { 0 } else { settings.concurrency.saturating_sub(work.tasks.len()) };
@@ -130,7 +131,7 @@ where
             }
             continue;
         }
-        // A receive is worth its call once half of the slots with quick messages are free.
+        // Waits up to `GATHER` if fewer than half of the slots are free. Slots with slow messages are not counted.
         if room < settings.max_messages.min((settings.concurrency - work.slow()) / 2) {
             let until = *gathering.get_or_insert_with(|| Instant::now() + GATHER);
             if Instant::now() < until {
@@ -186,7 +187,7 @@ struct Work<Q, H> {
     leases: Leases<Q>,
     settler: Settler<Q>,
     tasks: JoinSet<Verdict>,
-    /// The message that each task works on.
+    /// The message, lease and start of each task.
     running: HashMap<Id, Running>,
     /// Tells running tasks to stop, because the grace period is nearly over.
     break_off: CancellationToken,
@@ -254,8 +255,8 @@ where
 
     /// Lets work finish, returns all other messages to the queue, and carries out every verdict, all within the grace period.
     ///
-    /// An open receive stays open while work finishes. SQS may answer it with messages, even with messages that this worker
-    /// has just returned. If the receive were dropped, those messages would stay hidden until their visibility timeout ends.
+    /// An open receive stays open while work finishes. The answer of SQS may hold messages, even messages that this worker has
+    /// just returned. If the receive were dropped, those messages would stay hidden until their visibility timeout ends.
     async fn drain(
         mut self,
         mut open_poll: Option<impl Future<Output = Result<Vec<Message>, QueueError>> + Unpin>,
@@ -292,7 +293,8 @@ where
         if tokio::time::timeout_at(deadline, self.settler.finish()).await.is_err() {
             tracing::warn!(
                 verdicts = self.settler.backlog(),
-                "the grace period ended before the queue took every verdict; these messages are delivered again"
+                "the grace period ended before every verdict was carried out; the messages of the other verdicts are \
+                 delivered again"
             );
         }
         Drained { given_back }

@@ -2,12 +2,12 @@
 
 use std::{net::Ipv4Addr, str::FromStr};
 
-/// A bucket of ours, as `source.buckets` and `quarantine.bucket` name it: `NAME` or `NAME=OWNER`.
+/// A bucket of the provider, written in `source.buckets` and `quarantine.bucket` as `NAME` or `NAME=OWNER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnBucket {
     /// The bucket's name.
     pub name: String,
-    /// The account that must own it, sent as ExpectedBucketOwner.
+    /// The account that must own the bucket, sent as ExpectedBucketOwner.
     pub owner: Option<String>,
 }
 
@@ -30,11 +30,11 @@ impl FromStr for OwnBucket {
     }
 }
 
-/// Checks the name of a bucket that may be older than the rule against underscores. Source: S3 User Guide, "General purpose bucket
-/// naming rules".
+/// Checks the name of a bucket that may be older than the rule against underscores. Source: S3 User Guide, "General
+/// purpose bucket naming rules".
 ///
 /// # Errors
-/// Says what is wrong with the name.
+/// The name breaks a rule. The text names the rule.
 pub fn old_bucket_name(text: &str) -> Result<String, String> {
     const RESERVED_STARTS: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
     const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];

@@ -4,7 +4,7 @@ use aws_sdk_s3::Client;
 
 use crate::{aws::describe, name::bucket::OwnBucket};
 
-/// Result of a failed check of a bucket.
+/// Reason why the check of a bucket failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BucketError {
     /// The bucket does not exist.

@@ -40,7 +40,7 @@ pub struct MemoryObject {
     pub at_once: bool,
     /// Whether the store has a checksum of the object, which is checked at the end.
     pub checksum: bool,
-    /// Error of every open and head.
+    /// Error that every open and every head returns.
     pub refusal: Option<ObjectError>,
     /// Number of bytes after which reading fails, and the error.
     pub breaks: Option<(usize, ObjectError)>,
@@ -173,7 +173,7 @@ impl ObjectBody for MemoryBody {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
-        // A network is rarely ready at once, so other tasks get to run.
+        // A read from a network is rarely ready at once. So other tasks run before this read continues.
         if !self.at_once {
             tokio::task::yield_now().await;
         }

@@ -20,11 +20,11 @@ use crate::{
     event::ObjectRef,
 };
 
-/// How often a broken connection is resumed without progress before the message returns to the queue. The SDK's own
-/// retries cover a request only until its response's headers have arrived.
+/// Most resumes of a broken connection without progress. After them the message returns to the queue. The SDK's own
+/// retries cover a request only until the headers of its response have arrived.
 const MAX_RESUMES: u32 = 3;
-/// Number of bytes since the last break that count as progress. While a large object waits for a slow customer, its
-/// connection may break many times.
+/// Number of bytes since the last break that count as progress. The connection of a large object may break many times while
+/// the object waits for a slow customer.
 const PROGRESS: u64 = 8 << 20;
 
 /// Reads objects from S3.
@@ -41,7 +41,7 @@ impl S3Store {
     }
 }
 
-/// An object that is being read. After a broken connection it is read on from the same byte.
+/// An object that is being read. If the connection breaks, reading continues from the same byte.
 #[derive(Debug)]
 pub struct S3Body {
     client: Client,
@@ -51,7 +51,7 @@ pub struct S3Body {
     len: Option<u64>,
     resumes: u32,
     resumed_at: u64,
-    /// `None` after it was checked, or if S3 sent none.
+    /// `None` if S3 sent no checksum, and after the check.
     checksum: Option<Running>,
 }
 
@@ -70,8 +70,9 @@ impl fmt::Debug for Running {
 }
 
 impl Running {
-    /// Takes the response's checksum of the whole object; of several, the cheapest one. A composite checksum (of the
-    /// checksums of an object's parts) is ignored, because it cannot be computed from the bytes alone.
+    /// Takes the checksum of the whole object from the response. If there are several, takes the one that is cheapest to
+    /// compute. Ignores a composite checksum (a checksum of the checksums of an object's parts), because it cannot be
+    /// computed from the bytes alone.
     fn of(output: &GetObjectOutput) -> Option<Self> {
         let (algorithm, expected) = [
             (ChecksumAlgorithm::Crc64Nvme, output.checksum_crc64_nvme()),
@@ -191,7 +192,7 @@ impl ObjectStore for S3Store {
     }
 }
 
-/// Drops `null`, which S3 sends as the version of an object without one.
+/// Drops `null`, which S3 sends for an object without a version.
 fn real(version_id: Option<String>) -> Option<String> {
     version_id.filter(|id| id != "null")
 }
@@ -238,7 +239,7 @@ impl ObjectBody for S3Body {
                         object.key = self.request.key,
                         object.offset = self.read,
                         error = problem,
-                        "the connection to S3 broke; the object is read on from the same byte"
+                        "the connection to S3 broke; reading continues from the same byte"
                     );
                     let output = self.request.send(&self.client, self.read).await?;
                     let range = output.content_range.unwrap_or_default();
@@ -256,8 +257,8 @@ impl ObjectBody for S3Body {
     }
 }
 
-/// Whether the error does not tell its cause: an answer to HEAD has no body, and so no error code. GetObject's error
-/// tells the cause. Source: S3 API reference, HeadObject.
+/// Whether the error does not tell its cause: an answer to HEAD has no body, and so no error code. A GetObject of the same
+/// object returns the code. Source: S3 API reference, HeadObject.
 fn is_silent(error: &SdkError<HeadObjectError, HttpResponse>) -> bool {
     let status = error.raw_response().map(|response| response.status().as_u16());
     // 404 is included: its code is "NotFound" both for a missing object and for a missing bucket.

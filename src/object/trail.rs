@@ -1,4 +1,4 @@
-//! Fingerprints of the bytes that were read of an object, so that a later attempt can check that it reads the same bytes.
+//! Computes fingerprints of the bytes read from an object, so that a later attempt can check that it reads the same bytes.
 //!
 //! S3's checksum covers the whole object and is checked only at its end. An attempt that stops earlier has recorded a
 //! position that no checksum confirms. The next attempt reads the object from its start, and compares fingerprints up

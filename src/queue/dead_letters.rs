@@ -1,4 +1,4 @@
-//! The port to the dead-letter queue, for the command by which operators list letters and move them back.
+//! The port to the dead-letter queue. The command `redrive` lists letters and moves them back through this port.
 //! `sqs::dead_letters` is the adapter.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
@@ -30,7 +30,7 @@ pub struct StoredLetter {
 /// A dead-letter queue and the source queue of its letters. Methods with several entries take up to
 /// [`MAX_BATCH`](super::MAX_BATCH) and answer entry by entry, in order.
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Receives as many letters as one call returns, and hides them for `hidden_for`.
+    /// Receives letters with one call, and hides them for `hidden_for`.
     fn receive(
         &self,
         hidden_for: Duration,

@@ -96,9 +96,9 @@ struct Stored {
     body: String,
     receive_count: u32,
     sent_at: Instant,
-    /// First receive of this message or of its predecessors: the messages that it was sent anew for.
+    /// First receive of this message or of its predecessors: see [`Message`].
     first_received: Option<Instant>,
-    /// Receives of its predecessors.
+    /// Number of receives of the predecessors.
     attempts: u32,
     refusals: u32,
     trace_header: Option<String>,
@@ -131,7 +131,7 @@ impl MemoryQueue {
         Self { may_send: false, ..self }
     }
 
-    /// Lets the dead-letter queue refuse longer texts.
+    /// Makes the dead-letter queue refuse texts of more than `longest_letter` bytes.
     pub fn with_letters_up_to(self, longest_letter: usize) -> Self {
         Self { longest_letter, ..self }
     }
@@ -141,7 +141,7 @@ impl MemoryQueue {
         Self { has_dead_letters: false, ..self }
     }
 
-    /// Puts a message into the queue. The body is also the id, so the queue must not hold the same body yet.
+    /// Puts a message into the queue. The body is also the id, so the queue must not already have a message with this body.
     pub fn send(&self, body: &str) {
         self.send_traced(body, None);
     }
@@ -187,7 +187,7 @@ impl MemoryQueue {
         self.lock().messages.iter().map(|message| message.body.clone()).collect()
     }
 
-    /// How long until the message can be received; zero if it can be now.
+    /// Time until the message can be received; zero if it can be received now.
     pub fn hidden_for(&self, body: &str) -> Duration {
         let state = self.lock();
         let message = state.find(body).expect("the message is in the queue");

@@ -24,10 +24,10 @@ use crate::{aws::describe, credentials::identity::IdentityError};
 /// SDK clients of an [`SqsQueue`].
 #[derive(Clone, Debug)]
 pub struct Clients {
-    /// For ReceiveMessage: its timeouts allow for a long poll.
+    /// For ReceiveMessage. This client's timeouts are long enough for a long poll.
     pub polling: Client,
-    /// For sends: it makes one attempt. SQS keeps a message whose answer is lost, so a second attempt would send the
-    /// message twice.
+    /// For sends. This client makes one attempt only: SQS keeps a message even if its answer is lost, so a second attempt
+    /// would send the message twice.
     pub sending: Client,
     /// For all other calls.
     pub calling: Client,
@@ -53,7 +53,7 @@ impl SqsQueue {
         Self { clients, url, dead_letter_url, visibility_timeout }
     }
 
-    /// Creates a queue for [`Queue::probe_sending`] alone.
+    /// Creates a queue that is only used for [`Queue::probe_sending`].
     pub fn asking(client: Client, url: String) -> Self {
         let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client };
         Self::new(clients, url, None, Duration::ZERO)
@@ -186,7 +186,7 @@ fn whole_seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-/// Converts a message that SQS returned at `now`, which is `received_at` by the monotonic clock.
+/// Converts a message of SQS. `now` and `received_at` are the time of the receive, by the wall clock and the monotonic clock.
 fn message(message: aws_sdk_sqs::types::Message, now: Timestamp, received_at: Instant) -> Option<Message> {
     use MessageSystemAttributeName::{
         ApproximateFirstReceiveTimestamp, ApproximateReceiveCount, AwsTraceHeader, SentTimestamp,
@@ -247,8 +247,8 @@ fn by_entry<'a>(
     results
 }
 
-/// Maps InvalidParameterValue to [`QueueError::Gone`]: SQS returns it for a change of visibility if the message is not in
-/// flight.
+/// Maps InvalidParameterValue to [`QueueError::Gone`]: SQS answers a change of visibility with this code if the message is
+/// not in flight.
 fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     result.map_err(|error| match error {
         QueueError::Refused(problem) if problem.starts_with("InvalidParameterValue") => {
@@ -258,7 +258,7 @@ fn no_longer_hidden(result: Result<(), QueueError>) -> Result<(), QueueError> {
     })
 }
 
-/// Maps AWS's error code to an error of the port. A text longer than the queue's MaximumMessageSize is an
+/// Maps AWS's error code to an error of the port. For a text longer than the queue's MaximumMessageSize, SQS returns
 /// InvalidParameterValue. Source: SQS API reference, errors of SendMessage and SendMessageBatch.
 fn refusal(code: Option<&str>, problem: String) -> QueueError {
     const MESSAGE_ERRORS: [&str; 3] =
@@ -375,8 +375,8 @@ mod tests {
         };
         check("999990000", "999999000", "2", None, (10, 1, 2));
         check("999990000", "999999000", "2", Some(("999000000", "40")), (10, 1000, 42));
-        // An unreadable time counts as now, and an unreadable count as none. A time ahead of the worker's clock gives
-        // no negative age.
+        // An unreadable time counts as now, and an unreadable number of attempts as zero. A time ahead of the worker's
+        // clock gives no negative age.
         check("1000000500", "0", "1", Some(("soon", "-1")), (0, 0, 1));
         check("999990000", "x", "4294967295", Some(("9999999999999999999", "5")), (10, 0, u32::MAX));
     }

@@ -1,9 +1,10 @@
-//! Remembers tenants, so that most lookups need no read of the table and an outage of the table stops no known tenant.
+//! Remembers tenants, so that most lookups need no read of the table, and deliveries of known tenants continue while the
+//! table is down.
 //!
-//! An entry is fresh for a time, and is then looked up again, with one lookup at a time for each tenant. If the lookup
-//! fails, a tenant that was found before is still served (a stale entry). An absence is fresh for a shorter time and is
-//! never served stale, because the tenant may have been added meanwhile. A final verdict needs a confirmed entry: see
-//! [`Directory::confirm`].
+//! An entry is fresh for [`CacheSettings::ttl`]. After that the tenant is looked up again; each tenant has at most one
+//! lookup at a time. If the lookup fails, a tenant that was found before is still served (a stale entry). An absence is
+//! fresh for a shorter time and is never served stale, because the tenant may have been added meanwhile. A verdict that
+//! ends the work on a message needs a confirmed entry: see [`Directory::confirm`].
 
 use std::{
     sync::{
@@ -23,24 +24,25 @@ use tokio::time::{Instant, timeout};
 use super::{Directory, LookupError, Tenant};
 use crate::metrics::{Lookup, add};
 
-/// Interval between lookups (of any tenant) while the directory is down. Otherwise every message would wait for a timeout.
+/// Interval between lookups (of any tenant) while the directory is down. If each message made a lookup, each would wait for a
+/// timeout.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time limit of a lookup in three cases: a stale entry can be served, the directory is known to be down, or the lookup
 /// only confirms an entry. DynamoDB answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A tenant that cannot exist: a segment of a key has no slash.
+/// Id of a tenant that cannot exist: a tenant id is a segment of a key, so it has no slash.
 const NOBODY: &str = "logferry/readiness";
 
 /// Metrics of a cache.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered. `found` and `none` are the table's answers,
-    /// `stale` is an older entry in place of an answer, `failed` is neither.
+    /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered. `found` and `none` are answers of the
+    /// table. `stale`: the table did not answer, and an older entry was served. `failed`: there was no such entry.
     pub tenant_lookups: Family<Lookup, Counter>,
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         add(
             registry,
@@ -99,7 +101,7 @@ struct Known {
     asked_at: Instant,
 }
 
-/// Entries that answer without a lookup.
+/// Entries that may answer without a lookup.
 #[derive(Clone, Copy, Debug)]
 enum Need {
     /// Fresh entries.
@@ -153,7 +155,7 @@ impl<D: Directory> Directory for TenantCache<D> {
     /// See [`Directory::find`].
     ///
     /// # Cancel safety
-    /// Safe: after a lookup was dropped, the next caller starts another one.
+    /// Safe: if a lookup is dropped, the next caller starts another lookup.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
         let slot = self.shared.slot(tenant_id).await;
         self.shared.answer(&slot, tenant_id, Need::Fresh).await
@@ -175,8 +177,8 @@ impl<D: Directory> Shared<D> {
         self.slots.get_with_by_ref(tenant_id, async { Arc::default() }).await
     }
 
-    /// Answers with an entry that fulfils the need, or else by a lookup. If the lookup fails and a fresh entry was
-    /// needed, answers with a stale one.
+    /// Answers with an entry that fulfils the need, or else by a lookup. If the lookup fails and the need was a fresh
+    /// entry, answers with a stale one.
     async fn answer(&self, slot: &Slot, tenant_id: &str, need: Need) -> Result<Found, LookupError> {
         if let Some(found) = slot.found(need, &self.settings) {
             return Ok(found);
@@ -202,8 +204,8 @@ impl<D: Directory> Shared<D> {
         answer.or_else(|error| self.instead(stale, error))
     }
 
-    /// Looks the tenant up in the directory. A caller that waited for another lookup gets its answer, or the error of
-    /// an outage.
+    /// Looks the tenant up in the directory. A caller that waited for another caller's lookup gets the answer of that
+    /// lookup, or the error of the outage that it found.
     async fn look_up(&self, slot: &Slot, tenant_id: &str, need: Need) -> Result<Found, LookupError> {
         let _flight = slot.flight.lock().await;
         if let Some(found) = slot.found(need, &self.settings) {

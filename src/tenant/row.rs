@@ -33,7 +33,7 @@ pub fn check_row(
         problems if problems.is_empty() => Ok(Content::Settings { paused }),
         problems => {
             let (tenant_id, name) = (tenant_id.to_owned(), name.to_owned());
-            // A bad row does not tell whether the tenant is paused, so it concerns all of the tenant's deliveries.
+            // A bad row does not tell whether the tenant is paused, so the error concerns all of the tenant's deliveries.
             Err(BadRow { tenant_id, name, enabled: true, problems })
         }
     }
@@ -73,7 +73,7 @@ pub fn parse_row(
     let destination = match kind {
         "cloudwatch" => fields.cloudwatch().map(Destination::CloudWatch),
         "s3" => fields.s3().map(Destination::S3),
-        // An unknown kind is an error. The caller ignores it if the row is disabled.
+        // An unknown kind is an error. The caller ignores the error if the row is disabled.
         other => {
             fields.problem("type", format!("{other:?} is neither \"cloudwatch\" nor \"s3\""));
             None
@@ -167,7 +167,7 @@ impl Fields<'_> {
         })
     }
 
-    /// Checks that Region and role are in the same partition: a role cannot be used in another one.
+    /// Checks that the Region and the role are in the same partition: a role cannot be used in another partition.
     fn same_partition(&mut self, region: &str, role: &RoleArn) {
         let partition = partition::of_region(region);
         if role.partition() != partition {
@@ -268,7 +268,7 @@ impl Fields<'_> {
 /// Greatest age of a `ttl` that has a meaning: five years. Source: DynamoDB Developer Guide, "Using time to live (TTL)".
 const OLDEST_TTL: SignedDuration = SignedDuration::from_hours(5 * 365 * 24);
 
-/// `bucket_prefix` of a row without one.
+/// Value of `bucket_prefix` for a row that has none.
 const DEFAULT_BUCKET_PREFIX: &str = "ROSA/cluster-logs/";
 /// Most bytes of a `bucket_prefix`: half of a key's 1,024 bytes. The other half is left for the tenant, the
 /// application, the pod and the file.
@@ -362,8 +362,8 @@ fn external_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether a text can be the value of a session tag. An empty value is allowed by STS, but useless. Source: STS API
-/// reference, Tag: `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`.
+/// Whether a text can be the value of a session tag. STS also allows an empty value, but such a tag is useless. Source: STS
+/// API reference, Tag: `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`.
 fn is_tag_value(text: &str) -> bool {
     let legal = |c: char| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c);
     (1..=256).contains(&text.chars().count()) && text.chars().all(legal)

@@ -22,7 +22,7 @@ pub type KeyedRow = (String, String, Row);
 pub enum Put {
     /// No row had this key.
     Created,
-    /// A row had this key. Its attributes that logferry does not know stay, unless the new row has them too.
+    /// A row had this key. Attributes that logferry does not know stay, unless the new row has them too.
     Replaced,
 }
 
@@ -60,7 +60,7 @@ impl TenantRows {
     /// Reads the rows of a tenant, sorted by `type`.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses.
+    /// DynamoDB cannot be reached, or refuses the call.
     pub async fn of(&self, tenant_id: &str) -> Result<Vec<(String, Row)>, LookupError> {
         let mut items = self
             .client
@@ -90,7 +90,7 @@ impl TenantRows {
     /// Reads every row, sorted by `tenant_id` and `type`.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses.
+    /// DynamoDB cannot be reached, or refuses the call.
     pub async fn all(&self) -> Result<Vec<KeyedRow>, TableError> {
         let scan = self.client.scan().table_name(&self.table).consistent_read(true);
         let mut items = scan.into_paginator().items().send();
@@ -109,13 +109,13 @@ impl TenantRows {
         Ok(rows)
     }
 
-    /// Creates or replaces a row. `row` includes its key. Some attributes of the old row stay if the new row does not
-    /// have them: those that are none of [`ATTRIBUTES`], because other programs keep them, and a `ttl` in the future.
-    /// Nothing stays of an old row that has expired.
+    /// Creates or replaces a row. `row` includes its key. Two kinds of attributes of the old row stay if the new row does
+    /// not have them: attributes outside [`ATTRIBUTES`], because other programs use them, and a `ttl`. If the old row has
+    /// expired, nothing of it stays.
     ///
     /// # Errors
-    /// An attribute has a type that rows do not have, or DynamoDB cannot be reached or refuses. Nothing was written,
-    /// unless only DynamoDB's answer was lost.
+    /// An attribute has a type that rows do not have, DynamoDB cannot be reached, or DynamoDB refuses the call. Nothing was
+    /// written, unless only DynamoDB's answer was lost.
     pub async fn put(&self, row: &Row) -> Result<Put, TableError> {
         let mut item = HashMap::new();
         for (name, attribute) in row {
@@ -138,7 +138,7 @@ impl TenantRows {
     /// Sets `enabled` of a row. Returns false if the row does not exist.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses.
+    /// DynamoDB cannot be reached, or refuses the call.
     pub async fn set_enabled(&self, tenant_id: &str, name: &str, to: bool) -> Result<bool, TableError> {
         self.set_flag(tenant_id, name, "enabled", to).await
     }
@@ -146,7 +146,7 @@ impl TenantRows {
     /// Pauses a tenant by its `settings` row. Creates the row if it does not exist or has expired.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses.
+    /// DynamoDB cannot be reached, or refuses the call.
     pub async fn pause(&self, tenant_id: &str) -> Result<(), TableError> {
         let failed = |problem| self.failed("pause a tenant", problem);
         match unless_expired(self.update(tenant_id, SETTINGS, "paused", true)).send().await {
@@ -160,10 +160,10 @@ impl TenantRows {
         }
     }
 
-    /// Ends the pause of a tenant. Returns false if the tenant has no `settings` row, so that it is not paused.
+    /// Ends the pause of a tenant. Returns false if the tenant has no `settings` row, and so is not paused.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses.
+    /// DynamoDB cannot be reached, or refuses the call.
     pub async fn resume(&self, tenant_id: &str) -> Result<bool, TableError> {
         self.set_flag(tenant_id, SETTINGS, "paused", false).await
     }
@@ -171,7 +171,7 @@ impl TenantRows {
     /// Deletes a row. Returns false if the row does not exist.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses.
+    /// DynamoDB cannot be reached, or refuses the call.
     pub async fn delete(&self, tenant_id: &str, name: &str) -> Result<bool, TableError> {
         let delete = self.client.delete_item().table_name(&self.table).condition_expression(EXISTS);
         let delete = delete.set_key(Some(key(tenant_id, name)));

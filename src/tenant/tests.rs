@@ -8,7 +8,7 @@ fn text(value: &str) -> Attribute {
     Attribute::Text(value.to_owned())
 }
 
-/// A row with the fields of both kinds, and one field more.
+/// A row with the fields that both kinds need, and one more field.
 fn row_with(field: &str, value: &str) -> Row {
     Row::from([
         ("enabled".to_owned(), Attribute::Bool(true)),
@@ -472,7 +472,7 @@ fn an_expired_row_is_ignored() {
         (number("1"), false),
         (number("-7"), false),
         (number("0"), false),
-        // A time in milliseconds is far in the future, as it is for DynamoDB.
+        // Read as seconds, as DynamoDB does, a time in milliseconds is far in the future.
         (number("1600000000000"), false),
         (number("9e99"), false),
         (number("-9e99"), false),

@@ -199,7 +199,7 @@ fn every_failure_has_a_reason_and_a_verdict() {
 }
 
 #[test]
-fn no_failure_is_an_ack_and_a_retry_comes_before_poison() {
+fn without_failures_the_verdict_is_ack_and_a_retry_comes_before_poison() {
     assert_eq!(judge(&[], 1, 0.5), Verdict::Ack);
     let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic(text()))];
     assert!(matches!(judge(&failures, 1, 0.0), Verdict::Retry(cause) if cause.reason == "panic"));

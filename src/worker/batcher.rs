@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::queue::{MAX_BATCH, QueueError};
 
-/// Most batch calls in flight at once.
+/// Most batch calls that one batcher has in flight at once.
 pub(super) const MAX_BATCHES: usize = 8;
 
 /// Takes entries. A background task sends them in batch calls until the batcher drops.

@@ -25,7 +25,8 @@ pub struct Leases<Q> {
     metrics: Metrics,
 }
 
-/// Lease of one message. After each half of the visibility timeout the message's visibility is extended, until the lease drops.
+/// Lease of one message. Until the lease drops, a task extends the message's visibility after each half of the visibility
+/// timeout.
 #[derive(Debug)]
 pub struct Lease {
     _ended: DropGuard,
@@ -38,7 +39,7 @@ impl Lease {
     pub async fn end(self) {
         let Self { _ended, extending } = self;
         drop(_ended);
-        // An error means that the task panicked: then no extension is in flight either.
+        // An error means that the task panicked, so no extension is in flight.
         let _ = extending.await;
     }
 }
@@ -65,7 +66,8 @@ impl<Q: Queue> Leases<Q> {
 }
 
 /// Extends a message's visibility until its lease ends. A failed extension is tried again after a sixteenth of the
-/// timeout: even if the first attempt took its longest, one more fits before the message becomes visible.
+/// timeout, so that a second attempt starts before the message becomes visible, even if the first one took
+/// [`LONGEST_EXTENSION`].
 async fn extend<Q: Queue>(
     queue: Arc<Q>,
     id: String,

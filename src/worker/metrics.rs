@@ -16,22 +16,22 @@ pub struct Metrics {
     pub messages: Family<Verdict, Counter>,
     /// `logferry_messages_in_flight`: messages being worked on.
     pub messages_in_flight: Gauge,
-    /// `logferry_failures_total{reason}`, registered by the pipeline: the worker counts panics there.
+    /// `logferry_failures_total{reason}`. The pipeline registers it, and the worker counts panics in it.
     pub failures: Family<Reason, Counter>,
     /// `logferry_dead_letters_total{reason}`: messages sent to the dead-letter queue.
     pub dead_letters: Family<Reason, Counter>,
-    /// `logferry_dead_letters_overdue_total{reason}`: dead letters whose retries were ended by `queue.max_age` or by the queue's
-    /// retention; `logferry_dead_letters_total` counts them too.
+    /// `logferry_dead_letters_overdue_total{reason}`: dead letters of messages that were retried until `queue.max_age`, or until
+    /// the queue's retention was about to end. `logferry_dead_letters_total` counts them too.
     pub dead_letters_overdue: Family<Reason, Counter>,
-    /// `logferry_messages_sent_anew_total{reason}`: messages sent again with a delay, because hidden messages count as in flight;
-    /// by the reason of the wait.
+    /// `logferry_messages_sent_anew_total{reason}`: messages sent again with a delay, by the reason of the retry. Unlike hidden
+    /// messages, delayed ones do not count as in flight.
     pub messages_sent_anew: Family<Reason, Counter>,
     /// `logferry_queue_errors_total{call}`: failed calls to SQS, and failed entries of batch calls.
     pub queue_errors: Family<Call, Counter>,
 }
 
 impl Metrics {
-    /// Registers all of them but `failures`.
+    /// Registers all metrics except `failures`.
     pub fn register(&self, registry: &mut Registry) {
         add(
             registry,
@@ -45,15 +45,15 @@ impl Metrics {
         add(
             registry,
             "dead_letters_overdue",
-            "Dead letters whose retries were ended by their age",
+            "Dead letters of messages that were retried until their age limit",
             &self.dead_letters_overdue,
         );
         add(
             registry,
             "messages_sent_anew",
-            "Messages that wait in the queue's delay, by reason",
+            "Messages sent again with a delay, by reason of the retry",
             &self.messages_sent_anew,
         );
-        add(registry, "queue_errors", "Calls or entries that SQS did not take", &self.queue_errors);
+        add(registry, "queue_errors", "Failed calls to SQS, and failed entries", &self.queue_errors);
     }
 }

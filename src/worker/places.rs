@@ -51,7 +51,7 @@ mod tests {
         assert!(places.take(3 * second) && places.take(second));
         assert!(!places.take(second));
         tokio::time::advance(second).await;
-        assert!(places.take(second), "the place that was taken for one second");
+        assert!(places.take(second), "the place that was taken for one second is free again");
         assert!(!places.take(second));
         tokio::time::advance(2 * second).await;
         assert!(places.take(second) && places.take(second));

@@ -42,25 +42,26 @@ const MAX_LETTERS: usize = 8;
 /// Longest wait of a letter while [`MAX_LETTERS`] other letters are being sent. The wait is short, because the receive
 /// loop stops while many verdicts wait.
 const LETTER_WAIT: Duration = Duration::from_secs(1);
-/// How long no letter is sent after the dead-letter queue was slow or did not answer. Without this pause, letters would
-/// fill the backlog of verdicts, and the receive loop stops while that is full.
+/// Pause of all letters after the dead-letter queue was slow or did not answer. Without this pause, letters would
+/// fill the backlog of verdicts, and the receive loop stops while the backlog is full.
 const LETTERS_PAUSE: Duration = Duration::from_secs(5);
 /// Log text for a letter that could not be sent.
 const LETTER_UNSENT: &str =
     "a dead letter could not be sent; its message stays in the queue and is tried again";
-/// How long a failed delete is tried again. The message's lease continues meanwhile.
+/// How long a failed delete is repeated. The message's lease continues meanwhile.
 const DELETE_FOR: Duration = Duration::from_secs(300);
 /// Longest pause between attempts to delete a message.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Most ids of finished messages that are remembered because the delete failed. An id has 36 bytes.
+/// Most ids remembered of messages that are finished but not deleted. An id has 36 bytes.
 const MAX_OWED: usize = 10_000;
-/// Most bytes of message bodies whose verdicts wait for the queue. With more, the worker receives nothing.
+/// Most bytes of message bodies whose verdicts may wait for the queue. While more wait, the worker receives nothing.
 pub(super) const MAX_HELD_BYTES: usize = 32 << 20;
 
 /// Most bytes of memory for the bodies of messages in a worker with `concurrency` slots: bodies that wait for the queue, bodies
 /// in work, and their copies in requests and in the answer to a receive.
 pub const fn bodies_bound(concurrency: usize) -> usize {
-    // Factor 3: the SDK holds a text and its request (or answer) at once, and JSON escapes double a text of quotes alone.
+    // Factor 3: the SDK holds a text together with the JSON of its request or answer, and the JSON of a text of quotes alone
+    // is twice as long as the text.
     let requests = (MAX_LETTERS + MAX_BATCHES) * 3 * MAX_MESSAGE_BYTES;
     let answer = 10 * 3 * MAX_MESSAGE_BYTES;
     MAX_HELD_BYTES + concurrency * MAX_MESSAGE_BYTES + requests + answer
@@ -95,7 +96,7 @@ struct Calls<Q> {
     hides: Batcher<(Receipt, Duration)>,
     sends: Batcher<SentAnew>,
     letters: Semaphore,
-    /// Until then no letter is sent, because the dead-letter queue was slow or did not answer.
+    /// No letter is sent before this time, because the dead-letter queue was slow or did not answer.
     no_letters_before: Mutex<Option<Instant>>,
     places: Places,
     terms: Terms,
@@ -108,7 +109,7 @@ struct Calls<Q> {
 }
 
 impl<Q: Queue> Settler<Q> {
-    /// Starts without any verdicts. At most `max_hidden` messages are hidden at the same time. `longest_retry`
+    /// Starts the background tasks of the calls. At most `max_hidden` messages are hidden at the same time. `longest_retry`
     /// is the longest time from a message's first receive to its last one.
     pub fn start(queue: Arc<Q>, max_hidden: usize, longest_retry: Duration, metrics: Metrics) -> Self {
         let deletes = |linger| {
@@ -185,7 +186,7 @@ impl<Q: Queue> Settler<Q> {
         });
     }
 
-    /// Whether this worker has finished the message before and only its delete is missing.
+    /// Whether this worker has already finished the message, and only the delete is missing.
     pub fn owes_delete(&self, id: &str) -> bool {
         self.calls.owed().contains(id)
     }
@@ -208,7 +209,7 @@ impl<Q: Queue> Settler<Q> {
     }
 }
 
-/// A message whose body counts as held until this drops.
+/// A message whose body counts as held until this value drops.
 struct Held {
     bytes: Arc<AtomicUsize>,
     message: Arc<Message>,
@@ -227,7 +228,7 @@ impl Drop for Held {
     }
 }
 
-/// A verdict that counts as backlog until this drops.
+/// A verdict that counts as backlog until this value drops.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -258,16 +259,16 @@ impl<Q: Queue> Calls<Q> {
             },
         };
         let mut delay = cause.delay.min(self.terms.longest_delay());
-        // A message that the queue would lose soon is sent anew even for a short delay, or else buried.
+        // A message whose retention ends soon is sent anew even for a short delay. If the send fails, the message is buried.
         let retention = self.terms.retention();
         let ends = retention.is_some_and(|retention| ends_within(retention, message, delay));
         // Poison that only the redrive policy can move is hidden for any delay: see `Unburied::ForGood`.
         let must_hide = !ends && longest_hiding == Duration::MAX;
-        // Other messages are not hidden while the retention is not known, because it may be short.
+        // Other messages are not hidden while the retention is unknown, because the retention may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
         if !(delay.is_zero() && !ends || must_hide || may_hide && self.places.take(delay)) {
-            // A send that fails may leave a message twice. So after a failure, only messages that the queue would lose
-            // are sent for a minute.
+            // A failed send may leave a copy in the queue. So for a minute after a failure, only messages whose retention
+            // ends soon are sent.
             let sent = match ends || !self.terms.sending_fails() {
                 true => self.send_anew(message, &cause).await,
                 false => Err(Unsent::ForNow),
@@ -284,9 +285,9 @@ impl<Q: Queue> Calls<Q> {
         self.hide(message, delay, lease, counted).await;
     }
 
-    /// Hides a message for its delay. SQS counts delays in whole seconds, so the fraction of a second is waited for
-    /// before the call, outside any slot. If delays were rounded up instead, messages that were refused in the same
-    /// second would come back together.
+    /// Hides a message for its delay. SQS counts delays in whole seconds, so the task first waits for the fraction of a
+    /// second; this wait takes no slot. If delays were rounded up instead, messages that were refused in the same second
+    /// would come back together.
     async fn hide(&self, message: &Message, mut delay: Duration, lease: Lease, mut counted: Counted) {
         let odd_part = Duration::from_nanos(delay.subsec_nanos().into());
         if !odd_part.is_zero() {
@@ -330,7 +331,7 @@ impl<Q: Queue> Calls<Q> {
                         self.terms.sending_was_denied();
                         Unsent::ForGood
                     }
-                    // SQS refuses this message alone, and has no copy of it.
+                    // SQS refuses only this message, and stores no copy of it.
                     QueueError::Refused(_) => Unsent::ForGood,
                     QueueError::Gone(_) | QueueError::Missing(_) | QueueError::Unavailable(_) => {
                         self.terms.sending_failed();
@@ -348,7 +349,7 @@ impl<Q: Queue> Calls<Q> {
         }
     }
 
-    /// Buries a message that is not retried any more, because it reached its maximum age or the queue would lose it.
+    /// Buries a message that is not retried any more, because it reached its maximum age or its retention ends soon.
     async fn bury_overdue(&self, message: &Message, cause: &Cause) -> Result<(), Unburied> {
         self.bury(message, cause).await?;
         self.metrics.dead_letters_overdue.get_or_create(&Reason::new(cause.reason)).inc();
@@ -413,7 +414,7 @@ impl<Q: Queue> Calls<Q> {
         }
     }
 
-    /// Returns the time until which no letter is sent, and sets it before if `until` is given.
+    /// Returns the time before which no letter is sent. If `until` is given, sets that time first.
     fn letters_pause(&self, until: Option<Instant>) -> Option<Instant> {
         // The value is valid after every statement, so the lock is usable after a panic.
         let mut pause = self.no_letters_before.lock().unwrap_or_else(PoisonError::into_inner);
@@ -450,7 +451,7 @@ impl<Q: Queue> Calls<Q> {
     fn owe_delete(&self, id: &str) {
         let mut owed = self.owed();
         if owed.len() >= MAX_OWED {
-            // Any id may be forgotten: none is more important than another.
+            // Forgets an arbitrary id. If its message is delivered again, the worker handles the message again.
             let other = owed.iter().next().cloned();
             other.map(|other| owed.remove(&other));
         }
@@ -468,7 +469,7 @@ impl<Q: Queue> Calls<Q> {
     }
 }
 
-/// Why a message was not sent anew.
+/// Reason why a message was not sent anew.
 enum Unsent {
     /// The send failed or was not tried. A later send may succeed.
     ForNow,
@@ -476,7 +477,7 @@ enum Unsent {
     ForGood,
 }
 
-/// Why a message was not buried.
+/// Reason why a message was not buried.
 enum Unburied {
     /// The dead-letter queue does not take the letter now. It may take it later.
     ForNow,
@@ -485,8 +486,8 @@ enum Unburied {
 }
 
 impl Unburied {
-    /// Longest delay for which the message is hidden. With `ForGood` there is no limit: the queue's redrive policy
-    /// counts receives, and a message that is sent anew starts to count from zero, so the policy would never move it.
+    /// Longest delay for which the message is hidden. With `ForGood` there is no limit, because the message must not be sent
+    /// anew: the queue's redrive policy counts receives, and a new message starts at zero, so the policy would never move it.
     fn longest_hiding(&self) -> Duration {
         match self {
             Self::ForNow => LONGEST_HIDING,

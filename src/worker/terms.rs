@@ -12,7 +12,7 @@ use crate::queue::{Message, Queue, QueueError};
 
 /// Shortest `MessageRetentionPeriod` that SQS accepts. Source: SQS API reference, SetQueueAttributes.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60);
-/// A message is sent anew or buried at most this long before its retention would end.
+/// Longest time before the end of its retention at which a message is sent anew or buried.
 const LARGEST_MARGIN: Duration = Duration::from_secs(3600);
 /// Interval between reads of the retention, which operators may change while workers run.
 const READ_EVERY: Duration = Duration::from_secs(900);
@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long the worker avoids sends after a send was denied or failed.
 const NO_SENDING: Duration = Duration::from_secs(60);
 
-/// Limits of the queue as far as they are known. A background task reads the retention until this drops.
+/// Limits of the queue, as far as they are known. A background task reads the retention until this value drops.
 #[derive(Debug)]
 pub(super) struct Terms {
     known: Arc<Mutex<Known>>,
@@ -31,18 +31,18 @@ pub(super) struct Terms {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// `None` until it was read, and while reading it is denied.
+    /// `None` before the first successful read, and while IAM denies the read.
     retention: Option<Duration>,
-    /// Until then the worker does not send, because a send was denied.
+    /// The worker does not send before this time, because a send was denied.
     denied_until: Option<Instant>,
-    /// Until then the worker avoids sends, because a send failed. SQS may keep a message whose answer is lost, so each
-    /// further send that fails could leave another copy.
+    /// The worker avoids sends before this time, because a send failed. SQS may keep a message although its answer is lost,
+    /// so each further failed send could leave another copy.
     failed_until: Option<Instant>,
 }
 
 impl Terms {
-    /// Starts the background task. It warns if the retention is shorter than `needed`, the longest time for which a message is
-    /// retried.
+    /// Starts the background task. The task logs a warning if the retention is shorter than `needed`, the longest time for
+    /// which a message is retried.
     pub(super) fn start<Q: Queue>(queue: Arc<Q>, needed: Duration) -> Self {
         let known = Arc::<Mutex<Known>>::default();
         let reader = tokio::spawn({
@@ -57,7 +57,7 @@ impl Terms {
         lock(&self.known).retention
     }
 
-    /// Longest delay after which the queue still has the message, whether it is sent anew or hidden.
+    /// Longest delay of a message: half of the retention, so that the queue still has the message when the delay ends.
     pub(super) fn longest_delay(&self) -> Duration {
         self.retention().unwrap_or(SHORTEST_RETENTION) / 2
     }
@@ -103,7 +103,7 @@ async fn probe_sending<Q: Queue>(queue: &Q) {
             "the worker may not send to its queue: messages with long delays stay in flight, and SQS allows only 120,000 \
              messages in flight for all tenants together; allow the worker's role sqs:SendMessage on the queue"
         ),
-        // The first real send will tell.
+        // The first real send shows whether the worker may send.
         Err(error) => {
             tracing::info!(error = %error, "the worker could not check whether it may send to its queue")
         }

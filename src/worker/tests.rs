@@ -137,7 +137,7 @@ fn numbered(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|number| number.to_string())
 }
 
-/// The most messages that each receive asked for, and the time of the receive.
+/// For each receive: the number of messages that it asked for, and its time.
 fn receives(queue: &MemoryQueue) -> Vec<(usize, Instant)> {
     let calls = queue.calls().into_iter().filter_map(|(at, call)| match call {
         QueueCall::Receive(most) => Some((most, at)),
@@ -146,7 +146,7 @@ fn receives(queue: &MemoryQueue) -> Vec<(usize, Instant)> {
     calls.collect()
 }
 
-/// Every call other than a receive.
+/// Every call except receives.
 fn answers(queue: &MemoryQueue) -> Vec<QueueCall> {
     let calls = queue.calls().into_iter().map(|(_, call)| call);
     calls.filter(|call| !matches!(call, QueueCall::Receive(_))).collect()
@@ -202,7 +202,7 @@ async fn a_retry_hides_the_message_for_its_delay() {
     running.stop().await;
 }
 
-/// Notes each message in `log`. Answers `again` before the attempt `last`, and acknowledges it then.
+/// Notes each message in `log`. Answers `again` to the attempts before `last`, and acknowledges the attempt `last`.
 fn until_attempt(
     log: &Log,
     last: u32,
@@ -238,8 +238,8 @@ fn letter() -> DeadLetter {
     }
 }
 
-/// Handles 12 messages in 8 slots, each for a time that depends on its number. Returns how many messages the first
-/// receives asked for, and when.
+/// Handles 12 messages in 8 slots. `millis` gives the time of each message by its number. Returns for the first `count`
+/// receives the number of messages that the receive asked for, and its time.
 async fn first_receives(count: usize, millis: fn(u64) -> u64) -> Vec<(usize, u128)> {
     let queue = queue();
     queue.send_all(numbered(12));
@@ -258,7 +258,7 @@ async fn first_receives(count: usize, millis: fn(u64) -> u64) -> Vec<(usize, u12
 
 #[tokio::test(start_paused = true)]
 async fn a_receive_waits_up_to_20_ms_for_more_free_slots() {
-    // Four messages end within 20 ms, then one ends alone, and the others last.
+    // Four messages end within 20 ms, then one ends alone. The others take longer.
     let receives = first_receives(3, |number| match number {
         0..4 => 100 + number,
         4 => 2000,
@@ -330,7 +330,7 @@ async fn poison_without_a_dead_letter_queue_is_left_to_the_redrive_policy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_is_received_than_can_start() {
+async fn a_receive_asks_for_no_more_messages_than_can_start() {
     for (concurrency, max_messages, most) in [(4, 10, 4), (4, 2, 2), (25, 10, 10), (1, 10, 1)] {
         let queue = queue();
         queue.send_all(numbered(60));

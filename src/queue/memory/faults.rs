@@ -47,7 +47,7 @@ impl Faults {
     /// Counts an entry.
     ///
     /// # Errors
-    /// The entry fails.
+    /// The test asked for this entry to fail.
     pub(super) fn entry(&mut self, operation: Operation, body: &str) -> Result<(), QueueError> {
         let fault = self
             .failing_entries

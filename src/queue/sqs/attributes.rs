@@ -92,14 +92,14 @@ fn read(mut all: HashMap<QueueAttributeName, String>) -> Result<QueueAttributes,
         })
         .map(|policy| {
             policy.ok_or_else(|| {
-                "its RedrivePolicy is not JSON with deadLetterTargetArn and maxReceiveCount".to_owned()
+                "the RedrivePolicy is not JSON with deadLetterTargetArn and maxReceiveCount".to_owned()
             })
         })
         .transpose()?;
-    let arn = text(QueueAttributeName::QueueArn).ok_or("SQS did not return its ARN")?;
+    let arn = text(QueueAttributeName::QueueArn).ok_or("SQS did not return the ARN")?;
     let mut number = |name: QueueAttributeName| {
         let found = text(name.clone()).and_then(|text| text.parse::<u64>().ok());
-        found.ok_or_else(|| format!("SQS did not return its {name}"))
+        found.ok_or_else(|| format!("SQS did not return {name}"))
     };
     Ok(QueueAttributes {
         arn,
@@ -143,11 +143,11 @@ mod tests {
         check(Some(""), Ok(None));
         check(Some(r#"{"deadLetterTargetArn":"a","maxReceiveCount":5}"#), Ok(Some(("a", 5))));
         check(Some(r#"{"maxReceiveCount":"100","deadLetterTargetArn":"a"}"#), Ok(Some(("a", 100))));
-        check(Some("{}"), Err("its RedrivePolicy is not JSON with deadLetterTargetArn and maxReceiveCount"));
+        check(Some("{}"), Err("the RedrivePolicy is not JSON with deadLetterTargetArn and maxReceiveCount"));
     }
 
     #[test]
     fn a_missing_attribute_is_an_error() {
-        assert_eq!(read(HashMap::new()), Err("SQS did not return its ARN".to_owned()));
+        assert_eq!(read(HashMap::new()), Err("SQS did not return the ARN".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! Sends messages: anew to the queue that they came from, or as letters to the dead-letter queue.
+//! Builds the requests that send messages: anew to their own queue, back to the source queue, or as dead letters.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -18,15 +18,15 @@ use crate::{
     queue::{MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, QueueError, SentAnew},
 };
 
-/// Attribute of a message that was sent anew: the time of its first receive, in epoch milliseconds.
+/// Attribute of a message that was sent anew: the time of the first receive, in epoch milliseconds.
 pub(super) const FIRST_RECEIVED: &str = "logferry.first_received";
-/// Attribute of a message that was sent anew: how often it was received before.
+/// Attribute of a message that was sent anew: the number of receives so far.
 pub(super) const ATTEMPTS: &str = "logferry.attempts";
-/// Attribute of a message that was sent anew: in how many attempts AWS refused a part of it before.
+/// Attribute of a message that was sent anew: the number of attempts so far in which AWS refused a part of it.
 pub(super) const REFUSALS: &str = "logferry.refusals";
-/// The one attribute of a dead letter that is a sentence and may be shortened. All others are names and numbers.
+/// The only attribute of a dead letter that may be shortened, because it is a sentence. All others are names and numbers.
 const ERROR: &str = "error";
-/// Longest attribute of a dead letter, in bytes: as long as the longest key of an object.
+/// Longest attribute of a dead letter, in bytes. The longest key of an S3 object fits.
 const MAX_ATTRIBUTE: usize = 1024;
 /// Longest `MessageGroupId`. Source: SQS API reference, SendMessage.
 const MAX_GROUP_ID: usize = 128;
@@ -161,7 +161,8 @@ fn legal_attribute(value: &str, most: usize) -> String {
         .collect()
 }
 
-/// Whether the text is a legal MessageGroupId: ASCII letters, digits and punctuation. Source: SQS API reference, SendMessage.
+/// Whether the text is a legal MessageGroupId: 1 to 128 ASCII letters, digits and punctuation marks. Source: SQS API reference,
+/// SendMessage.
 fn is_group_id(id: &str) -> bool {
     (1..=MAX_GROUP_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -225,8 +226,8 @@ mod tests {
         assert_eq!(counts.visible, 5);
     }
 
-    /// logferry's attributes do not fit beside a text of the greatest length. No server listens at
-    /// the client's address, so a call would fail with another error.
+    /// A text of nearly the greatest length leaves no room for logferry's attributes. No server listens at the client's
+    /// address, so a call would fail with another error.
     #[tokio::test]
     async fn a_message_too_long_for_sqs_is_refused_without_a_call() {
         let config = aws_sdk_sqs::Config::builder()

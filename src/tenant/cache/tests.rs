@@ -1,4 +1,4 @@
-//! Tests of fresh, stale and failed lookups, with a directory that answers as a test asks for it.
+//! Tests of fresh, stale and failed lookups, with a directory that answers, refuses or hangs as a test demands.
 
 use super::*;
 
@@ -27,7 +27,7 @@ struct State {
 }
 
 impl Directory for Moody {
-    /// Finds every tenant except "nobody". A lookup takes one second, and its answer is from its beginning.
+    /// Finds every tenant except "nobody". A lookup takes one second, and answers with the state at its beginning.
     async fn find(&self, tenant_id: &str) -> Result<Found, LookupError> {
         let (mood, paused, added) = {
             let mut state = self.0.lock().expect("no test panics while it holds the lock");
@@ -203,7 +203,7 @@ async fn many_confirmations_of_one_tenant_share_lookups() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn simultaneous_lookups_share_one_also_if_it_fails() {
+async fn simultaneous_lookups_share_one_answer_or_one_error() {
     for (mood, expected, counts) in
         [(Mood::Refuses, None, [0, 0, 0, 3]), (Mood::Answers, Some(true), [1, 0, 0, 0])]
     {
@@ -227,7 +227,7 @@ async fn tenants_found_before_are_served_during_an_outage() {
     world.check("acme", Some(true), &["acme"]).await;
     world.check("acme", Some(true), &[]).await;
     world.check("globex", Some(true), &[]).await;
-    // No absence is answered, neither a stale one nor one of an unknown tenant.
+    // A tenant that was not found before gets an error, whether its absence is remembered or not.
     world.check("nobody", None, &[]).await;
     world.check("initech", None, &[]).await;
     world.counted([2, 1, 3, 2]);
@@ -244,7 +244,7 @@ async fn tenants_found_before_are_served_during_an_outage() {
         (other, began.elapsed())
     });
     assert_eq!((probe, other, world.asked()), (None, (Some(true), Duration::ZERO), owned(&["initech"])));
-    // The outage has ended. The first probe finds out, and ends it for all lookups.
+    // The table answers again. The next probe notices this, and ends the outage for all lookups.
     world.is(Mood::Answers);
     after(PROBE_INTERVAL).await;
     world.check("globex", Some(true), &["globex"]).await;
@@ -285,7 +285,7 @@ async fn a_directory_that_hangs_delays_lookups_by_5_s_at_most() {
         world.check("initech", None, &[]).await;
     }
     assert_eq!(began.elapsed(), PATIENCE);
-    // A probe waits no longer either.
+    // A probe also waits for 5 s at most.
     after(PROBE_INTERVAL).await;
     let began = Instant::now();
     world.check("initech", None, &["initech"]).await;

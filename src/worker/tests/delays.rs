@@ -48,7 +48,7 @@ async fn the_worker_waits_for_the_fraction_of_a_second_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_does_not_wait_for_the_fraction_of_a_second() {
+async fn shutdown_does_not_wait_for_the_fraction_of_a_second() {
     let start = Instant::now();
     let Waiting { queue, settler } = waiting(Duration::from_millis(2900)).await;
     settler.finish().await;

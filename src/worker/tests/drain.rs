@@ -14,7 +14,7 @@ fn work(time: Duration) -> impl Fn(Arc<Message>) -> Handling + Send + Sync + 'st
 
 type Handling = std::pin::Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
-/// Waits until `count` messages are worked on.
+/// Waits until `count` messages are in work.
 async fn until_in_flight(running: &Running, count: i64) {
     running.queue.until(|_| running.metrics.messages_in_flight.get() == count).await;
 }
@@ -32,7 +32,7 @@ async fn running_work_finishes_and_nothing_more_is_received() {
     assert_eq!(queue.hidden_for("e"), Duration::ZERO);
 }
 
-/// Asserts when it drops that the message has not yet been returned to the queue.
+/// On drop, asserts that the message has not yet been returned to the queue.
 struct StillOurs(Arc<MemoryQueue>, String);
 
 impl Drop for StillOurs {
@@ -95,9 +95,9 @@ async fn messages_of_the_last_receive_are_returned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_poll_without_messages_does_not_delay_the_end() {
+async fn a_long_poll_without_messages_does_not_delay_shutdown() {
     let running = start(queue(), work(SECOND));
-    // The first receive does not wait, so that readiness knows the queue soon. The second one is a long poll.
+    // The first receive does not wait for messages, so that readiness gets an answer soon. The second one is a long poll.
     running.queue.until(|queue| receives(queue).len() == 2).await;
     let begin = Instant::now();
     running.stop().await;
@@ -105,7 +105,7 @@ async fn a_long_poll_without_messages_does_not_delay_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_after_a_failed_receive_does_not_delay_the_end() {
+async fn a_pause_after_a_failed_receive_does_not_delay_shutdown() {
     let queue = queue();
     queue.fail_calls(Operation::Receive, 1..=1000);
     let running = start(queue, work(SECOND));

@@ -46,7 +46,7 @@ async fn a_message_is_handled_once_though_its_work_outlasts_the_visibility_timeo
     let changes = changes(&running.queue, "m", begin);
     assert!(changes.iter().all(|(_, time)| *time == VISIBILITY), "{changes:?}");
     let steps = changes.windows(2).map(|pair| pair[1].0 - pair[0].0).chain([changes[0].0]);
-    // Extensions come at half of the visibility timeout, or an eighth later.
+    // Extensions come after each half of the visibility timeout. The test allows an eighth of the timeout more.
     for step in steps {
         assert!((VISIBILITY / 2..=VISIBILITY * 5 / 8).contains(&step), "{step:?}");
     }

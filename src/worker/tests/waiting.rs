@@ -1,5 +1,5 @@
 //! Tests of messages that wait for their retry. A message is hidden for a short delay and sent anew for a long one. No
-//! message waits so long that the queue's retention ends it.
+//! message waits beyond the queue's retention.
 
 use super::*;
 use crate::queue::{MAX_MESSAGE_BYTES, SentAnew};
@@ -24,10 +24,10 @@ async fn a_message_with_a_long_delay_is_not_in_flight() {
     running.queue.until(|queue| queue.left().len() == 1 && queue.sent_anew().len() == 1).await;
     assert_eq!(running.queue.in_flight(), 0);
     running.queue.until(empty).await;
-    // For each delay one send and then one delete.
+    // Each delay takes one send and then one delete.
     let round = [send_anew("m", delay), delete(&["m"])];
     assert_eq!(answers(&running.queue), [&round, &round, &round, &round[1..]].concat());
-    // Each new message carries the attempts before it, the trace header and the tenant.
+    // Each new message carries the number of earlier attempts, the trace header and the tenant.
     assert_eq!(handled(&log), (1..=4).map(|attempt| ("m".to_owned(), attempt)).collect::<Vec<_>>());
     assert!(begin.elapsed() >= 3 * delay);
     let sent = running.queue.sent_anew();
@@ -60,14 +60,15 @@ async fn the_number_of_hidden_messages_is_bounded() {
     let running = start(queue, until_attempt(&log, 5, retry_after(30 * SECOND)));
     running.queue.until(empty).await;
     let WorkerSettings { concurrency, max_hidden, .. } = settings();
-    // In flight are hidden messages, messages in work, and messages whose verdicts are being carried out.
+    // Hidden messages, messages in work, and messages whose verdicts are being carried out are in flight.
     let highest = running.queue.highest_in_flight();
     assert!((max_hidden..=max_hidden + 10 * concurrency).contains(&highest), "{highest}");
     assert_eq!(handled(&log).len(), 5 * 200, "each message was handled five times");
     running.stop().await;
 }
 
-/// The worker itself waits for delays of less than a second. These messages are in flight too, so `max_hidden` counts them.
+/// The worker itself waits for delays of less than a second. Messages with such delays are in flight too, so `max_hidden`
+/// counts them.
 #[tokio::test(start_paused = true)]
 async fn the_number_of_messages_hidden_for_less_than_a_second_is_bounded() {
     let queue = queue();
@@ -212,7 +213,7 @@ async fn an_overdue_message_becomes_a_letter_with_its_reason() {
     running.stop().await;
 }
 
-/// Only the queue's redrive policy can move such a message, and the policy counts the message's receives.
+/// Only the queue's redrive policy can move poison without a dead-letter queue, and the policy counts the receives of a message.
 #[tokio::test(start_paused = true)]
 async fn poison_without_a_dead_letter_queue_is_not_sent_anew() {
     let queue = queue().without_dead_letters();
@@ -224,7 +225,6 @@ async fn poison_without_a_dead_letter_queue_is_not_sent_anew() {
     running.stop().await;
 }
 
-/// As above, while the queue's retention is not known.
 #[tokio::test(start_paused = true)]
 async fn poison_without_a_dead_letter_queue_is_hidden_even_if_the_retention_is_unknown() {
     for verdict in [Verdict::Poison, Verdict::Overdue] {
@@ -336,7 +336,7 @@ async fn a_slow_dead_letter_queue_does_not_delay_other_messages() {
         std::future::ready(if message.body == "good" { Verdict::Ack } else { bad_key() })
     });
     running.queue.until(|queue| !queue.left().iter().any(|body| body == "good")).await;
-    // All poison is received before the good message, and 128 verdicts at most wait for the queue at once.
+    // All poison is received before the good message. While more than 32 verdicts wait for the queue, nothing is received.
     assert!(begin.elapsed() < 15 * SECOND, "{:?}", begin.elapsed());
     running.stop().await;
 }
