@@ -9,10 +9,10 @@ use tokio::{
 
 use crate::decode::{MAX_WINDOW, ORDINARY_WINDOW};
 
-/// Longest wait for a share. A slot that waits is not free for other tenants.
+/// Longest wait for a share. Meanwhile, the object's slot is not free for other tenants.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Memory that is given out in shares, in the order of the requests.
+/// Memory that is given out in shares. Requests are served in their order.
 #[derive(Debug)]
 pub(super) struct Windows {
     free: Semaphore,
@@ -25,14 +25,14 @@ impl Windows {
         Self { free: Semaphore::new(all), largest: bytes.clamp(ORDINARY_WINDOW, MAX_WINDOW) }
     }
 
-    /// The largest window that a share can have.
+    /// Size of the largest window that a share can have.
     pub(super) fn largest(&self) -> u64 {
         self.largest
     }
 
-    /// Waits for the memory of a window, up to the largest. The memory is free again when the share drops. The caller must hold
-    /// no other share: two callers would wait for each other's for ever. Answers with none if there is not enough memory within
-    /// ten seconds.
+    /// Waits for the memory of a window, at most of the largest one. The memory is free again when the share drops. Returns
+    /// `None` if there is not enough memory within ten seconds. The caller must hold no other share: two callers, each with a
+    /// share that the other needs, would both wait in vain.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped while it waits holds nothing.

@@ -1,4 +1,4 @@
-//! A record's message, in the form in which a request carries it.
+//! A record's message, escaped as a request contains it.
 
 use std::borrow::Cow;
 

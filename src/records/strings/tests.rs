@@ -9,7 +9,7 @@ fn clean_len(token: &[u8]) -> Option<usize> {
     let ends = |level: Level| {
         let end = dispatch!(level, simd => string_end(simd, &quoted, 0));
         let found = dispatch!(level, simd => delivered_end(simd, &quoted, 0));
-        assert_eq!(found.map(|(end, _)| end), end, "two ways to the same end");
+        assert_eq!(found.map(|(end, _)| end), end, "both searches find the same end");
         for cut in 0..=end.unwrap_or_default() {
             assert_eq!(
                 dispatch!(level, simd => delivered_end(simd, &quoted[..cut], 0)),
@@ -20,7 +20,7 @@ fn clean_len(token: &[u8]) -> Option<usize> {
         found
     };
     let found = ends(Level::new());
-    assert_eq!(ends(Level::baseline()), found, "the vectors make no difference");
+    assert_eq!(ends(Level::baseline()), found, "vector instructions do not change the result");
     let (_, reading) = found.filter(|(end, _)| *end == token.len())?;
     let reading = reading?;
     assert_eq!(reading.ascii, token.is_ascii());
