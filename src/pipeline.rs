@@ -87,7 +87,8 @@ pub struct Ports<O, D, S, C, L> {
     pub copier: C,
     /// The ledger.
     pub claims: Claims<L>,
-    /// The quarantine for records that cannot be delivered. None: such records are only counted.
+    /// The quarantine for records that cannot be delivered. `None`: rejected records are only counted, and records that are
+    /// unreadable or refused make a dead letter.
     pub quarantine: Option<Quarantine>,
 }
 

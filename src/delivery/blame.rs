@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn one_in_each_half_is_found() {
+    fn one_event_in_each_half_is_found() {
         let (blamed, requests) = search(64, |event| matches!(event, 3 | 40));
         assert_eq!(blamed, Some(vec![3, 40]));
         assert!(requests <= MAX_REQUESTS, "{requests}");
     }
 
     #[test]
-    fn neighbours_are_found_once_the_group_takes_something() {
+    fn neighbours_are_found_if_the_group_has_accepted_something() {
         for bad in [[4, 5], [6, 7]] {
             let (blamed, requests) = search(8, |event| bad.contains(&event));
             assert_eq!(blamed, Some(bad.to_vec()));

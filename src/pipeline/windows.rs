@@ -1,4 +1,4 @@
-//! Memory for zstd windows larger than each slot's own, shared by all slots.
+//! Memory for zstd windows that are larger than the 8 MiB of each slot. All slots share this memory.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn shares_are_given_while_they_last_and_in_turn() {
+    async fn shares_are_given_in_order_while_memory_is_free() {
         let windows = Windows::new(160 * MIB);
         let moment = Duration::from_secs(1);
         let first = windows.share(128 * MIB).await.expect("all is free");

@@ -61,7 +61,7 @@ async fn lines_name_their_source_and_keep_the_message_unchanged() {
 }
 
 #[tokio::test]
-async fn a_repeated_attempt_replaces_its_file_and_no_other() {
+async fn a_repeated_attempt_replaces_only_its_own_file() {
     let (store, quarantine, _) = quarantine();
     let put = async |object: &ObjectRef, delivery: &str, record: u64| {
         let shelf = quarantine.shelf(object, "acme", delivery);

@@ -10,7 +10,7 @@ use fearless_simd::{prelude::*, u8x32};
 
 use super::strings::string_end;
 
-/// Longest text that is remembered. The metadata of a Kubernetes record take about 1 KiB. A longer text would not fit into the
+/// Longest text that is remembered. The metadata of a Kubernetes record takes about 1 KiB. A longer text would not fit into the
 /// processor's first-level cache, and would take noticeable memory.
 const MAX_TEXT: usize = 16 * 1024;
 

@@ -2,7 +2,7 @@
 
 use fearless_simd::{prelude::*, u8x32};
 
-/// What is known of a string's text that breaks no rule of JSON. Whether it is UTF-8 is not checked.
+/// Facts about a string's text that breaks no rule of JSON. Whether the text is UTF-8 is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
     /// Length in UTF-8 once unescaped.

@@ -105,10 +105,10 @@ impl<L: Ledger> LaneProgress<L> {
                 *ahead = ahead.filter(|ahead| ahead.end > end);
             }
             Some(last) if ahead.is_none_or(|ahead| ahead.end <= end) => *ahead = Some(Ahead { end, last }),
-            // The earlier attempt's batch ends after this one: what is known of it reaches further, and stays.
+            // A batch that an earlier attempt put in part ends after this one. Its `ahead` reaches further, so it stays.
             Some(_) => {}
         }
-        // The new fingerprint covers the bytes of all that end before it, so it replaces them.
+        // The new fingerprint covers the bytes of all fingerprints before it, so it replaces them.
         fingerprints.retain(|fingerprint| fingerprint.offset > read.offset);
         fingerprints.push(read);
         self.unrecorded = true;

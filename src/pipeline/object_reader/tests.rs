@@ -94,7 +94,7 @@ fn with_a_large_window() -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn the_steps_are_the_records_in_any_chunks(
+    fn every_record_is_a_step_in_chunks_of_any_size(
         messages in proptest::collection::vec("[a-z]{0,300}", 0..60),
         compression in 0..3,
         chunk in 1_usize..2000,
@@ -114,7 +114,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn the_records_before_a_broken_place_are_steps() {
+async fn the_records_before_a_break_are_returned() {
     let (messages, text) = (numbers(3000), lines(&numbers(3000)));
     let whole = gzip(&text);
     let half = whole.len() / 2;
@@ -133,7 +133,7 @@ async fn the_records_before_a_broken_place_are_steps() {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_a_step_and_broken_structure_is_the_end() {
+async fn a_bad_line_is_a_step_and_broken_structure_ends_the_object() {
     let read = outcome(b"{\"message\":\"a\"}\nplain text\n{\"message\":\"b\"}\n", 5).await;
     assert_eq!(
         (read.steps, read.end.expect("it is whole")),

@@ -13,7 +13,7 @@ fn message_lines(count: usize, len: usize) -> (Vec<String>, Vec<u8>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_without_a_message_go_as_their_json() {
+async fn records_without_a_message_are_delivered_as_json() {
     let world = World::new();
     let records = json!([
         {"message": "text", "timestamp": "2026-11-21T08:00:00.250Z"},
