@@ -6,7 +6,7 @@ use super::{scan::each_member, unusual::plain};
 /// Largest event in bytes. A longer JSON object without a message is a document and not a logger's record. Source: CloudWatch
 /// Logs API reference, PutLogEvents.
 pub(super) const LONGEST_EVENT: usize = 1 << 20;
-/// Most white space that the reader looks at behind such a document. If it finds nothing else there, the document is taken to
+/// Most bytes of white space that the reader looks at after such a document. If it finds nothing else there, the document is taken to
 /// be all of the object.
 pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 

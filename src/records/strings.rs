@@ -42,19 +42,19 @@ fn special<S: Simd>(simd: S, bytes: &[u8], mut at: usize) -> Option<usize> {
 /// Number of bytes that are compared at once.
 const BLOCK: usize = 32;
 
-/// A bit for each quote and backslash; the lowest bit is the first byte's.
+/// Returns one bit for each byte, set for quotes and backslashes. The lowest bit is the first byte's.
 #[inline(always)]
 fn specials<S: Simd>(block: u8x32<S>) -> u64 {
     (block.simd_eq(b'"') | block.simd_eq(b'\\')).to_bitmask()
 }
 
-/// A bit for each control character; the lowest bit is the first byte's.
+/// Returns one bit for each byte, set for control characters. The lowest bit is the first byte's.
 #[inline(always)]
 fn controls<S: Simd>(block: u8x32<S>) -> u64 {
     block.min(0x1f).simd_eq(block).to_bitmask()
 }
 
-/// A bit for each byte beyond ASCII; the lowest bit is the first byte's.
+/// Returns one bit for each byte, set for bytes that are not ASCII. The lowest bit is the first byte's.
 #[inline(always)]
 fn highs<S: Simd>(block: u8x32<S>) -> u64 {
     block.max(0x80).simd_eq(block).to_bitmask()
@@ -112,7 +112,8 @@ pub(super) fn delivered_end<S: Simd>(
     }
 }
 
-/// Length of the escape that `text` begins with, and length of its character in UTF-8; `None` if the escape is not legal.
+/// Returns the length of the escape at the start of `text`, and the length of its character in UTF-8. `None` if the escape is not
+/// legal.
 pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
     match text.get(1)? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some((2, 1)),

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// The first millisecond of 2000. An earlier value comes from a clock that was never set, or is not a time.
 const EARLIEST: i64 = 946_684_800_000;
-/// Longest time that a timestamp may be ahead of our clock. Wrong clocks and confused time zones account for a day at most.
+/// Longest time that a timestamp may be ahead of our clock. Wrong time zones explain a day at most.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// Reads the timestamps of one object's records.
@@ -32,7 +32,7 @@ impl Timestamps {
     }
 
     /// Reads the value of `timestamp` as it is in the record. It is RFC 3339 with any fraction and offset, or the time since
-    /// 1970 as a number or in a string, whose magnitude tells the unit. Returns milliseconds since 1970, rounded down.
+    /// 1970 as a number or in a string; the number of digits shows the unit. Returns milliseconds since 1970, rounded down.
     ///
     /// Returns `None` for anything else, and for a time that is not plausible.
     pub(super) fn parse(&mut self, value: &[u8]) -> Option<i64> {
@@ -47,7 +47,7 @@ impl Timestamps {
         self.believable.contains(&milliseconds).then_some(milliseconds)
     }
 
-    /// Reads `2026-11-21T08:00:00Z`, also with a fraction of any length: the form that Vector writes, without a full parser.
+    /// Reads the form that Vector writes, without a full parser: `2026-11-21T08:00:00Z`, also with a fraction of any length.
     /// Returns `None` for every other form, valid or not.
     fn fixed_layout(&mut self, text: &[u8]) -> Option<i64> {
         let (minute, rest) = text.split_first_chunk()?;
