@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// The first millisecond of 2000. An earlier value comes from a clock that was never set, or is not a time.
 const EARLIEST: i64 = 946_684_800_000;
-/// Longest time that a timestamp may be ahead of our clock. Wrong time zones explain a day at most.
+/// Longest time that a timestamp may be ahead of our clock. Wrong clocks and time zones explain a day at most.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// Reads the timestamps of one object's records.
