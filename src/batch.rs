@@ -1,7 +1,7 @@
 //! Gathers events into PutLogEvents requests within the service's limits.
 //!
-//! A batch is written as the request's JSON from the start. Each message is copied once, with its escapes, and the body is
-//! sent without another copy. Pure: no I/O, no clock.
+//! A batch is built as the request's JSON from the first event on. Each message is copied into it once, with its escapes, and the
+//! body is sent without another copy. Pure: no I/O, no clock.
 
 mod buffers;
 mod closed;
@@ -16,33 +16,33 @@ pub use self::{
 };
 use crate::records::Message;
 
-/// Most bytes of one batch, messages in UTF-8 plus [`EVENT_OVERHEAD`] each. Source: CloudWatch Logs API reference,
+/// Most bytes of one batch: its messages in UTF-8, and [`EVENT_OVERHEAD`] for each. Source: CloudWatch Logs API reference,
 /// PutLogEvents.
 pub const MAX_BATCH_BYTES: usize = 1_048_576;
 /// Bytes that the service counts for each event besides its message. Same source.
 pub const EVENT_OVERHEAD: usize = 26;
 /// Most events of one batch. Same source.
 pub const MAX_BATCH_EVENTS: usize = 10_000;
-/// Longest message of one event: with its overhead it fills a batch. Source: the service's limit of 1 MB per event since April
-/// 2025.
+/// Longest message of one event, which together with its overhead fills a batch. Source: the service's limit of 1 MB per event
+/// since April 2025.
 pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES - EVENT_OVERHEAD;
 /// Longest time between the first and the last event of one request, in milliseconds. Source as for [`MAX_BATCH_BYTES`].
 const MAX_SPAN: i64 = DAY;
 const DAY: i64 = 24 * 60 * 60 * 1000;
-/// Most days (UTC) of one batch, and so most requests of one. CloudWatch Logs stores events of the last 14 days and the next
-/// two hours, which lie on 16 days at most. Source as for [`MAX_BATCH_BYTES`].
+/// Most days (UTC) of one batch, and so most requests of one batch. CloudWatch Logs stores events of the last 14 days and the
+/// next two hours, which lie on 16 days at most. Source as for [`MAX_BATCH_BYTES`].
 pub const MAX_BATCH_DAYS: usize = 16;
 /// Room after the events for the end of the body and a sequence token.
 const TAIL: usize = 128;
 /// Most bytes of an event in the body besides its message: JSON, a timestamp of 20 digits, a comma.
 const EVENT_FRAME: usize = 64;
-/// JSON of an event: start, timestamp, `EVENT_MESSAGE`, message, end.
+/// The JSON of an event is `EVENT_START`, timestamp, `EVENT_MESSAGE`, message, `EVENT_END`.
 const EVENT_START: &[u8] = b"{\"timestamp\":";
 const EVENT_MESSAGE: &[u8] = b",\"message\":\"";
 const EVENT_END: &[u8] = b"\"}";
-/// Capacity for the batch of a small object.
+/// Body capacity for the batch of a small object.
 const SMALL_BODY: usize = 64 * 1024;
-/// Capacity for a full batch of messages of 100 bytes and more with few escapes.
+/// Body capacity for a full batch of messages that have at least 100 bytes and few escapes.
 const FULL_BODY: usize = 1280 * 1024;
 
 /// Start of every request to one stream: everything before the events.
@@ -50,7 +50,7 @@ const FULL_BODY: usize = 1280 * 1024;
 pub struct BatchHead(Bytes);
 
 impl BatchHead {
-    /// Names the group and the stream.
+    /// Writes the start for a group and a stream.
     pub fn new(log_group_name: &str, log_stream_name: &str) -> Self {
         let quote = |text: &str| serde_json::to_string(text).expect("a string is always JSON");
         let (group, stream) = (quote(log_group_name), quote(log_stream_name));
@@ -58,10 +58,10 @@ impl BatchHead {
     }
 }
 
-/// Events gathered so far, within one request's limits in bytes and number.
+/// Events gathered so far, within one request's limits of bytes and events.
 ///
-/// The events lie within 24 hours of each other until an event comes that is more than 24 hours older than the latest one. From
-/// then on the batch gathers events of several days and goes out as one request for each 24 hours. Otherwise records that
+/// At first, all events lie within 24 hours of each other. Once an event comes that is more than 24 hours older than the latest
+/// one, the batch gathers events of several days, and is sent as one request for each 24 hours. Without this, records that
 /// alternate between days would make a batch for each event.
 #[derive(Debug)]
 pub struct Batch {
@@ -74,7 +74,7 @@ pub struct Batch {
     latest: i64,
     chronological: bool,
     gathers_days: bool,
-    /// Days since 1970 of the events; that of the event added last comes last.
+    /// Days of the events, counted from 1970. The day of the event added last comes last.
     days: Vec<i64>,
     /// Position of the first event's record in the object.
     first_record: u64,
@@ -88,11 +88,11 @@ struct Event {
     end: usize,
     /// Position of its record, counted from the batch's first record.
     record: u32,
-    /// Whether this is the last event of its record. The record's outcome is this event's.
+    /// Whether this is the last event of its record. The outcome of this event is the record's outcome.
     completes_record: bool,
 }
 
-/// A batch keeps up to 10,000 of them besides its body.
+/// A batch keeps up to 10,000 events besides its body, so their size counts.
 const _: () = assert!(size_of::<Event>() == 32);
 
 impl Batch {
@@ -122,12 +122,12 @@ impl Batch {
         }
     }
 
-    /// Limits the batch to `max_events` events, and to [`MAX_BATCH_EVENTS`].
+    /// Limits the batch to `max_events` events. The service's limit, [`MAX_BATCH_EVENTS`], holds as well.
     pub fn of_at_most(self, max_events: usize) -> Self {
         Self { max_events: max_events.min(MAX_BATCH_EVENTS), ..self }
     }
 
-    /// Takes the buffers; events in them are lost.
+    /// Takes the buffers. Events in them are lost.
     pub fn take_buffers(&mut self) -> Buffers {
         let fresh = Self::new(&self.head);
         let Self { body, events, .. } = std::mem::replace(self, fresh);
@@ -174,7 +174,7 @@ impl Batch {
         if self.events.is_empty() {
             self.first_record = record;
         }
-        // Only four thousand million records with empty messages within one batch would exceed 32 bits.
+        // The number exceeds 32 bits only if more than four thousand million records with empty messages lie in between.
         let record = u32::try_from(record - self.first_record).unwrap_or(u32::MAX);
         self.events.push(Event { timestamp, start, end: self.body.len(), record, completes_record });
         self.bytes += message.len() + EVENT_OVERHEAD;
@@ -210,7 +210,7 @@ impl Batch {
         } else {
             sort(&mut self.events);
             other.reserve_exact(self.body.len() - other.len() + TAIL);
-            // Runs of events that are neighbours in the body are copied whole, commas included.
+            // Events that are neighbours in the body are copied together, with the commas between them.
             for run in self.events.chunk_by_mut(|one, next| one.end + 1 == next.start) {
                 if other.len() > self.head.0.len() {
                     other.push(b',');
@@ -244,8 +244,8 @@ fn day(timestamp: i64) -> i64 {
     timestamp.div_euclid(DAY)
 }
 
-/// Puts events in chronological order; events with equal timestamps keep their order. Few of thousands come late, so only those
-/// are sorted and then merged with the others, which are in order.
+/// Puts events in chronological order; events with equal timestamps keep their order. Few events come late, so only the late ones
+/// are sorted, and then merged with the others, which are already in order.
 fn sort(events: &mut Vec<Event>) {
     let mut latest = i64::MIN;
     let is_late = |event: &mut Event| {
@@ -259,7 +259,7 @@ fn sort(events: &mut Vec<Event>) {
     events.extend_from_slice(&late);
     for to in (0..events.len()).rev() {
         let Some(last) = late.last() else { break };
-        // Of equal timestamps, the one in order came first: behind a late event, it would be late too.
+        // If the timestamps are equal, the event that is not late came first: after the late event, it would be late too.
         if left > 0 && events[left - 1].timestamp > last.timestamp {
             left -= 1;
             events[to] = events[left];

@@ -1,8 +1,8 @@
 //! Decompresses an object's stored bytes into a window of bounded size.
 //!
-//! The first bytes show the compression, not the object's name: gzip (any number of members), zstd (any number of frames) or
-//! none. The decoder does no I/O: the caller passes in the bytes that arrived and takes the text out of the window. While the
-//! caller does not read the window, nothing more is read from the socket.
+//! The compression is recognised by the first bytes, not by the object's name: gzip (any number of members), zstd (any number of
+//! frames) or none. The decoder does no I/O: the caller passes in the bytes that arrived and takes the text out of the window. It
+//! passes in bytes only when it needs more text, so nothing is read from the socket before that.
 
 mod frames;
 
@@ -13,8 +13,8 @@ use flate2::{Decompress, FlushDecompress, Status};
 /// Size of one decompression step in bytes: large enough to make the cost of a call negligible, small enough for a core's
 /// cache.
 const STEP: usize = 256 * 1024;
-/// Largest number of bytes that one step writes. A long record leaves the window with a large capacity; without this limit,
-/// one step could fill all of it and block its thread meanwhile.
+/// Most free room in the window before a step, and so most bytes that one step writes. A long record leaves the window with a
+/// large capacity. Without this limit, one step could fill all of it and block its thread meanwhile.
 const MOST_ROOM: usize = 8 * STEP;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Number of bytes needed to recognise the compression.
@@ -69,9 +69,9 @@ pub struct Decoder {
 pub enum Decoded {
     /// The step succeeded.
     Step,
-    /// A zstd frame has filled [`ORDINARY_WINDOW`] and needs the window that its header announced, of this many bytes. The
-    /// library has reserved the addresses, but does not use the memory beyond [`ORDINARY_WINDOW`] yet. Get the memory, call
-    /// [`Decoder::allow`], then call [`Decoder::decode`] again, even without further input.
+    /// A zstd frame has filled [`ORDINARY_WINDOW`], and now needs the window that its header announced, which has this many
+    /// bytes. The library has reserved the addresses, but has not used the memory beyond [`ORDINARY_WINDOW`]. The caller must
+    /// get the memory, call [`Decoder::allow`], and call [`Decoder::decode`] again, even without further input.
     NeedsWindow(u64),
 }
 
@@ -97,7 +97,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// Why decompression of an object stopped. The text decompressed before the error is good.
+/// Why the decompression of an object stopped. The text decompressed before the error can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The compressed data is broken: a bad block, a wrong CRC, garbage after the last member.
@@ -169,7 +169,7 @@ impl Decoder {
     /// until `input` is empty, and consume the window between the calls.
     ///
     /// # Errors
-    /// See [`DecodeError`]. The text in the window is good nevertheless.
+    /// See [`DecodeError`]. The text that is already in the window can be used.
     pub fn decode(&mut self, input: &mut &[u8], window: &mut Window) -> Result<Decoded, DecodeError> {
         if let State::Detecting(head) = &mut self.state {
             let wanted = HEAD - head.len();
@@ -214,7 +214,7 @@ impl Decoder {
         };
         let mut head = head;
         while !head.is_empty() {
-            // The first bytes produce no text, so the decoder cannot ask for a window here.
+            // Four bytes are shorter than the header of a zstd frame, so no window is asked for here.
             let _ = self.step(&mut head, window)?;
         }
         Ok(())

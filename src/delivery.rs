@@ -25,7 +25,8 @@ use crate::{
     sink::SinkError,
 };
 
-/// How long a worker that stops waits for an answer of CloudWatch Logs. A batch that is stored without an answer is put again.
+/// How long a worker that stops waits for an answer of CloudWatch Logs. A batch whose answer does not arrive is put again, even
+/// if it was stored.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Bytes of owed records in a lane's ledger entry at which the lane puts no further batch. The last batch can add 10,000 events
 /// and 10,000 records that were set aside, at two to four bytes each. The entry then has up to 104 KiB, far from DynamoDB's
@@ -41,16 +42,16 @@ pub struct Tally {
     pub put: BatchTally,
     /// Skipped because the message is empty.
     pub empty: u64,
-    /// Put into quarantine: too long and not to be split, or unreadable.
+    /// Put into quarantine: unreadable, or longer than one event where the tenant's policy is to quarantine such records.
     pub quarantined: u64,
-    /// Passed over because an earlier attempt accounted for them. Records that it owed to the quarantine count here if CloudWatch
-    /// Logs had rejected them, else as quarantined once their file is written.
+    /// Passed over because an earlier attempt accounted for them. A record that the earlier attempt owed to the quarantine counts
+    /// here if CloudWatch Logs had rejected it. Otherwise it counts as quarantined, once its file is written.
     pub resumed: u64,
-    /// Of those read: without a timestamp of their own, so that they got the object's.
+    /// Records read without a usable timestamp; they get the object's time.
     pub undated: u64,
-    /// Of those read: the message was not legal JSON or UTF-8 and was mended.
+    /// Records read whose message was not legal JSON or UTF-8, and was mended.
     pub mended: u64,
-    /// Of those read: longer than one event, so split, truncated or quarantined by the tenant's policy.
+    /// Records read that are longer than one event: split, truncated or quarantined, as the tenant's policy says.
     pub oversize: u64,
     /// PutLogEvents calls that were answered.
     pub batches: u64,

@@ -1,5 +1,5 @@
 //! The port to the ledger. The ledger records which attempt works on an object, and how many of the object's records are
-//! accounted for. [`dynamodb`] is the adapter; a delivery works with a [`claim`].
+//! accounted for. [`dynamodb`] is the adapter. A delivery uses the ledger through its [`claim`].
 //!
 //! Each delivery of an object has an entry of its own, so that the deliveries advance independently.
 
@@ -36,11 +36,11 @@ pub struct Position {
 /// What an entry records about a delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Every record before it is in CloudWatch Logs, rejected, skipped, in the quarantine, or owed to the quarantine.
+    /// Every record before this position is in CloudWatch Logs, rejected, skipped, in the quarantine, or owed to the quarantine.
     pub position: Position,
     /// Events after the position that were put already.
     pub ahead: Option<Ahead>,
-    /// Records that still have to be written to the quarantine. Each is before the position, or has an event ahead of it.
+    /// Records that still have to be written to the quarantine. Each lies before the position or among the events of `ahead`.
     pub owed: Owed,
     /// Checksums of the stored bytes that the attempts up to this position had read, at most one per attempt. An attempt that
     /// reads the same bytes again confirms the earlier fingerprints, and replaces them by its own.
@@ -54,14 +54,14 @@ pub enum Begun {
     Ours(Progress),
     /// Every record is accounted for.
     Done,
-    /// Another attempt has the lease. It can be taken after this time, unless it is renewed.
+    /// Another attempt has the lease. The lease can be taken after this time, unless it is renewed.
     Busy(Duration),
 }
 
 /// Why a call to the ledger failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
-    /// Another attempt has the lease, so our knowledge of the object's progress is out of date.
+    /// Another attempt has the lease, so what this attempt knows of the object's progress is out of date.
     #[error("another attempt has taken the lease of {0}")]
     Lost(String),
     /// The ledger answers that there are too many requests. The same call may succeed soon.
@@ -70,7 +70,7 @@ pub enum LedgerError {
     /// The ledger cannot be reached, or refuses the call.
     #[error("the ledger cannot be used: {0}")]
     Unavailable(String),
-    /// This entry cannot be read. Other entries can.
+    /// This entry cannot be read. Other entries are not affected.
     #[error("an entry of the ledger cannot be read: {0}")]
     Unreadable(String),
 }
@@ -86,9 +86,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Any except [`LedgerError::Lost`].
     fn begin(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
 
-    /// Records progress and renews the lease. Also takes a lease that is free: ours may have run out, or the ledger may not
-    /// have answered `begin`. An owner's positions only grow, so an entry with a further position shows another attempt's
-    /// work: the lease counts as lost. To renew the lease alone, record the same progress again.
+    /// Records progress and renews the lease. Also takes a lease that is free: the owner's lease may have run out, or the ledger
+    /// may not have answered `begin`. An owner's positions only grow, so a further position in the entry shows another attempt's
+    /// work, and the lease counts as lost. To renew only the lease, record the same progress again.
     ///
     /// # Errors
     /// See [`LedgerError`].

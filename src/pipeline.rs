@@ -1,7 +1,8 @@
 //! Handles one message: event -> object -> records -> batches -> delivery -> verdict.
 //!
-//! [`Pipeline::handle`] judges a message. `deliver` carries one object to every delivery that wants it: `logs` its records,
-//! `copies` the object itself. The pipeline knows only the ports, no adapter. It neither receives messages nor deletes them.
+//! `app` passes [`Pipeline::handle`] to the worker's loop, which calls it for each message. Within it, `wanted` finds the
+//! deliveries that want an object. `logs` delivers the object's records, which `reading` and `object_reader` find; `copies`
+//! copies the object itself. The pipeline knows the ports, but no adapter. It neither receives nor deletes messages.
 
 mod copies;
 mod logs;
@@ -86,7 +87,8 @@ pub struct Ports<O, D, S, C, L> {
     pub copier: C,
     /// The ledger.
     pub claims: Claims<L>,
-    /// The quarantine for records that cannot be delivered. None: such records are only counted.
+    /// The quarantine for records that cannot be delivered. `None`: rejected records are only counted, and records that are
+    /// unreadable or refused make a dead letter.
     pub quarantine: Option<Quarantine>,
 }
 
@@ -168,7 +170,7 @@ pub struct Delivered {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Joins the ports. Requests that AWS refuses to the worker itself are reported to `health`.
+    /// Creates a pipeline on the ports. It reports to `health` when AWS refuses a request of the worker itself.
     pub fn new(
         ports: Ports<O, D, S, C, L>,
         settings: PipelineSettings,
@@ -183,12 +185,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, health }
     }
 
-    /// Handles a message and judges it. When `stop` is cancelled, handling ends early: the batches on their way are waited for,
-    /// the ledger records the position, and the message goes back at once.
+    /// Handles a message and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
+    /// records the position in the ledger, and returns a retry without a delay.
     ///
     /// # Cancel safety
-    /// Safe for the queue: a message whose handling is dropped was not acknowledged and comes again. Up to two batches of it
-    /// arrive twice, or everything that was put if there is no ledger.
+    /// Safe for the queue: a message whose handling is dropped is not acknowledged and comes again. Up to two batches of each
+    /// delivery then arrive twice. Without a ledger, everything that was put arrives twice.
     pub async fn handle(&self, message: &Message, stop: &CancellationToken) -> Verdict {
         let attempt = match message.age() > self.settings.backoff.max_age {
             true => Attempt::Last,
@@ -302,7 +304,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let bytes = object.size.unwrap_or_default();
         let pass = match report.delivered.is_empty() {
             true => self.shares.enter(&route.tenant, bytes),
-            // If the message went back now, its delivered objects would come again.
+            // If the message went back now, the objects that it has already delivered would come again.
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
@@ -346,7 +348,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Failure of reading an object. A missing bucket is a configuration error only if the configuration names the bucket.
+    /// Turns an error of reading an object into a failure. A missing bucket is a configuration error only if the configuration
+    /// names the bucket.
     fn unread(&self, object: &ObjectRef, error: ObjectError) -> Failure {
         Failure::Object(match error {
             ObjectError::NoBucket(problem) if !self.settings.buckets.contains_key(&object.bucket) => {
@@ -356,8 +359,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         })
     }
 
-    /// Claims the object for a delivery and enters the customer's account. Answers with none if the delivery is done. `closed`
-    /// says why the account is known to be closed to the worker.
+    /// Claims the object for a delivery and enters the customer's account. Returns `None` if the delivery is already done.
+    /// `closed` returns the failure that entering would have, if that is known without a call.
     async fn claim_and_enter<T>(
         &self,
         admitted: Admitted<'_>,
@@ -365,21 +368,21 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         closed: impl Future<Output = Option<Failure>>,
         enter: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Option<(T, Arc<Claim<L>>)>, Failure> {
-        // Thousands of messages may wait for a refused role, and each attempt would cost two ledger calls. The last attempt
-        // asks the ledger all the same: a delivery that is done needs no dead letter.
+        // Thousands of messages may wait for a refused role, and each attempt would cost two ledger calls. Only the last
+        // attempt asks the ledger anyway, because a delivery that is done needs no dead letter.
         if admitted.attempt == Attempt::Ordinary
             && let Some(failure) = closed.await
         {
             return Err(failure);
         }
-        // The ledger comes first: a delivery that is done need not enter the account.
+        // The ledger is asked first, because a delivery that is done need not enter the account.
         let claimed = self.ports.claims.claim(admitted.object, &delivery.name).await;
         let claim = match claimed.map_err(Failure::Ledger)? {
             Claimed::Ours(claim) => claim,
             Claimed::Done => return Ok(None),
             Claimed::Busy(left) => return Err(Failure::Busy(left)),
         };
-        // The account comes before the object: if the account refuses, the object need not be read.
+        // The account is entered before the object is read: if the account refuses, the object need not be read.
         match admitted.unless_stopped(enter).await {
             Ok(entered) => Ok(Some((entered, claim))),
             Err(failure) => {
@@ -389,7 +392,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Account that must own the object's bucket, if configured.
+    /// Returns the account that must own the object's bucket, if one is configured.
     fn owner(&self, object: &ObjectRef) -> Option<&str> {
         self.settings.buckets.get(&object.bucket).and_then(Option::as_deref)
     }
@@ -444,7 +447,7 @@ impl Admitted<'_> {
         Failed::of(self.object, Some(&self.route.tenant), delivery, failure)
     }
 
-    /// Does `work`, or drops it when `stop` is cancelled.
+    /// Waits for `work`. Drops it when `stop` is cancelled.
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         tokio::select! {
             done = work => done,

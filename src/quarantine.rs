@@ -1,6 +1,6 @@
 //! The port to the quarantine: a bucket for records that CloudWatch Logs does not take. [`s3`] is the adapter.
 //!
-//! `file` has the format of the files and their keys, `prefix` the configured start of the keys.
+//! `file` defines the format of the files and of their keys; `prefix` is the configured start of the keys.
 
 mod file;
 pub mod memory;
@@ -25,16 +25,17 @@ use crate::{
     metrics::{Reason, add},
 };
 
-/// Keeps files. Writing a key again replaces its file.
+/// Keeps files. A file that is written again under the same key replaces the old one.
 pub trait QuarantineStore: fmt::Debug + Send + Sync + 'static {
     /// Writes one file, completely or not at all.
     ///
     /// # Errors
-    /// See [`QuarantineError`]. The file may be there all the same.
+    /// See [`QuarantineError`]. The file may have been written nevertheless.
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> Putting<'a>;
 }
 
-/// Result of [`QuarantineStore::put`]. Boxed, because the store is chosen at start-up and files are rare.
+/// Future of [`QuarantineStore::put`]. It is boxed, because the store is chosen at start-up; files are rare, so the cost does not
+/// matter.
 pub type Putting<'a> = Pin<Box<dyn Future<Output = Result<(), QuarantineError>> + Send + 'a>>;
 
 /// A file that could not be written. Its records are not accounted for.
@@ -50,13 +51,13 @@ pub struct QuarantineError {
 /// Metrics of the quarantine.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    /// `logferry_quarantined_total{reason}`: lines written to the quarantine. A record that was split may have several, and a
-    /// repeated delivery counts its lines again.
+    /// `logferry_quarantined_total{reason}`: lines written to the quarantine. A record that was split may have several lines,
+    /// and a repeated delivery counts its lines again.
     pub quarantined: Family<Reason, Counter>,
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         add(registry, "quarantined", "Lines written to the quarantine", &self.quarantined);
     }

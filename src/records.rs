@@ -1,13 +1,13 @@
 //! Reads an object's text as records, one at a time, without copying them.
 //!
-//! The content tells the framing: a JSON array on one line (as Vector writes it), an array over several lines, one record per
-//! line, or several arrays in a row. The reader borrows from the caller's window. It keeps only its position and the text
-//! around the previous message. The reader does no I/O, and takes the time as an argument.
+//! The reader recognises the framing by the text: a JSON array on one line (as Vector writes it), an array over several lines,
+//! one record per line, or several arrays in a row. Records borrow from the caller's window. The reader keeps only its position
+//! and the text around the previous message. It does no I/O, and takes the time as an argument.
 //!
-//! The scan finds `message` and `timestamp` without building values, and hands out the message as it is. `unusual` reads
-//! every other record (a repeated or escaped name, a message that is missing or not a string, text that JSON or UTF-8 does
-//! not allow) and mends its text. So a defect in one record does not harm the others. Only a broken structure ends the
-//! object, because the reader would have to guess where the next record begins.
+//! `scan` finds `message` and `timestamp` without building values, and the message is handed out as it is. `unusual` reads the
+//! records for which this is not possible (a repeated or escaped name, a message that is missing or not a string, text that
+//! JSON or UTF-8 does not allow) and mends their text. So a defect in one record does not harm the others. Only a broken
+//! structure ends the object, because the reader would have to guess where the next record begins.
 
 mod document;
 mod familiar;
@@ -38,7 +38,7 @@ pub struct Record<'a> {
     pub index: u64,
     /// Milliseconds since 1970. `None` if the record has no readable and plausible timestamp.
     pub timestamp: Option<i64>,
-    /// Becomes the event.
+    /// The text that becomes the event, or several events.
     pub message: Message<'a>,
     /// Whether the message differs from the object's text, because JSON or UTF-8 does not allow that text.
     pub mended: bool,
@@ -88,8 +88,8 @@ pub struct Unreadable<'a> {
     /// The position, and what is wrong: a line that is not a record (only with [`RecordReader::stepping_over_bad_lines`]), or a
     /// record that is too long.
     pub error: RecordError,
-    /// The text to quarantine: the bad line, without the records at its beginning. Of a record that is too long, only its place
-    /// in the object.
+    /// The text to quarantine: the bad line, without the records at its beginning. For a record that is too long, a text that
+    /// says where in the object the record is.
     pub text: Cow<'a, str>,
 }
 
@@ -136,8 +136,8 @@ pub enum RecordProblem {
         /// Length of the record in bytes.
         bytes: u64,
     },
-    /// An earlier attempt left the record out, because it was too long.
-    #[error("an earlier attempt left the record out, because it was longer than source.max_record")]
+    /// An earlier attempt left the record out, because the record was too long.
+    #[error("an earlier attempt left the record out, because the record was longer than source.max_record")]
     SteppedOver,
     /// The record can be read, but CloudWatch Logs refuses its event.
     #[error("CloudWatch Logs refuses the record's event, but accepts other events of the object")]
@@ -156,8 +156,8 @@ pub struct RecordReader {
     place: Place,
     index: u64,
     max_record: usize,
-    /// Minimum length of the unread window for the next scan. It doubles each time the record is incomplete, so that a long
-    /// record is scanned only a few times.
+    /// Shortest window that is worth the next scan. It doubles each time the record is incomplete, so that a long record is
+    /// scanned only a few times.
     retry_at: usize,
     /// The text around the previous message.
     around: Around,
@@ -165,13 +165,13 @@ pub struct RecordReader {
     /// Position of the window's first byte in the decompressed object.
     offset: u64,
     framing: Framing,
-    /// Whether the reader steps over lines that are not records.
+    /// Whether to step over lines that are not records.
     steps_over_bad_lines: bool,
     /// The record or line that the reader is stepping over.
     skip: Option<Skip>,
 }
 
-/// Whether each record has a line of its own. If so, a defect ends at the end of its line.
+/// Whether each record has a line of its own. If so, a defect reaches no further than the end of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
     /// No record has been read yet.
@@ -212,8 +212,8 @@ impl RecordReader {
         }
     }
 
-    /// Makes the reader step over lines that are not records. It does so only where the end of the line is certain: outside
-    /// arrays, and only if a record or an array has had a line of its own.
+    /// Makes the reader step over lines that are not records. It does so only where the defect certainly ends with its line:
+    /// outside arrays, and only if some record or array has a line of its own.
     pub fn stepping_over_bad_lines(self) -> Self {
         Self { steps_over_bad_lines: true, ..self }
     }
@@ -256,7 +256,7 @@ impl RecordReader {
                 (Place::Top | Place::ArrayStart | Place::ArrayComma, b'{') => {
                     return self.record(window, at, more);
                 }
-                // Joined objects have byte order marks in the middle.
+                // If several texts were joined, there are byte order marks in the middle.
                 (Place::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
                     at += BYTE_ORDER_MARK.len() - 1;
                 }
@@ -291,8 +291,8 @@ impl RecordReader {
         if behind.len() < self.retry_at && more == More::Coming {
             return Ok(Step::More { consumed: at });
         }
-        // The scan sees at most one byte more than the longest record, so that the result does not depend on how much has
-        // arrived.
+        // The scan gets at most one byte more than the longest record may have, so that the result does not depend on how much
+        // text has arrived.
         let text = &behind[..behind.len().min(self.max_record + 1)];
         let found = match scan(text, &mut self.around) {
             Ok(found) if found.len <= self.max_record => found,
@@ -369,7 +369,8 @@ impl RecordReader {
         }
     }
 
-    /// Handles text that begins at `at` and is malformed `reach` bytes later: steps over its line, or ends the object.
+    /// Handles text that begins at `at` and is malformed `reach` bytes later: steps over its line, or returns the error that
+    /// ends the object.
     fn malformed<'a>(
         &mut self,
         window: &'a [u8],
@@ -388,8 +389,8 @@ impl RecordReader {
         }
         let text = &text[..text.len().min(self.max_record + 1)];
         let (end, is_known) = (text.iter().position(|byte| *byte == b'\n'), self.framing == Framing::Lines);
-        // A record that spans several lines would be cut in two. A JSON string cannot contain a line break, so text that ends
-        // inside a string was cut, and the line may be stepped over.
+        // If the defect lies behind the first line, the text may be a record over several lines, which must not be cut in two.
+        // But a JSON string cannot contain a line break: if the first line ends inside a string, it is a record that was cut.
         let cuts = |end: usize| reach > end && !ends_in_string(&text[..end]);
         let end = match end {
             Some(end) if cuts(end) => return Err(error),
@@ -420,7 +421,7 @@ impl RecordReader {
         ends: Ends,
         more: More,
     ) -> Result<Step<'a>, RecordError> {
-        // Inside an array, a record may span several lines. Outside, a line break may end it.
+        // Inside an array, a record may span several lines. Outside, a line break can be its end.
         let ends = match (ends, self.place, self.framing) {
             (Ends::Record, Place::Top, Framing::Lines) => Ends::RecordOrLine,
             (Ends::Record, Place::Top, _) => Ends::RecordOrBrokenLine,
@@ -430,7 +431,7 @@ impl RecordReader {
         self.skip(window, at, more)
     }
 
-    /// Continues to the end of the record or line that is too long.
+    /// Looks for the end of the record or line that is too long.
     fn skip<'a>(&mut self, window: &'a [u8], at: usize, more: More) -> Result<Step<'a>, RecordError> {
         let mut skip = self.skip.take().expect("the callers make sure that a skip is open");
         let end = match skip.end(&window[at..]) {

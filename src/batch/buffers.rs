@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Event, FULL_BODY, TAIL};
 
-/// Buffers of a finished batch, for the next one: growing a megabyte for each batch costs more than filling it.
+/// Buffers of a finished batch, for a later one. To grow a new buffer to a megabyte costs more than to fill it.
 #[derive(Debug, Default)]
 pub struct Buffers {
     pub(super) body: Vec<u8>,
@@ -13,8 +13,8 @@ pub struct Buffers {
 
 /// Free buffers for the next batches. Clones share them.
 ///
-/// The buffers are kept instead of freed: allocating and freeing buffers of this size fragments the heap and takes a quarter more
-/// memory in all.
+/// The buffers are kept instead of freed: allocating and freeing buffers of this size fragments the heap, which takes a quarter
+/// more memory in all.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
     free: Arc<Mutex<Vec<Buffers>>>,
@@ -32,8 +32,8 @@ impl BufferPool {
         self.lock().pop().unwrap_or_default()
     }
 
-    /// Keeps the buffers, unless there are enough or they are larger than a full batch of ordinary messages needs. Buffers that
-    /// one customer's escapes made large are freed.
+    /// Keeps the buffers, unless the pool is full or they are larger than a full batch of ordinary messages needs. So buffers
+    /// that grew because of one customer's escapes are freed.
     pub fn give(&self, buffers: Buffers) {
         let mut free = self.lock();
         if free.len() < self.most && buffers.body.capacity() <= FULL_BODY + TAIL {

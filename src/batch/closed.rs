@@ -25,7 +25,7 @@ pub struct ClosedBatch {
 pub type Part = Range<usize>;
 
 impl ClosedBatch {
-    /// The longest part that starts at `from` and is legal as one request. Empty at the end of the batch.
+    /// Returns the longest part that starts at `from` and is legal as one request. It is empty at the end of the batch.
     pub fn part(&self, from: usize) -> Part {
         let rest = &self.events[from..];
         let Some(first) = rest.first() else { return from..from };
@@ -43,7 +43,7 @@ impl ClosedBatch {
             return body.freeze();
         }
         let taken = std::mem::take(&mut self.body);
-        // Copied only while an earlier attempt to send it is still running.
+        // The body is copied only while an earlier attempt to send it is still running.
         let mut body = taken.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         body.truncate(self.open_len);
         end_body(&mut body, sequence_token);
@@ -51,7 +51,7 @@ impl ClosedBatch {
         self.body.clone()
     }
 
-    /// Takes the buffers for a later batch. The body's is empty if the body is still being sent.
+    /// Takes the buffers for a later batch. If the body is still being sent, its buffer is replaced by an empty one.
     pub fn into_buffers(self) -> Buffers {
         let body = self.body.try_into_mut().map_or_else(
             |_| Vec::new(),
@@ -97,7 +97,7 @@ impl ClosedBatch {
         tally
     }
 
-    /// Timestamp of an event, position of its record, and number of events of that record before it in the batch.
+    /// Returns an event's timestamp, the position of its record, and the number of earlier events of that record in the batch.
     pub fn place(&self, index: usize) -> (i64, u64, u64) {
         let Event { timestamp, record, .. } = self.events[index];
         // The events of a record have one timestamp, so they are neighbours.
@@ -105,7 +105,7 @@ impl ClosedBatch {
         (timestamp, self.first_record + u64::from(record), before as u64)
     }
 
-    /// The events that AWS did not store, in the batch's order.
+    /// Returns the events that AWS did not store, in the batch's order.
     pub fn rejected(&self, rejections: &Rejections) -> impl Iterator<Item = RejectedEvent<'_>> {
         rejections.0.iter().map(|(index, reason)| {
             let event = &self.events[*index];
@@ -121,7 +121,7 @@ impl ClosedBatch {
     }
 }
 
-/// Writes the end of a request body after its events.
+/// Writes the end of a request body, after the events.
 fn end_body(body: &mut BytesMut, sequence_token: Option<&str>) {
     match sequence_token {
         None => body.put_slice(b"]}"),

@@ -16,7 +16,7 @@ pub struct RejectedEvents {
 /// Why AWS did not store an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rejection {
-    /// AWS refuses a request with this event alone, and accepts the others without it.
+    /// AWS refuses a request that consists of this event, and accepts the other events without it.
     Refused,
     /// More than 14 days old.
     TooOld,
@@ -27,7 +27,7 @@ pub enum Rejection {
 }
 
 impl RejectedEvents {
-    /// Why the event at `index` was rejected. If several bounds apply: the first of too old, expired, too new.
+    /// Why the event at `index` was rejected. If several bounds apply, too old comes before expired, and expired before too new.
     fn reason(&self, index: usize) -> Option<Rejection> {
         if self.too_old_end.is_some_and(|end| index < end) {
             Some(Rejection::TooOld)
@@ -54,7 +54,7 @@ impl Rejections {
         }
     }
 
-    /// Forgets the events at `index` and after.
+    /// Forgets the events from `index` on.
     pub fn truncate(&mut self, index: usize) {
         self.0.retain(|(of, _)| *of < index);
     }
@@ -88,10 +88,10 @@ pub struct RejectedEvent<'a> {
     pub escaped: &'a [u8],
 }
 
-/// Number of records that a batch completed, by outcome.
+/// Number of records that a batch completed, by the outcome of their last event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchTally {
-    /// Stored.
+    /// Records whose last event was stored.
     pub accepted: u64,
     /// More than 14 days old.
     pub too_old: u64,
@@ -99,6 +99,6 @@ pub struct BatchTally {
     pub too_new: u64,
     /// Older than the group's retention.
     pub expired: u64,
-    /// Refused by themselves.
+    /// Records whose last event AWS refuses.
     pub refused: u64,
 }

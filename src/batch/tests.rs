@@ -1,4 +1,4 @@
-//! Checks batches against the service's rules, without knowledge of how a batch is built.
+//! Checks batches against the service's rules. The checks do not know how a batch is built.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -75,7 +75,7 @@ fn check_legal(body: &[u8]) -> Vec<(i64, String)> {
 }
 
 #[test]
-fn a_batch_is_exactly_full_and_no_fuller() {
+fn a_batch_may_be_exactly_full_and_no_fuller() {
     let half = "x".repeat(MAX_BATCH_BYTES / 2 - EVENT_OVERHEAD);
     let events = vec![(1, half.clone()), (2, half.clone()), (3, "y".to_owned())];
     let mut closed = batches(&events);
@@ -110,7 +110,7 @@ fn a_request_spans_a_day_and_no_more() {
         (vec![day + 1, 0], vec![1, 1]),
         (vec![0, 5 * day, 1, 5 * day + 1, 2, -9 * day], vec![1, 1, 2, 2]),
         ((0..500).map(|turn| turn - turn % 3 * 2 * day).collect(), vec![166, 167, 167]),
-        // Time goes only forward at first, so the first batches hold one day each.
+        // At first, time only goes forward, so the first batches hold one day each.
         ((0..500).map(|turn| turn + turn % 3 * 2 * day).collect(), vec![1, 1, 166, 166, 166]),
         (vec![i64::MIN / 2, 0, i64::MAX / 2], vec![1, 1, 1]),
     ] {
@@ -130,7 +130,7 @@ fn a_batch_makes_at_most_one_request_for_each_day_that_is_stored() {
         let requests: Vec<_> = batches(&events).iter_mut().map(|batch| bodies(batch).len()).collect();
         assert_eq!(requests, expected);
     }
-    // The whole range of time that the service stores, in any order.
+    // Events from the whole range of time that the service stores, in no order.
     let now = 1_795_000_000_123;
     let turns = |turn: i64| now - 14 * day + (turn * 7_654_321).rem_euclid(14 * day + day / 12);
     let latest = [now + day / 12, now - 14 * day].into_iter();
@@ -258,7 +258,7 @@ proptest! {
         let mut chunks = events.as_slice();
         for mut batch in batches(&events) {
             let found: Vec<_> = bodies(&mut batch).iter().flat_map(|body| check_legal(body)).collect();
-            // Each batch holds a run of the input, sorted by time; the sort is stable.
+            // Each batch holds a run of the input, sorted by time with a stable sort.
             let (mut run, rest) = (chunks[..found.len()].to_vec(), &chunks[found.len()..]);
             run.sort_by_key(|(timestamp, _)| *timestamp);
             prop_assert_eq!(&found, &run);
@@ -270,7 +270,7 @@ proptest! {
 }
 
 #[test]
-fn the_pool_keeps_few_and_ordinary_buffers() {
+fn the_pool_keeps_a_few_buffers_of_ordinary_size() {
     let pool = BufferPool::new(2);
     for _ in 0..3 {
         pool.give(used());
@@ -284,7 +284,7 @@ fn the_pool_keeps_few_and_ordinary_buffers() {
     assert_eq!(kept(&pool), 0, "grown buffers are not kept");
 }
 
-/// The contents of an earlier batch's buffers are in no later body.
+/// No body contains what an earlier batch left in its buffers.
 #[test]
 fn reused_buffers_are_empty() {
     let mut batch = Batch::in_buffers(&head(), used());

@@ -1,4 +1,4 @@
-//! Decodes zstd frames. Each frame's header is read here before the library sees it, because the header tells how much memory
+//! Decodes zstd frames. This module reads each frame's header before the library does, because the header says how much memory
 //! the library will take.
 //!
 //! Source: RFC 8878, 3.1.1.1 (frame headers) and 3.1.2 (skippable frames).
@@ -14,7 +14,7 @@ pub const ORDINARY_WINDOW: u64 = 8 << 20;
 /// Largest window that any frame may use: 128 MiB, the size that `zstd --ultra` and streaming encoders at their highest
 /// levels use.
 pub const MAX_WINDOW: u64 = 128 << 20;
-/// The library's own limit, as a power of two. Set to its maximum, because windows that are too large are refused here,
+/// The library's own limit, as a power of two. It is set to its maximum, because this module refuses windows that are too large
 /// before the library sees them.
 const LIBRARY_WINDOW_LOG: u32 = 31;
 
@@ -33,12 +33,12 @@ fn is_skippable(head: &[u8]) -> bool {
 
 /// Decodes the frames of one object, one after another.
 pub(super) struct Frames {
-    /// `None` before the first frame, and after a large window was given back.
+    /// `None` before the first frame, and after a large window was freed.
     decoder: Option<ZstdDecoder<'static>>,
     place: Place,
     /// Window size of the open frame, in bytes.
     window: u64,
-    /// Decompressed bytes of the open frame, which is also how much of its window is in use.
+    /// Decompressed bytes of the open frame. So much of its window is in use, up to the window's size.
     used: u64,
     /// Largest window that may be used now.
     allowed: u64,
@@ -119,8 +119,8 @@ impl Frames {
                     }
                     Header::Frame { window, .. } => {
                         if window > self.allowed && self.allowed > ORDINARY_WINDOW {
-                            // The frame asks for its larger window later. Give the current one back now: a frame that waits
-                            // for memory must not hold any.
+                            // The frame will ask for its larger window later. The current window is freed now, because a frame
+                            // that waits for memory must not hold any.
                             (self.decoder, self.allowed) = (None, ORDINARY_WINDOW);
                         }
                         (self.window, self.used) = (window, 0);
@@ -207,7 +207,7 @@ fn read(bytes: &[u8]) -> Header {
     let (Some(window), Some(dictionary), Some(content)) = (window, dictionary, content) else {
         return Header::Incomplete;
     };
-    // The library allocates no more than the content's size, even if the window is larger.
+    // If the window is larger than the content, the library allocates only the content's size.
     let window = match content_bytes {
         0 => window,
         2 => window.min(content + 256),

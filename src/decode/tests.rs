@@ -22,7 +22,7 @@ fn run(object: &[u8], chunk: usize, limit: u64) -> (Vec<u8>, Result<(), DecodeEr
     (text, result)
 }
 
-/// The same with windows of up to `max_window`. The last value lists the window sizes that the decoder asked for.
+/// Does the same with windows of up to `max_window`. The last value lists the window sizes that the decoder asked for.
 pub(super) fn run_with_windows(
     object: &[u8],
     chunk: usize,
@@ -46,7 +46,7 @@ pub(super) fn run_with_windows(
                 Ok(Decoded::NeedsWindow(bytes)) => {
                     windows.push(bytes);
                     decoder.allow(bytes);
-                    // Without input: the allowed window may be all that the decoder was waiting for.
+                    // The call has no input, because the decoder may have waited only for the permission.
                     let again = decoder.decode(&mut &[][..], &mut window).expect("nothing is wrong yet");
                     assert_eq!(again, Decoded::Step);
                 }
@@ -148,7 +148,7 @@ fn the_text_before_damage_is_good() {
     wrong_crc[at] ^= 1;
     let (good, result) = run(&wrong_crc, 4096, u64::MAX);
     assert!(matches!(result, Err(DecodeError::Corrupt { format: "gzip", .. })), "{result:?}");
-    assert!(text.starts_with(&good), "the text itself was right");
+    assert!(text.starts_with(&good), "the text itself is right");
     let (good, result) = run(&[gzip(b"good"), b"garbage".to_vec()].concat(), 4096, u64::MAX);
     assert!(matches!(result, Err(DecodeError::Corrupt { .. })), "{result:?}");
     assert_eq!(good, b"good");

@@ -1,8 +1,9 @@
 //! Finds the events for which a request is refused. Pure.
 //!
-//! CloudWatch Logs refuses a whole request and does not name the event. The request is put again in halves, the first half
-//! first, down to single events, so that the other events arrive in order. A request of a single event is put a second time. If
-//! both halves of a half are refused and the group took nothing before, the group is to blame and the search ends.
+//! CloudWatch Logs refuses a whole request and does not name the event. So the request is put again in halves, the first half
+//! first, down to single events; the other events still arrive in order. A request that is a single event from the start is put a
+//! second time. If both halves of a half are refused and the group accepted nothing before, the group is to blame, and the search
+//! ends.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -29,7 +30,7 @@ impl History {
         self.refused_in_a_row.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that the group refused a single event. Answers whether the event is to blame.
+    /// Notes that the group refused a single event. Returns whether the event is to blame.
     pub(super) fn refused(&self) -> bool {
         self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) < MAX_IN_A_ROW
     }
@@ -45,7 +46,7 @@ impl History {
 pub(super) struct Blame {
     /// Halves to put, the next one last.
     waiting: Vec<Half>,
-    /// The half that is being put; none if the part was not refused before.
+    /// The half that is being put. `None` if the part is put for the first time.
     current: Option<Half>,
     /// Requests since the last event was found.
     requests: u32,
@@ -69,7 +70,7 @@ enum Side {
 /// Meaning of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Not known yet: the halves of the part come next, or a single event again.
+    /// Not known yet: the halves of the part are put next, or a single event is put again.
     Again,
     /// The part is one event, and the event is to blame.
     Event,
@@ -78,14 +79,14 @@ pub(super) enum Refusal {
 }
 
 impl Blame {
-    /// Takes the half to put next; none if no search is running.
+    /// Takes the half to put next. `None` if no search is running.
     pub(super) fn next(&mut self) -> Option<Part> {
         self.current = self.waiting.pop();
         self.requests += u32::from(self.current.is_some());
         self.current.as_ref().map(|half| half.part.clone())
     }
 
-    /// Notes that the part was refused. `took_some`: the group took a request before.
+    /// Notes that the part was refused, and decides what that means. `took_some`: the group accepted a request before.
     pub(super) fn refused(&mut self, part: Part, took_some: bool) -> Refusal {
         let half = self.current.take();
         match half.as_ref().map(|half| half.side) {
@@ -128,13 +129,13 @@ impl Blame {
 mod tests {
     use super::*;
 
-    /// Puts events, some of which are refused. Answers with the blamed events and the number of requests.
+    /// Puts events, some of which are refused. Returns the blamed events and the number of requests.
     fn search(events: usize, is_bad: impl Fn(usize) -> bool) -> (Option<Vec<usize>>, u32) {
         let (mut blame, mut blamed, mut requests, mut from) = (Blame::default(), Vec::new(), 0, 0);
         let mut arrived = Vec::new();
         while from < events {
             let part = blame.next().unwrap_or(from..events);
-            assert_eq!(part.start, from, "events are put in order, none is left out");
+            assert_eq!(part.start, from, "events are put in order, and none is left out");
             requests += 1;
             if !part.clone().any(&is_bad) {
                 arrived.extend(part.clone());
@@ -167,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn one_in_each_half_is_found() {
+    fn one_event_in_each_half_is_found() {
         let (blamed, requests) = search(64, |event| matches!(event, 3 | 40));
         assert_eq!(blamed, Some(vec![3, 40]));
         assert!(requests <= MAX_REQUESTS, "{requests}");
     }
 
     #[test]
-    fn neighbours_are_found_once_the_group_takes_something() {
+    fn neighbours_are_found_if_the_group_has_accepted_something() {
         for bad in [[4, 5], [6, 7]] {
             let (blamed, requests) = search(8, |event| bad.contains(&event));
             assert_eq!(blamed, Some(bad.to_vec()));
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_is_refused_no_event_is_to_blame() {
+    fn no_event_is_blamed_if_all_are_refused() {
         for events in [4, 100, 10_000] {
             let (blamed, requests) = search(events, |_| true);
             assert_eq!(blamed, None, "of {events}");

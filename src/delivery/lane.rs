@@ -1,4 +1,4 @@
-//! One object's records on their way into one stream.
+//! Takes one object's records and sends them into one stream, batch by batch.
 
 mod due;
 mod open_batch;
@@ -30,10 +30,10 @@ use crate::{
     tenant::{CloudWatch, Oversize},
 };
 
-/// Puts one object's records into one stream: fills a batch while the one before is being put.
+/// Puts one object's records into one stream: fills a batch while the previous one is being put.
 ///
-/// The position after a batch is recorded in the ledger while the next batch is being put, and the batch after that waits for the
-/// record. So a worker that dies repeats at most two batches.
+/// The position after a batch is recorded in the ledger while the next batch is being put. The batch after that is put only
+/// once the position is recorded. So a worker that dies repeats at most two batches.
 #[derive(Debug)]
 pub struct Lane<S, L> {
     pub(super) writer: Arc<Writer<S, L>>,
@@ -41,7 +41,7 @@ pub struct Lane<S, L> {
     on_its_way: Option<OnItsWay>,
     oversize: Oversize,
     due: Due,
-    /// The first unreadable record of this attempt, where there is no quarantine.
+    /// The first unreadable record of this attempt, if no quarantine is configured.
     first_unkept: Option<RecordError>,
     tally: Tally,
     progress: LaneProgress<L>,
@@ -51,15 +51,15 @@ pub struct Lane<S, L> {
 #[derive(Debug)]
 struct OnItsWay {
     span: Span,
-    /// Records for the quarantine where there is none.
+    /// Records that belong in the quarantine, if none is configured.
     unkept: Owed,
     put: AbortOnDropHandle<Result<Done, LaneError>>,
 }
 
 impl<S: LogSink, L: Ledger> Lane<S, L> {
-    /// Opens a lane into the stream `key`, from where `claim` goes on. Records that cannot be delivered go onto `shelf`.
-    /// Without a shelf, events that CloudWatch Logs rejects are counted, and a message too long for one event is split. `trail`
-    /// is the object's, from its start.
+    /// Opens a lane into the stream `key`. It goes on where the earlier attempts stopped, as `claim` says. Records that cannot be
+    /// delivered go onto `shelf`. Without a shelf, events that CloudWatch Logs rejects are only counted, and a message too long
+    /// for one event is split. `trail` has the fingerprints of the object's bytes, from the first byte on.
     pub fn new(
         sink: S,
         claim: Arc<Claim<L>>,
@@ -91,7 +91,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// An earlier batch could not be delivered, or another worker has the object. After an error the lane can only be abandoned.
     ///
     /// # Cancel safety
-    /// Dropped while it waits, it leaves a lane that can only be abandoned.
+    /// A call that is dropped while it waits leaves a lane that can only be abandoned.
     pub async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), LaneError> {
         let timestamp = record.timestamp.unwrap_or(object_time);
         let owed = self.due.find(self.tally.read);
@@ -125,11 +125,11 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             }
         }
         self.progress.end_record();
-        // A future for each record would cost time.
+        // The check saves the cost of a future for each record.
         if self.has_full_file() { self.write_full_files().await } else { Ok(()) }
     }
 
-    /// Takes a record that cannot be read, for the quarantine. Without a quarantine, [`Lane::flush`] fails in the end.
+    /// Takes an unreadable record, for the quarantine. Without a quarantine, the final [`Lane::flush`] fails.
     ///
     /// # Errors
     /// As [`Lane::push`].
@@ -165,8 +165,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.write_full_files().await
     }
 
-    /// Counts the next record. Answers with the number of its events that were put before, or none if an earlier attempt
-    /// accounted for the record.
+    /// Counts the next record. Returns the number of its events that were put before, or `None` if an earlier attempt accounted
+    /// for the record.
     fn count(&mut self, owed: Option<QuarantineReason>, timestamp: Option<i64>) -> Option<u64> {
         let put_before = self.progress.start_record(self.tally.read, timestamp);
         self.tally.read += 1;
@@ -196,7 +196,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         Ok(())
     }
 
-    /// Puts the owed records found so far into quarantine. Records of a file that cannot be written stay owed.
+    /// Puts the owed records found so far into quarantine. If their file cannot be written, they stay owed.
     async fn pay(&mut self) -> Result<(), LaneError> {
         let file = std::mem::take(&mut self.due.file);
         let Some(&(first, _)) = file.records().first() else { return Ok(()) };
@@ -212,7 +212,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         Ok(())
     }
 
-    /// Keeps a record for the quarantine. Answers false if there is none.
+    /// Sets a record aside for the quarantine. Returns false if there is no quarantine.
     fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
         let Some(shelf) = &self.writer.shelf else { return false };
         let (file, record, text) = (&mut self.open.aside, self.progress.next.records, message.escaped());
@@ -237,7 +237,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
                 }
                 self.open.events.push(self.progress.next.records, timestamp, &piece, completed);
             } else if completed {
-                // The last piece was put before, but did not complete its record: the tenant's policy has changed since.
+                // The record's last piece was put before: in a batch of which only a part was put, or before the tenant's policy
+                // was changed to truncate.
                 self.tally.resumed += 1;
             }
             self.progress.next.events += 1;
@@ -248,7 +249,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Delivers the rest and waits for the last answer.
     ///
     /// # Errors
-    /// As [`Lane::push`]; or records are owed to the quarantine.
+    /// As [`Lane::push`]; also if records are owed to the quarantine.
     ///
     /// # Cancel safety
     /// As [`Lane::push`].
@@ -272,8 +273,10 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         Ok(self.progress.claim.finish(self.progress.next).await?)
     }
 
+    /// Checks that no record is owed to the quarantine.
+    ///
     /// # Errors
-    /// Records are owed to the quarantine, because it could not be written or because there is none.
+    /// Records are owed, because the quarantine could not be written or because there is none.
     fn owes_nothing(&self) -> Result<(), LaneError> {
         let owed = self.progress.owed();
         if let Some(error) = self.writer.unshelved.get() {
@@ -289,8 +292,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         if let Some(index) = owed.first(QuarantineReason::Rejected(Rejection::Refused)) {
             return Err(LaneError::Unkept(RecordError { index, problem: RecordProblem::Refused }));
         }
-        // The quarantine was switched off after an earlier attempt. Rejected records were counted then; the others are nowhere
-        // yet.
+        // The quarantine was switched off after an earlier attempt. That attempt counted the rejected records; the other owed
+        // records are not accounted for yet.
         if owed.counts_in_quarantine() {
             let problem = "an earlier attempt left records for the quarantine, and quarantine.bucket is not set; set it again";
             let (key, problem) = ("of owed records".to_owned(), problem.to_owned());
@@ -299,16 +302,15 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         Ok(())
     }
 
-    /// Gives the object back to the ledger. The batch on its way may be stored already, so its answer is waited for and recorded;
-    /// after `stop` only for a second.
+    /// Gives the object's lease back to the ledger. The batch on its way may already be stored, so this first waits for the
+    /// batch's answer and records it. Once `stop` is cancelled, the wait lasts for one second more at most.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
         self.come_to_rest(stop).await;
         self.progress.release().await;
     }
 
-    /// Like [`Lane::abandon`], where the bytes read differ from the stored ones, or from those of an earlier attempt. If any of
-    /// them were put, or may have been by that attempt, the next attempt begins at the start: duplicates are better than
-    /// altered records.
+    /// Like [`Lane::abandon`], for an object of which this attempt or an earlier one read altered bytes. If altered bytes may
+    /// have been put, the next attempt begins at the object's start: duplicates are better than altered records.
     pub async fn distrust(&mut self, stop: &CancellationToken) {
         self.come_to_rest(stop).await;
         self.progress.release_or_restart().await;
@@ -319,7 +321,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             stop.cancelled().await;
             tokio::time::sleep(LAST_ANSWER).await;
         };
-        // Errors are ignored: the reason to give up was reported, and a batch that fails now is not accounted for.
+        // Errors are ignored: the reason for giving up is already reported, and a batch that fails now stays unaccounted for.
         let rest = async {
             let _ = self.arrived().await;
             let _ = self.progress.recorded().await;
@@ -328,13 +330,13 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             () = rest => {}
             () = patience => {
                 self.on_its_way = None;
-                // Giving the lease back records the position too.
+                // The call that gives the lease back also records the position.
                 self.progress.recording = None;
             }
         }
     }
 
-    /// Position at which this attempt went on.
+    /// Position at which this attempt began.
     pub fn from(&self) -> Position {
         self.progress.claim.from().position
     }
@@ -344,10 +346,10 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         &self.tally
     }
 
-    /// Sends the open batch once the one before has arrived.
+    /// Sends the open batch, after the previous batch was answered.
     async fn send(&mut self) -> Result<(), LaneError> {
         self.arrived().await?;
-        // Before the first batch is put, so that a quarantine that cannot be written is known by then.
+        // Owed records are written before a batch is put, so that the lane knows by then whether the quarantine can be written.
         self.pay().await?;
         if !self.progress.owed().is_empty() && self.progress.owed().encode().len() >= MOST_OWED {
             self.owes_nothing()?;
@@ -365,7 +367,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Waits for the answer to the batch on its way.
     ///
     /// # Cancel safety
-    /// Safe: the next call waits on.
+    /// Safe: the next call continues the wait.
     async fn arrived(&mut self) -> Result<(), LaneError> {
         let Some(OnItsWay { span, unkept, put }) = &mut self.on_its_way else { return Ok(()) };
         let answer = put.await;
@@ -389,7 +391,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     }
 }
 
-/// Passes a task's panic on. Only a runtime that is shutting down cancels a task that is waited for.
+/// Passes a task's panic on. A task that is waited for is cancelled only if the runtime shuts down.
 fn joined<T>(answer: Result<T, JoinError>) -> Result<T, LaneError> {
     answer.map_err(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),

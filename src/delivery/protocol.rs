@@ -12,10 +12,10 @@ use crate::{
     sink::{LogSink, SinkError},
 };
 
-/// Most puts of one part while its stream is created, its token corrected or its lease renewed. Each of these needs at most
-/// two; the others are for a group that exists and that the service does not find yet.
+/// Most puts of one part. Creating its stream, correcting its token and renewing its lease take at most two puts each; the other
+/// rounds are for a new group that the service does not find yet.
 pub(super) const MAX_ROUNDS: u32 = 6;
-/// First pause when a group or stream was just created and is still not found. Doubles each round.
+/// First pause after a group or stream was created but is still not found. The pause doubles each round.
 pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);
 
 /// The stream that one lane writes.
@@ -56,12 +56,12 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
                 Err(SinkError::InvalidSequenceToken { expected }) if rounds_left > 0 => {
                     stream.sequence_token = expected;
                 }
-                // The process slept or got no CPU time. In the next round, the ledger says whether the lease is still held.
+                // The process was paused or got no CPU time. In the next round, `hold` asks the ledger for the lease.
                 Err(SinkError::LeaseEnded(_)) if rounds_left > 0 => {}
                 Err(SinkError::NotFound(_)) if rounds_left > 0 => {
                     stream.sequence_token = None;
                     if created {
-                        // Created and not found yet: eventual consistency.
+                        // CloudWatch Logs is eventually consistent: the new stream is not visible everywhere yet.
                         tokio::time::sleep(pause).await;
                         pause *= 2;
                     }
@@ -105,7 +105,7 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
             }
         }
         match created {
-            // The group is not visible yet, or the lease ended: the next round tries again.
+            // The new group is not visible yet, or the lease ended: the next round tries again.
             Err(SinkError::NotFound(_) | SinkError::LeaseEnded(_)) => Ok(()),
             other => Ok(other?),
         }

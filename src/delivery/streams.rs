@@ -6,7 +6,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::recent::Recent;
 
-/// Most streams whose sequence token is remembered, at most 1 KiB each. Beyond that, only streams in use are kept.
+/// Most streams that are remembered, at most 1 KiB each. Only streams in use can exceed this number.
 pub const MAX_STREAMS: u64 = 20_000;
 
 /// Known streams. If there are too many, the least recently used are forgotten. A stream in use is never forgotten: two writers
@@ -29,7 +29,7 @@ pub struct StreamKey {
     pub log_stream_name: String,
 }
 
-/// State of one stream. A writer holds its lock while it puts, so that the stream's batches are put one after another.
+/// State of one stream. A writer holds the stream's lock while it puts a batch, so that batches are put one after another.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     pub(super) sequence_token: Option<String>,
@@ -37,7 +37,7 @@ pub(super) struct Stream {
     pub(super) took_at: Option<Instant>,
 }
 
-/// How long an accepted request shows that the group is not to blame for a refusal.
+/// For how long an accepted request counts as proof that the group is not to blame for a refusal.
 const RECENT: Duration = Duration::from_secs(600);
 
 impl Stream {
@@ -48,12 +48,12 @@ impl Stream {
 }
 
 impl Streams {
-    /// Knows no streams.
+    /// Starts without any streams.
     pub fn new() -> Self {
         Self { known: Recent::new(usize::try_from(MAX_STREAMS).expect("it is small")) }
     }
 
-    /// The stream with this name. It counts as in use while the answer is held.
+    /// Returns the stream with this name. The stream is in use while the caller holds the result.
     pub(super) fn get(&self, key: &StreamKey) -> Arc<Mutex<Stream>> {
         self.known.get_or_insert_with(key, Arc::default)
     }

@@ -1,4 +1,5 @@
-//! Lanes against the sink in memory, which refuses two puts into one stream at a time and batches that break a limit.
+//! Tests lanes with the sink in memory. The sink refuses a put while another one into the same stream is open, and batches that
+//! break a limit.
 
 mod protocol;
 
@@ -28,7 +29,7 @@ const SETTINGS: ClaimSettings =
 const REGION: &str = "us-east-1";
 const PLACE: &str = "222222222222/us-east-1";
 const GROUP: &str = "/rosa/acme";
-/// Events this far apart never share a put.
+/// Events that are so far apart never share a put.
 const APART: i64 = 2 * 24 * 3600 * 1000;
 
 fn destination(oversize: Oversize) -> CloudWatch {
@@ -114,7 +115,7 @@ async fn deliver(lane: &mut Lane<MemorySink, MemoryLedger>, messages: &[&str]) -
     lane.flush().await
 }
 
-/// A message so long that two of its kind do not fit into one batch.
+/// A message that is so long that two such messages do not fit into one batch.
 fn half_a_batch(text: &str) -> String {
     text.to_owned() + &" ".repeat(MAX_MESSAGE_BYTES / 2)
 }
@@ -135,7 +136,7 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
     let mut lane = lane(&sinks).await;
     let [a, b, c] = ["a", "b", "c"].map(half_a_batch);
     push(&mut lane, 0, &a).await.expect("it fits");
-    // Sends `a` and does not wait for the answer, which cannot come yet. `b` and `b2` fill the next batch.
+    // This push sends `a` and does not wait for the answer, which cannot come yet. `b` and `b2` fill the next batch.
     let second = tokio::time::timeout(Duration::from_secs(60), push(&mut lane, 1, &b)).await;
     second.expect("it does not wait").expect("it fits");
     sinks.until_puts(1).await;
@@ -168,7 +169,7 @@ async fn reading_and_putting_take_the_longer_of_both_times() {
         push(&mut lane, at, &half_a_batch("m")).await.expect("it fits");
     }
     lane.flush().await.expect("all arrive");
-    // Without the overlap it would be 20 s.
+    // Without the overlap it would take 20 s.
     assert_eq!(start.elapsed(), Duration::from_secs(12));
 }
 
@@ -240,7 +241,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
 async fn long_messages_are_split_at_characters_and_count_once() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
-    // Characters of two and four bytes lie across both boundaries.
+    // A character of two bytes lies across the first boundary, and one of four bytes across the second.
     let text = format!("x{}\"{}", "é".repeat(MAX_MESSAGE_BYTES / 2), "😀".repeat(MAX_MESSAGE_BYTES / 4 + 1));
     push(&mut lane, 7, &text).await.expect("it fits");
     push(&mut lane, 8, "after").await.expect("it fits");
@@ -323,7 +324,7 @@ async fn a_failure_of_the_last_batch_is_reported() {
         let sinks = ready();
         (1..=puts).for_each(|nth| sinks.fail(Operation::Put, nth, error.clone()));
         assert_eq!(deliver(&mut lane(&sinks).await, &["a"]).await, Err(error.into()));
-        assert_eq!(sinks.count(Operation::Put), puts, "the queue's redelivery retries, nobody else");
+        assert_eq!(sinks.count(Operation::Put), puts, "only the queue's redelivery retries");
     }
 }
 

@@ -29,15 +29,15 @@ pub(super) struct Writer<S, L> {
     history: History,
 }
 
-/// A batch of which all requests, or the first ones, were answered.
+/// A batch of which all requests, or only the first ones, were accepted.
 #[derive(Debug)]
 pub(super) struct Done {
-    /// The last event that was put, and why the rest was not; none if the whole batch was put.
+    /// The last event that was put, and why the rest was not put. `None` if the whole batch was put.
     pub(super) stopped: Option<(EventPlace, LaneError)>,
     pub(super) tally: BatchTally,
     /// Records that were set aside with the batch and are in quarantine.
     pub(super) quarantined: u64,
-    /// Records that must go into quarantine and are not there.
+    /// Records that must go into quarantine and are not there yet.
     pub(super) owed: Owed,
     /// Requests that were accepted.
     pub(super) batches: u64,
@@ -51,9 +51,9 @@ pub(super) struct Done {
 struct Put {
     /// Requests that were accepted.
     requests: u64,
-    /// Number of events up to the end of the last accepted request, or of the batch.
+    /// Number of events whose outcome is known: up to the end of the last accepted request, or all events of the batch.
     answered: usize,
-    /// Those of the answered events that were not stored.
+    /// The answered events that were not stored.
     rejections: Rejections,
     /// Why the other events were not put.
     error: Option<LaneError>,
@@ -66,19 +66,20 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
 
     /// Puts one batch, then adds the rejected events to `file` and writes the file into quarantine.
     ///
-    /// If the file cannot be written, its records are owed: the batch itself was put. Without a quarantine, refused events are
-    /// owed. If only the first requests were accepted, the events that these rejected are owed, and the file is not written:
-    /// the next attempt finds its records again.
+    /// If the file cannot be written, its records are owed, because the batch itself was put. Without a quarantine, refused
+    /// events are owed. If only the first requests were accepted, the events rejected by these are owed, and the file is not
+    /// written: the next attempt sets its records aside again.
     ///
     /// # Errors
-    /// Nothing of the batch was put; or a part was put, or the file is missing, and there is no ledger to remember it.
+    /// Nothing of the batch was put, or the lease could not be kept. Without a ledger to remember the rest, also: a part was not
+    /// put, or the file was not written.
     pub(super) async fn deliver(
         &self,
         mut batch: ClosedBatch,
         mut file: QuarantineFile,
         begin: Position,
     ) -> Result<Done, LaneError> {
-        // Without events there is no need to wait for the stream.
+        // A batch without events need not wait for the stream's lock.
         let put = if batch.is_empty() { Put::default() } else { self.put(&mut batch).await };
         let Put { requests, answered, rejections, error } = put;
         let (mut quarantined, mut owed, mut stopped) = (0, Owed::default(), None);
@@ -121,7 +122,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         })
     }
 
-    /// The rejected records that are owed. Without a quarantine, these are only the refused ones.
+    /// Returns the rejected records that are owed. Without a quarantine, only refused records are owed.
     fn owed(&self, batch: &ClosedBatch, rejections: &Rejections) -> Owed {
         let owed = batch
             .rejected(rejections)
@@ -133,7 +134,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
     /// Writes a file into quarantine, unless an earlier file failed.
     ///
     /// # Errors
-    /// [`LaneError::Quarantine`] if the file could not be written, or another one if the lease cannot be kept.
+    /// [`LaneError::Quarantine`]: the file could not be written. Another error: the lease could not be kept.
     pub(super) async fn shelve(&self, file: QuarantineFile, name: FileName) -> Result<(), LaneError> {
         let Some(shelf) = &self.shelf else { return Ok(()) };
         if file.is_empty() {

@@ -1,14 +1,13 @@
-//! Events after the position that were put already, because only a part of a batch was put. No I/O.
+//! Events after the position that were already put, because only a part of their batch was put. No I/O.
 
 use std::{fmt, str::FromStr};
 
 use super::Position;
 
-/// Events that were put although some earlier records were not. These are, of all records before `end`, the events that are
-/// not later than `last`.
+/// The events of a batch that was put only in part: all events before `end` that are not later than `last`.
 ///
-/// A batch's events are put in chronological order, in one or several requests. If one request fails, the events of the
-/// earlier requests remain delivered.
+/// A batch's events are put in chronological order, in one or several requests. If a request fails, the events of the earlier
+/// requests remain delivered. So some records have been put while records before them have not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ahead {
     /// End of the batch.
@@ -17,7 +16,7 @@ pub struct Ahead {
     pub last: EventPlace,
 }
 
-/// An event's place in its batch, by which the events are ordered.
+/// An event's place in its batch. The batch's events are ordered by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventPlace {
     /// Milliseconds since 1970.
@@ -29,7 +28,7 @@ pub struct EventPlace {
 }
 
 impl Ahead {
-    /// Number of the record's events that were put. `u64::MAX` if all were.
+    /// Returns the number of the record's events that were put. `u64::MAX` if all were put.
     pub fn events_put(&self, record: u64, timestamp: i64) -> u64 {
         let within = match record {
             record if record < self.end.records => u64::MAX,
@@ -92,7 +91,7 @@ mod tests {
     }
 
     proptest! {
-        /// A batch of records from `begin` on. Its events up to a random one were put.
+        /// The batch has the records from `begin` on. Its events up to a random one were put.
         #[test]
         fn the_number_of_events_put_is_right_for_each_record(
             times in prop::collection::vec((0_i64..4, 1_u64..4), 1..12),

@@ -1,8 +1,8 @@
 //! A delivery's claim on an object: its entry in the ledger and the lease on that entry.
 //!
 //! No event is put without a running lease. If the ledger throttles or does not answer, the call is repeated while the lease
-//! runs; then the delivery stops, and its message waits. Only while the ledger is out of reach (`Reach`) do deliveries go on
-//! without it. Then a repeated attempt may deliver records twice, and the metric `logferry_ledger_out_of_reach` is 1.
+//! runs; then the delivery stops, and its message waits. Deliveries go on without the ledger only while it is out of reach
+//! (`Reach`). Meanwhile, a repeated attempt may deliver records twice, and the metric `logferry_ledger_out_of_reach` is 1.
 
 mod reach;
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::event::ObjectRef;
 
-/// How long a call that begins or ends a claim is repeated. A slot waits for the answer meanwhile.
+/// For how long a failed call that begins or ends a claim is repeated. Meanwhile, a slot waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before a call is repeated. The SDK has already made several attempts by then, with backoff.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -33,7 +33,7 @@ pub struct ClaimSettings {
     pub out_of_reach_after: Duration,
 }
 
-/// Creates claims. Clones share the ledger and the knowledge about whether it answers.
+/// Creates claims. Clones share the ledger, and what is known about whether it answers.
 #[derive(Debug)]
 pub struct Claims<L> {
     /// `None` if the ledger is off.
@@ -50,7 +50,7 @@ impl<L> Clone for Claims<L> {
 /// Answer to a request for a claim.
 #[derive(Debug)]
 pub enum Claimed<L> {
-    /// The claim is granted; the delivery goes on from [`Claim::from`].
+    /// The claim is granted. The delivery goes on from [`Claim::from`].
     Ours(Arc<Claim<L>>),
     /// Every record is accounted for.
     Done,
@@ -58,8 +58,8 @@ pub enum Claimed<L> {
     Busy(Duration),
 }
 
-/// One delivery's claim on one object. Its lease is renewed while it exists. If it is dropped without being ended, the lease
-/// runs out.
+/// One delivery's claim on one object. The lease is renewed while the claim exists. If the claim is dropped without being
+/// ended, the lease runs out.
 #[derive(Debug)]
 pub struct Claim<L> {
     from: Progress,
@@ -87,7 +87,7 @@ struct State {
     ended: bool,
 }
 
-/// The ledger, with the knowledge about whether it answers.
+/// The ledger, and what is known about whether it answers.
 #[derive(Debug)]
 struct Guarded<L> {
     ledger: L,
@@ -95,22 +95,22 @@ struct Guarded<L> {
 }
 
 impl<L: Ledger> Claims<L> {
-    /// Creates claims in `ledger`. Without a ledger, every claim is granted, from the object's start.
+    /// Creates claims in `ledger`. Without a ledger, every claim is granted, and its delivery begins at the object's start.
     pub fn new(ledger: Option<L>, settings: ClaimSettings, metrics: Metrics) -> Self {
         let ClaimSettings { lease, out_of_reach_after } = settings;
         let guarded = |ledger| Arc::new(Guarded { ledger, reach: Reach::new(out_of_reach_after, metrics) });
         Self { ledger: ledger.map(guarded), lease }
     }
 
-    /// Claims an object for a delivery. If the ledger does not answer, the call is repeated for ten seconds, unless other
-    /// calls have failed a moment ago.
+    /// Claims an object for a delivery. If the ledger does not answer, the call is repeated for ten seconds. If several calls
+    /// have just failed, no call is made.
     ///
     /// # Errors
     /// The ledger does not answer but does not count as out of reach yet, or the entry cannot be read. The message must wait,
     /// because a delivery from the start could repeat everything.
     ///
     /// # Cancel safety
-    /// A claim that is dropped before the answer may leave a lease, which runs out by itself.
+    /// A call that is dropped before the answer may leave a lease, which runs out by itself.
     pub async fn claim(&self, object: &ObjectRef, delivery: &str) -> Result<Claimed<L>, LedgerError> {
         let unguarded = || {
             Ok(Claimed::Ours(Arc::new(Claim {
@@ -128,7 +128,7 @@ impl<L: Ledger> Claims<L> {
             Some(Begun::Done) => return Ok(Claimed::Done),
             Some(Begun::Busy(left)) => return Ok(Claimed::Busy(left)),
             Some(Begun::Ours(from)) => from,
-            // Out of reach: deliver from the start. A later checkpoint may reach the ledger again.
+            // The ledger is out of reach, so the delivery begins at the start. A later checkpoint may reach the ledger again.
             None => Progress::default(),
         };
         let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
@@ -151,7 +151,7 @@ impl<L: Ledger> Claims<L> {
     }
 }
 
-/// Renews the lease until it is given back or lost, for batches that take longer than the lease.
+/// Renews the lease until it is given back or lost, because a batch can take longer than the lease lasts.
 async fn renew<L: Ledger>(entry: Arc<OwnEntry<L>>, every: Duration) {
     let mut pause = every;
     loop {
@@ -165,7 +165,7 @@ async fn renew<L: Ledger>(entry: Arc<OwnEntry<L>>, every: Duration) {
 }
 
 impl<L: Ledger> Claim<L> {
-    /// Progress of the earlier attempts, from which this one goes on.
+    /// Progress of the earlier attempts. This attempt goes on from there.
     pub fn from(&self) -> &Progress {
         &self.from
     }
@@ -175,11 +175,11 @@ impl<L: Ledger> Claim<L> {
         self.entry.is_some()
     }
 
-    /// Makes sure that the lease runs, before a step that only its holder may do. Calls the ledger only if the lease has
-    /// ended or is about to, for example after the process was paused.
+    /// Makes sure that the lease runs, before a step that only its holder may take. Calls the ledger only if the lease has
+    /// ended or is about to end, for example after the process was paused.
     ///
     /// # Errors
-    /// Another attempt has the object, or the lease cannot be renewed: the step must not be done.
+    /// Another attempt has the object, or the lease cannot be renewed: the step must not be taken.
     ///
     /// # Cancel safety
     /// Safe: the lease is renewed or not.
@@ -222,8 +222,8 @@ impl<L: Ledger> Claim<L> {
         let _ = self.end("restart", |ledger, key, owner| ledger.restart(key, owner)).await;
     }
 
-    /// Records that every record is accounted for. Succeeds also if the ledger does not answer: no work is left, and only a
-    /// second notification of the object could repeat records that the ledger does not know.
+    /// Records that every record is accounted for. Succeeds even if the ledger does not answer, because no work is left: only a
+    /// second notification of the object would repeat the records that the ledger does not know of.
     ///
     /// # Errors
     /// Another attempt had the lease by then, and may have put the same records.
@@ -273,7 +273,7 @@ impl<L: Ledger> OwnEntry<L> {
         if state.ended {
             return Err(LedgerError::Lost(self.key.object.clone()));
         }
-        // Taken before the call is sent: the ledger's lease begins when the call arrives.
+        // The moment is before the call is sent, because the ledger's lease begins when the call arrives.
         let asked = Moment::now();
         let answer = self.ledger.ledger.checkpoint(&self.key, &self.owner, &progress).await;
         self.ledger.reach.learn(call, &answer);
@@ -293,7 +293,7 @@ impl<L: Ledger> OwnEntry<L> {
 }
 
 impl<L: Ledger> Guarded<L> {
-    /// Takes the lease. `None` if the ledger is out of reach.
+    /// Takes the lease. Returns `None` if the ledger is out of reach.
     async fn begin_patiently(
         &self,
         key: &EntryKey,
@@ -313,7 +313,7 @@ impl<L: Ledger> Guarded<L> {
         self.patiently("begin", begin).await
     }
 
-    /// Repeats a call for ten seconds until it is answered. `None` if the ledger is out of reach.
+    /// Repeats a call until it is answered, for ten seconds at most. Returns `None` if the ledger is out of reach.
     async fn patiently<T, F>(&self, call: &'static str, ask: impl Fn() -> F) -> Result<Option<T>, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,

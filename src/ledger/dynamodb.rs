@@ -38,8 +38,8 @@ use aws_sdk_dynamodb::{
 use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, ahead::Ahead, owed::Owed};
 use crate::{aws::describe, object::trail::Fingerprint};
 
-/// Time limit of one call with all its attempts, which is how long a delivery waits while DynamoDB is down. A call usually
-/// takes a few milliseconds.
+/// Time limit of one call with all its attempts. A delivery waits this long for one call while DynamoDB is down. Usually, a
+/// call takes a few milliseconds.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 /// Time limit of a single attempt.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const UNFINISHED: &str = "attribute_not_exists(done)";
 /// No other attempt has the lease.
 const FREE: &str = "(attribute_not_exists(lease_until) OR lease_owner = :owner OR lease_until < :stale)";
-/// The new position is not before the entry's position. An attempt whose answer was not awaited can arrive after later calls.
+/// The new position is not before the entry's position. A call whose answer nobody waits for can arrive after later calls.
 const FORWARD: &str =
     "(attribute_not_exists(records) OR records < :records OR (records = :records AND events <= :events))";
 
@@ -93,7 +93,7 @@ enum Change<'a> {
 enum Refusal {
     Done,
     Busy(Duration),
-    /// The entry's position is further than ours.
+    /// The entry's position is further than the change's.
     Behind,
 }
 
@@ -129,8 +129,8 @@ impl DynamoDbLedger {
             })),
             Err(Refusal::Done) => Ok(Begun::Done),
             Err(Refusal::Busy(left)) => Ok(Begun::Busy(left)),
-            // Taking the lease records no position that could be behind. If it happens nevertheless, asking again at once is
-            // right.
+            // This cannot happen, because taking the lease records no position. If it does nevertheless, the caller may try again
+            // at once.
             Err(Refusal::Behind) => Ok(Begun::Busy(Duration::ZERO)),
         }
     }
@@ -175,7 +175,7 @@ impl DynamoDbLedger {
     ) -> Result<(), LedgerError> {
         match self.write(key, owner, Change::Finish(position), now).await? {
             Err(Refusal::Busy(_)) => Err(lost(key)),
-            // Done by an earlier attempt of this call, or by another worker that went on from our position.
+            // An earlier attempt of this call has finished the entry, or another worker that went on from this position.
             Ok(_) | Err(Refusal::Done | Refusal::Behind) => Ok(()),
         }
     }
@@ -199,7 +199,7 @@ impl DynamoDbLedger {
             .return_values(ReturnValue::AllNew);
         let (position, progress) = match change {
             Change::Checkpoint(progress) | Change::Release(Some(progress)) => {
-                // Not needed when finishing: finishing is ahead of any position.
+                // `Finish` needs no such condition, because a finished object is ahead of any position.
                 conditions.push(FORWARD);
                 (Some(progress.position), Some(progress))
             }

@@ -1,4 +1,4 @@
-//! How long a lease still runs, by this worker's own clocks.
+//! Tells whether a lease still runs, by this worker's own clocks.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,7 +26,7 @@ struct Running {
     taken: Mutex<Option<Moment>>,
 }
 
-/// A moment on two clocks: a monotonic one, which may stop while the machine is suspended, and the wall clock, which goes on.
+/// A moment on two clocks: the monotonic clock, which may stop while the machine is suspended, and the wall clock, which goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     monotonic: Instant,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspended_machine_s_time_counts() {
+    fn the_time_of_a_suspended_machine_counts() {
         let lease = Lease::of(LENGTH);
         let hour = Duration::from_secs(3600);
         // The machine was suspended for an hour, and only the wall clock advanced.

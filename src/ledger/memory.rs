@@ -58,7 +58,7 @@ impl MemoryLedger {
         Self { call_time, ..self }
     }
 
-    /// Makes all following calls fail, or stops that.
+    /// Makes all later calls fail, or succeed again.
     pub fn set_down(&self, down: bool) {
         self.state().down = down;
     }

@@ -1,5 +1,5 @@
-//! Records that a delivery owes to the quarantine: it read them and went on while the quarantine could not be written. No
-//! I/O.
+//! Records that a delivery owes to the quarantine: the delivery read them and went on, although the quarantine could not be
+//! written. No I/O.
 
 use crate::batch::Rejection;
 
@@ -59,7 +59,7 @@ struct Run {
 const REASON_BITS: u32 = 3;
 
 impl Owed {
-    /// Owes these records, in any order. If a record is named twice, its first reason counts.
+    /// Makes a list of these records, which may come in any order. If a record is named twice, its first reason counts.
     pub fn of(mut records: Vec<(u64, QuarantineReason)>) -> Self {
         records.sort_by_key(|(record, _)| *record);
         let mut owed = Self::default();
@@ -79,12 +79,12 @@ impl Owed {
         self.runs.iter().find(|run| run.reason == reason).map(|run| run.first)
     }
 
-    /// Whether a record is owed that counts only when it is in the quarantine, because CloudWatch Logs never saw it.
+    /// Whether one of the records counts only once it is in the quarantine, because it was never sent to CloudWatch Logs.
     pub fn counts_in_quarantine(&self) -> bool {
         self.runs.iter().any(|run| run.reason.counts_in_quarantine())
     }
 
-    /// Adds the records that another batch owes. If both have a record, one of its reasons is kept.
+    /// Adds the records that another batch owes. If a record is in both lists, one of its two reasons is kept.
     pub fn add(&mut self, more: Self) {
         let mut runs = std::mem::take(&mut self.runs);
         runs.extend(more.runs);
@@ -92,7 +92,7 @@ impl Owed {
         runs.into_iter().for_each(|run| self.append(run));
     }
 
-    /// Adds a run that begins after the first record of the last run.
+    /// Adds a run that begins at the first record of the last run or later.
     fn append(&mut self, mut run: Run) {
         if let Some(last) = self.runs.last_mut() {
             run.first = run.first.max(last.end);
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     fn any_reason() -> impl Strategy<Value = QuarantineReason> {
-        (0_u64..7).prop_map(|code| reason(code).expect("there are seven"))
+        (0_u64..7).prop_map(|code| reason(code).expect("there are seven reasons"))
     }
 
     fn records(owed: &Owed) -> Vec<(u64, QuarantineReason)> {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_record_takes_two_bytes_and_a_run_hardly_more() {
+    fn every_other_record_takes_two_bytes_and_a_long_run_takes_five() {
         let too_old = QuarantineReason::Rejected(Rejection::TooOld);
         let every_other = Owed::of((0..5_000).map(|index| (2 * index, too_old)).collect());
         assert_eq!(every_other.encode().len(), 10_000);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::copy::{Copied, CopyJob, Way};
 
-/// A copy that can begin: its account is entered and the object is claimed.
+/// A copy that can begin: the object is claimed and the customer's account is entered.
 struct Ready<'a, S, L> {
     way: Way<'a>,
     session: S,
@@ -11,8 +11,8 @@ struct Ready<'a, S, L> {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Copies the object into every bucket in `wanted`, one after another. A copy that fails does not stop the next. Answers
-    /// with the number of deliveries that were done already.
+    /// Copies the object into every bucket in `wanted`, one after another. A copy that fails does not stop the next. Returns the
+    /// number of deliveries that were already done.
     pub(super) async fn copy(
         &self,
         admitted: Admitted<'_>,
@@ -36,7 +36,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             return done;
         }
         let owner = self.owner(object);
-        // With the worker's role: in the customer's role, S3 does not tell a missing object from a forbidden one.
+        // The worker's own role makes this call: to the customer's role, S3 gives the same answer for a missing object and for
+        // a forbidden one.
         let head = self.ports.store.head(object, owner);
         let head = async { head.await.map_err(|error| self.unread(object, error)) };
         let head = match admitted.unless_stopped(head).await {

@@ -6,7 +6,7 @@ use crate::{
     object::trail::{Trail, TrailedBody},
 };
 
-/// A delivery that can begin: its account is entered and the object is claimed.
+/// A delivery that can begin: the object is claimed and the customer's account is entered.
 struct Ready<'a, S, L> {
     delivery: &'a Delivery,
     destination: &'a CloudWatch,
@@ -22,7 +22,7 @@ pub(super) type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Reads the object once and gives every record to every delivery in `wanted`. If a delivery fails, the others go on.
-    /// Answers with the number of deliveries that were done already.
+    /// Returns the number of deliveries that were already done.
     pub(super) async fn log(
         &self,
         admitted: Admitted<'_>,
@@ -115,8 +115,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         done
     }
 
-    /// Ends a lane after the object was read, or after reading failed. After an error, the lane must still be abandoned. The
-    /// error is none if the object is to blame.
+    /// Ends a lane after the object was read, or after reading failed. After an error, the caller must give the lane up. The
+    /// error is `None` if reading failed, because that failure is reported once for the object.
     async fn end(
         &self,
         lane: &mut Lane<S::Sink, L>,
@@ -124,10 +124,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         stop: &CancellationToken,
     ) -> Result<(), Option<Failure>> {
         if read.as_ref().is_err_and(Failure::comes_again) {
-            // The message comes again with every record, so records that are not on their way yet can wait.
+            // The message comes again with all records, so the records that are not on their way yet can wait.
             return Err(None);
         }
-        // Broken content stays broken, so the records before it are delivered now.
+        // Content that is broken stays broken, so the records before the break are delivered now.
         tokio::select! {
             flushed = lane.flush() => flushed.map_err(|error| Some(error.into()))?,
             () = stop.cancelled() => return Err(Some(Failure::Stopping)),
@@ -135,7 +135,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if read.is_err() {
             return Err(None);
         }
-        // The maximum with `from` also catches an object that is shorter than in an earlier attempt.
+        // `from` counts too: it is larger than `read` if the object has become shorter since an earlier attempt.
         let (read, accounted) = (lane.tally().read, lane.tally().accounted().max(lane.from().records));
         if read != accounted {
             self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
@@ -144,7 +144,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         lane.complete().await.map_err(|error| Some(error.into()))
     }
 
-    /// Gives lanes up, all at the same time, and counts the records that they accounted for.
+    /// Gives lanes up, all at the same time, and counts the records that the lanes accounted for.
     async fn give_up(
         &self,
         lanes: Vec<Lane<S::Sink, L>>,

@@ -14,15 +14,15 @@ use crate::{
     metrics::{Form, Outcome, Reason, add},
 };
 
-/// Handles on a pipeline's metrics; clones count together.
+/// Metrics of a pipeline. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// `logferry_skipped_total{reason}`: parts of messages that need no work.
     pub skipped: Family<Reason, Counter>,
     /// `logferry_failures_total{reason}`: failures of messages, with the reasons that dead letters have.
     pub failures: Family<Reason, Counter>,
-    /// `logferry_fairness_deferrals_total`: objects that went back to the queue because their tenant held its share. They are no
-    /// failures.
+    /// `logferry_fairness_deferrals_total`: objects that went back to the queue because their tenant's share was used up. They do
+    /// not count as failures.
     pub fairness_deferrals: Counter,
     /// `logferry_object_bytes_total{form}`: `stored` and `decompressed`.
     pub object_bytes: Family<Form, Counter>,
@@ -73,14 +73,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers all of them.
+    /// Registers all metrics.
     pub fn register(&self, registry: &mut Registry) {
-        add(registry, "skipped", "Parts of messages that were no work", &self.skipped);
-        add(registry, "failures", "What kept messages from being done", &self.failures);
+        add(registry, "skipped", "Parts of messages that need no work", &self.skipped);
+        add(registry, "failures", "Failures of messages, by reason", &self.failures);
         add(
             registry,
             "fairness_deferrals",
-            "Objects that went back because their tenant held its share",
+            "Objects that went back because their tenant's share was used up",
             &self.fairness_deferrals,
         );
         add(registry, "object_bytes", "Bytes of objects", &self.object_bytes);

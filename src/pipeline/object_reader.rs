@@ -1,6 +1,9 @@
-//! One object's records, step by step: stored bytes -> decoder -> window -> record reader.
+//! Reads one object's records, step by step: stored bytes -> decoder -> window -> record reader.
 //!
-//! Knows neither lanes nor deliveries. [`Pipeline`](super::Pipeline) gives the records to them.
+//! This module knows neither lanes nor deliveries: `reading` gives the records to them.
+
+use bytes::{Buf, Bytes};
+use prometheus_client::metrics::counter::Counter;
 
 use super::windows::{Share, TenantWindows};
 use crate::{
@@ -10,10 +13,9 @@ use crate::{
     records::{More, RecordError, RecordReader, Step},
     verdict::Failure,
 };
-use bytes::{Buf, Bytes};
-use prometheus_client::metrics::counter::Counter;
 
-/// Cost of a decoding step besides its bytes, in bytes' worth of work: an empty gzip member of 20 bytes takes a step too.
+/// Work of a decoding step besides its bytes. The unit is the work of one byte. An empty gzip member has only 20 bytes, but
+/// takes a whole step.
 const STEP_WORK: usize = 2048;
 
 /// Most bytes of one object.
@@ -45,15 +47,16 @@ pub(super) struct ObjectReader<'w, B> {
     chunk: Bytes,
     decoder: Decoder,
     windows: TenantWindows<'w>,
-    /// Memory for the decoder's window. Declared behind the decoder, so that the memory is free before the share is given back.
+    /// The share of `windows` that the decoder's window uses. Declared after the decoder, because fields drop in this order: the
+    /// window must be freed before the share is given back.
     share: Option<Share<'w>>,
     window: Window,
     /// Whether more text comes after the window.
     more: More,
-    /// Why decoding failed. Returned once the records before the break are read.
+    /// Why decoding failed. [`ObjectReader::fill`] returns it once the records before the break are read.
     broken: Option<DecodeError>,
     records: RecordReader,
-    /// Bytes of the window that belong to the step before.
+    /// Bytes of the window that the last step used.
     consumed: usize,
     bytes: BytesRead,
 }
@@ -82,7 +85,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
         }
     }
 
-    /// Finds the next record in what is decoded so far. After [`Step::More`], call [`ObjectReader::fill`].
+    /// Finds the next record in the decoded text. After [`Step::More`], call [`ObjectReader::fill`].
     ///
     /// # Errors
     /// See [`RecordError`]. No record after it can be read.
@@ -95,14 +98,14 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
         step
     }
 
-    /// Decodes one step more, from the next chunk of the body if the last one is used up. Pauses when `pace` says so.
+    /// Decodes one more step. If the last chunk of the body is used up, reads the next one first. Pauses when `pace` says so.
     ///
     /// # Errors
-    /// The body cannot be read further or has too many bytes, its bytes cannot be decoded, or there is no memory for the decoder's
+    /// The body cannot be read or has too many bytes, its bytes cannot be decoded, or there is no memory for the decoder's
     /// window. A decoding error is returned by the next call, so that the records before the break are read first.
     ///
     /// # Cancel safety
-    /// Dropped while it waits, it leaves a reader that can only be dropped.
+    /// A call that is dropped while it waits leaves a reader that can only be dropped.
     pub(super) async fn fill(&mut self, pace: &mut Pace) -> Result<(), Failure> {
         if let Some(error) = self.broken.take() {
             return Err(Failure::Decode { records: self.count(), error });
@@ -123,7 +126,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
                 More::Coming | More::Never => self.decoder.decode(&mut input, &mut self.window),
             };
             let Ok(Decoded::NeedsWindow(bytes)) = decoded else { break decoded };
-            // The share held so far goes first: two objects that wait for each other's share would wait for ever.
+            // The old share is given back first: two objects that hold shares and need larger ones would wait for each other.
             drop(self.share.take());
             self.share = Some(self.windows.share(bytes).await.ok_or(Failure::NoWindow)?);
             self.decoder.allow(bytes);
@@ -141,17 +144,17 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
         Ok(())
     }
 
-    /// Records read so far, those that cannot be read included.
+    /// Number of records read so far, unreadable ones included.
     pub(super) fn count(&self) -> u64 {
         self.records.count()
     }
 
-    /// Frees the decoder's memory and keeps the part of the body that is not read yet.
+    /// Frees the decoder's memory and returns the part of the body that is not read yet.
     pub(super) fn into_rest(self) -> StoredBody<B> {
         self.body
     }
 
-    /// Consumes the step before, which may borrow from the window until the next step.
+    /// Removes the last step's text from the window. It stays there until the next call, because the step may borrow from it.
     fn consume(&mut self) {
         self.window.consume(std::mem::take(&mut self.consumed));
     }
@@ -173,10 +176,10 @@ impl<B: ObjectBody> StoredBody<B> {
         Ok(chunk)
     }
 
-    /// Reads on for as long as a checksum is ahead, and drops the bytes.
+    /// Reads on while a check of the bytes read so far is still ahead, and drops the bytes: see [`ObjectBody::has_check_ahead`].
     ///
     /// # Errors
-    /// The bytes are not those that are stored, or cannot be read.
+    /// The bytes differ from the stored ones, or cannot be read.
     pub(super) async fn check(mut self, pace: &mut Pace) -> Result<(), Failure> {
         while self.body.has_check_ahead()
             && let Some(chunk) = self.chunk().await?
@@ -189,7 +192,7 @@ impl<B: ObjectBody> StoredBody<B> {
     }
 }
 
-/// Whether an object of so many stored bytes may be read.
+/// Checks that an object of `stored` bytes may be read.
 pub(super) fn within(max_stored: u64, stored: u64) -> Result<(), ObjectError> {
     if stored > max_stored { Err(ObjectError::TooLarge { stored, limit: max_stored }) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! One object's records, given to every delivery that wants them.
+//! Gives the records of one object to every delivery that wants them.
 
 use super::{
     logs::{BrokenLanes, Lanes},
@@ -14,12 +14,12 @@ use crate::{
     records::{RecordReader, Step},
 };
 
-/// Cost of a record besides its bytes, for each delivery, in bytes' worth of work.
+/// Work that a record makes for each delivery besides its bytes. The unit is the work of one byte.
 const RECORD_WORK: usize = 64;
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Reads all records, gives each to every lane, and answers with their number. A lane that fails moves to `broken`. Reading
-    /// ends when no lane is left.
+    /// Reads all records, gives each to every lane, and returns their number. A lane that fails moves to `broken`. Reading ends
+    /// early when no lane is left.
     pub(super) async fn read<'a>(
         &self,
         body: TrailedBody<O::Body>,
@@ -29,7 +29,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         lanes: &mut Lanes<'a, S::Sink, L>,
         broken: &mut BrokenLanes<'a, S::Sink, L>,
     ) -> Result<u64, Failure> {
-        // The worker's clock may be slow: S3 stored the object before now.
+        // If the worker's clock is behind S3's, the time at which S3 stored the object is the better one.
         let mut records = RecordReader::new(self.settings.max_record, modified.max(Timestamp::now()));
         if self.ports.quarantine.is_some() {
             records = records.stepping_over_bad_lines();
@@ -42,14 +42,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let object_time = modified.as_millisecond().max(0);
         let read = give_records(&mut object, &mut pace, object_time, lanes, broken).await;
         if read.as_ref().is_err_and(is_of_content) {
-            // Only the checksum at the end tells whether the object was stored like that or altered on its way.
+            // The checksum at the end shows whether the object was stored like that or altered on its way.
             object.into_rest().check(&mut pace).await?;
         }
         read
     }
 }
 
-/// Gives every record to every lane, step by step.
+/// Gives every record to every lane.
 async fn give_records<'a, B: ObjectBody, S: LogSink, L: Ledger>(
     object: &mut ObjectReader<'_, B>,
     pace: &mut Pace,

@@ -1,9 +1,9 @@
 //! Counts how often AWS refused a part of each message.
 //!
-//! The number of receives does not tell: a message is also received again after other waits, such as a tenant's turn or a role
-//! that refuses the worker. A message that is sent anew carries its count. A hidden message cannot be changed, so the worker
-//! remembers its count. Another worker, or this one after a restart, begins with the count that the message carries and retries
-//! a few times more.
+//! The number of receives is not this count: a message is also received again after other waits, for example for its tenant's
+//! turn. A message that is sent anew carries its count. A hidden message cannot be changed, so the worker remembers its count.
+//! Another worker, or this one after a restart, does not know that count: it begins with the one that the message carries, and
+//! retries a few times more.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ impl Refusals {
     pub(super) fn remember(&self, message: &Message, refusals: u32) {
         self.with(|counts| {
             if counts.len() >= MAX_REMEMBERED && !counts.contains_key(&message.id) {
-                // Any of them may be forgotten.
+                // Any count may be forgotten: its message is then retried a few times more.
                 let other = counts.keys().next().cloned();
                 other.map(|other| counts.remove(&other));
             }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_bounded_and_a_higher_count_of_the_message_holds() {
+    fn the_number_of_counts_is_bounded_and_the_higher_count_holds() {
         let refusals = Refusals::default();
         let message = |number: usize| Message::sample(&number.to_string());
         for number in 0..2 * MAX_REMEMBERED {

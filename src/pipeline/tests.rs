@@ -1,4 +1,4 @@
-//! Whole pipelines, with the object store and the customers' accounts in memory.
+//! Tests of whole pipelines, with the object store, the tables and the customers' accounts in memory.
 
 mod ceilings;
 mod content;
@@ -59,7 +59,8 @@ type Found = Result<Option<Arc<Tenant>>, LookupError>;
 
 impl Directory for Rows {
     async fn find(&self, tenant_id: &str) -> Found {
-        let remembered = self.remembered.lock().expect("no test panics with it").get(tenant_id).cloned();
+        let remembered =
+            self.remembered.lock().expect("nothing panics while it is locked").get(tenant_id).cloned();
         match remembered {
             Some(found) => found,
             None => self.confirm(tenant_id, Instant::now()).await,
@@ -67,13 +68,18 @@ impl Directory for Rows {
     }
 
     async fn confirm(&self, tenant_id: &str, _: Instant) -> Found {
-        self.table.lock().expect("no test panics with it").get(tenant_id).cloned().unwrap_or(Ok(None))
+        self.table
+            .lock()
+            .expect("nothing panics while it is locked")
+            .get(tenant_id)
+            .cloned()
+            .unwrap_or(Ok(None))
     }
 }
 
 type TestPipeline = Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger>;
 
-/// Metrics of everything that a test's pipeline is made of.
+/// Metrics of a test's pipeline and its parts.
 #[derive(Default)]
 struct AllMetrics {
     pipeline: Metrics,
@@ -96,9 +102,9 @@ struct World {
     rows: Rows,
     sinks: MemorySinks,
     copier: MemoryCopier,
-    /// None: off.
+    /// `None`: the ledger is off.
     ledger: Option<MemoryLedger>,
-    /// None: off.
+    /// `None`: the quarantine is off.
     quarantine: Option<MemoryQuarantine>,
     settings: PipelineSettings,
     metrics: AllMetrics,
@@ -150,12 +156,20 @@ impl World {
     }
 
     fn found(&self, tenant_id: &str, found: Found) {
-        self.rows.table.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
+        self.rows
+            .table
+            .lock()
+            .expect("nothing panics while it is locked")
+            .insert(tenant_id.to_owned(), found);
     }
 
-    /// Sets the directory's answer that does not come from the table.
+    /// Sets the answer that the directory remembers and gives instead of the table's.
     fn remembered(&self, tenant_id: &str, found: Found) {
-        self.rows.remembered.lock().expect("no test panics with it").insert(tenant_id.to_owned(), found);
+        self.rows
+            .remembered
+            .lock()
+            .expect("nothing panics while it is locked")
+            .insert(tenant_id.to_owned(), found);
     }
 
     fn pipeline(&self) -> TestPipeline {
@@ -192,7 +206,7 @@ impl World {
         self.pipeline().handle(&message(body), &self.stop).await
     }
 
-    /// The report on a message and its verdict.
+    /// Handles a message. Returns the report on it, and its verdict.
     async fn process(&self, body: &str) -> (Report, Verdict) {
         let report = self.pipeline().process(body, &self.stop).await;
         let verdict = verdict::decide(
@@ -267,7 +281,7 @@ fn throttled() -> SinkError {
     SinkError::Throttled("slow down".into())
 }
 
-/// The metrics have that line.
+/// Checks that the metrics have that line.
 fn shows(world: &World, line: &str) {
     let text = world.metrics.render();
     assert!(text.lines().any(|found| found == line), "{line} in {text}");

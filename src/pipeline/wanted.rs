@@ -10,20 +10,21 @@ use crate::tenant::{LookupError, Tenant};
 pub(super) struct Wanted {
     /// Deliveries that want the object.
     pub(super) deliveries: Vec<Arc<Delivery>>,
-    /// Why no delivery wants it, if nothing is wrong.
+    /// Why no delivery wants the object, if there is no failure.
     pub(super) skipped: Option<Skipped>,
-    /// Errors of the tenant or its rows.
+    /// Failures of the tenant or its rows.
     pub(super) failures: Vec<Failed>,
 }
 
 impl Wanted {
-    /// Whether the customer would lose records because of the rows: by a dead letter, or because the tenant is unknown. Rows
-    /// that are disabled or filter the object out are ordinary, so these may be `tenants.cache_ttl` old.
+    /// Whether the rows would cost the customer records: a failure makes a dead letter, and an object of an unknown tenant is
+    /// discarded. A row that is disabled, or that filters the object out, is used although it may be `tenants.cache_ttl` old.
     fn is_loss(&self) -> bool {
         !self.failures.is_empty() || self.skipped == Some(Skipped::UnknownTenant)
     }
 
-    /// Keeps the good rows while the table cannot be asked. The others wait for the table.
+    /// Keeps the deliveries of the good rows when the table cannot be read. The lookup's failure replaces all other results, so
+    /// that the message is retried until the table answers.
     fn unconfirmed(self, object: &ObjectRef, tenant_id: &str, error: LookupError) -> Self {
         let failures = vec![Failed::of(object, Some(tenant_id), None, Failure::Lookup(error))];
         Self { deliveries: self.deliveries, skipped: None, failures }
@@ -31,8 +32,8 @@ impl Wanted {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Finds the deliveries that want the object. Before records are lost, the table is read again: a row may have been added,
-    /// corrected or resumed since the remembered ones were read.
+    /// Finds the deliveries that want the object. If the remembered rows would cost records, the table is read again: a row may
+    /// have been added, corrected or resumed meanwhile.
     pub(super) async fn wanted(&self, object: &ObjectRef, route: &Route) -> Wanted {
         let (directory, began) = (&self.ports.directory, Instant::now());
         let remembered = match directory.find(&route.tenant).await {

@@ -1,4 +1,4 @@
-//! Memory for zstd windows larger than each slot's own, shared by all slots.
+//! Memory for zstd windows that are larger than the 8 MiB of each slot. All slots share this memory.
 
 use std::{
     collections::HashMap,
@@ -13,11 +13,11 @@ use tokio::{
 
 use crate::decode::{MAX_WINDOW, ORDINARY_WINDOW};
 
-/// Longest wait for a share. A slot that waits is not free for other tenants.
+/// Longest wait for a share. Meanwhile, the object's slot is not free for other tenants.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Memory that is given out in shares, in the order of the requests. A tenant gets at most half of the memory, or one share that is
-/// larger: objects of a tenant whose CloudWatch Logs hangs keep their shares for minutes.
+/// Memory that is given out in shares. Requests are served in their order. A tenant gets at most half of the memory, or one share
+/// that is larger, because objects of a tenant whose CloudWatch Logs hangs keep their shares for minutes.
 #[derive(Debug)]
 pub(super) struct Windows {
     free: Semaphore,
@@ -63,13 +63,14 @@ impl Windows {
 }
 
 impl<'w> TenantWindows<'w> {
-    /// The largest window that a share can have.
+    /// Size of the largest window that a share can have.
     pub(super) fn largest(&self) -> u64 {
         self.windows.largest
     }
 
-    /// Waits for the memory of a window, up to the largest. The caller must hold no other share: two callers would wait for each
-    /// other's for ever. Answers with none if there is not enough memory within ten seconds.
+    /// Waits for the memory of a window, at most of the largest one. Returns
+    /// `None` if there is not enough memory within ten seconds. The caller must hold no other share: two callers, each with a
+    /// share that the other needs, would both wait in vain.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped while it waits holds nothing.
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn shares_are_given_while_they_last_and_in_turn() {
+    async fn shares_are_given_in_order_while_memory_is_free() {
         let windows = Windows::new(160 * MIB);
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|tenant| windows.of(&tenant.into()));
         let moment = Duration::from_secs(1);

@@ -1,8 +1,9 @@
-//! Quarantine files: format and names.
+//! Format and names of quarantine files.
 //!
-//! The records that one batch cannot deliver make one file: gzip over one JSON object a line. Each line has the reason, the
-//! record's source, and its `message` and `timestamp` as records of the staging bucket have them. The key names the object, the
-//! delivery and the first record, so that a repeated attempt replaces the file of the attempt before.
+//! The records of one batch that cannot be delivered make one file: lines of JSON in gzip. Each line has the reason, the
+//! record's source, and the record's `message` and `timestamp` in the form that records of the staging bucket have. The key
+//! names the object, the delivery and the batch's start (or the first owed record), so that a repeated attempt replaces the
+//! file of the attempt before.
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -16,17 +17,18 @@ use crate::{
     metrics::Reason,
 };
 
-/// Bytes at which a file is full. A file that is not full is written with its batch.
+/// Compressed bytes at which a file is full. A full file is written at once, after its batch was put, even if the batch is not
+/// full.
 const FULL_FILE: usize = 1 << 20;
-/// Lines at which a file is full. The ledger may have to remember each of them.
+/// Lines at which a file is full. The ledger may have to remember the record of each line.
 const FULL_FILE_RECORDS: usize = 10_000;
 /// Longest key that S3 takes, in bytes. Source: S3 user guide, "Naming Amazon S3 objects".
 pub(super) const MAX_KEY_BYTES: usize = 1024;
 /// Longest prefix, including the place for the tenant.
 pub(super) const MAX_PREFIX_BYTES: usize = 256;
-/// Most bytes of the tenant's id in a key. The hash in the key tells longer ids apart, as it does for [`MAX_NAME_BYTES`].
+/// Most bytes of the tenant's id in a key. Longer ids are cut, and the hash in the key tells them apart.
 pub(super) const MAX_TENANT_BYTES: usize = 256;
-/// Most bytes of the object's file name, and of the delivery's name, in a key.
+/// Most bytes of the object's file name, and of the delivery's name, in a key. Longer names are cut in the same way.
 const MAX_NAME_BYTES: usize = 128;
 /// Most bytes of the rest of a key: the hash, a number of 20 digits, dashes and an extension.
 const MAX_REST_BYTES: usize = 64;
@@ -46,7 +48,7 @@ pub struct Shelf {
 /// Records on their way to the quarantine, compressed as they come.
 #[derive(Debug, Default)]
 pub struct QuarantineFile {
-    /// Created with the first record: a compressor takes a quarter of a megabyte, and nearly every batch does without.
+    /// Created with the first record, because a compressor takes a quarter of a megabyte and nearly every batch needs none.
     gzip: Option<GzEncoder<Vec<u8>>>,
     /// Lines by reason.
     lines: BTreeMap<&'static str, u64>,
@@ -54,7 +56,7 @@ pub struct QuarantineFile {
     records: Vec<(u64, QuarantineReason)>,
 }
 
-/// Last part of a file's key. Files with different records have different names; a file that is written again replaces itself.
+/// Last part of a file's key. Files with different records have different names. A file that is written again keeps its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileName {
     /// Records of one batch: the position at which the batch begins.
@@ -99,10 +101,10 @@ impl Shelf {
         }
     }
 
-    /// Adds a line of an object that is not a record.
+    /// Adds a text of the object that is not a record, usually a line.
     pub fn add_line(&self, file: &mut QuarantineFile, reason: QuarantineReason, record: u64, line: &str) {
         self.start_line(file, reason, record, None);
-        // Written without a copy in between: a long line of control characters would take six times its length.
+        // The line is written without a copy in between, because escapes could make the copy six times as long.
         serde_json::to_writer(file.gzip(), line)
             .expect("memory takes every byte, and a string is always JSON");
         file.gzip().write_all(b"}\n").expect("memory takes every byte");
@@ -178,13 +180,13 @@ impl QuarantineFile {
         &self.records
     }
 
-    /// Approximate bytes of memory: the length of the compressed output so far.
+    /// Length of the compressed output so far, which is roughly the file's memory.
     fn bytes(&self) -> usize {
         self.gzip.as_ref().map_or(0, |gzip| gzip.get_ref().len())
     }
 
     fn gzip(&mut self) -> &mut GzEncoder<Vec<u8>> {
-        // The lowest level that builds its own Huffman codes; below it, text hardly shrinks.
+        // Level 3 is the lowest one that builds its own Huffman codes. With a lower level, text hardly shrinks.
         self.gzip.get_or_insert_with(|| GzEncoder::new(Vec::new(), Compression::new(3)))
     }
 }

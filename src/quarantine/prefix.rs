@@ -10,7 +10,7 @@ pub struct QuarantinePrefix {
 }
 
 impl QuarantinePrefix {
-    /// A folder for each tenant.
+    /// The default: a folder for each tenant.
     pub const DEFAULT: &'static str = "quarantine/{tenant}/";
 
     /// Parses a prefix such as `quarantine/{tenant}/`.
@@ -23,7 +23,7 @@ impl QuarantinePrefix {
             literal(before) && literal(after)
         });
         let Some((before, after)) = parts else {
-            return Err(format!("{text:?} must have the place {{tenant}}, once, and no other"));
+            return Err(format!("{text:?} must contain {{tenant}} exactly once, and no other braces"));
         };
         if text.starts_with('/') || !text.ends_with('/') {
             return Err(format!("{text:?} must end with a slash and not begin with one"));

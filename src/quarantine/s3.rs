@@ -1,4 +1,4 @@
-//! The quarantine in a bucket of the provider's, with the worker's own credentials.
+//! The quarantine in one of the provider's buckets. The worker writes to it with its own credentials.
 
 use aws_sdk_s3::{Client, error::ProvideErrorMetadata};
 use bytes::Bytes;
@@ -15,7 +15,7 @@ pub struct S3Quarantine {
 }
 
 impl S3Quarantine {
-    /// Writes into `bucket`, which must belong to the account `owner` if given.
+    /// Writes into `bucket`. If `owner` is given, the bucket must belong to that account.
     pub fn new(client: Client, bucket: String, owner: Option<String>) -> Self {
         Self { client, bucket, owner }
     }

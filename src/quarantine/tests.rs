@@ -21,7 +21,7 @@ fn object(key: &str) -> ObjectRef {
 const KEY: &str = "acme/c/app/pod/1-\u{fc} x.json.gz";
 
 #[tokio::test]
-async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
+async fn lines_name_their_source_and_keep_the_message_unchanged() {
     let (store, quarantine, metrics) = quarantine();
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch#2");
     let mut file = QuarantineFile::default();
@@ -61,7 +61,7 @@ async fn lines_say_where_they_come_from_and_keep_the_message_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_repeated_attempt_replaces_its_file_and_no_other() {
+async fn a_repeated_attempt_replaces_only_its_own_file() {
     let (store, quarantine, _) = quarantine();
     let put = async |object: &ObjectRef, delivery: &str, record: u64| {
         let shelf = quarantine.shelf(object, "acme", delivery);
@@ -79,7 +79,7 @@ async fn a_repeated_attempt_replaces_its_file_and_no_other() {
     let key =
         key.strip_prefix("quarantine/acme/1---x.json.gz/cloudwatch-").expect("its object's name is in it");
     assert!(key.ends_with("-0000000012-0000.ndjson.gz") && key.len() == 16 + 26, "{key}");
-    // Each differs in one of: record, delivery, version, key.
+    // Each of these differs in its record, delivery, version or key.
     put(&one, "cloudwatch", 13).await;
     put(&one, "cloudwatch#2", 12).await;
     put(&one, "cloudwatch-2", 12).await;

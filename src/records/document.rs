@@ -1,11 +1,13 @@
-//! Recognises objects that are one JSON document instead of a list of records. Read as a record, such a document would become
-//! one event, cut into pieces.
+//! Recognises objects that are one JSON document instead of a list of records. If such a document were read as a record, it
+//! would become one event that is cut into pieces.
 
 use super::{scan::each_member, unusual::plain};
 
-/// Largest event in bytes. A longer document is not a logger's record. Source: CloudWatch Logs API reference, PutLogEvents.
+/// Largest event in bytes. A longer JSON object without a message is a document and not a logger's record. Source: CloudWatch
+/// Logs API reference, PutLogEvents.
 pub(super) const LONGEST_EVENT: usize = 1 << 20;
-/// If this many bytes of white space follow such a document, nothing else does.
+/// Most bytes of white space that the reader looks at after such a document. If it finds nothing else there, the document is taken to
+/// be all of the object.
 pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 
 /// What the first JSON object of a text is.
@@ -19,10 +21,10 @@ pub(super) enum Document {
     Unknown,
 }
 
-/// Looks at the names of a JSON object. Its end may be missing.
+/// Looks at the names of a JSON object, whose end may be missing.
 pub(super) fn recognise(text: &[u8]) -> Document {
     let mut found = Document::Unknown;
-    // An error means that the text ends early. The names before it count.
+    // An error means that the text ends early. The names before that count.
     let _ = each_member(text, |name, value| match (plain(name).as_ref(), value) {
         // An application may log an envelope, and Vector's parser may merge its members into the record.
         (b"message" | b"kubernetes" | b"source_type", _) => found = Document::Record,

@@ -1,8 +1,8 @@
 //! Compares a record with the one before, apart from the text of its strings.
 //!
-//! The result of a scan does not depend on the text of the strings that it skips. So a record that differs from a scanned record only
-//! inside such strings leads to the same place in the same state. The place is found by comparing many bytes at a time, and by
-//! searching the end of each string that differs.
+//! The result of a scan does not depend on the text of the strings that it skips. So if a record differs from a scanned record
+//! only inside such strings, its scan would come to the same place in the same state. The comparison finds that place faster:
+//! it compares many bytes at a time, and looks for the end of each string that differs.
 
 use std::{iter, ops::Range};
 
@@ -10,7 +10,7 @@ use fearless_simd::{prelude::*, u8x32};
 
 use super::strings::string_end;
 
-/// Longest text that is remembered. The metadata of a Kubernetes record take about 1 KiB. A longer text would not fit into the
+/// Longest text that is remembered. The metadata of a Kubernetes record takes about 1 KiB. A longer text would not fit into the
 /// processor's first-level cache, and would take noticeable memory.
 const MAX_TEXT: usize = 16 * 1024;
 
@@ -26,8 +26,8 @@ pub(super) struct Familiar {
 const NO_STRING: u16 = u16::MAX;
 
 impl Familiar {
-    /// Remembers a piece of the record, with the strings in it (without quotes, in order, as positions in the record). Does not remember
-    /// a piece that is too long; then [`Familiar::follow`] finds nothing.
+    /// Remembers a piece of the record, with the strings in it (without quotes, in order, as positions in the record). A piece
+    /// that is too long is not remembered, and [`Familiar::follow`] then finds nothing.
     pub(super) fn remember(&mut self, record: &[u8], piece: Range<usize>, strings: &[Range<usize>]) {
         self.forget();
         if piece.len() <= MAX_TEXT {
@@ -47,8 +47,8 @@ impl Familiar {
         self.string_at.clear();
     }
 
-    /// Length of the piece at the start of `bytes` that differs from the remembered piece only in the text of its strings; `None` if
-    /// there is another piece, or only a part of it.
+    /// Returns the length of the piece at the start of `bytes` that differs from the remembered piece only in the text of its
+    /// strings. `None` if `bytes` begin with something else, or end within the piece.
     #[inline(always)]
     pub(super) fn follow<S: Simd>(&self, simd: S, bytes: &[u8]) -> Option<usize> {
         if self.text.is_empty() {
@@ -83,7 +83,7 @@ fn common_prefix<S: Simd>(simd: S, one: &[u8], other: &[u8]) -> usize {
         if alike.trailing_ones() < WIDE as u32 {
             return same + alike.trailing_ones() as usize;
         }
-        // A constant step, so that the processor can start the next comparison before this one ends.
+        // The step is constant, so that the processor can start the next comparison before this one ends.
         same += WIDE;
     }
     while let (Some(word), Some(other_word)) =

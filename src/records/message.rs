@@ -1,4 +1,4 @@
-//! A record's message, in the form in which a request carries it.
+//! A record's message, escaped as a request contains it.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use super::strings::escape;
 /// A message as the inside of a JSON string: escaped, legal and ready to be copied into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Always UTF-8. Stored as bytes, because a `str` would need a second check of text that the scan has already checked.
+    /// Always UTF-8. Stored as bytes, because a `str` would need a second check of text that the reader has already checked.
     pub(super) escaped: Cow<'a, [u8]>,
     pub(super) len: usize,
 }

@@ -1,6 +1,6 @@
 //! Tracks how deep a value is nested, without recursion.
 
-/// The open brackets, one bit each. A record may nest as deep as it is long, which takes an eighth of its length in memory.
+/// The open brackets, one bit each. A record that consists of brackets takes an eighth of its length in memory.
 #[derive(Debug, Default)]
 pub(super) struct Nesting {
     /// A set bit stands for an object's bracket.

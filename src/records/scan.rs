@@ -1,7 +1,7 @@
 //! Finds `message` and `timestamp` in a record, without building values.
 //!
-//! The structure is checked completely: brackets, commas, colons, literals, nesting. Text that is skipped is not checked for UTF-8 and
-//! legal escapes, because it is not delivered.
+//! The scan checks the whole structure: brackets, commas, colons, literals, nesting. It does not check skipped text for UTF-8
+//! and legal escapes, because that text is not delivered.
 //!
 //! Most records of an object differ from the record before only in the message and in the text of some strings. Such records are
 //! compared instead of scanned ([`Familiar`]).
@@ -26,11 +26,11 @@ pub(super) struct Scan<'a> {
     pub(super) len: usize,
     /// The JSON text of the value of `message`.
     pub(super) message: Option<&'a [u8]>,
-    /// Present if the message is a string that needs no mending, if it is UTF-8.
+    /// Present if the message is a string that breaks no rule of JSON. Whether it is UTF-8 is not checked.
     pub(super) reading: Option<Reading>,
     /// The JSON text of the value of `timestamp`.
     pub(super) timestamp: Option<&'a [u8]>,
-    /// A name was escaped or came twice, so that a JSON reader may find other values.
+    /// Whether a name was escaped or came twice, so that a JSON parser may find other values.
     pub(super) ambiguous: bool,
 }
 
@@ -39,11 +39,11 @@ pub(super) struct Scan<'a> {
 pub(super) enum ScanError {
     /// The record continues after the given bytes.
     Incomplete,
-    /// Not JSON at this position from the opening brace, and what JSON needs there.
+    /// The text is not JSON at this position, counted from the opening brace. The string says what JSON needs there.
     Malformed(usize, &'static str),
 }
 
-/// The text around the two values, of the last record without an ambiguous name.
+/// The text before the values of `message` and `timestamp`, from the last record whose names are not ambiguous.
 #[derive(Debug, Default)]
 pub(super) struct Around {
     /// From the opening brace to the value of `message`.
@@ -55,8 +55,8 @@ pub(super) struct Around {
     nesting: Nesting,
 }
 
-/// Calls `take` with each member of an object: the JSON text of its name, without quotes, and of its value. `bytes` begins with the
-/// opening brace. If the bytes end within a value, `take` gets the value's beginning before the error is returned.
+/// Calls `take` with each member of an object: the JSON text of its name, without quotes, and of its value. `bytes` begins with
+/// the opening brace. If the bytes end within a value, `take` gets the value's beginning before the error is returned.
 pub(super) fn each_member<'a>(
     bytes: &'a [u8],
     mut take: impl FnMut(&'a [u8], &'a [u8]),
@@ -98,7 +98,7 @@ pub(super) fn scan<'a>(bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>,
     dispatch!(Level::new(), simd => scan_by(simd, bytes, around))
 }
 
-/// The functions that each record needs are inlined here, so that they are compiled for the processor's vector instructions too.
+/// The functions that every record needs are inlined here, so that they too are compiled for the processor's vector instructions.
 #[inline(always)]
 fn scan_by<'a, S: Simd>(simd: S, bytes: &'a [u8], around: &mut Around) -> Result<Scan<'a>, ScanError> {
     let Around { before_message, before_timestamp, strings, nesting } = around;
@@ -359,7 +359,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
             }
             self.digits()?;
         }
-        // A number inside an object is never at the end of the input, so the peeks above would have failed on an incomplete one.
+        // A number inside an object never ends the input, so on an incomplete number one of the peeks above has failed.
         Ok(())
     }
 

@@ -14,7 +14,8 @@ pub(super) enum Ends {
     Line,
 }
 
-/// State of stepping over one record or line. Brackets are counted, but their kinds are not compared: nothing reads the text.
+/// State of stepping over one record or line. Brackets are counted, but their kinds are not compared, because nothing reads the
+/// text.
 #[derive(Debug)]
 pub(super) struct Skip {
     ends: Ends,

@@ -1,13 +1,13 @@
-//! The end of a JSON string, its length once unescaped, and its escapes; many bytes at a time. Pure.
+//! Finds the end of a JSON string, its unescaped length and its escapes. Looks at many bytes at a time. Pure.
 
 use fearless_simd::{prelude::*, u8x32};
 
-/// Text of a string that needs no mending, if it is UTF-8.
+/// Facts about a string's text that breaks no rule of JSON. Whether the text is UTF-8 is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
     /// Length in UTF-8 once unescaped.
     pub(super) len: usize,
-    /// Whether all of it, escapes included, is ASCII, and so UTF-8.
+    /// Whether all bytes of the JSON text are ASCII, which makes the text UTF-8.
     pub(super) ascii: bool,
 }
 
@@ -25,7 +25,7 @@ pub(super) fn string_end<S: Simd>(simd: S, bytes: &[u8], start: usize) -> Option
     }
 }
 
-/// Finds the next quote or backslash. Inlined: strings are short and many, and a call would cost more than the search.
+/// Finds the next quote or backslash. Inlined, because strings are short and many: a call would cost more than the search.
 #[inline(always)]
 fn special<S: Simd>(simd: S, bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut rest = bytes.get(at..)?;
@@ -39,29 +39,29 @@ fn special<S: Simd>(simd: S, bytes: &[u8], mut at: usize) -> Option<usize> {
     rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|found| at + found)
 }
 
-/// Bytes compared at once.
+/// Number of bytes that are compared at once.
 const BLOCK: usize = 32;
 
-/// A bit for each quote and backslash; the lowest bit is the first byte's.
+/// Returns one bit for each byte, set for quotes and backslashes. The lowest bit is the first byte's.
 #[inline(always)]
 fn specials<S: Simd>(block: u8x32<S>) -> u64 {
     (block.simd_eq(b'"') | block.simd_eq(b'\\')).to_bitmask()
 }
 
-/// A bit for each control character; the lowest bit is the first byte's.
+/// Returns one bit for each byte, set for control characters. The lowest bit is the first byte's.
 #[inline(always)]
 fn controls<S: Simd>(block: u8x32<S>) -> u64 {
     block.min(0x1f).simd_eq(block).to_bitmask()
 }
 
-/// A bit for each byte beyond ASCII; the lowest bit is the first byte's.
+/// Returns one bit for each byte, set for bytes that are not ASCII. The lowest bit is the first byte's.
 #[inline(always)]
 fn highs<S: Simd>(block: u8x32<S>) -> u64 {
     block.max(0x80).simd_eq(block).to_bitmask()
 }
 
 /// Finds the closing quote of the string whose text begins at `start`, and checks its text: no control character, every escape
-/// legal, every surrogate in a pair. UTF-8 is not checked. There is no [`Reading`] of a text that breaks a rule.
+/// legal, every surrogate in a pair. UTF-8 is not checked. If the text breaks a rule, the [`Reading`] is `None`.
 #[inline(always)]
 pub(super) fn delivered_end<S: Simd>(
     simd: S,
@@ -96,7 +96,7 @@ pub(super) fn delivered_end<S: Simd>(
                     clean.then_some(Reading { len: at + here - start - shorter, ascii }),
                 ));
             }
-            // Most escapes are quotes: those of JSON within the message.
+            // Most escapes are quotes, because many messages are JSON themselves.
             let escape = if *rest.get(here + 1)? == b'"' { Some((2, 1)) } else { escape(&rest[here..]) };
             clean &= escape.is_some();
             let (escaped, plain) = escape.unwrap_or((2, 1));
@@ -112,7 +112,8 @@ pub(super) fn delivered_end<S: Simd>(
     }
 }
 
-/// Length of the escape that `text` begins with, and length of its character in UTF-8; `None` if the escape is not legal.
+/// Returns the length of the escape at the start of `text`, and the length of its character in UTF-8. `None` if the escape is not
+/// legal.
 pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
     match text.get(1)? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some((2, 1)),
@@ -131,7 +132,7 @@ pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
     }
 }
 
-/// The number that four hexadecimal digits make.
+/// Reads four hexadecimal digits as a number.
 pub(super) fn hex(digits: &[u8]) -> Option<u16> {
     digits.iter().try_fold(0_u16, |value, digit| {
         let digit = char::from(*digit).to_digit(16)?;

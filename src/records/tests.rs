@@ -1,4 +1,4 @@
-//! The reader on small cases. `generated` compares it with a plain whole-text reader on generated texts.
+//! Tests the reader on small cases. `generated` compares it with a plain whole-text reader on generated texts.
 
 mod generated;
 use super::*;

@@ -4,9 +4,9 @@ use std::{borrow::Cow, ops::RangeInclusive};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The first millisecond of 2000. An older timestamp comes from a clock that was never set, or is not a time.
+/// The first millisecond of 2000. An earlier value comes from a clock that was never set, or is not a time.
 const EARLIEST: i64 = 946_684_800_000;
-/// Longest time that a timestamp may be ahead of our clock. Wrong clocks and confused time zones account for a day at most.
+/// Longest time that a timestamp may be ahead of our clock. Wrong clocks and time zones explain a day at most.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// Reads the timestamps of one object's records.
@@ -32,14 +32,14 @@ impl Timestamps {
     }
 
     /// Reads the value of `timestamp` as it is in the record. It is RFC 3339 with any fraction and offset, or the time since
-    /// 1970 as a number or in a string, whose magnitude tells the unit. Returns milliseconds since 1970, rounded down.
+    /// 1970 as a number or in a string; the number of digits shows the unit. Returns milliseconds since 1970, rounded down.
     ///
     /// Returns `None` for anything else, and for a time that is not plausible.
     pub(super) fn parse(&mut self, value: &[u8]) -> Option<i64> {
         let milliseconds = match value {
             [b'"', text @ .., b'"'] => match self.fixed_layout(text) {
                 Some(milliseconds) => milliseconds,
-                // Parsed as JSON, because the string may contain escapes.
+                // The string is parsed as JSON, because it may contain escapes.
                 None => parse_text(&serde_json::from_slice::<Text<'_>>(value).ok()?.0)?,
             },
             _ => parse_number(std::str::from_utf8(value).ok()?)?,
@@ -47,7 +47,7 @@ impl Timestamps {
         self.believable.contains(&milliseconds).then_some(milliseconds)
     }
 
-    /// Reads `2026-11-21T08:00:00Z`, also with a fraction of any length: the form that Vector writes, without a full parser.
+    /// Reads the form that Vector writes, without a full parser: `2026-11-21T08:00:00Z`, also with a fraction of any length.
     /// Returns `None` for every other form, valid or not.
     fn fixed_layout(&mut self, text: &[u8]) -> Option<i64> {
         let (minute, rest) = text.split_first_chunk()?;
@@ -57,7 +57,7 @@ impl Timestamps {
         }
         let ([tens, ones], fraction) = rest.split_first_chunk()?;
         let second = digit(*tens)? * 10 + digit(*ones)?;
-        // jiff reads leap seconds.
+        // A leap second (60) is left to jiff, which can read it.
         if second > 59 {
             return None;
         }
@@ -72,7 +72,7 @@ impl Timestamps {
     }
 }
 
-/// Borrows the text if it has no escapes. Serde always copies into a bare `Cow`.
+/// Borrows the text if it has no escapes. Without `borrow`, serde would always copy it.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 

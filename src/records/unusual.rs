@@ -39,7 +39,7 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
         _ => {}
     });
     debug_assert_eq!(scanned, Ok(()), "the record was scanned before");
-    // The operating system provides memory only when it is written, so a large capacity costs nothing.
+    // The operating system provides memory only when it is written to, so a large capacity costs nothing.
     let mut escaper = Escaper::with_capacity(3 * message.unwrap_or(text).len());
     match message {
         Some([b'"', inside @ .., b'"']) => escaper.string(inside),

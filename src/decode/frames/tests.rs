@@ -56,7 +56,7 @@ fn a_large_window_is_asked_for_once_the_ordinary_one_is_full() {
     ] {
         let windows: Vec<_> = asked.into_iter().collect();
         let frame = |blocks, byte| long_frame(&[0, window(log, eighths)], blocks, byte);
-        // 2 MiB below the limit, because one step may write as much.
+        // The first text is 2 MiB below the ordinary window, because one step may write as much.
         check(&frame(ORDINARY - 16, b'a'), &text(ORDINARY - 16, b'a'), &[]);
         check(&frame(ORDINARY + 1, b'a'), &text(ORDINARY + 1, b'a'), &windows);
         // A second frame with the same window does not ask again.
@@ -155,8 +155,8 @@ fn frames_of_the_library_s_encoder_are_read() {
     let text: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
     let encode = |level, log, part: &[u8]| {
         let mut encoder = zstd::Encoder::new(Vec::new(), level).expect("the level is known");
-        encoder.window_log(log).expect("it is known");
-        encoder.include_checksum(true).expect("it is known");
+        encoder.window_log(log).expect("the window is legal");
+        encoder.include_checksum(true).expect("the option exists");
         encoder.write_all(part).expect("memory takes it");
         encoder.finish().expect("memory takes it")
     };

@@ -1,4 +1,4 @@
-//! Records that earlier attempts owed to the quarantine, found again while the object is read.
+//! Finds the records that earlier attempts owed to the quarantine, while the object is read again.
 
 use crate::{
     ledger::owed::Owed,
@@ -12,18 +12,18 @@ pub(super) struct Due {
     /// The next owed record; [`u64::MAX`] if none is left.
     next: u64,
     reason: QuarantineReason,
-    /// Owed records that were found and are not in quarantine yet.
+    /// Owed records that were found, but are not in quarantine yet.
     pub(super) file: QuarantineFile,
 }
 
 impl Due {
-    /// Looks for the records of `owed`.
+    /// Prepares to find the records of `owed`.
     pub(super) fn of(owed: Owed) -> Self {
         let (next, reason) = owed.next(0).unwrap_or((u64::MAX, QuarantineReason::Malformed));
         Self { owed, next, reason, file: QuarantineFile::default() }
     }
 
-    /// Why the record is owed, if it is. Call it once for each record, in order.
+    /// Returns why the record is owed, or `None` if it is not. Call it once for each record, in order.
     pub(super) fn find(&mut self, record: u64) -> Option<QuarantineReason> {
         if record != self.next {
             return None;

@@ -7,13 +7,13 @@ use crate::{
     quarantine::QuarantineFile,
 };
 
-/// A batch that takes events, and the records that are set aside for the quarantine meanwhile.
+/// A batch that takes events, with the records that are set aside for the quarantine while it fills.
 #[derive(Debug)]
 pub(super) struct OpenBatch {
     pub(super) events: Batch,
-    /// Records for the quarantine.
+    /// Records set aside for the quarantine.
     pub(super) aside: QuarantineFile,
-    /// Records for the quarantine where there is none.
+    /// Records that belong in the quarantine, if none is configured.
     pub(super) unkept: Owed,
     spare: Option<Buffers>,
     pool: BufferPool,
@@ -35,7 +35,7 @@ impl OpenBatch {
         self.events.is_empty() && self.aside.is_empty() && self.unkept.is_empty()
     }
 
-    /// Takes everything out, and starts the next batch in the spare buffers.
+    /// Takes out the batch and the records, and starts the next batch in the spare buffers.
     pub(super) fn close(&mut self) -> (ClosedBatch, QuarantineFile, Owed) {
         let spare = self.spare.take().unwrap_or_else(|| self.pool.take());
         (self.events.close(spare), std::mem::take(&mut self.aside), std::mem::take(&mut self.unkept))

@@ -1,4 +1,4 @@
-//! A lane's positions in its object, and their way to the ledger.
+//! Tracks a lane's positions in its object, and records them in the ledger.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
 
 /// How far a lane came: read, accounted for, and recorded in the ledger.
 ///
-/// The position after a batch is recorded once the batch was answered, while the next one is being put.
+/// The position after a batch is recorded after the batch was answered, while the next batch is being put.
 #[derive(Debug)]
 pub(super) struct LaneProgress<L> {
     pub(super) claim: Arc<Claim<L>>,
@@ -27,7 +27,7 @@ pub(super) struct LaneProgress<L> {
     begin: Position,
     /// Position of the next event to add.
     pub(super) next: Position,
-    /// Everything up to the end of the last batch that was answered.
+    /// Progress up to the end of the last batch that was answered.
     accounted: Progress,
     /// Whether `accounted` has changed since it was last sent to the ledger.
     unrecorded: bool,
@@ -39,12 +39,12 @@ pub(super) struct LaneProgress<L> {
 pub(super) struct Span {
     pub(super) begin: Position,
     pub(super) end: Position,
-    /// Fingerprint of the stored bytes that were read by then.
+    /// Fingerprint of the stored bytes that were read when the batch was closed.
     read: Fingerprint,
 }
 
 impl<L: Ledger> LaneProgress<L> {
-    /// Goes on where `claim` says. `trail` is the object's, from its start.
+    /// Goes on where `claim` says. `trail` has the fingerprints of the object's bytes, from the first byte on.
     pub(super) fn new(claim: Arc<Claim<L>>, trail: Trail) -> Self {
         let accounted = claim.from().clone();
         Self {
@@ -58,13 +58,13 @@ impl<L: Ledger> LaneProgress<L> {
         }
     }
 
-    /// Records that are not in quarantine and must go there.
+    /// Records that must go into quarantine and are not there yet.
     pub(super) fn owed(&self) -> &Owed {
         &self.accounted.owed
     }
 
-    /// Starts the record with that index. Answers with the number of its events that were put before, or none if an earlier
-    /// attempt accounted for the record. `timestamp` is that of its events; a record that cannot be read has no events.
+    /// Starts the record `index`. Returns the number of its events that were put before, or `None` if an earlier attempt
+    /// accounted for the record. `timestamp` is the time of its events; an unreadable record has no events.
     pub(super) fn start_record(&mut self, index: u64, timestamp: Option<i64>) -> Option<u64> {
         let Progress { position: from, ahead, .. } = self.claim.from();
         self.next = Position { records: index, events: 0 };
@@ -83,8 +83,8 @@ impl<L: Ledger> LaneProgress<L> {
         self.next = Position { records: self.next.records + 1, events: 0 };
     }
 
-    /// Whether the open batch holds the rest of a batch that an earlier attempt put in part, and the rest is complete. The rest
-    /// goes alone, so that it ends where that batch ended.
+    /// Whether the open batch holds the complete rest of a batch that an earlier attempt put in part. The rest is sent by itself,
+    /// so that it ends where that batch ended.
     pub(super) fn completes_ahead(&self) -> bool {
         self.claim.from().ahead.is_some_and(|ahead| self.begin < ahead.end && ahead.end <= self.next)
     }
@@ -95,7 +95,7 @@ impl<L: Ledger> LaneProgress<L> {
         Span { begin, end: self.next, read: self.trail.read() }
     }
 
-    /// Accounts for a batch that was answered: all of it, or its events up to `last` in chronological order.
+    /// Accounts for a batch that was answered: for all of it, or for its events up to `last` in chronological order.
     pub(super) fn account(&mut self, span: Span, last: Option<EventPlace>) {
         let Span { end, read, .. } = span;
         let Progress { position, ahead, fingerprints, .. } = &mut self.accounted;
@@ -104,11 +104,11 @@ impl<L: Ledger> LaneProgress<L> {
                 *position = end;
                 *ahead = ahead.filter(|ahead| ahead.end > end);
             }
-            // The batch ends before the one that was put in part, whose position says more.
             Some(last) if ahead.is_none_or(|ahead| ahead.end <= end) => *ahead = Some(Ahead { end, last }),
+            // A batch that an earlier attempt put in part ends after this one. Its `ahead` reaches further, so it stays.
             Some(_) => {}
         }
-        // The new fingerprint replaces those of the bytes before.
+        // The new fingerprint covers the bytes of all fingerprints before it, so it replaces them.
         fingerprints.retain(|fingerprint| fingerprint.offset > read.offset);
         fingerprints.push(read);
         self.unrecorded = true;
@@ -119,13 +119,13 @@ impl<L: Ledger> LaneProgress<L> {
         self.accounted.owed.add(owed);
     }
 
-    /// Removes the owed records before `record`, which are in quarantine now.
+    /// Removes the owed records before `record`, because the quarantine has them now.
     pub(super) fn paid_before(&mut self, record: u64) {
         self.accounted.owed.paid_before(record);
         self.unrecorded = true;
     }
 
-    /// Starts to record the progress in the ledger, if it has changed. Wait for [`LaneProgress::recorded`] first.
+    /// Starts to record the progress in the ledger, if it has changed. Call [`LaneProgress::recorded`] first.
     pub(super) fn record(&mut self) {
         if std::mem::take(&mut self.unrecorded) {
             let (claim, progress) = (Arc::clone(&self.claim), self.accounted.clone());
@@ -134,10 +134,10 @@ impl<L: Ledger> LaneProgress<L> {
         }
     }
 
-    /// Waits until the ledger has what [`LaneProgress::record`] sent.
+    /// Waits until the ledger has the progress that [`LaneProgress::record`] sent.
     ///
     /// # Cancel safety
-    /// Safe: the next call waits on.
+    /// Safe: the next call continues the wait.
     pub(super) async fn recorded(&mut self) -> Result<(), LaneError> {
         let Some(checkpoint) = &mut self.recording else { return Ok(()) };
         let answer = checkpoint.await;
@@ -145,13 +145,14 @@ impl<L: Ledger> LaneProgress<L> {
         Ok(joined(answer)??)
     }
 
-    /// Gives the object back to the ledger and records the progress.
+    /// Records the progress and gives the object's lease back to the ledger.
     pub(super) async fn release(&self) {
         self.claim.release(&self.accounted).await;
     }
 
-    /// Gives the object back to the ledger after altered bytes were read. The progress is recorded if neither an earlier attempt
-    /// nor a batch of this one can have put altered bytes. Otherwise the next attempt begins at the start.
+    /// Gives the object's lease back after altered bytes were read. The progress is recorded if neither an earlier attempt nor
+    /// this one can have put altered bytes. Otherwise the progress is forgotten, and the next attempt begins at the object's
+    /// start.
     pub(super) async fn release_or_restart(&self) {
         let from = self.claim.from();
         let read = self.trail.read().offset;

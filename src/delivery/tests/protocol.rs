@@ -25,7 +25,7 @@ async fn a_missing_stream_is_created_and_the_same_batch_put_again() {
     sinks.create(PLACE, GROUP, &[]);
     let mut lane = lane(&sinks).await;
     deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
-    // No group is created, so the retention of the customer's group stays.
+    // No group is created, so the customer's group keeps its retention.
     assert_eq!(sinks.calls(), [put("a", None), create_stream(), put("a", None), put("b", None)]);
     assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b"]);
     assert_eq!(lane.tally().put.accepted, 2);
@@ -53,12 +53,12 @@ async fn a_group_deleted_meanwhile_is_created_again() {
     let mut second = lane_with(&sinks, &streams, Oversize::Split).await;
     deliver(&mut second, &["b", "c"]).await.expect("they arrive");
     assert_eq!(sinks.messages(PLACE, GROUP), ["b", "c"]);
-    // The token of the deleted stream went with it.
+    // The token of the deleted stream is forgotten.
     assert_eq!(sinks.calls()[5..], [put("b", None), put("c", Some("s-1"))]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_exists_and_is_not_found_yet_is_waited_for() {
+async fn a_new_stream_that_is_not_found_yet_is_waited_for() {
     let sinks = ready();
     (1..=4).for_each(|nth| sinks.fail(Operation::Put, nth, not_found()));
     let mut lane = lane(&sinks).await;
@@ -89,7 +89,7 @@ async fn a_group_that_may_not_be_created_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_are_passed_on_also_to_the_next_lane() {
+async fn tokens_are_passed_on_to_the_next_batch_and_the_next_lane() {
     let sinks = ready();
     sinks.demand_tokens();
     let streams = Streams::new();
@@ -106,7 +106,7 @@ async fn an_invalid_token_is_replaced_by_the_expected_one() {
     let sinks = ready();
     sinks.demand_tokens();
     deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
-    // Another worker, which does not know the token.
+    // This lane belongs to another worker, which does not know the token.
     let mut other = lane(&sinks).await;
     deliver(&mut other, &["b", "c"]).await.expect("they arrive");
     let expected = [put("a", None), put("b", None), put("b", Some("s-1")), put("c", Some("s-2"))];

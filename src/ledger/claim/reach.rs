@@ -16,13 +16,13 @@ use crate::{
     metrics::{Call, add},
 };
 
-/// After this many failed calls in a row, new objects leave the ledger alone for [`REST`]. Otherwise each would wait for the
-/// same failure.
+/// After this many failed calls in a row, no new object calls the ledger for [`REST`]. Without this, each object would wait for
+/// the same failure.
 const FAILURES: u32 = 3;
-/// How long new objects leave a failing ledger alone. Deliveries that have begun go on calling it.
+/// For how long no new object calls a failing ledger. Deliveries that have begun still call it.
 const REST: Duration = Duration::from_secs(5);
-/// The time between two unanswered calls counts as silence, but at most `out_of_reach_after` divided by this number. Without
-/// the limit, a pause of this process between the calls would count as silence of the ledger.
+/// The time between two unanswered calls counts as silence, up to `out_of_reach_after` divided by this number. Without this
+/// limit, a pause of the worker itself between the calls would count as silence of the ledger.
 const GAPS: u32 = 4;
 
 /// Metrics of the ledger.
@@ -30,13 +30,13 @@ const GAPS: u32 = 4;
 pub struct Metrics {
     /// `logferry_ledger_errors_total{call}`: calls that the ledger did not answer, or throttled. Deliveries that need them wait.
     pub ledger_errors: Family<Call, Counter>,
-    /// `logferry_ledger_out_of_reach`: 1 while the ledger has not answered for `ledger.out_of_reach_after`. Deliveries go on
-    /// without it then, and a retried message may deliver records twice.
+    /// `logferry_ledger_out_of_reach`: 1 if the ledger has not answered for `ledger.out_of_reach_after`. Deliveries then go on
+    /// without it, and a retried message may deliver records twice.
     pub ledger_out_of_reach: Gauge,
 }
 
 impl Metrics {
-    /// Registers both.
+    /// Registers both metrics.
     pub fn register(&self, registry: &mut Registry) {
         add(
             registry,
@@ -53,7 +53,7 @@ impl Metrics {
     }
 }
 
-/// Knowledge about whether the ledger answers.
+/// What is known about whether the ledger answers.
 #[derive(Debug)]
 pub(super) struct Reach {
     out_of_reach_after: Duration,
@@ -92,7 +92,7 @@ impl Reach {
         self.lock().silence >= self.out_of_reach_after
     }
 
-    /// The last error, if new objects leave the ledger alone because of it. Counts it as an error of this call.
+    /// Returns the last error, if no new object may call the ledger because of it. Counts the error as one of `call`.
     pub(super) fn resting(&self, call: &'static str) -> Option<LedgerError> {
         let state = self.lock();
         let resting = state.ask_again.is_some_and(|at| Instant::now() < at);

@@ -67,7 +67,7 @@ async fn a_lease_lasts_as_long_as_its_claim() {
     let claim = ours(&one).await;
     tokio::time::sleep(10 * LEASE).await;
     assert!(matches!(claimed(&other).await, Claimed::Busy(_)));
-    // Its worker dies.
+    // The claim's worker dies.
     drop(claim);
     tokio::time::sleep(LEASE).await;
     assert_eq!(ours(&other).await.from(), &at(0));
@@ -96,7 +96,7 @@ async fn a_throttling_ledger_is_waited_for_and_never_counts_as_out_of_reach() {
     ledger.throttle(3);
     claim.checkpoint(&at(5)).await.expect("it is ours");
     claim.release(&at(5)).await;
-    // However long it throttles: the message waits, and no delivery goes on without the ledger.
+    // The message waits however long the ledger throttles. No delivery goes on without the ledger.
     ledger.throttle(usize::MAX);
     for _ in 0..100 {
         let refused = claims.claim(&object(), "cloudwatch").await;
@@ -116,7 +116,11 @@ async fn new_claims_leave_a_failing_ledger_alone() {
     assert_eq!(start.elapsed(), PATIENCE);
     let calls = ledger.calls();
     claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
-    assert_eq!((start.elapsed(), ledger.calls()), (PATIENCE, calls), "the calls before have failed");
+    assert_eq!(
+        (start.elapsed(), ledger.calls()),
+        (PATIENCE, calls),
+        "the earlier calls failed, so no call is made"
+    );
     ledger.set_down(false);
     tokio::time::sleep(PATIENCE).await;
     ours(&claims).await;
@@ -197,7 +201,7 @@ async fn a_checkpoint_waits_for_the_ledger_until_the_lease_ends() {
     let waited = start.elapsed();
     assert!(waited > LEASE * 8 / 10 && waited < LEASE, "{waited:?}");
     assert!(claim.hold().await.is_err());
-    // All records are delivered, whether the ledger records it or not.
+    // The claim ends although the ledger does not record it, because all records are delivered.
     claim.finish(position(1)).await.expect("no other worker has it");
 }
 

@@ -1,5 +1,5 @@
-//! The operators' side of the ledger: finds entries by object or by prefix, and deletes them. The parent module contains the
-//! worker's side.
+//! The ledger for operators: finds entries by object or by prefix, and deletes them. The parent module is the ledger for the
+//! worker.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -67,7 +67,7 @@ pub struct PageStart(HashMap<String, AttributeValue>);
 pub enum Guard {
     /// The entry has no lease, or its lease ended at this time or before.
     Unleased(Timestamp),
-    /// Always delete.
+    /// No condition: the entry is deleted in any case.
     None,
 }
 
@@ -76,7 +76,7 @@ pub enum Guard {
 pub enum Forgotten {
     /// The entry is no longer in the table.
     Gone,
-    /// The entry was kept: its lease runs, or ended after the time of [`Guard::Unleased`].
+    /// The entry was kept, because its lease runs, or ended after the time of [`Guard::Unleased`].
     Leased,
 }
 

@@ -1,4 +1,4 @@
-//! The ledger against the sandbox's DynamoDB. The tests set the time.
+//! Tests the ledger against the sandbox's DynamoDB. Each call gets its time from the test.
 
 use logferry_sandbox::{
     Sandbox,
@@ -21,7 +21,7 @@ struct World {
     key: EntryKey,
 }
 
-/// A time that many milliseconds after a fixed moment.
+/// The time that lies so many milliseconds after a fixed moment.
 fn at(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000) + Duration::from_millis(milliseconds)
 }
@@ -154,7 +154,7 @@ async fn a_worker_without_the_lease_is_told_and_changes_nothing() {
     assert_eq!(world.finish("one", 5, LATER + 2).await, world.lost());
     assert_eq!(world.shown().await, before);
     assert_eq!(world.finish("other", 9, LATER + 3).await, Ok(()));
-    // The checkpoint tells that another worker was faster; the last calls succeed, because no work is left.
+    // The checkpoint fails, because another worker has finished the object. The last calls succeed, because no work is left.
     assert_eq!(world.checkpoint("one", 5, LATER + 4).await, world.lost());
     assert_eq!(world.release("one", 5, LATER + 4).await, Ok(()));
     assert_eq!(world.finish("one", 9, LATER + 4).await, Ok(()));
@@ -205,7 +205,7 @@ async fn a_position_never_goes_back() {
     for (records, events) in [(5, 2), (4, 9), (0, 0)] {
         assert_eq!(checkpoint(records, events, 10_000).await, world.lost());
     }
-    assert_eq!(checkpoint(5, 3, 10_000).await, Ok(()), "the same again renews the lease");
+    assert_eq!(checkpoint(5, 3, 10_000).await, Ok(()), "recording the same progress again renews the lease");
     assert_eq!(world.begin("other", 20_000).await, busy(LEASE + SKEW - 10_000));
     assert_eq!(world.begin("one", 20_000).await, ours(5, 3));
     assert_eq!(checkpoint(5, 4, 20_000).await, Ok(()));

@@ -1,4 +1,4 @@
-//! The steps of whole and broken objects, in any chunks.
+//! Tests the steps of whole and broken objects, in chunks of any size.
 
 use std::sync::Arc;
 
@@ -20,20 +20,20 @@ use crate::{
 
 const CEILINGS: Ceilings = Ceilings { max_stored: 1 << 20, max_object: 64 << 20 };
 
-/// What reading an object came to.
+/// Result of reading an object.
 #[derive(Debug)]
 struct Outcome {
-    /// Messages, and texts that are no records in angle brackets.
+    /// The messages. Texts that are not records are in angle brackets.
     steps: Vec<String>,
     /// Number of records, or the failure.
     end: Result<u64, Failure>,
     /// Bytes counted as stored and as decompressed.
     bytes: (u64, u64),
-    /// Bytes taken from the store, those read for a checksum included.
+    /// Bytes read from the store, including those read only for the checksum.
     fetched: u64,
 }
 
-/// Reads an object to its end, then on for its checksum if it broke.
+/// Reads an object to its end. If it is broken, reads the rest for its checksum.
 async fn read(object: MemoryObject, ceilings: Ceilings, windows: &Windows) -> Outcome {
     let (store, key) = (MemoryStore::default(), ObjectRef::default());
     store.put(&key.bucket, &key.key, object);
@@ -74,7 +74,7 @@ fn stored(bytes: &[u8], chunk: usize) -> MemoryObject {
     MemoryObject::new(bytes.to_vec(), Timestamp::UNIX_EPOCH).in_chunks(chunk)
 }
 
-/// A line for each message.
+/// A text with one line for each message.
 fn lines(messages: &[String]) -> Vec<u8> {
     messages.iter().map(|message| format!("{{\"message\":\"{message}\"}}\n")).collect::<String>().into_bytes()
 }
@@ -95,7 +95,7 @@ fn with_a_large_window() -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn the_steps_are_the_records_in_any_chunks(
+    fn every_record_is_a_step_in_chunks_of_any_size(
         messages in proptest::collection::vec("[a-z]{0,300}", 0..60),
         compression in 0..3,
         chunk in 1_usize..2000,
@@ -115,7 +115,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn the_records_before_a_broken_place_are_steps() {
+async fn the_records_before_a_break_are_returned() {
     let (messages, text) = (numbers(3000), lines(&numbers(3000)));
     let whole = gzip(&text);
     let half = whole.len() / 2;
@@ -134,7 +134,7 @@ async fn the_records_before_a_broken_place_are_steps() {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_a_step_and_broken_structure_is_the_end() {
+async fn a_bad_line_is_a_step_and_broken_structure_ends_the_object() {
     let read = outcome(b"{\"message\":\"a\"}\nplain text\n{\"message\":\"b\"}\n", 5).await;
     assert_eq!(
         (read.steps, read.end.expect("it is whole")),
@@ -150,7 +150,7 @@ async fn a_bad_line_is_a_step_and_broken_structure_is_the_end() {
 }
 
 #[tokio::test]
-async fn the_rest_of_a_broken_object_is_fetched_for_a_checksum_alone() {
+async fn the_rest_of_a_broken_object_is_fetched_only_for_a_checksum() {
     let bytes = [b"[5".as_slice(), &[b' '; 100_000]].concat();
     let object = stored(&bytes, 1000);
     let read_bytes = |read: Outcome| (read.bytes.0, read.fetched);
@@ -172,7 +172,7 @@ async fn stored_and_decompressed_bytes_have_ceilings() {
         let object = object.clone();
         async move { read(object, Ceilings { max_stored, max_object }, &Windows::new(0)).await }
     };
-    assert_eq!(read(len, len).await.end.expect("both are reached"), 1000);
+    assert_eq!(read(len, len).await.end.expect("both limits are just reached"), 1000);
     let stored = read(len - 1, len).await;
     assert!(
         matches!(stored.end, Err(Failure::Object(ObjectError::TooLarge { limit, .. })) if limit == len - 1),
@@ -183,7 +183,7 @@ async fn stored_and_decompressed_bytes_have_ceilings() {
     let Err(Failure::Decode { records, error: DecodeError::TooLarge { .. } }) = decompressed.end else {
         panic!("{:?}", decompressed.end)
     };
-    assert_eq!(records, 1000, "the window holds what came out");
+    assert_eq!(records, 1000, "the text before the limit is in the window");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,10 @@
-//! Limits of an object: stored bytes, time without a pause, and memory for large windows.
+//! Limits of one object: its stored bytes, its time without a pause, and its memory for large windows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
-/// Handles an object under a ceiling of 64 KiB on stored bytes, and expects that it is too large.
+/// Handles an object with a limit of 64 KiB of stored bytes, and expects that it is too large.
 async fn beyond(object: MemoryObject, message: String, what: &str) -> World {
     let mut world = World::new();
     world.settings.max_stored = 64 << 10;
@@ -23,17 +23,17 @@ fn event_of_size(size: u64) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stored_bytes_have_a_ceiling_wherever_the_size_is_known_from() {
-    let world = beyond(good_object(&["a"]), event_of_size(65_537), "the event says so").await;
-    assert_eq!(world.store.opened(), [], "it is not even asked for");
+async fn stored_bytes_have_a_ceiling_whether_the_event_the_store_or_reading_shows_the_size() {
+    let world = beyond(good_object(&["a"]), event_of_size(65_537), "the event has the size").await;
+    assert_eq!(world.store.opened(), [], "the store is not called");
     let long = [gzip(&array(&["a"])), vec![0; 65 << 10]].concat();
-    let world = beyond(object(long.clone()), event(&[KEY]), "the store says so").await;
+    let world = beyond(object(long.clone()), event(&[KEY]), "the store has the size").await;
     assert_eq!(world.sinks.messages(ACME, GROUP), [""; 0], "nothing is read");
-    let world = beyond(object(long).of_unknown_length(), event(&[KEY]), "it shows while read").await;
-    assert_eq!(world.sinks.messages(ACME, GROUP), ["a"], "what came before is delivered");
+    let world = beyond(object(long).of_unknown_length(), event(&[KEY]), "reading shows the size").await;
+    assert_eq!(world.sinks.messages(ACME, GROUP), ["a"], "the records before the limit are delivered");
 }
 
-/// Each of these objects decompresses to little, and would be read for ever.
+/// Each of these objects decompresses to little text, so no limit on decompressed bytes ends the reading.
 #[tokio::test(start_paused = true)]
 async fn the_ceiling_holds_whatever_the_stored_bytes_are() {
     let head = |flags: u8| vec![0x1f, 0x8b, 8, flags, 0, 0, 0, 0, 0, 3];
@@ -51,14 +51,14 @@ async fn the_ceiling_holds_whatever_the_stored_bytes_are() {
         ("a skippable frame", [frame.clone(), skippable, vec![7; 1 << 20]].concat()),
         ("empty frames", zstd::encode_all(&b""[..], 1).expect("memory takes it").repeat(10_000)),
         ("spaces", b" ".repeat(1 << 20)),
-        // The object is broken at once. The rest is read for the checksum, up to the ceiling.
+        // The object is broken from the start. The rest is read for its checksum, up to the limit.
         ("garbage behind a break", [b"nonsense".to_vec(), vec![7; 1 << 20]].concat()),
     ] {
         beyond(object(bytes).of_unknown_length(), event(&[KEY]), what).await;
     }
 }
 
-/// Reading that never waits leaves the thread to other tasks, and sees an order to stop.
+/// Reading that never waits for bytes still gives the thread to other tasks, and ends when it is told to stop.
 #[tokio::test(start_paused = true)]
 async fn reading_that_never_waits_is_paused() {
     let padded = [gzip(b"[]"), vec![0; 48 << 20]].concat();
@@ -72,7 +72,7 @@ async fn reading_that_never_waits_is_paused() {
         let mut world = World::new();
         (world.settings.max_object, world.settings.max_stored) = (64 << 20, 64 << 20);
         let len = bytes.len();
-        // Chunks as large as S3's, without a wait for any of them.
+        // The chunks are as large as S3's, and none of them is waited for.
         world.put(KEY, object(bytes).in_chunks(256 << 10).there_at_once());
         let (turns, done) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let other = tokio::spawn({
@@ -87,7 +87,7 @@ async fn reading_that_never_waits_is_paused() {
         assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack, "{what}");
         done.store(true, Ordering::Relaxed);
         let turns = turns.load(Ordering::Relaxed);
-        // This is work for some milliseconds on any machine.
+        // On any machine, this work takes some milliseconds, so it is paused several times.
         assert!(turns >= 2, "{what}: {turns} pauses within {len} bytes");
         other.await.expect("no panic");
 
@@ -105,7 +105,7 @@ fn zstd_with_a_large_window(messages: usize) -> MemoryObject {
     let records: Vec<_> =
         (0..messages).map(|_| json!({"message": text, "timestamp": "2026-11-21T08:00:00Z"})).collect();
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("the level is known");
-    encoder.window_log(24).expect("it is known");
+    encoder.window_log(24).expect("the window is legal");
     std::io::Write::write_all(&mut encoder, &serde_json::to_vec(&records).expect("JSON"))
         .expect("memory takes it");
     object(encoder.finish().expect("memory takes it"))
@@ -113,7 +113,7 @@ fn zstd_with_a_large_window(messages: usize) -> MemoryObject {
 
 /// One customer's CloudWatch Logs hangs while its object has all the memory for large windows.
 #[tokio::test(start_paused = true)]
-async fn the_wait_for_large_windows_memory_has_a_limit() {
+async fn the_wait_for_the_memory_of_a_large_window_has_a_limit() {
     let mut world = World::new();
     (world.settings.zstd_windows, world.settings.max_object) = (16 << 20, 64 << 20);
     let [long, other, short] =
@@ -125,14 +125,14 @@ async fn the_wait_for_large_windows_memory_has_a_limit() {
     let pipeline = world.pipeline();
     let handle = async |key: &str| pipeline.process(&event(&[key]), &world.stop).await;
     world.sinks.hold();
-    // After nine puts, more than 8 MiB of text are read.
+    // After nine puts, more than 8 MiB of text have been read.
     world.sinks.release(9);
     let mut hanging = std::pin::pin!(handle(&long));
     assert!(
         tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(),
         "its puts are not answered"
     );
-    // The first object keeps its memory all the same, because nothing polls it.
+    // The first object keeps its memory although its puts are answered now, because its future is not polled.
     world.sinks.release(1_000);
     let began = Instant::now();
     let report = handle(&other).await;
@@ -141,7 +141,7 @@ async fn the_wait_for_large_windows_memory_has_a_limit() {
         "{report:?}"
     );
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    assert!(handle(&short).await.failures.is_empty(), "a short text takes no such window");
+    assert!(handle(&short).await.failures.is_empty(), "a short text needs no large window");
     assert!(hanging.await.failures.is_empty());
     assert!(handle(&other).await.failures.is_empty());
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn message_lines(count: usize, len: usize) -> (Vec<String>, Vec<u8>) {
-    // Text that hardly compresses and is the same in every run.
+    // The text hardly compresses, and is the same in every run.
     let mut random = fastrand::Rng::with_seed(7);
     let messages: Vec<String> =
         (0..count).map(|_| (0..len).map(|_| random.alphanumeric()).collect()).collect();
@@ -13,7 +13,7 @@ fn message_lines(count: usize, len: usize) -> (Vec<String>, Vec<u8>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_without_a_message_go_as_their_json() {
+async fn records_without_a_message_are_delivered_as_json() {
     let world = World::new();
     let records = json!([
         {"message": "text", "timestamp": "2026-11-21T08:00:00.250Z"},
@@ -66,13 +66,14 @@ async fn records_before_a_break_in_the_compression_are_delivered_once() {
             attribute(&poison, "record_offset").expect("an offset").parse().expect("a number");
         assert_eq!(offset, delivered.len(), "{what}");
         assert!(offset > 100 && messages[..offset] == delivered, "{what}: {offset} records");
-        assert_eq!(report.delivered, [], "{what}: what is broken is not done");
+        assert_eq!(report.delivered, [], "{what}: a broken object is not delivered");
         let accepted = format!("logferry_records_total{{outcome=\"accepted\"}} {offset}");
         assert!(world.metrics.render().contains(&accepted), "{what}");
     }
 }
 
-/// The rest can show that the bytes were altered on their way: by the store's checksum, or by an earlier attempt's fingerprint.
+/// A check at a later byte can show that the bytes were altered on their way: the store's checksum, or an earlier attempt's
+/// fingerprint.
 #[tokio::test(start_paused = true)]
 async fn a_broken_object_is_read_on_only_if_a_check_is_ahead() {
     let good: Vec<_> = (0..500).map(|index| index.to_string()).collect();
@@ -122,9 +123,10 @@ async fn records_before_broken_json_are_delivered_once() {
     }
 }
 
-/// Bad input of each kind after two good records: the error has a name and the offset, and the good records are delivered once.
+/// Bad input of each kind comes after two good records. The dead letter has the reason and the offset, and the good records are
+/// delivered once.
 #[tokio::test(start_paused = true)]
-async fn bad_input_is_named_and_costs_only_itself() {
+async fn bad_input_has_its_reason_and_the_records_before_it_arrive() {
     let good = r#"{"message":"a"}{"message":"b"}"#.as_bytes();
     let behind = |bad: &[u8]| [good, bad].concat();
     let whole = gzip(good);
@@ -214,7 +216,7 @@ fn two(world: &World) {
     world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", row(GLOBEX))]);
 }
 
-/// Gzip that gives the whole text and lacks its trailer. The text is stored without compression, so the break is right after it.
+/// Gzip of the whole text, without the trailer. The text is not compressed, so the break comes right after it.
 fn cut_gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
     std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("memory takes it");
@@ -291,7 +293,7 @@ async fn highly_compressible_objects_arrive_whole() {
     }
 }
 
-/// Reads a whole object without windows, chunks and batches.
+/// The reference: reads a whole object without windows, chunks and batches.
 fn whole_file_reference(text: &[u8]) -> Vec<(i64, String)> {
     let values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
     let records = values.flat_map(|value| match value.expect("the test makes JSON") {
@@ -314,7 +316,7 @@ mod whole_path {
         let message = prop_oneof![
             4 => "[ -~]{1,80}",
             2 => r#"(\\|"|\n|\t|é|日|😀|\u{1}){1,20}"#,
-            // A few of these fill a batch.
+            // A few such messages fill a batch.
             1 => (1_usize..400_000, "[a-zé\n]").prop_map(|(count, text)| text.repeat(count)),
         ];
         let millisecond = prop_oneof![8 => 0_i64..2000, 1 => 0_i64..200_000_000];
@@ -366,7 +368,7 @@ mod whole_path {
                 let expected = whole_file_reference(&text);
                 let got = world.sinks.events(ACME, GROUP);
                 assert_eq!(got.len(), expected.len());
-                // Batches are in the order of the records. Within a batch, which may be several puts, events are in order of
+                // Batches are in the order of the records. Within a batch, which may take several puts, events are in order of
                 // time.
                 let mut batch = 0..0;
                 for call in world.sinks.calls() {

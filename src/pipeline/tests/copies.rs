@@ -1,4 +1,4 @@
-//! Deliveries to buckets, alone and together with CloudWatch Logs.
+//! Deliveries to buckets, with and without deliveries to CloudWatch Logs.
 
 use super::*;
 use crate::{copy::CopyError, credentials::AssumeError};
@@ -31,7 +31,7 @@ fn throttled() -> CopyError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bucket_gets_the_object_and_the_group_its_records_from_one_download() {
+async fn the_object_goes_to_the_bucket_and_its_records_to_the_group_with_one_download() {
     let world = world();
     let (report, verdict) = world.process(&event(&[KEY])).await;
     assert_eq!(verdict, Verdict::Ack);
@@ -51,7 +51,7 @@ async fn a_bucket_gets_the_object_and_the_group_its_records_from_one_download() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenant_of_buckets_alone_costs_no_download() {
+async fn a_tenant_with_buckets_only_costs_no_download() {
     let world = world();
     world.tenant("acme", [("s3", bucket_row(BUCKET_THERE)), ("s3#2", bucket_row("archive"))]);
     // The object need not have records.
@@ -75,7 +75,7 @@ async fn accepted_records_are_not_put_again_while_the_bucket_fails() {
         assert_eq!(failed, [(Some("s3"), "throttled")]);
     }
     assert_eq!((world.sinks.messages(ACME, GROUP).len(), world.copier.calls()), (2, 3));
-    assert_eq!(world.store.opened().len(), 1, "nobody is left to read for");
+    assert_eq!(world.store.opened().len(), 1, "no delivery is left that needs the records");
     world.copier.mend(BUCKET_THERE);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!((world.sinks.messages(ACME, GROUP).len(), copied(&world, BUCKET_THERE)), (2, 1));
@@ -105,14 +105,14 @@ async fn a_bucket_that_fails_does_not_hold_up_the_other() {
     world.copier.break_bucket(BUCKET_THERE, CopyError::TooLarge("6 GB".into()));
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((poison.reason, attribute(&poison, "key")), ("object_too_large", Some(KEY)));
-    assert_eq!(world.copier.calls(), 3, "the archive's was done");
+    assert_eq!(world.copier.calls(), 3, "the copy into the archive was done and is not repeated");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_copied_into_a_bucket_of_the_provider_s() {
+async fn nothing_is_copied_into_the_provider_s_own_buckets() {
     let mut world = World { quarantine: Some(MemoryQuarantine::default()), ..world() };
     world.settings.own_buckets.staging.insert("another".to_owned());
-    // Without source.buckets, only the object names its own bucket.
+    // Without source.buckets, only the message shows which bucket is the staging bucket.
     world.settings.buckets.clear();
     world.settings.own_buckets.staging.remove(BUCKET);
     for bucket in [BUCKET, "another", QUARANTINE] {
@@ -124,7 +124,11 @@ async fn nothing_is_copied_into_a_bucket_of_the_provider_s() {
             "{poison:?}"
         );
     }
-    assert_eq!((copied(&world, BUCKET_THERE), world.copier.calls()), (1, 1), "the good row, once");
+    assert_eq!(
+        (copied(&world, BUCKET_THERE), world.copier.calls()),
+        (1, 1),
+        "only the good row copies, and only once"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,14 +174,14 @@ async fn a_missing_object_is_reported_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_whose_later_version_is_there_is_done() {
+async fn an_object_is_done_if_the_bucket_has_a_later_version() {
     let world = world();
     world.copier.supersede(BUCKET_THERE);
     let (report, verdict) = world.process(&event(&[KEY])).await;
     assert_eq!((report.skipped, verdict), (vec![Skipped::Superseded], Verdict::Ack));
     let delivered: Vec<_> = report.delivered.iter().map(|done| done.delivery.as_str()).collect();
     assert_eq!((delivered, copied(&world, BUCKET_THERE)), (vec!["cloudwatch"], 0));
-    // The ledger says that it is done, and it does not count as copied.
+    // The ledger has the delivery as done, but the object does not count as copied.
     let (report, _) = world.process(&event(&[KEY])).await;
     assert_eq!((report.skipped, world.copier.calls()), (vec![Skipped::AlreadyDelivered], 1));
     let text = world.metrics.render();
@@ -243,7 +247,7 @@ async fn an_object_that_is_too_large_to_be_read_is_copied() {
     world.settings.max_stored = 8;
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((poison.reason, copied(&world, BUCKET_THERE)), ("object_too_large", 1));
-    // If the copy must be retried, so must the message.
+    // A copy that must be retried keeps the message from being poison.
     let mut world = self::world();
     world.settings.max_stored = 8;
     world.copier.break_bucket(BUCKET_THERE, throttled());

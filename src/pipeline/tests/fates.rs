@@ -1,4 +1,4 @@
-//! The contract's table of verdicts, row by row.
+//! The verdict on each kind of message, as docs/dead-letters.md has them.
 
 use super::*;
 use crate::credentials::AssumeError;
@@ -61,7 +61,7 @@ async fn skipped_parts_are_acknowledged_and_counted() {
     }
     assert_eq!(world.sinks.count(Operation::Put), 0);
     assert_eq!(world.handle(&json!({"Records": []}).to_string()).await, Verdict::Ack);
-    // An object with bytes is not a folder marker, nor is one with a name.
+    // An object is not a folder marker if it has bytes, if its size is not known, or if its key does not end in a slash.
     for (body, reason) in [
         (sized("acme/c/a/p/", 1), "bad_key"),
         (event(&["acme/c/a/p/"]), "bad_key"),
@@ -132,12 +132,12 @@ async fn permanent_errors_are_poison() {
         let line = format!("logferry_failures_total{{reason=\"{reason}\"}}");
         assert!(world.metrics.render().contains(&line), "{line}");
     }
-    // The record before the bomb's padding.
+    // Only the record before the bomb's padding was delivered.
     assert_eq!(world.sinks.messages(ACME, GROUP), ["x"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn objects_of_unknown_tenants_are_discarded_where_that_is_wanted() {
+async fn objects_of_unknown_tenants_are_discarded_if_so_configured() {
     let mut world = World::new();
     world.settings.unknown_tenant = UnknownTenant::Discard;
     let (report, verdict) = world.process(&event(&["nobody/c/a/p/f"])).await;
@@ -212,7 +212,7 @@ async fn delays_grow_with_the_attempts() {
     }
 }
 
-/// Receives without a refusal do not bring the message nearer to its last refusal.
+/// Receives without a refusal by AWS do not count towards the limit of refusals.
 #[tokio::test(start_paused = true)]
 async fn only_refusals_count_as_refusals() {
     let world = World::new();
@@ -234,7 +234,7 @@ async fn only_refusals_count_as_refusals() {
         assert!(is_retry(&receive(80, 0, ObjectError::Unavailable("503".into())).await));
     }
     assert_eq!(poison(receive(90, 0, refused()).await).reason, "object_refused");
-    // The message was redriven with the same id, or by another process: the count that it carries holds.
+    // A message that was redriven, or that another worker sent anew, carries its own count, and that count holds.
     assert!(is_retry(&receive(1, 1, refused()).await));
     assert_eq!(poison(receive(1, 2, refused()).await).reason, "object_refused");
 }
@@ -265,7 +265,7 @@ async fn a_missing_bucket_is_a_configuration_error_only_if_the_configuration_nam
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_checksum_is_known_before_the_last_batch_is_put() {
+async fn a_wrong_checksum_is_found_before_the_last_batch_is_put() {
     let world = World::new();
     let bytes = gzip(&array(&["a", "b"]));
     let mismatch = ObjectError::ChecksumMismatch("CRC64".into());

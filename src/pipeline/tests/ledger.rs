@@ -1,4 +1,4 @@
-//! Messages that come again, are given back, or whose worker dies, with a ledger in memory.
+//! Messages that come again or are given back, and workers that die, with a ledger in memory.
 
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ async fn a_second_notification_of_a_finished_object_costs_no_put() {
     assert_eq!(
         (world.store.opened().len(), world.sinks.count(Operation::Put)),
         (1, 3),
-        "one to find the group"
+        "one put finds that the group is missing"
     );
     shows(&world, "logferry_skipped_total{reason=\"already_delivered\"} 1");
     shows(&world, "logferry_records_read_total 2");
@@ -164,7 +164,7 @@ async fn a_worker_that_loses_the_lease_stops() {
     shows(&world, "logferry_failures_total{reason=\"lease_lost\"} 1");
 }
 
-/// Receives the message every minute until it is done.
+/// Handles the message every minute until it is done. Returns how often.
 async fn until_done(pipeline: &TestPipeline, world: &World) -> usize {
     let body = event(&[KEY]);
     let receives = async {
@@ -211,7 +211,7 @@ async fn a_ledger_that_throttles_repeats_nothing() {
     ledger(&world).throttle(3);
     assert_eq!(world.handle(&body).await, Verdict::Ack);
     assert_eq!(world.sinks.messages(ACME, GROUP), numbers(20));
-    // After an hour of throttling, the message waits.
+    // The message still waits after an hour of throttling.
     let other = "acme/prod-1/web/web-0/2.json.gz";
     world.put(other, several(3));
     ledger(&world).throttle(usize::MAX);
@@ -236,13 +236,17 @@ async fn a_lease_that_cannot_be_renewed_stops_the_delivery() {
     let body = event(&[KEY]);
     let (verdict, ()) = tokio::join!(world.handle(&body), outage);
     assert!(is_retry(&verdict), "{verdict:?}");
-    assert_eq!(world.sinks.count(Operation::Put), 4, "one more than is recorded was on its way");
+    assert_eq!(
+        world.sinks.count(Operation::Put),
+        4,
+        "the fourth batch is put while the third is being recorded"
+    );
     shows(&world, "logferry_failures_total{reason=\"ledger_unavailable\"} 1");
     ledger(&world).set_down(false);
     tokio::time::sleep(LEASE).await;
     assert_eq!(world.handle(&body).await, Verdict::Ack);
     let found = world.sinks.messages(ACME, GROUP).len();
-    assert!((20..=22).contains(&found), "{found} of 20, two again at most");
+    assert!((20..=22).contains(&found), "{found} of 20, two repeated at most");
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,11 +284,8 @@ async fn a_finished_object_does_not_need_the_account() {
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let other = "acme/prod-1/web/web-0/2.json.gz";
     world.put(other, good_object(&["b"]));
-    assert!(is_retry(&world.handle(&event(&[other])).await), "one that is not done does");
-    assert!(
-        is_retry(&world.handle(&event(&[other])).await),
-        "and its lease was given back, not left to run out"
-    );
+    assert!(is_retry(&world.handle(&event(&[other])).await), "an object that is not done needs the account");
+    assert!(is_retry(&world.handle(&event(&[other])).await), "its lease was given back");
     shows(&world, "logferry_failures_total{reason=\"role_unavailable\"} 2");
 }
 
@@ -305,17 +306,17 @@ async fn an_attempt_that_began_without_the_ledger_stops_once_the_ledger_knows_mo
     tokio::join!(until_done(&pipeline, &world), up_again);
     shows(&world, "logferry_failures_total{reason=\"lease_lost\"} 1");
     let found = world.sinks.messages(ACME, GROUP).len();
-    assert!((20..=23).contains(&found), "{found} of 20, three again at most");
+    assert!((20..=23).contains(&found), "{found} of 20, three repeated at most");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_became_shorter_does_not_add_up() {
+async fn an_object_that_became_shorter_is_poison() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(5));
     world.sinks.fail(Operation::Put, 4, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
-    // Otherwise the object is delivered from the start.
+    // With fingerprints, the change would be found, and the object would be delivered from the start.
     ledger(&world).forget_fingerprints();
     world.put(KEY, several(2));
     let poison = poison(world.handle(&event(&[KEY])).await);
@@ -363,9 +364,10 @@ async fn an_attempt_after_altered_bytes_begins_at_the_start() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Attempts read altered bytes and die, at any time and with any chunks. A finished object was delivered unaltered.
+    /// Attempts read altered bytes and die, at any time and with any chunks. Once the object is done, every line has arrived
+    /// unaltered.
     #[test]
-    fn no_altered_line_stands_alone_behind_a_finished_object(
+    fn every_line_of_a_finished_object_arrives_unaltered(
         lives in prop::collection::vec((prop::option::of(0_usize..8), 0_u64..3_000, 1_usize..400), 1..5),
         put_time in 1_u64..400,
         second in any::<bool>(),
@@ -394,8 +396,8 @@ proptest! {
             let mut receives = 0;
             while world.handle(&body).await != Verdict::Ack {
                 receives += 1;
-                // One for each lane with other bytes.
-                assert!(receives <= 2, "{receives} retries of right bytes");
+                // Each lane whose earlier attempts read other bytes costs one retry.
+                assert!(receives <= 2, "{receives} retries of unaltered bytes");
             }
             for group in [GROUP, "/second"].into_iter().take(1 + usize::from(second)) {
                 let found = world.sinks.messages(ACME, group);
@@ -410,7 +412,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A worker dies at any time, several times. Nothing is lost, and each time at most two batches are repeated.
+    /// A worker dies several times, at any moment. Nothing is lost, and each death repeats at most two batches.
     #[test]
     fn a_worker_that_dies_repeats_at_most_two_batches(
         lives in prop::collection::vec(0_u64..4_000, 1..4),

@@ -37,7 +37,7 @@ fn line(reason: &str, record: u64, message: &str) -> (String, u64, String) {
     (reason.to_owned(), record, message.to_owned())
 }
 
-/// A message longer than one event that does not compress; each seed gives another one.
+/// A message that is longer than one event and hardly compresses. Each seed gives another message.
 fn long(seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     (0..1_200_000).map(|_| random.alphanumeric()).collect()
@@ -106,7 +106,7 @@ async fn only_owed_records_are_tried_again() {
         assert!(is_retry(&verdict), "{verdict:?}");
         let [failed] = &report.failures[..] else { panic!("one failure, not {:?}", report.failures) };
         assert_eq!(failed.failure.reason(), "quarantine");
-        assert_eq!(quarantine(&world).calls(), receive, "one try of each receive tells");
+        assert_eq!(quarantine(&world).calls(), receive, "each receive tries to write one file");
         adds_up(&world, &[("accepted", 500), ("too_old", 500)]);
     }
     let good: Vec<_> = (0..1_000).step_by(2).map(|index| format!("good {index}")).collect();
@@ -119,10 +119,10 @@ async fn only_owed_records_are_tried_again() {
     assert_eq!(world.sinks.messages(ACME, GROUP), good);
     adds_up(&world, &[("accepted", 500), ("too_old", 500)]);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(lines(&world), kept, "and it is done");
+    assert_eq!(lines(&world), kept, "the object is done");
 }
 
-/// Rejected records were counted. Other owed records have no place but the quarantine.
+/// Rejected records were counted when CloudWatch Logs answered. Other owed records can only be put into quarantine.
 #[tokio::test(start_paused = true)]
 async fn records_owed_to_a_quarantine_that_was_switched_off_are_not_forgotten() {
     for (oversize, reason) in [(false, "too_old"), (true, "oversize")] {
@@ -164,12 +164,16 @@ async fn without_a_ledger_owed_records_bring_the_batch_again() {
     quarantine(&world).set_down(false);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(lines(&world), [line("too_old", 0, "a")]);
-    assert_eq!(world.sinks.messages(ACME, GROUP), ["b", "b"], "better twice than lost");
+    assert_eq!(
+        world.sinks.messages(ACME, GROUP),
+        ["b", "b"],
+        "twice, because without a ledger the whole batch comes again"
+    );
     adds_up(&world, &[("accepted", 1), ("too_old", 1)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whole_messages_and_lines_are_owed_too() {
+async fn long_messages_and_bad_lines_are_owed_too() {
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
     quarantines_oversize(&world);
     let long = long(1);
@@ -200,8 +204,8 @@ async fn a_lane_that_owes_too_much_stops_and_goes_on_later() {
     for _ in 0..3 {
         assert!(is_retry(&world.handle(&event(&[KEY])).await));
     }
-    assert_eq!(world.sinks.messages(ACME, GROUP).len(), put, "it puts no more");
-    assert!((12_000..40_000).contains(&put), "{put} before it stopped");
+    assert_eq!(world.sinks.messages(ACME, GROUP).len(), put, "the lane puts no more");
+    assert!((12_000..40_000).contains(&put), "{put} put before the lane stopped");
     quarantine(&world).set_down(false);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let all: Vec<_> = (0..count).map(|index| index.to_string()).collect();
@@ -275,7 +279,7 @@ async fn records_in_quarantine_are_not_put_there_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_that_needs_a_quarantine_where_there_is_none_is_bad() {
+async fn a_row_that_needs_a_quarantine_is_bad_if_none_is_configured() {
     let world = World { quarantine: None, ..world() };
     quarantines_oversize(&world);
     world.put(KEY, good_object(&["a"]));
@@ -325,11 +329,11 @@ async fn without_a_quarantine_a_letter_names_the_record_that_is_too_long() {
         assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "c"]);
         adds_up(&world, &[("accepted", 2)]);
     }
-    // A higher ceiling would let the record be read, but an earlier attempt stepped over it. The record is not forgotten.
+    // With a higher limit the record could be read, but an earlier attempt has stepped over it. The record is not forgotten.
     world.settings.max_record = 4 << 20;
     let cause = poison(world.handle(&event(&[KEY])).await);
     assert_eq!((cause.reason, attribute(&cause, "record_offset")), ("record_too_long", Some("1")));
-    // With a quarantine, the message is done: the quarantine has the record or its place.
+    // With a quarantine, the message is done, because the quarantine keeps the record or its place.
     world.quarantine = Some(MemoryQuarantine::default());
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(lines(&world), [line("too_long", 1, &giant)]);
@@ -374,12 +378,12 @@ async fn every_piece_of_a_rejected_record_is_kept() {
     }
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let found = lines(&world);
-    assert_eq!(found.len(), 3, "a batch, and so a file, for each piece");
+    assert_eq!(found.len(), 3, "each piece has its own batch, and so its own file");
     assert!(found.into_iter().map(|(_, _, text)| text).collect::<String>() == whole);
     adds_up(&world, &[("too_old", 1)]);
 }
 
-/// Kinds of records, and their outcomes.
+/// Kind of a record, which determines its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Good,
@@ -391,7 +395,7 @@ enum Kind {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// The quarantine fails at times, and so do puts. Every record arrives in its place once and counts once.
+    /// Writing to the quarantine fails at times, and so do puts. Every record arrives once where it belongs, and counts once.
     #[test]
     fn owed_records_are_written_once(
         kinds in prop::collection::vec(prop::sample::select(vec![Kind::Good, Kind::TooOld, Kind::Malformed, Kind::TooLong]), 1..40),
@@ -423,7 +427,7 @@ proptest! {
             let mut receives = 0;
             while world.handle(&event(&[KEY])).await != Verdict::Ack {
                 receives += 1;
-                assert!(receives < 10, "it does not end");
+                assert!(receives < 10, "the message is not done after ten receives");
             }
             let of = |wanted: Kind| (0_u64..).zip(&kinds).filter(move |(_, kind)| **kind == wanted).map(|(index, _)| index);
             let good: Vec<_> = of(Kind::Good).map(|index| index.to_string()).collect();

@@ -52,14 +52,15 @@ async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
         let (report, verdict) = world.process(&event(&[KEY])).await;
         assert_eq!(verdict, Verdict::Ack);
         assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each once");
-        // The failed request is put again. The rest of the batch may end earlier where it goes forward in time.
+        // Six requests, and the failed one again. The rest of the batch may take one more, because it may end where time goes
+        // forward.
         let puts = world.sinks.count(Operation::Put);
         assert!((7..=8).contains(&puts), "{puts} puts after the failure of {failing}");
         assert_eq!(report.delivered[0].tally.accounted(), 12_000);
     }
 }
 
-/// Events that were rejected before the failure are neither lost nor reported twice.
+/// Events that were rejected before the failure are neither lost nor put into quarantine twice.
 #[tokio::test(start_paused = true)]
 async fn events_that_the_first_requests_rejected_go_into_quarantine_later() {
     let quarantine = Some(MemoryQuarantine::default());
@@ -72,14 +73,14 @@ async fn events_that_the_first_requests_rejected_go_into_quarantine_later() {
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let quarantine = world.quarantine.as_ref().expect("set above");
     let lines: Vec<_> = quarantine.lines().iter().map(|line| line["record"].clone()).collect();
-    assert_eq!(lines, [json!(2), json!(5)], "the oldest day's first two");
+    assert_eq!(lines, [json!(2), json!(5)], "the first two records of the oldest day");
     assert_eq!(world.sinks.count(Operation::Put), 4);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever the days of the records and the requests that fail: accepted events are not put again.
+    /// Accepted events are not put again, whatever days the records have and whichever requests fail.
     #[test]
     fn failures_between_requests_repeat_nothing(
         days in prop::collection::vec(prop::collection::vec(0_usize..4, 1..20), 1..4),
@@ -90,7 +91,7 @@ proptest! {
         let days: Vec<usize> = days.concat();
         let large = large.map(|index| index.index(days.len()));
         let text = |index: usize| match large {
-            // Two events.
+            // This message takes two events.
             Some(large) if large == index => format!("{index}{}", "x".repeat(MAX_MESSAGE_BYTES)),
             _ => index.to_string(),
         };
@@ -124,7 +125,7 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn refused_events_are_found_and_the_others_arrive() {
-    // A single event, one at each end, and two neighbours.
+    // One event in the middle, one at each end, and two neighbours.
     for (days, bad) in [(1, &["500"][..]), (2, &["500"]), (1, &["0"]), (3, &["999"]), (1, &["600", "601"])] {
         for has_quarantine in [false, true] {
             let ledger = Some(MemoryLedger::new(LEASE));
@@ -144,7 +145,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
                     (cause.reason, attribute(&cause, "record_offset")),
                     ("event_refused", Some(bad[0]))
                 );
-                // With a quarantine, a redrive helps: only the refused records are handled again.
+                // After a quarantine is configured, a redrive handles only the refused records again.
                 let world = World { quarantine: Some(MemoryQuarantine::default()), ..world };
                 assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
                 assert_eq!(world.sinks.count(Operation::Put), puts);
@@ -167,7 +168,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
     }
 }
 
-/// Each message fills a batch. The accepted batches before show that the group is not to blame.
+/// Each message has a batch of its own. The accepted batches before show that the group is not to blame.
 #[tokio::test(start_paused = true)]
 async fn a_refused_event_alone_in_its_batch_does_not_hold_up_the_next_batches() {
     let quarantine = Some(MemoryQuarantine::default());
@@ -180,7 +181,7 @@ async fn a_refused_event_alone_in_its_batch_does_not_hold_up_the_next_batches() 
     assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(3));
 }
 
-/// The whole first batch is refused, and another object shows that the group accepts legal events.
+/// The whole first batch is refused. Then another object shows that the group accepts legal events.
 #[tokio::test(start_paused = true)]
 async fn a_refused_event_that_comes_first_does_not_hold_up_the_rest_of_a_stream_in_use() {
     let quarantine = Some(MemoryQuarantine::default());
@@ -215,7 +216,7 @@ async fn a_search_that_fails_repeats_nothing() {
     assert!(!found.is_empty() && found.windows(2).all(|pair| pair[0] < pair[1]), "each once: {found:?}");
 }
 
-/// The group, the role or the request is to blame then, so no event may be given up.
+/// In this case the group, the role or the request is to blame, so no event may be given up.
 #[tokio::test(start_paused = true)]
 async fn no_event_is_to_blame_if_everything_is_refused() {
     for records in [1, 2, 3, 1_000] {

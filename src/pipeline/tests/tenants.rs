@@ -1,4 +1,4 @@
-//! Several deliveries, tenants and objects: a failure of one does not affect the others.
+//! Several deliveries, tenants and objects. A failure of one does not affect the others.
 
 use super::*;
 use crate::credentials::AssumeError;
@@ -19,7 +19,7 @@ fn denied(place: &str) -> AssumeError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_deliveries_see_the_object_from_one_download() {
+async fn two_deliveries_share_one_download() {
     let world = World::new();
     two_deliveries(&world);
     world.put(KEY, good_object(&["a", "b"]));
@@ -86,7 +86,7 @@ async fn an_open_role_breaker_costs_no_ledger_calls() {
     world.sinks.close_role(&role("222222222222"), denied(ACME));
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     let asked = calls();
-    assert!(asked > 0, "the first one has to ask");
+    assert!(asked > 0, "the first attempt has to ask the ledger");
     let open = AssumeError::Held { refusal: Arc::new(denied(ACME)), probe_in: Duration::from_secs(9) };
     world.sinks.close_role(&role("222222222222"), open);
     let (report, verdict) = world.process(&event(&[KEY])).await;
@@ -94,7 +94,7 @@ async fn an_open_role_breaker_costs_no_ledger_calls() {
     assert_eq!((report.failures[0].failure.reason(), calls()), ("role_denied", asked));
 }
 
-/// S3 may notify twice. A delivery that is done makes no dead letter, however long its role has been refused since.
+/// S3 may notify twice. If the delivery is done, the second message makes no dead letter, however long the role is refused.
 #[tokio::test(start_paused = true)]
 async fn the_ledger_is_asked_before_a_dead_letter() {
     const OTHER: &str = "acme/prod-1/web/web-0/2.json.gz";
@@ -111,7 +111,7 @@ async fn the_ledger_is_asked_before_a_dead_letter() {
     };
     let before = calls();
     assert!(is_retry(&of_age(KEY, BACKOFF.max_age / 2).await));
-    assert_eq!(calls(), before, "it has time");
+    assert_eq!(calls(), before, "the message is not at its last attempt, so the ledger is not asked");
     let old = BACKOFF.max_age + Duration::from_secs(1);
     assert_eq!(of_age(KEY, old).await, Verdict::Ack);
     assert_eq!(calls(), before + 1);
@@ -149,7 +149,7 @@ fn away() -> Found {
     Err(LookupError { tenant_id: "acme".into(), table: "tenants".into(), problem: "no answer".into() })
 }
 
-/// Remembered answers about a tenant that would end its messages.
+/// Remembered answers that would end a tenant's messages: as dead letters, or skipped.
 fn fatal_memories() -> [Found; 4] {
     let paused = Row::from([("paused".to_owned(), Attribute::Bool(true))]);
     let doubtful = Row::from([("paused".to_owned(), text("true"))]);
@@ -321,13 +321,19 @@ async fn only_objects_of_a_tenant_over_its_share_go_back_unread() {
     let meanwhile = async {
         world.sinks.until_puts(4).await;
         let opened = world.store.opened().len();
-        let Some(wait) = handle(&[&key("acme", 2)]).await.retry_after() else { panic!("it has two of four") };
-        assert!(wait >= Duration::from_secs(1) && wait < BACKOFF.first, "a turn, not a failure: {wait:?}");
+        let Some(wait) = handle(&[&key("acme", 2)]).await.retry_after() else {
+            panic!("acme has two of the four slots")
+        };
+        assert!(
+            wait >= Duration::from_secs(1) && wait < BACKOFF.first,
+            "the wait is for a turn, not for a backoff: {wait:?}"
+        );
         assert_eq!(world.store.opened().len(), opened, "nothing was read");
         assert_eq!(world.metrics.pipeline.fairness_deferrals.get(), 1);
         assert_eq!(world.metrics.pipeline.failures.get_or_create(&Reason::new("over_share")).get(), 0);
         world.sinks.release(100);
-        // After another tenant's delivered object in the same message it is handled: the message would bring that object twice.
+        // If the message has already delivered another object, the object over the share is handled nevertheless: otherwise the
+        // message would bring the other object again.
         assert_eq!(handle(&[&key("globex", 1), &key("acme", 3)]).await, Verdict::Ack);
     };
     let (verdicts, ()) = tokio::join!(in_flight, meanwhile);

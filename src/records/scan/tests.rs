@@ -7,7 +7,7 @@ fn scan(bytes: &[u8]) -> Result<Scan<'_>, ScanError> {
 }
 
 #[test]
-fn fields_are_found_where_they_are() {
+fn only_fields_of_the_record_itself_are_found() {
     let text =
         br#"{"a":{"message":"no"},"message":"yes","n":[1,-2.5e+3,{"x":[]}],"timestamp":"t","z":null}, more"#;
     let found = scan(text).expect("a record");
@@ -17,7 +17,7 @@ fn fields_are_found_where_they_are() {
     assert!(!found.ambiguous);
 }
 
-/// Beyond what is remembered a record is unfamiliar, no more.
+/// Such a record is too large to be remembered, so the next record is scanned as if it were the first.
 #[test]
 fn long_records_and_records_of_many_strings_are_not_compared() {
     let long = format!(r#"{{"a":"{}","message":"m","timestamp":"t"}}"#, "x".repeat(20 * 1024));
@@ -81,7 +81,7 @@ fn broken_structure_is_malformed() {
 }
 
 #[test]
-fn nesting_is_followed_as_deep_as_it_goes() {
+fn nesting_of_any_depth_is_followed() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":[", "]}]")] {
         for depth in [1, 63, 64, 65, 127, 128, 129, 1024, 100_000] {
             let [open, close] = [open, close].map(|bracket| bracket.repeat(depth));
@@ -120,7 +120,7 @@ fn members_are_given_one_by_one() {
     );
 }
 
-/// Few different members, so that records share long beginnings and names come twice.
+/// Members out of a short list, so that records share long beginnings and names come twice.
 fn members() -> impl Strategy<Value = Vec<&'static str>> {
     let member = prop_oneof![
         Just(r#""a":"message""#),
@@ -142,7 +142,7 @@ fn members() -> impl Strategy<Value = Vec<&'static str>> {
 }
 
 proptest! {
-    /// The memory of one record must not show in the next, whatever stands there.
+    /// What is remembered of one record must not change the result for the next one.
     #[test]
     fn a_familiar_record_is_scanned_like_any_other(records in proptest::collection::vec(members(), 1..12), cut in any::<u16>()) {
         let mut around = Around::default();

@@ -9,7 +9,7 @@ fn clean_len(token: &[u8]) -> Option<usize> {
     let ends = |level: Level| {
         let end = dispatch!(level, simd => string_end(simd, &quoted, 0));
         let found = dispatch!(level, simd => delivered_end(simd, &quoted, 0));
-        assert_eq!(found.map(|(end, _)| end), end, "two ways to the same end");
+        assert_eq!(found.map(|(end, _)| end), end, "both searches find the same end");
         for cut in 0..=end.unwrap_or_default() {
             assert_eq!(
                 dispatch!(level, simd => delivered_end(simd, &quoted[..cut], 0)),
@@ -20,7 +20,7 @@ fn clean_len(token: &[u8]) -> Option<usize> {
         found
     };
     let found = ends(Level::new());
-    assert_eq!(ends(Level::baseline()), found, "the vectors make no difference");
+    assert_eq!(ends(Level::baseline()), found, "vector instructions do not change the result");
     let (_, reading) = found.filter(|(end, _)| *end == token.len())?;
     let reading = reading?;
     assert_eq!(reading.ascii, token.is_ascii());
@@ -76,7 +76,7 @@ fn lengths_are_those_of_the_unescaped_text() {
 
 proptest! {
     #[test]
-    fn texts_without_a_broken_rule_are_those_that_serde_json_reads(token in proptest::collection::vec(
+    fn serde_json_reads_exactly_the_texts_that_break_no_rule(token in proptest::collection::vec(
         prop_oneof![Just(b"\\".to_vec()), Just(b"u".to_vec()), Just(b"d83d".to_vec()), Just(b"de00".to_vec()),
             Just(b"n".to_vec()), Just(vec![b'x'; 29]), Just("é".into()), Just(b"\x01".to_vec()), Just(b"\xff".to_vec()), "[a-f0-9]{1,4}".prop_map(Into::into)], 0..8)
     ) {

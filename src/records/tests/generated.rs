@@ -1,4 +1,4 @@
-//! Generated texts: the reader gives the same records as a plain whole-text reader, in chunks of any size.
+//! Generated texts, in chunks of any size: the reader finds the same records as a plain whole-text reader.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ proptest! {
             _ => parts.iter().map(|part| [b"[", &part[..], b"]\n"].concat()).collect::<Vec<_>>().concat(),
         };
         let text = [if mark { BYTE_ORDER_MARK } else { b"" }, &body].concat();
-        // A line break inside a string looks like the end of a line that was cut.
+        // The reader takes a line break inside a string for the end of a record that was cut.
         prop_assume!(long.is_empty() || !kinds.iter().any(|(kind, defect, _)| *kind < 4 && DEFECTS[*defect].0.contains(&b'\n')));
         for stepping in [false, true] {
             let reader = RecordReader::new(MAX, NOW);
