@@ -21,7 +21,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Everything at zero.
+    /// Starts with all metrics at zero.
     pub(super) fn new() -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {

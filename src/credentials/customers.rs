@@ -27,7 +27,7 @@ use crate::{
 pub struct SessionSettings {
     /// Life of a session.
     pub life: SessionLife,
-    /// Most sessions remembered.
+    /// Largest number of sessions in the cache.
     pub cache_capacity: u64,
     /// Time between two calls for a refused role.
     pub probe_intervals: ProbeIntervals,
@@ -62,7 +62,7 @@ impl OwnAccount {
             return Ok(id.clone());
         }
         let _turn = self.flight.turn().await?;
-        // The caller that had the turn before may have got it.
+        // The caller that had the turn before may have received the id.
         if let Some(id) = self.id.get() {
             return Ok(id.clone());
         }
@@ -86,8 +86,8 @@ impl OwnAccount {
     }
 }
 
-/// What STS decides by whether to refuse a role. Clusters, groups and Regions of a tenant are not part of it, so that one probe is
-/// enough for all of them.
+/// Everything on which STS's decision about a role depends. A tenant's clusters, groups and Regions are not part of it, so
+/// that one probe is enough for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RoleKey {
     tenant_id: String,
@@ -141,15 +141,16 @@ impl Customers {
                 flight: Flight::default(),
             }),
             sessions: Recent::new(capacity),
-            // Sessions use half of them at most. The other half is for refused roles, which are probed once their breaker is
-            // forgotten.
+            // Sessions use at most half of the breakers. The other half is for refused roles: if the breaker of a refused
+            // role were forgotten, the role would be asked for again at once.
             breakers: Recent::new(2 * capacity),
             metrics,
         }
     }
 
-    /// Forgets sessions and breakers that have been idle for long. Every message that waits for a refused role asks for it. If none
-    /// does, the tenant is gone or its row names another role, and the metrics must not show the old role as refused.
+    /// Forgets sessions and breakers that have been idle for long. Every message that waits for a refused role asks for the
+    /// role. If no message does, the tenant is gone or its row names another role, and the metrics must not show the old
+    /// role as refused.
     pub fn tidy(&self) {
         let SessionSettings { life: SessionLife { duration, .. }, probe_intervals, .. } = self.settings;
         let life = |refused| if refused { probe_intervals.longest * 2 } else { duration * 2 };
@@ -158,8 +159,8 @@ impl Customers {
         self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
     }
 
-    /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session find it
-    /// in the cache.
+    /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session
+    /// find it in the cache.
     ///
     /// # Errors
     /// One of the two roles cannot be assumed, or the customer's role was refused and no probe is due.
@@ -178,7 +179,7 @@ impl Customers {
                     .get_or_insert_with(&key, || self.session(&session, &key.role, Arc::clone(&breaker)))
             }
         };
-        // Asked for here, so that a refusal is an error of the role and not of a later call.
+        // Credentials are resolved here, so that a refusal is reported before a later call fails because of it.
         let entered = role.credentials().await;
         if entered.is_err() && breaker.held().is_some() {
             self.sessions.remove(&key);

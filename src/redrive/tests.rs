@@ -17,7 +17,7 @@ struct MemoryLetters {
     stuck: Mutex<HashMap<String, u32>>,
     /// Number of receives after which all receives fail.
     broken_after: Option<usize>,
-    /// Number of receives per new letter that arrives.
+    /// A new letter arrives with every receive whose number is a multiple of this.
     trickles: Option<usize>,
     /// Makes every moved letter a dead letter again at once, sent at this second, because its cause persists.
     buried_again_at: Option<i64>,
@@ -330,7 +330,7 @@ async fn failed_entries_are_tried_again_and_then_reported() {
     // `acme-1` and `acme-3` succeed at the third attempt.
     let fail = |due: &Mutex<HashMap<String, u32>>, names: [(&str, u32); 2]| {
         due.lock()
-            .expect("no test panics with it")
+            .expect("no test panics while it holds the lock")
             .extend(names.map(|(name, times)| (name.to_owned(), times)));
     };
     fail(&queue.refused, [("body of acme-1", 2), ("body of acme-2", u32::MAX)]);
@@ -354,7 +354,7 @@ async fn failed_entries_are_tried_again_and_then_reported() {
 async fn a_source_queue_that_accepts_nothing_ends_the_sweep() {
     let queue = MemoryLetters::of(["acme"; 200]);
     let all = (0..200).map(|index| (format!("body of acme-{index}"), u32::MAX));
-    queue.refused.lock().expect("no test panics with it").extend(all);
+    queue.refused.lock().expect("no test panics while it holds the lock").extend(all);
     let queue = Arc::new(queue);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert!(matches!(outcome.broken_off, Some(BrokenOff::Unwritable)), "{outcome:?}");
@@ -419,7 +419,11 @@ async fn a_slow_move_keeps_its_rate_and_keeps_letters_hidden() {
 #[tokio::test(start_paused = true)]
 async fn a_moved_letter_that_is_received_again_is_deleted() {
     let queue = MemoryLetters::of(["acme"; 400]);
-    queue.stuck.lock().expect("no test panics with it").insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
+    queue
+        .stuck
+        .lock()
+        .expect("no test panics while it holds the lock")
+        .insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
     let queue = Arc::new(queue);
     // The move takes longer than the letter stays hidden.
     let outcome = run(&queue, order(Action::Move(NonZeroU32::new(1)))).await;

@@ -57,7 +57,7 @@ impl World {
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };
         let customers = Customers::new(&sdk, &central, settings, breaker::Metrics::default());
-        // Shorter than a copy takes in some tests.
+        // Shorter than the copies of some tests, which need the copy's own time limit.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SHORT).build();
         let base = sdk.to_builder().timeout_config(timeouts).build();
         let copier = S3Copier::new(&base, Addressing::Path, customers, central);
@@ -145,7 +145,12 @@ async fn a_copy_is_the_object_with_its_origin_as_metadata() {
         assert_eq!((copy.key.as_str(), &copy.bytes[..]), (COPY, &b"\x1f\x8b, more or less"[..]));
         assert_eq!(copy.content_encoding.as_deref(), Some("gzip"));
         let expected = order.job().metadata();
-        assert_eq!(copy.metadata.len(), expected.len(), "and none of the original's: {:?}", copy.metadata);
+        assert_eq!(
+            copy.metadata.len(),
+            expected.len(),
+            "and none of the source's metadata: {:?}",
+            copy.metadata
+        );
         for (name, value) in expected {
             assert_eq!(copy.metadata[name], value);
         }
@@ -264,7 +269,11 @@ async fn a_role_that_may_not_read_copies_nevertheless() {
         assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1, "the key was free");
         assert_eq!(world.copy(&first).await, WRITTEN);
         assert_eq!(world.texts().await, ["first"]);
-        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "the first of two requires an empty key");
+        assert_eq!(
+            world.sandbox.calls("s3", "CopyObject"),
+            3,
+            "S3 refuses the second of three, which requires a free key"
+        );
     }
 }
 
@@ -372,7 +381,7 @@ async fn a_failing_s3_is_retried_by_the_sdk_and_then_reported() {
     world.fail(3, 503, "SlowDown");
     let error = world.copy(&order).await.expect_err("it is throttled");
     assert!(matches!(error, CopyError::Throttled(_)), "{error}");
-    // S3 has begun to answer with 200 when the copy fails.
+    // S3 answers with status 200 first, and the copy fails afterwards.
     world.fail(3, 200, "InternalError");
     let error = world.copy(&order).await.expect_err("the copy failed");
     assert!(matches!(error, CopyError::Unavailable(_)), "{error}");

@@ -162,7 +162,7 @@ async fn nobody_waits_for_an_early_renewal() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), begun).await.expect("it is renewed aside");
+    tokio::time::timeout(Duration::from_secs(60), begun).await.expect("it is renewed in the background");
     assert_eq!(assumed(), 2, "one renews for all");
     sandbox.faults().remove(slow);
 }
@@ -177,7 +177,7 @@ async fn a_session_is_renewed_before_its_end() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("it is renewed aside");
+    tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("it is renewed in the background");
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn calls_that_fail_together_cost_one_session() {
             calls.spawn(async move { role.call(|| whoami.get_caller_identity().send()).await });
         }
         for answer in calls.join_all().await {
-            answer.expect("another session does");
+            answer.expect("the call succeeds in a new session");
         }
     };
     sandbox.expire_sessions(CUSTOMER);
@@ -211,7 +211,7 @@ async fn calls_that_fail_together_cost_one_session() {
     sandbox.faults().add(unknown);
     calls(1).await;
     assert_eq!(assumed(), 3);
-    // A late caller drops no new session: the failed one is gone already.
+    // A late report about the old session does not drop the new one.
     let old = role.at_hand().expect("one is at hand");
     let new = role.enter_anew().await.expect("STS answers");
     assert_ne!(new, old);

@@ -1,4 +1,4 @@
-//! Simulates a worker and its queue over minutes, to test what the rule leads to.
+//! Simulates a worker and its queue over minutes, to test the effects of the rule.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

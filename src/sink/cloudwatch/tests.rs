@@ -158,7 +158,7 @@ async fn a_probe_uses_a_new_session() {
             probe => break probe.expect("the role lets us in"),
         }
     };
-    assert_eq!(sessions(), 4, "the probe goes out in a new one");
+    assert_eq!(sessions(), 4, "the probe uses a new session");
     probe.put_log_events(world.body(), &Lease::unlimited()).await.expect("it may");
     sinks.open(delivery, destination, "c").await.expect("the group may be written");
     assert_eq!(sessions(), 4);
