@@ -59,7 +59,7 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Aws {
-    /// Region of the queue, the bucket and the table (`AWS_REGION`). Default: the Region that the SDK finds in the
+    /// Region of the queue, the bucket and the tables (`AWS_REGION`). Default: the Region that the SDK finds in the
     /// environment, the profile or the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
@@ -87,7 +87,8 @@ pub struct Queue {
     /// timeout after half of it.
     #[serde(with = "friendly")]
     pub visibility_timeout: Duration,
-    /// Delay before the first retry of a message; doubles with each attempt.
+    /// Delay before the first retry of a message, at least 1 s. It doubles with each attempt. Up to a quarter is taken off
+    /// at random.
     #[serde(with = "friendly")]
     pub retry_delay: Duration,
     /// Longest delay before a retry, up to 15 min, the limit of SQS.
@@ -103,8 +104,9 @@ pub struct Queue {
     pub max_refusals: u32,
     /// Most messages of one worker that wait hidden at once. SQS counts them as in flight, and allows 120,000 messages in
     /// flight for all workers of a queue. Beyond this number, and if the delay is longer than 60 s, a message is sent anew
-    /// with `DelaySeconds`, which is not in flight. With this default and that of `worker.concurrency`, waiting messages
-    /// alone do not make an autoscaler that counts messages in flight start another worker.
+    /// with `DelaySeconds`, which is not in flight; this needs `sqs:SendMessage` on the queue. With this default and that of
+    /// `worker.concurrency`, waiting messages alone do not make an autoscaler that counts messages in flight start another
+    /// worker.
     pub max_hidden: usize,
 }
 
@@ -135,8 +137,8 @@ pub struct Source {
     /// Meaning of the segments of an object's key. `{tenant}` and `{file}` are required; `{cluster}`, `{application}` and
     /// `{pod}` are optional; other segments are literal. `{file}` is the last one.
     pub key_layout: String,
-    /// Longest record, decompressed. A longer record is skipped; its position goes into the quarantine or into the message's
-    /// dead letter.
+    /// Longest record, decompressed, 1 MiB to 256 MiB. A longer record is skipped; its position goes into the quarantine or
+    /// into the message's dead letter.
     pub max_record: ByteSize,
     /// Most decompressed bytes of one object. Stops gzip bombs.
     pub max_object: ByteSize,
@@ -144,9 +146,9 @@ pub struct Source {
     /// (`zstd --ultra`, Vector's level `best`) and more than 8 MiB of text waits for its share, up to 10 s; then its message
     /// comes again. No window may be larger than this, nor than 128 MiB; `0 B` allows no window larger than 8 MiB.
     pub zstd_windows: ByteSize,
-    /// Most stored bytes of one object whose records are read. Stops objects that consist of padding or empty gzip members.
-    /// The messages of larger objects go to the dead-letter queue. Copies into a tenant's bucket have S3's own limit
-    /// instead, 5 GB.
+    /// Most stored bytes of one object whose records are read, at least 1 MiB. Stops objects that consist of padding or
+    /// empty gzip members. The messages of larger objects go to the dead-letter queue. Copies into a tenant's bucket have
+    /// S3's own limit instead, 5 GB.
     pub max_stored: ByteSize,
 }
 
@@ -216,8 +218,8 @@ pub struct Credentials {
     /// Life of an assumed role's session, 15 min to 1 h (the limit of role chaining).
     #[serde(with = "friendly")]
     pub session_duration: Duration,
-    /// How long before a session's end its credentials are renewed. Up to a quarter more is added at random, so that tenants
-    /// do not renew at the same time.
+    /// How long before a session's end its credentials are renewed, at most half of `session_duration`. Up to a quarter more
+    /// is added at random, so that tenants do not renew at the same time.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
     /// Most customer sessions in the cache, one for each log group of a tenant (and cluster, with session tags), at most 8
@@ -252,7 +254,7 @@ impl Default for Credentials {
 #[serde(default, deny_unknown_fields)]
 pub struct Ledger {
     /// DynamoDB table, key `object` + `delivery`, time to live `expires_at`. Without one the ledger is off, and a message
-    /// that comes again repeats all its records.
+    /// that comes again repeats all records that were put for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
     /// Lease on an object, 10 s to 15 min. A worker renews it after each third of this time; when a worker has died, other
@@ -268,9 +270,9 @@ pub struct Ledger {
     /// that, retried messages may deliver records twice. A throttled call counts as an answer.
     #[serde(with = "friendly")]
     pub out_of_reach_after: Duration,
-    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days). It should be as long as a message about
-    /// the object can come again. The default is the default of `queue.max_age` plus 14 days, the longest that a dead-letter
-    /// queue keeps a letter, plus a day.
+    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days), and at least `queue.max_age`. It should be
+    /// as long as a message about the object can come again. The default is the default of `queue.max_age` plus 14 days, the
+    /// longest that a dead-letter queue keeps a letter, plus a day.
     #[serde(with = "friendly")]
     pub retention: Duration,
 }
@@ -358,8 +360,9 @@ pub struct Fairness {
 pub struct Worker {
     /// Messages in work at once, 1 to 1024. Memory grows with it: see ARCHITECTURE.md.
     pub concurrency: usize,
-    /// Time from SIGTERM to exit, 1 s to 1 h. Messages in work may finish in this time; the others go back to the queue.
-    /// Keep it shorter than the orchestrator's own (`terminationGracePeriodSeconds`, `stopTimeout`).
+    /// Time from SIGTERM to exit, up to 1 h, and at least 4 s longer than `queue.wait_time`. Messages in work may finish in
+    /// this time; the others go back to the queue. Keep it shorter than the orchestrator's own
+    /// (`terminationGracePeriodSeconds`, `stopTimeout`).
     #[serde(with = "friendly")]
     pub grace_period: Duration,
 }
