@@ -269,8 +269,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
     let mended = 4 * config.source.max_record.as_u64();
-    // A quarantine file that grows and one that is being written: a mebibyte, or a record that does not compress, with room
-    // to double.
+    // Two quarantine files: one that grows, and one that is being written. Each takes a mebibyte and a record that does not
+    // compress, with room to double.
     let set_aside = if config.quarantine.bucket.is_some() {
         2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
     } else {
@@ -424,7 +424,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     }
     if config.queue.dead_letter_url.is_none() {
         tracing::warn!(
-            "queue.dead_letter_url is not set: poison stays in the queue until its redrive policy takes it"
+            "queue.dead_letter_url is not set: messages that no retry can help stay in the queue until its redrive policy moves them"
         );
     }
     Ok(PipelineSettings {

@@ -1,6 +1,6 @@
 //! A circuit breaker: closed until a refusal, then open, with one probe per interval until a probe succeeds. Each refused
-//! role, each denied log group, and each account or Region that throttles or does not answer has one. Pure: time and chance
-//! are arguments.
+//! role, each denied log group, and each account or Region that throttles or does not answer has one. [`Breaker`] is pure:
+//! time and chance are arguments.
 
 use std::time::{Duration, Instant};
 

@@ -34,7 +34,8 @@ const PAUSES: ProbeIntervals =
 const BURST: Duration = Duration::from_millis(100);
 /// A Region counts as silent if this many of its accounts do not answer. Fewer accounts may have problems of their own.
 const SILENT_ACCOUNTS: usize = 3;
-/// A budget is forgotten after this time without use, unless its account is paused. All turns that it gave are over by then.
+/// A budget is forgotten after this time without use. If its account is paused, it is kept for twice the longest delay of a
+/// message, if that is longer.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Requests per second into one account and Region.
@@ -206,7 +207,7 @@ pub struct Ticket {
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     interval: Duration,
-    /// When the calls so far would be done at one call per interval.
+    /// When the calls so far would be over, if there were one per interval.
     done: Option<Instant>,
 }
 
@@ -215,7 +216,7 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / per_second.max(1), done: None }
     }
 
-    /// Takes the next turn. Returns the time until it.
+    /// Takes the next turn. Returns the time until that turn.
     fn take(&mut self, now: Instant) -> Duration {
         let start = self.done.map_or(now, |done| done.max(now));
         self.done = Some(start + self.interval);

@@ -78,7 +78,7 @@ pub struct CopyJob<'a> {
     pub head: &'a ObjectHead,
 }
 
-/// Why an object was not copied. Each variant with a text carries AWS's error.
+/// Why an object was not copied. The text of a variant is AWS's error, if AWS gave one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CopyError {
     /// The object, or the version that the event names, no longer exists.

@@ -178,12 +178,12 @@ struct Received {
     failure: Option<QueueError>,
 }
 
-/// The further letters of a message.
+/// Further copies of a selected letter.
 #[derive(Default)]
 struct Copies {
-    /// Whether the first letter was moved.
+    /// Whether the selected letter was moved.
     moved: bool,
-    /// The further letters, which are held.
+    /// The copies, which are held.
     others: Vec<Letter>,
 }
 
@@ -257,7 +257,7 @@ impl<D: DeadLetters> Sweep<D> {
     }
 
     /// Returns whether the letter is seen for the first time and is older than the sweep; and the letter itself, if it is
-    /// selected. Holds a letter that is not selected.
+    /// selected. A letter that is not selected is held, or deleted if it was moved already.
     async fn sort(&mut self, stored: StoredLetter) -> (bool, Option<Candidate>) {
         let letter = Letter::read(&stored, &self.order.layout);
         if self.moved.contains(&stored.id) {

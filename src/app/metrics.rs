@@ -36,7 +36,7 @@ impl Metrics {
         }
     }
 
-    /// A registry of all of them, and of the count of dropped log lines.
+    /// A registry of all metrics, and of the count of dropped log lines.
     pub(super) fn registry(&self) -> Registry {
         let mut registry = registry();
         self.worker.register(&mut registry);

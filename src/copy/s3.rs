@@ -87,8 +87,8 @@ impl ProvideCredentials for Nobody {
 /// Time limit of one attempt to copy. S3 answers when the copy is done, which takes minutes for 5 GB. No copy that we have
 /// seen took this long. The lease on the object is renewed meanwhile.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
-/// Number of attempts to look at the copy's key and then to write it. One is enough unless others write to the key meanwhile;
-/// two are needed if the role may write but not read.
+/// Number of attempts to look at the copy's key and then to write the copy. One is enough unless others write to the key
+/// meanwhile; two are needed if the role may write but not read.
 const LOOKS: u32 = 3;
 
 impl S3Copier {
@@ -173,7 +173,7 @@ impl S3Copier {
             // If the bucket still uses ACLs, the copy would otherwise belong to us.
             .acl(ObjectCannedAcl::BucketOwnerFullControl)
             // S3 copies either all metadata or none. We add our own, so the headers that readers need are set again: without
-            // the encoding, they would not know that the object is gzip.
+            // the encoding, a reader would not know that the object is gzip.
             .metadata_directive(MetadataDirective::Replace)
             .set_metadata(Some(metadata))
             .set_content_type(job.head.content_type.clone())

@@ -107,7 +107,7 @@ struct SessionKey {
 }
 
 impl SessionKey {
-    /// `None` if the session has no external id and our own account's is unknown.
+    /// `None` if the session has no external id and our own account's id is unknown.
     fn of(session: &SessionSpec, own_account: Option<String>) -> Option<Self> {
         Some(Self {
             role: RoleKey {

@@ -54,7 +54,7 @@ impl Flight {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.clone()));
     }
 
-    /// Records that STS answered, be it with a refusal.
+    /// Records that STS answered, even with a refusal.
     pub fn answer(&self) {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

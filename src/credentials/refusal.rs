@@ -7,9 +7,9 @@ use super::request::AssumeRequest;
 pub enum Cause {
     /// The role does not exist, or its trust policy does not allow the call: STS gives the same answer to both.
     TrustPolicy,
-    /// The trust policy, or the central role's own, does not allow session tags.
+    /// The trust policy or the central role's own policy does not allow session tags.
     TagSession,
-    /// The trust policy, or the central role's own, does not allow a source identity.
+    /// The trust policy or the central role's own policy does not allow a source identity.
     SourceIdentity,
     /// The central role's own policy does not allow the call.
     CentralRolePolicy,
@@ -71,8 +71,8 @@ impl Cause {
     }
 }
 
-/// All possible causes: STS gives the same answer for a role that does not exist and for a role that does not trust us, so that
-/// nobody can search for names.
+/// All possible causes: STS gives the same answer for a role that does not exist and for a role that does not trust us, so
+/// that nobody can find out which roles exist.
 fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
     let external_id = match &request.external_id {
         Some(id) => format!("its trust policy asks for another sts:ExternalId than {id:?}"),

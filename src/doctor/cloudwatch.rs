@@ -208,7 +208,7 @@ impl<S: LogSink> Probe<'_, S> {
                 "the account has too many calls in this Region at the moment; try again".to_owned()
             }
             SinkError::Refused(_) => {
-                "CloudWatch Logs's message above says what is wrong; check log_group_name and target_region in the row"
+                "the message of CloudWatch Logs above says what is wrong; check log_group_name and target_region in the row"
                     .to_owned()
             }
             SinkError::Unavailable(_) | SinkError::Unreached { .. } | SinkError::Session(_) => format!(

@@ -341,7 +341,7 @@ fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>)
         // SQS keeps the sending time of a message that it moves. Source: SQS Developer Guide, "Dead-letter queues".
         Finding::failed(
             format!(
-                "{of_letters}, but the queue's is {of_queue}: a message keeps its age when SQS moves it, and may be gone at once"
+                "{of_letters}, which is not longer than the queue's {of_queue}: a message keeps its age when SQS moves it, and may be deleted at once"
             ),
             "raise MessageRetentionPeriod of the dead-letter queue, ideally to 1209600 (14 days)",
         )

@@ -3,9 +3,9 @@
 //! **The share.** A tenant that is not alone may hold as many slots as are free. Network switches share their memory among
 //! ports by this rule, called dynamic threshold. One busy tenant gets half of the slots, two get a third each, and k tenants
 //! get 1/(k+1) each. The rest stays free for tenants that hold none. The rule need not know beforehand which tenants are
-//! busy. A tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (With a
-//! fixed share of slots / active tenants, many tenants would get a fraction of a slot each, and two objects at once would be
-//! too many.)
+//! busy. A tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (A
+//! fixed share, the slots divided by the active tenants, would be less than two slots if tenants are many, so that no tenant
+//! could have two objects in flight.)
 //!
 //! **The turn.** A refused object gets a place in its tenant's virtual queue. The length of a place is the duration of one
 //! of the tenant's objects, divided by the number of the tenant's objects in flight. So a backlog comes back spread over the

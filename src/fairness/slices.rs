@@ -2,9 +2,9 @@
 //!
 //! **The order.** Each tenant has an account of the processor time that it has taken. The waiting tenant with the smallest
 //! account goes first; among equals, the one that has waited longest. When a tenant comes back, its account is raised to the
-//! level: the largest account among the tenants that have begun a slice. So a tenant cannot save time while it is away. This
-//! is start-time fair queueing, which the Linux scheduler applies to processes. So a tenant that needs little time waits
-//! only for the slices that run at that moment, however many other tenants are busy.
+//! level: the largest account among the tenants that have begun a slice. So a tenant cannot save time while it is away. A
+//! tenant that needs little time waits only for the slices that run at that moment, however many other tenants are busy. The
+//! rule is start-time fair queueing, which the Linux scheduler applies to processes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -104,7 +104,7 @@ impl<W> Slices<W> {
             }
             return None;
         };
-        let (_, waiter) = account.waiting.pop_front().expect("its front was looked at");
+        let (_, waiter) = account.waiting.pop_front().expect("its queue was just found to have a front");
         account.running += 1;
         self.running += 1;
         self.level = self.level.max(account.taken);
@@ -265,7 +265,7 @@ mod tests {
             assert!(book.try_start(&id(&visitor)), "one is free");
             assert_eq!(end(&mut book, &visitor, SLICE), None);
             if n % 100 == 0 {
-                // A busy tenant's slices move the level on.
+                // A busy tenant's slices raise the level.
                 book.took("there", SLICE);
                 assert!(book.goes_on("there", true), "no task waits");
             }

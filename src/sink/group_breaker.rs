@@ -82,7 +82,8 @@ struct State {
 }
 
 /// Permission to write a group. Its holder reports the result with [`GroupPermit::succeeded`] or [`GroupPermit::denied`]. An
-/// open breaker ignores the reports of all permits except its probe, because they were given before it opened.
+/// open breaker ignores the reports of all permits except its probe, because the other permits were given before the breaker
+/// opened.
 #[derive(Clone, Debug)]
 pub struct GroupPermit {
     key: Arc<GroupKey>,
@@ -116,7 +117,7 @@ impl GroupBreakers {
         self.open.forget_idle(|_| self.intervals.longest * 2);
     }
 
-    /// Asks to write a group, and takes the probe if one is due.
+    /// Asks for permission to write a group, and takes the probe if one is due.
     ///
     /// # Errors
     /// The group was denied before and no probe is due: [`SinkError::Held`].

@@ -274,7 +274,12 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
             "aws-moon",
             "no such partition",
         ),
-        ("log_distribution_role_arn", string("arn:aws:sts::222222222222:role/x"), ":sts:", "not have this form"),
+        (
+            "log_distribution_role_arn",
+            string("arn:aws:sts::222222222222:role/x"),
+            ":sts:",
+            "not have this form",
+        ),
         ("log_distribution_role_arn", string(""), "\"\"", "not have this form"),
         ("log_distribution_role_arn", Some(list.clone()), "a list", "must be a string"),
         ("enabled", string("true"), "the string \"true\"", "must be BOOL"),

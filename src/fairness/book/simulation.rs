@@ -149,8 +149,8 @@ fn equal_backlogs_finish_at_about_the_same_time() {
         for outcome in outcomes {
             assert_eq!(outcome.done, objects);
             assert!(outcome.mean_refusals() < 1.5 && outcome.most_refusals() <= 6, "{tenants} tenants");
-            // Some slots stay free for tenants that hold none: a third of all with two busy tenants, a seventeenth with
-            // sixteen.
+            // Some slots stay free for tenants that hold none: a third of all slots with two busy tenants, an eleventh with
+            // ten.
             assert!(outcome.last < ideal * 5 / 2, "{tenants} tenants: {:?} of {ideal:?}", outcome.last);
         }
     }
