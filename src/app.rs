@@ -437,7 +437,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         zstd_windows: config.source.zstd_windows.as_u64(),
         max_stored: config.source.max_stored.as_u64(),
         backoff: backoff(config),
-        // Two buffers per object: one fills while the other is being put.
+        // Two buffers for each delivery in work: one fills while the other is being put.
         max_batch_events: MAX_BATCH_EVENTS,
         most_buffers: 2 * config.worker.concurrency,
         shares: Limits {

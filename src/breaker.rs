@@ -235,7 +235,7 @@ mod tests {
                         continue;
                     }
                     Admission::Probe => {
-                        let since = now - last_call.expect("it opened with a call");
+                        let since = now - last_call.expect("a call opened the breaker");
                         prop_assert!(since >= INTERVALS.first, "{since:?}");
                         prop_assert!(promised.is_none_or(|promised| now >= promised));
                     }

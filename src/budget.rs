@@ -279,7 +279,7 @@ impl Budgets {
             state.budgets.insert(place.clone(), fresh);
         }
         let State { budgets, silent, .. } = &mut *state;
-        let budget = budgets.get_mut(place).expect("it was there, or has just been inserted");
+        let budget = budgets.get_mut(place).expect("the budget was there, or has just been inserted");
         budget.used = now;
         let before = budget.throttles();
         let done = act(budget, silent, now);

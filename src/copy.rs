@@ -245,7 +245,9 @@ pub(crate) mod tests {
 
         /// The job.
         pub(crate) fn job(&self) -> CopyJob<'_> {
-            let Destination::S3(destination) = &self.delivery.destination else { panic!("it is a bucket") };
+            let Destination::S3(destination) = &self.delivery.destination else {
+                panic!("the row names a bucket")
+            };
             CopyJob {
                 way: Way {
                     delivery: &self.delivery,

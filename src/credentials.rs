@@ -23,7 +23,7 @@ use self::identity::IdentityError;
 pub enum AssumeError {
     /// STS refuses: the role does not exist, or its trust policy or the caller's policy does not allow the call.
     #[error(
-        "role {role} cannot be assumed: {code}: {message} (check its trust policy, {}, and that it exists)",
+        "role {role} cannot be assumed: {code}: {message} ({}; check that the role exists, and its trust policy)",
         sent(.external_id.as_deref())
     )]
     Denied {
@@ -58,7 +58,8 @@ pub enum AssumeError {
 }
 
 fn sent(external_id: Option<&str>) -> String {
-    external_id.map_or_else(|| "no ExternalId was sent".to_owned(), |id| format!("ExternalId {id:?}"))
+    external_id
+        .map_or_else(|| "no ExternalId was sent".to_owned(), |id| format!("ExternalId {id:?} was sent"))
 }
 
 /// The ARN of an IAM role, with any path, in any partition.

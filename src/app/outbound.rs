@@ -287,7 +287,7 @@ mod tests {
         check(Some("full/text"), Some("@empty"), Some((SYSTEM_BUNDLE, "no certificate in PEM")));
         check(None, Some("@missing"), Some((SYSTEM_FOLDERS, "No such file")));
         check(None, Some("@empty"), Some((SYSTEM_FOLDERS, "no certificate in PEM")));
-        fs::remove_dir_all(&directory).expect("it is there");
+        fs::remove_dir_all(&directory).expect("the folder exists");
     }
 
     #[test]
@@ -310,6 +310,6 @@ mod tests {
             let text = format!("{error:#}");
             assert!(text.contains("AWS_CA_BUNDLE") && text.contains(&path) && text.contains(words), "{text}");
         }
-        fs::remove_dir_all(&directory).expect("it is there");
+        fs::remove_dir_all(&directory).expect("the folder exists");
     }
 }

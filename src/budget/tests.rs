@@ -87,7 +87,7 @@ async fn pauses_of_a_throttling_account_grow() {
     assert_eq!(gauge(), 1);
     first[0].heed(Answer::Answered);
     assert_eq!(gauge(), 0);
-    let after = budgets.enter("1", "r").expect("it takes requests again");
+    let after = budgets.enter("1", "r").expect("the account takes requests again");
     after.heed(Answer::Throttled);
     after.heed(Answer::Answered);
     budgets.enter("1", "r").expect("the answer ended the pause");

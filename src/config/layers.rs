@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn errors_name_the_variable_and_come_together() {
         let error = load_from(&[("LOGFERRY_QUEUE__MAX_MESAGES", "2"), ("RETRY_ATTEMPTS", "many")])
-            .expect_err("neither is right")
+            .expect_err("neither variable is right")
             .to_string();
         assert!(error.contains("LOGFERRY_QUEUE__MAX_MESAGES"), "{error}");
         assert!(error.contains("RETRY_ATTEMPTS") && error.contains("delivery.attempts"), "{error}");

@@ -244,7 +244,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
+        tokio::time::timeout(Duration::from_secs(60), back).await.expect("STS is asked again soon");
         assert_eq!(ours.id().await, Ok("111111111111".to_owned()));
         assert_eq!(asked(), tried + 1);
     }
@@ -253,11 +253,15 @@ mod tests {
     async fn sessions_and_breakers_in_use_are_not_forgotten() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("x")).await.expect("the accounts can be set up");
         let customer = Customer::create(&aws, "222222222222", &provider, CustomerSpec::new("acme")).await;
-        let customer = customer.expect("it can be set up");
+        let customer = customer.expect("the accounts can be set up");
         let root = aws.account(&provider.account);
-        let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
+        let worker = root
+            .assume_role(&provider.worker_role_arn, "worker", &[])
+            .await
+            .expect("the account may be the worker");
         let (base, hour) = (worker.sdk_config(), Duration::from_secs(3600));
         let life = SessionLife { duration: hour, refresh_before: hour / 12 };
         let request = AssumeRequest::central(provider.central_role_arn.parse().expect("a role"));
@@ -277,25 +281,25 @@ mod tests {
         let assumed = || sandbox.calls("sts", "AssumeRole");
         let before = assumed();
 
-        let held = customers.enter(entry("a")).await.expect("it may");
-        let key = SessionKey::of(&entry("a"), None).expect("it has an external id");
+        let held = customers.enter(entry("a")).await.expect("the role lets us in");
+        let key = SessionKey::of(&entry("a"), None).expect("the row has an external id");
         let breaker = Arc::downgrade(&customers.breaker(&key.role));
         for group in ["b", "c"] {
-            customers.enter(entry(group)).await.expect("it may");
+            customers.enter(entry(group)).await.expect("the role lets us in");
         }
         for other in 0..9 {
             customers.breaker(&RoleKey { tenant_id: other.to_string(), ..key.role.clone() });
         }
         assert_eq!(assumed() - before, 1 + 3, "the central role and three sessions");
-        let again = customers.enter(entry("a")).await.expect("it may");
+        let again = customers.enter(entry("a")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 4, "the session in use is the one that is found");
         assert!(std::sync::Weak::ptr_eq(&breaker, &Arc::downgrade(&customers.breaker(&key.role))));
-        customers.enter(entry("b")).await.expect("it may");
+        customers.enter(entry("b")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 5, "nobody used this one");
 
         drop((held, again));
-        customers.enter(entry("c")).await.expect("it may");
-        customers.enter(entry("a")).await.expect("it may");
+        customers.enter(entry("c")).await.expect("the role lets us in");
+        customers.enter(entry("a")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 7, "nobody uses it any more");
     }
 }

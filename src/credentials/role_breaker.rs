@@ -200,7 +200,7 @@ mod tests {
         assert_eq!((breaker.check(), breaker.held()), (Ok(()), None));
         let AssumeError::Held { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
         else {
-            panic!("it is open")
+            panic!("the breaker is open")
         };
         assert_eq!(*refusal, denied());
         assert!((30.0..=37.5).contains(&probe_in.as_secs_f64()), "{probe_in:?}");

@@ -148,7 +148,8 @@ impl Book {
         if !self.tenants.contains_key(tenant_id) {
             self.tenants.insert(tenant_id.to_owned(), Account::new(now));
         }
-        let account = self.tenants.get_mut(tenant_id).expect("it was there, or has just been inserted");
+        let account =
+            self.tenants.get_mut(tenant_id).expect("the account was there, or has just been inserted");
         account.seen = now;
         account
     }

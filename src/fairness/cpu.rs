@@ -321,7 +321,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         cpu.share(&other, |_| async {}).await;
-        sender.send(()).expect("it waits");
-        waits.await.expect("no panic").expect("sent");
+        sender.send(()).expect("the receiver waits");
+        waits.await.expect("the task does not panic").expect("the value was sent");
     }
 }

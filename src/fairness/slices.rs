@@ -104,7 +104,7 @@ impl<W> Slices<W> {
             }
             return None;
         };
-        let (_, waiter) = account.waiting.pop_front().expect("its queue was just found to have a front");
+        let (_, waiter) = account.waiting.pop_front().expect("the chosen tenant's queue has a front");
         account.running += 1;
         self.running += 1;
         self.level = self.level.max(account.taken);
@@ -123,7 +123,8 @@ impl<W> Slices<W> {
             self.tenants.insert(Arc::clone(tenant_id), account);
         }
         let level = self.level;
-        let account = self.tenants.get_mut(tenant_id).expect("it was there, or has just been inserted");
+        let account =
+            self.tenants.get_mut(tenant_id).expect("the account was there, or has just been inserted");
         if account.running == 0 && account.waiting.is_empty() {
             account.taken = account.taken.max(level);
         }
@@ -199,7 +200,7 @@ mod tests {
             assert!(!book.try_start(&id("small")));
             book.queue(&id("small"), "small");
             book.took("greedy", SLICE);
-            assert!(!book.goes_on("greedy", false), "the small one's account is smaller");
+            assert!(!book.goes_on("greedy", false), "the small tenant's account is smaller");
             book.queue(&id("greedy"), "greedy");
             let (next, waiter) = book.end("greedy").expect("a task waits");
             assert_eq!((next.as_ref(), waiter), ("small", "small"));

@@ -162,7 +162,7 @@ impl DeadLetters for MemoryLetters {
         assert!((1..=MAX_BATCH).contains(&receipts.len()), "{} entries", receipts.len());
         let mut results = Vec::new();
         for receipt in receipts {
-            let id = receipt.0.split('#').next().expect("it has a first part").to_owned();
+            let id = receipt.0.split('#').next().expect("a receipt begins with an id").to_owned();
             if fails(&self.stuck, &id) {
                 results.push(Err(unavailable()));
                 continue;
@@ -243,7 +243,8 @@ async fn copies_of_a_letter_count_as_one() {
             let queue = MemoryLetters::default();
             let copy = |id: &str, message_id: &str| {
                 queue.bury(id, "acme", NOW - 60);
-                let letter = &mut queue.state().letters.pop().expect("it was just added").letter.clone();
+                let letter =
+                    &mut queue.state().letters.pop().expect("the letter was just added").letter.clone();
                 letter.body = format!("body of {message_id}");
                 letter.attributes.insert("message_id".into(), message_id.into());
                 queue.add(letter.clone());
@@ -302,7 +303,7 @@ async fn old_letters_behind_newcomers_are_found() {
 async fn a_sweep_ends_although_new_letters_arrive_all_the_time() {
     let queue = Arc::new(MemoryLetters { trickles: Some(RECEIVERS), ..MemoryLetters::of(["acme"; 25]) });
     let outcome = run(&queue, order(Action::Look));
-    let outcome = tokio::time::timeout(HOLD, outcome).await.expect("it ends");
+    let outcome = tokio::time::timeout(HOLD, outcome).await.expect("the sweep ends");
     assert_eq!(outcome.letters.len(), 25);
     assert!(outcome.broken_off.is_none());
 }

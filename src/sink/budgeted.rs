@@ -173,7 +173,7 @@ mod tests {
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let open = async || budgeted.open(&delivery(), &destination(), "c").await;
         let sink = open().await.expect("nothing is wrong");
-        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
+        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("the account throttles");
         let Err(SinkError::Paused { account, region, retry_in }) = open().await else {
             panic!("the account is paused")
         };
@@ -182,8 +182,8 @@ mod tests {
         tokio::time::advance(retry_in).await;
         let probe = open().await.expect("a probe is due");
         open().await.map(drop).expect_err("only one probe at a time");
-        probe.put_log_events(body(), &Lease::unlimited()).await.expect("it takes it");
-        open().await.map(drop).expect("it takes requests again");
+        probe.put_log_events(body(), &Lease::unlimited()).await.expect("the account takes the request");
+        open().await.map(drop).expect("the account takes requests again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -194,7 +194,7 @@ mod tests {
         let rates = Rates { puts: 800, stream_creations: 50 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
-        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
+        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("the account throttles");
         let Err(SinkError::Paused { retry_in, .. }) = budgeted.open(&delivery(), &destination(), "c").await
         else {
             panic!("the account is paused")
@@ -222,16 +222,18 @@ mod tests {
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
         let start = tokio::time::Instant::now();
         for _ in 0..111 {
-            sink.put_log_events(body(), &Lease::unlimited()).await.expect("it takes it");
+            sink.put_log_events(body(), &Lease::unlimited()).await.expect("the account takes the request");
         }
         assert_eq!(start.elapsed(), Duration::from_secs(1));
         for stream in 0..22 {
             sink.create_log_stream(GROUP, &format!("s-{stream}"), &Lease::unlimited())
                 .await
-                .expect("it takes it");
+                .expect("the account takes the request");
         }
         assert_eq!(start.elapsed(), Duration::from_secs(3));
-        sink.create_log_group("another", None, &Lease::unlimited()).await.expect("it takes it");
+        sink.create_log_group("another", None, &Lease::unlimited())
+            .await
+            .expect("the account takes the request");
         assert_eq!(start.elapsed(), Duration::from_secs(3));
     }
 }

@@ -288,10 +288,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_denied_group_is_probed_once_per_interval_and_other_groups_are_not_held() {
         let breakers = breakers(&Metrics::default());
-        breakers.permit(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
+        breakers.permit(key("g")).expect("no breaker is open").denied(Action::PutLogEvents, "no");
         let mut least = 30.0;
         for _ in 0..3 {
-            let wait = held(&breakers, "g").expect("it is left alone");
+            let wait = held(&breakers, "g").expect("the breaker is open");
             assert!((least..=least * 1.25).contains(&wait.as_secs_f64()), "{wait:?}");
             assert_eq!(held(&breakers, "another"), None);
             tokio::time::advance(wait).await;
@@ -300,7 +300,9 @@ mod tests {
             probe.denied(Action::CreateLogStream, "still no");
             least *= 2.0;
         }
-        let Err(SinkError::Held { denied, .. }) = breakers.permit(key("g")) else { panic!("held") };
+        let Err(SinkError::Held { denied, .. }) = breakers.permit(key("g")) else {
+            panic!("the breaker is open")
+        };
         assert_eq!(&*denied, "still no");
     }
 
@@ -308,8 +310,9 @@ mod tests {
     async fn a_group_that_is_being_probed_is_not_forgotten() {
         let metrics = Metrics::default();
         let breakers = Arc::new(GroupBreakers::new(INTERVALS, 2, metrics.clone()));
-        let deny =
-            |group| breakers.permit(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
+        let deny = |group| {
+            breakers.permit(key(group)).expect("no breaker is open").denied(Action::PutLogEvents, "no")
+        };
         deny("g");
         tokio::time::advance(Duration::from_secs(60)).await;
         let probe = breakers.permit(key("g")).expect("a probe is due");
@@ -331,9 +334,9 @@ mod tests {
         let metrics = Metrics::default();
         let breakers = breakers(&metrics);
         let early = [breakers.permit(key("g")), breakers.permit(key("g"))];
-        let [one, other] = early.map(|permit| permit.expect("nothing is known"));
+        let [one, other] = early.map(|permit| permit.expect("no breaker is open"));
         one.denied(Action::CreateLogGroup, "no");
-        let wait = held(&breakers, "g").expect("it is left alone");
+        let wait = held(&breakers, "g").expect("the breaker is open");
         // Both permits were given before the breaker opened.
         one.denied(Action::CreateLogGroup, "no");
         other.denied(Action::CreateLogGroup, "no");
@@ -353,7 +356,7 @@ mod tests {
         }
         // A denial in the middle of an object opens a new breaker, with the first interval.
         probe.denied(Action::PutLogEvents, "no");
-        let wait = held(&breakers, "g").expect("it is left alone");
+        let wait = held(&breakers, "g").expect("the breaker is open");
         assert!(wait <= Duration::from_millis(37_500), "{wait:?}");
     }
 }

@@ -422,12 +422,14 @@ mod tests {
                 sink.create_log_stream("g", "s", &Lease::unlimited()).await,
                 Err(SinkError::NotFound(_))
             ));
-            sink.create_log_group("g", Some(7), &Lease::unlimited()).await.expect("it is created");
+            sink.create_log_group("g", Some(7), &Lease::unlimited()).await.expect("the call succeeds");
             sinks.delete_group(PLACE, "g");
         }
-        sink.create_log_group("g", None, &Lease::unlimited()).await.expect("it is created");
-        sink.create_log_stream("g", "s", &Lease::unlimited()).await.expect("it is created");
-        sink.put_log_events(body(&[(1, "a")], None), &Lease::unlimited()).await.expect("it is there");
+        sink.create_log_group("g", None, &Lease::unlimited()).await.expect("the call succeeds");
+        sink.create_log_stream("g", "s", &Lease::unlimited()).await.expect("the call succeeds");
+        sink.put_log_events(body(&[(1, "a")], None), &Lease::unlimited())
+            .await
+            .expect("the group and the stream exist");
         assert_eq!(sinks.events(PLACE, "g"), [(1, "a".to_owned())]);
         assert_eq!(sinks.events("333333333333/us-east-1", "g"), []);
     }
