@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_at_a_time_and_its_success_closes() {
+    fn one_probe_runs_at_a_time_and_its_success_closes_the_breaker() {
         let mut breaker = Breaker::new(INTERVALS);
         let now = Instant::now();
         breaker.refuse(now, 0.0);

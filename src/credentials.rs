@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_named() {
+    fn other_texts_are_refused_with_a_reason() {
         for (arn, part) in [
             ("", "form"),
             ("customer-logs", "form"),

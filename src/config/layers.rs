@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_variable_and_come_together() {
+    fn errors_name_the_variable_and_are_reported_together() {
         let error = load_from(&[("LOGFERRY_QUEUE__MAX_MESAGES", "2"), ("RETRY_ATTEMPTS", "many")])
             .expect_err("neither variable is right")
             .to_string();

@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn several_problems_come_together() {
+    fn several_problems_are_reported_together() {
         check(
             |c| {
                 c.queue.max_messages = 0;

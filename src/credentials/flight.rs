@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_waited_share_the_failure() {
+    async fn waiting_callers_share_the_failure() {
         let flight = Arc::new(Flight::default());
         let first = flight.turn().await.expect("no caller has the turn");
         let waiting: Vec<_> = (0..5)
