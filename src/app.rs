@@ -1,4 +1,4 @@
-//! Builds the live parts from a configuration. The only place that names adapters.
+//! Builds the live parts from a configuration. Only this module builds adapters.
 
 pub mod commands;
 mod metrics;
@@ -51,14 +51,15 @@ use crate::{
 
 /// Longest time to connect: the SDK's default, repeated here because our timeout configuration replaces it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
-/// Longest attempt of a call to SQS other than the long poll. It usually takes milliseconds; a mebibyte takes some hundreds.
+/// Longest attempt of a call to SQS other than the long poll. An attempt usually takes milliseconds, and some hundreds of
+/// milliseconds for a message of 1 MiB.
 const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
-/// Longest such call, retries included.
+/// Longest call to SQS other than the long poll, with its retries.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
 /// The fields that name resources with a Region; see [`Config::elsewhere`].
 const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];
 
-/// The worker, built and listening, not yet running.
+/// The worker, which is built and listens, but does not run yet.
 #[derive(Debug)]
 pub struct App {
     config: Config,
@@ -193,7 +194,7 @@ impl App {
             metrics.worker,
         )
         .await;
-        // Serves until the drain is over, so that readiness fails during it.
+        // The endpoint serves until the drain is over, so that `/readyz` reports the drain.
         served.cancel();
         tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?;
         Ok(drained)
@@ -252,12 +253,13 @@ pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
 /// Memory of the worker's buffers in bytes: slots x (window + two batches + read-ahead). See ARCHITECTURE.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBound {
-    /// All slots busy with ordinary records: two steps of decompressed text, two batches of 1.5 MiB (an open one and one being put;
-    /// sorting needs no third, because it uses the buffer of the batch that was answered), and three reads of the connection.
+    /// All slots busy with ordinary records: two steps of decompressed text, two batches of 1.5 MiB (an open one and one
+    /// being put; sorting needs no third, because it uses the buffer of the batch that was answered), and three reads of the
+    /// connection.
     pub ordinary: u64,
-    /// All slots busy with the worst records: zstd's window (8 MiB; larger windows count in `source.zstd_windows`), records of
-    /// `source.max_record` that must be mended (in the window, plus three times their size if each byte becomes U+FFFD), batches that
-    /// consist of escapes (8 MiB with room to grow), and full caches.
+    /// All slots busy with the worst records: zstd's window (8 MiB; larger windows count in `source.zstd_windows`), records
+    /// of `source.max_record` that must be mended (in the window, plus three times their size if each byte becomes U+FFFD),
+    /// batches that consist of escapes (8 MiB with room to grow), and full caches.
     pub worst: u64,
 }
 
@@ -267,7 +269,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
     let mended = 4 * config.source.max_record.as_u64();
-    // A quarantine file that grows and one that is being written: a mebibyte, or a record that does not compress, with room to double.
+    // Two quarantine files: one that grows, and one that is being written. Each takes a mebibyte and a record that does not
+    // compress, with room to double.
     let set_aside = if config.quarantine.bucket.is_some() {
         2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
     } else {
@@ -297,13 +300,13 @@ async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig>
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http_client)
         .retry_config(RetryConfig::standard().with_max_attempts(config.delivery.attempts))
-        // A call without an answer must end. An attempt of GetObject ends with the response's headers.
+        // A call without an answer must end. For GetObject, the limit covers the time until the response's headers.
         .timeout_config(timeouts(config.delivery.attempt_timeout));
     if let Some(region) = &config.aws.region {
         loader = loader.region(Region::new(region.clone()));
     }
     let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
-    let problem = || "is not set; set it in the file, or as AWS_REGION".to_owned();
+    let problem = || "is not set, and the SDK finds none; set it in the file, or as AWS_REGION".to_owned();
     let region = sdk.region().ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() })?;
     let elsewhere = config.elsewhere(region.as_ref());
     match elsewhere.into_iter().find(|problem| fields.contains(&problem.field.as_str())) {
@@ -312,14 +315,14 @@ async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig>
     }
 }
 
-/// Longest time of a receive: all attempts time out, with the SDK's pauses of 20 s at most between them.
+/// Longest time of a receive: every attempt times out, and between attempts the SDK pauses for 20 s at most.
 fn longest_receive(config: &Config) -> Duration {
     let attempt = config.queue.wait_time + config.delivery.attempt_timeout + Duration::from_secs(20);
     attempt * config.delivery.attempts
 }
 
 fn sqs_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_sqs::Client {
-    // A long poll takes its wait time on top.
+    // A long poll takes its wait time in addition.
     let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
     aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts).build())
 }
@@ -421,7 +424,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     }
     if config.queue.dead_letter_url.is_none() {
         tracing::warn!(
-            "queue.dead_letter_url is not set: poison stays in the queue until its redrive policy takes it"
+            "queue.dead_letter_url is not set: messages that no retry can help stay in the queue until its redrive policy moves them"
         );
     }
     Ok(PipelineSettings {
@@ -434,7 +437,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         zstd_windows: config.source.zstd_windows.as_u64(),
         max_stored: config.source.max_stored.as_u64(),
         backoff: backoff(config),
-        // Two per delivery: one fills while the other is being put.
+        // Two buffers for each delivery in work: one fills while the other is being put.
         max_batch_events: MAX_BATCH_EVENTS,
         most_buffers: 2 * config.worker.concurrency,
         shares: Limits {

@@ -1,5 +1,6 @@
-//! A circuit breaker: closed until a refusal, then open, with one probe per interval until a probe succeeds. Customers' roles, log
-//! groups, and accounts that throttle have one each. Pure: time and chance are arguments.
+//! A circuit breaker: closed until a refusal, then open, with one probe per interval until a probe succeeds. Each refused
+//! role, each denied log group, and each account or Region that throttles or does not answer has one. [`Breaker`] is pure:
+//! time and chance are arguments.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,8 @@ pub struct ProbeIntervals {
 }
 
 impl ProbeIntervals {
-    /// The interval plus up to a quarter by `chance`, 0 to 1, so that breakers that open together are not probed together.
+    /// The interval plus up to a quarter, chosen by `chance` (0 to 1), so that breakers that open together are not probed
+    /// together.
     fn jittered(&self, interval: Duration, chance: f64) -> Duration {
         interval.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 4.0).min(self.longest)
     }
@@ -31,8 +33,8 @@ impl ProbeIntervals {
 
 /// Closed until a refusal; then open, with one probe per interval, until a probe succeeds.
 ///
-/// Call [`Breaker::admit`] before a call, and [`Breaker::refuse`] or [`Breaker::succeed`] after its answer. A probe without an answer,
-/// or one that was dropped, is spent: the breaker stays open.
+/// Call [`Breaker::admit`] before a call, and [`Breaker::refuse`] or [`Breaker::succeed`] after its answer. A probe without
+/// an answer, or one that was dropped, is spent: the breaker stays open.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     intervals: ProbeIntervals,
@@ -178,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_at_a_time_and_its_success_closes() {
+    fn one_probe_runs_at_a_time_and_its_success_closes_the_breaker() {
         let mut breaker = Breaker::new(INTERVALS);
         let now = Instant::now();
         breaker.refuse(now, 0.0);
         let due = now + seconds(30);
         assert_eq!(breaker.admit(due, 0.0), Admission::Probe);
-        assert_eq!(breaker.admit(due, 0.0), Admission::Held(seconds(30)), "somebody is asking already");
+        assert_eq!(breaker.admit(due, 0.0), Admission::Held(seconds(30)), "a probe is running already");
         assert_eq!(breaker.succeed(), Some(Change::Closed));
         assert_eq!(breaker.succeed(), None);
         assert_eq!(breaker.admit(due, 0.0), Admission::Closed);
@@ -233,7 +235,7 @@ mod tests {
                         continue;
                     }
                     Admission::Probe => {
-                        let since = now - last_call.expect("it opened with a call");
+                        let since = now - last_call.expect("a call opened the breaker");
                         prop_assert!(since >= INTERVALS.first, "{since:?}");
                         prop_assert!(promised.is_none_or(|promised| now >= promised));
                     }

@@ -1,13 +1,13 @@
-//! Limits calls per account and Region: PutLogEvents and CreateLogStream have a rate each, and there is a pause after an account
-//! throttled, or did not answer, in spite of the SDK's retries.
+//! Limits calls per account and Region. PutLogEvents and CreateLogStream have a rate each. Calls pause if an account still
+//! throttles, or still does not answer, after the SDK's retries.
 //!
 //! CloudWatch Logs counts requests per account and Region, so all streams and tenants that deliver there share a budget.
 //! `sink::budgeted` takes a [`Ticket`] when it opens a sink, waits for a turn before each call, and reports the answer. The SDK's
 //! retries are not counted.
 //!
-//! A Region that accepts connections and never answers would hold a slot for each of its tenants, until the last retry times out. So
-//! only one delivery at a time probes an account that does not answer; if several accounts of a Region do not answer, only one
-//! delivery probes the Region.
+//! A Region that accepts connections and never answers would hold a slot for each of its tenants, until the last retry times
+//! out. So only one delivery at a time probes an account that does not answer; if several accounts of a Region do not
+//! answer, only one delivery probes the Region.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,15 +25,17 @@ use crate::{
     metrics::{Call, add},
 };
 
-/// Pauses of an account that throttles or does not answer. Quotas are per second, so a second may be enough. If it is not, the account
-/// is busy with requests of others, or its quota was lowered.
+/// Pauses of an account that throttles or does not answer. Quotas are per second, so a second may be enough. If it is not,
+/// the account is busy with requests of others, or its quota was lowered.
 const PAUSES: ProbeIntervals =
     ProbeIntervals { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
-/// Calls of this length of time may come at once: a tenth of the second by which AWS counts.
+/// Size of a burst: as many calls may come at once as the rate allows in this time. AWS counts calls per second; a burst
+/// adds a tenth to a second's calls.
 const BURST: Duration = Duration::from_millis(100);
-/// So many accounts without an answer mean that their Region does not answer. Fewer may have problems of their own.
+/// A Region counts as silent if this many of its accounts do not answer. Fewer accounts may have problems of their own.
 const SILENT_ACCOUNTS: usize = 3;
-/// A budget that was not used for so long is forgotten, unless its account is paused. All its turns are over by then.
+/// A budget is forgotten after this time without use. If its account is paused, it is kept for twice the longest delay of a
+/// message, if that is longer.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Requests per second into one account and Region.
@@ -50,12 +52,12 @@ pub struct Rates {
 pub struct Metrics {
     /// `logferry_budget_waits_total{call}`: calls that waited for `delivery.put_rate` or `delivery.create_stream_rate`.
     pub budget_waits: Family<Call, Counter>,
-    /// `logferry_throttled_accounts`: accounts and Regions that throttle, and are left alone for a moment.
+    /// `logferry_throttled_accounts`: accounts and Regions that are not called for a moment, because they throttle.
     pub throttled_accounts: Gauge,
 }
 
 impl Metrics {
-    /// Registers both.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         add(registry, "budget_waits", "Calls that waited for their rate", &self.budget_waits);
         add(
@@ -67,17 +69,17 @@ impl Metrics {
     }
 }
 
-/// Why an account is not asked now.
+/// Why an account is not called now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pausing {
     /// The account throttled a moment ago.
     Throttled {
-        /// How long until it is asked again.
+        /// Time until the account is called again.
         retry_in: Duration,
     },
     /// The account, or several accounts of its Region, did not answer a moment ago.
     Unanswered {
-        /// How long until it is asked again.
+        /// Time until the account is called again.
         retry_in: Duration,
     },
 }
@@ -87,9 +89,9 @@ pub enum Pausing {
 pub enum Answer {
     /// Any answer but throttling.
     Answered,
-    /// The account throttles, after the SDK's retries too.
+    /// The account still throttles after the SDK's retries.
     Throttled,
-    /// There was no answer, or one of 5xx.
+    /// There was no answer, or a 5xx answer.
     Unanswered,
 }
 
@@ -159,7 +161,7 @@ impl Pause {
     /// Time until a call may be made; `None` if a call, or a probe, may be made now.
     fn held(&self, now: Instant) -> Option<Duration> {
         let wait = self.breaker.probe_in(now)?;
-        // A probe may take much longer than the interval. Only one runs at a time, because each holds a slot.
+        // A probe may take much longer than the interval. Only one probe runs at a time, because each holds a slot.
         let under_way = self.probe.strong_count() > 0;
         let wait = if under_way { wait.max(PAUSES.first) } else { wait };
         (!wait.is_zero()).then_some(wait)
@@ -205,7 +207,7 @@ pub struct Ticket {
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     interval: Duration,
-    /// When the calls so far would be done at one call per interval.
+    /// When the calls so far would be over, if there were one per interval.
     done: Option<Instant>,
 }
 
@@ -214,7 +216,7 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / per_second.max(1), done: None }
     }
 
-    /// Takes the next turn. Returns the time until it.
+    /// Takes the next turn. Returns the time until that turn.
     fn take(&mut self, now: Instant) -> Duration {
         let start = self.done.map_or(now, |done| done.max(now));
         self.done = Some(start + self.interval);
@@ -223,7 +225,8 @@ impl Pace {
 }
 
 impl Budgets {
-    /// No account was asked yet. Pauses are remembered for longer than `longest_delay`, the longest time until a message comes again.
+    /// Starts without any account. Remembers pauses for longer than `longest_delay`, the longest time until a message comes
+    /// again.
     pub fn new(rates: Rates, longest_delay: Duration, metrics: Metrics) -> Self {
         Self { rates, longest_delay, metrics, state: Arc::default() }
     }
@@ -276,7 +279,7 @@ impl Budgets {
             state.budgets.insert(place.clone(), fresh);
         }
         let State { budgets, silent, .. } = &mut *state;
-        let budget = budgets.get_mut(place).expect("it was there, or has just been inserted");
+        let budget = budgets.get_mut(place).expect("the budget was there, or has just been inserted");
         budget.used = now;
         let before = budget.throttles();
         let done = act(budget, silent, now);
@@ -370,7 +373,7 @@ impl Ticket {
             Some(Change::Opened) => tracing::info!(
                 aws.account = account,
                 aws.region = region,
-                "an account throttles or does not answer: it is paused for a moment, and its messages wait"
+                "an account throttles or does not answer: it is not called for a moment, and its messages wait"
             ),
             Some(Change::Closed) => {
                 tracing::info!(aws.account = account, aws.region = region, "an account takes requests again");
@@ -380,7 +383,7 @@ impl Ticket {
         match of_region {
             Some(Change::Opened) => tracing::warn!(
                 aws.region = region,
-                "several accounts of a Region do not answer: one delivery at a time probes it, and its messages wait"
+                "several accounts of a Region do not answer: one delivery at a time probes the Region, and other messages for it wait"
             ),
             Some(Change::Closed) => tracing::info!(aws.region = region, "a Region answers again"),
             Some(Change::ProbeRefused) | None => {}

@@ -130,7 +130,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
 }
 
 fn load(options: Options) -> Result<Loaded, ExitCode> {
-    // All names and values of the configuration are UTF-8, so others are ignored.
+    // The configuration's variables and their values are UTF-8, so other variables are ignored.
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     layers::load(options.config, environment, &options.set).map_err(|error| usage(&error.to_string()))

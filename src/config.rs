@@ -1,7 +1,7 @@
 //! The configuration: plain data, its defaults, and its rules.
 //!
-//! The comment of a field is its reference; `config/logferry.toml` shows all fields with their defaults. [`layers`] reads the values
-//! from their sources; `app` builds the live parts.
+//! The comment of a field is its reference; `config/logferry.toml` shows all fields with their defaults. [`layers`] reads
+//! the values from their sources; `app` builds the live parts.
 
 pub mod layers;
 mod names;
@@ -59,8 +59,8 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Aws {
-    /// Region of the queue, the bucket and the table (`AWS_REGION`). Default: the Region that the SDK finds in the environment, the
-    /// profile or the instance.
+    /// Region of the queue, the bucket and the tables (`AWS_REGION`). Default: the Region that the SDK finds in the
+    /// environment, the profile or the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// Path-style S3 addresses, for endpoints that support no others (`AWS_S3_USE_PATH_STYLE`).
@@ -74,8 +74,8 @@ pub struct Queue {
     /// URL of the SQS queue. Required by `worker` (`SQS_QUEUE_URL`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// URL of the dead-letter queue for messages that retries cannot help. Without one, they stay in the queue until its redrive policy
-    /// moves them.
+    /// URL of the dead-letter queue, to which the worker moves messages that no retry can help. Without one, such messages
+    /// stay in the queue until its redrive policy moves them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter_url: Option<String>,
     /// Most messages of one ReceiveMessage, 1 to 10 (`MAX_BATCH_SIZE`).
@@ -83,27 +83,30 @@ pub struct Queue {
     /// Wait time of the long poll, 1 to 20 s.
     #[serde(with = "friendly")]
     pub wait_time: Duration,
-    /// Visibility timeout of a received message, 10 s to 12 h. While the message is worked on, it is extended after half of this time.
+    /// Visibility timeout of a received message, 10 s to 12 h. While the message is worked on, the worker extends the
+    /// timeout after half of it.
     #[serde(with = "friendly")]
     pub visibility_timeout: Duration,
-    /// Delay before the first retry of a message; doubles with each attempt.
+    /// Delay before the first retry of a message, at least 1 s. It doubles with each attempt. Up to a quarter is taken off
+    /// at random.
     #[serde(with = "friendly")]
     pub retry_delay: Duration,
     /// Longest delay before a retry, up to 15 min, the limit of SQS.
     #[serde(with = "friendly")]
     pub max_retry_delay: Duration,
-    /// How long a message is retried, from its first receive, 1 s to 14 days, the longest that SQS keeps a message. After that it goes
-    /// to the dead-letter queue with the reason of its last failure.
+    /// How long a message is retried, from its first receive, 1 s to 14 days, the longest that SQS keeps a message. After
+    /// that it goes to the dead-letter queue with the reason of its last failure.
     #[serde(with = "friendly")]
     pub max_age: Duration,
-    /// Refusals of a message's objects or batches by AWS, 1 to 1000, after which the message goes to the dead-letter queue. A refusal of
-    /// an object is 400, 405 or 301 of S3, or that the object is archived; a refusal of a batch is a 4xx of PutLogEvents. Each worker
-    /// has its own count; a message that is sent anew carries the count to the next worker.
+    /// Refusals of a message's objects or batches by AWS, 1 to 1000, after which the message goes to the dead-letter queue.
+    /// A refusal of an object is 400, 405 or 301 of S3, or that the object is archived; a refusal of a batch is a 4xx of
+    /// PutLogEvents. Each worker has its own count; a message that is sent anew carries the count to the next worker.
     pub max_refusals: u32,
-    /// Most messages of one worker that wait hidden at once. SQS counts them as in flight, and allows 120,000 messages in flight for all
-    /// workers of a queue. Beyond this number, and if the delay is longer than 60 s, a message is sent anew with `DelaySeconds`, which
-    /// is not in flight. The default, together with the default of `worker.concurrency`, is too small to make scaling by messages in
-    /// flight start another worker.
+    /// Most messages of one worker that wait hidden at once. SQS counts them as in flight, and allows 120,000 messages in
+    /// flight for all workers of a queue. Beyond this number, and if the delay is longer than 60 s, a message is sent anew
+    /// with `DelaySeconds`, which is not in flight; this needs `sqs:SendMessage` on the queue. With this default and that of
+    /// `worker.concurrency`, waiting messages alone do not make an autoscaler that counts messages in flight start another
+    /// worker.
     pub max_hidden: usize,
 }
 
@@ -131,19 +134,21 @@ pub struct Source {
     /// Buckets that may be read, `NAME` or `NAME=OWNER` with the owner's account id. Empty: any bucket, with a
     /// warning at start-up.
     pub buckets: Vec<String>,
-    /// Meaning of the segments of an object's key. `{tenant}` and `{file}` are required; `{cluster}`, `{application}` and `{pod}` are
-    /// optional; other segments are literal. `{file}` is the last one.
+    /// Meaning of the segments of an object's key. `{tenant}` and `{file}` are required; `{cluster}`, `{application}` and
+    /// `{pod}` are optional; other segments are literal. `{file}` is the last one.
     pub key_layout: String,
-    /// Longest record, decompressed. A longer record is skipped; its position goes into the quarantine or into the message's dead letter.
+    /// Longest record, decompressed, 1 MiB to 256 MiB. A longer record is skipped; its position goes into the quarantine or
+    /// into the message's dead letter.
     pub max_record: ByteSize,
     /// Most decompressed bytes of one object. Stops gzip bombs.
     pub max_object: ByteSize,
-    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on. A frame with such a window (`zstd --ultra`,
-    /// Vector's level `best`) and more than 8 MiB of text waits for its share, up to 10 s; then its message comes again. No window may
-    /// be larger than this, nor than 128 MiB; `0 B` allows no window larger than 8 MiB.
+    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on. A frame with such a window
+    /// (`zstd --ultra`, Vector's level `best`) and more than 8 MiB of text waits for its share, up to 10 s; then its message
+    /// comes again. No window may be larger than this, nor than 128 MiB; `0 B` allows no window larger than 8 MiB.
     pub zstd_windows: ByteSize,
-    /// Most stored bytes of one object whose records are read. Stops objects that consist of padding or empty gzip members. The messages
-    /// of larger objects go to the dead-letter queue. Copies into a tenant's bucket have S3's own limit instead, 5 GB.
+    /// Most stored bytes of one object whose records are read, at least 1 MiB. Stops objects that consist of padding or
+    /// empty gzip members. The messages of larger objects go to the dead-letter queue. Copies into a tenant's bucket have
+    /// S3's own limit instead, 5 GB.
     pub max_stored: ByteSize,
 }
 
@@ -170,16 +175,16 @@ pub struct Tenants {
     /// Region of the destination of rows without `target_region`. Default: such rows are bad.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_region: Option<String>,
-    /// How long a tenant that was found is cached, 1 s to 24 h. A message becomes a dead letter because of a tenant's rows only after a
-    /// consistent read that was sent after the worker began with the message.
+    /// How long a tenant that was found is cached, 1 s to 24 h. A message becomes a dead letter because of a tenant's rows
+    /// only after a consistent read that was sent after the worker began with the message.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
-    /// How long it is cached that a tenant does not exist, up to 24 h. A message is dead-lettered or discarded only after the same
-    /// consistent read.
+    /// How long it is cached that a tenant does not exist, up to 24 h. A message is dead-lettered or discarded only after a
+    /// consistent read that was sent after the worker began with the message.
     #[serde(with = "friendly")]
     pub negative_ttl: Duration,
-    /// How long after `cache_ttl` a cached tenant is still used while the table does not answer, up to 30 days; 0: not at all. Meanwhile
-    /// messages of tenants that are not cached wait.
+    /// How long after `cache_ttl` a cached tenant is still used while the table does not answer, up to 30 days; 0: not at
+    /// all. Meanwhile messages of tenants that are not cached wait.
     #[serde(with = "friendly")]
     pub max_stale: Duration,
     /// Most tenants in the cache.
@@ -206,26 +211,27 @@ impl Default for Tenants {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credentials {
-    /// ARN of the central role, the first hop, in the provider's account (`CENTRAL_LOG_DISTRIBUTION_ROLE_ARN`). Required by `worker`.
+    /// ARN of the central role, the first hop, in the provider's account (`CENTRAL_LOG_DISTRIBUTION_ROLE_ARN`). Required by
+    /// `worker`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub central_role_arn: Option<String>,
     /// Life of an assumed role's session, 15 min to 1 h (the limit of role chaining).
     #[serde(with = "friendly")]
     pub session_duration: Duration,
-    /// How long before their end credentials are renewed. Up to a quarter more is added at random, so that tenants do not renew at the
-    /// same time.
+    /// How long before a session's end its credentials are renewed, at most half of `session_duration`. Up to a quarter more
+    /// is added at random, so that tenants do not renew at the same time.
     #[serde(with = "friendly")]
     pub refresh_before: Duration,
-    /// Most customer sessions in the cache, one for each log group of a tenant (and cluster, with session tags), at most 8 KiB each. The
-    /// default is enough for `tenants.cache_capacity` tenants with one group each.
+    /// Most customer sessions in the cache, one for each log group of a tenant (and cluster, with session tags), at most 8
+    /// KiB each. The default is enough for `tenants.cache_capacity` tenants with one group each.
     pub cache_capacity: u64,
-    /// Time until the next probe of a customer's role that STS refused, or of a log group that the role may not write, 1 s to 12 h. Up
-    /// to a quarter more is added at random, and the time doubles with each probe that is refused. The default fits changes in IAM,
-    /// which take effect within seconds to minutes.
+    /// Time until the next probe of a customer's role that STS refused, or of a log group that the role may not write, 1 s
+    /// to 12 h. Up to a quarter more is added at random, and the time doubles with each probe that is refused. The default
+    /// fits changes in IAM, which take effect within seconds to minutes.
     #[serde(with = "friendly")]
     pub probe_interval: Duration,
-    /// Longest time until the next probe, up to 12 h. The default is that of `queue.max_retry_delay`, after which every message comes
-    /// back.
+    /// Longest time until the next probe, up to 12 h. The default is that of `queue.max_retry_delay`, after which every
+    /// message comes back.
     #[serde(with = "friendly")]
     pub max_probe_interval: Duration,
 }
@@ -247,25 +253,26 @@ impl Default for Credentials {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ledger {
-    /// DynamoDB table, key `object` + `delivery`, time to live `expires_at`. Without one the ledger is off, and a message that comes
-    /// again repeats all its records.
+    /// DynamoDB table, key `object` + `delivery`, time to live `expires_at`. Without one the ledger is off, and a message
+    /// that comes again repeats all records that were put for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// Lease on an object, 10 s to 15 min. A worker renews it after each third of this time; when a worker has died, others take its
-    /// objects after the lease. Two calls of the longest duration, 3 s, must fit between renewal and end.
+    /// Lease on an object, 10 s to 15 min. A worker renews it after each third of this time; when a worker has died, other
+    /// workers take its objects after the end of the lease. Between a renewal and the end, there must be time for two calls
+    /// of 3 s, the longest duration of a call.
     #[serde(with = "friendly")]
     pub lease: Duration,
-    /// Largest difference between the clocks of two workers, up to 5 min. A worker takes over a lease only when it ended this long ago
-    /// by the worker's clock.
+    /// Largest difference between the clocks of two workers, up to 5 min. A worker takes over a lease only if, by the
+    /// worker's clock, the lease ended at least this long ago.
     #[serde(with = "friendly")]
     pub max_clock_skew: Duration,
-    /// How long the ledger must be silent before deliveries go on without it, 5 s to 1 h. Until then messages wait; after that, retried
-    /// messages may deliver records twice. A throttled call counts as an answer.
+    /// How long the ledger must be silent before deliveries go on without it, 5 s to 1 h. Until then messages wait; after
+    /// that, retried messages may deliver records twice. A throttled call counts as an answer.
     #[serde(with = "friendly")]
     pub out_of_reach_after: Duration,
-    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days). It should be as long as a message about the object can
-    /// come again. The default is the default of `queue.max_age` plus 14 days, the longest that a dead-letter queue keeps a letter, plus
-    /// a day.
+    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days), and at least `queue.max_age`. It should be
+    /// as long as a message about the object can come again. The default is the default of `queue.max_age` plus 14 days, the
+    /// longest that a dead-letter queue keeps a letter, plus a day.
     #[serde(with = "friendly")]
     pub retention: Duration,
 }
@@ -286,12 +293,12 @@ impl Default for Ledger {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quarantine {
-    /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id. It must not be one of `source.buckets`, or its files would come back
-    /// as logs. Without a bucket there is no quarantine: records that CloudWatch Logs rejects are only counted, a line that is not a
-    /// record ends its object, and a record that is too long makes its message a dead letter.
+    /// Bucket, `NAME` or `NAME=OWNER` with the owner's account id. It must not be one of `source.buckets`, or its files
+    /// would come back as logs. Without a bucket there is no quarantine: records that CloudWatch Logs rejects are only
+    /// counted, a line that is not a record ends its object, and a record that is too long makes its message a dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
-    /// Prefix of its keys, with `{tenant}` once.
+    /// Prefix of the files' keys. It contains `{tenant}` once.
     pub prefix: String,
 }
 
@@ -307,14 +314,15 @@ impl Default for Quarantine {
 pub struct Delivery {
     /// Attempts of an AWS call by the SDK, 1 to 10, with jittered backoff (`RETRY_ATTEMPTS`).
     pub attempts: u32,
-    /// Longest attempt of an AWS call, 1 s to 10 min. A long poll has its wait time on top, and a copy within S3 has 10 min.
+    /// Longest attempt of an AWS call, 1 s to 10 min. A long poll may take its wait time in addition, and a copy within S3
+    /// may take 10 min.
     #[serde(with = "friendly")]
     pub attempt_timeout: Duration,
-    /// Compression of PutLogEvents bodies: "none" or "gzip". gzip halves the bytes sent and costs the worker about a third more CPU.
-    /// CloudWatch Logs bills and limits the uncompressed size either way.
+    /// Compression of PutLogEvents bodies: "none" or "gzip". gzip halves the bytes sent and costs the worker about a third
+    /// more CPU. CloudWatch Logs bills and limits the uncompressed size either way.
     pub request_compression: RequestCompression,
-    /// Most PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is the lowest
-    /// quota that AWS has published for a Region; all workers and the customer share the quota.
+    /// Most PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is
+    /// the lowest quota that AWS has published for a Region; all workers and the customer share the quota.
     pub put_rate: u32,
     /// The same for CreateLogStream requests; the default is AWS's quota.
     pub create_stream_rate: u32,
@@ -332,15 +340,16 @@ impl Default for Delivery {
     }
 }
 
-/// The share of the worker that one tenant may use. Without a cap, a tenant may use as many slots as remain free for others, and all
-/// slots if no other tenant is active. Other objects go back to the queue until the tenant's turn comes.
+/// The share of the worker that one tenant may use. Without a cap, a tenant may use as many slots as remain free for others,
+/// and all slots if no other tenant is active. Further objects of the tenant go back to the queue until their turn comes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fairness {
     /// Most objects of one tenant in work at once in one worker, at least 1. Default: no cap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_objects: Option<usize>,
-    /// Most stored bytes of one tenant's objects in work at once in one worker; a larger object is worked on alone. Default: no cap.
+    /// Most stored bytes of one tenant's objects in work at once in one worker; a larger object is worked on alone. Default:
+    /// no cap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<ByteSize>,
 }
@@ -351,8 +360,9 @@ pub struct Fairness {
 pub struct Worker {
     /// Messages in work at once, 1 to 1024. Memory grows with it: see ARCHITECTURE.md.
     pub concurrency: usize,
-    /// Time from SIGTERM to exit, 1 s to 1 h. Running messages may finish within it; the rest goes back to the queue. Keep it shorter
-    /// than the orchestrator's own (`terminationGracePeriodSeconds`, `stopTimeout`).
+    /// Time from SIGTERM to exit, up to 1 h, and at least 4 s longer than `queue.wait_time`. Messages in work may finish in
+    /// this time; the others go back to the queue. Keep it shorter than the orchestrator's own
+    /// (`terminationGracePeriodSeconds`, `stopTimeout`).
     #[serde(with = "friendly")]
     pub grace_period: Duration,
 }

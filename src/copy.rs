@@ -21,12 +21,11 @@ pub trait ObjectCopier: Send + Sync + 'static {
     /// A session in the role that copies.
     type Session: Send + Sync;
 
-    /// The error that [`ObjectCopier::enter`] would return without a call, because the role was refused a moment ago and is
-    /// left alone.
+    /// The error that [`ObjectCopier::enter`] would return without a call: the role was refused before, and no probe is due.
     fn closed(&self, way: &Way<'_>) -> impl Future<Output = Option<CopyError>> + Send;
 
-    /// Refuses a key that is too long, then enters the customer's account if the row names a role. Makes no call if a session
-    /// exists.
+    /// Refuses a key that is too long. Then enters the customer's role, or the central role if the row names none. Makes no
+    /// call if a session exists.
     ///
     /// # Errors
     /// [`CopyError::Session`], or [`CopyError::KeyTooLong`].
@@ -79,7 +78,7 @@ pub struct CopyJob<'a> {
     pub head: &'a ObjectHead,
 }
 
-/// Why an object was not copied. Each variant with a text carries AWS's error.
+/// Why an object was not copied. The text of a variant is AWS's error, if AWS gave one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CopyError {
     /// The object, or the version that the event names, no longer exists.
@@ -116,7 +115,7 @@ pub enum CopyError {
     /// The role's session cannot be created or renewed.
     #[error(transparent)]
     Session(AssumeError),
-    /// AWS refuses our clock or our signature.
+    /// AWS refuses our clock, our signature or our credentials.
     #[error(transparent)]
     Ours(IdentityError),
     /// Too many requests for the bucket.
@@ -131,8 +130,9 @@ pub enum CopyError {
          then redrive"
     )]
     Refused(String),
-    /// A 5xx answer, a timeout or a network error.
-    #[error("S3 cannot be reached: {0}")]
+    /// A 5xx answer, a timeout or a network error; or others changed the copy's key during every attempt. A later attempt
+    /// may succeed.
+    #[error("S3 did not carry out the copy: {0}")]
     Unavailable(String),
 }
 
@@ -245,7 +245,9 @@ pub(crate) mod tests {
 
         /// The job.
         pub(crate) fn job(&self) -> CopyJob<'_> {
-            let Destination::S3(destination) = &self.delivery.destination else { panic!("it is a bucket") };
+            let Destination::S3(destination) = &self.delivery.destination else {
+                panic!("the row names a bucket")
+            };
             CopyJob {
                 way: Way {
                     delivery: &self.delivery,

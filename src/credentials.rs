@@ -23,7 +23,7 @@ use self::identity::IdentityError;
 pub enum AssumeError {
     /// STS refuses: the role does not exist, or its trust policy or the caller's policy does not allow the call.
     #[error(
-        "role {role} cannot be assumed: {code}: {message} (check its trust policy, {}, and that it exists)",
+        "role {role} cannot be assumed: {code}: {message} ({}; check that the role exists, and its trust policy)",
         sent(.external_id.as_deref())
     )]
     Denied {
@@ -37,11 +37,11 @@ pub enum AssumeError {
         message: String,
     },
     /// STS refused before, and is not asked again before the next probe.
-    #[error("{refusal}; it is asked for again in {probe_in:.1?} at the earliest")]
+    #[error("{refusal}; the role is asked for again in {probe_in:.1?} at the earliest")]
     Held {
         /// The refusal: [`AssumeError::Denied`].
         refusal: Arc<AssumeError>,
-        /// Time until the next probe; zero if a probe is due or running.
+        /// Time until the next probe; zero if a probe is due, even if an earlier probe still runs.
         probe_in: Duration,
     },
     /// The caller is refused, not the role. No breaker opens.
@@ -58,7 +58,8 @@ pub enum AssumeError {
 }
 
 fn sent(external_id: Option<&str>) -> String {
-    external_id.map_or_else(|| "no ExternalId was sent".to_owned(), |id| format!("ExternalId {id:?}"))
+    external_id
+        .map_or_else(|| "no ExternalId was sent".to_owned(), |id| format!("ExternalId {id:?} was sent"))
 }
 
 /// The ARN of an IAM role, with any path, in any partition.
@@ -70,7 +71,7 @@ pub struct RoleArn {
 
 /// Text that is not the ARN of a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{arn:?} is no role ARN (arn:aws:iam::ACCOUNT:role/NAME): {problem}")]
+#[error("{arn:?} is not a role's ARN (arn:aws:iam::ACCOUNT:role/NAME): {problem}")]
 pub struct RoleArnError {
     arn: String,
     problem: &'static str,
@@ -100,10 +101,10 @@ impl FromStr for RoleArn {
         let fail = |problem| Err(RoleArnError { arn: arn.to_owned(), problem });
         let parts: Vec<_> = arn.splitn(6, ':').collect();
         let &["arn", partition, "iam", "", account, resource] = parts.as_slice() else {
-            return fail("it has not the form of one");
+            return fail("it does not have this form");
         };
         if !partition::is_known(partition) {
-            return fail("its partition is none of AWS's");
+            return fail("AWS has no such partition");
         }
         if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
             return fail("its account is not a 12-digit account id");
@@ -112,11 +113,11 @@ impl FromStr for RoleArn {
             return fail("it names something other than a role");
         };
         let (path, name) = name.rsplit_once('/').map_or((None, name), |(path, name)| (Some(path), name));
-        // Source: IAM API reference, CreateRole: names of 1 to 64 of [\w+=,.@-]; paths of 512 characters at most, which are a slash, or
-        // \u0021 to \u007E between two slashes.
+        // Source: IAM API reference, CreateRole: names of 1 to 64 of [\w+=,.@-]; paths of 512 characters at most, which are
+        // a slash, or \u0021 to \u007E between two slashes.
         let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
         if !(1..=64).contains(&name.len()) || !name.chars().all(legal) {
-            return fail("its name is no name of a role, which is 1 to 64 of [A-Za-z0-9_+=,.@-]");
+            return fail("its name is not 1 to 64 of [A-Za-z0-9_+=,.@-]");
         }
         if path.is_some_and(|path| !path.chars().all(|c| c.is_ascii_graphic())) {
             return fail("its path has a character that is not allowed");
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_named() {
+    fn other_texts_are_refused_with_a_reason() {
         for (arn, part) in [
             ("", "form"),
             ("customer-logs", "form"),
@@ -167,13 +168,13 @@ mod tests {
             ("arn:aws:iam:us-east-1:222222222222:role/x", "form"),
             ("arn:aws-moon:iam::222222222222:role/x", "partition"),
             ("arn::iam::222222222222:role/x", "partition"),
-            ("arn:aws:iam::222222222222:role/x\n", "no name"),
+            ("arn:aws:iam::222222222222:role/x\n", "its name"),
             ("arn:aws:iam::2222:role/x", "12-digit"),
             ("arn:aws:iam::222222222222:user/x", "other than a role"),
-            ("arn:aws:iam::222222222222:role/", "no name"),
-            ("arn:aws:iam::222222222222:role/a/", "no name"),
-            ("arn:aws:iam::222222222222:role/a b", "no name"),
-            ("arn:aws:iam::222222222222:role/a:b", "no name"),
+            ("arn:aws:iam::222222222222:role/", "its name"),
+            ("arn:aws:iam::222222222222:role/a/", "its name"),
+            ("arn:aws:iam::222222222222:role/a b", "its name"),
+            ("arn:aws:iam::222222222222:role/a:b", "its name"),
             ("arn:aws:iam::222222222222:role/é/b", "path"),
             ("arn:aws:iam::222222222222:role/a b/c", "path"),
             ("arn:aws:iam::222222222222:role//x", "path"),

@@ -35,7 +35,8 @@ pub struct DemoOptions {
 /// Delivers Vector's objects, and shows the outcome for every record.
 ///
 /// # Errors
-/// Something cannot be set up, the worker fails, or a record is missing, misplaced, altered or delivered twice.
+/// Something cannot be set up, the worker fails, or a record is missing, misplaced, altered, out of order or delivered
+/// twice.
 pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     let stop = stop_on_signals().context("cannot listen for signals")?;
     let stage = Stage::set_up().await.context("cannot set up the demo's AWS")?;

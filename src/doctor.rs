@@ -99,13 +99,13 @@ pub struct Doctor {
 /// Names of conditions, with their results.
 type Findings = Vec<(&'static str, Finding)>;
 
-/// Results of the provider's side, for the checks that depend on them.
+/// Results of the checks of the provider's side, for the checks that depend on them.
 #[derive(Clone, Debug)]
 struct OurSide {
     identity: Option<Identity>,
-    /// The central role cannot be assumed.
+    /// Whether the central role cannot be assumed.
     no_central: bool,
-    /// The tenant table cannot be read.
+    /// Whether the tenant table cannot be read.
     no_table: bool,
 }
 

@@ -53,8 +53,8 @@ impl Shares {
         Ok(self.pass(tenant_id, bytes, since))
     }
 
-    /// Admits an object regardless of its tenant's share. For a message that has already delivered another object, and would
-    /// deliver it again if the message went back.
+    /// Admits an object regardless of its tenant's share. Meant for a message of which another object is delivered already:
+    /// if the message went back to the queue, that object might be delivered again.
     pub fn enter_anyway(&self, tenant_id: &str, bytes: u64) -> Pass {
         let since = now();
         lock(&self.book).enter_anyway(tenant_id, bytes, since);

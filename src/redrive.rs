@@ -1,11 +1,12 @@
 //! Reads a dead-letter queue and moves letters back to the source queue.
 //!
-//! SQS shows a message only to a receiver. So every received letter is held, which hides it from others, until all letters
-//! were seen, and then given back: no letter is counted twice. A letter is moved by sending its text to the source queue and
-//! then deleting it. If the process is killed in between, the message is in both queues, but never lost.
+//! SQS shows messages only by receiving, which hides them from other receivers for a while. The sweep keeps all received
+//! letters hidden until it has seen every letter, so that none is counted twice. Then it makes them visible again. A letter
+//! is moved by sending its text to the source queue and then deleting it. If the process is killed in between, the message
+//! is in both queues; it is never lost.
 //!
 //! If the answer of a send was lost, the worker has sent a message to the dead-letter queue twice. Such copies count as one
-//! letter. When one of them was moved, the others are deleted.
+//! letter. If one of them is moved, the others are deleted.
 //!
 //! Letters that arrive during the sweep are left alone, so that a letter whose cause persists is not moved again and again.
 
@@ -92,7 +93,7 @@ pub struct Outcome {
     pub newcomers: usize,
     /// Number of further copies of selected letters. A move deletes them with their letter.
     pub copies: usize,
-    /// Number of letters with the text of a letter that was just moved: it came back at once, or existed twice.
+    /// Number of letters with the text of a letter that was just moved: the letter came back at once, or existed twice.
     pub came_back: usize,
     /// Letters that the source queue did not accept. They stay in the dead-letter queue.
     pub unsent: Vec<(Letter, QueueError)>,
@@ -171,18 +172,18 @@ struct Sweep<D> {
 #[derive(Default)]
 struct Received {
     letters: Vec<StoredLetter>,
-    /// One receive waited and got nothing.
+    /// Whether a receive waited and got nothing.
     ran_dry: bool,
     /// Error of a receive that failed.
     failure: Option<QueueError>,
 }
 
-/// The further letters of a message.
+/// Further copies of a selected letter.
 #[derive(Default)]
 struct Copies {
-    /// Whether the first letter was moved.
+    /// Whether the selected letter was moved.
     moved: bool,
-    /// The further letters, which are held.
+    /// The copies, which are held.
     others: Vec<Letter>,
 }
 
@@ -209,8 +210,8 @@ impl<D: DeadLetters> Sweep<D> {
                 anything_old |= is_new;
                 candidates.extend(candidate);
             }
-            // SQS keeps no order, so old letters may follow newcomers. But if a receive got nothing, no old letter is left;
-            // without this condition, a queue that gets new letters all the time would never be done.
+            // SQS keeps no order, so old letters may follow newcomers. But if a receive got nothing, no old letter is left.
+            // Without this condition, the sweep of a queue that gets new letters all the time would never end.
             let only_newcomers = self.outcome.newcomers > before && !ran_dry;
             self.act(candidates, progress).await?;
             progress(self.progress());
@@ -255,8 +256,8 @@ impl<D: DeadLetters> Sweep<D> {
         received
     }
 
-    /// Returns whether a letter is new and older than the sweep, and the letter itself if it is selected. Holds all other
-    /// letters.
+    /// Returns whether the letter is seen for the first time and is older than the sweep; and the letter itself, if it is
+    /// selected. A letter that is not selected is held, or deleted if it was moved already.
     async fn sort(&mut self, stored: StoredLetter) -> (bool, Option<Candidate>) {
         let letter = Letter::read(&stored, &self.order.layout);
         if self.moved.contains(&stored.id) {
@@ -444,7 +445,7 @@ impl Held {
         self.receipts.remove(id)
     }
 
-    /// Hides the letters again whose time is half over.
+    /// Renews the hiding of letters whose time is half over.
     async fn keep<D: DeadLetters>(&mut self, queue: &D) {
         while self.since.front().is_some_and(|(since, _)| since.elapsed() >= HOLD / 2) {
             let count = self.since.len().min(MAX_BATCH);

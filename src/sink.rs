@@ -16,8 +16,9 @@ use crate::{
     tenant::{CloudWatch, Delivery},
 };
 
-/// One customer's CloudWatch Logs, reached in the customer's role. Only the SDK retries calls. Once the lease that is passed with a
-/// call has ended, no attempt is sent, be it the first or a retry: the call fails with [`SinkError::LeaseEnded`].
+/// One customer's CloudWatch Logs, reached in the customer's role. Only the SDK retries calls. Each call gets the lease on
+/// the object. After the lease has ended, neither a first attempt nor a retry is sent: the call fails with
+/// [`SinkError::LeaseEnded`].
 pub trait LogSink: Send + Sync + 'static {
     /// Puts a batch; `body` is the request as JSON, with group and stream.
     fn put_log_events(
@@ -48,8 +49,8 @@ pub trait LogSinks: Send + Sync + 'static {
     /// An open sink; cheap to clone.
     type Sink: LogSink + Clone;
 
-    /// The error that [`LogSinks::open`] would return without a call: the role or the group was refused a moment ago, or the account
-    /// throttled, and no probe is due. Takes no probe.
+    /// The error that [`LogSinks::open`] would return without a call: the role or the group was refused before, or the
+    /// account throttled or did not answer, and no probe is due. Takes no probe.
     fn closed(
         &self,
         delivery: &Delivery,
@@ -60,8 +61,8 @@ pub trait LogSinks: Send + Sync + 'static {
     /// Enters the customer's account; later calls for the same delivery use the cached session.
     ///
     /// # Errors
-    /// One of the two roles cannot be assumed ([`SinkError::Session`]), or the group was denied before and no probe is due
-    /// ([`SinkError::Held`]).
+    /// One of the two roles cannot be assumed ([`SinkError::Session`]); the group was denied before and no probe is due
+    /// ([`SinkError::Held`]); or calls to the account pause ([`SinkError::Paused`], [`SinkError::Unreached`]).
     fn open(
         &self,
         delivery: &Delivery,
@@ -98,11 +99,11 @@ pub enum SinkError {
         expected: Option<String>,
     },
     /// The customer's role is not allowed to make the call.
-    #[error("the customer's role may not do that: {0}")]
+    #[error("the customer's role may not make the call: {0}")]
     Denied(String),
     /// The customer's role was denied before, and the group is not tried again before the next probe.
     #[error(
-        "the customer's role may not do that: {denied}; it is tried again in {probe_in:.1?} at the earliest"
+        "the customer's role may not make the call: {denied}; the log group is tried again in {probe_in:.1?} at the earliest"
     )]
     Held {
         /// AWS's words.
@@ -110,7 +111,7 @@ pub enum SinkError {
         /// Time until the next probe.
         probe_in: Duration,
     },
-    /// There is no session in the role, or it could not be renewed.
+    /// There is no session in the role, or the session could not be renewed.
     #[error(transparent)]
     Session(AssumeError),
     /// The call was refused because of our clock or our signature.
@@ -118,8 +119,8 @@ pub enum SinkError {
     Ours(IdentityError),
     /// The group does not exist, and the customer's account has as many groups as its quota allows. Waiting does not help.
     #[error(
-        "the log group does not exist, and the customer's account has reached its quota of log groups: the customer creates the \
-         group, or has the quota raised: {0}"
+        "the log group does not exist, and the customer's account has reached its quota of log groups; create the group in that \
+         account, or have its quota raised: {0}"
     )]
     GroupQuota(String),
     /// The lease on the object ended before this attempt was sent. An earlier attempt may have succeeded.
@@ -129,30 +130,30 @@ pub enum SinkError {
     #[error("throttled: {0}")]
     Throttled(String),
     /// The account throttled a moment ago, so no call was made.
-    #[error("account {account} throttles in {region}: it is left alone for {retry_in:.1?}")]
+    #[error("account {account} throttles in {region}: it is not called for {retry_in:.1?}")]
     Paused {
         /// The account.
         account: String,
         /// The Region.
         region: String,
-        /// Time until the account is asked again.
+        /// Time until the account is called again.
         retry_in: Duration,
     },
     /// CloudWatch Logs did not answer a moment ago, so no call was made.
-    #[error("CloudWatch Logs in {region} could not be reached: it is left alone for {retry_in:.1?}")]
+    #[error("CloudWatch Logs in {region} did not answer: it is not called for {retry_in:.1?}")]
     Unreached {
         /// The Region.
         region: String,
-        /// Time until it is asked again.
+        /// Time until CloudWatch Logs is called again.
         retry_in: Duration,
     },
     /// The request itself is refused, because AWS lowered a limit or because of a defect in logferry.
     #[error(
-        "CloudWatch Logs refuses the request: {0}; mend what that names in the customer's account (the log group, its class, a \
-         quota, the row's target_region), then redrive"
+        "CloudWatch Logs refuses the request: {0}; correct what the message names (in the customer's account: the log \
+         group, its class, a quota; in the row: target_region), then redrive"
     )]
     Refused(String),
-    /// 5xx, a timeout, or a network error.
+    /// A 5xx answer, a timeout or a network error.
     #[error("CloudWatch Logs cannot be reached: {0}")]
     Unavailable(String),
 }

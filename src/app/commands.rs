@@ -83,11 +83,11 @@ pub struct Instruments {
     pub rows: TenantRows,
     /// The ledger's table, if there is one.
     pub ledger: Option<DynamoDbLedger>,
-    /// The first hop.
+    /// The central role, the first hop.
     pub central: AssumedRole,
-    /// The second hop.
+    /// The customers' roles, the second hop.
     pub customers: Customers,
-    /// CloudWatch Logs behind it.
+    /// The customers' CloudWatch Logs.
     pub sinks: CloudWatchSinks,
     sqs: aws_sdk_sqs::Client,
     sts: aws_sdk_sts::Client,

@@ -21,7 +21,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Everything at zero.
+    /// Starts with all metrics at zero.
     pub(super) fn new() -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
@@ -36,7 +36,7 @@ impl Metrics {
         }
     }
 
-    /// A registry of all of them, and of the count of dropped log lines.
+    /// A registry of all metrics, and of the count of dropped log lines.
     pub(super) fn registry(&self) -> Registry {
         let mut registry = registry();
         self.worker.register(&mut registry);

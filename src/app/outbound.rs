@@ -36,12 +36,13 @@ const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
 /// Builds the HTTP client of all calls.
 ///
-/// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` choose the proxy of a call. Loopback addresses, where emulators listen, and
-/// link-local addresses (169.254.0.0/16 and fd00:ec2::/32), where EC2, ECS and EKS serve credentials, never use a proxy.
+/// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` choose the proxy of a call. Loopback addresses, where emulators
+/// listen, and link-local addresses (169.254.0.0/16 and fd00:ec2::/32), where EC2, ECS and EKS serve credentials, never use
+/// a proxy.
 ///
 /// # Errors
-/// `AWS_CA_BUNDLE`, `SSL_CERT_FILE` or `SSL_CERT_DIR` names a file that cannot be read or has no certificates; or a proxy variable is
-/// not a URL.
+/// `AWS_CA_BUNDLE`, `SSL_CERT_FILE` or `SSL_CERT_DIR` names a file that cannot be read or has no certificates; or a proxy
+/// variable is not a URL.
 pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<SharedHttpClient> {
     let trust = match variable(CA_BUNDLE).filter(|path| !path.is_empty()) {
         None => {
@@ -67,7 +68,7 @@ pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::
         if !is_proxy(&value) {
             // The value may contain a password.
             let problem =
-                "it is no proxy's URL such as http://proxy.example.com:3128; correct or unset it".to_owned();
+                "is not a proxy's URL such as http://proxy.example.com:3128; correct or unset it".to_owned();
             return Err(Problem { field: name, problem }.into());
         }
         set.push(name);
@@ -75,7 +76,7 @@ pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::
     if set.is_empty() {
         return Ok(direct);
     }
-    tracing::info!(proxies = ?set, "calls leave by a proxy that the environment names");
+    tracing::info!(proxies = ?set, "calls go through a proxy that the environment names");
     Ok(SharedHttpClient::new(Outbound { direct, proxied: client(context, ProxyConfig::from_env()) }))
 }
 
@@ -100,8 +101,8 @@ fn is_proxy(value: &str) -> bool {
     })
 }
 
-/// Checks the certificates that the variables name instead of the system's. Without any certificate, the TLS library would panic or
-/// refuse every call.
+/// Checks the certificates that the variables name instead of the system's. Without any certificate, the TLS library would
+/// panic or refuse every call.
 fn check_system_certificates(variable: impl Fn(&str) -> Option<String>) -> Result<(), Problem> {
     let (file, named) = (variable(SYSTEM_BUNDLE), variable(SYSTEM_FOLDERS).unwrap_or_default());
     let folders: Vec<_> = std::env::split_paths(&named).collect();
@@ -144,7 +145,7 @@ fn bundle(path: &str) -> anyhow::Result<Vec<u8>> {
     Ok(pem)
 }
 
-/// Two ways out.
+/// Clients without and with a proxy. The address of each call decides between them.
 #[derive(Debug)]
 struct Outbound {
     direct: SharedHttpClient,
@@ -179,7 +180,7 @@ impl HttpConnector for Connectors {
     }
 }
 
-/// Whether it is this machine or its link, behind which no proxy can be.
+/// Whether the address is on this machine or its own link, which no proxy can reach.
 fn is_near(uri: &str) -> bool {
     let Some(host) = uri.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)) else {
         return false;
@@ -240,7 +241,7 @@ mod tests {
                 }
             }
         }
-        // The HTTP client looks at the first spelling alone.
+        // The HTTP client reads only the first spelling that is set.
         let both = |name: &str| match name {
             "HTTPS_PROXY" => Some("http://proxy:3128".to_owned()),
             "https_proxy" => Some("http//p".to_owned()),
@@ -286,7 +287,7 @@ mod tests {
         check(Some("full/text"), Some("@empty"), Some((SYSTEM_BUNDLE, "no certificate in PEM")));
         check(None, Some("@missing"), Some((SYSTEM_FOLDERS, "No such file")));
         check(None, Some("@empty"), Some((SYSTEM_FOLDERS, "no certificate in PEM")));
-        fs::remove_dir_all(&directory).expect("it is there");
+        fs::remove_dir_all(&directory).expect("the folder exists");
     }
 
     #[test]
@@ -309,6 +310,6 @@ mod tests {
             let text = format!("{error:#}");
             assert!(text.contains("AWS_CA_BUNDLE") && text.contains(&path) && text.contains(words), "{text}");
         }
-        fs::remove_dir_all(&directory).expect("it is there");
+        fs::remove_dir_all(&directory).expect("the folder exists");
     }
 }

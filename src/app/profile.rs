@@ -13,10 +13,10 @@ use aws_credential_types::{
 
 use crate::aws::chain;
 
-/// The profile of an AWS program by default.
+/// The profile that AWS programs use by default.
 const DEFAULT_PROFILE: &str = "default";
-/// The SDK's words if a profile needs a cargo feature that this build lacks; the feature's name follows. The SDK gives only this text,
-/// no type.
+/// The SDK's words if a profile needs a cargo feature that this build lacks; the feature's name follows. The SDK gives only
+/// this text, no type.
 const LEFT_OUT: &str = "cargo feature(s) enabled: ";
 
 /// A credentials provider, and the profile that it reads.

@@ -1,4 +1,4 @@
-//! The probes of readiness, besides the receive loop's own.
+//! The probes of readiness. The receive loop reports its own state in addition.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -25,11 +25,11 @@ const QUARANTINE_BUCKET: &str = "quarantine_bucket";
 pub(super) const NEEDED: [&str; 3] = [TENANT_TABLE, CENTRAL_ROLE, LEDGER];
 /// Interval of the probes.
 pub(super) const INTERVAL: Duration = Duration::from_secs(15);
-/// How long a probe waits for a bucket.
+/// How long a probe waits for S3's answer about a bucket.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The dependencies that readiness asks. A missing answer about the dead-letter queue, a bucket or our identity changes nothing; only
-/// an answer that something is wrong counts.
+/// The dependencies that readiness probes. A missing answer about the dead-letter queue, a bucket or our identity changes
+/// nothing; only an answer that something is wrong counts.
 #[derive(Debug)]
 pub(super) struct Readiness {
     pub(super) health: Arc<Health>,
@@ -45,7 +45,7 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    /// Asks all of them for ever, concurrently, so that a slow one does not delay the others.
+    /// Probes all dependencies for ever, concurrently, so that a slow one does not delay the others.
     pub(super) async fn keep_asking(self) {
         tokio::join!(
             again(|| self.ledger()),

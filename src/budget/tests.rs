@@ -6,7 +6,7 @@ fn budgets() -> Budgets {
     Budgets::new(RATES, Duration::from_secs(600), Metrics::default())
 }
 
-/// Takes turns as fast as possible, and compares their number within `time`.
+/// Takes turns as fast as possible, and checks how many there are within `time`.
 fn check(per_second: u32, time: Duration, expected: u32) {
     let (mut pace, start) = (Pace::new(per_second), Instant::now());
     let (mut now, mut calls) = (start, 0);
@@ -71,26 +71,26 @@ async fn pauses_of_a_throttling_account_grow() {
     assert_eq!(gauge(), 1);
     for pause in [1, 2, 4, 8, 16, 30, 30] {
         let Err(Pausing::Throttled { retry_in: wait }) = budgets.enter("1", "r") else {
-            panic!("it is left alone")
+            panic!("the account is paused")
         };
         let pause = Duration::from_secs(pause);
         assert!(wait >= pause && wait <= pause * 5 / 4, "{wait:?} instead of {pause:?}");
         budgets.enter("1", "s").expect("another Region has its own quota");
         tokio::time::advance(wait).await;
-        let probe = budgets.enter("1", "r").expect("one may see");
-        budgets.enter("1", "r").expect_err("one alone");
+        let probe = budgets.enter("1", "r").expect("a probe is due");
+        budgets.enter("1", "r").expect_err("only one probe at a time");
         // The probe takes longer than its interval.
         tokio::time::advance(Duration::from_secs(40)).await;
-        budgets.enter("1", "r").expect_err("one alone, however long it takes");
+        budgets.enter("1", "r").expect_err("only one probe at a time, however long it takes");
         probe.heed(Answer::Throttled);
     }
     assert_eq!(gauge(), 1);
     first[0].heed(Answer::Answered);
     assert_eq!(gauge(), 0);
-    let after = budgets.enter("1", "r").expect("it takes requests again");
+    let after = budgets.enter("1", "r").expect("the account takes requests again");
     after.heed(Answer::Throttled);
     after.heed(Answer::Answered);
-    budgets.enter("1", "r").expect("that was an answer too");
+    budgets.enter("1", "r").expect("the answer ended the pause");
 }
 
 /// How long an account in Region `r` is paused because it did not answer.
@@ -111,10 +111,10 @@ async fn an_account_without_an_answer_takes_one_slot() {
     for pause in [1, 2, 4] {
         let wait = unreached(&budgets, "1");
         assert!(wait >= Duration::from_secs(pause) && wait <= Duration::from_secs(pause) * 5 / 4, "{wait:?}");
-        budgets.enter("2", "r").expect("another account may have an answer");
+        budgets.enter("2", "r").expect("only one account is paused");
         tokio::time::advance(wait).await;
         budgets.check("1", "r").expect("a probe is due");
-        let probe = budgets.enter("1", "r").expect("one may see");
+        let probe = budgets.enter("1", "r").expect("a probe is due");
         for _ in 0..10 {
             tokio::time::advance(Duration::from_secs(30)).await;
             assert!(unreached(&budgets, "1") >= Duration::from_secs(1));
@@ -123,10 +123,10 @@ async fn an_account_without_an_answer_takes_one_slot() {
     }
     // A probe without a call, as for an object without records, is spent.
     tokio::time::advance(unreached(&budgets, "1")).await;
-    drop(budgets.enter("1", "r").expect("one may see"));
+    drop(budgets.enter("1", "r").expect("a probe is due"));
     tokio::time::advance(unreached(&budgets, "1")).await;
-    budgets.enter("1", "r").expect("one may see").heed(Answer::Answered);
-    budgets.enter("1", "r").expect("that was an answer");
+    budgets.enter("1", "r").expect("a probe is due").heed(Answer::Answered);
+    budgets.enter("1", "r").expect("the answer ended the pause");
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,17 +137,17 @@ async fn a_region_without_an_answer_takes_one_slot_for_all_accounts() {
     let [one, two, three] = &tickets;
     one.heed(Answer::Unanswered);
     two.heed(Answer::Unanswered);
-    budgets.enter("4", "r").expect("two accounts may be their own affair").heed(Answer::Answered);
+    budgets.enter("4", "r").expect("two silent accounts do not pause the Region").heed(Answer::Answered);
     for ticket in [three, two] {
         ticket.heed(Answer::Unanswered);
-        budgets.enter("5", "r").expect("another had an answer since");
+        budgets.enter("5", "r").expect("account 4 has answered meanwhile");
     }
     one.heed(Answer::Unanswered);
     for _ in 0..3 {
         let wait = unreached(&budgets, "5");
-        budgets.enter("5", "s").expect("another Region is none of this one's affair");
+        budgets.enter("5", "s").expect("only one Region is paused");
         tokio::time::advance(wait).await;
-        let probe = budgets.enter("5", "r").expect("one may see");
+        let probe = budgets.enter("5", "r").expect("a probe is due");
         tokio::time::advance(Duration::from_secs(60)).await;
         for account in ["1", "5", "6"] {
             unreached(&budgets, account);
@@ -155,9 +155,9 @@ async fn a_region_without_an_answer_takes_one_slot_for_all_accounts() {
         probe.heed(Answer::Unanswered);
     }
     tokio::time::advance(Duration::from_secs(60)).await;
-    budgets.enter("6", "r").expect("one may see").heed(Answer::Answered);
+    budgets.enter("6", "r").expect("a probe is due").heed(Answer::Answered);
     budgets.enter("7", "r").expect("the Region answers");
-    let _probe = budgets.enter("1", "r").expect("one of its own may see");
+    let _probe = budgets.enter("1", "r").expect("account 1's own probe is due");
     unreached(&budgets, "1");
 }
 
@@ -166,8 +166,8 @@ async fn a_pause_is_remembered_until_the_last_message_came_again() {
     let budgets = budgets();
     budgets.enter("1", "r").expect("nothing is wrong").heed(Answer::Throttled);
     tokio::time::advance(Duration::from_secs(700)).await;
-    let _probe = budgets.enter("1", "r").expect("one may see");
-    budgets.enter("1", "r").expect_err("one alone");
+    let _probe = budgets.enter("1", "r").expect("a probe is due");
+    budgets.enter("1", "r").expect_err("only one probe at a time");
     assert_eq!(budgets.metrics.throttled_accounts.get(), 1);
 }
 

@@ -81,7 +81,7 @@ impl DoctorArgs {
     }
 }
 
-/// Checks the selected conditions and prints their state. Fails if a condition does.
+/// Checks the selected conditions and prints their state. Fails if a condition fails.
 pub(super) async fn execute(args: DoctorArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let DoctorArgs { tenant, delivery, cluster, all, json } = args;
     let patient = match tenant {

@@ -15,7 +15,7 @@ impl Show {
     /// Writes the result to standard output, as text or as JSON.
     ///
     /// # Errors
-    /// Standard output cannot be written, for example because its reader has ended.
+    /// Standard output cannot be written, for example because the program that reads it has ended.
     pub(super) fn result(
         self,
         text: impl FnOnce() -> String,

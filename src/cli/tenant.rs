@@ -1,6 +1,7 @@
 //! `logferry tenant`: shows and changes the tenant table. Rows are validated as the worker does it.
 //!
-//! Results go to standard output, as a table or as JSON. Outcomes and errors go to standard error.
+//! Results go to standard output, as a table or as JSON. Messages about what was done, warnings and errors go to standard
+//! error.
 
 mod entry;
 
@@ -44,7 +45,7 @@ const MORE: &str = "\
 Rows are JSON: one object or an array of objects, with the table's attributes as plain values
   {\"tenant_id\": \"acme\", \"type\": \"cloudwatch\", \"enabled\": true, \"desired_logs\": [\"web-*\"], ...}
 or in DynamoDB's form ({\"tenant_id\": {\"S\": \"acme\"}, ...}). Workers remember rows for tenants.cache_ttl, so they see a
-change after that time at the latest.
+change within that time.
 
 Exit codes: 0 done; 1 AWS refused or did not answer; 2 wrong usage; 64 the configuration cannot be used; 65 rows
 cannot be used, and nothing was written; 66 the tenant, row or file does not exist.";
@@ -313,7 +314,7 @@ fn count(rows: usize) -> String {
 }
 
 /// # Errors
-/// A row cannot be used. The error tells how many.
+/// A row cannot be used. The error says how many.
 fn usable(entries: &[CheckedRow]) -> Result<(), Refusal> {
     let bad = entries.iter().filter(|entry| !entry.is_valid()).count();
     let problem = || Refusal::Invalid(format!("{bad} of {} cannot be used", count(entries.len())));
@@ -411,7 +412,7 @@ fn warn_of_misfits(entries: &[CheckedRow], config: &Config) {
     let own_buckets = config.own_buckets();
     for bad in entries.iter().filter_map(|entry| entry.misfit(&own_buckets)) {
         eprintln!(
-            "logferry: warning: with this configuration, {bad}: a worker with it sends the tenant's messages to the dead-letter queue"
+            "logferry: warning: {bad}: a worker with this configuration sends the tenant's messages to the dead-letter queue"
         );
     }
 }
@@ -477,8 +478,8 @@ async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: S
     let left = rows.of(tenant).await?;
     if left.iter().all(|(name, _)| name == SETTINGS) && !left.is_empty() {
         eprintln!(
-            "logferry: only the settings row of tenant {tenant:?} is left: unless it is paused, its messages are \
-             acknowledged as disabled instead of refused as those of an unknown tenant"
+            "logferry: only the settings row of tenant {tenant:?} is left: unless the tenant is paused, its messages are \
+             acknowledged, as with a disabled delivery; without that row they would be those of an unknown tenant"
         );
     }
     Ok(())

@@ -83,12 +83,12 @@ impl Loaded {
 #[error("{}", .0.join("\n"))]
 pub struct LayerError(pub Vec<String>);
 
-/// Reads all layers. `environment` is the complete environment, so that tests can pass their own; `flags` are `field = value` pairs
-/// with values as in the environment.
+/// Reads all layers. `environment` is the complete environment, so that tests can pass their own; `flags` are pairs of field and
+/// value, with values as in the environment.
 ///
 /// # Errors
-/// The file cannot be read or parsed, or a layer has an unknown field or a value of the wrong type. The error names each problem with
-/// its layer. [`Config::validate`] checks the rules.
+/// The file cannot be read or parsed, or a layer has an unknown field or a value of the wrong type. The error names each
+/// problem with its layer. [`Config::validate`] checks the rules.
 pub fn load(
     file: Option<PathBuf>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -301,9 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_variable_and_come_together() {
+    fn errors_name_the_variable_and_are_reported_together() {
         let error = load_from(&[("LOGFERRY_QUEUE__MAX_MESAGES", "2"), ("RETRY_ATTEMPTS", "many")])
-            .expect_err("neither is right")
+            .expect_err("neither variable is right")
             .to_string();
         assert!(error.contains("LOGFERRY_QUEUE__MAX_MESAGES"), "{error}");
         assert!(error.contains("RETRY_ATTEMPTS") && error.contains("delivery.attempts"), "{error}");

@@ -2,10 +2,11 @@
 
 use crate::{credentials::partition, tenant::region};
 
-/// Reads a DynamoDB table's name or ARN. Returns the Region of an ARN. Source: DynamoDB API reference, `TableName` and "Naming rules".
+/// Reads a DynamoDB table's name or ARN. Returns the Region of an ARN. Source: DynamoDB API reference, `TableName` and
+/// "Naming rules".
 ///
 /// # Errors
-/// What the text must be.
+/// The text is neither. The error says what it must be.
 pub(super) fn table(text: &str) -> Result<Option<&str>, String> {
     let (name, place) = match text.split(':').collect::<Vec<_>>()[..] {
         ["arn", of, "dynamodb", place, account, resource]
@@ -19,7 +20,9 @@ pub(super) fn table(text: &str) -> Result<Option<&str>, String> {
     if (3..=255).contains(&name.len()) && name.chars().all(legal) {
         Ok(place)
     } else {
-        Err(format!("{text:?} is no name of a table, which is 3 to 255 of [A-Za-z0-9_.-], and no ARN of one"))
+        Err(format!(
+            "{text:?} is neither the name of a table (3 to 255 of [A-Za-z0-9_.-]) nor the ARN of one"
+        ))
     }
 }
 
@@ -49,8 +52,9 @@ pub(super) struct QueueUrl<'a> {
     pub(super) region: Option<&'a str>,
 }
 
-/// Reads a queue's URL: AWS's form, `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`, or any host and a path that ends in the queue's
-/// name. Sources: SQS Developer Guide, "Queue and message identifiers"; AWS General Reference, "Amazon SQS endpoints".
+/// Reads a queue's URL: AWS's form, `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`, or any host and a path that ends in the
+/// queue's name. Sources: SQS Developer Guide, "Queue and message identifiers"; AWS General Reference, "Amazon SQS
+/// endpoints".
 ///
 /// # Errors
 /// What is wrong with the URL.
@@ -58,19 +62,18 @@ pub(super) fn queue_url(text: &str) -> Result<QueueUrl<'_>, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some((host, path)) = rest.and_then(|rest| rest.split_once('/')) else {
         return Err(format!(
-            "{text:?} is not the URL of a queue, such as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
+            "{text:?} is not a queue's URL such as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
         ));
     };
     let name = path.rsplit('/').next().unwrap_or_default();
     if name.ends_with(".fifo") {
         return Err(format!(
-            "{text:?} is a FIFO queue. S3 and standard topics of SNS cannot send to one, and logferry needs no order: use a \
-             standard queue"
+            "{text:?} is a FIFO queue, to which S3 and standard SNS topics cannot send: use a standard queue"
         ));
     }
     let in_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_');
     if host.is_empty() || !host.chars().all(in_host) {
-        return Err(format!("{text:?} has no valid host"));
+        return Err(format!("{text:?} has no host, or one that no URL can have"));
     }
     let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if !((1..=80).contains(&name.len()) && name.chars().all(in_name)) {
@@ -153,12 +156,12 @@ mod tests {
             ("https://sqs.eu-central-1.amazonaws.com/logs", Err("12 digits")),
             ("https://sqs.eu-central-1.amazonaws.com/111111111111/logs.fifo", Err("standard queue")),
             ("http://localhost:9324/queue/logs.fifo", Err("standard queue")),
-            ("https://exa mple/queue/logs", Err("no valid host")),
-            ("https:///queue/logs", Err("no valid host")),
-            ("arn:aws:sqs:eu-central-1:111111111111:logs", Err("not the URL of a queue")),
-            ("logs", Err("not the URL of a queue")),
-            ("https://sqs.eu-central-1.amazonaws.com", Err("not the URL of a queue")),
-            ("ftp://host/logs", Err("not the URL of a queue")),
+            ("https://exa mple/queue/logs", Err("no host")),
+            ("https:///queue/logs", Err("no host")),
+            ("arn:aws:sqs:eu-central-1:111111111111:logs", Err("not a queue's URL")),
+            ("logs", Err("not a queue's URL")),
+            ("https://sqs.eu-central-1.amazonaws.com", Err("not a queue's URL")),
+            ("ftp://host/logs", Err("not a queue's URL")),
         ] {
             match (queue_url(text), expected) {
                 (Ok(found), Ok(region)) => assert_eq!(found.region, region, "{text:?}"),

@@ -27,7 +27,7 @@ const MAX_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 const MAX_IN_FLIGHT: usize = 120_000;
 
 impl Config {
-    /// Finds all broken rules. If there is none, `worker` can start with this configuration.
+    /// Finds all broken rules. Without any, `worker` can start with this configuration.
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::default();
         check.region("aws.region", self.aws.region.as_deref());
@@ -86,7 +86,7 @@ impl Config {
         let shortest_grace = self.queue.wait_time.saturating_add(4 * SECOND);
         check.within("worker.grace_period", self.worker.grace_period, SECOND..=60 * MINUTE);
         check.that("worker.grace_period", self.worker.grace_period >= shortest_grace, || {
-            // Or our own last poll could receive the messages that we give back.
+            // Otherwise our own last poll could receive the messages that we give back.
             format!("must be at least 4 s longer than queue.wait_time, {shortest_grace:?}")
         });
         self.validate_log(&mut check);
@@ -96,8 +96,8 @@ impl Config {
         check.problems
     }
 
-    /// Queues and tables in another Region than `here`, to which all calls go. The host of a URL shows a queue's Region, an ARN a
-    /// table's.
+    /// Finds queues and tables outside of the Region `here`, to which all calls go. A queue's Region is read from the host
+    /// of its URL, a table's from its ARN.
     pub fn elsewhere(&self, here: &str) -> Vec<Problem> {
         let of_queue = |url: &Option<String>| Some(queue_url(url.as_deref()?).ok()?.region?.to_owned());
         let of_table = |name: &Option<String>| Some(table(name.as_deref()?).ok()??.to_owned());
@@ -155,7 +155,7 @@ impl Config {
         });
         check.that("queue.max_hidden", queue.max_hidden <= MAX_IN_FLIGHT, || {
             format!(
-                "{} is more than the {MAX_IN_FLIGHT} messages that SQS lets be in flight",
+                "{} is more than the {MAX_IN_FLIGHT} messages that SQS allows in flight",
                 queue.max_hidden
             )
         });
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn several_problems_come_together() {
+    fn several_problems_are_reported_together() {
         check(
             |c| {
                 c.queue.max_messages = 0;

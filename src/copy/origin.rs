@@ -1,4 +1,4 @@
-//! A copy's metadata name the object that was copied. The next copy to the same key compares it with its own object. No I/O.
+//! A copy's metadata names its source object. The next copy to the same key compares this name with its own source. No I/O.
 
 use std::{cmp::Ordering, collections::HashMap};
 
@@ -8,8 +8,8 @@ use crate::{digest, route::Route};
 /// Largest total size of the names and values of an object's own metadata, in bytes. Source: S3 User Guide, "Working with
 /// object metadata".
 const MAX_METADATA: usize = 2048;
-/// Longest encoded key that is written out. Within this limit, everything that identifies a source fits into
-/// [`MAX_METADATA`].
+/// Longest encoded key that the metadata contains in full; a longer key is hashed. With this limit, everything that
+/// identifies a source fits into [`MAX_METADATA`].
 const MAX_WRITTEN_KEY: usize = 1024;
 
 const DELIVERED_BY: &str = "delivered-by";
@@ -53,7 +53,7 @@ impl CopyJob<'_> {
         metadata
     }
 
-    /// Decides what happens to the existing object at `key`, which has these metadata.
+    /// Decides what happens to the existing object at `key`, whose metadata is `metadata`.
     ///
     /// An object that does not name its source is replaced: an earlier system may have written it, or an earlier version of
     /// logferry without room for the key.
@@ -82,8 +82,8 @@ impl CopyJob<'_> {
     }
 }
 
-/// The key as the metadata have it: URL-encoded, or `sha256:` and its hash if the encoded key is too long. An encoded key
-/// never contains a colon.
+/// The key as the metadata contains it: URL-encoded, or `sha256:` and its hash if the encoded key is too long. An encoded
+/// key never contains a colon.
 fn written_key(key: &str) -> String {
     let written = encoded(key);
     if written.len() > MAX_WRITTEN_KEY {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_name_the_origin_of_a_copy() {
+    fn the_metadata_names_the_origin_of_a_copy() {
         let mut order = order("acme/prod-é/web/web 0/1.json.gz", Some("0055AED6DCD90281E5"));
         order.object.version_id = Some("v1".into());
         let expected = [

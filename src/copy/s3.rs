@@ -45,16 +45,15 @@ enum There {
         etag: Option<String>,
         metadata: HashMap<String, String>,
     },
-    /// S3 does not say whether an object exists. Either the role may not read it, or none exists and the role may not list
-    /// the bucket. Or the bucket refuses the call for a reason that HeadObject's answer does not name; the copy's error names
-    /// it then.
+    /// S3 does not say whether an object exists. Either the role may not read the object, or no object exists and the role
+    /// may not list the bucket, or the bucket refuses the call. HeadObject's answer names no reason; the copy's error does.
     Hidden,
 }
 
-/// Condition on the copy's key, for the copy to be written.
+/// What must be true of the copy's key when S3 writes the copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Condition {
-    /// No object exists at the key.
+    /// No object exists there.
     Absent,
     /// The object at the key still has this eTag.
     Unchanged(String),
@@ -85,11 +84,11 @@ impl ProvideCredentials for Nobody {
     }
 }
 
-/// Time limit of one attempt. S3 answers when the copy is done, which takes minutes for 5 GB; this is longer than any copy we
-/// have seen. The lease on the object is renewed meanwhile.
+/// Time limit of one attempt to copy. S3 answers when the copy is done, which takes minutes for 5 GB. No copy that we have
+/// seen took this long. The lease on the object is renewed meanwhile.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
-/// Number of attempts to look at the copy's key and then to write it. One is enough unless others write to the key meanwhile;
-/// two are needed if the role may write but not read.
+/// Number of attempts to look at the copy's key and then to write the copy. One is enough unless others write to the key
+/// meanwhile; two are needed if the role may write but not read.
 const LOOKS: u32 = 3;
 
 impl S3Copier {
@@ -123,7 +122,8 @@ impl S3Copier {
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
             // The role caches its session itself. A second cache would hide the renewed one.
             .identity_cache(IdentityCache::no_cache())
-            // Each destination has retry tokens of its own, so that one throttled customer does not use up those of others.
+            // Each destination has retry tokens of its own, so that a throttled customer does not use up the tokens of
+            // others.
             .retry_partition(RetryPartition::new(format!("{bucket}/{region}")))
     }
 
@@ -173,7 +173,7 @@ impl S3Copier {
             // If the bucket still uses ACLs, the copy would otherwise belong to us.
             .acl(ObjectCannedAcl::BucketOwnerFullControl)
             // S3 copies either all metadata or none. We add our own, so the headers that readers need are set again: without
-            // the encoding, they would not know that the object is gzip.
+            // the encoding, a reader would not know that the object is gzip.
             .metadata_directive(MetadataDirective::Replace)
             .set_metadata(Some(metadata))
             .set_content_type(job.head.content_type.clone())
@@ -251,8 +251,8 @@ impl ObjectCopier for S3Copier {
 type Refusal = SdkError<CopyObjectError, HttpResponse>;
 
 impl Condition {
-    /// Whether the condition may be the reason why the copy was refused. S3 gives the same error for the condition on the
-    /// source; then the message's next attempt reports the missing source.
+    /// Whether the condition may be the reason why the copy was refused. S3 gives the same error if the condition on the
+    /// source fails; then the message's next attempt finds that the source is missing.
     fn is_refused(&self, error: &Refusal) -> bool {
         *self != Self::None
             && match error.code() {

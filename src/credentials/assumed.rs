@@ -74,8 +74,8 @@ struct Session {
 }
 
 impl AssumedRole {
-    /// A role of our own, not assumed yet. `sts` signs with the credentials of the hop before; `via` is that hop, if it is an assumed
-    /// role too.
+    /// A role of our own, not assumed yet. `sts` signs with the credentials of the hop before; `via` is that hop, if it is
+    /// an assumed role too.
     pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest, life: SessionLife) -> Self {
         Self::with(sts, via, request, life, Arc::default(), None)
     }
@@ -105,12 +105,12 @@ impl AssumedRole {
         Self { shared: Arc::new(Shared { sts, via, request, life, session, flight, breakers }) }
     }
 
-    /// The role's credentials, from memory or from STS, with one call to STS at a time. While a customer's role is refused, callers
-    /// other than the probe fail at once. If STS does not answer a call, the callers that waited for it share the failure. A renewal
-    /// runs in the background as long as the old session is valid.
+    /// The role's credentials, from memory or from STS, with one call to STS at a time. While a customer's role is refused,
+    /// callers other than the probe fail at once. If STS does not answer a call, the callers that waited for it share the
+    /// failure. A renewal runs in the background as long as the old session is valid.
     ///
     /// # Errors
-    /// There is no valid session, and STS refuses, or refused before and no probe is due, or does not answer.
+    /// There is no valid session, and STS refuses or does not answer; or STS refused before, and no probe is due.
     ///
     /// # Cancel safety
     /// Safe: the next caller asks STS again. A probe that is dropped is spent.
@@ -172,7 +172,7 @@ impl AssumedRole {
         let mut session = self.session();
         let session = session.as_mut().filter(|session| now < session.expires_at)?;
         if session.refresh_at <= now {
-            // Other callers start no second renewal meanwhile.
+            // Postponed, so that other callers do not start a second renewal.
             session.refresh_at = now + RENEWAL_PAUSE;
             tokio::spawn(self.clone().renew_early(session.credentials.clone()));
         }
@@ -194,7 +194,7 @@ impl AssumedRole {
             Err(error) => tracing::warn!(
                 role.arn = %self.shared.request.role,
                 error = %error,
-                "renewing a session failed; the old one still holds"
+                "renewing a session failed; the old session is still valid"
             ),
         }
     }
@@ -231,7 +231,8 @@ impl AssumedRole {
         }
     }
 
-    /// Opens the breaker for a refusal of this role that lasts until somebody changes something. Returns the error for the caller.
+    /// Opens the breaker for a refusal of this role that lasts until somebody changes something. Returns the error for the
+    /// caller.
     fn opens_breaker(&self, refusal: AssumeError) -> AssumeError {
         let (Some(breakers), AssumeError::Denied { role, code, message, .. }) =
             (&self.shared.breakers, &refusal)
@@ -239,7 +240,7 @@ impl AssumedRole {
             return refusal;
         };
         let request = &self.shared.request;
-        // A refusal of the hop before is not the customer's to fix.
+        // A refusal of the hop before is not the customer's fault.
         let Some(cause) = Cause::of(code, message).filter(|_| *role == request.role.as_str()) else {
             return refusal;
         };
@@ -249,7 +250,7 @@ impl AssumedRole {
         breaker.refuse(refusal, cause, &remedy)
     }
 
-    /// Whether STS refuses the customer's role, to all sessions in it.
+    /// Whether the breaker of the customer's role is open, for all sessions in the role.
     pub fn is_refused(&self) -> bool {
         self.shared.breakers.as_ref().is_some_and(|breakers| breakers.role.held().is_some())
     }
@@ -277,7 +278,8 @@ impl AssumedRole {
         answer.map_err(|error| self.blamed(error))
     }
 
-    /// Turns a refusal into [`AssumeError::Ours`] if we are at fault: the session that signed is not valid, or the role is our own.
+    /// Turns a refusal into [`AssumeError::Ours`] if we are at fault: the session that signed is not valid, or the role is
+    /// our own.
     fn blamed(&self, error: AssumeError) -> AssumeError {
         match error {
             AssumeError::Denied { code, message, .. } if refuses_session(Some(code.as_str())) => {

@@ -27,7 +27,7 @@ use crate::{
 pub struct SessionSettings {
     /// Life of a session.
     pub life: SessionLife,
-    /// Most sessions remembered.
+    /// Largest number of sessions in the cache.
     pub cache_capacity: u64,
     /// Time between two calls for a refused role.
     pub probe_intervals: ProbeIntervals,
@@ -62,7 +62,7 @@ impl OwnAccount {
             return Ok(id.clone());
         }
         let _turn = self.flight.turn().await?;
-        // The caller that had the turn before may have got it.
+        // The caller that had the turn before may have received the id.
         if let Some(id) = self.id.get() {
             return Ok(id.clone());
         }
@@ -86,8 +86,8 @@ impl OwnAccount {
     }
 }
 
-/// What STS decides by whether to refuse a role. Clusters, groups and Regions of a tenant are not part of it, so that one probe is
-/// enough for all of them.
+/// Everything on which STS's decision about a role depends. A tenant's clusters, groups and Regions are not part of it, so
+/// that one probe is enough for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RoleKey {
     tenant_id: String,
@@ -107,7 +107,7 @@ struct SessionKey {
 }
 
 impl SessionKey {
-    /// `None` if the session has no external id and our own account's is unknown.
+    /// `None` if the session has no external id and our own account's id is unknown.
     fn of(session: &SessionSpec, own_account: Option<String>) -> Option<Self> {
         Some(Self {
             role: RoleKey {
@@ -141,15 +141,16 @@ impl Customers {
                 flight: Flight::default(),
             }),
             sessions: Recent::new(capacity),
-            // Sessions use half of them at most. The other half is for refused roles, which are probed once their breaker is
-            // forgotten.
+            // Sessions use at most half of the breakers. The other half is for refused roles: if the breaker of a refused
+            // role were forgotten, the role would be asked for again at once.
             breakers: Recent::new(2 * capacity),
             metrics,
         }
     }
 
-    /// Forgets sessions and breakers that have been idle for long. Every message that waits for a refused role asks for it. If none
-    /// does, the tenant is gone or its row names another role, and the metrics must not show the old role as refused.
+    /// Forgets sessions and breakers that have been idle for long. Every message that waits for a refused role asks for the
+    /// role. If no message does, the tenant is gone or its row names another role, and the metrics must not show the old
+    /// role as refused.
     pub fn tidy(&self) {
         let SessionSettings { life: SessionLife { duration, .. }, probe_intervals, .. } = self.settings;
         let life = |refused| if refused { probe_intervals.longest * 2 } else { duration * 2 };
@@ -158,8 +159,8 @@ impl Customers {
         self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
     }
 
-    /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session find it
-    /// in the cache.
+    /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session
+    /// find it in the cache.
     ///
     /// # Errors
     /// One of the two roles cannot be assumed, or the customer's role was refused and no probe is due.
@@ -178,7 +179,7 @@ impl Customers {
                     .get_or_insert_with(&key, || self.session(&session, &key.role, Arc::clone(&breaker)))
             }
         };
-        // Asked for here, so that a refusal is an error of the role and not of a later call.
+        // Credentials are resolved here, so that a refusal is reported before a later call fails because of it.
         let entered = role.credentials().await;
         if entered.is_err() && breaker.held().is_some() {
             self.sessions.remove(&key);
@@ -243,7 +244,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
+        tokio::time::timeout(Duration::from_secs(60), back).await.expect("STS is asked again soon");
         assert_eq!(ours.id().await, Ok("111111111111".to_owned()));
         assert_eq!(asked(), tried + 1);
     }
@@ -252,11 +253,15 @@ mod tests {
     async fn sessions_and_breakers_in_use_are_not_forgotten() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("x")).await.expect("the accounts can be set up");
         let customer = Customer::create(&aws, "222222222222", &provider, CustomerSpec::new("acme")).await;
-        let customer = customer.expect("it can be set up");
+        let customer = customer.expect("the accounts can be set up");
         let root = aws.account(&provider.account);
-        let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
+        let worker = root
+            .assume_role(&provider.worker_role_arn, "worker", &[])
+            .await
+            .expect("the account may be the worker");
         let (base, hour) = (worker.sdk_config(), Duration::from_secs(3600));
         let life = SessionLife { duration: hour, refresh_before: hour / 12 };
         let request = AssumeRequest::central(provider.central_role_arn.parse().expect("a role"));
@@ -276,25 +281,25 @@ mod tests {
         let assumed = || sandbox.calls("sts", "AssumeRole");
         let before = assumed();
 
-        let held = customers.enter(entry("a")).await.expect("it may");
-        let key = SessionKey::of(&entry("a"), None).expect("it has an external id");
+        let held = customers.enter(entry("a")).await.expect("the role lets us in");
+        let key = SessionKey::of(&entry("a"), None).expect("the row has an external id");
         let breaker = Arc::downgrade(&customers.breaker(&key.role));
         for group in ["b", "c"] {
-            customers.enter(entry(group)).await.expect("it may");
+            customers.enter(entry(group)).await.expect("the role lets us in");
         }
         for other in 0..9 {
             customers.breaker(&RoleKey { tenant_id: other.to_string(), ..key.role.clone() });
         }
         assert_eq!(assumed() - before, 1 + 3, "the central role and three sessions");
-        let again = customers.enter(entry("a")).await.expect("it may");
+        let again = customers.enter(entry("a")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 4, "the session in use is the one that is found");
         assert!(std::sync::Weak::ptr_eq(&breaker, &Arc::downgrade(&customers.breaker(&key.role))));
-        customers.enter(entry("b")).await.expect("it may");
+        customers.enter(entry("b")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 5, "nobody used this one");
 
         drop((held, again));
-        customers.enter(entry("c")).await.expect("it may");
-        customers.enter(entry("a")).await.expect("it may");
+        customers.enter(entry("c")).await.expect("the role lets us in");
+        customers.enter(entry("a")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 7, "nobody uses it any more");
     }
 }

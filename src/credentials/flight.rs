@@ -54,7 +54,7 @@ impl Flight {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.clone()));
     }
 
-    /// Records that STS answered, be it with a refusal.
+    /// Records that STS answered, even with a refusal.
     pub fn answer(&self) {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -77,9 +77,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_waited_share_the_failure() {
+    async fn waiting_callers_share_the_failure() {
         let flight = Arc::new(Flight::default());
-        let first = flight.turn().await.expect("nobody asks");
+        let first = flight.turn().await.expect("no caller has the turn");
         let waiting: Vec<_> = (0..5)
             .map(|_| {
                 let flight = Arc::clone(&flight);
@@ -92,7 +92,7 @@ mod tests {
         drop(first);
         let started = Instant::now();
         for waiting in waiting {
-            assert_eq!(waiting.await.expect("it ends"), Err(unavailable("a time-out")));
+            assert_eq!(waiting.await.expect("the task ends"), Err(unavailable("a time-out")));
         }
         assert_eq!(started.elapsed(), Duration::ZERO);
     }
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(flight.turn().await.map(drop), Err(unavailable("503")));
         tokio::time::advance(Duration::from_millis(1)).await;
         let turn = flight.turn().await.expect("the pause is over");
-        assert_eq!(flight.turn().await.map(drop), Err(unavailable("503")), "nobody waits");
+        assert_eq!(flight.turn().await.map(drop), Err(unavailable("503")), "no caller waits");
         flight.answer();
         let next = async {
             tokio::task::yield_now().await;
@@ -120,7 +120,7 @@ mod tests {
         let flight = Arc::new(Flight::default());
         flight.fail(&unavailable("503"));
         tokio::time::advance(DOUBT).await;
-        let turn = flight.turn().await.expect("nobody asks");
+        let turn = flight.turn().await.expect("no caller has the turn");
         let other = tokio::spawn({
             let flight = Arc::clone(&flight);
             async move { flight.turn().await.map(drop) }
@@ -128,6 +128,6 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!other.is_finished());
         drop(turn);
-        assert_eq!(other.await.expect("it ends"), Ok(()));
+        assert_eq!(other.await.expect("the task ends"), Ok(()));
     }
 }

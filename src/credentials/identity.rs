@@ -21,7 +21,8 @@ pub struct Identity {
     pub arn: String,
 }
 
-/// AWS refuses us because of our clock, our credentials or our role, in whichever role the call was made. No customer can fix it.
+/// AWS refuses us because of our clock, our credentials or our role. The refused call may have been made in any role. No
+/// customer can fix the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Requests are refused because of the time in their signatures.
@@ -65,7 +66,8 @@ pub enum WhoAmIError {
 const TOLERATED: SignedDuration = SignedDuration::from_secs(60);
 
 impl IdentityError {
-    /// The fault of ours that a failed call shows, in whichever role the call was made; `None` if it shows none.
+    /// Tells whether a call in any role failed because of our clock, our signature or our credentials. `None` if the error
+    /// does not say so.
     pub fn of<E>(error: &SdkError<E, HttpResponse>) -> Option<Self>
     where
         E: ProvideErrorMetadata + Error + 'static,
@@ -74,7 +76,8 @@ impl IdentityError {
         Self::of_code(error.code(), describe(error), date, Timestamp::now())
     }
 
-    /// The same for a call that our own credentials sign, without a role.
+    /// Like [`IdentityError::of`], for a call that our own credentials sign, without a role. If AWS refuses the session or
+    /// the SDK finds no credentials, that is our fault too.
     pub fn of_own<E>(error: &SdkError<E, HttpResponse>) -> Option<Self>
     where
         E: ProvideErrorMetadata + Error + 'static,
@@ -132,9 +135,9 @@ fn skewed(skew: Option<SignedDuration>) -> String {
     }
 }
 
-/// How far our clock is ahead, by the times in AWS's message. Source: IAM User Guide, "Troubleshoot Signature Version 4 signing":
-/// "Signature expired: 20110909T233600Z is now earlier than 20110909T234000Z (20110909T234500Z - 5 min.)". The first time is the
-/// request's, the time in brackets is AWS's.
+/// How far our clock is ahead, computed from the times in AWS's message. Source: IAM User Guide, "Troubleshoot Signature
+/// Version 4 signing": "Signature expired: 20110909T233600Z is now earlier than 20110909T234000Z (20110909T234500Z - 5
+/// min.)". The first time is the request's, the time in brackets is AWS's.
 fn skew_told(problem: &str) -> Option<SignedDuration> {
     let words = problem.split(|c: char| !c.is_ascii_alphanumeric());
     let times: Vec<_> = words

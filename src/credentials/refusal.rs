@@ -5,11 +5,11 @@ use super::request::AssumeRequest;
 /// Likely cause of a refusal that lasts until somebody changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The role does not exist, or its trust policy does not allow the call: STS answers alike to both.
+    /// The role does not exist, or its trust policy does not allow the call: STS gives the same answer to both.
     TrustPolicy,
-    /// The trust policy, or the central role's own, does not allow session tags.
+    /// The trust policy or the central role's own policy does not allow session tags.
     TagSession,
-    /// The trust policy, or the central role's own, does not allow a source identity.
+    /// The trust policy or the central role's own policy does not allow a source identity.
     SourceIdentity,
     /// The central role's own policy does not allow the call.
     CentralRolePolicy,
@@ -24,7 +24,8 @@ impl Cause {
             "AccessDenied" | "AccessDeniedException" => Some(match message {
                 _ if message.contains("sts:TagSession") => Self::TagSession,
                 _ if message.contains("sts:SetSourceIdentity") => Self::SourceIdentity,
-                // AWS says this only about the caller's side. Source: IAM User Guide, "Troubleshoot access denied error messages".
+                // AWS says this only about the caller's side. Source: IAM User Guide, "Troubleshoot access denied error
+                // messages".
                 _ if message.contains("identity-based policy") => Self::CentralRolePolicy,
                 _ => Self::TrustPolicy,
             }),
@@ -53,16 +54,16 @@ impl Cause {
         let role = &request.role;
         match self {
             Self::TagSession => format!(
-                "the trust policy of {role} must allow sts:TagSession to {central}, and the latter's own policy too; or set session_tags to false in the tenant's row"
+                "the trust policy of {role} must allow sts:TagSession to {central}, and the policy of {central} must allow it on {role}; or set session_tags to false in the tenant's row"
             ),
             Self::SourceIdentity => format!(
-                "the trust policy of {role} must allow sts:SetSourceIdentity to {central}, and the latter's own policy too; or set source_identity to false in the tenant's row"
+                "the trust policy of {role} must allow sts:SetSourceIdentity to {central}, and the policy of {central} must allow it on {role}; or set source_identity to false in the tenant's row"
             ),
             Self::CentralRolePolicy => {
                 format!("the policy of our own role {central} must allow sts:AssumeRole on {role}")
             }
             Self::Request => {
-                "STS calls the request itself wrong: see the error, and the names in the tenant's row"
+                "STS says that the request itself is wrong: see the error, and check the names in the tenant's row"
                     .to_owned()
             }
             Self::TrustPolicy => one_of(request, central, message),
@@ -70,8 +71,8 @@ impl Cause {
     }
 }
 
-/// All possible causes: STS gives the same answer for a role that does not exist and for a role that does not trust us, so that
-/// nobody can search for names.
+/// All possible causes: STS gives the same answer for a role that does not exist and for a role that does not trust us, so
+/// that nobody can find out which roles exist.
 fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
     let external_id = match &request.external_id {
         Some(id) => format!("its trust policy asks for another sts:ExternalId than {id:?}"),

@@ -34,9 +34,9 @@ pub struct AssumeRequest {
     pub external_id: Option<String>,
     /// Narrows what the role allows; at most 2,048 characters.
     pub policy: Option<String>,
-    /// Name and value; with any, the trust policy must allow `sts:TagSession`.
+    /// Names and values. If there are tags, the trust policy must allow `sts:TagSession`.
     pub tags: Vec<(&'static str, String)>,
-    /// With one, the trust policy must allow `sts:SetSourceIdentity`.
+    /// If there is one, the trust policy must allow `sts:SetSourceIdentity`.
     pub source_identity: Option<String>,
 }
 
@@ -83,7 +83,8 @@ impl AssumeRequest {
     }
 }
 
-/// A session name that shows the customer in CloudTrail why we are there, made legal: `logferry-acme-corp`.
+/// The session's name, which shows the customer in CloudTrail whose logs a call is about: `logferry-acme-corp`. Characters
+/// that STS does not allow become dashes.
 fn session_name(tenant_id: &str) -> String {
     let legal = |c: char| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' };
     // 64 is STS's limit. Source: STS API reference, AssumeRole.

@@ -1,5 +1,5 @@
-//! The breaker of a customer's role, shared by all sessions in the role. It stops calls for a refused role, except for probes, and
-//! logs each change once. The rules are those of [`crate::breaker`].
+//! The breaker of a customer's role, shared by all sessions in the role. It stops calls for a refused role, except for
+//! probes, and logs each change once. The rules are those of [`crate::breaker`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,8 +29,8 @@ struct State {
     refusal: Option<(Arc<AssumeError>, Cause)>,
 }
 
-/// Registers `logferry_role_breakers_open`, the customers' roles that STS refuses and only probes ask for, and
-/// `logferry_role_breaker_changes_total{change, cause}`, by the cause of the refusal.
+/// Registers two metrics. `logferry_role_breakers_open` counts the customers' roles that STS refuses, so that only probes
+/// ask for them. `logferry_role_breaker_changes_total{change, cause}` counts changes; the cause is that of the refusal.
 pub fn register(metrics: &Metrics, registry: &mut Registry) {
     add(registry, "role_breakers_open", "Customers' roles that STS refuses", &metrics.open);
     add(
@@ -92,7 +92,8 @@ impl RoleBreaker {
         Some(AssumeError::Held { refusal: Arc::clone(refusal), probe_in })
     }
 
-    /// Takes the probe that is due, if the breaker is open. Call it right before the call to STS, with the turn of the flight.
+    /// Takes the probe that is due, if the breaker is open. Call this right before the call to STS, while holding the
+    /// flight's turn.
     pub fn take_probe(&self) {
         if self.state().breaker.admit(now(), fastrand::f64()) == Admission::Probe {
             tracing::debug!(tenant.id = self.tenant_id, role.arn = %self.role, "a role's breaker is half open: probing");
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!((breaker.check(), breaker.held()), (Ok(()), None));
         let AssumeError::Held { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
         else {
-            panic!("it is open")
+            panic!("the breaker is open")
         };
         assert_eq!(*refusal, denied());
         assert!((30.0..=37.5).contains(&probe_in.as_secs_f64()), "{probe_in:?}");

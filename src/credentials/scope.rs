@@ -53,7 +53,8 @@ impl Scope {
                 keys["Condition"] = json!({ "StringLike": { "kms:ViaService": "s3.*" } });
                 json!([
                     allow(&["s3:GetObject", "s3:GetObjectVersion"], &[&below(source_bucket, source_prefix)]),
-                    // GetObject on the target lets the copier look at the object that it would overwrite, if the role allows that.
+                    // GetObject on the target lets the copier look at the object that it would overwrite, if the role allows
+                    // that.
                     allow(&["s3:PutObject", "s3:PutObjectAcl", "s3:GetObject"], &[&below(bucket, prefix)]),
                     keys,
                 ])
@@ -63,8 +64,8 @@ impl Scope {
     }
 }
 
-/// Escapes the characters beyond ASCII, which occur only in strings: STS accepts none beyond U+00FF. Source: STS API reference,
-/// AssumeRole, `Policy`.
+/// Escapes all characters beyond ASCII, because STS accepts none beyond U+00FF. In this JSON, they occur only in strings.
+/// Source: STS API reference, AssumeRole, `Policy`.
 fn ascii(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
@@ -136,7 +137,7 @@ mod tests {
         };
         check("acme/", "ROSA/cluster-logs/acme/", "acme/*", "ROSA/cluster-logs/acme/*");
         check("日本/", "é😀/", "日本/*", "é😀/*");
-        // Neither widens the policy by what it is called.
+        // A wildcard or variable in a prefix does not widen the policy.
         check("*/", "a?b${aws:username}/", "${*}/*", "a${?}b${$}{aws:username}/*");
     }
 }

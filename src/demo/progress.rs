@@ -1,4 +1,4 @@
-//! Shows how many records have arrived, until all have, or until nothing moves any more.
+//! Shows how many records have arrived, until all have arrived or nothing changes any more.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const STYLE: &str = "  {bar:40} {human_pos} of {human_len} records";
 /// Waits until at least `expected` events have arrived and the queue is empty, so that duplicates have arrived too.
 ///
 /// # Errors
-/// The worker ended, a message went to the dead-letter queue, or nothing moved for a minute.
+/// The worker ended, a message went to the dead-letter queue, or nothing changed for a minute.
 pub(super) async fn until_delivered(
     stage: &Stage,
     worker: &mut WorkerProcess,

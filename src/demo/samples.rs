@@ -9,7 +9,7 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// An object as a staging bucket had it: its key and its bytes.
+/// An object of a staging bucket: its key and its bytes.
 type Sample = (&'static str, &'static [u8]);
 
 macro_rules! sample {

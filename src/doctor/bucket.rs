@@ -28,7 +28,8 @@ impl Doctor {
                     session_tags: to.session_tags,
                     source_identity: to.source_identity,
                     cluster: self.cluster.clone(),
-                    // The doctor copies nothing, so only the length of the source's names matters to STS.
+                    // STS checks only the size of this policy, and the doctor copies nothing. So the source's names need not
+                    // be those of an object.
                     scope: Scope::Copy {
                         source_bucket: self
                             .source

@@ -15,7 +15,7 @@ use crate::{
     tenant::{CloudWatch, Delivery},
 };
 
-/// Name of the stream that is created and put into. It gets one more slash if an object's stream could have this name.
+/// Name of the stream that is created and put into. `/probe` is appended if an object's stream could have this name.
 const STREAM: &str = "logferry-doctor";
 /// Age of the event that is put. CloudWatch Logs accepts the request, but stores no event older than 14 days. Source:
 /// CloudWatch Logs API reference, PutLogEvents.
@@ -49,7 +49,8 @@ impl Doctor {
                 findings.extend(behind("the customer's role was not entered"));
                 return findings;
             }
-            // The role was entered, but the group is left alone because another delivery of the tenant was denied there.
+            // The role was entered. The group is not tried, because another delivery of the tenant with this role and group
+            // was denied.
             Err(error) => {
                 let mut findings = vec![("customer role", self.entered(&entry, our_side))];
                 let fix = "apply the fix of the delivery above, which has the same role and group";
@@ -175,7 +176,7 @@ impl<S: LogSink> Probe<'_, S> {
             Ok(PutAnswer { rejected, .. }) => Finding::Ok(taken(&rejected).to_owned()),
             Err(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 Finding::Ok(
-                    "is allowed; an old kind of CloudWatch Logs answered that it expects another sequence token"
+                    "is allowed; this CloudWatch Logs still uses sequence tokens, and expects another one"
                         .to_owned(),
                 )
             }
@@ -207,7 +208,7 @@ impl<S: LogSink> Probe<'_, S> {
                 "the account has too many calls in this Region at the moment; try again".to_owned()
             }
             SinkError::Refused(_) => {
-                "CloudWatch Logs's message above says what is wrong; check log_group_name and target_region in the row"
+                "the message of CloudWatch Logs above says what is wrong; check log_group_name and target_region in the row"
                     .to_owned()
             }
             SinkError::Unavailable(_) | SinkError::Unreached { .. } | SinkError::Session(_) => format!(

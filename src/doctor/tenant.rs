@@ -75,7 +75,7 @@ impl Doctor {
         let rows = match self.instruments.rows.of(tenant_id).await {
             Ok(rows) => rows,
             Err(error) => {
-                let fix = "try again: DynamoDB answered a moment ago";
+                let fix = "try again: DynamoDB answered another call a moment ago";
                 return about(Finding::failed(error.problem, fix));
             }
         };

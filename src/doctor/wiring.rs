@@ -40,7 +40,7 @@ impl Doctor {
     pub(super) async fn queues(&self) -> Vec<Condition> {
         let queue = match &self.queue.url {
             Some(url) => self.attributes("queue.url", url).await,
-            // The command line has already refused this.
+            // The command line refuses a configuration without it, so this is not reached.
             None => Err(Finding::failed("queue.url is not set", "set it in the file or as SQS_QUEUE_URL")),
         };
         let letters = match &self.queue.dead_letter_url {
@@ -104,8 +104,7 @@ impl Doctor {
         })
     }
 
-    /// Checks the identity, the tenant table and the central role. Also returns what the tenants' checks need to know of
-    /// them.
+    /// Checks the identity, the tenant table and the central role. Also returns their results for the checks of tenants.
     pub(super) async fn our_side(&self) -> (Vec<Condition>, OurSide) {
         let identity = self.instruments.identity().await;
         let of_identity = match &identity {
@@ -197,7 +196,7 @@ fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -
         Ok(()) => Finding::Ok(format!("{} exists", bucket.name)),
         // Reading and writing objects does not need s3:ListBucket.
         Err(error @ BucketError::Hidden(_)) => {
-            Finding::Skipped(format!("{error}: s3:ListBucket would let this check tell"))
+            Finding::Skipped(format!("{error}: allow s3:ListBucket if this check should find out"))
         }
         Err(error @ BucketError::Unavailable { .. }) => {
             Finding::failed(error.to_string(), "check that S3 can be reached from here, and try again")
@@ -342,7 +341,7 @@ fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>)
         // SQS keeps the sending time of a message that it moves. Source: SQS Developer Guide, "Dead-letter queues".
         Finding::failed(
             format!(
-                "{of_letters}, but the queue's is {of_queue}: a message keeps its age when SQS moves it, and may be gone at once"
+                "{of_letters}, which is not longer than the queue's {of_queue}: a message keeps its age when SQS moves it, and may be deleted at once"
             ),
             "raise MessageRetentionPeriod of the dead-letter queue, ideally to 1209600 (14 days)",
         )

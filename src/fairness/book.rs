@@ -3,21 +3,21 @@
 //! **The share.** A tenant that is not alone may hold as many slots as are free. Network switches share their memory among
 //! ports by this rule, called dynamic threshold. One busy tenant gets half of the slots, two get a third each, and k tenants
 //! get 1/(k+1) each. The rest stays free for tenants that hold none. The rule need not know beforehand which tenants are
-//! busy. A tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (With a
-//! fixed share of slots / active tenants, many tenants would get a fraction of a slot each, and two objects at once would be
-//! too many.)
+//! busy. A tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (A
+//! fixed share, the slots divided by the active tenants, would be less than two slots if tenants are many, so that no tenant
+//! could have two objects in flight.)
 //!
-//! **The turn.** A refused object gets a place in its tenant's virtual queue. A place lasts as long as one of the tenant's
-//! objects takes, divided by the number of its objects in flight. So a backlog comes back spread over the time that it needs,
-//! instead of being received again and again.
+//! **The turn.** A refused object gets a place in its tenant's virtual queue. The length of a place is the duration of one
+//! of the tenant's objects, divided by the number of the tenant's objects in flight. So a backlog comes back spread over the
+//! time that it needs, instead of being received again and again.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-/// How long a tenant stays active after it was seen. It is also active while an object of it is in flight or waits for its
-/// turn.
+/// How long a tenant stays active after it was seen. A tenant is also active while one of its objects is in flight or waits
+/// for its turn.
 const ACTIVE: Duration = Duration::from_secs(30);
 /// How often inactive tenants are forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -25,8 +25,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Assumed duration of a tenant's object until the first one has ended.
 const FIRST_GUESS: Duration = Duration::from_secs(1);
-/// A tenant without other active tenants counts as alone only if a message passes at least this often. If messages pass more
-/// slowly, other tenants may wait unseen behind its backlog, so it must leave slots free for them.
+/// A tenant without other active tenants counts as alone only if the worker's slots get free at least this often. If they
+/// get free less often, messages of other tenants may wait unseen behind the tenant's backlog, so it must leave slots free
+/// for them.
 const TELLING: Duration = Duration::from_millis(250);
 /// Weight of the mean duration so far in the new mean. The latest duration has the weight 1.
 const INERTIA: u32 = 7;
@@ -147,7 +148,8 @@ impl Book {
         if !self.tenants.contains_key(tenant_id) {
             self.tenants.insert(tenant_id.to_owned(), Account::new(now));
         }
-        let account = self.tenants.get_mut(tenant_id).expect("it was there, or has just been inserted");
+        let account =
+            self.tenants.get_mut(tenant_id).expect("the account was there, or has just been inserted");
         account.seen = now;
         account
     }

@@ -1,9 +1,9 @@
 //! Shares the processor among tenants, and keeps it free for tasks that must not wait.
 //!
-//! The same threads read objects, renew leases, write the ledger, answer health checks and notice SIGTERM. Reading an object
-//! that never waits for the network, such as gigabytes of empty messages, would keep a thread busy to its end. So reading
-//! runs in slices: [`Pace`] ends a slice after a millisecond, and `Slices` decides whose slice is next. Between two slices, a
-//! thread runs its other tasks.
+//! The same threads read objects, renew leases, write the ledger, answer health checks and notice SIGTERM. An object that
+//! can be read without waiting for the network, such as gigabytes of empty messages, would keep a thread busy until its end.
+//! So reading runs in slices: [`Pace`] ends a slice after a millisecond, and `Slices` decides whose slice is next. Between
+//! two slices, a thread runs its other tasks.
 
 use std::{
     future::{Future, poll_fn},
@@ -25,8 +25,8 @@ use super::slices::Slices;
 const LOOK: usize = 256 << 10;
 /// Length of a slice. A pause costs some microseconds.
 const SLICE: Duration = Duration::from_millis(1);
-/// How long one object goes on, slice by slice, while other objects of the same tenant wait. A change of objects costs time,
-/// because the processor's caches have to load the other object's buffers.
+/// How long one object goes on, slice after slice, while other objects of the same tenant wait. A change of objects costs
+/// time, because the processor's caches have to load the other object's buffers.
 const TURN: Duration = Duration::from_millis(10);
 /// Work without a pause on more bytes than this moves the thread's other tasks to another thread.
 const LONG: usize = 1 << 20;
@@ -133,8 +133,8 @@ async fn given(slice: oneshot::Receiver<Slice>) -> Slice {
 }
 
 impl Slice {
-    /// Charges the tenant for the time so far, and queues if another task is next. It queues before this slice ends;
-    /// otherwise a task that comes at that moment would be next.
+    /// Charges the tenant for the time so far, and queues if another task is next. The work queues before its slice ends;
+    /// otherwise a task that arrives in between would be next.
     fn make_way(&mut self, turn_is_over: bool) -> Option<oneshot::Receiver<Self>> {
         let mut slices = self.cpu.lock();
         slices.took(&self.tenant_id, std::mem::take(&mut self.took));
@@ -154,14 +154,15 @@ impl Drop for Slice {
             if waiter.is_closed() {
                 next = self.cpu.lock().end(&tenant_id);
             } else {
-                // If the waiter is gone by now, the slice comes back, and goes to the next waiter when it is dropped.
+                // If the waiter has gone meanwhile, `send` returns the slice, and dropping the slice gives it to the next
+                // waiter.
                 drop(waiter.send(self.cpu.slice(&tenant_id)));
             }
         }
     }
 }
 
-/// Waits until it is polled again. The caller must make sure that this happens.
+/// Returns at the second poll. The caller must make sure that there is one.
 async fn next_poll() {
     let mut polled = false;
     poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
@@ -320,7 +321,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         cpu.share(&other, |_| async {}).await;
-        sender.send(()).expect("it waits");
-        waits.await.expect("no panic").expect("sent");
+        sender.send(()).expect("the receiver waits");
+        waits.await.expect("the task does not panic").expect("the value was sent");
     }
 }

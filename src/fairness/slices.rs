@@ -1,10 +1,10 @@
 //! Decides which tenant has the processor next. No I/O; the length of a slice is an argument.
 //!
 //! **The order.** Each tenant has an account of the processor time that it has taken. The waiting tenant with the smallest
-//! account goes first; among equals, the one that has waited longest. The account of a tenant that comes back begins at the
-//! level of the running ones: the tenant has saved no time, and owes none. This is start-time fair queueing, which the Linux
-//! scheduler applies to processes. So a tenant that needs little time waits only for the slices that run at that moment,
-//! however many other tenants are busy.
+//! account goes first; among equals, the one that has waited longest. When a tenant comes back, its account is raised to the
+//! level: the largest account among the tenants that have begun a slice. So a tenant cannot save time while it is away. A
+//! tenant that needs little time waits only for the slices that run at that moment, however many other tenants are busy. The
+//! rule is start-time fair queueing, which the Linux scheduler applies to processes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,7 +15,7 @@ use std::{
 /// Processor time of all tenants, and the tasks that wait for it. `W` identifies a waiting task.
 #[derive(Debug)]
 pub(super) struct Slices<W> {
-    /// Number of slices that may begin to run at once.
+    /// Number of slices that may run at once. Interrupted slices that continue are not limited.
     at_once: usize,
     running: usize,
     /// The largest account among the tenants that have begun a slice.
@@ -39,7 +39,7 @@ impl<W> Slices<W> {
         Self { at_once, running: 0, level: Duration::ZERO, tenants: HashMap::new(), came: 0 }
     }
 
-    /// Begins a slice and returns true, or returns false if no more slices may run. Then the caller must queue.
+    /// Begins a slice and returns true. Returns false if no more slices may run; then the caller must queue.
     pub(super) fn try_start(&mut self, tenant_id: &Arc<str>) -> bool {
         let begins = self.running < self.at_once;
         if begins {
@@ -50,13 +50,13 @@ impl<W> Slices<W> {
         begins
     }
 
-    /// Continues an interrupted slice, however many slices run, because it has little time left.
+    /// Continues an interrupted slice, however many slices run, because the rest of a slice is short.
     pub(super) fn resume(&mut self, tenant_id: &Arc<str>) {
         self.running += 1;
         self.account(tenant_id).running += 1;
     }
 
-    /// Adds a task to the tenant's queue. A running slice must exist, which calls the task when it ends.
+    /// Adds a task to the tenant's queue. At least one slice must be running: the task is called when a slice ends.
     pub(super) fn queue(&mut self, tenant_id: &Arc<str>, waiter: W) {
         self.came += 1;
         let came = self.came;
@@ -104,7 +104,7 @@ impl<W> Slices<W> {
             }
             return None;
         };
-        let (_, waiter) = account.waiting.pop_front().expect("its front was looked at");
+        let (_, waiter) = account.waiting.pop_front().expect("the chosen tenant's queue has a front");
         account.running += 1;
         self.running += 1;
         self.level = self.level.max(account.taken);
@@ -123,7 +123,8 @@ impl<W> Slices<W> {
             self.tenants.insert(Arc::clone(tenant_id), account);
         }
         let level = self.level;
-        let account = self.tenants.get_mut(tenant_id).expect("it was there, or has just been inserted");
+        let account =
+            self.tenants.get_mut(tenant_id).expect("the account was there, or has just been inserted");
         if account.running == 0 && account.waiting.is_empty() {
             account.taken = account.taken.max(level);
         }
@@ -199,7 +200,7 @@ mod tests {
             assert!(!book.try_start(&id("small")));
             book.queue(&id("small"), "small");
             book.took("greedy", SLICE);
-            assert!(!book.goes_on("greedy", false), "the small one's account is smaller");
+            assert!(!book.goes_on("greedy", false), "the small tenant's account is smaller");
             book.queue(&id("greedy"), "greedy");
             let (next, waiter) = book.end("greedy").expect("a task waits");
             assert_eq!((next.as_ref(), waiter), ("small", "small"));
@@ -265,7 +266,7 @@ mod tests {
             assert!(book.try_start(&id(&visitor)), "one is free");
             assert_eq!(end(&mut book, &visitor, SLICE), None);
             if n % 100 == 0 {
-                // A busy tenant's slices move the level on.
+                // A busy tenant's slices raise the level.
                 book.took("there", SLICE);
                 assert!(book.goes_on("there", true), "no task waits");
             }

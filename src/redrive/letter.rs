@@ -1,4 +1,4 @@
-//! What a dead letter is about, and which letters an operator selects. No I/O.
+//! Reads what a dead letter is about, and selects letters for an operator. No I/O.
 
 use jiff::Timestamp;
 
@@ -21,9 +21,10 @@ pub struct Letter {
     pub message_id: Option<String>,
     /// The reason that the worker wrote, or [`UNKNOWN`].
     pub reason: String,
-    /// The tenants that failed, as the worker wrote them. If it did not write all, also the tenants of the keys in the text.
+    /// The tenants that failed, as the worker wrote them. If the worker did not write all, also the tenants of the keys in
+    /// the text.
     pub tenants: Vec<String>,
-    /// Bucket of the object that the worker wrote, or else of the text's first object.
+    /// Bucket of the object that the worker named on the letter, or else of the first object in the text.
     pub bucket: Option<String>,
     /// The object's key, decoded.
     pub key: Option<String>,
@@ -33,14 +34,14 @@ pub struct Letter {
     pub record_offset: Option<String>,
     /// The error that the worker wrote.
     pub error: Option<String>,
-    /// Number of objects in the text; 0 if it is not an event.
+    /// Number of objects in the text; 0 if the text is not an event.
     pub objects: usize,
-    /// When the worker sent the letter; if SQS moved it, when it was first received.
+    /// When the worker sent the letter; if SQS moved the message, when the message was first received.
     pub since: Option<Timestamp>,
 }
 
 impl Letter {
-    /// Reads a letter's attributes, and from its text what they do not say.
+    /// Reads a letter's attributes. What they lack is read from the letter's text.
     pub fn read(stored: &StoredLetter, layout: &KeyLayout) -> Self {
         let attribute = |name: &str| stored.attributes.get(name).cloned();
         let objects = event::decode(&stored.body).map(|event| event.objects).unwrap_or_default();

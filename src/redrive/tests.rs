@@ -17,7 +17,7 @@ struct MemoryLetters {
     stuck: Mutex<HashMap<String, u32>>,
     /// Number of receives after which all receives fail.
     broken_after: Option<usize>,
-    /// Number of receives per new letter that arrives.
+    /// A new letter arrives with every receive whose number is a multiple of this.
     trickles: Option<usize>,
     /// Makes every moved letter a dead letter again at once, sent at this second, because its cause persists.
     buried_again_at: Option<i64>,
@@ -162,7 +162,7 @@ impl DeadLetters for MemoryLetters {
         assert!((1..=MAX_BATCH).contains(&receipts.len()), "{} entries", receipts.len());
         let mut results = Vec::new();
         for receipt in receipts {
-            let id = receipt.0.split('#').next().expect("it has a first part").to_owned();
+            let id = receipt.0.split('#').next().expect("a receipt begins with an id").to_owned();
             if fails(&self.stuck, &id) {
                 results.push(Err(unavailable()));
                 continue;
@@ -243,7 +243,8 @@ async fn copies_of_a_letter_count_as_one() {
             let queue = MemoryLetters::default();
             let copy = |id: &str, message_id: &str| {
                 queue.bury(id, "acme", NOW - 60);
-                let letter = &mut queue.state().letters.pop().expect("it was just added").letter.clone();
+                let letter =
+                    &mut queue.state().letters.pop().expect("the letter was just added").letter.clone();
                 letter.body = format!("body of {message_id}");
                 letter.attributes.insert("message_id".into(), message_id.into());
                 queue.add(letter.clone());
@@ -302,7 +303,7 @@ async fn old_letters_behind_newcomers_are_found() {
 async fn a_sweep_ends_although_new_letters_arrive_all_the_time() {
     let queue = Arc::new(MemoryLetters { trickles: Some(RECEIVERS), ..MemoryLetters::of(["acme"; 25]) });
     let outcome = run(&queue, order(Action::Look));
-    let outcome = tokio::time::timeout(HOLD, outcome).await.expect("it ends");
+    let outcome = tokio::time::timeout(HOLD, outcome).await.expect("the sweep ends");
     assert_eq!(outcome.letters.len(), 25);
     assert!(outcome.broken_off.is_none());
 }
@@ -330,7 +331,7 @@ async fn failed_entries_are_tried_again_and_then_reported() {
     // `acme-1` and `acme-3` succeed at the third attempt.
     let fail = |due: &Mutex<HashMap<String, u32>>, names: [(&str, u32); 2]| {
         due.lock()
-            .expect("no test panics with it")
+            .expect("no test panics while it holds the lock")
             .extend(names.map(|(name, times)| (name.to_owned(), times)));
     };
     fail(&queue.refused, [("body of acme-1", 2), ("body of acme-2", u32::MAX)]);
@@ -354,7 +355,7 @@ async fn failed_entries_are_tried_again_and_then_reported() {
 async fn a_source_queue_that_accepts_nothing_ends_the_sweep() {
     let queue = MemoryLetters::of(["acme"; 200]);
     let all = (0..200).map(|index| (format!("body of acme-{index}"), u32::MAX));
-    queue.refused.lock().expect("no test panics with it").extend(all);
+    queue.refused.lock().expect("no test panics while it holds the lock").extend(all);
     let queue = Arc::new(queue);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert!(matches!(outcome.broken_off, Some(BrokenOff::Unwritable)), "{outcome:?}");
@@ -419,7 +420,11 @@ async fn a_slow_move_keeps_its_rate_and_keeps_letters_hidden() {
 #[tokio::test(start_paused = true)]
 async fn a_moved_letter_that_is_received_again_is_deleted() {
     let queue = MemoryLetters::of(["acme"; 400]);
-    queue.stuck.lock().expect("no test panics with it").insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
+    queue
+        .stuck
+        .lock()
+        .expect("no test panics while it holds the lock")
+        .insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
     let queue = Arc::new(queue);
     // The move takes longer than the letter stays hidden.
     let outcome = run(&queue, order(Action::Move(NonZeroU32::new(1)))).await;

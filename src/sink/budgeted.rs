@@ -1,5 +1,5 @@
-//! Keeps each account's budget ([`crate::budget`]) in front of any sinks: an account that throttled a moment ago is not opened, and
-//! calls wait for their turn.
+//! Applies the budget of each account ([`crate::budget`]) to any sinks: calls wait for their turn, and a paused account is
+//! not opened.
 
 use std::sync::Arc;
 
@@ -84,7 +84,8 @@ impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
         let paused = |pausing| paused(pausing, account, region);
         self.budgets.check(account, region).map_err(paused)?;
         let sink = self.sinks.open(delivery, destination, cluster).await?;
-        // Entered last: a tenant's refused role must not use up the probe of all tenants that deliver into the account.
+        // The budget is entered last, so that a tenant whose role is refused does not use up the probe of all tenants that
+        // deliver into the account.
         let ticket = self.budgets.enter(account, region).map_err(paused)?;
         Ok(BudgetedSink { sink, ticket: Arc::new(ticket) })
     }
@@ -172,17 +173,17 @@ mod tests {
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let open = async || budgeted.open(&delivery(), &destination(), "c").await;
         let sink = open().await.expect("nothing is wrong");
-        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
+        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("the account throttles");
         let Err(SinkError::Paused { account, region, retry_in }) = open().await else {
-            panic!("it is left alone")
+            panic!("the account is paused")
         };
         assert_eq!((account.as_str(), region.as_str()), ("222222222222", "us-east-1"));
-        assert_eq!(sinks.opened().len(), 1, "nobody was asked");
+        assert_eq!(sinks.opened().len(), 1, "the second call opened no sink");
         tokio::time::advance(retry_in).await;
-        let probe = open().await.expect("one may see");
-        open().await.map(drop).expect_err("one alone");
-        probe.put_log_events(body(), &Lease::unlimited()).await.expect("it takes it");
-        open().await.map(drop).expect("it takes requests again");
+        let probe = open().await.expect("a probe is due");
+        open().await.map(drop).expect_err("only one probe at a time");
+        probe.put_log_events(body(), &Lease::unlimited()).await.expect("the account takes the request");
+        open().await.map(drop).expect("the account takes requests again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -193,10 +194,10 @@ mod tests {
         let rates = Rates { puts: 800, stream_creations: 50 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
-        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("it throttles");
+        sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("the account throttles");
         let Err(SinkError::Paused { retry_in, .. }) = budgeted.open(&delivery(), &destination(), "c").await
         else {
-            panic!("it is left alone")
+            panic!("the account is paused")
         };
         tokio::time::advance(retry_in).await;
         let broken = "arn:aws:iam::222222222222:role/broken";
@@ -209,7 +210,7 @@ mod tests {
             .open(&delivery(), &destination(), "c")
             .await
             .map(drop)
-            .expect("the probe is still to be had");
+            .expect("the refused role used up no probe");
     }
 
     #[tokio::test(start_paused = true)]
@@ -221,16 +222,18 @@ mod tests {
         let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
         let start = tokio::time::Instant::now();
         for _ in 0..111 {
-            sink.put_log_events(body(), &Lease::unlimited()).await.expect("it takes it");
+            sink.put_log_events(body(), &Lease::unlimited()).await.expect("the account takes the request");
         }
         assert_eq!(start.elapsed(), Duration::from_secs(1));
         for stream in 0..22 {
             sink.create_log_stream(GROUP, &format!("s-{stream}"), &Lease::unlimited())
                 .await
-                .expect("it takes it");
+                .expect("the account takes the request");
         }
         assert_eq!(start.elapsed(), Duration::from_secs(3));
-        sink.create_log_group("another", None, &Lease::unlimited()).await.expect("it takes it");
+        sink.create_log_group("another", None, &Lease::unlimited())
+            .await
+            .expect("the account takes the request");
         assert_eq!(start.elapsed(), Duration::from_secs(3));
     }
 }

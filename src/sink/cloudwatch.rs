@@ -80,7 +80,8 @@ impl CloudWatchSinks {
         groups: GroupBreakers,
         compression: RequestCompression,
     ) -> Self {
-        // Without credentials: a call that lacks a customer's must fail instead of writing into our own account.
+        // The shared client has no credentials, so that a call without a customer's credentials fails instead of writing
+        // into our own account.
         let mut shared = base.to_builder();
         shared.set_credentials_provider(None);
         let client = Client::new(&shared.build());
@@ -138,12 +139,13 @@ impl LogSinks for CloudWatchSinks {
         let role = role.await.map_err(SinkError::Session)?;
         let group = self.groups.permit(group_key(delivery, destination))?;
         if group.is_probe() {
-            // The cached session may be of a role that was deleted and created again, or revoked. A new session has the role's
+            // The role may have been deleted and created again, or the cached session revoked. A new session has the role's
             // current permissions.
             role.enter_anew().await.map_err(SinkError::Session)?;
         }
         let account = destination.role.account();
-        // Retry tokens per account and Region: a throttled customer must not spend the tokens of others.
+        // Each account and Region has retry tokens of its own, so that a throttled customer does not use up the tokens of
+        // others.
         let partition = RetryPartition::new(format!("{account}/{region}"));
         let customer = config::Builder::default()
             .region(Region::new(region.clone()))
@@ -218,7 +220,7 @@ impl LogSink for CloudWatchSink {
                     retention.days = days,
                     aws.account = %self.account,
                     error = describe(&error),
-                    "a group was created, but its retention could not be set; it keeps events for ever"
+                    "a group was created, but its retention could not be set; the group keeps events for ever"
                 );
             }
         }
@@ -256,9 +258,9 @@ impl CloudWatchSink {
     }
 }
 
-/// A request's body, which replaces the SDK's before each attempt is signed. The SDK's serialiser escapes messages byte by byte and
-/// grows its strings, which costs several times as much as everything else that happens to a batch. Its SHA-256 is much slower than
-/// ours on processors without instructions for it.
+/// A request's body, which replaces the SDK's before each attempt is signed. The SDK's serialiser escapes messages byte by
+/// byte and grows its strings, which costs several times as much as everything else that happens to a batch. The SDK's
+/// SHA-256 is much slower than [`digest::sha256`] on processors without SHA instructions.
 #[derive(Clone, Debug)]
 struct SealedBody {
     body: Bytes,
@@ -304,8 +306,9 @@ impl Intercept for SealedBody {
     }
 }
 
-/// Stops attempts after the end of the lease. The SDK retries an attempt that timed out. If the process was paused, it retries at once,
-/// although another worker may have the object by then. The SDK does not retry an error of an interceptor.
+/// Stops attempts after the end of the lease. The SDK retries an attempt that timed out. After a pause of the process, the
+/// SDK retries at once, although another worker may have the object by then. The SDK does not retry an error of an
+/// interceptor.
 #[derive(Clone, Debug)]
 struct Fence(Lease);
 
@@ -353,13 +356,14 @@ fn put_refused(error: PutError) -> SinkError {
     }
 }
 
-/// Takes "already exists" for success.
+/// Treats "already exists" as success.
 fn created<E>(outcome: Result<(), SdkError<E, HttpResponse>>) -> Result<(), SinkError>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match outcome {
-        // Aborted: another call is creating it right now. The next put shows whether that succeeded.
+        // `OperationAbortedException`: another call is creating the same thing. The next put shows whether that call
+        // succeeded.
         Err(error)
             if matches!(
                 error.code(),
@@ -402,7 +406,7 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> SinkErr
             SinkError::Denied(problem)
         }
         (code, _) if refuses_session(code) => SinkError::Denied(problem),
-        // May come from a proxy, and says nothing about the request.
+        // Such a status may come from a proxy, and says nothing about the request.
         (_, Some(408 | 409 | 425)) => SinkError::Unavailable(problem),
         (_, Some(400..500)) => SinkError::Refused(problem),
         _ => SinkError::Unavailable(problem),

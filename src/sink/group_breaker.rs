@@ -1,5 +1,6 @@
-//! The breakers of log groups that the customers' roles may not write. An open one admits only probes, by the rules of
-//! [`crate::breaker`]. It is checked before an object is opened, so that a denied group costs one download per interval.
+//! The breakers of log groups that the customers' roles may not write. An open breaker admits only probes, by the rules of
+//! [`crate::breaker`]. The breaker is checked before an object is opened, so that a denied group costs one download per
+//! interval.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -80,8 +81,9 @@ struct State {
     counted: bool,
 }
 
-/// Permission to write a group. Its holder reports the result with [`GroupPermit::succeeded`] or [`GroupPermit::denied`]. An open
-/// breaker ignores reports of holders other than its probe, because they began before it opened.
+/// Permission to write a group. Its holder reports the result with [`GroupPermit::succeeded`] or [`GroupPermit::denied`]. An
+/// open breaker ignores the reports of all permits except its probe, because the other permits were given before the breaker
+/// opened.
 #[derive(Clone, Debug)]
 pub struct GroupPermit {
     key: Arc<GroupKey>,
@@ -89,8 +91,9 @@ pub struct GroupPermit {
     probe: Option<Arc<OpenBreaker>>,
 }
 
-/// Registers `logferry_group_breakers_open`, the customers' log groups that may not be written and that only probes try, and
-/// `logferry_group_breaker_changes_total{change, cause}`, by the call that was denied.
+/// Registers two metrics. `logferry_group_breakers_open` counts the customers' log groups that may not be written, so that
+/// only probes try them. `logferry_group_breaker_changes_total{change, cause}` counts changes; the cause is the call that
+/// was denied.
 pub fn register(metrics: &Metrics, registry: &mut Registry) {
     add(registry, "group_breakers_open", "Customers' log groups that may not be written", &metrics.open);
     add(
@@ -102,19 +105,19 @@ pub fn register(metrics: &Metrics, registry: &mut Registry) {
 }
 
 impl GroupBreakers {
-    /// No group is denied yet; at most `capacity` breakers are kept.
+    /// Starts without a denied group. Keeps at most `capacity` breakers.
     pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         Self { open: Recent::new(capacity), intervals, metrics }
     }
 
-    /// Forgets breakers that have been idle for long. Every message that waits for a group looks its breaker up; if none does, the
-    /// tenant's row names another group.
+    /// Forgets breakers that have been idle for long. Every message that waits for a group looks up the group's breaker. If
+    /// no message does, the tenant's row names another group by now.
     pub fn tidy(&self) {
         self.open.forget_idle(|_| self.intervals.longest * 2);
     }
 
-    /// Asks to write a group, and takes the probe if one is due.
+    /// Asks for permission to write a group, and takes the probe if one is due.
     ///
     /// # Errors
     /// The group was denied before and no probe is due: [`SinkError::Held`].
@@ -156,7 +159,7 @@ impl GroupPermit {
         let (change, action) = {
             let mut state = probe.state();
             let change = state.breaker.succeed();
-            // `count` takes it off the gauge.
+            // `Metrics::count` takes the breaker off the gauge.
             state.counted &= change.is_none();
             (change, state.action)
         };
@@ -283,12 +286,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_denied_group_is_probed_once_per_interval_and_no_other_is_held() {
+    async fn a_denied_group_is_probed_once_per_interval_and_other_groups_are_not_held() {
         let breakers = breakers(&Metrics::default());
-        breakers.permit(key("g")).expect("nothing is known").denied(Action::PutLogEvents, "no");
+        breakers.permit(key("g")).expect("no breaker is open").denied(Action::PutLogEvents, "no");
         let mut least = 30.0;
         for _ in 0..3 {
-            let wait = held(&breakers, "g").expect("it is left alone");
+            let wait = held(&breakers, "g").expect("the breaker is open");
             assert!((least..=least * 1.25).contains(&wait.as_secs_f64()), "{wait:?}");
             assert_eq!(held(&breakers, "another"), None);
             tokio::time::advance(wait).await;
@@ -297,7 +300,9 @@ mod tests {
             probe.denied(Action::CreateLogStream, "still no");
             least *= 2.0;
         }
-        let Err(SinkError::Held { denied, .. }) = breakers.permit(key("g")) else { panic!("held") };
+        let Err(SinkError::Held { denied, .. }) = breakers.permit(key("g")) else {
+            panic!("the breaker is open")
+        };
         assert_eq!(&*denied, "still no");
     }
 
@@ -305,8 +310,9 @@ mod tests {
     async fn a_group_that_is_being_probed_is_not_forgotten() {
         let metrics = Metrics::default();
         let breakers = Arc::new(GroupBreakers::new(INTERVALS, 2, metrics.clone()));
-        let deny =
-            |group| breakers.permit(key(group)).expect("nothing is known").denied(Action::PutLogEvents, "no");
+        let deny = |group| {
+            breakers.permit(key(group)).expect("no breaker is open").denied(Action::PutLogEvents, "no")
+        };
         deny("g");
         tokio::time::advance(Duration::from_secs(60)).await;
         let probe = breakers.permit(key("g")).expect("a probe is due");
@@ -317,7 +323,7 @@ mod tests {
         probe.succeeded();
         assert_eq!(held(&breakers, "g"), None);
         shows(&metrics, "logferry_group_breakers_open 1");
-        // Nobody asks for the other any more.
+        // No message looks up the other group any more.
         tokio::time::advance(INTERVALS.longest * 2).await;
         breakers.tidy();
         shows(&metrics, "logferry_group_breakers_open 0");
@@ -328,10 +334,10 @@ mod tests {
         let metrics = Metrics::default();
         let breakers = breakers(&metrics);
         let early = [breakers.permit(key("g")), breakers.permit(key("g"))];
-        let [one, other] = early.map(|permit| permit.expect("nothing is known"));
+        let [one, other] = early.map(|permit| permit.expect("no breaker is open"));
         one.denied(Action::CreateLogGroup, "no");
-        let wait = held(&breakers, "g").expect("it is left alone");
-        // Both began when nothing was known.
+        let wait = held(&breakers, "g").expect("the breaker is open");
+        // Both permits were given before the breaker opened.
         one.denied(Action::CreateLogGroup, "no");
         other.denied(Action::CreateLogGroup, "no");
         other.succeeded();
@@ -348,9 +354,9 @@ mod tests {
             let labels = format!("change=\"{change}\",cause=\"create_log_group\"");
             shows(&metrics, &format!("logferry_group_breaker_changes_total{{{labels}}} 1"));
         }
-        // Denied again in the middle of an object: from the beginning.
+        // A denial in the middle of an object opens a new breaker, with the first interval.
         probe.denied(Action::PutLogEvents, "no");
-        let wait = held(&breakers, "g").expect("it is left alone");
+        let wait = held(&breakers, "g").expect("the breaker is open");
         assert!(wait <= Duration::from_millis(37_500), "{wait:?}");
     }
 }

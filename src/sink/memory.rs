@@ -1,5 +1,5 @@
-//! The customers' CloudWatch Logs in memory, for tests. As strict as the service about batches, stricter about order; fails on
-//! request.
+//! The customers' CloudWatch Logs in memory, for tests. As strict as the service about batches, and stricter about order.
+//! Tests can make calls fail.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -60,7 +60,7 @@ pub struct MemorySink {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Each put takes a permit before its answer, and keeps it.
+    /// Each put takes a permit before its answer, and never returns it.
     answers: Semaphore,
     changed: Notify,
 }
@@ -101,12 +101,12 @@ impl MemorySinks {
         MemorySink { place: format!("{account}/{region}"), shared: Arc::clone(&self.shared) }
     }
 
-    /// Fails the n-th call of an operation, counted from 1, instead of doing it.
+    /// Makes the n-th call of an operation, counted from 1, do nothing but fail.
     pub fn fail(&self, operation: Operation, nth: usize, error: SinkError) {
         self.lock().errors.insert((operation, nth), error);
     }
 
-    /// Does the n-th put, and answers with an error.
+    /// Makes the n-th put store its events, and answer with an error.
     pub fn store_but_fail(&self, nth: usize, error: SinkError) {
         self.lock().stored_but.insert(nth, error);
     }
@@ -131,7 +131,7 @@ impl MemorySinks {
         self.lock().failing_groups.insert(group.to_owned(), error);
     }
 
-    /// Lets every put into it pass again.
+    /// Undoes [`fail_group`](Self::fail_group).
     pub fn mend_group(&self, group: &str) {
         self.lock().failing_groups.remove(group);
     }
@@ -141,12 +141,12 @@ impl MemorySinks {
         self.lock().closed_roles.insert(role.to_owned(), error);
     }
 
-    /// Every put takes that long.
+    /// Makes every put take this long.
     pub fn put_time(&self, time: Duration) {
         self.lock().put_time = time;
     }
 
-    /// Refuses a put without the sequence token of the stream's last one.
+    /// Refuses every put without the sequence token that the stream's last put returned.
     pub fn demand_tokens(&self) {
         self.lock().wants_tokens = true;
     }
@@ -180,7 +180,7 @@ impl MemorySinks {
         group.map(|streams| streams.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// What a group's streams hold, rejected events left out, in the order in which it came.
+    /// The events in a group's streams, without rejected events; those of one stream in order of arrival.
     pub fn events(&self, place: &str, group: &str) -> Vec<Event> {
         let state = self.lock();
         let group = state.groups.get(&(place.to_owned(), group.to_owned()));
@@ -192,17 +192,17 @@ impl MemorySinks {
         self.events(place, group).into_iter().map(|(_, message)| message).collect()
     }
 
-    /// Every call so far, in the order in which they arrived.
+    /// All calls so far, in order of arrival.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()
     }
 
-    /// How many calls of one kind arrived.
+    /// Number of calls of an operation so far.
     pub fn count(&self, operation: Operation) -> usize {
         self.lock().counts.get(&operation).copied().unwrap_or_default()
     }
 
-    /// Role and cluster of every open.
+    /// Role and cluster of every call of [`LogSinks::open`].
     pub fn opened(&self) -> Vec<(String, String)> {
         self.lock().opened.clone()
     }
@@ -237,7 +237,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call; tells which one it is and whether it fails.
+    /// Counts a call. Returns its number, and the error if it must fail.
     fn enter(&self, operation: Operation, call: Call) -> (usize, Result<(), SinkError>) {
         let mut state = self.lock();
         state.calls.push(call);
@@ -250,7 +250,7 @@ impl Shared {
     }
 }
 
-/// Ends a put, also one that is dropped.
+/// Ends a put, even if its future is dropped.
 struct InFlight<'a>(&'a Shared, (String, String, String));
 
 impl Drop for InFlight<'_> {
@@ -266,7 +266,7 @@ struct Request {
     events: Vec<Event>,
 }
 
-/// Reads a request as the service would; one that breaks a rule ends the test.
+/// Reads a request as the service would. Panics if the request breaks a rule, which ends the test.
 fn read_request(body: &[u8]) -> Request {
     let request: Value = serde_json::from_slice(body).expect("a request is JSON");
     let text = |name: &str| request[name].as_str().map(str::to_owned);
@@ -306,7 +306,7 @@ impl LogSink for MemorySink {
         let alone = self.shared.lock().puts_in_flight.insert(key.clone());
         assert!(alone, "two puts into stream {stream} at once");
         let _in_flight = InFlight(&self.shared, key);
-        self.shared.answers.acquire().await.expect("nobody closes it").forget();
+        self.shared.answers.acquire().await.expect("the semaphore is never closed").forget();
         let time = self.shared.lock().put_time;
         if !time.is_zero() {
             tokio::time::sleep(time).await;
@@ -422,12 +422,14 @@ mod tests {
                 sink.create_log_stream("g", "s", &Lease::unlimited()).await,
                 Err(SinkError::NotFound(_))
             ));
-            sink.create_log_group("g", Some(7), &Lease::unlimited()).await.expect("it is created");
+            sink.create_log_group("g", Some(7), &Lease::unlimited()).await.expect("the call succeeds");
             sinks.delete_group(PLACE, "g");
         }
-        sink.create_log_group("g", None, &Lease::unlimited()).await.expect("it is created");
-        sink.create_log_stream("g", "s", &Lease::unlimited()).await.expect("it is created");
-        sink.put_log_events(body(&[(1, "a")], None), &Lease::unlimited()).await.expect("it is there");
+        sink.create_log_group("g", None, &Lease::unlimited()).await.expect("the call succeeds");
+        sink.create_log_stream("g", "s", &Lease::unlimited()).await.expect("the call succeeds");
+        sink.put_log_events(body(&[(1, "a")], None), &Lease::unlimited())
+            .await
+            .expect("the group and the stream exist");
         assert_eq!(sinks.events(PLACE, "g"), [(1, "a".to_owned())]);
         assert_eq!(sinks.events("333333333333/us-east-1", "g"), []);
     }
@@ -443,14 +445,14 @@ mod tests {
         let first = sink
             .put_log_events(body(&[(1, "a")], None), &Lease::unlimited())
             .await
-            .expect("the first needs none");
+            .expect("the first put needs no token");
         let token = first.next_sequence_token.expect("tokens are demanded");
         let events = [(1, "b"), (2, "c"), (3, "d")];
         let throttled = sink.put_log_events(body(&events, Some(&token)), &Lease::unlimited()).await;
         assert!(matches!(throttled, Err(SinkError::Throttled(_))));
         sink.put_log_events(body(&events, Some(&token)), &Lease::unlimited())
             .await
-            .expect("the third goes well");
+            .expect("the third put succeeds");
         let stale = sink.put_log_events(body(&events, Some(&token)), &Lease::unlimited()).await;
         assert_eq!(stale, Err(SinkError::InvalidSequenceToken { expected: Some("s-2".into()) }));
         assert_eq!(sinks.messages(PLACE, "g"), ["a", "c"]);

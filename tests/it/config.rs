@@ -98,8 +98,8 @@ fn a_wrong_flag_is_named() {
 fn names_that_aws_does_not_allow_are_refused() {
     let queue = |name: &str| format!("https://sqs.eu-central-1.amazonaws.com/111111111111/{name}");
     for (name, value, words) in [
-        ("TENANT_CONFIG_TABLE", "tenants\n".to_owned(), ["tenants.table", "no name of a table"]),
-        ("LOGFERRY_LEDGER__TABLE", "a ledger".to_owned(), ["ledger.table", "no name of a table"]),
+        ("TENANT_CONFIG_TABLE", "tenants\n".to_owned(), ["tenants.table", "neither the name of a table"]),
+        ("LOGFERRY_LEDGER__TABLE", "a ledger".to_owned(), ["ledger.table", "neither the name of a table"]),
         ("SQS_QUEUE_URL", queue("logs.fifo"), ["queue.url", "use a standard queue"]),
         ("SQS_QUEUE_URL", queue("logs\n"), ["queue.url", "name of a queue"]),
         ("LOGFERRY_QUEUE__DEAD_LETTER_URL", queue("letters.fifo"), ["queue.dead_letter_url", "FIFO"]),

@@ -183,7 +183,7 @@ async fn each_broken_part_of_the_providers_side_is_named() {
     operator.set_queue(letters, QueueAttributeName::MessageRetentionPeriod, "345600").await;
     operator.ill(&[]).await.fails(
         "dead-letter retention",
-        "may be gone at once",
+        "may be deleted at once",
         "raise MessageRetentionPeriod",
     );
     operator.set_queue(letters, QueueAttributeName::MessageRetentionPeriod, "1209600").await;

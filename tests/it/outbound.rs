@@ -239,7 +239,7 @@ fn unusable_certificates_and_proxies_end_the_command() {
     let region = ("AWS_REGION", "us-east-1");
     ends(&[region, ("AWS_CA_BUNDLE", "/nowhere/ca.pem")], "AWS_CA_BUNDLE: /nowhere/ca.pem: No such file");
     ends(&[region, ("SSL_CERT_FILE", "/nowhere/ca.pem")], "SSL_CERT_FILE: \"/nowhere/ca.pem\": ");
-    ends(&[region, ("HTTPS_PROXY", "http//user:secret@p:3128")], "HTTPS_PROXY: it is no proxy's URL");
+    ends(&[region, ("HTTPS_PROXY", "http//user:secret@p:3128")], "HTTPS_PROXY: is not a proxy's URL");
 }
 
 /// The queue must be in the configured Region, whichever setting names the Region.

@@ -178,5 +178,5 @@ fn rusts_debug_format_is_noticed() {
     ] {
         assert!(std::panic::catch_unwind(|| assert_plain(text)).is_err(), "{text}");
     }
-    assert_plain("role r cannot be assumed: AccessDenied: no (check its trust policy, ExternalId \"x\")");
+    assert_plain("role r cannot be assumed: AccessDenied: no (ExternalId \"x\" was sent)");
 }

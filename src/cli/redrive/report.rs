@@ -26,7 +26,7 @@ impl Group<'_> {
         self.letters.iter().filter_map(|letter| letter.since).max()
     }
 
-    /// The letter that tells most; among equals the oldest.
+    /// The most informative letter; among equals, the oldest.
     fn example(&self) -> &Letter {
         let says_least = |letter: &&&Letter| (letter.error.is_none(), letter.key.is_none(), letter.since);
         self.letters.iter().min_by_key(says_least).expect("a group has at least one letter")

@@ -231,8 +231,7 @@ fn key_problems(tenant_id: &str, name: &str) -> Vec<FieldProblem> {
     if tenant_id.len() > MAX_KEY_BYTES {
         problems.push(problem("tenant_id", format!("has more than {MAX_KEY_BYTES} bytes")));
     } else if layout.route(&format!("{tenant_id}/x")).is_err() {
-        let rule =
-            "cannot be a part of an object's key between slashes (no slash, no control character, not \".\")";
+        let rule = "cannot be a segment of an object's key (no slash, no control character, not \".\")";
         problems.push(problem("tenant_id", format!("{tenant_id:?} {rule}")));
     }
     if name.len() > MAX_KEY_BYTES {

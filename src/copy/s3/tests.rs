@@ -57,7 +57,7 @@ impl World {
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };
         let customers = Customers::new(&sdk, &central, settings, breaker::Metrics::default());
-        // Shorter than a copy takes in some tests.
+        // Shorter than the copies of some tests, which need the copy's own time limit.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SHORT).build();
         let base = sdk.to_builder().timeout_config(timeouts).build();
         let copier = S3Copier::new(&base, Addressing::Path, customers, central);
@@ -145,7 +145,12 @@ async fn a_copy_is_the_object_with_its_origin_as_metadata() {
         assert_eq!((copy.key.as_str(), &copy.bytes[..]), (COPY, &b"\x1f\x8b, more or less"[..]));
         assert_eq!(copy.content_encoding.as_deref(), Some("gzip"));
         let expected = order.job().metadata();
-        assert_eq!(copy.metadata.len(), expected.len(), "and none of the original's: {:?}", copy.metadata);
+        assert_eq!(
+            copy.metadata.len(),
+            expected.len(),
+            "and none of the source's metadata: {:?}",
+            copy.metadata
+        );
         for (name, value) in expected {
             assert_eq!(copy.metadata[name], value);
         }
@@ -173,7 +178,7 @@ async fn the_version_or_etag_of_the_event_is_copied() {
     let world = World::new(false).await;
     let first = world.put(KEY, b"first", &CENTRAL).await;
     let second = world.put(KEY, b"second", &CENTRAL).await;
-    let error = world.copy(&first).await.expect_err("it was overwritten");
+    let error = world.copy(&first).await.expect_err("the object was overwritten");
     assert!(matches!(error, CopyError::SourceMissing(_)), "{error}");
     assert_eq!(world.copy(&second).await, WRITTEN);
     assert_eq!(&world.received().await[0].bytes[..], b"second");
@@ -250,7 +255,11 @@ async fn an_object_that_logferry_did_not_copy_is_replaced() {
     let world = World::new(false).await;
     world.let_look().await;
     let put = world.aws.account(&world.customer.account).s3().put_object().bucket("theirs").key(COPY);
-    put.metadata("source-key", "a").body(b"theirs".to_vec().into()).send().await.expect("it is their bucket");
+    put.metadata("source-key", "a")
+        .body(b"theirs".to_vec().into())
+        .send()
+        .await
+        .expect("the bucket is the customer's own");
     assert_eq!(world.copy(&world.put(KEY, b"ours", &IN_ROLE).await).await, WRITTEN);
     assert_eq!(world.texts().await, ["ours"]);
 }
@@ -264,7 +273,11 @@ async fn a_role_that_may_not_read_copies_nevertheless() {
         assert_eq!(world.sandbox.calls("s3", "CopyObject"), 1, "the key was free");
         assert_eq!(world.copy(&first).await, WRITTEN);
         assert_eq!(world.texts().await, ["first"]);
-        assert_eq!(world.sandbox.calls("s3", "CopyObject"), 3, "the first of two requires an empty key");
+        assert_eq!(
+            world.sandbox.calls("s3", "CopyObject"),
+            3,
+            "S3 refuses the second of three, which requires a free key"
+        );
     }
 }
 
@@ -304,7 +317,7 @@ async fn each_refusal_has_its_own_error() {
     let refused = async |row: &[(&str, &str)], change: fn(&mut Order)| {
         let mut order = Order { delivery: Order::new(KEY, row).delivery, ..good.clone() };
         change(&mut order);
-        world.copy(&order).await.expect_err("it cannot be copied")
+        world.copy(&order).await.expect_err("the object cannot be copied")
     };
     let error = refused(&[CENTRAL[0], ("bucket_name", "nobody-s")], |_| ()).await;
     assert!(matches!(error, CopyError::NoSuchBucket(_)), "{error}");
@@ -342,7 +355,7 @@ async fn a_bucket_with_a_new_owner_gets_nothing() {
     // Without bucket_owner in the row, the role's account must own the bucket.
     let policy = world.customer.account.clone();
     let order = world.put(KEY, b"good", &IN_ROLE).await;
-    let Destination::S3(to) = &order.delivery.destination else { panic!("it is a bucket") };
+    let Destination::S3(to) = &order.delivery.destination else { panic!("the row names a bucket") };
     assert_eq!(to.bucket_owner, Some(policy));
 }
 
@@ -370,9 +383,9 @@ async fn a_failing_s3_is_retried_by_the_sdk_and_then_reported() {
     let order = world.put(KEY, b"good", &IN_ROLE).await;
     // Every attempt of the SDK fails.
     world.fail(3, 503, "SlowDown");
-    let error = world.copy(&order).await.expect_err("it is throttled");
+    let error = world.copy(&order).await.expect_err("S3 throttles");
     assert!(matches!(error, CopyError::Throttled(_)), "{error}");
-    // S3 has begun to answer with 200 when the copy fails.
+    // S3 answers with status 200 first, and the copy fails afterwards.
     world.fail(3, 200, "InternalError");
     let error = world.copy(&order).await.expect_err("the copy failed");
     assert!(matches!(error, CopyError::Unavailable(_)), "{error}");

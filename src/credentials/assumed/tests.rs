@@ -100,7 +100,7 @@ async fn all_sessions_in_a_refused_role_share_its_probes() {
     // The first caller finds the role fixed, and closes the breaker for all.
     create_role(&sandbox).await;
     due(&breaker).await;
-    other.credentials().await.expect("it is mended");
+    other.credentials().await.expect("the role exists now");
     assert_eq!(breaker.held(), None);
     one.credentials().await.expect("no probe is needed");
     assert_eq!(assumed(), 4);
@@ -116,7 +116,7 @@ async fn a_refused_request_stops_only_its_session() {
         assert!(is_open(&bad.credentials().await));
     }
     assert_eq!(sandbox.calls("sts", "AssumeRole"), 1);
-    good.credentials().await.expect("its own request is fine");
+    good.credentials().await.expect("the other session's request is valid");
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn callers_that_waited_share_the_failure() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is asked again soon");
+    tokio::time::timeout(Duration::from_secs(60), back).await.expect("STS is asked again soon");
     assert_eq!(sandbox.calls("sts", "AssumeRole"), tried + 1);
 }
 
@@ -155,14 +155,16 @@ async fn nobody_waits_for_an_early_renewal() {
     let slow = sandbox.faults().add(slow);
     for _ in 0..10 {
         let told = tokio::time::timeout(Duration::from_secs(60), role.credentials()).await;
-        assert_eq!(told.expect("nobody waits"), Ok(first.clone()));
+        assert_eq!(told.expect("no caller waits"), Ok(first.clone()));
     }
     let begun = async {
         while assumed() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), begun).await.expect("it is renewed aside");
+    tokio::time::timeout(Duration::from_secs(60), begun)
+        .await
+        .expect("the session is renewed in the background");
     assert_eq!(assumed(), 2, "one renews for all");
     sandbox.faults().remove(slow);
 }
@@ -173,11 +175,13 @@ async fn a_session_is_renewed_before_its_end() {
     let role = renewed_at_once(&sandbox).await;
     let first = role.credentials().await.expect("STS answers");
     let renewed = async {
-        while role.credentials().await.expect("it holds") == first {
+        while role.credentials().await.expect("the session is valid") == first {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("it is renewed aside");
+    tokio::time::timeout(Duration::from_secs(60), renewed)
+        .await
+        .expect("the session is renewed in the background");
 }
 
 #[tokio::test]
@@ -199,7 +203,7 @@ async fn calls_that_fail_together_cost_one_session() {
             calls.spawn(async move { role.call(|| whoami.get_caller_identity().send()).await });
         }
         for answer in calls.join_all().await {
-            answer.expect("another session does");
+            answer.expect("the call succeeds in a new session");
         }
     };
     sandbox.expire_sessions(CUSTOMER);
@@ -211,8 +215,8 @@ async fn calls_that_fail_together_cost_one_session() {
     sandbox.faults().add(unknown);
     calls(1).await;
     assert_eq!(assumed(), 3);
-    // A late caller drops no new session: the failed one is gone already.
-    let old = role.at_hand().expect("one is at hand");
+    // A late report about the old session does not drop the new one.
+    let old = role.at_hand().expect("there is a session");
     let new = role.enter_anew().await.expect("STS answers");
     assert_ne!(new, old);
     role.forget(&old);

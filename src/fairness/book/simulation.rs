@@ -1,4 +1,4 @@
-//! Simulates a worker and its queue over minutes, to test what the rule leads to.
+//! Simulates a worker and its queue over minutes, to test the effects of the rule.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -72,7 +72,7 @@ fn simulate(slots: usize, loads: &[Load], most: Duration) -> Vec<Outcome> {
             queue.push_back(entry.remove());
         }
         while running.first().is_some_and(|(end, ..)| *end <= now) {
-            let (end, _, tenant, since) = running.pop_first().expect("there is one");
+            let (end, _, tenant, since) = running.pop_first().expect("an object is running");
             book.leave(&tenant.to_string(), 0, start + since, start + now);
             outcomes[tenant].done += 1;
             outcomes[tenant].last = end;
@@ -114,7 +114,7 @@ fn a_slow_backlog_does_not_delay_other_tenants() {
     let mut loads = vec![backlog(1000, 5000)];
     loads.extend([steady(100, 20); 10]);
     let outcomes = simulate(16, &loads, Duration::from_secs(3600));
-    let (noisy, others) = outcomes.split_first().expect("there are eleven");
+    let (noisy, others) = outcomes.split_first().expect("there are eleven tenants");
     assert_eq!(noisy.done, 1000);
     assert!(noisy.mean_refusals() < 2.0 && noisy.most_refusals() <= 8, "{}", noisy.mean_refusals());
     // With half of the slots, the backlog takes at least 625 s.
@@ -133,7 +133,7 @@ fn a_slow_backlog_does_not_delay_other_tenants() {
 fn a_hanging_sink_does_not_make_messages_come_back_again_and_again() {
     let loads = [backlog(1000, 30_000), steady(100, 20), steady(100, 20)];
     let outcomes = simulate(16, &loads, Duration::from_secs(7200));
-    let (stuck, others) = outcomes.split_first().expect("there are three");
+    let (stuck, others) = outcomes.split_first().expect("there are three tenants");
     assert_eq!(stuck.done, 1000);
     // Their turns are beyond the longest wait, so some messages are refused once per longest wait.
     assert!(stuck.mean_refusals() < 4.0 && stuck.most_refusals() <= 12, "{}", stuck.mean_refusals());
@@ -145,12 +145,13 @@ fn equal_backlogs_finish_at_about_the_same_time() {
     for (tenants, objects, takes) in [(2, 1000, 200), (3, 1000, 200), (10, 500, 20), (10, 100, 2000)] {
         let loads = vec![backlog(objects, takes); tenants];
         let outcomes = simulate(16, &loads, Duration::from_secs(3600));
-        let ideal = loads[0].takes * u32::try_from(objects * tenants).expect("few") / 16;
+        let ideal =
+            loads[0].takes * u32::try_from(objects * tenants).expect("the tests have few objects") / 16;
         for outcome in outcomes {
             assert_eq!(outcome.done, objects);
             assert!(outcome.mean_refusals() < 1.5 && outcome.most_refusals() <= 6, "{tenants} tenants");
-            // Some slots stay free for tenants that hold none: a third of all with two busy tenants, a seventeenth with
-            // sixteen.
+            // Some slots stay free for tenants that hold none: a third of all slots with two busy tenants, an eleventh with
+            // ten.
             assert!(outcome.last < ideal * 5 / 2, "{tenants} tenants: {:?} of {ideal:?}", outcome.last);
         }
     }

@@ -49,14 +49,14 @@ fn a_tenant_that_holds_none_is_admitted_even_if_no_slot_is_free() {
     // The tenant was alone when its objects came.
     (0..16).for_each(|_| book.enter("a", 1, now, 0.0).expect("no other tenant is active"));
     book.enter("b", 1, now, 0.0).expect("its message has one of the worker's slots");
-    book.enter("a", 1, now, 0.0).expect_err("it is no longer alone");
+    book.enter("a", 1, now, 0.0).expect_err("tenant a is no longer alone");
     book.enter("b", 1, now, 0.0).expect_err("no slot is free");
 }
 
 #[test]
 fn a_tenant_counts_as_active_for_a_while_after_it_was_seen() {
     let (mut book, mut now) = (Book::new(LIMITS), Instant::now());
-    book.enter("b", 1, now, 0.0).expect("it holds none");
+    book.enter("b", 1, now, 0.0).expect("the tenant holds none");
     book.leave("b", 1, now, now);
     assert_eq!(fill(&mut book, "a", now), 8);
     now += ACTIVE - Duration::from_millis(1);
@@ -77,7 +77,7 @@ fn limits_per_tenant_hold_even_if_it_is_alone() {
     book.enter("a", 500, now, 0.0).expect("larger than the limit, but its only object");
     book.enter("a", 0, now, 0.0).expect_err("the limit is exceeded");
     book.leave("a", 500, now, now);
-    book.enter("a", 60, now, 0.0).expect("it fits");
+    book.enter("a", 60, now, 0.0).expect("the object fits");
     book.enter("a", 41, now, 0.0).expect_err("one byte too many");
     book.enter("a", 40, now, 0.0).expect("exactly the limit");
     book.enter("b", 100, now, 0.0).expect("another tenant has its own limit");
@@ -86,8 +86,8 @@ fn limits_per_tenant_hold_even_if_it_is_alone() {
 #[test]
 fn turns_are_spread_over_the_time_that_the_backlog_needs() {
     let (mut book, start) = (Book::new(LIMITS), Instant::now());
-    book.enter("b", 1, start, 0.0).expect("it holds none");
-    book.enter("a", 1, start, 0.0).expect("it holds none");
+    book.enter("b", 1, start, 0.0).expect("the tenant holds none");
+    book.enter("a", 1, start, 0.0).expect("the tenant holds none");
     let now = start + seconds(14);
     book.leave("a", 1, start, now);
     assert_eq!(fill(&mut book, "a", now), 8);
@@ -107,8 +107,8 @@ fn turns_are_spread_over_the_time_that_the_backlog_needs() {
 #[test]
 fn waits_are_between_a_second_and_the_longest_wait() {
     let (mut book, now) = (Book::new(LIMITS), Instant::now());
-    book.enter("b", 1, now, 0.0).expect("it holds none");
-    book.enter("a", 1, now, 0.0).expect("it holds none");
+    book.enter("b", 1, now, 0.0).expect("the tenant holds none");
+    book.enter("a", 1, now, 0.0).expect("the tenant holds none");
     book.leave("a", 1, now, now + Duration::from_millis(8));
     let now = now + Duration::from_millis(8);
     assert_eq!(fill(&mut book, "a", now), 8);
@@ -117,7 +117,7 @@ fn waits_are_between_a_second_and_the_longest_wait() {
     assert_eq!(book.enter("a", 1, late, 0.0), Err(seconds(900)));
     assert_eq!(book.enter("a", 1, late, 1.0), Err(seconds(675)), "chance takes off a quarter");
     let mut impatient = Book::new(Limits { longest_wait: seconds(1), max_objects: Some(1), ..LIMITS });
-    impatient.enter("a", 1, now, 0.0).expect("it holds none");
+    impatient.enter("a", 1, now, 0.0).expect("the tenant holds none");
     assert_eq!(impatient.enter("a", 1, now, 0.0), Err(seconds(1)));
 }
 
@@ -126,7 +126,7 @@ fn inactive_tenants_are_forgotten() {
     let (mut book, mut now) = (Book::new(LIMITS), Instant::now());
     for number in 0..10_000 {
         let tenant_id = format!("tenant-{number}");
-        book.enter(&tenant_id, 1, now, 0.0).expect("it holds none");
+        book.enter(&tenant_id, 1, now, 0.0).expect("the tenant holds none");
         let entered = now;
         now += Duration::from_millis(10);
         book.leave(&tenant_id, 1, entered, now);

@@ -59,11 +59,13 @@ impl World {
     async fn new() -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("x")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("x")).await.expect("the accounts can be set up");
         let customer = Customer::create(&aws, "222222222222", &provider, CustomerSpec::new("acme")).await;
-        let customer = customer.expect("it can be set up");
+        let customer = customer.expect("the accounts can be set up");
         let root = aws.account(&provider.account);
-        let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("it may");
+        let worker =
+            root.assume_role(&provider.worker_role_arn, "worker", &[]).await.expect("the role may do this");
         let destination = CloudWatch {
             role: customer.role_arn.parse().expect("a role"),
             external_id: Some(customer.external_id.clone()),
@@ -104,7 +106,9 @@ async fn no_attempt_is_sent_after_the_end_of_the_lease() {
     let sdk = world.sdk.to_builder().timeout_config(timeouts).build();
     let sinks = sinks(&sdk, &world.central_role, Duration::from_secs(1));
     let sink = sinks.open(&world.delivery, &world.destination, "c").await.expect("the role lets us in");
-    sink.create_log_stream(&world.customer.log_group, "s", &Lease::unlimited()).await.expect("it may");
+    sink.create_log_stream(&world.customer.log_group, "s", &Lease::unlimited())
+        .await
+        .expect("the role may do this");
     let slow = Effect::Latency { milliseconds: 3_600_000 };
     world.sandbox.faults().add(Fault::new("logs", "PutLogEvents", slow));
     // The lease ends before the first attempt does.
@@ -158,8 +162,8 @@ async fn a_probe_uses_a_new_session() {
             probe => break probe.expect("the role lets us in"),
         }
     };
-    assert_eq!(sessions(), 4, "the probe goes out in a new one");
-    probe.put_log_events(world.body(), &Lease::unlimited()).await.expect("it may");
+    assert_eq!(sessions(), 4, "the probe uses a new session");
+    probe.put_log_events(world.body(), &Lease::unlimited()).await.expect("the role may do this");
     sinks.open(delivery, destination, "c").await.expect("the group may be written");
     assert_eq!(sessions(), 4);
 }
