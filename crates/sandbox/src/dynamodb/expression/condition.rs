@@ -37,7 +37,7 @@ impl Condition {
 
     /// Returns whether the item meets the condition. A missing item counts as an empty one.
     ///
-    /// For a missing attribute only attribute_not_exists holds.
+    /// On a missing attribute every comparison and function is false, except attribute_not_exists.
     pub(in super::super) fn holds(&self, item: &Item) -> bool {
         match self {
             Self::Compare(name, Comparator::Equal, value) => item.get(name) == Some(value),
