@@ -402,7 +402,7 @@ async fn puts_keep_the_order_of_the_calls() {
     let at = now();
     put(&cloud, &[(at, "1"), (at, "2")]).await.expect("a legal batch");
     put_with(&cloud, &[(at, "other")], other).await.expect("a legal batch");
-    // Events with the time of earlier ones, and older than those; the first event is too old and is rejected.
+    // One event is too old and is rejected, one is older than all stored events, one has the time of stored events.
     put(&cloud, &[(at - 15 * DAY, "old"), (at - 5, "3"), (at, "1")]).await.expect("a legal batch");
     put(&cloud, &[(at - 15 * DAY, "old")]).await.expect("a legal batch");
     put(&cloud, &[(at - 9, "4")]).await.expect("a legal batch");
