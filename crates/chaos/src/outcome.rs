@@ -36,7 +36,7 @@ pub struct Outcome {
     pub(crate) kept: Kept,
     /// Number of copies in customers' buckets that were checked.
     pub(crate) copies: u64,
-    /// Calls of workers that sent messages again.
+    /// SendMessageBatch calls of the workers: they send messages again, or test whether sending is allowed.
     pub(crate) sent_anew: u64,
     /// All other problems.
     pub(crate) problems: Vec<String>,
@@ -200,7 +200,7 @@ impl fmt::Display for Summary {
             ("objects", self.objects),
             ("records put into S3", self.records),
             ("events that should arrive", self.events),
-            ("calls that sent messages again", self.sent_anew),
+            ("SendMessageBatch calls", self.sent_anew),
             ("records that should be in quarantine", self.quarantined),
             ("copies in customers' buckets", self.copies),
             ("dead letters", self.dead_letters),

@@ -374,7 +374,7 @@ impl Watch<'_> {
         for (name, count) in before.calls {
             *calls.entry(name).or_default() -= count;
         }
-        // The instrument made this call itself.
+        // The instrument itself makes most of these calls.
         calls.remove("sqs:GetQueueAttributes");
         calls.retain(|_, count| *count > 0);
         Ok(Measured { wall, cpu: cpu.saturating_sub(before.usage.cpu), peak_rss, calls })

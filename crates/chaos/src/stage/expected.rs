@@ -166,7 +166,8 @@ impl Stage {
         Ok(objects)
     }
 
-    /// Number of calls in which workers sent messages again, ten at most per call.
+    /// Number of SendMessageBatch calls of the workers. A call sends up to ten messages again, or tests whether sending is
+    /// allowed.
     pub(crate) fn sent_anew(&self) -> u64 {
         self.sandbox.calls("sqs", "SendMessageBatch")
     }
