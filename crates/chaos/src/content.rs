@@ -16,7 +16,7 @@ use crate::{comparison::Event, quarantine::Aside};
 /// Longest message in bytes: the limit of PutLogEvents less 26 bytes of overhead per event. Source: CloudWatch Logs API
 /// reference, PutLogEvents.
 const MAX_MESSAGE: usize = 1_048_576 - 26;
-/// Makes a record unreadable when it stands in front of it.
+/// Text that makes the record after it unreadable.
 const NONSENSE: &str = "nonsense";
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;

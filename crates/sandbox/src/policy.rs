@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_cover_the_whole_text() {
+    fn wildcard_patterns_must_match_the_whole_text() {
         for (pattern, text, expected) in [
             ("*", "", true),
             ("a*c", "abbbc", true),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_policies_decide() {
+    fn identity_policies_allow_deny_or_stay_silent() {
         let session = session(ACCOUNT, "path/central");
         let check = |statements: &str, action: &str, resource: &str, expected: Decision| {
             let policy = Policy::identity(&format!(r#"{{"Version":"2012-10-17","Statement":{statements}}}"#))

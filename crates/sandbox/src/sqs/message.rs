@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn attribute_rules_hold() {
+    fn message_attributes_are_checked() {
         let text = |value: &str| json!({"DataType": "String", "StringValue": value});
         assert!(
             parse(&json!({"a.b-c_D": text("x"), "b": {"DataType": "Binary.gz", "BinaryValue": "AAE="}}))

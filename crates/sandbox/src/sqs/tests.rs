@@ -167,7 +167,7 @@ async fn every_message_wakes_a_poll_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn visibility_handles_and_deletes() {
+async fn only_the_latest_handle_hides_and_deletes_a_message() {
     let cloud = with_queue(json!({})).await;
     send(&cloud, "SendMessage", "q", json!({"MessageBody": "x"})).await;
     let handle = receive(&cloud, "q", json!({})).await[0]["ReceiptHandle"].clone();

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn comparisons() {
+    fn comparisons_compare_values_of_one_type() {
         check("n = :one", true);
         check("n < :two AND NOT m < :two", true);
         check("n <= :one and NOT n < :one", true);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn functions() {
+    fn functions_examine_one_attribute() {
         check("attribute_exists(s)", true);
         check("attribute_exists(#d)", true);
         check("attribute_not_exists(absent)", true);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn precedence_is_not_and_or() {
+    fn operators_bind_in_the_order_not_and_or() {
         check("n = :one OR n = :two AND n = :two", true);
         check("(n = :one OR n = :two) AND n = :two", false);
         check("NOT n = :two AND n = :one", true);
