@@ -14,8 +14,8 @@ use crate::{
 const HEAD: &str = "# Results
 
 `loadtest/run` writes this file; `loadtest/README.md` explains the runs and the columns. The ratios are the result. Times
-depend on the machine that each section names. The profile `dist` of tables until 2026-11-27 is today's `release`. The profile
-`release` of older tables was less optimised than that.
+depend on the machine that each section names. In tables up to 2026-11-27, `dist` is the profile that is now called `release`,
+and `release` is a less optimised one.
 ";
 const NONE: &str = "-";
 

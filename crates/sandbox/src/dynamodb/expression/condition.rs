@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn comparisons_compare_values_of_one_type() {
+    fn only_values_of_one_type_are_compared() {
         check("n = :one", true);
         check("n < :two AND NOT m < :two", true);
         check("n <= :one and NOT n < :one", true);
