@@ -7,9 +7,9 @@ use std::{
 
 use logferry_sandbox::Put;
 
-/// Flaws of one kind that are reported; others are only counted.
+/// Largest number of reported flaws of one kind. Further flaws are only counted.
 const TOLD: usize = 5;
-/// Characters of a message that are reported.
+/// Number of characters of a message that a reported flaw shows.
 const SHOWN: usize = 60;
 
 /// One event that should arrive.
@@ -31,7 +31,8 @@ pub(crate) struct Lane {
     pub(crate) log_group: String,
     /// Prefix of the stream's name; a date follows.
     pub(crate) stream: String,
-    /// In the object's order. Events of the records from index `readable` on should not arrive.
+    /// Events of all records, in the object's order. Those of the record at index `readable` and of later ones should not
+    /// arrive.
     pub(crate) events: Arc<[Event]>,
     /// Number of records before the object's damage.
     pub(crate) readable: usize,
@@ -78,14 +79,14 @@ pub(crate) fn compare(lanes: &[Lane], puts: &[Put]) -> Comparison {
             let places = known.get(message.as_str()).map(Vec::as_slice).unwrap_or_default();
             let Some(&(lane_at, at)) = places.iter().find(|(lane, _)| lanes[*lane].is_in_account(put)) else {
                 match places.is_empty() {
-                    true => flaws.tell(&mut comparison.altered, "in no object", put, message),
+                    true => flaws.tell(&mut comparison.altered, "not an event of any object", put, message),
                     false => flaws.tell(&mut comparison.wrong_account, "in a wrong account", put, message),
                 }
                 continue;
             };
             let lane = &lanes[lane_at];
             if lane.events[at].timestamp != *timestamp || !lane.is_its_stream(put) {
-                flaws.tell(&mut comparison.altered, "in another place or time", put, message);
+                flaws.tell(&mut comparison.altered, "with another time, group or stream", put, message);
                 continue;
             }
             // CloudWatch Logs sorts events by time; events with the same time must keep the object's order.
@@ -102,7 +103,7 @@ pub(crate) fn compare(lanes: &[Lane], puts: &[Put]) -> Comparison {
                 continue;
             }
             if furthest[lane_at].is_some_and(|furthest| at < furthest) {
-                flaws.tell(&mut comparison.out_of_order, "behind a later batch", put, message);
+                flaws.tell(&mut comparison.out_of_order, "after a later event of its object", put, message);
             }
             let newest = newest.entry(lane_at).or_insert(at);
             *newest = at.max(*newest);
@@ -263,7 +264,7 @@ mod tests {
         };
         order(&[put("1", &[(1, "c"), (1, "d")]), put("1", &[(0, "a"), (0, "b")])], 2, 0);
         order(&[put("1", &[(0, "b"), (0, "a"), (1, "c"), (1, "d")])], 1, 0);
-        // A repeated event may come after later ones; a new event in the same batch may not.
+        // A batch may arrive again. Its events then count as repeated and not as out of order.
         order(&[whole()[0].clone(), whole()[0].clone(), whole()[1].clone()], 0, 1);
     }
 

@@ -1,4 +1,5 @@
-//! Generates objects in which every event names its object and record. In a long event every piece does.
+//! Generates objects whose events all have different messages. A message begins with the numbers of its object and record,
+//! and a message that must be split repeats them, so that the pieces differ too.
 
 use std::{
     io::{Read, Write},
@@ -15,7 +16,7 @@ use crate::{comparison::Event, quarantine::Aside};
 /// Longest message in bytes: the limit of PutLogEvents less 26 bytes of overhead per event. Source: CloudWatch Logs API
 /// reference, PutLogEvents.
 const MAX_MESSAGE: usize = 1_048_576 - 26;
-/// Text in front of a record that makes the record unreadable.
+/// Text that makes the record after it unreadable.
 const NONSENSE: &str = "nonsense";
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -43,8 +44,8 @@ pub(crate) enum Size {
     /// This many records, each two to five hours after the one before. A batch spans 24 hours at most, so a few records
     /// fill it.
     Days(usize),
-    /// This many records around the age of 14 days: a batch can hold events that CloudWatch Logs refuses as too old
-    /// beside events that it takes.
+    /// This many records that are about 14 days old. CloudWatch Logs refuses some of them as too old, often in the same
+    /// batch as events that it accepts.
     Old(usize),
     /// A few short records around one that must be split.
     Oversize,
@@ -70,7 +71,7 @@ pub(crate) enum Compression {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
     Whole,
-    /// [`NONSENSE`] in front of the record with this number. No later record can be read.
+    /// [`NONSENSE`] in front of the record with this number. Neither this record nor a later one can be read.
     Nonsense(usize),
     /// [`NONSENSE`] in front of the record with this number, in an object with one record per line. The line goes to
     /// the quarantine, and later records can be read.
@@ -84,13 +85,14 @@ pub(crate) enum Damage {
 pub(crate) struct Made {
     pub(crate) bytes: Vec<u8>,
     pub(crate) records: usize,
-    /// Number of records before damage that ends the object; the number of all records if there is no such damage.
+    /// Number of records before the damage, if the damage ends the object; otherwise the number of all records.
     pub(crate) readable: usize,
     /// All events that CloudWatch Logs should accept, in the object's order, as if there were no damage.
     pub(crate) events: Arc<[Event]>,
     /// Records that every delivery should put into the quarantine.
     pub(crate) aside: Vec<Aside>,
-    /// Records that are split, or put into the quarantine where the delivery asks for that.
+    /// Records that are too long for one event. The delivery's row decides whether they are split or put into the
+    /// quarantine.
     pub(crate) oversize: Vec<Aside>,
 }
 
@@ -108,9 +110,10 @@ pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
     let (mut records, mut events) = (Vec::new(), Vec::new());
     let (mut aside, mut oversize) = (Vec::new(), Vec::new());
     for (index, (at, message)) in messages(content.size, number, &mut rng).into_iter().enumerate() {
-        // Between two milliseconds, so that a timestamp rounded in the wrong direction is noticed.
+        // Times lie between two milliseconds, so that the comparison notices a timestamp that was rounded up.
         let time = start + SignedDuration::from_millis(at) + SignedDuration::from_nanos(123_456);
-        let timestamp = i64::try_from(time.as_nanosecond().div_euclid(1_000_000)).expect("of this age");
+        let timestamp =
+            i64::try_from(time.as_nanosecond().div_euclid(1_000_000)).expect("a time within days of now");
         records.push(
             json!({
                 "application": "app",
@@ -158,7 +161,7 @@ fn inflated(bytes: &[u8]) -> usize {
     count
 }
 
-/// Number of records that are complete within the first `bytes` of `text`, which contains them all in order.
+/// Number of records that are complete within the first `bytes` of `text`. The text contains all records in order.
 fn whole_in(records: &[String], text: &str, bytes: usize) -> usize {
     let mut end = 0;
     let ends = records.iter().map(|record| {
@@ -168,7 +171,7 @@ fn whole_in(records: &[String], text: &str, bytes: usize) -> usize {
     ends.take_while(|end| *end <= bytes).count()
 }
 
-/// Time of every record, in milliseconds after the start of the run, and its message.
+/// Generates the time and the message of every record. Times are milliseconds after the start of the run.
 fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
     let name = |index: usize| format!("object {number} record {index}: ");
     let short = |index: usize, rng: &mut Rng| name(index) + ENDINGS[rng.usize(..ENDINGS.len())];
@@ -197,7 +200,8 @@ fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
                 .collect()
         }
         Size::Old(count) => {
-            // An hour younger or older than 14 days: a run takes less than an hour, so no event changes sides.
+            // Each event is an hour younger or older than 14 days. A run takes less than an hour, so no event becomes too old
+            // during it.
             (0..count)
                 .map(|index| {
                     let side = if rng.bool() { -HOUR } else { HOUR };
@@ -224,7 +228,7 @@ const ENDINGS: [&str; 6] = [
     "\u{1}\u{7f} \\ / control",
 ];
 
-/// Text of this many bytes or a few more. Every stretch of twenty bytes is unique to its record and its place there.
+/// Text of this many bytes or a few more: `name`, then marks that contain the digits of `name` and their own position.
 fn long(name: &str, bytes: usize) -> String {
     let mark: String = name.chars().filter(char::is_ascii_digit).collect();
     let mut text = name.to_owned();

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// Lists the flaws of a bucket that should contain the objects of `expected`, by key, and no others; one line per flaw.
+/// Lists the differences between the objects found in a bucket and the expected ones, one line each. Keys of both maps are
+/// object keys.
 pub(crate) fn compare(
     bucket: &str,
     expected: &BTreeMap<String, &[u8]>,
@@ -11,7 +12,7 @@ pub(crate) fn compare(
     let mut flaws = Vec::new();
     for (key, bytes) in expected {
         match found.get(key) {
-            None => flaws.push(format!("{bucket} has no copy {key}")),
+            None => flaws.push(format!("{bucket}: no copy {key}")),
             Some(copy) if copy != bytes => {
                 flaws.push(format!("{bucket}: {key} is not the newest object's copy"))
             }

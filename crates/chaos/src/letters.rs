@@ -26,16 +26,18 @@ pub(crate) struct Bad {
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) bad: Vec<Bad>,
-    /// Number of messages that name at least one of them. Without excuses there are no more letters than that.
+    /// Number of messages that name at least one of these objects. Without excuses, this is also the highest allowed number
+    /// of letters.
     pub(crate) messages: u64,
 }
 
-/// Events that may duplicate a letter, or the message that the letter is about.
+/// Numbers of incidents that may have duplicated a letter, or the message that a letter is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Excuses {
-    /// Kills and pauses of workers: one may fall between the send of a letter and the delete of its message.
+    /// Kills and pauses of workers. After a blow between the send of a letter and the deletion of its message, the letter is
+    /// sent again.
     pub(crate) blows: u64,
-    /// Sends that took effect and whose answer was lost.
+    /// Sends that took effect, but whose answer was lost.
     pub(crate) lost_answers: u64,
 }
 
@@ -52,12 +54,13 @@ pub(crate) fn judge(told: &Told, letters: &[Letter], excuses: Excuses) -> Vec<St
         if !about.iter().all(right) {
             let said: Vec<_> =
                 about.iter().map(|letter| (letter.reason.as_str(), letter.record_offset)).collect();
-            problems.push(format!("{key} is {reason} at {record_offset:?}: dead letters say {said:?}"));
+            problems
+                .push(format!("{key} is {reason} at {record_offset:?}, but its dead letters say {said:?}"));
         }
         // The letter of a message with several objects names the first failed object and only counts the others.
         let beside = |letter: &Letter| letter.failures > 1 && letter.body.contains(key.as_str());
         if about.is_empty() && !letters.iter().any(beside) {
-            problems.push(format!("{key} is {reason} and no dead letter is about it"));
+            problems.push(format!("{key} is {reason}, but has no dead letter"));
         }
     }
     for (key, letters) in by_key {
@@ -67,7 +70,7 @@ pub(crate) fn judge(told: &Told, letters: &[Letter], excuses: Excuses) -> Vec<St
     let (count, most) = (letters.len() as u64, told.messages + excuses.blows + excuses.lost_answers);
     if count > most {
         problems.push(format!(
-            "{count} dead letters about {} messages: {} kills and pauses and {} lost answers excuse {most}",
+            "{count} dead letters about {} messages; {} kills and pauses and {} lost answers allow at most {most}",
             told.messages, excuses.blows, excuses.lost_answers
         ));
     }

@@ -1,5 +1,5 @@
-//! Event messages as S3 and EventBridge write them: for objects in the bucket that sends no notifications, and for
-//! repeated notifications.
+//! Builds event messages as S3 and EventBridge write them. The run sends them about objects in the bucket without
+//! notifications, and to repeat notifications.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub(crate) enum Shape {
     Topic,
 }
 
-/// An object as its events name it.
+/// Properties of an object that its events contain.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
     pub(crate) bucket: String,
@@ -23,7 +23,7 @@ pub(crate) struct Stored {
     pub(crate) size: usize,
     pub(crate) etag: String,
     pub(crate) version_id: Option<String>,
-    /// Hexadecimal. Of two objects with one key, the newer has the larger sequencer.
+    /// Hexadecimal. Of two objects with the same key, the newer one has the larger sequencer.
     pub(crate) sequencer: String,
 }
 

@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{comparison::Comparison, plan::Kind, quarantine::Kept};
 
-/// Batches of one delivery of an object that a worker may have put without recording them in the ledger when it is
-/// killed or paused.
+/// Largest number of batches of one object's delivery that may arrive again after a kill or a pause: those that the worker
+/// had sent and not yet recorded in the ledger.
 const REPEATS_PER_BLOW: u64 = 2;
 
 /// Outcome of one finished run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub(crate) kind: Kind,
-    /// Whether there was a ledger. Without one, repeats are counted and not judged.
+    /// Whether there was a ledger. Without a ledger, repeated batches are counted but do not fail the run.
     pub(crate) ledger: bool,
     pub(crate) took: Duration,
     pub(crate) kills: u64,
@@ -30,13 +30,13 @@ pub struct Outcome {
     pub(crate) again: u64,
     pub(crate) dead_letters: u64,
     pub(crate) unaccounted: u64,
-    /// How often workers logged that they go on without the ledger. Repeats are not judged then.
+    /// How often workers logged that they go on without the ledger. If they did, repeated batches do not fail the run.
     pub(crate) without_ledger: u64,
     pub(crate) comparison: Comparison,
     pub(crate) kept: Kept,
     /// Number of copies in customers' buckets that were checked.
     pub(crate) copies: u64,
-    /// Calls of workers that sent messages again.
+    /// SendMessageBatch calls of the workers: they send messages again, or test whether sending is allowed.
     pub(crate) sent_anew: u64,
     /// All other problems.
     pub(crate) problems: Vec<String>,
@@ -180,7 +180,7 @@ impl Summary {
         self.failed += 1;
     }
 
-    /// Returns whether no run has complaints.
+    /// Returns whether every run was finished, without complaints.
     pub fn is_good(&self) -> bool {
         self.failed == 0
     }
@@ -200,7 +200,7 @@ impl fmt::Display for Summary {
             ("objects", self.objects),
             ("records put into S3", self.records),
             ("events that should arrive", self.events),
-            ("calls that sent messages again", self.sent_anew),
+            ("SendMessageBatch calls", self.sent_anew),
             ("records that should be in quarantine", self.quarantined),
             ("copies in customers' buckets", self.copies),
             ("dead letters", self.dead_letters),

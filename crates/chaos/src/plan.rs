@@ -1,4 +1,4 @@
-//! Plans of runs. A plan follows from its seed.
+//! Plans of runs. The kind, the number of workers and a seed determine everything in a plan.
 
 mod outage;
 mod stroke;
@@ -30,10 +30,10 @@ pub enum Kind {
     Pauses,
     /// The same faults alone.
     Faults,
-    /// Faults, and answers of PutLogEvents that are lost after CloudWatch Logs took the events. No worker can know that
-    /// they were taken.
+    /// The same faults, and answers of PutLogEvents that are lost after CloudWatch Logs accepted the events. No worker can
+    /// know that they were accepted.
     LostAnswers,
-    /// Faults, and a ledger that is out of reach for seconds, so that deliveries go on without it.
+    /// The same faults, and a ledger that is out of reach for seconds, so that deliveries go on without it.
     NoLedger,
     /// One service that is out of reach for a minute, and no other fault: see [`Plan::outage`].
     Outage,
@@ -59,7 +59,7 @@ impl Kind {
 /// One run. Times count from its start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Seed that all other fields follow from.
+    /// Seed of the random choices.
     pub seed: u64,
     /// Failures that the workers are exposed to.
     pub kind: Kind,
@@ -75,7 +75,7 @@ pub struct Plan {
     pub(crate) versioned: bool,
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) quarantine: bool,
-    /// Messages that a worker lets wait hidden; other messages that wait are sent again.
+    /// Number of waiting messages that a worker keeps hidden. It sends further waiting messages to the queue again.
     pub(crate) max_hidden: usize,
     pub(crate) objects: Vec<Object>,
     /// Messages in addition to those that the bucket sends.
@@ -83,7 +83,7 @@ pub struct Plan {
     /// Messages about the same objects after everything has been delivered.
     pub(crate) late: Vec<Message>,
     pub(crate) weather: Vec<Weather>,
-    /// What the workers should report, and when.
+    /// Outage that the workers should report, if there is one.
     pub(crate) outage: Option<Outage>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) strokes: Vec<Stroke>,
@@ -94,7 +94,7 @@ pub struct Plan {
 /// Settings of a tenant's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tenant {
-    /// What the tenant's second delivery takes, if there is one.
+    /// Objects that the tenant's second delivery takes, if there is a second one.
     pub(crate) second: Option<Wanted>,
     /// Whether records that are too long for one event go to the quarantine instead of being split.
     pub(crate) quarantines_oversize: bool,
@@ -102,7 +102,7 @@ pub(crate) struct Tenant {
     pub(crate) has_bucket: bool,
 }
 
-/// A period in which STS refuses a tenant's roles. Their sessions end when it begins.
+/// A period in which STS refuses a tenant's roles. The sessions of the roles end when the period begins.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Denial {
     pub(crate) tenant: usize,
@@ -143,14 +143,14 @@ impl Object {
 pub(crate) struct Message {
     pub(crate) at: Duration,
     pub(crate) shape: Shape,
-    /// Indexes of the objects that the message names. An index without an object stands for an object that does not exist.
+    /// Indexes of the objects that the message names. An index past the last object stands for a missing object.
     pub(crate) objects: Vec<usize>,
     /// Whether earlier messages named all of these objects.
     pub(crate) again: bool,
 }
 
 impl Plan {
-    /// Makes the plan of a seed.
+    /// Makes the plan of a seed. Equal arguments give equal plans.
     pub fn new(seed: u64, kind: Kind, workers: usize) -> Self {
         // Neighbouring seeds must not give similar plans.
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6a09_e667_f3bc_c909);
@@ -282,8 +282,8 @@ fn object(tenants: usize, quarantine: bool, rng: &mut Rng) -> Object {
     }
 }
 
-/// Messages about every object in the bucket without notifications, some of them together; repeated messages about
-/// other objects; and a message about an object that does not exist.
+/// Plans the messages that the run itself sends: about every object in the bucket without notifications, some about several
+/// of these objects; repeated messages about any object; and in half of the plans one about a missing object.
 fn messages(objects: &[Object], rng: &mut Rng) -> Vec<Message> {
     let mut messages = Vec::new();
     let silent: Vec<_> = (0..objects.len()).filter(|number| objects[*number].silent).collect();
@@ -297,7 +297,7 @@ fn messages(objects: &[Object], rng: &mut Rng) -> Vec<Message> {
         messages.push(Message { at, shape, objects: these.to_vec(), again: false });
     }
     for (number, object) in objects.iter().enumerate() {
-        // Some messages are repeated at once, some while the first is being worked on, some later.
+        // A repeated message comes at once, while the first is being worked on, or later.
         for _ in 0..some(rng, &[0, 0, 0, 1, 1, 2]) {
             let pause = some(rng, &[Duration::ZERO, Duration::from_millis(200), Duration::from_millis(1500)]);
             let at = object.at + if pause.is_zero() { pause } else { within(pause, rng) };
@@ -358,7 +358,7 @@ mod tests {
             for object in plan.objects.iter().filter(|object| !plan.quarantine || object.replaces.is_some()) {
                 assert!(
                     !matches!(object.content.damage, Damage::BadLine(_)),
-                    "{seed}: there is no quarantine for the line"
+                    "{seed}: a bad line needs a quarantine, and its object must not replace another"
                 );
                 let Some(older) = object.replaces.map(|older| &plan.objects[older]) else { continue };
                 assert!(plan.versioned && older.at <= object.at && older.silent == object.silent, "{seed}");

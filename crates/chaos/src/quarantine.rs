@@ -6,15 +6,15 @@ use anyhow::Context;
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
-/// Flaws that are reported; others are only counted.
+/// Largest number of reported flaws. Further flaws are only counted.
 const TOLD: usize = 5;
-/// Characters of a message that are reported.
+/// Number of characters of a message that a reported flaw shows.
 const SHOWN: usize = 60;
 
 /// A record that should be in the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Aside {
-    /// Word for the reason.
+    /// Reason, in the spelling of the quarantine's files.
     pub(crate) reason: &'static str,
     /// Position in the object.
     pub(crate) record: usize,
@@ -54,9 +54,9 @@ pub(crate) struct Kept {
     pub(crate) expected: u64,
     /// Expected lines that are missing.
     pub(crate) missing: u64,
-    /// Lines that no object explains, or with wrong content.
+    /// Lines that are not expected, or whose content is wrong.
     pub(crate) foreign: u64,
-    /// Lines that are there more than once.
+    /// Repetitions of expected lines.
     pub(crate) again: u64,
     /// The first few missing and foreign lines.
     pub(crate) told: Vec<String>,

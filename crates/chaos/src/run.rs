@@ -1,4 +1,4 @@
-//! Carries out a plan: sets up the stage, applies faults, waits until the queue is empty, compares.
+//! Carries out a plan: sets up the stage, applies the faults, waits until the queue is empty, and compares.
 
 use std::{
     env, fs,
@@ -27,10 +27,10 @@ pub struct Setting<'a> {
     pub lease: Option<Duration>,
 }
 
-/// Carries out the plan in a sandbox of its own.
+/// Carries out the plan in a sandbox of its own. Flaws of the workers are no errors; the [`Outcome`] lists them.
 ///
 /// # Errors
-/// The plan could not be carried out. Flaws of the workers are in the [`Outcome`] instead.
+/// The plan could not be carried out.
 pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let stage = Stage::set_up(plan).await?;

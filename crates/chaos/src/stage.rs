@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Longest time from the end of the faults to an empty queue. A killed worker's messages stay hidden for ten seconds,
 /// and refused roles are tried again every second.
 const SETTLE: Duration = Duration::from_secs(120);
-/// Lowest value that the worker allows: the messages of a killed worker come back after it.
+/// Visibility timeout, after which the messages of a killed worker come back. The worker allows no lower value.
 const VISIBILITY: &str = "10s";
 const QUARANTINE: &str = "chaos-quarantine";
 /// `type` of a tenant's rows, in the order of its deliveries.
@@ -42,7 +42,7 @@ pub(crate) struct Stage {
     root: Account,
     /// Bucket without notifications.
     silent_bucket: String,
-    /// Deliveries of each tenant: the destination, and the objects that it takes.
+    /// Deliveries of each tenant: the customer that receives objects, and which objects.
     tenants: Vec<Vec<(Customer, Wanted)>>,
     pub(crate) made: Vec<Made>,
 }
@@ -50,12 +50,12 @@ pub(crate) struct Stage {
 impl Stage {
     /// Sets up a sandbox and everything in it.
     pub(crate) async fn set_up(plan: &Plan) -> anyhow::Result<Self> {
-        let sandbox = Sandbox::start().await.context("no port can be had on the loopback address")?;
+        let sandbox = Sandbox::start().await.context("cannot open a port on the loopback address")?;
         let aws = Aws::new(&sandbox.endpoint(), REGION);
         let mut spec = ProviderSpec::new("chaos");
         spec.raw_delivery = plan.raw_delivery;
         spec.versioned = plan.versioned;
-        // Messages are often retried here, and SQS must not give up on them.
+        // Messages are often retried in these runs, and SQS must not move them to the dead-letter queue for that.
         spec.max_receive_count = 1000;
         let provider = Provider::create(&aws, &spec).await?;
         let root = aws.account(&provider.account);
@@ -153,8 +153,8 @@ impl Stage {
         Ok(environment)
     }
 
-    /// Uploads objects, sends messages and changes the faults, each at its time, until the period ends. Returns the
-    /// stored objects.
+    /// Uploads objects, sends messages, and begins and ends faults and denials, each at its planned time, until the period
+    /// ends. Returns the stored objects by number.
     pub(crate) async fn carry_out(
         &self,
         plan: &Plan,
@@ -173,7 +173,7 @@ impl Stage {
             steps.push((*from, Step::Deny(*tenant)));
             steps.push((*to, Step::Mend(*tenant)));
         }
-        // A stable sort: an upload comes before a message of the same time.
+        // The sort is stable, so an upload comes before a message of the same time.
         steps.sort_by_key(|(at, _)| *at);
         let (mut stored, mut faults) = (HashMap::new(), HashMap::new());
         for (at, step) in steps {
@@ -225,7 +225,7 @@ impl Stage {
         let size = bytes.len();
         let put = self.root.s3().put_object().bucket(bucket).key(&key).body(bytes.into()).send();
         let put = put.await.context("cannot upload an object")?;
-        let etag = put.e_tag.context("S3 names no eTag")?.trim_matches('"').to_owned();
+        let etag = put.e_tag.context("S3 returned no ETag")?.trim_matches('"').to_owned();
         Ok(Stored {
             bucket: bucket.clone(),
             key,
@@ -236,8 +236,7 @@ impl Stage {
         })
     }
 
-    /// Sends a message. If none of the stored objects has a number that it names, the message names an object that does
-    /// not exist.
+    /// Sends a message. For each number without a stored object, the message names an object that does not exist.
     pub(crate) async fn send(
         &self,
         message: &Message,

@@ -26,7 +26,7 @@ const UNACCOUNTED: &str = "logferry_records_unaccounted_total";
 /// Log message of a worker that goes on without the ledger.
 const WITHOUT_LEDGER: &str = "the ledger is out of reach";
 
-/// What the workers' logs say.
+/// Findings in the workers' logs.
 #[derive(Debug, Default)]
 pub(crate) struct Confessions {
     /// Log lines that show a defect.
@@ -79,7 +79,7 @@ impl Workers {
         Ok(WorkerProcess::start(&self.program, &self.environment, log)?)
     }
 
-    /// Carries out the planned blows, starts replacements and resumes paused workers. Returns when that is done and
+    /// Carries out the planned blows, starts replacements and resumes paused workers. Returns after the last blow, as soon as
     /// every worker runs.
     pub(crate) async fn strike(
         &mut self,
@@ -182,7 +182,11 @@ impl Workers {
         Ok(samples)
     }
 
-    /// Watches the workers through an outage. Returns what they should have reported and did not.
+    /// Reads the workers' endpoints until the outage ends. Returns one line for each worker or metric that did not report
+    /// the outage.
+    ///
+    /// # Errors
+    /// A worker does not answer, or its `/healthz` fails.
     pub(crate) async fn watch(&mut self, outage: Outage, begun: Instant) -> anyhow::Result<Vec<String>> {
         let mut silent: Vec<_> = (0..self.slots.len()).collect();
         while begun.elapsed() < Outage::TO {
@@ -209,6 +213,7 @@ impl Workers {
         Ok(missing)
     }
 
+    /// Waits until every worker is ready.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
         let asked = Instant::now();
         for worker in self.running() {

@@ -167,7 +167,7 @@ pub struct AwsError {
     pub status: u16,
     /// AWS's error code, for example `ResourceNotFoundException`.
     pub code: String,
-    /// AWS's message, where it is known.
+    /// AWS's message if it is known, otherwise our own.
     pub message: String,
     /// Additional members of a JSON error, for example `expectedSequenceToken`.
     pub members: Vec<(String, Value)>,

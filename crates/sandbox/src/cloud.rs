@@ -2,7 +2,7 @@
 
 use crate::{dynamodb::DynamoDb, faults::Faults, iam::Iam, logs::Logs, s3::S3, sns::Sns, sqs::Sqs, sts::Sts};
 
-/// State behind the front. Each service locks its own field, and never across an await.
+/// State of all services. Each service locks only its own field, and holds no lock across an await.
 #[derive(Debug, Default)]
 pub(crate) struct Cloud {
     pub(crate) dynamodb: DynamoDb,

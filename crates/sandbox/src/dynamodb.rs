@@ -1,9 +1,8 @@
 //! DynamoDB: tables with their items, conditional writes, queries and scans.
 //!
-//! The ledger and the tenant table rely on these checks: key schemas, item sizes, placeholders in expressions, pages of
-//! 1 MB. Not implemented: keys that are not strings, paths into attributes, operators that logferry does not use,
-//! indexes, projections, batches, transactions and streams. A time to live is stored, but no item expires, as in AWS in
-//! the first days after expiry.
+//! It checks key schemas, sizes of items and placeholders in expressions, and cuts pages at 1 MB. Not implemented: keys that
+//! are not strings, paths into attributes, operators that logferry does not use, indexes, projections, batches, transactions
+//! and streams. A time to live is stored, but no item is deleted. AWS, too, may keep an item for days after it expired.
 
 mod expression;
 mod items;

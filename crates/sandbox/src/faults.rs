@@ -24,8 +24,8 @@ pub struct Fault {
     /// Limits the rule to calls whose path or body contains this text.
     #[serde(default)]
     pub contains: Option<String>,
-    /// Limits the rule to calls of role sessions, such as a worker's. Calls of an account's root, such as those of a
-    /// harness, are not hit.
+    /// Limits the rule to calls of role sessions, which workers make. Calls of an account's root, which tests make, are not
+    /// hit.
     #[serde(default)]
     pub sessions_only: bool,
     /// Fraction of the matching calls that are hit, 0 to 1. Default: all.
@@ -96,7 +96,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Word for the counts: the error's code, or the name of the effect in JSON.
+    /// Name of the effect in [`Faults::struck`]: the error's code, or the name in JSON.
     fn word(&self) -> &str {
         match self {
             Self::Error(error) => &error.code,
@@ -174,7 +174,7 @@ impl Faults {
         id
     }
 
-    /// Removes a rule. Without effect if the rule is gone.
+    /// Removes a rule. Does nothing if the rule is gone.
     pub fn remove(&self, id: FaultId) {
         self.lock().rules.retain(|(other, _)| *other != id);
     }
@@ -194,7 +194,7 @@ impl Faults {
         self.lock().struck.clone()
     }
 
-    /// Effect on this call. A rule that hits loses one of its `times`.
+    /// Returns the effect on this call, if a rule hits it. Counts the hit, also against the rule's `times`.
     pub(crate) fn strike(&self, service: &str, call: &Call) -> Option<Effect> {
         let mut guard = self.lock();
         let Rules { rules, random, struck, .. } = &mut *guard;
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rule_can_spare_the_root() {
+    async fn a_rule_can_be_limited_to_sessions() {
         let (sandbox, account) = sandbox().await;
         let created = create_role(&account, "role").await.expect("nothing is injected yet");
         let (_, rest) = created.split_once("<Arn>").expect("the role's ARN");
         let (arn, _) = rest.split_once("</Arn>").expect("the role's ARN");
         let session = account.assume_role(arn, "session", &[]).await.expect("anyone may assume the role");
         sandbox.faults().add(Fault { sessions_only: true, ..sts(Effect::Reset) });
-        account.sts_query(CALLER).await.expect("the root is spared");
+        account.sts_query(CALLER).await.expect("the root has no session");
         assert!(is_unanswered(&session.sts_query(CALLER).await));
     }
 

@@ -52,7 +52,7 @@ impl Iam {
         self.authorize_in(call, action, resource, &Context::of(call))
     }
 
-    /// Checks the same with additional condition keys.
+    /// Does the same as [`Self::authorize`], with additional condition keys.
     pub(crate) fn authorize_in(
         &self,
         call: &Call,
@@ -103,7 +103,7 @@ impl Iam {
         if form.get("MaxSessionDuration").is_some_and(|seconds| seconds != "3600") {
             return Err(AwsError::not_implemented(
                 "iam",
-                "CreateRole with another MaxSessionDuration than 3600",
+                "CreateRole with a MaxSessionDuration other than 3600",
             ));
         }
         let name = form.role_name()?;
@@ -192,7 +192,7 @@ impl Role {
     }
 }
 
-/// Parameters of a Query call, all of which are known.
+/// Parameters of a Query call. [`Form::read`] refuses unknown parameters.
 struct Form(Vec<(String, String)>);
 
 impl Form {

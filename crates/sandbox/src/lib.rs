@@ -2,10 +2,10 @@
 //!
 //! It listens on loopback and speaks AWS's own protocols, so that the worker needs only an endpoint and credentials. It
 //! refuses what AWS refuses, with AWS's code and message. A call that it does not implement gets `501 NotImplemented`
-//! with the name of the call. It stores what it received, by account, for comparison.
+//! with the name of the call. It keeps the accepted events of every account, so that tests can compare them.
 //!
-//! The demo uses it as its AWS, the tests as their default target, chaos as its fault injector. It has no persistence
-//! and no consistency delays.
+//! The demo runs on it instead of on AWS, tests run on it by default, and chaos injects faults with it. It keeps its state in
+//! memory only, and a write is visible to the next call at once.
 
 pub mod call;
 mod cloud;

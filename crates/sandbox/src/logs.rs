@@ -82,7 +82,7 @@ impl Logs {
         self.count_only.store(true, Ordering::Relaxed);
     }
 
-    /// Totals that an account accepted so far, over all Regions.
+    /// Totals of what an account has accepted so far, over all Regions.
     pub(crate) fn totals(&self, account: &str) -> Totals {
         self.lock().get(account).map(AccountLogs::totals).unwrap_or_default()
     }
@@ -122,7 +122,7 @@ impl Logs {
         if request.log_group_class.is_some_and(|class| class != "STANDARD") {
             return Err(AwsError::not_implemented(
                 "logs",
-                "CreateLogGroup with a logGroupClass but STANDARD",
+                "CreateLogGroup with a logGroupClass other than STANDARD",
             ));
         }
         let name = required(request.log_group_name, "logGroupName")?;
@@ -195,7 +195,7 @@ fn authorize_stream(cloud: &Cloud, call: &Call, group: &str, stream: &str) -> Re
     authorize(cloud, call, &format!("{}:log-stream:{stream}", group_arn(call, group)))
 }
 
-/// Asks IAM. Refuses like this service: `AccessDeniedException` with status 400.
+/// Asks IAM. A refusal gets this service's code and status, `AccessDeniedException` and 400.
 fn authorize(cloud: &Cloud, call: &Call, resource: &str) -> Result<(), AwsError> {
     cloud.iam.authorize(call, &format!("logs:{}", call.operation), resource).map_err(|refusal| match refusal
         .code

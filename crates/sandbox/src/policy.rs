@@ -169,7 +169,8 @@ impl Policy {
         Self::read(text, Kind::Trust).map_err(malformed)
     }
 
-    /// Parses the policy of a bucket, topic or queue: both are required. Each service adds its own error code.
+    /// Parses the policy of a bucket, topic or queue: `Principal` and `Resource` are required. Each service adds its own
+    /// error code.
     pub(crate) fn resource(text: &str) -> Result<Self, String> {
         Self::read(text, Kind::Resource)
     }
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_cover_the_whole_text() {
+    fn wildcard_patterns_must_match_the_whole_text() {
         for (pattern, text, expected) in [
             ("*", "", true),
             ("a*c", "abbbc", true),
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_policies_decide() {
+    fn identity_policies_allow_deny_or_stay_silent() {
         let session = session(ACCOUNT, "path/central");
         let check = |statements: &str, action: &str, resource: &str, expected: Decision| {
             let policy = Policy::identity(&format!(r#"{{"Version":"2012-10-17","Statement":{statements}}}"#))
@@ -454,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn resource_policies_name_both() {
+    fn resource_policies_need_principals_and_resources() {
         let both = r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*"},
             {"Effect":"Deny","Principal":"*","Action":"s3:GetObject","Resource":"*/k/?"}]}"#;
         let policy = Policy::resource(both).expect("the policy is well formed");

@@ -86,7 +86,10 @@ impl S3 {
             [("x-amz-acl", "private"), ("x-amz-object-ownership", "BucketOwnerEnforced")]
         {
             if call.header(header).is_some_and(|value| value != accepted) {
-                return Err(AwsError::not_implemented("s3", &format!("CreateBucket with another {header}")));
+                return Err(AwsError::not_implemented(
+                    "s3",
+                    &format!("CreateBucket with {header} other than {accepted}"),
+                ));
             }
         }
         if call.header("x-amz-bucket-object-lock-enabled").is_some_and(|value| value != "false") {
@@ -200,7 +203,7 @@ impl S3 {
         Ok(Reply::empty())
     }
 
-    /// Runs `act` on the call's bucket, if the caller may do `action` to it.
+    /// Calls `run` with the bucket that the path names, if the caller may do `action` to it.
     fn with_bucket<T>(
         &self,
         cloud: &Cloud,
@@ -218,14 +221,14 @@ impl S3 {
     }
 }
 
-/// Bucket and key in a path. Only percent encoding of the key is decoded.
+/// Bucket and key in a path. Percent encoding is decoded; a plus stays a plus.
 fn target(call: &Call) -> (String, String) {
     let path = call.path.strip_prefix('/').unwrap_or(&call.path);
     let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
     (decode_percent(bucket), decode_percent(key))
 }
 
-/// Finds a bucket in the Region of the request.
+/// Finds a bucket. The request must be signed for the bucket's Region.
 fn open<'a>(
     buckets: &'a mut BTreeMap<String, Bucket>,
     call: &Call,

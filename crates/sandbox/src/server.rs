@@ -68,7 +68,7 @@ impl Sandbox {
     /// Starts an empty sandbox on this address.
     ///
     /// # Errors
-    /// The address cannot be listened on.
+    /// The sandbox cannot listen on the address.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -118,7 +118,7 @@ impl Sandbox {
         self.front.cloud.sts.expire_sessions(account);
     }
 
-    /// Sets limits of a queue, by its ARN, which AWS does not let a customer choose.
+    /// Sets limits of the queue with this ARN. In AWS a customer cannot choose these limits.
     ///
     /// # Errors
     /// There is no such queue.
@@ -126,7 +126,7 @@ impl Sandbox {
         self.front.cloud.sqs.limit(queue_arn, limits)
     }
 
-    /// Counts of a queue's messages, by its ARN.
+    /// Counts of the messages in the queue with this ARN.
     ///
     /// # Errors
     /// There is no such queue.
@@ -134,7 +134,8 @@ impl Sandbox {
         self.front.cloud.sqs.counts(queue_arn)
     }
 
-    /// Makes PutLogEvents only count and hash from now on, for load runs, whose events are not read back.
+    /// Makes PutLogEvents count and hash events from now on instead of storing them. Load runs use this: they read no events
+    /// back.
     pub fn set_count_only(&self) {
         self.front.cloud.logs.set_count_only();
     }
@@ -145,7 +146,7 @@ impl Sandbox {
         self.front.cloud.logs.puts()
     }
 
-    /// Totals that PutLogEvents accepted in the account so far.
+    /// Totals of what PutLogEvents has accepted in the account so far.
     pub fn totals(&self, account: &str) -> Totals {
         self.front.cloud.logs.totals(account)
     }
@@ -244,7 +245,7 @@ impl Front {
         *calls.entry(format!("{}:{operation}", service.name())).or_default() += 1;
     }
 
-    /// Finds the key that the request names, and checks its signature.
+    /// Finds the key that the request names, and checks the request's signature.
     fn admit(
         &self,
         authorization: &Authorization,

@@ -1,7 +1,7 @@
 //! SNS: topics that deliver to SQS queues, with or without the envelope.
 //!
 //! Only the protocol `sqs` is implemented. FIFO topics, filter policies, message structures and encryption of topics
-//! are not. Callers must be of the topic's account; services (S3) publish with permission of the topic's policy.
+//! are not. Callers must belong to the topic's account. A service, such as S3, may publish if the topic's policy allows it.
 
 mod envelope;
 
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Largest message in bytes (256 KiB in SNS).
+/// Largest message in bytes: 256 KiB.
 const MAX_MESSAGE_BYTES: usize = 262_144;
 
 /// All topics of all accounts, by ARN.
@@ -65,7 +65,8 @@ impl Sns {
         }
     }
 
-    /// Publishes for a service, if the topic exists and its policy allows that. Otherwise returns `false`.
+    /// Publishes for a service, if the topic exists and its policy allows that. Otherwise counts the message as dropped and
+    /// returns `false`.
     pub(crate) fn publish_for(
         &self,
         cloud: &Cloud,
@@ -90,7 +91,7 @@ impl Sns {
         topics.get(topic_arn).is_some_and(|topic| sender.is_allowed(&topic.policy, "sns:Publish", topic_arn))
     }
 
-    /// Number of messages of services that were dropped because a topic did not allow them.
+    /// Number of messages that services could not publish.
     #[cfg(test)]
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -100,7 +101,7 @@ impl Sns {
         self.topics.lock().expect("no holder of this lock panics")
     }
 
-    /// Runs `act` on the topic that a parameter names, if the caller owns it and may.
+    /// Calls `run` with the topic, if it belongs to the caller's account and the caller may do `action`.
     fn with_topic<T>(
         &self,
         cloud: &Cloud,
@@ -159,7 +160,7 @@ impl Sns {
     fn subscribe(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
         let arn = form.required("TopicArn")?;
         if form.required("Protocol")? != "sqs" {
-            return Err(AwsError::not_implemented("sns", "Subscribe with another protocol than sqs"));
+            return Err(AwsError::not_implemented("sns", "Subscribe with a protocol other than sqs"));
         }
         let endpoint = form.required("Endpoint")?;
         let parts: Vec<&str> = endpoint.split(':').collect();
@@ -241,7 +242,7 @@ fn fan_out(
             };
             (notification.write(jiff::Timestamp::now()), Attributes::new())
         };
-        // The queue counts dropped messages; a publisher does not notice them.
+        // As in AWS, a publisher does not learn that a queue refused the message.
         let _ = cloud.sqs.deliver(&subscription.endpoint, &sender, body, attributes);
     }
     id
@@ -348,7 +349,7 @@ fn invalid(parameter: &str) -> AwsError {
     AwsError::new(400, "InvalidParameter", format!("Invalid parameter: {parameter}"))
 }
 
-/// Error code of SNS for a refusal.
+/// Gives IAM's refusal the error code of SNS.
 fn denied(error: AwsError) -> AwsError {
     AwsError { code: "AuthorizationError".to_owned(), ..error }
 }

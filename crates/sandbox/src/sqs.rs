@@ -1,7 +1,7 @@
 //! SQS: standard queues with visibility timeouts, long polls, redrive policies and queue policies.
 //!
-//! FIFO queues, move tasks and encryption are not implemented. Only the owner's account may call a queue. Services
-//! (SNS, S3, EventBridge) may send to it with permission of its policy.
+//! FIFO queues, move tasks and encryption are not implemented. Only the owner's account may call a queue. SNS may send to a
+//! queue if the queue's policy allows it.
 
 mod backlog;
 pub(crate) mod errors;
@@ -44,12 +44,12 @@ pub(crate) struct Sqs {
     dropped: AtomicU64,
 }
 
-/// A service that delivers to a queue, and the resource that it delivers for.
+/// A service that sends to a queue or publishes to a topic, and the resource that it acts for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sender<'a> {
     /// Service, for example `sns.amazonaws.com`.
     pub(crate) service: &'a str,
-    /// Value of `aws:SourceArn`: the topic, bucket or rule.
+    /// Value of `aws:SourceArn`: the topic or bucket.
     pub(crate) source_arn: &'a str,
     /// Value of `aws:SourceAccount`.
     pub(crate) source_account: &'a str,
@@ -118,7 +118,8 @@ impl Sqs {
         }
     }
 
-    /// Sends a service's message to a queue, if the queue's policy allows that. Otherwise drops and counts it, as AWS does.
+    /// Sends a service's message to a queue, if the queue's policy allows that. Otherwise drops the message, as AWS does, and
+    /// counts it.
     pub(crate) fn deliver(
         &self,
         queue_arn: &str,
@@ -163,7 +164,7 @@ impl Sqs {
         self.by_arn(queue_arn).ok_or_else(|| UnknownQueue(queue_arn.to_owned()))
     }
 
-    /// Number of dropped deliveries of services.
+    /// Number of messages from services that were dropped.
     #[cfg(test)]
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -186,7 +187,7 @@ impl Sqs {
         self.queues().get(arn).cloned()
     }
 
-    /// Queue of the call's `QueueUrl`, if the caller owns it and may do `action` to it.
+    /// Queue that the call's `QueueUrl` names, if it belongs to the caller's account and the caller may do `action`.
     fn authorized(&self, cloud: &Arc<Cloud>, call: &Call, action: &str) -> Result<Arc<Queue>, AwsError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]

@@ -12,7 +12,7 @@ use crate::policy::{Access, Context, Decision, Policy, Who, is_account};
 use crate::sigv4::Authorization;
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
-/// Default maximum of a role, and limit of role chaining.
+/// Longest session: the default maximum of a role, and the limit of role chaining.
 const MAX_SESSION_SECONDS: u32 = 3_600;
 const MIN_SESSION_SECONDS: u32 = 900;
 /// Longest inline session policy, in characters.
@@ -21,23 +21,24 @@ const MAX_TAGS: usize = 50;
 /// Secret key of every account's root. Its access key is the account id.
 const ROOT_SECRET: &str = "test";
 
-/// Key that a signature is checked with: an account's root or a session.
+/// Key of an account's root or of a session, for checking signatures.
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
     pub(crate) account: String,
     pub(crate) principal: Principal,
     pub(crate) secret: String,
-    /// Token that requests of a session must have.
+    /// Token that the requests of a session must carry; `None` for an account's root.
     pub(crate) token: Option<String>,
     /// End of a session; `None` for an account's root.
     pub(crate) expires_at: Option<Timestamp>,
-    /// Set once, and inherited by chained sessions.
+    /// Source identity. Chained sessions inherit it and cannot change it.
     source_identity: Option<String>,
 }
 
-/// Sessions issued so far, by access key id. Expired ones stay, because their errors differ from those of unknown keys.
+/// Sessions issued so far. Expired ones are kept, because their errors differ from those of unknown keys.
 #[derive(Debug, Default)]
 pub(crate) struct Sts {
+    /// By access key id.
     sessions: Mutex<HashMap<String, Key>>,
     /// Number of AssumeRole calls by role, including failed ones.
     asked: Mutex<HashMap<String, u64>>,
@@ -281,7 +282,7 @@ impl Request {
         Ok(())
     }
 
-    /// AWS returns the percentage of the limit that a policy and tags take up in packed form. This is an estimate.
+    /// Element with the share of AWS's limit that the packed policy and tags take up, in percent. It is an estimate.
     fn packed_size_xml(&self) -> String {
         let tags: usize = self.tags.iter().map(|(key, value)| key.len() + value.len()).sum();
         match self.policy.as_ref().map_or(0, String::len) + tags {
@@ -538,7 +539,7 @@ mod tests {
         assert_eq!(code(session.sts_query(&whoami).await), "ok", "the session belongs to another account");
         sandbox.expire_sessions(PROVIDER);
         assert_eq!(code(session.sts_query(&whoami).await), "ExpiredToken");
-        let root = aws.account(PROVIDER).sts_query(&whoami).await.expect("root has no end");
+        let root = aws.account(PROVIDER).sts_query(&whoami).await.expect("the root's key does not expire");
         assert!(root.contains("<Arn>arn:aws:iam::111111111111:root</Arn>"), "{root}");
     }
 }

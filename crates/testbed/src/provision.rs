@@ -1,7 +1,7 @@
-//! Creates, over the wire, the AWS resources that a worker has around it in production.
+//! Creates the AWS resources that a worker uses in production, with AWS calls over HTTP.
 //!
-//! Nothing is deleted, and a name that exists already is an error: the prefix in [`ProviderSpec`] keeps parallel tests
-//! apart in one emulator.
+//! Nothing is deleted, and a name that exists already is an error. The prefix in [`ProviderSpec`] keeps the names of tests
+//! apart that run in one emulator.
 
 mod account;
 mod bucket;
@@ -44,7 +44,7 @@ mod tests {
 
     use super::*;
 
-    /// Creates both sides, takes one object's path by hand, and checks what arrives.
+    /// Creates both sides, makes the calls that deliver one object, and checks which events arrive.
     async fn delivers_by_hand(aws: &Aws, spec: ProviderSpec) {
         let raw = spec.raw_delivery;
         let versioned = spec.versioned;
@@ -74,14 +74,15 @@ mod tests {
             messages.first().and_then(|message| message.body()).expect("the event arrives within 20 s");
         let mut event: Value = serde_json::from_str(body).expect("an event is JSON");
         if !raw {
-            event = serde_json::from_str(event["Message"].as_str().expect("an envelope")).expect("an event");
+            event = serde_json::from_str(event["Message"].as_str().expect("an SNS envelope"))
+                .expect("an S3 event");
         }
         let object = &event["Records"][0]["s3"]["object"];
         assert_eq!(object["key"], "acme/c/a+b/p/1.json");
         assert_eq!(object["versionId"].is_string(), versioned, "{object}");
 
         let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await;
-        let worker = worker.expect("the account may be the worker");
+        let worker = worker.expect("the account may assume the worker's role");
         let central = worker.assume_role(&provider.central_role_arn, "central", &[]).await;
         let central = central.expect("the worker may take the first hop");
         let id = [("ExternalId", customer.external_id.as_str())];
@@ -151,7 +152,7 @@ mod tests {
             let provider = Provider::create(&aws, &spec).await.expect("the provider's side can be set up");
             let root = aws.account(&provider.account);
             let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await;
-            let sqs = worker.expect("the account may be the worker").sqs();
+            let sqs = worker.expect("the account may assume the worker's role").sqs();
             let send =
                 async |url: &str| sqs.send_message().queue_url(url).message_body("x").send().await.is_ok();
             assert_eq!(send(&provider.queue_url).await, worker_may_send);

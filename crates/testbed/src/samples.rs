@@ -1,4 +1,4 @@
-//! Shifts the timestamps of objects that Vector wrote, because CloudWatch Logs accepts nothing older than 14 days.
+//! Shifts the timestamps of objects that Vector wrote, because CloudWatch Logs accepts no events older than 14 days.
 
 use jiff::Timestamp;
 

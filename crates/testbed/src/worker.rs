@@ -42,7 +42,7 @@ impl Samples {
     /// Reads the samples from a worker's endpoint.
     ///
     /// # Errors
-    /// No answer, or another status than 200.
+    /// No answer came, or a status other than 200.
     pub async fn read(address: SocketAddr) -> io::Result<Self> {
         let (status, text) = http_get(address, "/metrics").await?;
         if status != 200 {
@@ -55,12 +55,12 @@ impl Samples {
         Ok(Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()))
     }
 
-    /// Value of a sample, `name{label="value"}`; 0 if there is no such sample.
+    /// Value of the sample with this name and these labels, such as `name{label="value"}`; 0 if there is no such sample.
     pub fn get(&self, name: &str) -> f64 {
         self.0.get(name).copied().unwrap_or_default()
     }
 
-    /// Returns whether there is a sample with this name and these labels.
+    /// Returns whether there is a sample with this name and these labels, which are written as for [`Samples::get`].
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -110,7 +110,7 @@ pub enum WorkerError {
         limit: Duration,
     },
     /// The operating system refused a request.
-    #[error("the worker's process cannot be reached")]
+    #[error("cannot control the worker's process")]
     System(#[from] io::Error),
 }
 
@@ -206,7 +206,7 @@ impl WorkerProcess {
         }
     }
 
-    /// Process id, until the process has been seen to end.
+    /// Process id; `None` after a method of this type has found that the process ended.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
     }
@@ -249,7 +249,7 @@ impl WorkerProcess {
     /// Waits for the worker to end without being asked to.
     ///
     /// # Errors
-    /// Always: the function returns only when the worker ended.
+    /// Always, because the function returns only after the worker has ended.
     pub async fn ended(&mut self) -> Result<(), WorkerError> {
         Err(WorkerError::Ended(self.child.wait().await?))
     }
@@ -269,7 +269,8 @@ impl WorkerProcess {
     /// # Errors
     /// The worker has ended, or there is no shell.
     pub fn signal(&self, name: &str) -> Result<(), WorkerError> {
-        // The process has not been waited for, so the id is still its own. `kill` is built into the shell.
+        // `Child::id` returns no id after the process was waited for, so the id cannot belong to another process. `kill` is
+        // built into the shell.
         let id = self.id().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the worker has ended"))?;
         let mut kill = std::process::Command::new("sh");
         kill.args(["-c", "kill -\"$0\" \"$1\"", name, &id.to_string()]);

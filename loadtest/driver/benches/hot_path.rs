@@ -1,5 +1,5 @@
-//! Benchmarks of the hot path's steps, in MB/s over the bytes that a step reads or carries, beside what the libraries
-//! alone do with the same input.
+//! Benchmarks of the hot path's steps, and of the libraries alone on the same input. Figures are MB/s of the bytes that a step
+//! reads or sends.
 //!
 //! The input is one object of the generator. The result of each step is checked before the step is measured.
 
@@ -59,7 +59,7 @@ mod driver {
     pub(super) mod generate;
 }
 
-/// JSON in the object.
+/// Bytes of JSON in the object.
 const PLAIN: usize = 16_000_000;
 /// Size of the steps in which the worker decompresses.
 const WINDOW: usize = 256 * 1024;
@@ -67,7 +67,7 @@ const MAX_RECORD: usize = 16 << 20;
 const GROUP: &str = "/customer/cluster";
 const STREAM: &str = "web-web-7d4b9c6f5-x2x8p-2026-11-21";
 
-/// Generates the object of the benches, and its bytes.
+/// Generates the object that the benches use, and its bytes.
 fn object(shape: &Shape) -> (generate::Object, Vec<u8>) {
     let start: Timestamp = "2026-11-21T08:00:00Z".parse().expect("a timestamp");
     generate::object(1, Size::Plain(PLAIN), shape, start).expect("memory takes everything")
@@ -77,7 +77,8 @@ fn stored_as(compression: Compression) -> Vec<u8> {
     object(&Shape { compression, ..Shape::default() }).1
 }
 
-/// Few samples suffice: each takes hundreds of times the clock's resolution, and all groups together take two minutes.
+/// Creates a group of benchmarks. Twenty samples suffice, because each takes hundreds of times the clock's resolution. All
+/// groups together take two minutes.
 fn group<'a>(criterion: &'a mut Criterion, name: &str, bytes: usize) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group
@@ -129,7 +130,7 @@ fn inflate(mut gzip: &[u8], window: &mut [u8]) -> usize {
     loop {
         let read = decoder.total_in();
         let status = decoder.decompress(gzip, window, FlushDecompress::None).expect("the object is whole");
-        gzip = &gzip[usize::try_from(decoder.total_in() - read).expect("no more than there was")..];
+        gzip = &gzip[usize::try_from(decoder.total_in() - read).expect("no more bytes than the input has")..];
         black_box(&window);
         if status == Status::StreamEnd {
             return usize::try_from(decoder.total_out()).expect("the size fits into memory");
@@ -138,7 +139,7 @@ fn inflate(mut gzip: &[u8], window: &mut [u8]) -> usize {
 }
 
 fn unzstd(zstd: &[u8], window: &mut [u8]) -> usize {
-    let mut decoder = ZstdDecoder::new().expect("memory is there");
+    let mut decoder = ZstdDecoder::new().expect("there is enough memory");
     let (mut input, mut produced) = (InBuffer::around(zstd), 0);
     loop {
         let mut output = OutBuffer::around(&mut *window);
@@ -151,7 +152,7 @@ fn unzstd(zstd: &[u8], window: &mut [u8]) -> usize {
     }
 }
 
-/// Fields for serde_json to parse, instead of our scan: unescaped, and borrowed where there are no escapes.
+/// Fields that serde_json parses, for comparison with our scan. They are unescaped, and borrowed where there are no escapes.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -176,8 +177,8 @@ impl Found {
     }
 }
 
-/// Measures reading records, over all bytes of the text. Our reader leaves messages escaped and counts their bytes;
-/// serde_json unescapes them.
+/// Measures reading records, over all bytes of the text. Our reader leaves messages escaped and counts the bytes that they
+/// would have unescaped; serde_json unescapes them.
 fn records(criterion: &mut Criterion) {
     let plain = stored_as(Compression::None);
     let expected = by_reader(&plain);
@@ -200,14 +201,14 @@ fn by_reader(text: &[u8]) -> Found {
 
 fn each_record<'a>(text: &'a [u8], mut take: impl FnMut(i64, Message<'a>)) {
     let (mut reader, mut rest) = (RecordReader::new(MAX_RECORD, Timestamp::MAX), text);
-    while let Step::Record { record, consumed } = reader.next(rest, More::Ended).expect("the text is right") {
+    while let Step::Record { record, consumed } = reader.next(rest, More::Ended).expect("the text is valid") {
         take(record.timestamp.expect("every record has one"), record.message);
         rest = &rest[consumed..];
     }
 }
 
 fn by_serde(text: &[u8]) -> Found {
-    let records: Vec<Fields<'_>> = serde_json::from_slice(text).expect("the text is right");
+    let records: Vec<Fields<'_>> = serde_json::from_slice(text).expect("the text is valid");
     let mut found = Found::default();
     for Fields { timestamp, message } in &records {
         let timestamp: Timestamp = timestamp.parse().expect("a timestamp");
@@ -357,8 +358,8 @@ impl Service {
     }
 }
 
-/// Measures the way of one full batch from its events to the HTTP client, signing included, over the bytes of its
-/// messages; and SHA-256 alone over the batch's body, which every way must hash.
+/// Measures three ways from the events of one full batch to the HTTP client, signing included, over the bytes of its
+/// messages. Also measures SHA-256 alone over the batch's body, because all three ways hash it.
 fn body(criterion: &mut Criterion) {
     let text = stored_as(Compression::None);
     let head = BatchHead::new(GROUP, STREAM);
@@ -384,8 +385,10 @@ fn body(criterion: &mut Criterion) {
     let sealed = closed.seal(&(0..full.len()), None);
     eprintln!("body: {} events, {messages} bytes of messages, a body of {} bytes", full.len(), sealed.len());
 
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads are to be had");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system can start threads");
     let service = Service::default();
     let client = Client::new(&service.config());
     let sink = runtime.block_on(service.sink());

@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// Kind of all runs.
     #[arg(long, value_enum)]
     kind: Option<KindName>,
-    /// Instead of these runs: one run each with SQS, DynamoDB and STS out of reach for a minute.
+    /// Make one run each with SQS, DynamoDB and STS out of reach for a minute, instead of the other runs.
     #[arg(long, conflicts_with_all = ["runs", "kind"])]
     outages: bool,
     /// Seed of the first run; every further run has the next seed.
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Duration of the ledger's lease in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(10..=600))]
     lease: u64,
-    /// Run without a ledger: repeated batches are counted and not judged.
+    /// Run without a ledger. Repeated batches are then counted, but do not fail a run.
     #[arg(long)]
     no_ledger: bool,
     /// Program of the worker. Default: `logferry` beside this program.
@@ -46,15 +46,15 @@ pub(crate) struct Options {
 /// [`Kind`] as an option.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KindName {
-    /// Faults before a call takes effect, and SIGKILL.
+    /// Faults that hit calls before they take effect, or later if nothing is lost by that; and SIGKILL.
     Kills,
     /// The same faults, and SIGSTOP.
     Pauses,
     /// The same faults alone.
     Faults,
-    /// Faults, and answers of PutLogEvents that are lost after the call took effect.
+    /// The same faults, and answers of PutLogEvents that are lost after the call took effect.
     LostAnswers,
-    /// Faults, and a ledger that is out of reach for seconds.
+    /// The same faults, and a ledger that is out of reach for seconds.
     NoLedger,
 }
 
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_repeats_its_run_alone() {
+    fn each_run_can_be_repeated_alone_by_its_seed() {
         let all = jobs(5, 8, None);
         let of = |kind| all.iter().filter(|job| job.what == What::Chaos(kind)).count();
         assert_eq!(Kind::ALL.map(of), [8, 2, 2, 1, 1]);

@@ -84,8 +84,8 @@ pub(crate) struct Shape {
 
 impl Default for Shape {
     /// Defaults of Vector's `aws_s3` sink, and about the shares of the fixtures. An object of one pod, as in the
-    /// staging bucket's layout, compresses about 12:1, because gzip finds everything except the message in the record
-    /// before. 200 pods, as many as a node may run, give the 6:1 of the reference.
+    /// staging bucket's layout, compresses about 12:1, because gzip finds everything except the message in the
+    /// previous record. 200 pods, as many as a node may run, give the 6:1 of the reference.
     fn default() -> Self {
         Self {
             framing: Framing::default(),
@@ -101,7 +101,7 @@ impl Default for Shape {
     }
 }
 
-/// Size of a generated object, and what CloudWatch Logs must accept of it.
+/// Size of a generated object, and the totals that CloudWatch Logs must accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Object {
     /// Bytes as stored.
@@ -110,7 +110,7 @@ pub(crate) struct Object {
     pub(crate) plain: u64,
     /// Number of records, including those with an empty message.
     pub(crate) records: u64,
-    /// Totals that CloudWatch Logs must accept. Empty messages do not count: it takes none.
+    /// Totals that CloudWatch Logs must accept. Records with an empty message do not count, because CloudWatch Logs takes none.
     pub(crate) totals: Totals,
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn object(
 ) -> io::Result<(Object, Vec<u8>)> {
     let mut generator = Generator { rng: fastrand::Rng::with_seed(seed), shape, now: start };
     let pods = Pod::replicas(&mut generator.rng, shape.pods);
-    // Separate generator, so that the records do not depend on the number of members.
+    // Cuts use a random generator of their own, so that the records do not depend on the number of members.
     let mut knife = fastrand::Rng::with_seed(!seed);
     let mut encoder = Encoder::new(shape.compression)?;
     let [mut before, between, after] = shape.framing.marks();

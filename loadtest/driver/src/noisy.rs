@@ -18,7 +18,7 @@ use crate::{
     worker,
 };
 
-/// Factor that the ordinary tenants' p95 must stay below.
+/// Bound of the ordinary tenants' p95, as a multiple of their p95 without the noisy tenant.
 const ALLOWED: f64 = 1.25;
 
 /// Options of `loadtest noisy`.
@@ -75,7 +75,8 @@ enum Phase {
 /// Measures, prints the table, writes it to the file, and checks the p95.
 ///
 /// # Errors
-/// Something did not arrive, or the p95 with the noisy tenant is at least [`ALLOWED`] times the p95 without it.
+/// The measurement failed, the file cannot be written, or the p95 with the noisy tenant is at least [`ALLOWED`] times the
+/// p95 without it.
 pub(crate) async fn noisy(options: Options) -> anyhow::Result<()> {
     let latencies = measure(&options.load, &options.through).await?;
     let text = format!("{}\n\n{latencies}", results::conditions(1.0));
@@ -133,7 +134,7 @@ impl Load {
         let mut events = stage.upload(&parcels).await?;
         let backlog = stage.upload(&backlog).await?;
         let accounts = stage.accounts();
-        let (noisy_account, ordinary_accounts) = accounts.split_last().context("there are tenants")?;
+        let (noisy_account, ordinary_accounts) = accounts.split_last().context("there are no tenants")?;
         sandbox.throttle(noisy_account).await?;
 
         let mut environment = stage.worker_environment(self.concurrency).await?;
@@ -161,7 +162,7 @@ impl Load {
             if phase == Phase::Noisy {
                 ensure!(
                     waiting >= self.backlog,
-                    "of {} messages of the backlog {waiting} are left",
+                    "only {waiting} of the backlog's {} messages are left",
                     self.backlog
                 );
             }
@@ -174,7 +175,7 @@ impl Load {
 }
 
 impl Latencies {
-    /// Ratio of a percentile over all ordinary tenants, with the noisy tenant to without it.
+    /// Percentile over all ordinary tenants with the noisy tenant, divided by the same percentile without it.
     fn ratio(&self, per_cent: usize) -> f64 {
         let all = |tenants: &[Vec<i64>]| tenants.iter().flatten().copied().collect::<Vec<_>>();
         ratio(&all(&self.calm), &all(&self.noisy), per_cent)

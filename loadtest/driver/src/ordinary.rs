@@ -51,7 +51,7 @@ impl Ordinary {
     /// Generates `count` objects, with numbers from 0, for the tenants in turn.
     ///
     /// # Errors
-    /// Only for numbers far beyond those of a run.
+    /// A number is too large for its type, which does not happen in a run.
     pub(crate) fn parcels(&self, count: u64) -> anyhow::Result<Vec<Parcel>> {
         let parcel = |number| {
             let tenant = usize::try_from(number % self.tenants)?;
@@ -99,7 +99,7 @@ impl Ordinary {
 /// Generates a small object in Vector's format.
 ///
 /// # Errors
-/// Only for numbers far beyond those of a run.
+/// A number is too large for its type, which does not happen in a run.
 pub(crate) fn parcel(tenant: usize, turn: u64, number: u64, records: u64) -> anyhow::Result<Parcel> {
     Ok(Parcel { tenant, turn, number, extension: ".gz", body: body(number, records)? })
 }
@@ -124,7 +124,7 @@ pub(crate) async fn wait(
         if arrived > seen {
             (seen, news) = (arrived, Instant::now());
         }
-        ensure!(news.elapsed() < stall, "{arrived} events of {events}, and no new one for {stall:?}");
+        ensure!(news.elapsed() < stall, "{arrived} of {events} events arrived, and no new one for {stall:?}");
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
@@ -137,8 +137,9 @@ fn latencies_of(
 ) -> anyhow::Result<Vec<i64>> {
     sent.map(|(number, at)| {
         let arrivals = arrivals.get(&first_message(number));
-        let first =
-            arrivals.and_then(|times| times.iter().min()).with_context(|| format!("object {number}"))?;
+        let first = arrivals
+            .and_then(|times| times.iter().min())
+            .with_context(|| format!("object {number} did not arrive"))?;
         Ok(1000 * first + 500 - at)
     })
     .collect()
@@ -170,7 +171,7 @@ fn body(number: u64, records: u64) -> anyhow::Result<Bytes> {
     Ok(encoder.finish()?.into())
 }
 
-/// Smallest figure that is not exceeded by this percentage of all figures.
+/// Smallest of the figures that is at least as large as this percentage of all figures.
 pub(crate) fn percentile(figures: &[i64], per_cent: usize) -> i64 {
     let mut sorted = figures.to_vec();
     sorted.sort_unstable();
@@ -183,7 +184,7 @@ pub(crate) fn milliseconds(microseconds: i64) -> String {
     format!("{:.1}", microseconds as f64 / 1e3)
 }
 
-/// Ratio of a percentile: `beside` to `calm`.
+/// Percentile of `beside`, divided by the same percentile of `calm`.
 pub(crate) fn ratio(calm: &[i64], beside: &[i64], per_cent: usize) -> f64 {
     percentile(beside, per_cent) as f64 / percentile(calm, per_cent).max(1) as f64
 }

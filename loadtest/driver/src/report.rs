@@ -22,9 +22,10 @@ pub(crate) struct Report {
     pub(crate) message_bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) plain_bytes: u64,
-    /// Time from the worker's start, or from when its measured work could begin, to the last event.
+    /// Time from the beginning of the measurement to the last event. A cold start begins the measurement with the worker's
+    /// start; after a warm-up it begins when the paused worker continues.
     pub(crate) wall: Duration,
-    /// User and system time of the worker, from the same start to the last acknowledgement.
+    /// User and system time of the worker, from the beginning of the measurement to the last acknowledgement.
     pub(crate) cpu: Duration,
     /// Highest resident memory of the worker since its start, in bytes.
     pub(crate) peak_rss: u64,

@@ -32,7 +32,7 @@ const MEGABYTE: f64 = 1e6;
 const WARM_PLAIN: usize = 100_000;
 /// Warm-up objects per object in flight, so that every connection is open.
 const WARM_ROUNDS: u64 = 4;
-/// First number of the warm-up objects, which keeps their keys apart.
+/// Number of the first warm-up object. It is so large that keys of warm-up objects differ from those of measured ones.
 const WARM_NUMBERS: u64 = 1 << 40;
 
 /// Options of `loadtest run`.
@@ -41,7 +41,7 @@ pub(crate) struct Options {
     /// Number of objects. The sandbox keeps all of them in memory.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     objects: u64,
-    /// Size of an object as stored (gzip by default) in MB (10^6 bytes).
+    /// Stored size of an object, compressed with gzip by default, in MB of 10^6 bytes.
     #[arg(long, default_value_t = 10.0)]
     gzip_mb: f64,
     /// Size of an object's JSON in MB, instead of --gzip-mb.
@@ -115,7 +115,7 @@ pub(crate) struct Load {
 /// Makes a run and prints its table.
 ///
 /// # Errors
-/// Something else arrived than was sent, or the run could not be finished.
+/// Other events arrived than were sent, or the run could not be finished.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     measure(&options.load()?, &options.through).await?.print()
 }
@@ -180,7 +180,7 @@ impl Through {
     }
 }
 
-/// Objects for the tenants in turn, and the results that they must have.
+/// Objects for the tenants in turn, and the totals that must arrive.
 #[derive(Default)]
 struct Plan {
     parcels: Vec<Parcel>,
@@ -210,7 +210,7 @@ impl Plan {
         };
         for number in 0..objects {
             let (tenant, turn) = (usize::try_from(number % tenants)?, number / tenants);
-            // Without the turn, each tenant would get the same object every time.
+            // Without the turn, a tenant could get the same object every time.
             let chosen = usize::try_from((number + turn) % made.len() as u64)?;
             let (object, body) = &made[chosen];
             plan.copies[chosen] += 1;
@@ -225,7 +225,7 @@ impl Plan {
 /// Makes a run and returns its figures.
 ///
 /// # Errors
-/// Something else arrived than was sent, or the run could not be finished.
+/// Other events arrived than were sent, or the run could not be finished.
 pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Report> {
     let program = through.program()?;
     let made = generated(load).await?;
@@ -273,7 +273,7 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         let measured = async {
             stage.announce(&warm_up_events).await?;
             watch.wait(&mut worker, &expected).await.context("in the warm-up")?;
-            // The worker must find all messages in the queue, as in a backlog, so it is paused while they are sent.
+            // The worker is paused while the messages are sent, so that it finds all of them in the queue, as in a backlog.
             worker::pause(&worker).await?;
             stage.announce(&events).await?;
             for (expected, more) in expected.iter_mut().zip(&plan.expected) {
@@ -286,7 +286,7 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         (measured.await.map_err(|error| worker::explain(&worker, error))?, worker)
     };
     worker::stop(&mut worker).await?;
-    // Checked again after the worker's end: no further event may have arrived.
+    // The check is repeated after the worker's end, because no further event may have arrived.
     watch.check(&expected).await?;
 
     let yardstick_after = yardstick(&made, &plan.copies, load.shape.compression).await?;
@@ -325,8 +325,8 @@ async fn yardstick(
     measured.await?
 }
 
-/// Generates the different objects, as many at once as there are processors. They begin half an hour ago: CloudWatch
-/// Logs accepts events up to two hours ahead, and a gigabyte covers about a quarter of an hour.
+/// Generates the different objects, as many at once as there are processors. Their first records are half an hour old, and a
+/// gigabyte covers about a quarter of an hour, so CloudWatch Logs, which accepts two hours ahead, refuses none as too new.
 async fn generated(load: &Load) -> anyhow::Result<Vec<(Object, Bytes)>> {
     let start = Timestamp::now() - SignedDuration::from_mins(30);
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -345,7 +345,7 @@ struct Before {
     calls: Calls,
 }
 
-/// Figures of the worker since then.
+/// Figures of the measurement.
 struct Measured {
     wall: Duration,
     cpu: Duration,
@@ -353,7 +353,7 @@ struct Measured {
     calls: Calls,
 }
 
-/// Observes what arrives.
+/// Watches the accounts and the queue.
 struct Watch<'a> {
     accounts: Vec<String>,
     stall: Duration,
@@ -374,7 +374,7 @@ impl Watch<'_> {
         for (name, count) in before.calls {
             *calls.entry(name).or_default() -= count;
         }
-        // The instrument made this call itself.
+        // The instrument itself makes most of these calls.
         calls.remove("sqs:GetQueueAttributes");
         calls.retain(|_, count| *count > 0);
         Ok(Measured { wall, cpu: cpu.saturating_sub(before.usage.cpu), peak_rss, calls })
@@ -406,7 +406,7 @@ impl Watch<'_> {
                 state.context(format!("no new event for {:?}", self.stall))?;
             }
         };
-        // Acknowledgements are part of the work.
+        // The CPU time of the acknowledgements counts too, so the measurement waits for them.
         let ended = Instant::now();
         loop {
             let (waiting, dead) = self.stage.backlog().await?;

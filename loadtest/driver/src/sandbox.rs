@@ -1,7 +1,8 @@
 //! Runs the sandbox as a process of its own, and talks to it.
 //!
-//! The process prints its endpoint on a line. Then it answers each input line, account ids separated by spaces, by one line: a
-//! JSON array with the totals accepted in each account. It ends when its input ends, and so with the instrument.
+//! The process prints its endpoint on a line. Each input line has account ids, separated by spaces. The process answers it with
+//! one line: a JSON array with the totals accepted in each account. When the instrument ends, so does the input, and the process
+//! ends too.
 
 use std::{
     collections::BTreeMap,
@@ -108,8 +109,9 @@ impl SandboxProcess {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start the sandbox")?;
-        let input = child.stdin.take().context("the input is piped")?;
-        let mut output = BufReader::new(child.stdout.take().context("the output is piped")?).lines();
+        let input = child.stdin.take().context("the sandbox's input is not piped")?;
+        let mut output =
+            BufReader::new(child.stdout.take().context("the sandbox's output is not piped")?).lines();
         let endpoint = output.next_line().await?.context("the sandbox ended at once")?;
         Ok(Self { _child: child, input, output, endpoint })
     }
@@ -164,7 +166,7 @@ impl SandboxProcess {
         Ok(())
     }
 
-    /// Limits the messages of the queue that may be in flight.
+    /// Limits how many messages of the queue may be in flight.
     ///
     /// # Errors
     /// The sandbox does not answer, or has no such queue.

@@ -33,8 +33,8 @@ pub(crate) struct Options {
     /// Number of repetitions of each comparison.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// Fraction of the objects, of their size and of the tenants, up to 1. Below 1 the run is a trial, and its figures
-    /// mean nothing.
+    /// Fraction of the number of objects, of their size and of the number of tenants, up to 1. Below 1 the series is a
+    /// trial, and its figures mean nothing.
     #[arg(long, default_value_t = 1.0)]
     fraction: f64,
     /// File with the tables.
@@ -91,9 +91,9 @@ impl Part {
 /// Makes the runs, part by part, and writes each part's table when the part is finished.
 ///
 /// # Errors
-/// The first run that failed, or the file cannot be written.
+/// A run failed, or the file cannot be written. Tables of earlier parts have been written.
 pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
-    ensure!(options.fraction > 0.0 && options.fraction <= 1.0, "--fraction must be above 0 and up to 1");
+    ensure!(options.fraction > 0.0 && options.fraction <= 1.0, "--fraction must be above 0 and at most 1");
     let conditions = results::conditions(options.fraction);
     for part in Part::ALL {
         if !options.only.is_empty() && !options.only.contains(&part) {
@@ -132,7 +132,7 @@ impl Options {
         Load {
             objects: share(objects) as u64,
             size: Size::Plain(share(plain) as usize),
-            // More than a few different objects do not change the mix, and generating large ones takes long.
+            // Four different objects give the same mix of records as more would, and generating large objects takes long.
             distinct: if plain > 100.0 * MEGA { 1 } else { 4 },
             shape: Shape::default(),
             seed: 1,

@@ -17,11 +17,13 @@ use serde_json::json;
 use crate::{ordinary::FIRST_MESSAGE, parallel};
 
 const REGION: &str = "us-east-1";
-/// Pods of one tenant: more than objects in flight as a rule, because batches of one log stream wait for each other.
+/// Number of pods of a tenant. It is usually larger than the number of objects in flight, because batches of one log stream
+/// wait for each other.
 const PODS: u64 = 128;
 /// Calls in progress at the same time.
 const CALLS: usize = 16;
-/// Bytes of uploads in progress, except that the last call may exceed it. A body is in memory several times during its upload.
+/// Largest total of bodies that are uploaded at the same time, in bytes; a larger body is uploaded alone. During its upload a
+/// body is in memory several times.
 const UPLOADING: usize = 256 << 20;
 /// Seconds that a received dead letter stays hidden: the longest that SQS allows.
 const MAX_VISIBILITY: i32 = 43_200;
@@ -92,7 +94,7 @@ impl Stage {
         self.customers.iter().map(|customer| customer.account.clone()).collect()
     }
 
-    /// Creates the missing log streams of the pods, so that a run measures the steady state.
+    /// Creates the log streams of the pods, so that the worker does not have to and a run measures the steady state.
     pub(crate) async fn create_streams(self: &Arc<Self>, parcels: &[Parcel]) -> anyhow::Result<()> {
         let pods: BTreeSet<_> = parcels.iter().map(|parcel| (parcel.tenant, parcel.pod())).collect();
         let pods: Vec<_> = pods.into_iter().collect();
@@ -126,7 +128,7 @@ impl Stage {
                 let (key, size) = (stage.key(&parcel), parcel.body.len());
                 let put = s3.put_object().bucket(&stage.provider.bucket).key(&key).body(parcel.body.into());
                 let put = put.send().await.context("cannot upload an object")?;
-                let etag = put.e_tag.context("S3 names no eTag")?;
+                let etag = put.e_tag.context("S3 returned no ETag")?;
                 Ok(stage.event(&key, size, etag.trim_matches('"'), parcel.number))
             }
         })
@@ -237,7 +239,8 @@ impl Stage {
             letters.extend(messages.into_iter().map(|message| {
                 let mut attributes = message.message_attributes.unwrap_or_default();
                 let mut take = |name| attributes.remove(name).and_then(|value| value.string_value);
-                let reason = take("reason").unwrap_or_else(|| "none: SQS itself moved it".to_owned());
+                let reason =
+                    take("reason").unwrap_or_else(|| "none, because SQS moved the message".to_owned());
                 (reason, take("key").or(message.message_id).unwrap_or_default())
             }));
         }
@@ -266,7 +269,8 @@ impl Stage {
         self.provider.ledger_variable()
     }
 
-    /// Environment of a worker in production: a session of the worker's role, with the sandbox as endpoint.
+    /// Environment of a worker: a session of the worker's role, the sandbox as endpoint, and the names of all resources except
+    /// the ledger.
     pub(crate) async fn worker_environment(
         &self,
         concurrency: u32,

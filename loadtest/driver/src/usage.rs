@@ -60,8 +60,8 @@ pub(crate) fn machine() -> String {
     format!("{}, {cores} cores, Linux {}", processor(), kernel.trim())
 }
 
-/// Describes the processor, and whether it has SHA-256 instructions. Every request is signed over its body; without
-/// these instructions hashing is a large cost of the worker, and ratios of machines with them cannot be compared.
+/// Describes the processor, and whether it has SHA-256 instructions. Every request is signed over its body. Without these
+/// instructions hashing is a large part of the worker's cost, so ratios of processors with and without them are not comparable.
 pub(crate) fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
@@ -109,7 +109,7 @@ mod tests {
     fn work_adds_cpu_time_to_this_thread() {
         let before = of_this_thread().expect("this is Linux");
         let (started, mut n) = (std::time::Instant::now(), 0_u64);
-        // Where times come in steps of 10 ms, a change may take two steps to show.
+        // If the kernel reports times in steps of 10 ms, it may take two steps until a change shows.
         while of_this_thread().expect("this is Linux") == before {
             n = std::hint::black_box(n.wrapping_mul(31) + 1);
             assert!(started.elapsed().as_secs() < 60, "a minute of work added no CPU time");

@@ -27,13 +27,14 @@ use crate::{
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Factor that the ordinary tenants' p95 must stay below.
+/// Bound of the ordinary tenants' p95, as a multiple of their p95 in the first phase.
 const ALLOWED: f64 = 1.25;
-/// Duration of one PutLogEvents of the tenant with the backlog, which keeps it above its share of the slots for minutes.
+/// Duration of each PutLogEvents of the tenant with the backlog. With such slow puts the tenant needs more than its share of
+/// the slots for minutes.
 const SLOW_PUT: Duration = Duration::from_millis(300);
 /// Divisor of the number of the denied tenant's messages in the phase in which they become dead letters.
 const FEWER_LETTERS: u64 = 10;
-/// Batches that a killed worker may repeat, for each object in flight.
+/// Largest number of batches that may arrive again after a kill, for each object in flight.
 const REPEATS_PER_OBJECT: u64 = 2;
 /// `maxReceiveCount` of the redrive policy. Waits are short here, so many messages wait hidden, and each such wait is a
 /// receive.
@@ -75,10 +76,10 @@ struct Load {
     /// Number of messages of the denied tenant, and of the tenant with the backlog.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
-    /// Messages of the queue that may be in flight: the quota.
+    /// Quota of the queue: number of messages that may be in flight.
     #[arg(long, default_value_t = 500)]
     quota: u64,
-    /// Messages that are in flight at most, without kills: the bound to check.
+    /// Largest number of messages in flight that the run accepts. With kills it accepts the whole quota.
     #[arg(long, default_value_t = 400)]
     most: u64,
     /// Seconds after which a message that cannot be delivered becomes a dead letter, in the last phase.
@@ -87,8 +88,8 @@ struct Load {
     /// Messages that the worker works on at once.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
-    /// Number of SIGKILLs at random moments, in the second phase and in the third. The next worker starts at once. With
-    /// kills the ordinary tenants' latency is not checked.
+    /// Number of SIGKILLs at random moments, in each of the second and third phases. The next worker starts at once. With
+    /// kills the ordinary tenants' latency is not checked, and no table is written.
     #[arg(long, default_value_t = 0)]
     kills: u64,
     /// Seed of the moments of the kills.
@@ -113,8 +114,9 @@ struct Found {
     counts: Option<QueueCounts>,
     /// Arrivals of the denied tenant and of the tenant with the backlog.
     arrived: [Arrived; 2],
-    /// Number of objects with a dead letter, by reason; and number of further letters about an object that has one.
+    /// Number of objects with a dead letter, by reason.
     letters: BTreeMap<String, u64>,
+    /// Number of further letters about an object that has one.
     letters_again: u64,
     kills: u64,
 }
@@ -214,7 +216,7 @@ impl Load {
         let others = stage.upload(&others).await?;
         stage.deny(first).await?;
         let accounts = stage.accounts();
-        sandbox.slow_down(accounts.last().context("there are tenants")?, SLOW_PUT).await?;
+        sandbox.slow_down(accounts.last().context("there are no tenants")?, SLOW_PUT).await?;
 
         let mut environment = stage.worker_environment(self.concurrency).await?;
         environment.push(stage.ledger());
@@ -237,7 +239,7 @@ impl Load {
             let ratio = ratio(&calm.latencies, &beside.latencies, 95);
             let bound = format!("below {ALLOWED} times {} ms", milliseconds(alone));
             line(
-                "ordinary tenants' p95 beside the other two",
+                "p95 of the ordinary tenants beside the other two",
                 bound,
                 format!("{} ms: {ratio:.2}", milliseconds(p95)),
                 ratio < ALLOWED,
@@ -246,8 +248,12 @@ impl Load {
         let [denied, backlog] = self.messages(Phase::Beside);
         let letters = self.messages(Phase::Expiring)[0];
         let objects = [
-            ("arrived objects of the denied tenant, its role allowed again", denied, beside.arrived[0]),
-            ("arrived objects of the tenant with the backlog", backlog, beside.arrived[1]),
+            (
+                "objects of the denied tenant that arrived once its role was allowed",
+                denied,
+                beside.arrived[0],
+            ),
+            ("objects of the tenant with the backlog that arrived", backlog, beside.arrived[1]),
         ];
         for (what, sent, arrived) in objects {
             line(what, format!("{sent}"), format!("{}", arrived.objects), arrived.objects == sent);
@@ -272,7 +278,7 @@ impl Load {
             [right, all] == [letters; 2],
         );
         line(
-            "further letters about the same object",
+            "further dead letters about the same object",
             "0".to_owned(),
             expiring.letters_again.to_string(),
             expiring.letters_again == 0,
@@ -327,7 +333,7 @@ impl Stretch<'_> {
         let denied = ordinary_accounts.len();
         ordinary.send(&self.stage, warm_up).await?;
         wait(&mut self.sandbox, ordinary_accounts, warm_up.len() as u64 * RECORDS, self.stall).await?;
-        // The worker is paused, so that all messages are in the queue at once, however long publishing takes.
+        // The worker is paused while the messages are published, so that it finds all of them in the queue.
         worker::pause(&self.worker.running).await?;
         self.stage.announce(others).await?;
         self.worker.running.signal("CONT")?;
@@ -360,7 +366,7 @@ impl Stretch<'_> {
 
     /// Waits until the queue has no message, visible, hidden or delayed.
     async fn wait_until_empty(&mut self) -> anyhow::Result<()> {
-        // A message may wait for its longest delay, or for `max_age`, before its number changes.
+        // Until a message has waited for its longest delay, or for `max_age`, the number of messages may stay the same.
         let patience = self.stall + Duration::from_secs(self.load.max_age);
         let (mut least, mut news) = (u64::MAX, Instant::now());
         loop {
@@ -420,7 +426,7 @@ impl<'a> Mortal<'a> {
         Ok(Self { program, environment, running, kills: 0 })
     }
 
-    /// Kills the worker `kills` times within `within`, at random moments. The next worker starts at once.
+    /// Kills the worker `kills` times within `within`, at random moments. The next worker starts just before each kill.
     async fn kill(&mut self, kills: u64, seed: u64, within: Duration) -> anyhow::Result<()> {
         let (mut rng, begun) = (fastrand::Rng::with_seed(seed), Instant::now());
         let mut moments: Vec<_> = (0..kills).map(|_| within.mul_f64(rng.f64())).collect();

@@ -11,7 +11,7 @@ use logferry_testbed::worker::WorkerProcess;
 
 use crate::usage::{self, Usage};
 
-/// Longest time from SIGTERM to the worker's end. Without work it waits for one open poll, about a second.
+/// Longest time from SIGTERM to the worker's end. A worker without work only waits for its open poll, about a second.
 const DRAIN: Duration = Duration::from_secs(60);
 /// Lines of the log that are shown when something fails.
 const LAST_LINES: usize = 20;

@@ -11,12 +11,13 @@ use crate::{generate::Compression, usage};
 /// Size of the steps in which the worker decompresses.
 const WINDOW: usize = 256 * 1024;
 
-/// CPU time until which all objects are decompressed again: a shorter measurement would be too rough.
+/// Shortest CPU time to measure. All objects are decompressed again until it is reached, because a shorter measurement would
+/// be too rough.
 const AT_LEAST: Duration = Duration::from_millis(500);
 /// Largest zstd window, as in the worker: the size that the format asks every decoder to support.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// Decompresses every object `copies` times on this thread and returns the CPU time; `None` without compression.
+/// Returns the CPU time of decompressing every object `copies` times on this thread; `None` without compression.
 ///
 /// # Errors
 /// An object is incomplete, or Linux does not report the time.

@@ -11,7 +11,7 @@ pub enum Outage {
     Sqs,
     /// The tenant table and the ledger.
     DynamoDb,
-    /// Both hops into the customers' accounts. Their sessions end when the outage begins; otherwise no worker would
+    /// The calls that assume customers' roles. The roles' sessions end when the outage begins; otherwise no worker would
     /// call STS for an hour.
     Sts,
 }
@@ -19,7 +19,7 @@ pub enum Outage {
 impl Outage {
     /// All outages.
     pub const ALL: [Self; 3] = [Self::Sqs, Self::DynamoDb, Self::Sts];
-    /// Begin and end of the outage.
+    /// Start of the outage. It ends at [`Self::TO`].
     pub(crate) const FROM: Duration = Duration::from_secs(10);
     pub(crate) const TO: Duration = Duration::from_secs(70);
 
@@ -32,7 +32,7 @@ impl Outage {
         }
     }
 
-    /// Dependency that `/readyz` of every worker should name during the outage.
+    /// Dependency that `/readyz` of every worker should name during the outage; `None` if the workers stay ready.
     pub(crate) fn dependency(self) -> Option<&'static str> {
         match self {
             Self::Sqs => Some("queue: "),
@@ -42,7 +42,7 @@ impl Outage {
         }
     }
 
-    /// Metric that at least one worker should count.
+    /// Metric that must be above 0 on at least one worker after the outage.
     pub(crate) fn metric(self) -> &'static str {
         match self {
             Self::Sqs => "logferry_queue_errors_total{call=\"receive\"}",
@@ -53,7 +53,7 @@ impl Outage {
 }
 
 impl Plan {
-    /// Plans objects and messages over more than a minute, with one service out of reach in the middle.
+    /// Spreads the uploads of a plan over 70 s. The service is out of reach for the last 60 s of them.
     pub fn outage(seed: u64, outage: Outage, workers: usize) -> Self {
         let mut plan = Self::new(seed, Kind::Outage, workers);
         let stretch = |at: &mut Duration| *at = at.mul_f64(Outage::TO.div_duration_f64(UPLOADS));
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_come_before_during_and_after() {
+    fn objects_come_before_and_during_the_outage() {
         let plan = Plan::outage(1, Outage::Sqs, 3);
         let of = |from, to| plan.objects.iter().filter(|object| (from..to).contains(&object.at)).count();
         assert!(of(Duration::ZERO, Outage::FROM) > 0 && of(Outage::FROM, Outage::TO) > 0);

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use super::{Kind, PERIOD, within};
 
-/// One blow to one worker.
+/// A planned blow: the worker, the time, and the kind of blow.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stroke {
     pub(crate) worker: usize,
@@ -31,7 +31,8 @@ impl Blow {
     pub(crate) const SHORT_ATTEMPT: Duration = Duration::from_secs(4);
 
     fn pause(rng: &mut Rng) -> Self {
-        // Longer than an attempt and shorter than the shortest lease (10 s); or long enough for another worker to take over.
+        // Half of the pauses are longer than an attempt and shorter than the shortest lease (10 s). The others are long enough
+        // for another worker to take over.
         let seconds = if rng.bool() { 5.0 + 4.0 * rng.f64() } else { 12.0 + 4.0 * rng.f64() };
         Self::Pause { lasts: Duration::from_secs_f64(seconds) }
     }
@@ -50,12 +51,12 @@ pub(super) fn strokes(kind: Kind, workers: usize, rng: &mut Rng) -> Vec<Stroke> 
             let after = match rng.u8(..8) {
                 0 => ("s3", "GetObject", rng.u64(1..15)),
                 1 => ("sqs", "DeleteMessageBatch", rng.u64(1..10)),
-                // A call of the ledger. In runs without a ledger there is none, and `latest` decides.
+                // Workers make this call only to the ledger. In runs without a ledger, `latest` decides.
                 2 | 3 => ("dynamodb", "UpdateItem", rng.u64(1..60)),
                 _ => ("logs", "PutLogEvents", rng.u64(1..40)),
             };
             let restart = within(Duration::from_millis(1500), rng);
-            // The first blow is always of the run's own kind.
+            // The blow with number 0 is always of the run's own kind.
             let paused = pauses == 4 || number > 0 && rng.usize(..4) < pauses;
             Stroke {
                 worker: rng.usize(..workers),

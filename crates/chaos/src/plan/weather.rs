@@ -7,8 +7,8 @@ use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 
 use super::{some, within};
 
-/// Suffix of the keys of objects that are put in one batch, after the whole object was read. Bits are flipped in these
-/// objects alone: a longer object is delivered before the checksum at its end can show the wrong bit.
+/// Suffix of the keys of objects that are delivered in one batch, which is sent after the whole object was read. Bits are
+/// flipped only in these objects: a longer object is partly delivered before the checksum at its end can show the wrong bit.
 pub(crate) const ONE_BATCH: &str = ".one-batch";
 
 /// One fault rule, and the period in which it is active.
@@ -29,8 +29,8 @@ impl PartialEq for Weather {
     }
 }
 
-/// A call and the errors that it may fail with: status and code of AWS. Errors that would be untrue are left out: a
-/// missing object, a batch that was accepted before, a failed condition.
+/// A call (service and operation) and the errors that it may fail with (AWS's status and code). Untrue errors are left out:
+/// that an object is missing, that a batch was accepted before, that a condition failed.
 type Refusals = (&'static str, &'static str, &'static [(u16, &'static str)]);
 
 const REFUSALS: [Refusals; 15] = [
@@ -93,7 +93,7 @@ const DYNAMODB: &[(u16, &str)] = &[
 ];
 
 impl Weather {
-    /// One call that fails sometimes. The failure comes before the call takes effect, or after it where that loses nothing.
+    /// One call that fails sometimes. It fails before it takes effect, or afterwards if nothing is lost by that.
     pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
         // The calls that matter most have several entries.
         let call = some(rng, &[0, 0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12, 13, 14]);
@@ -115,9 +115,9 @@ impl Weather {
             _ => Effect::Reset,
         };
         let probability = match effect {
-            // Each costs its message the 10 s of its visibility timeout.
+            // After each such fault, messages stay hidden for the 10 s of their visibility timeout.
             Effect::After { .. } if operation == "ReceiveMessage" => 0.1,
-            // Rarely, so that the SDK's retries suffice: an unreachable ledger has a run kind of its own.
+            // Rare enough for the SDK's retries to succeed. Runs with an unreachable ledger are a kind of their own.
             _ if operation == "UpdateItem" => 0.05,
             _ => some(rng, &[0.1, 0.3, 0.5]),
         };
@@ -134,7 +134,7 @@ impl Weather {
         Self::new(period, 2, rng, worker_s(service, operation, Effect::Reset))
     }
 
-    /// A ledger that throttles or delays every call for a moment. It counts as within reach.
+    /// A ledger that throttles or delays half of its calls, or all of them, for a moment. It counts as within reach.
     pub(super) fn throttled_ledger(period: Duration, rng: &mut Rng) -> Self {
         let throttled = Effect::Error(ErrorAnswer::new(400, "ProvisionedThroughputExceededException"));
         let slow = Effect::Latency { milliseconds: rng.u64(100..900) };
@@ -144,7 +144,7 @@ impl Weather {
         Self::new(period, 2, rng, fault)
     }
 
-    /// Delays every other put, so that a paused worker is in the middle of one.
+    /// Delays about half of all puts, so that a pause often interrupts one.
     pub(super) fn slow_puts(period: Duration, rng: &mut Rng) -> Self {
         let effect = Effect::Latency { milliseconds: rng.u64(300..1500) };
         let fault = Fault { probability: Some(0.5), ..worker_s("logs", "PutLogEvents", effect) };
@@ -161,7 +161,7 @@ impl Weather {
     /// Value of `ledger.out_of_reach_after` in runs of the kind [`Kind::NoLedger`].
     pub(crate) const OUT_OF_REACH: Duration = Duration::from_secs(5);
 
-    /// PutLogEvents calls whose answer is lost after the events were taken.
+    /// PutLogEvents calls whose answer is lost after the events were accepted.
     pub(super) fn lost_answers(period: Duration, rng: &mut Rng) -> Self {
         let error = ErrorAnswer::new(503, "ServiceUnavailableException");
         let effect = some(
@@ -170,7 +170,7 @@ impl Weather {
         );
         let fault = worker_s("logs", "PutLogEvents", effect);
         let fault = Fault { probability: Some(0.3), times: Some(rng.u64(1..=3)), ..fault };
-        // The rules before this one take some of its calls, so it holds for the whole period.
+        // Earlier rules hit some of these calls first, so this rule is active for the whole period.
         Self { from: Duration::ZERO, to: period, fault }
     }
 
@@ -186,7 +186,8 @@ impl Weather {
     }
 }
 
-/// A fault rule for the calls of workers only. The harness calls as the accounts' root, which has no session.
+/// A fault rule for the calls of workers only. Workers call with sessions of roles, and the run itself as the accounts' root,
+/// which is no session.
 fn worker_s(service: &str, operation: &str, effect: Effect) -> Fault {
     Fault { sessions_only: true, ..Fault::new(service, operation, effect) }
 }

@@ -34,7 +34,8 @@ impl Stage {
                 let mut attributes = message.message_attributes.unwrap_or_default();
                 let mut take = |name: &str| attributes.remove(name).and_then(|value| value.string_value);
                 Letter {
-                    reason: take("reason").unwrap_or_else(|| "none: SQS itself moved it".to_owned()),
+                    reason: take("reason")
+                        .unwrap_or_else(|| "none, because SQS moved the message".to_owned()),
                     key: take("key").unwrap_or_default(),
                     record_offset: take("record_offset").and_then(|offset| offset.parse().ok()),
                     failures: take("failures").and_then(|count| count.parse().ok()).unwrap_or_default(),
@@ -109,7 +110,7 @@ impl Stage {
         Ok(lines)
     }
 
-    /// Expected objects in each customer's bucket. Of objects with one key only the newest.
+    /// Expected objects in each customer's bucket, by tenant and key. Of several versions of an object, only the newest.
     pub(crate) fn copies(
         &self,
         plan: &Plan,
@@ -132,7 +133,7 @@ impl Stage {
         copies
     }
 
-    /// Lists the flaws of the customers' buckets.
+    /// Lists the differences between the customers' buckets and the expected copies.
     pub(crate) async fn judge_copies(
         &self,
         plan: &Plan,
@@ -165,7 +166,8 @@ impl Stage {
         Ok(objects)
     }
 
-    /// Number of calls in which workers sent messages again, ten at most per call.
+    /// Number of SendMessageBatch calls of the workers. A call sends up to ten messages again, or tests whether sending is
+    /// allowed.
     pub(crate) fn sent_anew(&self) -> u64 {
         self.sandbox.calls("sqs", "SendMessageBatch")
     }

@@ -25,7 +25,7 @@ pub(super) struct Placeholders {
 }
 
 impl Placeholders {
-    /// Reads both maps. `expressions` are the expressions of the request that may use them.
+    /// Reads both maps. `expressions` are the expressions of the request that may use the placeholders.
     pub(super) fn read(
         names: Option<BTreeMap<String, String>>,
         values: Option<&Map<String, Value>>,

@@ -13,7 +13,7 @@ use super::{DynamoDb, Rest, choice, constraint, read, refuse_rest, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
-/// Largest item in bytes, names and values.
+/// Largest item in bytes. Names and values count.
 const MAX_ITEM_BYTES: usize = 400 * 1024;
 
 #[derive(Deserialize)]
@@ -94,7 +94,7 @@ impl Write {
         Placeholders::read(self.expression_attribute_names.clone(), values, expressions)
     }
 
-    /// Parses the condition, which must be the last expression of the call.
+    /// Parses the condition. Call this after the other expressions are parsed: it refuses placeholders that none of them used.
     fn guard_with(&self, placeholders: &mut Placeholders) -> Result<Guard, AwsError> {
         let condition = match &self.condition_expression {
             Some(text) => Some(Condition::parse("ConditionExpression", text, placeholders)?),
@@ -113,7 +113,7 @@ impl Write {
         choice(self.return_values.as_deref(), "returnValues", &["NONE", "ALL_OLD", "ALL_NEW"])
     }
 
-    /// Returns whether PutItem or DeleteItem answers with the previous item.
+    /// Returns whether PutItem or DeleteItem should answer with the previous item.
     fn returns_old(&self) -> Result<bool, AwsError> {
         match self.return_values()? {
             "NONE" => Ok(false),

@@ -6,7 +6,7 @@ use std::fmt;
 use super::validation;
 use crate::call::AwsError;
 
-/// Most significant digits of a number.
+/// Largest number of significant digits.
 const MAX_DIGITS: usize = 38;
 /// Range of a number's magnitude as powers of ten; zero is always allowed.
 const MAGNITUDES: std::ops::RangeInclusive<i64> = -130..=125;
@@ -28,7 +28,7 @@ impl Number {
             _ => (1, text),
         };
         let (digits, exponent) = match unsigned.split_once(['e', 'E']) {
-            // An i32 cannot overflow the sum below, and no larger exponent is in DynamoDB's range.
+            // DynamoDB's range needs no more than an i32, and with an i32 the sum below cannot overflow.
             Some((digits, exponent)) => (digits, exponent.parse::<i32>().map_err(|_| unreadable())?),
             None => (unsigned, 0),
         };
@@ -96,7 +96,7 @@ impl Ord for Number {
             return signs;
         }
         let magnitudes = self.magnitude().cmp(&other.magnitude()).then_with(|| {
-            // Both magnitudes are equal, so the aligned mantissas have the same number of digits, at most 38.
+            // The magnitudes are equal, so both mantissas have the same number of digits (at most 38) once they are aligned.
             let low = self.exponent.min(other.exponent);
             let aligned =
                 |number: &Self| number.mantissa.unsigned_abs() * 10_u128.pow((number.exponent - low) as u32);

@@ -13,7 +13,7 @@ use super::{DynamoDb, Rest, constraint, read, refuse_rest, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
-/// Most bytes of items that one page reads, before the filter.
+/// Largest number of bytes that one page reads. Items count before they are filtered.
 const PAGE_BYTES: usize = 1024 * 1024;
 
 #[derive(Deserialize)]
@@ -95,7 +95,8 @@ impl Scan {
         Placeholders::read(self.expression_attribute_names.clone(), values, expressions)
     }
 
-    /// Parses the filter, which must be the last expression, and checks the other members.
+    /// Parses the filter and checks the other members. Call this after the other expressions are parsed: it refuses
+    /// placeholders that none of them used.
     fn page(&self, placeholders: &mut Placeholders) -> Result<Page, AwsError> {
         let filter = match &self.filter_expression {
             Some(text) => Some(Condition::parse("FilterExpression", text, placeholders)?),
@@ -125,7 +126,7 @@ impl Page {
         let mut found = found.map(|(_, item)| item).peekable();
         let (mut bytes, mut scanned, mut last) = (0, 0, None);
         let mut items = Vec::new();
-        // A page that its limit fills ends with a key even if no item follows, as in AWS.
+        // As in AWS, a page that reaches the limit has a LastEvaluatedKey even if no item follows.
         let full = loop {
             if scanned == self.limit {
                 break true;

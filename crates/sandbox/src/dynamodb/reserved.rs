@@ -9,7 +9,7 @@ pub(super) fn is_reserved(name: &str) -> bool {
     SET.contains(name.to_ascii_uppercase().as_str())
 }
 
-/// Source: Amazon DynamoDB developer guide, "Reserved words in DynamoDB". Two words are misspelt there, and DynamoDB
+/// Source: Amazon DynamoDB developer guide, "Reserved words in DynamoDB". Some words are misspelt there, and DynamoDB
 /// reserves the misspelt forms.
 const WORDS: &str = "
 ABORT ABSOLUTE ACTION ADD AFTER AGENT AGGREGATE ALL ALLOCATE ALTER ANALYZE AND ANY ARCHIVE ARE ARRAY AS ASC

@@ -79,7 +79,7 @@ impl DynamoDb {
         refuse_rest(call, &request.rest)?;
         let TimeToLiveSpecification { enabled, attribute_name } = request.time_to_live_specification;
         if !enabled {
-            return Err(AwsError::not_implemented("dynamodb", "UpdateTimeToLive that disables"));
+            return Err(AwsError::not_implemented("dynamodb", "UpdateTimeToLive with Enabled false"));
         }
         if !(1..=255).contains(&attribute_name.len()) {
             return Err(validation("TimeToLive attributeName must be 1 to 255 characters long"));
@@ -125,7 +125,7 @@ fn key_schema(request: &CreateTable) -> Result<(KeyAttribute, Option<KeyAttribut
         })?;
         match choice(Some(&definition.attribute_type), "attributeType", &["S", "N", "B"])? {
             "S" => Ok(KeyAttribute { name, max_bytes }),
-            _ => Err(AwsError::not_implemented("dynamodb", "a key attribute that is no string")),
+            _ => Err(AwsError::not_implemented("dynamodb", "a key attribute that is not a string")),
         }
     };
     Ok((attribute(hash, HASH_KEY_BYTES)?, range.map(|range| attribute(range, RANGE_KEY_BYTES)).transpose()?))

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn group_names() {
+    fn group_names_are_checked() {
         for good in ["a", "/aws/lambda/x", "ROSA/cluster-logs_1.#", &"x".repeat(512)] {
             assert!(group_name(good).is_ok(), "{good}");
         }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_names() {
+    fn stream_names_are_checked() {
         for good in ["a", "app-pod-2026/11/22 [x] é", &"é".repeat(512)] {
             assert!(stream_name(good, "logStreamName").is_ok(), "{good}");
         }

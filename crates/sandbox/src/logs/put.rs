@@ -19,19 +19,20 @@ use crate::cloud::Cloud;
 const MAX_BATCH_BYTES: usize = 1_048_576;
 /// Overhead of each event in bytes.
 const EVENT_OVERHEAD_BYTES: usize = 26;
-/// Most events of a batch.
+/// Largest number of events in a batch.
 const MAX_BATCH_EVENTS: usize = 10_000;
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
-/// How far ahead of the service's clock an event may be.
+/// Longest time by which an event may be ahead of the service's clock.
 const MAX_AHEAD: i64 = 2 * HOUR;
 /// Greatest age of an event, whatever the group's retention.
 const MAX_AGE: i64 = 14 * DAY;
 /// Longest time between the first and the last acceptable event of a batch.
 const MAX_SPAN: i64 = DAY;
 
-/// A string that borrows from the body unless it has escapes. serde would copy every `Option<Cow<str>>`.
+/// A string that borrows from the body unless it has escapes. Without this type, serde would copy every
+/// `Option<Cow<str>>`.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -70,7 +71,7 @@ struct Entry<'a> {
     message: Cow<'a, str>,
 }
 
-/// The accepted events of a batch, and the indexes in the answer for the rejected ones.
+/// Indexes of the accepted events of a batch, and the indexes that the answer reports about rejected events.
 #[derive(Debug, PartialEq, Eq)]
 struct Sorted {
     accepted: Range<usize>,
@@ -136,7 +137,7 @@ impl Sorted {
     }
 }
 
-/// Checks the model's constraints on each event and on their number.
+/// Checks the model's constraints on each event and on the number of events.
 fn entries(events: Vec<InputLogEvent<'_>>) -> Result<Vec<Entry<'_>>, AwsError> {
     if events.is_empty() {
         return Err(constraint("[]", "logEvents", "Member must have length greater than or equal to 1"));
@@ -177,7 +178,7 @@ fn check_entity(entity: &Entity) -> Result<(), AwsError> {
     }
 }
 
-/// Checks bytes and order. A violation fails the whole call.
+/// Checks sizes and order. A violation fails the whole call.
 fn check_batch(entries: &[Entry<'_>]) -> Result<(), AwsError> {
     let mut batch_bytes = 0;
     for entry in entries {

@@ -1,4 +1,5 @@
-//! Accepted events, batch by batch. CloudWatch Logs does not say which events came in one call.
+//! Accepted events, grouped by the call that sent them. CloudWatch Logs has no call that shows this grouping; tests read it
+//! from the sandbox.
 
 use std::collections::HashMap;
 

@@ -11,11 +11,11 @@ use super::{
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
-/// Most groups or streams of a page.
+/// Largest number of groups or streams on a page.
 const DESCRIBE_LIMIT: usize = 50;
-/// Most events of a page.
+/// Largest number of events on a page.
 const EVENTS_LIMIT: usize = 10_000;
-/// Most bytes of events of a page, including the overhead of each.
+/// Largest size of the events on a page in bytes, including the overhead of each event.
 const PAGE_BYTES: usize = 1_048_576;
 const EVENT_OVERHEAD_BYTES: usize = 26;
 
@@ -59,7 +59,7 @@ struct FilterLogEvents {
     start_time: Option<i64>,
     limit: Option<i64>,
     next_token: Option<String>,
-    /// Deprecated and without effect: the answer is always interleaved.
+    /// Deprecated and without effect: the answer always merges the events of all streams by time.
     #[serde(rename = "interleaved")]
     _interleaved: Option<bool>,
     #[serde(flatten)]
@@ -223,7 +223,7 @@ fn describe_stream(call: &Call, group: &str, name: &str, stream: &Stream) -> Val
     Value::Object(shown)
 }
 
-/// One page of a listing. The token is the last name of the page before.
+/// One page of a listing. The token is the last name on the previous page.
 fn page(member: &str, found: Vec<(&str, Value)>, token: Option<&str>, limit: usize) -> Answer {
     let start = match token {
         Some(token) => 1 + found.iter().position(|(name, _)| *name == token).ok_or_else(invalid_token)?,
@@ -273,7 +273,7 @@ fn fitting<'a>(events: impl Iterator<Item = &'a Event>, limit: usize) -> usize {
         .count()
 }
 
-/// A number of 56 digits, as long as AWS's event ids, in the order of the keys.
+/// Writes a key as a number of 56 digits, the length of AWS's event ids. Numbers have the order of their keys.
 fn digits((timestamp, serial): (i64, u64)) -> String {
     format!("{timestamp:020}{serial:036}")
 }

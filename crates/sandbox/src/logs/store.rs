@@ -1,4 +1,4 @@
-//! Contents of an account: groups, streams, events.
+//! Stored groups, streams and events of each account.
 
 use std::collections::{BTreeMap, HashMap};
 

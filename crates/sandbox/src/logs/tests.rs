@@ -86,7 +86,7 @@ async fn events_are_read_in_time_order() {
 }
 
 #[tokio::test]
-async fn reading_pages_forwards() {
+async fn events_are_read_page_by_page() {
     let cloud = cloud_with_stream().await;
     let now = now();
     put(&cloud, &[(now, "1"), (now, "2"), (now + 1, "3"), (now + 2, "4"), (now + 3, "5")])
@@ -262,7 +262,7 @@ async fn missing_and_existing_names_are_reported() {
 }
 
 #[tokio::test]
-async fn describing_pages() {
+async fn groups_and_streams_are_described_page_by_page() {
     let cloud = cloud_with_stream().await;
     for name in ["a", "b", "z"] {
         let stream = json!({ "logGroupName": "g", "logStreamName": name });
@@ -304,7 +304,7 @@ async fn describing_pages() {
 }
 
 #[tokio::test]
-async fn counting_agrees_with_keeping() {
+async fn the_counting_mode_has_the_same_totals() {
     let now = now();
     let kept = cloud_with_stream().await;
     put(&kept, &[(now, "one"), (now + 1, "two é")]).await.expect("legal");
@@ -402,7 +402,7 @@ async fn puts_keep_the_order_of_the_calls() {
     let at = now();
     put(&cloud, &[(at, "1"), (at, "2")]).await.expect("a legal batch");
     put_with(&cloud, &[(at, "other")], other).await.expect("a legal batch");
-    // Events with the time of earlier ones, and older than those; the first event is too old and is rejected.
+    // One event is too old and is rejected, one is older than all stored events, one has the time of stored events.
     put(&cloud, &[(at - 15 * DAY, "old"), (at - 5, "3"), (at, "1")]).await.expect("a legal batch");
     put(&cloud, &[(at - 15 * DAY, "old")]).await.expect("a legal batch");
     put(&cloud, &[(at - 9, "4")]).await.expect("a legal batch");

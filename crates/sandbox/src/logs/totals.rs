@@ -2,7 +2,8 @@
 
 use std::ops::AddAssign;
 
-/// Counts and hash of accepted events. Equal totals mean the same multiset of events, except for hash collisions.
+/// Counts and hash of accepted events. Except for hash collisions, equal `events`, `bytes` and `hash` mean that the same
+/// events were accepted equally often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Number of accepted events.

@@ -84,7 +84,7 @@ impl Algorithm {
 }
 
 impl Checksum {
-    /// Checksum to store for a put: the one that was sent, verified, otherwise CRC-64/NVME, which S3 adds itself.
+    /// Checksum to store for a put: the sent one, which is verified, or else CRC-64/NVME, which S3 adds itself.
     pub(super) fn of_put(headers: &HeaderMap, body: &[u8]) -> Result<Self, AwsError> {
         for algorithm in Algorithm::ALL {
             let Some(sent) = headers.get(algorithm.header()).and_then(|value| value.to_str().ok()) else {

@@ -176,7 +176,7 @@ impl Source {
         }
     }
 
-    /// Publishes a message. The topic counts dropped messages; S3 does not notice them.
+    /// Publishes a message. A message that the topic refuses is lost, as in AWS; SNS counts it.
     fn deliver(&self, cloud: &Cloud, rule: &Rule, message: &str) {
         let arn = self.arn();
         let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };

@@ -20,7 +20,7 @@ const MAX_KEYS: usize = 1_000;
 struct Request<'a> {
     prefix: &'a str,
     delimiter: &'a str,
-    /// Last key or common prefix of the page before.
+    /// Last key or common prefix of the previous page.
     after: String,
     max_keys: usize,
 }
@@ -81,7 +81,7 @@ impl S3 {
     }
 }
 
-/// Collects a page: keys after `after`, with the delimiter's common prefixes.
+/// Collects a page: the keys and common prefixes after `after`.
 fn list<'a>(bucket: &'a Bucket, request: &Request<'_>) -> Page<'a> {
     let Request { prefix, delimiter, after, max_keys } = request;
     let mut page = Page { contents: Vec::new(), common_prefixes: Vec::new(), next: None };

@@ -73,7 +73,7 @@ impl Rule {
         }
     }
 
-    /// Returns whether the rule covers an event, named without `s3:`.
+    /// Returns whether the rule covers an event. The event's name is given without `s3:`.
     pub(super) fn wants(&self, event: &str) -> bool {
         self.events.iter().any(|pattern| covers(pattern, &format!("s3:{event}")))
     }

@@ -25,7 +25,7 @@ use crate::{
 
 /// Longest key in bytes.
 const MAX_KEY: usize = 1_024;
-/// Most bytes of names and values of user metadata.
+/// Largest total size of the names and values of user metadata, in bytes.
 const MAX_METADATA: usize = 2_048;
 
 /// Headers that are stored with an object and returned, besides `x-amz-meta-*`.
@@ -177,7 +177,7 @@ impl Written {
     }
 }
 
-/// Finds the version of a request, or the latest, if the caller may read it.
+/// Finds the given version, or the latest one if none is given. The caller must be allowed to read it.
 ///
 /// Only callers that may list the bucket learn that a key does not exist.
 pub(super) fn find<'a>(
@@ -270,7 +270,8 @@ fn encryption_headers(object: &Object) -> impl Iterator<Item = &(HeaderName, Hea
     object.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-server-side-encryption"))
 }
 
-/// Headers of a write that are stored with the object, checked. Headers of features that are not implemented are refused.
+/// Checks the headers of a write and returns those that are stored with the object. Refuses headers of features that are not
+/// implemented.
 fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsError> {
     let mut kept = Vec::new();
     let mut metadata = 0;
@@ -330,7 +331,7 @@ fn copied_headers(
     complete(content.chain(storage).collect(), call)
 }
 
-/// MD5 of the body. With KMS, S3's ETag is not an MD5, and neither is this one.
+/// ETag of an object: the MD5 of the body, or with KMS, as in S3, another value.
 fn etag_of(body: &[u8], headers: &[(HeaderName, HeaderValue)]) -> String {
     let kms = headers.iter().any(|(name, value)| {
         name == "x-amz-server-side-encryption" && value.as_bytes().starts_with(b"aws:kms")

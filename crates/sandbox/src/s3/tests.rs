@@ -300,7 +300,7 @@ async fn a_copy_needs_permission_on_both_sides_and_decodes_its_source() {
 }
 
 #[tokio::test]
-async fn lists_page_roll_up_and_encode() {
+async fn listings_have_pages_common_prefixes_and_encoded_keys() {
     let cloud = with_bucket("staging").await;
     for key in ["a/1", "a/2", "b%20%26", "c/x/1", "c/y/1", "d"] {
         Request::new("PutObject", &format!("/staging/{key}")).ok(&cloud).await;

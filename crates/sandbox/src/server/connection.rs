@@ -13,7 +13,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A listener whose connections are without Nagle's delay.
+/// A listener for [`CuttableStream`]s. It switches Nagle's delay off.
 pub(crate) struct CuttableListener(pub(crate) TcpListener);
 
 /// A connection with a switch. Once the switch is set, the next write resets the connection.
@@ -47,11 +47,11 @@ impl Listener for CuttableListener {
         loop {
             match self.0.accept().await {
                 Ok((stream, address)) => {
-                    // Without this option answers are late, but correct.
+                    // If the option cannot be set, answers are late but correct.
                     let _ = stream.set_nodelay(true);
                     return (CuttableStream { stream, switch: Switch::default() }, address);
                 }
-                // No descriptors are left, or the client has gone: neither must end the server.
+                // There are no free descriptors, or the client has gone. The server must survive both.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }

@@ -51,7 +51,8 @@ pub(crate) fn undo_aws_chunked(headers: &mut HeaderMap, body: Bytes) -> Result<B
     Ok(Bytes::from(decoded))
 }
 
-/// Splits chunks, `SIZE[;extension]\r\nDATA\r\n` up to a size of 0, from the trailers after them.
+/// Separates the data of the chunks from the trailers after them. A chunk is `SIZE[;extension]\r\nDATA\r\n`; a chunk of size
+/// 0 is the last.
 fn split_chunks(mut rest: &[u8]) -> Option<(Vec<u8>, &str)> {
     let mut decoded = Vec::with_capacity(rest.len());
     loop {

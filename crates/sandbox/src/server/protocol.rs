@@ -95,7 +95,7 @@ pub(crate) fn query_of(request: &http::request::Parts) -> Vec<(String, String)> 
 
 /// S3's operation follows from the method, the depth of the path, the sub-resource in the query, and one header.
 ///
-/// A combination that is not in the table is named by its method and sub-resource, so that the error names the request.
+/// A combination that is not in the table gets a name of its method, place and sub-resource, for the error message.
 fn s3_operation(method: &Method, path: &str, query: &[(String, String)], headers: &HeaderMap) -> String {
     let has = |name: &str| query.iter().any(|(key, _)| key == name);
     let plain = ["x-id", "versionId", "list-type", "prefix", "delimiter", "max-keys", "continuation-token"];
@@ -141,7 +141,7 @@ pub(crate) fn write_error(
     let (content_type, body) = match protocol {
         Protocol::Json { content_type, namespace } => {
             let (status, code) = match error.code.as_str() {
-                // The message is IAM's, the code that of the JSON services.
+                // IAM's refusal has the message that the JSON services use, but another status and code.
                 "AccessDenied" => (400, "AccessDeniedException"),
                 code => (error.status, code),
             };

@@ -57,7 +57,7 @@ async fn wired(cloud: &Arc<Cloud>, raw: &str) {
     assert_eq!(
         element_text(&ok(cloud, &subscribe).await, "SubscriptionArn"),
         arn,
-        "subscribing again is the same"
+        "subscribing again returns the same subscription"
     );
 }
 

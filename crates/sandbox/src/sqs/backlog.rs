@@ -34,7 +34,7 @@ pub(crate) struct Backlog {
     expired: u64,
 }
 
-/// A message, with what queues have recorded about it.
+/// A message, with the records of the queues that it was in.
 #[derive(Debug, Clone)]
 pub(crate) struct Tracked {
     pub(crate) message: Arc<Message>,
@@ -82,7 +82,8 @@ pub(crate) struct Taken {
     pub(crate) dead: Vec<Tracked>,
     /// The quota of messages in flight is reached, so nothing could be received.
     pub(crate) over_limit: bool,
-    /// A message becomes visible earlier than any other hidden one.
+    /// A received message becomes visible again before all messages that were in flight already. Long polls must then
+    /// shorten their wait.
     pub(crate) earlier_timer: bool,
 }
 
@@ -95,7 +96,7 @@ pub struct QueueCounts {
     pub in_flight: usize,
     /// Messages whose delay has not passed: `ApproximateNumberOfMessagesDelayed`.
     pub delayed: usize,
-    /// Most messages that were in flight at the same time.
+    /// Largest number of messages that were in flight at the same time.
     pub most_in_flight: usize,
     /// Messages that the retention period deleted.
     pub expired: u64,
@@ -213,8 +214,8 @@ impl Backlog {
         taken
     }
 
-    /// Deletes a message by its latest handle. Returns `false` if the queue never returned the handle. An older handle,
-    /// or one of a message that is gone, has no effect and is not an error.
+    /// Deletes a message by its latest handle. Returns `false` if the queue never returned the handle. For an older handle,
+    /// or a handle of a message that is gone, returns `true` and deletes nothing.
     pub(crate) fn delete(&mut self, handle: &str) -> bool {
         let Some((number, generation)) = self.read_handle(handle) else { return false };
         if self.entries.get(&number).is_some_and(|entry| entry.generation == generation) {
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_retention_and_a_timeout_of_zero() {
+    fn messages_can_be_delayed_received_without_hiding_and_expired() {
         let start = Instant::now();
         let mut backlog = Backlog::new(1);
         backlog.push(start, tracked(start, "late"), seconds(10));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::errors::{invalid, invalid_value, refuse};
 use crate::call::AwsError;
 
-/// Most bytes of body and attributes of a message, and of all messages of a batch.
+/// Largest size of a message, and of all messages of a batch together, in bytes of bodies and attributes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 1_048_576;
 const MAX_ATTRIBUTES: usize = 10;
 
@@ -125,7 +125,7 @@ pub(crate) fn parse_attributes(given: &Map<String, Value>) -> Result<Attributes,
     Ok(attributes)
 }
 
-/// Checks the characters of a body: SQS allows those of XML 1.0.
+/// Checks that a body is not empty and has only characters that XML 1.0 allows.
 pub(crate) fn check_body(body: &str) -> Result<(), AwsError> {
     if body.is_empty() {
         return Err(refuse("MissingParameter", "The request must contain the parameter MessageBody."));
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn md5_sums_are_those_the_sdks_expect() {
         assert_eq!(body_md5("This is a test message"), "fafb00f5732ab283681e124bf8747ed1");
-        // Expected value computed independently: one String attribute and one Binary one.
+        // The expected value was computed independently.
         let attributes = parse(&json!({
             "timestamp": {"DataType": "Number", "StringValue": "1493147359900"},
         }))
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn attribute_rules_hold() {
+    fn message_attributes_are_checked() {
         let text = |value: &str| json!({"DataType": "String", "StringValue": value});
         assert!(
             parse(&json!({"a.b-c_D": text("x"), "b": {"DataType": "Binary.gz", "BinaryValue": "AAE="}}))

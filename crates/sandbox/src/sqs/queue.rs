@@ -30,7 +30,7 @@ struct State {
     modified: i64,
 }
 
-/// Limits of a queue that AWS fixes or restricts, and that a test needs to change.
+/// Limits of a queue that tests need to change. AWS fixes the first and restricts the second.
 ///
 /// As JSON, for `POST /_sandbox/queues/ARN`: `{"in_flight": 500, "retention_milliseconds": 2000}`.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -127,11 +127,11 @@ impl Queue {
 
     /// Receives up to `max` messages. Waits up to `wait` for the first.
     ///
-    /// `dead_letters` is the queue of the redrive policy with its receive count, if there is one.
+    /// `dead_letters` is the dead-letter queue with the maximum receive count, if the queue has a redrive policy.
     ///
     /// # Cancel safety
     ///
-    /// No await follows after messages were taken, so a cancelled call holds none.
+    /// The call awaits nothing between taking messages and returning them, so a cancelled call has taken none.
     pub(crate) async fn receive(
         &self,
         max: usize,

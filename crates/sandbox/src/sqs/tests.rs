@@ -71,7 +71,7 @@ async fn with_queue(attributes: Value) -> Arc<Cloud> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_arrives_with_what_was_sent() {
+async fn a_message_arrives_with_the_body_and_attributes_that_were_sent() {
     let cloud = with_queue(json!({})).await;
     let sent = send(
         &cloud,
@@ -133,7 +133,7 @@ async fn a_long_poll_wakes_when_a_message_becomes_visible_and_otherwise_times_ou
             (got.len(), start.elapsed().as_secs())
         }
     };
-    // The first poll receives the message and hides it again. The second began to wait before that timer was set.
+    // One poll receives the message and hides it for 5 s. The other poll was already waiting and must wake after that.
     let (first, second) = (tokio::spawn(poll(20)), tokio::spawn(poll(20)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     send(&cloud, "SendMessage", "q", json!({"MessageBody": "x"})).await;
@@ -167,7 +167,7 @@ async fn every_message_wakes_a_poll_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn visibility_handles_and_deletes() {
+async fn only_the_latest_handle_hides_and_deletes_a_message() {
     let cloud = with_queue(json!({})).await;
     send(&cloud, "SendMessage", "q", json!({"MessageBody": "x"})).await;
     let handle = receive(&cloud, "q", json!({})).await[0]["ReceiptHandle"].clone();

@@ -21,7 +21,7 @@ const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 /// Secret key of every account's root, on the sandbox and on ministack.
 const ROOT_SECRET: &str = "test";
 
-/// An endpoint that answers for every service and account, and a Region.
+/// An endpoint that answers the calls of every service and account, and a Region.
 #[derive(Clone, Debug)]
 pub struct Aws {
     /// `http://HOST:PORT`.
@@ -93,7 +93,7 @@ impl Account {
     /// Assumes a role and returns its session; `more` are additional parameters of AssumeRole.
     ///
     /// # Errors
-    /// [`QueryError`] tells a refusal from a missing answer.
+    /// STS refused, or no answer came: see [`QueryError`].
     pub async fn assume_role(
         &self,
         role_arn: &str,
@@ -146,7 +146,7 @@ impl Account {
     /// Sends a request to SNS and returns the XML answer. `parameters` include `Action`.
     ///
     /// # Errors
-    /// [`QueryError`] tells a refusal from a missing answer.
+    /// SNS refused, or no answer came: see [`QueryError`].
     pub async fn sns_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
         self.query("sns", &self.aws.region, "2010-03-31", parameters).await
     }
@@ -154,7 +154,7 @@ impl Account {
     /// Sends a request to IAM and returns the XML answer. `parameters` include `Action`.
     ///
     /// # Errors
-    /// [`QueryError`] tells a refusal from a missing answer.
+    /// IAM refused, or no answer came: see [`QueryError`].
     pub async fn iam_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
         // IAM is global: requests are signed for one Region of the partition.
         let region = if partition(&self.aws.region) == "aws" { "us-east-1" } else { &self.aws.region };
@@ -164,7 +164,7 @@ impl Account {
     /// Sends a request to STS and returns the XML answer. `parameters` include `Action`.
     ///
     /// # Errors
-    /// [`QueryError`] tells a refusal from a missing answer.
+    /// STS refused, or no answer came: see [`QueryError`].
     pub async fn sts_query(&self, parameters: &[(&str, &str)]) -> Result<String, QueryError> {
         self.query("sts", &self.aws.region, "2011-06-15", parameters).await
     }

@@ -22,8 +22,8 @@ pub struct ReceivedObject {
 }
 
 impl Customer {
-    /// Creates a bucket in the customer's account which the provider's central role may write to. Rows that name no
-    /// role use it.
+    /// Creates a bucket in the customer's account and allows the provider's central role to write to it. The worker copies
+    /// with the central role if the tenant's row names no role.
     ///
     /// # Errors
     /// The first step that failed.
@@ -47,8 +47,8 @@ impl Customer {
         Ok(())
     }
 
-    /// Allows the central role and the customer's role to read a bucket of the customer, so that they can look at an
-    /// object before a copy overwrites it. Neither may list the bucket.
+    /// Allows the central role and the customer's role to read the objects in a bucket of the customer, so that a worker can
+    /// look at an object before a copy overwrites it. Neither role may list the bucket.
     ///
     /// # Errors
     /// S3 or IAM refused.
@@ -108,7 +108,7 @@ impl Customer {
         self.put_role_policy(aws, bucket, statements).await
     }
 
-    /// Row of the tenant for copies into a bucket. With `in_role` the worker assumes the customer's role for them.
+    /// Row of the tenant for copies into a bucket. With `in_role` the worker assumes the customer's role to copy.
     pub fn bucket_row(&self, bucket: &str, in_role: bool) -> HashMap<String, AttributeValue> {
         let mut row = self.row();
         row.remove("log_group_name");
@@ -152,7 +152,7 @@ impl Customer {
 }
 
 impl Provider {
-    /// Allows these accounts, and no other, to read the staging bucket. Their roles copy from it.
+    /// Allows these accounts, and no others, to read the staging bucket, so that roles of the accounts can copy from it.
     ///
     /// # Errors
     /// S3 refused.
@@ -169,11 +169,11 @@ impl Provider {
     }
 }
 
-/// Bucket policy statement that customers in the field use.
+/// Bucket policy statement that existing customers use.
 fn let_central_write(provider: &Provider, bucket: &str) -> serde_json::Value {
     json!({
         "Effect": "Allow",
-        // Emulators know the account's root alone.
+        // Emulators know only the account's root.
         "Principal": { "AWS": [&provider.central_role_arn, &root_arn(&provider.account)] },
         "Action": ["s3:PutObject", "s3:PutObjectAcl"],
         "Resource": format!("arn:aws:s3:::{bucket}/*"),

@@ -22,7 +22,7 @@ pub struct CustomerSpec {
     pub log_group: String,
     /// Whether the log group is created.
     pub create_group: bool,
-    /// Actions that the trust policy allows the central role.
+    /// Actions on the role that the trust policy allows to the central role.
     pub allow: Vec<TrustAction>,
     /// Conditions and actions of the role's policies.
     pub policies: Policies,
@@ -33,7 +33,7 @@ pub struct CustomerSpec {
 pub enum Policies {
     /// The trust policy requires the external id. The role may create the log group and set its retention.
     Full,
-    /// The policies of most customers in the field: the trust policy has no condition, and the role may only
+    /// The policies of most existing customers: the trust policy has no condition, and the role may only
     /// `logs:CreateLogStream` and `logs:PutLogEvents` on the log group's ARN with `:*`.
     Published,
 }
@@ -60,7 +60,7 @@ impl TrustAction {
 }
 
 impl CustomerSpec {
-    /// Settings of an ordinary customer: the log group exists, and the trust policy allows `sts:AssumeRole` alone.
+    /// Settings of an ordinary customer: the log group exists, and the trust policy allows only `sts:AssumeRole`.
     pub fn new(tenant_id: &str) -> Self {
         Self {
             tenant_id: tenant_id.to_owned(),
@@ -146,7 +146,7 @@ impl Customer {
         Ok(Self { account: account.to_owned(), region, tenant_id, role_arn, external_id, log_group })
     }
 
-    /// Replaces the role's trust policy by one that allows the central role `actions` alone. Without any action STS
+    /// Replaces the role's trust policy. The new one allows the central role only `actions`. If `actions` is empty, STS
     /// refuses the role to everyone. Existing sessions stay valid.
     ///
     /// # Errors
@@ -187,7 +187,8 @@ impl Customer {
         row
     }
 
-    /// All events in the log group, stream by stream, each stream in CloudWatch's order. Empty if there is no group.
+    /// All events in the log group, stream by stream, each stream in the order of CloudWatch Logs. Empty if there is no such
+    /// group.
     ///
     /// # Errors
     /// CloudWatch Logs refused.

@@ -32,12 +32,12 @@ pub struct ProviderSpec {
     pub max_receive_count: u32,
     /// Visibility timeout of the queue, in whole seconds.
     pub visibility_timeout: Duration,
-    /// Whether the worker's role may send to its own queue, as it must for long waits.
+    /// Whether the worker's role may send to the queue, which the worker needs for long waits.
     pub worker_may_send: bool,
 }
 
 impl ProviderSpec {
-    /// Account 111111111111, no versions, SNS envelopes, 5 receives, 30 s of visibility, and a worker that may send.
+    /// Account 111111111111, no versions, SNS envelopes, 5 receives, a visibility timeout of 30 s, and a worker that may send.
     pub fn new(prefix: &str) -> Self {
         Self {
             account: "111111111111".to_owned(),
@@ -121,15 +121,15 @@ impl Provider {
         ("LOGFERRY_LEDGER__TABLE", self.ledger_table.clone())
     }
 
-    /// Environment of a worker in production, except the ledger: a session of the worker's role, this endpoint, and the
-    /// names of all resources. The session lasts an hour.
+    /// Environment of a worker: a session of the worker's role, the endpoint, and the names of all resources except the
+    /// ledger. The session lasts an hour.
     ///
     /// # Errors
     /// STS refused the session.
     pub async fn worker_environment(&self, aws: &Aws) -> Result<Vec<(&'static str, String)>, ProvisionError> {
         let root = aws.account(&self.account);
         let worker = root.assume_role(&self.worker_role_arn, "worker", &[]).await;
-        let worker = worker.map_err(failed("become the worker"))?;
+        let worker = worker.map_err(failed("assume the worker's role"))?;
         let credentials = worker.credentials();
         let text = str::to_owned;
         Ok(vec![
@@ -188,7 +188,8 @@ async fn create_queues(
         account,
         &format!("{}-dead-letters", spec.prefix),
         HashMap::from([(
-            // SQS counts a dead letter's age from its first send, so this queue must keep messages for longer than the other.
+            // SQS counts the age of a moved message from its first send, so this queue must keep messages for longer than the
+            // queue that they come from.
             QueueAttributeName::MessageRetentionPeriod,
             "1209600".to_owned(),
         )]),
@@ -373,7 +374,7 @@ async fn create_central_role(
         "Principal": { "AWS": [worker_role_arn, root_arn(account)] },
         "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"],
     }));
-    // The S3 actions are for deliveries by copy without a customer's role.
+    // The S3 actions are for copies into buckets of customers whose row names no role.
     let policy = statement(json!({
         "Effect": "Allow",
         "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity", "s3:GetObject*", "s3:PutObject*"],
@@ -416,7 +417,7 @@ fn root_arn(account: &Account) -> String {
     format!("arn:aws:iam::{}:root", account.id)
 }
 
-/// Policy that allows a service `action` on `resource`, on behalf of `source`.
+/// Policy that allows a service `action` on `resource` when it acts for `source`.
 fn allow_service(service: &str, action: &str, resource: &str, source: &str) -> String {
     statement(json!({
         "Effect": "Allow",

@@ -14,7 +14,8 @@ use crate::{
 const HEAD: &str = "# Results
 
 `loadtest/run` writes this file; `loadtest/README.md` explains the runs and the columns. The ratios are the result. Times
-depend on the machine that each section names.
+depend on the machine that each section names. In tables up to 2026-11-27, `dist` is the profile that is now called `release`,
+and `release` is a less optimised one.
 ";
 const NONE: &str = "-";
 
@@ -142,7 +143,7 @@ mod tests {
     use crate::report::tests::report;
 
     #[test]
-    fn a_part_replaces_its_own_section_alone() {
+    fn a_part_replaces_only_its_own_section() {
         let one = replaced("", Part::Sizes, "sizes\n");
         assert_eq!(one, format!("{HEAD}\n## Sizes of objects\n\nsizes\n"));
         let two = replaced(&one, Part::Headline, "headline\n\n| a |");

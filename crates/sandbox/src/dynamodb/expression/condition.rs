@@ -37,7 +37,7 @@ impl Condition {
 
     /// Returns whether the item meets the condition. A missing item counts as an empty one.
     ///
-    /// For a missing attribute only attribute_not_exists holds.
+    /// On a missing attribute every comparison and function is false, except attribute_not_exists.
     pub(in super::super) fn holds(&self, item: &Item) -> bool {
         match self {
             Self::Compare(name, Comparator::Equal, value) => item.get(name) == Some(value),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn comparisons() {
+    fn only_values_of_one_type_are_compared() {
         check("n = :one", true);
         check("n < :two AND NOT m < :two", true);
         check("n <= :one and NOT n < :one", true);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn functions() {
+    fn functions_examine_one_attribute() {
         check("attribute_exists(s)", true);
         check("attribute_exists(#d)", true);
         check("attribute_not_exists(absent)", true);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn precedence_is_not_and_or() {
+    fn operators_bind_in_the_order_not_and_or() {
         check("n = :one OR n = :two AND n = :two", true);
         check("(n = :one OR n = :two) AND n = :two", false);
         check("NOT n = :two AND n = :one", true);

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn set_and_remove() {
+    fn updates_set_and_remove_attributes() {
         for (text, item, expected) in [
             ("SET a = :one", json!({}), json!({ "a": { "N": "1" } })),
             ("set #offset = :s", json!({ "offset": { "N": "41" } }), json!({ "offset": { "S": "s" } })),
