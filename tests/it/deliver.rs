@@ -89,7 +89,7 @@ async fn plain_ndjson_through_raw_sns_delivery_with_versions() {
     delivers("ndjson-plain", |spec| (spec.raw_delivery, spec.versioned) = (true, true)).await;
 }
 
-/// A service that does not decompress the body cannot read it.
+/// The events can only arrive if the service decompresses the request bodies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_bodies_can_be_compressed() {
     let setup = Setup::new("gzip-bodies").await;
@@ -186,7 +186,8 @@ async fn alternating_days_and_a_refused_event_take_few_puts() {
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get("logferry_records_total{outcome=\"refused\"}"), 1.0);
     assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
-    // One put finds the log group missing. Each of the two days takes one, and the put with the refused event is halved six times.
+    // One put finds that the stream is missing. Each of the two days takes one put, and the put with the refused event is halved
+    // six times.
     let puts = sandbox.calls("logs", "PutLogEvents");
     assert!((4..=16).contains(&puts), "{puts} puts");
 }

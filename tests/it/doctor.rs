@@ -221,7 +221,7 @@ async fn after_a_refused_first_hop_later_conditions_are_skipped() {
     }
     assert_eq!(report.state("row"), Some("ok"));
 
-    // Credentials that do not exist.
+    // With unknown credentials, no role can be assumed.
     operator.set("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE");
     let report = operator.ill_tenant("acme").await;
     report.fails("identity", "", "credentials");

@@ -12,9 +12,9 @@ use crate::{
     setup::Setup,
 };
 
-/// Several times the connections that the endpoint takes at once. More would only use descriptors of this process.
+/// Several times the connections that the endpoint accepts at once. More would only use up descriptors of this process.
 const HALF_OPEN: usize = 300;
-/// More than the descriptors of a worker and of the 64 connections that it takes.
+/// More than the descriptors that a worker needs, with those of the 64 connections that it accepts.
 const MOST_DESCRIPTORS: usize = 150;
 
 fn connect(address: SocketAddr) -> TcpStream {

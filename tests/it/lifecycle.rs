@@ -55,7 +55,7 @@ impl MidObject {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_sigterm_running_work_finishes_and_readiness_fails() {
-    // The long poll that is open at the signal must end before readiness fails, and must not receive the late message.
+    // With a wait time of 1 s, the long poll that is open at the signal ends soon and does not receive the late message.
     let variables = [("LOGFERRY_WORKER__GRACE_PERIOD", "30s"), ("LOGFERRY_QUEUE__WAIT_TIME", "1s")];
     let mut here = MidObject::new("drain", &variables).await;
     here.worker.sigterm();
@@ -97,7 +97,7 @@ async fn work_cut_off_by_the_grace_period_goes_to_another_worker_at_once() {
     here.setup.acknowledged(&second, 1).await;
     let found = received_events(&here.setup.aws, &here.customer).await;
     let twice = assert_at_least_once("acme", &found, &expected(&here.object.text));
-    // The put that the gate holds was not accepted, and the batches before it are in the ledger.
+    // AWS did not get the put that the gate holds, and the ledger has the batches before it.
     assert_eq!((twice, before > 0), (0, true), "nothing comes a second time");
     here.setup.no_dead_letters().await;
 }
@@ -169,7 +169,7 @@ async fn the_endpoint_answers() {
     assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
 }
 
-/// A pipe holds 64 KiB, and its reader may be stuck.
+/// The log goes to a pipe, which holds 64 KiB, and nobody reads the pipe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unread_log_does_not_stop_deliveries() {
     let setup = Setup::new("unread-log").await;

@@ -1,4 +1,4 @@
-//! Hundreds of customers in one process, some of them misconfigured in every possible way.
+//! Hundreds of customers in one worker, some of them with one of six misconfigurations.
 
 use std::{
     collections::HashMap,

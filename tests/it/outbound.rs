@@ -1,4 +1,4 @@
-//! Proxies, certificates and endpoints from the environment, as AWS programs use them.
+//! Proxies, certificates and endpoints from the environment variables that AWS's programs use.
 
 use std::{
     collections::BTreeSet,

@@ -200,7 +200,7 @@ async fn a_message_moved_back_is_delivered_once_its_cause_is_fixed() {
     setup.no_dead_letters().await;
 }
 
-/// A message with poison of two tenants has two letters, because the answer of the first send was lost. It is moved once.
+/// A message fails for two tenants, and has two dead letters because the answer to the first send was lost. It is moved once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_was_buried_twice_is_moved_once() {
     let operator = Operator::new("redrive-copies").await;

@@ -1,4 +1,4 @@
-//! Objects to deliver, and the events that must arrive: read with serde_json, independently of the worker's reader.
+//! Objects to deliver, and the events that must arrive. serde_json reads the expected events, independently of the worker.
 
 use std::{
     collections::BTreeMap,
@@ -155,7 +155,7 @@ pub(crate) fn assert_at_least_once(what: &str, found: &[Event], expected: &[Even
     found.len() - expected.len()
 }
 
-/// Tests of the comparisons above, which must not accept everything.
+/// Tests that the comparisons above notice differences.
 mod judges {
     use super::{Event, assert_at_least_once, assert_same_events, expected};
 

@@ -19,7 +19,7 @@ use crate::{
 /// Settings with which no message waits hidden, and a refused role is probed every second.
 const ANEW: [(&str, &str); 5] = [
     ("LOGFERRY_QUEUE__MAX_HIDDEN", "0"),
-    // Shortened at random by up to a quarter, this is still more than a second, the unit of SQS.
+    // A random quarter at most is taken off the delay; the rest is still more than a second, the unit of SQS.
     ("LOGFERRY_QUEUE__RETRY_DELAY", "2s"),
     ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "2s"),
     ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"),
@@ -111,7 +111,7 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
 
 /// A message whose text leaves no room for attributes cannot be sent again. Other messages still can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_too_long_to_be_sent_again_keeps_no_other_in_flight() {
+async fn a_message_too_long_to_be_sent_again_does_not_keep_others_in_flight() {
     let setup = Setup::new("too-long").await;
     let Some(_) = setup.sandbox() else { return };
     let _refused = Refused::with(&setup, 3).await;
@@ -125,7 +125,7 @@ async fn a_message_too_long_to_be_sent_again_keeps_no_other_in_flight() {
     until_metric(&worker, SENT_ANEW, before + 15.0).await;
 }
 
-/// On every target: messages wait as new ones, and arrive once.
+/// Messages that wait are sent anew, and their objects arrive once. Also runs on ministack.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_are_sent_again_arrive_once() {
     let setup = Setup::new("anew").await;
@@ -135,7 +135,7 @@ async fn messages_that_are_sent_again_arrive_once() {
     refused.mended(&setup).await;
 }
 
-/// On every target: a message that is too old becomes a dead letter with its reason.
+/// Also runs on ministack.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_retried_for_too_long_is_a_dead_letter_with_its_reason() {
     let setup = Setup::new("overdue").await;
@@ -176,7 +176,7 @@ async fn the_queues_retention_deletes_no_message() {
     assert_eq!(sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists").expired, 0);
 }
 
-/// The same where no message can be sent again: the messages become dead letters before the retention deletes them.
+/// The worker may not send to the queue, so the messages become dead letters before the retention deletes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_permission_to_send_dead_letters_come_before_the_retention_ends() {
     let setup = Setup::with("no-send", |spec| spec.worker_may_send = false).await;
@@ -193,7 +193,7 @@ async fn without_the_permission_to_send_dead_letters_come_before_the_retention_e
     assert!(worker.metrics().await.get(ROLE_DENIED) > 10.0, "tried until then");
 }
 
-/// Without the permission to send, messages wait hidden, and nothing else changes.
+/// `queue.max_hidden` is 0, but messages that cannot be sent anew are hidden all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_permission_to_send_messages_wait_hidden() {
     let setup = Setup::with("hide", |spec| spec.worker_may_send = false).await;

@@ -56,7 +56,7 @@ fn hiding(id: &str, receipt: &str, seconds: i32) -> ChangeMessageVisibilityBatch
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let sqs = setup.account().sqs();
-    // A queue of its own, because the bucket's events are in the other one.
+    // A separate queue, because the bucket's events are in the setup's queue.
     let name = format!("{}-conformance", setup.provider.bucket);
     let url = sqs.create_queue().queue_name(name).send().await.expect("a queue").queue_url.expect("its URL");
     let attribute = |value: &str| {
@@ -68,7 +68,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
         send("one").message_attributes("reason", attribute("bad")).send().await,
         |sent| format!("id {}, md5 {}", sent.message_id.is_some(), sent.md5_of_message_body.is_some()),
     );
-    // A further queue for messages that a lax double accepts, so that they are not received from the first one.
+    // A second queue, for messages that only a lax double accepts. They must not be among those received below.
     let second = format!("{}-taken-or-refused", setup.provider.bucket);
     let second = sqs.create_queue().queue_name(second).send().await.expect("a queue");
     let lax = second.queue_url.expect("its URL");

@@ -195,12 +195,12 @@ fn as_a_plain_reader(text: &[u8], max_record: usize, found: &Read) {
         };
         check_timestamp(timestamp, read_timestamp);
     }
-    // Skipped text is not checked for UTF-8, escapes and control characters. Without any of these, both readers agree.
-    // Line breaks and tabs are white space between tokens; within a string only serde_json may refuse them.
+    // The reader does not check skipped text for UTF-8, escapes and control characters, so both readers must agree only on texts
+    // without any of these. Line breaks and tabs are white space between tokens; within a string only serde_json may refuse them.
     let control = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\n' | b'\r' | b'\t');
     let broken_string =
         text.split(|byte| *byte == b'"').skip(1).step_by(2).flatten().any(|byte| *byte < 0x20);
-    // Only brackets are counted in skipped lines, and this reader does not know byte order marks.
+    // In skipped lines the reader counts only brackets. And serde_json does not know byte order marks.
     let stepped_over = found.records.iter().any(|(text, _)| text.starts_with(NO_RECORD));
     let marked = text.windows(3).any(|window| window == b"\xef\xbb\xbf");
     let simple = std::str::from_utf8(text).is_ok()

@@ -19,9 +19,9 @@ const VERSION: &str = "1.5.33";
 /// happens however this process ends.
 static KEEPER: Mutex<Option<Child>> = Mutex::new(None);
 
-/// Endpoint of the one ministack of this process, or the reason why there is none.
+/// Endpoint of this process's ministack, or the reason why there is none.
 ///
-/// It is installed only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` is set, so that a plain
+/// ministack is installed only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` is set, so that a plain
 /// `cargo test` needs no network.
 pub(crate) async fn shared() -> &'static Result<String, String> {
     static SHARED: OnceCell<Result<String, String>> = OnceCell::const_new();
