@@ -2,7 +2,7 @@
 //! is among them.
 //!
 //! Neither double is AWS; a difference between them shows an error in one. Differences that are understood are listed
-//! in [`known`] with their reasons. A difference that no longer exists must leave the list.
+//! in [`known`] with their reasons. A difference that no longer exists must be removed from the list.
 
 mod copy;
 mod dynamodb;

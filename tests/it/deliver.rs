@@ -60,9 +60,12 @@ async fn check_customer(setup: &Setup, customer: &Customer, objects: &[Object]) 
         let name = name.unwrap_or_else(|| panic!("no stream {prefix}* among {:?}", streams.keys()));
         let date: jiff::civil::Date = name[prefix.len()..].parse().expect("the rest of the name is a date");
         let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-        assert!(date == today || date == today.yesterday().expect("not the first day of time"), "{name}");
+        assert!(
+            date == today || date == today.yesterday().expect("today is not the earliest date"),
+            "{name}"
+        );
         let expected = expected(&object.text);
-        assert_same_events(&name, &streams.remove(&name).expect("just found"), &expected);
+        assert_same_events(&name, &streams.remove(&name).expect("the stream was just found"), &expected);
         count += expected.len();
     }
     assert!(streams.is_empty(), "more in {}: {:?}", customer.account, streams.keys());

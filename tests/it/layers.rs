@@ -47,7 +47,7 @@ fn the_sdk_stays_in_the_adapters() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     for path in sources(&root) {
-        let name = path.strip_prefix(&root).expect("it is below src").to_string_lossy().into_owned();
+        let name = path.strip_prefix(&root).expect("the file is below src").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("the file is readable");
         if ["aws_sdk_", "aws_smithy_", "aws_config", "aws_credential_types", "aws_runtime"]
             .iter()

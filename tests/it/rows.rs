@@ -58,7 +58,7 @@ async fn rows_of_other_programs_work_unchanged() {
     // A row of the other type: a bucket that the central role writes to.
     let initech = setup.customer_without_row(CustomerSpec::new("initech")).await;
     let bucket = format!("{}-initech", setup.provider.bucket);
-    initech.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
+    initech.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("the bucket can be created");
     setup.put_row(as_the_field_writes(initech.bucket_row(&bucket, false))).await;
 
     let objects =

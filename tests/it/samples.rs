@@ -116,7 +116,7 @@ fn event(record: &Value) -> Event {
     let timestamp: Timestamp = timestamp.parse().expect("RFC 3339");
     let message = record["message"].as_str().expect("a string");
     let milliseconds = timestamp.as_nanosecond().div_euclid(1_000_000);
-    (i64::try_from(milliseconds).expect("of this age"), message.to_owned())
+    (i64::try_from(milliseconds).expect("the time fits into i64 as milliseconds"), message.to_owned())
 }
 
 /// All events that a customer received, by stream, in CloudWatch's order.

@@ -44,7 +44,7 @@ fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
     let largest = 1_usize << (chunks & 7);
     let pieces = std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        1 + usize::try_from(state >> 16).expect("two bytes") % largest
+        1 + usize::try_from(state >> 16).expect("16 bits fit into usize") % largest
     });
     assert_eq!(read(text, pieces, More::Ended, max_record).0, whole);
     assert_eq!(read(text, std::iter::repeat(1 + text.len() / 512), More::Ended, max_record).0, whole);
@@ -287,8 +287,11 @@ fn without_lone_surrogates(string: &str) -> String {
 fn check_timestamp(value: Option<&str>, read: Option<i64>) {
     const FIRST: i128 = 946_684_800_000_000_000;
     const LAST: i128 = 1_795_348_800_000_999_999;
-    let milliseconds =
-        |at: i128| (FIRST..=LAST).contains(&at).then(|| i64::try_from(at / 1_000_000).expect("of this age"));
+    let milliseconds = |at: i128| {
+        (FIRST..=LAST)
+            .contains(&at)
+            .then(|| i64::try_from(at / 1_000_000).expect("the time fits into i64 as milliseconds"))
+    };
     assert_eq!(
         read.and_then(|read| milliseconds(i128::from(read) * 1_000_000)),
         read,

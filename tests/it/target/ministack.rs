@@ -59,7 +59,7 @@ async fn start() -> Result<String, String> {
         .stdout(Stdio::null())
         .spawn()
         .map_err(|error| error.to_string())?;
-    *KEEPER.lock().expect("nobody panics with it") = Some(keeper);
+    *KEEPER.lock().expect("no code panics while it holds the lock") = Some(keeper);
     let address = ([127, 0, 0, 1], port).into();
     eventually("ministack answers", async || match http_get(address, "/_ministack/health").await {
         Ok((200, _)) => Ok(()),
