@@ -143,7 +143,11 @@ async fn a_body_that_breaks_off_is_resumed() {
     let half = Fault::new("s3", "GetObject", Effect::HalfBody);
     let Some(outcome) = under("half", incompressible(), vec![times(2, half)], &[]).await else { return };
     outcome.arrived_once();
-    assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0, "resumed, not started again");
+    assert_eq!(
+        outcome.metrics.get("logferry_messages_received_total"),
+        1.0,
+        "the download was resumed, and the message did not come again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,14 +91,14 @@ async fn work_cut_off_by_the_grace_period_goes_to_another_worker_at_once() {
     here.worker.sigterm();
     let status = here.worker.wait().await;
     assert!(status.success(), "{status}");
-    assert_eq!(here.setup.queue_depth().await, (1, 0), "given back: visible, in flight");
+    assert_eq!(here.setup.queue_depth().await, (1, 0), "the message was given back (visible, in flight)");
     drop(here.gate);
     let second = here.setup.worker().await;
     here.setup.acknowledged(&second, 1).await;
     let found = received_events(&here.setup.aws, &here.customer).await;
     let twice = assert_at_least_once("acme", &found, &expected(&here.object.text));
     // AWS did not get the put that the gate holds, and the ledger has the batches before it.
-    assert_eq!((twice, before > 0), (0, true), "nothing comes a second time");
+    assert_eq!((twice, before > 0), (0, true), "no event arrives a second time");
     here.setup.no_dead_letters().await;
 }
 
@@ -109,7 +109,7 @@ async fn a_killed_workers_message_is_delivered_again() {
     let MidObject { setup, customer, object, gate, worker } = MidObject::new("killed", &visibility).await;
     worker.kill().await;
     drop(gate);
-    assert_eq!(setup.queue_depth().await, (0, 1), "still hidden: visible, in flight");
+    assert_eq!(setup.queue_depth().await, (0, 1), "the message is still hidden (visible, in flight)");
     let second = setup.worker_with(&visibility).await;
     setup.acknowledged(&second, 1).await;
     let found = received_events(&setup.aws, &customer).await;
@@ -132,7 +132,11 @@ async fn a_second_signal_exits_at_once() {
     let status = here.worker.wait().await;
     assert_eq!(status.code(), Some(1), "{status}");
     assert!(second_signal.elapsed().as_secs() < 5, "after {:?}", second_signal.elapsed());
-    assert_eq!(here.setup.queue_depth().await, (0, 1), "nothing is acknowledged: visible, in flight");
+    assert_eq!(
+        here.setup.queue_depth().await,
+        (0, 1),
+        "the message was not acknowledged (visible, in flight)"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -258,7 +258,7 @@ async fn an_interrupted_command_returns_its_letters() {
     operator::end(child).await.with(1).saying("interrupted");
     let (moved, left) = (operator.setup.queue_depth().await, operator.letters().await);
     assert!((1..25).contains(&moved.0), "{moved:?}");
-    assert_eq!(left, (25 - moved.0, 0), "visible again at once");
+    assert_eq!(left, (25 - moved.0, 0), "the remaining letters are visible at once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -144,7 +144,7 @@ async fn a_message_retried_for_too_long_is_a_dead_letter_with_its_reason() {
     let worker = setup.worker_with(&[&ANEW[..], &[max_age]].concat()).await;
     let started = Instant::now();
     let letters = setup.dead_letters(5).await;
-    assert!(started.elapsed() >= Duration::from_secs(3), "retried for all that time");
+    assert!(started.elapsed() >= Duration::from_secs(3), "the messages were retried until then");
     for letter in &letters {
         assert_eq!((letter.get("reason"), letter.get("tenant")), ("role_denied", "refused"), "{letter:?}");
     }
@@ -165,7 +165,7 @@ async fn the_queues_retention_deletes_no_message() {
     says(&worker, "the queue keeps messages for less than queue.max_age").await;
     let started = Instant::now();
     // Twice as long as the queue keeps a message.
-    eventually("the trouble lasts", async || match started.elapsed() {
+    eventually("16 s pass", async || match started.elapsed() {
         elapsed if elapsed > Duration::from_secs(16) => Ok(()),
         elapsed => Err(format!("{elapsed:?}")),
     })
@@ -190,7 +190,7 @@ async fn without_the_permission_to_send_dead_letters_come_before_the_retention_e
     setup.queue_is_empty().await;
     let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists");
     assert_eq!(counts.expired, 0, "{counts:?}");
-    assert!(worker.metrics().await.get(ROLE_DENIED) > 10.0, "tried until then");
+    assert!(worker.metrics().await.get(ROLE_DENIED) > 10.0, "the messages were retried until then");
 }
 
 /// `queue.max_hidden` is 0, but messages that cannot be sent anew are hidden all the same.
@@ -234,7 +234,7 @@ async fn a_poison_message_has_one_letter_however_late_it_is_deleted() {
     let worker = setup.worker_with(&[("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")]).await;
     setup.send("no event").await;
     until_metric(&worker, "logferry_queue_errors_total{call=\"delete\"}", 5.0).await;
-    assert_eq!(setup.queue_depth().await, (0, 1), "leased until it is deleted");
+    assert_eq!(setup.queue_depth().await, (0, 1), "the message is hidden until it is deleted");
     sandbox.faults().remove(outage);
     setup.queue_is_empty().await;
     assert_eq!(setup.depth(&setup.provider.dead_letter_url).await, (1, 0), "one letter");
@@ -261,7 +261,10 @@ async fn an_extension_that_hangs_makes_no_message_visible() {
         setup.upload(&object.key, object.bytes.clone()).await;
     }
     setup.acknowledged(&worker, 4).await;
-    assert!(sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4, "each was extended");
+    assert!(
+        sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4,
+        "each visibility timeout was extended"
+    );
     assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 4.0, "no message came again");
     setup.arrived_once(&customer, &objects).await;
 }
