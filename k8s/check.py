@@ -8,7 +8,7 @@ import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
 KEDA = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentication}
-# KEDA 2.17 has this field; the models are of 2.16.
+# KEDA 2.17 has this field; the models are those of KEDA 2.16.
 NEWER_THAN_MODELS = {"ScaledObject.spec.fallback.behavior"}
 # KEDA's schema does not cover the fields of a trigger. Source: KEDA's documentation, "AWS SQS Queue".
 SQS_TRIGGER = {
@@ -18,7 +18,7 @@ SQS_TRIGGER = {
 
 
 def dropped(given, kept, path):
-    """Yields the path of every key that the model dropped, because it does not know the key."""
+    """Yields the path of every key in `given` that is missing in `kept`: the model does not know it, and dropped it."""
     if isinstance(given, dict):
         for key, value in given.items():
             if not isinstance(kept, dict) or key not in kept:

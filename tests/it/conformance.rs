@@ -1,8 +1,8 @@
-//! Makes the same calls, good and bad, on the sandbox and on ministack, and compares the answers. They cover every call
-//! of the worker.
+//! Makes the same calls, good and bad, on the sandbox and on ministack, and compares the answers. Every call of the worker
+//! is among them.
 //!
 //! Neither double is AWS; a difference between them shows an error in one. Differences that are understood are listed
-//! in [`known`] with their reasons. A difference that no longer exists must leave the list.
+//! in [`known`] with their reasons. A difference that no longer exists must be removed from the list.
 
 mod copy;
 mod dynamodb;
@@ -57,7 +57,7 @@ impl Answers {
     }
 }
 
-/// Describes an answer of which only the success matters.
+/// Description of a good answer whose content does not matter.
 fn nothing<T>(_: T) -> String {
     String::new()
 }

@@ -120,7 +120,7 @@ async fn a_record_that_is_too_long_leaves_its_place_in_quarantine() {
         assert_eq!((line["reason"].as_str(), line["record"].as_u64()), (Some("too_long"), Some(1)), "{line}");
         let said = line["message"].as_str().expect("a text");
         assert!(said.contains(&place), "{place:?} is not in {said:?}");
-        // An operator finds the record at that position.
+        // The record is at the position that the file gives.
         let mut text = String::new();
         std::io::Read::read_to_string(&mut MultiGzDecoder::new(&bytes[..]), &mut text)
             .expect("gzip of UTF-8");

@@ -18,13 +18,13 @@ async fn with_bucket(setup: &Setup, tenant_id: &str, in_role: bool) -> (Customer
     bucket_in(setup, &unique_account(), tenant_id, in_role).await
 }
 
-/// A customer in this account, with such a bucket.
+/// Like [`with_bucket`], with the customer in this account.
 async fn bucket_in(setup: &Setup, account: &str, tenant_id: &str, in_role: bool) -> (Customer, String) {
     let customer = setup.customer_in(account, CustomerSpec::new(tenant_id)).await;
     let bucket = format!("{}-{tenant_id}", setup.provider.bucket);
-    customer.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
+    customer.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("the bucket can be created");
     if in_role {
-        customer.let_role_copy(&setup.aws, &setup.provider, &bucket).await.expect("a policy");
+        customer.let_role_copy(&setup.aws, &setup.provider, &bucket).await.expect("the policy can be set");
     }
     (customer, bucket)
 }
@@ -59,7 +59,7 @@ async fn buckets_receive_their_own_tenants_objects_as_they_are() {
     let (both, both_bucket) = with_bucket(&setup, "both", true).await;
     let logs = setup.customer("logs").await;
     let readers = [own.account.as_str(), &both.account];
-    setup.provider.let_read(&setup.aws, &readers).await.expect("a policy");
+    setup.provider.let_read(&setup.aws, &readers).await.expect("the policy can be set");
     setup.put_row(central.bucket_row(&central_bucket, false)).await;
     setup.put_row(prefixed(own.bucket_row(&own_bucket, true), "from us")).await;
     setup.put_row(prefixed(both.bucket_row(&both_bucket, true), "")).await;
@@ -227,7 +227,7 @@ async fn a_failed_delivery_does_not_repeat_a_finished_one() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&first.text));
     assert_eq!(received(&setup, &customer, &bucket).await, [copy_of(&first, "ROSA/cluster-logs/")]);
 
-    // The same with the roles of the deliveries exchanged.
+    // Now CloudWatch Logs fails while the copy succeeds.
     let throttle = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
     let throttle = sandbox.faults().add(Fault::new("logs", "PutLogEvents", throttle));
     let second = generated("acme/c/app/pod/2.json.gz", 20, 40);

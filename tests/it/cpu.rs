@@ -29,7 +29,7 @@ fn busy() -> [(&'static str, Vec<u8>); 4] {
     ]
 }
 
-/// A worker with 24 such objects, six of each kind, and other tenants.
+/// A worker that reads 24 busy objects, six of each kind, and the other tenants.
 struct Beside {
     setup: Setup,
     worker: Worker,

@@ -60,9 +60,12 @@ async fn check_customer(setup: &Setup, customer: &Customer, objects: &[Object]) 
         let name = name.unwrap_or_else(|| panic!("no stream {prefix}* among {:?}", streams.keys()));
         let date: jiff::civil::Date = name[prefix.len()..].parse().expect("the rest of the name is a date");
         let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-        assert!(date == today || date == today.yesterday().expect("not the first day of time"), "{name}");
+        assert!(
+            date == today || date == today.yesterday().expect("today is not the earliest date"),
+            "{name}"
+        );
         let expected = expected(&object.text);
-        assert_same_events(&name, &streams.remove(&name).expect("just found"), &expected);
+        assert_same_events(&name, &streams.remove(&name).expect("the stream was just found"), &expected);
         count += expected.len();
     }
     assert!(streams.is_empty(), "more in {}: {:?}", customer.account, streams.keys());
@@ -89,7 +92,7 @@ async fn plain_ndjson_through_raw_sns_delivery_with_versions() {
     delivers("ndjson-plain", |spec| (spec.raw_delivery, spec.versioned) = (true, true)).await;
 }
 
-/// A service that does not decompress the body cannot read it.
+/// The events can only arrive if the service decompresses the request bodies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_bodies_can_be_compressed() {
     let setup = Setup::new("gzip-bodies").await;
@@ -186,7 +189,8 @@ async fn alternating_days_and_a_refused_event_take_few_puts() {
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get("logferry_records_total{outcome=\"refused\"}"), 1.0);
     assert_eq!(metrics.get("logferry_records_unaccounted_total"), 0.0);
-    // One put finds the log group missing. Each of the two days takes one, and the put with the refused event is halved six times.
+    // One put finds that the stream is missing. Each of the two days takes one put, and the put with the refused event is halved
+    // six times.
     let puts = sandbox.calls("logs", "PutLogEvents");
     assert!((4..=16).contains(&puts), "{puts} puts");
 }

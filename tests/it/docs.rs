@@ -1,5 +1,5 @@
-//! The pages of the repository: their links lead somewhere, the tests that they name exist, and `docs/metrics.md` names
-//! what a worker writes.
+//! The pages of the repository: no link is broken, the tests that design pages name exist, and `docs/metrics.md` names every
+//! metric of a worker.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files with that extension, without what is built and what is hidden.
+/// All files with that extension, except build output and hidden files.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("the folder is readable");
     let paths = entries.map(|entry| entry.expect("the entry is readable").path());
@@ -31,7 +31,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).expect("the file is readable")
 }
 
-/// What stands between each `open` and the `close` that follows.
+/// The text between each `open` and the next `close`.
 fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(open).skip(1).filter_map(move |rest| Some(rest.split_once(close)?.0))
 }
@@ -49,7 +49,7 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn no_link_is_broken() {
     let mut broken = Vec::new();
     for page in files(root(), "md") {
         let text = read(&page);

@@ -174,7 +174,7 @@ async fn each_broken_part_of_the_providers_side_is_named() {
 
     let other =
         operator.setup.account().sqs().create_queue().queue_name(format!("{}-other", provider.bucket));
-    let other = other.send().await.expect("a queue").queue_url.expect("its URL");
+    let other = other.send().await.expect("the queue can be created").queue_url.expect("SQS returns the URL");
     operator.set_queue(&other, QueueAttributeName::MessageRetentionPeriod, "1209600").await;
     operator.set("LOGFERRY_QUEUE__DEAD_LETTER_URL", &other);
     operator.ill(&[]).await.fails("redrive policy", "-other", "name the same queue");
@@ -221,7 +221,7 @@ async fn after_a_refused_first_hop_later_conditions_are_skipped() {
     }
     assert_eq!(report.state("row"), Some("ok"));
 
-    // Credentials that do not exist.
+    // With unknown credentials, no role can be assumed.
     operator.set("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE");
     let report = operator.ill_tenant("acme").await;
     report.fails("identity", "", "credentials");

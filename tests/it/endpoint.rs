@@ -12,13 +12,13 @@ use crate::{
     setup::Setup,
 };
 
-/// Several times the connections that the endpoint takes at once. More would only use descriptors of this process.
+/// Several times the connections that the endpoint accepts at once. More would only use up descriptors of this process.
 const HALF_OPEN: usize = 300;
-/// More than the descriptors of a worker and of the 64 connections that it takes.
+/// More than the descriptors that a worker needs, with those of the 64 connections that it accepts.
 const MOST_DESCRIPTORS: usize = 150;
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the kernel takes it");
+    let stream = TcpStream::connect(address).expect("the endpoint listens");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("the timeout is not zero");
     stream
 }
@@ -86,7 +86,8 @@ async fn a_connection_takes_one_request_and_ends_soon() {
             began.elapsed()
         });
         let mut kept = connect(address);
-        kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n").expect("sent");
+        kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n")
+            .expect("the request can be sent");
         let kept = (until_closed(kept), began.elapsed());
         let mut large = connect(address);
         // A request with a body that is never read, and a request with too large a head.

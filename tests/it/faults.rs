@@ -46,7 +46,7 @@ async fn under(
     let sandbox = setup.sandbox()?;
     let customer = setup.customer("acme").await;
     setup.upload(&object.key, object.bytes).await;
-    // Before the faults, which would also hit the calls of the harness.
+    // Created before the faults, which would also hit the calls of the harness.
     let mut environment = setup.environment().await;
     environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     for fault in faults {
@@ -115,7 +115,7 @@ async fn connections_reset_before_the_call_takes_effect_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_repeats_one_batch() {
+async fn each_lost_answer_repeats_one_batch() {
     let setup = Setup::new("lost").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
@@ -143,7 +143,11 @@ async fn a_body_that_breaks_off_is_resumed() {
     let half = Fault::new("s3", "GetObject", Effect::HalfBody);
     let Some(outcome) = under("half", incompressible(), vec![times(2, half)], &[]).await else { return };
     outcome.arrived_once();
-    assert_eq!(outcome.metrics.get("logferry_messages_received_total"), 1.0, "resumed, not started again");
+    assert_eq!(
+        outcome.metrics.get("logferry_messages_received_total"),
+        1.0,
+        "the download was resumed, and the message did not come again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +193,7 @@ async fn a_flipped_bit_that_breaks_the_gzip_is_a_checksum_mismatch() {
     flips_a_bit("flip-gzip", generated("acme/c/app/pod/1.json.gz", 3000, 100)).await;
 }
 
-/// The first half comes over one connection, the flipped bit over the next: the checksum of neither response covers both.
+/// One connection brings the first half, the next one brings the flipped bit. The checksum of neither response covers both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checksum_of_a_resumed_object_covers_all_of_it() {
     // The middle of the second half is in a message.

@@ -1,7 +1,7 @@
-//! Properties of the code that reads bytes from strangers: events, keys, objects and records, and the batches made of them.
+//! Properties of the code that reads untrusted bytes: events, keys, objects and records, and the batches made of them.
 //!
-//! Each module has one property, `check`, for any bytes. The fuzz targets in `loadtest/fuzz/` include the same sources. Here
-//! `check` runs on every file of the committed corpus and on a few thousand mutants of it, the same ones in every run.
+//! Each module has one function, `check`, which must not panic for any bytes. The fuzz targets in `loadtest/fuzz/` include the
+//! same sources. Here `check` runs on every file of the committed corpus and on a few thousand mutants, the same in every run.
 
 mod batch;
 mod choices;
@@ -12,7 +12,7 @@ mod route;
 
 use std::{fs, panic, path::Path};
 
-/// Limits of a corpus: it holds seeds, not everything that was ever tried.
+/// Limits of a corpus: it holds only seeds, not all inputs that fuzzing found.
 const MAX_FILES: usize = 40;
 const MAX_FILE_BYTES: usize = 4096;
 

@@ -1,5 +1,5 @@
-//! A TCP relay that stops requests: it lets a number of bytes through to the server, and no more until it is opened. It
-//! holds a worker in the middle of an object, on every target.
+//! A TCP relay that stops requests: it lets a number of bytes through to the server, and then no more until the test opens it.
+//! With it, a test holds a worker in the middle of an object, on every target.
 
 use std::{net::SocketAddr, sync::Arc};
 

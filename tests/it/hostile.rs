@@ -1,5 +1,5 @@
-//! Forged messages: they affect no account, and their dead letters name them. `verdicts` tests bombs and deep nesting
-//! in objects.
+//! Forged messages: they affect no account, and become dead letters with a reason. `verdicts` tests bombs and deep nesting in
+//! objects.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ async fn keys_with_path_traversal_are_dead_letters() {
     let setup = Setup::new("hostile-keys").await;
     let customer = setup.customer("acme").await;
     let bucket = setup.provider.bucket.as_str();
-    // As S3 encodes them in an event.
+    // The keys as S3 encodes them in an event.
     let keys = [
         "../acme/c/app/pod/1.json",
         "acme/c/app/../1.json",

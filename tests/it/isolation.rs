@@ -123,7 +123,7 @@ async fn a_refusal_is_logged_with_its_likely_cause() {
     if setup.sandbox().is_none() {
         return;
     }
-    // Field of the row, its wrong value, the cause in the log, and a part of the fix.
+    // Tenant, field of its row, the field's wrong value, the cause in the log, and a part of the fix.
     let gone = "arn:aws:iam::222222222222:role/gone";
     let on = AttributeValue::Bool(true);
     let ways = [
@@ -184,7 +184,7 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_corrected() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     setup.no_dead_letters().await;
 
-    // The old row's role is no longer used, so the gauge must not show it as refused for ever.
+    // The refused role of the old row is no longer used, so the gauge must stop counting it.
     let again = generated("acme/c/app/pod/2.json.gz", 1, 40);
     eventually("the gauge forgets it", async || {
         setup.upload(&again.key, again.bytes.clone()).await;

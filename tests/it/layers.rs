@@ -1,5 +1,5 @@
-//! Holds the rules between modules: the SDK's types stay inside the adapters, pure modules do no I/O, modules depend on each other
-//! in one direction, and few know the configuration.
+//! Checks the rules between modules: the SDK's types stay inside the adapters, pure modules do no I/O, modules depend on each
+//! other in one direction, and only four know the configuration.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -47,7 +47,7 @@ fn the_sdk_stays_in_the_adapters() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     for path in sources(&root) {
-        let name = path.strip_prefix(&root).expect("it is below src").to_string_lossy().into_owned();
+        let name = path.strip_prefix(&root).expect("the file is below src").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("the file is readable");
         if ["aws_sdk_", "aws_smithy_", "aws_config", "aws_credential_types", "aws_runtime"]
             .iter()
@@ -124,8 +124,8 @@ fn without_tests(files: BTreeMap<String, String>) -> BTreeMap<String, String> {
     product
 }
 
-/// The text without comments and `#[cfg(test)]` items, and the names of the test modules that are files of their own. Relies on
-/// rustfmt's indentation: an item ends on its first line, or on the next line with its own indentation that begins with a brace.
+/// The text without comments and `#[cfg(test)]` items, and the names of the test modules that have their own files. Relies on
+/// rustfmt's indentation: an item ends on its first line, or on the next line with the same indentation and a closing brace.
 fn without_test_items(text: &str) -> (String, Vec<String>) {
     let (mut kept, mut modules) = (String::new(), Vec::new());
     let mut lines = text.lines();
@@ -151,13 +151,13 @@ fn without_test_items(text: &str) -> (String, Vec<String>) {
     (kept, modules)
 }
 
-/// The paths that a file names by `crate::` and `super::`, from the root of the crate on. Groups are taken apart:
+/// The paths that a file names by `crate::` and `super::`, as paths from the root of the crate. A group gives several paths:
 /// `crate::a::{b, c::D}` is `a::b` and `a::c::D`.
 fn named_paths(name: &str, text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let starts = text.match_indices("crate::").chain(text.match_indices("super::"));
     for (at, start) in starts {
-        // `$crate::` of a macro, the end of a longer name, or the second `super::` of two.
+        // Skips `$crate::` of a macro, the end of a longer name, and the second `super::` of two.
         if text[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | ':')) {
             continue;
         }
@@ -212,10 +212,10 @@ fn items(group: &str) -> Vec<&str> {
     items
 }
 
-/// For each module, the other ones that it names, each with a file that does.
+/// For each module, the other modules that it names, each with a file that names it.
 type Graph = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The graph of the modules directly below `parent`, the root of the crate if empty. Whatever is below a module counts as that module.
+/// The graph of the modules directly below `parent`; an empty `parent` is the crate's root. A submodule counts as its module.
 fn graph(files: &BTreeMap<String, String>, parent: &[String]) -> Graph {
     let child = |path: &[String]| path.strip_prefix(parent)?.first().cloned();
     let mut graph: Graph =
@@ -258,10 +258,10 @@ fn cycle(graph: &Graph) -> Option<String> {
 }
 
 #[test]
-fn no_module_depends_on_itself_through_others() {
+fn modules_have_no_import_cycle() {
     let files = product();
     assert!(graph(&files, &[]).len() > 30, "the modules are found: {:?}", graph(&files, &[]).keys());
-    // The modules at the top of `src/`, and the files below each module.
+    // Checks the modules at the top of `src/`, and the submodules of each module.
     let parents = std::iter::once(Vec::new()).chain(files.keys().map(|name| module_path(name)));
     // `pipeline::logs` and `pipeline::reading` still name each other.
     for parent in parents.filter(|parent| *parent != ["pipeline"]) {
@@ -272,7 +272,7 @@ fn no_module_depends_on_itself_through_others() {
 }
 
 #[test]
-fn only_what_builds_or_reports_knows_the_configuration() {
+fn only_app_cli_doctor_and_telemetry_know_the_configuration() {
     let allowed = ["app", "cli", "doctor", "telemetry"];
     let graph = graph(&product(), &[]);
     let found = graph.iter().filter_map(|(module, named)| Some((module.as_str(), named.get("config")?)));
@@ -281,7 +281,7 @@ fn only_what_builds_or_reports_knows_the_configuration() {
 }
 
 #[test]
-fn the_lowest_modules_know_no_other() {
+fn the_lowest_modules_know_only_each_other() {
     let graph = graph(&product(), &[]);
     for leaf in ["metrics", "breaker", "recent"] {
         let named: Vec<_> = graph[leaf].keys().collect();
@@ -321,7 +321,7 @@ fn a_planted_cycle_is_spelled_out() {
     ]);
     let found = cycle(&graph(&siblings, &module_path("a.rs")));
     assert_eq!(found.as_deref(), Some("b -> c (a/b.rs), c -> b (a/c.rs)"));
-    // Comments and tests may look up.
+    // Comments and tests may name modules above their own.
     for harmless in [
         "/// See [`crate::b`].\n",
         "#[cfg(test)]\nuse crate::{\n    b,\n};\n",

@@ -219,7 +219,7 @@ async fn leased_entries_are_kept_unless_forced() {
     assert_eq!(operator.shown(&["--prefix", "s3://b/"]).await, [""; 0]);
 }
 
-/// More entries than DynamoDB returns in one answer, read at the requested rate.
+/// The table has more entries than DynamoDB returns in one answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_table_is_read_at_the_requested_rate() {
     let operator = Operator::new(Setup::new("ledger-pages").await).await;
@@ -238,7 +238,7 @@ async fn the_whole_table_is_read_at_the_requested_rate() {
     assert_eq!(operator.shown(&["--prefix", "s3://b/", "--rate", "3"]).await.len(), 9);
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
     let Some(sandbox) = operator.setup.sandbox() else { return };
-    // The command reports entries forgotten before an error, and that it did not see the whole table.
+    // After an error, the command reports the entries that it has forgotten, and that it did not read the whole table.
     let denied = Effect::Error(ErrorAnswer::new(400, "AccessDeniedException"));
     let third_page = Some("b/3?eTag=e".to_owned());
     let third = sandbox

@@ -55,7 +55,7 @@ impl MidObject {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_sigterm_running_work_finishes_and_readiness_fails() {
-    // The long poll that is open at the signal must end before readiness fails, and must not receive the late message.
+    // With a wait time of 1 s, the long poll that is open at the signal ends soon and does not receive the late message.
     let variables = [("LOGFERRY_WORKER__GRACE_PERIOD", "30s"), ("LOGFERRY_QUEUE__WAIT_TIME", "1s")];
     let mut here = MidObject::new("drain", &variables).await;
     here.worker.sigterm();
@@ -91,14 +91,14 @@ async fn work_cut_off_by_the_grace_period_goes_to_another_worker_at_once() {
     here.worker.sigterm();
     let status = here.worker.wait().await;
     assert!(status.success(), "{status}");
-    assert_eq!(here.setup.queue_depth().await, (1, 0), "given back: visible, in flight");
+    assert_eq!(here.setup.queue_depth().await, (1, 0), "the message was given back (visible, in flight)");
     drop(here.gate);
     let second = here.setup.worker().await;
     here.setup.acknowledged(&second, 1).await;
     let found = received_events(&here.setup.aws, &here.customer).await;
     let twice = assert_at_least_once("acme", &found, &expected(&here.object.text));
-    // The put that the gate holds was not accepted, and the batches before it are in the ledger.
-    assert_eq!((twice, before > 0), (0, true), "nothing comes a second time");
+    // AWS did not get the put that the gate holds, and the ledger has the batches before it.
+    assert_eq!((twice, before > 0), (0, true), "no event arrives a second time");
     here.setup.no_dead_letters().await;
 }
 
@@ -109,7 +109,7 @@ async fn a_killed_workers_message_is_delivered_again() {
     let MidObject { setup, customer, object, gate, worker } = MidObject::new("killed", &visibility).await;
     worker.kill().await;
     drop(gate);
-    assert_eq!(setup.queue_depth().await, (0, 1), "still hidden: visible, in flight");
+    assert_eq!(setup.queue_depth().await, (0, 1), "the message is still hidden (visible, in flight)");
     let second = setup.worker_with(&visibility).await;
     setup.acknowledged(&second, 1).await;
     let found = received_events(&setup.aws, &customer).await;
@@ -132,7 +132,11 @@ async fn a_second_signal_exits_at_once() {
     let status = here.worker.wait().await;
     assert_eq!(status.code(), Some(1), "{status}");
     assert!(second_signal.elapsed().as_secs() < 5, "after {:?}", second_signal.elapsed());
-    assert_eq!(here.setup.queue_depth().await, (0, 1), "nothing is acknowledged: visible, in flight");
+    assert_eq!(
+        here.setup.queue_depth().await,
+        (0, 1),
+        "the message was not acknowledged (visible, in flight)"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,7 +173,7 @@ async fn the_endpoint_answers() {
     assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
 }
 
-/// A pipe holds 64 KiB, and its reader may be stuck.
+/// The log goes to a pipe, which holds 64 KiB, and nobody reads the pipe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unread_log_does_not_stop_deliveries() {
     let setup = Setup::new("unread-log").await;

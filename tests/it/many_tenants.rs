@@ -1,4 +1,4 @@
-//! Hundreds of customers in one process, some of them misconfigured in every possible way.
+//! Hundreds of customers in one worker, some of them with one of six misconfigurations.
 
 use std::{
     collections::HashMap,
@@ -214,7 +214,7 @@ async fn healthy_tenants_are_served_and_broken_ones_take_one_probe_per_interval(
     })
     .await;
     // A message that is sent again exists twice until the old one is deleted.
-    eventually("the broken tenants' messages are in the queue, once each", async || {
+    eventually("each message of a broken tenant is in the queue once", async || {
         let (visible, in_flight) = setup.queue_depth().await;
         same(&((visible + in_flight) as usize), &(sick().count() * OBJECTS))
     })

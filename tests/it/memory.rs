@@ -1,4 +1,4 @@
-//! Memory under the worst inputs of each kind, compared with the bound that the worker logs at start-up.
+//! Peak memory of a worker with the worst inputs of each kind, compared with the bound that the worker logs at start-up.
 
 use std::io::Write;
 

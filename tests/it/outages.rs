@@ -134,7 +134,7 @@ async fn an_outage_of_sts_is_reported_and_survived() {
     setup.upload(&first.key, first.bytes.clone()).await;
     setup.acknowledged(&running, 1).await;
     let outage = unreachable(sandbox, "sts");
-    // An existing session is valid for an hour. A tenant without one must wait.
+    // An existing session is valid for an hour. A tenant without a session must wait.
     let (second, third) = (object("served/c/app/pod/2.json.gz"), object("new/c/app/pod/1.json.gz"));
     setup.upload(&second.key, second.bytes.clone()).await;
     setup.acknowledged(&running, 2).await;

@@ -1,4 +1,4 @@
-//! Proxies, certificates and endpoints from the environment, as AWS programs use them.
+//! Proxies, certificates and endpoints from the environment variables that AWS's programs use.
 
 use std::{
     collections::BTreeSet,
@@ -62,7 +62,7 @@ impl Proxy {
         let mut words = text.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let target = target.strip_prefix("http://").unwrap_or(target).split('/').next().unwrap_or_default();
-        targets.lock().expect("no test panics with it").insert(target.to_owned());
+        targets.lock().expect("no test panics while it holds the lock").insert(target.to_owned());
         if method == "CONNECT" {
             let mut server = TcpStream::connect(tunnels).await?;
             client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
@@ -82,21 +82,24 @@ impl Proxy {
     }
 
     pub(crate) fn targets(&self) -> Vec<String> {
-        self.targets.lock().expect("no test panics with it").iter().cloned().collect()
+        self.targets.lock().expect("no test panics while it holds the lock").iter().cloned().collect()
     }
 }
 
 /// Terminates TLS in front of a plain server, with a certificate of the test's own CA. Returns the address, and the
 /// file of the CA certificate.
 async fn terminator(plain: SocketAddr, name: &str) -> (SocketAddr, PathBuf) {
-    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    let mut params = CertificateParams::new(Vec::new()).expect("an empty list of names is legal");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+        .expect("the CA can sign itself");
     let key = KeyPair::generate().expect("a key");
     // S3 puts the bucket in front of the endpoint's host name.
     let names = vec![HOST.to_owned(), format!("*.{HOST}")];
-    let certificate =
-        CertificateParams::new(names).expect("good names").signed_by(&key, &ca).expect("a certificate");
+    let certificate = CertificateParams::new(names)
+        .expect("the names are legal")
+        .signed_by(&key, &ca)
+        .expect("the CA can sign the certificate");
     let file = std::env::temp_dir().join(format!("logferry-ca-{name}-{}.pem", std::process::id()));
     std::fs::write(&file, ca.pem()).expect("there is room");
 

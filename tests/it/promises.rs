@@ -1,4 +1,4 @@
-//! "Nothing lost, hardly anything twice" under pressure: paused workers, a throttled ledger, and a quarantine that
+//! Nothing is lost and at most two batches arrive twice while workers are paused, the ledger throttles, or the quarantine
 //! cannot be written.
 
 use std::time::Duration;
@@ -32,7 +32,7 @@ async fn until_calls(sandbox: &Sandbox, service: &str, operation: &str, count: u
     .await;
 }
 
-/// Stops a worker while it puts its `nth` batch and resumes it after `pause`, while another worker runs. At most two
+/// Stops a worker while it puts its `nth` batch, starts another worker, and resumes the first one after `pause`. At most two
 /// batches may arrive twice.
 async fn paused(name: &str, attempt_timeout: &str, nth: u64, pause: Duration) {
     let setup = Setup::new(name).await;
@@ -84,7 +84,7 @@ async fn a_worker_paused_for_longer_than_an_attempt_repeats_at_most_two_batches(
     futures_join(runs).await;
 }
 
-/// No other worker takes the object over meanwhile, so the worker continues after it has asked the ledger.
+/// While the worker is paused, no other worker takes the object over, so the worker continues after it has asked the ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_worker_that_lost_no_lease_continues() {
     let setup = Setup::new("alone").await;
@@ -123,7 +123,8 @@ async fn a_ledger_that_throttles_repeats_nothing() {
         sandbox.faults().add(Fault { times: Some(3 * calls), sessions_only: true, contains, ..fault })
     };
     let object = eight_batches();
-    // In the middle of the object; at its end, so that the message comes again; and at its beginning.
+    // The ledger throttles at the beginning of the object, in its middle, and when the message comes again. This fault makes the
+    // message come again.
     let fault =
         Fault::new("logs", "PutLogEvents", Effect::Error(ErrorAnswer::new(400, "ThrottlingException")));
     sandbox.faults().add(Fault { contains: Some("00000300 ".to_owned()), times: Some(8), ..fault });

@@ -1,4 +1,4 @@
-//! Records that cannot be delivered go into a bucket of the provider, and the other records are delivered.
+//! Records that cannot be delivered go into a bucket of the provider. The other records are delivered.
 
 use std::io::Read;
 

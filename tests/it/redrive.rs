@@ -200,7 +200,7 @@ async fn a_message_moved_back_is_delivered_once_its_cause_is_fixed() {
     setup.no_dead_letters().await;
 }
 
-/// A message with poison of two tenants has two letters, because the answer of the first send was lost. It is moved once.
+/// A message fails for two tenants, and has two dead letters because the answer to the first send was lost. It is moved once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_was_buried_twice_is_moved_once() {
     let operator = Operator::new("redrive-copies").await;
@@ -250,12 +250,15 @@ async fn an_interrupted_command_returns_its_letters() {
     })
     .await;
     let pid = child.id().expect("the command runs").to_string();
-    let status = std::process::Command::new("kill").args(["-INT", &pid]).status().expect("there is a kill");
+    let status = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status()
+        .expect("the system has the program kill");
     assert!(status.success(), "kill -INT: {status}");
     operator::end(child).await.with(1).saying("interrupted");
     let (moved, left) = (operator.setup.queue_depth().await, operator.letters().await);
     assert!((1..25).contains(&moved.0), "{moved:?}");
-    assert_eq!(left, (25 - moved.0, 0), "visible again at once");
+    assert_eq!(left, (25 - moved.0, 0), "the remaining letters are visible at once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

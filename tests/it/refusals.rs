@@ -1,4 +1,4 @@
-//! Refusals by AWS: because of an object or batch, of the worker itself, or of the provider's wiring. Each has its own reason.
+//! Refusals by AWS. Their cause is an object or a batch, the worker itself, or the provider's wiring; each has its own reason.
 
 use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 use logferry_testbed::provision::CustomerSpec;
@@ -161,7 +161,7 @@ async fn an_exhausted_quota_of_log_groups_is_named() {
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
 }
 
-/// AWS refuses the worker's clock or credentials: no breaker opens, and readiness names the fix.
+/// If AWS refuses the worker's clock or credentials, no breaker opens, and readiness names the fix.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_of_the_worker_itself_open_no_breaker() {
     let late = "Signature expired: 20261127T113000Z is now earlier than 20261127T114500Z (20261127T120000Z - 15 min.)";
@@ -222,7 +222,7 @@ async fn unknown_credentials_fail_readiness() {
     readiness_says(&worker, "identity", &["our own credentials", "task role"]).await;
 }
 
-/// Dependencies that only some messages need: the dead-letter queue, the staging bucket, the quarantine's bucket.
+/// Readiness checks the dependencies that only some messages need: dead-letter queue, staging bucket, quarantine bucket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dependencies_are_checked_before_a_message_needs_them() {
     let setup = Setup::new("looked-at").await;

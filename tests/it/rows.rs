@@ -1,4 +1,4 @@
-//! Rows as found in the field, written by other programs, together with customers' policies that allow the minimum.
+//! Rows that other programs write, as found in the field, and customers' policies that allow the minimum.
 
 use std::collections::HashMap;
 
@@ -55,10 +55,10 @@ async fn rows_of_other_programs_work_unchanged() {
     row.remove("target_region");
     row.insert("desired_logs".to_owned(), AttributeValue::L(Vec::new()));
     setup.put_row(row).await;
-    // The other schema: a bucket that the central role writes to.
+    // A row of the other type: a bucket that the central role writes to.
     let initech = setup.customer_without_row(CustomerSpec::new("initech")).await;
     let bucket = format!("{}-initech", setup.provider.bucket);
-    initech.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("a bucket");
+    initech.create_bucket(&setup.aws, &setup.provider, &bucket).await.expect("the bucket can be created");
     setup.put_row(as_the_field_writes(initech.bucket_row(&bucket, false))).await;
 
     let objects =

@@ -1,4 +1,4 @@
-//! Objects to deliver, and the events that must arrive: read with serde_json, independently of the worker's reader.
+//! Objects to deliver, and the events that must arrive. serde_json reads the expected events, independently of the worker.
 
 use std::{
     collections::BTreeMap,
@@ -116,7 +116,7 @@ fn event(record: &Value) -> Event {
     let timestamp: Timestamp = timestamp.parse().expect("RFC 3339");
     let message = record["message"].as_str().expect("a string");
     let milliseconds = timestamp.as_nanosecond().div_euclid(1_000_000);
-    (i64::try_from(milliseconds).expect("of this age"), message.to_owned())
+    (i64::try_from(milliseconds).expect("the time fits into i64 as milliseconds"), message.to_owned())
 }
 
 /// All events that a customer received, by stream, in CloudWatch's order.
@@ -155,7 +155,7 @@ pub(crate) fn assert_at_least_once(what: &str, found: &[Event], expected: &[Even
     found.len() - expected.len()
 }
 
-/// Tests of the comparisons above, which must not accept everything.
+/// Tests that the comparisons above notice differences.
 mod judges {
     use super::{Event, assert_at_least_once, assert_same_events, expected};
 

@@ -99,7 +99,7 @@ impl Setup {
         customer
     }
 
-    /// Creates a customer whose row names a role that does not exist, until [`Setup::create_missing_role`].
+    /// Creates a customer whose row names a role that does not exist until [`Setup::create_missing_role`] creates it.
     pub(crate) async fn customer_without_role(
         &self,
         tenant_id: &str,
@@ -115,7 +115,7 @@ impl Setup {
         customer
     }
 
-    /// Creates the role that the row of such a customer names.
+    /// Creates the role that the row of a [`Setup::customer_without_role`] names.
     pub(crate) async fn create_missing_role(&self, customer: &Customer, allow: Vec<TrustAction>) {
         let spec = CustomerSpec::new(&customer.tenant_id);
         let role_name = "missing".to_owned();

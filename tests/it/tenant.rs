@@ -79,7 +79,7 @@ fn flag(row: &HashMap<String, AttributeValue>, name: &str) -> Option<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_are_put_listed_and_got() {
+async fn rows_are_put_listed_and_read() {
     let operator = Operator::new("tenant-rows").await;
     let mut acme = good("acme", "cloudwatch");
     acme["desired_logs"] = json!(["web-*"]);
@@ -130,7 +130,7 @@ async fn rows_are_put_listed_and_got() {
     std::fs::remove_file(file).expect("the file exists");
 }
 
-/// Other programs keep their own attributes in the table, also of types that logferry's rows do not have.
+/// Attributes of other programs stay in the table, also those of types that logferry's rows do not have.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attributes_of_other_programs_are_kept() {
     let operator = Operator::new("tenant-foreign").await;
@@ -343,7 +343,7 @@ async fn commands_do_not_create_missing_rows() {
     assert_eq!(operator.rows().await, 1);
 }
 
-/// More rows than DynamoDB returns in one answer.
+/// The table has more rows than DynamoDB returns in one answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_table_is_listed_and_checked() {
     let operator = Operator::new("tenant-table").await;
@@ -416,7 +416,7 @@ async fn a_missing_table_is_a_failure() {
     failed.with(1).saying("after 0 rows");
 }
 
-/// Needs neither table nor Region nor credentials, for a check before a change is merged.
+/// The check needs neither table nor Region nor credentials, so it can run before a change is merged.
 #[test]
 fn files_are_checked_without_aws() {
     let check = |rows: &Value| {

@@ -1,4 +1,4 @@
-//! Bad input gets the verdict of the contract, and its dead letter names the input.
+//! Each kind of bad input gets its verdict, and its dead letter names the input.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ async fn bombs_and_giant_records_do_not_grow_memory() {
     let good = generated("acme/c/app/p/good.json", 2, 60);
     let records = good.text.trim_start_matches('[').trim_end_matches(']').replace("},{\"app", "}\n{\"app");
     let open = format!("{records}\n{{\"message\":\"");
-    // A hundred gzip members after one another: two gigabytes of text in two megabytes.
+    // A hundred gzip members in a row: two gigabytes of text in two megabytes.
     let member = gzip(&vec![b'x'; 20_000_000]);
     let bomb = [gzip(open.as_bytes()), member.repeat(100)].concat();
     let giant = gzip(format!("{open}{}\"}}\n", "y".repeat(20 << 20)).as_bytes());
@@ -99,7 +99,7 @@ async fn bombs_and_giant_records_do_not_grow_memory() {
     let events = received_events(&setup.aws, &customer).await;
     assert_eq!(events.len(), 3 * 2, "the records before each break: {events:?}");
     if let (Some(before), Some(after)) = (before, worker.peak_rss()) {
-        // Three slots with a record of source.max_record each, and windows half as long again.
+        // 48 MiB for each of the three objects: a record of source.max_record (16 MiB), a window half as long again, and room.
         assert!(after - before < (3 * 48) << 20, "{} MiB more", (after - before) >> 20);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 /// Settings with which no message waits hidden, and a refused role is probed every second.
 const ANEW: [(&str, &str); 5] = [
     ("LOGFERRY_QUEUE__MAX_HIDDEN", "0"),
-    // Shortened at random by up to a quarter, this is still more than a second, the unit of SQS.
+    // A random quarter at most is taken off the delay; the rest is still more than a second, the unit of SQS.
     ("LOGFERRY_QUEUE__RETRY_DELAY", "2s"),
     ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "2s"),
     ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"),
@@ -111,7 +111,7 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
 
 /// A message whose text leaves no room for attributes cannot be sent again. Other messages still can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_too_long_to_be_sent_again_keeps_no_other_in_flight() {
+async fn a_message_too_long_to_be_sent_again_does_not_keep_others_in_flight() {
     let setup = Setup::new("too-long").await;
     let Some(_) = setup.sandbox() else { return };
     let _refused = Refused::with(&setup, 3).await;
@@ -125,7 +125,7 @@ async fn a_message_too_long_to_be_sent_again_keeps_no_other_in_flight() {
     until_metric(&worker, SENT_ANEW, before + 15.0).await;
 }
 
-/// On every target: messages wait as new ones, and arrive once.
+/// Messages that wait are sent anew, and their objects arrive once. Also runs on ministack.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_are_sent_again_arrive_once() {
     let setup = Setup::new("anew").await;
@@ -135,7 +135,7 @@ async fn messages_that_are_sent_again_arrive_once() {
     refused.mended(&setup).await;
 }
 
-/// On every target: a message that is too old becomes a dead letter with its reason.
+/// Also runs on ministack.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_retried_for_too_long_is_a_dead_letter_with_its_reason() {
     let setup = Setup::new("overdue").await;
@@ -144,7 +144,7 @@ async fn a_message_retried_for_too_long_is_a_dead_letter_with_its_reason() {
     let worker = setup.worker_with(&[&ANEW[..], &[max_age]].concat()).await;
     let started = Instant::now();
     let letters = setup.dead_letters(5).await;
-    assert!(started.elapsed() >= Duration::from_secs(3), "retried for all that time");
+    assert!(started.elapsed() >= Duration::from_secs(3), "the messages were retried until then");
     for letter in &letters {
         assert_eq!((letter.get("reason"), letter.get("tenant")), ("role_denied", "refused"), "{letter:?}");
     }
@@ -165,7 +165,7 @@ async fn the_queues_retention_deletes_no_message() {
     says(&worker, "the queue keeps messages for less than queue.max_age").await;
     let started = Instant::now();
     // Twice as long as the queue keeps a message.
-    eventually("the trouble lasts", async || match started.elapsed() {
+    eventually("16 s pass", async || match started.elapsed() {
         elapsed if elapsed > Duration::from_secs(16) => Ok(()),
         elapsed => Err(format!("{elapsed:?}")),
     })
@@ -176,7 +176,7 @@ async fn the_queues_retention_deletes_no_message() {
     assert_eq!(sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists").expired, 0);
 }
 
-/// The same where no message can be sent again: the messages become dead letters before the retention deletes them.
+/// The worker may not send to the queue, so the messages become dead letters before the retention deletes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_permission_to_send_dead_letters_come_before_the_retention_ends() {
     let setup = Setup::with("no-send", |spec| spec.worker_may_send = false).await;
@@ -190,10 +190,10 @@ async fn without_the_permission_to_send_dead_letters_come_before_the_retention_e
     setup.queue_is_empty().await;
     let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists");
     assert_eq!(counts.expired, 0, "{counts:?}");
-    assert!(worker.metrics().await.get(ROLE_DENIED) > 10.0, "tried until then");
+    assert!(worker.metrics().await.get(ROLE_DENIED) > 10.0, "the messages were retried until then");
 }
 
-/// Without the permission to send, messages wait hidden, and nothing else changes.
+/// `queue.max_hidden` is 0, but messages that cannot be sent anew are hidden all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_permission_to_send_messages_wait_hidden() {
     let setup = Setup::with("hide", |spec| spec.worker_may_send = false).await;
@@ -234,7 +234,7 @@ async fn a_poison_message_has_one_letter_however_late_it_is_deleted() {
     let worker = setup.worker_with(&[("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")]).await;
     setup.send("no event").await;
     until_metric(&worker, "logferry_queue_errors_total{call=\"delete\"}", 5.0).await;
-    assert_eq!(setup.queue_depth().await, (0, 1), "leased until it is deleted");
+    assert_eq!(setup.queue_depth().await, (0, 1), "the message is hidden until it is deleted");
     sandbox.faults().remove(outage);
     setup.queue_is_empty().await;
     assert_eq!(setup.depth(&setup.provider.dead_letter_url).await, (1, 0), "one letter");
@@ -261,7 +261,10 @@ async fn an_extension_that_hangs_makes_no_message_visible() {
         setup.upload(&object.key, object.bytes.clone()).await;
     }
     setup.acknowledged(&worker, 4).await;
-    assert!(sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4, "each was extended");
+    assert!(
+        sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4,
+        "each visibility timeout was extended"
+    );
     assert_eq!(worker.metrics().await.get("logferry_messages_received_total"), 4.0, "no message came again");
     setup.arrived_once(&customer, &objects).await;
 }

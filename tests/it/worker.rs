@@ -53,7 +53,7 @@ impl Worker {
         Self::listening(WorkerProcess::start(program(), &environment, log)).await
     }
 
-    /// Starts a worker whose log is a pipe that is read up to the line with the address, and then stays open without a reader.
+    /// Starts a worker whose log is a pipe. The pipe is read up to the line with the address, and then stays open, unread.
     pub(crate) async fn start_unread(environment: &BTreeMap<String, String>) -> Self {
         let log = log_file();
         let environment: Vec<_> = environment.iter().collect();
@@ -68,7 +68,7 @@ impl Worker {
                 lines.read_line(&mut line).expect("the log is text");
                 file.write_all(line.as_bytes()).expect("the disk has room");
             }
-            // Forgotten, so that the worker's end of the pipe does not break.
+            // Keeps the pipe open: dropping the reader would break the worker's end.
             std::mem::forget(lines);
         });
         Self::listening(process).await

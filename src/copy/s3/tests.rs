@@ -265,7 +265,7 @@ async fn an_object_that_logferry_did_not_copy_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_read_copies_nevertheless() {
+async fn a_role_that_may_not_read_the_copies_still_copies() {
     for row in [&CENTRAL[..], &IN_ROLE] {
         let world = World::new(true).await;
         let [first, second] = world.versions(row, ["first", "second"]).await;

@@ -25,12 +25,18 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let customer = setup.customer_without_row(CustomerSpec::new("copies")).await;
     let [bucket, closed, near] =
         ["theirs", "closed", "near"].map(|name| format!("{}-{name}", provider.bucket));
-    customer.create_bucket(aws, provider, &bucket).await.expect("a bucket");
-    customer.let_role_copy(aws, provider, &bucket).await.expect("a policy");
-    provider.let_read(aws, &[&customer.account]).await.expect("a policy");
-    aws.account(&customer.account).s3().create_bucket().bucket(&closed).send().await.expect("a bucket");
+    customer.create_bucket(aws, provider, &bucket).await.expect("the bucket can be created");
+    customer.let_role_copy(aws, provider, &bucket).await.expect("the policy can be set");
+    provider.let_read(aws, &[&customer.account]).await.expect("the policy can be set");
+    aws.account(&customer.account)
+        .s3()
+        .create_bucket()
+        .bucket(&closed)
+        .send()
+        .await
+        .expect("the bucket can be created");
     let root = setup.account().s3();
-    root.create_bucket().bucket(&near).send().await.expect("a bucket");
+    root.create_bucket().bucket(&near).send().await.expect("the bucket can be created");
     let put = async |key: &str, text: &str| {
         let put = root.put_object().bucket(&provider.bucket).key(key).content_encoding("gzip");
         let put = put.content_type("text/x-ndjson").metadata("theirs", "1");

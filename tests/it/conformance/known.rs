@@ -46,7 +46,7 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         question: "event: version",
         sandbox: "\"2.1\"",
         ministack: "\"2.6\"",
-        reason: "Both are 2.x, and a reader may rely on no more.",
+        reason: "Both are 2.x; a reader must rely only on the major version.",
     },
     Known {
         question: "logs: create a group with a blank in its name",

@@ -67,9 +67,9 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("logs: put", put(&logs, group, STREAM, &good).await, taken);
     answers.answer("logs: put the same again", put(&logs, group, STREAM, &good).await, taken);
     answers.answer("logs: put earlier ones", put(&logs, group, STREAM, &[(now - HOUR, "d")]).await, taken);
-    // A further stream for events that a lax double accepts, so that they do not show in what is read back.
+    // A second stream, for events that only a lax double accepts. They must not be among those read back below.
     let lax = "taken-or-refused";
-    stream(lax).send().await.expect("a further stream");
+    stream(lax).send().await.expect("the stream can be created");
     let unordered = [(now + 1, "x"), (now, "x")];
     answers.answer("logs: put out of order", put(&logs, group, lax, &unordered).await, taken);
     answers.answer("logs: put nothing", put(&logs, group, lax, &[]).await, taken);

@@ -56,11 +56,22 @@ fn hiding(id: &str, receipt: &str, seconds: i32) -> ChangeMessageVisibilityBatch
 
 pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let sqs = setup.account().sqs();
-    // A queue of its own, because the bucket's events are in the other one.
+    // A separate queue, because the bucket's events are in the setup's queue.
     let name = format!("{}-conformance", setup.provider.bucket);
-    let url = sqs.create_queue().queue_name(name).send().await.expect("a queue").queue_url.expect("its URL");
+    let url = sqs
+        .create_queue()
+        .queue_name(name)
+        .send()
+        .await
+        .expect("the queue can be created")
+        .queue_url
+        .expect("SQS returns the URL");
     let attribute = |value: &str| {
-        MessageAttributeValue::builder().data_type("String").string_value(value).build().expect("a type")
+        MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value(value)
+            .build()
+            .expect("the type is set")
     };
     let send = |body: &str| sqs.send_message().queue_url(&url).message_body(body);
     answers.answer(
@@ -68,10 +79,10 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
         send("one").message_attributes("reason", attribute("bad")).send().await,
         |sent| format!("id {}, md5 {}", sent.message_id.is_some(), sent.md5_of_message_body.is_some()),
     );
-    // A further queue for messages that a lax double accepts, so that they are not received from the first one.
+    // A second queue, for messages that only a lax double accepts. They must not be among those received below.
     let second = format!("{}-taken-or-refused", setup.provider.bucket);
-    let second = sqs.create_queue().queue_name(second).send().await.expect("a queue");
-    let lax = second.queue_url.expect("its URL");
+    let second = sqs.create_queue().queue_name(second).send().await.expect("the queue can be created");
+    let lax = second.queue_url.expect("SQS returns the URL");
     let send = |body: &str| sqs.send_message().queue_url(&lax).message_body(body);
     let empty = send("x").message_attributes("reason", attribute(""));
     answers.answer("sqs: send an empty attribute", empty.send().await, nothing);

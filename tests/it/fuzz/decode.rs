@@ -3,7 +3,7 @@
 
 use logferry::decode::{Decoded, Decoder, ORDINARY_WINDOW, Window};
 
-/// Longest text of a case: longer than most bombs of this size give, and short enough for many cases.
+/// Longest text of a case: longer than the text of most bombs of this size, and short enough to run many cases.
 const LIMIT: u64 = 4 << 20;
 const MAX_WINDOW: u64 = 64 << 20;
 
@@ -17,7 +17,7 @@ pub(crate) fn check(data: &[u8]) {
     let (text, error) = decode(&object, object.len().max(1));
     assert!(text.len() as u64 <= LIMIT + (4 << 20), "{} bytes of text", text.len());
     let (again, error_again) = decode(&object, 1 + usize::from(chunks % 32));
-    // The library decides how much comes out before an error.
+    // The decompression library decides how much text comes before an error.
     assert_eq!(error.is_none(), error_again.is_none(), "{error:?} {error_again:?}");
     assert!(error.is_some() || text == again);
     assert!(text.starts_with(&again) || again.starts_with(&text));

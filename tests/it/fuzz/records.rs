@@ -44,7 +44,7 @@ fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
     let largest = 1_usize << (chunks & 7);
     let pieces = std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        1 + usize::try_from(state >> 16).expect("two bytes") % largest
+        1 + usize::try_from(state >> 16).expect("16 bits fit into usize") % largest
     });
     assert_eq!(read(text, pieces, More::Ended, max_record).0, whole);
     assert_eq!(read(text, std::iter::repeat(1 + text.len() / 512), More::Ended, max_record).0, whole);
@@ -195,12 +195,12 @@ fn as_a_plain_reader(text: &[u8], max_record: usize, found: &Read) {
         };
         check_timestamp(timestamp, read_timestamp);
     }
-    // Skipped text is not checked for UTF-8, escapes and control characters. Without any of these, both readers agree.
-    // Line breaks and tabs are white space between tokens; within a string only serde_json may refuse them.
+    // The reader does not check skipped text for UTF-8, escapes and control characters, so both readers must agree only on texts
+    // without any of these. Line breaks and tabs are white space between tokens; within a string only serde_json may refuse them.
     let control = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\n' | b'\r' | b'\t');
     let broken_string =
         text.split(|byte| *byte == b'"').skip(1).step_by(2).flatten().any(|byte| *byte < 0x20);
-    // Only brackets are counted in skipped lines, and this reader does not know byte order marks.
+    // In skipped lines the reader counts only brackets. And serde_json does not know byte order marks.
     let stepped_over = found.records.iter().any(|(text, _)| text.starts_with(NO_RECORD));
     let marked = text.windows(3).any(|window| window == b"\xef\xbb\xbf");
     let simple = std::str::from_utf8(text).is_ok()
@@ -287,8 +287,11 @@ fn without_lone_surrogates(string: &str) -> String {
 fn check_timestamp(value: Option<&str>, read: Option<i64>) {
     const FIRST: i128 = 946_684_800_000_000_000;
     const LAST: i128 = 1_795_348_800_000_999_999;
-    let milliseconds =
-        |at: i128| (FIRST..=LAST).contains(&at).then(|| i64::try_from(at / 1_000_000).expect("of this age"));
+    let milliseconds = |at: i128| {
+        (FIRST..=LAST)
+            .contains(&at)
+            .then(|| i64::try_from(at / 1_000_000).expect("the time fits into i64 as milliseconds"))
+    };
     assert_eq!(
         read.and_then(|read| milliseconds(i128::from(read) * 1_000_000)),
         read,

@@ -6,7 +6,7 @@ use logferry::{
     route::{KeyLayout, Route},
 };
 
-/// A layout and a template, each on a line, and a key, which takes the rest. An empty line selects the default.
+/// `data` is a layout, a template and a key: one line each, and the key takes the rest. An empty line selects the default.
 pub(crate) fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut parts = text.splitn(3, '\n');

@@ -19,9 +19,9 @@ const VERSION: &str = "1.5.33";
 /// happens however this process ends.
 static KEEPER: Mutex<Option<Child>> = Mutex::new(None);
 
-/// Endpoint of the one ministack of this process, or the reason why there is none.
+/// Endpoint of this process's ministack, or the reason why there is none.
 ///
-/// It is installed only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` is set, so that a plain
+/// ministack is installed only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` is set, so that a plain
 /// `cargo test` needs no network.
 pub(crate) async fn shared() -> &'static Result<String, String> {
     static SHARED: OnceCell<Result<String, String>> = OnceCell::const_new();
@@ -59,7 +59,7 @@ async fn start() -> Result<String, String> {
         .stdout(Stdio::null())
         .spawn()
         .map_err(|error| error.to_string())?;
-    *KEEPER.lock().expect("nobody panics with it") = Some(keeper);
+    *KEEPER.lock().expect("no code panics while it holds the lock") = Some(keeper);
     let address = ([127, 0, 0, 1], port).into();
     eventually("ministack answers", async || match http_get(address, "/_ministack/health").await {
         Ok((200, _)) => Ok(()),
