@@ -99,8 +99,9 @@ pub struct Queue {
     #[serde(with = "friendly")]
     pub max_age: Duration,
     /// Refusals of a message's objects or batches by AWS, 1 to 1000, after which the message goes to the dead-letter queue.
-    /// A refusal of an object is 400, 405 or 301 of S3, or that the object is archived; a refusal of a batch is a 4xx of
-    /// PutLogEvents. Each worker has its own count; a message that is sent anew carries the count to the next worker.
+    /// A refusal of an object is a 301 or 4xx of S3 without a reason of its own, or that the object is archived; a refusal of
+    /// a batch is a 4xx of PutLogEvents. Each worker has its own count; a message that is sent anew carries the count to the
+    /// next worker.
     pub max_refusals: u32,
     /// Most messages of one worker that wait hidden at once. SQS counts them as in flight, and allows 120,000 messages in
     /// flight for all workers of a queue. Beyond this number, and if the delay is longer than 60 s, a message is sent anew

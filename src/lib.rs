@@ -31,7 +31,8 @@
 //!
 //! 1. A message is acknowledged only when every record of every object in it is accounted for: accepted, rejected and
 //!    counted, skipped and counted, or in quarantine.
-//! 2. Delivery is at least once. Duplicates are possible and bounded; silent loss is not possible.
+//! 2. Delivery is at least once. Duplicates are possible and bounded. Silent loss is not possible, but for one case: the queue's
+//!    retention ends while a worker works on the message, and that worker is killed.
 //! 3. [`event`], [`route`], [`decode`], [`records`], [`batch`], [`name`] and [`verdict`] do no I/O and read no clock.
 //! 4. Memory is bounded by a published formula ([`app::memory_bound`]), compared at start-up with the container's limit.
 //! 5. There are exactly two layers of retries: the SDK's, and the queue's redelivery.

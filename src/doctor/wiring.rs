@@ -325,6 +325,7 @@ fn kept_for_long_enough(queue: Option<&QueueAttributes>, config: &Queue) -> Find
 
 fn readable(time: Duration) -> String {
     match time.as_secs() {
+        86_400 => "1 day".to_owned(),
         seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
         seconds => format!("{seconds} s"),
     }
@@ -399,7 +400,7 @@ mod tests {
         check(336, Ok("14 days, longer than the queue's 4 days"));
         check(97, Ok("349200 s"));
         check(96, Err("4 days"));
-        check(24, Err("1 days"));
+        check(24, Err("1 day"));
         assert!(matches!(retention(None, None), Finding::Skipped(_)));
     }
 
