@@ -100,8 +100,9 @@ pub fn load(
     }
     let mut environment: Vec<_> = environment.into_iter().collect();
     environment.sort();
-    // Aliases first, because a field's own name is more explicit and overrides its alias.
-    for (name, value) in &environment {
+    // Aliases first, because a field's own name is more explicit and overrides its alias. Deployment templates set other
+    // programs' variables to nothing, and those programs take an empty variable for an unset one.
+    for (name, value) in environment.iter().filter(|(_, value)| !value.is_empty()) {
         if let Some((_, field)) = ALIASES.iter().find(|(alias, _)| alias == name) {
             layers.set(field, value, Origin::Environment(name.clone()));
         }
@@ -257,6 +258,13 @@ mod tests {
         assert_eq!(config.queue.url.as_deref(), Some("http://127.0.0.1/q"));
         assert_eq!(config.tenants.table.as_deref(), Some("12345"));
         assert_eq!(loaded.origins["tenants.table"], Origin::Environment("TENANT_CONFIG_TABLE".into()));
+    }
+
+    #[test]
+    fn an_empty_alias_counts_as_unset() {
+        let loaded = load_from(&[("AWS_REGION", ""), ("MAX_BATCH_SIZE", "")]).expect("both count as unset");
+        assert_eq!(loaded.config, Config::default());
+        load_from(&[("LOGFERRY_QUEUE__MAX_MESSAGES", "")]).expect_err("a field's own name was meant");
     }
 
     #[test]
