@@ -145,7 +145,8 @@ pub struct Source {
     pub max_object: ByteSize,
     /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on. A frame with such a window
     /// (`zstd --ultra`, Vector's level `best`) and more than 8 MiB of text waits for its share, up to 10 s; then its message
-    /// comes again. No window may be larger than this, nor than 128 MiB; `0 B` allows no window larger than 8 MiB.
+    /// comes again. The messages of one tenant take at most half, or one larger share. No
+    /// window may be larger than this, nor than 128 MiB; `0 B` allows no window larger than 8 MiB.
     pub zstd_windows: ByteSize,
     /// Most stored bytes of one object whose records are read, at least 1 MiB. Stops objects that consist of padding or
     /// empty gzip members. The messages of larger objects go to the dead-letter queue. Copies into a tenant's bucket have

@@ -142,9 +142,10 @@ pub enum Failure {
         /// Time until the message's turn.
         wait: Duration,
     },
-    /// Other objects use all memory for large zstd windows. This is no error: the message waits.
+    /// Other objects use all memory for large zstd windows, or the tenant's objects use their half. This is no error: the message
+    /// waits.
     #[error(
-        "other objects use all of source.zstd_windows; if this happens often, raise source.zstd_windows, or compress with \
+        "other objects use all of source.zstd_windows, or the tenant's other objects use half; if this happens often, raise source.zstd_windows, or compress with \
          smaller windows"
     )]
     NoWindow,

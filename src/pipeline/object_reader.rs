@@ -112,6 +112,8 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
         }
         self.consume();
         if self.chunk.is_empty() {
+            // An empty chunk still owns its buffer, which the next read may use.
+            self.chunk = Bytes::new();
             match self.body.chunk().await? {
                 Some(chunk) => self.chunk = chunk,
                 None => self.more = More::Ended,

@@ -126,9 +126,15 @@ mod tests {
         let windows = Windows::new(128 * MIB);
         let [hanging, other] = ["hanging", "other"].map(|tenant| Arc::from(tenant));
         let held = windows.of(&hanging).share(64 * MIB).await.expect("all is free");
-        assert!(windows.of(&hanging).share(16 * MIB).await.is_none(), "the tenant has its half");
-        let others = windows.of(&other).share(64 * MIB).await.expect("half is left for another tenant");
-        drop((held, others));
+        {
+            let (more, moment) = (windows.of(&hanging), Duration::from_secs(1));
+            let mut waiting = std::pin::pin!(more.share(16 * MIB));
+            assert!(timeout(moment, &mut waiting).await.is_err(), "the tenant has its half");
+            // The request that waits does not come before another tenant's.
+            let others = timeout(moment, windows.of(&other).share(64 * MIB)).await.expect("half is left");
+            assert!(others.is_some() && waiting.await.is_none(), "the tenant still has its half");
+        }
+        drop(held);
         let largest = windows.of(&hanging).share(128 * MIB).await.expect("one share may be larger");
         assert!(windows.of(&hanging).share(16 * MIB).await.is_none(), "no memory is free");
         drop(largest);

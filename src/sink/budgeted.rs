@@ -164,6 +164,24 @@ mod tests {
         .into()
     }
 
+    #[test]
+    fn every_answer_but_throttling_and_silence_ends_a_pause() {
+        let text = || "text".to_owned();
+        for (error, expected) in [
+            (SinkError::Throttled(text()), Some(Answer::Throttled)),
+            (SinkError::Unavailable(text()), Some(Answer::Unanswered)),
+            (SinkError::NotFound(text()), Some(Answer::Answered)),
+            (SinkError::Denied(text()), Some(Answer::Answered)),
+            (SinkError::Refused(text()), Some(Answer::Answered)),
+            (SinkError::GroupQuota(text()), Some(Answer::Answered)),
+            (SinkError::Held { denied: "text".into(), probe_in: DELAY }, None),
+            (SinkError::Unreached { region: text(), retry_in: DELAY }, None),
+        ] {
+            assert_eq!(answer_of::<()>(&Err(error)), expected);
+        }
+        assert_eq!(answer_of(&Ok(())), Some(Answer::Answered));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_throttled_account_is_not_opened_until_it_takes_requests_again() {
         let sinks = MemorySinks::new();

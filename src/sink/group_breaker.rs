@@ -192,7 +192,10 @@ impl GroupPermit {
                 None if ours => {
                     state.action = action;
                     state.denied = problem.into();
-                    state.breaker.refuse(now(), fastrand::f64())
+                    let change = state.breaker.refuse(now(), fastrand::f64());
+                    // `Metrics::count` puts the breaker on the gauge again.
+                    state.counted |= change == Change::Opened;
+                    change
                 }
                 None => return,
             };

@@ -90,6 +90,13 @@ async fn every_metric_of_a_worker_is_on_its_page() {
     let page = read(&root().join("docs/metrics.md"));
     let documented: BTreeSet<_> =
         between(&page, "| `logferry_", "`").map(|name| name.split('{').next().unwrap_or_default()).collect();
+    let registry = read(&root().join("src/app/metrics.rs"));
+    let (_, expected) = registry.split_once("let expected = [").expect("a test lists all metrics");
+    let expected = expected.split(']').next().unwrap_or_default();
+    let is_name = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let metrics: BTreeSet<_> = between(expected, "\"", " ").filter(is_name).collect();
+    let on_page: BTreeSet<_> = documented.iter().map(|name| name.trim_end_matches("_total")).collect();
+    assert_eq!(metrics, on_page, "docs/metrics.md names exactly the metrics that a worker registers");
     let code: String = files(&root().join("src"), "rs").iter().map(|path| read(path)).collect();
     for name in &documented {
         let registered = name.trim_end_matches("_total").trim_end_matches("_seconds");

@@ -71,7 +71,7 @@ struct Load {
     #[command(flatten)]
     ordinary: Ordinary,
     /// Seconds until the role is allowed again.
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Number of messages of the denied tenant, and of the tenant with the backlog.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]

@@ -145,3 +145,29 @@ async fn the_wait_for_the_memory_of_a_large_window_has_a_limit() {
     assert!(hanging.await.failures.is_empty());
     assert!(handle(&other).await.failures.is_empty());
 }
+
+/// One customer's CloudWatch Logs hangs while its object has half of the memory for large windows.
+#[tokio::test(start_paused = true)]
+async fn a_tenant_leaves_half_of_the_windows_memory_to_others() {
+    let mut world = World::new();
+    (world.settings.zstd_windows, world.settings.max_object) = (32 << 20, 64 << 20);
+    let [first, second, other] = [("acme", 1), ("acme", 2), ("globex", 1)]
+        .map(|(tenant, file)| format!("{tenant}/prod-1/web/web-{file}/{file}.json.gz"));
+    for key in [&first, &second, &other] {
+        world.put(key, zstd_with_a_large_window(12));
+    }
+    let pipeline = world.pipeline();
+    let handle = async |key: &str| pipeline.process(&event(&[key]), &world.stop).await;
+    world.sinks.hold();
+    world.sinks.release(9);
+    let mut hanging = std::pin::pin!(handle(&first));
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(), "its puts hang");
+    world.sinks.release(1_000);
+    let report = handle(&second).await;
+    assert!(
+        matches!(&report.failures[..], [failed] if matches!(failed.failure, Failure::NoWindow)),
+        "{report:?}"
+    );
+    assert!(handle(&other).await.failures.is_empty(), "half of the memory is free");
+    assert!(hanging.await.failures.is_empty());
+}
