@@ -124,7 +124,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_tenant_takes_at_most_half_or_one_share() {
         let windows = Windows::new(128 * MIB);
-        let [hanging, other] = ["hanging", "other"].map(|tenant| Arc::from(tenant));
+        let [hanging, other] = ["hanging", "other"].map(Arc::from);
         let held = windows.of(&hanging).share(64 * MIB).await.expect("all is free");
         {
             let (more, moment) = (windows.of(&hanging), Duration::from_secs(1));
