@@ -5,6 +5,7 @@ mod metrics;
 mod outbound;
 mod profile;
 mod readiness;
+mod watched;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,7 +15,11 @@ use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{metrics::Metrics, readiness::Readiness};
+use self::{
+    metrics::Metrics,
+    readiness::Readiness,
+    watched::{Watched, WatchedStore},
+};
 use crate::{
     batch::MAX_BATCH_EVENTS,
     breaker::ProbeIntervals,
@@ -28,7 +33,7 @@ use crate::{
     },
     delivery::MAX_STREAMS,
     fairness::book::Limits,
-    health::Health,
+    health::{Check, Condition, Health},
     http,
     ledger::{
         claim::{ClaimSettings, Claims},
@@ -105,9 +110,12 @@ impl App {
         };
         let central = central_role(&config, &sdk)?;
         let metrics = Metrics::new();
+        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        // A row may name a Region that does not exist. Our own Region exists.
+        sdk.region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
-            rows(&config, &sdk, table.clone()),
+            Watched::new(rows(&config, &sdk, table.clone()), &health),
             CacheSettings {
                 table,
                 capacity: config.tenants.cache_capacity,
@@ -127,14 +135,20 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let ledger = ledger(&config, &sdk);
-        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        let queue = Watched::new(queue, &health);
+        let ledger = ledger(&config, &sdk).map(|ledger| Watched::new(ledger, &health));
+        if ledger.is_none() {
+            health.switch_off(Condition::Ledger);
+        }
         let claims = ClaimSettings {
             lease: config.ledger.lease,
             out_of_reach_after: config.ledger.out_of_reach_after,
         };
         let claims = Claims::new(ledger, claims, metrics.ledger.clone());
-        let quarantine = quarantine(&config, &sdk, metrics.quarantine.clone())?;
+        let quarantine = quarantine(&config, &sdk, metrics.quarantine.clone(), &health)?;
+        if quarantine.is_none() {
+            health.switch_off(Condition::Quarantine);
+        }
         let sessions = session_settings(&config);
         let customers = Customers::new(&sdk, &central, sessions, metrics.roles.clone());
         let groups =
@@ -144,23 +158,20 @@ impl App {
             CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
         let rates =
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
+        let source = source_buckets(&config)?;
+        let staging = source.iter().map(|bucket| bucket.name.clone());
         let ports = Ports {
-            store: S3Store::new(s3_client(&config, &sdk)),
+            store: WatchedStore::new(S3Store::new(s3_client(&config, &sdk)), staging, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
-                sinks,
+                Watched::new(sinks, &health),
                 Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
             ),
             copier: S3Copier::new(&sdk, addressing(&config), customers, central.clone()),
             claims: claims.clone(),
             quarantine,
         };
-        let pipeline = Arc::new(Pipeline::new(
-            ports,
-            pipeline_settings(&config)?,
-            metrics.pipeline.clone(),
-            Arc::clone(&health),
-        ));
+        let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.pipeline.clone()));
         let calling = short_sqs_client(&sdk, config.delivery.attempts);
         let readiness = Readiness {
             health: Arc::clone(&health),
@@ -170,7 +181,7 @@ impl App {
             sts: aws_sdk_sts::Client::new(&sdk),
             letters: config.queue.dead_letter_url.clone().map(|url| SqsQueue::asking(calling, url)),
             s3: s3_client(&config, &sdk),
-            source: source_buckets(&config)?,
+            source,
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
@@ -179,7 +190,7 @@ impl App {
         let endpoint = tokio::spawn(http::serve(
             listener,
             Arc::clone(&health),
-            metrics.registry(),
+            metrics.registry(&health),
             served.clone().cancelled_owned(),
         ));
         let drained = worker::run(
@@ -380,12 +391,13 @@ fn quarantine(
     config: &Config,
     sdk: &SdkConfig,
     metrics: quarantine::Metrics,
+    health: &Arc<Health>,
 ) -> anyhow::Result<Option<Quarantine>> {
     let Some(OwnBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
     let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
         .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
     let store = S3Quarantine::new(s3_client(config, sdk), name, owner);
-    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics)))
+    Ok(Some(Quarantine::new(Arc::new(Watched::new(store, health)), prefix, metrics)))
 }
 
 fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<OwnBucket>> {

@@ -1,10 +1,12 @@
 //! The metrics of all parts of a worker, registered.
 
+use std::sync::Arc;
+
 use prometheus_client::registry::Registry;
 
 use crate::{
-    breaker, budget, credentials, ledger, metrics::registry, pipeline, quarantine, sink, telemetry, tenant,
-    worker,
+    breaker, budget, credentials, health::Health, ledger, metrics::registry, pipeline, quarantine, sink,
+    telemetry, tenant, worker,
 };
 
 /// Handles for each part.
@@ -36,8 +38,8 @@ impl Metrics {
         }
     }
 
-    /// A registry of all metrics, and of the count of dropped log lines.
-    pub(super) fn registry(&self) -> Registry {
+    /// A registry of all metrics, of the conditions of readiness and of the count of dropped log lines.
+    pub(super) fn registry(&self, health: &Arc<Health>) -> Registry {
         let mut registry = registry();
         self.worker.register(&mut registry);
         self.pipeline.register(&mut registry);
@@ -47,6 +49,7 @@ impl Metrics {
         self.budgets.register(&mut registry);
         credentials::role_breaker::register(&self.roles, &mut registry);
         sink::group_breaker::register(&self.groups, &mut registry);
+        health.register(&mut registry);
         telemetry::register_dropped_lines(&mut registry);
         registry
     }
@@ -54,6 +57,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         breaker::Change,
@@ -79,13 +84,15 @@ mod tests {
         tenants.tenant_lookups.get_or_create(&Lookup::new("x")).inc();
         roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
-        let text = render(&metrics.registry()).expect("memory takes every byte");
+        let text = render(&metrics.registry(&Arc::new(Health::new(Duration::ZERO, &[]))))
+            .expect("memory takes every byte");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE logferry_"));
         let mut types: Vec<_> = types.collect();
         types.sort();
         let expected = [
             "batches counter",
             "budget_waits counter",
+            "condition_degraded gauge",
             "dead_letters counter",
             "dead_letters_overdue counter",
             "event_bytes counter",
