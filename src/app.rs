@@ -6,6 +6,7 @@ mod metrics;
 mod outbound;
 mod profile;
 mod readiness;
+mod watched;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,7 +16,11 @@ use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{metrics::Metrics, readiness::Readiness};
+use self::{
+    metrics::Metrics,
+    readiness::Readiness,
+    watched::{Watched, WatchedStore},
+};
 use crate::{
     aws::Base,
     batch::MAX_BATCH_EVENTS,
@@ -30,7 +35,7 @@ use crate::{
     },
     delivery::MAX_STREAMS,
     fairness::book::Limits,
-    health::Health,
+    health::{Check, Condition, Health},
     http,
     ledger::{
         claim::{ClaimSettings, Claims},
@@ -107,9 +112,12 @@ impl App {
         };
         let central = central_role(&config, &base)?;
         let metrics = Metrics::new(base.calls().clone(), memory_bound(&config));
+        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        // A row may name a Region that does not exist. Our own Region exists.
+        base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
-            rows(&config, &base, table.clone()),
+            Watched::new(rows(&config, &base, table.clone()), &health),
             CacheSettings {
                 table,
                 capacity: config.tenants.cache_capacity,
@@ -129,14 +137,21 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let ledger = ledger(&config, &base);
-        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        let asking = queue.clone();
+        let queue = Watched::new(queue, &health);
+        let ledger = ledger(&config, &base).map(|ledger| Watched::new(ledger, &health));
+        if ledger.is_none() {
+            health.switch_off(Condition::Ledger);
+        }
         let claims = ClaimSettings {
             lease: config.ledger.lease,
             out_of_reach_after: config.ledger.out_of_reach_after,
         };
         let claims = Claims::new(ledger, claims, metrics.ledger.clone());
-        let quarantine = quarantine(&config, &base, metrics.quarantine.clone())?;
+        let quarantine = quarantine(&config, &base, metrics.quarantine.clone(), &health)?;
+        if quarantine.is_none() {
+            health.switch_off(Condition::Quarantine);
+        }
         let sessions = session_settings(&config);
         let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
         let groups =
@@ -146,23 +161,20 @@ impl App {
             CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression);
         let rates =
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
+        let source = source_buckets(&config)?;
+        let staging = source.iter().map(|bucket| bucket.name.clone());
         let ports = Ports {
-            store: S3Store::new(s3_client(&config, &base)),
+            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
-                sinks,
+                Watched::new(sinks, &health),
                 Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
             ),
             copier: S3Copier::new(&base, addressing(&config), customers, central.clone()),
             claims: claims.clone(),
             quarantine,
         };
-        let pipeline = Arc::new(Pipeline::new(
-            ports,
-            pipeline_settings(&config)?,
-            metrics.pipeline.clone(),
-            Arc::clone(&health),
-        ));
+        let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.pipeline.clone()));
         let calling = short_sqs_client(&base, config.delivery.attempts);
         let letters = config.queue.dead_letter_url.clone();
         let letters = letters.map(|url| SqsQueue::asking(calling, url));
@@ -174,18 +186,18 @@ impl App {
             sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
             letters: letters.clone(),
             s3: s3_client(&config, &base),
-            source: source_buckets(&config)?,
+            source,
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
-        let depth = depth::keep_asking(queue.clone(), letters, metrics.queues.clone());
+        let depth = depth::keep_asking(asking, letters, metrics.queues.clone());
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(http::serve(
             listener,
             Arc::clone(&health),
-            metrics.registry(),
+            metrics.registry(&health),
             served.clone().cancelled_owned(),
         ));
         let drained = worker::run(
@@ -397,12 +409,13 @@ fn quarantine(
     config: &Config,
     base: &Base,
     metrics: quarantine::Metrics,
+    health: &Arc<Health>,
 ) -> anyhow::Result<Option<Quarantine>> {
     let Some(OwnBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
     let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
         .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
     let store = S3Quarantine::new(s3_client(config, base), name, owner);
-    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics)))
+    Ok(Some(Quarantine::new(Arc::new(Watched::new(store, health)), prefix, metrics)))
 }
 
 fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<OwnBucket>> {

@@ -24,7 +24,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{health::Health, metrics::TextFormat};
+use crate::{
+    health::{Health, Report, Status},
+    metrics::TextFormat,
+};
 
 /// Most connections at once. A process has 1,024 descriptors by default, and the calls to AWS need most of them.
 const MAX_CONNECTIONS: usize = 64;
@@ -83,8 +86,8 @@ pub async fn serve(
 fn router(health: Arc<Health>, metrics: Arc<Registry>) -> Router {
     let alive = Arc::clone(&health);
     Router::new()
-        .route("/healthz", get(async move || answer(alive.alive())))
-        .route("/readyz", get(async move || answer(health.ready())))
+        .route("/healthz", get(async move || healthz(&alive.alive())))
+        .route("/readyz", get(async move || readyz(&health.ready())))
         .route("/metrics", get(async move |headers: HeaderMap| scrape(&metrics, &headers)))
 }
 
@@ -105,10 +108,29 @@ async fn converse(stream: TcpStream, router: Router, closing: &CancellationToken
     }
 }
 
-fn answer(state: Result<(), String>) -> Response {
-    match state {
-        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
-        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+/// The receive loop runs, or is not meant to.
+fn healthz(report: &Report) -> Response {
+    let code = match report.status {
+        Status::Stalled => StatusCode::SERVICE_UNAVAILABLE,
+        Status::Ok | Status::Starting | Status::Unready | Status::Draining => StatusCode::OK,
+    };
+    answer(code, report)
+}
+
+fn readyz(report: &Report) -> Response {
+    let code = match report.status {
+        Status::Ok => StatusCode::OK,
+        Status::Starting | Status::Unready | Status::Draining | Status::Stalled => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    answer(code, report)
+}
+
+fn answer(code: StatusCode, report: &Report) -> Response {
+    match serde_json::to_string(report) {
+        Ok(text) => (code, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 

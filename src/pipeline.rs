@@ -25,7 +25,6 @@ use crate::{
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
-    health::Health,
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -102,7 +101,6 @@ pub struct Pipeline<O, D, S, C, L> {
     refusals: Refusals,
     settings: PipelineSettings,
     metrics: Metrics,
-    health: Arc<Health>,
 }
 
 /// Results of a message's objects.
@@ -170,13 +168,8 @@ pub struct Delivered {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Creates a pipeline on the ports. It reports to `health` when AWS refuses a request of the worker itself.
-    pub fn new(
-        ports: Ports<O, D, S, C, L>,
-        settings: PipelineSettings,
-        metrics: Metrics,
-        health: Arc<Health>,
-    ) -> Self {
+    /// Creates a pipeline on the ports.
+    pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let max_batch_events = settings.max_batch_events;
         let lanes = delivery::Shared {
@@ -187,7 +180,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
-        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, health }
+        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics }
     }
 
     /// Handles a message and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
@@ -223,9 +216,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
                 _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
             };
-            if let Some(name) = failed.failure.blames_us() {
-                self.health.complain(name, failed.to_string());
-            }
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {

@@ -1,5 +1,7 @@
 //! The metrics of all parts of a worker, registered.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
@@ -11,6 +13,7 @@ use crate::{
     aws::Calls,
     breaker, budget,
     credentials::customers,
+    health::Health,
     ledger,
     metrics::{Bound, add, ours, register_process},
     pipeline, quarantine, sink, telemetry, tenant, worker,
@@ -91,8 +94,8 @@ impl Metrics {
         }
     }
 
-    /// A registry of all metrics, and of the process and the count of dropped log lines.
-    pub(super) fn registry(&self) -> Registry {
+    /// A registry of all metrics, and of the process, of the conditions of readiness and the count of dropped log lines.
+    pub(super) fn registry(&self, health: &Arc<Health>) -> Registry {
         let mut registry = Registry::default();
         let ours = ours(&mut registry);
         self.program.register(ours);
@@ -106,6 +109,7 @@ impl Metrics {
         self.customers.register(ours);
         sink::group_breaker::register(&self.groups, ours);
         self.calls.register(ours);
+        health.register(ours);
         telemetry::register_dropped_lines(ours);
         register_process(&mut registry);
         registry
@@ -114,7 +118,7 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, time::Duration};
 
     use logferry_sandbox::Sandbox;
     use logferry_testbed::provision::Aws;
@@ -198,7 +202,9 @@ mod tests {
         pipeline.records.get_or_create(&Outcome::new("x")).inc();
         customers.roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
-        let text = TextFormat::Prometheus.render(&metrics.registry()).expect("memory takes every byte");
+        let health = Arc::new(Health::new(Duration::ZERO, &[]));
+        let text =
+            TextFormat::Prometheus.render(&metrics.registry(&health)).expect("memory takes every byte");
         assert_eq!(written(&text), documented());
         assert!(text.contains("\nlogferry_log_lines_dropped_total 0\n"), "{text}");
     }
