@@ -1,5 +1,6 @@
 //! Builds the live parts from a configuration. Only this module builds adapters.
 
+mod apart;
 pub mod commands;
 mod depth;
 mod metrics;
@@ -17,6 +18,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
+    apart::apart,
     metrics::Metrics,
     readiness::Readiness,
     watched::{Watched, WatchedStore},
@@ -194,12 +196,11 @@ impl App {
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
-        let endpoint = tokio::spawn(http::serve(
-            listener,
-            Arc::clone(&health),
-            metrics.registry(&health),
-            served.clone().cancelled_owned(),
-        ));
+        let (listener, registry) = (listener.into_std()?, metrics.registry(&health));
+        let (shown, closing) = (Arc::clone(&health), served.clone().cancelled_owned());
+        let endpoint = apart("http", move || {
+            Ok(http::serve(TcpListener::from_std(listener)?, shown, registry, closing))
+        })?;
         let drained = worker::run(
             Arc::new(queue),
             move |message, stop| {
@@ -214,7 +215,8 @@ impl App {
         .await;
         // The endpoint serves until the drain is over, so that `/readyz` reports the drain.
         served.cancel();
-        tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?;
+        // An error means that the endpoint has ended.
+        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint).await;
         Ok(drained)
     }
 }
