@@ -1,10 +1,15 @@
 //! The metrics of all parts of a worker, registered.
 
+use std::sync::Arc;
+
 use prometheus_client::registry::Registry;
 
 use crate::{
-    breaker, budget, credentials, ledger, metrics::registry, pipeline, quarantine, sink, telemetry, tenant,
-    worker,
+    breaker, budget, credentials, ledger,
+    metrics::registry,
+    pipeline, quarantine, sink,
+    status::{self, Status},
+    telemetry, tenant, worker,
 };
 
 /// Handles for each part.
@@ -18,11 +23,12 @@ pub(super) struct Metrics {
     pub(super) budgets: budget::Metrics,
     pub(super) roles: breaker::Metrics,
     pub(super) groups: breaker::Metrics,
+    pub(super) status: Arc<Status>,
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero.
-    pub(super) fn new() -> Self {
+    /// Starts with all metrics at zero. At most `max_tenants` tenants have series of their own.
+    pub(super) fn new(max_tenants: usize) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
             worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
@@ -33,6 +39,7 @@ impl Metrics {
             budgets: budget::Metrics::default(),
             roles: breaker::Metrics::default(),
             groups: breaker::Metrics::default(),
+            status: Arc::new(Status::new(max_tenants)),
         }
     }
 
@@ -47,6 +54,7 @@ impl Metrics {
         self.budgets.register(&mut registry);
         credentials::role_breaker::register(&self.roles, &mut registry);
         sink::group_breaker::register(&self.groups, &mut registry);
+        status::register(&self.status, &mut registry);
         telemetry::register_dropped_lines(&mut registry);
         registry
     }
@@ -54,6 +62,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         breaker::Change,
@@ -62,8 +72,9 @@ mod tests {
 
     #[test]
     fn every_metric_keeps_its_name_and_type() {
-        let metrics = Metrics::new();
-        let Metrics { worker, pipeline, tenants, ledger, quarantine, budgets, roles, groups } = &metrics;
+        let metrics = Metrics::new(1);
+        let Metrics { worker, pipeline, tenants, ledger, quarantine, budgets, roles, groups, status: known } =
+            &metrics;
         // A metric with labels shows once it has a value.
         let dead_letters = [&worker.dead_letters, &worker.dead_letters_overdue, &worker.messages_sent_anew];
         let others = [&pipeline.skipped, &worker.failures, &quarantine.quarantined];
@@ -79,6 +90,10 @@ mod tests {
         tenants.tenant_lookups.get_or_create(&Lookup::new("x")).inc();
         roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
+        let object = status::Object { bucket: "b", key: "k", version: None };
+        drop(known.begin("x", object, Duration::ZERO));
+        let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
+        known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
         let text = render(&metrics.registry()).expect("memory takes every byte");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE logferry_"));
         let mut types: Vec<_> = types.collect();
@@ -114,7 +129,13 @@ mod tests {
             "role_breaker_changes counter",
             "role_breakers_open gauge",
             "skipped counter",
+            "tenant_event_bytes counter",
+            "tenant_events counter",
+            "tenant_failures counter",
+            "tenant_last_success_timestamp_seconds gauge",
             "tenant_lookups counter",
+            "tenant_oldest_waiting_seconds gauge",
+            "tenant_waiting_objects gauge",
             "throttled_accounts gauge",
         ];
         assert_eq!(types, expected);
