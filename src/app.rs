@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use axum::Router;
+use jiff::Timestamp;
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -30,7 +31,7 @@ use crate::{
     delivery::MAX_STREAMS,
     fairness::book::Limits,
     health::Health,
-    http,
+    http::{self, Page, Sources},
     ledger::{
         claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
@@ -153,13 +154,14 @@ impl App {
             },
             metrics.tenants.clone(),
         );
+        let queue_url = required(&config.queue.url, "queue.url")?;
         let queue = SqsQueue::new(
             Clients {
                 polling: sqs_client(&config, &sdk),
                 sending: short_sqs_client(&sdk, 1),
                 calling: short_sqs_client(&sdk, config.delivery.attempts),
             },
-            required(&config.queue.url, "queue.url")?,
+            queue_url.clone(),
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
@@ -175,6 +177,10 @@ impl App {
         let customers = Customers::new(&sdk, &central, sessions, metrics.roles.clone());
         let groups =
             GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
+        let stopped = {
+            let (customers, groups) = (customers.clone(), groups.clone());
+            Box::new(move || [customers.stopped(), groups.stopped()].concat())
+        };
         let tidying = tidy(customers.clone(), groups.clone(), Arc::clone(&metrics.status));
         let sinks =
             CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
@@ -212,10 +218,19 @@ impl App {
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
+        let page = Page::new(Sources {
+            status: Arc::clone(&metrics.status),
+            health: Arc::clone(&health),
+            queue_url,
+            slots: config.worker.concurrency,
+            busy: metrics.worker.messages_in_flight.clone(),
+            stopped,
+            since: Timestamp::now(),
+        });
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(listeners.serve(
             http::probes(Arc::clone(&health)),
-            http::insight(Arc::new(metrics.registry())),
+            http::insight(Arc::new(metrics.registry()), page),
             served.clone(),
         ));
         let drained = worker::run(

@@ -6,7 +6,7 @@
 //! apart from that: see [`connections`].
 
 mod connections;
-//PAGE mod page;
+mod page;
 
 use std::{future::Future, sync::Arc};
 
@@ -19,7 +19,7 @@ use axum::{
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-//PAGE pub use self::page::{Page, Sources};
+pub use self::page::{Page, Sources};
 use crate::{health::Health, metrics::render};
 
 /// Content type of prometheus-client's text. Source: the OpenMetrics specification, "Overall structure".
@@ -43,8 +43,8 @@ pub fn probes(health: Arc<Health>) -> Router {
 }
 
 /// The paths for operators: `/metrics`, and the status page at `/` with its `/events`.
-pub fn insight(metrics: Arc<Registry>) -> Router {
-    Router::new().route("/metrics", get(async move || scrape(&metrics)))
+pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
+    Router::new().route("/metrics", get(async move || scrape(&metrics))).merge(page::routes(Arc::new(page)))
 }
 
 fn answer(state: Result<(), String>) -> Response {

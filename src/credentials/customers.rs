@@ -18,7 +18,7 @@ use super::{
     scope::Scope,
 };
 use crate::{
-    breaker::{Metrics, ProbeIntervals},
+    breaker::{Metrics, ProbeIntervals, Stopped},
     recent::Recent,
 };
 
@@ -157,6 +157,11 @@ impl Customers {
         // Sessions first: a session uses the breaker of its role.
         self.sessions.forget_idle(|role| life(role.is_refused()));
         self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
+    }
+
+    /// The roles that STS refuses. A session that is refused because of its own request is not among them.
+    pub fn stopped(&self) -> Vec<Stopped> {
+        self.breakers.pick(|_, breaker| breaker.stopped())
     }
 
     /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session
