@@ -45,6 +45,7 @@ mod quarantine;
 mod redrive;
 mod refusals;
 mod rows;
+mod status;
 mod table;
 mod tenant;
 mod verdicts;
