@@ -12,7 +12,10 @@ use std::{future::Future, sync::Arc};
 
 use axum::{
     Router,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -20,10 +23,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 pub use self::page::{Page, Sources};
-use crate::{health::Health, metrics::render};
-
-/// Content type of prometheus-client's text. Source: the OpenMetrics specification, "Overall structure".
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::{health::Health, metrics::TextFormat};
 
 /// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
 pub async fn serve(
@@ -44,7 +44,8 @@ pub fn probes(health: Arc<Health>) -> Router {
 
 /// The paths for operators: `/metrics`, and the status page at `/` with its `/events`.
 pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
-    Router::new().route("/metrics", get(async move || scrape(&metrics))).merge(page::routes(Arc::new(page)))
+    let metrics = get(async move |headers: HeaderMap| scrape(&metrics, &headers));
+    Router::new().route("/metrics", metrics).merge(page::routes(Arc::new(page)))
 }
 
 fn answer(state: Result<(), String>) -> Response {
@@ -54,9 +55,12 @@ fn answer(state: Result<(), String>) -> Response {
     }
 }
 
-fn scrape(metrics: &Registry) -> Response {
-    match render(metrics) {
-        Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+/// Answers in the format that the request's `Accept` headers ask for.
+fn scrape(metrics: &Registry, headers: &HeaderMap) -> Response {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = TextFormat::accepted(&accept.collect::<Vec<_>>().join(","));
+    match format.render(metrics) {
+        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -85,7 +85,7 @@ async fn the_page_shows_a_refused_tenant_beside_one_that_is_well() {
         "1 refused 1 ok",
         broken_row,
         "role_denied of cloudwatch",
-        "Run `logferry doctor --tenant` for the tenant",
+        "Run logferry doctor --tenant for the tenant",
         "broken trust_policy , next try",
         &role,
         "broken/c/app/pod/1.json.gz",
@@ -93,7 +93,9 @@ async fn the_page_shows_a_refused_tenant_beside_one_that_is_well() {
     shows(worker.address(), &expected).await;
     let html = shows(worker.address(), &["logferry ready", "All conditions hold."]).await;
     assert!(read(&html).contains(" well ok "), "{}", read(&html));
-    assert!(!html.contains("http://") && !html.contains("<link"), "nothing is loaded from elsewhere: {html}");
+    for loads in ["<link", " src=", " href=", "url(", "@import"] {
+        assert!(!html.contains(loads), "nothing is loaded, and {loads} is there: {html}");
+    }
 
     eventually("the metrics show it", async || {
         let metrics = worker.metrics().await;

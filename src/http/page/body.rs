@@ -163,7 +163,7 @@ fn tenant(line: &TenantLine, now: Timestamp) -> Markup {
                         code { (advice.reason) }
                         @if let Some(delivery) = &line.delivery { " of " bdi { (visible(delivery)) } }
                         @if let Some(at) = line.failed_at { span.quiet title=(clock(at)) { ", " (ago(at, now)) } }
-                        p { (advice.remedy) }
+                        p { (sentence(advice.remedy)) }
                     }
                 }
             }
@@ -182,7 +182,7 @@ fn breakers(stopped: &[Stopped]) -> Markup {
                     @for Stopped { tenant_id, subject, cause, probe_in } in stopped.iter().take(MOST_BREAKERS) {
                         li.refused {
                             b { bdi { (visible(tenant_id)) } } " " code { (cause) }
-                            span.quiet { ", next try " @if probe_in.is_zero() { "now" } @else { "in " (span(*probe_in)) } }
+                            span.quiet { ", next try " @if probe_in.as_secs() == 0 { "now" } @else { "in " (span(*probe_in)) } }
                             p.key { (visible(subject)) }
                         }
                     }
@@ -227,13 +227,22 @@ fn failure(line: &FailureLine, found: &Snapshot, now: Timestamp) -> Markup {
             }
             @if let Some(key) = &line.key { p.key { bdi { (visible(key)) } } }
             p { (visible(&line.text)) }
-            @if !is_told { p { (line.advice.remedy) } }
+            @if !is_told { p { (sentence(line.advice.remedy)) } }
         }
     }
 }
 
 fn objects(number: usize) -> String {
     if number == 1 { "1 object".to_owned() } else { format!("{} objects", count(number as u64)) }
+}
+
+/// A sentence with commands between backticks.
+fn sentence(text: &str) -> Markup {
+    html! {
+        @for (index, part) in text.split('`').enumerate() {
+            @if index % 2 == 0 { (part) } @else { code { (part) } }
+        }
+    }
 }
 
 fn pill(class: &str, text: &str) -> Markup {

@@ -88,7 +88,7 @@ fn each_tenant_has_its_state_with_reason_and_remedy() {
         &[
             "1 refused 1 ok",
             "broken refused none yet 6 min 1",
-            "role_denied of cloudwatch , now Run `logferry doctor --tenant` for the tenant",
+            "role_denied of cloudwatch , now Run logferry doctor --tenant for the tenant",
             "well ok now – –",
             "broken trust_policy , next try in 12 s arn:aws:iam::222222222222:role/gone",
             "broken role_denied of cloudwatch , now broken/c/a/p/f STS refuses it",
