@@ -160,7 +160,7 @@ fn tenant(line: &TenantLine, now: Timestamp) -> Markup {
             @if let Some(advice) = line.advice {
                 tr.why {
                     td colspan="5" {
-                        code { (advice.reason) }
+                        code.reason { (advice.reason) }
                         @if let Some(delivery) = &line.delivery { " of " bdi { (visible(delivery)) } }
                         @if let Some(at) = line.failed_at { span.quiet title=(clock(at)) { ", " (ago(at, now)) } }
                         p { (sentence(advice.remedy)) }
@@ -181,7 +181,7 @@ fn breakers(stopped: &[Stopped]) -> Markup {
                 ul.cards {
                     @for Stopped { tenant_id, subject, cause, probe_in } in stopped.iter().take(MOST_BREAKERS) {
                         li.refused {
-                            b { bdi { (visible(tenant_id)) } } " " code { (cause) }
+                            b { bdi { (visible(tenant_id)) } } " " code.reason { (cause) }
                             span.quiet { ", next try " @if probe_in.as_secs() == 0 { "now" } @else { "in " (span(*probe_in)) } }
                             p.key { (visible(subject)) }
                         }
@@ -220,7 +220,7 @@ fn failure(line: &FailureLine, found: &Snapshot, now: Timestamp) -> Markup {
                 Some(tenant_id) => b { bdi { (visible(tenant_id)) } },
                 None => span.quiet { "no tenant" },
             }
-            " " code { (line.advice.reason) }
+            " " code.reason { (line.advice.reason) }
             @if let Some(delivery) = &line.delivery { " of " bdi { (visible(delivery)) } }
             span.quiet title=(clock(line.at)) {
                 ", " (ago(line.at, now)) @if line.count > 1 { ", " (count(line.count)) " times" }
