@@ -1,46 +1,55 @@
 //! The status page in headless Chromium. Where there is none, the test skips itself and prints that.
 //! `observability/screenshot` installs it and keeps the pictures.
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use logferry_testbed::provision::CustomerSpec;
+use tokio::process::{Child, Command};
 
 use crate::{
-    eventually::eventually,
+    eventually::{eventually, same},
     samples::generated,
     setup::{Setup, text},
+    status::{MOST_STREAMS, Stream},
+    target::unique,
 };
 
 /// Folder for pictures of the page.
 const PICTURES: &str = "LOGFERRY_PICTURES";
 
-/// Runs Chromium with these arguments. Returns what it writes to both outputs.
-fn chromium(arguments: &[&str]) -> Option<String> {
-    let profile = tempfile();
-    let output = Command::new("chromium")
+/// Starts Chromium with these arguments; `None` if there is none.
+fn start(arguments: impl IntoIterator<Item = String>) -> Option<Child> {
+    let profile = format!("{}/chromium-{}", env!("CARGO_TARGET_TMPDIR"), unique());
+    Command::new("chromium")
         // A container has no namespaces for the browser's own sandbox.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"])
         .arg(format!("--user-data-dir={profile}"))
         .args(arguments)
         .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    // The folder may be in use for a moment longer.
-    let _ = std::fs::remove_dir_all(profile);
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .ok()
+}
+
+/// Runs Chromium to its end. Returns what it writes to both outputs.
+async fn chromium(arguments: impl IntoIterator<Item = String>) -> Option<String> {
+    let output = start(arguments)?.wait_with_output().await.ok()?;
     Some(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-fn tempfile() -> String {
-    format!("{}/chromium-{}", env!("CARGO_TARGET_TMPDIR"), crate::target::unique())
+/// Ends Chromium. Returns what it wrote to its log.
+async fn end(mut open: Child) -> String {
+    open.start_kill().expect("it runs");
+    let output = open.wait_with_output().await.expect("its outputs can be read");
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
-    if chromium(&["--version"]).is_none() {
+    if chromium(["--version".to_owned()]).await.is_none() {
         eprintln!("skipped: there is no chromium; observability/screenshot installs it");
         return;
     }
@@ -80,32 +89,45 @@ async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
         }
     })
     .await;
-    let (pictures, page_of) = (std::env::var(PICTURES), page.clone());
-    let seen = tokio::task::spawn_blocking(move || {
-        if let Ok(folder) = pictures {
-            std::fs::write(format!("{folder}/dom.html"), chromium(&["--dump-dom", "--timeout=4000", &page_of]).unwrap_or_default()).ok();
-            let picture = |name: &str, size: &str, scheme: &str| {
-                let path = Path::new(&folder).join(name);
-                chromium(&[
-                    &format!("--screenshot={}", path.display()),
-                    &format!("--window-size={size}"),
-                    &format!("--blink-settings=preferredColorScheme={scheme}"),
-                    "--timeout=4000",
-                    &page_of,
-                ]);
-            };
-            picture("status-page.png", "1100,1500", "1");
-            picture("status-page-dark.png", "1100,1500", "0");
-            picture("status-page-phone.png", "390,2400", "1");
+    if let Ok(folder) = std::env::var(PICTURES) {
+        for (name, size, scheme) in [
+            ("status-page.png", "960,1300", "1"),
+            ("status-page-dark.png", "960,1300", "0"),
+            ("status-page-phone.png", "390,1800", "1"),
+        ] {
+            let picture = [
+                format!("--screenshot={}", Path::new(&folder).join(name).display()),
+                format!("--window-size={size}"),
+                format!("--blink-settings=preferredColorScheme={scheme}"),
+                "--timeout=4000".to_owned(),
+                page.clone(),
+            ];
+            chromium(picture).await.expect("it has started before");
         }
-        chromium(&["--dump-dom", "--timeout=4000", &page]).expect("it has started before")
-    });
-    let seen = seen.await.expect("no panic");
-    assert!(seen.contains("<html lang=\"en\" data-live=\"yes\">"), "the script has had an update: {seen}");
+    }
+    let seen = chromium(["--dump-dom".to_owned(), page.clone()]).await.expect("it has started before");
     assert!(seen.contains("<title>logferry</title>"), "no text has become a script: {seen}");
     assert!(seen.contains("&lt;script&gt;document.title='broken out'"), "{seen}");
+
+    // A page that stays open takes one of the streams, so its script runs.
+    let open = start(["--remote-debugging-port=0".to_owned(), page]).expect("it has started before");
+    eventually("the browser has a stream", async || {
+        let (mut streams, mut served) = (Vec::new(), 0);
+        for _ in 0..MOST_STREAMS {
+            streams.push(Stream::open(worker.address()).await);
+        }
+        for stream in &mut streams {
+            served += usize::from(stream.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
+        }
+        drop(streams);
+        // The worker notices with the next update that these streams are closed.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        same(&served, &(MOST_STREAMS - 1))
+    })
+    .await;
+    let told = end(open).await;
     assert!(
-        !seen.contains("Content Security Policy"),
-        "the policy forbids nothing that the page needs: {seen}"
+        !told.contains("Content Security Policy"),
+        "the policy forbids nothing that the page needs: {told}"
     );
 }
