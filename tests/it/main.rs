@@ -13,6 +13,7 @@ mod setup;
 mod target;
 mod worker;
 
+mod browser;
 mod chaos;
 mod config;
 mod conformance;
@@ -45,6 +46,7 @@ mod quarantine;
 mod redrive;
 mod refusals;
 mod rows;
+mod status;
 mod table;
 mod tenant;
 mod verdicts;
