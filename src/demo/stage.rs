@@ -36,7 +36,9 @@ impl Stage {
     pub(super) async fn set_up() -> anyhow::Result<Self> {
         let sandbox = Sandbox::start().await.context("cannot open a port on the loopback address")?;
         let aws = Aws::new(&sandbox.endpoint(), REGION);
-        let provider = Provider::create(&aws, &ProviderSpec::new(PREFIX)).await?;
+        // The recommended maxReceiveCount (docs/run.md).
+        let spec = ProviderSpec { max_receive_count: 100, ..ProviderSpec::new(PREFIX) };
+        let provider = Provider::create(&aws, &spec).await?;
         let mut customers = Vec::new();
         for (tenant_id, account) in CUSTOMERS {
             let customer = Customer::create(&aws, account, &provider, CustomerSpec::new(tenant_id)).await?;
@@ -76,6 +78,20 @@ impl Stage {
             in_flight: count(queue_url, "ApproximateNumberOfMessagesNotVisible").await?,
             dead: count(dead_letter_url, "ApproximateNumberOfMessages").await?,
         })
+    }
+
+    /// Deletes the dead letters that are visible, 10 at most. Returns how many there were.
+    pub(super) async fn delete_dead_letters(&self) -> anyhow::Result<usize> {
+        let sqs = self.aws.account(&self.provider.account).sqs();
+        let url = &self.provider.dead_letter_url;
+        let receive = sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await;
+        let letters = receive.context("cannot receive the dead letters")?.messages.unwrap_or_default();
+        for letter in &letters {
+            let receipt = letter.receipt_handle().unwrap_or_default();
+            let delete = sqs.delete_message().queue_url(url).receipt_handle(receipt).send().await;
+            delete.context("cannot delete a dead letter")?;
+        }
+        Ok(letters.len())
     }
 
     /// Reads every log group of every account by GetLogEvents, including the provider's account.

@@ -1,0 +1,165 @@
+//! What an operator sees of a worker: the status page, metrics, alerts, log lines and the verdicts of operators' commands.
+//!
+//! Each function looks, and fails if it does not find what it is asked for.
+
+use std::{env, net::SocketAddr, process::Stdio};
+
+use anyhow::{Context, ensure};
+use logferry_testbed::worker::{Samples, WorkerProcess, http_get};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::stage::Stage;
+
+/// The alerts that are shipped.
+const RULES: &str = include_str!("../../observability/rules.yaml");
+
+/// Something that an operator sees, and where.
+#[derive(Debug)]
+pub(super) struct Sight {
+    place: &'static str,
+    text: String,
+}
+
+/// A worker's endpoint, and the environment of operators' commands.
+#[derive(Debug)]
+pub(super) struct Sights<'a> {
+    stage: &'a Stage,
+    address: SocketAddr,
+}
+
+impl<'a> Sights<'a> {
+    pub(super) async fn new(stage: &'a Stage, worker: &mut WorkerProcess) -> anyhow::Result<Self> {
+        Ok(Self { stage, address: worker.listening().await? })
+    }
+
+    pub(super) async fn samples(&self) -> anyhow::Result<Samples> {
+        Samples::read(self.address).await.context("cannot read /metrics")
+    }
+
+    /// A metric with exactly this value.
+    pub(super) async fn metric(&self, name: &str, value: f64) -> anyhow::Result<Sight> {
+        let found = self.samples().await?.get(name);
+        ensure!(found == value, "{name} is {found} instead of {value}");
+        Ok(Sight { place: "metric", text: format!("{name} {found}") })
+    }
+
+    /// A metric with a higher value than this.
+    pub(super) async fn metric_above(&self, name: &str, value: f64) -> anyhow::Result<Sight> {
+        let found = self.samples().await?.get(name);
+        ensure!(found > value, "{name} is {found}, and not more than {value}");
+        Ok(Sight { place: "metric", text: format!("{name} {found}, rising") })
+    }
+
+    /// The status page, with these words in the same row of a table.
+    pub(super) async fn page(&self, words: &[&str]) -> anyhow::Result<Sight> {
+        let rows = self.rows().await?;
+        let row = rows.into_iter().find(|row| words.iter().all(|word| row.contains(word)));
+        let row = row.with_context(|| format!("the status page has no row with {}", words.join(" and ")))?;
+        Ok(Sight { place: "status page", text: format!("http://{}/\n{row}", self.address) })
+    }
+
+    /// The text of each row of the status page's tables.
+    async fn rows(&self) -> anyhow::Result<Vec<String>> {
+        let (status, page) = http_get(self.address, "/").await.context("cannot read the status page")?;
+        ensure!(status == 200, "the status page answers {status}");
+        let rows = page.split("<tr").skip(1).map(|row| row.split("</tr>").next().unwrap_or_default());
+        // Every row begins in the middle of its opening tag.
+        Ok(rows.map(|row| text_of(&format!("<tr{row}"))).collect())
+    }
+
+    /// An alert that is shipped.
+    pub(super) fn alert(&self, name: &str) -> anyhow::Result<Sight> {
+        let rule = RULES.split("- alert: ").find(|rule| rule.lines().next() == Some(name));
+        let rule = rule.with_context(|| format!("observability/rules.yaml has no alert {name}"))?;
+        let held = rule.lines().find_map(|line| line.trim().strip_prefix("for: ")).unwrap_or("0m");
+        let text = format!("{name}, after {held}: see docs/runbook.md#{}", name.to_lowercase());
+        Ok(Sight { place: "alert", text })
+    }
+
+    /// The output of a command that ends with this code, and whose output contains these words.
+    pub(super) async fn command(
+        &self,
+        arguments: &[&str],
+        code: i32,
+        words: &[&str],
+    ) -> anyhow::Result<Sight> {
+        let program = env::current_exe().context("cannot find this program's own file")?;
+        let environment = self.stage.worker_environment().await?;
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).kill_on_drop(true);
+        let name = format!("logferry {}", arguments.join(" "));
+        let ended = command.output().await.with_context(|| format!("cannot run {name}"))?;
+        let said = String::from_utf8_lossy(&ended.stdout);
+        let complaint = String::from_utf8_lossy(&ended.stderr);
+        ensure!(
+            ended.status.code() == Some(code) && words.iter().all(|word| said.contains(word)),
+            "{name} ended with {} and said:\n{said}{complaint}",
+            ended.status
+        );
+        Ok(Sight { place: "command", text: format!("{name}\n{}", said.trim_end()) })
+    }
+}
+
+/// The first line of the worker's log with these fields. Shows the values of `shown`.
+pub(super) fn log(worker: &WorkerProcess, fields: &[(&str, &str)], shown: &[&str]) -> anyhow::Result<Sight> {
+    let log = worker.read_log()?;
+    let line = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|line| fields.iter().all(|(name, value)| line[*name] == *value))
+        .with_context(|| format!("the log has no line with {fields:?}"))?;
+    let mut text = String::new();
+    for name in shown {
+        let value = line[*name].as_str().with_context(|| format!("the log line has no {name}: {line}"))?;
+        text += &if *name == "message" { value.to_owned() } else { format!("\n{name}: {value}") };
+    }
+    Ok(Sight { place: "log", text })
+}
+
+/// A title, and the sights below it.
+pub(super) fn text(title: &str, sights: &[Sight]) -> String {
+    let mut text = title.to_owned();
+    for Sight { place, text: seen } in sights {
+        let mut lines = seen.lines();
+        text += &format!("\n  {place:<11}  {}", lines.next().unwrap_or_default());
+        for line in lines {
+            text += &format!("\n  {:<11}    {line}", "");
+        }
+    }
+    text
+}
+
+/// The text of HTML without its tags, with one space between words.
+fn text_of(html: &str) -> String {
+    let mut text = String::new();
+    for part in html.split('<') {
+        text.push(' ');
+        text.push_str(part.split_once('>').map_or(part, |(_, text)| text));
+    }
+    let plain = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&");
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn html_becomes_text() {
+        let check = |html, text: &str| assert_eq!(text_of(html), text);
+        check("<tr class=\"a\"><td>acme</td>\n<td><b>refused</b> since 3 s</td>", "acme refused since 3 s");
+        check("<td>&lt;script&gt; &amp;amp;</td>", "<script> &amp;");
+        check("", "");
+    }
+
+    #[test]
+    fn sights_are_aligned_below_their_title() {
+        let sights = [
+            Sight { place: "metric", text: "a 1".to_owned() },
+            Sight { place: "status page", text: "http://x/\nacme refused".to_owned() },
+        ];
+        let expected = "T\n  metric       a 1\n  status page  http://x/\n                 acme refused";
+        assert_eq!(text("T", &sights), expected);
+    }
+}
