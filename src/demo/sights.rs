@@ -2,7 +2,12 @@
 //!
 //! Each function looks, and fails if it does not find what it is asked for.
 
-use std::{env, net::SocketAddr, process::Stdio};
+use std::{
+    env,
+    net::SocketAddr,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 use logferry_testbed::worker::{Samples, WorkerProcess, http_get};
@@ -11,6 +16,9 @@ use tokio::process::Command;
 
 use super::stage::Stage;
 
+/// Time in which the status page shows a change. A worker writes the page anew once per second.
+const PAGE_IS_WRITTEN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The alerts that are shipped.
 const RULES: &str = include_str!("../../observability/rules.yaml");
 
@@ -51,21 +59,28 @@ impl<'a> Sights<'a> {
         Ok(Sight { place: "metric", text: format!("{name} {found}, rising") })
     }
 
-    /// The status page, with these words in the same row of a table.
+    /// The status page, with these words in the text about one tenant or in one line of a list.
     pub(super) async fn page(&self, words: &[&str]) -> anyhow::Result<Sight> {
-        let rows = self.rows().await?;
-        let row = rows.into_iter().find(|row| words.iter().all(|word| row.contains(word)));
-        let row = row.with_context(|| format!("the status page has no row with {}", words.join(" and ")))?;
-        Ok(Sight { place: "status page", text: format!("http://{}/\n{row}", self.address) })
-    }
-
-    /// The text of each row of the status page's tables.
-    async fn rows(&self) -> anyhow::Result<Vec<String>> {
-        let (status, page) = http_get(self.address, "/").await.context("cannot read the status page")?;
-        ensure!(status == 200, "the status page answers {status}");
-        let rows = page.split("<tr").skip(1).map(|row| row.split("</tr>").next().unwrap_or_default());
-        // Every row begins in the middle of its opening tag.
-        Ok(rows.map(|row| text_of(&format!("<tr{row}"))).collect())
+        let started = Instant::now();
+        loop {
+            let (status, page) = http_get(self.address, "/").await.context("cannot read the status page")?;
+            ensure!(status == 200, "the status page answers {status}");
+            let entry =
+                entries(&page).into_iter().find(|entry| words.iter().all(|word| entry.contains(word)));
+            if let Some(entry) = entry {
+                return Ok(Sight {
+                    place: "status page",
+                    text: format!("http://{}/\n{entry}", self.address),
+                });
+            }
+            let wanted = words.join(" and ");
+            ensure!(
+                started.elapsed() < PAGE_IS_WRITTEN,
+                "the status page says nowhere {wanted}: {}",
+                text_of(&page)
+            );
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// An alert that is shipped.
@@ -130,6 +145,16 @@ pub(super) fn text(title: &str, sights: &[Sight]) -> String {
     text
 }
 
+/// The text about each tenant, and of each line of a list, of the status page.
+fn entries(page: &str) -> Vec<String> {
+    let of = |tag: &'static str| {
+        let (open, close) = (format!("<{tag}"), format!("</{tag}>"));
+        let bodies = page.split(&open).skip(1).map(|rest| rest.split(&close).next().unwrap_or_default());
+        bodies.map(|body| text_of(&format!("{open}{body}"))).collect::<Vec<_>>()
+    };
+    [of("tbody"), of("li")].concat()
+}
+
 /// The text of HTML without its tags, with one space between words.
 fn text_of(html: &str) -> String {
     let mut text = String::new();
@@ -151,6 +176,13 @@ mod tests {
         check("<tr class=\"a\"><td>acme</td>\n<td><b>refused</b> since 3 s</td>", "acme refused since 3 s");
         check("<td>&lt;script&gt; &amp;amp;</td>", "<script> &amp;");
         check("", "");
+    }
+
+    #[test]
+    fn the_pages_entries_are_tenants_and_lines() {
+        let page = "<table><tbody class=\"ok\"><tr><td>a</td><td>ok</td></tr><tr><td>why</td></tr></tbody></table>\
+                    <ul><li class=\"x\"><b>b</b> late</li><li>c</li></ul>";
+        assert_eq!(entries(page), ["a ok why", "b late", "c"]);
     }
 
     #[test]
