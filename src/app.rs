@@ -12,6 +12,8 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
+use axum::Router;
+use jiff::Timestamp;
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -31,7 +33,7 @@ use crate::{
     delivery::MAX_STREAMS,
     fairness::book::Limits,
     health::Health,
-    http,
+    http::{self, Page, Sources},
     ledger::{
         claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
@@ -43,6 +45,7 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    status::Status,
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -58,6 +61,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
 /// Longest call to SQS other than the long poll, with its retries.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
+/// Interval of removing what has expired.
+const TIDY: Duration = Duration::from_secs(30);
 /// The fields that name resources with a Region; see [`Config::elsewhere`].
 const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];
 
@@ -66,8 +71,30 @@ const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.ta
 pub struct App {
     config: Config,
     base: Base,
-    listener: TcpListener,
+    listeners: Listeners,
     stop: CancellationToken,
+}
+
+/// The addresses of the endpoint.
+#[derive(Debug)]
+struct Listeners {
+    main: TcpListener,
+    /// For the status page and the metrics; `None`: they are on the main address.
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Serves until `served` is cancelled. Both addresses serve the probes.
+    async fn serve(self, probes: Router, insight: Router, served: CancellationToken) {
+        let all = probes.clone().merge(insight);
+        match self.admin {
+            None => http::serve(self.main, all, served.cancelled_owned()).await,
+            Some(admin) => {
+                let main = http::serve(self.main, probes, served.clone().cancelled_owned());
+                tokio::join!(main, http::serve(admin, all, served.cancelled_owned()));
+            }
+        }
+    }
 }
 
 impl App {
@@ -77,10 +104,12 @@ impl App {
     /// There is no Region, or the address is in use.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let base = load_sdk(&config, &EVERYTHING).await?;
-        let listener = TcpListener::bind(config.http.listen)
-            .await
-            .with_context(|| format!("http.listen: {} cannot be bound", config.http.listen))?;
-        Ok(Self { config, base, listener, stop: CancellationToken::new() })
+        let main = bind("http.listen", config.http.listen).await?;
+        let admin = match config.http.admin_listen {
+            Some(address) => Some(bind("http.admin_listen", address).await?),
+            None => None,
+        };
+        Ok(Self { config, base, listeners: Listeners { main, admin }, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -88,7 +117,15 @@ impl App {
     /// # Errors
     /// The system does not know the address.
     pub fn listen_address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listeners.main.local_addr()
+    }
+
+    /// The address of the status page and the metrics, if it is not that of the endpoint.
+    ///
+    /// # Errors
+    /// The system does not know the address.
+    pub fn admin_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.listeners.admin.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// A token that starts the drain when it is cancelled.
@@ -101,12 +138,12 @@ impl App {
     /// # Errors
     /// The configuration has no queue, table or role.
     pub async fn run(self) -> anyhow::Result<Drained> {
-        let Self { config, base, listener, stop } = self;
+        let Self { config, base, listeners, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
         let central = central_role(&config, &base)?;
-        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config));
+        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config), config.metrics.max_tenants);
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
             rows(&config, &base, table.clone()),
@@ -119,13 +156,14 @@ impl App {
             },
             metrics.tenants.clone(),
         );
+        let queue_url = required(&config.queue.url, "queue.url")?;
         let queue = SqsQueue::new(
             Clients {
                 polling: sqs_client(&config, &base),
                 sending: short_sqs_client(&base, 1),
                 calling: short_sqs_client(&base, config.delivery.attempts),
             },
-            required(&config.queue.url, "queue.url")?,
+            queue_url.clone(),
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
@@ -141,7 +179,11 @@ impl App {
         let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
         let groups =
             GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
-        let tidying = tidy(customers.clone(), groups.clone());
+        let stopped = {
+            let (customers, groups) = (customers.clone(), groups.clone());
+            Box::new(move || [customers.stopped(), groups.stopped()].concat())
+        };
+        let tidying = tidy(customers.clone(), groups.clone(), Arc::clone(&metrics.status));
         let sinks =
             CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression);
         let rates =
@@ -162,6 +204,7 @@ impl App {
             pipeline_settings(&config)?,
             metrics.pipeline.clone(),
             Arc::clone(&health),
+            Arc::clone(&metrics.status),
         ));
         let calling = short_sqs_client(&base, config.delivery.attempts);
         let letters = config.queue.dead_letter_url.clone();
@@ -181,12 +224,20 @@ impl App {
         let depth = depth::keep_asking(queue.clone(), letters, metrics.queues.clone());
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
+        let page = Page::new(Sources {
+            status: Arc::clone(&metrics.status),
+            health: Arc::clone(&health),
+            queue_url,
+            slots: config.worker.concurrency,
+            busy: metrics.worker.messages_in_flight.clone(),
+            stopped,
+            since: Timestamp::now(),
+        });
         let served = CancellationToken::new();
-        let endpoint = tokio::spawn(http::serve(
-            listener,
-            Arc::clone(&health),
-            metrics.registry(),
-            served.clone().cancelled_owned(),
+        let endpoint = tokio::spawn(listeners.serve(
+            http::probes(Arc::clone(&health)),
+            http::insight(Arc::new(metrics.registry()), page),
+            served.clone(),
         ));
         let drained = worker::run(
             Arc::new(queue),
@@ -207,6 +258,10 @@ impl App {
     }
 }
 
+async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{field}: {address} cannot be bound"))
+}
+
 /// The tenant table for the commands that list and change it. Makes no call to AWS yet.
 ///
 /// # Errors
@@ -224,12 +279,13 @@ fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
     )
 }
 
-/// Removes idle breakers, so that the metrics do not count them as open.
-async fn tidy(customers: Customers, groups: GroupBreakers) {
+/// Removes idle breakers, so that the metrics do not count them as open, and what has expired about tenants.
+async fn tidy(customers: Customers, groups: GroupBreakers, status: Arc<Status>) {
     loop {
-        tokio::time::sleep(readiness::INTERVAL).await;
+        tokio::time::sleep(TIDY).await;
         customers.tidy();
         groups.tidy();
+        status.tidy();
     }
 }
 

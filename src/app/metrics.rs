@@ -1,5 +1,7 @@
 //! The metrics of all parts of a worker, registered.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
@@ -13,7 +15,9 @@ use crate::{
     credentials::customers,
     ledger,
     metrics::{Bound, add, ours, register_process},
-    pipeline, quarantine, sink, telemetry, tenant, worker,
+    pipeline, quarantine, sink,
+    status::{self, Status},
+    telemetry, tenant, worker,
 };
 
 /// Handles for each part.
@@ -28,6 +32,7 @@ pub(super) struct Metrics {
     pub(super) budgets: budget::Metrics,
     pub(super) customers: customers::Metrics,
     pub(super) groups: breaker::Metrics,
+    pub(super) status: Arc<Status>,
     calls: Calls,
     program: Program,
 }
@@ -73,8 +78,9 @@ impl Program {
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero. `calls` counts the calls of all clients.
-    pub(super) fn new(calls: Calls, bound: MemoryBound) -> Self {
+    /// Starts with all metrics at zero. `calls` counts the calls of all clients. At most
+    /// `max_tenants` tenants have series of their own.
+    pub(super) fn new(calls: Calls, bound: MemoryBound, max_tenants: usize) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
             worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
@@ -86,6 +92,7 @@ impl Metrics {
             budgets: budget::Metrics::default(),
             customers: customers::Metrics::default(),
             groups: breaker::Metrics::default(),
+            status: Arc::new(Status::new(max_tenants)),
             calls,
             program: Program::new(bound),
         }
@@ -106,6 +113,7 @@ impl Metrics {
         self.customers.register(ours);
         sink::group_breaker::register(&self.groups, ours);
         self.calls.register(ours);
+        status::register(&self.status, ours);
         telemetry::register_dropped_lines(ours);
         register_process(&mut registry);
         registry
@@ -114,7 +122,7 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, time::Duration};
 
     use logferry_sandbox::Sandbox;
     use logferry_testbed::provision::Aws;
@@ -165,7 +173,7 @@ mod tests {
             Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config().into();
         let sts = aws_sdk_sts::Client::from_conf(base.sts().build());
         sts.get_caller_identity().send().await.expect("the sandbox answers");
-        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 });
+        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 }, 1);
         let Metrics {
             worker,
             queues,
@@ -176,6 +184,7 @@ mod tests {
             budgets,
             customers,
             groups,
+            status: known,
             calls: _,
             program: _,
         } = &metrics;
@@ -199,6 +208,10 @@ mod tests {
         pipeline.records.get_or_create(&Outcome::new("x")).inc();
         customers.roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
+        let object = status::Object { bucket: "b", key: "k", version: None };
+        drop(known.begin("x", object, Duration::ZERO));
+        let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
+        known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
         let text = TextFormat::Prometheus.render(&metrics.registry()).expect("memory takes every byte");
         assert_eq!(written(&text), documented());
         assert!(text.contains("\nlogferry_log_lines_dropped_total 0\n"), "{text}");

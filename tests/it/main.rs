@@ -46,6 +46,7 @@ mod quarantine;
 mod redrive;
 mod refusals;
 mod rows;
+mod status;
 mod table;
 mod tenant;
 mod verdicts;
