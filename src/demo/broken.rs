@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use indicatif::HumanCount;
 use logferry_testbed::{
     provision::{Customer, TrustAction},
     worker::{Samples, WorkerProcess},
@@ -78,7 +79,10 @@ pub(super) async fn show_and_mend(
         Ok((shows && stage.events() == records as u64).then_some(samples))
     })
     .await?;
-    say(format!("The {records} records of the other objects have arrived: no other tenant is affected."))?;
+    say(format!(
+        "The {} records of the other objects have arrived: no other tenant is affected.",
+        HumanCount(records as u64)
+    ))?;
     let title = format!("{REFUSED} gets no logs, because STS refuses its role");
     say(sights::text(&title, &refused_role(&sights, worker, &before).await?))?;
     let title = format!("One object of {CORRUPT} cannot be read, and its message is a dead letter");
@@ -116,7 +120,7 @@ pub(super) async fn show_clear(stage: &Stage, worker: &mut WorkerProcess) -> any
             sights.metric(BREAKERS, 0.0).await?,
             sights.metric(&waiting(REFUSED), 0.0).await?,
             sights::log(worker, &closed, &["message", "breaker.cause"])?,
-            sights.command(&["doctor", "--tenant", REFUSED], 0, &["customer role"]).await?,
+            sights.command(&["doctor", "--tenant", REFUSED], 0, &["customer role", "put"]).await?,
             sights.command(&["redrive", "list"], 0, &[]).await?,
         ],
     ))

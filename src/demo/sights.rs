@@ -18,6 +18,8 @@ use super::stage::Stage;
 
 /// Time in which the status page shows a change. A worker writes the page anew once per second.
 const PAGE_IS_WRITTEN: Duration = Duration::from_secs(5);
+/// Longest line of what is seen, without the place.
+const COLUMNS: usize = 100;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The alerts that are shipped.
 const RULES: &str = include_str!("../../observability/rules.yaml");
@@ -87,12 +89,15 @@ impl<'a> Sights<'a> {
     pub(super) fn alert(&self, name: &str) -> anyhow::Result<Sight> {
         let rule = RULES.split("- alert: ").find(|rule| rule.lines().next() == Some(name));
         let rule = rule.with_context(|| format!("observability/rules.yaml has no alert {name}"))?;
-        let held = rule.lines().find_map(|line| line.trim().strip_prefix("for: ")).unwrap_or("0m");
-        let text = format!("{name}, after {held}: see docs/runbook.md#{}", name.to_lowercase());
-        Ok(Sight { place: "alert", text })
+        let place = rule.lines().find_map(|line| line.trim().strip_prefix("runbook_url: "));
+        let place = place
+            .and_then(|url| url.split_once("/docs/"))
+            .context("the alert has a section in the runbook")?
+            .1;
+        Ok(Sight { place: "alert", text: format!("{name}: docs/{place}") })
     }
 
-    /// The output of a command that ends with this code, and whose output contains these words.
+    /// A command that ends with this code. Its output has lines with each of these words, which are shown.
     pub(super) async fn command(
         &self,
         arguments: &[&str],
@@ -112,7 +117,9 @@ impl<'a> Sights<'a> {
             "{name} ended with {} and said:\n{said}{complaint}",
             ended.status
         );
-        Ok(Sight { place: "command", text: format!("{name}\n{}", said.trim_end()) })
+        let shown = said.lines().filter(|line| words.iter().any(|word| line.contains(word)));
+        let shown: String = shown.map(|line| format!("\n{}", line.trim())).collect();
+        Ok(Sight { place: "command", text: format!("{name}    # exit code {code}{shown}") })
     }
 }
 
@@ -136,13 +143,30 @@ pub(super) fn log(worker: &WorkerProcess, fields: &[(&str, &str)], shown: &[&str
 pub(super) fn text(title: &str, sights: &[Sight]) -> String {
     let mut text = title.to_owned();
     for Sight { place, text: seen } in sights {
-        let mut lines = seen.lines();
-        text += &format!("\n  {place:<11}  {}", lines.next().unwrap_or_default());
-        for line in lines {
-            text += &format!("\n  {:<11}    {line}", "");
+        let mut place = *place;
+        for (number, line) in seen.lines().enumerate() {
+            let (first, others) = if number == 0 { ("", "    ") } else { ("  ", "      ") };
+            for (piece, line) in wrapped(line, COLUMNS).into_iter().enumerate() {
+                let indent = if piece == 0 { first } else { others };
+                text += &format!("\n  {place:<11}  {indent}{line}");
+                place = "";
+            }
         }
     }
     text
+}
+
+/// The lines of a text that is broken at spaces. A longer word has a line of its own. Spaces inside of a line stay.
+fn wrapped(text: &str, columns: usize) -> Vec<&str> {
+    let (mut lines, mut rest) = (Vec::new(), text);
+    while rest.chars().count() > columns {
+        let fits = rest.char_indices().nth(columns).map_or(rest.len(), |(at, _)| at);
+        let Some(end) = rest[..fits].rfind(' ').or_else(|| rest.find(' ')) else { break };
+        lines.push(rest[..end].trim_end());
+        rest = rest[end..].trim_start();
+    }
+    lines.push(rest);
+    lines
 }
 
 /// The text about each tenant, and of each line of a list, of the status page.
@@ -183,6 +207,16 @@ mod tests {
         let page = "<table><tbody class=\"ok\"><tr><td>a</td><td>ok</td></tr><tr><td>why</td></tr></tbody></table>\
                     <ul><li class=\"x\"><b>b</b> late</li><li>c</li></ul>";
         assert_eq!(entries(page), ["a ok why", "b late", "c"]);
+    }
+
+    #[test]
+    fn long_lines_are_broken_at_spaces() {
+        let check = |text, lines: &[&str]| assert_eq!(wrapped(text, 7), lines);
+        check("", &[""]);
+        check("a  b  c", &["a  b  c"]);
+        check("a  b  c d", &["a  b  c", "d"]);
+        check("arn:aws:iam x", &["arn:aws:iam", "x"]);
+        check("ü ü ü ü ü", &["ü ü ü", "ü ü"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The AWS that the demo runs on: an embedded sandbox, wired like production and called over HTTP.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use logferry_sandbox::Sandbox;
 use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedEvent};
 
@@ -86,10 +87,14 @@ impl Stage {
         let url = &self.provider.dead_letter_url;
         let receive = sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await;
         let letters = receive.context("cannot receive the dead letters")?.messages.unwrap_or_default();
-        for letter in &letters {
-            let receipt = letter.receipt_handle().unwrap_or_default();
-            let delete = sqs.delete_message().queue_url(url).receipt_handle(receipt).send().await;
-            delete.context("cannot delete a dead letter")?;
+        let mut delete = sqs.delete_message_batch().queue_url(url);
+        for (index, letter) in letters.iter().enumerate() {
+            let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());
+            delete = delete.entries(entry.set_receipt_handle(letter.receipt_handle.clone()).build()?);
+        }
+        if !letters.is_empty() {
+            let deleted = delete.send().await.context("cannot delete the dead letters")?;
+            ensure!(deleted.failed.is_empty(), "some dead letters were not deleted: {:?}", deleted.failed);
         }
         Ok(letters.len())
     }
