@@ -116,12 +116,13 @@ pub(super) async fn show_clear(stage: &Stage, worker: &mut WorkerProcess) -> any
     say(sights::text(
         "All is clear again",
         &[
-            sights.page(&[REFUSED, "ok"]).await?,
+            sights.page(&[&format!("{REFUSED} ok ")]).await?,
+            sights.page(&[&format!("{CORRUPT} ok ")]).await?,
             sights.metric(BREAKERS, 0.0).await?,
             sights.metric(&waiting(REFUSED), 0.0).await?,
             sights::log(worker, &closed, &["message", "breaker.cause"])?,
             sights.command(&["doctor", "--tenant", REFUSED], 0, &["customer role", "put"]).await?,
-            sights.command(&["redrive", "list"], 0, &[]).await?,
+            sights.command(&["redrive", "list"], 0, &["logferry: 0 dead letters"]).await?,
         ],
     ))
 }
@@ -143,7 +144,7 @@ async fn refused_role(
         sights.metric(BREAKERS, 1.0).await?,
         sights.alert("LogferryTenantStoppedReceiving")?,
         sights.alert("LogferryRoleRefused")?,
-        sights.page(&[REFUSED, "refused"]).await?,
+        sights.page(&[&format!("{REFUSED} refused "), "role_denied"]).await?,
         sights::log(worker, &opened, &["message", "breaker.cause", "breaker.remedy"])?,
         sights.command(&["doctor", "--tenant", REFUSED], 1, &["FAILED", "fix:"]).await?,
     ])

@@ -110,11 +110,11 @@ impl<'a> Sights<'a> {
         command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).kill_on_drop(true);
         let name = format!("logferry {}", arguments.join(" "));
         let ended = command.output().await.with_context(|| format!("cannot run {name}"))?;
-        let said = String::from_utf8_lossy(&ended.stdout);
-        let complaint = String::from_utf8_lossy(&ended.stderr);
+        let said =
+            [ended.stdout, ended.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         ensure!(
             ended.status.code() == Some(code) && words.iter().all(|word| said.contains(word)),
-            "{name} ended with {} and said:\n{said}{complaint}",
+            "{name} ended with {} and said:\n{said}",
             ended.status
         );
         let shown = said.lines().filter(|line| words.iter().any(|word| line.contains(word)));

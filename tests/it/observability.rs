@@ -127,7 +127,7 @@ fn kubernetes_gets_the_same_rules() {
 #[test]
 fn every_query_names_metrics_and_labels_that_exist() {
     let known = Known::from_page(&read("docs/metrics.md"));
-    let mut problems = Vec::new();
+    let (mut problems, mut queries) = (Vec::new(), Vec::new());
     for Rule { alert, expr, .. } in rules() {
         problems.extend(known.problems(&expr, &[]).into_iter().map(|problem| format!("{alert}: {problem}")));
     }
@@ -140,6 +140,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
             let legend = target["legendFormat"].as_str().unwrap_or_default();
             let named: Vec<_> =
                 legend.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0.trim())).collect();
+            queries.push(promql::without_variables(query));
             let found = known.problems(query, &named).into_iter();
             problems.extend(found.map(|problem| format!("{}: {problem}", panel["title"])));
         }
@@ -152,6 +153,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
         }
     }
     assert!(problems.is_empty(), "{problems:#?}");
+    promtool::parses(&queries);
 }
 
 /// All panels, those inside of collapsed rows too.

@@ -50,8 +50,7 @@ impl Known {
     /// What is wrong with a query. Its result must have the labels `named`.
     pub(super) fn problems(&self, query: &str, named: &[&str]) -> Vec<String> {
         let mut problems = Vec::new();
-        // Grafana replaces this variable by a duration. Its other variables stand in strings.
-        let query = query.replace("$__rate_interval", "5m");
+        let query = without_variables(query);
         match expr(query.trim()) {
             Ok((rest, _)) if !rest.trim().is_empty() => {
                 problems.push(format!("cannot be parsed from {rest:?}"))
@@ -125,6 +124,11 @@ impl Known {
         }
         labels
     }
+}
+
+/// A query of the dashboard with the variable that Grafana replaces by a duration. Its other variables stand in strings.
+pub(super) fn without_variables(query: &str) -> String {
+    query.replace("$__rate_interval", "5m")
 }
 
 /// Checks that the labels that a query groups or matches by exist.

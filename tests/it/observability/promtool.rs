@@ -1,4 +1,4 @@
-//! Feeds samples of a worker to the shipped alert rules. promtool evaluates them, if there is one.
+//! What needs promtool: evaluating the shipped alert rules on samples of a worker, and Prometheus's own parser.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -94,26 +94,38 @@ impl Recording {
         .to_string()
     }
 
-    /// Checks which of the shipped alerts fire on the recording, and that no other does. Prints a notice if there is no promtool,
-    /// or fails if LOGFERRY_REQUIRE_PROMTOOL is 1.
+    /// Checks which of the shipped alerts fire on the recording, and that no other does.
     pub(super) fn check_alerts(&self, expected: &[Firing]) {
-        let promtool = env::var_os("LOGFERRY_PROMTOOL").unwrap_or_else(|| "promtool".into());
-        if Command::new(&promtool).arg("--version").output().is_err() {
-            let required = env::var("LOGFERRY_REQUIRE_PROMTOOL").is_ok_and(|value| value == "1");
-            assert!(!required, "there is no promtool");
-            eprintln!(
-                "SKIPPED: there is no promtool, and the alerts were not evaluated (observability/check installs it)"
-            );
-            return;
-        }
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rules-{}.json", unique()));
-        fs::write(&file, self.rule_test(expected)).expect("the file can be written");
-        let tested = Command::new(&promtool).args(["test", "rules"]).arg(&file).output();
-        let tested = tested.expect("promtool ran a moment ago");
-        let said = [tested.stdout, tested.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        assert!(tested.status.success(), "{}: {}", file.display(), said.concat());
-        fs::remove_file(&file).expect("the file was written");
+        accepts(["test", "rules"], &self.rule_test(expected));
     }
+}
+
+/// Checks that Prometheus's own parser takes these queries.
+pub(super) fn parses(queries: &[String]) {
+    let rule =
+        |(number, query): (usize, &String)| json!({ "record": format!("query:{number}"), "expr": query });
+    let rules: Vec<_> = queries.iter().enumerate().map(rule).collect();
+    let groups = json!({ "groups": [{ "name": "queries", "rules": rules }] });
+    accepts(["check", "rules"], &groups.to_string());
+}
+
+/// Runs promtool on a file with this text, and checks that it succeeds. Prints a notice if there is no promtool, or fails if
+/// LOGFERRY_REQUIRE_PROMTOOL is 1.
+fn accepts(arguments: [&str; 2], text: &str) {
+    let promtool = env::var_os("LOGFERRY_PROMTOOL").unwrap_or_else(|| "promtool".into());
+    if let Err(error) = Command::new(&promtool).arg("--version").output() {
+        let required = env::var("LOGFERRY_REQUIRE_PROMTOOL").is_ok_and(|value| value == "1");
+        assert!(!required, "promtool cannot be run: {error}");
+        eprintln!("SKIPPED: promtool cannot be run ({error}); observability/check installs it");
+        return;
+    }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("promtool-{}.json", unique()));
+    fs::write(&file, text).expect("the file can be written");
+    let ended = Command::new(&promtool).args(arguments).arg(&file).output();
+    let ended = ended.expect("promtool ran a moment ago");
+    let said = [ended.stdout, ended.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(ended.status.success(), "{}: {}", file.display(), said.concat());
+    fs::remove_file(&file).expect("the file was written");
 }
 
 /// The series with the labels that Prometheus adds.
