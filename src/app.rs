@@ -1,11 +1,13 @@
 //! Builds the live parts from a configuration. Only this module builds adapters.
 
+mod apart;
 pub mod commands;
 mod depth;
 mod metrics;
 mod outbound;
 mod profile;
 mod readiness;
+mod watched;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,7 +19,12 @@ use jiff::Timestamp;
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{metrics::Metrics, readiness::Readiness};
+use self::{
+    apart::apart,
+    metrics::Metrics,
+    readiness::Readiness,
+    watched::{Watched, WatchedStore},
+};
 use crate::{
     aws::Base,
     batch::MAX_BATCH_EVENTS,
@@ -32,7 +39,7 @@ use crate::{
     },
     delivery::MAX_STREAMS,
     fairness::book::Limits,
-    health::Health,
+    health::{Check, Condition, Health},
     http::{self, Page, Sources},
     ledger::{
         claim::{ClaimSettings, Claims},
@@ -71,19 +78,26 @@ const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.ta
 pub struct App {
     config: Config,
     base: Base,
-    listeners: Listeners,
+    listeners: Listeners<TcpListener>,
     stop: CancellationToken,
 }
 
 /// The addresses of the endpoint.
 #[derive(Debug)]
-struct Listeners {
-    main: TcpListener,
+struct Listeners<L> {
+    main: L,
     /// For the status page and the metrics; `None`: they are on the main address.
-    admin: Option<TcpListener>,
+    admin: Option<L>,
 }
 
-impl Listeners {
+impl<L> Listeners<L> {
+    /// Converts both. A listener belongs to the runtime that made it, and a standard one to none.
+    fn map<M>(self, convert: impl Fn(L) -> std::io::Result<M>) -> std::io::Result<Listeners<M>> {
+        Ok(Listeners { main: convert(self.main)?, admin: self.admin.map(convert).transpose()? })
+    }
+}
+
+impl Listeners<TcpListener> {
     /// Serves until `served` is cancelled. Both addresses serve the probes.
     async fn serve(self, probes: Router, insight: Router, served: CancellationToken) {
         let all = probes.clone().merge(insight);
@@ -144,9 +158,12 @@ impl App {
         };
         let central = central_role(&config, &base)?;
         let metrics = Metrics::new(base.calls().clone(), memory_bound(&config), config.metrics.max_tenants);
+        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        // A row may name a Region that does not exist. Our own Region exists.
+        base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
-            rows(&config, &base, table.clone()),
+            Watched::new(rows(&config, &base, table.clone()), &health),
             CacheSettings {
                 table,
                 capacity: config.tenants.cache_capacity,
@@ -167,14 +184,21 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let ledger = ledger(&config, &base);
-        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        let asking = queue.clone();
+        let queue = Watched::new(queue, &health);
+        let ledger = ledger(&config, &base).map(|ledger| Watched::new(ledger, &health));
+        if ledger.is_none() {
+            health.switch_off(Condition::Ledger);
+        }
         let claims = ClaimSettings {
             lease: config.ledger.lease,
             out_of_reach_after: config.ledger.out_of_reach_after,
         };
         let claims = Claims::new(ledger, claims, metrics.ledger.clone());
-        let quarantine = quarantine(&config, &base, metrics.quarantine.clone())?;
+        let quarantine = quarantine(&config, &base, metrics.quarantine.clone(), &health)?;
+        if quarantine.is_none() {
+            health.switch_off(Condition::Quarantine);
+        }
         let sessions = session_settings(&config);
         let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
         let groups =
@@ -188,11 +212,13 @@ impl App {
             CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression);
         let rates =
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
+        let source = source_buckets(&config)?;
+        let staging = source.iter().map(|bucket| bucket.name.clone());
         let ports = Ports {
-            store: S3Store::new(s3_client(&config, &base)),
+            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
-                sinks,
+                Watched::new(sinks, &health),
                 Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
             ),
             copier: S3Copier::new(&base, addressing(&config), customers, central.clone()),
@@ -203,7 +229,6 @@ impl App {
             ports,
             pipeline_settings(&config)?,
             metrics.pipeline.clone(),
-            Arc::clone(&health),
             Arc::clone(&metrics.status),
         ));
         let calling = short_sqs_client(&base, config.delivery.attempts);
@@ -217,11 +242,11 @@ impl App {
             sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
             letters: letters.clone(),
             s3: s3_client(&config, &base),
-            source: source_buckets(&config)?,
+            source,
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
-        let depth = depth::keep_asking(queue.clone(), letters, metrics.queues.clone());
+        let depth = depth::keep_asking(asking, letters, metrics.queues.clone());
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let page = Page::new(Sources {
@@ -234,11 +259,11 @@ impl App {
             since: Timestamp::now(),
         });
         let served = CancellationToken::new();
-        let endpoint = tokio::spawn(listeners.serve(
-            http::probes(Arc::clone(&health)),
-            http::insight(Arc::new(metrics.registry()), page),
-            served.clone(),
-        ));
+        let probes = http::probes(Arc::clone(&health));
+        let insight = http::insight(Arc::new(metrics.registry(&health)), page);
+        let (listeners, closing) = (listeners.map(TcpListener::into_std)?, served.clone());
+        let endpoint =
+            apart("http", move || Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, closing)))?;
         let drained = worker::run(
             Arc::new(queue),
             move |message, stop| {
@@ -253,7 +278,8 @@ impl App {
         .await;
         // The endpoint serves until the drain is over, so that `/readyz` reports the drain.
         served.cancel();
-        tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?;
+        // An error means that the endpoint has ended.
+        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint).await;
         Ok(drained)
     }
 }
@@ -453,12 +479,13 @@ fn quarantine(
     config: &Config,
     base: &Base,
     metrics: quarantine::Metrics,
+    health: &Arc<Health>,
 ) -> anyhow::Result<Option<Quarantine>> {
     let Some(OwnBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
     let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
         .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
     let store = S3Quarantine::new(s3_client(config, base), name, owner);
-    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics)))
+    Ok(Some(Quarantine::new(Arc::new(Watched::new(store, health)), prefix, metrics)))
 }
 
 fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<OwnBucket>> {

@@ -23,7 +23,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 pub use self::page::{Page, Sources};
-use crate::{health::Health, metrics::TextFormat};
+use crate::{
+    health::{Health, Report, Status},
+    metrics::TextFormat,
+};
 
 /// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
 pub async fn serve(
@@ -38,8 +41,8 @@ pub async fn serve(
 pub fn probes(health: Arc<Health>) -> Router {
     let alive = Arc::clone(&health);
     Router::new()
-        .route("/healthz", get(async move || answer(alive.alive())))
-        .route("/readyz", get(async move || answer(health.ready())))
+        .route("/healthz", get(async move || healthz(&alive.alive())))
+        .route("/readyz", get(async move || readyz(&health.ready())))
 }
 
 /// The paths for operators: `/metrics`, and the status page at `/` with its `/events`.
@@ -48,10 +51,29 @@ pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
     Router::new().route("/metrics", metrics).merge(page::routes(Arc::new(page)))
 }
 
-fn answer(state: Result<(), String>) -> Response {
-    match state {
-        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
-        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+/// The receive loop runs, or is not meant to.
+fn healthz(report: &Report) -> Response {
+    let code = match report.status {
+        Status::Stalled => StatusCode::SERVICE_UNAVAILABLE,
+        Status::Ok | Status::Starting | Status::Unready | Status::Draining => StatusCode::OK,
+    };
+    answer(code, report)
+}
+
+fn readyz(report: &Report) -> Response {
+    let code = match report.status {
+        Status::Ok => StatusCode::OK,
+        Status::Starting | Status::Unready | Status::Draining | Status::Stalled => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    answer(code, report)
+}
+
+fn answer(code: StatusCode, report: &Report) -> Response {
+    match serde_json::to_string(report) {
+        Ok(text) => (code, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 

@@ -52,7 +52,6 @@
 //!     batch::MAX_BATCH_EVENTS,
 //!     copy::memory::MemoryCopier,
 //!     fairness::book::Limits,
-//!     health::Health,
 //!     ledger::{
 //!         claim::{self, ClaimSettings, Claims},
 //!         memory::MemoryLedger,
@@ -129,9 +128,8 @@
 //!     shares: Limits { slots: 1, max_objects: None, max_bytes: None, longest_wait: longest },
 //!     threads: 1,
 //! };
-//! let health = Arc::new(Health::new(Duration::from_secs(20), &[]));
 //! let status = Arc::new(Status::new(50));
-//! let pipeline = Pipeline::new(ports, settings, pipeline::Metrics::default(), health, status);
+//! let pipeline = Pipeline::new(ports, settings, pipeline::Metrics::default(), status);
 //!
 //! // One message, its verdict, and what the customer received.
 //! let messages = queue.receive(1, Duration::ZERO).await?;

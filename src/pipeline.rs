@@ -26,7 +26,6 @@ use crate::{
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
-    health::Health,
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -104,7 +103,6 @@ pub struct Pipeline<O, D, S, C, L> {
     refusals: Refusals,
     settings: PipelineSettings,
     metrics: Metrics,
-    health: Arc<Health>,
     status: Arc<Status>,
 }
 
@@ -175,13 +173,11 @@ pub struct Delivered {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Creates a pipeline on the ports. It reports to `health` when AWS refuses a request of the worker itself, and
-    /// to `status` what becomes of each tenant's objects.
+    /// Creates a pipeline on the ports. It tells `status` what becomes of each tenant's objects.
     pub fn new(
         ports: Ports<O, D, S, C, L>,
         settings: PipelineSettings,
         metrics: Metrics,
-        health: Arc<Health>,
         status: Arc<Status>,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
@@ -194,17 +190,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
-        Self {
-            ports,
-            lanes,
-            shares,
-            windows,
-            refusals: Refusals::default(),
-            settings,
-            metrics,
-            health,
-            status,
-        }
+        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, status }
     }
 
     /// Handles a message and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
@@ -249,9 +235,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc()
                 }
             };
-            if let Some(name) = failed.failure.blames_us() {
-                self.health.complain(name, failed.to_string());
-            }
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {

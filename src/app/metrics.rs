@@ -13,6 +13,7 @@ use crate::{
     aws::Calls,
     breaker, budget,
     credentials::customers,
+    health::Health,
     ledger,
     metrics::{Bound, add, ours, register_process},
     pipeline, quarantine, sink,
@@ -98,8 +99,8 @@ impl Metrics {
         }
     }
 
-    /// A registry of all metrics, and of the process and the count of dropped log lines.
-    pub(super) fn registry(&self) -> Registry {
+    /// A registry of all metrics, and of the process, of the conditions of readiness and the count of dropped log lines.
+    pub(super) fn registry(&self, health: &Arc<Health>) -> Registry {
         let mut registry = Registry::default();
         let ours = ours(&mut registry);
         self.program.register(ours);
@@ -113,6 +114,7 @@ impl Metrics {
         self.customers.register(ours);
         sink::group_breaker::register(&self.groups, ours);
         self.calls.register(ours);
+        health.register(ours);
         status::register(&self.status, ours);
         telemetry::register_dropped_lines(ours);
         register_process(&mut registry);
@@ -132,6 +134,10 @@ mod tests {
         app::depth::Depth,
         aws::Base,
         breaker::Change,
+        ledger::{
+            Ledger,
+            dynamodb::{DynamoDbLedger, LedgerSettings},
+        },
         metrics::{Call, Ended, Form, Outcome, Reason, TextFormat, Verdict},
     };
 
@@ -171,8 +177,13 @@ mod tests {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let base: Base =
             Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config().into();
-        let sts = aws_sdk_sts::Client::from_conf(base.sts().build());
-        sts.get_caller_identity().send().await.expect("the sandbox answers");
+        let settings = LedgerSettings {
+            table: "t".to_owned(),
+            lease: Duration::ZERO,
+            max_clock_skew: Duration::ZERO,
+            retention: Duration::ZERO,
+        };
+        DynamoDbLedger::new(&base, settings).probe().await.expect_err("there is no table");
         let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 }, 1);
         let Metrics {
             worker,
@@ -212,7 +223,9 @@ mod tests {
         drop(known.begin("x", object, Duration::ZERO));
         let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
         known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
-        let text = TextFormat::Prometheus.render(&metrics.registry()).expect("memory takes every byte");
+        let health = Arc::new(Health::new(Duration::ZERO, &[]));
+        let text =
+            TextFormat::Prometheus.render(&metrics.registry(&health)).expect("memory takes every byte");
         assert_eq!(written(&text), documented());
         assert!(text.contains("\nlogferry_log_lines_dropped_total 0\n"), "{text}");
     }

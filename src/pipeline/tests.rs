@@ -176,10 +176,6 @@ impl World {
     }
 
     fn pipeline(&self) -> TestPipeline {
-        self.pipeline_and_health().0
-    }
-
-    fn pipeline_and_health(&self) -> (TestPipeline, Arc<Health>) {
         let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
         let claims = ClaimSettings { lease: LEASE, out_of_reach_after: OUT_OF_REACH_AFTER };
         let claims = Claims::new(ledger.clone(), claims, metrics.ledger.clone());
@@ -197,9 +193,7 @@ impl World {
         };
         let mut settings = settings.clone();
         settings.own_buckets.quarantine = self.quarantine.as_ref().map(|_| QUARANTINE.to_owned());
-        let health = Arc::new(Health::new(Duration::ZERO, &[]));
-        let (metrics, status) = (metrics.pipeline.clone(), Arc::clone(&self.status));
-        (Pipeline::new(ports, settings, metrics, Arc::clone(&health), status), health)
+        Pipeline::new(ports, settings, metrics.pipeline.clone(), Arc::clone(&self.status))
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -13,6 +13,7 @@ mod setup;
 mod target;
 mod worker;
 
+mod browser;
 mod chaos;
 mod config;
 mod conformance;

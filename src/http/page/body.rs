@@ -1,17 +1,16 @@
 //! The content of the page.
 
-use std::time::Duration;
-
 use bytesize::ByteSize;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::{
     Sources,
-    text::{ago, clock, count, rate, span, visible},
+    text::{ago, clock, count, passed, rate, span, visible},
 };
 use crate::{
     breaker::Stopped,
+    health::{ConditionStatus, Report, Status},
     status::{FailureLine, Snapshot, State, TenantLine},
 };
 
@@ -21,11 +20,11 @@ const MOST_BREAKERS: usize = 20;
 /// Writes the content, as of `now`.
 pub(super) fn write(sources: &Sources, most_tenants: usize, now: Timestamp) -> String {
     let found = sources.status.snapshot(most_tenants);
-    let problems = sources.health.ready().err();
+    let health = sources.health.ready();
     let markup = html! {
-        (head(sources, problems.is_none(), now))
+        (head(sources, health.status, now))
         (tiles(sources, &found))
-        (conditions(problems.as_deref()))
+        (conditions(&health, now))
         (tenants(&found, now))
         (breakers(&(sources.stopped)()))
         (failures(&found, now))
@@ -37,13 +36,20 @@ pub(super) fn write(sources: &Sources, most_tenants: usize, now: Timestamp) -> S
     markup.into_string()
 }
 
-fn head(sources: &Sources, ready: bool, now: Timestamp) -> Markup {
+fn head(sources: &Sources, status: Status, now: Timestamp) -> Markup {
     let queue = sources.queue_url.rsplit('/').next().unwrap_or_default();
-    let uptime: Duration = now.duration_since(sources.since).try_into().unwrap_or_default();
+    let uptime = passed(sources.since, now);
+    let (class, word) = match status {
+        Status::Ok => ("ok", "ready"),
+        Status::Starting => ("waiting", "starting"),
+        Status::Draining => ("paused", "draining"),
+        Status::Unready => ("refused", "not ready"),
+        Status::Stalled => ("refused", "stalled"),
+    };
     html! {
         header {
             h1 { "logferry" }
-            @if ready { (pill("ok", "ready")) } @else { (pill("refused", "not ready")) }
+            (pill(class, word))
             span.live title="Whether this page is kept up to date" {}
             p {
                 "version " (env!("CARGO_PKG_VERSION")) ", up " (span(uptime)) ", queue "
@@ -93,18 +99,36 @@ fn tile(name: &str, value: &str, unit: &str, more: Markup) -> Markup {
     }
 }
 
-fn conditions(problems: Option<&str>) -> Markup {
+fn conditions(health: &Report, now: Timestamp) -> Markup {
+    let explained = health.conditions.iter().filter(|condition| condition.explanation.is_some());
     html! {
         section {
             h2 { "Conditions" }
-            @match problems {
-                None => p.quiet { "All conditions hold." },
-                Some(problems) => ul.cards {
-                    @for problem in problems.lines() {
-                        @let (name, problem) = problem.split_once(": ").unwrap_or(("", problem));
-                        li.refused { b { (visible(name)) } " " (visible(problem)) }
+            p.chips {
+                @for condition in &health.conditions {
+                    @match condition.status {
+                        ConditionStatus::Ok => (pill("ok", condition.condition)),
+                        ConditionStatus::Degraded => (pill("refused", condition.condition)),
+                        ConditionStatus::Unknown => (pill("unknown", condition.condition)),
+                        ConditionStatus::Off => {}
                     }
-                },
+                }
+            }
+            ul.cards {
+                @if let Some(stalled) = &health.stalled {
+                    li.refused { b { "receive loop" } p { (stalled.problem) } p { (stalled.remedy) } }
+                }
+                @for condition in explained {
+                    li.refused {
+                        b { (condition.condition) }
+                        @if let Some(resource) = &condition.resource { " of " bdi { (visible(resource)) } }
+                        span.quiet title=(clock(condition.since)) { ", since " (span(passed(condition.since, now))) }
+                        @if let Some(explanation) = &condition.explanation {
+                            p { (explanation.problem) }
+                            p { (explanation.remedy) }
+                        }
+                    }
+                }
             }
         }
     }
@@ -150,17 +174,17 @@ fn tenant(line: &TenantLine, now: Timestamp) -> Markup {
                 } }
                 td data-name="Oldest waiting" { @match line.oldest_waiting {
                     Some(age) => (span(age)),
-                    None => span.quiet { "–" },
+                    None => span.none { "–" },
                 } }
                 td data-name="Objects waiting" { @match line.waiting {
-                    0 => span.quiet { "–" },
+                    0 => span.none { "–" },
                     waiting => (count(waiting as u64)),
                 } }
             }
             @if let Some(advice) = line.advice {
                 tr.why {
                     td colspan="5" {
-                        code { (advice.reason) }
+                        code.reason { (advice.reason) }
                         @if let Some(delivery) = &line.delivery { " of " bdi { (visible(delivery)) } }
                         @if let Some(at) = line.failed_at { span.quiet title=(clock(at)) { ", " (ago(at, now)) } }
                         p { (sentence(advice.remedy)) }
@@ -181,7 +205,7 @@ fn breakers(stopped: &[Stopped]) -> Markup {
                 ul.cards {
                     @for Stopped { tenant_id, subject, cause, probe_in } in stopped.iter().take(MOST_BREAKERS) {
                         li.refused {
-                            b { bdi { (visible(tenant_id)) } } " " code { (cause) }
+                            b { bdi { (visible(tenant_id)) } } " " code.reason { (cause) }
                             span.quiet { ", next try " @if probe_in.as_secs() == 0 { "now" } @else { "in " (span(*probe_in)) } }
                             p.key { (visible(subject)) }
                         }
@@ -220,7 +244,7 @@ fn failure(line: &FailureLine, found: &Snapshot, now: Timestamp) -> Markup {
                 Some(tenant_id) => b { bdi { (visible(tenant_id)) } },
                 None => span.quiet { "no tenant" },
             }
-            " " code { (line.advice.reason) }
+            " " code.reason { (line.advice.reason) }
             @if let Some(delivery) = &line.delivery { " of " bdi { (visible(delivery)) } }
             span.quiet title=(clock(line.at)) {
                 ", " (ago(line.at, now)) @if line.count > 1 { ", " (count(line.count)) " times" }

@@ -1,14 +1,17 @@
 //! The content of the page, with texts from outside.
 
 use super::*;
-use crate::status::{Failure, Object};
+use crate::{
+    health::{Cause, Check, Condition},
+    status::{Failure, Object},
+};
 
 const EVIL: &str = "<script>alert(1)</script>\"'&\r\n\u{1b}";
 
 fn sources(stopped: Vec<Stopped>) -> Sources {
     Sources {
         status: Arc::new(Status::new(50)),
-        health: Arc::new(Health::new(Duration::ZERO, &["tenant_table"])),
+        health: Arc::new(Health::new(Duration::ZERO, &[Check::Lookup])),
         queue_url: "https://sqs.eu-central-1.amazonaws.com/111111111111/logs".to_owned(),
         slots: 16,
         busy: Gauge::default(),
@@ -42,19 +45,26 @@ fn a_worker_without_work_has_a_calm_page() {
     shows(
         &content(&sources),
         &[
-            "logferry not ready",
+            "logferry starting",
             "queue logs",
             "Slots 0 of 16 busy",
             "no object waits",
-            "tenant_table not asked yet",
+            "Conditions receive lookup assume get put settle ledger quarantine draining Tenants",
             "No object of a tenant has arrived since the worker started.",
             "All closed",
             "None since the worker started.",
         ],
     );
-    sources.health.dependency("tenant_table", None);
-    sources.health.queue_answered();
-    shows(&content(&sources), &["logferry ready", "All conditions hold."]);
+    sources.health.succeeded(Check::Lookup);
+    sources.health.switch_off(Condition::Ledger);
+    shows(&content(&sources), &["logferry ready", "settle quarantine"]);
+    sources.health.expect(Check::Put.on("eu-central-1"));
+    for _ in 0..3 {
+        sources.health.failed(Check::Put.on("eu-central-1"), Cause::Unanswered, &"no");
+    }
+    shows(&content(&sources), &["logferry not ready", "put of eu-central-1 , since 0.0 s"]);
+    sources.health.drain();
+    shows(&content(&sources), &["logferry draining", "The worker drains"]);
 }
 
 #[test]
@@ -112,7 +122,10 @@ fn texts_from_outside_stay_texts() {
     };
     let mut sources = sources(vec![stopped]);
     sources.queue_url = EVIL.to_owned();
-    sources.health.queue_failed(EVIL.to_owned());
+    sources.health.expect(Check::Put.on(EVIL));
+    for party in ["a", "b", "c"] {
+        sources.health.failed(Check::Put.on(EVIL).by(party), Cause::Unanswered, &"no");
+    }
     sources.status.begin(EVIL, Object { bucket: EVIL, key: EVIL, version: None }, Duration::ZERO).end();
     sources.status.failed(&Failure {
         tenant_id: Some(EVIL),

@@ -16,9 +16,14 @@ pub(super) fn span(duration: Duration) -> String {
     }
 }
 
+/// Time from `at` to `now`; zero if `at` is later.
+pub(super) fn passed(at: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(at).try_into().unwrap_or_default()
+}
+
 /// How long ago a time is.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
-    let passed: Duration = now.duration_since(at).try_into().unwrap_or_default();
+    let passed = passed(at, now);
     match passed.as_secs() {
         0..2 => "now".to_owned(),
         seconds @ 2..10 => format!("{seconds} s ago"),
