@@ -3,8 +3,8 @@
 use prometheus_client::registry::Registry;
 
 use crate::{
-    breaker, budget, credentials, ledger, metrics::registry, pipeline, quarantine, sink, telemetry, tenant,
-    worker,
+    aws::Calls, breaker, budget, credentials, ledger, metrics::registry, pipeline, quarantine, sink,
+    telemetry, tenant, worker,
 };
 
 /// Handles for each part.
@@ -18,11 +18,12 @@ pub(super) struct Metrics {
     pub(super) budgets: budget::Metrics,
     pub(super) roles: breaker::Metrics,
     pub(super) groups: breaker::Metrics,
+    calls: Calls,
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero.
-    pub(super) fn new() -> Self {
+    /// Starts with all metrics at zero. `calls` counts the calls of all clients.
+    pub(super) fn new(calls: Calls) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
             worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
@@ -33,6 +34,7 @@ impl Metrics {
             budgets: budget::Metrics::default(),
             roles: breaker::Metrics::default(),
             groups: breaker::Metrics::default(),
+            calls,
         }
     }
 
@@ -47,6 +49,7 @@ impl Metrics {
         self.budgets.register(&mut registry);
         credentials::role_breaker::register(&self.roles, &mut registry);
         sink::group_breaker::register(&self.groups, &mut registry);
+        self.calls.register(&mut registry);
         telemetry::register_dropped_lines(&mut registry);
         registry
     }
@@ -62,8 +65,8 @@ mod tests {
 
     #[test]
     fn every_metric_keeps_its_name_and_type() {
-        let metrics = Metrics::new();
-        let Metrics { worker, pipeline, tenants, ledger, quarantine, budgets, roles, groups } = &metrics;
+        let metrics = Metrics::new(Calls::default());
+        let Metrics { worker, pipeline, tenants, ledger, quarantine, budgets, roles, groups, .. } = &metrics;
         // A metric with labels shows once it has a value.
         let dead_letters = [&worker.dead_letters, &worker.dead_letters_overdue, &worker.messages_sent_anew];
         let others = [&pipeline.skipped, &worker.failures, &quarantine.quarantined];

@@ -4,7 +4,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime::client::identity::IdentityCache;
 
@@ -18,6 +17,7 @@ use super::{
     scope::Scope,
 };
 use crate::{
+    aws::Base,
     breaker::{Metrics, ProbeIntervals},
     recent::Recent,
 };
@@ -125,8 +125,9 @@ impl SessionKey {
 
 impl Customers {
     /// Enters accounts from the central role; `base` has the HTTP client, retries and endpoints of all calls.
-    pub fn new(base: &SdkConfig, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
-        let sts = aws_sdk_sts::config::Builder::from(base)
+    pub fn new(base: &Base, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
+        let sts = base
+            .sts()
             .credentials_provider(SharedCredentialsProvider::new(central.clone()))
             .identity_cache(IdentityCache::no_cache())
             .build();
@@ -136,7 +137,7 @@ impl Customers {
             sts: aws_sdk_sts::Client::from_conf(sts),
             central: central.clone(),
             own_account: Arc::new(OwnAccount {
-                sts: aws_sdk_sts::Client::new(base),
+                sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
                 id: OnceLock::new(),
                 flight: Flight::default(),
             }),
@@ -268,7 +269,7 @@ mod tests {
         let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request, life);
         let probe_intervals = ProbeIntervals { first: hour, longest: hour };
         let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
-        let customers = Customers::new(&base, &central, settings, Metrics::default());
+        let customers = Customers::new(&base.into(), &central, settings, Metrics::default());
         let entry = |group: &str| SessionSpec {
             tenant_id: "acme".to_owned(),
             role: customer.role_arn.parse().expect("a role"),
