@@ -24,7 +24,7 @@
 //! [`recent`] caches streams, sessions and breakers.
 //!
 //! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`] and
-//! [`telemetry`] show what a worker does; [`redrive`] and [`doctor`] are tools for operators; the adapters use [`aws`] to read
+//! [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`redrive`] and [`doctor`] are tools for operators; the adapters use [`aws`] to read
 //! the SDK's errors and [`digest`] to hash.
 //!
 //! # Invariants
@@ -184,3 +184,4 @@ pub mod http;
 pub mod metrics;
 pub mod redrive;
 pub mod telemetry;
+pub mod trace;

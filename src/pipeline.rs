@@ -18,6 +18,7 @@ use std::{collections::HashMap, future::Future, sync::Arc};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::{
     batch::BufferPool,
@@ -37,6 +38,7 @@ use crate::{
     route::{KeyLayout, Route},
     sink::{LogSink, LogSinks},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
+    trace::{self, semconv},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 
@@ -212,6 +214,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Verdict::Retry(_) => {}
             Verdict::Ack | Verdict::Poison(_) | Verdict::Overdue(_) => self.refusals.forget(message),
         }
+        if let Verdict::Retry(cause) | Verdict::Poison(cause) | Verdict::Overdue(cause) = &verdict
+            && let Some(failed) =
+                report.failures.iter().find(|failed| failed.failure.reason() == cause.reason)
+        {
+            trace::fail(&Span::current(), cause.reason, failed);
+        }
         let retry_in = verdict.retry_after().map(tracing::field::debug);
         for failed in &report.failures {
             match failed.failure {
@@ -291,11 +299,22 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if object.is_folder_marker() {
             return report.skipped.push(Skipped::FolderMarker);
         }
-        let route = match self.settings.key_layout.route(&object.key) {
+        let span = trace::step("route", &places(object));
+        let route = match span.in_scope(|| self.settings.key_layout.route(&object.key)) {
             Ok(route) => route,
-            Err(error) => return report.failures.push(fail(None, None, Failure::Key(error))),
+            Err(error) => {
+                let failed = fail(None, None, Failure::Key(error));
+                trace::fail(&span, failed.failure.reason(), &failed);
+                return report.failures.push(failed);
+            }
         };
-        let wanted = self.wanted(object, &route).await;
+        drop(span);
+        let span = trace::step("lookup", &[(semconv::TENANT_ID, &route.tenant)]);
+        let wanted = self.wanted(object, &route).instrument(span.clone()).await;
+        if let Some(failed) = wanted.failures.first() {
+            trace::fail(&span, failed.failure.reason(), failed);
+        }
+        drop(span);
         report.skipped.extend(wanted.skipped);
         report.failures.extend(wanted.failures);
         if wanted.deliveries.is_empty() {
@@ -383,7 +402,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Claimed::Busy(left) => return Err(Failure::Busy(left)),
         };
         // The account is entered before the object is read: if the account refuses, the object need not be read.
-        match admitted.unless_stopped(enter).await {
+        let tenant = [(semconv::TENANT_ID, &*delivery.tenant_id), (semconv::DELIVERY_NAME, &*delivery.name)];
+        let enter = admitted.unless_stopped(enter);
+        match trace::within(trace::step("assume", &tenant), enter, Failure::reason).await {
             Ok(entered) => Ok(Some((entered, claim))),
             Err(failure) => {
                 claim.release(claim.from()).await;
@@ -421,6 +442,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             tally: *tally,
         }
     }
+}
+
+/// The object, as an attribute of spans.
+fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
+    [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
 }
 
 /// An object that has its tenant's [`Pass`], and how it is handled.

@@ -51,6 +51,7 @@ impl Metrics {
         sink::group_breaker::register(&self.groups, &mut registry);
         self.calls.register(&mut registry);
         telemetry::register_dropped_lines(&mut registry);
+        telemetry::register_spans(&mut registry);
         registry
     }
 }
@@ -117,6 +118,8 @@ mod tests {
             "role_breaker_changes counter",
             "role_breakers_open gauge",
             "skipped counter",
+            "spans_dropped counter",
+            "spans_exported counter",
             "tenant_lookups counter",
             "throttled_accounts gauge",
         ];
