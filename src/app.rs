@@ -1,6 +1,7 @@
 //! Builds the live parts from a configuration. Only this module builds adapters.
 
 pub mod commands;
+mod depth;
 mod metrics;
 mod outbound;
 mod profile;
@@ -106,7 +107,7 @@ impl App {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
         let central = central_role(&config, &base)?;
-        let metrics = Metrics::new(base.calls().clone());
+        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config));
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
             rows(&config, &base, table.clone()),
@@ -138,7 +139,7 @@ impl App {
         let claims = Claims::new(ledger, claims, metrics.ledger.clone());
         let quarantine = quarantine(&config, &base, metrics.quarantine.clone())?;
         let sessions = session_settings(&config);
-        let customers = Customers::new(&base, &central, sessions, metrics.roles.clone());
+        let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
         let groups =
             GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
         let tidying = tidy(customers.clone(), groups.clone());
@@ -164,18 +165,22 @@ impl App {
             Arc::clone(&health),
         ));
         let calling = short_sqs_client(&base, config.delivery.attempts);
+        let letters = config.queue.dead_letter_url.clone();
+        let letters = letters.map(|url| SqsQueue::asking(calling, url));
         let readiness = Readiness {
             health: Arc::clone(&health),
             tenants,
             central,
             claims,
             sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
-            letters: config.queue.dead_letter_url.clone().map(|url| SqsQueue::asking(calling, url)),
+            letters: letters.clone(),
             s3: s3_client(&config, &base),
             source: source_buckets(&config)?,
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
+        let depth = depth::keep_asking(queue.clone(), letters, metrics.queues.clone());
+        let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
         let endpoint = tokio::spawn(http::serve(

@@ -42,7 +42,7 @@ use crate::{
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 
-pub use self::metrics::Metrics;
+pub use self::metrics::{Metrics, Trace};
 use self::{refusals::Refusals, windows::Windows};
 
 /// Settings for objects and verdicts.
@@ -181,7 +181,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let max_batch_events = settings.max_batch_events;
-        let lanes = delivery::Shared { streams: Streams::new(), buffers, max_batch_events };
+        let lanes = delivery::Shared {
+            streams: Streams::new(),
+            buffers,
+            max_batch_events,
+            metrics: metrics.delivery.clone(),
+        };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
         Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, health }
@@ -422,7 +427,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
         self.metrics.count(tally);
         if let Some(at) = object.event_time {
-            self.metrics.freshness.observe(Timestamp::now().duration_since(at).as_secs_f64().max(0.0));
+            let seconds = Timestamp::now().duration_since(at).as_secs_f64().max(0.0);
+            let trace = trace::sampled_trace_id().map(|id| Trace { trace_id: id.to_string() });
+            self.metrics.arrived_after(seconds, trace);
         }
         tracing::debug!(
             object.bucket,

@@ -116,6 +116,7 @@ where
         spans: settings.spans.clone(),
         metrics,
     };
+    work.metrics.slots.set(i64::try_from(settings.concurrency).unwrap_or(i64::MAX));
     let mut pause = FIRST_PAUSE;
     // Until the queue has answered, receives do not long-poll: readiness should not wait for the end of a long poll.
     let mut wait = Duration::ZERO;
@@ -125,6 +126,7 @@ where
             break None;
         }
         health.loop_moved();
+        work.metrics.turned();
         // While many verdicts wait for the queue, new messages would only add more.
         let is_behind = work.settler.backlog() > MAX_BACKLOG * settings.concurrency
             || work.settler.held_bytes() > MAX_HELD_BYTES;
@@ -224,7 +226,7 @@ where
     F: Future<Output = Verdict> + Send + 'static,
 {
     fn take_on(&mut self, message: Message) {
-        self.metrics.messages_received.inc();
+        self.metrics.received(&message);
         let message = Arc::new(message);
         let span = self.spans.process(&message.id, message.attempts, message.trace_header.as_deref());
         let lease = span.in_scope(|| self.leases.hold(&message));

@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Problem},
     credentials::{
         assumed::AssumedRole,
-        customers::Customers,
+        customers::{self, Customers},
         identity::{Identity, WhoAmIError, identity},
     },
     ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
@@ -139,7 +139,7 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &base)?;
     let sessions = session_settings(config);
-    let customers = Customers::new(&base, &central, sessions, breaker::Metrics::default());
+    let customers = Customers::new(&base, &central, sessions, customers::Metrics::default());
     let groups =
         GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, breaker::Metrics::default());
     Ok(Instruments {

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     event::ObjectRef,
+    metrics::Ended,
     trace::{self, semconv},
 };
 
@@ -43,11 +44,12 @@ pub struct Claims<L> {
     /// `None` if the ledger is off.
     ledger: Option<Arc<Guarded<L>>>,
     lease: Duration,
+    metrics: Metrics,
 }
 
 impl<L> Clone for Claims<L> {
     fn clone(&self) -> Self {
-        Self { ledger: self.ledger.clone(), lease: self.lease }
+        Self { ledger: self.ledger.clone(), lease: self.lease, metrics: self.metrics.clone() }
     }
 }
 
@@ -102,8 +104,8 @@ impl<L: Ledger> Claims<L> {
     /// Creates claims in `ledger`. Without a ledger, every claim is granted, and its delivery begins at the object's start.
     pub fn new(ledger: Option<L>, settings: ClaimSettings, metrics: Metrics) -> Self {
         let ClaimSettings { lease, out_of_reach_after } = settings;
-        let guarded = |ledger| Arc::new(Guarded { ledger, reach: Reach::new(out_of_reach_after, metrics) });
-        Self { ledger: ledger.map(guarded), lease }
+        let reach = Reach::new(out_of_reach_after, metrics.clone());
+        Self { ledger: ledger.map(|ledger| Arc::new(Guarded { ledger, reach })), lease, metrics }
     }
 
     /// Claims an object for a delivery. If the ledger does not answer, the call is repeated for ten seconds. If several calls
@@ -116,7 +118,9 @@ impl<L: Ledger> Claims<L> {
     /// # Cancel safety
     /// A call that is dropped before the answer may leave a lease, which runs out by itself.
     pub async fn claim(&self, object: &ObjectRef, delivery: &str) -> Result<Claimed<L>, LedgerError> {
+        let count = |result| self.metrics.ledger_claims.get_or_create(&Ended::new(result)).inc();
         let unguarded = || {
+            count("unguarded");
             Ok(Claimed::Ours(Arc::new(Claim {
                 from: Progress::default(),
                 lease: Lease::unlimited(),
@@ -131,7 +135,9 @@ impl<L: Ledger> Claims<L> {
         let span = trace::step("ledger claim", &[(semconv::DELIVERY_NAME, delivery)]);
         let begin = ledger.begin_patiently(&key, &owner, &lease);
         let begun = trace::within(span.clone(), begin, LedgerError::kind).await?;
-        trace::set(&span, semconv::CLAIM, word(begun.as_ref()));
+        let result = word(begun.as_ref());
+        count(result);
+        trace::set(&span, semconv::CLAIM, result);
         drop(span);
         let from = match begun {
             Some(Begun::Done) => return Ok(Claimed::Done),
@@ -161,7 +167,7 @@ impl<L: Ledger> Claims<L> {
     }
 }
 
-/// Name of the answer to a claim, for spans. `None`: the ledger is out of reach.
+/// Name of the answer to a claim. `None`: the ledger is out of reach.
 fn word(begun: Option<&Begun>) -> &'static str {
     match begun {
         Some(Begun::Done) => "done",

@@ -32,7 +32,7 @@ use logferry::{
     breaker::{self, ProbeIntervals},
     credentials::{
         assumed::AssumedRole,
-        customers::{Customers, SessionSettings},
+        customers::{self, Customers, SessionSettings},
         request::{AssumeRequest, SessionLife},
     },
     decode::{Decoded, Decoder, MAX_WINDOW, Window},
@@ -352,7 +352,7 @@ impl Service {
             destination: Destination::CloudWatch(destination.clone()),
         };
         let base = sdk.into();
-        let customers = Customers::new(&base, &central, settings, breaker::Metrics::default());
+        let customers = Customers::new(&base, &central, settings, customers::Metrics::default());
         let groups = GroupBreakers::new(settings.probe_intervals, 1, breaker::Metrics::default());
         let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
         sinks.open(&delivery, &destination, "").await.expect("STS answers")

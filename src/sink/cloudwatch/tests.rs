@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     breaker::{self, ProbeIntervals},
     credentials::{
-        customers::SessionSettings,
+        customers::{self, SessionSettings},
         request::{AssumeRequest, SessionLife},
     },
     ledger::lease::Moment,
@@ -31,7 +31,7 @@ fn sinks(sdk: &SdkConfig, central_role: &str, probe_interval: Duration) -> Cloud
         probe_intervals: ProbeIntervals { first: probe_interval, longest: probe_interval },
     };
     let base = Base::from(sdk.clone());
-    let customers = Customers::new(&base, &central, settings, breaker::Metrics::default());
+    let customers = Customers::new(&base, &central, settings, customers::Metrics::default());
     let groups = GroupBreakers::new(settings.probe_intervals, 10, breaker::Metrics::default());
     CloudWatchSinks::new(&base, customers, groups, RequestCompression::None)
 }
