@@ -47,5 +47,6 @@ mod refusals;
 mod rows;
 mod table;
 mod tenant;
+mod traces;
 mod verdicts;
 mod waiting;
