@@ -38,6 +38,7 @@ mod lifecycle;
 mod many_tenants;
 mod memory;
 mod never_lost;
+mod observability;
 mod outages;
 mod outbound;
 mod profiles;
