@@ -52,7 +52,7 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
-    status::Status,
+    status::{self, Status},
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -377,6 +377,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
             + config.source.zstd_windows.as_u64()
+            + status::MOST_BYTES
             + caches
             + bodies_bound(config.worker.concurrency) as u64,
     }
