@@ -1,21 +1,30 @@
 //! Builds the live parts from a configuration. Only this module builds adapters.
 
+mod apart;
 pub mod commands;
 mod depth;
 mod metrics;
 mod outbound;
 mod profile;
 mod readiness;
+mod watched;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
+use axum::Router;
+use jiff::Timestamp;
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{metrics::Metrics, readiness::Readiness};
+use self::{
+    apart::apart,
+    metrics::Metrics,
+    readiness::Readiness,
+    watched::{Watched, WatchedStore},
+};
 use crate::{
     aws::Base,
     batch::MAX_BATCH_EVENTS,
@@ -30,8 +39,8 @@ use crate::{
     },
     delivery::MAX_STREAMS,
     fairness::book::Limits,
-    health::Health,
-    http,
+    health::{Check, Condition, Health},
+    http::{self, Page, Sources},
     ledger::{
         claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
@@ -43,6 +52,7 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    status::Status,
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -59,6 +69,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
 /// Longest call to SQS other than the long poll, with its retries.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
+/// Interval of removing what has expired.
+const TIDY: Duration = Duration::from_secs(30);
 /// The fields that name resources with a Region; see [`Config::elsewhere`].
 const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];
 
@@ -67,8 +79,37 @@ const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.ta
 pub struct App {
     config: Config,
     base: Base,
-    listener: TcpListener,
+    listeners: Listeners<TcpListener>,
     stop: CancellationToken,
+}
+
+/// The addresses of the endpoint.
+#[derive(Debug)]
+struct Listeners<L> {
+    main: L,
+    /// For the status page and the metrics; `None`: they are on the main address.
+    admin: Option<L>,
+}
+
+impl<L> Listeners<L> {
+    /// Converts both. A listener belongs to the runtime that made it, and a standard one to none.
+    fn map<M>(self, convert: impl Fn(L) -> std::io::Result<M>) -> std::io::Result<Listeners<M>> {
+        Ok(Listeners { main: convert(self.main)?, admin: self.admin.map(convert).transpose()? })
+    }
+}
+
+impl Listeners<TcpListener> {
+    /// Serves until `served` is cancelled. Both addresses serve the probes.
+    async fn serve(self, probes: Router, insight: Router, served: CancellationToken) {
+        let all = probes.clone().merge(insight);
+        match self.admin {
+            None => http::serve(self.main, all, served.cancelled_owned()).await,
+            Some(admin) => {
+                let main = http::serve(self.main, probes, served.clone().cancelled_owned());
+                tokio::join!(main, http::serve(admin, all, served.cancelled_owned()));
+            }
+        }
+    }
 }
 
 impl App {
@@ -78,10 +119,12 @@ impl App {
     /// There is no Region, or the address is in use.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let base = load_sdk(&config, &EVERYTHING).await?;
-        let listener = TcpListener::bind(config.http.listen)
-            .await
-            .with_context(|| format!("http.listen: {} cannot be bound", config.http.listen))?;
-        Ok(Self { config, base, listener, stop: CancellationToken::new() })
+        let main = bind("http.listen", config.http.listen).await?;
+        let admin = match config.http.admin_listen {
+            Some(address) => Some(bind("http.admin_listen", address).await?),
+            None => None,
+        };
+        Ok(Self { config, base, listeners: Listeners { main, admin }, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -89,7 +132,15 @@ impl App {
     /// # Errors
     /// The system does not know the address.
     pub fn listen_address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listeners.main.local_addr()
+    }
+
+    /// The address of the status page and the metrics, if it is not that of the endpoint.
+    ///
+    /// # Errors
+    /// The system does not know the address.
+    pub fn admin_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.listeners.admin.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// A token that starts the drain when it is cancelled.
@@ -102,15 +153,18 @@ impl App {
     /// # Errors
     /// The configuration has no queue, table or role.
     pub async fn run(self) -> anyhow::Result<Drained> {
-        let Self { config, base, listener, stop } = self;
+        let Self { config, base, listeners, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
         let central = central_role(&config, &base)?;
-        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config));
+        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config), config.metrics.max_tenants);
+        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        // A row may name a Region that does not exist. Our own Region exists.
+        base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
-            rows(&config, &base, table.clone()),
+            Watched::new(rows(&config, &base, table.clone()), &health),
             CacheSettings {
                 table,
                 capacity: config.tenants.cache_capacity,
@@ -120,38 +174,52 @@ impl App {
             },
             metrics.tenants.clone(),
         );
+        let queue_url = required(&config.queue.url, "queue.url")?;
         let queue = SqsQueue::new(
             Clients {
                 polling: sqs_client(&config, &base),
                 sending: short_sqs_client(&base, 1),
                 calling: short_sqs_client(&base, config.delivery.attempts),
             },
-            required(&config.queue.url, "queue.url")?,
+            queue_url.clone(),
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let ledger = ledger(&config, &base);
-        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
+        let asking = queue.clone();
+        let queue = Watched::new(queue, &health);
+        let ledger = ledger(&config, &base).map(|ledger| Watched::new(ledger, &health));
+        if ledger.is_none() {
+            health.switch_off(Condition::Ledger);
+        }
         let claims = ClaimSettings {
             lease: config.ledger.lease,
             out_of_reach_after: config.ledger.out_of_reach_after,
         };
         let claims = Claims::new(ledger, claims, metrics.ledger.clone());
-        let quarantine = quarantine(&config, &base, metrics.quarantine.clone())?;
+        let quarantine = quarantine(&config, &base, metrics.quarantine.clone(), &health)?;
+        if quarantine.is_none() {
+            health.switch_off(Condition::Quarantine);
+        }
         let sessions = session_settings(&config);
         let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
         let groups =
             GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
-        let tidying = tidy(customers.clone(), groups.clone());
+        let stopped = {
+            let (customers, groups) = (customers.clone(), groups.clone());
+            Box::new(move || [customers.stopped(), groups.stopped()].concat())
+        };
+        let tidying = tidy(customers.clone(), groups.clone(), Arc::clone(&metrics.status));
         let sinks =
             CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression);
         let rates =
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
+        let source = source_buckets(&config)?;
+        let staging = source.iter().map(|bucket| bucket.name.clone());
         let ports = Ports {
-            store: S3Store::new(s3_client(&config, &base)),
+            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
-                sinks,
+                Watched::new(sinks, &health),
                 Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
             ),
             copier: S3Copier::new(&base, addressing(&config), customers, central.clone()),
@@ -162,7 +230,7 @@ impl App {
             ports,
             pipeline_settings(&config)?,
             metrics.pipeline.clone(),
-            Arc::clone(&health),
+            Arc::clone(&metrics.status),
         ));
         let calling = short_sqs_client(&base, config.delivery.attempts);
         let letters = config.queue.dead_letter_url.clone();
@@ -175,20 +243,28 @@ impl App {
             sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
             letters: letters.clone(),
             s3: s3_client(&config, &base),
-            source: source_buckets(&config)?,
+            source,
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
-        let depth = depth::keep_asking(queue.clone(), letters, metrics.queues.clone());
+        let depth = depth::keep_asking(asking, letters, metrics.queues.clone());
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
+        let page = Page::new(Sources {
+            status: Arc::clone(&metrics.status),
+            health: Arc::clone(&health),
+            queue_url,
+            slots: config.worker.concurrency,
+            busy: metrics.worker.messages_in_flight.clone(),
+            stopped,
+            since: Timestamp::now(),
+        });
         let served = CancellationToken::new();
-        let endpoint = tokio::spawn(http::serve(
-            listener,
-            Arc::clone(&health),
-            metrics.registry(),
-            served.clone().cancelled_owned(),
-        ));
+        let probes = http::probes(Arc::clone(&health));
+        let insight = http::insight(Arc::new(metrics.registry(&health)), page);
+        let (listeners, closing) = (listeners.map(TcpListener::into_std)?, served.clone());
+        let endpoint =
+            apart("http", move || Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, closing)))?;
         let drained = worker::run(
             Arc::new(queue),
             move |message, stop| {
@@ -203,9 +279,14 @@ impl App {
         .await;
         // The endpoint serves until the drain is over, so that `/readyz` reports the drain.
         served.cancel();
-        tokio::time::timeout(Duration::from_secs(1), endpoint).await.ok().transpose()?;
+        // An error means that the endpoint has ended.
+        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint).await;
         Ok(drained)
     }
+}
+
+async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{field}: {address} cannot be bound"))
 }
 
 /// The tenant table for the commands that list and change it. Makes no call to AWS yet.
@@ -225,12 +306,13 @@ fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
     )
 }
 
-/// Removes idle breakers, so that the metrics do not count them as open.
-async fn tidy(customers: Customers, groups: GroupBreakers) {
+/// Removes idle breakers, so that the metrics do not count them as open, and what has expired about tenants.
+async fn tidy(customers: Customers, groups: GroupBreakers, status: Arc<Status>) {
     loop {
-        tokio::time::sleep(readiness::INTERVAL).await;
+        tokio::time::sleep(TIDY).await;
         customers.tidy();
         groups.tidy();
+        status.tidy();
     }
 }
 
@@ -398,12 +480,13 @@ fn quarantine(
     config: &Config,
     base: &Base,
     metrics: quarantine::Metrics,
+    health: &Arc<Health>,
 ) -> anyhow::Result<Option<Quarantine>> {
     let Some(OwnBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
     let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
         .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
     let store = S3Quarantine::new(s3_client(config, base), name, owner);
-    Ok(Some(Quarantine::new(Arc::new(store), prefix, metrics)))
+    Ok(Some(Quarantine::new(Arc::new(Watched::new(store, health)), prefix, metrics)))
 }
 
 fn quarantine_bucket(config: &Config) -> anyhow::Result<Option<OwnBucket>> {

@@ -188,7 +188,8 @@ fn worker(config: Config) -> ExitCode {
         // Before the readiness probe can succeed: from here on, a signal drains the worker.
         app::stop_on_signals(app.stop_token())?;
         info!(
-            version = env!("CARGO_PKG_VERSION"), http.listen = %app.listen_address()?, queue.url = config.queue.url,
+            version = env!("CARGO_PKG_VERSION"), http.listen = %app.listen_address()?,
+            http.admin_listen = app.admin_address()?.map(tracing::field::display), queue.url = config.queue.url,
             worker.concurrency = config.worker.concurrency, "logferry worker starts"
         );
         let (bound, limit) = (app::memory_bound(&config), app::memory_limit());

@@ -1,10 +1,195 @@
-//! Liveness and readiness. The receive loop and the probes record them; `/healthz` and `/readyz` report them.
+//! Liveness and readiness, as named conditions. `app` reports the outcome of calls and probes; `/healthz`, `/readyz` and
+//! `logferry_condition_degraded` show what follows from them.
+//!
+//! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row degrade the
+//! condition, and only a success of the same check mends it. Failures that belong to one tenant are not reported here at all.
+
+mod sentences;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Display},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use jiff::Timestamp;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+    registry::Registry,
+};
+use serde::Serialize;
+
+pub use self::sentences::Explanation;
+
+/// Failures in a row that degrade a condition.
+const FAILURES: usize = 3;
+/// For how long a failed call counts if no further call of its kind is made. Probes repeat most checks every few seconds. The
+/// others depend on messages, and after a failure another worker may get them. The longest delay of a retry is a quarter of this
+/// time.
+const EVIDENCE_LASTS: Duration = Duration::from_secs(3600);
+
+/// A condition of readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// Messages can be received.
+    Receive,
+    /// The tenant table can be read.
+    Lookup,
+    /// AWS knows the worker, and the worker can assume the central role.
+    Assume,
+    /// The staging buckets can be read.
+    Get,
+    /// CloudWatch Logs can be reached.
+    Put,
+    /// Finished messages can be deleted, and dead letters sent.
+    Settle,
+    /// The ledger can be used.
+    Ledger,
+    /// The quarantine can be written.
+    Quarantine,
+    /// The worker drains; a condition that cannot be mended.
+    Draining,
+}
+
+impl Condition {
+    /// All conditions, in the order of a message's way.
+    pub const ALL: [Self; 9] = [
+        Self::Receive,
+        Self::Lookup,
+        Self::Assume,
+        Self::Get,
+        Self::Put,
+        Self::Settle,
+        Self::Ledger,
+        Self::Quarantine,
+        Self::Draining,
+    ];
+
+    /// Name of the condition in answers, metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Lookup => "lookup",
+            Self::Assume => "assume",
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Settle => "settle",
+            Self::Ledger => "ledger",
+            Self::Quarantine => "quarantine",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// A kind of call, or of probe. Failures in a row are counted for each check, and within a check for each resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Check {
+    /// ReceiveMessage.
+    Receive,
+    /// A read of the tenant table.
+    Lookup,
+    /// GetCallerIdentity with the worker's own credentials.
+    Identity,
+    /// A session in the central role.
+    CentralRole,
+    /// HeadBucket of a staging bucket.
+    SourceBucket,
+    /// A read of an object of a staging bucket.
+    Read,
+    /// PutLogEvents in a Region. A failure counts only if the Region is expected or has answered before: a tenant's row may name
+    /// a Region that does not exist.
+    Put,
+    /// SendMessage to the dead-letter queue.
+    DeadLetters,
+    /// DeleteMessage.
+    Delete,
+    /// A call to the ledger.
+    Ledger,
+    /// HeadBucket of the quarantine bucket.
+    QuarantineBucket,
+    /// PutObject to the quarantine bucket.
+    QuarantineFile,
+}
+
+impl Check {
+    /// The check's call for this resource, such as a bucket or a Region.
+    pub fn on(self, resource: &str) -> Call<'_> {
+        Call { check: self, resource, party: None }
+    }
+
+    fn condition(self) -> Condition {
+        match self {
+            Self::Receive => Condition::Receive,
+            Self::Lookup => Condition::Lookup,
+            Self::Identity | Self::CentralRole => Condition::Assume,
+            Self::SourceBucket | Self::Read => Condition::Get,
+            Self::Put => Condition::Put,
+            Self::DeadLetters | Self::Delete => Condition::Settle,
+            Self::Ledger => Condition::Ledger,
+            Self::QuarantineBucket | Self::QuarantineFile => Condition::Quarantine,
+        }
+    }
+
+    /// Whether only messages cause such calls. The other checks are repeated by probes, or by the receive loop.
+    fn needs_messages(self) -> bool {
+        match self {
+            Self::Read | Self::Put | Self::Delete | Self::QuarantineFile => true,
+            Self::Receive
+            | Self::Lookup
+            | Self::Identity
+            | Self::CentralRole
+            | Self::SourceBucket
+            | Self::DeadLetters
+            | Self::Ledger
+            | Self::QuarantineBucket => false,
+        }
+    }
+}
+
+/// A check of one resource, and whose call it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    check: Check,
+    /// Empty if the check has only one.
+    resource: &'a str,
+    party: Option<&'a str>,
+}
+
+impl<'a> Call<'a> {
+    /// The call of this party, such as a customer's account. Failures of one party count once in a row, so that the condition
+    /// degrades only if several parties fail.
+    pub fn by(self, party: &'a str) -> Self {
+        Self { party: Some(party), ..self }
+    }
+}
+
+impl From<Check> for Call<'static> {
+    fn from(check: Check) -> Self {
+        check.on("")
+    }
+}
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// There was no answer, or one without a cause of its own.
+    Unanswered,
+    /// The resource does not exist.
+    Missing,
+    /// IAM denies the call.
+    Denied,
+    /// The resource is in another Region.
+    Elsewhere,
+    /// There are too many requests.
+    Throttled,
+    /// AWS refuses the worker's clock.
+    Clock,
+    /// AWS refuses the worker's own credentials.
+    Credentials,
+}
 
 /// Health of the service, for an orchestrator.
 #[derive(Debug)]
@@ -16,40 +201,125 @@ pub struct Health {
 
 #[derive(Debug)]
 struct State {
+    started: Timestamp,
     last_move: Instant,
-    draining: bool,
-    /// Problem of each dependency; `None` if the dependency works.
-    dependencies: BTreeMap<&'static str, Option<String>>,
-    /// Problems on the worker's side that made messages fail, each with the time of its last failure.
-    complaints: BTreeMap<&'static str, (Instant, String)>,
+    draining: Option<Timestamp>,
+    /// Conditions of parts that the configuration does not have.
+    off: BTreeSet<Condition>,
+    courses: BTreeMap<Check, BTreeMap<String, Course>>,
 }
 
-/// The worker's own identity for AWS: credentials, clock, central role.
-pub const IDENTITY: &str = "identity";
-/// The buckets that objects are read from.
-pub const SOURCE_BUCKET: &str = "source_bucket";
-/// How long a complaint counts. If the problem lasts, further messages renew it.
-const COMPLAINT_LASTS: Duration = Duration::from_secs(60);
+/// What is known of one check of one resource.
+#[derive(Clone, Debug)]
+struct Course {
+    standing: Standing,
+    since: Timestamp,
+    /// Whether the worker is not ready before the first success.
+    is_needed: bool,
+    /// The failures since the last success.
+    row: Option<Row>,
+    /// When the last call ended.
+    last: Instant,
+}
 
-const QUEUE: &str = "queue";
+/// Failures in a row.
+#[derive(Clone, Debug)]
+struct Row {
+    since: Timestamp,
+    failures: usize,
+    parties: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    Ok,
+    Degraded(Cause),
+}
+
+/// A change that is logged.
+enum Change {
+    Degraded(Explanation),
+    Mended(Timestamp),
+}
+
+/// Answer of `/healthz` or `/readyz`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The answer in a word.
+    pub status: Status,
+    /// What is wrong with the receive loop.
+    #[serde(flatten)]
+    pub stalled: Option<Explanation>,
+    /// Every condition, in the order of [`Condition::ALL`].
+    pub conditions: Vec<ConditionReport>,
+}
+
+/// The answer in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nothing is wrong.
+    Ok,
+    /// A needed check has no answer yet.
+    Starting,
+    /// A condition is degraded.
+    Unready,
+    /// The worker receives nothing more.
+    Draining,
+    /// The receive loop stands still.
+    Stalled,
+}
+
+/// What is known of one condition.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConditionReport {
+    /// [`Condition::word`].
+    pub condition: &'static str,
+    /// Its state.
+    pub status: ConditionStatus,
+    /// Since when it has this state. A degraded one: since the first of the failures.
+    pub since: Timestamp,
+    /// The bucket or Region that is degraded, if the check has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// What is wrong, and what mends it.
+    #[serde(flatten)]
+    pub explanation: Option<Explanation>,
+}
+
+/// State of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConditionStatus {
+    /// The last calls succeeded.
+    Ok,
+    /// The last three calls of a kind failed, and none succeeded since.
+    Degraded,
+    /// There is no answer yet.
+    Unknown,
+    /// The configuration does not have this part.
+    Off,
+}
 
 impl Health {
     /// Creates the health of a worker that has started. `longest_receive` is the longest time of one receive, retries
-    /// included: an outage of the queue must not cause a restart. `dependencies` and the queue count as unreachable until
-    /// their first answer.
-    pub fn new(longest_receive: Duration, dependencies: &[&'static str]) -> Self {
-        let unknown =
-            dependencies.iter().copied().chain([QUEUE]).map(|name| (name, Some("not asked yet".to_owned())));
-        Self {
-            state: Mutex::new(State {
-                last_move: Instant::now(),
-                draining: false,
-                dependencies: unknown.collect(),
-                complaints: BTreeMap::new(),
-            }),
-            // The 60 s allow for the pause after a failed receive.
-            patience: longest_receive + Duration::from_secs(60),
+    /// included: an outage of the queue must not cause a restart. The worker is not ready before each check in `needed` has
+    /// succeeded.
+    pub fn new(longest_receive: Duration, needed: &[Check]) -> Self {
+        let started = now();
+        let mut state = State {
+            started,
+            last_move: Instant::now(),
+            draining: None,
+            off: BTreeSet::new(),
+            courses: BTreeMap::new(),
+        };
+        for check in needed {
+            state.course(Call::from(*check)).is_needed = true;
         }
+        // The 60 s allow for the pause after a failed receive.
+        Self { state: Mutex::new(state), patience: longest_receive + Duration::from_secs(60) }
     }
 
     /// Records that the receive loop began another turn.
@@ -57,59 +327,81 @@ impl Health {
         self.lock().last_move = Instant::now();
     }
 
-    /// Records that the queue answered a receive.
-    pub fn queue_answered(&self) {
-        self.dependency(QUEUE, None);
-    }
-
-    /// Records that a receive failed.
-    pub fn queue_failed(&self, problem: String) {
-        self.dependency(QUEUE, Some(problem));
-    }
-
-    /// Records the problem of a dependency; `None` if the dependency works.
-    pub fn dependency(&self, name: &'static str, problem: Option<String>) {
-        self.lock().dependencies.insert(name, problem);
-    }
-
-    /// Records that a message failed because of a dependency's problem. The complaint counts for a minute.
-    pub fn complain(&self, name: &'static str, problem: String) {
-        self.lock().complaints.insert(name, (Instant::now(), problem));
-    }
-
     /// Records that no more messages are received.
     pub fn drain(&self) {
-        self.lock().draining = true;
+        self.lock().draining.get_or_insert_with(now);
     }
 
-    /// Checks that the receive loop runs. Always succeeds while the worker drains.
-    ///
-    /// # Errors
-    /// The loop has made no turn for too long. The text names the time since its last turn.
-    pub fn alive(&self) -> Result<(), String> {
-        let state = self.lock();
-        let still = state.last_move.elapsed();
-        if !state.draining && still > self.patience {
-            return Err(format!("the receive loop has not moved for {} s", still.as_secs()));
+    /// Records that the configuration does not have the part of this condition.
+    pub fn switch_off(&self, condition: Condition) {
+        self.lock().off.insert(condition);
+    }
+
+    /// Makes failures of the check count for this resource before its first success.
+    pub fn expect(&self, call: Call<'_>) {
+        self.lock().course(call);
+    }
+
+    /// Records a success. It mends what failures of the same check and resource degraded.
+    pub fn succeeded<'a>(&self, call: impl Into<Call<'a>>) {
+        let call = call.into();
+        if let Some(Change::Mended(since)) = self.lock().succeeded(call) {
+            tracing::info!(
+                condition = call.check.condition().word(),
+                resource = call.named(),
+                since = %since,
+                "a condition of readiness is mended"
+            );
         }
-        Ok(())
     }
 
-    /// Checks that the worker can take messages.
-    ///
-    /// # Errors
-    /// The problems, one per line.
-    pub fn ready(&self) -> Result<(), String> {
-        let state = self.lock();
-        let draining = state.draining.then(|| "draining".to_owned());
-        let broken = state
-            .dependencies
-            .iter()
-            .filter_map(|(name, problem)| problem.as_ref().map(|problem| format!("{name}: {problem}")));
-        let complaints = state.complaints.iter().filter(|(_, (at, _))| at.elapsed() < COMPLAINT_LASTS);
-        let complaints = complaints.map(|(name, (_, problem))| format!("{name}: {problem}"));
-        let problems: Vec<_> = draining.into_iter().chain(complaints).chain(broken).collect();
-        if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+    /// Records a failure. `error` goes to the log: answers have fixed sentences only.
+    pub fn failed<'a>(&self, call: impl Into<Call<'a>>, cause: Cause, error: &dyn Display) {
+        let call = call.into();
+        let (condition, resource) = (call.check.condition().word(), call.named());
+        match self.lock().failed(call, cause) {
+            Some(Change::Degraded(Explanation { problem, remedy })) => tracing::warn!(
+                condition,
+                resource,
+                problem,
+                remedy,
+                error = %error,
+                "a condition of readiness is degraded: three calls in a row failed"
+            ),
+            _ => tracing::debug!(condition, resource, error = %error, "a call that readiness counts failed"),
+        }
+    }
+
+    /// Checks that the receive loop runs: the status is [`Status::Stalled`] if it stands still. A worker that drains never does.
+    pub fn alive(&self) -> Report {
+        let mut state = self.lock();
+        let stalled = state.draining.is_none() && state.last_move.elapsed() > self.patience;
+        let status = match state.draining {
+            Some(_) => Status::Draining,
+            None if stalled => Status::Stalled,
+            None => Status::Ok,
+        };
+        Report { status, stalled: stalled.then_some(sentences::STALLED), conditions: state.conditions() }
+    }
+
+    /// Checks that the worker can take messages: only then the status is [`Status::Ok`].
+    pub fn ready(&self) -> Report {
+        let mut state = self.lock();
+        let conditions = state.conditions();
+        let status = match state.draining {
+            Some(_) => Status::Draining,
+            None if conditions.iter().any(|found| found.status == ConditionStatus::Degraded) => {
+                Status::Unready
+            }
+            None if state.is_starting() => Status::Starting,
+            None => Status::Ok,
+        };
+        Report { status, stalled: None, conditions }
+    }
+
+    /// Registers `logferry_condition_degraded{condition}`: 1 for a degraded condition, else 0.
+    pub fn register(self: &Arc<Self>, registry: &mut Registry) {
+        registry.register_collector(Box::new(Degraded(Arc::clone(self))));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -118,35 +410,141 @@ impl Health {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ready_while_every_dependency_works_and_the_worker_does_not_drain() {
-        let health = Health::new(Duration::from_secs(20), &["tenant_table"]);
-        let problems = health.ready().expect_err("no dependency has answered yet");
-        assert!(problems.contains("queue: ") && problems.contains("tenant_table: "), "{problems}");
-        health.queue_answered();
-        health.dependency("tenant_table", None);
-        assert_eq!(health.ready(), Ok(()));
-        health.queue_failed("no route to host".into());
-        assert_eq!(health.ready(), Err("queue: no route to host".into()));
-        health.queue_answered();
-        health.complain(IDENTITY, "the clock is wrong".into());
-        assert_eq!(health.ready(), Err("identity: the clock is wrong".into()));
-        health.lock().complaints.values_mut().for_each(|(at, _)| *at -= COMPLAINT_LASTS);
-        assert_eq!(health.ready(), Ok(()));
-        health.drain();
-        assert_eq!(health.ready(), Err("draining".into()));
-        assert_eq!(health.alive(), Ok(()));
-    }
-
-    #[test]
-    fn a_loop_that_hangs_is_not_alive() {
-        let health = Health { patience: Duration::ZERO, ..Health::new(Duration::ZERO, &[]) };
-        std::iter::repeat_with(|| health.alive()).find(Result::is_err);
-        health.drain();
-        assert_eq!(health.alive(), Ok(()));
+impl Call<'_> {
+    fn named(&self) -> Option<&str> {
+        Some(self.resource).filter(|resource| !resource.is_empty())
     }
 }
+
+impl State {
+    fn course(&mut self, call: Call<'_>) -> &mut Course {
+        let started = self.started;
+        self.courses.entry(call.check).or_default().entry(call.resource.to_owned()).or_insert_with(|| {
+            let (standing, last) = (Standing::Unknown, Instant::now());
+            Course { standing, since: started, is_needed: false, row: None, last }
+        })
+    }
+
+    fn known(&mut self, call: Call<'_>) -> Option<&mut Course> {
+        self.courses.get_mut(&call.check)?.get_mut(call.resource)
+    }
+
+    fn succeeded(&mut self, call: Call<'_>) -> Option<Change> {
+        // A known course is found without a copy of the resource's name.
+        let course = if self.known(call).is_some() { self.known(call)? } else { self.course(call) };
+        (course.last, course.row) = (Instant::now(), None);
+        let before = std::mem::replace(&mut course.standing, Standing::Ok);
+        if before == Standing::Ok {
+            return None;
+        }
+        let since = std::mem::replace(&mut course.since, now());
+        matches!(before, Standing::Degraded(_)).then_some(Change::Mended(since))
+    }
+
+    fn failed(&mut self, call: Call<'_>, cause: Cause) -> Option<Change> {
+        let course = if call.check == Check::Put { self.known(call)? } else { self.course(call) };
+        course.last = Instant::now();
+        let row = course.row.get_or_insert_with(|| Row { since: now(), failures: 0, parties: Vec::new() });
+        if let Some(party) = call.party.filter(|_| row.failures < FAILURES) {
+            if row.parties.iter().any(|counted| counted == party) {
+                return None;
+            }
+            row.parties.push(party.to_owned());
+        }
+        row.failures = (row.failures + 1).min(FAILURES);
+        if row.failures < FAILURES {
+            return None;
+        }
+        match std::mem::replace(&mut course.standing, Standing::Degraded(cause)) {
+            Standing::Degraded(_) => None,
+            Standing::Unknown | Standing::Ok => {
+                course.since = row.since;
+                Some(Change::Degraded(call.check.explain(cause)))
+            }
+        }
+    }
+
+    /// Forgets failures that are too old to tell anything.
+    fn expire(&mut self) {
+        let old = self.courses.iter_mut().filter(|(check, _)| check.needs_messages());
+        for course in old.flat_map(|(_, courses)| courses.values_mut()) {
+            if course.row.is_some() && course.last.elapsed() > EVIDENCE_LASTS {
+                (course.standing, course.since, course.row) = (Standing::Unknown, now(), None);
+            }
+        }
+    }
+
+    fn is_starting(&self) -> bool {
+        let courses = self.courses.iter().filter(|(check, _)| !self.off.contains(&check.condition()));
+        let mut courses = courses.flat_map(|(_, courses)| courses.values());
+        courses.any(|course| course.is_needed && course.standing == Standing::Unknown)
+    }
+
+    fn conditions(&mut self) -> Vec<ConditionReport> {
+        self.expire();
+        Condition::ALL.into_iter().map(|condition| self.condition(condition)).collect()
+    }
+
+    fn condition(&self, condition: Condition) -> ConditionReport {
+        let report = |status, since, resource: &str, explanation| {
+            let resource = Some(resource.to_owned()).filter(|resource| !resource.is_empty());
+            ConditionReport { condition: condition.word(), status, since, resource, explanation }
+        };
+        if condition == Condition::Draining {
+            return match self.draining {
+                Some(since) => report(ConditionStatus::Degraded, since, "", Some(sentences::DRAINING)),
+                None => report(ConditionStatus::Ok, self.started, "", None),
+            };
+        }
+        if self.off.contains(&condition) {
+            return report(ConditionStatus::Off, self.started, "", None);
+        }
+        let courses = || {
+            let checks = self.courses.iter().filter(move |(check, _)| check.condition() == condition);
+            checks.flat_map(|(check, courses)| courses.iter().map(|(name, course)| (*check, name, course)))
+        };
+        let degraded = courses().filter_map(|(check, name, course)| match course.standing {
+            Standing::Degraded(cause) => Some((course.since, name, check.explain(cause))),
+            Standing::Unknown | Standing::Ok => None,
+        });
+        if let Some((since, name, explanation)) = degraded.min_by_key(|(since, ..)| *since) {
+            return report(ConditionStatus::Degraded, since, name, Some(explanation));
+        }
+        let lacks = |course: &Course| course.is_needed && course.standing == Standing::Unknown;
+        let answered = courses().filter(|(_, _, course)| course.standing == Standing::Ok);
+        match answered.map(|(_, _, course)| course.since).max() {
+            Some(since) if !courses().any(|(_, _, course)| lacks(course)) => {
+                report(ConditionStatus::Ok, since, "", None)
+            }
+            _ => {
+                let since = courses().map(|(_, _, course)| course.since).min().unwrap_or(self.started);
+                report(ConditionStatus::Unknown, since, "", None)
+            }
+        }
+    }
+}
+
+/// Encodes the conditions as a metric.
+#[derive(Debug)]
+struct Degraded(Arc<Health>);
+
+impl Collector for Degraded {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Whether a condition of readiness is degraded";
+        let mut metric = encoder.encode_descriptor("condition_degraded", help, None, MetricType::Gauge)?;
+        for found in self.0.ready().conditions {
+            let degraded = i64::from(found.status == ConditionStatus::Degraded);
+            ConstGauge::new(degraded).encode(metric.encode_family(&[("condition", found.condition)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The time to the millisecond.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests;

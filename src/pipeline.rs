@@ -10,13 +10,14 @@ mod metrics;
 mod object_reader;
 mod reading;
 mod refusals;
+mod waiting;
 mod wanted;
 mod windows;
 
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
@@ -26,7 +27,6 @@ use crate::{
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
-    health::Health,
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -37,6 +37,7 @@ use crate::{
     queue::Message,
     route::{KeyLayout, Route},
     sink::{LogSink, LogSinks},
+    status::{self, Status},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
     trace::{self, semconv},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
@@ -104,7 +105,7 @@ pub struct Pipeline<O, D, S, C, L> {
     refusals: Refusals,
     settings: PipelineSettings,
     metrics: Metrics,
-    health: Arc<Health>,
+    status: Arc<Status>,
 }
 
 /// Results of a message's objects.
@@ -116,6 +117,8 @@ pub struct Report {
     pub delivered: Vec<Delivered>,
     /// Failures.
     pub failures: Vec<Failed>,
+    /// Objects with failures, which wait for the verdict.
+    unfinished: Vec<status::Waiting>,
 }
 
 /// Why a part of a message was skipped.
@@ -172,12 +175,12 @@ pub struct Delivered {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Creates a pipeline on the ports. It reports to `health` when AWS refuses a request of the worker itself.
+    /// Creates a pipeline on the ports. It tells `status` what becomes of each tenant's objects.
     pub fn new(
         ports: Ports<O, D, S, C, L>,
         settings: PipelineSettings,
         metrics: Metrics,
-        health: Arc<Health>,
+        status: Arc<Status>,
     ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let max_batch_events = settings.max_batch_events;
@@ -189,7 +192,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
-        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, health }
+        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, status }
     }
 
     /// Handles a message and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
@@ -203,7 +206,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             true => Attempt::Last,
             false => Attempt::Ordinary,
         };
-        let report = self.attempt(&message.body, attempt, stop).await;
+        let mut report = self.attempt(&message.body, message.age(), attempt, stop).await;
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
@@ -225,15 +228,21 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         {
             trace::fail(&Span::current(), cause.reason, failed);
         }
+        for waiting in report.unfinished.drain(..) {
+            match verdict.retry_after() {
+                Some(delay) => waiting.comes_again(delay),
+                None => waiting.end(),
+            }
+        }
         let retry_in = verdict.retry_after().map(tracing::field::debug);
         for failed in &report.failures {
             match failed.failure {
                 Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
-                _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
+                _ => {
+                    self.tell_status(failed, verdict.retry_after());
+                    self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc()
+                }
             };
-            if let Some(name) = failed.failure.blames_us() {
-                self.health.complain(name, failed.to_string());
-            }
             let object = failed.object.as_ref();
             macro_rules! tell {
                 ($level:ident, $what:literal) => {
@@ -261,11 +270,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     /// Handles a message's body, object by object. An object that fails does not stop the next one.
     pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
-        self.attempt(body, Attempt::Ordinary, stop).await
+        self.attempt(body, Duration::ZERO, Attempt::Ordinary, stop).await
     }
 
-    async fn attempt(&self, body: &str, attempt: Attempt, stop: &CancellationToken) -> Report {
-        let mut report = Report::default();
+    async fn attempt(&self, body: &str, age: Duration, attempt: Attempt, stop: &CancellationToken) -> Report {
+        let (mut report, began) = (Report::default(), Instant::now());
         match event::decode(body) {
             Err(error) => {
                 let failure = Failure::Event(error);
@@ -280,7 +289,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     report.skipped.push(Skipped::NoRecords);
                 }
                 for object in &event.objects {
-                    self.object(object, attempt, stop, &mut report).await;
+                    self.object(object, age + began.elapsed(), attempt, stop, &mut report).await;
                 }
             }
         }
@@ -291,6 +300,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     async fn object(
         &self,
         object: &ObjectRef,
+        age: Duration,
         attempt: Attempt,
         stop: &CancellationToken,
         report: &mut Report,
@@ -320,11 +330,33 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             trace::fail(&span, failed.failure.reason(), failed);
         }
         drop(span);
+        let waiting = self.waiting(object, &route, &wanted, age);
+        let failed_before = report.failures.len();
         report.skipped.extend(wanted.skipped);
         report.failures.extend(wanted.failures);
-        if wanted.deliveries.is_empty() {
-            return;
+        if !wanted.deliveries.is_empty() {
+            self.enter(object, &route, &wanted.deliveries, attempt, stop, report).await;
         }
+        match (waiting, report.failures.get(failed_before)) {
+            (Some(waiting), None) => waiting.end(),
+            (Some(mut waiting), Some(failed)) => {
+                waiting.failed_for(failed.failure.reason());
+                report.unfinished.push(waiting);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Delivers the object if its tenant's share of the slots allows it.
+    async fn enter(
+        &self,
+        object: &ObjectRef,
+        route: &Route,
+        wanted: &[Arc<Delivery>],
+        attempt: Attempt,
+        stop: &CancellationToken,
+        report: &mut Report,
+    ) {
         let bytes = object.size.unwrap_or_default();
         let pass = match report.delivered.is_empty() {
             true => self.shares.enter(&route.tenant, bytes),
@@ -333,10 +365,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         match pass {
             Ok(pass) => {
-                let admitted = Admitted { object, route: &route, pass: &pass, attempt, stop };
-                self.deliver(admitted, &wanted.deliveries, report).await
+                let admitted = Admitted { object, route, pass: &pass, attempt, stop };
+                self.deliver(admitted, wanted, report).await
             }
-            Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
+            Err(wait) => {
+                let failure = Failure::OverShare { wait };
+                report.failures.push(Failed::of(object, Some(&route.tenant), None, failure));
+            }
         }
     }
 
@@ -431,6 +466,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             let trace = trace::sampled_trace_id().map(|id| Trace { trace_id: id.to_string() });
             self.metrics.arrived_after(seconds, trace);
         }
+        self.tell_accepted(object, delivery, tally);
         tracing::debug!(
             object.bucket,
             object.key,

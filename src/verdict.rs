@@ -13,7 +13,6 @@ use crate::{
     decode::DecodeError,
     delivery::LaneError,
     event::{EventError, ObjectRef},
-    health,
     ledger::LedgerError,
     object::ObjectError,
     quarantine::QuarantineError,
@@ -288,18 +287,6 @@ impl Failure {
         match self {
             Self::Decode { records, .. } => Some(*records),
             Self::Record(error) | Self::Unkept(error) => Some(error.index),
-            _ => None,
-        }
-    }
-
-    /// Part of the worker's own set-up that caused the failure, by its name in readiness: the identity or the staging
-    /// bucket. `None` if the cause is elsewhere.
-    pub fn blames_us(&self) -> Option<&'static str> {
-        match self {
-            Self::Sink(SinkError::Ours(_) | SinkError::Session(AssumeError::Ours(_)))
-            | Self::Copy(CopyError::Ours(_) | CopyError::Session(AssumeError::Ours(_)))
-            | Self::Object(ObjectError::Ours(_)) => Some(health::IDENTITY),
-            Self::Object(ObjectError::NoBucket(_)) => Some(health::SOURCE_BUCKET),
             _ => None,
         }
     }

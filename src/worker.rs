@@ -156,12 +156,10 @@ where
         let mut receive = Box::pin(received(receive, settings.spans.receive()));
         match work.reap_while(stop.run_until_cancelled(&mut receive)).await {
             Some(Ok(messages)) => {
-                health.queue_answered();
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
                 messages.into_iter().for_each(|message| work.take_on(message));
             }
             Some(Err(error)) => {
-                health.queue_failed(error.to_string());
                 work.metrics.queue_errors.get_or_create(&Call::new("receive")).inc();
                 tracing::error!(error = %error, retry_in = ?pause, "receiving messages failed");
                 work.reap_while(stop.run_until_cancelled(tokio::time::sleep(pause))).await;

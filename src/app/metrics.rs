@@ -1,5 +1,7 @@
 //! The metrics of all parts of a worker, registered.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
@@ -11,9 +13,12 @@ use crate::{
     aws::Calls,
     breaker, budget,
     credentials::customers,
+    health::Health,
     ledger,
     metrics::{Bound, add, ours, register_process},
-    pipeline, quarantine, sink, telemetry, tenant, worker,
+    pipeline, quarantine, sink,
+    status::{self, Status},
+    telemetry, tenant, worker,
 };
 
 /// Handles for each part.
@@ -28,6 +33,7 @@ pub(super) struct Metrics {
     pub(super) budgets: budget::Metrics,
     pub(super) customers: customers::Metrics,
     pub(super) groups: breaker::Metrics,
+    pub(super) status: Arc<Status>,
     calls: Calls,
     program: Program,
 }
@@ -73,8 +79,9 @@ impl Program {
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero. `calls` counts the calls of all clients.
-    pub(super) fn new(calls: Calls, bound: MemoryBound) -> Self {
+    /// Starts with all metrics at zero. `calls` counts the calls of all clients. At most
+    /// `max_tenants` tenants have series of their own.
+    pub(super) fn new(calls: Calls, bound: MemoryBound, max_tenants: usize) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
             worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
@@ -86,13 +93,14 @@ impl Metrics {
             budgets: budget::Metrics::default(),
             customers: customers::Metrics::default(),
             groups: breaker::Metrics::default(),
+            status: Arc::new(Status::new(max_tenants)),
             calls,
             program: Program::new(bound),
         }
     }
 
-    /// A registry of all metrics, and of the process and the count of dropped log lines.
-    pub(super) fn registry(&self) -> Registry {
+    /// A registry of all metrics, and of the process, of the conditions of readiness and the count of dropped log lines.
+    pub(super) fn registry(&self, health: &Arc<Health>) -> Registry {
         let mut registry = Registry::default();
         let ours = ours(&mut registry);
         self.program.register(ours);
@@ -106,6 +114,8 @@ impl Metrics {
         self.customers.register(ours);
         sink::group_breaker::register(&self.groups, ours);
         self.calls.register(ours);
+        health.register(ours);
+        status::register(&self.status, ours);
         telemetry::register_dropped_lines(ours);
         telemetry::register_spans(ours);
         register_process(&mut registry);
@@ -115,7 +125,7 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, time::Duration};
 
     use logferry_sandbox::Sandbox;
     use logferry_testbed::provision::Aws;
@@ -125,6 +135,10 @@ mod tests {
         app::depth::Depth,
         aws::Base,
         breaker::Change,
+        ledger::{
+            Ledger,
+            dynamodb::{DynamoDbLedger, LedgerSettings},
+        },
         metrics::{Call, Ended, Form, Outcome, Reason, TextFormat, Verdict},
     };
 
@@ -164,9 +178,14 @@ mod tests {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let base: Base =
             Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config().into();
-        let sts = aws_sdk_sts::Client::from_conf(base.sts().build());
-        sts.get_caller_identity().send().await.expect("the sandbox answers");
-        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 });
+        let settings = LedgerSettings {
+            table: "t".to_owned(),
+            lease: Duration::ZERO,
+            max_clock_skew: Duration::ZERO,
+            retention: Duration::ZERO,
+        };
+        DynamoDbLedger::new(&base, settings).probe().await.expect_err("there is no table");
+        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 }, 1);
         let Metrics {
             worker,
             queues,
@@ -177,6 +196,7 @@ mod tests {
             budgets,
             customers,
             groups,
+            status: known,
             calls: _,
             program: _,
         } = &metrics;
@@ -200,7 +220,13 @@ mod tests {
         pipeline.records.get_or_create(&Outcome::new("x")).inc();
         customers.roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
-        let text = TextFormat::Prometheus.render(&metrics.registry()).expect("memory takes every byte");
+        let object = status::Object { bucket: "b", key: "k", version: None };
+        drop(known.begin("x", object, Duration::ZERO));
+        let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
+        known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
+        let health = Arc::new(Health::new(Duration::ZERO, &[]));
+        let text =
+            TextFormat::Prometheus.render(&metrics.registry(&health)).expect("memory takes every byte");
         assert_eq!(written(&text), documented());
         assert!(text.contains("\nlogferry_log_lines_dropped_total 0\n"), "{text}");
     }

@@ -1,41 +1,40 @@
-//! The probes of readiness. The receive loop reports its own state in addition.
+//! The probes of readiness. The calls that messages cause are reported too: see `watched`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
+use tokio::task::JoinSet;
+
+use super::watched::{Watched, cause_of_identity, cause_of_queue};
 use crate::{
     credentials::{
         AssumeError,
         assumed::AssumedRole,
         identity::{WhoAmIError, identity},
     },
-    health::{Health, IDENTITY, SOURCE_BUCKET},
+    health::{Call, Cause, Check, Health},
     ledger::{claim::Claims, dynamodb::DynamoDbLedger},
     name::bucket::OwnBucket,
     object::bucket::{self, BucketError},
-    queue::{Queue, QueueError, sqs::SqsQueue},
+    queue::{Queue, sqs::SqsQueue},
     tenant::{cache::TenantCache, table::TenantRows},
 };
 
-const TENANT_TABLE: &str = "tenant_table";
-const CENTRAL_ROLE: &str = "central_role";
-const LEDGER: &str = "ledger";
-const DEAD_LETTER_QUEUE: &str = "dead_letter_queue";
-const QUARANTINE_BUCKET: &str = "quarantine_bucket";
-/// Dependencies that must answer once before the worker is ready.
-pub(super) const NEEDED: [&str; 3] = [TENANT_TABLE, CENTRAL_ROLE, LEDGER];
+/// Checks that must succeed once before the worker is ready.
+pub(super) const NEEDED: [Check; 4] = [Check::Receive, Check::Lookup, Check::CentralRole, Check::Ledger];
 /// Interval of the probes.
 pub(super) const INTERVAL: Duration = Duration::from_secs(15);
-/// How long a probe waits for S3's answer about a bucket.
+/// Pause after a probe that failed, so that three failures in a row show soon.
+const SOON: Duration = Duration::from_secs(5);
+/// A probe without an answer counts as failed each time that this time has passed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The dependencies that readiness probes. A missing answer about the dead-letter queue, a bucket or our identity changes
-/// nothing; only an answer that something is wrong counts.
+/// The dependencies that readiness probes.
 #[derive(Debug)]
 pub(super) struct Readiness {
     pub(super) health: Arc<Health>,
-    pub(super) tenants: TenantCache<TenantRows>,
+    pub(super) tenants: TenantCache<Watched<TenantRows>>,
     pub(super) central: AssumedRole,
-    pub(super) claims: Claims<DynamoDbLedger>,
+    pub(super) claims: Claims<Watched<DynamoDbLedger>>,
     /// Client that signs with our own credentials.
     pub(super) sts: aws_sdk_sts::Client,
     pub(super) letters: Option<SqsQueue>,
@@ -44,84 +43,117 @@ pub(super) struct Readiness {
     pub(super) quarantine: Option<OwnBucket>,
 }
 
-impl Readiness {
-    /// Probes all dependencies for ever, concurrently, so that a slow one does not delay the others.
-    pub(super) async fn keep_asking(self) {
-        tokio::join!(
-            again(|| self.ledger()),
-            again(|| self.table()),
-            again(|| self.ourselves()),
-            again(|| self.letters()),
-            again(|| self.buckets())
-        );
-    }
-
-    async fn ledger(&self) {
-        self.tell(LEDGER, self.claims.probe().await.err());
-    }
-
-    async fn table(&self) {
-        self.tell(TENANT_TABLE, self.tenants.probe().await.err());
-    }
-
-    /// Our identity, and the central role.
-    async fn ourselves(&self) {
-        let (identity, role) = tokio::join!(identity(&self.sts), self.central.credentials());
-        match (identity, role) {
-            (Err(WhoAmIError::Refused(ours)), role) => {
-                self.tell(IDENTITY, Some(ours));
-                self.tell(CENTRAL_ROLE, role.err());
-            }
-            // Reported once, as a problem of our identity.
-            (_, Err(AssumeError::Ours(ours))) => {
-                self.tell(IDENTITY, Some(ours));
-                self.health.dependency(CENTRAL_ROLE, None);
-            }
-            (identity, role) => {
-                if identity.is_ok() {
-                    self.health.dependency(IDENTITY, None);
-                }
-                self.tell(CENTRAL_ROLE, role.err());
-            }
-        }
-    }
-
-    async fn letters(&self) {
-        let Some(letters) = &self.letters else { return };
-        let remedy = "create it, correct queue.dead_letter_url, or allow sqs:SendMessage on it";
-        match letters.probe_sending().await {
-            Err(QueueError::Unavailable(_)) => {}
-            answer => self.tell(DEAD_LETTER_QUEUE, answer.err().map(|error| format!("{error}; {remedy}"))),
-        }
-    }
-
-    async fn buckets(&self) {
-        let source = self.source.iter().map(|bucket| (SOURCE_BUCKET, "source.buckets", bucket));
-        let quarantine =
-            self.quarantine.iter().map(|bucket| (QUARANTINE_BUCKET, "quarantine.bucket", bucket));
-        let mut found = BTreeMap::new();
-        for (name, field, bucket) in source.chain(quarantine) {
-            let problem = match tokio::time::timeout(PATIENCE, bucket::probe(&self.s3, bucket)).await {
-                Err(_) | Ok(Err(BucketError::Unavailable { .. })) => continue,
-                Ok(Ok(()) | Err(BucketError::Hidden(_))) => None,
-                Ok(Err(error)) => Some(format!("{error}; create it, or correct {field} or aws.region")),
-            };
-            let worst = found.entry(name).or_insert(None);
-            *worst = worst.take().or(problem);
-        }
-        for (name, problem) in found {
-            self.tell(name, problem);
-        }
-    }
-
-    fn tell<E: ToString>(&self, name: &'static str, problem: Option<E>) {
-        self.health.dependency(name, problem.map(|problem| problem.to_string()));
-    }
+/// A dependency, as probes ask it.
+#[derive(Debug)]
+enum Dependency {
+    Ledger,
+    Table,
+    Identity,
+    CentralRole,
+    Letters(SqsQueue),
+    Bucket(Check, OwnBucket),
 }
 
-async fn again<F: Future<Output = ()>>(ask: impl Fn() -> F) {
-    loop {
-        ask().await;
-        tokio::time::sleep(INTERVAL).await;
+impl Readiness {
+    /// Probes all dependencies for ever, concurrently, so that a slow one does not delay the others.
+    pub(super) async fn keep_asking(mut self) {
+        use Dependency::{Bucket, CentralRole, Identity, Ledger, Letters, Table};
+        let mut all = vec![Ledger, Table, Identity, CentralRole];
+        all.extend(self.letters.take().map(Letters));
+        all.extend(self.source.drain(..).map(|bucket| Bucket(Check::SourceBucket, bucket)));
+        all.extend(self.quarantine.take().map(|bucket| Bucket(Check::QuarantineBucket, bucket)));
+        let this = Arc::new(self);
+        let mut asking = JoinSet::new();
+        for dependency in all {
+            asking.spawn(Arc::clone(&this).keep_asking_one(dependency));
+        }
+        asking.join_all().await;
+    }
+
+    async fn keep_asking_one(self: Arc<Self>, dependency: Dependency) {
+        loop {
+            let works = match &dependency {
+                Dependency::Ledger => self.ledger().await,
+                Dependency::Table => self.table().await,
+                Dependency::Identity => self.identity().await,
+                Dependency::CentralRole => self.central_role().await,
+                Dependency::Letters(letters) => self.letters(letters).await,
+                Dependency::Bucket(check, bucket) => self.bucket(*check, bucket).await,
+            };
+            tokio::time::sleep(if works { INTERVAL } else { SOON }).await;
+        }
+    }
+
+    // `Watched` reports the answers of the ledger and the table.
+
+    async fn ledger(&self) -> bool {
+        self.answer(Check::Ledger.into(), self.claims.probe()).await.is_ok()
+    }
+
+    async fn table(&self) -> bool {
+        self.answer(Check::Lookup.into(), self.tenants.probe()).await.is_ok()
+    }
+
+    async fn identity(&self) -> bool {
+        let call = Call::from(Check::Identity);
+        let answer = self.answer(call, identity(&self.sts)).await.map_err(|error| match &error {
+            WhoAmIError::Refused(ours) => (cause_of_identity(ours), error.to_string()),
+            WhoAmIError::Unanswered(_) => (Cause::Unanswered, error.to_string()),
+        });
+        self.tell(call, answer)
+    }
+
+    async fn central_role(&self) -> bool {
+        let call = Call::from(Check::CentralRole);
+        let answer = self.answer(call, self.central.credentials()).await.map_err(|error| match &error {
+            AssumeError::Ours(ours) => (cause_of_identity(ours), error.to_string()),
+            AssumeError::Denied { .. } | AssumeError::Held { .. } => (Cause::Denied, error.to_string()),
+            AssumeError::Unavailable { .. } => (Cause::Unanswered, error.to_string()),
+        });
+        self.tell(call, answer)
+    }
+
+    async fn letters(&self, letters: &SqsQueue) -> bool {
+        let call = Call::from(Check::DeadLetters);
+        let answer = self.answer(call, letters.probe_sending()).await;
+        self.tell(call, answer.map_err(|error| (cause_of_queue(&error), error.to_string())))
+    }
+
+    async fn bucket(&self, check: Check, bucket: &OwnBucket) -> bool {
+        let call = check.on(&bucket.name);
+        let answer = match self.answer(call, bucket::probe(&self.s3, bucket)).await {
+            // The objects may still be readable.
+            Ok(()) | Err(BucketError::Hidden(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.tell(
+            call,
+            answer.map_err(|error| match &error {
+                BucketError::Missing(_) => (Cause::Missing, error.to_string()),
+                BucketError::Elsewhere { .. } => (Cause::Elsewhere, error.to_string()),
+                BucketError::Hidden(_) | BucketError::Unavailable { .. } => {
+                    (Cause::Unanswered, error.to_string())
+                }
+            }),
+        )
+    }
+
+    /// Waits for the answer of a probe.
+    async fn answer<T>(&self, call: Call<'_>, probe: impl Future<Output = T>) -> T {
+        let mut probe = pin!(probe);
+        loop {
+            match tokio::time::timeout(PATIENCE, &mut probe).await {
+                Ok(answer) => return answer,
+                Err(late) => self.health.failed(call, Cause::Unanswered, &late),
+            }
+        }
+    }
+
+    fn tell<T>(&self, call: Call<'_>, answer: Result<T, (Cause, String)>) -> bool {
+        match &answer {
+            Ok(_) => self.health.succeeded(call),
+            Err((cause, error)) => self.health.failed(call, *cause, error),
+        }
+        answer.is_ok()
     }
 }

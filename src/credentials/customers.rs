@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     aws::Base,
-    breaker::{self, ProbeIntervals},
+    breaker::{self, ProbeIntervals, Stopped},
     metrics::{Ended, add},
     recent::Recent,
 };
@@ -199,6 +199,11 @@ impl Customers {
         self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
     }
 
+    /// The roles that STS refuses. A session that is refused because of its own request is not among them.
+    pub fn stopped(&self) -> Vec<Stopped> {
+        self.breakers.pick(|_, breaker| breaker.stopped())
+    }
+
     /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session
     /// find it in the cache.
     ///
@@ -322,7 +327,8 @@ mod tests {
         let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request, life);
         let probe_intervals = ProbeIntervals { first: hour, longest: hour };
         let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
-        let customers = Customers::new(&base.into(), &central, settings, Metrics::default());
+        let metrics = Metrics::default();
+        let customers = Customers::new(&base.into(), &central, settings, metrics.clone());
         let entry = |group: &str| SessionSpec {
             tenant_id: "acme".to_owned(),
             role: customer.role_arn.parse().expect("a role"),
@@ -355,5 +361,13 @@ mod tests {
         customers.enter(entry("c")).await.expect("the role lets us in");
         customers.enter(entry("a")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 7, "nobody uses it any more");
+        let count = |family: &Family<Ended, Counter>, result| family.get_or_create(&Ended::new(result)).get();
+        assert_eq!((count(&metrics.session_lookups, "hit"), count(&metrics.session_lookups, "miss")), (1, 6));
+        assert_eq!(count(&metrics.session_renewals, "renewed"), 6);
+        assert_eq!(metrics.sessions_cached.get(), 1);
+        let nobody = SessionSpec { external_id: Some("wrong".to_owned()), ..entry("a") };
+        customers.enter(nobody).await.expect_err("STS refuses");
+        assert_eq!(count(&metrics.session_renewals, "failed"), 1);
+        assert_eq!(metrics.sessions_cached.get(), 0, "the refused session is not kept");
     }
 }

@@ -113,7 +113,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 }
             }
         }
-        self.give_up(given_up, &read, stop).await;
+        self.give_up(given_up, &read, admitted).await;
         match read {
             Ok(0) => report.skipped.push(Skipped::NoRecords),
             Ok(_) => {}
@@ -156,12 +156,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         &self,
         lanes: Vec<Lane<S::Sink, L>>,
         read: &Result<u64, Failure>,
-        stop: &CancellationToken,
+        admitted: Admitted<'_>,
     ) {
         let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
         let mut running = JoinSet::new();
         for mut lane in lanes {
-            let stop = stop.clone();
+            let stop = admitted.stop.clone();
             let give_up = async move {
                 if altered {
                     lane.distrust(&stop).await
@@ -174,7 +174,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
         while let Some(ended) = running.join_next().await {
             match ended {
-                Ok(tally) => self.metrics.count(&Tally { read: tally.accounted(), ..tally }),
+                Ok(tally) => {
+                    self.metrics.count(&Tally { read: tally.accounted(), ..tally });
+                    self.status.accepted(&admitted.route.tenant, tally.put.accepted, tally.bytes);
+                }
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // Only a runtime that is shutting down cancels the task.
                 Err(_) => {}

@@ -90,7 +90,10 @@ impl Queue for SqsQueue {
             .message_attribute_names(sending::REFUSALS)
             .send()
             .await
-            .map_err(|error| refusal(error.code(), describe(&error)))?;
+            .map_err(|error| match is_missing(error.code()) {
+                true => QueueError::Missing(describe(&error)),
+                false => refusal(error.code(), describe(&error)),
+            })?;
         let (now, received_at) = (Timestamp::now(), Instant::now());
         let messages = output.messages.unwrap_or_default().into_iter();
         Ok(messages.filter_map(|received| message(received, now, received_at)).collect())

@@ -172,20 +172,6 @@ fn a_permanent_refusal_is_retried_a_few_times_and_is_poison_then() {
 }
 
 #[test]
-fn failures_of_the_worker_s_own_set_up_are_told_from_those_of_a_customer() {
-    let mut blamed = Vec::new();
-    for (failure, reason, _) in table() {
-        match (failure.blames_us(), reason) {
-            (Some(name), reason) => blamed.push((name, reason)),
-            (None, reason) => assert!(!["identity", "source_bucket_missing"].contains(&reason), "{reason}"),
-        }
-    }
-    blamed.sort_unstable();
-    let identity = [(health::IDENTITY, "identity"); 5];
-    assert_eq!(blamed, [&identity[..], &[(health::SOURCE_BUCKET, "source_bucket_missing")]].concat());
-}
-
-#[test]
 fn every_failure_has_a_reason_and_a_verdict() {
     for (failure, reason, is_poison) in table() {
         assert_eq!(failure.reason(), reason);

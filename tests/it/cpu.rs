@@ -115,3 +115,42 @@ async fn busy_objects_do_not_delay_other_tenants() {
     assert_eq!(without_it.count(), 0, "the ledger was always in reach");
     here.setup.no_dead_letters().await;
 }
+
+/// Every slot has a busy object: the endpoint shares the threads with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_endpoint_answers_while_every_slot_is_busy() {
+    let setup = Setup::new("cpu-full").await;
+    if setup.sandbox().is_none() {
+        return;
+    }
+    let worker = setup.worker_with(&[("LOGFERRY_WORKER__GRACE_PERIOD", "10s")]).await;
+    worker.ready().await;
+    for tenant in ["one", "two", "three", "four"] {
+        setup.customer(tenant).await;
+        for (kind, bytes) in busy() {
+            for number in 0..2 {
+                setup.upload(&format!("{tenant}/c/{kind}/pod/{number}"), bytes.clone()).await;
+            }
+        }
+    }
+    let in_flight = "logferry_messages_in_flight";
+    eventually("every slot is busy", async || same(&worker.metrics().await.get(in_flight), &16.0)).await;
+    let mut answers = Vec::new();
+    for _ in 0..50 {
+        for path in ["/healthz", "/readyz"] {
+            let began = Instant::now();
+            let (status, body) = worker.http_get(path).await.expect("the endpoint answers");
+            answers.push(began.elapsed());
+            assert_eq!(status, 200, "{path}: {body}");
+        }
+    }
+    let busy = worker.metrics().await.get(in_flight);
+    assert!(busy > 12.0, "{busy} slots are busy");
+    answers.sort();
+    let (median, slow, slowest) = (answers[50], answers[94], answers[99]);
+    eprintln!(
+        "beside {busy} busy slots: median {median:?}, 95 of 100 within {slow:?}, all within {slowest:?}"
+    );
+    // Other processes may take the processors for a moment, so a few answers may take longer.
+    assert!(slow < Duration::from_millis(100), "median {median:?}, 95 of 100 within {slow:?}");
+}

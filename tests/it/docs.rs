@@ -128,8 +128,21 @@ pub(crate) fn assert_documented(text: &str) {
     assert!(unknown.is_empty(), "docs/metrics.md does not have {unknown:?}");
 }
 
-/// Metrics that a worker without problems does not write.
-const OF_PROBLEMS: [&str; 0] = [];
+/// The metrics that a worker without problems does not write.
+const OF_PROBLEMS: [&str; 12] = [
+    "logferry_budget_waits_total",
+    "logferry_dead_letters_overdue_total",
+    "logferry_dead_letters_total",
+    "logferry_failures_total",
+    "logferry_group_breaker_changes_total",
+    "logferry_ledger_errors_total",
+    "logferry_messages_sent_anew_total",
+    "logferry_quarantined_total",
+    "logferry_queue_errors_total",
+    "logferry_role_breaker_changes_total",
+    "logferry_skipped_total",
+    "logferry_visibility_extensions_total",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_writes_its_metrics_in_two_formats() {
@@ -146,11 +159,16 @@ async fn a_worker_writes_its_metrics_in_two_formats() {
     .await;
     let (kind, text) = worker.http_get_as("/metrics", "text/plain").await;
     assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
-    let missing: Vec<_> = documented().difference(&written(&text)).cloned().collect();
+    let written = written(&text);
+    let missing = documented().difference(&written);
+    let missing: Vec<_> = missing.filter_map(|metric| metric.split('{').next()).collect();
     assert_eq!(missing, OF_PROBLEMS);
     let (kind, open_metrics) = worker.http_get_as("/metrics", "application/openmetrics-text").await;
     assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    let parsed = parse_openmetrics(&open_metrics).unwrap_or_else(|error| panic!("{error}: {open_metrics}"));
+    // The specification allows units of histograms, but this parser does not.
+    let without_units: Vec<_> = open_metrics.lines().filter(|line| !line.starts_with("# UNIT ")).collect();
+    let parsed = parse_openmetrics(&(without_units.join("\n") + "\n"))
+        .unwrap_or_else(|error| panic!("{error}: {open_metrics}"));
     assert!(parsed.families.contains_key("logferry_freshness_seconds"), "{open_metrics}");
     promtool(&["check", "metrics"], &text);
 }

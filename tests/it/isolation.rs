@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 use logferry_testbed::provision::{CustomerSpec, TrustAction};
 use serde_json::{Value, json};
 
@@ -240,4 +241,50 @@ async fn messages_wait_for_a_group_that_may_not_be_created() {
     assert_eq!(worker.metrics().await.get("logferry_group_breakers_open"), 0.0);
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     setup.no_dead_letters().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_trouble_never_makes_the_worker_unready() {
+    let setup = Setup::new("their-trouble").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let healthy = setup.customer("healthy").await;
+    setup.customer_without_role("refused", &[]).await;
+    setup.customer_allowing(CustomerSpec::new("denied"), &["logs:DescribeLogGroups"]).await;
+    setup.customer_with(CustomerSpec::new("ill"), &[("log_group_name", text("no group: *"))]).await;
+    let copied = setup.customer_without_row(CustomerSpec::new("copied")).await;
+    setup.put_row(copied.bucket_row("a-bucket-that-does-not-exist", false)).await;
+    let throttled = setup.customer("throttled").await;
+    let silent = setup.customer("silent").await;
+    let throttle = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
+    for (customer, effect) in [(throttled, throttle), (silent, Effect::Reset)] {
+        let fault = Fault::new("logs", "PutLogEvents", effect);
+        sandbox.faults().add(Fault { account: Some(customer.account.clone()), ..fault });
+    }
+    let worker = setup.worker().await;
+    worker.ready().await;
+    let tenants = ["refused", "denied", "ill", "copied", "throttled", "silent"];
+    for number in 0..4 {
+        for tenant in tenants {
+            let object = generated(&format!("{tenant}/c/app/pod/{number}.json.gz"), 5, 40);
+            setup.upload(&object.key, object.bytes).await;
+        }
+    }
+    let reasons =
+        ["role_denied", "group_denied", "bad_tenant_row", "bucket_missing", "throttled", "logs_unavailable"];
+    eventually("every tenant has its trouble, and the worker stays ready", async || {
+        let (status, body) = worker.readiness().await?;
+        assert_eq!((status, body.degraded()), (200, vec![]), "{body:?}");
+        let metrics = worker.metrics().await;
+        let times = |reason: &str| metrics.get(&format!("logferry_failures_total{{reason=\"{reason}\"}}"));
+        if reasons.iter().all(|reason| times(reason) >= 4.0) { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    let fine = generated("healthy/c/app/pod/1.json.gz", 5, 40);
+    setup.upload(&fine.key, fine.bytes.clone()).await;
+    eventually("the healthy tenant is served", async || {
+        same(&received_events(&setup.aws, &healthy).await.len(), &5)
+    })
+    .await;
+    let (status, body) = worker.readiness().await.expect("the endpoint answers");
+    assert_eq!((status, body.status()), (200, "ok"), "{body:?}");
 }

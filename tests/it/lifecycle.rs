@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use logferry_testbed::provision::Customer;
+use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
@@ -60,10 +61,8 @@ async fn after_sigterm_running_work_finishes_and_readiness_fails() {
     let mut here = MidObject::new("drain", &variables).await;
     here.worker.sigterm();
     eventually("readiness fails", async || {
-        same(
-            &here.worker.http_get("/readyz").await.map_err(|error| error.to_string())?,
-            &(503, "draining\n".into()),
-        )
+        let (status, body) = here.worker.readiness().await?;
+        same(&(status, body.status(), body.degraded()), &(503, "draining", vec!["draining"]))
     })
     .await;
     assert_eq!(here.worker.http_get("/healthz").await.expect("the endpoint answers").0, 200);
@@ -144,12 +143,20 @@ async fn without_a_queue_the_worker_is_alive_but_not_ready() {
     let setup = Setup::new("no-queue").await;
     let missing = format!("{}-missing", setup.provider.queue_url);
     let mut worker = setup.worker_with(&[("SQS_QUEUE_URL", &missing)]).await;
-    eventually("only the queue is not ready", async || match worker.http_get("/readyz").await {
-        Ok((503, body)) if body.lines().count() == 1 && body.contains("NonExistentQueue") => Ok(()),
-        other => Err(format!("{other:?}")),
+    eventually("only the queue is not ready", async || {
+        let (status, body) = worker.readiness().await?;
+        let receive = body.condition("receive");
+        let seen = (status, body.degraded(), receive["problem"].as_str(), receive["remedy"].as_str());
+        let remedy = "Create the queue, or correct queue.url.";
+        let expected = (503, vec!["receive"], Some("The queue does not exist."), Some(remedy));
+        same(&seen, &expected).map_err(|seen| format!("{seen}: {body:?}"))
     })
     .await;
-    assert_eq!(worker.http_get("/healthz").await.expect("the endpoint answers"), (200, "ok\n".to_owned()));
+    assert_eq!(worker.http_get("/healthz").await.expect("the endpoint answers").0, 200);
+    let told =
+        worker.log_lines().into_iter().find(|line| line["condition"] == "receive" && line["level"] == "WARN");
+    let told = told.expect("the log has the words of SQS");
+    assert!(told["error"].to_string().contains("NonExistentQueue"), "{told}");
     worker.sigterm();
     let status = worker.wait().await;
     assert!(status.success(), "{status}");
@@ -160,8 +167,36 @@ async fn the_endpoint_answers() {
     let setup = Setup::new("endpoint").await;
     let worker = setup.worker().await;
     worker.ready().await;
-    assert_eq!(worker.http_get("/healthz").await.expect("the endpoint answers"), (200, "ok\n".to_owned()));
-    assert_eq!(worker.http_get("/readyz").await.expect("the endpoint answers"), (200, "ok\n".to_owned()));
+    let state = |condition: &Value| {
+        let text = |field: &str| condition[field].as_str().expect("a text").to_owned();
+        text("since").parse::<jiff::Timestamp>().expect("RFC 3339");
+        (text("condition"), text("status"))
+    };
+    // These two are not needed for readiness, and their probes may answer later.
+    eventually("every probe has an answer", async || {
+        let (_, body) = worker.readiness().await?;
+        let states = ["get", "settle"].map(|name| body.condition(name)["status"].clone());
+        same(&states, &[json!("ok"), json!("ok")])
+    })
+    .await;
+    for path in ["/healthz", "/readyz"] {
+        let (status, body) = worker.http_get(path).await.expect("the endpoint answers");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((status, &body["status"]), (200, &json!("ok")), "{path}: {body}");
+        let states: Vec<_> = body["conditions"].as_array().expect("an array").iter().map(state).collect();
+        let expected = [
+            ("receive", "ok"),
+            ("lookup", "ok"),
+            ("assume", "ok"),
+            ("get", "ok"),
+            ("put", "unknown"),
+            ("settle", "ok"),
+            ("ledger", "ok"),
+            ("quarantine", "off"),
+            ("draining", "ok"),
+        ];
+        assert_eq!(states, expected.map(|(name, state)| (name.to_owned(), state.to_owned())));
+    }
     let (status, metrics) = worker.http_get("/metrics").await.expect("the endpoint answers");
     assert_eq!(status, 200);
     assert!(metrics.contains("logferry_records_unaccounted_total 0"), "{metrics}");

@@ -3,7 +3,7 @@
 
 use logferry_sandbox::{
     Sandbox,
-    faults::{Effect, Fault, FaultId},
+    faults::{Effect, ErrorAnswer, Fault, FaultId},
 };
 
 use crate::{
@@ -22,12 +22,12 @@ fn object(key: &str) -> Object {
     generated(key, 50, 40)
 }
 
-/// Waits until readiness fails for exactly these dependencies.
-async fn says_what_is_wrong(worker: &Worker, dependencies: &[&str]) {
+/// Waits until readiness fails for exactly these conditions.
+async fn says_what_is_wrong(worker: &Worker, conditions: &[&str]) {
     eventually("readiness says what is wrong", async || {
-        let (status, body) = worker.http_get("/readyz").await.map_err(|error| error.to_string())?;
-        let named: Vec<_> = body.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
-        same(&(status, named), &(503, dependencies.to_vec())).map_err(|seen| format!("{seen}: {body}"))
+        let (status, body) = worker.readiness().await?;
+        same(&(status, body.status(), body.degraded()), &(503, "unready", conditions.to_vec()))
+            .map_err(|seen| format!("{seen}: {body:?}"))
     })
     .await;
     assert_eq!(
@@ -63,7 +63,8 @@ async fn an_outage_of_sqs_is_reported_and_survived() {
     })
     .await;
     let outage = unreachable(sandbox, "sqs");
-    says_what_is_wrong(&worker, &["queue"]).await;
+    // The dead-letter queue and the deletes need SQS too.
+    says_what_is_wrong(&worker, &["receive", "settle"]).await;
     counts(&worker, "logferry_queue_errors_total{call=\"receive\"}").await;
     setup.upload(&second.key, second.bytes.clone()).await;
     sandbox.faults().remove(outage);
@@ -88,7 +89,7 @@ async fn an_outage_of_dynamodb_is_reported_and_survived() {
     setup.upload(&during.key, during.bytes.clone()).await;
     setup.upload(&new.key, new.bytes.clone()).await;
     counts(&worker, "logferry_failures_total{reason=\"tenant_lookup\"}").await;
-    says_what_is_wrong(&worker, &["ledger", "tenant_table"]).await;
+    says_what_is_wrong(&worker, &["lookup", "ledger"]).await;
     sandbox.faults().remove(outage);
     worker.ready().await;
     setup.queue_is_empty().await;
@@ -141,11 +142,42 @@ async fn an_outage_of_sts_is_reported_and_survived() {
     setup.upload(&third.key, third.bytes.clone()).await;
     counts(&running, "logferry_failures_total{reason=\"role_unavailable\"}").await;
     let starting = Worker::start(&environment).await;
-    says_what_is_wrong(&starting, &["central_role"]).await;
+    says_what_is_wrong(&starting, &["assume"]).await;
+    says_what_is_wrong(&running, &["assume"]).await;
     sandbox.faults().remove(outage);
     starting.ready().await;
+    running.ready().await;
     setup.queue_is_empty().await;
     setup.no_dead_letters().await;
     setup.arrived_once(&served, [&first, &second]).await;
     setup.arrived_once(&new, [&third]).await;
+}
+
+/// Without the permission, nobody may take an unknown depth for an empty queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn depths_that_iam_denies_are_absent_and_said_once() {
+    let setup = Setup::new("no-depth").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let denied = Effect::Error(ErrorAnswer::new(403, "AccessDenied"));
+    let fault = Fault::new("sqs", "GetQueueAttributes", denied);
+    sandbox.faults().add(Fault { sessions_only: true, ..fault });
+    let worker = setup.worker().await;
+    worker.ready().await;
+    let mut said = Vec::new();
+    eventually("the log says that the depths are absent", async || {
+        let lines = worker.log_lines();
+        let ours = lines
+            .iter()
+            .filter(|line| line["message"].to_string().contains("sqs:GetQueueAttributes on the queue"));
+        said = ours.filter_map(|line| line["queue"].as_str().map(str::to_owned)).collect();
+        said.sort();
+        same(&said, &vec!["dead_letter_queue".to_owned(), "queue".to_owned()])
+    })
+    .await;
+    let metrics = worker.metrics().await;
+    let refused = "logferry_aws_call_duration_seconds_count{service=\"SQS\",operation=\"GetQueueAttributes\",outcome=\"refused\"}";
+    assert!(metrics.get(refused) >= 2.0, "{metrics:?}");
+    for metric in ["logferry_queue_messages", "logferry_dead_letter_queue_messages"] {
+        assert!(!metrics.names().any(|name| name.starts_with(metric)), "{metrics:?}");
+    }
 }

@@ -31,15 +31,25 @@ async fn is_retried(setup: &Setup, worker: &Worker, reason: &str) {
     setup.no_dead_letters().await;
 }
 
-/// Waits until `/readyz` has a line about the dependency with all these words.
-async fn readiness_says(worker: &Worker, dependency: &str, words: &[&str]) {
+/// Waits until `/readyz` has a degraded condition with all these words, and returns AWS's words from the log.
+async fn readiness_says(worker: &Worker, condition: &str, words: &[&str]) -> String {
     eventually("readiness says what is wrong", async || {
-        let (status, body) = worker.http_get("/readyz").await.map_err(|error| error.to_string())?;
-        let line = body.lines().find(|line| line.starts_with(&format!("{dependency}: "))).unwrap_or_default();
-        let all = status == 503 && words.iter().all(|word| line.contains(word));
-        if all && !line.is_empty() { Ok(()) } else { Err(format!("{status} {body}")) }
+        let (status, body) = worker.readiness().await?;
+        let found = body.condition(condition);
+        let all = words.iter().all(|word| found.to_string().contains(word));
+        let degraded = status == 503 && found["status"] == "degraded";
+        if degraded && all { Ok(()) } else { Err(format!("{status} {body:?}")) }
     })
     .await;
+    let mut lines = worker.log_lines();
+    lines.retain(|line| line["condition"] == condition && line["level"] == "WARN");
+    lines.iter().map(|line| line["error"].to_string()).collect()
+}
+
+/// Checks that the log says it.
+#[track_caller]
+fn has(told: &str, words: &[&str]) {
+    assert!(words.iter().all(|word| told.contains(word)), "{words:?} are not in {told}");
 }
 
 async fn opened_no_breaker(worker: &Worker) {
@@ -129,7 +139,10 @@ async fn a_missing_bucket_is_reported_as_a_wiring_problem() {
     let worker = setup.worker().await;
     is_retried(&setup, &worker, "source_bucket_missing").await;
     assert_eq!(worker.metrics().await.get(&failures("object_missing")), 0.0);
-    readiness_says(&worker, "source_bucket", &["NoSuchBucket", "create it"]).await;
+    let told =
+        readiness_says(&worker, "get", &["does not exist", "Create the bucket", &setup.provider.bucket])
+            .await;
+    has(&told, &["NoSuchBucket"]);
     sandbox.faults().remove(fault);
     setup.acknowledged(&worker, 1).await;
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
@@ -165,33 +178,46 @@ async fn an_exhausted_quota_of_log_groups_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_of_the_worker_itself_open_no_breaker() {
     let late = "Signature expired: 20261127T113000Z is now earlier than 20261127T114500Z (20261127T120000Z - 15 min.)";
-    let clock: &[&str] = &["clock is 1800 s behind AWS's", "NTP"];
-    let credentials: &[&str] = &["our own credentials", "task role"];
+    let clock = (["host's clock", "NTP"], "clock is");
+    let behind = (clock.0, "clock is 1800 s behind AWS's");
+    let credentials = (["own credentials", "task role"], "our own credentials");
     let cases = [
-        ("sts", "AssumeRole", 403, "SignatureDoesNotMatch", late, clock),
+        ("sts", "AssumeRole", 403, "SignatureDoesNotMatch", late, behind),
         ("sts", "AssumeRole", 403, "ExpiredToken", "The security token is expired", credentials),
         ("sts", "AssumeRole", 403, "InvalidClientTokenId", "The token is invalid", credentials),
-        ("s3", "GetObject", 403, "RequestTimeTooSkewed", "The difference is too large.", &["clock", "NTP"]),
+        ("s3", "GetObject", 403, "RequestTimeTooSkewed", "The difference is too large.", clock),
         ("s3", "GetObject", 400, "ExpiredToken", "The provided token has expired.", credentials),
-        ("logs", "PutLogEvents", 400, "InvalidSignatureException", late, clock),
+        ("logs", "PutLogEvents", 400, "InvalidSignatureException", late, behind),
     ];
-    let one =
-        async |(service, operation, status, code, message, words): (&str, &str, u16, &str, &str, &[&str])| {
-            let setup = Setup::new("ourselves").await;
-            let Some(sandbox) = setup.sandbox() else { return };
-            let customer = setup.customer("acme").await;
-            let environment = setup.environment().await;
-            let fault = sandbox.faults().add(refused(service, operation, status, code, message));
-            let object = generated("acme/c/app/p/1", 20, 40);
-            setup.upload(&object.key, object.bytes).await;
-            let worker = Worker::start(&environment).await;
-            is_retried(&setup, &worker, "identity").await;
-            readiness_says(&worker, "identity", words).await;
-            opened_no_breaker(&worker).await;
-            sandbox.faults().remove(fault);
-            setup.acknowledged(&worker, 1).await;
-            assert_same_events(code, &received_events(&setup.aws, &customer).await, &expected(&object.text));
+    let one = async |(service, operation, status, code, message, (words, logged)): (
+        &str,
+        &str,
+        u16,
+        &str,
+        &str,
+        ([&str; 2], &str),
+    )| {
+        let setup = Setup::new("ourselves").await;
+        let Some(sandbox) = setup.sandbox() else { return };
+        let customer = setup.customer("acme").await;
+        let environment = setup.environment().await;
+        let fault = sandbox.faults().add(refused(service, operation, status, code, message));
+        let object = generated("acme/c/app/p/1", 20, 40);
+        setup.upload(&object.key, object.bytes).await;
+        let worker = Worker::start(&environment).await;
+        is_retried(&setup, &worker, "identity").await;
+        let condition = match service {
+            "sts" => "assume",
+            "s3" => "get",
+            _ => "put",
         };
+        has(&readiness_says(&worker, condition, &words).await, &[logged]);
+        opened_no_breaker(&worker).await;
+        sandbox.faults().remove(fault);
+        setup.acknowledged(&worker, 1).await;
+        worker.ready().await;
+        assert_same_events(code, &received_events(&setup.aws, &customer).await, &expected(&object.text));
+    };
     let [a, b, c, d, e, f] = cases;
     tokio::join!(one(a), one(b), one(c), one(d), one(e), one(f));
 }
@@ -205,7 +231,8 @@ async fn a_central_role_that_refuses_the_worker_fails_readiness() {
     let missing = format!("{}-missing", setup.provider.central_role_arn);
     let worker = setup.worker_with(&[("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", &missing)]).await;
     is_retried(&setup, &worker, "identity").await;
-    readiness_says(&worker, "identity", &[&missing, "credentials.central_role_arn", "trust policy"]).await;
+    let words = ["central role", "credentials.central_role_arn", "trust policy"];
+    has(&readiness_says(&worker, "assume", &words).await, &[&missing]);
     opened_no_breaker(&worker).await;
 }
 
@@ -219,7 +246,8 @@ async fn unknown_credentials_fail_readiness() {
     let mut environment = setup.environment().await;
     environment.insert("AWS_ACCESS_KEY_ID".to_owned(), "AKIAIOSFODNN7EXAMPLE".to_owned());
     let worker = Worker::start(&environment).await;
-    readiness_says(&worker, "identity", &["our own credentials", "task role"]).await;
+    let told = readiness_says(&worker, "assume", &["own credentials", "task role"]).await;
+    has(&told, &["our own credentials"]);
 }
 
 /// Readiness checks the dependencies that only some messages need: dead-letter queue, staging bucket, quarantine bucket.
@@ -239,9 +267,9 @@ async fn dependencies_are_checked_before_a_message_needs_them() {
         environment.insert(name.to_owned(), value.clone());
     }
     let worker = Worker::start(&environment).await;
-    readiness_says(&worker, "dead_letter_queue", &["does not exist", "queue.dead_letter_url"]).await;
-    readiness_says(&worker, "source_bucket", &[&no_bucket, "source.buckets"]).await;
-    readiness_says(&worker, "quarantine_bucket", &[&quarantine, "quarantine.bucket"]).await;
+    readiness_says(&worker, "settle", &["does not exist", "queue.dead_letter_url"]).await;
+    readiness_says(&worker, "get", &[&no_bucket, "source.buckets"]).await;
+    readiness_says(&worker, "quarantine", &[&quarantine, "quarantine.bucket"]).await;
     let arguments = ["doctor", "--json"];
     let report = crate::operator::run(&arguments, &environment).await.with(1).json();
     let conditions = report["conditions"].as_array().expect("an array");
@@ -265,5 +293,6 @@ async fn a_bucket_that_does_not_answer_does_not_delay_readiness() {
     let worker = setup.worker_with(&[("LOGFERRY_SOURCE__BUCKETS", "staging-1,staging-2,staging-3")]).await;
     worker.ready().await;
     sandbox.faults().add(refused("dynamodb", "Query", 400, "ResourceNotFoundException", "no such table"));
-    readiness_says(&worker, "tenant_table", &["no such table"]).await;
+    let told = readiness_says(&worker, "lookup", &["tenants.table", "dynamodb:Query"]).await;
+    has(&told, &["no such table"]);
 }

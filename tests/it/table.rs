@@ -49,9 +49,9 @@ async fn known_tenants_are_served_during_an_outage_of_the_table() {
     .await;
     assert_eq!(received_events(&setup.aws, &newcomer).await, []);
     setup.no_dead_letters().await;
-    eventually("readiness says why", async || match worker.http_get("/readyz").await {
-        Ok((503, body)) if body.contains("tenant_table: ") => Ok(()),
-        other => Err(format!("{other:?}")),
+    eventually("readiness says why", async || {
+        let (status, body) = worker.readiness().await?;
+        same(&(status, body.degraded()), &(503, vec!["lookup"])).map_err(|seen| format!("{seen}: {body:?}"))
     })
     .await;
 

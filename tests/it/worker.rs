@@ -99,6 +99,13 @@ impl Worker {
         .await;
     }
 
+    /// Status code and body of `/readyz`.
+    pub(crate) async fn readiness(&self) -> Result<(u16, Readiness), String> {
+        let (status, body) = self.http_get("/readyz").await.map_err(|error| error.to_string())?;
+        let body = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
+        Ok((status, Readiness(body)))
+    }
+
     /// Sends a GET to the worker's endpoint. Returns status and body.
     pub(crate) async fn http_get(&self, path: &str) -> Result<(u16, String), Error> {
         http_get(self.address, path).await
@@ -154,6 +161,33 @@ impl Worker {
 
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         self.process.exit_status(END).await.expect("the worker ends")
+    }
+}
+
+/// Body of `/readyz` or `/healthz`.
+#[derive(Clone, Debug)]
+pub(crate) struct Readiness(pub(crate) Value);
+
+impl Readiness {
+    /// The answer in a word.
+    pub(crate) fn status(&self) -> &str {
+        self.0["status"].as_str().unwrap_or_default()
+    }
+
+    /// Names of the degraded conditions.
+    pub(crate) fn degraded(&self) -> Vec<&str> {
+        let degraded = self.conditions().iter().filter(|condition| condition["status"] == "degraded");
+        degraded.filter_map(|condition| condition["condition"].as_str()).collect()
+    }
+
+    /// The condition with this name.
+    pub(crate) fn condition(&self, name: &str) -> &Value {
+        let found = self.conditions().iter().find(|condition| condition["condition"] == name);
+        found.unwrap_or_else(|| panic!("{name} is not in {}", self.0))
+    }
+
+    fn conditions(&self) -> &Vec<Value> {
+        self.0["conditions"].as_array().expect("the body has conditions")
     }
 }
 

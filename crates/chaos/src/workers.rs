@@ -189,6 +189,7 @@ impl Workers {
     /// A worker does not answer, or its `/healthz` fails.
     pub(crate) async fn watch(&mut self, outage: Outage, begun: Instant) -> anyhow::Result<Vec<String>> {
         let mut silent: Vec<_> = (0..self.slots.len()).collect();
+        let degraded = format!("\"condition\":\"{}\",\"status\":\"degraded\"", outage.condition());
         while begun.elapsed() < Outage::TO {
             tokio::time::sleep(ASK_AGAIN).await;
             let mut said = Vec::new();
@@ -196,7 +197,7 @@ impl Workers {
                 let address = worker.listening().await?;
                 let (status, text) =
                     http_get(address, "/readyz").await.context("a worker does not answer")?;
-                let named = outage.dependency().is_none_or(|word| status == 503 && text.contains(word));
+                let named = status == 503 && text.contains(&degraded);
                 said.push(named && begun.elapsed() > Outage::FROM);
                 let (status, text) =
                     http_get(address, "/healthz").await.context("a worker does not answer")?;
@@ -206,7 +207,7 @@ impl Workers {
         }
         let metric = outage.metric();
         let mut missing: Vec<_> =
-            silent.iter().map(|at| format!("/readyz of worker {at} did not name the dependency")).collect();
+            silent.iter().map(|at| format!("/readyz of worker {at} did not name the condition")).collect();
         if self.samples().await?.iter().all(|of| of.sum(metric) == 0.0) {
             missing.push(format!("no worker counted {metric}"));
         }

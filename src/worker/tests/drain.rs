@@ -1,6 +1,7 @@
 //! Tests of draining: nothing more is received, running work may finish, and the other messages return to the queue.
 
 use super::*;
+use crate::health::Status;
 
 /// Acknowledges each message after `time`.
 fn work(time: Duration) -> impl Fn(Arc<Message>) -> Handling + Send + Sync + 'static {
@@ -123,11 +124,11 @@ async fn readiness_fails_as_soon_as_draining_begins() {
         queue.send_all(["a", "b", "c", "d"].into_iter().take(messages));
         let running = start(queue, work(10 * SECOND));
         until_in_flight(&running, i64::try_from(messages).expect("a few")).await;
-        assert_eq!(running.health.ready(), Ok(()));
+        assert_eq!(running.health.ready().status, Status::Ok);
         running.stop.cancel();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(running.health.ready(), Err("draining".to_owned()), "{messages} messages");
-        assert_eq!(running.health.alive(), Ok(()));
+        let (ready, alive) = (running.health.ready().status, running.health.alive().status);
+        assert_eq!((ready, alive), (Status::Draining, Status::Draining), "{messages} messages");
         assert!(!running.task.is_finished());
         running.stop().await;
     }

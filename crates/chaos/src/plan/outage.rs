@@ -32,13 +32,12 @@ impl Outage {
         }
     }
 
-    /// Dependency that `/readyz` of every worker should name during the outage; `None` if the workers stay ready.
-    pub(crate) fn dependency(self) -> Option<&'static str> {
+    /// Condition that `/readyz` of every worker must call degraded during the outage.
+    pub(crate) fn condition(self) -> &'static str {
         match self {
-            Self::Sqs => Some("queue: "),
-            Self::DynamoDb => Some("tenant_table: "),
-            // The session of the first hop is still valid, so the worker stays ready.
-            Self::Sts => None,
+            Self::Sqs => "receive",
+            Self::DynamoDb => "lookup",
+            Self::Sts => "assume",
         }
     }
 

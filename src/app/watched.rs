@@ -1,0 +1,328 @@
+//! Ports whose calls are evidence for [`crate::health`]. Failures that one tenant can cause are left out.
+
+use std::{collections::HashSet, fmt::Display, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::{
+    credentials::identity::IdentityError,
+    event::ObjectRef,
+    health::{Call, Cause, Check, Health},
+    ledger::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, lease::Lease},
+    object::{ObjectError, ObjectHead, ObjectStore},
+    quarantine::{Putting, QuarantineStore},
+    queue::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew},
+    sink::{LogSink, LogSinks, PutAnswer, SinkError},
+    tenant::{CloudWatch, Delivery, Directory, LookupError, Tenant},
+};
+
+/// A port that reports the outcome of its calls.
+#[derive(Clone, Debug)]
+pub(super) struct Watched<P> {
+    port: P,
+    health: Arc<Health>,
+}
+
+impl<P> Watched<P> {
+    pub(super) fn new(port: P, health: &Arc<Health>) -> Self {
+        Self { port, health: Arc::clone(health) }
+    }
+
+    fn tell<'a, T, E: Display>(
+        &self,
+        call: impl Into<Call<'a>>,
+        outcome: &Result<T, E>,
+        cause: impl FnOnce(&E) -> Evidence,
+    ) {
+        match outcome {
+            Ok(_) => self.health.succeeded(call),
+            Err(error) => match cause(error) {
+                Evidence::Answer => self.health.succeeded(call),
+                Evidence::Failure(cause) => self.health.failed(call, cause, error),
+                Evidence::Nothing => {}
+            },
+        }
+    }
+}
+
+/// What an error says about the dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// The dependency works: the error is about one message, object or tenant.
+    Answer,
+    Failure(Cause),
+    Nothing,
+}
+
+pub(super) fn cause_of_identity(error: &IdentityError) -> Cause {
+    match error {
+        IdentityError::Clock { .. } => Cause::Clock,
+        IdentityError::Credentials { .. } => Cause::Credentials,
+        IdentityError::CentralRole { .. } => Cause::Denied,
+    }
+}
+
+pub(super) fn cause_of_queue(error: &QueueError) -> Cause {
+    match error {
+        QueueError::Denied(_) => Cause::Denied,
+        QueueError::Missing(_) => Cause::Missing,
+        QueueError::Gone(_) | QueueError::Refused(_) | QueueError::Unavailable(_) => Cause::Unanswered,
+    }
+}
+
+fn of_queue(error: &QueueError) -> Evidence {
+    match error {
+        QueueError::Gone(_) | QueueError::Refused(_) => Evidence::Answer,
+        QueueError::Denied(_) | QueueError::Missing(_) | QueueError::Unavailable(_) => {
+            Evidence::Failure(cause_of_queue(error))
+        }
+    }
+}
+
+fn of_ledger(error: &LedgerError) -> Evidence {
+    match error {
+        LedgerError::Lost(_) | LedgerError::Unreadable(_) => Evidence::Answer,
+        LedgerError::Throttled(_) => Evidence::Failure(Cause::Throttled),
+        LedgerError::Unavailable(_) => Evidence::Failure(Cause::Unanswered),
+    }
+}
+
+impl<Q: Queue> Queue for Watched<Q> {
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
+        let received = self.port.receive(max, wait).await;
+        self.tell(Check::Receive, &received, |error| Evidence::Failure(cause_of_queue(error)));
+        received
+    }
+
+    async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
+        let deleted = self.port.delete(receipts).await;
+        // One call is one piece of evidence.
+        let works = |entry: &&Result<(), QueueError>| {
+            entry.as_ref().err().is_none_or(|error| of_queue(error) == Evidence::Answer)
+        };
+        if let Some(entry) = deleted.iter().find(works).or(deleted.first()) {
+            self.tell(Check::Delete, entry, of_queue);
+        }
+        deleted
+    }
+
+    async fn change_visibility(&self, entries: &[(Receipt, Duration)]) -> Vec<Result<(), QueueError>> {
+        self.port.change_visibility(entries).await
+    }
+
+    async fn send_anew(&self, entries: &[SentAnew]) -> Vec<Result<(), QueueError>> {
+        self.port.send_anew(entries).await
+    }
+
+    async fn probe_sending(&self) -> Result<(), QueueError> {
+        self.port.probe_sending().await
+    }
+
+    async fn retention(&self) -> Result<Duration, QueueError> {
+        self.port.retention().await
+    }
+
+    fn has_dead_letters(&self) -> bool {
+        self.port.has_dead_letters()
+    }
+
+    async fn send_dead_letter(&self, letter: &DeadLetter) -> Result<(), QueueError> {
+        let sent = self.port.send_dead_letter(letter).await;
+        self.tell(Check::DeadLetters, &sent, of_queue);
+        sent
+    }
+}
+
+impl<D: Directory> Directory for Watched<D> {
+    async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
+        let found = self.port.find(tenant_id).await;
+        self.tell(Check::Lookup, &found, |_| Evidence::Failure(Cause::Unanswered));
+        found
+    }
+}
+
+impl<L: Ledger> Ledger for Watched<L> {
+    async fn begin(&self, key: &EntryKey, owner: &str) -> Result<Begun, LedgerError> {
+        let begun = self.port.begin(key, owner).await;
+        self.tell(Check::Ledger, &begun, of_ledger);
+        begun
+    }
+
+    async fn checkpoint(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+        let recorded = self.port.checkpoint(key, owner, progress).await;
+        self.tell(Check::Ledger, &recorded, of_ledger);
+        recorded
+    }
+
+    async fn release(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+        let released = self.port.release(key, owner, progress).await;
+        self.tell(Check::Ledger, &released, of_ledger);
+        released
+    }
+
+    async fn restart(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
+        let restarted = self.port.restart(key, owner).await;
+        self.tell(Check::Ledger, &restarted, of_ledger);
+        restarted
+    }
+
+    async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
+        let finished = self.port.finish(key, owner, position).await;
+        self.tell(Check::Ledger, &finished, of_ledger);
+        finished
+    }
+
+    async fn probe(&self) -> Result<(), LedgerError> {
+        let probed = self.port.probe().await;
+        self.tell(Check::Ledger, &probed, of_ledger);
+        probed
+    }
+}
+
+/// The staging buckets. Only errors of buckets that `source.buckets` names are the worker's own.
+#[derive(Debug)]
+pub(super) struct WatchedStore<S> {
+    store: Watched<S>,
+    buckets: HashSet<String>,
+}
+
+impl<S> WatchedStore<S> {
+    pub(super) fn new(store: S, buckets: impl IntoIterator<Item = String>, health: &Arc<Health>) -> Self {
+        Self { store: Watched::new(store, health), buckets: buckets.into_iter().collect() }
+    }
+
+    fn tell<T>(&self, object: &ObjectRef, outcome: &Result<T, ObjectError>) {
+        let configured = self.buckets.contains(&object.bucket);
+        let call = if configured { Check::Read.on(&object.bucket) } else { Check::Read.into() };
+        self.store.tell(call, outcome, |error| match error {
+            ObjectError::NoBucket(_) if configured => Evidence::Failure(Cause::Missing),
+            ObjectError::Ours(ours) => Evidence::Failure(cause_of_identity(ours)),
+            // An error of one object says nothing about the others. HeadBucket shows whether S3 answers.
+            ObjectError::NoBucket(_)
+            | ObjectError::BucketGone(_)
+            | ObjectError::Missing(_)
+            | ObjectError::Refused(_)
+            | ObjectError::Archived(_)
+            | ObjectError::Denied(_)
+            | ObjectError::ChecksumMismatch(_)
+            | ObjectError::TooLarge { .. }
+            | ObjectError::Unavailable(_) => Evidence::Nothing,
+        });
+    }
+}
+
+impl<S: ObjectStore> ObjectStore for WatchedStore<S> {
+    type Body = S::Body;
+
+    async fn open(
+        &self,
+        object: &ObjectRef,
+        owner: Option<&str>,
+    ) -> Result<(Timestamp, S::Body), ObjectError> {
+        let opened = self.store.port.open(object, owner).await;
+        self.tell(object, &opened);
+        opened
+    }
+
+    async fn head(&self, object: &ObjectRef, owner: Option<&str>) -> Result<ObjectHead, ObjectError> {
+        let head = self.store.port.head(object, owner).await;
+        self.tell(object, &head);
+        head
+    }
+}
+
+/// One customer's CloudWatch Logs, whose answers are evidence about the Region.
+#[derive(Clone, Debug)]
+pub(super) struct WatchedSink<S> {
+    sink: Watched<S>,
+    region: Arc<str>,
+    account: Arc<str>,
+}
+
+impl<S: LogSinks> LogSinks for Watched<S> {
+    type Sink = WatchedSink<S::Sink>;
+
+    async fn closed(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> Option<SinkError> {
+        self.port.closed(delivery, destination, cluster).await
+    }
+
+    async fn open(
+        &self,
+        delivery: &Delivery,
+        destination: &CloudWatch,
+        cluster: &str,
+    ) -> Result<Self::Sink, SinkError> {
+        let sink = self.port.open(delivery, destination, cluster).await?;
+        Ok(WatchedSink {
+            sink: Watched::new(sink, &self.health),
+            region: delivery.target_region.as_str().into(),
+            account: destination.role.account().into(),
+        })
+    }
+}
+
+impl<S: LogSink> LogSink for WatchedSink<S> {
+    async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
+        let answer = self.sink.port.put_log_events(body, lease).await;
+        let call = Check::Put.on(&self.region);
+        let call = match &answer {
+            // One account may have a problem of its own.
+            Err(SinkError::Unavailable(_)) => call.by(&self.account),
+            _ => call,
+        };
+        self.sink.tell(call, &answer, of_sink);
+        answer
+    }
+
+    async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
+        self.sink.port.create_log_stream(group, stream, lease).await
+    }
+
+    async fn create_log_group(
+        &self,
+        group: &str,
+        retention_days: Option<i32>,
+        lease: &Lease,
+    ) -> Result<(), SinkError> {
+        self.sink.port.create_log_group(group, retention_days, lease).await
+    }
+}
+
+fn of_sink(error: &SinkError) -> Evidence {
+    match error {
+        SinkError::Unavailable(_) => Evidence::Failure(Cause::Unanswered),
+        SinkError::Ours(ours) => Evidence::Failure(cause_of_identity(ours)),
+        SinkError::NotFound(_)
+        | SinkError::InvalidSequenceToken { .. }
+        | SinkError::DataAlreadyAccepted { .. }
+        | SinkError::Denied(_)
+        | SinkError::GroupQuota(_)
+        | SinkError::Throttled(_)
+        | SinkError::Refused(_) => Evidence::Answer,
+        // No call was made.
+        SinkError::Held { .. }
+        | SinkError::Session(_)
+        | SinkError::LeaseEnded(_)
+        | SinkError::Paused { .. }
+        | SinkError::Unreached { .. } => Evidence::Nothing,
+    }
+}
+
+impl<S: QuarantineStore> QuarantineStore for Watched<S> {
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> Putting<'a> {
+        Box::pin(async move {
+            let put = self.port.put(key, body).await;
+            self.tell(Check::QuarantineFile, &put, |_| Evidence::Failure(Cause::Unanswered));
+            put
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

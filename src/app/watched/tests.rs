@@ -1,0 +1,195 @@
+use super::*;
+use crate::{
+    health::{Condition, ConditionStatus, Status},
+    ledger::memory::MemoryLedger,
+    name::StreamTemplate,
+    object::memory::{MemoryObject, MemoryStore},
+    queue::memory::{MemoryQueue, Operation as QueueOperation},
+    sink::memory::{MemorySinks, Operation},
+    tenant::{Destination, Oversize},
+};
+
+fn health() -> Arc<Health> {
+    Arc::new(Health::new(Duration::ZERO, &[]))
+}
+
+#[track_caller]
+fn check(health: &Health, condition: Condition, expected: ConditionStatus) {
+    let report = health.ready();
+    let found = report.conditions.iter().find(|found| found.condition == condition.word());
+    assert_eq!(found.map(|found| found.status), Some(expected), "{report:?}");
+}
+
+fn object(bucket: &str) -> ObjectRef {
+    ObjectRef { bucket: bucket.into(), key: "acme/c/app/pod/1".into(), ..ObjectRef::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_to_the_queue_are_evidence() {
+    let health = health();
+    let queue = MemoryQueue::new(Duration::from_secs(30));
+    queue.fail_calls(QueueOperation::Receive, 1..=3);
+    queue.fail_calls(QueueOperation::Delete, 1..=3);
+    queue.send_all(["a", "b"]);
+    let watched = Watched::new(queue, &health);
+    for _ in 0..3 {
+        watched.receive(1, Duration::ZERO).await.expect_err("the call fails");
+    }
+    check(&health, Condition::Receive, ConditionStatus::Degraded);
+    let received = watched.port.receive(2, Duration::ZERO).await.expect("the queue answers");
+    let receipts: Vec<_> = received.iter().map(|message| message.receipt.clone()).collect();
+    for _ in 0..3 {
+        watched.delete(&receipts).await;
+    }
+    check(&health, Condition::Settle, ConditionStatus::Degraded);
+    watched.receive(1, Duration::ZERO).await.expect("the queue answers");
+    check(&health, Condition::Receive, ConditionStatus::Ok);
+    check(&health, Condition::Settle, ConditionStatus::Degraded);
+    watched.delete(&receipts[..1]).await;
+    assert_eq!(health.ready().status, Status::Ok);
+}
+
+#[tokio::test]
+async fn errors_of_one_message_or_object_are_no_failures() {
+    let error = String::new;
+    for (error, expected) in [
+        (QueueError::Gone(error()), Evidence::Answer),
+        (QueueError::Refused(error()), Evidence::Answer),
+        (QueueError::Denied(error()), Evidence::Failure(Cause::Denied)),
+        (QueueError::Missing(error()), Evidence::Failure(Cause::Missing)),
+        (QueueError::Unavailable(error()), Evidence::Failure(Cause::Unanswered)),
+    ] {
+        assert_eq!(of_queue(&error), expected, "{error:?}");
+    }
+    for (error, expected) in [
+        (LedgerError::Lost(error()), Evidence::Answer),
+        (LedgerError::Unreadable(error()), Evidence::Answer),
+        (LedgerError::Throttled(error()), Evidence::Failure(Cause::Throttled)),
+        (LedgerError::Unavailable(error()), Evidence::Failure(Cause::Unanswered)),
+    ] {
+        assert_eq!(of_ledger(&error), expected, "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_bucket_of_the_configuration_is_the_workers_own() {
+    let health = health();
+    let store = MemoryStore::default();
+    let watched = WatchedStore::new(store.clone(), ["staging".to_owned()], &health);
+    let put = |bucket: &str, error: Option<ObjectError>| {
+        let whole = || MemoryObject::new(Vec::new(), Timestamp::UNIX_EPOCH);
+        let content = error.map_or_else(whole, MemoryObject::refused);
+        store.put(bucket, &object(bucket).key, content);
+    };
+    let read = async |bucket: &str| {
+        for _ in 0..3 {
+            let _ = watched.open(&object(bucket), None).await;
+        }
+    };
+    put("other", Some(ObjectError::NoBucket("404".into())));
+    read("other").await;
+    for error in [
+        ObjectError::Missing("404".into()),
+        ObjectError::Denied("403".into()),
+        ObjectError::Unavailable("503".into()),
+    ] {
+        put("staging", Some(error));
+        read("staging").await;
+    }
+    assert_eq!(health.ready().status, Status::Ok);
+    put("staging", Some(ObjectError::NoBucket("404".into())));
+    read("staging").await;
+    check(&health, Condition::Get, ConditionStatus::Degraded);
+    put("staging", Some(ObjectError::Missing("404".into())));
+    read("staging").await;
+    check(&health, Condition::Get, ConditionStatus::Degraded);
+    put("staging", None);
+    read("staging").await;
+    check(&health, Condition::Get, ConditionStatus::Ok);
+}
+
+fn destination(account: &str) -> CloudWatch {
+    CloudWatch {
+        role: format!("arn:aws:iam::{account}:role/customer-logs").parse().expect("a role's ARN"),
+        external_id: None,
+        session_tags: false,
+        source_identity: false,
+        log_group_name: "/logs".into(),
+        log_stream_name: StreamTemplate::default(),
+        retention_days: None,
+        oversize: Oversize::Split,
+    }
+}
+
+/// Puts into the account, which answers with `error`; without an error it takes the batch.
+async fn put(watched: &Watched<MemorySinks>, account: &str, error: Option<SinkError>) {
+    let sinks = &watched.port;
+    let destination = destination(account);
+    sinks.create(&format!("{account}/us-east-1"), "/logs", &["s"]);
+    if let Some(error) = error {
+        sinks.fail(Operation::Put, sinks.count(Operation::Put) + 1, error);
+    }
+    let delivery = Delivery {
+        tenant_id: "acme".into(),
+        name: "cloudwatch".into(),
+        enabled: true,
+        desired_logs: None,
+        target_region: "us-east-1".into(),
+        destination: Destination::CloudWatch(destination.clone()),
+    };
+    let sink = watched.open(&delivery, &destination, "c").await.expect("nothing is wrong");
+    let body = "{\"logGroupName\":\"/logs\",\"logStreamName\":\"s\",\"logEvents\":[{\"timestamp\":1,\"message\":\"m\"}]}";
+    let _ = sink.put_log_events(body.into(), &Lease::unlimited()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_is_degraded_by_several_accounts_and_by_the_workers_own_signature() {
+    let health = health();
+    let watched = Watched::new(MemorySinks::new(), &health);
+    let accounts = ["111111111111", "222222222222", "333333333333"];
+    let silent = || Some(SinkError::Unavailable("503".into()));
+    put(&watched, accounts[0], None).await;
+    for _ in 0..9 {
+        put(&watched, accounts[0], silent()).await;
+    }
+    for error in [SinkError::Denied("403".into()), SinkError::Throttled("429".into())] {
+        for account in accounts {
+            put(&watched, account, Some(error.clone())).await;
+        }
+    }
+    check(&health, Condition::Put, ConditionStatus::Ok);
+    for account in accounts {
+        put(&watched, account, silent()).await;
+    }
+    check(&health, Condition::Put, ConditionStatus::Degraded);
+    put(&watched, accounts[1], None).await;
+    check(&health, Condition::Put, ConditionStatus::Ok);
+    let clock = || Some(SinkError::Ours(IdentityError::Clock { skew: None, problem: "late".into() }));
+    for _ in 0..3 {
+        put(&watched, accounts[0], clock()).await;
+    }
+    check(&health, Condition::Put, ConditionStatus::Degraded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_call_to_the_ledger_is_evidence() {
+    let health = health();
+    let watched = Watched::new(MemoryLedger::new(Duration::from_secs(10)), &health);
+    let key = EntryKey { object: "o".into(), delivery: "d".into() };
+    let succeeds = async |call: u32| {
+        (0..3).for_each(|_| health.failed(Check::Ledger, Cause::Unanswered, &"silence"));
+        check(&health, Condition::Ledger, ConditionStatus::Degraded);
+        match call {
+            0 => drop(watched.begin(&key, "a").await),
+            1 => drop(watched.checkpoint(&key, "a", &Progress::default()).await),
+            2 => drop(watched.release(&key, "a", &Progress::default()).await),
+            3 => drop(watched.restart(&key, "a").await),
+            4 => drop(watched.finish(&key, "a", Position::default()).await),
+            _ => drop(watched.probe().await),
+        }
+        check(&health, Condition::Ledger, ConditionStatus::Ok);
+    };
+    for call in 0..6 {
+        succeeds(call).await;
+    }
+}

@@ -1,0 +1,193 @@
+use super::*;
+use crate::metrics::rendered;
+
+fn health(needed: &[Check]) -> Health {
+    Health::new(Duration::from_secs(20), needed)
+}
+
+fn of(health: &Health, condition: Condition) -> ConditionReport {
+    let conditions = health.ready().conditions;
+    conditions
+        .into_iter()
+        .find(|found| found.condition == condition.word())
+        .expect("every condition is there")
+}
+
+fn status(health: &Health, condition: Condition) -> ConditionStatus {
+    of(health, condition).status
+}
+
+fn fail<'a>(health: &Health, call: impl Into<Call<'a>>, times: usize) {
+    let call = call.into();
+    (0..times).for_each(|_| health.failed(call, Cause::Unanswered, &"no route to host"));
+}
+
+#[test]
+fn the_third_failure_in_a_row_degrades_and_only_the_same_check_mends() {
+    let health = health(&[Check::Receive]);
+    assert_eq!(health.ready().status, Status::Starting);
+    assert_eq!(status(&health, Condition::Receive), ConditionStatus::Unknown);
+    health.succeeded(Check::Receive);
+    assert_eq!(health.ready().status, Status::Ok);
+    fail(&health, Check::Receive, 2);
+    health.succeeded(Check::Receive);
+    fail(&health, Check::Receive, 2);
+    assert_eq!(health.ready().status, Status::Ok, "a success between ends the row");
+    fail(&health, Check::Receive, 1);
+    assert_eq!(health.ready().status, Status::Unready);
+    assert_eq!(status(&health, Condition::Receive), ConditionStatus::Degraded);
+
+    fail(&health, Check::DeadLetters, 3);
+    health.succeeded(Check::Delete);
+    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Degraded, "a delete mends no send");
+    health.succeeded(Check::DeadLetters);
+    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Ok);
+    fail(&health, Check::SourceBucket.on("a"), 3);
+    health.succeeded(Check::SourceBucket.on("b"));
+    let get = of(&health, Condition::Get);
+    assert_eq!((get.status, get.resource.as_deref()), (ConditionStatus::Degraded, Some("a")));
+    health.succeeded(Check::SourceBucket.on("a"));
+    health.succeeded(Check::Receive);
+    assert_eq!(health.ready().status, Status::Ok);
+}
+
+#[test]
+fn a_worker_that_starts_is_not_ready_before_every_needed_check_succeeded() {
+    let health = health(&[Check::Lookup, Check::CentralRole, Check::Ledger]);
+    health.succeeded(Check::Lookup);
+    health.succeeded(Check::Identity);
+    health.switch_off(Condition::Ledger);
+    assert_eq!(status(&health, Condition::Assume), ConditionStatus::Unknown, "the role has not answered");
+    assert_eq!(health.ready().status, Status::Starting);
+    health.succeeded(Check::CentralRole);
+    assert_eq!(health.ready().status, Status::Ok);
+    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Off);
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown, "nothing was read yet");
+}
+
+#[test]
+fn a_region_degrades_only_after_several_accounts_fail_in_a_row() {
+    let health = health(&[]);
+    let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
+    for account in ["1", "2", "3", "4"] {
+        fail(&health, put(account), 1);
+    }
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Unknown, "the Region may not exist");
+    health.succeeded(put("1"));
+    fail(&health, put("1"), 50);
+    fail(&health, put("2"), 50);
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "two accounts");
+    fail(&health, put("3"), 1);
+    assert_eq!(of(&health, Condition::Put).resource.as_deref(), Some("eu-west-1"));
+    health.succeeded(put("4"));
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok);
+
+    health.expect(Check::Put.on("us-east-1"));
+    for account in ["1", "2", "3"] {
+        fail(&health, Check::Put.on("us-east-1").by(account), 1);
+    }
+    assert_eq!(of(&health, Condition::Put).resource.as_deref(), Some("us-east-1"), "our own Region exists");
+}
+
+#[test]
+fn an_old_failure_that_no_probe_repeats_becomes_unknown() {
+    let health = health(&[]);
+    fail(&health, Check::QuarantineFile, 3);
+    fail(&health, Check::DeadLetters, 3);
+    let age = |by: Duration| {
+        let mut state = health.lock();
+        for course in state.courses.values_mut().flat_map(BTreeMap::values_mut) {
+            course.last -= by;
+        }
+    };
+    age(EVIDENCE_LASTS - Duration::from_secs(60));
+    assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Degraded);
+    age(Duration::from_secs(61));
+    assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Unknown);
+    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Degraded, "a probe would have mended it");
+    fail(&health, Check::QuarantineFile, 2);
+    assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Unknown, "a new row begins");
+}
+
+#[test]
+fn an_answer_has_fixed_sentences_and_the_metric_agrees() {
+    let health = Arc::new(health(&[]));
+    let before = Timestamp::now();
+    for _ in 0..3 {
+        health.failed(Check::Identity, Cause::Clock, &"RequestId: 6a7f; Signature expired: 20261127T113000Z");
+    }
+    let found = serde_json::to_value(health.ready()).expect("JSON");
+    assert_eq!(found["status"], "unready");
+    let assume = &found["conditions"][2];
+    let since: Timestamp = assume["since"].as_str().expect("a text").parse().expect("RFC 3339");
+    assert!(since.duration_since(before).abs().as_secs() < 60, "{assume}");
+    let expected = serde_json::json!({
+        "condition": "assume", "status": "degraded", "since": assume["since"],
+        "problem": "AWS refuses the worker's signatures, because this host's clock is wrong.",
+        "remedy": "Set the host's clock, preferably by NTP.",
+    });
+    assert_eq!(*assume, expected);
+    let text = rendered(|registry| health.register(registry));
+    for condition in Condition::ALL {
+        let degraded = i64::from(condition == Condition::Assume);
+        let line = format!("logferry_condition_degraded{{condition=\"{}\"}} {degraded}\n", condition.word());
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
+#[test]
+fn a_worker_that_drains_is_alive_and_not_ready() {
+    let health = health(&[]);
+    assert_eq!((health.alive().status, health.ready().status), (Status::Ok, Status::Ok));
+    health.drain();
+    assert_eq!((health.alive().status, health.ready().status), (Status::Draining, Status::Draining));
+    assert_eq!(status(&health, Condition::Draining), ConditionStatus::Degraded);
+}
+
+#[test]
+fn a_loop_that_hangs_is_not_alive() {
+    let health = Health { patience: Duration::ZERO, ..health(&[]) };
+    let stalled = std::iter::repeat_with(|| health.alive()).find(|report| report.status == Status::Stalled);
+    assert_eq!(stalled.and_then(|report| report.stalled), Some(sentences::STALLED));
+    health.drain();
+    assert_eq!(health.alive().status, Status::Draining);
+}
+
+#[test]
+fn every_check_explains_every_cause_in_sentences() {
+    use Check::*;
+    let checks = [
+        Receive,
+        Lookup,
+        Identity,
+        CentralRole,
+        SourceBucket,
+        Read,
+        Put,
+        DeadLetters,
+        Delete,
+        Ledger,
+        QuarantineBucket,
+        QuarantineFile,
+    ];
+    let causes = [
+        Cause::Unanswered,
+        Cause::Missing,
+        Cause::Denied,
+        Cause::Elsewhere,
+        Cause::Throttled,
+        Cause::Clock,
+        Cause::Credentials,
+    ];
+    for check in checks {
+        for cause in causes {
+            let Explanation { problem, remedy } = check.explain(cause);
+            for text in [problem, remedy] {
+                assert!(
+                    text.starts_with(char::is_uppercase) && text.ends_with('.'),
+                    "{check:?} {cause:?}: {text}"
+                );
+            }
+        }
+    }
+}
