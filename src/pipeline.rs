@@ -222,17 +222,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Verdict::Retry(_) => {}
             Verdict::Ack | Verdict::Poison(_) | Verdict::Overdue(_) => self.refusals.forget(message),
         }
-        for waiting in report.unfinished.drain(..) {
-            match verdict.retry_after() {
-                Some(delay) => waiting.comes_again(delay),
-                None => waiting.end(),
-            }
-        }
         if let Verdict::Retry(cause) | Verdict::Poison(cause) | Verdict::Overdue(cause) = &verdict
             && let Some(failed) =
                 report.failures.iter().find(|failed| failed.failure.reason() == cause.reason)
         {
             trace::fail(&Span::current(), cause.reason, failed);
+        }
+        for waiting in report.unfinished.drain(..) {
+            match verdict.retry_after() {
+                Some(delay) => waiting.comes_again(delay),
+                None => waiting.end(),
+            }
         }
         let retry_in = verdict.retry_after().map(tracing::field::debug);
         for failed in &report.failures {
