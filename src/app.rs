@@ -2,6 +2,7 @@
 
 mod apart;
 pub mod commands;
+mod depth;
 mod metrics;
 mod outbound;
 mod profile;
@@ -11,7 +12,7 @@ mod watched;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -23,6 +24,7 @@ use self::{
     watched::{Watched, WatchedStore},
 };
 use crate::{
+    aws::Base,
     batch::MAX_BATCH_EVENTS,
     breaker::ProbeIntervals,
     budget::{Budgets, Rates},
@@ -70,7 +72,7 @@ const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.ta
 #[derive(Debug)]
 pub struct App {
     config: Config,
-    sdk: SdkConfig,
+    base: Base,
     listener: TcpListener,
     stop: CancellationToken,
 }
@@ -81,11 +83,11 @@ impl App {
     /// # Errors
     /// There is no Region, or the address is in use.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
-        let sdk = load_sdk(&config, &EVERYTHING).await?;
+        let base = load_sdk(&config, &EVERYTHING).await?;
         let listener = TcpListener::bind(config.http.listen)
             .await
             .with_context(|| format!("http.listen: {} cannot be bound", config.http.listen))?;
-        Ok(Self { config, sdk, listener, stop: CancellationToken::new() })
+        Ok(Self { config, base, listener, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -106,18 +108,18 @@ impl App {
     /// # Errors
     /// The configuration has no queue, table or role.
     pub async fn run(self) -> anyhow::Result<Drained> {
-        let Self { config, sdk, listener, stop } = self;
+        let Self { config, base, listener, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
-        let central = central_role(&config, &sdk)?;
-        let metrics = Metrics::new();
+        let central = central_role(&config, &base)?;
+        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config));
         let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
         // A row may name a Region that does not exist. Our own Region exists.
-        sdk.region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
+        base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
         let table = required(&config.tenants.table, "tenants.table")?;
         let tenants = TenantCache::new(
-            Watched::new(rows(&config, &sdk, table.clone()), &health),
+            Watched::new(rows(&config, &base, table.clone()), &health),
             CacheSettings {
                 table,
                 capacity: config.tenants.cache_capacity,
@@ -129,16 +131,15 @@ impl App {
         );
         let queue = SqsQueue::new(
             Clients {
-                polling: sqs_client(&config, &sdk),
-                sending: short_sqs_client(&sdk, 1),
-                calling: short_sqs_client(&sdk, config.delivery.attempts),
+                polling: sqs_client(&config, &base),
+                sending: short_sqs_client(&base, 1),
+                calling: short_sqs_client(&base, config.delivery.attempts),
             },
             required(&config.queue.url, "queue.url")?,
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
-        let queue = Watched::new(queue, &health);
-        let ledger = ledger(&config, &sdk).map(|ledger| Watched::new(ledger, &health));
+        let ledger = ledger(&config, &base).map(|ledger| Watched::new(ledger, &health));
         if ledger.is_none() {
             health.switch_off(Condition::Ledger);
         }
@@ -147,46 +148,50 @@ impl App {
             out_of_reach_after: config.ledger.out_of_reach_after,
         };
         let claims = Claims::new(ledger, claims, metrics.ledger.clone());
-        let quarantine = quarantine(&config, &sdk, metrics.quarantine.clone(), &health)?;
+        let quarantine = quarantine(&config, &base, metrics.quarantine.clone(), &health)?;
         if quarantine.is_none() {
             health.switch_off(Condition::Quarantine);
         }
         let sessions = session_settings(&config);
-        let customers = Customers::new(&sdk, &central, sessions, metrics.roles.clone());
+        let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
         let groups =
             GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
         let tidying = tidy(customers.clone(), groups.clone());
         let sinks =
-            CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression);
+            CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression);
         let rates =
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
         let source = source_buckets(&config)?;
         let staging = source.iter().map(|bucket| bucket.name.clone());
         let ports = Ports {
-            store: WatchedStore::new(S3Store::new(s3_client(&config, &sdk)), staging, &health),
+            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
                 Watched::new(sinks, &health),
                 Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
             ),
-            copier: S3Copier::new(&sdk, addressing(&config), customers, central.clone()),
+            copier: S3Copier::new(&base, addressing(&config), customers, central.clone()),
             claims: claims.clone(),
             quarantine,
         };
         let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.pipeline.clone()));
-        let calling = short_sqs_client(&sdk, config.delivery.attempts);
+        let calling = short_sqs_client(&base, config.delivery.attempts);
+        let letters = config.queue.dead_letter_url.clone();
+        let letters = letters.map(|url| SqsQueue::asking(calling, url));
         let readiness = Readiness {
             health: Arc::clone(&health),
             tenants,
             central,
             claims,
-            sts: aws_sdk_sts::Client::new(&sdk),
-            letters: config.queue.dead_letter_url.clone().map(|url| SqsQueue::asking(calling, url)),
-            s3: s3_client(&config, &sdk),
+            sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
+            letters: letters.clone(),
+            s3: s3_client(&config, &base),
             source,
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
+        let depth = depth::keep_asking(queue.clone(), letters, metrics.queues.clone());
+        let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
         let (listener, registry) = (listener.into_std()?, metrics.registry(&health));
@@ -195,7 +200,7 @@ impl App {
             Ok(http::serve(TcpListener::from_std(listener)?, shown, registry, closing))
         })?;
         let drained = worker::run(
-            Arc::new(queue),
+            Arc::new(Watched::new(queue, &health)),
             move |message, stop| {
                 let pipeline = Arc::clone(&pipeline);
                 async move { pipeline.handle(&message, &stop).await }
@@ -223,8 +228,12 @@ pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
     Ok(rows(config, &load_sdk(config, &["tenants.table"]).await?, table))
 }
 
-fn rows(config: &Config, sdk: &SdkConfig, table: String) -> TenantRows {
-    TenantRows::new(aws_sdk_dynamodb::Client::new(sdk), table, config.tenants.default_region.clone())
+fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
+    TenantRows::new(
+        aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build()),
+        table,
+        config.tenants.default_region.clone(),
+    )
 }
 
 /// Removes idle breakers, so that the metrics do not count them as open.
@@ -308,7 +317,7 @@ pub fn memory_limit() -> Option<u64> {
 }
 
 /// Credentials, Region and HTTP client. The resources that `fields` name must be in this Region.
-async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig> {
+async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<Base> {
     let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http_client)
@@ -324,7 +333,7 @@ async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<SdkConfig>
     let elsewhere = config.elsewhere(region.as_ref());
     match elsewhere.into_iter().find(|problem| fields.contains(&problem.field.as_str())) {
         Some(problem) => Err(problem.into()),
-        None => Ok(sdk),
+        None => Ok(sdk.into()),
     }
 }
 
@@ -334,19 +343,20 @@ fn longest_receive(config: &Config) -> Duration {
     attempt * config.delivery.attempts
 }
 
-fn sqs_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_sqs::Client {
+fn sqs_client(config: &Config, base: &Base) -> aws_sdk_sqs::Client {
     // A long poll takes its wait time in addition.
     let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
-    aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts).build())
+    aws_sdk_sqs::Client::from_conf(base.sqs().timeout_config(timeouts).build())
 }
 
 /// A client with short timeouts, so that extensions of leases and deletes of messages do not wait for slow answers.
-fn short_sqs_client(sdk: &SdkConfig, attempts: u32) -> aws_sdk_sqs::Client {
+fn short_sqs_client(base: &Base, attempts: u32) -> aws_sdk_sqs::Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(LONGEST_SQS_ATTEMPT)
         .operation_attempt_timeout(LONGEST_SQS_ATTEMPT)
         .operation_timeout(LONGEST_SQS_CALL);
-    let config = aws_sdk_sqs::config::Builder::from(sdk)
+    let config = base
+        .sqs()
         // Failed polls must not spend the retry tokens of these calls.
         .retry_partition(RetryPartition::new("sqs-calls"))
         .retry_config(RetryConfig::standard().with_max_attempts(attempts))
@@ -358,8 +368,9 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
 }
 
-fn s3_client(config: &Config, sdk: &SdkConfig) -> aws_sdk_s3::Client {
-    let builder = aws_sdk_s3::config::Builder::from(sdk)
+fn s3_client(config: &Config, base: &Base) -> aws_sdk_s3::Client {
+    let builder = base
+        .s3()
         .force_path_style(config.aws.s3_use_path_style)
         // `S3Store` checks checksums itself, because it resumes broken connections.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
@@ -370,14 +381,19 @@ fn addressing(config: &Config) -> Addressing {
     if config.aws.s3_use_path_style { Addressing::Path } else { Addressing::VirtualHost }
 }
 
-fn central_role(config: &Config, sdk: &SdkConfig) -> anyhow::Result<AssumedRole> {
+fn central_role(config: &Config, base: &Base) -> anyhow::Result<AssumedRole> {
     let arn = config.credentials.central_role_arn.as_deref();
     let role = arn.context("credentials.central_role_arn is required")?.parse()?;
     let request = AssumeRequest::central(role);
-    Ok(AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request, session_life(config)))
+    Ok(AssumedRole::new(
+        aws_sdk_sts::Client::from_conf(base.sts().build()),
+        None,
+        request,
+        session_life(config),
+    ))
 }
 
-fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
+fn ledger(config: &Config, base: &Base) -> Option<DynamoDbLedger> {
     let crate::config::Ledger { table, lease, max_clock_skew, retention, .. } = config.ledger.clone();
     let Some(table) = table else {
         tracing::warn!(
@@ -385,20 +401,20 @@ fn ledger(config: &Config, sdk: &SdkConfig) -> Option<DynamoDbLedger> {
         );
         return None;
     };
-    Some(DynamoDbLedger::new(sdk, LedgerSettings { table, lease, max_clock_skew, retention }))
+    Some(DynamoDbLedger::new(base, LedgerSettings { table, lease, max_clock_skew, retention }))
 }
 
 /// The quarantine, if the configuration has one.
 fn quarantine(
     config: &Config,
-    sdk: &SdkConfig,
+    base: &Base,
     metrics: quarantine::Metrics,
     health: &Arc<Health>,
 ) -> anyhow::Result<Option<Quarantine>> {
     let Some(OwnBucket { name, owner }) = quarantine_bucket(config)? else { return Ok(None) };
     let prefix = QuarantinePrefix::parse(&config.quarantine.prefix)
         .map_err(|problem| anyhow!("quarantine.prefix: {problem}"))?;
-    let store = S3Quarantine::new(s3_client(config, sdk), name, owner);
+    let store = S3Quarantine::new(s3_client(config, base), name, owner);
     Ok(Some(Quarantine::new(Arc::new(Watched::new(store, health)), prefix, metrics)))
 }
 

@@ -1,4 +1,8 @@
-//! Describes the SDK's errors for log lines, and classifies errors that several calls or services share.
+//! What all adapters share: the [`Base`] of their clients, whose calls [`Calls`] counts; texts for the SDK's errors; and the
+//! meaning of errors that several calls or services share.
+
+mod base;
+mod calls;
 
 use std::error::Error;
 
@@ -6,6 +10,8 @@ use aws_sdk_sts::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
+
+pub use self::{base::Base, calls::Calls};
 
 /// Describes an error by AWS's code and message or, without a code, by the chain of causes.
 pub fn describe<E>(error: &SdkError<E, HttpResponse>) -> String

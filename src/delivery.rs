@@ -6,6 +6,7 @@
 
 mod blame;
 mod lane;
+mod metrics;
 mod protocol;
 mod streams;
 mod writer;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use self::writer::Done;
 pub use self::{
     lane::Lane,
+    metrics::Metrics,
     streams::{MAX_STREAMS, StreamKey, Streams},
 };
 use crate::{
@@ -89,6 +91,8 @@ pub struct Shared {
     pub buffers: BufferPool,
     /// Most events of one batch.
     pub max_batch_events: usize,
+    /// Metrics of requests.
+    pub metrics: Metrics,
 }
 
 /// Why a lane cannot go on.

@@ -8,7 +8,10 @@ use std::{collections::VecDeque, future::Future, pin::pin, sync::Arc, time::Dura
 
 use axum::{
     Router,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -23,11 +26,9 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     health::{Health, Report, Status},
-    metrics::render,
+    metrics::TextFormat,
 };
 
-/// Content type of prometheus-client's text. Source: the OpenMetrics specification, "Overall structure".
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Most connections at once. A process has 1,024 descriptors by default, and the calls to AWS need most of them.
 const MAX_CONNECTIONS: usize = 64;
 /// Longest life of a connection. By default, the kubelet gives a probe 1 s and Prometheus gives a scrape 10 s.
@@ -87,7 +88,7 @@ fn router(health: Arc<Health>, metrics: Arc<Registry>) -> Router {
     Router::new()
         .route("/healthz", get(async move || healthz(&alive.alive())))
         .route("/readyz", get(async move || readyz(&health.ready())))
-        .route("/metrics", get(async move || scrape(&metrics)))
+        .route("/metrics", get(async move |headers: HeaderMap| scrape(&metrics, &headers)))
 }
 
 /// Answers one request. No route reads a body.
@@ -133,9 +134,12 @@ fn answer(code: StatusCode, report: &Report) -> Response {
     }
 }
 
-fn scrape(metrics: &Registry) -> Response {
-    match render(metrics) {
-        Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+/// Answers in the format that the request's `Accept` headers ask for.
+fn scrape(metrics: &Registry, headers: &HeaderMap) -> Response {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = TextFormat::accepted(&accept.collect::<Vec<_>>().join(","));
+    match format.render(metrics) {
+        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -172,7 +172,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let max_batch_events = settings.max_batch_events;
-        let lanes = delivery::Shared { streams: Streams::new(), buffers, max_batch_events };
+        let lanes = delivery::Shared {
+            streams: Streams::new(),
+            buffers,
+            max_batch_events,
+            metrics: metrics.delivery.clone(),
+        };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
         Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics }
@@ -391,7 +396,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
         self.metrics.count(tally);
         if let Some(at) = object.event_time {
-            self.metrics.freshness.observe(Timestamp::now().duration_since(at).as_secs_f64().max(0.0));
+            self.metrics.arrived_after(Timestamp::now().duration_since(at).as_secs_f64().max(0.0), None);
         }
         tracing::debug!(
             object.bucket,

@@ -73,6 +73,16 @@ impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
         value
     }
 
+    /// Number of cached values.
+    pub fn len(&self) -> usize {
+        self.lock().values.len()
+    }
+
+    /// Whether no value is cached.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether a value is cached. This check does not count as use.
     pub fn contains(&self, key: &K) -> bool {
         self.lock().values.contains(key)

@@ -110,6 +110,7 @@ where
         backoff: settings.backoff,
         metrics,
     };
+    work.metrics.slots.set(i64::try_from(settings.concurrency).unwrap_or(i64::MAX));
     let mut pause = FIRST_PAUSE;
     // Until the queue has answered, receives do not long-poll: readiness should not wait for the end of a long poll.
     let mut wait = Duration::ZERO;
@@ -119,6 +120,7 @@ where
             break None;
         }
         health.loop_moved();
+        work.metrics.turned();
         // While many verdicts wait for the queue, new messages would only add more.
         let is_behind = work.settler.backlog() > MAX_BACKLOG * settings.concurrency
             || work.settler.held_bytes() > MAX_HELD_BYTES;
@@ -201,7 +203,7 @@ where
     F: Future<Output = Verdict> + Send + 'static,
 {
     fn take_on(&mut self, message: Message) {
-        self.metrics.messages_received.inc();
+        self.metrics.received(&message);
         let message = Arc::new(message);
         let lease = self.leases.hold(&message);
         if self.settler.owes_delete(&message.id) {

@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Problem},
     credentials::{
         assumed::AssumedRole,
-        customers::Customers,
+        customers::{self, Customers},
         identity::{Identity, WhoAmIError, identity},
     },
     ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
@@ -73,7 +73,9 @@ pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
     let problem = || "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
     let missing = || Problem { field: "ledger.table".to_owned(), problem: problem() };
     let table = config.ledger.table.clone().ok_or_else(missing)?;
-    Ok(LedgerEntries::new(aws_sdk_dynamodb::Client::new(&load_sdk(config, &["ledger.table"]).await?), table))
+    let base = load_sdk(config, &["ledger.table"]).await?;
+    let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
+    Ok(LedgerEntries::new(client, table))
 }
 
 /// Everything that `logferry doctor` asks, built like the worker's parts.
@@ -133,21 +135,21 @@ impl Instruments {
 /// # Errors
 /// There is no Region, or the configuration has no table or no central role.
 pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
-    let sdk = load_sdk(config, &EVERYTHING).await?;
+    let base = load_sdk(config, &EVERYTHING).await?;
     let table = config.tenants.table.clone().context("tenants.table is required")?;
-    let central = central_role(config, &sdk)?;
+    let central = central_role(config, &base)?;
     let sessions = session_settings(config);
-    let customers = Customers::new(&sdk, &central, sessions, breaker::Metrics::default());
+    let customers = Customers::new(&base, &central, sessions, customers::Metrics::default());
     let groups =
         GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, breaker::Metrics::default());
     Ok(Instruments {
-        rows: rows(config, &sdk, table),
-        sqs: sqs_client(config, &sdk),
-        sts: aws_sdk_sts::Client::new(&sdk),
-        s3: s3_client(config, &sdk),
-        sinks: CloudWatchSinks::new(&sdk, customers.clone(), groups, config.delivery.request_compression),
+        rows: rows(config, &base, table),
+        sqs: sqs_client(config, &base),
+        sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
+        s3: s3_client(config, &base),
+        sinks: CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression),
         customers,
-        ledger: ledger(config, &sdk),
+        ledger: ledger(config, &base),
         central,
     })
 }

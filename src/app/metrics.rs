@@ -2,74 +2,186 @@
 
 use std::sync::Arc;
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
 
+use super::{MemoryBound, depth};
 use crate::{
-    breaker, budget, credentials, health::Health, ledger, metrics::registry, pipeline, quarantine, sink,
-    telemetry, tenant, worker,
+    aws::Calls,
+    breaker, budget,
+    credentials::customers,
+    health::Health,
+    ledger,
+    metrics::{Bound, add, ours, register_process},
+    pipeline, quarantine, sink, telemetry, tenant, worker,
 };
 
 /// Handles for each part.
 #[derive(Debug)]
 pub(super) struct Metrics {
     pub(super) worker: worker::Metrics,
+    pub(super) queues: depth::Metrics,
     pub(super) pipeline: pipeline::Metrics,
     pub(super) tenants: tenant::cache::Metrics,
     pub(super) ledger: ledger::claim::Metrics,
     pub(super) quarantine: quarantine::Metrics,
     pub(super) budgets: budget::Metrics,
-    pub(super) roles: breaker::Metrics,
+    pub(super) customers: customers::Metrics,
     pub(super) groups: breaker::Metrics,
+    calls: Calls,
+    program: Program,
+}
+
+/// Metrics that are known when the worker starts.
+#[derive(Clone, Debug, Default)]
+struct Program {
+    /// `logferry_build_info{version, revision}`: always 1.
+    build_info: Family<Build, Gauge>,
+    /// `logferry_memory_bound_bytes{bound}`: `ordinary`, `worst`.
+    memory_bound: Family<Bound, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+    revision: &'static str,
+}
+
+impl Program {
+    fn new(bound: MemoryBound) -> Self {
+        let program = Self::default();
+        // The image's build sets the revision.
+        let revision = option_env!("LOGFERRY_REVISION").unwrap_or("unknown");
+        let build = Build { version: env!("CARGO_PKG_VERSION"), revision };
+        program.build_info.get_or_create(&build).set(1);
+        for (name, bytes) in [("ordinary", bound.ordinary), ("worst", bound.worst)] {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            program.memory_bound.get_or_create(&Bound::new(name)).set(bytes);
+        }
+        program
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        add(registry, "build_info", "The version of the program; always 1", &self.build_info);
+        registry.register_with_unit(
+            "memory_bound",
+            "Memory that the buffers can take, with ordinary records and with the worst",
+            Unit::Bytes,
+            self.memory_bound.clone(),
+        );
+    }
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero.
-    pub(super) fn new() -> Self {
+    /// Starts with all metrics at zero. `calls` counts the calls of all clients.
+    pub(super) fn new(calls: Calls, bound: MemoryBound) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
             worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
+            queues: depth::Metrics::default(),
             pipeline,
             tenants: tenant::cache::Metrics::default(),
             ledger: ledger::claim::Metrics::default(),
             quarantine: quarantine::Metrics::default(),
             budgets: budget::Metrics::default(),
-            roles: breaker::Metrics::default(),
+            customers: customers::Metrics::default(),
             groups: breaker::Metrics::default(),
+            calls,
+            program: Program::new(bound),
         }
     }
 
-    /// A registry of all metrics, of the conditions of readiness and of the count of dropped log lines.
+    /// A registry of all metrics, and of the conditions of readiness, the process and the count of dropped log lines.
     pub(super) fn registry(&self, health: &Arc<Health>) -> Registry {
-        let mut registry = registry();
-        self.worker.register(&mut registry);
-        self.pipeline.register(&mut registry);
-        self.tenants.register(&mut registry);
-        self.ledger.register(&mut registry);
-        self.quarantine.register(&mut registry);
-        self.budgets.register(&mut registry);
-        credentials::role_breaker::register(&self.roles, &mut registry);
-        sink::group_breaker::register(&self.groups, &mut registry);
-        health.register(&mut registry);
-        telemetry::register_dropped_lines(&mut registry);
+        let mut registry = Registry::default();
+        let ours = ours(&mut registry);
+        self.program.register(ours);
+        self.worker.register(ours);
+        self.queues.register(ours);
+        self.pipeline.register(ours);
+        self.tenants.register(ours);
+        self.ledger.register(ours);
+        self.quarantine.register(ours);
+        self.budgets.register(ours);
+        self.customers.register(ours);
+        sink::group_breaker::register(&self.groups, ours);
+        self.calls.register(ours);
+        health.register(ours);
+        telemetry::register_dropped_lines(ours);
+        register_process(&mut registry);
         registry
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
+
+    use logferry_sandbox::Sandbox;
+    use logferry_testbed::provision::Aws;
 
     use super::*;
     use crate::{
+        app::depth::Depth,
+        aws::Base,
         breaker::Change,
-        metrics::{Call, Form, Lookup, Outcome, Reason, Verdict, render},
+        metrics::{Call, Ended, Form, Outcome, Reason, TextFormat, Verdict},
     };
 
-    #[test]
-    fn every_metric_keeps_its_name_and_type() {
-        let metrics = Metrics::new();
-        let Metrics { worker, pipeline, tenants, ledger, quarantine, budgets, roles, groups } = &metrics;
-        // A metric with labels shows once it has a value.
+    /// `name{label,...} type` of each metric on the page.
+    fn documented() -> BTreeSet<String> {
+        let page = include_str!("../../docs/metrics.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        rows.map(|(metric, rest)| format!("{metric} {}", rest.split(' ').next().unwrap_or_default()))
+            .collect()
+    }
+
+    /// The same of each metric in a text of Prometheus.
+    fn written(text: &str) -> BTreeSet<String> {
+        let mut metrics = BTreeSet::new();
+        let (mut typed, mut kind) = ("", "");
+        for line in text.lines() {
+            if let Some(of) = line.strip_prefix("# TYPE ") {
+                (typed, kind) = of.split_once(' ').expect("a name and a type");
+            } else if !line.starts_with('#') {
+                let (_, labels) = line.split_once('{').unwrap_or_default();
+                // Values of labels have neither a comma nor an equals sign here.
+                let labels = labels.split('}').next().unwrap_or_default().split(',');
+                let names = labels.filter_map(|label| Some(label.split_once('=')?.0));
+                let names: Vec<_> = names.filter(|name| *name != "le").collect();
+                let labels =
+                    if names.is_empty() { String::new() } else { format!("{{{}}}", names.join(",")) };
+                metrics.insert(format!("{typed}{labels} {kind}"));
+            }
+        }
+        metrics
+    }
+
+    /// A metric with labels is written once it has a value, so every one gets a value here.
+    #[tokio::test]
+    async fn the_page_names_every_metric_with_its_labels_and_type_and_no_other() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let base: Base =
+            Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config().into();
+        let sts = aws_sdk_sts::Client::from_conf(base.sts().build());
+        sts.get_caller_identity().send().await.expect("the sandbox answers");
+        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 });
+        let Metrics {
+            worker,
+            queues,
+            pipeline,
+            tenants,
+            ledger,
+            quarantine,
+            budgets,
+            customers,
+            groups,
+            calls: _,
+            program: _,
+        } = &metrics;
         let dead_letters = [&worker.dead_letters, &worker.dead_letters_overdue, &worker.messages_sent_anew];
         let others = [&pipeline.skipped, &worker.failures, &quarantine.quarantined];
         for by_reason in dead_letters.into_iter().chain(others) {
@@ -78,53 +190,21 @@ mod tests {
         for by_call in [&worker.queue_errors, &ledger.ledger_errors, &budgets.budget_waits] {
             by_call.get_or_create(&Call::new("x")).inc();
         }
+        let sessions = [&customers.session_lookups, &customers.session_renewals];
+        let others = [&worker.visibility_extensions, &ledger.ledger_claims, &tenants.tenant_lookups];
+        for by_result in sessions.into_iter().chain(others) {
+            by_result.get_or_create(&Ended::new("x")).inc();
+        }
+        queues.show_queue(Some(Depth::default()));
+        queues.show_dead_letters(Some(Depth::default()));
         worker.messages.get_or_create(&Verdict::new("x")).inc();
         pipeline.object_bytes.get_or_create(&Form::new("x")).inc();
         pipeline.records.get_or_create(&Outcome::new("x")).inc();
-        tenants.tenant_lookups.get_or_create(&Lookup::new("x")).inc();
-        roles.count(Change::Opened, "x");
+        customers.roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
-        let text = render(&metrics.registry(&Arc::new(Health::new(Duration::ZERO, &[]))))
-            .expect("memory takes every byte");
-        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE logferry_"));
-        let mut types: Vec<_> = types.collect();
-        types.sort();
-        let expected = [
-            "batches counter",
-            "budget_waits counter",
-            "condition_degraded gauge",
-            "dead_letters counter",
-            "dead_letters_overdue counter",
-            "event_bytes counter",
-            "failures counter",
-            "fairness_deferrals counter",
-            "freshness_seconds histogram",
-            "group_breaker_changes counter",
-            "group_breakers_open gauge",
-            "ledger_errors counter",
-            "ledger_out_of_reach gauge",
-            "log_lines_dropped counter",
-            "messages counter",
-            "messages_in_flight gauge",
-            "messages_received counter",
-            "messages_sent_anew counter",
-            "object_bytes counter",
-            "objects_copied counter",
-            "quarantined counter",
-            "queue_errors counter",
-            "records counter",
-            "records_mended counter",
-            "records_oversize counter",
-            "records_read counter",
-            "records_unaccounted counter",
-            "records_undated counter",
-            "role_breaker_changes counter",
-            "role_breakers_open gauge",
-            "skipped counter",
-            "tenant_lookups counter",
-            "throttled_accounts gauge",
-        ];
-        assert_eq!(types, expected);
+        let registry = metrics.registry(&Arc::new(Health::new(Duration::ZERO, &[])));
+        let text = TextFormat::Prometheus.render(&registry).expect("memory takes every byte");
+        assert_eq!(written(&text), documented());
         assert!(text.contains("\nlogferry_log_lines_dropped_total 0\n"), "{text}");
     }
 }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, Event, MAX_SPAN, RejectedEvent, Rejection,
-    Rejections, TAIL,
+    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, Event, MAX_BATCH_BYTES, MAX_BATCH_EVENTS,
+    MAX_SPAN, RejectedEvent, Rejection, Rejections, TAIL,
 };
 
 /// A batch that is ready to be put, in one or more [`Part`]s.
@@ -77,6 +77,18 @@ impl ClosedBatch {
     /// Number of bytes as CloudWatch Logs counts and bills them.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How full the request of a part is, from 0 to 1: its share of the most bytes or of the most events of a request, whichever
+    /// is more. A part of several takes a share of the batch's bytes in proportion to its length in the body.
+    pub fn fill(&self, part: &Part) -> f64 {
+        let length = |part: &Part| match part.is_empty() {
+            true => 0,
+            false => self.events[part.end - 1].end - self.events[part.start].start,
+        };
+        let share = length(part) as f64 / length(&(0..self.events.len())).max(1) as f64;
+        let bytes = self.bytes as f64 * share / MAX_BATCH_BYTES as f64;
+        bytes.max(part.len() as f64 / MAX_BATCH_EVENTS as f64)
     }
 
     /// Counts the records that the first `answered` events complete, by outcome.

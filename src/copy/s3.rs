@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use aws_config::{SdkConfig, timeout::TimeoutConfig};
+use aws_config::timeout::TimeoutConfig;
 use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future,
 };
@@ -18,7 +18,7 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 
 use super::{Copied, CopyError, CopyJob, ObjectCopier, Way, origin::Standing};
 use crate::{
-    aws::{S3Refusal, describe, find_cause},
+    aws::{Base, S3Refusal, describe, find_cause},
     credentials::{
         AssumeError, RoleArn, assumed::AssumedRole, customers::Customers, identity::IdentityError,
         request::SessionSpec, scope::Scope,
@@ -94,9 +94,11 @@ const LOOKS: u32 = 3;
 impl S3Copier {
     /// Enters accounts through `customers`, or uses `central` if a row names no role. `base` has the HTTP client, the retries
     /// and the endpoints.
-    pub fn new(base: &SdkConfig, addressing: Addressing, customers: Customers, central: AssumedRole) -> Self {
-        let timeouts = base.timeout_config().map_or_else(TimeoutConfig::builder, TimeoutConfig::to_builder);
-        let config = config::Builder::from(base)
+    pub fn new(base: &Base, addressing: Addressing, customers: Customers, central: AssumedRole) -> Self {
+        let timeouts =
+            base.sdk().timeout_config().map_or_else(TimeoutConfig::builder, TimeoutConfig::to_builder);
+        let config = base
+            .s3()
             // A call without credentials of its own must fail, and must not act as the worker. Without any provider, the
             // client would send the call unsigned, which a public bucket accepts.
             .credentials_provider(SharedCredentialsProvider::new(Nobody))

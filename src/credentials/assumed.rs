@@ -16,6 +16,7 @@ use aws_sdk_sts::{
     operation::assume_role::AssumeRoleError,
     types::Tag,
 };
+use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::{
     AssumeError,
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     aws::{describe, find_cause, refuses_session},
+    metrics::Ended,
     recent::Handle,
 };
 
@@ -64,6 +66,8 @@ struct Shared {
 struct Breakers {
     role: Arc<RoleBreaker>,
     session: RoleBreaker,
+    /// Counts the answers of STS.
+    renewals: Family<Ended, Counter>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,16 +85,17 @@ impl AssumedRole {
     }
 
     /// A customer's role, not assumed yet, entered from `via`, which signs the calls of `sts`. All sessions in the role share
-    /// `breaker`; while it is open, only its probes ask STS.
+    /// `breaker`; while it is open, only its probes ask STS. `renewals` counts STS's answers.
     pub fn of_customer(
         sts: Client,
         via: AssumedRole,
         request: AssumeRequest,
         life: SessionLife,
         breaker: Arc<RoleBreaker>,
+        renewals: Family<Ended, Counter>,
     ) -> Self {
         let (flight, session) = (breaker.flight(), breaker.of_session());
-        Self::with(sts, Some(via), request, life, flight, Some(Breakers { role: breaker, session }))
+        Self::with(sts, Some(via), request, life, flight, Some(Breakers { role: breaker, session, renewals }))
     }
 
     fn with(
@@ -206,6 +211,9 @@ impl AssumedRole {
         }
         self.breakers().for_each(RoleBreaker::take_probe);
         let answer = self.assume().await;
+        if let Some(Breakers { renewals, .. }) = &self.shared.breakers {
+            renewals.get_or_create(&Ended::new(if answer.is_ok() { "renewed" } else { "failed" })).inc();
+        }
         match &answer {
             Err(error @ (AssumeError::Unavailable { .. } | AssumeError::Ours(_))) => {
                 self.shared.flight.fail(error)

@@ -4,9 +4,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime::client::identity::IdentityCache;
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
 
 use super::{
     AssumeError, RoleArn,
@@ -14,11 +17,13 @@ use super::{
     flight::Flight,
     identity::{WhoAmIError, identity},
     request::{AssumeRequest, SessionLife, SessionSpec},
-    role_breaker::RoleBreaker,
+    role_breaker::{self, RoleBreaker},
     scope::Scope,
 };
 use crate::{
-    breaker::{Metrics, ProbeIntervals},
+    aws::Base,
+    breaker::{self, ProbeIntervals},
+    metrics::{Ended, add},
     recent::Recent,
 };
 
@@ -31,6 +36,39 @@ pub struct SessionSettings {
     pub cache_capacity: u64,
     /// Time between two calls for a refused role.
     pub probe_intervals: ProbeIntervals,
+}
+
+/// Metrics of customers' roles and sessions. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Breakers of roles.
+    pub roles: breaker::Metrics,
+    /// `logferry_sessions_cached`: sessions in the cache.
+    pub sessions_cached: Gauge,
+    /// `logferry_session_lookups_total{result}`: `hit`, `miss`.
+    pub session_lookups: Family<Ended, Counter>,
+    /// `logferry_session_renewals_total{result}`: `renewed`, `failed`.
+    pub session_renewals: Family<Ended, Counter>,
+}
+
+impl Metrics {
+    /// Registers the metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        role_breaker::register(&self.roles, registry);
+        add(registry, "sessions_cached", "Customers' sessions in the cache", &self.sessions_cached);
+        add(
+            registry,
+            "session_lookups",
+            "Look-ups of customers' sessions in the cache, by result",
+            &self.session_lookups,
+        );
+        add(
+            registry,
+            "session_renewals",
+            "Sessions in customers' roles that STS was asked for, by result",
+            &self.session_renewals,
+        );
+    }
 }
 
 /// Enters customers' accounts and caches their sessions. Cheap to clone; clones share the cache.
@@ -125,8 +163,9 @@ impl SessionKey {
 
 impl Customers {
     /// Enters accounts from the central role; `base` has the HTTP client, retries and endpoints of all calls.
-    pub fn new(base: &SdkConfig, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
-        let sts = aws_sdk_sts::config::Builder::from(base)
+    pub fn new(base: &Base, central: &AssumedRole, settings: SessionSettings, metrics: Metrics) -> Self {
+        let sts = base
+            .sts()
             .credentials_provider(SharedCredentialsProvider::new(central.clone()))
             .identity_cache(IdentityCache::no_cache())
             .build();
@@ -136,7 +175,7 @@ impl Customers {
             sts: aws_sdk_sts::Client::from_conf(sts),
             central: central.clone(),
             own_account: Arc::new(OwnAccount {
-                sts: aws_sdk_sts::Client::new(base),
+                sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
                 id: OnceLock::new(),
                 flight: Flight::default(),
             }),
@@ -156,6 +195,7 @@ impl Customers {
         let life = |refused| if refused { probe_intervals.longest * 2 } else { duration * 2 };
         // Sessions first: a session uses the breaker of its role.
         self.sessions.forget_idle(|role| life(role.is_refused()));
+        self.count_sessions();
         self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
     }
 
@@ -171,18 +211,26 @@ impl Customers {
         };
         let key = SessionKey::of(&session, own_account).expect("one of the two ids is known");
         let breaker = self.breaker(&key.role);
+        let count = |result| self.metrics.session_lookups.get_or_create(&Ended::new(result)).inc();
         let role = match self.sessions.get(&key) {
-            Some(role) => role,
+            Some(role) => {
+                count("hit");
+                role
+            }
             None => {
+                count("miss");
                 breaker.check()?;
-                self.sessions
-                    .get_or_insert_with(&key, || self.session(&session, &key.role, Arc::clone(&breaker)))
+                let make = || self.session(&session, &key.role, Arc::clone(&breaker));
+                let role = self.sessions.get_or_insert_with(&key, make);
+                self.count_sessions();
+                role
             }
         };
         // Credentials are resolved here, so that a refusal is reported before a later call fails because of it.
         let entered = role.credentials().await;
         if entered.is_err() && breaker.held().is_some() {
             self.sessions.remove(&key);
+            self.count_sessions();
         }
         entered.map(|_| role)
     }
@@ -195,16 +243,22 @@ impl Customers {
         (!self.sessions.contains(&key)).then_some(refused)
     }
 
+    fn count_sessions(&self) {
+        self.metrics.sessions_cached.set(i64::try_from(self.sessions.len()).unwrap_or(i64::MAX));
+    }
+
     fn breaker(&self, key: &RoleKey) -> Arc<RoleBreaker> {
         self.breakers.get_or_insert_with(key, || {
             let (role, intervals) = (key.role.clone(), self.settings.probe_intervals);
-            Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, &self.metrics))
+            Arc::new(RoleBreaker::new(&key.tenant_id, role, intervals, &self.metrics.roles))
         })
     }
 
     fn session(&self, session: &SessionSpec, key: &RoleKey, breaker: Arc<RoleBreaker>) -> AssumedRole {
         let request = AssumeRequest::customer(session, Some(key.external_id.clone()));
-        AssumedRole::of_customer(self.sts.clone(), self.central.clone(), request, self.settings.life, breaker)
+        let renewals = self.metrics.session_renewals.clone();
+        let (sts, central) = (self.sts.clone(), self.central.clone());
+        AssumedRole::of_customer(sts, central, request, self.settings.life, breaker, renewals)
     }
 }
 
@@ -268,7 +322,7 @@ mod tests {
         let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request, life);
         let probe_intervals = ProbeIntervals { first: hour, longest: hour };
         let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
-        let customers = Customers::new(&base, &central, settings, Metrics::default());
+        let customers = Customers::new(&base.into(), &central, settings, Metrics::default());
         let entry = |group: &str| SessionSpec {
             tenant_id: "acme".to_owned(),
             role: customer.role_arn.parse().expect("a role"),

@@ -70,8 +70,13 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         shared: &Shared,
     ) -> Self {
         let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
-        let target =
-            Target { sink, key, retention_days: destination.retention_days, claim: Arc::clone(&claim) };
+        let target = Target {
+            sink,
+            key,
+            retention_days: destination.retention_days,
+            claim: Arc::clone(&claim),
+            metrics: shared.metrics.clone(),
+        };
         Self {
             writer: Arc::new(Writer::new(target, shared.streams.clone(), shelf)),
             open: OpenBatch::new(&head, shared),

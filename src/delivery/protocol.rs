@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    LaneError,
+    LaneError, Metrics,
     streams::{Stream, StreamKey},
 };
 use crate::{
@@ -25,6 +25,7 @@ pub(super) struct Target<S, L> {
     pub(super) key: StreamKey,
     pub(super) retention_days: Option<i32>,
     pub(super) claim: Arc<Claim<L>>,
+    pub(super) metrics: Metrics,
 }
 
 impl<S: LogSink, L: Ledger> Target<S, L> {
@@ -46,6 +47,7 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
             match self.sink.put_log_events(body, lease).await {
                 Ok(answer) => {
                     stream.sequence_token = answer.next_sequence_token;
+                    self.metrics.batch_fill.observe(batch.fill(part));
                     self.warn_of(&answer.rejected, part);
                     return Ok(answer.rejected);
                 }

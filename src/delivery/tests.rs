@@ -81,7 +81,12 @@ async fn lane_with(
 }
 
 fn shared(streams: &Streams) -> Shared {
-    Shared { streams: streams.clone(), buffers: BufferPool::new(2), max_batch_events: MAX_BATCH_EVENTS }
+    Shared {
+        streams: streams.clone(),
+        buffers: BufferPool::new(2),
+        max_batch_events: MAX_BATCH_EVENTS,
+        metrics: super::Metrics::default(),
+    }
 }
 
 async fn lane(sinks: &MemorySinks) -> Lane<MemorySink, MemoryLedger> {

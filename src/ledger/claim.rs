@@ -17,7 +17,7 @@ use super::{
     Begun, EntryKey, Ledger, LedgerError, Position, Progress,
     lease::{Lease, Moment},
 };
-use crate::event::ObjectRef;
+use crate::{event::ObjectRef, metrics::Ended};
 
 /// For how long a failed call that begins or ends a claim is repeated. Meanwhile, a slot waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,11 +39,12 @@ pub struct Claims<L> {
     /// `None` if the ledger is off.
     ledger: Option<Arc<Guarded<L>>>,
     lease: Duration,
+    metrics: Metrics,
 }
 
 impl<L> Clone for Claims<L> {
     fn clone(&self) -> Self {
-        Self { ledger: self.ledger.clone(), lease: self.lease }
+        Self { ledger: self.ledger.clone(), lease: self.lease, metrics: self.metrics.clone() }
     }
 }
 
@@ -98,8 +99,8 @@ impl<L: Ledger> Claims<L> {
     /// Creates claims in `ledger`. Without a ledger, every claim is granted, and its delivery begins at the object's start.
     pub fn new(ledger: Option<L>, settings: ClaimSettings, metrics: Metrics) -> Self {
         let ClaimSettings { lease, out_of_reach_after } = settings;
-        let guarded = |ledger| Arc::new(Guarded { ledger, reach: Reach::new(out_of_reach_after, metrics) });
-        Self { ledger: ledger.map(guarded), lease }
+        let reach = Reach::new(out_of_reach_after, metrics.clone());
+        Self { ledger: ledger.map(|ledger| Arc::new(Guarded { ledger, reach })), lease, metrics }
     }
 
     /// Claims an object for a delivery. If the ledger does not answer, the call is repeated for ten seconds. If several calls
@@ -112,7 +113,9 @@ impl<L: Ledger> Claims<L> {
     /// # Cancel safety
     /// A call that is dropped before the answer may leave a lease, which runs out by itself.
     pub async fn claim(&self, object: &ObjectRef, delivery: &str) -> Result<Claimed<L>, LedgerError> {
+        let count = |result| self.metrics.ledger_claims.get_or_create(&Ended::new(result)).inc();
         let unguarded = || {
+            count("unguarded");
             Ok(Claimed::Ours(Arc::new(Claim {
                 from: Progress::default(),
                 lease: Lease::unlimited(),
@@ -125,11 +128,23 @@ impl<L: Ledger> Claims<L> {
         let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let lease = Lease::of(self.lease);
         let from = match ledger.begin_patiently(&key, &owner, &lease).await? {
-            Some(Begun::Done) => return Ok(Claimed::Done),
-            Some(Begun::Busy(left)) => return Ok(Claimed::Busy(left)),
-            Some(Begun::Ours(from)) => from,
+            Some(Begun::Done) => {
+                count("done");
+                return Ok(Claimed::Done);
+            }
+            Some(Begun::Busy(left)) => {
+                count("busy");
+                return Ok(Claimed::Busy(left));
+            }
+            Some(Begun::Ours(from)) => {
+                count(if from == Progress::default() { "new" } else { "resumed" });
+                from
+            }
             // The ledger is out of reach, so the delivery begins at the start. A later checkpoint may reach the ledger again.
-            None => Progress::default(),
+            None => {
+                count("unguarded");
+                Progress::default()
+            }
         };
         let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
         let ledger = Arc::clone(ledger);

@@ -22,7 +22,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
     config::{
@@ -36,7 +35,10 @@ use aws_sdk_dynamodb::{
 };
 
 use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, ahead::Ahead, owed::Owed};
-use crate::{aws::describe, object::trail::Fingerprint};
+use crate::{
+    aws::{Base, describe},
+    object::trail::Fingerprint,
+};
 
 /// Time limit of one call with all its attempts. A delivery waits this long for one call while DynamoDB is down. Usually, a
 /// call takes a few milliseconds.
@@ -102,13 +104,14 @@ type Item = HashMap<String, AttributeValue>;
 impl DynamoDbLedger {
     /// Creates the ledger in `settings.table`. A call takes three seconds at most, with the SDK's retries, so that a lease
     /// can be renewed in time even if one call fails.
-    pub fn new(sdk: &SdkConfig, settings: LedgerSettings) -> Self {
+    pub fn new(base: &Base, settings: LedgerSettings) -> Self {
         let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(LONGEST_ATTEMPT)
             .operation_attempt_timeout(LONGEST_ATTEMPT)
             .operation_timeout(LONGEST_CALL);
-        let config = aws_sdk_dynamodb::config::Builder::from(sdk)
+        let config = base
+            .dynamodb()
             .retry_config(retries)
             // The tenant table is in DynamoDB too. Failures of the ledger must not use up its retries.
             .retry_partition(RetryPartition::new("ledger"))

@@ -1,16 +1,17 @@
 //! Metrics of objects and their records.
 
+use std::time::SystemTime;
+
 use prometheus_client::{
+    encoding::EncodeLabelSet,
     metrics::{
-        counter::Counter,
-        family::Family,
-        histogram::{Histogram, exponential_buckets},
+        counter::Counter, exemplar::HistogramWithExemplars, family::Family, histogram::exponential_buckets,
     },
     registry::{Registry, Unit},
 };
 
 use crate::{
-    delivery::Tally,
+    delivery::{self, Tally},
     metrics::{Form, Outcome, Reason, add},
 };
 
@@ -46,8 +47,18 @@ pub struct Metrics {
     pub batches: Counter,
     /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
     pub event_bytes: Counter,
-    /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record.
-    pub freshness: Histogram,
+    /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record. An exemplar names the
+    /// trace of such an object.
+    pub freshness: HistogramWithExemplars<Trace>,
+    /// Metrics of requests.
+    pub delivery: delivery::Metrics,
+}
+
+/// Label of an exemplar.
+#[derive(Clone, Debug, EncodeLabelSet)]
+pub struct Trace {
+    /// The trace's id, 32 hexadecimal digits.
+    pub trace_id: String,
 }
 
 impl Default for Metrics {
@@ -67,7 +78,8 @@ impl Default for Metrics {
             batches: Counter::default(),
             event_bytes: Counter::default(),
             // 0.1 s to about 55 min.
-            freshness: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
+            freshness: HistogramWithExemplars::new(exponential_buckets(0.1, 2.0, 16)),
+            delivery: delivery::Metrics::default(),
         }
     }
 }
@@ -114,6 +126,14 @@ impl Metrics {
             Unit::Seconds,
             self.freshness.clone(),
         );
+        self.delivery.register(registry);
+    }
+
+    /// Counts an object whose last record was accepted so many seconds after its event. `trace` is the trace of its message, if
+    /// it is recorded.
+    pub fn arrived_after(&self, seconds: f64, trace: Option<Trace>) {
+        let now = trace.is_some().then(SystemTime::now);
+        self.freshness.observe(seconds, trace, now);
     }
 
     /// Adds the tally of one delivery of one object.

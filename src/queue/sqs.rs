@@ -17,7 +17,7 @@ use aws_sdk_sqs::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use self::attributes::AttributesError;
+use self::attributes::{AttributesError, QueueAttributes};
 use super::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew};
 use crate::{aws::describe, credentials::identity::IdentityError};
 
@@ -53,10 +53,18 @@ impl SqsQueue {
         Self { clients, url, dead_letter_url, visibility_timeout }
     }
 
-    /// Creates a queue that is only used for [`Queue::probe_sending`].
+    /// Creates a queue that is only used for [`Queue::probe_sending`] and [`SqsQueue::attributes`].
     pub fn asking(client: Client, url: String) -> Self {
         let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client };
         Self::new(clients, url, None, Duration::ZERO)
+    }
+
+    /// Reads the queue's attributes.
+    ///
+    /// # Errors
+    /// The queue does not exist, IAM denies the call, or SQS does not answer.
+    pub async fn attributes(&self) -> Result<QueueAttributes, AttributesError> {
+        attributes::attributes(&self.clients.calling, &self.url).await
     }
 }
 
@@ -154,7 +162,7 @@ impl Queue for SqsQueue {
     }
 
     async fn retention(&self) -> Result<Duration, QueueError> {
-        match attributes::attributes(&self.clients.calling, &self.url).await {
+        match self.attributes().await {
             Ok(attributes) => Ok(attributes.retention),
             Err(AttributesError::Denied(problem)) => Err(QueueError::Denied(problem)),
             Err(AttributesError::Missing(problem) | AttributesError::Unavailable(problem)) => {

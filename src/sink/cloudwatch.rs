@@ -2,7 +2,6 @@
 
 use std::{io::Write, sync::Arc};
 
-use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_cloudwatchlogs::{
@@ -29,7 +28,7 @@ use super::{
     group_breaker::{Action, GroupBreakers, GroupKey, GroupPermit},
 };
 use crate::{
-    aws::{describe, find_cause, refuses_session},
+    aws::{Base, describe, find_cause, refuses_session},
     batch::RejectedEvents,
     credentials::{
         AssumeError, assumed::AssumedRole, customers::Customers, identity::IdentityError,
@@ -75,16 +74,14 @@ pub struct CloudWatchSink {
 impl CloudWatchSinks {
     /// Enters accounts with `customers`; `base` has the HTTP client, retries and endpoints of all calls.
     pub fn new(
-        base: &SdkConfig,
+        base: &Base,
         customers: Customers,
         groups: GroupBreakers,
         compression: RequestCompression,
     ) -> Self {
         // The shared client has no credentials, so that a call without a customer's credentials fails instead of writing
         // into our own account.
-        let mut shared = base.to_builder();
-        shared.set_credentials_provider(None);
-        let client = Client::new(&shared.build());
+        let client = Client::from_conf(base.without_credentials().logs().build());
         Self { client, customers, groups: Arc::new(groups), compression }
     }
 }

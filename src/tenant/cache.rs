@@ -22,7 +22,7 @@ use prometheus_client::{
 use tokio::time::{Instant, timeout};
 
 use super::{Directory, LookupError, Tenant};
-use crate::metrics::{Lookup, add};
+use crate::metrics::{Ended, add};
 
 /// Interval between lookups (of any tenant) while the directory is down. If each message made a lookup, each would wait for a
 /// timeout.
@@ -38,7 +38,7 @@ const NOBODY: &str = "logferry/readiness";
 pub struct Metrics {
     /// `logferry_tenant_lookups_total{result}`: lookups that no fresh entry answered. `found` and `none` are answers of the
     /// table. `stale`: the table did not answer, and an older entry was served. `failed`: there was no such entry.
-    pub tenant_lookups: Family<Lookup, Counter>,
+    pub tenant_lookups: Family<Ended, Counter>,
 }
 
 impl Metrics {
@@ -299,7 +299,7 @@ impl<D: Directory> Shared<D> {
     }
 
     fn count(&self, result: &'static str) {
-        self.metrics.tenant_lookups.get_or_create(&Lookup::new(result)).inc();
+        self.metrics.tenant_lookups.get_or_create(&Ended::new(result)).inc();
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {

@@ -89,11 +89,17 @@ async fn extend<Q: Queue>(
         let entry = [(receipt.clone(), visibility_timeout.min(left))];
         let answer = tokio::time::timeout(LONGEST_EXTENSION, queue.change_visibility(&entry)).await;
         match answer.map(|mut results| results.pop()) {
-            Ok(Some(Ok(()))) if left > visibility_timeout => next += visibility_timeout / 2,
-            Ok(Some(Ok(()))) => return,
+            Ok(Some(Ok(()))) => {
+                metrics.extension("extended");
+                if left <= visibility_timeout {
+                    return;
+                }
+                next += visibility_timeout / 2;
+            }
             // The message was deleted or returned to the queue while the call was in flight.
             Ok(Some(Err(QueueError::Gone(_)))) if ended.is_cancelled() => return,
             Ok(Some(Err(QueueError::Gone(problem)))) => {
+                metrics.extension("gone");
                 tracing::warn!(
                     message.id = id,
                     error = problem,
@@ -106,6 +112,7 @@ async fn extend<Q: Queue>(
                     Ok(Some(Err(error))) => error.to_string(),
                     _ => format!("no answer within {LONGEST_EXTENSION:?}"),
                 };
+                metrics.extension("failed");
                 metrics.queue_errors.get_or_create(&Call::new("change_visibility")).inc();
                 let retry_in = visibility_timeout / 16;
                 tracing::warn!(

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -102,7 +103,6 @@ struct Calls<Q> {
     terms: Terms,
     /// Ids of messages that are finished but not deleted yet.
     owed: Mutex<HashSet<String>>,
-    backlog: Arc<AtomicUsize>,
     held_bytes: Arc<AtomicUsize>,
     finishing: CancellationToken,
     metrics: Metrics,
@@ -144,7 +144,6 @@ impl<Q: Queue> Settler<Q> {
             terms: Terms::start(Arc::clone(&queue), longest_retry),
             queue,
             owed: Mutex::default(),
-            backlog: Arc::default(),
             held_bytes: Arc::default(),
             finishing: CancellationToken::new(),
             metrics,
@@ -165,7 +164,7 @@ impl<Q: Queue> Settler<Q> {
 
     fn carry_out(&self, message: Arc<Message>, verdict: Verdict, lease: Lease) {
         let (calls, held) = (Arc::clone(&self.calls), Held::new(&self.calls.held_bytes, message));
-        let counted = Counted::new(&self.calls.backlog);
+        let counted = Counted::new(&self.calls.metrics.verdicts_waiting);
         self.tasks.spawn(async move { calls.carry_out(&held.message, verdict, lease, counted).await });
     }
 
@@ -193,7 +192,7 @@ impl<Q: Queue> Settler<Q> {
 
     /// Number of verdicts that the queue has not taken yet.
     pub fn backlog(&self) -> usize {
-        self.calls.backlog.load(Ordering::Relaxed)
+        usize::try_from(self.calls.metrics.verdicts_waiting.get()).unwrap_or_default()
     }
 
     /// Bytes of the bodies of messages whose verdicts wait for the queue.
@@ -229,18 +228,18 @@ impl Drop for Held {
 }
 
 /// A verdict that counts as backlog until this value drops.
-struct Counted(Arc<AtomicUsize>);
+struct Counted(Gauge);
 
 impl Counted {
-    fn new(backlog: &Arc<AtomicUsize>) -> Self {
-        backlog.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(backlog))
+    fn new(backlog: &Gauge) -> Self {
+        backlog.inc();
+        Self(backlog.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.dec();
     }
 }
 
@@ -295,7 +294,7 @@ impl<Q: Queue> Calls<Q> {
             if self.finishing.run_until_cancelled(tokio::time::sleep(odd_part)).await.is_some() {
                 delay -= odd_part;
             }
-            counted = Counted::new(&self.backlog);
+            counted = Counted::new(&self.metrics.verdicts_waiting);
         }
         // The lease ends first: a later extension would overwrite the delay.
         lease.end().await;

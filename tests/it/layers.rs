@@ -15,6 +15,8 @@ const ADAPTERS: &[&str] = &[
     "app/profile.rs",
     "app/readiness.rs",
     "aws.rs",
+    "aws/base.rs",
+    "aws/calls.rs",
     "copy/s3.rs",
     "credentials/assumed.rs",
     "credentials/customers.rs",
@@ -69,6 +71,24 @@ fn the_sdk_stays_in_the_adapters() {
         found.len() + 1 >= ADAPTERS.len(),
         "an adapter without the SDK does not belong in the list: {found:?}"
     );
+}
+
+/// A client that is built in another way would have no interceptor, and its calls would be missing in the metrics.
+#[test]
+fn every_client_is_built_on_the_common_base() {
+    let files = product();
+    let found = |word: &str| -> Vec<&str> {
+        let with = files.iter().filter(|(_, text)| {
+            // `S3Client::new(` or the like is another type.
+            text.match_indices(word).any(|(at, _)| !text[..at].ends_with(char::is_alphanumeric))
+        });
+        with.map(|(name, _)| name.as_str())
+            .filter(|name| *name != "demo.rs" && !name.starts_with("demo/"))
+            .collect()
+    };
+    assert_eq!(found("Client::new("), [""; 0]);
+    assert_eq!(found("config::Builder::from("), ["aws/base.rs"]);
+    assert!(found("Client::from_conf(").len() > 4, "clients are found");
 }
 
 #[test]

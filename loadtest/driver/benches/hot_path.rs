@@ -32,7 +32,7 @@ use logferry::{
     breaker::{self, ProbeIntervals},
     credentials::{
         assumed::AssumedRole,
-        customers::{Customers, SessionSettings},
+        customers::{self, Customers, SessionSettings},
         request::{AssumeRequest, SessionLife},
     },
     decode::{Decoded, Decoder, MAX_WINDOW, Window},
@@ -325,12 +325,12 @@ impl Service {
 
     /// Sink of the worker for a customer's account.
     async fn sink(&self) -> CloudWatchSink {
-        let base = self.config();
+        let sdk = self.config();
         let hour = Duration::from_secs(3600);
         let life = SessionLife { duration: hour, refresh_before: Duration::from_secs(600) };
         let central =
             AssumeRequest::central("arn:aws:iam::111111111111:role/central".parse().expect("a role"));
-        let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, central, life);
+        let central = AssumedRole::new(aws_sdk_sts::Client::new(&sdk), None, central, life);
         let probe_intervals = ProbeIntervals { first: hour, longest: hour };
         let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
         let destination = CloudWatch {
@@ -351,7 +351,8 @@ impl Service {
             target_region: "eu-central-1".to_owned(),
             destination: Destination::CloudWatch(destination.clone()),
         };
-        let customers = Customers::new(&base, &central, settings, breaker::Metrics::default());
+        let base = sdk.into();
+        let customers = Customers::new(&base, &central, settings, customers::Metrics::default());
         let groups = GroupBreakers::new(settings.probe_intervals, 1, breaker::Metrics::default());
         let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
         sinks.open(&delivery, &destination, "").await.expect("STS answers")

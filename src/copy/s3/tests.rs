@@ -10,10 +10,10 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 
 use super::*;
 use crate::{
-    breaker::{self, ProbeIntervals},
+    breaker::ProbeIntervals,
     copy::tests::Order,
     credentials::{
-        customers::SessionSettings,
+        customers::{self, SessionSettings},
         request::{AssumeRequest, SessionLife},
     },
     tenant::Destination,
@@ -56,11 +56,12 @@ impl World {
             cache_capacity: 10,
             probe_intervals: ProbeIntervals { first: minute, longest: minute },
         };
-        let customers = Customers::new(&sdk, &central, settings, breaker::Metrics::default());
+        let customers =
+            Customers::new(&sdk.clone().into(), &central, settings, customers::Metrics::default());
         // Shorter than the copies of some tests, which need the copy's own time limit.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(SHORT).build();
         let base = sdk.to_builder().timeout_config(timeouts).build();
-        let copier = S3Copier::new(&base, Addressing::Path, customers, central);
+        let copier = S3Copier::new(&base.into(), Addressing::Path, customers, central);
         Self { sandbox, aws, provider, customer, copier }
     }
 

@@ -34,7 +34,14 @@ fn customer(
     let shared = Arc::clone(&breaker);
     let session = move |cluster: &str| {
         let request = request(role.clone(), vec![("cluster_id", cluster.to_owned())]);
-        AssumedRole::of_customer(sts.clone(), central.clone(), request, LIFE, Arc::clone(&shared))
+        AssumedRole::of_customer(
+            sts.clone(),
+            central.clone(),
+            request,
+            LIFE,
+            Arc::clone(&shared),
+            Family::default(),
+        )
     };
     (breaker, session)
 }

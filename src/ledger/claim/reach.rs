@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     ledger::LedgerError,
-    metrics::{Call, add},
+    metrics::{Call, Ended, add},
 };
 
 /// After this many failed calls in a row, no new object calls the ledger for [`REST`]. Without this, each object would wait for
@@ -33,10 +33,14 @@ pub struct Metrics {
     /// `logferry_ledger_out_of_reach`: 1 if the ledger has not answered for `ledger.out_of_reach_after`. Deliveries then go on
     /// without it, and a retried message may deliver records twice.
     pub ledger_out_of_reach: Gauge,
+    /// `logferry_ledger_claims_total{result}`: `new`; `resumed`: the delivery goes on where an earlier attempt stopped; `done`:
+    /// a duplicate was avoided; `busy`: another attempt has the lease, and the message waits; `unguarded`: the delivery goes on
+    /// without the ledger.
+    pub ledger_claims: Family<Ended, Counter>,
 }
 
 impl Metrics {
-    /// Registers both metrics.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         add(
             registry,
@@ -50,6 +54,7 @@ impl Metrics {
             "Whether deliveries go on without the ledger because it does not answer",
             &self.ledger_out_of_reach,
         );
+        add(registry, "ledger_claims", "Claims of deliveries on objects, by result", &self.ledger_claims);
     }
 }
 

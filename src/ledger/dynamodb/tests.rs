@@ -59,7 +59,7 @@ impl World {
         let account = aws.account(&provider.account);
         let worker = account.assume_role(&provider.worker_role_arn, "worker", &[]).await;
         let worker = worker.expect("the account may be the worker").sdk_config();
-        let ledger = DynamoDbLedger::new(&worker, settings(&provider.ledger_table));
+        let ledger = DynamoDbLedger::new(&worker.into(), settings(&provider.ledger_table));
         let key = EntryKey { object: "staging/a/b?eTag=e".to_owned(), delivery: "cloudwatch".to_owned() };
         Self { sandbox, account, provider, ledger, key }
     }
@@ -274,7 +274,7 @@ async fn throttling_is_reported_as_throttling() {
 async fn a_wrong_table_is_reported_with_the_fix() {
     let world = World::new().await;
     let check = async |account: &Account, table: &str, words: &[&str]| {
-        let ledger = DynamoDbLedger::new(&account.sdk_config(), settings(table));
+        let ledger = DynamoDbLedger::new(&account.sdk_config().into(), settings(table));
         let told = [
             ledger.probe().await.expect_err("it is wrong"),
             ledger.begin(&world.key, "one").await.expect_err("it is wrong"),

@@ -17,6 +17,8 @@ pub struct QueueAttributes {
     pub visible: u64,
     /// Approximate number of messages in flight: received, and not deleted.
     pub hidden: u64,
+    /// Approximate number of messages whose delay has not passed.
+    pub delayed: u64,
     /// `MessageRetentionPeriod`: SQS drops older messages.
     pub retention: Duration,
     /// `VisibilityTimeout`: the default for receives without a timeout of their own.
@@ -105,6 +107,7 @@ fn read(mut all: HashMap<QueueAttributeName, String>) -> Result<QueueAttributes,
         arn,
         visible: number(QueueAttributeName::ApproximateNumberOfMessages)?,
         hidden: number(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)?,
+        delayed: number(QueueAttributeName::ApproximateNumberOfMessagesDelayed)?,
         retention: Duration::from_secs(number(QueueAttributeName::MessageRetentionPeriod)?),
         visibility_timeout: Duration::from_secs(number(QueueAttributeName::VisibilityTimeout)?),
         redrive,
@@ -122,6 +125,7 @@ mod tests {
                 (Name::QueueArn, "arn:aws:sqs:eu-central-1:111111111111:logs"),
                 (Name::ApproximateNumberOfMessages, "3"),
                 (Name::ApproximateNumberOfMessagesNotVisible, "2"),
+                (Name::ApproximateNumberOfMessagesDelayed, "1"),
                 (Name::MessageRetentionPeriod, "345600"),
                 (Name::VisibilityTimeout, "30"),
             ]
@@ -129,7 +133,7 @@ mod tests {
         );
         all.extend(policy.map(|policy| (Name::RedrivePolicy, policy.to_owned())));
         let found = read(all).map(|attributes| {
-            assert_eq!((attributes.visible, attributes.hidden), (3, 2));
+            assert_eq!((attributes.visible, attributes.hidden, attributes.delayed), (3, 2, 1));
             assert_eq!(attributes.retention, Duration::from_secs(4 * 86_400));
             attributes.redrive.map(|policy| (policy.target_arn, policy.max_receive_count))
         });

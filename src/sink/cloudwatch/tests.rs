@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
@@ -10,7 +11,7 @@ use super::*;
 use crate::{
     breaker::{self, ProbeIntervals},
     credentials::{
-        customers::SessionSettings,
+        customers::{self, SessionSettings},
         request::{AssumeRequest, SessionLife},
     },
     ledger::lease::Moment,
@@ -19,19 +20,20 @@ use crate::{
 };
 
 /// Sinks that probe refused groups at this interval.
-fn sinks(base: &SdkConfig, central_role: &str, probe_interval: Duration) -> CloudWatchSinks {
+fn sinks(sdk: &SdkConfig, central_role: &str, probe_interval: Duration) -> CloudWatchSinks {
     let hour = Duration::from_secs(3600);
     let life = SessionLife { duration: hour, refresh_before: hour / 4 };
     let request = AssumeRequest::central(central_role.parse().expect("a role"));
-    let central = AssumedRole::new(aws_sdk_sts::Client::new(base), None, request, life);
+    let central = AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request, life);
     let settings = SessionSettings {
         life,
         cache_capacity: 10,
         probe_intervals: ProbeIntervals { first: probe_interval, longest: probe_interval },
     };
-    let customers = Customers::new(base, &central, settings, breaker::Metrics::default());
+    let base = Base::from(sdk.clone());
+    let customers = Customers::new(&base, &central, settings, customers::Metrics::default());
     let groups = GroupBreakers::new(settings.probe_intervals, 10, breaker::Metrics::default());
-    CloudWatchSinks::new(base, customers, groups, RequestCompression::None)
+    CloudWatchSinks::new(&base, customers, groups, RequestCompression::None)
 }
 
 #[tokio::test]

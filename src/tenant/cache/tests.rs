@@ -95,7 +95,7 @@ impl World {
     fn counted(&self, expected: [u64; 4]) {
         let results = ["found", "none", "stale", "failed"];
         let counts =
-            results.map(|result| self.metrics.tenant_lookups.get_or_create(&Lookup::new(result)).get());
+            results.map(|result| self.metrics.tenant_lookups.get_or_create(&Ended::new(result)).get());
         assert_eq!(counts, expected, "{results:?}");
     }
 }

@@ -1,0 +1,243 @@
+//! Times and counts the calls of all clients. Every client that is built on a [`Base`](super::Base) has this interceptor.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use aws_smithy_runtime::client::retries::classifiers::run_classifiers_on_ctx;
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{
+            Intercept,
+            context::{
+                BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+                FinalizerInterceptorContextRef,
+            },
+            dyn_dispatch_hint,
+        },
+        orchestrator::Metadata,
+        retries::classifiers::{RetryAction, RetryReason},
+        runtime_components::RuntimeComponents,
+    },
+};
+use aws_smithy_types::{
+    config_bag::{ConfigBag, Storable, StoreReplace},
+    retry::ErrorKind,
+};
+use prometheus_client::{
+    encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::metrics::add;
+
+/// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, of some minutes.
+const SECONDS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+
+/// The interceptor, with its metrics. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    /// `logferry_aws_call_duration_seconds{service, operation, outcome}`: whole calls, with their retries. A call that was
+    /// never sent, for example because there are no credentials, does not count.
+    durations: Family<Ended, Histogram, fn() -> Histogram>,
+    /// `logferry_aws_attempts_total{service, operation}`: requests that were sent.
+    attempts: Family<Operation, Counter>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            durations: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            attempts: Family::default(),
+        }
+    }
+}
+
+impl Calls {
+    /// Registers both metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "aws_call_duration",
+            "Duration of whole calls to AWS, with their retries",
+            Unit::Seconds,
+            self.durations.clone(),
+        );
+        add(registry, "aws_attempts", "Requests sent to AWS, retries included", &self.attempts);
+    }
+}
+
+/// Service and operation, by the names that AWS gives them. The SDK has them as static texts, so a clone allocates nothing.
+#[derive(Clone, Debug)]
+struct Operation(Metadata);
+
+impl Operation {
+    fn names(&self) -> (&str, &str) {
+        (self.0.service(), self.0.name())
+    }
+}
+
+impl PartialEq for Operation {
+    fn eq(&self, other: &Self) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for Operation {}
+
+impl Hash for Operation {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
+}
+
+impl EncodeLabelSet for Operation {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let (service, operation) = self.names();
+        ("service", service).encode(encoder.encode_label())?;
+        ("operation", operation).encode(encoder.encode_label())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    #[prometheus(flatten)]
+    operation: Operation,
+    outcome: &'static str,
+}
+
+/// A call in progress.
+#[derive(Debug)]
+struct Call {
+    began: Instant,
+    was_sent: AtomicBool,
+}
+
+impl Storable for Call {
+    type Storer = StoreReplace<Self>;
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Calls {
+    fn name(&self) -> &'static str {
+        "Calls"
+    }
+
+    fn read_before_execution(
+        &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        config
+            .interceptor_state()
+            .store_put(Call { began: Instant::now(), was_sent: AtomicBool::new(false) });
+        Ok(())
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let (Some(call), Some(operation)) = (config.load::<Call>(), config.load::<Metadata>()) {
+            call.was_sent.store(true, Ordering::Relaxed);
+            self.attempts.get_or_create(&Operation(operation.clone())).inc();
+        }
+        Ok(())
+    }
+
+    fn read_after_execution(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let (Some(call), Some(operation)) = (config.load::<Call>(), config.load::<Metadata>())
+            && call.was_sent.load(Ordering::Relaxed)
+        {
+            let ended =
+                Ended { operation: Operation(operation.clone()), outcome: outcome(context, components) };
+            self.durations.get_or_create(&ended).observe(call.began.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+}
+
+/// The outcome of a call, by the SDK's own rules for retries: they know each service's codes.
+fn outcome(context: &FinalizerInterceptorContextRef<'_>, components: &RuntimeComponents) -> &'static str {
+    if let Some(Ok(_)) = context.output_or_error() {
+        return "ok";
+    }
+    match run_classifiers_on_ctx(components.retry_classifiers(), context.inner()) {
+        RetryAction::RetryIndicated(RetryReason::RetryableError {
+            kind: ErrorKind::ThrottlingError, ..
+        }) => "throttled",
+        RetryAction::RetryIndicated(_) => "unavailable",
+        _ if context.response().is_some() => "refused",
+        _ => "unavailable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use logferry_sandbox::{
+        Sandbox,
+        faults::{Effect, ErrorAnswer, Fault},
+    };
+    use logferry_testbed::provision::Aws;
+
+    use crate::{aws::Base, metrics::rendered};
+
+    #[tokio::test]
+    async fn calls_count_by_outcome_and_attempts_count_too() {
+        let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        let base: Base =
+            Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config().into();
+        let sqs = aws_sdk_sqs::Client::from_conf(base.sqs().build());
+        let written = |line: &str| {
+            let text = rendered(|registry| base.calls().register(registry));
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        };
+        let count = |operation: &str, outcome: &str, calls: u32| {
+            let labels = format!("service=\"SQS\",operation=\"{operation}\",outcome=\"{outcome}\"");
+            written(&format!("logferry_aws_call_duration_seconds_count{{{labels}}} {calls}"));
+        };
+        let attempts = |operation: &str, attempts: u32| {
+            let labels = format!("service=\"SQS\",operation=\"{operation}\"");
+            written(&format!("logferry_aws_attempts_total{{{labels}}} {attempts}"));
+        };
+        let fails = |operation, times, effect| {
+            sandbox.faults().add(Fault { times: Some(times), ..Fault::new("sqs", operation, effect) });
+        };
+
+        let queue = sqs.create_queue().queue_name("q").send().await.expect("it can be created").queue_url;
+        let queue = queue.expect("a queue has a URL");
+        let poll = || sqs.receive_message().queue_url(&queue).send();
+        fails("ReceiveMessage", 1, Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable")));
+        poll().await.expect("the second attempt succeeds");
+        poll().await.expect("it succeeds");
+        count("ReceiveMessage", "ok", 2);
+        attempts("ReceiveMessage", 3);
+        fails("ReceiveMessage", 3, Effect::Reset);
+        poll().await.expect_err("nobody answers");
+        count("ReceiveMessage", "unavailable", 1);
+        attempts("ReceiveMessage", 6);
+        fails("DeleteMessage", 3, Effect::Error(ErrorAnswer::new(400, "ThrottlingException")));
+        let delete = || sqs.delete_message().queue_url(&queue).receipt_handle("no receipt").send();
+        delete().await.expect_err("it is throttled");
+        count("DeleteMessage", "throttled", 1);
+        delete().await.expect_err("it is no receipt");
+        count("DeleteMessage", "refused", 1);
+        attempts("DeleteMessage", 4);
+
+        let nobody = aws_sdk_sqs::Client::from_conf(base.without_credentials().sqs().build());
+        nobody.list_queues().send().await.expect_err("it has no credentials");
+        let text = rendered(|registry| base.calls().register(registry));
+        assert!(!text.contains("ListQueues"), "nothing was sent: {text}");
+    }
+}
