@@ -50,6 +50,7 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    telemetry::level::Filter,
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -74,20 +75,21 @@ pub struct App {
     config: Config,
     base: Base,
     listener: TcpListener,
+    log: Arc<Filter>,
     stop: CancellationToken,
 }
 
 impl App {
-    /// Finds credentials and Region, and binds the endpoint. Makes no call to AWS.
+    /// Finds credentials and Region, and binds the endpoint, which can change the filter of `log`. Makes no call to AWS.
     ///
     /// # Errors
     /// There is no Region, or the address is in use.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    pub async fn build(config: Config, log: Arc<Filter>) -> anyhow::Result<Self> {
         let base = load_sdk(&config, &EVERYTHING).await?;
         let listener = TcpListener::bind(config.http.listen)
             .await
             .with_context(|| format!("http.listen: {} cannot be bound", config.http.listen))?;
-        Ok(Self { config, base, listener, stop: CancellationToken::new() })
+        Ok(Self { config, base, listener, log, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -108,7 +110,7 @@ impl App {
     /// # Errors
     /// The configuration has no queue, table or role.
     pub async fn run(self) -> anyhow::Result<Drained> {
-        let Self { config, base, listener, stop } = self;
+        let Self { config, base, listener, log, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
@@ -197,7 +199,7 @@ impl App {
         let (listener, registry) = (listener.into_std()?, metrics.registry(&health));
         let (shown, closing) = (Arc::clone(&health), served.clone().cancelled_owned());
         let endpoint = apart("http", move || {
-            Ok(http::serve(TcpListener::from_std(listener)?, shown, registry, closing))
+            Ok(http::serve(TcpListener::from_std(listener)?, shown, registry, log, closing))
         })?;
         let drained = worker::run(
             Arc::new(Watched::new(queue, &health)),

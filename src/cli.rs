@@ -164,12 +164,12 @@ fn print(loaded: &Loaded) -> ExitCode {
 
 fn worker(config: Config) -> ExitCode {
     // Kept until the end, because dropping it writes the log lines that wait.
-    let _log = match telemetry::start(&config.log) {
+    let log = match telemetry::start(&config.log) {
         Ok(log) => log,
         Err(error) => return usage(&format!("log.filter: {error}")),
     };
     ended(run_async(async {
-        let app = App::build(config.clone()).await?;
+        let app = App::build(config.clone(), log.filter()).await?;
         // Before the readiness probe can succeed: from here on, a signal drains the worker.
         app::stop_on_signals(app.stop_token())?;
         info!(

@@ -1,8 +1,10 @@
-//! Serves `/healthz`, `/readyz` and `/metrics` to orchestrators and Prometheus.
+//! Serves `/healthz`, `/readyz` and `/metrics` to orchestrators and Prometheus, and `/log-filter` to this host.
 //!
 //! Anyone who reaches the port can open connections, and connections must not use up the worker's file descriptors. So at most
 //! 64 connections are open at once, and a further connection replaces the oldest one. Each connection serves one request and is
-//! closed after 10 s at the latest. Request bodies are not read.
+//! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most.
+
+mod log_filter;
 
 use std::{collections::VecDeque, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -27,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     health::{Health, Report, Status},
     metrics::TextFormat,
+    telemetry::level::Filter,
 };
 
 /// Most connections at once. A process has 1,024 descriptors by default, and the calls to AWS need most of them.
@@ -43,9 +46,11 @@ pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
     metrics: Registry,
+    log: Arc<Filter>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let router = router(health, Arc::new(metrics));
+    let local_router = router.clone().merge(log_filter::routes(log));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let closing = CancellationToken::new();
     let mut connections: VecDeque<AbortOnDropHandle<()>> = VecDeque::new();
@@ -68,6 +73,7 @@ pub async fn serve(
         }
         // Waits until the replaced connection has released its descriptor.
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
+        let router = if log_filter::is_local(&stream) { &local_router } else { &router };
         let (router, closing) = (router.clone(), closing.clone());
         connections.push_back(AbortOnDropHandle::new(tokio::spawn(async move {
             let answered = converse(stream, router, &closing);
@@ -91,7 +97,7 @@ fn router(health: Arc<Health>, metrics: Arc<Registry>) -> Router {
         .route("/metrics", get(async move |headers: HeaderMap| scrape(&metrics, &headers)))
 }
 
-/// Answers one request. No route reads a body.
+/// Answers one request.
 async fn converse(stream: TcpStream, router: Router, closing: &CancellationToken) {
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(MAX_HEAD);

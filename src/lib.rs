@@ -181,4 +181,5 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod redrive;
+pub mod sampler;
 pub mod telemetry;

@@ -10,13 +10,14 @@ mod metrics;
 mod object_reader;
 mod reading;
 mod refusals;
+mod told;
 mod wanted;
 mod windows;
 
 use std::{collections::HashMap, future::Future, sync::Arc};
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,6 +35,7 @@ use crate::{
     quarantine::Quarantine,
     queue::Message,
     route::{KeyLayout, Route},
+    sampler::Sampler,
     sink::{LogSink, LogSinks},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
@@ -99,6 +101,8 @@ pub struct Pipeline<O, D, S, C, L> {
     shares: Shares,
     windows: Windows,
     refusals: Refusals,
+    /// Samples the log lines of rejected events, by tenant.
+    sampler: Sampler,
     settings: PipelineSettings,
     metrics: Metrics,
 }
@@ -180,7 +184,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
-        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics }
+        Self {
+            ports,
+            lanes,
+            shares,
+            windows,
+            refusals: Refusals::default(),
+            sampler: Sampler::default(),
+            settings,
+            metrics,
+        }
     }
 
     /// Handles a message and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
@@ -194,7 +207,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             true => Attempt::Last,
             false => Attempt::Ordinary,
         };
-        let report = self.attempt(&message.body, attempt, stop).await;
+        let report = self.attempt(&message.body, Some(message), attempt, stop).await;
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
@@ -243,10 +256,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     /// Handles a message's body, object by object. An object that fails does not stop the next one.
     pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
-        self.attempt(body, Attempt::Ordinary, stop).await
+        self.attempt(body, None, Attempt::Ordinary, stop).await
     }
 
-    async fn attempt(&self, body: &str, attempt: Attempt, stop: &CancellationToken) -> Report {
+    async fn attempt(
+        &self,
+        body: &str,
+        message: Option<&Message>,
+        attempt: Attempt,
+        stop: &CancellationToken,
+    ) -> Report {
         let mut report = Report::default();
         match event::decode(body) {
             Err(error) => {
@@ -262,7 +281,19 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     report.skipped.push(Skipped::NoRecords);
                 }
                 for object in &event.objects {
-                    self.object(object, attempt, stop, &mut report).await;
+                    let before = report.skipped.len();
+                    self.object(object, message, attempt, stop, &mut report).await;
+                    for skipped in &report.skipped[before..] {
+                        let message = message.map(|message| message.id.as_str());
+                        let reason = skipped.reason();
+                        tracing::debug!(
+                            message.id = message,
+                            object.bucket,
+                            object.key,
+                            reason,
+                            "nothing to deliver"
+                        );
+                    }
                 }
             }
         }
@@ -273,10 +304,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     async fn object(
         &self,
         object: &ObjectRef,
+        message: Option<&Message>,
         attempt: Attempt,
         stop: &CancellationToken,
         report: &mut Report,
     ) {
+        let began = Instant::now();
         let fail = |tenant_id, delivery, failure| Failed::of(object, tenant_id, delivery, failure);
         let buckets = &self.settings.buckets;
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
@@ -304,7 +337,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         match pass {
             Ok(pass) => {
-                let admitted = Admitted { object, route: &route, pass: &pass, attempt, stop };
+                let admitted = Admitted { object, message, route: &route, pass: &pass, attempt, began, stop };
                 self.deliver(admitted, &wanted.deliveries, report).await
             }
             Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
@@ -398,17 +431,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if let Some(at) = object.event_time {
             self.metrics.arrived_after(Timestamp::now().duration_since(at).as_secs_f64().max(0.0), None);
         }
-        tracing::debug!(
-            object.bucket,
-            object.key,
-            tenant.id = delivery.tenant_id,
-            delivery.name,
-            records.read = tally.read,
-            records.accepted = tally.put.accepted,
-            records.resumed = tally.resumed,
-            batches = tally.batches,
-            "delivered"
-        );
         Delivered {
             tenant_id: delivery.tenant_id.clone(),
             delivery: delivery.name.clone(),
@@ -422,9 +444,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 #[derive(Clone, Copy)]
 struct Admitted<'a> {
     object: &'a ObjectRef,
+    /// The message that brought it, if it came by one.
+    message: Option<&'a Message>,
     route: &'a Route,
     pass: &'a Pass,
     attempt: Attempt,
+    began: Instant,
     stop: &'a CancellationToken,
 }
 

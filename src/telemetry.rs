@@ -1,6 +1,12 @@
 //! logferry's own log. A separate thread writes the lines, so that a slow reader of the log delays no delivery.
 
-use std::{fmt, io::IsTerminal, sync::OnceLock};
+pub mod level;
+
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::{Arc, OnceLock},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -9,12 +15,9 @@ use prometheus_client::{
     registry::Registry,
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{
-    filter::{ParseError, Targets},
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
+use self::level::Filter;
 use crate::config::{Log, LogFormat};
 
 /// Most lines that wait to be written, a few hundred bytes each. Further lines are dropped and counted.
@@ -41,23 +44,35 @@ pub fn register_dropped_lines(registry: &mut Registry) {
     registry.register_collector(Box::new(DroppedLines));
 }
 
-/// Starts logging to standard error, once per process. When the guard drops, it writes the waiting lines, for at most a second.
+/// The running log. When it drops, it writes the waiting lines, for at most a second.
+#[derive(Debug)]
+pub struct Logging {
+    filter: Arc<Filter>,
+    _writer: WorkerGuard,
+}
+
+impl Logging {
+    /// The filter, which can be changed.
+    pub fn filter(&self) -> Arc<Filter> {
+        Arc::clone(&self.filter)
+    }
+}
+
+/// Starts logging to standard error, once per process.
 ///
 /// # Errors
 /// `log.filter` is not a valid filter.
-pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
-    let filter: Targets = log.filter.parse()?;
-    let registry = tracing_subscriber::registry().with(filter);
+pub fn start(log: &Log) -> Result<Logging, String> {
+    let (part, filter) = Filter::new(&log.filter)?;
     let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
     let (writer, guard) = writer.thread_name("log").finish(std::io::stderr());
     DROPPED.get_or_init(|| writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    // Fails if a logger is set already, as in tests. That logger stays.
-    let _ = match log.format {
-        LogFormat::Json => {
-            registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()
-        }
-        LogFormat::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init(),
+    let lines = match log.format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
-    Ok(guard)
+    // Fails if a logger is set already, as in tests. That logger stays.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(part)).try_init();
+    Ok(Logging { filter: Arc::new(filter), _writer: guard })
 }
