@@ -141,6 +141,8 @@ impl App {
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
+        let asking = queue.clone();
+        let queue = Watched::new(queue, &health);
         let ledger = ledger(&config, &base).map(|ledger| Watched::new(ledger, &health));
         if ledger.is_none() {
             health.switch_off(Condition::Ledger);
@@ -192,7 +194,7 @@ impl App {
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
-        let depth = depth::keep_asking(queue.clone(), letters, metrics.queues.clone());
+        let depth = depth::keep_asking(asking, letters, metrics.queues.clone());
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
         let served = CancellationToken::new();
@@ -202,7 +204,7 @@ impl App {
             Ok(http::serve(TcpListener::from_std(listener)?, shown, registry, log, closing))
         })?;
         let drained = worker::run(
-            Arc::new(Watched::new(queue, &health)),
+            Arc::new(queue),
             move |message, stop| {
                 let pipeline = Arc::clone(&pipeline);
                 async move { pipeline.handle(&message, &stop).await }

@@ -82,6 +82,7 @@ fn a_batch_may_be_exactly_full_and_no_fuller() {
     assert_eq!(closed.iter().map(ClosedBatch::len).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(closed[0].bytes(), MAX_BATCH_BYTES);
     check_legal(&body(&mut closed[0], None));
+    assert_eq!(closed[0].fill(&(0..2)), 1.0);
     let one_more = vec![(1, half.clone()), (2, half + "x")];
     assert_eq!(batches(&one_more).len(), 2);
     assert_eq!(batches(&[(1, "z".repeat(MAX_MESSAGE_BYTES))]).len(), 1);
@@ -139,6 +140,19 @@ fn a_batch_makes_at_most_one_request_for_each_day_that_is_stored() {
     assert_eq!(closed.len(), 1);
     let requests = bodies(&mut closed[0]).len();
     assert!((14..=MAX_BATCH_DAYS).contains(&requests), "{requests}");
+}
+
+#[test]
+fn a_request_is_as_full_as_its_bytes_or_its_events() {
+    let close_to =
+        |found: f64, expected: f64| assert!((found - expected).abs() < 0.001, "{found}, not {expected}");
+    let many: Vec<_> = (0..5000).map(|_| (1, String::new())).collect();
+    close_to(batches(&many)[0].fill(&(0..5000)), 0.5);
+    close_to(batches(&many)[0].fill(&(0..50)), 0.005);
+    let long: Vec<_> = (0..4).map(|_| (1, "x".repeat(MAX_BATCH_BYTES / 8))).collect();
+    close_to(batches(&long)[0].fill(&(0..4)), 0.5);
+    close_to(batches(&long)[0].fill(&(2..3)), 0.125);
+    assert_eq!(batches(&long)[0].fill(&(0..0)), 0.0);
 }
 
 #[test]

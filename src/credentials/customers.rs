@@ -322,7 +322,8 @@ mod tests {
         let central = AssumedRole::new(aws_sdk_sts::Client::new(&base), None, request, life);
         let probe_intervals = ProbeIntervals { first: hour, longest: hour };
         let settings = SessionSettings { life, cache_capacity: 1, probe_intervals };
-        let customers = Customers::new(&base.into(), &central, settings, Metrics::default());
+        let metrics = Metrics::default();
+        let customers = Customers::new(&base.into(), &central, settings, metrics.clone());
         let entry = |group: &str| SessionSpec {
             tenant_id: "acme".to_owned(),
             role: customer.role_arn.parse().expect("a role"),
@@ -355,5 +356,13 @@ mod tests {
         customers.enter(entry("c")).await.expect("the role lets us in");
         customers.enter(entry("a")).await.expect("the role lets us in");
         assert_eq!(assumed() - before, 7, "nobody uses it any more");
+        let count = |family: &Family<Ended, Counter>, result| family.get_or_create(&Ended::new(result)).get();
+        assert_eq!((count(&metrics.session_lookups, "hit"), count(&metrics.session_lookups, "miss")), (1, 6));
+        assert_eq!(count(&metrics.session_renewals, "renewed"), 6);
+        assert_eq!(metrics.sessions_cached.get(), 1);
+        let nobody = SessionSpec { external_id: Some("wrong".to_owned()), ..entry("a") };
+        customers.enter(nobody).await.expect_err("STS refuses");
+        assert_eq!(count(&metrics.session_renewals, "failed"), 1);
+        assert_eq!(metrics.sessions_cached.get(), 0, "the refused session is not kept");
     }
 }

@@ -154,3 +154,34 @@ impl Metrics {
         add(registry, "queue_errors", "Failed calls to SQS, and failed entries", &self.queue_errors);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::rendered;
+
+    #[test]
+    fn the_age_counts_at_the_first_receive_and_the_receives_at_each() {
+        let metrics = Metrics::default();
+        let message = Message { kept_when_received: Duration::from_secs(7), ..Message::sample("m") };
+        metrics.received(&message);
+        metrics.received(&Message { attempts: 12, ..message });
+        metrics.turned();
+        let text = rendered(|registry| metrics.register(registry));
+        for line in [
+            "logferry_messages_received_total 2",
+            "logferry_message_age_seconds_sum 7.0",
+            "logferry_message_age_seconds_count 1",
+            "logferry_message_receives_bucket{le=\"1.0\"} 1",
+            "logferry_message_receives_bucket{le=\"10.0\"} 1",
+            "logferry_message_receives_bucket{le=\"20.0\"} 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        let turned = Duration::from_secs_f64(metrics.last_turn.get());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        assert!(now.abs_diff(turned) < Duration::from_secs(60), "{turned:?}");
+    }
+}

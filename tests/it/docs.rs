@@ -1,13 +1,18 @@
-//! The pages of the repository: no link is broken, the tests that design pages name exist, and `docs/metrics.md` names every
+//! The pages of the repository: no link is broken, the tests that design pages name exist, and `docs/metrics.md` has every
 //! metric of a worker.
 
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::LazyLock,
 };
 
-use crate::setup::Setup;
+use openmetrics_parser::{openmetrics::parse_openmetrics, prometheus::parse_prometheus};
+
+use crate::{eventually::eventually, setup::Setup};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -85,34 +90,112 @@ fn every_test_that_a_design_page_names_exists() {
     }
 }
 
+/// The metrics of `docs/metrics.md`, each as name, labels and type.
+fn documented() -> &'static BTreeSet<String> {
+    static PAGE: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+        let page = read(&root().join("docs/metrics.md"));
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let rows = rows.filter(|(metric, _)| metric.contains('_'));
+        rows.map(|(metric, rest)| {
+            let (name, labels) = metric.trim_end_matches('}').split_once('{').unwrap_or((metric, ""));
+            described(name, labels.split(','), rest.split(' ').next().unwrap_or_default())
+        })
+        .collect()
+    });
+    &PAGE
+}
+
+fn described<'a>(name: &str, labels: impl Iterator<Item = &'a str>, kind: &str) -> String {
+    let labels: BTreeSet<_> = labels.filter(|label| !label.is_empty()).collect();
+    format!("{name}{labels:?} {kind}")
+}
+
+/// The metrics that have samples in a text of Prometheus, each as name, labels and type.
+fn written(text: &str) -> BTreeSet<String> {
+    let text = parse_prometheus(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let metrics = text.families.into_values().map(|family| {
+        let labels = family.get_label_names().iter().map(String::as_str);
+        described(&family.family_name, labels, &format!("{:?}", family.family_type).to_lowercase())
+    });
+    metrics.collect()
+}
+
+/// Checks that each metric of a worker is on the page, with its labels and type. Every test that reads a worker's metrics calls
+/// this. A test in `src/app/metrics.rs` shows that each metric of the page is written.
+#[track_caller]
+pub(crate) fn assert_documented(text: &str) {
+    let unknown: Vec<_> = written(text).difference(documented()).cloned().collect();
+    assert!(unknown.is_empty(), "docs/metrics.md does not have {unknown:?}");
+}
+
+/// The metrics that a worker without problems does not write.
+const OF_PROBLEMS: [&str; 12] = [
+    "logferry_budget_waits_total",
+    "logferry_dead_letters_overdue_total",
+    "logferry_dead_letters_total",
+    "logferry_failures_total",
+    "logferry_group_breaker_changes_total",
+    "logferry_ledger_errors_total",
+    "logferry_messages_sent_anew_total",
+    "logferry_quarantined_total",
+    "logferry_queue_errors_total",
+    "logferry_role_breaker_changes_total",
+    "logferry_skipped_total",
+    "logferry_visibility_extensions_total",
+];
+
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_of_a_worker_is_on_its_page() {
-    let page = read(&root().join("docs/metrics.md"));
-    let documented: BTreeSet<_> =
-        between(&page, "| `logferry_", "`").map(|name| name.split('{').next().unwrap_or_default()).collect();
-    let registry = read(&root().join("src/app/metrics.rs"));
-    let (_, expected) = registry.split_once("let expected = [").expect("a test lists all metrics");
-    let expected = expected.split(']').next().unwrap_or_default();
-    let is_name = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    let metrics: BTreeSet<_> = between(expected, "\"", " ").filter(is_name).collect();
-    let on_page: BTreeSet<_> = documented.iter().map(|name| name.trim_end_matches("_total")).collect();
-    assert_eq!(metrics, on_page, "docs/metrics.md names exactly the metrics that a worker registers");
-    let code: String = files(&root().join("src"), "rs").iter().map(|path| read(path)).collect();
-    for name in &documented {
-        let registered = name.trim_end_matches("_total").trim_end_matches("_seconds");
-        assert!(code.contains(&format!("\"{registered}\"")), "nothing in src registers {registered:?}");
-    }
+async fn a_worker_writes_its_metrics_in_two_formats() {
     let setup = Setup::new("docs").await;
     setup.customer("acme").await;
     let worker = setup.worker().await;
     setup.upload("acme/prod-1/web/web-0/1.json", r#"[{"message":"m"}]"#).await;
     setup.acknowledged(&worker, 1).await;
-    let (_, samples) = worker.http_get("/metrics").await.expect("the endpoint answers");
-    for sample in samples.lines().filter(|line| !line.starts_with('#')) {
-        let name = sample.split(['{', ' ']).next().unwrap_or_default();
-        let name =
-            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-        let name = name.strip_prefix("logferry_").expect("every metric has the prefix");
-        assert!(documented.contains(name), "docs/metrics.md does not name {name}");
-    }
+    eventually("the queues are asked", async || {
+        let metrics = worker.metrics().await;
+        let asked = ["logferry_queue_messages{state=\"visible\"}", "logferry_dead_letter_queue_messages"];
+        if asked.iter().all(|name| metrics.contains(name)) { Ok(()) } else { Err(format!("{metrics:?}")) }
+    })
+    .await;
+    let (kind, text) = worker.http_get_as("/metrics", "text/plain").await;
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    let written = written(&text);
+    let missing = documented().difference(&written);
+    let missing: Vec<_> = missing.filter_map(|metric| metric.split('{').next()).collect();
+    assert_eq!(missing, OF_PROBLEMS);
+    let (kind, open_metrics) = worker.http_get_as("/metrics", "application/openmetrics-text").await;
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    // The specification allows units of histograms, but this parser does not.
+    let without_units: Vec<_> = open_metrics.lines().filter(|line| !line.starts_with("# UNIT ")).collect();
+    let parsed = parse_openmetrics(&(without_units.join("\n") + "\n"))
+        .unwrap_or_else(|error| panic!("{error}: {open_metrics}"));
+    assert!(parsed.families.contains_key("logferry_freshness_seconds"), "{open_metrics}");
+    promtool(&["check", "metrics"], &text);
+}
+
+/// Runs promtool, which `observability/check` installs, and checks that it has nothing to say. Without promtool, prints a
+/// notice, or fails if LOGFERRY_REQUIRE_PROMTOOL=1.
+fn promtool(arguments: &[&str], input: &str) {
+    let promtool = std::env::var("LOGFERRY_PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
+    let spawned = Command::new(&promtool)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => {
+            let required = std::env::var("LOGFERRY_REQUIRE_PROMTOOL").is_ok_and(|value| value == "1");
+            assert!(!required, "{promtool} cannot be run: {error}");
+            eprintln!("SKIPPED: {promtool} cannot be run ({error}); observability/check installs it");
+            return;
+        }
+    };
+    let mut stdin = child.stdin.take().expect("it is a pipe");
+    stdin.write_all(input.as_bytes()).expect("promtool reads everything");
+    drop(stdin);
+    let output = child.wait_with_output().expect("promtool ends");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "promtool {arguments:?}: {said}\n{input}");
 }

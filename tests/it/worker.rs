@@ -11,14 +11,14 @@ use std::{
 };
 
 pub(crate) use logferry_testbed::worker::{Samples, http_get};
-use logferry_testbed::worker::{WorkerError, WorkerProcess};
+use logferry_testbed::worker::{WorkerError, WorkerProcess, http_get_as};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::{eventually::eventually, target::unique};
+use crate::{docs::assert_documented, eventually::eventually, target::unique};
 
 /// Longest time that a worker may take to end.
 const END: Duration = Duration::from_secs(60);
@@ -116,9 +116,19 @@ impl Worker {
         http_get(self.address, path).await
     }
 
-    /// All samples of `/metrics`, by name and labels as written.
+    /// Sends a GET with this `Accept` header. Returns the content type and the body.
+    pub(crate) async fn http_get_as(&self, path: &str, accept: &str) -> (String, String) {
+        let answer = http_get_as(self.address, path, accept).await.expect("the endpoint answers");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        (answer.content_type, answer.body)
+    }
+
+    /// All samples of `/metrics`, by name and labels as written. Checks that the page of metrics has them.
     pub(crate) async fn metrics(&self) -> Samples {
-        Samples::read(self.address).await.expect("the endpoint answers")
+        let (status, text) = self.http_get("/metrics").await.expect("the endpoint answers");
+        assert_eq!(status, 200, "{text}");
+        assert_documented(&text);
+        Samples::parse(&text)
     }
 
     /// Highest resident memory in bytes; `None` where there is no `/proc`.

@@ -48,11 +48,16 @@ impl Samples {
         if status != 200 {
             return Err(io::Error::other(format!("/metrics answers {status}: {text}")));
         }
+        Ok(Self::parse(&text))
+    }
+
+    /// Reads the samples from a text of Prometheus.
+    pub fn parse(text: &str) -> Self {
         let sample = |line: &str| {
             let (name, value) = line.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().ok()?))
         };
-        Ok(Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()))
+        Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
     }
 
     /// Value of the sample with this name and these labels, such as `name{label="value"}`; 0 if there is no such sample.
@@ -318,9 +323,31 @@ impl WorkerProcess {
 /// # Errors
 /// No answer, or the answer is not HTTP.
 pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let HttpAnswer { status, body, .. } = http_get_as(address, path, "*/*").await?;
+    Ok((status, body))
+}
+
+/// An answer of a worker's own endpoint.
+#[derive(Clone, Debug)]
+pub struct HttpAnswer {
+    /// The status.
+    pub status: u16,
+    /// The value of `Content-Type`; empty if there is none.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
+
+/// Sends a GET with this `Accept` header to a worker's own endpoint, and closes the connection.
+///
+/// # Errors
+/// No answer, or one that is not HTTP.
+pub async fn http_get_as(address: SocketAddr, path: &str, accept: &str) -> io::Result<HttpAnswer> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -328,8 +355,12 @@ pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, Strin
     };
     let answer = tokio::time::timeout(HTTP_TIMEOUT, exchange).await.map_err(|_| ErrorKind::TimedOut)??;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    status
-        .map(|status| (status, body.to_owned()))
-        .ok_or_else(|| io::Error::other(format!("no HTTP: {answer:?}")))
+    let status = status.ok_or_else(|| io::Error::other(format!("no HTTP: {answer:?}")))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    let content_type = head.lines().find_map(|line| line.strip_prefix("content-type: "));
+    Ok(HttpAnswer {
+        status,
+        content_type: content_type.unwrap_or_default().to_owned(),
+        body: body.to_owned(),
+    })
 }

@@ -58,6 +58,12 @@ async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
     assert_eq!(claim.from(), &at(9));
     claim.finish(position(12)).await.expect("it is ours");
     assert!(matches!(claimed(&one).await, Claimed::Done));
+    let unnamed = ObjectRef { version_id: None, ..object() };
+    assert!(matches!(one.claim(&unnamed, "cloudwatch").await, Ok(Claimed::Ours(_))));
+    // The second new claim is that of another delivery.
+    for (result, count) in [("new", 2), ("busy", 1), ("resumed", 1), ("done", 1), ("unguarded", 1)] {
+        assert_eq!(metrics.ledger_claims.get_or_create(&Ended::new(result)).get(), count, "{result}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@ async fn a_good_object_is_delivered_and_acknowledged() {
         "logferry_records_total{outcome=\"accepted\"} 6",
         "logferry_records_unaccounted_total 0",
         "logferry_freshness_seconds_count 2",
+        "logferry_batch_fill_ratio_count 3",
     ] {
         assert!(rendered.contains(line), "{line} in {rendered}");
     }

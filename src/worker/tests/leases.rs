@@ -116,6 +116,9 @@ async fn a_failed_extension_is_tried_again_in_time() {
     let mut handled = handled(&log);
     handled.sort();
     assert_eq!(handled, [("a".to_owned(), 1), ("b".to_owned(), 1)]);
+    let extensions =
+        |result| running.metric(&format!("logferry_visibility_extensions_total{{result=\"{result}\"}} 2"));
+    assert!(extensions("failed") && !extensions("gone"), "one call failed, and one entry of another");
     running.stop().await;
 }
 
@@ -144,7 +147,12 @@ async fn a_message_that_was_deleted_elsewhere_is_not_extended() {
     running.queue.until(empty).await;
     // The third extension finds the message deleted. The other message is still extended.
     assert_eq!(changes(&running.queue, "gone", begin).len(), 3);
-    assert!(changes(&running.queue, "here", begin).len() > 10);
+    let extended = changes(&running.queue, "here", begin).len();
+    assert!(extended > 10);
+    for (result, count) in [("extended", extended + 2), ("gone", 1)] {
+        let line = format!("logferry_visibility_extensions_total{{result=\"{result}\"}} {count}\n");
+        assert!(running.metric(&line), "{line}");
+    }
     running.stop().await;
 }
 
