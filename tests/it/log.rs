@@ -33,7 +33,8 @@ async fn each_delivery_of_an_object_has_one_line_with_all_counts() {
     let customer = setup.customer("acme").await;
     let worker = setup.worker_with(&[("LOGFERRY_LOG__FILTER", "info")]).await;
     let key = "acme/c/app/pod/1.json.gz";
-    setup.upload(key, mixed()).await;
+    let bytes = mixed();
+    setup.upload(key, bytes.clone()).await;
     setup.acknowledged(&worker, 1).await;
     let [line] = &lines_of(&worker, "an object was delivered")[..] else {
         panic!("one line: {:?}", worker.log_lines())
@@ -61,7 +62,7 @@ async fn each_delivery_of_an_object_has_one_line_with_all_counts() {
     );
     assert_eq!((&line["object.bucket"], &line["object.key"]), (&json!(setup.provider.bucket), &json!(key)));
     assert_eq!((&line["tenant.id"], &line["delivery.name"]), (&json!("acme"), &json!("cloudwatch")));
-    assert_eq!(line["object.size"], mixed().len());
+    assert_eq!(line["object.size"], bytes.len());
     // Four events of one byte each, which CloudWatch Logs bills with 26 more.
     assert_eq!(line["batches.bytes"], 4 * 27);
     assert!(line["message.id"].as_str().is_some_and(|id| id.len() > 8), "{line}");

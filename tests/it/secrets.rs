@@ -28,9 +28,8 @@ fn object(messages: &[&str], days: i64) -> Vec<u8> {
     gzip(lines.concat().as_bytes())
 }
 
-/// Runs a worker through every kind of outcome, and returns everything that it wrote and answered.
-async fn everything_told(setup: &Setup, filter: &str) -> String {
-    let Some(sandbox) = setup.sandbox() else { return String::new() };
+/// Runs a worker through every kind of outcome, and returns it with everything that it wrote and answered.
+async fn everything_told(setup: &Setup, sandbox: &Sandbox, filter: &str) -> (Worker, String) {
     setup.customer("fine").await;
     setup.customer("late").await;
     setup.customer_without_role("refused", &[]).await;
@@ -102,7 +101,7 @@ async fn everything_told(setup: &Setup, filter: &str) -> String {
     assert!(worker.wait().await.success());
     let log = worker.log();
     assert!(log.contains("\"INFO\"") && log.contains("late/c/app/pod/1.json.gz"), "the log is there");
-    log + &answers
+    (worker, log + &answers)
 }
 
 async fn answers_of(worker: &Worker) -> String {
@@ -129,7 +128,8 @@ async fn secrets(setup: &Setup, sandbox: &Sandbox) -> Vec<String> {
 async fn check(filter: &str) {
     let setup = Setup::new("secrets").await;
     let Some(sandbox) = setup.sandbox() else { return };
-    let told = everything_told(&setup, filter).await;
+    // The worker must not be dropped before the end, because it would check its log for other things first.
+    let (_worker, told) = everything_told(&setup, sandbox, filter).await;
     for secret in secrets(&setup, sandbox).await {
         let line = told.lines().find(|line| line.to_lowercase().contains(&secret.to_lowercase()));
         assert_eq!(line, None, "{filter}: this line has {secret:?}");
