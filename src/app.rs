@@ -57,6 +57,7 @@ use crate::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
     },
+    trace,
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings, settle::bodies_bound},
 };
@@ -560,6 +561,10 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         grace_period: config.worker.grace_period,
         max_hidden: config.queue.max_hidden,
         backoff: backoff(config),
+        spans: trace::Messages::new(
+            config.queue.url.as_deref().unwrap_or_default(),
+            if config.traces.parent { trace::Sender::Parent } else { trace::Sender::Linked },
+        ),
     }
 }
 

@@ -117,6 +117,7 @@ impl Metrics {
         health.register(ours);
         status::register(&self.status, ours);
         telemetry::register_dropped_lines(ours);
+        telemetry::register_spans(ours);
         register_process(&mut registry);
         registry
     }
