@@ -52,11 +52,12 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
-    status::Status,
+    status::{self, Status},
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
     },
+    trace,
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings, settle::bodies_bound},
 };
@@ -376,6 +377,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
             + config.source.zstd_windows.as_u64()
+            + status::MOST_BYTES
             + caches
             + bodies_bound(config.worker.concurrency) as u64,
     }
@@ -559,6 +561,10 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         grace_period: config.worker.grace_period,
         max_hidden: config.queue.max_hidden,
         backoff: backoff(config),
+        spans: trace::Messages::new(
+            config.queue.url.as_deref().unwrap_or_default(),
+            if config.traces.parent { trace::Sender::Parent } else { trace::Sender::Linked },
+        ),
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// logferry's own log.
     pub log: Log,
+    /// Traces. The standard variables of OpenTelemetry switch them on.
+    pub traces: Traces,
 }
 
 /// Our own AWS account and Region.
@@ -435,6 +437,15 @@ pub enum LogFormat {
     Json,
     /// Readable text.
     Text,
+}
+
+/// Traces. The standard variables of OpenTelemetry (`OTEL_...`) switch them on.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Traces {
+    /// Whether a message continues the trace that its `AWSTraceHeader` names, with the sender's decision about sampling.
+    /// Otherwise each message has a trace of its own, with a link to the sender's.
+    pub parent: bool,
 }
 
 impl Config {

@@ -24,7 +24,8 @@
 //! [`recent`] caches streams, sessions and breakers.
 //!
 //! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`],
-//! [`status`] and [`telemetry`] show what a worker does; [`redrive`] and [`doctor`] are tools for operators; the adapters use [`aws`] to read
+//! [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`redrive`] and [`doctor`] are
+//! tools for operators; the adapters use [`aws`] to read
 //! the SDK's errors and [`digest`] to hash.
 //!
 //! # Invariants
@@ -185,3 +186,4 @@ pub mod metrics;
 pub mod redrive;
 pub mod status;
 pub mod telemetry;
+pub mod trace;

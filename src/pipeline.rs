@@ -19,6 +19,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::{
     batch::BufferPool,
@@ -38,10 +39,11 @@ use crate::{
     sink::{LogSink, LogSinks},
     status::{self, Status},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
+    trace::{self, semconv},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 
-pub use self::metrics::Metrics;
+pub use self::metrics::{Metrics, Trace};
 use self::{refusals::Refusals, windows::Windows};
 
 /// Settings for objects and verdicts.
@@ -220,6 +222,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Verdict::Retry(_) => {}
             Verdict::Ack | Verdict::Poison(_) | Verdict::Overdue(_) => self.refusals.forget(message),
         }
+        if let Verdict::Retry(cause) | Verdict::Poison(cause) | Verdict::Overdue(cause) = &verdict
+            && let Some(failed) =
+                report.failures.iter().find(|failed| failed.failure.reason() == cause.reason)
+        {
+            trace::fail(&Span::current(), cause.reason, failed);
+        }
         for waiting in report.unfinished.drain(..) {
             match verdict.retry_after() {
                 Some(delay) => waiting.comes_again(delay),
@@ -306,11 +314,22 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if object.is_folder_marker() {
             return report.skipped.push(Skipped::FolderMarker);
         }
-        let route = match self.settings.key_layout.route(&object.key) {
+        let span = trace::step("route", &places(object));
+        let route = match span.in_scope(|| self.settings.key_layout.route(&object.key)) {
             Ok(route) => route,
-            Err(error) => return report.failures.push(fail(None, None, Failure::Key(error))),
+            Err(error) => {
+                let failed = fail(None, None, Failure::Key(error));
+                trace::fail(&span, failed.failure.reason(), &failed);
+                return report.failures.push(failed);
+            }
         };
-        let wanted = self.wanted(object, &route).await;
+        drop(span);
+        let span = trace::step("lookup", &[(semconv::TENANT_ID, &route.tenant)]);
+        let wanted = self.wanted(object, &route).instrument(span.clone()).await;
+        if let Some(failed) = wanted.failures.first() {
+            trace::fail(&span, failed.failure.reason(), failed);
+        }
+        drop(span);
         let waiting = self.waiting(object, &route, &wanted, age);
         let failed_before = report.failures.len();
         report.skipped.extend(wanted.skipped);
@@ -423,7 +442,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Claimed::Busy(left) => return Err(Failure::Busy(left)),
         };
         // The account is entered before the object is read: if the account refuses, the object need not be read.
-        match admitted.unless_stopped(enter).await {
+        let tenant = [(semconv::TENANT_ID, &*delivery.tenant_id), (semconv::DELIVERY_NAME, &*delivery.name)];
+        let enter = admitted.unless_stopped(enter);
+        match trace::within(trace::step("assume", &tenant), enter, Failure::reason).await {
             Ok(entered) => Ok(Some((entered, claim))),
             Err(failure) => {
                 claim.release(claim.from()).await;
@@ -441,7 +462,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
         self.metrics.count(tally);
         if let Some(at) = object.event_time {
-            self.metrics.arrived_after(Timestamp::now().duration_since(at).as_secs_f64().max(0.0), None);
+            let seconds = Timestamp::now().duration_since(at).as_secs_f64().max(0.0);
+            let trace = trace::sampled_trace_id().map(|id| Trace { trace_id: id.to_string() });
+            self.metrics.arrived_after(seconds, trace);
         }
         self.tell_accepted(object, delivery, tally);
         tracing::debug!(
@@ -462,6 +485,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             tally: *tally,
         }
     }
+}
+
+/// The object, as an attribute of spans.
+fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
+    [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
 }
 
 /// An object that has its tenant's [`Pass`], and how it is handled.

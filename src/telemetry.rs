@@ -1,6 +1,18 @@
-//! logferry's own log. A separate thread writes the lines, so that a slow reader of the log delays no delivery.
+//! logferry's own log, and the export of traces.
+//!
+//! A separate thread writes the lines of the log, so that a slow reader of the log delays no delivery. The standard variables of
+//! OpenTelemetry switch traces on (`environment`); `export` sends the spans to a `collector`, and `lines` adds the trace id to
+//! log lines. The spans themselves are those of [`trace`](crate::trace).
 
-use std::{fmt, io::IsTerminal, sync::OnceLock};
+mod collector;
+mod environment;
+mod export;
+mod lines;
+
+use std::{fmt, io::IsTerminal, sync::OnceLock, time::Duration};
+
+use opentelemetry::{InstrumentationScope, trace::TracerProvider};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use prometheus_client::{
     collector::Collector,
@@ -10,12 +22,20 @@ use prometheus_client::{
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    filter::{ParseError, Targets},
+    Layer, Registry as Spans,
+    filter::{LevelFilter, ParseError, Targets},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
-use crate::config::{Log, LogFormat};
+use self::{
+    export::Metrics,
+    lines::{JsonLine, TextFields},
+};
+use crate::{
+    config::{Log, LogFormat, Problem},
+    trace::{TARGET, semconv::SCHEMA_URL},
+};
 
 /// Most lines that wait to be written, a few hundred bytes each. Further lines are dropped and counted.
 const MAX_WAITING: usize = 4096;
@@ -41,13 +61,61 @@ pub fn register_dropped_lines(registry: &mut Registry) {
     registry.register_collector(Box::new(DroppedLines));
 }
 
-/// Starts logging to standard error, once per process. When the guard drops, it writes the waiting lines, for at most a second.
+/// Longest time for the last export of spans.
+const LONGEST_FLUSH: Duration = Duration::from_secs(3);
+
+static EXPORT: OnceLock<Metrics> = OnceLock::new();
+
+/// Registers `logferry_spans_exported_total` and `logferry_spans_dropped_total`.
+pub fn register_spans(registry: &mut Registry) {
+    EXPORT.get_or_init(Metrics::default).register(registry);
+}
+
+/// Why logging or traces cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log's filter is not valid.
+    #[error("log.filter: {0}")]
+    Filter(#[from] ParseError),
+    /// Variables have bad values.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Environment(Vec<Problem>),
+    /// The export of traces cannot be prepared.
+    #[error("{0:#}")]
+    Export(anyhow::Error),
+}
+
+/// The log and the export of traces, which run until this value drops. When it drops, it writes the waiting lines, for at most a
+/// second.
+#[derive(Debug)]
+pub struct Telemetry {
+    _lines: WorkerGuard,
+    /// `None`: traces are off.
+    provider: Option<SdkTracerProvider>,
+}
+
+/// Checks the variables that switch traces on.
 ///
 /// # Errors
-/// `log.filter` is not a valid filter.
-pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
-    let filter: Targets = log.filter.parse()?;
-    let registry = tracing_subscriber::registry().with(filter);
+/// Traces are on, and these variables have bad values.
+pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
+    environment::read(variable).map(drop)
+}
+
+/// Starts logging to standard error, and the export of traces if the environment asks for it. Works once per process. Must be
+/// called on the worker's runtime.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Telemetry, StartError> {
+    // Spans are not for the log, whatever its filter says.
+    let filter = log.filter.parse::<Targets>()?.with_target(TARGET, LevelFilter::OFF);
+    let settings = environment::read(variable).map_err(StartError::Environment)?;
+    let metrics = EXPORT.get_or_init(Metrics::default).clone();
+    let collector = settings.as_ref().map(|settings| settings.endpoint.host().unwrap_or_default().to_owned());
+    let provider = settings.map(|settings| export::provider(settings, metrics)).transpose();
+    let provider = provider.map_err(StartError::Export)?;
+    let registry = tracing_subscriber::registry().with(provider.as_ref().map(spans));
     let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
     let (writer, guard) = writer.thread_name("log").finish(std::io::stderr());
     DROPPED.get_or_init(|| writer.error_counter());
@@ -55,9 +123,46 @@ pub fn start(log: &Log) -> Result<WorkerGuard, ParseError> {
     // Fails if a logger is set already, as in tests. That logger stays.
     let _ = match log.format {
         LogFormat::Json => {
-            registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            registry.with(lines.map_event_format(JsonLine).with_filter(filter)).try_init()
         }
-        LogFormat::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal());
+            registry.with(lines.fmt_fields(TextFields::default()).with_filter(filter)).try_init()
+        }
     };
-    Ok(guard)
+    if let Some(collector) = collector {
+        tracing::info!(collector, "traces are exported, as the environment asks");
+    }
+    Ok(Telemetry { _lines: guard, provider })
+}
+
+/// Turns the spans of [`trace`](crate::trace), and no others, into OpenTelemetry's.
+fn spans(provider: &SdkTracerProvider) -> Box<dyn Layer<Spans> + Send + Sync> {
+    let scope = InstrumentationScope::builder("logferry")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url(SCHEMA_URL)
+        .build();
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer_with_scope(scope))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_level(false)
+        .with_tracked_inactivity(false)
+        .with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO))
+        .boxed()
+}
+
+impl Telemetry {
+    /// Exports the spans that wait, for at most three seconds, and for no longer than `left`. Later spans are dropped.
+    pub async fn finish(&self, left: Duration) {
+        let Some(provider) = self.provider.clone() else { return };
+        let limit = left.min(LONGEST_FLUSH);
+        let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
+        // An error means that the task panicked.
+        if !matches!(flush.await, Ok(Ok(()))) {
+            tracing::warn!(?limit, "the last spans could not be exported");
+        }
+    }
 }

@@ -58,7 +58,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Ok((modified, body))
         };
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
-        let (modified, body) = match admitted.unless_stopped(open).await {
+        // Covers everything that is read of the object.
+        let get = trace::step("get", &places(object));
+        let open = admitted.unless_stopped(open);
+        let (modified, body) = match trace::within(get.clone(), open, Failure::reason).await {
             Ok(open) => open,
             Err(failure) => {
                 for ready in ready {
@@ -88,7 +91,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut broken = Vec::new();
         let windows = self.windows.of(pass.tenant_id());
         let read = pass.in_slices(|pace| self.read(body, pace, windows, modified, &mut lanes, &mut broken));
-        let read = admitted.unless_stopped(read).await;
+        let read = trace::within(get.clone(), admitted.unless_stopped(read), Failure::reason).await;
+        if let Ok(records) = read {
+            trace::count(&get, semconv::RECORDS, records);
+        }
+        drop(get);
         let mut given_up = Vec::new();
         for (delivery, lane, error) in broken {
             report.failures.push(admitted.failed(Some(&delivery.name), error.into()));
@@ -155,14 +162,15 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut running = JoinSet::new();
         for mut lane in lanes {
             let stop = admitted.stop.clone();
-            running.spawn(async move {
+            let give_up = async move {
                 if altered {
                     lane.distrust(&stop).await
                 } else {
                     lane.abandon(&stop).await
                 }
                 *lane.tally()
-            });
+            };
+            running.spawn(give_up.in_current_span());
         }
         while let Some(ended) = running.join_next().await {
             match ended {

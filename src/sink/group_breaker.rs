@@ -165,6 +165,11 @@ impl GroupBreakers {
 }
 
 impl GroupPermit {
+    /// Name of the group.
+    pub fn log_group_name(&self) -> &str {
+        &self.key.log_group_name
+    }
+
     /// Whether this is a probe.
     pub fn is_probe(&self) -> bool {
         self.probe.is_some()

@@ -17,6 +17,7 @@ const ADAPTERS: &[&str] = &[
     "aws.rs",
     "aws/base.rs",
     "aws/calls.rs",
+    "aws/subject.rs",
     "copy/s3.rs",
     "credentials/assumed.rs",
     "credentials/customers.rs",

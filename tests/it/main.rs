@@ -50,5 +50,6 @@ mod rows;
 mod status;
 mod table;
 mod tenant;
+mod traces;
 mod verdicts;
 mod waiting;
