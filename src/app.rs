@@ -217,8 +217,10 @@ impl App {
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
         let source = source_buckets(&config)?;
         let staging = source.iter().map(|bucket| bucket.name.clone());
+        let pipeline_settings = pipeline_settings(&config)?;
+        let key_layout = pipeline_settings.key_layout.clone();
         let ports = Ports {
-            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, &health),
+            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, key_layout, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
                 Watched::new(sinks, &health),
@@ -230,7 +232,7 @@ impl App {
         };
         let pipeline = Arc::new(Pipeline::new(
             ports,
-            pipeline_settings(&config)?,
+            pipeline_settings,
             metrics.pipeline.clone(),
             Arc::clone(&metrics.status),
         ));

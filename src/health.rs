@@ -2,8 +2,10 @@
 //! `logferry_condition_degraded` show what follows from them.
 //!
 //! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row degrade the
-//! condition, and only a success of the same check mends it. Failures that belong to one tenant are not reported here at all.
+//! condition, and only a success of the same check mends it. A failure that one tenant can cause is either not reported here, or
+//! it counts only together with failures of others: see [`Call::by`].
 
+mod course;
 mod report;
 mod sentences;
 
@@ -22,17 +24,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use self::course::{Change, Course, Standing};
 pub use self::{
     report::{ConditionReport, ConditionStatus, Report, Status},
     sentences::Explanation,
 };
-
-/// Failures in a row that degrade a condition.
-const FAILURES: usize = 3;
-/// For how long a failed call counts if no further call of its kind is made. Probes repeat most checks every few seconds. The
-/// others depend on messages, and after a failure another worker may get them. The longest delay of a retry is a quarter of this
-/// time.
-const EVIDENCE_LASTS: Duration = Duration::from_secs(3600);
 
 /// A condition of readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,8 +158,8 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// The call of this party, such as a customer's account. Failures of one party count once in a row, so that the condition
-    /// degrades only if several parties fail.
+    /// The call of this party, such as a customer's account. The condition then degrades only if several
+    /// parties fail in a row; a Region, also if it has fewer and all fail.
     pub fn by(self, party: &'a str) -> Self {
         Self { party: Some(party), ..self }
     }
@@ -210,40 +206,6 @@ struct State {
     /// Conditions of parts that the configuration does not have.
     off: BTreeSet<Condition>,
     courses: BTreeMap<Check, BTreeMap<String, Course>>,
-}
-
-/// What is known of one check of one resource.
-#[derive(Clone, Debug)]
-struct Course {
-    standing: Standing,
-    since: Timestamp,
-    /// Whether the worker is not ready before the first success.
-    is_needed: bool,
-    /// The failures since the last success.
-    row: Option<Row>,
-    /// When the last call ended.
-    last: Instant,
-}
-
-/// Failures in a row.
-#[derive(Clone, Debug)]
-struct Row {
-    since: Timestamp,
-    failures: usize,
-    parties: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Unknown,
-    Ok,
-    Degraded(Cause),
-}
-
-/// A change that is logged.
-enum Change {
-    Degraded(Explanation),
-    Mended(Timestamp),
 }
 
 impl Health {
@@ -316,6 +278,20 @@ impl Health {
         }
     }
 
+    /// Records an answer that says nothing: neither that the resource can be used nor that it cannot.
+    pub fn answered<'a>(&self, call: impl Into<Call<'a>>) {
+        let call = call.into();
+        let doubted = self.lock().known(call).and_then(Course::answered);
+        if let Some(Change::Doubted(since)) = doubted {
+            tracing::info!(
+                condition = call.check.condition().word(),
+                resource = call.named(),
+                since = %since,
+                "a condition of readiness is no longer degraded: there is an answer, but it does not say whether calls succeed"
+            );
+        }
+    }
+
     /// Checks that the receive loop runs: the status is [`Status::Stalled`] if it stands still. A worker that drains never does.
     pub fn alive(&self) -> Report {
         let mut state = self.lock();
@@ -363,10 +339,11 @@ impl Call<'_> {
 impl State {
     fn course(&mut self, call: Call<'_>) -> &mut Course {
         let started = self.started;
-        self.courses.entry(call.check).or_default().entry(call.resource.to_owned()).or_insert_with(|| {
-            let (standing, last) = (Standing::Unknown, Instant::now());
-            Course { standing, since: started, is_needed: false, row: None, last }
-        })
+        self.courses
+            .entry(call.check)
+            .or_default()
+            .entry(call.resource.to_owned())
+            .or_insert_with(|| Course::new(started))
     }
 
     fn known(&mut self, call: Call<'_>) -> Option<&mut Course> {
@@ -376,46 +353,18 @@ impl State {
     fn succeeded(&mut self, call: Call<'_>) -> Option<Change> {
         // A known course is found without a copy of the resource's name.
         let course = if self.known(call).is_some() { self.known(call)? } else { self.course(call) };
-        (course.last, course.row) = (Instant::now(), None);
-        let before = std::mem::replace(&mut course.standing, Standing::Ok);
-        if before == Standing::Ok {
-            return None;
-        }
-        let since = std::mem::replace(&mut course.since, now());
-        matches!(before, Standing::Degraded(_)).then_some(Change::Mended(since))
+        course.succeeded(call)
     }
 
     fn failed(&mut self, call: Call<'_>, cause: Cause) -> Option<Change> {
         let course = if call.check == Check::Put { self.known(call)? } else { self.course(call) };
-        course.last = Instant::now();
-        let row = course.row.get_or_insert_with(|| Row { since: now(), failures: 0, parties: Vec::new() });
-        if let Some(party) = call.party.filter(|_| row.failures < FAILURES) {
-            if row.parties.iter().any(|counted| counted == party) {
-                return None;
-            }
-            row.parties.push(party.to_owned());
-        }
-        row.failures = (row.failures + 1).min(FAILURES);
-        if row.failures < FAILURES {
-            return None;
-        }
-        match std::mem::replace(&mut course.standing, Standing::Degraded(cause)) {
-            Standing::Degraded(_) => None,
-            Standing::Unknown | Standing::Ok => {
-                course.since = row.since;
-                Some(Change::Degraded(call.check.explain(cause)))
-            }
-        }
+        course.failed(call, cause)
     }
 
     /// Forgets failures that are too old to tell anything.
     fn expire(&mut self) {
         let old = self.courses.iter_mut().filter(|(check, _)| check.needs_messages());
-        for course in old.flat_map(|(_, courses)| courses.values_mut()) {
-            if course.row.is_some() && course.last.elapsed() > EVIDENCE_LASTS {
-                (course.standing, course.since, course.row) = (Standing::Unknown, now(), None);
-            }
-        }
+        old.flat_map(|(_, courses)| courses.values_mut()).for_each(Course::expire);
     }
 
     fn is_starting(&self) -> bool {

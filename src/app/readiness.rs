@@ -121,21 +121,18 @@ impl Readiness {
 
     async fn bucket(&self, check: Check, bucket: &OwnBucket) -> bool {
         let call = check.on(&bucket.name);
-        let answer = match self.answer(call, bucket::probe(&self.s3, bucket)).await {
-            // The objects may still be readable.
-            Ok(()) | Err(BucketError::Hidden(_)) => Ok(()),
-            Err(error) => Err(error),
+        let cause = match self.answer(call, bucket::probe(&self.s3, bucket)).await {
+            Ok(()) => return self.tell(call, Ok(())),
+            // The role lacks s3:ListBucket. The objects may be readable or not.
+            Err(BucketError::Hidden(_)) => {
+                self.health.answered(call);
+                return true;
+            }
+            Err(error @ BucketError::Missing(_)) => (Cause::Missing, error.to_string()),
+            Err(error @ BucketError::Elsewhere { .. }) => (Cause::Elsewhere, error.to_string()),
+            Err(error @ BucketError::Unavailable { .. }) => (Cause::Unanswered, error.to_string()),
         };
-        self.tell(
-            call,
-            answer.map_err(|error| match &error {
-                BucketError::Missing(_) => (Cause::Missing, error.to_string()),
-                BucketError::Elsewhere { .. } => (Cause::Elsewhere, error.to_string()),
-                BucketError::Hidden(_) | BucketError::Unavailable { .. } => {
-                    (Cause::Unanswered, error.to_string())
-                }
-            }),
-        )
+        self.tell(call, Err::<(), _>(cause))
     }
 
     /// Waits for the answer of a probe.

@@ -1,4 +1,5 @@
-//! Ports whose calls are evidence for [`crate::health`]. Failures that one tenant can cause are left out.
+//! Ports whose calls are evidence for [`crate::health`]. Failures that one tenant can cause are left out, or count by tenant or
+//! account.
 
 use std::{collections::HashSet, fmt::Display, sync::Arc, time::Duration};
 
@@ -13,6 +14,7 @@ use crate::{
     object::{ObjectError, ObjectHead, ObjectStore},
     quarantine::{Putting, QuarantineStore},
     queue::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew},
+    route::KeyLayout,
     sink::{LogSink, LogSinks, PutAnswer, SinkError},
     tenant::{CloudWatch, Delivery, Directory, LookupError, Tenant},
 };
@@ -185,20 +187,36 @@ impl<L: Ledger> Ledger for Watched<L> {
 pub(super) struct WatchedStore<S> {
     store: Watched<S>,
     buckets: HashSet<String>,
+    key_layout: KeyLayout,
 }
 
 impl<S> WatchedStore<S> {
-    pub(super) fn new(store: S, buckets: impl IntoIterator<Item = String>, health: &Arc<Health>) -> Self {
-        Self { store: Watched::new(store, health), buckets: buckets.into_iter().collect() }
+    pub(super) fn new(
+        store: S,
+        buckets: impl IntoIterator<Item = String>,
+        key_layout: KeyLayout,
+        health: &Arc<Health>,
+    ) -> Self {
+        Self { store: Watched::new(store, health), buckets: buckets.into_iter().collect(), key_layout }
     }
 
     fn tell<T>(&self, object: &ObjectRef, outcome: &Result<T, ObjectError>) {
         let configured = self.buckets.contains(&object.bucket);
         let call = if configured { Check::Read.on(&object.bucket) } else { Check::Read.into() };
+        let tenant = match outcome {
+            // One tenant's objects may be unreadable.
+            Err(ObjectError::Denied(_) | ObjectError::Unavailable(_)) => {
+                self.key_layout.route(&object.key).ok().map(|route| route.tenant)
+            }
+            _ => None,
+        };
+        let call = tenant.as_deref().map_or(call, |tenant| call.by(tenant));
         self.store.tell(call, outcome, |error| match error {
             ObjectError::NoBucket(_) if configured => Evidence::Failure(Cause::Missing),
             ObjectError::Ours(ours) => Evidence::Failure(cause_of_identity(ours)),
-            // An error of one object says nothing about the others. HeadBucket shows whether S3 answers.
+            ObjectError::Denied(_) if tenant.is_some() => Evidence::Failure(Cause::Denied),
+            ObjectError::Unavailable(_) if tenant.is_some() => Evidence::Failure(Cause::Unanswered),
+            // An error of one object says nothing about the others.
             ObjectError::NoBucket(_)
             | ObjectError::BucketGone(_)
             | ObjectError::Missing(_)
@@ -272,9 +290,9 @@ impl<S: LogSink> LogSink for WatchedSink<S> {
         let answer = self.sink.port.put_log_events(body, lease).await;
         let call = Check::Put.on(&self.region);
         let call = match &answer {
-            // One account may have a problem of its own.
-            Err(SinkError::Unavailable(_)) => call.by(&self.account),
-            _ => call,
+            // The worker's own signature is no account's trouble.
+            Err(SinkError::Ours(_)) => call,
+            _ => call.by(&self.account),
         };
         self.sink.tell(call, &answer, of_sink);
         answer

@@ -67,12 +67,21 @@ impl Check {
             (Self::SourceBucket | Self::Read, Cause::Elsewhere) => {
                 ("A bucket of source.buckets is in another Region.", "Correct source.buckets or aws.region.")
             }
+            (Self::Read, Cause::Denied) => (
+                "S3 denies reads of a staging bucket: objects of several tenants in a row.",
+                "Allow the worker's role s3:GetObject and s3:GetObjectVersion on the bucket's objects, and kms:Decrypt on its KMS \
+                 key; the log has the answer of S3.",
+            ),
+            (Self::Read, Cause::Unanswered) => (
+                "Objects of a staging bucket cannot be read: reads for several tenants failed in a row.",
+                "Check the network to S3, and AWS's health page; the log has the answer of S3.",
+            ),
             (Self::SourceBucket | Self::Read, _) => (
                 "S3 does not answer about a bucket of source.buckets.",
                 "Check the network to S3, and AWS's health page.",
             ),
             (Self::Put, _) => (
-                "CloudWatch Logs does not answer in a Region: calls into several accounts failed in a row.",
+                "CloudWatch Logs does not answer in a Region: the calls into several accounts, or into all of them, failed in a row.",
                 "Check the network to CloudWatch Logs in that Region, and AWS's health page. Messages for it wait.",
             ),
             (Self::DeadLetters, Cause::Missing) => (

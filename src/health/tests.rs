@@ -1,4 +1,4 @@
-use super::*;
+use super::{course::EVIDENCE_LASTS, *};
 use crate::metrics::rendered;
 
 fn health(needed: &[Check]) -> Health {
@@ -73,7 +73,9 @@ fn a_region_degrades_only_after_several_accounts_fail_in_a_row() {
         fail(&health, put(account), 1);
     }
     assert_eq!(status(&health, Condition::Put), ConditionStatus::Unknown, "the Region may not exist");
-    health.succeeded(put("1"));
+    for account in ["1", "2", "3"] {
+        health.succeeded(put(account));
+    }
     fail(&health, put("1"), 50);
     fail(&health, put("2"), 50);
     assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "two accounts");
@@ -87,6 +89,71 @@ fn a_region_degrades_only_after_several_accounts_fail_in_a_row() {
         fail(&health, Check::Put.on("us-east-1").by(account), 1);
     }
     assert_eq!(of(&health, Condition::Put).resource.as_deref(), Some("us-east-1"), "our own Region exists");
+}
+
+#[test]
+fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
+    let health = health(&[]);
+    let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
+    health.succeeded(put("1"));
+    fail(&health, put("1"), 2);
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "two failures");
+    fail(&health, put("1"), 1);
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Degraded, "there is no other account");
+    health.succeeded(put("2"));
+    fail(&health, put("1"), 50);
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "it may be the account's own trouble");
+    fail(&health, put("2"), 1);
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Degraded, "both fail");
+
+    health.succeeded(put("1"));
+    let forget = |account: &str| {
+        let mut state = health.lock();
+        let course = state.known(Check::Put.on("eu-west-1")).expect("it is known");
+        let heard = course.heard.iter_mut().find(|(name, _)| name == account).expect("it was heard");
+        heard.1 -= EVIDENCE_LASTS + Duration::from_secs(1);
+    };
+    forget("2");
+    fail(&health, put("1"), 3);
+    assert_eq!(
+        status(&health, Condition::Put),
+        ConditionStatus::Degraded,
+        "nothing was heard of 2 for an hour"
+    );
+}
+
+#[test]
+fn reads_count_by_tenant_however_few_there_are() {
+    let health = health(&[]);
+    let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
+    for tenant in ["a", "b"] {
+        fail(&health, read(tenant), 50);
+    }
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown);
+    health.succeeded(Check::Read.on("staging"));
+    for tenant in ["b", "c"] {
+        fail(&health, read(tenant), 1);
+    }
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Ok, "a success between ends the row");
+    fail(&health, read("a"), 1);
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Degraded);
+}
+
+#[test]
+fn an_answer_without_evidence_neither_degrades_nor_shows_that_all_is_well() {
+    let health = health(&[]);
+    let head = || Check::SourceBucket.on("staging");
+    health.answered(head());
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown);
+    fail(&health, head(), 3);
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Degraded);
+    health.answered(head());
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown, "there is an answer again");
+    fail(&health, head(), 2);
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown, "a new row begins");
+    health.succeeded(head());
+    health.answered(head());
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown);
 }
 
 #[test]

@@ -71,11 +71,44 @@ async fn errors_of_one_message_or_object_are_no_failures() {
     }
 }
 
+fn watched_store(store: &MemoryStore, health: &Arc<Health>) -> WatchedStore<MemoryStore> {
+    let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
+    WatchedStore::new(store.clone(), ["staging".to_owned()], layout, health)
+}
+
+/// The worker lost s3:GetObject or the bucket's key, or the reads time out.
+#[tokio::test(start_paused = true)]
+async fn reads_that_fail_for_several_tenants_are_the_workers_own_trouble() {
+    for error in [ObjectError::Denied("403".into()), ObjectError::Unavailable("503".into())] {
+        for bucket in ["staging", "a bucket that no setting names"] {
+            let health = health();
+            let store = MemoryStore::default();
+            let watched = watched_store(&store, &health);
+            let of = |tenant: &str| ObjectRef { key: format!("{tenant}/c/app/pod/1"), ..object(bucket) };
+            for tenant in ["acme", "globex", "initech"] {
+                store.put(bucket, &of(tenant).key, MemoryObject::refused(error.clone()));
+            }
+            store.put(bucket, &of("healthy").key, MemoryObject::new(Vec::new(), Timestamp::UNIX_EPOCH));
+            let read = async |tenants: &[&str]| {
+                for tenant in tenants {
+                    let _ = watched.open(&of(tenant), None).await;
+                }
+            };
+            read(&["acme", "globex", "acme", "globex", "healthy", "acme", "initech"]).await;
+            check(&health, Condition::Get, ConditionStatus::Ok);
+            read(&["globex"]).await;
+            check(&health, Condition::Get, ConditionStatus::Degraded);
+            read(&["healthy"]).await;
+            check(&health, Condition::Get, ConditionStatus::Ok);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_a_bucket_of_the_configuration_is_the_workers_own() {
     let health = health();
     let store = MemoryStore::default();
-    let watched = WatchedStore::new(store.clone(), ["staging".to_owned()], &health);
+    let watched = watched_store(&store, &health);
     let put = |bucket: &str, error: Option<ObjectError>| {
         let whole = || MemoryObject::new(Vec::new(), Timestamp::UNIX_EPOCH);
         let content = error.map_or_else(whole, MemoryObject::refused);
@@ -148,7 +181,9 @@ async fn a_region_is_degraded_by_several_accounts_and_by_the_workers_own_signatu
     let watched = Watched::new(MemorySinks::new(), &health);
     let accounts = ["111111111111", "222222222222", "333333333333"];
     let silent = || Some(SinkError::Unavailable("503".into()));
-    put(&watched, accounts[0], None).await;
+    for account in accounts {
+        put(&watched, account, None).await;
+    }
     for _ in 0..9 {
         put(&watched, accounts[0], silent()).await;
     }

@@ -1,0 +1,149 @@
+//! What is known of one check of one resource: the failures in a row, and whose they are.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{Call, Cause, Check, Explanation, now};
+
+/// Failures in a row that degrade a condition, and most parties that must fail.
+const FAILURES: usize = 3;
+/// For how long a failed call counts if no further call of its kind is made. Probes repeat most checks every few seconds. The
+/// others depend on messages, and after a failure another worker may get them. The longest delay of a retry is a quarter of this
+/// time.
+pub(super) const EVIDENCE_LASTS: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug)]
+pub(super) struct Course {
+    pub(super) standing: Standing,
+    pub(super) since: Timestamp,
+    /// Whether the worker is not ready before the first success.
+    pub(super) is_needed: bool,
+    /// The failures since the last success.
+    row: Option<Row>,
+    /// When the last call ended.
+    pub(super) last: Instant,
+    /// Parties, up to [`FAILURES`], and when the last call of each ended.
+    pub(super) heard: Vec<(String, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Unknown,
+    Ok,
+    Degraded(Cause),
+}
+
+/// A change that is logged.
+pub(super) enum Change {
+    Degraded(Explanation),
+    Mended(Timestamp),
+    Doubted(Timestamp),
+}
+
+/// Failures in a row.
+#[derive(Clone, Debug)]
+struct Row {
+    since: Timestamp,
+    failures: usize,
+    /// Failures that are no single party's.
+    own: usize,
+    /// Parties that failed, up to [`FAILURES`].
+    parties: Vec<String>,
+}
+
+impl Course {
+    pub(super) fn new(since: Timestamp) -> Self {
+        Self {
+            standing: Standing::Unknown,
+            since,
+            is_needed: false,
+            row: None,
+            last: Instant::now(),
+            heard: Vec::new(),
+        }
+    }
+
+    pub(super) fn succeeded(&mut self, call: Call<'_>) -> Option<Change> {
+        self.hear(call.party);
+        self.row = None;
+        let (before, since) = self.becomes(Standing::Ok)?;
+        matches!(before, Standing::Degraded(_)).then_some(Change::Mended(since))
+    }
+
+    /// The resource answered, but neither that it can be used nor that it cannot.
+    pub(super) fn answered(&mut self) -> Option<Change> {
+        (self.last, self.row) = (Instant::now(), None);
+        let (before, since) = self.becomes(Standing::Unknown)?;
+        matches!(before, Standing::Degraded(_)).then_some(Change::Doubted(since))
+    }
+
+    pub(super) fn failed(&mut self, call: Call<'_>, cause: Cause) -> Option<Change> {
+        self.hear(call.party);
+        let voices = self.voices(call.check);
+        let row =
+            self.row.get_or_insert_with(|| Row { since: now(), failures: 0, own: 0, parties: Vec::new() });
+        row.add(call.party);
+        if row.failures < FAILURES || row.own.saturating_add(row.parties.len()) < voices {
+            return None;
+        }
+        match std::mem::replace(&mut self.standing, Standing::Degraded(cause)) {
+            Standing::Degraded(_) => None,
+            Standing::Unknown | Standing::Ok => {
+                self.since = row.since;
+                Some(Change::Degraded(call.check.explain(cause)))
+            }
+        }
+    }
+
+    /// Forgets failures that are too old to tell anything.
+    pub(super) fn expire(&mut self) {
+        if self.row.is_some() && self.last.elapsed() > EVIDENCE_LASTS {
+            (self.standing, self.since, self.row) = (Standing::Unknown, now(), None);
+        }
+    }
+
+    /// Returns the standing before, and since when it held, if it was another one.
+    fn becomes(&mut self, standing: Standing) -> Option<(Standing, Timestamp)> {
+        let before = std::mem::replace(&mut self.standing, standing);
+        (before != standing).then(|| (before, std::mem::replace(&mut self.since, now())))
+    }
+
+    /// How many parties must fail in a row.
+    ///
+    /// A Region may have only one or two accounts. While nothing is heard of any other, an account's trouble cannot be told
+    /// from the Region's, and nothing arrives in the Region in either case. A read is different: the objects of one tenant may
+    /// be unreadable for ever, so other tenants must fail too.
+    fn voices(&self, check: Check) -> usize {
+        match check {
+            Check::Put => self.heard.iter().filter(|(_, at)| at.elapsed() <= EVIDENCE_LASTS).count(),
+            _ => FAILURES,
+        }
+    }
+
+    fn hear(&mut self, party: Option<&str>) {
+        self.last = Instant::now();
+        let Some(party) = party else { return };
+        if let Some((_, at)) = self.heard.iter_mut().find(|(name, _)| name == party) {
+            *at = self.last;
+            return;
+        }
+        self.heard.retain(|(_, at)| at.elapsed() <= EVIDENCE_LASTS);
+        if self.heard.len() < FAILURES {
+            self.heard.push((party.to_owned(), self.last));
+        }
+    }
+}
+
+impl Row {
+    fn add(&mut self, party: Option<&str>) {
+        self.failures = self.failures.saturating_add(1);
+        let Some(party) = party else {
+            self.own = self.own.saturating_add(1);
+            return;
+        };
+        if self.parties.len() < FAILURES && self.parties.iter().all(|known| known != party) {
+            self.parties.push(party.to_owned());
+        }
+    }
+}
