@@ -1,6 +1,7 @@
 //! `logferry demo --break`: breaks one customer's role and one object, shows where an operator sees it, and mends both.
 //!
-//! Everything that is shown is checked first. The demo fails if something is not where it should be.
+//! Metrics, pages, log lines and commands are checked before they are shown: the demo fails if something is not where it should
+//! be. Alerts are not: no Prometheus runs, and the demo ends before they would fire. It shows what the shipped rules say.
 
 use std::time::{Duration, Instant};
 

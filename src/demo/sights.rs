@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use jiff::SignedDuration;
 use logferry_testbed::worker::{Samples, WorkerProcess, http_get};
 use serde_json::Value;
 use tokio::process::Command;
@@ -85,16 +86,15 @@ impl<'a> Sights<'a> {
         }
     }
 
-    /// An alert that is shipped.
+    /// An alert that is shipped, and when it would fire. The demo ends before it does.
     pub(super) fn alert(&self, name: &str) -> anyhow::Result<Sight> {
         let rule = RULES.split("- alert: ").find(|rule| rule.lines().next() == Some(name));
         let rule = rule.with_context(|| format!("observability/rules.yaml has no alert {name}"))?;
-        let place = rule.lines().find_map(|line| line.trim().strip_prefix("runbook_url: "));
-        let place = place
-            .and_then(|url| url.split_once("/docs/"))
-            .context("the alert has a section in the runbook")?
-            .1;
-        Ok(Sight { place: "alert", text: format!("{name}: docs/{place}") })
+        let place = field(rule, "runbook_url: ").and_then(|url| url.split_once("/docs/"));
+        let (_, place) = place.context("the alert has a section in the runbook")?;
+        let minutes =
+            fires_after(rule).with_context(|| format!("when does {name} fire?"))?.as_secs_f64() / 60.0;
+        Ok(Sight { place: "alert", text: format!("{name} would fire after {minutes} min: docs/{place}") })
     }
 
     /// A command that ends with this code. Its output has lines with each of these words, which are shown.
@@ -121,6 +121,27 @@ impl<'a> Sights<'a> {
         let shown: String = shown.map(|line| format!("\n{}", line.trim())).collect();
         Ok(Sight { place: "command", text: format!("{name}    # exit code {code}{shown}") })
     }
+}
+
+/// How long a trouble lasts before its rule fires: until the age that the rule compares is reached, and then for `for`. A
+/// comparison counts as one of an age if its left side is a metric in seconds.
+fn fires_after(rule: &str) -> anyhow::Result<Duration> {
+    let held = field(rule, "for: ").unwrap_or("0s");
+    let held = held.parse::<SignedDuration>().with_context(|| format!("{held} is no duration"))?;
+    let expression = rule.split("labels:").next().unwrap_or_default();
+    let ages = expression.split('>').zip(expression.split('>').skip(1)).filter_map(|(left, right)| {
+        let metric = left
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .rfind(|word| word.starts_with("logferry_"))?;
+        let number = right.trim_start_matches(['=', ' ', '\n']).split_whitespace().next()?;
+        metric.ends_with("_seconds").then(|| number.trim_end_matches(')').parse::<u64>().ok())?
+    });
+    Ok(Duration::from_secs(ages.max().unwrap_or_default()) + held.unsigned_abs())
+}
+
+/// The value of a field of a rule.
+fn field<'a>(rule: &'a str, name: &str) -> Option<&'a str> {
+    rule.lines().find_map(|line| line.trim().strip_prefix(name))
 }
 
 /// The first line of the worker's log with these fields. Shows the values of `shown`.
@@ -193,6 +214,26 @@ fn text_of(html: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alert_fires_after_the_age_and_the_time_of_its_rule() {
+        let check = |expression: &str, held: &str, seconds| {
+            let rule = format!("X\n  expr: {expression}\n  for: {held}\n  labels:\n    a: b > 7\n");
+            assert_eq!(fires_after(&rule).expect("a rule").as_secs(), seconds, "{rule}");
+        };
+        check("max by (a) (logferry_role_breakers_open) > 0", "5m", 300);
+        check("max(logferry_dead_letter_queue_messages{a=\"b\"}) >= 9", "90s", 90);
+        check(
+            "|\n  (max by (tenant) (logferry_tenant_oldest_waiting_seconds{a!=\"b\"}) > 300)\n  unless",
+            "1m",
+            360,
+        );
+        check("logferry_a_seconds > 300 unless logferry_b_timestamp_seconds > time() - 900", "0m", 300);
+        assert!(fires_after("X\n  for: soon\n").is_err());
+        for rule in RULES.split("- alert: ").skip(1) {
+            fires_after(rule).expect("every shipped rule can be read");
+        }
+    }
 
     #[test]
     fn html_becomes_text() {

@@ -31,6 +31,7 @@ fn the_demo_shows_a_broken_role_and_a_corrupt_object_and_mends_both() {
         "no other tenant is affected",
         "acme-corp gets no logs",
         "logferry_tenant_oldest_waiting_seconds{tenant=\"acme-corp\"}",
+        "LogferryTenantStoppedReceiving would fire after ",
         "docs/runbook.md#logferrytenantstoppedreceiving",
         "status page  http://127.0.0.1:",
         "acme-corp refused",
