@@ -7,6 +7,8 @@
 //! Poison is buried: the worker sends a dead letter, and deletes the message. The send always comes before the delete.
 //! So a worker that is killed between the two leaves the message twice, but never loses it.
 
+mod held;
+
 use std::{
     collections::HashSet,
     sync::{
@@ -16,11 +18,11 @@ use std::{
     time::Duration,
 };
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span};
 
+use self::held::{Counted, Held};
 use super::{
     batcher::{Batcher, MAX_BATCHES},
     lease::Lease,
@@ -221,41 +223,6 @@ impl<Q: Queue> Settler<Q> {
         self.calls.finishing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// A message whose body counts as held until this value drops.
-struct Held {
-    bytes: Arc<AtomicUsize>,
-    message: Arc<Message>,
-}
-
-impl Held {
-    fn new(bytes: &Arc<AtomicUsize>, message: Arc<Message>) -> Self {
-        bytes.fetch_add(message.body.len(), Ordering::Relaxed);
-        Self { bytes: Arc::clone(bytes), message }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.bytes.fetch_sub(self.message.body.len(), Ordering::Relaxed);
-    }
-}
-
-/// A verdict that counts as backlog until this value drops.
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(backlog: &Gauge) -> Self {
-        backlog.inc();
-        Self(backlog.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
