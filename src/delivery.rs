@@ -64,8 +64,7 @@ pub struct Tally {
 impl Tally {
     /// Records whose outcome is known. After a successful delivery, these are all records read.
     pub fn accounted(&self) -> u64 {
-        let BatchTally { accepted, too_old, too_new, expired, refused } = self.put;
-        accepted + too_old + too_new + expired + refused + self.empty + self.quarantined + self.resumed
+        self.put.accepted + self.put.rejected() + self.empty + self.quarantined + self.resumed
     }
 
     /// Adds a batch that was answered.

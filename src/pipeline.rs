@@ -10,6 +10,7 @@ mod metrics;
 mod object_reader;
 mod reading;
 mod refusals;
+mod report;
 mod told;
 mod waiting;
 mod wanted;
@@ -37,15 +38,18 @@ use crate::{
     quarantine::Quarantine,
     queue::Message,
     route::{KeyLayout, Route},
-    sampler::Sampler,
+    sampler::LineSampler,
     sink::{LogSink, LogSinks},
     status::{self, Status},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
     trace::{self, semconv},
-    verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
+    verdict::{self, Backoff, Failed, Failure, Tries, Verdict},
 };
 
-pub use self::metrics::{Metrics, Trace};
+pub use self::{
+    metrics::{Metrics, Trace},
+    report::{Delivered, Report, Skipped},
+};
 use self::{refusals::Refusals, windows::Windows};
 
 /// Settings for objects and verdicts.
@@ -106,76 +110,10 @@ pub struct Pipeline<O, D, S, C, L> {
     windows: Windows,
     refusals: Refusals,
     /// Samples the log lines of rejected events, by tenant.
-    sampler: Sampler,
+    sampler: LineSampler,
     settings: PipelineSettings,
     metrics: Metrics,
     status: Arc<Status>,
-}
-
-/// Results of a message's objects.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Skipped parts, in order.
-    pub skipped: Vec<Skipped>,
-    /// Successful deliveries, one for each object and delivery.
-    pub delivered: Vec<Delivered>,
-    /// Failures.
-    pub failures: Vec<Failed>,
-    /// Objects with failures, which wait for the verdict.
-    unfinished: Vec<status::Waiting>,
-}
-
-/// Why a part of a message was skipped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skipped {
-    /// The event is S3's test event.
-    TestEvent,
-    /// The event is not an `ObjectCreated` event.
-    NotObjectCreated,
-    /// The tenant is unknown and `tenants.unknown` is `discard`.
-    UnknownTenant,
-    /// No delivery of the tenant is enabled.
-    Disabled,
-    /// No enabled delivery of the tenant wants the application.
-    Filtered,
-    /// The object or the event has no records.
-    NoRecords,
-    /// The object is an empty folder marker.
-    FolderMarker,
-    /// According to the ledger, every delivery of the object is done.
-    AlreadyDelivered,
-    /// The customer's bucket already has a later version of the object.
-    Superseded,
-}
-
-impl Skipped {
-    /// Name of the reason in metrics.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::TestEvent => "test_event",
-            Self::NotObjectCreated => "not_object_created",
-            Self::UnknownTenant => "unknown_tenant",
-            Self::Disabled => "disabled",
-            Self::Filtered => "filtered",
-            Self::NoRecords => "no_records",
-            Self::FolderMarker => "folder_marker",
-            Self::AlreadyDelivered => "already_delivered",
-            Self::Superseded => "superseded",
-        }
-    }
-}
-
-/// One object that was delivered by one delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivered {
-    /// The tenant.
-    pub tenant_id: String,
-    /// The delivery: the `type` of its row.
-    pub delivery: String,
-    /// Key of the object.
-    pub key: String,
-    /// Its records, by outcome.
-    pub tally: Tally,
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
@@ -202,7 +140,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             shares,
             windows,
             refusals: Refusals::default(),
-            sampler: Sampler::default(),
+            sampler: LineSampler::default(),
             settings,
             metrics,
             status,
@@ -248,7 +186,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 None => waiting.end(),
             }
         }
-        let retry_in = verdict.retry_after().map(tracing::field::debug);
         for failed in &report.failures {
             match failed.failure {
                 Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
@@ -257,27 +194,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc()
                 }
             };
-            let object = failed.object.as_ref();
-            macro_rules! tell {
-                ($level:ident, $what:literal) => {
-                    tracing::$level!(
-                        message.id, message.attempts, message.age = ?message.age(),
-                        object.bucket = object.map(|object| object.bucket.as_str()),
-                        object.key = object.map(|object| object.key.as_str()),
-                        tenant.id = failed.tenant_id, delivery.name = failed.delivery,
-                        reason = failed.failure.reason(), error = %failed, verdict = verdict.word(), retry_in,
-                        $what
-                    )
-                };
-            }
-            match failed.failure.notice() {
-                Notice::Expected if matches!(verdict, Verdict::Overdue(_)) => {
-                    tell!(warn, "a message was retried for longer than queue.max_age")
-                }
-                Notice::Expected => tell!(debug, "a message is retried later"),
-                Notice::Unexpected => tell!(warn, "a message could not be handled"),
-                Notice::Defect => tell!(error, "a message could not be handled"),
-            }
+            told::failed(message, failed, &verdict);
         }
         verdict
     }
@@ -489,18 +406,24 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Counts a successful delivery.
     fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
         self.metrics.count(tally);
-        if let Some(at) = object.event_time {
-            let seconds = Timestamp::now().duration_since(at).as_secs_f64().max(0.0);
-            let trace = trace::sampled_trace_id().map(|id| Trace { trace_id: id.to_string() });
-            self.metrics.arrived_after(seconds, trace);
-        }
-        self.tell_accepted(object, delivery, tally);
+        self.status.accepted(&delivery.tenant_id, tally.put.accepted, tally.bytes);
         Delivered {
             tenant_id: delivery.tenant_id.clone(),
             delivery: delivery.name.clone(),
             key: object.key.clone(),
             tally: *tally,
         }
+    }
+
+    /// Records that a successful delivery left something of the object with the customer.
+    fn arrived(&self, object: &ObjectRef, delivery: &Delivery) {
+        let since_event = |at| Timestamp::now().duration_since(at).try_into().unwrap_or_default();
+        let freshness: Option<Duration> = object.event_time.map(since_event);
+        if let Some(freshness) = freshness {
+            let trace = trace::sampled_trace_id().map(|id| Trace { trace_id: id.to_string() });
+            self.metrics.arrived_after(freshness.as_secs_f64(), trace);
+        }
+        self.status.delivered(&delivery.tenant_id, &delivery.name, freshness);
     }
 }
 

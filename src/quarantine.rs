@@ -23,7 +23,7 @@ pub use crate::ledger::owed::QuarantineReason;
 use crate::{
     event::ObjectRef,
     metrics::{Reason, add},
-    sampler::Sampler,
+    sampler::LineSampler,
 };
 
 /// Keeps files. A file that is written again under the same key replaces the old one.
@@ -71,7 +71,7 @@ pub struct Quarantine {
     prefix: QuarantinePrefix,
     metrics: Metrics,
     /// Samples the log lines of files, by tenant.
-    sampler: Arc<Sampler>,
+    sampler: Arc<LineSampler>,
 }
 
 impl Quarantine {

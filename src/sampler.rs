@@ -17,7 +17,7 @@ const SUBJECTS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// Decides for each line whether it is written.
 #[derive(Debug)]
-pub struct Sampler {
+pub struct LineSampler {
     subjects: Mutex<LruCache<String, Period>>,
 }
 
@@ -28,13 +28,13 @@ struct Period {
     left_out: u64,
 }
 
-impl Default for Sampler {
+impl Default for LineSampler {
     fn default() -> Self {
         Self { subjects: Mutex::new(LruCache::new(SUBJECTS)) }
     }
 }
 
-impl Sampler {
+impl LineSampler {
     /// Admits a line about `subject`, or leaves it out (`None`). An admitted line must tell the number that is returned: how many
     /// lines about the subject were left out since the last admitted one.
     pub fn admit(&self, subject: &str) -> Option<u64> {
@@ -60,7 +60,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_subject_has_a_few_lines_each_minute_and_the_next_one_tells_what_was_left_out() {
-        let sampler = Sampler::default();
+        let sampler = LineSampler::default();
         let admitted = |subject: &str| (0..10).map(|_| sampler.admit(subject)).collect::<Vec<_>>();
         let first = [&[Some(0); 3][..], &[None; 7]].concat();
         assert_eq!(admitted("acme"), first);
@@ -74,7 +74,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_subjects_is_bounded() {
-        let sampler = Sampler::default();
+        let sampler = LineSampler::default();
         for number in 0..2 * SUBJECTS.get() {
             assert_eq!(sampler.admit(&number.to_string()), Some(0));
         }

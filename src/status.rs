@@ -30,7 +30,7 @@ use jiff::Timestamp;
 
 use self::book::{Book, Now};
 pub use self::{
-    advice::Advice,
+    advice::{Advice, REJECTED},
     book::{Snapshot, TenantLine},
     failures::FailureLine,
     metrics::register,
@@ -102,7 +102,7 @@ pub struct Failure<'a> {
     pub reason: &'static str,
     /// The failure's text. It must hold no body and no credential.
     pub text: &'a str,
-    /// Delay of the retry; `None` for a dead letter.
+    /// Delay of the retry; `None` if there is none.
     pub again_in: Option<Duration>,
 }
 
@@ -125,7 +125,7 @@ impl Status {
         self.book().accepted(tenant_id, events, bytes, self.now().ms);
     }
 
-    /// Records that a delivery of an object succeeded. `freshness` is the time since the S3 event, if the event has one.
+    /// Records that a delivery of an object succeeded, and left something with the customer. `freshness` is the time since the S3 event, if the event has one.
     pub fn delivered(&self, tenant_id: &str, delivery: &str, freshness: Option<Duration>) {
         self.book().delivered(tenant_id, delivery, freshness, self.now());
     }

@@ -102,3 +102,11 @@ pub struct BatchTally {
     /// Records whose last event AWS refuses.
     pub refused: u64,
 }
+
+impl BatchTally {
+    /// Records whose last event was not stored.
+    pub fn rejected(&self) -> u64 {
+        let Self { accepted: _, too_old, too_new, expired, refused } = self;
+        too_old + too_new + expired + refused
+    }
+}

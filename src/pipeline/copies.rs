@@ -74,6 +74,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 Ok(Copied::Written) => {
                     self.metrics.objects_copied.inc();
                     // A copy has no records to account for.
+                    self.arrived(object, delivery);
                     report.delivered.push(self.delivered(object, delivery, &Tally::default()));
                     told::copied(&admitted, delivery, copying.elapsed());
                 }

@@ -107,7 +107,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for (delivery, mut lane) in lanes {
             match self.end(&mut lane, &read, stop).await {
                 Ok(()) => {
-                    report.delivered.push(self.delivered(object, delivery, lane.tally()));
+                    let tally = lane.tally();
+                    match (tally.put.accepted + tally.resumed, tally.put.rejected()) {
+                        (1.., _) => self.arrived(object, delivery),
+                        (0, 0) => {}
+                        (0, _) => self.tell_rejected(object, delivery, &tally.put),
+                    }
+                    report.delivered.push(self.delivered(object, delivery, tally));
                     told::delivered(&admitted, delivery, &lane, spent);
                     told::rejected(&admitted, delivery, &lane, &self.sampler);
                 }

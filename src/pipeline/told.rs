@@ -1,4 +1,5 @@
-//! The log lines of objects: one for each delivery of an object, and samples of the events that CloudWatch Logs does not store.
+//! The log lines of objects: one for each delivery of an object, one for each failure, and samples of the events that
+//! CloudWatch Logs does not store.
 
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use crate::{
     batch::BatchTally,
     delivery::Lane,
     ledger::{Ledger, owed::QuarantineReason},
-    sampler::Sampler,
+    queue::Message,
+    sampler::LineSampler,
     sink::LogSink,
     tenant::Delivery,
+    verdict::{Failed, Notice, Verdict},
 };
 
 /// How long the parts of an object's delivery took.
@@ -67,6 +70,32 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
     );
 }
 
+/// Tells that a message, or a part of it, failed.
+pub(super) fn failed(message: &Message, failed: &Failed, verdict: &Verdict) {
+    let object = failed.object.as_ref();
+    let retry_in = verdict.retry_after().map(tracing::field::debug);
+    macro_rules! tell {
+        ($level:ident, $what:literal) => {
+            tracing::$level!(
+                message.id, message.attempts, message.age = ?message.age(),
+                object.bucket = object.map(|object| object.bucket.as_str()),
+                object.key = object.map(|object| object.key.as_str()),
+                tenant.id = failed.tenant_id, delivery.name = failed.delivery,
+                reason = failed.failure.reason(), error = %failed, verdict = verdict.word(), retry_in,
+                $what
+            )
+        };
+    }
+    match failed.failure.notice() {
+        Notice::Expected if matches!(verdict, Verdict::Overdue(_)) => {
+            tell!(warn, "a message was retried for longer than queue.max_age")
+        }
+        Notice::Expected => tell!(debug, "a message is retried later"),
+        Notice::Unexpected => tell!(warn, "a message could not be handled"),
+        Notice::Defect => tell!(error, "a message could not be handled"),
+    }
+}
+
 /// Tells that an object was copied into a customer's bucket.
 pub(super) fn copied(admitted: &Admitted<'_>, delivery: &Delivery, copying: Duration) {
     let &Admitted { object, message, began, .. } = admitted;
@@ -90,7 +119,7 @@ pub(super) fn rejected<S: LogSink, L: Ledger>(
     admitted: &Admitted<'_>,
     delivery: &Delivery,
     lane: &Lane<S, L>,
-    sampler: &Sampler,
+    sampler: &LineSampler,
 ) {
     let BatchTally { accepted: _, too_old, too_new, expired, refused } = lane.tally().put;
     let Some(sample) = lane.rejected() else { return };

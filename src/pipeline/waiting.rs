@@ -1,6 +1,7 @@
 //! Tells `status` what becomes of each tenant's objects.
 
 use super::{wanted::Wanted, *};
+use crate::batch::BatchTally;
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Records that an object waits, if its tenant has rows. A stranger may name any tenant in a key, and a tenant without
@@ -22,11 +23,20 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         wanted.has_rows().then(|| self.status.begin(&route.tenant, name, age))
     }
 
-    /// Records that a delivery of an object succeeded.
-    pub(super) fn tell_accepted(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) {
-        let since_event = |at| Timestamp::now().duration_since(at).try_into().unwrap_or_default();
-        self.status.accepted(&delivery.tenant_id, tally.put.accepted, tally.bytes);
-        self.status.delivered(&delivery.tenant_id, &delivery.name, object.event_time.map(since_event));
+    /// Records that a delivery stored nothing of an object, because every event was rejected.
+    pub(super) fn tell_rejected(&self, object: &ObjectRef, delivery: &Delivery, put: &BatchTally) {
+        let BatchTally { accepted: _, too_old, too_new, expired, refused } = put;
+        self.status.failed(&status::Failure {
+            tenant_id: Some(&delivery.tenant_id),
+            delivery: Some(&delivery.name),
+            key: Some(&object.key),
+            reason: status::REJECTED,
+            text: &format!(
+                "CloudWatch Logs stored no event of the object: {too_old} too old, {too_new} too new, {expired} expired, \
+                 {refused} refused"
+            ),
+            again_in: None,
+        });
     }
 
     /// Records a failure.

@@ -14,10 +14,13 @@ pub struct Advice {
     pub remedy: &'static str,
 }
 
+/// The reason of an object of which CloudWatch Logs stored no event. Its message is done, so it makes no dead letter.
+pub const REJECTED: &str = "rejected";
+
 /// For a reason that the table does not have.
 static UNKNOWN: Advice = refused("unknown", "Read the failure's text below and in the log.");
 
-/// One row for each reason, in the order of docs/dead-letters.md.
+/// One row for each reason, in the order of docs/dead-letters.md, and one for [`REJECTED`].
 static ADVICE: &[Advice] = &[
     // Dead letters at once.
     refused(
@@ -213,6 +216,12 @@ static ADVICE: &[Advice] = &[
         "Nothing to do: the object waits for memory. If it happens often, raise source.zstd_windows.",
     ),
     waiting("stopping", "Nothing to do: the worker stops, and another one takes the message."),
+    // No failure of a message: nothing is retried.
+    refused(
+        REJECTED,
+        "Check the clock and the timestamps of the shipper: CloudWatch Logs rejects events older than 14 days (too old) or than \
+         the group's retention (expired), and 2 h ahead (too new).",
+    ),
 ];
 
 const fn refused(reason: &'static str, remedy: &'static str) -> Advice {
@@ -251,15 +260,17 @@ mod tests {
 
     #[test]
     fn every_reason_has_one_remedy_and_no_other_has_one() {
-        let reasons = reasons();
+        let mut reasons = reasons();
         assert!(reasons.len() > 40 && reasons.contains("role_denied"), "{reasons:?}");
+        assert!(reasons.insert(REJECTED), "no message fails for it");
         let advised: BTreeSet<_> = ADVICE.iter().map(|advice| advice.reason).collect();
         assert_eq!(advised, reasons);
         assert_eq!(ADVICE.len(), advised.len(), "no reason comes twice");
-        let page = include_str!("../../docs/dead-letters.md");
+        let pages =
+            [include_str!("../../docs/dead-letters.md"), include_str!("../../docs/status-page.md")].concat();
         for Advice { reason, remedy, .. } in ADVICE {
             assert_eq!(Advice::on(reason).reason, *reason);
-            assert!(page.contains(&format!("`{reason}`")), "docs/dead-letters.md does not name {reason}");
+            assert!(pages.contains(&format!("`{reason}`")), "neither page names {reason}");
             assert!(remedy.ends_with('.') && remedy.len() < 220, "{reason}: {remedy}");
         }
         assert_eq!(Advice::on("x"), &UNKNOWN);

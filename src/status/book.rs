@@ -1,10 +1,18 @@
 //! What is known about each tenant. Pure: time is an argument, in milliseconds since the worker's start, because an age may
 //! be longer than the worker's life.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod tenant;
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::HashMap,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
+use self::tenant::{Entry, Tenant, Trouble};
 use super::{
     Advice, Failure, State, Throughput,
     failures::{FailureLine, Failures},
@@ -27,10 +35,8 @@ const MOST_TROUBLES: usize = 4;
 /// How long after the time at which a waiting object should have come back it still counts as waiting. Another worker may
 /// have taken it up.
 pub(super) const MARGIN: Duration = Duration::from_secs(120);
-/// How long a dead letter shows as its tenant's state, unless the delivery succeeds before.
-const DEAD_LETTER_SHOWS: Duration = Duration::from_secs(86_400);
-/// A tenant whose oldest object has waited for longer is in trouble, even if no attempt has failed.
-const LONG_WAIT: i64 = 60_000;
+/// How long a failure without a retry shows as its tenant's state, unless the delivery succeeds before.
+const LAST_FAILURE_SHOWS: Duration = Duration::from_secs(86_400);
 
 /// Time of an event, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -52,42 +58,6 @@ pub(super) struct Book {
     other: Series,
     failures: Failures,
     minute: LastMinute,
-}
-
-#[derive(Debug, Default)]
-struct Tenant {
-    last_success: Option<Timestamp>,
-    waiting: Vec<Entry>,
-    troubles: Vec<Trouble>,
-    /// The counters under its own name. They stay when the tenant loses its name, and go on when it gets the name back.
-    series: Option<Box<Series>>,
-    is_named: bool,
-    /// Billed bytes lately, and one for each object. [`Book::tidy`] takes a sixteenth off, so half is left after 5 min.
-    volume: u64,
-    last_seen: i64,
-}
-
-/// An object that waits.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    object: u64,
-    /// First receipt of its message.
-    since: i64,
-    /// It no longer counts after this time; `i64::MAX` while it is in work.
-    until: i64,
-    /// Why the last attempt failed.
-    advice: Option<&'static Advice>,
-}
-
-/// The last failure of a delivery, or of whole objects.
-#[derive(Debug)]
-struct Trouble {
-    delivery: Option<Box<str>>,
-    advice: &'static Advice,
-    at: Timestamp,
-    /// Time of the first failure after the last success.
-    since: i64,
-    until: i64,
 }
 
 /// Counters of one label.
@@ -303,7 +273,7 @@ impl Book {
             return;
         };
         tenant.counters(&mut self.other).failed(failure.reason);
-        let shows = failure.again_in.map_or(DEAD_LETTER_SHOWS, |again_in| again_in + MARGIN);
+        let shows = failure.again_in.map_or(LAST_FAILURE_SHOWS, |again_in| again_in + MARGIN);
         let (at, until) = (now.wall, now.ms + millis(shows));
         tenant.troubles.retain(|trouble| trouble.until > now.ms);
         let same = |trouble: &&mut Trouble| trouble.delivery.as_deref() == failure.delivery;
@@ -393,82 +363,34 @@ impl Book {
             in_work: self.in_work,
             ..Snapshot::default()
         };
-        let mut order: Vec<_> =
-            self.tenants.iter().map(|(name, tenant)| (tenant.state(now), name, tenant)).collect();
-        for (state, _, tenant) in &order {
-            found.states[*state as usize] += 1;
+        let mut order = Vec::with_capacity(self.tenants.len());
+        for (name, tenant) in &self.tenants {
+            let state = tenant.state(now);
+            found.states[state as usize] += 1;
             let (waiting, oldest) = tenant.waiting(now);
             found.waiting += waiting;
             found.oldest_waiting = found.oldest_waiting.max(oldest.map(since));
+            order.push(((Reverse(state), tenant.last_success, Reverse(oldest)), name, tenant));
         }
-        order.sort_by_key(|(state, name, tenant)| {
-            (std::cmp::Reverse(*state), tenant.last_success, std::cmp::Reverse(tenant.waiting(now).1), *name)
-        });
-        order.truncate(most);
-        found.tenants =
-            order.into_iter().map(|(state, name, tenant)| tenant.line(name, state, now)).collect();
+        // Deliveries wait for the lock meanwhile, so only the shown tenants are sorted, and no key is computed twice.
+        if order.len() > most {
+            order.select_nth_unstable_by(most, page_order);
+            order.truncate(most);
+        }
+        order.sort_unstable_by(page_order);
+        found.tenants = order
+            .into_iter()
+            .map(|((Reverse(state), ..), name, tenant)| tenant.line(name, state, now))
+            .collect();
         found
     }
 }
 
-impl Tenant {
-    fn counters<'a>(&'a mut self, other: &'a mut Series) -> &'a mut Series {
-        match &mut self.series {
-            Some(series) if self.is_named => series,
-            _ => other,
-        }
-    }
+/// A tenant with what decides its place on the page.
+type Placed<'a> = ((Reverse<State>, Option<Timestamp>, Reverse<Option<i64>>), &'a Arc<str>, &'a Tenant);
 
-    /// The number of waiting objects, and the age of the oldest in milliseconds.
-    fn waiting(&self, now: i64) -> (usize, Option<i64>) {
-        let alive = self.waiting.iter().filter(|entry| entry.until > now);
-        alive.fold((0, None), |(count, oldest), entry| {
-            (count + 1, oldest.max(Some((now - entry.since).max(0))))
-        })
-    }
-
-    /// The worst trouble, and the latest of several.
-    fn worst(&self, now: i64) -> Option<&Trouble> {
-        let lasting = self.troubles.iter().filter(|trouble| trouble.until > now);
-        lasting.max_by_key(|trouble| (trouble.advice.state, trouble.at))
-    }
-
-    /// The waiting object that failed, and has waited for longest.
-    fn oldest_failed(&self, now: i64) -> Option<&Entry> {
-        let failed = self.waiting.iter().filter(|entry| entry.until > now && entry.advice.is_some());
-        failed.min_by_key(|entry| entry.since)
-    }
-
-    fn state(&self, now: i64) -> State {
-        match (self.worst(now), self.oldest_failed(now)) {
-            (Some(trouble), _) => trouble.advice.state,
-            // Other objects of the same delivery have succeeded since.
-            (None, Some(_)) => State::Waiting,
-            (None, None) => State::Ok,
-        }
-    }
-
-    /// How long it has been in trouble.
-    fn trouble(&self, now: i64) -> Option<i64> {
-        let troubled = self.worst(now).map(|trouble| now - trouble.since);
-        let long = self.waiting(now).1.filter(|age| *age > LONG_WAIT);
-        troubled.max(long)
-    }
-
-    fn line(&self, name: &Arc<str>, state: State, now: i64) -> TenantLine {
-        let (waiting, oldest) = self.waiting(now);
-        let worst = self.worst(now);
-        TenantLine {
-            tenant_id: Arc::clone(name),
-            state,
-            advice: worst.map(|trouble| trouble.advice).or_else(|| self.oldest_failed(now)?.advice),
-            delivery: worst.and_then(|trouble| trouble.delivery.as_deref().map(str::to_owned)),
-            failed_at: worst.map(|trouble| trouble.at),
-            last_success: self.last_success,
-            oldest_waiting: oldest.map(since),
-            waiting,
-        }
-    }
+fn page_order(one: &Placed<'_>, two: &Placed<'_>) -> Ordering {
+    (one.0, one.1).cmp(&(two.0, two.1))
 }
 
 fn millis(duration: Duration) -> i64 {

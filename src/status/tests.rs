@@ -148,6 +148,28 @@ fn a_dead_letter_shows_for_a_day_and_a_pause_has_its_own_state() {
 }
 
 #[test]
+fn the_page_shows_the_worst_first_and_leaves_out_the_best() {
+    let mut world = World::new(9);
+    for (number, tenant_id) in ["e", "d", "c", "b", "a"].into_iter().enumerate() {
+        world.pass(Duration::from_secs(1));
+        world.begin(tenant_id, 1, Duration::ZERO);
+        match number {
+            0 | 3 => world.delivers(tenant_id, "cloudwatch", 1),
+            1 => world.retried(tenant_id, 1, "throttled", HOUR),
+            _ => world.retried(tenant_id, 1, "role_denied", HOUR),
+        }
+    }
+    let order = |most| {
+        let snapshot = world.book.snapshot(most, world.ms);
+        assert_eq!((snapshot.states, snapshot.waiting), ([2, 1, 0, 2], 3));
+        snapshot.tenants.iter().map(|line| line.tenant_id.to_string()).collect::<Vec<_>>().concat()
+    };
+    for (most, expected) in [(usize::MAX, "cadeb"), (5, "cadeb"), (4, "cade"), (1, "c"), (0, "")] {
+        assert_eq!(order(most), expected, "at most {most}");
+    }
+}
+
+#[test]
 fn one_object_that_waits_does_not_hide_that_others_are_delivered() {
     let mut world = World::new(9);
     world.begin("acme", 1, Duration::ZERO);

@@ -58,6 +58,8 @@ async fn a_tenant_with_buckets_only_costs_no_download() {
     world.put(KEY, object(b"neither gzip nor JSON".to_vec()));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!((copied(&world, BUCKET_THERE), copied(&world, "archive")), (1, 1));
+    let status = world.status.snapshot(1);
+    assert!(status.tenants[0].last_success.is_some(), "a copy is a success without events");
     assert_eq!((world.store.opened().len(), world.store.heads().len()), (0, 1));
     let text = world.metrics.render();
     assert!(text.contains("\nlogferry_objects_copied_total 2\n"), "{text}");

@@ -103,3 +103,44 @@ async fn events_of_a_failed_delivery_count_as_well() {
     assert_eq!(count(&text, "logferry_tenant_failures_total{tenant=\"acme\",reason=\"throttled\"}"), 1);
     assert_eq!(world.state("acme"), (State::Waiting, Some("throttled"), 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_object_of_which_no_event_is_stored_is_no_success() {
+    let world = World::new();
+    let page = |world: &World| {
+        let line = world.line("acme").expect("it is known");
+        let text = crate::metrics::rendered(|registry| crate::status::register(&world.status, registry));
+        let failures = "logferry_tenant_failures_total{tenant=\"acme\",reason=\"rejected\"} ";
+        let failures = text.lines().find_map(|line| line.strip_prefix(failures)?.parse::<u32>().ok());
+        let observed = world.metrics.render();
+        let observed =
+            observed.lines().find_map(|line| line.strip_prefix("logferry_freshness_seconds_count "));
+        let observed = observed.expect("the histogram is there").parse::<u32>().expect("a number");
+        (line.state, line.last_success.is_some(), failures.unwrap_or_default(), observed)
+    };
+    world.put(KEY, object(gzip(&array(&["", ""]))));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(page(&world), (State::Ok, false, 0, 0), "empty messages change nothing");
+
+    world.put(KEY, good_object(&["old", "older"]));
+    world.sinks.reject_before(i64::MAX);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(page(&world), (State::Refused, false, 1, 0));
+    let snapshot = world.status.snapshot(0);
+    assert_eq!(snapshot.throughput.objects, 0);
+    assert!(
+        snapshot.failures[0].text.ends_with("2 too old, 0 too new, 0 expired, 0 refused"),
+        "{snapshot:?}"
+    );
+    let line = world.line("acme").expect("it is known");
+    assert_eq!((line.waiting, line.delivery.as_deref()), (0, Some("cloudwatch")));
+
+    world.put(KEY, object(gzip(b"")));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(page(&world), (State::Refused, false, 1, 0), "an object without records mends nothing");
+
+    world.put(KEY, good_object(&["a", "b"]));
+    world.sinks.reject_before(0);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(page(&world), (State::Ok, true, 1, 1), "one stored event is a success");
+}

@@ -1,0 +1,107 @@
+//! What is known about one tenant.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Series, TenantLine, since};
+use crate::status::{Advice, State};
+
+/// A tenant whose oldest object has waited for longer is in trouble, even if no attempt has failed.
+const LONG_WAIT: i64 = 60_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Tenant {
+    pub(super) last_success: Option<Timestamp>,
+    pub(super) waiting: Vec<Entry>,
+    pub(super) troubles: Vec<Trouble>,
+    /// The counters under its own name. They stay when the tenant loses its name, and go on when it gets the name back.
+    pub(super) series: Option<Box<Series>>,
+    pub(super) is_named: bool,
+    /// Billed bytes lately, and one for each object. [`Book::tidy`] takes a sixteenth off, so half is left after 5 min.
+    pub(super) volume: u64,
+    pub(super) last_seen: i64,
+}
+
+/// An object that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) object: u64,
+    /// First receipt of its message.
+    pub(super) since: i64,
+    /// It no longer counts after this time; `i64::MAX` while it is in work.
+    pub(super) until: i64,
+    /// Why the last attempt failed.
+    pub(super) advice: Option<&'static Advice>,
+}
+
+/// The last failure of a delivery, or of whole objects.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) delivery: Option<Box<str>>,
+    pub(super) advice: &'static Advice,
+    pub(super) at: Timestamp,
+    /// Time of the first failure after the last success.
+    pub(super) since: i64,
+    pub(super) until: i64,
+}
+
+impl Tenant {
+    pub(super) fn counters<'a>(&'a mut self, other: &'a mut Series) -> &'a mut Series {
+        match &mut self.series {
+            Some(series) if self.is_named => series,
+            _ => other,
+        }
+    }
+
+    /// The number of waiting objects, and the age of the oldest in milliseconds.
+    pub(super) fn waiting(&self, now: i64) -> (usize, Option<i64>) {
+        let alive = self.waiting.iter().filter(|entry| entry.until > now);
+        alive.fold((0, None), |(count, oldest), entry| {
+            (count + 1, oldest.max(Some((now - entry.since).max(0))))
+        })
+    }
+
+    /// The worst trouble, and the latest of several.
+    fn worst(&self, now: i64) -> Option<&Trouble> {
+        let lasting = self.troubles.iter().filter(|trouble| trouble.until > now);
+        lasting.max_by_key(|trouble| (trouble.advice.state, trouble.at))
+    }
+
+    /// The waiting object that failed, and has waited for longest.
+    fn oldest_failed(&self, now: i64) -> Option<&Entry> {
+        let failed = self.waiting.iter().filter(|entry| entry.until > now && entry.advice.is_some());
+        failed.min_by_key(|entry| entry.since)
+    }
+
+    pub(super) fn state(&self, now: i64) -> State {
+        match (self.worst(now), self.oldest_failed(now)) {
+            (Some(trouble), _) => trouble.advice.state,
+            // Other objects of the same delivery have succeeded since.
+            (None, Some(_)) => State::Waiting,
+            (None, None) => State::Ok,
+        }
+    }
+
+    /// How long it has been in trouble.
+    pub(super) fn trouble(&self, now: i64) -> Option<i64> {
+        let troubled = self.worst(now).map(|trouble| now - trouble.since);
+        let long = self.waiting(now).1.filter(|age| *age > LONG_WAIT);
+        troubled.max(long)
+    }
+
+    pub(super) fn line(&self, name: &Arc<str>, state: State, now: i64) -> TenantLine {
+        let (waiting, oldest) = self.waiting(now);
+        let worst = self.worst(now);
+        TenantLine {
+            tenant_id: Arc::clone(name),
+            state,
+            advice: worst.map(|trouble| trouble.advice).or_else(|| self.oldest_failed(now)?.advice),
+            delivery: worst.and_then(|trouble| trouble.delivery.as_deref().map(str::to_owned)),
+            failed_at: worst.map(|trouble| trouble.at),
+            last_success: self.last_success,
+            oldest_waiting: oldest.map(since),
+            waiting,
+        }
+    }
+}
