@@ -1,4 +1,8 @@
-"""Checks rendered manifests beyond their schemas. Usage: check.py RENDERED LOGFERRY_TOML"""
+"""Checks rendered manifests beyond their schemas.
+
+Usage: check.py worker RENDERED LOGFERRY_TOML
+       check.py monitoring RENDERED RULES_YAML
+"""
 
 import re
 import sys
@@ -6,8 +10,10 @@ import tomllib
 
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 KEDA = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentication}
+PROMETHEUS_OPERATOR = {"PrometheusRule": PrometheusRule, "ServiceMonitor": ServiceMonitor}
 # KEDA 2.17 has this field; the models are those of KEDA 2.16.
 NEWER_THAN_MODELS = {"ScaledObject.spec.fallback.behavior"}
 # KEDA's schema does not cover the fields of a trigger. Source: KEDA's documentation, "AWS SQS Queue".
@@ -30,12 +36,34 @@ def dropped(given, kept, path):
             yield from dropped(value, other, f"{path}.{index}")
 
 
-def problems(manifests, settings):
-    found = {manifest["kind"]: manifest for manifest in manifests}
-    for kind, model in KEDA.items():
+def strangers(found, models):
+    """Yields each field that the models do not know."""
+    for kind, model in models.items():
         kept = model.model_validate(found[kind]).model_dump(by_alias=True, exclude_unset=True, mode="json")
         unknown = set(dropped(found[kind], kept, kind)) - NEWER_THAN_MODELS
-        yield from (f"{path} is not a field of KEDA's schema" for path in sorted(unknown))
+        yield from (f"{path} is not a field of the schema" for path in sorted(unknown))
+
+
+def monitoring_problems(manifests, rules):
+    found = {manifest["kind"]: manifest for manifest in manifests}
+    yield from strangers(found, PROMETHEUS_OPERATOR)
+    if found["PrometheusRule"]["spec"] != rules:
+        yield "the PrometheusRule differs from observability/rules.yaml: run k8s/monitoring/generate"
+    with open("k8s/base/metrics-service.yaml", encoding="utf-8") as file:
+        service = yaml.safe_load(file)
+    wanted = found["ServiceMonitor"]["spec"]
+    if wanted["selector"]["matchLabels"].items() - service["metadata"]["labels"].items():
+        yield "the ServiceMonitor does not select the Service of the metrics"
+    if wanted["endpoints"][0]["port"] not in {port["name"] for port in service["spec"]["ports"]}:
+        yield "the ServiceMonitor names a port that the Service does not have"
+    # Without jobLabel the job has the name of the Service, and the alerts expect this beginning.
+    if "jobLabel" in wanted or not service["metadata"]["name"].startswith("logferry"):
+        yield "the name of the scrape job does not begin with logferry"
+
+
+def worker_problems(manifests, settings):
+    found = {manifest["kind"]: manifest for manifest in manifests}
+    yield from strangers(found, KEDA)
 
     scaled, deployment = found["ScaledObject"]["spec"], found["Deployment"]
     trigger = scaled["triggers"][0]
@@ -70,11 +98,15 @@ def problems(manifests, settings):
         yield "the container's port, its annotation and http.listen differ"
 
 
-def main(rendered, settings):
+def main(what, rendered, expected):
     with open(rendered, encoding="utf-8") as file:
         manifests = list(yaml.safe_load_all(file))
-    with open(settings, "rb") as file:
-        found = list(problems(manifests, tomllib.load(file)))
+    with open(expected, "rb") as file:
+        found = list(
+            worker_problems(manifests, tomllib.load(file))
+            if what == "worker"
+            else monitoring_problems(manifests, yaml.safe_load(file))
+        )
     for problem in found:
         print(f"{rendered}: {problem}", file=sys.stderr)
     sys.exit(bool(found))

@@ -14,6 +14,8 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
+use axum::Router;
+use jiff::Timestamp;
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -38,7 +40,7 @@ use crate::{
     delivery::MAX_STREAMS,
     fairness::book::Limits,
     health::{Check, Condition, Health},
-    http,
+    http::{self, Page, Sources},
     ledger::{
         claim::{ClaimSettings, Claims},
         dynamodb::{DynamoDbLedger, LedgerSettings},
@@ -50,11 +52,13 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    status::{self, Status},
     telemetry::level::Filter,
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
     },
+    trace,
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings, settle::bodies_bound},
 };
@@ -66,6 +70,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
 /// Longest call to SQS other than the long poll, with its retries.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
+/// Interval of removing what has expired.
+const TIDY: Duration = Duration::from_secs(30);
 /// The fields that name resources with a Region; see [`Config::elsewhere`].
 const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];
 
@@ -74,9 +80,38 @@ const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.ta
 pub struct App {
     config: Config,
     base: Base,
-    listener: TcpListener,
+    listeners: Listeners<TcpListener>,
     log: Arc<Filter>,
     stop: CancellationToken,
+}
+
+/// The addresses of the endpoint.
+#[derive(Debug)]
+struct Listeners<L> {
+    main: L,
+    /// For the status page and the metrics; `None`: they are on the main address.
+    admin: Option<L>,
+}
+
+impl<L> Listeners<L> {
+    /// Converts both. A listener belongs to the runtime that made it, and a standard one to none.
+    fn map<M>(self, convert: impl Fn(L) -> std::io::Result<M>) -> std::io::Result<Listeners<M>> {
+        Ok(Listeners { main: convert(self.main)?, admin: self.admin.map(convert).transpose()? })
+    }
+}
+
+impl Listeners<TcpListener> {
+    /// Serves until `served` is cancelled. Both addresses serve the probes, and the controls to this host.
+    async fn serve(self, probes: Router, insight: Router, controls: Router, served: CancellationToken) {
+        let all = probes.clone().merge(insight);
+        match self.admin {
+            None => http::serve(self.main, all, controls, served.cancelled_owned()).await,
+            Some(admin) => {
+                let main = http::serve(self.main, probes, controls.clone(), served.clone().cancelled_owned());
+                tokio::join!(main, http::serve(admin, all, controls, served.cancelled_owned()));
+            }
+        }
+    }
 }
 
 impl App {
@@ -86,10 +121,12 @@ impl App {
     /// There is no Region, or the address is in use.
     pub async fn build(config: Config, log: Arc<Filter>) -> anyhow::Result<Self> {
         let base = load_sdk(&config, &EVERYTHING).await?;
-        let listener = TcpListener::bind(config.http.listen)
-            .await
-            .with_context(|| format!("http.listen: {} cannot be bound", config.http.listen))?;
-        Ok(Self { config, base, listener, log, stop: CancellationToken::new() })
+        let main = bind("http.listen", config.http.listen).await?;
+        let admin = match config.http.admin_listen {
+            Some(address) => Some(bind("http.admin_listen", address).await?),
+            None => None,
+        };
+        Ok(Self { config, base, listeners: Listeners { main, admin }, log, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -97,7 +134,15 @@ impl App {
     /// # Errors
     /// The system does not know the address.
     pub fn listen_address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listeners.main.local_addr()
+    }
+
+    /// The address of the status page and the metrics, if it is not that of the endpoint.
+    ///
+    /// # Errors
+    /// The system does not know the address.
+    pub fn admin_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.listeners.admin.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// A token that starts the drain when it is cancelled.
@@ -110,12 +155,12 @@ impl App {
     /// # Errors
     /// The configuration has no queue, table or role.
     pub async fn run(self) -> anyhow::Result<Drained> {
-        let Self { config, base, listener, log, stop } = self;
+        let Self { config, base, listeners, log, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
         let central = central_role(&config, &base)?;
-        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config));
+        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config), config.metrics.max_tenants);
         let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
         // A row may name a Region that does not exist. Our own Region exists.
         base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
@@ -131,13 +176,14 @@ impl App {
             },
             metrics.tenants.clone(),
         );
+        let queue_url = required(&config.queue.url, "queue.url")?;
         let queue = SqsQueue::new(
             Clients {
                 polling: sqs_client(&config, &base),
                 sending: short_sqs_client(&base, 1),
                 calling: short_sqs_client(&base, config.delivery.attempts),
             },
-            required(&config.queue.url, "queue.url")?,
+            queue_url.clone(),
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,
         );
@@ -160,7 +206,11 @@ impl App {
         let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
         let groups =
             GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
-        let tidying = tidy(customers.clone(), groups.clone());
+        let stopped = {
+            let (customers, groups) = (customers.clone(), groups.clone());
+            Box::new(move || [customers.stopped(), groups.stopped()].concat())
+        };
+        let tidying = tidy(customers.clone(), groups.clone(), Arc::clone(&metrics.status));
         let sinks =
             CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression);
         let rates =
@@ -178,7 +228,12 @@ impl App {
             claims: claims.clone(),
             quarantine,
         };
-        let pipeline = Arc::new(Pipeline::new(ports, pipeline_settings(&config)?, metrics.pipeline.clone()));
+        let pipeline = Arc::new(Pipeline::new(
+            ports,
+            pipeline_settings(&config)?,
+            metrics.pipeline.clone(),
+            Arc::clone(&metrics.status),
+        ));
         let calling = short_sqs_client(&base, config.delivery.attempts);
         let letters = config.queue.dead_letter_url.clone();
         let letters = letters.map(|url| SqsQueue::asking(calling, url));
@@ -197,11 +252,22 @@ impl App {
         let depth = depth::keep_asking(asking, letters, metrics.queues.clone());
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
+        let page = Page::new(Sources {
+            status: Arc::clone(&metrics.status),
+            health: Arc::clone(&health),
+            queue_url,
+            slots: config.worker.concurrency,
+            busy: metrics.worker.messages_in_flight.clone(),
+            stopped,
+            since: Timestamp::now(),
+        });
         let served = CancellationToken::new();
-        let (listener, registry) = (listener.into_std()?, metrics.registry(&health));
-        let (shown, closing) = (Arc::clone(&health), served.clone().cancelled_owned());
+        let probes = http::probes(Arc::clone(&health));
+        let insight = http::insight(Arc::new(metrics.registry(&health)), page);
+        let controls = http::controls(log);
+        let (listeners, closing) = (listeners.map(TcpListener::into_std)?, served.clone());
         let endpoint = apart("http", move || {
-            Ok(http::serve(TcpListener::from_std(listener)?, shown, registry, log, closing))
+            Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, controls, closing))
         })?;
         let drained = worker::run(
             Arc::new(queue),
@@ -223,6 +289,10 @@ impl App {
     }
 }
 
+async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{field}: {address} cannot be bound"))
+}
+
 /// The tenant table for the commands that list and change it. Makes no call to AWS yet.
 ///
 /// # Errors
@@ -240,12 +310,13 @@ fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
     )
 }
 
-/// Removes idle breakers, so that the metrics do not count them as open.
-async fn tidy(customers: Customers, groups: GroupBreakers) {
+/// Removes idle breakers, so that the metrics do not count them as open, and what has expired about tenants.
+async fn tidy(customers: Customers, groups: GroupBreakers, status: Arc<Status>) {
     loop {
-        tokio::time::sleep(readiness::INTERVAL).await;
+        tokio::time::sleep(TIDY).await;
         customers.tidy();
         groups.tidy();
+        status.tidy();
     }
 }
 
@@ -310,6 +381,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
             + config.source.zstd_windows.as_u64()
+            + status::MOST_BYTES
             + caches
             + bodies_bound(config.worker.concurrency) as u64,
     }
@@ -493,6 +565,10 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         grace_period: config.worker.grace_period,
         max_hidden: config.queue.max_hidden,
         backoff: backoff(config),
+        spans: trace::Messages::new(
+            config.queue.url.as_deref().unwrap_or_default(),
+            if config.traces.parent { trace::Sender::Parent } else { trace::Sender::Linked },
+        ),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod base;
 mod calls;
+mod subject;
 
 use std::error::Error;
 

@@ -89,6 +89,19 @@ pub struct ChangeLabels {
     pub cause: &'static str,
 }
 
+/// What an open breaker stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// The tenant.
+    pub tenant_id: String,
+    /// ARN of the role or of the log group.
+    pub subject: String,
+    /// Cause of the last refusal.
+    pub cause: &'static str,
+    /// Time until the next probe.
+    pub probe_in: Duration,
+}
+
 /// Metrics that all breakers of a kind count into.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {

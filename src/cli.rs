@@ -6,9 +6,10 @@ mod redrive;
 mod show;
 mod tenant;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
 use crate::{
@@ -122,7 +123,16 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             let loaded = valid(options, |field| ledger::CONCERNS.contains(&field))?;
             ended(run_async(ledger::execute(args, &loaded.config)))
         }
-        Command::Config(ConfigCommand::Check) => valid(options, |_| true).map(|_| ExitCode::SUCCESS)?,
+        Command::Config(ConfigCommand::Check) => {
+            valid(options, |_| true)?;
+            match telemetry::check(variable) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(problems) => {
+                    problems.iter().for_each(|problem| eprintln!("logferry: {problem}"));
+                    ExitCode::from(EXIT_CONFIG)
+                }
+            }
+        }
         Command::Config(ConfigCommand::Print) => print(&load(options)?),
         #[cfg(feature = "demo")]
         Command::Demo(demo) => ended(run_async(crate::demo::run(demo)).map(|()| ExitCode::SUCCESS)),
@@ -163,17 +173,23 @@ fn print(loaded: &Loaded) -> ExitCode {
 }
 
 fn worker(config: Config) -> ExitCode {
-    // Kept until the end, because dropping it writes the log lines that wait.
-    let log = match telemetry::start(&config.log) {
-        Ok(log) => log,
-        Err(error) => return usage(&format!("log.filter: {error}")),
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(Err(error.into())),
     };
-    ended(run_async(async {
-        let app = App::build(config.clone(), log.filter()).await?;
+    // Kept until the end, because dropping it writes the log lines that wait.
+    let started = runtime.block_on(async { telemetry::start(&config.log, variable) });
+    let telemetry = match started {
+        Ok(telemetry) => telemetry,
+        Err(error) => return usage(&error.to_string()),
+    };
+    let exit = ended(runtime.block_on(async {
+        let app = App::build(config.clone(), telemetry.filter()).await?;
         // Before the readiness probe can succeed: from here on, a signal drains the worker.
         app::stop_on_signals(app.stop_token())?;
         info!(
-            version = env!("CARGO_PKG_VERSION"), http.listen = %app.listen_address()?, queue.url = config.queue.url,
+            version = env!("CARGO_PKG_VERSION"), http.listen = %app.listen_address()?,
+            http.admin_listen = app.admin_address()?.map(tracing::field::display), queue.url = config.queue.url,
             worker.concurrency = config.worker.concurrency, "logferry worker starts"
         );
         let (bound, limit) = (app::memory_bound(&config), app::memory_limit());
@@ -188,14 +204,31 @@ fn worker(config: Config) -> ExitCode {
                 "the buffers can take more than three quarters of the container's memory; lower worker.concurrency or raise the memory limit"
             );
         }
+        let (stop, grace_period) = (app.stop_token(), config.worker.grace_period);
+        let end = tokio::spawn(async move {
+            stop.cancelled().await;
+            Instant::now() + grace_period
+        });
         let drained = app.run().await?;
         info!(messages.given_back = drained.given_back, "logferry worker has drained");
+        telemetry.finish(end.await?.saturating_duration_since(Instant::now())).await;
         Ok(ExitCode::SUCCESS)
-    }))
+    }));
+    // Does not wait for a name server or a disk that does not answer.
+    runtime.shutdown_background();
+    exit
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn run_async<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    runtime()?.block_on(work)
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// The exit code of a command. Prints its error.

@@ -50,10 +50,14 @@ pub struct Config {
     pub fairness: Fairness,
     /// Concurrency and shutdown.
     pub worker: Worker,
-    /// Health and metrics.
+    /// Health, status page and metrics.
     pub http: Http,
+    /// The metrics of single tenants.
+    pub metrics: Metrics,
     /// logferry's own log.
     pub log: Log,
+    /// Traces. The standard variables of OpenTelemetry switch them on.
+    pub traces: Traces,
 }
 
 /// Our own AWS account and Region.
@@ -376,17 +380,37 @@ impl Default for Worker {
     }
 }
 
-/// Health and metrics.
+/// Health, status page and metrics.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Address of `/healthz`, `/readyz` and `/metrics`. With port 0 the system chooses a port, and the log shows it.
+    /// Address of `/healthz`, `/readyz`, `/metrics` and the status page at `/`. With port 0 the system chooses a port, and the
+    /// log shows it.
     pub listen: SocketAddr,
+    /// Address of its own for `/metrics` and the status page, which name tenants and objects. They are then no longer at
+    /// `http.listen`; `/healthz` and `/readyz` answer at both. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8080)) }
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8080)), admin_listen: None }
+    }
+}
+
+/// The metrics of single tenants.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Most tenants that have time series of their own, up to 1000; all others are counted together as `tenant="other"`. Up to
+    /// half of them are the tenants that have been in trouble for longest, the rest those with the most bytes.
+    pub max_tenants: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { max_tenants: 50 }
     }
 }
 
@@ -414,6 +438,15 @@ pub enum LogFormat {
     Json,
     /// Readable text.
     Text,
+}
+
+/// Traces. The standard variables of OpenTelemetry (`OTEL_...`) switch them on.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Traces {
+    /// Whether a message continues the trace that its `AWSTraceHeader` names, with the sender's decision about sampling.
+    /// Otherwise each message has a trace of its own, with a link to the sender's.
+    pub parent: bool,
 }
 
 impl Config {

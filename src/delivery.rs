@@ -128,5 +128,17 @@ pub enum LaneError {
     Ledger(#[from] LedgerError),
 }
 
+impl LaneError {
+    /// Name of the kind of error, for spans.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Sink(error) => error.kind(),
+            Self::Quarantine(_) => "quarantine",
+            Self::Unkept(_) => "unkept",
+            Self::Ledger(error) => error.kind(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

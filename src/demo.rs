@@ -4,10 +4,12 @@
 //! Then it compares, record by record, what every account received with what was uploaded. The worker does not know that it
 //! runs in a demo.
 
+mod broken;
 mod comparison;
 mod progress;
 mod report;
 mod samples;
+mod sights;
 mod stage;
 mod worker;
 
@@ -30,6 +32,9 @@ pub struct DemoOptions {
     /// Keep everything running after the summary, to look around with the aws command, until Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// Break one customer's role and one object, show where an operator sees it, and mend both.
+    #[arg(long = "break")]
+    broken: bool,
 }
 
 /// Delivers Vector's objects, and shows the outcome for every record.
@@ -42,9 +47,13 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     let stage = Stage::set_up().await.context("cannot set up the demo's AWS")?;
     say(report::accounts(&stage))?;
 
-    let mut worker = worker::start(&stage.worker_environment().await?)?;
+    let mut environment = stage.worker_environment().await?;
+    if options.broken {
+        environment.extend(broken::VARIABLES.map(|(name, value)| (name, value.to_owned())));
+    }
+    let mut worker = worker::start(&environment)?;
     let mut outcome = tokio::select! {
-        outcome = deliver_and_compare(&stage, &mut worker) => outcome,
+        outcome = deliver_and_compare(&stage, &mut worker, &options) => outcome,
         () = stop.cancelled() => Err(anyhow!("interrupted")),
     };
     if options.keep && outcome.is_ok() {
@@ -69,22 +78,38 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
 }
 
 /// Uploads the objects, waits until they are delivered, reads every account and prints the outcome.
-async fn deliver_and_compare(stage: &Stage, worker: &mut WorkerProcess) -> anyhow::Result<()> {
+async fn deliver_and_compare(
+    stage: &Stage,
+    worker: &mut WorkerProcess,
+    options: &DemoOptions,
+) -> anyhow::Result<()> {
     let address = worker.listening().await?;
     say(report::worker(worker, address))?;
 
     let uploads = samples::uploads(Timestamp::now())?;
     say(report::uploads(&uploads))?;
+    if options.broken {
+        broken::break_role(stage).await?;
+    }
     let (mut expected, mut started) = (Vec::new(), Vec::new());
     for upload in &uploads {
         let place = stage.place(upload.tenant()).context("every sample belongs to a customer")?;
         expected.push((place, upload.records.clone()));
         started.push((upload.tenant(), Timestamp::now()));
-        stage.provider.upload(&stage.aws, upload.key, upload.body.clone()).await?;
+        let body = match options.broken {
+            true => broken::body(upload),
+            false => upload.body.clone(),
+        };
+        stage.provider.upload(&stage.aws, upload.key, body).await?;
+    }
+    if options.broken {
+        broken::show_and_mend(stage, worker, &uploads).await?;
     }
     let records: usize = expected.iter().map(|(_, records)| records.len()).sum();
     progress::until_delivered(stage, worker, records as u64).await?;
-
+    if options.broken {
+        broken::show_clear(stage, worker).await?;
+    }
     let received = stage.read_back().await.context("cannot read the delivered events")?;
     say(report::table(stage, &received, &started))?;
     say(report::lines(stage, &received))?;

@@ -23,8 +23,9 @@
 //! calls that AWS refuses, and probes whether they work again; [`budget`] limits the rate of requests into each account;
 //! [`recent`] caches streams, sessions and breakers.
 //!
-//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`] and
-//! [`telemetry`] show what a worker does; [`redrive`] and [`doctor`] are tools for operators; the adapters use [`aws`] to read
+//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`],
+//! [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`redrive`] and [`doctor`] are
+//! tools for operators; the adapters use [`aws`] to read
 //! the SDK's errors and [`digest`] to hash.
 //!
 //! # Invariants
@@ -61,6 +62,7 @@
 //!     queue::{Queue, memory::MemoryQueue},
 //!     route::KeyLayout,
 //!     sink::memory::MemorySinks,
+//!     status::Status,
 //!     tenant::{Attribute, Directory, LookupError, OwnBuckets, Row, Tenant, UnknownTenant},
 //!     verdict::{Backoff, Verdict},
 //! };
@@ -127,7 +129,8 @@
 //!     shares: Limits { slots: 1, max_objects: None, max_bytes: None, longest_wait: longest },
 //!     threads: 1,
 //! };
-//! let pipeline = Pipeline::new(ports, settings, pipeline::Metrics::default());
+//! let status = Arc::new(Status::new(50));
+//! let pipeline = Pipeline::new(ports, settings, pipeline::Metrics::default(), status);
 //!
 //! // One message, its verdict, and what the customer received.
 //! let messages = queue.receive(1, Duration::ZERO).await?;
@@ -182,4 +185,6 @@ pub mod http;
 pub mod metrics;
 pub mod redrive;
 pub mod sampler;
+pub mod status;
 pub mod telemetry;
+pub mod trace;

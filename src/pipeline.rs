@@ -11,14 +11,16 @@ mod object_reader;
 mod reading;
 mod refusals;
 mod told;
+mod waiting;
 mod wanted;
 mod windows;
 
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::{
     batch::BufferPool,
@@ -37,11 +39,13 @@ use crate::{
     route::{KeyLayout, Route},
     sampler::Sampler,
     sink::{LogSink, LogSinks},
+    status::{self, Status},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
+    trace::{self, semconv},
     verdict::{self, Backoff, Failed, Failure, Notice, Tries, Verdict},
 };
 
-pub use self::metrics::Metrics;
+pub use self::metrics::{Metrics, Trace};
 use self::{refusals::Refusals, windows::Windows};
 
 /// Settings for objects and verdicts.
@@ -105,6 +109,7 @@ pub struct Pipeline<O, D, S, C, L> {
     sampler: Sampler,
     settings: PipelineSettings,
     metrics: Metrics,
+    status: Arc<Status>,
 }
 
 /// Results of a message's objects.
@@ -116,6 +121,8 @@ pub struct Report {
     pub delivered: Vec<Delivered>,
     /// Failures.
     pub failures: Vec<Failed>,
+    /// Objects with failures, which wait for the verdict.
+    unfinished: Vec<status::Waiting>,
 }
 
 /// Why a part of a message was skipped.
@@ -172,8 +179,13 @@ pub struct Delivered {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Creates a pipeline on the ports.
-    pub fn new(ports: Ports<O, D, S, C, L>, settings: PipelineSettings, metrics: Metrics) -> Self {
+    /// Creates a pipeline on the ports. It tells `status` what becomes of each tenant's objects.
+    pub fn new(
+        ports: Ports<O, D, S, C, L>,
+        settings: PipelineSettings,
+        metrics: Metrics,
+        status: Arc<Status>,
+    ) -> Self {
         let buffers = BufferPool::new(settings.most_buffers);
         let max_batch_events = settings.max_batch_events;
         let lanes = delivery::Shared {
@@ -193,6 +205,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             sampler: Sampler::default(),
             settings,
             metrics,
+            status,
         }
     }
 
@@ -207,7 +220,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             true => Attempt::Last,
             false => Attempt::Ordinary,
         };
-        let report = self.attempt(&message.body, Some(message), attempt, stop).await;
+        let mut report = self.attempt(&message.body, Some(message), attempt, stop).await;
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
@@ -223,11 +236,26 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Verdict::Retry(_) => {}
             Verdict::Ack | Verdict::Poison(_) | Verdict::Overdue(_) => self.refusals.forget(message),
         }
+        if let Verdict::Retry(cause) | Verdict::Poison(cause) | Verdict::Overdue(cause) = &verdict
+            && let Some(failed) =
+                report.failures.iter().find(|failed| failed.failure.reason() == cause.reason)
+        {
+            trace::fail(&Span::current(), cause.reason, failed);
+        }
+        for waiting in report.unfinished.drain(..) {
+            match verdict.retry_after() {
+                Some(delay) => waiting.comes_again(delay),
+                None => waiting.end(),
+            }
+        }
         let retry_in = verdict.retry_after().map(tracing::field::debug);
         for failed in &report.failures {
             match failed.failure {
                 Failure::OverShare { .. } => self.metrics.fairness_deferrals.inc(),
-                _ => self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc(),
+                _ => {
+                    self.tell_status(failed, verdict.retry_after());
+                    self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc()
+                }
             };
             let object = failed.object.as_ref();
             macro_rules! tell {
@@ -282,7 +310,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 }
                 for object in &event.objects {
                     let before = report.skipped.len();
-                    self.object(object, message, attempt, stop, &mut report).await;
+                    let job = Job { message, attempt, began: Instant::now(), stop };
+                    self.object(object, job, &mut report).await;
                     for skipped in &report.skipped[before..] {
                         let message = message.map(|message| message.id.as_str());
                         let reason = skipped.reason();
@@ -301,15 +330,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 
     /// Finds the deliveries that want the object, then delivers it.
-    async fn object(
-        &self,
-        object: &ObjectRef,
-        message: Option<&Message>,
-        attempt: Attempt,
-        stop: &CancellationToken,
-        report: &mut Report,
-    ) {
-        let began = Instant::now();
+    async fn object(&self, object: &ObjectRef, job: Job<'_>, report: &mut Report) {
         let fail = |tenant_id, delivery, failure| Failed::of(object, tenant_id, delivery, failure);
         let buckets = &self.settings.buckets;
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
@@ -319,16 +340,49 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if object.is_folder_marker() {
             return report.skipped.push(Skipped::FolderMarker);
         }
-        let route = match self.settings.key_layout.route(&object.key) {
+        let span = trace::step("route", &places(object));
+        let route = match span.in_scope(|| self.settings.key_layout.route(&object.key)) {
             Ok(route) => route,
-            Err(error) => return report.failures.push(fail(None, None, Failure::Key(error))),
+            Err(error) => {
+                let failed = fail(None, None, Failure::Key(error));
+                trace::fail(&span, failed.failure.reason(), &failed);
+                return report.failures.push(failed);
+            }
         };
-        let wanted = self.wanted(object, &route).await;
+        drop(span);
+        let span = trace::step("lookup", &[(semconv::TENANT_ID, &route.tenant)]);
+        let wanted = self.wanted(object, &route).instrument(span.clone()).await;
+        if let Some(failed) = wanted.failures.first() {
+            trace::fail(&span, failed.failure.reason(), failed);
+        }
+        drop(span);
+        let waiting =
+            self.waiting(object, &route, &wanted, job.message.map(Message::age).unwrap_or_default());
+        let failed_before = report.failures.len();
         report.skipped.extend(wanted.skipped);
         report.failures.extend(wanted.failures);
-        if wanted.deliveries.is_empty() {
-            return;
+        if !wanted.deliveries.is_empty() {
+            self.enter(object, &route, &wanted.deliveries, job, report).await;
         }
+        match (waiting, report.failures.get(failed_before)) {
+            (Some(waiting), None) => waiting.end(),
+            (Some(mut waiting), Some(failed)) => {
+                waiting.failed_for(failed.failure.reason());
+                report.unfinished.push(waiting);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Delivers the object if its tenant's share of the slots allows it.
+    async fn enter(
+        &self,
+        object: &ObjectRef,
+        route: &Route,
+        wanted: &[Arc<Delivery>],
+        job: Job<'_>,
+        report: &mut Report,
+    ) {
         let bytes = object.size.unwrap_or_default();
         let pass = match report.delivered.is_empty() {
             true => self.shares.enter(&route.tenant, bytes),
@@ -337,10 +391,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         match pass {
             Ok(pass) => {
-                let admitted = Admitted { object, message, route: &route, pass: &pass, attempt, began, stop };
-                self.deliver(admitted, &wanted.deliveries, report).await
+                let Job { message, attempt, began, stop } = job;
+                let admitted = Admitted { object, message, route, pass: &pass, attempt, began, stop };
+                self.deliver(admitted, wanted, report).await
             }
-            Err(wait) => report.failures.push(fail(Some(&route.tenant), None, Failure::OverShare { wait })),
+            Err(wait) => {
+                let failure = Failure::OverShare { wait };
+                report.failures.push(Failed::of(object, Some(&route.tenant), None, failure));
+            }
         }
     }
 
@@ -411,7 +469,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Claimed::Busy(left) => return Err(Failure::Busy(left)),
         };
         // The account is entered before the object is read: if the account refuses, the object need not be read.
-        match admitted.unless_stopped(enter).await {
+        let tenant = [(semconv::TENANT_ID, &*delivery.tenant_id), (semconv::DELIVERY_NAME, &*delivery.name)];
+        let enter = admitted.unless_stopped(enter);
+        match trace::within(trace::step("assume", &tenant), enter, Failure::reason).await {
             Ok(entered) => Ok(Some((entered, claim))),
             Err(failure) => {
                 claim.release(claim.from()).await;
@@ -429,8 +489,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
         self.metrics.count(tally);
         if let Some(at) = object.event_time {
-            self.metrics.arrived_after(Timestamp::now().duration_since(at).as_secs_f64().max(0.0), None);
+            let seconds = Timestamp::now().duration_since(at).as_secs_f64().max(0.0);
+            let trace = trace::sampled_trace_id().map(|id| Trace { trace_id: id.to_string() });
+            self.metrics.arrived_after(seconds, trace);
         }
+        self.tell_accepted(object, delivery, tally);
         Delivered {
             tenant_id: delivery.tenant_id.clone(),
             delivery: delivery.name.clone(),
@@ -438,6 +501,21 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             tally: *tally,
         }
     }
+}
+
+/// The object, as an attribute of spans.
+fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
+    [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
+}
+
+/// How an object is handled.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    /// The message that brought it, if it came by one.
+    message: Option<&'a Message>,
+    attempt: Attempt,
+    began: Instant,
+    stop: &'a CancellationToken,
 }
 
 /// An object that has its tenant's [`Pass`], and how it is handled.

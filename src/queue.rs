@@ -94,6 +94,19 @@ pub enum QueueError {
     Unavailable(String),
 }
 
+impl QueueError {
+    /// Name of the kind of error, for spans.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Gone(_) => "gone",
+            Self::Denied(_) => "denied",
+            Self::Missing(_) => "missing",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// A queue with visibility timeouts. Methods take up to [`MAX_BATCH`] entries and answer entry by entry, in order.
 pub trait Queue: Send + Sync + 'static {
     /// Receives at most `max` messages (1 to [`MAX_BATCH`]), and waits up to `wait` for the first one.

@@ -158,6 +158,24 @@ pub enum SinkError {
     Unavailable(String),
 }
 
+impl SinkError {
+    /// Name of the kind of error, for spans.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "group_missing",
+            Self::InvalidSequenceToken { .. } | Self::DataAlreadyAccepted { .. } => "sequence",
+            Self::Denied(_) | Self::Held { .. } => "group_denied",
+            Self::Session(_) => "session",
+            Self::Ours(_) => "identity",
+            Self::GroupQuota(_) => "group_quota",
+            Self::LeaseEnded(_) => "lease_ended",
+            Self::Throttled(_) | Self::Paused { .. } => "throttled",
+            Self::Refused(_) => "batch_refused",
+            Self::Unreached { .. } | Self::Unavailable(_) => "logs_unavailable",
+        }
+    }
+}
+
 fn token(expected: Option<&str>) -> String {
     expected.map_or_else(|| "no sequence token".to_owned(), |token| format!("sequence token {token:?}"))
 }

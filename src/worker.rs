@@ -17,6 +17,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 pub use self::metrics::Metrics;
 use self::{
@@ -27,6 +28,7 @@ use crate::{
     health::Health,
     metrics::{Call, Reason},
     queue::{MAX_BATCH, Message, Queue, QueueError},
+    trace::{self, Messages},
     verdict::{Backoff, Failed, Failure, Tries, Verdict, decide},
 };
 
@@ -68,6 +70,8 @@ pub struct WorkerSettings {
     pub max_hidden: usize,
     /// Delays of retries.
     pub backoff: Backoff,
+    /// Creates the spans of receives and messages.
+    pub spans: Messages,
 }
 
 /// Result of [`run`].
@@ -101,6 +105,7 @@ where
             Arc::clone(&queue),
             settings.max_hidden,
             settings.backoff.max_age + settings.backoff.longest,
+            settings.spans.clone(),
             metrics.clone(),
         ),
         tasks: JoinSet::new(),
@@ -108,6 +113,7 @@ where
         break_off: CancellationToken::new(),
         handle,
         backoff: settings.backoff,
+        spans: settings.spans.clone(),
         metrics,
     };
     work.metrics.slots.set(i64::try_from(settings.concurrency).unwrap_or(i64::MAX));
@@ -146,7 +152,8 @@ where
             }
         }
         gathering = None;
-        let mut receive = Box::pin(queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait));
+        let receive = queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait);
+        let mut receive = Box::pin(received(receive, settings.spans.receive()));
         match work.reap_while(stop.run_until_cancelled(&mut receive)).await {
             Some(Ok(messages)) => {
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
@@ -165,6 +172,18 @@ where
     work.drain(open_poll, settings.grace_period).await
 }
 
+/// Waits for a receive in its span.
+async fn received(
+    receive: impl Future<Output = Result<Vec<Message>, QueueError>>,
+    span: Span,
+) -> Result<Vec<Message>, QueueError> {
+    let answer = trace::within(span.clone(), receive, QueueError::kind).await;
+    if let Ok(messages) = &answer {
+        Messages::received(&span, messages.iter().map(|message| message.trace_header.as_deref()));
+    }
+    answer
+}
+
 /// Waits for the answer to an open receive. Waits for ever if no receive is open.
 async fn answer<F: Future + Unpin>(poll: &mut Option<F>) -> F::Output {
     match poll {
@@ -181,6 +200,7 @@ struct Running {
     message: Arc<Message>,
     lease: Lease,
     since: Instant,
+    span: Span,
 }
 
 struct Work<Q, H> {
@@ -193,6 +213,7 @@ struct Work<Q, H> {
     break_off: CancellationToken,
     handle: H,
     backoff: Backoff,
+    spans: Messages,
     metrics: Metrics,
 }
 
@@ -205,12 +226,14 @@ where
     fn take_on(&mut self, message: Message) {
         self.metrics.received(&message);
         let message = Arc::new(message);
-        let lease = self.leases.hold(&message);
+        let span = self.spans.process(&message.id, message.attempts, message.trace_header.as_deref());
+        let lease = span.in_scope(|| self.leases.hold(&message));
         if self.settler.owes_delete(&message.id) {
-            return self.settler.delete(message, lease);
+            return self.settler.delete(message, lease, span);
         }
-        let task = self.tasks.spawn((self.handle)(Arc::clone(&message), self.break_off.clone()));
-        self.running.insert(task.id(), Running { message, lease, since: Instant::now() });
+        let handled = (self.handle)(Arc::clone(&message), self.break_off.clone());
+        let task = self.tasks.spawn(handled.instrument(span.clone()));
+        self.running.insert(task.id(), Running { message, lease, since: Instant::now(), span });
         self.count_running();
     }
 
@@ -228,15 +251,16 @@ where
     /// Passes on the verdict of a task that ended.
     fn reap(&mut self, ended: Result<(Id, Verdict), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Running { message, lease, .. } = self.running.remove(&id).expect("each task has its message");
+        let Running { message, lease, span, .. } =
+            self.running.remove(&id).expect("each task has its message");
         self.count_running();
         match ended {
-            Ok((_, verdict)) => self.settler.settle(Settlement { message, verdict, lease }),
+            Ok((_, verdict)) => self.settler.settle(Settlement { message, verdict, lease, span }),
             Err(error) if error.is_panic() => {
-                let verdict = self.panicked(&message, error);
-                self.settler.settle(Settlement { message, verdict, lease });
+                let verdict = span.in_scope(|| self.panicked(&message, error));
+                self.settler.settle(Settlement { message, verdict, lease, span });
             }
-            Err(_) => self.settler.give_back(message, Some(lease)),
+            Err(_) => self.settler.give_back(message, Some(lease), span),
         }
     }
 
@@ -248,6 +272,7 @@ where
             text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned());
         let failed = Failed { object: None, tenant_id: None, delivery: None, failure: Failure::Panic(text) };
         self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
+        trace::fail(&Span::current(), failed.failure.reason(), &failed);
         tracing::error!(message.id, message.attempts, error = %failed, "the work on a message panicked");
         let tries = Tries { attempts: message.attempts, refusals: message.refusals, age: message.age() };
         decide(&[failed], tries, &self.backoff, fastrand::f64())
@@ -273,7 +298,7 @@ where
                 Some(ended) = self.tasks.join_next_with_id() => self.reap(ended),
                 received = answer(&mut open_poll) => {
                     for message in received.unwrap_or_default() {
-                        self.settler.give_back(Arc::new(message), None);
+                        self.settler.give_back(Arc::new(message), None, Span::none());
                     }
                 }
                 () = tokio::time::sleep_until(patience) => break,

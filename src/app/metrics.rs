@@ -16,7 +16,9 @@ use crate::{
     health::Health,
     ledger,
     metrics::{Bound, add, ours, register_process},
-    pipeline, quarantine, sink, telemetry, tenant, worker,
+    pipeline, quarantine, sink,
+    status::{self, Status},
+    telemetry, tenant, worker,
 };
 
 /// Handles for each part.
@@ -31,6 +33,7 @@ pub(super) struct Metrics {
     pub(super) budgets: budget::Metrics,
     pub(super) customers: customers::Metrics,
     pub(super) groups: breaker::Metrics,
+    pub(super) status: Arc<Status>,
     calls: Calls,
     program: Program,
 }
@@ -76,8 +79,9 @@ impl Program {
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero. `calls` counts the calls of all clients.
-    pub(super) fn new(calls: Calls, bound: MemoryBound) -> Self {
+    /// Starts with all metrics at zero. `calls` counts the calls of all clients. At most
+    /// `max_tenants` tenants have series of their own.
+    pub(super) fn new(calls: Calls, bound: MemoryBound, max_tenants: usize) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
             worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
@@ -89,6 +93,7 @@ impl Metrics {
             budgets: budget::Metrics::default(),
             customers: customers::Metrics::default(),
             groups: breaker::Metrics::default(),
+            status: Arc::new(Status::new(max_tenants)),
             calls,
             program: Program::new(bound),
         }
@@ -110,7 +115,9 @@ impl Metrics {
         sink::group_breaker::register(&self.groups, ours);
         self.calls.register(ours);
         health.register(ours);
+        status::register(&self.status, ours);
         telemetry::register_dropped_lines(ours);
+        telemetry::register_spans(ours);
         register_process(&mut registry);
         registry
     }
@@ -178,7 +185,7 @@ mod tests {
             retention: Duration::ZERO,
         };
         DynamoDbLedger::new(&base, settings).probe().await.expect_err("there is no table");
-        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 });
+        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 }, 1);
         let Metrics {
             worker,
             queues,
@@ -189,6 +196,7 @@ mod tests {
             budgets,
             customers,
             groups,
+            status: known,
             calls: _,
             program: _,
         } = &metrics;
@@ -212,6 +220,11 @@ mod tests {
         pipeline.records.get_or_create(&Outcome::new("x")).inc();
         customers.roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
+        let object = status::Object { bucket: "b", key: "k", version: None };
+        drop(known.begin("x", object, Duration::ZERO));
+        known.delivered("x", "x", None);
+        let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
+        known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
         let health = Arc::new(Health::new(Duration::ZERO, &[]));
         let text =
             TextFormat::Prometheus.render(&metrics.registry(&health)).expect("memory takes every byte");

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use aws_config::Region;
 use aws_smithy_runtime::client::retries::classifiers::run_classifiers_on_ctx;
 use aws_smithy_runtime_api::{
     box_error::BoxError,
@@ -33,8 +34,13 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use tracing::Span;
 
-use crate::metrics::add;
+use super::subject;
+use crate::{
+    metrics::add,
+    trace::{self, semconv},
+};
 
 /// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, of some minutes.
 const SECONDS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
@@ -115,6 +121,8 @@ struct Ended {
 struct Call {
     began: Instant,
     was_sent: AtomicBool,
+    /// `None`: the call belongs to no message, or the message's trace is not sampled.
+    span: Option<Span>,
 }
 
 impl Storable for Call {
@@ -129,12 +137,22 @@ impl Intercept for Calls {
 
     fn read_before_execution(
         &self,
-        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        context: &BeforeSerializationInterceptorContextRef<'_>,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        config
-            .interceptor_state()
-            .store_put(Call { began: Instant::now(), was_sent: AtomicBool::new(false) });
+        let operation = config.load::<Metadata>();
+        let span = operation.and_then(|operation| trace::call(operation.service(), operation.name()));
+        if let Some(span) = &span {
+            subject::name(span, context.input());
+            if let Some(region) = config.load::<Region>() {
+                trace::set(span, semconv::CLOUD_REGION, region.as_ref());
+            }
+        }
+        config.interceptor_state().store_put(Call {
+            began: Instant::now(),
+            was_sent: AtomicBool::new(false),
+            span,
+        });
         Ok(())
     }
 
@@ -160,11 +178,29 @@ impl Intercept for Calls {
         if let (Some(call), Some(operation)) = (config.load::<Call>(), config.load::<Metadata>())
             && call.was_sent.load(Ordering::Relaxed)
         {
-            let ended =
-                Ended { operation: Operation(operation.clone()), outcome: outcome(context, components) };
+            let outcome = outcome(context, components);
+            if let Some(span) = &call.span {
+                describe(span, context, outcome);
+            }
+            let ended = Ended { operation: Operation(operation.clone()), outcome };
             self.durations.get_or_create(&ended).observe(call.began.elapsed().as_secs_f64());
         }
         Ok(())
+    }
+}
+
+/// Adds the answer to a call's span: AWS's id of the request, the status, and what failed.
+fn describe(span: &Span, context: &FinalizerInterceptorContextRef<'_>, outcome: &'static str) {
+    if let Some(response) = context.response() {
+        let id =
+            ["x-amzn-requestid", "x-amz-request-id"].iter().find_map(|name| response.headers().get(*name));
+        if let Some(id) = id {
+            trace::set(span, semconv::AWS_REQUEST_ID, id);
+        }
+        trace::count(span, semconv::HTTP_RESPONSE_STATUS_CODE, response.status().as_u16().into());
+    }
+    if outcome != "ok" {
+        trace::fail(span, outcome, &outcome);
     }
 }
 

@@ -24,6 +24,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 const MAX_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 /// Most messages in flight of a standard queue. Source: SQS Developer Guide, "Message quotas".
 const MAX_IN_FLIGHT: usize = 120_000;
+/// Most tenants with time series of their own.
+const MAX_NAMED_TENANTS: usize = 1_000;
 
 impl Config {
     /// Finds all broken rules. Without any, `worker` can start with this configuration.
@@ -87,6 +89,18 @@ impl Config {
         check.that("worker.grace_period", self.worker.grace_period >= shortest_grace, || {
             // Otherwise our own last poll could receive the messages that we give back.
             format!("must be at least 4 s longer than queue.wait_time, {shortest_grace:?}")
+        });
+        let http = &self.http;
+        check.that(
+            "http.admin_listen",
+            http.admin_listen.is_none_or(|own| own.port() == 0 || own != http.listen),
+            || "must not be the same as http.listen".into(),
+        );
+        check.that("metrics.max_tenants", self.metrics.max_tenants <= MAX_NAMED_TENANTS, || {
+            format!(
+                "{} is more than {MAX_NAMED_TENANTS}; each tenant has about ten time series",
+                self.metrics.max_tenants
+            )
         });
         self.validate_log(&mut check);
         check.that("worker.concurrency", (1..=1024).contains(&self.worker.concurrency), || {
@@ -270,7 +284,10 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+    use crate::config::Http;
 
     fn complete() -> Config {
         let mut config = Config::default();
@@ -278,6 +295,10 @@ mod tests {
         config.tenants.table = Some("tenants".into());
         config.credentials.central_role_arn = Some("arn:aws:iam::111111111111:role/central".into());
         config
+    }
+
+    fn any_port() -> SocketAddr {
+        ([127, 0, 0, 1], 0).into()
     }
 
     fn check(change: impl FnOnce(&mut Config), fields: &[&str]) {
@@ -404,6 +425,11 @@ mod tests {
         check(|c| c.fairness.max_bytes = Some(ByteSize::b(0)), &["fairness.max_bytes"]);
         check(|c| c.worker.concurrency = 0, &["worker.concurrency"]);
         check(|c| c.worker.grace_period = Duration::from_secs(20), &["worker.grace_period"]);
+        check(|c| c.http.admin_listen = Some(c.http.listen), &["http.admin_listen"]);
+        check(|c| c.http.admin_listen = "127.0.0.1:8080".parse().ok(), &[]);
+        check(|c| c.http = Http { listen: any_port(), admin_listen: Some(any_port()) }, &[]);
+        check(|c| c.metrics.max_tenants = 1_001, &["metrics.max_tenants"]);
+        check(|c| c.metrics.max_tenants = 0, &[]);
         check(|c| c.log.filter = "loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=loud".into(), &["log.filter"]);
         check(|c| c.log.filter = "warn,logferry=debug".into(), &[]);

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     aws::Base,
-    breaker::{self, ProbeIntervals},
+    breaker::{self, ProbeIntervals, Stopped},
     metrics::{Ended, add},
     recent::Recent,
 };
@@ -197,6 +197,11 @@ impl Customers {
         self.sessions.forget_idle(|role| life(role.is_refused()));
         self.count_sessions();
         self.breakers.forget_idle(|breaker| life(breaker.held().is_some()));
+    }
+
+    /// The roles that STS refuses. A session that is refused because of its own request is not among them.
+    pub fn stopped(&self) -> Vec<Stopped> {
+        self.breakers.pick(|_, breaker| breaker.stopped())
     }
 
     /// Enters a customer's account. The role that is returned has a session and renews it; later calls for the same session

@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 
 use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause};
 use crate::{
-    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now},
+    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, Stopped, now},
     metrics::add,
 };
 
@@ -90,6 +90,15 @@ impl RoleBreaker {
         let probe_in = state.breaker.probe_in(now())?;
         let (refusal, _) = state.refusal.as_ref()?;
         Some(AssumeError::Held { refusal: Arc::clone(refusal), probe_in })
+    }
+
+    /// What the breaker stops; `None` while it is closed.
+    pub fn stopped(&self) -> Option<Stopped> {
+        let state = self.state();
+        let probe_in = state.breaker.probe_in(now())?;
+        let (_, cause) = state.refusal.as_ref()?;
+        let (tenant_id, subject) = (self.tenant_id.clone(), self.role.to_string());
+        Some(Stopped { tenant_id, subject, cause: cause.word(), probe_in })
     }
 
     /// Takes the probe that is due, if the breaker is open. Call this right before the call to STS, while holding the

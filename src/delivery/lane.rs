@@ -8,11 +8,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
 
 use self::{
     due::Due,
     open_batch::OpenBatch,
-    progress::{LaneProgress, Span},
+    progress::{LaneProgress, Stretch},
 };
 use super::{
     LAST_ANSWER, LaneError, MOST_OWED, RejectedSample, Shared, StreamKey, Tally,
@@ -28,6 +29,7 @@ use crate::{
     records::{Message, Record, RecordError, RecordProblem, Unreadable},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
+    trace::{self, semconv},
 };
 
 /// Puts one object's records into one stream: fills a batch while the previous one is being put.
@@ -47,19 +49,21 @@ pub struct Lane<S, L> {
     rejected: Option<RejectedSample>,
     putting: Duration,
     progress: LaneProgress<L>,
+    /// The span of the message, above those of puts and checkpoints.
+    span: tracing::Span,
 }
 
 /// A batch that is being put.
 #[derive(Debug)]
 struct OnItsWay {
-    span: Span,
+    stretch: Stretch,
     /// Records that belong in the quarantine, if none is configured.
     unkept: Owed,
     put: AbortOnDropHandle<Result<Done, LaneError>>,
 }
 
 impl<S: LogSink, L: Ledger> Lane<S, L> {
-    /// Opens a lane into the stream `key`. It goes on where the earlier attempts stopped, as `claim` says. Records that cannot be
+    /// Opens a lane into the stream `key`, in the current span. It goes on where the earlier attempts stopped, as `claim` says. Records that cannot be
     /// delivered go onto `shelf`. Without a shelf, events that CloudWatch Logs rejects are only counted, and a message too long
     /// for one event is split. `trail` has the fingerprints of the object's bytes, from the first byte on.
     pub fn new(
@@ -90,6 +94,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             rejected: None,
             putting: Duration::ZERO,
             progress: LaneProgress::new(claim, trail),
+            span: tracing::Span::current(),
         }
     }
 
@@ -210,7 +215,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         let file = std::mem::take(&mut self.due.file);
         let Some(&(first, _)) = file.records().first() else { return Ok(()) };
         let counted = file.records().iter().filter(|(_, reason)| reason.counts_in_quarantine()).count();
-        match self.writer.shelve(file, FileName::Owed(first)).await {
+        let span = self.span.in_scope(|| trace::step("quarantine", &[]));
+        match self.writer.shelve(file, FileName::Owed(first)).instrument(span).await {
             Ok(()) => {}
             Err(LaneError::Quarantine(_)) => return Ok(()),
             Err(error) => return Err(error),
@@ -379,12 +385,21 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             self.owes_nothing()?;
         }
         self.progress.recorded().await?;
-        self.progress.record();
+        self.span.in_scope(|| self.progress.record());
         let (batch, file, unkept) = self.open.close();
-        let span = self.progress.end_batch();
+        let stretch = self.progress.end_batch();
         let writer = Arc::clone(&self.writer);
-        let put = tokio::spawn(async move { writer.deliver(batch, file, span.begin).await });
-        self.on_its_way = Some(OnItsWay { span, unkept, put: AbortOnDropHandle::new(put) });
+        let span = self.span.in_scope(|| trace::step("put", &[]));
+        trace::set_list(&span, semconv::AWS_LOG_GROUP_NAMES, &writer.target.key.log_group_name);
+        trace::set_list(&span, semconv::AWS_LOG_STREAM_NAMES, &writer.target.key.log_stream_name);
+        trace::count(&span, semconv::EVENTS, batch.len() as u64);
+        trace::count(&span, semconv::BYTES, batch.bytes() as u64);
+        let put = async move {
+            let put = writer.deliver(batch, file, stretch.begin);
+            trace::within(span, put, LaneError::kind).await
+        };
+        let put = AbortOnDropHandle::new(tokio::spawn(put));
+        self.on_its_way = Some(OnItsWay { stretch, unkept, put });
         Ok(())
     }
 
@@ -393,9 +408,9 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// # Cancel safety
     /// Safe: the next call continues the wait.
     async fn arrived(&mut self) -> Result<(), LaneError> {
-        let Some(OnItsWay { span, unkept, put }) = &mut self.on_its_way else { return Ok(()) };
+        let Some(OnItsWay { stretch, unkept, put }) = &mut self.on_its_way else { return Ok(()) };
         let answer = put.await;
-        let (span, unkept) = (*span, std::mem::take(unkept));
+        let (stretch, unkept) = (*stretch, std::mem::take(unkept));
         self.on_its_way = None;
         let done = joined(answer)??;
         self.tally.add(&done);
@@ -405,12 +420,12 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.progress.owe(done.owed);
         match done.stopped {
             Some((last, error)) => {
-                self.progress.account(span, Some(last));
+                self.progress.account(stretch, Some(last));
                 Err(error)
             }
             None => {
                 self.progress.owe(unkept);
-                self.progress.account(span, None);
+                self.progress.account(stretch, None);
                 Ok(())
             }
         }

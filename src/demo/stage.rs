@@ -1,6 +1,7 @@
 //! The AWS that the demo runs on: an embedded sandbox, wired like production and called over HTTP.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use logferry_sandbox::Sandbox;
 use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedEvent};
 
@@ -36,7 +37,9 @@ impl Stage {
     pub(super) async fn set_up() -> anyhow::Result<Self> {
         let sandbox = Sandbox::start().await.context("cannot open a port on the loopback address")?;
         let aws = Aws::new(&sandbox.endpoint(), REGION);
-        let provider = Provider::create(&aws, &ProviderSpec::new(PREFIX)).await?;
+        // The recommended maxReceiveCount (docs/run.md).
+        let spec = ProviderSpec { max_receive_count: 100, ..ProviderSpec::new(PREFIX) };
+        let provider = Provider::create(&aws, &spec).await?;
         let mut customers = Vec::new();
         for (tenant_id, account) in CUSTOMERS {
             let customer = Customer::create(&aws, account, &provider, CustomerSpec::new(tenant_id)).await?;
@@ -76,6 +79,24 @@ impl Stage {
             in_flight: count(queue_url, "ApproximateNumberOfMessagesNotVisible").await?,
             dead: count(dead_letter_url, "ApproximateNumberOfMessages").await?,
         })
+    }
+
+    /// Deletes the dead letters that are visible, 10 at most. Returns how many there were.
+    pub(super) async fn delete_dead_letters(&self) -> anyhow::Result<usize> {
+        let sqs = self.aws.account(&self.provider.account).sqs();
+        let url = &self.provider.dead_letter_url;
+        let receive = sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await;
+        let letters = receive.context("cannot receive the dead letters")?.messages.unwrap_or_default();
+        let mut delete = sqs.delete_message_batch().queue_url(url);
+        for (index, letter) in letters.iter().enumerate() {
+            let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());
+            delete = delete.entries(entry.set_receipt_handle(letter.receipt_handle.clone()).build()?);
+        }
+        if !letters.is_empty() {
+            let deleted = delete.send().await.context("cannot delete the dead letters")?;
+            ensure!(deleted.failed.is_empty(), "some dead letters were not deleted: {:?}", deleted.failed);
+        }
+        Ok(letters.len())
     }
 
     /// Reads every log group of every account by GetLogEvents, including the provider's account.

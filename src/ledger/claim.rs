@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 pub use self::reach::Metrics;
 use self::reach::Reach;
@@ -17,7 +18,11 @@ use super::{
     Begun, EntryKey, Ledger, LedgerError, Position, Progress,
     lease::{Lease, Moment},
 };
-use crate::{event::ObjectRef, metrics::Ended};
+use crate::{
+    event::ObjectRef,
+    metrics::Ended,
+    trace::{self, semconv},
+};
 
 /// For how long a failed call that begins or ends a claim is repeated. Meanwhile, a slot waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -127,29 +132,25 @@ impl<L: Ledger> Claims<L> {
         let Some(key) = EntryKey::of(object, delivery) else { return unguarded() };
         let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let lease = Lease::of(self.lease);
-        let from = match ledger.begin_patiently(&key, &owner, &lease).await? {
-            Some(Begun::Done) => {
-                count("done");
-                return Ok(Claimed::Done);
-            }
-            Some(Begun::Busy(left)) => {
-                count("busy");
-                return Ok(Claimed::Busy(left));
-            }
-            Some(Begun::Ours(from)) => {
-                count(if from == Progress::default() { "new" } else { "resumed" });
-                from
-            }
+        let span = trace::step("ledger claim", &[(semconv::DELIVERY_NAME, delivery)]);
+        let begin = ledger.begin_patiently(&key, &owner, &lease);
+        let begun = trace::within(span.clone(), begin, LedgerError::kind).await?;
+        let result = word(begun.as_ref());
+        count(result);
+        trace::set(&span, semconv::CLAIM, result);
+        drop(span);
+        let from = match begun {
+            Some(Begun::Done) => return Ok(Claimed::Done),
+            Some(Begun::Busy(left)) => return Ok(Claimed::Busy(left)),
+            Some(Begun::Ours(from)) => from,
             // The ledger is out of reach, so the delivery begins at the start. A later checkpoint may reach the ledger again.
-            None => {
-                count("unguarded");
-                Progress::default()
-            }
+            None => Progress::default(),
         };
         let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
         let ledger = Arc::clone(ledger);
         let entry = Arc::new(OwnEntry { ledger, key, owner, lease: lease.clone(), state });
-        let renewal = tokio::spawn(renew(Arc::clone(&entry), self.lease / 3));
+        let renewal = renew(Arc::clone(&entry), self.lease / 3);
+        let renewal = tokio::spawn(renewal.in_current_span());
         let _renewal = Some(AbortOnDropHandle::new(renewal));
         Ok(Claimed::Ours(Arc::new(Claim { from, lease, entry: Some(entry), _renewal })))
     }
@@ -163,6 +164,17 @@ impl<L: Ledger> Claims<L> {
         let answer = ledger.ledger.probe().await;
         ledger.reach.learn("probe", &answer);
         answer
+    }
+}
+
+/// Name of the answer to a claim. `None`: the ledger is out of reach.
+fn word(begun: Option<&Begun>) -> &'static str {
+    match begun {
+        Some(Begun::Done) => "done",
+        Some(Begun::Busy(_)) => "busy",
+        Some(Begun::Ours(from)) if *from == Progress::default() => "new",
+        Some(Begun::Ours(_)) => "resumed",
+        None => "unguarded",
     }
 }
 
@@ -216,14 +228,17 @@ impl<L: Ledger> Claim<L> {
     /// Safe: the progress is recorded or not.
     pub async fn checkpoint(&self, progress: &Progress) -> Result<(), LedgerError> {
         let Some(entry) = &self.entry else { return Ok(()) };
-        loop {
-            match entry.record("checkpoint", progress.clone()).await {
-                Err(error) if error.may_pass() && self.lease.check().is_ok() => {
-                    tokio::time::sleep(PAUSE).await;
+        let record = async {
+            loop {
+                match entry.record("checkpoint", progress.clone()).await {
+                    Err(error) if error.may_pass() && self.lease.check().is_ok() => {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    answer => return answer,
                 }
-                answer => return answer,
             }
-        }
+        };
+        trace::within(trace::step("ledger checkpoint", &[]), record, LedgerError::kind).await
     }
 
     /// Records progress and gives the lease back.
@@ -262,7 +277,13 @@ impl<L: Ledger> Claim<L> {
         let OwnEntry { ledger, key, owner, .. } = entry.as_ref();
         let mut state = entry.state.lock().await;
         state.ended = true;
-        ledger.patiently(call, || ask(&ledger.ledger, key, owner)).await.map(drop)
+        let span = match call {
+            "finish" => trace::step("ledger finish", &[]),
+            "restart" => trace::step("ledger restart", &[]),
+            _ => trace::step("ledger release", &[]),
+        };
+        let asked = ledger.patiently(call, || ask(&ledger.ledger, key, owner));
+        trace::within(span, asked, LedgerError::kind).await.map(drop)
     }
 }
 
@@ -354,6 +375,16 @@ impl<L: Ledger> Guarded<L> {
 }
 
 impl LedgerError {
+    /// Name of the kind of error, for spans.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Lost(_) => "lease_lost",
+            Self::Throttled(_) => "throttled",
+            Self::Unreadable(_) => "unreadable",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
     /// Whether the same call may succeed soon.
     fn may_pass(&self) -> bool {
         match self {

@@ -40,7 +40,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         // a forbidden one.
         let head = self.ports.store.head(object, owner);
         let head = async { head.await.map_err(|error| self.unread(object, error)) };
-        let head = match admitted.unless_stopped(head).await {
+        let head = admitted.unless_stopped(head);
+        let head = match trace::within(trace::step("head", &places(object)), head, Failure::reason).await {
             Ok(head) => head,
             Err(failure) => {
                 for Ready { claim, .. } in ready {
@@ -57,15 +58,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 claim.hold().await.map_err(Failure::Ledger)?;
                 self.ports.copier.copy(&session, &job).await.map_err(Failure::Copy)
             };
-            let finished = match admitted.unless_stopped(copy).await {
-                Ok(copied) => {
-                    claim.finish(claim.from().position).await.map(|()| copied).map_err(Failure::Ledger)
-                }
-                Err(failure) => {
-                    claim.release(claim.from()).await;
-                    Err(failure)
-                }
-            };
+            let copy = admitted.unless_stopped(copy);
+            let finished =
+                match trace::within(trace::step("copy", &places(object)), copy, Failure::reason).await {
+                    Ok(copied) => {
+                        claim.finish(claim.from().position).await.map(|()| copied).map_err(Failure::Ledger)
+                    }
+                    Err(failure) => {
+                        claim.release(claim.from()).await;
+                        Err(failure)
+                    }
+                };
             match finished {
                 Ok(Copied::Superseded) => report.skipped.push(Skipped::Superseded),
                 Ok(Copied::Written) => {

@@ -59,7 +59,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Ok((modified, body))
         };
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
-        let (modified, body) = match admitted.unless_stopped(open).await {
+        // Covers everything that is read of the object.
+        let get = trace::step("get", &places(object));
+        let open = admitted.unless_stopped(open);
+        let (modified, body) = match trace::within(get.clone(), open, Failure::reason).await {
             Ok(open) => open,
             Err(failure) => {
                 for ready in ready {
@@ -90,7 +93,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut broken = Vec::new();
         let windows = self.windows.of(pass.tenant_id());
         let read = pass.in_slices(|pace| self.read(body, pace, windows, modified, &mut lanes, &mut broken));
-        let read = admitted.unless_stopped(read).await;
+        let read = trace::within(get.clone(), admitted.unless_stopped(read), Failure::reason).await;
+        if let Ok(records) = read {
+            trace::count(&get, semconv::RECORDS, records);
+        }
+        drop(get);
         let spent = Spent { entering, opening, reading: began.elapsed() - entering - opening };
         let mut given_up = Vec::new();
         for (delivery, lane, error) in broken {
@@ -113,7 +120,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 }
             }
         }
-        self.give_up(&admitted, given_up, &read).await;
+        self.give_up(given_up, &read, admitted).await;
         match read {
             Ok(0) => report.skipped.push(Skipped::NoRecords),
             Ok(_) => {}
@@ -154,30 +161,32 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Gives lanes up, all at the same time, and counts the records that the lanes accounted for.
     async fn give_up(
         &self,
-        admitted: &Admitted<'_>,
         lanes: Lanes<'_, S::Sink, L>,
         read: &Result<u64, Failure>,
+        admitted: Admitted<'_>,
     ) {
         let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
         let mut running = JoinSet::new();
         let (deliveries, lanes): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
         for (index, mut lane) in lanes.into_iter().enumerate() {
             let stop = admitted.stop.clone();
-            running.spawn(async move {
+            let give_up = async move {
                 if altered {
                     lane.distrust(&stop).await
                 } else {
                     lane.abandon(&stop).await
                 }
                 (index, lane)
-            });
+            };
+            running.spawn(give_up.in_current_span());
         }
         while let Some(ended) = running.join_next().await {
             match ended {
                 Ok((index, lane)) => {
                     let tally = *lane.tally();
                     self.metrics.count(&Tally { read: tally.accounted(), ..tally });
-                    told::rejected(admitted, deliveries[index], &lane, &self.sampler);
+                    self.status.accepted(&admitted.route.tenant, tally.put.accepted, tally.bytes);
+                    told::rejected(&admitted, deliveries[index], &lane, &self.sampler);
                 }
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // Only a runtime that is shutting down cancels the task.

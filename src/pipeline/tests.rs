@@ -7,6 +7,7 @@ mod fates;
 mod ledger;
 mod quarantine;
 mod requests;
+mod status;
 mod tenants;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -108,6 +109,7 @@ struct World {
     quarantine: Option<MemoryQuarantine>,
     settings: PipelineSettings,
     metrics: AllMetrics,
+    status: Arc<Status>,
     stop: CancellationToken,
 }
 
@@ -143,6 +145,7 @@ impl World {
             quarantine: None,
             settings,
             metrics: AllMetrics::default(),
+            status: Arc::new(Status::new(50)),
             stop: CancellationToken::new(),
         };
         world.tenant("acme", [("cloudwatch", row(ACME))]);
@@ -190,7 +193,7 @@ impl World {
         };
         let mut settings = settings.clone();
         settings.own_buckets.quarantine = self.quarantine.as_ref().map(|_| QUARANTINE.to_owned());
-        Pipeline::new(ports, settings, metrics.pipeline.clone())
+        Pipeline::new(ports, settings, metrics.pipeline.clone(), Arc::clone(&self.status))
     }
 
     fn put(&self, key: &str, object: MemoryObject) {

@@ -23,6 +23,12 @@ impl Wanted {
         !self.failures.is_empty() || self.skipped == Some(Skipped::UnknownTenant)
     }
 
+    /// Whether the tenant is known to have rows that are not all switched off.
+    pub(super) fn has_rows(&self) -> bool {
+        let unknown = |failed: &Failed| matches!(failed.failure, Failure::UnknownTenant | Failure::Lookup(_));
+        !self.deliveries.is_empty() || self.failures.iter().any(|failed| !unknown(failed))
+    }
+
     /// Keeps the deliveries of the good rows when the table cannot be read. The lookup's failure replaces all other results, so
     /// that the message is retried until the table answers.
     fn unconfirmed(self, object: &ObjectRef, tenant_id: &str, error: LookupError) -> Self {

@@ -242,8 +242,8 @@ impl CloudWatchSink {
     async fn put_once(&self, body: SealedBody, lease: &Lease) -> Result<PutLogEventsOutput, PutError> {
         self.client
             .put_log_events()
-            // Placeholders that the SDK's builder requires; the body has the real values.
-            .log_group_name("-")
+            // The SDK's builder requires these. The body replaces them; a span shows the group.
+            .log_group_name(self.group.log_group_name())
             .log_stream_name("-")
             .set_log_events(Some(Vec::new()))
             .customize()

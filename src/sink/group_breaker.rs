@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::SinkError;
 use crate::{
-    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, now},
+    breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, Stopped, now},
     credentials::RoleArn,
     metrics::add,
     recent::Recent,
@@ -25,6 +25,13 @@ pub struct GroupKey {
     pub region: String,
     /// The group.
     pub log_group_name: String,
+}
+
+impl GroupKey {
+    fn arn(&self) -> String {
+        let Self { role, region, log_group_name, .. } = self;
+        format!("arn:{}:logs:{region}:{}:log-group:{log_group_name}", role.partition(), role.account())
+    }
 }
 
 /// A call that CloudWatch Logs can deny.
@@ -117,6 +124,16 @@ impl GroupBreakers {
         self.open.forget_idle(|_| self.intervals.longest * 2);
     }
 
+    /// The groups that may not be written.
+    pub fn stopped(&self) -> Vec<Stopped> {
+        self.open.pick(|key, breaker| {
+            let state = breaker.state();
+            let probe_in = state.breaker.probe_in(now())?;
+            let cause = state.action.word();
+            Some(Stopped { tenant_id: key.tenant_id.clone(), subject: key.arn(), cause, probe_in })
+        })
+    }
+
     /// Asks for permission to write a group, and takes the probe if one is due.
     ///
     /// # Errors
@@ -148,6 +165,11 @@ impl GroupBreakers {
 }
 
 impl GroupPermit {
+    /// Name of the group.
+    pub fn log_group_name(&self) -> &str {
+        &self.key.log_group_name
+    }
+
     /// Whether this is a probe.
     pub fn is_probe(&self) -> bool {
         self.probe.is_some()
@@ -209,8 +231,7 @@ impl GroupPermit {
             }
         };
         let GroupKey { tenant_id, role, region, log_group_name } = &*self.key;
-        let group =
-            format!("arn:{}:logs:{region}:{}:log-group:{log_group_name}", role.partition(), role.account());
+        let group = self.key.arn();
         let itself = match action {
             Action::CreateLogGroup => "; or the customer creates the group",
             Action::PutLogEvents | Action::CreateLogStream => "",

@@ -14,7 +14,7 @@ use tracing_subscriber::{
     reload,
 };
 
-use crate::config::log_filter;
+use crate::{config::log_filter, trace::TARGET};
 
 /// Start of the targets of logferry's own modules.
 const OURS: &str = "logferry";
@@ -86,7 +86,9 @@ fn bounded(asked: &Targets) -> Targets {
         false => (target.to_owned(), level.min(CEILING)),
     });
     let targets = Targets::new().with_default(default.min(CEILING)).with_target(OURS, default);
-    targets.with_targets(named).with_target(CHANGES, LevelFilter::INFO)
+    let targets = targets.with_targets(named).with_target(CHANGES, LevelFilter::INFO);
+    // Spans are not for the log, whatever its filter says.
+    targets.with_target(TARGET, LevelFilter::OFF)
 }
 
 #[cfg(test)]

@@ -8,7 +8,12 @@ use tokio::{
     time::Instant,
 };
 
-use crate::queue::{MAX_BATCH, QueueError};
+use tracing::{Instrument, Span};
+
+use crate::{
+    queue::{MAX_BATCH, QueueError},
+    trace,
+};
 
 /// Most batch calls that one batcher has in flight at once.
 pub(super) const MAX_BATCHES: usize = 8;
@@ -22,6 +27,8 @@ pub(super) struct Batcher<E> {
 #[derive(Debug)]
 struct Pending<E> {
     entry: E,
+    /// The span of the caller.
+    span: Span,
     answer: oneshot::Sender<Result<(), QueueError>>,
 }
 
@@ -47,7 +54,7 @@ impl<E: Send + 'static> Batcher<E> {
     pub(super) async fn call(&self, entry: E) -> Result<(), QueueError> {
         let (answer, answered) = oneshot::channel();
         // If the background task has ended, `send` fails and drops `answer`, and the wait below ends with `unanswered`.
-        let _ = self.sender.send(Pending { entry, answer });
+        let _ = self.sender.send(Pending { entry, span: Span::current(), answer });
         let unanswered =
             |_| Err(QueueError::Unavailable("the batch call ended without an answer".to_owned()));
         answered.await.unwrap_or_else(unanswered)
@@ -76,15 +83,17 @@ async fn gather<E: Send + 'static, F>(
             calls.join_next().await;
         }
         while calls.try_join_next().is_some() {}
+        let span = trace::shared(batch.iter().map(|pending| &pending.span));
         let (entries, answers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|Pending { entry, answer }| (entry, answer)).unzip();
+            batch.into_iter().map(|Pending { entry, answer, .. }| (entry, answer)).unzip();
         let results = call(entries);
-        calls.spawn(async move {
+        let answered = async move {
             for (answer, result) in answers.into_iter().zip(results.await) {
                 // Fails if the caller no longer waits.
                 let _ = answer.send(result);
             }
-        });
+        };
+        calls.spawn(answered.instrument(span));
     }
     while calls.join_next().await.is_some() {}
 }

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument;
 
 use super::metrics::Metrics;
 use crate::{
@@ -50,17 +51,18 @@ impl<Q: Queue> Leases<Q> {
         Self { queue, visibility_timeout, metrics }
     }
 
-    /// Starts the lease of a message that was just received.
+    /// Starts the lease of a message that was just received, in the current span.
     pub fn hold(&self, message: &Message) -> Lease {
         let ended = CancellationToken::new();
-        let extending = tokio::spawn(extend(
+        let extending = extend(
             Arc::clone(&self.queue),
             message.id.clone(),
             message.receipt.clone(),
             self.visibility_timeout,
             ended.clone(),
             self.metrics.clone(),
-        ));
+        );
+        let extending = tokio::spawn(extending.in_current_span());
         Lease { _ended: ended.drop_guard(), extending }
     }
 }

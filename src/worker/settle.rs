@@ -19,6 +19,7 @@ use std::{
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span};
 
 use super::{
     batcher::{Batcher, MAX_BATCHES},
@@ -30,6 +31,7 @@ use super::{
 use crate::{
     metrics::{Call, Reason, Verdict as VerdictLabel},
     queue::{DeadLetter, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew},
+    trace::{self, Messages},
     verdict::{Cause, Verdict},
 };
 
@@ -77,6 +79,8 @@ pub struct Settlement {
     pub verdict: Verdict,
     /// Its lease, which keeps it hidden.
     pub lease: Lease,
+    /// The span of the work on it.
+    pub span: Span,
 }
 
 /// Takes verdicts. Background tasks carry them out.
@@ -105,13 +109,20 @@ struct Calls<Q> {
     owed: Mutex<HashSet<String>>,
     held_bytes: Arc<AtomicUsize>,
     finishing: CancellationToken,
+    spans: Messages,
     metrics: Metrics,
 }
 
 impl<Q: Queue> Settler<Q> {
     /// Starts the background tasks of the calls. At most `max_hidden` messages are hidden at the same time. `longest_retry`
     /// is the longest time from a message's first receive to its last one.
-    pub fn start(queue: Arc<Q>, max_hidden: usize, longest_retry: Duration, metrics: Metrics) -> Self {
+    pub fn start(
+        queue: Arc<Q>,
+        max_hidden: usize,
+        longest_retry: Duration,
+        spans: Messages,
+        metrics: Metrics,
+    ) -> Self {
         let deletes = |linger| {
             let queue = Arc::clone(&queue);
             Batcher::start(linger, move |entries: Vec<_>| {
@@ -146,32 +157,36 @@ impl<Q: Queue> Settler<Q> {
             owed: Mutex::default(),
             held_bytes: Arc::default(),
             finishing: CancellationToken::new(),
+            spans,
             metrics,
         };
         Self { calls: Arc::new(calls), tasks: TaskTracker::new() }
     }
 
     /// Carries out a verdict in the background.
-    pub fn settle(&self, Settlement { message, verdict, lease }: Settlement) {
+    pub fn settle(&self, Settlement { message, verdict, lease, span }: Settlement) {
         self.calls.metrics.messages.get_or_create(&VerdictLabel::new(verdict.word())).inc();
-        self.carry_out(message, verdict, lease);
+        self.carry_out(message, verdict, lease, span);
     }
 
     /// Deletes a message for which [`Settler::owes_delete`] is true.
-    pub fn delete(&self, message: Arc<Message>, lease: Lease) {
-        self.carry_out(message, Verdict::Ack, lease);
+    pub fn delete(&self, message: Arc<Message>, lease: Lease, span: Span) {
+        self.carry_out(message, Verdict::Ack, lease, span);
     }
 
-    fn carry_out(&self, message: Arc<Message>, verdict: Verdict, lease: Lease) {
+    fn carry_out(&self, message: Arc<Message>, verdict: Verdict, lease: Lease, span: Span) {
         let (calls, held) = (Arc::clone(&self.calls), Held::new(&self.calls.held_bytes, message));
         let counted = Counted::new(&self.calls.metrics.verdicts_waiting);
-        self.tasks.spawn(async move { calls.carry_out(&held.message, verdict, lease, counted).await });
+        let settle = span.in_scope(|| calls.spans.settle(verdict.word()));
+        let carried_out = async move { calls.carry_out(&held.message, verdict, lease, counted).await };
+        // Both spans end when the verdict is carried out.
+        self.tasks.spawn(carried_out.instrument(settle).instrument(span));
     }
 
     /// Returns a message to the queue, visible at once. If the message has a lease, the lease ends first.
-    pub fn give_back(&self, message: Arc<Message>, lease: Option<Lease>) {
+    pub fn give_back(&self, message: Arc<Message>, lease: Option<Lease>, span: Span) {
         let calls = Arc::clone(&self.calls);
-        self.tasks.spawn(async move {
+        let given_back = async move {
             if let Some(lease) = lease {
                 lease.end().await;
             }
@@ -182,7 +197,8 @@ impl<Q: Queue> Settler<Q> {
                     "a message could not be returned to the queue; it is delivered again when its visibility timeout ends"
                 );
             }
-        });
+        };
+        self.tasks.spawn(given_back.instrument(span));
     }
 
     /// Whether this worker has already finished the message, and only the delete is missing.
@@ -464,6 +480,7 @@ impl<Q: Queue> Calls<Q> {
 
     fn failed(&self, call: &'static str, message: &Message, error: &QueueError, consequence: &str) {
         self.metrics.queue_errors.get_or_create(&Call::new(call)).inc();
+        trace::fail(&Span::current(), error.kind(), error);
         tracing::warn!(call, message.id, error = %error, "{consequence}");
     }
 }

@@ -67,6 +67,7 @@ fn settings() -> WorkerSettings {
             max_age: Duration::from_secs(3600),
             max_refusals: 3,
         },
+        spans: Messages::default(),
     }
 }
 

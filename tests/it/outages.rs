@@ -3,7 +3,7 @@
 
 use logferry_sandbox::{
     Sandbox,
-    faults::{Effect, Fault, FaultId},
+    faults::{Effect, ErrorAnswer, Fault, FaultId},
 };
 
 use crate::{
@@ -151,4 +151,33 @@ async fn an_outage_of_sts_is_reported_and_survived() {
     setup.no_dead_letters().await;
     setup.arrived_once(&served, [&first, &second]).await;
     setup.arrived_once(&new, [&third]).await;
+}
+
+/// Without the permission, nobody may take an unknown depth for an empty queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn depths_that_iam_denies_are_absent_and_said_once() {
+    let setup = Setup::new("no-depth").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    let denied = Effect::Error(ErrorAnswer::new(403, "AccessDenied"));
+    let fault = Fault::new("sqs", "GetQueueAttributes", denied);
+    sandbox.faults().add(Fault { sessions_only: true, ..fault });
+    let worker = setup.worker().await;
+    worker.ready().await;
+    let mut said = Vec::new();
+    eventually("the log says that the depths are absent", async || {
+        let lines = worker.log_lines();
+        let ours = lines
+            .iter()
+            .filter(|line| line["message"].to_string().contains("sqs:GetQueueAttributes on the queue"));
+        said = ours.filter_map(|line| line["queue"].as_str().map(str::to_owned)).collect();
+        said.sort();
+        same(&said, &vec!["dead_letter_queue".to_owned(), "queue".to_owned()])
+    })
+    .await;
+    let metrics = worker.metrics().await;
+    let refused = "logferry_aws_call_duration_seconds_count{service=\"SQS\",operation=\"GetQueueAttributes\",outcome=\"refused\"}";
+    assert!(metrics.get(refused) >= 2.0, "{metrics:?}");
+    for metric in ["logferry_queue_messages", "logferry_dead_letter_queue_messages"] {
+        assert!(!metrics.names().any(|name| name.starts_with(metric)), "{metrics:?}");
+    }
 }

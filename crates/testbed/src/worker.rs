@@ -70,6 +70,11 @@ impl Samples {
         self.0.contains_key(name)
     }
 
+    /// The names of all samples, with their labels.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Sum of a metric over all labels.
     pub fn sum(&self, name: &str) -> f64 {
         let of_name = |sample: &str| {

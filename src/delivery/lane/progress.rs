@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::joined;
 use crate::{
@@ -36,7 +37,7 @@ pub(super) struct LaneProgress<L> {
 
 /// The part of an object that one batch covers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct Stretch {
     pub(super) begin: Position,
     pub(super) end: Position,
     /// Fingerprint of the stored bytes that were read when the batch was closed.
@@ -90,14 +91,14 @@ impl<L: Ledger> LaneProgress<L> {
     }
 
     /// Ends the open batch at the next event.
-    pub(super) fn end_batch(&mut self) -> Span {
+    pub(super) fn end_batch(&mut self) -> Stretch {
         let begin = std::mem::replace(&mut self.begin, self.next);
-        Span { begin, end: self.next, read: self.trail.read() }
+        Stretch { begin, end: self.next, read: self.trail.read() }
     }
 
     /// Accounts for a batch that was answered: for all of it, or for its events up to `last` in chronological order.
-    pub(super) fn account(&mut self, span: Span, last: Option<EventPlace>) {
-        let Span { end, read, .. } = span;
+    pub(super) fn account(&mut self, stretch: Stretch, last: Option<EventPlace>) {
+        let Stretch { end, read, .. } = stretch;
         let Progress { position, ahead, fingerprints, .. } = &mut self.accounted;
         match last {
             None => {
@@ -125,12 +126,12 @@ impl<L: Ledger> LaneProgress<L> {
         self.unrecorded = true;
     }
 
-    /// Starts to record the progress in the ledger, if it has changed. Call [`LaneProgress::recorded`] first.
+    /// Starts to record the progress in the ledger, if it has changed, in the current span. Call [`LaneProgress::recorded`] first.
     pub(super) fn record(&mut self) {
         if std::mem::take(&mut self.unrecorded) {
             let (claim, progress) = (Arc::clone(&self.claim), self.accounted.clone());
             let checkpoint = async move { claim.checkpoint(&progress).await };
-            self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint)));
+            self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint.in_current_span())));
         }
     }
 

@@ -15,12 +15,18 @@ async fn waiting(delay: Duration) -> Waiting {
     let message = queue.receive(1, SECOND).await.expect("the receive succeeds").remove(0);
     let leases = Leases::new(Arc::clone(&queue), VISIBILITY, Metrics::default());
     let WorkerSettings { max_hidden, backoff, .. } = settings();
-    let settler = Settler::start(Arc::clone(&queue), max_hidden, backoff.max_age, Metrics::default());
+    let settler = Settler::start(
+        Arc::clone(&queue),
+        max_hidden,
+        backoff.max_age,
+        Messages::default(),
+        Metrics::default(),
+    );
     // Time for the settler to read the queue's retention.
     tokio::time::sleep(Duration::from_millis(1)).await;
     let lease = leases.hold(&message);
     let verdict = retry_after(delay);
-    settler.settle(Settlement { message: Arc::new(message), verdict, lease });
+    settler.settle(Settlement { message: Arc::new(message), verdict, lease, span: Span::none() });
     Waiting { queue, settler }
 }
 

@@ -1,0 +1,14 @@
+const main = document.querySelector("main");
+const live = () => {
+  const events = new EventSource("events");
+  events.onmessage = ({ data }) => {
+    document.documentElement.dataset.live = "yes";
+    // An update would take away what somebody is about to copy.
+    if (getSelection().isCollapsed) main.innerHTML = data;
+  };
+  events.onerror = () => {
+    document.documentElement.dataset.live = "no";
+    if (events.readyState === EventSource.CLOSED) setTimeout(live, 10000);
+  };
+};
+live();

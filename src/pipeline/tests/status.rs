@@ -1,0 +1,105 @@
+//! What the pipeline tells `status` about each tenant.
+
+use super::*;
+use crate::status::{State, TenantLine};
+
+const LATER: Duration = Duration::from_secs(100);
+
+impl World {
+    fn line(&self, tenant_id: &str) -> Option<TenantLine> {
+        let tenants = self.status.snapshot(usize::MAX).tenants;
+        tenants.into_iter().find(|line| *line.tenant_id == *tenant_id)
+    }
+
+    fn state(&self, tenant_id: &str) -> (State, Option<&'static str>, usize) {
+        let line = self.line(tenant_id).expect("it is known");
+        (line.state, line.advice.map(|advice| advice.reason), line.waiting)
+    }
+
+    async fn handle_aged(&self, body: &str, age: Duration) -> Verdict {
+        let message = Message { age_when_received: age, ..message(body) };
+        self.pipeline().handle(&message, &self.stop).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_group_shows_until_the_object_is_delivered() {
+    let world = World::new();
+    world.put(KEY, good_object(&["a", "b"]));
+    world.sinks.fail_group(GROUP, SinkError::Denied("no".into()));
+    let delay = world.handle_aged(&event(&[KEY]), LATER).await.retry_after().expect("a retry");
+    assert_eq!(world.state("acme"), (State::Refused, Some("group_denied"), 1));
+    let line = world.line("acme").expect("it is known");
+    assert_eq!((line.oldest_waiting, line.last_success), (Some(LATER), None));
+    assert_eq!(line.delivery.as_deref(), Some("cloudwatch"));
+    let failure = &world.status.snapshot(0).failures[0];
+    assert_eq!((failure.key.as_deref(), failure.text.is_empty()), (Some(KEY), false));
+    tokio::time::advance(delay).await;
+    let oldest = world.line("acme").expect("it is known").oldest_waiting.map(|age| age.as_secs());
+    assert_eq!(oldest, Some((LATER + delay).as_secs()));
+    world.sinks.mend_group(GROUP);
+    assert_eq!(world.handle_aged(&event(&[KEY]), LATER + delay).await, Verdict::Ack);
+    assert_eq!(world.state("acme"), (State::Ok, None, 0));
+    assert!(world.line("acme").expect("it is known").last_success.is_some());
+    let snapshot = world.status.snapshot(0);
+    assert_eq!((snapshot.in_work, snapshot.throughput.objects), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_without_rows_gets_no_place() {
+    let world = World::new();
+    world.found(
+        "out-of-reach",
+        Err(LookupError { tenant_id: "out-of-reach".into(), table: "t".into(), problem: "no answer".into() }),
+    );
+    for key in ["nobody/c/a/p/f", "out-of-reach/c/a/p/f", "too/short", "acme/c/a/../f"] {
+        world.handle(&event(&[key])).await;
+    }
+    let elsewhere = json!({ "Records": [event_record("elsewhere", KEY)] }).to_string();
+    world.handle(&elsewhere).await;
+    let snapshot = world.status.snapshot(usize::MAX);
+    assert_eq!(snapshot.tenants, []);
+    let mut reasons: Vec<_> = snapshot.failures.iter().map(|line| line.advice.reason).collect();
+    reasons.sort();
+    assert_eq!(reasons, ["bad_key", "foreign_bucket", "tenant_lookup", "unknown_tenant"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_waits_for_nothing_but_shows_its_reason() {
+    let world = World::new();
+    let settings = Row::from([("paused".to_owned(), Attribute::Bool(true))]);
+    world.tenant("acme", [("cloudwatch", row(ACME)), ("settings", settings)]);
+    poison(world.handle(&event(&[KEY])).await);
+    assert_eq!(world.state("acme"), (State::Paused, Some("tenant_paused"), 0));
+    world.tenant("acme", [("cloudwatch", with(row(ACME), "target_region", text("nowhere")))]);
+    poison(world.handle(&event(&[KEY])).await);
+    assert_eq!(world.state("acme"), (State::Refused, Some("bad_tenant_row"), 0));
+    // Somebody disables the row, and nothing is wrong with a tenant that wants nothing.
+    world.tenant("acme", [("cloudwatch", with(row(ACME), "enabled", Attribute::Bool(false)))]);
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.state("acme"), (State::Ok, None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_failed_delivery_count_as_well() {
+    let mut world = World::new();
+    world.settings.max_batch_events = 2;
+    world.put(KEY, good_object(&["a"; 20]));
+    world.sinks.fail(Operation::Put, 5, throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    let text = crate::metrics::rendered(|registry| crate::status::register(&world.status, registry));
+    let all = world.metrics.render();
+    let count = |text: &str, name: &str| {
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        found.unwrap_or_else(|| panic!("{name} in {text}"))
+    };
+    let events = count(&text, "logferry_tenant_events_total{tenant=\"acme\"}");
+    assert!(events > 0, "{text}");
+    assert_eq!(events, count(&all, "logferry_records_total{outcome=\"accepted\"}"));
+    assert_eq!(
+        count(&text, "logferry_tenant_event_bytes_total{tenant=\"acme\"}"),
+        count(&all, "logferry_event_bytes_total")
+    );
+    assert_eq!(count(&text, "logferry_tenant_failures_total{tenant=\"acme\",reason=\"throttled\"}"), 1);
+    assert_eq!(world.state("acme"), (State::Waiting, Some("throttled"), 1));
+}

@@ -1,0 +1,49 @@
+//! Tells `status` what becomes of each tenant's objects.
+
+use super::{wanted::Wanted, *};
+
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+    /// Records that an object waits, if its tenant has rows. A stranger may name any tenant in a key, and a tenant without
+    /// rows must not get a place in the status or in the metrics.
+    pub(super) fn waiting(
+        &self,
+        object: &ObjectRef,
+        route: &Route,
+        wanted: &Wanted,
+        age: Duration,
+    ) -> Option<status::Waiting> {
+        let name = name(object);
+        match wanted.skipped {
+            Some(Skipped::Filtered) => self.status.unwanted(&route.tenant, name),
+            // Nothing of the tenant is wanted any more, so nothing of it can fail.
+            Some(_) => self.status.switched_off(&route.tenant),
+            None => {}
+        }
+        wanted.has_rows().then(|| self.status.begin(&route.tenant, name, age))
+    }
+
+    /// Records that a delivery of an object succeeded.
+    pub(super) fn tell_accepted(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) {
+        let since_event = |at| Timestamp::now().duration_since(at).try_into().unwrap_or_default();
+        self.status.accepted(&delivery.tenant_id, tally.put.accepted, tally.bytes);
+        self.status.delivered(&delivery.tenant_id, &delivery.name, object.event_time.map(since_event));
+    }
+
+    /// Records a failure.
+    pub(super) fn tell_status(&self, failed: &Failed, again_in: Option<Duration>) {
+        self.status.failed(&status::Failure {
+            tenant_id: failed.tenant_id.as_deref(),
+            delivery: failed.delivery.as_deref(),
+            key: failed.object.as_ref().map(|object| object.key.as_str()),
+            reason: failed.failure.reason(),
+            text: &failed.to_string(),
+            again_in,
+        });
+    }
+}
+
+fn name(object: &ObjectRef) -> status::Object<'_> {
+    let ObjectRef { bucket, key, version_id, etag, sequencer, .. } = object;
+    let version = version_id.as_deref().or(etag.as_deref()).or(sequencer.as_deref());
+    status::Object { bucket, key, version }
+}

@@ -1,0 +1,504 @@
+//! What is known about each tenant. Pure: time is an argument, in milliseconds since the worker's start, because an age may
+//! be longer than the worker's life.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    Advice, Failure, State, Throughput,
+    failures::{FailureLine, Failures},
+    named::{Claim, choose},
+    rate::LastMinute,
+};
+
+/// The label of all tenants that have no series of their own. A tenant of this name has none.
+pub(super) const OTHER: &str = "other";
+/// Most tenants. With more, the tenant that has been idle for longest is forgotten, unless all have objects that wait.
+pub(super) const MOST_TENANTS: usize = 20_000;
+/// Most waiting objects of one tenant. Of a tenant with more, the oldest are kept, and their number is a lower bound. When
+/// one is delivered, the others come back with their true age at their next retry.
+pub(super) const MOST_WAITING_OF_ONE: usize = 1_000;
+/// Most waiting objects of all tenants, beyond the first four of each.
+pub(super) const MOST_WAITING: usize = 65_536;
+const ALWAYS_KEPT: usize = 4;
+/// Most deliveries of one tenant whose trouble is remembered.
+const MOST_TROUBLES: usize = 4;
+/// How long after the time at which a waiting object should have come back it still counts as waiting. Another worker may
+/// have taken it up.
+pub(super) const MARGIN: Duration = Duration::from_secs(120);
+/// How long a dead letter shows as its tenant's state, unless the delivery succeeds before.
+const DEAD_LETTER_SHOWS: Duration = Duration::from_secs(86_400);
+/// A tenant whose oldest object has waited for longer is in trouble, even if no attempt has failed.
+const LONG_WAIT: i64 = 60_000;
+
+/// Time of an event, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// Milliseconds since the worker's start.
+    pub(super) ms: i64,
+    /// The time of day.
+    pub(super) wall: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct Book {
+    tenants: HashMap<Arc<str>, Tenant>,
+    /// Entries of all tenants, including those that have expired and are not removed yet.
+    waiting: usize,
+    in_work: usize,
+    named: usize,
+    max_named: usize,
+    other: Series,
+    failures: Failures,
+    minute: LastMinute,
+}
+
+#[derive(Debug, Default)]
+struct Tenant {
+    last_success: Option<Timestamp>,
+    waiting: Vec<Entry>,
+    troubles: Vec<Trouble>,
+    /// The counters under its own name. They stay when the tenant loses its name, and go on when it gets the name back.
+    series: Option<Box<Series>>,
+    is_named: bool,
+    /// Billed bytes lately, and one for each object. [`Book::tidy`] takes a sixteenth off, so half is left after 5 min.
+    volume: u64,
+    last_seen: i64,
+}
+
+/// An object that waits.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    object: u64,
+    /// First receipt of its message.
+    since: i64,
+    /// It no longer counts after this time; `i64::MAX` while it is in work.
+    until: i64,
+    /// Why the last attempt failed.
+    advice: Option<&'static Advice>,
+}
+
+/// The last failure of a delivery, or of whole objects.
+#[derive(Debug)]
+struct Trouble {
+    delivery: Option<Box<str>>,
+    advice: &'static Advice,
+    at: Timestamp,
+    /// Time of the first failure after the last success.
+    since: i64,
+    until: i64,
+}
+
+/// Counters of one label.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Series {
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+    pub(super) failures: Vec<(&'static str, u64)>,
+}
+
+impl Series {
+    fn failed(&mut self, reason: &'static str) {
+        match self.failures.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count += 1,
+            None => self.failures.push((reason, 1)),
+        }
+    }
+}
+
+/// What the metrics show for one label.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Sample {
+    pub(super) tenant: Arc<str>,
+    pub(super) last_success: Option<Timestamp>,
+    pub(super) oldest_waiting: Duration,
+    pub(super) waiting: usize,
+    pub(super) series: Series,
+}
+
+/// A tenant on the status page.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TenantLine {
+    /// The tenant.
+    pub tenant_id: Arc<str>,
+    /// Its state.
+    pub state: State,
+    /// Reason and remedy, unless the state is [`State::Ok`].
+    pub advice: Option<&'static Advice>,
+    /// The delivery that fails, if not all do.
+    pub delivery: Option<String>,
+    /// Time of its last failure.
+    pub failed_at: Option<Timestamp>,
+    /// Time of the last object that was accepted, since the worker's start.
+    pub last_success: Option<Timestamp>,
+    /// Age of the oldest waiting object.
+    pub oldest_waiting: Option<Duration>,
+    /// Objects that wait, at most 1,000.
+    pub waiting: usize,
+}
+
+/// Everything on the status page that is about deliveries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Tenants in trouble first, then by their last success, the oldest first.
+    pub tenants: Vec<TenantLine>,
+    /// Number of tenants in each state, in the order of [`State::ALL`].
+    pub states: [usize; 4],
+    /// The last failures, the latest first.
+    pub failures: Vec<FailureLine>,
+    /// The last minute.
+    pub throughput: Throughput,
+    /// Objects in work.
+    pub in_work: usize,
+    /// Objects that wait, those in work included.
+    pub waiting: usize,
+    /// Age of the oldest of them.
+    pub oldest_waiting: Option<Duration>,
+}
+
+impl Book {
+    pub(super) fn new(max_named: usize) -> Self {
+        Self {
+            tenants: HashMap::new(),
+            waiting: 0,
+            in_work: 0,
+            named: 0,
+            max_named,
+            other: Series::default(),
+            failures: Failures::default(),
+            minute: LastMinute::default(),
+        }
+    }
+
+    /// An attempt at an object begins. Returns the tenant's name; `None` if there is no room for the tenant.
+    pub(super) fn begin(
+        &mut self,
+        tenant_id: &str,
+        object: u64,
+        age: Duration,
+        now: i64,
+    ) -> Option<Arc<str>> {
+        if !self.tenants.contains_key(tenant_id) {
+            self.admit(tenant_id, now)?;
+        }
+        let (name, _) = self.tenants.get_key_value(tenant_id)?;
+        let name = Arc::clone(name);
+        let tenant = self.tenants.get_mut(tenant_id)?;
+        tenant.last_seen = now;
+        self.in_work += 1;
+        let since = now - millis(age);
+        let begun = Entry { object, since, until: i64::MAX, advice: None };
+        if let Some(entry) = tenant.waiting.iter_mut().find(|entry| entry.object == object) {
+            *entry = Entry { since: since.min(entry.since), advice: entry.advice, ..begun };
+            return Some(name);
+        }
+        let count = tenant.waiting.len();
+        if count < ALWAYS_KEPT || count < MOST_WAITING_OF_ONE && self.waiting < MOST_WAITING {
+            tenant.waiting.push(begun);
+            self.waiting += 1;
+        } else if let Some(youngest) = tenant.waiting.iter_mut().max_by_key(|entry| entry.since)
+            && youngest.since > since
+        {
+            *youngest = begun;
+        }
+        Some(name)
+    }
+
+    /// Makes room for a tenant and adds it. Returns `None` if all tenants have objects that wait.
+    fn admit(&mut self, tenant_id: &str, now: i64) -> Option<()> {
+        if self.tenants.len() >= MOST_TENANTS {
+            let idle =
+                self.tenants.iter().filter(|(_, tenant)| tenant.waiting.is_empty() && !tenant.is_named);
+            let (name, _) = idle.min_by_key(|(_, tenant)| tenant.last_seen)?;
+            let name = Arc::clone(name);
+            self.tenants.remove(&name);
+        }
+        let is_named = self.named < self.max_named && tenant_id != OTHER;
+        self.named += usize::from(is_named);
+        let series = is_named.then(Box::default);
+        self.tenants
+            .insert(tenant_id.into(), Tenant { series, is_named, last_seen: now, ..Tenant::default() });
+        Some(())
+    }
+
+    /// An attempt at an object ended, and the object waits for nothing.
+    pub(super) fn end(&mut self, tenant_id: &str, object: u64) {
+        self.in_work -= 1;
+        self.unwanted(tenant_id, object);
+    }
+
+    /// An object waits for nothing.
+    pub(super) fn unwanted(&mut self, tenant_id: &str, object: u64) {
+        let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
+        if let Some(at) = tenant.waiting.iter().position(|entry| entry.object == object) {
+            tenant.waiting.swap_remove(at);
+            self.waiting -= 1;
+        }
+    }
+
+    /// An attempt at an object ended, and the object comes again after `again_in`.
+    pub(super) fn leave(
+        &mut self,
+        tenant_id: &str,
+        object: u64,
+        advice: Option<&'static Advice>,
+        again_in: Duration,
+        now: i64,
+    ) {
+        self.in_work -= 1;
+        let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
+        if let Some(entry) = tenant.waiting.iter_mut().find(|entry| entry.object == object) {
+            entry.until = now + millis(again_in + MARGIN);
+            entry.advice = advice.or(entry.advice);
+        }
+    }
+
+    /// Counts events that were accepted.
+    pub(super) fn accepted(&mut self, tenant_id: &str, events: u64, bytes: u64, now: i64) {
+        self.minute.accepted(events, bytes, now);
+        let series = match self.tenants.get_mut(tenant_id) {
+            Some(tenant) => {
+                tenant.volume += bytes;
+                tenant.counters(&mut self.other)
+            }
+            None => &mut self.other,
+        };
+        series.events += events;
+        series.bytes += bytes;
+    }
+
+    /// A delivery of an object succeeded.
+    pub(super) fn delivered(
+        &mut self,
+        tenant_id: &str,
+        delivery: &str,
+        freshness: Option<Duration>,
+        now: Now,
+    ) {
+        self.minute.delivered(freshness, now.ms);
+        let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
+        tenant.last_success = Some(now.wall);
+        tenant.volume += 1;
+        // What concerned whole objects is over as well.
+        tenant
+            .troubles
+            .retain(|trouble| trouble.delivery.as_deref().is_some_and(|failed| failed != delivery));
+    }
+
+    /// Nothing of the tenant is to be delivered, so nothing of it can fail.
+    pub(super) fn switched_off(&mut self, tenant_id: &str) {
+        let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
+        tenant.troubles.clear();
+        let before = tenant.waiting.len();
+        tenant.waiting.retain(|entry| entry.until == i64::MAX);
+        self.waiting -= before - tenant.waiting.len();
+    }
+
+    /// An object, or one delivery of it, failed.
+    pub(super) fn failed(&mut self, failure: &Failure<'_>, now: Now) {
+        let advice = Advice::on(failure.reason);
+        self.failures.add(failure, advice, now.wall);
+        let Some(tenant) = failure.tenant_id.and_then(|tenant_id| self.tenants.get_mut(tenant_id)) else {
+            return;
+        };
+        tenant.counters(&mut self.other).failed(failure.reason);
+        let shows = failure.again_in.map_or(DEAD_LETTER_SHOWS, |again_in| again_in + MARGIN);
+        let (at, until) = (now.wall, now.ms + millis(shows));
+        tenant.troubles.retain(|trouble| trouble.until > now.ms);
+        let same = |trouble: &&mut Trouble| trouble.delivery.as_deref() == failure.delivery;
+        match tenant.troubles.iter_mut().find(same) {
+            Some(trouble) => {
+                // A dead letter shows longer than a retry of another object that fails for the same reason.
+                let until = if trouble.advice == advice { until.max(trouble.until) } else { until };
+                (trouble.advice, trouble.at, trouble.until) = (advice, at, until);
+            }
+            None => {
+                if tenant.troubles.len() >= MOST_TROUBLES {
+                    tenant.troubles.remove(0);
+                }
+                let delivery = failure.delivery.map(Into::into);
+                // Most tenants have one delivery.
+                tenant.troubles.reserve_exact(1);
+                tenant.troubles.push(Trouble { delivery, advice, at, since: now.ms, until });
+            }
+        }
+    }
+
+    /// Forgets what has expired, and decides anew which tenants have series of their own.
+    pub(super) fn tidy(&mut self, now: i64) {
+        let (mut names, mut claims) = (Vec::new(), Vec::new());
+        self.waiting = 0;
+        for (name, tenant) in &mut self.tenants {
+            tenant.waiting.retain(|entry| entry.until > now);
+            tenant.waiting.shrink_to(2 * tenant.waiting.len());
+            tenant.troubles.retain(|trouble| trouble.until > now);
+            self.waiting += tenant.waiting.len();
+            if **name != *OTHER {
+                let claim = Claim {
+                    index: names.len(),
+                    trouble: tenant.trouble(now),
+                    volume: tenant.volume,
+                    is_named: tenant.is_named,
+                };
+                claims.push(claim);
+                names.push(Arc::clone(name));
+            }
+            tenant.volume -= tenant.volume / 16;
+            tenant.is_named = false;
+        }
+        let chosen = choose(claims, self.max_named);
+        self.named = chosen.len();
+        for index in chosen {
+            let tenant = self.tenants.get_mut(&names[index]).expect("the names are the map's own");
+            tenant.is_named = true;
+            tenant.series.get_or_insert_default();
+        }
+    }
+
+    /// What the metrics show: the named tenants by name, then all others as one, if there are any.
+    pub(super) fn samples(&self, now: i64) -> Vec<Sample> {
+        let mut samples = Vec::with_capacity(self.named + 1);
+        let mut other = Sample { tenant: OTHER.into(), series: self.other.clone(), ..Sample::default() };
+        let mut others = 0;
+        for (name, tenant) in &self.tenants {
+            let (waiting, oldest) = tenant.waiting(now);
+            let oldest_waiting = oldest.map(since).unwrap_or_default();
+            if let (true, Some(series)) = (tenant.is_named, &tenant.series) {
+                let series = Series::clone(series);
+                let (tenant, last_success) = (Arc::clone(name), tenant.last_success);
+                samples.push(Sample { tenant, last_success, oldest_waiting, waiting, series });
+                continue;
+            }
+            others += 1;
+            other.waiting += waiting;
+            other.oldest_waiting = other.oldest_waiting.max(oldest_waiting);
+            if waiting > 0 {
+                let last = [other.last_success, tenant.last_success];
+                other.last_success = last.into_iter().flatten().min();
+            }
+        }
+        samples.sort_by(|one, two| one.tenant.cmp(&two.tenant));
+        if others > 0 || other.series != Series::default() {
+            samples.push(other);
+        }
+        samples
+    }
+
+    /// What the status page shows, with at most `most` tenants.
+    pub(super) fn snapshot(&self, most: usize, now: i64) -> Snapshot {
+        let mut found = Snapshot {
+            failures: self.failures.lines(),
+            throughput: self.minute.throughput(now),
+            in_work: self.in_work,
+            ..Snapshot::default()
+        };
+        let mut order: Vec<_> =
+            self.tenants.iter().map(|(name, tenant)| (tenant.state(now), name, tenant)).collect();
+        for (state, _, tenant) in &order {
+            found.states[*state as usize] += 1;
+            let (waiting, oldest) = tenant.waiting(now);
+            found.waiting += waiting;
+            found.oldest_waiting = found.oldest_waiting.max(oldest.map(since));
+        }
+        order.sort_by_key(|(state, name, tenant)| {
+            (std::cmp::Reverse(*state), tenant.last_success, std::cmp::Reverse(tenant.waiting(now).1), *name)
+        });
+        order.truncate(most);
+        found.tenants =
+            order.into_iter().map(|(state, name, tenant)| tenant.line(name, state, now)).collect();
+        found
+    }
+}
+
+impl Tenant {
+    fn counters<'a>(&'a mut self, other: &'a mut Series) -> &'a mut Series {
+        match &mut self.series {
+            Some(series) if self.is_named => series,
+            _ => other,
+        }
+    }
+
+    /// The number of waiting objects, and the age of the oldest in milliseconds.
+    fn waiting(&self, now: i64) -> (usize, Option<i64>) {
+        let alive = self.waiting.iter().filter(|entry| entry.until > now);
+        alive.fold((0, None), |(count, oldest), entry| {
+            (count + 1, oldest.max(Some((now - entry.since).max(0))))
+        })
+    }
+
+    /// The worst trouble, and the latest of several.
+    fn worst(&self, now: i64) -> Option<&Trouble> {
+        let lasting = self.troubles.iter().filter(|trouble| trouble.until > now);
+        lasting.max_by_key(|trouble| (trouble.advice.state, trouble.at))
+    }
+
+    /// The waiting object that failed, and has waited for longest.
+    fn oldest_failed(&self, now: i64) -> Option<&Entry> {
+        let failed = self.waiting.iter().filter(|entry| entry.until > now && entry.advice.is_some());
+        failed.min_by_key(|entry| entry.since)
+    }
+
+    fn state(&self, now: i64) -> State {
+        match (self.worst(now), self.oldest_failed(now)) {
+            (Some(trouble), _) => trouble.advice.state,
+            // Other objects of the same delivery have succeeded since.
+            (None, Some(_)) => State::Waiting,
+            (None, None) => State::Ok,
+        }
+    }
+
+    /// How long it has been in trouble.
+    fn trouble(&self, now: i64) -> Option<i64> {
+        let troubled = self.worst(now).map(|trouble| now - trouble.since);
+        let long = self.waiting(now).1.filter(|age| *age > LONG_WAIT);
+        troubled.max(long)
+    }
+
+    fn line(&self, name: &Arc<str>, state: State, now: i64) -> TenantLine {
+        let (waiting, oldest) = self.waiting(now);
+        let worst = self.worst(now);
+        TenantLine {
+            tenant_id: Arc::clone(name),
+            state,
+            advice: worst.map(|trouble| trouble.advice).or_else(|| self.oldest_failed(now)?.advice),
+            delivery: worst.and_then(|trouble| trouble.delivery.as_deref().map(str::to_owned)),
+            failed_at: worst.map(|trouble| trouble.at),
+            last_success: self.last_success,
+            oldest_waiting: oldest.map(since),
+            waiting,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    // A few hundred years at most, so that sums do not overflow.
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 1_000)
+}
+
+fn since(age: i64) -> Duration {
+    Duration::from_millis(age.unsigned_abs())
+}
+
+#[cfg(test)]
+impl Book {
+    /// Memory of the maps and lists, without the allocator's own.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let tenant = |(name, tenant): (&Arc<str>, &Tenant)| {
+            // An `Arc` has two counters.
+            let of_name = name.len() + 2 * size_of::<usize>();
+            let deliveries = tenant.troubles.iter().filter_map(|trouble| trouble.delivery.as_deref());
+            let series = tenant.series.as_deref().map_or(0, |series| {
+                size_of::<Series>() + series.failures.capacity() * size_of::<(&str, u64)>()
+            });
+            of_name
+                + tenant.waiting.capacity() * size_of::<Entry>()
+                + tenant.troubles.capacity() * size_of::<Trouble>()
+                + deliveries.map(str::len).sum::<usize>()
+                + series
+        };
+        // A map of this kind is at most 7/8 full, and its size is a power of two.
+        let places = (self.tenants.capacity() * 8 / 7).next_power_of_two();
+        places * (size_of::<(Arc<str>, Tenant)>() + 1) + self.tenants.iter().map(tenant).sum::<usize>()
+    }
+}

@@ -1,0 +1,77 @@
+//! The metrics of single tenants. Their number is bounded: only some tenants have series of their own, see
+//! [`super::Status::tidy`].
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+use super::{Status, book::Sample};
+
+/// Registers six metrics of tenants, which are read from `status` at each scrape.
+pub fn register(status: &Arc<Status>, registry: &mut Registry) {
+    registry.register_collector(Box::new(Tenants(Arc::clone(status))));
+}
+
+#[derive(Debug)]
+struct Tenants(Arc<Status>);
+
+impl Collector for Tenants {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let samples = self.0.book().samples(self.0.now().ms);
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let mut gauge = |name, help, unit: Option<Unit>, value: &dyn Fn(&Sample) -> Option<f64>| {
+            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            for sample in &samples {
+                if let Some(value) = value(sample) {
+                    metric.encode_family(&[("tenant", &*sample.tenant)])?.encode_gauge(&value)?;
+                }
+            }
+            fmt::Result::Ok(())
+        };
+        gauge(
+            "tenant_last_success_timestamp",
+            "Unix time of the last object that was accepted.",
+            Some(Unit::Seconds),
+            &|sample| Some(sample.last_success?.as_millisecond() as f64 / 1_000.0),
+        )?;
+        gauge(
+            "tenant_oldest_waiting",
+            "Age of the oldest object that the tenant waits for, from its first receipt; 0 if there is none.",
+            Some(Unit::Seconds),
+            &|sample| Some(sample.oldest_waiting.as_secs_f64()),
+        )?;
+        gauge("tenant_waiting_objects", "Objects that the tenant waits for.", None, &|sample| {
+            Some(sample.waiting as f64)
+        })?;
+        let mut counter = |name, help, value: fn(&Sample) -> u64| {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for sample in &samples {
+                let labels = [("tenant", &*sample.tenant)];
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value(sample), None)?;
+            }
+            fmt::Result::Ok(())
+        };
+        counter("tenant_events", "Events that CloudWatch Logs accepted.", |sample| sample.series.events)?;
+        counter("tenant_event_bytes", "Bytes as CloudWatch Logs bills them.", |sample| sample.series.bytes)?;
+        let mut metric = encoder.encode_descriptor(
+            "tenant_failures",
+            "Failures of the tenant's objects, by reason.",
+            None,
+            MetricType::Counter,
+        )?;
+        for sample in &samples {
+            for (reason, count) in &sample.series.failures {
+                let labels = [("tenant", &*sample.tenant), ("reason", *reason)];
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,373 @@
+//! Traces: a collector receives the spans of each message, and a collector that is down disturbs no delivery.
+
+mod collector;
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_sqs::types::{MessageSystemAttributeNameForSends, MessageSystemAttributeValue};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use self::collector::{Collector, Protocol, Trace, attribute, hex, is_failed};
+use crate::{
+    eventually::eventually,
+    gate::Gate,
+    samples::{Object, generated},
+    setup::{REGION, Setup},
+    worker::{Worker, logferry},
+};
+
+const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
+const SPAN: &str = "53995c3f42cd8ad8";
+
+fn header(sampled: &str) -> String {
+    format!("Root=1-{}-{};Parent={SPAN};Sampled={sampled}", &TRACE[..8], &TRACE[8..])
+}
+
+fn queue_name(setup: &Setup) -> String {
+    setup.provider.queue_url.rsplit('/').next().expect("a URL has a path").to_owned()
+}
+
+/// Sends a message with a trace header.
+async fn send(setup: &Setup, body: &str, header: &str) {
+    let value = MessageSystemAttributeValue::builder().data_type("String").string_value(header);
+    let send = setup.account().sqs().send_message().queue_url(&setup.provider.queue_url).message_body(body);
+    let name = MessageSystemAttributeNameForSends::AwsTraceHeader;
+    let value = value.build().expect("the type is set");
+    send.message_system_attributes(name, value).send().await.expect("the message can be sent");
+}
+
+/// Uploads an object, and gives its notification a trace header. No worker may run yet.
+async fn upload(setup: &Setup, object: &Object, header: &str) {
+    setup.upload(&object.key, object.bytes.clone()).await;
+    let (sqs, url) = (setup.account().sqs(), &setup.provider.queue_url);
+    let message = eventually("the notification arrives", async || {
+        let received = sqs.receive_message().queue_url(url).send().await.expect("SQS answers");
+        received.messages.unwrap_or_default().pop().ok_or_else(|| "nothing".to_owned())
+    })
+    .await;
+    let receipt = message.receipt_handle.expect("a message has a receipt");
+    sqs.delete_message().queue_url(url).receipt_handle(receipt).send().await.expect("it can be deleted");
+    send(setup, &message.body.expect("a message has a body"), header).await;
+}
+
+/// Checks that log lines have the trace's id: those whose text is `message`.
+fn is_in_the_log(trace: &Trace, worker: &Worker, message: &str) {
+    let lines = worker.log_lines();
+    let lines: Vec<_> = lines.iter().filter(|line| line["message"] == message).collect();
+    assert!(lines.iter().any(|line| line["trace_id"] == trace.id()), "{}: {lines:?}", trace.id());
+}
+
+fn expect(span: &opentelemetry_proto::tonic::trace::v1::Span, expected: &[(&str, &str)]) {
+    for (key, value) in expected {
+        assert_eq!(
+            attribute(span, key).as_deref(),
+            Some(*value),
+            "{key} of {}: {:?}",
+            span.name,
+            span.attributes
+        );
+    }
+}
+
+async fn a_delivered_and_a_dead_lettered_message(protocol: Protocol) {
+    let (setup, collector) = (Setup::new("traces").await, Collector::start(protocol).await);
+    let customer = setup.customer("acme").await;
+    let queue = queue_name(&setup);
+    let object = generated("acme/c/app/pod/1.json.gz", 20, 40);
+    upload(&setup, &object, &header("1")).await;
+    let worker = setup.worker_with(&collector.variables()).await;
+
+    let delivered = collector.message("the delivered message", |span| !is_failed(span)).await;
+    let tree = delivered.tree(&queue);
+    let without = |tree: &str, words: &[&str]| {
+        tree.lines()
+            .filter(|line| !words.iter().any(|word| line.contains(word)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    // Whether these calls are needed depends on what the readiness probes have asked for, and on the target.
+    let tree = without(&tree, &["GetCallerIdentity", "CreateLogStream", "CreateLogGroup"]);
+    let expected = "\
+process queue consumer
+  assume internal
+    STS.AssumeRole client
+  get internal
+    S3.GetObject client
+  ledger claim internal
+    DynamoDB.UpdateItem client
+  ledger finish internal
+    DynamoDB.UpdateItem client
+  lookup internal
+    DynamoDB.Query client
+  put internal
+    CloudWatch Logs.PutLogEvents client
+  route internal
+  settle queue client
+    SQS.DeleteMessageBatch client";
+    assert_eq!(tree, expected, "\n{tree}");
+    let root = &delivered.root;
+    expect(
+        root,
+        &[
+            ("messaging.system", "aws_sqs"),
+            ("messaging.operation.name", "process"),
+            ("messaging.operation.type", "process"),
+            ("messaging.destination.name", &queue),
+            ("aws.sqs.queue.url", &setup.provider.queue_url),
+            ("logferry.message.attempts", "1"),
+        ],
+    );
+    assert!(attribute(root, "messaging.message.id").is_some_and(|id| !id.is_empty()));
+    let links: Vec<_> = root.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect();
+    assert_eq!(links, [(TRACE.to_owned(), SPAN.to_owned())]);
+    assert!(root.parent_span_id.is_empty() && delivered.id() != TRACE, "the message has its own trace");
+    let place = [("aws.s3.bucket", &*setup.provider.bucket), ("aws.s3.key", &*object.key)];
+    expect(delivered.span("get"), &[&place[..], &[("logferry.records", "20")]].concat());
+    expect(delivered.span("route"), &place);
+    let get = delivered.span("S3.GetObject");
+    let rpc = [("rpc.system", "aws-api"), ("rpc.service", "S3"), ("rpc.method", "GetObject")];
+    expect(
+        get,
+        &[&place[..], &rpc, &[("cloud.region", REGION), ("http.response.status_code", "200")]].concat(),
+    );
+    for name in ["S3.GetObject", "CloudWatch Logs.PutLogEvents", "SQS.DeleteMessageBatch", "DynamoDB.Query"] {
+        let id = attribute(delivered.span(name), "aws.request_id");
+        assert!(id.is_some_and(|id| !id.is_empty()), "{name} has no request id");
+    }
+    let group = [("aws.log.group.names", &*customer.log_group)];
+    expect(delivered.span("put"), &[&group[..], &[("logferry.batch.events", "20")]].concat());
+    expect(delivered.span("CloudWatch Logs.PutLogEvents"), &group);
+    expect(delivered.span("ledger claim"), &[("logferry.ledger.claim", "new")]);
+    expect(
+        delivered.span(&format!("settle {queue}")),
+        &[("messaging.operation.type", "settle"), ("logferry.verdict", "ack")],
+    );
+    is_in_the_log(&delivered, &worker, "delivered");
+    let metrics = open_metrics(&worker).await;
+    let exemplar = format!("# {{trace_id=\"{}\"}}", delivered.id());
+    assert!(metrics.lines().any(|line| line.contains("freshness") && line.contains(&exemplar)), "{metrics}");
+
+    send(&setup, "not JSON", &header("1")).await;
+    let dead = collector.message("the dead letter", is_failed).await;
+    let tree = dead.tree(&queue);
+    let expected = "\
+process queue consumer
+  settle queue client
+    SQS.DeleteMessageBatch client
+    SQS.SendMessage client";
+    assert_eq!(tree, expected, "\n{tree}");
+    expect(&dead.root, &[("error.type", "bad_event")]);
+    expect(dead.span(&format!("settle {queue}")), &[("logferry.verdict", "poison")]);
+    is_in_the_log(&dead, &worker, "a message could not be handled");
+
+    let receive = eventually("a receive that brought a message", async || {
+        let spans = collector.spans();
+        let brought = |span: &opentelemetry_proto::tonic::trace::v1::Span| {
+            span.name == format!("receive {queue}")
+                && attribute(span, "messaging.batch.message_count").is_some_and(|count| count != "0")
+        };
+        spans.into_iter().find(brought).ok_or_else(|| "none".to_owned())
+    })
+    .await;
+    assert_eq!(hex(&receive.links.first().expect("it links to the sender").trace_id), TRACE);
+    expect(&receive, &[("messaging.operation.type", "receive"), ("messaging.batch.message_count", "1")]);
+    let metrics = worker.metrics().await;
+    assert!(metrics.get("logferry_spans_exported_total") > 0.0, "{metrics:?}");
+    assert_eq!(metrics.get("logferry_spans_dropped_total"), 0.0, "{metrics:?}");
+    let leaked = ["secret", "SessionToken", "not JSON"];
+    let texts = format!("{:?}", collector.spans());
+    assert!(leaked.iter().all(|word| !texts.contains(word)), "an attribute has a body or a credential");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_spans_of_messages_arrive_over_grpc() {
+    a_delivered_and_a_dead_lettered_message(Protocol::Grpc).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_spans_of_messages_arrive_over_http() {
+    a_delivered_and_a_dead_lettered_message(Protocol::Http).await;
+}
+
+async fn a_resumed_message(protocol: Protocol) {
+    let (setup, collector) = (Setup::new("traces-resumed").await, Collector::start(protocol).await);
+    setup.customer("acme").await;
+    let queue = queue_name(&setup);
+    let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
+    setup.upload(&object.key, object.bytes.clone()).await;
+    let gate = Gate::new(&setup.aws.endpoint, 2_500_000).await;
+    let mut variables = collector.variables();
+    variables.push(("LOGFERRY_WORKER__GRACE_PERIOD", "6s"));
+    let gated = [&variables[..], &[("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", gate.endpoint())]].concat();
+    let mut first = setup.worker_with(&gated).await;
+    eventually("the gate is shut", async || if gate.is_shut() { Ok(()) } else { Err("open".to_owned()) })
+        .await;
+    first.sigterm();
+    assert!(first.wait().await.success());
+    // The spans were flushed at the end.
+    let cut = collector.message("the message that was cut off", |_| true).await;
+    expect(&cut.root, &[("error.type", "stopping")]);
+    assert!(cut.tree(&queue).contains("ledger release"), "{}", cut.tree(&queue));
+    drop(gate);
+
+    let second = setup.worker_with(&variables).await;
+    let resumed = collector.message("the resumed message", |span| !is_failed(span)).await;
+    setup.acknowledged(&second, 1).await;
+    expect(resumed.span("ledger claim"), &[("logferry.ledger.claim", "resumed")]);
+    let tree = resumed.tree(&queue);
+    for line in [
+        "  ledger checkpoint internal\n    DynamoDB.UpdateItem client\n",
+        "  put internal\n",
+        "  get internal\n    S3.GetObject client\n",
+    ] {
+        assert!(tree.contains(line), "{line} is not in\n{tree}");
+    }
+    expect(resumed.span("get"), &[("logferry.records", "400")]);
+    expect(&resumed.root, &[("logferry.message.attempts", "2")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_spans_of_a_resumed_message_arrive_over_grpc() {
+    a_resumed_message(Protocol::Grpc).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_spans_of_a_resumed_message_arrive_over_http() {
+    a_resumed_message(Protocol::Http).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_can_continue_its_senders_trace() {
+    let (setup, collector) = (Setup::new("traces-parent").await, Collector::start(Protocol::Grpc).await);
+    let mut variables = collector.variables();
+    variables.push(("LOGFERRY_TRACES__PARENT", "true"));
+    let worker = setup.worker_with(&variables).await;
+    send(&setup, "not sampled", &header("0")).await;
+    eventually("the first letter", async || {
+        let letters = worker.metrics().await.sum("logferry_dead_letters_total");
+        if letters == 1.0 { Ok(()) } else { Err(format!("{letters}")) }
+    })
+    .await;
+    send(&setup, "sampled", &header("1")).await;
+    let sampled = collector.message("the sampled message", |_| true).await;
+    assert_eq!((sampled.id(), hex(&sampled.root.parent_span_id)), (TRACE.to_owned(), SPAN.to_owned()));
+    assert!(sampled.root.links.is_empty());
+    let roots = collector.spans().into_iter().filter(|span| span.name.starts_with("process ")).count();
+    assert_eq!(roots, 1, "the other message is not sampled, as its sender decided");
+    let handled = |line: &&serde_json::Value| line["message"] == "a message could not be handled";
+    let lines = worker.log_lines();
+    let ids: Vec<_> = lines.iter().filter(handled).map(|line| line["trace_id"].as_str()).collect();
+    assert_eq!(ids, [Some(TRACE), Some(TRACE)], "both lines have the id");
+}
+
+/// Delivers while the collector is down. Returns how long the worker took to end after SIGTERM.
+async fn deliver_without(name: &str, variables: &[(&str, &str)]) -> Duration {
+    let setup = Setup::new(name).await;
+    let customer = setup.customer("acme").await;
+    let mut worker = setup.worker_with(&[variables, &[("LOGFERRY_QUEUE__WAIT_TIME", "1s")]].concat()).await;
+    let objects: Vec<_> =
+        (0..5).map(|number| generated(&format!("acme/c/app/p/{number}.json"), 20, 40)).collect();
+    for object in &objects {
+        setup.upload(&object.key, object.bytes.clone()).await;
+    }
+    setup.acknowledged(&worker, 5).await;
+    setup.arrived_once(&customer, &objects).await;
+    eventually("spans are dropped", async || {
+        let dropped = worker.metrics().await.get("logferry_spans_dropped_total");
+        if dropped > 20.0 { Ok(()) } else { Err(format!("{dropped}")) }
+    })
+    .await;
+    let asked = Instant::now();
+    worker.sigterm();
+    assert!(worker.wait().await.success());
+    let took = asked.elapsed();
+    let lines = worker.log_lines();
+    let told = lines.iter().filter(|line| {
+        line["message"].as_str().is_some_and(|message| message.starts_with("traces cannot be exported"))
+    });
+    assert!(told.count() <= 1, "the log says it once");
+    took
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_is_down_disturbs_no_delivery() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("the listener is bound"));
+    drop(listener);
+    let took = deliver_without(
+        "traces-down",
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ],
+    )
+    .await;
+    assert!(took < Duration::from_secs(6), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_collector_delays_the_end_by_three_seconds_at_most() {
+    // The system accepts connections for the listener, and nobody answers.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("the listener is bound"));
+    let took = deliver_without(
+        "traces-silent",
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "10"),
+        ],
+    )
+    .await;
+    assert!(took < Duration::from_secs(9), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_variables_there_are_no_traces() {
+    let setup = Setup::new("traces-off").await;
+    setup.customer("acme").await;
+    let worker = setup.worker_with(&[("OTEL_SERVICE_NAME", "ferry")]).await;
+    setup.upload("acme/c/app/p/1.json", r#"[{"message":"m"}]"#).await;
+    setup.acknowledged(&worker, 1).await;
+    let lines = worker.log_lines();
+    let fields: HashSet<_> =
+        lines.iter().filter_map(|line| line.as_object()).flat_map(|line| line.keys()).collect();
+    assert!(!fields.contains(&"trace_id".to_owned()), "{fields:?}");
+    assert!(!open_metrics(&worker).await.contains("trace_id"));
+}
+
+#[test]
+fn a_bad_variable_is_reported_by_its_name() {
+    let environment = [
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+        ("OTEL_TRACES_SAMPLER", "xray"),
+        ("SQS_QUEUE_URL", "http://127.0.0.1:1/111111111111/q"),
+        ("TENANT_CONFIG_TABLE", "tenants"),
+        ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", "arn:aws:iam::111111111111:role/central"),
+    ];
+    for arguments in [&["worker"][..], &["config", "check"]] {
+        let output = logferry(arguments, &environment);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {text}");
+        assert!(text.contains("logferry: OTEL_TRACES_SAMPLER: "), "{arguments:?}: {text}");
+    }
+}
+
+/// `/metrics` as OpenMetrics, with exemplars.
+async fn open_metrics(worker: &Worker) -> String {
+    let mut stream = TcpStream::connect(worker.address()).await.expect("the endpoint listens");
+    let request = "GET /metrics HTTP/1.1\r\nHost: worker\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("the endpoint reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("the endpoint answers and closes");
+    answer
+}
