@@ -52,7 +52,8 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
-    status::Status,
+    status::{self, Status},
+    telemetry::level::Filter,
     tenant::{
         cache::{CacheSettings, TenantCache},
         table::TenantRows,
@@ -80,6 +81,7 @@ pub struct App {
     config: Config,
     base: Base,
     listeners: Listeners<TcpListener>,
+    log: Arc<Filter>,
     stop: CancellationToken,
 }
 
@@ -100,31 +102,31 @@ impl<L> Listeners<L> {
 
 impl Listeners<TcpListener> {
     /// Serves until `served` is cancelled. Both addresses serve the probes.
-    async fn serve(self, probes: Router, insight: Router, served: CancellationToken) {
+    async fn serve(self, probes: Router, insight: Router, log: Arc<Filter>, served: CancellationToken) {
         let all = probes.clone().merge(insight);
         match self.admin {
-            None => http::serve(self.main, all, served.cancelled_owned()).await,
+            None => http::serve(self.main, all, log, served.cancelled_owned()).await,
             Some(admin) => {
-                let main = http::serve(self.main, probes, served.clone().cancelled_owned());
-                tokio::join!(main, http::serve(admin, all, served.cancelled_owned()));
+                let main = http::serve(self.main, probes, Arc::clone(&log), served.clone().cancelled_owned());
+                tokio::join!(main, http::serve(admin, all, log, served.cancelled_owned()));
             }
         }
     }
 }
 
 impl App {
-    /// Finds credentials and Region, and binds the endpoint. Makes no call to AWS.
+    /// Finds credentials and Region, and binds the endpoint, which can change the filter of `log`. Makes no call to AWS.
     ///
     /// # Errors
     /// There is no Region, or the address is in use.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    pub async fn build(config: Config, log: Arc<Filter>) -> anyhow::Result<Self> {
         let base = load_sdk(&config, &EVERYTHING).await?;
         let main = bind("http.listen", config.http.listen).await?;
         let admin = match config.http.admin_listen {
             Some(address) => Some(bind("http.admin_listen", address).await?),
             None => None,
         };
-        Ok(Self { config, base, listeners: Listeners { main, admin }, stop: CancellationToken::new() })
+        Ok(Self { config, base, listeners: Listeners { main, admin }, log, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -153,7 +155,7 @@ impl App {
     /// # Errors
     /// The configuration has no queue, table or role.
     pub async fn run(self) -> anyhow::Result<Drained> {
-        let Self { config, base, listeners, stop } = self;
+        let Self { config, base, listeners, log, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
             value.clone().ok_or_else(|| anyhow!("{field} is required"))
         };
@@ -263,8 +265,9 @@ impl App {
         let probes = http::probes(Arc::clone(&health));
         let insight = http::insight(Arc::new(metrics.registry(&health)), page);
         let (listeners, closing) = (listeners.map(TcpListener::into_std)?, served.clone());
-        let endpoint =
-            apart("http", move || Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, closing)))?;
+        let endpoint = apart("http", move || {
+            Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, log, closing))
+        })?;
         let drained = worker::run(
             Arc::new(queue),
             move |message, stop| {
@@ -377,6 +380,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
             + config.source.zstd_windows.as_u64()
+            + status::MOST_BYTES
             + caches
             + bodies_bound(config.worker.concurrency) as u64,
     }

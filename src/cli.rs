@@ -184,7 +184,7 @@ fn worker(config: Config) -> ExitCode {
         Err(error) => return usage(&error.to_string()),
     };
     let exit = ended(runtime.block_on(async {
-        let app = App::build(config.clone()).await?;
+        let app = App::build(config.clone(), telemetry.filter()).await?;
         // Before the readiness probe can succeed: from here on, a signal drains the worker.
         app::stop_on_signals(app.stop_token())?;
         info!(

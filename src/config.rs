@@ -4,6 +4,7 @@
 //! the values from their sources; `app` builds the live parts.
 
 pub mod layers;
+pub mod log_filter;
 mod names;
 mod rules;
 

@@ -57,9 +57,9 @@ pub enum AssumeError {
     },
 }
 
-fn sent(external_id: Option<&str>) -> String {
-    external_id
-        .map_or_else(|| "no ExternalId was sent".to_owned(), |id| format!("ExternalId {id:?} was sent"))
+fn sent(external_id: Option<&str>) -> &'static str {
+    // Customers may treat it as a secret.
+    if external_id.is_some() { "an ExternalId was sent" } else { "no ExternalId was sent" }
 }
 
 /// The ARN of an IAM role, with any path, in any partition.

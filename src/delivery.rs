@@ -20,7 +20,7 @@ pub use self::{
     streams::{MAX_STREAMS, StreamKey, Streams},
 };
 use crate::{
-    batch::{BatchTally, BufferPool},
+    batch::{BatchTally, BufferPool, Rejection},
     ledger::LedgerError,
     quarantine::QuarantineError,
     records::RecordError,
@@ -80,6 +80,19 @@ impl Tally {
         self.batches += done.batches;
         self.bytes += done.bytes as u64;
     }
+}
+
+/// The first event of an object that CloudWatch Logs did not store, as a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedSample {
+    /// Why it was not stored.
+    pub reason: Rejection,
+    /// Position of its record in the object.
+    pub record: u64,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// AWS's words, if AWS refuses the event.
+    pub error: Option<String>,
 }
 
 /// State that all lanes of a worker share.

@@ -4,6 +4,7 @@
 //! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row degrade the
 //! condition, and only a success of the same check mends it. Failures that belong to one tenant are not reported here at all.
 
+mod report;
 mod sentences;
 
 use std::{
@@ -20,9 +21,11 @@ use prometheus_client::{
     metrics::{MetricType, gauge::ConstGauge},
     registry::Registry,
 };
-use serde::Serialize;
 
-pub use self::sentences::Explanation;
+pub use self::{
+    report::{ConditionReport, ConditionStatus, Report, Status},
+    sentences::Explanation,
+};
 
 /// Failures in a row that degrade a condition.
 const FAILURES: usize = 3;
@@ -241,65 +244,6 @@ enum Standing {
 enum Change {
     Degraded(Explanation),
     Mended(Timestamp),
-}
-
-/// Answer of `/healthz` or `/readyz`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The answer in a word.
-    pub status: Status,
-    /// What is wrong with the receive loop.
-    #[serde(flatten)]
-    pub stalled: Option<Explanation>,
-    /// Every condition, in the order of [`Condition::ALL`].
-    pub conditions: Vec<ConditionReport>,
-}
-
-/// The answer in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Nothing is wrong.
-    Ok,
-    /// A needed check has no answer yet.
-    Starting,
-    /// A condition is degraded.
-    Unready,
-    /// The worker receives nothing more.
-    Draining,
-    /// The receive loop stands still.
-    Stalled,
-}
-
-/// What is known of one condition.
-#[derive(Clone, Debug, Serialize)]
-pub struct ConditionReport {
-    /// [`Condition::word`].
-    pub condition: &'static str,
-    /// Its state.
-    pub status: ConditionStatus,
-    /// Since when it has this state. A degraded one: since the first of the failures.
-    pub since: Timestamp,
-    /// The bucket or Region that is degraded, if the check has several.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resource: Option<String>,
-    /// What is wrong, and what mends it.
-    #[serde(flatten)]
-    pub explanation: Option<Explanation>,
-}
-
-/// State of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ConditionStatus {
-    /// The last calls succeeded.
-    Ok,
-    /// The last three calls of a kind failed, and none succeeded since.
-    Degraded,
-    /// There is no answer yet.
-    Unknown,
-    /// The configuration does not have this part.
-    Off,
 }
 
 impl Health {

@@ -1,9 +1,12 @@
-//! Serves `/healthz` and `/readyz` to orchestrators, `/metrics` to Prometheus, and the status page to people.
+//! Serves `/healthz` and `/readyz` to orchestrators, `/metrics` to Prometheus, the status page to people, and `/log-filter` to
+//! this host.
 //!
 //! Anyone who reaches the port can open connections, and connections must not use up the worker's file descriptors. So at most
 //! 64 connections are open at once, and a further connection replaces the oldest one. Each connection serves one request and is
-//! closed after 10 s at the latest. Request bodies are not read. The streams that keep status pages up to date are bounded
-//! apart from that: see [`connections`].
+//! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most. The streams that keep status
+//! pages up to date are bounded apart from that: see [`connections`].
+
+mod log_filter;
 
 mod connections;
 mod page;
@@ -26,15 +29,19 @@ pub use self::page::{Page, Sources};
 use crate::{
     health::{Health, Report, Status},
     metrics::TextFormat,
+    telemetry::level::Filter,
 };
 
 /// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    log: Arc<Filter>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    connections::accept(listener, router, shutdown).await;
+    let local = router.clone().merge(log_filter::routes(log));
+    let choose = |stream: &_| if log_filter::is_local(stream) { local.clone() } else { router.clone() };
+    connections::accept(listener, choose, shutdown).await;
 }
 
 /// The paths for orchestrators: `/healthz` and `/readyz`.

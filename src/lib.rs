@@ -184,6 +184,7 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod redrive;
+pub mod sampler;
 pub mod status;
 pub mod telemetry;
 pub mod trace;

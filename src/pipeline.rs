@@ -10,6 +10,7 @@ mod metrics;
 mod object_reader;
 mod reading;
 mod refusals;
+mod told;
 mod waiting;
 mod wanted;
 mod windows;
@@ -36,6 +37,7 @@ use crate::{
     quarantine::Quarantine,
     queue::Message,
     route::{KeyLayout, Route},
+    sampler::Sampler,
     sink::{LogSink, LogSinks},
     status::{self, Status},
     tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
@@ -103,6 +105,8 @@ pub struct Pipeline<O, D, S, C, L> {
     shares: Shares,
     windows: Windows,
     refusals: Refusals,
+    /// Samples the log lines of rejected events, by tenant.
+    sampler: Sampler,
     settings: PipelineSettings,
     metrics: Metrics,
     status: Arc<Status>,
@@ -192,7 +196,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
-        Self { ports, lanes, shares, windows, refusals: Refusals::default(), settings, metrics, status }
+        Self {
+            ports,
+            lanes,
+            shares,
+            windows,
+            refusals: Refusals::default(),
+            sampler: Sampler::default(),
+            settings,
+            metrics,
+            status,
+        }
     }
 
     /// Handles a message and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
@@ -206,7 +220,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             true => Attempt::Last,
             false => Attempt::Ordinary,
         };
-        let mut report = self.attempt(&message.body, message.age(), attempt, stop).await;
+        let mut report = self.attempt(&message.body, Some(message), attempt, stop).await;
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
@@ -270,11 +284,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     /// Handles a message's body, object by object. An object that fails does not stop the next one.
     pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
-        self.attempt(body, Duration::ZERO, Attempt::Ordinary, stop).await
+        self.attempt(body, None, Attempt::Ordinary, stop).await
     }
 
-    async fn attempt(&self, body: &str, age: Duration, attempt: Attempt, stop: &CancellationToken) -> Report {
-        let (mut report, began) = (Report::default(), Instant::now());
+    async fn attempt(
+        &self,
+        body: &str,
+        message: Option<&Message>,
+        attempt: Attempt,
+        stop: &CancellationToken,
+    ) -> Report {
+        let mut report = Report::default();
         match event::decode(body) {
             Err(error) => {
                 let failure = Failure::Event(error);
@@ -289,7 +309,19 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     report.skipped.push(Skipped::NoRecords);
                 }
                 for object in &event.objects {
-                    self.object(object, age + began.elapsed(), attempt, stop, &mut report).await;
+                    let before = report.skipped.len();
+                    self.object(object, Handling { message, attempt, stop }, &mut report).await;
+                    for skipped in &report.skipped[before..] {
+                        let message = message.map(|message| message.id.as_str());
+                        let reason = skipped.reason();
+                        tracing::debug!(
+                            message.id = message,
+                            object.bucket,
+                            object.key,
+                            reason,
+                            "nothing to deliver"
+                        );
+                    }
                 }
             }
         }
@@ -297,14 +329,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 
     /// Finds the deliveries that want the object, then delivers it.
-    async fn object(
-        &self,
-        object: &ObjectRef,
-        age: Duration,
-        attempt: Attempt,
-        stop: &CancellationToken,
-        report: &mut Report,
-    ) {
+    async fn object(&self, object: &ObjectRef, handling: Handling<'_>, report: &mut Report) {
+        let began = Instant::now();
         let fail = |tenant_id, delivery, failure| Failed::of(object, tenant_id, delivery, failure);
         let buckets = &self.settings.buckets;
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
@@ -330,12 +356,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             trace::fail(&span, failed.failure.reason(), failed);
         }
         drop(span);
+        let age = handling.message.map(Message::age).unwrap_or_default();
         let waiting = self.waiting(object, &route, &wanted, age);
         let failed_before = report.failures.len();
         report.skipped.extend(wanted.skipped);
         report.failures.extend(wanted.failures);
         if !wanted.deliveries.is_empty() {
-            self.enter(object, &route, &wanted.deliveries, attempt, stop, report).await;
+            self.enter(object, &route, &wanted.deliveries, handling, began, report).await;
         }
         match (waiting, report.failures.get(failed_before)) {
             (Some(waiting), None) => waiting.end(),
@@ -353,8 +380,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         object: &ObjectRef,
         route: &Route,
         wanted: &[Arc<Delivery>],
-        attempt: Attempt,
-        stop: &CancellationToken,
+        handling: Handling<'_>,
+        began: Instant,
         report: &mut Report,
     ) {
         let bytes = object.size.unwrap_or_default();
@@ -365,7 +392,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         match pass {
             Ok(pass) => {
-                let admitted = Admitted { object, route, pass: &pass, attempt, stop };
+                let Handling { message, attempt, stop } = handling;
+                let admitted = Admitted { object, message, route, pass: &pass, attempt, began, stop };
                 self.deliver(admitted, wanted, report).await
             }
             Err(wait) => {
@@ -467,17 +495,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             self.metrics.arrived_after(seconds, trace);
         }
         self.tell_accepted(object, delivery, tally);
-        tracing::debug!(
-            object.bucket,
-            object.key,
-            tenant.id = delivery.tenant_id,
-            delivery.name,
-            records.read = tally.read,
-            records.accepted = tally.put.accepted,
-            records.resumed = tally.resumed,
-            batches = tally.batches,
-            "delivered"
-        );
         Delivered {
             tenant_id: delivery.tenant_id.clone(),
             delivery: delivery.name.clone(),
@@ -492,13 +509,25 @@ fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
     [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
 }
 
+/// How the objects of a message are handled.
+#[derive(Clone, Copy)]
+struct Handling<'a> {
+    /// `None` for a body without a message.
+    message: Option<&'a Message>,
+    attempt: Attempt,
+    stop: &'a CancellationToken,
+}
+
 /// An object that has its tenant's [`Pass`], and how it is handled.
 #[derive(Clone, Copy)]
 struct Admitted<'a> {
     object: &'a ObjectRef,
+    /// The message that brought it, if it came by one.
+    message: Option<&'a Message>,
     route: &'a Route,
     pass: &'a Pass,
     attempt: Attempt,
+    began: Instant,
     stop: &'a CancellationToken,
 }
 

@@ -23,6 +23,7 @@ pub use crate::ledger::owed::QuarantineReason;
 use crate::{
     event::ObjectRef,
     metrics::{Reason, add},
+    sampler::Sampler,
 };
 
 /// Keeps files. A file that is written again under the same key replaces the old one.
@@ -69,12 +70,14 @@ pub struct Quarantine {
     store: Arc<dyn QuarantineStore>,
     prefix: QuarantinePrefix,
     metrics: Metrics,
+    /// Samples the log lines of files, by tenant.
+    sampler: Arc<Sampler>,
 }
 
 impl Quarantine {
     /// Keeps files in `store` under `prefix`.
     pub fn new(store: Arc<dyn QuarantineStore>, prefix: QuarantinePrefix, metrics: Metrics) -> Self {
-        Self { store, prefix, metrics }
+        Self { store, prefix, metrics, sampler: Arc::default() }
     }
 
     /// Opens the shelf for the records of one object that one delivery cannot deliver.

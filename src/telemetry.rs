@@ -7,9 +7,15 @@
 mod collector;
 mod environment;
 mod export;
+pub mod level;
 mod lines;
 
-use std::{fmt, io::IsTerminal, sync::OnceLock, time::Duration};
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use opentelemetry::{InstrumentationScope, trace::TracerProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -23,13 +29,14 @@ use prometheus_client::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     Layer, Registry as Spans,
-    filter::{LevelFilter, ParseError, Targets},
+    filter::{LevelFilter, Targets},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
 use self::{
     export::Metrics,
+    level::Filter,
     lines::{JsonLine, TextFields},
 };
 use crate::{
@@ -76,7 +83,7 @@ pub fn register_spans(registry: &mut Registry) {
 pub enum StartError {
     /// The log's filter is not valid.
     #[error("log.filter: {0}")]
-    Filter(#[from] ParseError),
+    Filter(String),
     /// Variables have bad values.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Environment(Vec<Problem>),
@@ -89,6 +96,7 @@ pub enum StartError {
 /// second.
 #[derive(Debug)]
 pub struct Telemetry {
+    filter: Arc<Filter>,
     _lines: WorkerGuard,
     /// `None`: traces are off.
     provider: Option<SdkTracerProvider>,
@@ -108,8 +116,7 @@ pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Proble
 /// # Errors
 /// See [`StartError`].
 pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Telemetry, StartError> {
-    // Spans are not for the log, whatever its filter says.
-    let filter = log.filter.parse::<Targets>()?.with_target(TARGET, LevelFilter::OFF);
+    let (part, filter) = Filter::new(&log.filter).map_err(StartError::Filter)?;
     let settings = environment::read(variable).map_err(StartError::Environment)?;
     let metrics = EXPORT.get_or_init(Metrics::default).clone();
     let collector = settings.as_ref().map(|settings| settings.endpoint.host().unwrap_or_default().to_owned());
@@ -124,17 +131,17 @@ pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Tel
     let _ = match log.format {
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false);
-            registry.with(lines.map_event_format(JsonLine).with_filter(filter)).try_init()
+            registry.with(lines.map_event_format(JsonLine).with_filter(part)).try_init()
         }
         LogFormat::Text => {
             let lines = lines.with_ansi(std::io::stderr().is_terminal());
-            registry.with(lines.fmt_fields(TextFields::default()).with_filter(filter)).try_init()
+            registry.with(lines.fmt_fields(TextFields::default()).with_filter(part)).try_init()
         }
     };
     if let Some(collector) = collector {
         tracing::info!(collector, "traces are exported, as the environment asks");
     }
-    Ok(Telemetry { _lines: guard, provider })
+    Ok(Telemetry { filter: Arc::new(filter), _lines: guard, provider })
 }
 
 /// Turns the spans of [`trace`](crate::trace), and no others, into OpenTelemetry's.
@@ -155,6 +162,11 @@ fn spans(provider: &SdkTracerProvider) -> Box<dyn Layer<Spans> + Send + Sync> {
 }
 
 impl Telemetry {
+    /// The filter of the log, which can be changed.
+    pub fn filter(&self) -> Arc<Filter> {
+        Arc::clone(&self.filter)
+    }
+
     /// Exports the spans that wait, for at most three seconds, and for no longer than `left`. Later spans are dropped.
     pub async fn finish(&self, left: Duration) {
         let Some(provider) = self.provider.clone() else { return };

@@ -222,6 +222,7 @@ mod tests {
         groups.count(Change::Opened, "x");
         let object = status::Object { bucket: "b", key: "k", version: None };
         drop(known.begin("x", object, Duration::ZERO));
+        known.delivered("x", "x", None);
         let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
         known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
         let health = Arc::new(Health::new(Duration::ZERO, &[]));

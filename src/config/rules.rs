@@ -3,10 +3,9 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use bytesize::ByteSize;
-use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{
-    Config, MAX_WAIT, Problem,
+    Config, MAX_WAIT, Problem, log_filter,
     names::{queue_url, table},
 };
 use crate::{
@@ -133,16 +132,8 @@ impl Config {
     }
 
     fn validate_log(&self, check: &mut Check) {
-        if let Err(error) = self.log.filter.parse::<Targets>() {
-            check.problem("log.filter", error.to_string());
-        }
-        // A misspelt level such as "debgu" would be taken for a target, and would silence all others.
-        let alone = self.log.filter.split(',').filter(|part| !part.contains('='));
-        for word in alone.filter(|word| word.trim().parse::<LevelFilter>().is_err()) {
-            check.problem(
-                "log.filter",
-                format!("{word:?} is not a level (error, warn, info, debug, trace, off)"),
-            );
+        if let Err(problem) = log_filter::parse(&self.log.filter) {
+            check.problem("log.filter", problem);
         }
     }
 

@@ -74,14 +74,15 @@ impl Cause {
 /// All possible causes: STS gives the same answer for a role that does not exist and for a role that does not trust us, so
 /// that nobody can find out which roles exist.
 fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
+    // Customers may treat the ExternalId as a secret, so it is not named.
     let external_id = match &request.external_id {
-        Some(id) => format!("its trust policy asks for another sts:ExternalId than {id:?}"),
-        None => "its trust policy asks for an sts:ExternalId, and none was sent".to_owned(),
+        Some(_) => "its trust policy asks for another sts:ExternalId than the one that was sent",
+        None => "its trust policy asks for an sts:ExternalId, and none was sent",
     };
     let mut causes = vec![
         format!("{} does not exist", request.role),
         format!("its trust policy does not allow sts:AssumeRole to {central}"),
-        external_id,
+        external_id.to_owned(),
         format!("the policy of {central} does not allow sts:AssumeRole on it"),
     ];
     // If STS names the refused action, the cause is none of these.
@@ -162,8 +163,8 @@ mod tests {
             Cause::TrustPolicy,
             request(true, true),
             &named,
-            &["one of", ROLE, CENTRAL, "does not exist", "\"acme-id\""],
-            &["TagSession", "SetSourceIdentity"],
+            &["one of", ROLE, CENTRAL, "does not exist", "another sts:ExternalId"],
+            &["TagSession", "SetSourceIdentity", "acme-id"],
         );
         check(Cause::TrustPolicy, request(true, false), "no", &["sts:TagSession"], &["SetSourceIdentity"]);
         check(Cause::TrustPolicy, request(false, true), "no", &["sts:SetSourceIdentity"], &["TagSession"]);

@@ -4,7 +4,7 @@ mod due;
 mod open_batch;
 mod progress;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -16,7 +16,7 @@ use self::{
     progress::{LaneProgress, Stretch},
 };
 use super::{
-    LAST_ANSWER, LaneError, MOST_OWED, Shared, StreamKey, Tally,
+    LAST_ANSWER, LaneError, MOST_OWED, RejectedSample, Shared, StreamKey, Tally,
     protocol::Target,
     writer::{Done, Writer},
 };
@@ -46,6 +46,8 @@ pub struct Lane<S, L> {
     /// The first unreadable record of this attempt, if no quarantine is configured.
     first_unkept: Option<RecordError>,
     tally: Tally,
+    rejected: Option<RejectedSample>,
+    putting: Duration,
     progress: LaneProgress<L>,
     /// The span of the message, above those of puts and checkpoints.
     span: tracing::Span,
@@ -89,6 +91,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             due: Due::of(claim.from().owed.clone()),
             first_unkept: None,
             tally: Tally::default(),
+            rejected: None,
+            putting: Duration::ZERO,
             progress: LaneProgress::new(claim, trail),
             span: tracing::Span::current(),
         }
@@ -357,6 +361,21 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         &self.tally
     }
 
+    /// The first event of this attempt that CloudWatch Logs did not store.
+    pub fn rejected(&self) -> Option<&RejectedSample> {
+        self.rejected.as_ref()
+    }
+
+    /// How long the answered puts of this attempt took.
+    pub fn putting(&self) -> Duration {
+        self.putting
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &StreamKey {
+        &self.writer.target.key
+    }
+
     /// Sends the open batch, after the previous batch was answered.
     async fn send(&mut self) -> Result<(), LaneError> {
         self.arrived().await?;
@@ -395,6 +414,8 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.on_its_way = None;
         let done = joined(answer)??;
         self.tally.add(&done);
+        self.putting += done.took;
+        self.rejected = self.rejected.take().or(done.rejected);
         self.open.reuse(done.buffers);
         self.progress.owe(done.owed);
         match done.stopped {

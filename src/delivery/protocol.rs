@@ -7,7 +7,7 @@ use super::{
     streams::{Stream, StreamKey},
 };
 use crate::{
-    batch::{ClosedBatch, Part, RejectedEvents, Rejection, Rejections},
+    batch::{ClosedBatch, Part, RejectedEvents},
     ledger::{Ledger, claim::Claim},
     sink::{LogSink, SinkError},
 };
@@ -48,7 +48,6 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
                 Ok(answer) => {
                     stream.sequence_token = answer.next_sequence_token;
                     self.metrics.batch_fill.observe(batch.fill(part));
-                    self.warn_of(&answer.rejected, part);
                     return Ok(answer.rejected);
                 }
                 Err(SinkError::DataAlreadyAccepted { expected }) => {
@@ -74,25 +73,6 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
             }
         }
         unreachable!("the last round returns")
-    }
-
-    /// Logs rejected events.
-    fn warn_of(&self, rejected: &RejectedEvents, part: &Part) {
-        if *rejected == RejectedEvents::default() {
-            return;
-        }
-        let mut rejections = Rejections::default();
-        rejections.add(part, rejected);
-        tracing::warn!(
-            log.group = self.key.log_group_name,
-            log.stream = self.key.log_stream_name,
-            aws.account = self.key.account,
-            batch.events = part.len(),
-            too_old = rejections.count(Rejection::TooOld),
-            too_new = rejections.count(Rejection::TooNew),
-            expired = rejections.count(Rejection::Expired),
-            "CloudWatch Logs rejected events of a batch; they are not retried"
-        );
     }
 
     /// Creates the stream, and the group if it is missing.

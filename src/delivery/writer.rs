@@ -1,11 +1,11 @@
 //! Puts one batch after another into one stream, and writes the records that cannot be delivered into quarantine.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    LaneError,
+    LaneError, RejectedSample,
     blame::{Blame, History, Refusal},
     protocol::Target,
     streams::Streams,
@@ -43,6 +43,10 @@ pub(super) struct Done {
     pub(super) batches: u64,
     /// As CloudWatch Logs bills them; 0 if the batch stopped.
     pub(super) bytes: usize,
+    /// The first event that was not stored.
+    pub(super) rejected: Option<RejectedSample>,
+    /// How long the puts took.
+    pub(super) took: Duration,
     pub(super) buffers: Buffers,
 }
 
@@ -55,6 +59,8 @@ struct Put {
     answered: usize,
     /// The answered events that were not stored.
     rejections: Rejections,
+    /// AWS's words about a refused event.
+    refusal: Option<String>,
     /// Why the other events were not put.
     error: Option<LaneError>,
 }
@@ -79,9 +85,11 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         mut file: QuarantineFile,
         begin: Position,
     ) -> Result<Done, LaneError> {
+        let began = Instant::now();
         // A batch without events need not wait for the stream's lock.
         let put = if batch.is_empty() { Put::default() } else { self.put(&mut batch).await };
-        let Put { requests, answered, rejections, error } = put;
+        let Put { requests, answered, rejections, refusal, error } = put;
+        let took = began.elapsed();
         let (mut quarantined, mut owed, mut stopped) = (0, Owed::default(), None);
         if let Some(error) = error {
             if answered == 0 || !self.target.claim.is_recorded() {
@@ -111,6 +119,12 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             owed = self.owed(&batch, &rejections);
         }
         let bytes = if stopped.is_some() { 0 } else { batch.bytes() };
+        let rejected = batch.rejected(&rejections).next().map(|event| RejectedSample {
+            reason: event.reason,
+            record: event.record,
+            timestamp: event.timestamp,
+            error: refusal.filter(|_| event.reason == Rejection::Refused),
+        });
         Ok(Done {
             tally: batch.tally(answered, &rejections),
             stopped,
@@ -118,6 +132,8 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             owed,
             batches: requests,
             bytes,
+            rejected,
+            took,
             buffers: batch.into_buffers(),
         })
     }
@@ -194,20 +210,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         }
         // Refusals after the last accepted request may be the group's fault.
         put.rejections.truncate(put.answered);
-        let refused = put.rejections.count(Rejection::Refused);
-        if let Some(error) = refusal
-            && refused > 0
-        {
-            tracing::warn!(
-                log.group = self.target.key.log_group_name,
-                log.stream = self.target.key.log_stream_name,
-                aws.account = self.target.key.account,
-                batch.events = batch.len(),
-                refused,
-                error = %error,
-                "CloudWatch Logs refuses single events; they are not retried"
-            );
-        }
+        put.refusal = refusal.map(|error| error.to_string());
         put
     }
 }

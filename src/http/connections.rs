@@ -72,9 +72,10 @@ impl Connection {
 }
 
 /// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
+/// `router` chooses the paths that a connection may ask for.
 pub(super) async fn accept(
     listener: TcpListener,
-    router: Router,
+    router: impl Fn(&TcpStream) -> Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -110,7 +111,8 @@ pub(super) async fn accept(
             streams: Arc::clone(&streams),
             closing: closing.clone(),
         }));
-        let serving = serve(stream, router.clone(), connection.clone());
+        let router = router(&stream);
+        let serving = serve(stream, router, connection.clone());
         connections.push_back((connection, AbortOnDropHandle::new(tokio::spawn(serving))));
     }
     closing.cancel();
@@ -130,7 +132,7 @@ async fn serve(stream: TcpStream, router: Router, connection: Connection) {
     }
 }
 
-/// Answers one request. No route reads a body.
+/// Answers one request.
 async fn converse(stream: TcpStream, router: Router, connection: &Connection) {
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(MAX_HEAD);

@@ -52,7 +52,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             }
         };
         for Ready { way, session, claim } in ready {
-            let delivery = way.delivery;
+            let (delivery, copying) = (way.delivery, Instant::now());
             let job = CopyJob { way, owner, head: &head };
             let copy = async {
                 claim.hold().await.map_err(Failure::Ledger)?;
@@ -75,6 +75,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     self.metrics.objects_copied.inc();
                     // A copy has no records to account for.
                     report.delivered.push(self.delivered(object, delivery, &Tally::default()));
+                    told::copied(&admitted, delivery, copying.elapsed());
                 }
                 Err(failure) => report.failures.push(admitted.failed(Some(&delivery.name), failure)),
             }

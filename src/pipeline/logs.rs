@@ -1,6 +1,6 @@
 //! Delivers the records of objects to customers' CloudWatch Logs. An object is read once for all its deliveries.
 
-use super::{object_reader::within, *};
+use super::{object_reader::within, told::Spent, *};
 use crate::{
     delivery::{Lane, LaneError, StreamKey},
     object::trail::{Trail, TrailedBody},
@@ -51,7 +51,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if ready.is_empty() {
             return done;
         }
-        let Admitted { object, route, pass, stop, .. } = admitted;
+        let Admitted { object, route, pass, stop, began, .. } = admitted;
+        let entering = began.elapsed();
         let open = async {
             let (modified, body) = self.ports.store.open(object, self.owner(object)).await?;
             within(max_stored, body.content_length().unwrap_or_default())?;
@@ -71,6 +72,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 return done;
             }
         };
+        let opening = began.elapsed() - entering;
         let trail = Trail::default();
         let before = ready.iter().flat_map(|ready| ready.claim.from().fingerprints.iter().copied());
         let body = TrailedBody::new(body, trail.clone(), before.collect());
@@ -96,24 +98,29 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             trace::count(&get, semconv::RECORDS, records);
         }
         drop(get);
+        let spent = Spent { entering, opening, reading: began.elapsed() - entering - opening };
         let mut given_up = Vec::new();
         for (delivery, lane, error) in broken {
             report.failures.push(admitted.failed(Some(&delivery.name), error.into()));
-            given_up.push(lane);
+            given_up.push((delivery, lane));
         }
         for (delivery, mut lane) in lanes {
             match self.end(&mut lane, &read, stop).await {
-                Ok(()) => report.delivered.push(self.delivered(object, delivery, lane.tally())),
+                Ok(()) => {
+                    report.delivered.push(self.delivered(object, delivery, lane.tally()));
+                    told::delivered(&admitted, delivery, &lane, spent);
+                    told::rejected(&admitted, delivery, &lane, &self.sampler);
+                }
                 Err(failure) => {
                     // Errors of the object are reported once, not by each delivery.
                     report
                         .failures
                         .extend(failure.map(|failure| admitted.failed(Some(&delivery.name), failure)));
-                    given_up.push(lane);
+                    given_up.push((delivery, lane));
                 }
             }
         }
-        self.give_up(given_up, &read, admitted).await;
+        self.give_up(&admitted, given_up, &read).await;
         match read {
             Ok(0) => report.skipped.push(Skipped::NoRecords),
             Ok(_) => {}
@@ -154,13 +161,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Gives lanes up, all at the same time, and counts the records that the lanes accounted for.
     async fn give_up(
         &self,
-        lanes: Vec<Lane<S::Sink, L>>,
+        admitted: &Admitted<'_>,
+        lanes: Lanes<'_, S::Sink, L>,
         read: &Result<u64, Failure>,
-        admitted: Admitted<'_>,
     ) {
         let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
         let mut running = JoinSet::new();
-        for mut lane in lanes {
+        let (deliveries, lanes): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
+        for (index, mut lane) in lanes.into_iter().enumerate() {
             let stop = admitted.stop.clone();
             let give_up = async move {
                 if altered {
@@ -168,15 +176,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 } else {
                     lane.abandon(&stop).await
                 }
-                *lane.tally()
+                (index, lane)
             };
             running.spawn(give_up.in_current_span());
         }
         while let Some(ended) = running.join_next().await {
             match ended {
-                Ok(tally) => {
+                Ok((index, lane)) => {
+                    let tally = *lane.tally();
                     self.metrics.count(&Tally { read: tally.accounted(), ..tally });
                     self.status.accepted(&admitted.route.tenant, tally.put.accepted, tally.bytes);
+                    told::rejected(admitted, deliveries[index], &lane, &self.sampler);
                 }
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // Only a runtime that is shutting down cancels the task.

@@ -39,6 +39,7 @@ const _: () =
 #[derive(Clone, Debug)]
 pub struct Shelf {
     quarantine: Quarantine,
+    tenant_id: String,
     /// Key of a file up to its [`FileName`].
     stem: String,
     /// The part of every line that names the source.
@@ -82,7 +83,7 @@ impl Shelf {
         let hash = &digest[..16];
         let file = legal(key.rsplit('/').next().unwrap_or_default());
         let stem = format!("{}{file}/{}-{hash}", quarantine.prefix.render(tenant_id), legal(delivery));
-        Self { quarantine, stem, source }
+        Self { quarantine, tenant_id: tenant_id.to_owned(), stem, source }
     }
 
     /// Adds a record to a file: its position in the object, its time in milliseconds if it has one, and its message as the
@@ -143,17 +144,21 @@ impl Shelf {
         };
         let key = format!("{}-{name}.ndjson.gz", self.stem);
         let body = gzip.finish().expect("memory takes every byte");
-        let Quarantine { store, metrics, .. } = &self.quarantine;
+        let Quarantine { store, metrics, sampler, .. } = &self.quarantine;
         store.put(&key, body.into()).await?;
         for (reason, count) in &file.lines {
             metrics.quarantined.get_or_create(&Reason::new(reason)).inc_by(*count);
         }
-        let lines: Vec<_> = file.lines.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
-        tracing::warn!(
-            quarantine.key = key,
-            quarantine.lines = lines.join(", "),
-            "records were put into quarantine"
-        );
+        if let Some(left_out) = sampler.admit(&self.tenant_id) {
+            let lines = file.lines.iter().map(|(reason, count)| format!("{reason}: {count}"));
+            tracing::warn!(
+                tenant.id = self.tenant_id,
+                quarantine.key = key,
+                quarantine.lines = lines.collect::<Vec<_>>().join(", "),
+                left_out.files = left_out,
+                "records were put into quarantine"
+            );
+        }
         Ok(())
     }
 }

@@ -13,6 +13,10 @@ use std::{
 pub(crate) use logferry_testbed::worker::{Samples, http_get};
 use logferry_testbed::worker::{WorkerError, WorkerProcess, http_get_as};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{docs::assert_documented, eventually::eventually, target::unique};
 
@@ -81,7 +85,8 @@ impl Worker {
         worker
     }
 
-    fn log(&self) -> String {
+    /// The whole log so far.
+    pub(crate) fn log(&self) -> String {
         self.process.read_log().expect("the log can be read")
     }
 
@@ -189,6 +194,24 @@ impl Readiness {
     fn conditions(&self) -> &Vec<Value> {
         self.0["conditions"].as_array().expect("the body has conditions")
     }
+}
+
+/// Sends one request with a body over a new connection. Returns status and body of the answer.
+pub(crate) async fn http_send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String), Error> {
+    let mut stream = TcpStream::connect(address).await?;
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    status.map(|status| (status, body.to_owned())).ok_or_else(|| Error::other(format!("no HTTP: {answer:?}")))
 }
 
 impl Drop for Worker {

@@ -113,6 +113,11 @@ impl Sandbox {
         self.front.cloud.sts.times_asked(role_arn)
     }
 
+    /// Access key ids, secret keys and tokens of all sessions so far, so that a test can look for them where they must not be.
+    pub fn session_secrets(&self) -> Vec<String> {
+        self.front.cloud.sts.secrets()
+    }
+
     /// Ends all sessions of the account's roles. Their next call is refused with `ExpiredToken`.
     pub fn expire_sessions(&self, account: &str) {
         self.front.cloud.sts.expire_sessions(account);

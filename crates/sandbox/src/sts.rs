@@ -68,6 +68,11 @@ impl Sts {
         self.sessions().get(access_key_id).cloned()
     }
 
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let of = |(id, key): (&String, &Key)| [Some(id.clone()), Some(key.secret.clone()), key.token.clone()];
+        self.sessions().iter().flat_map(of).flatten().collect()
+    }
+
     pub(crate) fn times_asked(&self, role_arn: &str) -> u64 {
         self.asked().get(role_arn).copied().unwrap_or_default()
     }

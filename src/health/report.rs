@@ -1,0 +1,65 @@
+//! Answers of `/healthz` and `/readyz`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Explanation;
+
+/// Answer of `/healthz` or `/readyz`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The answer in a word.
+    pub status: Status,
+    /// What is wrong with the receive loop.
+    #[serde(flatten)]
+    pub stalled: Option<Explanation>,
+    /// Every condition, in the order of [`Condition::ALL`](super::Condition::ALL).
+    pub conditions: Vec<ConditionReport>,
+}
+
+/// The answer in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nothing is wrong.
+    Ok,
+    /// A needed check has no answer yet.
+    Starting,
+    /// A condition is degraded.
+    Unready,
+    /// The worker receives nothing more.
+    Draining,
+    /// The receive loop stands still.
+    Stalled,
+}
+
+/// What is known of one condition.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConditionReport {
+    /// Its name: [`Condition::word`](super::Condition::word).
+    pub condition: &'static str,
+    /// Its state.
+    pub status: ConditionStatus,
+    /// Since when it has this state. A degraded one: since the first of the failures.
+    pub since: Timestamp,
+    /// The bucket or Region that is degraded, if the check has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// What is wrong, and what mends it.
+    #[serde(flatten)]
+    pub explanation: Option<Explanation>,
+}
+
+/// State of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConditionStatus {
+    /// The last calls succeeded.
+    Ok,
+    /// The last three calls of a kind failed, and none succeeded since.
+    Degraded,
+    /// There is no answer yet.
+    Unknown,
+    /// The configuration does not have this part.
+    Off,
+}

@@ -1,0 +1,123 @@
+//! The log lines of objects: one for each delivery of an object, and samples of the events that CloudWatch Logs does not store.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Admitted;
+use crate::{
+    batch::BatchTally,
+    delivery::Lane,
+    ledger::{Ledger, owed::QuarantineReason},
+    sampler::Sampler,
+    sink::LogSink,
+    tenant::Delivery,
+};
+
+/// How long the parts of an object's delivery took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spent {
+    /// Until the object was claimed and the customers' accounts were entered.
+    pub(super) entering: Duration,
+    /// Until S3 answered.
+    pub(super) opening: Duration,
+    /// Until the last record was given to the deliveries. They put batches meanwhile.
+    pub(super) reading: Duration,
+}
+
+/// Tells that a delivery accounted for every record of an object.
+pub(super) fn delivered<S: LogSink, L: Ledger>(
+    admitted: &Admitted<'_>,
+    delivery: &Delivery,
+    lane: &Lane<S, L>,
+    spent: Spent,
+) {
+    let &Admitted { object, message, began, .. } = admitted;
+    let tally = lane.tally();
+    let BatchTally { accepted, too_old, too_new, expired, refused } = tally.put;
+    tracing::info!(
+        message.id = message.map(|message| message.id.as_str()),
+        message.attempts = message.map(|message| message.attempts),
+        object.bucket,
+        object.key,
+        object.size,
+        tenant.id = delivery.tenant_id,
+        delivery.name,
+        records.read = tally.read,
+        records.accepted = accepted,
+        records.resumed = tally.resumed,
+        records.empty = tally.empty,
+        records.quarantined = tally.quarantined,
+        records.too_old = too_old,
+        records.too_new = too_new,
+        records.expired = expired,
+        records.refused = refused,
+        records.undated = tally.undated,
+        records.mended = tally.mended,
+        records.oversize = tally.oversize,
+        batches = tally.batches,
+        batches.bytes = tally.bytes,
+        time.queue_ms = message.map(|message| milliseconds(message.kept_when_received)),
+        time.enter_ms = milliseconds(spent.entering),
+        time.open_ms = milliseconds(spent.opening),
+        time.read_ms = milliseconds(spent.reading),
+        time.put_ms = milliseconds(lane.putting()),
+        time.total_ms = milliseconds(began.elapsed()),
+        "an object was delivered"
+    );
+}
+
+/// Tells that an object was copied into a customer's bucket.
+pub(super) fn copied(admitted: &Admitted<'_>, delivery: &Delivery, copying: Duration) {
+    let &Admitted { object, message, began, .. } = admitted;
+    tracing::info!(
+        message.id = message.map(|message| message.id.as_str()),
+        message.attempts = message.map(|message| message.attempts),
+        object.bucket,
+        object.key,
+        object.size,
+        tenant.id = delivery.tenant_id,
+        delivery.name,
+        time.queue_ms = message.map(|message| milliseconds(message.kept_when_received)),
+        time.copy_ms = milliseconds(copying),
+        time.total_ms = milliseconds(began.elapsed()),
+        "an object was copied"
+    );
+}
+
+/// Tells which events of an object CloudWatch Logs did not store, and why: for a few objects of each tenant and minute.
+pub(super) fn rejected<S: LogSink, L: Ledger>(
+    admitted: &Admitted<'_>,
+    delivery: &Delivery,
+    lane: &Lane<S, L>,
+    sampler: &Sampler,
+) {
+    let BatchTally { accepted: _, too_old, too_new, expired, refused } = lane.tally().put;
+    let Some(sample) = lane.rejected() else { return };
+    let Some(left_out) = sampler.admit(&delivery.tenant_id) else { return };
+    let (object, stream) = (admitted.object, lane.stream());
+    tracing::warn!(
+        message.id = admitted.message.map(|message| message.id.as_str()),
+        object.bucket,
+        object.key,
+        tenant.id = delivery.tenant_id,
+        delivery.name,
+        aws.account = stream.account,
+        log.group = stream.log_group_name,
+        log.stream = stream.log_stream_name,
+        records.too_old = too_old,
+        records.too_new = too_new,
+        records.expired = expired,
+        records.refused = refused,
+        sample.reason = QuarantineReason::Rejected(sample.reason).word(),
+        sample.record = sample.record,
+        sample.timestamp = Timestamp::from_millisecond(sample.timestamp).ok().map(tracing::field::display),
+        error = sample.error,
+        left_out.objects = left_out,
+        "CloudWatch Logs did not store events of an object; they are not retried"
+    );
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
