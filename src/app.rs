@@ -101,14 +101,14 @@ impl<L> Listeners<L> {
 }
 
 impl Listeners<TcpListener> {
-    /// Serves until `served` is cancelled. Both addresses serve the probes, and the controls to this host.
-    async fn serve(self, probes: Router, insight: Router, controls: Router, served: CancellationToken) {
+    /// Serves until `served` is cancelled. Both addresses serve the probes.
+    async fn serve(self, probes: Router, insight: Router, log: Arc<Filter>, served: CancellationToken) {
         let all = probes.clone().merge(insight);
         match self.admin {
-            None => http::serve(self.main, all, controls, served.cancelled_owned()).await,
+            None => http::serve(self.main, all, log, served.cancelled_owned()).await,
             Some(admin) => {
-                let main = http::serve(self.main, probes, controls.clone(), served.clone().cancelled_owned());
-                tokio::join!(main, http::serve(admin, all, controls, served.cancelled_owned()));
+                let main = http::serve(self.main, probes, Arc::clone(&log), served.clone().cancelled_owned());
+                tokio::join!(main, http::serve(admin, all, log, served.cancelled_owned()));
             }
         }
     }
@@ -264,10 +264,9 @@ impl App {
         let served = CancellationToken::new();
         let probes = http::probes(Arc::clone(&health));
         let insight = http::insight(Arc::new(metrics.registry(&health)), page);
-        let controls = http::controls(log);
         let (listeners, closing) = (listeners.map(TcpListener::into_std)?, served.clone());
         let endpoint = apart("http", move || {
-            Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, controls, closing))
+            Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, log, closing))
         })?;
         let drained = worker::run(
             Arc::new(queue),

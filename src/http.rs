@@ -1,13 +1,14 @@
-//! Serves `/healthz` and `/readyz` to orchestrators, `/metrics` to Prometheus, the status page to people, and the log's filter to this
-//! host.
+//! Serves `/healthz` and `/readyz` to orchestrators, `/metrics` to Prometheus, the status page to people, and `/log-filter` to
+//! this host.
 //!
 //! Anyone who reaches the port can open connections, and connections must not use up the worker's file descriptors. So at most
 //! 64 connections are open at once, and a further connection replaces the oldest one. Each connection serves one request and is
-//! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most. The streams that keep status pages up to date are bounded
-//! apart from that: see [`connections`].
+//! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most. The streams that keep status
+//! pages up to date are bounded apart from that: see [`connections`].
+
+mod log_filter;
 
 mod connections;
-mod log_filter;
 mod page;
 
 use std::{future::Future, sync::Arc};
@@ -22,7 +23,7 @@ use axum::{
     routing::get,
 };
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 pub use self::page::{Page, Sources};
 use crate::{
@@ -31,19 +32,16 @@ use crate::{
     telemetry::level::Filter,
 };
 
-/// Serves `router`, and to this host also `controls`, until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
+/// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    controls: Router,
+    log: Arc<Filter>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let local = router.clone().merge(controls);
-    let routers = move |stream: &TcpStream| match log_filter::is_local(stream) {
-        true => local.clone(),
-        false => router.clone(),
-    };
-    connections::accept(listener, routers, shutdown).await;
+    let local = router.clone().merge(log_filter::routes(log));
+    let choose = |stream: &_| if log_filter::is_local(stream) { local.clone() } else { router.clone() };
+    connections::accept(listener, choose, shutdown).await;
 }
 
 /// The paths for orchestrators: `/healthz` and `/readyz`.
@@ -58,11 +56,6 @@ pub fn probes(health: Arc<Health>) -> Router {
 pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
     let metrics = get(async move |headers: HeaderMap| scrape(&metrics, &headers));
     Router::new().route("/metrics", metrics).merge(page::routes(Arc::new(page)))
-}
-
-/// The paths that change something: `/log-filter`.
-pub fn controls(filter: Arc<Filter>) -> Router {
-    log_filter::routes(filter)
 }
 
 /// The receive loop runs, or is not meant to.

@@ -310,8 +310,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 }
                 for object in &event.objects {
                     let before = report.skipped.len();
-                    let job = Job { message, attempt, began: Instant::now(), stop };
-                    self.object(object, job, &mut report).await;
+                    self.object(object, Handling { message, attempt, stop }, &mut report).await;
                     for skipped in &report.skipped[before..] {
                         let message = message.map(|message| message.id.as_str());
                         let reason = skipped.reason();
@@ -330,7 +329,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 
     /// Finds the deliveries that want the object, then delivers it.
-    async fn object(&self, object: &ObjectRef, job: Job<'_>, report: &mut Report) {
+    async fn object(&self, object: &ObjectRef, handling: Handling<'_>, report: &mut Report) {
+        let began = Instant::now();
         let fail = |tenant_id, delivery, failure| Failed::of(object, tenant_id, delivery, failure);
         let buckets = &self.settings.buckets;
         if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
@@ -356,13 +356,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             trace::fail(&span, failed.failure.reason(), failed);
         }
         drop(span);
-        let waiting =
-            self.waiting(object, &route, &wanted, job.message.map(Message::age).unwrap_or_default());
+        let age = handling.message.map(Message::age).unwrap_or_default();
+        let waiting = self.waiting(object, &route, &wanted, age);
         let failed_before = report.failures.len();
         report.skipped.extend(wanted.skipped);
         report.failures.extend(wanted.failures);
         if !wanted.deliveries.is_empty() {
-            self.enter(object, &route, &wanted.deliveries, job, report).await;
+            self.enter(object, &route, &wanted.deliveries, handling, began, report).await;
         }
         match (waiting, report.failures.get(failed_before)) {
             (Some(waiting), None) => waiting.end(),
@@ -380,7 +380,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         object: &ObjectRef,
         route: &Route,
         wanted: &[Arc<Delivery>],
-        job: Job<'_>,
+        handling: Handling<'_>,
+        began: Instant,
         report: &mut Report,
     ) {
         let bytes = object.size.unwrap_or_default();
@@ -391,7 +392,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         };
         match pass {
             Ok(pass) => {
-                let Job { message, attempt, began, stop } = job;
+                let Handling { message, attempt, stop } = handling;
                 let admitted = Admitted { object, message, route, pass: &pass, attempt, began, stop };
                 self.deliver(admitted, wanted, report).await
             }
@@ -508,13 +509,12 @@ fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
     [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
 }
 
-/// How an object is handled.
+/// How the objects of a message are handled.
 #[derive(Clone, Copy)]
-struct Job<'a> {
-    /// The message that brought it, if it came by one.
+struct Handling<'a> {
+    /// `None` for a body without a message.
     message: Option<&'a Message>,
     attempt: Attempt,
-    began: Instant,
     stop: &'a CancellationToken,
 }
 

@@ -194,16 +194,21 @@ pub fn fail(span: &Span, kind: &'static str, error: &dyn fmt::Display) {
 }
 
 /// Does `work` in a span, and marks the span as failed if the work fails. `kind` names the failure.
-pub async fn within<T, E: fmt::Display>(
+///
+/// The work is on the heap: a future that holds another one takes twice its size, and the work on a message is nested deeply.
+pub fn within<T, E: fmt::Display>(
     span: Span,
     work: impl Future<Output = Result<T, E>>,
     kind: impl FnOnce(&E) -> &'static str,
-) -> Result<T, E> {
-    let result = work.instrument(span.clone()).await;
-    if let Err(error) = &result {
-        fail(&span, kind(error), error);
+) -> impl Future<Output = Result<T, E>> {
+    let work = Box::pin(work.instrument(span.clone()));
+    async move {
+        let result = work.await;
+        if let Err(error) = &result {
+            fail(&span, kind(error), error);
+        }
+        result
     }
-    result
 }
 
 /// Id of the current trace, sampled or not.

@@ -71,7 +71,8 @@ impl Connection {
     }
 }
 
-/// Serves each connection with its own `router` until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
+/// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
+/// `router` chooses the paths that a connection may ask for.
 pub(super) async fn accept(
     listener: TcpListener,
     router: impl Fn(&TcpStream) -> Router,
@@ -131,7 +132,7 @@ async fn serve(stream: TcpStream, router: Router, connection: Connection) {
     }
 }
 
-/// Answers one request. No route reads a body.
+/// Answers one request.
 async fn converse(stream: TcpStream, router: Router, connection: &Connection) {
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(MAX_HEAD);

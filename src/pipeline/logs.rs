@@ -120,7 +120,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 }
             }
         }
-        self.give_up(given_up, &read, admitted).await;
+        self.give_up(&admitted, given_up, &read).await;
         match read {
             Ok(0) => report.skipped.push(Skipped::NoRecords),
             Ok(_) => {}
@@ -161,9 +161,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// Gives lanes up, all at the same time, and counts the records that the lanes accounted for.
     async fn give_up(
         &self,
+        admitted: &Admitted<'_>,
         lanes: Lanes<'_, S::Sink, L>,
         read: &Result<u64, Failure>,
-        admitted: Admitted<'_>,
     ) {
         let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
         let mut running = JoinSet::new();
@@ -186,7 +186,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                     let tally = *lane.tally();
                     self.metrics.count(&Tally { read: tally.accounted(), ..tally });
                     self.status.accepted(&admitted.route.tenant, tally.put.accepted, tally.bytes);
-                    told::rejected(&admitted, deliveries[index], &lane, &self.sampler);
+                    told::rejected(admitted, deliveries[index], &lane, &self.sampler);
                 }
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // Only a runtime that is shutting down cancels the task.

@@ -27,11 +27,15 @@ impl Collector for Tenants {
             return Ok(());
         }
         let mut gauge = |name, help, unit: Option<Unit>, value: &dyn Fn(&Sample) -> Option<f64>| {
+            let values = samples.iter().filter_map(|sample| Some((sample, value(sample)?)));
+            let mut values = values.peekable();
+            // A metric without samples has no head either.
+            if values.peek().is_none() {
+                return Ok(());
+            }
             let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-            for sample in &samples {
-                if let Some(value) = value(sample) {
-                    metric.encode_family(&[("tenant", &*sample.tenant)])?.encode_gauge(&value)?;
-                }
+            for (sample, value) in values {
+                metric.encode_family(&[("tenant", &*sample.tenant)])?.encode_gauge(&value)?;
             }
             fmt::Result::Ok(())
         };
@@ -60,6 +64,9 @@ impl Collector for Tenants {
         };
         counter("tenant_events", "Events that CloudWatch Logs accepted.", |sample| sample.series.events)?;
         counter("tenant_event_bytes", "Bytes as CloudWatch Logs bills them.", |sample| sample.series.bytes)?;
+        if samples.iter().all(|sample| sample.series.failures.is_empty()) {
+            return Ok(());
+        }
         let mut metric = encoder.encode_descriptor(
             "tenant_failures",
             "Failures of the tenant's objects, by reason.",

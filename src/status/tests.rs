@@ -286,6 +286,11 @@ async fn a_tenants_metrics_tell_its_state() {
     assert!(!rendered(&status).contains("tenant"), "no tenant is known");
     let object = Object { bucket: "b", key: "k", version: None };
     let waiting = status.begin("acme", object, Duration::from_secs(100));
+    let text = rendered(&status);
+    assert!(text.contains("tenant_waiting_objects"), "{text}");
+    for without in ["tenant_failures", "tenant_last_success"] {
+        assert!(!text.contains(without), "a metric without samples has no head: {text}");
+    }
     status.begin("globex", object, Duration::ZERO).end();
     status.accepted("globex", 7, 700);
     status.delivered("globex", "cloudwatch", None);

@@ -75,7 +75,7 @@ impl Filter {
     }
 }
 
-/// Applies the ceiling to other crates' targets. Changes of the filter are always logged.
+/// Applies the ceiling to other crates' targets. Changes of the filter are always logged, and spans never.
 fn bounded(asked: &Targets) -> Targets {
     let default = asked.default_level().unwrap_or(LevelFilter::OFF);
     let is_ours = |target: &str| {
@@ -86,9 +86,7 @@ fn bounded(asked: &Targets) -> Targets {
         false => (target.to_owned(), level.min(CEILING)),
     });
     let targets = Targets::new().with_default(default.min(CEILING)).with_target(OURS, default);
-    let targets = targets.with_targets(named).with_target(CHANGES, LevelFilter::INFO);
-    // Spans are not for the log, whatever its filter says.
-    targets.with_target(TARGET, LevelFilter::OFF)
+    targets.with_targets(named).with_target(CHANGES, LevelFilter::INFO).with_target(TARGET, LevelFilter::OFF)
 }
 
 #[cfg(test)]

@@ -91,8 +91,8 @@ async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
     .await;
     if let Ok(folder) = std::env::var(PICTURES) {
         for (name, size, scheme) in [
-            ("status-page.png", "960,1300", "1"),
-            ("status-page-dark.png", "960,1300", "0"),
+            ("status-page.png", "900,1180", "1"),
+            ("status-page-dark.png", "900,1180", "0"),
             ("status-page-phone.png", "390,1800", "1"),
         ] {
             let picture = [

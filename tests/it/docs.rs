@@ -129,7 +129,7 @@ pub(crate) fn assert_documented(text: &str) {
 }
 
 /// The metrics that a worker without problems does not write.
-const OF_PROBLEMS: [&str; 12] = [
+const OF_PROBLEMS: [&str; 13] = [
     "logferry_budget_waits_total",
     "logferry_dead_letters_overdue_total",
     "logferry_dead_letters_total",
@@ -141,6 +141,7 @@ const OF_PROBLEMS: [&str; 12] = [
     "logferry_queue_errors_total",
     "logferry_role_breaker_changes_total",
     "logferry_skipped_total",
+    "logferry_tenant_failures_total",
     "logferry_visibility_extensions_total",
 ];
 

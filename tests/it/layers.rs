@@ -303,8 +303,13 @@ fn only_app_cli_doctor_and_telemetry_know_the_configuration() {
 #[test]
 fn the_lowest_modules_know_only_each_other() {
     let graph = graph(&product(), &[]);
-    let leaves: [(&str, &[&str]); 4] =
-        [("metrics", &[]), ("breaker", &[]), ("recent", &["breaker"]), ("status", &["breaker"])];
+    let leaves: [(&str, &[&str]); 5] = [
+        ("metrics", &[]),
+        ("breaker", &[]),
+        ("trace", &[]),
+        ("recent", &["breaker"]),
+        ("status", &["breaker"]),
+    ];
     for (leaf, allowed) in leaves {
         let named: Vec<_> = graph[leaf].keys().collect();
         assert!(named.iter().all(|name| allowed.contains(&name.as_str())), "{leaf} knows {named:?}");

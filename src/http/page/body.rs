@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     breaker::Stopped,
-    health::{ConditionStatus, Report, Status},
+    health::{Condition, ConditionReport, ConditionStatus, Report, Status},
     status::{FailureLine, Snapshot, State, TenantLine},
 };
 
@@ -105,7 +105,8 @@ fn conditions(health: &Report, now: Timestamp) -> Markup {
         section {
             h2 { "Conditions" }
             p.chips {
-                @for condition in &health.conditions {
+                // A worker that does not drain has nothing to show.
+                @for condition in health.conditions.iter().filter(|condition| !is_idle_drain(condition)) {
                     @match condition.status {
                         ConditionStatus::Ok => (pill("ok", condition.condition)),
                         ConditionStatus::Degraded => (pill("refused", condition.condition)),
@@ -132,6 +133,10 @@ fn conditions(health: &Report, now: Timestamp) -> Markup {
             }
         }
     }
+}
+
+fn is_idle_drain(condition: &ConditionReport) -> bool {
+    condition.condition == Condition::Draining.word() && condition.status == ConditionStatus::Ok
 }
 
 fn tenants(found: &Snapshot, now: Timestamp) -> Markup {

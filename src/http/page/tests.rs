@@ -49,7 +49,7 @@ fn a_worker_without_work_has_a_calm_page() {
             "queue logs",
             "Slots 0 of 16 busy",
             "no object waits",
-            "Conditions receive lookup assume get put settle ledger quarantine draining Tenants",
+            "Conditions receive lookup assume get put settle ledger quarantine Tenants",
             "No object of a tenant has arrived since the worker started.",
             "All closed",
             "None since the worker started.",
