@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_sqs::types::{MessageSystemAttributeNameForSends, MessageSystemAttributeValue};
+use aws_sdk_sqs::types::{
+    DeleteMessageBatchRequestEntry, MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+};
 use openmetrics_parser::OpenMetricsValue;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use tokio::net::TcpListener;
@@ -55,8 +57,13 @@ async fn upload(setup: &Setup, object: &Object, header: &str) {
         received.messages.unwrap_or_default().pop().ok_or_else(|| "nothing".to_owned())
     })
     .await;
-    let receipt = message.receipt_handle.expect("a message has a receipt");
-    sqs.delete_message().queue_url(url).receipt_handle(receipt).send().await.expect("it can be deleted");
+    let entry = DeleteMessageBatchRequestEntry::builder()
+        .id("0")
+        .set_receipt_handle(message.receipt_handle)
+        .build()
+        .expect("a message has a receipt");
+    let delete = sqs.delete_message_batch().queue_url(url).entries(entry).send();
+    delete.await.expect("it can be deleted");
     send(setup, &message.body.expect("a message has a body"), header).await;
 }
 
