@@ -27,7 +27,7 @@ use crate::{
 /// File for a worker's OpenMetrics with an exemplar.
 const OPEN_METRICS_FILE: &str = "LOGFERRY_OPEN_METRICS_FILE";
 /// Enough small objects to keep a worker busy for seconds.
-const MANY: usize = 300;
+const MANY: usize = 100;
 const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
 const SPAN: &str = "53995c3f42cd8ad8";
 
@@ -206,8 +206,14 @@ process queue consumer
     let tree = dead.tree(&queue);
     let expected = "\
 process queue consumer
+  assume internal
+    STS.AssumeRole client
   get internal
     S3.GetObject client
+  ledger claim internal
+    DynamoDB.UpdateItem client
+  ledger release internal
+    DynamoDB.UpdateItem client
   lookup internal
     DynamoDB.Query client
   route internal
@@ -272,6 +278,8 @@ async fn a_resumed_message(protocol: Protocol) {
     assert!(cut.tree(&queue).contains("ledger release"), "{}", cut.tree(&queue));
     drop(gate);
 
+    // Renewals of a lease would be spans too.
+    variables.push(("LOGFERRY_LEDGER__LEASE", "60s"));
     let second = setup.worker_with(&variables).await;
     let resumed = collector.message("the resumed message", |span| !is_failed(span)).await;
     setup.acknowledged(&second, 1).await;
