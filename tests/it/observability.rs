@@ -3,7 +3,7 @@
 
 mod outage;
 mod promql;
-mod promtool;
+pub(crate) mod promtool;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

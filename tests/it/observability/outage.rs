@@ -10,6 +10,7 @@ use crate::{
     eventually::{eventually, same},
     samples::generated,
     setup::Setup,
+    status::text_of,
     worker::Worker,
 };
 
@@ -57,11 +58,7 @@ async fn page_says(worker: &Worker, words: &[&str]) {
         let (_, page) = worker.http_get("/").await.map_err(|error| error.to_string())?;
         let tenants =
             page.split("<tbody").skip(1).map(|rest| rest.split("</tbody>").next().unwrap_or_default());
-        let text = |html: &str| {
-            let parts = html.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
-            parts.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
-        };
-        let tenants: Vec<_> = tenants.map(|html| text(&format!("<{html}"))).collect();
+        let tenants: Vec<_> = tenants.map(|html| text_of(&format!("<{html}"))).collect();
         let found = tenants.iter().any(|tenant| words.iter().all(|word| tenant.contains(word)));
         if found { Ok(()) } else { Err(format!("no {words:?} in {tenants:#?}")) }
     })
@@ -104,6 +101,11 @@ async fn an_operator_sees_a_broken_role_and_that_it_is_mended() {
     }
     let broken_until = scraper.recording.last_second();
 
+    let highest = scraper.recording.values(&waiting("globex")).into_iter().fold(0.0, f64::max);
+    assert!(
+        highest < LONG_ENOUGH * 60.0 / 2.0,
+        "an object of the other tenant waits for {highest} s at most"
+    );
     let metrics = worker.metrics().await;
     assert_eq!(metrics.get(BREAKERS), 1.0);
     eventually("the other tenant waits for nothing", async || {
