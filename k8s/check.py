@@ -56,9 +56,6 @@ def monitoring_problems(manifests, rules):
         yield "the ServiceMonitor does not select the Service of the metrics"
     if wanted["endpoints"][0]["port"] not in {port["name"] for port in service["spec"]["ports"]}:
         yield "the ServiceMonitor names a port that the Service does not have"
-    # Without jobLabel the job has the name of the Service, and the alerts expect this beginning.
-    if "jobLabel" in wanted or not service["metadata"]["name"].startswith("logferry"):
-        yield "the name of the scrape job does not begin with logferry"
 
 
 def worker_problems(manifests, settings):

@@ -387,7 +387,7 @@ pub struct Http {
     /// Address of `/healthz`, `/readyz`, `/metrics` and the status page at `/`. With port 0 the system chooses a port, and the
     /// log shows it.
     pub listen: SocketAddr,
-    /// Address of its own for `/metrics` and the status page, which name tenants and objects. They are then no longer at
+    /// A separate address for `/metrics` and the status page, which name tenants and objects. They are then no longer at
     /// `http.listen`; `/healthz` and `/readyz` answer at both. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_listen: Option<SocketAddr>,

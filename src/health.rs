@@ -49,7 +49,7 @@ pub enum Condition {
     Ledger,
     /// The quarantine can be written.
     Quarantine,
-    /// The worker drains; a condition that cannot be mended.
+    /// The worker drains. Degraded from then on.
     Draining,
 }
 

@@ -58,7 +58,7 @@ pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
     Router::new().route("/metrics", metrics).merge(page::routes(Arc::new(page)))
 }
 
-/// The receive loop runs, or is not meant to.
+/// Fails only if the receive loop stands still.
 fn healthz(report: &Report) -> Response {
     let code = match report.status {
         Status::Stalled => StatusCode::SERVICE_UNAVAILABLE,

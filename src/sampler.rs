@@ -12,7 +12,8 @@ use tokio::time::Instant;
 /// Most lines of one subject in a [`PERIOD`].
 const LINES: u32 = 3;
 const PERIOD: Duration = Duration::from_secs(60);
-/// Most subjects that are remembered. The one that is not asked for longest is forgotten first; its next line is written.
+/// Most subjects that are remembered. The subject asked about least recently is forgotten first; its next line is then
+/// written.
 const SUBJECTS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// Decides for each line whether it is written.

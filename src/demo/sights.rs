@@ -181,7 +181,8 @@ pub(super) fn text(title: &str, sights: &[Sight]) -> String {
 fn wrapped(text: &str, columns: usize) -> Vec<&str> {
     let (mut lines, mut rest) = (Vec::new(), text);
     while rest.chars().count() > columns {
-        let fits = rest.char_indices().nth(columns).map_or(rest.len(), |(at, _)| at);
+        // One character more than fits, which may be the space.
+        let fits = rest.char_indices().nth(columns + 1).map_or(rest.len(), |(at, _)| at);
         let Some(end) = rest[..fits].rfind(' ').or_else(|| rest.find(' ')) else { break };
         lines.push(rest[..end].trim_end());
         rest = rest[end..].trim_start();
@@ -257,7 +258,7 @@ mod tests {
         check("a  b  c", &["a  b  c"]);
         check("a  b  c d", &["a  b  c", "d"]);
         check("arn:aws:iam x", &["arn:aws:iam", "x"]);
-        check("ü ü ü ü ü", &["ü ü ü", "ü ü"]);
+        check("ü ü ü ü ü", &["ü ü ü ü", "ü"]);
     }
 
     #[test]

@@ -43,8 +43,7 @@ fn spans(sampler: impl ShouldSample + 'static, work: impl FnOnce()) -> Vec<SpanD
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test")).with_location(false);
     let layer = layer.with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO));
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
-    let spans = ended.0.lock().expect("no test panics with the lock").clone();
-    spans
+    ended.0.lock().expect("no test panics with the lock").clone()
 }
 
 fn messages(sender: Sender) -> Messages {

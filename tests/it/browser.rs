@@ -1,56 +1,30 @@
-//! The status page in headless Chromium. Where there is none, the test skips itself and prints that.
+//! The status page in headless Chromium. Where there is none, the test skips itself and prints that, or fails if
+//! LOGFERRY_REQUIRE_CHROMIUM is 1.
 //! `observability/screenshot` installs it and keeps the pictures.
 
-use std::{path::Path, process::Stdio, time::Duration};
+mod chromium;
+
+use std::path::Path;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use logferry_testbed::provision::CustomerSpec;
-use tokio::process::{Child, Command};
+use serde_json::json;
 
+use self::chromium::OpenPage;
 use crate::{
     eventually::{eventually, same},
     samples::generated,
     setup::{Setup, text},
-    status::{MOST_STREAMS, Stream},
-    target::unique,
 };
 
 /// Folder for pictures of the page.
 const PICTURES: &str = "LOGFERRY_PICTURES";
-
-/// Starts Chromium with these arguments; `None` if there is none.
-fn start(arguments: impl IntoIterator<Item = String>) -> Option<Child> {
-    let profile = format!("{}/chromium-{}", env!("CARGO_TARGET_TMPDIR"), unique());
-    Command::new("chromium")
-        // A container has no namespaces for the browser's own sandbox.
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"])
-        .arg(format!("--user-data-dir={profile}"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .ok()
-}
-
-/// Runs Chromium to its end. Returns what it writes to both outputs.
-async fn chromium(arguments: impl IntoIterator<Item = String>) -> Option<String> {
-    let output = start(arguments)?.wait_with_output().await.ok()?;
-    Some(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
-}
-
-/// Ends Chromium. Returns what it wrote to its log.
-async fn end(mut open: Child) -> String {
-    open.start_kill().expect("it runs");
-    let output = open.wait_with_output().await.expect("its outputs can be read");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+/// Whether the page receives updates.
+const LIVE: &str = "document.documentElement?.dataset.live";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
-    if chromium(["--version".to_owned()]).await.is_none() {
-        eprintln!("skipped: there is no chromium; observability/screenshot installs it");
+    if !chromium::is_installed() {
         return;
     }
     let setup = Setup::new("browser").await;
@@ -91,8 +65,8 @@ async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
     .await;
     if let Ok(folder) = std::env::var(PICTURES) {
         for (name, size, scheme) in [
-            ("status-page.png", "900,1180", "1"),
-            ("status-page-dark.png", "900,1180", "0"),
+            ("status-page.png", "900,1500", "1"),
+            ("status-page-dark.png", "900,1500", "0"),
             ("status-page-phone.png", "390,1800", "1"),
         ] {
             let picture = [
@@ -102,30 +76,32 @@ async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
                 "--timeout=4000".to_owned(),
                 page.clone(),
             ];
-            chromium(picture).await.expect("it has started before");
+            chromium::run(&picture).await;
         }
     }
-    let seen = chromium(["--dump-dom".to_owned(), page.clone()]).await.expect("it has started before");
-    assert!(seen.contains("<title>logferry</title>"), "no text has become a script: {seen}");
-    assert!(seen.contains("&lt;script&gt;document.title='broken out'"), "{seen}");
 
-    // A page that stays open takes one of the streams, so its script runs.
-    let open = start(["--remote-debugging-port=0".to_owned(), page]).expect("it has started before");
-    eventually("the browser has a stream", async || {
-        let (mut streams, mut served) = (Vec::new(), 0);
-        for _ in 0..MOST_STREAMS {
-            streams.push(Stream::open(worker.address()).await);
-        }
-        for stream in &mut streams {
-            served += usize::from(stream.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
-        }
-        drop(streams);
-        // The worker notices with the next update that these streams are closed.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        same(&served, &(MOST_STREAMS - 1))
+    let mut open = OpenPage::new(&page).await;
+    eventually("the page is live", async || same(&open.value(LIVE).await, &json!("yes"))).await;
+    let text = open.value("document.body.innerText").await;
+    let text = text.as_str().expect("a text");
+    assert!(text.contains("<script>document.title='broken out'"), "the key is shown as text: {text}");
+    assert_eq!(open.value("document.scripts.length").await, 1, "no text has become a script");
+    assert!(!text.contains("newcomer"), "{text}");
+    // A page that is loaded again has no such variable.
+    open.value("window.stays = true").await;
+    setup.customer("newcomer").await;
+    let object = generated("newcomer/prod-1/web/web-0/1.json.gz", 10, 120);
+    setup.upload(&object.key, object.bytes).await;
+    eventually("the page shows the new tenant", async || {
+        let row = open
+            .value("[...document.querySelectorAll('tbody tr')].map(row => row.innerText).join('\\n')")
+            .await;
+        let row = row.as_str().unwrap_or_default();
+        if row.lines().any(|row| row.starts_with("newcomer\tok")) { Ok(()) } else { Err(row.to_owned()) }
     })
     .await;
-    let told = end(open).await;
+    assert_eq!(open.value("window.stays").await, true, "the page was not loaded again");
+    let told = open.end().await;
     assert!(
         !told.contains("Content Security Policy"),
         "the policy forbids nothing that the page needs: {told}"

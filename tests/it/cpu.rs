@@ -136,8 +136,10 @@ async fn the_endpoint_answers_while_every_slot_is_busy() {
     let in_flight = "logferry_messages_in_flight";
     eventually("every slot is busy", async || same(&worker.metrics().await.get(in_flight), &16.0)).await;
     let mut answers = Vec::new();
-    for _ in 0..50 {
-        for path in ["/healthz", "/readyz"] {
+    for round in 0..50 {
+        // The status page is larger, and is written at most once per second.
+        let paths: &[_] = if round == 25 { &["/healthz", "/readyz", "/"] } else { &["/healthz", "/readyz"] };
+        for path in paths {
             let began = Instant::now();
             let (status, body) = worker.http_get(path).await.expect("the endpoint answers");
             answers.push(began.elapsed());
@@ -147,10 +149,11 @@ async fn the_endpoint_answers_while_every_slot_is_busy() {
     let busy = worker.metrics().await.get(in_flight);
     assert!(busy > 12.0, "{busy} slots are busy");
     answers.sort();
-    let (median, slow, slowest) = (answers[50], answers[94], answers[99]);
+    let (median, slow, slowest) = (answers[50], answers[95], answers[100]);
     eprintln!(
-        "beside {busy} busy slots: median {median:?}, 95 of 100 within {slow:?}, all within {slowest:?}"
+        "beside {busy} busy slots: median {median:?}, 96 of 101 within {slow:?}, all within {slowest:?}"
     );
     // Other processes may take the processors for a moment, so a few answers may take longer.
-    assert!(slow < Duration::from_millis(100), "median {median:?}, 95 of 100 within {slow:?}");
+    assert!(slow < Duration::from_millis(100), "median {median:?}, 96 of 101 within {slow:?}");
+    assert!(slowest < Duration::from_millis(500), "the slowest took {slowest:?}");
 }

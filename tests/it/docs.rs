@@ -4,15 +4,16 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::LazyLock,
 };
 
-use openmetrics_parser::{openmetrics::parse_openmetrics, prometheus::parse_prometheus};
+use openmetrics_parser::{
+    MetricsExposition, OpenMetricsType, OpenMetricsValue, openmetrics::parse_openmetrics,
+    prometheus::parse_prometheus,
+};
 
-use crate::{eventually::eventually, setup::Setup};
+use crate::{eventually::eventually, observability::promtool::accepts, setup::Setup};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -128,6 +129,13 @@ pub(crate) fn assert_documented(text: &str) {
     assert!(unknown.is_empty(), "docs/metrics.md does not have {unknown:?}");
 }
 
+/// Parses a text of OpenMetrics.
+pub(crate) fn open_metrics(text: &str) -> MetricsExposition<OpenMetricsType, OpenMetricsValue> {
+    // The specification allows units of histograms, but this parser does not. `observability/check` runs one that reads them.
+    let without_units: Vec<_> = text.lines().filter(|line| !line.starts_with("# UNIT ")).collect();
+    parse_openmetrics(&(without_units.join("\n") + "\n")).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
 /// The metrics that a worker without problems does not write.
 const OF_PROBLEMS: [&str; 13] = [
     "logferry_budget_waits_total",
@@ -166,37 +174,6 @@ async fn a_worker_writes_its_metrics_in_two_formats() {
     assert_eq!(missing, OF_PROBLEMS);
     let (kind, open_metrics) = worker.http_get_as("/metrics", "application/openmetrics-text").await;
     assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    // The specification allows units of histograms, but this parser does not.
-    let without_units: Vec<_> = open_metrics.lines().filter(|line| !line.starts_with("# UNIT ")).collect();
-    let parsed = parse_openmetrics(&(without_units.join("\n") + "\n"))
-        .unwrap_or_else(|error| panic!("{error}: {open_metrics}"));
-    assert!(parsed.families.contains_key("logferry_freshness_seconds"), "{open_metrics}");
-    promtool(&["check", "metrics"], &text);
-}
-
-/// Runs promtool, which `observability/check` installs, and checks that it has nothing to say. Without promtool, prints a
-/// notice, or fails if LOGFERRY_REQUIRE_PROMTOOL=1.
-fn promtool(arguments: &[&str], input: &str) {
-    let promtool = std::env::var("LOGFERRY_PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
-    let spawned = Command::new(&promtool)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(error) => {
-            let required = std::env::var("LOGFERRY_REQUIRE_PROMTOOL").is_ok_and(|value| value == "1");
-            assert!(!required, "{promtool} cannot be run: {error}");
-            eprintln!("SKIPPED: {promtool} cannot be run ({error}); observability/check installs it");
-            return;
-        }
-    };
-    let mut stdin = child.stdin.take().expect("it is a pipe");
-    stdin.write_all(input.as_bytes()).expect("promtool reads everything");
-    drop(stdin);
-    let output = child.wait_with_output().expect("promtool ends");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "promtool {arguments:?}: {said}\n{input}");
+    assert!(self::open_metrics(&open_metrics).families.contains_key("logferry_freshness_seconds"));
+    accepts(["check", "metrics"], &text);
 }

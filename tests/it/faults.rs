@@ -9,7 +9,7 @@ use crate::{
     eventually::{eventually, same},
     samples::{Object, assert_at_least_once, assert_same_events, expected, generated, received_events},
     setup::Setup,
-    worker::{Samples, Worker},
+    worker::Samples,
 };
 
 fn times(times: u64, fault: Fault) -> Fault {
@@ -52,7 +52,7 @@ async fn under(
     for fault in faults {
         sandbox.faults().add(fault);
     }
-    let worker = Worker::start(&environment).await;
+    let worker = setup.start(&environment).await;
     setup.acknowledged(&worker, 1).await;
     setup.no_dead_letters().await;
     let found = received_events(&setup.aws, &customer).await;

@@ -87,7 +87,7 @@ async fn a_refused_role_is_probed_once_per_interval() {
     );
     let assumed = || sandbox.calls("sts", "AssumeRole");
     let (before, started) = (assumed(), Instant::now());
-    let worker = Worker::start(&environment).await;
+    let worker = setup.start(&environment).await;
     let changes =
         |change| format!("logferry_role_breaker_changes_total{{change=\"{change}\",cause=\"trust_policy\"}}");
     eventually("the healthy tenant is done and the broken one's messages have seen two probes", async || {

@@ -212,7 +212,7 @@ async fn the_endpoint_answers() {
 async fn an_unread_log_does_not_stop_deliveries() {
     let setup = Setup::new("unread-log").await;
     let customer = setup.customer("acme").await;
-    let mut worker = Worker::start_unread(&setup.environment().await).await;
+    let mut worker = setup.start_unread(&setup.environment().await).await;
     // Each record of such a message is a line at debug: a folder needs no delivery.
     let mut folders = s3_event(&setup.provider.bucket, "acme/c/app/p/");
     let records = folders["Records"].as_array_mut().expect("an array");

@@ -8,6 +8,7 @@
 mod eventually;
 mod gate;
 mod operator;
+mod optional;
 mod samples;
 mod setup;
 mod target;

@@ -3,7 +3,7 @@
 
 mod outage;
 mod promql;
-mod promtool;
+pub(crate) mod promtool;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +11,8 @@ use std::{
     path::Path,
 };
 
+use logferry::worker::Metrics;
+use prometheus_client::{encoding::text, registry::Registry};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -39,6 +41,8 @@ struct Rule {
     expr: String,
     #[serde(rename = "for")]
     _held: String,
+    #[serde(rename = "keep_firing_for")]
+    _kept: Option<String>,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
 }
@@ -52,6 +56,11 @@ fn rules() -> Vec<Rule> {
     let rules: Rules =
         serde_yaml_ng::from_str(&read("observability/rules.yaml")).expect("the rules are YAML");
     rules.groups.into_iter().flat_map(|group| group.rules).collect()
+}
+
+/// The cases for `promtool test rules`.
+fn rule_tests() -> String {
+    ["observability/rules_test.yaml", "observability/rules_test_week.yaml"].map(read).concat()
 }
 
 /// The sections of a page by heading.
@@ -105,12 +114,28 @@ fn the_program_has_the_commands_of_the_runbook() {
 
 #[test]
 fn every_alert_has_a_case_that_fires() {
-    let tests = read("observability/rules_test.yaml");
+    let tests = rule_tests();
     for Rule { alert, .. } in rules() {
         let fires = tests.lines().any(|line| line.contains("labels: ") && line.contains(&alert))
             || tests.contains(&format!("alertname: {alert}\n"));
-        assert!(fires, "no case of rules_test.yaml expects {alert}");
+        assert!(fires, "no case of the rules' tests expects {alert}");
     }
+}
+
+/// A quantile depends on the buckets that exist, so the cases must have no others.
+#[test]
+fn the_cases_have_the_buckets_of_a_worker() {
+    let mut registry = Registry::default();
+    Metrics::default().register(&mut registry);
+    let mut worker = String::new();
+    text::encode(&mut worker, &registry).expect("text can be written");
+    let bounds = |text: &str| -> BTreeSet<_> {
+        let series = text.split("message_age_seconds_bucket{").skip(1);
+        let bound = |series: &str| series.split("le=\"").nth(1)?.split('"').next().map(str::to_owned);
+        series.map(|series| bound(series).expect("a bucket has a bound")).collect()
+    };
+    let (cases, worker) = (bounds(&rule_tests()), bounds(&worker));
+    assert!(cases.len() > 3 && cases.is_subset(&worker), "{cases:?} are not all in {worker:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::worker::assert_plain;
+use crate::{secrets::assert_no_credentials, worker::assert_plain};
 
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -80,5 +80,7 @@ pub(crate) async fn end(child: Child) -> Ended {
     let ended =
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
     assert_plain(&ended.stderr);
+    assert_no_credentials(&ended.stdout, &[]);
+    assert_no_credentials(&ended.stderr, &[]);
     ended
 }

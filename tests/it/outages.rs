@@ -129,7 +129,7 @@ async fn an_outage_of_sts_is_reported_and_survived() {
     let Some(sandbox) = setup.sandbox() else { return };
     let (served, new) = (setup.customer("served").await, setup.customer("new").await);
     let environment = setup.environment().await;
-    let running = Worker::start(&environment).await;
+    let running = setup.start(&environment).await;
     running.ready().await;
     let first = object("served/c/app/pod/1.json.gz");
     setup.upload(&first.key, first.bytes.clone()).await;
@@ -141,7 +141,7 @@ async fn an_outage_of_sts_is_reported_and_survived() {
     setup.acknowledged(&running, 2).await;
     setup.upload(&third.key, third.bytes.clone()).await;
     counts(&running, "logferry_failures_total{reason=\"role_unavailable\"}").await;
-    let starting = Worker::start(&environment).await;
+    let starting = setup.start(&environment).await;
     says_what_is_wrong(&starting, &["assume"]).await;
     says_what_is_wrong(&running, &["assume"]).await;
     sandbox.faults().remove(outage);

@@ -212,7 +212,7 @@ async fn fips_and_dual_stack_endpoints_are_used() {
         environment.remove("AWS_ENDPOINT_URL");
         environment
             .extend([(variable.to_owned(), "true".to_owned()), ("HTTPS_PROXY".to_owned(), proxy.url())]);
-        let _worker = crate::worker::Worker::start(&environment).await;
+        let _worker = setup.start(&environment).await;
         eventually("the queue's host is requested", async || {
             let targets = proxy.targets();
             let right = targets

@@ -204,7 +204,7 @@ async fn refusals_of_the_worker_itself_open_no_breaker() {
         let fault = sandbox.faults().add(refused(service, operation, status, code, message));
         let object = generated("acme/c/app/p/1", 20, 40);
         setup.upload(&object.key, object.bytes).await;
-        let worker = Worker::start(&environment).await;
+        let worker = setup.start(&environment).await;
         is_retried(&setup, &worker, "identity").await;
         let condition = match service {
             "sts" => "assume",
@@ -245,7 +245,7 @@ async fn unknown_credentials_fail_readiness() {
     }
     let mut environment = setup.environment().await;
     environment.insert("AWS_ACCESS_KEY_ID".to_owned(), "AKIAIOSFODNN7EXAMPLE".to_owned());
-    let worker = Worker::start(&environment).await;
+    let worker = setup.start(&environment).await;
     let told = readiness_says(&worker, "assume", &["own credentials", "task role"]).await;
     has(&told, &["our own credentials"]);
 }
@@ -266,7 +266,7 @@ async fn dependencies_are_checked_before_a_message_needs_them() {
     ] {
         environment.insert(name.to_owned(), value.clone());
     }
-    let worker = Worker::start(&environment).await;
+    let worker = setup.start(&environment).await;
     readiness_says(&worker, "settle", &["does not exist", "queue.dead_letter_url"]).await;
     readiness_says(&worker, "get", &[&no_bucket, "source.buckets"]).await;
     readiness_says(&worker, "quarantine", &[&quarantine, "quarantine.bucket"]).await;

@@ -1,5 +1,6 @@
 //! Neither the log nor an answer of the endpoint contains a credential, a signature, an ExternalId or a record's text, not even
-//! with the most detailed filter.
+//! with the most detailed filter. The other modules look for credentials in the log of each of their workers, and in what
+//! operators' commands print.
 
 use logferry_sandbox::{
     Sandbox,
@@ -12,13 +13,50 @@ use crate::{
     eventually::eventually,
     samples::gzip,
     setup::{Setup, text},
+    status::Stream,
     worker::Worker,
 };
 
 /// In every message of every record, and in bodies that are no events.
 const MARKER: &str = "hunter2-is-the-text-of-a-record";
-/// Parts of the headers that carry signatures and tokens.
-const HEADERS: [&str; 4] = ["AWS4-HMAC-SHA256", "Signature=", "Credential=", "x-amz-security-token"];
+/// Parts of the headers and parameters that carry signatures and tokens, in small letters.
+const CARRIERS: [&str; 7] = [
+    "authorization:",
+    "\"authorization\"",
+    "aws4-hmac-sha256",
+    "credential=",
+    "signature=",
+    "x-amz-security-token",
+    "sessiontoken",
+];
+
+/// Checks that no line has one of these secrets, or what carries credentials in a request or an answer.
+#[track_caller]
+pub(crate) fn assert_no_credentials(told: &str, secrets: &[String]) {
+    let small = told.to_lowercase();
+    let carried = CARRIERS.into_iter().find(|carrier| small.contains(carrier));
+    let found = secrets.iter().map(String::as_str).find(|secret| told.contains(secret)).or(carried);
+    if let Some(found) = found {
+        let line = told.lines().find(|line| line.contains(found) || line.to_lowercase().contains(found));
+        panic!("a text for people has {found:?}: {line:?}");
+    }
+}
+
+#[test]
+fn a_credential_is_noticed() {
+    let secrets = ["k3y-of-a-session".to_owned()];
+    for text in [
+        "a line\nAuthorization: AWS4-HMAC-SHA256 Credential=ASIA/20260101",
+        "{\"authorization\": Sensitive}",
+        "X-Amz-Security-Token",
+        "https://h/?X-Amz-Signature=0",
+        "<SessionToken>",
+        "before k3y-of-a-session after",
+    ] {
+        assert!(std::panic::catch_unwind(|| assert_no_credentials(text, &secrets)).is_err(), "{text}");
+    }
+    assert_no_credentials("AuthorizationHeaderMalformed: the region is wrong", &secrets);
+}
 
 /// An object with these messages, each with the marker in it.
 fn object(messages: &[&str], days: i64) -> Vec<u8> {
@@ -97,6 +135,10 @@ async fn everything_told(setup: &Setup, sandbox: &Sandbox, filter: &str) -> (Wor
     })
     .await;
     answers += &answers_of(&worker).await;
+    let mut stream = Stream::open(worker.address()).await;
+    let event = stream.until("</footer>").await;
+    assert!(event.contains("</footer>"), "{event}");
+    answers += event;
     worker.sigterm();
     assert!(worker.wait().await.success());
     let log = worker.log();
@@ -106,8 +148,10 @@ async fn everything_told(setup: &Setup, sandbox: &Sandbox, filter: &str) -> (Wor
 
 async fn answers_of(worker: &Worker) -> String {
     let mut answers = String::new();
-    for path in ["/healthz", "/readyz", "/metrics"] {
-        answers += &worker.http_get(path).await.expect("the endpoint answers").1;
+    for path in ["/healthz", "/readyz", "/metrics", "/", "/log-filter"] {
+        let (status, answer) = worker.http_get(path).await.expect("the endpoint answers");
+        assert!(status == 200 || path == "/readyz", "{path}: {status} {answer}");
+        answers += &answer;
     }
     answers
 }
@@ -116,7 +160,6 @@ async fn answers_of(worker: &Worker) -> String {
 async fn secrets(setup: &Setup, sandbox: &Sandbox) -> Vec<String> {
     let mut secrets = sandbox.session_secrets();
     assert!(secrets.len() > 9, "the worker and several customers have sessions: {}", secrets.len());
-    secrets.extend(HEADERS.map(str::to_owned));
     secrets.extend([MARKER, "stranger-id-4711", "ill id 4712"].map(str::to_owned));
     let rows = setup.account().dynamodb().scan().table_name(&setup.provider.tenant_table).send().await;
     let rows = rows.expect("the table can be read").items.unwrap_or_default();
@@ -130,6 +173,7 @@ async fn check(filter: &str) {
     let Some(sandbox) = setup.sandbox() else { return };
     // The worker must not be dropped before the end, because it would check its log for other things first.
     let (_worker, told) = everything_told(&setup, sandbox, filter).await;
+    assert_no_credentials(&told, &[]);
     for secret in secrets(&setup, sandbox).await {
         let line = told.lines().find(|line| line.to_lowercase().contains(&secret.to_lowercase()));
         assert_eq!(line, None, "{filter}: this line has {secret:?}");

@@ -57,7 +57,7 @@ impl Setup {
         if self.target.sandbox.is_none() {
             eprintln!("skipped: only the sandbox injects faults");
         }
-        self.target.sandbox.as_ref()
+        self.target.sandbox.as_deref()
     }
 
     pub(crate) fn account(&self) -> Account {
@@ -196,7 +196,17 @@ impl Setup {
     pub(crate) async fn worker_with(&self, variables: &[(&str, &str)]) -> Worker {
         let mut environment = self.environment().await;
         environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Worker::start(&environment).await
+        self.start(&environment).await
+    }
+
+    /// Starts a worker with this environment, and no other variable.
+    pub(crate) async fn start(&self, environment: &BTreeMap<String, String>) -> Worker {
+        Worker::start(environment, self.target.sandbox.clone()).await
+    }
+
+    /// Starts a worker whose log is a pipe that nobody reads.
+    pub(crate) async fn start_unread(&self, environment: &BTreeMap<String, String>) -> Worker {
+        Worker::start_unread(environment, self.target.sandbox.clone()).await
     }
 
     /// Messages of the worker's queue: visible or delayed, and in flight.

@@ -16,10 +16,10 @@ use crate::{
 
 /// More than the streams that the endpoint accepts at once.
 const MANY_STREAMS: usize = 20;
-pub(crate) const MOST_STREAMS: usize = 8;
+const MOST_STREAMS: usize = 8;
 
 /// The text of a page without its tags, and every run of white space as one space.
-fn read(html: &str) -> String {
+pub(crate) fn text_of(html: &str) -> String {
     let parts = html.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
     parts.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -29,7 +29,7 @@ async fn shows(address: SocketAddr, expected: &[&str]) -> String {
     eventually("the page shows it", async || {
         let (status, html) = http_get(address, "/").await.map_err(|error| error.to_string())?;
         same(&status, &200)?;
-        let text = read(&html);
+        let text = text_of(&html);
         match expected.iter().find(|part| !text.contains(**part)) {
             None => Ok(html),
             Some(missing) => Err(format!("no {missing:?} in {text}")),
@@ -92,7 +92,7 @@ async fn the_page_shows_a_refused_tenant_beside_one_that_is_well() {
     ];
     shows(worker.address(), &expected).await;
     let html = shows(worker.address(), &["logferry ready"]).await;
-    assert!(read(&html).contains(" well ok "), "{}", read(&html));
+    assert!(text_of(&html).contains(" well ok "), "{}", text_of(&html));
     for loads in ["<link", " src=", " href=", "url(", "@import"] {
         assert!(!html.contains(loads), "nothing is loaded, and {loads} is there: {html}");
     }

@@ -2,7 +2,10 @@
 
 pub(crate) mod ministack;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use logferry_sandbox::Sandbox;
 
@@ -12,7 +15,7 @@ pub(crate) struct Target {
     /// `http://127.0.0.1:PORT`.
     pub(crate) endpoint: String,
     /// The sandbox, unless the double is ministack.
-    pub(crate) sandbox: Option<Sandbox>,
+    pub(crate) sandbox: Option<Arc<Sandbox>>,
 }
 
 impl Target {
@@ -32,7 +35,7 @@ impl Target {
     /// Starts a sandbox, whatever the variable selects.
     pub(crate) async fn sandbox() -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        Self { endpoint: sandbox.endpoint(), sandbox: Some(sandbox) }
+        Self { endpoint: sandbox.endpoint(), sandbox: Some(Arc::new(sandbox)) }
     }
 }
 

@@ -7,9 +7,11 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
+use logferry_sandbox::Sandbox;
 pub(crate) use logferry_testbed::worker::{Samples, http_get};
 use logferry_testbed::worker::{WorkerError, WorkerProcess, http_get_as};
 use serde_json::Value;
@@ -18,7 +20,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{docs::assert_documented, eventually::eventually, target::unique};
+use crate::{
+    docs::assert_documented, eventually::eventually, secrets::assert_no_credentials, target::unique,
+};
 
 /// Longest time that a worker may take to end.
 const END: Duration = Duration::from_secs(60);
@@ -42,23 +46,28 @@ fn log_file() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("worker-{}-{}.log", std::process::id(), unique()))
 }
 
-/// A running `logferry worker`, killed when dropped. Its log is shown if the test fails.
+/// A running `logferry worker`, killed when dropped. Its log is shown if the test fails, and searched for credentials otherwise.
 #[derive(Debug)]
 pub(crate) struct Worker {
     process: WorkerProcess,
     address: SocketAddr,
+    /// Knows the credentials that it has issued.
+    sandbox: Option<Arc<Sandbox>>,
 }
 
 impl Worker {
     /// Starts a worker with this environment, and no other variable, and waits until it has logged its address.
-    pub(crate) async fn start(environment: &BTreeMap<String, String>) -> Self {
+    pub(crate) async fn start(environment: &BTreeMap<String, String>, sandbox: Option<Arc<Sandbox>>) -> Self {
         let log = log_file();
         let environment: Vec<_> = environment.iter().collect();
-        Self::listening(WorkerProcess::start(program(), &environment, log)).await
+        Self::listening(WorkerProcess::start(program(), &environment, log), sandbox).await
     }
 
     /// Starts a worker whose log is a pipe. The pipe is read up to the line with the address, and then stays open, unread.
-    pub(crate) async fn start_unread(environment: &BTreeMap<String, String>) -> Self {
+    pub(crate) async fn start_unread(
+        environment: &BTreeMap<String, String>,
+        sandbox: Option<Arc<Sandbox>>,
+    ) -> Self {
         let log = log_file();
         let environment: Vec<_> = environment.iter().collect();
         let (reader, writer) = std::io::pipe().expect("the system has pipes");
@@ -75,12 +84,12 @@ impl Worker {
             // Keeps the pipe open: dropping the reader would break the worker's end.
             std::mem::forget(lines);
         });
-        Self::listening(process).await
+        Self::listening(process, sandbox).await
     }
 
-    async fn listening(process: Result<WorkerProcess, WorkerError>) -> Self {
+    async fn listening(process: Result<WorkerProcess, WorkerError>, sandbox: Option<Arc<Sandbox>>) -> Self {
         let process = process.expect("cargo built the program");
-        let mut worker = Self { process, address: ([0, 0, 0, 0], 0).into() };
+        let mut worker = Self { process, address: ([0, 0, 0, 0], 0).into(), sandbox };
         worker.address = worker.process.listening().await.expect("the worker logs its address");
         worker
     }
@@ -219,10 +228,13 @@ impl Drop for Worker {
         let log = self.process.read_log().unwrap_or_default();
         // The file may have been removed already.
         let _ = fs::remove_file(self.process.log());
-        match std::thread::panicking() {
-            true => eprintln!("-- log of the worker\n{log}\n--"),
-            false => log.lines().for_each(assert_plain),
+        if std::thread::panicking() {
+            eprintln!("-- log of the worker\n{log}\n--");
+            return;
         }
+        log.lines().for_each(assert_plain);
+        let secrets = self.sandbox.as_ref().map(|sandbox| sandbox.session_secrets());
+        assert_no_credentials(&log, &secrets.unwrap_or_default());
     }
 }
 

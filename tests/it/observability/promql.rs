@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusty_promql_parser::{Expr, GroupingAction, VectorSelector, expr};
+use rusty_promql_parser::{BinaryOp, Expr, GroupingAction, VectorSelector, expr};
 
 /// Labels that Prometheus adds to every sample of a target.
 const OF_TARGETS: [&str; 4] = ["cluster", "namespace", "job", "instance"];
@@ -96,14 +96,15 @@ impl Known {
                 }
             }
             Expr::Binary(binary) => {
-                let mut labels = self.labels(&binary.lhs, problems);
-                labels.extend(self.labels(&binary.rhs, problems));
+                let left = self.labels(&binary.lhs, problems);
+                let labels = &left | &self.labels(&binary.rhs, problems);
                 if let Some(matching) =
                     binary.modifier.as_ref().and_then(|modifier| modifier.matching.as_ref())
                 {
                     all_exist(&matching.labels, &labels, problems);
                 }
-                labels
+                // The right side of these only selects among the left side's samples.
+                if matches!(binary.op, BinaryOp::And | BinaryOp::Unless) { left } else { labels }
             }
             Expr::Number(_) | Expr::String(_) => BTreeSet::new(),
         }
@@ -153,6 +154,10 @@ fn wrong_queries_are_noticed() {
     check("histogram_quantile(0.9, sum by (le, call) (rate(b_seconds_bucket[5m])))", &["call"], "");
     check("c > 1 unless ignoring (state) d{state=\"x\"} == 1", &["instance"], "");
     check("up == 0 or absent(c)", &[], "");
+    check("c or d", &["state"], "");
+    check("d unless ignoring (state) c", &["state"], "");
+    check("c and ignoring (state) d", &["state"], "the legend names state");
+    check("c unless ignoring (state) d", &["state"], "the legend names state");
     check("sum(rate(a_total[5m])", &[], "cannot be parsed");
     check("rate(a_total[5m]) @", &[], "cannot be parsed");
     check("rate(a[5m])", &[], "no metric is named \"a\"");

@@ -21,6 +21,9 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::eventually::eventually;
 
+/// Whether these calls are needed depends on what the readiness probes have asked for, and on the target.
+const OPTIONAL: [&str; 3] = ["GetCallerIdentity", "CreateLogStream", "CreateLogGroup"];
+
 /// Protocol of the exports.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Protocol {
@@ -140,7 +143,8 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    /// The tree of all spans: name and kind, with equal ones once, and with `queue` instead of the queue's name.
+    /// The tree of all spans but [`OPTIONAL`] ones: name and kind, with equal ones once, and with `queue` instead of the queue's
+    /// name.
     pub(super) fn tree(&self, queue: &str) -> String {
         let known: BTreeSet<_> = self.spans.iter().map(|span| &span.span_id).collect();
         for span in self.spans.iter().filter(|span| **span != self.root) {
@@ -157,7 +161,8 @@ impl Trace {
             span.name,
             kind.trim_start_matches("SPAN_KIND_").to_lowercase()
         )];
-        let children = self.spans.iter().filter(|child| child.parent_span_id == span.span_id);
+        let needed = |child: &&Span| !OPTIONAL.iter().any(|name| child.name.contains(name));
+        let children = self.spans.iter().filter(|child| child.parent_span_id == span.span_id).filter(needed);
         let children: BTreeSet<_> = children.map(|child| self.lines(child, depth + 1)).collect();
         lines.extend(children.into_iter().flatten());
         lines
@@ -167,6 +172,11 @@ impl Trace {
     pub(super) fn span(&self, name: &str) -> &Span {
         let found = self.spans.iter().find(|span| span.name == name);
         found.unwrap_or_else(|| panic!("no span is called {name:?}"))
+    }
+
+    /// All spans with this name.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Span> {
+        self.spans.iter().filter(move |span| span.name == name)
     }
 
     pub(super) fn id(&self) -> String {
