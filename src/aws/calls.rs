@@ -121,8 +121,14 @@ struct Ended {
 struct Call {
     began: Instant,
     was_sent: AtomicBool,
-    /// `None`: the call belongs to no message, or the message's trace is not sampled.
-    span: Option<Span>,
+}
+
+/// The span of a call that belongs to a message whose trace is sampled. It ends with the call.
+#[derive(Debug)]
+struct CallSpan(Span);
+
+impl Storable for CallSpan {
+    type Storer = StoreReplace<Self>;
 }
 
 impl Storable for Call {
@@ -137,22 +143,31 @@ impl Intercept for Calls {
 
     fn read_before_execution(
         &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        config
+            .interceptor_state()
+            .store_put(Call { began: Instant::now(), was_sent: AtomicBool::new(false) });
+        Ok(())
+    }
+
+    /// Begins the call's span. Earlier, the SDK does not tell a client's interceptor which operation it is.
+    fn read_before_serialization(
+        &self,
         context: &BeforeSerializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let operation = config.load::<Metadata>();
-        let span = operation.and_then(|operation| trace::call(operation.service(), operation.name()));
-        if let Some(span) = &span {
-            subject::name(span, context.input());
+        if let Some(span) = operation.and_then(|operation| trace::call(operation.service(), operation.name()))
+        {
+            subject::name(&span, context.input());
             if let Some(region) = config.load::<Region>() {
-                trace::set(span, semconv::CLOUD_REGION, region.as_ref());
+                trace::set(&span, semconv::CLOUD_REGION, region.as_ref());
             }
+            config.interceptor_state().store_put(CallSpan(span));
         }
-        config.interceptor_state().store_put(Call {
-            began: Instant::now(),
-            was_sent: AtomicBool::new(false),
-            span,
-        });
         Ok(())
     }
 
@@ -179,7 +194,7 @@ impl Intercept for Calls {
             && call.was_sent.load(Ordering::Relaxed)
         {
             let outcome = outcome(context, components);
-            if let Some(span) = &call.span {
+            if let Some(CallSpan(span)) = config.load::<CallSpan>() {
                 describe(span, context, outcome);
             }
             let ended = Ended { operation: Operation(operation.clone()), outcome };

@@ -385,7 +385,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             self.owes_nothing()?;
         }
         self.progress.recorded().await?;
-        self.span.in_scope(|| self.progress.record());
+        self.progress.record(&self.span);
         let (batch, file, unkept) = self.open.close();
         let stretch = self.progress.end_batch();
         let writer = Arc::clone(&self.writer);

@@ -126,12 +126,12 @@ impl<L: Ledger> LaneProgress<L> {
         self.unrecorded = true;
     }
 
-    /// Starts to record the progress in the ledger, if it has changed, in the current span. Call [`LaneProgress::recorded`] first.
-    pub(super) fn record(&mut self) {
+    /// Starts to record the progress in the ledger, if it has changed, in the span of the message. Call [`LaneProgress::recorded`] first.
+    pub(super) fn record(&mut self, span: &tracing::Span) {
         if std::mem::take(&mut self.unrecorded) {
             let (claim, progress) = (Arc::clone(&self.claim), self.accounted.clone());
             let checkpoint = async move { claim.checkpoint(&progress).await };
-            self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint.in_current_span())));
+            self.recording = Some(AbortOnDropHandle::new(tokio::spawn(checkpoint.instrument(span.clone()))));
         }
     }
 
