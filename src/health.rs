@@ -1,8 +1,8 @@
 //! Liveness and readiness, as named conditions. `app` reports the outcome of calls and probes; `/healthz`, `/readyz` and
 //! `logferry_condition_degraded` show what follows from them.
 //!
-//! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row degrade the
-//! condition, and only a success of the same check mends it. Failures that belong to one tenant are not reported here at all.
+//! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row, a second or more apart, degrade
+//! the condition, and only a success of the same check mends it. Failures that belong to one tenant are not reported here at all.
 
 mod report;
 mod sentences;
@@ -22,6 +22,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::breaker;
+
 pub use self::{
     report::{ConditionReport, ConditionStatus, Report, Status},
     sentences::Explanation,
@@ -29,6 +31,9 @@ pub use self::{
 
 /// Failures in a row that degrade a condition.
 const FAILURES: usize = 3;
+/// Failures of a check that come sooner after a failure that counted do not count: a short stall fails many concurrent calls at
+/// once.
+const APART: Duration = Duration::from_secs(1);
 /// For how long a failed call counts if no further call of its kind is made. Probes repeat most checks every few seconds. The
 /// others depend on messages, and after a failure another worker may get them. The longest delay of a retry is a quarter of this
 /// time.
@@ -107,6 +112,9 @@ pub enum Check {
     Put,
     /// SendMessage to the dead-letter queue.
     DeadLetters,
+    /// Whether IAM allows sends to the dead-letter queue. The probe stores no message, so its success does not show that a real
+    /// message can be stored: the key of an encrypted queue may be disabled.
+    DeadLettersAllowed,
     /// DeleteMessage.
     Delete,
     /// A call to the ledger.
@@ -130,7 +138,7 @@ impl Check {
             Self::Identity | Self::CentralRole => Condition::Assume,
             Self::SourceBucket | Self::Read => Condition::Get,
             Self::Put => Condition::Put,
-            Self::DeadLetters | Self::Delete => Condition::Settle,
+            Self::DeadLetters | Self::DeadLettersAllowed | Self::Delete => Condition::Settle,
             Self::Ledger => Condition::Ledger,
             Self::QuarantineBucket | Self::QuarantineFile => Condition::Quarantine,
         }
@@ -139,13 +147,13 @@ impl Check {
     /// Whether only messages cause such calls. The other checks are repeated by probes, or by the receive loop.
     fn needs_messages(self) -> bool {
         match self {
-            Self::Read | Self::Put | Self::Delete | Self::QuarantineFile => true,
+            Self::Read | Self::Put | Self::DeadLetters | Self::Delete | Self::QuarantineFile => true,
             Self::Receive
             | Self::Lookup
             | Self::Identity
             | Self::CentralRole
             | Self::SourceBucket
-            | Self::DeadLetters
+            | Self::DeadLettersAllowed
             | Self::Ledger
             | Self::QuarantineBucket => false,
         }
@@ -231,6 +239,8 @@ struct Row {
     since: Timestamp,
     failures: usize,
     parties: Vec<String>,
+    /// When a failure counted last.
+    counted: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -388,13 +398,23 @@ impl State {
     fn failed(&mut self, call: Call<'_>, cause: Cause) -> Option<Change> {
         let course = if call.check == Check::Put { self.known(call)? } else { self.course(call) };
         course.last = Instant::now();
-        let row = course.row.get_or_insert_with(|| Row { since: now(), failures: 0, parties: Vec::new() });
+        let row = course.row.get_or_insert_with(|| Row {
+            since: now(),
+            failures: 0,
+            parties: Vec::new(),
+            counted: None,
+        });
+        let ended = breaker::now();
+        if row.counted.is_some_and(|counted| ended.saturating_duration_since(counted) < APART) {
+            return None;
+        }
         if let Some(party) = call.party.filter(|_| row.failures < FAILURES) {
             if row.parties.iter().any(|counted| counted == party) {
                 return None;
             }
             row.parties.push(party.to_owned());
         }
+        row.counted = Some(ended);
         row.failures = (row.failures + 1).min(FAILURES);
         if row.failures < FAILURES {
             return None;
