@@ -1,8 +1,11 @@
 //! Builds the live parts from a configuration. Only this module builds adapters.
 
 mod apart;
+mod clients;
 pub mod commands;
 mod depth;
+mod endpoint;
+mod memory;
 mod metrics;
 mod outbound;
 mod profile;
@@ -12,15 +15,15 @@ mod watched;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
-use axum::Router;
 use jiff::Timestamp;
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+pub use self::memory::{MemoryBound, memory_bound, memory_limit};
 use self::{
     apart::apart,
+    clients::{load_sdk, s3_client, short_sqs_client, sqs_client},
+    endpoint::Listeners,
     metrics::Metrics,
     readiness::Readiness,
     watched::{Watched, WatchedStore},
@@ -30,14 +33,13 @@ use crate::{
     batch::MAX_BATCH_EVENTS,
     breaker::ProbeIntervals,
     budget::{Budgets, Rates},
-    config::{Config, Problem},
+    config::Config,
     copy::s3::{Addressing, S3Copier},
     credentials::{
         assumed::AssumedRole,
         customers::{Customers, SessionSettings},
         request::{AssumeRequest, SessionLife},
     },
-    delivery::MAX_STREAMS,
     fairness::book::Limits,
     health::{Check, Condition, Health},
     http::{self, Page, Sources},
@@ -52,7 +54,7 @@ use crate::{
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
-    status::{self, Status},
+    status::Status,
     telemetry::level::Filter,
     tenant::{
         cache::{CacheSettings, TenantCache},
@@ -60,16 +62,9 @@ use crate::{
     },
     trace,
     verdict::Backoff,
-    worker::{self, Drained, WorkerSettings, settle::bodies_bound},
+    worker::{self, Drained, WorkerSettings},
 };
 
-/// Longest time to connect: the SDK's default, repeated here because our timeout configuration replaces it.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
-/// Longest attempt of a call to SQS other than the long poll. An attempt usually takes milliseconds, and some hundreds of
-/// milliseconds for a message of 1 MiB.
-const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
-/// Longest call to SQS other than the long poll, with its retries.
-const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
 /// Interval of removing what has expired.
 const TIDY: Duration = Duration::from_secs(30);
 /// The fields that name resources with a Region; see [`Config::elsewhere`].
@@ -85,35 +80,6 @@ pub struct App {
     stop: CancellationToken,
 }
 
-/// The addresses of the endpoint.
-#[derive(Debug)]
-struct Listeners<L> {
-    main: L,
-    /// For the status page and the metrics; `None`: they are on the main address.
-    admin: Option<L>,
-}
-
-impl<L> Listeners<L> {
-    /// Converts both. A listener belongs to the runtime that made it, and a standard one to none.
-    fn map<M>(self, convert: impl Fn(L) -> std::io::Result<M>) -> std::io::Result<Listeners<M>> {
-        Ok(Listeners { main: convert(self.main)?, admin: self.admin.map(convert).transpose()? })
-    }
-}
-
-impl Listeners<TcpListener> {
-    /// Serves until `served` is cancelled. Both addresses serve the probes.
-    async fn serve(self, probes: Router, insight: Router, log: Arc<Filter>, served: CancellationToken) {
-        let all = probes.clone().merge(insight);
-        match self.admin {
-            None => http::serve(self.main, all, log, served.cancelled_owned()).await,
-            Some(admin) => {
-                let main = http::serve(self.main, probes, Arc::clone(&log), served.clone().cancelled_owned());
-                tokio::join!(main, http::serve(admin, all, log, served.cancelled_owned()));
-            }
-        }
-    }
-}
-
 impl App {
     /// Finds credentials and Region, and binds the endpoint, which can change the filter of `log`. Makes no call to AWS.
     ///
@@ -121,12 +87,8 @@ impl App {
     /// There is no Region, or the address is in use.
     pub async fn build(config: Config, log: Arc<Filter>) -> anyhow::Result<Self> {
         let base = load_sdk(&config, &EVERYTHING).await?;
-        let main = bind("http.listen", config.http.listen).await?;
-        let admin = match config.http.admin_listen {
-            Some(address) => Some(bind("http.admin_listen", address).await?),
-            None => None,
-        };
-        Ok(Self { config, base, listeners: Listeners { main, admin }, log, stop: CancellationToken::new() })
+        let listeners = Listeners::bind(&config.http).await?;
+        Ok(Self { config, base, listeners, log, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -290,10 +252,6 @@ impl App {
     }
 }
 
-async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{field}: {address} cannot be bound"))
-}
-
 /// The tenant table for the commands that list and change it. Makes no call to AWS yet.
 ///
 /// # Errors
@@ -348,110 +306,10 @@ pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Memory of the worker's buffers in bytes: slots x (window + two batches + read-ahead). See ARCHITECTURE.md.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryBound {
-    /// All slots busy with ordinary records: two steps of decompressed text, two batches of 1.5 MiB (an open one and one
-    /// being put; sorting needs no third, because it uses the buffer of the batch that was answered), and three reads of the
-    /// connection.
-    pub ordinary: u64,
-    /// All slots busy with the worst records: zstd's window (8 MiB; larger windows count in `source.zstd_windows`), records
-    /// of `source.max_record` that must be mended (in the window, plus three times their size if each byte becomes U+FFFD),
-    /// batches that consist of escapes (8 MiB with room to grow), and full caches.
-    pub worst: u64,
-}
-
-/// Computes the bound for one delivery per object.
-pub fn memory_bound(config: &Config) -> MemoryBound {
-    const KIB: u64 = 1 << 10;
-    let slots = config.worker.concurrency as u64;
-    let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
-    let mended = 4 * config.source.max_record.as_u64();
-    // Two quarantine files: one that grows, and one that is being written. Each takes a mebibyte and a record that does not
-    // compress, with room to double.
-    let set_aside = if config.quarantine.bucket.is_some() {
-        2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
-    } else {
-        0
-    };
-    // A body of 1 MiB names 11,000 objects. Each takes 200 bytes, and its result 450; lists have room to double.
-    let message = 12 * 1024 * KIB;
-    let caches =
-        config.credentials.cache_capacity * 8 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
-    MemoryBound {
-        ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
-        worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
-            + config.source.zstd_windows.as_u64()
-            + status::MOST_BYTES
-            + caches
-            + bodies_bound(config.worker.concurrency) as u64,
-    }
-}
-
-/// The container's memory limit in bytes, if there is one (cgroup v2).
-pub fn memory_limit() -> Option<u64> {
-    std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
-}
-
-/// Credentials, Region and HTTP client. The resources that `fields` name must be in this Region.
-async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<Base> {
-    let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http_client)
-        .retry_config(RetryConfig::standard().with_max_attempts(config.delivery.attempts))
-        // A call without an answer must end. For GetObject, the limit covers the time until the response's headers.
-        .timeout_config(timeouts(config.delivery.attempt_timeout));
-    if let Some(region) = &config.aws.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
-    let problem = || "is not set, and the SDK finds none; set it in the file, or as AWS_REGION".to_owned();
-    let region = sdk.region().ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() })?;
-    let elsewhere = config.elsewhere(region.as_ref());
-    match elsewhere.into_iter().find(|problem| fields.contains(&problem.field.as_str())) {
-        Some(problem) => Err(problem.into()),
-        None => Ok(sdk.into()),
-    }
-}
-
 /// Longest time of a receive: every attempt times out, and between attempts the SDK pauses for 20 s at most.
 fn longest_receive(config: &Config) -> Duration {
     let attempt = config.queue.wait_time + config.delivery.attempt_timeout + Duration::from_secs(20);
     attempt * config.delivery.attempts
-}
-
-fn sqs_client(config: &Config, base: &Base) -> aws_sdk_sqs::Client {
-    // A long poll takes its wait time in addition.
-    let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
-    aws_sdk_sqs::Client::from_conf(base.sqs().timeout_config(timeouts).build())
-}
-
-/// A client with short timeouts, so that extensions of leases and deletes of messages do not wait for slow answers.
-fn short_sqs_client(base: &Base, attempts: u32) -> aws_sdk_sqs::Client {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(LONGEST_SQS_ATTEMPT)
-        .operation_attempt_timeout(LONGEST_SQS_ATTEMPT)
-        .operation_timeout(LONGEST_SQS_CALL);
-    let config = base
-        .sqs()
-        // Failed polls must not spend the retry tokens of these calls.
-        .retry_partition(RetryPartition::new("sqs-calls"))
-        .retry_config(RetryConfig::standard().with_max_attempts(attempts))
-        .timeout_config(timeouts.build());
-    aws_sdk_sqs::Client::from_conf(config.build())
-}
-
-fn timeouts(attempt: Duration) -> TimeoutConfig {
-    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
-}
-
-fn s3_client(config: &Config, base: &Base) -> aws_sdk_s3::Client {
-    let builder = base
-        .s3()
-        .force_path_style(config.aws.s3_use_path_style)
-        // `S3Store` checks checksums itself, because it resumes broken connections.
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-    aws_sdk_s3::Client::from_conf(builder.build())
 }
 
 fn addressing(config: &Config) -> Addressing {

@@ -1,8 +1,8 @@
 //! Liveness and readiness, as named conditions. `app` reports the outcome of calls and probes; `/healthz`, `/readyz` and
 //! `logferry_condition_degraded` show what follows from them.
 //!
-//! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row degrade the
-//! condition, and only a success of the same check mends it. A failure that one tenant can cause is either not reported here, or
+//! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row, a
+//! second or more apart, degrade the condition, and only a success of the same check mends it. A failure that one tenant can cause is either not reported here, or
 //! it counts only together with failures of others: see [`Call::by`].
 
 mod course;
@@ -103,6 +103,9 @@ pub enum Check {
     Put,
     /// SendMessage to the dead-letter queue.
     DeadLetters,
+    /// Whether IAM allows sends to the dead-letter queue. The probe stores no message, so its success does not show that a real
+    /// message can be stored: the key of an encrypted queue may be disabled.
+    DeadLettersAllowed,
     /// DeleteMessage.
     Delete,
     /// A call to the ledger.
@@ -126,7 +129,7 @@ impl Check {
             Self::Identity | Self::CentralRole => Condition::Assume,
             Self::SourceBucket | Self::Read => Condition::Get,
             Self::Put => Condition::Put,
-            Self::DeadLetters | Self::Delete => Condition::Settle,
+            Self::DeadLetters | Self::DeadLettersAllowed | Self::Delete => Condition::Settle,
             Self::Ledger => Condition::Ledger,
             Self::QuarantineBucket | Self::QuarantineFile => Condition::Quarantine,
         }
@@ -135,13 +138,13 @@ impl Check {
     /// Whether only messages cause such calls. The other checks are repeated by probes, or by the receive loop.
     fn needs_messages(self) -> bool {
         match self {
-            Self::Read | Self::Put | Self::Delete | Self::QuarantineFile => true,
+            Self::Read | Self::Put | Self::DeadLetters | Self::Delete | Self::QuarantineFile => true,
             Self::Receive
             | Self::Lookup
             | Self::Identity
             | Self::CentralRole
             | Self::SourceBucket
-            | Self::DeadLetters
+            | Self::DeadLettersAllowed
             | Self::Ledger
             | Self::QuarantineBucket => false,
         }

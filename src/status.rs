@@ -120,6 +120,17 @@ impl Status {
         Waiting { status: Arc::clone(self), tenant, object, advice: None }
     }
 
+    /// The same while nobody can tell whether the tenant has rows: `None` if no object of it has begun before.
+    pub fn begin_if_known(
+        self: &Arc<Self>,
+        tenant_id: &str,
+        object: Object<'_>,
+        age: Duration,
+    ) -> Option<Waiting> {
+        let is_known = self.book().knows(tenant_id);
+        is_known.then(|| self.begin(tenant_id, object, age))
+    }
+
     /// Counts events of a tenant that were accepted.
     pub fn accepted(&self, tenant_id: &str, events: u64, bytes: u64) {
         self.book().accepted(tenant_id, events, bytes, self.now().ms);

@@ -114,7 +114,7 @@ impl Readiness {
     }
 
     async fn letters(&self, letters: &SqsQueue) -> bool {
-        let call = Call::from(Check::DeadLetters);
+        let call = Call::from(Check::DeadLettersAllowed);
         let answer = self.answer(call, letters.probe_sending()).await;
         self.tell(call, answer.map_err(|error| (cause_of_queue(&error), error.to_string())))
     }

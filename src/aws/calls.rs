@@ -45,6 +45,9 @@ use crate::{
 /// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, of some minutes.
 const SECONDS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
+/// Outcome of a call that its caller dropped before its end.
+const DROPPED: &str = "dropped";
+
 /// The interceptor, with its metrics. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Calls {
@@ -116,23 +119,40 @@ struct Ended {
     outcome: &'static str,
 }
 
-/// A call in progress.
+/// A call in progress. Its span ends with it.
 #[derive(Debug)]
 struct Call {
+    calls: Calls,
+    operation: Operation,
     began: Instant,
     was_sent: AtomicBool,
-}
-
-/// The span of a call that belongs to a message whose trace is sampled. It ends with the call.
-#[derive(Debug)]
-struct CallSpan(Span);
-
-impl Storable for CallSpan {
-    type Storer = StoreReplace<Self>;
+    has_ended: AtomicBool,
+    /// `None`: the call belongs to no message, or the message's trace is not sampled.
+    span: Option<Span>,
 }
 
 impl Storable for Call {
     type Storer = StoreReplace<Self>;
+}
+
+impl Call {
+    fn end(&self, outcome: &'static str) {
+        self.has_ended.store(true, Ordering::Relaxed);
+        let ended = Ended { operation: self.operation.clone(), outcome };
+        self.calls.durations.get_or_create(&ended).observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// A caller that has waited for long enough drops the call, and then the SDK tells the interceptor nothing.
+impl Drop for Call {
+    fn drop(&mut self) {
+        if *self.was_sent.get_mut() && !*self.has_ended.get_mut() {
+            if let Some(span) = &self.span {
+                trace::fail(span, DROPPED, &DROPPED);
+            }
+            self.end(DROPPED);
+        }
+    }
 }
 
 #[dyn_dispatch_hint]
@@ -141,33 +161,29 @@ impl Intercept for Calls {
         "Calls"
     }
 
-    fn read_before_execution(
-        &self,
-        _context: &BeforeSerializationInterceptorContextRef<'_>,
-        config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        config
-            .interceptor_state()
-            .store_put(Call { began: Instant::now(), was_sent: AtomicBool::new(false) });
-        Ok(())
-    }
-
-    /// Begins the call's span. Earlier, the SDK does not tell a client's interceptor which operation it is.
+    /// Begins the call. Earlier, the SDK does not tell a client's interceptor which operation it is.
     fn read_before_serialization(
         &self,
         context: &BeforeSerializationInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let operation = config.load::<Metadata>();
-        if let Some(span) = operation.and_then(|operation| trace::call(operation.service(), operation.name()))
-        {
-            subject::name(&span, context.input());
+        let Some(operation) = config.load::<Metadata>().cloned() else { return Ok(()) };
+        let span = trace::call(operation.service(), operation.name());
+        if let Some(span) = &span {
+            subject::name(span, context.input());
             if let Some(region) = config.load::<Region>() {
-                trace::set(&span, semconv::CLOUD_REGION, region.as_ref());
+                trace::set(span, semconv::CLOUD_REGION, region.as_ref());
             }
-            config.interceptor_state().store_put(CallSpan(span));
         }
+        config.interceptor_state().store_put(Call {
+            calls: self.clone(),
+            operation: Operation(operation),
+            began: Instant::now(),
+            was_sent: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            span,
+        });
         Ok(())
     }
 
@@ -177,9 +193,9 @@ impl Intercept for Calls {
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let (Some(call), Some(operation)) = (config.load::<Call>(), config.load::<Metadata>()) {
+        if let Some(call) = config.load::<Call>() {
             call.was_sent.store(true, Ordering::Relaxed);
-            self.attempts.get_or_create(&Operation(operation.clone())).inc();
+            self.attempts.get_or_create(&call.operation).inc();
         }
         Ok(())
     }
@@ -190,15 +206,12 @@ impl Intercept for Calls {
         components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let (Some(call), Some(operation)) = (config.load::<Call>(), config.load::<Metadata>())
-            && call.was_sent.load(Ordering::Relaxed)
-        {
+        if let Some(call) = config.load::<Call>().filter(|call| call.was_sent.load(Ordering::Relaxed)) {
             let outcome = outcome(context, components);
-            if let Some(CallSpan(span)) = config.load::<CallSpan>() {
+            if let Some(span) = &call.span {
                 describe(span, context, outcome);
             }
-            let ended = Ended { operation: Operation(operation.clone()), outcome };
-            self.durations.get_or_create(&ended).observe(call.began.elapsed().as_secs_f64());
+            call.end(outcome);
         }
         Ok(())
     }
@@ -285,6 +298,16 @@ mod tests {
         delete().await.expect_err("it is no receipt");
         count("DeleteMessage", "refused", 1);
         attempts("DeleteMessage", 4);
+
+        sandbox.faults().add(Fault::new("sqs", "SendMessage", Effect::Latency { milliseconds: 3_600_000 }));
+        let send = sqs.send_message().queue_url(&queue).message_body("b").send();
+        let patience = std::time::Duration::from_millis(500);
+        tokio::time::timeout(patience, send).await.expect_err("the call takes an hour");
+        count("SendMessage", "dropped", 1);
+        attempts("SendMessage", 1);
+        let text = rendered(|registry| base.calls().register(registry));
+        let dropped = text.lines().filter(|line| line.contains("_count") && line.contains("\"dropped\""));
+        assert_eq!(dropped.count(), 1, "the other calls ended: {text}");
 
         let nobody = aws_sdk_sqs::Client::from_conf(base.without_credentials().sqs().build());
         nobody.list_queues().send().await.expect_err("it has no credentials");

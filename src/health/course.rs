@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::{Call, Cause, Check, Explanation, now};
+use crate::breaker;
 
 /// Failures in a row that degrade a condition, and most parties that must fail.
 const FAILURES: usize = 3;
+/// A failure that comes sooner after one that counted does not count: a short stall fails many concurrent calls at once.
+pub(super) const APART: Duration = Duration::from_secs(1);
 /// For how long a failed call counts if no further call of its kind is made. Probes repeat most checks every few seconds. The
 /// others depend on messages, and after a failure another worker may get them. The longest delay of a retry is a quarter of this
 /// time.
@@ -20,7 +23,7 @@ pub(super) struct Course {
     /// Whether the worker is not ready before the first success.
     pub(super) is_needed: bool,
     /// The failures since the last success.
-    row: Option<Row>,
+    pub(super) row: Option<Row>,
     /// When the last call ended.
     pub(super) last: Instant,
     /// Parties, up to [`FAILURES`], and when the last call of each ended.
@@ -43,9 +46,11 @@ pub(super) enum Change {
 
 /// Failures in a row.
 #[derive(Clone, Debug)]
-struct Row {
+pub(super) struct Row {
     since: Timestamp,
     failures: usize,
+    /// When a failure counted last.
+    pub(super) counted: Option<Instant>,
     /// Failures that are no single party's.
     own: usize,
     /// Parties that failed, up to [`FAILURES`].
@@ -81,8 +86,18 @@ impl Course {
     pub(super) fn failed(&mut self, call: Call<'_>, cause: Cause) -> Option<Change> {
         self.hear(call.party);
         let voices = self.voices(call.check);
-        let row =
-            self.row.get_or_insert_with(|| Row { since: now(), failures: 0, own: 0, parties: Vec::new() });
+        let row = self.row.get_or_insert_with(|| Row {
+            since: now(),
+            failures: 0,
+            counted: None,
+            own: 0,
+            parties: Vec::new(),
+        });
+        let ended = breaker::now();
+        if row.counted.is_some_and(|counted| ended.saturating_duration_since(counted) < APART) {
+            return None;
+        }
+        row.counted = Some(ended);
         row.add(call.party);
         if row.failures < FAILURES || row.own.saturating_add(row.parties.len()) < voices {
             return None;

@@ -84,15 +84,15 @@ impl Check {
                 "CloudWatch Logs does not answer in a Region: the calls into several accounts, or into all of them, failed in a row.",
                 "Check the network to CloudWatch Logs in that Region, and AWS's health page. Messages for it wait.",
             ),
-            (Self::DeadLetters, Cause::Missing) => (
+            (Self::DeadLetters | Self::DeadLettersAllowed, Cause::Missing) => (
                 "The dead-letter queue does not exist.",
                 "Create the queue, or correct queue.dead_letter_url.",
             ),
-            (Self::DeadLetters, Cause::Denied) => (
+            (Self::DeadLetters | Self::DeadLettersAllowed, Cause::Denied) => (
                 "IAM denies sqs:SendMessage on the dead-letter queue.",
                 "Allow the worker's role sqs:SendMessage on the queue of queue.dead_letter_url.",
             ),
-            (Self::DeadLetters, _) => (
+            (Self::DeadLetters | Self::DeadLettersAllowed, _) => (
                 "The dead-letter queue does not answer, or refuses the call. Messages that belong there stay in the queue.",
                 "Check the network to SQS, queue.dead_letter_url and AWS's health page; the log has the answer of SQS.",
             ),

@@ -19,7 +19,35 @@ fn status(health: &Health, condition: Condition) -> ConditionStatus {
 
 fn fail<'a>(health: &Health, call: impl Into<Call<'a>>, times: usize) {
     let call = call.into();
-    (0..times).for_each(|_| health.failed(call, Cause::Unanswered, &"no route to host"));
+    for _ in 0..times {
+        health.failed(call, Cause::Unanswered, &"no route to host");
+        a_second_passes(health);
+    }
+}
+
+/// The next failure counts.
+fn a_second_passes(health: &Health) {
+    let mut state = health.lock();
+    let rows = state.courses.values_mut().flat_map(BTreeMap::values_mut);
+    for counted in rows.filter_map(|course| course.row.as_mut()?.counted.as_mut()) {
+        *counted -= APART;
+    }
+}
+
+#[test]
+fn failures_at_once_count_as_one() {
+    let health = health(&[]);
+    let many = || (0..64).for_each(|_| health.failed(Check::Ledger, Cause::Unanswered, &"a stall"));
+    many();
+    a_second_passes(&health);
+    many();
+    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Unknown, "two stalls");
+    a_second_passes(&health);
+    many();
+    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Degraded);
+    health.succeeded(Check::Ledger);
+    many();
+    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Ok, "a new row begins");
 }
 
 #[test]
@@ -39,7 +67,12 @@ fn the_third_failure_in_a_row_degrades_and_only_the_same_check_mends() {
 
     fail(&health, Check::DeadLetters, 3);
     health.succeeded(Check::Delete);
-    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Degraded, "a delete mends no send");
+    health.succeeded(Check::DeadLettersAllowed);
+    assert_eq!(
+        status(&health, Condition::Settle),
+        ConditionStatus::Degraded,
+        "neither a delete nor a probe mends a send"
+    );
     health.succeeded(Check::DeadLetters);
     assert_eq!(status(&health, Condition::Settle), ConditionStatus::Ok);
     fail(&health, Check::SourceBucket.on("a"), 3);
@@ -161,6 +194,7 @@ fn an_old_failure_that_no_probe_repeats_becomes_unknown() {
     let health = health(&[]);
     fail(&health, Check::QuarantineFile, 3);
     fail(&health, Check::DeadLetters, 3);
+    fail(&health, Check::SourceBucket, 3);
     let age = |by: Duration| {
         let mut state = health.lock();
         for course in state.courses.values_mut().flat_map(BTreeMap::values_mut) {
@@ -171,7 +205,8 @@ fn an_old_failure_that_no_probe_repeats_becomes_unknown() {
     assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Degraded);
     age(Duration::from_secs(61));
     assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Unknown);
-    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Degraded, "a probe would have mended it");
+    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Unknown, "a probe sends no dead letter");
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Degraded, "a probe would have mended it");
     fail(&health, Check::QuarantineFile, 2);
     assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Unknown, "a new row begins");
 }
@@ -182,6 +217,7 @@ fn an_answer_has_fixed_sentences_and_the_metric_agrees() {
     let before = Timestamp::now();
     for _ in 0..3 {
         health.failed(Check::Identity, Cause::Clock, &"RequestId: 6a7f; Signature expired: 20261127T113000Z");
+        a_second_passes(&health);
     }
     let found = serde_json::to_value(health.ready()).expect("JSON");
     assert_eq!(found["status"], "unready");
@@ -232,6 +268,7 @@ fn every_check_explains_every_cause_in_sentences() {
         Read,
         Put,
         DeadLetters,
+        DeadLettersAllowed,
         Delete,
         Ledger,
         QuarantineBucket,

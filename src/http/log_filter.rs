@@ -1,12 +1,20 @@
-//! `/log-filter`: shows and changes the filter of the log. Only for connections that cannot come from outside: see
-//! [`is_local`].
+//! `/log-filter`: shows and changes the filter of the log. Only for connections that cannot come from outside, and for
+//! requests that no proxy passes on: see [`is_local`] and [`is_passed_on`].
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
-    http::{StatusCode, header::CONTENT_TYPE},
+    extract::{DefaultBodyLimit, Request},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_TYPE, HOST},
+        uri::Authority,
+    },
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -15,6 +23,8 @@ use tokio::net::TcpStream;
 
 use crate::telemetry::level::Filter;
 
+/// Headers by which a proxy tells for whom it asks.
+const PROXIES: [&str; 3] = ["forwarded", "x-forwarded-for", "via"];
 /// Longest filter in bytes.
 const MAX_FILTER: usize = 4096;
 
@@ -23,7 +33,10 @@ pub(super) fn routes(filter: Arc<Filter>) -> Router {
     let routes = get(async move || show(&shown))
         .put(async move |text: String| change(&put, &text))
         .delete(async move || change(&filter, filter.configured()));
-    Router::new().route("/log-filter", routes).layer(DefaultBodyLimit::max(MAX_FILTER))
+    Router::new()
+        .route("/log-filter", routes)
+        .layer(DefaultBodyLimit::max(MAX_FILTER))
+        .route_layer(middleware::from_fn(only_from_here))
 }
 
 fn show(filter: &Filter) -> Response {
@@ -42,6 +55,28 @@ fn change(filter: &Filter, text: &str) -> Response {
     }
 }
 
+/// Answers a request that a proxy beside the worker passes on as if the path did not exist.
+async fn only_from_here(request: Request, next: Next) -> Response {
+    if is_passed_on(request.headers()) {
+        StatusCode::NOT_FOUND.into_response()
+    } else {
+        next.run(request).await
+    }
+}
+
+/// Whether a proxy says that it passes the request on, or the request names another host than this one. A name that leads to a
+/// loopback address is refused as well: a web page can use such a name to send requests from a browser on this host.
+fn is_passed_on(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    PROXIES.iter().any(|name| headers.contains_key(*name))
+        || !host.is_some_and(|host| is_loopback(host.host()))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// Whether a connection goes from a loopback address to a loopback address. Both ends count: a proxy beside the worker may pass
 /// on connections from outside, with a loopback address of its own, to the address that the client named. The system drops
 /// packets from outside to a loopback address.
@@ -49,4 +84,36 @@ pub(super) fn is_local(stream: &TcpStream) -> bool {
     let loopback =
         |address: std::io::Result<SocketAddr>| address.is_ok_and(|of| of.ip().to_canonical().is_loopback());
     loopback(stream.local_addr()) && loopback(stream.peer_addr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_requests_to_this_host_that_no_proxy_passes_on_are_answered() {
+        let headers = |name: &'static str, value: &str, host: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().expect("a value"));
+            if let Some(host) = host {
+                headers.insert(HOST, host.parse().expect("a value"));
+            }
+            headers
+        };
+        let to = |host: &str| is_passed_on(&headers("accept", "*/*", Some(host)));
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:8080"] {
+            assert!(!to(host), "{host}");
+        }
+        for host in
+            ["", "logs.example.com", "10.0.0.1:80", "localhost.example.com", "127.0.0.1.example.com", "[::2]"]
+        {
+            assert!(to(host), "{host}");
+        }
+        assert!(is_passed_on(&headers("accept", "*/*", None)), "no Host");
+        for (name, value) in
+            [("forwarded", "for=192.0.2.1"), ("x-forwarded-for", "192.0.2.1"), ("via", "1.1 proxy")]
+        {
+            assert!(is_passed_on(&headers(name, value, Some("localhost"))), "{name}");
+        }
+    }
 }

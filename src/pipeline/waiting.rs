@@ -20,7 +20,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Some(_) => self.status.switched_off(&route.tenant),
             None => {}
         }
-        wanted.has_rows().then(|| self.status.begin(&route.tenant, name, age))
+        if wanted.has_rows() {
+            return Some(self.status.begin(&route.tenant, name, age));
+        }
+        // The tenant had rows when one of its objects began.
+        let out_of_reach = wanted.is_out_of_reach();
+        out_of_reach.then(|| self.status.begin_if_known(&route.tenant, name, age)).flatten()
     }
 
     /// Records that a delivery stored nothing of an object, because every event was rejected.

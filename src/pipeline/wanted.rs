@@ -29,6 +29,11 @@ impl Wanted {
         !self.deliveries.is_empty() || self.failures.iter().any(|failed| !unknown(failed))
     }
 
+    /// Whether the table could not be read.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        self.failures.iter().any(|failed| matches!(failed.failure, Failure::Lookup(_)))
+    }
+
     /// Keeps the deliveries of the good rows when the table cannot be read. The lookup's failure replaces all other results, so
     /// that the message is retried until the table answers.
     fn unconfirmed(self, object: &ObjectRef, tenant_id: &str, error: LookupError) -> Self {

@@ -306,6 +306,9 @@ impl Intercept for SealedBody {
 /// Stops attempts after the end of the lease. The SDK retries an attempt that timed out. After a pause of the process, the
 /// SDK retries at once, although another worker may have the object by then. The SDK does not retry an error of an
 /// interceptor.
+///
+/// The hook is the last one before `read_before_transmit`, which counts attempts. All interceptors of a hook run even if one
+/// fails, so an error in the same hook would not stop the count.
 #[derive(Clone, Debug)]
 struct Fence(Lease);
 
@@ -315,9 +318,9 @@ impl Intercept for Fence {
         "Fence"
     }
 
-    fn read_before_transmit(
+    fn modify_before_transmit(
         &self,
-        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _context: &mut BeforeTransmitInterceptorContextMut<'_>,
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {

@@ -100,7 +100,7 @@ pub struct TenantLine {
     pub delivery: Option<String>,
     /// Time of its last failure.
     pub failed_at: Option<Timestamp>,
-    /// Time of the last object that was accepted, since the worker's start.
+    /// Time of the last object that was accepted while no other delivery failed, since the worker's start.
     pub last_success: Option<Timestamp>,
     /// Age of the oldest waiting object.
     pub oldest_waiting: Option<Duration>,
@@ -192,6 +192,10 @@ impl Book {
         Some(())
     }
 
+    pub(super) fn knows(&self, tenant_id: &str) -> bool {
+        self.tenants.contains_key(tenant_id)
+    }
+
     /// An attempt at an object ended, and the object waits for nothing.
     pub(super) fn end(&mut self, tenant_id: &str, object: u64) {
         self.in_work -= 1;
@@ -248,12 +252,15 @@ impl Book {
     ) {
         self.minute.delivered(freshness, now.ms);
         let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
-        tenant.last_success = Some(now.wall);
         tenant.volume += 1;
         // What concerned whole objects is over as well.
         tenant
             .troubles
             .retain(|trouble| trouble.delivery.as_deref().is_some_and(|failed| failed != delivery));
+        // A delivery that works must not hide that another one has stopped.
+        if !tenant.troubles.iter().any(|trouble| trouble.until > now.ms) {
+            tenant.last_success = Some(now.wall);
+        }
     }
 
     /// Nothing of the tenant is to be delivered, so nothing of it can fail.

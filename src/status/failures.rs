@@ -10,6 +10,9 @@ const MOST: usize = 50;
 /// Most bytes of a text that are kept.
 const LONGEST_TEXT: usize = 1_024;
 
+/// All failures for this reason are one line: anyone who may upload can make up tenants, and must not push out other lines.
+const MADE_UP: &str = "unknown_tenant";
+
 /// Failures of one tenant's delivery for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureLine {
@@ -17,7 +20,7 @@ pub struct FailureLine {
     pub at: Timestamp,
     /// How often it was seen since the line began.
     pub count: u64,
-    /// The tenant, if known.
+    /// The tenant, if known. Of unknown tenants, the last one.
     pub tenant_id: Option<String>,
     /// The delivery, if the failure concerns one.
     pub delivery: Option<String>,
@@ -37,8 +40,9 @@ impl Failures {
     pub(super) fn add(&mut self, failure: &Failure<'_>, advice: &'static Advice, at: Timestamp) {
         let same = |line: &FailureLine| {
             line.advice.reason == advice.reason
-                && line.tenant_id.as_deref() == failure.tenant_id
-                && line.delivery.as_deref() == failure.delivery
+                && (advice.reason == MADE_UP
+                    || line.tenant_id.as_deref() == failure.tenant_id
+                        && line.delivery.as_deref() == failure.delivery)
         };
         let mut line = match self.0.iter().position(same) {
             Some(place) => self.0.remove(place),
@@ -49,7 +53,7 @@ impl Failures {
                 FailureLine {
                     at,
                     count: 0,
-                    tenant_id: failure.tenant_id.map(str::to_owned),
+                    tenant_id: None,
                     delivery: failure.delivery.map(str::to_owned),
                     advice,
                     key: None,
@@ -58,6 +62,9 @@ impl Failures {
             }
         };
         (line.at, line.count) = (at, line.count + 1);
+        if let Some(tenant_id) = failure.tenant_id {
+            set(line.tenant_id.get_or_insert_default(), tenant_id);
+        }
         if let Some(key) = failure.key {
             set(line.key.get_or_insert_default(), key);
         }
@@ -93,6 +100,21 @@ mod tests {
             text,
             again_in: None,
         }
+    }
+
+    #[test]
+    fn tenants_that_do_not_exist_take_one_line() {
+        let mut failures = Failures::default();
+        failures.add(&failure("acme", "k", "no"), Advice::on("role_denied"), Timestamp::UNIX_EPOCH);
+        for number in 0..1_000 {
+            let tenant = number.to_string();
+            failures.add(&failure(&tenant, "k", "no"), Advice::on("unknown_tenant"), Timestamp::UNIX_EPOCH);
+        }
+        let lines = failures.lines();
+        let found: Vec<_> =
+            lines.iter().map(|line| (line.tenant_id.as_deref(), line.advice.reason, line.count)).collect();
+        let expected = [(Some("999"), "unknown_tenant", 1_000), (Some("acme"), "role_denied", 1)];
+        assert_eq!(found, expected);
     }
 
     #[test]

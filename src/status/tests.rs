@@ -124,9 +124,16 @@ fn a_success_clears_its_own_delivery_alone() {
     world.delivers("acme", "cloudwatch", 1);
     world.check("acme", State::Refused, Some("bucket_denied"), 0, None);
     assert_eq!(world.tenant("acme").delivery.as_deref(), Some("s3"));
+    assert_eq!(world.tenant("acme").last_success, None, "the other delivery has stopped");
     world.begin("acme", 2, Duration::ZERO);
     world.delivers("acme", "s3", 2);
     world.check("acme", State::Ok, None, 0, None);
+    assert_eq!(world.tenant("acme").last_success, Some(world.now().wall));
+    world.fails("acme", Some("s3"), "unavailable", Some(Duration::ZERO));
+    world.pass(MARGIN);
+    world.begin("acme", 3, Duration::ZERO);
+    world.delivers("acme", "cloudwatch", 3);
+    assert_eq!(world.tenant("acme").last_success, Some(world.now().wall), "the trouble has expired");
 }
 
 #[test]

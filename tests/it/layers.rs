@@ -10,6 +10,7 @@ use std::{
 /// Where AWS may be named: the adapters, the composition root, and the demo, which stands outside the service.
 const ADAPTERS: &[&str] = &[
     "app.rs",
+    "app/clients.rs",
     "app/commands.rs",
     "app/outbound.rs",
     "app/profile.rs",

@@ -9,6 +9,9 @@ use crate::{
     tenant::{Destination, Oversize},
 };
 
+/// Failures that come sooner after one another count as one.
+const SECOND: Duration = Duration::from_secs(1);
+
 fn health() -> Arc<Health> {
     Arc::new(Health::new(Duration::ZERO, &[]))
 }
@@ -34,12 +37,14 @@ async fn calls_to_the_queue_are_evidence() {
     let watched = Watched::new(queue, &health);
     for _ in 0..3 {
         watched.receive(1, Duration::ZERO).await.expect_err("the call fails");
+        tokio::time::advance(SECOND).await;
     }
     check(&health, Condition::Receive, ConditionStatus::Degraded);
     let received = watched.port.receive(2, Duration::ZERO).await.expect("the queue answers");
     let receipts: Vec<_> = received.iter().map(|message| message.receipt.clone()).collect();
     for _ in 0..3 {
         watched.delete(&receipts).await;
+        tokio::time::advance(SECOND).await;
     }
     check(&health, Condition::Settle, ConditionStatus::Degraded);
     watched.receive(1, Duration::ZERO).await.expect("the queue answers");
@@ -117,6 +122,7 @@ async fn only_a_bucket_of_the_configuration_is_the_workers_own() {
     let read = async |bucket: &str| {
         for _ in 0..3 {
             let _ = watched.open(&object(bucket), None).await;
+            tokio::time::advance(SECOND).await;
         }
     };
     put("other", Some(ObjectError::NoBucket("404".into())));
@@ -173,6 +179,7 @@ async fn put(watched: &Watched<MemorySinks>, account: &str, error: Option<SinkEr
     let sink = watched.open(&delivery, &destination, "c").await.expect("nothing is wrong");
     let body = "{\"logGroupName\":\"/logs\",\"logStreamName\":\"s\",\"logEvents\":[{\"timestamp\":1,\"message\":\"m\"}]}";
     let _ = sink.put_log_events(body.into(), &Lease::unlimited()).await;
+    tokio::time::advance(SECOND).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +219,10 @@ async fn every_call_to_the_ledger_is_evidence() {
     let watched = Watched::new(MemoryLedger::new(Duration::from_secs(10)), &health);
     let key = EntryKey { object: "o".into(), delivery: "d".into() };
     let succeeds = async |call: u32| {
-        (0..3).for_each(|_| health.failed(Check::Ledger, Cause::Unanswered, &"silence"));
+        for _ in 0..3 {
+            health.failed(Check::Ledger, Cause::Unanswered, &"silence");
+            tokio::time::advance(SECOND).await;
+        }
         check(&health, Condition::Ledger, ConditionStatus::Degraded);
         match call {
             0 => drop(watched.begin(&key, "a").await),

@@ -65,6 +65,21 @@ async fn a_tenant_without_rows_gets_no_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn objects_of_a_known_tenant_wait_while_the_table_is_out_of_reach() {
+    let world = World::new();
+    world.put(KEY, good_object(&["a"]));
+    world.sinks.fail_group(GROUP, SinkError::Denied("no".into()));
+    world.handle_aged(&event(&[KEY]), LATER).await.retry_after().expect("a retry");
+    assert_eq!(world.line("acme").map(|line| line.waiting), Some(1));
+    let silence = LookupError { tenant_id: "acme".into(), table: "t".into(), problem: "no answer".into() };
+    world.found("acme", Err(silence));
+    tokio::time::advance(LATER).await;
+    assert!(is_retry(&world.handle_aged(&event(&[KEY, "acme/c/a/p/2"]), 2 * LATER).await));
+    let line = world.line("acme").expect("it is known");
+    assert_eq!((line.waiting, line.oldest_waiting), (2, Some(2 * LATER)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_letter_waits_for_nothing_but_shows_its_reason() {
     let world = World::new();
     let settings = Row::from([("paused".to_owned(), Attribute::Bool(true))]);

@@ -15,31 +15,31 @@ use crate::{
         request::{AssumeRequest, SessionLife},
     },
     ledger::lease::Moment,
+    metrics::rendered,
     name::StreamTemplate,
     tenant::{Destination, Oversize},
 };
 
 /// Sinks that probe refused groups at this interval.
-fn sinks(sdk: &SdkConfig, central_role: &str, probe_interval: Duration) -> CloudWatchSinks {
+fn sinks(base: &Base, central_role: &str, probe_interval: Duration) -> CloudWatchSinks {
     let hour = Duration::from_secs(3600);
     let life = SessionLife { duration: hour, refresh_before: hour / 4 };
     let request = AssumeRequest::central(central_role.parse().expect("a role"));
-    let central = AssumedRole::new(aws_sdk_sts::Client::new(sdk), None, request, life);
+    let central = AssumedRole::new(aws_sdk_sts::Client::from_conf(base.sts().build()), None, request, life);
     let settings = SessionSettings {
         life,
         cache_capacity: 10,
         probe_intervals: ProbeIntervals { first: probe_interval, longest: probe_interval },
     };
-    let base = Base::from(sdk.clone());
-    let customers = Customers::new(&base, &central, settings, customers::Metrics::default());
+    let customers = Customers::new(base, &central, settings, customers::Metrics::default());
     let groups = GroupBreakers::new(settings.probe_intervals, 10, breaker::Metrics::default());
-    CloudWatchSinks::new(&base, customers, groups, RequestCompression::None)
+    CloudWatchSinks::new(base, customers, groups, RequestCompression::None)
 }
 
 #[tokio::test]
 async fn a_call_without_a_customer_s_credentials_fails() {
     let sandbox = Sandbox::start().await.expect("loopback has a free port");
-    let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config();
+    let base = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").sdk_config().into();
     let sinks = sinks(&base, "arn:aws:iam::111111111111:role/central", Duration::from_secs(3600));
     let call = sinks.client.create_log_group().log_group_name("g").send().await;
     assert!(call.is_err_and(|error| error.as_service_error().is_none()));
@@ -106,7 +106,8 @@ async fn no_attempt_is_sent_after_the_end_of_the_lease() {
     let timeouts = aws_config::timeout::TimeoutConfig::builder();
     let timeouts = timeouts.operation_attempt_timeout(Duration::from_secs(2)).build();
     let sdk = world.sdk.to_builder().timeout_config(timeouts).build();
-    let sinks = sinks(&sdk, &world.central_role, Duration::from_secs(1));
+    let base = Base::from(sdk);
+    let sinks = sinks(&base, &world.central_role, Duration::from_secs(1));
     let sink = sinks.open(&world.delivery, &world.destination, "c").await.expect("the role lets us in");
     sink.create_log_stream(&world.customer.log_group, "s", &Lease::unlimited())
         .await
@@ -130,6 +131,13 @@ async fn no_attempt_is_sent_after_the_end_of_the_lease() {
     assert_eq!(sink.create_log_stream("g", "other", &lease).await, ended);
     assert_eq!(sink.create_log_group("g", None, &lease).await, ended);
     assert_eq!(calls(), before);
+    let text = rendered(|registry| base.calls().register(registry));
+    let counted = |line: &str| assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    for operation in ["PutLogEvents", "CreateLogStream"] {
+        let labels = format!("service=\"CloudWatch Logs\",operation=\"{operation}\"");
+        counted(&format!("logferry_aws_attempts_total{{{labels}}} 1"));
+    }
+    assert!(!text.contains("CreateLogGroup"), "a call that was stopped is no call: {text}");
 }
 
 #[tokio::test]
@@ -137,7 +145,7 @@ async fn a_probe_uses_a_new_session() {
     let world = World::new().await;
     let World { sandbox, customer, destination, delivery, .. } = &world;
     let moment = Duration::from_millis(20);
-    let sinks = sinks(&world.sdk, &world.central_role, moment);
+    let sinks = sinks(&world.sdk.clone().into(), &world.central_role, moment);
     let fail_once = |operation, code| {
         let effect = Effect::Error(ErrorAnswer::new(400, code));
         sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", operation, effect) });

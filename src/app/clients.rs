@@ -1,0 +1,75 @@
+//! Clients of AWS for a worker and for operators' commands.
+
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
+
+use super::{outbound, profile};
+use crate::{
+    aws::Base,
+    config::{Config, Problem},
+};
+
+/// Longest time to connect: the SDK's default, repeated here because our timeout configuration replaces it.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
+/// Longest attempt of a call to SQS other than the long poll. An attempt usually takes milliseconds, and some hundreds of
+/// milliseconds for a message of 1 MiB.
+const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
+/// Longest call to SQS other than the long poll, with its retries.
+const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
+
+/// Credentials, Region and HTTP client. The resources that `fields` name must be in this Region.
+pub(super) async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<Base> {
+    let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http_client)
+        .retry_config(RetryConfig::standard().with_max_attempts(config.delivery.attempts))
+        // A call without an answer must end. For GetObject, the limit covers the time until the response's headers.
+        .timeout_config(timeouts(config.delivery.attempt_timeout));
+    if let Some(region) = &config.aws.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
+    let problem = || "is not set, and the SDK finds none; set it in the file, or as AWS_REGION".to_owned();
+    let region = sdk.region().ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() })?;
+    let elsewhere = config.elsewhere(region.as_ref());
+    match elsewhere.into_iter().find(|problem| fields.contains(&problem.field.as_str())) {
+        Some(problem) => Err(problem.into()),
+        None => Ok(sdk.into()),
+    }
+}
+
+pub(super) fn sqs_client(config: &Config, base: &Base) -> aws_sdk_sqs::Client {
+    // A long poll takes its wait time in addition.
+    let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
+    aws_sdk_sqs::Client::from_conf(base.sqs().timeout_config(timeouts).build())
+}
+
+/// A client with short timeouts, so that extensions of leases and deletes of messages do not wait for slow answers.
+pub(super) fn short_sqs_client(base: &Base, attempts: u32) -> aws_sdk_sqs::Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(LONGEST_SQS_ATTEMPT)
+        .operation_attempt_timeout(LONGEST_SQS_ATTEMPT)
+        .operation_timeout(LONGEST_SQS_CALL);
+    let config = base
+        .sqs()
+        // Failed polls must not spend the retry tokens of these calls.
+        .retry_partition(RetryPartition::new("sqs-calls"))
+        .retry_config(RetryConfig::standard().with_max_attempts(attempts))
+        .timeout_config(timeouts.build());
+    aws_sdk_sqs::Client::from_conf(config.build())
+}
+
+fn timeouts(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
+}
+
+pub(super) fn s3_client(config: &Config, base: &Base) -> aws_sdk_s3::Client {
+    let builder = base
+        .s3()
+        .force_path_style(config.aws.s3_use_path_style)
+        // `S3Store` checks checksums itself, because it resumes broken connections.
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    aws_sdk_s3::Client::from_conf(builder.build())
+}
