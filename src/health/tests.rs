@@ -1,4 +1,7 @@
-use super::{course::EVIDENCE_LASTS, *};
+use super::{
+    course::{APART, EVIDENCE_LASTS},
+    *,
+};
 use crate::metrics::rendered;
 
 fn health(needed: &[Check]) -> Health {
