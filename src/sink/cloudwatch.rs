@@ -7,10 +7,8 @@ use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_cloudwatchlogs::{
     Client,
     config::{
-        self, ConfigBag, Intercept, Region, RuntimeComponents,
-        http::HttpResponse,
-        interceptors::{BeforeTransmitInterceptorContextMut, BeforeTransmitInterceptorContextRef},
-        retry::RetryPartition,
+        self, ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
+        interceptors::BeforeTransmitInterceptorContextMut, retry::RetryPartition,
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::put_log_events::{PutLogEventsError, PutLogEventsOutput},

@@ -39,8 +39,8 @@ fn shows(html: &str, expected: &[&str]) {
     }
 }
 
-#[test]
-fn a_worker_without_work_has_a_calm_page() {
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_work_has_a_calm_page() {
     let sources = sources(Vec::new());
     shows(
         &content(&sources),
@@ -61,6 +61,7 @@ fn a_worker_without_work_has_a_calm_page() {
     sources.health.expect(Check::Put.on("eu-central-1"));
     for _ in 0..3 {
         sources.health.failed(Check::Put.on("eu-central-1"), Cause::Unanswered, &"no");
+        tokio::time::advance(Duration::from_secs(1)).await;
     }
     shows(&content(&sources), &["logferry not ready", "put of eu-central-1 , since 0.0 s"]);
     sources.health.drain();
@@ -112,8 +113,8 @@ fn each_tenant_has_its_state_with_reason_and_remedy() {
     shows(&body::write(&sources, 1, Timestamp::now()), &["and 1 more"]);
 }
 
-#[test]
-fn texts_from_outside_stay_texts() {
+#[tokio::test(start_paused = true)]
+async fn texts_from_outside_stay_texts() {
     let stopped = Stopped {
         tenant_id: EVIL.to_owned(),
         subject: EVIL.to_owned(),
@@ -125,6 +126,7 @@ fn texts_from_outside_stay_texts() {
     sources.health.expect(Check::Put.on(EVIL));
     for party in ["a", "b", "c"] {
         sources.health.failed(Check::Put.on(EVIL).by(party), Cause::Unanswered, &"no");
+        tokio::time::advance(Duration::from_secs(1)).await;
     }
     sources.status.begin(EVIL, Object { bucket: EVIL, key: EVIL, version: None }, Duration::ZERO).end();
     sources.status.failed(&Failure {
