@@ -97,6 +97,7 @@ async fn reads_that_fail_for_several_tenants_are_the_workers_own_trouble() {
             let read = async |tenants: &[&str]| {
                 for tenant in tenants {
                     let _ = watched.open(&of(tenant), None).await;
+                    tokio::time::advance(SECOND).await;
                 }
             };
             read(&["acme", "globex", "acme", "globex", "healthy", "acme", "initech"]).await;
