@@ -358,7 +358,7 @@ fn external_id(text: &str) -> Result<String, String> {
     if (2..=1224).contains(&text.len()) && text.chars().all(legal) {
         Ok(text.to_owned())
     } else {
-        Err(format!("it is not 2 to 1224 characters of [A-Za-z0-9_+=,.@:/-]"))
+        Err("it is not 2 to 1224 characters of [A-Za-z0-9_+=,.@:/-]".to_owned())
     }
 }
 
