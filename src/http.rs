@@ -4,7 +4,7 @@
 //! Anyone who reaches the port can open connections, and connections must not use up the worker's file descriptors. So at most
 //! 64 connections are open at once, and a further connection replaces the oldest one. Each connection serves one request and is
 //! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most. The streams that keep status
-//! pages up to date are bounded apart from that: see [`connections`].
+//! pages up to date are bounded apart from that: see `connections`.
 
 mod log_filter;
 

@@ -1,7 +1,7 @@
 //! What this worker knows about each tenant's deliveries: the last success, the objects that wait, the state with its reason
 //! and remedy, and the last failures.
 //!
-//! The pipeline writes it; the metrics and the status page read it. [`book`] contains the rules, without I/O; this module
+//! The pipeline writes it; the metrics and the status page read it. `book` contains the rules, without I/O; this module
 //! adds the clocks and a lock. An event takes the lock for less than a microsecond, or for two if a thousand objects of its
 //! tenant wait.
 //!
