@@ -30,6 +30,10 @@ fn mixed() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_delivery_of_an_object_has_one_line_with_all_counts() {
     let setup = Setup::new("lines").await;
+    // ministack accepts events of any age.
+    if setup.sandbox().is_none() {
+        return;
+    }
     let customer = setup.customer("acme").await;
     let worker = setup.worker_with(&[("LOGFERRY_LOG__FILTER", "info")]).await;
     let key = "acme/c/app/pod/1.json.gz";
@@ -84,6 +88,10 @@ async fn each_delivery_of_an_object_has_one_line_with_all_counts() {
 async fn rejected_events_have_a_few_lines_and_the_objects_have_all_counts() {
     const OBJECTS: usize = 20;
     let setup = Setup::new("sampled").await;
+    // ministack accepts events of any age.
+    if setup.sandbox().is_none() {
+        return;
+    }
     for tenant in ["one", "two"] {
         setup.customer(tenant).await;
         for number in 0..OBJECTS {
