@@ -360,7 +360,7 @@ mod whole_path {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
             runtime.expect("a runtime").block_on(async {
                 let mut world = World::new();
-                world.settings.max_object = 64 << 20;
+                (world.settings.max_object, world.settings.max_stored) = (64 << 20, 64 << 20);
                 world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
                 world.put(KEY, object(bytes).in_chunks(chunk));
                 let (report, verdict) = world.process(&event(&[KEY])).await;
