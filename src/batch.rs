@@ -60,9 +60,9 @@ impl BatchHead {
 
 /// Events gathered so far, within one request's limits of bytes and events.
 ///
-/// At first, all events lie within 24 hours of each other. Once an event comes that is more than 24 hours older than the latest
-/// one, the batch gathers events of several days, and is sent as one request for each 24 hours. Without this, records that
-/// alternate between days would make a batch for each event.
+/// At first, all events lie within 24 hours of each other. Once an event comes that is more than 24 hours older than the
+/// latest one, this batch and all that [`Batch::close`] starts after it gather events of several days, and each is sent as
+/// one request for each 24 hours. Without this, records that alternate between days would make a batch for each event.
 #[derive(Debug)]
 pub struct Batch {
     head: BatchHead,
@@ -259,7 +259,8 @@ fn sort(events: &mut Vec<Event>) {
     events.extend_from_slice(&late);
     for to in (0..events.len()).rev() {
         let Some(last) = late.last() else { break };
-        // If the timestamps are equal, the event that is not late came first: after the late event, it would be late too.
+        // Of two events with equal timestamps, the one that is not late came first: any event with this timestamp that
+        // follows a late one is late too.
         if left > 0 && events[left - 1].timestamp > last.timestamp {
             left -= 1;
             events[to] = events[left];

@@ -75,8 +75,8 @@ pub enum LedgerError {
     Unreadable(String),
 }
 
-/// Keeps entries. Repeating a call with the same `owner`, without another call in between, changes nothing and gives the same
-/// answer, because the SDK repeats a call whose answer was lost.
+/// Keeps entries. The SDK repeats a call whose answer was lost, so a repeated call must be harmless: with the same `owner`,
+/// and without another call in between, it changes nothing and gives the same answer.
 ///
 /// `owner` is new for each attempt at an object, and never reused.
 pub trait Ledger: Send + Sync + 'static {
@@ -86,9 +86,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// Any except [`LedgerError::Lost`].
     fn begin(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
 
-    /// Records progress and renews the lease. Also takes a lease that is free: the owner's lease may have run out, or the ledger
-    /// may not have answered `begin`. An owner's positions only grow, so a further position in the entry shows another attempt's
-    /// work, and the lease counts as lost. To renew only the lease, record the same progress again.
+    /// Records progress and renews the lease. Also takes a lease that is free: the owner's lease may have run out, or the
+    /// ledger may not have answered `begin`. An owner's positions only grow. So if the entry's position is beyond the given
+    /// one, another attempt has worked on the object, and the lease counts as lost. To renew only the lease, record the same
+    /// progress again.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -99,8 +100,8 @@ pub trait Ledger: Send + Sync + 'static {
         progress: &Progress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Records progress and gives the lease back, so that the next attempt can begin at once. If the ledger's position is
-    /// further, only the lease is given back.
+    /// Records progress and gives the lease back, so that the next attempt can begin at once. If the entry's position is
+    /// beyond the given one, only the lease is given back.
     ///
     /// # Errors
     /// See [`LedgerError`].

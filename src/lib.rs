@@ -23,10 +23,10 @@
 //! calls that AWS refuses, and probes whether they work again; [`budget`] limits the rate of requests into each account;
 //! [`recent`] caches streams, sessions and breakers.
 //!
-//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`],
-//! [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`redrive`] and [`doctor`] are
-//! tools for operators; the adapters use [`aws`] to read
-//! the SDK's errors and [`digest`] to hash.
+//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`],
+//! [`metrics`], [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`sampler`]
+//! limits repeated log lines; [`redrive`] and [`doctor`] are tools for operators; the adapters use [`aws`] to read the SDK's
+//! errors and [`digest`] to hash.
 //!
 //! # Invariants
 //!

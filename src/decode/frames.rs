@@ -207,7 +207,8 @@ fn read(bytes: &[u8]) -> Header {
     let (Some(window), Some(dictionary), Some(content)) = (window, dictionary, content) else {
         return Header::Incomplete;
     };
-    // If the window is larger than the content, the library allocates only the content's size.
+    // If the window is larger than the content, the library allocates only the content's size. A size field of two bytes
+    // holds the size minus 256.
     let window = match content_bytes {
         0 => window,
         2 => window.min(content + 256),

@@ -68,9 +68,9 @@ impl<'w> TenantWindows<'w> {
         self.windows.largest
     }
 
-    /// Waits for the memory of a window, at most of the largest one. Returns
-    /// `None` if there is not enough memory within ten seconds. The caller must hold no other share: two callers, each with a
-    /// share that the other needs, would both wait in vain.
+    /// Waits for the memory of a window of `window` bytes, or of [`TenantWindows::largest`] bytes if that is less. Returns
+    /// `None` if there is not enough memory within ten seconds. The caller must hold no other share: two callers, each with
+    /// a share that the other needs, would both wait in vain.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped while it waits holds nothing.

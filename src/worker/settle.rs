@@ -39,8 +39,8 @@ use crate::{
 
 /// How long the first entry of a batch call waits for others.
 const LINGER: Duration = Duration::from_millis(50);
-/// Longest delay for which a message is hidden. A message with a longer delay is sent anew, so that it does not count
-/// as in flight.
+/// Longest delay for which a message is hidden. A message with a longer delay is sent anew, so that it does not count as in
+/// flight. `Unburied::longest_hiding` has the exception.
 pub const LONGEST_HIDING: Duration = Duration::from_secs(60);
 /// Most dead letters that are sent at once.
 const MAX_LETTERS: usize = 8;
@@ -57,7 +57,7 @@ const LETTER_UNSENT: &str =
 const DELETE_FOR: Duration = Duration::from_secs(300);
 /// Longest pause between attempts to delete a message.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Most ids remembered of messages that are finished but not deleted. An id has 36 bytes.
+/// Most messages that are finished but not deleted and whose ids are remembered. An id has 36 bytes.
 const MAX_OWED: usize = 10_000;
 /// Most bytes of message bodies whose verdicts may wait for the queue. While more wait, the worker receives nothing.
 pub(super) const MAX_HELD_BYTES: usize = 32 << 20;
@@ -65,8 +65,8 @@ pub(super) const MAX_HELD_BYTES: usize = 32 << 20;
 /// Most bytes of memory for the bodies of messages in a worker with `concurrency` slots: bodies that wait for the queue, bodies
 /// in work, and their copies in requests and in the answer to a receive.
 pub const fn bodies_bound(concurrency: usize) -> usize {
-    // Factor 3: the SDK holds a text together with the JSON of its request or answer, and the JSON of a text of quotes alone
-    // is twice as long as the text.
+    // Factor 3: the SDK holds a text and, at the same time, the text as JSON. The JSON is at most twice as long as the text,
+    // because at worst every character is a quotation mark with a backslash before it.
     let requests = (MAX_LETTERS + MAX_BATCHES) * 3 * MAX_MESSAGE_BYTES;
     let answer = 10 * 3 * MAX_MESSAGE_BYTES;
     MAX_HELD_BYTES + concurrency * MAX_MESSAGE_BYTES + requests + answer
@@ -81,7 +81,7 @@ pub struct Settlement {
     pub verdict: Verdict,
     /// Its lease, which keeps it hidden.
     pub lease: Lease,
-    /// The span of the work on it.
+    /// The span of the work on the message.
     pub span: Span,
 }
 

@@ -126,7 +126,8 @@ impl<L: Ledger> LaneProgress<L> {
         self.unrecorded = true;
     }
 
-    /// Starts to record the progress in the ledger, if it has changed, in the span of the message. Call [`LaneProgress::recorded`] first.
+    /// Starts to record the progress in the ledger, if it has changed. `span` is the span of the message. Call
+    /// [`LaneProgress::recorded`] first.
     pub(super) fn record(&mut self, span: &tracing::Span) {
         if std::mem::take(&mut self.unrecorded) {
             let (claim, progress) = (Arc::clone(&self.claim), self.accounted.clone());

@@ -149,7 +149,8 @@ impl LedgerEntries {
     /// Deletes an entry. Succeeds also if the entry does not exist.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses. The entry still exists; if DynamoDB did not answer, the entry may be deleted.
+    /// DynamoDB cannot be reached or refuses. If DynamoDB did not answer, the entry may be deleted; otherwise it still
+    /// exists.
     pub async fn forget(&self, key: &EntryKey, guard: Guard) -> Result<Forgotten, EntriesError> {
         let mut delete = self.client.delete_item().table_name(&self.table);
         for (name, value) in [("object", &key.object), ("delivery", &key.delivery)] {

@@ -21,7 +21,7 @@ struct World {
     key: EntryKey,
 }
 
-/// The time that lies so many milliseconds after a fixed moment.
+/// A fixed moment plus `milliseconds`.
 fn at(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000) + Duration::from_millis(milliseconds)
 }

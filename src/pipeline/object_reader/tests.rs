@@ -83,7 +83,7 @@ fn numbers(count: u32) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
 }
 
-/// A frame with a window of 16 MiB, of 400 lines: nearly 26 MiB of text.
+/// A zstd frame with a window of 16 MiB. Its text has 400 lines and nearly 26 MiB.
 fn with_a_large_window() -> Vec<u8> {
     let messages: Vec<_> = (0..400).map(|number| format!("{number}{}", "a".repeat(65_000))).collect();
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("the level is known");

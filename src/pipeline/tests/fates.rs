@@ -1,4 +1,4 @@
-//! The verdict on each kind of message, as docs/dead-letters.md has them.
+//! The verdict on each kind of message. docs/dead-letters.md lists the same verdicts.
 
 use super::*;
 use crate::credentials::AssumeError;

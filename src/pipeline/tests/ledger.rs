@@ -324,7 +324,7 @@ async fn an_object_that_became_shorter_is_poison() {
     shows(&world, "logferry_records_unaccounted_total 1");
 }
 
-/// The object with one bit of one message altered, as by a network. The checksum at the end finds it.
+/// The object with one character of one message altered, as by a network. The checksum at the end shows the alteration.
 fn altered(whole: &MemoryObject, bit: usize) -> MemoryObject {
     let mut object = whole.clone();
     let digits: Vec<_> = (0..object.bytes.len()).filter(|at| object.bytes[*at] == b'#').collect();
@@ -334,7 +334,7 @@ fn altered(whole: &MemoryObject, bit: usize) -> MemoryObject {
     object.breaking(length, ObjectError::ChecksumMismatch("CRC64".into()))
 }
 
-/// `count` records of plain text, in which a bit can flip.
+/// `count` records of plain text, each with a character that [`altered`] can alter.
 fn plain(count: usize, chunk: usize) -> MemoryObject {
     let records = (0..count).map(|index| json!({"message": format!("#{index}")}));
     object(Value::Array(records.collect()).to_string().into_bytes()).in_chunks(chunk)

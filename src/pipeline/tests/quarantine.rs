@@ -135,7 +135,7 @@ async fn records_owed_to_a_quarantine_that_was_switched_off_are_not_forgotten() 
         }
         quarantine(&world).set_down(true);
         assert!(is_retry(&world.handle(&event(&[KEY])).await), "{reason}");
-        // Without a quarantine, the row is bad unless its policy changes too.
+        // Without a quarantine, a row with the policy `quarantine` is bad, so the policy changes too.
         let off = world.quarantine.take();
         world.tenant("acme", [("cloudwatch", row(ACME))]);
         let (report, verdict) = world.process(&event(&[KEY])).await;

@@ -52,8 +52,8 @@ async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
         let (report, verdict) = world.process(&event(&[KEY])).await;
         assert_eq!(verdict, Verdict::Ack);
         assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each once");
-        // Six requests, and the failed one again. The rest of the batch may take one more, because it may end where time goes
-        // forward.
+        // Six requests, and the failed one again. The second attempt may need one more: its batches gather several days only
+        // after time has gone back once, so the rest of the failed batch may be cut in two before that.
         let puts = world.sinks.count(Operation::Put);
         assert!((7..=8).contains(&puts), "{puts} puts after the failure of {failing}");
         assert_eq!(report.delivered[0].tally.accounted(), 12_000);
@@ -203,7 +203,8 @@ async fn a_refused_event_that_comes_first_does_not_hold_up_the_rest_of_a_stream_
     assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(2));
 }
 
-/// A search ends at the 17th refused event. Events that it put are not put again, and the next attempt searches on.
+/// A search ends at the 17th refused event. Events that were put during the search are not put again, and the next attempt
+/// searches on.
 #[tokio::test(start_paused = true)]
 async fn a_search_that_fails_repeats_nothing() {
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
