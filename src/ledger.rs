@@ -181,7 +181,8 @@ mod tests {
         assert_eq!(of(&object("a/b", None, None)), None);
         let long =
             |last: &str| of(&object(&"ü".repeat(512), Some(&format!("{}{last}", "v".repeat(1023))), None));
-        let (one, other) = (long("1").expect("pinned"), long("2").expect("pinned"));
+        let (one, other) =
+            (long("1").expect("the object has a version"), long("2").expect("the object has a version"));
         assert!(one.len() <= MAX_OBJECT_BYTES && one != other);
     }
 }

@@ -160,7 +160,7 @@ impl Frames {
                 if self.window > self.allowed && self.used + room > ORDINARY_WINDOW {
                     return Ok(Decoded::NeedsWindow(self.window));
                 }
-                let decoder = self.decoder.as_mut().expect("it has read the header");
+                let decoder = self.decoder.as_mut().expect("the decoder has read the header");
                 let at = buffer.len();
                 let mut source = InBuffer::around(input);
                 let mut target = OutBuffer::around_pos(buffer, at);

@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn unknown_attributes_are_shown_as_text() {
         let n = |digits: &str| AttributeValue::N(digits.to_owned());
-        let none = entry(&[]).expect("it is an entry");
+        let none = entry(&[]).expect("the item is an entry");
         assert_eq!(
             (none.done, none.lease, none.position, none.expires_at),
             (false, None, Position::default(), None)
@@ -284,7 +284,7 @@ mod tests {
             ("owed", AttributeValue::B(Blob::new("abc"))),
             ("fingerprints", AttributeValue::S("12:ab".to_owned())),
         ]);
-        let all = all.expect("it is an entry");
+        let all = all.expect("the item is an entry");
         let until = Timestamp::from_millisecond(1_800_000_000_500).expect("a time");
         assert_eq!(all.lease, Some(Lease { until, owner: "o".to_owned() }));
         assert_eq!((all.done, all.position), (true, Position { records: 7, events: 2 }));

@@ -55,7 +55,8 @@ impl World {
     async fn new() -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("ledger")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("ledger")).await.expect("the provider can be set up");
         let account = aws.account(&provider.account);
         let worker = account.assume_role(&provider.worker_role_arn, "worker", &[]).await;
         let worker = worker.expect("the account may be the worker").sdk_config();
@@ -276,9 +277,9 @@ async fn a_wrong_table_is_reported_with_the_fix() {
     let check = async |account: &Account, table: &str, words: &[&str]| {
         let ledger = DynamoDbLedger::new(&account.sdk_config().into(), settings(table));
         let told = [
-            ledger.probe().await.expect_err("it is wrong"),
-            ledger.begin(&world.key, "one").await.expect_err("it is wrong"),
-            ledger.finish(&world.key, "one", position(1, 0)).await.expect_err("it is wrong"),
+            ledger.probe().await.expect_err("the table is wrong"),
+            ledger.begin(&world.key, "one").await.expect_err("the table is wrong"),
+            ledger.finish(&world.key, "one", position(1, 0)).await.expect_err("the table is wrong"),
         ];
         for error in told {
             assert!(matches!(error, LedgerError::Unavailable(_)), "{error:?}");
@@ -295,7 +296,7 @@ async fn a_wrong_table_is_reported_with_the_fix() {
     let stranger = stranger.expect("the account may assume the central role");
     let denied = ["AccessDeniedException", "dynamodb:UpdateItem"];
     check(&stranger, &world.provider.ledger_table, &denied).await;
-    world.ledger.probe().await.expect("this one is right");
+    world.ledger.probe().await.expect("this table is right");
     assert_eq!(world.item().await, Item::new());
 }
 
@@ -311,7 +312,7 @@ async fn a_broken_entry_is_reported_with_the_fix() {
         let put = world.account.dynamodb().put_item().table_name(&world.provider.ledger_table);
         let put = put.item("object", text(&world.key.object)).item("delivery", text(&world.key.delivery));
         put.item(name, value).send().await.expect("the table takes it");
-        let told = world.begin("one", 0).await.expect_err("it cannot be read");
+        let told = world.begin("one", 0).await.expect_err("the entry cannot be read");
         assert!(matches!(told, LedgerError::Unreadable(_)), "{told:?}");
         let told = told.to_string();
         for word in ["ledger-ledger", "staging/a/b?eTag=e", "cloudwatch", name, shown, "delete the item"] {

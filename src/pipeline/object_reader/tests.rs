@@ -137,7 +137,7 @@ async fn the_records_before_a_break_are_returned() {
 async fn a_bad_line_is_a_step_and_broken_structure_ends_the_object() {
     let read = outcome(b"{\"message\":\"a\"}\nplain text\n{\"message\":\"b\"}\n", 5).await;
     assert_eq!(
-        (read.steps, read.end.expect("it is whole")),
+        (read.steps, read.end.expect("the object is whole")),
         (["a", "<plain text>", "b"].map(str::to_owned).into(), 3)
     );
     let read = outcome(b"[{\"message\":\"a\"} 5]", 5).await;

@@ -11,7 +11,7 @@ async fn beyond(object: MemoryObject, message: String, what: &str) -> World {
     world.put(KEY, object);
     let poison = poison(world.handle(&message).await);
     assert_eq!(poison.reason, "object_too_large", "{what}");
-    let said = attribute(&poison, "error").expect("it says why");
+    let said = attribute(&poison, "error").expect("the letter has an error");
     assert!(said.contains("source.max_stored is 65536"), "{what}: {said}");
     world
 }
@@ -89,12 +89,12 @@ async fn reading_that_never_waits_is_paused() {
         let turns = turns.load(Ordering::Relaxed);
         // On any machine, this work takes some milliseconds, so it is paused several times.
         assert!(turns >= 2, "{what}: {turns} pauses within {len} bytes");
-        other.await.expect("no panic");
+        other.await.expect("the task does not panic");
 
         let stop = world.stop.clone();
         let stopper = tokio::spawn(async move { stop.cancel() });
         let (report, _) = world.process(&event(&[KEY])).await;
-        stopper.await.expect("no panic");
+        stopper.await.expect("the task does not panic");
         assert!(matches!(report.failures[0].failure, Failure::Stopping), "{what}: {report:?}");
     }
 }

@@ -176,7 +176,9 @@ async fn until_done(pipeline: &TestPipeline, world: &World) -> usize {
         }
         unreachable!("the numbers do not end")
     };
-    tokio::time::timeout(Duration::from_secs(3600), receives).await.expect("it is done within an hour")
+    tokio::time::timeout(Duration::from_secs(3600), receives)
+        .await
+        .expect("the message is done within an hour")
 }
 
 #[tokio::test(start_paused = true)]

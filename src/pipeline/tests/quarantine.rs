@@ -99,7 +99,9 @@ async fn only_owed_records_are_tried_again() {
         })
         .collect();
     world.put(KEY, object(gzip(records.join("\n").as_bytes())));
-    world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("one").as_millisecond());
+    world
+        .sinks
+        .reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("a timestamp").as_millisecond());
     quarantine(&world).set_down(true);
     for receive in 1..=12 {
         let (report, verdict) = world.process(&event(&[KEY])).await;
@@ -143,7 +145,7 @@ async fn records_owed_to_a_quarantine_that_was_switched_off_are_not_forgotten() 
         if oversize {
             let error = report.failures[0].to_string();
             assert!(error.contains("quarantine.bucket is not set; set it again"), "{error}");
-            off.as_ref().expect("it was on").set_down(false);
+            off.as_ref().expect("the quarantine was on").set_down(false);
             world.quarantine = off;
             assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
             assert_eq!(lines(&world), [line("oversize", 0, &message)]);
@@ -408,7 +410,7 @@ proptest! {
         runtime.expect("a runtime").block_on(async {
             let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
             world.settings.max_record = 200;
-            world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("one").as_millisecond());
+            world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("a timestamp").as_millisecond());
             let text: Vec<_> = (0..).zip(&kinds).map(|(index, kind): (usize, _)| match kind {
                 Kind::Good => json!({"message": index.to_string(), "timestamp": "2026-11-21T08:00:00Z"}).to_string(),
                 Kind::TooOld => json!({"message": index.to_string(), "timestamp": "2026-10-21T08:00:00Z"}).to_string(),

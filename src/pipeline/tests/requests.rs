@@ -71,7 +71,7 @@ async fn events_that_the_first_requests_rejected_go_into_quarantine_later() {
     world.sinks.fail(Operation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    let quarantine = world.quarantine.as_ref().expect("set above");
+    let quarantine = world.quarantine.as_ref().expect("this world has a quarantine");
     let lines: Vec<_> = quarantine.lines().iter().map(|line| line["record"].clone()).collect();
     assert_eq!(lines, [json!(2), json!(5)], "the first two records of the oldest day");
     assert_eq!(world.sinks.count(Operation::Put), 4);
@@ -149,7 +149,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
                 let world = World { quarantine: Some(MemoryQuarantine::default()), ..world };
                 assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
                 assert_eq!(world.sinks.count(Operation::Put), puts);
-                let quarantine = world.quarantine.as_ref().expect("set above");
+                let quarantine = world.quarantine.as_ref().expect("this world has a quarantine");
                 assert_eq!(quarantine.lines().len(), bad.len());
                 continue;
             };
