@@ -61,8 +61,9 @@ impl BatchHead {
 /// Events gathered so far, within one request's limits of bytes and events.
 ///
 /// At first, all events lie within 24 hours of each other. Once an event comes that is more than 24 hours older than the
-/// latest one, this batch and all that [`Batch::close`] starts after it gather events of several days, and each is sent as
-/// one request for each 24 hours. Without this, records that alternate between days would make a batch for each event.
+/// latest one, the batch gathers events of several days, and so do all batches that [`Batch::close`] starts after it. Such a
+/// batch is sent as one request for each 24 hours. Without this, records that alternate between days would make a batch for
+/// each event.
 #[derive(Debug)]
 pub struct Batch {
     head: BatchHead,
@@ -156,8 +157,8 @@ impl Batch {
             && (self.days.len() < MAX_BATCH_DAYS || self.days.contains(&day(timestamp)))
     }
 
-    /// Adds an event that [`Batch::takes`] allowed. `record` is the position of its record in the object and never decreases.
-    /// `completes_record` is false for every part of a split record but the last.
+    /// Adds an event that [`Batch::takes`] allowed. `record` is the position of its record in the object and never
+    /// decreases. `completes_record` is false for every piece of a split record but the last.
     pub fn push(&mut self, record: u64, timestamp: i64, message: &Message<'_>, completes_record: bool) {
         debug_assert!(self.takes(timestamp, message.len()), "the caller asked first");
         self.make_room(message.escaped().len() + EVENT_FRAME);

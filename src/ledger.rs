@@ -42,8 +42,8 @@ pub struct Progress {
     pub ahead: Option<Ahead>,
     /// Records that still have to be written to the quarantine. Each lies before the position or among the events of `ahead`.
     pub owed: Owed,
-    /// Checksums of the stored bytes that the attempts up to this position had read, at most one per attempt. An attempt that
-    /// reads the same bytes again confirms the earlier fingerprints, and replaces them by its own.
+    /// Fingerprints of the stored bytes that the attempts had read when they recorded their positions, at most one for each
+    /// attempt. An attempt that reads the same bytes again confirms the earlier fingerprints, and replaces them by its own.
     pub fingerprints: Vec<Fingerprint>,
 }
 

@@ -1,4 +1,4 @@
-//! The port to the quarantine: a bucket for records that CloudWatch Logs does not take. [`s3`] is the adapter.
+//! The port to the quarantine: a bucket for records that cannot be delivered. [`s3`] is the adapter.
 //!
 //! `file` defines the format of the files and of their keys; `prefix` is the configured start of the keys.
 

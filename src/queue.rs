@@ -21,8 +21,8 @@ pub struct Message {
     pub receipt: Receipt,
     /// Text of the message.
     pub body: String,
-    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of the predecessors. An attribute
-    /// of the message carries the latter number.
+    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of the predecessors from an
+    /// attribute of the message.
     pub attempts: u32,
     /// Number of attempts at the predecessors in which AWS refused a part of the message with a permanent error.
     pub refusals: u32,

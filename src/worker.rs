@@ -141,7 +141,8 @@ where
             }
             continue;
         }
-        // Waits up to `GATHER` if fewer than half of the slots are free. Slots with slow messages are not counted.
+        // If fewer slots are free than a receive can fill, and fewer than half of all slots, waits up to `GATHER` for more.
+        // Slots with slow messages are not counted.
         if room < settings.max_messages.min((settings.concurrency - work.slow()) / 2) {
             let until = *gathering.get_or_insert_with(|| Instant::now() + GATHER);
             if Instant::now() < until {

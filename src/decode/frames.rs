@@ -38,7 +38,7 @@ pub(super) struct Frames {
     place: Place,
     /// Window size of the open frame, in bytes.
     window: u64,
-    /// Decompressed bytes of the open frame. So much of its window is in use, up to the window's size.
+    /// Decompressed bytes of the open frame. The frame uses as many bytes of its window, and at most the whole window.
     used: u64,
     /// Largest window that may be used now.
     allowed: u64,

@@ -299,7 +299,7 @@ impl<L: Ledger> OwnEntry<L> {
         self.tell(call, &mut state, progress).await
     }
 
-    /// Makes one call. If the ledger is out of reach, the lease counts as renewed.
+    /// Makes one checkpoint, which metrics and logs name `call`. If the ledger is out of reach, the lease counts as renewed.
     async fn tell(
         &self,
         call: &'static str,

@@ -20,7 +20,7 @@ use crate::{
     event::ObjectRef,
 };
 
-/// Most resumes in a row, each with less than [`PROGRESS`] bytes before the next break. After the last one the message
+/// Most resumes in a row, if fewer than [`PROGRESS`] bytes were read between the breaks. After the last one the message
 /// returns to the queue. The SDK's own retries cover a request only until the headers of its response have arrived.
 const MAX_RESUMES: u32 = 3;
 /// After so many bytes without a break, the resumes are counted from zero again: the connection of a large object may break

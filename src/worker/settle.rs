@@ -227,6 +227,8 @@ impl<Q: Queue> Settler<Q> {
 }
 
 impl<Q: Queue> Calls<Q> {
+    /// Carries out one verdict. In the end the message is deleted (after an ack, a dead letter or a new message), or hidden until
+    /// its retry.
     async fn carry_out(&self, message: &Arc<Message>, verdict: Verdict, lease: Lease, counted: Counted) {
         let (cause, longest_hiding) = match verdict {
             Verdict::Ack => return self.delete(message, lease, &self.deletes).await,
@@ -248,6 +250,7 @@ impl<Q: Queue> Calls<Q> {
         let must_hide = !ends && longest_hiding == Duration::MAX;
         // Other messages are not hidden while the retention is unknown, because the retention may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
+        // A message that may be hidden also needs a place, unless its delay is zero. Without a place, it is sent anew.
         if !(delay.is_zero() && !ends || must_hide || may_hide && self.places.take(delay)) {
             // A failed send may leave a copy in the queue. So for a minute after a failure, only messages whose retention
             // ends soon are sent.
@@ -470,7 +473,8 @@ enum Unburied {
 
 impl Unburied {
     /// Longest delay for which the message is hidden. With `ForGood` there is no limit, because the message must not be sent
-    /// anew: the queue's redrive policy counts receives, and a new message starts at zero, so the policy would never move it.
+    /// anew before its retention ends: the queue's redrive policy counts receives, and a new message starts at zero, so the
+    /// policy would never move it.
     fn longest_hiding(&self) -> Duration {
         match self {
             Self::ForNow => LONGEST_HIDING,

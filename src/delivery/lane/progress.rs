@@ -90,7 +90,7 @@ impl<L: Ledger> LaneProgress<L> {
         self.claim.from().ahead.is_some_and(|ahead| self.begin < ahead.end && ahead.end <= self.next)
     }
 
-    /// Ends the open batch at the next event.
+    /// Ends the open batch before the next event.
     pub(super) fn end_batch(&mut self) -> Stretch {
         let begin = std::mem::replace(&mut self.begin, self.next);
         Stretch { begin, end: self.next, read: self.trail.read() }
