@@ -174,9 +174,10 @@ impl LedgerEntries {
                 EntryKey { object, delivery }
             }
             _ => {
-                return Err(
-                    self.failed("read entries", "its key is not object (S) and delivery (S)".to_owned())
-                );
+                return Err(self.failed(
+                    "read entries",
+                    "the key of an entry is not object (S) and delivery (S)".to_owned(),
+                ));
             }
         };
         let mut number = |name: &str| {

@@ -130,7 +130,7 @@ async fn the_wait_for_the_memory_of_a_large_window_has_a_limit() {
     let mut hanging = std::pin::pin!(handle(&long));
     assert!(
         tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(),
-        "its puts are not answered"
+        "the puts of the first object are not answered"
     );
     // The first object keeps its memory although its puts are answered now, because its future is not polled.
     world.sinks.release(1_000);
@@ -161,7 +161,10 @@ async fn a_tenant_leaves_half_of_the_windows_memory_to_others() {
     world.sinks.hold();
     world.sinks.release(9);
     let mut hanging = std::pin::pin!(handle(&first));
-    assert!(tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(), "its puts hang");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(),
+        "the puts of the first object hang"
+    );
     world.sinks.release(1_000);
     let report = handle(&second).await;
     assert!(

@@ -287,7 +287,7 @@ async fn a_finished_object_does_not_need_the_account() {
     let other = "acme/prod-1/web/web-0/2.json.gz";
     world.put(other, good_object(&["b"]));
     assert!(is_retry(&world.handle(&event(&[other])).await), "an object that is not done needs the account");
-    assert!(is_retry(&world.handle(&event(&[other])).await), "its lease was given back");
+    assert!(is_retry(&world.handle(&event(&[other])).await), "the object's lease was given back");
     shows(&world, "logferry_failures_total{reason=\"role_unavailable\"} 2");
 }
 

@@ -112,7 +112,7 @@ async fn only_owed_records_are_tried_again() {
         adds_up(&world, &[("accepted", 500), ("too_old", 500)]);
     }
     let good: Vec<_> = (0..1_000).step_by(2).map(|index| format!("good {index}")).collect();
-    assert_eq!(world.sinks.messages(ACME, GROUP), good, "each once");
+    assert_eq!(world.sinks.messages(ACME, GROUP), good, "each record once");
     quarantine(&world).set_down(false);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let kept: Vec<_> =
@@ -211,10 +211,10 @@ async fn a_lane_that_owes_too_much_stops_and_goes_on_later() {
     quarantine(&world).set_down(false);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let all: Vec<_> = (0..count).map(|index| index.to_string()).collect();
-    assert!(world.sinks.messages(ACME, GROUP) == all, "each once");
+    assert!(world.sinks.messages(ACME, GROUP) == all, "each record once");
     let mut kept: Vec<_> = lines(&world).into_iter().map(|(_, record, _)| record).collect();
     kept.sort_unstable();
-    assert!(kept.into_iter().eq((0..count).map(|index| 2 * index + 1)), "each once");
+    assert!(kept.into_iter().eq((0..count).map(|index| 2 * index + 1)), "each record once");
     adds_up(&world, &[("accepted", count), ("quarantined", count)]);
 }
 

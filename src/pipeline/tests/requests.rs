@@ -51,7 +51,7 @@ async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
         assert!(is_retry(&world.handle(&event(&[KEY])).await));
         let (report, verdict) = world.process(&event(&[KEY])).await;
         assert_eq!(verdict, Verdict::Ack);
-        assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each once");
+        assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each record once");
         // Six requests, and the failed one again. The second attempt may need one more: its batches gather several days only
         // after time has gone back once, so the rest of the failed batch may be cut in two before that.
         let puts = world.sinks.count(Operation::Put);
@@ -117,8 +117,8 @@ proptest! {
             let mut numbers: Vec<usize> =
                 found.iter().filter_map(|text| text.trim_end_matches('x').parse().ok()).collect();
             numbers.sort_unstable();
-            assert_eq!(numbers, (0..days.len()).collect::<Vec<_>>(), "each once");
-            assert_eq!(found.len(), days.len() + usize::from(large.is_some()), "and both pieces of the long one");
+            assert_eq!(numbers, (0..days.len()).collect::<Vec<_>>(), "each record once");
+            assert_eq!(found.len(), days.len() + usize::from(large.is_some()), "each record once, and both pieces of the long record");
         });
     }
 }
@@ -136,7 +136,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
             let (report, verdict) = world.process(&event(&[KEY])).await;
             let is_good = |number: &usize| !bad.contains(&number.to_string().as_str());
             let others: Vec<usize> = (0..1_000).filter(is_good).collect();
-            assert_eq!(sorted(&world), others, "each once");
+            assert_eq!(sorted(&world), others, "each record once");
             let puts = world.sinks.count(Operation::Put);
             assert!(puts <= 30 + days, "{puts} puts for {bad:?} of {days} days");
             let Some(quarantine) = &world.quarantine else {
