@@ -327,8 +327,8 @@ impl<Q: Queue> Calls<Q> {
                     "send_anew",
                     message,
                     &error,
-                    "a message that waits for its retry could not be sent anew; the message is hidden, or becomes a dead letter if its \
-                     retention ends soon",
+                    "a message that waits for its retry could not be sent anew; the message is hidden, or becomes a dead \
+                     letter if its retention ends soon",
                 );
                 Err(unsent)
             }
