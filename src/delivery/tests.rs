@@ -183,7 +183,7 @@ async fn batches_are_in_the_object_s_order_and_their_events_in_order_of_time() {
     let sinks = ready();
     sinks.put_time(Duration::from_millis(10));
     let mut lane = lane(&sinks).await;
-    // The order of batches may go back in time.
+    // A later batch may have earlier events.
     let long = |text: &str| half_a_batch(text);
     for (timestamp, text) in [
         (5, long("b")),

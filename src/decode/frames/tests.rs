@@ -56,7 +56,7 @@ fn a_large_window_is_asked_for_once_the_ordinary_one_is_full() {
     ] {
         let windows: Vec<_> = asked.into_iter().collect();
         let frame = |blocks, byte| long_frame(&[0, window(log, eighths)], blocks, byte);
-        // The first text is 2 MiB below the ordinary window, because one step may write as much.
+        // The first text is 2 MiB shorter than the ordinary window, because one step may write up to 2 MiB.
         check(&frame(ORDINARY - 16, b'a'), &text(ORDINARY - 16, b'a'), &[]);
         check(&frame(ORDINARY + 1, b'a'), &text(ORDINARY + 1, b'a'), &windows);
         // A second frame with the same window does not ask again.

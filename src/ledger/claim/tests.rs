@@ -191,7 +191,8 @@ async fn a_claim_renews_its_lease_after_a_pause_before_it_goes_on() {
     assert_eq!(taken.from(), &at(3));
     let lost = Err(LedgerError::Lost("staging/k?versionId=v".into()));
     assert_eq!(claim.hold().await.map(drop), lost);
-    // The lease is free again, but the entry is further: going on would repeat the other worker's records.
+    // The lease is free again, but the entry's position is beyond this claim's. Going on would repeat the other worker's
+    // records.
     taken.release(&at(4)).await;
     assert_eq!(claim.hold().await.map(drop), lost);
 }

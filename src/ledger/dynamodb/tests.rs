@@ -155,7 +155,8 @@ async fn a_worker_without_the_lease_is_told_and_changes_nothing() {
     assert_eq!(world.finish("one", 5, LATER + 2).await, world.lost());
     assert_eq!(world.shown().await, before);
     assert_eq!(world.finish("other", 9, LATER + 3).await, Ok(()));
-    // The checkpoint fails, because another worker has finished the object. The last calls succeed, because no work is left.
+    // The checkpoint fails, because another worker has finished the object. `release` and `finish` succeed, because no work
+    // is left.
     assert_eq!(world.checkpoint("one", 5, LATER + 4).await, world.lost());
     assert_eq!(world.release("one", 5, LATER + 4).await, Ok(()));
     assert_eq!(world.finish("one", 9, LATER + 4).await, Ok(()));

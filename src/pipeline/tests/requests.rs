@@ -168,7 +168,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
     }
 }
 
-/// Each message has a batch of its own. The accepted batches before show that the group is not to blame.
+/// Each message has a batch of its own. The batches that were accepted first show that the group is not to blame.
 #[tokio::test(start_paused = true)]
 async fn a_refused_event_alone_in_its_batch_does_not_hold_up_the_next_batches() {
     let quarantine = Some(MemoryQuarantine::default());
@@ -218,7 +218,7 @@ async fn a_search_that_fails_repeats_nothing() {
     assert_eq!(sorted(&world), (0..1_000).filter(|number| number % 50 != 0).collect::<Vec<_>>());
 }
 
-/// In this case the group, the role or the request is to blame, so no event may be given up.
+/// If everything is refused, the group, the role or the request is to blame, so no event may be given up.
 #[tokio::test(start_paused = true)]
 async fn no_event_is_to_blame_if_everything_is_refused() {
     for records in [1, 2, 3, 1_000] {

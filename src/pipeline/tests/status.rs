@@ -89,7 +89,7 @@ async fn a_dead_letter_waits_for_nothing_but_shows_its_reason() {
     world.tenant("acme", [("cloudwatch", with(row(ACME), "target_region", text("nowhere")))]);
     poison(world.handle(&event(&[KEY])).await);
     assert_eq!(world.state("acme"), (State::Refused, Some("bad_tenant_row"), 0));
-    // Somebody disables the row, and nothing is wrong with a tenant that wants nothing.
+    // Somebody disables the row. A tenant without an enabled row has no failures.
     world.tenant("acme", [("cloudwatch", with(row(ACME), "enabled", Attribute::Bool(false)))]);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(world.state("acme"), (State::Ok, None, 0));
