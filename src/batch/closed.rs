@@ -14,7 +14,7 @@ use super::{
 pub struct ClosedBatch {
     pub(super) head_len: usize,
     pub(super) body: Bytes,
-    /// Length of the body without [`end_body`].
+    /// Length of the body without the text that [`end_body`] adds.
     pub(super) open_len: usize,
     pub(super) events: Vec<Event>,
     pub(super) bytes: usize,
