@@ -25,7 +25,7 @@ impl Base {
         &self.sdk
     }
 
-    /// The same without credentials: a call needs credentials of its own.
+    /// A copy without credentials, for calls that bring their own.
     pub fn without_credentials(&self) -> Self {
         let mut sdk = self.sdk.to_builder();
         sdk.set_credentials_provider(None);

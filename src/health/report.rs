@@ -10,7 +10,7 @@ use super::Explanation;
 pub struct Report {
     /// The answer in a word.
     pub status: Status,
-    /// What is wrong with the receive loop.
+    /// What is wrong with the receive loop; `None` unless it stands still.
     #[serde(flatten)]
     pub stalled: Option<Explanation>,
     /// Every condition, in the order of [`Condition::ALL`](super::Condition::ALL).
@@ -40,7 +40,7 @@ pub struct ConditionReport {
     pub condition: &'static str,
     /// Its state.
     pub status: ConditionStatus,
-    /// Since when it has this state. A degraded one: since the first of the failures.
+    /// Start of this state. A degraded state starts with the first failure of the row.
     pub since: Timestamp,
     /// The bucket or Region that is degraded, if the check has several.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -28,7 +28,7 @@ fn fail<'a>(health: &Health, call: impl Into<Call<'a>>, times: usize) {
     }
 }
 
-/// The next failure counts.
+/// Makes the next failure count.
 fn a_second_passes(health: &Health) {
     let mut state = health.lock();
     let rows = state.courses.values_mut().flat_map(BTreeMap::values_mut);

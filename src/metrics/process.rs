@@ -43,14 +43,15 @@ impl State {
             &read("/proc/self/status")?,
             &read("/proc/self/limits")?,
             &read("/proc/stat")?,
-            // One of them was open only to count the others.
+            // One descriptor was open only for this count.
             open_fds - 1,
         )
     }
 
     /// Source of the forms: proc(5).
     fn parse(stat: &str, status: &str, limits: &str, system: &str, open_fds: i64) -> Option<Self> {
-        // The second field is the program's name in parentheses, which may have spaces and parentheses. The third is first here.
+        // The second field is the program's name in parentheses; the name may contain spaces and parentheses. So `fields`
+        // begins with the third field.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         let after = |text: &str, name: &str| -> Option<String> {

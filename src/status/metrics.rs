@@ -29,7 +29,7 @@ impl Collector for Tenants {
         let mut gauge = |name, help, unit: Option<Unit>, value: &dyn Fn(&Sample) -> Option<f64>| {
             let values = samples.iter().filter_map(|sample| Some((sample, value(sample)?)));
             let mut values = values.peekable();
-            // A metric without samples has no head either.
+            // A metric without samples gets no `HELP` and `TYPE` lines either.
             if values.peek().is_none() {
                 return Ok(());
             }

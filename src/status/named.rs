@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-/// What decides about a tenant.
+/// What decides whether a tenant gets series of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Claim {
     /// Place of the tenant in the caller's list.
@@ -15,9 +15,9 @@ pub(super) struct Claim {
     pub(super) is_named: bool,
 }
 
-/// Chooses at most `most` tenants, by their `index`: up to half for their trouble, the oldest first, then the largest
-/// volumes, then further ones in trouble. A tenant that is named already counts double its volume, because each change of
-/// the names begins new series in Prometheus.
+/// Chooses at most `most` tenants, by their `index`: up to half for their trouble, the oldest first, then the largest volumes,
+/// then further ones in trouble. The volume of a tenant that has series now counts double, because each change of the choice
+/// begins new series in Prometheus.
 pub(super) fn choose(mut claims: Vec<Claim>, most: usize) -> Vec<usize> {
     let mut chosen = Vec::with_capacity(most.min(claims.len()));
     let mut take = |claims: &mut Vec<Claim>, places: usize| {
@@ -67,7 +67,7 @@ mod tests {
         check(&claims, 4, &[2, 4, 5, 6]);
         check(&claims, 7, &[0, 1, 2, 3, 4, 5, 6]);
         check(&claims, 50, &[0, 1, 2, 3, 4, 5, 6]);
-        // Nobody is in trouble, so all places are for volume; only trouble, so all are for it.
+        // If no tenant is in trouble, all places go by volume; if all are, all places go by trouble.
         check(&[claim(0, None, 1, false), claim(1, None, 3, false), claim(2, None, 2, false)], 2, &[1, 2]);
         check(
             &[claim(0, Some(1), 0, false), claim(1, Some(3), 0, false), claim(2, Some(2), 0, false)],
