@@ -458,7 +458,7 @@ impl Held {
     }
 }
 
-/// Makes all held letters visible. Returns how many could not be.
+/// Makes all held letters visible. Returns the number of letters that could not be made visible.
 async fn give_back<D: DeadLetters>(queue: &Arc<D>, held: Held) -> usize {
     let receipts: Vec<_> = held.receipts.into_values().collect();
     let mut calls = JoinSet::new();

@@ -122,7 +122,7 @@ fn age(text: &str) -> Result<SignedDuration, String> {
 
 impl FilterArgs {
     fn at(self, now: Timestamp) -> Filter {
-        // An age before the beginning of time selects everything.
+        // An age that reaches back before the earliest timestamp selects everything.
         let before = |age| now.checked_sub(age).unwrap_or(Timestamp::MIN);
         Filter {
             tenants: self.tenants,

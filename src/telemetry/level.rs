@@ -61,7 +61,7 @@ impl Filter {
     /// Replaces the filter, and logs it.
     ///
     /// # Errors
-    /// What is wrong with the text. The filter stays as it was.
+    /// The text is not a filter, and the filter stays as it was. The error says what is wrong with the text.
     pub fn change(&self, text: &str) -> Result<(), String> {
         let text = text.trim();
         let targets = log_filter::parse(text)?;
