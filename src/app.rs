@@ -65,7 +65,7 @@ use crate::{
     worker::{self, Drained, WorkerSettings},
 };
 
-/// Interval of removing what has expired.
+/// Time between two removals of idle breakers and expired facts.
 const TIDY: Duration = Duration::from_secs(30);
 /// The fields that name resources with a Region; see [`Config::elsewhere`].
 const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_without_an_answer_is_spent() {
+    fn a_probe_without_an_answer_keeps_the_breaker_open() {
         let mut breaker = Breaker::new(INTERVALS);
         let now = Instant::now();
         breaker.refuse(now, 0.0);

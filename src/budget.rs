@@ -59,7 +59,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        add(registry, "budget_waits", "Calls that waited for their rate", &self.budget_waits);
+        add(registry, "budget_waits", "Calls that waited because of the rate limit", &self.budget_waits);
         add(
             registry,
             "throttled_accounts",

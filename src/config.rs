@@ -104,7 +104,7 @@ pub struct Queue {
     #[serde(with = "friendly")]
     pub max_age: Duration,
     /// A message goes to the dead-letter queue after AWS has refused its objects, batches or copies this often, 1 to 1000. A
-    /// refusal is an answer that a retry cannot change, such as a 4xx of PutLogEvents, a 301 or 4xx of S3, or that the object
+    /// refusal is an answer that retries seldom change, such as a 4xx of PutLogEvents, a 301 or 4xx of S3, or that the object
     /// is archived; docs/dead-letters.md lists the reasons. Each worker has its own count; a message that is sent anew carries
     /// the count to the next worker.
     pub max_refusals: u32,

@@ -246,7 +246,7 @@ impl Health {
         self.lock().off.insert(condition);
     }
 
-    /// Makes failures of the check count for this resource before its first success.
+    /// Makes failures of this call count even before its first success.
     pub fn expect(&self, call: Call<'_>) {
         self.lock().course(call);
     }
@@ -277,7 +277,7 @@ impl Health {
                 error = %error,
                 "a condition of readiness is degraded: three calls in a row failed"
             ),
-            _ => tracing::debug!(condition, resource, error = %error, "a call that readiness counts failed"),
+            _ => tracing::debug!(condition, resource, error = %error, "a call failed that readiness counts"),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     telemetry, tenant, worker,
 };
 
-/// Handles for each part.
+/// The metrics into which each part counts.
 #[derive(Debug)]
 pub(super) struct Metrics {
     pub(super) worker: worker::Metrics,

@@ -42,7 +42,7 @@ use crate::{
     trace::{self, semconv},
 };
 
-/// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, of some minutes.
+/// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, which take minutes.
 const SECONDS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
 /// Outcome of a call that its caller dropped before its end.

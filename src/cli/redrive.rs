@@ -78,7 +78,7 @@ enum RedriveCommand {
     Move {
         #[command(flatten)]
         filter: FilterArgs,
-        /// All letters; needed without another filter.
+        /// Move all letters; needed if no filter is given.
         #[arg(
             long,
             required_unless_present_any = ["tenants", "reasons", "older_than", "newer_than"],

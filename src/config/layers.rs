@@ -7,7 +7,8 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// Environment variables that are not `LOGFERRY_` + the field's path, and their fields.
+/// Environment variables with names of their own, and the fields that they set. The name of any other variable is `LOGFERRY_`
+/// and the field's path.
 const ALIASES: [(&str, &str); 7] = [
     ("AWS_REGION", "aws.region"),
     ("AWS_S3_USE_PATH_STYLE", "aws.s3_use_path_style"),

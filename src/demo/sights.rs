@@ -178,7 +178,7 @@ pub(super) fn text(title: &str, sights: &[Sight]) -> String {
     text
 }
 
-/// The lines of a text that is broken at spaces. A longer word has a line of its own. Spaces inside of a line stay.
+/// Breaks a text into lines at spaces. A word that is longer than a line gets its own. Spaces inside a line stay.
 fn wrapped(text: &str, columns: usize) -> Vec<&str> {
     let (mut lines, mut rest) = (Vec::new(), text);
     while rest.chars().count() > columns {

@@ -196,7 +196,7 @@ fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -
         Ok(()) => Finding::Ok(format!("{} exists", bucket.name)),
         // Reading and writing objects does not need s3:ListBucket.
         Err(error @ BucketError::Hidden(_)) => {
-            Finding::Skipped(format!("{error}: allow s3:ListBucket if this check should find out"))
+            Finding::Skipped(format!("{error}: allow s3:ListBucket to let this check find out"))
         }
         Err(error @ BucketError::Unavailable { .. }) => {
             Finding::failed(error.to_string(), "check that S3 can be reached from here, and try again")

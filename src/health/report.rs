@@ -23,7 +23,7 @@ pub struct Report {
 pub enum Status {
     /// Nothing is wrong.
     Ok,
-    /// A needed check has no answer yet.
+    /// A needed check has not succeeded yet.
     Starting,
     /// A condition is degraded.
     Unready,
@@ -54,11 +54,11 @@ pub struct ConditionReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConditionStatus {
-    /// The last calls succeeded.
+    /// A call has succeeded, and no check is degraded.
     Ok,
-    /// The last three calls of a kind failed, and none succeeded since.
+    /// Three failures of a check counted in a row, and no call of that check has succeeded since.
     Degraded,
-    /// There is no answer yet.
+    /// No answer tells yet, or no longer, whether calls succeed.
     Unknown,
     /// The configuration does not have this part.
     Off,

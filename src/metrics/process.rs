@@ -14,7 +14,7 @@ use prometheus_client::{
 /// kernel's `include/asm-generic/param.h`.
 const TICKS: f64 = 100.0;
 
-/// Registers the metrics, with the prefix `process_` alone.
+/// Registers the metrics, with the prefix `process_` instead of `logferry_`.
 pub fn register(registry: &mut Registry) {
     registry.sub_registry_with_prefix("process").register_collector(Box::new(Process));
 }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_seen() {
+    fn the_numbers_of_this_process_are_plausible() {
         let before = State::of_this_process().expect("there is a /proc");
         let file = fs::File::open("/proc/self/stat").expect("there is a /proc");
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");

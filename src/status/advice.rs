@@ -87,8 +87,8 @@ static ADVICE: &[Advice] = &[
     ),
     refused(
         "copy_collision",
-        "Another object has the same key in the customer's bucket: make bucket_key in the tenant's row unique, then move the \
-         dead letter back.",
+        "The customer's bucket has a copy of another object under this key: use more parts of the object's key in bucket_key \
+         in the tenant's row, for example {cluster}, then move the dead letter back.",
     ),
     refused(
         "unaccounted",
@@ -220,7 +220,7 @@ static ADVICE: &[Advice] = &[
     refused(
         REJECTED,
         "Check the clock and the timestamps of the shipper: CloudWatch Logs rejects events older than 14 days (too old) or than \
-         the group's retention (expired), and 2 h ahead (too new).",
+         the group's retention (expired), or more than 2 h ahead (too new).",
     ),
 ];
 

@@ -22,7 +22,8 @@ use super::{
 
 /// Label that all tenants without series of their own share. A tenant with this name never gets its own.
 pub(super) const OTHER: &str = "other";
-/// Most tenants. With more, the tenant that has been idle for longest is forgotten, unless all have objects that wait.
+/// Most tenants. With more, the tenant that was seen longest ago is forgotten, but none with waiting objects or with series of
+/// its own.
 pub(super) const MOST_TENANTS: usize = 20_000;
 /// Most waiting objects that are remembered of one tenant. If more wait, the oldest are remembered, and the number shown is a
 /// lower bound. An object that was left out is remembered at a later retry, when there is room, with its true age.
@@ -175,7 +176,7 @@ impl Book {
         Some(name)
     }
 
-    /// Makes room for a tenant and adds it. Returns `None` if all tenants have objects that wait.
+    /// Makes room for a tenant and adds it. Returns `None` if every tenant has waiting objects or series of its own.
     fn admit(&mut self, tenant_id: &str, now: i64) -> Option<()> {
         if self.tenants.len() >= MOST_TENANTS {
             let idle =

@@ -9,7 +9,7 @@ pub(super) struct Claim {
     pub(super) index: usize,
     /// Age in milliseconds of its oldest waiting object, or of its trouble if that is older; `None` if it is well.
     pub(super) trouble: Option<i64>,
-    /// Billed bytes lately.
+    /// Recent billed bytes, plus one for each delivery.
     pub(super) volume: u64,
     /// Whether it has series of its own now.
     pub(super) is_named: bool,
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_kept_unless_another_has_twice_the_volume() {
+    fn a_tenant_keeps_its_series_unless_another_has_twice_its_volume() {
         check(&[claim(0, None, 60, true), claim(1, None, 100, false)], 1, &[0]);
         check(&[claim(0, None, 40, true), claim(1, None, 100, false)], 1, &[1]);
         check(&[claim(0, None, 0, false), claim(1, None, 0, true)], 1, &[1]);

@@ -16,8 +16,8 @@ pub struct Throughput {
     pub bytes: f64,
     /// Deliveries of objects that succeeded in the last minute.
     pub objects: u64,
-    /// Mean time from the S3 event to the acceptance of an object's last record; `None` if no S3 event of the last minute's
-    /// objects had a time, or there were none.
+    /// Mean time from the S3 event to the acceptance of an object's last record; `None` if there was no object whose S3 event
+    /// has a time.
     pub mean_freshness: Option<Duration>,
     /// The longest such time.
     pub worst_freshness: Option<Duration>,

@@ -187,7 +187,7 @@ fn one_object_that_waits_does_not_hide_that_others_are_delivered() {
 }
 
 #[test]
-fn of_many_waiting_objects_the_oldest_are_kept() {
+fn the_oldest_of_many_waiting_objects_are_kept() {
     let mut world = World::new(9);
     for object in 0..5_000 {
         world.begin("acme", object, Duration::from_secs(object));
@@ -225,7 +225,7 @@ fn ten_thousand_tenants_take_a_few_megabytes() {
 }
 
 #[test]
-fn the_tenants_are_bounded_and_the_idle_go_first() {
+fn the_number_of_tenants_is_bounded_and_idle_ones_are_forgotten_first() {
     let mut world = World::new(9);
     for number in 0..book::MOST_TENANTS + 10 {
         world.pass(Duration::from_millis(1));

@@ -161,7 +161,7 @@ fn destination(account: &str) -> CloudWatch {
     }
 }
 
-/// Puts into the account, which answers with `error`; without an error it takes the batch.
+/// Puts a batch into the account. The account answers with `error`, or takes the batch if there is none.
 async fn put(watched: &Watched<MemorySinks>, account: &str, error: Option<SinkError>) {
     let sinks = &watched.port;
     let destination = destination(account);

@@ -84,7 +84,7 @@ impl Tenant {
         }
     }
 
-    /// How long it has been in trouble.
+    /// How long the tenant has been in trouble, in milliseconds; `None` if it is not.
     pub(super) fn trouble(&self, now: i64) -> Option<i64> {
         let troubled = self.worst(now).map(|trouble| now - trouble.since);
         let long = self.waiting(now).1.filter(|age| *age > LONG_WAIT);
