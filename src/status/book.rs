@@ -98,7 +98,7 @@ pub struct TenantLine {
     pub advice: Option<&'static Advice>,
     /// The delivery that fails; `None` if the failure concerns whole objects.
     pub delivery: Option<String>,
-    /// Time of its last failure.
+    /// Time of the last such failure; `None` if a success has ended the trouble.
     pub failed_at: Option<Timestamp>,
     /// Time of the last success while no other delivery of the tenant was failing; `None` if there was none since the worker's
     /// start.
@@ -112,7 +112,8 @@ pub struct TenantLine {
 /// Everything on the status page that is about deliveries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Tenants in trouble first, then by their last success, the oldest first.
+    /// The tenants, ordered by state (the worst first), then by last success (the oldest first), then by their oldest waiting
+    /// object.
     pub tenants: Vec<TenantLine>,
     /// Number of tenants in each state, in the order of [`State::ALL`].
     pub states: [usize; 4],

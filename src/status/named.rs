@@ -7,7 +7,8 @@ use std::cmp::Reverse;
 pub(super) struct Claim {
     /// Place of the tenant in the caller's list.
     pub(super) index: usize,
-    /// Age in milliseconds of its oldest waiting object, or of its trouble if that is older; `None` if it is well.
+    /// How long the tenant has been in trouble, in milliseconds: since its first failure, or since an object began to wait, if
+    /// it has waited for more than a minute. `None` if the tenant is not in trouble.
     pub(super) trouble: Option<i64>,
     /// Recent billed bytes, plus one for each delivery.
     pub(super) volume: u64,
