@@ -41,7 +41,7 @@ impl Collector for Tenants {
         };
         gauge(
             "tenant_last_success_timestamp",
-            "Unix time of the last object that was accepted.",
+            "Unix time of the last success while no other delivery of the tenant was failing.",
             Some(Unit::Seconds),
             &|sample| Some(sample.last_success?.as_millisecond() as f64 / 1_000.0),
         )?;
