@@ -97,6 +97,15 @@ pub struct Failure<'a> {
     /// The tenant, if known.
     pub tenant_id: Option<&'a str>,
     /// The delivery, if the failure concerns one.
+/// The enabled rows of a tenant, as an object found them.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// Names of the deliveries that take the object.
+    pub used: &'a [&'a str],
+    /// Names of the other rows: bad ones, and those that filter the object out.
+    pub unused: &'a [&'a str],
+}
+
     pub delivery: Option<&'a str>,
     /// Key of the object, if known.
     pub key: Option<&'a str>,
@@ -160,6 +169,11 @@ impl Status {
     /// nowhere else.
     pub fn failed(&self, failure: &Failure<'_>) {
         self.book().failed(failure, self.now());
+    }
+
+    /// Records what the enabled rows of a tenant are. What was wrong with its rows before, and is not any more, ends.
+    pub fn judged(&self, tenant_id: &str, rows: Rows<'_>) {
+        self.book().judged(tenant_id, rows);
     }
 
     /// Forgets what has expired, and decides anew which tenants have series of their own. Meant to be called every half

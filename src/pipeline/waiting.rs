@@ -14,6 +14,11 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         age: Duration,
     ) -> Option<status::Waiting> {
         let name = name(object);
+        if let Some(unused) = &wanted.unused {
+            let used: Vec<_> = wanted.deliveries.iter().map(|delivery| delivery.name.as_str()).collect();
+            let unused: Vec<_> = unused.iter().map(String::as_str).collect();
+            self.status.judged(&route.tenant, status::Rows { used: &used, unused: &unused });
+        }
         match wanted.skipped {
             Some(Skipped::Filtered) => self.status.unwanted(&route.tenant, name),
             // Nothing of the tenant is wanted any more, so nothing of it can fail.

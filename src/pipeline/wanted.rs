@@ -12,6 +12,8 @@ pub(super) struct Wanted {
     pub(super) deliveries: Vec<Arc<Delivery>>,
     /// Why no delivery wants the object, if there is no failure.
     pub(super) skipped: Option<Skipped>,
+    /// Names of the other enabled rows: bad ones, and those that filter the object out. `None` if the rows were not judged.
+    pub(super) unused: Option<Vec<String>>,
     /// Failures of the tenant or its rows.
     pub(super) failures: Vec<Failed>,
 }
@@ -39,7 +41,7 @@ impl Wanted {
     /// that the message is retried until the table answers.
     fn unconfirmed(self, object: &ObjectRef, tenant_id: &str, error: LookupError) -> Self {
         let failures = vec![Failed::of(object, Some(tenant_id), None, Failure::Lookup(error))];
-        Self { deliveries: self.deliveries, skipped: None, failures }
+        Self { deliveries: self.deliveries, skipped: None, unused: None, failures }
     }
 }
 
@@ -80,20 +82,30 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             wanted.failures.push(fail(Some(&bad.name), Failure::Row(bad.clone())));
             return wanted;
         }
-        let mut filtered = false;
+        let (mut filtered, mut unused) = (false, Vec::new());
         for row in &tenant.deliveries {
             match row {
                 Ok(delivery) if !delivery.enabled => {}
-                Ok(delivery) if !delivery.wants(&route.application) => filtered = true,
+                Ok(delivery) if !delivery.wants(&route.application) => {
+                    filtered = true;
+                    unused.push(delivery.name.clone());
+                }
                 Ok(delivery) => match self.settings.own_buckets.check_for(delivery, &object.bucket) {
                     Ok(()) => wanted.deliveries.push(Arc::clone(delivery)),
-                    Err(bad) => wanted.failures.push(fail(Some(&delivery.name), Failure::Row(bad))),
+                    Err(bad) => {
+                        unused.push(bad.name.clone());
+                        wanted.failures.push(fail(Some(&delivery.name), Failure::Row(bad)));
+                    }
                 },
                 // A disabled row may be broken.
                 Err(bad) if !bad.enabled => {}
-                Err(bad) => wanted.failures.push(fail(Some(&bad.name), Failure::Row(bad.clone()))),
+                Err(bad) => {
+                    unused.push(bad.name.clone());
+                    wanted.failures.push(fail(Some(&bad.name), Failure::Row(bad.clone())));
+                }
             }
         }
+        wanted.unused = Some(unused);
         if wanted.deliveries.is_empty() && wanted.failures.is_empty() {
             wanted.skipped = Some(if filtered { Skipped::Filtered } else { Skipped::Disabled });
         }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use self::tenant::{Entry, Tenant, Trouble};
 use super::{
-    Advice, Failure, State, Throughput,
+    Advice, Failure, Rows, State, Throughput,
     failures::{FailureLine, Failures},
     named::{Claim, choose},
     rate::LastMinute,
@@ -37,6 +37,13 @@ const MOST_TROUBLES: usize = 4;
 pub(super) const MARGIN: Duration = Duration::from_secs(120);
 /// A failure without a retry decides its tenant's state for this long, or until the delivery succeeds.
 const LAST_FAILURE_SHOWS: Duration = Duration::from_secs(86_400);
+/// A failure without a retry withholds successes of the tenant's other deliveries for this long: for one more period than the
+/// two of 5 min in which the alert on a tenant that has stopped receiving looks for failures.
+pub(super) const DEAD_LETTER_STOPS: Duration = Duration::from_secs(900);
+/// Reason of a row that is bad for every object.
+const BAD_ROW: &str = "bad_tenant_row";
+/// Reasons that fail every object of the tenant.
+const OF_TENANT: [&str; 2] = ["tenant_paused", "unknown_tenant"];
 
 /// Time of an event, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -260,7 +267,7 @@ impl Book {
             .troubles
             .retain(|trouble| trouble.delivery.as_deref().is_some_and(|failed| failed != delivery));
         // A delivery that works must not hide that another one has stopped.
-        if !tenant.troubles.iter().any(|trouble| trouble.until > now.ms) {
+        if !tenant.troubles.iter().any(|trouble| trouble.stops_until > now.ms) {
             tenant.last_success = Some(now.wall);
         }
     }
@@ -274,6 +281,19 @@ impl Book {
         self.waiting -= before - tenant.waiting.len();
     }
 
+    /// The tenant's rows were judged for an object. Troubles end that the rows do not have any more: those of deliveries that
+    /// no enabled row has, and those of rows that were bad, and are not.
+    pub(super) fn judged(&mut self, tenant_id: &str, rows: Rows<'_>) {
+        let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
+        tenant.troubles.retain(|trouble| {
+            let reason = trouble.advice.reason;
+            match trouble.delivery.as_deref() {
+                None => !OF_TENANT.contains(&reason),
+                Some(name) => rows.unused.contains(&name) || rows.used.contains(&name) && reason != BAD_ROW,
+            }
+        });
+    }
+
     /// An object, or one delivery of it, failed.
     pub(super) fn failed(&mut self, failure: &Failure<'_>, now: Now) {
         let advice = Advice::on(failure.reason);
@@ -282,16 +302,26 @@ impl Book {
             return;
         };
         tenant.counters(&mut self.other).failed(failure.reason);
-        let shows = failure.again_in.map_or(LAST_FAILURE_SHOWS, |again_in| again_in + MARGIN);
-        let (at, until) = (now.wall, now.ms + millis(shows));
+        let end =
+            |without_retry| now.ms + millis(failure.again_in.map_or(without_retry, |wait| wait + MARGIN));
+        let (at, mut until, mut stops_until) = (now.wall, end(LAST_FAILURE_SHOWS), end(DEAD_LETTER_STOPS));
         tenant.troubles.retain(|trouble| trouble.until > now.ms);
         let same = |trouble: &&mut Trouble| trouble.delivery.as_deref() == failure.delivery;
         match tenant.troubles.iter_mut().find(same) {
             Some(trouble) => {
                 // The later end stays: a dead letter still shows for a day if a retry of another object then fails for the same
                 // reason.
-                let until = if trouble.advice == advice { until.max(trouble.until) } else { until };
-                (trouble.advice, trouble.at, trouble.until) = (advice, at, until);
+                if trouble.advice == advice {
+                    (until, stops_until) = (until.max(trouble.until), stops_until.max(trouble.stops_until));
+                }
+                *trouble = Trouble {
+                    delivery: trouble.delivery.take(),
+                    since: trouble.since,
+                    advice,
+                    at,
+                    until,
+                    stops_until,
+                };
             }
             None => {
                 if tenant.troubles.len() >= MOST_TROUBLES {
@@ -300,7 +330,7 @@ impl Book {
                 let delivery = failure.delivery.map(Into::into);
                 // Most tenants have one delivery.
                 tenant.troubles.reserve_exact(1);
-                tenant.troubles.push(Trouble { delivery, advice, at, since: now.ms, until });
+                tenant.troubles.push(Trouble { delivery, advice, at, since: now.ms, until, stops_until });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Tests of the book by its own clock, and of the metrics.
 
 use super::{
-    book::{MARGIN, MOST_WAITING_OF_ONE, OTHER, Sample},
+    book::{DEAD_LETTER_STOPS, MARGIN, MOST_WAITING_OF_ONE, OTHER, Sample},
     *,
 };
 
@@ -134,6 +134,50 @@ fn a_success_clears_its_own_delivery_alone() {
     world.begin("acme", 3, Duration::ZERO);
     world.delivers("acme", "cloudwatch", 3);
     assert_eq!(world.tenant("acme").last_success, Some(world.now().wall), "the trouble has expired");
+}
+
+#[test]
+fn one_dead_letter_withholds_the_success_of_another_delivery_for_a_quarter_of_an_hour() {
+    let mut world = World::new(9);
+    world.begin("acme", 1, Duration::ZERO);
+    world.fails("acme", Some("s3#audit"), "copy_collision", None);
+    world.pass(DEAD_LETTER_STOPS - Duration::from_millis(1));
+    world.delivers("acme", "cloudwatch", 1);
+    assert_eq!(world.tenant("acme").last_success, None);
+    world.pass(Duration::from_millis(1));
+    world.begin("acme", 2, Duration::ZERO);
+    world.delivers("acme", "cloudwatch", 2);
+    assert_eq!(world.tenant("acme").last_success, Some(world.now().wall));
+    world.check("acme", State::Refused, Some("copy_collision"), 0, None);
+}
+
+#[test]
+fn a_trouble_ends_when_the_rows_do_not_have_it_any_more() {
+    let mut world = World::new(9);
+    world.begin("acme", 1, Duration::ZERO);
+    let judged = |world: &mut World, used: &[&str], unused: &[&str]| {
+        world.book.judged("acme", Rows { used, unused });
+        world.tenant("acme").advice.map(|advice| advice.reason)
+    };
+    world.fails("acme", Some("a"), "bad_tenant_row", None);
+    assert_eq!(
+        judged(&mut world, &["b"], &["a"]),
+        Some("bad_tenant_row"),
+        "it is bad still, or was not asked"
+    );
+    assert_eq!(judged(&mut world, &["a", "b"], &[]), None, "it is good");
+    world.fails("acme", Some("a"), "role_denied", None);
+    assert_eq!(
+        judged(&mut world, &["a"], &[]),
+        Some("role_denied"),
+        "a good row may be refused all the same"
+    );
+    assert_eq!(judged(&mut world, &[], &["a"]), Some("role_denied"));
+    assert_eq!(judged(&mut world, &["b"], &["c"]), None, "no enabled row has it");
+    for (reason, left) in [("tenant_paused", None), ("unknown_tenant", None), ("bad_key", Some("bad_key"))] {
+        world.fails("acme", None, reason, None);
+        assert_eq!(judged(&mut world, &["a"], &[]), left);
+    }
 }
 
 #[test]

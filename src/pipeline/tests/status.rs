@@ -96,6 +96,47 @@ async fn a_dead_letter_waits_for_nothing_but_shows_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_trouble_of_a_bad_row_ends_when_the_row_is_good_or_gone() {
+    let disabled = |row: Row| with(row, "enabled", Attribute::Bool(false));
+    let bad = || with(row(ACME), "target_region", text("nowhere"));
+    // Needs a quarantine, which this worker does not have. That is checked only for the objects that the row wants.
+    let useless = |application: &str| {
+        let row = with(row(ACME), "oversize", text("quarantine"));
+        with(row, "desired_logs", Attribute::TextList(vec![application.to_owned()]))
+    };
+    let settings = |paused| ("settings", Row::from([("paused".to_owned(), paused)]));
+    let second = |row| vec![("cloudwatch#2", row)];
+    let unreadable = || vec![settings(text("maybe"))];
+    let cases = [
+        ("corrected settings", unreadable(), vec![settings(Attribute::Bool(false))], true),
+        ("settings that are gone", unreadable(), vec![], true),
+        ("a corrected row", second(bad()), second(row(GLOBEX)), true),
+        ("a disabled row", second(bad()), second(disabled(bad())), true),
+        ("a deleted row", second(bad()), vec![], true),
+        ("a row that stays bad", second(bad()), second(bad()), false),
+        ("a row that is not judged", second(useless("web")), second(useless("other")), false),
+    ];
+    for (what, before, after, ends) in cases {
+        let world = World::new();
+        world.put(KEY, good_object(&["a"]));
+        let set = |rows: Vec<(&str, Row)>| {
+            let rows = rows.into_iter().chain([("cloudwatch", row(ACME))]);
+            let rows = rows.map(|(name, row)| (name.to_owned(), row)).collect();
+            world.found("acme", Ok(Tenant::from_rows("acme", rows, None, Timestamp::now()).map(Arc::new)));
+        };
+        set(before);
+        poison(world.handle(&event(&[KEY])).await);
+        assert_eq!(world.state("acme"), (State::Refused, Some("bad_tenant_row"), 0), "{what}");
+        let last = world.line("acme").and_then(|line| line.last_success);
+        set(after);
+        world.handle(&event(&[KEY])).await;
+        let line = world.line("acme").expect("the tenant is known");
+        let expected = if ends { State::Ok } else { State::Refused };
+        assert_eq!((line.state, line.last_success > last), (expected, ends), "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_of_a_failed_delivery_count_as_well() {
     let mut world = World::new();
     world.settings.max_batch_events = 2;

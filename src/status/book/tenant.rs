@@ -45,6 +45,8 @@ pub(super) struct Trouble {
     /// Time of the first failure after the last success.
     pub(super) since: i64,
     pub(super) until: i64,
+    /// Until then, successes of other deliveries do not count as the tenant's last success.
+    pub(super) stops_until: i64,
 }
 
 impl Tenant {
