@@ -9,7 +9,8 @@ use crate::breaker;
 
 /// Number of failures in a row that degrade a condition, and the most parties that must fail for it.
 const FAILURES: usize = 3;
-/// Failures within this time after one that counted do not count: a short stall fails many concurrent calls at once.
+/// Failures within this time after one that counted do not make the row longer, because a short stall fails many concurrent
+/// calls at once. Their parties are remembered.
 pub(super) const APART: Duration = Duration::from_secs(1);
 /// A failed call of a check that depends on messages counts for this long if no further call is made: after a failure, another
 /// worker may get the messages. (Probes repeat the other checks every few seconds.) The longest delay of a retry is a quarter
@@ -94,11 +95,15 @@ impl Course {
             parties: Vec::new(),
         });
         let ended = breaker::now();
-        if row.counted.is_some_and(|counted| ended.saturating_duration_since(counted) < APART) {
-            return None;
+        if row.counted.is_none_or(|counted| ended.saturating_duration_since(counted) >= APART) {
+            row.counted = Some(ended);
+            row.failures = row.failures.saturating_add(1);
+            row.own = row.own.saturating_add(usize::from(call.party.is_none()));
         }
-        row.counted = Some(ended);
-        row.add(call.party);
+        // A party counts at once: the calls of several often fail together, and later most of them make none.
+        if let Some(party) = call.party {
+            row.accuse(party);
+        }
         if row.failures < FAILURES || row.own.saturating_add(row.parties.len()) < voices {
             return None;
         }
@@ -151,12 +156,7 @@ impl Course {
 }
 
 impl Row {
-    fn add(&mut self, party: Option<&str>) {
-        self.failures = self.failures.saturating_add(1);
-        let Some(party) = party else {
-            self.own = self.own.saturating_add(1);
-            return;
-        };
+    fn accuse(&mut self, party: &str) {
         if self.parties.len() < FAILURES && self.parties.iter().all(|known| known != party) {
             self.parties.push(party.to_owned());
         }

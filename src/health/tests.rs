@@ -160,6 +160,35 @@ fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
 
 #[test]
 fn reads_degrade_only_when_three_tenants_fail() {
+#[test]
+fn accounts_that_fail_at_once_all_count() {
+    let health = health(&[]);
+    let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
+    let at_once = |accounts: &[&'static str]| {
+        accounts.iter().for_each(|account| health.failed(put(account), Cause::Unanswered, &"a timeout"));
+        a_second_passes(&health);
+    };
+    health.succeeded(put("1"));
+    at_once(&["1", "2", "3", "4"]);
+    fail(&health, put("1"), 1);
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "two failures");
+    fail(&health, put("1"), 1);
+    assert_eq!(status(&health, Condition::Put), ConditionStatus::Degraded, "the others make no more calls");
+
+    let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
+    for _ in 0..3 {
+        for tenant in ["busy", "a", "b"] {
+            health.failed(read(tenant), Cause::Unanswered, &"a timeout");
+        }
+        a_second_passes(&health);
+    }
+    assert_eq!(
+        status(&health, Condition::Get),
+        ConditionStatus::Degraded,
+        "the busiest tenant is always first"
+    );
+}
+
     let health = health(&[]);
     let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
     for tenant in ["a", "b"] {
