@@ -29,6 +29,7 @@ pub use self::{
     report::{ConditionReport, ConditionStatus, Report, Status},
     sentences::Explanation,
 };
+use crate::breaker;
 
 /// A condition of readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -219,7 +220,7 @@ impl Health {
         let started = now();
         let mut state = State {
             started,
-            last_move: Instant::now(),
+            last_move: breaker::now(),
             draining: None,
             off: BTreeSet::new(),
             courses: BTreeMap::new(),
@@ -233,7 +234,7 @@ impl Health {
 
     /// Records that the receive loop began another turn.
     pub fn loop_moved(&self) {
-        self.lock().last_move = Instant::now();
+        self.lock().last_move = breaker::now();
     }
 
     /// Records that no more messages are received.
@@ -299,7 +300,8 @@ impl Health {
     /// drain.
     pub fn alive(&self) -> Report {
         let mut state = self.lock();
-        let stalled = state.draining.is_none() && state.last_move.elapsed() > self.patience;
+        let stalled = state.draining.is_none()
+            && breaker::now().saturating_duration_since(state.last_move) > self.patience;
         let status = match state.draining {
             Some(_) => Status::Draining,
             None if stalled => Status::Stalled,

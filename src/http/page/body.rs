@@ -20,7 +20,8 @@ const MOST_BREAKERS: usize = 20;
 /// Writes the content, as of `now`.
 pub(super) fn write(sources: &Sources, most_tenants: usize, now: Timestamp) -> String {
     let found = sources.status.snapshot(most_tenants);
-    let health = sources.health.ready();
+    let alive = sources.health.alive();
+    let health = if alive.status == Status::Stalled { alive } else { sources.health.ready() };
     let markup = html! {
         (head(sources, health.status, now))
         (tiles(sources, &found))

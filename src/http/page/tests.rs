@@ -68,6 +68,17 @@ async fn the_page_of_a_worker_without_work_shows_no_trouble() {
     shows(&content(&sources), &["logferry draining", "The worker drains"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_stands_still_is_shown_whatever_the_conditions_are() {
+    let sources = sources(Vec::new());
+    sources.health.succeeded(Check::Lookup);
+    shows(&content(&sources), &["logferry ready"]);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    shows(&content(&sources), &["logferry stalled", "receive loop The receive loop stands still."]);
+    sources.health.loop_moved();
+    shows(&content(&sources), &["logferry ready"]);
+}
+
 #[test]
 fn each_tenant_has_its_state_with_reason_and_remedy() {
     let stopped = Stopped {
