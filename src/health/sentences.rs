@@ -70,7 +70,8 @@ impl Check {
             (Self::Read, Cause::Denied) => (
                 "S3 denies reads of a staging bucket: objects of several tenants in a row.",
                 "Allow the worker's role s3:GetObject and s3:GetObjectVersion on the bucket's objects, and kms:Decrypt on its KMS \
-                 key; the log has the answer of S3.",
+                 key; or s3:ListBucket on the bucket, without which S3 also denies reads of objects that are gone. The log has \
+                 the answer of S3.",
             ),
             (Self::Read, Cause::Unanswered) => (
                 "Objects of a staging bucket cannot be read: reads for several tenants failed in a row.",
