@@ -108,10 +108,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match self.end(&mut lane, &read, stop).await {
                 Ok(()) => {
                     let tally = lane.tally();
-                    match (tally.put.accepted + tally.resumed, tally.put.rejected()) {
-                        (1.., _) => self.arrived(object, delivery),
-                        (0, 0) => {}
-                        (0, _) => self.tell_rejected(object, delivery, &tally.put),
+                    match (tally.put.accepted, tally.put.rejected(), tally.resumed) {
+                        (1.., _, _) => self.arrived(object, delivery),
+                        // Nobody knows what became of the events of earlier attempts.
+                        (0, 1.., _) => self.tell_rejected(object, delivery, tally),
+                        (0, 0, 1..) => self.arrived(object, delivery),
+                        (0, 0, 0) => {}
                     }
                     report.delivered.push(self.delivered(object, delivery, tally));
                     told::delivered(&admitted, delivery, &lane, spent);

@@ -34,16 +34,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         out_of_reach.then(|| self.status.begin_if_known(&route.tenant, name, age)).flatten()
     }
 
-    /// Records that a delivery stored nothing of an object, because every event was rejected.
-    pub(super) fn tell_rejected(&self, object: &ObjectRef, delivery: &Delivery, put: &BatchTally) {
-        let BatchTally { accepted: _, too_old, too_new, expired, refused } = put;
+    /// Records that an attempt stored nothing of an object, because every event that it put was rejected.
+    pub(super) fn tell_rejected(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) {
+        let BatchTally { accepted: _, too_old, too_new, expired, refused } = tally.put;
+        let scope = if tally.resumed == 0 { "" } else { " in this attempt" };
         self.status.failed(&status::Failure {
             tenant_id: Some(&delivery.tenant_id),
             delivery: Some(&delivery.name),
             key: Some(&object.key),
             reason: status::REJECTED,
             text: &format!(
-                "CloudWatch Logs stored no event of the object: {too_old} too old, {too_new} too new, {expired} expired, \
+                "CloudWatch Logs stored no event of the object{scope}: {too_old} too old, {too_new} too new, {expired} expired, \
                  {refused} refused"
             ),
             again_in: None,

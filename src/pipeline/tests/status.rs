@@ -161,6 +161,24 @@ async fn events_of_a_failed_delivery_count_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn records_of_earlier_attempts_are_no_success_if_every_other_event_is_rejected() {
+    let mut world = World::new();
+    world.ledger = Some(MemoryLedger::new(LEASE));
+    world.settings.max_batch_events = 1;
+    world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
+    world.put(KEY, good_object(&["a", "b", "c"]));
+    world.sinks.reject_before(i64::MAX);
+    world.sinks.fail(Operation::Put, 2, throttled());
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    shows(&world, "logferry_records_total{outcome=\"resumed\"} 1");
+    assert_eq!(world.state("acme"), (State::Refused, Some("rejected"), 0));
+    assert_eq!(world.line("acme").and_then(|line| line.last_success), None);
+    let text = &world.status.snapshot(0).failures[0].text;
+    assert!(text.contains("in this attempt: 2 too old"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_of_which_no_event_is_stored_is_no_success() {
     let world = World::new();
     let page = |world: &World| {
