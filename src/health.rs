@@ -255,7 +255,8 @@ impl Health {
     /// Records a success. It mends what failures of the same check and resource degraded.
     pub fn succeeded<'a>(&self, call: impl Into<Call<'a>>) {
         let call = call.into();
-        if let Some(Change::Mended(since)) = self.lock().succeeded(call) {
+        let change = self.lock().succeeded(call);
+        if let Some(Change::Mended(since)) = change {
             tracing::info!(
                 condition = call.check.condition().word(),
                 resource = call.named(),
@@ -269,7 +270,8 @@ impl Health {
     pub fn failed<'a>(&self, call: impl Into<Call<'a>>, cause: Cause, error: &dyn Display) {
         let call = call.into();
         let (condition, resource) = (call.check.condition().word(), call.named());
-        match self.lock().failed(call, cause) {
+        let change = self.lock().failed(call, cause);
+        match change {
             Some(Change::Degraded(Explanation { problem, remedy })) => tracing::warn!(
                 condition,
                 resource,
@@ -299,7 +301,8 @@ impl Health {
     /// Checks that the receive loop runs. The status is [`Status::Stalled`] if the loop stands still while the worker does not
     /// drain.
     pub fn alive(&self) -> Report {
-        let mut state = self.lock();
+        self.expire();
+        let state = self.lock();
         let stalled = state.draining.is_none()
             && breaker::now().saturating_duration_since(state.last_move) > self.patience;
         let status = match state.draining {
@@ -312,7 +315,8 @@ impl Health {
 
     /// Checks that the worker can take messages. The status is [`Status::Ok`] only if it can.
     pub fn ready(&self) -> Report {
-        let mut state = self.lock();
+        self.expire();
+        let state = self.lock();
         let conditions = state.conditions();
         let status = match state.draining {
             Some(_) => Status::Draining,
@@ -328,6 +332,19 @@ impl Health {
     /// Registers `logferry_condition_degraded{condition}`: 1 for a degraded condition, else 0.
     pub fn register(self: &Arc<Self>, registry: &mut Registry) {
         registry.register_collector(Box::new(Degraded(Arc::clone(self))));
+    }
+
+    /// Forgets failures that are too old to tell anything.
+    fn expire(&self) {
+        let expired = self.lock().expire();
+        for (condition, resource, since) in expired {
+            tracing::info!(
+                condition = condition.word(),
+                resource = Some(resource).filter(|resource| !resource.is_empty()),
+                since = %since,
+                "a condition of readiness is no longer degraded: no call of its kind was made for an hour"
+            );
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -367,10 +384,17 @@ impl State {
         course.failed(call, cause)
     }
 
-    /// Forgets failures that are too old to tell anything.
-    fn expire(&mut self) {
+    /// Forgets failures that are too old to tell anything. Returns what is not degraded any more, and since when it was.
+    fn expire(&mut self) -> Vec<(Condition, String, Timestamp)> {
         let old = self.courses.iter_mut().filter(|(check, _)| check.needs_messages());
-        old.flat_map(|(_, courses)| courses.values_mut()).for_each(Course::expire);
+        let old = old.flat_map(|(check, courses)| {
+            courses.iter_mut().map(|(resource, course)| (check.condition(), resource, course))
+        });
+        old.filter_map(|(condition, resource, course)| match course.expire()? {
+            Change::Doubted(since) => Some((condition, resource.clone(), since)),
+            Change::Degraded(_) | Change::Mended(_) => None,
+        })
+        .collect()
     }
 
     fn is_starting(&self) -> bool {
@@ -379,8 +403,7 @@ impl State {
         courses.any(|course| course.is_needed && course.standing == Standing::Unknown)
     }
 
-    fn conditions(&mut self) -> Vec<ConditionReport> {
-        self.expire();
+    fn conditions(&self) -> Vec<ConditionReport> {
         Condition::ALL.into_iter().map(|condition| self.condition(condition)).collect()
     }
 

@@ -79,7 +79,12 @@ impl Course {
 
     /// The answer shows neither that the resource can be used nor that it cannot.
     pub(super) fn answered(&mut self) -> Option<Change> {
-        (self.last, self.row) = (Instant::now(), None);
+        self.last = Instant::now();
+        // A bucket that is missing, or in another Region, may be denied all the same.
+        if matches!(self.standing, Standing::Degraded(cause) if cause != Cause::Unanswered) {
+            return None;
+        }
+        self.row = None;
         let (before, since) = self.becomes(Standing::Unknown)?;
         matches!(before, Standing::Degraded(_)).then_some(Change::Doubted(since))
     }
@@ -117,10 +122,13 @@ impl Course {
     }
 
     /// Forgets failures that are too old to tell anything.
-    pub(super) fn expire(&mut self) {
-        if self.row.is_some() && self.last.elapsed() > EVIDENCE_LASTS {
-            (self.standing, self.since, self.row) = (Standing::Unknown, now(), None);
+    pub(super) fn expire(&mut self) -> Option<Change> {
+        if self.row.is_none() || self.last.elapsed() <= EVIDENCE_LASTS {
+            return None;
         }
+        self.row = None;
+        let (before, since) = self.becomes(Standing::Unknown)?;
+        matches!(before, Standing::Degraded(_)).then_some(Change::Doubted(since))
     }
 
     /// Changes the standing. Returns the one before, and the time at which it began; `None` if the standing stays the same.

@@ -1,3 +1,5 @@
+use tracing_subscriber::layer::SubscriberExt;
+
 use super::{
     course::{APART, EVIDENCE_LASTS},
     *,
@@ -159,8 +161,6 @@ fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
 }
 
 #[test]
-fn reads_degrade_only_when_three_tenants_fail() {
-#[test]
 fn accounts_that_fail_at_once_all_count() {
     let health = health(&[]);
     let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
@@ -189,6 +189,8 @@ fn accounts_that_fail_at_once_all_count() {
     );
 }
 
+#[test]
+fn reads_degrade_only_when_three_tenants_fail() {
     let health = health(&[]);
     let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
     for tenant in ["a", "b"] {
@@ -219,6 +221,66 @@ fn an_answer_without_evidence_neither_degrades_nor_shows_that_all_is_well() {
     health.succeeded(head());
     health.answered(head());
     assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown);
+    for _ in 0..3 {
+        health.failed(head(), Cause::Missing, &"404");
+        a_second_passes(&health);
+    }
+    health.answered(head());
+    let get = of(&health, Condition::Get);
+    assert_eq!(
+        get.status,
+        ConditionStatus::Degraded,
+        "a denied HeadBucket does not show that the bucket exists"
+    );
+    health.succeeded(head());
+    assert_eq!(status(&health, Condition::Get), ConditionStatus::Ok);
+}
+
+/// The lines of the log, and whether the lock was free while each was written.
+#[derive(Clone)]
+struct Lines {
+    health: Arc<Health>,
+    written: Arc<Mutex<Vec<(String, bool)>>>,
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut line = String::new();
+        event.record(&mut |field: &tracing::field::Field, value: &dyn fmt::Debug| {
+            line.push_str(&format!("{field}={value:?} "));
+        });
+        let is_free = self.health.state.try_lock().is_ok();
+        self.written.lock().expect("no test panics with the lock").push((line, is_free));
+    }
+}
+
+#[test]
+fn every_change_is_logged_and_no_line_is_written_under_the_lock() {
+    let lines = Lines { health: Arc::new(health(&[])), written: Arc::default() };
+    let subscriber = tracing_subscriber::registry().with(lines.clone());
+    tracing::subscriber::with_default(subscriber, || {
+        let health = &lines.health;
+        let head = || Check::SourceBucket.on("staging");
+        fail(health, head(), 3);
+        health.succeeded(head());
+        fail(health, head(), 3);
+        health.answered(head());
+        fail(health, Check::QuarantineFile, 3);
+        fail(health, Check::DeadLetters, 2);
+        for course in health.lock().courses.values_mut().flat_map(BTreeMap::values_mut) {
+            course.last -= EVIDENCE_LASTS + Duration::from_secs(1);
+        }
+        health.ready();
+        health.alive();
+    });
+    let written = lines.written.lock().expect("no test panics with the lock").clone();
+    assert!(written.iter().all(|(_, is_free)| *is_free), "{written:?}");
+    for (text, count) in
+        [("is degraded", 3), ("is mended", 1), ("is no longer degraded", 2), ("for an hour", 1)]
+    {
+        let found = written.iter().filter(|(line, _)| line.contains(text)).count();
+        assert_eq!(found, count, "{text}: {written:?}");
+    }
 }
 
 #[test]
