@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use crate::telemetry::level::Filter;
 
 /// Headers that a proxy adds to a request that it passes on.
-const PROXIES: [&str; 3] = ["forwarded", "x-forwarded-for", "via"];
+const PROXIES: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"];
 /// Longest filter in bytes.
 const MAX_FILTER: usize = 4096;
 
@@ -110,9 +110,13 @@ mod tests {
             assert!(to(host), "{host}");
         }
         assert!(is_passed_on(&headers("accept", "*/*", None)), "no Host");
-        for (name, value) in
-            [("forwarded", "for=192.0.2.1"), ("x-forwarded-for", "192.0.2.1"), ("via", "1.1 proxy")]
-        {
+        for (name, value) in [
+            ("forwarded", "for=192.0.2.1"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "192.0.2.1"),
+            ("via", "1.1 proxy"),
+        ] {
             assert!(is_passed_on(&headers(name, value, Some("localhost"))), "{name}");
         }
     }
