@@ -9,7 +9,7 @@
 
 pub mod semconv;
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use opentelemetry::{
     Array, Context, StringValue, Value,
@@ -51,6 +51,11 @@ struct Names {
     receive: String,
     process: String,
     settle: String,
+}
+
+/// A duration as it stands in the log, in fields whose names end with `_ms`.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One span, with name and kind.

@@ -29,7 +29,7 @@ use crate::{
     health::Health,
     metrics::{Call, Reason},
     queue::{MAX_BATCH, Message, Queue, QueueError},
-    trace::{self, Messages},
+    trace::{self, Messages, milliseconds},
     verdict::{Backoff, Failed, Failure, Tries, Verdict, decide},
 };
 
@@ -164,7 +164,7 @@ where
             }
             Some(Err(error)) => {
                 work.metrics.queue_errors.get_or_create(&Call::new("receive")).inc();
-                tracing::error!(error = %error, retry_in = ?pause, "receiving messages failed");
+                tracing::error!(error = %error, retry_in_ms = milliseconds(pause), "receiving messages failed");
                 work.reap_while(stop.run_until_cancelled(tokio::time::sleep(pause))).await;
                 (pause, wait) = ((pause * 2).min(LONGEST_PAUSE), Duration::ZERO);
             }
@@ -290,7 +290,7 @@ where
         mut open_poll: Option<impl Future<Output = Result<Vec<Message>, QueueError>> + Unpin>,
         grace_period: Duration,
     ) -> Drained {
-        tracing::info!(messages = self.tasks.len(), ?grace_period, "draining");
+        tracing::info!(messages = self.tasks.len(), grace_period_ms = milliseconds(grace_period), "draining");
         let stopped = Instant::now();
         let deadline = stopped + grace_period;
         let finish_by = deadline - LAST_CALLS.min(grace_period / 2);

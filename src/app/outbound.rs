@@ -76,7 +76,7 @@ pub(super) fn http_client(variable: impl Fn(&str) -> Option<String>) -> anyhow::
     if set.is_empty() {
         return Ok(direct);
     }
-    tracing::info!(proxies = ?set, "calls go through a proxy that the environment names");
+    tracing::info!(proxies = set.join(", "), "calls go through a proxy that the environment names");
     Ok(SharedHttpClient::new(Outbound { direct, proxied: client(context, ProxyConfig::from_env()) }))
 }
 

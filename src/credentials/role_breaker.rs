@@ -9,6 +9,7 @@ use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause};
 use crate::{
     breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, Stopped, now},
     metrics::add,
+    trace::milliseconds,
 };
 
 /// The breaker between STS and one tenant's sessions in one role.
@@ -131,7 +132,7 @@ impl RoleBreaker {
             breaker.change = change.word(),
             breaker.cause = cause.word(),
             breaker.remedy = remedy,
-            breaker.probe_in = ?probe_in,
+            breaker.probe_in_ms = milliseconds(probe_in),
             "{consequence}"
         );
         AssumeError::Held { refusal, probe_in }

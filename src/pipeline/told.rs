@@ -14,6 +14,7 @@ use crate::{
     sampler::LineSampler,
     sink::LogSink,
     tenant::Delivery,
+    trace::milliseconds,
     verdict::{Failed, Notice, Verdict},
 };
 
@@ -73,15 +74,15 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
 /// Logs that a message, or a part of it, failed.
 pub(super) fn failed(message: &Message, failed: &Failed, verdict: &Verdict) {
     let object = failed.object.as_ref();
-    let retry_in = verdict.retry_after().map(tracing::field::debug);
+    let (age_ms, retry_in_ms) = (milliseconds(message.age()), verdict.retry_after().map(milliseconds));
     macro_rules! tell {
         ($level:ident, $what:literal) => {
             tracing::$level!(
-                message.id, message.attempts, message.age = ?message.age(),
+                message.id, message.attempts, message.age_ms = age_ms,
                 object.bucket = object.map(|object| object.bucket.as_str()),
                 object.key = object.map(|object| object.key.as_str()),
                 tenant.id = failed.tenant_id, delivery.name = failed.delivery,
-                reason = failed.failure.reason(), error = %failed, verdict = verdict.word(), retry_in,
+                reason = failed.failure.reason(), error = %failed, verdict = verdict.word(), retry_in_ms,
                 $what
             )
         };
@@ -146,8 +147,4 @@ pub(super) fn rejected<S: LogSink, L: Ledger>(
         left_out.objects = left_out,
         "CloudWatch Logs did not store events of an object; they are not retried"
     );
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

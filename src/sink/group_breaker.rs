@@ -12,6 +12,7 @@ use crate::{
     credentials::RoleArn,
     metrics::add,
     recent::Recent,
+    trace::milliseconds,
 };
 
 /// A group and the role that writes it.
@@ -246,7 +247,7 @@ impl GroupPermit {
             breaker.change = change.word(),
             breaker.cause = action.word(),
             breaker.remedy = remedy,
-            breaker.probe_in = ?probe_in,
+            breaker.probe_in_ms = milliseconds(probe_in),
             "{consequence}"
         );
     }

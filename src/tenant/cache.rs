@@ -22,7 +22,10 @@ use prometheus_client::{
 use tokio::time::{Instant, timeout};
 
 use super::{Directory, LookupError, Tenant};
-use crate::metrics::{Ended, add};
+use crate::{
+    metrics::{Ended, add},
+    trace::milliseconds,
+};
 
 /// Interval between lookups (of any tenant) while the directory is down. If each message made a lookup, each would wait for a
 /// timeout.
@@ -272,7 +275,7 @@ impl<D: Directory> Shared<D> {
                     Some(Outage { began: now, error: error.clone(), probe_at, stale: AtomicU64::default() });
                 tracing::warn!(
                     error = %error,
-                    tenants.max_stale = ?self.settings.max_stale,
+                    tenants.max_stale_ms = milliseconds(self.settings.max_stale),
                     "the tenant table does not answer: tenants found before are served from memory, and messages of other \
                      tenants are retried; check the table and the worker's permission dynamodb:Query on it"
                 );
@@ -283,7 +286,7 @@ impl<D: Directory> Shared<D> {
     fn recovered(&self) {
         if let Some(outage) = self.outage().take() {
             tracing::info!(
-                outage.duration = ?outage.began.elapsed(),
+                outage.duration_ms = milliseconds(outage.began.elapsed()),
                 outage.stale = outage.stale.into_inner(),
                 "the tenant table answers again"
             );

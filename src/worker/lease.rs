@@ -12,6 +12,7 @@ use super::metrics::Metrics;
 use crate::{
     metrics::Call,
     queue::{MAX_VISIBILITY, Message, Queue, QueueError, Receipt},
+    trace::milliseconds,
 };
 
 /// Longest time for one extension call. Even with the shortest `queue.visibility_timeout` (10 s), the message is still hidden
@@ -120,7 +121,7 @@ async fn extend<Q: Queue>(
                 tracing::warn!(
                     message.id = id,
                     error,
-                    ?retry_in,
+                    retry_in_ms = milliseconds(retry_in),
                     "a message's visibility could not be extended"
                 );
                 next = Instant::now() + retry_in;

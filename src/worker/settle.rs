@@ -33,7 +33,7 @@ use super::{
 use crate::{
     metrics::{Call, Reason, Verdict as VerdictLabel},
     queue::{DeadLetter, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew},
-    trace::{self, Messages},
+    trace::{self, Messages, milliseconds},
     verdict::{Cause, Verdict},
 };
 
@@ -364,7 +364,7 @@ impl<Q: Queue> Calls<Q> {
             self.letters_pause(Some(Instant::now() + LETTERS_PAUSE));
             tracing::warn!(
                 message.id,
-                retry_in = ?LETTERS_PAUSE,
+                retry_in_ms = milliseconds(LETTERS_PAUSE),
                 "the dead-letter queue is slow; messages that belong there stay in the source queue meanwhile"
             );
             return Err(Unburied::ForNow);

@@ -8,7 +8,10 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::queue::{Message, Queue, QueueError};
+use crate::{
+    queue::{Message, Queue, QueueError},
+    trace::milliseconds,
+};
 
 /// Shortest `MessageRetentionPeriod` that SQS accepts. Source: SQS API reference, SetQueueAttributes.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60);
@@ -119,8 +122,8 @@ async fn read<Q: Queue>(queue: &Q, known: &Mutex<Known>, needed: Duration) {
                 (pause, denied) = (FIRST_PAUSE, false);
                 if told != Some(retention) && retention < needed {
                     tracing::warn!(
-                        ?retention,
-                        ?needed,
+                        retention_ms = milliseconds(retention),
+                        needed_ms = milliseconds(needed),
                         "the queue keeps messages for less than queue.max_age plus queue.max_retry_delay; raise the queue's \
                          MessageRetentionPeriod, or lower queue.max_age"
                     );
@@ -133,9 +136,9 @@ async fn read<Q: Queue>(queue: &Q, known: &Mutex<Known>, needed: Duration) {
                 if !denied {
                     tracing::warn!(
                         error = problem,
-                        longest_wait = ?(SHORTEST_RETENTION / 2),
+                        longest_wait_ms = milliseconds(SHORTEST_RETENTION / 2),
                         "the worker may not read the queue's MessageRetentionPeriod, which may be short: no message waits \
-                         longer than longest_wait; allow the worker's role sqs:GetQueueAttributes on the queue"
+                         longer than longest_wait_ms; allow the worker's role sqs:GetQueueAttributes on the queue"
                     );
                 }
                 denied = true;
@@ -143,7 +146,7 @@ async fn read<Q: Queue>(queue: &Q, known: &Mutex<Known>, needed: Duration) {
                 tokio::time::sleep(READ_EVERY).await;
             }
             Err(error) => {
-                tracing::warn!(error = %error, retry_in = ?pause, "the queue's MessageRetentionPeriod could not be read");
+                tracing::warn!(error = %error, retry_in_ms = milliseconds(pause), "the queue's MessageRetentionPeriod could not be read");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
