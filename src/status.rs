@@ -39,6 +39,12 @@ pub use self::{
 };
 use crate::breaker::now;
 
+/// Longest time until the retry of a message whose work panicked: SQS delays no retry for longer.
+const PANIC_RETRY: Duration = Duration::from_secs(900);
+/// The reason, and the text, of an object whose work panicked. The log has the place.
+const PANIC: &str = "panic";
+const PANIC_TEXT: &str = "the work on an object panicked; the log names the place";
+
 /// Most memory of a worker's status.
 pub const MOST_BYTES: u64 = 16 << 20;
 
@@ -91,12 +97,6 @@ pub struct Object<'a> {
     pub version: Option<&'a str>,
 }
 
-/// A failure of an object, or of one delivery of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Failure<'a> {
-    /// The tenant, if known.
-    pub tenant_id: Option<&'a str>,
-    /// The delivery, if the failure concerns one.
 /// The enabled rows of a tenant, as an object found them.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
@@ -106,6 +106,12 @@ pub struct Rows<'a> {
     pub unused: &'a [&'a str],
 }
 
+/// A failure of an object, or of one delivery of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    /// The tenant, if known.
+    pub tenant_id: Option<&'a str>,
+    /// The delivery, if the failure concerns one.
     pub delivery: Option<&'a str>,
     /// Key of the object, if known.
     pub key: Option<&'a str>,
@@ -165,15 +171,15 @@ impl Status {
         self.book().switched_off(tenant_id);
     }
 
+    /// Records what the enabled rows of a tenant are. What was wrong with its rows before, and is not any more, ends.
+    pub fn judged(&self, tenant_id: &str, rows: Rows<'_>) {
+        self.book().judged(tenant_id, rows);
+    }
+
     /// Records a failure. A failure of a tenant without rows (no object of it has begun) appears among the last failures, and
     /// nowhere else.
     pub fn failed(&self, failure: &Failure<'_>) {
         self.book().failed(failure, self.now());
-    }
-
-    /// Records what the enabled rows of a tenant are. What was wrong with its rows before, and is not any more, ends.
-    pub fn judged(&self, tenant_id: &str, rows: Rows<'_>) {
-        self.book().judged(tenant_id, rows);
     }
 
     /// Forgets what has expired, and decides anew which tenants have series of their own. Meant to be called every half
@@ -237,7 +243,16 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.leave(Duration::ZERO);
+        match (&self.tenant, std::thread::panicking()) {
+            (Some(tenant), true) => {
+                let (tenant_id, again_in) = (Some(&**tenant), Some(PANIC_RETRY));
+                let (reason, text) = (PANIC, PANIC_TEXT);
+                self.status.failed(&Failure { tenant_id, delivery: None, key: None, reason, text, again_in });
+                self.failed_for(PANIC);
+                self.leave(PANIC_RETRY);
+            }
+            _ => self.leave(Duration::ZERO),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod lines;
 use std::{
     fmt,
     io::IsTerminal,
+    panic::PanicHookInfo,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -41,7 +42,7 @@ use self::{
 };
 use crate::{
     config::{Log, LogFormat, Problem},
-    trace::{TARGET, semconv::SCHEMA_URL},
+    trace::{TARGET, milliseconds, semconv::SCHEMA_URL},
 };
 
 /// Most lines that wait to be written, a few hundred bytes each. Further lines are dropped and counted.
@@ -110,8 +111,14 @@ pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Proble
     environment::read(variable).map(drop)
 }
 
-/// Starts logging to standard error, and the export of traces if the environment asks for it. Works once per process. Must be
-/// called on the worker's runtime.
+/// Logs where the code panicked. The panic's own text is left out, because it may quote a record.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(tracing::field::display);
+    tracing::error!(panic.location = location, "logferry panicked; please report this defect");
+}
+
+/// Starts logging to standard error, and the export of traces if the environment asks for it. Panics are logged too. Works once
+/// per process. Must be called on the worker's runtime.
 ///
 /// # Errors
 /// See [`StartError`].
@@ -138,6 +145,7 @@ pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Tel
             registry.with(lines.fmt_fields(TextFields::default()).with_filter(part)).try_init()
         }
     };
+    std::panic::set_hook(Box::new(tell_panic));
     if let Some(collector) = collector {
         tracing::info!(collector, "traces are exported, as the environment asks");
     }
@@ -174,7 +182,47 @@ impl Telemetry {
         let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
         // An error means that the task panicked.
         if !matches!(flush.await, Ok(Ok(()))) {
-            tracing::warn!(?limit, "the last spans could not be exported");
+            tracing::warn!(limit_ms = milliseconds(limit), "the last spans could not be exported");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::Mutex,
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic while it is locked").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_logged_with_its_place_and_without_its_text() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(tell_panic));
+        let panicked = tracing::subscriber::with_default(subscriber, || {
+            std::panic::catch_unwind(|| panic!("byte index 3 is inside {:?}", "a record"))
+        });
+        std::panic::set_hook(before);
+        assert!(panicked.is_err());
+        let written = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("UTF-8");
+        assert!(written.contains("src/telemetry.rs:"), "{written}");
+        assert!(!written.contains("a record") && written.lines().count() == 1, "{written}");
     }
 }

@@ -195,8 +195,8 @@ pub enum Failure {
         accounted: u64,
     },
     /// A defect of logferry: the work on the message panicked.
-    #[error("logferry panicked; please report this defect: {0}")]
-    Panic(String),
+    #[error("logferry panicked; please report this defect, with the line of the log that names the place")]
+    Panic,
 }
 
 /// Effect of one failure on the message.
@@ -278,7 +278,7 @@ impl Failure {
             Self::Ledger(LedgerError::Unreadable(_)) => "ledger_unreadable",
             Self::Stopping => "stopping",
             Self::Unaccounted { .. } => "unaccounted",
-            Self::Panic(_) => "panic",
+            Self::Panic => "panic",
         }
     }
 
@@ -314,7 +314,7 @@ impl Failure {
             // A breaker has logged its own failure once for all messages, and the other waits are normal.
             Some(_) => Notice::Expected,
             None if matches!(self, Self::Stopping) => Notice::Expected,
-            None if matches!(self, Self::Unaccounted { .. } | Self::Panic(_)) => Notice::Defect,
+            None if matches!(self, Self::Unaccounted { .. } | Self::Panic) => Notice::Defect,
             None => Notice::Unexpected,
         }
     }
@@ -396,7 +396,7 @@ impl Failure {
             // unreadable entry until the message reaches its maximum age.
             | Self::Ledger(_)
             | Self::Stopping
-            | Self::Panic(_) => Fate::Retry,
+            | Self::Panic => Fate::Retry,
         }
     }
 }

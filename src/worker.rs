@@ -260,7 +260,7 @@ where
         match ended {
             Ok((_, verdict)) => self.settler.settle(Settlement { message, verdict, lease, span }),
             Err(error) if error.is_panic() => {
-                let verdict = span.in_scope(|| self.panicked(&message, error));
+                let verdict = span.in_scope(|| self.panicked(&message));
                 self.settler.settle(Settlement { message, verdict, lease, span });
             }
             Err(_) => self.settler.give_back(message, Some(lease), span),
@@ -268,12 +268,8 @@ where
     }
 
     /// Counts and logs the panic of a task, and decides the verdict on the task's message.
-    fn panicked(&self, message: &Message, error: JoinError) -> Verdict {
-        let panic = error.into_panic();
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text =
-            text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned());
-        let failed = Failed { object: None, tenant_id: None, delivery: None, failure: Failure::Panic(text) };
+    fn panicked(&self, message: &Message) -> Verdict {
+        let failed = Failed { object: None, tenant_id: None, delivery: None, failure: Failure::Panic };
         self.metrics.failures.get_or_create(&Reason::new(failed.failure.reason())).inc();
         trace::fail(&Span::current(), failed.failure.reason(), &failed);
         tracing::error!(message.id, message.attempts, error = %failed, "the work on a message panicked");

@@ -433,3 +433,22 @@ async fn work_that_is_dropped_leaves_its_object_waiting() {
     tokio::time::advance(MARGIN).await;
     assert_eq!(status.snapshot(9).waiting, 0);
 }
+
+#[test]
+fn work_that_panics_shows_at_its_tenant() {
+    let status = Arc::new(Status::new(50));
+    let object = Object { bucket: "b", key: "k", version: None };
+    let work = || {
+        let _waiting = status.begin("acme", object, Duration::ZERO);
+        // Does not call the panic hook, which would print.
+        std::panic::resume_unwind(Box::new("a record"));
+    };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
+    let found = status.snapshot(9);
+    assert_eq!((found.in_work, found.waiting, found.states), (0, 1, [0, 1, 0, 0]));
+    assert_eq!(found.tenants[0].advice.map(|advice| advice.reason), Some("panic"));
+    assert_eq!(found.failures[0].text, PANIC_TEXT);
+    status.begin("acme", object, Duration::ZERO).end();
+    status.delivered("acme", "cloudwatch", None);
+    assert_eq!(status.snapshot(9).states, [1, 0, 0, 0]);
+}

@@ -128,7 +128,7 @@ fn table() -> Vec<(Failure, &'static str, bool)> {
         (Failure::Copy(CopyError::Throttled(text())), "throttled", false),
         (Failure::Copy(CopyError::Unavailable(text())), "bucket_unavailable", false),
         (Failure::Unaccounted { read: 2, accounted: 1 }, "unaccounted", true),
-        (Failure::Panic(text()), "panic", false),
+        (Failure::Panic, "panic", false),
     ]
 }
 
@@ -164,7 +164,7 @@ fn a_permanent_refusal_is_retried_a_few_times_and_is_poison_then() {
             }
         }
         // A failure for which a retry may succeed comes first, however often the message was refused.
-        let verdict = judge_refused(&[refused(), failed(Failure::Panic(text()))], 70);
+        let verdict = judge_refused(&[refused(), failed(Failure::Panic)], 70);
         assert!(matches!(&verdict, Verdict::Retry(cause) if cause.reason == "panic"), "{verdict:?}");
         let verdict = judge_refused(&[failed(Failure::ForeignBucket), refused()], 2);
         assert!(matches!(&verdict, Verdict::Retry(cause) if cause.reason == reason), "{verdict:?}");
@@ -187,7 +187,7 @@ fn every_failure_has_a_reason_and_a_verdict() {
 #[test]
 fn without_failures_the_verdict_is_ack_and_a_retry_comes_before_poison() {
     assert_eq!(judge(&[], 1, 0.5), Verdict::Ack);
-    let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic(text()))];
+    let failures = [failed(Failure::ForeignBucket), failed(Failure::Panic)];
     assert!(matches!(judge(&failures, 1, 0.0), Verdict::Retry(cause) if cause.reason == "panic"));
 }
 
@@ -216,10 +216,10 @@ fn a_message_past_its_maximum_age_is_overdue_with_the_reason_of_its_failure() {
         check(vec![failure], (!is_poison && !is_turn).then_some(reason));
     }
     let turn = || Failure::OverShare { wait: Duration::from_secs(3) };
-    check(vec![turn(), Failure::Panic(text())], Some("panic"));
+    check(vec![turn(), Failure::Panic], Some("panic"));
     check(vec![turn(), Failure::ForeignBucket], None);
-    check(vec![Failure::ForeignBucket, Failure::Panic(text())], Some("panic"));
-    check(vec![Failure::Panic(text()), Failure::Stopping], None);
+    check(vec![Failure::ForeignBucket, Failure::Panic], Some("panic"));
+    check(vec![Failure::Panic, Failure::Stopping], None);
     check(vec![], None);
 }
 
@@ -251,7 +251,7 @@ fn delays_grow_with_attempts_and_have_jitter() {
         (1, 1.0, 7.5),
         (3, 0.5, 35.0),
     ] {
-        let verdict = judge(&[failed(Failure::Panic(text()))], attempts, chance);
+        let verdict = judge(&[failed(Failure::Panic)], attempts, chance);
         assert_eq!(verdict.retry_after(), Some(Duration::from_secs_f64(seconds)), "{attempts} {chance}");
     }
 }
