@@ -12,9 +12,12 @@ mod lines;
 
 use std::{
     fmt,
-    io::IsTerminal,
+    io::{self, IsTerminal, Write},
     panic::PanicHookInfo,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -49,22 +52,46 @@ use crate::{
 const MAX_WAITING: usize = 4096;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Lines that standard error did not take.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
 
-/// Counts the lines that were dropped because the reader of the log was too slow.
+/// Standard error. Counts the lines that it does not take, for example because the disk behind it is full.
+#[derive(Debug)]
+struct CountedLines<W>(W);
+
+impl<W: Write> Write for CountedLines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    /// The log's thread calls this method once for each line.
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.0.write_all(line).inspect_err(|_| {
+            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Counts the lines that were lost: the reader of the log was too slow, or they could not be written.
 #[derive(Debug)]
 struct DroppedLines;
 
 impl Collector for DroppedLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let dropped = DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64);
-        let counter = ConstCounter::new(dropped);
-        let help = "Lines of the log that were dropped because its reader was too slow.";
+        let counter = ConstCounter::new(dropped + UNWRITTEN.load(Ordering::Relaxed));
+        let help = "Lines of the log that are lost: its reader was too slow, or they could not be written.";
         let metric = encoder.encode_descriptor("log_lines_dropped", help, None, counter.metric_type())?;
         counter.encode(metric)
     }
 }
 
-/// Registers `logferry_log_lines_dropped_total`: lines that were dropped because the reader of the log was too slow.
+/// Registers `logferry_log_lines_dropped_total`: lines that are lost because the reader of the log was too slow, or because they
+/// could not be written.
 pub fn register_dropped_lines(registry: &mut Registry) {
     registry.register_collector(Box::new(DroppedLines));
 }
@@ -103,12 +130,15 @@ pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
 }
 
-/// Checks the variables that switch traces on.
+/// Checks the variables that switch traces on, and reads the certificates that they name.
 ///
 /// # Errors
 /// These variables have bad values. While traces are off, only `OTEL_TRACES_EXPORTER` is checked.
 pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
-    environment::read(variable).map(drop)
+    match environment::read(variable)? {
+        Some(settings) => collector::check(&settings).map_err(|problem| vec![problem]),
+        None => Ok(()),
+    }
 }
 
 /// Logs where the code panicked. The panic's own text is left out, because it may quote a record.
@@ -131,7 +161,7 @@ pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Tel
     let provider = provider.map_err(StartError::Export)?;
     let registry = tracing_subscriber::registry().with(provider.as_ref().map(spans));
     let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
-    let (writer, guard) = writer.thread_name("log").finish(std::io::stderr());
+    let (writer, guard) = writer.thread_name("log").finish(CountedLines(io::stderr()));
     DROPPED.get_or_init(|| writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     // Fails if a logger is set already, as in tests. That logger stays.
@@ -141,7 +171,7 @@ pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Tel
             registry.with(lines.map_event_format(JsonLine).with_filter(part)).try_init()
         }
         LogFormat::Text => {
-            let lines = lines.with_ansi(std::io::stderr().is_terminal());
+            let lines = lines.with_ansi(io::stderr().is_terminal());
             registry.with(lines.fmt_fields(TextFields::default()).with_filter(part)).try_init()
         }
     };
@@ -189,10 +219,7 @@ impl Telemetry {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        sync::Mutex,
-    };
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -224,5 +251,17 @@ mod tests {
         let written = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("UTF-8");
         assert!(written.contains("src/telemetry.rs:"), "{written}");
         assert!(!written.contains("a record") && written.lines().count() == 1, "{written}");
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_counted() {
+        let lost = || UNWRITTEN.load(Ordering::Relaxed);
+        let before = lost();
+        let mut no_space: [u8; 4] = [0; 4];
+        let mut lines = CountedLines(&mut no_space[..]);
+        lines.write_all(b"{}\n").expect("there is space");
+        assert_eq!(lost(), before);
+        lines.write_all(b"{}\n").expect_err("there is no space left");
+        assert_eq!(lost(), before + 1);
     }
 }

@@ -84,12 +84,21 @@ pub(super) async fn accept(
     let mut connections: VecDeque<(Connection, AbortOnDropHandle<()>)> = VecDeque::new();
     let mut long: VecDeque<(Connection, AbortOnDropHandle<()>)> = VecDeque::new();
     let mut shutdown = pin!(shutdown);
+    let mut fails = false;
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) => {
+                    if std::mem::take(&mut fails) {
+                        tracing::info!("the endpoint accepts connections again");
+                    }
+                    stream
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the endpoint cannot accept a connection; it tries again");
+                    // A line for each attempt would fill the log: while no descriptor is free, ten attempts a second fail.
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(%error, "the endpoint cannot accept connections; it keeps trying, and logs when it succeeds");
+                    }
                     tokio::time::sleep(NO_DESCRIPTOR).await;
                     continue;
                 }

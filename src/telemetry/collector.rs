@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use axum::http::{Request, Response, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -23,11 +23,14 @@ use rustls::{
 use tonic::{metadata::MetadataMap, transport::Endpoint};
 
 use super::environment::{Protocol, Settings};
+use crate::config::Problem;
 
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Largest answer of a collector. A usual answer has a few bytes.
 const MAX_ANSWER: usize = 64 << 10;
+/// Variable that names the file with the certificates to trust.
+const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 
 /// Prepares the exporter. Does not connect yet. Needs a runtime.
 ///
@@ -68,27 +71,43 @@ pub(super) fn exporter(settings: &Settings) -> anyhow::Result<SpanExporter> {
 
 /// Trusts the system's certificates, or those that the environment names.
 fn tls(settings: &Settings) -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    if settings.endpoint.scheme_str() == Some("https") {
-        match &settings.certificates {
-            Some(path) => {
-                let bad = || format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {path:?}");
-                for certificate in CertificateDer::pem_file_iter(path).with_context(bad)? {
-                    roots.add(certificate.with_context(bad)?).with_context(bad)?;
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        anyhow::ensure!(
-            !roots.is_empty(),
-            "the traces' collector needs TLS, and there are no certificates to trust"
-        );
-    }
+    let roots = match settings.endpoint.scheme_str() {
+        Some("https") => roots(settings)?,
+        _ => RootCertStore::empty(),
+    };
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().context("preparing TLS for traces")?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn roots(settings: &Settings) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    match &settings.certificates {
+        Some(path) => {
+            let bad = || format!("{CERTIFICATE}: {path:?}");
+            for certificate in CertificateDer::pem_file_iter(path).with_context(bad)? {
+                roots.add(certificate.with_context(bad)?).with_context(bad)?;
+            }
+            ensure!(!roots.is_empty(), "{CERTIFICATE}: {path:?} has no certificate in PEM");
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            ensure!(
+                !roots.is_empty(),
+                "the collector of traces needs TLS, and this system has no certificates to trust; name a file in {CERTIFICATE}"
+            );
+        }
+    }
+    Ok(roots)
+}
+
+/// Reads the certificates that the export will need.
+///
+/// # Errors
+/// They cannot be read.
+pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
+    let problem = |error| Problem { field: CERTIFICATE.to_owned(), problem: format!("{error:#}") };
+    tls(settings).map(drop).map_err(problem)
 }
 
 fn https(tls: ClientConfig) -> HttpsConnectorBuilder<hyper_rustls::builderstates::WantsProtocols1> {

@@ -6,7 +6,7 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderName, HeaderValue, Uri, header};
 
 use crate::config::Problem;
 
@@ -75,6 +75,27 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<S
     }
     let settings = reader.settings();
     if reader.problems.is_empty() { Ok(settings) } else { Err(reader.problems) }
+}
+
+/// Headers that the HTTP client sets.
+const OF_THE_PROTOCOL: [HeaderName; 6] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::TE,
+];
+
+/// Whether the URL has a host, and its port, if there is one, is a port. `http::Uri` accepts any number.
+fn has_good_port(uri: &Uri) -> bool {
+    let Some((authority, host)) = uri.authority().zip(uri.host()) else { return false };
+    let place = authority.as_str().rsplit('@').next().unwrap_or_default();
+    match place.strip_prefix(host) {
+        Some("") => true,
+        Some(port) => uri.port_u16().is_some_and(|number| number > 0) && port.starts_with(':'),
+        None => false,
+    }
 }
 
 struct Reader<V> {
@@ -157,9 +178,10 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
         if protocol == Protocol::HttpProtobuf && name == "OTEL_EXPORTER_OTLP_ENDPOINT" {
             address = format!("{}/v1/traces", address.trim_end_matches('/'));
         }
-        let uri = address.parse().ok().filter(|uri: &Uri| {
-            uri.authority().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
-        });
+        let uri = address
+            .parse()
+            .ok()
+            .filter(|uri: &Uri| has_good_port(uri) && matches!(uri.scheme_str(), Some("http" | "https")));
         if uri.is_none() {
             // The value may contain a password.
             self.wrong(&name, "is not a URL such as http://collector:4318; correct or unset it");
@@ -172,13 +194,15 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
         let Some((name, text)) = self.exporter("HEADERS") else { return Vec::new() };
         let headers = pairs(&text).map(|pair| {
             let (key, value) = pair?;
-            let key = HeaderName::from_str(&key.to_ascii_lowercase()).ok()?;
+            let key = HeaderName::from_str(&key.to_ascii_lowercase())
+                .ok()
+                .filter(|key| !OF_THE_PROTOCOL.contains(key))?;
             let mut value = HeaderValue::from_str(&value).ok()?;
             value.set_sensitive(true);
             Some((key, value))
         });
         headers.collect::<Option<Vec<_>>>().unwrap_or_else(|| {
-            self.wrong(&name, "is not a list of HTTP headers, NAME=VALUE,NAME=VALUE");
+            self.wrong(&name, "is not a list of HTTP headers, NAME=VALUE,NAME=VALUE, without those that HTTP itself needs, such as host");
             Vec::new()
         })
     }

@@ -129,7 +129,11 @@ mod tests {
         let (layer, filter) = Filter::new::<tracing_subscriber::Registry>("info").expect("a filter");
         filter.change(" warn,logferry=debug\n").expect("a filter");
         assert_eq!((filter.current().as_str(), filter.configured()), ("warn,logferry=debug", "info"));
-        for bad in ["", "debgu", "logferry=loud", "warn,logferry"] {
+        let bad_targets =
+            ["warn;logferry=debug", "info=debug", "warn logferry=debug", "=debug", "warn,a/b=info"];
+        let bad_levels =
+            ["", "debgu", "logferry=loud", "warn,logferry", "nonsense=", "warn,", "logferry=debug=info"];
+        for bad in bad_targets.into_iter().chain(bad_levels) {
             assert!(!filter.change(bad).expect_err("no filter").is_empty(), "{bad:?}");
         }
         assert_eq!(filter.current(), "warn,logferry=debug");

@@ -480,16 +480,22 @@ async fn without_the_variables_there_are_no_traces() {
 #[test]
 fn a_bad_variable_is_reported_by_its_name() {
     let environment = [
-        ("OTEL_TRACES_EXPORTER", "otlp"),
-        ("OTEL_TRACES_SAMPLER", "xray"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1"),
         ("SQS_QUEUE_URL", "http://127.0.0.1:1/111111111111/q"),
         ("TENANT_CONFIG_TABLE", "tenants"),
         ("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", "arn:aws:iam::111111111111:role/central"),
     ];
-    for arguments in [&["worker"][..], &["config", "check"]] {
-        let output = logferry(arguments, &environment);
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {text}");
-        assert!(text.contains("logferry: OTEL_TRACES_SAMPLER: "), "{arguments:?}: {text}");
+    let no_file = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file");
+    let no_certificate =
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml");
+    let bad = [("OTEL_TRACES_SAMPLER", "xray"), no_file, (no_certificate.0, no_certificate.1.as_str())];
+    for (variable, value) in bad {
+        let environment = [&environment[..], &[(variable, value)]].concat();
+        for arguments in [&["worker"][..], &["config", "check"]] {
+            let output = logferry(arguments, &environment);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{arguments:?}, {variable}={value}: {text}");
+            assert!(text.contains(&format!("logferry: {variable}: ")), "{arguments:?}: {text}");
+        }
     }
 }
