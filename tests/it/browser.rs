@@ -12,7 +12,6 @@ use serde_json::json;
 use self::chromium::OpenPage;
 use crate::{
     eventually::{eventually, same},
-    samples::generated,
     setup::{Setup, text},
 };
 
@@ -42,8 +41,7 @@ async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
         [("acme-corp", 4, 2_000), ("globex", 2, 900), ("initech", 1, 300), ("hooli", 3, 50)]
     {
         for number in 0..objects {
-            let object = generated(&format!("{tenant}/prod-1/web/web-{number}/1.json.gz"), events, 120);
-            setup.upload(&object.key, object.bytes).await;
+            setup.upload_generated(&format!("{tenant}/prod-1/web/web-{number}/1.json.gz"), events, 120).await;
         }
     }
     for tenant in ["umbrella", "soylent"] {
@@ -89,8 +87,7 @@ async fn a_browser_shows_the_page_and_keeps_it_up_to_date() {
     // A page that is loaded again has no such variable.
     open.value("window.stays = true").await;
     setup.customer("newcomer").await;
-    let object = generated("newcomer/prod-1/web/web-0/1.json.gz", 10, 120);
-    setup.upload(&object.key, object.bytes).await;
+    setup.upload_generated("newcomer/prod-1/web/web-0/1.json.gz", 10, 120).await;
     eventually("the page shows the new tenant", async || {
         let row = open
             .value("[...document.querySelectorAll('tbody tr')].map(row => row.innerText).join('\\n')")

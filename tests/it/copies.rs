@@ -73,9 +73,7 @@ async fn buckets_receive_their_own_tenants_objects_as_they_are() {
         object("both/c/app/pod/1.json.gz"),
         object("logs/c/app/pod/1.json.gz"),
     );
-    for object in [&plain, &odd, &own_s, &both_s, &log] {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all([&plain, &odd, &own_s, &both_s, &log]).await;
     setup.acknowledged(&worker, 5).await;
 
     let prefix = "ROSA/cluster-logs/";
@@ -109,9 +107,7 @@ async fn a_bucket_in_the_providers_account_receives_copies() {
     let worker = setup.worker().await;
     let objects = ["app/pod/1.json.gz", "a b/p+d/\u{e4}.json.gz"]
         .map(|name| generated(&format!("{tenant}/c/{name}"), 20, 40));
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     setup.acknowledged(&worker, 2).await;
     let mut copies: Vec<_> = objects.iter().map(|object| copy_of(object, "ROSA/cluster-logs/")).collect();
     copies.sort();
@@ -145,11 +141,9 @@ async fn a_late_event_does_not_restore_an_old_version() {
     .await;
     setup.upload(&new.key, new.bytes.clone()).await;
     let worker = setup.worker().await;
-    eventually("the new version is copied", async || {
-        let metrics = worker.metrics().await;
-        same(&metrics.get("logferry_objects_copied_total"), &1.0)
-    })
-    .await;
+    worker
+        .until("the new version is copied", |metrics| metrics.get("logferry_objects_copied_total") == 1.0)
+        .await;
     for handle in held {
         let release = sqs.change_message_visibility().queue_url(&setup.provider.queue_url);
         release.receipt_handle(handle).visibility_timeout(0).send().await.expect("the message is in flight");
@@ -212,14 +206,9 @@ async fn a_failed_delivery_does_not_repeat_a_finished_one() {
     let denied = Effect::Error(ErrorAnswer::new(403, "AccessDenied"));
     let denied = sandbox.faults().add(Fault::new("s3", "CopyObject", denied));
     let worker = setup.worker().await;
-    let first = generated("acme/c/app/pod/1.json.gz", 20, 40);
-    setup.upload(&first.key, first.bytes.clone()).await;
+    let first = setup.upload_generated("acme/c/app/pod/1.json.gz", 20, 40).await;
     let denials = "logferry_failures_total{reason=\"bucket_denied\"}";
-    eventually("the copy is tried again and again", async || {
-        let metrics = worker.metrics().await;
-        if metrics.get(denials) >= 3.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker.reaches(denials, 3.0).await;
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&first.text));
     assert_eq!(received(&setup, &customer, &bucket).await, []);
     sandbox.faults().remove(denied);
@@ -230,22 +219,11 @@ async fn a_failed_delivery_does_not_repeat_a_finished_one() {
     // Now CloudWatch Logs fails while the copy succeeds.
     let throttle = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
     let throttle = sandbox.faults().add(Fault::new("logs", "PutLogEvents", throttle));
-    let second = generated("acme/c/app/pod/2.json.gz", 20, 40);
-    setup.upload(&second.key, second.bytes.clone()).await;
-    eventually("CloudWatch Logs is tried again and again", async || {
-        let metrics = worker.metrics().await;
-        let throttled = metrics.get("logferry_failures_total{reason=\"throttled\"}");
-        if throttled >= 2.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    let second = setup.upload_generated("acme/c/app/pod/2.json.gz", 20, 40).await;
+    worker.reaches("logferry_failures_total{reason=\"throttled\"}", 2.0).await;
     sandbox.faults().remove(throttle);
     setup.acknowledged(&worker, 2).await;
     assert_eq!(worker.metrics().await.get("logferry_objects_copied_total"), 2.0, "one copy for each object");
-    let all = [expected(&first.text), expected(&second.text)].concat();
-    let mut found = received_events(&setup.aws, &customer).await;
-    found.sort();
-    let mut all = all;
-    all.sort();
-    assert_same_events("acme", &found, &all);
+    setup.arrived_once(&customer, [&first, &second]).await;
     setup.no_dead_letters().await;
 }

@@ -50,8 +50,7 @@ impl Beside {
         worker.ready().await;
         // These tenants must be active, so that the busy tenant gets no more than half of the slots.
         for other in &others {
-            let first = generated(&format!("{}/c/app/pod/first.json.gz", other.tenant_id), 20, 100);
-            setup.upload(&first.key, first.bytes.clone()).await;
+            setup.upload_generated(&format!("{}/c/app/pod/first.json.gz", other.tenant_id), 20, 100).await;
         }
         setup.acknowledged(&worker, others.len()).await;
         let stored = "logferry_object_bytes_total{form=\"stored\"}";
@@ -61,11 +60,7 @@ impl Beside {
                 setup.upload(&format!("busy/c/{kind}/pod/{number}"), bytes.clone()).await;
             }
         }
-        eventually("the objects are being read", async || {
-            let metrics = worker.metrics().await;
-            if metrics.get(stored) > before { Ok(()) } else { Err(format!("{metrics:?}")) }
-        })
-        .await;
+        worker.until("the objects are being read", |metrics| metrics.get(stored) > before).await;
         Some(Self { setup, worker, others })
     }
 }

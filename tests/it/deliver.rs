@@ -22,9 +22,7 @@ async fn delivers(folder: &str, wiring: impl FnOnce(&mut ProviderSpec)) {
     }
     let bystander = setup.customer("bystander").await;
     let objects = fixtures(folder);
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     let worker = setup.worker().await;
     setup.acknowledged(&worker, objects.len()).await;
     setup.no_dead_letters().await;
@@ -97,8 +95,7 @@ async fn plain_ndjson_through_raw_sns_delivery_with_versions() {
 async fn request_bodies_can_be_compressed() {
     let setup = Setup::new("gzip-bodies").await;
     let customer = setup.customer("acme").await;
-    let object = generated("acme/c/app/p/1.json", 2000, 200);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    let object = setup.upload_generated("acme/c/app/p/1.json", 2000, 200).await;
     let worker = setup.worker_with(&[("LOGFERRY_DELIVERY__REQUEST_COMPRESSION", "gzip")]).await;
     setup.acknowledged(&worker, 1).await;
     setup.no_dead_letters().await;

@@ -13,7 +13,7 @@ use openmetrics_parser::{
     prometheus::parse_prometheus,
 };
 
-use crate::{eventually::eventually, observability::promtool::accepts, setup::Setup};
+use crate::{observability::promtool::accepts, setup::Setup};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -160,12 +160,12 @@ async fn a_worker_writes_its_metrics_in_two_formats() {
     let worker = setup.worker().await;
     setup.upload("acme/prod-1/web/web-0/1.json", r#"[{"message":"m"}]"#).await;
     setup.acknowledged(&worker, 1).await;
-    eventually("the queues are asked", async || {
-        let metrics = worker.metrics().await;
-        let asked = ["logferry_queue_messages{state=\"visible\"}", "logferry_dead_letter_queue_messages"];
-        if asked.iter().all(|name| metrics.contains(name)) { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker
+        .until("the queues are asked", |metrics| {
+            let asked = ["logferry_queue_messages{state=\"visible\"}", "logferry_dead_letter_queue_messages"];
+            asked.iter().all(|name| metrics.contains(name))
+        })
+        .await;
     let (kind, text) = worker.http_get_as("/metrics", "text/plain").await;
     assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
     let written = written(&text);

@@ -1,22 +1,14 @@
 //! `logferry doctor` names each broken condition with its fix. It changes no more than a delivery would.
 
-use std::collections::BTreeMap;
-
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
 use logferry_testbed::provision::CustomerSpec;
 use serde_json::Value;
 
 use crate::{
-    operator::{self, Ended},
+    operator::{self, Ended, Operator},
     setup::{Setup, text},
 };
-
-/// An operator's surroundings: both sides, and the environment of the worker.
-struct Operator {
-    setup: Setup,
-    environment: BTreeMap<String, String>,
-}
 
 struct Report(Value);
 
@@ -48,14 +40,15 @@ impl Report {
 }
 
 impl Operator {
-    async fn new(name: &str) -> Self {
+    /// Keeps the environment of the worker.
+    async fn of_worker(name: &str) -> Self {
         let setup = Setup::new(name).await;
         let environment = setup.environment().await;
         Self { setup, environment }
     }
 
     async fn doctor(&self, arguments: &[&str]) -> Ended {
-        operator::run(&[&["doctor"], arguments].concat(), &self.environment).await
+        self.run("doctor", arguments).await
     }
 
     /// Runs the doctor, which must find no problem.
@@ -126,7 +119,7 @@ async fn a_missing_permission_to_send_is_reported_with_its_consequence() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_healthy_setup_passes() {
-    let operator = Operator::new("doctor-well").await;
+    let operator = Operator::of_worker("doctor-well").await;
     let customer = operator.setup.customer("acme").await;
     assert_eq!(operator.well(&[]).await.states(), all_ok(&WIRING));
     let report = operator.well(&["--tenant", "acme"]).await;
@@ -158,7 +151,7 @@ async fn a_healthy_setup_passes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_broken_part_of_the_providers_side_is_named() {
-    let mut operator = Operator::new("doctor-wiring").await;
+    let mut operator = Operator::of_worker("doctor-wiring").await;
     let provider = operator.setup.provider.clone();
 
     let missing = format!("{}-missing", provider.queue_url);
@@ -209,7 +202,7 @@ async fn each_broken_part_of_the_providers_side_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_refused_first_hop_later_conditions_are_skipped() {
-    let mut operator = Operator::new("doctor-central").await;
+    let mut operator = Operator::of_worker("doctor-central").await;
     operator.setup.customer("acme").await;
     let missing = format!("{}-missing", operator.setup.provider.central_role_arn);
     operator.set("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", &missing);
@@ -230,7 +223,7 @@ async fn after_a_refused_first_hop_later_conditions_are_skipped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_second_hop_is_reported_with_its_fix() {
-    let operator = Operator::new("doctor-role").await;
+    let operator = Operator::of_worker("doctor-role").await;
     let gone = "arn:aws:iam::222222222222:role/gone";
     operator
         .setup
@@ -255,7 +248,7 @@ async fn a_refused_second_hop_is_reported_with_its_fix() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_refused_call_on_the_log_group_is_reported() {
-    let operator = Operator::new("doctor-group").await;
+    let operator = Operator::of_worker("doctor-group").await;
     let no_group = |tenant: &str| CustomerSpec { create_group: false, ..CustomerSpec::new(tenant) };
     let put_only = ["logs:CreateLogStream", "logs:PutLogEvents"];
     let customer = operator.setup.customer_allowing(no_group("missing"), &put_only).await;
@@ -287,7 +280,7 @@ async fn each_refused_call_on_the_log_group_is_reported() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_deliver_nothing_are_reported() {
-    let operator = Operator::new("doctor-rows").await;
+    let operator = Operator::of_worker("doctor-rows").await;
     operator.ill_tenant("nobody").await.fails("rows", "no row of tenant \"nobody\"", "logferry tenant put");
 
     let bad = [("target_region", text("mars")), ("retention_days", AttributeValue::N("2".to_owned()))];
@@ -340,7 +333,7 @@ async fn rows_that_deliver_nothing_are_reported() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_checks_the_way_to_a_bucket_but_copies_nothing() {
-    let operator = Operator::new("doctor-bucket").await;
+    let operator = Operator::of_worker("doctor-bucket").await;
     let customer = operator.setup.customer_without_row(CustomerSpec::new("acme")).await;
     let mut row = customer.row();
     row.remove("log_group_name");
@@ -363,7 +356,7 @@ async fn the_doctor_checks_the_way_to_a_bucket_but_copies_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_conflict_with_the_configuration_fail() {
-    let operator = Operator::new("doctor-misfit").await;
+    let operator = Operator::of_worker("doctor-misfit").await;
     let oversize = ("oversize", text("quarantine"));
     let customer =
         operator.setup.customer_with(CustomerSpec::new("acme"), std::slice::from_ref(&oversize)).await;
@@ -379,7 +372,7 @@ async fn rows_that_conflict_with_the_configuration_fail() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_commands_and_configurations_have_their_own_exit_codes() {
-    let mut operator = Operator::new("doctor-usage").await;
+    let mut operator = Operator::of_worker("doctor-usage").await;
     for arguments in [&["--delivery", "cloudwatch"][..], &["--all", "--tenant", "acme"], &["acme"]] {
         operator.doctor(arguments).await.with(2);
     }

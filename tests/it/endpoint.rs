@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     eventually::eventually,
-    samples::{assert_same_events, expected, generated, received_events},
+    samples::{assert_same_events, expected, received_events},
     setup::Setup,
 };
 
@@ -59,8 +59,7 @@ async fn half_open_connections_do_not_disturb_deliveries() {
     if let Some(descriptors) = worker.descriptors() {
         assert!(descriptors < MOST_DESCRIPTORS, "{descriptors} descriptors are open");
     }
-    let object = generated("acme/c/app/pod/1.json.gz", 50, 100);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 100).await;
     setup.acknowledged(&worker, 1).await;
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
     drop(open);

@@ -25,9 +25,7 @@ async fn a_throttled_tenants_backlog_delays_no_other_tenant() {
     let others = [setup.customer("one").await, setup.customer("two").await, setup.customer("three").await];
     let worker = setup.worker_with(&[("LOGFERRY_WORKER__CONCURRENCY", "4")]).await;
     let mut sent: Vec<_> = others.iter().map(|other| objects(&other.tenant_id, 0..1)).collect();
-    for object in sent.iter().flatten() {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(sent.iter().flatten()).await;
     setup.acknowledged(&worker, 3).await;
 
     let error = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
@@ -35,20 +33,16 @@ async fn a_throttled_tenants_backlog_delays_no_other_tenant() {
         Fault { account: Some(noisy.account.clone()), ..Fault::new("logs", "PutLogEvents", error) };
     let throttle = sandbox.faults().add(throttle);
     let backlog = objects("noisy", 0..100);
-    for object in &backlog {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&backlog).await;
     for (other, sent) in others.iter().zip(&mut sent) {
         for object in objects(&other.tenant_id, 1..11) {
             setup.upload(&object.key, object.bytes.clone()).await;
             sent.push(object);
         }
     }
-    eventually("the other tenants' objects are delivered", async || {
-        let metrics = worker.metrics().await;
-        same(&metrics.get(ACKNOWLEDGED), &33.0).map_err(|counts| format!("{counts}: {metrics:?}"))
-    })
-    .await;
+    worker
+        .until("the other tenants' objects are delivered", |metrics| metrics.get(ACKNOWLEDGED) == 33.0)
+        .await;
     for (other, sent) in others.iter().zip(&sent) {
         setup.arrived_once(other, sent).await;
     }
@@ -60,12 +54,11 @@ async fn a_throttled_tenants_backlog_delays_no_other_tenant() {
     .await;
     assert_eq!(received_events(&setup.aws, &noisy).await, []);
     // The SDK retries for seconds before it gives up.
-    eventually("the account is left alone", async || {
-        let metrics = worker.metrics().await;
-        same(&metrics.get("logferry_throttled_accounts"), &1.0)?;
-        if metrics.get(THROTTLED) > 0.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker
+        .until("the account is left alone", |metrics| {
+            metrics.get("logferry_throttled_accounts") == 1.0 && metrics.get(THROTTLED) > 0.0
+        })
+        .await;
     let told = worker.metrics().await;
     assert!(told.get(DEFERRALS) > 0.0, "{told:?}");
     assert_eq!(

@@ -6,7 +6,6 @@ use logferry_sandbox::{
 };
 
 use crate::{
-    eventually::{eventually, same},
     samples::{Object, assert_at_least_once, assert_same_events, expected, generated, received_events},
     setup::Setup,
     worker::Samples,
@@ -121,14 +120,12 @@ async fn each_lost_answer_repeats_one_batch() {
     let customer = setup.customer("acme").await;
     let worker = setup.worker().await;
     // The stream must exist already: a lost refusal would repeat nothing.
-    let first = generated("acme/c/app/pod/1.json.gz", 5, 40);
-    setup.upload(&first.key, first.bytes).await;
+    let first = setup.upload_generated("acme/c/app/pod/1.json.gz", 5, 40).await;
     setup.acknowledged(&worker, 1).await;
     // Eight batches; the answers of two calls are lost.
     let lost = Fault::new("logs", "PutLogEvents", Effect::After { error: None });
     sandbox.faults().add(times(2, lost));
-    let second = generated("acme/c/app/pod/2.json.gz", 400, 20_000);
-    setup.upload(&second.key, second.bytes.clone()).await;
+    let second = setup.upload_generated("acme/c/app/pod/2.json.gz", 400, 20_000).await;
     setup.acknowledged(&worker, 2).await;
     let found = received_events(&setup.aws, &customer).await;
     let all = [expected(&first.text), expected(&second.text)].concat();
@@ -212,14 +209,12 @@ async fn a_session_that_ends_early_is_renewed() {
     let setup = Setup::new("expired").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
-    let first = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&first.key, first.bytes.clone()).await;
+    let first = setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 40).await;
     let worker = setup.worker().await;
     setup.acknowledged(&worker, 1).await;
     let before = assumed(sandbox);
     sandbox.expire_sessions(&customer.account);
-    let second = generated("acme/c/app/pod/2.json.gz", 50, 40);
-    setup.upload(&second.key, second.bytes.clone()).await;
+    let second = setup.upload_generated("acme/c/app/pod/2.json.gz", 50, 40).await;
     setup.acknowledged(&worker, 2).await;
     assert_eq!(assumed(sandbox), before + 1, "one further AssumeRole");
     assert_eq!(worker.metrics().await.get(RETRIES), 0.0);
@@ -239,17 +234,14 @@ async fn a_throttled_tenant_does_not_stop_another() {
     let (busy, calm) = (setup.customer("busy").await, setup.customer("calm").await);
     let throttle = Fault::new("logs", "PutLogEvents", error(400, "ThrottlingException"));
     let throttle = sandbox.faults().add(Fault { account: Some(busy.account.clone()), ..throttle });
-    let stuck = generated("busy/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&stuck.key, stuck.bytes.clone()).await;
-    let fine = generated("calm/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&fine.key, fine.bytes.clone()).await;
+    let stuck = setup.upload_generated("busy/c/app/pod/1.json.gz", 50, 40).await;
+    let fine = setup.upload_generated("calm/c/app/pod/1.json.gz", 50, 40).await;
     let worker = setup.worker().await;
-    eventually("the calm tenant's message is done and the busy one's is tried again", async || {
-        let metrics = worker.metrics().await;
-        same(&metrics.get("logferry_messages_total{verdict=\"ack\"}"), &1.0)?;
-        if metrics.get(RETRIES) >= 1.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker
+        .until("the calm tenant's message is done and the busy one's is tried again", |metrics| {
+            metrics.get("logferry_messages_total{verdict=\"ack\"}") == 1.0 && metrics.get(RETRIES) >= 1.0
+        })
+        .await;
     setup.arrived_once(&calm, [&fine]).await;
     sandbox.faults().remove(throttle);
     setup.acknowledged(&worker, 2).await;

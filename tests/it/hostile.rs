@@ -90,8 +90,7 @@ async fn a_tenant_id_too_long_for_the_table_is_a_dead_letter() {
     for tenant in ["t".repeat(3000), "t".repeat(200_000)] {
         setup.send(&s3_event(bucket, &format!("{tenant}/c/app/pod/1.json")).to_string()).await;
     }
-    let good = generated("acme/c/app/pod/1.json", 3, 40);
-    setup.upload(&good.key, good.bytes.clone()).await;
+    let good = setup.upload_generated("acme/c/app/pod/1.json", 3, 40).await;
     let worker = setup.worker().await;
     let letters = setup.dead_letters(2).await;
     for letter in &letters {
@@ -107,8 +106,7 @@ async fn a_bucket_with_another_owner_is_not_read() {
     let setup = Setup::new("hostile-owner").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let customer = setup.customer("acme").await;
-    let object = generated("acme/c/app/pod/1.json", 3, 40);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    setup.upload_generated("acme/c/app/pod/1.json", 3, 40).await;
     // The bucket has the expected name, but another owner than configured.
     let buckets = format!("{}=999999999999", setup.provider.bucket);
     let worker = setup.worker_with(&[("LOGFERRY_SOURCE__BUCKETS", &buckets)]).await;
@@ -144,8 +142,7 @@ async fn malicious_bodies_are_dead_letters() {
     for body in &bodies {
         setup.send(body).await;
     }
-    let good = generated("acme/c/app/pod/1.json", 3, 40);
-    setup.upload(&good.key, good.bytes.clone()).await;
+    let good = setup.upload_generated("acme/c/app/pod/1.json", 3, 40).await;
     let worker = setup.worker().await;
     let letters = setup.dead_letters(bodies.len()).await;
     for letter in &letters {

@@ -17,13 +17,13 @@ use crate::{
 /// Waits until a message has failed at least three times for this reason, and checks that it is still in the queue.
 async fn fails_again_and_again(setup: &Setup, worker: &Worker, reason: &str) {
     let name = format!("logferry_failures_total{{reason=\"{reason}\"}}");
-    eventually("the message is tried again", async || {
-        let metrics = worker.metrics().await;
-        let (failures, retries) =
-            (metrics.get(&name), metrics.get("logferry_messages_total{verdict=\"retry\"}"));
-        if failures >= 3.0 && retries >= 2.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker
+        .until("the message is tried again", |metrics| {
+            let (failures, retries) =
+                (metrics.get(&name), metrics.get("logferry_messages_total{verdict=\"retry\"}"));
+            failures >= 3.0 && retries >= 2.0
+        })
+        .await;
     let (visible, in_flight) = setup.queue_depth().await;
     assert_eq!(visible + in_flight, 1, "the message that cannot be delivered, and no other");
     setup.no_dead_letters().await;
@@ -36,13 +36,10 @@ async fn a_missing_role_stops_no_other_tenant() {
     // The row exists before the customer has created the role.
     let broken = setup.customer_without_role("broken", &[]).await;
 
-    let lost = generated("broken/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&lost.key, lost.bytes).await;
+    let lost = setup.upload_generated("broken/c/app/pod/1.json.gz", 50, 40).await;
     let fine: Vec<_> =
         (0..5).map(|n| generated(&format!("healthy/c/app/pod-{n}/1.json.gz"), 50, 40)).collect();
-    for object in &fine {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&fine).await;
     let variables = [
         ("LOGFERRY_WORKER__CONCURRENCY", "1"),
         ("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"),
@@ -72,9 +69,7 @@ async fn a_refused_role_is_probed_once_per_interval() {
         (0..50).map(|n| generated(&format!("broken/c-{}/app/pod-{n}/1.json.gz", n % 5), 5, 40)).collect();
     let fine: Vec<_> =
         (0..10).map(|n| generated(&format!("healthy/c/app/pod-{n}/1.json.gz"), 5, 40)).collect();
-    for object in lost.iter().chain(&fine) {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(lost.iter().chain(&fine)).await;
 
     let mut environment = setup.environment().await;
     environment.extend(
@@ -90,14 +85,13 @@ async fn a_refused_role_is_probed_once_per_interval() {
     let worker = setup.start(&environment).await;
     let changes =
         |change| format!("logferry_role_breaker_changes_total{{change=\"{change}\",cause=\"trust_policy\"}}");
-    eventually("the healthy tenant is done and the broken one's messages have seen two probes", async || {
-        let metrics = worker.metrics().await;
-        let done = metrics.get("logferry_messages_total{verdict=\"ack\"}") == 10.0
-            && metrics.get("logferry_failures_total{reason=\"role_denied\"}") >= 100.0
-            && metrics.get(&changes("probe_refused")) >= 2.0;
-        if done { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker
+        .until("the healthy tenant is done and the broken one's messages have seen two probes", |metrics| {
+            metrics.get("logferry_messages_total{verdict=\"ack\"}") == 10.0
+                && metrics.get("logferry_failures_total{reason=\"role_denied\"}") >= 100.0
+                && metrics.get(&changes("probe_refused")) >= 2.0
+        })
+        .await;
     // The central role and the healthy tenant's role take one call each.
     let probes = assumed() - before - 2;
     let allowed = 1 + started.elapsed().as_secs() / 2;
@@ -141,8 +135,7 @@ async fn a_refusal_is_logged_with_its_likely_cause() {
     ];
     for (tenant, field, value, ..) in &ways {
         setup.customer_with(CustomerSpec::new(tenant), &[(*field, value.clone())]).await;
-        let object = generated(&format!("{tenant}/c/app/pod/1.json.gz"), 5, 40);
-        setup.upload(&object.key, object.bytes).await;
+        setup.upload_generated(&format!("{tenant}/c/app/pod/1.json.gz"), 5, 40).await;
     }
     let worker = setup.worker().await;
     let told = eventually("every refused role is logged", async || {
@@ -166,8 +159,7 @@ async fn a_wrong_external_id_is_refused_until_the_row_is_corrected() {
     let setup = Setup::new("external-id").await;
     let wrong = [("external_id", text("somebody-elses"))];
     let customer = setup.customer_with(CustomerSpec::new("acme"), &wrong).await;
-    let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 40).await;
     let worker = setup
         .worker_with(&[
             ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "1s"),
@@ -200,8 +192,7 @@ async fn a_missing_group_is_created_with_its_retention() {
     let spec = CustomerSpec { create_group: false, ..CustomerSpec::new("acme") };
     let days = AttributeValue::N("30".to_owned());
     let customer = setup.customer_with(spec, &[("retention_days", days)]).await;
-    let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 40).await;
     let worker = setup.worker().await;
     setup.acknowledged(&worker, 1).await;
     assert_same_events("acme", &received_events(&setup.aws, &customer).await, &expected(&object.text));
@@ -219,8 +210,7 @@ async fn messages_wait_for_a_group_that_may_not_be_created() {
     let spec = CustomerSpec { create_group: false, ..CustomerSpec::new("acme") };
     let put_only = ["logs:CreateLogStream", "logs:PutLogEvents"];
     let customer = setup.customer_allowing(spec, &put_only).await;
-    let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 40).await;
     let variables =
         [("LOGFERRY_CREDENTIALS__PROBE_INTERVAL", "1s"), ("LOGFERRY_CREDENTIALS__MAX_PROBE_INTERVAL", "2s")];
     let worker = setup.worker_with(&variables).await;
@@ -265,8 +255,7 @@ async fn a_tenants_trouble_never_makes_the_worker_unready() {
     let tenants = ["refused", "denied", "ill", "copied", "throttled", "silent"];
     for number in 0..4 {
         for tenant in tenants {
-            let object = generated(&format!("{tenant}/c/app/pod/{number}.json.gz"), 5, 40);
-            setup.upload(&object.key, object.bytes).await;
+            setup.upload_generated(&format!("{tenant}/c/app/pod/{number}.json.gz"), 5, 40).await;
         }
     }
     let reasons =
@@ -279,8 +268,7 @@ async fn a_tenants_trouble_never_makes_the_worker_unready() {
         if reasons.iter().all(|reason| times(reason) >= 4.0) { Ok(()) } else { Err(format!("{metrics:?}")) }
     })
     .await;
-    let fine = generated("healthy/c/app/pod/1.json.gz", 5, 40);
-    setup.upload(&fine.key, fine.bytes.clone()).await;
+    setup.upload_generated("healthy/c/app/pod/1.json.gz", 5, 40).await;
     eventually("the healthy tenant is served", async || {
         same(&received_events(&setup.aws, &healthy).await.len(), &5)
     })

@@ -10,26 +10,19 @@ use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
-    operator::{self, Ended},
-    samples::{assert_same_events, expected, generated, received_events},
+    operator::{self, Ended, Operator},
+    samples::{assert_same_events, expected, received_events},
     setup::{Setup, text},
 };
 
-/// An operator's surroundings: the provider's side, and an environment with the ledger and no other setting of logferry.
-struct Operator {
-    setup: Setup,
-    environment: BTreeMap<String, String>,
-}
-
 impl Operator {
-    async fn new(setup: Setup) -> Self {
-        let mut environment = setup.environment().await;
-        environment.retain(|name, _| name.starts_with("AWS_") || name == "LOGFERRY_LEDGER__TABLE");
-        Self { setup, environment }
+    /// Keeps the ledger.
+    async fn of_ledger(setup: Setup) -> Self {
+        Self::with(setup, &["LOGFERRY_LEDGER__TABLE"]).await
     }
 
     async fn ledger(&self, arguments: &[&str]) -> Ended {
-        operator::run(&[&["ledger"], arguments].concat(), &self.environment).await
+        self.run("ledger", arguments).await
     }
 
     /// Puts an entry into the table.
@@ -72,14 +65,14 @@ fn done(seconds_ago: i64) -> Vec<(&'static str, AttributeValue)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forgotten_objects_are_delivered_again_to_the_corrected_group() {
-    let operator = Operator::new(Setup::with("ledger-forget", |spec| spec.versioned = true).await).await;
+    let operator =
+        Operator::of_ledger(Setup::with("ledger-forget", |spec| spec.versioned = true).await).await;
     let setup = &operator.setup;
     let wrong = setup.customer_without_row(CustomerSpec::new("acme")).await;
     let right = setup.customer_without_row(CustomerSpec::new("acme")).await;
     setup.put_row(wrong.row()).await;
     let worker = setup.worker().await;
-    let object = generated("acme/c/app/pod/1.json.gz", 20, 40);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 20, 40).await;
     setup.acknowledged(&worker, 1).await;
     assert_same_events("wrong", &received_events(&setup.aws, &wrong).await, &expected(&object.text));
 
@@ -142,7 +135,7 @@ fn setup_event(key: &str, bucket: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_are_selected_by_object_prefix_delivery_and_time() {
-    let operator = Operator::new(Setup::new("ledger-show").await).await;
+    let operator = Operator::of_ledger(Setup::new("ledger-show").await).await;
     let objects = [
         ("b/acme/c/1?versionId=v1", "cloudwatch", 30),
         ("b/acme/c/1?versionId=v1", "s3", 30),
@@ -183,7 +176,7 @@ async fn entries_are_selected_by_object_prefix_delivery_and_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leased_entries_are_kept_unless_forced() {
-    let operator = Operator::new(Setup::new("ledger-leased").await).await;
+    let operator = Operator::of_ledger(Setup::new("ledger-leased").await).await;
     let until = |seconds: i64| number((Timestamp::now().as_second() + seconds) * 1000);
     let lease = |seconds| {
         vec![("lease_owner", text("somebody")), ("lease_until", until(seconds)), ("records", number(3))]
@@ -222,7 +215,7 @@ async fn leased_entries_are_kept_unless_forced() {
 /// The table has more entries than DynamoDB returns in one answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_table_is_read_at_the_requested_rate() {
-    let operator = Operator::new(Setup::new("ledger-pages").await).await;
+    let operator = Operator::of_ledger(Setup::new("ledger-pages").await).await;
     let note = ("note", text(&"x".repeat(300_000)));
     for index in 0..9 {
         operator
@@ -274,7 +267,7 @@ async fn each_failure_has_its_exit_code() {
         let ended = operator::run(&[&["ledger"], arguments].concat(), &environment.collect()).await;
         assert_eq!(ended.with(code).saying(words).stdout, "", "{arguments:?}");
     }
-    let mut operator = Operator::new(Setup::new("ledger-failure").await).await;
+    let mut operator = Operator::of_ledger(Setup::new("ledger-failure").await).await;
     operator.environment.insert("LOGFERRY_LEDGER__TABLE".to_owned(), "no-such-table".to_owned());
     let missing = operator.ledger(&["show", "s3://b/k"]).await.with(1).saying("no-such-table");
     missing.saying("correct ledger.table");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     eventually::{eventually, same},
     gate::Gate,
-    samples::{Object, assert_at_least_once, assert_same_events, expected, generated, received_events},
+    samples::{Object, assert_at_least_once, assert_same_events, expected, received_events},
     setup::{Setup, s3_event},
     worker::Worker,
 };
@@ -31,8 +31,7 @@ impl MidObject {
     async fn new(name: &str, variables: &[(&str, &str)]) -> Self {
         let setup = Setup::new(name).await;
         let customer = setup.customer("acme").await;
-        let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
-        setup.upload(&object.key, object.bytes.clone()).await;
+        let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 400, 20_000).await;
         let gate = Gate::new(&setup.aws.endpoint, GATE_BYTES).await;
         let mut variables = variables.to_vec();
         variables.push((LOGS_ENDPOINT, gate.endpoint()));
@@ -66,8 +65,7 @@ async fn after_sigterm_running_work_finishes_and_readiness_fails() {
     })
     .await;
     assert_eq!(here.worker.http_get("/healthz").await.expect("the endpoint answers").0, 200);
-    let late = generated("acme/c/app/pod/2.json.gz", 5, 40);
-    here.setup.upload(&late.key, late.bytes.clone()).await;
+    here.setup.upload_generated("acme/c/app/pod/2.json.gz", 5, 40).await;
     here.gate.open();
     let status = here.worker.wait().await;
     assert!(status.success(), "{status}");
@@ -221,8 +219,7 @@ async fn an_unread_log_does_not_stop_deliveries() {
     let mut count = 0;
     eventually("log lines are dropped", async || {
         count += 1;
-        let object = generated(&format!("acme/c/app/p/{count}"), 20, 40);
-        setup.upload(&object.key, object.bytes).await;
+        setup.upload_generated(&format!("acme/c/app/p/{count}"), 20, 40).await;
         setup.send(&folders.to_string()).await;
         setup.acknowledged(&worker, 2 * count).await;
         let dropped = worker.metrics().await.get("logferry_log_lines_dropped_total");

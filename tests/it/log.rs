@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
-    samples::{generated, gzip},
+    samples::gzip,
     setup::Setup,
     worker::{Worker, http_send},
 };
@@ -126,8 +126,7 @@ async fn the_filter_can_be_changed_while_the_worker_runs() {
     let configured = json!({ "filter": "warn,logferry::cli=info", "configured": "warn,logferry::cli=info" });
     assert_eq!(filter_of(&worker, "GET", "").await, (200, configured.clone()));
     let deliver = async |number: usize| {
-        let object = generated(&format!("acme/c/app/pod/{number}.json.gz"), 5, 40);
-        setup.upload(&object.key, object.bytes).await;
+        setup.upload_generated(&format!("acme/c/app/pod/{number}.json.gz"), 5, 40).await;
         setup.acknowledged(&worker, number).await;
         lines_of(&worker, "an object was delivered").len()
     };

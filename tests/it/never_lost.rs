@@ -124,8 +124,7 @@ async fn events_that_are_too_old_do_not_affect_the_others() {
 async fn an_object_that_is_announced_three_times_arrives_once() {
     let setup = Setup::with("again", |spec| spec.versioned = true).await;
     let customer = setup.customer("acme").await;
-    let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 400, 20_000).await;
     let get = setup.account().s3().get_object().bucket(&setup.provider.bucket).key(&object.key).send().await;
     let version = get.expect("the object exists").version_id;
     let mut again = s3_event(&setup.provider.bucket, &object.key);

@@ -8,7 +8,27 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{secrets::assert_no_credentials, worker::assert_plain};
+use crate::{secrets::assert_no_credentials, setup::Setup, worker::assert_plain};
+
+/// An operator's surroundings: the provider's side, and the environment of the commands.
+pub(crate) struct Operator {
+    pub(crate) setup: Setup,
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+impl Operator {
+    /// Keeps AWS's own variables of a worker's environment and these settings of logferry.
+    pub(crate) async fn with(setup: Setup, settings: &[&str]) -> Self {
+        let mut environment = setup.environment().await;
+        environment.retain(|name, _| name.starts_with("AWS_") || settings.contains(&name.as_str()));
+        Self { setup, environment }
+    }
+
+    /// Runs a command of `logferry`.
+    pub(crate) async fn run(&self, command: &str, arguments: &[&str]) -> Ended {
+        run(&[&[command], arguments].concat(), &self.environment).await
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Ended {

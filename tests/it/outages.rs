@@ -38,11 +38,7 @@ async fn says_what_is_wrong(worker: &Worker, conditions: &[&str]) {
 }
 
 async fn counts(worker: &Worker, metric: &str) {
-    eventually("a metric says what is wrong", async || {
-        let metrics = worker.metrics().await;
-        if metrics.sum(metric) >= 1.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker.until("a metric says what is wrong", |metrics| metrics.sum(metric) >= 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::{eventually::eventually, samples::generated, setup::Setup, worker::logferry};
+use crate::{eventually::eventually, setup::Setup, worker::logferry};
 
 /// A host name that only the proxy can resolve.
 const HOST: &str = "aws.internal";
@@ -134,8 +134,7 @@ fn address_of(endpoint: &str) -> SocketAddr {
 /// Delivers an object with these variables and compares what arrived.
 async fn delivers(setup: &Setup, variables: &[(&str, &str)]) {
     let customer = setup.customer("acme").await;
-    let object = generated("acme/c/app/pod/1.json.gz", 50, 100);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 100).await;
     let worker = setup.worker_with(variables).await;
     setup.acknowledged(&worker, 1).await;
     setup.arrived_once(&customer, [&object]).await;

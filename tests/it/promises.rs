@@ -164,12 +164,7 @@ async fn a_quarantine_missing_for_twelve_receives_repeats_nothing() {
     let records: Vec<_> = good.iter().zip(&old).flat_map(|(one, other)| [one, other]).collect();
     let records: Vec<_> = records.into_iter().map(|(at, message)| record(message.clone(), *at)).collect();
     setup.upload("acme/c/app/pod/1.json", json!(records).to_string()).await;
-    eventually("the message was received twelve times", async || {
-        let metrics = worker.metrics().await;
-        let failures = metrics.get("logferry_failures_total{reason=\"quarantine\"}");
-        if failures >= 12.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker.reaches("logferry_failures_total{reason=\"quarantine\"}", 12.0).await;
     let found = received_events(&setup.aws, &customer).await;
     assert_same_events("acme", &found, &good);
     let outcomes = async || {

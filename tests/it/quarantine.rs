@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use flate2::read::GzDecoder;
-use logferry_testbed::provision::CustomerSpec;
+use logferry_testbed::provision::{CustomerSpec, ReceivedObject};
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,25 +14,20 @@ use crate::{
 /// Creates the bucket of the quarantine.
 pub(crate) async fn bucket(setup: &Setup) -> String {
     let bucket = format!("{}-quarantine", setup.provider.bucket);
-    let created = setup.account().s3().create_bucket().bucket(&bucket).send().await;
-    created.expect("the bucket can be created");
+    setup.account().create_bucket(&bucket).await.expect("the bucket can be created");
     bucket
 }
 
 /// All files in the bucket by key, as lines.
 pub(crate) async fn files(setup: &Setup, bucket: &str) -> Vec<(String, Vec<Value>)> {
-    let s3 = setup.account().s3();
-    let listed = s3.list_objects_v2().bucket(bucket).send().await.expect("the bucket can be listed");
-    let mut files = Vec::new();
-    for key in listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key) {
-        let got = s3.get_object().bucket(bucket).key(&key).send().await.expect("the file can be got");
-        let bytes = got.body.collect().await.expect("the file can be read").into_bytes();
+    let objects = setup.account().objects(bucket).await.expect("the bucket can be read");
+    let file = |object: ReceivedObject| {
         let mut text = String::new();
-        GzDecoder::new(&bytes[..]).read_to_string(&mut text).expect("a file is text in gzip");
+        GzDecoder::new(&object.bytes[..]).read_to_string(&mut text).expect("a file is text in gzip");
         let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON"));
-        files.push((key, lines.collect()));
-    }
-    files
+        (object.key, lines.collect())
+    };
+    objects.into_iter().map(file).collect()
 }
 
 fn at(days_ago: i64) -> i64 {
@@ -91,14 +86,8 @@ async fn a_quarantine_that_cannot_be_written_holds_the_message_back() {
     let worker = setup.worker_with(&[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
     let record = json!([{ "message": "x".repeat(1_100_000), "timestamp": at(0) }]);
     setup.upload("acme/c/app/pod/1.json", record.to_string()).await;
-    crate::eventually::eventually("the message is tried again", async || {
-        let metrics = worker.metrics().await;
-        let failures = metrics.get("logferry_failures_total{reason=\"quarantine\"}");
-        if failures >= 2.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
-    let created = setup.account().s3().create_bucket().bucket(&bucket).send().await;
-    created.expect("the bucket can be created");
+    worker.reaches("logferry_failures_total{reason=\"quarantine\"}", 2.0).await;
+    setup.account().create_bucket(&bucket).await.expect("the bucket can be created");
     setup.acknowledged(&worker, 1).await;
     assert_eq!(files(&setup, &bucket).await.len(), 1);
 }

@@ -1,7 +1,5 @@
 //! `logferry redrive`: operators list dead letters and move messages back.
 
-use std::collections::BTreeMap;
-
 use aws_sdk_sqs::types::MessageAttributeValue;
 use logferry_sandbox::faults::{Effect, Fault};
 use logferry_testbed::provision::CustomerSpec;
@@ -9,31 +7,19 @@ use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
-    operator::{self, Ended},
-    samples::{assert_same_events, expected, generated, received_events},
+    operator::{self, Ended, Operator},
+    samples::{assert_same_events, expected, received_events},
     setup::{Setup, s3_event},
 };
 
-/// An operator's surroundings: the provider's side, and an environment with both queues and no other setting of logferry.
-struct Operator {
-    setup: Setup,
-    environment: BTreeMap<String, String>,
-}
-
 impl Operator {
-    async fn new(name: &str) -> Self {
-        Self::of(Setup::new(name).await).await
-    }
-
-    async fn of(setup: Setup) -> Self {
-        let mut environment = setup.environment().await;
-        let queues = ["SQS_QUEUE_URL", "LOGFERRY_QUEUE__DEAD_LETTER_URL"];
-        environment.retain(|name, _| name.starts_with("AWS_") || queues.contains(&name.as_str()));
-        Self { setup, environment }
+    /// Keeps both queues.
+    async fn of_queues(setup: Setup) -> Self {
+        Self::with(setup, &["SQS_QUEUE_URL", "LOGFERRY_QUEUE__DEAD_LETTER_URL"]).await
     }
 
     async fn redrive(&self, arguments: &[&str]) -> Ended {
-        operator::run(&[&["redrive"], arguments].concat(), &self.environment).await
+        self.run("redrive", arguments).await
     }
 
     /// Groups in the output of `list --json`, each as reason, tenants and count.
@@ -85,7 +71,7 @@ fn group(reason: &str, tenants: &str, count: u64) -> (String, String, u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_are_listed_by_reason_and_tenant() {
     let setup = Setup::with("redrive-list", |spec| spec.max_receive_count = 1).await;
-    let operator = Operator::of(setup).await;
+    let operator = Operator::of_queues(setup).await;
     operator.bury_unknown("nobody", 23).await;
     let corrupt = [("reason", "corrupt_object"), ("tenant", "acme"), ("record_offset", "60")];
     operator.bury("{}", &corrupt).await;
@@ -139,7 +125,7 @@ async fn letters_are_listed_by_reason_and_tenant() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn selected_letters_are_moved_and_the_others_stay() {
-    let operator = Operator::new("redrive-move").await;
+    let operator = Operator::of_queues(Setup::new("redrive-move").await).await;
     operator.bury_unknown("acme", 13).await;
     operator.bury_unknown("globex", 5).await;
     operator.bury("hello", &[("reason", "bad_event")]).await;
@@ -180,11 +166,10 @@ async fn selected_letters_are_moved_and_the_others_stay() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_moved_back_is_delivered_once_its_cause_is_fixed() {
-    let operator = Operator::new("redrive-mended").await;
+    let operator = Operator::of_queues(Setup::new("redrive-mended").await).await;
     let setup = &operator.setup;
     let customer = setup.customer_without_row(CustomerSpec::new("acme")).await;
-    let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 40).await;
     let worker = setup.worker().await;
     eventually("the message is a dead letter", async || same(&operator.letters().await, &(1, 0))).await;
     drop(worker);
@@ -203,7 +188,7 @@ async fn a_message_moved_back_is_delivered_once_its_cause_is_fixed() {
 /// A message fails for two tenants, and has two dead letters because the answer to the first send was lost. It is moved once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_was_buried_twice_is_moved_once() {
-    let operator = Operator::new("redrive-copies").await;
+    let operator = Operator::of_queues(Setup::new("redrive-copies").await).await;
     let setup = &operator.setup;
     let Some(sandbox) = setup.sandbox() else { return };
     let lost = Fault::new("sqs", "SendMessage", Effect::After { error: None });
@@ -228,7 +213,7 @@ async fn a_message_that_was_buried_twice_is_moved_once() {
 /// `kill -9` after messages were sent: they are in both queues, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_between_send_and_delete_loses_nothing() {
-    let operator = Operator::new("redrive-kill").await;
+    let operator = Operator::of_queues(Setup::new("redrive-kill").await).await;
     let Some(sandbox) = operator.setup.sandbox() else { return };
     operator.bury_unknown("acme", 8).await;
     sandbox.faults().add(Fault::new("sqs", "DeleteMessageBatch", Effect::Latency { milliseconds: 600_000 }));
@@ -241,7 +226,7 @@ async fn a_kill_between_send_and_delete_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_command_returns_its_letters() {
-    let operator = Operator::new("redrive-interrupt").await;
+    let operator = Operator::of_queues(Setup::new("redrive-interrupt").await).await;
     operator.bury_unknown("acme", 25).await;
     let child = operator::start(&["redrive", "move", "--all", "--rate", "1"], &operator.environment);
     eventually("the first is moved", async || match operator.setup.queue_depth().await {
@@ -263,7 +248,7 @@ async fn an_interrupted_command_returns_its_letters() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_stay_if_the_queue_refuses_messages() {
-    let mut operator = Operator::new("redrive-refused").await;
+    let mut operator = Operator::of_queues(Setup::new("redrive-refused").await).await;
     operator.bury_unknown("acme", 12).await;
     let nowhere = format!("{}-missing", operator.setup.provider.queue_url);
     operator.environment.insert("SQS_QUEUE_URL".to_owned(), nowhere);
@@ -277,7 +262,7 @@ async fn letters_stay_if_the_queue_refuses_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_moved_by_accident() {
-    let mut operator = Operator::new("redrive-usage").await;
+    let mut operator = Operator::of_queues(Setup::new("redrive-usage").await).await;
     operator.bury_unknown("acme", 1).await;
     for arguments in [
         &["move"][..],

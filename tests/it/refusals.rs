@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     eventually::eventually,
-    samples::{assert_same_events, expected, generated, received_events},
+    samples::{assert_same_events, expected, received_events},
     setup::{Setup, s3_event},
     worker::Worker,
 };
@@ -23,11 +23,7 @@ fn failures(reason: &str) -> String {
 
 /// Waits until messages have failed several times for this reason, and checks that none became a dead letter.
 async fn is_retried(setup: &Setup, worker: &Worker, reason: &str) {
-    eventually("the message is tried again", async || {
-        let metrics = worker.metrics().await;
-        if metrics.get(&failures(reason)) > 4.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker.reaches(&failures(reason), 5.0).await;
     setup.no_dead_letters().await;
 }
 
@@ -113,8 +109,7 @@ async fn a_batch_that_cloudwatch_logs_refuses_is_a_dead_letter_after_a_few_recei
         setup.customer(tenant).await;
         let fault = refused("logs", "PutLogEvents", 400, code, message);
         sandbox.faults().add(Fault { contains: Some(format!("/logferry/{tenant}")), ..fault });
-        let object = generated(&format!("{tenant}/c/app/p/1"), 20, 40);
-        setup.upload(&object.key, object.bytes).await;
+        setup.upload_generated(&format!("{tenant}/c/app/p/1"), 20, 40).await;
     }
     let worker = setup.worker_with(&[("LOGFERRY_QUEUE__MAX_REFUSALS", "2")]).await;
     let letters = setup.dead_letters(2).await;
@@ -134,8 +129,7 @@ async fn a_missing_bucket_is_reported_as_a_wiring_problem() {
     let customer = setup.customer("acme").await;
     let fault = refused("s3", "GetObject", 404, "NoSuchBucket", "The specified bucket does not exist");
     let fault = sandbox.faults().add(fault);
-    let object = generated("acme/c/app/p/1", 20, 40);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/p/1", 20, 40).await;
     let worker = setup.worker().await;
     is_retried(&setup, &worker, "source_bucket_missing").await;
     assert_eq!(worker.metrics().await.get(&failures("object_missing")), 0.0);
@@ -157,8 +151,7 @@ async fn an_exhausted_quota_of_log_groups_is_named() {
     setup.put_row(customer.row()).await;
     let fault = refused("logs", "CreateLogGroup", 400, "LimitExceededException", "Resource limit exceeded.");
     let fault = sandbox.faults().add(fault);
-    let object = generated("acme/c/app/p/1", 20, 40);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/p/1", 20, 40).await;
     let worker = setup.worker().await;
     is_retried(&setup, &worker, "group_quota").await;
     let metrics = worker.metrics().await;
@@ -202,8 +195,7 @@ async fn refusals_of_the_worker_itself_open_no_breaker() {
         let customer = setup.customer("acme").await;
         let environment = setup.environment().await;
         let fault = sandbox.faults().add(refused(service, operation, status, code, message));
-        let object = generated("acme/c/app/p/1", 20, 40);
-        setup.upload(&object.key, object.bytes).await;
+        let object = setup.upload_generated("acme/c/app/p/1", 20, 40).await;
         let worker = setup.start(&environment).await;
         is_retried(&setup, &worker, "identity").await;
         let condition = match service {
@@ -226,8 +218,7 @@ async fn refusals_of_the_worker_itself_open_no_breaker() {
 async fn a_central_role_that_refuses_the_worker_fails_readiness() {
     let setup = Setup::new("no-central").await;
     setup.customer("acme").await;
-    let object = generated("acme/c/app/p/1", 20, 40);
-    setup.upload(&object.key, object.bytes).await;
+    setup.upload_generated("acme/c/app/p/1", 20, 40).await;
     let missing = format!("{}-missing", setup.provider.central_role_arn);
     let worker = setup.worker_with(&[("CENTRAL_LOG_DISTRIBUTION_ROLE_ARN", &missing)]).await;
     is_retried(&setup, &worker, "identity").await;

@@ -63,9 +63,7 @@ async fn rows_of_other_programs_work_unchanged() {
 
     let objects =
         ["acme/c/app/p/1", "globex/c/app/p/1", "initech/c/app/p/1"].map(|key| generated(key, 20, 40));
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     let worker = setup.worker_with(&[("LOGFERRY_TENANTS__DEFAULT_REGION", &setup.aws.region)]).await;
     setup.acknowledged(&worker, 3).await;
     for (customer, object) in [(&acme, &objects[0]), (&globex, &objects[1])] {
@@ -95,9 +93,7 @@ async fn a_row_with_a_past_ttl_is_ignored() {
     let initech = setup.customer_with(CustomerSpec::new("initech"), &[("ttl", number(0))]).await;
     let objects =
         ["acme/c/app/p/1", "globex/c/app/p/1", "initech/c/app/p/1"].map(|key| generated(key, 5, 40));
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     let _worker = setup.worker().await;
     let letter = setup.dead_letters(1).await.remove(0);
     assert_eq!((letter.get("reason"), letter.get("tenant")), ("unknown_tenant", "acme"), "{letter:?}");
@@ -138,8 +134,7 @@ async fn a_customer_in_another_partition_receives_its_logs() {
     let acme = acme.expect("the customer's side can be set up");
     assert!(acme.role_arn.starts_with("arn:aws-eusc:iam::"), "{}", acme.role_arn);
     setup.put_row(acme.row()).await;
-    let object = generated("acme/c/app/p/1", 20, 40);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    let object = setup.upload_generated("acme/c/app/p/1", 20, 40).await;
     let worker = setup.worker().await;
     setup.acknowledged(&worker, 1).await;
     let found = eventually("the events arrive", async || {

@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use logferry_sandbox::Sandbox;
 use logferry_testbed::provision::{
-    Account, Aws, Customer, CustomerSpec, Provider, ProviderSpec, TrustAction,
+    Account, Aws, Customer, CustomerSpec, DeadLetter, Provider, ProviderSpec, TrustAction,
 };
 use serde_json::{Value, json};
 
 use crate::{
     eventually::{eventually, same},
-    samples::{Object, assert_same_events, expected, received_events},
+    samples::{Object, assert_same_events, expected, generated, received_events},
     target::{Target, unique, unique_account},
     worker::{Worker, assert_plain},
 };
@@ -85,17 +84,12 @@ impl Setup {
         let role = spec.role_name.clone();
         let customer = self.customer_with(spec, &[]).await;
         let account = &customer.account;
-        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+        let statements = json!([{
             "Effect": "Allow", "Action": actions,
             "Resource": format!("arn:aws:logs:*:{account}:log-group:{}*", customer.log_group),
-        }] });
-        let put = [
-            ("Action", "PutRolePolicy"),
-            ("RoleName", &role),
-            ("PolicyName", "logferry"),
-            ("PolicyDocument", &policy.to_string()),
-        ];
-        self.aws.account(account).iam_query(&put).await.expect("the policy can be replaced");
+        }]);
+        let put = self.aws.account(account).put_role_policy(&role, "logferry", statements).await;
+        put.expect("the policy can be replaced");
         customer
     }
 
@@ -148,6 +142,20 @@ impl Setup {
     /// Uploads an object to the staging bucket, which notifies the worker.
     pub(crate) async fn upload(&self, key: &str, bytes: impl Into<bytes::Bytes>) {
         self.provider.upload(&self.aws, key, bytes).await.expect("the object can be put");
+    }
+
+    /// Uploads a [`generated`] object.
+    pub(crate) async fn upload_generated(&self, key: &str, count: usize, size: usize) -> Object {
+        let object = generated(key, count, size);
+        self.upload(&object.key, object.bytes.clone()).await;
+        object
+    }
+
+    /// Uploads these objects one after the other.
+    pub(crate) async fn upload_all<'a>(&self, objects: impl IntoIterator<Item = &'a Object>) {
+        for object in objects {
+            self.upload(&object.key, object.bytes.clone()).await;
+        }
     }
 
     /// Sends a message to the worker's queue.
@@ -216,21 +224,7 @@ impl Setup {
 
     /// Messages of a queue: visible or delayed, and in flight.
     pub(crate) async fn depth(&self, url: &str) -> (u64, u64) {
-        use QueueAttributeName::{
-            ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
-            ApproximateNumberOfMessagesNotVisible,
-        };
-        let names = [
-            ApproximateNumberOfMessages,
-            ApproximateNumberOfMessagesDelayed,
-            ApproximateNumberOfMessagesNotVisible,
-        ];
-        let get = self.account().sqs().get_queue_attributes().queue_url(url);
-        let got = get.set_attribute_names(Some(names.to_vec())).send().await;
-        let attributes = got.expect("SQS returns the attributes").attributes.unwrap_or_default();
-        let count = |name| attributes.get(name).and_then(|text| text.parse::<u64>().ok());
-        let [visible, delayed, hidden] = names.each_ref().map(|name| count(name).expect("a number"));
-        (visible + delayed, hidden)
+        self.account().queue_depth(url).await.expect("SQS returns the queue's length")
     }
 
     /// Checks that every event of the objects arrived at the customer exactly once, and nothing else.
@@ -262,40 +256,15 @@ impl Setup {
     /// Waits for `count` dead letters and receives them.
     pub(crate) async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
         let mut letters = Vec::new();
-        let sqs = self.account().sqs();
+        let account = self.account();
         eventually("dead letters arrive", async || {
-            let receive = sqs.receive_message().queue_url(&self.provider.dead_letter_url);
-            let receive = receive.max_number_of_messages(10).message_attribute_names("All");
-            let received = receive.send().await.expect("the dead-letter queue can be read");
-            letters.extend(received.messages.unwrap_or_default().into_iter().map(DeadLetter::from));
+            let received = account.dead_letters(&self.provider.dead_letter_url, None).await;
+            letters.extend(received.expect("the dead-letter queue can be read"));
             same(&letters.len(), &count).map_err(|counts| format!("{counts}: {letters:?}"))
         })
         .await;
         letters.iter().flat_map(|letter| letter.attributes.values()).for_each(|value| assert_plain(value));
         letters
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct DeadLetter {
-    /// Body of the original message.
-    pub(crate) body: String,
-    /// Attributes that the worker added.
-    pub(crate) attributes: BTreeMap<String, String>,
-}
-
-impl DeadLetter {
-    /// Value of an attribute; empty if it is missing. SQS allows no empty attributes.
-    pub(crate) fn get(&self, name: &str) -> &str {
-        self.attributes.get(name).map(String::as_str).unwrap_or_default()
-    }
-}
-
-impl From<Message> for DeadLetter {
-    fn from(message: Message) -> Self {
-        let attributes = message.message_attributes.unwrap_or_default().into_iter();
-        let attributes = attributes.map(|(name, value)| (name, value.string_value.unwrap_or_default()));
-        Self { body: message.body.unwrap_or_default(), attributes: attributes.collect() }
     }
 }
 

@@ -9,7 +9,6 @@ use tokio::{
 
 use crate::{
     eventually::{eventually, same},
-    samples::generated,
     setup::{Setup, text},
     worker::{Worker, http_get, logferry},
 };
@@ -76,8 +75,7 @@ async fn the_page_shows_a_refused_tenant_beside_one_that_is_well() {
         ])
         .await;
     for tenant in ["well", "broken"] {
-        let object = generated(&format!("{tenant}/c/app/pod/1.json.gz"), 50, 40);
-        setup.upload(&object.key, object.bytes).await;
+        setup.upload_generated(&format!("{tenant}/c/app/pod/1.json.gz"), 50, 40).await;
     }
     let (broken_row, role) =
         ("broken refused none yet", format!("arn:aws:iam::{}:role/missing", broken.account));
@@ -146,8 +144,7 @@ async fn an_open_page_is_updated_and_displaces_no_probe() {
     let mut stream = Stream::open(address).await;
     let sent = stream.until("No object of a tenant").await;
     assert!(sent.contains("content-type: text/event-stream") && sent.contains("\ndata: "), "{sent}");
-    let object = generated("acme/c/app/pod/1.json.gz", 50, 40);
-    setup.upload(&object.key, object.bytes).await;
+    setup.upload_generated("acme/c/app/pod/1.json.gz", 50, 40).await;
     setup.acknowledged(&worker, 1).await;
     assert!(stream.until(">acme<").await.contains(">acme<"), "the update shows the tenant");
 

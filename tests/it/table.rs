@@ -5,7 +5,7 @@ use logferry_testbed::provision::CustomerSpec;
 
 use crate::{
     eventually::{eventually, same},
-    samples::{assert_same_events, expected, generated, received_events},
+    samples::{assert_same_events, expected, received_events},
     setup::Setup,
 };
 
@@ -17,13 +17,12 @@ async fn known_tenants_are_served_during_an_outage_of_the_table() {
     let newcomer = setup.customer_without_row(CustomerSpec::new("newcomer")).await;
     setup.put_row(newcomer.row()).await;
     let worker = setup.worker_with(&[("RETRY_ATTEMPTS", "1")]).await;
-    let mut texts = Vec::new();
+    let mut objects = Vec::new();
     let mut deliver = async |number: usize| {
-        let object = generated(&format!("known/c/app/pod-{number}/1.json.gz"), 5, 40);
-        setup.upload(&object.key, object.bytes).await;
-        texts.push(object.text);
+        let object = setup.upload_generated(&format!("known/c/app/pod-{number}/1.json.gz"), 5, 40).await;
+        objects.push(object);
         eventually("the known tenant's object is delivered", async || {
-            same(&received_events(&setup.aws, &known).await.len(), &(5 * texts.len()))
+            same(&received_events(&setup.aws, &known).await.len(), &(5 * objects.len()))
         })
         .await;
     };
@@ -31,8 +30,7 @@ async fn known_tenants_are_served_during_an_outage_of_the_table() {
     worker.ready().await;
 
     let away = sandbox.faults().add(Fault::new("dynamodb", "Query", Effect::Reset));
-    let late = generated("newcomer/c/app/pod/1.json.gz", 5, 40);
-    setup.upload(&late.key, late.bytes).await;
+    let late = setup.upload_generated("newcomer/c/app/pod/1.json.gz", 5, 40).await;
     // Cache entries are fresh for a second; after that a stale one is used.
     let stale = "logferry_tenant_lookups_total{result=\"stale\"}";
     let mut number = 1;
@@ -40,13 +38,13 @@ async fn known_tenants_are_served_during_an_outage_of_the_table() {
         deliver(number).await;
         number += 1;
     }
-    eventually("the newcomer's message is tried again", async || {
-        let metrics = worker.metrics().await;
-        let failed = metrics.get("logferry_tenant_lookups_total{result=\"failed\"}");
-        let retried = metrics.get("logferry_failures_total{reason=\"tenant_lookup\"}");
-        if failed >= 2.0 && retried >= 2.0 { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
+    worker
+        .until("the newcomer's message is tried again", |metrics| {
+            let failed = metrics.get("logferry_tenant_lookups_total{result=\"failed\"}");
+            let retried = metrics.get("logferry_failures_total{reason=\"tenant_lookup\"}");
+            failed >= 2.0 && retried >= 2.0
+        })
+        .await;
     assert_eq!(received_events(&setup.aws, &newcomer).await, []);
     setup.no_dead_letters().await;
     eventually("readiness says why", async || {
@@ -60,11 +58,7 @@ async fn known_tenants_are_served_during_an_outage_of_the_table() {
     assert_same_events("newcomer", &received_events(&setup.aws, &newcomer).await, &expected(&late.text));
     worker.ready().await;
     setup.no_dead_letters().await;
-    let mut all: Vec<_> = texts.iter().flat_map(|text| expected(text)).collect();
-    let mut found = received_events(&setup.aws, &known).await;
-    all.sort();
-    found.sort();
-    assert_same_events("known", &found, &all);
+    setup.arrived_once(&known, &objects).await;
     let told = |message: &str| {
         let lines = worker.log_lines();
         let told = lines.iter().filter(|line| line.to_string().contains(message)).cloned();

@@ -1,7 +1,7 @@
 //! `logferry tenant`: operators read and change the tenant table, with the worker's own validation.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     path::{Path, PathBuf},
 };
 
@@ -10,25 +10,17 @@ use serde_json::{Value, json};
 
 use crate::{
     eventually::eventually,
-    operator::{self, Ended},
+    operator::{self, Ended, Operator},
     samples::{generated, received_events},
     setup::{Setup, text},
     target::unique,
     worker::logferry,
 };
 
-/// An operator's surroundings: the provider's side, and an environment with the table and no other setting of logferry.
-struct Operator {
-    setup: Setup,
-    environment: BTreeMap<String, String>,
-}
-
 impl Operator {
-    async fn new(name: &str) -> Self {
-        let setup = Setup::new(name).await;
-        let mut environment = setup.environment().await;
-        environment.retain(|name, _| name.starts_with("AWS_") || name == "TENANT_CONFIG_TABLE");
-        Self { setup, environment }
+    /// Keeps the tenant table.
+    async fn of_tenants(name: &str) -> Self {
+        Self::with(Setup::new(name).await, &["TENANT_CONFIG_TABLE"]).await
     }
 
     async fn tenant(&self, arguments: &[&str]) -> Ended {
@@ -80,7 +72,7 @@ fn flag(row: &HashMap<String, AttributeValue>, name: &str) -> Option<bool> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_put_listed_and_read() {
-    let operator = Operator::new("tenant-rows").await;
+    let operator = Operator::of_tenants("tenant-rows").await;
     let mut acme = good("acme", "cloudwatch");
     acme["desired_logs"] = json!(["web-*"]);
     acme["retention_days"] = json!(30);
@@ -133,7 +125,7 @@ async fn rows_are_put_listed_and_read() {
 /// Attributes of other programs stay in the table, including those of types that logferry's rows do not have.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attributes_of_other_programs_are_kept() {
-    let operator = Operator::new("tenant-foreign").await;
+    let operator = Operator::of_tenants("tenant-foreign").await;
     let number = |number: i64| AttributeValue::N(number.to_string());
     let next_year = number(jiff::Timestamp::now().as_second() + 31_536_000);
     let foreign = [
@@ -190,7 +182,7 @@ async fn attributes_of_other_programs_are_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_with_a_past_ttl_is_shown_as_expired_and_replaced() {
-    let operator = Operator::new("tenant-expired").await;
+    let operator = Operator::of_tenants("tenant-expired").await;
     let past = AttributeValue::N((jiff::Timestamp::now().as_second() - 60).to_string());
     let rows = json!([good("acme", "cloudwatch"), good("globex", "cloudwatch")]);
     operator.tenant_reading(&["put", "-"], &rows.to_string()).await.with(0);
@@ -227,7 +219,7 @@ async fn a_row_with_a_past_ttl_is_shown_as_expired_and_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_every_partition_can_be_used() {
-    let operator = Operator::new("tenant-partitions").await;
+    let operator = Operator::of_tenants("tenant-partitions").await;
     let rows: Vec<_> = [
         ("aws", "eu-central-1"),
         ("aws-cn", "cn-north-1"),
@@ -256,7 +248,7 @@ async fn rows_of_every_partition_can_be_used() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_bad_row_prevents_the_whole_put() {
-    let operator = Operator::new("tenant-bad").await;
+    let operator = Operator::of_tenants("tenant-bad").await;
     let mut bad = good("initech", "cloudwatch");
     bad["target_region"] = json!("mars");
     bad["log_distribution_role_arn"] = json!("arn:aws:iam::12:role/x");
@@ -282,7 +274,7 @@ async fn one_bad_row_prevents_the_whole_put() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_is_enabled_disabled_and_deleted() {
-    let operator = Operator::new("tenant-switch").await;
+    let operator = Operator::of_tenants("tenant-switch").await;
     operator.tenant_reading(&["put", "-"], &good("acme", "cloudwatch").to_string()).await.with(0);
     let key = ["acme", "--type", "cloudwatch"];
     let row = async || operator.row("acme", "cloudwatch").await.expect("the row exists");
@@ -310,7 +302,7 @@ async fn a_delivery_is_enabled_disabled_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_conflicts_with_the_configuration_gives_a_warning() {
-    let operator = Operator::new("tenant-misfit").await;
+    let operator = Operator::of_tenants("tenant-misfit").await;
     let mut row = good("acme", "cloudwatch");
     row["oversize"] = json!("quarantine");
     let warning = "oversize: \"quarantine\" needs the worker's setting quarantine.bucket";
@@ -323,7 +315,7 @@ async fn a_row_that_conflicts_with_the_configuration_gives_a_warning() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_do_not_create_missing_rows() {
-    let operator = Operator::new("tenant-nobody").await;
+    let operator = Operator::of_tenants("tenant-nobody").await;
     for command in [
         &["get", "nobody"][..],
         &["enable", "nobody", "--type", "cloudwatch"],
@@ -346,7 +338,7 @@ async fn commands_do_not_create_missing_rows() {
 /// The table has more rows than DynamoDB returns in one answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_table_is_listed_and_checked() {
-    let operator = Operator::new("tenant-table").await;
+    let operator = Operator::of_tenants("tenant-table").await;
     let note = AttributeValue::S("x".repeat(350_000));
     for index in 0..5 {
         let settings = [("paused", AttributeValue::Bool(index == 0)), ("note", note.clone())];
@@ -364,7 +356,7 @@ async fn the_whole_table_is_listed_and_checked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_a_paused_tenant_wait_until_it_is_resumed() {
-    let operator = Operator::new("tenant-pause").await;
+    let operator = Operator::of_tenants("tenant-pause").await;
     let setup = &operator.setup;
     let customer = setup.customer("acme").await;
     let paused =
@@ -374,8 +366,7 @@ async fn messages_of_a_paused_tenant_wait_until_it_is_resumed() {
     assert!(listed.contains("enabled, paused"), "{listed}");
     operator.tenant(&["enable", "acme", "--type", "cloudwatch"]).await.with(0).saying("still paused");
 
-    let held = generated("acme/c/app/pod/held.json.gz", 5, 30);
-    setup.upload(&held.key, held.bytes).await;
+    setup.upload_generated("acme/c/app/pod/held.json.gz", 5, 30).await;
     let _worker = setup.worker().await;
     let letter = setup.dead_letters(1).await.remove(0);
     assert_eq!([letter.get("reason"), letter.get("tenant")], ["tenant_paused", "acme"], "{letter:?}");
@@ -401,7 +392,7 @@ async fn messages_of_a_paused_tenant_wait_until_it_is_resumed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_table_is_a_failure() {
-    let mut operator = Operator::new("tenant-failure").await;
+    let mut operator = Operator::of_tenants("tenant-failure").await;
     operator.environment.insert("TENANT_CONFIG_TABLE".to_owned(), "no-such-table".to_owned());
     for command in [
         &["list"][..],

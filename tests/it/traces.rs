@@ -261,8 +261,7 @@ async fn a_resumed_message(protocol: Protocol) {
     let (setup, collector) = (Setup::new("traces-resumed").await, Collector::start(protocol).await);
     setup.customer("acme").await;
     let queue = queue_name(&setup);
-    let object = generated("acme/c/app/pod/1.json.gz", 400, 20_000);
-    setup.upload(&object.key, object.bytes.clone()).await;
+    setup.upload_generated("acme/c/app/pod/1.json.gz", 400, 20_000).await;
     let gate = Gate::new(&setup.aws.endpoint, 2_500_000).await;
     let mut variables = collector.variables();
     variables.push(("LOGFERRY_WORKER__GRACE_PERIOD", "6s"));
@@ -358,9 +357,7 @@ async fn deliver_without(name: &str, variables: &[(&str, &str)]) -> (Duration, u
     let mut worker = setup.worker_with(&[variables, &[("LOGFERRY_QUEUE__WAIT_TIME", "1s")]].concat()).await;
     let objects: Vec<_> =
         (0..5).map(|number| generated(&format!("acme/c/app/p/{number}.json"), 20, 40)).collect();
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     setup.acknowledged(&worker, 5).await;
     setup.arrived_once(&customer, &objects).await;
     eventually("spans are dropped", async || {
@@ -390,8 +387,7 @@ async fn time_for_many(variables: &[(&str, &str)]) -> Duration {
     let setup = Setup::new("traces-speed").await;
     setup.customer("acme").await;
     for number in 0..MANY {
-        let object = generated(&format!("acme/c/app/p/{number}.json"), 20, 40);
-        setup.upload(&object.key, object.bytes).await;
+        setup.upload_generated(&format!("acme/c/app/p/{number}.json"), 20, 40).await;
     }
     let worker = setup.worker_with(variables).await;
     let began = Instant::now();

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use logferry_testbed::provision::CustomerSpec;
+use logferry_testbed::provision::{CustomerSpec, DeadLetter};
 use serde_json::json;
 
 use crate::{
     eventually::{eventually, same},
     samples::{assert_same_events, expected, generated, gzip, received_events},
-    setup::{DeadLetter, Setup, s3_event, text},
+    setup::{Setup, s3_event, text},
 };
 
 /// A message that no retry can help, and the expected content of its dead letter.
@@ -259,8 +259,7 @@ async fn messages_of_a_paused_tenant_wait_in_the_dead_letter_queue() {
     let paused =
         [("tenant_id", text("acme")), ("type", text("settings")), ("paused", AttributeValue::Bool(true))];
     setup.put_row(paused.map(|(name, value)| (name.to_owned(), value)).into()).await;
-    let object = generated("acme/c/app/pod/1.json.gz", 5, 30);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 5, 30).await;
     let _worker = setup.worker().await;
     let letter = setup.dead_letters(1).await.remove(0);
     let told = ["reason", "tenant", "key"].map(|name| letter.get(name));
@@ -287,8 +286,7 @@ async fn each_wrong_field_of_a_row_is_named() {
         .map(|(name, value)| (name.to_owned(), value)),
     );
     setup.put_row(bad).await;
-    let object = generated("acme/c/app/pod/1.json.gz", 5, 30);
-    setup.upload(&object.key, object.bytes).await;
+    let object = setup.upload_generated("acme/c/app/pod/1.json.gz", 5, 30).await;
     let worker = setup.worker().await;
     let letter = setup.dead_letters(1).await.remove(0);
     assert_eq!(letter.get("reason"), "bad_tenant_row", "{letter:?}");

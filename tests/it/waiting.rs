@@ -40,9 +40,7 @@ impl Refused {
         let customer = setup.customer_without_role("refused", &[]).await;
         let object = |n| generated(&format!("refused/c/app/pod-{n}/1.json.gz"), 5, 40);
         let objects: Vec<_> = (0..count).map(object).collect();
-        for object in &objects {
-            setup.upload(&object.key, object.bytes.clone()).await;
-        }
+        setup.upload_all(&objects).await;
         Self { customer, objects }
     }
 
@@ -53,14 +51,6 @@ impl Refused {
         setup.no_dead_letters().await;
         setup.arrived_once(&self.customer, &self.objects).await;
     }
-}
-
-async fn until_metric(worker: &Worker, name: &str, least: f64) {
-    eventually("a metric rises", async || {
-        let metrics = worker.metrics().await;
-        if metrics.get(name) >= least { Ok(()) } else { Err(format!("{metrics:?}")) }
-    })
-    .await;
 }
 
 /// Waits until the worker has logged these words.
@@ -94,14 +84,12 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
         ("LOGFERRY_WORKER__CONCURRENCY", "3"),
     ];
     let worker = setup.worker_with(&[&ANEW[..], &settings].concat()).await;
-    until_metric(&worker, SENT_ANEW, 3.0 * QUOTA as f64).await;
+    worker.reaches(SENT_ANEW, 3.0 * QUOTA as f64).await;
     let healthy = setup.customer("healthy").await;
     let fine: Vec<_> =
         (0..10).map(|n| generated(&format!("healthy/c/app/pod-{n}/1.json.gz"), 5, 40)).collect();
-    for object in &fine {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
-    until_metric(&worker, "logferry_messages_total{verdict=\"ack\"}", 10.0).await;
+    setup.upload_all(&fine).await;
+    worker.reaches("logferry_messages_total{verdict=\"ack\"}", 10.0).await;
     setup.arrived_once(&healthy, &fine).await;
     refused.mended(&setup).await;
     let counts = sandbox.queue_counts(&setup.provider.queue_arn).expect("the queue exists");
@@ -120,9 +108,9 @@ async fn a_message_too_long_to_be_sent_again_does_not_keep_others_in_flight() {
     let room = " ".repeat(1_048_570 - event.len());
     setup.send(&format!("{event}{room}")).await;
     let worker = setup.worker_with(&ANEW).await;
-    until_metric(&worker, "logferry_queue_errors_total{call=\"send_anew\"}", 1.0).await;
+    worker.reaches("logferry_queue_errors_total{call=\"send_anew\"}", 1.0).await;
     let before = worker.metrics().await.get(SENT_ANEW);
-    until_metric(&worker, SENT_ANEW, before + 15.0).await;
+    worker.reaches(SENT_ANEW, before + 15.0).await;
 }
 
 /// Messages that wait are sent anew, and their objects arrive once. Also runs on ministack.
@@ -131,7 +119,7 @@ async fn messages_that_are_sent_again_arrive_once() {
     let setup = Setup::new("anew").await;
     let refused = Refused::with(&setup, 5).await;
     let worker = setup.worker_with(&ANEW).await;
-    until_metric(&worker, SENT_ANEW, 15.0).await;
+    worker.reaches(SENT_ANEW, 15.0).await;
     refused.mended(&setup).await;
 }
 
@@ -202,7 +190,7 @@ async fn without_the_permission_to_send_messages_wait_hidden() {
     }
     let refused = Refused::with(&setup, 5).await;
     let worker = setup.worker_with(&ANEW).await;
-    until_metric(&worker, ROLE_DENIED, 15.0).await;
+    worker.reaches(ROLE_DENIED, 15.0).await;
     refused.mended(&setup).await;
     assert_eq!(worker.metrics().await.get(SENT_ANEW), 0.0);
 }
@@ -233,7 +221,7 @@ async fn a_poison_message_has_one_letter_however_late_it_is_deleted() {
     let outage = sandbox.faults().add(Fault { sessions_only: true, ..fault });
     let worker = setup.worker_with(&[("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")]).await;
     setup.send("no event").await;
-    until_metric(&worker, "logferry_queue_errors_total{call=\"delete\"}", 5.0).await;
+    worker.reaches("logferry_queue_errors_total{call=\"delete\"}", 5.0).await;
     assert_eq!(setup.queue_depth().await, (0, 1), "the message is hidden until it is deleted");
     sandbox.faults().remove(outage);
     setup.queue_is_empty().await;
@@ -257,9 +245,7 @@ async fn an_extension_that_hangs_makes_no_message_visible() {
     let worker = setup.worker_with(&[("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT", "10s")]).await;
     let objects: Vec<_> =
         (0..4).map(|n| generated(&format!("acme/c/app/pod-{n}/1.json.gz"), 5, 40)).collect();
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     setup.acknowledged(&worker, 4).await;
     assert!(
         sandbox.calls("sqs", "ChangeMessageVisibilityBatch") >= 4,

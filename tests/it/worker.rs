@@ -12,13 +12,9 @@ use std::{
 };
 
 use logferry_sandbox::Sandbox;
-pub(crate) use logferry_testbed::worker::{Samples, http_get};
+pub(crate) use logferry_testbed::worker::{Samples, http_get, http_send};
 use logferry_testbed::worker::{WorkerError, WorkerProcess, http_get_as};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 use crate::{
     docs::assert_documented, eventually::eventually, secrets::assert_no_credentials, target::unique,
@@ -140,6 +136,20 @@ impl Worker {
         Samples::parse(&text)
     }
 
+    /// Waits until the metrics fulfil a condition.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Samples) -> bool) {
+        eventually(what, async || {
+            let metrics = self.metrics().await;
+            if holds(&metrics) { Ok(()) } else { Err(format!("{metrics:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until a metric is at least as large.
+    pub(crate) async fn reaches(&self, name: &str, least: f64) {
+        self.until(name, |metrics| metrics.get(name) >= least).await;
+    }
+
     /// Highest resident memory in bytes; `None` where there is no `/proc`.
     pub(crate) fn peak_rss(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()?)).ok()?;
@@ -203,24 +213,6 @@ impl Readiness {
     fn conditions(&self) -> &Vec<Value> {
         self.0["conditions"].as_array().expect("the body has conditions")
     }
-}
-
-/// Sends one request with a body over a new connection. Returns status and body of the answer.
-pub(crate) async fn http_send(
-    address: SocketAddr,
-    method: &str,
-    path: &str,
-    body: &str,
-) -> Result<(u16, String), Error> {
-    let mut stream = TcpStream::connect(address).await?;
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all(format!("{head}{body}").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    status.map(|status| (status, body.to_owned())).ok_or_else(|| Error::other(format!("no HTTP: {answer:?}")))
 }
 
 impl Drop for Worker {

@@ -8,9 +8,9 @@ use std::{
 use logferry_sandbox::Put;
 
 /// Largest number of reported flaws of one kind. Further flaws are only counted.
-const TOLD: usize = 5;
+pub(crate) const TOLD: usize = 5;
 /// Number of characters of a message that a reported flaw shows.
-const SHOWN: usize = 60;
+pub(crate) const SHOWN: usize = 60;
 
 /// One event that should arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,10 +6,7 @@ use anyhow::Context;
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
-/// Largest number of reported flaws. Further flaws are only counted.
-const TOLD: usize = 5;
-/// Number of characters of a message that a reported flaw shows.
-const SHOWN: usize = 60;
+use crate::comparison::{SHOWN, TOLD};
 
 /// A record that should be in the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq)]

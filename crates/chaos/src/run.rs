@@ -46,16 +46,16 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
         stage.sandbox.faults().clear();
         rained
     };
-    let befall = async {
+    let disturbances = async {
         workers.strike(&plan.strokes, &stage.sandbox, begun).await?;
         match plan.outage {
             Some(outage) => workers.watch(outage, begun).await,
             None => Ok(Vec::new()),
         }
     };
-    let (stored, befallen) = tokio::join!(timeline, befall);
+    let (stored, disturbed) = tokio::join!(timeline, disturbances);
     let stored = stored?;
-    match befallen {
+    match disturbed {
         Ok(missing) => problems.extend(missing),
         Err(error) => problems.push(format!("{error:#}")),
     }
@@ -82,8 +82,8 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
     if let Err(error) = workers.stop().await {
         problems.push(format!("{error:#}"));
     }
-    let confessions = workers.confessions()?;
-    problems.extend(confessions.defects);
+    let findings = workers.findings()?;
+    problems.extend(findings.defects);
 
     let faults = stage.sandbox.faults().struck();
     let struck = |names: &[&str]| names.iter().filter_map(|name| faults.get(*name)).sum::<u64>();
@@ -116,7 +116,7 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
         again: again as u64,
         dead_letters: letters.len() as u64,
         unaccounted,
-        without_ledger: confessions.without_ledger,
+        without_ledger: findings.without_ledger,
         comparison,
         kept,
         problems,

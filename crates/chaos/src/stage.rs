@@ -9,8 +9,6 @@ use std::{
 
 use anyhow::{Context, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
-use aws_sdk_sqs::types::QueueAttributeName;
 use jiff::Timestamp;
 use logferry_sandbox::Sandbox;
 use logferry_testbed::provision::{
@@ -60,15 +58,12 @@ impl Stage {
         let provider = Provider::create(&aws, &spec).await?;
         let root = aws.account(&provider.account);
         let silent_bucket = format!("{}-silent", provider.bucket);
-        let s3 = root.s3();
-        s3.create_bucket().bucket(&silent_bucket).send().await.context("cannot create a bucket")?;
+        root.create_bucket(&silent_bucket).await?;
         if plan.versioned {
-            let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
-            let put = s3.put_bucket_versioning().bucket(&silent_bucket).versioning_configuration(enabled);
-            put.send().await.context("cannot switch versioning on")?;
+            root.enable_versioning(&silent_bucket).await?;
         }
         if plan.quarantine {
-            s3.create_bucket().bucket(QUARANTINE).send().await.context("cannot create a bucket")?;
+            root.create_bucket(QUARANTINE).await?;
         }
         let mut tenants = Vec::new();
         for (number, tenant) in plan.tenants.iter().enumerate() {
@@ -272,7 +267,8 @@ impl Stage {
         let started = Instant::now();
         loop {
             workers.check_run()?;
-            let left = self.left().await?;
+            let (visible, hidden) = self.root.queue_depth(&self.provider.queue_url).await?;
+            let left = visible + hidden;
             if left == 0 {
                 return Ok(());
             }
@@ -282,24 +278,6 @@ impl Stage {
             );
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-    }
-
-    async fn left(&self) -> anyhow::Result<u64> {
-        use QueueAttributeName::{
-            ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
-            ApproximateNumberOfMessagesNotVisible,
-        };
-        let states = [
-            ApproximateNumberOfMessages,
-            ApproximateNumberOfMessagesDelayed,
-            ApproximateNumberOfMessagesNotVisible,
-        ];
-        let get = self.root.sqs().get_queue_attributes().queue_url(&self.provider.queue_url);
-        let got = get.set_attribute_names(Some(states.into())).send().await;
-        let attributes = got.context("cannot read the queue's attributes")?.attributes.unwrap_or_default();
-        ensure!(attributes.len() == 3, "SQS does not return the queue's length");
-        let counts = attributes.values().map(|text| text.parse::<u64>());
-        counts.sum::<Result<u64, _>>().context("SQS does not return the queue's length")
     }
 }
 

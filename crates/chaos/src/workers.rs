@@ -28,7 +28,7 @@ const WITHOUT_LEDGER: &str = "the ledger is out of reach";
 
 /// Findings in the workers' logs.
 #[derive(Debug, Default)]
-pub(crate) struct Confessions {
+pub(crate) struct LogFindings {
     /// Log lines that show a defect.
     pub(crate) defects: Vec<String>,
     /// How often a worker went on without the ledger.
@@ -231,8 +231,8 @@ impl Workers {
     }
 
     /// Reads the logs of all workers, killed ones included.
-    pub(crate) fn confessions(&self) -> anyhow::Result<Confessions> {
-        let mut confessions = Confessions::default();
+    pub(crate) fn findings(&self) -> anyhow::Result<LogFindings> {
+        let mut findings = LogFindings::default();
         for number in 0..self.started {
             let path = self.folder.join(format!("worker-{number}.log"));
             let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -240,13 +240,13 @@ impl Workers {
                 let read: Value = serde_json::from_str(line).unwrap_or_default();
                 let defect = matches!(read["reason"].as_str(), Some("unaccounted" | "panic"));
                 if defect || line.contains("panicked at") {
-                    confessions.defects.push(line.to_owned());
+                    findings.defects.push(line.to_owned());
                 }
                 let message = read["message"].as_str().unwrap_or_default();
-                confessions.without_ledger += u64::from(message.starts_with(WITHOUT_LEDGER));
+                findings.without_ledger += u64::from(message.starts_with(WITHOUT_LEDGER));
             }
         }
-        Ok(confessions)
+        Ok(findings)
     }
 
     /// Sends SIGTERM to all workers and waits until they have drained.

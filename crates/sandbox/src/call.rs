@@ -1,9 +1,14 @@
 //! Types between the HTTP front and the services: requests, replies and refusals.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::encoding::form_pairs;
 
 /// Signer of a request: an account's root, or a session of a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,19 +57,38 @@ impl Call {
         if self.region.starts_with("eusc-") { "aws-eusc" } else { "aws" }
     }
 
-    /// Parses the body as JSON, for the JSON protocols.
-    pub fn json(&self) -> Result<Value, AwsError> {
-        if self.body.is_empty() {
-            return Ok(json!({}));
+    /// ARN of the caller: the account's root, or the session.
+    pub(crate) fn caller_arn(&self) -> String {
+        match &self.principal {
+            Principal::Root => format!("arn:aws:iam::{}:root", self.account),
+            Principal::Session { role_arn, session_name, .. } => {
+                let role = role_arn.rsplit('/').next().unwrap_or_default();
+                format!("arn:aws:sts::{}:assumed-role/{role}/{session_name}", self.account)
+            }
         }
-        serde_json::from_slice(&self.body).map_err(|error| {
-            AwsError::new(400, "SerializationException", format!("body is not JSON: {error}"))
-        })
     }
 
-    /// Parses the body as a form, for the Query protocol (IAM, STS, SNS): decoded, in the order of the request.
-    pub fn form(&self) -> Vec<(String, String)> {
-        form_pairs(std::str::from_utf8(&self.body).unwrap_or_default())
+    /// Parses the body of a JSON protocol. An empty body is an empty object. Borrows from the body where the type allows that.
+    pub(crate) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, AwsError> {
+        let unreadable = |reason: String| AwsError::new(400, "SerializationException", reason);
+        let text = std::str::from_utf8(&self.body).map_err(|error| unreadable(error.to_string()))?;
+        serde_json::from_str(if text.is_empty() { "{}" } else { text })
+            .map_err(|error| unreadable(error.to_string()))
+    }
+
+    /// Answers 501 if the request has a member that would otherwise be ignored.
+    pub(crate) fn refuse_rest(&self, service: &str, rest: &Rest) -> Result<(), AwsError> {
+        match rest.iter().find(|(_, value)| !value.is_null()) {
+            Some((name, _)) => {
+                Err(AwsError::not_implemented(service, &format!("{} with {name}", self.operation)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Parses the body as a form, for the Query protocol (IAM, STS, SNS).
+    pub(crate) fn form(&self) -> Form {
+        Form(form_pairs(std::str::from_utf8(&self.body).unwrap_or_default()))
     }
 
     /// Value of the first query parameter with this name.
@@ -78,43 +102,21 @@ impl Call {
     }
 }
 
-/// Splits and decodes `a=b&c=d` (percent and plus), in order.
-pub fn form_pairs(text: &str) -> Vec<(String, String)> {
-    text.split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode_form(key), decode_form(value))
-        })
-        .collect()
-}
+/// Members of a JSON request that the sandbox does not implement.
+pub(crate) type Rest = BTreeMap<String, Value>;
 
-/// Decodes form encoding: `+` is a space, `%XX` a byte.
-pub fn decode_form(text: &str) -> String {
-    decode_percent(&text.replace('+', " "))
-}
+/// Parameters of a call of the Query protocol, decoded, in the order of the request.
+pub(crate) struct Form(pub(crate) Vec<(String, String)>);
 
-/// Decodes percent encoding. A plus stays a plus, and a broken escape stays as it is.
-pub fn decode_percent(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escape = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()))
-            .flatten();
-        match escape {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
+impl Form {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
-    String::from_utf8_lossy(&out).into_owned()
+
+    /// Value of a parameter, unless it is missing or empty.
+    pub(crate) fn filled(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|value| !value.is_empty())
+    }
 }
 
 /// Answer of a service.
@@ -137,6 +139,15 @@ impl Reply {
     /// Status 200 with an XML body.
     pub fn xml(text: String) -> Self {
         Self::bytes("text/xml", text)
+    }
+
+    /// Status 200 with the XML of the Query protocol.
+    pub(crate) fn query(namespace: &str, operation: &str, result: &str) -> Self {
+        let result = match result {
+            "" => String::new(),
+            some => format!("<{operation}Result>{some}</{operation}Result>"),
+        };
+        Self::xml(format!("<{operation}Response xmlns=\"{namespace}\">{result}</{operation}Response>"))
     }
 
     /// Status 200 with an empty body.
@@ -192,19 +203,19 @@ impl AwsError {
 
     /// 403 with IAM's message.
     pub fn access_denied(call: &Call, action: &str, resource: &str) -> Self {
-        let caller = match &call.principal {
-            Principal::Root => format!("arn:aws:iam::{}:root", call.account),
-            Principal::Session { role_arn, session_name, .. } => {
-                let role = role_arn.rsplit('/').next().unwrap_or_default();
-                format!("arn:aws:sts::{}:assumed-role/{role}/{session_name}", call.account)
-            }
-        };
+        let caller = call.caller_arn();
         Self::new(
             403,
             "AccessDenied",
             format!("User: {caller} is not authorized to perform: {action} on resource: {resource}"),
         )
     }
+}
+
+/// AWS's message about a member that violates a constraint of the service's model. A missing member has the value `null`.
+pub(crate) fn violation(value: &str, member: &str, rule: &str) -> String {
+    let value = if value == "null" { value.to_owned() } else { format!("'{value}'") };
+    format!("1 validation error detected: Value {value} at '{member}' failed to satisfy constraint: {rule}")
 }
 
 /// Result of every service method.

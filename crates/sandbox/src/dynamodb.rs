@@ -13,14 +13,13 @@ mod table;
 mod tables;
 mod value;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use crate::call::{Answer, AwsError, Call};
+use crate::call::{Answer, AwsError, Call, Rest, violation};
 use crate::cloud::Cloud;
 use table::Table;
 
@@ -64,9 +63,6 @@ impl DynamoDb {
     }
 }
 
-/// Members of a request that the sandbox does not implement.
-type Rest = BTreeMap<String, Value>;
-
 #[derive(Deserialize)]
 struct Request<T> {
     #[serde(rename = "TableName")]
@@ -77,10 +73,8 @@ struct Request<T> {
 
 /// Parses a request, checks the table's name and asks IAM.
 fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), AwsError> {
-    let request: Request<T> = serde_json::from_value(call.json()?)
-        .map_err(|error| AwsError::new(400, "SerializationException", error.to_string()))?;
-    let name =
-        request.table_name.ok_or_else(|| constraint("null", "tableName", "Member must not be null"))?;
+    let request: Request<T> = call.parse()?;
+    let name = required(request.table_name, "tableName")?;
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if !name.bytes().all(legal) {
         let rule = "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+";
@@ -92,24 +86,8 @@ fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), 
         ));
     }
     let action = format!("dynamodb:{}", call.operation);
-    cloud.iam.authorize(call, &action, &table_arn(call, &name)).map_err(|refusal| {
-        // DynamoDB has its own code and status for a refusal.
-        match refusal.code.as_str() {
-            "AccessDenied" => AwsError::new(400, "AccessDeniedException", refusal.message),
-            _ => refusal,
-        }
-    })?;
+    cloud.iam.authorize(call, &action, &table_arn(call, &name))?;
     Ok((name, request.members))
-}
-
-/// Answers 501 if the request has a member that would otherwise be ignored.
-fn refuse_rest(call: &Call, rest: &Rest) -> Result<(), AwsError> {
-    match rest.iter().find(|(_, value)| !value.is_null()) {
-        Some((name, _)) => {
-            Err(AwsError::not_implemented("dynamodb", &format!("{} with {name}", call.operation)))
-        }
-        None => Ok(()),
-    }
 }
 
 fn address(call: &Call, table: &str) -> (String, String, String) {
@@ -126,10 +104,11 @@ fn validation(message: impl Into<String>) -> AwsError {
 
 /// Error for a member that violates a constraint of the service's model.
 fn constraint(value: &str, member: &str, rule: &str) -> AwsError {
-    let value = if value == "null" { value.to_owned() } else { format!("'{value}'") };
-    validation(format!(
-        "1 validation error detected: Value {value} at '{member}' failed to satisfy constraint: {rule}"
-    ))
+    validation(violation(value, member, rule))
+}
+
+fn required<T>(value: Option<T>, member: &str) -> Result<T, AwsError> {
+    value.ok_or_else(|| constraint("null", member, "Member must not be null"))
 }
 
 /// Checks a member against its enumeration. A missing member means the first choice.

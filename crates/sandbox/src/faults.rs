@@ -225,15 +225,17 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::Sandbox;
-    use logferry_testbed::provision::{Account, Aws, QueryError};
+    use crate::{
+        Sandbox,
+        requests::{self, TRUST, code},
+    };
+    use logferry_testbed::provision::{Account, QueryError};
 
     const CALLER: &[(&str, &str)] = &[("Action", "GetCallerIdentity")];
 
     async fn sandbox() -> (Sandbox, Account) {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
-        (sandbox, account)
+        let (sandbox, aws) = requests::sandbox().await;
+        (sandbox, aws.account("111111111111"))
     }
 
     fn sts(effect: Effect) -> Fault {
@@ -269,8 +271,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_rule_covers_only_what_it_names() {
-        let (sandbox, account) = sandbox().await;
-        let other = Aws::new(&sandbox.endpoint(), "us-east-1").account("222222222222");
+        let (sandbox, aws) = requests::sandbox().await;
+        let (account, other) = (aws.account("111111111111"), aws.account("222222222222"));
         let faults = sandbox.faults();
         faults.add(Fault { account: Some("222222222222".to_owned()), ..sts(Effect::Error(error())) });
         faults.add(Fault { contains: Some("needle".to_owned()), ..sts(Effect::Error(error())) });
@@ -288,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn a_rule_can_be_limited_to_sessions() {
         let (sandbox, account) = sandbox().await;
-        let created = create_role(&account, "role").await.expect("nothing is injected yet");
+        let created = requests::create_role(&account, "role", TRUST).await.expect("nothing is injected yet");
         let (_, rest) = created.split_once("<Arn>").expect("the role's ARN");
         let (arn, _) = rest.split_once("</Arn>").expect("the role's ARN");
         let session = account.assume_role(arn, "session", &[]).await.expect("anyone may assume the role");
@@ -301,9 +303,9 @@ mod tests {
     async fn a_reset_leaves_no_answer_and_no_effect() {
         let (sandbox, account) = sandbox().await;
         let id = sandbox.faults().add(Fault::new("iam", "CreateRole", Effect::Reset));
-        assert!(is_unanswered(&create_role(&account, "lost").await));
+        assert!(is_unanswered(&requests::create_role(&account, "lost", TRUST).await));
         sandbox.faults().remove(id);
-        create_role(&account, "lost").await.expect("the first attempt had no effect");
+        requests::create_role(&account, "lost", TRUST).await.expect("the first attempt had no effect");
     }
 
     #[tokio::test]
@@ -311,25 +313,11 @@ mod tests {
         let (sandbox, account) = sandbox().await;
         let once = |effect| Fault { times: Some(1), ..Fault::new("iam", "CreateRole", effect) };
         sandbox.faults().add(once(Effect::After { error: None }));
-        assert!(is_unanswered(&create_role(&account, "one").await));
-        assert_eq!(code_of(create_role(&account, "one").await), "EntityAlreadyExists");
+        assert!(is_unanswered(&requests::create_role(&account, "one", TRUST).await));
+        assert_eq!(code(requests::create_role(&account, "one", TRUST).await), "EntityAlreadyExists");
         sandbox.faults().add(once(Effect::After { error: Some(error()) }));
-        assert_eq!(code_of(create_role(&account, "two").await), "ServiceUnavailable");
-        assert_eq!(code_of(create_role(&account, "two").await), "EntityAlreadyExists");
-    }
-
-    async fn create_role(account: &Account, name: &str) -> Result<String, QueryError> {
-        let trust = r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}}"#;
-        account
-            .iam_query(&[("Action", "CreateRole"), ("RoleName", name), ("AssumeRolePolicyDocument", trust)])
-            .await
-    }
-
-    fn code_of(answer: Result<String, QueryError>) -> String {
-        match answer {
-            Err(QueryError::Refused { code, .. }) => code,
-            other => panic!("not refused: {other:?}"),
-        }
+        assert_eq!(code(requests::create_role(&account, "two", TRUST).await), "ServiceUnavailable");
+        assert_eq!(code(requests::create_role(&account, "two", TRUST).await), "EntityAlreadyExists");
     }
 
     #[tokio::test]

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 
-use crate::call::{Answer, AwsError, Call, Principal, Reply};
+use crate::call::{Answer, AwsError, Call, Form, Principal, Reply, violation};
 use crate::cloud::Cloud;
+use crate::encoding::encode_percent;
 use crate::policy::{Access, Context, Decision, Policy, Who};
 
 const NAMESPACE: &str = "https://iam.amazonaws.com/doc/2010-05-08/";
@@ -96,7 +97,7 @@ impl Iam {
     }
 
     fn create_role(&self, call: &Call) -> Answer {
-        let form = Form::read(
+        let form = read(
             call,
             &["RoleName", "AssumeRolePolicyDocument", "Path", "Description", "MaxSessionDuration"],
         )?;
@@ -106,7 +107,7 @@ impl Iam {
                 "CreateRole with a MaxSessionDuration other than 3600",
             ));
         }
-        let name = form.role_name()?;
+        let name = role_name(&form)?;
         let path = form.get("Path").unwrap_or("/");
         let legal = |byte: u8| byte == b'/' || is_legal_in_name(byte);
         if !(path.starts_with('/') && path.ends_with('/') && path.bytes().all(legal)) {
@@ -114,7 +115,7 @@ impl Iam {
         }
         let arn = format!("arn:{}:iam::{}:role{path}{name}", call.partition(), call.account);
         self.authorize(call, "iam:CreateRole", &arn)?;
-        let trust_text = form.required("AssumeRolePolicyDocument")?;
+        let trust_text = required(&form, "AssumeRolePolicyDocument")?;
         let role = Role {
             arn,
             id: format!("AROA{}", random_id(17)),
@@ -124,7 +125,7 @@ impl Iam {
             created: Timestamp::now(),
             policies: BTreeMap::new(),
         };
-        let answer = reply("CreateRole", &role.xml(trust_text));
+        let answer = Reply::query(NAMESPACE, "CreateRole", &role.xml(trust_text));
         let mut roles = self.roles();
         let key = (call.account.clone(), name.to_owned());
         if roles.contains_key(&key) {
@@ -136,22 +137,22 @@ impl Iam {
     }
 
     fn update_assume_role_policy(&self, call: &Call) -> Answer {
-        let form = Form::read(call, &["RoleName", "PolicyDocument"])?;
-        let text = form.required("PolicyDocument")?;
+        let form = read(call, &["RoleName", "PolicyDocument"])?;
+        let text = required(&form, "PolicyDocument")?;
         let trust = read_trust(text)?;
         self.with_role(call, &form, |role| {
             role.trust = trust;
-            Ok(reply("UpdateAssumeRolePolicy", ""))
+            Ok(Reply::query(NAMESPACE, "UpdateAssumeRolePolicy", ""))
         })
     }
 
     fn put_role_policy(&self, call: &Call) -> Answer {
-        let form = Form::read(call, &["RoleName", "PolicyName", "PolicyDocument"])?;
-        let name = form.required("PolicyName")?;
-        let policy = Policy::identity(form.required("PolicyDocument")?)?;
+        let form = read(call, &["RoleName", "PolicyName", "PolicyDocument"])?;
+        let name = required(&form, "PolicyName")?;
+        let policy = Policy::identity(required(&form, "PolicyDocument")?)?;
         self.with_role(call, &form, |role| {
             role.policies.insert(name.to_owned(), policy);
-            Ok(reply("PutRolePolicy", ""))
+            Ok(Reply::query(NAMESPACE, "PutRolePolicy", ""))
         })
     }
 
@@ -162,7 +163,7 @@ impl Iam {
         form: &Form,
         act: impl FnOnce(&mut Role) -> Result<T, AwsError>,
     ) -> Result<T, AwsError> {
-        let name = form.role_name()?;
+        let name = role_name(form)?;
         let key = (call.account.clone(), name.to_owned());
         let arn = self.roles().get(&key).map(|role| role.arn.clone());
         let arn = arn.ok_or_else(|| no_such_role(name))?;
@@ -187,47 +188,33 @@ impl Role {
             self.id,
             self.arn,
             self.created.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            encode_document(trust),
+            encode_percent(trust, b"-._~"),
         )
     }
 }
 
-/// Parameters of a Query call. [`Form::read`] refuses unknown parameters.
-struct Form(Vec<(String, String)>);
-
-impl Form {
-    fn read(call: &Call, known: &[&str]) -> Result<Self, AwsError> {
-        let form = call.form();
-        let unknown = form.iter().find(|(key, _)| {
-            !["Action", "Version"].contains(&key.as_str()) && !known.contains(&key.as_str())
-        });
-        match unknown {
-            Some((key, _)) => {
-                Err(AwsError::not_implemented("iam", &format!("{} with {key}", call.operation)))
-            }
-            None => Ok(Self(form)),
-        }
+/// Parses the form of a call and refuses unknown parameters.
+fn read(call: &Call, known: &[&str]) -> Result<Form, AwsError> {
+    let form = call.form();
+    let known = |key: &str| ["Action", "Version"].contains(&key) || known.contains(&key);
+    match form.0.iter().find(|(key, _)| !known(key)) {
+        Some((key, _)) => Err(AwsError::not_implemented("iam", &format!("{} with {key}", call.operation))),
+        None => Ok(form),
     }
+}
 
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
+fn required<'a>(form: &'a Form, name: &str) -> Result<&'a str, AwsError> {
+    form.filled(name).ok_or_else(|| invalid(violation("null", name, "Member must not be null")))
+}
 
-    fn required(&self, name: &str) -> Result<&str, AwsError> {
-        self.get(name).filter(|value| !value.is_empty()).ok_or_else(|| {
-            invalid(format!("1 validation error detected: Value at '{name}' failed to satisfy constraint: Member must not be null"))
-        })
-    }
-
-    fn role_name(&self) -> Result<&str, AwsError> {
-        let name = self.required("RoleName")?;
-        match name.len() <= 64 && name.bytes().all(is_legal_in_name) {
-            true => Ok(name),
-            false => Err(invalid(
-                "The specified value for roleName is invalid. It must contain only alphanumeric characters and/or the \
-                 following: +=,.@_-",
-            )),
-        }
+fn role_name(form: &Form) -> Result<&str, AwsError> {
+    let name = required(form, "RoleName")?;
+    match name.len() <= 64 && name.bytes().all(is_legal_in_name) {
+        true => Ok(name),
+        false => Err(invalid(
+            "The specified value for roleName is invalid. It must contain only alphanumeric characters and/or the \
+             following: +=,.@_-",
+        )),
     }
 }
 
@@ -249,30 +236,10 @@ fn key_of(role_arn: &str) -> Option<(String, String)> {
     Some((account.to_owned(), resource.strip_prefix("role/")?.rsplit('/').next()?.to_owned()))
 }
 
-/// Encodes a policy document as IAM returns it: percent-encoded within the XML.
-fn encode_document(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
 /// Random capital letters and digits, like the ends of AWS's ids.
 pub(crate) fn random_id(length: usize) -> String {
     const SYMBOLS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     (0..length).map(|_| char::from(SYMBOLS[fastrand::usize(..SYMBOLS.len())])).collect()
-}
-
-fn reply(operation: &str, result: &str) -> Reply {
-    let result = match result {
-        "" => String::new(),
-        some => format!("<{operation}Result>{some}</{operation}Result>"),
-    };
-    Reply::xml(format!("<{operation}Response xmlns=\"{NAMESPACE}\">{result}</{operation}Response>"))
 }
 
 fn no_such_role(name: &str) -> AwsError {
@@ -289,10 +256,9 @@ fn invalid(message: impl Into<String>) -> AwsError {
 
 #[cfg(test)]
 mod tests {
-    use crate::Sandbox;
-    use logferry_testbed::provision::{Account, Aws, QueryError};
+    use crate::requests::{TRUST, sandbox};
+    use logferry_testbed::provision::{Account, QueryError};
 
-    const TRUST: &str = r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}}"#;
     const POLICY: &str = r#"{"Statement":{"Effect":"Allow","Action":"iam:PutRolePolicy","Resource":"*"}}"#;
 
     async fn ask(account: &Account, action: &str, more: &[(&str, &str)]) -> Result<String, String> {
@@ -307,8 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_role_belongs_to_one_account() {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let (_sandbox, aws) = sandbox().await;
         let (owner, other) = (aws.account("111111111111"), aws.account("222222222222"));
         let create = [("AssumeRolePolicyDocument", TRUST), ("Path", "/a/b/")];
         let created = ask(&owner, "CreateRole", &create).await.expect("the role can be created");
@@ -337,8 +302,8 @@ mod tests {
 
     #[tokio::test]
     async fn invalid_requests_are_refused() {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let (_sandbox, aws) = sandbox().await;
+        let account = aws.account("111111111111");
         let long = format!(r#"{{"Version":"{}"}}"#, "x".repeat(2_048));
         for (more, expected) in [
             (vec![], "ValidationError"),

@@ -10,10 +10,13 @@
 pub mod call;
 mod cloud;
 mod dynamodb;
+mod encoding;
 pub mod faults;
 mod iam;
 mod logs;
 mod policy;
+#[cfg(test)]
+mod requests;
 mod s3;
 mod server;
 mod sigv4;

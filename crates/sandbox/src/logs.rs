@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 
-use crate::call::{Answer, AwsError, Call, Reply};
+use crate::call::{Answer, AwsError, Call, Reply, Rest};
 use crate::cloud::Cloud;
-use input::{Rest, constraint, group_name, invalid_parameter, parse, refuse_rest, required, stream_name};
+use input::{constraint, group_name, invalid_parameter, required, stream_name};
 pub use puts::Put;
 use store::{AccountLogs, Group, Stream};
 pub use totals::Totals;
@@ -117,8 +117,8 @@ impl Logs {
     }
 
     fn create_log_group(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: CreateLogGroup = parse(call)?;
-        refuse_rest(call, &request.rest)?;
+        let request: CreateLogGroup = call.parse()?;
+        call.refuse_rest("logs", &request.rest)?;
         if request.log_group_class.is_some_and(|class| class != "STANDARD") {
             return Err(AwsError::not_implemented(
                 "logs",
@@ -139,8 +139,8 @@ impl Logs {
     }
 
     fn put_retention_policy(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: PutRetentionPolicy = parse(call)?;
-        refuse_rest(call, &request.rest)?;
+        let request: PutRetentionPolicy = call.parse()?;
+        call.refuse_rest("logs", &request.rest)?;
         let name = required(request.log_group_name, "logGroupName")?;
         group_name(&name)?;
         let days = required(request.retention_in_days, "retentionInDays")?;
@@ -170,8 +170,8 @@ impl Logs {
     }
 
     fn named_stream(&self, cloud: &Cloud, call: &Call) -> Result<(String, String), AwsError> {
-        let request: NamedStream = parse(call)?;
-        refuse_rest(call, &request.rest)?;
+        let request: NamedStream = call.parse()?;
+        call.refuse_rest("logs", &request.rest)?;
         let group = required(request.log_group_name, "logGroupName")?;
         group_name(&group)?;
         let stream = required(request.log_stream_name, "logStreamName")?;
@@ -195,15 +195,9 @@ fn authorize_stream(cloud: &Cloud, call: &Call, group: &str, stream: &str) -> Re
     authorize(cloud, call, &format!("{}:log-stream:{stream}", group_arn(call, group)))
 }
 
-/// Asks IAM. A refusal gets this service's code and status, `AccessDeniedException` and 400.
+/// Asks IAM.
 fn authorize(cloud: &Cloud, call: &Call, resource: &str) -> Result<(), AwsError> {
-    cloud.iam.authorize(call, &format!("logs:{}", call.operation), resource).map_err(|refusal| match refusal
-        .code
-        .as_str()
-    {
-        "AccessDenied" => AwsError::new(400, "AccessDeniedException", refusal.message),
-        _ => refusal,
-    })
+    cloud.iam.authorize(call, &format!("logs:{}", call.operation), resource)
 }
 
 fn group_arn(call: &Call, group: &str) -> String {

@@ -357,7 +357,7 @@ fn malformed(message: String) -> AwsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::s3::tests::{root, session};
+    use crate::requests::{root, session};
 
     const ACCOUNT: &str = "111111111111";
 

@@ -12,7 +12,6 @@ mod list;
 mod notification;
 mod object;
 mod read;
-pub(crate) mod xml;
 
 use std::{
     collections::BTreeMap,
@@ -31,8 +30,9 @@ use self::{
     notification::{Rule, invalid, malformed},
 };
 use crate::{
-    call::{Answer, AwsError, Call, Reply, decode_percent},
+    call::{Answer, AwsError, Call, Reply},
     cloud::Cloud,
+    encoding::decode_percent,
     policy::{Access, Context, Decision, Policy, Who},
 };
 

@@ -28,6 +28,7 @@ use self::connection::{CuttableListener, Switch};
 use self::protocol::{Protocol, Service};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
+use crate::encoding::uuid;
 use crate::faults::{Effect, ErrorAnswer, Faults};
 use crate::logs::{Put, Totals};
 use crate::sigv4::{Authorization, Refusal, Signed};
@@ -188,7 +189,7 @@ impl Front {
         if let Some(control) = parts.uri.path().strip_prefix("/_sandbox/") {
             return self.control(&parts.method, control, body).await;
         }
-        let request_id = request_id();
+        let request_id = uuid();
         let authorization = Authorization::read(&parts.headers);
         let service = authorization.as_ref().and_then(|header| Service::of_scope(&header.service));
         let protocol = service.map_or_else(|| guess_protocol(&parts), Service::protocol);
@@ -367,12 +368,6 @@ fn injected(error: ErrorAnswer) -> AwsError {
     AwsError::new(error.status, &error.code, error.message)
 }
 
-fn request_id() -> String {
-    let bits = fastrand::u128(..);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
 #[cfg(test)]
 mod tests {
     use aws_credential_types::Credentials;
@@ -381,8 +376,8 @@ mod tests {
     use hyper_util::rt::TokioExecutor;
 
     use super::*;
-    use crate::faults::Fault;
-    use logferry_testbed::provision::{Aws, QueryError};
+    use crate::{faults::Fault, requests::sandbox};
+    use logferry_testbed::provision::QueryError;
 
     pub(super) async fn request(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String) {
         send(http::Request::builder().method(method).uri(format!("{}{path}", sandbox.endpoint())), body).await
@@ -397,13 +392,9 @@ mod tests {
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
-    pub(super) async fn sandbox() -> Sandbox {
-        Sandbox::start().await.expect("loopback has a free port")
-    }
-
     #[tokio::test]
     async fn unknown_keys_are_refused_in_each_protocol() {
-        let sandbox = sandbox().await;
+        let (sandbox, aws) = sandbox().await;
         let unsigned = |name: &'static str, value: &'static str| {
             send(http::Request::post(sandbox.endpoint()).header(name, value), "Action=GetCallerIdentity")
         };
@@ -414,7 +405,7 @@ mod tests {
         let (status, body) = request(&sandbox, "GET", "/bucket/key", "").await;
         assert!(status == 403 && body.contains("<Error><Code>AccessDenied</Code>"), "{body}");
 
-        let stranger = Aws::new(&sandbox.endpoint(), "us-east-1").account("nobody");
+        let stranger = aws.account("nobody");
         match stranger.sts_query(&[("Action", "GetCallerIdentity")]).await {
             Err(QueryError::Refused { code, .. }) => assert_eq!(code, "InvalidClientTokenId"),
             other => panic!("not refused: {other:?}"),
@@ -425,7 +416,6 @@ mod tests {
         let error = stranger.s3().list_objects_v2().bucket("b").send().await.expect_err("the key is unknown");
         assert_eq!(error.code(), Some("InvalidAccessKeyId"));
 
-        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
         let forged = Credentials::new("111111111111", "wrong", None, None, "test");
         let config = aws_sdk_cloudwatchlogs::config::Builder::from(&aws.account("x").sdk_config())
             .credentials_provider(forged)
@@ -437,8 +427,8 @@ mod tests {
 
     #[tokio::test]
     async fn unimplemented_calls_are_named() {
-        let sandbox = sandbox().await;
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let (_sandbox, aws) = sandbox().await;
+        let account = aws.account("111111111111");
         use aws_sdk_s3::error::ProvideErrorMetadata;
         let error =
             account.logs().describe_destinations().send().await.expect_err("the call is not implemented");
@@ -451,8 +441,8 @@ mod tests {
 
     #[tokio::test]
     async fn dropping_the_sandbox_ends_calls_in_progress() {
-        let sandbox = sandbox().await;
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let (sandbox, aws) = sandbox().await;
+        let account = aws.account("111111111111");
         let forever = Effect::Latency { milliseconds: 3_600_000 };
         sandbox.faults().add(Fault::new("sts", "*", forever));
         let caller = [("Action", "GetCallerIdentity")];

@@ -9,10 +9,13 @@ use http::{HeaderMap, Method};
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use sha2::{Digest, Sha256};
 
-use crate::call::{decode_form, decode_percent};
+use crate::encoding::{decode_percent, encode_percent, form_pairs, hex};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE_FORMAT: &str = "%Y%m%dT%H%M%SZ";
+/// Characters that a canonical query keeps, besides letters and digits. A canonical path keeps slashes too.
+const UNRESERVED: &[u8] = b"-._~";
+const UNRESERVED_AND_SLASH: &[u8] = b"-._~/";
 /// Largest difference between a client's clock and the sandbox's.
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Largest difference for S3, which allows more.
@@ -104,7 +107,7 @@ impl Authorization {
             .into_iter()
             .fold(format!("AWS4{secret}").into_bytes(), |key, part| hmac(&key, part));
         let same_day = date.starts_with(&self.date) && self.date.len() == 8;
-        match same_day && to_hex(&hmac(&key, &to_sign)) == self.signature {
+        match same_day && hex(&hmac(&key, &to_sign)) == self.signature {
             true => Ok(()),
             false => Err(Refusal::Mismatch),
         }
@@ -129,9 +132,9 @@ impl Authorization {
     fn canonical_request(&self, request: Signed<'_>, payload_hash: &str) -> Result<String, Refusal> {
         let path = match self.service.as_str() {
             // S3 encodes the key's bytes once.
-            "s3" => encode(&decode_percent(request.path), true),
+            "s3" => encode_percent(&decode_percent(request.path), UNRESERVED_AND_SLASH),
             // Every other service encodes the sent path again.
-            _ => encode(&normalized(request.path), true),
+            _ => encode_percent(&normalized(request.path), UNRESERVED_AND_SLASH),
         };
         let mut canonical = format!("{}\n{path}\n{}\n", request.method, canonical_query(request.query));
         let mut signed = self.signed_headers.split(';');
@@ -154,31 +157,11 @@ impl Authorization {
 }
 
 fn canonical_query(query: &str) -> String {
-    let mut pairs: Vec<_> = query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (encode(&decode_form(key), false), encode(&decode_form(value), false))
-        })
-        .collect();
+    let encoded = |text: &String| encode_percent(text, UNRESERVED);
+    let mut pairs: Vec<_> =
+        form_pairs(query).iter().map(|(key, value)| (encoded(key), encoded(value))).collect();
     pairs.sort();
     pairs.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&")
-}
-
-/// Percent-encodes all except unreserved characters, and slashes too unless `keep_slashes`.
-fn encode(text: &str, keep_slashes: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            b'/' if keep_slashes => out.push('/'),
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-    }
-    out
 }
 
 /// Path without empty and dot segments.
@@ -213,14 +196,7 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
-    to_hex(&Sha256::digest(bytes))
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -304,10 +280,10 @@ mod tests {
             let (key, name, value) = (text(), text(), text());
             let uri = format!(
                 "http://127.0.0.1:4566/bucket/{}?{}={}&list-type=2&empty&b={name_again}",
-                encode(&key, true),
-                encode(&name, false),
-                encode(&value, false),
-                name_again = encode(&name, false),
+                encode_percent(&key, UNRESERVED_AND_SLASH),
+                encode_percent(&name, UNRESERVED),
+                encode_percent(&value, UNRESERVED),
+                name_again = encode_percent(&name, UNRESERVED),
             );
             for service in ["s3", "logs"] {
                 let token = (round % 2 == 0).then_some("a token");

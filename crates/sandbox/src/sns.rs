@@ -17,16 +17,17 @@ use serde_json::{Map, Value, json};
 
 use self::envelope::Notification;
 use crate::{
-    call::{Answer, AwsError, Call, Reply},
+    call::{Answer, AwsError, Call, Form, Reply},
     cloud::Cloud,
+    encoding::{element, uuid},
     policy::Policy,
-    s3::xml::element,
     sqs::{
         Sender,
-        message::{Attributes, parse_attributes, uuid},
+        message::{Attributes, parse_attributes},
     },
 };
 
+const NAMESPACE: &str = "http://sns.amazonaws.com/doc/2010-03-31/";
 /// Largest message in bytes: 256 KiB.
 const MAX_MESSAGE_BYTES: usize = 262_144;
 
@@ -55,7 +56,7 @@ struct Subscription {
 
 impl Sns {
     pub(crate) async fn handle(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let form = Form(call.form());
+        let form = call.form();
         match call.operation.as_str() {
             "CreateTopic" => self.create_topic(cloud, call, &form),
             "Publish" => self.publish(cloud, call, &form),
@@ -129,7 +130,7 @@ impl Sns {
     }
 
     fn create_topic(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let name = form.required("Name")?;
+        let name = required(form, "Name")?;
         if name.ends_with(".fifo") {
             return Err(AwsError::not_implemented("sns", "FIFO topics"));
         }
@@ -143,26 +144,27 @@ impl Sns {
             Some(topic) => topic.clone(),
             None => Topic::new(call, arn.clone())?,
         };
-        for (name, value) in form.map("Attributes") {
-            topic.set(&name, &value)?;
+        for (name, value) in attributes(form) {
+            topic.set(name, value)?;
         }
         topics.insert(arn.clone(), topic);
-        Ok(reply("CreateTopic", &element("TopicArn", &arn)))
+        Ok(Reply::query(NAMESPACE, "CreateTopic", &element("TopicArn", &arn)))
     }
 
     fn set_topic_attributes(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("TopicArn")?;
-        let (name, value) = (form.required("AttributeName")?, form.get("AttributeValue").unwrap_or_default());
+        let arn = required(form, "TopicArn")?;
+        let (name, value) =
+            (required(form, "AttributeName")?, form.get("AttributeValue").unwrap_or_default());
         self.with_topic(cloud, call, arn, "sns:SetTopicAttributes", |topic| topic.set(name, value))?;
-        Ok(reply("SetTopicAttributes", ""))
+        Ok(Reply::query(NAMESPACE, "SetTopicAttributes", ""))
     }
 
     fn subscribe(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("TopicArn")?;
-        if form.required("Protocol")? != "sqs" {
+        let arn = required(form, "TopicArn")?;
+        if required(form, "Protocol")? != "sqs" {
             return Err(AwsError::not_implemented("sns", "Subscribe with a protocol other than sqs"));
         }
-        let endpoint = form.required("Endpoint")?;
+        let endpoint = required(form, "Endpoint")?;
         let parts: Vec<&str> = endpoint.split(':').collect();
         let ["arn", "aws", "sqs", _, account, _] = parts.as_slice() else {
             return Err(invalid("SQS endpoint ARN"));
@@ -172,8 +174,8 @@ impl Sns {
         }
         let mut subscription =
             Subscription { arn: format!("{arn}:{}", uuid()), endpoint: endpoint.to_owned(), raw: false };
-        for (name, value) in form.map("Attributes") {
-            subscription.set(&name, &value)?;
+        for (name, value) in attributes(form) {
+            subscription.set(name, value)?;
         }
         let subscribed = self.with_topic(cloud, call, arn, "sns:Subscribe", |topic| {
             match topic.subscriptions.iter().find(|existing| existing.endpoint == endpoint) {
@@ -189,11 +191,11 @@ impl Sns {
                 }
             }
         })?;
-        Ok(reply("Subscribe", &element("SubscriptionArn", &subscribed)))
+        Ok(Reply::query(NAMESPACE, "Subscribe", &element("SubscriptionArn", &subscribed)))
     }
 
     fn publish(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
-        let arn = form.required("TopicArn")?;
+        let arn = required(form, "TopicArn")?;
         if form.get("MessageStructure").is_some() {
             return Err(AwsError::not_implemented("sns", "Publish with a MessageStructure"));
         }
@@ -208,11 +210,11 @@ impl Sns {
         if subject.is_some_and(|text| text.is_empty() || text.chars().count() > 100 || text.contains('\n')) {
             return Err(invalid("Subject"));
         }
-        let attributes = parse_attributes(&form.message_attributes())
+        let attributes = parse_attributes(&message_attributes(form))
             .map_err(|error| AwsError::new(400, "ParameterValueInvalid", error.message))?;
         let topic = self.with_topic(cloud, call, arn, "sns:Publish", |topic| Ok(topic.clone()))?;
         let id = fan_out(cloud, &topic, subject, message, &attributes);
-        Ok(reply("Publish", &element("MessageId", &id)))
+        Ok(Reply::query(NAMESPACE, "Publish", &element("MessageId", &id)))
     }
 }
 
@@ -300,40 +302,29 @@ impl Subscription {
     }
 }
 
-/// Parameters of a call of the Query protocol.
-struct Form(Vec<(String, String)>);
+fn required<'a>(form: &'a Form, name: &str) -> Result<&'a str, AwsError> {
+    form.filled(name).ok_or_else(|| invalid(name))
+}
 
-impl Form {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
+/// Parameters `Attributes.entry.N.key` and `.value`.
+fn attributes(form: &Form) -> impl Iterator<Item = (&str, &str)> {
+    (1..).map_while(|n| {
+        let key = form.get(&format!("Attributes.entry.{n}.key"))?;
+        Some((key, form.get(&format!("Attributes.entry.{n}.value")).unwrap_or_default()))
+    })
+}
 
-    fn required(&self, name: &str) -> Result<&str, AwsError> {
-        self.get(name).filter(|value| !value.is_empty()).ok_or_else(|| invalid(name))
-    }
-
-    /// Parameters `NAME.entry.N.key` and `.value`.
-    fn map(&self, name: &str) -> Vec<(String, String)> {
-        let entries = (1..).map_while(|n| {
-            let key = self.get(&format!("{name}.entry.{n}.key"))?;
-            let value = self.get(&format!("{name}.entry.{n}.value")).unwrap_or_default();
-            Some((key.to_owned(), value.to_owned()))
+/// Parameters `MessageAttributes.entry.N.Name` and `.Value.*`, in SQS's JSON form.
+fn message_attributes(form: &Form) -> Map<String, Value> {
+    let entries = (1..).map_while(|n| {
+        let prefix = format!("MessageAttributes.entry.{n}");
+        let name = form.get(&format!("{prefix}.Name"))?;
+        let members = ["DataType", "StringValue", "BinaryValue"].into_iter().filter_map(|member| {
+            Some((member.to_owned(), json!(form.get(&format!("{prefix}.Value.{member}"))?)))
         });
-        entries.collect()
-    }
-
-    /// Parameters `MessageAttributes.entry.N.Name` and `.Value.*`, in SQS's JSON form.
-    fn message_attributes(&self) -> Map<String, Value> {
-        let entries = (1..).map_while(|n| {
-            let prefix = format!("MessageAttributes.entry.{n}");
-            let name = self.get(&format!("{prefix}.Name"))?;
-            let members = ["DataType", "StringValue", "BinaryValue"].into_iter().filter_map(|member| {
-                Some((member.to_owned(), json!(self.get(&format!("{prefix}.Value.{member}"))?)))
-            });
-            Some((name.to_owned(), Value::Object(members.collect())))
-        });
-        entries.collect()
-    }
+        Some((name.to_owned(), Value::Object(members.collect())))
+    });
+    entries.collect()
 }
 
 fn legal_name(name: &str) -> bool {
@@ -352,18 +343,6 @@ fn invalid(parameter: &str) -> AwsError {
 /// Gives IAM's refusal the error code of SNS.
 fn denied(error: AwsError) -> AwsError {
     AwsError { code: "AuthorizationError".to_owned(), ..error }
-}
-
-fn reply(operation: &str, result: &str) -> Reply {
-    let result = match result {
-        "" => String::new(),
-        result => format!("<{operation}Result>{result}</{operation}Result>"),
-    };
-    Reply::xml(format!(
-        "<{operation}Response xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\">{result}<ResponseMetadata>\
-         <RequestId>{}</RequestId></ResponseMetadata></{operation}Response>",
-        uuid()
-    ))
 }
 
 #[cfg(test)]

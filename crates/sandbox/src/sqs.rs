@@ -26,14 +26,14 @@ pub use self::{backlog::QueueCounts, queue::QueueLimits};
 use self::{
     backlog::Tracked,
     errors::{invalid_value, missing, no_queue, refuse},
-    message::{Attributes, Message, body_md5, message_bytes, uuid},
+    message::{Attributes, Message, body_md5, message_bytes},
     queue::Queue,
     settings::Settings,
-    transfer::read,
 };
 use crate::{
     call::{Answer, AwsError, Call, Reply},
     cloud::Cloud,
+    encoding::uuid,
     policy::{Access, Context, Decision, Policy, Who},
 };
 
@@ -194,7 +194,7 @@ impl Sqs {
         struct Target {
             queue_url: Option<String>,
         }
-        let url = read::<Target>(call)?.queue_url.ok_or_else(|| missing("QueueUrl"))?;
+        let url = call.parse::<Target>()?.queue_url.ok_or_else(|| missing("QueueUrl"))?;
         let mut parts = url.rsplit('/');
         let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         if account != call.account {
@@ -206,7 +206,7 @@ impl Sqs {
     }
 
     fn create_queue(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
-        let request: CreateQueue = read(call)?;
+        let request: CreateQueue = call.parse()?;
         let name = request.queue_name.ok_or_else(|| missing("QueueName"))?;
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if name.is_empty() || name.len() > 80 || !name.bytes().all(legal) {
@@ -239,7 +239,7 @@ impl Sqs {
 
     fn get_queue_attributes(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         let queue = self.authorized(cloud, call, "sqs:GetQueueAttributes")?;
-        let wanted = read::<QueueAttributes>(call)?.attribute_names;
+        let wanted = call.parse::<QueueAttributes>()?.attribute_names;
         let all = queue.attributes();
         if wanted.iter().any(|name| name == "All") {
             return Ok(Reply::json(&json!({"Attributes": all})));
@@ -259,7 +259,7 @@ impl Sqs {
 
     fn set_queue_attributes(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         let queue = self.authorized(cloud, call, "sqs:SetQueueAttributes")?;
-        let changes = read::<QueueAttributes>(call)?.attributes;
+        let changes = call.parse::<QueueAttributes>()?.attributes;
         if changes.is_empty() {
             return Err(missing("Attributes"));
         }

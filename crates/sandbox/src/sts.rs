@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::call::{Answer, AwsError, Call, Principal, Reply};
+use crate::call::{Answer, AwsError, Call, Principal, Reply, violation};
 use crate::cloud::Cloud;
 use crate::iam::{Role, random_id};
 use crate::policy::{Access, Context, Decision, Policy, Who, is_account};
@@ -132,7 +132,7 @@ impl Sts {
             name = request.session_name,
         );
         self.sessions().insert(access_key_id, session);
-        Ok(reply("AssumeRole", &result))
+        Ok(Reply::query(NAMESPACE, "AssumeRole", &result))
     }
 
     /// Source identity of the new session: the caller's, which cannot change, or the requested one.
@@ -204,7 +204,7 @@ impl Request {
     fn read(call: &Call) -> Result<Self, AwsError> {
         let mut fields = HashMap::new();
         let mut tags: BTreeMap<u32, (Option<String>, Option<String>)> = BTreeMap::new();
-        for (name, value) in call.form() {
+        for (name, value) in call.form().0 {
             let tag = name.strip_prefix("Tags.member.").and_then(|rest| rest.split_once('.'));
             match (name.as_str(), tag) {
                 (_, Some((number, part))) => {
@@ -262,8 +262,8 @@ impl Request {
         }
         if self.seconds < MIN_SESSION_SECONDS {
             return Err(constraint(
-                "durationSeconds",
                 &self.seconds.to_string(),
+                "durationSeconds",
                 &format!("Member must have value greater than or equal to {MIN_SESSION_SECONDS}"),
             ));
         }
@@ -272,7 +272,7 @@ impl Request {
             Policy::identity(policy)?;
         }
         if self.tags.len() > MAX_TAGS {
-            return Err(constraint("tags", "[...]", "Member must have length less than or equal to 50"));
+            return Err(constraint("[...]", "tags", "Member must have length less than or equal to 50"));
         }
         let tag_symbol =
             |symbol: char| symbol.is_alphanumeric() || symbol.is_whitespace() || "_.:/=+-@".contains(symbol);
@@ -307,57 +307,43 @@ fn check_text(
     let length = value.chars().count();
     if length < least {
         let rule = format!("Member must have length greater than or equal to {least}");
-        return Err(constraint(name, value, &rule));
+        return Err(constraint(value, name, &rule));
     }
     if length > most {
         return Err(constraint(
-            name,
             value,
+            name,
             &format!("Member must have length less than or equal to {most}"),
         ));
     }
     match value.chars().all(legal) {
         true => Ok(()),
         false => {
-            Err(constraint(name, value, "Member must satisfy the regular expression pattern of this field"))
+            Err(constraint(value, name, "Member must satisfy the regular expression pattern of this field"))
         }
     }
 }
 
 fn get_caller_identity(cloud: &Cloud, call: &Call) -> Reply {
     let account = &call.account;
-    let (arn, id) = match &call.principal {
-        Principal::Root => (format!("arn:aws:iam::{account}:root"), account.clone()),
+    let id = match &call.principal {
+        Principal::Root => account.clone(),
         Principal::Session { role_arn, session_name, .. } => {
-            let role = role_arn.rsplit('/').next().unwrap_or_default();
             let id = cloud.iam.role(role_arn).map(|role| role.id).unwrap_or_default();
-            (
-                format!("arn:aws:sts::{account}:assumed-role/{role}/{session_name}"),
-                format!("{id}:{session_name}"),
-            )
+            format!("{id}:{session_name}")
         }
     };
+    let arn = call.caller_arn();
     let result = format!("<Arn>{arn}</Arn><UserId>{id}</UserId><Account>{account}</Account>");
-    reply("GetCallerIdentity", &result)
-}
-
-fn reply(operation: &str, result: &str) -> Reply {
-    Reply::xml(format!(
-        "<{operation}Response xmlns=\"{NAMESPACE}\"><{operation}Result>{result}</{operation}Result>\
-         </{operation}Response>"
-    ))
+    Reply::query(NAMESPACE, "GetCallerIdentity", &result)
 }
 
 fn missing(name: &str) -> AwsError {
-    invalid(format!(
-        "1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null"
-    ))
+    constraint("null", name, "Member must not be null")
 }
 
-fn constraint(name: &str, value: &str, rule: &str) -> AwsError {
-    invalid(format!(
-        "1 validation error detected: Value '{value}' at '{name}' failed to satisfy constraint: {rule}"
-    ))
+fn constraint(value: &str, name: &str, rule: &str) -> AwsError {
+    invalid(violation(value, name, rule))
 }
 
 fn invalid(message: impl Into<String>) -> AwsError {
@@ -366,7 +352,10 @@ fn invalid(message: impl Into<String>) -> AwsError {
 
 #[cfg(test)]
 mod tests {
-    use crate::Sandbox;
+    use crate::{
+        Sandbox,
+        requests::{self, code, sandbox},
+    };
     use logferry_testbed::provision::{Account, Aws, QueryError};
 
     const PROVIDER: &str = "111111111111";
@@ -375,8 +364,7 @@ mod tests {
 
     /// A sandbox, with a role in the provider's account that may assume others, and a session of that role.
     async fn first_hop() -> (Sandbox, Aws, Account) {
-        let sandbox = Sandbox::start().await.expect("loopback has a free port");
-        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let (sandbox, aws) = sandbox().await;
         let root = aws.account(PROVIDER);
         create_role(&root, "central", r#"{"AWS":"111111111111"}"#, r#""sts:AssumeRole""#, "").await;
         allow(&root, "central", r#"["sts:AssumeRole","sts:TagSession","sts:SetSourceIdentity"]"#).await;
@@ -388,9 +376,7 @@ mod tests {
         let trust = format!(
             r#"{{"Statement":[{{"Effect":"Allow","Principal":{principal},"Action":{actions}{condition}}}]}}"#
         );
-        let parameters =
-            [("Action", "CreateRole"), ("RoleName", name), ("AssumeRolePolicyDocument", trust.as_str())];
-        account.iam_query(&parameters).await.expect("the role can be created");
+        requests::create_role(account, name, &trust).await.expect("the role can be created");
     }
 
     async fn allow(account: &Account, role: &str, actions: &str) {
@@ -408,14 +394,6 @@ mod tests {
         let condition = r#","Condition":{"StringEquals":{"sts:ExternalId":"right"}}"#;
         let central = r#"{"AWS":"arn:aws:iam::111111111111:role/central"}"#;
         create_role(&aws.account(CUSTOMER), "target", central, actions, condition).await;
-    }
-
-    fn code<T: std::fmt::Debug>(answer: Result<T, QueryError>) -> String {
-        match answer {
-            Ok(_) => "ok".to_owned(),
-            Err(QueryError::Refused { code, .. }) => code,
-            Err(other) => panic!("no answer: {other:?}"),
-        }
     }
 
     #[tokio::test]

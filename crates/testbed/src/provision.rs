@@ -7,6 +7,7 @@ mod account;
 mod bucket;
 mod customer;
 mod provider;
+mod queue;
 
 use std::error::Error;
 
@@ -14,6 +15,7 @@ pub use self::account::{Account, Aws, QueryError};
 pub use self::bucket::ReceivedObject;
 pub use self::customer::{Customer, CustomerSpec, Policies, ReceivedEvent, TrustAction};
 pub use self::provider::{Provider, ProviderSpec};
+pub use self::queue::DeadLetter;
 
 /// A failed step of the set-up.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,10 @@ pub struct ProvisionError {
 /// Wraps a client's error with the step that failed.
 fn failed<E: Error + Send + Sync + 'static>(step: &'static str) -> impl FnOnce(E) -> ProvisionError {
     move |error| ProvisionError { step, source: Box::new(error) }
+}
+
+fn root_arn(account: &str) -> String {
+    format!("arn:aws:iam::{account}:root")
 }
 
 /// Partition of a Region: `aws` or `aws-eusc`.
@@ -81,10 +87,7 @@ mod tests {
         assert_eq!(object["key"], "acme/c/a+b/p/1.json");
         assert_eq!(object["versionId"].is_string(), versioned, "{object}");
 
-        let worker = root.assume_role(&provider.worker_role_arn, "worker", &[]).await;
-        let worker = worker.expect("the account may assume the worker's role");
-        let central = worker.assume_role(&provider.central_role_arn, "central", &[]).await;
-        let central = central.expect("the worker may take the first hop");
+        let (worker, central) = provider.first_hop(aws).await.expect("the worker may take the first hop");
         let id = [("ExternalId", customer.external_id.as_str())];
         central
             .assume_role(&customer.role_arn, "delivery", &[])

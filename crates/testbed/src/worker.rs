@@ -343,16 +343,33 @@ pub struct HttpAnswer {
     pub body: String,
 }
 
-/// Sends a GET with this `Accept` header to a worker's own endpoint, and closes the connection.
+/// Sends a GET with this `Accept` header over a new connection.
 ///
 /// # Errors
 /// No answer, or one that is not HTTP.
 pub async fn http_get_as(address: SocketAddr, path: &str, accept: &str) -> io::Result<HttpAnswer> {
+    exchange(address, &format!("GET {path} HTTP/1.1\r\nAccept: {accept}"), "").await
+}
+
+/// Sends a request with a body over a new connection. Returns status and body.
+///
+/// # Errors
+/// No answer, or one that is not HTTP.
+pub async fn http_send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, String)> {
+    let head = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}", body.len());
+    let HttpAnswer { status, body, .. } = exchange(address, &head, body).await?;
+    Ok((status, body))
+}
+
+async fn exchange(address: SocketAddr, head: &str, body: &str) -> io::Result<HttpAnswer> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
-        );
+        let request = format!("{head}\r\nHost: {address}\r\nConnection: close\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

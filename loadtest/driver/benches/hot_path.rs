@@ -25,7 +25,6 @@ use bytes::Bytes;
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use flate2::{Decompress, FlushDecompress, Status};
 use jiff::Timestamp;
 use logferry::{
     batch::{Batch, BatchHead, Buffers},
@@ -48,21 +47,26 @@ use logferry::{
 use serde::Deserialize;
 use sha2::Digest;
 use tokio::runtime::Runtime;
-use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
-use self::driver::generate::{self, Compression, Shape, Size};
+use self::driver::{
+    generate::{self, Compression, Shape, Size},
+    usage,
+    yardstick::{WINDOW, inflate, unzstd},
+};
 
 /// Sources of the instrument, included by path because a bench cannot import from a binary.
 #[path = "../src"]
 mod driver {
     #[expect(dead_code, unused_imports, reason = "the benches need a part of it, and none of its tests")]
     pub(super) mod generate;
+    #[expect(dead_code, reason = "the yardstick needs only the time of its own thread")]
+    pub(super) mod usage;
+    #[expect(dead_code, reason = "the benches measure its decoders one by one")]
+    pub(super) mod yardstick;
 }
 
 /// Bytes of JSON in the object.
 const PLAIN: usize = 16_000_000;
-/// Size of the steps in which the worker decompresses.
-const WINDOW: usize = 256 * 1024;
 const MAX_RECORD: usize = 16 << 20;
 const GROUP: &str = "/customer/cluster";
 const STREAM: &str = "web-web-7d4b9c6f5-x2x8p-2026-11-21";
@@ -95,8 +99,9 @@ fn decode(criterion: &mut Criterion) {
     let (gzip, zstd) = (stored_as(Compression::Gzip), stored_as(Compression::Zstd));
 
     let mut window = vec![0; WINDOW];
-    assert_eq!(inflate(&gzip, &mut window), plain.len());
-    assert_eq!(unzstd(&zstd, &mut window), plain.len());
+    let whole = plain.len() as u64;
+    assert_eq!(inflate(&gzip, &mut window).expect("the object is whole"), whole);
+    assert_eq!(unzstd(&zstd, &mut window).expect("the object is whole"), whole);
     let mut alone = group(criterion, "inflate", plain.len());
     alone.bench_function("flate2 alone, gzip", |bencher| bencher.iter(|| inflate(&gzip, &mut window)));
     alone.bench_function("zstd alone", |bencher| bencher.iter(|| unzstd(&zstd, &mut window)));
@@ -123,33 +128,6 @@ fn to_window(object: &[u8]) -> usize {
     }
     decoder.finish(&mut window).expect("the object is whole");
     produced + window.unread().len()
-}
-
-fn inflate(mut gzip: &[u8], window: &mut [u8]) -> usize {
-    let mut decoder = Decompress::new_gzip(15);
-    loop {
-        let read = decoder.total_in();
-        let status = decoder.decompress(gzip, window, FlushDecompress::None).expect("the object is whole");
-        gzip = &gzip[usize::try_from(decoder.total_in() - read).expect("no more bytes than the input has")..];
-        black_box(&window);
-        if status == Status::StreamEnd {
-            return usize::try_from(decoder.total_out()).expect("the size fits into memory");
-        }
-    }
-}
-
-fn unzstd(zstd: &[u8], window: &mut [u8]) -> usize {
-    let mut decoder = ZstdDecoder::new().expect("there is enough memory");
-    let (mut input, mut produced) = (InBuffer::around(zstd), 0);
-    loop {
-        let mut output = OutBuffer::around(&mut *window);
-        let open = decoder.run(&mut input, &mut output).expect("the object is whole") > 0;
-        produced += output.pos();
-        black_box(&window);
-        if !open {
-            return produced;
-        }
-    }
 }
 
 /// Fields that serde_json parses, for comparison with our scan. They are unescaped, and borrowed where there are no escapes.

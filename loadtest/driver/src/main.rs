@@ -34,10 +34,10 @@ enum Command {
     /// Make seeded runs with faults, kills and duplicate notifications, and compare what arrived record by record.
     Chaos(chaos::Options),
     /// Measure how a throttled tenant's backlog changes the other tenants' latency. Fails if their p95 rises too much.
-    Noisy(noisy::Options),
+    Noisy(ordinary::Options<noisy::Load>),
     /// Measure how waiting messages (for a denied role, and in a long backlog) change the other tenants' latency. Fails
     /// if a bound is broken.
-    Waiting(waiting::Options),
+    Waiting(ordinary::Options<waiting::Load>),
     /// Run the sandbox in its counting mode. Other commands start it themselves. Ends when its standard input ends.
     Sandbox {
         /// Keep the events, so that they can be read back.

@@ -4,13 +4,13 @@
 //! One phase has only the ordinary tenants. The other adds a tenant with a backlog whose account throttles every put. The
 //! phases alternate, each with a worker and a sandbox of its own, so that changes of the machine's speed affect both.
 
-use std::{fmt, iter, path::PathBuf};
+use std::{fmt, iter};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 
 use crate::{
-    ordinary::{Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
+    ordinary::{Options, Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
     run::Through,
     sandbox::SandboxProcess,
     scale::{Part, results},
@@ -20,18 +20,6 @@ use crate::{
 
 /// Bound of the ordinary tenants' p95, as a multiple of their p95 without the noisy tenant.
 const ALLOWED: f64 = 1.25;
-
-/// Options of `loadtest noisy`.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    load: Load,
-    /// File with the tables.
-    #[arg(long, default_value = "loadtest/RESULTS.md")]
-    results: PathBuf,
-    #[command(flatten)]
-    through: Through,
-}
 
 /// What the tenants send.
 #[derive(Clone, Debug, Args)]
@@ -77,7 +65,7 @@ enum Phase {
 /// # Errors
 /// The measurement failed, the file cannot be written, or the p95 with the noisy tenant is at least [`ALLOWED`] times the
 /// p95 without it.
-pub(crate) async fn noisy(options: Options) -> anyhow::Result<()> {
+pub(crate) async fn noisy(options: Options<Load>) -> anyhow::Result<()> {
     let latencies = measure(&options.load, &options.through).await?;
     let text = format!("{}\n\n{latencies}", results::conditions(1.0));
     eprintln!("{text}");

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::{
+    run::Through,
     sandbox::SandboxProcess,
     stage::{Parcel, Stage},
 };
@@ -24,6 +26,18 @@ pub(crate) const RECORDS: u64 = 20;
 /// Duration of the warm-up, in which sessions are cached and connections opened.
 const WARM_UP: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Options of `loadtest noisy` and `loadtest waiting`.
+#[derive(Debug, Args)]
+pub(crate) struct Options<L: Args> {
+    #[command(flatten)]
+    pub(crate) load: L,
+    /// File with the tables.
+    #[arg(long, default_value = "loadtest/RESULTS.md")]
+    pub(crate) results: PathBuf,
+    #[command(flatten)]
+    pub(crate) through: Through,
+}
 
 /// Number and rate of the ordinary tenants.
 #[derive(Clone, Debug, Args)]

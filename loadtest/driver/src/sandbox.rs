@@ -7,23 +7,20 @@
 use std::{
     collections::BTreeMap,
     env,
-    io::{self, Read, Write},
-    net::TcpStream,
+    io::{self, Write},
     process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
 use logferry_sandbox::{QueueCounts, Sandbox, Totals};
+use logferry_testbed::worker::http_send;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
 };
-
-/// Longest time that the sandbox may take to answer an unsigned request.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Number of calls by `service:Operation`.
 pub(crate) type Calls = BTreeMap<String, u64>;
@@ -188,23 +185,8 @@ impl SandboxProcess {
 
     /// Makes an unsigned request and returns the body of the answer.
     async fn control(&self, method: &'static str, path: &str, body: String) -> anyhow::Result<String> {
-        let path = path.to_owned();
-        let address = self.endpoint.trim_start_matches("http://").to_owned();
-        let exchange = move || {
-            let mut stream = TcpStream::connect(&address)?;
-            stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
-            write!(
-                stream,
-                "{method} /_sandbox/{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
-                 Content-Length: {}\r\n\r\n{body}",
-                body.len()
-            )?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            anyhow::Ok(answer)
-        };
-        let answer = tokio::task::spawn_blocking(exchange).await??;
-        let (_, body) = answer.split_once("\r\n\r\n").context("the sandbox's answer is not HTTP")?;
-        Ok(body.to_owned())
+        let address = self.endpoint.trim_start_matches("http://").parse()?;
+        let (_, answer) = http_send(address, method, &format!("/_sandbox/{path}"), &body).await?;
+        Ok(answer)
     }
 }

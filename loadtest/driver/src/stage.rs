@@ -211,39 +211,20 @@ impl Stage {
 
     /// Number of unacknowledged messages, and of dead letters.
     pub(crate) async fn backlog(&self) -> anyhow::Result<(u64, u64)> {
-        let sqs = self.root.sqs();
-        let count = async |url: &str| {
-            let states = ["", "NotVisible", "Delayed"];
-            let names = states.map(|state| format!("ApproximateNumberOfMessages{state}").as_str().into());
-            let get = sqs.get_queue_attributes().queue_url(url).set_attribute_names(Some(names.into()));
-            let got = get.send().await.context("cannot read the queue's attributes")?;
-            let attributes = got.attributes.unwrap_or_default();
-            let counts = attributes.values().map(|text| text.parse::<u64>());
-            counts.sum::<Result<u64, _>>().context("SQS does not return the queue's length")
-        };
-        Ok((count(&self.provider.queue_url).await?, count(&self.provider.dead_letter_url).await?))
+        let (waiting, in_flight) = self.root.queue_depth(&self.provider.queue_url).await?;
+        let (dead, received) = self.root.queue_depth(&self.provider.dead_letter_url).await?;
+        Ok((waiting + in_flight, dead + received))
     }
 
     /// Receives all dead letters. Returns the reason of each, and the object's key, or the message id if SQS itself
     /// moved the message.
     pub(crate) async fn take_letters(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let (sqs, mut letters) = (self.root.sqs(), Vec::new());
-        loop {
-            let receive = sqs.receive_message().queue_url(&self.provider.dead_letter_url);
-            let receive = receive.max_number_of_messages(10).message_attribute_names("All");
-            let got = receive.visibility_timeout(MAX_VISIBILITY).send().await;
-            let messages = got.context("cannot read the dead-letter queue")?.messages.unwrap_or_default();
-            if messages.is_empty() {
-                return Ok(letters);
-            }
-            letters.extend(messages.into_iter().map(|message| {
-                let mut attributes = message.message_attributes.unwrap_or_default();
-                let mut take = |name| attributes.remove(name).and_then(|value| value.string_value);
-                let reason =
-                    take("reason").unwrap_or_else(|| "none, because SQS moved the message".to_owned());
-                (reason, take("key").or(message.message_id).unwrap_or_default())
-            }));
-        }
+        let letters = self.root.dead_letters(&self.provider.dead_letter_url, Some(MAX_VISIBILITY)).await?;
+        let told = letters.into_iter().map(|letter| {
+            let key = letter.attributes.get("key").unwrap_or(&letter.message_id);
+            (letter.reason().to_owned(), key.clone())
+        });
+        Ok(told.collect())
     }
 
     /// Times at which CloudWatch Logs accepted the first message of each object of a tenant, by message, in

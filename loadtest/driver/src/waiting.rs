@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use logferry_sandbox::QueueCounts;
 use logferry_testbed::{provision::ProviderSpec, worker::WorkerProcess};
 
 use crate::{
-    ordinary::{Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
+    ordinary::{Options, Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
     run::Through,
     sandbox::SandboxProcess,
     scale::{Part, results},
@@ -53,21 +53,9 @@ const SETTINGS: [(&str, &str); 8] = [
     ("LOGFERRY_LEDGER__MAX_CLOCK_SKEW", "1s"),
 ];
 
-/// Options of `loadtest waiting`.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    load: Load,
-    /// File with the tables.
-    #[arg(long, default_value = "loadtest/RESULTS.md")]
-    results: PathBuf,
-    #[command(flatten)]
-    through: Through,
-}
-
 /// What the tenants send.
 #[derive(Clone, Debug, Args)]
-struct Load {
+pub(crate) struct Load {
     #[command(flatten)]
     ordinary: Ordinary,
     /// Seconds until the role is allowed again.
@@ -147,7 +135,7 @@ struct Report {
 ///
 /// # Errors
 /// A phase could not be finished, or a bound is broken.
-pub(crate) async fn waiting(options: Options) -> anyhow::Result<()> {
+pub(crate) async fn waiting(options: Options<Load>) -> anyhow::Result<()> {
     let Options { load, results, through } = options;
     let calm = match load.kills {
         0 => load.run(Phase::Calm, &through).await?,
@@ -225,9 +213,9 @@ impl Load {
             environment.push(("LOGFERRY_QUEUE__MAX_AGE", format!("{}s", self.max_age)));
         }
         let program = through.program()?;
-        let worker = Mortal::start(&program, &environment)?;
-        let mut stretch = Stretch { load: self, phase, sandbox, stage, worker, stall: through.stall() };
-        stretch.made(&events, &others).await
+        let worker = KillableWorker::start(&program, &environment)?;
+        let mut running = RunningPhase { load: self, phase, sandbox, stage, worker, stall: through.stall() };
+        running.finish(&events, &others).await
     }
 
     fn lines(&self, calm: &Found, beside: &Found, expiring: &Found) -> Vec<Line> {
@@ -301,17 +289,17 @@ impl Load {
     }
 }
 
-struct Stretch<'a> {
+struct RunningPhase<'a> {
     load: &'a Load,
     phase: Phase,
     sandbox: SandboxProcess,
     stage: Arc<Stage>,
-    worker: Mortal<'a>,
+    worker: KillableWorker<'a>,
     stall: Duration,
 }
 
-impl Stretch<'_> {
-    async fn made(&mut self, events: &[String], others: &[String]) -> anyhow::Result<Found> {
+impl RunningPhase<'_> {
+    async fn finish(&mut self, events: &[String], others: &[String]) -> anyhow::Result<Found> {
         let found = self.carry_out(events, others).await;
         let counts = self.sandbox.queue_counts(self.stage.queue_arn()).await?;
         match found {
@@ -413,14 +401,14 @@ fn count_letters(letters: Vec<(String, String)>) -> (BTreeMap<String, u64>, u64)
 }
 
 /// A worker that can be killed, and the settings for the next one.
-struct Mortal<'a> {
+struct KillableWorker<'a> {
     program: &'a Path,
     environment: &'a [(&'static str, String)],
     running: WorkerProcess,
     kills: u64,
 }
 
-impl<'a> Mortal<'a> {
+impl<'a> KillableWorker<'a> {
     fn start(program: &'a Path, environment: &'a [(&'static str, String)]) -> anyhow::Result<Self> {
         let running = worker::start(program, environment)?;
         Ok(Self { program, environment, running, kills: 0 })

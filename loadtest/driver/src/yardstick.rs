@@ -9,7 +9,7 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 use crate::{generate::Compression, usage};
 
 /// Size of the steps in which the worker decompresses.
-const WINDOW: usize = 256 * 1024;
+pub(crate) const WINDOW: usize = 256 * 1024;
 
 /// Shortest CPU time to measure. All objects are decompressed again until it is reached, because a shorter measurement would
 /// be too rough.
@@ -26,8 +26,8 @@ pub(crate) fn decompress(
     compression: Compression,
 ) -> anyhow::Result<Option<Duration>> {
     let one = match compression {
-        Compression::Gzip => inflate_one,
-        Compression::Zstd => unzstd_one,
+        Compression::Gzip => inflate,
+        Compression::Zstd => unzstd,
         Compression::None => return Ok(None),
     };
     let mut window = vec![0; WINDOW];
@@ -47,7 +47,10 @@ pub(crate) fn decompress(
 }
 
 /// Decompresses all gzip members and checks their CRCs, as the worker must. Returns the number of bytes.
-fn inflate_one(mut gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
+///
+/// # Errors
+/// A member is incomplete, or its CRC is wrong.
+pub(crate) fn inflate(mut gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
     let (mut decoder, mut produced) = (Decompress::new_gzip(15), 0);
     loop {
         let (read, written) = (decoder.total_in(), decoder.total_out());
@@ -66,7 +69,10 @@ fn inflate_one(mut gzip: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
 }
 
 /// Decompresses all zstd frames. Returns the number of bytes.
-fn unzstd_one(zstd: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
+///
+/// # Errors
+/// A frame is incomplete.
+pub(crate) fn unzstd(zstd: &[u8], window: &mut [u8]) -> anyhow::Result<u64> {
     let mut decoder = Decoder::new()?;
     decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
     let (mut input, mut produced) = (InBuffer::around(zstd), 0);
@@ -104,24 +110,24 @@ mod tests {
     fn all_gzip_members_are_inflated() {
         let gzip = gzip();
         let mut window = vec![0; WINDOW];
-        assert_eq!(inflate_one(&gzip, &mut window).expect("the member is complete"), 1_000_000);
-        inflate_one(&gzip[..gzip.len() / 2], &mut window).expect_err("half a member");
+        assert_eq!(inflate(&gzip, &mut window).expect("the member is complete"), 1_000_000);
+        inflate(&gzip[..gzip.len() / 2], &mut window).expect_err("half a member");
         let two = [&gzip[..], &gzip[..]].concat();
-        assert_eq!(inflate_one(&two, &mut window).expect("two members"), 2_000_000);
-        inflate_one(&two[..two.len() - 9], &mut window).expect_err("the second is cut short");
+        assert_eq!(inflate(&two, &mut window).expect("two members"), 2_000_000);
+        inflate(&two[..two.len() - 9], &mut window).expect_err("the second is cut short");
         let mut wrong = gzip.clone();
         let crc = gzip.len() - 8;
         wrong[crc] ^= 1;
-        inflate_one(&wrong, &mut window).expect_err("the CRC is wrong");
+        inflate(&wrong, &mut window).expect_err("the CRC is wrong");
     }
     #[test]
     fn all_zstd_frames_are_decompressed() {
         let frame = zstd::encode_all(&text()[..], 3).expect("memory takes everything");
         let two = [&frame[..], &frame[..]].concat();
         let mut window = vec![0; WINDOW];
-        assert_eq!(unzstd_one(&frame, &mut window).expect("the frame is complete"), 1_000_000);
-        assert_eq!(unzstd_one(&two, &mut window).expect("two frames"), 2_000_000);
-        unzstd_one(&two[..two.len() - 5], &mut window).expect_err("the second is cut short");
+        assert_eq!(unzstd(&frame, &mut window).expect("the frame is complete"), 1_000_000);
+        assert_eq!(unzstd(&two, &mut window).expect("two frames"), 2_000_000);
+        unzstd(&two[..two.len() - 5], &mut window).expect_err("the second is cut short");
     }
 
     #[test]

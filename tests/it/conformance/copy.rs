@@ -45,10 +45,8 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     };
     let first = put("copies/a b+c/\u{e4}.json", "first").await;
     let second = put("copies/a b+c/\u{e4}.json", "second").await;
-    let worker = setup.account().assume_role(&provider.worker_role_arn, "worker", &[]).await;
-    let worker = worker.expect("the account may be the worker");
-    let central = worker.assume_role(&provider.central_role_arn, "central", &[]).await;
-    let central = central.expect("the worker may take the first hop");
+    let hop = provider.first_hop(&setup.aws).await;
+    let (_, central) = hop.expect("the worker may take the first hop");
 
     let source = format!("{}/copies/a%20b%2Bc/%C3%A4.json", provider.bucket);
     let ask = |s3: &Client, to: &str, source: String| -> CopyObjectFluentBuilder {

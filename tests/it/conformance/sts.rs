@@ -40,11 +40,8 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
         ..CustomerSpec::new("liberal")
     };
     let liberal = setup.customer_without_row(liberal).await;
-    let root = setup.account();
-    let worker = root.assume_role(&setup.provider.worker_role_arn, "worker", &[]).await;
-    let worker = worker.expect("the account may be the worker");
-    let central = worker.assume_role(&setup.provider.central_role_arn, "central", &[]).await;
-    let central = central.expect("the worker may take the first hop");
+    let hop = setup.provider.first_hop(&setup.aws).await;
+    let (worker, central) = hop.expect("the worker may take the first hop");
     let sts = client(&central);
     let ask = |role: &str| sts.assume_role().role_arn(role).role_session_name("logferry-acme");
     let hop = || ask(&customer.role_arn).external_id(&customer.external_id);

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::Context;
 use logferry_testbed::provision::Customer;
 
 use super::{DELIVERIES, MISSING, QUARANTINE, Stage, customers_bucket, key, tenant_id};
@@ -19,30 +18,17 @@ use crate::{
 const COPIES: &str = "ROSA/cluster-logs/";
 
 impl Stage {
-    /// Receives and deletes all dead letters.
+    /// Receives all dead letters.
     pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<Letter>> {
-        let (sqs, mut letters) = (self.root.sqs(), Vec::new());
-        loop {
-            let receive = sqs.receive_message().queue_url(&self.provider.dead_letter_url);
-            let receive = receive.max_number_of_messages(10).message_attribute_names("All");
-            let got = receive.send().await.context("cannot read the dead-letter queue")?;
-            let messages = got.messages.unwrap_or_default();
-            if messages.is_empty() {
-                return Ok(letters);
-            }
-            letters.extend(messages.into_iter().map(|message| {
-                let mut attributes = message.message_attributes.unwrap_or_default();
-                let mut take = |name: &str| attributes.remove(name).and_then(|value| value.string_value);
-                Letter {
-                    reason: take("reason")
-                        .unwrap_or_else(|| "none, because SQS moved the message".to_owned()),
-                    key: take("key").unwrap_or_default(),
-                    record_offset: take("record_offset").and_then(|offset| offset.parse().ok()),
-                    failures: take("failures").and_then(|count| count.parse().ok()).unwrap_or_default(),
-                    body: message.body.unwrap_or_default(),
-                }
-            }));
-        }
+        let letters = self.root.dead_letters(&self.provider.dead_letter_url, None).await?;
+        let letters = letters.into_iter().map(|letter| Letter {
+            reason: letter.reason().to_owned(),
+            key: letter.get("key").to_owned(),
+            record_offset: letter.get("record_offset").parse().ok(),
+            failures: letter.get("failures").parse().unwrap_or_default(),
+            body: letter.body,
+        });
+        Ok(letters.collect())
     }
 
     /// One lane for each object and each delivery that takes it.
@@ -103,8 +89,8 @@ impl Stage {
     pub(crate) async fn quarantined(&self, plan: &Plan) -> anyhow::Result<Vec<Line>> {
         let mut lines = Vec::new();
         if plan.quarantine {
-            for bytes in self.objects(QUARANTINE).await?.into_values() {
-                lines.extend(quarantine::read(&bytes)?);
+            for object in self.root.objects(QUARANTINE).await? {
+                lines.extend(quarantine::read(&object.bytes)?);
             }
         }
         Ok(lines)
@@ -148,22 +134,6 @@ impl Stage {
             problems.extend(copies::compare(&bucket, &expected, &found));
         }
         Ok(problems)
-    }
-
-    /// Reads all objects in a bucket of the provider, by key.
-    async fn objects(&self, bucket: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-        let s3 = self.root.s3();
-        let mut pages = s3.list_objects_v2().bucket(bucket).into_paginator().send();
-        let mut objects = BTreeMap::new();
-        while let Some(page) = pages.next().await {
-            let page = page.context("cannot list a bucket")?;
-            for key in page.contents.unwrap_or_default().into_iter().filter_map(|object| object.key) {
-                let got = s3.get_object().bucket(bucket).key(&key).send().await;
-                let body = got.context("cannot read an object")?.body.collect().await;
-                objects.insert(key, body.context("the body of an object broke off")?.into_bytes().to_vec());
-            }
-        }
-        Ok(objects)
     }
 
     /// Number of SendMessageBatch calls of the workers. A call sends up to ten messages anew, or tests whether sending is

@@ -9,7 +9,7 @@ use super::expression::Placeholders;
 use super::expression::condition::Condition;
 use super::expression::update::Update;
 use super::value::{Item, item_from_json, item_size, item_to_json};
-use super::{DynamoDb, Rest, choice, constraint, read, refuse_rest, validation};
+use super::{DynamoDb, Rest, choice, read, required, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -140,7 +140,7 @@ impl Guard {
 impl DynamoDb {
     pub(super) fn put_item(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (table, request): (_, PutItem) = read(cloud, call)?;
-        refuse_rest(call, &request.write.rest)?;
+        call.refuse_rest("dynamodb", &request.write.rest)?;
         let item = item_from_json(&required(request.item, "item")?)?;
         let returns_old = request.write.returns_old()?;
         let guard = request.write.guard()?;
@@ -157,7 +157,7 @@ impl DynamoDb {
 
     pub(super) fn delete_item(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (table, request): (_, DeleteItem) = read(cloud, call)?;
-        refuse_rest(call, &request.write.rest)?;
+        call.refuse_rest("dynamodb", &request.write.rest)?;
         let key = item_from_json(&required(request.key, "key")?)?;
         let returns_old = request.write.returns_old()?;
         let guard = request.write.guard()?;
@@ -171,7 +171,7 @@ impl DynamoDb {
 
     pub(super) fn update_item(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (table, request): (_, UpdateItem) = read(cloud, call)?;
-        refuse_rest(call, &request.write.rest)?;
+        call.refuse_rest("dynamodb", &request.write.rest)?;
         let key_item = item_from_json(&required(request.key, "key")?)?;
         let returned = request.write.return_values()?;
         let (update, guard) = request.write.update_and_guard(&request.update_expression)?;
@@ -202,7 +202,7 @@ impl DynamoDb {
 
     pub(super) fn get_item(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (table, request): (_, GetItem) = read(cloud, call)?;
-        refuse_rest(call, &request.rest)?;
+        call.refuse_rest("dynamodb", &request.rest)?;
         let key = item_from_json(&required(request.key, "key")?)?;
         self.with_table(call, &table, |table| {
             let answer = match table.items.get(&table.key(&key)?) {
@@ -212,10 +212,6 @@ impl DynamoDb {
             Ok(Reply::json(&answer))
         })
     }
-}
-
-fn required<T>(value: Option<T>, member: &str) -> Result<T, AwsError> {
-    value.ok_or_else(|| constraint("null", member, "Member must not be null"))
 }
 
 /// Answer of a write: the requested item or attributes, if there are any.

@@ -9,7 +9,7 @@ use super::expression::Placeholders;
 use super::expression::condition::{Comparator, Condition};
 use super::table::{Key, Table};
 use super::value::{AttributeValue, Item, item_from_json, item_size, item_to_json};
-use super::{DynamoDb, Rest, constraint, read, refuse_rest, validation};
+use super::{DynamoDb, Rest, constraint, read, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -42,7 +42,7 @@ struct Scan {
 impl DynamoDb {
     pub(super) fn query(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (table, request): (_, Query) = read(cloud, call)?;
-        refuse_rest(call, &request.scan.rest)?;
+        call.refuse_rest("dynamodb", &request.scan.rest)?;
         let Some(text) = &request.key_condition_expression else {
             return Err(validation(
                 "Either the KeyConditions or KeyConditionExpression parameter must be specified in the \
@@ -72,7 +72,7 @@ impl DynamoDb {
 
     pub(super) fn scan(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (table, request): (_, Scan) = read(cloud, call)?;
-        refuse_rest(call, &request.rest)?;
+        call.refuse_rest("dynamodb", &request.rest)?;
         let mut placeholders = request.placeholders(&[("FilterExpression", &request.filter_expression)])?;
         let page = request.page(&mut placeholders)?;
         self.with_table(call, &table, |table| {

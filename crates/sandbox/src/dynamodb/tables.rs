@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::table::{HASH_KEY_BYTES, KeyAttribute, RANGE_KEY_BYTES, Table};
-use super::{DynamoDb, Rest, address, choice, read, refuse_rest, validation};
+use super::{DynamoDb, Rest, address, choice, read, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -55,7 +55,7 @@ struct TimeToLiveSpecification {
 impl DynamoDb {
     pub(super) fn create_table(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (name, request): (_, CreateTable) = read(cloud, call)?;
-        refuse_rest(call, &request.rest)?;
+        call.refuse_rest("dynamodb", &request.rest)?;
         let (hash, range) = key_schema(&request)?;
         let modes = ["PROVISIONED", "PAY_PER_REQUEST"];
         if choice(request.billing_mode.as_deref(), "billingMode", &modes)? == modes[0] {
@@ -76,7 +76,7 @@ impl DynamoDb {
 
     pub(super) fn update_time_to_live(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (name, request): (_, UpdateTimeToLive) = read(cloud, call)?;
-        refuse_rest(call, &request.rest)?;
+        call.refuse_rest("dynamodb", &request.rest)?;
         let TimeToLiveSpecification { enabled, attribute_name } = request.time_to_live_specification;
         if !enabled {
             return Err(AwsError::not_implemented("dynamodb", "UpdateTimeToLive with Enabled false"));

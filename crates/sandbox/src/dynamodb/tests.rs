@@ -1,31 +1,13 @@
-use axum::body::to_bytes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::call::Principal;
+use crate::requests::{calling, json_body, refused, root, session};
 
 const ACCOUNT: &str = "111111111111";
 
-fn call(account: &str, operation: &str, body: &Value) -> Call {
-    Call {
-        account: account.to_owned(),
-        principal: Principal::Root,
-        region: "eu-west-1".to_owned(),
-        operation: operation.to_owned(),
-        method: http::Method::POST,
-        path: "/".to_owned(),
-        query: Vec::new(),
-        headers: http::HeaderMap::new(),
-        body: body.to_string().into(),
-        endpoint: "http://127.0.0.1:1".to_owned(),
-    }
-}
-
 async fn ask_as(cloud: &Arc<Cloud>, account: &str, operation: &str, body: &Value) -> Result<Value, AwsError> {
-    let call = call(account, operation, body);
-    let reply = cloud.dynamodb.handle(cloud, &call).await?;
-    let bytes = to_bytes(reply.body, usize::MAX).await.expect("a body in memory can be read");
-    Ok(serde_json::from_slice(&bytes).expect("answers are JSON"))
+    let call = calling(root(account), operation, body.to_string());
+    Ok(json_body(cloud.dynamodb.handle(cloud, &call).await?).await)
 }
 
 /// Makes a call on the table `ledger` with these members.
@@ -59,13 +41,6 @@ async fn cloud_with_table() -> Arc<Cloud> {
 
 fn key(object: &str, delivery: &str) -> Value {
     json!({ "object": { "S": object }, "delivery": { "S": delivery } })
-}
-
-#[track_caller]
-fn refused(answer: Result<Value, AwsError>, code: &str, message: &str) {
-    let error = answer.expect_err(message);
-    assert_eq!((error.status, error.code.as_str()), (400, code), "{}", error.message);
-    assert!(error.message.contains(message), "{}", error.message);
 }
 
 #[tokio::test]
@@ -421,14 +396,9 @@ async fn scans_see_every_hash_key() {
 #[tokio::test]
 async fn a_session_without_a_policy_is_denied() {
     let cloud = cloud_with_table().await;
-    let mut call = call(ACCOUNT, "Scan", &json!({ "TableName": "ledger" }));
-    call.principal = Principal::Session {
-        role_arn: format!("arn:aws:iam::{ACCOUNT}:role/r"),
-        session_name: "test".to_owned(),
-        session_policy: None,
-    };
+    let call = calling(session(ACCOUNT, "r"), "Scan", r#"{"TableName":"ledger"}"#);
     let error = cloud.dynamodb.handle(&cloud, &call).await.expect_err("nothing allows it");
-    assert_eq!((error.status, error.code.as_str()), (400, "AccessDeniedException"));
-    let what = format!("dynamodb:Scan on resource: arn:aws:dynamodb:eu-west-1:{ACCOUNT}:table/ledger");
+    assert_eq!((error.status, error.code.as_str()), (403, "AccessDenied"));
+    let what = format!("dynamodb:Scan on resource: arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/ledger");
     assert!(error.message.contains(&what), "{}", error.message);
 }

@@ -1,30 +1,6 @@
 //! Parses requests: members, names, and the service's error messages.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-use serde_json::Value;
-
-use crate::call::{AwsError, Call};
-
-/// Members of a request that the sandbox does not implement.
-pub(super) type Rest = BTreeMap<String, Value>;
-
-/// Parses the body. Borrows from it where the type allows that.
-pub(super) fn parse<'a, T: Deserialize<'a>>(call: &'a Call) -> Result<T, AwsError> {
-    let unreadable = |reason: String| AwsError::new(400, "SerializationException", reason);
-    let text = std::str::from_utf8(&call.body).map_err(|error| unreadable(error.to_string()))?;
-    serde_json::from_str(if text.is_empty() { "{}" } else { text })
-        .map_err(|error| unreadable(error.to_string()))
-}
-
-/// Answers 501 if the request has a member that would otherwise be ignored.
-pub(super) fn refuse_rest(call: &Call, rest: &Rest) -> Result<(), AwsError> {
-    match rest.iter().find(|(_, value)| !value.is_null()) {
-        Some((name, _)) => Err(AwsError::not_implemented("logs", &format!("{} with {name}", call.operation))),
-        None => Ok(()),
-    }
-}
+use crate::call::{AwsError, violation};
 
 pub(super) fn invalid_parameter(message: impl Into<String>) -> AwsError {
     AwsError::new(400, "InvalidParameterException", message)
@@ -32,10 +8,7 @@ pub(super) fn invalid_parameter(message: impl Into<String>) -> AwsError {
 
 /// Error for a member that violates a constraint of the service's model.
 pub(super) fn constraint(value: &str, member: &str, rule: &str) -> AwsError {
-    let value = if value == "null" { value.to_owned() } else { format!("'{value}'") };
-    invalid_parameter(format!(
-        "1 validation error detected: Value {value} at '{member}' failed to satisfy constraint: {rule}"
-    ))
+    invalid_parameter(violation(value, member, rule))
 }
 
 pub(super) fn required<T>(value: Option<T>, member: &str) -> Result<T, AwsError> {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::store::AcceptedBatch;
 use super::{
     Logs, Totals, authorize_stream, constraint, group_name, invalid_parameter, no_such_group, no_such_stream,
-    now, parse, required, stream_name,
+    now, required, stream_name,
 };
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
@@ -85,7 +85,7 @@ struct Sorted {
 
 impl Logs {
     pub(super) fn put_log_events(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: PutLogEvents<'_> = parse(call)?;
+        let request: PutLogEvents<'_> = call.parse()?;
         let group_name_given = required(request.log_group_name, "logGroupName")?.0;
         let stream_name_given = required(request.log_stream_name, "logStreamName")?.0;
         group_name(&group_name_given)?;

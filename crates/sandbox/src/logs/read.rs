@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::store::{Event, Group, Stream};
 use super::{
     Logs, Rest, authorize, authorize_group, authorize_stream, constraint, group_arn, group_name,
-    invalid_parameter, no_such_stream, parse, refuse_rest, required, stream_name,
+    invalid_parameter, no_such_stream, required, stream_name,
 };
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
@@ -68,8 +68,8 @@ struct FilterLogEvents {
 
 impl Logs {
     pub(super) fn describe_log_groups(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: DescribeLogGroups = parse(call)?;
-        refuse_rest(call, &request.rest)?;
+        let request: DescribeLogGroups = call.parse()?;
+        call.refuse_rest("logs", &request.rest)?;
         let limit = limit(request.limit, DESCRIBE_LIMIT)?;
         // AWS evaluates this call on a group without a name, whatever the prefix.
         authorize(cloud, call, &format!("{}:log-stream:", group_arn(call, "")))?;
@@ -86,8 +86,8 @@ impl Logs {
     }
 
     pub(super) fn describe_log_streams(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: DescribeLogStreams = parse(call)?;
-        refuse_rest(call, &request.rest)?;
+        let request: DescribeLogStreams = call.parse()?;
+        call.refuse_rest("logs", &request.rest)?;
         let limit = limit(request.limit, DESCRIBE_LIMIT)?;
         let group_name = which_group(request.log_group_name)?;
         authorize_group(cloud, call, &group_name)?;
@@ -101,8 +101,8 @@ impl Logs {
     }
 
     pub(super) fn get_log_events(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: GetLogEvents = parse(call)?;
-        refuse_rest(call, &request.rest)?;
+        let request: GetLogEvents = call.parse()?;
+        call.refuse_rest("logs", &request.rest)?;
         let limit = limit(request.limit, EVENTS_LIMIT)?;
         let name = required(request.log_stream_name, "logStreamName")?;
         stream_name(&name, "logStreamName")?;
@@ -136,8 +136,8 @@ impl Logs {
     }
 
     pub(super) fn filter_log_events(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: FilterLogEvents = parse(call)?;
-        refuse_rest(call, &request.rest)?;
+        let request: FilterLogEvents = call.parse()?;
+        call.refuse_rest("logs", &request.rest)?;
         let limit = limit(request.limit, EVENTS_LIMIT)?;
         let start = match &request.next_token {
             Some(token) => key_from_digits(token)?,

@@ -1,27 +1,11 @@
-use axum::body::to_bytes;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::call::Principal;
+use crate::requests::{calling, json_body, refused, role_session, root};
 
 const ACCOUNT: &str = "111111111111";
 const DAY: i64 = 86_400_000;
-
-fn call(account: &str, operation: &str, body: impl Into<Bytes>) -> Call {
-    Call {
-        account: account.to_owned(),
-        principal: Principal::Root,
-        region: "eu-west-1".to_owned(),
-        operation: operation.to_owned(),
-        method: http::Method::POST,
-        path: "/".to_owned(),
-        query: Vec::new(),
-        headers: http::HeaderMap::new(),
-        body: body.into(),
-        endpoint: "http://127.0.0.1:1".to_owned(),
-    }
-}
 
 async fn ask(cloud: &Arc<Cloud>, operation: &str, body: Value) -> Result<Value, AwsError> {
     ask_as(cloud, ACCOUNT, operation, body.to_string()).await
@@ -33,9 +17,8 @@ async fn ask_as(
     operation: &str,
     body: impl Into<Bytes>,
 ) -> Result<Value, AwsError> {
-    let reply = cloud.logs.handle(cloud, &call(account, operation, body)).await?;
-    let bytes = to_bytes(reply.body, usize::MAX).await.expect("a body in memory can be read");
-    Ok(if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("answers are JSON") })
+    let call = calling(root(account), operation, body);
+    Ok(json_body(cloud.logs.handle(cloud, &call).await?).await)
 }
 
 async fn cloud_with_stream() -> Arc<Cloud> {
@@ -63,13 +46,6 @@ async fn put_with(cloud: &Arc<Cloud>, events: &[(i64, &str)], more: Value) -> Re
 fn messages(answer: &Value) -> Vec<&str> {
     let events = answer["events"].as_array().expect("events");
     events.iter().map(|event| event["message"].as_str().expect("a message")).collect()
-}
-
-#[track_caller]
-fn refused(answer: Result<Value, AwsError>, code: &str, message: &str) {
-    let error = answer.expect_err(message);
-    assert_eq!((error.status, error.code.as_str()), (400, code), "{}", error.message);
-    assert!(error.message.contains(message), "{}", error.message);
 }
 
 #[tokio::test]
@@ -295,7 +271,7 @@ async fn groups_and_streams_are_described_page_by_page() {
     let groups = ask(&cloud, "DescribeLogGroups", groups).await.expect("readable");
     assert_eq!(
         groups["logGroups"][0]["arn"],
-        json!(format!("arn:aws:logs:eu-west-1:{ACCOUNT}:log-group:g:*"))
+        json!(format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:g:*"))
     );
     assert_eq!(groups["logGroups"][0]["storedBytes"], json!(3));
     let none =
@@ -320,27 +296,6 @@ async fn the_counting_mode_has_the_same_totals() {
     assert_eq!(ask(&counted, "GetLogEvents", get).await.expect_err("nothing is kept").status, 501);
 }
 
-/// Creates a role whose policy allows everything in this service on the resources.
-async fn role_with(cloud: &Arc<Cloud>, resources: &[&str]) -> Principal {
-    let trust = json!({ "Version": "2012-10-17", "Statement": [
-        { "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": { "AWS": ACCOUNT } },
-    ] });
-    let arns: Vec<_> =
-        resources.iter().map(|name| format!("arn:aws:logs:eu-west-1:{ACCOUNT}:log-group:{name}")).collect();
-    let policy = json!({ "Version": "2012-10-17", "Statement": [
-        { "Effect": "Allow", "Action": "logs:*", "Resource": arns },
-    ] });
-    let create = format!("Action=CreateRole&RoleName=r&AssumeRolePolicyDocument={trust}");
-    cloud.iam.handle(cloud, &call(ACCOUNT, "CreateRole", create)).await.expect("a new role");
-    let put = format!("Action=PutRolePolicy&RoleName=r&PolicyName=p&PolicyDocument={policy}");
-    cloud.iam.handle(cloud, &call(ACCOUNT, "PutRolePolicy", put)).await.expect("a legal policy");
-    Principal::Session {
-        role_arn: format!("arn:aws:iam::{ACCOUNT}:role/r"),
-        session_name: "test".to_owned(),
-        session_policy: None,
-    }
-}
-
 #[tokio::test]
 async fn policies_decide_by_the_arns_that_aws_evaluates() {
     let group_calls = ["PutRetentionPolicy", "DescribeLogStreams", "FilterLogEvents"];
@@ -355,7 +310,11 @@ async fn policies_decide_by_the_arns_that_aws_evaluates() {
         ("*", true, true, true),
     ] {
         let cloud = cloud_with_stream().await;
-        let principal = role_with(&cloud, &[resource]).await;
+        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": "logs:*",
+            "Resource": format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:{resource}"),
+        }] });
+        let caller = role_session(&cloud, ACCOUNT, "r", &policy).await;
         let allowed = async |operation: &str| {
             let body = json!({
                 "logGroupName": "g", "logStreamName": "s", "retentionInDays": 1, "startFromHead": true,
@@ -370,16 +329,11 @@ async fn policies_decide_by_the_arns_that_aws_evaluates() {
             };
             let body: serde_json::Map<_, _> =
                 members.iter().map(|member| ((*member).to_owned(), body[*member].clone())).collect();
-            let mut call = call(ACCOUNT, operation, Value::Object(body).to_string());
-            call.principal = principal.clone();
+            let call = calling(caller.clone(), operation, Value::Object(body).to_string());
             match cloud.logs.handle(&cloud, &call).await {
                 Ok(_) => true,
                 Err(error) => {
-                    assert_eq!(
-                        (error.status, error.code.as_str()),
-                        (400, "AccessDeniedException"),
-                        "{error}"
-                    );
+                    assert_eq!((error.status, error.code.as_str()), (403, "AccessDenied"), "{error}");
                     false
                 }
             }

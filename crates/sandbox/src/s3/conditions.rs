@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn reads_can_require_an_etag() {
         let check = |name: &'static str, value: &'static str, expected: Result<(), u16>| {
-            let mut call = crate::s3::tests::root("111111111111");
+            let mut call = crate::requests::root("111111111111");
             call.headers.insert(name, HeaderValue::from_static(value));
             assert_eq!(
                 check_read(&call, "", "tag").map_err(|error| error.status),

@@ -9,11 +9,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{bucket::Bucket, notification::Rule, xml::encode_key};
+use super::{bucket::Bucket, notification::Rule};
 use crate::{
     call::{Call, Principal},
     cloud::Cloud,
-    sqs::{Sender, message::hex},
+    encoding::{encode_key, hex},
+    sqs::Sender,
 };
 
 /// Subject of S3's messages on a topic.

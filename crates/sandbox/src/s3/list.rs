@@ -8,11 +8,11 @@ use super::{
     check_owner, event,
     notification::invalid,
     open, target,
-    xml::{element, encode_key},
 };
 use crate::{
     call::{Answer, AwsError, Call, Reply},
     cloud::Cloud,
+    encoding::{element, encode_key},
 };
 
 const MAX_KEYS: usize = 1_000;

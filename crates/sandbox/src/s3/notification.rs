@@ -3,6 +3,7 @@
 use roxmltree::{Document, Node};
 
 use crate::call::AwsError;
+use crate::encoding::uuid;
 
 /// S3's event types. Types that the sandbox never sends are accepted too, because a real bucket may have them.
 const EVENTS: [&str; 10] = [
@@ -66,9 +67,7 @@ impl Rule {
             }
         }
         match topic {
-            Some(topic) if !events.is_empty() => {
-                Ok(Self { id: id.unwrap_or_else(crate::sqs::message::uuid), topic, events })
-            }
+            Some(topic) if !events.is_empty() => Ok(Self { id: id.unwrap_or_else(uuid), topic, events }),
             _ => Err(malformed()),
         }
     }

@@ -15,12 +15,11 @@ use super::{
     event::{Happening, Source, Subject},
     notification::invalid,
     open, target,
-    xml::element,
 };
 use crate::{
-    call::{Answer, AwsError, Call, Reply, decode_form},
+    call::{Answer, AwsError, Call, Reply},
     cloud::Cloud,
-    sqs::message::hex,
+    encoding::{decode_form, element, hex},
 };
 
 /// Longest key in bytes.

@@ -1,55 +1,12 @@
 use super::*;
-use crate::call::Principal;
+use crate::requests::{role_session, root};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const PROVIDER: &str = "111111111111";
 const CUSTOMER: &str = "222222222222";
-
-/// A call of an account's root. Tests fill in the other fields.
-pub(crate) fn root(account: &str) -> Call {
-    Call {
-        account: account.to_owned(),
-        principal: Principal::Root,
-        region: "us-east-1".to_owned(),
-        operation: String::new(),
-        method: Method::POST,
-        path: "/".to_owned(),
-        query: Vec::new(),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-        endpoint: "http://127.0.0.1:1".to_owned(),
-    }
-}
-
-/// A call of a session named `tests` of a role.
-pub(crate) fn session(account: &str, role: &str) -> Call {
-    let principal = Principal::Session {
-        role_arn: format!("arn:aws:iam::{account}:role/{role}"),
-        session_name: "tests".to_owned(),
-        session_policy: None,
-    };
-    Call { principal, ..root(account) }
-}
-
-/// Creates a role with one inline policy, and returns a call of one of its sessions.
-pub(crate) async fn role_session(cloud: &Arc<Cloud>, account: &str, role: &str, policy: &Value) -> Call {
-    let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}]}"#;
-    let encode = |text: &str| xml::encode_key(text);
-    let policy = encode(&policy.to_string());
-    for (operation, form) in [
-        ("CreateRole", format!("AssumeRolePolicyDocument={}", encode(trust))),
-        ("PutRolePolicy", format!("PolicyName=p&PolicyDocument={policy}")),
-    ] {
-        let mut call = root(account);
-        operation.clone_into(&mut call.operation);
-        call.body = format!("Action={operation}&Version=2010-05-08&RoleName={role}&{form}").into();
-        cloud.iam.handle(cloud, &call).await.expect("the role is made");
-    }
-    session(account, role)
-}
 
 struct Request {
     call: Call,

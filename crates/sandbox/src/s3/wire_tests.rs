@@ -4,15 +4,13 @@ use aws_sdk_s3::{
     types::{BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, VersioningConfiguration},
 };
 
-use logferry_testbed::provision::Aws;
-
-use crate::Sandbox;
+use crate::requests::sandbox;
 
 /// The SDK's client against the HTTP front: tests what the SDK signs, encodes, checks and parses.
 #[tokio::test]
 async fn the_sdk_puts_gets_copies_and_lists() {
-    let sandbox = Sandbox::start().await.expect("a port is free");
-    let s3 = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111").s3();
+    let (_sandbox, aws) = sandbox().await;
+    let s3 = aws.account("111111111111").s3();
     s3.create_bucket().bucket("wire").send().await.expect("made");
     let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     s3.put_bucket_versioning().bucket("wire").versioning_configuration(enabled).send().await.expect("set");

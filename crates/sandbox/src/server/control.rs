@@ -73,13 +73,14 @@ fn json_response(status: StatusCode, value: &Value) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{request, sandbox};
-    use logferry_testbed::provision::{Aws, Provider, ProviderSpec};
+    use super::super::tests::request;
+    use crate::requests::sandbox;
+    use logferry_testbed::provision::{Provider, ProviderSpec};
 
     #[tokio::test]
     async fn control_requests_return_counts_and_inject_faults() {
-        let sandbox = sandbox().await;
-        let account = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+        let (sandbox, aws) = sandbox().await;
+        let account = aws.account("111111111111");
         let caller = [("Action", "GetCallerIdentity")];
         assert_eq!(
             request(&sandbox, "GET", "/_sandbox/health", "").await,
@@ -100,8 +101,7 @@ mod tests {
 
     #[tokio::test]
     async fn control_requests_count_and_limit_queues() {
-        let sandbox = sandbox().await;
-        let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
+        let (sandbox, aws) = sandbox().await;
         let provider = Provider::create(&aws, &ProviderSpec::new("door"))
             .await
             .expect("the provider's side can be set up");

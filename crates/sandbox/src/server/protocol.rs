@@ -6,7 +6,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value};
 
-use crate::call::{AwsError, form_pairs};
+use crate::call::AwsError;
+use crate::encoding::{escape, form_pairs};
 use crate::sigv4::Refusal;
 use crate::sqs::errors::query_code;
 
@@ -164,8 +165,8 @@ pub(crate) fn write_error(
             let body = format!(
                 "<ErrorResponse xmlns=\"{namespace}\"><Error><Type>{fault}</Type><Code>{}</Code>\
                  <Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
-                escaped(&error.code),
-                escaped(&error.message),
+                escape(&error.code),
+                escape(&error.message),
             );
             ("text/xml", body)
         }
@@ -174,8 +175,8 @@ pub(crate) fn write_error(
             let body = format!(
                 "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>\
                  <RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
-                escaped(&error.code),
-                escaped(&error.message),
+                escape(&error.code),
+                escape(&error.message),
             );
             ("application/xml", body)
         }
@@ -195,10 +196,6 @@ fn written(status: u16, mut headers: HeaderMap, content_type: &'static str, body
 fn query_error(error: &AwsError) -> String {
     let fault = if error.status < 500 { "Sender" } else { "Receiver" };
     format!("{};{fault}", query_code(&error.code))
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// Error of the service's protocol for a refused signature.
@@ -292,5 +289,19 @@ mod tests {
         let copy =
             http::Request::put("/b/k").header("x-amz-copy-source", "a/b").body(()).expect("a legal request");
         assert_eq!(Service::S3.operation(&copy.into_parts().0, b""), "CopyObject");
+    }
+
+    #[test]
+    fn iams_refusal_has_the_json_services_status_and_code() {
+        let error = AwsError::new(403, "AccessDenied", "no");
+        let status = |service: Service| {
+            let response = write_error(service.protocol(), &error, "id", &Method::POST);
+            let code = response.headers().get("x-amzn-errortype").cloned();
+            (response.status().as_u16(), code)
+        };
+        for service in [Service::DynamoDb, Service::Logs, Service::Sqs] {
+            assert_eq!(status(service), (400, Some(HeaderValue::from_static("AccessDeniedException"))));
+        }
+        assert_eq!(status(Service::Iam), (403, None));
     }
 }

@@ -1,24 +1,18 @@
 use super::*;
 use crate::{
-    s3::{
-        tests::{role_session, root},
-        xml::encode_key,
-    },
+    encoding::encode_key,
+    requests::{body, calling, role_session, root},
     sqs::tests::{bodies, create_queue, send},
 };
-use http_body_util::BodyExt;
 
 const ACCOUNT: &str = "111111111111";
 const TOPIC: &str = "arn:aws:sns:us-east-1:111111111111:t";
 
-async fn call(cloud: &Arc<Cloud>, mut call: Call, form: &[(&str, &str)]) -> Result<String, AwsError> {
-    call.operation = form[0].1.to_owned();
+async fn call(cloud: &Arc<Cloud>, caller: Call, form: &[(&str, &str)]) -> Result<String, AwsError> {
     let pairs: Vec<String> =
         form.iter().map(|(name, value)| format!("{}={}", encode_key(name), encode_key(value))).collect();
-    call.body = pairs.join("&").into();
-    let reply = cloud.sns.handle(cloud, &call).await?;
-    let body = reply.body.collect().await.expect("the body is in memory").to_bytes();
-    Ok(String::from_utf8(body.to_vec()).expect("text"))
+    let reply = cloud.sns.handle(cloud, &calling(caller, form[0].1, pairs.join("&"))).await?;
+    Ok(String::from_utf8(body(reply).await.to_vec()).expect("text"))
 }
 
 async fn ok(cloud: &Arc<Cloud>, form: &[(&str, &str)]) -> String {
@@ -155,11 +149,8 @@ async fn invalid_requests_are_refused() {
 async fn an_objects_event_reaches_the_queue_through_the_topic() {
     let cloud = Arc::new(Cloud::default());
     wired(&cloud, "false").await;
-    let s3 = |operation: &str, path: &str, body: &str| Call {
-        operation: operation.to_owned(),
-        path: path.to_owned(),
-        body: body.to_owned().into(),
-        ..root(ACCOUNT)
+    let s3 = |operation: &str, path: &str, body: &str| {
+        calling(Call { path: path.to_owned(), ..root(ACCOUNT) }, operation, body.to_owned())
     };
     let configuration = format!(
         "<NotificationConfiguration><TopicConfiguration><Id>all</Id><Topic>{TOPIC}</Topic><Event>s3:ObjectCreated:*</Event>\

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::errors::{invalid, invalid_value, refuse};
 use crate::call::AwsError;
+use crate::encoding::hex;
 
 /// Largest size of a message, and of all messages of a batch together, in bytes of bodies and attributes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 1_048_576;
@@ -200,24 +201,6 @@ pub(crate) fn attributes_md5(attributes: &Attributes) -> Option<String> {
         part(attribute.bytes(), Some(kind));
     }
     Some(hex(&sum.finalize()))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
-        .collect()
-}
-
-/// A random UUID of version 4, the form of message and request ids.
-pub(crate) fn uuid() -> String {
-    let mut bytes = fastrand::u128(..).to_be_bytes();
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let text = hex(&bytes);
-    format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
 }
 
 #[cfg(test)]

@@ -1,19 +1,15 @@
 use super::*;
 use crate::{
     call::Principal,
-    s3::tests::{role_session, root},
+    requests::{calling, json_body, role_session, root, sandbox},
 };
-use http_body_util::BodyExt;
 use std::time::Duration;
 
 const ACCOUNT: &str = "111111111111";
 
-async fn call(cloud: &Arc<Cloud>, mut call: Call, operation: &str, body: Value) -> Result<Value, AwsError> {
-    operation.clone_into(&mut call.operation);
-    call.body = body.to_string().into();
-    let reply = cloud.sqs.handle(cloud, &call).await?;
-    let body = reply.body.collect().await.expect("the body is in memory").to_bytes();
-    Ok(serde_json::from_slice(&body).expect("JSON"))
+async fn call(cloud: &Arc<Cloud>, caller: Call, operation: &str, body: Value) -> Result<Value, AwsError> {
+    let call = calling(caller, operation, body.to_string());
+    Ok(json_body(cloud.sqs.handle(cloud, &call).await?).await)
 }
 
 async fn try_send(
@@ -437,8 +433,8 @@ async fn a_queue_with_many_messages_stays_fast() {
 
 #[tokio::test]
 async fn the_sdk_reads_answers_and_modelled_errors() {
-    let sandbox = crate::Sandbox::start().await.expect("a port is free");
-    let sqs = logferry_testbed::provision::Aws::new(&sandbox.endpoint(), "us-east-1").account(ACCOUNT).sqs();
+    let (_sandbox, aws) = sandbox().await;
+    let sqs = aws.account(ACCOUNT).sqs();
     let created = sqs.create_queue().queue_name("wire").send().await.expect("made");
     let url = created.queue_url().expect("a URL");
     let missing = sqs.send_message().queue_url(url.replace("wire", "none")).message_body("x").send().await;

@@ -12,13 +12,14 @@ use super::{
     errors::{bad_handle, invalid, invalid_value, missing, query_code, refuse},
     message::{
         Attributes, MAX_MESSAGE_BYTES, Message, attributes_md5, body_md5, check_body, check_group_id,
-        message_bytes, parse_attributes, select, uuid,
+        message_bytes, parse_attributes, select,
     },
     queue::{Queue, Received},
 };
 use crate::{
     call::{Answer, AwsError, Call, Principal, Reply},
     cloud::Cloud,
+    encoding::uuid,
 };
 
 const MAX_BATCH: usize = 10;
@@ -90,16 +91,10 @@ struct ChangeVisibility {
     visibility_timeout: Option<i64>,
 }
 
-pub(super) fn read<T: DeserializeOwned>(call: &Call) -> Result<T, AwsError> {
-    let body = if call.body.is_empty() { b"{}" } else { call.body.as_ref() };
-    serde_json::from_slice(body)
-        .map_err(|error| refuse("SerializationException", format!("the request does not parse: {error}")))
-}
-
 impl Sqs {
     pub(super) fn send_message(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         let queue = self.authorized(cloud, call, "sqs:SendMessage")?;
-        let send: Send = read(call)?;
+        let send: Send = call.parse()?;
         let accepted = send.accept(cloud, call, &queue)?;
         Ok(Reply::json(&accepted.push(&queue)))
     }
@@ -125,7 +120,7 @@ impl Sqs {
 
     pub(super) async fn receive_message(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         let queue = self.authorized(cloud, call, "sqs:ReceiveMessage")?;
-        let receive: Receive = read(call)?;
+        let receive: Receive = call.parse()?;
         let max = ranged(receive.max_number_of_messages, "MaxNumberOfMessages", 1..=10)?.unwrap_or(1);
         let wait = ranged(receive.wait_time_seconds, "WaitTimeSeconds", 0..=20)?;
         let visibility = ranged(receive.visibility_timeout, "VisibilityTimeout", 0..=43_200)?;
@@ -165,7 +160,7 @@ impl Sqs {
 
     pub(super) fn change_message_visibility(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         let queue = self.authorized(cloud, call, "sqs:ChangeMessageVisibility")?;
-        read::<ChangeVisibility>(call)?.apply(&queue)?;
+        call.parse::<ChangeVisibility>()?.apply(&queue)?;
         Ok(Reply::json(&json!({})))
     }
 
@@ -300,7 +295,7 @@ fn ranged(
 }
 
 fn read_batch<E: DeserializeOwned>(call: &Call) -> Result<Vec<Identified<E>>, AwsError> {
-    let Batch { entries } = read::<Batch<E>>(call)?;
+    let Batch { entries } = call.parse::<Batch<E>>()?;
     if entries.is_empty() {
         return Err(refuse("EmptyBatchRequest", "There should be at least one entry in the request."));
     }

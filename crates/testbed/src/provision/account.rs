@@ -38,7 +38,7 @@ pub struct Account {
     /// Account id: twelve digits.
     pub id: String,
     credentials: Credentials,
-    aws: Aws,
+    pub(super) aws: Aws,
 }
 
 /// A failed Query request.

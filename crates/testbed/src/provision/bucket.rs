@@ -3,10 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
+use aws_sdk_s3::types::{
+    BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, VersioningConfiguration,
+};
 use serde_json::json;
 
-use super::{Aws, Customer, Provider, ProvisionError, failed, provider::statement};
+use super::{
+    Account, Aws, Customer, Provider, ProvisionError, failed,
+    provider::{document, statement},
+    root_arn,
+};
 
 /// An object in a customer's bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +39,10 @@ impl Customer {
         provider: &Provider,
         name: &str,
     ) -> Result<(), ProvisionError> {
-        let s3 = aws.account(&self.account).s3();
-        // S3 refuses us-east-1 as a location constraint.
-        let place = (self.region != "us-east-1").then(|| {
-            let region = BucketLocationConstraint::from(self.region.as_str());
-            CreateBucketConfiguration::builder().location_constraint(region).build()
-        });
-        let create = s3.create_bucket().bucket(name).set_create_bucket_configuration(place);
-        create.send().await.map_err(failed("create the customer's bucket"))?;
+        let account = aws.account(&self.account);
+        account.create_bucket(name).await?;
         let policy = statement(let_central_write(provider, name));
-        let put = s3.put_bucket_policy().bucket(name).policy(policy);
+        let put = account.s3().put_bucket_policy().bucket(name).policy(policy);
         put.send().await.map_err(failed("let the central role write to the customer's bucket"))?;
         Ok(())
     }
@@ -55,30 +55,12 @@ impl Customer {
     pub async fn let_look(&self, aws: &Aws, provider: &Provider, bucket: &str) -> Result<(), ProvisionError> {
         let resource = format!("arn:aws:s3:::{bucket}/*");
         let mut look = json!({ "Effect": "Allow", "Action": "s3:GetObject", "Resource": resource });
-        self.put_role_policy(aws, &format!("{bucket}-look"), json!([look])).await?;
+        let account = aws.account(&self.account);
+        account.put_role_policy(self.role_name(), &format!("{bucket}-look"), json!([look])).await?;
         look["Principal"] = json!({ "AWS": [&provider.central_role_arn, &root_arn(&provider.account)] });
-        let statements = json!([let_central_write(provider, bucket), look]);
-        let policy = json!({ "Version": "2012-10-17", "Statement": statements }).to_string();
-        let put = aws.account(&self.account).s3().put_bucket_policy().bucket(bucket).policy(policy);
+        let policy = document(json!([let_central_write(provider, bucket), look]));
+        let put = account.s3().put_bucket_policy().bucket(bucket).policy(policy);
         put.send().await.map_err(failed("let the central role look into the customer's bucket"))?;
-        Ok(())
-    }
-
-    async fn put_role_policy(
-        &self,
-        aws: &Aws,
-        name: &str,
-        statements: serde_json::Value,
-    ) -> Result<(), ProvisionError> {
-        let policy = json!({ "Version": "2012-10-17", "Statement": statements }).to_string();
-        let put = [
-            ("Action", "PutRolePolicy"),
-            ("RoleName", self.role_arn.rsplit('/').next().unwrap_or_default()),
-            ("PolicyName", name),
-            ("PolicyDocument", &policy),
-        ];
-        let put = aws.account(&self.account).iam_query(&put).await;
-        put.map_err(failed("give the customer's role a policy"))?;
         Ok(())
     }
 
@@ -105,7 +87,7 @@ impl Customer {
                 "Resource": format!("arn:aws:s3:::{bucket}/*"),
             },
         ]);
-        self.put_role_policy(aws, bucket, statements).await
+        aws.account(&self.account).put_role_policy(self.role_name(), bucket, statements).await
     }
 
     /// Row of the tenant for copies into a bucket. With `in_role` the worker assumes the customer's role to copy.
@@ -126,25 +108,54 @@ impl Customer {
     /// # Errors
     /// S3 refused.
     pub async fn objects(&self, aws: &Aws, bucket: &str) -> Result<Vec<ReceivedObject>, ProvisionError> {
-        let s3 = aws.account(&self.account).s3();
+        aws.account(&self.account).objects(bucket).await
+    }
+}
+
+impl Account {
+    /// Creates a bucket in the clients' Region.
+    ///
+    /// # Errors
+    /// S3 refused.
+    pub async fn create_bucket(&self, name: &str) -> Result<(), ProvisionError> {
+        let region = self.aws.region.as_str();
+        // S3 refuses us-east-1 as a location constraint.
+        let place = (region != "us-east-1").then(|| {
+            let region = BucketLocationConstraint::from(region);
+            CreateBucketConfiguration::builder().location_constraint(region).build()
+        });
+        let create = self.s3().create_bucket().bucket(name).set_create_bucket_configuration(place);
+        create.send().await.map_err(failed("create the bucket"))?;
+        Ok(())
+    }
+
+    /// Switches versioning of a bucket on.
+    ///
+    /// # Errors
+    /// S3 refused.
+    pub async fn enable_versioning(&self, bucket: &str) -> Result<(), ProvisionError> {
+        let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+        let put = self.s3().put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
+        put.send().await.map_err(failed("switch versioning on"))?;
+        Ok(())
+    }
+
+    /// All objects in a bucket, by key.
+    ///
+    /// # Errors
+    /// S3 refused.
+    pub async fn objects(&self, bucket: &str) -> Result<Vec<ReceivedObject>, ProvisionError> {
+        let s3 = self.s3();
         let mut pages = s3.list_objects_v2().bucket(bucket).into_paginator().send();
         let mut objects = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(failed("list the customer's bucket"))?;
+            let page = page.map_err(failed("list the bucket"))?;
             for key in page.contents.unwrap_or_default().into_iter().filter_map(|object| object.key) {
                 let got = s3.get_object().bucket(bucket).key(&key).send().await;
-                let got = got.map_err(failed("read the customer's object"))?;
-                objects.push(ReceivedObject {
-                    key,
-                    metadata: got.metadata.unwrap_or_default().into_iter().collect(),
-                    content_encoding: got.content_encoding,
-                    bytes: got
-                        .body
-                        .collect()
-                        .await
-                        .map_err(failed("read the customer's object"))?
-                        .into_bytes(),
-                });
+                let got = got.map_err(failed("read the object"))?;
+                let metadata = got.metadata.unwrap_or_default().into_iter().collect();
+                let bytes = got.body.collect().await.map_err(failed("read the object"))?.into_bytes();
+                objects.push(ReceivedObject { key, metadata, content_encoding: got.content_encoding, bytes });
             }
         }
         Ok(objects)
@@ -179,8 +190,4 @@ fn let_central_write(provider: &Provider, bucket: &str) -> serde_json::Value {
         "Resource": format!("arn:aws:s3:::{bucket}/*"),
         "Condition": { "StringEquals": { "s3:x-amz-acl": "bucket-owner-full-control" } },
     })
-}
-
-fn root_arn(account: &str) -> String {
-    format!("arn:aws:iam::{account}:root")
 }

@@ -122,7 +122,7 @@ impl Customer {
         let trust = trust(provider, asked_for, &allow);
         let (partition, region) = (partition(&aws.region), &aws.region);
         let group = format!("arn:{partition}:logs:{region}:{account}:log-group:{log_group}");
-        let policy = statement(match policies {
+        let policy = json!([match policies {
             Policies::Full => json!({
                 "Effect": "Allow",
                 "Action": [
@@ -136,8 +136,8 @@ impl Customer {
                 "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
                 "Resource": format!("{group}:*"),
             }),
-        });
-        let role_arn = create_role(&root, &role_name, &trust, &policy).await?;
+        }]);
+        let role_arn = create_role(&root, &role_name, &trust, policy).await?;
         if create_group {
             let create = root.logs().create_log_group().log_group_name(&log_group);
             create.send().await.map_err(failed("create the log group"))?;
@@ -163,12 +163,17 @@ impl Customer {
         };
         let update = [
             ("Action", "UpdateAssumeRolePolicy"),
-            ("RoleName", self.role_arn.rsplit('/').next().unwrap_or_default()),
+            ("RoleName", self.role_name()),
             ("PolicyDocument", &policy),
         ];
         let root = aws.account(&self.account);
         root.iam_query(&update).await.map_err(failed("replace the role's trust policy"))?;
         Ok(())
+    }
+
+    /// Name of the role, without its path.
+    pub(super) fn role_name(&self) -> &str {
+        self.role_arn.rsplit('/').next().unwrap_or_default()
     }
 
     /// Row of the tenant for delivery to this account's CloudWatch Logs.

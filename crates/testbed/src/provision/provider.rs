@@ -7,15 +7,12 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
     TimeToLiveSpecification,
 };
-use aws_sdk_s3::types::{
-    BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, Event,
-    NotificationConfiguration, TopicConfiguration, VersioningConfiguration,
-};
+use aws_sdk_s3::types::{Event, NotificationConfiguration, TopicConfiguration};
 use aws_sdk_sqs::types::QueueAttributeName;
 use serde_json::{Value, json};
 
 use super::account::element;
-use super::{Account, Aws, ProvisionError, failed};
+use super::{Account, Aws, ProvisionError, failed, root_arn};
 
 /// Settings of the provider's account.
 #[derive(Clone, Debug)]
@@ -89,7 +86,7 @@ impl Provider {
         let account = aws.account(&spec.account);
         let name = |base: &str| format!("{}-{base}", spec.prefix);
         let (queue_url, queue_arn, dead_letter_url) = create_queues(&account, spec).await?;
-        let bucket = create_bucket(&account, &aws.region, spec).await?;
+        let bucket = create_bucket(&account, spec).await?;
         let topic_arn = create_topic(&account, &name("events"), &bucket).await?;
         notify_topic(&account, &bucket, &topic_arn).await?;
         allow_topic(&account, &queue_url, &queue_arn, &topic_arn).await?;
@@ -98,7 +95,7 @@ impl Provider {
         let ledger_table = create_table(&account, name("ledger"), ["object", "delivery"]).await?;
         expire_by(&account, &ledger_table, "expires_at").await?;
         let worker_role_arn =
-            create_worker_role(&account, &name("logferry-worker"), &worker_policy(spec, &queue_arn)).await?;
+            create_worker_role(&account, &name("logferry-worker"), worker_policy(spec, &queue_arn)).await?;
         let central_role =
             create_central_role(&account, &name("central-log-distribution"), &worker_role_arn).await?;
         Ok(Self {
@@ -147,6 +144,18 @@ impl Provider {
             ("LOGFERRY_SOURCE__BUCKETS", format!("{}={}", self.bucket, self.account)),
             ("LOGFERRY_HTTP__LISTEN", text("127.0.0.1:0")),
         ])
+    }
+
+    /// Takes the first hop, as a worker does: a session of the worker's role, and its session of the central role.
+    ///
+    /// # Errors
+    /// STS refused one of them.
+    pub async fn first_hop(&self, aws: &Aws) -> Result<(Account, Account), ProvisionError> {
+        let root = aws.account(&self.account);
+        let worker = root.assume_role(&self.worker_role_arn, "worker", &[]).await;
+        let worker = worker.map_err(failed("assume the worker's role"))?;
+        let central = worker.assume_role(&self.central_role_arn, "central", &[]).await;
+        Ok((worker, central.map_err(failed("assume the central role"))?))
     }
 
     /// Writes a row to the tenant table.
@@ -224,23 +233,11 @@ async fn queue_arn(account: &Account, url: &str) -> Result<String, ProvisionErro
     Ok(got.attributes.and_then(|mut all| all.remove(&QueueAttributeName::QueueArn)).unwrap_or_default())
 }
 
-async fn create_bucket(
-    account: &Account,
-    region: &str,
-    spec: &ProviderSpec,
-) -> Result<String, ProvisionError> {
+async fn create_bucket(account: &Account, spec: &ProviderSpec) -> Result<String, ProvisionError> {
     let bucket = format!("{}-staging", spec.prefix);
-    // S3 refuses us-east-1 as a location constraint.
-    let place = (region != "us-east-1").then(|| {
-        let region = BucketLocationConstraint::from(region);
-        CreateBucketConfiguration::builder().location_constraint(region).build()
-    });
-    let create = account.s3().create_bucket().bucket(&bucket).set_create_bucket_configuration(place);
-    create.send().await.map_err(failed("create the bucket"))?;
+    account.create_bucket(&bucket).await?;
     if spec.versioned {
-        let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
-        let put = account.s3().put_bucket_versioning().bucket(&bucket).versioning_configuration(versioning);
-        put.send().await.map_err(failed("switch versioning on"))?;
+        account.enable_versioning(&bucket).await?;
     }
     Ok(bucket)
 }
@@ -342,16 +339,16 @@ async fn expire_by(account: &Account, table: &str, attribute: &str) -> Result<()
     Ok(())
 }
 
-async fn create_worker_role(account: &Account, name: &str, policy: &str) -> Result<String, ProvisionError> {
+async fn create_worker_role(account: &Account, name: &str, policy: Value) -> Result<String, ProvisionError> {
     let trust = statement(json!({
         "Effect": "Allow",
-        "Principal": { "AWS": root_arn(account) },
+        "Principal": { "AWS": root_arn(&account.id) },
         "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"],
     }));
     create_role(account, name, &trust, policy).await
 }
 
-fn worker_policy(spec: &ProviderSpec, queue_arn: &str) -> String {
+fn worker_policy(spec: &ProviderSpec, queue_arn: &str) -> Value {
     let allowed = json!({
         "Effect": "Allow",
         "Action": [
@@ -361,7 +358,7 @@ fn worker_policy(spec: &ProviderSpec, queue_arn: &str) -> String {
         "Resource": "*",
     });
     let denied = json!({ "Effect": "Deny", "Action": "sqs:SendMessage", "Resource": queue_arn });
-    document(if spec.worker_may_send { json!([allowed]) } else { json!([allowed, denied]) })
+    if spec.worker_may_send { json!([allowed]) } else { json!([allowed, denied]) }
 }
 
 async fn create_central_role(
@@ -371,16 +368,16 @@ async fn create_central_role(
 ) -> Result<String, ProvisionError> {
     let trust = statement(json!({
         "Effect": "Allow",
-        "Principal": { "AWS": [worker_role_arn, root_arn(account)] },
+        "Principal": { "AWS": [worker_role_arn, root_arn(&account.id)] },
         "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"],
     }));
     // The S3 actions are for copies into buckets of customers whose row names no role.
-    let policy = statement(json!({
+    let policy = json!([{
         "Effect": "Allow",
         "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity", "s3:GetObject*", "s3:PutObject*"],
         "Resource": "*",
-    }));
-    create_role(account, name, &trust, &policy).await
+    }]);
+    create_role(account, name, &trust, policy).await
 }
 
 /// Creates a role with one inline policy and returns its ARN. The name may contain a path.
@@ -388,7 +385,7 @@ pub(super) async fn create_role(
     account: &Account,
     name: &str,
     trust: &str,
-    policy: &str,
+    policy: Value,
 ) -> Result<String, ProvisionError> {
     let (path, name) = name.rsplit_once('/').unwrap_or(("", name));
     let path = if path.is_empty() { "/".to_owned() } else { format!("/{}/", path.trim_matches('/')) };
@@ -401,20 +398,30 @@ pub(super) async fn create_role(
         ])
         .await
         .map_err(failed("create the role"))?;
-    account
-        .iam_query(&[
-            ("Action", "PutRolePolicy"),
-            ("RoleName", name),
-            ("PolicyName", "logferry"),
-            ("PolicyDocument", policy),
-        ])
-        .await
-        .map_err(failed("put the role's policy"))?;
+    account.put_role_policy(name, "logferry", policy).await?;
     Ok(element(&created, "Arn").unwrap_or_default())
 }
 
-fn root_arn(account: &Account) -> String {
-    format!("arn:aws:iam::{}:root", account.id)
+impl Account {
+    /// Creates or replaces an inline policy of a role.
+    ///
+    /// # Errors
+    /// IAM refused.
+    pub async fn put_role_policy(
+        &self,
+        role: &str,
+        name: &str,
+        statements: Value,
+    ) -> Result<(), ProvisionError> {
+        let put = [
+            ("Action", "PutRolePolicy"),
+            ("RoleName", role),
+            ("PolicyName", name),
+            ("PolicyDocument", &document(statements)),
+        ];
+        self.iam_query(&put).await.map_err(failed("put the role's policy"))?;
+        Ok(())
+    }
 }
 
 /// Policy that allows a service `action` on `resource` when it acts for `source`.
@@ -433,6 +440,6 @@ pub(super) fn statement(statement: Value) -> String {
     document(json!([statement]))
 }
 
-fn document(statements: Value) -> String {
+pub(super) fn document(statements: Value) -> String {
     json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
 }
