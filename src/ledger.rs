@@ -182,5 +182,9 @@ mod tests {
             |last: &str| of(&object(&"ü".repeat(512), Some(&format!("{}{last}", "v".repeat(1023))), None));
         let (one, other) = (long("1").expect("pinned"), long("2").expect("pinned"));
         assert!(one.len() <= MAX_OBJECT_BYTES && one != other);
+        assert!(one.len() > MAX_OBJECT_BYTES - 'ü'.len_utf8(), "cut no more than necessary: {}", one.len());
+        let longest = format!("staging/{}?versionId=v", "k".repeat(MAX_OBJECT_BYTES - 21));
+        assert_eq!(longest.len(), MAX_OBJECT_BYTES);
+        assert_eq!(of(&object(&longest[8..longest.len() - 12], Some("v"), None)), Some(longest));
     }
 }
