@@ -76,6 +76,20 @@ async fn after_a_restart_the_next_attempt_begins_at_once_and_at_the_start() {
     assert_eq!(ours(&claims).await.from(), &at(0));
 }
 
+#[test]
+fn each_kind_of_error_has_a_name() {
+    let text = String::new;
+    let errors = [
+        (LedgerError::Lost(text()), "lease_lost"),
+        (LedgerError::Throttled(text()), "throttled"),
+        (LedgerError::Unavailable(text()), "unavailable"),
+        (LedgerError::Unreadable(text()), "unreadable"),
+    ];
+    for (error, name) in errors {
+        assert_eq!(error.kind(), name);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_lease_is_told_at_once() {
     let (ledger, _, claims) = set_up();
