@@ -332,11 +332,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_names_of_a_route_join_to_the_key(key in ".{0,60}") {
+        fn the_names_of_a_route_join_to_the_key(key in "[ab.{}]{1,3}(/[ab.{}]{1,3}){4}|.{0,60}") {
             let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is valid");
             if let Ok(route) = layout.route(&key) {
-                let spelt = [route.tenant, route.cluster, route.application, route.pod, route.file].join("/");
-                prop_assert_eq!(spelt, key);
+                prop_assert_eq!(NAMES.map(|(_, name)| name.value(&route)).join("/"), key);
             }
         }
     }
