@@ -229,6 +229,20 @@ mod tests {
         assert_eq!(breaker.probe_in(now), Some(seconds(900)));
     }
 
+    #[test]
+    fn the_metrics_count_open_breakers_and_changes() {
+        let metrics = Metrics::default();
+        let mut open = Vec::new();
+        for change in [Change::Opened, Change::Opened, Change::ProbeRefused, Change::Closed] {
+            metrics.count(change, "denied");
+            open.push(metrics.open.get());
+        }
+        assert_eq!(open, [1, 2, 2, 1]);
+        let changes = ["opened", "probe_refused", "closed"]
+            .map(|change| metrics.changes.get_or_create(&ChangeLabels { change, cause: "denied" }).get());
+        assert_eq!(changes, [2, 1, 1]);
+    }
+
     proptest! {
         /// For any sequence of calls: two admitted calls are closer together than the first interval only if the breaker closed
         /// between them, and a held call is told the right time.

@@ -377,6 +377,25 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_version_or_etag_is_not_made_up() {
+        let mut record = record("a", "s3:ObjectCreated:Put");
+        record["s3"]["object"] = json!({"key": "a", "eTag": "\"abc\"", "versionId": "null"});
+        let expected = ObjectRef { version_id: None, size: None, sequencer: None, ..object("a") };
+        check(&json!({"Records": [record]}), &Event { objects: vec![expected.clone()], ..Event::default() });
+        record["s3"]["object"] = json!({"key": "a", "eTag": "\"\""});
+        record["eventTime"] = json!("yesterday");
+        let expected = ObjectRef { etag: None, event_time: None, ..expected };
+        check(&json!({"Records": [record]}), &Event { objects: vec![expected], ..Event::default() });
+    }
+
+    #[test]
+    fn a_folder_marker_has_no_bytes_and_a_slash_at_its_end() {
+        let of = |key: &str, size| ObjectRef { size, ..object(key) }.is_folder_marker();
+        assert!(of("a/", Some(0)));
+        assert!(!of("a/", Some(1)) && !of("a/", None) && !of("a", Some(0)));
+    }
+
+    #[test]
     fn events_other_than_object_created_are_ignored() {
         let test = json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2026-11-21T08:00:00.000Z", "Bucket": "staging"});
         check(&test, &Event { ignored: vec![Ignored::TestEvent], ..Event::default() });
@@ -397,6 +416,9 @@ mod tests {
         let bad_key = json!({"Records": [record("a%zz", "ObjectCreated:Put")]}).to_string();
         let not_utf8 = json!({"Records": [record("a%ff", "ObjectCreated:Put")]}).to_string();
         let empty_key = json!({"Records": [record("", "ObjectCreated:Put")]}).to_string();
+        let mut unnamed = record("a", "ObjectCreated:Put");
+        unnamed["s3"]["bucket"]["name"] = json!("");
+        let second = json!({"Records": [record("a", "ObjectCreated:Put"), unnamed]}).to_string();
         let cut = json!({"Records": [record("a%2", "ObjectCreated:Put")]}).to_string();
         let old = json!({"Records": [{"eventName": "ObjectCreated:Put", "eventVersion": "3.0"}]}).to_string();
         for (body, part) in [
@@ -411,7 +433,9 @@ mod tests {
             (bad_key.as_str(), "two hexadecimal digits"),
             (cut.as_str(), "two hexadecimal digits"),
             (not_utf8.as_str(), "not UTF-8"),
-            (empty_key.as_str(), "is empty"),
+            (empty_key.as_str(), "record 0 of the S3 event has an invalid s3.object.key: is empty"),
+            (second.as_str(), "record 1 of the S3 event has an invalid s3.bucket.name: is empty"),
+            ("{\"source\":\"aws.s3\",\"detail-type\":\"Object Created\"}", "no Records"),
             (old.as_str(), "eventVersion"),
         ] {
             let error = decode(body).expect_err("not an event").to_string();

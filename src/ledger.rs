@@ -184,5 +184,9 @@ mod tests {
         let (one, other) =
             (long("1").expect("the object has a version"), long("2").expect("the object has a version"));
         assert!(one.len() <= MAX_OBJECT_BYTES && one != other);
+        assert!(one.len() > MAX_OBJECT_BYTES - 'ü'.len_utf8(), "cut no more than necessary: {}", one.len());
+        let longest = format!("staging/{}?versionId=v", "k".repeat(MAX_OBJECT_BYTES - 20));
+        assert_eq!(longest.len(), MAX_OBJECT_BYTES);
+        assert_eq!(of(&object(&longest[8..longest.len() - 12], Some("v"), None)), Some(longest));
     }
 }

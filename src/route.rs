@@ -265,6 +265,13 @@ mod tests {
     }
 
     #[test]
+    fn a_layout_is_written_as_it_was_read() {
+        for text in [KeyLayout::DEFAULT, "logs/x y/{tenant}/{file}"] {
+            assert_eq!(KeyLayout::parse(text).expect("the layout is valid").to_string(), text);
+        }
+    }
+
+    #[test]
     fn the_keys_of_a_tenant_have_a_common_prefix() {
         for (layout, prefix) in [
             (KeyLayout::DEFAULT, "a/"),
@@ -296,6 +303,11 @@ mod tests {
             "log/a/f",
             Err(KeyError::NotLiteral { at: 1, expected: "logs".into() }),
         );
+        check(
+            "{tenant}/logs/{file}",
+            "a/log/f",
+            Err(KeyError::NotLiteral { at: 2, expected: "logs".into() }),
+        );
     }
 
     #[test]
@@ -309,7 +321,9 @@ mod tests {
             ("{tenant}/{tenant}/{file}", LayoutError::Twice("{tenant}".into())),
             ("{tenant}/{namespace}/{file}", LayoutError::UnknownName("{namespace}".into())),
             ("logs\n/{tenant}/{file}", LayoutError::IllegalLiteral("logs\n".into())),
+            ("./{tenant}/{file}", LayoutError::IllegalLiteral(".".into())),
             ("../{tenant}/{file}", LayoutError::IllegalLiteral("..".into())),
+            ("tenant}/{file}", LayoutError::UnknownName("tenant}".into())),
             ("x{tenant}/{file}", LayoutError::UnknownName("x{tenant}".into())),
         ] {
             assert_eq!(KeyLayout::parse(layout), Err(expected), "{layout}");
@@ -318,11 +332,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_names_of_a_route_join_to_the_key(key in ".{0,60}") {
+        fn the_names_of_a_route_join_to_the_key(key in "[ab.{}]{1,3}(/[ab.{}]{1,3}){4}|.{0,60}") {
             let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is valid");
             if let Ok(route) = layout.route(&key) {
-                let spelt = [route.tenant, route.cluster, route.application, route.pod, route.file].join("/");
-                prop_assert_eq!(spelt, key);
+                prop_assert_eq!(NAMES.map(|(_, name)| name.value(&route)).join("/"), key);
             }
         }
     }

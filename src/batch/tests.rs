@@ -86,6 +86,7 @@ fn a_batch_may_be_exactly_full_and_no_fuller() {
     let one_more = vec![(1, half.clone()), (2, half + "x")];
     assert_eq!(batches(&one_more).len(), 2);
     assert_eq!(batches(&[(1, "z".repeat(MAX_MESSAGE_BYTES))]).len(), 1);
+    assert_eq!(MAX_MESSAGE_BYTES, 1_048_550);
     let many: Vec<_> = (0..10_001).map(|at| (at, "m".to_owned())).collect();
     assert_eq!(batches(&many).iter().map(ClosedBatch::len).collect::<Vec<_>>(), [10_000, 1]);
 }
@@ -121,6 +122,58 @@ fn a_request_spans_a_day_and_no_more() {
         let found: Vec<_> = sent.map(|body| check_legal(&body).len()).collect();
         assert_eq!(found, expected, "{events:?}");
     }
+}
+
+#[test]
+fn events_that_only_go_forward_make_a_batch_for_each_day() {
+    let of = |times: &[i64]| {
+        let events: Vec<_> = times.iter().map(|at| (*at, "m".to_owned())).collect();
+        batches(&events).iter().map(ClosedBatch::len).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&[0, 1, DAY + 2]), [2, 1]);
+    assert_eq!(of(&[DAY + 2, 0, DAY + 3]), [3], "the batch gathers days once an event came late");
+}
+
+#[test]
+fn a_batch_can_be_limited_to_fewer_events() {
+    let mut batch = Batch::new(&head()).of_at_most(2);
+    batch.push(0, 1, &Message::escape("a"), true);
+    assert!(batch.takes(1, 1));
+    batch.push(1, 1, &Message::escape("b"), true);
+    assert!(!batch.takes(1, 1));
+    assert_eq!(Batch::new(&head()).of_at_most(usize::MAX).max_events, MAX_BATCH_EVENTS);
+}
+
+#[test]
+fn the_body_grows_in_few_steps_and_is_copied_only_to_sort_it() {
+    let (mut batch, mut record) = (Batch::new(&head()), 0);
+    let mut add = |batch: &mut Batch, text: &str| {
+        record += 1;
+        batch.push(record, 1, &Message::escape(text), true);
+        batch.body.capacity()
+    };
+    assert_eq!(add(&mut batch, &"x".repeat(2_000)), 65_536);
+    assert_eq!(add(&mut batch, &"x".repeat(62_000)), 65_536, "there is still room");
+    assert_eq!(add(&mut batch, &"x".repeat(2_000)), 1_310_720);
+    // Control characters have six bytes in the body.
+    let needed = batch.body.len() + 6 * 300_000 + EVENT_FRAME;
+    let grown = add(&mut batch, &"\u{1}".repeat(300_000));
+    assert_eq!(grown, needed + needed / 4);
+    let start = batch.body.as_ptr();
+    let closed = batch.close(Buffers::default());
+    assert_eq!(closed.body.as_ptr(), start, "the events were in order");
+    assert_eq!(closed.into_buffers().body.capacity(), grown);
+}
+
+#[test]
+fn an_open_batch_gives_its_buffers_back_and_is_empty_then() {
+    let mut batch = Batch::new(&head());
+    assert!(batch.is_empty() && batch.close(used()).is_empty());
+    batch.push(0, 1, &Message::escape("a"), true);
+    assert!(!batch.is_empty());
+    let Buffers { body, events } = batch.take_buffers();
+    assert_eq!((body.capacity(), events.len()), (SMALL_BODY, 1));
+    assert!(batch.is_empty());
 }
 
 #[test]
@@ -207,8 +260,18 @@ fn rejected_indices_are_read_exactly() {
     several.add(&(6..10), &RejectedEvents { too_new_start: Some(3), ..RejectedEvents::default() });
     let expected = BatchTally { accepted: 7, too_old: 1, refused: 1, too_new: 1, expired: 0 };
     assert_eq!(batch.tally(batch.len(), &several), expected);
-    let shown: Vec<_> = batch.rejected(&several).map(|event| (event.reason, event.timestamp)).collect();
-    assert_eq!(shown, [(Rejection::TooOld, 2), (Rejection::Refused, 5), (Rejection::TooNew, 9)]);
+    let show = |rejections: &Rejections| {
+        batch.rejected(rejections).map(|event| (event.reason, event.timestamp)).collect::<Vec<_>>()
+    };
+    assert_eq!(show(&several), [(Rejection::TooOld, 2), (Rejection::Refused, 5), (Rejection::TooNew, 9)]);
+    assert_eq!([Rejection::Refused, Rejection::Expired].map(|reason| several.count(reason)), [1, 0]);
+    several.truncate(5);
+    assert_eq!(show(&several), [(Rejection::TooOld, 2)]);
+    assert!(!several.is_empty());
+    several.truncate(2);
+    assert!(several.is_empty());
+    let tally = BatchTally { accepted: 100, too_old: 1, refused: 2, too_new: 4, expired: 8 };
+    assert_eq!(tally.rejected(), 15);
 }
 
 #[test]
@@ -235,6 +298,9 @@ fn a_split_record_counts_once() {
     }
     let closed = batch.close(Buffers::default());
     assert_eq!(closed.tally(closed.len(), &Rejections::default()).accepted, 2);
+    assert_eq!(closed.tally(2, &Rejections::default()).accepted, 0);
+    let places: Vec<_> = (0..4).map(|index| closed.place(index)).collect();
+    assert_eq!(places, [(1, 7, 0), (1, 7, 1), (1, 7, 2), (1, 9, 0)]);
     let all = RejectedEvents { too_old_end: Some(4), ..RejectedEvents::default() };
     let shown: Vec<_> =
         closed.rejected(&rejections(0..4, &all)).map(|event| (event.record, event.escaped)).collect();
@@ -294,8 +360,10 @@ fn the_pool_keeps_a_few_buffers_of_ordinary_size() {
         all.iter().filter(|buffers| buffers.body.capacity() > 0).count()
     };
     assert_eq!(kept(&pool), 2, "no more than two");
-    pool.give(Buffers { body: Vec::with_capacity(2 * FULL_BODY), events: Vec::new() });
-    assert_eq!(kept(&pool), 0, "grown buffers are not kept");
+    for (capacity, expected) in [(FULL_BODY + TAIL, 1), (FULL_BODY + TAIL + 1, 0)] {
+        pool.give(Buffers { body: Vec::with_capacity(capacity), events: Vec::new() });
+        assert_eq!(kept(&pool), expected, "grown buffers are not kept: {capacity}");
+    }
 }
 
 /// No body contains what an earlier batch left in its buffers.

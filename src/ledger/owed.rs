@@ -225,6 +225,25 @@ mod tests {
     }
 
     #[test]
+    fn a_list_tells_the_first_record_of_each_reason() {
+        let (refused, too_long) = (QuarantineReason::Rejected(Rejection::Refused), QuarantineReason::TooLong);
+        let owed = Owed::of(vec![(9, too_long), (4, refused), (5, refused)]);
+        assert_eq!(
+            [refused, too_long, QuarantineReason::Oversize].map(|reason| owed.first(reason)),
+            [Some(4), Some(9), None]
+        );
+        assert!(owed.counts_in_quarantine(), "the record that was too long was not sent");
+        let owed = Owed::of(vec![(4, refused)]);
+        assert!(!owed.counts_in_quarantine(), "refused records count as rejected");
+    }
+
+    #[test]
+    fn every_reason_has_its_own_name() {
+        let words: HashSet<_> = (0..7).filter_map(reason).map(QuarantineReason::word).collect();
+        assert_eq!(words.len(), 7, "{words:?}");
+    }
+
+    #[test]
     fn other_bytes_are_refused() {
         let too_far = [&[0xff; 9][..], &[0x7f, 1]].concat();
         for bytes in [&[0][..], &[0x80], &[0, 0], &[7, 1], &[0x80; 11], &too_far] {

@@ -58,3 +58,48 @@ pub fn old_bucket_name(text: &str) -> Result<String, String> {
     };
     Err(format!("{text:?} {problem}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_written_with_or_without_its_owner() {
+        let own = |text: &str| text.parse::<OwnBucket>();
+        assert_eq!(own("logs"), Ok(OwnBucket { name: "logs".into(), owner: None }));
+        let owned = OwnBucket { name: "logs".into(), owner: Some("111122223333".into()) };
+        assert_eq!(own("logs=111122223333"), Ok(owned));
+        for text in ["logs=", "logs=11112222333", "logs=1111222233334", "logs=11112222333x"] {
+            assert!(own(text).is_err_and(|problem| problem.contains("12-digit")), "{text}");
+        }
+        assert!(own("Logs=111122223333").is_err_and(|problem| problem.contains("with a bucket name")));
+    }
+
+    #[test]
+    fn names_keep_the_rules_of_s3() {
+        let longest = "x".repeat(63);
+        for name in ["abc", &longest, "a.b-c_d", "0a9", "x.y", "1.2.3", "xn-a", "a-s3aliass"] {
+            assert_eq!(old_bucket_name(name), Ok(name.to_owned()));
+        }
+        let too_long = "x".repeat(64);
+        for (name, part) in [
+            ("ab", "3 to 63"),
+            (too_long.as_str(), "3 to 63"),
+            ("aBc", "3 to 63"),
+            ("a/b", "3 to 63"),
+            ("-abc", "begin and end"),
+            ("abc-", "begin and end"),
+            (".abc", "begin and end"),
+            ("a..b", "two dots"),
+            ("10.0.0.1", "IP address"),
+            ("xn--a", "begins with \"xn--\""),
+            ("sthree-a", "begins with"),
+            ("amzn-s3-demo-a", "begins with"),
+            ("a-s3alias", "ends with \"-s3alias\""),
+            ("a--x-s3", "ends with"),
+        ] {
+            let problem = old_bucket_name(name).expect_err("no bucket has the name");
+            assert!(problem.contains(part), "{name}: {problem}");
+        }
+    }
+}

@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn bad_templates_are_errors() {
-        let long = format!("{}/{{tenant}}/{{file}}", "x".repeat(250));
+        let long = |bytes| format!("{}/{{tenant}}/{{file}}", "x".repeat(bytes - 16));
+        assert!(ObjectKeyTemplate::parse(&long(MAX_TEMPLATE)).is_ok());
+        let long = long(MAX_TEMPLATE + 1);
         for (text, part) in [
             ("", "empty segment"),
             ("/{tenant}/{file}", "empty segment"),
@@ -151,7 +153,7 @@ mod tests {
             ("{application}/{file}", "no segment {tenant}"),
             ("{application}/{tenant}/{file}", "before {tenant}"),
             ("{cluster}/{pod}/{tenant}/{file}", "before {tenant}"),
-            (&long, "at most 256 bytes"),
+            (&long, "at most 256 bytes, not 257"),
         ] {
             let error = ObjectKeyTemplate::parse(text).expect_err("not a template");
             assert!(error.contains(part), "{text}: {error}");

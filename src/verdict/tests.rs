@@ -1,7 +1,7 @@
 //! Tests of every kind of failure and its verdict.
 
 use super::*;
-use crate::credentials::identity::IdentityError;
+use crate::{credentials::identity::IdentityError, ledger::lease::LeaseEnded};
 
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(10),
@@ -84,6 +84,7 @@ fn table() -> Vec<(Failure, &'static str, bool)> {
         (decode(DecodeError::Dictionary { id: 7, produced: 0 }), "unsupported_format", true),
         (Failure::Record(at(RecordProblem::Unsupported(text()))), "unsupported_format", true),
         (Failure::Unkept(at(RecordProblem::SteppedOver)), "record_too_long", true),
+        (Failure::Unkept(at(RecordProblem::Refused)), "event_refused", true),
         (Failure::Object(ObjectError::Missing(text())), "object_missing", true),
         (Failure::Object(ObjectError::TooLarge { stored: 2, limit: 1 }), "object_too_large", true),
         (Failure::Object(ObjectError::Denied(text())), "object_denied", false),
@@ -108,6 +109,8 @@ fn table() -> Vec<(Failure, &'static str, bool)> {
         (Failure::Sink(SinkError::Throttled(text())), "throttled", false),
         (Failure::Sink(paused(0)), "throttled", false),
         (Failure::Sink(SinkError::InvalidSequenceToken { expected: None }), "sequence", false),
+        (Failure::Sink(SinkError::DataAlreadyAccepted { expected: None }), "sequence", false),
+        (Failure::Sink(SinkError::LeaseEnded(LeaseEnded)), "lease_ended", false),
         (Failure::Sink(SinkError::Unavailable(text())), "logs_unavailable", false),
         (Failure::Sink(unreached(7)), "logs_unavailable", false),
         (Failure::Quarantine(QuarantineError { key: text(), problem: text() }), "quarantine", false),
@@ -153,6 +156,7 @@ fn refusals() -> Vec<(Failure, &'static str)> {
 fn a_permanent_refusal_is_retried_a_few_times_and_is_poison_then() {
     for (index, (_, reason)) in refusals().into_iter().enumerate() {
         let refused = || failed(refusals().swap_remove(index).0);
+        assert!(refused().failure.comes_again() && refused().failure.is_refusal(), "{reason}");
         for (refusals, is_poison) in [(1, false), (2, false), (3, true), (70, true)] {
             match judge_refused(&[refused()], refusals) {
                 Verdict::Retry(cause) => {
@@ -175,6 +179,7 @@ fn a_permanent_refusal_is_retried_a_few_times_and_is_poison_then() {
 fn every_failure_has_a_reason_and_a_verdict() {
     for (failure, reason, is_poison) in table() {
         assert_eq!(failure.reason(), reason);
+        assert_eq!((failure.comes_again(), failure.is_refusal()), (!is_poison, false), "{reason}");
         let (cause, was_poison) = match judge(&[failed(failure)], 1, 0.0) {
             Verdict::Poison(cause) => (cause, true),
             Verdict::Retry(cause) => (cause, false),
@@ -283,6 +288,8 @@ fn a_retry_does_not_come_before_it_can_succeed() {
     check(vec![role(30), Failure::Sink(SinkError::Throttled(text()))], 1, 0.0, 10.0);
     check(vec![role(30), Failure::ForeignBucket], 1, 0.0, 30.0);
     check(vec![Failure::Sink(paused(30))], 1, 0.0, 30.0);
+    check(vec![Failure::Sink(unreached(30))], 1, 0.0, 30.0);
+    check(vec![Failure::Busy(Duration::from_secs(30))], 1, 0.0, 30.0);
     // The wait for a turn does not depend on the attempts.
     let turn = |seconds| Failure::OverShare { wait: Duration::from_secs(seconds) };
     check(vec![turn(3)], 1, 0.5, 3.0);
@@ -292,10 +299,63 @@ fn a_retry_does_not_come_before_it_can_succeed() {
 }
 
 #[test]
+fn only_unexpected_failures_and_defects_need_attention() {
+    for (failure, reason, _) in table() {
+        let expected = match reason {
+            "unaccounted" | "panic" => Notice::Defect,
+            "over_share" | "object_busy" => Notice::Expected,
+            _ if failure.held_for().is_some() => Notice::Expected,
+            _ => Notice::Unexpected,
+        };
+        assert_eq!(failure.notice(), expected, "{reason}");
+    }
+    assert_eq!(Failure::Stopping.notice(), Notice::Expected);
+    assert_eq!(Failure::Sink(held(1)).notice(), Notice::Expected, "the breaker has logged it");
+    assert_eq!(Failure::Stopping.reason(), "stopping");
+}
+
+#[test]
+fn verdicts_have_names_and_only_a_retry_has_a_delay() {
+    let cause = || cause(&failed(record(7)), &[failed(record(7))], BACKOFF.first, 0);
+    let verdicts = [
+        (Verdict::Ack, "ack", None),
+        (Verdict::Retry(cause()), "retry", Some(BACKOFF.first)),
+        (Verdict::Poison(cause()), "poison", None),
+        (Verdict::Overdue(cause()), "overdue", None),
+    ];
+    for (verdict, word, delay) in verdicts {
+        assert_eq!((verdict.word(), verdict.retry_after()), (word, delay));
+    }
+}
+
+#[test]
+fn failures_of_a_lane_keep_their_kind() {
+    let unkept = RecordError { index: 3, problem: RecordProblem::SteppedOver };
+    let failures: [(LaneError, &str, Option<u64>); 4] = [
+        (SinkError::NotFound(text()).into(), "group_missing", None),
+        (QuarantineError { key: text(), problem: text() }.into(), "quarantine", None),
+        (LaneError::Unkept(unkept), "record_too_long", Some(3)),
+        (LedgerError::Lost(text()).into(), "lease_lost", None),
+    ];
+    for (error, reason, record_offset) in failures {
+        let failure = Failure::from(error);
+        assert_eq!((failure.reason(), failure.record_offset()), (reason, record_offset));
+    }
+    let decode = Failure::Decode { records: 5, error: DecodeError::TooLarge { limit: 1 } };
+    assert_eq!(decode.record_offset(), Some(5));
+}
+
+#[test]
 fn the_attributes_of_poison_name_tenant_object_and_record() {
     let Verdict::Poison(poison) = judge(&[failed(record(7))], 1, 0.0) else { panic!("poison") };
-    let expected =
-        [("tenant", "acme"), ("bucket", "b"), ("key", "k"), ("version", "v"), ("record_offset", "7")];
+    let expected = [
+        ("tenant", "acme"),
+        ("bucket", "b"),
+        ("key", "k"),
+        ("version", "v"),
+        ("record_offset", "7"),
+        ("failures", "1"),
+    ];
     for (name, value) in expected {
         assert!(poison.attributes.contains(&(name, value.to_owned())), "{name}");
     }

@@ -79,7 +79,7 @@ struct State {
     last_silent: Option<Instant>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     None,
     Fails,
@@ -166,5 +166,48 @@ impl Reach {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AFTER: Duration = Duration::from_secs(120);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_change_is_told_once() {
+        let reach = Reach::new(AFTER, Metrics::default());
+        let down = LedgerError::Unavailable("down".into());
+        let note = async |trouble, expected| {
+            assert_eq!(reach.note(trouble), expected);
+            tokio::time::advance(AFTER / GAPS).await;
+        };
+        note(None, Change::None).await;
+        note(Some(&down), Change::Fails).await;
+        note(Some(&down), Change::None).await;
+        note(None, Change::Answers).await;
+        note(None, Change::None).await;
+        for change in
+            [Change::Fails, Change::None, Change::None, Change::None, Change::OutOfReach, Change::None]
+        {
+            note(Some(&down), change).await;
+        }
+        note(None, Change::Answers).await;
+        note(None, Change::None).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_ledger_rests_for_five_seconds() {
+        let reach = Reach::new(AFTER, Metrics::default());
+        let down = LedgerError::Unavailable("down".into());
+        for _ in 0..FAILURES {
+            assert_eq!(reach.resting("begin"), None);
+            reach.note(Some(&down));
+        }
+        tokio::time::advance(REST - Duration::from_nanos(1)).await;
+        assert_eq!(reach.resting("begin"), Some(down));
+        tokio::time::advance(Duration::from_nanos(1)).await;
+        assert_eq!(reach.resting("begin"), None);
     }
 }

@@ -56,6 +56,7 @@ async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
     claim.release(&at(9)).await;
     let claim = ours(&other).await;
     assert_eq!(claim.from(), &at(9));
+    assert!(claim.is_recorded());
     claim.finish(position(12)).await.expect("the lease is ours");
     assert!(matches!(claimed(&one).await, Claimed::Done));
     let unnamed = ObjectRef { version_id: None, ..object() };
@@ -64,6 +65,39 @@ async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
     for (result, count) in [("new", 2), ("busy", 1), ("resumed", 1), ("done", 1), ("unguarded", 1)] {
         assert_eq!(metrics.ledger_claims.get_or_create(&Ended::new(result)).get(), count, "{result}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_the_next_attempt_begins_at_once_and_at_the_start() {
+    let (_, _, claims) = set_up();
+    let claim = ours(&claims).await;
+    claim.checkpoint(&at(7)).await.expect("the lease is ours");
+    claim.restart().await;
+    assert_eq!(ours(&claims).await.from(), &at(0));
+}
+
+#[test]
+fn each_kind_of_error_has_a_name() {
+    let text = String::new;
+    let errors = [
+        (LedgerError::Lost(text()), "lease_lost"),
+        (LedgerError::Throttled(text()), "throttled"),
+        (LedgerError::Unavailable(text()), "unavailable"),
+        (LedgerError::Unreadable(text()), "unreadable"),
+    ];
+    for (error, name) in errors {
+        assert_eq!(error.kind(), name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_told_at_once() {
+    let (ledger, _, claims) = set_up();
+    let claim = ours(&claims).await;
+    ledger.steal();
+    let start = Instant::now();
+    let lost = Err(LedgerError::Lost("staging/k?versionId=v".into()));
+    assert_eq!((claim.finish(position(1)).await, start.elapsed()), (lost, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,6 +250,7 @@ async fn a_checkpoint_waits_for_the_ledger_until_the_lease_ends() {
 async fn without_ledger_or_version_every_claim_is_granted() {
     let off = Claims::<MemoryLedger>::new(None, SETTINGS, Metrics::default());
     let claim = ours(&off).await;
+    assert!(!claim.is_recorded());
     claim.finish(position(1)).await.expect("there is no ledger to refuse it");
     assert_eq!(ours(&off).await.from(), &at(0));
     let unpinned = ObjectRef { version_id: None, ..object() };
