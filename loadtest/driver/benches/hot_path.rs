@@ -59,9 +59,17 @@ use self::driver::{
 mod driver {
     #[expect(dead_code, unused_imports, reason = "the benches need a part of it, and none of its tests")]
     pub(super) mod generate;
-    #[expect(dead_code, reason = "the yardstick needs only the time of its own thread")]
+    #[expect(
+        dead_code,
+        unused_imports,
+        reason = "the yardstick needs the time of its own thread alone, and no tests"
+    )]
     pub(super) mod usage;
-    #[expect(dead_code, reason = "the benches measure its decoders one by one")]
+    #[expect(
+        dead_code,
+        unused_imports,
+        reason = "the benches measure its decoders one by one, without its tests"
+    )]
     pub(super) mod yardstick;
 }
 
