@@ -5,6 +5,7 @@
 //! copies the object itself. The pipeline knows the ports, but no adapter. It neither receives nor deletes messages.
 
 mod copies;
+mod direct;
 mod logs;
 mod metrics;
 mod object_reader;
