@@ -5,9 +5,11 @@ mod clients;
 pub mod commands;
 mod depth;
 mod endpoint;
+pub mod manual;
 mod memory;
 mod metrics;
 mod outbound;
+mod parts;
 mod profile;
 mod readiness;
 mod watched;
@@ -24,42 +26,34 @@ use self::{
     apart::apart,
     clients::{load_sdk, s3_client, short_sqs_client, sqs_client},
     endpoint::Listeners,
-    metrics::Metrics,
+    parts::Parts,
     readiness::Readiness,
-    watched::{Watched, WatchedStore},
+    watched::Watched,
 };
 use crate::{
     aws::Base,
     batch::MAX_BATCH_EVENTS,
     breaker::ProbeIntervals,
-    budget::{Budgets, Rates},
     config::Config,
-    copy::s3::{Addressing, S3Copier},
+    copy::s3::Addressing,
     credentials::{
         assumed::AssumedRole,
         customers::{Customers, SessionSettings},
         request::{AssumeRequest, SessionLife},
     },
     fairness::book::Limits,
-    health::{Check, Condition, Health},
+    health::Health,
     http::{self, Page, Sources},
-    ledger::{
-        claim::{ClaimSettings, Claims},
-        dynamodb::{DynamoDbLedger, LedgerSettings},
-    },
+    ledger::dynamodb::{DynamoDbLedger, LedgerSettings},
     name::bucket::OwnBucket,
-    object::s3::S3Store,
-    pipeline::{Pipeline, PipelineSettings, Ports},
+    pipeline::{Pipeline, PipelineSettings},
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::{Clients, SqsQueue},
     route::KeyLayout,
-    sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
+    sink::group_breaker::GroupBreakers,
     status::Status,
     telemetry::level::Filter,
-    tenant::{
-        cache::{CacheSettings, TenantCache},
-        table::TenantRows,
-    },
+    tenant::table::TenantRows,
     trace,
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
@@ -118,27 +112,10 @@ impl App {
     /// The configuration has no queue, table or role, or a bucket, a prefix or the key layout cannot be parsed.
     pub async fn run(self) -> anyhow::Result<Drained> {
         let Self { config, base, listeners, log, stop } = self;
-        let required = |value: &Option<String>, field: &'static str| {
-            value.clone().ok_or_else(|| anyhow!("{field} is required"))
-        };
-        let central = central_role(&config, &base)?;
-        let metrics = Metrics::new(base.calls().clone(), memory_bound(&config), config.metrics.max_tenants);
-        let health = Arc::new(Health::new(longest_receive(&config), &readiness::NEEDED));
-        // A row may name a Region that does not exist. Our own Region exists.
-        base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
-        let table = required(&config.tenants.table, "tenants.table")?;
-        let tenants = TenantCache::new(
-            Watched::new(rows(&config, &base, table.clone()), &health),
-            CacheSettings {
-                table,
-                capacity: config.tenants.cache_capacity,
-                ttl: config.tenants.cache_ttl,
-                negative_ttl: config.tenants.negative_ttl,
-                max_stale: config.tenants.max_stale,
-            },
-            metrics.tenants.clone(),
-        );
-        let queue_url = required(&config.queue.url, "queue.url")?;
+        warn_of_gaps(&config);
+        let Parts { ports, settings, metrics, health, tenants, central, claims, customers, groups } =
+            Parts::build(&config, &base)?;
+        let queue_url = config.queue.url.clone().context("queue.url is required")?;
         let queue = SqsQueue::new(
             Clients {
                 polling: sqs_client(&config, &base),
@@ -151,53 +128,13 @@ impl App {
         );
         let asking = queue.clone();
         let queue = Watched::new(queue, &health);
-        let ledger = ledger(&config, &base).map(|ledger| Watched::new(ledger, &health));
-        if ledger.is_none() {
-            health.switch_off(Condition::Ledger);
-        }
-        let claims = ClaimSettings {
-            lease: config.ledger.lease,
-            out_of_reach_after: config.ledger.out_of_reach_after,
-        };
-        let claims = Claims::new(ledger, claims, metrics.ledger.clone());
-        let quarantine = quarantine(&config, &base, metrics.quarantine.clone(), &health)?;
-        if quarantine.is_none() {
-            health.switch_off(Condition::Quarantine);
-        }
-        let sessions = session_settings(&config);
-        let customers = Customers::new(&base, &central, sessions, metrics.customers.clone());
-        let groups =
-            GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, metrics.groups.clone());
         let stopped = {
             let (customers, groups) = (customers.clone(), groups.clone());
             Box::new(move || [customers.stopped(), groups.stopped()].concat())
         };
-        let tidying = tidy(customers.clone(), groups.clone(), Arc::clone(&metrics.status));
-        let sinks =
-            CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression);
-        let rates =
-            Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
-        let source = source_buckets(&config)?;
-        let staging = source.iter().map(|bucket| bucket.name.clone());
-        let pipeline_settings = pipeline_settings(&config)?;
-        let key_layout = pipeline_settings.key_layout.clone();
-        let ports = Ports {
-            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, key_layout, &health),
-            directory: tenants.clone(),
-            sinks: BudgetedSinks::new(
-                Watched::new(sinks, &health),
-                Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
-            ),
-            copier: S3Copier::new(&base, addressing(&config), customers, central.clone()),
-            claims: claims.clone(),
-            quarantine,
-        };
-        let pipeline = Arc::new(Pipeline::new(
-            ports,
-            pipeline_settings,
-            metrics.pipeline.clone(),
-            Arc::clone(&metrics.status),
-        ));
+        let tidying = tidy(customers, groups, Arc::clone(&metrics.status));
+        let pipeline =
+            Arc::new(Pipeline::new(ports, settings, metrics.pipeline.clone(), Arc::clone(&metrics.status)));
         let calling = short_sqs_client(&base, config.delivery.attempts);
         let letters = config.queue.dead_letter_url.clone();
         let letters = letters.map(|url| SqsQueue::asking(calling, url));
@@ -209,7 +146,7 @@ impl App {
             sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
             letters: letters.clone(),
             s3: s3_client(&config, &base),
-            source,
+            source: source_buckets(&config)?,
             quarantine: quarantine_bucket(&config)?,
         };
         let _probes = AbortOnDropHandle::new(tokio::spawn(readiness.keep_asking()));
@@ -249,6 +186,23 @@ impl App {
         // An error means that the endpoint has ended.
         let _ = tokio::time::timeout(Duration::from_secs(1), endpoint).await;
         Ok(drained)
+    }
+}
+
+/// Warns of missing settings without which messages are handled less well.
+fn warn_of_gaps(config: &Config) {
+    if config.source.buckets.is_empty() {
+        tracing::warn!("source.buckets is empty: objects of any bucket that a message names are read");
+    }
+    if config.queue.dead_letter_url.is_none() {
+        tracing::warn!(
+            "queue.dead_letter_url is not set: messages that no retry can help stay in the queue until its redrive policy moves them"
+        );
+    }
+    if config.ledger.table.is_none() {
+        tracing::warn!(
+            "ledger.table is not set: a message that comes again repeats what was already put for it"
+        );
     }
 }
 
@@ -299,7 +253,7 @@ pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
                 );
                 std::process::exit(1);
             }
-            tracing::info!(signal, "stopping: no more messages are received");
+            tracing::info!(signal, "stopping: no more work begins");
             stop.cancel();
         }
     });
@@ -330,12 +284,7 @@ fn central_role(config: &Config, base: &Base) -> anyhow::Result<AssumedRole> {
 
 fn ledger(config: &Config, base: &Base) -> Option<DynamoDbLedger> {
     let crate::config::Ledger { table, lease, max_clock_skew, retention, .. } = config.ledger.clone();
-    let Some(table) = table else {
-        tracing::warn!(
-            "ledger.table is not set: a message that comes again repeats what was already put for it"
-        );
-        return None;
-    };
+    let table = table?;
     Some(DynamoDbLedger::new(base, LedgerSettings { table, lease, max_clock_skew, retention }))
 }
 
@@ -384,14 +333,6 @@ fn session_settings(config: &Config) -> SessionSettings {
 fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     let buckets = source_buckets(config)?.into_iter().map(|bucket| (bucket.name, bucket.owner));
     let buckets: HashMap<_, _> = buckets.collect();
-    if buckets.is_empty() {
-        tracing::warn!("source.buckets is empty: objects of any bucket that a message names are read");
-    }
-    if config.queue.dead_letter_url.is_none() {
-        tracing::warn!(
-            "queue.dead_letter_url is not set: messages that no retry can help stay in the queue until its redrive policy moves them"
-        );
-    }
     Ok(PipelineSettings {
         key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
         buckets,
@@ -424,11 +365,14 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         grace_period: config.worker.grace_period,
         max_hidden: config.queue.max_hidden,
         backoff: backoff(config),
-        spans: trace::Messages::new(
-            config.queue.url.as_deref().unwrap_or_default(),
-            if config.traces.parent { trace::Sender::Parent } else { trace::Sender::Linked },
-        ),
+        spans: spans(config),
     }
+}
+
+/// Creates the spans of messages.
+fn spans(config: &Config) -> trace::Messages {
+    let sender = if config.traces.parent { trace::Sender::Parent } else { trace::Sender::Linked };
+    trace::Messages::new(config.queue.url.as_deref().unwrap_or_default(), sender)
 }
 
 fn backoff(config: &Config) -> Backoff {

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod ledger;
+mod manual;
 mod redrive;
 mod show;
 mod tenant;
@@ -25,6 +26,8 @@ use crate::{
 const EXIT_CONFIG: u8 = 64;
 /// The command line is wrong. clap uses the same code.
 const EXIT_USAGE: u8 = 2;
+/// Rows or an event cannot be used. Source: sysexits.h, `EX_DATAERR`.
+const EXIT_INVALID: u8 = 65;
 /// A named tenant, row, file or object does not exist. Source: sysexits.h, `EX_NOINPUT`.
 const EXIT_NOT_FOUND: u8 = 66;
 
@@ -52,6 +55,9 @@ struct Options {
 enum Command {
     /// Run the service. EXECUTION_MODE=sqs without a command does the same.
     Worker,
+    /// Deliver the objects of one event, or named objects, or show what would be delivered. EXECUTION_MODE=manual without a
+    /// command does the same.
+    Manual(manual::ManualArgs),
     /// Show and change the tenant table.
     Tenant(tenant::TenantArgs),
     /// Check that messages can be received and delivered; show each failed condition with its fix.
@@ -93,20 +99,33 @@ pub fn main() -> ExitCode {
     };
     let command = match command {
         Some(command) => command,
-        None => match std::env::var("EXECUTION_MODE").as_deref() {
-            Ok("sqs") => Command::Worker,
-            Ok(other) => {
-                return usage(&format!("EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\""));
-            }
-            Err(_) => return usage("no command, and EXECUTION_MODE is not set; try `logferry --help`"),
+        None => match by_environment() {
+            Ok(command) => command,
+            Err(problem) => return usage(&problem),
         },
     };
     execute(command, options).unwrap_or_else(|code| code)
 }
 
+/// The command that the environment names.
+fn by_environment() -> Result<Command, String> {
+    match std::env::var("EXECUTION_MODE").as_deref() {
+        Ok("sqs") => Ok(Command::Worker),
+        Ok("manual") => Ok(Command::Manual(manual::ManualArgs::default())),
+        Ok(other) => {
+            Err(format!("EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\" or \"manual\""))
+        }
+        Err(_) => Err("no command, and EXECUTION_MODE is not set; try `logferry --help`".to_owned()),
+    }
+}
+
 fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
     Ok(match command {
         Command::Worker => worker(valid(options, |_| true)?.config),
+        Command::Manual(args) => {
+            let loaded = valid(options, |field| args.concerned_by(field))?;
+            manual::run(args, &loaded.config)
+        }
         Command::Tenant(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
             tenant::run(args, &loaded.config)

@@ -146,7 +146,7 @@ impl Way<'_> {
     ///
     /// # Errors
     /// The key is longer than S3 allows.
-    fn key(&self) -> Result<String, CopyError> {
+    pub fn key(&self) -> Result<String, CopyError> {
         let key = self.destination.bucket_prefix.clone() + &self.destination.bucket_key.render(self.route);
         if key.len() > MAX_KEY { Err(CopyError::KeyTooLong(key.len())) } else { Ok(key) }
     }

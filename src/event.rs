@@ -4,6 +4,8 @@
 //! message delivery, from S3 directly, and from EventBridge. Pure: no I/O, no clock. `route` reads the keys of the
 //! objects.
 
+mod enclosed;
+
 use std::{borrow::Cow, fmt};
 
 use jiff::Timestamp;
@@ -12,6 +14,8 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 use serde_json::{error::Category, value::RawValue};
+
+pub use self::enclosed::decode_enclosed;
 
 /// Content of a message's body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -207,6 +207,7 @@ pub mod digest;
 pub mod doctor;
 pub mod health;
 pub mod http;
+pub mod manual;
 pub mod metrics;
 pub mod redrive;
 pub mod sampler;

@@ -1,6 +1,7 @@
 //! The port to the staging bucket: reads the bytes of objects. `s3` is the adapter.
 
 pub mod bucket;
+pub mod file;
 pub mod memory;
 pub mod s3;
 pub mod trail;

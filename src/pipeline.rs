@@ -7,6 +7,7 @@
 //! adapter. It neither receives nor deletes messages.
 
 mod copies;
+mod direct;
 mod logs;
 mod metrics;
 mod object_reader;

@@ -4,21 +4,20 @@
 //! error.
 
 mod entry;
+mod file;
 
-use std::{
-    collections::BTreeSet,
-    io,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use self::entry::{CheckedRow, Reading, table};
+pub(super) use self::file::given_rows;
+use self::{
+    entry::{CheckedRow, Reading, table},
+    file::read_entries,
+};
 use super::{
-    EXIT_CONFIG, EXIT_NOT_FOUND, EXIT_USAGE, run_async,
+    EXIT_CONFIG, EXIT_INVALID, EXIT_NOT_FOUND, EXIT_USAGE, run_async,
     show::{Show, columns, printable},
 };
 use crate::{
@@ -30,8 +29,6 @@ use crate::{
     },
 };
 
-/// Rows cannot be used. Source: sysexits.h, `EX_DATAERR`.
-const EXIT_INVALID: u8 = 65;
 /// The configuration's fields that these commands use.
 const CONCERNS: [&str; 5] = [
     "aws.region",
@@ -483,18 +480,4 @@ async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: S
         );
     }
     Ok(())
-}
-
-/// Reads the rows of a file or of standard input.
-///
-/// # Errors
-/// The file cannot be read, or has no rows.
-fn read_entries(file: &Path, config: &Config) -> anyhow::Result<Vec<CheckedRow>> {
-    let (name, read) = match file.to_str() {
-        Some("-") => ("standard input".to_owned(), io::read_to_string(io::stdin())),
-        _ => (file.display().to_string(), std::fs::read_to_string(file)),
-    };
-    let text = read.map_err(|error| Refusal::NotFound(format!("{name} cannot be read: {error}")))?;
-    let reading = Reading::new(config.tenants.default_region.as_deref());
-    entry::parse(&text, reading).map_err(|problem| Refusal::Invalid(format!("{name}: {problem}")).into())
 }

@@ -46,7 +46,7 @@ async fn delivers(folder: &str, wiring: impl FnOnce(&mut ProviderSpec)) {
 }
 
 /// Checks that every stream of a customer holds the events of one object and nothing else. Returns their number.
-async fn check_customer(setup: &Setup, customer: &Customer, objects: &[Object]) -> usize {
+pub(crate) async fn check_customer(setup: &Setup, customer: &Customer, objects: &[Object]) -> usize {
     let tenant = format!("{}/", customer.tenant_id);
     let mut streams = received(&setup.aws, customer).await;
     let mut count = 0;

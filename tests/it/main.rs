@@ -37,6 +37,7 @@ mod layers;
 mod ledger_command;
 mod lifecycle;
 mod log;
+mod manual;
 mod many_tenants;
 mod memory;
 mod never_lost;

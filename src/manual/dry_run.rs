@@ -1,0 +1,193 @@
+//! Ports that show what would be delivered, and deliver nothing.
+//!
+//! Each event is one line of JSON with `batch`, `group`, `stream`, `timestamp` (milliseconds since 1970) and `message`. The
+//! lines of a batch follow each other. A copy into a customer's bucket is one line with `bucket`, `key` and `source`.
+
+use std::{
+    fmt,
+    io::Write,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    copy::{Copied, CopyError, CopyJob, ObjectCopier, Way},
+    ledger::lease::Lease,
+    quarantine::{Putting, QuarantineStore},
+    sink::{LogSink, LogSinks, PutAnswer, SinkError},
+    tenant::{Attribute, CloudWatch, Delivery, Directory, LookupError, Row, Tenant},
+};
+
+/// Where the lines go. Clones share it.
+#[derive(Clone)]
+pub struct Lines {
+    out: Arc<Mutex<dyn Write + Send>>,
+    /// Number of batches so far.
+    batches: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("batches", &self.batches).finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    /// Writes to `out`.
+    pub fn new(out: impl Write + Send + 'static) -> Self {
+        Self { out: Arc::new(Mutex::new(out)), batches: Arc::default() }
+    }
+
+    fn write(&self, lines: &[u8]) -> std::io::Result<()> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(lines)
+    }
+}
+
+/// The body of PutLogEvents.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    #[serde(borrow)]
+    log_group_name: &'a RawValue,
+    #[serde(borrow)]
+    log_stream_name: &'a RawValue,
+    #[serde(borrow)]
+    log_events: Vec<RequestEvent<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RequestEvent<'a> {
+    timestamp: i64,
+    #[serde(borrow)]
+    message: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct EventLine<'a> {
+    batch: u64,
+    group: &'a RawValue,
+    stream: &'a RawValue,
+    timestamp: i64,
+    message: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct CopyLine<'a> {
+    bucket: &'a str,
+    key: &'a str,
+    source: String,
+}
+
+impl LogSinks for Lines {
+    type Sink = Self;
+
+    async fn closed(&self, _: &Delivery, _: &CloudWatch, _cluster: &str) -> Option<SinkError> {
+        None
+    }
+
+    async fn open(&self, _: &Delivery, _: &CloudWatch, _cluster: &str) -> Result<Self, SinkError> {
+        Ok(self.clone())
+    }
+}
+
+impl LogSink for Lines {
+    async fn put_log_events(&self, body: Bytes, _: &Lease) -> Result<PutAnswer, SinkError> {
+        let batch = self.batches.fetch_add(1, Ordering::Relaxed) + 1;
+        let request: Request<'_> = serde_json::from_slice(&body).expect("a batch's body is JSON of its own");
+        let mut lines = Vec::with_capacity(body.len() * 2);
+        for RequestEvent { timestamp, message } in request.log_events {
+            let (group, stream) = (request.log_group_name, request.log_stream_name);
+            let line = EventLine { batch, group, stream, timestamp, message };
+            serde_json::to_writer(&mut lines, &line).expect("memory takes every byte");
+            lines.push(b'\n');
+        }
+        let unwritten = |error| SinkError::Unavailable(format!("the lines cannot be written: {error}"));
+        self.write(&lines).map_err(unwritten)?;
+        Ok(PutAnswer::default())
+    }
+
+    async fn create_log_stream(&self, _group: &str, _stream: &str, _: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn create_log_group(&self, _group: &str, _days: Option<i32>, _: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+impl ObjectCopier for Lines {
+    type Session = ();
+
+    async fn closed(&self, _: &Way<'_>) -> Option<CopyError> {
+        None
+    }
+
+    async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
+        way.key().map(drop)
+    }
+
+    async fn copy(&self, _session: &(), job: &CopyJob<'_>) -> Result<Copied, CopyError> {
+        let (way, object) = (job.way, job.way.object);
+        let source = format!("s3://{}/{}", object.bucket, object.key);
+        let line = CopyLine { bucket: &way.destination.bucket_name, key: &way.key()?, source };
+        let mut line = serde_json::to_vec(&line).expect("memory takes every byte");
+        line.push(b'\n');
+        let unwritten = |error| CopyError::Unavailable(format!("the line cannot be written: {error}"));
+        self.write(&line).map_err(unwritten)?;
+        Ok(Copied::Written)
+    }
+}
+
+/// A quarantine that keeps nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct NoFiles;
+
+impl QuarantineStore for NoFiles {
+    fn put<'a>(&'a self, _key: &'a str, _body: Bytes) -> Putting<'a> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Tenants without the tenant table: those of given rows, or if there are none, any tenant with a stand-in row.
+#[derive(Clone, Debug)]
+pub struct GivenTenants {
+    /// Tenant, `type` and attributes of each row.
+    pub rows: Vec<(String, String, Row)>,
+    /// `tenants.default_region`.
+    pub default_region: Option<String>,
+}
+
+/// The log group of the stand-in row.
+pub const STAND_IN_GROUP: &str = "dry-run";
+
+impl Directory for GivenTenants {
+    async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
+        let rows = match self.rows.is_empty() {
+            true => vec![("cloudwatch".to_owned(), stand_in())],
+            false => {
+                let of_tenant = self.rows.iter().filter(|(tenant, ..)| tenant == tenant_id);
+                of_tenant.map(|(_, name, row)| (name.clone(), row.clone())).collect()
+            }
+        };
+        let region = self.default_region.as_deref();
+        Ok(Tenant::from_rows(tenant_id, rows, region, Timestamp::now()).map(Arc::new))
+    }
+}
+
+/// A row with the default stream, which wants every application.
+fn stand_in() -> Row {
+    let text = |value: &str| Attribute::Text(value.to_owned());
+    Row::from([
+        ("enabled".to_owned(), Attribute::Bool(true)),
+        ("target_region".to_owned(), text("us-east-1")),
+        ("log_distribution_role_arn".to_owned(), text("arn:aws:iam::000000000000:role/dry-run")),
+        ("log_group_name".to_owned(), text(STAND_IN_GROUP)),
+    ])
+}

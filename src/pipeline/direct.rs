@@ -1,0 +1,38 @@
+//! Handles single objects that no message brought, for an operator's command.
+
+use super::*;
+
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+    /// Handles one object. No verdict follows: the caller decides what a failure means.
+    ///
+    /// # Cancel safety
+    /// As [`Pipeline::handle`].
+    pub async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> Report {
+        let mut report = Report::default();
+        let handling = Handling { message: None, attempt: Attempt::Ordinary, stop };
+        self.object(object, handling, &mut report).await;
+        report
+    }
+
+    /// Finds the object that a bucket and a key name now, or the named version of it: adds its version or eTag and its size,
+    /// as an event of S3 has them, so that the object has the same entry in the ledger.
+    ///
+    /// # Errors
+    /// The bucket may not be read, or the object's metadata cannot be read.
+    pub async fn current(&self, object: &ObjectRef) -> Result<ObjectRef, Failed> {
+        let fail = |failure| Failed::of(object, None, None, failure);
+        let buckets = &self.settings.buckets;
+        if !buckets.is_empty() && !buckets.contains_key(&object.bucket) {
+            return Err(fail(Failure::ForeignBucket));
+        }
+        let head = self.ports.store.head(object, self.owner(object)).await;
+        let head = head.map_err(|error| fail(self.unread(object, error)))?;
+        Ok(ObjectRef {
+            // A bucket without versions calls its only version "null".
+            version_id: head.version_id.filter(|id| id != "null").or_else(|| object.version_id.clone()),
+            etag: head.etag.map(|etag| etag.trim_matches('"').to_owned()),
+            size: head.size,
+            ..object.clone()
+        })
+    }
+}
