@@ -52,7 +52,6 @@ use crate::{
     pipeline::{Pipeline, PipelineSettings, Ports},
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::{Clients, SqsQueue},
-    route::KeyLayout,
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     status::Status,
     telemetry::level::Filter,
@@ -180,9 +179,9 @@ impl App {
         let source = source_buckets(&config)?;
         let staging = source.iter().map(|bucket| bucket.name.clone());
         let pipeline_settings = pipeline_settings(&config)?;
-        let key_layout = pipeline_settings.key_layout.clone();
+        let key_rules = pipeline_settings.key_rules.clone();
         let ports = Ports {
-            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, key_layout, &health),
+            store: WatchedStore::new(S3Store::new(s3_client(&config, &base)), staging, key_rules, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
                 Watched::new(sinks, &health),
@@ -393,7 +392,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
         );
     }
     Ok(PipelineSettings {
-        key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
+        key_rules: config.source.key_rules()?,
         buckets,
         own_buckets: config.own_buckets(),
         unknown_tenant: config.tenants.unknown,
