@@ -64,7 +64,7 @@ use crate::{
     worker::{self, Drained, WorkerSettings},
 };
 
-/// Interval of removing what has expired.
+/// Time between two removals of idle breakers and expired facts.
 const TIDY: Duration = Duration::from_secs(30);
 /// The fields that name resources with a Region; see [`Config::elsewhere`].
 const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.table", "ledger.table"];
@@ -114,7 +114,7 @@ impl App {
     /// Works until the stop token is cancelled, then drains.
     ///
     /// # Errors
-    /// The configuration has no queue, table or role.
+    /// The configuration has no queue, table or role, or a bucket, a prefix or the key layout cannot be parsed.
     pub async fn run(self) -> anyhow::Result<Drained> {
         let Self { config, base, listeners, log, stop } = self;
         let required = |value: &Option<String>, field: &'static str| {
@@ -268,7 +268,7 @@ fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
     )
 }
 
-/// Removes idle breakers, so that the metrics do not count them as open, and what has expired about tenants.
+/// Removes idle breakers, which the metrics would count as open for ever, and expired facts about tenants.
 async fn tidy(customers: Customers, groups: GroupBreakers, status: Arc<Status>) {
     loop {
         tokio::time::sleep(TIDY).await;

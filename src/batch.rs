@@ -60,9 +60,10 @@ impl BatchHead {
 
 /// Events gathered so far, within one request's limits of bytes and events.
 ///
-/// At first, all events lie within 24 hours of each other. Once an event comes that is more than 24 hours older than the latest
-/// one, the batch gathers events of several days, and is sent as one request for each 24 hours. Without this, records that
-/// alternate between days would make a batch for each event.
+/// At first, all events lie within 24 hours of each other. Once an event comes that is more than 24 hours older than the
+/// latest one, the batch gathers events of several days, and so do all batches that [`Batch::close`] starts after it. Such a
+/// batch is sent as one request for each 24 hours. Without this, records that alternate between days would make a batch for
+/// each event.
 #[derive(Debug)]
 pub struct Batch {
     head: BatchHead,
@@ -156,8 +157,8 @@ impl Batch {
             && (self.days.len() < MAX_BATCH_DAYS || self.days.contains(&day(timestamp)))
     }
 
-    /// Adds an event that [`Batch::takes`] allowed. `record` is the position of its record in the object and never decreases.
-    /// `completes_record` is false for every part of a split record but the last.
+    /// Adds an event that [`Batch::takes`] allowed. `record` is the position of its record in the object and never
+    /// decreases. `completes_record` is false for every piece of a split record but the last.
     pub fn push(&mut self, record: u64, timestamp: i64, message: &Message<'_>, completes_record: bool) {
         debug_assert!(self.takes(timestamp, message.len()), "the caller asked first");
         self.make_room(message.escaped().len() + EVENT_FRAME);
@@ -259,7 +260,8 @@ fn sort(events: &mut Vec<Event>) {
     events.extend_from_slice(&late);
     for to in (0..events.len()).rev() {
         let Some(last) = late.last() else { break };
-        // If the timestamps are equal, the event that is not late came first: after the late event, it would be late too.
+        // Of two events with equal timestamps, the one that is not late came first: any event with this timestamp that
+        // follows a late one is late too.
         if left > 0 && events[left - 1].timestamp > last.timestamp {
             left -= 1;
             events[to] = events[left];

@@ -33,8 +33,8 @@ impl ProbeIntervals {
 
 /// Closed until a refusal; then open, with one probe per interval, until a probe succeeds.
 ///
-/// Call [`Breaker::admit`] before a call, and [`Breaker::refuse`] or [`Breaker::succeed`] after its answer. A probe without
-/// an answer, or one that was dropped, is spent: the breaker stays open.
+/// Call [`Breaker::admit`] before a call, and [`Breaker::refuse`] or [`Breaker::succeed`] after its answer. If a probe gets no
+/// answer or is dropped, the breaker stays open, and the next probe is due an interval after this one.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     intervals: ProbeIntervals,
@@ -112,7 +112,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a change, and the open breakers with it.
+    /// Counts a change, and adjusts the number of open breakers.
     pub fn count(&self, change: Change, cause: &'static str) {
         self.changes.get_or_create(&ChangeLabels { change: change.word(), cause }).inc();
         match change {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_without_an_answer_is_spent() {
+    fn a_probe_without_an_answer_keeps_the_breaker_open() {
         let mut breaker = Breaker::new(INTERVALS);
         let now = Instant::now();
         breaker.refuse(now, 0.0);

@@ -34,8 +34,8 @@ const PAUSES: ProbeIntervals =
 const BURST: Duration = Duration::from_millis(100);
 /// A Region counts as silent if this many of its accounts do not answer. Fewer accounts may have problems of their own.
 const SILENT_ACCOUNTS: usize = 3;
-/// A budget is forgotten after this time without use. If its account is paused, it is kept for twice the longest delay of a
-/// message, if that is longer.
+/// A budget is forgotten after this time without use. The budget of a paused account is kept for twice the longest delay of a
+/// message, but at least this long.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Requests per second into one account and Region.
@@ -59,7 +59,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        add(registry, "budget_waits", "Calls that waited for their rate", &self.budget_waits);
+        add(registry, "budget_waits", "Calls that waited because of the rate limit", &self.budget_waits);
         add(
             registry,
             "throttled_accounts",
@@ -207,7 +207,7 @@ pub struct Ticket {
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     interval: Duration,
-    /// When the calls so far would be over, if there were one per interval.
+    /// Time at which the calls so far would be over at one call per interval.
     done: Option<Instant>,
 }
 

@@ -63,7 +63,7 @@ enum Command {
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Deliver sample logs on an embedded AWS, without account and network.
+    /// Deliver sample logs on an embedded AWS; needs neither an AWS account nor a network.
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoOptions),
 }
@@ -185,7 +185,7 @@ fn worker(config: Config) -> ExitCode {
     };
     let exit = ended(runtime.block_on(async {
         let app = App::build(config.clone(), telemetry.filter()).await?;
-        // Before the readiness probe can succeed: from here on, a signal drains the worker.
+        // This comes before the readiness probe can succeed, so that a signal always drains a worker that was ready.
         app::stop_on_signals(app.stop_token())?;
         info!(
             version = env!("CARGO_PKG_VERSION"), http.listen = %app.listen_address()?,
@@ -214,7 +214,7 @@ fn worker(config: Config) -> ExitCode {
         telemetry.finish(end.await?.saturating_duration_since(Instant::now())).await;
         Ok(ExitCode::SUCCESS)
     }));
-    // Does not wait for a name server or a disk that does not answer.
+    // Does not wait for threads that wait for a name server or a disk.
     runtime.shutdown_background();
     exit
 }

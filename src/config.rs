@@ -105,10 +105,10 @@ pub struct Queue {
     /// that it goes to the dead-letter queue with the reason of its last failure.
     #[serde(with = "friendly")]
     pub max_age: Duration,
-    /// Refusals of a message's objects or batches by AWS, 1 to 1000, after which the message goes to the dead-letter queue.
-    /// A refusal of an object is a 301 or 4xx of S3 without a reason of its own, or that the object is archived; a refusal of
-    /// a batch is a 4xx of PutLogEvents. Each worker has its own count; a message that is sent anew carries the count to the
-    /// next worker.
+    /// A message goes to the dead-letter queue after AWS has refused its objects, batches or copies this often, 1 to 1000. A
+    /// refusal is an answer that retries seldom change, such as a 4xx of PutLogEvents, a 301 or 4xx of S3, or that the object
+    /// is archived; docs/dead-letters.md lists the reasons. Each worker has its own count; a message that is sent anew carries
+    /// the count to the next worker.
     pub max_refusals: u32,
     /// Most messages of one worker that wait hidden at once. SQS counts them as in flight, and allows 120,000 messages in
     /// flight for all workers of a queue. Beyond this number, and if the delay is longer than 60 s, a message is sent anew
@@ -150,10 +150,10 @@ pub struct Source {
     pub max_record: ByteSize,
     /// Most decompressed bytes of one object. Stops gzip bombs.
     pub max_object: ByteSize,
-    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on. A frame with such a window
-    /// (`zstd --ultra`, Vector's level `best`) and more than 8 MiB of text waits for its share, up to 10 s; then its message
-    /// comes again. The messages of one tenant take at most half, or one larger share. No
-    /// window may be larger than this, nor than 128 MiB; `0 B` allows no window larger than 8 MiB.
+    /// Memory for zstd windows larger than 8 MiB, shared by all messages that are worked on. A frame with such a window (`zstd
+    /// --ultra`, Vector's level `best`) and more than 8 MiB of text waits for its share of this memory, up to 10 s; then its
+    /// message comes again. The shares of one tenant take at most half of it; a single share may be larger. The largest window
+    /// that can be read is this value, or 128 MiB if that is smaller; with `0 B` it is 8 MiB.
     pub zstd_windows: ByteSize,
     /// Most stored bytes of one object whose records are read, at least 1 MiB. Stops objects that consist of padding or
     /// empty gzip members. The messages of larger objects go to the dead-letter queue. Copies into a tenant's bucket have
@@ -193,8 +193,8 @@ pub struct Tenants {
     /// only after a consistent read that was sent after the worker began with the message.
     #[serde(with = "friendly")]
     pub cache_ttl: Duration,
-    /// How long it is cached that a tenant does not exist, up to 24 h. A message is dead-lettered or discarded only after a
-    /// consistent read that was sent after the worker began with the message.
+    /// How long the cache remembers that a tenant does not exist, up to 24 h. A message is dead-lettered or discarded only
+    /// after a consistent read that was sent after the worker began with the message.
     #[serde(with = "friendly")]
     pub negative_ttl: Duration,
     /// How long after `cache_ttl` a cached tenant is still used while the table does not answer, up to 30 days; 0: not at
@@ -284,9 +284,9 @@ pub struct Ledger {
     /// that, retried messages may deliver records twice. A throttled call counts as an answer.
     #[serde(with = "friendly")]
     pub out_of_reach_after: Duration,
-    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days), and at least `queue.max_age`. It should be
-    /// as long as a message about the object can come again. The default is the default of `queue.max_age` plus 14 days, the
-    /// longest that a dead-letter queue keeps a letter, plus a day.
+    /// How long an entry is kept after its last change, 1 h to 8760 h (365 days), and at least `queue.max_age`. An entry is
+    /// needed as long as a message about its object can come again. The default is the default of `queue.max_age` plus 14 days,
+    /// the longest that a dead-letter queue keeps a letter, plus a day.
     #[serde(with = "friendly")]
     pub retention: Duration,
 }
@@ -338,7 +338,8 @@ pub struct Delivery {
     /// Most PutLogEvents requests per second that one worker sends into one account and Region, at least 1. The default is
     /// the lowest quota that AWS has published for a Region; all workers and the customer share the quota.
     pub put_rate: u32,
-    /// The same for CreateLogStream requests; the default is AWS's quota.
+    /// Most CreateLogStream requests per second that one worker sends into one account and Region, at least 1. The default is
+    /// AWS's quota.
     pub create_stream_rate: u32,
 }
 

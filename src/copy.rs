@@ -130,8 +130,8 @@ pub enum CopyError {
          then redrive"
     )]
     Refused(String),
-    /// A 5xx answer, a timeout or a network error; or others changed the copy's key during every attempt. A later attempt
-    /// may succeed.
+    /// A 5xx answer, a timeout or a network error; or others wrote to the copy's key during every attempt. A later attempt may
+    /// succeed.
     #[error("S3 did not carry out the copy: {0}")]
     Unavailable(String),
 }

@@ -58,7 +58,7 @@ pub enum AssumeError {
 }
 
 fn sent(external_id: Option<&str>) -> &'static str {
-    // Customers may treat it as a secret.
+    // Customers may treat the ExternalId as a secret, so it is not shown.
     if external_id.is_some() { "an ExternalId was sent" } else { "no ExternalId was sent" }
 }
 

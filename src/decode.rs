@@ -144,7 +144,7 @@ pub enum DecodeError {
     },
     /// The object decompresses to more than `source.max_object` bytes.
     #[error(
-        "the object decompresses to more than source.max_object ({limit} bytes); raise that, or write smaller objects"
+        "the object decompresses to more than source.max_object ({limit} bytes); raise the limit, or write smaller objects"
     )]
     TooLarge {
         /// `source.max_object`.

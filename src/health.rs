@@ -1,9 +1,9 @@
 //! Liveness and readiness, as named conditions. `app` reports the outcome of calls and probes; `/healthz`, `/readyz` and
 //! `logferry_condition_degraded` show what follows from them.
 //!
-//! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row, a
-//! second or more apart, degrade the condition, and only a success of the same check mends it. A failure that one tenant can cause is either not reported here, or
-//! it counts only together with failures of others: see [`Call::by`].
+//! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row, a second
+//! or more apart, degrade the condition, and only a success of the same check mends it. A failure that one tenant can cause is
+//! not reported here, or it counts only together with failures of other tenants: see [`Call::by`].
 
 mod course;
 mod report;
@@ -49,7 +49,7 @@ pub enum Condition {
     Ledger,
     /// The quarantine can be written.
     Quarantine,
-    /// The worker drains. Degraded from then on.
+    /// The worker does not drain. Degraded once it does.
     Draining,
 }
 
@@ -151,18 +151,18 @@ impl Check {
     }
 }
 
-/// A check of one resource, and whose call it was.
+/// A call of one check to one resource, perhaps for one party.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     check: Check,
-    /// Empty if the check has only one.
+    /// Empty if the check has only one resource.
     resource: &'a str,
     party: Option<&'a str>,
 }
 
 impl<'a> Call<'a> {
-    /// The call of this party, such as a customer's account. The condition then degrades only if several
-    /// parties fail in a row; a Region, also if it has fewer and all fail.
+    /// The call, made for this party, such as a customer's account. The condition then degrades only if three parties fail in a
+    /// row. A Region in which fewer accounts were heard of degrades if all of them fail.
     pub fn by(self, party: &'a str) -> Self {
         Self { party: Some(party), ..self }
     }
@@ -177,7 +177,7 @@ impl From<Check> for Call<'static> {
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// There was no answer, or one without a cause of its own.
+    /// There was no answer, or an answer that fits no other cause.
     Unanswered,
     /// The resource does not exist.
     Missing,
@@ -193,7 +193,7 @@ pub enum Cause {
     Credentials,
 }
 
-/// Health of the service, for an orchestrator.
+/// Health of the worker, for an orchestrator.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
@@ -246,7 +246,7 @@ impl Health {
         self.lock().off.insert(condition);
     }
 
-    /// Makes failures of the check count for this resource before its first success.
+    /// Makes failures of this call count even before its first success.
     pub fn expect(&self, call: Call<'_>) {
         self.lock().course(call);
     }
@@ -277,11 +277,11 @@ impl Health {
                 error = %error,
                 "a condition of readiness is degraded: three calls in a row failed"
             ),
-            _ => tracing::debug!(condition, resource, error = %error, "a call that readiness counts failed"),
+            _ => tracing::debug!(condition, resource, error = %error, "a call failed that readiness counts"),
         }
     }
 
-    /// Records an answer that says nothing: neither that the resource can be used nor that it cannot.
+    /// Records an answer that shows neither that the resource can be used nor that it cannot.
     pub fn answered<'a>(&self, call: impl Into<Call<'a>>) {
         let call = call.into();
         let doubted = self.lock().known(call).and_then(Course::answered);
@@ -295,7 +295,8 @@ impl Health {
         }
     }
 
-    /// Checks that the receive loop runs: the status is [`Status::Stalled`] if it stands still. A worker that drains never does.
+    /// Checks that the receive loop runs. The status is [`Status::Stalled`] if the loop stands still while the worker does not
+    /// drain.
     pub fn alive(&self) -> Report {
         let mut state = self.lock();
         let stalled = state.draining.is_none() && state.last_move.elapsed() > self.patience;
@@ -307,7 +308,7 @@ impl Health {
         Report { status, stalled: stalled.then_some(sentences::STALLED), conditions: state.conditions() }
     }
 
-    /// Checks that the worker can take messages: only then the status is [`Status::Ok`].
+    /// Checks that the worker can take messages. The status is [`Status::Ok`] only if it can.
     pub fn ready(&self) -> Report {
         let mut state = self.lock();
         let conditions = state.conditions();

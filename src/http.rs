@@ -3,8 +3,8 @@
 //!
 //! Anyone who reaches the port can open connections, and connections must not use up the worker's file descriptors. So at most
 //! 64 connections are open at once, and a further connection replaces the oldest one. Each connection serves one request and is
-//! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most. The streams that keep status
-//! pages up to date are bounded apart from that: see `connections`.
+//! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most. The streams that update open
+//! status pages have limits of their own: see `connections`.
 
 mod log_filter;
 
@@ -58,7 +58,7 @@ pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
     Router::new().route("/metrics", metrics).merge(page::routes(Arc::new(page)))
 }
 
-/// Fails only if the receive loop stands still.
+/// Answers with an error only if the receive loop stands still.
 fn healthz(report: &Report) -> Response {
     let code = match report.status {
         Status::Stalled => StatusCode::SERVICE_UNAVAILABLE,

@@ -42,8 +42,8 @@ pub struct Progress {
     pub ahead: Option<Ahead>,
     /// Records that still have to be written to the quarantine. Each lies before the position or among the events of `ahead`.
     pub owed: Owed,
-    /// Checksums of the stored bytes that the attempts up to this position had read, at most one per attempt. An attempt that
-    /// reads the same bytes again confirms the earlier fingerprints, and replaces them by its own.
+    /// Fingerprints of the stored bytes that the attempts had read when they recorded their positions, at most one for each
+    /// attempt. An attempt that reads the same bytes again confirms the earlier fingerprints, and replaces them by its own.
     pub fingerprints: Vec<Fingerprint>,
 }
 
@@ -75,8 +75,8 @@ pub enum LedgerError {
     Unreadable(String),
 }
 
-/// Keeps entries. Repeating a call with the same `owner`, without another call in between, changes nothing and gives the same
-/// answer, because the SDK repeats a call whose answer was lost.
+/// Keeps entries. The SDK repeats a call whose answer was lost, so a repeated call must be harmless: with the same `owner`,
+/// and without another call in between, it changes nothing and gives the same answer.
 ///
 /// `owner` is new for each attempt at an object, and never reused.
 pub trait Ledger: Send + Sync + 'static {
@@ -86,9 +86,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// Any except [`LedgerError::Lost`].
     fn begin(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
 
-    /// Records progress and renews the lease. Also takes a lease that is free: the owner's lease may have run out, or the ledger
-    /// may not have answered `begin`. An owner's positions only grow, so a further position in the entry shows another attempt's
-    /// work, and the lease counts as lost. To renew only the lease, record the same progress again.
+    /// Records progress and renews the lease. Also takes a lease that is free: the owner's lease may have run out, or the
+    /// ledger may not have answered `begin`. An owner's positions only grow. So if the entry's position is beyond the given
+    /// one, another attempt has worked on the object, and the lease counts as lost. To renew only the lease, record the same
+    /// progress again.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -99,8 +100,8 @@ pub trait Ledger: Send + Sync + 'static {
         progress: &Progress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Records progress and gives the lease back, so that the next attempt can begin at once. If the ledger's position is
-    /// further, only the lease is given back.
+    /// Records progress and gives the lease back, so that the next attempt can begin at once. If the entry's position is
+    /// beyond the given one, only the lease is given back.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -180,7 +181,8 @@ mod tests {
         assert_eq!(of(&object("a/b", None, None)), None);
         let long =
             |last: &str| of(&object(&"ü".repeat(512), Some(&format!("{}{last}", "v".repeat(1023))), None));
-        let (one, other) = (long("1").expect("pinned"), long("2").expect("pinned"));
+        let (one, other) =
+            (long("1").expect("the object has a version"), long("2").expect("the object has a version"));
         assert!(one.len() <= MAX_OBJECT_BYTES && one != other);
     }
 }

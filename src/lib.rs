@@ -23,10 +23,35 @@
 //! calls that AWS refuses, and probes whether they work again; [`budget`] limits the rate of requests into each account;
 //! [`recent`] caches streams, sessions and breakers.
 //!
-//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`], [`metrics`],
-//! [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`redrive`] and [`doctor`] are
-//! tools for operators; the adapters use [`aws`] to read
-//! the SDK's errors and [`digest`] to hash.
+//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`],
+//! [`metrics`], [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`sampler`]
+//! limits repeated log lines; [`redrive`] and [`doctor`] are tools for operators; the adapters use [`aws`] to read the SDK's
+//! errors and [`digest`] to hash.
+//!
+//! # Two walks through the code
+//!
+//! A message, from receive to delete:
+//!
+//! 1. [`worker::run`] receives the message ([`Queue::receive`](queue::Queue::receive)) and keeps it hidden ([`worker::lease`]).
+//! 2. [`Pipeline::handle`](pipeline::Pipeline::handle) reads the message's body ([`event::decode`]) and the key of each object in
+//!    it ([`KeyLayout::route`](route::KeyLayout::route)).
+//! 3. The pipeline finds the deliveries that want the object (`pipeline::wanted`, with
+//!    [`Directory::find`](tenant::Directory::find)), claims the object for each of them
+//!    ([`Claims::claim`](ledger::claim::Claims::claim)), and delivers the object (`pipeline::logs`, `pipeline::copies`).
+//! 4. [`verdict::decide`] judges the failures of all objects.
+//! 5. [`Settler::settle`](worker::settle::Settler::settle) carries the verdict out. After an ack this is
+//!    [`Queue::delete`](queue::Queue::delete).
+//!
+//! A record, from socket to request body:
+//!
+//! 1. `pipeline::object_reader` reads stored bytes ([`ObjectBody::chunk`](object::ObjectBody::chunk)). [`object::trail`] notes
+//!    their fingerprint.
+//! 2. [`Decoder::decode`](decode::Decoder::decode) decompresses the bytes into a [`Window`](decode::Window).
+//! 3. [`RecordReader::next`](records::RecordReader::next) finds the record in the window.
+//! 4. `pipeline::reading` gives the record to the [`Lane`](delivery::Lane) of each delivery.
+//! 5. [`Batch::push`](batch::Batch::push) copies the record's message into the JSON of a request.
+//! 6. [`ClosedBatch::seal`](batch::ClosedBatch::seal) completes the request's body, and
+//!    [`LogSink::put_log_events`](sink::LogSink::put_log_events) sends it.
 //!
 //! # Invariants
 //!

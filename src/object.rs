@@ -17,9 +17,9 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// An open object.
     type Body: ObjectBody;
 
-    /// Opens an object: the version that the event names. If the event names no version, opens the current object, which must
-    /// have the event's eTag, if the event has one. Returns the object's LastModified and its body. `owner` is the account
-    /// that must own the bucket.
+    /// Opens the version of an object that the event names. If the event names no version, opens the current object; if the
+    /// event names an eTag, the current object must have this eTag. Returns the object's LastModified and its body. `owner`
+    /// is the account that must own the bucket.
     ///
     /// # Errors
     /// See [`ObjectError`].

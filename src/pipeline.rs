@@ -1,8 +1,10 @@
 //! Handles one message: event -> object -> records -> batches -> delivery -> verdict.
 //!
-//! `app` passes [`Pipeline::handle`] to the worker's loop, which calls it for each message. Within it, `wanted` finds the
-//! deliveries that want an object. `logs` delivers the object's records, which `reading` and `object_reader` find; `copies`
-//! copies the object itself. The pipeline knows the ports, but no adapter. It neither receives nor deletes messages.
+//! `app` passes [`Pipeline::handle`] to the worker's loop, which calls it for each message. Each step has a module with the
+//! methods of [`Pipeline`] for it: `wanted` finds the deliveries that want an object; `logs` opens the object and a lane for
+//! each delivery; `reading` gives each record that `object_reader` finds to the lanes; `copies` copies the whole object;
+//! `waiting` tells `status` what becomes of the object. `told` writes the log lines. The pipeline knows the ports, but no
+//! adapter. It neither receives nor deletes messages.
 
 mod copies;
 mod logs;
@@ -79,7 +81,7 @@ pub struct PipelineSettings {
     pub most_buffers: usize,
     /// Limits of one tenant's share of the worker.
     pub shares: Limits,
-    /// Threads of the runtime, and so the most objects that are decoded at the same time.
+    /// Number of the runtime's threads. No more objects than that are decoded at the same time.
     pub threads: usize,
 }
 
@@ -117,7 +119,7 @@ pub struct Pipeline<O, D, S, C, L> {
 }
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Creates a pipeline on the ports. It tells `status` what becomes of each tenant's objects.
+    /// Creates a pipeline on the ports. The pipeline tells `status` what becomes of each tenant's objects.
     pub fn new(
         ports: Ports<O, D, S, C, L>,
         settings: PipelineSettings,
@@ -304,7 +306,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let bytes = object.size.unwrap_or_default();
         let pass = match report.delivered.is_empty() {
             true => self.shares.enter(&route.tenant, bytes),
-            // If the message went back now, the objects that it has already delivered would come again.
+            // If the message went back to the queue now, its objects that are already delivered would come again.
             false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
         };
         match pass {
@@ -337,7 +339,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if logs_done + copies_done == wanted.len() {
             report.skipped.push(Skipped::AlreadyDelivered);
         }
-        // Errors of the object are reported once. An object that is too large to be read can still be copied.
+        // An error of the object that both parts found is reported once. `TooLarge` is kept apart: an object that is too
+        // large to be read can still be copied, so a failure of its copy is reported too.
         let of_object = |failed: &Failed| match &failed.failure {
             Failure::Object(error) => !matches!(error, ObjectError::TooLarge { .. }),
             _ => false,
@@ -364,7 +367,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 
     /// Claims the object for a delivery and enters the customer's account. Returns `None` if the delivery is already done.
-    /// `closed` returns the failure that entering would have, if that is known without a call.
+    /// `closed` returns the failure of `enter` if it is known without a call to AWS, for example while a breaker is open.
     async fn claim_and_enter<T>(
         &self,
         admitted: Admitted<'_>,
@@ -372,8 +375,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         closed: impl Future<Output = Option<Failure>>,
         enter: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Option<(T, Arc<Claim<L>>)>, Failure> {
-        // Thousands of messages may wait for a refused role, and each attempt would cost two ledger calls. Only the last
-        // attempt asks the ledger anyway, because a delivery that is done needs no dead letter.
+        // Thousands of messages may wait for a refused role, and each attempt would cost two ledger calls. The last attempt
+        // asks the ledger anyway, because a delivery that is done needs no dead letter.
         if admitted.attempt == Attempt::Ordinary
             && let Some(failure) = closed.await
         {
@@ -415,7 +418,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Records that a successful delivery left something of the object with the customer.
+    /// Records that at least a part of the object has reached the customer by a successful delivery.
     fn arrived(&self, object: &ObjectRef, delivery: &Delivery) {
         let since_event = |at| Timestamp::now().duration_since(at).try_into().unwrap_or_default();
         let freshness: Option<Duration> = object.event_time.map(since_event);
@@ -427,7 +430,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     }
 }
 
-/// The object, as an attribute of spans.
+/// Bucket and key of the object, as attributes of spans.
 fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
     [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
 }
@@ -441,11 +444,11 @@ struct Handling<'a> {
     stop: &'a CancellationToken,
 }
 
-/// An object that has its tenant's [`Pass`], and how it is handled.
+/// An object that may be delivered now, because its tenant's share allows it: `pass`.
 #[derive(Clone, Copy)]
 struct Admitted<'a> {
     object: &'a ObjectRef,
-    /// The message that brought it, if it came by one.
+    /// The message that names the object. `None` for a body without a message.
     message: Option<&'a Message>,
     route: &'a Route,
     pass: &'a Pass,
@@ -454,10 +457,10 @@ struct Admitted<'a> {
     stop: &'a CancellationToken,
 }
 
-/// Whether the message may be tried again.
+/// Whether a failed message may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attempt {
-    /// The message is retried later.
+    /// The message is retried after a failure that may pass.
     Ordinary,
     /// The message is older than `queue.max_age`: a failure makes it a dead letter.
     Last,

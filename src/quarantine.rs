@@ -1,4 +1,4 @@
-//! The port to the quarantine: a bucket for records that CloudWatch Logs does not take. [`s3`] is the adapter.
+//! The port to the quarantine: a bucket for records that cannot be delivered. [`s3`] is the adapter.
 //!
 //! `file` defines the format of the files and of their keys; `prefix` is the configured start of the keys.
 
@@ -39,7 +39,7 @@ pub trait QuarantineStore: fmt::Debug + Send + Sync + 'static {
 /// matter.
 pub type Putting<'a> = Pin<Box<dyn Future<Output = Result<(), QuarantineError>> + Send + 'a>>;
 
-/// A file that could not be written. Its records are not accounted for.
+/// A file that could not be written. Its records are not in the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("quarantine file {key:?} cannot be written: {problem}")]
 pub struct QuarantineError {

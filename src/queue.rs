@@ -11,7 +11,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// A received message. If it was sent anew, the messages that it replaces one after another are its predecessors.
+/// A received message. The worker can replace a message by a new one with the same text, and delete the old one. The old
+/// messages, back to the first, are the predecessors of the new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The queue's id of the message, the same for every receive.
@@ -20,8 +21,8 @@ pub struct Message {
     pub receipt: Receipt,
     /// Text of the message.
     pub body: String,
-    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of the predecessors, which an
-    /// attribute of the message carries.
+    /// Number of receives, this one included: `ApproximateReceiveCount`, plus the receives of the predecessors from an
+    /// attribute of the message.
     pub attempts: u32,
     /// Number of attempts at the predecessors in which AWS refused a part of the message with a permanent error.
     pub refusals: u32,
@@ -125,10 +126,10 @@ pub trait Queue: Send + Sync + 'static {
         entries: &[(Receipt, Duration)],
     ) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
-    /// Sends each message anew: as a new message with a delay. The new message is not in flight during its delay. The old
-    /// message stays until it is deleted.
+    /// Sends each message anew: as a new message with a delay. During the delay the new message does not count as in flight.
+    /// The old message stays until it is deleted.
     ///
-    /// A message may have been sent although its entry failed, because an answer can be lost.
+    /// If an entry failed, its message may still have been sent: SQS's answer can be lost.
     fn send_anew(&self, entries: &[SentAnew]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 
     /// Checks the permission to send messages anew, without sending one.

@@ -93,7 +93,7 @@ impl<K: Hash + Eq + Clone, V: Handle> Recent<K, V> {
         self.lock().values.pop(key).map(|used| used.value)
     }
 
-    /// Collects what `pick` picks from all values. This does not count as use.
+    /// Collects what `pick` returns for each value. This does not count as use.
     pub fn pick<T>(&self, mut pick: impl FnMut(&K, &V) -> Option<T>) -> Vec<T> {
         self.lock().values.iter().filter_map(|(key, used)| pick(key, &used.value)).collect()
     }

@@ -210,8 +210,9 @@ impl<D: DeadLetters> Sweep<D> {
                 anything_old |= is_new;
                 candidates.extend(candidate);
             }
-            // SQS keeps no order, so old letters may follow newcomers. But if a receive got nothing, no old letter is left.
-            // Without this condition, the sweep of a queue that gets new letters all the time would never end.
+            // SQS keeps no order, so old letters may follow newcomers, and newcomers alone do not end the sweep. But a receive
+            // that got nothing shows that no old letter is left. Without this second condition, the sweep of a queue that gets
+            // new letters all the time would never end.
             let only_newcomers = self.outcome.newcomers > before && !ran_dry;
             self.act(candidates, progress).await?;
             progress(self.progress());
@@ -458,7 +459,7 @@ impl Held {
     }
 }
 
-/// Makes all held letters visible. Returns how many could not be.
+/// Makes all held letters visible. Returns the number of letters that could not be made visible.
 async fn give_back<D: DeadLetters>(queue: &Arc<D>, held: Held) -> usize {
     let receipts: Vec<_> = held.receipts.into_values().collect();
     let mut calls = JoinSet::new();

@@ -36,8 +36,8 @@ impl Default for LineSampler {
 }
 
 impl LineSampler {
-    /// Admits a line about `subject`, or leaves it out (`None`). An admitted line must tell the number that is returned: how many
-    /// lines about the subject were left out since the last admitted one.
+    /// Admits a line about `subject`, or leaves it out (`None`). For an admitted line, returns the number of lines about the
+    /// subject that were left out since the last admitted one. The line must show this number.
     pub fn admit(&self, subject: &str) -> Option<u64> {
         let now = Instant::now();
         // The cache is consistent after every statement, so a poisoned lock can be used.

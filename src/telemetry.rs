@@ -92,8 +92,8 @@ pub enum StartError {
     Export(anyhow::Error),
 }
 
-/// The log and the export of traces, which run until this value drops. When it drops, it writes the waiting lines, for at most a
-/// second.
+/// The log and the export of traces, which run until this value is dropped. The drop writes the waiting lines, and takes a
+/// second at most.
 #[derive(Debug)]
 pub struct Telemetry {
     filter: Arc<Filter>,
@@ -105,7 +105,7 @@ pub struct Telemetry {
 /// Checks the variables that switch traces on.
 ///
 /// # Errors
-/// Traces are on, and these variables have bad values.
+/// These variables have bad values. While traces are off, only `OTEL_TRACES_EXPORTER` is checked.
 pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
     environment::read(variable).map(drop)
 }

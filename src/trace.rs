@@ -4,8 +4,8 @@
 //! switches traces on and exports the spans. While traces are off, no span is created. If a trace is not sampled, its `process`
 //! is the only span, and no attribute is formatted: [`step`] and [`call`] give no span of their own.
 //!
-//! The spans are those of the crate `tracing`, with the target [`TARGET`]; the log's filter leaves this target out. A task that
-//! is spawned must carry the span of its message ([`tracing::Instrument`]), and so the message's log lines get the trace id.
+//! The spans are those of the crate `tracing`, with the target [`TARGET`]; the log's filter leaves this target out. A spawned
+//! task must carry the span of its message ([`tracing::Instrument`]); otherwise its log lines have no trace id.
 
 pub mod semconv;
 
@@ -23,10 +23,11 @@ use self::semconv::*;
 
 /// Target of all spans.
 pub const TARGET: &str = "logferry::spans";
-/// Flag of a trace whose sender left it to the receiver whether to sample: `Sampled=?` in X-Ray's header, or no `Sampled`.
+/// Flag of a trace whose sender leaves the decision about sampling to the receiver: `Sampled=?` in X-Ray's header, or no
+/// `Sampled`.
 pub const UNDECIDED: TraceFlags = TraceFlags::new(0x02);
 
-/// What the trace header of a message becomes.
+/// What becomes of the trace header of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sender {
     /// A link: the message has a trace of its own.
@@ -60,7 +61,7 @@ macro_rules! span {
 }
 
 impl Messages {
-    /// For the queue with this URL.
+    /// Creates the spans' names for the queue with this URL.
     pub fn new(url: &str, sender: Sender) -> Self {
         let queue = url.rsplit('/').next().unwrap_or_default().to_owned();
         let named = |operation: &str| format!("{operation} {queue}");
@@ -151,8 +152,8 @@ pub fn call(service: &str, operation: &str) -> Option<Span> {
     Some(span)
 }
 
-/// The span for a call that several messages share. If more than one of them is sampled, it is a child of the first one's span,
-/// and links to the others.
+/// Returns the span for a call that several messages share. If several of them are sampled, this is a new child of the first
+/// one's span, with links to the others. If one is sampled, it is that message's span; if none is, there is no span.
 pub fn shared<'a>(spans: impl Iterator<Item = &'a Span>) -> Span {
     let mut sampled = spans.filter(|span| is_sampled(span)).peekable();
     let Some(first) = sampled.next() else { return Span::none() };
@@ -195,7 +196,8 @@ pub fn fail(span: &Span, kind: &'static str, error: &dyn fmt::Display) {
 
 /// Does `work` in a span, and marks the span as failed if the work fails. `kind` names the failure.
 ///
-/// The work is on the heap: a future that holds another one takes twice its size, and the work on a message is nested deeply.
+/// The work is on the heap: an async block that holds a future takes twice the size of that future, and the work on a message
+/// is nested deeply.
 pub fn within<T, E: fmt::Display>(
     span: Span,
     work: impl Future<Output = Result<T, E>>,
@@ -217,7 +219,7 @@ pub fn trace_id() -> Option<TraceId> {
         .filter(|id| *id != TraceId::INVALID)
 }
 
-/// Id of the current trace, if it is sampled: then a collector has it.
+/// Id of the current trace, if it is sampled, so that a collector has the trace.
 pub fn sampled_trace_id() -> Option<TraceId> {
     trace_id().filter(|_| is_sampled_now())
 }
@@ -231,7 +233,7 @@ fn is_sampled_now() -> bool {
     Context::map_current(|context| context.span().span_context().is_sampled())
 }
 
-/// Whether the trace of a span is sampled. Begins the span.
+/// Whether the trace of a span is sampled. This begins the span, so its parent cannot be set afterwards.
 fn is_sampled(span: &Span) -> bool {
     !span.is_disabled() && context(span).is_sampled()
 }

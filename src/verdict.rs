@@ -141,8 +141,8 @@ pub enum Failure {
         /// Time until the message's turn.
         wait: Duration,
     },
-    /// Other objects use all memory for large zstd windows, or the tenant's objects use their half. This is no error: the message
-    /// waits.
+    /// Other objects use all memory for large zstd windows, or the tenant's objects use their half. The message waits, even
+    /// beyond [`Backoff::max_age`].
     #[error(
         "other objects use all of source.zstd_windows, or the tenant's other objects use half; if this happens often, raise source.zstd_windows, or compress with \
          smaller windows"
@@ -180,7 +180,7 @@ pub enum Failure {
         "another worker is delivering the object; it can be taken over in {0:.1?}, unless that worker renews its lease"
     )]
     Busy(Duration),
-    /// Another worker took the object over, the ledger did not answer, or its entry cannot be read.
+    /// Another worker took the object over, the ledger did not answer, or the object's entry cannot be read.
     #[error(transparent)]
     Ledger(LedgerError),
     /// The worker is stopping.

@@ -1,7 +1,8 @@
 //! The service's main loop: collects finished tasks, waits for free slots, receives no more messages than there are free
 //! slots, and drains at shutdown.
 //!
-//! The loop knows the queue and a function that judges one message. Only the pipeline knows what a message means.
+//! The loop knows the queue and a function that judges one message. In the service this function is `Pipeline::handle`,
+//! which `app` passes in. Only the pipeline knows what a message means.
 
 mod batcher;
 pub mod lease;
@@ -35,9 +36,9 @@ use crate::{
 /// Pause after the first failed receive. Each further failure in a row doubles the pause, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Longest wait for the answer to an open receive, counted from the order to stop, while no work is left. The answer can hold
-/// messages that the queue has already handed out. If the receive were dropped, these messages would stay hidden until their
-/// visibility timeout ends.
+/// How long after the order to stop the drain waits for the answer to an open receive, if no work is left. The answer can
+/// hold messages that the queue has already handed out. If the receive were dropped, these messages would stay hidden until
+/// their visibility timeout ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Last part of the grace period, reserved for cancelling unfinished work, returning its messages to the queue, and sending
 /// the last acknowledgements.
@@ -45,8 +46,8 @@ const LAST_CALLS: Duration = Duration::from_secs(4);
 /// Longest wait for more free slots when few are free. With small objects a slot comes free every millisecond, and without
 /// this wait each object would cost a receive of its own.
 const GATHER: Duration = Duration::from_millis(20);
-/// Work on a message that has taken longer than this is unlikely to finish within [`GATHER`], so the loop does not wait for
-/// the message's slot.
+/// If the work on a message has taken longer than this, it is unlikely to end within [`GATHER`], so the loop does not wait
+/// for the message's slot.
 const SLOW: Duration = Duration::from_millis(200);
 /// How often the loop reports that it is alive while no slot is free.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -77,7 +78,8 @@ pub struct WorkerSettings {
 /// Result of [`run`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Number of messages whose work was cancelled. Those whose work did not finish at that moment were returned to the queue.
+    /// Number of messages that were still in work when the drain cancelled their work. Work that ended at that moment has
+    /// its own verdict; all other messages were returned to the queue.
     pub given_back: usize,
 }
 
@@ -139,7 +141,8 @@ where
             }
             continue;
         }
-        // Waits up to `GATHER` if fewer than half of the slots are free. Slots with slow messages are not counted.
+        // If fewer slots are free than a receive can fill, and fewer than half of all slots, waits up to `GATHER` for more.
+        // Slots with slow messages are not counted.
         if room < settings.max_messages.min((settings.concurrency - work.slow()) / 2) {
             let until = *gathering.get_or_insert_with(|| Instant::now() + GATHER);
             if Instant::now() < until {
@@ -207,7 +210,7 @@ struct Work<Q, H> {
     leases: Leases<Q>,
     settler: Settler<Q>,
     tasks: JoinSet<Verdict>,
-    /// The message, lease and start of each task.
+    /// The message, lease, start and span of each task.
     running: HashMap<Id, Running>,
     /// Tells running tasks to stop, because the grace period is nearly over.
     break_off: CancellationToken,
@@ -318,8 +321,8 @@ where
         if tokio::time::timeout_at(deadline, self.settler.finish()).await.is_err() {
             tracing::warn!(
                 verdicts = self.settler.backlog(),
-                "the grace period ended before every verdict was carried out; the messages of the other verdicts are \
-                 delivered again"
+                "the grace period ended before every verdict was carried out; the messages whose verdicts were not carried out \
+                 are delivered again"
             );
         }
         Drained { given_back }

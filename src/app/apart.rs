@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 /// Starts a thread with a runtime of its own. `make` is called there, within the runtime. The receiver ends when the future ends.
 ///
 /// # Errors
-/// The system allows no further thread.
+/// The system allows no further thread, or its runtime cannot be built.
 pub(super) fn apart<F: Future<Output = ()>>(
     name: &str,
     make: impl FnOnce() -> std::io::Result<F> + Send + 'static,

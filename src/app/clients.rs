@@ -19,7 +19,7 @@ const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
 /// Longest call to SQS other than the long poll, with its retries.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
 
-/// Credentials, Region and HTTP client. The resources that `fields` name must be in this Region.
+/// Finds credentials and Region, and builds the HTTP client. Fails if a field in `fields` names a resource of another Region.
 pub(super) async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<Base> {
     let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())

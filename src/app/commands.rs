@@ -97,7 +97,7 @@ pub struct Instruments {
 }
 
 impl Instruments {
-    /// Our identity before any hop.
+    /// The identity of our own credentials, before any role is assumed.
     ///
     /// # Errors
     /// There are no credentials, they are not valid, or STS does not answer.

@@ -98,7 +98,7 @@ where
                 tracing::info!(
                     queue = name,
                     error = %error,
-                    "the metrics of a queue's messages are absent; allow the worker's role sqs:GetQueueAttributes on the queue"
+                    "the metrics of a queue's messages are absent, because IAM denies the count; allow the worker's role sqs:GetQueueAttributes on the queue"
                 );
             }
             Err(error) => {

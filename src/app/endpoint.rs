@@ -18,7 +18,8 @@ pub(super) struct Listeners<L> {
 }
 
 impl<L> Listeners<L> {
-    /// Converts both. A listener belongs to the runtime that made it, and a standard one to none.
+    /// Converts both listeners. A listener of Tokio's is bound to the runtime that made it; one of the standard library's can
+    /// move to another runtime.
     pub(super) fn map<M>(self, convert: impl Fn(L) -> std::io::Result<M>) -> std::io::Result<Listeners<M>> {
         Ok(Listeners { main: convert(self.main)?, admin: self.admin.map(convert).transpose()? })
     }

@@ -21,8 +21,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let slots = config.worker.concurrency as u64;
     let (steps, read_ahead) = (512 * KIB, 1280 * KIB);
     let mended = 4 * config.source.max_record.as_u64();
-    // Two quarantine files: one that grows, and one that is being written. Each takes a mebibyte and a record that does not
-    // compress, with room to double.
+    // Two quarantine files: one that grows, and one that is being written. Each holds a mebibyte and one record that does not
+    // compress, in a buffer that may have doubled.
     let set_aside = if config.quarantine.bucket.is_some() {
         2 * 2 * (1024 * KIB + config.source.max_record.as_u64())
     } else {

@@ -21,7 +21,7 @@ use crate::{
     telemetry, tenant, worker,
 };
 
-/// Handles for each part.
+/// The metrics into which each part counts.
 #[derive(Debug)]
 pub(super) struct Metrics {
     pub(super) worker: worker::Metrics,
@@ -79,8 +79,8 @@ impl Program {
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero. `calls` counts the calls of all clients. At most
-    /// `max_tenants` tenants have series of their own.
+    /// Starts with all metrics at zero. `calls` counts the calls of all clients. At most `max_tenants` tenants get series of
+    /// their own.
     pub(super) fn new(calls: Calls, bound: MemoryBound, max_tenants: usize) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
@@ -99,7 +99,7 @@ impl Metrics {
         }
     }
 
-    /// A registry of all metrics, and of the process, of the conditions of readiness and the count of dropped log lines.
+    /// A registry of all metrics, with those of the process, the conditions of readiness, the log and the export of spans.
     pub(super) fn registry(&self, health: &Arc<Health>) -> Registry {
         let mut registry = Registry::default();
         let ours = ours(&mut registry);
@@ -151,7 +151,7 @@ mod tests {
             .collect()
     }
 
-    /// The same of each metric in a text of Prometheus.
+    /// `name{label,...} type` of each metric in a text for Prometheus.
     fn written(text: &str) -> BTreeSet<String> {
         let mut metrics = BTreeSet::new();
         let (mut typed, mut kind) = ("", "");
@@ -172,7 +172,7 @@ mod tests {
         metrics
     }
 
-    /// A metric with labels is written once it has a value, so every one gets a value here.
+    /// A metric with labels is written only when it has a value, so the test gives each of them a value.
     #[tokio::test]
     async fn the_page_names_every_metric_with_its_labels_and_type_and_no_other() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");

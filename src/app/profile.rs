@@ -39,7 +39,7 @@ impl fmt::Display for NoCredentials {
 
 impl std::error::Error for NoCredentials {}
 
-/// Makes the errors of the configuration's credentials name `profile`, the value of `AWS_PROFILE`.
+/// Wraps the credentials provider of `sdk`, so that its errors name `profile`, the value of `AWS_PROFILE`.
 pub(super) fn naming_profile(sdk: SdkConfig, profile: Option<String>) -> SdkConfig {
     let Some(provider) = sdk.credentials_provider() else { return sdk };
     let profile = profile.filter(|profile| !profile.is_empty());
@@ -75,7 +75,7 @@ fn explain(error: &CredentialsError, profile: Option<&str>) -> String {
     if let Some((_, feature)) = problem.split_once(LEFT_OUT) {
         let way = if feature.starts_with("sso") { "IAM Identity Center" } else { "aws login" };
         return format!(
-            "profile {name:?} signs in by {way}, which this program was built without; take its credentials from the AWS CLI: \
+            "profile {name:?} signs in by {way}, which this program does not support; take its credentials from the AWS CLI: \
              eval \"$(aws configure export-credentials --profile {name} --format env)\""
         );
     }
@@ -86,8 +86,8 @@ fn explain(error: &CredentialsError, profile: Option<&str>) -> String {
                 "profile {name:?} is not in AWS's configuration files, or has no credentials; see AWS_PROFILE, AWS_CONFIG_FILE and \
                  AWS_SHARED_CREDENTIALS_FILE"
             ),
-            None => "nothing gives credentials: no AWS_ACCESS_KEY_ID, no profile, and no role of ECS, EKS or EC2; an operator \
-                     names a profile by AWS_PROFILE"
+            None => "there are no credentials: no AWS_ACCESS_KEY_ID, no profile, and no role of ECS, EKS or EC2; to use a profile, \
+                     set AWS_PROFILE"
                 .to_owned(),
         };
     }

@@ -25,7 +25,7 @@ pub(super) const NEEDED: [Check; 4] = [Check::Receive, Check::Lookup, Check::Cen
 pub(super) const INTERVAL: Duration = Duration::from_secs(15);
 /// Pause after a probe that failed, so that three failures in a row show soon.
 const SOON: Duration = Duration::from_secs(5);
-/// A probe without an answer counts as failed each time that this time has passed.
+/// While a probe has no answer, it counts as failed once more each time this time has passed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The dependencies that readiness probes.
@@ -43,7 +43,7 @@ pub(super) struct Readiness {
     pub(super) quarantine: Option<OwnBucket>,
 }
 
-/// A dependency, as probes ask it.
+/// A dependency that a probe asks.
 #[derive(Debug)]
 enum Dependency {
     Ledger,
@@ -123,7 +123,7 @@ impl Readiness {
         let call = check.on(&bucket.name);
         let cause = match self.answer(call, bucket::probe(&self.s3, bucket)).await {
             Ok(()) => return self.tell(call, Ok(())),
-            // The role lacks s3:ListBucket. The objects may be readable or not.
+            // The role lacks s3:ListBucket, so the answer does not tell whether objects can be read.
             Err(BucketError::Hidden(_)) => {
                 self.health.answered(call);
                 return true;

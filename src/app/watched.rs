@@ -99,7 +99,7 @@ impl<Q: Queue> Queue for Watched<Q> {
 
     async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
         let deleted = self.port.delete(receipts).await;
-        // One call is one piece of evidence.
+        // A call with several entries counts once: as a success if any entry shows that the queue works.
         let works = |entry: &&Result<(), QueueError>| {
             entry.as_ref().err().is_none_or(|error| of_queue(error) == Evidence::Answer)
         };
@@ -182,7 +182,8 @@ impl<L: Ledger> Ledger for Watched<L> {
     }
 }
 
-/// The staging buckets. Only errors of buckets that `source.buckets` names are the worker's own.
+/// The staging buckets. A missing bucket counts as a failure only if `source.buckets` names it, because a message may name any
+/// bucket. Failed reads count by tenant.
 #[derive(Debug)]
 pub(super) struct WatchedStore<S> {
     store: Watched<S>,
@@ -204,7 +205,7 @@ impl<S> WatchedStore<S> {
         let configured = self.buckets.contains(&object.bucket);
         let call = if configured { Check::Read.on(&object.bucket) } else { Check::Read.into() };
         let tenant = match outcome {
-            // One tenant's objects may be unreadable.
+            // These count by tenant: one tenant's objects may be unreadable.
             Err(ObjectError::Denied(_) | ObjectError::Unavailable(_)) => {
                 self.key_rules.route(&object.key).ok().map(|route| route.tenant)
             }
@@ -290,7 +291,7 @@ impl<S: LogSink> LogSink for WatchedSink<S> {
         let answer = self.sink.port.put_log_events(body, lease).await;
         let call = Check::Put.on(&self.region);
         let call = match &answer {
-            // The worker's own signature is no account's trouble.
+            // A refused signature is the worker's own fault, not the account's.
             Err(SinkError::Ours(_)) => call,
             _ => call.by(&self.account),
         };

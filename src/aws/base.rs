@@ -6,8 +6,8 @@ use super::Calls;
 
 /// Credentials, Region, HTTP client, retries and endpoints of all clients, and the interceptor that counts their calls.
 ///
-/// Each method returns the configuration of a client, to be changed and built. No client is built from an [`SdkConfig`]
-/// directly: its calls would not be counted. Calls that the SDK makes to find our own credentials do not count.
+/// The method of each service returns the configuration of a client, to be changed and built. No client is built from an
+/// [`SdkConfig`] directly: its calls would not be counted. Calls that the SDK makes to find our own credentials do not count.
 #[derive(Clone, Debug)]
 pub struct Base {
     sdk: SdkConfig,
@@ -25,7 +25,7 @@ impl Base {
         &self.sdk
     }
 
-    /// The same without credentials: a call needs credentials of its own.
+    /// A copy without credentials, for calls that bring their own.
     pub fn without_credentials(&self) -> Self {
         let mut sdk = self.sdk.to_builder();
         sdk.set_credentials_provider(None);

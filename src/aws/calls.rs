@@ -42,7 +42,7 @@ use crate::{
     trace::{self, semconv},
 };
 
-/// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, of some minutes.
+/// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, which take minutes.
 const SECONDS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
 /// Outcome of a call that its caller dropped before its end.
@@ -143,7 +143,7 @@ impl Call {
     }
 }
 
-/// A caller that has waited for long enough drops the call, and then the SDK tells the interceptor nothing.
+/// Counts a call that its caller dropped, for example at a time limit: the SDK runs no hook for it.
 impl Drop for Call {
     fn drop(&mut self) {
         if *self.was_sent.get_mut() && !*self.has_ended.get_mut() {
@@ -161,7 +161,7 @@ impl Intercept for Calls {
         "Calls"
     }
 
-    /// Begins the call. Earlier, the SDK does not tell a client's interceptor which operation it is.
+    /// Begins the call. In earlier hooks, the SDK does not give a client's interceptor the operation.
     fn read_before_serialization(
         &self,
         context: &BeforeSerializationInterceptorContextRef<'_>,

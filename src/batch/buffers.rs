@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Event, FULL_BODY, TAIL};
 
-/// Buffers of a finished batch, for a later one. To grow a new buffer to a megabyte costs more than to fill it.
+/// Buffers of a finished batch, for a later one. Growing a new buffer to a megabyte costs more than filling it.
 #[derive(Debug, Default)]
 pub struct Buffers {
     pub(super) body: Vec<u8>,

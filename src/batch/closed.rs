@@ -14,7 +14,7 @@ use super::{
 pub struct ClosedBatch {
     pub(super) head_len: usize,
     pub(super) body: Bytes,
-    /// Length of the body without its end.
+    /// Length of the body without the text that [`end_body`] adds.
     pub(super) open_len: usize,
     pub(super) events: Vec<Event>,
     pub(super) bytes: usize,
@@ -79,8 +79,8 @@ impl ClosedBatch {
         self.bytes
     }
 
-    /// How full the request of a part is, from 0 to 1: its share of the most bytes or of the most events of a request, whichever
-    /// is more. A part of several takes a share of the batch's bytes in proportion to its length in the body.
+    /// How full the request of a part is, from 0 to 1: by bytes or by events, whichever is more. If the batch has several
+    /// parts, the bytes of a part are estimated from its length in the body.
     pub fn fill(&self, part: &Part) -> f64 {
         let length = |part: &Part| match part.is_empty() {
             true => 0,

@@ -121,7 +121,7 @@ async fn an_account_without_an_answer_takes_one_slot() {
         }
         probe.heed(Answer::Unanswered);
     }
-    // A probe without a call, as for an object without records, is spent.
+    // A probe that makes no call, as for an object without records, still uses up the interval.
     tokio::time::advance(unreached(&budgets, "1")).await;
     drop(budgets.enter("1", "r").expect("a probe is due"));
     tokio::time::advance(unreached(&budgets, "1")).await;

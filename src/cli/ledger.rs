@@ -51,8 +51,8 @@ writes the entry again, and records that it put before may be delivered twice.
 
 Needs dynamodb:Query, Scan and DeleteItem on the table, depending on the command.
 
-Exit codes: 0 done; 1 an entry could not be read or deleted; 2 wrong usage; 64 the configuration cannot be used; 66 the
-object has no entry.";
+Exit codes: 0 done; 1 an entry could not be read or deleted, or was kept because of its lease; 2 wrong usage; 64 the
+configuration cannot be used; 66 the object has no entry.";
 
 #[derive(Debug, Args)]
 #[command(after_help = MORE)]
@@ -241,7 +241,7 @@ async fn carry_out(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at:
         Doing::DryRun(Leases::Respected) if leased => Fate::Leased,
         Doing::DryRun(_) => Fate::WouldBeForgotten,
         Doing::Forget(leases) => {
-            // The condition is needed because a worker may have begun after the entry was read.
+            // The table checks the lease again, because a worker may have begun after the entry was read.
             let guard = match leases {
                 Leases::Respected => Guard::Unleased(ended_at),
                 Leases::Overridden => Guard::None,

@@ -77,7 +77,7 @@ enum RedriveCommand {
     Move {
         #[command(flatten)]
         filter: FilterArgs,
-        /// All letters; needed without another filter.
+        /// Move all letters; needed if no filter is given.
         #[arg(
             long,
             required_unless_present_any = ["tenants", "reasons", "older_than", "newer_than"],
@@ -121,7 +121,7 @@ fn age(text: &str) -> Result<SignedDuration, String> {
 
 impl FilterArgs {
     fn at(self, now: Timestamp) -> Filter {
-        // An age before the beginning of time selects everything.
+        // An age that reaches back before the earliest timestamp selects everything.
         let before = |age| now.checked_sub(age).unwrap_or(Timestamp::MIN);
         Filter {
             tenants: self.tenants,

@@ -227,7 +227,7 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// How long running workers may not see a change.
+/// Longest time until running workers see a change.
 #[derive(Clone, Copy, Debug)]
 struct Seen(Duration);
 
@@ -449,7 +449,7 @@ async fn disable(show: Show, rows: &TenantRows, key: &DeliveryKey, seen: Seen) -
 }
 
 async fn pause(show: Show, rows: &TenantRows, tenant: &str, seen: Seen) -> anyhow::Result<()> {
-    // A pause of a misspelt tenant would create that tenant.
+    // A pause writes a row, so a misspelt id would create a tenant.
     of(rows, tenant).await?;
     rows.pause(tenant).await?;
     show.result(String::new, || json!({ "tenant_id": tenant, "paused": true }))?;
@@ -479,7 +479,7 @@ async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: S
     if left.iter().all(|(name, _)| name == SETTINGS) && !left.is_empty() {
         eprintln!(
             "logferry: only the settings row of tenant {tenant:?} is left: unless the tenant is paused, its messages are \
-             acknowledged, as with a disabled delivery; without that row they would be those of an unknown tenant"
+             acknowledged, as with a disabled delivery; if you delete that row too, the tenant is unknown"
         );
     }
     Ok(())

@@ -7,7 +7,8 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// Environment variables that are not `LOGFERRY_` + the field's path, and their fields.
+/// Environment variables with names of their own, and the fields that they set. The name of any other variable is `LOGFERRY_`
+/// and the field's path.
 const ALIASES: [(&str, &str); 7] = [
     ("AWS_REGION", "aws.region"),
     ("AWS_S3_USE_PATH_STYLE", "aws.s3_use_path_style"),
@@ -100,8 +101,8 @@ pub fn load(
     }
     let mut environment: Vec<_> = environment.into_iter().collect();
     environment.sort();
-    // Aliases first, because a field's own name is more explicit and overrides its alias. Deployment templates set other
-    // programs' variables to nothing, and those programs take an empty variable for an unset one.
+    // Aliases first: the field's own name is more explicit, so it overrides its alias. An empty alias counts as unset, as in
+    // other programs that read such variables: deployment templates often leave them empty.
     for (name, value) in environment.iter().filter(|(_, value)| !value.is_empty()) {
         if let Some((_, field)) = ALIASES.iter().find(|(alias, _)| alias == name) {
             layers.set(field, value, Origin::Environment(name.clone()));

@@ -5,7 +5,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 /// Reads a filter: a level, or levels per target.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The text is not a filter. The error says what is wrong with it.
 pub fn parse(filter: &str) -> Result<Targets, String> {
     if filter.trim().is_empty() {
         return Err("it is empty; a level such as info is needed".to_owned());

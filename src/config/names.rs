@@ -57,7 +57,7 @@ pub(super) struct QueueUrl<'a> {
 /// endpoints".
 ///
 /// # Errors
-/// What is wrong with the URL.
+/// The text is not such a URL. The error says what is wrong with it.
 pub(super) fn queue_url(text: &str) -> Result<QueueUrl<'_>, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some((host, path)) = rest.and_then(|rest| rest.split_once('/')) else {
@@ -87,7 +87,7 @@ pub(super) fn queue_url(text: &str) -> Result<QueueUrl<'_>, String> {
 }
 
 /// The Region in one of SQS's own host names: `sqs.REGION.amazonaws.com`, `sqs-fips.REGION.api.aws`, an endpoint in a VPC,
-/// `VPCE.sqs.REGION.vpce.amazonaws.com`, or the form of before 2012, `REGION.queue.amazonaws.com`.
+/// `VPCE.sqs.REGION.vpce.amazonaws.com`, or the form in use until 2012, `REGION.queue.amazonaws.com`.
 fn region_of_host(host: &str) -> Option<&str> {
     let own = |domain: &&str| host.strip_suffix(*domain)?.strip_suffix('.');
     let labels: Vec<_> = DOMAINS.iter().find_map(own)?.split('.').collect();

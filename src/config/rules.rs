@@ -239,8 +239,8 @@ impl Config {
     }
 }
 
-/// Whether the two addresses cannot both be bound. An unspecified address takes the port on all addresses of its family; that
-/// of IPv6 takes it on those of IPv4 too.
+/// Whether the two addresses cannot both be bound. An unspecified address takes the port on all addresses of its family. The
+/// unspecified IPv6 address takes it on all IPv4 addresses too.
 fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
     let covers =
         |all: SocketAddr, ip: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || ip.is_ipv4());

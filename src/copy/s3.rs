@@ -170,7 +170,8 @@ impl S3Copier {
             .copy_source(job.source())
             .set_copy_source_if_match(job.if_match())
             .set_expected_source_bucket_owner(job.owner.map(str::to_owned))
-            // A bucket name does not prove ownership: once deleted, anyone can take it, and let everybody write.
+            // A bucket's name does not prove who owns it: after a bucket is deleted, anyone can take its name, and let
+            // everybody write.
             .set_expected_bucket_owner(destination.bucket_owner.clone())
             // If the bucket still uses ACLs, the copy would otherwise belong to us.
             .acl(ObjectCannedAcl::BucketOwnerFullControl)

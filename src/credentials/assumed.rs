@@ -50,7 +50,7 @@ impl Handle for AssumedRole {
 #[derive(Debug)]
 struct Shared {
     sts: Client,
-    /// The role of the hop before, which signs the calls of `sts`.
+    /// The role of the previous hop, which signs the calls of `sts`.
     via: Option<AssumedRole>,
     request: AssumeRequest,
     life: SessionLife,
@@ -78,8 +78,8 @@ struct Session {
 }
 
 impl AssumedRole {
-    /// A role of our own, not assumed yet. `sts` signs with the credentials of the hop before; `via` is that hop, if it is
-    /// an assumed role too.
+    /// A role of our own, not assumed yet. `sts` signs with the credentials of the previous hop; `via` is that hop, if it is an
+    /// assumed role too.
     pub fn new(sts: Client, via: Option<AssumedRole>, request: AssumeRequest, life: SessionLife) -> Self {
         Self::with(sts, via, request, life, Arc::default(), None)
     }
@@ -118,7 +118,7 @@ impl AssumedRole {
     /// There is no valid session, and STS refuses or does not answer; or STS refused before, and no probe is due.
     ///
     /// # Cancel safety
-    /// Safe: the next caller asks STS again. A probe that is dropped is spent.
+    /// Safe: the next caller asks STS again. If a probe is dropped, the next one is due an interval after it.
     pub async fn credentials(&self) -> Result<Credentials, AssumeError> {
         if let Some(credentials) = self.holding() {
             return Ok(credentials);
@@ -248,7 +248,7 @@ impl AssumedRole {
             return refusal;
         };
         let request = &self.shared.request;
-        // A refusal of the hop before is not the customer's fault.
+        // A refusal of the previous hop is not the customer's fault.
         let Some(cause) = Cause::of(code, message).filter(|_| *role == request.role.as_str()) else {
             return refusal;
         };
@@ -271,7 +271,7 @@ impl AssumedRole {
         self.shared.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks STS. If STS answers that the session of the hop before is no longer valid, asks once more with a new one.
+    /// Asks STS. If STS answers that the session of the previous hop is no longer valid, asks once more with a new session.
     async fn assume(&self) -> Result<Session, AssumeError> {
         let via = self.shared.via.as_ref().and_then(|via| Some((via, via.at_hand()?)));
         let answer = match (self.ask().await, via) {
@@ -354,7 +354,7 @@ impl AssumedRole {
                     message: service.message().unwrap_or("no message").to_owned(),
                 }
             }
-            // If the hop before failed, its own error says more than the SDK's wrapper.
+            // If the previous hop failed, its own error says more than the SDK's wrapper.
             _ => find_cause::<AssumeError>(&error)
                 .cloned()
                 .or_else(|| IdentityError::of_own(&error).map(AssumeError::Ours))

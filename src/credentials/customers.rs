@@ -296,7 +296,7 @@ mod tests {
             assert!(matches!(told, Err(AssumeError::Unavailable { .. })), "{told:?}");
         }
         let tried = asked();
-        assert!(tried <= 3, "{tried} calls, and the SDK makes three of one");
+        assert!(tried <= 3, "{tried} requests, and the SDK makes three for one call");
         sandbox.faults().remove(down);
         let back = async {
             while ours.id().await.is_err() {

@@ -120,7 +120,7 @@ impl IdentityError {
                     .to_owned()
             }
             Self::CentralRole { role, .. } => format!(
-                "one of: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
+                "one of these is the cause: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
                  sts:AssumeRole to us; our own policy does not allow sts:AssumeRole on it"
             ),
         }

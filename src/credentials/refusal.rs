@@ -98,7 +98,7 @@ fn one_of(request: &AssumeRequest, central: &str, message: &str) -> String {
             );
         }
     }
-    format!("one of: {}", causes.join("; "))
+    format!("one of these is the cause: {}", causes.join("; "))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(super) struct Frames {
     place: Place,
     /// Window size of the open frame, in bytes.
     window: u64,
-    /// Decompressed bytes of the open frame. So much of its window is in use, up to the window's size.
+    /// Decompressed bytes of the open frame. The frame uses as many bytes of its window, and at most the whole window.
     used: u64,
     /// Largest window that may be used now.
     allowed: u64,
@@ -160,7 +160,7 @@ impl Frames {
                 if self.window > self.allowed && self.used + room > ORDINARY_WINDOW {
                     return Ok(Decoded::NeedsWindow(self.window));
                 }
-                let decoder = self.decoder.as_mut().expect("it has read the header");
+                let decoder = self.decoder.as_mut().expect("the decoder has read the header");
                 let at = buffer.len();
                 let mut source = InBuffer::around(input);
                 let mut target = OutBuffer::around_pos(buffer, at);
@@ -207,7 +207,8 @@ fn read(bytes: &[u8]) -> Header {
     let (Some(window), Some(dictionary), Some(content)) = (window, dictionary, content) else {
         return Header::Incomplete;
     };
-    // If the window is larger than the content, the library allocates only the content's size.
+    // If the window is larger than the content, the library allocates only the content's size. A size field of two bytes
+    // holds the size minus 256.
     let window = match content_bytes {
         0 => window,
         2 => window.min(content + 256),

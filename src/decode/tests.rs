@@ -176,11 +176,11 @@ fn a_step_stays_small_after_a_long_record() {
         let mut input = bomb.as_slice();
         // The first record takes 16 MiB before anything is consumed.
         while window.unread().len() < 16 << 20 {
-            let _ = decoder.decode(&mut input, &mut window).expect("it is whole");
+            let _ = decoder.decode(&mut input, &mut window).expect("the object is whole");
         }
         while !input.is_empty() {
             window.consume(window.unread().len());
-            let _ = decoder.decode(&mut input, &mut window).expect("it is whole");
+            let _ = decoder.decode(&mut input, &mut window).expect("the object is whole");
             assert!(window.unread().len() <= MOST_ROOM, "{name}: {}", window.unread().len());
         }
     }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::batch::Part;
 
-/// Most requests until an event is found: one event among 10,000 takes 30, after at most 13 halves without a refused event.
+/// Most requests from one blamed event to the next. One refused event among 10,000 is found with 30 requests; before them,
+/// at most 13 halves are put that have no refused event.
 const MAX_REQUESTS: u32 = 43;
 /// Most events of one batch that are blamed.
 const MAX_EVENTS: u32 = 16;

@@ -54,7 +54,7 @@ pub struct Lane<S, L> {
     rejected: Option<RejectedSample>,
     putting: Duration,
     progress: LaneProgress<L>,
-    /// The span of the message, above those of puts and checkpoints.
+    /// The span of the message. The spans of puts and checkpoints are its children.
     span: tracing::Span,
 }
 
@@ -68,9 +68,10 @@ struct OnItsWay {
 }
 
 impl<S: LogSink, L: Ledger> Lane<S, L> {
-    /// Opens a lane into the stream `key`, in the current span. It goes on where the earlier attempts stopped, as `claim` says. Records that cannot be
-    /// delivered go onto `shelf`. Without a shelf, events that CloudWatch Logs rejects are only counted, and a message too long
-    /// for one event is split. `trail` has the fingerprints of the object's bytes, from the first byte on.
+    /// Opens a lane into the stream `key`, in the current span. The lane goes on where the earlier attempts stopped, as
+    /// `claim` says. Records that cannot be delivered go onto `shelf`. Without a shelf, events that CloudWatch Logs rejects
+    /// are only counted, and a message too long for one event is split. `trail` has the fingerprints of the object's bytes,
+    /// from the first byte on.
     pub fn new(
         sink: S,
         claim: Arc<Claim<L>>,

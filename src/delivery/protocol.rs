@@ -12,8 +12,8 @@ use crate::{
     sink::{LogSink, SinkError},
 };
 
-/// Most puts of one part. Creating its stream, correcting its token and renewing its lease take at most two puts each; the other
-/// rounds are for a new group that the service does not find yet.
+/// Most rounds of one part; each round puts the part once. A missing stream, a wrong token and an ended lease cost one round
+/// each. The other rounds are for a new stream or group that the service does not find yet.
 pub(super) const MAX_ROUNDS: u32 = 6;
 /// First pause after a group or stream was created but is still not found. The pause doubles each round.
 pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);

@@ -57,7 +57,7 @@ impl Stream {
 impl Streams {
     /// Starts without any streams.
     pub fn new() -> Self {
-        Self { known: Recent::new(usize::try_from(MAX_STREAMS).expect("it is small")) }
+        Self { known: Recent::new(usize::try_from(MAX_STREAMS).expect("20,000 fits into usize")) }
     }
 
     /// Returns the stream with this name. The stream is in use while the caller holds the result.

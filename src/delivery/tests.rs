@@ -146,12 +146,12 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
     sinks.hold();
     let mut lane = lane(&sinks).await;
     let [a, b, c] = ["a", "b", "c"].map(half_a_batch);
-    push(&mut lane, 0, &a).await.expect("it fits");
+    push(&mut lane, 0, &a).await.expect("the lane takes the record");
     // This push sends `a` and does not wait for the answer, which cannot come yet. `b` and `b2` fill the next batch.
     let second = tokio::time::timeout(Duration::from_secs(60), push(&mut lane, 1, &b)).await;
-    second.expect("it does not wait").expect("it fits");
+    second.expect("the push does not wait").expect("the lane takes the record");
     sinks.until_puts(1).await;
-    push(&mut lane, 1, "b2").await.expect("it fits");
+    push(&mut lane, 1, "b2").await.expect("the lane takes the record");
     {
         // `c` needs a third batch, which waits for `a`'s answer.
         let third = push(&mut lane, 2, &c);
@@ -159,12 +159,12 @@ async fn one_batch_is_on_its_way_while_the_next_fills() {
         assert!(tokio::time::timeout(Duration::from_secs(60), &mut third).await.is_err());
         assert_eq!(sinks.calls(), [put(&a, None)]);
         sinks.release(1);
-        third.await.expect("it fits");
+        third.await.expect("the lane takes the record");
     }
     sinks.until_puts(2).await;
     assert_eq!(found(&sinks), ["a"]);
     sinks.release(2);
-    lane.flush().await.expect("all arrive");
+    lane.flush().await.expect("all records arrive");
     assert_eq!(found(&sinks), ["a", "b", "b2", "c"]);
     assert_eq!(lane.tally().put.accepted, 4);
 }
@@ -177,9 +177,9 @@ async fn reading_and_putting_take_the_longer_of_both_times() {
     let start = Instant::now();
     for at in 0..10 {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        push(&mut lane, at, &half_a_batch("m")).await.expect("it fits");
+        push(&mut lane, at, &half_a_batch("m")).await.expect("the lane takes the record");
     }
-    lane.flush().await.expect("all arrive");
+    lane.flush().await.expect("all records arrive");
     // Without the overlap it would take 20 s.
     assert_eq!(start.elapsed(), Duration::from_secs(12));
 }
@@ -189,7 +189,7 @@ async fn batches_are_in_the_object_s_order_and_their_events_in_order_of_time() {
     let sinks = ready();
     sinks.put_time(Duration::from_millis(10));
     let mut lane = lane(&sinks).await;
-    // The order of batches may go back in time.
+    // A later batch may have earlier events.
     let long = |text: &str| half_a_batch(text);
     for (timestamp, text) in [
         (5, long("b")),
@@ -199,9 +199,9 @@ async fn batches_are_in_the_object_s_order_and_their_events_in_order_of_time() {
         (2 * APART, long("e")),
         (0, long("z")),
     ] {
-        push(&mut lane, timestamp, &text).await.expect("it fits");
+        push(&mut lane, timestamp, &text).await.expect("the lane takes the record");
     }
-    lane.flush().await.expect("all arrive");
+    lane.flush().await.expect("all records arrive");
     assert_eq!(found(&sinks), ["a", "b", "c", "e", "d", "z"]);
 }
 
@@ -254,9 +254,9 @@ async fn long_messages_are_split_at_characters_and_count_once() {
     let mut lane = lane(&sinks).await;
     // A character of two bytes lies across the first boundary, and one of four bytes across the second.
     let text = format!("x{}\"{}", "é".repeat(MAX_MESSAGE_BYTES / 2), "😀".repeat(MAX_MESSAGE_BYTES / 4 + 1));
-    push(&mut lane, 7, &text).await.expect("it fits");
-    push(&mut lane, 8, "after").await.expect("it fits");
-    lane.flush().await.expect("all arrive");
+    push(&mut lane, 7, &text).await.expect("the lane takes the record");
+    push(&mut lane, 8, "after").await.expect("the lane takes the record");
+    lane.flush().await.expect("all records arrive");
     let events = sinks.events(PLACE, GROUP);
     let pieces: Vec<_> = events.iter().filter(|(timestamp, _)| *timestamp == 7).collect();
     assert_eq!(pieces.len(), 3);
@@ -275,9 +275,9 @@ async fn long_messages_are_truncated_where_the_tenant_wants_it() {
     let sinks = ready();
     let mut lane = lane_with(&sinks, &Streams::new(), Oversize::Truncate).await;
     let text = format!("x{}", "é".repeat(MAX_MESSAGE_BYTES));
-    push(&mut lane, 7, &text).await.expect("it fits");
-    push(&mut lane, 8, &"y".repeat(MAX_MESSAGE_BYTES)).await.expect("it fits");
-    lane.flush().await.expect("all arrive");
+    push(&mut lane, 7, &text).await.expect("the lane takes the record");
+    push(&mut lane, 8, &"y".repeat(MAX_MESSAGE_BYTES)).await.expect("the lane takes the record");
+    lane.flush().await.expect("all records arrive");
     let messages = sinks.messages(PLACE, GROUP);
     assert_eq!(
         messages.iter().map(String::len).collect::<Vec<_>>(),
@@ -294,9 +294,9 @@ async fn empty_messages_are_skipped_and_undated_ones_get_the_object_s_time() {
     let mut lane = lane(&sinks).await;
     for (timestamp, text) in [(None, "a"), (Some(5), ""), (None, ""), (Some(9), "b")] {
         let record = Record { timestamp, ..record(0, text) };
-        lane.push(&record, 7).await.expect("it fits");
+        lane.push(&record, 7).await.expect("the lane takes the record");
     }
-    lane.flush().await.expect("all arrive");
+    lane.flush().await.expect("all records arrive");
     assert_eq!(sinks.events(PLACE, GROUP), [(7, "a".to_owned()), (9, "b".to_owned())]);
     let tally = lane.tally();
     assert_eq!((tally.read, tally.empty, tally.undated, tally.put.accepted), (4, 2, 2, 2));
@@ -307,7 +307,7 @@ async fn empty_messages_are_skipped_and_undated_ones_get_the_object_s_time() {
 async fn an_object_of_empty_messages_is_not_put() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["", ""]).await.expect("nothing to do");
+    deliver(&mut lane, &["", ""]).await.expect("there is nothing to put");
     assert_eq!((sinks.count(Operation::Put), lane.tally().empty), (0, 2));
 }
 
@@ -345,10 +345,10 @@ async fn a_dropped_lane_cancels_its_put() {
     sinks.hold();
     let streams = Streams::new();
     let mut dropped = lane_with(&sinks, &streams, Oversize::Split).await;
-    push(&mut dropped, 0, &half_a_batch("a")).await.expect("it fits");
+    push(&mut dropped, 0, &half_a_batch("a")).await.expect("the lane takes the record");
     let long = half_a_batch("b");
     let second = tokio::time::timeout(Duration::from_secs(60), push(&mut dropped, 1, &long)).await;
-    second.expect("it does not wait").expect("it fits");
+    second.expect("the push does not wait").expect("the lane takes the record");
     sinks.until_puts(1).await;
     drop(dropped);
     let mut next = lane_with(&sinks, &streams, Oversize::Split).await;
@@ -397,14 +397,14 @@ proptest! {
             let (mut sent, mut empty) = (Vec::new(), 0);
             for (timestamp, text) in &records {
                 let record = Record { timestamp: *timestamp, ..record(0, text) };
-                lane.push(&record, APART).await.expect("it fits");
+                lane.push(&record, APART).await.expect("the lane takes the record");
                 match text.is_empty() {
                     true => empty += 1,
                     false if truncate => sent.extend(cut(text).take(1)),
                     false => sent.extend(cut(text)),
                 }
             }
-            lane.flush().await.expect("all arrive");
+            lane.flush().await.expect("all records arrive");
             let tally = *lane.tally();
             assert_eq!((tally.read, tally.accounted()), (records.len() as u64, records.len() as u64));
             assert_eq!(tally.empty, empty);

@@ -29,7 +29,7 @@ pub(super) struct Writer<S, L> {
     history: History,
 }
 
-/// A batch of which all requests, or only the first ones, were accepted.
+/// Outcome of a batch whose requests were accepted: all of them, or only the first ones.
 #[derive(Debug)]
 pub(super) struct Done {
     /// The last event that was put, and why the rest was not put. `None` if the whole batch was put.
@@ -41,7 +41,7 @@ pub(super) struct Done {
     pub(super) owed: Owed,
     /// Requests that were accepted.
     pub(super) batches: u64,
-    /// As CloudWatch Logs bills them; 0 if the batch stopped.
+    /// Bytes of the batch, as CloudWatch Logs bills them; 0 if the batch stopped.
     pub(super) bytes: usize,
     /// The first event that was not stored.
     pub(super) rejected: Option<RejectedSample>,

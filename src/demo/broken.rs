@@ -1,7 +1,8 @@
 //! `logferry demo --break`: breaks one customer's role and one object, shows where an operator sees it, and mends both.
 //!
 //! Metrics, pages, log lines and commands are checked before they are shown: the demo fails if something is not where it should
-//! be. Alerts are not: no Prometheus runs, and the demo ends before they would fire. It shows what the shipped rules say.
+//! be. Alerts are not checked: no Prometheus runs, and the demo ends before an alert would fire. The demo shows what the
+//! shipped rules say.
 
 use std::time::{Duration, Instant};
 
@@ -49,12 +50,12 @@ pub(super) async fn break_role(stage: &Stage) -> anyhow::Result<()> {
     customer.allow(&stage.aws, &stage.provider, &[]).await?;
     say(format!(
         "Broken on purpose\n  {REFUSED:<9}  the trust policy of {} denies sts:AssumeRole\n  \
-         {CORRUPT:<9}  a program treated the gzip of one object as text before it was stored",
+         {CORRUPT:<9}  a program treated one object's gzip as text before it stored the object",
         customer.role_arn
     ))
 }
 
-/// The bytes to upload first: those of the upload, but for the object that is corrupt.
+/// The bytes to upload first: those of the upload, or damaged bytes for the corrupt object.
 pub(super) fn body(upload: &Upload) -> Vec<u8> {
     if is_corrupt(upload) { mangled(&upload.body) } else { upload.body.clone() }
 }
@@ -200,7 +201,7 @@ fn waiting(tenant: &str) -> String {
     format!("logferry_tenant_oldest_waiting_seconds{{tenant=\"{tenant}\"}}")
 }
 
-/// The bytes after a program took them for UTF-8 text: what is no text is U+FFFD.
+/// The bytes after a program treated them as UTF-8 text: bytes that are not UTF-8 became U+FFFD.
 fn mangled(bytes: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(bytes).into_owned().into_bytes()
 }

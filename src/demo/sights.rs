@@ -79,7 +79,7 @@ impl<'a> Sights<'a> {
             let wanted = words.join(" and ");
             ensure!(
                 started.elapsed() < PAGE_IS_WRITTEN,
-                "the status page says nowhere {wanted}: {}",
+                "the status page does not show {wanted}: {}",
                 text_of(&page)
             );
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -97,7 +97,8 @@ impl<'a> Sights<'a> {
         Ok(Sight { place: "alert", text: format!("{name} would fire after {minutes} min: docs/{place}") })
     }
 
-    /// A command that ends with this code. Its output has lines with each of these words, which are shown.
+    /// A command that must end with this code. Its output must contain each of these words; the lines with one of them are
+    /// shown.
     pub(super) async fn command(
         &self,
         arguments: &[&str],
@@ -123,8 +124,8 @@ impl<'a> Sights<'a> {
     }
 }
 
-/// How long a trouble lasts before its rule fires: until the age that the rule compares is reached, and then for `for`. A
-/// comparison counts as one of an age if its left side is a metric in seconds.
+/// How long a trouble lasts before its rule fires: the age that the rule compares with, plus the rule's `for`. A comparison is
+/// about an age if its left side is a metric in seconds.
 fn fires_after(rule: &str) -> anyhow::Result<Duration> {
     let held = field(rule, "for: ").unwrap_or("0s");
     let held = held.parse::<SignedDuration>().with_context(|| format!("{held} is no duration"))?;
@@ -177,7 +178,7 @@ pub(super) fn text(title: &str, sights: &[Sight]) -> String {
     text
 }
 
-/// The lines of a text that is broken at spaces. A longer word has a line of its own. Spaces inside of a line stay.
+/// Breaks a text into lines at spaces. A word that is longer than a line gets its own. Spaces inside a line stay.
 fn wrapped(text: &str, columns: usize) -> Vec<&str> {
     let (mut lines, mut rest) = (Vec::new(), text);
     while rest.chars().count() > columns {
@@ -191,7 +192,7 @@ fn wrapped(text: &str, columns: usize) -> Vec<&str> {
     lines
 }
 
-/// The text about each tenant, and of each line of a list, of the status page.
+/// The text of each tenant and of each list item on the status page.
 fn entries(page: &str) -> Vec<String> {
     let of = |tag: &'static str| {
         let (open, close) = (format!("<{tag}"), format!("</{tag}>"));

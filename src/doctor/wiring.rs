@@ -92,8 +92,8 @@ impl Doctor {
             let fix = match &error {
                 AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
                 AttributesError::Denied(_) => {
-                    "allow sqs:GetQueueAttributes on the queue to the identity that runs this; a worker that may not read how \
-                     long its queue keeps messages lets no message wait for longer than 30 s"
+                    "allow sqs:GetQueueAttributes on the queue to the identity that runs this; a worker without \
+                     this permission does not know how long the queue keeps messages, and lets none wait for longer than 30 s"
                         .to_owned()
                 }
                 AttributesError::Unavailable(_) => {
@@ -196,7 +196,7 @@ fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -
         Ok(()) => Finding::Ok(format!("{} exists", bucket.name)),
         // Reading and writing objects does not need s3:ListBucket.
         Err(error @ BucketError::Hidden(_)) => {
-            Finding::Skipped(format!("{error}: allow s3:ListBucket if this check should find out"))
+            Finding::Skipped(format!("{error}: allow s3:ListBucket to let this check find out"))
         }
         Err(error @ BucketError::Unavailable { .. }) => {
             Finding::failed(error.to_string(), "check that S3 can be reached from here, and try again")
@@ -230,7 +230,7 @@ fn central_fix(role: &str, identity: &Identity, cause: Option<Cause>, error: &As
             )
         }
         Some(Cause::TrustPolicy | Cause::TagSession | Cause::SourceIdentity) => format!(
-            "one of: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
+            "one of these is the cause: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
              sts:AssumeRole to {arn}; the policy of {arn} does not allow sts:AssumeRole on {role}"
         ),
     }
@@ -260,9 +260,9 @@ fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, c
     if count <= short_waits {
         return Finding::failed(
             format!(
-                "the redrive policy moves a message to {target} after {count} receives, but a failing message is received \
-                 {short_waits} times before its waits are so long that the worker sends it again as a new one: SQS moves it \
-                 earlier, without a reason"
+                "the redrive policy moves a message to {target} after {count} receives. A failing message is received \
+                 {short_waits} times before its waits are long enough for the worker to send it again as a new one, so SQS \
+                 moves it before that, and the dead letter has no reason"
             ),
             format!(
                 "set maxReceiveCount of the queue's RedrivePolicy above {short_waits}, ideally to 100: it is only the last resort, for \
@@ -271,8 +271,8 @@ fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, c
         );
     }
     Finding::Ok(format!(
-        "a message goes to {target} after {count} receives; a message that the worker sends again starts at 0, and queue.max_age \
-         limits its retries, with a reason"
+        "a message goes to {target} after {count} receives; a message that the worker sends again starts at 0 receives, and \
+         becomes a dead letter with a reason after queue.max_age"
     ))
 }
 

@@ -25,8 +25,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Assumed duration of a tenant's object until the first one has ended.
 const FIRST_GUESS: Duration = Duration::from_secs(1);
-/// A tenant without other active tenants counts as alone only if the worker's slots get free at least this often. If they
-/// get free less often, messages of other tenants may wait unseen behind the tenant's backlog, so it must leave slots free
+/// A tenant without other active tenants counts as alone only if the worker's slots get free at least this often. If they get
+/// free less often, messages of other tenants may wait unseen behind the tenant's backlog, so the tenant must leave slots free
 /// for them.
 const TELLING: Duration = Duration::from_millis(250);
 /// Weight of the mean duration so far in the new mean. The latest duration has the weight 1.

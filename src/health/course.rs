@@ -1,4 +1,4 @@
-//! What is known of one check of one resource: the failures in a row, and whose they are.
+//! What is known of one check of one resource: the failures in a row, and the parties that failed.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use super::{Call, Cause, Check, Explanation, now};
 use crate::breaker;
 
-/// Failures in a row that degrade a condition, and most parties that must fail.
+/// Number of failures in a row that degrade a condition, and the most parties that must fail for it.
 const FAILURES: usize = 3;
-/// A failure that comes sooner after one that counted does not count: a short stall fails many concurrent calls at once.
+/// Failures within this time after one that counted do not count: a short stall fails many concurrent calls at once.
 pub(super) const APART: Duration = Duration::from_secs(1);
-/// For how long a failed call counts if no further call of its kind is made. Probes repeat most checks every few seconds. The
-/// others depend on messages, and after a failure another worker may get them. The longest delay of a retry is a quarter of this
-/// time.
+/// A failed call of a check that depends on messages counts for this long if no further call is made: after a failure, another
+/// worker may get the messages. (Probes repeat the other checks every few seconds.) The longest delay of a retry is a quarter
+/// of this time.
 pub(super) const EVIDENCE_LASTS: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub(super) struct Row {
     failures: usize,
     /// When a failure counted last.
     pub(super) counted: Option<Instant>,
-    /// Failures that are no single party's.
+    /// Failures of calls that were made for no party.
     own: usize,
     /// Parties that failed, up to [`FAILURES`].
     parties: Vec<String>,
@@ -76,7 +76,7 @@ impl Course {
         matches!(before, Standing::Degraded(_)).then_some(Change::Mended(since))
     }
 
-    /// The resource answered, but neither that it can be used nor that it cannot.
+    /// The answer shows neither that the resource can be used nor that it cannot.
     pub(super) fn answered(&mut self) -> Option<Change> {
         (self.last, self.row) = (Instant::now(), None);
         let (before, since) = self.becomes(Standing::Unknown)?;
@@ -118,7 +118,7 @@ impl Course {
         }
     }
 
-    /// Returns the standing before, and since when it held, if it was another one.
+    /// Changes the standing. Returns the one before, and the time at which it began; `None` if the standing stays the same.
     fn becomes(&mut self, standing: Standing) -> Option<(Standing, Timestamp)> {
         let before = std::mem::replace(&mut self.standing, standing);
         (before != standing).then(|| (before, std::mem::replace(&mut self.since, now())))
@@ -126,9 +126,9 @@ impl Course {
 
     /// How many parties must fail in a row.
     ///
-    /// A Region may have only one or two accounts. While nothing is heard of any other, an account's trouble cannot be told
-    /// from the Region's, and nothing arrives in the Region in either case. A read is different: the objects of one tenant may
-    /// be unreadable for ever, so other tenants must fail too.
+    /// For a Region: all accounts that were heard of in the last hour, up to three. If a Region has only one or two accounts, a
+    /// fault of these accounts looks like an outage of the Region, and nothing arrives there in either case. For reads: always
+    /// three tenants, because the objects of one tenant may be unreadable for ever.
     fn voices(&self, check: Check) -> usize {
         match check {
             Check::Put => self.heard.iter().filter(|(_, at)| at.elapsed() <= EVIDENCE_LASTS).count(),

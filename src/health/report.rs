@@ -10,7 +10,7 @@ use super::Explanation;
 pub struct Report {
     /// The answer in a word.
     pub status: Status,
-    /// What is wrong with the receive loop.
+    /// What is wrong with the receive loop; `None` unless it stands still.
     #[serde(flatten)]
     pub stalled: Option<Explanation>,
     /// Every condition, in the order of [`Condition::ALL`](super::Condition::ALL).
@@ -23,7 +23,7 @@ pub struct Report {
 pub enum Status {
     /// Nothing is wrong.
     Ok,
-    /// A needed check has no answer yet.
+    /// A needed check has not succeeded yet.
     Starting,
     /// A condition is degraded.
     Unready,
@@ -40,7 +40,7 @@ pub struct ConditionReport {
     pub condition: &'static str,
     /// Its state.
     pub status: ConditionStatus,
-    /// Since when it has this state. A degraded one: since the first of the failures.
+    /// Start of this state. A degraded state starts with the first failure of the row.
     pub since: Timestamp,
     /// The bucket or Region that is degraded, if the check has several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,11 +54,11 @@ pub struct ConditionReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConditionStatus {
-    /// The last calls succeeded.
+    /// A call has succeeded, and no check is degraded.
     Ok,
-    /// The last three calls of a kind failed, and none succeeded since.
+    /// Three failures of a check counted in a row, and no call of that check has succeeded since.
     Degraded,
-    /// There is no answer yet.
+    /// No answer tells yet, or no longer, whether calls succeed.
     Unknown,
     /// The configuration does not have this part.
     Off,

@@ -1,5 +1,5 @@
-//! The fixed sentences of degraded conditions. They contain nothing that AWS sent, so they have no request ids and can be
-//! compared; the log has AWS's words.
+//! The fixed sentences of degraded conditions. They contain nothing that AWS sent, so they contain no request ids and can be
+//! compared. The log has AWS's own words.
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ pub struct Explanation {
 
 pub(super) const DRAINING: Explanation = Explanation {
     problem: "The worker drains: it receives nothing more, and finishes or returns its messages.",
-    remedy: "Nothing is to be done: the process ends within worker.grace_period.",
+    remedy: "Nothing to do: the process ends within worker.grace_period.",
 };
 pub(super) const STALLED: Explanation = Explanation {
     problem: "The receive loop stands still.",
@@ -53,8 +53,8 @@ impl Check {
             ),
             (Self::CentralRole, Cause::Denied) => (
                 "STS refuses the central role to the worker.",
-                "One of: the role of credentials.central_role_arn does not exist; its trust policy does not allow \
-                 sts:AssumeRole to the worker; the worker's own policy does not allow sts:AssumeRole on it.",
+                "Check three things: the role of credentials.central_role_arn exists; its trust policy allows the worker \
+                 sts:AssumeRole; the worker's own policy allows sts:AssumeRole on it.",
             ),
             (Self::Identity | Self::CentralRole, _) => (
                 "STS does not answer. Sessions that are still valid can be used; there are no new ones.",
@@ -126,7 +126,7 @@ impl Check {
             ),
             (Self::QuarantineFile, _) => (
                 "Files cannot be written to the quarantine bucket. Messages with records for it wait.",
-                "Check that quarantine.bucket exists, that its setting names its owner, and that the worker's role may call \
+                "Check that quarantine.bucket exists, that the setting names the bucket's owner, and that the worker's role may call \
                  s3:PutObject on it; the log has the answer of S3.",
             ),
         };

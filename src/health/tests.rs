@@ -28,7 +28,7 @@ fn fail<'a>(health: &Health, call: impl Into<Call<'a>>, times: usize) {
     }
 }
 
-/// The next failure counts.
+/// Makes the next failure count.
 fn a_second_passes(health: &Health) {
     let mut state = health.lock();
     let rows = state.courses.values_mut().flat_map(BTreeMap::values_mut);
@@ -159,7 +159,7 @@ fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
 }
 
 #[test]
-fn reads_count_by_tenant_however_few_there_are() {
+fn reads_degrade_only_when_three_tenants_fail() {
     let health = health(&[]);
     let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
     for tenant in ["a", "b"] {

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// Most connections at once, beyond the streams. A process has 1,024 descriptors by default, and the calls to AWS need most
+/// Most connections at once, streams not included. A process has 1,024 descriptors by default, and the calls to AWS need most
 /// of them.
 const MAX_CONNECTIONS: usize = 64;
 /// Longest life of a connection. By default, the kubelet gives a probe 1 s and Prometheus gives a scrape 10 s.
@@ -122,7 +122,7 @@ pub(super) async fn accept(
     }
 }
 
-/// Serves a connection to the end of its time.
+/// Serves a connection until it is done or its time is over.
 async fn serve(stream: TcpStream, router: Router, connection: Connection) {
     let began = Instant::now();
     let mut answered = pin!(converse(stream, router, &connection));

@@ -1,4 +1,4 @@
-//! `/log-filter`: shows and changes the filter of the log. Only for connections that cannot come from outside, and for
+//! `/log-filter`: shows and changes the filter of the log. Serves only connections that cannot come from outside, and only
 //! requests that no proxy passes on: see [`is_local`] and [`is_passed_on`].
 
 use std::{
@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::telemetry::level::Filter;
 
-/// Headers by which a proxy tells for whom it asks.
+/// Headers that a proxy adds to a request that it passes on.
 const PROXIES: [&str; 3] = ["forwarded", "x-forwarded-for", "via"];
 /// Longest filter in bytes.
 const MAX_FILTER: usize = 4096;
@@ -55,7 +55,7 @@ fn change(filter: &Filter, text: &str) -> Response {
     }
 }
 
-/// Answers a request that a proxy beside the worker passes on as if the path did not exist.
+/// Answers 404, as if the path did not exist, if a proxy beside the worker passes the request on.
 async fn only_from_here(request: Request, next: Next) -> Response {
     if is_passed_on(request.headers()) {
         StatusCode::NOT_FOUND.into_response()
@@ -64,8 +64,8 @@ async fn only_from_here(request: Request, next: Next) -> Response {
     }
 }
 
-/// Whether a proxy says that it passes the request on, or the request names another host than this one. A name that leads to a
-/// loopback address is refused as well: a web page can use such a name to send requests from a browser on this host.
+/// Whether a proxy's header is there, or `Host` is neither `localhost` nor a loopback address. Any other name is refused, even
+/// one that resolves to a loopback address: a web page can use such a name to send requests from a browser on this host.
 fn is_passed_on(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     PROXIES.iter().any(|name| headers.contains_key(*name))
@@ -77,9 +77,9 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a connection goes from a loopback address to a loopback address. Both ends count: a proxy beside the worker may pass
-/// on connections from outside, with a loopback address of its own, to the address that the client named. The system drops
-/// packets from outside to a loopback address.
+/// Whether a connection goes from a loopback address to a loopback address. Both ends are checked. The system drops packets
+/// from outside to a loopback address. But a proxy beside the worker may pass on connections from outside: it connects from a
+/// loopback address to the address that the client named.
 pub(super) fn is_local(stream: &TcpStream) -> bool {
     let loopback =
         |address: std::io::Result<SocketAddr>| address.is_ok_and(|of| of.ip().to_canonical().is_loopback());

@@ -143,7 +143,7 @@ fn whole(content: &str) -> Response {
     (headers, Html(page.into_string())).into_response()
 }
 
-/// Marks the page's own style and script. New for each answer, so that no text on the page can name it.
+/// Marks the page's own style and script. It is new for each answer, so that no text from outside can contain it.
 fn nonce() -> Option<String> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).ok()?;

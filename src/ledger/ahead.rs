@@ -107,7 +107,7 @@ mod tests {
             let mut end = Position { records: behind, events: 0 };
             // The batch may end inside a record.
             if unfinished && events.len() > 1 {
-                let last = events.pop().expect("there are two");
+                let last = events.pop().expect("there are two events");
                 end = Position { records: last.record, events: last.piece };
             }
             events.sort();

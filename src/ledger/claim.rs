@@ -252,8 +252,8 @@ impl<L: Ledger> Claim<L> {
         let _ = self.end("restart", |ledger, key, owner| ledger.restart(key, owner)).await;
     }
 
-    /// Records that every record is accounted for. Succeeds even if the ledger does not answer, because no work is left: only a
-    /// second notification of the object would repeat the records that the ledger does not know of.
+    /// Marks the object as done: every record is accounted for. Succeeds even if the ledger does not answer, because no work
+    /// is left: only a second notification of the object would repeat the records that the ledger does not know of.
     ///
     /// # Errors
     /// Another attempt had the lease by then, and may have put the same records.
@@ -299,7 +299,7 @@ impl<L: Ledger> OwnEntry<L> {
         self.tell(call, &mut state, progress).await
     }
 
-    /// Makes one call. If the ledger is out of reach, the lease counts as renewed.
+    /// Makes one checkpoint, which metrics and logs name `call`. If the ledger is out of reach, the lease counts as renewed.
     async fn tell(
         &self,
         call: &'static str,

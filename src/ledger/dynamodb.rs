@@ -53,7 +53,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const UNFINISHED: &str = "attribute_not_exists(done)";
 /// No other attempt has the lease.
 const FREE: &str = "(attribute_not_exists(lease_until) OR lease_owner = :owner OR lease_until < :stale)";
-/// The new position is not before the entry's position. A call whose answer nobody waits for can arrive after later calls.
+/// The new position is not before the entry's position. Without this condition, a late call would set the position back: a
+/// call whose answer nobody waits for can arrive after later calls.
 const FORWARD: &str =
     "(attribute_not_exists(records) OR records < :records OR (records = :records AND events <= :events))";
 
@@ -95,7 +96,7 @@ enum Change<'a> {
 enum Refusal {
     Done,
     Busy(Duration),
-    /// The entry's position is further than the change's.
+    /// The entry's position is beyond the change's.
     Behind,
 }
 
@@ -178,12 +179,13 @@ impl DynamoDbLedger {
     ) -> Result<(), LedgerError> {
         match self.write(key, owner, Change::Finish(position), now).await? {
             Err(Refusal::Busy(_)) => Err(lost(key)),
-            // An earlier attempt of this call has finished the entry, or another worker that went on from this position.
+            // If the entry was already done, an earlier try of this call has finished it, or another worker that went on
+            // from this position.
             Ok(_) | Err(Refusal::Done | Refusal::Behind) => Ok(()),
         }
     }
 
-    /// Makes one change if the entry is not done, no other attempt has its lease, and its position is not further than the
+    /// Makes one change if the entry is not done, no other attempt has its lease, and its position is not beyond the
     /// change's.
     async fn write(
         &self,

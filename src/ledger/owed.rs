@@ -26,7 +26,7 @@ impl QuarantineReason {
         }
     }
 
-    /// Name of the reason in lines and metrics.
+    /// Name of the reason in the lines of quarantine files and in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Rejected(Rejection::Refused) => "refused",

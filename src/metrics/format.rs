@@ -24,7 +24,7 @@ impl TextFormat {
             matching.map(|range| range.quality).reduce(f64::max)
         };
         let open_metrics = wanted("application/openmetrics-text").unwrap_or_default();
-        // The range that names the type most exactly counts.
+        // The most specific range counts.
         let plain = ["text/plain", "text/*", "*/*"].into_iter().find_map(wanted).unwrap_or_default();
         if open_metrics > 0.0 && open_metrics >= plain { Self::OpenMetrics } else { Self::Prometheus }
     }
@@ -75,15 +75,15 @@ impl<'a> Range<'a> {
     }
 }
 
-/// Converts prometheus-client's OpenMetrics text to Prometheus's text format 0.0.4. There, the name of a counter includes
-/// `_total`; there are no units, exemplars and end mark; and a type that it does not have becomes the nearest one. Source:
-/// Prometheus's documentation, "Exposition formats".
+/// Converts prometheus-client's OpenMetrics text to Prometheus's text format 0.0.4. In that format, the name of a counter
+/// includes `_total`, and units, exemplars and the end mark do not exist. A type that the format lacks becomes the nearest one.
+/// Source: Prometheus's documentation, "Exposition formats".
 fn prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(described) = line.strip_prefix("# HELP ") {
-            // The metric's name here depends on its type, which the next line tells.
+            // The name to write depends on the metric's type, which the next line gives.
             help = described.split_once(' ');
         } else if let Some((name, kind)) =
             line.strip_prefix("# TYPE ").and_then(|typed| typed.split_once(' '))
@@ -147,7 +147,7 @@ mod tests {
             ("application/openmetrics-text", OpenMetrics),
             ("Application/OpenMetrics-Text; version=\"1.0.0\"; charset=utf-8", OpenMetrics),
             ("application/openmetrics-text;version=0.0.1", OpenMetrics),
-            // A future version, and types that merely begin alike.
+            // A future version, and a type whose name only begins alike.
             ("application/openmetrics-text;version=2.0.0", Prometheus),
             ("application/openmetrics-textile", Prometheus),
             // Prometheus 2 and 3.
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_prometheus_has_what_its_format_has() {
+    fn the_prometheus_text_has_only_what_its_format_allows() {
         let mut registry = Registry::with_prefix("x");
         let calls = Family::<Vec<(&str, String)>, Counter>::default();
         calls.get_or_create(&vec![("key", r#"a "b" # {c} \"#.to_owned())]).inc();

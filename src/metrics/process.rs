@@ -14,7 +14,7 @@ use prometheus_client::{
 /// kernel's `include/asm-generic/param.h`.
 const TICKS: f64 = 100.0;
 
-/// Registers the metrics, with the prefix `process_` alone.
+/// Registers the metrics, with the prefix `process_` instead of `logferry_`.
 pub fn register(registry: &mut Registry) {
     registry.sub_registry_with_prefix("process").register_collector(Box::new(Process));
 }
@@ -43,14 +43,15 @@ impl State {
             &read("/proc/self/status")?,
             &read("/proc/self/limits")?,
             &read("/proc/stat")?,
-            // One of them was open only to count the others.
+            // One descriptor was open only for this count.
             open_fds - 1,
         )
     }
 
     /// Source of the forms: proc(5).
     fn parse(stat: &str, status: &str, limits: &str, system: &str, open_fds: i64) -> Option<Self> {
-        // The second field is the program's name in parentheses, which may have spaces and parentheses. The third is first here.
+        // The second field is the program's name in parentheses; the name may contain spaces and parentheses. So `fields`
+        // begins with the third field.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         let after = |text: &str, name: &str| -> Option<String> {
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_seen() {
+    fn the_numbers_of_this_process_are_plausible() {
         let before = State::of_this_process().expect("there is a /proc");
         let file = fs::File::open("/proc/self/stat").expect("there is a /proc");
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");

@@ -8,8 +8,8 @@ const MAX_TEMPLATE: usize = 256;
 /// Template for the part of a copy's key after `bucket_prefix`, with places for names of the object's own key. Parsed
 /// once, when the tenant's row is read.
 ///
-/// Each segment is a name or plain text, and values of names have no slash. So two objects get copies with the same key
-/// only if their own keys differ in nothing but names that the template does not use.
+/// Each segment is a name or plain text, and values of names have no slash. So two objects get copies with the same key only
+/// if they have the same value for every name in the template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectKeyTemplate {
     segments: Vec<Segment>,
@@ -40,8 +40,8 @@ impl ObjectKeyTemplate {
         }
         let tenant = segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
         let before = &segments[..tenant.ok_or_else(|| format!("{text:?} has no segment {{tenant}}"))?];
-        // The worker's session in the customer's account is restricted to the prefix that ends with the tenant. With a name
-        // that varies from object to object before the tenant, there would be many prefixes and as many sessions.
+        // The worker's session in the customer's account is restricted to the prefix that ends with the tenant. If a name
+        // before the tenant varied from object to object, each of its values would need a session of its own.
         if before.iter().any(|segment| !matches!(segment, Segment::Literal(_) | Segment::Name(Name::Cluster)))
         {
             return Err(format!("{text:?} has a name other than {{cluster}} before {{tenant}}"));

@@ -20,11 +20,11 @@ use crate::{
     event::ObjectRef,
 };
 
-/// Most resumes of a broken connection without progress. After them the message returns to the queue. The SDK's own
-/// retries cover a request only until the headers of its response have arrived.
+/// Most resumes in a row, if fewer than [`PROGRESS`] bytes were read between the breaks. After the last one the message
+/// returns to the queue. The SDK's own retries cover a request only until the headers of its response have arrived.
 const MAX_RESUMES: u32 = 3;
-/// Number of bytes since the last break that count as progress. The connection of a large object may break many times while
-/// the object waits for a slow customer.
+/// After so many bytes without a break, the resumes are counted from zero again: the connection of a large object may break
+/// many times while the object waits for a slow customer.
 const PROGRESS: u64 = 8 << 20;
 
 /// Reads objects from S3.

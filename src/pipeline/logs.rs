@@ -60,7 +60,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Ok((modified, body))
         };
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
-        // Covers everything that is read of the object.
+        // The span covers the opening of the object and all of its reading.
         let get = trace::step("get", &places(object));
         let open = admitted.unless_stopped(open);
         let (modified, body) = match trace::within(get.clone(), open, Failure::reason).await {

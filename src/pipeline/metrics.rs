@@ -129,8 +129,8 @@ impl Metrics {
         self.delivery.register(registry);
     }
 
-    /// Counts an object whose last record was accepted so many seconds after its event. `trace` is the trace of its message, if
-    /// it is recorded.
+    /// Counts an object whose last record was accepted `seconds` after its S3 event. `trace` is the trace of its message, if
+    /// the trace is recorded.
     pub fn arrived_after(&self, seconds: f64, trace: Option<Trace>) {
         let now = trace.is_some().then(SystemTime::now);
         self.freshness.observe(seconds, trace, now);

@@ -29,7 +29,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         lanes: &mut Lanes<'a, S::Sink, L>,
         broken: &mut BrokenLanes<'a, S::Sink, L>,
     ) -> Result<u64, Failure> {
-        // If the worker's clock is behind S3's, the time at which S3 stored the object is the better one.
+        // The reader ignores timestamps that lie too far after the current time. If the worker's clock is slow, the time at
+        // which S3 stored the object is closer to the current time.
         let records = RecordReader::new(self.settings.max_record, modified.max(Timestamp::now()));
         let object_time = modified.as_millisecond().max(0);
         let mut records = records.of_format(format, object_time);
@@ -43,7 +44,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut object = ObjectReader::new(body, records, ceilings, windows, bytes);
         let read = give_records(&mut object, &mut pace, object_time, lanes, broken).await;
         if read.as_ref().is_err_and(is_of_content) {
-            // The checksum at the end shows whether the object was stored like that or altered on its way.
+            // The checksum at the end shows whether the object was stored with these bytes, or whether they were altered on
+            // their way.
             object.into_rest().check(&mut pace).await?;
         }
         read

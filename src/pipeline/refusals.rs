@@ -1,9 +1,9 @@
 //! Counts how often AWS refused a part of each message.
 //!
-//! The number of receives is not this count: a message is also received again after other waits, for example for its tenant's
-//! turn. A message that is sent anew carries its count. A hidden message cannot be changed, so the worker remembers its count.
-//! Another worker, or this one after a restart, does not know that count: it begins with the one that the message carries, and
-//! retries a few times more.
+//! The number of receives cannot serve as this count: a message is also received again after other waits, for example for
+//! its tenant's turn. A message that is sent anew carries its count. A hidden message cannot be changed, so the worker
+//! remembers its count. Another worker, or this worker after a restart, does not know the remembered count: it starts from
+//! the count that the message carries, and retries a few times more.
 
 use std::{
     collections::HashMap,

@@ -281,7 +281,7 @@ fn throttled() -> SinkError {
     SinkError::Throttled("slow down".into())
 }
 
-/// Checks that the metrics have that line.
+/// Checks that the metrics have this line.
 fn shows(world: &World, line: &str) {
     let text = world.metrics.render();
     assert!(text.lines().any(|found| found == line), "{line} in {text}");

@@ -17,7 +17,7 @@ use crate::{
     verdict::{Failed, Notice, Verdict},
 };
 
-/// How long the parts of an object's delivery took.
+/// How long the parts of an object's delivery took. Each part begins when the one before ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spent {
     /// Until the object was claimed and the customers' accounts were entered.
@@ -28,7 +28,7 @@ pub(super) struct Spent {
     pub(super) reading: Duration,
 }
 
-/// Tells that a delivery accounted for every record of an object.
+/// Logs that a delivery accounted for every record of an object.
 pub(super) fn delivered<S: LogSink, L: Ledger>(
     admitted: &Admitted<'_>,
     delivery: &Delivery,
@@ -71,7 +71,7 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
     );
 }
 
-/// Tells that a message, or a part of it, failed.
+/// Logs that a message, or a part of it, failed.
 pub(super) fn failed(message: &Message, failed: &Failed, verdict: &Verdict) {
     let object = failed.object.as_ref();
     let retry_in = verdict.retry_after().map(tracing::field::debug);
@@ -97,7 +97,7 @@ pub(super) fn failed(message: &Message, failed: &Failed, verdict: &Verdict) {
     }
 }
 
-/// Tells that an object was copied into a customer's bucket.
+/// Logs that an object was copied into a customer's bucket.
 pub(super) fn copied(admitted: &Admitted<'_>, delivery: &Delivery, copying: Duration) {
     let &Admitted { object, message, began, .. } = admitted;
     tracing::info!(
@@ -115,7 +115,8 @@ pub(super) fn copied(admitted: &Admitted<'_>, delivery: &Delivery, copying: Dura
     );
 }
 
-/// Tells which events of an object CloudWatch Logs did not store, and why: for a few objects of each tenant and minute.
+/// Logs how many events of an object CloudWatch Logs did not store, with the first of them as a sample. Does so for a few
+/// objects of each tenant and minute.
 pub(super) fn rejected<S: LogSink, L: Ledger>(
     admitted: &Admitted<'_>,
     delivery: &Delivery,

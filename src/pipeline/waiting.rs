@@ -23,7 +23,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if wanted.has_rows() {
             return Some(self.status.begin(&route.tenant, name, age));
         }
-        // The tenant had rows when one of its objects began.
+        // The table cannot be read. The object gets a place only if the status knows the tenant already: then the tenant had
+        // rows before.
         let out_of_reach = wanted.is_out_of_reach();
         out_of_reach.then(|| self.status.begin_if_known(&route.tenant, name, age)).flatten()
     }

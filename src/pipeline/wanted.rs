@@ -17,8 +17,9 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether the rows would cost the customer records: a failure makes a dead letter, and an object of an unknown tenant is
-    /// discarded. A row that is disabled, or that filters the object out, is used although it may be `tenants.cache_ttl` old.
+    /// Whether the rows would cost the customer records: a failure makes a dead letter, and an object of an unknown tenant
+    /// is discarded. A row that is disabled, or that filters the object out, does not count as a loss: it is used although
+    /// it may be `tenants.cache_ttl` old.
     fn is_loss(&self) -> bool {
         !self.failures.is_empty() || self.skipped == Some(Skipped::UnknownTenant)
     }

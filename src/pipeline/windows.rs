@@ -68,9 +68,9 @@ impl<'w> TenantWindows<'w> {
         self.windows.largest
     }
 
-    /// Waits for the memory of a window, at most of the largest one. Returns
-    /// `None` if there is not enough memory within ten seconds. The caller must hold no other share: two callers, each with a
-    /// share that the other needs, would both wait in vain.
+    /// Waits for the memory of a window of `window` bytes, or of [`TenantWindows::largest`] bytes if that is less. Returns
+    /// `None` if there is not enough memory within ten seconds. The caller must hold no other share: two callers, each with
+    /// a share that the other needs, would both wait in vain.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped while it waits holds nothing.
@@ -107,8 +107,8 @@ mod tests {
         let windows = Windows::new(160 * MIB);
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|tenant| windows.of(&tenant.into()));
         let moment = Duration::from_secs(1);
-        let first = a.share(128 * MIB).await.expect("all is free");
-        let small = b.share(32 * MIB).await.expect("as much is left");
+        let first = a.share(128 * MIB).await.expect("all memory is free");
+        let small = b.share(32 * MIB).await.expect("32 MiB are left");
         assert!(timeout(moment, c.share(16 * MIB)).await.is_err(), "no memory is free");
         drop(small);
         let mut large = std::pin::pin!(b.share(64 * MIB));
@@ -125,17 +125,19 @@ mod tests {
     async fn a_tenant_takes_at_most_half_or_one_share() {
         let windows = Windows::new(128 * MIB);
         let [hanging, other] = ["hanging", "other"].map(Arc::from);
-        let held = windows.of(&hanging).share(64 * MIB).await.expect("all is free");
+        let held = windows.of(&hanging).share(64 * MIB).await.expect("all memory is free");
         {
             let (more, moment) = (windows.of(&hanging), Duration::from_secs(1));
             let mut waiting = std::pin::pin!(more.share(16 * MIB));
             assert!(timeout(moment, &mut waiting).await.is_err(), "the tenant has its half");
             // The request that waits does not come before another tenant's.
-            let others = timeout(moment, windows.of(&other).share(64 * MIB)).await.expect("half is left");
+            let others = timeout(moment, windows.of(&other).share(64 * MIB))
+                .await
+                .expect("half of the memory is left");
             assert!(others.is_some() && waiting.await.is_none(), "the tenant still has its half");
         }
         drop(held);
-        let largest = windows.of(&hanging).share(128 * MIB).await.expect("one share may be larger");
+        let largest = windows.of(&hanging).share(128 * MIB).await.expect("a single share may exceed half");
         assert!(windows.of(&hanging).share(16 * MIB).await.is_none(), "no memory is free");
         drop(largest);
         windows.of(&other).share(16 * MIB).await.expect("the memory came back");

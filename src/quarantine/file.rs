@@ -1,9 +1,9 @@
 //! Format and names of quarantine files.
 //!
-//! The records of one batch that cannot be delivered make one file: lines of JSON in gzip. Each line has the reason, the
-//! record's source, and the record's `message` and `timestamp` in the form that records of the staging bucket have. The key
-//! names the object, the delivery and the batch's start (or the first owed record), so that a repeated attempt replaces the
-//! file of the attempt before.
+//! A file has the undeliverable records of one batch, as lines of JSON in gzip. Each line has the reason, the record's
+//! source, and the record's `message` and `timestamp` in the form that records of the staging bucket have. The key names the
+//! object, the delivery and the batch's start (or the first owed record), so that a repeated attempt replaces the file of
+//! the attempt before.
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -17,8 +17,8 @@ use crate::{
     metrics::Reason,
 };
 
-/// Compressed bytes at which a file is full. A full file is written at once, after its batch was put, even if the batch is not
-/// full.
+/// Compressed bytes at which a file is full. A full file ends its batch early: the batch is put even if it is not full, and
+/// then the file is written.
 const FULL_FILE: usize = 1 << 20;
 /// Lines at which a file is full. The ledger may have to remember the record of each line.
 const FULL_FILE_RECORDS: usize = 10_000;
@@ -132,7 +132,7 @@ impl Shelf {
     /// Writes a file to the store and counts its lines by reason. An empty file is not written.
     ///
     /// # Errors
-    /// The store cannot write the file; its records are not accounted for.
+    /// The store cannot write the file: its records are not in the quarantine.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped leaves either the whole file or none.

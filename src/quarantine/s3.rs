@@ -52,7 +52,8 @@ mod tests {
     async fn a_file_is_written_and_a_refusal_names_the_fix() {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("q")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("q")).await.expect("the provider can be set up");
         let account = aws.account(&provider.account);
         let worker = account.assume_role(&provider.worker_role_arn, "worker", &[]).await;
         let worker = worker.expect("the account may be the worker").s3();
@@ -61,17 +62,17 @@ mod tests {
         };
         let key = "quarantine/acme/a b#1.ndjson.gz";
         let ours = quarantine(&provider.bucket, &provider.account);
-        ours.put(key, Bytes::from_static(b"first")).await.expect("it is written");
-        ours.put(key, Bytes::from_static(b"again")).await.expect("it is replaced");
+        ours.put(key, Bytes::from_static(b"first")).await.expect("the file is written");
+        ours.put(key, Bytes::from_static(b"again")).await.expect("the file is replaced");
         let got = account.s3().get_object().bucket(&provider.bucket).key(key).send().await;
-        let got = got.expect("it is there").body.collect().await.expect("it can be read");
+        let got = got.expect("the file is there").body.collect().await.expect("the file can be read");
         assert_eq!(got.into_bytes(), "again");
         for (bucket, owner, words) in [
             (&*provider.bucket, "999999999999", ["AccessDenied", "s3:PutObject"]),
             ("nowhere", &provider.account, ["NoSuchBucket", "quarantine.bucket"]),
         ] {
             let refused = quarantine(bucket, owner).put(key, Bytes::new()).await;
-            let told = refused.expect_err("it is refused").to_string();
+            let told = refused.expect_err("the write is refused").to_string();
             for word in words.iter().chain(&[bucket, key]) {
                 assert!(told.contains(word), "{word} is not in {told}");
             }

@@ -26,7 +26,7 @@ async fn lines_name_their_source_and_keep_the_message_unchanged() {
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch#2");
     let mut file = QuarantineFile::default();
     assert!(file.is_empty());
-    shelf.put(file, FileName::Batch(Position::default())).await.expect("nothing to do");
+    shelf.put(file, FileName::Batch(Position::default())).await.expect("an empty file needs no write");
     assert_eq!(store.calls(), 0);
     file = QuarantineFile::default();
     let escaped = r#"tab\t \u00fc \"quoted\" \ud83d\ude00"#;
@@ -77,7 +77,7 @@ async fn a_repeated_attempt_replaces_only_its_own_file() {
     let keys = store.keys();
     let [key] = &keys[..] else { panic!("one file, not {keys:?}") };
     let key =
-        key.strip_prefix("quarantine/acme/1---x.json.gz/cloudwatch-").expect("its object's name is in it");
+        key.strip_prefix("quarantine/acme/1---x.json.gz/cloudwatch-").expect("the key has the object's name");
     assert!(key.ends_with("-0000000012-0000.ndjson.gz") && key.len() == 16 + 26, "{key}");
     // Each of these differs in its record, delivery, version or key.
     put(&one, "cloudwatch", 13).await;
@@ -96,8 +96,11 @@ async fn a_file_that_was_not_written_is_not_counted() {
     let shelf = quarantine.shelf(&object(KEY), "acme", "cloudwatch");
     let mut file = QuarantineFile::default();
     shelf.add(&mut file, QuarantineReason::Oversize, 1, None, b"x");
-    let told =
-        shelf.put(file, FileName::Batch(Position::default())).await.expect_err("it is down").to_string();
+    let told = shelf
+        .put(file, FileName::Batch(Position::default()))
+        .await
+        .expect_err("the store is down")
+        .to_string();
     assert!(told.contains("quarantine/acme/") && told.contains("down"), "{told}");
     let text = crate::metrics::rendered(|registry| metrics.register(registry));
     assert!(!text.contains("logferry_quarantined_total{"), "{text}");
@@ -107,7 +110,7 @@ async fn a_file_that_was_not_written_is_not_counted() {
 async fn the_longest_names_fit_into_a_key() {
     let (store, _, metrics) = quarantine();
     let prefix = format!("{}{{tenant}}/", "p".repeat(MAX_PREFIX_BYTES - 9));
-    let prefix = QuarantinePrefix::parse(&prefix).expect("it is as long as it may be");
+    let prefix = QuarantinePrefix::parse(&prefix).expect("the prefix has the greatest legal length");
     let quarantine = Quarantine::new(Arc::new(store.clone()), prefix, metrics);
     let key = "\u{fc}".repeat(512);
     for tenant in [key.clone(), format!("x{key}")] {

@@ -20,8 +20,8 @@ const LONGEST_STREAM: usize = 8 * 1024;
 /// Largest event in bytes. A longer JSON object without a message is a document and not a logger's record. Source: CloudWatch
 /// Logs API reference, PutLogEvents.
 pub(super) const LONGEST_EVENT: usize = 1 << 20;
-/// Most bytes of white space that the reader looks at after such a document. If it finds nothing else there, the document is taken to
-/// be all of the object.
+/// Most bytes that the reader looks at after such a document. If they are all white space, the document counts as the whole
+/// object.
 pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 
 /// What the members of the current document say about its records.

@@ -19,7 +19,8 @@ const MAX_TEXT: usize = 16 * 1024;
 pub(super) struct Familiar {
     text: Vec<u8>,
     strings: Vec<Range<usize>>,
-    /// For each byte of the text, the index of its string, closing quote included; [`NO_STRING`] for bytes outside strings.
+    /// For each byte of the text, the index of the string that the byte belongs to; [`NO_STRING`] outside strings. A closing
+    /// quote belongs to its string.
     string_at: Vec<u16>,
 }
 

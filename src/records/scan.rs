@@ -26,7 +26,7 @@ pub(super) struct Scan<'a> {
     pub(super) len: usize,
     /// The JSON text of the value of `message`.
     pub(super) message: Option<&'a [u8]>,
-    /// Present if the message is a string that breaks no rule of JSON. Whether it is UTF-8 is not checked.
+    /// Present if the message is a string that breaks no rule of JSON. Whether the string is UTF-8 is not checked.
     pub(super) reading: Option<Reading>,
     /// The JSON text of the value of `timestamp`.
     pub(super) timestamp: Option<&'a [u8]>,

@@ -185,7 +185,7 @@ fn byte_order_marks_are_skipped() {
     // Half of a byte order mark.
     let (records, error) = read(b"{\"message\":\"a\"}\xef\xbb", 1, 100);
     assert_eq!(records.len(), 1);
-    assert!(error.expect("it is not a record").to_string().contains("expected, not"));
+    assert!(error.expect("half of a mark is not a record").to_string().contains("expected, not"));
 }
 
 /// Defects in a string's text, as bytes, and the text that is delivered instead.
@@ -325,7 +325,10 @@ fn a_line_that_is_too_long_is_stepped_over_too() {
 #[test]
 fn a_record_beyond_the_configured_length_is_stepped_over() {
     let record = |len: usize| {
-        format!(r#"{{"message":"{}"}}"#, "\\\"]}{[,".repeat(len / 7).get(..len - 14).expect("ASCII"))
+        format!(
+            r#"{{"message":"{}"}}"#,
+            "\\\"]}{[,".repeat(len / 7).get(..len - 14).expect("the text is ASCII")
+        )
     };
     for len in [1000, 1001, 5000] {
         // Cutting the text may leave half of an escape at its end.

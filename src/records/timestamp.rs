@@ -102,8 +102,8 @@ fn cut_fraction(text: &str) -> Cow<'_, str> {
 }
 
 /// Reads a JSON number, also with leading zeros, exactly: without conversion to binary floating point. The number of digits
-/// before the point tells the unit: up to 11 are seconds (until the year 5138), 14 milliseconds, 17 microseconds, 20
-/// nanoseconds. A negative number is not a plausible time.
+/// before the point tells the unit: up to 11 digits are seconds (until the year 5138), up to 14 are milliseconds, up to 17
+/// microseconds, up to 20 nanoseconds. A negative number is not a plausible time.
 fn parse_number(text: &str) -> Option<i64> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         // An exponent beyond `i16` is not a plausible time.

@@ -89,9 +89,9 @@ pub struct Filter {
     pub tenants: Vec<String>,
     /// The reason is one of these.
     pub reasons: Vec<String>,
-    /// The letter became a dead letter at this time or earlier.
+    /// [`Letter::since`] is this time or earlier.
     pub until: Option<Timestamp>,
-    /// The letter became a dead letter at this time or later.
+    /// [`Letter::since`] is this time or later.
     pub from: Option<Timestamp>,
 }
 

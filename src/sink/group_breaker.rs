@@ -112,7 +112,7 @@ pub fn register(metrics: &Metrics, registry: &mut Registry) {
 }
 
 impl GroupBreakers {
-    /// Starts without a denied group. Keeps at most `capacity` breakers.
+    /// Starts without a denied group. Keeps at most `capacity` breakers that are not in use.
     pub fn new(intervals: ProbeIntervals, capacity: u64, metrics: Metrics) -> Self {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         Self { open: Recent::new(capacity), intervals, metrics }

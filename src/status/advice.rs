@@ -14,10 +14,10 @@ pub struct Advice {
     pub remedy: &'static str,
 }
 
-/// The reason of an object of which CloudWatch Logs stored no event. Its message is done, so it makes no dead letter.
+/// Reason for an object of which CloudWatch Logs stored no event. The message is finished, and there is no dead letter.
 pub const REJECTED: &str = "rejected";
 
-/// For a reason that the table does not have.
+/// Advice for a reason that the table does not have.
 static UNKNOWN: Advice = refused("unknown", "Read the failure's text below and in the log.");
 
 /// One row for each reason, in the order of docs/dead-letters.md, and one for [`REJECTED`].
@@ -25,8 +25,8 @@ static ADVICE: &[Advice] = &[
     // Dead letters at once.
     refused(
         "bad_event",
-        "Something other than S3's notifications sends to the queue, or its form is unknown: look at the dead letter, and \
-         correct the topic, the rule or the sender.",
+        "The message is no notification of S3, or its form is unknown: look at the dead letter, and correct the topic, the \
+         rule or the sender.",
     ),
     refused(
         "bad_key",
@@ -76,7 +76,7 @@ static ADVICE: &[Advice] = &[
     ),
     refused(
         "record_too_long",
-        "Set quarantine.bucket, which keeps the record's place, or raise source.max_record, then move the dead letter back.",
+        "Set quarantine.bucket, which keeps the record's position, or raise source.max_record, then move the dead letter back.",
     ),
     refused(
         "event_refused",
@@ -88,8 +88,8 @@ static ADVICE: &[Advice] = &[
     ),
     refused(
         "copy_collision",
-        "Another object has the same key in the customer's bucket: make bucket_key in the tenant's row unique, then move the \
-         dead letter back.",
+        "The customer's bucket has a copy of another object under this key: use more parts of the object's key in bucket_key \
+         in the tenant's row, for example {cluster}, then move the dead letter back.",
     ),
     refused(
         "unaccounted",
@@ -217,11 +217,11 @@ static ADVICE: &[Advice] = &[
         "Nothing to do: the object waits for memory. If it happens often, raise source.zstd_windows.",
     ),
     waiting("stopping", "Nothing to do: the worker stops, and another one takes the message."),
-    // No failure of a message: nothing is retried.
+    // Not a failure of a message: nothing is retried.
     refused(
         REJECTED,
         "Check the clock and the timestamps of the shipper: CloudWatch Logs rejects events older than 14 days (too old) or than \
-         the group's retention (expired), and 2 h ahead (too new).",
+         the group's retention (expired), or more than 2 h ahead (too new).",
     ),
 ];
 

@@ -1,5 +1,5 @@
-//! What is known about each tenant. Pure: time is an argument, in milliseconds since the worker's start, because an age may
-//! be longer than the worker's life.
+//! What is known about each tenant. Pure: time is an argument, in milliseconds since the worker's start. It is signed, because
+//! an object may have waited since before that start.
 
 mod tenant;
 
@@ -20,22 +20,22 @@ use super::{
     rate::LastMinute,
 };
 
-/// The label of all tenants that have no series of their own. A tenant of this name has none.
+/// Label that all tenants without series of their own share. A tenant with this name never gets its own.
 pub(super) const OTHER: &str = "other";
-/// Most tenants. With more, the tenant that has been idle for longest is forgotten, unless all have objects that wait.
+/// Most tenants. With more, the tenant that was seen longest ago is forgotten, but none with waiting objects or with series of
+/// its own.
 pub(super) const MOST_TENANTS: usize = 20_000;
-/// Most waiting objects of one tenant. Of a tenant with more, the oldest are kept, and their number is a lower bound. When
-/// one is delivered, the others come back with their true age at their next retry.
+/// Most waiting objects that are remembered of one tenant. If more wait, the oldest are remembered, and the number shown is a
+/// lower bound. An object that was left out is remembered at a later retry, when there is room, with its true age.
 pub(super) const MOST_WAITING_OF_ONE: usize = 1_000;
 /// Most waiting objects of all tenants, beyond the first four of each.
 pub(super) const MOST_WAITING: usize = 65_536;
 const ALWAYS_KEPT: usize = 4;
 /// Most deliveries of one tenant whose trouble is remembered.
 const MOST_TROUBLES: usize = 4;
-/// How long after the time at which a waiting object should have come back it still counts as waiting. Another worker may
-/// have taken it up.
+/// A waiting object still counts for this long after its retry was due. Then another worker has probably taken it.
 pub(super) const MARGIN: Duration = Duration::from_secs(120);
-/// How long a failure without a retry shows as its tenant's state, unless the delivery succeeds before.
+/// A failure without a retry decides its tenant's state for this long, or until the delivery succeeds.
 const LAST_FAILURE_SHOWS: Duration = Duration::from_secs(86_400);
 
 /// Time of an event, by both clocks.
@@ -96,11 +96,12 @@ pub struct TenantLine {
     pub state: State,
     /// Reason and remedy, unless the state is [`State::Ok`].
     pub advice: Option<&'static Advice>,
-    /// The delivery that fails, if not all do.
+    /// The delivery that fails; `None` if the failure concerns whole objects.
     pub delivery: Option<String>,
-    /// Time of its last failure.
+    /// Time of the last such failure; `None` if a success has ended the trouble.
     pub failed_at: Option<Timestamp>,
-    /// Time of the last object that was accepted while no other delivery failed, since the worker's start.
+    /// Time of the last success while no other delivery of the tenant was failing; `None` if there was none since the worker's
+    /// start.
     pub last_success: Option<Timestamp>,
     /// Age of the oldest waiting object.
     pub oldest_waiting: Option<Duration>,
@@ -111,7 +112,8 @@ pub struct TenantLine {
 /// Everything on the status page that is about deliveries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Tenants in trouble first, then by their last success, the oldest first.
+    /// The tenants, ordered by state (the worst first), then by last success (the oldest first), then by their oldest waiting
+    /// object.
     pub tenants: Vec<TenantLine>,
     /// Number of tenants in each state, in the order of [`State::ALL`].
     pub states: [usize; 4],
@@ -123,7 +125,7 @@ pub struct Snapshot {
     pub in_work: usize,
     /// Objects that wait, those in work included.
     pub waiting: usize,
-    /// Age of the oldest of them.
+    /// Age of the oldest waiting object.
     pub oldest_waiting: Option<Duration>,
 }
 
@@ -175,7 +177,7 @@ impl Book {
         Some(name)
     }
 
-    /// Makes room for a tenant and adds it. Returns `None` if all tenants have objects that wait.
+    /// Makes room for a tenant and adds it. Returns `None` if every tenant has waiting objects or series of its own.
     fn admit(&mut self, tenant_id: &str, now: i64) -> Option<()> {
         if self.tenants.len() >= MOST_TENANTS {
             let idle =
@@ -253,7 +255,7 @@ impl Book {
         self.minute.delivered(freshness, now.ms);
         let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
         tenant.volume += 1;
-        // What concerned whole objects is over as well.
+        // A success also ends the trouble with whole objects.
         tenant
             .troubles
             .retain(|trouble| trouble.delivery.as_deref().is_some_and(|failed| failed != delivery));
@@ -286,7 +288,8 @@ impl Book {
         let same = |trouble: &&mut Trouble| trouble.delivery.as_deref() == failure.delivery;
         match tenant.troubles.iter_mut().find(same) {
             Some(trouble) => {
-                // A dead letter shows longer than a retry of another object that fails for the same reason.
+                // The later end stays: a dead letter still shows for a day if a retry of another object then fails for the same
+                // reason.
                 let until = if trouble.advice == advice { until.max(trouble.until) } else { until };
                 (trouble.advice, trouble.at, trouble.until) = (advice, at, until);
             }
@@ -379,7 +382,8 @@ impl Book {
             found.oldest_waiting = found.oldest_waiting.max(oldest.map(since));
             order.push(((Reverse(state), tenant.last_success, Reverse(oldest)), name, tenant));
         }
-        // Deliveries wait for the lock meanwhile, so only the shown tenants are sorted, and no key is computed twice.
+        // Deliveries wait for the lock during this time. So only the tenants that are shown are sorted, and no sort key is
+        // computed twice.
         if order.len() > most {
             order.select_nth_unstable_by(most, page_order);
             order.truncate(most);

@@ -7,20 +7,21 @@ use super::{Advice, Failure};
 
 /// Most lines. With the longest key and text, all lines take 110 KB.
 const MOST: usize = 50;
-/// Most bytes of a text that are kept.
+/// Most bytes of a text; the rest is cut off.
 const LONGEST_TEXT: usize = 1_024;
 
-/// All failures for this reason are one line: anyone who may upload can make up tenants, and must not push out other lines.
+/// All failures for this reason share one line: anyone who may upload can make up names of tenants, and their failures must not
+/// push out other lines.
 const MADE_UP: &str = "unknown_tenant";
 
 /// Failures of one tenant's delivery for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureLine {
-    /// Time of the last one.
+    /// Time of the last failure.
     pub at: Timestamp,
-    /// How often it was seen since the line began.
+    /// Number of failures since the line began.
     pub count: u64,
-    /// The tenant, if known. Of unknown tenants, the last one.
+    /// The tenant, if known. The line of unknown tenants names the last one.
     pub tenant_id: Option<String>,
     /// The delivery, if the failure concerns one.
     pub delivery: Option<String>,

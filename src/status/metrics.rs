@@ -29,7 +29,7 @@ impl Collector for Tenants {
         let mut gauge = |name, help, unit: Option<Unit>, value: &dyn Fn(&Sample) -> Option<f64>| {
             let values = samples.iter().filter_map(|sample| Some((sample, value(sample)?)));
             let mut values = values.peekable();
-            // A metric without samples has no head either.
+            // A metric without samples gets no `HELP` and `TYPE` lines either.
             if values.peek().is_none() {
                 return Ok(());
             }
@@ -41,7 +41,7 @@ impl Collector for Tenants {
         };
         gauge(
             "tenant_last_success_timestamp",
-            "Unix time of the last object that was accepted.",
+            "Unix time of the last success while no other delivery of the tenant was failing.",
             Some(Unit::Seconds),
             &|sample| Some(sample.last_success?.as_millisecond() as f64 / 1_000.0),
         )?;

@@ -2,22 +2,23 @@
 
 use std::cmp::Reverse;
 
-/// What decides about a tenant.
+/// What decides whether a tenant gets series of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Claim {
     /// Place of the tenant in the caller's list.
     pub(super) index: usize,
-    /// Age in milliseconds of its oldest waiting object, or of its trouble if that is older; `None` if it is well.
+    /// How long the tenant has been in trouble, in milliseconds: since its first failure, or since an object began to wait, if
+    /// it has waited for more than a minute. `None` if the tenant is not in trouble.
     pub(super) trouble: Option<i64>,
-    /// Billed bytes lately.
+    /// Recent billed bytes, plus one for each delivery.
     pub(super) volume: u64,
     /// Whether it has series of its own now.
     pub(super) is_named: bool,
 }
 
-/// Chooses at most `most` tenants, by their `index`: up to half for their trouble, the oldest first, then the largest
-/// volumes, then further ones in trouble. A tenant that is named already counts double its volume, because each change of
-/// the names begins new series in Prometheus.
+/// Chooses at most `most` tenants, by their `index`: up to half for their trouble, the oldest first, then the largest volumes,
+/// then further ones in trouble. The volume of a tenant that has series now counts double, because each change of the choice
+/// begins new series in Prometheus.
 pub(super) fn choose(mut claims: Vec<Claim>, most: usize) -> Vec<usize> {
     let mut chosen = Vec::with_capacity(most.min(claims.len()));
     let mut take = |claims: &mut Vec<Claim>, places: usize| {
@@ -67,7 +68,7 @@ mod tests {
         check(&claims, 4, &[2, 4, 5, 6]);
         check(&claims, 7, &[0, 1, 2, 3, 4, 5, 6]);
         check(&claims, 50, &[0, 1, 2, 3, 4, 5, 6]);
-        // Nobody is in trouble, so all places are for volume; only trouble, so all are for it.
+        // If no tenant is in trouble, all places go by volume; if all are, all places go by trouble.
         check(&[claim(0, None, 1, false), claim(1, None, 3, false), claim(2, None, 2, false)], 2, &[1, 2]);
         check(
             &[claim(0, Some(1), 0, false), claim(1, Some(3), 0, false), claim(2, Some(2), 0, false)],
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_kept_unless_another_has_twice_the_volume() {
+    fn a_tenant_keeps_its_series_unless_another_has_twice_its_volume() {
         check(&[claim(0, None, 60, true), claim(1, None, 100, false)], 1, &[0]);
         check(&[claim(0, None, 40, true), claim(1, None, 100, false)], 1, &[1]);
         check(&[claim(0, None, 0, false), claim(1, None, 0, true)], 1, &[1]);

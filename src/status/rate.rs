@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Span of one bucket in milliseconds.
 const SPAN: i64 = 5_000;
-/// Buckets of a minute, and the one that fills.
+/// Buckets of a full minute, and the one that is filling.
 const BUCKETS: usize = 13;
 
 /// Throughput of the last minute.
@@ -14,9 +14,10 @@ pub struct Throughput {
     pub events: f64,
     /// Billed bytes per second.
     pub bytes: f64,
-    /// Objects that were accepted in the last minute.
+    /// Deliveries of objects that succeeded in the last minute.
     pub objects: u64,
-    /// Mean time from the S3 event to the acceptance of an object's last record; `None` if no object was accepted.
+    /// Mean time from the S3 event to the acceptance of an object's last record; `None` if there was no object whose S3 event
+    /// has a time.
     pub mean_freshness: Option<Duration>,
     /// The longest such time.
     pub worst_freshness: Option<Duration>,

@@ -87,7 +87,7 @@ fn an_object_waits_from_its_first_receipt_until_it_is_delivered() {
     world.retried("acme", 1, "role_denied", Duration::from_secs(30));
     world.pass(Duration::from_secs(30));
     world.check("acme", State::Refused, Some("role_denied"), 1, Some(32));
-    // A message that is sent anew has another id, and the same object.
+    // A message that is sent anew has another id, but names the same object.
     world.begin("acme", 1, Duration::from_secs(32));
     world.check("acme", State::Refused, Some("role_denied"), 1, Some(32));
     world.delivers("acme", "cloudwatch", 1);
@@ -107,7 +107,7 @@ fn an_object_that_does_not_come_back_expires() {
     world.check("acme", State::Waiting, Some("throttled"), 1, Some(179));
     world.pass(Duration::from_millis(1));
     world.check("acme", State::Ok, None, 0, None);
-    // An object in work does not.
+    // An object in work does not expire.
     world.begin("acme", 2, Duration::ZERO);
     world.pass(24 * HOUR);
     world.book.tidy(world.ms);
@@ -187,7 +187,7 @@ fn one_object_that_waits_does_not_hide_that_others_are_delivered() {
 }
 
 #[test]
-fn of_many_waiting_objects_the_oldest_are_kept() {
+fn the_oldest_of_many_waiting_objects_are_kept() {
     let mut world = World::new(9);
     for object in 0..5_000 {
         world.begin("acme", object, Duration::from_secs(object));
@@ -225,7 +225,7 @@ fn ten_thousand_tenants_take_a_few_megabytes() {
 }
 
 #[test]
-fn the_tenants_are_bounded_and_the_idle_go_first() {
+fn the_number_of_tenants_is_bounded_and_idle_ones_are_forgotten_first() {
     let mut world = World::new(9);
     for number in 0..book::MOST_TENANTS + 10 {
         world.pass(Duration::from_millis(1));

@@ -26,7 +26,7 @@ use super::environment::{Protocol, Settings};
 
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Largest answer of a collector. It has a few bytes.
+/// Largest answer of a collector. A usual answer has a few bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// Prepares the exporter. Does not connect yet. Needs a runtime.

@@ -66,7 +66,8 @@ pub(super) struct Batches {
 /// Reads the variables. `None`: traces are off.
 ///
 /// # Errors
-/// Traces are on, and these variables have values that mean nothing, or that logferry does not support.
+/// These variables have values that mean nothing, or that logferry does not support. While traces are off, only
+/// `OTEL_TRACES_EXPORTER` is checked.
 pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Settings>, Vec<Problem>> {
     let mut reader = Reader { variable, problems: Vec::new() };
     if !reader.is_on() {

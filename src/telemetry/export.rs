@@ -1,7 +1,7 @@
 //! Exports spans in the background, and counts them.
 //!
-//! The SDK's batch processor has a thread of its own, so that no delivery waits for an export. The exports themselves run on the
-//! worker's runtime, whose connections they use. If the collector is slow or down, spans are dropped.
+//! The SDK's batch processor has a thread of its own, so that no delivery waits for an export. The exports run on the worker's
+//! runtime, because their connections belong to it. If the collector is slow or down, spans are dropped.
 
 use std::{
     fmt,
@@ -129,7 +129,7 @@ struct State {
     metrics: Metrics,
 }
 
-/// Whether the last export failed, and the spans that were dropped since then.
+/// Whether exports fail now, or too many spans wait; and, if so, how many spans had been dropped before that began.
 #[derive(Debug, Default)]
 enum Trouble {
     #[default]
@@ -140,7 +140,7 @@ enum Trouble {
 }
 
 impl State {
-    /// Counts an export, and logs when a time of failures begins and ends.
+    /// Counts an export, and logs when trouble begins and when it ends.
     fn ended(&self, spans: usize, result: &OTelSdkResult) {
         let Metrics { spans_exported, spans_dropped } = &self.metrics;
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +179,7 @@ impl State {
     }
 }
 
-/// Drops spans when too many wait, and counts them: the SDK's processor would only log them.
+/// Drops spans when too many wait, and counts them. The SDK's processor would drop them too, but not count them.
 #[derive(Debug)]
 struct Bounded {
     inner: BatchSpanProcessor,
@@ -217,7 +217,7 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// Exports on the worker's runtime, and counts.
+/// Exports on the worker's runtime, and counts the spans.
 struct Exporter {
     inner: Arc<opentelemetry_otlp::SpanExporter>,
     runtime: Handle,

@@ -40,7 +40,7 @@ impl Filter {
     /// Creates the filter that the configuration asks for, and the layer's part of it.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// The text is not a filter. The error says what is wrong with it.
     pub fn new<S: Subscriber>(configured: &str) -> Result<(reload::Layer<Targets, S>, Self), String> {
         let (layer, handle) = reload::Layer::new(bounded(&log_filter::parse(configured)?));
         let replace = Box::new(move |targets| handle.reload(targets));
@@ -61,7 +61,7 @@ impl Filter {
     /// Replaces the filter, and logs it.
     ///
     /// # Errors
-    /// What is wrong with the text. The filter stays as it was.
+    /// The text is not a filter, and the filter stays as it was. The error says what is wrong with the text.
     pub fn change(&self, text: &str) -> Result<(), String> {
         let text = text.trim();
         let targets = log_filter::parse(text)?;

@@ -22,7 +22,8 @@ pub type KeyedRow = (String, String, Row);
 pub enum Put {
     /// No row had this key.
     Created,
-    /// A row had this key. Attributes that logferry does not know stay, unless the new row has them too.
+    /// A row had this key. Its `ttl` and the attributes that logferry does not know stay, unless the new row has them too or
+    /// the old row had expired.
     Replaced,
 }
 

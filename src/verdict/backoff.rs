@@ -21,9 +21,9 @@ impl Backoff {
         self.full(attempts).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
     }
 
-    /// Delay after `attempts` attempts, but at least `earliest` if [`Backoff::longest`] allows that: an earlier attempt
-    /// would fail. `chance` then adds at most a quarter of the delay, so that messages with the same `earliest` do not
-    /// come back all at once.
+    /// Delay after `attempts` attempts. A retry before `earliest` would fail, so the delay is at least `earliest`, as far as
+    /// [`Backoff::longest`] allows that. `chance` then adds at most a quarter of the delay, so that messages with the same
+    /// `earliest` do not come back all at once.
     pub(super) fn delay_until(&self, earliest: Duration, attempts: u32, chance: f64) -> Duration {
         let delay = self.delay(attempts, chance);
         if earliest <= delay {

@@ -163,7 +163,7 @@ mod tests {
     use crate::metrics::rendered;
 
     #[test]
-    fn the_age_counts_at_the_first_receive_and_the_receives_at_each() {
+    fn the_age_is_observed_at_the_first_receive_and_the_number_of_receives_at_each() {
         let metrics = Metrics::default();
         let message = Message { kept_when_received: Duration::from_secs(7), ..Message::sample("m") };
         metrics.received(&message);

@@ -39,8 +39,8 @@ use crate::{
 
 /// How long the first entry of a batch call waits for others.
 const LINGER: Duration = Duration::from_millis(50);
-/// Longest delay for which a message is hidden. A message with a longer delay is sent anew, so that it does not count
-/// as in flight.
+/// Longest delay for which a message is hidden. A message with a longer delay is sent anew, so that it does not count as in
+/// flight. `Unburied::longest_hiding` has the exception.
 pub const LONGEST_HIDING: Duration = Duration::from_secs(60);
 /// Most dead letters that are sent at once.
 const MAX_LETTERS: usize = 8;
@@ -57,7 +57,7 @@ const LETTER_UNSENT: &str =
 const DELETE_FOR: Duration = Duration::from_secs(300);
 /// Longest pause between attempts to delete a message.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Most ids remembered of messages that are finished but not deleted. An id has 36 bytes.
+/// Most messages that are finished but not deleted and whose ids are remembered. An id has 36 bytes.
 const MAX_OWED: usize = 10_000;
 /// Most bytes of message bodies whose verdicts may wait for the queue. While more wait, the worker receives nothing.
 pub(super) const MAX_HELD_BYTES: usize = 32 << 20;
@@ -65,8 +65,8 @@ pub(super) const MAX_HELD_BYTES: usize = 32 << 20;
 /// Most bytes of memory for the bodies of messages in a worker with `concurrency` slots: bodies that wait for the queue, bodies
 /// in work, and their copies in requests and in the answer to a receive.
 pub const fn bodies_bound(concurrency: usize) -> usize {
-    // Factor 3: the SDK holds a text together with the JSON of its request or answer, and the JSON of a text of quotes alone
-    // is twice as long as the text.
+    // Factor 3: the SDK holds a text and, at the same time, the text as JSON. The JSON is at most twice as long as the text,
+    // because at worst every character is a quotation mark with a backslash before it.
     let requests = (MAX_LETTERS + MAX_BATCHES) * 3 * MAX_MESSAGE_BYTES;
     let answer = 10 * 3 * MAX_MESSAGE_BYTES;
     MAX_HELD_BYTES + concurrency * MAX_MESSAGE_BYTES + requests + answer
@@ -81,7 +81,7 @@ pub struct Settlement {
     pub verdict: Verdict,
     /// Its lease, which keeps it hidden.
     pub lease: Lease,
-    /// The span of the work on it.
+    /// The span of the work on the message.
     pub span: Span,
 }
 
@@ -227,6 +227,8 @@ impl<Q: Queue> Settler<Q> {
 }
 
 impl<Q: Queue> Calls<Q> {
+    /// Carries out one verdict. In the end the message is deleted (after an ack, a dead letter or a new message), or hidden until
+    /// its retry.
     async fn carry_out(&self, message: &Arc<Message>, verdict: Verdict, lease: Lease, counted: Counted) {
         let (cause, longest_hiding) = match verdict {
             Verdict::Ack => return self.delete(message, lease, &self.deletes).await,
@@ -248,6 +250,7 @@ impl<Q: Queue> Calls<Q> {
         let must_hide = !ends && longest_hiding == Duration::MAX;
         // Other messages are not hidden while the retention is unknown, because the retention may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
+        // A message that may be hidden also needs a place, unless its delay is zero. Without a place, it is sent anew.
         if !(delay.is_zero() && !ends || must_hide || may_hide && self.places.take(delay)) {
             // A failed send may leave a copy in the queue. So for a minute after a failure, only messages whose retention
             // ends soon are sent.
@@ -324,7 +327,8 @@ impl<Q: Queue> Calls<Q> {
                     "send_anew",
                     message,
                     &error,
-                    "a message that waits for its retry could not be sent anew; it is hidden instead",
+                    "a message that waits for its retry could not be sent anew; the message is hidden, or becomes a dead \
+                     letter if its retention ends soon",
                 );
                 Err(unsent)
             }
@@ -470,7 +474,8 @@ enum Unburied {
 
 impl Unburied {
     /// Longest delay for which the message is hidden. With `ForGood` there is no limit, because the message must not be sent
-    /// anew: the queue's redrive policy counts receives, and a new message starts at zero, so the policy would never move it.
+    /// anew before its retention ends: the queue's redrive policy counts receives, and a new message starts at zero, so the
+    /// policy would never move it.
     fn longest_hiding(&self) -> Duration {
         match self {
             Self::ForNow => LONGEST_HIDING,

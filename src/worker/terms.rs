@@ -12,7 +12,8 @@ use crate::queue::{Message, Queue, QueueError};
 
 /// Shortest `MessageRetentionPeriod` that SQS accepts. Source: SQS API reference, SetQueueAttributes.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60);
-/// Longest time before the end of its retention at which a message is sent anew or buried.
+/// A message is sent anew or buried this long before its retention ends, or a quarter of the retention before if that is
+/// shorter.
 const LARGEST_MARGIN: Duration = Duration::from_secs(3600);
 /// Interval between reads of the retention, which operators may change while workers run.
 const READ_EVERY: Duration = Duration::from_secs(900);
@@ -83,8 +84,8 @@ impl Terms {
     }
 }
 
-/// Whether a queue that keeps messages for `retention` may lose this message before a worker receives it again after `delay`.
-/// A margin of a quarter of the retention, an hour at most, is left for the receive.
+/// Whether the message's retention may end before a worker receives the message again after `delay`. The receive itself may
+/// take a quarter of the retention, an hour at most.
 pub(super) fn ends_within(retention: Duration, message: &Message, delay: Duration) -> bool {
     let margin = LARGEST_MARGIN.min(retention / 4);
     message.kept_for() + delay + margin > retention

@@ -382,7 +382,7 @@ async fn deletes_share_a_call_and_failed_entries_are_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_panics_is_retried_and_harms_no_other() {
+async fn a_message_whose_work_panics_is_retried_and_harms_no_other() {
     let queue = queue();
     queue.send_all(["bad", "good"]);
     let log = Log::default();
@@ -406,7 +406,7 @@ async fn a_message_that_panics_is_retried_and_harms_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn receives_that_fail_back_off_and_recover() {
+async fn the_pause_after_failed_receives_grows_and_a_success_resets_it() {
     let queue = queue();
     queue.fail_calls(Operation::Receive, 1..=8);
     queue.fail_calls(Operation::Receive, 10..=10);

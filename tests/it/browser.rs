@@ -1,6 +1,5 @@
-//! The status page in headless Chromium. Where there is none, the test skips itself and prints that, or fails if
-//! LOGFERRY_REQUIRE_CHROMIUM is 1.
-//! `observability/screenshot` installs it and keeps the pictures.
+//! The status page in headless Chromium. On a machine without Chromium the test skips itself and prints that, or fails if
+//! LOGFERRY_REQUIRE_CHROMIUM is 1. `observability/screenshot` installs Chromium and keeps the pictures.
 
 mod chromium;
 
@@ -19,7 +18,7 @@ use crate::{
 
 /// Folder for pictures of the page.
 const PICTURES: &str = "LOGFERRY_PICTURES";
-/// Whether the page receives updates.
+/// JavaScript whose value is `yes` while the page receives updates.
 const LIVE: &str = "document.documentElement?.dataset.live";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -162,7 +162,7 @@ async fn without_a_quarantine_the_dead_letter_names_the_record_that_is_too_long(
     if setup.sandbox().is_none() {
         return;
     }
-    // After redrive to a queue with a quarantine, no record is put again, and the position is quarantined.
+    // The messages come again, now to a worker with a quarantine: no record is put again, and the positions are quarantined.
     let before = received_events(&setup.aws, &customer).await;
     drop(worker);
     let bucket = bucket(&setup).await;

@@ -116,7 +116,7 @@ async fn busy_objects_do_not_delay_other_tenants() {
     here.setup.no_dead_letters().await;
 }
 
-/// Every slot has a busy object: the endpoint shares the threads with them.
+/// Every slot has a busy object. The endpoint answers from a thread of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_endpoint_answers_while_every_slot_is_busy() {
     let setup = Setup::new("cpu-full").await;

@@ -52,7 +52,7 @@ async fn a_throttled_tenants_backlog_delays_no_other_tenant() {
     for (other, sent) in others.iter().zip(&sent) {
         setup.arrived_once(other, sent).await;
     }
-    // A message that is sent again exists twice until the old one is deleted.
+    // A message that is sent anew exists twice until the old one is deleted.
     eventually("the backlog is still there, each message once", async || {
         let (visible, hidden) = setup.queue_depth().await;
         same(&(visible + hidden), &100)

@@ -67,7 +67,7 @@ async fn each_delivery_of_an_object_has_one_line_with_all_counts() {
     assert_eq!((&line["object.bucket"], &line["object.key"]), (&json!(setup.provider.bucket), &json!(key)));
     assert_eq!((&line["tenant.id"], &line["delivery.name"]), (&json!("acme"), &json!("cloudwatch")));
     assert_eq!(line["object.size"], bytes.len());
-    // Four events of one byte each, which CloudWatch Logs bills with 26 more.
+    // Four events of one byte. CloudWatch Logs bills 26 bytes more for each.
     assert_eq!(line["batches.bytes"], 4 * 27);
     assert!(line["message.id"].as_str().is_some_and(|id| id.len() > 8), "{line}");
     let time = |name: &str| line[format!("time.{name}_ms")].as_u64().expect("a number");

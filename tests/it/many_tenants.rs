@@ -213,7 +213,7 @@ async fn healthy_tenants_are_served_and_broken_ones_take_one_probe_per_interval(
         async move { tenant.check(&setup).await }
     })
     .await;
-    // A message that is sent again exists twice until the old one is deleted.
+    // A message that is sent anew exists twice until the old one is deleted.
     eventually("each message of a broken tenant is in the queue once", async || {
         let (visible, in_flight) = setup.queue_depth().await;
         same(&((visible + in_flight) as usize), &(sick().count() * OBJECTS))

@@ -154,3 +154,26 @@ async fn the_worst_messages_stay_within_the_bound() {
         assert!(peak <= bound, "{kind}: a peak of {peak} bytes, and the bound is {bound}");
     }
 }
+
+/// Most resident memory of a worker that has nothing to do, with `/metrics` read and the status page shown.
+const IDLE: u64 = 24 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_worker_stays_small() {
+    let setup = Setup::new("idle").await;
+    setup.customer("acme").await;
+    let worker = setup.worker().await;
+    eventually("five receives found nothing", async || {
+        let (status, page) = worker.http_get("/").await.expect("the endpoint answers");
+        assert_eq!(status, 200, "{page}");
+        let receives = "logferry_aws_call_duration_seconds_count{service=\"SQS\",operation=\"ReceiveMessage\",outcome=\"ok\"}";
+        match worker.metrics().await.get(receives) {
+            5.0.. => Ok(()),
+            fewer => Err(format!("{fewer} receives")),
+        }
+    })
+    .await;
+    let Some(peak) = worker.peak_rss() else { return };
+    eprintln!("idle: a peak of {:.1} MiB", peak as f64 / f64::from(1 << 20));
+    assert!(peak <= IDLE, "an idle worker had {peak} bytes resident");
+}

@@ -122,7 +122,7 @@ fn every_alert_has_a_case_that_fires() {
     }
 }
 
-/// A quantile depends on the buckets that exist, so the cases must have no others.
+/// A quantile depends on the buckets that exist, so the cases may have only buckets that a worker has.
 #[test]
 fn the_cases_have_the_buckets_of_a_worker() {
     let mut registry = Registry::default();
@@ -181,7 +181,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
     promtool::parses(&queries);
 }
 
-/// All panels, those inside of collapsed rows too.
+/// All panels, including those inside collapsed rows.
 fn panels(dashboard: &Value) -> Vec<&Value> {
     let top = dashboard["panels"].as_array().expect("the dashboard has panels");
     let inner = top.iter().flat_map(|panel| panel["panels"].as_array().into_iter().flatten());

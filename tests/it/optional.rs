@@ -13,7 +13,7 @@ pub(crate) fn runs(program: &OsStr, required: &str, installer: &str) -> bool {
     let Err(error) = Command::new(program).arg("--version").output() else { return true };
     let program = program.display();
     assert!(!env::var(required).is_ok_and(|value| value == "1"), "{program} cannot be run: {error}");
-    // The test harness shows this even if the test passes. It would not show what a macro prints.
+    // Written without a macro, because the test harness hides what `eprintln!` prints in a test that passes.
     let notice = format!("SKIPPED: {program} cannot be run ({error}); {installer} installs it\n");
     stderr().write_all(notice.as_bytes()).expect("standard error is open");
     false

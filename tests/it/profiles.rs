@@ -106,7 +106,7 @@ async fn keys_and_chained_roles_are_taken_from_profiles() {
     let line = home.refusal(&missing).await;
     assert!(line.contains("profile \"nobody\" is not in AWS's configuration files"), "{line}");
     let line = home.refusal(&[("AWS_REGION", "us-east-1"), ("HOME", "/nowhere")]).await;
-    assert!(line.contains("nothing gives credentials") && line.contains("AWS_PROFILE"), "{line}");
+    assert!(line.contains("there are no credentials") && line.contains("AWS_PROFILE"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

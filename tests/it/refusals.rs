@@ -46,7 +46,7 @@ async fn readiness_says(worker: &Worker, condition: &str, words: &[&str]) -> Str
     lines.iter().map(|line| line["error"].to_string()).collect()
 }
 
-/// Checks that the log says it.
+/// Checks that the log's text contains all these words.
 #[track_caller]
 fn has(told: &str, words: &[&str]) {
     assert!(words.iter().all(|word| told.contains(word)), "{words:?} are not in {told}");

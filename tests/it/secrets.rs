@@ -1,6 +1,6 @@
-//! Neither the log nor an answer of the endpoint contains a credential, a signature, an ExternalId or a record's text, not even
-//! with the most detailed filter. The other modules look for credentials in the log of each of their workers, and in what
-//! operators' commands print.
+//! Neither the log nor an answer of the endpoint contains a credential, a signature, an ExternalId or a record's text, even with
+//! the most detailed filter. The other modules search the logs of their workers, and the output of operators' commands, for
+//! credentials.
 
 use logferry_sandbox::{
     Sandbox,
@@ -19,7 +19,7 @@ use crate::{
 
 /// In every message of every record, and in bodies that are no events.
 const MARKER: &str = "hunter2-is-the-text-of-a-record";
-/// Parts of the headers and parameters that carry signatures and tokens, in small letters.
+/// Parts of the headers and parameters that carry signatures and tokens, in lower case.
 const CARRIERS: [&str; 7] = [
     "authorization:",
     "\"authorization\"",
@@ -190,7 +190,7 @@ async fn nothing_secret_is_told_at_the_most_detailed_level() {
     check("trace").await;
 }
 
-/// Even if the filter names the crates that print requests.
+/// The filter names the crates that print requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_secret_is_told_by_other_crates() {
     check("debug,logferry=trace,aws_smithy_runtime=trace,aws_runtime=trace,aws_sigv4=trace,hyper=trace,hyper_util=trace,rustls=trace,aws_sdk_sts=trace,aws_config=trace")

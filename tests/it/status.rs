@@ -14,7 +14,7 @@ use crate::{
     worker::{Worker, http_get, logferry},
 };
 
-/// More than the streams that the endpoint accepts at once.
+/// More streams than the endpoint accepts at once.
 const MANY_STREAMS: usize = 20;
 const MOST_STREAMS: usize = 8;
 
@@ -48,7 +48,7 @@ impl Stream {
         Self(stream, String::new())
     }
 
-    /// Reads until the stream has sent this text. Returns everything that it has sent, also if it ends before.
+    /// Reads until the stream has sent this text or ends. Returns everything that the stream has sent.
     pub(crate) async fn until(&mut self, text: &str) -> &str {
         let read = async {
             let mut buffer = [0; 16_384];
@@ -137,7 +137,7 @@ async fn names_from_outside_are_only_text() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_page_is_updated_and_takes_no_place_of_a_probe() {
+async fn an_open_page_is_updated_and_displaces_no_probe() {
     let setup = Setup::new("page-events").await;
     setup.customer("acme").await;
     let mut worker = setup.worker_with(&[("LOGFERRY_QUEUE__WAIT_TIME", "1s")]).await;
@@ -169,7 +169,7 @@ async fn an_open_page_is_updated_and_takes_no_place_of_a_probe() {
     for path in ["/healthz", "/readyz", "/"] {
         assert_eq!(worker.http_get(path).await.expect("the endpoint answers").0, 200, "{path}");
     }
-    // Other connections replace each other, and not the streams.
+    // New connections replace older ones, but not the streams.
     let mut idle = Vec::new();
     for _ in 0..100 {
         idle.push(TcpStream::connect(address).await.expect("the endpoint listens"));

@@ -130,7 +130,7 @@ async fn rows_are_put_listed_and_read() {
     std::fs::remove_file(file).expect("the file exists");
 }
 
-/// Attributes of other programs stay in the table, also those of types that logferry's rows do not have.
+/// Attributes of other programs stay in the table, including those of types that logferry's rows do not have.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attributes_of_other_programs_are_kept() {
     let operator = Operator::new("tenant-foreign").await;

@@ -24,7 +24,7 @@ use crate::{
     worker::{Worker, logferry},
 };
 
-/// File for a worker's OpenMetrics with an exemplar.
+/// Variable that names a file for a worker's OpenMetrics with an exemplar.
 const OPEN_METRICS_FILE: &str = "LOGFERRY_OPEN_METRICS_FILE";
 /// Enough small objects to keep a worker busy for seconds.
 const MANY: usize = 100;
@@ -97,8 +97,8 @@ fn every_call_names_its_region(spans: &[Span]) {
     assert_eq!(services, ["CloudWatch Logs", "DynamoDB", "S3", "SQS", "STS"]);
 }
 
-/// Checks that the worker's OpenMetrics name this trace at a bucket of the freshness, in the form that a parser accepts. Writes
-/// them to the file that the variable names, for `observability/check`.
+/// Checks that an exemplar of the worker's freshness histogram names this trace, and that a parser accepts the worker's
+/// OpenMetrics. Writes the OpenMetrics to the file that [`OPEN_METRICS_FILE`] names, for `observability/check`.
 async fn has_exemplar(worker: &Worker, trace: &Trace) {
     let (_, text) = worker.http_get_as("/metrics", "application/openmetrics-text").await;
     let parsed = open_metrics(&text);
@@ -278,7 +278,7 @@ async fn a_resumed_message(protocol: Protocol) {
     assert!(cut.tree(&queue).contains("ledger release"), "{}", cut.tree(&queue));
     drop(gate);
 
-    // Renewals of a lease would be spans too.
+    // A long lease, because each renewal would add a span.
     variables.push(("LOGFERRY_LEDGER__LEASE", "60s"));
     let second = setup.worker_with(&variables).await;
     let resumed = collector.message("the resumed message", |span| !is_failed(span)).await;

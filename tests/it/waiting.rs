@@ -109,7 +109,7 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
     assert_eq!(counts.expired, 0);
 }
 
-/// A message whose text leaves no room for attributes cannot be sent again. Other messages still can.
+/// A message whose text leaves no room for attributes cannot be sent anew. Other messages still can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_too_long_to_be_sent_again_does_not_keep_others_in_flight() {
     let setup = Setup::new("too-long").await;

@@ -36,7 +36,7 @@ pub struct Outcome {
     pub(crate) kept: Kept,
     /// Number of copies in customers' buckets that were checked.
     pub(crate) copies: u64,
-    /// SendMessageBatch calls of the workers: they send messages again, or test whether sending is allowed.
+    /// SendMessageBatch calls of the workers. They send messages anew, or test whether sending is allowed.
     pub(crate) sent_anew: u64,
     /// All other problems.
     pub(crate) problems: Vec<String>,

@@ -75,7 +75,7 @@ pub struct Plan {
     pub(crate) versioned: bool,
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) quarantine: bool,
-    /// Number of waiting messages that a worker keeps hidden. It sends further waiting messages to the queue again.
+    /// Number of waiting messages that a worker keeps hidden. The worker sends further waiting messages anew.
     pub(crate) max_hidden: usize,
     pub(crate) objects: Vec<Object>,
     /// Messages in addition to those that the bucket sends.

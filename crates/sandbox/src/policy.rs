@@ -95,7 +95,7 @@ struct Condition {
 enum Operator {
     StringEquals,
     StringLike,
-    /// AWS evaluates both alike, including wildcards.
+    /// AWS evaluates `ArnEquals` in the same way, including wildcards.
     #[serde(alias = "ArnEquals")]
     ArnLike,
 }

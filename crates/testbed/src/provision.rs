@@ -1,7 +1,7 @@
 //! Creates the AWS resources that a worker uses in production, with AWS calls over HTTP.
 //!
-//! Nothing is deleted, and a name that exists already is an error. The prefix in [`ProviderSpec`] keeps the names of tests
-//! apart that run in one emulator.
+//! Nothing is deleted, and a name that exists already is an error. Tests that run in one emulator keep their names apart by
+//! the prefix in [`ProviderSpec`].
 
 mod account;
 mod bucket;

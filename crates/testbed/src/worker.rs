@@ -132,7 +132,7 @@ struct Listening {
 }
 
 impl WorkerProcess {
-    /// Starts `program worker`. `log` must not exist yet. Ctrl-C reaches the worker as well as the process that starts it.
+    /// Starts `program worker`. `log` must not exist yet. Ctrl-C reaches both the worker and the process that starts it.
     ///
     /// # Errors
     /// [`WorkerError::Start`] or [`WorkerError::Log`].

@@ -46,7 +46,8 @@ pub(crate) struct Options {
 /// [`Kind`] as an option.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KindName {
-    /// Faults that hit calls before they take effect, or later if nothing is lost by that; and SIGKILL.
+    /// SIGKILL, and faults. A fault hits a call before the call takes effect; it hits a call that has taken effect only where
+    /// nothing can be lost by that.
     Kills,
     /// The same faults, and SIGSTOP.
     Pauses,

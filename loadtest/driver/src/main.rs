@@ -6,6 +6,7 @@
 mod chaos;
 mod generate;
 mod noisy;
+mod observed;
 mod ordinary;
 mod parallel;
 mod report;

@@ -169,6 +169,7 @@ pub(crate) mod tests {
             concurrency: 8,
             ledger: true,
             cold: false,
+            observed: None,
         };
         let calls = [("logs:PutLogEvents", 8), ("s3:GetObject", 4), ("sqs:ReceiveMessage", 2)];
         Report {

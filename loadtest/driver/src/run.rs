@@ -16,6 +16,7 @@ use logferry_testbed::worker::WorkerProcess;
 
 use crate::{
     generate::{self, Compression, Framing, Object, Shape, Size},
+    observed::Observers,
     report::Report,
     sandbox::{Calls, SandboxProcess},
     stage::{Parcel, Stage},
@@ -75,6 +76,9 @@ pub(crate) struct Options {
     /// Measure from the worker's start, without a warm-up.
     #[arg(long)]
     cold: bool,
+    /// Observe the worker: export this fraction of its traces, read its /metrics and keep its status page open.
+    #[arg(long, value_name = "FRACTION")]
+    observed: Option<f64>,
     /// Seed of the objects.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -110,6 +114,8 @@ pub(crate) struct Load {
     pub(crate) ledger: bool,
     /// Whether measuring begins with the worker's start instead of after a warm-up.
     pub(crate) cold: bool,
+    /// Fraction of the traces that the worker exports while its endpoint is read; `None`: nobody observes the worker.
+    pub(crate) observed: Option<f64>,
 }
 
 /// Makes a run and prints its table.
@@ -135,6 +141,10 @@ impl Options {
         };
         let Self { framing, compression, members, pods, .. } = *self;
         ensure!(
+            self.observed.is_none_or(|fraction| (0.0..=1.0).contains(&fraction)),
+            "--observed must be from 0 to 1"
+        );
+        ensure!(
             members == 1 || compression != Compression::None,
             "objects without compression have no members"
         );
@@ -148,6 +158,7 @@ impl Options {
             concurrency: self.concurrency,
             ledger: !self.no_ledger,
             cold: self.cold,
+            observed: self.observed,
         })
     }
 }
@@ -253,6 +264,11 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     if load.ledger {
         environment.push(stage.ledger());
     }
+    let mut observers = match load.observed {
+        Some(fraction) => Some(Observers::start(fraction).await?),
+        None => None,
+    };
+    environment.extend(observers.iter().flat_map(Observers::environment));
     let mut watch =
         Watch { accounts: stage.accounts(), stall: through.stall(), sandbox: &mut sandbox, stage: &stage };
     let mut expected = warm_up.expected;
@@ -261,6 +277,7 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         expected.clone_from(&plan.expected);
         let before = Before { usage: Usage::default(), calls: watch.sandbox.calls().await? };
         let mut worker = worker::start(&program, &environment)?;
+        observe(observers.as_mut(), &mut worker).await?;
         (
             watch
                 .measure(&mut worker, &expected, before)
@@ -271,6 +288,7 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     } else {
         let mut worker = worker::start(&program, &environment)?;
         let measured = async {
+            observe(observers.as_mut(), &mut worker).await?;
             stage.announce(&warm_up_events).await?;
             watch.wait(&mut worker, &expected).await.context("in the warm-up")?;
             // The worker is paused while the messages are sent, so that it finds all of them in the queue, as in a backlog.
@@ -286,6 +304,9 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         (measured.await.map_err(|error| worker::explain(&worker, error))?, worker)
     };
     worker::stop(&mut worker).await?;
+    if let Some(observers) = observers {
+        observers.check()?;
+    }
     // The check is repeated after the worker's end, because no further event may have arrived.
     watch.check(&expected).await?;
 
@@ -308,6 +329,13 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
         // The mean of before and after, because the speed of a shared machine changes.
         yardstick: yardstick_before.zip(yardstick_after).map(|(before, after)| (before + after) / 2),
     })
+}
+
+async fn observe(observers: Option<&mut Observers>, worker: &mut WorkerProcess) -> anyhow::Result<()> {
+    match observers {
+        Some(observers) => observers.watch(worker).await,
+        None => Ok(()),
+    }
 }
 
 /// CPU time of decompressing all objects; `None` if they are not compressed.

@@ -57,6 +57,8 @@ pub(crate) enum Part {
     Sizes,
     /// Other formats that Vector can write.
     Formats,
+    /// Traces, `/metrics` and the status page.
+    Observed,
     /// A throttled tenant's backlog beside ordinary tenants.
     Noisy,
     /// A denied role and a backlog beside ordinary tenants. Only `loadtest/run waiting` measures it.
@@ -65,12 +67,13 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Headline,
         Self::Concurrency,
         Self::Tenants,
         Self::Sizes,
         Self::Formats,
+        Self::Observed,
         Self::Noisy,
         Self::Waiting,
     ];
@@ -82,6 +85,7 @@ impl Part {
             Self::Tenants => "Tenants",
             Self::Sizes => "Sizes of objects",
             Self::Formats => "Formats",
+            Self::Observed => "Observed",
             Self::Noisy => "Noisy neighbour",
             Self::Waiting => "Messages that wait",
         }
@@ -106,6 +110,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
             Part::Tenants => options.tenants().await,
             Part::Sizes => options.sizes().await,
             Part::Formats => options.formats().await,
+            Part::Observed => options.observed().await,
             Part::Noisy => options.noisy().await,
             Part::Waiting => continue,
         };
@@ -140,6 +145,7 @@ impl Options {
             concurrency: 8,
             ledger: true,
             cold: false,
+            observed: None,
         }
     }
 
@@ -233,6 +239,32 @@ impl Options {
             table.row(name, &[self.run(name, &self.load(objects, plain)).await?], &[]);
         }
         Ok(format!("One tenant, 8 at once.\n\n{table}"))
+    }
+
+    async fn observed(&self) -> anyhow::Result<String> {
+        let mut text = "`/metrics` is read every 5 s, the status page is open, and the traces of a fraction of the messages are \
+                        exported to a collector over HTTP; in the first row of each table, nothing of this. The worker's default \
+                        is metrics on, traces off.\n"
+            .to_owned();
+        for (title, objects, plain) in [
+            ("Objects of 10 MB gzip", 40.0, TEN_MB_GZIP),
+            ("Objects of 100 kB of JSON", 10.0 * KILO, 100.0 * KILO),
+        ] {
+            let cases = [
+                ("unobserved", None),
+                ("no traces", Some(0.0)),
+                ("1 % of the traces", Some(0.01)),
+                ("all traces", Some(1.0)),
+            ];
+            let cases = cases.map(|(name, observed)| {
+                (format!("{title}: {name}"), Load { observed, ..self.load(objects, plain) })
+            });
+            text.push_str(&format!(
+                "\n{title}, one tenant, 8 at once.\n\n{}\n",
+                compared(self.compare(&cases).await?)
+            ));
+        }
+        Ok(text)
     }
 
     async fn noisy(&self) -> anyhow::Result<String> {

@@ -10,7 +10,7 @@ use crate::{
     tenant::{Destination, Oversize},
 };
 
-/// Failures that come sooner after one another count as one.
+/// Time between two failures that both count.
 const SECOND: Duration = Duration::from_secs(1);
 
 fn health() -> Arc<Health> {
@@ -112,7 +112,7 @@ async fn reads_that_fail_for_several_tenants_are_the_workers_own_trouble() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_bucket_of_the_configuration_is_the_workers_own() {
+async fn a_missing_bucket_counts_only_if_the_configuration_names_it() {
     let health = health();
     let store = MemoryStore::default();
     let watched = watched_store(&store, &health);
@@ -162,7 +162,7 @@ fn destination(account: &str) -> CloudWatch {
     }
 }
 
-/// Puts into the account, which answers with `error`; without an error it takes the batch.
+/// Puts a batch into the account. The account answers with `error`, or takes the batch if there is none.
 async fn put(watched: &Watched<MemorySinks>, account: &str, error: Option<SinkError>) {
     let sinks = &watched.port;
     let destination = destination(account);

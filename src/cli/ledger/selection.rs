@@ -47,7 +47,7 @@ impl Moment {
     fn before(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
-            // An age before the beginning of time selects everything.
+            // An age that reaches back before the earliest timestamp selects everything.
             Self::Ago(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
         }
     }
@@ -119,7 +119,8 @@ impl Selection {
     }
 }
 
-/// Splits an entry's object into bucket and key, and the version or eTag. Neither of these contains a question mark.
+/// Splits an entry's object into bucket and key, and the version or eTag. Neither a version nor an eTag contains a question
+/// mark.
 pub(super) fn parts(object: &str) -> (&str, &str) {
     object.rsplit_once('?').unwrap_or((object, ""))
 }

@@ -27,7 +27,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// With this setting, at the current time.
+    /// Reads rows with this default Region, as of now.
     pub(super) fn new(default_region: Option<&'a str>) -> Self {
         Self { default_region, now: Timestamp::now() }
     }
@@ -142,7 +142,7 @@ impl CheckedRow {
         self.ignored().into_iter().filter(|name| !FOREIGN.contains(name)).collect()
     }
 
-    /// The worker's objection to the row because of other settings of the configuration.
+    /// Why a worker with these buckets would refuse the row; `None` if it would not.
     pub(super) fn misfit(&self, own_buckets: &OwnBuckets) -> Option<BadRow> {
         let Some(Content::Delivery(delivery)) = &self.content else { return None };
         own_buckets.check(delivery).err()

@@ -140,7 +140,7 @@ async fn callers_that_waited_share_the_failure() {
         assert!(matches!(told, Err(AssumeError::Unavailable { .. })), "{told:?}");
     }
     let tried = sandbox.calls("sts", "AssumeRole");
-    assert!(tried <= 3, "{tried} calls, and the SDK makes three of one");
+    assert!(tried <= 3, "{tried} requests, and the SDK makes three for one call");
 
     sandbox.faults().remove(down);
     let back = async {

@@ -10,12 +10,12 @@ fn window(log: u8, eighths: u8) -> u8 {
 
 /// One frame with one uncompressed block.
 fn frame(header: &[u8], text: &[u8]) -> Vec<u8> {
-    let block = u32::try_from(text.len()).expect("short") << 3 | 1;
+    let block = u32::try_from(text.len()).expect("the text is short") << 3 | 1;
     [&MAGIC[..], header, &block.to_le_bytes()[..3], text].concat()
 }
 
 fn skippable(kind: u8, len: usize) -> Vec<u8> {
-    let size = u32::try_from(len).expect("short").to_le_bytes();
+    let size = u32::try_from(len).expect("the text is short").to_le_bytes();
     [&[0x50 | kind][..], &SKIPPABLE, &size, &vec![b'{'; len]].concat()
 }
 
@@ -56,7 +56,7 @@ fn a_large_window_is_asked_for_once_the_ordinary_one_is_full() {
     ] {
         let windows: Vec<_> = asked.into_iter().collect();
         let frame = |blocks, byte| long_frame(&[0, window(log, eighths)], blocks, byte);
-        // The first text is 2 MiB below the ordinary window, because one step may write as much.
+        // The first text is 2 MiB shorter than the ordinary window, because one step may write up to 2 MiB.
         check(&frame(ORDINARY - 16, b'a'), &text(ORDINARY - 16, b'a'), &[]);
         check(&frame(ORDINARY + 1, b'a'), &text(ORDINARY + 1, b'a'), &windows);
         // A second frame with the same window does not ask again.
@@ -163,7 +163,7 @@ fn frames_of_the_library_s_encoder_are_read() {
     let (head, tail) = text.split_at(500_000);
     let object = [encode(3, 24, head), skippable(3, 77), encode(1, 17, tail), encode(1, 10, b"")].concat();
     for chunk in [7, 4096, object.len()] {
-        let (found, windows) = decode(&object, chunk, MAX_WINDOW).expect("it is whole");
+        let (found, windows) = decode(&object, chunk, MAX_WINDOW).expect("the object is whole");
         assert!(found == text, "in chunks of {chunk}");
         assert_eq!(windows, [0; 0], "the text is short");
     }

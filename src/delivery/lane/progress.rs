@@ -90,7 +90,7 @@ impl<L: Ledger> LaneProgress<L> {
         self.claim.from().ahead.is_some_and(|ahead| self.begin < ahead.end && ahead.end <= self.next)
     }
 
-    /// Ends the open batch at the next event.
+    /// Ends the open batch before the next event.
     pub(super) fn end_batch(&mut self) -> Stretch {
         let begin = std::mem::replace(&mut self.begin, self.next);
         Stretch { begin, end: self.next, read: self.trail.read() }
@@ -126,7 +126,8 @@ impl<L: Ledger> LaneProgress<L> {
         self.unrecorded = true;
     }
 
-    /// Starts to record the progress in the ledger, if it has changed, in the span of the message. Call [`LaneProgress::recorded`] first.
+    /// Starts to record the progress in the ledger, if it has changed. `span` is the span of the message. Call
+    /// [`LaneProgress::recorded`] first.
     pub(super) fn record(&mut self, span: &tracing::Span) {
         if std::mem::take(&mut self.unrecorded) {
             let (claim, progress) = (Arc::clone(&self.claim), self.accounted.clone());

@@ -15,7 +15,7 @@ fn not_found() -> SinkError {
 async fn a_known_stream_is_put_to_at_once() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a"]).await.expect("it arrives");
+    deliver(&mut lane, &["a"]).await.expect("the record arrives");
     assert_eq!(sinks.calls(), [put("a", None)]);
 }
 
@@ -24,7 +24,7 @@ async fn a_missing_stream_is_created_and_the_same_batch_put_again() {
     let sinks = MemorySinks::new();
     sinks.create(PLACE, GROUP, &[]);
     let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
+    deliver(&mut lane, &["a", "b"]).await.expect("both records arrive");
     // No group is created, so the customer's group keeps its retention.
     assert_eq!(sinks.calls(), [put("a", None), create_stream(), put("a", None), put("b", None)]);
     assert_eq!(sinks.messages(PLACE, GROUP), ["a", "b"]);
@@ -35,7 +35,7 @@ async fn a_missing_stream_is_created_and_the_same_batch_put_again() {
 async fn a_missing_group_is_created_with_its_retention() {
     let sinks = MemorySinks::new();
     let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a"]).await.expect("it arrives");
+    deliver(&mut lane, &["a"]).await.expect("the record arrives");
     let create_group = Call::CreateGroup(GROUP.into(), Some(30));
     let expected = [put("a", None), create_stream(), create_group, create_stream(), put("a", None)];
     assert_eq!(sinks.calls(), expected);
@@ -48,10 +48,10 @@ async fn a_group_deleted_meanwhile_is_created_again() {
     sinks.demand_tokens();
     let streams = Streams::new();
     let mut first = lane_with(&sinks, &streams, Oversize::Split).await;
-    deliver(&mut first, &["a"]).await.expect("it arrives");
+    deliver(&mut first, &["a"]).await.expect("the record arrives");
     sinks.delete_group(PLACE, GROUP);
     let mut second = lane_with(&sinks, &streams, Oversize::Split).await;
-    deliver(&mut second, &["b", "c"]).await.expect("they arrive");
+    deliver(&mut second, &["b", "c"]).await.expect("both records arrive");
     assert_eq!(sinks.messages(PLACE, GROUP), ["b", "c"]);
     // The token of the deleted stream is forgotten.
     assert_eq!(sinks.calls()[5..], [put("b", None), put("c", Some("s-1"))]);
@@ -63,7 +63,7 @@ async fn a_new_stream_that_is_not_found_yet_is_waited_for() {
     (1..=4).for_each(|nth| sinks.fail(Operation::Put, nth, not_found()));
     let mut lane = lane(&sinks).await;
     let start = Instant::now();
-    deliver(&mut lane, &["a"]).await.expect("it arrives at last");
+    deliver(&mut lane, &["a"]).await.expect("the record arrives in the end");
     assert_eq!(sinks.messages(PLACE, GROUP), ["a"]);
     assert_eq!(start.elapsed(), CREATION_PAUSE * (1 + 2 + 4));
 }
@@ -95,7 +95,7 @@ async fn tokens_are_passed_on_to_the_next_batch_and_the_next_lane() {
     let streams = Streams::new();
     for messages in [["a", "b"], ["c", "d"]] {
         let mut lane = lane_with(&sinks, &streams, Oversize::Split).await;
-        deliver(&mut lane, &messages).await.expect("they arrive");
+        deliver(&mut lane, &messages).await.expect("both records arrive");
     }
     let expected = [put("a", None), put("b", Some("s-1")), put("c", Some("s-2")), put("d", Some("s-3"))];
     assert_eq!(sinks.calls(), expected);
@@ -105,10 +105,10 @@ async fn tokens_are_passed_on_to_the_next_batch_and_the_next_lane() {
 async fn an_invalid_token_is_replaced_by_the_expected_one() {
     let sinks = ready();
     sinks.demand_tokens();
-    deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
+    deliver(&mut lane(&sinks).await, &["a"]).await.expect("the record arrives");
     // This lane belongs to another worker, which does not know the token.
     let mut other = lane(&sinks).await;
-    deliver(&mut other, &["b", "c"]).await.expect("they arrive");
+    deliver(&mut other, &["b", "c"]).await.expect("both records arrive");
     let expected = [put("a", None), put("b", None), put("b", Some("s-1")), put("c", Some("s-2"))];
     assert_eq!(sinks.calls(), expected);
     assert_eq!(other.tally().batches, 2);
@@ -116,7 +116,7 @@ async fn an_invalid_token_is_replaced_by_the_expected_one() {
     let sinks = ready();
     sinks.fail(Operation::Put, 1, SinkError::InvalidSequenceToken { expected: Some("t\"1".into()) });
     sinks.fail(Operation::Put, 2, SinkError::InvalidSequenceToken { expected: None });
-    deliver(&mut lane(&sinks).await, &["a"]).await.expect("it arrives");
+    deliver(&mut lane(&sinks).await, &["a"]).await.expect("the record arrives");
     assert_eq!(sinks.calls(), [put("a", None), put("a", Some("t\"1")), put("a", None)]);
 }
 
@@ -135,7 +135,7 @@ async fn data_already_accepted_is_accepted() {
     let sinks = ready();
     sinks.store_but_fail(1, SinkError::DataAlreadyAccepted { expected: Some("next".into()) });
     let mut lane = lane(&sinks).await;
-    deliver(&mut lane, &["a", "b"]).await.expect("both arrive");
+    deliver(&mut lane, &["a", "b"]).await.expect("both records arrive");
     assert_eq!(sinks.calls(), [put("a", None), put("b", Some("next"))]);
     assert_eq!((lane.tally().put.accepted, lane.tally().batches), (2, 2));
 }

@@ -29,8 +29,8 @@ pub(super) fn write(sources: &Sources, most_tenants: usize, now: Timestamp) -> S
         (breakers(&(sources.stopped)()))
         (failures(&found, now))
         footer {
-            "As of " (clock(now)) ". This is what one worker knows since its start; the metrics of all workers together \
-             tell the rest."
+            "As of " (clock(now)) ". This page shows what one worker has seen since its start; the metrics show all workers \
+             together."
         }
     };
     markup.into_string()
@@ -105,7 +105,7 @@ fn conditions(health: &Report, now: Timestamp) -> Markup {
         section {
             h2 { "Conditions" }
             p.chips {
-                // A worker that does not drain has nothing to show.
+                // `draining` is shown only while the worker drains.
                 @for condition in health.conditions.iter().filter(|condition| !is_idle_drain(condition)) {
                     @match condition.status {
                         ConditionStatus::Ok => (pill("ok", condition.condition)),
@@ -241,7 +241,7 @@ fn failures(found: &Snapshot, now: Timestamp) -> Markup {
 
 fn failure(line: &FailureLine, found: &Snapshot, now: Timestamp) -> Markup {
     let of_line = |tenant: &&TenantLine| line.tenant_id.as_deref() == Some(&*tenant.tenant_id);
-    // The tenants' table shows the same remedy.
+    // The table of tenants shows this remedy already.
     let is_told = found.tenants.iter().find(of_line).is_some_and(|tenant| tenant.advice == Some(line.advice));
     html! {
         li class=(line.advice.state.word()) {

@@ -3,7 +3,7 @@ const live = () => {
   const events = new EventSource("events");
   events.onmessage = ({ data }) => {
     document.documentElement.dataset.live = "yes";
-    // An update would take away what somebody is about to copy.
+    // An update would remove a selection that somebody is about to copy.
     if (getSelection().isCollapsed) main.innerHTML = data;
   };
   events.onerror = () => {

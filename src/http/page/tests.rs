@@ -40,7 +40,7 @@ fn shows(html: &str, expected: &[&str]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_without_work_has_a_calm_page() {
+async fn the_page_of_a_worker_without_work_shows_no_trouble() {
     let sources = sources(Vec::new());
     shows(
         &content(&sources),

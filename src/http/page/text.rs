@@ -36,7 +36,7 @@ pub(super) fn clock(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// A number with its thousands apart.
+/// A number with commas between its thousands.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -54,8 +54,8 @@ pub(super) fn rate(number: f64) -> String {
     if number > 0.0 && number < 10.0 { format!("{number:.1}") } else { count(number.round() as u64) }
 }
 
-/// Text from outside, with control characters made visible. A browser would drop or follow them, and a line break would
-/// break an event in two.
+/// Text from outside, with control characters made visible. A browser would drop them or act on them, and a line break would
+/// split an event of the stream.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         Cow::Owned(text.replace(char::is_control, "\u{fffd}"))

@@ -49,14 +49,14 @@ async fn a_second_worker_waits_and_goes_on_where_the_first_stopped() {
     let other = claims(&ledger, &metrics);
     let claim = ours(&one).await;
     assert_eq!(claim.from(), &at(0));
-    claim.checkpoint(&at(7)).await.expect("it is ours");
+    claim.checkpoint(&at(7)).await.expect("the lease is ours");
     let busy = claimed(&other).await;
     assert!(matches!(busy, Claimed::Busy(left) if left == LEASE), "{busy:?}");
     assert!(matches!(other.claim(&object(), "cloudwatch#2").await, Ok(Claimed::Ours(_))), "another delivery");
     claim.release(&at(9)).await;
     let claim = ours(&other).await;
     assert_eq!(claim.from(), &at(9));
-    claim.finish(position(12)).await.expect("it is ours");
+    claim.finish(position(12)).await.expect("the lease is ours");
     assert!(matches!(claimed(&one).await, Claimed::Done));
     let unnamed = ObjectRef { version_id: None, ..object() };
     assert!(matches!(one.claim(&unnamed, "cloudwatch").await, Ok(Claimed::Ours(_))));
@@ -94,13 +94,13 @@ async fn a_released_lease_is_not_renewed() {
 async fn a_throttling_ledger_is_waited_for_and_never_counts_as_out_of_reach() {
     let (ledger, metrics, claims) = set_up();
     let claim = ours(&claims).await;
-    claim.checkpoint(&at(3)).await.expect("it is ours");
+    claim.checkpoint(&at(3)).await.expect("the lease is ours");
     claim.release(&at(3)).await;
     ledger.throttle(3);
     let claim = ours(&claims).await;
     assert_eq!(claim.from(), &at(3), "not from the start");
     ledger.throttle(3);
-    claim.checkpoint(&at(5)).await.expect("it is ours");
+    claim.checkpoint(&at(5)).await.expect("the lease is ours");
     claim.release(&at(5)).await;
     // The message waits however long the ledger throttles. No delivery goes on without the ledger.
     ledger.throttle(usize::MAX);
@@ -118,10 +118,10 @@ async fn new_claims_leave_a_failing_ledger_alone() {
     let (ledger, _, claims) = set_up();
     ledger.set_down(true);
     let start = Instant::now();
-    claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
+    claims.claim(&object(), "cloudwatch").await.expect_err("the ledger is down");
     assert_eq!(start.elapsed(), PATIENCE);
     let calls = ledger.calls();
-    claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
+    claims.claim(&object(), "cloudwatch").await.expect_err("the ledger is down");
     assert_eq!(
         (start.elapsed(), ledger.calls()),
         (PATIENCE, calls),
@@ -158,7 +158,7 @@ async fn deliveries_go_on_without_the_ledger_only_after_minutes_of_silence() {
     assert!(text.contains("logferry_ledger_out_of_reach 0"), "{text}");
     // The silence is counted from zero again.
     ledger.set_down(true);
-    claims.claim(&object(), "cloudwatch").await.expect_err("it is down");
+    claims.claim(&object(), "cloudwatch").await.expect_err("the ledger is down");
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +166,7 @@ async fn the_worker_s_own_pause_does_not_count_as_silence() {
     let (ledger, _, claims) = set_up();
     ledger.set_down(true);
     for _ in 0..3 {
-        claims.probe().await.expect_err("it is down");
+        claims.probe().await.expect_err("the ledger is down");
         tokio::time::sleep(Duration::from_secs(3600)).await;
     }
     claims.claim(&object(), "cloudwatch").await.expect_err("the pauses count for at most 30 s each");
@@ -177,13 +177,13 @@ async fn a_claim_renews_its_lease_after_a_pause_before_it_goes_on() {
     let (ledger, metrics, one) = set_up();
     let other = claims(&ledger, &metrics);
     let claim = ours(&one).await;
-    claim.checkpoint(&at(3)).await.expect("it is ours");
+    claim.checkpoint(&at(3)).await.expect("the lease is ours");
     // As if the process had been paused, so that no renewal could run.
     claim.lease.lost();
     let calls = ledger.calls();
-    claim.hold().await.expect("no other worker took it").check().expect("it runs again");
+    claim.hold().await.expect("no other worker took it").check().expect("the lease runs again");
     assert_eq!(ledger.calls(), calls + 1);
-    claim.hold().await.expect("it runs");
+    claim.hold().await.expect("the lease runs");
     assert_eq!(ledger.calls(), calls + 1, "a lease that runs costs no call");
     claim.lease.lost();
     ledger.let_leases_end();
@@ -191,7 +191,8 @@ async fn a_claim_renews_its_lease_after_a_pause_before_it_goes_on() {
     assert_eq!(taken.from(), &at(3));
     let lost = Err(LedgerError::Lost("staging/k?versionId=v".into()));
     assert_eq!(claim.hold().await.map(drop), lost);
-    // The lease is free again, but the entry is further: going on would repeat the other worker's records.
+    // The lease is free again, but the entry's position is beyond this claim's. Going on would repeat the other worker's
+    // records.
     taken.release(&at(4)).await;
     assert_eq!(claim.hold().await.map(drop), lost);
 }

@@ -149,7 +149,8 @@ impl LedgerEntries {
     /// Deletes an entry. Succeeds also if the entry does not exist.
     ///
     /// # Errors
-    /// DynamoDB cannot be reached or refuses. The entry still exists; if DynamoDB did not answer, the entry may be deleted.
+    /// DynamoDB cannot be reached or refuses. If DynamoDB did not answer, the entry may be deleted; otherwise it still
+    /// exists.
     pub async fn forget(&self, key: &EntryKey, guard: Guard) -> Result<Forgotten, EntriesError> {
         let mut delete = self.client.delete_item().table_name(&self.table);
         for (name, value) in [("object", &key.object), ("delivery", &key.delivery)] {
@@ -173,9 +174,10 @@ impl LedgerEntries {
                 EntryKey { object, delivery }
             }
             _ => {
-                return Err(
-                    self.failed("read entries", "its key is not object (S) and delivery (S)".to_owned())
-                );
+                return Err(self.failed(
+                    "read entries",
+                    "the key of an entry is not object (S) and delivery (S)".to_owned(),
+                ));
             }
         };
         let mut number = |name: &str| {
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn unknown_attributes_are_shown_as_text() {
         let n = |digits: &str| AttributeValue::N(digits.to_owned());
-        let none = entry(&[]).expect("it is an entry");
+        let none = entry(&[]).expect("the item is an entry");
         assert_eq!(
             (none.done, none.lease, none.position, none.expires_at),
             (false, None, Position::default(), None)
@@ -283,7 +285,7 @@ mod tests {
             ("owed", AttributeValue::B(Blob::new("abc"))),
             ("fingerprints", AttributeValue::S("12:ab".to_owned())),
         ]);
-        let all = all.expect("it is an entry");
+        let all = all.expect("the item is an entry");
         let until = Timestamp::from_millisecond(1_800_000_000_500).expect("a time");
         assert_eq!(all.lease, Some(Lease { until, owner: "o".to_owned() }));
         assert_eq!((all.done, all.position), (true, Position { records: 7, events: 2 }));

@@ -21,7 +21,7 @@ struct World {
     key: EntryKey,
 }
 
-/// The time that lies so many milliseconds after a fixed moment.
+/// A fixed moment plus `milliseconds`.
 fn at(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000) + Duration::from_millis(milliseconds)
 }
@@ -55,7 +55,8 @@ impl World {
     async fn new() -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
-        let provider = Provider::create(&aws, &ProviderSpec::new("ledger")).await.expect("it can be set up");
+        let provider =
+            Provider::create(&aws, &ProviderSpec::new("ledger")).await.expect("the provider can be set up");
         let account = aws.account(&provider.account);
         let worker = account.assume_role(&provider.worker_role_arn, "worker", &[]).await;
         let worker = worker.expect("the account may be the worker").sdk_config();
@@ -154,7 +155,8 @@ async fn a_worker_without_the_lease_is_told_and_changes_nothing() {
     assert_eq!(world.finish("one", 5, LATER + 2).await, world.lost());
     assert_eq!(world.shown().await, before);
     assert_eq!(world.finish("other", 9, LATER + 3).await, Ok(()));
-    // The checkpoint fails, because another worker has finished the object. The last calls succeed, because no work is left.
+    // The checkpoint fails, because another worker has finished the object. `release` and `finish` succeed, because no work
+    // is left.
     assert_eq!(world.checkpoint("one", 5, LATER + 4).await, world.lost());
     assert_eq!(world.release("one", 5, LATER + 4).await, Ok(()));
     assert_eq!(world.finish("one", 9, LATER + 4).await, Ok(()));
@@ -276,9 +278,9 @@ async fn a_wrong_table_is_reported_with_the_fix() {
     let check = async |account: &Account, table: &str, words: &[&str]| {
         let ledger = DynamoDbLedger::new(&account.sdk_config().into(), settings(table));
         let told = [
-            ledger.probe().await.expect_err("it is wrong"),
-            ledger.begin(&world.key, "one").await.expect_err("it is wrong"),
-            ledger.finish(&world.key, "one", position(1, 0)).await.expect_err("it is wrong"),
+            ledger.probe().await.expect_err("the table is wrong"),
+            ledger.begin(&world.key, "one").await.expect_err("the table is wrong"),
+            ledger.finish(&world.key, "one", position(1, 0)).await.expect_err("the table is wrong"),
         ];
         for error in told {
             assert!(matches!(error, LedgerError::Unavailable(_)), "{error:?}");
@@ -295,7 +297,7 @@ async fn a_wrong_table_is_reported_with_the_fix() {
     let stranger = stranger.expect("the account may assume the central role");
     let denied = ["AccessDeniedException", "dynamodb:UpdateItem"];
     check(&stranger, &world.provider.ledger_table, &denied).await;
-    world.ledger.probe().await.expect("this one is right");
+    world.ledger.probe().await.expect("this table is right");
     assert_eq!(world.item().await, Item::new());
 }
 
@@ -311,7 +313,7 @@ async fn a_broken_entry_is_reported_with_the_fix() {
         let put = world.account.dynamodb().put_item().table_name(&world.provider.ledger_table);
         let put = put.item("object", text(&world.key.object)).item("delivery", text(&world.key.delivery));
         put.item(name, value).send().await.expect("the table takes it");
-        let told = world.begin("one", 0).await.expect_err("it cannot be read");
+        let told = world.begin("one", 0).await.expect_err("the entry cannot be read");
         assert!(matches!(told, LedgerError::Unreadable(_)), "{told:?}");
         let told = told.to_string();
         for word in ["ledger-ledger", "staging/a/b?eTag=e", "cloudwatch", name, shown, "delete the item"] {

@@ -84,7 +84,7 @@ fn numbers(count: u32) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
 }
 
-/// A frame with a window of 16 MiB, of 400 lines: nearly 26 MiB of text.
+/// A zstd frame with a window of 16 MiB. Its text has 400 lines and nearly 26 MiB.
 fn with_a_large_window() -> Vec<u8> {
     let messages: Vec<_> = (0..400).map(|number| format!("{number}{}", "a".repeat(65_000))).collect();
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("the level is known");
@@ -138,7 +138,7 @@ async fn the_records_before_a_break_are_returned() {
 async fn a_bad_line_is_a_step_and_broken_structure_ends_the_object() {
     let read = outcome(b"{\"message\":\"a\"}\nplain text\n{\"message\":\"b\"}\n", 5).await;
     assert_eq!(
-        (read.steps, read.end.expect("it is whole")),
+        (read.steps, read.end.expect("the object is whole")),
         (["a", "<plain text>", "b"].map(str::to_owned).into(), 3)
     );
     let read = outcome(b"[{\"message\":\"a\"} 5]", 5).await;

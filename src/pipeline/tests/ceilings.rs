@@ -11,7 +11,7 @@ async fn beyond(object: MemoryObject, message: String, what: &str) -> World {
     world.put(KEY, object);
     let poison = poison(world.handle(&message).await);
     assert_eq!(poison.reason, "object_too_large", "{what}");
-    let said = attribute(&poison, "error").expect("it says why");
+    let said = attribute(&poison, "error").expect("the letter has an error");
     assert!(said.contains("source.max_stored is 65536"), "{what}: {said}");
     world
 }
@@ -89,12 +89,12 @@ async fn reading_that_never_waits_is_paused() {
         let turns = turns.load(Ordering::Relaxed);
         // On any machine, this work takes some milliseconds, so it is paused several times.
         assert!(turns >= 2, "{what}: {turns} pauses within {len} bytes");
-        other.await.expect("no panic");
+        other.await.expect("the task does not panic");
 
         let stop = world.stop.clone();
         let stopper = tokio::spawn(async move { stop.cancel() });
         let (report, _) = world.process(&event(&[KEY])).await;
-        stopper.await.expect("no panic");
+        stopper.await.expect("the task does not panic");
         assert!(matches!(report.failures[0].failure, Failure::Stopping), "{what}: {report:?}");
     }
 }
@@ -130,7 +130,7 @@ async fn the_wait_for_the_memory_of_a_large_window_has_a_limit() {
     let mut hanging = std::pin::pin!(handle(&long));
     assert!(
         tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(),
-        "its puts are not answered"
+        "the puts of the first object are not answered"
     );
     // The first object keeps its memory although its puts are answered now, because its future is not polled.
     world.sinks.release(1_000);
@@ -161,7 +161,10 @@ async fn a_tenant_leaves_half_of_the_windows_memory_to_others() {
     world.sinks.hold();
     world.sinks.release(9);
     let mut hanging = std::pin::pin!(handle(&first));
-    assert!(tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(), "its puts hang");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), &mut hanging).await.is_err(),
+        "the puts of the first object hang"
+    );
     world.sinks.release(1_000);
     let report = handle(&second).await;
     assert!(

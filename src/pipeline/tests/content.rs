@@ -216,7 +216,7 @@ fn two(world: &World) {
     world.tenant("acme", [("cloudwatch", row(ACME)), ("cloudwatch#2", row(GLOBEX))]);
 }
 
-/// Gzip of the whole text, without the trailer. The text is not compressed, so the break comes right after it.
+/// Gzip of the whole text, without the trailer. The text is stored uncompressed, so the object breaks right after the text.
 fn cut_gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
     std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("memory takes it");

@@ -1,4 +1,4 @@
-//! The verdict on each kind of message, as docs/dead-letters.md has them.
+//! The verdict on each kind of message. docs/dead-letters.md lists the same verdicts.
 
 use super::*;
 use crate::credentials::AssumeError;
@@ -215,7 +215,7 @@ async fn delays_grow_with_the_attempts() {
 
 /// Receives without a refusal by AWS do not count towards the limit of refusals.
 #[tokio::test(start_paused = true)]
-async fn only_refusals_count_as_refusals() {
+async fn receives_without_a_refusal_do_not_use_up_the_limit_of_refusals() {
     let world = World::new();
     let pipeline = world.pipeline();
     let receive = async |attempts: u32, refusals: u32, error: ObjectError| {

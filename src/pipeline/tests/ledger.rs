@@ -176,7 +176,9 @@ async fn until_done(pipeline: &TestPipeline, world: &World) -> usize {
         }
         unreachable!("the numbers do not end")
     };
-    tokio::time::timeout(Duration::from_secs(3600), receives).await.expect("it is done within an hour")
+    tokio::time::timeout(Duration::from_secs(3600), receives)
+        .await
+        .expect("the message is done within an hour")
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,7 +287,7 @@ async fn a_finished_object_does_not_need_the_account() {
     let other = "acme/prod-1/web/web-0/2.json.gz";
     world.put(other, good_object(&["b"]));
     assert!(is_retry(&world.handle(&event(&[other])).await), "an object that is not done needs the account");
-    assert!(is_retry(&world.handle(&event(&[other])).await), "its lease was given back");
+    assert!(is_retry(&world.handle(&event(&[other])).await), "the object's lease was given back");
     shows(&world, "logferry_failures_total{reason=\"role_unavailable\"} 2");
 }
 
@@ -324,7 +326,7 @@ async fn an_object_that_became_shorter_is_poison() {
     shows(&world, "logferry_records_unaccounted_total 1");
 }
 
-/// The object with one bit of one message altered, as by a network. The checksum at the end finds it.
+/// The object with one character of one message altered, as by a network. The checksum at the end shows the alteration.
 fn altered(whole: &MemoryObject, bit: usize) -> MemoryObject {
     let mut object = whole.clone();
     let digits: Vec<_> = (0..object.bytes.len()).filter(|at| object.bytes[*at] == b'#').collect();
@@ -334,7 +336,7 @@ fn altered(whole: &MemoryObject, bit: usize) -> MemoryObject {
     object.breaking(length, ObjectError::ChecksumMismatch("CRC64".into()))
 }
 
-/// `count` records of plain text, in which a bit can flip.
+/// `count` records of plain text, each with a character that [`altered`] can alter.
 fn plain(count: usize, chunk: usize) -> MemoryObject {
     let records = (0..count).map(|index| json!({"message": format!("#{index}")}));
     object(Value::Array(records.collect()).to_string().into_bytes()).in_chunks(chunk)

@@ -99,7 +99,9 @@ async fn only_owed_records_are_tried_again() {
         })
         .collect();
     world.put(KEY, object(gzip(records.join("\n").as_bytes())));
-    world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("one").as_millisecond());
+    world
+        .sinks
+        .reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("a timestamp").as_millisecond());
     quarantine(&world).set_down(true);
     for receive in 1..=12 {
         let (report, verdict) = world.process(&event(&[KEY])).await;
@@ -110,7 +112,7 @@ async fn only_owed_records_are_tried_again() {
         adds_up(&world, &[("accepted", 500), ("too_old", 500)]);
     }
     let good: Vec<_> = (0..1_000).step_by(2).map(|index| format!("good {index}")).collect();
-    assert_eq!(world.sinks.messages(ACME, GROUP), good, "each once");
+    assert_eq!(world.sinks.messages(ACME, GROUP), good, "each record once");
     quarantine(&world).set_down(false);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let kept: Vec<_> =
@@ -135,7 +137,7 @@ async fn records_owed_to_a_quarantine_that_was_switched_off_are_not_forgotten() 
         }
         quarantine(&world).set_down(true);
         assert!(is_retry(&world.handle(&event(&[KEY])).await), "{reason}");
-        // Without a quarantine, the row is bad unless its policy changes too.
+        // Without a quarantine, a row with the policy `quarantine` is bad, so the policy changes too.
         let off = world.quarantine.take();
         world.tenant("acme", [("cloudwatch", row(ACME))]);
         let (report, verdict) = world.process(&event(&[KEY])).await;
@@ -143,7 +145,7 @@ async fn records_owed_to_a_quarantine_that_was_switched_off_are_not_forgotten() 
         if oversize {
             let error = report.failures[0].to_string();
             assert!(error.contains("quarantine.bucket is not set; set it again"), "{error}");
-            off.as_ref().expect("it was on").set_down(false);
+            off.as_ref().expect("the quarantine was on").set_down(false);
             world.quarantine = off;
             assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
             assert_eq!(lines(&world), [line("oversize", 0, &message)]);
@@ -209,10 +211,10 @@ async fn a_lane_that_owes_too_much_stops_and_goes_on_later() {
     quarantine(&world).set_down(false);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let all: Vec<_> = (0..count).map(|index| index.to_string()).collect();
-    assert!(world.sinks.messages(ACME, GROUP) == all, "each once");
+    assert!(world.sinks.messages(ACME, GROUP) == all, "each record once");
     let mut kept: Vec<_> = lines(&world).into_iter().map(|(_, record, _)| record).collect();
     kept.sort_unstable();
-    assert!(kept.into_iter().eq((0..count).map(|index| 2 * index + 1)), "each once");
+    assert!(kept.into_iter().eq((0..count).map(|index| 2 * index + 1)), "each record once");
     adds_up(&world, &[("accepted", count), ("quarantined", count)]);
 }
 
@@ -408,7 +410,7 @@ proptest! {
         runtime.expect("a runtime").block_on(async {
             let mut world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
             world.settings.max_record = 200;
-            world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("one").as_millisecond());
+            world.sinks.reject_before("2026-11-01T00:00:00Z".parse::<Timestamp>().expect("a timestamp").as_millisecond());
             let text: Vec<_> = (0..).zip(&kinds).map(|(index, kind): (usize, _)| match kind {
                 Kind::Good => json!({"message": index.to_string(), "timestamp": "2026-11-21T08:00:00Z"}).to_string(),
                 Kind::TooOld => json!({"message": index.to_string(), "timestamp": "2026-10-21T08:00:00Z"}).to_string(),

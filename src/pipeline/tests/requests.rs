@@ -51,9 +51,9 @@ async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
         assert!(is_retry(&world.handle(&event(&[KEY])).await));
         let (report, verdict) = world.process(&event(&[KEY])).await;
         assert_eq!(verdict, Verdict::Ack);
-        assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each once");
-        // Six requests, and the failed one again. The rest of the batch may take one more, because it may end where time goes
-        // forward.
+        assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each record once");
+        // Six requests, and the failed one again. The second attempt may need one more: its batches gather several days only
+        // after time has gone back once, so the rest of the failed batch may be cut in two before that.
         let puts = world.sinks.count(Operation::Put);
         assert!((7..=8).contains(&puts), "{puts} puts after the failure of {failing}");
         assert_eq!(report.delivered[0].tally.accounted(), 12_000);
@@ -71,7 +71,7 @@ async fn events_that_the_first_requests_rejected_go_into_quarantine_later() {
     world.sinks.fail(Operation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    let quarantine = world.quarantine.as_ref().expect("set above");
+    let quarantine = world.quarantine.as_ref().expect("this world has a quarantine");
     let lines: Vec<_> = quarantine.lines().iter().map(|line| line["record"].clone()).collect();
     assert_eq!(lines, [json!(2), json!(5)], "the first two records of the oldest day");
     assert_eq!(world.sinks.count(Operation::Put), 4);
@@ -117,8 +117,8 @@ proptest! {
             let mut numbers: Vec<usize> =
                 found.iter().filter_map(|text| text.trim_end_matches('x').parse().ok()).collect();
             numbers.sort_unstable();
-            assert_eq!(numbers, (0..days.len()).collect::<Vec<_>>(), "each once");
-            assert_eq!(found.len(), days.len() + usize::from(large.is_some()), "and both pieces of the long one");
+            assert_eq!(numbers, (0..days.len()).collect::<Vec<_>>(), "each record once");
+            assert_eq!(found.len(), days.len() + usize::from(large.is_some()), "each record once, and both pieces of the long record");
         });
     }
 }
@@ -136,7 +136,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
             let (report, verdict) = world.process(&event(&[KEY])).await;
             let is_good = |number: &usize| !bad.contains(&number.to_string().as_str());
             let others: Vec<usize> = (0..1_000).filter(is_good).collect();
-            assert_eq!(sorted(&world), others, "each once");
+            assert_eq!(sorted(&world), others, "each record once");
             let puts = world.sinks.count(Operation::Put);
             assert!(puts <= 30 + days, "{puts} puts for {bad:?} of {days} days");
             let Some(quarantine) = &world.quarantine else {
@@ -149,7 +149,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
                 let world = World { quarantine: Some(MemoryQuarantine::default()), ..world };
                 assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
                 assert_eq!(world.sinks.count(Operation::Put), puts);
-                let quarantine = world.quarantine.as_ref().expect("set above");
+                let quarantine = world.quarantine.as_ref().expect("this world has a quarantine");
                 assert_eq!(quarantine.lines().len(), bad.len());
                 continue;
             };
@@ -168,7 +168,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
     }
 }
 
-/// Each message has a batch of its own. The accepted batches before show that the group is not to blame.
+/// Each message has a batch of its own. The batches that were accepted first show that the group is not to blame.
 #[tokio::test(start_paused = true)]
 async fn a_refused_event_alone_in_its_batch_does_not_hold_up_the_next_batches() {
     let quarantine = Some(MemoryQuarantine::default());
@@ -203,7 +203,8 @@ async fn a_refused_event_that_comes_first_does_not_hold_up_the_rest_of_a_stream_
     assert_eq!(world.quarantine.as_ref().map(|quarantine| quarantine.lines().len()), Some(2));
 }
 
-/// A search ends at the 17th refused event. Events that it put are not put again, and the next attempt searches on.
+/// A search ends at the 17th refused event. Events that were put during the search are not put again, and the next attempt
+/// searches on.
 #[tokio::test(start_paused = true)]
 async fn a_search_that_fails_repeats_nothing() {
     let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
@@ -217,7 +218,7 @@ async fn a_search_that_fails_repeats_nothing() {
     assert_eq!(sorted(&world), (0..1_000).filter(|number| number % 50 != 0).collect::<Vec<_>>());
 }
 
-/// In this case the group, the role or the request is to blame, so no event may be given up.
+/// If everything is refused, the group, the role or the request is to blame, so no event may be given up.
 #[tokio::test(start_paused = true)]
 async fn no_event_is_to_blame_if_everything_is_refused() {
     for records in [1, 2, 3, 1_000] {

@@ -12,7 +12,7 @@ impl World {
     }
 
     fn state(&self, tenant_id: &str) -> (State, Option<&'static str>, usize) {
-        let line = self.line(tenant_id).expect("it is known");
+        let line = self.line(tenant_id).expect("the tenant is known");
         (line.state, line.advice.map(|advice| advice.reason), line.waiting)
     }
 
@@ -29,18 +29,18 @@ async fn a_denied_group_shows_until_the_object_is_delivered() {
     world.sinks.fail_group(GROUP, SinkError::Denied("no".into()));
     let delay = world.handle_aged(&event(&[KEY]), LATER).await.retry_after().expect("a retry");
     assert_eq!(world.state("acme"), (State::Refused, Some("group_denied"), 1));
-    let line = world.line("acme").expect("it is known");
+    let line = world.line("acme").expect("the tenant is known");
     assert_eq!((line.oldest_waiting, line.last_success), (Some(LATER), None));
     assert_eq!(line.delivery.as_deref(), Some("cloudwatch"));
     let failure = &world.status.snapshot(0).failures[0];
     assert_eq!((failure.key.as_deref(), failure.text.is_empty()), (Some(KEY), false));
     tokio::time::advance(delay).await;
-    let oldest = world.line("acme").expect("it is known").oldest_waiting.map(|age| age.as_secs());
+    let oldest = world.line("acme").expect("the tenant is known").oldest_waiting.map(|age| age.as_secs());
     assert_eq!(oldest, Some((LATER + delay).as_secs()));
     world.sinks.mend_group(GROUP);
     assert_eq!(world.handle_aged(&event(&[KEY]), LATER + delay).await, Verdict::Ack);
     assert_eq!(world.state("acme"), (State::Ok, None, 0));
-    assert!(world.line("acme").expect("it is known").last_success.is_some());
+    assert!(world.line("acme").expect("the tenant is known").last_success.is_some());
     let snapshot = world.status.snapshot(0);
     assert_eq!((snapshot.in_work, snapshot.throughput.objects), (0, 1));
 }
@@ -75,7 +75,7 @@ async fn objects_of_a_known_tenant_wait_while_the_table_is_out_of_reach() {
     world.found("acme", Err(silence));
     tokio::time::advance(LATER).await;
     assert!(is_retry(&world.handle_aged(&event(&[KEY, "acme/c/a/p/2"]), 2 * LATER).await));
-    let line = world.line("acme").expect("it is known");
+    let line = world.line("acme").expect("the tenant is known");
     assert_eq!((line.waiting, line.oldest_waiting), (2, Some(2 * LATER)));
 }
 
@@ -89,7 +89,7 @@ async fn a_dead_letter_waits_for_nothing_but_shows_its_reason() {
     world.tenant("acme", [("cloudwatch", with(row(ACME), "target_region", text("nowhere")))]);
     poison(world.handle(&event(&[KEY])).await);
     assert_eq!(world.state("acme"), (State::Refused, Some("bad_tenant_row"), 0));
-    // Somebody disables the row, and nothing is wrong with a tenant that wants nothing.
+    // Somebody disables the row. A tenant without an enabled row has no failures.
     world.tenant("acme", [("cloudwatch", with(row(ACME), "enabled", Attribute::Bool(false)))]);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(world.state("acme"), (State::Ok, None, 0));
@@ -123,7 +123,7 @@ async fn events_of_a_failed_delivery_count_as_well() {
 async fn an_object_of_which_no_event_is_stored_is_no_success() {
     let world = World::new();
     let page = |world: &World| {
-        let line = world.line("acme").expect("it is known");
+        let line = world.line("acme").expect("the tenant is known");
         let text = crate::metrics::rendered(|registry| crate::status::register(&world.status, registry));
         let failures = "logferry_tenant_failures_total{tenant=\"acme\",reason=\"rejected\"} ";
         let failures = text.lines().find_map(|line| line.strip_prefix(failures)?.parse::<u32>().ok());
@@ -147,7 +147,7 @@ async fn an_object_of_which_no_event_is_stored_is_no_success() {
         snapshot.failures[0].text.ends_with("2 too old, 0 too new, 0 expired, 0 refused"),
         "{snapshot:?}"
     );
-    let line = world.line("acme").expect("it is known");
+    let line = world.line("acme").expect("the tenant is known");
     assert_eq!((line.waiting, line.delivery.as_deref()), (0, Some("cloudwatch")));
 
     world.put(KEY, object(gzip(b"")));

@@ -81,7 +81,7 @@ async fn an_object_is_not_read_if_the_account_refuses() {
 #[tokio::test(start_paused = true)]
 async fn an_open_role_breaker_costs_no_ledger_calls() {
     let world = World { ledger: Some(MemoryLedger::new(Duration::from_secs(30))), ..World::new() };
-    let calls = || world.ledger.as_ref().expect("it is on").calls();
+    let calls = || world.ledger.as_ref().expect("the ledger is on").calls();
     world.put(KEY, good_object(&["a"]));
     world.sinks.close_role(&role("222222222222"), denied(ACME));
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
@@ -99,7 +99,7 @@ async fn an_open_role_breaker_costs_no_ledger_calls() {
 async fn the_ledger_is_asked_before_a_dead_letter() {
     const OTHER: &str = "acme/prod-1/web/web-0/2.json.gz";
     let world = World { ledger: Some(MemoryLedger::new(Duration::from_secs(30))), ..World::new() };
-    let calls = || world.ledger.as_ref().expect("it is on").calls();
+    let calls = || world.ledger.as_ref().expect("the ledger is on").calls();
     world.put(KEY, good_object(&["a"]));
     world.put(OTHER, good_object(&["b"]));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);

@@ -46,7 +46,7 @@ impl DeadLetters for SqsDeadLetters {
             .client
             .receive_message()
             .queue_url(&self.url)
-            .max_number_of_messages(i32::try_from(MAX_BATCH).expect("10"))
+            .max_number_of_messages(i32::try_from(MAX_BATCH).expect("ten is below 2^31"))
             .wait_time_seconds(whole_seconds(WAIT))
             .visibility_timeout(whole_seconds(hidden_for))
             .message_attribute_names("All")

@@ -22,7 +22,7 @@ use crate::{
 pub(super) const FIRST_RECEIVED: &str = "logferry.first_received";
 /// Attribute of a message that was sent anew: the number of receives so far.
 pub(super) const ATTEMPTS: &str = "logferry.attempts";
-/// Attribute of a message that was sent anew: the number of attempts so far in which AWS refused a part of it.
+/// Attribute of a message that was sent anew: the number of attempts so far in which AWS refused a part of the message.
 pub(super) const REFUSALS: &str = "logferry.refusals";
 /// The only attribute of a dead letter that may be shortened, because it is a sentence. All others are names and numbers.
 const ERROR: &str = "error";

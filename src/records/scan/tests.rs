@@ -47,13 +47,13 @@ fn every_cut_record_is_incomplete() {
         r#" {"a" : [true, false,null ,{"b":-0.5E-7}], "message":"x\"\\\u00e9 é", "e":{}, "f":[] } "#.trim();
     for cut in 0..text.len() {
         assert_eq!(
-            scan(&text.as_bytes()[..cut]).expect_err("cut"),
+            scan(&text.as_bytes()[..cut]).expect_err("the record is cut"),
             ScanError::Incomplete,
             "{}",
             &text[..cut]
         );
     }
-    assert_eq!(scan(text.as_bytes()).expect("whole").len, text.len());
+    assert_eq!(scan(text.as_bytes()).expect("the record is whole").len, text.len());
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn nesting_of_any_depth_is_followed() {
             assert_eq!(found.len, text.len());
             assert_eq!(found.message, Some(format!("{open}2{close}").as_bytes()));
             let cut = format!("{{\"a\":{open}");
-            assert_eq!(scan(cut.as_bytes()).expect_err("cut"), ScanError::Incomplete);
+            assert_eq!(scan(cut.as_bytes()).expect_err("the record is cut"), ScanError::Incomplete);
             let swapped =
                 format!("{{\"a\":{open}1{}", close.replace(']', "%").replace('}', "]").replace('%', "}"));
             assert!(matches!(scan(swapped.as_bytes()), Err(ScanError::Malformed(..))), "{open} {depth}");

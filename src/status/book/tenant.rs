@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Series, TenantLine, since};
 use crate::status::{Advice, State};
 
-/// A tenant whose oldest object has waited for longer is in trouble, even if no attempt has failed.
+/// In milliseconds. A tenant whose oldest object has waited longer than this is in trouble, even if no attempt has failed.
 const LONG_WAIT: i64 = 60_000;
 
 #[derive(Debug, Default)]
@@ -15,10 +15,11 @@ pub(super) struct Tenant {
     pub(super) last_success: Option<Timestamp>,
     pub(super) waiting: Vec<Entry>,
     pub(super) troubles: Vec<Trouble>,
-    /// The counters under its own name. They stay when the tenant loses its name, and go on when it gets the name back.
+    /// The counters of its own series. They are kept while the tenant has no series, and continue when it has one again.
     pub(super) series: Option<Box<Series>>,
     pub(super) is_named: bool,
-    /// Billed bytes lately, and one for each object. [`Book::tidy`] takes a sixteenth off, so half is left after 5 min.
+    /// Recent billed bytes, plus one for each delivery. `Book::tidy` subtracts a sixteenth every half minute, so half is left
+    /// after about 5 min.
     pub(super) volume: u64,
     pub(super) last_seen: i64,
 }
@@ -62,7 +63,7 @@ impl Tenant {
         })
     }
 
-    /// The worst trouble, and the latest of several.
+    /// The worst trouble; the latest one if several are equally bad.
     fn worst(&self, now: i64) -> Option<&Trouble> {
         let lasting = self.troubles.iter().filter(|trouble| trouble.until > now);
         lasting.max_by_key(|trouble| (trouble.advice.state, trouble.at))
@@ -77,13 +78,13 @@ impl Tenant {
     pub(super) fn state(&self, now: i64) -> State {
         match (self.worst(now), self.oldest_failed(now)) {
             (Some(trouble), _) => trouble.advice.state,
-            // Other objects of the same delivery have succeeded since.
+            // A success of other objects has ended the trouble, but this object still waits.
             (None, Some(_)) => State::Waiting,
             (None, None) => State::Ok,
         }
     }
 
-    /// How long it has been in trouble.
+    /// How long the tenant has been in trouble, in milliseconds; `None` if it is not.
     pub(super) fn trouble(&self, now: i64) -> Option<i64> {
         let troubled = self.worst(now).map(|trouble| now - trouble.since);
         let long = self.waiting(now).1.filter(|age| *age > LONG_WAIT);

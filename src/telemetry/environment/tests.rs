@@ -55,7 +55,7 @@ fn the_endpoint_depends_on_protocol_and_variable() {
 }
 
 #[test]
-fn every_value_arrives() {
+fn every_variable_is_read() {
     let found = with(&[
         ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20dXNlcg==, x-scope = a ,"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),

@@ -1,4 +1,4 @@
-//! Counts what verdicts that wait for the queue hold.
+//! Counts the verdicts that wait for the queue, and the bytes of their messages' bodies.
 
 use std::sync::{
     Arc,

@@ -123,7 +123,8 @@ async fn readiness_fails_as_soon_as_draining_begins() {
         let queue = queue();
         queue.send_all(["a", "b", "c", "d"].into_iter().take(messages));
         let running = start(queue, work(10 * SECOND));
-        until_in_flight(&running, i64::try_from(messages).expect("a few")).await;
+        until_in_flight(&running, i64::try_from(messages).expect("the queue has four messages at most"))
+            .await;
         assert_eq!(running.health.ready().status, Status::Ok);
         running.stop.cancel();
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -80,8 +80,8 @@ impl OpenPage {
             let mut answer = Vec::new();
             self.answers.read_until(0, &mut answer).await.expect("Chromium answers");
             let mut answer: Value =
-                serde_json::from_slice(answer.strip_suffix(b"\0").expect("Chromium goes on")).expect("JSON");
-            // Chromium tells of events too.
+                serde_json::from_slice(answer.strip_suffix(b"\0").expect("Chromium runs")).expect("JSON");
+            // Chromium also sends events, which have no id.
             if answer["id"] == self.asked {
                 assert!(answer.get("error").is_none(), "{method}: {answer}");
                 return answer["result"].take();

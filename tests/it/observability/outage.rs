@@ -16,10 +16,11 @@ use crate::{
 
 /// Time in which an operator must see that a tenant has stopped receiving.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
-/// Age of the waiting object, in seconds, at which the test looks around. For the rules it is 8 minutes.
+/// Age of the waiting object, in seconds, when the checks begin. For the rules these are 8 minutes: see `promtool::DILATION`.
 const LONG_ENOUGH: f64 = 8.0;
 
-/// Seconds for which an alert still fires after its cause has ended (`keep_firing_for`), and a few more.
+/// Seconds for which an alert still fires after its cause has ended (`keep_firing_for`: 15 minutes for the rules), and a few
+/// more.
 const KEPT: u64 = 18;
 
 const BREAKERS: &str = "logferry_role_breakers_open";

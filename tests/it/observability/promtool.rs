@@ -1,4 +1,4 @@
-//! What needs promtool: evaluating the shipped alert rules on samples of a worker, and Prometheus's own parser.
+//! Runs promtool: evaluates the shipped alert rules on a worker's samples, and parses queries with Prometheus's own parser.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,14 +12,14 @@ use serde_json::json;
 
 use crate::{optional::runs, target::unique};
 
-/// A second of the test is a minute for the rules, because they wait for minutes. So all times are this much longer for them.
+/// Factor by which all times are longer for the rules than in the test. The rules wait for minutes; the test takes seconds.
 const DILATION: f64 = 60.0;
 
 /// Samples of a worker by the second in which they were scraped, counted from the beginning.
 #[derive(Debug, Default)]
 pub(super) struct Recording(BTreeMap<u64, BTreeMap<String, f64>>);
 
-/// Alerts that fire at a time: their names, and their tenants if they have one.
+/// Alerts that fire at a time: name and tenant of each. The tenant is empty if the alert has none.
 pub(super) struct Firing<'a> {
     pub(super) at_second: u64,
     pub(super) alerts: &'a [(&'a str, &'a str)],

@@ -44,7 +44,7 @@ struct Received(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
 
 impl Received {
     fn take(&self, request: ExportTraceServiceRequest) {
-        self.0.lock().expect("no test panics with the lock").push(request);
+        self.0.lock().expect("no test panics while it holds the lock").push(request);
     }
 }
 
@@ -106,7 +106,7 @@ impl Collector {
 
     /// All spans so far.
     pub(super) fn spans(&self) -> Vec<Span> {
-        let requests = self.received.0.lock().expect("no test panics with the lock").clone();
+        let requests = self.received.0.lock().expect("no test panics while it holds the lock").clone();
         let resources = requests.into_iter().flat_map(|request| request.resource_spans);
         let scopes = resources.flat_map(|of_resource| {
             let resource = of_resource.resource.expect("every export names its resource");
@@ -143,8 +143,8 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    /// The tree of all spans but [`OPTIONAL`] ones: name and kind, with equal ones once, and with `queue` instead of the queue's
-    /// name.
+    /// The tree of all spans except those of [`OPTIONAL`] calls, with one line (name and kind) for each. Siblings with equal
+    /// subtrees appear once. `queue` replaces the queue's name.
     pub(super) fn tree(&self, queue: &str) -> String {
         let known: BTreeSet<_> = self.spans.iter().map(|span| &span.span_id).collect();
         for span in self.spans.iter().filter(|span| **span != self.root) {
@@ -168,7 +168,7 @@ impl Trace {
         lines
     }
 
-    /// The only span with this name, or one of several.
+    /// The first span with this name.
     pub(super) fn span(&self, name: &str) -> &Span {
         let found = self.spans.iter().find(|span| span.name == name);
         found.unwrap_or_else(|| panic!("no span is called {name:?}"))

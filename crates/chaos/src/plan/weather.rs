@@ -93,7 +93,8 @@ const DYNAMODB: &[(u16, &str)] = &[
 ];
 
 impl Weather {
-    /// One call that fails sometimes. It fails before it takes effect, or afterwards if nothing is lost by that.
+    /// One call that fails sometimes. Most faults hit before the call takes effect. The answer of a call that took effect is
+    /// lost only if a repetition of the call does no harm.
     pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
         // The calls that matter most have several entries.
         let call = some(rng, &[0, 0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12, 13, 14]);

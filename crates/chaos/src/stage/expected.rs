@@ -166,7 +166,7 @@ impl Stage {
         Ok(objects)
     }
 
-    /// Number of SendMessageBatch calls of the workers. A call sends up to ten messages again, or tests whether sending is
+    /// Number of SendMessageBatch calls of the workers. A call sends up to ten messages anew, or tests whether sending is
     /// allowed.
     pub(crate) fn sent_anew(&self) -> u64 {
         self.sandbox.calls("sqs", "SendMessageBatch")

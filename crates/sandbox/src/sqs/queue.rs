@@ -39,7 +39,7 @@ pub struct QueueLimits {
     /// Messages that may be in flight at the same time. Default: 120,000.
     #[serde(default)]
     pub in_flight: Option<usize>,
-    /// Time for which a message is kept after its send. SQS itself allows no less than a minute.
+    /// Time for which a message is kept after its send. SQS itself requires at least a minute.
     #[serde(default)]
     pub retention_milliseconds: Option<u64>,
 }
