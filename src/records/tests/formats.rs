@@ -375,7 +375,7 @@ proptest! {
 
     #[test]
     fn lines_are_read_in_any_chunks(
-        lines in proptest::collection::vec("[a-zé\\\\\"#\u{1b}][^\n\u{0}-\u{8}\u{e}-\u{1a}\u{1c}-\u{1f}{\\[]{0,60}", 1..12),
+        lines in proptest::collection::vec("[a-zé\\\\\"#][^\n\u{0}-\u{8}\u{e}-\u{1f}{\\[]{0,60}", 1..12),
         crlf in any::<bool>(), chunk in 1_usize..100, last in any::<bool>(),
     ) {
         prop_assume!(!lines[0].starts_with('"'));
