@@ -49,7 +49,6 @@ use crate::{
     pipeline::{Pipeline, PipelineSettings},
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::{Clients, SqsQueue},
-    route::KeyLayout,
     sink::group_breaker::GroupBreakers,
     status::Status,
     telemetry::level::Filter,
@@ -334,7 +333,7 @@ fn pipeline_settings(config: &Config) -> anyhow::Result<PipelineSettings> {
     let buckets = source_buckets(config)?.into_iter().map(|bucket| (bucket.name, bucket.owner));
     let buckets: HashMap<_, _> = buckets.collect();
     Ok(PipelineSettings {
-        key_layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
+        key_rules: config.source.key_rules()?,
         buckets,
         own_buckets: config.own_buckets(),
         unknown_tenant: config.tenants.unknown,

@@ -7,6 +7,7 @@ pub mod layers;
 pub mod log_filter;
 mod names;
 mod rules;
+mod source_rules;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,6 +15,7 @@ use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 
+pub use self::source_rules::{SourceFormat, SourceRule};
 use crate::{
     name::bucket::OwnBucket,
     quarantine::QuarantinePrefix,
@@ -141,7 +143,7 @@ pub struct Source {
     /// warning at start-up.
     pub buckets: Vec<String>,
     /// Meaning of the segments of an object's key. `{tenant}` and `{file}` are required; `{cluster}`, `{application}` and
-    /// `{pod}` are optional; other segments are literal. `{file}` is the last one.
+    /// `{pod}` are optional; `*` is any segment; other segments are literal. `{file}` is the last one.
     pub key_layout: String,
     /// Longest record, decompressed, 1 MiB to 256 MiB. A longer record is skipped; its position goes into the quarantine or
     /// into the message's dead letter.
@@ -157,6 +159,10 @@ pub struct Source {
     /// empty gzip members. The messages of larger objects go to the dead-letter queue. Copies into a tenant's bucket have
     /// S3's own limit instead, 5 GB.
     pub max_stored: ByteSize,
+    /// Rules for objects with other keys or formats (`[[source.rules]]`). The first rule that matches an object's key counts. An
+    /// object that no rule matches has the layout `source.key_layout`, and its format is recognised.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<SourceRule>,
 }
 
 impl Default for Source {
@@ -168,6 +174,7 @@ impl Default for Source {
             max_object: ByteSize::mib(1536),
             zstd_windows: ByteSize::mib(128),
             max_stored: ByteSize::mib(1536),
+            rules: Vec::new(),
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct Tally {
     pub put: BatchTally,
     /// Skipped because the message is empty.
     pub empty: u64,
+    /// Skipped because the format gives it no event: the header of a log file, or an event of a control message.
+    pub skipped: u64,
     /// Put into quarantine: unreadable, or longer than one event where the tenant's policy is to quarantine such records.
     pub quarantined: u64,
     /// Passed over because an earlier attempt accounted for them. A record that the earlier attempt owed to the quarantine counts
@@ -64,7 +66,7 @@ pub struct Tally {
 impl Tally {
     /// Records whose outcome is known. After a successful delivery, these are all records read.
     pub fn accounted(&self) -> u64 {
-        self.put.accepted + self.put.rejected() + self.empty + self.quarantined + self.resumed
+        self.put.accepted + self.put.rejected() + self.empty + self.skipped + self.quarantined + self.resumed
     }
 
     /// Adds a batch that was answered.

@@ -140,7 +140,7 @@
 //! };
 //! let longest = Duration::from_secs(900);
 //! let settings = PipelineSettings {
-//!     key_layout: KeyLayout::parse(KeyLayout::DEFAULT)?,
+//!     key_rules: KeyLayout::parse(KeyLayout::DEFAULT)?.into(),
 //!     buckets: HashMap::from([("staging".to_owned(), None)]),
 //!     own_buckets: OwnBuckets::default(),
 //!     unknown_tenant: UnknownTenant::DeadLetter,

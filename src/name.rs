@@ -12,6 +12,8 @@
 pub mod bucket;
 mod object_key;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 pub use self::object_key::ObjectKeyTemplate;
@@ -31,6 +33,7 @@ enum Part {
     Literal(String),
     Name(Name),
     Date,
+    LogStream,
 }
 
 impl StreamTemplate {
@@ -62,8 +65,9 @@ impl StreamTemplate {
             parts.push(match Name::parse(name) {
                 Some(name) if name != Name::File => Part::Name(name),
                 None if name == "{date}" => Part::Date,
+                None if name == "{log_stream}" => Part::LogStream,
                 _ => {
-                    let names = "{tenant}, {cluster}, {application}, {pod} and {date}";
+                    let names = "{tenant}, {cluster}, {application}, {pod}, {date} and {log_stream}";
                     return Err(format!("{name} is unknown; the names are {names}"));
                 }
             });
@@ -83,27 +87,30 @@ impl StreamTemplate {
     }
 
     /// Builds the log stream's name for the records of an object. The date is the UTC date of `at`, the object's time.
-    pub fn render(&self, route: &Route, at: Timestamp) -> String {
+    /// `log_stream` is the stream that the records come from; empty if the object names none.
+    pub fn render(&self, route: &Route, at: Timestamp, log_stream: &str) -> String {
         let mut name = String::new();
         let mut altered = false;
+        let mut confine = |name: &mut String, value: &str| {
+            for character in value.chars() {
+                let kept = legal(character) && character != '/';
+                altered |= !kept;
+                name.push(if kept { character } else { '_' });
+            }
+        };
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => name.push_str(literal),
                 Part::Date => name.push_str(&at.strftime("%Y-%m-%d").to_string()),
-                Part::Name(part) => {
-                    for character in part.value(route).chars() {
-                        let kept = legal(character) && character != '/';
-                        altered |= !kept;
-                        name.push(if kept { character } else { '_' });
-                    }
-                }
+                Part::Name(part) => confine(&mut name, part.value(route)),
+                Part::LogStream => confine(&mut name, log_stream),
             }
         }
         if name.is_empty() {
             name.push('_');
         }
         if altered || name.chars().count() > MAX_STREAM_NAME {
-            let suffix = format!("-{:016x}", self.fingerprint(route));
+            let suffix = format!("-{:016x}", self.fingerprint(route, log_stream));
             name = name.chars().take(MAX_STREAM_NAME - suffix.len()).collect();
             name.push_str(&suffix);
         }
@@ -120,15 +127,45 @@ impl StreamTemplate {
 
     /// Hashes the original values with 64-bit FNV-1a. Unlike the standard library's hasher, FNV-1a gives the same hash
     /// in all versions and on all machines.
-    fn fingerprint(&self, route: &Route) -> u64 {
+    fn fingerprint(&self, route: &Route, log_stream: &str) -> u64 {
         let values = self.parts.iter().filter_map(|part| match part {
             Part::Name(name) => Some(name.value(route)),
+            Part::LogStream => Some(log_stream),
             Part::Literal(_) | Part::Date => None,
         });
         // UTF-8 never has the byte 0xff, so the hashes of "ab" + "c" and "a" + "bc" differ.
         let bytes = values.flat_map(|value| value.bytes().chain([0xff]));
         bytes
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+/// Names of the log streams of one object's records.
+#[derive(Clone, Debug)]
+pub struct StreamNames {
+    template: StreamTemplate,
+    route: Route,
+    at: Timestamp,
+    /// The log stream that the previous record comes from.
+    from: Option<Arc<str>>,
+}
+
+impl StreamNames {
+    /// Names that follow `template` for the records of an object with this route and time. `None` if all records have the same
+    /// name.
+    pub fn new(template: &StreamTemplate, route: &Route, at: Timestamp) -> Option<Self> {
+        let varies = template.parts.contains(&Part::LogStream);
+        varies.then(|| Self { template: template.clone(), route: route.clone(), at, from: None })
+    }
+
+    /// Returns the name for a record that comes from the log stream `from`, or `None` if it is the name of the record before. The
+    /// record before the first one counts as one that comes from no log stream.
+    pub fn next(&mut self, from: Option<&Arc<str>>) -> Option<String> {
+        if self.from.as_ref() == from {
+            return None;
+        }
+        self.from = from.cloned();
+        Some(self.template.render(&self.route, self.at, from.map_or("", |from| &**from)))
     }
 }
 
@@ -161,8 +198,33 @@ mod tests {
     }
 
     fn render(template: &str, route: &Route) -> String {
+        render_from("", template, route)
+    }
+
+    fn render_from(log_stream: &str, template: &str, route: &Route) -> String {
         let at = "2026-11-21T23:59:59.999Z".parse().expect("a timestamp");
-        StreamTemplate::parse(template).expect("the template is valid").render(route, at)
+        StreamTemplate::parse(template).expect("the template is valid").render(route, at, log_stream)
+    }
+
+    #[test]
+    fn the_stream_that_records_come_from_has_a_place_too() {
+        let route = route("web", "web-0");
+        assert_eq!(render_from("i-0123", "{application}/{log_stream}", &route), "web/i-0123");
+        assert_eq!(render_from("", "{log_stream}", &route), "_");
+        let [one, two] = ["2026/11/27/[$LATEST]a", "2026/11_27/[$LATEST]a"]
+            .map(|from| render_from(from, "{log_stream}", &route));
+        assert!(one.starts_with("2026_11_27_[$LATEST]a-") && one != two, "{one} {two}");
+        let names = |template| {
+            StreamNames::new(&StreamTemplate::parse(template).expect("valid"), &route, Timestamp::MAX)
+        };
+        assert!(names("{pod}").is_none());
+        let mut names = names("{log_stream}").expect("it has the place");
+        let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let found: Vec<_> = [Some(&a), Some(&a), Some(&b), Some(&Arc::from("b")), None, None, Some(&a)]
+            .map(|from| names.next(from))
+            .into();
+        let name = |name: &str| Some(name.to_owned());
+        assert_eq!(found, [name("a"), None, name("b"), None, name("_"), None, name("a")]);
     }
 
     #[test]

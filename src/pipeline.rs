@@ -40,7 +40,7 @@ use crate::{
     object::{ObjectBody, ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
-    route::{KeyLayout, Route},
+    route::{Route, Rules},
     sampler::LineSampler,
     sink::{LogSink, LogSinks},
     status::{self, Status},
@@ -58,8 +58,8 @@ use self::{refusals::Refusals, windows::Windows};
 /// Settings for objects and verdicts.
 #[derive(Clone, Debug)]
 pub struct PipelineSettings {
-    /// Layout of object keys.
-    pub key_layout: KeyLayout,
+    /// What the keys of objects mean, and which formats the objects have.
+    pub key_rules: Rules,
     /// Buckets that may be read, and their owners. Empty: any bucket.
     pub buckets: HashMap<String, Option<String>>,
     /// Buckets that rows must not name, and whether there is a quarantine.
@@ -261,7 +261,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             return report.skipped.push(Skipped::FolderMarker);
         }
         let span = trace::step("route", &places(object));
-        let route = match span.in_scope(|| self.settings.key_layout.route(&object.key)) {
+        let route = match span.in_scope(|| self.settings.key_rules.route(&object.key)) {
             Ok(route) => route,
             Err(error) => {
                 let failed = fail(None, None, Failure::Key(error));

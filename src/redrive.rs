@@ -30,7 +30,7 @@ use crate::{
         MAX_BATCH, QueueError, Receipt,
         dead_letters::{DeadLetters, StoredLetter},
     },
-    route::KeyLayout,
+    route::Rules,
 };
 
 /// How long letters are hidden. While the sweep runs, they are hidden again after half of this time. If the process is
@@ -65,8 +65,8 @@ pub struct Order {
     pub action: Action,
     /// URL of the source queue. Letters that SQS moved from another queue are left alone.
     pub source_url: String,
-    /// Layout of the objects' keys.
-    pub layout: KeyLayout,
+    /// What the objects' keys mean.
+    pub key_rules: Rules,
     /// Start of the sweep. Letters that were sent later are left alone.
     pub now: Timestamp,
 }
@@ -260,7 +260,7 @@ impl<D: DeadLetters> Sweep<D> {
     /// Returns whether the letter is seen for the first time and is older than the sweep; and the letter itself, if it is
     /// selected. A letter that is not selected is held, or deleted if it was moved already.
     async fn sort(&mut self, stored: StoredLetter) -> (bool, Option<Candidate>) {
-        let letter = Letter::read(&stored, &self.order.layout);
+        let letter = Letter::read(&stored, &self.order.key_rules);
         if self.moved.contains(&stored.id) {
             // The letter is in the source queue, but could not be deleted here, or SQS delivered it again.
             self.delete(vec![(letter, stored.receipt)]).await;

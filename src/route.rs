@@ -3,7 +3,11 @@
 //! Pure. A key that does not match the layout exactly is an error, never a guess: a wrong guess would deliver one
 //! customer's lines to another customer's account.
 
+mod rules;
+
 use std::fmt;
+
+pub use self::rules::{Rule, RuleError, RuleValues, Rules};
 
 /// Longest key of an object. Source: S3 User Guide, "Naming Amazon S3 objects".
 const MAX_KEY_BYTES: usize = 1024;
@@ -11,8 +15,12 @@ const MAX_KEY_BYTES: usize = 1024;
 /// Meaning of each segment of a key. Parsed once, at start-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLayout {
-    segments: Vec<Segment>,
+    /// `None`: any segment.
+    segments: Vec<Option<Segment>>,
 }
+
+/// A segment of a layout that may be anything and has no meaning.
+const ANY: &str = "*";
 
 /// A segment of a layout or of a key template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,18 +142,28 @@ impl KeyLayout {
     /// Layout of the keys that Vector writes with logferry's configuration.
     pub const DEFAULT: &'static str = "{tenant}/{cluster}/{application}/{pod}/{file}";
 
-    /// Reads a layout such as `logs/{cluster}/{tenant}/{application}/{pod}/{file}`.
+    /// Reads a layout such as `logs/{cluster}/{tenant}/{application}/{pod}/{file}`. A segment `*` may be anything.
     ///
     /// # Errors
     /// The layout cannot be used.
     pub fn parse(text: &str) -> Result<Self, LayoutError> {
+        let layout = Self::parse_without_tenant(text)?;
+        if !layout.segments.contains(&Some(Segment::Name(Name::Tenant))) {
+            return Err(LayoutError::NoTenant);
+        }
+        Ok(layout)
+    }
+
+    /// Reads a layout that need not have `{tenant}`.
+    fn parse_without_tenant(text: &str) -> Result<Self, LayoutError> {
         let mut segments = Vec::new();
         for segment in text.split('/') {
             segments.push(match Name::parse(segment) {
-                Some(name) if segments.contains(&Segment::Name(name)) => {
+                _ if segment == ANY => None,
+                Some(name) if segments.contains(&Some(Segment::Name(name))) => {
                     return Err(LayoutError::Twice(segment.to_owned()));
                 }
-                Some(name) => Segment::Name(name),
+                Some(name) => Some(Segment::Name(name)),
                 None if segment.is_empty() => return Err(LayoutError::EmptySegment),
                 None if segment.contains(['{', '}']) => {
                     return Err(LayoutError::UnknownName(segment.to_owned()));
@@ -153,13 +171,10 @@ impl KeyLayout {
                 None if segment.contains(char::is_control) || matches!(segment, "." | "..") => {
                     return Err(LayoutError::IllegalLiteral(segment.to_owned()));
                 }
-                None => Segment::Literal(segment.to_owned()),
+                None => Some(Segment::Literal(segment.to_owned())),
             });
         }
-        if !segments.contains(&Segment::Name(Name::Tenant)) {
-            return Err(LayoutError::NoTenant);
-        }
-        if segments.last() != Some(&Segment::Name(Name::File)) {
+        if segments.last() != Some(&Some(Segment::Name(Name::File))) {
             return Err(LayoutError::FileNotLast);
         }
         Ok(Self { segments })
@@ -170,37 +185,28 @@ impl KeyLayout {
     /// # Errors
     /// The key does not match the layout; see [`KeyError`].
     pub fn route(&self, key: &str) -> Result<Route, KeyError> {
-        if key.len() > MAX_KEY_BYTES {
-            return Err(KeyError::TooLong(key.len()));
-        }
         // These checks come before the check of the number of segments, because their errors are more precise.
-        for (at, part) in key.split('/').enumerate().map(|(index, part)| (index + 1, part)) {
-            if part.is_empty() {
-                return Err(KeyError::EmptySegment(at));
-            }
-            if part == "." || part == ".." {
-                return Err(KeyError::Traversal(at));
-            }
-            if part.chars().any(char::is_control) {
-                return Err(KeyError::ControlCharacter(at));
-            }
-        }
+        legal_segments(key)?;
         let (found, expected) = (key.split('/').count(), self.segments.len());
         if found != expected {
             return Err(KeyError::SegmentCount { found, expected });
         }
         let mut route = Route::default();
         for (index, (segment, part)) in self.segments.iter().zip(key.split('/')).enumerate() {
-            let field = match segment {
-                Segment::Literal(literal) if literal == part => continue,
-                Segment::Literal(literal) => {
+            let name = match segment {
+                None => continue,
+                Some(Segment::Literal(literal)) if literal == part => continue,
+                Some(Segment::Literal(literal)) => {
                     return Err(KeyError::NotLiteral { at: index + 1, expected: literal.clone() });
                 }
-                Segment::Name(Name::Tenant) => &mut route.tenant,
-                Segment::Name(Name::Cluster) => &mut route.cluster,
-                Segment::Name(Name::Application) => &mut route.application,
-                Segment::Name(Name::Pod) => &mut route.pod,
-                Segment::Name(Name::File) => &mut route.file,
+                Some(Segment::Name(name)) => name,
+            };
+            let field = match name {
+                Name::Tenant => &mut route.tenant,
+                Name::Cluster => &mut route.cluster,
+                Name::Application => &mut route.application,
+                Name::Pod => &mut route.pod,
+                Name::File => &mut route.file,
             };
             part.clone_into(field);
         }
@@ -210,10 +216,29 @@ impl KeyLayout {
     /// Returns the part of a key up to the slash after the tenant. No key of another tenant has this prefix. The key must
     /// match the layout.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
-        let tenant = self.segments.iter().position(|segment| *segment == Segment::Name(Name::Tenant));
+        let tenant = self.segments.iter().position(|segment| *segment == Some(Segment::Name(Name::Tenant)));
         let slashes = key.match_indices('/').map(|(at, _)| at);
         tenant.and_then(|tenant| slashes.into_iter().nth(tenant)).map_or(key, |slash| &key[..=slash])
     }
+}
+
+/// Checks that a key's length and segments are legal.
+fn legal_segments(key: &str) -> Result<(), KeyError> {
+    if key.len() > MAX_KEY_BYTES {
+        return Err(KeyError::TooLong(key.len()));
+    }
+    for (at, part) in key.split('/').enumerate().map(|(index, part)| (index + 1, part)) {
+        if part.is_empty() {
+            return Err(KeyError::EmptySegment(at));
+        }
+        if part == "." || part == ".." {
+            return Err(KeyError::Traversal(at));
+        }
+        if part.chars().any(char::is_control) {
+            return Err(KeyError::ControlCharacter(at));
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for KeyLayout {
@@ -223,8 +248,9 @@ impl fmt::Display for KeyLayout {
                 f.write_str("/")?;
             }
             match segment {
-                Segment::Literal(literal) => f.write_str(literal)?,
-                Segment::Name(name) => {
+                None => f.write_str(ANY)?,
+                Some(Segment::Literal(literal)) => f.write_str(literal)?,
+                Some(Segment::Name(name)) => {
                     let (spelling, _) =
                         NAMES.iter().find(|(_, known)| known == name).expect("every name is in NAMES");
                     f.write_str(spelling)?;
@@ -262,6 +288,8 @@ mod tests {
         check(other, &format!("prod-cluster-1/acme-corp/payment-app/pod-xyz-123/{file}"), Ok(names));
         check("logs/{tenant}/{file}", "logs/acme-corp/x", Ok(["acme-corp", "", "", "", "x"]));
         check(KeyLayout::DEFAULT, "a b/c+d/日本/p/f", Ok(["a b", "c+d", "日本", "p", "f"]));
+        check("{tenant}/*/*/{file}", "acme/2026/11/x", Ok(["acme", "", "", "", "x"]));
+        check("{tenant}/*/{file}", "acme//x", Err(KeyError::EmptySegment(2)));
     }
 
     #[test]

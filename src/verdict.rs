@@ -118,7 +118,7 @@ pub enum Failure {
     #[error(transparent)]
     Event(#[from] EventError),
     /// The key does not match the layout.
-    #[error("the key does not match source.key_layout: {0}")]
+    #[error("the key does not match source.key_layout, or the key_layout of its rule: {0}")]
     Key(KeyError),
     /// The bucket is not one of `source.buckets`.
     #[error("the bucket is not one of source.buckets")]

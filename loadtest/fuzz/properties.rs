@@ -8,6 +8,8 @@ mod choices;
 mod decode;
 #[path = "../../tests/it/fuzz/event.rs"]
 mod event;
+#[path = "../../tests/it/fuzz/formats.rs"]
+mod formats;
 #[path = "../../tests/it/fuzz/records.rs"]
 mod records;
 #[path = "../../tests/it/fuzz/route.rs"]
@@ -31,6 +33,11 @@ pub fn decode(data: &[u8]) {
 /// Checks the text of an object: see [`logferry::records`].
 pub fn records(data: &[u8]) {
     records::check(data);
+}
+
+/// Checks the text of an object of any format: see [`logferry::records::Format`].
+pub fn formats(data: &[u8]) {
+    formats::check(data);
 }
 
 /// Checks the batching of events into requests: see [`logferry::batch`].

@@ -100,9 +100,9 @@ impl Parts {
             Rates { puts: config.delivery.put_rate, stream_creations: config.delivery.create_stream_rate };
         let staging = source_buckets(config)?.into_iter().map(|bucket| bucket.name);
         let settings = pipeline_settings(config)?;
-        let layout = settings.key_layout.clone();
+        let key_rules = settings.key_rules.clone();
         let ports = Ports {
-            store: WatchedStore::new(S3Store::new(s3_client(config, base)), staging, layout, &health),
+            store: WatchedStore::new(S3Store::new(s3_client(config, base)), staging, key_rules, &health),
             directory: tenants.clone(),
             sinks: BudgetedSinks::new(
                 Watched::new(sinks, &health),

@@ -14,7 +14,7 @@ use crate::{
     object::{ObjectError, ObjectHead, ObjectStore},
     quarantine::{Putting, QuarantineStore},
     queue::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew},
-    route::KeyLayout,
+    route::Rules,
     sink::{LogSink, LogSinks, PutAnswer, SinkError},
     tenant::{CloudWatch, Delivery, Directory, LookupError, Tenant},
 };
@@ -188,17 +188,17 @@ impl<L: Ledger> Ledger for Watched<L> {
 pub(super) struct WatchedStore<S> {
     store: Watched<S>,
     buckets: HashSet<String>,
-    key_layout: KeyLayout,
+    key_rules: Rules,
 }
 
 impl<S> WatchedStore<S> {
     pub(super) fn new(
         store: S,
         buckets: impl IntoIterator<Item = String>,
-        key_layout: KeyLayout,
+        key_rules: Rules,
         health: &Arc<Health>,
     ) -> Self {
-        Self { store: Watched::new(store, health), buckets: buckets.into_iter().collect(), key_layout }
+        Self { store: Watched::new(store, health), buckets: buckets.into_iter().collect(), key_rules }
     }
 
     fn tell<T>(&self, object: &ObjectRef, outcome: &Result<T, ObjectError>) {
@@ -207,7 +207,7 @@ impl<S> WatchedStore<S> {
         let tenant = match outcome {
             // These count by tenant: one tenant's objects may be unreadable.
             Err(ObjectError::Denied(_) | ObjectError::Unavailable(_)) => {
-                self.key_layout.route(&object.key).ok().map(|route| route.tenant)
+                self.key_rules.route(&object.key).ok().map(|route| route.tenant)
             }
             _ => None,
         };

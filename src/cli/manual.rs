@@ -30,17 +30,17 @@ use crate::{
         Item, Origin, Outcome, deliver,
         dry_run::{GivenTenants, Lines},
     },
-    route::KeyLayout,
     telemetry,
 };
 
 /// The configuration's fields that showing local files uses.
-const LOCAL: [&str; 7] = [
+const LOCAL: [&str; 8] = [
     "log.filter",
     "source.key_layout",
     "source.max_object",
     "source.max_record",
     "source.max_stored",
+    "source.rules",
     "source.zstd_windows",
     "tenants.default_region",
 ];
@@ -134,7 +134,7 @@ pub(super) fn run(args: ManualArgs, config: &Config) -> ExitCode {
 }
 
 async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    let layout = KeyLayout::parse(&config.source.key_layout)?;
+    let key_rules = config.source.key_rules()?;
     let event = match args.objects.is_empty() {
         true if args.keys.is_empty() => read_event()?,
         true => return Err(Refusal::Usage("--key belongs to a local file".to_owned()).into()),
@@ -146,7 +146,7 @@ async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result<ExitCode> 
             .iter()
             .map(|object| Item { object: object.clone(), origin: Origin::Event })
             .collect(),
-        false => from_arguments(&args.objects, &args.keys, &layout)?,
+        false => from_arguments(&args.objects, &args.keys, &key_rules)?,
     };
     let rows = args.rows.as_deref().map(|file| given_rows(file, config)).transpose();
     let rows = rows.map_err(Refusal::Invalid)?;
@@ -166,7 +166,7 @@ async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result<ExitCode> 
     let mut outcome = Outcome { dry_run: args.dry_run, ..Outcome::of(&event) };
     for item in &items {
         let report = deliver(item, &pipelines, &stop).await;
-        outcome.add(item, report, &layout);
+        outcome.add(item, report, &key_rules);
     }
     telemetry.finish(LAST_EXPORT).await;
     // Writes the log lines that wait.

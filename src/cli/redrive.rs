@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -21,11 +20,10 @@ use crate::{
     app,
     config::Config,
     redrive::{Action, HOLD, Order, Outcome, Progress, letter::Filter, sweep},
-    route::KeyLayout,
 };
 
 /// The configuration's fields that these commands use.
-pub(super) const CONCERNS: [&str; 7] = [
+pub(super) const CONCERNS: [&str; 8] = [
     "aws.region",
     "delivery.attempts",
     "delivery.attempt_timeout",
@@ -33,6 +31,7 @@ pub(super) const CONCERNS: [&str; 7] = [
     "queue.url",
     "queue.wait_time",
     "source.key_layout",
+    "source.rules",
 ];
 /// Time between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -171,7 +170,7 @@ pub(super) async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Resul
         limit,
         action: if let Doing::Move(rate) = doing { Action::Move(rate) } else { Action::Look },
         source_url: queues.source_url.clone(),
-        layout: KeyLayout::parse(&config.source.key_layout).context("source.key_layout")?,
+        key_rules: config.source.key_rules()?,
         now,
     };
     let stop = CancellationToken::new();

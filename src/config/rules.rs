@@ -13,7 +13,6 @@ use crate::{
     name::bucket::OwnBucket,
     quarantine::QuarantinePrefix,
     queue::{MAX_DELAY, MAX_VISIBILITY},
-    route::KeyLayout,
     tenant::region,
 };
 
@@ -173,9 +172,7 @@ impl Config {
     }
 
     fn validate_source(&self, check: &mut Check) {
-        if let Err(error) = KeyLayout::parse(&self.source.key_layout) {
-            check.problem("source.key_layout", error.to_string());
-        }
+        check.problems.extend(self.source.key_rules().err());
         for bucket in &self.source.buckets {
             if let Err(problem) = bucket.parse::<OwnBucket>() {
                 check.problem("source.buckets", problem);

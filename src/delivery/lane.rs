@@ -1,4 +1,4 @@
-//! Takes one object's records and sends them into one stream, batch by batch.
+//! Takes one object's records and sends them into one stream after another, batch by batch.
 
 mod due;
 mod open_batch;
@@ -21,9 +21,10 @@ use super::{
     writer::{Done, Writer},
 };
 use crate::{
-    batch::{BatchHead, MAX_MESSAGE_BYTES, Rejection},
+    batch::{MAX_MESSAGE_BYTES, Rejection},
     fairness::cpu::without_pause,
     ledger::{Ledger, Position, claim::Claim, owed::Owed},
+    name::StreamNames,
     object::trail::Trail,
     quarantine::{FileName, QuarantineError, QuarantineReason, Shelf},
     records::{Message, Record, RecordError, RecordProblem, Unreadable},
@@ -32,7 +33,7 @@ use crate::{
     trace::{self, semconv},
 };
 
-/// Puts one object's records into one stream: fills a batch while the previous one is being put.
+/// Puts one object's records into one stream, or into one stream after another: fills a batch while the previous one is being put.
 ///
 /// The position after a batch is recorded in the ledger while the next batch is being put. The batch after that is put only
 /// once the position is recorded. So a worker that dies repeats at most two batches.
@@ -40,6 +41,10 @@ use crate::{
 pub struct Lane<S, L> {
     pub(super) writer: Arc<Writer<S, L>>,
     open: OpenBatch,
+    /// `None`: all records go into one stream.
+    names: Option<StreamNames>,
+    /// The stream of the open batch.
+    key: Arc<StreamKey>,
     on_its_way: Option<OnItsWay>,
     oversize: Oversize,
     due: Due,
@@ -76,17 +81,17 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         trail: Trail,
         shared: &Shared,
     ) -> Self {
-        let head = BatchHead::new(&key.log_group_name, &key.log_stream_name);
         let target = Target {
             sink,
-            key,
             retention_days: destination.retention_days,
             claim: Arc::clone(&claim),
             metrics: shared.metrics.clone(),
         };
         Self {
             writer: Arc::new(Writer::new(target, shared.streams.clone(), shelf)),
-            open: OpenBatch::new(&head, shared),
+            open: OpenBatch::new(&key.batch_head(), shared),
+            names: None,
+            key: Arc::new(key),
             on_its_way: None,
             oversize: destination.oversize,
             due: Due::of(claim.from().owed.clone()),
@@ -97,6 +102,12 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             progress: LaneProgress::new(claim, trail),
             span: tracing::Span::current(),
         }
+    }
+
+    /// Puts each record into the stream that `names` gives it, instead of the lane's own. A batch has records of one stream, and
+    /// batches are put in the object's order.
+    pub fn following(self, names: StreamNames) -> Self {
+        Self { names: Some(names), ..self }
     }
 
     /// Takes a record. `object_time`, in milliseconds, is the timestamp of a record without one. Every record of the object
@@ -126,6 +137,9 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             if put_before > 0 {
                 self.tally.resumed += 1;
             } else {
+                if let Some(name) = self.next_stream(record) {
+                    self.turn_to(name).await?;
+                }
                 if self.must_send(timestamp, &record.message) {
                     self.send().await?;
                 }
@@ -136,6 +150,9 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             let shelved = self.oversize == Oversize::Quarantine
                 && self.set_aside(QuarantineReason::Oversize, Some(timestamp), &record.message);
             if !shelved {
+                if let Some(name) = self.next_stream(record) {
+                    self.turn_to(name).await?;
+                }
                 self.add_pieces(timestamp, &record.message, put_before).await?;
             }
         }
@@ -180,6 +197,22 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.write_full_files().await
     }
 
+    /// Takes a record that makes no event.
+    ///
+    /// # Errors
+    /// As [`Lane::push`].
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn push_skipped(&mut self) -> Result<(), LaneError> {
+        let owed = self.due.find(self.tally.read);
+        if self.count(owed, None).is_some() {
+            self.tally.skipped += 1;
+            self.progress.end_record();
+        }
+        Ok(())
+    }
+
     /// Counts the next record. Returns the number of its events that were put before, or `None` if an earlier attempt accounted
     /// for the record.
     fn count(&mut self, owed: Option<QuarantineReason>, timestamp: Option<i64>) -> Option<u64> {
@@ -189,6 +222,21 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             self.tally.resumed += 1;
         }
         put_before
+    }
+
+    /// The name of the record's stream, if it is another one than that of the record before.
+    fn next_stream(&mut self, record: &Record<'_>) -> Option<String> {
+        self.names.as_mut()?.next(record.log_stream.as_ref())
+    }
+
+    /// Sends the open batch, and starts one for another stream.
+    async fn turn_to(&mut self, log_stream_name: String) -> Result<(), LaneError> {
+        if !self.open.is_empty() {
+            self.send().await?;
+        }
+        self.key = Arc::new(StreamKey { log_stream_name, ..(*self.key).clone() });
+        self.open.turn_to(&self.key.batch_head());
+        Ok(())
     }
 
     /// Whether the open batch must be sent before this event is added.
@@ -372,9 +420,9 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.putting
     }
 
-    /// The stream.
+    /// The stream; the last one, if there are several.
     pub fn stream(&self) -> &StreamKey {
-        &self.writer.target.key
+        &self.key
     }
 
     /// Sends the open batch, after the previous batch was answered.
@@ -389,14 +437,14 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.progress.record(&self.span);
         let (batch, file, unkept) = self.open.close();
         let stretch = self.progress.end_batch();
-        let writer = Arc::clone(&self.writer);
+        let (writer, key) = (Arc::clone(&self.writer), Arc::clone(&self.key));
         let span = self.span.in_scope(|| trace::step("put", &[]));
-        trace::set_list(&span, semconv::AWS_LOG_GROUP_NAMES, &writer.target.key.log_group_name);
-        trace::set_list(&span, semconv::AWS_LOG_STREAM_NAMES, &writer.target.key.log_stream_name);
+        trace::set_list(&span, semconv::AWS_LOG_GROUP_NAMES, &key.log_group_name);
+        trace::set_list(&span, semconv::AWS_LOG_STREAM_NAMES, &key.log_stream_name);
         trace::count(&span, semconv::EVENTS, batch.len() as u64);
         trace::count(&span, semconv::BYTES, batch.bytes() as u64);
         let put = async move {
-            let put = writer.deliver(batch, file, stretch.begin);
+            let put = writer.deliver(batch, file, &key, stretch.begin);
             trace::within(span, put, LaneError::kind).await
         };
         let put = AbortOnDropHandle::new(tokio::spawn(put));

@@ -18,18 +18,17 @@ pub(super) const MAX_ROUNDS: u32 = 6;
 /// First pause after a group or stream was created but is still not found. The pause doubles each round.
 pub(super) const CREATION_PAUSE: Duration = Duration::from_millis(50);
 
-/// The stream that one lane writes.
+/// The group that one lane writes.
 #[derive(Debug)]
 pub(super) struct Target<S, L> {
     pub(super) sink: S,
-    pub(super) key: StreamKey,
     pub(super) retention_days: Option<i32>,
     pub(super) claim: Arc<Claim<L>>,
     pub(super) metrics: Metrics,
 }
 
 impl<S: LogSink, L: Ledger> Target<S, L> {
-    /// Puts one part of a batch. Creates the stream and the group if they are missing.
+    /// Puts one part of a batch into the stream `key`. Creates the stream and the group if they are missing.
     ///
     /// # Errors
     /// The part was not put.
@@ -37,6 +36,7 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
         &self,
         batch: &mut ClosedBatch,
         part: &Part,
+        key: &StreamKey,
         stream: &mut Stream,
     ) -> Result<RejectedEvents, LaneError> {
         let mut pause = CREATION_PAUSE;
@@ -66,7 +66,7 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
                         tokio::time::sleep(pause).await;
                         pause *= 2;
                     }
-                    self.create().await?;
+                    self.create(key).await?;
                     created = true;
                 }
                 Err(error) => return Err(error.into()),
@@ -76,8 +76,8 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
     }
 
     /// Creates the stream, and the group if it is missing.
-    async fn create(&self) -> Result<(), LaneError> {
-        let (group, stream) = (&self.key.log_group_name, &self.key.log_stream_name);
+    async fn create(&self, key: &StreamKey) -> Result<(), LaneError> {
+        let (group, stream) = (&key.log_group_name, &key.log_stream_name);
         let lease = self.claim.hold().await?;
         let mut created = self.sink.create_log_stream(group, stream, lease).await;
         if let Err(SinkError::NotFound(_)) = created {

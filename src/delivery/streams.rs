@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::recent::Recent;
+use crate::{batch::BatchHead, recent::Recent};
 
 /// Most streams that are remembered, at most 1 KiB each. Only streams in use can exceed this number.
 pub const MAX_STREAMS: u64 = 20_000;
@@ -27,6 +27,13 @@ pub struct StreamKey {
     pub log_group_name: String,
     /// The stream.
     pub log_stream_name: String,
+}
+
+impl StreamKey {
+    /// Start of every request to the stream.
+    pub(super) fn batch_head(&self) -> BatchHead {
+        BatchHead::new(&self.log_group_name, &self.log_stream_name)
+    }
 }
 
 /// State of one stream. A writer holds the stream's lock while it puts a batch, so that batches are put one after another.

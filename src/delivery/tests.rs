@@ -101,7 +101,13 @@ fn ready() -> MemorySinks {
 }
 
 fn record(timestamp: i64, text: &str) -> Record<'static> {
-    Record { index: 0, timestamp: Some(timestamp), message: Message::escape(text), mended: false }
+    Record {
+        index: 0,
+        timestamp: Some(timestamp),
+        message: Message::escape(text),
+        mended: false,
+        log_stream: None,
+    }
 }
 
 async fn push(
@@ -226,7 +232,7 @@ async fn streams_of_other_accounts_do_not_wait_for_each_other() {
     sinks.put_time(Duration::from_secs(1));
     let streams = Streams::new();
     let mut one = lane_with(&sinks, &streams, Oversize::Split).await;
-    let key = StreamKey { account: "333333333333".into(), ..one.writer.target.key.clone() };
+    let key = StreamKey { account: "333333333333".into(), ..one.stream().clone() };
     let sink = sinks.sink("333333333333", REGION);
     let mut two = Lane::new(
         sink,

@@ -1,4 +1,4 @@
-//! Puts one batch after another into one stream, and writes the records that cannot be delivered into quarantine.
+//! Puts one batch after another, and writes the records that cannot be delivered into quarantine.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{
     LaneError, RejectedSample,
     blame::{Blame, History, Refusal},
     protocol::Target,
-    streams::Streams,
+    streams::{StreamKey, Streams},
 };
 use crate::{
     batch::{BatchTally, Buffers, ClosedBatch, Rejection, Rejections},
@@ -70,7 +70,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         Self { target, streams, shelf, unshelved: OnceLock::new(), history: History::default() }
     }
 
-    /// Puts one batch, then adds the rejected events to `file` and writes the file into quarantine.
+    /// Puts one batch into the stream `key`, then adds the rejected events to `file` and writes the file into quarantine.
     ///
     /// If the file cannot be written, its records are owed, because the batch itself was put. Without a quarantine, refused
     /// events are owed. If only the first requests were accepted, the events rejected by these are owed, and the file is not
@@ -83,11 +83,12 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         &self,
         mut batch: ClosedBatch,
         mut file: QuarantineFile,
+        key: &StreamKey,
         begin: Position,
     ) -> Result<Done, LaneError> {
         let began = Instant::now();
         // A batch without events need not wait for the stream's lock.
-        let put = if batch.is_empty() { Put::default() } else { self.put(&mut batch).await };
+        let put = if batch.is_empty() { Put::default() } else { self.put(&mut batch, key).await };
         let Put { requests, answered, rejections, refusal, error } = put;
         let took = began.elapsed();
         let (mut quarantined, mut owed, mut stopped) = (0, Owed::default(), None);
@@ -168,16 +169,16 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
     }
 
     /// Puts a batch, part by part in order. A refused part is put again in halves until single events are refused.
-    async fn put(&self, batch: &mut ClosedBatch) -> Put {
+    async fn put(&self, batch: &mut ClosedBatch, key: &StreamKey) -> Put {
         let (mut put, mut refusal) = (Put::default(), None);
-        let stream = self.streams.get(&self.target.key);
+        let stream = self.streams.get(key);
         let mut stream = stream.lock().await;
         let mut blame = Blame::default();
         let took_lately = stream.took_lately();
         let mut from = 0;
         while from < batch.len() && put.error.is_none() {
             let part = blame.next().unwrap_or_else(|| batch.part(from));
-            match self.target.put_part(batch, &part, &mut stream).await {
+            match self.target.put_part(batch, &part, key, &mut stream).await {
                 Ok(rejected) => {
                     self.history.taken();
                     stream.took_at = Some(Instant::now());

@@ -7,7 +7,7 @@ use crate::{
     delivery::Tally,
     event::{Event, Ignored},
     pipeline::{Report, Skipped},
-    route::KeyLayout,
+    route::Rules,
     status::Advice,
     verdict::Failed,
 };
@@ -36,7 +36,7 @@ pub struct ObjectOutcome {
     key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
-    /// By the key; `None` if the key does not match the layout.
+    /// By the key; `None` if the key does not match its layout.
     tenant: Option<String>,
     /// The state.
     pub state: State,
@@ -105,15 +105,15 @@ impl Outcome {
     }
 
     /// Adds an object.
-    pub fn add(&mut self, item: &Item, report: Report, layout: &KeyLayout) {
-        let object = ObjectOutcome::new(item, report, layout);
+    pub fn add(&mut self, item: &Item, report: Report, key_rules: &Rules) {
+        let object = ObjectOutcome::new(item, report, key_rules);
         self.failed += usize::from(object.state == State::Failed);
         self.objects.push(object);
     }
 }
 
 impl ObjectOutcome {
-    fn new(item: &Item, report: Report, layout: &KeyLayout) -> Self {
+    fn new(item: &Item, report: Report, key_rules: &Rules) -> Self {
         let Report { skipped, delivered, failures, .. } = report;
         let state = if !failures.is_empty() {
             State::Failed
@@ -139,7 +139,7 @@ impl ObjectOutcome {
             file,
             key: item.object.key.clone(),
             version: item.object.version_id.clone(),
-            tenant: layout.route(&item.object.key).ok().map(|route| route.tenant),
+            tenant: key_rules.route(&item.object.key).ok().map(|route| route.tenant),
             state,
             deliveries: deliveries.collect(),
             skipped: skipped.into_iter().map(Skipped::reason).collect(),

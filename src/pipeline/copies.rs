@@ -20,7 +20,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         report: &mut Report,
     ) -> usize {
         let Admitted { object, route, .. } = admitted;
-        let source_prefix = self.settings.key_layout.tenant_prefix(&object.key);
+        let source_prefix = self.settings.key_rules.tenant_prefix(&object.key);
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination) in wanted {
             let way = Way { delivery, destination, route, object, source_prefix };

@@ -3,6 +3,7 @@
 use super::{object_reader::within, told::Spent, *};
 use crate::{
     delivery::{Lane, LaneError, StreamKey},
+    name::StreamNames,
     object::trail::{Trail, TrailedBody},
 };
 
@@ -82,17 +83,21 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 account: destination.role.account().to_owned(),
                 region: delivery.target_region.clone(),
                 log_group_name: destination.log_group_name.clone(),
-                log_stream_name: destination.log_stream_name.render(route, modified),
+                log_stream_name: destination.log_stream_name.render(route, modified, ""),
             };
             let shelf = self.ports.quarantine.as_ref();
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
-            let lane = Lane::new(sink, claim, destination, key, shelf, trail.clone(), &self.lanes);
+            let mut lane = Lane::new(sink, claim, destination, key, shelf, trail.clone(), &self.lanes);
+            if let Some(names) = StreamNames::new(&destination.log_stream_name, route, modified) {
+                lane = lane.following(names);
+            }
             lanes.push((delivery, lane));
         }
 
         let mut broken = Vec::new();
         let windows = self.windows.of(pass.tenant_id());
-        let read = pass.in_slices(|pace| self.read(body, pace, windows, modified, &mut lanes, &mut broken));
+        let facts = (modified, self.settings.key_rules.format(&object.key));
+        let read = pass.in_slices(|pace| self.read(body, pace, windows, facts, &mut lanes, &mut broken));
         let read = trace::within(get.clone(), admitted.unless_stopped(read), Failure::reason).await;
         if let Ok(records) = read {
             trace::count(&get, semconv::RECORDS, records);

@@ -31,7 +31,7 @@ pub struct Metrics {
     pub objects_copied: Counter,
     /// `logferry_records_read_total`: records given to deliveries; a record that goes to two deliveries counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `quarantined`, and
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `skipped`, `quarantined`, and
     /// `resumed` for records that an earlier attempt accounted for.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: records of deliveries without an error that have no outcome. Always 0.
@@ -146,6 +146,7 @@ impl Metrics {
             ("expired", tally.put.expired),
             ("refused", tally.put.refused),
             ("empty", tally.empty),
+            ("skipped", tally.skipped),
             ("quarantined", tally.quarantined),
             ("resumed", tally.resumed),
         ];

@@ -11,7 +11,7 @@ use crate::{
     fairness::cpu::Pace,
     metrics::Form,
     object::trail::TrailedBody,
-    records::{RecordReader, Step},
+    records::{Format, RecordReader, Step},
 };
 
 /// Work that a record makes for each delivery besides its bytes. The unit is the work of one byte.
@@ -25,13 +25,15 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         body: TrailedBody<O::Body>,
         mut pace: Pace,
         windows: TenantWindows<'_>,
-        modified: Timestamp,
+        (modified, format): (Timestamp, &Format),
         lanes: &mut Lanes<'a, S::Sink, L>,
         broken: &mut BrokenLanes<'a, S::Sink, L>,
     ) -> Result<u64, Failure> {
         // The reader ignores timestamps that lie too far after the current time. If the worker's clock is slow, the time at
         // which S3 stored the object is closer to the current time.
-        let mut records = RecordReader::new(self.settings.max_record, modified.max(Timestamp::now()));
+        let records = RecordReader::new(self.settings.max_record, modified.max(Timestamp::now()));
+        let object_time = modified.as_millisecond().max(0);
+        let mut records = records.of_format(format, object_time);
         if self.ports.quarantine.is_some() {
             records = records.stepping_over_bad_lines();
         }
@@ -40,7 +42,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let bytes = BytesRead { stored: form("stored"), decompressed: form("decompressed") };
         let ceilings = Ceilings { max_stored, max_object };
         let mut object = ObjectReader::new(body, records, ceilings, windows, bytes);
-        let object_time = modified.as_millisecond().max(0);
         let read = give_records(&mut object, &mut pace, object_time, lanes, broken).await;
         if read.as_ref().is_err_and(is_of_content) {
             // The checksum at the end shows whether the object was stored with these bytes, or whether they were altered on
@@ -63,7 +64,7 @@ async fn give_records<'a, B: ObjectBody, S: LogSink, L: Ledger>(
         let step = object.next().map_err(Failure::Record)?;
         let work = (step.consumed() + RECORD_WORK) * lanes.len();
         match &step {
-            Step::Record { .. } | Step::Unreadable { .. } => {}
+            Step::Record { .. } | Step::Unreadable { .. } | Step::Skipped { .. } => {}
             Step::More { .. } => {
                 object.fill(pace).await?;
                 continue;
@@ -75,6 +76,7 @@ async fn give_records<'a, B: ObjectBody, S: LogSink, L: Ledger>(
             let pushed = match &step {
                 Step::Record { record, .. } => lane.push(record, object_time).await,
                 Step::Unreadable { unreadable, .. } => lane.push_unreadable(unreadable).await,
+                Step::Skipped { .. } => lane.push_skipped().await,
                 Step::More { .. } | Step::End => Ok(()),
             };
             match pushed {

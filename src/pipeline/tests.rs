@@ -4,6 +4,7 @@ mod ceilings;
 mod content;
 mod copies;
 mod fates;
+mod formats;
 mod ledger;
 mod quarantine;
 mod requests;
@@ -23,6 +24,7 @@ use crate::{
     ledger::{claim::ClaimSettings, memory::MemoryLedger},
     object::memory::{MemoryObject, MemoryStore},
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
+    route::KeyLayout,
     sink::{
         SinkError,
         memory::{Call, MemorySinks, Operation},
@@ -117,7 +119,7 @@ impl World {
     /// A bucket, and two tenants with one delivery each.
     fn new() -> Self {
         let settings = PipelineSettings {
-            key_layout: KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right"),
+            key_rules: KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right").into(),
             buckets: HashMap::from([(BUCKET.to_owned(), Some(OWNER.to_owned()))]),
             own_buckets: OwnBuckets { staging: [BUCKET.to_owned()].into(), quarantine: None },
             unknown_tenant: UnknownTenant::DeadLetter,

@@ -51,6 +51,7 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
         records.accepted = accepted,
         records.resumed = tally.resumed,
         records.empty = tally.empty,
+        records.skipped = tally.skipped,
         records.quarantined = tally.quarantined,
         records.too_old = too_old,
         records.too_new = too_new,

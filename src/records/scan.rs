@@ -13,7 +13,7 @@ use fearless_simd::{Level, dispatch, prelude::*};
 use super::{
     familiar::Familiar,
     nesting::{Bracket, Nesting},
-    strings::{Reading, delivered_end, string_end},
+    strings::{Reading, delivered_end, plain, string_end},
 };
 
 /// Most strings of a record whose positions are kept. A record with more strings is scanned, not compared.
@@ -56,11 +56,12 @@ pub(super) struct Around {
 }
 
 /// Calls `take` with each member of an object: the JSON text of its name, without quotes, and of its value. `bytes` begins with
-/// the opening brace. If the bytes end within a value, `take` gets the value's beginning before the error is returned.
+/// the opening brace. If the bytes end within a value, or the value is not JSON, `take` gets the rest of the bytes, which begin
+/// with the value, before the error is returned. Returns the object's length.
 pub(super) fn each_member<'a>(
     bytes: &'a [u8],
     mut take: impl FnMut(&'a [u8], &'a [u8]),
-) -> Result<(), ScanError> {
+) -> Result<usize, ScanError> {
     let (mut strings, mut nesting) = (Vec::new(), Nesting::default());
     let take: &mut dyn FnMut(&'a [u8], &'a [u8]) = &mut take;
     dispatch!(Level::new(), simd => {
@@ -72,25 +73,72 @@ pub(super) fn each_member<'a>(
 fn members_by<'a, S: Simd>(
     mut cursor: Cursor<'a, '_, S>,
     take: &mut dyn FnMut(&'a [u8], &'a [u8]),
-) -> Result<(), ScanError> {
+) -> Result<usize, ScanError> {
     cursor.expect(b'{', "an object")?;
     cursor.skip_space();
     if cursor.peek()? == b'}' {
-        return Ok(());
+        return Ok(cursor.at + 1);
     }
     loop {
         let name = cursor.name()?;
         let start = cursor.at;
         let value = cursor.value();
-        if matches!(value, Ok(()) | Err(ScanError::Incomplete)) {
-            let end = if value.is_ok() { cursor.at } else { cursor.bytes.len() };
-            take(name, &cursor.bytes[start..end]);
-        }
+        let end = if value.is_ok() { cursor.at } else { cursor.bytes.len() };
+        take(name, &cursor.bytes[start..end]);
         value?;
         if cursor.ends_object()? {
-            return Ok(());
+            return Ok(cursor.at);
         }
     }
+}
+
+/// Scans a record that is its own message, and finds the value of the member `time`. If the member is repeated, its last value
+/// counts.
+pub(super) fn whole<'a>(bytes: &'a [u8], time: &[u8]) -> Result<Scan<'a>, ScanError> {
+    let mut timestamp = None;
+    let len = each_member(bytes, |name, value| {
+        if plain(name).as_ref() == time {
+            timestamp = Some(value);
+        }
+    })?;
+    Ok(Scan { len, timestamp, ..Scan::default() })
+}
+
+/// A member of a document, from its name on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Member<'a> {
+    /// The list of records begins.
+    ListStarts {
+        /// Length up to the opening bracket, which is included.
+        len: usize,
+    },
+    /// Another member, which is complete.
+    Complete {
+        /// The JSON text of its name, without quotes.
+        name: &'a [u8],
+        /// The JSON text of its value.
+        value: &'a [u8],
+        /// Its length.
+        len: usize,
+    },
+}
+
+/// Scans a member of a document whose records are in the array `list`. `bytes` begins with the member's name.
+pub(super) fn member<'a>(bytes: &'a [u8], list: &[u8]) -> Result<Member<'a>, ScanError> {
+    let (mut strings, mut nesting) = (Vec::new(), Nesting::default());
+    dispatch!(Level::new(), simd => {
+        let cursor = Cursor { simd, bytes, at: 0, strings: &mut strings, nesting: &mut nesting };
+        member_by(cursor, list)
+    })
+}
+
+fn member_by<'a, S: Simd>(mut cursor: Cursor<'a, '_, S>, list: &[u8]) -> Result<Member<'a>, ScanError> {
+    let name = cursor.name()?;
+    if cursor.peek()? == b'[' && plain(name).as_ref() == list {
+        return Ok(Member::ListStarts { len: cursor.at + 1 });
+    }
+    let value = cursor.value_text()?;
+    Ok(Member::Complete { name, value, len: cursor.at })
 }
 
 /// Scans a record. `bytes` begins with its opening brace, and may continue after its end.

@@ -1,6 +1,11 @@
 //! Finds the end of a JSON string, its unescaped length and its escapes. Looks at many bytes at a time. Pure.
 
+use std::borrow::Cow;
+
 use fearless_simd::{prelude::*, u8x32};
+
+/// Length of the longest name that is looked for.
+const LONGEST_NAME: usize = b"timestamp_end".len();
 
 /// Facts about a string's text that breaks no rule of JSON. Whether the text is UTF-8 is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +143,16 @@ pub(super) fn hex(digits: &[u8]) -> Option<u16> {
         let digit = char::from(*digit).to_digit(16)?;
         Some(value << 4 | u16::try_from(digit).expect("a hexadecimal digit is below 16"))
     })
+}
+
+/// Unescapes a name if it can be one of the names that are looked for. Returns other names as they are.
+pub(super) fn plain(name: &[u8]) -> Cow<'_, [u8]> {
+    // An escaped character has at most six bytes.
+    if name.len() > 6 * LONGEST_NAME || !name.contains(&b'\\') {
+        return Cow::Borrowed(name);
+    }
+    let quoted = [b"\"", name, b"\""].concat();
+    serde_json::from_slice(&quoted).map_or(Cow::Borrowed(name), |name: String| Cow::Owned(name.into_bytes()))
 }
 
 #[cfg(test)]

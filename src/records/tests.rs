@@ -1,5 +1,6 @@
 //! Tests the reader on small cases. `generated` compares it with a plain whole-text reader on generated texts.
 
+mod formats;
 mod generated;
 use super::*;
 
@@ -30,6 +31,10 @@ fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
             Ok(Step::Unreadable { unreadable: Unreadable { error, text }, consumed }) => {
                 assert_eq!(error.index, records.len() as u64);
                 records.push((format!("<{text}>"), None));
+                window.drain(..consumed);
+            }
+            Ok(Step::Skipped { consumed }) => {
+                records.push(("<skipped>".to_owned(), None));
                 window.drain(..consumed);
             }
             Ok(Step::More { consumed }) => {

@@ -44,6 +44,11 @@ impl Timestamps {
             },
             _ => parse_number(std::str::from_utf8(value).ok()?)?,
         };
+        self.plausible(milliseconds)
+    }
+
+    /// Returns a time in milliseconds since 1970 if it is plausible.
+    pub(super) fn plausible(&self, milliseconds: i64) -> Option<i64> {
         self.believable.contains(&milliseconds).then_some(milliseconds)
     }
 

@@ -10,15 +10,13 @@ use std::borrow::Cow;
 use super::{
     Message,
     scan::each_member,
-    strings::{escape, hex},
+    strings::{escape, hex, plain},
 };
 
 /// Fields that Vector's `kubernetes_logs` source adds to every record. They are left out if a whole record becomes the
 /// message.
 const VECTOR_METADATA: [&[u8]; 6] =
     [b"file", b"kubernetes", b"source_type", b"stream", b"timestamp", b"timestamp_end"];
-/// Length of the longest name that is looked for.
-const LONGEST_NAME: usize = b"timestamp_end".len();
 /// Replaces text that is not Unicode.
 const REPLACEMENT: &str = "\u{fffd}";
 
@@ -38,7 +36,7 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
         b"timestamp" => timestamp = Some(value),
         _ => {}
     });
-    debug_assert_eq!(scanned, Ok(()), "the record was scanned before");
+    debug_assert_eq!(scanned, Ok(text.len()), "the record was scanned before");
     // The operating system provides memory only when it is written to, so a large capacity costs nothing.
     let mut escaper = Escaper::with_capacity(3 * message.unwrap_or(text).len());
     match message {
@@ -47,6 +45,33 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
         None => whole(text, &mut escaper),
     }
     Unusual { message: escaper.message, timestamp, mended: escaper.mended }
+}
+
+/// Makes JSON the message as it stands. Returns also whether the message differs from the text.
+pub(super) fn json(text: &[u8]) -> (Message<'static>, bool) {
+    let mut escaper = Escaper::with_capacity(3 * text.len());
+    escaper.text(text);
+    (escaper.message, escaper.mended)
+}
+
+/// Makes a line of text the message. Returns also whether the message differs from the text.
+///
+/// An escaped control character takes six bytes in the request. If a line would take more than three times its length, which is
+/// what the memory formula counts, its control characters become U+FFFD.
+pub(super) fn line(text: &[u8]) -> (Message<'_>, bool) {
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    if std::str::from_utf8(text).is_ok() && !text.iter().any(is_special) {
+        return (Message { escaped: Cow::Borrowed(text), len: text.len() }, false);
+    }
+    let added = |byte: &u8| match byte {
+        b'"' | b'\\' | 8..=10 | 12..=13 => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    let fits = text.iter().map(added).sum::<usize>() <= 2 * text.len();
+    let mut escaper = Escaper::with_capacity(3 * text.len());
+    escaper.text_by(text, if fits { Escaper::escaped_control } else { Escaper::control });
+    (escaper.message, escaper.mended)
 }
 
 /// Makes the whole record the message, without Vector's metadata. Does not collect the members: a record may have millions.
@@ -60,18 +85,8 @@ fn whole(text: &[u8], escaper: &mut Escaper) {
             before = b",\"";
         }
     });
-    debug_assert_eq!(scanned, Ok(()), "the record was scanned before");
+    debug_assert_eq!(scanned, Ok(text.len()), "the record was scanned before");
     escaper.text(if escaper.message.is_empty() { b"{}" } else { b"}" });
-}
-
-/// Unescapes a name if it can be one of the names that are looked for. Returns other names as they are.
-pub(super) fn plain(name: &[u8]) -> Cow<'_, [u8]> {
-    // An escaped character has at most six bytes.
-    if name.len() > 6 * LONGEST_NAME || !name.contains(&b'\\') {
-        return Cow::Borrowed(name);
-    }
-    let quoted = [b"\"", name, b"\""].concat();
-    serde_json::from_slice(&quoted).map_or(Cow::Borrowed(name), |name: String| Cow::Owned(name.into_bytes()))
 }
 
 /// Builds a message piece by piece, without a second copy of a long text.
@@ -130,13 +145,18 @@ impl Escaper {
 
     /// Appends JSON as plain text.
     fn text(&mut self, json: &[u8]) {
-        for chunk in json.utf8_chunks() {
+        self.text_by(json, Self::control);
+    }
+
+    /// Appends plain text, and its control characters by `control`.
+    fn text_by(&mut self, text: &[u8], control: fn(&mut Self, u8)) {
+        for chunk in text.utf8_chunks() {
             let mut rest = chunk.valid().as_bytes();
             while let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) {
                 self.push(&rest[..at], at);
                 match rest[at] {
                     byte @ (b'"' | b'\\') => self.push(&[b'\\', byte], 1),
-                    control => self.control(control),
+                    byte => control(self, byte),
                 }
                 rest = &rest[at + 1..];
             }
@@ -154,6 +174,15 @@ impl Escaper {
             b'\t' => self.push(b"\\t", 1),
             // Escaped, the character would take six bytes: more than the three that the memory formula counts for a byte.
             _ => self.replace(),
+        }
+    }
+
+    fn escaped_control(&mut self, byte: u8) {
+        match byte {
+            8 => self.push(b"\\b", 1),
+            12 => self.push(b"\\f", 1),
+            b'\n' | b'\r' | b'\t' => self.control(byte),
+            _ => self.push(format!("\\u{byte:04x}").as_bytes(), 1),
         }
     }
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{
     event::{self, ObjectRef},
     queue::dead_letters::StoredLetter,
-    route::KeyLayout,
+    route::Rules,
 };
 
 /// Reason of letters that SQS's redrive policy moved, because SQS writes no reason.
@@ -42,7 +42,7 @@ pub struct Letter {
 
 impl Letter {
     /// Reads a letter's attributes. What they lack is read from the letter's text.
-    pub fn read(stored: &StoredLetter, layout: &KeyLayout) -> Self {
+    pub fn read(stored: &StoredLetter, key_rules: &Rules) -> Self {
         let attribute = |name: &str| stored.attributes.get(name).cloned();
         let objects = event::decode(&stored.body).map(|event| event.objects).unwrap_or_default();
         let first = objects.first();
@@ -62,7 +62,7 @@ impl Letter {
                 (Some(tenants), _, _) => tenants.split('/').map(str::to_owned).collect(),
                 (None, Some(tenant), Some("1")) => vec![tenant],
                 // The list of all tenants was too long for an attribute.
-                (None, tenant, _) => tenants(&objects, layout, tenant),
+                (None, tenant, _) => tenants(&objects, key_rules, tenant),
             },
             bucket: attribute("bucket").or_else(|| of_first(|object| Some(object.bucket.clone()))),
             key: attribute("key").or_else(|| of_first(|object| Some(object.key.clone()))),
@@ -74,8 +74,8 @@ impl Letter {
     }
 }
 
-fn tenants(objects: &[ObjectRef], layout: &KeyLayout, other: Option<String>) -> Vec<String> {
-    let routes = objects.iter().filter_map(|object| layout.route(&object.key).ok());
+fn tenants(objects: &[ObjectRef], key_rules: &Rules, other: Option<String>) -> Vec<String> {
+    let routes = objects.iter().filter_map(|object| key_rules.route(&object.key).ok());
     let mut tenants: Vec<_> = routes.map(|route| route.tenant).chain(other).collect();
     tenants.sort();
     tenants.dedup();
@@ -118,6 +118,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::route::KeyLayout;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")
@@ -141,7 +142,7 @@ mod tests {
             ..StoredLetter::default()
         };
         let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
-        assert_eq!(Letter::read(&stored, &layout), expected);
+        assert_eq!(Letter::read(&stored, &layout.into()), expected);
     }
 
     #[test]

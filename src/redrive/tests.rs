@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use crate::route::KeyLayout;
 
 /// A dead-letter queue that checks receipts like SQS, with the messages that its source queue received.
 #[derive(Default)]
@@ -187,7 +188,7 @@ fn order(action: Action) -> Order {
         limit: None,
         action,
         source_url: "https://sqs.eu-central-1.amazonaws.com/111111111111/logs".to_owned(),
-        layout: KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right"),
+        key_rules: KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right").into(),
         now: Timestamp::from_second(NOW).expect("a time"),
     }
 }

@@ -30,7 +30,7 @@ static ADVICE: &[Advice] = &[
     ),
     refused(
         "bad_key",
-        "Correct the key_prefix of the shipper, or source.key_layout, then move the dead letters back with `logferry redrive \
+        "Correct the key_prefix of the shipper, source.key_layout or source.rules, then move the dead letters back with `logferry redrive \
          move --reason bad_key`.",
     ),
     refused(
@@ -71,7 +71,8 @@ static ADVICE: &[Advice] = &[
     ),
     refused(
         "unsupported_format",
-        "The object holds one document instead of log records: keep such objects out of the bucket, or out of its notification.",
+        "The object is no log that the worker can read; the failure names its content. Keep such objects out of the bucket, or out \
+         of its notification. If it is text or JSON, choose its format by a rule in source.rules.",
     ),
     refused(
         "record_too_long",

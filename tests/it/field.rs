@@ -137,19 +137,25 @@ async fn records_of_two_alternating_days_take_two_puts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_envelope_becomes_a_dead_letter_and_no_event() {
+async fn the_records_of_a_document_are_events_of_their_own() {
     let setup = Setup::new("field-envelopes").await;
     let customer = setup.customer("acme").await;
+    let now = minute_ago();
     for name in ["cloudtrail.json", "subscription.json"] {
-        let bytes = file(&format!("envelopes-as-one-event/{name}"), minute_ago());
+        let bytes = file(&format!("envelopes-as-one-event/{name}"), now);
         setup.upload(&format!("acme/c/app/{name}/1"), bytes).await;
     }
-    let _worker = setup.worker().await;
-    for letter in setup.dead_letters(2).await {
-        assert_eq!(letter.get("reason"), "unsupported_format", "{letter:?}");
-    }
-    setup.queue_is_empty().await;
-    assert_eq!(received_events(&setup.aws, &customer).await, []);
+    let worker = setup.worker().await;
+    setup.acknowledged(&worker, 2).await;
+    setup.no_dead_letters().await;
+    let found = arrived(&setup, &customer).await;
+    let time = jiff::Timestamp::from_second(now).expect("now").to_string();
+    let trail = [0, 1, 2].map(|n| (now * 1000, format!(r#"{{"eventTime": "{time}", "eventName": "E{n}"}}"#)));
+    assert_eq!(found["cloudtrail.json"], trail);
+    assert_eq!(
+        found["subscription.json"],
+        ["m0", "m1", "m2"].map(|message| (now * 1000, message.to_owned()))
+    );
 }
 
 /// Message from a file, about an object of the staging bucket.

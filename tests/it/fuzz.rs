@@ -7,6 +7,7 @@ mod batch;
 mod choices;
 mod decode;
 mod event;
+mod formats;
 mod records;
 mod route;
 
@@ -77,6 +78,11 @@ fn route() {
 #[test]
 fn records() {
     replay("records", records::check, 3000);
+}
+
+#[test]
+fn formats() {
+    replay("formats", formats::check, 3000);
 }
 
 #[test]

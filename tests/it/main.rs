@@ -30,6 +30,7 @@ mod endpoint;
 mod fairness;
 mod faults;
 mod field;
+mod formats;
 mod fuzz;
 mod hostile;
 mod isolation;

@@ -5,6 +5,7 @@ use crate::{
     name::StreamTemplate,
     object::memory::{MemoryObject, MemoryStore},
     queue::memory::{MemoryQueue, Operation as QueueOperation},
+    route::KeyLayout,
     sink::memory::{MemorySinks, Operation},
     tenant::{Destination, Oversize},
 };
@@ -78,7 +79,7 @@ async fn errors_of_one_message_or_object_are_no_failures() {
 
 fn watched_store(store: &MemoryStore, health: &Arc<Health>) -> WatchedStore<MemoryStore> {
     let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
-    WatchedStore::new(store.clone(), ["staging".to_owned()], layout, health)
+    WatchedStore::new(store.clone(), ["staging".to_owned()], layout.into(), health)
 }
 
 /// The worker lost s3:GetObject or the bucket's key, or the reads time out.

@@ -6,7 +6,7 @@ use super::Refusal;
 use crate::{
     event::ObjectRef,
     manual::{Item, Origin},
-    route::KeyLayout,
+    route::Rules,
 };
 
 const SCHEME: &str = "s3://";
@@ -24,7 +24,7 @@ pub(super) fn is_file(argument: &str) -> bool {
 pub(super) fn from_arguments(
     arguments: &[String],
     keys: &[String],
-    layout: &KeyLayout,
+    key_rules: &Rules,
 ) -> Result<Vec<Item>, Refusal> {
     let files = arguments.iter().filter(|argument| is_file(argument)).count();
     if !keys.is_empty() && keys.len() != files {
@@ -42,7 +42,7 @@ pub(super) fn from_arguments(
             Some(key) => key.clone(),
             None => argument.trim_start_matches("./").to_owned(),
         };
-        if let Err(error) = layout.route(&key) {
+        if let Err(error) = key_rules.route(&key) {
             let problem = match key == *argument || argument.ends_with(&key) {
                 true => format!(
                     "the path of {argument:?} is not a key of an object ({error}); give the key with --key"
@@ -95,11 +95,12 @@ fn from_url(url: &str) -> Result<ObjectRef, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::KeyLayout;
 
     fn items(arguments: &[&str], keys: &[&str]) -> Result<Vec<Item>, Refusal> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
-        from_arguments(&owned(arguments), &owned(keys), &layout)
+        from_arguments(&owned(arguments), &owned(keys), &layout.into())
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(super) struct OpenBatch {
     pub(super) aside: QuarantineFile,
     /// Records that belong in the quarantine, if none is configured.
     pub(super) unkept: Owed,
+    max_events: usize,
     spare: Option<Buffers>,
     pool: BufferPool,
 }
@@ -25,9 +26,16 @@ impl OpenBatch {
             events: Batch::in_buffers(head, shared.buffers.take()).of_at_most(shared.max_batch_events),
             aside: QuarantineFile::default(),
             unkept: Owed::default(),
+            max_events: shared.max_batch_events,
             spare: None,
             pool: shared.buffers.clone(),
         }
+    }
+
+    /// Starts a batch for another stream. Events of the batch before are lost.
+    pub(super) fn turn_to(&mut self, head: &BatchHead) {
+        let buffers = self.events.take_buffers();
+        self.events = Batch::in_buffers(head, buffers).of_at_most(self.max_events);
     }
 
     /// Whether there is nothing to send.

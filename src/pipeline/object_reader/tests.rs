@@ -47,6 +47,7 @@ async fn read(object: MemoryObject, ceilings: Ceilings, windows: &Windows) -> Ou
                 Ok(Step::Record { record, .. }) => {
                     steps.push(String::from_utf8_lossy(record.message.escaped()).into_owned());
                 }
+                Ok(Step::Skipped { .. }) => steps.push("skipped".to_owned()),
                 Ok(Step::Unreadable { unreadable, .. }) => steps.push(format!("<{}>", unreadable.text)),
                 Ok(Step::More { .. }) => {
                     if let Err(failure) = object.fill(&mut pace).await {

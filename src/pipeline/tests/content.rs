@@ -108,7 +108,7 @@ async fn records_before_broken_json_are_delivered_once() {
         (format!("{open},{{\"message\":tru}}]"), 2),
         (format!("{open} 5]"), 2),
         (format!("{open},{{\"message\":\"c\"}},nonsense]"), 3),
-        ("plain text".to_owned(), 0),
+        ("\"plain\" text".to_owned(), 0),
     ] {
         let world = World::new();
         two(&world);

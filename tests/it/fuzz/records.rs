@@ -9,11 +9,11 @@ use serde_json::{Deserializer, value::RawValue};
 use super::choices::Choices;
 
 /// 2026-11-21T12:00:00Z.
-const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
+pub(super) const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
 /// Longest record in most cases: longer than any text of this test.
 const UNLIMITED: usize = 1 << 20;
 /// Prefix of the description of a record that cannot be read.
-const NO_RECORD: &str = "no record: ";
+pub(super) const NO_RECORD: &str = "no record: ";
 const METADATA: [&str; 6] = ["file", "kubernetes", "source_type", "stream", "timestamp", "timestamp_end"];
 
 /// The first byte chooses the chunks, the second the longest record. `=` starts choices for generated records; any
@@ -28,13 +28,13 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-type Record = (String, Option<i64>);
+pub(super) type Record = (String, Option<i64>);
 
 /// Result of reading a text: its records, and the message of the error that ended it.
 #[derive(Debug, PartialEq, Eq)]
-struct Read {
-    records: Vec<Record>,
-    error: Option<String>,
+pub(super) struct Read {
+    pub(super) records: Vec<Record>,
+    pub(super) error: Option<String>,
 }
 
 fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
@@ -86,7 +86,7 @@ fn read(
     read_by(RecordReader::new(max_record, NOW), text, chunks, behind)
 }
 
-fn read_by(
+pub(super) fn read_by(
     mut reader: RecordReader,
     text: &[u8],
     chunks: impl IntoIterator<Item = usize>,
@@ -103,13 +103,19 @@ fn read_by(
             Ok(Step::Record { record, consumed }) => {
                 assert_eq!(record.index, found.records.len() as u64);
                 found.records.push((unescape(&record.message), record.timestamp));
-                let opening = window.iter().position(|byte| *byte == b'{').expect("a record has one");
+                // A line of text has none.
+                let opening = window[..consumed].iter().position(|byte| *byte == b'{').unwrap_or_default();
                 slices.push(&window[opening..consumed]);
                 start += consumed;
             }
             Ok(Step::Unreadable { unreadable: Unreadable { error, text }, consumed }) => {
                 assert_eq!(error.index, found.records.len() as u64);
                 found.records.push((format!("{NO_RECORD}{text}"), None));
+                slices.push(&[]);
+                start += consumed;
+            }
+            Ok(Step::Skipped { consumed }) => {
+                found.records.push((format!("{NO_RECORD}skipped"), None));
                 slices.push(&[]);
                 start += consumed;
             }

@@ -26,13 +26,13 @@ pub(crate) fn check(data: &[u8]) {
     }
     // Two pods must not get the same name because characters were replaced or cut.
     let pod = StreamTemplate::parse("{pod}").expect("a legal template");
-    let name = pod.render(&route, Timestamp::UNIX_EPOCH);
+    let name = pod.render(&route, Timestamp::UNIX_EPOCH, "");
     for other in [piece(1), piece(2), piece(3) + ":", piece(3).replace('_', "*"), piece(3).replace(':', "*")]
     {
         let differs = other != route.pod && !other.is_empty() && !route.pod.is_empty();
         let before = std::mem::replace(&mut route.pod, other);
         if differs {
-            assert_ne!(pod.render(&route, Timestamp::UNIX_EPOCH), name, "{:?} and {before:?}", route.pod);
+            assert_ne!(pod.render(&route, Timestamp::UNIX_EPOCH, ""), name, "{:?} and {before:?}", route.pod);
         }
         route.pod = before;
     }
@@ -95,11 +95,12 @@ fn names(parsed: &StreamTemplate, template: &str, route: &Route) {
     let days = route.pod.len() + 1000 * route.tenant.len();
     let at = Timestamp::from_second(86_400 * i64::try_from(days % 2_900_000).expect("the number is small"))
         .expect("a day before the year 9999");
-    let name = parsed.render(route, at);
+    let log_stream = &route.file;
+    let name = parsed.render(route, at, log_stream);
     assert!((1..=512).contains(&name.chars().count()), "{name:?}");
     assert!(!name.contains([':', '*']) && !name.contains(char::is_control), "{name:?}");
     // If no character must be replaced, the name is the template with the values inserted.
-    let values = [&route.tenant, &route.cluster, &route.application, &route.pod];
+    let values = [&route.tenant, &route.cluster, &route.application, &route.pod, log_stream];
     if values
         .iter()
         .any(|value| value.contains(['{', '}', ':', '*', '/']) || value.contains(char::is_control))
@@ -111,6 +112,7 @@ fn names(parsed: &StreamTemplate, template: &str, route: &Route) {
         .replace("{cluster}", &route.cluster)
         .replace("{application}", &route.application)
         .replace("{pod}", &route.pod)
+        .replace("{log_stream}", log_stream)
         .replace("{date}", &at.strftime("%Y-%m-%d").to_string());
     if plain.chars().count() <= 512 {
         assert_eq!(name, if plain.is_empty() { "_" } else { &plain });

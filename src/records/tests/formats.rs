@@ -1,0 +1,394 @@
+//! Formats: each is recognised by its first bytes, in any chunks, and read as a plain whole-text reader reads it.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Reads `text` of a format that is to be recognised.
+fn recognised(text: &[u8], chunk: usize) -> Read {
+    read_by(RecordReader::new(1 << 20, NOW).of_format(&Format::Auto, OBJECT), text, chunk)
+}
+
+fn check(text: &str, expected: &[(&str, Option<i64>)]) {
+    for chunk in [1, 7, text.len()] {
+        let (records, error) = recognised(text.as_bytes(), chunk);
+        assert!(error.is_none(), "{text}: {error:?}");
+        let records: Vec<_> =
+            records.iter().map(|(message, timestamp)| (message.as_str(), *timestamp)).collect();
+        assert_eq!(records, expected, "{text} in pieces of {chunk}");
+    }
+}
+
+fn check_error(text: &[u8], good: usize, part: &str) {
+    for chunk in [1, 7, text.len()] {
+        let (records, error) = recognised(text, chunk);
+        let error = error.unwrap_or_else(|| panic!("{} is read", text.escape_ascii())).to_string();
+        assert!(error.contains(part), "{}: {error}", text.escape_ascii());
+        assert_eq!(records.len(), good, "{}", text.escape_ascii());
+    }
+}
+
+/// The time of the object.
+const OBJECT: i64 = 1_795_255_555_000;
+const AT: (&str, Option<i64>) = ("2026-11-21T08:00:01Z", Some(1_795_248_001_000));
+
+#[test]
+fn records_of_cloudtrail_are_events_as_they_stand() {
+    let (a, b) = (
+        format!(r#"{{"eventVersion":"1.11","eventTime":"{}","message":"no","kubernetes":1}}"#, AT.0),
+        r#"{ "eventName" : "E\n\u00e9", "eventTime":"yesterday","timestamp":1795248002}"#,
+    );
+    for text in [
+        format!(r#"{{"Records":[{a},{b}]}}"#),
+        format!("\u{feff}{{\n \"Records\" : [\n{a}\n,\n{b} ]\n}}\n"),
+        format!(r#"{{"Records":[{a}]}}{{"Records":[{b}]}}"#),
+        format!("{{\"Records\":[{a}]}}\n{{\"Records\":[]}}\n{{\"Records\":[{b}]}}\n"),
+        format!(r#"{{"a":{{"Records":[1]}},"b":null,"Records":[{a},{b}],"c":-1.5e3,"d":"]"}}"#),
+        format!(r#"{{"Rec\u006frds":[{a},{b}]}}"#),
+    ] {
+        check(&text, &[(&a, AT.1), (b, None)]);
+    }
+    check(r#"{"Records":[]}"#, &[]);
+}
+
+#[test]
+fn documents_of_subscriptions_are_read_one_after_another() {
+    let document = |kind: &str, stream: &str, messages: &[&str]| {
+        let events: Vec<_> = messages
+            .iter()
+            .map(|message| json!({ "id": "1", "timestamp": 1_795_248_001_000_i64, "message": message }))
+            .collect();
+        let events = Value::from(events);
+        format!(
+            r#"{{"messageType":"{kind}","owner":"1","logGroup":"g","logStream":"{stream}","subscriptionFilters":["f"],"logEvents":{events}}}"#
+        )
+    };
+    let [a, b, control] = [
+        document("DATA_MESSAGE", "s1", &["a", "{\"b\":\"]\"}"]),
+        document("DATA_MESSAGE", "s2", &["c"]),
+        document("CONTROL_MESSAGE", "", &["CWL CONTROL MESSAGE: Checking health of destination Firehose."]),
+    ];
+    let events = [("a", AT.1), ("{\"b\":\"]\"}", AT.1), ("<skipped>", None), ("c", AT.1)];
+    for text in
+        [format!("{a}{control}{b}"), format!("{a}\n{control}\r\n{b}\n"), format!("{a} {control}\u{feff}{b}")]
+    {
+        check(&text, &events);
+    }
+    check(&format!("{control}{b}"), &[("<skipped>", None), ("c", AT.1)]);
+    // Each record knows its stream.
+    let mut reader = RecordReader::new(1 << 20, NOW).of_format(&Format::Auto, OBJECT);
+    let (text, mut streams) = ([a, b].concat(), Vec::new());
+    let mut window = text.as_bytes();
+    while let Step::Record { record, consumed } = reader.next(window, More::Ended).expect("it is good") {
+        streams.push(record.log_stream.expect("a name").to_string());
+        window = &window[consumed..];
+    }
+    assert_eq!(streams, ["s1", "s1", "s2"]);
+}
+
+#[test]
+fn events_of_eventbridge_are_events_as_they_stand() {
+    let event = |source: &str| {
+        format!(
+            r#"{{"version":"0","id":"7","detail-type":"GuardDuty Finding","source":"{source}","account":"1","time":"{}","region":"r","resources":[],"detail":{{"a":1}}}}"#,
+            AT.0
+        )
+    };
+    let (a, b) = (event("aws.guardduty"), event("aws.config"));
+    for text in [format!("{a}{b}"), format!("{a}\n{b}\n"), format!("[{a},{b}]")] {
+        match text.starts_with('[') {
+            // An array is not how Firehose writes events: its records are as before.
+            true => check(&text, &[(&a, None), (&b, None)]),
+            false => check(&text, &[(&a, AT.1), (&b, AT.1)]),
+        }
+    }
+}
+
+/// Records of Vector that have names of other formats stay records.
+#[test]
+fn in_doubt_a_text_has_records() {
+    let list = r#"[{"eventName":"E"}]"#;
+    for record in [
+        format!(r#"{{"Records":{list},"message":"m"}}"#),
+        format!(r#"{{"logEvents":{list},"message":"m","source_type":"kubernetes_logs"}}"#),
+        r#"{"detail":1,"detail-type":"d","id":1,"message":"m","source":"s","time":"2026-11-21T08:00:01Z"}"#
+            .to_owned(),
+        r#"{"message":"m","time":"2026-11-21T08:00:01Z"}"#.to_owned(),
+    ] {
+        check(&record, &[("m", None)]);
+        check(&format!("{record}\n{{\"Records\":{list},\"message\":\"n\"}}\n"), &[("m", None), ("n", None)]);
+        check(&format!("[{record}]"), &[("m", None)]);
+    }
+    check(
+        r#"{"Records":[1],"kubernetes":{},"level":"info"}"#,
+        &[(r#"{"Records":[1],"level":"info"}"#, None)],
+    );
+    check(r#"{"time":"2026-11-21T08:00:01Z"}"#, &[(r#"{"time":"2026-11-21T08:00:01Z"}"#, None)]);
+    check(r#"{"Records":7}"#, &[(r#"{"Records":7}"#, None)]);
+    check(&format!(r#"[{{"Records":{list}}}]"#), &[(&format!(r#"{{"Records":{list}}}"#), None)]);
+    check("", &[]);
+    check(" \n\u{feff}", &[]);
+    // A name behind the first 256 KiB comes too late.
+    let late = |len: usize| format!(r#"{{"Records":[{{"a":"{}"}}],"message":"m"}}"#, "x".repeat(len));
+    let count = |text: &str| {
+        let (records, error) = recognised(text.as_bytes(), 1 << 16);
+        assert!(error.is_none(), "{error:?}");
+        records[0].0.len()
+    };
+    assert_eq!((count(&late(200_000)), count(&late(300_000))), (1, 300_000 + r#"{"a":""}"#.len()));
+}
+
+#[test]
+fn documents_that_break_off_give_the_records_before() {
+    let record = r#"{"eventTime":"2026-11-21T08:00:01Z"}"#;
+    let good = format!(r#"{{"Records":[{record},{record}"#);
+    for (rest, part) in [
+        ("", "before the array does"),
+        (",", "before the array does"),
+        (",{\"a\":", "before the record does"),
+        (",7]}", "a JSON object expected"),
+        ("]", "before the document does"),
+        ("],", "before the document does"),
+        ("],\"a\":[1", "before the document does"),
+        ("],\"a\":tru}", "the document's member is not JSON"),
+        ("],5:1}", "a name expected"),
+        ("]]", "a comma or the end of the document expected"),
+        ("]}x", "a JSON object expected"),
+        ("]}[]", "a JSON object expected, not '['"),
+    ] {
+        check_error(format!("{good}{rest}").as_bytes(), 2, part);
+    }
+    let long = format!(r#"{good}],"a":"{}"}}"#, "x".repeat(1 << 20));
+    let (records, error) = recognised(long.as_bytes(), 1 << 16);
+    assert_eq!(records.len(), 2);
+    assert!(error.expect("it is too long").to_string().contains("has more than 1048576 bytes"));
+}
+
+#[test]
+fn a_record_of_a_document_that_is_too_long_is_stepped_over() {
+    let text = format!(r#"{{"Records":[{{"a":1}},{{"a":"{}"}},{{"b":2}}]}}"#, "]}\\\"".repeat(300));
+    for chunk in [1, 50, text.len()] {
+        let reader = RecordReader::new(1000, NOW).of_format(&Format::CloudTrail, OBJECT);
+        let (records, error) = read_by(reader, text.as_bytes(), chunk);
+        assert!(error.is_none(), "{error:?}");
+        let place = too_long(1000, 1208, 20);
+        assert_eq!(records, [r#"{"a":1}"#, &place, r#"{"b":2}"#].map(|text| (text.to_owned(), None)));
+    }
+}
+
+#[test]
+fn content_that_cannot_be_read_is_named() {
+    for (bytes, name) in [
+        (&b"PAR1\x15\x04\x15\x10"[..], "a Parquet file"),
+        (b"ORC\x0a\x1c\x0a", "an ORC file"),
+        (b"Obj\x01\x04\x16avro.schema", "an Avro file"),
+        (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
+        (b"BZh91AY&SY\x9b", "bzip2 data"),
+        (b"\xfd7zXZ\0\0\x04", "xz data"),
+        (b"\x1f\x8b\x08\0\0", "gzip data inside of compressed data"),
+    ] {
+        check_error(bytes, 0, name);
+        for format in [Format::Json, Format::CloudTrail] {
+            let (_, error) = read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), bytes, 3);
+            assert!(
+                matches!(error, Some(RecordError { problem: RecordProblem::Unsupported(_), .. })),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_configured_format_is_not_questioned() {
+    let trail = r#"{"Records":[{"message":"m","time":"2026-11-21T08:00:01Z"}]}"#;
+    let read = |format| read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), trail.as_bytes(), 5);
+    let (records, error) = read(Format::EventBridge);
+    assert_eq!((records, error), (vec![(trail.to_owned(), None)], None));
+    let (records, error) = read(Format::CloudTrail);
+    assert_eq!((records.len(), error), (1, None));
+    let (records, error) = read(Format::Subscription);
+    assert_eq!((records, error), (Vec::new(), None));
+}
+
+#[test]
+fn text_is_read_line_by_line() {
+    let at = Some(OBJECT);
+    check("one line", &[("one line", at)]);
+    check("a\n\nb \"c\" \\\r\n \u{e9}\tx", &[("a", at), ("", at), ("b \"c\" \\", at), (" \u{e9}\tx", at)]);
+    check("\u{feff}a\nb\n", &[("a", at), ("b", at)]);
+    check("2026-11-21 INFO {\"a\":1}\nx {", &[("2026-11-21 INFO {\"a\":1}", at), ("x {", at)]);
+}
+
+#[test]
+fn lines_of_text_are_mended() {
+    let one = |text: &[u8]| {
+        let mut reader = RecordReader::new(1000, NOW).of_format(&Format::Lines(None), OBJECT);
+        match reader.next(text, More::Ended) {
+            Ok(Step::Record { record, .. }) => {
+                assert_eq!(record.message.len(), record.message.unescape().len());
+                (record.message.unescape(), record.mended)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(one(b"caf\xe9 \xff"), ("caf\u{fffd} \u{fffd}".to_owned(), true));
+    assert_eq!(
+        one(b"\x1b[31mred\x1b[0m \x08\x0c\x01"),
+        ("\u{1b}[31mred\u{1b}[0m \u{8}\u{c}\u{1}".to_owned(), false)
+    );
+    // Escaped, such a line would take six times its length.
+    assert_eq!(one(b"\x01\x02"), ("\u{fffd}\u{fffd}".to_owned(), true));
+}
+
+#[test]
+fn lines_that_look_like_records_are_not_read_as_text() {
+    for text in
+        ["oops\n{\"message\":\"a\"}\n", "oops\n [ {\"message\":\"a\"}]\n", "\"a\":1}]", "},{\"message\":1}]"]
+    {
+        check_error(text.as_bytes(), 0, "a JSON object or array expected");
+    }
+    check_error(b"[2026-11-21 08:00:00] text\n", 0, "a JSON object or the end of the array expected");
+    for binary in [&b"\x7fELF\x02\x01"[..], b"text\0text", b"\xcf\xf0\xe8\xe2\xe5\xf2"] {
+        check_error(binary, 0, "binary data");
+    }
+    let read =
+        |text: &[u8]| read_by(RecordReader::new(1000, NOW).of_format(&Format::Lines(None), OBJECT), text, 3);
+    assert_eq!(read(b"{\"message\":\n[x]").0.len(), 2);
+    assert_eq!(read(b"\xcf\xf0\n").1, None);
+    assert!(read(b"a\0").1.expect("an error").to_string().contains("binary data"));
+}
+
+#[test]
+fn the_lines_of_flow_logs_have_the_time_of_their_end() {
+    let head = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status";
+    let [a, b] = ["1795248001", "-"].map(|end| {
+        format!("2 111111111111 eni-1 192.0.2.1 192.0.2.2 49152 443 6 10 840 1795247941 {end} ACCEPT OK")
+    });
+    let expected = [("<skipped>", None), (a.as_str(), AT.1), (b.as_str(), None)];
+    check(&format!("{head}\n{a}\n{b}\n"), &expected);
+    check(&format!("{head}\r\n{a}\r\n{b}"), &expected);
+    check(&format!("{head}\n"), &expected[..1]);
+    // A configured format needs no known names.
+    let reader = RecordReader::new(1000, NOW).of_format(&Format::FlowLogs, OBJECT);
+    let (records, _) = read_by(reader, b"\nend new-field\n1795248001 x\n", 4);
+    let records: Vec<_> = records.iter().map(|(message, at)| (message.as_str(), *at)).collect();
+    assert_eq!(records, [("", None), ("<skipped>", None), ("1795248001 x", AT.1)]);
+}
+
+#[test]
+fn directives_at_the_beginning_are_no_lines() {
+    let line = "2026-11-21\t08:00:01\tFRA2\t1045619\t192.0.2.10\tGET";
+    let at = Some(OBJECT);
+    let expected = [("<skipped>", None), ("<skipped>", None), (line, at), ("# text", at)];
+    check(&format!("#Version: 1.0\n#Fields: date time x-edge-location\n{line}\n# text\n"), &expected);
+    check(&format!("# text\n#Fields: a\n{line}\n"), &[("# text", at), ("#Fields: a", at), (line, at)]);
+}
+
+#[test]
+fn the_time_of_a_line_is_found_by_its_format() {
+    let format = Format::Lines(Some("%Y-%m-%dT%H:%M:%S".parse().expect("a format")));
+    let text = "head\nERROR 2026-11-21T08:00:01 failed\n\tat Main\n2036-11-21T08:00:01 not credible\n2026-11-21T08:00:02 on\n";
+    for chunk in [1, 9, 1000] {
+        let (records, error) =
+            read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), text.as_bytes(), chunk);
+        let times: Vec<_> = records.iter().map(|(_, at)| *at).collect();
+        assert_eq!((times, error), (vec![None, AT.1, AT.1, AT.1, AT.1.map(|at| at + 1000)], None));
+    }
+}
+
+#[test]
+fn a_line_of_text_that_is_too_long_is_stepped_over() {
+    let text = format!("\u{feff}a\n{}\r\nb\n{}", "x".repeat(1001), "y".repeat(2000));
+    for chunk in [1, 100, 5000] {
+        let (records, error) = read_by(
+            RecordReader::new(1000, NOW).of_format(&Format::Lines(None), OBJECT),
+            text.as_bytes(),
+            chunk,
+        );
+        let expected = ["a", &too_long(1000, 1002, 5), "b", &too_long(1000, 2000, 1010)];
+        assert_eq!(records.iter().map(|(message, _)| message.as_str()).collect::<Vec<_>>(), expected);
+        assert_eq!(error, None);
+    }
+}
+
+/// Any JSON object, with names that matter and others.
+fn object() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![Just("eventTime".to_owned()), Just("message".to_owned()), "[a-zé\"\\\\]{0,6}"];
+    let value = prop_oneof![
+        Just(json!(AT.0)),
+        Just(json!(1_795_248_001)),
+        ".{0,20}".prop_map(Value::from),
+        (0..1000).prop_map(Value::from),
+        Just(json!({ "Records": [{ "logEvents": [] }] })),
+        Just(Value::Null),
+    ];
+    proptest::collection::btree_map(name, value, 0..5).prop_map(|members| json!(members))
+}
+
+fn time(value: &Value) -> Option<i64> {
+    let is_at = [json!(AT.0), json!(1_795_248_001)].contains(value);
+    if is_at { AT.1 } else { None }
+}
+
+proptest! {
+    #[test]
+    fn documents_of_cloudtrail_are_read_in_any_chunks(
+        documents in proptest::collection::vec((proptest::collection::vec(object(), 0..6), any::<bool>()), 1..4),
+        space in "[ \n]{0,2}", chunk in 1_usize..300,
+    ) {
+        let (mut text, mut expected) = (String::new(), Vec::new());
+        for (records, spread) in &documents {
+            let document = json!({ "Records": records });
+            text += &if *spread { serde_json::to_string_pretty(&document) } else { serde_json::to_string(&document) }.expect("JSON");
+            text += &space;
+            // serde_json's own parser gives each record's text as it stands.
+            expected.extend(records.iter().map(|record| (record.clone(), time(&record["eventTime"]))));
+        }
+        let (found, error) = recognised(text.as_bytes(), chunk);
+        prop_assert!(error.is_none(), "{:?}", error);
+        let as_values: Vec<(Value, Option<i64>)> = found.iter().map(|(event, at)| (serde_json::from_str(event).expect("JSON"), *at)).collect();
+        prop_assert_eq!(as_values, expected);
+        prop_assert!(found.iter().all(|(event, _)| text.contains(event.as_str())), "an event is a part of the text");
+    }
+
+    #[test]
+    fn documents_of_subscriptions_are_read_in_any_chunks(
+        documents in proptest::collection::vec((proptest::collection::vec(".{0,20}", 0..6), 0..4), 1..6),
+        chunk in 1_usize..300,
+    ) {
+        let (mut text, mut expected) = (String::new(), Vec::new());
+        for (messages, kind) in &documents {
+            let events: Vec<_> = messages.iter().map(|message| json!({ "id": "", "message": message, "timestamp": 1_795_248_001_000_i64 })).collect();
+            let kind = if *kind == 0 { "CONTROL_MESSAGE" } else { "DATA_MESSAGE" };
+            // serde_json's map has its names in alphabetical order, and AWS's documents in this one.
+            text += &format!(r#"{{"messageType":"{kind}","logGroup":"g","logStream":"s","logEvents":{}}}"#, json!(events));
+            expected.extend(messages.iter().map(|message| match kind {
+                "CONTROL_MESSAGE" => ("<skipped>".to_owned(), None),
+                _ => (message.clone(), AT.1),
+            }));
+        }
+        let (found, error) = recognised(text.as_bytes(), chunk);
+        prop_assert!(error.is_none(), "{:?}", error);
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn lines_are_read_in_any_chunks(
+        lines in proptest::collection::vec("[a-zé\\\\\"#][^\n\u{0}-\u{8}\u{e}-\u{1f}{\\[]{0,60}", 1..12),
+        crlf in any::<bool>(), chunk in 1_usize..100, last in any::<bool>(),
+    ) {
+        prop_assume!(!lines[0].starts_with('"'));
+        let end = if crlf { "\r\n" } else { "\n" };
+        let mut text = lines.join(end);
+        if last {
+            text += end;
+        }
+        let (found, error) = recognised(text.as_bytes(), chunk);
+        prop_assert!(error.is_none(), "{:?}", error);
+        // The reference: the standard library's lines.
+        let expected: Vec<_> = text.split_terminator('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect();
+        prop_assert_eq!(found.iter().map(|(line, _)| line.as_str()).collect::<Vec<_>>(), expected);
+        prop_assert!(found.iter().all(|(_, at)| *at == Some(OBJECT)));
+    }
+}
