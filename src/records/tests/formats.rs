@@ -373,9 +373,10 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 
+    /// The lines are without control characters that JSON writes with six bytes: many of them in a line become U+FFFD.
     #[test]
     fn lines_are_read_in_any_chunks(
-        lines in proptest::collection::vec("[a-zé\\\\\"#][^\n\u{0}-\u{8}\u{e}-\u{1f}{\\[]{0,60}", 1..12),
+        lines in proptest::collection::vec("[a-zé\\\\\"#][^\n\u{0}-\u{8}\u{b}\u{e}-\u{1f}{\\[]{0,60}", 1..12),
         crlf in any::<bool>(), chunk in 1_usize..100, last in any::<bool>(),
     ) {
         prop_assume!(!lines[0].starts_with('"'));
