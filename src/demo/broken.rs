@@ -42,7 +42,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LONG_ENOUGH: f64 = 3.0;
 
 const BREAKERS: &str = "logferry_role_breakers_open";
-const LETTERS: &str = "logferry_dead_letters_total{reason=\"corrupt_object\"}";
+const LETTERS: &str = "logferry_dead_letters_total{reason=\"unsupported_format\"}";
 
 /// Lets the trust policy of one customer's role refuse everyone.
 pub(super) async fn break_role(stage: &Stage) -> anyhow::Result<()> {
@@ -158,14 +158,14 @@ async fn corrupt_object(
     worker: &WorkerProcess,
     key: &str,
 ) -> anyhow::Result<Vec<Sight>> {
-    let failed = [("reason", "corrupt_object"), ("object.key", key)];
-    let list = ["redrive", "list", "--reason", "corrupt_object"];
+    let failed = [("reason", "unsupported_format"), ("object.key", key)];
+    let list = ["redrive", "list", "--reason", "unsupported_format"];
     Ok(vec![
         sights.metric(LETTERS, 1.0).await?,
         sights.alert("LogferryDeadLetters")?,
-        sights.page(&["corrupt_object", key]).await?,
+        sights.page(&["unsupported_format", key]).await?,
         sights::log(worker, &failed, &["message", "object.key", "error"])?,
-        sights.command(&list, 0, &["corrupt_object", CORRUPT, key]).await?,
+        sights.command(&list, 0, &["unsupported_format", CORRUPT, key]).await?,
     ])
 }
 

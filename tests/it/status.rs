@@ -123,7 +123,7 @@ async fn names_from_outside_are_only_text() {
     // The customer has an ordinary name; only the row's key is unusual.
     let spec = logferry_testbed::provision::CustomerSpec::new("ordinary");
     setup.customer_with(spec, &[("tenant_id", text(evil))]).await;
-    setup.upload(&format!("{evil}/c/app/<script>alert('pod')/1.json.gz"), "not gzip and not JSON").await;
+    setup.upload(&format!("{evil}/c/app/<script>alert('pod')/1.json.gz"), "[{\"message\": \"cut short").await;
     let worker = setup.worker().await;
     let html = shows(worker.address(), &["corrupt_object"]).await;
     assert_eq!(html.matches("<script").count(), 1, "the page's own script: {html}");

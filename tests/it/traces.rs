@@ -199,7 +199,7 @@ process queue consumer
     is_in_the_log(&dead, &worker, "message.id", &id);
 
     let corrupt = "globex/c/app/pod/corrupt.json.gz";
-    setup.upload(corrupt, "neither gzip nor JSON").await;
+    setup.upload(corrupt, "[{\"message\": \"cut short").await;
     let is_corrupt =
         |span: &Span| attribute(span, "error.type").is_some_and(|reason| reason == "corrupt_object");
     let dead = collector.message("the corrupt object", is_corrupt).await;
