@@ -48,10 +48,17 @@ fn enclosed(text: &str) -> Result<Vec<Cow<'_, str>>, EventError> {
     if let Some(records) = records {
         // Records of S3 have neither member; those of Lambda all have one.
         let records: Vec<Record<'_>> = parse(records.get())?;
-        return Ok(records
-            .into_iter()
-            .filter_map(|record| record.body.or(record.sns.map(|sns| sns.message)))
-            .collect());
+        let count = records.len();
+        let enclosed =
+            records.into_iter().filter_map(|record| record.body.or(record.sns.map(|sns| sns.message)));
+        let enclosed: Vec<_> = enclosed.collect();
+        return match enclosed.len() {
+            // Leaving out the others would lose them without a word.
+            some if some > 0 && some < count => Err(EventError::Unknown(format!(
+                "{some} of its {count} Records enclose an event in body or Sns, and the others do not"
+            ))),
+            _ => Ok(enclosed),
+        };
     }
     // `decode` itself reads a notification of SNS.
     Ok(body.or(message.filter(|_| kind.is_none())).into_iter().collect())
@@ -140,11 +147,12 @@ mod tests {
     fn one_bad_event_among_several_is_an_error() {
         let record = |body: &str| json!({ "messageId": "1", "body": body });
         let mixed = json!({ "Records": [record(&s3("a").to_string()), record("hello")] });
+        let partly = json!({ "Records": [record(&s3("a").to_string()), s3("b")["Records"][0]] });
         let deep = (0..5).fold(s3("a"), |inner, _| json!({ "body": inner.to_string() }));
         for text in ["", "hello", "[]", "{}", "{\"Message\":\"x\"}", "{\"Body\":7}", "{\"Messages\":[{}]}"]
             .map(str::to_owned)
             .into_iter()
-            .chain([mixed.to_string(), deep.to_string()])
+            .chain([mixed.to_string(), partly.to_string(), deep.to_string()])
         {
             decode_enclosed(&text).expect_err(&text);
         }
