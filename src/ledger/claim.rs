@@ -6,7 +6,10 @@
 
 mod reach;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -72,7 +75,8 @@ pub struct Claim<L> {
     lease: Lease,
     /// `None` if the ledger is off, or the event names neither the object's version nor its eTag.
     entry: Option<Arc<OwnEntry<L>>>,
-    _renewal: Option<AbortOnDropHandle<()>>,
+    /// `None` if there is no entry, or the claim has ended.
+    renewal: std::sync::Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -125,7 +129,7 @@ impl<L: Ledger> Claims<L> {
                 from: Progress::default(),
                 lease: Lease::unlimited(),
                 entry: None,
-                _renewal: None,
+                renewal: std::sync::Mutex::default(),
             })))
         };
         let Some(ledger) = &self.ledger else { return unguarded() };
@@ -151,8 +155,8 @@ impl<L: Ledger> Claims<L> {
         let entry = Arc::new(OwnEntry { ledger, key, owner, lease: lease.clone(), state });
         let renewal = renew(Arc::clone(&entry), self.lease / 3);
         let renewal = tokio::spawn(renewal.in_current_span());
-        let _renewal = Some(AbortOnDropHandle::new(renewal));
-        Ok(Claimed::Ours(Arc::new(Claim { from, lease, entry: Some(entry), _renewal })))
+        let renewal = std::sync::Mutex::new(Some(AbortOnDropHandle::new(renewal)));
+        Ok(Claimed::Ours(Arc::new(Claim { from, lease, entry: Some(entry), renewal })))
     }
 
     /// Checks that the ledger can be used. Succeeds if the ledger is off.
@@ -283,7 +287,14 @@ impl<L: Ledger> Claim<L> {
             _ => trace::step("ledger release", &[]),
         };
         let asked = ledger.patiently(call, || ask(&ledger.ledger, key, owner));
-        trace::within(span, asked, LedgerError::kind).await.map(drop)
+        let answer = trace::within(span, asked, LedgerError::kind).await.map(drop);
+        let renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(renewal) = renewal {
+            renewal.abort();
+            // Waits until the task is gone: it holds the message's span, and Lambda freezes the process soon.
+            let _ = renewal.await;
+        }
+        answer
     }
 }
 
