@@ -5,6 +5,8 @@ mod clients;
 pub mod commands;
 mod depth;
 mod endpoint;
+#[cfg(feature = "lambda")]
+mod lambda;
 pub mod manual;
 mod memory;
 mod metrics;
@@ -21,6 +23,8 @@ use jiff::Timestamp;
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+#[cfg(feature = "lambda")]
+pub use self::lambda::lambda;
 pub use self::memory::{MemoryBound, memory_bound, memory_limit};
 use self::{
     apart::apart,

@@ -19,11 +19,23 @@ use crate::{
         Config, Problem,
         layers::{self, Loaded},
     },
-    telemetry,
+    telemetry::{self, Writer},
 };
 
 /// The configuration is wrong. Source: sysexits.h, `EX_USAGE`.
 const EXIT_CONFIG: u8 = 64;
+/// Fields that only the worker's loop and its endpoint use.
+#[cfg(feature = "lambda")]
+const OF_LOOP: [&str; 8] = [
+    "http.admin_listen",
+    "http.listen",
+    "queue.max_hidden",
+    "queue.max_messages",
+    "queue.url",
+    "queue.visibility_timeout",
+    "queue.wait_time",
+    "worker.grace_period",
+];
 /// The command line is wrong. clap uses the same code.
 const EXIT_USAGE: u8 = 2;
 /// Rows or an event cannot be used. Source: sysexits.h, `EX_DATAERR`.
@@ -55,6 +67,9 @@ struct Options {
 enum Command {
     /// Run the service. EXECUTION_MODE=sqs without a command does the same.
     Worker,
+    /// Handle the batches that Lambda receives from the queue. On Lambda this is the command without a command.
+    #[cfg(feature = "lambda")]
+    Lambda,
     /// Deliver the objects of one event, or named objects, or show what would be delivered. EXECUTION_MODE=manual without a
     /// command does the same.
     Manual(manual::ManualArgs),
@@ -101,20 +116,26 @@ pub fn main() -> ExitCode {
         Some(command) => command,
         None => match by_environment() {
             Ok(command) => command,
-            Err(problem) => return usage(&problem),
+            Err(problem) => return misconfigured(&problem),
         },
     };
     execute(command, options).unwrap_or_else(|code| code)
 }
 
-/// The command that the environment names.
+/// The command that the environment names. On Lambda, no other command could run.
 fn by_environment() -> Result<Command, String> {
+    #[cfg(feature = "lambda")]
+    if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some() {
+        return Ok(Command::Lambda);
+    }
     match std::env::var("EXECUTION_MODE").as_deref() {
         Ok("sqs") => Ok(Command::Worker),
         Ok("manual") => Ok(Command::Manual(manual::ManualArgs::default())),
-        Ok(other) => {
-            Err(format!("EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\" or \"manual\""))
-        }
+        #[cfg(feature = "lambda")]
+        Ok("lambda") => Ok(Command::Lambda),
+        Ok(other) => Err(format!(
+            "EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\", \"lambda\" or \"manual\""
+        )),
         Err(_) => Err("no command, and EXECUTION_MODE is not set; try `logferry --help`".to_owned()),
     }
 }
@@ -122,6 +143,8 @@ fn by_environment() -> Result<Command, String> {
 fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
     Ok(match command {
         Command::Worker => worker(valid(options, |_| true)?.config),
+        #[cfg(feature = "lambda")]
+        Command::Lambda => lambda(&valid(options, |field| !OF_LOOP.contains(&field))?.config),
         Command::Manual(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
             manual::run(args, &loaded.config)
@@ -162,7 +185,7 @@ fn load(options: Options) -> Result<Loaded, ExitCode> {
     // The configuration's variables and their values are UTF-8, so other variables are ignored.
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    layers::load(options.config, environment, &options.set).map_err(|error| usage(&error.to_string()))
+    layers::load(options.config, environment, &options.set).map_err(|error| misconfigured(&error.to_string()))
 }
 
 /// Loads the configuration. Reports every problem of the fields that `concerns` selects, with the bad value's origin.
@@ -176,7 +199,7 @@ fn valid(options: Options, concerns: impl Fn(&str) -> bool) -> Result<Loaded, Ex
     if problems.is_empty() { Ok(loaded) } else { Err(ExitCode::from(EXIT_CONFIG)) }
 }
 
-fn usage(problem: &str) -> ExitCode {
+fn misconfigured(problem: &str) -> ExitCode {
     for line in problem.lines() {
         eprintln!("logferry: {line}");
     }
@@ -197,10 +220,10 @@ fn worker(config: Config) -> ExitCode {
         Err(error) => return ended(Err(error.into())),
     };
     // Kept until the end, because dropping it writes the log lines that wait.
-    let started = runtime.block_on(async { telemetry::start(&config.log, variable) });
+    let started = runtime.block_on(async { telemetry::start(&config.log, Writer::Thread, variable) });
     let telemetry = match started {
         Ok(telemetry) => telemetry,
-        Err(error) => return usage(&error.to_string()),
+        Err(error) => return misconfigured(&error.to_string()),
     };
     let exit = ended(runtime.block_on(async {
         let app = App::build(config.clone(), telemetry.filter()).await?;
@@ -211,18 +234,7 @@ fn worker(config: Config) -> ExitCode {
             http.admin_listen = app.admin_address()?.map(tracing::field::display), queue.url = config.queue.url,
             worker.concurrency = config.worker.concurrency, "logferry worker starts"
         );
-        let (bound, limit) = (app::memory_bound(&config), app::memory_limit());
-        info!(
-            memory.ordinary_bytes = bound.ordinary,
-            memory.worst_bytes = bound.worst,
-            memory.limit_bytes = limit,
-            "memory that the buffers can take"
-        );
-        if limit.is_some_and(|limit| bound.ordinary > limit / 4 * 3) {
-            warn!(
-                "the buffers can take more than three quarters of the container's memory; lower worker.concurrency or raise the memory limit"
-            );
-        }
+        tell_memory(&config);
         let (stop, grace_period) = (app.stop_token(), config.worker.grace_period);
         let end = tokio::spawn(async move {
             stop.cancelled().await;
@@ -236,6 +248,34 @@ fn worker(config: Config) -> ExitCode {
     // Does not wait for threads that wait for a name server or a disk.
     runtime.shutdown_background();
     exit
+}
+
+#[cfg(feature = "lambda")]
+fn lambda(config: &Config) -> ExitCode {
+    ended(run_async(async {
+        let telemetry = match telemetry::start(&config.log, Writer::Caller, variable) {
+            Ok(telemetry) => telemetry,
+            Err(error) => return Ok(misconfigured(&error.to_string())),
+        };
+        tell_memory(config);
+        app::lambda(config, &telemetry).await?;
+        Ok(ExitCode::FAILURE)
+    }))
+}
+
+fn tell_memory(config: &Config) {
+    let (bound, limit) = (app::memory_bound(config), app::memory_limit(variable));
+    info!(
+        memory.ordinary_bytes = bound.ordinary,
+        memory.worst_bytes = bound.worst,
+        memory.limit_bytes = limit,
+        "memory that the buffers can take"
+    );
+    if limit.is_some_and(|limit| bound.ordinary > limit / 4 * 3) {
+        warn!(
+            "the buffers can take more than three quarters of the memory limit; lower worker.concurrency or raise the limit"
+        );
+    }
 }
 
 fn variable(name: &str) -> Option<String> {

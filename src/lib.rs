@@ -207,6 +207,8 @@ pub mod digest;
 pub mod doctor;
 pub mod health;
 pub mod http;
+#[cfg(feature = "lambda")]
+pub mod lambda;
 pub mod manual;
 pub mod metrics;
 pub mod redrive;

@@ -4,6 +4,10 @@
 //! OpenTelemetry switch traces on (`environment`); `export` sends the spans to a `collector`, and `lines` adds the trace id to
 //! log lines. The spans themselves are those of [`trace`](crate::trace).
 
+#[cfg(feature = "otlp")]
+mod collector;
+#[cfg(not(feature = "otlp"))]
+#[path = "telemetry/no_collector.rs"]
 mod collector;
 mod environment;
 mod export;
@@ -22,7 +26,7 @@ use std::{
 };
 
 use opentelemetry::{InstrumentationScope, trace::TracerProvider};
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::{error::OTelSdkResult, trace::SdkTracerProvider};
 
 use prometheus_client::{
     collector::Collector,
@@ -34,6 +38,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::{
     Layer, Registry as Spans,
     filter::{LevelFilter, Targets},
+    fmt::writer::BoxMakeWriter,
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -125,9 +130,19 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Telemetry {
     filter: Arc<Filter>,
-    _lines: WorkerGuard,
+    /// `None`: lines are written at once.
+    _lines: Option<WorkerGuard>,
     /// `None`: traces are off.
     provider: Option<SdkTracerProvider>,
+}
+
+/// Who writes the lines of the log to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// A thread of its own, so that a slow reader of the log delays no delivery.
+    Thread,
+    /// Whoever logs, at once: no line waits when the process is frozen.
+    Caller,
 }
 
 /// Checks the variables that switch traces on, and reads the certificates that they name.
@@ -152,7 +167,11 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Telemetry, StartError> {
+pub fn start(
+    log: &Log,
+    writer: Writer,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Telemetry, StartError> {
     let (part, filter) = Filter::new(&log.filter).map_err(StartError::Filter)?;
     let settings = environment::read(variable).map_err(StartError::Environment)?;
     let metrics = EXPORT.get_or_init(Metrics::default).clone();
@@ -160,9 +179,15 @@ pub fn start(log: &Log, variable: impl Fn(&str) -> Option<String>) -> Result<Tel
     let provider = settings.map(|settings| export::provider(settings, metrics)).transpose();
     let provider = provider.map_err(StartError::Export)?;
     let registry = tracing_subscriber::registry().with(provider.as_ref().map(spans));
-    let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
-    let (writer, guard) = writer.thread_name("log").finish(CountedLines(io::stderr()));
-    DROPPED.get_or_init(|| writer.error_counter());
+    let (writer, guard) = match writer {
+        Writer::Thread => {
+            let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
+            let (writer, guard) = writer.thread_name("log").finish(CountedLines(io::stderr()));
+            DROPPED.get_or_init(|| writer.error_counter());
+            (BoxMakeWriter::new(writer), Some(guard))
+        }
+        Writer::Caller => (BoxMakeWriter::new(|| CountedLines(io::stderr())), None),
+    };
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     // Fails if a logger is set already, as in tests. That logger stays.
     let _ = match log.format {
@@ -209,11 +234,22 @@ impl Telemetry {
     pub async fn finish(&self, left: Duration) {
         let Some(provider) = self.provider.clone() else { return };
         let limit = left.min(LONGEST_FLUSH);
-        let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
-        // An error means that the task panicked.
-        if !matches!(flush.await, Ok(Ok(()))) {
-            tracing::warn!(limit_ms = milliseconds(limit), "the last spans could not be exported");
-        }
+        exported(limit, move || provider.shutdown_with_timeout(limit)).await;
+    }
+
+    /// Exports the spans that wait, for at most three seconds, and for no longer than `left`.
+    pub async fn flush(&self, left: Duration) {
+        let Some(provider) = self.provider.clone() else { return };
+        exported(left.min(LONGEST_FLUSH), move || provider.force_flush()).await;
+    }
+}
+
+/// Waits for an export, which blocks a thread, for no longer than `limit`.
+async fn exported(limit: Duration, export: impl FnOnce() -> OTelSdkResult + Send + 'static) {
+    let export = tokio::time::timeout(limit, tokio::task::spawn_blocking(export));
+    // An error means that time is up, or that the task panicked.
+    if !matches!(export.await, Ok(Ok(Ok(())))) {
+        tracing::warn!(limit_ms = milliseconds(limit), "the last spans could not be exported");
     }
 }
 

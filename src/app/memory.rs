@@ -42,7 +42,11 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     }
 }
 
-/// The container's memory limit in bytes, if there is one (cgroup v2).
-pub fn memory_limit() -> Option<u64> {
-    std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+/// The memory limit in bytes, if there is one: that of the Lambda function, or of the container (cgroup v2).
+pub fn memory_limit(variable: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    // Lambda's megabytes are MiB. Source: Lambda developer guide, "Configure Lambda function memory".
+    let function = variable("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").and_then(|size| size.parse::<u64>().ok());
+    function
+        .map(|mib| mib << 20)
+        .or_else(|| std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok())
 }

@@ -159,7 +159,7 @@ async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result<ExitCode> 
         (false, true) => Mode::DeliverAgain,
         (false, false) => Mode::Deliver,
     };
-    let telemetry = telemetry::start(&config.log, variable)?;
+    let telemetry = telemetry::start(&config.log, telemetry::Writer::Thread, variable)?;
     let pipelines = pipelines(config, &mode, &items).await?;
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;

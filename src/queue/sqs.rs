@@ -2,6 +2,8 @@
 
 pub mod attributes;
 pub mod dead_letters;
+#[cfg(feature = "lambda")]
+pub mod lambda;
 mod sending;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
-use axum::http::{Request, Response, Uri};
+use axum::http::{Request, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -12,9 +12,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use opentelemetry_http::HttpError;
-use opentelemetry_otlp::{
-    Protocol as OtlpProtocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
-};
+pub(super) use opentelemetry_otlp::SpanExporter;
+use opentelemetry_otlp::{Protocol as OtlpProtocol, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -136,18 +135,5 @@ impl opentelemetry_http::HttpClient for HttpClient {
             Ok(Response::from_parts(head, body))
         };
         tokio::time::timeout(self.timeout, send).await?
-    }
-}
-
-/// What an operator should look at when exports to this collector fail.
-pub(super) fn hint(protocol: Protocol, endpoint: &Uri) -> &'static str {
-    match (protocol, endpoint.port_u16()) {
-        (Protocol::HttpProtobuf, Some(4317)) => {
-            "; collectors expect gRPC at port 4317: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318"
-        }
-        (Protocol::Grpc, Some(4318)) => {
-            "; collectors expect HTTP at port 4318: unset OTEL_EXPORTER_OTLP_PROTOCOL, or use port 4317"
-        }
-        _ => "",
     }
 }

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Uri;
 use opentelemetry::{
     Context, KeyValue,
     trace::{Link, SpanKind, TraceContextExt, TraceId},
@@ -21,15 +22,15 @@ use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     trace::{
         BatchConfigBuilder, BatchSpanProcessor, Sampler, SamplingResult, SdkTracerProvider, ShouldSample,
-        Span, SpanData, SpanExporter, SpanProcessor,
+        Span, SpanData, SpanProcessor,
     },
 };
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use tokio::runtime::Handle;
 
 use super::{
-    collector::{self, hint},
-    environment::{HeedsParent, Settings},
+    collector::{self, SpanExporter},
+    environment::{HeedsParent, Protocol, Settings},
 };
 use crate::{
     metrics::add,
@@ -108,6 +109,19 @@ pub(super) fn provider(settings: Settings, metrics: Metrics) -> anyhow::Result<S
         .with_resource(resource)
         .with_span_processor(Bounded { inner: processor, most: batches.max_queue, state })
         .build())
+}
+
+/// What an operator should look at when exports to this collector fail.
+fn hint(protocol: Protocol, endpoint: &Uri) -> &'static str {
+    match (protocol, endpoint.port_u16()) {
+        (Protocol::HttpProtobuf, Some(4317)) => {
+            "; collectors expect gRPC at port 4317: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318"
+        }
+        (Protocol::Grpc, Some(4318)) => {
+            "; collectors expect HTTP at port 4318: unset OTEL_EXPORTER_OTLP_PROTOCOL, or use port 4317"
+        }
+        _ => "",
+    }
 }
 
 /// The collector's host and port, without a user's name or password.
@@ -219,7 +233,7 @@ impl SpanProcessor for Bounded {
 
 /// Exports on the worker's runtime, and counts the spans.
 struct Exporter {
-    inner: Arc<opentelemetry_otlp::SpanExporter>,
+    inner: Arc<SpanExporter>,
     runtime: Handle,
     timeout: Duration,
     state: Arc<State>,
@@ -231,7 +245,7 @@ impl fmt::Debug for Exporter {
     }
 }
 
-impl SpanExporter for Exporter {
+impl opentelemetry_sdk::trace::SpanExporter for Exporter {
     fn export(&self, batch: Vec<SpanData>) -> impl Future<Output = OTelSdkResult> + Send {
         let (spans, timeout, state) = (batch.len(), self.timeout, Arc::clone(&self.state));
         state.waiting.fetch_sub(spans, Ordering::Relaxed);

@@ -72,6 +72,13 @@ pub const fn bodies_bound(concurrency: usize) -> usize {
     MAX_HELD_BYTES + concurrency * MAX_MESSAGE_BYTES + requests + answer
 }
 
+/// The dead letter of a message.
+pub fn letter(message: &Message, cause: &Cause) -> DeadLetter {
+    let mut attributes = vec![("reason", cause.reason.to_owned()), ("message_id", message.id.clone())];
+    attributes.extend(cause.attributes.iter().cloned());
+    DeadLetter { body: message.body.clone(), attributes }
+}
+
 /// A message with its verdict. The lease lasts until the verdict is carried out.
 #[derive(Debug)]
 pub struct Settlement {
@@ -353,9 +360,7 @@ impl<Q: Queue> Calls<Q> {
             );
             return Err(Unburied::ForGood);
         }
-        let mut attributes = vec![("reason", cause.reason.to_owned()), ("message_id", message.id.clone())];
-        attributes.extend(cause.attributes.iter().cloned());
-        let letter = DeadLetter { body: message.body.clone(), attributes };
+        let letter = letter(message, cause);
         let pausing = || self.letters_pause(None).is_some_and(|until| Instant::now() < until);
         if pausing() {
             return Err(Unburied::ForNow);

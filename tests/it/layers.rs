@@ -32,6 +32,7 @@ const ADAPTERS: &[&str] = &[
     "queue/sqs.rs",
     "queue/sqs/attributes.rs",
     "queue/sqs/dead_letters.rs",
+    "queue/sqs/lambda.rs",
     "queue/sqs/sending.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",

@@ -22,7 +22,6 @@ mod content;
 mod copies;
 mod cpu;
 mod deliver;
-#[cfg(feature = "demo")]
 mod demo;
 mod docs;
 mod doctor;
@@ -34,6 +33,7 @@ mod formats;
 mod fuzz;
 mod hostile;
 mod isolation;
+mod lambda;
 mod layers;
 mod ledger_command;
 mod lifecycle;

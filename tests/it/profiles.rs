@@ -139,23 +139,23 @@ fn sso(home: &Home) -> String {
     )
 }
 
-#[cfg(not(feature = "sso"))]
+/// No build signs in by `aws login`. A build without the feature `sso` answers to a profile of IAM Identity Center in the same
+/// way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_build_without_identity_center_names_the_alternative() {
-    let home = Home::new("no-sso").await;
-    home.write(".aws/config", &sso(&home));
-    home.write(TOKEN, r#"{"accessToken": "token", "expiresAt": "2999-01-01T00:00:00Z"}"#);
+async fn a_profile_that_needs_another_sign_in_names_the_alternative() {
+    let home = Home::new("login").await;
+    let account = &home.setup.provider.account;
+    let profile =
+        format!("[profile work]\nregion = us-east-1\nlogin_session = arn:aws:iam::{account}:user/operator\n");
+    home.write(".aws/config", &profile);
     let line = home.refusal(&[("AWS_PROFILE", "work")]).await;
-    for words in [
-        "profile \"work\"",
-        "IAM Identity Center",
-        "aws configure export-credentials --profile work --format env",
-    ] {
+    for words in
+        ["profile \"work\"", "aws login", "aws configure export-credentials --profile work --format env"]
+    {
         assert!(line.contains(words), "{words:?} is not in {line:?}");
     }
 }
 
-#[cfg(feature = "sso")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn identity_center_is_called_through_the_proxy_with_the_cached_token() {
     use axum::{Router, extract::Request, routing::get};

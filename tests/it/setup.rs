@@ -59,6 +59,11 @@ impl Setup {
         self.target.sandbox.as_deref()
     }
 
+    /// The sandbox of this test, for a process of the test; `None` on any other target.
+    pub(crate) fn shared_sandbox(&self) -> Option<std::sync::Arc<Sandbox>> {
+        self.target.sandbox.clone()
+    }
+
     pub(crate) fn account(&self) -> Account {
         self.aws.account(&self.provider.account)
     }

@@ -1,6 +1,6 @@
 //! Traces: a collector receives the spans of each message, and a collector that is down disturbs no delivery.
 
-mod collector;
+pub(crate) mod collector;
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -26,13 +26,13 @@ const OPTIONAL: [&str; 3] = ["GetCallerIdentity", "CreateLogStream", "CreateLogG
 
 /// Protocol of the exports.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Grpc,
     Http,
 }
 
 /// A running collector.
-pub(super) struct Collector {
+pub(crate) struct Collector {
     protocol: Protocol,
     endpoint: String,
     received: Received,
@@ -63,7 +63,7 @@ impl TraceService for Received {
 }
 
 impl Collector {
-    pub(super) async fn start(protocol: Protocol) -> Self {
+    pub(crate) async fn start(protocol: Protocol) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("the listener is bound"));
         let received = Received::default();
@@ -91,7 +91,7 @@ impl Collector {
     }
 
     /// The variables that make a worker export to this collector soon after a span has ended.
-    pub(super) fn variables(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn variables(&self) -> Vec<(&str, &str)> {
         let mut variables = vec![
             ("OTEL_EXPORTER_OTLP_ENDPOINT", self.endpoint.as_str()),
             ("OTEL_EXPORTER_OTLP_HEADERS", "x-test=of%20the%20test"),
@@ -105,7 +105,7 @@ impl Collector {
     }
 
     /// All spans so far.
-    pub(super) fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         let requests = self.received.0.lock().expect("no test panics while it holds the lock").clone();
         let resources = requests.into_iter().flat_map(|request| request.resource_spans);
         let scopes = resources.flat_map(|of_resource| {
@@ -118,7 +118,7 @@ impl Collector {
     }
 
     /// Waits for the span of a message that `wanted` selects, and for all spans of its trace.
-    pub(super) async fn message(&self, what: &str, wanted: impl Fn(&Span) -> bool) -> Trace {
+    pub(crate) async fn message(&self, what: &str, wanted: impl Fn(&Span) -> bool) -> Trace {
         eventually(what, async || {
             let spans = self.spans();
             let root = spans.iter().find(|span| span.name.starts_with("process ") && wanted(span));
@@ -137,15 +137,15 @@ impl Collector {
 
 /// The spans of one message.
 #[derive(Debug)]
-pub(super) struct Trace {
-    pub(super) root: Span,
+pub(crate) struct Trace {
+    pub(crate) root: Span,
     spans: Vec<Span>,
 }
 
 impl Trace {
     /// The tree of all spans except those of [`OPTIONAL`] calls, with one line (name and kind) for each. Siblings with equal
     /// subtrees appear once. `queue` replaces the queue's name.
-    pub(super) fn tree(&self, queue: &str) -> String {
+    pub(crate) fn tree(&self, queue: &str) -> String {
         let known: BTreeSet<_> = self.spans.iter().map(|span| &span.span_id).collect();
         for span in self.spans.iter().filter(|span| **span != self.root) {
             assert!(known.contains(&span.parent_span_id), "{} has no parent in {:?}", span.name, self.spans);
@@ -169,32 +169,32 @@ impl Trace {
     }
 
     /// The first span with this name.
-    pub(super) fn span(&self, name: &str) -> &Span {
+    pub(crate) fn span(&self, name: &str) -> &Span {
         let found = self.spans.iter().find(|span| span.name == name);
         found.unwrap_or_else(|| panic!("no span is called {name:?}"))
     }
 
     /// All spans with this name.
-    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Span> {
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Span> {
         self.spans.iter().filter(move |span| span.name == name)
     }
 
-    pub(super) fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         hex(&self.root.trace_id)
     }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether the span's status is an error.
-pub(super) fn is_failed(span: &Span) -> bool {
+pub(crate) fn is_failed(span: &Span) -> bool {
     span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error)
 }
 
 /// An attribute as text; a list of one text as this text.
-pub(super) fn attribute(span: &Span, key: &str) -> Option<String> {
+pub(crate) fn attribute(span: &Span, key: &str) -> Option<String> {
     text(&span.attributes, key)
 }
 
