@@ -186,6 +186,7 @@ pub mod ledger;
 pub mod name;
 pub mod pipeline;
 pub mod quarantine;
+pub mod shadow;
 pub mod sink;
 pub mod verdict;
 

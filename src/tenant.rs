@@ -9,7 +9,7 @@ mod own;
 mod row;
 pub mod table;
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, future::Future, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -111,6 +111,27 @@ pub struct Tenant {
     pub deliveries: Vec<Result<Arc<Delivery>, BadRow>>,
 }
 
+/// Whether a delivery puts anything into the customer's account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It puts and copies.
+    #[default]
+    Live,
+    /// It does everything else: it counts what it would have put or copied.
+    Shadow,
+}
+
+impl Mode {
+    /// Name of the mode in rows and in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
 /// A delivery: which applications' logs go to which destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
@@ -122,6 +143,8 @@ pub struct Delivery {
     pub enabled: bool,
     /// Patterns of application names; `None` means all applications.
     pub desired_logs: Option<Vec<String>>,
+    /// Whether it puts anything.
+    pub mode: Mode,
     /// Region of the destination.
     pub target_region: String,
     /// The destination.
@@ -224,10 +247,11 @@ pub const SETTINGS: &str = "settings";
 
 /// Every attribute that logferry reads. Operators may keep other attributes in a row: logferry ignores them, and they stay
 /// when the row is replaced.
-pub const ATTRIBUTES: [&str; 19] = [
+pub const ATTRIBUTES: [&str; 20] = [
     "tenant_id",
     "type",
     "enabled",
+    "deliver",
     "desired_logs",
     "target_region",
     "log_distribution_role_arn",
@@ -287,6 +311,15 @@ impl Tenant {
         }
         Some(tenant)
     }
+
+    /// The tenant as a worker in this mode has it: a worker in shadow mode has every delivery in shadow mode. In a live worker,
+    /// the rows decide.
+    pub fn in_mode(mut self, mode: Mode) -> Self {
+        if mode == Mode::Shadow {
+            self.deliveries.iter_mut().flatten().for_each(|delivery| Arc::make_mut(delivery).mode = mode);
+        }
+        self
+    }
 }
 
 impl Destination {
@@ -300,6 +333,15 @@ impl Destination {
 }
 
 impl Delivery {
+    /// Name of the delivery in the ledger. A delivery in shadow mode has entries of its own, so that an object that was counted
+    /// does not pass for delivered, nor the other way round. No row has a `type` that begins with `shadow#`.
+    pub fn ledger_name(&self) -> Cow<'_, str> {
+        match self.mode {
+            Mode::Live => Cow::Borrowed(&self.name),
+            Mode::Shadow => Cow::Owned(format!("shadow#{}", self.name)),
+        }
+    }
+
     /// Whether the delivery wants the application's logs.
     pub fn wants(&self, application: &str) -> bool {
         match &self.desired_logs {

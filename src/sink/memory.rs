@@ -15,6 +15,7 @@ use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
     batch::RejectedEvents,
     credentials::AssumeError,
+    event::ObjectRef,
     ledger::lease::Lease,
     tenant::{CloudWatch, Delivery},
 };
@@ -376,6 +377,7 @@ impl LogSinks for MemorySinks {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
+        _object: &ObjectRef,
     ) -> Result<MemorySink, SinkError> {
         let role = destination.role.as_str();
         let mut state = self.lock();

@@ -156,7 +156,7 @@ fn a_trouble_ends_when_the_rows_do_not_have_it_any_more() {
     let mut world = World::new(9);
     world.begin("acme", 1, Duration::ZERO);
     let judged = |world: &mut World, used: &[&str], unused: &[&str]| {
-        world.book.judged("acme", Rows { used, unused });
+        world.book.judged("acme", Rows { used, unused, all_in_shadow: false });
         world.tenant("acme").advice.map(|advice| advice.reason)
     };
     world.fails("acme", Some("a"), "bad_tenant_row", None);

@@ -121,6 +121,7 @@ fn customers_existing_rows_are_read() {
             name: name.to_owned(),
             enabled: true,
             desired_logs: Some(vec!["kube-apiserver".to_owned(), "payment-*".to_owned()]),
+            mode: Mode::Live,
             target_region: "eu-west-1".to_owned(),
             destination,
         };

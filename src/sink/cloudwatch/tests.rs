@@ -17,7 +17,7 @@ use crate::{
     ledger::lease::Moment,
     metrics::rendered,
     name::StreamTemplate,
-    tenant::{Destination, Oversize},
+    tenant::{Destination, Mode, Oversize},
 };
 
 /// Sinks that probe refused groups at this interval.
@@ -83,6 +83,7 @@ impl World {
             name: "cloudwatch".into(),
             enabled: true,
             desired_logs: None,
+            mode: Mode::Live,
             target_region: "us-east-1".into(),
             destination: Destination::CloudWatch(destination.clone()),
         };
@@ -108,7 +109,10 @@ async fn no_attempt_is_sent_after_the_end_of_the_lease() {
     let sdk = world.sdk.to_builder().timeout_config(timeouts).build();
     let base = Base::from(sdk);
     let sinks = sinks(&base, &world.central_role, Duration::from_secs(1));
-    let sink = sinks.open(&world.delivery, &world.destination, "c").await.expect("the role lets us in");
+    let sink = sinks
+        .open(&world.delivery, &world.destination, "c", &ObjectRef::default())
+        .await
+        .expect("the role lets us in");
     sink.create_log_stream(&world.customer.log_group, "s", &Lease::unlimited())
         .await
         .expect("the role may do this");
