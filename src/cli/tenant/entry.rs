@@ -9,7 +9,7 @@ use crate::{
     cli::show::{columns, printable},
     route::KeyLayout,
     tenant::{
-        ATTRIBUTES, Attribute, BadRow, Content, Destination, FOREIGN, FieldProblem, OwnBuckets, Row,
+        ATTRIBUTES, Attribute, BadRow, Content, Destination, FOREIGN, FieldProblem, Mode, OwnBuckets, Row,
         SETTINGS, TTL, check_row, expired_at,
     },
 };
@@ -244,11 +244,13 @@ fn target(content: &Content) -> Option<Value> {
     let Content::Delivery(delivery) = content else { return None };
     Some(match &delivery.destination {
         Destination::CloudWatch(to) => json!({
+            "deliver": delivery.mode.word(),
             "account": to.role.account(),
             "region": delivery.target_region,
             "log_group_name": to.log_group_name,
         }),
         Destination::S3(to) => json!({
+            "deliver": delivery.mode.word(),
             "account": to.bucket_owner,
             "region": delivery.target_region,
             "bucket_name": to.bucket_name,
@@ -266,8 +268,9 @@ fn target_line(content: &Content) -> Option<String> {
             (to.bucket_owner.clone(), format!("s3://{}/{}", to.bucket_name, to.bucket_prefix))
         }
     };
-    let words: Vec<_> = account.into_iter().chain([delivery.target_region.clone(), place]).collect();
-    Some(words.join(" "))
+    let shadow = (delivery.mode == Mode::Shadow).then(|| "(shadow)".to_owned());
+    let words = account.into_iter().chain([delivery.target_region.clone(), place]).chain(shadow);
+    Some(words.collect::<Vec<_>>().join(" "))
 }
 
 /// Reads one row, or an array of rows.
