@@ -136,6 +136,3 @@ fn no_store() -> LedgerError {
         "ledger.table is not set, and shadow mode keeps its counts there; set it".to_owned(),
     )
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,7 @@
 mod report;
 mod targets;
 
-use std::{num::NonZeroU16, ops::Range, process::ExitCode};
+use std::{collections::BTreeMap, num::NonZeroU16, ops::Range, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
@@ -24,6 +24,7 @@ use crate::{
     shadow::{
         WINDOW, Window, WindowCounts,
         comparison::{By, Cells, Comparison, compare},
+        dynamodb::Object,
     },
 };
 
@@ -122,6 +123,8 @@ struct Compared {
     finding: Finding,
     /// Events that shadow mode counted as rejected for their age.
     rejected: u64,
+    /// The counted objects of each window and stream, with their events.
+    objects: BTreeMap<(Window, String), Vec<(Object, u64)>>,
 }
 
 #[derive(Debug)]
@@ -234,9 +237,13 @@ async fn look(
     for (tenant_id, delivery) in &target.deliveries {
         found.extend(sources.counts.read(tenant_id, delivery, windows.clone()).await?);
     }
-    let (here, elsewhere): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|counts| counts.place == target.place);
-    let (counted, rejected) = cells(&here);
+    let mut places = BTreeMap::<String, Vec<(Object, WindowCounts)>>::new();
+    for (object, counts) in found {
+        places.entry(counts.place.clone()).or_default().push((object, counts));
+    }
+    let here = places.remove(&target.place).unwrap_or_default();
+    let (counted, rejected) = cells(&here, by);
+    let objects = objects_by(here, by);
     let finding = match &target.destined {
         Destined::CloudWatch(delivery, destination) => {
             match sources.groups.count(delivery, destination, windows).await {
@@ -251,25 +258,38 @@ async fn look(
             Finding::Counted { counted, why }
         }
     };
-    let mut compared = Vec::new();
-    for place in elsewhere.iter().map(|counts| &counts.place).collect::<std::collections::BTreeSet<_>>() {
-        let there: Vec<_> = elsewhere.iter().filter(|counts| counts.place == *place).cloned().collect();
-        let (counted, rejected) = cells(&there);
+    let mut compared = vec![Compared { target: target.clone(), finding, rejected, objects }];
+    for (place, there) in places {
+        let (counted, rejected) = cells(&there, by);
         let why = "the row does not name this place any more".to_owned();
-        let target = Target { place: place.clone(), ..target.clone() };
-        compared.push(Compared { target, finding: Finding::Counted { counted, why }, rejected });
+        let (target, objects) = (Target { place, ..target.clone() }, objects_by(there, by));
+        compared.push(Compared { target, finding: Finding::Counted { counted, why }, rejected, objects });
     }
-    compared.insert(0, Compared { target, finding, rejected });
     Ok(compared)
 }
 
+/// The objects of each cell that is compared.
+fn objects_by(counts: Vec<(Object, WindowCounts)>, by: By) -> BTreeMap<(Window, String), Vec<(Object, u64)>> {
+    let mut objects = BTreeMap::<_, Vec<_>>::new();
+    for (object, WindowCounts { window, streams, .. }) in counts {
+        let mut sums = BTreeMap::<String, u64>::new();
+        for (stream, count) in streams {
+            *sums.entry(by.name(stream)).or_default() += count.events;
+        }
+        for (stream, events) in sums {
+            objects.entry((window, stream)).or_default().push((object.clone(), events));
+        }
+    }
+    objects
+}
+
 /// Adds the counts of all objects, and their rejected events.
-fn cells(counts: &[WindowCounts]) -> (Cells, u64) {
+fn cells(counts: &[(Object, WindowCounts)], by: By) -> (Cells, u64) {
     let (mut cells, mut rejected) = (Cells::new(), 0);
-    for counts in counts {
+    for (_, counts) in counts {
         rejected += counts.rejected;
         for (stream, count) in &counts.streams {
-            *cells.entry((counts.window, stream.clone())).or_default() += *count;
+            *cells.entry((counts.window, by.name(stream.clone()))).or_default() += *count;
         }
     }
     (cells, rejected)

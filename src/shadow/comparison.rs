@@ -16,6 +16,16 @@ pub enum By {
     Group,
 }
 
+impl By {
+    /// The name under which a stream is compared: its own, or none.
+    pub fn name(self, stream: String) -> String {
+        match self {
+            Self::Stream => stream,
+            Self::Group => String::new(),
+        }
+    }
+}
+
 /// A window, or a stream in a window, in which the two sides differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -44,14 +54,10 @@ pub struct Comparison {
 
 /// Compares window by window.
 pub fn compare(counted: &Cells, held: &Cells, by: By) -> Comparison {
-    let mut sides = BTreeMap::<(Window, &str), [Count; 2]>::new();
+    let mut sides = BTreeMap::<(Window, String), [Count; 2]>::new();
     for (side, cells) in [counted, held].into_iter().enumerate() {
         for ((window, stream), count) in cells {
-            let stream = match by {
-                By::Stream => stream.as_str(),
-                By::Group => "",
-            };
-            sides.entry((*window, stream)).or_default()[side] += *count;
+            sides.entry((*window, by.name(stream.clone()))).or_default()[side] += *count;
         }
     }
     let mut comparison = Comparison { cells: sides.len(), ..Comparison::default() };
@@ -59,7 +65,6 @@ pub fn compare(counted: &Cells, held: &Cells, by: By) -> Comparison {
         comparison.counted += counted;
         comparison.held += held;
         if counted != held {
-            let stream = stream.to_owned();
             comparison.differences.push(Difference { window, stream, counted, held });
         }
     }

@@ -81,7 +81,7 @@ impl DynamoDbCounts {
             .map_err(|error| self.unwritten(&error))
     }
 
-    /// Reads all counts of a delivery whose windows begin in `windows`. Every read is consistent.
+    /// Reads all counts of a delivery whose windows begin in `windows`, each with its object. Every read is consistent.
     ///
     /// # Errors
     /// DynamoDB cannot be reached or refuses, or an item cannot be read.
@@ -90,7 +90,7 @@ impl DynamoDbCounts {
         tenant_id: &str,
         delivery: &str,
         windows: Range<Window>,
-    ) -> Result<Vec<WindowCounts>, ReadError> {
+    ) -> Result<Vec<(Object, WindowCounts)>, ReadError> {
         let owner = owner(tenant_id, delivery);
         let end = windows.end.to_string();
         // Every item of the first window comes after this key.
@@ -148,6 +148,9 @@ impl CountStore for DynamoDbCounts {
     }
 }
 
+/// The name of an object, as [`Subject`] has it.
+pub type Object = String;
+
 type Item = HashMap<String, AttributeValue>;
 
 fn text(text: String) -> AttributeValue {
@@ -180,19 +183,20 @@ fn string<'a>(item: &'a Item, name: &str) -> Option<&'a String> {
 }
 
 /// Reads an item. `None` if it is not what [`DynamoDbCounts::put`] writes.
-fn counts(item: &Item) -> Option<WindowCounts> {
+fn counts(item: &Item) -> Option<(Object, WindowCounts)> {
     let mut parts = string(item, "delivery")?.split('#');
     let start: jiff::Timestamp = parts.next()?.parse().ok()?;
     let part = parts.nth(1).map_or(Some(0), |part| part.parse().ok())?;
     let streams: BTreeMap<String, (u64, u64)> = serde_json::from_str(string(item, "counts")?).ok()?;
     let streams = streams.into_iter().map(|(stream, (events, bytes))| (stream, Count { events, bytes }));
-    Some(WindowCounts {
+    let counts = WindowCounts {
         window: Window::of(start.as_millisecond()),
         part,
         place: string(item, "place")?.clone(),
         streams: streams.collect(),
         rejected: item.get("rejected")?.as_n().ok()?.parse().ok()?,
-    })
+    };
+    Some((string(item, "origin")?.clone(), counts))
 }
 
 fn fix<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>, needed: &str) -> &'static str {
@@ -223,12 +227,18 @@ mod tests {
     #[test]
     fn an_item_of_another_form_is_not_read() {
         let item = |counts: &str| -> Item {
-            let texts = [("delivery", "2026-11-28T00:00:00Z#ab"), ("place", "/g"), ("counts", counts)];
+            let texts = [
+                ("delivery", "2026-11-28T00:00:00Z#ab"),
+                ("place", "/g"),
+                ("counts", counts),
+                ("origin", "b/k?eTag=e"),
+            ];
             let mut item: Item = texts.map(|(name, value)| (name.to_owned(), text(value.to_owned()))).into();
             item.insert("rejected".to_owned(), AttributeValue::N("3".to_owned()));
             item
         };
-        let read = counts(&item(r#"{"s":[2,90]}"#)).expect("this is what logferry writes");
+        let (object, read) = counts(&item(r#"{"s":[2,90]}"#)).expect("this is what logferry writes");
+        assert_eq!(object, "b/k?eTag=e");
         assert_eq!((read.part, read.rejected, &*read.place), (0, 3, "/g"));
         assert_eq!(read.streams, BTreeMap::from([("s".to_owned(), Count { events: 2, bytes: 90 })]));
         assert_eq!(counts(&item(r#"{"s":[2]}"#)), None);

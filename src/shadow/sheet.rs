@@ -73,3 +73,51 @@ impl Sheet {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_by_window_and_stream() {
+        let mut sheet = Sheet::default();
+        for (at, stream) in [(0, "a"), (299_999, "a"), (300_000, "a"), (5, "b")] {
+            sheet.count(at, stream, 30);
+        }
+        sheet.reject(-1);
+        let taken = sheet.take("/g");
+        let found: Vec<_> = taken
+            .iter()
+            .map(|counts| {
+                let streams = counts.streams.iter().map(|(stream, count)| (stream.as_str(), count.events));
+                (counts.window.start(), counts.part, counts.rejected, streams.collect::<Vec<_>>())
+            })
+            .collect();
+        let expected =
+            [(-300_000, 0, 1, vec![]), (0, 0, 0, vec![("a", 2), ("b", 1)]), (300_000, 0, 0, vec![("a", 1)])];
+        assert_eq!(found, expected);
+        assert_eq!(taken[1].streams["a"], Count { events: 2, bytes: 60 });
+        assert_eq!((sheet.take("/g"), sheet.is_full()), (Vec::new(), false));
+    }
+
+    /// Without parts, an object with a stream for each record would take memory without bound.
+    #[test]
+    fn a_full_sheet_is_taken_as_a_part() {
+        let mut sheet = Sheet::default();
+        let (mut parts, mut events) = (Vec::new(), 0);
+        for index in 0..10_000 {
+            sheet.count(0, &format!("stream-{index:04}"), 30);
+            if sheet.is_full() {
+                parts.push(sheet.take("/g"));
+            }
+        }
+        parts.push(sheet.take("/g"));
+        for (part, counts) in parts.iter().enumerate() {
+            let [counts] = counts.as_slice() else { panic!("one window") };
+            assert_eq!(counts.part, part as u32);
+            assert!(counts.streams.len() <= FULL / ENTRY, "{} streams", counts.streams.len());
+            events += counts.streams.values().map(|count| count.events).sum::<u64>();
+        }
+        assert_eq!((parts.len(), events), (6, 10_000));
+    }
+}

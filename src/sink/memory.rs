@@ -142,6 +142,11 @@ impl MemorySinks {
         self.lock().closed_roles.insert(role.to_owned(), error);
     }
 
+    /// Undoes [`close_role`](Self::close_role).
+    pub fn mend_role(&self, role: &str) {
+        self.lock().closed_roles.remove(role);
+    }
+
     /// Makes every put take this long.
     pub fn put_time(&self, time: Duration) {
         self.lock().put_time = time;

@@ -20,7 +20,7 @@ const MOST_LINES: usize = 100;
 pub(super) fn text(compared: &[Compared]) -> String {
     let heads = ["TENANTS", "PLACE", "STATE", "COUNTED", "HELD", "BYTES COUNTED", "BYTES HELD", "REJECTED"];
     let rows = compared.iter().map(|compared| {
-        let Compared { target, finding, rejected } = compared;
+        let Compared { target, finding, rejected, .. } = compared;
         let (counted, held) = sums(finding);
         let held = |of: fn(&Count) -> u64| held.as_ref().map_or("-".to_owned(), |held| of(held).to_string());
         let state = compared.state();
@@ -121,7 +121,19 @@ pub(super) fn json(compared: &[Compared], windows: &Range<Window>, by: By) -> Va
 }
 
 fn place(compared: &Compared) -> Value {
-    let Compared { target, finding, rejected } = compared;
+    let Compared { target, finding, rejected, .. } = compared;
+    let cell = |window: &Window, stream: &String, counted: &Count, held: Option<&Count>| {
+        let objects = compared.objects.get(&(*window, stream.clone())).into_iter().flatten();
+        let objects: Vec<_> =
+            objects.map(|(object, events)| json!({ "object": url(object), "events": events })).collect();
+        json!({
+            "window": window.to_string(),
+            "stream": Some(stream).filter(|stream| !stream.is_empty()),
+            "counted": number(counted),
+            "held": held.map(number),
+            "objects": objects,
+        })
+    };
     let deliveries = target.deliveries.iter();
     let deliveries = deliveries.map(|(tenant_id, name)| json!({ "tenant_id": tenant_id, "type": name }));
     let (counted, held) = sums(finding);
@@ -154,15 +166,12 @@ fn place(compared: &Compared) -> Value {
     })
 }
 
-/// A window that differs, or that was only counted.
-fn cell(window: &Window, stream: &str, counted: &Count, held: Option<&Count>) -> Value {
-    let stream = Some(stream).filter(|stream| !stream.is_empty());
-    json!({
-        "window": window.to_string(),
-        "stream": stream,
-        "counted": number(counted),
-        "held": held.map(number),
-    })
+/// The object as `logferry manual` takes it. An eTag is left out: the command finds the current one.
+fn url(object: &str) -> String {
+    match object.rsplit_once('?') {
+        Some((name, pin)) if pin.starts_with("eTag=") => format!("s3://{name}"),
+        _ => format!("s3://{object}"),
+    }
 }
 
 fn number(count: &Count) -> Value {

@@ -157,7 +157,8 @@ async fn a_probe_uses_a_new_session() {
     let sessions = || sandbox.times_asked(&customer.role_arn);
 
     // A session of a role that was deleted and created again.
-    let sink = sinks.open(delivery, destination, "c").await.expect("the role lets us in");
+    let sink =
+        sinks.open(delivery, destination, "c", &ObjectRef::default()).await.expect("the role lets us in");
     fail_once("CreateLogStream", "UnrecognizedClientException");
     sink.create_log_stream(&customer.log_group, "s", &Lease::unlimited()).await.expect("another session may");
     assert_eq!(sessions(), 2);
@@ -171,14 +172,14 @@ async fn a_probe_uses_a_new_session() {
     assert!(matches!(denied, Err(SinkError::Denied(_))), "{denied:?}");
     assert_eq!(sessions(), 3);
     let probe = loop {
-        match sinks.open(delivery, destination, "c").await {
+        match sinks.open(delivery, destination, "c", &ObjectRef::default()).await {
             Err(SinkError::Held { probe_in, .. }) => tokio::time::sleep(probe_in).await,
             probe => break probe.expect("the role lets us in"),
         }
     };
     assert_eq!(sessions(), 4, "the probe uses a new session");
     probe.put_log_events(world.body(), &Lease::unlimited()).await.expect("the role may do this");
-    sinks.open(delivery, destination, "c").await.expect("the group may be written");
+    sinks.open(delivery, destination, "c", &ObjectRef::default()).await.expect("the group may be written");
     assert_eq!(sessions(), 4);
 }
 
