@@ -5,6 +5,7 @@
 //! and [`cache`], which remembers tenants.
 
 pub mod cache;
+mod mode;
 mod own;
 mod row;
 pub mod table;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::row::region;
 pub use self::{
+    mode::Mode,
     own::OwnBuckets,
     row::{check_row, expired_at, parse_row},
 };
@@ -109,27 +111,6 @@ pub struct Tenant {
     pub bad_settings: Option<BadRow>,
     /// Deliveries, sorted by their rows' `type`.
     pub deliveries: Vec<Result<Arc<Delivery>, BadRow>>,
-}
-
-/// Whether a delivery puts anything into the customer's account.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// It puts and copies.
-    #[default]
-    Live,
-    /// It does everything else: it counts what it would have put or copied.
-    Shadow,
-}
-
-impl Mode {
-    /// Name of the mode in rows and in the configuration.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Shadow => "shadow",
-        }
-    }
 }
 
 /// A delivery: which applications' logs go to which destination.

@@ -122,3 +122,22 @@ impl BatchTally {
         too_old + too_new + expired + refused
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_14_days_and_of_the_next_two_hours_are_stored() {
+        let now = 2_000_000_000_000;
+        let (oldest, newest) = (now - 14 * 86_400_000, now + 2 * 3_600_000);
+        let check = |timestamps: &[i64], too_old_end: Option<usize>, too_new_start: Option<usize>| {
+            let expected = RejectedEvents { too_new_start, too_old_end, expired_end: None };
+            assert_eq!(RejectedEvents::by_age(timestamps, now), expected, "{timestamps:?}");
+        };
+        check(&[oldest, now, newest], None, None);
+        check(&[oldest - 1, oldest, newest, newest + 1], Some(1), Some(3));
+        check(&[0, 1], Some(2), None);
+        check(&[newest + 1], None, Some(0));
+    }
+}

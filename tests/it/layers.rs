@@ -33,6 +33,8 @@ const ADAPTERS: &[&str] = &[
     "queue/sqs/attributes.rs",
     "queue/sqs/dead_letters.rs",
     "queue/sqs/sending.rs",
+    "shadow/cloudwatch.rs",
+    "shadow/dynamodb.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
 ];

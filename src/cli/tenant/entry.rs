@@ -244,13 +244,11 @@ fn target(content: &Content) -> Option<Value> {
     let Content::Delivery(delivery) = content else { return None };
     Some(match &delivery.destination {
         Destination::CloudWatch(to) => json!({
-            "deliver": delivery.mode.word(),
             "account": to.role.account(),
             "region": delivery.target_region,
             "log_group_name": to.log_group_name,
         }),
         Destination::S3(to) => json!({
-            "deliver": delivery.mode.word(),
             "account": to.bucket_owner,
             "region": delivery.target_region,
             "bucket_name": to.bucket_name,

@@ -14,7 +14,7 @@ const DAY: i64 = 24 * 60 * MINUTE;
 
 /// acme in shadow mode beside globex, with a ledger. Each event has its own batch.
 fn world() -> World {
-    let settings = PipelineSettings { max_batch_events: 1, ..World::new().settings };
+    let settings = PipelineSettings { max_batch_events: 1, max_record: 2 << 20, ..World::new().settings };
     let (ledger, counts) = (Some(MemoryLedger::new(LEASE)), Some(MemoryCounts::default()));
     let world = World { ledger, counts, settings, ..World::new() };
     world.tenant("acme", [("cloudwatch", in_shadow(row(ACME)))]);
