@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use jiff::{SignedDuration, Timestamp};
 use logferry_sandbox::faults::{Effect, Fault};
 use logferry_testbed::{
@@ -106,8 +107,10 @@ async fn drop_message(setup: &Setup, url: &str) {
             return Err("nothing".to_owned());
         };
         let receipt = message.receipt_handle.expect("a message has a receipt");
-        sqs.delete_message().queue_url(url).receipt_handle(receipt).send().await.expect("it can be deleted");
-        Ok(())
+        let entry = DeleteMessageBatchRequestEntry::builder().id("1").receipt_handle(receipt);
+        let entry = entry.build().expect("both members are set");
+        let deleted = sqs.delete_message_batch().queue_url(url).entries(entry).send().await;
+        same(&deleted.expect("the queue can be written").failed.len(), &0)
     })
     .await;
 }
