@@ -48,15 +48,16 @@ use crate::{
     fairness::book::Limits,
     health::Health,
     http::{self, Page, Sources},
-    ledger::dynamodb::{DynamoDbLedger, LedgerSettings},
+    ledger::dynamodb::{self, DynamoDbLedger, LedgerSettings},
     name::bucket::OwnBucket,
     pipeline::{Pipeline, PipelineSettings},
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::{Clients, SqsQueue},
+    shadow::dynamodb::DynamoDbCounts,
     sink::group_breaker::GroupBreakers,
     status::Status,
     telemetry::level::Filter,
-    tenant::table::TenantRows,
+    tenant::{Mode, table::TenantRows},
     trace,
     verdict::Backoff,
     worker::{self, Drained, WorkerSettings},
@@ -202,6 +203,12 @@ fn warn_of_gaps(config: &Config) {
             "queue.dead_letter_url is not set: messages that no retry can help stay in the queue until its redrive policy moves them"
         );
     }
+    if config.delivery.mode == Mode::Shadow {
+        tracing::warn!(
+            "delivery.mode is shadow: nothing will be put or copied into any customer's account; objects are counted for `logferry \
+             shadow compare`"
+        );
+    }
     if config.ledger.table.is_none() {
         tracing::warn!(
             "ledger.table is not set: a message that comes again repeats what was already put for it"
@@ -223,6 +230,7 @@ fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
         aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build()),
         table,
         config.tenants.default_region.clone(),
+        config.delivery.mode,
     )
 }
 
@@ -289,6 +297,12 @@ fn ledger(config: &Config, base: &Base) -> Option<DynamoDbLedger> {
     let crate::config::Ledger { table, lease, max_clock_skew, retention, .. } = config.ledger.clone();
     let table = table?;
     Some(DynamoDbLedger::new(base, LedgerSettings { table, lease, max_clock_skew, retention }))
+}
+
+/// Where shadow mode keeps its counts, if there is a ledger.
+fn shadow_counts(config: &Config, base: &Base) -> Option<DynamoDbCounts> {
+    let table = config.ledger.table.clone()?;
+    Some(DynamoDbCounts::new(dynamodb::client(base), table, config.shadow.retention))
 }
 
 /// The quarantine, if the configuration has one.

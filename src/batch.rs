@@ -29,6 +29,10 @@ pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES - EVENT_OVERHEAD;
 /// Longest time between the first and the last event of one request, in milliseconds. Source as for [`MAX_BATCH_BYTES`].
 const MAX_SPAN: i64 = DAY;
 const DAY: i64 = 24 * 60 * 60 * 1000;
+/// Greatest age of an event that CloudWatch Logs stores, in milliseconds. Source as for [`MAX_BATCH_BYTES`].
+pub const MAX_AGE: i64 = 14 * DAY;
+/// How far an event that CloudWatch Logs stores may lie in the future, in milliseconds. Same source.
+pub const MAX_AHEAD: i64 = 2 * 60 * 60 * 1000;
 /// Most days (UTC) of one batch, and so most requests of one batch. CloudWatch Logs stores events of the last 14 days and the
 /// next two hours, which lie on 16 days at most. Source as for [`MAX_BATCH_BYTES`].
 pub const MAX_BATCH_DAYS: usize = 16;

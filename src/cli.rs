@@ -3,7 +3,9 @@
 mod doctor;
 mod ledger;
 mod manual;
+mod moment;
 mod redrive;
+mod shadow;
 mod show;
 mod tenant;
 
@@ -81,6 +83,8 @@ enum Command {
     Redrive(redrive::RedriveArgs),
     /// Show the ledger's entries of delivered objects, or delete entries to deliver the objects again.
     Ledger(ledger::LedgerArgs),
+    /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
+    Shadow(shadow::ShadowArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -164,6 +168,10 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         Command::Ledger(args) => {
             let loaded = valid(options, |field| ledger::CONCERNS.contains(&field))?;
             ended(run_async(ledger::execute(args, &loaded.config)))
+        }
+        Command::Shadow(args) => {
+            let loaded = valid(options, |field| shadow::CONCERNS.contains(&field))?;
+            shadow::run(args, &loaded.config)
         }
         Command::Config(ConfigCommand::Check) => {
             valid(options, |_| true)?;

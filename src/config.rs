@@ -22,7 +22,7 @@ use crate::{
     queue::MAX_DELAY,
     route::KeyLayout,
     sink::cloudwatch::RequestCompression,
-    tenant::{OwnBuckets, UnknownTenant},
+    tenant::{Mode, OwnBuckets, UnknownTenant},
 };
 
 /// SQS holds a long poll for at most 20 seconds. Source: SQS API reference, ReceiveMessage.
@@ -48,6 +48,8 @@ pub struct Config {
     pub quarantine: Quarantine,
     /// Calls to AWS.
     pub delivery: Delivery,
+    /// The counts of shadow mode.
+    pub shadow: Shadow,
     /// The share of the worker that one tenant may use.
     pub fairness: Fairness,
     /// Concurrency and shutdown.
@@ -326,6 +328,10 @@ impl Default for Quarantine {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Delivery {
+    /// `live`, or `shadow`: the worker does everything except putting and copying, and counts what it would have put, for
+    /// `logferry shadow compare`. Needs `ledger.table`. A row's `deliver = "shadow"` does the same for one delivery; in a
+    /// worker in shadow mode, no row makes a delivery live.
+    pub mode: Mode,
     /// Attempts of an AWS call by the SDK, 1 to 10, with jittered backoff (`RETRY_ATTEMPTS`).
     pub attempts: u32,
     /// Longest attempt of an AWS call, 1 s to 10 min. A long poll may take its wait time in addition, and a copy within S3
@@ -346,12 +352,29 @@ pub struct Delivery {
 impl Default for Delivery {
     fn default() -> Self {
         Self {
+            mode: Mode::Live,
             attempts: 4,
             attempt_timeout: Duration::from_secs(30),
             request_compression: RequestCompression::None,
             put_rate: 800,
             create_stream_rate: 50,
         }
+    }
+}
+
+/// The counts of shadow mode, in the ledger's table.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shadow {
+    /// How long counts are kept, 1 h to 8760 h (365 days). A comparison needs counts and events at the same time; the default
+    /// is the age at which CloudWatch Logs accepts no event any more.
+    #[serde(with = "friendly")]
+    pub retention: Duration,
+}
+
+impl Default for Shadow {
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(14 * 86_400) }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{fmt::Write, future::Future};
 use crate::{
     credentials::{AssumeError, identity::IdentityError},
     event::ObjectRef,
+    ledger::LedgerError,
     object::ObjectHead,
     route::Route,
     tenant::{Bucket, Delivery},
@@ -50,6 +51,8 @@ pub enum Copied {
     Written,
     /// The customer's bucket already has a later version of the object, which stays.
     Superseded,
+    /// The delivery is in shadow mode: the object was counted, and not copied.
+    Counted,
 }
 
 /// The way of one object into one bucket.
@@ -134,6 +137,9 @@ pub enum CopyError {
     /// succeed.
     #[error("S3 did not carry out the copy: {0}")]
     Unavailable(String),
+    /// In shadow mode: the counts of the object cannot be written.
+    #[error("the counts of shadow mode cannot be written: {0}")]
+    Uncounted(LedgerError),
 }
 
 /// Longest key in bytes. Source: S3 User Guide, "Naming Amazon S3 objects".

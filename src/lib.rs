@@ -16,8 +16,8 @@
 //!
 //! **Delivering**, from records to accounted records: [`pipeline`] processes one message; [`batch`] gathers events into
 //! requests; [`name`] names streams and copies; [`delivery`] puts batches into a [`sink`]; [`copy`] copies whole objects; the
-//! [`ledger`] stores the position of each delivery; [`quarantine`] keeps records that cannot be delivered; [`verdict`] decides
-//! what happens to the message.
+//! [`ledger`] stores the position of each delivery; [`quarantine`] keeps records that cannot be delivered; [`shadow`] counts
+//! instead of putting; [`verdict`] decides what happens to the message.
 //!
 //! **Customers**: [`tenant`] reads the rows of tenants; [`credentials`] assumes roles in customers' accounts; [`breaker`] stops
 //! calls that AWS refuses, and probes whether they work again; [`budget`] limits the rate of requests into each account;
@@ -186,6 +186,7 @@ pub mod ledger;
 pub mod name;
 pub mod pipeline;
 pub mod quarantine;
+pub mod shadow;
 pub mod sink;
 pub mod verdict;
 

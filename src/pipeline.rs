@@ -44,7 +44,7 @@ use crate::{
     sampler::LineSampler,
     sink::{LogSink, LogSinks},
     status::{self, Status},
-    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, OwnBuckets, UnknownTenant},
+    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, Mode, OwnBuckets, UnknownTenant},
     trace::{self, semconv},
     verdict::{self, Backoff, Failed, Failure, Tries, Verdict},
 };
@@ -384,7 +384,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             return Err(failure);
         }
         // The ledger is asked first, because a delivery that is done need not enter the account.
-        let claimed = self.ports.claims.claim(admitted.object, &delivery.name).await;
+        let (claims, name) = (&self.ports.claims, delivery.ledger_name());
+        let claimed = match delivery.mode {
+            Mode::Live => claims.claim(admitted.object, &name).await,
+            // Counts of a part of an object are not kept.
+            Mode::Shadow => claims.claim_whole(admitted.object, &name).await,
+        };
         let claim = match claimed.map_err(Failure::Ledger)? {
             Claimed::Ours(claim) => claim,
             Claimed::Done => return Ok(None),
@@ -409,14 +414,37 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     /// Counts a successful delivery.
     fn delivered(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) -> Delivered {
-        self.metrics.count(tally);
-        self.status.accepted(&delivery.tenant_id, tally.put.accepted, tally.bytes);
+        self.count(delivery, tally);
         Delivered {
             tenant_id: delivery.tenant_id.clone(),
             delivery: delivery.name.clone(),
+            mode: delivery.mode,
             key: object.key.clone(),
             tally: *tally,
         }
+    }
+
+    fn count(&self, delivery: &Delivery, tally: &Tally) {
+        let (tenant_id, events, bytes) = (&delivery.tenant_id, tally.put.accepted, tally.bytes);
+        match delivery.mode {
+            Mode::Live => {
+                self.metrics.count(tally);
+                self.status.accepted(tenant_id, events, bytes);
+            }
+            Mode::Shadow => {
+                self.metrics.count_shadow(tally);
+                self.status.shadowed(tenant_id, &delivery.name, events, bytes);
+            }
+        }
+    }
+
+    /// The quarantine for records that a delivery in this mode cannot deliver.
+    fn quarantine(&self, mode: Mode) -> Option<Quarantine> {
+        let quarantine = self.ports.quarantine.as_ref()?;
+        Some(match mode {
+            Mode::Live => quarantine.clone(),
+            Mode::Shadow => Quarantine::without_files(),
+        })
     }
 
     /// Records that at least a part of the object has reached the customer by a successful delivery.

@@ -4,6 +4,7 @@ pub mod budgeted;
 pub mod cloudwatch;
 pub mod group_breaker;
 pub mod memory;
+pub mod request;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -12,7 +13,11 @@ use bytes::Bytes;
 use crate::{
     batch::RejectedEvents,
     credentials::{AssumeError, identity::IdentityError},
-    ledger::lease::{Lease, LeaseEnded},
+    event::ObjectRef,
+    ledger::{
+        LedgerError,
+        lease::{Lease, LeaseEnded},
+    },
     tenant::{CloudWatch, Delivery},
 };
 
@@ -42,6 +47,12 @@ pub trait LogSink: Send + Sync + 'static {
         retention_days: Option<i32>,
         lease: &Lease,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Ends the delivery of the object: every event was put and answered. Repeating the call changes nothing. The default
+    /// implementation is for a sink that keeps nothing until then.
+    fn finish(&self) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// Opens sinks in the role and Region of a delivery.
@@ -58,7 +69,7 @@ pub trait LogSinks: Send + Sync + 'static {
         cluster: &str,
     ) -> impl Future<Output = Option<SinkError>> + Send;
 
-    /// Enters the customer's account; later calls for the same delivery use the cached session.
+    /// Enters the customer's account for one object; later calls for the same delivery use the cached session.
     ///
     /// # Errors
     /// One of the two roles cannot be assumed ([`SinkError::Session`]); the group was denied before and no probe is due
@@ -68,6 +79,7 @@ pub trait LogSinks: Send + Sync + 'static {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
+        object: &ObjectRef,
     ) -> impl Future<Output = Result<Self::Sink, SinkError>> + Send;
 }
 
@@ -156,6 +168,9 @@ pub enum SinkError {
     /// A 5xx answer, a timeout or a network error.
     #[error("CloudWatch Logs cannot be reached: {0}")]
     Unavailable(String),
+    /// In shadow mode: the counts of the object cannot be written.
+    #[error("the counts of shadow mode cannot be written: {0}")]
+    Uncounted(LedgerError),
 }
 
 impl SinkError {
@@ -172,6 +187,7 @@ impl SinkError {
             Self::Throttled(_) | Self::Paused { .. } => "throttled",
             Self::Refused(_) => "batch_refused",
             Self::Unreached { .. } | Self::Unavailable(_) => "logs_unavailable",
+            Self::Uncounted(error) => error.kind(),
         }
     }
 }

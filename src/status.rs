@@ -53,6 +53,8 @@ pub const MOST_BYTES: u64 = 16 << 20;
 pub enum State {
     /// Its objects are delivered, or it has none.
     Ok,
+    /// Its objects are counted and not delivered: all its deliveries are in shadow mode.
+    Shadow,
     /// Its objects wait for something that may pass by itself, or for the provider.
     Waiting,
     /// Its settings row pauses it.
@@ -63,12 +65,13 @@ pub enum State {
 
 impl State {
     /// All states, in order.
-    pub const ALL: [Self; 4] = [Self::Ok, Self::Waiting, Self::Paused, Self::Refused];
+    pub const ALL: [Self; 5] = [Self::Ok, Self::Shadow, Self::Waiting, Self::Paused, Self::Refused];
 
     /// Name of the state on the page.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Shadow => "shadow",
             Self::Waiting => "waiting",
             Self::Paused => "paused",
             Self::Refused => "refused",
@@ -104,6 +107,8 @@ pub struct Rows<'a> {
     pub used: &'a [&'a str],
     /// Names of the other rows: bad ones, and those that filter the object out.
     pub unused: &'a [&'a str],
+    /// Whether the tenant has enabled deliveries, and all of them are in shadow mode.
+    pub all_in_shadow: bool,
 }
 
 /// A failure of an object, or of one delivery of it.
@@ -152,6 +157,11 @@ impl Status {
     /// Counts events of a tenant that were accepted.
     pub fn accepted(&self, tenant_id: &str, events: u64, bytes: u64) {
         self.book().accepted(tenant_id, events, bytes, self.now().ms);
+    }
+
+    /// Counts events of a tenant that a delivery in shadow mode has counted, and ends the delivery's trouble.
+    pub fn shadowed(&self, tenant_id: &str, delivery: &str, events: u64, bytes: u64) {
+        self.book().shadowed(tenant_id, delivery, events, bytes);
     }
 
     /// Records that a delivery of an object succeeded, and that at least a part of the object is now with the customer.

@@ -5,11 +5,12 @@
 //! and [`cache`], which remembers tenants.
 
 pub mod cache;
+mod mode;
 mod own;
 mod row;
 pub mod table;
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, future::Future, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::row::region;
 pub use self::{
+    mode::Mode,
     own::OwnBuckets,
     row::{check_row, expired_at, parse_row},
 };
@@ -122,6 +124,8 @@ pub struct Delivery {
     pub enabled: bool,
     /// Patterns of application names; `None` means all applications.
     pub desired_logs: Option<Vec<String>>,
+    /// Whether it puts anything.
+    pub mode: Mode,
     /// Region of the destination.
     pub target_region: String,
     /// The destination.
@@ -224,10 +228,11 @@ pub const SETTINGS: &str = "settings";
 
 /// Every attribute that logferry reads. Operators may keep other attributes in a row: logferry ignores them, and they stay
 /// when the row is replaced.
-pub const ATTRIBUTES: [&str; 19] = [
+pub const ATTRIBUTES: [&str; 20] = [
     "tenant_id",
     "type",
     "enabled",
+    "deliver",
     "desired_logs",
     "target_region",
     "log_distribution_role_arn",
@@ -287,6 +292,15 @@ impl Tenant {
         }
         Some(tenant)
     }
+
+    /// The tenant as a worker in this mode has it: a worker in shadow mode has every delivery in shadow mode. In a live worker,
+    /// the rows decide.
+    pub fn in_mode(mut self, mode: Mode) -> Self {
+        if mode == Mode::Shadow {
+            self.deliveries.iter_mut().flatten().for_each(|delivery| Arc::make_mut(delivery).mode = mode);
+        }
+        self
+    }
 }
 
 impl Destination {
@@ -300,6 +314,15 @@ impl Destination {
 }
 
 impl Delivery {
+    /// Name of the delivery in the ledger. A delivery in shadow mode has entries of its own, so that an object that was counted
+    /// does not pass for delivered, nor the other way round. No row has a `type` that begins with `shadow#`.
+    pub fn ledger_name(&self) -> Cow<'_, str> {
+        match self.mode {
+            Mode::Live => Cow::Borrowed(&self.name),
+            Mode::Shadow => Cow::Owned(format!("shadow#{}", self.name)),
+        }
+    }
+
     /// Whether the delivery wants the application's logs.
     pub fn wants(&self, application: &str) -> bool {
         match &self.desired_logs {

@@ -273,9 +273,13 @@ impl Failure {
             Self::Sink(SinkError::Unavailable(_) | SinkError::Unreached { .. }) => "logs_unavailable",
             Self::Quarantine(_) => "quarantine",
             Self::Busy(_) => "object_busy",
-            Self::Ledger(LedgerError::Lost(_)) => "lease_lost",
-            Self::Ledger(LedgerError::Throttled(_) | LedgerError::Unavailable(_)) => "ledger_unavailable",
-            Self::Ledger(LedgerError::Unreadable(_)) => "ledger_unreadable",
+            Self::Ledger(error)
+            | Self::Sink(SinkError::Uncounted(error))
+            | Self::Copy(CopyError::Uncounted(error)) => match error {
+                LedgerError::Lost(_) => "lease_lost",
+                LedgerError::Throttled(_) | LedgerError::Unavailable(_) => "ledger_unavailable",
+                LedgerError::Unreadable(_) => "ledger_unreadable",
+            },
             Self::Stopping => "stopping",
             Self::Unaccounted { .. } => "unaccounted",
             Self::Panic => "panic",
@@ -379,7 +383,8 @@ impl Failure {
                 | SinkError::Throttled(_)
                 | SinkError::Paused { .. }
                 | SinkError::Unreached { .. }
-                | SinkError::Unavailable(_),
+                | SinkError::Unavailable(_)
+                | SinkError::Uncounted(_),
             )
             // The customer may still create a missing bucket.
             | Self::Copy(
@@ -388,7 +393,8 @@ impl Failure {
                 | CopyError::Session(_)
                 | CopyError::Ours(_)
                 | CopyError::Throttled(_)
-                | CopyError::Unavailable(_),
+                | CopyError::Unavailable(_)
+                | CopyError::Uncounted(_),
             )
             | Self::Quarantine(_)
             | Self::Busy(_)

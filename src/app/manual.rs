@@ -19,12 +19,12 @@ use crate::{
     },
     manual::{
         AnyPipeline, Item, Origin, Pipelines,
-        dry_run::{GivenTenants, Lines, NoFiles},
+        dry_run::{GivenTenants, Lines},
         files::WithoutCopies,
     },
     object::{ObjectStore, file::FileStore, s3::S3Store},
     pipeline::{self, Pipeline, PipelineSettings, Ports},
-    quarantine::{self, Quarantine, QuarantinePrefix},
+    quarantine::Quarantine,
     sink::LogSinks,
     status::Status,
     tenant::Directory,
@@ -123,10 +123,7 @@ fn shown(
     settings: PipelineSettings,
     config: &Config,
 ) -> anyhow::Result<Box<dyn AnyPipeline>> {
-    let quarantine = config.quarantine.bucket.as_ref().map(|_| {
-        let prefix = QuarantinePrefix::parse(QuarantinePrefix::DEFAULT).expect("the default is right");
-        Quarantine::new(Arc::new(NoFiles), prefix, quarantine::Metrics::default())
-    });
+    let quarantine = config.quarantine.bucket.as_ref().map(|_| Quarantine::without_files());
     let (sinks, copier, claims) = (lines.clone(), lines.clone(), without_ledger::<MemoryLedger>(config));
     Ok(boxed(Ports { store, directory, sinks, copier, claims, quarantine }, settings))
 }

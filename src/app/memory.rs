@@ -30,11 +30,14 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     };
     // A body of 1 MiB names 11,000 objects. Each takes 200 bytes, and its result 450; lists have room to double.
     let message = 12 * 1024 * KIB;
+    // A request that shadow mode reads back: 10,000 events of 32 bytes, the longest message, and a sheet of counts.
+    let counts = 2 * 1024 * KIB;
     let caches =
         config.credentials.cache_capacity * 8 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
-        worst: slots * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message)
+        worst: slots
+            * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message + counts)
             + config.source.zstd_windows.as_u64()
             + status::MOST_BYTES
             + caches

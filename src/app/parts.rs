@@ -7,7 +7,8 @@ use anyhow::Context;
 use super::{
     addressing, central_role, ledger, longest_receive, memory_bound,
     metrics::Metrics,
-    pipeline_settings, quarantine, readiness, rows, s3_client, session_settings, source_buckets,
+    pipeline_settings, quarantine, readiness, rows, s3_client, session_settings, shadow_counts,
+    source_buckets,
     watched::{Watched, WatchedStore},
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     },
     object::s3::S3Store,
     pipeline::{PipelineSettings, Ports},
+    shadow::{copier::ShadowCopier, dynamodb::DynamoDbCounts, sinks::ShadowSinks},
     sink::{budgeted::BudgetedSinks, cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::{
         cache::{CacheSettings, TenantCache},
@@ -36,8 +38,8 @@ pub(super) type Tenants = TenantCache<Watched<TenantRows>>;
 pub(super) type AwsPorts = Ports<
     WatchedStore<S3Store>,
     Tenants,
-    BudgetedSinks<Watched<CloudWatchSinks>>,
-    S3Copier,
+    ShadowSinks<BudgetedSinks<Watched<CloudWatchSinks>>, DynamoDbCounts>,
+    ShadowCopier<S3Copier, DynamoDbCounts>,
     Watched<DynamoDbLedger>,
 >;
 
@@ -101,14 +103,17 @@ impl Parts {
         let staging = source_buckets(config)?.into_iter().map(|bucket| bucket.name);
         let settings = pipeline_settings(config)?;
         let key_rules = settings.key_rules.clone();
+        let counts = shadow_counts(config, base);
+        let sinks = BudgetedSinks::new(
+            Watched::new(sinks, &health),
+            Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
+        );
+        let copier = S3Copier::new(base, addressing(config), customers.clone(), central.clone());
         let ports = Ports {
             store: WatchedStore::new(S3Store::new(s3_client(config, base)), staging, key_rules, &health),
             directory: tenants.clone(),
-            sinks: BudgetedSinks::new(
-                Watched::new(sinks, &health),
-                Budgets::new(rates, config.queue.max_retry_delay, metrics.budgets.clone()),
-            ),
-            copier: S3Copier::new(base, addressing(config), customers.clone(), central.clone()),
+            sinks: ShadowSinks::new(sinks, counts.clone()),
+            copier: ShadowCopier::new(copier, counts),
             claims: claims.clone(),
             quarantine,
         };

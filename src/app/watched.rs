@@ -276,8 +276,9 @@ impl<S: LogSinks> LogSinks for Watched<S> {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
+        object: &ObjectRef,
     ) -> Result<Self::Sink, SinkError> {
-        let sink = self.port.open(delivery, destination, cluster).await?;
+        let sink = self.port.open(delivery, destination, cluster, object).await?;
         Ok(WatchedSink {
             sink: Watched::new(sink, &self.health),
             region: delivery.target_region.as_str().into(),
@@ -311,6 +312,10 @@ impl<S: LogSink> LogSink for WatchedSink<S> {
     ) -> Result<(), SinkError> {
         self.sink.port.create_log_group(group, retention_days, lease).await
     }
+
+    async fn finish(&self) -> Result<(), SinkError> {
+        self.sink.port.finish().await
+    }
 }
 
 fn of_sink(error: &SinkError) -> Evidence {
@@ -329,7 +334,8 @@ fn of_sink(error: &SinkError) -> Evidence {
         | SinkError::Session(_)
         | SinkError::LeaseEnded(_)
         | SinkError::Paused { .. }
-        | SinkError::Unreached { .. } => Evidence::Nothing,
+        | SinkError::Unreached { .. }
+        | SinkError::Uncounted(_) => Evidence::Nothing,
     }
 }
 

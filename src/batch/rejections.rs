@@ -1,6 +1,6 @@
 //! Events that CloudWatch Logs did not store, and why.
 
-use super::Part;
+use super::{MAX_AGE, MAX_AHEAD, Part};
 
 /// Events of a request that AWS rejected: `RejectedLogEventsInfo` as the service defines it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +27,20 @@ pub enum Rejection {
 }
 
 impl RejectedEvents {
+    /// The events that CloudWatch Logs rejects at `now` for their age. `timestamps` are those of a request, in order. The
+    /// retention of a group, which may reject more, is unknown.
+    pub fn by_age(timestamps: &[i64], now: i64) -> Self {
+        let too_old = timestamps.partition_point(|at| *at < now - MAX_AGE);
+        let in_time = timestamps.partition_point(|at| *at <= now + MAX_AHEAD);
+        Self {
+            too_new_start: (in_time < timestamps.len()).then_some(in_time),
+            too_old_end: (too_old > 0).then_some(too_old),
+            expired_end: None,
+        }
+    }
+
     /// Why the event at `index` was rejected. If several bounds apply, too old comes before expired, and expired before too new.
-    fn reason(&self, index: usize) -> Option<Rejection> {
+    pub fn reason(&self, index: usize) -> Option<Rejection> {
         if self.too_old_end.is_some_and(|end| index < end) {
             Some(Rejection::TooOld)
         } else if self.expired_end.is_some_and(|end| index < end) {
@@ -108,5 +120,24 @@ impl BatchTally {
     pub fn rejected(&self) -> u64 {
         let Self { accepted: _, too_old, too_new, expired, refused } = self;
         too_old + too_new + expired + refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_14_days_and_of_the_next_two_hours_are_stored() {
+        let now = 2_000_000_000_000;
+        let (oldest, newest) = (now - 14 * 86_400_000, now + 2 * 3_600_000);
+        let check = |timestamps: &[i64], too_old_end: Option<usize>, too_new_start: Option<usize>| {
+            let expected = RejectedEvents { too_new_start, too_old_end, expired_end: None };
+            assert_eq!(RejectedEvents::by_age(timestamps, now), expected, "{timestamps:?}");
+        };
+        check(&[oldest, now, newest], None, None);
+        check(&[oldest - 1, oldest, newest, newest + 1], Some(1), Some(3));
+        check(&[0, 1], Some(2), None);
+        check(&[newest + 1], None, Some(0));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     name::bucket::OwnBucket,
     quarantine::QuarantinePrefix,
     queue::{MAX_DELAY, MAX_VISIBILITY},
-    tenant::region,
+    tenant::{Mode, region},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -79,6 +79,10 @@ impl Config {
                 )
             },
         );
+        check.that("delivery.mode", self.delivery.mode == Mode::Live || ledger.table.is_some(), || {
+            "\"shadow\" needs ledger.table, where the counts are kept".into()
+        });
+        check.within("shadow.retention", self.shadow.retention, 60 * MINUTE..=365 * DAY);
         check.within("tenants.cache_ttl", self.tenants.cache_ttl, SECOND..=DAY);
         check.within("tenants.negative_ttl", self.tenants.negative_ttl, Duration::ZERO..=DAY);
         check.within("tenants.max_stale", self.tenants.max_stale, Duration::ZERO..=30 * DAY);

@@ -14,6 +14,13 @@ pub enum Scope {
         /// The group.
         log_group_name: String,
     },
+    /// Reading the events of one log group.
+    ReadLogGroup {
+        /// The group's Region.
+        region: String,
+        /// The group.
+        log_group_name: String,
+    },
     /// Copying objects from one prefix to another, within S3.
     Copy {
         /// Bucket of the objects.
@@ -32,19 +39,24 @@ impl Scope {
     /// prefixes of ordinary length.
     pub fn policy(&self, role: &RoleArn) -> String {
         let partition = role.partition();
+        let on_group = |actions: &[&str], region: &str, log_group_name: &str| {
+            let group =
+                format!("arn:{partition}:logs:{region}:{}:log-group:{log_group_name}", role.account());
+            json!([allow(actions, &[&group, &format!("{group}:*")])])
+        };
         let statements = match self {
-            Self::LogGroup { region, log_group_name } => {
-                let group =
-                    format!("arn:{partition}:logs:{region}:{}:log-group:{log_group_name}", role.account());
-                json!([allow(
-                    &[
-                        "logs:PutLogEvents",
-                        "logs:CreateLogStream",
-                        "logs:CreateLogGroup",
-                        "logs:PutRetentionPolicy"
-                    ],
-                    &[&group, &format!("{group}:*")],
-                )])
+            Self::LogGroup { region, log_group_name } => on_group(
+                &[
+                    "logs:PutLogEvents",
+                    "logs:CreateLogStream",
+                    "logs:CreateLogGroup",
+                    "logs:PutRetentionPolicy",
+                ],
+                region,
+                log_group_name,
+            ),
+            Self::ReadLogGroup { region, log_group_name } => {
+                on_group(&["logs:FilterLogEvents"], region, log_group_name)
             }
             Self::Copy { source_bucket, source_prefix, bucket, prefix } => {
                 let below = |bucket, prefix| format!("arn:{partition}:s3:::{bucket}/{}*", literal(prefix));
@@ -114,6 +126,13 @@ mod tests {
         let policy = policy(&scope, "arn:aws-cn:iam::222222222222:role/x");
         let group = format!("arn:aws-cn:logs:cn-north-1:222222222222:log-group:{}", "g".repeat(512));
         assert_eq!(policy["Statement"][0]["Resource"], json!([group, format!("{group}:*")]));
+        let actions = |scope: &Scope| {
+            let policy = super::tests::policy(scope, "arn:aws:iam::222222222222:role/x");
+            policy["Statement"][0]["Action"].to_string()
+        };
+        assert!(!actions(&scope).contains("Filter"), "a session that writes may not read");
+        let reading = Scope::ReadLogGroup { region: "us-east-1".into(), log_group_name: "g".into() };
+        assert_eq!(actions(&reading), "[\"logs:FilterLogEvents\"]");
     }
 
     #[test]

@@ -323,6 +323,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         }
         self.arrived().await?;
         self.pay().await?;
+        self.writer.target.sink.finish().await.map_err(LaneError::Sink)?;
         self.owes_nothing()?;
         self.progress.recorded().await?;
         self.open.give_back();

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::{batch::BatchHead, recent::Recent};
+use crate::{batch::BatchHead, recent::Recent, tenant::Mode};
 
 /// Most streams that are remembered, at most 1 KiB each. Only streams in use can exceed this number.
 pub const MAX_STREAMS: u64 = 20_000;
@@ -19,6 +19,8 @@ pub struct Streams {
 /// Name of a stream among all accounts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StreamKey {
+    /// What a delivery in shadow mode does says nothing about the stream that live deliveries put into.
+    pub mode: Mode,
     /// The customer's account.
     pub account: String,
     /// The Region of the group.

@@ -20,7 +20,7 @@ use crate::{
     object::trail::Trail,
     records::{Message, Record},
     sink::memory::{Call, MemorySink, MemorySinks, Operation},
-    tenant::{CloudWatch, Oversize},
+    tenant::{CloudWatch, Mode, Oversize},
 };
 
 const ACCOUNT: &str = "222222222222";
@@ -64,6 +64,7 @@ async fn lane_with(
     oversize: Oversize,
 ) -> Lane<MemorySink, MemoryLedger> {
     let key = StreamKey {
+        mode: Mode::Live,
         account: ACCOUNT.into(),
         region: REGION.into(),
         log_group_name: GROUP.into(),

@@ -10,6 +10,7 @@ use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
     batch::RejectedEvents,
     credentials::{request::SessionSpec, scope::Scope},
+    event::ObjectRef,
     ledger::lease::Lease,
     sink::{LogSink, LogSinks, PutAnswer, SinkError},
     tenant::{CloudWatch, Delivery},
@@ -42,7 +43,8 @@ impl Doctor {
             return findings;
         }
         let entry = entry(self, delivery, to);
-        let sink = match self.instruments.sinks.open(delivery, to, &self.cluster).await {
+        let sink = match self.instruments.sinks.open(delivery, to, &self.cluster, &ObjectRef::default()).await
+        {
             Ok(sink) => sink,
             Err(SinkError::Session(error)) => {
                 let mut findings = vec![("customer role", self.refused(&entry, our_side, &error))];
@@ -211,7 +213,11 @@ impl<S: LogSink> Probe<'_, S> {
                 "the message of CloudWatch Logs above says what is wrong; check log_group_name and target_region in the row"
                     .to_owned()
             }
-            SinkError::Unavailable(_) | SinkError::Unreached { .. } | SinkError::Session(_) => format!(
+            SinkError::Unavailable(_)
+            | SinkError::Unreached { .. }
+            | SinkError::Session(_)
+            // The doctor's sinks do not count.
+            | SinkError::Uncounted(_) => format!(
                 "check that CloudWatch Logs of target_region {region} can be reached from here, and try again"
             ),
             SinkError::Ours(error) => error.remedy(),

@@ -72,11 +72,21 @@ pub enum Claimed<L> {
 #[derive(Debug)]
 pub struct Claim<L> {
     from: Progress,
+    keeping: Keeping,
     lease: Lease,
     /// `None` if the ledger is off, or the event names neither the object's version nor its eTag.
     entry: Option<Arc<OwnEntry<L>>>,
     /// `None` if there is no entry, or the claim has ended.
     renewal: std::sync::Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+/// What a claim records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeping {
+    /// The progress, so that the next attempt goes on from there.
+    Progress,
+    /// Only the lease and the end, so that each attempt begins at the object's start.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -122,11 +132,33 @@ impl<L: Ledger> Claims<L> {
     /// # Cancel safety
     /// A call that is dropped before the answer may leave a lease, which runs out by itself.
     pub async fn claim(&self, object: &ObjectRef, delivery: &str) -> Result<Claimed<L>, LedgerError> {
+        self.claim_keeping(object, delivery, Keeping::Progress).await
+    }
+
+    /// Like [`Claims::claim`], for a delivery that has no use for a part of an object: each attempt begins at the object's
+    /// start.
+    ///
+    /// # Errors
+    /// As [`Claims::claim`].
+    ///
+    /// # Cancel safety
+    /// As [`Claims::claim`].
+    pub async fn claim_whole(&self, object: &ObjectRef, delivery: &str) -> Result<Claimed<L>, LedgerError> {
+        self.claim_keeping(object, delivery, Keeping::Nothing).await
+    }
+
+    async fn claim_keeping(
+        &self,
+        object: &ObjectRef,
+        delivery: &str,
+        keeping: Keeping,
+    ) -> Result<Claimed<L>, LedgerError> {
         let count = |result| self.metrics.ledger_claims.get_or_create(&Ended::new(result)).inc();
         let unguarded = || {
             count("unguarded");
             Ok(Claimed::Ours(Arc::new(Claim {
                 from: Progress::default(),
+                keeping,
                 lease: Lease::unlimited(),
                 entry: None,
                 renewal: std::sync::Mutex::default(),
@@ -156,7 +188,7 @@ impl<L: Ledger> Claims<L> {
         let renewal = renew(Arc::clone(&entry), self.lease / 3);
         let renewal = tokio::spawn(renewal.in_current_span());
         let renewal = std::sync::Mutex::new(Some(AbortOnDropHandle::new(renewal)));
-        Ok(Claimed::Ours(Arc::new(Claim { from, lease, entry: Some(entry), renewal })))
+        Ok(Claimed::Ours(Arc::new(Claim { from, keeping, lease, entry: Some(entry), renewal })))
     }
 
     /// Checks that the ledger can be used. Succeeds if the ledger is off.
@@ -234,7 +266,7 @@ impl<L: Ledger> Claim<L> {
         let Some(entry) = &self.entry else { return Ok(()) };
         let record = async {
             loop {
-                match entry.record("checkpoint", progress.clone()).await {
+                match entry.record("checkpoint", self.kept(progress)).await {
                     Err(error) if error.may_pass() && self.lease.check().is_ok() => {
                         tokio::time::sleep(PAUSE).await;
                     }
@@ -247,8 +279,9 @@ impl<L: Ledger> Claim<L> {
 
     /// Records progress and gives the lease back.
     pub async fn release(&self, progress: &Progress) {
+        let progress = self.kept(progress);
         // If the call fails, the lease runs out by itself.
-        let _ = self.end("release", |ledger, key, owner| ledger.release(key, owner, progress)).await;
+        let _ = self.end("release", |ledger, key, owner| ledger.release(key, owner, &progress)).await;
     }
 
     /// Forgets all progress and gives the lease back, so that the next attempt begins at the start.
@@ -265,6 +298,14 @@ impl<L: Ledger> Claim<L> {
         match self.end("finish", |ledger, key, owner| ledger.finish(key, owner, position)).await {
             Err(error @ LedgerError::Lost(_)) => Err(error),
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// What the ledger keeps of this progress.
+    fn kept(&self, progress: &Progress) -> Progress {
+        match self.keeping {
+            Keeping::Progress => progress.clone(),
+            Keeping::Nothing => Progress::default(),
         }
     }
 

@@ -102,22 +102,27 @@ enum Refusal {
 
 type Item = HashMap<String, AttributeValue>;
 
+/// The client of a worker for the ledger's table. A call takes three seconds at most, with the SDK's retries.
+pub fn client(base: &Base) -> Client {
+    let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(LONGEST_ATTEMPT)
+        .operation_attempt_timeout(LONGEST_ATTEMPT)
+        .operation_timeout(LONGEST_CALL);
+    let config = base
+        .dynamodb()
+        .retry_config(retries)
+        // The tenant table is in DynamoDB too. Failures of the ledger must not use up its retries.
+        .retry_partition(RetryPartition::new("ledger"))
+        .timeout_config(timeouts.build());
+    Client::from_conf(config.build())
+}
+
 impl DynamoDbLedger {
     /// Creates the ledger in `settings.table`. A call takes three seconds at most, with the SDK's retries, so that a lease
     /// can be renewed in time even if one call fails.
     pub fn new(base: &Base, settings: LedgerSettings) -> Self {
-        let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(LONGEST_ATTEMPT)
-            .operation_attempt_timeout(LONGEST_ATTEMPT)
-            .operation_timeout(LONGEST_CALL);
-        let config = base
-            .dynamodb()
-            .retry_config(retries)
-            // The tenant table is in DynamoDB too. Failures of the ledger must not use up its retries.
-            .retry_partition(RetryPartition::new("ledger"))
-            .timeout_config(timeouts.build());
-        Self { client: Client::from_conf(config.build()), settings }
+        Self { client: client(base), settings }
     }
 
     async fn begin_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<Begun, LedgerError> {

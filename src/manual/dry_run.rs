@@ -14,14 +14,17 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
     copy::{Copied, CopyError, CopyJob, ObjectCopier, Way},
+    event::ObjectRef,
     ledger::lease::Lease,
-    quarantine::{Putting, QuarantineStore},
-    sink::{LogSink, LogSinks, PutAnswer, SinkError},
+    sink::{
+        LogSink, LogSinks, PutAnswer, SinkError,
+        request::{Request, RequestEvent},
+    },
     tenant::{Attribute, CloudWatch, Delivery, Directory, LookupError, Row, Tenant},
 };
 
@@ -50,25 +53,6 @@ impl Lines {
     }
 }
 
-/// The body of PutLogEvents.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Request<'a> {
-    #[serde(borrow)]
-    log_group_name: &'a RawValue,
-    #[serde(borrow)]
-    log_stream_name: &'a RawValue,
-    #[serde(borrow)]
-    log_events: Vec<RequestEvent<'a>>,
-}
-
-#[derive(Deserialize)]
-struct RequestEvent<'a> {
-    timestamp: i64,
-    #[serde(borrow)]
-    message: &'a RawValue,
-}
-
 #[derive(Serialize)]
 struct EventLine<'a> {
     batch: u64,
@@ -92,7 +76,13 @@ impl LogSinks for Lines {
         None
     }
 
-    async fn open(&self, _: &Delivery, _: &CloudWatch, _cluster: &str) -> Result<Self, SinkError> {
+    async fn open(
+        &self,
+        _: &Delivery,
+        _: &CloudWatch,
+        _cluster: &str,
+        _: &ObjectRef,
+    ) -> Result<Self, SinkError> {
         Ok(self.clone())
     }
 }
@@ -100,7 +90,7 @@ impl LogSinks for Lines {
 impl LogSink for Lines {
     async fn put_log_events(&self, body: Bytes, _: &Lease) -> Result<PutAnswer, SinkError> {
         let batch = self.batches.fetch_add(1, Ordering::Relaxed) + 1;
-        let request: Request<'_> = serde_json::from_slice(&body).expect("a batch's body is JSON of its own");
+        let request = Request::read(&body);
         let mut lines = Vec::with_capacity(body.len() * 2);
         for RequestEvent { timestamp, message } in request.log_events {
             let (group, stream) = (request.log_group_name, request.log_stream_name);
@@ -142,16 +132,6 @@ impl ObjectCopier for Lines {
         let unwritten = |error| CopyError::Unavailable(format!("the line cannot be written: {error}"));
         self.write(&line).map_err(unwritten)?;
         Ok(Copied::Written)
-    }
-}
-
-/// A quarantine that keeps nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct NoFiles;
-
-impl QuarantineStore for NoFiles {
-    fn put<'a>(&'a self, _key: &'a str, _body: Bytes) -> Putting<'a> {
-        Box::pin(async { Ok(()) })
     }
 }
 

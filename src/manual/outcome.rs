@@ -64,6 +64,8 @@ pub enum State {
 #[derive(Debug, Serialize)]
 struct DeliveryOutcome {
     delivery: String,
+    /// `live`, or `shadow` if the object was only counted.
+    mode: &'static str,
     records: Records,
     batches: u64,
     bytes: u64,
@@ -130,6 +132,7 @@ impl ObjectOutcome {
         };
         let deliveries = delivered.into_iter().map(|delivered| DeliveryOutcome {
             delivery: delivered.delivery,
+            mode: delivered.mode.word(),
             records: Records::from(&delivered.tally),
             batches: delivered.tally.batches,
             bytes: delivered.tally.bytes,

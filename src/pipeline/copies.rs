@@ -71,6 +71,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 };
             match finished {
                 Ok(Copied::Superseded) => report.skipped.push(Skipped::Superseded),
+                Ok(Copied::Counted) => {
+                    let size = head.size.or(object.size).unwrap_or_default();
+                    let tally = Tally { bytes: size, ..Tally::default() };
+                    report.delivered.push(self.delivered(object, delivery, &tally));
+                    told::copied(&admitted, delivery, copying.elapsed());
+                }
                 Ok(Copied::Written) => {
                     self.metrics.objects_copied.inc();
                     // A copy has no records to account for.

@@ -42,7 +42,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for &(delivery, destination) in wanted {
             let (sinks, cluster) = (&self.ports.sinks, &admitted.route.cluster);
             let closed = async { sinks.closed(delivery, destination, cluster).await.map(Failure::Sink) };
-            let open = async { sinks.open(delivery, destination, cluster).await.map_err(Failure::Sink) };
+            let open = async {
+                sinks.open(delivery, destination, cluster, admitted.object).await.map_err(Failure::Sink)
+            };
             match self.claim_and_enter(admitted, delivery, closed, open).await {
                 Ok(Some((sink, claim))) => ready.push(Ready { delivery, destination, sink, claim }),
                 Ok(None) => done += 1,
@@ -80,12 +82,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
         for Ready { delivery, destination, sink, claim } in ready {
             let key = StreamKey {
+                mode: delivery.mode,
                 account: destination.role.account().to_owned(),
                 region: delivery.target_region.clone(),
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified, ""),
             };
-            let shelf = self.ports.quarantine.as_ref();
+            let shelf = self.quarantine(delivery.mode);
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
             let mut lane = Lane::new(sink, claim, destination, key, shelf, trail.clone(), &self.lanes);
             if let Some(names) = StreamNames::new(&destination.log_stream_name, route, modified) {
@@ -113,16 +116,20 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             match self.end(&mut lane, &read, stop).await {
                 Ok(()) => {
                     let tally = lane.tally();
-                    match (tally.put.accepted, tally.put.rejected(), tally.resumed) {
-                        (1.., _, _) => self.arrived(object, delivery),
+                    match (delivery.mode, tally.put.accepted, tally.put.rejected(), tally.resumed) {
+                        // Nothing arrives, and nothing is rejected.
+                        (Mode::Shadow, _, _, _) => {}
+                        (Mode::Live, 1.., _, _) => self.arrived(object, delivery),
                         // Nobody knows what became of the events of earlier attempts.
-                        (0, 1.., _) => self.tell_rejected(object, delivery, tally),
-                        (0, 0, 1..) => self.arrived(object, delivery),
-                        (0, 0, 0) => {}
+                        (Mode::Live, 0, 1.., _) => self.tell_rejected(object, delivery, tally),
+                        (Mode::Live, 0, 0, 1..) => self.arrived(object, delivery),
+                        (Mode::Live, 0, 0, 0) => {}
                     }
                     report.delivered.push(self.delivered(object, delivery, tally));
                     told::delivered(&admitted, delivery, &lane, spent);
-                    told::rejected(&admitted, delivery, &lane, &self.sampler);
+                    if delivery.mode == Mode::Live {
+                        told::rejected(&admitted, delivery, &lane, &self.sampler);
+                    }
                 }
                 Err(failure) => {
                     // Errors of the object are reported once, not by each delivery.
@@ -196,10 +203,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         while let Some(ended) = running.join_next().await {
             match ended {
                 Ok((index, lane)) => {
-                    let tally = *lane.tally();
-                    self.metrics.count(&Tally { read: tally.accounted(), ..tally });
-                    self.status.accepted(&admitted.route.tenant, tally.put.accepted, tally.bytes);
-                    told::rejected(admitted, deliveries[index], &lane, &self.sampler);
+                    let (delivery, tally) = (deliveries[index], *lane.tally());
+                    // An attempt in shadow mode that is given up leaves nothing: the next one begins at the object's start.
+                    if delivery.mode == Mode::Live {
+                        self.count(delivery, &Tally { read: tally.accounted(), ..tally });
+                        told::rejected(admitted, delivery, &lane, &self.sampler);
+                    }
                 }
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // Only a runtime that is shutting down cancels the task.

@@ -31,8 +31,8 @@ pub struct Metrics {
     pub objects_copied: Counter,
     /// `logferry_records_read_total`: records given to deliveries; a record that goes to two deliveries counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `skipped`, `quarantined`, and
-    /// `resumed` for records that an earlier attempt accounted for.
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `skipped`, `quarantined`,
+    /// `resumed` for records that an earlier attempt accounted for, and `shadow` for all records of deliveries in shadow mode.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: records of deliveries without an error that have no outcome. Always 0.
     pub records_unaccounted: Counter,
@@ -134,6 +134,15 @@ impl Metrics {
     pub fn arrived_after(&self, seconds: f64, trace: Option<Trace>) {
         let now = trace.is_some().then(SystemTime::now);
         self.freshness.observe(seconds, trace, now);
+    }
+
+    /// Adds the tally of one object that a delivery in shadow mode has counted. Whatever would have become of its records,
+    /// nothing was put.
+    pub fn count_shadow(&self, tally: &Tally) {
+        self.records_read.inc_by(tally.read);
+        if tally.read > 0 {
+            self.records.get_or_create(&Outcome::new("shadow")).inc_by(tally.accounted());
+        }
     }
 
     /// Adds the tally of one delivery of one object.

@@ -1,6 +1,6 @@
 //! What became of a message's objects.
 
-use crate::{delivery::Tally, status, verdict::Failed};
+use crate::{delivery::Tally, status, tenant::Mode, verdict::Failed};
 
 /// Results of a message's objects.
 #[derive(Debug, Default)]
@@ -62,6 +62,8 @@ pub struct Delivered {
     pub tenant_id: String,
     /// The delivery: the `type` of its row.
     pub delivery: String,
+    /// Whether the object was delivered, or only counted.
+    pub mode: Mode,
     /// Key of the object.
     pub key: String,
     /// Its records, by outcome.

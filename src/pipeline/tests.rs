@@ -8,6 +8,7 @@ mod formats;
 mod ledger;
 mod quarantine;
 mod requests;
+mod shadow;
 mod status;
 mod tenants;
 
@@ -25,6 +26,7 @@ use crate::{
     object::memory::{MemoryObject, MemoryStore},
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},
     route::KeyLayout,
+    shadow::{copier::ShadowCopier, memory::MemoryCounts, sinks::ShadowSinks},
     sink::{
         SinkError,
         memory::{Call, MemorySinks, Operation},
@@ -80,7 +82,13 @@ impl Directory for Rows {
     }
 }
 
-type TestPipeline = Pipeline<MemoryStore, Rows, MemorySinks, MemoryCopier, MemoryLedger>;
+type TestPipeline = Pipeline<
+    MemoryStore,
+    Rows,
+    ShadowSinks<MemorySinks, MemoryCounts>,
+    ShadowCopier<MemoryCopier, MemoryCounts>,
+    MemoryLedger,
+>;
 
 /// Metrics of a test's pipeline and its parts.
 #[derive(Default)]
@@ -105,6 +113,8 @@ struct World {
     rows: Rows,
     sinks: MemorySinks,
     copier: MemoryCopier,
+    /// `None`: shadow mode is not possible.
+    counts: Option<MemoryCounts>,
     /// `None`: the ledger is off.
     ledger: Option<MemoryLedger>,
     /// `None`: the quarantine is off.
@@ -143,6 +153,7 @@ impl World {
             rows: Rows::default(),
             sinks: MemorySinks::new(),
             copier: MemoryCopier::default(),
+            counts: None,
             ledger: None,
             quarantine: None,
             settings,
@@ -178,7 +189,7 @@ impl World {
     }
 
     fn pipeline(&self) -> TestPipeline {
-        let Self { store, rows, sinks, copier, ledger, settings, metrics, .. } = self;
+        let Self { store, rows, sinks, copier, counts, ledger, settings, metrics, .. } = self;
         let claims = ClaimSettings { lease: LEASE, out_of_reach_after: OUT_OF_REACH_AFTER };
         let claims = Claims::new(ledger.clone(), claims, metrics.ledger.clone());
         let quarantine = self.quarantine.clone().map(|store| {
@@ -188,8 +199,8 @@ impl World {
         let ports = Ports {
             store: store.clone(),
             directory: rows.clone(),
-            sinks: sinks.clone(),
-            copier: copier.clone(),
+            sinks: ShadowSinks::new(sinks.clone(), counts.clone()),
+            copier: ShadowCopier::new(copier.clone(), counts.clone()),
             claims,
             quarantine,
         };

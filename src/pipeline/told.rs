@@ -13,7 +13,7 @@ use crate::{
     queue::Message,
     sampler::LineSampler,
     sink::LogSink,
-    tenant::Delivery,
+    tenant::{Delivery, Mode},
     trace::milliseconds,
     verdict::{Failed, Notice, Verdict},
 };
@@ -39,6 +39,10 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
     let &Admitted { object, message, began, .. } = admitted;
     let tally = lane.tally();
     let BatchTally { accepted, too_old, too_new, expired, refused } = tally.put;
+    let what = match delivery.mode {
+        Mode::Live => "an object was delivered",
+        Mode::Shadow => "an object was counted; nothing was put, because its delivery is in shadow mode",
+    };
     tracing::info!(
         message.id = message.map(|message| message.id.as_str()),
         message.attempts = message.map(|message| message.attempts),
@@ -68,7 +72,7 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
         time.read_ms = milliseconds(spent.reading),
         time.put_ms = milliseconds(lane.putting()),
         time.total_ms = milliseconds(began.elapsed()),
-        "an object was delivered"
+        "{what}"
     );
 }
 
@@ -98,9 +102,13 @@ pub(super) fn failed(message: &Message, failed: &Failed, verdict: &Verdict) {
     }
 }
 
-/// Logs that an object was copied into a customer's bucket.
+/// Logs that an object was copied into a customer's bucket, or counted.
 pub(super) fn copied(admitted: &Admitted<'_>, delivery: &Delivery, copying: Duration) {
     let &Admitted { object, message, began, .. } = admitted;
+    let what = match delivery.mode {
+        Mode::Live => "an object was copied",
+        Mode::Shadow => "an object was counted, and not copied, because its delivery is in shadow mode",
+    };
     tracing::info!(
         message.id = message.map(|message| message.id.as_str()),
         message.attempts = message.map(|message| message.attempts),
@@ -112,7 +120,7 @@ pub(super) fn copied(admitted: &Admitted<'_>, delivery: &Delivery, copying: Dura
         time.queue_ms = message.map(|message| milliseconds(message.kept_when_received)),
         time.copy_ms = milliseconds(copying),
         time.total_ms = milliseconds(began.elapsed()),
-        "an object was copied"
+        "{what}"
     );
 }
 

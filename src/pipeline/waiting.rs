@@ -13,12 +13,24 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         wanted: &Wanted,
         age: Duration,
     ) -> Option<status::Waiting> {
-        let name = name(object);
+        let waiting = self.begin(object, route, wanted, age);
         if let Some(unused) = &wanted.unused {
             let used: Vec<_> = wanted.deliveries.iter().map(|delivery| delivery.name.as_str()).collect();
             let unused: Vec<_> = unused.iter().map(String::as_str).collect();
-            self.status.judged(&route.tenant, status::Rows { used: &used, unused: &unused });
+            let rows = status::Rows { used: &used, unused: &unused, all_in_shadow: wanted.all_in_shadow };
+            self.status.judged(&route.tenant, rows);
         }
+        waiting
+    }
+
+    fn begin(
+        &self,
+        object: &ObjectRef,
+        route: &Route,
+        wanted: &Wanted,
+        age: Duration,
+    ) -> Option<status::Waiting> {
+        let name = name(object);
         match wanted.skipped {
             Some(Skipped::Filtered) => self.status.unwanted(&route.tenant, name),
             // Nothing of the tenant is wanted any more, so nothing of it can fail.

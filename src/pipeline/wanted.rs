@@ -14,6 +14,8 @@ pub(super) struct Wanted {
     pub(super) skipped: Option<Skipped>,
     /// Names of the other enabled rows: bad ones, and those that filter the object out. `None` if the rows were not judged.
     pub(super) unused: Option<Vec<String>>,
+    /// Whether the tenant has enabled deliveries, and all of them are in shadow mode.
+    pub(super) all_in_shadow: bool,
     /// Failures of the tenant or its rows.
     pub(super) failures: Vec<Failed>,
 }
@@ -41,7 +43,7 @@ impl Wanted {
     /// that the message is retried until the table answers.
     fn unconfirmed(self, object: &ObjectRef, tenant_id: &str, error: LookupError) -> Self {
         let failures = vec![Failed::of(object, Some(tenant_id), None, Failure::Lookup(error))];
-        Self { deliveries: self.deliveries, skipped: None, unused: None, failures }
+        Self { deliveries: self.deliveries, failures, ..Self::default() }
     }
 }
 
@@ -106,6 +108,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             }
         }
         wanted.unused = Some(unused);
+        let mut enabled = tenant.deliveries.iter().flatten().filter(|delivery| delivery.enabled).peekable();
+        wanted.all_in_shadow =
+            enabled.peek().is_some() && enabled.all(|delivery| delivery.mode == Mode::Shadow);
         if wanted.deliveries.is_empty() && wanted.failures.is_empty() {
             wanted.skipped = Some(if filtered { Skipped::Filtered } else { Skipped::Disabled });
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
     budget::{Answer, Budgets, Pausing, Ticket},
+    event::ObjectRef,
     ledger::lease::Lease,
     tenant::{CloudWatch, Delivery},
 };
@@ -52,7 +53,8 @@ fn answer_of<T>(outcome: &Result<T, SinkError>) -> Option<Answer> {
             | SinkError::LeaseEnded(_)
             | SinkError::Held { .. }
             | SinkError::Paused { .. }
-            | SinkError::Unreached { .. },
+            | SinkError::Unreached { .. }
+            | SinkError::Uncounted(_),
         ) => None,
         Ok(_) | Err(_) => Some(Answer::Answered),
     }
@@ -79,11 +81,12 @@ impl<S: LogSinks> LogSinks for BudgetedSinks<S> {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
+        object: &ObjectRef,
     ) -> Result<Self::Sink, SinkError> {
         let (account, region) = (destination.role.account(), &delivery.target_region);
         let paused = |pausing| paused(pausing, account, region);
         self.budgets.check(account, region).map_err(paused)?;
-        let sink = self.sinks.open(delivery, destination, cluster).await?;
+        let sink = self.sinks.open(delivery, destination, cluster, object).await?;
         // The budget is entered last, so that a tenant whose role is refused does not use up the probe of all tenants that
         // deliver into the account.
         let ticket = self.budgets.enter(account, region).map_err(paused)?;
@@ -114,6 +117,10 @@ impl<S: LogSink> LogSink for BudgetedSink<S> {
     ) -> Result<(), SinkError> {
         self.sink.create_log_group(group, retention_days, lease).await
     }
+
+    async fn finish(&self) -> Result<(), SinkError> {
+        self.sink.finish().await
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +133,7 @@ mod tests {
         credentials::AssumeError,
         name::StreamTemplate,
         sink::memory::{MemorySinks, Operation},
-        tenant::{Destination, Oversize},
+        tenant::{Destination, Mode, Oversize},
     };
 
     const GROUP: &str = "/rosa/acme";
@@ -139,6 +146,7 @@ mod tests {
             name: "cloudwatch".into(),
             enabled: true,
             desired_logs: None,
+            mode: Mode::Live,
             target_region: "us-east-1".into(),
             destination: Destination::CloudWatch(destination()),
         }
@@ -189,7 +197,7 @@ mod tests {
         sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
         let rates = Rates { puts: 800, stream_creations: 50 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
-        let open = async || budgeted.open(&delivery(), &destination(), "c").await;
+        let open = async || budgeted.open(&delivery(), &destination(), "c", &ObjectRef::default()).await;
         let sink = open().await.expect("nothing is wrong");
         sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("the account throttles");
         let Err(SinkError::Paused { account, region, retry_in }) = open().await else {
@@ -211,9 +219,13 @@ mod tests {
         sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
         let rates = Rates { puts: 800, stream_creations: 50 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
-        let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
+        let sink = budgeted
+            .open(&delivery(), &destination(), "c", &ObjectRef::default())
+            .await
+            .expect("nothing is wrong");
         sink.put_log_events(body(), &Lease::unlimited()).await.expect_err("the account throttles");
-        let Err(SinkError::Paused { retry_in, .. }) = budgeted.open(&delivery(), &destination(), "c").await
+        let Err(SinkError::Paused { retry_in, .. }) =
+            budgeted.open(&delivery(), &destination(), "c", &ObjectRef::default()).await
         else {
             panic!("the account is paused")
         };
@@ -222,10 +234,10 @@ mod tests {
         let refusal = AssumeError::Unavailable { role: broken.into(), problem: "503".into() };
         sinks.close_role(broken, refusal);
         let of_another = CloudWatch { role: broken.parse().expect("a role's ARN"), ..destination() };
-        let refused = budgeted.open(&delivery(), &of_another, "c").await.map(drop);
+        let refused = budgeted.open(&delivery(), &of_another, "c", &ObjectRef::default()).await.map(drop);
         assert!(matches!(refused, Err(SinkError::Session(_))), "{refused:?}");
         budgeted
-            .open(&delivery(), &destination(), "c")
+            .open(&delivery(), &destination(), "c", &ObjectRef::default())
             .await
             .map(drop)
             .expect("the refused role used up no probe");
@@ -237,7 +249,10 @@ mod tests {
         sinks.create(PLACE, GROUP, &["s"]);
         let rates = Rates { puts: 100, stream_creations: 10 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
-        let sink = budgeted.open(&delivery(), &destination(), "c").await.expect("nothing is wrong");
+        let sink = budgeted
+            .open(&delivery(), &destination(), "c", &ObjectRef::default())
+            .await
+            .expect("nothing is wrong");
         let start = tokio::time::Instant::now();
         for _ in 0..111 {
             sink.put_log_events(body(), &Lease::unlimited()).await.expect("the account takes the request");

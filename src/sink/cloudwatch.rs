@@ -33,6 +33,7 @@ use crate::{
         request::SessionSpec, scope::Scope,
     },
     digest,
+    event::ObjectRef,
     ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
@@ -128,6 +129,7 @@ impl LogSinks for CloudWatchSinks {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
+        _object: &ObjectRef,
     ) -> Result<CloudWatchSink, SinkError> {
         let region = &delivery.target_region;
         let role = self.customers.enter(entry(delivery, destination, cluster));

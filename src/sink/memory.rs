@@ -15,6 +15,7 @@ use super::{LogSink, LogSinks, PutAnswer, SinkError};
 use crate::{
     batch::RejectedEvents,
     credentials::AssumeError,
+    event::ObjectRef,
     ledger::lease::Lease,
     tenant::{CloudWatch, Delivery},
 };
@@ -139,6 +140,11 @@ impl MemorySinks {
     /// Fails every attempt to enter by this role.
     pub fn close_role(&self, role: &str, error: AssumeError) {
         self.lock().closed_roles.insert(role.to_owned(), error);
+    }
+
+    /// Undoes [`close_role`](Self::close_role).
+    pub fn mend_role(&self, role: &str) {
+        self.lock().closed_roles.remove(role);
     }
 
     /// Makes every put take this long.
@@ -376,6 +382,7 @@ impl LogSinks for MemorySinks {
         delivery: &Delivery,
         destination: &CloudWatch,
         cluster: &str,
+        _object: &ObjectRef,
     ) -> Result<MemorySink, SinkError> {
         let role = destination.role.as_str();
         let mut state = self.lock();

@@ -72,6 +72,8 @@ pub(super) struct Book {
 pub(super) struct Series {
     pub(super) events: u64,
     pub(super) bytes: u64,
+    pub(super) shadow_events: u64,
+    pub(super) shadow_bytes: u64,
     pub(super) failures: Vec<(&'static str, u64)>,
 }
 
@@ -91,6 +93,9 @@ pub(super) struct Sample {
     pub(super) last_success: Option<Timestamp>,
     pub(super) oldest_waiting: Duration,
     pub(super) waiting: usize,
+    /// Whether the label's only tenant is in shadow mode. Nothing of it is expected to arrive, so an alert about missing
+    /// deliveries must not see it.
+    pub(super) in_shadow: bool,
     pub(super) series: Series,
 }
 
@@ -123,7 +128,7 @@ pub struct Snapshot {
     /// object.
     pub tenants: Vec<TenantLine>,
     /// Number of tenants in each state, in the order of [`State::ALL`].
-    pub states: [usize; 4],
+    pub states: [usize; 5],
     /// The last failures, the latest first.
     pub failures: Vec<FailureLine>,
     /// The last minute.
@@ -251,6 +256,20 @@ impl Book {
         series.bytes += bytes;
     }
 
+    /// A delivery in shadow mode has counted events of an object.
+    pub(super) fn shadowed(&mut self, tenant_id: &str, delivery: &str, events: u64, bytes: u64) {
+        let series = match self.tenants.get_mut(tenant_id) {
+            Some(tenant) => {
+                tenant.volume += bytes + 1;
+                tenant.succeeded(delivery);
+                tenant.counters(&mut self.other)
+            }
+            None => &mut self.other,
+        };
+        series.shadow_events += events;
+        series.shadow_bytes += bytes;
+    }
+
     /// A delivery of an object succeeded.
     pub(super) fn delivered(
         &mut self,
@@ -262,10 +281,7 @@ impl Book {
         self.minute.delivered(freshness, now.ms);
         let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
         tenant.volume += 1;
-        // A success also ends the trouble with whole objects.
-        tenant
-            .troubles
-            .retain(|trouble| trouble.delivery.as_deref().is_some_and(|failed| failed != delivery));
+        tenant.succeeded(delivery);
         // A delivery that works must not hide that another one has stopped.
         if !tenant.troubles.iter().any(|trouble| trouble.stops_until > now.ms) {
             tenant.last_success = Some(now.wall);
@@ -285,6 +301,7 @@ impl Book {
     /// no enabled row has, and those of rows that were bad, and are not.
     pub(super) fn judged(&mut self, tenant_id: &str, rows: Rows<'_>) {
         let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
+        tenant.in_shadow = rows.all_in_shadow;
         tenant.troubles.retain(|trouble| {
             let reason = trouble.advice.reason;
             match trouble.delivery.as_deref() {
@@ -301,7 +318,9 @@ impl Book {
         let Some(tenant) = failure.tenant_id.and_then(|tenant_id| self.tenants.get_mut(tenant_id)) else {
             return;
         };
-        tenant.counters(&mut self.other).failed(failure.reason);
+        if !tenant.in_shadow {
+            tenant.counters(&mut self.other).failed(failure.reason);
+        }
         let end =
             |without_retry| now.ms + millis(failure.again_in.map_or(without_retry, |wait| wait + MARGIN));
         let (at, mut until, mut stops_until) = (now.wall, end(LAST_FAILURE_SHOWS), end(DEAD_LETTER_STOPS));
@@ -376,11 +395,15 @@ impl Book {
             let oldest_waiting = oldest.map(since).unwrap_or_default();
             if let (true, Some(series)) = (tenant.is_named, &tenant.series) {
                 let series = Series::clone(series);
-                let (tenant, last_success) = (Arc::clone(name), tenant.last_success);
-                samples.push(Sample { tenant, last_success, oldest_waiting, waiting, series });
+                let (in_shadow, last_success) = (tenant.in_shadow, tenant.last_success);
+                let tenant = Arc::clone(name);
+                samples.push(Sample { tenant, last_success, oldest_waiting, waiting, in_shadow, series });
                 continue;
             }
             others += 1;
+            if tenant.in_shadow {
+                continue;
+            }
             other.waiting += waiting;
             other.oldest_waiting = other.oldest_waiting.max(oldest_waiting);
             if waiting > 0 {

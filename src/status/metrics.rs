@@ -12,7 +12,7 @@ use prometheus_client::{
 
 use super::{Status, book::Sample};
 
-/// Registers six metrics of tenants, which are read from `status` at each scrape.
+/// Registers the metrics of tenants, which are read from `status` at each scrape.
 pub fn register(status: &Arc<Status>, registry: &mut Registry) {
     registry.register_collector(Box::new(Tenants(Arc::clone(status))));
 }
@@ -25,6 +25,10 @@ impl Collector for Tenants {
         let samples = self.0.book().samples(self.0.now().ms);
         if samples.is_empty() {
             return Ok(());
+        }
+        // Nothing is expected to arrive from a tenant in shadow mode.
+        fn expected(sample: &Sample) -> Option<&Sample> {
+            (!sample.in_shadow).then_some(sample)
         }
         let mut gauge = |name, help, unit: Option<Unit>, value: &dyn Fn(&Sample) -> Option<f64>| {
             let values = samples.iter().filter_map(|sample| Some((sample, value(sample)?)));
@@ -43,16 +47,16 @@ impl Collector for Tenants {
             "tenant_last_success_timestamp",
             "Unix time of the last success while no other delivery of the tenant was failing.",
             Some(Unit::Seconds),
-            &|sample| Some(sample.last_success?.as_millisecond() as f64 / 1_000.0),
+            &|sample| Some(expected(sample)?.last_success?.as_millisecond() as f64 / 1_000.0),
         )?;
         gauge(
             "tenant_oldest_waiting",
             "Age of the oldest object that the tenant waits for, from its first receipt; 0 if there is none.",
             Some(Unit::Seconds),
-            &|sample| Some(sample.oldest_waiting.as_secs_f64()),
+            &|sample| Some(expected(sample)?.oldest_waiting.as_secs_f64()),
         )?;
         gauge("tenant_waiting_objects", "Objects that the tenant waits for.", None, &|sample| {
-            Some(sample.waiting as f64)
+            Some(expected(sample)?.waiting as f64)
         })?;
         let mut counter = |name, help, value: fn(&Sample) -> u64| {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -64,6 +68,14 @@ impl Collector for Tenants {
         };
         counter("tenant_events", "Events that CloudWatch Logs accepted.", |sample| sample.series.events)?;
         counter("tenant_event_bytes", "Bytes as CloudWatch Logs bills them.", |sample| sample.series.bytes)?;
+        counter("tenant_shadow_events", "Events that deliveries in shadow mode counted.", |sample| {
+            sample.series.shadow_events
+        })?;
+        counter(
+            "tenant_shadow_bytes",
+            "Bytes of events or copies that deliveries in shadow mode counted.",
+            |sample| sample.series.shadow_bytes,
+        )?;
         if samples.iter().all(|sample| sample.series.failures.is_empty()) {
             return Ok(());
         }

@@ -156,7 +156,7 @@ fn a_trouble_ends_when_the_rows_do_not_have_it_any_more() {
     let mut world = World::new(9);
     world.begin("acme", 1, Duration::ZERO);
     let judged = |world: &mut World, used: &[&str], unused: &[&str]| {
-        world.book.judged("acme", Rows { used, unused });
+        world.book.judged("acme", Rows { used, unused, all_in_shadow: false });
         world.tenant("acme").advice.map(|advice| advice.reason)
     };
     world.fails("acme", Some("a"), "bad_tenant_row", None);
@@ -212,7 +212,7 @@ fn the_page_shows_the_worst_first_and_leaves_out_the_best() {
     }
     let order = |most| {
         let snapshot = world.book.snapshot(most, world.ms);
-        assert_eq!((snapshot.states, snapshot.waiting), ([2, 1, 0, 2], 3));
+        assert_eq!((snapshot.states, snapshot.waiting), ([2, 0, 1, 0, 2], 3));
         snapshot.tenants.iter().map(|line| line.tenant_id.to_string()).collect::<Vec<_>>().concat()
     };
     for (most, expected) in [(usize::MAX, "cadeb"), (5, "cadeb"), (4, "cade"), (1, "c"), (0, "")] {
@@ -426,10 +426,10 @@ async fn work_that_is_dropped_leaves_its_object_waiting() {
     let mut waiting = status.begin("acme", object, Duration::ZERO);
     waiting.failed_for("throttled");
     let found = status.snapshot(9);
-    assert_eq!((found.in_work, found.waiting, found.states), (1, 1, [1, 0, 0, 0]));
+    assert_eq!((found.in_work, found.waiting, found.states), (1, 1, [1, 0, 0, 0, 0]));
     drop(waiting);
     let found = status.snapshot(9);
-    assert_eq!((found.in_work, found.waiting, found.states), (0, 1, [0, 1, 0, 0]));
+    assert_eq!((found.in_work, found.waiting, found.states), (0, 1, [0, 0, 1, 0, 0]));
     tokio::time::advance(MARGIN).await;
     assert_eq!(status.snapshot(9).waiting, 0);
 }
@@ -445,10 +445,10 @@ fn work_that_panics_shows_at_its_tenant() {
     };
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
     let found = status.snapshot(9);
-    assert_eq!((found.in_work, found.waiting, found.states), (0, 1, [0, 1, 0, 0]));
+    assert_eq!((found.in_work, found.waiting, found.states), (0, 1, [0, 0, 1, 0, 0]));
     assert_eq!(found.tenants[0].advice.map(|advice| advice.reason), Some("panic"));
     assert_eq!(found.failures[0].text, PANIC_TEXT);
     status.begin("acme", object, Duration::ZERO).end();
     status.delivered("acme", "cloudwatch", None);
-    assert_eq!(status.snapshot(9).states, [1, 0, 0, 0]);
+    assert_eq!(status.snapshot(9).states, [1, 0, 0, 0, 0]);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Oversize, Row,
+    Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Mode, Oversize, Row,
     SETTINGS,
 };
 use crate::{
@@ -68,6 +68,7 @@ pub fn parse_row(
     let mut fields = Fields { row, problems: Vec::new() };
     let kind = name.split_once('#').map_or(name, |(kind, _)| kind);
     let enabled = fields.flag("enabled");
+    let mode = fields.optional("deliver", mode).unwrap_or_default();
     let desired_logs = fields.desired_logs();
     let target_region = fields.target_region(default_region);
     let destination = match kind {
@@ -92,6 +93,7 @@ pub fn parse_row(
             name: name.to_owned(),
             enabled,
             desired_logs,
+            mode,
             target_region,
             destination,
         }),
@@ -367,6 +369,14 @@ fn external_id(text: &str) -> Result<String, String> {
 fn is_tag_value(text: &str) -> bool {
     let legal = |c: char| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c);
     (1..=256).contains(&text.chars().count()) && text.chars().all(legal)
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "live" => Ok(Mode::Live),
+        "shadow" => Ok(Mode::Shadow),
+        other => Err(format!("{other:?} is neither \"live\" nor \"shadow\"")),
+    }
 }
 
 fn oversize(text: &str) -> Result<Oversize, String> {

@@ -11,7 +11,9 @@ use aws_sdk_dynamodb::{
 
 use jiff::Timestamp;
 
-use super::{ATTRIBUTES, Attribute, Directory, LookupError, Row, SETTINGS, TTL, Tenant, row::oldest_ttl};
+use super::{
+    ATTRIBUTES, Attribute, Directory, LookupError, Mode, Row, SETTINGS, TTL, Tenant, row::oldest_ttl,
+};
 use crate::aws::describe;
 
 /// `tenant_id`, `type` and all attributes of a row. The attributes include the first two.
@@ -45,12 +47,19 @@ pub struct TenantRows {
     client: Client,
     table: String,
     default_region: Option<String>,
+    mode: Mode,
 }
 
 impl TenantRows {
-    /// Uses `table`. `default_region` is the Region of rows without a `target_region`.
-    pub fn new(client: Client, table: String, default_region: Option<String>) -> Self {
-        Self { client, table, default_region }
+    /// Uses `table`. `default_region` is the Region of rows without a `target_region`; `mode` is the worker's.
+    pub fn new(client: Client, table: String, default_region: Option<String>, mode: Mode) -> Self {
+        Self { client, table, default_region, mode }
+    }
+
+    /// The tenant of these rows, as the worker has it. `None` if all rows have expired.
+    pub fn judge(&self, tenant_id: &str, rows: Vec<(String, Row)>) -> Option<Tenant> {
+        let tenant = Tenant::from_rows(tenant_id, rows, self.default_region(), Timestamp::now());
+        tenant.map(|tenant| tenant.in_mode(self.mode))
     }
 
     /// The Region of rows without a `target_region`, if it is configured.
@@ -212,7 +221,7 @@ impl TenantRows {
 impl Directory for TenantRows {
     async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
         let rows = self.of(tenant_id).await?;
-        Ok(Tenant::from_rows(tenant_id, rows, self.default_region(), Timestamp::now()).map(Arc::new))
+        Ok(self.judge(tenant_id, rows).map(Arc::new))
     }
 }
 

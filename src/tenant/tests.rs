@@ -121,6 +121,7 @@ fn customers_existing_rows_are_read() {
             name: name.to_owned(),
             enabled: true,
             desired_logs: Some(vec!["kube-apiserver".to_owned(), "payment-*".to_owned()]),
+            mode: Mode::Live,
             target_region: "eu-west-1".to_owned(),
             destination,
         };
@@ -244,6 +245,8 @@ fn every_bad_field_is_named_with_its_value_and_the_rule() {
         ("target_region", string("us--1"), "\"us--1\"", "is not a Region"),
         ("target_region", string("us-east-1; x"), "\"us-east-1; x\"", "is not a Region"),
         ("target_region", number("1"), "the number 1", "must be a string"),
+        ("deliver", string("shade"), "\"shade\"", "is neither \"live\" nor \"shadow\""),
+        ("deliver", Some(Attribute::Bool(true)), "true", "must be a string"),
         (
             "log_distribution_role_arn",
             string("arn:aws:iam::22:role/x"),

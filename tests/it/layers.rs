@@ -34,6 +34,8 @@ const ADAPTERS: &[&str] = &[
     "queue/sqs/dead_letters.rs",
     "queue/sqs/lambda.rs",
     "queue/sqs/sending.rs",
+    "shadow/cloudwatch.rs",
+    "shadow/dynamodb.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
 ];

@@ -52,6 +52,7 @@ mod redrive;
 mod refusals;
 mod rows;
 mod secrets;
+mod shadow;
 mod status;
 mod table;
 mod tenant;

@@ -14,7 +14,7 @@ use std::error::Error;
 pub use self::account::{Account, Aws, QueryError};
 pub use self::bucket::ReceivedObject;
 pub use self::customer::{Customer, CustomerSpec, Policies, ReceivedEvent, TrustAction};
-pub use self::provider::{Provider, ProviderSpec};
+pub use self::provider::{FurtherQueue, Provider, ProviderSpec};
 pub use self::queue::DeadLetter;
 
 /// A failed step of the set-up.

@@ -35,6 +35,7 @@ use logferry::{
         request::{AssumeRequest, SessionLife},
     },
     decode::{Decoded, Decoder, MAX_WINDOW, Window},
+    event::ObjectRef,
     ledger::lease::Lease,
     records::{Message, More, RecordReader, Step},
     sink::{
@@ -42,7 +43,7 @@ use logferry::{
         cloudwatch::{CloudWatchSink, CloudWatchSinks, RequestCompression},
         group_breaker::GroupBreakers,
     },
-    tenant::{CloudWatch, Delivery, Destination, Oversize},
+    tenant::{CloudWatch, Delivery, Destination, Mode, Oversize},
 };
 use serde::Deserialize;
 use sha2::Digest;
@@ -334,6 +335,7 @@ impl Service {
             name: "cloudwatch".to_owned(),
             enabled: true,
             desired_logs: None,
+            mode: Mode::Live,
             target_region: "eu-central-1".to_owned(),
             destination: Destination::CloudWatch(destination.clone()),
         };
@@ -341,7 +343,7 @@ impl Service {
         let customers = Customers::new(&base, &central, settings, customers::Metrics::default());
         let groups = GroupBreakers::new(settings.probe_intervals, 1, breaker::Metrics::default());
         let sinks = CloudWatchSinks::new(&base, customers, groups, RequestCompression::None);
-        sinks.open(&delivery, &destination, "").await.expect("STS answers")
+        sinks.open(&delivery, &destination, "", &ObjectRef::default()).await.expect("STS answers")
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     queue::memory::{MemoryQueue, Operation as QueueOperation},
     route::KeyLayout,
     sink::memory::{MemorySinks, Operation},
-    tenant::{Destination, Oversize},
+    tenant::{Destination, Mode, Oversize},
 };
 
 /// Time between two failures that both count.
@@ -175,10 +175,12 @@ async fn put(watched: &Watched<MemorySinks>, account: &str, error: Option<SinkEr
         name: "cloudwatch".into(),
         enabled: true,
         desired_logs: None,
+        mode: Mode::Live,
         target_region: "us-east-1".into(),
         destination: Destination::CloudWatch(destination.clone()),
     };
-    let sink = watched.open(&delivery, &destination, "c").await.expect("nothing is wrong");
+    let sink =
+        watched.open(&delivery, &destination, "c", &ObjectRef::default()).await.expect("nothing is wrong");
     let body = "{\"logGroupName\":\"/logs\",\"logStreamName\":\"s\",\"logEvents\":[{\"timestamp\":1,\"message\":\"m\"}]}";
     let _ = sink.put_log_events(body.into(), &Lease::unlimited()).await;
     tokio::time::advance(SECOND).await;

@@ -1,9 +1,10 @@
 //! Selects the entries for a command. No I/O.
 
 use clap::Args;
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    cli::moment::{Moment, moment},
     event::ObjectRef,
     ledger::{EntryKey, dynamodb::entries::Entry},
 };
@@ -35,22 +36,6 @@ pub(super) struct SelectionArgs {
 struct Place {
     bucket: String,
     key: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    At(Timestamp),
-    Ago(SignedDuration),
-}
-
-impl Moment {
-    fn before(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            // An age that reaches back before the earliest timestamp selects everything.
-            Self::Ago(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -140,18 +125,6 @@ fn place(text: &str) -> Result<Place, String> {
         }
         _ => Err("it does not have the form s3://BUCKET/KEY".to_owned()),
     }
-}
-
-fn moment(text: &str) -> Result<Moment, String> {
-    let bad = || {
-        format!("{text:?} is neither a time such as 2026-11-27T08:00:00Z nor an age such as 90s, 2h or 3d")
-    };
-    if let Ok(at) = text.parse() {
-        return Ok(Moment::At(at));
-    }
-    let span: Span = text.parse().map_err(|_| bad())?;
-    let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
-    if age.is_negative() { Err(bad()) } else { Ok(Moment::Ago(age)) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{
     cli::show::{columns, printable},
     route::KeyLayout,
     tenant::{
-        ATTRIBUTES, Attribute, BadRow, Content, Destination, FOREIGN, FieldProblem, OwnBuckets, Row,
+        ATTRIBUTES, Attribute, BadRow, Content, Destination, FOREIGN, FieldProblem, Mode, OwnBuckets, Row,
         SETTINGS, TTL, check_row, expired_at,
     },
 };
@@ -266,8 +266,9 @@ fn target_line(content: &Content) -> Option<String> {
             (to.bucket_owner.clone(), format!("s3://{}/{}", to.bucket_name, to.bucket_prefix))
         }
     };
-    let words: Vec<_> = account.into_iter().chain([delivery.target_region.clone(), place]).collect();
-    Some(words.join(" "))
+    let shadow = (delivery.mode == Mode::Shadow).then(|| "(shadow)".to_owned());
+    let words = account.into_iter().chain([delivery.target_region.clone(), place]).chain(shadow);
+    Some(words.collect::<Vec<_>>().join(" "))
 }
 
 /// Reads one row, or an array of rows.

@@ -102,6 +102,13 @@ fn every_broken_rule_is_reported() {
         &["credentials.central_role_arn"],
     );
     check(|c| c.queue.dead_letter_url = c.queue.url.clone(), &["queue.dead_letter_url"]);
+    check(|c| c.delivery.mode = Mode::Shadow, &["delivery.mode"]);
+    let shadow = |c: &mut Config| {
+        c.delivery.mode = Mode::Shadow;
+        c.ledger.table = Some("ledger".into());
+    };
+    check(shadow, &[]);
+    check(|c| c.shadow.retention = Duration::from_secs(60), &["shadow.retention"]);
     check(|c| c.queue.max_messages = 11, &["queue.max_messages"]);
     check(|c| c.queue.wait_time = Duration::from_secs(21), &["queue.wait_time"]);
     check(|c| c.queue.visibility_timeout = Duration::from_secs(1), &["queue.visibility_timeout"]);

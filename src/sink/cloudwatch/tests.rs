@@ -17,7 +17,7 @@ use crate::{
     ledger::lease::Moment,
     metrics::rendered,
     name::StreamTemplate,
-    tenant::{Destination, Oversize},
+    tenant::{Destination, Mode, Oversize},
 };
 
 /// Sinks that probe refused groups at this interval.
@@ -83,6 +83,7 @@ impl World {
             name: "cloudwatch".into(),
             enabled: true,
             desired_logs: None,
+            mode: Mode::Live,
             target_region: "us-east-1".into(),
             destination: Destination::CloudWatch(destination.clone()),
         };
@@ -108,7 +109,10 @@ async fn no_attempt_is_sent_after_the_end_of_the_lease() {
     let sdk = world.sdk.to_builder().timeout_config(timeouts).build();
     let base = Base::from(sdk);
     let sinks = sinks(&base, &world.central_role, Duration::from_secs(1));
-    let sink = sinks.open(&world.delivery, &world.destination, "c").await.expect("the role lets us in");
+    let sink = sinks
+        .open(&world.delivery, &world.destination, "c", &ObjectRef::default())
+        .await
+        .expect("the role lets us in");
     sink.create_log_stream(&world.customer.log_group, "s", &Lease::unlimited())
         .await
         .expect("the role may do this");
@@ -153,7 +157,8 @@ async fn a_probe_uses_a_new_session() {
     let sessions = || sandbox.times_asked(&customer.role_arn);
 
     // A session of a role that was deleted and created again.
-    let sink = sinks.open(delivery, destination, "c").await.expect("the role lets us in");
+    let sink =
+        sinks.open(delivery, destination, "c", &ObjectRef::default()).await.expect("the role lets us in");
     fail_once("CreateLogStream", "UnrecognizedClientException");
     sink.create_log_stream(&customer.log_group, "s", &Lease::unlimited()).await.expect("another session may");
     assert_eq!(sessions(), 2);
@@ -167,14 +172,14 @@ async fn a_probe_uses_a_new_session() {
     assert!(matches!(denied, Err(SinkError::Denied(_))), "{denied:?}");
     assert_eq!(sessions(), 3);
     let probe = loop {
-        match sinks.open(delivery, destination, "c").await {
+        match sinks.open(delivery, destination, "c", &ObjectRef::default()).await {
             Err(SinkError::Held { probe_in, .. }) => tokio::time::sleep(probe_in).await,
             probe => break probe.expect("the role lets us in"),
         }
     };
     assert_eq!(sessions(), 4, "the probe uses a new session");
     probe.put_log_events(world.body(), &Lease::unlimited()).await.expect("the role may do this");
-    sinks.open(delivery, destination, "c").await.expect("the group may be written");
+    sinks.open(delivery, destination, "c", &ObjectRef::default()).await.expect("the group may be written");
     assert_eq!(sessions(), 4);
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Tenant {
     /// The counters of its own series. They are kept while the tenant has no series, and continue when it has one again.
     pub(super) series: Option<Box<Series>>,
     pub(super) is_named: bool,
+    /// Whether all enabled deliveries are in shadow mode.
+    pub(super) in_shadow: bool,
     /// Recent billed bytes, plus one for each delivery. `Book::tidy` subtracts a sixteenth every half minute, so half is left
     /// after about 5 min.
     pub(super) volume: u64,
@@ -57,6 +59,11 @@ impl Tenant {
         }
     }
 
+    /// A delivery succeeded. This also ends the trouble with whole objects.
+    pub(super) fn succeeded(&mut self, delivery: &str) {
+        self.troubles.retain(|trouble| trouble.delivery.as_deref().is_some_and(|failed| failed != delivery));
+    }
+
     /// The number of waiting objects, and the age of the oldest in milliseconds.
     pub(super) fn waiting(&self, now: i64) -> (usize, Option<i64>) {
         let alive = self.waiting.iter().filter(|entry| entry.until > now);
@@ -82,6 +89,7 @@ impl Tenant {
             (Some(trouble), _) => trouble.advice.state,
             // A success of other objects has ended the trouble, but this object still waits.
             (None, Some(_)) => State::Waiting,
+            (None, None) if self.in_shadow => State::Shadow,
             (None, None) => State::Ok,
         }
     }

@@ -4,7 +4,10 @@ use aws_sdk_cloudwatchlogs::{
     Client,
     config::http::HttpResponse,
     error::SdkError,
-    operation::put_log_events::{PutLogEventsError, PutLogEventsOutput},
+    operation::{
+        filter_log_events::FilterLogEventsOutput,
+        put_log_events::{PutLogEventsError, PutLogEventsOutput},
+    },
     types::InputLogEvent,
 };
 
@@ -67,6 +70,30 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     answers.answer("logs: put", put(&logs, group, STREAM, &good).await, taken);
     answers.answer("logs: put the same again", put(&logs, group, STREAM, &good).await, taken);
     answers.answer("logs: put earlier ones", put(&logs, group, STREAM, &[(now - HOUR, "d")]).await, taken);
+    let filter = || logs.filter_log_events().log_group_name(group);
+    let told = |output: FilterLogEventsOutput| {
+        let events = output.events.unwrap_or_default();
+        let told: Vec<_> = events
+            .iter()
+            .map(|event| {
+                let text = event.message().unwrap_or_default();
+                let stream = event.log_stream_name().unwrap_or_default();
+                (
+                    event.timestamp.unwrap_or_default() - now,
+                    stream.to_owned(),
+                    text[..text.len().min(9)].to_owned(),
+                )
+            })
+            .collect();
+        format!("{told:?}, token {}", output.next_token.is_some())
+    };
+    let range = || filter().start_time(now - HOUR).end_time(now);
+    answers.answer("logs: filter", range().send().await, told);
+    answers.answer("logs: filter, the first", range().limit(1).send().await, told);
+    let outside = filter().start_time(now - 3 * HOUR).end_time(now - 2 * HOUR);
+    answers.answer("logs: filter an empty range", outside.send().await, told);
+    let missing = logs.filter_log_events().log_group_name("missing");
+    answers.answer("logs: filter a missing group", missing.send().await, told);
     // A second stream, for events that only a lax double accepts. They must not be among those read back below.
     let lax = "taken-or-refused";
     stream(lax).send().await.expect("the stream can be created");

@@ -57,6 +57,8 @@ struct FilterLogEvents {
     log_group_name: Option<String>,
     log_group_identifier: Option<String>,
     start_time: Option<i64>,
+    /// Unlike that of GetLogEvents, this end is inclusive.
+    end_time: Option<i64>,
     limit: Option<i64>,
     next_token: Option<String>,
     /// Deprecated and without effect: the answer always merges the events of all streams by time.
@@ -151,15 +153,24 @@ impl Logs {
             (name, identifier) => name.or(identifier),
         };
         let group_name = which_group(given)?;
+        let (from, until) = (request.start_time.unwrap_or(0), request.end_time.unwrap_or(i64::MAX));
+        for (member, time) in [("startTime", from), ("endTime", until)] {
+            if time < 0 {
+                let rule = "Member must have value greater than or equal to 0";
+                return Err(constraint(&time.to_string(), member, rule));
+            }
+        }
+        if until < from {
+            return Err(invalid_parameter("End time should not be before start time."));
+        }
         authorize_group(cloud, call, &group_name)?;
         self.with_group(call, &group_name, |group| {
             self.readable(call)?;
-            let from = request.start_time.unwrap_or(i64::MIN);
             let mut found: Vec<_> = group
                 .streams
                 .iter()
                 .flat_map(|(name, stream)| stream.events.iter().map(move |event| (name, event)))
-                .filter(|(_, event)| event.timestamp >= from && event.key() >= start)
+                .filter(|(_, event)| (from..=until).contains(&event.timestamp) && event.key() >= start)
                 .collect();
             found.sort_by_key(|(_, event)| event.key());
             let count = fitting(found.iter().map(|(_, event)| *event), limit);

@@ -124,6 +124,12 @@ async fn filtering_merges_streams() {
     assert!(rest.get("nextToken").is_none());
     let late = json!({ "logGroupName": "g", "startTime": now + 2 });
     assert_eq!(messages(&ask(&cloud, "FilterLogEvents", late).await.expect("readable")), ["s2", "t2"]);
+    let middle = json!({ "logGroupName": "g", "startTime": now + 1, "endTime": now + 1 });
+    assert_eq!(messages(&ask(&cloud, "FilterLogEvents", middle).await.expect("readable")), ["t1"]);
+    let ends = json!({ "logGroupName": "g", "startTime": now + 1, "endTime": now });
+    refused(ask(&cloud, "FilterLogEvents", ends).await, "InvalidParameterException", "End time");
+    let before = json!({ "logGroupName": "g", "startTime": -1 });
+    refused(ask(&cloud, "FilterLogEvents", before).await, "InvalidParameterException", "startTime");
     let pattern = json!({ "logGroupName": "g", "filterPattern": "ERROR" });
     let error = ask(&cloud, "FilterLogEvents", pattern).await.expect_err("not covered");
     assert_eq!((error.status, error.code.as_str()), (501, "NotImplemented"));

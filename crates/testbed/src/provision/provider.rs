@@ -75,6 +75,15 @@ pub struct Provider {
     pub worker_role_arn: String,
 }
 
+/// A queue beside the provider's first one.
+#[derive(Clone, Debug)]
+pub struct FurtherQueue {
+    /// The queue.
+    pub url: String,
+    /// Its dead-letter queue.
+    pub dead_letter_url: String,
+}
+
 impl Provider {
     /// Creates and connects all resources.
     ///
@@ -111,6 +120,21 @@ impl Provider {
             central_role_arn: central_role,
             worker_role_arn,
         })
+    }
+
+    /// Creates a further queue with a dead-letter queue of its own, and subscribes it to the topic. Both queues get every
+    /// later event.
+    ///
+    /// # Errors
+    /// The first step that failed; earlier steps are not undone.
+    pub async fn further_queue(&self, aws: &Aws, name: &str) -> Result<FurtherQueue, ProvisionError> {
+        let account = aws.account(&self.account);
+        let prefix = self.bucket.strip_suffix("-staging").unwrap_or(&self.bucket);
+        let spec = ProviderSpec { max_receive_count: 100, ..ProviderSpec::new(&format!("{prefix}-{name}")) };
+        let (url, arn, dead_letter_url) = create_queues(&account, &spec).await?;
+        allow_topic(&account, &url, &arn, &self.topic_arn).await?;
+        subscribe(&account, &self.topic_arn, &arn, spec.raw_delivery).await?;
+        Ok(FurtherQueue { url, dead_letter_url })
     }
 
     /// Environment variable that names the ledger's table.

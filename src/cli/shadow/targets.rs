@@ -1,0 +1,104 @@
+//! Finds what is compared: the destinations of deliveries.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use super::Refusal;
+use crate::tenant::{CloudWatch, Delivery, Destination, Mode, Row, Tenant, table::TenantRows};
+
+/// A log group or a bucket, with the deliveries that share it.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// The account, if the row tells it.
+    pub(super) account: Option<String>,
+    pub(super) region: String,
+    /// The log group, or `s3://BUCKET`.
+    pub(super) place: String,
+    /// Tenant and `type` of the deliveries.
+    pub(super) deliveries: Vec<(String, String)>,
+    pub(super) destined: Destined,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Destined {
+    /// Read as the first of the deliveries.
+    CloudWatch(Box<Delivery>, Box<CloudWatch>),
+    Bucket,
+}
+
+/// Finds the targets of the named tenants, or of all deliveries in shadow mode. `types` selects among the deliveries.
+///
+/// # Errors
+/// The tenant table cannot be read, a named tenant has no such delivery, or no delivery is in shadow mode.
+pub(super) async fn find(
+    rows: &TenantRows,
+    tenants: &[String],
+    types: &[String],
+) -> anyhow::Result<Vec<Target>> {
+    let mut of_tenants = BTreeMap::<String, Vec<(String, Row)>>::new();
+    if tenants.is_empty() {
+        for (tenant_id, name, row) in rows.all().await? {
+            of_tenants.entry(tenant_id).or_default().push((name, row));
+        }
+    } else {
+        for tenant_id in tenants {
+            of_tenants.insert(tenant_id.clone(), rows.of(tenant_id).await?);
+        }
+    }
+    let mut targets = BTreeMap::new();
+    for (tenant_id, of_tenant) in of_tenants {
+        let tenant = rows.judge(&tenant_id, of_tenant);
+        let chosen = choose(tenant.as_ref(), tenants, types);
+        if chosen.is_empty() && !tenants.is_empty() {
+            let problem = format!("tenant {tenant_id:?} has no enabled row that can be used{}", of(types));
+            return Err(Refusal::NotFound(problem).into());
+        }
+        chosen.into_iter().for_each(|delivery| add(&mut targets, delivery));
+    }
+    if targets.is_empty() {
+        let problem = format!(
+            "no enabled row{} is in shadow mode; set deliver = \"shadow\" in a row, or name a tenant with --tenant",
+            of(types)
+        );
+        return Err(Refusal::NotFound(problem).into());
+    }
+    Ok(targets.into_values().collect())
+}
+
+fn of(types: &[String]) -> String {
+    if types.is_empty() { String::new() } else { format!(" of type {}", types.join(" or ")) }
+}
+
+/// The enabled deliveries of one tenant that are compared: if tenants are named, all of them, and otherwise those in shadow mode.
+fn choose<'a>(tenant: Option<&'a Tenant>, tenants: &[String], types: &[String]) -> Vec<&'a Delivery> {
+    let all = tenant.into_iter().flat_map(|tenant| &tenant.deliveries).flatten();
+    all.map(AsRef::as_ref)
+        .filter(|delivery: &&Delivery| {
+            delivery.enabled
+                && (!tenants.is_empty() || delivery.mode == Mode::Shadow)
+                && (types.is_empty() || types.contains(&delivery.name))
+        })
+        .collect()
+}
+
+type Place = (Option<String>, String, String);
+
+fn add(targets: &mut BTreeMap<Place, Target>, delivery: &Delivery) {
+    let (account, place, destined) = match &delivery.destination {
+        Destination::CloudWatch(to) => (
+            Some(to.role.account().to_owned()),
+            to.log_group_name.clone(),
+            Destined::CloudWatch(Box::new(delivery.clone()), Box::new(to.clone())),
+        ),
+        Destination::S3(to) => {
+            (to.bucket_owner.clone(), format!("s3://{}", to.bucket_name), Destined::Bucket)
+        }
+    };
+    let region = delivery.target_region.clone();
+    let named = (delivery.tenant_id.clone(), delivery.name.clone());
+    match targets.entry((account.clone(), region.clone(), place.clone())) {
+        Entry::Occupied(mut known) => known.get_mut().deliveries.push(named),
+        Entry::Vacant(new) => {
+            new.insert(Target { account, region, place, deliveries: vec![named], destined });
+        }
+    }
+}
