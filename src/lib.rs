@@ -214,3 +214,4 @@ pub mod sampler;
 pub mod status;
 pub mod telemetry;
 pub mod trace;
+pub mod wiring;

@@ -35,6 +35,10 @@ const ADAPTERS: &[&str] = &[
     "queue/sqs/sending.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
+    "wiring.rs",
+    "wiring/s3.rs",
+    "wiring/sns.rs",
+    "wiring/tables.rs",
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -329,7 +329,7 @@ fn required<'a>(form: &'a Form, name: &str) -> Result<&'a str, AwsError> {
 
 /// The element `Attributes` of an answer.
 fn entries(attributes: &[(&'static str, String)]) -> String {
-    let entry = |(name, value): &(_, String)| {
+    let entry = |(name, value): &(&str, String)| {
         format!("<entry>{}{}</entry>", element("key", name), element("value", value))
     };
     format!("<Attributes>{}</Attributes>", attributes.iter().map(entry).collect::<String>())
