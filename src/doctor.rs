@@ -6,6 +6,7 @@
 
 mod bucket;
 mod cloudwatch;
+pub mod metrics;
 mod role;
 mod tenant;
 mod wiring;
@@ -47,6 +48,13 @@ pub enum Finding {
         /// How to fix it.
         fix: String,
     },
+    /// The condition holds, but something should be better.
+    Warning {
+        /// What was found.
+        problem: String,
+        /// How to improve it.
+        fix: String,
+    },
     /// The condition was not checked; with the reason.
     Skipped(String),
 }
@@ -54,6 +62,10 @@ pub enum Finding {
 impl Finding {
     fn failed(problem: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::Failed { problem: problem.into(), fix: fix.into() }
+    }
+
+    fn warning(problem: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::Warning { problem: problem.into(), fix: fix.into() }
     }
 
     /// Whether the condition fails.
@@ -82,6 +94,7 @@ pub enum Patient {
 #[derive(Debug)]
 pub struct Doctor {
     instruments: Instruments,
+    config: Config,
     queue: Queue,
     delivery: Delivery,
     table: String,
@@ -114,6 +127,7 @@ impl Doctor {
     pub fn new(instruments: Instruments, config: &Config, cluster: String) -> Self {
         Self {
             instruments,
+            config: config.clone(),
             queue: config.queue.clone(),
             delivery: config.delivery.clone(),
             ledger_table: config.ledger.table.clone().unwrap_or_default(),
@@ -132,14 +146,18 @@ impl Doctor {
     /// Safe: nothing is held.
     pub async fn examine(self, patient: &Patient) -> Vec<Condition> {
         let mut conditions = Vec::new();
+        let mut queue = None;
         if !matches!(patient, Patient::One { .. }) {
-            conditions.extend(self.queues().await);
+            let (of_queues, attributes) = self.queues().await;
+            conditions.extend(of_queues);
+            queue = attributes;
         }
         let (ours, our_side) = self.our_side().await;
         conditions.extend(ours);
         if !matches!(patient, Patient::One { .. }) {
-            conditions.push(self.ledger(&our_side).await);
-            conditions.extend(self.buckets(&our_side).await);
+            conditions.push(self.clock(&our_side).await);
+            conditions.extend(self.tables(&our_side).await);
+            conditions.extend(self.buckets(&our_side, queue.as_ref()).await);
         }
         match patient {
             Patient::Nobody => {}
@@ -168,6 +186,23 @@ impl Doctor {
                     self.delivery.attempts
                 ),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Finding;
+
+    /// Checks that a finding is good, or failed with a fix, and has these words.
+    #[track_caller]
+    pub(super) fn check(finding: &Finding, expected: Result<&str, &str>) {
+        match (finding, expected) {
+            (Finding::Ok(found), Ok(words)) => assert!(found.contains(words), "{finding:?}"),
+            (Finding::Failed { problem, fix }, Err(words)) => {
+                assert!(problem.contains(words) && !fix.is_empty(), "{finding:?}");
+            }
+            _ => panic!("{finding:?} instead of {expected:?}"),
         }
     }
 }

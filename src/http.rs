@@ -44,6 +44,17 @@ pub async fn serve(
     connections::accept(listener, choose, shutdown).await;
 }
 
+/// Serves `/metrics` alone until `shutdown` completes, then finishes the running requests.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    metrics: Arc<Registry>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let scraped = get(async move |headers: HeaderMap| scrape(&metrics, &headers));
+    let router = Router::new().route("/metrics", scraped);
+    connections::accept(listener, |_| router.clone(), shutdown).await;
+}
+
 /// The paths for orchestrators: `/healthz` and `/readyz`.
 pub fn probes(health: Arc<Health>) -> Router {
     let alive = Arc::clone(&health);

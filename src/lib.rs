@@ -217,3 +217,4 @@ pub mod sampler;
 pub mod status;
 pub mod telemetry;
 pub mod trace;
+pub mod wiring;

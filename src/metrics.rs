@@ -61,6 +61,10 @@ label!(
     State { state }
 );
 label!(
+    /// A condition that `logferry doctor` checks.
+    Named { condition }
+);
+label!(
     /// One of the two bounds of the worker's memory.
     Bound { bound }
 );

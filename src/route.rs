@@ -213,6 +213,29 @@ impl KeyLayout {
         Ok(route)
     }
 
+    /// The start that all keys have: the literal segments before the first name.
+    fn literal_start(&self) -> String {
+        let literals = self.segments.iter().map_while(|segment| match segment {
+            Some(Segment::Literal(literal)) => Some(format!("{literal}/")),
+            _ => None,
+        });
+        literals.collect()
+    }
+
+    /// A prefix of keys of this tenant, with `filler` for other names before the tenant.
+    fn prefix_of(&self, tenant: &str, filler: &str) -> String {
+        let mut prefix = String::new();
+        for segment in &self.segments {
+            let text = match segment {
+                Some(Segment::Literal(literal)) => literal,
+                Some(Segment::Name(Name::Tenant)) => return prefix + tenant + "/",
+                _ => filler,
+            };
+            prefix = prefix + text + "/";
+        }
+        prefix
+    }
+
     /// Returns the part of a key up to the slash after the tenant. No key of another tenant has this prefix. The key must
     /// match the layout.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {

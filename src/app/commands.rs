@@ -1,15 +1,21 @@
 //! The parts that operators' commands need. Building them makes no call to AWS yet.
 
 use anyhow::Context;
+use jiff::SignedDuration;
+use tokio::net::TcpListener;
 
-use super::{EVERYTHING, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client};
+use super::{
+    EVERYTHING, addressing, central_role, endpoint, ledger, load_sdk, rows, s3_client, session_settings,
+    sqs_client,
+};
 use crate::{
     breaker,
     config::{Config, Problem},
+    copy::s3::S3Copier,
     credentials::{
         assumed::AssumedRole,
         customers::{self, Customers},
-        identity::{Identity, WhoAmIError, identity},
+        identity::{Identity, WhoAmIError, clock_skew, identity},
     },
     ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
     name::bucket::OwnBucket,
@@ -25,6 +31,7 @@ use crate::{
     shadow::{cloudwatch::LogReader, dynamodb::DynamoDbCounts},
     sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::TenantRows,
+    wiring::Wiring,
 };
 
 /// The two queues of `logferry redrive`.
@@ -125,6 +132,10 @@ pub struct Instruments {
     pub customers: Customers,
     /// The customers' CloudWatch Logs.
     pub sinks: CloudWatchSinks,
+    /// Copies into customers' buckets.
+    pub copier: S3Copier,
+    /// How the provider's resources are connected.
+    pub wiring: Wiring,
     sqs: aws_sdk_sqs::Client,
     sts: aws_sdk_sts::Client,
     s3: aws_sdk_s3::Client,
@@ -137,6 +148,22 @@ impl Instruments {
     /// There are no credentials, they are not valid, or STS does not answer.
     pub async fn identity(&self) -> Result<Identity, WhoAmIError> {
         identity(&self.sts).await
+    }
+
+    /// How far this host's clock is ahead of AWS's.
+    ///
+    /// # Errors
+    /// There are no credentials, they are not valid, or STS does not answer.
+    pub async fn clock_skew(&self) -> Result<Option<SignedDuration>, WhoAmIError> {
+        clock_skew(&self.sts).await
+    }
+
+    /// Which permissions to receive, delete and hide messages of a queue are denied.
+    ///
+    /// # Errors
+    /// SQS does not answer.
+    pub async fn denied_permissions(&self, url: &str) -> Result<Vec<&'static str>, QueueError> {
+        SqsQueue::asking(self.sqs.clone(), url.to_owned()).denied_permissions().await
     }
 
     /// Attributes of a queue.
@@ -164,6 +191,14 @@ impl Instruments {
     }
 }
 
+/// Binds `http.listen`, for a command that serves metrics.
+///
+/// # Errors
+/// The address is in use, or is not an address of this host.
+pub async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    endpoint::bind("http.listen", config.http.listen).await
+}
+
 /// Builds the instruments.
 ///
 /// # Errors
@@ -181,6 +216,8 @@ pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
         sqs: sqs_client(config, &base),
         sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
         s3: s3_client(config, &base),
+        wiring: Wiring::new(&base, s3_client(config, &base)),
+        copier: S3Copier::new(&base, addressing(config), customers.clone(), central.clone()),
         sinks: CloudWatchSinks::new(&base, customers.clone(), groups, config.delivery.request_compression),
         customers,
         ledger: ledger(config, &base),

@@ -58,6 +58,6 @@ impl Listeners<TcpListener> {
     }
 }
 
-async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{field}: {address} cannot be bound"))
 }

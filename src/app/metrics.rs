@@ -146,7 +146,8 @@ mod tests {
     fn documented() -> BTreeSet<String> {
         let page = include_str!("../../docs/metrics.md");
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
-        let rows = rows.filter(|(metric, _)| metric.contains('_'));
+        // `logferry doctor --watch` has metrics of its own, which its module compares with the page.
+        let rows = rows.filter(|(metric, _)| metric.contains('_') && !metric.starts_with("logferry_doctor_"));
         rows.map(|(metric, rest)| format!("{metric} {}", rest.split(' ').next().unwrap_or_default()))
             .collect()
     }

@@ -47,6 +47,12 @@ impl Base {
         aws_sdk_s3::config::Builder::from(&self.sdk).interceptor(self.calls.clone())
     }
 
+    /// For SNS.
+    #[cfg(feature = "wiring")]
+    pub fn sns(&self) -> aws_sdk_sns::config::Builder {
+        aws_sdk_sns::config::Builder::from(&self.sdk).interceptor(self.calls.clone())
+    }
+
     /// For SQS.
     pub fn sqs(&self) -> aws_sdk_sqs::config::Builder {
         aws_sdk_sqs::config::Builder::from(&self.sdk).interceptor(self.calls.clone())

@@ -1,6 +1,9 @@
 //! Our own identity before any role is assumed, and refusals by AWS that are caused by us, so that no customer can fix them.
 
-use std::error::Error;
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::{
@@ -8,6 +11,14 @@ use aws_sdk_sts::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{Intercept, context::BeforeDeserializationInterceptorContextRef, dyn_dispatch_hint},
+        runtime_components::RuntimeComponents,
+    },
+};
+use aws_smithy_types::config_bag::ConfigBag;
 use jiff::{SignedDuration, Timestamp, civil::DateTime, fmt::rfc2822::DateTimeParser, tz::TimeZone};
 
 use crate::aws::{describe, find_cause, refuses_session};
@@ -166,6 +177,59 @@ pub async fn identity(sts: &Client) -> Result<Identity, WhoAmIError> {
     }
 }
 
+/// Remembers the `Date` header of an answer.
+#[derive(Clone, Debug, Default)]
+struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
+
+#[dyn_dispatch_hint]
+impl Intercept for DateOfAnswer {
+    fn name(&self) -> &'static str {
+        "DateOfAnswer"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+        Ok(())
+    }
+}
+
+/// How far this host's clock is ahead of AWS's at least, by the `Date` header of an answer of STS; negative if it is behind.
+/// `None` if the answer has no such header.
+///
+/// # Errors
+/// There are no credentials, they are not valid, or STS does not answer.
+pub async fn clock_skew(sts: &Client) -> Result<Option<SignedDuration>, WhoAmIError> {
+    let date = DateOfAnswer::default();
+    let sent = Timestamp::now();
+    let answer = sts.get_caller_identity().customize().interceptor(date.clone()).send().await;
+    answer.map_err(|error| {
+        IdentityError::of_own(&error)
+            .map_or_else(|| WhoAmIError::Unanswered(describe(&error)), WhoAmIError::Refused)
+    })?;
+    let date = *date.0.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(date.map(|date| skew_between(sent, date, Timestamp::now())))
+}
+
+/// The least difference between two clocks, if the answer with this date was made between `sent` and `received`. A date
+/// has no fraction of a second.
+fn skew_between(sent: Timestamp, date: Timestamp, received: Timestamp) -> SignedDuration {
+    let end = date + SignedDuration::from_secs(1);
+    if end < sent {
+        sent.duration_since(end)
+    } else if date > received {
+        received.duration_since(date)
+    } else {
+        SignedDuration::ZERO
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +270,17 @@ mod tests {
             check(code, expired, later, None);
         }
         assert_eq!(IdentityError::of_code(None, expired.to_owned(), later, now), None);
+    }
+
+    #[test]
+    fn a_clock_differs_only_if_the_answer_cannot_be_of_this_moment() {
+        let at = |seconds: i64| Timestamp::from_second(1_000_000 + seconds).expect("a time");
+        for (sent, date, received, skew) in
+            [(0, 0, 0, 0), (1, 0, 2, 0), (0, 5, 5, 0), (0, 6, 5, -1), (2, 0, 9, 1), (100, 0, 101, 99)]
+        {
+            let found = skew_between(at(sent), at(date), at(received));
+            assert_eq!(found.as_secs(), skew, "{sent} {date} {received}");
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl<S: LogSink> Probe<'_, S> {
         let (group, created) = self.create(&stream).await;
         let put = match &created {
             Finding::Ok(_) => self.put(&stream).await,
-            Finding::Failed { .. } | Finding::Skipped(_) => {
+            Finding::Failed { .. } | Finding::Warning { .. } | Finding::Skipped(_) => {
                 Finding::Skipped("there is no log stream to put into".to_owned())
             }
         };

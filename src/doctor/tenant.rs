@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::{Condition, Doctor, Finding, OurSide, wiring::table_fix};
+use super::{Condition, Doctor, Finding, OurSide, wiring::tables::table_fix};
 use crate::tenant::{BadRow, Content, Destination, Row, SETTINGS, check_row, expired_at};
 
 /// Number of tenants that are checked at the same time. STS allows a few hundred calls per second, and most of a check is

@@ -125,6 +125,24 @@ impl DynamoDbLedger {
         Self { client: client(base), settings }
     }
 
+    /// Writes an entry that belongs to no object, and deletes it again. Returns DynamoDB's error if the entry cannot be
+    /// deleted, which only the time to live does then.
+    ///
+    /// # Errors
+    /// The entry cannot be written.
+    pub async fn probe_writing(&self) -> Result<Option<String>, LedgerError> {
+        let key = EntryKey { object: "logferry-doctor".to_owned(), delivery: "logferry-doctor".to_owned() };
+        let update = self.update(&key).update_expression("SET expires_at = :expires_at");
+        let update = update.condition_expression(UNFINISHED);
+        let soon = seconds(SystemTime::now() + Duration::from_secs(3600));
+        let update = update.expression_attribute_values(":expires_at", soon);
+        update.send().await.map_err(|error| self.failed(&error))?;
+        let delete = self.client.delete_item().table_name(&self.settings.table);
+        let delete = delete.key("object", AttributeValue::S(key.object));
+        let delete = delete.key("delivery", AttributeValue::S(key.delivery)).send().await;
+        Ok(delete.err().map(|error| describe(&error)))
+    }
+
     async fn begin_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<Begun, LedgerError> {
         match self.write(key, owner, Change::Take, now).await? {
             Ok(item) => Ok(Begun::Ours(Progress {

@@ -37,8 +37,8 @@ impl QuarantinePrefix {
         Ok(Self { before: before.to_owned(), after: after.to_owned() })
     }
 
-    /// Fills in the tenant, cut to [`MAX_TENANT_BYTES`].
-    pub(super) fn render(&self, tenant_id: &str) -> String {
+    /// Fills in the tenant, which is shortened if it is very long.
+    pub fn render(&self, tenant_id: &str) -> String {
         let tenant_id = &tenant_id[..tenant_id.floor_char_boundary(MAX_TENANT_BYTES)];
         [&self.before, tenant_id, &self.after].concat()
     }

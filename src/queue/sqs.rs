@@ -61,6 +61,41 @@ impl SqsQueue {
         Self::new(clients, url, None, Duration::ZERO)
     }
 
+    /// Which permissions to receive, delete and hide messages are denied. Asks with arguments that no call accepts, so no message is
+    /// touched. SQS checks the permission first.
+    ///
+    /// # Errors
+    /// SQS does not answer.
+    pub async fn denied_permissions(&self) -> Result<Vec<&'static str>, QueueError> {
+        /// No receipt of SQS has this text.
+        const RECEIPT: &str = "logferry-doctor";
+        let client = &self.clients.calling;
+        let receive = client.receive_message().queue_url(&self.url).max_number_of_messages(11).send().await;
+        let receive = receive.map(drop).map_err(|error| refusal(error.code(), describe(&error)));
+        let entry = DeleteMessageBatchRequestEntry::builder().id("0").receipt_handle(RECEIPT);
+        let delete = client.delete_message_batch().queue_url(&self.url);
+        let delete = delete.entries(entry.build().expect("id and handle are set")).send().await;
+        let delete = delete.map(drop).map_err(|error| refusal(error.code(), describe(&error)));
+        let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id("0").receipt_handle(RECEIPT);
+        let hide = client.change_message_visibility_batch().queue_url(&self.url);
+        let entry = entry.visibility_timeout(0).build().expect("id and handle are set");
+        let hide = hide.entries(entry).send().await;
+        let hide = hide.map(drop).map_err(|error| refusal(error.code(), describe(&error)));
+        let mut denied = Vec::new();
+        for (permission, answer) in [
+            ("sqs:ReceiveMessage", receive),
+            ("sqs:DeleteMessage", delete),
+            ("sqs:ChangeMessageVisibility", hide),
+        ] {
+            match answer {
+                Err(QueueError::Denied(_)) => denied.push(permission),
+                Err(error @ QueueError::Missing(_)) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(denied)
+    }
+
     /// Reads the queue's attributes.
     ///
     /// # Errors

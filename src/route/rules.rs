@@ -136,6 +136,20 @@ impl Rules {
         Ok(route)
     }
 
+    /// Literal starts of the keys of the layout, first, and of each rule. Empty for any key.
+    pub fn literal_starts(&self) -> Vec<String> {
+        let literal = |rule: &Rule| match rule.keys.split_once(['*', '?', '[', '{', '\\', '!']) {
+            Some((start, _)) => start.to_owned(),
+            None => rule.keys.clone(),
+        };
+        std::iter::once(self.layout.literal_start()).chain(self.rules.iter().map(literal)).collect()
+    }
+
+    /// A prefix of keys that the layout gives to this tenant, with `filler` for other names before the tenant.
+    pub fn prefix_of(&self, tenant: &str, filler: &str) -> String {
+        self.layout.prefix_of(tenant, filler)
+    }
+
     /// Returns the part of a key up to the slash after the tenant, or the whole key if it does not name the tenant. No key of
     /// another tenant has this prefix, unless a rule gives other keys with the prefix to another tenant. The key must have a route.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
@@ -166,6 +180,24 @@ mod tests {
         let rules =
             rules.iter().map(|values| Rule::new(values.clone()).expect("the rule is right")).collect();
         Rules::new(rules, KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right"))
+    }
+
+    #[test]
+    fn starts_of_keys_are_literal() {
+        let rules = |layout: &str, keys: &[&str]| {
+            let rules =
+                keys.iter().map(|keys| RuleValues { keys, tenant: Some("t"), ..RuleValues::default() });
+            let rules = rules.map(|values| Rule::new(values).expect("the rule is right")).collect();
+            Rules::new(rules, KeyLayout::parse(layout).expect("the layout is right"))
+        };
+        let all = rules("logs/v1/{cluster}/{tenant}/{file}", &["trail/", "a*/b", "exact", "x{1,2}/**"]);
+        assert_eq!(all.literal_starts(), ["logs/v1/", "trail/", "a", "exact", "x"]);
+        assert_eq!(all.prefix_of("acme", "c"), "logs/v1/c/acme/");
+        let plain = rules(KeyLayout::DEFAULT, &[]);
+        assert_eq!(
+            (plain.literal_starts(), plain.prefix_of("acme", "c")),
+            (vec![String::new()], "acme/".to_owned())
+        );
     }
 
     fn check(rules: &Rules, key: &str, expected: Result<([&str; 5], Format), KeyError>) {

@@ -9,6 +9,7 @@ mod dynamodb;
 mod known;
 mod logs;
 mod s3;
+mod sns;
 mod sqs;
 mod sts;
 
@@ -68,6 +69,7 @@ async fn ask(target: Target) -> BTreeMap<String, String> {
     logs::ask(&setup, &mut answers).await;
     sts::ask(&setup, &mut answers).await;
     s3::ask(&setup, &mut answers).await;
+    sns::ask(&setup, &mut answers).await;
     copy::ask(&setup, &mut answers).await;
     sqs::ask(&setup, &mut answers).await;
     dynamodb::ask(&setup, &mut answers).await;

@@ -38,6 +38,10 @@ const ADAPTERS: &[&str] = &[
     "shadow/dynamodb.rs",
     "sink/cloudwatch.rs",
     "tenant/table.rs",
+    "wiring.rs",
+    "wiring/s3.rs",
+    "wiring/sns.rs",
+    "wiring/tables.rs",
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -34,6 +34,8 @@ impl DynamoDb {
     pub(crate) async fn handle(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         match call.operation.as_str() {
             "CreateTable" => self.create_table(cloud, call),
+            "DescribeTable" => self.describe_table(cloud, call),
+            "DescribeTimeToLive" => self.describe_time_to_live(cloud, call),
             "UpdateTimeToLive" => self.update_time_to_live(cloud, call),
             "PutItem" => self.put_item(cloud, call),
             "GetItem" => self.get_item(cloud, call),

@@ -51,6 +51,8 @@ impl S3 {
         match call.operation.as_str() {
             "CopyObject" => self.copy_object(cloud, call),
             "CreateBucket" => self.create_bucket(cloud, call),
+            "DeleteObject" => self.delete_object(cloud, call),
+            "GetBucketNotificationConfiguration" => self.get_notifications(cloud, call),
             "GetObject" => self.get_object(cloud, call),
             "HeadBucket" => self.head_bucket(cloud, call),
             "HeadObject" => self.head_object(cloud, call),
@@ -201,6 +203,15 @@ impl S3 {
         })?;
         source.send_test_events(cloud);
         Ok(Reply::empty())
+    }
+
+    fn get_notifications(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let rules = self
+            .with_bucket(cloud, call, "s3:GetBucketNotification", |bucket| Ok(Arc::clone(&bucket.rules)))?;
+        let rules: String = rules.iter().map(Rule::xml).collect();
+        Ok(Reply::xml(format!(
+            "{XML_HEAD}<NotificationConfiguration xmlns=\"{NAMESPACE}\">{rules}</NotificationConfiguration>"
+        )))
     }
 
     /// Calls `run` with the bucket that the path names, if the caller may do `action` to it.

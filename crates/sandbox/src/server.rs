@@ -10,7 +10,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ struct Front {
     cloud: Arc<Cloud>,
     calls: Mutex<BTreeMap<String, u64>>,
     gzip_bodies: AtomicU64,
+    /// How far the sandbox's clock is ahead, in seconds.
+    clock_ahead: AtomicI64,
     closing: watch::Receiver<bool>,
 }
 
@@ -78,6 +80,7 @@ impl Sandbox {
             cloud: Arc::default(),
             calls: Mutex::default(),
             gzip_bodies: AtomicU64::default(),
+            clock_ahead: AtomicI64::default(),
             closing: closed.clone(),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&front));
@@ -96,6 +99,12 @@ impl Sandbox {
     /// The active faults.
     pub fn faults(&self) -> &Faults {
         &self.front.cloud.faults
+    }
+
+    /// Sets the clock of the answers' `Date` headers and of the check of signatures ahead by so many seconds. A negative number
+    /// sets it behind.
+    pub fn set_clock_ahead(&self, seconds: i64) {
+        self.front.clock_ahead.store(seconds, Ordering::Relaxed);
     }
 
     /// Number of calls of an operation so far, for example `("logs", "PutLogEvents")`, including failed ones.
@@ -218,6 +227,10 @@ impl Front {
         for name in names {
             response.headers_mut().insert(*name, id.clone());
         }
+        let date = self.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        response
+            .headers_mut()
+            .insert(header::DATE, HeaderValue::from_str(&date).expect("a date is plain text"));
         response
     }
 
@@ -246,6 +259,10 @@ impl Front {
         }
     }
 
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + jiff::SignedDuration::from_secs(self.clock_ahead.load(Ordering::Relaxed))
+    }
+
     fn count(&self, service: Service, operation: &str) {
         let mut calls = self.calls.lock().expect("no code panics while it holds the counts");
         *calls.entry(format!("{}:{operation}", service.name())).or_default() += 1;
@@ -270,7 +287,7 @@ impl Front {
             headers: &request.headers,
             body,
         };
-        let now = Timestamp::now();
+        let now = self.now();
         authorization.verify(signed, &key.secret, now)?;
         match key.expires_at.is_some_and(|end| end <= now) {
             true => Err(Refusal::Expired),

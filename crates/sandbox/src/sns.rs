@@ -1,9 +1,11 @@
 //! SNS: topics that deliver to SQS queues, with or without the envelope.
 //!
-//! Only the protocol `sqs` is implemented. FIFO topics, filter policies, message structures and encryption of topics
-//! are not. Callers must belong to the topic's account. A service, such as S3, may publish if the topic's policy allows it.
+//! Only the protocol `sqs` is implemented. FIFO topics, filters of message bodies and message structures are not; of
+//! encryption, only one effect is: services cannot publish to a topic whose key AWS manages. Callers must belong to the topic's account. A service, such as S3, may publish if the topic's policy allows it.
 
 mod envelope;
+mod subscription;
+mod topic;
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +17,15 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use self::envelope::Notification;
+use self::{
+    envelope::Notification,
+    subscription::{Subscription, topic_of},
+    topic::Topic,
+};
 use crate::{
     call::{Answer, AwsError, Call, Form, Reply},
     cloud::Cloud,
     encoding::{element, uuid},
-    policy::Policy,
     sqs::{
         Sender,
         message::{Attributes, parse_attributes},
@@ -28,6 +33,8 @@ use crate::{
 };
 
 const NAMESPACE: &str = "http://sns.amazonaws.com/doc/2010-03-31/";
+/// Subscriptions on one page of ListSubscriptionsByTopic.
+const PAGE: usize = 100;
 /// Largest message in bytes: 256 KiB.
 const MAX_MESSAGE_BYTES: usize = 262_144;
 
@@ -38,30 +45,19 @@ pub(crate) struct Sns {
     dropped: AtomicU64,
 }
 
-#[derive(Debug, Clone)]
-struct Topic {
-    arn: String,
-    account: String,
-    region: String,
-    policy: Policy,
-    subscriptions: Vec<Subscription>,
-}
-
-#[derive(Debug, Clone)]
-struct Subscription {
-    arn: String,
-    endpoint: String,
-    raw: bool,
-}
-
 impl Sns {
     pub(crate) async fn handle(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         let form = call.form();
         match call.operation.as_str() {
             "CreateTopic" => self.create_topic(cloud, call, &form),
+            "GetSubscriptionAttributes" => self.get_subscription_attributes(cloud, call, &form),
+            "GetTopicAttributes" => self.get_topic_attributes(cloud, call, &form),
+            "ListSubscriptionsByTopic" => self.list_subscriptions(cloud, call, &form),
             "Publish" => self.publish(cloud, call, &form),
+            "SetSubscriptionAttributes" => self.set_subscription_attributes(cloud, call, &form),
             "SetTopicAttributes" => self.set_topic_attributes(cloud, call, &form),
             "Subscribe" => self.subscribe(cloud, call, &form),
+            "Unsubscribe" => self.unsubscribe(cloud, call, &form),
             other => Err(AwsError::not_implemented("sns", other)),
         }
     }
@@ -89,7 +85,7 @@ impl Sns {
     /// Returns whether a topic exists and lets a service publish.
     pub(crate) fn accepts(&self, topic_arn: &str, sender: &Sender<'_>) -> bool {
         let topics = self.topics();
-        topics.get(topic_arn).is_some_and(|topic| sender.is_allowed(&topic.policy, "sns:Publish", topic_arn))
+        topics.get(topic_arn).is_some_and(|topic| topic.accepts(sender))
     }
 
     /// Number of messages that services could not publish.
@@ -172,14 +168,13 @@ impl Sns {
         if *account != call.account {
             return Err(AwsError::not_implemented("sns", "Subscribe with a queue of another account"));
         }
-        let mut subscription =
-            Subscription { arn: format!("{arn}:{}", uuid()), endpoint: endpoint.to_owned(), raw: false };
+        let mut subscription = Subscription::new(format!("{arn}:{}", uuid()), endpoint);
         for (name, value) in attributes(form) {
             subscription.set(name, value)?;
         }
         let subscribed = self.with_topic(cloud, call, arn, "sns:Subscribe", |topic| {
             match topic.subscriptions.iter().find(|existing| existing.endpoint == endpoint) {
-                Some(existing) if existing.raw == subscription.raw => Ok(existing.arn.clone()),
+                Some(existing) if existing.is_like(&subscription) => Ok(existing.arn.clone()),
                 Some(_) => Err(AwsError::new(
                     400,
                     "InvalidParameter",
@@ -192,6 +187,81 @@ impl Sns {
             }
         })?;
         Ok(Reply::query(NAMESPACE, "Subscribe", &element("SubscriptionArn", &subscribed)))
+    }
+
+    fn get_topic_attributes(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
+        let arn = required(form, "TopicArn")?;
+        let all =
+            self.with_topic(cloud, call, arn, "sns:GetTopicAttributes", |topic| Ok(topic.attributes()))?;
+        Ok(Reply::query(NAMESPACE, "GetTopicAttributes", &entries(&all)))
+    }
+
+    fn list_subscriptions(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
+        let arn = required(form, "TopicArn")?;
+        let from = form
+            .filled("NextToken")
+            .map_or(Ok(0), |token| token.parse().map_err(|_| invalid("NextToken")))?;
+        let all = self.with_topic(cloud, call, arn, "sns:ListSubscriptionsByTopic", |topic| {
+            Ok(topic.subscriptions.clone())
+        })?;
+        let members = all.iter().skip(from).take(PAGE).map(|subscription| {
+            let members = [
+                ("SubscriptionArn", subscription.arn.as_str()),
+                ("Owner", &call.account),
+                ("Protocol", "sqs"),
+                ("Endpoint", &subscription.endpoint),
+                ("TopicArn", arn),
+            ];
+            let text: String = members.iter().map(|(name, value)| element(name, value)).collect();
+            format!("<member>{text}</member>")
+        });
+        let mut page = format!("<Subscriptions>{}</Subscriptions>", members.collect::<String>());
+        if all.len() > from + PAGE {
+            page.push_str(&element("NextToken", &(from + PAGE).to_string()));
+        }
+        Ok(Reply::query(NAMESPACE, "ListSubscriptionsByTopic", &page))
+    }
+
+    fn get_subscription_attributes(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
+        let all = self.with_subscriptions(cloud, call, form, |subscriptions, at| {
+            Ok(subscriptions[at].attributes(&call.account))
+        })?;
+        Ok(Reply::query(NAMESPACE, "GetSubscriptionAttributes", &entries(&all)))
+    }
+
+    fn set_subscription_attributes(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
+        let (name, value) =
+            (required(form, "AttributeName")?, form.get("AttributeValue").unwrap_or_default());
+        self.with_subscriptions(cloud, call, form, |subscriptions, at| subscriptions[at].set(name, value))?;
+        Ok(Reply::query(NAMESPACE, "SetSubscriptionAttributes", ""))
+    }
+
+    fn unsubscribe(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
+        self.with_subscriptions(cloud, call, form, |subscriptions, at| Ok(subscriptions.remove(at)))?;
+        Ok(Reply::query(NAMESPACE, "Unsubscribe", ""))
+    }
+
+    /// Calls `run` with a topic's subscriptions and the place of the one that the call names. IAM knows no resource for calls
+    /// on subscriptions, so a policy must allow them on `*`.
+    fn with_subscriptions<T>(
+        &self,
+        cloud: &Cloud,
+        call: &Call,
+        form: &Form,
+        run: impl FnOnce(&mut Vec<Subscription>, usize) -> Result<T, AwsError>,
+    ) -> Result<T, AwsError> {
+        let arn = required(form, "SubscriptionArn")?;
+        cloud.iam.authorize(call, &format!("sns:{}", call.operation), "*").map_err(denied)?;
+        let own = format!("arn:aws:sns:{}:{}:", call.region, call.account);
+        if !arn.starts_with(&own) || arn.split(':').count() != 7 {
+            return Err(invalid("SubscriptionArn"));
+        }
+        let mut topics = self.topics();
+        let subscriptions = topics.get_mut(topic_of(arn)).map(|topic| &mut topic.subscriptions);
+        let missing = || AwsError::new(404, "NotFound", "Subscription does not exist");
+        let subscriptions = subscriptions.ok_or_else(missing)?;
+        let at = subscriptions.iter().position(|subscription| subscription.arn == arn).ok_or_else(missing)?;
+        run(subscriptions, at)
     }
 
     fn publish(&self, cloud: &Cloud, call: &Call, form: &Form) -> Answer {
@@ -229,7 +299,7 @@ fn fan_out(
     let id = uuid();
     let sender =
         Sender { service: "sns.amazonaws.com", source_arn: &topic.arn, source_account: &topic.account };
-    for subscription in &topic.subscriptions {
+    for subscription in topic.subscriptions.iter().filter(|subscription| subscription.wants(attributes)) {
         let (body, attributes) = if subscription.raw {
             (message.to_owned(), attributes.clone())
         } else {
@@ -244,66 +314,25 @@ fn fan_out(
             };
             (notification.write(jiff::Timestamp::now()), Attributes::new())
         };
+        let delivered = cloud.sqs.deliver(&subscription.endpoint, &sender, body.clone(), attributes.clone());
         // As in AWS, a publisher does not learn that a queue refused the message.
-        let _ = cloud.sqs.deliver(&subscription.endpoint, &sender, body, attributes);
+        if let (Err(_), Some(letters)) = (delivered, subscription.dead_letters()) {
+            let _ = cloud.sqs.deliver(&letters, &sender, body, attributes);
+        }
     }
     id
 }
 
-impl Topic {
-    fn new(call: &Call, arn: String) -> Result<Self, AwsError> {
-        let actions = ["Publish", "Subscribe", "GetTopicAttributes", "SetTopicAttributes", "DeleteTopic"];
-        let policy = json!({
-            "Version": "2008-10-17",
-            "Id": "__default_policy_ID",
-            "Statement": [{
-                "Sid": "__default_statement_ID",
-                "Effect": "Allow",
-                "Principal": {"AWS": "*"},
-                "Action": actions.map(|action| format!("SNS:{action}")),
-                "Resource": arn,
-                "Condition": {"StringEquals": {"AWS:SourceOwner": call.account}},
-            }],
-        });
-        Ok(Self {
-            arn,
-            account: call.account.clone(),
-            region: call.region.clone(),
-            policy: parse_policy(&policy.to_string())?,
-            subscriptions: Vec::new(),
-        })
-    }
-
-    fn set(&mut self, name: &str, value: &str) -> Result<(), AwsError> {
-        match name {
-            "Policy" => self.policy = parse_policy(value)?,
-            "DisplayName" | "DeliveryPolicy" | "KmsMasterKeyId" | "TracingConfig" | "SignatureVersion"
-            | "FifoTopic" => {
-                return Err(AwsError::not_implemented("sns", &format!("topic attribute {name}")));
-            }
-            _ => return Err(invalid("AttributeName")),
-        }
-        Ok(())
-    }
-}
-
-impl Subscription {
-    fn set(&mut self, name: &str, value: &str) -> Result<(), AwsError> {
-        match (name, value.to_ascii_lowercase().as_str()) {
-            ("RawMessageDelivery", "true") => self.raw = true,
-            ("RawMessageDelivery", "false") => self.raw = false,
-            ("RawMessageDelivery", _) => return Err(invalid("Attributes Reason: RawMessageDelivery")),
-            ("FilterPolicy" | "FilterPolicyScope" | "RedrivePolicy" | "DeliveryPolicy", _) => {
-                return Err(AwsError::not_implemented("sns", &format!("subscription attribute {name}")));
-            }
-            _ => return Err(invalid("AttributeName")),
-        }
-        Ok(())
-    }
-}
-
 fn required<'a>(form: &'a Form, name: &str) -> Result<&'a str, AwsError> {
     form.filled(name).ok_or_else(|| invalid(name))
+}
+
+/// The element `Attributes` of an answer.
+fn entries(attributes: &[(&'static str, String)]) -> String {
+    let entry = |(name, value): &(&str, String)| {
+        format!("<entry>{}{}</entry>", element("key", name), element("value", value))
+    };
+    format!("<Attributes>{}</Attributes>", attributes.iter().map(entry).collect::<String>())
 }
 
 /// Parameters `Attributes.entry.N.key` and `.value`.
@@ -330,10 +359,6 @@ fn message_attributes(form: &Form) -> Map<String, Value> {
 fn legal_name(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     !name.is_empty() && name.len() <= 256 && name.bytes().all(legal)
-}
-
-fn parse_policy(text: &str) -> Result<Policy, AwsError> {
-    Policy::resource(text).map_err(|reason| invalid(&format!("Policy Error: {reason}")))
 }
 
 fn invalid(parameter: &str) -> AwsError {

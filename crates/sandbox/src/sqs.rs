@@ -1,7 +1,8 @@
 //! SQS: standard queues with visibility timeouts, long polls, redrive policies and queue policies.
 //!
-//! FIFO queues, move tasks and encryption are not implemented. Only the owner's account may call a queue. SNS may send to a
-//! queue if the queue's policy allows it.
+//! FIFO queues and move tasks are not implemented. Of encryption, only one effect is: services cannot send to a queue whose
+//! key AWS manages. Only the owner's account may call a queue. S3 and SNS may send to a queue if the
+//! queue's policy allows it.
 
 mod backlog;
 pub(crate) mod errors;
@@ -72,8 +73,8 @@ pub(crate) enum Undelivered {
     /// The queue does not exist.
     #[error("no such queue")]
     NoQueue,
-    /// The queue's policy does not allow the service to send.
-    #[error("the queue's policy does not allow it")]
+    /// The policy of the queue or of its KMS key does not allow the service to send.
+    #[error("the policy of the queue or of its KMS key does not allow it")]
     Denied,
     /// The message is larger than the queue allows.
     #[error("the message is too large")]
@@ -170,9 +171,18 @@ impl Sqs {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Returns whether a queue exists and lets a service send.
+    pub(crate) fn accepts(&self, queue_arn: &str, sender: &Sender<'_>) -> bool {
+        self.accepting(queue_arn, sender).is_ok()
+    }
+
     fn accepting(&self, queue_arn: &str, sender: &Sender<'_>) -> Result<Arc<Queue>, Undelivered> {
         let queue = self.by_arn(queue_arn).ok_or(Undelivered::NoQueue)?;
-        let policy = queue.settings().policy;
+        let settings = queue.settings();
+        // Services have no access to the key that AWS manages. Source: SNS Developer Guide, "Enabling server-side encryption
+        // for an SNS topic with an encrypted SQS queue subscribed".
+        let readable = settings.key() != Some("alias/aws/sqs");
+        let policy = settings.policy.filter(|_| readable);
         match policy.is_some_and(|policy| sender.is_allowed(&policy, "sqs:SendMessage", queue_arn)) {
             true => Ok(queue),
             false => Err(Undelivered::Denied),

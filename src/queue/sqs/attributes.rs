@@ -25,6 +25,12 @@ pub struct QueueAttributes {
     pub visibility_timeout: Duration,
     /// Where SQS moves messages that were received too often, if the queue has a redrive policy.
     pub redrive: Option<RedrivePolicy>,
+    /// `RedriveAllowPolicy`, as JSON: which queues may use this one as their dead-letter queue.
+    pub redrive_allow: Option<String>,
+    /// `Policy`, as JSON: who may send.
+    pub policy: Option<String>,
+    /// `KmsMasterKeyId`: the KMS key that encrypts messages. `None`: SQS encrypts with keys of its own, or not at all.
+    pub key: Option<String>,
 }
 
 /// A queue's redrive policy.
@@ -98,6 +104,8 @@ fn read(mut all: HashMap<QueueAttributeName, String>) -> Result<QueueAttributes,
             })
         })
         .transpose()?;
+    let redrive_allow = text(QueueAttributeName::RedriveAllowPolicy);
+    let (who, key) = (text(QueueAttributeName::Policy), text(QueueAttributeName::KmsMasterKeyId));
     let arn = text(QueueAttributeName::QueueArn).ok_or("SQS did not return the ARN")?;
     let mut number = |name: QueueAttributeName| {
         let found = text(name.clone()).and_then(|text| text.parse::<u64>().ok());
@@ -111,6 +119,9 @@ fn read(mut all: HashMap<QueueAttributeName, String>) -> Result<QueueAttributes,
         retention: Duration::from_secs(number(QueueAttributeName::MessageRetentionPeriod)?),
         visibility_timeout: Duration::from_secs(number(QueueAttributeName::VisibilityTimeout)?),
         redrive,
+        redrive_allow,
+        policy: who,
+        key,
     })
 }
 

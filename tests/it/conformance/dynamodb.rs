@@ -70,6 +70,20 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let half = dynamodb.put_item().table_name(table).item("tenant_id", text("acme"));
     answers.answer("dynamodb: put half a key", half.send().await, nothing);
     ask_ledger(setup, answers).await;
+    for (question, table) in [("", &setup.provider.ledger_table), (" missing", &"missing".to_owned())] {
+        let described = dynamodb.describe_table().table_name(table).send().await;
+        answers.answer(&format!("dynamodb: describe a{question} table"), described, |output| {
+            let table = output.table.expect("a good answer has it");
+            let key: Vec<_> = table.key_schema().iter().map(|of| of.attribute_name()).collect();
+            let mode = table.billing_mode_summary().and_then(|summary| summary.billing_mode());
+            format!("{key:?} {:?} {mode:?}", table.table_status())
+        });
+        let life = dynamodb.describe_time_to_live().table_name(table).send().await;
+        answers.answer(&format!("dynamodb: time to live of a{question} table"), life, |output| {
+            let life = output.time_to_live_description.expect("a good answer has it");
+            format!("{:?} {:?}", life.time_to_live_status, life.attribute_name)
+        });
+    }
 }
 
 /// An item's attributes in order, without those of the key.

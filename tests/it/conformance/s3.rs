@@ -1,6 +1,9 @@
 //! S3: reading an object that an event names, and the event itself.
 
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::{
+    get_bucket_notification_configuration::GetBucketNotificationConfigurationOutput,
+    get_object::GetObjectOutput,
+};
 use serde_json::Value;
 
 use super::Answers;
@@ -56,6 +59,16 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let intruder = setup.aws.account(stranger).s3();
     let stolen = intruder.get_object().bucket(bucket).key(key);
     answers.answer("s3: get from another account", stolen.send().await, got);
+
+    let notified = |output: GetBucketNotificationConfigurationOutput| {
+        let topics = output.topic_configurations.unwrap_or_default();
+        let ours = |arn: &str| arn == setup.provider.topic_arn;
+        format!("{:?}", topics.iter().map(|of| (ours(of.topic_arn()), of.events())).collect::<Vec<_>>())
+    };
+    let notification = |bucket: &str| s3.get_bucket_notification_configuration().bucket(bucket);
+    answers.answer("s3: notifications", notification(bucket).send().await, notified);
+    let missing = notification(&format!("{bucket}-missing")).send().await;
+    answers.answer("s3: notifications of a missing bucket", missing, notified);
 
     // The event of the upload, in its SNS envelope.
     let sqs = account.sqs();

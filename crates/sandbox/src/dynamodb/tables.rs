@@ -1,4 +1,4 @@
-//! Calls on tables: CreateTable and UpdateTimeToLive.
+//! Calls on tables: CreateTable, DescribeTable, UpdateTimeToLive and DescribeTimeToLive.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::table::{HASH_KEY_BYTES, KeyAttribute, RANGE_KEY_BYTES, Table};
-use super::{DynamoDb, Rest, address, choice, read, validation};
+use super::{DynamoDb, Rest, address, choice, read, table_arn, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -78,17 +78,58 @@ impl DynamoDb {
         let (name, request): (_, UpdateTimeToLive) = read(cloud, call)?;
         call.refuse_rest("dynamodb", &request.rest)?;
         let TimeToLiveSpecification { enabled, attribute_name } = request.time_to_live_specification;
-        if !enabled {
-            return Err(AwsError::not_implemented("dynamodb", "UpdateTimeToLive with Enabled false"));
-        }
         if !(1..=255).contains(&attribute_name.len()) {
             return Err(validation("TimeToLive attributeName must be 1 to 255 characters long"));
         }
-        self.with_table(call, &name, |table| match table.time_to_live.replace(attribute_name.clone()) {
-            Some(_) => Err(validation("TimeToLive is already enabled")),
-            None => Ok(Reply::json(&json!({
-                "TimeToLiveSpecification": { "Enabled": true, "AttributeName": attribute_name },
-            }))),
+        self.with_table(call, &name, |table| {
+            match (enabled, &table.time_to_live) {
+                (true, Some(_)) => return Err(validation("TimeToLive is already enabled")),
+                (false, None) => return Err(validation("TimeToLive is already disabled")),
+                (false, Some(other)) if *other != attribute_name => {
+                    return Err(validation(format!(
+                        "TimeToLive is active on a different AttributeName: current AttributeName is {other}"
+                    )));
+                }
+                _ => {}
+            }
+            table.time_to_live = enabled.then(|| attribute_name.clone());
+            Ok(Reply::json(&json!({
+                "TimeToLiveSpecification": { "Enabled": enabled, "AttributeName": attribute_name },
+            })))
+        })
+    }
+
+    pub(super) fn describe_table(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (name, rest): (_, Rest) = read(cloud, call)?;
+        call.refuse_rest("dynamodb", &rest)?;
+        self.with_table(call, &name, |table| {
+            let attributes: Vec<_> = table.key_attributes().map(|attribute| &attribute.name).collect();
+            let roles = attributes.iter().zip(["HASH", "RANGE"]);
+            let schema: Vec<_> =
+                roles.map(|(name, role)| json!({ "AttributeName": name, "KeyType": role })).collect();
+            let definition = |name| json!({ "AttributeName": name, "AttributeType": "S" });
+            Ok(Reply::json(&json!({ "Table": {
+                "TableName": name,
+                "TableArn": table_arn(call, &name),
+                "TableStatus": "ACTIVE",
+                "KeySchema": schema,
+                "AttributeDefinitions": attributes.into_iter().map(definition).collect::<Vec<_>>(),
+                "BillingModeSummary": { "BillingMode": "PAY_PER_REQUEST" },
+                "ProvisionedThroughput": { "ReadCapacityUnits": 0, "WriteCapacityUnits": 0 },
+                "ItemCount": table.items.len(),
+            }})))
+        })
+    }
+
+    pub(super) fn describe_time_to_live(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (name, rest): (_, Rest) = read(cloud, call)?;
+        call.refuse_rest("dynamodb", &rest)?;
+        self.with_table(call, &name, |table| {
+            let description = match &table.time_to_live {
+                Some(name) => json!({ "TimeToLiveStatus": "ENABLED", "AttributeName": name }),
+                None => json!({ "TimeToLiveStatus": "DISABLED" }),
+            };
+            Ok(Reply::json(&json!({ "TimeToLiveDescription": description })))
         })
     }
 }

@@ -98,6 +98,34 @@ async fn time_to_live_is_stored() {
     ask(&cloud, "UpdateTimeToLive", enable.clone()).await.expect("the time to live was off");
     let again = ask(&cloud, "UpdateTimeToLive", enable).await;
     refused(again, "ValidationException", "TimeToLive is already enabled");
+    let described = async || ask(&cloud, "DescribeTimeToLive", json!({})).await.expect("the table exists");
+    let on = json!({ "TimeToLiveStatus": "ENABLED", "AttributeName": "expires_at" });
+    assert_eq!(described().await, json!({ "TimeToLiveDescription": on }));
+    let disable = |name| json!({ "TimeToLiveSpecification": { "Enabled": false, "AttributeName": name } });
+    let other = ask(&cloud, "UpdateTimeToLive", disable("until")).await;
+    refused(other, "ValidationException", "active on a different AttributeName");
+    ask(&cloud, "UpdateTimeToLive", disable("expires_at")).await.expect("the time to live was on");
+    assert_eq!(described().await, json!({ "TimeToLiveDescription": { "TimeToLiveStatus": "DISABLED" } }));
+    refused(
+        ask(&cloud, "UpdateTimeToLive", disable("expires_at")).await,
+        "ValidationException",
+        "already disabled",
+    );
+}
+
+#[tokio::test]
+async fn a_table_is_described_by_its_key() {
+    let cloud = cloud_with_table().await;
+    let described = ask(&cloud, "DescribeTable", json!({})).await.expect("the table exists");
+    let table = &described["Table"];
+    assert_eq!(table["KeySchema"], schema()["KeySchema"]);
+    assert_eq!(table["AttributeDefinitions"], schema()["AttributeDefinitions"]);
+    assert_eq!(
+        (&table["TableStatus"], &table["BillingModeSummary"]["BillingMode"]),
+        (&json!("ACTIVE"), &json!("PAY_PER_REQUEST"))
+    );
+    let missing = ask_as(&cloud, ACCOUNT, "DescribeTable", &json!({ "TableName": "missing" })).await;
+    refused(missing, "ResourceNotFoundException", "Requested resource not found");
 }
 
 #[tokio::test]

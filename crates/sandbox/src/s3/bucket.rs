@@ -68,6 +68,11 @@ impl Bucket {
         version
     }
 
+    /// Removes an object. In a bucket without versions, its bytes are gone.
+    pub(super) fn remove(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
     pub(super) fn latest(&self, key: &str) -> Option<&Version> {
         self.keys.get(key)?.last()
     }

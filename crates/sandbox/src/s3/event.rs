@@ -1,4 +1,4 @@
-//! Messages of S3 to topics: event records and test events, and their delivery.
+//! Messages of S3 to topics and queues: event records and test events, and their delivery.
 //!
 //! An event is delivered within the call that caused it, so that a test sees the message when its put returns. AWS
 //! takes seconds.
@@ -9,12 +9,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{bucket::Bucket, notification::Rule};
+use super::{
+    bucket::Bucket,
+    notification::{Destination, Rule},
+};
 use crate::{
     call::{Call, Principal},
     cloud::Cloud,
     encoding::{encode_key, hex},
-    sqs::Sender,
+    sqs::{Sender, message::Attributes},
 };
 
 /// Subject of S3's messages on a topic.
@@ -144,25 +147,29 @@ impl Source {
         format!("arn:aws:s3:::{}", self.bucket)
     }
 
-    /// Sends the event to every topic whose rule covers it.
+    /// Sends the event to every destination whose rule covers it.
     pub(super) fn tell(&self, cloud: &Cloud, call: &Call, happening: Happening, subject: &Subject) {
         let now = Timestamp::now();
-        for rule in self.rules.iter().filter(|rule| rule.wants(happening.event_name())) {
+        for rule in self.rules.iter().filter(|rule| rule.wants(happening.event_name(), &subject.key)) {
             let record = self.record(cloud, call, happening, subject, &rule.id, now);
             self.deliver(cloud, rule, &record);
         }
     }
 
-    /// Returns whether every topic exists, is in the bucket's Region, and lets S3 publish.
+    /// Returns whether every destination exists, is in the bucket's Region, and lets S3 send.
     pub(super) fn destinations_accept(&self, cloud: &Cloud) -> bool {
         let arn = self.arn();
         let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
-        self.rules.iter().all(|Rule { topic, .. }| {
-            topic.split(':').nth(3) == Some(&self.region) && cloud.sns.accepts(topic, &sender)
+        self.rules.iter().all(|Rule { destination, .. }| {
+            destination.arn().split(':').nth(3) == Some(&self.region)
+                && match destination {
+                    Destination::Topic(arn) => cloud.sns.accepts(arn, &sender),
+                    Destination::Queue(arn) => cloud.sqs.accepts(arn, &sender),
+                }
         })
     }
 
-    /// Sends `s3:TestEvent` to every topic.
+    /// Sends `s3:TestEvent` to every destination.
     pub(super) fn send_test_events(&self, cloud: &Cloud) {
         for rule in self.rules.iter() {
             let event = format!(
@@ -177,11 +184,18 @@ impl Source {
         }
     }
 
-    /// Publishes a message. A message that the topic refuses is lost, as in AWS; SNS counts it.
+    /// Sends a message. A message that the destination refuses is lost, as in AWS; SNS or SQS counts it.
     fn deliver(&self, cloud: &Cloud, rule: &Rule, message: &str) {
         let arn = self.arn();
         let sender = Sender { service: SERVICE, source_arn: &arn, source_account: &self.account };
-        cloud.sns.publish_for(cloud, &rule.topic, &sender, SUBJECT, message);
+        match &rule.destination {
+            Destination::Topic(arn) => {
+                cloud.sns.publish_for(cloud, arn, &sender, SUBJECT, message);
+            }
+            Destination::Queue(arn) => {
+                let _ = cloud.sqs.deliver(arn, &sender, message.to_owned(), Attributes::new());
+            }
+        }
     }
 
     fn record(

@@ -1,9 +1,9 @@
-//! Writes objects (put and copy), and finds the object of a request.
+//! Writes and deletes objects, and finds the object of a request.
 
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use md5::{Digest, Md5};
 
 use super::{
@@ -142,6 +142,20 @@ impl S3 {
             reply = reply.with_header("x-amz-copy-source-version-id", &source_version.id);
         }
         Ok(written.name_version(reply))
+    }
+
+    /// Deletes an object. A delete of a missing object succeeds, as in S3.
+    pub(super) fn delete_object(&self, cloud: &Cloud, call: &Call) -> Answer {
+        let (name, key) = target(call);
+        let mut buckets = self.buckets();
+        let bucket = open(&mut buckets, call, &name)?;
+        check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
+        authorize(cloud, call, bucket, "s3:DeleteObject", &object_arn(bucket, &key), &[])?;
+        if bucket.versioned || call.query_value("versionId").is_some() {
+            return Err(AwsError::not_implemented("s3", "DeleteObject in a bucket with versions"));
+        }
+        bucket.remove(&key);
+        Ok(Reply { status: StatusCode::NO_CONTENT, ..Reply::empty() })
     }
 
     /// Stores an object and collects the data for its event.

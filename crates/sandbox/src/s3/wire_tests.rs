@@ -1,8 +1,13 @@
 use aws_sdk_s3::{
     error::ProvideErrorMetadata,
     primitives::ByteStream,
-    types::{BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, VersioningConfiguration},
+    types::{
+        BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, Event, FilterRule, FilterRuleName,
+        NotificationConfiguration, NotificationConfigurationFilter, QueueConfiguration, S3KeyFilter,
+        VersioningConfiguration,
+    },
 };
+use aws_sdk_sqs::types::QueueAttributeName;
 
 use crate::requests::sandbox;
 
@@ -53,4 +58,53 @@ async fn the_sdk_puts_gets_copies_and_lists() {
     let listed = s3.list_objects_v2().bucket("wire").send().await.expect("listed");
     let keys: Vec<_> = listed.contents().iter().filter_map(|object| object.key()).collect();
     assert_eq!(keys, [key, "copy"]);
+}
+
+#[tokio::test]
+async fn the_sdk_reads_notifications_and_deletes() {
+    let (_sandbox, aws) = sandbox().await;
+    let account = aws.account("111111111111");
+    let s3 = account.s3();
+    s3.create_bucket().bucket("wired").send().await.expect("made");
+    let queue = account.sqs().create_queue().queue_name("q");
+    let arn = "arn:aws:sqs:us-east-1:111111111111:q";
+    let policy = format!(
+        r#"{{"Statement":{{"Effect":"Allow","Principal":{{"Service":"s3.amazonaws.com"}},"Action":"sqs:SendMessage","Resource":"{arn}"}}}}"#
+    );
+    let created = queue.attributes(QueueAttributeName::Policy, policy).send().await.expect("made");
+    let suffix = FilterRule::builder().name(FilterRuleName::Suffix).value(".gz").build();
+    let filter = NotificationConfigurationFilter::builder()
+        .key(S3KeyFilter::builder().filter_rules(suffix).build())
+        .build();
+    let events = QueueConfiguration::builder()
+        .queue_arn(arn)
+        .events(Event::S3ObjectCreatedPut)
+        .filter(filter)
+        .build()
+        .expect("complete");
+    let configuration = NotificationConfiguration::builder().queue_configurations(events).build();
+    let put = s3.put_bucket_notification_configuration().bucket("wired");
+    put.notification_configuration(configuration).send().await.expect("the queue lets S3 send");
+    let read = s3.get_bucket_notification_configuration().bucket("wired").send().await.expect("read");
+    let [read] = read.queue_configurations() else { panic!("not one configuration: {read:?}") };
+    assert_eq!((read.queue_arn(), read.events()), (arn, &[Event::S3ObjectCreatedPut][..]));
+    let rules =
+        read.filter().and_then(|filter| filter.key()).map(|key| key.filter_rules()).unwrap_or_default();
+    assert_eq!(rules[0].value(), Some(".gz"));
+
+    for key in ["a.gz", "a.txt"] {
+        s3.put_object().bucket("wired").key(key).send().await.expect("put");
+    }
+    let url = created.queue_url.expect("SQS returns the URL");
+    let receive = account.sqs().receive_message().queue_url(&url).max_number_of_messages(10);
+    let got = receive.send().await.expect("received").messages.unwrap_or_default();
+    let bodies: Vec<_> = got.iter().filter_map(|message| message.body()).collect();
+    assert_eq!(bodies.len(), 2, "a test event, and one of the two objects: {bodies:?}");
+    assert!(bodies.iter().any(|body| body.contains("a.gz")), "{bodies:?}");
+
+    let delete = |key: &str| s3.delete_object().bucket("wired").key(key).send();
+    delete("a.gz").await.expect("deleted");
+    delete("a.gz").await.expect("a missing object can be deleted");
+    let listed = s3.list_objects_v2().bucket("wired").send().await.expect("listed");
+    assert_eq!(listed.contents().iter().filter_map(|object| object.key()).collect::<Vec<_>>(), ["a.txt"]);
 }

@@ -118,12 +118,14 @@ fn s3_operation(method: &Method, path: &str, query: &[(String, String)], headers
         ("PUT", "bucket", Some("versioning")) => "PutBucketVersioning",
         ("PUT", "bucket", Some("notification")) => "PutBucketNotificationConfiguration",
         ("PUT", "bucket", Some("policy")) => "PutBucketPolicy",
+        ("GET", "bucket", Some("notification")) => "GetBucketNotificationConfiguration",
         ("GET", "bucket", None) if has("list-type") => "ListObjectsV2",
         ("HEAD", "bucket", None) => "HeadBucket",
         ("PUT", "object", None) if headers.contains_key("x-amz-copy-source") => "CopyObject",
         ("PUT", "object", None) => "PutObject",
         ("GET", "object", None) => "GetObject",
         ("HEAD", "object", None) => "HeadObject",
+        ("DELETE", "object", None) => "DeleteObject",
         (method, place, sub) => {
             return format!("{method} {place} {}", sub.unwrap_or_default()).trim_end().to_owned();
         }

@@ -206,3 +206,110 @@ async fn an_objects_event_reaches_the_queue_through_the_topic() {
     let sequencer = |object: &Value| object["sequencer"].as_str().expect("hex").to_owned();
     assert!(sequencer(&copied["s3"]["object"]) > sequencer(object));
 }
+
+#[tokio::test]
+async fn attributes_and_subscriptions_are_read_changed_and_removed() {
+    let cloud = Arc::new(Cloud::default());
+    wired(&cloud, "false").await;
+    let of_topic = ok(&cloud, &[("Action", "GetTopicAttributes"), ("TopicArn", TOPIC)]).await;
+    assert!(of_topic.contains("<key>SubscriptionsConfirmed</key><value>1</value>"), "{of_topic}");
+    assert!(
+        of_topic.contains("__default_statement_ID") && !of_topic.contains("KmsMasterKeyId"),
+        "{of_topic}"
+    );
+    let list = [("Action", "ListSubscriptionsByTopic"), ("TopicArn", TOPIC)];
+    let listed = ok(&cloud, &list).await;
+    let arn = element_text(&listed, "SubscriptionArn");
+    assert_eq!(element_text(&listed, "Endpoint"), "arn:aws:sqs:us-east-1:111111111111:q");
+    let read = [("Action", "GetSubscriptionAttributes"), ("SubscriptionArn", arn.as_str())];
+    let of_subscription = ok(&cloud, &read).await;
+    assert!(
+        of_subscription.contains("<key>RawMessageDelivery</key><value>false</value>"),
+        "{of_subscription}"
+    );
+    let set = |name, value| {
+        [
+            ("Action", "SetSubscriptionAttributes"),
+            ("SubscriptionArn", arn.as_str()),
+            ("AttributeName", name),
+            ("AttributeValue", value),
+        ]
+    };
+    ok(&cloud, &set("FilterPolicy", r#"{"kind":["x"]}"#)).await;
+    let publish = |kind: &'static str| {
+        [
+            ("Action", "Publish"),
+            ("TopicArn", TOPIC),
+            ("Message", kind),
+            ("MessageAttributes.entry.1.Name", "kind"),
+            ("MessageAttributes.entry.1.Value.DataType", "String"),
+            ("MessageAttributes.entry.1.Value.StringValue", kind),
+        ]
+    };
+    ok(&cloud, &set("RawMessageDelivery", "true")).await;
+    ok(&cloud, &publish("y")).await;
+    ok(&cloud, &publish("x")).await;
+    ok(&cloud, &[("Action", "Publish"), ("TopicArn", TOPIC), ("Message", "without attributes")]).await;
+    assert_eq!(bodies(&cloud, "q").await, ["x"]);
+    assert_eq!(refused(&cloud, &set("FilterPolicy", "{")).await, "InvalidParameter");
+    assert_eq!(refused(&cloud, &set("FilterPolicyScope", "MessageBody")).await, "NotImplemented");
+    ok(&cloud, &set("FilterPolicy", "")).await;
+    let session = role_session(
+        &cloud,
+        ACCOUNT,
+        "reader",
+        &json!({"Statement": {
+            "Effect": "Allow", "Action": "sns:*", "Resource": TOPIC,
+        }}),
+    )
+    .await;
+    let denied = call(&cloud, session.clone(), &read).await.expect_err("the policy does not allow it on *");
+    assert_eq!(denied.code, "AuthorizationError");
+    call(&cloud, session, &list).await.expect("the policy allows it on the topic");
+    ok(&cloud, &[("Action", "Unsubscribe"), ("SubscriptionArn", arn.as_str())]).await;
+    assert_eq!(refused(&cloud, &read).await, "NotFound");
+}
+
+#[tokio::test]
+async fn a_refused_message_goes_to_the_subscriptions_dead_letter_queue() {
+    let cloud = Arc::new(Cloud::default());
+    wired(&cloud, "true").await;
+    let letters = create_queue(&cloud, "letters", json!({})).await;
+    let policy = json!({"Statement": {
+        "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": letters,
+    }});
+    send(&cloud, "SetQueueAttributes", "letters", json!({"Attributes": {"Policy": policy.to_string()}}))
+        .await;
+    let listed = ok(&cloud, &[("Action", "ListSubscriptionsByTopic"), ("TopicArn", TOPIC)]).await;
+    let (arn, redrive) =
+        (element_text(&listed, "SubscriptionArn"), json!({"deadLetterTargetArn": letters}).to_string());
+    let set = [
+        ("Action", "SetSubscriptionAttributes"),
+        ("SubscriptionArn", arn.as_str()),
+        ("AttributeName", "RedrivePolicy"),
+        ("AttributeValue", redrive.as_str()),
+    ];
+    ok(&cloud, &set).await;
+    // A key that only AWS may use keeps SNS out of the queue.
+    send(&cloud, "SetQueueAttributes", "q", json!({"Attributes": {"KmsMasterKeyId": "alias/aws/sqs"}})).await;
+    ok(&cloud, &[("Action", "Publish"), ("TopicArn", TOPIC), ("Message", "m")]).await;
+    assert_eq!((bodies(&cloud, "q").await, bodies(&cloud, "letters").await), (vec![], vec!["m".to_owned()]));
+    let sender =
+        Sender { service: "s3.amazonaws.com", source_arn: "arn:aws:s3:::b", source_account: ACCOUNT };
+    let open = json!({"Statement": {
+        "Effect": "Allow", "Principal": "*", "Action": "sns:Publish", "Resource": TOPIC,
+    }})
+    .to_string();
+    let of_topic = |name, value| {
+        [
+            ("Action", "SetTopicAttributes"),
+            ("TopicArn", TOPIC),
+            ("AttributeName", name),
+            ("AttributeValue", value),
+        ]
+    };
+    ok(&cloud, &of_topic("Policy", &open)).await;
+    assert!(cloud.sns.accepts(TOPIC, &sender));
+    ok(&cloud, &of_topic("KmsMasterKeyId", "alias/aws/sns")).await;
+    assert!(!cloud.sns.accepts(TOPIC, &sender));
+}

@@ -95,6 +95,11 @@ impl Settings {
         Ok(())
     }
 
+    /// The KMS key, unless SQS encrypts with keys of its own.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.texts.get("KmsMasterKeyId").map(String::as_str)
+    }
+
     fn keep(&mut self, name: &str, value: &str) {
         if value.is_empty() {
             self.texts.remove(name);

@@ -376,7 +376,7 @@ fn worker_policy(spec: &ProviderSpec, queue_arn: &str) -> Value {
     let allowed = json!({
         "Effect": "Allow",
         "Action": [
-            "sqs:*", "dynamodb:*", "s3:GetObject*", "s3:PutObject*", "s3:ListBucket", "s3:GetBucket*", "sns:Get*",
+            "sqs:*", "dynamodb:*", "s3:GetObject*", "s3:PutObject*", "s3:DeleteObject", "s3:ListBucket", "s3:GetBucket*", "sns:Get*",
             "sns:List*", "sts:AssumeRole", "sts:SetSourceIdentity",
         ],
         "Resource": "*",
