@@ -202,7 +202,8 @@ impl ReplayArgs {
         if let (Some(since), Some(until)) = (self.since, self.until)
             && since >= until
         {
-            let problem = format!("--since ({since}) is not before --until ({until}), so no object is selected");
+            let problem =
+                format!("--since ({since}) is not before --until ({until}), so no object is selected");
             return Err(Refusal::Usage(problem).into());
         }
         let concurrency = self.concurrency.map_or(config.worker.concurrency, |count| count as usize);
@@ -238,7 +239,8 @@ impl ReplayArgs {
 pub(super) async fn execute(args: ReplayArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let bucket = args.bucket(config)?;
     let order = args.order(config, &bucket)?;
-    if config.ledger.table.is_none() && !(args.force || args.dry_run || args.to_queue && args.watch.is_none()) {
+    if config.ledger.table.is_none() && !(args.force || args.dry_run || args.to_queue && args.watch.is_none())
+    {
         let problem = "is required: without a ledger, nothing records what is delivered, and a run that is started again would \
                        deliver everything again; set it, or accept that with --force"
             .to_owned();
@@ -257,7 +259,8 @@ pub(super) async fn execute(args: ReplayArgs, config: &Config) -> anyhow::Result
     app::stop_on_signals(stop.clone())?;
     let (outcome, success) = if args.dry_run {
         let price = args.price_per_gb.unwrap_or(LIST_PRICE);
-        let estimate = estimate(&bucket.name, &order.selection, &listing, &*destination, price, &stop).await?;
+        let estimate =
+            estimate(&bucket.name, &order.selection, &listing, &*destination, price, &stop).await?;
         let success = !estimate.interrupted;
         (json!(estimate), success)
     } else if let Some(every) = args.watch {
@@ -310,7 +313,10 @@ mod tests {
     #[test]
     fn times_are_absolute_or_back_from_now() {
         let at = |text: &str| time(text).map_err(|_| ());
-        assert_eq!(at("2026-11-28T08:00:00+01:00").map(|at| at.to_string()), Ok("2026-11-28T07:00:00Z".into()));
+        assert_eq!(
+            at("2026-11-28T08:00:00+01:00").map(|at| at.to_string()),
+            Ok("2026-11-28T07:00:00Z".into())
+        );
         let back = at("2h").map(|at| Timestamp::now().duration_since(at));
         assert!(back.is_ok_and(|back| (back - SignedDuration::from_hours(2)).abs().as_secs() < 5));
         for bad in ["", "yesterday", "2026-11-28", "-2h", "2h ago"] {

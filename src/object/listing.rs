@@ -119,7 +119,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_that_failed_is_asked_for_again() {
-        let listing = MemoryListing::of(1, [("a", 1, Timestamp::UNIX_EPOCH), ("b", 1, Timestamp::UNIX_EPOCH)]);
+        let listing =
+            MemoryListing::of(1, [("a", 1, Timestamp::UNIX_EPOCH), ("b", 1, Timestamp::UNIX_EPOCH)]);
         let mut walk = Walk::new(&listing, [String::new()]);
         assert_eq!(walk.next().await.expect("memory answers").map(|listed| listed.key).as_deref(), Some("a"));
         listing.fail_next();

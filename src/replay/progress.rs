@@ -49,7 +49,11 @@ impl Progress {
     ///
     /// # Errors
     /// The bucket cannot be listed. The total stays unknown.
-    pub async fn count<L: ObjectListing>(&self, listing: &L, selection: &Selection) -> Result<(), ListingError> {
+    pub async fn count<L: ObjectListing>(
+        &self,
+        listing: &L,
+        selection: &Selection,
+    ) -> Result<(), ListingError> {
         let (mut walk, mut total) = (Walk::new(listing, selection.prefixes()), Amount::default());
         while let Some(listed) = walk.next().await? {
             if matches!(selection.choose(&listed), Choice::Selected { .. }) {
@@ -102,7 +106,11 @@ mod tests {
         assert_eq!(progress.total(), Some(Amount { objects: 4, bytes: 40 }));
         assert_eq!(progress.remaining(minute), Some(3 * minute));
         progress.ended(0);
-        assert_eq!(progress.remaining(minute), Some(3 * minute), "two of four objects, but a quarter of the bytes");
+        assert_eq!(
+            progress.remaining(minute),
+            Some(3 * minute),
+            "two of four objects, but a quarter of the bytes"
+        );
         for _ in 0..2 {
             progress.ended(15);
         }

@@ -63,7 +63,8 @@ impl Selection {
     /// Decides whether an object is selected.
     pub fn choose(&self, listed: &Listed) -> Choice {
         let Listed { key, size, modified, .. } = listed;
-        if self.since.is_some_and(|since| *modified < since) || self.until.is_some_and(|until| *modified >= until)
+        if self.since.is_some_and(|since| *modified < since)
+            || self.until.is_some_and(|until| *modified >= until)
         {
             return Choice::Unselected;
         }

@@ -135,7 +135,8 @@ mod tests {
     }
 
     fn item(tenant: &str) -> Item {
-        let object = ObjectRef { bucket: "staging".to_owned(), key: tenant.to_owned(), ..ObjectRef::default() };
+        let object =
+            ObjectRef { bucket: "staging".to_owned(), key: tenant.to_owned(), ..ObjectRef::default() };
         Item { object, etag: None, tenant_id: tenant.to_owned(), modified: Timestamp::UNIX_EPOCH }
     }
 

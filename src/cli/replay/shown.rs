@@ -24,9 +24,7 @@ const SPINNER: &str = "{spinner} {human_pos} objects  {msg}";
 /// Shows the progress until it is dropped. Counts the selected objects meanwhile, so that the remaining time can be shown.
 pub(super) async fn show<L: ObjectListing>(progress: Arc<Progress>, listing: L, selection: Selection) {
     let bar = ProgressBar::new_spinner().with_style(style(SPINNER));
-    let drawn = async {
-        if bar.is_hidden() { lines(&progress).await } else { draw(&bar, &progress).await }
-    };
+    let drawn = async { if bar.is_hidden() { lines(&progress).await } else { draw(&bar, &progress).await } };
     // Without a total, no remaining time is shown. The run itself reports an error of the listing.
     let (_, ()) = tokio::join!(progress.count(&listing, &selection), drawn);
 }

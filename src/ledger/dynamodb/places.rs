@@ -12,7 +12,7 @@
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use jiff::Timestamp;
 
-use super::{DynamoDbLedger, EntryKey, condition_failed};
+use super::{DynamoDbLedger, EntryKey, condition_failed, entries};
 use crate::{
     digest,
     ledger::{
@@ -38,7 +38,14 @@ impl Places for DynamoDbLedger {
         let Some(value) = item.get("place") else { return Ok(None) };
         let place = value.as_n().ok().and_then(|digits| digits.parse().ok());
         let place = place.and_then(|millis| Timestamp::from_millisecond(millis).ok());
-        place.map(Some).ok_or_else(|| self.unreadable(&key, "place", value, "not a time in milliseconds"))
+        place.map(Some).ok_or_else(|| {
+            let (table, EntryKey { object, delivery }) = (&self.settings.table, key);
+            let value = entries::words(value);
+            LedgerError::Unreadable(format!(
+                "table {table:?}: place of object {object:?}, delivery {delivery:?} is {value}, not a time in milliseconds; delete \
+                 the item and start the watch with --since"
+            ))
+        })
     }
 
     async fn advance(&self, watch: &Watch, to: Timestamp) -> Result<(), LedgerError> {

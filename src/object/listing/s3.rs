@@ -48,13 +48,15 @@ impl ObjectListing for S3Listing {
         let encoded = output.encoding_type == Some(EncodingType::Url);
         let mut objects = Vec::new();
         for object in output.contents.unwrap_or_default() {
-            let key = object.key.ok_or_else(|| self.failed("the answer of S3 has an object without a key"))?;
+            let key =
+                object.key.ok_or_else(|| self.failed("the answer of S3 has an object without a key"))?;
             let key = if encoded { decode_key(&key).map_err(|problem| self.failed(problem))? } else { key };
             let modified = object.last_modified.and_then(|at| Timestamp::from_nanosecond(at.as_nanos()).ok());
             objects.push(Listed {
                 size: object.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
                 etag: object.e_tag.map(|etag| etag.trim_matches('"').to_owned()),
-                modified: modified.ok_or_else(|| self.failed(format!("object {key:?} has no LastModified")))?,
+                modified: modified
+                    .ok_or_else(|| self.failed(format!("object {key:?} has no LastModified")))?,
                 key,
             });
         }
