@@ -295,7 +295,8 @@ impl Run<'_> {
     async fn begin(&mut self, item: Item) {
         let bytes = item.object.size.unwrap_or_default();
         loop {
-            let (now, turn) = (Instant::now(), self.pacer.next(Instant::now()));
+            let now = Instant::now();
+            let turn = self.pacer.next(now);
             let free = self.running.len() < self.order.concurrency.get();
             if self.stop.is_cancelled() {
                 return self.ended(item, Fate::Interrupted);

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, MessageSystemAttributeName};
 use logferry_testbed::provision::{Customer, ProviderSpec};
 use serde_json::{Value, json};
 use tokio::{process::Child, task::JoinSet};
@@ -11,7 +13,7 @@ use crate::{
     eventually::{eventually, same},
     operator::{self, Ended, run, signal},
     samples::{Object, expected, fixtures, generated, received_events},
-    setup::Setup,
+    setup::{Setup, text},
 };
 
 /// Number of small objects of the test with an interruption.
@@ -96,11 +98,15 @@ async fn without_notifications(setup: &Setup, count: usize) {
         let queue = &setup.provider.queue_url;
         let receive = sqs.receive_message().queue_url(queue).max_number_of_messages(10);
         let received = receive.send().await.expect("the queue can be read").messages.unwrap_or_default();
-        for message in received {
-            let delete = sqs.delete_message().queue_url(queue);
-            let delete = delete.set_receipt_handle(message.receipt_handle);
-            delete.send().await.expect("the message can be deleted");
-            taken += 1;
+        if !received.is_empty() {
+            let entries = received.iter().enumerate().map(|(index, message)| {
+                let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());
+                let entry = entry.set_receipt_handle(message.receipt_handle.clone());
+                entry.build().expect("both members are set")
+            });
+            let delete = sqs.delete_message_batch().queue_url(queue).set_entries(Some(entries.collect()));
+            delete.send().await.expect("the messages can be deleted");
+            taken += received.len();
         }
         same(&taken, &count)
     })
@@ -137,10 +143,13 @@ async fn a_message_carries_its_tenant_as_group() {
     without_notifications(&setup, 1).await;
     replay(&setup, &["--to-queue"]).await.with(0);
     let receive = setup.account().sqs().receive_message().queue_url(&setup.provider.queue_url);
-    let all = aws_sdk_sqs::types::MessageSystemAttributeName::All;
-    let received = receive.message_system_attribute_names(all).send().await.expect("the queue can be read");
+    let received = receive
+        .message_system_attribute_names(MessageSystemAttributeName::All)
+        .send()
+        .await
+        .expect("the queue can be read");
     let message = received.messages.unwrap_or_default().remove(0);
-    let group = aws_sdk_sqs::types::MessageSystemAttributeName::MessageGroupId;
+    let group = MessageSystemAttributeName::MessageGroupId;
     assert_eq!(message.attributes.and_then(|mut all| all.remove(&group)).as_deref(), Some("globex"));
     let event: Value = serde_json::from_str(message.body.as_deref().unwrap_or_default()).expect("JSON");
     let object = &event["Records"][0]["s3"]["object"];
@@ -268,7 +277,8 @@ async fn a_broken_tenant_stops_no_other_and_failures_are_told_by_reason() {
         "{outcome:#}"
     );
     let first = &failed["unknown_tenant"]["first"];
-    assert_eq!((&first["key"], &first["tenant"]), (&json!("nobody/c/app/pod/0.json.gz"), &json!("nobody")));
+    assert!(first["key"].as_str().is_some_and(|key| key.starts_with("nobody/c/app/pod/")), "{outcome:#}");
+    assert_eq!(first["tenant"], "nobody");
     assert!(
         first["remedy"].as_str().is_some_and(|remedy| remedy.contains("logferry tenant put")),
         "{outcome:#}"
@@ -318,13 +328,12 @@ async fn an_object_that_another_had_is_delivered_after_its_lease() {
     let head = setup.account().s3().head_object().bucket(&setup.provider.bucket).key(&object.key);
     let etag = head.send().await.expect("the object is there").e_tag.expect("an ETag");
     let until = (jiff::Timestamp::now() + Duration::from_secs(4)).as_millisecond();
-    let text = |value: String| aws_sdk_dynamodb::types::AttributeValue::S(value);
     let key = format!("{}/{}?eTag={}", setup.provider.bucket, object.key, etag.trim_matches('"'));
     let put = setup.account().dynamodb().put_item().table_name(&setup.provider.ledger_table);
-    put.item("object", text(key))
-        .item("delivery", text("cloudwatch".to_owned()))
-        .item("lease_owner", text("killed".to_owned()))
-        .item("lease_until", aws_sdk_dynamodb::types::AttributeValue::N(until.to_string()))
+    put.item("object", text(&key))
+        .item("delivery", text("cloudwatch"))
+        .item("lease_owner", text("killed"))
+        .item("lease_until", AttributeValue::N(until.to_string()))
         .send()
         .await
         .expect("the ledger can be written");
