@@ -90,7 +90,7 @@ pub enum Fate {
     /// The run was stopped before the object was finished.
     Interrupted,
     /// A delivery failed.
-    Failed(Failed),
+    Failed(Box<Failed>),
     /// The message about it could not be sent.
     Unsent(QueueError),
 }
@@ -165,7 +165,7 @@ impl From<Failed> for Fate {
         match failed.failure {
             Failure::Busy(left) => Self::Busy(left),
             Failure::Stopping => Self::Interrupted,
-            _ => Self::Failed(failed),
+            _ => Self::Failed(Box::new(failed)),
         }
     }
 }
@@ -331,7 +331,7 @@ impl Run<'_> {
             let take = async move { destination.take(&taken, &stop).await };
             let fates = AbortOnDropHandle::new(tokio::spawn(take)).await.unwrap_or_else(|_| {
                 let panic = |item: &Item| {
-                    Fate::Failed(Failed::of(&item.object, Some(&item.tenant_id), None, Failure::Panic))
+                    Fate::from(Failed::of(&item.object, Some(&item.tenant_id), None, Failure::Panic))
                 };
                 given.iter().map(panic).collect()
             });

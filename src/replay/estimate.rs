@@ -157,7 +157,7 @@ impl Sample {
                 self.objects += 1;
                 self.stored_bytes += stored;
             }
-            Fate::Failed(failed) => add_failure(&mut self.failed, item, &failed),
+            Fate::Failed(failed) => add_failure(&mut self.failed, item, &*failed),
             // A pipeline that puts nothing has no ledger and sends nothing.
             Fate::Sent | Fate::Unsent(_) | Fate::AlreadyDelivered | Fate::Busy(_) | Fate::Interrupted => {}
         }

@@ -139,7 +139,7 @@ impl Outcome {
             Fate::Skipped(skipped) => *self.skipped.entry(skipped.reason()).or_default() += 1,
             Fate::Busy(_) => self.busy += 1,
             Fate::Interrupted => self.unfinished += 1,
-            Fate::Failed(failed) => add_failure(&mut self.failed, item, &failed),
+            Fate::Failed(failed) => add_failure(&mut self.failed, item, &*failed),
             Fate::Unsent(error) => add_failure(&mut self.failed, item, &error),
         }
     }

@@ -74,7 +74,7 @@ impl Answers {
             Some(answers) => answers[0],
             None => Answer::Deliver,
         };
-        let failed = |failure| Fate::Failed(Failed::of(&item.object, None, None, failure));
+        let failed = |failure| Fate::from(Failed::of(&item.object, None, None, failure));
         match answer {
             Answer::Deliver => Fate::Delivered { billed_bytes: 3 * item.object.size.unwrap_or_default() },
             Answer::Known => Fate::AlreadyDelivered,

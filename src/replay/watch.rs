@@ -269,7 +269,7 @@ struct Known {
 impl Known {
     fn hash(&self, item: &Item) -> [u64; 2] {
         let object = (&item.object.key, &item.etag, item.modified);
-        self.keys.each_ref().map(|key| key.hash_one(&object))
+        self.keys.each_ref().map(|key| key.hash_one(object))
     }
 
     fn contains(&self, item: &Item) -> bool {
