@@ -97,8 +97,8 @@ pub fn name(order: &Order) -> Watch {
     Watch(name.to_string())
 }
 
-/// Scans until `stop` is cancelled. A scan that fails is logged, and the next one follows after the usual time; only the first one's
-/// failure ends the watch.
+/// Scans until `stop` is cancelled. A scan that fails is logged, and the next one follows after the usual time; only the first
+/// one's failure ends the watch.
 ///
 /// # Errors
 /// See [`WatchError`].
@@ -162,8 +162,8 @@ pub async fn watch<L: ObjectListing>(
     Ok(watched)
 }
 
-/// Reads the place. A new watch gets one at once: if it is stopped before the end of its first scan, the next start goes on from the
-/// same time, even if that time was given as a duration.
+/// Reads the place. A new watch gets one at once: if it is stopped before the end of its first scan, the next start goes on from
+/// the same time, even if that time was given as a duration.
 async fn begin(places: &impl Places, watch: &Watch, watching: &Watching) -> Result<Timestamp, WatchError> {
     if let Some(place) = places.place(watch).await? {
         return Ok(place);
