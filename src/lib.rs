@@ -213,6 +213,7 @@ pub mod lambda;
 pub mod manual;
 pub mod metrics;
 pub mod redrive;
+pub mod replay;
 pub mod sampler;
 pub mod status;
 pub mod telemetry;

@@ -72,7 +72,7 @@ impl Doctor {
             );
         };
         let source_prefix = match self.config.source.key_rules() {
-            Ok(rules) => rules.prefix_of(&route.tenant, &route.cluster),
+            Ok(rules) => rules.sample_prefix(&route.tenant, &route.cluster),
             Err(problem) => return Finding::failed(problem.to_string(), "correct the configuration"),
         };
         let key = format!("{source_prefix}{PROBE}/");

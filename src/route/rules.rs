@@ -146,8 +146,13 @@ impl Rules {
     }
 
     /// A prefix of keys that the layout gives to this tenant, with `filler` for other names before the tenant.
-    pub fn prefix_of(&self, tenant: &str, filler: &str) -> String {
-        self.layout.prefix_of(tenant, filler)
+    pub fn sample_prefix(&self, tenant: &str, filler: &str) -> String {
+        self.layout.sample_prefix(tenant, filler)
+    }
+
+    /// Returns the beginning that all keys of a tenant have. `None` if there is none, or if rules may give other keys to the tenant.
+    pub fn prefix_of(&self, tenant: &str) -> Option<String> {
+        if self.rules.is_empty() { self.layout.prefix_of(tenant) } else { None }
     }
 
     /// Returns the part of a key up to the slash after the tenant, or the whole key if it does not name the tenant. No key of
@@ -192,10 +197,10 @@ mod tests {
         };
         let all = rules("logs/v1/{cluster}/{tenant}/{file}", &["trail/", "a*/b", "exact", "x{1,2}/**"]);
         assert_eq!(all.literal_starts(), ["logs/v1/", "trail/", "a", "exact", "x"]);
-        assert_eq!(all.prefix_of("acme", "c"), "logs/v1/c/acme/");
+        assert_eq!(all.sample_prefix("acme", "c"), "logs/v1/c/acme/");
         let plain = rules(KeyLayout::DEFAULT, &[]);
         assert_eq!(
-            (plain.literal_starts(), plain.prefix_of("acme", "c")),
+            (plain.literal_starts(), plain.sample_prefix("acme", "c")),
             (vec![String::new()], "acme/".to_owned())
         );
     }
