@@ -4,6 +4,7 @@
 //! message delivery, from S3 directly, and from EventBridge. Pure: no I/O, no clock. `route` reads the keys of the
 //! objects.
 
+mod created;
 mod enclosed;
 
 use std::{borrow::Cow, fmt};
@@ -15,7 +16,7 @@ use serde::{
 };
 use serde_json::{error::Category, value::RawValue};
 
-pub use self::enclosed::decode_enclosed;
+pub use self::{created::created_event, enclosed::decode_enclosed};
 
 /// Content of a message's body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,7 +188,7 @@ impl Event {
             return Err(bad("eventVersion", format!("{version:?} is not 2.x")));
         }
         let s3 = record.s3.ok_or_else(|| bad("s3", "is missing".to_owned()))?;
-        let key = decode_form(&s3.object.key).map_err(|problem| bad("s3.object.key", problem))?;
+        let key = decode_key(&s3.object.key).map_err(|problem| bad("s3.object.key", problem))?;
         let object = object(s3.bucket, s3.object, key, record.event_time.as_deref());
         self.objects.push(object.map_err(|(field, problem)| bad(field, problem))?);
         Ok(())
@@ -227,8 +228,12 @@ fn object(
     })
 }
 
-/// Decodes a key of an S3 event: `+` is a space, `%XX` is a byte, and the result is UTF-8.
-fn decode_form(encoded: &str) -> Result<String, String> {
+/// Decodes a key of an S3 event, or of a listing with `encoding-type=url`: `+` is a space, `%XX` is a byte, and the result is
+/// UTF-8.
+///
+/// # Errors
+/// The text is not encoded in this way.
+pub fn decode_key(encoded: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(encoded.len());
     let mut rest = encoded.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -9,6 +9,7 @@ pub mod dynamodb;
 pub mod lease;
 pub mod memory;
 pub mod owed;
+pub mod place;
 
 use std::{future::Future, time::Duration};
 

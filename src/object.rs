@@ -2,6 +2,7 @@
 
 pub mod bucket;
 pub mod file;
+pub mod listing;
 pub mod memory;
 pub mod s3;
 pub mod trail;
@@ -54,6 +55,20 @@ pub struct ObjectHead {
     pub content_type: Option<String>,
     /// `Content-Encoding`.
     pub content_encoding: Option<String>,
+}
+
+impl ObjectHead {
+    /// Names the exact object as an event of S3 names it: adds version or eTag, and the size. So the object has the same entry in
+    /// the ledger as after an event.
+    pub fn pin(self, object: &ObjectRef) -> ObjectRef {
+        ObjectRef {
+            // A bucket without versions calls its only version "null".
+            version_id: self.version_id.filter(|id| id != "null").or_else(|| object.version_id.clone()),
+            etag: self.etag.map(|etag| etag.trim_matches('"').to_owned()),
+            size: self.size,
+            ..object.clone()
+        }
+    }
 }
 
 /// The bytes of an open object, in order.

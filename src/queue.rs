@@ -65,6 +65,15 @@ pub struct SentAnew {
     pub tenant_id: Option<String>,
 }
 
+/// A message about an object that no notification of S3 announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Text: an event of S3.
+    pub body: String,
+    /// The tenant: see [`SentAnew::tenant_id`].
+    pub tenant_id: String,
+}
+
 /// A letter for the dead-letter queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -149,6 +158,14 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Sends a letter to the dead-letter queue. The message stays in the source queue until it is deleted.
     fn send_dead_letter(&self, letter: &DeadLetter) -> impl Future<Output = Result<(), QueueError>> + Send;
+}
+
+/// Sends messages about objects to the worker's queue.
+pub trait Outbox: Send + Sync + 'static {
+    /// Sends up to [`MAX_BATCH`] messages, and answers message by message, in order.
+    ///
+    /// If an entry failed, its message may still have been sent: SQS's answer can be lost.
+    fn send(&self, messages: &[Outgoing]) -> impl Future<Output = Vec<Result<(), QueueError>>> + Send;
 }
 
 /// Most entries of one call. Source: SQS API reference, ReceiveMessage and the batch calls.

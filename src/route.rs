@@ -213,6 +213,21 @@ impl KeyLayout {
         Ok(route)
     }
 
+    /// Returns the beginning that all keys of a tenant have, and no key of another tenant: the literals before `{tenant}`, and the
+    /// tenant. `None` if the layout has other names before `{tenant}`.
+    pub fn prefix_of(&self, tenant: &str) -> Option<String> {
+        let mut prefix = String::new();
+        for segment in &self.segments {
+            match segment {
+                Some(Segment::Literal(literal)) => prefix.push_str(literal),
+                Some(Segment::Name(Name::Tenant)) => return Some(format!("{prefix}{tenant}/")),
+                Some(Segment::Name(_)) | None => return None,
+            }
+            prefix.push('/');
+        }
+        None
+    }
+
     /// Returns the part of a key up to the slash after the tenant. No key of another tenant has this prefix. The key must
     /// match the layout.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
@@ -308,6 +323,19 @@ mod tests {
         ] {
             let layout = KeyLayout::parse(layout).expect("the layout is valid");
             assert_eq!(layout.tenant_prefix("a/b/c/d/e"), prefix);
+        }
+    }
+
+    #[test]
+    fn a_tenants_keys_can_be_listed_by_prefix_if_the_tenant_comes_first() {
+        for (layout, prefix) in [
+            (KeyLayout::DEFAULT, Some("acme/")),
+            ("logs/v1/{tenant}/{file}", Some("logs/v1/acme/")),
+            ("{cluster}/{tenant}/{file}", None),
+            ("*/{tenant}/{file}", None),
+        ] {
+            let layout = KeyLayout::parse(layout).expect("the layout is valid");
+            assert_eq!(layout.prefix_of("acme").as_deref(), prefix);
         }
     }
 

@@ -16,6 +16,7 @@
 //! two clocks differ by no more.
 
 pub mod entries;
+mod places;
 
 use std::{
     collections::HashMap,

@@ -26,13 +26,6 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             return Err(fail(Failure::ForeignBucket));
         }
         let head = self.ports.store.head(object, self.owner(object)).await;
-        let head = head.map_err(|error| fail(self.unread(object, error)))?;
-        Ok(ObjectRef {
-            // A bucket without versions calls its only version "null".
-            version_id: head.version_id.filter(|id| id != "null").or_else(|| object.version_id.clone()),
-            etag: head.etag.map(|etag| etag.trim_matches('"').to_owned()),
-            size: head.size,
-            ..object.clone()
-        })
+        Ok(head.map_err(|error| fail(self.unread(object, error)))?.pin(object))
     }
 }

@@ -15,6 +15,13 @@ pub struct Report {
     pub(super) unfinished: Vec<status::Waiting>,
 }
 
+impl From<Failed> for Report {
+    /// The results of one object that failed before a delivery began.
+    fn from(failed: Failed) -> Self {
+        Self { failures: vec![failed], ..Self::default() }
+    }
+}
+
 /// Why a part of a message was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skipped {

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::attributes::{AttributesError, QueueAttributes};
-use super::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew};
+use super::{DeadLetter, Message, Outbox, Outgoing, Queue, QueueError, Receipt, SentAnew};
 use crate::{aws::describe, credentials::identity::IdentityError};
 
 /// SDK clients of an [`SqsQueue`].
@@ -189,6 +189,13 @@ impl Queue for SqsQueue {
             .await
             .map(drop)
             .map_err(|error| refusal(error.code(), describe(&error)))
+    }
+}
+
+impl Outbox for SqsQueue {
+    async fn send(&self, messages: &[Outgoing]) -> Vec<Result<(), QueueError>> {
+        let entries = messages.iter().map(sending::outgoing).collect();
+        sending::send(&self.clients.sending, &self.url, entries).await
     }
 }
 

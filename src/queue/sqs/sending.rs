@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{by_entry, every_entry, refusal, whole_seconds};
 use crate::{
     aws::describe,
-    queue::{MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, QueueError, SentAnew},
+    queue::{MAX_BATCH, MAX_DELAY, MAX_MESSAGE_BYTES, Outgoing, QueueError, SentAnew},
 };
 
 /// Attribute of a message that was sent anew: the time of the first receive, in epoch milliseconds.
@@ -95,6 +95,13 @@ pub(super) fn anew(sent: &SentAnew, now: Timestamp) -> SendMessageBatchRequestEn
         let value = value.build().expect("the type is set");
         HashMap::from([(MessageSystemAttributeNameForSends::AwsTraceHeader, value)])
     });
+    entry
+}
+
+/// Creates the entry of a message about an object.
+pub(super) fn outgoing(message: &Outgoing) -> SendMessageBatchRequestEntry {
+    let mut entry = plain(&message.body);
+    entry.message_group_id = Some(message.tenant_id.clone()).filter(|id| is_group_id(id));
     entry
 }
 

@@ -1,6 +1,9 @@
 //! S3: reading an object that an event names, and the event itself.
 
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::{
+    operation::{get_object::GetObjectOutput, list_objects_v2::ListObjectsV2Output},
+    types::EncodingType,
+};
 use serde_json::Value;
 
 use super::Answers;
@@ -84,4 +87,30 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     }
     let named = record["s3"]["bucket"]["name"].as_str() == Some(bucket);
     answers.note("event: names the bucket", named.to_string());
+    ask_listing(setup, answers).await;
+}
+
+/// A replay's calls: pages of a listing, by the last key of the page before.
+async fn ask_listing(setup: &Setup, answers: &mut Answers) {
+    let (bucket, s3) = (&setup.provider.bucket, setup.account().s3());
+    for key in ["listing/a b+c%", "listing/b\u{e4}", "listing/c\u{1}", "listing/d/e"] {
+        setup.upload(key, "0123456789").await;
+    }
+    let list = || s3.list_objects_v2().bucket(bucket).prefix("listing/").encoding_type(EncodingType::Url);
+    let listed = |output: ListObjectsV2Output| {
+        let objects = output.contents().iter().map(|object| {
+            let told = (object.size(), object.e_tag().is_some(), object.last_modified().is_some());
+            format!("{} {told:?}", object.key().unwrap_or_default())
+        });
+        let objects: Vec<_> = objects.collect();
+        format!("{objects:?}, more {:?}, encoded {:?}", output.is_truncated(), output.encoding_type())
+    };
+    answers.answer("s3: list", list().send().await, listed);
+    answers.answer("s3: list a page", list().max_keys(2).send().await, listed);
+    answers.answer("s3: list after a key", list().start_after("listing/b\u{e4}").send().await, listed);
+    answers.answer("s3: list after the last key", list().start_after("listing/d/e").send().await, listed);
+    let stranger = list().expected_bucket_owner("999999999999");
+    answers.answer("s3: list with a wrong owner", stranger.send().await, listed);
+    let nowhere = s3.list_objects_v2().bucket(format!("{bucket}-missing"));
+    answers.answer("s3: list a missing bucket", nowhere.send().await, listed);
 }
