@@ -12,6 +12,7 @@ mod outbound;
 mod parts;
 mod profile;
 mod readiness;
+pub mod replay;
 mod watched;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};

@@ -4,10 +4,15 @@ mod doctor;
 mod ledger;
 mod manual;
 mod redrive;
+mod replay;
 mod show;
 mod tenant;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
@@ -30,6 +35,11 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_INVALID: u8 = 65;
 /// A named tenant, row, file or object does not exist. Source: sysexits.h, `EX_NOINPUT`.
 const EXIT_NOT_FOUND: u8 = 66;
+
+/// Tables of fields that only a worker uses.
+const OF_WORKERS: [&str; 4] = ["http.", "metrics.", "queue.", "worker."];
+/// Longest time for the last export of a command's traces.
+const LAST_EXPORT: Duration = Duration::from_secs(3);
 
 /// Delivers customers' Kubernetes logs from an S3 staging bucket to CloudWatch Logs in their own AWS accounts.
 #[derive(Debug, Parser)]
@@ -64,6 +74,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Show dead letters and move them back to the queue.
     Redrive(redrive::RedriveArgs),
+    /// Deliver the objects that the bucket has: after an outage, for a new tenant, or without notifications.
+    Replay(replay::ReplayArgs),
     /// Show the ledger's entries of delivered objects, or delete entries to deliver the objects again.
     Ledger(ledger::LedgerArgs),
     /// Check or show the configuration.
@@ -124,7 +136,11 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         Command::Worker => worker(valid(options, |_| true)?.config),
         Command::Manual(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
-            manual::run(args, &loaded.config)
+            ended(run_async(manual::execute(args, &loaded.config)))
+        }
+        Command::Replay(args) => {
+            let loaded = valid(options, |field| args.concerned_by(field))?;
+            ended(run_async(replay::execute(args, &loaded.config)))
         }
         Command::Tenant(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
@@ -156,6 +172,27 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         #[cfg(feature = "demo")]
         Command::Demo(demo) => ended(run_async(crate::demo::run(demo)).map(|()| ExitCode::SUCCESS)),
     })
+}
+
+/// The input of a command cannot be used, and nothing was delivered.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    NoInput(String),
+}
+
+impl Refusal {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => EXIT_USAGE,
+            Self::Invalid(_) => EXIT_INVALID,
+            Self::NoInput(_) => EXIT_NOT_FOUND,
+        }
+    }
 }
 
 fn load(options: Options) -> Result<Loaded, ExitCode> {
@@ -254,6 +291,10 @@ fn runtime() -> std::io::Result<Runtime> {
 fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     outcome.unwrap_or_else(|error| {
         eprintln!("logferry: {error:#}");
-        if error.is::<Problem>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+        match error.downcast_ref::<Refusal>() {
+            Some(refusal) => ExitCode::from(refusal.exit_code()),
+            None if error.is::<Problem>() => ExitCode::from(EXIT_CONFIG),
+            None => ExitCode::FAILURE,
+        }
     })
 }

@@ -210,6 +210,7 @@ pub mod http;
 pub mod manual;
 pub mod metrics;
 pub mod redrive;
+pub mod replay;
 pub mod sampler;
 pub mod status;
 pub mod telemetry;

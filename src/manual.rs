@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::outcome::{ObjectOutcome, Outcome, State};
+pub use self::outcome::{FailureOutcome, ObjectOutcome, Outcome, State};
 use crate::{
     copy::ObjectCopier,
     event::ObjectRef,
@@ -21,7 +21,7 @@ use crate::{
     pipeline::{Pipeline, Report},
     sink::LogSinks,
     tenant::Directory,
-    verdict::Failed,
+    verdict::{Failed, Failure},
 };
 
 /// An object that an operator names.
@@ -52,6 +52,18 @@ pub trait AnyPipeline: Send + Sync {
 
     /// See [`Pipeline::current`].
     async fn current(&self, object: &ObjectRef) -> Result<ObjectRef, Failed>;
+
+    /// Handles the object that a bucket and a key name now.
+    async fn process_current(&self, object: &ObjectRef, stop: &CancellationToken) -> Report {
+        let found = tokio::select! {
+            found = self.current(object) => found,
+            () = stop.cancelled() => Err(Failed::of(object, None, None, Failure::Stopping)),
+        };
+        match found {
+            Ok(object) => self.process_object(&object, stop).await,
+            Err(failed) => Report::from(failed),
+        }
+    }
 }
 
 #[async_trait::async_trait]
@@ -83,16 +95,8 @@ pub async fn deliver(item: &Item, pipelines: &Pipelines, stop: &CancellationToke
         Origin::File(_) => &pipelines.files,
     };
     let pipeline = pipeline.as_deref().expect("the run has a pipeline for each kind of object that it has");
-    let object = match item.origin {
-        Origin::Event => Ok(item.object.clone()),
-        Origin::Url | Origin::File(_) => pipeline.current(&item.object).await,
-    };
-    match object {
-        Ok(object) => pipeline.process_object(&object, stop).await,
-        Err(failed) => {
-            let mut report = Report::default();
-            report.failures.push(failed);
-            report
-        }
+    match item.origin {
+        Origin::Event => pipeline.process_object(&item.object, stop).await,
+        Origin::Url | Origin::File(_) => pipeline.process_current(&item.object, stop).await,
     }
 }

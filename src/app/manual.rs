@@ -1,4 +1,4 @@
-//! The pipelines of `logferry manual`. Building them makes no call to AWS yet.
+//! The pipelines of `logferry manual` and `logferry replay`. Building them makes no call to AWS yet.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,6 +10,7 @@ use super::{
     pipeline_settings, rows,
 };
 use crate::{
+    aws::Base,
     config::Config,
     copy::ObjectCopier,
     ledger::{
@@ -62,7 +63,8 @@ pub async fn pipelines(config: &Config, mode: &Mode, items: &[Item]) -> anyhow::
         }
     }
     if files.len() < items.len() {
-        pipelines.stored = Some(stored(config, mode).await?);
+        let base = load_sdk(config, &TABLES).await?;
+        pipelines.stored = Some(stored(config, &base, mode, |settings| settings)?);
     }
     if !files.is_empty() {
         pipelines.files = Some(local(config, mode, FileStore::new(files)).await?);
@@ -74,24 +76,32 @@ fn without_ledger<L: Ledger>(config: &Config) -> Claims<L> {
     Claims::new(None, claim_settings(config), claim::Metrics::default())
 }
 
-async fn stored(config: &Config, mode: &Mode) -> anyhow::Result<Box<dyn AnyPipeline>> {
-    let base = load_sdk(config, &TABLES).await?;
+/// The pipeline for objects in S3, with settings that `change` modifies.
+///
+/// # Errors
+/// A table or role is missing, or a value cannot be used.
+pub(super) fn stored(
+    config: &Config,
+    base: &Base,
+    mode: &Mode,
+    change: impl FnOnce(PipelineSettings) -> PipelineSettings,
+) -> anyhow::Result<Box<dyn AnyPipeline>> {
     let (lines, tenants) = match mode {
         Mode::Show { lines, tenants } => (lines, tenants),
         Mode::Deliver => {
-            let Parts { ports, settings, .. } = Parts::build(config, &base)?;
-            return Ok(boxed(ports, settings));
+            let Parts { ports, settings, .. } = Parts::build(config, base)?;
+            return Ok(boxed(ports, change(settings)));
         }
         Mode::DeliverAgain => {
-            let Parts { ports, settings, .. } = Parts::build(config, &base)?;
-            return Ok(boxed(Ports { claims: without_ledger(config), ..ports }, settings));
+            let Parts { ports, settings, .. } = Parts::build(config, base)?;
+            return Ok(boxed(Ports { claims: without_ledger(config), ..ports }, change(settings)));
         }
     };
-    let store = S3Store::new(s3_client(config, &base));
-    let settings = pipeline_settings(config)?;
+    let store = S3Store::new(s3_client(config, base));
+    let settings = change(pipeline_settings(config)?);
     if tenants.rows.is_empty() {
         let table = config.tenants.table.clone().context("tenants.table is required")?;
-        shown(store, rows(config, &base, table), lines, settings, config)
+        shown(store, rows(config, base, table), lines, settings, config)
     } else {
         shown(store, tenants.clone(), lines, settings, config)
     }

@@ -8,7 +8,6 @@ use std::{
     io::{self, IsTerminal},
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::Args;
@@ -16,9 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::items::{from_arguments, is_file};
-use super::{
-    EXIT_INVALID, EXIT_NOT_FOUND, EXIT_USAGE, ended, run_async, show::Show, tenant::given_rows, variable,
-};
+use super::{LAST_EXPORT, OF_WORKERS, Refusal, show::Show, tenant::given_rows, variable};
 use crate::{
     app::{
         self,
@@ -46,10 +43,6 @@ const LOCAL: [&str; 8] = [
 ];
 /// The further fields that showing objects in S3 uses.
 const STORED: [&str; 4] = ["aws.region", "delivery.attempt_timeout", "delivery.attempts", "source.buckets"];
-/// Tables of fields that only a worker uses.
-const OF_WORKERS: [&str; 4] = ["http.", "metrics.", "queue.", "worker."];
-/// Longest time for the last export of traces.
-const LAST_EXPORT: Duration = Duration::from_secs(3);
 
 const MORE: &str = "\
 Without objects, an event is read from standard input: of S3, SNS or EventBridge, a message of SQS as the AWS CLI prints it,
@@ -88,27 +81,6 @@ pub(super) struct ManualArgs {
     force: bool,
 }
 
-/// The input cannot be used, and nothing was delivered.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
-    #[error("{0}")]
-    Usage(String),
-    #[error("{0}")]
-    Invalid(String),
-    #[error("{0}")]
-    NoInput(String),
-}
-
-impl Refusal {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => EXIT_USAGE,
-            Self::Invalid(_) => EXIT_INVALID,
-            Self::NoInput(_) => EXIT_NOT_FOUND,
-        }
-    }
-}
-
 impl ManualArgs {
     /// Whether this command uses the configuration's field.
     pub(super) fn concerned_by(&self, field: &str) -> bool {
@@ -122,18 +94,7 @@ impl ManualArgs {
 }
 
 /// Runs the command and prints the outcome.
-pub(super) fn run(args: ManualArgs, config: &Config) -> ExitCode {
-    match run_async(execute(args, config)) {
-        Err(error) if error.is::<Refusal>() => {
-            eprintln!("logferry: {error}");
-            let code = error.downcast_ref().map_or(EXIT_USAGE, Refusal::exit_code);
-            ExitCode::from(code)
-        }
-        outcome => ended(outcome),
-    }
-}
-
-async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result<ExitCode> {
+pub(super) async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let key_rules = config.source.key_rules()?;
     let event = match args.objects.is_empty() {
         true if args.keys.is_empty() => read_event()?,

@@ -112,7 +112,8 @@ struct FilterArgs {
     newer_than: Option<SignedDuration>,
 }
 
-fn age(text: &str) -> Result<SignedDuration, String> {
+/// Parses a duration such as `90s`, `2h` or `3d`.
+pub(super) fn age(text: &str) -> Result<SignedDuration, String> {
     let bad = || format!("{text:?} is not an age such as 90s, 2h or 3d");
     let span: Span = text.parse().map_err(|_| bad())?;
     let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;

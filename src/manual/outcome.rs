@@ -83,15 +83,20 @@ struct Records {
     refused: u64,
 }
 
+/// A failure, with what an operator can do.
 #[derive(Debug, Serialize)]
-struct FailureOutcome {
+pub struct FailureOutcome {
+    /// `type` of the delivery's row, if the failure is that of one delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
-    delivery: Option<String>,
-    reason: &'static str,
-    error: String,
-    remedy: &'static str,
+    pub delivery: Option<String>,
+    /// Name of the reason.
+    pub reason: &'static str,
+    /// Error text.
+    pub error: String,
+    /// What an operator can do.
+    pub remedy: &'static str,
     /// Whether the same command may succeed later without a change.
-    retry: bool,
+    pub retry: bool,
 }
 
 impl Outcome {
@@ -114,16 +119,8 @@ impl Outcome {
 
 impl ObjectOutcome {
     fn new(item: &Item, report: Report, key_rules: &Rules) -> Self {
+        let state = State::of(&report);
         let Report { skipped, delivered, failures, .. } = report;
-        let state = if !failures.is_empty() {
-            State::Failed
-        } else if !delivered.is_empty() {
-            State::Delivered
-        } else if skipped.contains(&Skipped::AlreadyDelivered) {
-            State::AlreadyDelivered
-        } else {
-            State::Skipped
-        };
         let file = match &item.origin {
             Origin::File(path) => Some(path.display().to_string()),
             Origin::Event | Origin::Url => None,
@@ -144,6 +141,21 @@ impl ObjectOutcome {
             deliveries: deliveries.collect(),
             skipped: skipped.into_iter().map(Skipped::reason).collect(),
             failures: failures.iter().map(FailureOutcome::from).collect(),
+        }
+    }
+}
+
+impl State {
+    /// The state of a report's only object.
+    pub fn of(report: &Report) -> Self {
+        if !report.failures.is_empty() {
+            Self::Failed
+        } else if !report.delivered.is_empty() {
+            Self::Delivered
+        } else if report.skipped.contains(&Skipped::AlreadyDelivered) {
+            Self::AlreadyDelivered
+        } else {
+            Self::Skipped
         }
     }
 }

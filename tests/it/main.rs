@@ -50,6 +50,7 @@ mod promises;
 mod quarantine;
 mod redrive;
 mod refusals;
+mod replay;
 mod rows;
 mod secrets;
 mod status;

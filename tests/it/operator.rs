@@ -93,6 +93,13 @@ pub(crate) fn start(arguments: &[&str], environment: &BTreeMap<String, String>) 
         .expect("cargo built the program")
 }
 
+/// Sends a signal, given by its name without `SIG`, to a command that runs.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let pid = child.id().expect("the command runs").to_string();
+    let kill = std::process::Command::new("kill").args([&format!("-{name}"), &pid]).status();
+    assert!(kill.expect("the system has the program kill").success(), "kill -{name}");
+}
+
 /// Waits for the end of a command.
 pub(crate) async fn end(child: Child) -> Ended {
     let output = child.wait_with_output().await.expect("the command can be waited for");

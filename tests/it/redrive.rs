@@ -236,12 +236,7 @@ async fn an_interrupted_command_returns_its_letters() {
         _ => Ok(()),
     })
     .await;
-    let pid = child.id().expect("the command runs").to_string();
-    let status = std::process::Command::new("kill")
-        .args(["-INT", &pid])
-        .status()
-        .expect("the system has the program kill");
-    assert!(status.success(), "kill -INT: {status}");
+    operator::signal(&child, "INT");
     operator::end(child).await.with(1).saying("interrupted");
     let (moved, left) = (operator.setup.queue_depth().await, operator.letters().await);
     assert!((1..25).contains(&moved.0), "{moved:?}");

@@ -2,8 +2,8 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
-use super::Refusal;
 use crate::{
+    cli::Refusal,
     event::ObjectRef,
     manual::{Item, Origin},
     route::Rules,
