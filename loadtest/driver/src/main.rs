@@ -4,11 +4,13 @@
 //! Worker and sandbox are processes of their own. `loadtest/run` builds and starts the instrument. It needs Linux, for `/proc`.
 
 mod chaos;
+mod comparison;
 mod generate;
 mod noisy;
 mod observed;
 mod ordinary;
 mod parallel;
+mod replay;
 mod report;
 mod run;
 mod sandbox;
@@ -38,6 +40,8 @@ enum Command {
     /// Measure how waiting messages (for a denied role, and in a long backlog) change the other tenants' latency. Fails
     /// if a bound is broken.
     Waiting(ordinary::Options<waiting::Load>),
+    /// Measure how a replay beside the worker changes the latency of live traffic. Fails if the p95 rises by 10 % or more.
+    Replay(ordinary::Options<replay::Load>),
     /// Run the sandbox in its counting mode. Other commands start it themselves. Ends when its standard input ends.
     Sandbox {
         /// Keep the events, so that they can be read back.
@@ -64,6 +68,7 @@ fn run_async(command: Command) -> anyhow::Result<()> {
             Command::Chaos(options) => chaos::chaos(options).await,
             Command::Noisy(options) => noisy::noisy(options).await,
             Command::Waiting(options) => waiting::waiting(options).await,
+            Command::Replay(options) => replay::replay(options).await,
             Command::Sandbox { keep: false } => sandbox::serve_counting().await,
             Command::Sandbox { keep: true } => sandbox::serve_keeping().await,
         }

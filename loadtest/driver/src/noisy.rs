@@ -4,13 +4,14 @@
 //! One phase has only the ordinary tenants. The other adds a tenant with a backlog whose account throttles every put. The
 //! phases alternate, each with a worker and a sandbox of its own, so that changes of the machine's speed affect both.
 
-use std::{fmt, iter};
+use std::fmt;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 
 use crate::{
-    ordinary::{Options, Ordinary, RECORDS, milliseconds, parcel, percentile, ratio, wait},
+    comparison::{Comparison, Phase},
+    ordinary::{Options, Ordinary, RECORDS, parcel, wait},
     run::Through,
     sandbox::SandboxProcess,
     scale::{Part, results},
@@ -46,18 +47,11 @@ impl Default for Load {
     }
 }
 
-/// Microseconds from event to acceptance of each object, by ordinary tenant.
+/// The latencies of the ordinary tenants.
 #[derive(Debug)]
 pub(crate) struct Latencies {
     load: Load,
-    calm: Vec<Vec<i64>>,
-    noisy: Vec<Vec<i64>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Calm,
-    Noisy,
+    found: Comparison,
 }
 
 /// Measures, prints the table, writes it to the file, and checks the p95.
@@ -70,7 +64,7 @@ pub(crate) async fn noisy(options: Options<Load>) -> anyhow::Result<()> {
     let text = format!("{}\n\n{latencies}", results::conditions(1.0));
     eprintln!("{text}");
     results::replace(&options.results, Part::Noisy, &text)?;
-    let ratio = latencies.ratio(95);
+    let ratio = latencies.found.ratio(95);
     ensure!(
         ratio < ALLOWED,
         "the ordinary tenants' p95 rose by the factor {ratio:.2}; it must stay below {ALLOWED}"
@@ -83,25 +77,14 @@ pub(crate) async fn noisy(options: Options<Load>) -> anyhow::Result<()> {
 /// # Errors
 /// An event of an ordinary tenant did not arrive, or one of the noisy tenant did.
 pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Latencies> {
-    let tenants = usize::try_from(load.ordinary.tenants)?;
-    let mut latencies =
-        Latencies { load: load.clone(), calm: vec![Vec::new(); tenants], noisy: vec![Vec::new(); tenants] };
+    let mut found = Comparison::new("the noisy tenant", usize::try_from(load.ordinary.tenants)?);
     for round in 1..=load.rounds {
-        for phase in [Phase::Calm, Phase::Noisy] {
-            let found =
-                load.phase(phase, through).await.with_context(|| format!("{phase:?}, round {round}"))?;
-            let all: Vec<i64> = found.iter().flatten().copied().collect();
-            eprintln!(
-                "{phase:?}, round {round}: p50 {} ms, p95 {} ms, p99 {} ms",
-                milliseconds(percentile(&all, 50)),
-                milliseconds(percentile(&all, 95)),
-                milliseconds(percentile(&all, 99))
-            );
-            let kept = if phase == Phase::Calm { &mut latencies.calm } else { &mut latencies.noisy };
-            iter::zip(kept, found).for_each(|(kept, found)| kept.extend(found));
+        for phase in [Phase::Calm, Phase::Beside] {
+            let latencies = load.phase(phase, through).await;
+            found.add(phase, round, latencies.with_context(|| format!("{phase:?}, round {round}"))?);
         }
     }
-    Ok(latencies)
+    Ok(Latencies { load: load.clone(), found })
 }
 
 impl Load {
@@ -133,7 +116,7 @@ impl Load {
             self.ordinary.send(&stage, &events).await?;
             wait(&mut sandbox, ordinary_accounts, warm_up * RECORDS, through.stall()).await?;
             worker::pause(&worker).await?;
-            if phase == Phase::Noisy {
+            if phase == Phase::Beside {
                 stage.announce(&backlog).await?;
             }
             worker.signal("CONT")?;
@@ -147,7 +130,7 @@ impl Load {
             );
             let (waiting, dead) = stage.backlog().await?;
             ensure!(dead == 0, "{dead} dead letters");
-            if phase == Phase::Noisy {
+            if phase == Phase::Beside {
                 ensure!(
                     waiting >= self.backlog,
                     "only {waiting} of the backlog's {} messages are left",
@@ -162,14 +145,6 @@ impl Load {
     }
 }
 
-impl Latencies {
-    /// Percentile over all ordinary tenants with the noisy tenant, divided by the same percentile without it.
-    fn ratio(&self, per_cent: usize) -> f64 {
-        let all = |tenants: &[Vec<i64>]| tenants.iter().flatten().copied().collect::<Vec<_>>();
-        ratio(&all(&self.calm), &all(&self.noisy), per_cent)
-    }
-}
-
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Load { ordinary: Ordinary { tenants, rate }, seconds, backlog, concurrency, rounds } = &self.load;
@@ -179,44 +154,8 @@ impl fmt::Display for Latencies {
              alone, and {rounds} times beside a tenant with {backlog} objects in the queue and an account that throttles every put. \
              The worker works on {concurrency} messages at once. Figures are milliseconds from an object's event to its \
              acceptance. The p95 of all ordinary tenants is **{:.2}** times the p95 without the noisy tenant.\n",
-            self.ratio(95)
+            self.found.ratio(95)
         )?;
-        writeln!(
-            f,
-            "| ordinary tenant | objects | p50 | p95 | p99 | p50 with the noisy tenant | p95 | p99 | ratio of p95 |"
-        )?;
-        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
-        let mut row = |name: &str, calm: &[i64], noisy: &[i64]| {
-            let figures = |of: &[i64]| [50, 95, 99].map(|p| milliseconds(percentile(of, p))).join(" | ");
-            let ratio = ratio(calm, noisy, 95);
-            writeln!(f, "| {name} | {} | {} | {} | {ratio:.2} |", noisy.len(), figures(calm), figures(noisy))
-        };
-        let all = |tenants: &[Vec<i64>]| tenants.iter().flatten().copied().collect::<Vec<_>>();
-        row("all", &all(&self.calm), &all(&self.noisy))?;
-        for (number, (calm, noisy)) in iter::zip(&self.calm, &self.noisy).enumerate() {
-            row(&format!("tenant-{number}"), calm, noisy)?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ratio_is_over_all_ordinary_tenants() {
-        let ordinary = Ordinary { tenants: 2, ..Ordinary::default() };
-        let load = Load { ordinary, ..Load::default() };
-        let calm = vec![vec![10_000; 100], vec![20_000; 100]];
-        let noisy = vec![vec![10_000; 100], vec![30_000; 100]];
-        let latencies = Latencies { load, calm, noisy };
-        assert!((latencies.ratio(95) - 1.5).abs() < 1e-9 && (latencies.ratio(50) - 1.0).abs() < 1e-9);
-        let text = latencies.to_string();
-        assert!(text.contains("| all | 200 | 10.0 | 20.0 | 20.0 | 10.0 | 30.0 | 30.0 | 1.50 |"), "{text}");
-        assert!(
-            text.contains("| tenant-0 | 100 | 10.0 | 10.0 | 10.0 | 10.0 | 10.0 | 10.0 | 1.00 |"),
-            "{text}"
-        );
+        self.found.fmt(f)
     }
 }

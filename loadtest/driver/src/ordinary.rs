@@ -1,4 +1,4 @@
-//! The ordinary tenants of `noisy` and `waiting`: they send small objects at a steady rate, and the latency of each
+//! The ordinary tenants of `noisy`, `waiting` and `replay`: they send small objects at a steady rate, and the latency of each
 //! object is measured.
 
 use std::{
@@ -27,7 +27,7 @@ pub(crate) const RECORDS: u64 = 20;
 const WARM_UP: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Options of `loadtest noisy` and `loadtest waiting`.
+/// Options of `loadtest noisy`, `loadtest waiting` and `loadtest replay`.
 #[derive(Debug, Args)]
 pub(crate) struct Options<L: Args> {
     #[command(flatten)]

@@ -64,10 +64,13 @@ pub(crate) enum Part {
     /// A denied role and a backlog beside ordinary tenants. Only `loadtest/run waiting` measures it.
     #[value(skip)]
     Waiting,
+    /// A replay beside ordinary tenants. Only `loadtest/run replay` measures it.
+    #[value(skip)]
+    Replay,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Headline,
         Self::Concurrency,
         Self::Tenants,
@@ -76,6 +79,7 @@ impl Part {
         Self::Observed,
         Self::Noisy,
         Self::Waiting,
+        Self::Replay,
     ];
 
     fn title(self) -> &'static str {
@@ -88,6 +92,7 @@ impl Part {
             Self::Observed => "Observed",
             Self::Noisy => "Noisy neighbour",
             Self::Waiting => "Messages that wait",
+            Self::Replay => "A replay beside live traffic",
         }
     }
 }
@@ -112,7 +117,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
             Part::Formats => options.formats().await,
             Part::Observed => options.observed().await,
             Part::Noisy => options.noisy().await,
-            Part::Waiting => continue,
+            Part::Waiting | Part::Replay => continue,
         };
         let text = text.with_context(|| format!("the part {:?} failed", part.title()))?;
         results::replace(&options.results, part, &format!("{conditions}\n\n{text}"))?;
