@@ -149,6 +149,11 @@ fn by_environment() -> Result<Command, String> {
         Ok("manual") => Ok(Command::Manual(manual::ManualArgs::default())),
         #[cfg(feature = "lambda")]
         Ok("lambda") => Ok(Command::Lambda),
+        #[cfg(not(feature = "lambda"))]
+        Ok("lambda") => {
+            Err("EXECUTION_MODE is \"lambda\", but this program was built without the feature `lambda`"
+                .to_owned())
+        }
         Ok(other) => Err(format!(
             "EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\", \"lambda\" or \"manual\""
         )),
@@ -341,7 +346,9 @@ fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         eprintln!("logferry: {error:#}");
         match error.downcast_ref::<Refusal>() {
             Some(refusal) => ExitCode::from(refusal.exit_code()),
-            None if error.is::<Problem>() => ExitCode::from(EXIT_CONFIG),
+            None if error.is::<Problem>() || error.is::<telemetry::StartError>() => {
+                ExitCode::from(EXIT_CONFIG)
+            }
             None => ExitCode::FAILURE,
         }
     })

@@ -5,8 +5,9 @@
 //! verdict if the queue is known ([`Waits`]). Poison goes to the dead-letter queue, and counts as handled.
 //!
 //! Time is short. Before the invocation's deadline the work on unfinished messages ends with a checkpoint in the ledger, and
-//! the next invocation goes on from there. When [`Function::invoke`] returns, none of its work is left running, because Lambda
-//! freezes the process between invocations.
+//! the next invocation goes on from there. When [`Function::invoke`] returns, no work on a message is left running, because
+//! Lambda freezes the process between invocations. (The early renewal of a session may be frozen half-way. It is harmless: the
+//! next message that needs the session asks again.)
 
 pub mod serve;
 
@@ -180,7 +181,6 @@ impl<Q: Queue, F: Future<Output = Verdict>> Work<Q, F> {
         let _slot = slot.expect("nobody closes the semaphore");
         match handled.await {
             Verdict::Ack => End::Handled,
-            Verdict::Retry(_) if stop.is_cancelled() => End::Again(Duration::ZERO),
             Verdict::Retry(cause) => End::Again(cause.delay),
             Verdict::Poison(cause) | Verdict::Overdue(cause) => {
                 if bury(&*queue, &message, &cause).await {

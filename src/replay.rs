@@ -124,10 +124,15 @@ impl Destination for Direct {
 }
 
 impl Fate {
-    /// The fate of a report's only object. A failure that needs an operator counts before one that passes by itself.
+    /// The fate of a report's only object. As in a verdict, a failure for which another try may succeed counts before one for
+    /// which none can: once the try has succeeded, only the other failure is left.
     fn of(mut report: Report) -> Self {
-        let passing = |failed: &Failed| matches!(failed.failure, Failure::Busy(_) | Failure::Stopping);
-        report.failures.sort_by_key(|failed| (passing(failed), matches!(failed.failure, Failure::Busy(_))));
+        report.failures.sort_by_key(|failed| match &failed.failure {
+            Failure::Stopping => 0,
+            Failure::Busy(_) => 2,
+            failure if failure.comes_again() => 1,
+            _ => 3,
+        });
         match State::of(&report) {
             State::Failed => Self::from(report.failures.swap_remove(0)),
             State::Delivered => Self::Delivered {

@@ -252,6 +252,7 @@ async fn look(
                 Err(error) => Finding::Counted { counted, why: format!("not readable: {error}") },
             }
         }
+        Destined::Nowhere(problem) => Finding::Counted { counted, why: problem.clone() },
         Destined::Bucket => {
             let why =
                 "objects in buckets are counted by the time of their events, and not compared".to_owned();

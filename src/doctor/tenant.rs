@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use super::{Condition, Doctor, Finding, OurSide, wiring::tables::table_fix};
-use crate::tenant::{BadRow, Content, Destination, Row, SETTINGS, check_row, expired_at};
+use crate::tenant::{BadRow, Content, Destination, Mode, Row, SETTINGS, check_row, expired_at};
 
 /// Number of tenants that are checked at the same time. STS allows a few hundred calls per second, and most of a check is
 /// waiting.
@@ -201,6 +201,13 @@ impl Doctor {
                     }
                     let valid = Finding::Ok("every field can be used".to_owned());
                     conditions.push(tenant.condition(Some(name), "row", valid));
+                    if delivery.mode == Mode::Shadow {
+                        let fix = "when the delivery shall begin, remove the row's attribute deliver, or set delivery.mode to \
+                                   \"live\"";
+                        let shadow =
+                            Finding::warning("in shadow mode: events are counted, and nothing is put", fix);
+                        conditions.push(tenant.condition(Some(name), "mode", shadow));
+                    }
                     let findings = match &delivery.destination {
                         Destination::CloudWatch(to) => self.cloudwatch(delivery, to, our_side).await,
                         Destination::S3(to) => self.bucket(delivery, to, our_side).await,

@@ -23,8 +23,12 @@ async fn judge(message: Arc<Message>, stop: CancellationToken) -> Verdict {
         Some("panic") => panic!("on purpose"),
         Some("slow") => match stop.run_until_cancelled(minute).await {
             Some(()) => Verdict::Ack,
-            None => Verdict::Retry(cause("stopping")),
+            None => Verdict::Retry(Cause { delay: Duration::ZERO, ..cause("stopping") }),
         },
+        Some("late") => {
+            stop.cancelled().await;
+            Verdict::Retry(cause("throttled"))
+        }
         Some("stubborn") => {
             minute.await;
             Verdict::Ack
@@ -115,22 +119,22 @@ async fn at_most_five_seconds_are_reserved() {
 async fn messages_that_must_wait_are_hidden_for_their_own_delays() {
     for waits in [Waits::OfVerdict, Waits::OfQueue] {
         let queue = Arc::new(MemoryQueue::new(60 * SECOND));
-        queue.send_all(["a", "retry", "slow", "panic"]);
+        queue.send_all(["a", "retry", "slow", "late", "panic"]);
         let function = Function {
             queue: Arc::clone(&queue),
             handle: judge,
-            concurrency: 4,
+            concurrency: 5,
             waits,
             spans: Messages::new("q", Sender::Linked),
         };
         let messages = queue.receive(10, SECOND).await.expect("the queue answers");
         let failed = function.invoke(messages, Times::until(Instant::now() + 10 * SECOND)).await;
-        assert_eq!(failed, ["retry", "slow", "panic"]);
-        let hidden = ["retry", "slow", "panic"].map(|body| queue.hidden_for(body).as_secs());
+        assert_eq!(failed, ["retry", "slow", "late", "panic"]);
+        let hidden = ["retry", "slow", "late", "panic"].map(|body| queue.hidden_for(body).as_secs());
         // The slow one is told to end after 7.5 s.
         match waits {
-            Waits::OfVerdict => assert_eq!(hidden, [1, 0, 52]),
-            Waits::OfQueue => assert_eq!(hidden, [52; 3]),
+            Waits::OfVerdict => assert_eq!(hidden, [1, 0, 1, 52]),
+            Waits::OfQueue => assert_eq!(hidden, [52; 4]),
         }
     }
 }

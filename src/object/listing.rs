@@ -85,7 +85,7 @@ impl<'a, L: ObjectListing> Walk<'a, L> {
             }
             let Some(prefix) = self.prefixes.front() else { return Ok(None) };
             let Page { objects, more } = self.listing.page(prefix, self.after.as_deref()).await?;
-            // A page without objects has no last key, so the listing cannot go on after it.
+            // The adapter lets no page without objects have a next one.
             self.after = objects.last().filter(|_| more).map(|last| last.key.clone());
             if self.after.is_none() {
                 self.prefixes.pop_front();

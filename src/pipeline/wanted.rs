@@ -108,9 +108,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             }
         }
         wanted.unused = Some(unused);
-        let mut enabled = tenant.deliveries.iter().flatten().filter(|delivery| delivery.enabled).peekable();
-        wanted.all_in_shadow =
-            enabled.peek().is_some() && enabled.all(|delivery| delivery.mode == Mode::Shadow);
+        let modes = tenant.deliveries.iter().filter_map(|row| match row {
+            Ok(delivery) => delivery.enabled.then_some(delivery.mode),
+            // Nobody knows the mode of a bad row.
+            Err(bad) => bad.enabled.then_some(Mode::Live),
+        });
+        let mut modes = modes.peekable();
+        wanted.all_in_shadow = modes.peek().is_some() && modes.all(|mode| mode == Mode::Shadow);
         if wanted.deliveries.is_empty() && wanted.failures.is_empty() {
             wanted.skipped = Some(if filtered { Skipped::Filtered } else { Skipped::Disabled });
         }

@@ -69,6 +69,11 @@ pub struct BadKey {
 }
 
 impl BadKeys {
+    /// The first key.
+    pub fn first_key(&self) -> Option<&str> {
+        self.first.first().map(|bad| bad.key.as_str())
+    }
+
     /// Adds an object.
     pub fn add(&mut self, key: &str, error: &KeyError) {
         self.objects += 1;

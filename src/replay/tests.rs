@@ -318,3 +318,18 @@ async fn the_cost_is_estimated_from_a_sample() {
     let estimate = estimate.expect("memory answers");
     assert_eq!((estimate.billed_bytes, estimate.sample.failed["unknown_tenant"].objects), (None, 20));
 }
+
+/// Another try gets the object to the delivery that failed for now; the bad row is told when it is the only failure.
+#[test]
+fn a_failure_that_may_pass_decides_before_one_that_stays() {
+    let failed = |failure| Failed::of(&ObjectRef::default(), None, None, failure);
+    for order in [0, 1] {
+        let mut failures =
+            vec![failed(Failure::UnknownTenant), failed(Failure::Busy(Duration::from_secs(1)))];
+        failures.rotate_left(order);
+        let mut report = Report::default();
+        report.failures = failures;
+        let fate = Fate::of(report);
+        assert!(fate.again_in().is_some(), "{fate:?}");
+    }
+}

@@ -114,18 +114,21 @@ pub async fn watch<L: ObjectListing>(
     stop: &CancellationToken,
 ) -> Result<Watched, WatchError> {
     let watch = name(order);
-    let mut place = begin(places, &watch, watching).await?;
+    let first_began = Timestamp::now();
+    let (mut place, floor) = begin(places, &watch, watching).await?;
+    let mut bad_keys = 0;
     let mut watched = Watched { place: Some(place), ..Watched::default() };
     let mut known = Known::default();
     while !stop.is_cancelled() {
         let (next, began) = (Instant::now() + watching.every, Timestamp::now());
-        let since = before(place, watching.overlap);
+        let since = before(place, watching.overlap).max(floor);
         known.forget_before(since);
         let mut order = order.clone();
         order.selection.since = Some(since);
         let mut scan = Scan {
             known: &mut known,
-            hopeless: before(began, watching.max_age),
+            // An object that was already old when the watch began is tried for as long as a new one.
+            hopeless: Some(before(began, watching.max_age)).filter(|hopeless| first_began < *hopeless),
             newest: None,
             unfinished: None,
             given_up: 0,
@@ -152,6 +155,21 @@ pub async fn watch<L: ObjectListing>(
             }
         }
         tell(&outcome, place);
+        if outcome.bad_keys.objects > bad_keys {
+            tracing::warn!(
+                replay.bad_keys = outcome.bad_keys.objects,
+                object.key = outcome.bad_keys.first_key().unwrap_or_default(),
+                "objects match neither source.key_layout nor a rule, and nobody gets them"
+            );
+        }
+        bad_keys = outcome.bad_keys.objects;
+        if Instant::now() > next {
+            tracing::warn!(
+                replay.seconds = outcome.seconds,
+                "a scan takes longer than the interval: raise --max-objects-per-second and --max-bytes-per-second above the \
+                 rate of new objects, or choose a longer interval"
+            );
+        }
         watched.given_up += given_up;
         watched.add(outcome);
         tokio::select! {
@@ -162,18 +180,20 @@ pub async fn watch<L: ObjectListing>(
     Ok(watched)
 }
 
-/// Reads the place. A new watch gets one at once: if it is stopped before the end of its first scan, the next start goes on from
-/// the same time, even if that time was given as a duration.
-async fn begin(places: &impl Places, watch: &Watch, watching: &Watching) -> Result<Timestamp, WatchError> {
+/// Reads the place, and returns it with the earliest LastModified of a scan. A new watch gets a place at once: if it is stopped
+/// before the end of its first scan, the next start goes on from the same time, even if that time was given as a duration. The
+/// next start then goes back by the overlap, because its overlap may be another one.
+async fn begin(
+    places: &impl Places,
+    watch: &Watch,
+    watching: &Watching,
+) -> Result<(Timestamp, Timestamp), WatchError> {
     if let Some(place) = places.place(watch).await? {
-        return Ok(place);
+        return Ok((place, Timestamp::MIN));
     }
     let since = watching.since.ok_or(WatchError::NoPlace)?;
-    let overlap = SignedDuration::try_from(watching.overlap).unwrap_or(SignedDuration::MAX);
-    // A scan goes back from the place by the overlap, and so begins exactly there.
-    let place = since.checked_add(overlap).unwrap_or(Timestamp::MAX);
-    places.advance(watch, place).await?;
-    Ok(place)
+    places.advance(watch, since).await?;
+    Ok((since, since))
 }
 
 fn before(time: Timestamp, by: Duration) -> Timestamp {
@@ -215,8 +235,8 @@ impl Watched {
 /// Observes one scan.
 struct Scan<'a> {
     known: &'a mut Known,
-    /// An older object that fails is given up.
-    hopeless: Timestamp,
+    /// An older object that fails is given up. `None`: the watch has not run for long enough.
+    hopeless: Option<Timestamp>,
     /// Newest LastModified of a selected object.
     newest: Option<Timestamp>,
     /// Oldest LastModified of an object that is not finished.
@@ -234,7 +254,9 @@ impl Observer for Scan<'_> {
         let finished = match fate {
             Fate::Delivered { .. } | Fate::Sent | Fate::AlreadyDelivered | Fate::Skipped(_) => true,
             Fate::Busy(_) | Fate::Interrupted => false,
-            Fate::Failed(_) | Fate::Unsent(_) => fate.again_in().is_none() || item.modified < self.hopeless,
+            Fate::Failed(_) | Fate::Unsent(_) => {
+                fate.again_in().is_none() || self.hopeless.is_some_and(|hopeless| item.modified < hopeless)
+            }
         };
         if !finished {
             self.unfinished = Some(self.unfinished.map_or(item.modified, |oldest| oldest.min(item.modified)));

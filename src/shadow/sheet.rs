@@ -39,9 +39,9 @@ impl Sheet {
         *count += Count { events: 1, bytes: bytes as u64 };
     }
 
-    /// Adds an event that CloudWatch Logs would have rejected.
-    pub fn reject(&mut self, timestamp: i64) {
-        Self::row(&mut self.windows, &mut self.size, timestamp).rejected += 1;
+    /// Adds an event that CloudWatch Logs would have rejected, to the window of a time that is not the event's.
+    pub fn reject(&mut self, notified: i64) {
+        Self::row(&mut self.windows, &mut self.size, notified).rejected += 1;
     }
 
     fn row<'a>(windows: &'a mut BTreeMap<Window, Row>, size: &mut usize, timestamp: i64) -> &'a mut Row {

@@ -49,6 +49,9 @@ pub struct CountingSink<C> {
     subject: Arc<Subject>,
     log_group_name: Arc<str>,
     sheet: Arc<Mutex<Sheet>>,
+    /// Time of the notification, in milliseconds: the same in every attempt. Rejected events count there, because their own
+    /// times may be anywhere.
+    notified: i64,
     counts: C,
 }
 
@@ -80,6 +83,7 @@ impl<S: LogSinks, C: CountStore> LogSinks for ShadowSinks<S, C> {
                     subject: Arc::new(Subject::of(&delivery.tenant_id, &delivery.name, object)),
                     log_group_name: destination.log_group_name.as_str().into(),
                     sheet: Arc::default(),
+                    notified: object.event_time.unwrap_or_else(Timestamp::now).as_millisecond(),
                     counts,
                 }))
             }
@@ -108,7 +112,7 @@ impl<C: CountStore> LogSink for CountingSink<C> {
         let mut sheet = self.sheet.lock().await;
         for (index, event) in log_events.iter().enumerate() {
             match rejected.reason(index) {
-                Some(_) => sheet.reject(event.timestamp),
+                Some(_) => sheet.reject(self.notified),
                 None => sheet.count(event.timestamp, &stream, text(event.message).len() + EVENT_OVERHEAD),
             }
         }

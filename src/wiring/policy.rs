@@ -39,7 +39,7 @@ pub fn decide(policy: &str, sender: Sender<'_>, action: &str, resource: &str) ->
     let Ok(document) = serde_json::from_str::<Value>(policy) else {
         return Grant::Unknown("the policy is not JSON".to_owned());
     };
-    let (mut allowed, mut open, mut unknown, mut unmet) = (false, false, None, Vec::new());
+    let (mut allowed, mut open, mut unknown, mut unsure, mut unmet) = (false, false, None, None, Vec::new());
     for statement in list(&document["Statement"]) {
         if !applies(statement, sender.service, action, resource) {
             continue;
@@ -53,6 +53,8 @@ pub fn decide(policy: &str, sender: Sender<'_>, action: &str, resource: &str) ->
             }
             (Some("Allow"), Ok(Some(failed))) => unmet.push(failed),
             (Some("Deny"), Ok(Some(_))) => {}
+            // Another statement may allow the call, but none can undo a Deny.
+            (Some("Allow"), Err(condition)) => unsure = Some(condition),
             (_, Err(condition)) => unknown = Some(condition),
             _ => unknown = Some("a statement has neither Allow nor Deny".to_owned()),
         }
@@ -61,7 +63,7 @@ pub fn decide(policy: &str, sender: Sender<'_>, action: &str, resource: &str) ->
         (_, _, Some(condition)) => Grant::Unknown(condition),
         (true, true, None) => Grant::AllowedToAll,
         (true, false, None) => Grant::Allowed,
-        (false, _, None) => Grant::Silent(unmet),
+        (false, _, None) => unsure.map_or(Grant::Silent(unmet), Grant::Unknown),
     }
 }
 
@@ -122,8 +124,7 @@ fn holds(condition: &Value, sender: Sender<'_>) -> Result<Option<String>, String
                 "aws:securetransport" | "aws:principalisawsservice" => Some("true"),
                 "aws:principalservicename" => Some(sender.service),
                 // Calls of services do not have it.
-                "aws:sourceowner"
-                | "aws:principalarn"
+                "aws:principalarn"
                 | "aws:principalaccount"
                 | "aws:principalorgid"
                 | "aws:sourceip"
@@ -250,7 +251,7 @@ mod tests {
                 r#"{"AWS":"*"}"#,
                 "SNS:Publish",
                 r#"{"StringEquals":{"AWS:SourceOwner":"111111111111"}}"#,
-                Grant::Silent(vec![r#"StringEquals AWS:SourceOwner "111111111111""#.into()]),
+                Grant::Unknown(r#"StringEquals AWS:SourceOwner "111111111111""#.into()),
             ),
             (
                 s3,

@@ -236,7 +236,6 @@ fn only_lambda_starts_the_command() {
     assert!(told.contains("tenants.table") && !told.contains("queue.url"), "{told}");
 }
 
-/// A batch that cannot be read fails as a whole: nothing in it could be reported by its id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_a_function_cannot_read_are_dead_letters() {
     let setup = Setup::new("lambda-poison").await;

@@ -23,6 +23,8 @@ pub(super) enum Destined {
     /// Read as the first of the deliveries.
     CloudWatch(Box<Delivery>, Box<CloudWatch>),
     Bucket,
+    /// The row cannot be used, so nothing is delivered; with the row's problems.
+    Nowhere(String),
 }
 
 /// Finds the targets of the named tenants, or of all deliveries in shadow mode. `types` selects among the deliveries.
@@ -53,6 +55,18 @@ pub(super) async fn find(
             return Err(Refusal::NotFound(problem).into());
         }
         chosen.into_iter().for_each(|delivery| add(&mut targets, delivery));
+        let bad = tenant.iter().flat_map(|tenant| &tenant.deliveries).filter_map(|row| row.as_ref().err());
+        for row in bad.filter(|row| row.enabled && (types.is_empty() || types.contains(&row.name))) {
+            let place = format!("{} of {}", row.name, row.tenant_id);
+            let target = Target {
+                account: None,
+                region: String::new(),
+                place: place.clone(),
+                deliveries: vec![(row.tenant_id.clone(), row.name.clone())],
+                destined: Destined::Nowhere(row.to_string()),
+            };
+            targets.insert((None, String::new(), place), target);
+        }
     }
     if targets.is_empty() {
         let problem = format!(

@@ -60,7 +60,13 @@ impl ObjectListing for S3Listing {
                 key,
             });
         }
-        Ok(Page { objects, more: output.is_truncated.unwrap_or_default() })
+        let more = output.is_truncated.unwrap_or_default();
+        if more && objects.is_empty() {
+            return Err(
+                self.failed("the answer of S3 has no object, but says that more follow; list again later")
+            );
+        }
+        Ok(Page { objects, more })
     }
 }
 

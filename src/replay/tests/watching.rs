@@ -7,8 +7,8 @@ use crate::replay::watch::{WatchError, Watched, Watching, name, watch};
 
 const EVERY: Duration = Duration::from_secs(60);
 
-fn watching(since: Option<Timestamp>) -> Watching {
-    let (overlap, max_age) = (Duration::from_mins(15), Duration::from_hours(72));
+fn watching(since: Option<Timestamp>, max_age: Duration) -> Watching {
+    let overlap = Duration::from_mins(15);
     Watching { every: EVERY, overlap, max_age, since }
 }
 
@@ -22,12 +22,19 @@ struct Stage {
     listing: MemoryListing,
     answers: Arc<Answers>,
     places: MemoryPlaces,
+    max_age: Duration,
 }
 
 impl Stage {
     fn new() -> Self {
         let (listing, answers) = (MemoryListing::of(3, []), Arc::new(Answers::new()));
-        Self { order: order(), listing, answers, places: MemoryPlaces::default() }
+        Self {
+            order: order(),
+            listing,
+            answers,
+            places: MemoryPlaces::default(),
+            max_age: Duration::from_hours(72),
+        }
     }
 
     async fn place(&self) -> Option<Timestamp> {
@@ -36,7 +43,7 @@ impl Stage {
 
     async fn try_scans(&self, scans: u32, since: Option<Timestamp>) -> Result<Watched, WatchError> {
         let destination: Arc<dyn Destination> = Arc::clone(&self.answers) as _;
-        let (stop, watching) = (CancellationToken::new(), watching(since));
+        let (stop, watching) = (CancellationToken::new(), watching(since, self.max_age));
         let stopping = stop.clone();
         let end = tokio::spawn(async move {
             tokio::time::sleep(EVERY * scans - EVERY / 2).await;
@@ -102,7 +109,7 @@ async fn the_place_does_not_pass_an_object_that_is_not_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn an_object_that_no_retry_can_deliver_is_given_up_once() {
-    let stage = Stage::new();
+    let stage = Stage { max_age: Duration::ZERO, ..Stage::new() };
     let newest = ago(5);
     stage.listing.put("a/refused", 10, ago(100));
     stage.listing.put("a/failing-for-days", 10, ago(60 * 24 * 4));
@@ -115,13 +122,23 @@ async fn an_object_that_no_retry_can_deliver_is_given_up_once() {
     assert_eq!(stage.place().await, Some(newest));
 }
 
+/// An outage of a minute is no reason to give up what was old when the watch began.
+#[tokio::test(start_paused = true)]
+async fn an_old_object_is_tried_for_as_long_as_a_new_one() {
+    let stage = Stage::new();
+    stage.listing.put("a/old", 10, ago(60 * 24 * 4));
+    stage.answers.set("a/old", &[Answer::Fail, Answer::Fail, Answer::Deliver]);
+    let watched = stage.scans(3, Some(ago(60 * 24 * 5))).await;
+    assert_eq!((watched.given_up, watched.delivered), (0, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_first_watch_needs_a_time_and_goes_on_from_there() {
     let stage = Stage::new();
     assert!(matches!(stage.try_scans(1, None).await, Err(WatchError::NoPlace)));
     // The bucket is empty, so the place stays where the first start set it.
     stage.scans(1, Some(ago(30))).await;
-    stage.listing.put("a/before", 10, ago(31));
+    stage.listing.put("a/before", 10, ago(46));
     stage.listing.put("a/after", 10, ago(29));
     stage.scans(1, Some(ago(1))).await;
     assert_eq!(stage.answers.keys(), ["a/after"], "the time of the second start does not count");
