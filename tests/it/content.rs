@@ -164,7 +164,7 @@ async fn without_a_quarantine_the_dead_letter_names_the_record_that_is_too_long(
     }
     // The messages come again, now to a worker with a quarantine: no record is put again, and the positions are quarantined.
     let before = received_events(&setup.aws, &customer).await;
-    drop(worker);
+    worker.stop().await;
     let bucket = bucket(&setup).await;
     let owned = format!("{bucket}={}", setup.provider.account);
     for letter in &letters {
@@ -293,7 +293,7 @@ async fn documents_of_other_formats_are_not_delivered() {
             );
             assert!(letter.get("error").contains(what), "{what:?} is not in {letter:?}");
         }
-        drop(worker);
+        worker.stop().await;
     }
     assert_eq!(received_events(&setup.aws, &customer).await, []);
     assert_eq!(files(&setup, &bucket).await, []);

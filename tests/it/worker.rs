@@ -183,6 +183,12 @@ impl Worker {
         self.process.kill().await.expect("the worker runs");
     }
 
+    /// Lets the worker drain. No receive is left then that could take a message from the next worker.
+    pub(crate) async fn stop(mut self) {
+        self.sigterm();
+        assert!(self.wait().await.success(), "{}", self.log());
+    }
+
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         self.process.exit_status(END).await.expect("the worker ends")
     }
