@@ -210,7 +210,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
     })
 }
 
-/// The input of a command cannot be used, and nothing was delivered.
+/// A command cannot be carried out as given, and nothing was delivered.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("{0}")]

@@ -34,6 +34,7 @@ use crate::{
     object::listing::{Listed, ListingError, ObjectListing, Walk},
     pipeline::{Report, Skipped},
     queue::QueueError,
+    tenant::Mode,
     verdict::{Failed, Failure, Notice},
 };
 
@@ -74,9 +75,9 @@ pub struct Item {
 /// What became of an object.
 #[derive(Debug)]
 pub enum Fate {
-    /// Every delivery that wants the object has it.
+    /// Every delivery that wants the object has it, or has counted it in shadow mode.
     Delivered {
-        /// Bytes that CloudWatch Logs bills, of all deliveries.
+        /// Bytes that CloudWatch Logs bills, of all deliveries but those in shadow mode.
         billed_bytes: u64,
     },
     /// The queue has a message about it.
@@ -136,7 +137,10 @@ impl Fate {
         match State::of(&report) {
             State::Failed => Self::from(report.failures.swap_remove(0)),
             State::Delivered => Self::Delivered {
-                billed_bytes: report.delivered.iter().map(|delivered| delivered.tally.bytes).sum(),
+                billed_bytes: {
+                    let live = report.delivered.iter().filter(|delivered| delivered.mode == Mode::Live);
+                    live.map(|delivered| delivered.tally.bytes).sum()
+                },
             },
             State::AlreadyDelivered => Self::AlreadyDelivered,
             State::Skipped => Self::Skipped(report.skipped.first().copied().unwrap_or(Skipped::NoRecords)),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::targets::{Destined, Target};
 use super::{
-    EXIT_CONFIG, EXIT_NOT_FOUND, EXIT_USAGE,
+    EXIT_CONFIG, Refusal,
     moment::{Moment, age, moment},
     run_async,
     show::Show,
@@ -148,23 +148,13 @@ impl Compared {
     }
 }
 
-/// The command cannot be carried out as given.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("{0}")]
-    Usage(String),
-    #[error("{0}")]
-    NotFound(String),
-}
-
 /// Runs the command and prints its result.
 pub(super) fn run(args: ShadowArgs, config: &Config) -> ExitCode {
     let ShadowCommand::Compare(args) = args.command;
     run_async(execute(args, config)).unwrap_or_else(|error| {
         eprintln!("logferry: {error:#}");
-        ExitCode::from(match error.downcast_ref() {
-            Some(Refusal::Usage(_)) => EXIT_USAGE,
-            Some(Refusal::NotFound(_)) => EXIT_NOT_FOUND,
+        ExitCode::from(match error.downcast_ref::<Refusal>() {
+            Some(refusal) => refusal.exit_code(),
             None if error.is::<Problem>() => EXIT_CONFIG,
             // 1 would mean a difference.
             None => EXIT_NOT_COMPARED,
