@@ -172,12 +172,16 @@ async fn sessions_and_tenants_live_across_invocations() {
     let customer = setup.customer("acme").await;
     let objects: Vec<_> =
         (0..3).map(|number| generated(&format!("acme/c/app/p/{number}.json"), 5, 40)).collect();
-    let mut function = function(&setup).await;
-    let mut assumed = None;
+    let (mut started, mut assumed) = (None, None);
     for object in &objects {
         setup.upload(&object.key, object.bytes.clone()).await;
         let mut mapping = Mapping::receive(&setup, 1).await;
-        assert_eq!(mapping.invoke(&setup, &mut function, MINUTE).await, [""; 0]);
+        // As on Lambda, the first message is there before the function.
+        let function = match &mut started {
+            Some(function) => function,
+            none => none.insert(function(&setup).await),
+        };
+        assert_eq!(mapping.invoke(&setup, function, MINUTE).await, [""; 0]);
         if assumed.is_none() {
             eprintln!("cold start to the end of the first invocation: {:?}", function.age());
         }
