@@ -7,9 +7,9 @@ use std::{
 
 use super::*;
 use crate::{
+    delivery::Tally,
     ledger::place::{MemoryPlaces, Places},
     object::{ObjectError, listing::memory::MemoryListing},
-    delivery::Tally,
     pipeline::Delivered,
     route::KeyLayout,
     verdict::Failure,

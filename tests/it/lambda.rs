@@ -253,3 +253,24 @@ async fn messages_that_a_function_cannot_read_are_dead_letters() {
     reasons.sort_unstable();
     assert_eq!(reasons, ["bad_event", "bad_event", "foreign_bucket"]);
 }
+
+/// Whoever sends such an event must learn that nothing was delivered. The function stays in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_not_one_of_sqs_fails_as_a_whole() {
+    let setup = Setup::new("lambda-event").await;
+    let customer = setup.customer("acme").await;
+    let object = generated("acme/c/app/p/0.json", 5, 40);
+    setup.upload(&object.key, object.bytes.clone()).await;
+    let mut mapping = Mapping::receive(&setup, 1).await;
+    let mut function = function(&setup).await;
+    let of_s3 = s3_event(&setup.provider.bucket, &object.key);
+    let of_schedule = json!({ "source": "aws.events", "detail-type": "Scheduled Event", "detail": {} });
+    for event in [of_s3, of_schedule, json!({}), json!([]), json!("Records")] {
+        let (kind, answer) = function.answer(&event, MINUTE).await;
+        let told = answer["errorMessage"].as_str().unwrap_or_default();
+        assert!(kind == "error" && told.contains("SQS"), "{event}: {kind} {answer}");
+    }
+    setup.arrived_once(&customer, []).await;
+    assert_eq!(mapping.invoke(&setup, &mut function, MINUTE).await, [""; 0]);
+    setup.arrived_once(&customer, [&object]).await;
+}

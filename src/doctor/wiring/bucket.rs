@@ -409,7 +409,11 @@ mod tests {
             let starts: Vec<_> = starts.iter().map(|start| (*start).to_owned()).collect();
             check(&of_filter(&[&entry(&["*"], prefix, "")], &starts, &[], 2), expected);
         };
-        filter("trail/", &["logs/", "trail/"], Ok("keys that begin with \"logs/\" are not, so they must be in another"));
+        filter(
+            "trail/",
+            &["logs/", "trail/"],
+            Ok("keys that begin with \"logs/\" are not, so they must be in another"),
+        );
         filter("flow/", &["logs/", "trail/"], Err("begin with \"logs/\""));
         filter("logs/acme/", &["logs/"], Err("begin with \"logs/\""));
     }
