@@ -19,12 +19,11 @@ use crate::{
     observed::Observers,
     report::Report,
     sandbox::{Calls, SandboxProcess},
-    stage::{Parcel, Stage},
+    stage::{LOOK_AGAIN, Parcel, Stage},
     usage::Usage,
     worker, yardstick,
 };
 
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Added to [`LOOK_AGAIN`] for each account: reading the totals of many accounts costs CPU time on the measured machine.
 const LOOK_AGAIN_PER_ACCOUNT: Duration = Duration::from_micros(50);
 /// Bytes in the MB of the options.
@@ -435,16 +434,8 @@ impl Watch<'_> {
             }
         };
         // The CPU time of the acknowledgements counts too, so the measurement waits for them.
-        let ended = Instant::now();
-        loop {
-            let (waiting, dead) = self.stage.backlog().await?;
-            ensure!(dead == 0, "{dead} dead letters");
-            if waiting == 0 {
-                return Ok(wall);
-            }
-            ensure!(ended.elapsed() < self.stall, "{waiting} messages are not acknowledged");
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        self.stage.acknowledged(self.stall).await?;
+        Ok(wall)
     }
 
     async fn check(&mut self, expected: &[Totals]) -> anyhow::Result<()> {

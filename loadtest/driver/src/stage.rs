@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aws_sdk_s3::types::NotificationConfiguration;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -27,6 +28,7 @@ const CALLS: usize = 16;
 const UPLOADING: usize = 256 << 20;
 /// Seconds that a received dead letter stays hidden: the longest that SQS allows.
 const MAX_VISIBILITY: i32 = 43_200;
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Number of tenants up to which the caches have their default size.
 const REMEMBERED: usize = 10_000;
 
@@ -214,6 +216,23 @@ impl Stage {
         let (waiting, in_flight) = self.root.queue_depth(&self.provider.queue_url).await?;
         let (dead, received) = self.root.queue_depth(&self.provider.dead_letter_url).await?;
         Ok((waiting + in_flight, dead + received))
+    }
+
+    /// Waits until every message is acknowledged.
+    ///
+    /// # Errors
+    /// There are dead letters, or messages are left after `patience`.
+    pub(crate) async fn acknowledged(&self, patience: Duration) -> anyhow::Result<()> {
+        let began = Instant::now();
+        loop {
+            let (waiting, dead) = self.backlog().await?;
+            ensure!(dead == 0, "{dead} dead letters");
+            if waiting == 0 {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < patience, "{waiting} messages are not acknowledged");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Receives all dead letters. Returns the reason of each, and the object's key, or the message id if SQS itself
