@@ -8,7 +8,7 @@ mod file;
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 
 pub(super) use self::file::given_rows;
@@ -82,13 +82,12 @@ enum TenantCommand {
         dry_run: bool,
     },
     /// Check rows as the worker does. Writes nothing.
-    #[command(after_help = MORE)]
+    #[command(after_help = MORE, group = ArgGroup::new("rows").args(["file", "table"]).required(true))]
     Validate {
         /// File with rows, or - for standard input; needs no access to AWS.
-        #[arg(required_unless_present = "table")]
         file: Option<PathBuf>,
         /// Check every row of the table.
-        #[arg(long, conflicts_with = "file")]
+        #[arg(long)]
         table: bool,
     },
     /// Enable a delivery, if the worker can use its row.

@@ -30,13 +30,21 @@ fn unread(what: &str, error: &Unread, fix: &str) -> Finding {
     }
 }
 
-/// A time for people: whole days, hours and minutes, or hours with minutes.
+/// A time in whole seconds for people: `3 days 15 min`.
 fn readable(time: Duration) -> String {
-    match time.as_secs() {
-        86_400 => "1 day".to_owned(),
-        seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
-        seconds => format!("{seconds} s"),
+    let units = [(86_400, "days"), (3_600, "h"), (60, "min"), (1, "s")];
+    let mut left = time.as_secs();
+    let mut parts = Vec::new();
+    for (unit, name) in units {
+        let number = left / unit;
+        left %= unit;
+        match (number, name) {
+            (0, _) => {}
+            (1, "days") => parts.push("1 day".to_owned()),
+            _ => parts.push(format!("{number} {name}")),
+        }
     }
+    if parts.is_empty() { "0 s".to_owned() } else { parts.join(" ") }
 }
 
 /// About how long a time is.

@@ -204,7 +204,7 @@ async fn each_broken_part_of_the_providers_side_is_named() {
     );
     operator.set_queue(letters, QueueAttributeName::MessageRetentionPeriod, "1209600").await;
     operator.set("LOGFERRY_QUEUE__MAX_AGE", "96h");
-    operator.ill(&[]).await.fails("queue retention", "345601 s", "raise MessageRetentionPeriod");
+    operator.ill(&[]).await.fails("queue retention", "4 days 1 s", "raise MessageRetentionPeriod");
     operator.environment.remove("LOGFERRY_QUEUE__MAX_AGE");
 
     operator.set("TENANT_CONFIG_TABLE", "nowhere");

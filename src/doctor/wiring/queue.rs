@@ -332,7 +332,7 @@ mod tests {
             check(&retention(Some(&logs), Some(&letters)), expected);
         };
         check(336, Ok("14 days, longer than the queue's 4 days"));
-        check(97, Ok("349200 s"));
+        check(97, Ok("4 days 1 h"));
         check(96, Err("4 days"));
         check(24, Err("1 day"));
         assert!(matches!(retention(None, None), Finding::Skipped(_)));
@@ -344,9 +344,9 @@ mod tests {
         let check = |hours, expected| {
             check(&kept_for_long_enough(Some(&queue("logs", hours, None)), &config), expected)
         };
-        check(96, Ok("4 days; a message is retried for 260100 s"));
-        check(73, Ok("262800 s"));
-        check(72, Err("3 days, but a message may be retried for 260100 s"));
+        check(96, Ok("4 days; a message is retried for 3 days 15 min"));
+        check(73, Ok("3 days 1 h;"));
+        check(72, Err("3 days, but a message may be retried for 3 days 15 min"));
         assert!(matches!(kept_for_long_enough(None, &config), Finding::Skipped(_)));
     }
 
