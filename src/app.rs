@@ -85,7 +85,7 @@ impl App {
     /// # Errors
     /// There is no Region, or the address is in use.
     pub async fn build(config: Config, log: Arc<Filter>) -> anyhow::Result<Self> {
-        let base = load_sdk(&config, &EVERYTHING).await?;
+        let base = load_sdk(&config, "worker", &EVERYTHING).await?;
         let listeners = Listeners::bind(&config.http).await?;
         Ok(Self { config, base, listeners, log, stop: CancellationToken::new() })
     }
@@ -223,7 +223,7 @@ fn warn_of_gaps(config: &Config) {
 /// There is no Region, or the configuration has no table.
 pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
     let table = config.tenants.table.clone().context("tenants.table is required")?;
-    Ok(rows(config, &load_sdk(config, &["tenants.table"]).await?, table))
+    Ok(rows(config, &load_sdk(config, "tenant", &["tenants.table"]).await?, table))
 }
 
 fn rows(config: &Config, base: &Base, table: String) -> TenantRows {

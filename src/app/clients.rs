@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
 
 use super::{outbound, profile};
@@ -19,8 +19,9 @@ const LONGEST_SQS_ATTEMPT: Duration = Duration::from_secs(3);
 /// Longest call to SQS other than the long poll, with its retries.
 const LONGEST_SQS_CALL: Duration = Duration::from_secs(6);
 
-/// Finds credentials and Region, and builds the HTTP client. Fails if a field in `fields` names a resource of another Region.
-pub(super) async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result<Base> {
+/// Finds credentials and Region, and builds the HTTP client for this command. Fails if a field in `fields` names a resource of
+/// another Region.
+pub(super) async fn load_sdk(config: &Config, command: &str, fields: &[&str]) -> anyhow::Result<Base> {
     let http_client = outbound::http_client(|name| std::env::var(name).ok())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http_client)
@@ -31,6 +32,7 @@ pub(super) async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result
         loader = loader.region(Region::new(region.clone()));
     }
     let sdk = profile::naming_profile(loader.load().await, std::env::var("AWS_PROFILE").ok());
+    let sdk = named(sdk, command);
     let problem = || "is not set, and the SDK finds none; set it in the file, or as AWS_REGION".to_owned();
     let region = sdk.region().ok_or_else(|| Problem { field: "aws.region".into(), problem: problem() })?;
     let elsewhere = config.elsewhere(region.as_ref());
@@ -38,6 +40,15 @@ pub(super) async fn load_sdk(config: &Config, fields: &[&str]) -> anyhow::Result
         Some(problem) => Err(problem.into()),
         None => Ok(sdk.into()),
     }
+}
+
+/// Sets the application's name in the user agent, which CloudTrail records, unless the environment or a profile names one.
+fn named(sdk: SdkConfig, command: &str) -> SdkConfig {
+    if sdk.app_name().is_some() {
+        return sdk;
+    }
+    let name = AppName::new(format!("logferry-{command}")).expect("letters and hyphens are valid");
+    sdk.into_builder().app_name(name).build()
 }
 
 pub(super) fn sqs_client(config: &Config, base: &Base) -> aws_sdk_sqs::Client {

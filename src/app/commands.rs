@@ -68,7 +68,8 @@ pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
     let source_url = required("queue.url", &config.queue.url, "SQS_QUEUE_URL")?;
     let dead_letter_url =
         required("queue.dead_letter_url", &config.queue.dead_letter_url, "LOGFERRY_QUEUE__DEAD_LETTER_URL")?;
-    let client = sqs_client(config, &load_sdk(config, &["queue.url", "queue.dead_letter_url"]).await?);
+    let client =
+        sqs_client(config, &load_sdk(config, "redrive", &["queue.url", "queue.dead_letter_url"]).await?);
     let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
     Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
 }
@@ -79,7 +80,7 @@ pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
 /// There is no Region, or the configuration has no ledger: a [`Problem`].
 pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
     let table = config.ledger.table.clone().ok_or_else(no_ledger)?;
-    let base = load_sdk(config, &["ledger.table"]).await?;
+    let base = load_sdk(config, "ledger", &["ledger.table"]).await?;
     let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
     Ok(LedgerEntries::new(client, table))
 }
@@ -102,7 +103,7 @@ pub struct ShadowSources {
 /// missing.
 pub async fn shadow_sources(config: &Config, rate: u16) -> anyhow::Result<ShadowSources> {
     let ledger = config.ledger.table.clone().ok_or_else(no_ledger)?;
-    let base = load_sdk(config, &["tenants.table", "ledger.table"]).await?;
+    let base = load_sdk(config, "shadow", &["tenants.table", "ledger.table"]).await?;
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &base)?;
     let customers = Customers::new(&base, &central, session_settings(config), customers::Metrics::default());
@@ -204,7 +205,7 @@ pub async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
 /// # Errors
 /// There is no Region, or the configuration has no table or no central role.
 pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
-    let base = load_sdk(config, &EVERYTHING).await?;
+    let base = load_sdk(config, "doctor", &EVERYTHING).await?;
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &base)?;
     let sessions = session_settings(config);

@@ -31,7 +31,7 @@ use crate::{
 /// The configuration has no table or role, there is no Region, or the runtime API fails.
 pub async fn lambda(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     serve::check()?;
-    let base = load_sdk(config, &EVERYTHING).await?;
+    let base = load_sdk(config, "lambda", &EVERYTHING).await?;
     warn_of_gaps(config);
     let Parts { ports, settings, metrics, customers, groups, .. } = Parts::build(config, &base)?;
     // Lambda decides how many batches run at once. A message that waited for its tenant's share would wait for the whole

@@ -63,7 +63,7 @@ pub async fn pipelines(config: &Config, mode: &Mode, items: &[Item]) -> anyhow::
         }
     }
     if files.len() < items.len() {
-        let base = load_sdk(config, &TABLES).await?;
+        let base = load_sdk(config, "manual", &TABLES).await?;
         pipelines.stored = Some(stored(config, &base, mode, |settings| settings)?);
     }
     if !files.is_empty() {
@@ -117,7 +117,7 @@ async fn local(config: &Config, mode: &Mode, store: FileStore) -> anyhow::Result
         }
         Mode::Deliver | Mode::DeliverAgain => {
             let Parts { ports, settings, tenants, .. } =
-                Parts::build(config, &load_sdk(config, &TABLES).await?)?;
+                Parts::build(config, &load_sdk(config, "manual", &TABLES).await?)?;
             let Ports { sinks, copier, claims, quarantine, .. } = ports;
             let directory = WithoutCopies(tenants);
             Ok(boxed(Ports { store, directory, sinks, copier, claims, quarantine }, anywhere(settings)))

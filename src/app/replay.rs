@@ -36,7 +36,7 @@ impl<'a> Supplier<'a> {
     /// # Errors
     /// There is no Region, or a resource is in another one.
     pub async fn new(config: &'a Config, bucket: &'a OwnBucket, fields: &[&str]) -> anyhow::Result<Self> {
-        Ok(Self { config, base: load_sdk(config, fields).await?, bucket })
+        Ok(Self { config, base: load_sdk(config, "replay", fields).await?, bucket })
     }
 
     /// The bucket's listing.

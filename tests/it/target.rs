@@ -2,12 +2,20 @@
 
 pub(crate) mod ministack;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt::Write,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use logferry_sandbox::Sandbox;
+use logferry_sandbox::{Needed, Sandbox};
+
+/// Names a folder. Each test that ends writes the permissions that its calls to the sandbox needed into a file there.
+const PERMISSIONS: &str = "LOGFERRY_PERMISSIONS";
 
 /// The double of a test. All tests of the process share one ministack; a sandbox belongs to one test.
 #[derive(Debug)]
@@ -35,7 +43,26 @@ impl Target {
     /// Starts a sandbox, whatever the variable selects.
     pub(crate) async fn sandbox() -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
+        if std::env::var_os(PERMISSIONS).is_some() {
+            sandbox.record_permissions();
+        }
         Self { endpoint: sandbox.endpoint(), sandbox: Some(Arc::new(sandbox)) }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let (Some(sandbox), Some(folder)) = (&self.sandbox, std::env::var_os(PERMISSIONS)) else { return };
+        let mut lines = String::new();
+        for Needed { application, caller, action, resource } in sandbox.permissions() {
+            // Other calls are those of the test itself.
+            if application.starts_with("logferry-") {
+                writeln!(lines, "{application}\t{caller}\t{action}\t{resource}")
+                    .expect("a text takes every line");
+            }
+        }
+        let file = Path::new(&folder).join(format!("{}-{}.tsv", std::process::id(), unique()));
+        fs::write(file, lines).expect("the folder exists");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Users, groups, managed policies and permission boundaries are not implemented.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
@@ -29,10 +29,25 @@ pub(crate) struct Role {
     policies: BTreeMap<String, Policy>,
 }
 
+/// A permission that a call needed, whether the caller had it or not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Needed {
+    /// `app/NAME` in the caller's user agent, without `app/`; empty without such a name.
+    pub application: String,
+    /// ARN of the caller's role, or of the account's root.
+    pub caller: String,
+    /// Action as policies name it, `s3:GetObject`.
+    pub action: String,
+    /// ARN of the resource, or `*`.
+    pub resource: String,
+}
+
 /// All roles, by account and role name.
 #[derive(Debug, Default)]
 pub(crate) struct Iam {
     roles: Mutex<HashMap<(String, String), Role>>,
+    /// `None` until [`Self::record`].
+    needed: Mutex<Option<BTreeSet<Needed>>>,
 }
 
 impl Iam {
@@ -61,6 +76,9 @@ impl Iam {
         resource: &str,
         context: &Context,
     ) -> Result<(), AwsError> {
+        if let Some(needed) = self.needed().as_mut() {
+            needed.insert(Needed::by(call, action, resource));
+        }
         let Principal::Session { role_arn, session_policy, .. } = &call.principal else {
             return Ok(());
         };
@@ -74,6 +92,20 @@ impl Iam {
             (Decision::Allow, Decision::Allow) => Ok(()),
             _ => Err(AwsError::access_denied(call, action, resource)),
         }
+    }
+
+    /// Records the permissions that calls need from now on.
+    pub(crate) fn record(&self) {
+        self.needed().get_or_insert_default();
+    }
+
+    /// The recorded permissions.
+    pub(crate) fn recorded(&self) -> BTreeSet<Needed> {
+        self.needed().clone().unwrap_or_default()
+    }
+
+    fn needed(&self) -> MutexGuard<'_, Option<BTreeSet<Needed>>> {
+        self.needed.lock().expect("no code panics while it holds the permissions")
     }
 
     /// Role with this ARN, in any account.
@@ -174,6 +206,26 @@ impl Iam {
 
     fn roles(&self) -> MutexGuard<'_, HashMap<(String, String), Role>> {
         self.roles.lock().expect("no code panics while it holds the roles")
+    }
+}
+
+impl Needed {
+    fn by(call: &Call, action: &str, resource: &str) -> Self {
+        let agent = call.header("user-agent").unwrap_or_default();
+        let caller = match &call.principal {
+            Principal::Root => call.caller_arn(),
+            Principal::Session { role_arn, .. } => role_arn.clone(),
+        };
+        Self {
+            application: agent
+                .split(' ')
+                .find_map(|part| part.strip_prefix("app/"))
+                .unwrap_or_default()
+                .to_owned(),
+            caller,
+            action: action.to_owned(),
+            resource: resource.to_owned(),
+        }
     }
 }
 

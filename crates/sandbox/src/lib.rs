@@ -24,6 +24,7 @@ mod sns;
 mod sqs;
 mod sts;
 
+pub use iam::Needed;
 pub use logs::{Put, Totals};
 pub use server::Sandbox;
 pub use sqs::{QueueCounts, QueueLimits, UnknownQueue};

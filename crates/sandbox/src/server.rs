@@ -5,7 +5,7 @@ mod control;
 mod payload;
 mod protocol;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{
@@ -30,6 +30,7 @@ use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 use crate::encoding::uuid;
 use crate::faults::{Effect, ErrorAnswer, Faults};
+use crate::iam::Needed;
 use crate::logs::{Put, Totals};
 use crate::sigv4::{Authorization, Refusal, Signed};
 use crate::sqs::{QueueCounts, QueueLimits, UnknownQueue};
@@ -111,6 +112,16 @@ impl Sandbox {
     pub fn calls(&self, service: &str, operation: &str) -> u64 {
         let calls = self.front.calls.lock().expect("no code panics while it holds the counts");
         calls.get(&format!("{service}:{operation}")).copied().unwrap_or_default()
+    }
+
+    /// Records the permissions that calls need from now on. Off at first, because every object of S3 is one more resource.
+    pub fn record_permissions(&self) {
+        self.front.cloud.iam.record();
+    }
+
+    /// The recorded permissions, each once.
+    pub fn permissions(&self) -> BTreeSet<Needed> {
+        self.front.cloud.iam.recorded()
     }
 
     /// Number of requests with a gzip body.
