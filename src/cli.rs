@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cost;
 mod doctor;
 mod healthcheck;
 mod ledger;
@@ -101,6 +102,8 @@ enum Command {
     Ledger(ledger::LedgerArgs),
     /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
     Shadow(shadow::ShadowArgs),
+    /// Calculate what a month costs the provider and the customers, and what other ways would cost.
+    Cost(cost::CostArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -202,6 +205,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             let loaded = valid(options, |field| shadow::CONCERNS.contains(&field))?;
             shadow::run(args, &loaded.config)
         }
+        Command::Cost(args) => ended(cost::execute(args)),
         Command::Config(ConfigCommand::Check) => {
             valid(options, |_| true)?;
             match telemetry::check(variable) {

@@ -20,6 +20,7 @@ mod config;
 mod conformance;
 mod content;
 mod copies;
+mod costs;
 mod cpu;
 mod deliver;
 mod demo;
