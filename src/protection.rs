@@ -153,7 +153,7 @@ async fn keep(agent: impl Agent, mut in_work: watch::Receiver<usize>, metrics: M
             (Ok(()), true) => tracing::info!("the task's protection from scale-in can be changed again"),
             _ => {}
         }
-        plan.answered(wanted, answer.as_ref().map(|()| ()), Instant::now());
+        plan.answered(wanted, &answer, Instant::now());
     }
 }
 
@@ -236,7 +236,7 @@ impl Plan {
         Some(Call { at: at.max(self.not_before), wanted })
     }
 
-    fn answered(&mut self, wanted: Wanted, answer: Result<(), &AgentError>, now: Instant) {
+    fn answered(&mut self, wanted: Wanted, answer: &Result<(), AgentError>, now: Instant) {
         match (answer, wanted) {
             (Ok(()), Wanted::Protected(life)) => {
                 self.protected_until = Some(now + life);
