@@ -234,8 +234,10 @@ async fn the_heartbeat_is_the_age_of_the_newest_accepted_record_of_its_tenant() 
     };
     let undated = json!({ "message": "m", "timestamp": "yesterday" });
     let records = |records: &[Value]| object(Value::from(records.to_vec()).to_string().into_bytes());
-    let world =
-        World { status: Arc::new(Status::new(50).with_heartbeat(Some("acme".into()))), ..World::new() };
+    let status = Arc::new(Status::new(50).with_heartbeat(Some("acme".into())));
+    let mut world = World { status, ..World::new() };
+    // Each record is a batch of its own.
+    world.settings.max_batch_events = 1;
     let step = async |key: &str, content: MemoryObject| {
         world.put(key, content);
         let verdict = world.handle(&event(&[key])).await;
@@ -258,7 +260,12 @@ async fn the_heartbeat_is_the_age_of_the_newest_accepted_record_of_its_tenant() 
         step("acme/c/a/p/3", records(&[record(7_200, "m"), record(20_000, "too old")])).await;
     assert_eq!(verdict, Verdict::Ack);
     near(age, 7_200.0);
-    near(step("acme/c/a/p/4", records(&[record(3_600, "m"), record(5_000, "late")])).await.1, 3_600.0);
+    near(
+        step("acme/c/a/p/4", records(&[record(5_000, "late"), record(3_600, "m"), record(4_000, "m")]))
+            .await
+            .1,
+        3_600.0,
+    );
     near(step("acme/c/a/p/5", records(&[record(9_000, "old")])).await.1, 3_600.0);
     world.sinks.fail_group(GROUP, SinkError::Denied("no".into()));
     let (verdict, age) = step("acme/c/a/p/6", records(&[record(60, "m")])).await;
