@@ -173,7 +173,7 @@ fn bill(payer: &str, bill: &Bill) -> Vec<[String; 4]> {
         let per = if price.per == 1.0 { String::new() } else { format!(" per {}", whole(price.per)) };
         [
             format!("  {name}"),
-            format!("{} {}", whole(*amount), price.unit),
+            format!("{} {}", few(*amount), price.unit),
             format!("{} {}{per}", price.name, price.usd),
             grouped(*usd, 2),
         ]
@@ -199,6 +199,11 @@ fn align<const N: usize>(mut lines: Vec<[String; N]>) -> Vec<[String; N]> {
 
 fn whole(number: f64) -> String {
     grouped(number, 0)
+}
+
+/// A number without decimals, unless it is small.
+fn few(number: f64) -> String {
+    grouped(number, if number < 10.0 && number.fract() != 0.0 { 2 } else { 0 })
 }
 
 /// A number with this many decimals, and commas between groups of three digits.
@@ -240,6 +245,7 @@ mod tests {
         ] {
             assert_eq!(grouped(number, decimals), expected);
         }
+        assert_eq!([0.0, 0.125, 1.0, 9.5, 10.5].map(few), ["0", "0.12", "1", "9.50", "10"]);
         for (bytes, expected) in
             [(1_360.0, "1.4 kB"), (34_000.0, "34 kB"), (342_465.0, "342 kB"), (1e6, "1.0 MB"), (1e7, "10 MB")]
         {
