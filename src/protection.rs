@@ -2,10 +2,10 @@
 //!
 //! Without protection, ECS ends any task of the service when fewer are wanted. A protected task is not ended by scale-in and
 //! not replaced by a deployment. A background task asks ECS's agent; no message waits for an answer. What is protected, and
-//! when the agent is asked again, is decided by [`Plan`], without I/O.
+//! when the agent is asked again, is decided by `Plan`, without I/O.
 //!
 //! The protection always has an end: should this worker hang, or ECS refuse to renew the protection because it blocks a
-//! deployment, the task can be ended after [`LIFE`].
+//! deployment, the task can be ended after ten minutes.
 
 pub mod agent;
 
