@@ -1,6 +1,8 @@
 //! The command line.
 
+mod cost;
 mod doctor;
+mod healthcheck;
 mod ledger;
 mod manual;
 mod moment;
@@ -89,6 +91,9 @@ enum Command {
     Tenant(tenant::TenantArgs),
     /// Check that messages can be received and delivered; show each failed condition with its fix.
     Doctor(doctor::DoctorArgs),
+    /// Ask /healthz of the worker on this host, for the health checks of Docker and ECS; exit with 1 if it does not answer
+    /// or its receive loop stands still.
+    Healthcheck,
     /// Show dead letters and move them back to the queue.
     Redrive(redrive::RedriveArgs),
     /// Deliver the objects that the bucket has: after an outage, for a new tenant, or without notifications.
@@ -97,6 +102,8 @@ enum Command {
     Ledger(ledger::LedgerArgs),
     /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
     Shadow(shadow::ShadowArgs),
+    /// Calculate what a month costs the provider and the customers, and what other ways would cost.
+    Cost(cost::CostArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -182,6 +189,10 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             let loaded = valid(options, |field| args.concerned_by(field))?;
             ended(run_async(doctor::execute(args, &loaded.config)))
         }
+        Command::Healthcheck => {
+            let loaded = valid(options, |field| field == healthcheck::CONCERNS)?;
+            ended(run_async(healthcheck::execute(&loaded.config)))
+        }
         Command::Redrive(args) => {
             let loaded = valid(options, |field| redrive::CONCERNS.contains(&field))?;
             ended(run_async(redrive::execute(args, &loaded.config)))
@@ -194,6 +205,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             let loaded = valid(options, |field| shadow::CONCERNS.contains(&field))?;
             shadow::run(args, &loaded.config)
         }
+        Command::Cost(args) => ended(cost::execute(args)),
         Command::Config(ConfigCommand::Check) => {
             valid(options, |_| true)?;
             match telemetry::check(variable) {
