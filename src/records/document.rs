@@ -27,6 +27,8 @@ pub(super) const SPACE_BEHIND: usize = 64 * 1024;
 /// What the members of the current document say about its records.
 #[derive(Debug, Default)]
 pub(super) struct Document {
+    /// Whether the document has the list of records.
+    pub(super) has_list: bool,
     /// Whether the records only check the connection.
     pub(super) is_control: bool,
     /// The log stream that the records come from.

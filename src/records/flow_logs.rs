@@ -18,8 +18,22 @@ const FEWEST: usize = 3;
 pub(super) fn is_head(line: &[u8]) -> bool {
     let mut count = 0;
     let mut names = words(line).inspect(|_| count += 1);
-    let all_known = names.all(|name| NAMES.split_ascii_whitespace().any(|known| known.as_bytes() == name));
+    let all_known = names.all(is_known);
     all_known && count >= FEWEST
+}
+
+/// Whether a rule's first line is the line with the names, although it may have names that are newer than this list. A flow has
+/// digits, capitals or `-` alone.
+pub(super) fn may_be_head(line: &[u8]) -> bool {
+    let is_name = |word: &[u8]| {
+        word[0].is_ascii_lowercase()
+            && word.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
+    };
+    words(line).all(is_name) && words(line).any(is_known)
+}
+
+fn is_known(name: &[u8]) -> bool {
+    NAMES.split_ascii_whitespace().any(|known| known.as_bytes() == name)
 }
 
 /// Position of the field `end`, which has the time of a flow's last packet in seconds since 1970.
@@ -45,6 +59,23 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_may_be_the_head_of_a_rule_s_flow_log() {
+        let check = |line: &str, expected| assert_eq!(may_be_head(line.as_bytes()), expected, "{line}");
+        check("version account-id start end", true);
+        check("end", true);
+        check("srcaddr a-name-of-2030 end", true);
+        check(
+            "2 123456789010 eni-1235b8ca 172.31.16.139 - 20641 22 6 20 4249 1418530010 1418530070 ACCEPT OK",
+            false,
+        );
+        check("ACCEPT OK", false);
+        check("- end", false);
+        check("eni-1235b8ca vpc-0a1b", false);
+        check(r#"{"message":"end"}"#, false);
+        check("", false);
+    }
 
     #[test]
     fn the_names_of_fields_are_recognised() {

@@ -168,7 +168,10 @@ impl JsonReader {
                     }
                 }
                 (Place::DocumentMember, b',') => self.place = Place::DocumentComma,
-                (Place::DocumentStart | Place::DocumentMember, b'}') => self.ends_on_top(),
+                (Place::DocumentStart | Place::DocumentMember, b'}') => {
+                    self.has_list()?;
+                    self.ends_on_top();
+                }
                 // If several texts were joined, there are byte order marks in the middle.
                 (Place::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
                     at += BYTE_ORDER_MARK.len() - 1;
@@ -196,6 +199,18 @@ impl JsonReader {
         }
     }
 
+    /// Refuses a document that ends without its list: a rule's format is wrong, or the list's name is.
+    fn has_list(&self) -> Result<(), RecordError> {
+        match self.list {
+            Some(list) if !self.document.has_list => {
+                let list = String::from_utf8_lossy(list);
+                Err(self
+                    .error(RecordProblem::Unsupported(format!("a JSON document without the array {list:?}"))))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// An array or a document ends here, and nothing is around it.
     fn ends_on_top(&mut self) {
         self.place = Place::Top;
@@ -212,7 +227,7 @@ impl JsonReader {
         let text = &text[..text.len().min(self.max_record + 1)];
         match member(text, list) {
             Ok(Member::ListStarts { len }) => {
-                (self.place, self.retry_at) = (Place::ArrayStart, 0);
+                (self.place, self.retry_at, self.document.has_list) = (Place::ArrayStart, 0, true);
                 Ok(Some(len))
             }
             Ok(Member::Complete { name, value, len }) if len <= self.max_record => {

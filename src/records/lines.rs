@@ -17,6 +17,8 @@ pub(super) struct LineReader {
     max_record: usize,
     head: Head,
     times: Times,
+    /// Time of the object.
+    object_time: Option<i64>,
     timestamps: Timestamps,
     /// Position of the window's first byte in the decompressed object.
     offset: u64,
@@ -29,7 +31,7 @@ pub(super) struct LineReader {
 /// Which lines at the object's beginning are no records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Head {
-    /// The first line that is not empty has the names of the fields.
+    /// The first line that is not empty has the names of the fields. Otherwise the object is no flow log, or its head is missing.
     FieldNames,
     /// The first line shows whether there are directives.
     Unknown,
@@ -70,6 +72,7 @@ impl LineReader {
             max_record: limits.max_record,
             head,
             times,
+            object_time: limits.object_time,
             timestamps: Timestamps::new(limits.now),
             offset: 0,
             searched: 0,
@@ -140,8 +143,12 @@ impl LineReader {
             Head::FieldNames if line.is_empty() => false,
             Head::FieldNames => {
                 self.head = Head::Over;
-                self.times = Times::End(flow_logs::end_field(line));
-                true
+                let is_head = flow_logs::may_be_head(line);
+                self.times = match is_head {
+                    true => Times::End(flow_logs::end_field(line)),
+                    false => Times::Object(self.object_time),
+                };
+                is_head
             }
             Head::Unknown => {
                 let first = DIRECTIVES.iter().any(|directive| line.starts_with(directive));

@@ -200,15 +200,13 @@ fn content_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_configured_format_is_not_questioned() {
+fn a_configured_format_takes_the_place_of_recognition() {
     let trail = r#"{"Records":[{"message":"m","time":"2026-11-21T08:00:01Z"}]}"#;
     let read = |format| read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), trail.as_bytes(), 5);
     let (records, error) = read(Format::EventBridge);
     assert_eq!((records, error), (vec![(trail.to_owned(), None)], None));
     let (records, error) = read(Format::CloudTrail);
     assert_eq!((records.len(), error), (1, None));
-    let (records, error) = read(Format::Subscription);
-    assert_eq!((records, error), (Vec::new(), None));
 }
 
 #[test]
@@ -274,6 +272,53 @@ fn the_lines_of_flow_logs_have_the_time_of_their_end() {
     let (records, _) = read_by(reader, b"\nend new-field\n1795248001 x\n", 4);
     let records: Vec<_> = records.iter().map(|(message, at)| (message.as_str(), *at)).collect();
     assert_eq!(records, [("", None), ("<skipped>", None), ("1795248001 x", AT.1)]);
+}
+
+/// A rule may name the wrong format, and a flow log may have lost its head.
+#[test]
+fn the_first_line_is_a_record_unless_it_has_names_of_fields() {
+    let flow = "2 111111111111 eni-1 192.0.2.1 192.0.2.2 49152 443 6 10 840 1795247941 1795248001 ACCEPT OK";
+    for lines in
+        [[flow, flow], [r#"{"message":"end"}"#, "b"], ["Hello end", "end"], ["eni-1 vpc-1", "end start"]]
+    {
+        for chunk in [1, 7, 1000] {
+            let reader = RecordReader::new(1000, NOW).of_format(&Format::FlowLogs, OBJECT);
+            let (records, error) = read_by(reader, lines.join("\n").as_bytes(), chunk);
+            let records: Vec<_> = records.iter().map(|(message, at)| (message.as_str(), *at)).collect();
+            assert_eq!((records, error), (lines.map(|line| (line, Some(OBJECT))).to_vec(), None));
+        }
+    }
+}
+
+/// Without the list there is no record, so a wrong format of a rule would lose the whole object.
+#[test]
+fn a_document_without_its_list_is_an_error() {
+    let check = |format: &Format, text: &str, records: usize, list: &str| {
+        for chunk in [1, 5, 1000] {
+            let reader = RecordReader::new(1000, NOW).of_format(format, OBJECT);
+            let (found, error) = read_by(reader, text.as_bytes(), chunk);
+            let error = error.unwrap_or_else(|| panic!("{text} is read"));
+            assert!(matches!(error.problem, RecordProblem::Unsupported(_)), "{text}: {error}");
+            assert!(error.to_string().contains(&format!("without the array {list:?}")), "{text}: {error}");
+            assert_eq!((found.len(), error.index), (records, records as u64), "{text}");
+        }
+    };
+    let lists =
+        [(Format::CloudTrail, "Records", "logEvents"), (Format::Subscription, "logEvents", "Records")];
+    for (format, list, other) in lists {
+        for text in ["{}", r#"{"message":"m"}"#, "{\"message\":\"m\"}\n{\"message\":\"n\"}\n"] {
+            check(&format, text, 0, list);
+        }
+        for value in ["null", "\"x\"", "{}", "7"] {
+            check(&format, &format!("{{\"{list}\":{value}}}"), 0, list);
+        }
+        check(&format, &format!("{{\"{}\":[{{}}]}}", list.to_uppercase()), 0, list);
+        check(&format, &format!("{{\"{other}\":[{{\"message\":\"m\"}}]}}"), 0, list);
+        // Documents before it are read.
+        let good = format!("{{\"{list}\":[{{\"message\":\"m\"}}]}}");
+        check(&format, &format!("{good}{{\"a\":1}}{good}"), 1, list);
+        check(&Format::Auto, &format!("{good}\n{{}}\n"), 1, list);
+    }
 }
 
 #[test]
