@@ -1,9 +1,6 @@
 # The collector's image: Vector with the configuration that k8s/collector deploys. README.md in this folder says how to build the
 # image. The user stays Vector's, root: the kubelet's log files belong to root. k8s/collector takes root's capabilities away.
 
-FROM scratch AS configuration
-COPY k8s/collector/base/vector.yaml /etc/vector/vector.yaml
-
 FROM docker.io/timberio/vector:0.58.0-distroless-static
 ARG VERSION=unknown
 ARG REVISION=unknown
@@ -12,4 +9,4 @@ LABEL org.opencontainers.image.title="logferry-collector" \
       org.opencontainers.image.licenses="MPL-2.0 AND Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
-COPY --from=configuration /etc/vector/vector.yaml /etc/vector/vector.yaml
+COPY k8s/collector/base/vector.yaml /etc/vector/vector.yaml
