@@ -1,0 +1,184 @@
+"""Runs the transforms of k8s/collector/base/vector.yaml as Vector does, with the VRL that the file has.
+
+Usage: vrl.py tests VECTOR_YAML           runs the file's own `tests`
+       vrl.py cases VECTOR_YAML CASES     runs a table of lines and pods through all transforms
+       vrl.py sample VECTOR_YAML LINES    says whether each line of a sample gets the time that its shape states
+"""
+
+import base64
+import datetime
+import json
+import re
+import sys
+
+import yaml
+from vrl_python import VRLRuntime
+
+# The values that an overlay gives.
+VALUES = {"tenant_label": "logferry/tenant", "cluster_id": "prod-cluster-1"}
+# VRL in Python takes and gives no timestamps and no bytes. So a program begins by making them from text, and ends by making
+# text of them. The condition hides the types from the compiler, because Vector's compiler does not know them either.
+BEFORE = """
+if exists(.timestamp) { .timestamp = parse_timestamp(.timestamp, "%+") ?? .timestamp }
+if exists(.message_base64) { .message = decode_base64!(del(.message_base64)) }
+"""
+AFTER = """
+if is_timestamp(.timestamp) { .timestamp = format_timestamp!(.timestamp, "%Y-%m-%dT%H:%M:%S%.9fZ") }
+if is_string(.message) { .message_base64 = encode_base64(string!(.message)) }
+.
+"""
+
+
+class Pipeline:
+    """The transforms of a configuration."""
+
+    def __init__(self, path):
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        self.config = yaml.safe_load(re.sub(r"SECRET\[values\.(\w+)\]", lambda found: VALUES.get(found[1], "x"), text))
+        self.transforms = self.config["transforms"]
+        for name, transform in self.transforms.items():
+            if transform["type"] == "remap":
+                # Fails if the program does not compile without knowledge of the event.
+                VRLRuntime("UTC").compile(transform["source"])
+            elif transform["type"] != "route":
+                raise ValueError(f"{name}: a transform of the type {transform['type']} cannot be run here")
+
+    def after(self, name):
+        """The transform that reads the output `name`; None if a sink reads it."""
+        found = [other for other, transform in self.transforms.items() if name in transform["inputs"]]
+        assert len(found) < 2, f"{name} has several readers"
+        return found[0] if found else None
+
+    def through(self, first, event, last=None, before=BEFORE):
+        """Sends an event through the transforms from `first` on. Returns the output that it leaves by, and the program that
+        makes it what it is there. With `last`, stops at the output of that name."""
+        name, program = first, before
+        while name:
+            transform, output = self.transforms[name], name
+            if transform["type"] == "remap":
+                # A block keeps the variables of two transforms apart.
+                program += "{\n" + transform["source"] + "\nnull\n}\n"
+            else:
+                output = f"{name}._unmatched"
+                for route, condition in transform["route"].items():
+                    if run(program + condition, event)[1] is True:
+                        output = f"{name}.{route}"
+            if output == last:
+                return output, program
+            name = self.after(output)
+        return output, program
+
+
+def run(program, event):
+    result = VRLRuntime.run(program, event, "UTC")
+    return result.processed_event, result.runtime_result
+
+
+def run_tests(pipeline):
+    """Runs the configuration's `tests`. Returns the problems."""
+    tested = set()
+    for test in pipeline.config["tests"]:
+        reached = {}
+        for given in test["inputs"]:
+            assert given["type"] == "vrl", f"{test['name']}: only inputs of the type vrl can be run here"
+            before = "\n" + given["source"] + "\nif exists(.nothing) { . = {} }\n"
+            for output in test["outputs"]:
+                wanted = output["extract_from"]
+                found, program = pipeline.through(given["insert_at"], {}, wanted, before)
+                if found == wanted:
+                    reached.setdefault(wanted, []).append(program)
+                tested.add(wanted.partition(".")[0])
+            for silent in test.get("no_outputs_from", []):
+                if pipeline.through(given["insert_at"], {}, silent, before)[0] == silent:
+                    yield f"{test['name']}: an event leaves by {silent}"
+        for output in test["outputs"]:
+            programs = reached.get(output["extract_from"], [])
+            if not programs:
+                yield f"{test['name']}: no event leaves by {output['extract_from']}"
+            for condition in output["conditions"]:
+                assert condition["type"] == "vrl"
+                for program in programs:
+                    try:
+                        if run(program + condition["source"], {})[1] is not True:
+                            yield f"{test['name']}: the condition is not true"
+                    except Exception as error:  # assert! ends the program
+                        yield f"{test['name']}: {str(error).strip().splitlines()[0]}"
+    yield from (f"no test reads the output of {name}" for name in pipeline.transforms.keys() - tested)
+
+
+def nanoseconds(text):
+    """A time in the one form that this program compares."""
+    if isinstance(text, datetime.datetime):
+        text = text.isoformat()
+    whole, fraction, zone = re.fullmatch(r"(.*?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", text).groups()
+    moment = datetime.datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone)).astimezone(datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + (fraction or "").ljust(9, "0") + "Z"
+
+
+def message_of(case):
+    if "base64" in case:
+        return base64.b64decode(case["base64"])
+    line = case["line"]
+    return line.encode() if isinstance(line, str) else line
+
+
+def event_of(case, pod):
+    kubernetes = {**pod, **case.get("pod", {})}
+    event = {"kubernetes": {key: value for key, value in kubernetes.items() if value is not None}, "stream": "stdout"}
+    event |= {"file": "/var/log/pods/x.log", "source_type": "kubernetes_logs"}
+    if case.get("read") is not None:
+        event["timestamp"] = nanoseconds(case["read"])
+    message = message_of(case)
+    if isinstance(message, bytes):
+        event["message_base64"] = base64.b64encode(message).decode()
+    else:
+        event["message"] = message
+    return event
+
+
+def run_cases(pipeline, table):
+    """Runs a table. Returns the problems."""
+    first = next(name for name, transform in pipeline.transforms.items() if transform["inputs"] == ["kubernetes"])
+    for number, case in enumerate(table["lines"] + table["pods"], 1):
+        case = {"read": table["read"], "line": "a line", **case}
+        what = f"case {number} ({case.get('name') or case['line']!r:.80})"
+        event = event_of(case, table["pod"])
+        try:
+            output, program = pipeline.through(first, event)
+            found, _ = run(program + AFTER, event)
+        except Exception as error:
+            yield f"{what}: the program ends with {error}"
+            continue
+        message = message_of(case)
+        kept = base64.b64decode(found.pop("message_base64")) if isinstance(message, bytes) else found.get("message")
+        if kept != message:
+            yield f"{what}: the message has become {kept!r}"
+        if "unroutable" in case:
+            if output != "tenants._unmatched" or "customer_id" in found:
+                yield f"{what}: leaves by {output}"
+            continue
+        wanted = {**table["fields"], **case.get("fields", {})}
+        given = {name: value for name, value in found.items() if name not in ("message", "timestamp")}
+        if output != "set_timestamp" or given != wanted:
+            yield f"{what}: leaves by {output} with {given}, not {wanted}"
+        time = nanoseconds(case["time"] if case.get("time") else case["read"]) if case["read"] else None
+        if time and found.get("timestamp") != time:
+            yield f"{what}: has the time {found.get('timestamp')}, not {time}"
+
+
+def main(what, path, *rest):
+    pipeline = Pipeline(path)
+    if what == "tests":
+        problems, counted = list(run_tests(pipeline)), len(pipeline.config["tests"])
+    else:
+        with open(rest[0], encoding="utf-8") as file:
+            table = yaml.safe_load(file)
+        problems, counted = list(run_cases(pipeline, table)), len(table["lines"]) + len(table["pods"])
+    for problem in problems:
+        print(f"{path}: {problem}", file=sys.stderr)
+    print(f"{path}: {what}: {counted} run, {len(problems)} problems")
+    sys.exit(bool(problems))
+
+
+main(*sys.argv[1:])
