@@ -3,6 +3,8 @@
 Usage: vrl.py tests VECTOR_YAML           runs the file's own `tests`
        vrl.py cases VECTOR_YAML CASES     runs a table of lines and pods through all transforms
        vrl.py sample VECTOR_YAML LINES    says whether each line of a sample gets the time that its shape states
+       vrl.py records VECTOR_YAML STAGING_YAML LINES
+                                          prints the records and the keys of a sample's lines, as the collector writes them
 """
 
 import base64
@@ -37,6 +39,7 @@ class Pipeline:
             text = file.read()
         self.config = yaml.safe_load(re.sub(r"SECRET\[values\.(\w+)\]", lambda found: VALUES.get(found[1], "x"), text))
         self.transforms = self.config["transforms"]
+        self.first = self.after("kubernetes")
         for name, transform in self.transforms.items():
             if transform["type"] == "remap":
                 # Fails if the program does not compile without knowledge of the event.
@@ -142,13 +145,12 @@ def event_of(case, pod):
 
 def run_cases(pipeline, table):
     """Runs a table. Returns the problems."""
-    first = next(name for name, transform in pipeline.transforms.items() if transform["inputs"] == ["kubernetes"])
     for number, case in enumerate(table["lines"] + table["pods"], 1):
         case = {"read": table["read"], "line": "a line", **case}
         what = f"case {number} ({case.get('name') or case['line']!r:.80})"
         event = event_of(case, table["pod"])
         try:
-            output, program = pipeline.through(first, event)
+            output, program = pipeline.through(pipeline.first, event)
             found, _ = run(program + AFTER, event)
         except Exception as error:
             yield f"{what}: the program ends with {error}"
@@ -170,24 +172,48 @@ def run_cases(pipeline, table):
             yield f"{what}: has the time {found.get('timestamp')}, not {time}"
 
 
-def sample_cases(lines):
+def sample_table(path):
     """Lines of `sample once`, each after the name of its shape and the time that it states, as a table of cases."""
-    for line in lines:
-        shape, stated, message = line.rstrip("\n").split("\t", 2)
-        yield {"name": shape, "line": message} | ({} if stated == "-" else {"time": stated})
+    lines = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            shape, stated, message = line.rstrip("\n").split("\t", 2)
+            lines.append({"name": shape, "line": message} | ({} if stated == "-" else {"time": stated}))
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    pod = {
+        "namespace_labels": {VALUES["tenant_label"]: "acme-corp"},
+        "pod_labels": {"app.kubernetes.io/name": "sample"},
+        "pod_name": "sample-7d9f6c5b8b-x2x9q",
+        "pod_namespace": "logferry-sample",
+        "container_name": "sample",
+    }
+    fields = {"customer_id": "acme-corp", "cluster_id": VALUES["cluster_id"], "namespace": "logferry-sample"}
+    fields |= {"application": "sample", "pod_name": pod["pod_name"], "container_name": "sample", "stream": "stdout"}
+    return {"read": now, "pod": pod, "fields": fields, "lines": lines, "pods": []}
+
+
+def records_of(pipeline, staging, table):
+    """What the sink writes: its key's prefix, and the record as the codec json writes it."""
+    with open(staging, encoding="utf-8") as file:
+        template = yaml.safe_load(file)["sinks"]["staging"]["key_prefix"]
+    for case in table["lines"]:
+        event = event_of({"read": table["read"], **case}, table["pod"])
+        record, _ = run(pipeline.through(pipeline.first, event)[1] + AFTER, event)
+        del record["message_base64"]
+        stated = nanoseconds(case.get("time", table["read"]))
+        seconds = datetime.datetime.fromisoformat(stated[:19] + "+00:00").timestamp()
+        prefix = re.sub(r"\{\{ (\w+) \}\}", lambda found: record[found[1]], template)
+        yield {"key_prefix": prefix, "record": record, "milliseconds": int(seconds) * 1000 + int(stated[20:23])}
 
 
 def main(what, path, *rest):
     pipeline = Pipeline(path)
+    if what == "records":
+        print(json.dumps(list(records_of(pipeline, rest[0], sample_table(rest[1])))))
+        return
     if what == "sample":
-        with open(rest[0], encoding="utf-8") as file:
-            lines = list(sample_cases(file))
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        metadata = {"namespace_labels": {VALUES["tenant_label"]: "acme"}, "pod_name": "sample-0", "pod_namespace": "s"}
-        fields = {"customer_id": "acme", "cluster_id": VALUES["cluster_id"], "namespace": "s", "application": "sample-0"}
-        fields |= {"pod_name": "sample-0", "container_name": "", "stream": "stdout"}
-        table = {"read": now, "pod": metadata, "fields": fields, "lines": lines, "pods": []}
-        problems, counted = list(run_cases(pipeline, table)), len(lines)
+        table = sample_table(rest[0])
+        problems, counted = list(run_cases(pipeline, table)), len(table["lines"])
     elif what == "tests":
         problems, counted = list(run_tests(pipeline)), len(pipeline.config["tests"])
     else:
