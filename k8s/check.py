@@ -112,8 +112,9 @@ def overlay_problems(manifests):
     for manifest in manifests:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         yield from schema_problems(manifest)
-        if kind not in CLUSTER_WIDE and manifest["metadata"].get("namespace") != namespace:
-            yield f"{kind} {name} is in the namespace {manifest['metadata'].get('namespace')}, not {namespace}"
+        wanted = None if kind in CLUSTER_WIDE else namespace
+        if manifest["metadata"].get("namespace") != wanted:
+            yield f"{kind} {name} is in the namespace {manifest['metadata'].get('namespace')}, not {wanted}"
     for manifest in workloads:
         pod, name = pod_of(manifest), f"{manifest['kind']} {manifest['metadata']['name']}"
         wanted = [("ConfigMap", volume["configMap"]["name"]) for volume in pod.get("volumes", []) if "configMap" in volume]
