@@ -39,7 +39,7 @@ use crate::{
     aws::Base,
     batch::MAX_BATCH_EVENTS,
     breaker::ProbeIntervals,
-    config::Config,
+    config::{Config, Problem},
     copy::s3::Addressing,
     credentials::{
         assumed::AssumedRole,
@@ -52,6 +52,10 @@ use crate::{
     ledger::dynamodb::{self, DynamoDbLedger, LedgerSettings},
     name::bucket::OwnBucket,
     pipeline::{Pipeline, PipelineSettings},
+    protection::{
+        Protection,
+        agent::{AGENT_URI, EcsAgent},
+    },
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
     queue::sqs::{Clients, SqsQueue},
     shadow::dynamodb::DynamoDbCounts,
@@ -75,6 +79,8 @@ pub struct App {
     config: Config,
     base: Base,
     listeners: Listeners<TcpListener>,
+    /// ECS's agent, if the worker is a task of ECS.
+    agent: Option<EcsAgent>,
     log: Arc<Filter>,
     stop: CancellationToken,
 }
@@ -83,11 +89,13 @@ impl App {
     /// Finds credentials and Region, and binds the endpoint, which can change the filter of `log`. Makes no call to AWS.
     ///
     /// # Errors
-    /// There is no Region, or the address is in use.
+    /// There is no Region, the address is in use, or the address of ECS's agent is none.
     pub async fn build(config: Config, log: Arc<Filter>) -> anyhow::Result<Self> {
         let base = load_sdk(&config, &EVERYTHING).await?;
+        let agent = std::env::var(AGENT_URI).ok().map(|address| EcsAgent::at(&address)).transpose();
+        let agent = agent.map_err(|problem| Problem { field: AGENT_URI.to_owned(), problem })?;
         let listeners = Listeners::bind(&config.http).await?;
-        Ok(Self { config, base, listeners, log, stop: CancellationToken::new() })
+        Ok(Self { config, base, listeners, agent, log, stop: CancellationToken::new() })
     }
 
     /// The address of the endpoint, with the port that the system chose for port 0.
@@ -116,7 +124,7 @@ impl App {
     /// # Errors
     /// The configuration has no queue, table or role, or a bucket, a prefix or the key layout cannot be parsed.
     pub async fn run(self) -> anyhow::Result<Drained> {
-        let Self { config, base, listeners, log, stop } = self;
+        let Self { config, base, listeners, agent, log, stop } = self;
         warn_of_gaps(&config);
         let Parts { ports, settings, metrics, health, tenants, central, claims, customers, groups } =
             Parts::build(&config, &base)?;
@@ -158,6 +166,15 @@ impl App {
         let depth = depth::keep_asking(asking, letters, metrics.queues.clone());
         let _depth = AbortOnDropHandle::new(tokio::spawn(depth));
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying));
+        let protection = Protection::default();
+        // Once the drain has begun, ECS ends the task anyway.
+        let _protecting = agent.map(|agent| {
+            let protecting = protection.keep(agent, metrics.protection.clone());
+            let stop = stop.clone();
+            AbortOnDropHandle::new(tokio::spawn(
+                async move { stop.run_until_cancelled_owned(protecting).await },
+            ))
+        });
         let page = Page::new(Sources {
             status: Arc::clone(&metrics.status),
             health: Arc::clone(&health),
@@ -177,8 +194,11 @@ impl App {
         let drained = worker::run(
             Arc::new(queue),
             move |message, stop| {
-                let pipeline = Arc::clone(&pipeline);
-                async move { pipeline.handle(&message, &stop).await }
+                let (pipeline, in_work) = (Arc::clone(&pipeline), protection.hold());
+                async move {
+                    let _in_work = in_work;
+                    pipeline.handle(&message, &stop).await
+                }
             },
             worker_settings(&config),
             stop,

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod doctor;
+mod healthcheck;
 mod ledger;
 mod manual;
 mod moment;
@@ -89,6 +90,9 @@ enum Command {
     Tenant(tenant::TenantArgs),
     /// Check that messages can be received and delivered; show each failed condition with its fix.
     Doctor(doctor::DoctorArgs),
+    /// Ask /healthz of the worker on this host, for the health checks of Docker and ECS; exit with 1 if it does not answer
+    /// or its receive loop stands still.
+    Healthcheck,
     /// Show dead letters and move them back to the queue.
     Redrive(redrive::RedriveArgs),
     /// Deliver the objects that the bucket has: after an outage, for a new tenant, or without notifications.
@@ -181,6 +185,10 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         Command::Doctor(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
             ended(run_async(doctor::execute(args, &loaded.config)))
+        }
+        Command::Healthcheck => {
+            let loaded = valid(options, |field| field == healthcheck::CONCERNS)?;
+            ended(run_async(healthcheck::execute(&loaded.config)))
         }
         Command::Redrive(args) => {
             let loaded = valid(options, |field| redrive::CONCERNS.contains(&field))?;

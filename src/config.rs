@@ -437,11 +437,15 @@ pub struct Metrics {
     /// Most tenants that have time series of their own, up to 1000; all others are counted together as `tenant="other"`. Up to
     /// half of them are the tenants that have been in trouble for longest, the rest those with the most bytes.
     pub max_tenants: usize,
+    /// The tenant whose records are the heartbeat: a pod writes a line for it at regular intervals, and
+    /// `logferry_heartbeat_age_seconds` is the age of the newest one that CloudWatch Logs has accepted. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_tenant: Option<String>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { max_tenants: 50 }
+        Self { max_tenants: 50, heartbeat_tenant: None }
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Tally {
     pub batches: u64,
     /// Bytes as CloudWatch Logs bills them.
     pub bytes: u64,
+    /// Timestamp of the newest event that was stored, in milliseconds since 1970.
+    pub newest: Option<i64>,
 }
 
 impl Tally {
@@ -80,6 +82,7 @@ impl Tally {
         self.quarantined += done.quarantined;
         self.batches += done.batches;
         self.bytes += done.bytes as u64;
+        self.newest = self.newest.max(done.newest);
     }
 }
 

@@ -6,9 +6,9 @@
 //! closed after 10 s at the latest. Request bodies are not read, except a filter of 4 KiB at most. The streams that update open
 //! status pages have limits of their own: see `connections`.
 
-mod log_filter;
-
+pub mod client;
 mod connections;
+mod log_filter;
 mod page;
 
 use std::{future::Future, sync::Arc};

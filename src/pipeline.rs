@@ -430,6 +430,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             Mode::Live => {
                 self.metrics.count(tally);
                 self.status.accepted(tenant_id, events, bytes);
+                // A record without a timestamp of its own has the object's.
+                if let (0, Some(newest)) = (tally.undated, tally.newest) {
+                    self.status.accepted_record_of(tenant_id, newest);
+                }
             }
             Mode::Shadow => {
                 self.metrics.count_shadow(tally);

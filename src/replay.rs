@@ -76,10 +76,7 @@ pub struct Item {
 #[derive(Debug)]
 pub enum Fate {
     /// Every delivery that wants the object has it, or has counted it in shadow mode.
-    Delivered {
-        /// Bytes that CloudWatch Logs bills, of all deliveries but those in shadow mode.
-        billed_bytes: u64,
-    },
+    Delivered,
     /// The queue has a message about it.
     Sent,
     /// Every delivery had it before, as the ledger says.
@@ -96,14 +93,25 @@ pub enum Fate {
     Unsent(QueueError),
 }
 
+/// What a destination did with an object.
+#[derive(Debug)]
+pub struct Taken {
+    /// What became of the object.
+    pub fate: Fate,
+    /// Whether the object counts in the caps of the run: it was read, or a message about it was sent.
+    pub counts: bool,
+    /// Bytes that CloudWatch Logs bills, of all deliveries but those in shadow mode. Other deliveries may have failed.
+    pub billed_bytes: u64,
+}
+
 /// Where the selected objects go.
 #[async_trait::async_trait]
 pub trait Destination: Send + Sync + 'static {
     /// Most items of one call, at least 1.
     fn batch(&self) -> usize;
 
-    /// Returns the fate of each item, in order. Ends early once `stop` is cancelled.
-    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Fate>;
+    /// Returns what was done with each item, in order. Ends early once `stop` is cancelled.
+    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Taken>;
 }
 
 /// Delivers each object by the worker's own pipeline.
@@ -115,12 +123,31 @@ impl Destination for Direct {
         1
     }
 
-    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Fate> {
-        let mut fates = Vec::new();
+    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Taken> {
+        let mut taken = Vec::new();
         for item in items {
-            fates.push(Fate::of(self.0.process_current(&item.object, stop).await));
+            taken.push(Taken::from(self.0.process_current(&item.object, stop).await));
         }
-        fates
+        taken
+    }
+}
+
+impl From<Report> for Taken {
+    /// What a report says about its only object.
+    fn from(report: Report) -> Self {
+        let live = report.delivered.iter().filter(|delivered| delivered.mode == Mode::Live);
+        let billed_bytes = live.map(|delivered| delivered.tally.bytes).sum();
+        // One of several deliveries may have read the object before another one failed.
+        let was_read = !report.delivered.is_empty();
+        let taken = Self::from(Fate::of(report));
+        Self { counts: taken.counts || was_read, billed_bytes, ..taken }
+    }
+}
+
+impl From<Fate> for Taken {
+    fn from(fate: Fate) -> Self {
+        let counts = !fate.needed_no_reading();
+        Self { fate, counts, billed_bytes: 0 }
     }
 }
 
@@ -136,12 +163,7 @@ impl Fate {
         });
         match State::of(&report) {
             State::Failed => Self::from(report.failures.swap_remove(0)),
-            State::Delivered => Self::Delivered {
-                billed_bytes: {
-                    let live = report.delivered.iter().filter(|delivered| delivered.mode == Mode::Live);
-                    live.map(|delivered| delivered.tally.bytes).sum()
-                },
-            },
+            State::Delivered => Self::Delivered,
             State::AlreadyDelivered => Self::AlreadyDelivered,
             State::Skipped => Self::Skipped(report.skipped.first().copied().unwrap_or(Skipped::NoRecords)),
         }
@@ -159,12 +181,12 @@ impl Fate {
         }
     }
 
-    /// Whether the object was not read.
+    /// Whether no delivery had to read the object for this fate.
     fn needed_no_reading(&self) -> bool {
         match self {
             Self::AlreadyDelivered | Self::Skipped(_) | Self::Busy(_) => true,
             Self::Failed(failed) => failed.failure.held_for().is_some(),
-            Self::Delivered { .. } | Self::Sent | Self::Unsent(_) | Self::Interrupted => false,
+            Self::Delivered | Self::Sent | Self::Unsent(_) | Self::Interrupted => false,
         }
     }
 }
@@ -253,7 +275,7 @@ struct Run<'a> {
     progress: &'a Progress,
     stop: &'a CancellationToken,
     pacer: Pacer,
-    running: JoinSet<Vec<(Item, Fate)>>,
+    running: JoinSet<Vec<(Item, Taken)>>,
     /// Items of the next call.
     batch: Vec<Item>,
     tries: Tries,
@@ -338,13 +360,14 @@ impl Run<'_> {
             let given: Arc<[Item]> = items.into();
             let taken = Arc::clone(&given);
             let take = async move { destination.take(&taken, &stop).await };
-            let fates = AbortOnDropHandle::new(tokio::spawn(take)).await.unwrap_or_else(|_| {
+            let taken = AbortOnDropHandle::new(tokio::spawn(take)).await.unwrap_or_else(|_| {
                 let panic = |item: &Item| {
-                    Fate::from(Failed::of(&item.object, Some(&item.tenant_id), None, Failure::Panic))
+                    let failed = Failed::of(&item.object, Some(&item.tenant_id), None, Failure::Panic);
+                    Taken::from(Fate::from(failed))
                 };
                 given.iter().map(panic).collect()
             });
-            given.iter().cloned().zip(fates).collect()
+            given.iter().cloned().zip(taken).collect()
         });
     }
 
@@ -376,10 +399,12 @@ impl Run<'_> {
         self.finish().await;
     }
 
-    fn done(&mut self, done: Result<Vec<(Item, Fate)>, JoinError>) {
+    fn done(&mut self, done: Result<Vec<(Item, Taken)>, JoinError>) {
         // The tasks are neither cancelled nor do they panic.
-        for (item, fate) in done.into_iter().flatten() {
-            if fate.needed_no_reading() {
+        for (item, taken) in done.into_iter().flatten() {
+            let Taken { fate, counts, billed_bytes } = taken;
+            self.outcome.billed_bytes += billed_bytes;
+            if !counts {
                 self.pacer.give_back(item.object.size.unwrap_or_default());
             }
             let wait = fate.again_in().filter(|_| self.tries == Tries::First && self.observer.tries_again());

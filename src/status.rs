@@ -17,6 +17,7 @@
 mod advice;
 mod book;
 mod failures;
+mod heartbeat;
 mod metrics;
 mod named;
 mod rate;
@@ -29,13 +30,16 @@ use std::{
 
 use jiff::Timestamp;
 
-use self::book::{Book, Now};
 pub use self::{
     advice::{Advice, REJECTED},
     book::{Snapshot, TenantLine},
     failures::FailureLine,
     metrics::register,
     rate::Throughput,
+};
+use self::{
+    book::{Book, Now},
+    heartbeat::Heartbeat,
 };
 use crate::breaker::now;
 
@@ -83,6 +87,7 @@ impl State {
 #[derive(Debug)]
 pub struct Status {
     book: Mutex<Book>,
+    heartbeat: Heartbeat,
     start: Instant,
     /// Hashes objects with a secret. Strangers choose the keys of objects, and must not be able to choose two keys with the
     /// same hash.
@@ -131,7 +136,17 @@ pub struct Failure<'a> {
 impl Status {
     /// Creates a status that knows no tenant. At most `max_named` tenants get series of their own in the metrics.
     pub fn new(max_named: usize) -> Self {
-        Self { book: Mutex::new(Book::new(max_named)), start: now(), hash: RandomState::new() }
+        Self {
+            book: Mutex::new(Book::new(max_named)),
+            heartbeat: Heartbeat::of(None),
+            start: now(),
+            hash: RandomState::new(),
+        }
+    }
+
+    /// Shows the age of this tenant's newest record as the heartbeat.
+    pub fn with_heartbeat(self, tenant_id: Option<String>) -> Self {
+        Self { heartbeat: Heartbeat::of(tenant_id), ..self }
     }
 
     /// Records that an object of a tenant is being worked on. The tenant must have rows, because it may get series in the
@@ -157,6 +172,11 @@ impl Status {
     /// Counts events of a tenant that were accepted.
     pub fn accepted(&self, tenant_id: &str, events: u64, bytes: u64) {
         self.book().accepted(tenant_id, events, bytes, self.now().ms);
+    }
+
+    /// Records that CloudWatch Logs accepted a record of a tenant. `timestamp` is the record's own, in milliseconds since 1970.
+    pub fn accepted_record_of(&self, tenant_id: &str, timestamp: i64) {
+        self.heartbeat.accepted(tenant_id, timestamp);
     }
 
     /// Counts events of a tenant that a delivery in shadow mode has counted, and ends the delivery's trouble.

@@ -11,12 +11,12 @@ use prometheus_client::{
 use super::{MemoryBound, depth};
 use crate::{
     aws::Calls,
-    breaker, budget,
+    breaker, budget, config,
     credentials::customers,
     health::Health,
     ledger,
     metrics::{Bound, add, ours, register_process},
-    pipeline, quarantine, sink,
+    pipeline, protection, quarantine, sink,
     status::{self, Status},
     telemetry, tenant, worker,
 };
@@ -26,6 +26,7 @@ use crate::{
 pub(super) struct Metrics {
     pub(super) worker: worker::Metrics,
     pub(super) queues: depth::Metrics,
+    pub(super) protection: protection::Metrics,
     pub(super) pipeline: pipeline::Metrics,
     pub(super) tenants: tenant::cache::Metrics,
     pub(super) ledger: ledger::claim::Metrics,
@@ -79,13 +80,14 @@ impl Program {
 }
 
 impl Metrics {
-    /// Starts with all metrics at zero. `calls` counts the calls of all clients. At most `max_tenants` tenants get series of
-    /// their own.
-    pub(super) fn new(calls: Calls, bound: MemoryBound, max_tenants: usize) -> Self {
+    /// Starts with all metrics at zero. `calls` counts the calls of all clients. `tenants` bounds the tenants that get series
+    /// of their own, and names the heartbeat's.
+    pub(super) fn new(calls: Calls, bound: MemoryBound, tenants: &config::Metrics) -> Self {
         let pipeline = pipeline::Metrics::default();
         Self {
             worker: worker::Metrics { failures: pipeline.failures.clone(), ..worker::Metrics::default() },
             queues: depth::Metrics::default(),
+            protection: protection::Metrics::default(),
             pipeline,
             tenants: tenant::cache::Metrics::default(),
             ledger: ledger::claim::Metrics::default(),
@@ -93,7 +95,9 @@ impl Metrics {
             budgets: budget::Metrics::default(),
             customers: customers::Metrics::default(),
             groups: breaker::Metrics::default(),
-            status: Arc::new(Status::new(max_tenants)),
+            status: Arc::new(
+                Status::new(tenants.max_tenants).with_heartbeat(tenants.heartbeat_tenant.clone()),
+            ),
             calls,
             program: Program::new(bound),
         }
@@ -106,6 +110,7 @@ impl Metrics {
         self.program.register(ours);
         self.worker.register(ours);
         self.queues.register(ours);
+        self.protection.register(ours);
         self.pipeline.register(ours);
         self.tenants.register(ours);
         self.ledger.register(ours);
@@ -186,10 +191,12 @@ mod tests {
             retention: Duration::ZERO,
         };
         DynamoDbLedger::new(&base, settings).probe().await.expect_err("there is no table");
-        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 }, 1);
+        let settings = config::Metrics { max_tenants: 1, heartbeat_tenant: Some("x".to_owned()) };
+        let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 }, &settings);
         let Metrics {
             worker,
             queues,
+            protection,
             pipeline,
             tenants,
             ledger,
@@ -210,12 +217,18 @@ mod tests {
             by_call.get_or_create(&Call::new("x")).inc();
         }
         let sessions = [&customers.session_lookups, &customers.session_renewals];
-        let others = [&worker.visibility_extensions, &ledger.ledger_claims, &tenants.tenant_lookups];
+        let others = [
+            &worker.visibility_extensions,
+            &ledger.ledger_claims,
+            &tenants.tenant_lookups,
+            &protection.calls,
+        ];
         for by_result in sessions.into_iter().chain(others) {
             by_result.get_or_create(&Ended::new("x")).inc();
         }
         queues.show_queue(Some(Depth::default()));
         queues.show_dead_letters(Some(Depth::default()));
+        protection.is_protected.set(Some(1));
         worker.messages.get_or_create(&Verdict::new("x")).inc();
         pipeline.object_bytes.get_or_create(&Form::new("x")).inc();
         pipeline.records.get_or_create(&Outcome::new("x")).inc();
@@ -224,6 +237,7 @@ mod tests {
         let object = status::Object { bucket: "b", key: "k", version: None };
         drop(known.begin("x", object, Duration::ZERO));
         known.delivered("x", "x", None);
+        known.accepted_record_of("x", 0);
         let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
         known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
         let health = Arc::new(Health::new(Duration::ZERO, &[]));

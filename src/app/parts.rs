@@ -67,7 +67,7 @@ impl Parts {
     /// The configuration has no table or role, or a value cannot be used.
     pub(super) fn build(config: &Config, base: &Base) -> anyhow::Result<Self> {
         let central = central_role(config, base)?;
-        let metrics = Metrics::new(base.calls().clone(), memory_bound(config), config.metrics.max_tenants);
+        let metrics = Metrics::new(base.calls().clone(), memory_bound(config), &config.metrics);
         let health = Arc::new(Health::new(longest_receive(config), &readiness::NEEDED));
         // A row may name a Region that does not exist. Our own Region exists.
         base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));

@@ -109,6 +109,13 @@ impl ClosedBatch {
         tally
     }
 
+    /// Timestamp of the newest event that AWS stored, among the first `answered` events.
+    pub fn newest(&self, answered: usize, rejections: &Rejections) -> Option<i64> {
+        let mut rejected = rejections.0.iter().rev().map(|(index, _)| *index).peekable();
+        let newest = (0..answered).rev().find(|index| rejected.next_if_eq(index).is_none())?;
+        Some(self.events[newest].timestamp)
+    }
+
     /// Returns an event's timestamp, the position of its record, and the number of earlier events of that record in the batch.
     pub fn place(&self, index: usize) -> (i64, u64, u64) {
         let Event { timestamp, record, .. } = self.events[index];

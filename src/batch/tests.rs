@@ -246,6 +246,10 @@ fn rejected_indices_are_read_exactly() {
         let rejected = RejectedEvents { too_new_start: too_new, too_old_end: too_old, expired_end: expired };
         let tally = batch.tally(10, &rejections(0..10, &rejected));
         assert_eq!([tally.too_old, tally.expired, tally.accepted, tally.too_new], expected);
+        // Each event's timestamp is its index.
+        let stored = (0..10).filter(|index| rejected.reason(*index).is_none());
+        let newest = batch.newest(10, &rejections(0..10, &rejected));
+        assert_eq!(newest, stored.max().map(|index| index as i64));
     };
     check(None, None, None, [0, 0, 10, 0]);
     check(Some(3), None, None, [3, 0, 7, 0]);
@@ -264,6 +268,15 @@ fn rejected_indices_are_read_exactly() {
         batch.rejected(rejections).map(|event| (event.reason, event.timestamp)).collect::<Vec<_>>()
     };
     assert_eq!(show(&several), [(Rejection::TooOld, 2), (Rejection::Refused, 5), (Rejection::TooNew, 9)]);
+    // The events 2, 5 and 9 are rejected.
+    assert_eq!(
+        [10, 6, 3, 1, 0].map(|answered| {
+            let mut answers = several.clone();
+            answers.truncate(answered);
+            batch.newest(answered, &answers)
+        }),
+        [Some(8), Some(4), Some(1), Some(0), None]
+    );
     assert_eq!([Rejection::Refused, Rejection::Expired].map(|reason| several.count(reason)), [1, 0]);
     several.truncate(5);
     assert_eq!(show(&several), [(Rejection::TooOld, 2)]);

@@ -106,6 +106,9 @@ impl Config {
                 self.metrics.max_tenants
             )
         });
+        check.that("metrics.heartbeat_tenant", self.metrics.heartbeat_tenant.as_deref() != Some(""), || {
+            "must not be empty; leave it out if there is no heartbeat".into()
+        });
         self.validate_log(&mut check);
         check.that("worker.concurrency", (1..=1024).contains(&self.worker.concurrency), || {
             format!("{} is not within 1 to 1024", self.worker.concurrency)

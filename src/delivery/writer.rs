@@ -43,6 +43,8 @@ pub(super) struct Done {
     pub(super) batches: u64,
     /// Bytes of the batch, as CloudWatch Logs bills them; 0 if the batch stopped.
     pub(super) bytes: usize,
+    /// Timestamp of the newest event that was stored.
+    pub(super) newest: Option<i64>,
     /// The first event that was not stored.
     pub(super) rejected: Option<RejectedSample>,
     /// How long the puts took.
@@ -133,6 +135,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             owed,
             batches: requests,
             bytes,
+            newest: batch.newest(answered, &rejections),
             rejected,
             took,
             buffers: batch.into_buffers(),

@@ -1,12 +1,13 @@
 //! Takes invocations from Lambda's runtime API.
 
 use std::{
-    env,
+    env, fmt,
     time::{Duration, SystemTime},
 };
 
-use lambda_runtime::{LambdaEvent, Runtime, service_fn};
+use lambda_runtime::{Diagnostic, LambdaEvent, Runtime, service_fn};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 /// The variables that Lambda sets and the runtime needs.
@@ -57,7 +58,7 @@ pub fn check() -> Result<(), ServeError> {
 /// Gives each invocation to `invoke`, with its deadline, and answers with the ids that `invoke` returns. Returns only after an
 /// error.
 ///
-/// An event that is not of type `E` fails the invocation, so the whole batch comes again.
+/// An event that is not of type `E` fails the invocation, so the whole batch comes again. The log and the answer say why.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -66,12 +67,35 @@ pub async fn serve<E: DeserializeOwned>(
 ) -> Result<(), ServeError> {
     check()?;
     let invoke = &invoke;
-    let respond = service_fn(move |event: LambdaEvent<E>| async move {
+    let respond = service_fn(move |event: LambdaEvent<Box<RawValue>>| async move {
         let LambdaEvent { payload, context } = event;
+        let event = serde_json::from_str(payload.get()).map_err(NotOfSqs)?;
+        drop(payload);
         let left = context.deadline().duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
-        let ids = invoke(payload, Instant::now() + left).await;
+        let ids = invoke(event, Instant::now() + left).await;
         let batch_item_failures = ids.into_iter().map(|item_identifier| Failure { item_identifier });
-        Ok::<_, lambda_runtime::Error>(Response { batch_item_failures: batch_item_failures.collect() })
+        Ok::<_, NotOfSqs>(Response { batch_item_failures: batch_item_failures.collect() })
     });
     Runtime::new(respond).run().await.map_err(ServeError::Runtime)
+}
+
+/// The event is no batch of messages.
+#[derive(thiserror::Error)]
+#[error(
+    "nothing was delivered: the event is not one of SQS ({0}). Only an event source mapping of the queue can invoke this function; \
+     to deliver one event by hand, use `logferry manual`"
+)]
+struct NotOfSqs(serde_json::Error);
+
+/// The runtime logs an error by its `Debug`.
+impl fmt::Debug for NotOfSqs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<NotOfSqs> for Diagnostic {
+    fn from(error: NotOfSqs) -> Self {
+        Self { error_type: "NotOfSqs".to_owned(), error_message: error.to_string() }
+    }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Destination, Fate, Item,
+    Destination, Fate, Item, Taken,
     outcome::{BadKeys, Failures, add_failure},
     selection::{Choice, Selection},
 };
@@ -130,8 +130,8 @@ pub async fn estimate<L: ObjectListing>(
         if sample.len() < SAMPLE { sample.push(item) } else { sample[place] = item }
     }
     for item in &sample {
-        for fate in showing.take(std::slice::from_ref(item), stop).await {
-            estimate.sample.add(item, fate);
+        for taken in showing.take(std::slice::from_ref(item), stop).await {
+            estimate.sample.add(item, taken);
         }
     }
     estimate.interrupted = stop.is_cancelled();
@@ -145,17 +145,12 @@ pub async fn estimate<L: ObjectListing>(
 }
 
 impl Sample {
-    fn add(&mut self, item: &Item, fate: Fate) {
-        let stored = item.object.size.unwrap_or_default();
-        match fate {
-            Fate::Delivered { billed_bytes } => {
+    fn add(&mut self, item: &Item, taken: Taken) {
+        match taken.fate {
+            Fate::Delivered | Fate::Skipped(_) => {
                 self.objects += 1;
-                self.stored_bytes += stored;
-                self.billed_bytes += billed_bytes;
-            }
-            Fate::Skipped(_) => {
-                self.objects += 1;
-                self.stored_bytes += stored;
+                self.stored_bytes += item.object.size.unwrap_or_default();
+                self.billed_bytes += taken.billed_bytes;
             }
             Fate::Failed(failed) => add_failure(&mut self.failed, item, &*failed),
             // A pipeline that puts nothing has no ledger and sends nothing.

@@ -45,7 +45,7 @@ pub struct Outcome {
     pub failed: BTreeMap<&'static str, Failures>,
     /// Stored bytes of the objects that were delivered or sent.
     pub stored_bytes: u64,
-    /// Bytes that CloudWatch Logs bills for the delivered objects.
+    /// Bytes that CloudWatch Logs bills, also of objects for which another delivery failed.
     pub billed_bytes: u64,
     /// Duration.
     pub seconds: f64,
@@ -131,10 +131,9 @@ impl Outcome {
     pub(super) fn add(&mut self, item: &Item, fate: Fate) {
         let stored = item.object.size.unwrap_or_default();
         match fate {
-            Fate::Delivered { billed_bytes } => {
+            Fate::Delivered => {
                 self.delivered += 1;
                 self.stored_bytes += stored;
-                self.billed_bytes += billed_bytes;
             }
             Fate::Sent => {
                 self.sent += 1;

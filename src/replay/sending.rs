@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future;
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, Fate, Item};
+use super::{Destination, Fate, Item, Taken};
 use crate::{
     event::{ObjectRef, created_event},
     manual::FailureOutcome,
@@ -38,7 +38,7 @@ impl<O: ObjectStore, Q: Outbox> Destination for Sender<O, Q> {
         MAX_BATCH
     }
 
-    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Fate> {
+    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Taken> {
         let pins = items.iter().map(|item| self.pin(&item.object, stop));
         let (mut fates, mut messages): (Vec<Option<Fate>>, Vec<_>) = (Vec::new(), Vec::new());
         for (place, pinned) in future::join_all(pins).await.into_iter().enumerate() {
@@ -72,7 +72,7 @@ impl<O: ObjectStore, Q: Outbox> Destination for Sender<O, Q> {
             }
         }
         // What is still open was not sent, because the run was stopped.
-        fates.into_iter().map(|fate| fate.unwrap_or(Fate::Interrupted)).collect()
+        fates.into_iter().map(|fate| fate.unwrap_or(Fate::Interrupted).into()).collect()
     }
 }
 
@@ -149,13 +149,13 @@ mod tests {
         Sender { store, owner: None, region: "us-east-1".to_owned(), outbox }
     }
 
-    fn words(fates: &[Fate]) -> Vec<String> {
-        let word = |fate: &Fate| match fate {
+    fn words(taken: &[Taken]) -> Vec<String> {
+        let word = |taken: &Taken| match &taken.fate {
             Fate::Unsent(error) => error.kind().to_owned(),
             Fate::Failed(failed) => failed.failure.reason().to_owned(),
             other => format!("{other:?}"),
         };
-        fates.iter().map(word).collect()
+        taken.iter().map(word).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,8 +165,8 @@ mod tests {
         let results = vec![vec![Ok(()), busy(), refused(), busy()], vec![busy(), Ok(())], vec![busy()]];
         let sender = sender(&["a", "b", "c", "d"], results);
         let items = ["a", "b", "c", "d"].map(item);
-        let fates = sender.take(&items, &CancellationToken::new()).await;
-        assert_eq!(words(&fates), ["Sent", "unavailable", "refused", "Sent"]);
+        let taken = sender.take(&items, &CancellationToken::new()).await;
+        assert_eq!(words(&taken), ["Sent", "unavailable", "refused", "Sent"]);
         let sent = sender.outbox.sent.lock().expect("no test panics with the lock").clone();
         assert_eq!(sent, [vec!["a", "b", "c", "d"], vec!["b", "d"], vec!["b"]]);
     }
@@ -176,8 +176,8 @@ mod tests {
         let sender = sender(&["a", "c"], Vec::new());
         sender.store.put("staging", "b", MemoryObject::refused(ObjectError::Denied("no".to_owned())));
         let items = ["a", "b", "c", "d"].map(item);
-        let fates = sender.take(&items, &CancellationToken::new()).await;
-        assert_eq!(words(&fates), ["Sent", "object_denied", "Sent", "object_missing"]);
+        let taken = sender.take(&items, &CancellationToken::new()).await;
+        assert_eq!(words(&taken), ["Sent", "object_denied", "Sent", "object_missing"]);
         let stop = CancellationToken::new();
         stop.cancel();
         assert_eq!(words(&sender.take(&[item("a")], &stop).await), ["Interrupted"]);

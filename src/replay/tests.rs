@@ -7,8 +7,10 @@ use std::{
 
 use super::*;
 use crate::{
+    delivery::Tally,
     ledger::place::{MemoryPlaces, Places},
     object::{ObjectError, listing::memory::MemoryListing},
+    pipeline::Delivered,
     route::KeyLayout,
     verdict::Failure,
 };
@@ -68,22 +70,26 @@ impl Answers {
         self.lock().calls.iter().flat_map(|(_, keys)| keys.clone()).collect()
     }
 
-    fn fate(&self, item: &Item) -> Fate {
+    fn taken(&self, item: &Item) -> Taken {
         let answer = match self.lock().answers.get_mut(&item.object.key) {
             Some(answers) if answers.len() > 1 => answers.remove(0),
             Some(answers) => answers[0],
             None => Answer::Deliver,
         };
         let failed = |failure| Fate::from(Failed::of(&item.object, None, None, failure));
-        match answer {
-            Answer::Deliver => Fate::Delivered { billed_bytes: 3 * item.object.size.unwrap_or_default() },
+        let fate = match answer {
+            Answer::Deliver => {
+                let billed_bytes = 3 * item.object.size.unwrap_or_default();
+                return Taken { billed_bytes, ..Fate::Delivered.into() };
+            }
             Answer::Known => Fate::AlreadyDelivered,
             Answer::Filter => Fate::Skipped(Skipped::Filtered),
             Answer::Busy => Fate::Busy(Duration::from_secs(60)),
             Answer::Fail => failed(Failure::Object(ObjectError::Unavailable("reset".to_owned()))),
             Answer::Refuse => failed(Failure::UnknownTenant),
             Answer::Panic => panic!("as the test asks"),
-        }
+        };
+        fate.into()
     }
 }
 
@@ -93,7 +99,7 @@ impl Destination for Answers {
         self.batch
     }
 
-    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Fate> {
+    async fn take(&self, items: &[Item], stop: &CancellationToken) -> Vec<Taken> {
         {
             let mut state = self.lock();
             state.calls.push((Instant::now(), items.iter().map(|item| item.object.key.clone()).collect()));
@@ -105,7 +111,7 @@ impl Destination for Answers {
             () = stop.cancelled() => true,
         };
         self.lock().running -= 1;
-        items.iter().map(|item| if stopped { Fate::Interrupted } else { self.fate(item) }).collect()
+        items.iter().map(|item| if stopped { Fate::Interrupted.into() } else { self.taken(item) }).collect()
     }
 }
 
@@ -332,4 +338,28 @@ fn a_failure_that_may_pass_decides_before_one_that_stays() {
         let fate = Fate::of(report);
         assert!(fate.again_in().is_some(), "{fate:?}");
     }
+}
+
+/// A delivery that refuses for now is not the only one: another one may have read the object, and its bytes are billed.
+#[test]
+fn an_object_counts_in_the_caps_if_any_delivery_has_read_it() {
+    let refused = || Failure::Busy(Duration::from_secs(1));
+    let failed = || Failed::of(&ObjectRef::default(), None, Some("s3"), refused());
+    let delivered = |mode| Delivered {
+        tenant_id: "acme".to_owned(),
+        delivery: "cloudwatch".to_owned(),
+        mode,
+        key: "acme/1".to_owned(),
+        tally: Tally { bytes: 70, ..Tally::default() },
+    };
+    let taken = |delivered: Vec<Delivered>, failures: Vec<Failed>| {
+        let mut report = Report::default();
+        (report.delivered, report.failures) = (delivered, failures);
+        let taken = Taken::from(report);
+        (matches!(taken.fate, Fate::Busy(_)), taken.counts, taken.billed_bytes)
+    };
+    assert_eq!(taken(vec![], vec![failed()]), (true, false, 0));
+    assert_eq!(taken(vec![delivered(Mode::Live)], vec![failed()]), (true, true, 70));
+    assert_eq!(taken(vec![delivered(Mode::Shadow)], vec![failed()]), (true, true, 0));
+    assert_eq!(taken(vec![delivered(Mode::Live)], vec![]), (false, true, 70));
 }

@@ -252,7 +252,7 @@ impl Observer for Scan<'_> {
 
     fn ended(&mut self, item: &Item, fate: &Fate) {
         let finished = match fate {
-            Fate::Delivered { .. } | Fate::Sent | Fate::AlreadyDelivered | Fate::Skipped(_) => true,
+            Fate::Delivered | Fate::Sent | Fate::AlreadyDelivered | Fate::Skipped(_) => true,
             Fate::Busy(_) | Fate::Interrupted => false,
             Fate::Failed(_) | Fate::Unsent(_) => {
                 fate.again_in().is_none() || self.hopeless.is_some_and(|hopeless| item.modified < hopeless)

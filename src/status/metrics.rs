@@ -10,10 +10,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Status, book::Sample};
+use super::{Status, book::Sample, heartbeat::Ages};
 
-/// Registers the metrics of tenants, which are read from `status` at each scrape.
+/// Registers the metrics of tenants and of the heartbeat, which are read from `status` at each scrape.
 pub fn register(status: &Arc<Status>, registry: &mut Registry) {
+    registry.register_collector(Box::new(Ages(Arc::clone(status))));
     registry.register_collector(Box::new(Tenants(Arc::clone(status))));
 }
 

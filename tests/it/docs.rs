@@ -137,8 +137,8 @@ pub(crate) fn open_metrics(text: &str) -> MetricsExposition<OpenMetricsType, Ope
     parse_openmetrics(&(without_units.join("\n") + "\n")).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// The metrics that a worker without problems does not write.
-const OF_PROBLEMS: [&str; 13] = [
+/// The metrics that a worker without problems does not write, and those of tasks of ECS.
+const OF_PROBLEMS: [&str; 15] = [
     "logferry_budget_waits_total",
     "logferry_dead_letters_overdue_total",
     "logferry_dead_letters_total",
@@ -150,6 +150,8 @@ const OF_PROBLEMS: [&str; 13] = [
     "logferry_queue_errors_total",
     "logferry_role_breaker_changes_total",
     "logferry_skipped_total",
+    "logferry_task_protected",
+    "logferry_task_protection_calls_total",
     "logferry_tenant_failures_total",
     "logferry_visibility_extensions_total",
 ];
@@ -158,8 +160,9 @@ const OF_PROBLEMS: [&str; 13] = [
 async fn a_worker_writes_its_metrics_in_two_formats() {
     let setup = Setup::new("docs").await;
     setup.customer("acme").await;
-    let worker = setup.worker().await;
-    setup.upload("acme/prod-1/web/web-0/1.json", r#"[{"message":"m"}]"#).await;
+    let worker = setup.worker_with(&[("LOGFERRY_METRICS__HEARTBEAT_TENANT", "acme")]).await;
+    let records = format!(r#"[{{"message":"m","timestamp":"{}"}}]"#, jiff::Timestamp::now());
+    setup.upload("acme/prod-1/web/web-0/1.json", records).await;
     setup.acknowledged(&worker, 1).await;
     worker
         .until("the queues are asked", |metrics| {

@@ -172,12 +172,16 @@ async fn sessions_and_tenants_live_across_invocations() {
     let customer = setup.customer("acme").await;
     let objects: Vec<_> =
         (0..3).map(|number| generated(&format!("acme/c/app/p/{number}.json"), 5, 40)).collect();
-    let mut function = function(&setup).await;
-    let mut assumed = None;
+    let (mut started, mut assumed) = (None, None);
     for object in &objects {
         setup.upload(&object.key, object.bytes.clone()).await;
         let mut mapping = Mapping::receive(&setup, 1).await;
-        assert_eq!(mapping.invoke(&setup, &mut function, MINUTE).await, [""; 0]);
+        // As on Lambda, the first message is there before the function.
+        let function = match &mut started {
+            Some(function) => function,
+            none => none.insert(function(&setup).await),
+        };
+        assert_eq!(mapping.invoke(&setup, function, MINUTE).await, [""; 0]);
         if assumed.is_none() {
             eprintln!("cold start to the end of the first invocation: {:?}", function.age());
         }
@@ -248,4 +252,25 @@ async fn messages_that_a_function_cannot_read_are_dead_letters() {
     let mut reasons: Vec<_> = letters.iter().map(|letter| letter.get("reason")).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["bad_event", "bad_event", "foreign_bucket"]);
+}
+
+/// Whoever sends such an event must learn that nothing was delivered. The function stays in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_not_one_of_sqs_fails_as_a_whole() {
+    let setup = Setup::new("lambda-event").await;
+    let customer = setup.customer("acme").await;
+    let object = generated("acme/c/app/p/0.json", 5, 40);
+    setup.upload(&object.key, object.bytes.clone()).await;
+    let mut mapping = Mapping::receive(&setup, 1).await;
+    let mut function = function(&setup).await;
+    let of_s3 = s3_event(&setup.provider.bucket, &object.key);
+    let of_schedule = json!({ "source": "aws.events", "detail-type": "Scheduled Event", "detail": {} });
+    for event in [of_s3, of_schedule, json!({}), json!([]), json!("Records")] {
+        let (kind, answer) = function.answer(&event, MINUTE).await;
+        let told = answer["errorMessage"].as_str().unwrap_or_default();
+        assert!(kind == "error" && told.contains("SQS"), "{event}: {kind} {answer}");
+    }
+    setup.arrived_once(&customer, []).await;
+    assert_eq!(mapping.invoke(&setup, &mut function, MINUTE).await, [""; 0]);
+    setup.arrived_once(&customer, [&object]).await;
 }

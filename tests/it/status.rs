@@ -211,3 +211,31 @@ async fn the_page_and_the_metrics_can_have_their_own_address() {
     assert!(told.contains(&format!("http.admin_listen: {taken} cannot be bound")), "{told}");
     let _running: &Worker = &worker;
 }
+
+/// A record with this timestamp goes the whole way, and its age is shown; an object that is not accepted makes it no younger.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_age_of_the_heartbeat_is_that_of_its_last_record() {
+    let setup = Setup::new("heartbeat").await;
+    setup.customer("heart").await;
+    setup.customer("acme").await;
+    let worker = setup.worker_with(&[("LOGFERRY_METRICS__HEARTBEAT_TENANT", "heart")]).await;
+    let upload = async |key: &str, ago: i64| {
+        let timestamp = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(ago);
+        let records = serde_json::json!([{ "message": "beat", "timestamp": timestamp.to_string() }]);
+        setup.upload(key, records.to_string()).await;
+    };
+    const AGE: &str = "logferry_heartbeat_age_seconds";
+    upload("acme/c/app/pod/1.json", 0).await;
+    setup.acknowledged(&worker, 1).await;
+    let metrics = worker.metrics().await;
+    assert!(metrics.get("logferry_heartbeat_expected") == 1.0 && !metrics.contains(AGE), "{metrics:?}");
+    upload("heart/c/app/pod/1.json", 3_600).await;
+    setup.acknowledged(&worker, 2).await;
+    let age = worker.metrics().await.get(AGE);
+    assert!((3_600.0..3_700.0).contains(&age), "{age}");
+    upload("heart/c/app/pod/2.json", 60).await;
+    setup.acknowledged(&worker, 3).await;
+    let younger = worker.metrics().await.get(AGE);
+    assert!((60.0..160.0).contains(&younger), "{younger}");
+    worker.reaches(AGE, younger + 2.0).await;
+}

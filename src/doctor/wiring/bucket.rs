@@ -158,7 +158,7 @@ impl Doctor {
             let none = || Finding::Skipped("no notification leads to the queue".to_owned());
             (none(), none())
         } else {
-            (of_events(&bucket.name, &entries), of_filter(&entries, starts, listed))
+            (of_events(&bucket.name, &entries), of_filter(&entries, starts, listed, self.source.len()))
         };
         conditions.extend([ours(BEHIND[1], events), ours(BEHIND[2], filter)]);
         conditions.extend(connection.judge(&route));
@@ -285,8 +285,9 @@ fn of_events(bucket: &str, entries: &[&Notification]) -> Finding {
     Finding::Ok("every creation of an object is notified".to_owned())
 }
 
-/// `starts` are literal starts of the keys: of the layout, and of each rule. `listed` are objects with keys that fit.
-fn of_filter(entries: &[&Notification], starts: &[String], listed: &[Listed]) -> Finding {
+/// `starts` are literal starts of the keys: of the layout, and of each rule. `listed` are objects with keys that fit. A rule does
+/// not name a bucket. With several `buckets`, the keys of one rule may therefore be in another bucket.
+fn of_filter(entries: &[&Notification], starts: &[String], listed: &[Listed], buckets: usize) -> Finding {
     let shown = |of: &Notification| match (of.prefix.as_str(), of.suffix.as_str()) {
         ("", "") => "any key".to_owned(),
         (prefix, "") => format!("keys that begin with {prefix:?}"),
@@ -296,8 +297,21 @@ fn of_filter(entries: &[&Notification], starts: &[String], listed: &[Listed]) ->
     let filters = || entries.iter().map(|of| shown(of)).collect::<Vec<_>>().join(", or ");
     let fix = "correct Filter of the bucket's notification (`aws s3api put-bucket-notification-configuration`), so that it has \
                every key of source.key_layout and source.rules, or remove it";
-    for start in starts {
-        if !entries.iter().any(|of| start.starts_with(&of.prefix)) {
+    let passes = |of: &Notification, key: &str| key.starts_with(&of.prefix) && key.ends_with(&of.suffix);
+    if let Some(lost) = listed.iter().find(|object| !entries.iter().any(|of| passes(of, &object.key))) {
+        return Finding::failed(
+            format!("only {} are notified: the object {:?} never was", filters(), lost.key),
+            fix,
+        );
+    }
+    let (notified, lost): (Vec<_>, Vec<_>) =
+        starts.iter().partition(|start| entries.iter().any(|of| start.starts_with(&of.prefix)));
+    let elsewhere = match lost.first() {
+        None => String::new(),
+        Some(start) if buckets > 1 && !notified.is_empty() => {
+            format!("; keys that begin with {start:?} are not, so they must be in another bucket")
+        }
+        Some(start) => {
             let of_layout = if start.is_empty() {
                 "have no common start".to_owned()
             } else {
@@ -311,16 +325,10 @@ fn of_filter(entries: &[&Notification], starts: &[String], listed: &[Listed]) ->
                 fix,
             );
         }
-    }
-    let passes = |of: &Notification, key: &str| key.starts_with(&of.prefix) && key.ends_with(&of.suffix);
-    if let Some(lost) = listed.iter().find(|object| !entries.iter().any(|of| passes(of, &object.key))) {
-        return Finding::failed(
-            format!("only {} are notified: the object {:?} never was", filters(), lost.key),
-            fix,
-        );
-    }
+    };
+    // Objects that are there and pass prove the suffix. Without them, only the keys of a layout for Vector are known.
     let known = |suffix: &str| EXTENSIONS.iter().any(|extension| extension.ends_with(suffix));
-    if !entries.iter().any(|of| known(&of.suffix)) {
+    if listed.is_empty() && starts.len() == 1 && !entries.iter().any(|of| known(&of.suffix)) {
         return Finding::failed(
             format!(
                 "only {} are notified, and Vector writes no such keys unless filename_extension says so",
@@ -329,7 +337,7 @@ fn of_filter(entries: &[&Notification], starts: &[String], listed: &[Listed]) ->
             fix,
         );
     }
-    Finding::Ok(format!("{} are notified", filters()))
+    Finding::Ok(format!("{} are notified{elsewhere}", filters()))
 }
 
 fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -> Finding {
@@ -380,7 +388,7 @@ mod tests {
             let object =
                 |key: &&str| Listed { key: (*key).to_owned(), size: 1, modified: 0, archived: false };
             let listed: Vec<_> = keys.iter().map(object).collect();
-            check(&of_filter(&[&entry(&["*"], prefix, suffix)], &starts, &listed), expected);
+            check(&of_filter(&[&entry(&["*"], prefix, suffix)], &starts, &listed, 1), expected);
         };
         filter("", "", &[""], &["a/b"], Ok("any key"));
         filter("logs/", "", &["logs/"], &[], Ok("begin with \"logs/\""));
@@ -391,6 +399,23 @@ mod tests {
         filter("", ".json.gz", &[""], &["a/1.json.gz"], Ok("json.gz"));
         filter("", ".gz", &[""], &["a/1.json.gz", "a/2.json.zst"], Err("a/2.json.zst"));
         filter("", ".txt", &[""], &[], Err("Vector writes no such keys"));
+        filter("", ".txt", &[""], &["a/1.txt"], Ok("end with \".txt\""));
+        filter("", ".parquet", &["logs/", ""], &[], Ok("end with \".parquet\""));
+    }
+
+    #[test]
+    fn with_several_buckets_a_bucket_may_have_the_keys_of_some_rules() {
+        let filter = |prefix: &str, starts: &[&str], expected| {
+            let starts: Vec<_> = starts.iter().map(|start| (*start).to_owned()).collect();
+            check(&of_filter(&[&entry(&["*"], prefix, "")], &starts, &[], 2), expected);
+        };
+        filter(
+            "trail/",
+            &["logs/", "trail/"],
+            Ok("keys that begin with \"logs/\" are not, so they must be in another"),
+        );
+        filter("flow/", &["logs/", "trail/"], Err("begin with \"logs/\""));
+        filter("logs/acme/", &["logs/"], Err("begin with \"logs/\""));
     }
 
     #[test]

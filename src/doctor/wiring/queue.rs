@@ -69,7 +69,7 @@ impl Doctor {
             ours("queue", of_queue),
             ours("receive and delete", consuming),
             ours("long waits", sending),
-            ours("visibility timeout", visibility(of, &self.queue)),
+            ours("visibility timeout", visibility(of, &self.queue, self.config.worker.grace_period)),
             ours("queue retention", kept_for_long_enough(of, &self.queue)),
             ours("queue encryption", encryption(of)),
             ours("redrive policy", redrive(of, letters, &self.queue)),
@@ -148,7 +148,7 @@ fn time_of_receives(config: &Queue, count: u32) -> Duration {
     delays.take(count.saturating_sub(1) as usize).map(|delay| delay.min(config.max_retry_delay)).sum()
 }
 
-fn visibility(queue: Option<&QueueAttributes>, config: &Queue) -> Finding {
+fn visibility(queue: Option<&QueueAttributes>, config: &Queue, grace: Duration) -> Finding {
     let Some(queue) = queue else { return no_queue() };
     let (ours, theirs) = (about(config.visibility_timeout), about(queue.visibility_timeout));
     if queue.visibility_timeout.is_zero() {
@@ -162,9 +162,10 @@ fn visibility(queue: Option<&QueueAttributes>, config: &Queue) -> Finding {
             ),
         );
     }
+    let grace = about(grace);
     Finding::Ok(format!(
-        "a worker hides a message for {ours} (queue.visibility_timeout) and extends that; the queue's own {theirs} are for \
-         other readers"
+        "a worker hides a message for {ours} (queue.visibility_timeout) and extends that as long as it works on the message, so \
+         also while it stops (worker.grace_period: {grace}); the queue's own {theirs} are for other readers"
     ))
 }
 
@@ -413,8 +414,10 @@ mod tests {
             visibility_timeout: Duration::from_secs(seconds),
             ..queue("logs", 96, None)
         };
-        check(&visibility(Some(&hiding(30)), &config), Ok("for 2 min"));
-        check(&visibility(Some(&hiding(0)), &config), Err("VisibilityTimeout is 0"));
+        let visibility = |seconds| visibility(Some(&hiding(seconds)), &config, Duration::from_secs(45));
+        check(&visibility(30), Ok("for 2 min"));
+        check(&visibility(30), Ok("worker.grace_period: 45 s"));
+        check(&visibility(0), Err("VisibilityTimeout is 0"));
         check(&consuming(Ok(Vec::new())), Ok("none was touched"));
         check(&consuming(Ok(vec!["sqs:DeleteMessage"])), Err("denies sqs:DeleteMessage"));
     }

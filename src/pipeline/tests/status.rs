@@ -218,3 +218,57 @@ async fn an_object_of_which_no_event_is_stored_is_no_success() {
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(page(&world), (State::Ok, true, 1, 1), "one stored event is a success");
 }
+
+/// The age that the metrics show, in hours since the records of [`array`], or `None`.
+fn heartbeat_age(world: &World) -> Option<f64> {
+    let text = crate::metrics::rendered(|registry| crate::status::register(&world.status, registry));
+    assert!(text.contains("\nlogferry_heartbeat_expected 1\n"), "{text}");
+    text.lines().find_map(|line| line.strip_prefix("logferry_heartbeat_age_seconds ")?.parse().ok())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_heartbeat_is_the_age_of_the_newest_accepted_record_of_its_tenant() {
+    let record = |ago: i64, message: &str| {
+        let timestamp = Timestamp::now() - jiff::SignedDuration::from_secs(ago);
+        json!({ "message": message, "timestamp": timestamp.to_string() })
+    };
+    let undated = json!({ "message": "m", "timestamp": "yesterday" });
+    let records = |records: &[Value]| object(Value::from(records.to_vec()).to_string().into_bytes());
+    let world =
+        World { status: Arc::new(Status::new(50).with_heartbeat(Some("acme".into()))), ..World::new() };
+    let step = async |key: &str, content: MemoryObject| {
+        world.put(key, content);
+        let verdict = world.handle(&event(&[key])).await;
+        (verdict, heartbeat_age(&world))
+    };
+    let near = |age: Option<f64>, expected: f64| {
+        assert!(
+            age.is_some_and(|age| (expected..expected + 60.0).contains(&age)),
+            "{age:?} is not {expected}"
+        );
+    };
+    assert_eq!(heartbeat_age(&world), None);
+    // Another tenant's records say nothing, and neither do records that CloudWatch Logs does not accept.
+    assert_eq!(step("globex/c/a/p/1", records(&[record(0, "m")])).await, (Verdict::Ack, None));
+    world.sinks.reject_before(Timestamp::now().as_millisecond() - 10_000_000);
+    assert_eq!(step("acme/c/a/p/1", records(&[record(20_000, "too old")])).await, (Verdict::Ack, None));
+    // A record without a timestamp of its own has the object's, which says nothing about the way to the bucket.
+    assert_eq!(step("acme/c/a/p/2", records(&[undated])).await, (Verdict::Ack, None));
+    let (verdict, age) =
+        step("acme/c/a/p/3", records(&[record(7_200, "m"), record(20_000, "too old")])).await;
+    assert_eq!(verdict, Verdict::Ack);
+    near(age, 7_200.0);
+    near(step("acme/c/a/p/4", records(&[record(3_600, "m"), record(5_000, "late")])).await.1, 3_600.0);
+    near(step("acme/c/a/p/5", records(&[record(9_000, "old")])).await.1, 3_600.0);
+    world.sinks.fail_group(GROUP, SinkError::Denied("no".into()));
+    let (verdict, age) = step("acme/c/a/p/6", records(&[record(60, "m")])).await;
+    assert!(is_retry(&verdict));
+    near(age, 3_600.0);
+    // Shadow mode puts nothing.
+    world.sinks.mend_group(GROUP);
+    world.tenant("acme", [("cloudwatch", with(row(ACME), "deliver", text("shadow")))]);
+    let world = World { counts: Some(MemoryCounts::default()), ..world };
+    world.put("acme/c/a/p/7", records(&[record(60, "m")]));
+    assert_eq!(world.handle(&event(&["acme/c/a/p/7"])).await, Verdict::Ack);
+    near(heartbeat_age(&world), 3_600.0);
+}

@@ -130,9 +130,17 @@ impl Function {
         Self { child, log, started: Instant::now(), invocations, answers, asked, answered: 0, sandbox }
     }
 
-    /// Invokes the function, and stops its process when it has answered and asks for the next invocation. Returns the ids that
-    /// it reports.
+    /// Invokes the function as [`Self::answer`] does, and returns the ids that it reports.
     pub(super) async fn invoke(&mut self, event: &Value, timeout: Duration) -> Vec<String> {
+        let (kind, body) = self.answer(event, timeout).await;
+        assert_eq!(kind, "response", "{body}");
+        let failures = body["batchItemFailures"].as_array().expect("the list is always there");
+        failures.iter().map(|failure| failure["itemIdentifier"].as_str().expect("an id").to_owned()).collect()
+    }
+
+    /// Invokes the function, and stops its process when it has answered and asks for the next invocation. Returns the kind of its
+    /// answer, `response` or `error`, and the answer.
+    pub(super) async fn answer(&mut self, event: &Value, timeout: Duration) -> (String, Value) {
         self.wait_until_asked().await;
         self.signal("CONT");
         let id = format!("invocation-{}", unique());
@@ -146,13 +154,11 @@ impl Function {
         let answer = answer.unwrap_or_else(|_| panic!("no answer: {}", self.log()));
         let (answered, kind, body) = answer.expect("the API runs");
         assert!(began.elapsed() < timeout, "Lambda has ended the function: {:?}", began.elapsed());
-        assert_eq!((answered.as_str(), kind.as_str()), (id.as_str(), "response"), "{body}");
+        assert_eq!(answered, id, "{body}");
         self.answered += 1;
         self.wait_until_asked().await;
         self.signal("STOP");
-        let body: Value = serde_json::from_str(&body).expect("a response is JSON");
-        let failures = body["batchItemFailures"].as_array().expect("the list is always there");
-        failures.iter().map(|failure| failure["itemIdentifier"].as_str().expect("an id").to_owned()).collect()
+        (kind, serde_json::from_str(&body).expect("an answer is JSON"))
     }
 
     /// Waits until the function asks for an invocation.
@@ -271,9 +277,16 @@ impl Mapping {
 /// A message in Lambda's event.
 fn record(message: &Message) -> Value {
     let attributes = message.attributes.iter().flatten().map(|(name, value)| (name.as_str(), value.as_str()));
+    let ours = message.message_attributes.iter().flatten().map(|(name, value)| {
+        let value = json!({
+            "stringValue": value.string_value(), "dataType": value.data_type(),
+            "stringListValues": [], "binaryListValues": [],
+        });
+        (name.as_str(), value)
+    });
     json!({
         "messageId": message.message_id(), "receiptHandle": message.receipt_handle(), "body": message.body(),
-        "attributes": attributes.collect::<HashMap<_, _>>(), "messageAttributes": {},
+        "attributes": attributes.collect::<HashMap<_, _>>(), "messageAttributes": ours.collect::<HashMap<_, _>>(),
         "md5OfBody": message.md5_of_body(), "eventSource": "aws:sqs",
         "eventSourceARN": "arn:aws:sqs:us-east-1:111111111111:logs", "awsRegion": "us-east-1",
     })
