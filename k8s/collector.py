@@ -14,7 +14,6 @@ METRICS = {
     "vector_component_sent_events_total", "vector_buffer_size_bytes", "vector_buffer_discarded_events_total",
     "vector_files_unwatched_bytes_unread_total",
     "kube_daemonset_status_number_unavailable",
-    "logferry_heartbeat_age_seconds",
 }
 # A sink of the overlay `local` may differ in these.
 LOCAL = {"bucket", "region", "endpoint", "auth", "batch"}
@@ -110,7 +109,6 @@ def alert_problems(buffer_size):
     for file, manifest in {
         "rules.yaml": "k8s/worker/components/monitoring",
         "collector-rules.yaml": "k8s/collector/components/monitoring",
-        "heartbeat-rules.yaml": "k8s/worker/components/heartbeat",
     }.items():
         rules = yaml.safe_load(pathlib.Path("observability", file).read_text())
         if yaml.safe_load(pathlib.Path(manifest, "prometheus-rule.yaml").read_text())["spec"] != rules:
