@@ -230,7 +230,7 @@ def autoscaler_problems():
     keda = next(yaml.safe_load_all((folder / "keda/scaled-object.yaml").read_text()))["spec"]
     plain = yaml.safe_load((folder / "hpa/horizontal-pod-autoscaler.yaml").read_text())["spec"]
     external = plain["metrics"][0]["external"]
-    numbers = (keda["minReplicaCount"], keda["maxReplicaCount"], keda["triggers"][0]["metadata"]["queueLength"])
+    numbers = (keda.get("minReplicaCount"), keda.get("maxReplicaCount"), keda["triggers"][0]["metadata"]["queueLength"])
     if (plain["minReplicas"], plain["maxReplicas"], external["target"]["averageValue"]) != numbers:
         yield "hpa and keda have different numbers"
     if plain["behavior"] != keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]:

@@ -1,7 +1,7 @@
 """Runs the transforms of k8s/collector/base/vector.yaml as Vector does, with the VRL that the file has.
 
 Usage: vrl.py tests VECTOR_YAML           runs the file's own `tests`
-       vrl.py cases VECTOR_YAML CASES     runs a table of lines and pods through all transforms
+       vrl.py cases VECTOR_YAML CASES     runs a table of lines and pods through all transforms, and the lines with random changes
        vrl.py sample VECTOR_YAML LINES    says whether each line of a sample gets the time that its shape states
        vrl.py records VECTOR_YAML STAGING_YAML LINES
                                           prints the records and the keys of a sample's lines, as the collector writes them
@@ -10,12 +10,15 @@ Usage: vrl.py tests VECTOR_YAML           runs the file's own `tests`
 import base64
 import datetime
 import json
+import random
 import re
 import sys
 
 import yaml
 from vrl_python import VRLRuntime
 
+# A runtime for each program, because a runtime remembers only the last one that it has compiled.
+RUNTIMES = {}
 # The values that an overlay gives.
 VALUES = {"tenant_label": "logferry/tenant", "cluster_id": "prod-cluster-1"}
 # VRL in Python takes and gives no timestamps and no bytes. So a program begins by making them from text, and ends by making
@@ -76,7 +79,7 @@ class Pipeline:
 
 
 def run(program, event):
-    result = VRLRuntime.run(program, event, "UTC")
+    result = RUNTIMES.setdefault(program, VRLRuntime("UTC")).execute(program, event)
     return result.processed_event, result.runtime_result
 
 
@@ -172,6 +175,36 @@ def run_cases(pipeline, table):
             yield f"{what}: has the time {found.get('timestamp')}, not {time}"
 
 
+def run_changed(pipeline, table, rounds=40):
+    """Runs the table's lines with some bytes changed at random, the same ones every time. Whatever a line is, the programs must not
+    fail, must keep the message, and may set only a time near the line's own. Returns the problems."""
+    chance, own = random.Random(1), nanoseconds(table["read"])
+    _, program = pipeline.through(pipeline.first, event_of({"read": own, "line": ""}, table["pod"]))
+    parts = [b"{", b'"', b"}", b"[", b"-", b"+", b"0", b"9", b"T", b".", b":", b"\xff", b"\0", b"e9", b'"ts":', b"\\u0000", "\u0660".encode()]
+    for case in table["lines"]:
+        message = message_of(case)
+        for _ in range(rounds if isinstance(message, bytes) else 0):
+            changed = bytearray(message)
+            for _ in range(chance.randint(1, 4)):
+                start = chance.randint(0, len(changed))
+                changed[start : start + chance.randint(0, 3)] = chance.choice(parts)
+            event = event_of({"read": own, "base64": base64.b64encode(bytes(changed)).decode()}, table["pod"])
+            try:
+                found, _ = run(program + AFTER, event)
+            except Exception as error:
+                yield f"{bytes(changed)!r:.120}: the program ends with {error}"
+                continue
+            if base64.b64decode(found["message_base64"]) != changed or "time_text" in found:
+                yield f"{bytes(changed)!r:.120}: the message or the fields have changed"
+            ahead = seconds_of(found["timestamp"]) - seconds_of(own)
+            if not -7 * 86400 <= ahead <= 2 * 3600:
+                yield f"{bytes(changed)!r:.120}: has the time {found['timestamp']}"
+
+
+def seconds_of(text):
+    return datetime.datetime.fromisoformat(text[:19] + "+00:00").timestamp()
+
+
 def sample_table(path):
     """Lines of `sample once`, each after the name of its shape and the time that it states, as a table of cases."""
     lines = []
@@ -201,9 +234,8 @@ def records_of(pipeline, staging, table):
         record, _ = run(pipeline.through(pipeline.first, event)[1] + AFTER, event)
         del record["message_base64"]
         stated = nanoseconds(case.get("time", table["read"]))
-        seconds = datetime.datetime.fromisoformat(stated[:19] + "+00:00").timestamp()
         prefix = re.sub(r"\{\{ (\w+) \}\}", lambda found: record[found[1]], template)
-        yield {"key_prefix": prefix, "record": record, "milliseconds": int(seconds) * 1000 + int(stated[20:23])}
+        yield {"key_prefix": prefix, "record": record, "milliseconds": int(seconds_of(stated)) * 1000 + int(stated[20:23])}
 
 
 def main(what, path, *rest):
@@ -220,6 +252,7 @@ def main(what, path, *rest):
         with open(rest[0], encoding="utf-8") as file:
             table = yaml.safe_load(file)
         problems, counted = list(run_cases(pipeline, table)), len(table["lines"]) + len(table["pods"])
+        problems += run_changed(pipeline, table)
     for problem in problems:
         print(f"{path}: {problem}", file=sys.stderr)
     print(f"{path}: {what}: {counted} run, {len(problems)} problems")
