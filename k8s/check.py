@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 
+import check_collector
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
@@ -244,8 +245,6 @@ def autoscaler_problems():
 
 
 def main(folder):
-    import collector
-
     problems = []
     rendered = {path.stem: list(yaml.safe_load_all(path.read_text())) for path in sorted(pathlib.Path(folder).glob("*.yaml"))}
     for name, manifests in rendered.items():
@@ -255,10 +254,10 @@ def main(folder):
         if name.startswith("worker"):
             found += worker_problems(manifests)
         if name.startswith("collector"):
-            found += collector.problems(name, manifests, data_of)
+            found += check_collector.problems(name, manifests, data_of)
         problems += (f"{name}: {problem}" for problem in found)
     problems += autoscaler_problems()
-    problems += collector.problems_of_files(rendered["worker-production"], data_of)
+    problems += check_collector.problems_of_files(rendered["worker-production"], data_of)
     for problem in problems:
         print(f"k8s/check.py: {problem}", file=sys.stderr)
     sys.exit(bool(problems))
