@@ -47,8 +47,9 @@ def problems(name, manifests, data_of):
     if sorted(container["args"][1::2]) != sorted(f"{paths['config']}/{file}" for file in files):
         yield "Vector does not read exactly the files of its ConfigMap"
     port = vector["sinks"]["metrics"]["address"].rpartition(":")[2]
-    if port != str(container["ports"][0]["containerPort"]):
-        yield "the container's port is not that of the sink metrics"
+    annotations = daemon_set["spec"]["template"]["metadata"]["annotations"]
+    if {port} != {str(container["ports"][0]["containerPort"]), annotations["prometheus.io/port"]}:
+        yield "the container's port, its annotation and the address of the sink metrics differ"
     read_only = {mount["name"] for mount in container["volumeMounts"] if mount.get("readOnly")}
     if paths.keys() - read_only != {"data"} or not container["securityContext"]["readOnlyRootFilesystem"]:
         yield "something other than the folder of the buffer can be written"
