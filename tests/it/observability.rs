@@ -142,11 +142,11 @@ fn the_cases_have_the_buckets_of_a_worker() {
 fn kubernetes_gets_the_same_rules() {
     let rules = read("observability/rules.yaml");
     let rules = &rules[rules.find("groups:").expect("the file has groups")..];
-    let manifest = read("k8s/monitoring/prometheus-rule.yaml");
+    let manifest = read("k8s/worker/components/monitoring/prometheus-rule.yaml");
     let (_, spec) = manifest.split_once("\nspec:\n").expect("the manifest has a spec");
     let spec: String =
         spec.lines().map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line))).collect();
-    assert_eq!(spec, rules, "run k8s/monitoring/generate");
+    assert_eq!(spec, rules, "run k8s/generate");
 }
 
 #[test]
