@@ -18,7 +18,7 @@ usage: deploy.sh -e NAME -b BUCKET [--region REGION | --regions REGION,REGION] [
   -p, --parameter NAME=VALUE a parameter of main.yaml, several times
       --validate-only        checks the templates: with cfn-lint if that is installed, without credentials; else with CloudFormation
       --dry-run              makes change sets, prints them and deletes them
-      --path-style           path-style URLs of the templates
+      --path-style           path-style URLs of the templates, also with AWS_S3_USE_PATH_STYLE=true
       --prefix PREFIX        start of the templates' keys in BUCKET; default: logferry-templates
   -h, --help
 
@@ -32,6 +32,7 @@ die() {
 }
 
 environment='' bucket='' regions='' image='' mode=deploy style=virtual prefix=logferry-templates
+[[ ${AWS_S3_USE_PATH_STYLE:-} != true ]] || style=path
 declare -A given=()
 while (($#)); do
     case $1 in
