@@ -60,7 +60,6 @@ while (($#)); do
 done
 
 folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-templates=(main core sqs lambda ecs)
 
 validate() {
     local name
@@ -68,8 +67,8 @@ validate() {
         cfn-lint "$folder"/*.yaml || die 'cfn-lint found problems'
     else
         command -v aws >/dev/null || die 'neither cfn-lint nor the AWS CLI is installed'
-        for name in "${templates[@]}" customer; do
-            aws cloudformation validate-template --template-body "file://$folder/$name.yaml" >/dev/null || die "$name.yaml is not valid"
+        for name in "$folder"/*.yaml; do
+            aws cloudformation validate-template --template-body "file://$name" >/dev/null || die "${name##*/} is not valid"
         done
     fi
     printf 'templates are valid\n'
@@ -96,24 +95,19 @@ trap 'rm -rf "$work"' EXIT
 
 # Puts the templates below a key that changes with their content, so CloudFormation reads changed templates anew.
 upload() {
-    local location version name pids=() pid
+    local location version
     location=$(aws s3api get-bucket-location --bucket "$bucket" --region "${regions[0]}" --output text) ||
         die "bucket $bucket cannot be read"
     case $location in None) location=us-east-1 ;; EU) location=eu-west-1 ;; esac
-    version=$(cat "${templates[@]/%/.yaml}" | sha256sum | cut -c 1-16)
-    for name in "${templates[@]}"; do
-        aws s3api put-object --bucket "$bucket" --key "$prefix/$version/$name.yaml" --body "$name.yaml" --region "$location" \
-            >/dev/null &
-        pids+=($!)
-    done
-    for pid in "${pids[@]}"; do
-        wait "$pid" || die "the templates cannot be put into bucket $bucket"
-    done
+    version=$(cat ./*.yaml | sha256sum | cut -c 1-16)
+    # The AWS CLI sends the files in parallel.
+    aws s3 cp . "s3://$bucket/$prefix/$version/" --recursive --exclude '*' --include '*.yaml' --only-show-errors --region "$location" ||
+        die "the templates cannot be put into bucket $bucket"
     case $style in
         path) url=https://s3.$location.$suffix/$bucket/$prefix/$version ;;
         *) url=https://$bucket.s3.$location.$suffix/$prefix/$version ;;
     esac
-    printf '%s templates are at s3://%s/%s/%s\n' "${#templates[@]}" "$bucket" "$prefix" "$version"
+    printf 'templates are at s3://%s/%s/%s\n' "$bucket" "$prefix" "$version"
 }
 
 # status REGION: the stack's status, or nothing if there is no stack.
