@@ -124,7 +124,7 @@ def partitions(name, lines):
         text = line.split("#")[0] if not line.strip().startswith("#") else ""
         if re.search(r"(Sub|:|\")\s*\"?arn:aws", text) and "Description" not in text:
             yield f"{name}:{number + 1}: an ARN with a fixed partition"
-        host = re.sub(services, "", text).replace('"sts.amazonaws.com"', "")
+        host = re.sub(services, "", text).replace("Default: sts.amazonaws.com", "")
         if "amazonaws.com" in host and "for example" not in host:
             yield f"{name}:{number + 1}: a host name with a fixed suffix"
 
