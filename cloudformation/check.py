@@ -9,9 +9,8 @@ import re
 import sys
 import tomllib
 
-import yaml
+from templates import listed, templates as read, texts
 
-FOLDER = pathlib.Path("cloudformation")
 # Actions of IAM whose call has another name. Source: Service Authorization Reference.
 CALLS = {
     "ListBucket": ("HeadBucket", "ListObjectsV2"),
@@ -25,34 +24,11 @@ CALLS = {
 NEED_NO_CALL = {"NothingWithoutTls"}
 
 
-class Loader(yaml.SafeLoader):
-    """Reads the short forms of CloudFormation's functions as {"Fn::Name": arguments}."""
-
-
-def function(loader, suffix, node):
-    if isinstance(node, yaml.ScalarNode):
-        value = loader.construct_scalar(node)
-        if suffix == "GetAtt":
-            value = value.split(".", 1)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        value = loader.construct_mapping(node, deep=True)
-    return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
-
-
-Loader.add_multi_constructor("!", function)
-
-
 def walk(value):
     """Yields every mapping and list below a value, itself included."""
     yield value
     for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from walk(child)
-
-
-def listed(value):
-    return value if isinstance(value, list) else [value]
 
 
 def nesting(templates):
@@ -68,8 +44,7 @@ def nesting(templates):
             own = main["Parameters"].get(value.get("Ref") if isinstance(value, dict) else None, {})
             if "Default" in own and "Default" in known.get(key, {}) and str(own["Default"]) != str(known[key]["Default"]):
                 yield f"main.yaml and {name.lower()}.yaml have different defaults of {key}"
-    texts = (FOLDER / "main.yaml").read_text(encoding="utf-8")
-    for child, output in re.findall(r"\b(\w+)\.Outputs\.(\w+)", texts):
+    for child, output in re.findall(r"\b(\w+)\.Outputs\.(\w+)", texts()["main"]):
         if output not in templates[child.lower()]["Outputs"]:
             yield f"main.yaml takes the unknown output {output} of {child}"
 
@@ -229,9 +204,8 @@ def skips(templates, report):
 
 
 def problems():
-    files = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))}
-    templates = {name: yaml.load(text, Loader) for name, text in files.items()}
-    for name, text in files.items():
+    templates = read()
+    for name, text in texts().items():
         yield from explained(f"{name}.yaml", text.splitlines())
         yield from partitions(f"{name}.yaml", text.splitlines())
     yield from nesting(templates)
