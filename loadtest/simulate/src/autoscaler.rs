@@ -19,11 +19,12 @@ pub(crate) struct Autoscaler {
 }
 
 impl Autoscaler {
-    pub(crate) fn new(fleet: &Fleet) -> Self {
+    /// Begins with `replicas`, which were recommended until now.
+    pub(crate) fn new(fleet: &Fleet, replicas: usize) -> Self {
         Self {
             queue_length: fleet.queue_length,
             most: fleet.most_replicas,
-            recommended: VecDeque::new(),
+            recommended: VecDeque::from([(0, replicas)]),
             replicas: VecDeque::new(),
         }
     }
@@ -57,7 +58,7 @@ mod tests {
     use crate::clock::SECOND;
 
     fn decisions(messages: &[usize], mut current: usize) -> Vec<usize> {
-        let mut scaler = Autoscaler::new(&Fleet::shipped());
+        let mut scaler = Autoscaler::new(&Fleet::shipped(), current);
         (0..)
             .zip(messages)
             .map(|(turn, messages)| {

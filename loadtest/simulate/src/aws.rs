@@ -93,7 +93,8 @@ mod tests {
         let mut aws = Aws::new(&quotas, 3);
         let mut chance = Chance::new(1);
         let now = SECOND;
-        let mut count = |call: &mut dyn FnMut(&mut Aws) -> bool| (0..100_000).filter(|_| call(&mut aws)).count();
+        let mut count =
+            |call: &mut dyn FnMut(&mut Aws) -> bool| (0..100_000).filter(|_| call(&mut aws)).count();
         assert_eq!(count(&mut |aws| aws.put_object(0, now)), 3500);
         assert_eq!(count(&mut |aws| aws.put_object(2, now)), 0, "the same partition");
         assert_eq!(count(&mut |aws| aws.put_object(1, now)), 3500);

@@ -75,8 +75,10 @@ pub(crate) struct Weighted {
 impl Weighted {
     pub(crate) fn new(weights: &[f64]) -> Self {
         let mean = weights.iter().sum::<f64>() / weights.len() as f64;
-        let mut columns: Vec<(f64, u32)> = (0..).zip(weights).map(|(index, weight)| (weight / mean, index)).collect();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..columns.len()).partition(|index| columns[*index].0 < 1.0);
+        let mut columns: Vec<(f64, u32)> =
+            (0..).zip(weights).map(|(index, weight)| (weight / mean, index)).collect();
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+            (0..columns.len()).partition(|index| columns[*index].0 < 1.0);
         while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
             columns[poor].1 = rich as u32;
             columns[rich].0 -= 1.0 - columns[poor].0;

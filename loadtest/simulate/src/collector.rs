@@ -85,9 +85,10 @@ impl Collector {
     /// Mean size of an object in bytes.
     pub(crate) fn mean_bytes(&self) -> f64 {
         let rates = self.classes.iter().map(|class| 1.0 / in_seconds(class.interval));
-        let (bytes, objects) = self.classes.iter().zip(rates).fold((0.0, 0.0), |(bytes, objects), (class, rate)| {
-            (bytes + rate * class.bytes, objects + rate)
-        });
+        let (bytes, objects) =
+            self.classes.iter().zip(rates).fold((0.0, 0.0), |(bytes, objects), (class, rate)| {
+                (bytes + rate * class.bytes, objects + rate)
+            });
         bytes / objects
     }
 }
@@ -128,7 +129,10 @@ mod tests {
         let collector = Collector::new(&load(), 1.0);
         let (rate, bytes) = pod_by_pod(60_000, 1.0);
         let per_pod = collector.rate / 200_000.0;
-        assert!((rate / per_pod - 1.0).abs() < 0.01, "{rate} objects per pod and second instead of {per_pod}");
+        assert!(
+            (rate / per_pod - 1.0).abs() < 0.01,
+            "{rate} objects per pod and second instead of {per_pod}"
+        );
         let mean = collector.mean_bytes();
         assert!((bytes / mean - 1.0).abs() < 0.05, "{bytes} bytes instead of {mean}");
     }

@@ -71,6 +71,13 @@ impl Meter {
         self.asked += units;
     }
 
+    /// Adds what was asked for in the next phase.
+    pub(crate) fn add(&mut self, next: &Self) {
+        self.peak = self.peak.max(next.peak);
+        self.asked += next.asked;
+        self.refused += next.refused;
+    }
+
     /// Records a level, such as the number of messages in flight.
     pub(crate) fn level(&mut self, level: f64) {
         self.peak = self.peak.max(level);

@@ -1,4 +1,8 @@
-//! Simulates a fleet of workers within AWS's quotas.
+//! Simulates a fleet of workers within AWS's quotas, event by event: which limit is reached first as the number of clusters
+//! grows, and what moves it. `loadtest/run simulate` builds and starts it.
+
+#![expect(clippy::print_stdout, reason = "the program's results")]
+
 mod autoscaler;
 mod aws;
 mod chance;
@@ -8,42 +12,66 @@ mod cpu;
 mod limit;
 mod model;
 mod outcome;
+mod point;
 mod queue;
+mod scaling;
 mod settings;
+mod tables;
 mod worker;
 
-use model::{Phase, Simulation};
-use outcome::Scarce;
-use settings::*;
+use std::{path::PathBuf, process::ExitCode};
 
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let scale: usize = a[1].parse().unwrap();
-    let lifted = a[2] == "none";
-    let conc: usize = a[3].parse().unwrap();
-    let max: usize = a[4].parse().unwrap();
-    let secs: u64 = a[5].parse().unwrap();
-    let load = Load::of(1000 * scale);
-    let fleet = Fleet { most_replicas: max, ..Fleet::shipped().with_concurrency(conc) };
-    let rate = collector::Collector::new(&load, 1.0).rate;
-    let mean = collector::Collector::new(&load, 1.0).mean_bytes();
-    println!("rate {rate} mean {mean}");
-    let replicas = ((rate * 0.19 * 4.0 / fleet.queue_length as f64).ceil() as usize).min(max);
-    let settings = Settings { load, fleet, quotas: if lifted { Quotas::none() } else { Quotas::defaults() }, place: Place::Region(Latencies::in_region(1.0)) };
-    let mut s = Simulation::new(settings, replicas, 1);
-    s.go_live();
-    for phase in [
-        Phase::steady("warm", secs),
-        Phase::steady("steady", secs),
-        Phase { midnight: true, ..Phase::steady("midnight", secs) },
-        Phase { logs: 10.0, ..Phase::steady("burst", secs) },
-        Phase { workers: false, ..Phase::steady("stopped", secs) },
-        Phase::steady("after", 2*secs),
-    ] {
-        let t = std::time::Instant::now();
-        let o = s.run(&phase);
-        println!("{} written {} done {} p50 {:.2} p95 {:.2} slot {:.3} left {} replicas {} retried {} deferred {} ({:?})", o.name, o.written, o.latency.total(), o.latency.percentile(50), o.latency.percentile(95), o.slot_time.mean(), o.left, o.most_replicas, o.retried, o.deferred, t.elapsed());
-        for x in Scarce::ALL { let m = o.meter(x); print!("  {x:?} {:.0}/{:.0}/{}", m.peak, m.asked / o.seconds, m.refused); }
-        println!();
+use clap::Parser;
+
+/// Simulates a fleet of workers.
+#[derive(Debug, Parser)]
+#[command(name = "simulate")]
+enum Command {
+    /// Print the tables of docs/scaling.md: what is asked of each limit at 1, 10 and 100 times 1,000 clusters, and what helps.
+    Scaling {
+        /// Seed of all random numbers.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Factor for the latencies of AWS's services, to see how much the results depend on them.
+        #[arg(long, default_value_t = 1.0)]
+        latencies: f64,
+    },
+    /// Compare the model with a measurement of one worker. Fails if they differ by more than 20 %.
+    Point {
+        /// File that `loadtest/run point` has written.
+        #[arg(long, default_value = "loadtest/simulate/point.json")]
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Command::parse() {
+        Command::Scaling { seed, latencies } => {
+            print!("{}\n{}", tables::limits(seed), tables::cases(seed, latencies));
+            ExitCode::SUCCESS
+        }
+        Command::Point { file } => compare(&file),
+    }
+}
+
+fn compare(file: &std::path::Path) -> ExitCode {
+    let (conditions, figures) = match point::compare(file) {
+        Ok(compared) => compared,
+        Err(problem) => {
+            eprintln!("simulate: {problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{conditions}");
+    for figure in &figures {
+        let point::Compared { name, measured, computed } = figure;
+        println!(
+            "{name}: measured {measured:.1}, computed {computed:.1} ({:+.0} %)",
+            100.0 * figure.difference()
+        );
+    }
+    match figures.iter().all(|figure| figure.difference().abs() <= point::TOLERANCE) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }

@@ -27,6 +27,13 @@ impl Histogram {
         self.sum += in_seconds(time);
     }
 
+    fn add_all(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.total += other.total;
+        self.sum += other.sum;
+    }
+
+    #[cfg(test)]
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
@@ -86,7 +93,6 @@ impl Scarce {
 /// What happened in one phase.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
-    pub(crate) name: &'static str,
     /// Length in seconds.
     pub(crate) seconds: f64,
     /// Objects that the collectors closed.
@@ -94,11 +100,14 @@ pub(crate) struct Outcome {
     /// Time from the moment at which an object was closed until CloudWatch Logs had all of it, of the objects that ended in the
     /// phase.
     pub(crate) latency: Histogram,
+    /// The same of the largest tenant's objects.
+    pub(crate) latency_of_largest: Histogram,
     /// Time in a slot.
     pub(crate) slot_time: Histogram,
     /// Messages that wait or are in flight at the phase's end, and in the delays of retries.
     pub(crate) left: usize,
     pub(crate) most_replicas: usize,
+    pub(crate) least_replicas: usize,
     /// Messages that went back to the queue because an object failed.
     pub(crate) retried: u64,
     /// Messages that went back because their tenant's share of a worker was used up.
@@ -107,18 +116,36 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn new(name: &'static str) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            name,
             seconds: 0.0,
             written: 0,
             latency: Histogram::new(),
+            latency_of_largest: Histogram::new(),
             slot_time: Histogram::new(),
             left: 0,
             most_replicas: 0,
+            least_replicas: usize::MAX,
             retried: 0,
             deferred: 0,
             meters: vec![Meter::default(); Scarce::ALL.len()],
+        }
+    }
+
+    /// Adds the outcome of the next phase.
+    pub(crate) fn add(&mut self, next: &Self) {
+        self.seconds += next.seconds;
+        self.written += next.written;
+        self.latency.add_all(&next.latency);
+        self.latency_of_largest.add_all(&next.latency_of_largest);
+        self.slot_time.add_all(&next.slot_time);
+        self.left = next.left;
+        self.most_replicas = self.most_replicas.max(next.most_replicas);
+        self.least_replicas = self.least_replicas.min(next.least_replicas);
+        self.retried += next.retried;
+        self.deferred += next.deferred;
+        for (meter, next) in self.meters.iter_mut().zip(&next.meters) {
+            meter.add(next);
         }
     }
 

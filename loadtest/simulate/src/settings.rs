@@ -52,8 +52,10 @@ pub(crate) const LONGEST_COLLECTOR_PAUSE: Time = 30 * SECOND;
 pub(crate) struct Fleet {
     /// `worker.concurrency`.
     pub(crate) concurrency: usize,
-    /// `queueLength` of the ScaledObject: four times `worker.concurrency`.
+    /// `queueLength` of the ScaledObject.
     pub(crate) queue_length: usize,
+    /// `queue.max_hidden`.
+    pub(crate) max_hidden: usize,
     /// `maxReplicaCount` of the ScaledObject.
     pub(crate) most_replicas: usize,
     /// Cores that a worker can use. The Deployment requests half a core and sets no limit; a node usually has more.
@@ -77,18 +79,13 @@ pub(crate) struct Work {
     pub(crate) byte: f64,
 }
 
-impl Work {
-    pub(crate) fn of(&self, bytes: f64) -> Time {
-        self.object + (self.byte * bytes) as Time
-    }
-}
-
 impl Fleet {
     /// As k8s/base and config/logferry.toml ship it.
     pub(crate) fn shipped() -> Self {
         Self {
             concurrency: 16,
             queue_length: 64,
+            max_hidden: 32,
             most_replicas: 50,
             cores: 1,
             cache_capacity: 20_000,
@@ -100,15 +97,15 @@ impl Fleet {
         }
     }
 
-    /// The same with another `worker.concurrency`, for which k8s/base demands a `queueLength` of four times as much. Each 16
-    /// slots need about a core of their own at most.
-    pub(crate) fn with_concurrency(self, concurrency: usize) -> Self {
-        Self { concurrency, queue_length: 4 * concurrency, cores: concurrency.div_ceil(16), ..self }
+    /// With `worker.concurrency` slots, as docs/scaling.md recommends: `queue.max_hidden` is a quarter of the slots, and
+    /// `queueLength` is the number of messages of a worker whose slots are busy and whose places for hidden messages are taken.
+    pub(crate) fn recommended(concurrency: usize) -> Self {
+        let max_hidden = concurrency / 4;
+        let queue_length = concurrency + max_hidden;
+        Self { concurrency, queue_length, max_hidden, cores: concurrency.div_ceil(32), ..Self::shipped() }
     }
 }
 
-/// Longest long poll: `queue.wait_time`.
-pub(crate) const WAIT_TIME: Time = 20 * SECOND;
 /// Most messages of a receive: `queue.max_messages`.
 pub(crate) const MAX_MESSAGES: usize = 10;
 /// `GATHER` and `SLOW` in src/worker.rs.
@@ -118,8 +115,6 @@ pub(crate) const SLOW: Time = 200 * MILLISECOND;
 pub(crate) const LINGER: Time = 50 * MILLISECOND;
 /// `LONGEST_HIDING` in src/worker/settle.rs: messages with a longer wait are sent anew and are not in flight.
 pub(crate) const LONGEST_HIDING: Time = 60 * SECOND;
-/// `queue.max_hidden`.
-pub(crate) const MAX_HIDDEN: usize = 32;
 /// `queue.retry_delay` and `queue.max_retry_delay`. The delay doubles with each attempt, and up to a quarter is taken off
 /// (src/verdict/backoff.rs).
 pub(crate) const RETRY_DELAY: Time = 15 * SECOND;
@@ -202,6 +197,9 @@ pub(crate) const SAVED_UNITS: f64 = 10.0;
 pub(crate) const QUERY_UNITS: f64 = 0.5;
 
 impl Quotas {
+    /// Read or write units of a table on demand. Source: DynamoDB developer guide, "On-demand capacity mode".
+    pub(crate) const TABLE: f64 = 40_000.0;
+
     /// AWS's defaults in a large Region.
     pub(crate) fn defaults() -> Self {
         Self {

@@ -294,7 +294,11 @@ mod tests {
         let mut worker = busy(16, 15, now);
         assert_eq!(worker.turn(GATHER, now), Turn::Gather(now + GATHER));
         assert_eq!(worker.turn(GATHER, now + GATHER), Turn::Receive, "after 20 ms, any slot is enough");
-        assert_eq!(worker.turn(GATHER, now + GATHER), Turn::Gather(now + 2 * GATHER), "the next wait begins anew");
+        assert_eq!(
+            worker.turn(GATHER, now + GATHER),
+            Turn::Gather(now + 2 * GATHER),
+            "the next wait begins anew"
+        );
     }
 
     #[test]

@@ -1,0 +1,172 @@
+//! Compares the model with one worker that was measured on a machine.
+//!
+//! `loadtest/run point` writes the file. Processor times come from two other sizes of objects than the point's, so nothing is
+//! fitted to the point itself.
+
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+
+use crate::{
+    clock::{MILLISECOND, Time},
+    model::Simulation,
+    settings::{Fleet, Load, Loopback, Place, Quotas, Settings, Work},
+};
+
+/// Largest difference between model and measurement.
+pub(crate) const TOLERANCE: f64 = 0.2;
+/// Calls of an object that the sandbox answers. Source: loadtest/RESULTS.md, "Sizes of objects": 4.35 for an object of one batch,
+/// receives and deletes included.
+const CALLS: f64 = 4.35;
+
+/// Figures of `loadtest/run point`.
+#[derive(Debug, Deserialize)]
+struct Measured {
+    conditions: String,
+    cores: usize,
+    concurrency: usize,
+    /// A smaller and a larger size than the point's.
+    costs: [Size; 2],
+    point: Size,
+    steady: Steady,
+}
+
+#[derive(Debug, Deserialize)]
+struct Size {
+    json_bytes: f64,
+    objects: usize,
+    objects_per_second: f64,
+    worker_cpu_ms: f64,
+    sandbox_cpu_ms: f64,
+    publish_cpu_ms: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Steady {
+    rate: f64,
+    objects: usize,
+    p50_ms: f64,
+    p95_ms: f64,
+}
+
+/// One figure, measured and computed.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub(crate) name: &'static str,
+    pub(crate) measured: f64,
+    pub(crate) computed: f64,
+}
+
+impl Compared {
+    pub(crate) fn difference(&self) -> f64 {
+        self.computed / self.measured - 1.0
+    }
+}
+
+/// Conditions of the measurement, and each figure.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn compare(file: &Path) -> Result<(String, Vec<Compared>), String> {
+    let text =
+        fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let measured = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let Measured { conditions, .. } = &measured;
+    Ok((conditions.clone(), measured.compare()))
+}
+
+impl Measured {
+    fn compare(&self) -> Vec<Compared> {
+        let Size { json_bytes, objects, objects_per_second, .. } = self.point;
+        let mut backlog = self.simulation();
+        backlog.add_backlog(objects, json_bytes);
+        let throughput = objects as f64 / backlog.drain(0.0).seconds;
+        let Steady { rate, objects, p50_ms, p95_ms } = self.steady;
+        let steady = self.simulation().publish_steadily(rate, json_bytes, objects as f64 / rate);
+        let milliseconds = |per_cent| steady.latency.percentile(per_cent) * 1e3;
+        let compared = |name, measured, computed| Compared { name, measured, computed };
+        vec![
+            compared("objects per second from a backlog", objects_per_second, throughput),
+            compared("p50 from event to acceptance, ms", p50_ms, milliseconds(50)),
+            compared("p95 from event to acceptance, ms", p95_ms, milliseconds(95)),
+        ]
+    }
+
+    /// One worker beside sandbox and instrument.
+    fn simulation(&self) -> Simulation {
+        let [worker, sandbox] =
+            [|size: &Size| size.worker_cpu_ms, |size: &Size| size.sandbox_cpu_ms].map(|of| self.line(of));
+        let loopback = Loopback {
+            cores: self.cores,
+            call: (sandbox.object as f64 / CALLS) as Time,
+            byte: sandbox.byte,
+            publish: (self.costs[0].publish_cpu_ms * MILLISECOND as f64) as Time,
+        };
+        let fleet = Fleet {
+            concurrency: self.concurrency,
+            daily_streams: false,
+            ledger: true,
+            work: worker,
+            ..Fleet::shipped()
+        };
+        let load = Load { tenants: 1, ..Load::of(1000) };
+        let settings = Settings { load, fleet, quotas: Quotas::none(), place: Place::Loopback(loopback) };
+        Simulation::new(settings, 1, 1)
+    }
+
+    /// The line through the costs of both sizes.
+    fn line(&self, of: fn(&Size) -> f64) -> Work {
+        let [small, large] = &self.costs;
+        let byte = (of(large) - of(small)) / (large.json_bytes - small.json_bytes);
+        let object = of(small) - byte * small.json_bytes;
+        let nanoseconds = MILLISECOND as f64;
+        Work { object: (object * nanoseconds) as Time, byte: byte * nanoseconds }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured() -> Measured {
+        let size = |json_bytes, worker_cpu_ms, sandbox_cpu_ms| Size {
+            json_bytes,
+            objects: 2000,
+            objects_per_second: 1.0,
+            worker_cpu_ms,
+            sandbox_cpu_ms,
+            publish_cpu_ms: 0.5,
+        };
+        Measured {
+            conditions: String::new(),
+            cores: 2,
+            concurrency: 16,
+            costs: [size(5e3, 1.5, 1.0), size(1e6, 4.0, 3.0)],
+            point: size(100e3, 0.0, 0.0),
+            steady: Steady { rate: 100.0, objects: 2000, p50_ms: 1.0, p95_ms: 1.0 },
+        }
+    }
+
+    #[test]
+    fn costs_lie_on_the_line_through_both_sizes() {
+        let Work { object, byte } = measured().line(|size| size.worker_cpu_ms);
+        let at = |bytes: f64| (object as f64 + byte * bytes) / MILLISECOND as f64;
+        assert!((at(5e3) - 1.5).abs() < 1e-5 && (at(1e6) - 4.0).abs() < 1e-5, "{object} {byte}");
+    }
+
+    #[test]
+    fn a_backlog_uses_all_cores() {
+        // 1.74 ms of the worker and 1.19 ms of the sandbox for each object, on two cores.
+        let found = measured().compare()[0].computed;
+        let expected = 2000.0 / (1.74 + 1.19);
+        assert!((found / expected - 1.0).abs() < 0.05, "{found} instead of {expected}");
+    }
+
+    #[test]
+    fn without_a_backlog_the_latency_is_the_sum_of_the_work() {
+        // Publishing, a receive, the claim, the GetObject, the worker, and the put.
+        let expected = 0.5 + 3.0 * 0.229 + 1.74 + 0.229 + 0.19;
+        let found = measured().compare()[1].computed;
+        assert!((found / expected - 1.0).abs() < 0.1, "{found} instead of {expected}");
+    }
+}
