@@ -57,7 +57,7 @@ pub(crate) fn normal_quantile(p: f64) -> f64 {
 
 /// Distribution function of the standard normal distribution. Its error is below 1e-7. Source: Abramowitz and Stegun,
 /// Handbook of Mathematical Functions, 26.2.17.
-fn normal_distribution(x: f64) -> f64 {
+pub(crate) fn normal_distribution(x: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());
     let terms = [0.319_381_530, -0.356_563_782, 1.781_477_937, -1.821_255_978, 1.330_274_429];
     let polynomial = terms.iter().rev().fold(0.0, |sum, term| (sum + term) * t);

@@ -5,13 +5,13 @@
 //! class, which has a rate of bytes.
 
 use crate::{
-    chance::{Chance, Weighted, normal_quantile},
+    chance::{Chance, Weighted, normal_distribution, normal_quantile},
     clock::{Time, in_seconds, seconds},
     settings::{FLUSH_AFTER, LARGEST_OBJECT, Load, MEDIAN_OBJECT, OBJECT_SPREAD, POD_LIFE},
 };
 
 /// Number of classes of pods.
-const CLASSES: usize = 4096;
+const CLASSES: usize = 1024;
 
 /// Writes objects.
 #[derive(Debug)]
@@ -54,13 +54,9 @@ pub(crate) struct Written {
 impl Collector {
     /// The pods of `load`, writing at `factor` times their usual rate.
     pub(crate) fn new(load: &Load, factor: f64) -> Self {
-        let classes: Vec<Class> = (0..CLASSES)
-            .map(|class| {
-                let share = (class as f64 + 0.5) / CLASSES as f64;
-                let size = MEDIAN_OBJECT * (OBJECT_SPREAD * normal_quantile(share)).exp();
-                Class::writing(factor * size / in_seconds(FLUSH_AFTER))
-            })
-            .collect();
+        let sizes = mean_sizes();
+        let classes: Vec<Class> =
+            sizes.iter().map(|size| Class::writing(factor * size / in_seconds(FLUSH_AFTER))).collect();
         let rates: Vec<f64> = classes.iter().map(|class| 1.0 / in_seconds(class.interval)).collect();
         let pods = (load.clusters * load.pods_per_cluster) as f64;
         Self {
@@ -91,6 +87,15 @@ impl Collector {
             });
         bytes / objects
     }
+}
+
+/// Mean bytes that the pods of each class write in [`FLUSH_AFTER`]. Each class has the same number of pods.
+fn mean_sizes() -> Vec<f64> {
+    let end = |class: usize| normal_quantile(class as f64 / CLASSES as f64);
+    // Part of all bytes that the pods below the quantile `z` write.
+    let part = |z: f64| normal_distribution(z - OBJECT_SPREAD);
+    let mean = MEDIAN_OBJECT * (OBJECT_SPREAD.powi(2) / 2.0).exp();
+    (0..CLASSES).map(|class| mean * CLASSES as f64 * (part(end(class + 1)) - part(end(class)))).collect()
 }
 
 /// Each tenant's share of all pods, the largest first.

@@ -89,7 +89,7 @@ enum Event {
 }
 
 /// What an object does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     LookUp,
     LookedUp,

@@ -70,7 +70,12 @@ impl Simulation {
     /// Gives the message back to the queue. `earliest` is the time before which a retry would fail.
     pub(super) fn fail(&mut self, number: u32, earliest: Time) {
         self.outcome.retried += 1;
-        let attempts = self.objects[number as usize].attempts;
+        let Object { attempts, stage, .. } = self.objects[number as usize];
+        if stage > Stage::Claim && self.settings.fleet.ledger {
+            // The claim is given back. If the ledger throttles, the lease runs out instead.
+            self.outcome.ask(Scarce::LedgerWrites).ask(1.0, self.clock.now());
+            self.aws.write_ledger(&mut self.chance, self.clock.now());
+        }
         self.leave_slot(number);
         let full = (RETRY_DELAY << (attempts - 1).min(20)).min(MAX_RETRY_DELAY);
         let delay = (full as f64 * (1.0 - self.chance.fraction() / 4.0)) as Time;

@@ -32,15 +32,18 @@ impl Simulation {
                 self.flight_ends(number, Shared::Tenant);
                 self.go(number, Stage::Claim);
             }
-            Stage::Claim if !self.settings.fleet.ledger => self.go(number, Stage::Enter),
-            Stage::Claim => self.write_ledger(number, Stage::Enter),
-            Stage::Enter => {
-                if let Some((until, _)) = own.pauses.get(&tenant)
-                    && *until > now
-                {
+            Stage::Claim => {
+                // A paused account costs neither a claim nor a download.
+                if let Some((until, _)) = own.pauses.get(&tenant).filter(|(until, _)| *until > now) {
                     let wait = *until - now;
                     return self.fail(number, wait);
                 }
+                match self.settings.fleet.ledger {
+                    true => self.write_ledger(number, Stage::Enter),
+                    false => self.go(number, Stage::Enter),
+                }
+            }
+            Stage::Enter => {
                 if own.has(Shared::Session, tenant, self.keep, now) {
                     return self.go(number, Stage::Get);
                 }
