@@ -16,7 +16,7 @@ const USUAL_USE: f64 = 0.75;
 /// Time in a slot without trouble: a claim, a session that is cached, a GetObject, a put, and the end in the ledger.
 const USUAL_SLOT_TIME: f64 = 0.19;
 /// Seconds after which a restart counts as endless.
-const PATIENCE: u64 = 300;
+const PATIENCE: u64 = 180;
 
 /// The number of workers and AWS's limits in one experiment.
 #[derive(Clone, Debug)]
@@ -134,12 +134,13 @@ pub(crate) struct Asked {
     pub(crate) restart: Outcome,
 }
 
-/// Without limits, the recommended fleet at a scale.
+/// The recommended fleet at a scale, with the default template of streams, when AWS refuses nothing.
 pub(crate) fn asked(scale: usize, seed: u64) -> Asked {
     // At 100x, a minute has four million objects.
     let (seconds, stopped) = if scale == 100 { (10, 5) } else { (60, 20) };
     let slots = if scale == 1 { 16 } else { 64 };
-    let fleet = Fleet { most_replicas: 10_000, ..Fleet::recommended(slots) };
+    let most_replicas = if scale == 100 { 500 } else { 50 };
+    let fleet = Fleet { most_replicas, ..Fleet::recommended(slots) };
     let experiment =
         Experiment::of(CLUSTERS * scale, fleet, seed).with_quotas(|quotas| *quotas = Quotas::none());
     let mut simulation = experiment.start();
@@ -159,59 +160,92 @@ pub(crate) struct Limit {
     pub(crate) name: &'static str,
     pub(crate) quota: f64,
     pub(crate) remedy: &'static str,
+    /// How sure quota and load are.
+    pub(crate) sure: &'static str,
 }
 
 /// The limits, with the values that nobody has raised.
 pub(crate) fn limits() -> Vec<Limit> {
     let (quotas, fleet) = (Quotas::defaults(), Fleet::shipped());
-    let limit = |scarce, name, quota, remedy| Limit { scarce, name, quota, remedy };
+    let limit = |scarce, name, quota, remedy, sure| Limit { scarce, name, quota, remedy, sure };
     vec![
         limit(
             Scarce::StreamCreations,
             "CreateLogStream per second, largest tenant",
             quotas.stream_creations,
-            "`log_stream_name` without `{date}`, or the customer raises the quota",
+            "`log_stream_name` without `{date}`; or the customer's quota, then `delivery.create_stream_rate`",
+            "sure; the largest tenant's share is assumed",
         ),
         limit(
             Scarce::Slots,
             "slots in use",
             (fleet.concurrency * fleet.most_replicas) as f64,
             "`worker.concurrency`, `maxReplicaCount`",
+            "within a factor of two: latencies of AWS",
         ),
         limit(
             Scarce::AssumeRoles,
             "AssumeRole per second",
             quotas.assume_roles,
-            "fewer and larger workers; more queues",
+            "several queues by tenant; fewer and larger workers; `credentials.cache_capacity` above the number of tenants",
+            "sure",
         ),
         limit(
             Scarce::LedgerWrites,
-            "write units of a new ledger table",
+            "write units per second, new ledger table",
             quotas.ledger_writes,
-            "`WarmThroughput` of the table",
+            "the table's `WarmThroughput`",
+            "sure",
         ),
-        limit(Scarce::LedgerWrites, "write units of any table", Quotas::TABLE, "quota of the account"),
+        limit(
+            Scarce::LedgerWrites,
+            "write units per second, any table",
+            Quotas::TABLE,
+            "the account's quota for tables on demand; several accounts",
+            "sure",
+        ),
         limit(
             Scarce::S3Puts,
-            "PutObject per second, new prefix",
+            "PutObject per second, new bucket",
             quotas.s3_puts,
             "S3 splits the prefix in 30 to 60 minutes; AWS Support does so beforehand",
+            "fairly sure; the time is not documented",
         ),
-        limit(Scarce::S3Gets, "GetObject per second, new prefix", quotas.s3_gets, "as PutObject"),
-        limit(Scarce::SnsPublishes, "SNS messages per second", quotas.sns_publishes, "quota of the account"),
+        limit(
+            Scarce::S3Gets,
+            "GetObject per second, new bucket",
+            quotas.s3_gets,
+            "as PutObject",
+            "fairly sure; the time is not documented",
+        ),
+        limit(
+            Scarce::SnsPublishes,
+            "SNS messages per second",
+            quotas.sns_publishes,
+            "the account's quota; several topics do not help",
+            "not sure that S3's notifications count",
+        ),
         limit(
             Scarce::Puts,
             "PutLogEvents per second, largest tenant",
             quotas.puts,
-            "the customer raises the quota, then `delivery.put_rate`",
+            "the customer's quota, then `delivery.put_rate`",
+            "sure; the largest tenant's share is assumed",
         ),
         limit(
             Scarce::TenantReads,
-            "read units of a new tenant table",
+            "read units per second, new table of tenants",
             quotas.tenant_reads,
-            "`tenants.cache_ttl`",
+            "the table's `WarmThroughput`; `tenants.cache_ttl`; `tenants.cache_capacity`",
+            "sure",
         ),
-        limit(Scarce::InFlight, "messages in flight", quotas.in_flight as f64, "more queues"),
+        limit(
+            Scarce::InFlight,
+            "messages in flight",
+            quotas.in_flight as f64,
+            "several queues; `queue.max_hidden`",
+            "sure",
+        ),
     ]
 }
 
