@@ -75,7 +75,7 @@ mod tests {
         #[derive(Clone, Copy)]
         enum Event {
             Arrive,
-            End(u64, Time),
+            End(Time),
         }
         let (mut clock, mut chance, mut cpu) = (Clock::new(), Chance::new(7), Cpu::new(cores, Time::MAX));
         let end = seconds(300_000.0 / rate);
@@ -91,7 +91,7 @@ mod tests {
                     present += 1.0;
                     cpu.add(now, service(&mut chance))
                 }
-                Event::End(_, left) => {
+                Event::End(left) => {
                     present -= 1.0;
                     cpu.ended(0, left)
                 }
@@ -99,7 +99,7 @@ mod tests {
             if let Some(Slice { task: arrived, length, left }) = slice {
                 waited += in_seconds(now - arrived);
                 served += 1.0;
-                clock.after(length, Event::End(arrived, left));
+                clock.after(length, Event::End(left));
             }
         }
         (waited / served, area / in_seconds(end))

@@ -137,22 +137,28 @@ pub(crate) struct Simulation {
     chance: Chance,
     shares: Vec<f64>,
     collector: Collector,
+    /// Whether the pods write.
     writes: bool,
+    /// When the UTC date changed.
     midnight: Option<Time>,
     aws: Aws,
     queue: Queue,
+    /// The objects whose messages are not deleted, at the indices that are not in `free`.
     objects: Vec<Object>,
     free: Vec<u32>,
     workers: Vec<Worker>,
     /// Replicas that were ordered and not ended, by index into `workers`.
     replicas: Vec<u32>,
     autoscaler: Autoscaler,
+    /// Whether the autoscaler decides.
     scales: bool,
     /// Replicas when all workers were stopped.
     stopped: usize,
     /// The cores of the machine that everything shares, if it is one.
     machine: Option<Cpu<Task>>,
+    /// Slots in use.
     working: usize,
+    /// How long workers' caches keep what is not used.
     keep: Time,
     outcome: Outcome,
 }
@@ -217,24 +223,22 @@ impl Simulation {
         self.wake();
     }
 
-    /// Publishes events about objects of this size at a steady rate per second, and runs until `end`.
-    pub(crate) fn publish_steadily(&mut self, rate: f64, bytes: f64, seconds: f64) -> Outcome {
-        self.outcome = Outcome::new();
-        let count = (rate * seconds) as u64;
+    /// Publishes events about objects of this size at a steady rate per second, until no message is left.
+    pub(crate) fn publish_steadily(&mut self, rate: f64, bytes: f64, count: usize) -> Outcome {
         for number in 0..count {
             let at = (number as f64 / rate * SECOND as f64) as Time;
             while let Some(event) = self.clock.next_before(at) {
                 self.happen(event);
             }
-            let tenant = number as usize % self.shares.len();
+            let tenant = number % self.shares.len();
             let object = self.insert(Written { tenant, bytes, needs_stream: false });
             self.announce(object);
         }
-        self.drain(seconds)
+        self.drain()
     }
 
     /// Runs until no message is left. The outcome's length is the time that this took.
-    pub(crate) fn drain(&mut self, already: f64) -> Outcome {
+    pub(crate) fn drain(&mut self) -> Outcome {
         let begun = self.clock.now();
         while self.free.len() < self.objects.len() {
             if let Some(event) = self.clock.next_before(Time::MAX) {
@@ -242,7 +246,7 @@ impl Simulation {
             }
         }
         let mut outcome = std::mem::replace(&mut self.outcome, Outcome::new());
-        outcome.seconds = already + in_seconds(self.clock.now() - begun);
+        outcome.seconds = in_seconds(self.clock.now() - begun);
         outcome
     }
 

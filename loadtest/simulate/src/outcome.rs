@@ -88,6 +88,22 @@ impl Scarce {
         Self::Puts,
         Self::StreamCreations,
     ];
+
+    /// Who refuses when there is too little.
+    pub(crate) fn refuser(self) -> &'static str {
+        match self {
+            Self::Slots => "workers",
+            Self::S3Puts => "PutObject",
+            Self::S3Gets => "GetObject",
+            Self::SnsPublishes => "SNS",
+            Self::InFlight => "SQS",
+            Self::LedgerWrites => "ledger",
+            Self::TenantReads => "table of tenants",
+            Self::AssumeRoles => "AssumeRole",
+            Self::Puts => "PutLogEvents",
+            Self::StreamCreations => "CreateLogStream",
+        }
+    }
 }
 
 /// What happened in one phase.

@@ -80,9 +80,9 @@ impl Measured {
         let Size { json_bytes, objects, objects_per_second, .. } = self.point;
         let mut backlog = self.simulation();
         backlog.add_backlog(objects, json_bytes);
-        let throughput = objects as f64 / backlog.drain(0.0).seconds;
+        let throughput = objects as f64 / backlog.drain().seconds;
         let Steady { rate, objects, p50_ms, p95_ms } = self.steady;
-        let steady = self.simulation().publish_steadily(rate, json_bytes, objects as f64 / rate);
+        let steady = self.simulation().publish_steadily(rate, json_bytes, objects);
         let milliseconds = |per_cent| steady.latency.percentile(per_cent) * 1e3;
         let compared = |name, measured, computed| Compared { name, measured, computed };
         vec![

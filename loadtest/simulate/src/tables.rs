@@ -153,7 +153,11 @@ pub(crate) fn cases(seed: u64, latencies: f64) -> String {
         let most = Scarce::ALL.into_iter().max_by_key(|scarce| outcome.meter(*scarce).refused);
         let refused = match most.filter(|scarce| outcome.meter(*scarce).refused > 0) {
             Some(scarce) => {
-                format!("{scarce:?}: {}", number(outcome.meter(scarce).refused as f64 / outcome.seconds))
+                format!(
+                    "{}: {}",
+                    scarce.refuser(),
+                    number(outcome.meter(scarce).refused as f64 / outcome.seconds)
+                )
             }
             None => "-".to_owned(),
         };
