@@ -20,6 +20,11 @@ use crate::{
 const CONCURRENCY: u32 = 16;
 /// Objects before a measurement: connections open, and the session is cached.
 const WARM_UP: u64 = 100;
+/// `delivery.put_rate`. The default would be the limit, because the measurement has one account.
+const PUT_RATE: u32 = 1_000_000;
+const ROUNDS: usize = 3;
+/// Seconds at a steady rate in each round.
+const SECONDS: u64 = 8;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Options of `loadtest point`.
@@ -39,13 +44,13 @@ pub(crate) struct Options {
 #[derive(Clone, Copy)]
 struct Load {
     objects: u64,
-    /// Records of an object, about 235 bytes of JSON each.
+    /// Records of an object, about 185 bytes of JSON each.
     records: u64,
 }
 
 /// The sizes from which the simulation's processor times come, and the size of the point, which lies between.
 const SMALL: Load = Load { objects: 4000, records: 20 };
-const LARGE: Load = Load { objects: 600, records: 4000 };
+const LARGE: Load = Load { objects: 500, records: 4000 };
 const POINT: Load = Load { objects: 2000, records: 420 };
 
 /// Measures, and writes the file.
@@ -54,26 +59,29 @@ const POINT: Load = Load { objects: 2000, records: 420 };
 /// Not every event arrived, or the file cannot be written.
 pub(crate) async fn point(options: Options) -> anyhow::Result<()> {
     let Options { file, rate, through } = options;
-    let mut sizes = Vec::new();
-    for load in [SMALL, POINT, LARGE] {
-        sizes.push(load.backlog(&through).await.with_context(|| format!("{} records", load.records))?);
-    }
-    let [small, point, large] = <[Value; 3]>::try_from(sizes).expect("there are three sizes");
-    let mut latencies = POINT.steadily(rate, &through).await?;
-    latencies.sort_unstable();
-    let milliseconds = |per_cent| percentile(&latencies, per_cent) as f64 / 1e3;
-    let cores = std::thread::available_parallelism()?;
     let measured = json!({
         "conditions": results::conditions(1.0),
-        "cores": cores,
+        "cores": std::thread::available_parallelism()?,
         "concurrency": CONCURRENCY,
-        "costs": [small, large],
-        "point": point,
-        "steady": { "rate": rate, "objects": latencies.len(), "p50_ms": milliseconds(50), "p95_ms": milliseconds(95) },
+        "put_rate": PUT_RATE,
+        "costs": [SMALL.backlogs(&through).await?, LARGE.backlogs(&through).await?],
+        "point": POINT.backlogs(&through).await?,
+        "rate": rate,
+        "latency_of_small": SMALL.latency(rate, &through).await?,
+        "latency": POINT.latency(rate, &through).await?,
     });
     let text = serde_json::to_string_pretty(&measured)? + "\n";
     eprint!("{text}");
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// What emptying a full queue took. Times are milliseconds for each object.
+#[derive(Clone, Copy)]
+struct Backlog {
+    objects_per_second: f64,
+    worker_cpu: f64,
+    sandbox_cpu: f64,
+    publish_cpu: f64,
 }
 
 impl Load {
@@ -81,8 +89,41 @@ impl Load {
         (0..count).map(|number| parcel(0, number, number, self.records)).collect()
     }
 
+    /// Empties a full queue several times. The figures are medians.
+    async fn backlogs(self, through: &Through) -> anyhow::Result<Value> {
+        let mut backlogs = Vec::new();
+        for _ in 0..ROUNDS {
+            let emptied = self.backlog(through).await;
+            backlogs.push(emptied.with_context(|| format!("{} records", self.records))?);
+        }
+        let median = |of: fn(&Backlog) -> f64| {
+            let mut figures: Vec<f64> = backlogs.iter().map(of).collect();
+            figures.sort_by(f64::total_cmp);
+            figures[ROUNDS / 2]
+        };
+        Ok(json!({
+            "json_bytes": json_of(0, self.records)?.len(),
+            "objects": self.objects,
+            "objects_per_second": median(|backlog| backlog.objects_per_second),
+            "worker_cpu_ms": median(|backlog| backlog.worker_cpu),
+            "sandbox_cpu_ms": median(|backlog| backlog.sandbox_cpu),
+            "publish_cpu_ms": median(|backlog| backlog.publish_cpu),
+        }))
+    }
+
+    /// Latencies at a steady rate, of several rounds together.
+    async fn latency(self, rate: u64, through: &Through) -> anyhow::Result<Value> {
+        let mut latencies = Vec::new();
+        for _ in 0..ROUNDS {
+            let measured = self.steadily(rate, through).await;
+            latencies.extend(measured.with_context(|| format!("{} records", self.records))?);
+        }
+        let milliseconds = |per_cent| percentile(&latencies, per_cent) as f64 / 1e3;
+        Ok(json!({ "objects": latencies.len(), "p50_ms": milliseconds(50), "p95_ms": milliseconds(95) }))
+    }
+
     /// Lets the worker empty a full queue.
-    async fn backlog(self, through: &Through) -> anyhow::Result<Value> {
+    async fn backlog(self, through: &Through) -> anyhow::Result<Backlog> {
         let mut sandbox = SandboxProcess::start_keeping().await?;
         let stage = Stage::set_up(sandbox.endpoint(), 1).await?;
         let parcels = self.parcels(WARM_UP + self.objects)?;
@@ -90,8 +131,7 @@ impl Load {
         let mut warm_up = stage.upload(&parcels).await?;
         let events = warm_up.split_off(usize::try_from(WARM_UP)?);
         let accounts = stage.accounts();
-        let mut environment = stage.worker_environment(CONCURRENCY).await?;
-        environment.push(stage.ledger());
+        let environment = environment(&stage).await?;
         let mut worker = worker::start(&through.program()?, &environment)?;
         let made = async {
             stage.announce(&warm_up).await?;
@@ -113,14 +153,12 @@ impl Load {
             let sent = (WARM_UP + self.objects) * self.records;
             ensure!(arrived == sent, "{arrived} events instead of {sent}");
             let each = |time: Duration| time.as_secs_f64() * 1e3 / self.objects as f64;
-            Ok(json!({
-                "json_bytes": json_of(0, self.records)?.len(),
-                "objects": self.objects,
-                "objects_per_second": self.objects as f64 / wall.as_secs_f64(),
-                "worker_cpu_ms": each(worker_cpu),
-                "sandbox_cpu_ms": each(sandbox_cpu),
-                "publish_cpu_ms": each(publish),
-            }))
+            Ok(Backlog {
+                objects_per_second: self.objects as f64 / wall.as_secs_f64(),
+                worker_cpu: each(worker_cpu),
+                sandbox_cpu: each(sandbox_cpu),
+                publish_cpu: each(publish),
+            })
         };
         let measured = made.await.map_err(|error| worker::explain(&worker, error))?;
         worker::stop(&mut worker).await?;
@@ -132,12 +170,12 @@ impl Load {
         let mut sandbox = SandboxProcess::start_keeping().await?;
         let stage = Stage::set_up(sandbox.endpoint(), 1).await?;
         let ordinary = Ordinary { tenants: 1, rate };
-        let parcels = self.parcels(ordinary.warm_up() + self.objects)?;
+        let measured = rate * SECONDS;
+        let parcels = self.parcels(ordinary.warm_up() + measured)?;
         stage.create_streams(&parcels).await?;
         let mut warm_up = stage.upload(&parcels).await?;
         let events = warm_up.split_off(usize::try_from(ordinary.warm_up())?);
-        let mut environment = stage.worker_environment(CONCURRENCY).await?;
-        environment.push(stage.ledger());
+        let environment = environment(&stage).await?;
         let mut worker = worker::start(&through.program()?, &environment)?;
         let made = async {
             let accounts = stage.accounts();
@@ -145,7 +183,7 @@ impl Load {
             let expected = ordinary.warm_up() * self.records;
             ordinary::wait(&mut sandbox, &accounts, expected, through.stall()).await?;
             let sent = ordinary.send(&stage, &events).await?;
-            let expected = expected + self.objects * self.records;
+            let expected = expected + measured * self.records;
             ordinary::wait(&mut sandbox, &accounts, expected, through.stall()).await?;
             Ok(ordinary.latencies(&stage, &sent).await?.concat())
         };
@@ -153,6 +191,14 @@ impl Load {
         worker::stop(&mut worker).await?;
         Ok(latencies)
     }
+}
+
+/// Environment of the worker, which has a ledger.
+async fn environment(stage: &Stage) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let mut environment = stage.worker_environment(CONCURRENCY).await?;
+    environment.push(stage.ledger());
+    environment.push(("LOGFERRY_DELIVERY__PUT_RATE", PUT_RATE.to_string()));
+    Ok(environment)
 }
 
 /// Waits until every message is acknowledged.

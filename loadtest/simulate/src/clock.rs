@@ -105,5 +105,9 @@ mod tests {
         assert_eq!(clock.now(), 5, "the clock advances to the end");
         clock.at(2, 'p');
         assert_eq!((clock.next_before(6), clock.now()), (Some('p'), 5), "the past is now");
+        let mut clock = Clock::new();
+        (0..100).for_each(|number| clock.at(7, number));
+        let taken: Vec<u32> = std::iter::from_fn(|| clock.next_before(8)).collect();
+        assert!(taken.is_sorted(), "{taken:?}");
     }
 }

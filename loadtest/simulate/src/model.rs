@@ -13,7 +13,7 @@ use crate::{
     autoscaler::Autoscaler,
     aws::Aws,
     chance::Chance,
-    clock::{Clock, SECOND, Time, in_seconds},
+    clock::{Clock, MILLISECOND, SECOND, Time, in_seconds},
     collector::{Collector, Written, shares},
     cpu::{Cpu, Slice},
     outcome::{Outcome, Scarce},
@@ -22,8 +22,8 @@ use crate::{
         ACCOUNT_PAUSE, ATTEMPTS, COLLECTOR_PAUSE, CREATE_STREAM_RATE, FIRST_PAUSE, GATHER, JSON_PER_PUT,
         LEDGER_ATTEMPTS, LEDGER_FIRST_PAUSE, LEDGER_PATIENCE, LEDGER_PAUSE, LINGER, LONGEST_ACCOUNT_PAUSE,
         LONGEST_COLLECTOR_PAUSE, LONGEST_HIDING, LONGEST_PAUSE, MAX_MESSAGES, MAX_RETRY_DELAY, PACE_BURST,
-        POD_START, PUT_RATE, Place, QUERY_UNITS, RETRY_COST, RETRY_DELAY, RETRY_REFUND, SLICE, STS_PAUSE,
-        SYNC, Settings,
+        POD_START, Place, QUERY_UNITS, RETRY_COST, RETRY_DELAY, RETRY_REFUND, SLICE, STS_PAUSE, SYNC,
+        Settings,
     },
     worker::{Client, Shared, Turn, Worker, kept_for},
 };
@@ -49,8 +49,10 @@ impl Phase {
 /// Something that needs a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// The worker decodes an object, or a service on the same machine answers a call for it.
+    /// The worker decodes an object.
     Object(u32),
+    /// A service on the same machine answers a call for an object.
+    Call(u32),
     /// The queue on the same machine answers a receive.
     Receive(u32),
     /// An event is published.
@@ -226,7 +228,9 @@ impl Simulation {
     /// Publishes events about objects of this size at a steady rate per second, until no message is left.
     pub(crate) fn publish_steadily(&mut self, rate: f64, bytes: f64, count: usize) -> Outcome {
         for number in 0..count {
-            let at = (number as f64 / rate * SECOND as f64) as Time;
+            // The clock of CloudWatch Logs shows whole milliseconds, and events come at any time between them.
+            let between = (self.chance.fraction() * MILLISECOND as f64) as Time;
+            let at = (number as f64 / rate * SECOND as f64) as Time + between;
             while let Some(event) = self.clock.next_before(at) {
                 self.happen(event);
             }
@@ -315,15 +319,16 @@ impl Simulation {
     fn slice_ended(&mut self, cpu: u32, task: Task, left: Time) {
         let next = self.cpu(cpu).ended(task, left);
         self.run_slice(cpu, next);
-        match task {
-            _ if left > 0 => {}
-            Task::Object(number) => self.step(number),
-            Task::Receive(worker) => self.received(worker),
-            Task::Publish(number) => {
-                self.queue.add(number);
-                self.wake();
-            }
-            Task::Aside => {}
+        let answer = match task {
+            _ if left > 0 => return,
+            Task::Object(number) => return self.step(number),
+            Task::Call(number) => Event::Step(number),
+            Task::Receive(worker) => Event::Received(worker),
+            Task::Publish(number) => Event::Visible(number),
+            Task::Aside => return,
+        };
+        if let Place::Loopback(loopback) = self.settings.place {
+            self.clock.after(loopback.handover, answer);
         }
     }
 }

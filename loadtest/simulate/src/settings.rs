@@ -65,6 +65,8 @@ pub(crate) struct Fleet {
     /// Whether the stream's name has the date and the pod (the default template): then every pod creates a stream after
     /// midnight UTC.
     pub(crate) daily_streams: bool,
+    /// `delivery.put_rate`, per worker and account.
+    pub(crate) put_rate: u64,
     /// Whether the ledger is on.
     pub(crate) ledger: bool,
     /// Processor time of the worker for an object.
@@ -90,6 +92,7 @@ impl Fleet {
             cores: 1,
             cache_capacity: 20_000,
             daily_streams: true,
+            put_rate: 800,
             ledger: true,
             // Source: loadtest/RESULTS.md, "Observed", without observers: 1.90 ms for 100 kB, 147 ms for 61 MB (EPYC, with the
             // ledger, without TLS).
@@ -145,8 +148,7 @@ pub(crate) const LEDGER_ATTEMPTS: u8 = 3;
 pub(crate) const LEDGER_FIRST_PAUSE: Time = 50 * MILLISECOND;
 pub(crate) const LEDGER_PAUSE: Time = 500 * MILLISECOND;
 pub(crate) const LEDGER_PATIENCE: Time = 10 * SECOND;
-/// `delivery.put_rate` and `delivery.create_stream_rate`, per worker and account; `BURST` in src/budget.rs.
-pub(crate) const PUT_RATE: u64 = 800;
+/// `delivery.create_stream_rate`, per worker and account; `BURST` in src/budget.rs.
 pub(crate) const CREATE_STREAM_RATE: u64 = 50;
 pub(crate) const PACE_BURST: Time = 100 * MILLISECOND;
 /// `PAUSES` in src/budget.rs: an account that throttles is left alone for so long; the pause doubles.
@@ -258,6 +260,8 @@ pub(crate) struct Loopback {
     pub(crate) byte: f64,
     /// Processor time to publish an event, of the sandbox and the instrument.
     pub(crate) publish: Time,
+    /// Time of a call in which no core works for it: the kernel wakes threads and passes bytes on.
+    pub(crate) handover: Time,
 }
 
 /// Time until a service answers: medians and a common spread.

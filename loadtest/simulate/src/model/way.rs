@@ -91,7 +91,11 @@ impl Simulation {
                 self.compute(cpu, Task::Object(number), first + (work.byte * bytes) as Time);
             }
             Stage::PutTurn => {
-                let wait = own.put_paces.entry(tenant).or_default().take(SECOND / PUT_RATE, PACE_BURST, now);
+                let wait = own.put_paces.entry(tenant).or_default().take(
+                    SECOND / self.settings.fleet.put_rate,
+                    PACE_BURST,
+                    now,
+                );
                 self.at_stage(number, Stage::Put);
                 self.clock.after(wait, Event::Step(number));
             }
@@ -118,7 +122,13 @@ impl Simulation {
                     }
                     return self.go(number, Stage::Decode);
                 }
-                let latency = now - object.closed;
+                // The instrument reads times of acceptance in whole milliseconds (`latencies_of` in
+                // loadtest/driver/src/ordinary.rs).
+                let accepted = match self.settings.place {
+                    Place::Region(_) => now,
+                    Place::Loopback(_) => now / MILLISECOND * MILLISECOND + MILLISECOND / 2,
+                };
+                let latency = accepted.saturating_sub(object.closed);
                 self.outcome.latency.add(latency);
                 if object.tenant == 0 {
                     self.outcome.latency_of_largest.add(latency);
@@ -165,7 +175,7 @@ impl Simulation {
             }
             Place::Loopback(loopback) => {
                 let work = loopback.call + (loopback.byte * bytes) as Time;
-                self.compute(MACHINE, Task::Object(number), work);
+                self.compute(MACHINE, Task::Call(number), work);
             }
         }
     }
