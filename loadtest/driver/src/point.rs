@@ -1,7 +1,11 @@
 //! Measures one worker, so that loadtest/simulate can be compared with it: processor time by size of object, and the
 //! throughput and latency of one point.
 
-use std::{fs, path::PathBuf, time::Duration, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -20,8 +24,8 @@ use crate::{
 const CONCURRENCY: u32 = 16;
 /// Objects before a measurement: connections open, and the session is cached.
 const WARM_UP: u64 = 100;
-/// `delivery.put_rate`. The default would be the limit, because the measurement has one account.
-const PUT_RATE: u32 = 1_000_000;
+/// `delivery.put_rate`: the default. The measurement has one account, so this rate bounds the throughput of small objects.
+const PUT_RATE: u32 = 800;
 const ROUNDS: usize = 3;
 /// Seconds at a steady rate in each round.
 const SECONDS: u64 = 8;
