@@ -223,7 +223,7 @@ pub(crate) fn limits() -> Vec<Limit> {
             "SNS messages per second",
             quotas.sns_publishes,
             "the account's quota; several topics do not help",
-            "not sure that S3's notifications count",
+            "differs by Region; not sure that S3's notifications count",
         ),
         limit(
             Scarce::Puts,

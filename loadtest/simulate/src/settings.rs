@@ -296,3 +296,30 @@ impl Latencies {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_have_the_defaults_of_the_configuration() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/logferry.toml");
+        let text = std::fs::read_to_string(file).expect("the file exists");
+        let Fleet { concurrency, max_hidden, cache_capacity, put_rate, .. } = Fleet::shipped();
+        let seconds = |time: Time| time / SECOND;
+        for line in [
+            format!("concurrency = {concurrency}"),
+            format!("max_hidden = {max_hidden}"),
+            format!("cache_capacity = {cache_capacity}"),
+            format!("put_rate = {put_rate}"),
+            format!("create_stream_rate = {CREATE_STREAM_RATE}"),
+            format!("max_messages = {MAX_MESSAGES}"),
+            format!("attempts = {ATTEMPTS}"),
+            format!("retry_delay = \"{}s\"", seconds(RETRY_DELAY)),
+            format!("max_retry_delay = \"{}m\"", seconds(MAX_RETRY_DELAY) / 60),
+            format!("cache_ttl = \"{}m\"", seconds(TENANT_TTL) / 60),
+        ] {
+            assert!(text.lines().any(|of_file| of_file == line), "config/logferry.toml has no line `{line}`");
+        }
+    }
+}
