@@ -82,7 +82,7 @@ pub(crate) struct Work {
 }
 
 impl Fleet {
-    /// As k8s/base and config/logferry.toml ship it.
+    /// As the manifests in k8s/ and config/logferry.toml ship it.
     pub(crate) fn shipped() -> Self {
         Self {
             concurrency: 16,
