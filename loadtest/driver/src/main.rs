@@ -10,6 +10,7 @@ mod noisy;
 mod observed;
 mod ordinary;
 mod parallel;
+mod point;
 mod replay;
 mod report;
 mod run;
@@ -42,6 +43,8 @@ enum Command {
     Waiting(ordinary::Options<waiting::Load>),
     /// Measure how a replay beside the worker changes the latency of live traffic. Fails if the p95 rises by 10 % or more.
     Replay(ordinary::Options<replay::Load>),
+    /// Measure one worker on this machine, for the comparison with `loadtest/run simulate point`.
+    Point(point::Options),
     /// Run the sandbox in its counting mode. Other commands start it themselves. Ends when its standard input ends.
     Sandbox {
         /// Keep the events, so that they can be read back.
@@ -69,6 +72,7 @@ fn run_async(command: Command) -> anyhow::Result<()> {
             Command::Noisy(options) => noisy::noisy(options).await,
             Command::Waiting(options) => waiting::waiting(options).await,
             Command::Replay(options) => replay::replay(options).await,
+            Command::Point(options) => point::point(options).await,
             Command::Sandbox { keep: false } => sandbox::serve_counting().await,
             Command::Sandbox { keep: true } => sandbox::serve_keeping().await,
         }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -168,6 +169,16 @@ pub(crate) fn first_message(number: u64) -> String {
 }
 
 fn body(number: u64, records: u64) -> anyhow::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&json(number, records)?)?;
+    Ok(encoder.finish()?.into())
+}
+
+/// The JSON of an object.
+///
+/// # Errors
+/// A number is too large for its type, which does not happen in a run.
+pub(crate) fn json(number: u64, records: u64) -> anyhow::Result<Vec<u8>> {
     let start = Timestamp::now() - SignedDuration::from_mins(5);
     let records: Vec<_> = (0..records)
         .map(|record| {
@@ -180,9 +191,7 @@ fn body(number: u64, records: u64) -> anyhow::Result<Bytes> {
                 "stream": "stdout", "timestamp": format!("{at:.9}") }))
         })
         .collect::<anyhow::Result<_>>()?;
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    serde_json::to_writer(&mut encoder, &records)?;
-    Ok(encoder.finish()?.into())
+    Ok(serde_json::to_vec(&records)?)
 }
 
 /// Smallest of the figures that is at least as large as this percentage of all figures.

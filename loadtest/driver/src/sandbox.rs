@@ -22,6 +22,8 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
+use crate::usage::{self, Usage};
+
 /// Number of calls by `service:Operation`.
 pub(crate) type Calls = BTreeMap<String, u64>;
 
@@ -78,7 +80,7 @@ fn answer(sandbox: &Sandbox) -> anyhow::Result<()> {
 /// A running sandbox process. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct SandboxProcess {
-    _child: Child,
+    child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
     endpoint: String,
@@ -110,7 +112,15 @@ impl SandboxProcess {
         let mut output =
             BufReader::new(child.stdout.take().context("the sandbox's output is not piped")?).lines();
         let endpoint = output.next_line().await?.context("the sandbox ended at once")?;
-        Ok(Self { _child: child, input, output, endpoint })
+        Ok(Self { child, input, output, endpoint })
+    }
+
+    /// CPU time and memory of the process so far.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
+        usage::of_process(self.child.id().context("the sandbox has ended")?)
     }
 
     pub(crate) fn endpoint(&self) -> &str {

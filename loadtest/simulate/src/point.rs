@@ -1,0 +1,200 @@
+//! Compares the model with one worker that was measured on a machine.
+//!
+//! `loadtest/run point` writes the file. Processor times come from two other sizes of objects than the point's, so nothing is
+//! fitted to the point itself.
+
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+
+use crate::{
+    clock::{MILLISECOND, Time},
+    model::Simulation,
+    settings::{Fleet, Load, Loopback, Place, Quotas, Settings, Work},
+};
+
+/// Largest difference between model and measurement.
+pub(crate) const TOLERANCE: f64 = 0.2;
+/// Calls of an object that the sandbox answers. Source: loadtest/RESULTS.md, "Sizes of objects": 4.35 for an object of one batch,
+/// receives and deletes included.
+const CALLS: f64 = 4.35;
+/// Calls from an event to its acceptance: Publish, ReceiveMessage, the claim, GetObject and PutLogEvents.
+const CHAIN: u32 = 5;
+
+/// Figures of `loadtest/run point`.
+#[derive(Debug, Deserialize)]
+struct Measured {
+    conditions: String,
+    cores: usize,
+    concurrency: usize,
+    put_rate: u64,
+    /// A smaller and a larger size than the point's.
+    costs: [Size; 2],
+    point: Size,
+    /// Events per second while latencies were measured.
+    rate: f64,
+    latency_of_small: Latency,
+    latency: Latency,
+}
+
+#[derive(Debug, Deserialize)]
+struct Size {
+    json_bytes: f64,
+    objects: usize,
+    objects_per_second: f64,
+    worker_cpu_ms: f64,
+    sandbox_cpu_ms: f64,
+    publish_cpu_ms: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Latency {
+    objects: usize,
+    p50_ms: f64,
+    p95_ms: f64,
+}
+
+/// One figure, measured and computed.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub(crate) name: &'static str,
+    pub(crate) measured: f64,
+    pub(crate) computed: f64,
+}
+
+impl Compared {
+    pub(crate) fn difference(&self) -> f64 {
+        self.computed / self.measured - 1.0
+    }
+}
+
+/// Conditions of the measurement, and each figure.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn compare(file: &Path) -> Result<(String, Vec<Compared>), String> {
+    let text =
+        fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let measured = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let Measured { conditions, .. } = &measured;
+    Ok((conditions.clone(), measured.compare()))
+}
+
+impl Measured {
+    fn compare(&self) -> Vec<Compared> {
+        let Size { json_bytes, objects, objects_per_second, .. } = self.point;
+        let mut backlog = self.simulation();
+        backlog.add_backlog(objects, json_bytes);
+        let throughput = objects as f64 / backlog.drain().seconds;
+        let Latency { objects, p50_ms, p95_ms } = self.latency;
+        let steady = self.simulation().publish_steadily(self.rate, json_bytes, objects);
+        let milliseconds = |per_cent| steady.latency.percentile(per_cent) * 1e3;
+        let compared = |name, measured, computed| Compared { name, measured, computed };
+        vec![
+            compared("objects per second from a backlog", objects_per_second, throughput),
+            compared("p50 from event to acceptance, ms", p50_ms, milliseconds(50)),
+            compared("p95 from event to acceptance, ms", p95_ms, milliseconds(95)),
+        ]
+    }
+
+    /// One worker beside sandbox and instrument.
+    fn simulation(&self) -> Simulation {
+        let [worker, sandbox] =
+            [|size: &Size| size.worker_cpu_ms, |size: &Size| size.sandbox_cpu_ms].map(|of| self.line(of));
+        let small = &self.costs[0];
+        let call_ms = sandbox.object as f64 / CALLS / MILLISECOND as f64;
+        // A small object at a steady rate waits for no core. So what is left of its latency is hand-over.
+        let computing = small.publish_cpu_ms + f64::from(CHAIN - 1) * call_ms + small.worker_cpu_ms;
+        let handover = ((self.latency_of_small.p50_ms - computing) / f64::from(CHAIN)).max(0.0);
+        let nanoseconds = |milliseconds: f64| (milliseconds * MILLISECOND as f64) as Time;
+        let loopback = Loopback {
+            cores: self.cores,
+            call: nanoseconds(call_ms),
+            byte: sandbox.byte,
+            publish: nanoseconds(small.publish_cpu_ms),
+            handover: nanoseconds(handover),
+        };
+        let fleet = Fleet {
+            concurrency: self.concurrency,
+            daily_streams: false,
+            put_rate: self.put_rate,
+            ledger: true,
+            work: worker,
+            ..Fleet::shipped()
+        };
+        let load = Load { tenants: 1, ..Load::of(1000) };
+        let settings = Settings { load, fleet, quotas: Quotas::none(), place: Place::Loopback(loopback) };
+        Simulation::new(settings, 1, 1)
+    }
+
+    /// The line through the costs of both sizes.
+    fn line(&self, of: fn(&Size) -> f64) -> Work {
+        let [small, large] = &self.costs;
+        let byte = (of(large) - of(small)) / (large.json_bytes - small.json_bytes);
+        let object = of(small) - byte * small.json_bytes;
+        let nanoseconds = MILLISECOND as f64;
+        Work { object: (object * nanoseconds) as Time, byte: byte * nanoseconds }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured() -> Measured {
+        let size = |json_bytes, worker_cpu_ms, sandbox_cpu_ms| Size {
+            json_bytes,
+            objects: 2000,
+            objects_per_second: 1.0,
+            worker_cpu_ms,
+            sandbox_cpu_ms,
+            publish_cpu_ms: 0.5,
+        };
+        let latency = |p50_ms| Latency { objects: 2000, p50_ms, p95_ms: 1.0 };
+        Measured {
+            conditions: String::new(),
+            cores: 2,
+            concurrency: 16,
+            put_rate: 1_000_000,
+            costs: [size(5e3, 1.5, 1.0), size(1e6, 4.0, 3.0)],
+            point: size(100e3, 0.0, 0.0),
+            rate: 100.0,
+            latency_of_small: latency(3.5),
+            latency: latency(1.0),
+        }
+    }
+
+    #[test]
+    fn costs_lie_on_the_line_through_both_sizes() {
+        let Work { object, byte } = measured().line(|size| size.worker_cpu_ms);
+        let at = |bytes: f64| (object as f64 + byte * bytes) / MILLISECOND as f64;
+        assert!((at(5e3) - 1.5).abs() < 1e-5 && (at(1e6) - 4.0).abs() < 1e-5, "{object} {byte}");
+    }
+
+    #[test]
+    fn a_backlog_uses_all_cores() {
+        // 1.74 ms of the worker and 1.19 ms of the sandbox for each object, on two cores.
+        let found = measured().compare()[0].computed;
+        let expected = 2000.0 / (1.74 + 1.19);
+        assert!((found / expected - 1.0).abs() < 0.05, "{found} instead of {expected}");
+    }
+
+    #[test]
+    fn without_a_backlog_the_latency_is_work_and_hand_over() {
+        // What the small object's 3.5 ms are beside its work, and the work for the point: publishing, the sandbox's calls, the
+        // worker, and the put's bytes.
+        let call = 0.99 / CALLS;
+        let handover = 3.5 - (0.5 + 4.0 * call + 1.5);
+        let expected = handover + 0.5 + 4.0 * call + 1.74 + 0.19;
+        let found = measured().compare();
+        assert!((found[1].computed / expected - 1.0).abs() < 0.03, "{found:?} instead of {expected}");
+        // Whole milliseconds add up to half a millisecond.
+        assert!((found[2].computed - expected - 0.45).abs() < 0.1, "{found:?} instead of {expected}");
+    }
+
+    #[test]
+    fn a_rate_of_puts_bounds_the_throughput() {
+        let found = Measured { put_rate: 300, ..measured() }.compare()[0].computed;
+        assert!((found / 300.0 - 1.0).abs() < 0.05, "{found}");
+    }
+}
