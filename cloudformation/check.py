@@ -57,7 +57,7 @@ def settings(templates):
     task = {entry["Name"] for entry in containers[0]["Environment"] if "Name" in entry}
     function = templates["lambda"]["Resources"]["Function"]["Properties"]["Environment"]["Variables"]
     # Lambda sets AWS_REGION itself, and refuses it here.
-    function = function.keys() - {"LOGFERRY_WORKER__CONCURRENCY"} | {"AWS_REGION"}
+    function = function.keys() - {"LOGFERRY_WORKER__CONCURRENCY"} | {"AWS_REGION", "LOGFERRY_QUEUE__MAX_HIDDEN"}
     for where, names in (("ecs.yaml", task), ("lambda.yaml", function)):
         yield from (f"{where}: {name} is not in Settings of main.yaml, or only there" for name in sorted(shell ^ names))
 
@@ -126,8 +126,9 @@ def numbers(templates):
     task = templates["ecs"]["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"][0]
     if task["StopTimeout"] <= seconds(worker["grace_period"]):
         yield "StopTimeout must be longer than worker.grace_period"
-    if templates["ecs"]["Parameters"]["BacklogPerTask"]["Default"] != 4 * worker["concurrency"]:
-        yield "BacklogPerTask is not four times worker.concurrency"
+    hidden = next(int(entry["Value"]) for entry in task["Environment"] if entry.get("Name") == "LOGFERRY_QUEUE__MAX_HIDDEN")
+    if templates["ecs"]["Parameters"]["BacklogPerTask"]["Default"] != worker["concurrency"] + hidden:
+        yield "BacklogPerTask is not the sum of worker.concurrency and LOGFERRY_QUEUE__MAX_HIDDEN"
     mapping = main["Mappings"]["VisibilityTimeout"]
     if set(mapping) != set(main["Parameters"]["LambdaTimeout"]["AllowedValues"]):
         yield "VisibilityTimeout does not have the allowed values of LambdaTimeout"

@@ -217,10 +217,10 @@ def worker_problems(manifests):
             yield "the trigger takes the queue from a variable that the worker does not have"
         if not given["awsRegion"] or given["awsRegion"] != variables["AWS_REGION"]:
             yield "the trigger's Region is not the worker's"
-        if int(given["queueLength"]) != 4 * worker["concurrency"]:
-            yield "queueLength is not four times worker.concurrency"
-        if settings["queue"]["max_hidden"] + worker["concurrency"] >= int(given["queueLength"]):
-            yield "messages that wait hidden would start replicas: queue.max_hidden + worker.concurrency reaches queueLength"
+        if int(given["queueLength"]) != worker["concurrency"] + settings["queue"]["max_hidden"]:
+            yield "queueLength is not the sum of worker.concurrency and queue.max_hidden"
+        if 4 * settings["queue"]["max_hidden"] != worker["concurrency"]:
+            yield "queue.max_hidden is not a quarter of worker.concurrency"
         if given.get("scaleOnDelayed") != "false":
             yield "messages that wait in the queue's delay would start replicas: scaleOnDelayed is not false"
 

@@ -58,7 +58,7 @@ mod tests {
     use crate::clock::SECOND;
 
     fn decisions(messages: &[usize], mut current: usize) -> Vec<usize> {
-        let mut scaler = Autoscaler::new(&Fleet::shipped(), current);
+        let mut scaler = Autoscaler::new(&Fleet { queue_length: 64, ..Fleet::shipped() }, current);
         (0..)
             .zip(messages)
             .map(|(turn, messages)| {

@@ -86,8 +86,8 @@ impl Fleet {
     pub(crate) fn shipped() -> Self {
         Self {
             concurrency: 16,
-            queue_length: 64,
-            max_hidden: 32,
+            queue_length: 20,
+            max_hidden: 4,
             most_replicas: 50,
             cores: 1,
             cache_capacity: 20_000,
@@ -100,8 +100,8 @@ impl Fleet {
         }
     }
 
-    /// With `worker.concurrency` slots, as docs/scaling.md recommends: `queue.max_hidden` is a quarter of the slots, and
-    /// `queueLength` is the number of messages of a worker whose slots are busy and whose places for hidden messages are taken.
+    /// With `worker.concurrency` slots, by the manifests' rule: `queue.max_hidden` is a quarter of the slots, and `queueLength` is
+    /// the number of messages of a worker whose slots are busy and whose places for hidden messages are taken.
     pub(crate) fn recommended(concurrency: usize) -> Self {
         let max_hidden = concurrency / 4;
         let queue_length = concurrency + max_hidden;
@@ -309,7 +309,6 @@ mod tests {
         let seconds = |time: Time| time / SECOND;
         for line in [
             format!("concurrency = {concurrency}"),
-            format!("max_hidden = {max_hidden}"),
             format!("cache_capacity = {cache_capacity}"),
             format!("put_rate = {put_rate}"),
             format!("create_stream_rate = {CREATE_STREAM_RATE}"),
@@ -320,6 +319,16 @@ mod tests {
             format!("cache_ttl = \"{}m\"", seconds(TENANT_TTL) / 60),
         ] {
             assert!(text.lines().any(|of_file| of_file == line), "config/logferry.toml has no line `{line}`");
+        }
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../k8s/worker");
+        let Fleet { queue_length, most_replicas, .. } = Fleet::shipped();
+        for (file, line) in [
+            ("base/logferry.toml", format!("max_hidden = {max_hidden}")),
+            ("components/keda/scaled-object.yaml", format!("queueLength: \"{queue_length}\"")),
+            ("components/keda/scaled-object.yaml", format!("maxReplicaCount: {most_replicas}")),
+        ] {
+            let text = std::fs::read_to_string(folder.join(file)).expect("the file exists");
+            assert!(text.lines().any(|of_file| of_file.trim() == line), "{file} has no line `{line}`");
         }
     }
 }
