@@ -160,7 +160,9 @@ where
 async fn collect_one(tasks: &mut JoinSet<(usize, End)>, until: Instant, ends: &mut [Option<End>]) -> bool {
     match tokio::time::timeout_at(until, tasks.join_next()).await {
         Ok(Some(Ok((index, end)))) => ends[index] = Some(end),
-        Ok(Some(Err(error))) => tracing::error!(%error, "the work on a message panicked; the message comes again"),
+        Ok(Some(Err(error))) => {
+            tracing::error!(%error, "the work on a message panicked; the message comes again")
+        }
         Ok(None) | Err(_) => return false,
     }
     true

@@ -158,6 +158,10 @@ pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Proble
 
 /// Logs where the code panicked. The panic's own text is left out, because it may quote a record.
 fn tell_panic(panic: &PanicHookInfo<'_>) {
+    // `lambda::serve` reports these.
+    if panic.location().is_some_and(|location| location.file().contains("lambda_runtime")) {
+        return;
+    }
     let location = panic.location().map(tracing::field::display);
     tracing::error!(panic.location = location, "logferry panicked; please report this defect");
 }
@@ -188,7 +192,8 @@ pub fn start(
         }
         Writer::Caller => (BoxMakeWriter::new(|| CountedLines(io::stderr())), None),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    // `CountedLines` counts what cannot be written. The layer would report that with `eprintln!`, which panics.
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     // Fails if a logger is set already, as in tests. That logger stays.
     let _ = match log.format {
         LogFormat::Json => {

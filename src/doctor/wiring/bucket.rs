@@ -343,10 +343,18 @@ fn of_filter(entries: &[&Notification], starts: &[String], listed: &[Listed], bu
 fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -> Finding {
     match answer {
         Ok(()) => Finding::Ok(format!("{} exists", bucket.name)),
-        // Reading and writing objects does not need s3:ListBucket.
+        // Reading and writing objects does not need s3:ListBucket. But whether the configuration names the right owner is open.
+        Err(error @ BucketError::Hidden(_)) if bucket.owner.is_some() => Finding::warning(
+            error.to_string(),
+            format!("correct the account in {field}, or allow s3:ListBucket to let this check find out"),
+        ),
         Err(error @ BucketError::Hidden(_)) => {
             Finding::Skipped(format!("{error}: allow s3:ListBucket to let this check find out"))
         }
+        Err(error @ BucketError::Foreign { .. }) => Finding::failed(
+            error.to_string(),
+            format!("correct the account in {field}: S3 denies every read and write for a wrong owner"),
+        ),
         Err(error @ BucketError::Unavailable { .. }) => {
             Finding::failed(error.to_string(), "check that S3 can be reached from here, and try again")
         }
