@@ -192,8 +192,7 @@ pub fn start(
         }
         Writer::Caller => (BoxMakeWriter::new(|| CountedLines(io::stderr())), None),
     };
-    // `CountedLines` counts what cannot be written. The layer would report that with `eprintln!`, which panics.
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     // Fails if a logger is set already, as in tests. That logger stays.
     let _ = match log.format {
         LogFormat::Json => {

@@ -226,16 +226,23 @@ async fn an_object_of_10_mb_of_gzip_takes_less_than_128_mib() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_of_10_000_messages_takes_less_than_128_mib() {
     let setup = Setup::new("lambda-batch").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    setup.customer("acme").await;
+    // The others wait while the first message has the only slot.
+    setup.upload_generated("acme/c/app/p/1.json", 2, 40).await;
+    sandbox.faults().add(Fault::new("logs", "PutLogEvents", Effect::Latency { milliseconds: 3000 }));
+    let first = s3_event(&setup.provider.bucket, "acme/c/app/p/1.json").to_string();
     let message = |number: usize| {
+        let body = if number == 0 { first.as_str() } else { "{\"Event\":\"s3:TestEvent\"}" };
         let attributes = json!({ "ApproximateReceiveCount": "1", "SentTimestamp": "1700000000000" });
         json!({
-            "messageId": number.to_string(), "receiptHandle": "r", "body": "{\"Event\":\"s3:TestEvent\"}",
+            "messageId": number.to_string(), "receiptHandle": "r", "body": body,
             "attributes": attributes, "messageAttributes": {},
         })
     };
     let event = json!({ "Records": (0..10_000).map(message).collect::<Vec<_>>() });
     let mut environment = environment(&setup).await;
-    environment.insert("LOGFERRY_WORKER__CONCURRENCY".to_owned(), "4".to_owned());
+    environment.insert("LOGFERRY_WORKER__CONCURRENCY".to_owned(), "1".to_owned());
     environment.insert("LOGFERRY_LOG__FILTER".to_owned(), "info".to_owned());
     let mut function = Function::start(&environment, setup.shared_sandbox()).await;
     assert_eq!(function.invoke(&event, 5 * MINUTE).await, [""; 0]);
